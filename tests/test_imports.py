@@ -1,0 +1,109 @@
+"""Who may import whom, what starting the command line loads, and what no file may name."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PORTIONS = ("engine", "sweeps", "calibration", "results", "figures")
+LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the import contract on the packages of a folder; its .import comes before an installed batchcube."""
+    environment = {**os.environ, "PYTHONPATH": str(folder / ".import"), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-c", LINT], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_import_contract_is_kept() -> None:
+    done = lint(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("copy")
+    for portion in PORTIONS:
+        shutil.copytree(ROOT / portion, folder / ".import" / "batchcube" / portion)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("importer", "statement"),
+    [
+        ("engine", "import batchcube.results"),
+        ("engine", "import scipy.stats"),
+        ("calibration", "import batchcube.sweeps"),
+        ("results", "import batchcube.engine"),
+        ("figures", "import batchcube.engine"),
+        ("sweeps/workloads", "import batchcube.figures"),
+    ],
+)
+def test_import_contract_notices_a_violation(copy: Path, importer: str, statement: str) -> None:
+    file = copy / ".import" / "batchcube" / importer / "violation.py"
+    file.write_text(f"def late():\n    {statement}\n", encoding="utf-8")
+    try:
+        done = lint(copy)
+    finally:
+        file.unlink()
+    module = f"batchcube.{importer.replace('/', '.')}.violation"
+    assert done.returncode == 1
+    assert re.search(rf"{re.escape(module)} -> {statement.split()[1].split('.')[0]}", done.stdout), done.stdout
+
+
+def test_starting_the_command_line_loads_nothing_heavy() -> None:
+    heavy = {"numba", "xarray", "matplotlib", "pandas", "scipy", "netCDF4", "pyarrow"}
+    program = "import sys, batchcube.sweeps.cli; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "batchcube" in loaded
+    assert loaded & heavy == set()
+
+
+def test_sweeps_imports_figures_inside_functions_only() -> None:
+    at_module_level = []
+    for file in sorted((ROOT / "sweeps").rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        inside = {
+            id(node)
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef)
+            for node in ast.walk(function)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            if id(node) not in inside and any(name.startswith("batchcube.figures") for name in names):
+                at_module_level.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert at_module_level == []
+
+
+def test_no_file_names_a_path_of_somebodys_machine() -> None:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("the list of project files comes from git, and this is no git checkout")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    machine_path = re.compile(r"(?<![\w.}/~-])(?:/(?:home|root|work|Users|mnt)/\w|[A-Z]:\\\\?[A-Za-z])")
+    named = []
+    for name in filter(None, tracked.split("\0")):
+        file = ROOT / name
+        if file.is_symlink() or not file.is_file():
+            continue
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        named += [f"{name}: {match.group()}" for match in machine_path.finditer(text)]
+    assert named == []

@@ -1,0 +1,112 @@
+"""The hand-kept lists of the layout: packages, links, version, the README's own links."""
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PORTIONS = ("engine", "sweeps", "calibration", "results", "figures")
+
+
+@pytest.fixture(scope="module")
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def listed(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_every_package_is_listed(setup_cfg: configparser.ConfigParser) -> None:
+    found = {
+        ".".join(("batchcube", *file.parent.relative_to(ROOT).parts))
+        for portion in PORTIONS
+        for file in (ROOT / portion).rglob("__init__.py")
+    }
+    assert set(listed(setup_cfg["options"]["packages"])) == found
+
+
+def test_no_module_lies_outside_a_package() -> None:
+    strays = [
+        str(file.relative_to(ROOT))
+        for portion in PORTIONS
+        for file in (ROOT / portion).rglob("*.py")
+        if not (file.parent / "__init__.py").is_file()
+    ]
+    assert strays == []
+
+
+def test_package_dir_maps_each_portion_to_its_folder(setup_cfg: configparser.ConfigParser) -> None:
+    mapping = dict(re.split(r"\s*=\s*", line) for line in listed(setup_cfg["options"]["package_dir"]))
+    assert mapping == {f"batchcube.{portion}": portion for portion in PORTIONS}
+
+
+def test_each_portion_is_typed_and_says_so(setup_cfg: configparser.ConfigParser) -> None:
+    data = setup_cfg["options.package_data"]
+    for portion in PORTIONS:
+        assert (ROOT / portion / "py.typed").is_file()
+        assert "py.typed" in data[f"batchcube.{portion}"]
+
+
+def test_package_data_covers_every_data_file(setup_cfg: configparser.ConfigParser) -> None:
+    data = setup_cfg["options.package_data"]
+    uncovered = []
+    for portion in PORTIONS:
+        for file in (ROOT / portion).rglob("*"):
+            if not file.is_file() or file.suffix in {".py", ".pyc"}:
+                continue
+            package = ".".join(("batchcube", *file.parent.relative_to(ROOT).parts))
+            patterns = re.split(r"[,\s]+", data.get(package, "").strip())
+            if not any(pattern and file.match(pattern) for pattern in patterns):
+                uncovered.append(str(file.relative_to(ROOT)))
+    assert uncovered == []
+
+
+def test_import_links_are_complete() -> None:
+    links = {path.name: path for path in (ROOT / ".import" / "batchcube").iterdir()}
+    assert set(links) == set(PORTIONS)
+    for name, link in links.items():
+        assert link.is_symlink()
+        assert link.resolve() == ROOT / name
+    assert not (ROOT / "batchcube").exists(), "a real batchcube/ folder would shadow the installed namespace"
+
+
+def test_version_is_the_same_everywhere(setup_cfg: configparser.ConfigParser) -> None:
+    version = setup_cfg["metadata"]["version"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [version]
+    assert re.search(rf"^## \[{re.escape(version)}\]", changelog, re.MULTILINE)
+
+
+def test_licence_text_is_complete() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in text
+    for number in range(1, 10):
+        assert re.search(rf"^   {number}\. ", text, re.MULTILINE), f"section {number}"
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def anchors(markdown: str) -> set[str]:
+    """Give the fragment identifiers that GitHub derives from the headings."""
+    headings = re.findall(r"^#+ +(.+?)\s*$", re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_internal_links_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)\s]+)[^)]*\)", text) + re.findall(r"""(?:src|href)=["']([^"']+)""", text)
+    broken = []
+    for target in targets:
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        file = ROOT / path if path else ROOT / name
+        if not file.exists() or (fragment and fragment not in anchors(file.read_text(encoding="utf-8"))):
+            broken.append(target)
+    assert broken == []
