@@ -1,0 +1,113 @@
+"""The few words that policies are written in, so that one text runs in plain Python, in Numba and on arrays (NumPy, JAX).
+
+`if`, `and`, `min` and `int` fail on traced arrays, `np.where` on scalars does not compile in Numba, and the libraries round
+and contract differently. A policy therefore says `where`, `minimum`, `maximum`, `floor`, `sqrt`, `nearest` and `settle`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba.extending import overload, register_jitable
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def policy(function: F) -> F:
+    """Let compiled code call a plain function; the function itself stays plain Python."""
+    registered: F = register_jitable(function)
+    return registered
+
+
+def _namespace(*values: Any) -> Any:
+    """Return the array namespace of the first array among the values, or None when all are scalars."""
+    for value in values:
+        if getattr(value, "ndim", 0) or (hasattr(value, "aval") and hasattr(value, "__array_namespace__")):
+            return value.__array_namespace__()
+    return None
+
+
+def where(condition: Any, yes: Any, no: Any) -> Any:
+    """Choose by a condition; both branches are evaluated."""
+    space = _namespace(condition, yes, no)
+    return (yes if condition else no) if space is None else space.where(condition, yes, no)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """Return the smaller of two numbers."""
+    return where(a < b, a, b)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """Return the larger of two numbers."""
+    return where(a > b, a, b)
+
+
+def floor(x: Any) -> Any:
+    """Round down; the result stays a float."""
+    space = _namespace(x)
+    return float(math.floor(x)) if space is None else space.floor(x)
+
+
+def sqrt(x: Any) -> Any:
+    """Take the square root, correctly rounded on every backend."""
+    space = _namespace(x)
+    return math.sqrt(x) if space is None else space.sqrt(x)
+
+
+def nearest(x: Any) -> Any:
+    """Round to the nearest integer, ties to even, as an int64."""
+    space = _namespace(x)
+    return round(x) if space is None else space.astype(space.round(x), space.int64)
+
+
+def whole(x: Any) -> Any:
+    """Turn a float that is already whole into an int64."""
+    space = _namespace(x)
+    return int(x) if space is None else space.astype(x, space.int64)
+
+
+def settle(x: Any) -> Any:
+    """Round a product to a multiple of 1/1024 before it is added to anything.
+
+    A compiler may contract a*b+c into one rounding; with the product settled first, both ways give the same bits.
+    """
+    return nearest(x * 1024.0) / 1024.0
+
+
+@overload(where)
+def _where(condition, yes, no):  # type: ignore[no-untyped-def]
+    return lambda condition, yes, no: yes if condition else no
+
+
+@overload(minimum)
+def _minimum(a, b):  # type: ignore[no-untyped-def]
+    return lambda a, b: a if a < b else b
+
+
+@overload(maximum)
+def _maximum(a, b):  # type: ignore[no-untyped-def]
+    return lambda a, b: a if a > b else b
+
+
+@overload(floor)
+def _floor(x):  # type: ignore[no-untyped-def]
+    return lambda x: float(math.floor(x))
+
+
+@overload(sqrt)
+def _sqrt(x):  # type: ignore[no-untyped-def]
+    return lambda x: math.sqrt(x)
+
+
+@overload(nearest)
+def _nearest(x):  # type: ignore[no-untyped-def]
+    return lambda x: round(x)
+
+
+@overload(whole)
+def _whole(x):  # type: ignore[no-untyped-def]
+    return lambda x: int(x)
+
+
+register_jitable(settle)

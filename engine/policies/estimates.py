@@ -1,0 +1,98 @@
+"""What the scheduler believes from finished batches: running means of τ, b and of the tokens per request (model, section 8)."""
+
+from typing import Any, NamedTuple
+
+from ..dialect import maximum, minimum, nearest, policy, where
+
+KINDS = ("ema", "window")
+UNIT = 1024
+"""Observations are kept as integers of 1/1024, so that sums are exact and equal in every backend."""
+LARGEST_WINDOW = 2**11
+LONGEST_SIGNAL = 2.0**40
+"""A signal beyond 12.7 days is held there: a window of them still fits int64."""
+
+
+class Smoothing(NamedTuple):
+    """How the running means forget."""
+
+    kind: int
+    weight: float
+    """w of x̄ <- w·x + (1-w)·x̄."""
+    observations: int
+    """n of the mean over the last n."""
+
+
+class Seen(NamedTuple):
+    """One finished batch, or their smoothed sum: integers of 1/1024."""
+
+    signal: int
+    """τ: ticks (ticks per token for `tbt`)."""
+    batch: int
+    """b: requests."""
+    tokens: int
+    """Mean of p + o."""
+    squares: int
+    """Mean of (p + o)²."""
+
+
+class Running(NamedTuple):
+    """State of the running means."""
+
+    count: int
+    """Observations held: at most n for a window."""
+    total: Seen
+    """The smoothed values (`ema`), or the sums over the window."""
+
+
+def smoothing(kind: str = "ema", weight: float = 0.2, observations: int = 20) -> Smoothing:
+    """Build the settings of the running means; ValueError for a value out of range."""
+    if kind not in KINDS:
+        raise ValueError(f"policy.estimates.kind = {kind!r}: must be one of {', '.join(KINDS)}")
+    if not 0.0 < weight <= 1.0:
+        raise ValueError(f"policy.estimates.weight = {weight}: must be in (0, 1]")
+    if not 1 <= observations <= LARGEST_WINDOW:
+        raise ValueError(f"policy.estimates.observations = {observations}: must be in 1..{LARGEST_WINDOW}")
+    return Smoothing(KINDS.index(kind), float(weight), int(observations))
+
+
+@policy
+def observe(signal: Any, size: Any, tokens: Any, squares: Any) -> Seen:
+    """Describe a finished batch; `tokens` and `squares` are sums over its requests."""
+    held = minimum(signal, LONGEST_SIGNAL)
+    mean_tokens, mean_squares = tokens / size, squares / size
+    return Seen(nearest(held * UNIT), size * UNIT, nearest(mean_tokens * UNIT), nearest(mean_squares * UNIT))
+
+
+@policy
+def start_running() -> Running:
+    """Return the state before any observation."""
+    return Running(0, Seen(0, 0, 0, 0))
+
+
+@policy
+def blend(old: Any, new: Any, oldest: Any, first: Any, settings: Smoothing) -> Any:
+    """Move one mean: towards the new value (`ema`), or by exchanging the oldest for it (`window`)."""
+    smoothed = where(first, new, old + nearest(settings.weight * (new - old)))
+    return where(settings.kind == 0, smoothed, old + new - oldest)
+
+
+@policy
+def update(running: Running, new: Seen, oldest: Seen, settings: Smoothing) -> Running:
+    """Take in one finished batch; `oldest` is the observation that leaves a full window, zeros before that."""
+    first = running.count == 0
+    old = running.total
+    return Running(
+        minimum(running.count + 1, settings.observations),
+        Seen(
+            blend(old.signal, new.signal, oldest.signal, first, settings),
+            blend(old.batch, new.batch, oldest.batch, first, settings),
+            blend(old.tokens, new.tokens, oldest.tokens, first, settings),
+            blend(old.squares, new.squares, oldest.squares, first, settings),
+        ),
+    )
+
+
+@policy
+def read(total: Any, running: Running, settings: Smoothing) -> Any:
+    """Return one mean as a float, in the unit it was observed in."""
+    return total / (UNIT * where(settings.kind == 0, 1, maximum(running.count, 1)))

@@ -1,0 +1,71 @@
+"""How many requests fit into memory: Algorithm 1 of [DB], arXiv 2503.05248 (model, section 6)."""
+
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+from ..dialect import floor, maximum, minimum, policy, settle, sqrt, where
+
+RULES = ("exact", "buffer", "margin", "literal")
+UNLIMITED = 2.0**40
+"""Stands for "no capacity given": more tokens than any batch can hold, yet finite, because every branch is evaluated."""
+
+
+class Memory(NamedTuple):
+    """Settings of the memory bound; lengths in tokens."""
+
+    enabled: bool
+    rule: int
+    capacity: float
+    """η, tokens; `UNLIMITED` when no capacity is given."""
+    quantile: float
+    """θ = Φ^-1(1 - ε_M)."""
+    margin: float
+    """L0 of the rule `margin`, tokens."""
+
+
+def no_memory_bound(capacity_tokens: float = UNLIMITED) -> Memory:
+    """Leave memory unbounded; a capacity is still used to count overflows."""
+    return Memory(False, 0, capacity_tokens, 0.0, 0.0)
+
+
+def memory_bound(
+    rule: str, capacity_tokens: float, overflow_probability: float = 0.05, margin_tokens: float = 0.0
+) -> Memory:
+    """Build Algorithm 1's settings; ValueError for a rule that does not exist."""
+    if rule not in RULES:
+        raise ValueError(f"policy.memory.rule = {rule!r}: must be one of {', '.join(RULES)}")
+    quantile = NormalDist().inv_cdf(1.0 - overflow_probability)
+    return Memory(True, RULES.index(rule), float(capacity_tokens), quantile, float(margin_tokens))
+
+
+@policy
+def fits(batch: Any, mean: Any, variance: Any, memory: Memory) -> Any:
+    """Say whether b·m + θ·sqrt(b·v) <= η."""
+    return settle(batch * mean) + settle(memory.quantile * sqrt(batch * variance)) <= memory.capacity
+
+
+@policy
+def largest_fitting(mean: Any, variance: Any, memory: Memory) -> Any:
+    """Return the largest b that fits: [DB] eq. (12) with per-request moments, made safe against rounding at the edge."""
+    spread = settle(memory.quantile * sqrt(variance))
+    root = sqrt(settle(spread * spread) + settle(4.0 * mean * memory.capacity)) - spread
+    ratio = root / (2.0 * mean)
+    batch = maximum(floor(ratio * ratio), 0.0)
+    batch = where(fits(batch + 1.0, mean, variance, memory), batch + 1.0, batch)
+    return where(fits(batch, mean, variance, memory), batch, maximum(batch - 1.0, 0.0))
+
+
+@policy
+def memory_batch(mean: Any, variance: Any, previous: Any, smallest: Any, largest: Any, memory: Memory) -> Any:
+    """Return b_mem as a whole float in [smallest, largest]; `previous` is the bound before (the rules that iterate on it)."""
+    deviation = settle(memory.quantile * sqrt(previous * variance))
+    buffer = floor((memory.capacity - deviation) / mean)
+    margin = floor((memory.capacity - memory.margin) / mean)
+    # L0 = η - (θσ + μ), as printed, leaves (θσ + μ)/m: more than `previous`, whatever the memory.
+    literal = floor((deviation + settle(previous * mean)) / mean)
+    bound = where(
+        memory.rule == 0,
+        largest_fitting(mean, variance, memory),
+        where(memory.rule == 1, buffer, where(memory.rule == 2, margin, literal)),
+    )
+    return minimum(maximum(bound, smallest), largest)

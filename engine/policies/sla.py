@@ -1,0 +1,93 @@
+"""Which batch size meets the latency target: Algorithm 2 of [DB], arXiv 2503.05248 (model, section 7)."""
+
+from typing import Any, NamedTuple
+
+from ..dialect import floor, maximum, minimum, policy, settle, where
+from ..ticks import TICKS_PER_S
+
+VARIANTS = ("paper", "heuristic")
+SIGNALS = ("tbt", "batch_time", "latency")
+
+
+class Sla(NamedTuple):
+    """Settings of the search; times in ticks, batch sizes as floats."""
+
+    enabled: bool
+    variant: int
+    signal: int
+    target: float
+    """D_SLA."""
+    tolerance: float
+    """ε_D."""
+    alpha: float
+    """α: least width the search keeps."""
+    delta: float
+    """δ: step of the end that is not pinned."""
+
+
+class Range(NamedTuple):
+    """State of the search: the interval [b_low, b_high]."""
+
+    low: float
+    high: float
+
+
+def no_sla() -> Sla:
+    """Leave the batch size free of any latency target."""
+    return Sla(False, 0, 0, float("inf"), 0.0, 0.0, 0.0)
+
+
+def sla_search(
+    variant: str, signal: str, target_s: float, tolerance_s: float, alpha: float = 16.0, delta: float = 4.0
+) -> Sla:
+    """Build Algorithm 2's settings; ValueError for a variant or signal that does not exist."""
+    if variant not in VARIANTS:
+        raise ValueError(f"policy.sla.variant = {variant!r}: must be one of {', '.join(VARIANTS)}")
+    if signal not in SIGNALS:
+        raise ValueError(f"policy.sla.signal = {signal!r}: must be one of {', '.join(SIGNALS)}")
+    target, tolerance = target_s * TICKS_PER_S, tolerance_s * TICKS_PER_S
+    return Sla(True, VARIANTS.index(variant), SIGNALS.index(signal), target, tolerance, float(alpha), float(delta))
+
+
+@policy
+def clamp(x: Any, low: Any, high: Any) -> Any:
+    """Hold a value inside [low, high]."""
+    return minimum(maximum(x, low), high)
+
+
+@policy
+def narrow_paper(span: Range, late: Any, early: Any, batch: Any, smallest: Any, largest: Any, sla: Sla) -> Range:
+    """Move the interval as printed in [DB]; both ends are held inside [B_min, B_max], which the paper leaves open."""
+    half = floor(sla.alpha / 2.0)
+    low = where(late, span.low - sla.delta, where(early, minimum(batch, span.high - sla.alpha), batch - half))
+    high = where(late, maximum(batch, span.low + sla.alpha), where(early, span.high + sla.delta, batch + half))
+    return Range(clamp(low, smallest, largest), clamp(high, smallest, largest))
+
+
+@policy
+def narrow_heuristic(span: Range, late: Any, early: Any, batch: Any, smallest: Any, largest: Any, sla: Sla) -> Range:
+    """Move the interval by the founding note's rule; b_low never falls in the first two branches."""
+    half = (span.high - span.low) / 2.0
+    low = where(late, maximum(span.low, settle(0.8 * batch)), where(early, maximum(span.low, batch), batch - half))
+    high = where(late, minimum(span.high, batch), where(early, span.high + settle(0.2 * batch), batch + half))
+    low, high = clamp(low, smallest, largest), clamp(high, smallest, largest)
+    return Range(minimum(low, high), high)
+
+
+@policy
+def narrow(span: Range, signal: Any, batch: Any, smallest: Any, largest: Any, sla: Sla) -> Range:
+    """Move the interval once, from the smoothed signal τ̄ and the smoothed batch size b̄."""
+    late = signal > sla.target + sla.tolerance
+    early = signal < sla.target - sla.tolerance
+    paper = narrow_paper(span, late, early, batch, smallest, largest, sla)
+    heuristic = narrow_heuristic(span, late, early, batch, smallest, largest, sla)
+    return Range(
+        where(sla.variant == 0, paper.low, heuristic.low),
+        where(sla.variant == 0, paper.high, heuristic.high),
+    )
+
+
+@policy
+def sla_batch(span: Range, smallest: Any, largest: Any) -> Any:
+    """Return b_SLA, the middle of the interval, as a whole float."""
+    return clamp(floor((span.low + span.high) / 2.0), smallest, largest)

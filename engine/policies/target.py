@@ -1,0 +1,96 @@
+"""The batch size a server asks for: b = min(b_mem, b_SLA), moved after each batch ([DB] section III; model, sections 3, 6-8)."""
+
+from typing import Any, NamedTuple
+
+from numpy import float64
+from numpy.typing import NDArray
+
+from ..dialect import floor, maximum, minimum, policy, settle, where, whole
+from .estimates import Running, Seen, Smoothing, read, smoothing, start_running, update
+from .memory import Memory, memory_batch, no_memory_bound
+from .sla import Range, Sla, clamp, narrow, no_sla, sla_batch
+
+
+class Control(NamedTuple):
+    """Settings of the batch-size target."""
+
+    smallest: float
+    """B_min."""
+    largest: float
+    """B_max."""
+    sla: Sla
+    memory: Memory
+    smoothing: Smoothing
+    prior_tokens: NDArray[float64]
+    """(controller,) mean of p + o before any observation, from the sample that gave the bin edges."""
+    prior_squares: NDArray[float64]
+    """(controller,) mean of (p + o)² of that sample."""
+
+
+class Target(NamedTuple):
+    """State of one controller and its last decision."""
+
+    running: Running
+    span: Range
+    memory_bound: float
+    """b_mem."""
+    sla_bound: float
+    """b_SLA."""
+    batch: int
+    """b_target."""
+
+
+def fixed_target(smallest: int, largest: int, prior_tokens: NDArray[float64], prior_squares: NDArray[float64]) -> Control:
+    """Build settings under which the target is `largest`, always."""
+    return Control(
+        float(smallest), float(largest), no_sla(), no_memory_bound(), smoothing(), prior_tokens, prior_squares
+    )
+
+
+@policy
+def bound_by_memory(running: Running, previous: Any, prior_tokens: Any, prior_squares: Any, control: Control) -> Any:
+    """Return b_mem from the running moments, or from the sample's before any batch has finished."""
+    unseen = running.count == 0
+    tokens = maximum(where(unseen, prior_tokens, read(running.total.tokens, running, control.smoothing)), 1.0)
+    squares = where(unseen, prior_squares, read(running.total.squares, running, control.smoothing))
+    variance = maximum(settle(squares) - settle(tokens * tokens), 0.0)
+    bound = memory_batch(tokens, variance, previous, control.smallest, control.largest, control.memory)
+    return where(control.memory.enabled, bound, control.largest)
+
+
+@policy
+def decide(running: Running, span: Range, memory_bound: Any, sla_bound: Any, control: Control) -> Target:
+    """Combine both bounds into b_target = min(b_mem, b_SLA) in [B_min, B_max]."""
+    batch = clamp(minimum(memory_bound, sla_bound), control.smallest, control.largest)
+    return Target(running, span, memory_bound, sla_bound, whole(batch))
+
+
+@policy
+def start_target(controller: Any, control: Control) -> Target:
+    """Return the state before the first batch: both searches start in the middle of [B_min, B_max]."""
+    middle = floor((control.smallest + control.largest) / 2.0)
+    running = start_running()
+    span = Range(control.smallest, control.largest)
+    tokens, squares = control.prior_tokens[controller], control.prior_squares[controller]
+    memory_bound = bound_by_memory(running, middle, tokens, squares, control)
+    return decide(running, span, memory_bound, where(control.sla.enabled, middle, control.largest), control)
+
+
+@policy
+def learn(target: Target, new: Seen, oldest: Seen, waiting: Any, controller: Any, control: Control) -> Target:
+    """Move the target after one finished batch.
+
+    Algorithm 1 acts only while requests wait ([DB]: both waiting and running requests exist; the running ones are those that
+    just finished). Algorithm 2 acts after every batch.
+    """
+    running = update(target.running, new, oldest, control.smoothing)
+    signal = read(running.total.signal, running, control.smoothing)
+    batch = read(running.total.batch, running, control.smoothing)
+    moved = narrow(target.span, signal, batch, control.smallest, control.largest, control.sla)
+    tokens, squares = control.prior_tokens[controller], control.prior_squares[controller]
+    bound = bound_by_memory(running, target.memory_bound, tokens, squares, control)
+    memory_bound = where(waiting > 0, bound, target.memory_bound)
+    sla_bound = where(
+        control.sla.enabled, sla_batch(moved, control.smallest, control.largest), control.largest
+    )
+    return decide(running, moved, memory_bound, sla_bound, control)

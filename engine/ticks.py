@@ -1,0 +1,32 @@
+"""Time inside the engine: whole ticks of one microsecond, in int64.
+
+Times are rounded once, where they enter. Every later sum is exact, so backends that add in a different order, or contract
+a*b+c, still agree bit for bit.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+TICKS_PER_S = 1_000_000
+NEVER = 2**62
+"""Later than any time a simulation can reach."""
+LATEST = 2**52
+"""Last representable instant (142 years). Together with LARGEST_BATCH and LARGEST_REQUEST it keeps every sum inside int64."""
+LARGEST_BATCH = 2**16
+LARGEST_REQUEST = 2**21
+"""Most tokens (prompt and output) of one request."""
+
+
+def from_seconds(seconds: ArrayLike) -> NDArray[np.int64]:
+    """Round seconds to ticks; raise ValueError for anything not finite or beyond `LATEST`."""
+    ticks = np.rint(np.asarray(seconds, dtype=np.float64) * TICKS_PER_S)
+    if not np.all(np.abs(ticks) <= LATEST):
+        raise ValueError(f"a time is not finite or beyond {LATEST // TICKS_PER_S} s, the longest that can be simulated")
+    return ticks.astype(np.int64)
+
+
+def to_seconds(ticks: Any) -> Any:
+    """Turn ticks into seconds; shape and masks are kept."""
+    return ticks / TICKS_PER_S
