@@ -1,0 +1,408 @@
+"""Cubes: the one constructor, writing and reading as NetCDF-4, and adding replications."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from .provenance import CONVENTIONS, batchcube_version
+from .variables import EXTRA_DIMENSIONS, LENGTH_UNITS, REGISTRY, REPLICATION, check_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_BUCKET_EDGES = ("latency_bucket_lower_s", "latency_bucket_upper_s")
+# Attributes that must be equal for two cubes to be parts of one experiment.
+_SAME = ("batchcube_version", "seed", "trace_sha256", "trace_rows_dropped")
+
+
+class Axis(NamedTuple):
+    """Describe one axis of a sweep: its coordinate values and the dotted path of the setting they are given to.
+
+    A zipped axis has string labels as values and comma-joined paths.
+    """
+
+    name: str
+    values: Sequence[object] | NDArray[np.generic]
+    path: str
+    units: str = "1"
+    long_name: str = ""
+
+
+class Buckets(NamedTuple):
+    """Hold the buckets of the latency histogram: representative value and both edges, each `(bucket,)`, in seconds."""
+
+    representative_s: NDArray[np.float64]
+    lower_s: NDArray[np.float64]
+    upper_s: NDArray[np.float64]
+
+
+def _coordinate_values(axis: Axis) -> NDArray[np.generic]:
+    if not _NAME.fullmatch(axis.name):
+        raise ValueError(f"axis {axis.name!r}: a name is letters, digits and _, and starts with a letter")
+    reserved = {REPLICATION, *EXTRA_DIMENSIONS, *_BUCKET_EDGES, *REGISTRY}
+    if axis.name in reserved:
+        raise ValueError(f"axis {axis.name}: this name is taken by a variable or dimension of every cube")
+    values = list(axis.values)
+    if not values:
+        raise ValueError(f"axis {axis.name}: has no values")
+    array: NDArray[np.generic]
+    if all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in values):
+        array = np.array(values, dtype=np.int64)
+    elif all(
+        isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) for value in values
+    ):
+        array = np.array(values, dtype=np.float64)
+        if np.isnan(array).any():
+            raise ValueError(f"axis {axis.name}: holds NaN")
+    else:
+        array = np.array([_label(value) for value in values])
+    if len(np.unique(array)) != len(array):
+        raise ValueError(f"axis {axis.name}: a value occurs twice")
+    return array
+
+
+def _label(value: object) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"  # as TOML writes them
+    return str(value)
+
+
+def build_cube(
+    axes: Sequence[Axis],
+    arrays: Mapping[str, NDArray[np.generic]],
+    *,
+    replications: int,
+    attrs: Mapping[str, str | int | float],
+    first_replication: int = 0,
+    quantiles: Sequence[float] = QUANTILES,
+    buckets: Buckets | None = None,
+    length_units: str = "tokens",
+) -> xr.Dataset:
+    """Build the labelled cube of a sweep from plain arrays.
+
+    `arrays` maps registered names to arrays shaped `(*axes, replication, *extra)`, without `replication` where the
+    registry says so. Extra dimensions `bin`, `window` and `batch_size` are numbered from 0 and take their size from the
+    arrays; batch sizes and latency buckets beyond the used range are dropped, the bucket of exact zeros always stays.
+    `attrs` come from `provenance`. `length_units` is the unit of request lengths, "tokens" or "s".
+    Raises ValueError naming the axis or variable: unknown or taken names, wrong shapes or dtypes, impossible values.
+    """
+    coordinates = {axis.name: _coordinate_values(axis) for axis in axes}
+    if len(coordinates) != len(axes):
+        raise ValueError(f"axes {', '.join(axis.name for axis in axes)}: a name occurs twice")
+    if replications < 1:
+        raise ValueError(f"replications = {replications}: must be >= 1")
+    if length_units not in ("tokens", "s"):
+        raise ValueError(f"length_units = {length_units!r}: must be 'tokens' or 's'")
+    sizes = {REPLICATION: replications, "quantile": len(quantiles)}
+    if buckets is not None:
+        sizes["latency_bucket"] = len(buckets.representative_s)
+        if not len(buckets.lower_s) == len(buckets.upper_s) == len(buckets.representative_s) > 0:
+            raise ValueError("buckets: the three arrays must be of one length > 0")
+    for dim in ("bin", "window", "batch_size"):
+        lengths = {
+            name: np.shape(array)[-1]
+            for name, array in arrays.items()
+            if name in REGISTRY and REGISTRY[name].extra == (dim,) and np.ndim(array) > 0
+        }
+        if lengths:
+            sizes[dim] = next(iter(lengths.values()))
+    axis_sizes = {name: len(values) for name, values in coordinates.items()}
+    data = check_arrays(arrays, axis_sizes, sizes)
+
+    # Without requests there are no quantiles; 0 stays so that the first bucket and batch size always exist.
+    if buckets is not None and "latency_histogram" in data:
+        keep = _used_range(data["latency_histogram"])
+        data["latency_histogram"] = data["latency_histogram"][..., keep]
+        buckets = Buckets(*(np.asarray(edge, dtype=np.float64)[keep] for edge in buckets))
+    if "batch_size_histogram" in data:
+        keep = _used_range(data["batch_size_histogram"])
+        data["batch_size_histogram"] = data["batch_size_histogram"][..., : keep[-1] + 1]
+        sizes["batch_size"] = int(keep[-1]) + 1
+
+    cube = xr.Dataset(attrs={"Conventions": CONVENTIONS, "batchcube_version": batchcube_version(), **attrs})
+    for axis in axes:
+        labels = {"path": axis.path, "units": axis.units, "long_name": axis.long_name or axis.name.replace("_", " ")}
+        cube = cube.assign_coords({axis.name: (axis.name, coordinates[axis.name], labels)})
+    number = np.arange(first_replication, first_replication + replications, dtype=np.int64)
+    about = {"units": "1", "long_name": "replication; its random numbers depend on the seed and this number only"}
+    cube = cube.assign_coords({REPLICATION: (REPLICATION, number, about)})
+    used = {dim for name in data for dim in REGISTRY[name].extra}
+    for dim in (dim for dim in EXTRA_DIMENSIONS if dim in used):
+        about = {"units": "1", "long_name": EXTRA_DIMENSIONS[dim]}
+        if dim == "quantile":
+            cube = cube.assign_coords({dim: (dim, np.asarray(quantiles, dtype=np.float64), about)})
+        elif dim == "latency_bucket":
+            assert buckets is not None  # check_arrays has refused the histogram otherwise
+            about["units"] = "s"
+            cube = cube.assign_coords({dim: (dim, buckets.representative_s, about)})
+            for name, edge in zip(_BUCKET_EDGES, buckets[1:], strict=True):
+                side = "lower" if "lower" in name else "upper"
+                cube = cube.assign_coords(
+                    {name: (dim, edge, {"units": "s", "long_name": f"{side} edge of the bucket"})}
+                )
+        else:
+            cube = cube.assign_coords({dim: (dim, np.arange(sizes[dim], dtype=np.int64), about)})
+    for name in (name for name in REGISTRY if name in data):  # one order, whatever the order of `arrays`
+        variable = REGISTRY[name]
+        units = length_units if variable.units == LENGTH_UNITS else variable.units
+        labels = {"units": units, "long_name": variable.long_name, "definition": variable.definition}
+        cube[name] = (variable.dims(coordinates), data[name], labels)
+    if "overloaded" in cube:
+        cube["overloaded"].attrs |= {"flag_values": np.array([0, 1], np.int8), "flag_meanings": "steady overloaded"}
+    return cube
+
+
+def _used_range(counts: NDArray[np.generic]) -> NDArray[np.intp]:
+    """Return 0 and the indices from the first to the last non-zero entry along the last axis."""
+    used = np.flatnonzero(counts.any(axis=tuple(range(counts.ndim - 1))))
+    if not len(used):
+        return np.array([0])
+    inside = np.arange(used[0], used[-1] + 1)
+    return inside if inside[0] == 0 else np.concatenate([[0], inside])
+
+
+def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Return chunk sizes of at most 1 MiB that keep the last dimensions whole as far as possible."""
+    chunks = list(shape)
+    for dim in range(len(chunks)):
+        rest = int(np.prod(chunks[dim + 1 :], dtype=np.int64)) * itemsize
+        chunks[dim] = max(1, min(chunks[dim], 2**20 // max(rest, 1)))
+    return tuple(chunks)
+
+
+def _encoding(cube: xr.Dataset) -> dict[Hashable, dict[str, object]]:
+    encoding: dict[Hashable, dict[str, object]] = {}
+    for name, variable in cube.variables.items():
+        chosen: dict[str, object] = {}
+        if name in cube.coords:
+            chosen["_FillValue"] = None
+        if variable.dtype.kind in "biuf" and variable.size and variable.ndim:
+            itemsize = 1 if variable.dtype.kind == "b" else variable.dtype.itemsize
+            chosen |= {"zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True}
+            chosen["chunksizes"] = _chunks(variable.shape, itemsize)
+        elif variable.dtype.kind not in "biuf":
+            chosen.pop("_FillValue", None)  # variable-length strings take none
+        encoding[name] = chosen
+    return encoding
+
+
+def write_cube(cube: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a cube as compressed NetCDF-4, complete or not at all, and return its path.
+
+    The file is written beside its target under another name, synced, and moved into place; whatever stops that, Ctrl-C
+    included, leaves no part of it and leaves an older file as it was.
+    Raises ValueError (target or folder is not writable as such) or OSError (disk full), one line each, naming the file.
+    """
+    check_cube(cube, str(path))
+    target = Path(path)
+    if target.is_symlink():
+        target = target.resolve()
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{path}: is a {'folder' if target.is_dir() else 'special file'}, must be a file name")
+    if not target.parent.is_dir():
+        raise ValueError(f"{path}: the folder {target.parent} does not exist")
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    clean = cube.copy()
+    for name in clean.variables:
+        clean[name].encoding = {}
+    try:
+        # The NetCDF library reports a refused file as anything; asking the system first gives the reason.
+        part.touch()
+        clean.to_netcdf(part, engine="netcdf4", format="NETCDF4", encoding=_encoding(clean))
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(target)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(f"{path}: cannot be written: {reason}{_space(target.parent)}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def _space(folder: Path) -> str:
+    import shutil
+
+    free = shutil.disk_usage(folder).free
+    return f" ({free / 2**20:.0f} MiB free in {folder})" if free < 2**30 else ""
+
+
+def check_cube(cube: xr.Dataset, source: str) -> None:
+    """Raise ValueError, one line that starts with `source`, when a dataset is not a cube of this package."""
+    if "batchcube_version" not in cube.attrs:
+        raise ValueError(f"{source}: is no batchcube cube: it has no attribute batchcube_version")
+    if REPLICATION not in cube.dims or REPLICATION not in cube.coords:
+        raise ValueError(f"{source}: is no batchcube cube: it has no dimension {REPLICATION}")
+    axes = axis_names(cube)
+    for name in cube.data_vars:
+        variable = REGISTRY.get(str(name))
+        if variable is None:
+            continue  # a variable somebody added, or a newer version's
+        if cube[name].dims != variable.dims(axes):
+            dims = ", ".join(map(str, cube[name].dims))
+            raise ValueError(f"{source}: {name} has dimensions ({dims}), must be ({', '.join(variable.dims(axes))})")
+        if cube[name].dtype != np.dtype(variable.dtype):
+            raise ValueError(f"{source}: {name} has dtype {cube[name].dtype}, must be {variable.dtype}")
+    if not any(name in REGISTRY for name in cube.data_vars):
+        raise ValueError(f"{source}: is no batchcube cube: it holds none of the registered variables")
+
+
+def axis_names(cube: xr.Dataset) -> list[str]:
+    """Return the names of the axes of a cube, in order: the dimensions whose coordinate says which setting it gives."""
+    # Dataset.dims has no order of its own that survives a file; the coordinates and variables have.
+    names = [str(name) for name in cube.coords if name in cube.dims and "path" in cube[name].attrs]
+    for variable in cube.data_vars.values():
+        order = [str(dim) for dim in variable.dims if dim in names]
+        if len(order) == len(names):
+            return order
+    return names
+
+
+def axis_of(cube: xr.Dataset, path: str) -> str | None:
+    """Return the name of the axis that gives this setting (`policy.bins`), None when the cube has no such axis."""
+    return next((name for name in axis_names(cube) if path in str(cube[name].attrs["path"]).split(",")), None)
+
+
+def read_cube(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a cube into memory; ValueError, one line naming the file, when it is missing, damaged or no cube."""
+    source = Path(path)
+    if not source.is_file():
+        raise ValueError(f"{path}: {'is a folder' if source.is_dir() else 'no such file'}, must be a cube (NetCDF)")
+    try:
+        with source.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    if not start:
+        raise ValueError(f"{path}: is empty, must be a cube (NetCDF)")
+    if not (start.startswith(b"CDF") or start == b"\x89HDF\r\n\x1a\n"):
+        raise ValueError(f"{path}: is no NetCDF file")
+    try:
+        with xr.open_dataset(source, engine="netcdf4", decode_timedelta=False) as opened:
+            cube = opened.load()
+    except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: is damaged or incomplete: {str(error).splitlines()[0]}") from error
+    check_cube(cube, str(path))
+    for name in axis_names(cube):
+        if cube[name].dtype.kind not in "iuf":
+            cube[name] = (name, cube[name].values.astype(np.str_), cube[name].attrs)
+    return cube
+
+
+def parse_specification(text: str) -> dict[str, object]:
+    """Return the specification kept in a cube, TOML or JSON, as nested dictionaries; ValueError when it is neither."""
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        try:
+            parsed = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"specification: is neither TOML nor JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ValueError("specification: must be a table of settings")
+    return parsed
+
+
+def _first_difference(a: object, b: object, path: str = "") -> str | None:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted({*a, *b}):
+            inner = f"{path}.{key}" if path else str(key)
+            if key not in a or key not in b:
+                return f"{inner} is set in only one of them"
+            found = _first_difference(a[key], b[key], inner)
+            if found:
+                return found
+        return None
+    return None if a == b else f"{path} = {a!r} against {b!r}"
+
+
+def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
+    """Return the cube of both: the replications of `old` as they are, and those of `new`.
+
+    The specifications may differ in `replications` only; the one with more replications is kept, and must state as many
+    as the result has, if it states any. Histograms and bins are padded to the larger range.
+    Raises ValueError naming the first difference: specification, seed, trace, version, axes, variables, or replications
+    that both have.
+    """
+    specifications = [parse_specification(str(cube.attrs["specification"])) for cube in (old, new)]
+    stated = [specification.pop("replications", None) for specification in specifications]
+    difference = _first_difference(specifications[0], specifications[1])
+    if difference:
+        raise ValueError(f"the cubes are of different sweeps: {difference}")
+    for name in _SAME:
+        if old.attrs.get(name) != new.attrs.get(name):
+            raise ValueError(
+                f"the cubes are of different sweeps: {name} = {old.attrs.get(name)!r} against {new.attrs.get(name)!r}"
+            )
+    axes = axis_names(old)
+    if axes != axis_names(new) or any(not np.array_equal(old[name], new[name]) for name in axes):
+        raise ValueError("the cubes have different axes")
+    if set(old.data_vars) != set(new.data_vars):
+        only = sorted(map(str, set(old.data_vars) ^ set(new.data_vars)))
+        raise ValueError(f"the cubes have different variables: {', '.join(only)}")
+    common = np.intersect1d(old[REPLICATION], new[REPLICATION])
+    if len(common):
+        raise ValueError(f"both cubes have replication {common[0]}")
+
+    parts = _padded(old, new)
+    joined = xr.Dataset(coords={name: parts[0][name] for name in parts[0].coords if name != REPLICATION})
+    joined = joined.assign_coords({REPLICATION: xr.concat([part[REPLICATION] for part in parts], REPLICATION)})
+    for name in map(str, old.data_vars):
+        first, second = (part[name] for part in parts)
+        if REPLICATION in first.dims:
+            joined[name] = xr.concat([first, second], REPLICATION).transpose(*first.dims)
+        elif not first.equals(second):
+            raise ValueError(f"{name}: differs between the cubes, and is no matter of replications")
+        else:
+            joined[name] = first
+        joined[name].attrs = dict(old[name].attrs)
+    joined = joined.sortby(REPLICATION)
+    joined[REPLICATION].attrs = dict(old[REPLICATION].attrs)
+
+    total = joined.sizes[REPLICATION]
+    longer = 0 if (stated[0] or 0) > (stated[1] or 0) else 1  # type: ignore[operator]
+    if stated[longer] not in (None, total):
+        raise ValueError(f"the specification states replications = {stated[longer]}, the joined cube has {total}")
+    kept = old if longer == 0 else new
+    notes = [line for cube in (old, new) for line in str(cube.attrs.get("notes", "")).splitlines()]
+    joined.attrs = {
+        **new.attrs,
+        **{name: kept.attrs[name] for name in ("specification", "specification_sha256") if name in kept.attrs},
+        "replications": total,
+        "notes": "\n".join(dict.fromkeys(notes)),
+    }
+    return joined
+
+
+def _padded(old: xr.Dataset, new: xr.Dataset) -> list[xr.Dataset]:
+    """Return both cubes on the union of their bins, windows, batch sizes and buckets, counts padded with 0."""
+    parts = [old, new]
+    for dim in EXTRA_DIMENSIONS:
+        if dim not in old.dims or np.array_equal(old[dim], new[dim]):
+            continue
+        union = np.union1d(old[dim], new[dim])
+        edges = {}
+        if dim == "latency_bucket":
+            for name in _BUCKET_EDGES:
+                known = dict(zip(old[dim].values, old[name].values, strict=True))
+                known |= dict(zip(new[dim].values, new[name].values, strict=True))
+                edges[name] = (dim, np.array([known[value] for value in union]), old[name].attrs)
+        fill = {name: variable.missing for name, variable in REGISTRY.items() if name in old}
+        parts = [part.drop_vars(list(edges)).reindex({dim: union}, fill_value=fill) for part in parts]
+        for index, part in enumerate(parts):
+            part[dim].attrs = dict(old[dim].attrs)
+            parts[index] = part.assign_coords(edges)
+    return parts

@@ -1,0 +1,375 @@
+"""The registry of every variable a cube may hold: dimensions, dtype, unit and meaning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+    from rich.table import Table
+
+REPLICATION = "replication"
+# Dimensions a variable may have besides the axes of the sweep and `replication`, with what they count.
+EXTRA_DIMENSIONS: dict[str, str] = {
+    "bin": "bin of the scheduler, shortest requests first",
+    "window": "time window of equal width, from time 0",
+    "batch_size": "requests in a batch",
+    "quantile": "probability of the quantile",
+    "latency_bucket": "bucket of the latency histogram",
+}
+# Stands for the unit of the request lengths of one sweep: tokens, or s where the workload draws service times.
+LENGTH_UNITS = "tokens or s"
+
+
+class Variable(NamedTuple):
+    """Describe one variable of a cube; its dimensions are the axes, `replication` if `replicated`, then `extra`."""
+
+    name: str
+    extra: tuple[str, ...]
+    dtype: str
+    units: str
+    long_name: str
+    definition: str
+    replicated: bool = True
+    steady_state: bool = False
+    """True when the value says something about the system, and not the length of the run, only in steady state."""
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    """The values that are possible at all; intervals are clipped to them."""
+
+    def dims(self, axes: Iterable[str]) -> tuple[str, ...]:
+        """Return the dimensions of this variable in a cube with these axes, in order."""
+        return (*axes, *((REPLICATION,) if self.replicated else ()), *self.extra)
+
+    @property
+    def missing(self) -> float:
+        """The value that stands for nothing: NaN in a float variable, 0 in a count."""
+        return np.nan if np.dtype(self.dtype).kind == "f" else 0
+
+
+_POSITIVE = (0.0, np.inf)
+_FRACTION = (0.0, 1.0)
+
+
+def _float(
+    name: str,
+    units: str,
+    long_name: str,
+    definition: str,
+    *extra: str,
+    replicated: bool = True,
+    steady_state: bool = False,
+    bounds: tuple[float, float] = _POSITIVE,
+) -> Variable:
+    return Variable(name, extra, "float64", units, long_name, definition, replicated, steady_state, bounds)
+
+
+def _count(name: str, long_name: str, definition: str, *extra: str, dtype: str = "int64") -> Variable:
+    return Variable(name, extra, dtype, "count", long_name, definition, bounds=_POSITIVE)
+
+
+# name -> (long name, what is measured for one request, does it grow without end under overload)
+_REQUEST_TIMES = {
+    "latency": ("latency", "completion minus arrival of a request", True),
+    "wait": ("wait", "start of the batch minus arrival of a request", True),
+    "service": ("service time", "completion minus start of the batch of a request", False),
+    "ttft": ("time to first token", "first token minus arrival of a request (wait + a0)", True),
+    "tbt": ("time between tokens", "time between two tokens of a request, (T - a0) / L of its batch", False),
+}
+
+
+def _request_time(name: str) -> list[Variable]:
+    label, what, grows = _REQUEST_TIMES[name]
+    over = "over the measured requests"
+    return [
+        _float(f"{name}_mean_s", "s", f"mean {label}", f"Mean {over} of: {what}.", steady_state=grows),
+        _float(
+            f"{name}_variance_s2", "s2", f"variance of the {label}", f"Variance {over} of: {what}.", steady_state=grows
+        ),
+        _float(f"{name}_min_s", "s", f"shortest {label}", f"Minimum {over} of: {what}."),
+        _float(f"{name}_max_s", "s", f"longest {label}", f"Maximum {over} of: {what}.", steady_state=grows),
+        _float(
+            f"{name}_quantile_s",
+            "s",
+            f"quantile of the {label}",
+            f"Quantile {over}, from a log-spaced histogram (relative error at most 1 %), of: {what}.",
+            "quantile",
+            steady_state=grows,
+        ),
+    ]
+
+
+_ALL: list[Variable] = [
+    *(variable for name in _REQUEST_TIMES for variable in _request_time(name)),
+    _count(
+        "latency_histogram",
+        "latency histogram",
+        "Measured requests by latency, in log-spaced buckets; the first bucket holds latencies of exactly zero.",
+        "latency_bucket",
+        dtype="uint32",
+    ),
+    _count("requests", "requests", "Requests that arrived."),
+    _count("completed", "completed requests", "Requests whose batch completed."),
+    _count("unserved", "unserved requests", "Requests left in a bin that never released them (tail = drop)."),
+    _count("measured", "measured requests", "Completed requests past the warm-up: those that statistics are over."),
+    _count("batches", "batches", "Batches that completed."),
+    _count("effective_bins", "effective bins", "Bins left after those that no request can fall into were removed."),
+    _float(
+        "throughput_requests_per_s",
+        "s-1",
+        "throughput",
+        "Completed requests over the time from the first arrival to the last completion.",
+    ),
+    _float(
+        "throughput_tokens_per_s",
+        "tokens s-1",
+        "token throughput",
+        "Generated tokens of completed requests over the time from the first arrival to the last completion.",
+    ),
+    _float(
+        "busy_throughput_requests_per_s",
+        "s-1",
+        "throughput of busy servers",
+        "Servers x batched requests / total batch service time, which arXiv 2412.04504 calls throughput; NaN for "
+        "infinitely many servers.",
+    ),
+    _float("makespan_s", "s", "makespan", "Time from the first arrival to the last completion."),
+    _float(
+        "utilisation",
+        "1",
+        "utilisation",
+        "Share of the servers' time spent serving, over the makespan; NaN for infinitely many servers.",
+        bounds=_FRACTION,
+    ),
+    _float("batch_size_mean", "1", "mean batch size", "Mean number of requests in a batch."),
+    _count("batch_size_histogram", "batch size histogram", "Batches by the number of their requests.", "batch_size"),
+    _float(
+        "padding_waste",
+        "1",
+        "padding waste",
+        "1 - (sum of request lengths) / (sum of batch size x longest length of the batch).",
+        bounds=_FRACTION,
+    ),
+    _float(
+        "request_sla_violation_fraction",
+        "1",
+        "requests over the latency limit",
+        "Share of the measured requests whose latency exceeds report.request_sla_s; NaN when that is not set.",
+        steady_state=True,
+        bounds=_FRACTION,
+    ),
+    _float(
+        "token_sla_violation_fraction",
+        "1",
+        "tokens over the time-between-tokens limit",
+        "Share of the tokens of measured requests whose time between tokens exceeds report.token_sla_s; NaN when that "
+        "is not set.",
+        bounds=_FRACTION,
+    ),
+    _float(
+        "memory_overflow_fraction",
+        "1",
+        "batches over the memory capacity",
+        "Share of batches whose prompt and output tokens exceed the token capacity; NaN when no capacity is set.",
+        bounds=_FRACTION,
+    ),
+    _float("memory_peak_tokens", "tokens", "peak memory", "Largest sum of prompt and output tokens of one batch."),
+    _float(
+        "extrapolated_batch_fraction",
+        "1",
+        "batches outside the measured table",
+        "Share of batches whose size or length lies outside the measured service-time table.",
+        bounds=_FRACTION,
+    ),
+    Variable(
+        "overloaded",
+        (),
+        "bool",
+        "1",
+        "overloaded",
+        "True when the queue keeps growing (the test is in the attribute overload_test): latencies are then no "
+        "steady-state figures.",
+        bounds=_FRACTION,
+    ),
+    _count("bin_requests", "requests of the bin", "Requests that fell into the bin.", "bin"),
+    _count("bin_batches", "batches of the bin", "Batches formed from the bin.", "bin"),
+    _float("bin_batch_size_mean", "1", "mean batch size of the bin", "Mean size of the bin's batches.", "bin"),
+    _float(
+        "bin_wait_mean_s",
+        "s",
+        "mean wait in the bin",
+        "Mean wait of the bin's measured requests.",
+        "bin",
+        steady_state=True,
+    ),
+    _float(
+        "bin_latency_mean_s",
+        "s",
+        "mean latency of the bin",
+        "Mean latency of the bin's measured requests.",
+        "bin",
+        steady_state=True,
+    ),
+    _float(
+        "bin_length_max_mean",
+        LENGTH_UNITS,
+        "mean longest length of the bin's batches",
+        "Mean over the bin's batches of the longest request length in the batch.",
+        "bin",
+    ),
+    _float(
+        "bin_lower_edge",
+        LENGTH_UNITS,
+        "lower edge of the bin",
+        "Smallest predicted length that falls into the bin; shorter ones fall into the first bin.",
+        "bin",
+        replicated=False,
+        bounds=(-np.inf, np.inf),
+    ),
+    _float(
+        "bin_upper_edge",
+        LENGTH_UNITS,
+        "upper edge of the bin",
+        "Predicted length from which on requests fall into the next bin; longer ones fall into the last bin.",
+        "bin",
+        replicated=False,
+        bounds=(-np.inf, np.inf),
+    ),
+    _float("window_width_s", "s", "window width", "Width of one time window.", replicated=False),
+    _count("window_arrivals", "arrivals in the window", "Requests that arrived in the window.", "window"),
+    _count("window_completions", "completions in the window", "Requests that completed in the window.", "window"),
+    _float(
+        "window_request_sla_violation_fraction",
+        "1",
+        "requests over the latency limit, by window",
+        "Share of the window's completions whose latency exceeds report.request_sla_s; NaN without completions.",
+        "window",
+        bounds=_FRACTION,
+    ),
+    _float(
+        "window_queue_length_mean",
+        "1",
+        "mean queue length, by window",
+        "Time average over the window of the number of requests that wait.",
+        "window",
+    ),
+    _float(
+        "window_batch_size_mean",
+        "1",
+        "mean batch size, by window",
+        "Mean size of the batches of the window; NaN without batches.",
+        "window",
+    ),
+    _float(
+        "window_batch_target_mean",
+        "1",
+        "mean batch size target, by window",
+        "Mean of the controller's target b = min(b_mem, b_SLA) over its decisions in the window; NaN without one.",
+        "window",
+    ),
+    _float(
+        "window_batch_memory_bound_mean",
+        "1",
+        "mean memory bound of the batch size, by window",
+        "Mean of b_mem (arXiv 2503.05248, Algorithm 1) over the decisions in the window; NaN without one.",
+        "window",
+    ),
+    _float(
+        "window_batch_sla_bound_mean",
+        "1",
+        "mean SLA bound of the batch size, by window",
+        "Mean of b_SLA (arXiv 2503.05248, Algorithm 2) over the decisions in the window; NaN without one.",
+        "window",
+    ),
+    _float(
+        "window_signal_mean_s",
+        "s",
+        "mean controller signal, by window",
+        "Mean of the smoothed signal that the SLA controller compares with its target; NaN without a decision.",
+        "window",
+    ),
+    _float(
+        "theory_throughput_requests_per_s",
+        "s-1",
+        "throughput, theory",
+        "Throughput expected by arXiv 2412.04504 for this number of bins; NaN where no theory applies.",
+        replicated=False,
+    ),
+    _float(
+        "theory_throughput_limit_requests_per_s",
+        "s-1",
+        "throughput limit, theory",
+        "Largest throughput any number of bins can reach (c_max of arXiv 2412.04504); NaN where no theory applies.",
+        replicated=False,
+    ),
+    _float(
+        "theory_latency_s",
+        "s",
+        "mean latency, theory",
+        "Mean latency with infinitely many servers (arXiv 2412.04504, Lemma 5.1); NaN where no theory applies.",
+        replicated=False,
+    ),
+]
+REGISTRY: dict[str, Variable] = {variable.name: variable for variable in _ALL}
+
+
+def lookup(name: str) -> Variable:
+    """Return the registered variable of this name; ValueError with the nearest names when there is none."""
+    if name in REGISTRY:
+        return REGISTRY[name]
+    import difflib
+
+    near = difflib.get_close_matches(name, REGISTRY, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`batchcube variables` lists all of them"
+    raise ValueError(f"{name}: no such variable; {hint}")
+
+
+def check_arrays(
+    arrays: Mapping[str, NDArray[np.generic]], axes: Mapping[str, int], sizes: Mapping[str, int]
+) -> dict[str, NDArray[np.generic]]:
+    """Return the arrays in their registered dtypes after checking names, shapes, dtypes and bounds.
+
+    `axes` are the sizes of the axes in order, `sizes` those of `replication` and the extra dimensions. Raises
+    ValueError naming the variable: unknown, of another shape, of a dtype that does not fit without loss, or outside its bounds.
+    """
+    checked: dict[str, NDArray[np.generic]] = {}
+    for name, given in arrays.items():
+        variable = lookup(name)
+        array = np.asarray(given)
+        dims = variable.dims(axes)
+        known = {**axes, **sizes}
+        absent = [dim for dim in dims if dim not in known]
+        if absent:
+            raise ValueError(f"{name}: needs the dimension {absent[0]}, whose coordinate was not given")
+        shape = tuple(known[dim] for dim in dims)
+        if array.shape != shape:
+            expected = ", ".join(f"{dim}: {size}" for dim, size in zip(dims, shape, strict=True))
+            raise ValueError(f"{name}: has shape {array.shape}, must be {shape} ({expected})")
+        if not np.can_cast(array.dtype, variable.dtype, "safe"):
+            raise ValueError(f"{name}: has dtype {array.dtype}, must be {variable.dtype}")
+        low, high = variable.bounds
+        # Rounding may leave a fraction a few ulps outside [0, 1]: 1e-9 lets that pass and nothing else.
+        slack = 1e-9
+        with np.errstate(invalid="ignore"):  # NaN is allowed: it stands for nothing
+            outside = array.dtype.kind != "b" and bool(np.any((array < low - slack) | (array > high + slack)))
+        if outside:
+            raise ValueError(f"{name}: holds values outside [{low:g}, {high:g}]")
+        checked[name] = array.astype(variable.dtype, copy=False)
+    return checked
+
+
+def variables_table(names: Iterable[str] | None = None) -> Table:
+    """Return a printable table of the registered variables, or of those named; ValueError for an unknown name."""
+    from rich.table import Table
+
+    table = Table(title="Variables of a cube: dimensions come after the axes of the sweep", show_lines=False)
+    for column in ("variable", "dimensions", "dtype", "unit"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("definition", min_width=30, overflow="fold")
+    for variable in REGISTRY.values() if names is None else [lookup(name) for name in names]:
+        dims = ", ".join(variable.dims(())) or "-"
+        table.add_row(variable.name, dims, variable.dtype, variable.units, variable.definition)
+    return table
