@@ -1,0 +1,430 @@
+"""What theory says about full batches formed in bins: facts of [MB] (arXiv 2412.04504) and exact integrals.
+
+Lengths are in any unit (seconds, or tokens turned into seconds by an affine law ``a0 + a1 * L * h(B)``); the letters
+B, k, λ and µ of the paper are ``batch_size``, ``bins``, ``arrival_rate_per_s`` and ``rate``. Every batch holds exactly
+``batch_size`` requests, so nothing here knows about a flushed tail, a maximum wait or a controller.
+"""
+
+from math import ceil, isfinite, log
+from typing import NamedTuple, Protocol, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+class Distribution(Protocol):
+    """A frozen scipy.stats distribution of non-negative lengths, continuous or discrete."""
+
+    def cdf(self, x: Floats, /) -> Floats:
+        """Return P(X <= x)."""
+
+    def sf(self, x: Floats, /) -> Floats:
+        """Return P(X > x)."""
+
+    def isf(self, q: Floats, /) -> Floats:
+        """Return the x with P(X > x) = q."""
+
+    def mean(self) -> float | np.float64:
+        """Return E[X]."""
+
+
+class DiscreteLengths(NamedTuple):
+    """A length distribution on finitely many values: increasing ``values`` (n,) and their ``probabilities`` (n,)."""
+
+    values: Floats
+    probabilities: Floats
+
+    def mean(self) -> float:
+        """Return the expected length."""
+        return float(self.values @ self.probabilities)
+
+
+Lengths = Distribution | DiscreteLengths
+
+
+def empirical(sample: ArrayLike) -> DiscreteLengths:
+    """Return the distribution that draws from ``sample`` (n,) with replacement.
+
+    Raises ValueError for an empty, non-finite or negative sample.
+    """
+    data = np.asarray(sample, dtype=np.float64).ravel()
+    if data.size == 0 or not np.isfinite(data).all() or data.min() < 0:
+        raise ValueError("length sample: must hold at least one value, all finite and >= 0")
+    values, counts = np.unique(data, return_counts=True)
+    return DiscreteLengths(values, counts / data.size)
+
+
+def discrete(values: ArrayLike, weights: ArrayLike) -> DiscreteLengths:
+    """Return the distribution on ``values`` (n,) with probabilities proportional to ``weights`` (n,).
+
+    Raises ValueError when shapes differ, a value or weight is negative or not finite, or all weights are 0.
+    """
+    value, weight = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    if value.ndim != 1 or value.shape != weight.shape or value.size == 0:
+        raise ValueError(
+            f"lengths: values {value.shape} and weights {weight.shape} must be one list each, equally long"
+        )
+    if not (np.isfinite(value).all() and np.isfinite(weight).all()) or value.min() < 0 or weight.min() < 0:
+        raise ValueError("lengths: values and weights must be finite and >= 0")
+    if weight.sum() == 0:
+        raise ValueError("lengths: at least one weight must be > 0")
+    value, where = np.unique(value, return_inverse=True)
+    total = np.bincount(where, weights=weight, minlength=value.size)
+    return DiscreteLengths(value[total > 0], total[total > 0] / total.sum())
+
+
+def rounded_up(distribution: Distribution, largest: int | None = None) -> DiscreteLengths:
+    """Return the whole-token law of a continuous one: rounded up, at least 1, at most ``largest`` (cut off there).
+
+    Without ``largest`` the tail ends where less than 1e-14 of the probability is left (at 10^7 tokens at the latest).
+    """
+    end = largest if largest is not None else _last_value(distribution)
+    if end < 1:
+        raise ValueError(f"largest = {largest}: must be >= 1")
+    values = np.arange(1, end + 1, dtype=np.float64)
+    survival = np.concatenate(([1.0], distribution.sf(values[:-1]), [0.0]))
+    return discrete(values, -np.diff(survival))
+
+
+# --- Closed forms -----------------------------------------------------------------------------------------------------
+
+
+def throughput_limit(batch_size: int, mean_length: float, *, intercept: float = 0.0, slope: float = 1.0) -> float:
+    """Return c_max = B / E[T] of a server whose batches hold equally long requests, requests/s ([MB] section 4)."""
+    return batch_size / (intercept + slope * mean_length)
+
+
+def uniform_edges(bins: int, shortest: float, longest: float) -> Floats:
+    """Return the (bins + 1,) optimal edges for lengths U(shortest, longest): equal widths ([MB] Lemma 4.1)."""
+    return np.linspace(shortest, longest, _at_least_one("bins", bins) + 1)
+
+
+def uniform_service_time(bins: int, batch_size: int, shortest: float, longest: float) -> float:
+    """Return E[t_service,k] of full batches from equal-mass bins of U(shortest, longest) ([MB] Theorem 4.2)."""
+    _at_least_one("bins", bins)
+    return (longest + shortest) / 2 + _uniform_excess(batch_size, shortest, longest) / bins
+
+
+def uniform_throughput(bins: int, batch_size: int, shortest: float, longest: float) -> float:
+    """Return the throughput of one busy server with equal-mass bins of U(shortest, longest) ([MB] Theorem 4.2)."""
+    return batch_size / uniform_service_time(bins, batch_size, shortest, longest)
+
+
+def uniform_bins_needed(shortfall: float, batch_size: int, shortest: float, longest: float) -> int:
+    """Return the smallest number of bins whose throughput is at least c_max - ``shortfall`` ([MB] Theorem 4.3).
+
+    Raises ValueError unless ``shortfall`` > 0.
+    """
+    if not shortfall > 0:
+        raise ValueError(f"shortfall = {shortfall}: must be > 0")
+    mean = (longest + shortest) / 2
+    wanted = throughput_limit(batch_size, mean) - shortfall
+    bins = max(1, ceil(wanted * _uniform_excess(batch_size, shortest, longest) / (shortfall * mean)))
+    # The ceiling of a quotient that is a whole number can be one too high in floating point.
+    if bins > 1 and uniform_throughput(bins - 1, batch_size, shortest, longest) >= wanted:
+        bins -= 1
+    return bins
+
+
+def latency_infinite_servers(service_s: float, bins: int, batch_size: int, arrival_rate_per_s: float) -> float:
+    """Return the mean latency with infinitely many servers: E[t_service,k] + k (B - 1) / (2 λ) ([MB] Lemma 5.1).
+
+    ``bins`` counts the bins that are ever hit; their masses need not be equal, since the mean wait of a request is
+    Σ_j p_j (B - 1) / (2 λ p_j).
+    """
+    return service_s + bins * (batch_size - 1) / (2 * arrival_rate_per_s)
+
+
+def harmonic_number(n: int) -> float:
+    """Return H_n = 1 + 1/2 + ... + 1/n, the expected maximum of n draws of Exp(1)."""
+    return float(np.sum(1.0 / np.arange(_at_least_one("n", n), 0, -1)))
+
+
+def exponential_levels(bins: int, batch_size: int) -> Floats:
+    """Return L_1..L_k, (bins,): L_1 = H_B, L_m = 1 + log L_{m-1} ([MB] Lemma A.1).
+
+    L_m / µ is the least bound on the mean service time that m bins can give: a first bin of width d costs at most d and
+    leaves, with probability exp(-µ d), the same problem with m - 1 bins, and d + exp(-µ d) L_{m-1} / µ is least at
+    µ d = log L_{m-1}.
+    """
+    levels = [harmonic_number(batch_size)]
+    for _ in range(_at_least_one("bins", bins) - 1):
+        levels.append(1.0 + log(levels[-1]))
+    return np.array(levels)
+
+
+def exponential_edges(bins: int, batch_size: int, rate: float) -> Floats:
+    """Return the (bins + 1,) edges 0, l_1, ..., l_{k-1}, inf that minimise the bound of [MB] Lemma A.1.
+
+    Lengths are Exp(rate); l_i = (1/µ) Σ_{j=1..i} log L_{k-j}. The bins are not of equal mass.
+    """
+    if not rate > 0:
+        raise ValueError(f"rate = {rate}: must be > 0")
+    gaps = np.log(exponential_levels(bins, batch_size)[:-1][::-1]) / rate
+    return np.concatenate(([0.0], np.cumsum(gaps), [np.inf]))
+
+
+def exponential_service_bound(edges: ArrayLike, batch_size: int, rate: float) -> float:
+    """Return the upper bound on E[t_service,k] for lengths Exp(rate) and any ``edges`` (k + 1,) ([MB] Lemma A.1).
+
+    A batch of bin i < k takes at most the bin's upper edge; the last bin takes exactly l_{k-1} + H_B/µ on average.
+    """
+    inner = _inner_edges(edges)
+    lower = np.concatenate(([0.0], inner))
+    ceilings = np.concatenate((inner, [lower[-1] + harmonic_number(batch_size) / rate]))
+    survival = np.concatenate((np.exp(-rate * lower), [0.0]))
+    return float(-np.diff(survival) @ ceilings)
+
+
+def exponential_throughput_bound(bins: int, batch_size: int, rate: float) -> float:
+    """Return the lower bound B µ / L_k on the throughput of a busy server, lengths Exp(rate) ([MB] Corollary A.1.1)."""
+    return batch_size * rate / float(exponential_levels(bins, batch_size)[-1])
+
+
+def _uniform_excess(batch_size: int, shortest: float, longest: float) -> float:
+    """Return by how much the expected maximum of B draws exceeds the mean."""
+    if not 0 <= shortest <= longest:
+        raise ValueError(f"U({shortest}, {longest}): must be 0 <= shortest <= longest")
+    share = _at_least_one("batch_size", batch_size) / (batch_size + 1)
+    return share * longest + (1 - share) * shortest - (longest + shortest) / 2
+
+
+# --- Exact values by quadrature ---------------------------------------------------------------------------------------
+
+
+class BinnedBatches(NamedTuple):
+    """Exact means of full batches formed in k bins; see `binned_batches`.
+
+    ``bin_probability`` (k,): share of requests, hence of batches, in each bin; ``bin_length_max_mean`` (k,): mean
+    longest length of a batch, NaN in a bin that is never hit; ``bin_service_mean_s`` (k,): the same through the service
+    law; ``service_mean_s``: over all batches; ``least_service_s``: of a batch whose requests all have the mean length.
+    """
+
+    batch_size: int
+    bin_probability: Floats
+    bin_length_max_mean: Floats
+    bin_service_mean_s: Floats
+    service_mean_s: float
+    least_service_s: float
+
+    @property
+    def effective_bins(self) -> int:
+        """Return how many bins are ever hit."""
+        return int(np.count_nonzero(self.bin_probability))
+
+    def throughput_requests_per_s(self, servers: int = 1) -> float:
+        """Return servers * B / E[t_service], the saturation throughput ([MB] Proposition 4.1)."""
+        return servers * self.batch_size / self.service_mean_s
+
+    def throughput_limit_requests_per_s(self, servers: int = 1) -> float:
+        """Return servers * c_max, which no choice of bins exceeds ([MB] section 4)."""
+        return servers * self.batch_size / self.least_service_s
+
+    def latency_s(self, arrival_rate_per_s: float) -> float:
+        """Return the mean latency with infinitely many servers ([MB] Lemma 5.1, for any bins)."""
+        return latency_infinite_servers(self.service_mean_s, self.effective_bins, self.batch_size, arrival_rate_per_s)
+
+
+def binned_batches(
+    lengths: Lengths,
+    batch_size: int,
+    edges: ArrayLike,
+    *,
+    confusion: ArrayLike | None = None,
+    intercept_s: float = 0.0,
+    slope_s: float = 1.0,
+) -> BinnedBatches:
+    """Return the exact means of full batches of ``batch_size`` independent requests that share a predicted bin.
+
+    ``edges`` (k + 1,), non-decreasing: bin j holds e_{j-1} <= length < e_j; the outer two bound nothing (shorter
+    requests join the first bin, longer ones the last). ``confusion`` (k, k): counts or probabilities, row = true bin,
+    column = predicted bin; default: the truth. A batch whose longest request has length L takes
+    intercept_s + slope_s * L seconds (a0 and a1 * h(B)). Batches of a bin are as frequent as its requests, so the mean
+    service time weights each bin with its probability. The quadrature is exact to about 1e-12 where the quantile is
+    smooth inside every bin; give a law with steps or kinks as `DiscreteLengths`. Raises ValueError for bad edges, a bad
+    matrix or lengths without a finite mean.
+    """
+    _at_least_one("batch_size", batch_size)
+    mean_length = _law_mean(lengths)
+    bins = _bins(lengths, _inner_edges(edges))
+    count = bins.probability.size
+    matrix = np.eye(count) if confusion is None else _row_probabilities(confusion, count)
+    joint = bins.probability[:, None] * matrix
+    predicted = joint.sum(axis=0)
+    longest = np.full(count, np.nan)
+    for j in np.flatnonzero(predicted > 0):
+        longest[j] = _expected_maximum(lengths, bins, joint[:, j] / predicted[j], batch_size)
+    service = intercept_s + slope_s * longest
+    hit = predicted > 0
+    mean = float(predicted[hit] @ service[hit] / predicted[hit].sum())
+    shortest = intercept_s + slope_s * mean_length
+    return BinnedBatches(int(batch_size), predicted, longest, service, mean, shortest)
+
+
+def expected_maximum(lengths: Lengths, draws: int, lower: float = -np.inf, upper: float = np.inf) -> float:
+    """Return E[max] of ``draws`` independent lengths, each conditioned on lower <= length < upper.
+
+    Raises ValueError when the interval has no probability or the mean is not finite.
+    """
+    _at_least_one("draws", draws)
+    if not lower < upper:
+        raise ValueError(f"interval [{lower}, {upper}): the lower end must be below the upper one")
+    bins = _bins(lengths, np.array([lower, upper]))
+    if not bins.probability[1] > 0:
+        raise ValueError(f"interval [{lower}, {upper}): no length falls into it")
+    return _expected_maximum(lengths, bins, np.array([0.0, 1.0, 0.0]), draws)
+
+
+def equal_mass_edges(lengths: Lengths, bins: int) -> Floats:
+    """Return (bins + 1,) quantiles of the length law at 0, 1/k, ..., 1 ([MB] Lemma 4.1 for any law).
+
+    Edges of a discrete law can coincide; the bins between equal edges are never hit.
+    """
+    levels = np.linspace(0.0, 1.0, _at_least_one("bins", bins) + 1)
+    points = _as_discrete(lengths)
+    if points is None:
+        return np.asarray(cast(Distribution, lengths).isf(1.0 - levels))
+    # A level that is reached exactly must not slip to the next value by the rounding of the sum.
+    cumulative = np.cumsum(points.probabilities) + 1e-12
+    at = np.searchsorted(cumulative, levels)
+    return points.values[np.minimum(at, points.values.size - 1)]
+
+
+def adjacent_confusion(bins: int, error_probability: float) -> Floats:
+    """Return the (k, k) confusion of a predictor that errs into each neighbouring bin with ``error_probability``.
+
+    An edge bin has one neighbour ([MB] section 6.2). Raises ValueError unless 0 <= error_probability <= 0.5.
+    """
+    if not 0 <= error_probability <= 0.5:
+        raise ValueError(f"error_probability = {error_probability}: must be between 0 and 0.5")
+    ones = np.ones(_at_least_one("bins", bins) - 1)
+    matrix = error_probability * (np.diag(ones, 1) + np.diag(ones, -1))
+    return matrix + np.diag(1.0 - matrix.sum(axis=1))
+
+
+class _Bins(NamedTuple):
+    probability: Floats  # (k,)
+    inner: Floats  # (k - 1,)
+
+
+def _bins(lengths: Lengths, inner: Floats) -> _Bins:
+    """Return the probability of each bin that the ``inner`` edges cut the law into."""
+    points = _as_discrete(lengths)
+    if points is not None:
+        where = np.searchsorted(inner, points.values, side="right")
+        mass = np.bincount(where, weights=points.probabilities, minlength=inner.size + 1)
+        return _Bins(mass.astype(np.float64), inner)
+    law = cast(Distribution, lengths)
+    below = np.concatenate(([0.0], law.cdf(inner), [1.0]))
+    above = np.concatenate(([1.0], law.sf(inner), [0.0]))
+    # Differences of the smaller tail keep their digits far out in either direction.
+    upper_half = above[:-1] < 0.5
+    return _Bins(np.where(upper_half, -np.diff(above), np.diff(below)), inner)
+
+
+def _expected_maximum(lengths: Lengths, bins: _Bins, weights: Floats, draws: int) -> float:
+    """Return E[max] of draws from the mixture over bins, weights (k,), of the law conditioned on the bin."""
+    points = _as_discrete(lengths)
+    if points is not None:
+        where = np.searchsorted(bins.inner, points.values, side="right")
+        inside = weights[where] > 0
+        values, where = points.values[inside], where[inside]
+        mass = points.probabilities[inside] * weights[where] / bins.probability[where]
+        survival = np.minimum(np.cumsum(mass[::-1])[::-1][1:], 1.0)  # P(X > values[i])
+        with np.errstate(divide="ignore"):
+            exceeds = -np.expm1(draws * np.log1p(-survival))
+        return float(values[0] + np.diff(values) @ exceeds)
+    return _continuous_maximum(cast(Distribution, lengths), bins, weights, draws)
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
+_PANEL = 0.5
+_TOP = log(745.0)  # exp(-745) is the smallest double above 0
+_BOTTOM = -700.0
+_CHUNK = 80  # panels
+
+
+def _continuous_maximum(law: Distribution, bins: _Bins, weights: Floats, draws: int) -> float:
+    """Integrate the quantile of the maximum: there the mixture's survival is 1 - exp(-s / draws) with s ~ Exp(1).
+
+    Each bin covers one interval of s, on which the quantile is as smooth as the law; log s is the variable, in which
+    a singularity at s = 0 (unbounded lengths) is an exponential decay.
+    """
+    edge_survival = np.concatenate(([1.0], law.sf(bins.inner), [0.0]))
+    total = 0.0
+    above = 0.0  # weight of the bins already passed, longest first
+    hit = np.flatnonzero(weights > 0)
+    for i in hit[::-1]:
+        weight = float(weights[i])
+        low = log(-draws * np.log1p(-above)) if above > 0 else -np.inf
+        reach = above + weight
+        # The last bin hit ends at survival 1, whatever the rounding of the sum.
+        high = _TOP if i == hit[0] or reach >= 1 else log(-draws * np.log1p(-reach))
+        high = min(high, _TOP)
+        while low < high:
+            floor = max(low, high - _CHUNK * _PANEL)
+            panels = np.linspace(high, floor, ceil((high - floor) / _PANEL) + 1)
+            half = np.diff(panels)[:, None] / -2
+            y = (panels[:-1, None] - half) + half * _NODES
+            s = np.exp(y)
+            survival = (-np.expm1(-s / draws) - above) / weight
+            survival = edge_survival[i + 1] + bins.probability[i] * np.clip(survival, 0.0, 1.0)
+            with np.errstate(over="ignore", divide="ignore"):
+                x = law.isf(np.minimum(survival, 1.0))
+            part = float(np.sum(half * _WEIGHTS * np.exp(y - s) * x))
+            if not isfinite(part):
+                raise ValueError("lengths: the expected maximum is not finite")
+            total += part
+            high = floor
+            if low == -np.inf and abs(part) <= 1e-17 * abs(total):
+                break
+            if high <= _BOTTOM:
+                raise ValueError("lengths: the expected maximum is not finite")
+        above = reach
+    return total
+
+
+def _as_discrete(lengths: Lengths) -> DiscreteLengths | None:
+    """Return the law on its atoms, or None for a continuous one."""
+    if isinstance(lengths, DiscreteLengths):
+        return lengths
+    if not hasattr(lengths, "pmf"):
+        return None
+    values = np.arange(int(lengths.isf(np.array([1.0]))[0]) + 1, _last_value(lengths) + 1, dtype=np.float64)
+    return discrete(values, lengths.pmf(values))
+
+
+def _last_value(law: Distribution) -> int:
+    return int(min(np.ceil(law.isf(np.array([1e-14]))[0]), 10_000_000))
+
+
+def _law_mean(lengths: Lengths) -> float:
+    mean = float(lengths.mean())
+    if not isfinite(mean):
+        raise ValueError("lengths: the mean is not finite")
+    return mean
+
+
+def _inner_edges(edges: ArrayLike) -> Floats:
+    all_edges: Floats = np.asarray(edges, dtype=np.float64)
+    if all_edges.ndim != 1 or all_edges.size < 2 or np.isnan(all_edges).any() or (np.diff(all_edges) < 0).any():
+        raise ValueError("edges: must be a non-decreasing list of at least 2 numbers")
+    return all_edges[1:-1]
+
+
+def _row_probabilities(confusion: ArrayLike, bins: int) -> Floats:
+    matrix: Floats = np.asarray(confusion, dtype=np.float64)
+    if matrix.shape != (bins, bins):
+        raise ValueError(f"confusion: is {'x'.join(map(str, matrix.shape))}: must be {bins}x{bins}, one row per bin")
+    if not np.isfinite(matrix).all() or matrix.min() < 0 or (matrix.sum(axis=1) <= 0).any():
+        raise ValueError("confusion: entries must be finite and >= 0, and every row must have one above 0")
+    rows: Floats = matrix.sum(axis=1, keepdims=True)
+    return matrix / rows
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} = {value}: must be >= 1")
+    return value
