@@ -1,14 +1,14 @@
 """What Ciw can express of `multi_bin_only`, two ways.
 
-Ciw has no batch service: its "batching" is customers that arrive together, and its maintainers say that customers served
-together are not implemented (github.com/CiwPython/Ciw, issues 126 and 168). So:
+Ciw has no batch service: its "batching" is customers that arrive together, and its maintainers say that customers
+served together are not implemented (github.com/CiwPython/Ciw, issues 126 and 168). So:
 
 * `one_customer_per_request` is the very same model, request by request on a given trace, but the batches are made by a
   node class of our own (a door that Ciw documents), not by Ciw;
-* `one_customer_per_batch` is the nearest model from Ciw's own parts: a customer is a whole batch. With Poisson arrivals the
-  bins are independent Poisson streams, so bin j completes batches with Erlang(B, λ/k) gaps, and the longest of B uniform
-  times is drawn directly. It has the same law, needs only one event per batch, and gives a request's mean latency with the
-  waiting for the batch to fill, k (B - 1) / (2 λ), added on paper ([MB] Lemma 5.1).
+* `one_customer_per_batch` is the nearest model from Ciw's own parts: a customer is a whole batch. With Poisson arrivals
+  the bins are independent Poisson streams, so bin j completes batches with Erlang(B, λ/k) gaps, and the longest of B
+  uniform times is drawn directly. It has the same law, needs only one event per batch, and gives a request's mean
+  latency with the waiting for the batch to fill, k (B - 1) / (2 λ), added on paper ([MB] Lemma 5.1).
 """
 
 from collections.abc import Sequence
@@ -80,7 +80,8 @@ class LongestOfUniform(ciw.dists.Distribution):  # type: ignore[misc]
         self.low, self.width, self.power, self.source = low, high - low, 1.0 / batch_size, source
 
     def sample(self, t: float | None = None, ind: object = None) -> float:
-        return self.low + self.width * float(self.source.random()) ** self.power
+        draw: float = self.source.random() ** self.power
+        return self.low + self.width * draw
 
 
 def one_customer_per_batch(

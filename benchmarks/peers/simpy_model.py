@@ -1,4 +1,4 @@
-"""`multi_bin_only` and `dynamic_only` in SimPy, written as SimPy's users write: one process for arrivals, one per server."""
+"""`multi_bin_only` and `dynamic_only` in SimPy, as its users write: one process for arrivals, one for the server."""
 
 import math
 from collections import deque
@@ -92,7 +92,10 @@ def dynamic_only(
     gamma: float,
     search: Search,
 ) -> Means:
-    """Simulate one queue and one server that takes what waits, up to Algorithm 2's size; T = a0 + a1 L (1 + γ (b - 1))."""
+    """Simulate one queue and one server that takes what waits, up to Algorithm 2's size.
+
+    A batch of b takes T = a0 + a1 L (1 + γ (b - 1)).
+    """
     environment = simpy.Environment()
     queue: deque[int] = deque()
     work = environment.event()
