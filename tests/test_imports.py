@@ -69,6 +69,25 @@ def test_starting_the_command_line_loads_nothing_heavy() -> None:
     assert loaded & heavy == set()
 
 
+def imported(node: ast.AST) -> list[str]:
+    """Give the absolute module names that a statement imports."""
+    if isinstance(node, ast.ImportFrom):
+        return [node.module] if node.module and node.level == 0 else []
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+
+
+def test_no_package_is_imported_under_its_folder_name() -> None:
+    second_copies = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for portion in PORTIONS
+        for file in sorted((ROOT / portion).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and any(name.partition(".")[0] in PORTIONS for name in imported(node))
+    ]
+    assert second_copies == []
+
+
 def test_sweeps_imports_figures_inside_functions_only() -> None:
     at_module_level = []
     for file in sorted((ROOT / "sweeps").rglob("*.py")):
@@ -79,15 +98,13 @@ def test_sweeps_imports_figures_inside_functions_only() -> None:
             if isinstance(function, ast.FunctionDef)
             for node in ast.walk(function)
         }
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            else:
-                continue
-            if id(node) not in inside and any(name.startswith("batchcube.figures") for name in names):
-                at_module_level.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+        at_module_level += [
+            f"{file.relative_to(ROOT)}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            and id(node) not in inside
+            and any(name.startswith("batchcube.figures") for name in imported(node))
+        ]
     assert at_module_level == []
 
 
