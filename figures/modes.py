@@ -1,0 +1,175 @@
+"""Batching modes side by side, with differences paired by replication."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from batchcube.results.statistics import Interval, mean_interval, paired_difference
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from xarray import Dataset
+
+from . import style
+from .curves import mark_handles, x_axis
+from .reading import MODE, RATE, Axis, Figured, Select, View, view
+
+_VIOLATIONS = ("request_sla_violation_fraction", "token_sla_violation_fraction")
+_PAIRED = "Differences are paired by replication (common random numbers)."
+# Which dynamic mode answers which static one: without bins, and with bins.
+_PAIRS = (("fifo_fixed", "dynamic_only"), ("multi_bin_only", "multi_bin_dynamic"))
+
+
+class _Quantity(NamedTuple):
+    label: str
+    unit: str
+    values: NDArray[Any]
+    """(mode, [rate,] replication)"""
+
+
+def modes_compared(
+    cube: Dataset,
+    figured: Figured,
+    *,
+    select: Select = None,
+    baseline: str = "fifo_fixed",
+    width_mm: float = style.DOUBLE_COLUMN_MM,
+) -> Figure:
+    """Draw throughput, SLA violations, p50 and p99 latency of every mode, and its paired difference from a baseline."""
+    needs = ["throughput_requests_per_s", "latency_quantile_s"]
+    seen = view(figured, cube, select, needs=needs, lines=(MODE,), lines_needed=True)
+    assert seen.lines is not None
+    modes = seen.lines.names()
+    if baseline not in modes:
+        raise figured.refuses(f"baseline = {baseline}: must be one of {', '.join(modes)}")
+    quantities = [_throughput(seen), *_violations(seen), _quantile(seen, 0.5), _quantile(seen, 0.99)]
+    figure, axes = style.panels(2, len(quantities), width_mm=width_mm, height_mm=16 + 6 * len(modes))
+    base = modes.index(baseline)
+    overloaded = seen.overloaded()
+    for column, quantity in enumerate(quantities):
+        levels = [mean_interval(values) for values in quantity.values]
+        differences = [paired_difference(values, quantity.values[base]) for values in quantity.values]
+        either = overloaded | overloaded[base]
+        _dots(axes[0, column], modes, modes, levels, overloaded, named=column == 0)
+        others = [i for i in range(len(modes)) if i != base]
+        _dots(
+            axes[1, column],
+            modes,
+            [modes[i] for i in others],
+            [differences[i] for i in others],
+            either[others],
+            named=column == 0,
+        )
+        style.zero(axes[1, column], vertical=True)
+        axes[0, column].set_xlabel(f"{quantity.label}\n({quantity.unit})")
+        axes[1, column].set_xlabel(f"difference from\n{baseline} ({quantity.unit})")
+    title = "Modes compared"
+    return style.finish(figure, title, seen.subtitle(), mark_handles(seen), seen.caption(_PAIRED, _no_sla(quantities)))
+
+
+def static_vs_dynamic(
+    cube: Dataset,
+    figured: Figured,
+    *,
+    select: Select = None,
+    width_mm: float = style.DOUBLE_COLUMN_MM,
+) -> Figure:
+    """Draw SLA violations and throughput of static and dynamic batching, and dynamic minus static paired.
+
+    Compares dynamic_only with fifo_fixed and multi_bin_dynamic with multi_bin_only, over the arrival rate where the
+    cube has that axis.
+    """
+    needs = ["throughput_requests_per_s"]
+    seen = view(figured, cube, select, needs=needs, lines=(MODE,), lines_needed=True, x=RATE, x_needed=False)
+    assert seen.lines is not None
+    modes = seen.lines.names()
+    pairs = [pair for pair in _PAIRS if set(pair) <= set(modes)]
+    if not pairs:
+        wanted = " or ".join(f"{static} and {dynamic}" for static, dynamic in _PAIRS)
+        raise figured.lacks(f"needs the modes {wanted}, and the cube has {', '.join(modes)}")
+    violations = _violations(seen)
+    if not violations:
+        raise figured.lacks("the cube has no SLA violations: neither report.request_sla_s nor token_sla_s was set")
+    quantities = [*violations, _throughput(seen)]
+    drawn = [mode for pair in pairs for mode in pair]
+    height = 46.0 if seen.x else 16.0 + 6.0 * len(drawn)
+    figure, axes = style.panels(2, len(quantities), width_mm=width_mm, height_mm=height)
+    overloaded = dict(zip(modes, seen.overloaded(), strict=True))
+    for column, quantity in enumerate(quantities):
+        values = dict(zip(modes, quantity.values, strict=True))
+        levels = {mode: mean_interval(values[mode]) for mode in drawn}
+        differences = {f"{b} − {a}": (b, paired_difference(values[b], values[a])) for a, b in pairs}
+        either = {b: overloaded[a] | overloaded[b] for a, b in pairs}
+        top, bottom = axes[0, column], axes[1, column]
+        unit = f"({quantity.unit})"
+        if seen.x:
+            _over_rate(top, seen.x, [(mode, mode, levels[mode], overloaded[mode]) for mode in drawn])
+            _over_rate(bottom, seen.x, [(name, b, gap, either[b]) for name, (b, gap) in differences.items()])
+            style.zero(bottom)
+            top.set_ylabel(f"{quantity.label}\n{unit}")
+            bottom.set_ylabel(f"dynamic − static\n{unit}")
+        else:
+            _dots(top, drawn, drawn, list(levels.values()), np.array([overloaded[m] for m in drawn]), named=column == 0)
+            rows = [b for b, _ in differences.values()]
+            gaps = [gap for _, gap in differences.values()]
+            _dots(bottom, rows, rows, gaps, np.array([either[b] for b in rows]), named=column == 0)
+            style.zero(bottom, vertical=True)
+            top.set_xlabel(f"{quantity.label} {unit}")
+            bottom.set_xlabel(f"dynamic − static {unit}")
+    handles: list[Artist] = [style.line_handle(mode, style.look(i, mode)) for i, mode in enumerate(drawn)]
+    pairing = "; ".join(f"{dynamic} minus {static}" for static, dynamic in pairs)
+    said = f"Lower panels: {pairing}. {_PAIRED}"
+    handles = (handles if seen.x else []) + mark_handles(seen)
+    return style.finish(figure, "Static against dynamic batching", seen.subtitle(), handles, seen.caption(said))
+
+
+def _throughput(seen: View) -> _Quantity:
+    return _Quantity("throughput", "requests/s", seen.array("throughput_requests_per_s"))
+
+
+def _violations(seen: View) -> list[_Quantity]:
+    """Return the SLA violations that the cube has: of requests, or else of tokens."""
+    for variable, unit in zip(_VIOLATIONS, ("share of requests", "share of tokens"), strict=True):
+        if variable in seen.cube and np.isfinite(seen.cube[variable].values).any():
+            return [_Quantity("SLA violations", unit, seen.array(variable))]
+    return []
+
+
+def _quantile(seen: View, probability: float) -> _Quantity:
+    place = int(np.abs(seen.cube["quantile"].values - probability).argmin())
+    probability = float(seen.cube["quantile"].values[place])
+    return _Quantity(f"p{100 * probability:g} latency", "s", seen.array("latency_quantile_s", quantile=place))
+
+
+def _no_sla(quantities: list[_Quantity]) -> str:
+    if any(quantity.label == "SLA violations" for quantity in quantities):
+        return ""
+    return "No SLA was set, so there are no violations."
+
+
+def _dots(
+    axes: Axes,
+    modes: list[str],
+    rows: list[str],
+    intervals: list[Interval],
+    overloaded: NDArray[np.bool_],
+    *,
+    named: bool,
+) -> None:
+    """Draw one row per mode, the first on top."""
+    for row, (mode, interval, over) in enumerate(zip(rows, intervals, overloaded, strict=True)):
+        style.dot(axes, float(row), interval, bool(over), mode, style.look(modes.index(mode), mode))
+    axes.set_yticks(range(len(rows)), rows if named else [""] * len(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.margins(x=0.12)
+
+
+def _over_rate(axes: Axes, x: Axis, lines: list[tuple[str, str, Interval, NDArray[np.bool_]]]) -> None:
+    """Draw lines (name, mode whose look it has, interval, overloaded) over the arrival rate."""
+    for i, (name, mode, interval, overloaded) in enumerate(lines):
+        style.line(axes, x.positions, interval, overloaded, name, style.look(i, mode))
+    x_axis(axes, x)

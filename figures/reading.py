@@ -1,0 +1,268 @@
+"""What a figure reads from a cube: axes found by their settings path, selection, means with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from batchcube.results.cube import axis_names, parse_specification
+from batchcube.results.statistics import Interval, mean_interval
+from batchcube.results.variables import REGISTRY
+from numpy.typing import NDArray
+
+Select = Mapping[str, Any] | None
+
+BINS = ("policy.bins",)
+MODE = ("policy.mode",)
+RATE = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
+ERROR = ("workload.predictor.error_probability",)
+SERVERS = ("server.servers",)
+VARIANT = ("policy.sla.variant",)
+
+
+class Axis(NamedTuple):
+    """One axis of the sweep as a figure sees it."""
+
+    name: str
+    paths: tuple[str, ...]
+    values: tuple[Any, ...]
+    positions: NDArray[np.float64]
+    """The values themselves, or 0, 1, ... where they are labels."""
+    title: str
+    """Long name with its unit."""
+    numeric: bool
+
+    def names(self) -> list[str]:
+        """Return what to call each value in a legend."""
+        if BINS[0] in self.paths and MODE[0] not in self.paths and self.numeric:
+            return [f"{_plain(v)} bin" if v == 1 else f"{_plain(v)} bins" for v in self.values]
+        if SERVERS[0] in self.paths:
+            return [_servers(v) for v in self.values]
+        if self.numeric:
+            return [f"{self.name} = {_plain(v)}" for v in self.values]
+        return [_plain(v) for v in self.values]
+
+
+class Figured(NamedTuple):
+    """What errors say of a figure: its name, and the presets whose cubes it can draw."""
+
+    name: str
+    presets: tuple[str, ...]
+
+    def lacks(self, what: str) -> ValueError:
+        """Return the error of a cube that lacks `what`."""
+        made = " or ".join(f"`batchcube run {preset}`" for preset in self.presets)
+        return ValueError(f"figure {self.name}: {what}; {made} makes a cube that has it")
+
+    def check(self, option: str, value: str, allowed: Sequence[str]) -> None:
+        """Raise ValueError when an option's value is none of those allowed."""
+        if value not in allowed:
+            raise self.refuses(f"{option} = {value}: must be one of {', '.join(allowed)}")
+
+    def refuses(self, what: str) -> ValueError:
+        """Return the error of an option that cannot be followed."""
+        return ValueError(f"figure {self.name}: {what}")
+
+
+@dataclass(frozen=True)
+class View:
+    """A cube cut down to the axes that one figure draws."""
+
+    figured: Figured
+    whole: xr.Dataset
+    cube: xr.Dataset
+    x: Axis | None
+    lines: Axis | None
+    panels: Axis | None
+    chosen: tuple[str, ...]
+
+    def array(self, variable: str, **at: int) -> NDArray[Any]:
+        """Return a variable's numbers at positions of some axes; dims in the order axes, others, replication."""
+        found = self.cube[variable].isel(at)
+        last = [dim for dim in ("replication",) if dim in found.dims]
+        axes = [axis.name for axis in (self.panels, self.lines, self.x) if axis is not None and axis.name in found.dims]
+        rest = [dim for dim in found.dims if dim not in last and dim not in axes]
+        return np.asarray(found.transpose(*axes, *rest, *last).values)
+
+    def interval(self, variable: str, **at: int) -> Interval:
+        """Return mean and 95 % t interval over replications."""
+        return mean_interval(self.array(variable, **at), bounds=REGISTRY[variable].bounds)
+
+    def overloaded(self, **at: int) -> NDArray[np.bool_]:
+        """Return where the point is overloaded in any replication."""
+        return np.asarray(self.array("overloaded", **at).astype(bool).any(axis=-1))
+
+    @property
+    def replications(self) -> int:
+        """The number of replications."""
+        return int(self.cube.sizes["replication"])
+
+    def unit(self, variable: str) -> str:
+        """Return the unit that a variable states."""
+        return str(self.cube[variable].attrs["units"])
+
+    def setting(self, path: str) -> Any:
+        """Return one setting of the specification stored in the cube, or None where it is not set or is swept."""
+        if any(path in axis.paths for axis in _axes(self.whole)):
+            return None
+        at: Any = parse_specification(str(self.cube.attrs["specification"]))
+        for key in path.split("."):
+            at = at.get(key) if isinstance(at, dict) else None
+        return at
+
+    def subtitle(self) -> str:
+        """Return the cube's title and what was selected from it."""
+        return "; ".join((str(self.cube.attrs.get("title", "")), *self.chosen)).strip("; ")
+
+    def caption(self, *sentences: str) -> str:
+        """Return the line under the figure: replications, requests, what the intervals are, what must be said."""
+        requests = np.asarray(self.cube["requests"].values)
+        low, high = int(requests.min()), int(requests.max())
+        count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        if self.replications == 1:
+            said = f"One replication of {count} requests: no interval can be given."
+        else:
+            said = (
+                f"Means of {self.replications} replications of {count} requests; "
+                "intervals are 95 % t intervals over replications."
+            )
+        return " ".join((said, *sentences, str(self.cube.attrs.get("notes", "")))).strip()
+
+
+def view(
+    figured: Figured,
+    cube: xr.Dataset,
+    select: Select,
+    *,
+    needs: Sequence[str],
+    x: Sequence[str] = (),
+    x_needed: bool = True,
+    lines: Sequence[Sequence[str]] = (),
+    lines_needed: bool = False,
+    lines_named: str | None = None,
+    panels: Sequence[str] = (),
+) -> View:
+    """Find the axes of a figure by their settings paths and cut the cube down to them.
+
+    Axes of one value are dropped, and every further axis must be selected. Raises ValueError naming the figure and
+    what is missing, or the values to select from.
+    """
+    missing = [name for name in (*needs, "requests", "overloaded") if name not in cube.data_vars]
+    if missing:
+        raise figured.lacks(f"the cube has no variable {', '.join(missing)}")
+    axes = {axis.name: axis for axis in _axes(cube)}
+    cut, chosen = _cut(figured, cube, axes, select)
+    axes = {axis.name: axis for axis in _axes(cut)}
+    drawn_x = _first(axes, [x], set())
+    if x and x_needed and drawn_x is None:
+        raise figured.lacks(f"needs two or more values of {' or '.join(x)}, and {_axes_of(axes)}")
+    used = {drawn_x.name} if drawn_x else set()
+    drawn_panels = _first(axes, [panels], used)
+    used |= {drawn_panels.name} if drawn_panels else set()
+    if lines_named is not None:
+        if lines_named not in axes or lines_named in used:
+            raise figured.refuses(
+                f"lines = {lines_named}: {_allowed(sorted(set(axes) - used), 'axes to draw as lines')}"
+            )
+        drawn_lines: Axis | None = axes[lines_named]
+    else:
+        drawn_lines = _first(axes, lines, used)
+    if lines_needed and drawn_lines is None:
+        wanted = " or ".join(path for paths in lines for path in paths)
+        raise figured.lacks(f"needs two or more values of {wanted}, and {_axes_of(axes)}")
+    used |= {drawn_lines.name} if drawn_lines else set()
+    left = [axis for name, axis in axes.items() if name not in used]
+    if left:
+        first = left[0]
+        raise figured.refuses(
+            f"select one value of {first.name} ({first.name}=VALUE): {', '.join(_plain(v) for v in first.values)}"
+        )
+    return View(figured, cube, cut, drawn_x, drawn_lines, drawn_panels, tuple(chosen))
+
+
+def _axes(cube: xr.Dataset) -> list[Axis]:
+    """Return the cube's sweep axes: the dimensions whose coordinate states a settings path."""
+    found = []
+    for name in axis_names(cube):
+        coordinate = cube[name]
+        numeric = coordinate.dtype.kind in "iuf" and bool(np.isfinite(coordinate.values).all())
+        values = tuple(coordinate.values.tolist())
+        positions = np.asarray(coordinate.values if numeric else np.arange(coordinate.size), dtype=float)
+        paths = tuple(str(coordinate.attrs["path"]).split(","))
+        unit = "requests/s" if RATE[0] in paths else str(coordinate.attrs["units"])
+        title = _titled(str(coordinate.attrs["long_name"]), unit)
+        found.append(Axis(name, paths, values, positions, title, numeric))
+    return found
+
+
+def _cut(figured: Figured, cube: xr.Dataset, axes: Mapping[str, Axis], select: Select) -> tuple[xr.Dataset, list[str]]:
+    """Apply the selection (one value drops the axis, several restrict it) and drop axes of one value."""
+    chosen: list[str] = []
+    for name, wanted in (select or {}).items():
+        if name not in axes:
+            raise figured.refuses(f"select {name}: {_allowed(sorted(axes), 'axes of this cube')}")
+        axis = axes[name]
+        several = isinstance(wanted, list | tuple | np.ndarray)
+        places = [_place(figured, axis, value) for value in (wanted if several else [wanted])]
+        cube = cube.isel({name: places if several else places[0]})
+        if not several:
+            chosen.append(f"{name} = {_plain(axis.values[places[0]])}")
+    for axis in _axes(cube):
+        if len(axis.values) == 1:
+            chosen.append(f"{axis.name} = {_plain(axis.values[0])}")
+            cube = cube.isel({axis.name: 0})
+    return cube, chosen
+
+
+def _place(figured: Figured, axis: Axis, wanted: Any) -> int:
+    """Return where a value lies on an axis; text is read as a number where the axis has numbers."""
+    for place, value in enumerate(axis.values):
+        if value == wanted or _plain(value) == str(wanted):
+            return place
+        try:
+            if isinstance(value, int | float) and np.isclose(value, float(wanted), rtol=1e-9, atol=0.0):
+                return place
+        except (TypeError, ValueError):
+            continue
+    raise figured.refuses(f"select {axis.name} = {wanted}: must be one of {', '.join(_plain(v) for v in axis.values)}")
+
+
+def _first(axes: Mapping[str, Axis], wanted: Sequence[Sequence[str]], used: set[str]) -> Axis | None:
+    """Return the axis over the first of the wanted paths, one that varies nothing else before a zipped one."""
+    for paths in wanted:
+        for path in paths:
+            holding = [axis for axis in axes.values() if path in axis.paths and axis.name not in used]
+            # A zip of mode and bins is an axis over modes, not over numbers of bins.
+            if path != MODE[0]:
+                holding = [axis for axis in holding if MODE[0] not in axis.paths]
+            if holding:
+                return min(holding, key=lambda axis: len(axis.paths))
+    return None
+
+
+def _axes_of(axes: Mapping[str, Axis]) -> str:
+    if not axes:
+        return "the cube has no axis of two or more values"
+    return "the cube varies only " + ", ".join(f"{name} ({', '.join(axis.paths)})" for name, axis in axes.items())
+
+
+def _allowed(names: Sequence[str], what: str) -> str:
+    return f"{what}: {', '.join(names) or 'none'}"
+
+
+def _titled(name: str, unit: str) -> str:
+    return name if unit in ("", "1") else f"{name} ({unit})"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _servers(value: Any) -> str:
+    text = _plain(value)
+    if text in ("infinite", "inf"):
+        return "infinitely many servers"
+    return "1 server" if text == "1" else f"{text} servers"

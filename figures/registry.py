@@ -1,0 +1,125 @@
+"""The figures by name: what there is, draw one, save one."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+from xarray import Dataset
+
+from . import style
+from .batches import batch_size_distribution
+from .bins import per_bin_statistics, throughput_vs_bins, throughput_vs_predictor_error
+from .modes import modes_compared, static_vs_dynamic
+from .rates import latency_vs_rate, throughput_vs_rate
+from .reading import Figured
+from .windows import controller_step, sla_violation_over_time
+
+
+class Description(NamedTuple):
+    """What one figure shows, and what a cube must hold for it."""
+
+    name: str
+    shows: str
+    needs: str
+    presets: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+_ANY_RATE = "an axis over workload.arrivals.rate_per_s or workload.trace.rate_scale"
+# name -> (function, what a cube must hold, presets that make one)
+_FIGURES: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
+    "throughput-vs-bins": (throughput_vs_bins, "an axis over policy.bins", ("multi-bin-fig3",)),
+    "throughput-vs-rate": (throughput_vs_rate, _ANY_RATE, ("multi-bin-fig3", "multi-bin-fig9")),
+    "latency-vs-rate": (latency_vs_rate, _ANY_RATE, ("multi-bin-fig4", "multi-bin-fig6", "multi-bin-fig9")),
+    "throughput-vs-predictor-error": (
+        throughput_vs_predictor_error,
+        "an axis over workload.predictor.error_probability",
+        ("multi-bin-fig8",),
+    ),
+    "sla-violation-over-time": (sla_violation_over_time, "report.request_sla_s set", ("modes",)),
+    "batch-size-distribution": (batch_size_distribution, "nothing beyond the usual report", ("modes",)),
+    "per-bin-statistics": (per_bin_statistics, "nothing beyond the usual report", ("modes",)),
+    "static-vs-dynamic": (
+        static_vs_dynamic,
+        "an axis over policy.mode (fifo_fixed and dynamic_only, or multi_bin_only and multi_bin_dynamic); an SLA set",
+        ("modes",),
+    ),
+    "controller-step": (controller_step, "a dynamic mode with policy.sla set", ("controller-step",)),
+    "modes-compared": (modes_compared, "an axis over policy.mode", ("modes",)),
+}
+_FORMATS = (".png", ".pdf", ".svg")
+
+
+def names() -> list[Description]:
+    """Return every figure with one line on what it shows, what its cube must hold, and its options."""
+    return [
+        Description(name, (inspect.getdoc(function) or "").splitlines()[0], needs, presets, _options(function))
+        for name, (function, needs, presets) in _FIGURES.items()
+    ]
+
+
+def draw(name: str, cube: Dataset, **options: Any) -> Figure:
+    """Draw a figure from a cube.
+
+    Every figure takes `select` ({axis: value} or {axis: [values]}) and `width_mm`; `names()` lists the others. Raises
+    ValueError, one line naming the figure: unknown name or option, what the cube lacks and which preset makes it, or
+    the values to select from.
+    """
+    if name not in _FIGURES:
+        raise ValueError(f"figure {name}: no such figure; must be one of {', '.join(_FIGURES)}")
+    function, _, presets = _FIGURES[name]
+    figured = Figured(name, presets)
+    for option in options:
+        if option not in _options(function):
+            raise figured.refuses(f"no option {option}; it takes {', '.join(_options(function))}")
+    width = options.get("width_mm", style.DOUBLE_COLUMN_MM)
+    if not 60 <= width <= 400:
+        raise figured.refuses(f"width_mm = {width:g}: must be from 60 to 400")
+    with style.styled():
+        return function(cube, figured, **options)
+
+
+def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
+    """Save a figure as .png (300 dpi), .pdf or .svg, complete or not at all, and return its path.
+
+    The file states the cube's title and the SHA-256 of its specification; the same cube gives the same bytes. Raises
+    ValueError for another ending or a missing folder, OSError when the file cannot be written.
+    """
+    target = Path(path)
+    ending = target.suffix.lower()
+    if ending not in _FORMATS:
+        raise ValueError(f"{path}: must end in {', '.join(_FORMATS)}")
+    if target.is_dir():
+        raise ValueError(f"{path}: is a folder, must be a file name")
+    if not target.parent.is_dir():
+        raise ValueError(f"{path}: the folder {target.parent} does not exist")
+    title = str(cube.attrs.get("title", ""))
+    specification = f"batchcube specification sha256 {cube.attrs.get('specification_sha256', '')}"
+    metadata: dict[str, dict[str, Any]] = {
+        ".png": {"Title": title, "Description": specification, "Software": "batchcube"},
+        ".pdf": {"Title": title, "Subject": specification, "Creator": "batchcube", "CreationDate": None},
+        ".svg": {"Title": title, "Description": specification, "Creator": "batchcube", "Date": None},
+    }
+    buffer = io.BytesIO()
+    with style.styled():
+        figure.savefig(buffer, format=ending[1:], metadata=metadata[ending])
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.write_bytes(buffer.getvalue())
+        part.replace(target)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def _options(function: Callable[..., Figure]) -> tuple[str, ...]:
+    return tuple(name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY)

@@ -1,0 +1,288 @@
+"""How every figure looks: page geometry, palette, interval bands, theory lines and marks of overload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import matplotlib.style
+import numpy as np
+from batchcube.results.statistics import Interval
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+SINGLE_COLUMN_MM = 85.0
+DOUBLE_COLUMN_MM = 178.0
+
+# Okabe and Ito's palette without its yellow, which is too light for a line on white paper.
+_BLUE, _VERMILLION, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+_ORANGE, _SKY, _BLACK = "#E69F00", "#56B4E9", "#000000"
+_COLOURS = (_BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY, _BLACK)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_GREY = "#555555"
+_DASHED = (0, (5, 2.5))
+_DASH_DOT = (0, (6, 2, 1, 2))
+
+_RC: dict[str, Any] = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "legend.columnspacing": 1.4,
+    "legend.borderpad": 0.0,
+    "legend.borderaxespad": 0.0,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.0,
+    "lines.markeredgewidth": 1.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.6,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "savefig.dpi": 300,
+    # Text stays text, and ids do not depend on the run, so that the same cube gives the same file.
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "batchcube",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw inside with the figures' settings, whatever the user's matplotlibrc says."""
+    with matplotlib.style.context(["default", _RC]):
+        yield
+
+
+class Look(NamedTuple):
+    """The colour and marker of one line."""
+
+    colour: str
+    marker: str
+
+
+_MODES = {
+    "fifo_fixed": Look(_BLACK, "o"),
+    "fifo_greedy": Look(_PURPLE, "v"),
+    "multi_bin_only": Look(_BLUE, "s"),
+    "dynamic_only": Look(_ORANGE, "^"),
+    "multi_bin_dynamic": Look(_GREEN, "D"),
+}
+
+
+def look(index: int, name: str = "") -> Look:
+    """Return the look of line `index`; a batching mode looks the same in every figure."""
+    return _MODES.get(name, Look(_COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]))
+
+
+def panels(rows: int = 1, columns: int = 1, *, width_mm: float, height_mm: float) -> tuple[Figure, NDArray[Any]]:
+    """Return a figure `width_mm` wide with (rows, columns) axes, each row `height_mm` high."""
+    figure = Figure(figsize=(_inches(width_mm), _inches(rows * height_mm)))
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine(ConstrainedLayoutEngine(h_pad=0.03, w_pad=0.04))
+    return figure, np.asarray(figure.subplots(rows, columns, squeeze=False))
+
+
+def finish(figure: Figure, title: str, subtitle: str, handles: Sequence[Artist], caption: str) -> Figure:
+    """Add title and legend above the panels and the caption below, making the page taller by what they need."""
+    width, height = figure.get_size_inches()
+    edge = _inches(1.5)
+    above: list[tuple[float, str, float, str]] = []
+    top = edge
+    for text, size, weight in ((title, 9.0, "bold"), (subtitle, 8.0, "normal")):
+        for line in _wrapped(figure, text, size, weight, width - 2 * edge):
+            above.append((top, line, size, weight))
+            top += 1.3 * size / 72
+    legend = _legend(figure, handles, width - 2 * edge)
+    legend_top = top + _inches(1.0)
+    if legend is not None:
+        top = legend_top + legend.get_window_extent().height / figure.dpi + _inches(1.0)
+    below = _wrapped(figure, caption, 7.0, "normal", width - 2 * edge)
+    bottom = len(below) * 1.3 * 7.0 / 72 + edge + _inches(0.5)
+    total = top + height + bottom
+    figure.set_size_inches(width, total)
+    for offset, line, size, weight in above:
+        figure.text(edge / width, 1 - offset / total, line, size=size, weight=weight, va="top", ha="left")
+    if legend is not None:
+        legend.set_bbox_to_anchor((edge / width, 1 - legend_top / total))
+    figure.text(edge / width, edge / total, "\n".join(below), size=7, va="bottom", ha="left", linespacing=1.25)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0.0, bottom / total, 1.0, height / total))
+    return figure
+
+
+def line(
+    axes: Axes,
+    x: NDArray[Any],
+    interval: Interval,
+    overloaded: NDArray[np.bool_],
+    label: str,
+    look: Look,
+    *,
+    mark_every: int = 1,
+) -> None:
+    """Draw means with their interval band; points (x,) that are overloaded are hollow and joined by dots.
+
+    The steady line carries `label`, the overloaded one `label, overloaded`, the band `label, 95 % interval`; each line
+    has every x, and NaN in y where the other one draws.
+    """
+    mean = np.asarray(interval.estimate, dtype=float)
+    steady = np.where(overloaded, np.nan, mean)
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markevery": mark_every}
+    axes.plot(x, steady, label=label, linestyle="-", zorder=3, **style)
+    if overloaded.any():
+        near = overloaded.copy()
+        near[1:] |= overloaded[:-1]
+        near[:-1] |= overloaded[1:]
+        style["markevery"] = [int(i) for i in np.flatnonzero(overloaded)[::mark_every]]
+        axes.plot(
+            x,
+            np.where(near, mean, np.nan),
+            label=f"{label}, overloaded",
+            linestyle=":",
+            markerfacecolor="white",
+            zorder=3,
+            **style,
+        )
+    band(axes, x, interval, label, look)
+
+
+def band(axes: Axes, x: NDArray[Any], interval: Interval, label: str, look: Look) -> None:
+    """Fill between the interval's ends (x,), or draw whiskers where a point has no neighbour to fill to."""
+    low, high = np.asarray(interval.low, dtype=float), np.asarray(interval.high, dtype=float)
+    known = np.isfinite(low) & np.isfinite(high)
+    if not known.any():
+        return
+    name = f"{label}, 95 % interval"
+    axes.fill_between(x, low, high, color=look.colour, alpha=0.22, linewidth=0, label=name, zorder=2)
+    if known.size <= 12:
+        axes.vlines(x[known], low[known], high[known], color=look.colour, linewidth=0.9, zorder=2, label=name)
+
+
+def dot(axes: Axes, position: float, interval: Interval, overloaded: bool, label: str, look: Look) -> None:
+    """Draw one value as a dot on row `position` with a whisker over its interval; hollow where overloaded."""
+    mean, low, high = (float(part) for part in interval[:3])
+    if np.isfinite(low) and np.isfinite(high):
+        name = f"{label}, 95 % interval"
+        axes.hlines(position, low, high, color=look.colour, linewidth=1.4, zorder=2, label=name)
+    face = "white" if overloaded else look.colour
+    style: dict[str, Any] = {"marker": look.marker, "markerfacecolor": face, "markersize": 5}
+    axes.plot([mean], [position], color=look.colour, linestyle="none", zorder=3, label=label, **style)
+
+
+def theory(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], label: str, colour: str) -> bool:
+    """Draw a dashed theory line where `y` (x,) is finite and say whether there was any."""
+    y = np.asarray(y, dtype=float)
+    if not np.isfinite(y).any():
+        return False
+    axes.plot(x, y, color=colour, linestyle=_DASHED, linewidth=1.0, label=f"{label}, theory", zorder=2.5)
+    return True
+
+
+def bars(axes: Axes, size: NDArray[np.float64], interval: Interval, label: str, look: Look) -> None:
+    """Draw shares (size,) as bars one wide, each with a whisker over its interval."""
+    edges = np.append(size - 0.5, size[-1] + 0.5)
+    axes.stairs(interval.estimate, edges, fill=True, color=look.colour, alpha=0.65, linewidth=0, label=label)
+    known = np.isfinite(interval.low) & np.isfinite(interval.high) & (interval.estimate > 0)
+    name = f"{label}, 95 % interval"
+    if known.any():
+        width = 0.9 if size.size <= 64 else 0.5
+        axes.vlines(size[known], interval.low[known], interval.high[known], color=_BLACK, linewidth=width, label=name)
+
+
+def limit(axes: Axes, value: float, label: str, *, vertical: bool = False) -> None:
+    """Draw a dash-dotted black line across the panel at `value`."""
+    draw = axes.axvline if vertical else axes.axhline
+    draw(value, color=_BLACK, linestyle=_DASH_DOT, linewidth=0.9, label=label, zorder=2.5)
+
+
+def zero(axes: Axes, *, vertical: bool = False) -> None:
+    """Draw the line of no difference."""
+    (axes.axvline if vertical else axes.axhline)(0.0, color=_GREY, linewidth=0.8, zorder=1.5, label="no difference")
+
+
+def line_handle(label: str, look: Look) -> Line2D:
+    """Return the legend's entry of a line."""
+    return Line2D([], [], color=look.colour, marker=look.marker, label=label)
+
+
+def theory_handle(source: str) -> Line2D:
+    """Return the legend's entry of the dashed lines, naming their source."""
+    return Line2D([], [], color=_GREY, linestyle=_DASHED, linewidth=1.0, label=source)
+
+
+def limit_handle(source: str) -> Line2D:
+    """Return the legend's entry of the dash-dotted line, naming its source."""
+    return Line2D([], [], color=_BLACK, linestyle=_DASH_DOT, linewidth=0.9, label=source)
+
+
+def band_handle() -> Patch:
+    """Return the legend's entry of the interval bands."""
+    return Patch(facecolor=_GREY, alpha=0.3, linewidth=0, label="95 % interval")
+
+
+def overload_handle() -> Line2D:
+    """Return the legend's entry of the overloaded points."""
+    return Line2D(
+        [], [], color=_GREY, marker="o", linestyle=":", markerfacecolor="white", label="overloaded: not a steady state"
+    )
+
+
+def integer_ticks(axes: Axes) -> None:
+    """Put the horizontal ticks on whole numbers."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def big_numbers(axes: Axes) -> None:
+    """Write the vertical axis's large counts with k and M."""
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _inches(mm: float) -> float:
+    return mm / 25.4
+
+
+def _legend(figure: Figure, handles: Sequence[Artist], width: float) -> Legend | None:
+    """Place a legend of as many columns as fit into `width` inches."""
+    for columns in range(len(handles), 0, -1):
+        legend = figure.legend(handles=list(handles), loc="upper left", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= width * figure.dpi:
+            legend.set_in_layout(False)
+            return legend
+        legend.remove()
+    return None
+
+
+def _wrapped(figure: Figure, text: str, size: float, weight: str, width: float) -> list[str]:
+    """Break `text` into lines no wider than `width` inches."""
+    renderer = RendererAgg(*figure.bbox.size, figure.dpi)
+    font = FontProperties(size=size, weight=weight)
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        wide, _, _ = renderer.get_text_width_height_descent(longer, font, ismath=False)
+        if lines and wide <= width * figure.dpi:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,121 @@
+"""What happens over time, in windows of equal width."""
+
+from __future__ import annotations
+
+import numpy as np
+from batchcube.results.statistics import mean_interval
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from xarray import Dataset
+
+from . import style
+from .curves import line_names, line_places
+from .reading import BINS, MODE, VARIANT, Figured, Select, View, view
+
+_TIME = "time since the start (s)"
+
+
+def sla_violation_over_time(
+    cube: Dataset,
+    figured: Figured,
+    *,
+    select: Select = None,
+    lines: str | None = None,
+    width_mm: float = style.DOUBLE_COLUMN_MM,
+) -> Figure:
+    """Draw arrival rate, share of requests over the SLA and queue length over time."""
+    variable = "window_request_sla_violation_fraction"
+    needs = ["window_arrivals", "window_width_s", variable, "window_queue_length_mean"]
+    seen = view(figured, cube, select, needs=needs, lines=(MODE, VARIANT, BINS), lines_named=lines)
+    if not np.isfinite(seen.array(variable)).any():
+        raise figured.lacks("the cube has no SLA violations over time: report.request_sla_s was not set")
+    rows = {
+        "arrivals": "arrivals\n(requests/s)",
+        variable: "SLA violations\n(share of requests)",
+        "window_queue_length_mean": "queue length\n(requests)",
+    }
+    figure = _over_time(seen, rows, width_mm)
+    return style.finish(figure, "SLA violation over time", seen.subtitle(), _handles(seen), seen.caption(_said(seen)))
+
+
+def controller_step(
+    cube: Dataset,
+    figured: Figured,
+    *,
+    select: Select = None,
+    lines: str | None = None,
+    width_mm: float = style.DOUBLE_COLUMN_MM,
+) -> Figure:
+    """Draw how the SLA controller follows a change of load: b_target, b_SLA, signal and violations over time."""
+    rows = {
+        "arrivals": "arrivals\n(requests/s)",
+        "window_batch_target_mean": "target b\n(requests)",
+        "window_batch_sla_bound_mean": "b_SLA\n(requests)",
+        "window_signal_mean_s": "signal\n(s)",
+        "window_request_sla_violation_fraction": "SLA violations\n(share of requests)",
+    }
+    needs = ["window_arrivals", "window_width_s", *list(rows)[1:]]
+    seen = view(figured, cube, select, needs=needs, lines=(VARIANT, MODE), lines_named=lines)
+    if not np.isfinite(seen.array("window_signal_mean_s")).any():
+        raise figured.lacks("the cube has no controller signal over time: no mode with policy.sla was run")
+    violations = "window_request_sla_violation_fraction"
+    if not np.isfinite(seen.array(violations)).any():
+        del rows[violations]
+    figure = _over_time(seen, rows, width_mm)
+    handles = _handles(seen)
+    target = seen.setting("policy.sla.target_s")
+    if isinstance(target, int | float):
+        panel = figure.axes[list(rows).index("window_signal_mean_s")]
+        style.limit(panel, float(target), "SLA target")
+        handles.append(style.limit_handle("SLA target of the controller"))
+    title = "SLA controller under a change of load"
+    return style.finish(figure, title, seen.subtitle(), handles, seen.caption(_said(seen)))
+
+
+def _over_time(seen: View, rows: dict[str, str], width_mm: float) -> Figure:
+    """Draw one panel per row over a common time axis, one line per value of the line axis."""
+    figure, axes = style.panels(len(rows), 1, width_mm=width_mm, height_mm=30)
+    for panel, (variable, label) in zip(axes[:, 0], rows.items(), strict=True):
+        for i, (name, at) in enumerate(zip(line_names(seen), line_places(seen), strict=True)):
+            width = float(seen.array("window_width_s", **at))
+            count = seen.cube.sizes["window"]
+            time = (np.arange(count) + 0.5) * width
+            if variable == "arrivals":
+                interval = mean_interval(seen.array("window_arrivals", **at) / width)
+            else:
+                interval = seen.interval(variable, **at)
+            # Every few windows a marker, each line at its own, tells lines apart without colour.
+            every = max(1, count // 8)
+            style.line(panel, time, interval, np.zeros(count, dtype=bool), name, style.look(i, name), mark_every=every)
+        panel.set_ylabel(label)
+        panel.margins(x=0.01)
+        if "fraction" in variable:
+            panel.set_ylim(-0.04, 1.04)
+        else:
+            panel.set_ylim(bottom=0)
+        if panel is not axes[-1, 0]:
+            panel.sharex(axes[-1, 0])
+            panel.tick_params(labelbottom=False)
+    axes[-1, 0].set_xlabel(_TIME)
+    figure.align_ylabels(list(axes[:, 0]))
+    return figure
+
+
+def _handles(seen: View) -> list[Artist]:
+    """Return the legend; a run that is overloaded as a whole is named so, its windows are what they are."""
+    handles: list[Artist] = []
+    if seen.lines:
+        for i, (name, at) in enumerate(zip(line_names(seen), line_places(seen), strict=True)):
+            overloaded = " (overloaded)" if bool(seen.overloaded(**at)) else ""
+            handles.append(style.line_handle(name + overloaded, style.look(i, name)))
+    if seen.replications > 1:
+        handles.append(style.band_handle())
+    return handles
+
+
+def _said(seen: View) -> str:
+    """Say how wide the windows are, and that a single line is overloaded."""
+    widths = np.unique(seen.array("window_width_s").round(6))
+    width = f"{widths[0]:g}" if widths.size == 1 else f"{widths[0]:g} to {widths[-1]:g}"
+    overloaded = " The run is overloaded." if seen.lines is None and bool(seen.overloaded()) else ""
+    return f"Each point is a window of {width} s.{overloaded}"
