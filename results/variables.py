@@ -333,7 +333,7 @@ def check_arrays(
     """Return the arrays in their registered dtypes after checking names, shapes, dtypes and bounds.
 
     `axes` are the sizes of the axes in order, `sizes` those of `replication` and the extra dimensions. Raises
-    ValueError naming the variable: unknown, of another shape, of a dtype that does not fit without loss, or outside its bounds.
+    ValueError naming the variable: unknown, of another shape, of a lossy dtype, or outside its bounds.
     """
     checked: dict[str, NDArray[np.generic]] = {}
     for name, given in arrays.items():

@@ -1,0 +1,140 @@
+"""Statistics over replications by named dimensions: the functions of `statistics` on cubes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from . import statistics
+from .variables import REGISTRY, REPLICATION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+
+def mean_interval(
+    da: xr.DataArray,
+    dim: str = REPLICATION,
+    confidence: float = 0.95,
+) -> xr.Dataset:
+    """Return mean, low, high and n over `dim`; without that dimension the value itself, n = 1 and a NaN interval.
+
+    The interval of a registered variable is clipped to the values that variable can have.
+    """
+    variable = REGISTRY.get(str(da.name))
+    bounds = variable.bounds if variable else (-np.inf, np.inf)
+    return _reduced(
+        "mean", partial(statistics.mean_interval, confidence=confidence, bounds=bounds), [da], dim, _attrs(da)
+    )
+
+
+def quantile_interval(da: xr.DataArray, q: float, dim: str = REPLICATION, confidence: float = 0.95) -> xr.Dataset:
+    """Return the quantile of the replications (not of the requests: see `pooled_quantile`), low, high and n."""
+    apply = partial(_swapped_quantile, q=q, confidence=confidence)
+    return _reduced("quantile", apply, [da], dim, _attrs(da))
+
+
+def paired_difference(
+    da: xr.DataArray, along: str, baseline: object, dim: str = REPLICATION, confidence: float = 0.95
+) -> xr.Dataset:
+    """Return the difference to the baseline coordinate along an axis, low, high and n, paired by replication.
+
+    The baseline itself is left out of the result. ValueError when there is no such axis or coordinate.
+    """
+    others, reference = _against(da, along, baseline)
+    attrs = _attrs(da) | {"baseline": f"{along} = {baseline}"}
+    return _reduced(
+        "difference", partial(statistics.paired_difference, confidence=confidence), [others, reference], dim, attrs
+    )
+
+
+def paired_ratio(
+    da: xr.DataArray, along: str, baseline: object, dim: str = REPLICATION, confidence: float = 0.95
+) -> xr.Dataset:
+    """Return the ratio of means to the baseline coordinate along an axis, low, high and n, paired by replication.
+
+    The baseline itself is left out of the result. ValueError when there is no such axis or coordinate.
+    """
+    others, reference = _against(da, along, baseline)
+    attrs = _attrs(da) | {"units": "1", "baseline": f"{along} = {baseline}"}
+    return _reduced("ratio", partial(statistics.paired_ratio, confidence=confidence), [others, reference], dim, attrs)
+
+
+def pooled_quantile(cube: xr.Dataset, q: float, dim: str = REPLICATION, confidence: float = 0.95) -> xr.Dataset:
+    """Return the latency quantile of all requests of all replications, low, high and n, from the histograms of a cube.
+
+    The attribute `relative_error` states what the buckets allow. ValueError when the cube holds no histograms.
+    """
+    if "latency_histogram" not in cube:
+        raise ValueError("latency_histogram: the cube holds none (report.histograms was false)")
+    counts = cube["latency_histogram"]
+    names = ("latency_bucket", "latency_bucket_lower_s", "latency_bucket_upper_s")
+    middle, lower, upper = (cube[name].values for name in names)
+    order = [name for name in counts.dims if name not in (dim, "latency_bucket")]
+    counts = counts.transpose(*order, dim, "latency_bucket")
+    found = statistics.pooled_quantile(counts.values, middle, lower, upper, q, confidence=confidence)
+    attrs = {
+        "units": "s",
+        "long_name": f"{100 * q:g} % quantile of the latency of all requests",
+        "relative_error": statistics.bucket_error(middle, lower, upper),
+    }
+    return _dataset("quantile", found, order, counts, attrs)
+
+
+def overloaded_share(cube: xr.Dataset, dim: str = REPLICATION) -> xr.DataArray:
+    """Return the share of the replications of each point that are marked overloaded; NaN when the cube does not say."""
+    if "overloaded" not in cube:
+        point = cube.isel({dim: 0}, drop=True)
+        names = [name for name in cube.coords if "path" in cube[name].attrs and name in cube.dims]
+        shape = [point.sizes[name] for name in names]
+        return xr.DataArray(np.full(shape, np.nan), {name: cube[name] for name in names}, names, "overloaded_share")
+    return cube["overloaded"].mean(dim).rename("overloaded_share")
+
+
+def _swapped_quantile(values: NDArray[np.float64], axis: int, q: float, confidence: float) -> statistics.Interval:
+    return statistics.quantile_interval(values, q, axis, confidence)
+
+
+def _against(da: xr.DataArray, along: str, baseline: object) -> tuple[xr.DataArray, xr.DataArray]:
+    if along not in da.dims or along not in da.coords:
+        raise ValueError(f"{along}: is no axis of {da.name}; its dimensions are {', '.join(map(str, da.dims))}")
+    labels = da[along].values.tolist()
+    if baseline not in labels:
+        raise ValueError(f"{along} = {baseline}: no such point; the axis has {', '.join(map(str, labels))}")
+    at = labels.index(baseline)
+    return da.isel({along: [i for i in range(len(labels)) if i != at]}), da.isel({along: at}, drop=True)
+
+
+def _attrs(da: xr.DataArray) -> dict[str, object]:
+    return {str(key): da.attrs[key] for key in ("units", "long_name") if key in da.attrs}
+
+
+def _reduced(
+    label: str,
+    apply: Callable[..., statistics.Interval],
+    parts: list[xr.DataArray],
+    dim: str,
+    attrs: Mapping[str, object],
+) -> xr.Dataset:
+    expanded = [part if dim in part.dims else part.expand_dims(dim) for part in parts]
+    aligned = xr.broadcast(*expanded) if len(expanded) > 1 else tuple(expanded)
+    order = [name for name in parts[0].dims if name != dim]
+    arrays = [part.transpose(*order, dim).values for part in aligned]
+    return _dataset(label, apply(*arrays, axis=-1), order, aligned[0], attrs)
+
+
+def _dataset(
+    label: str, found: statistics.Interval, dims: Sequence[Hashable], like: xr.DataArray, attrs: Mapping[str, object]
+) -> xr.Dataset:
+    values = dict(zip((label, "low", "high", "n"), found, strict=True))
+    coords = {name: coord for name, coord in like.coords.items() if set(coord.dims) <= set(dims)}
+    result = xr.Dataset({name: (dims, np.asarray(value)) for name, value in values.items()}, coords)
+    for name in (label, "low", "high"):
+        result[name].attrs = dict(attrs)
+    result["n"].attrs = {"units": "count", "long_name": "replications used"}
+    return result

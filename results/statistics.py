@@ -1,0 +1,234 @@
+"""Statistics over replications, on plain arrays: estimates with intervals that say what the replications can say.
+
+All functions skip NaN along the reduced axis and report how many replications were used. An interval is NaN when the
+replications cannot give one: fewer than two of them, or too few for the quantile asked for. Where all replications
+agree exactly the interval has no width: that says no replication differed, and not that the value is known exactly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy import special
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """Hold an estimate, the ends of its interval, and the number of replications behind it, all of one shape."""
+
+    estimate: Floats
+    low: Floats
+    high: Floats
+    n: NDArray[np.int64]
+
+
+def mean_interval(
+    x: ArrayLike,
+    axis: int = -1,
+    confidence: float = 0.95,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> Interval:
+    """Return the mean along `axis` with Student's t interval.
+
+    The interval is clipped to `bounds`, the values that are possible at all ([0, 1] for a fraction), which costs no
+    coverage. Source: Law, Simulation Modeling and Analysis, 5th ed., section 9.4 (means of independent replications).
+    """
+    values = _last(x, axis)
+    t = _t(values, confidence)
+    n, mean, deviation = _moments(values)
+    with np.errstate(invalid="ignore"):
+        half = t * deviation / np.sqrt(np.maximum(n, 1))
+        low, high = np.clip(mean - half, *bounds), np.clip(mean + half, *bounds)
+    return Interval(mean, low, high, n)
+
+
+def quantile_interval(x: ArrayLike, q: float, axis: int = -1, confidence: float = 0.95) -> Interval:
+    """Return the `q` quantile of the replications along `axis` with its order-statistic interval.
+
+    Distribution-free: the interval runs between two order statistics chosen from n and q alone, the nearest pair that
+    holds the quantile with at least `confidence`; NaN when n is too small for any (the median needs n >= 6 at 95 %).
+    Source: Hahn and Meeker, Statistical Intervals, section 5.2. Raises ValueError unless 0 < q < 1.
+    """
+    if not 0.0 < q < 1.0:
+        raise ValueError(f"q = {q}: must lie between 0 and 1")
+    _check_confidence(confidence)
+    values = np.sort(_last(x, axis), axis=-1)  # NaN goes to the end
+    n = np.count_nonzero(~np.isnan(values), axis=-1)
+    shape = values.shape[:-1]
+    estimate, low, high = (np.full(shape, np.nan) for _ in range(3))
+    for count in np.unique(n[n > 0]):
+        here = n == count
+        known = values[here][..., :count]
+        estimate[here] = np.quantile(known, q, axis=-1)
+        pair = order_statistics(int(count), q, confidence)
+        if pair is not None:
+            low[here], high[here] = known[..., pair[0] - 1], known[..., pair[1] - 1]
+    return Interval(estimate, low, high, n.astype(np.int64))
+
+
+def order_statistics(n: int, q: float, confidence: float = 0.95) -> tuple[int, int] | None:
+    """Return the ranks (from 1) of the nearest two of n order statistics that hold the q quantile, None without any.
+
+    Of the pairs equally near the one with the highest coverage is taken. Coverage of (l, u) is P(l <= X < u) with
+    X binomial(n, q).
+    """
+    below = np.concatenate([[0.0], special.bdtr(np.arange(n), n, q)])  # below[k] = P(X < k)
+    best: tuple[int, float, int, int] | None = None
+    for lower in range(1, n):
+        upper = max(int(np.searchsorted(below, below[lower] + confidence)), lower + 1)
+        if upper > n:
+            break
+        found = (upper - lower, -(below[upper] - below[lower]), lower, upper)
+        best = found if best is None else min(best, found)
+    return None if best is None else (best[2], best[3])
+
+
+def paired_difference(x: ArrayLike, baseline: ArrayLike, axis: int = -1, confidence: float = 0.95) -> Interval:
+    """Return the mean of `x - baseline` along `axis` with the paired t interval.
+
+    Entry r of both must come from the same random numbers, so that what they share cancels. Pairs with a NaN are
+    skipped. Source: Law, Simulation Modeling and Analysis, 5th ed., section 10.2.1.
+    """
+    first, second = _pairs(x, baseline, axis)
+    return mean_interval(first - second, -1, confidence)
+
+
+def paired_ratio(x: ArrayLike, baseline: ArrayLike, axis: int = -1, confidence: float = 0.95) -> Interval:
+    """Return mean(x) / mean(baseline) along `axis` with Fieller's interval for paired values.
+
+    The interval holds every ratio r for which the paired t test does not reject mean(x - r * baseline) = 0: exact for
+    normal pairs at any n, unlike the delta method. NaN when mean(baseline) is not clearly different from 0, as the set
+    is then unbounded. Pairs with a NaN are skipped.
+    Source: Fieller, Some problems in interval estimation, J. R. Statist. Soc. B 16 (1954) 175-185.
+    """
+    first, second = _pairs(x, baseline, axis)
+    t = _t(first, confidence)
+    n, mean_x, _ = _moments(first)
+    _, mean_y, deviation_y = _moments(second)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        ratio = np.where(mean_y == 0.0, np.nan, mean_x / np.where(mean_y == 0.0, 1.0, mean_y))
+        # Shift the unknown ratio by its estimate: the quadratic in d = r - ratio loses no digits to cancellation.
+        rest = first - ratio[..., None] * second
+        _, _, deviation_rest = _moments(rest)
+        centred = np.where(np.isnan(rest), 0.0, rest * (second - mean_y[..., None]))
+        covariance = centred.sum(axis=-1) / np.maximum(n - 1, 1)
+        h = t**2 / np.maximum(n, 1)
+        a = mean_y**2 - h * deviation_y**2
+        root = np.sqrt((h * covariance) ** 2 + np.maximum(a, 0.0) * h * deviation_rest**2)
+        bounded = a > 0
+        a = np.where(bounded, a, 1.0)
+        low = np.where(bounded, ratio + (-h * covariance - root) / a, np.nan)
+        high = np.where(bounded, ratio + (-h * covariance + root) / a, np.nan)
+    return Interval(ratio, low, high, n)
+
+
+def pooled_quantile(
+    counts: ArrayLike,
+    representative: ArrayLike,
+    lower: ArrayLike,
+    upper: ArrayLike,
+    q: float,
+    axis: int = -2,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return the `q` quantile of all requests of all replications, from their histograms, with a jackknife interval.
+
+    `counts` has the buckets last and the replications along `axis`; the other arrays are `(bucket,)`. The estimate is
+    the representative value of the bucket the quantile falls into, so its relative error is that of the buckets
+    (`bucket_error`). The interval is Student's t over jackknife pseudo-values, leaving out one replication at a time (a
+    whole replication, as requests within one are not independent), with the quantile interpolated inside its bucket;
+    it always holds the whole bucket of the estimate, as nothing finer is known. Replications without requests are
+    skipped; fewer than two give NaN. Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 11.
+    """
+    if not 0.0 < q < 1.0:
+        raise ValueError(f"q = {q}: must lie between 0 and 1")
+    values = np.asarray(counts)
+    if values.ndim < 2 or axis % values.ndim == values.ndim - 1:
+        raise ValueError("counts: must have replications along `axis` and buckets along its last dimension")
+    values = np.moveaxis(values, axis, -2)
+    middle, below, above = (np.asarray(edge, dtype=np.float64) for edge in (representative, lower, upper))
+    shape = values.shape[:-2]
+    estimate, low, high = (np.full(shape, np.nan) for _ in range(3))
+    n = np.zeros(shape, dtype=np.int64)
+    for point in np.ndindex(shape):  # one point at a time: the histograms of a whole cube as float64 may not fit
+        kept = values[point].astype(np.float64)
+        kept = kept[kept.sum(axis=-1) > 0]
+        n[point] = count = len(kept)
+        if not count:
+            continue
+        total = kept.sum(axis=0)
+        bucket, centre = _inside(total[None], below, above, q)
+        estimate[point] = middle[bucket[0]]
+        if count < 2:
+            continue
+        _, without = _inside(total - kept, below, above, q)
+        jackknife = mean_interval(count * centre[0] - (count - 1) * without, -1, confidence)
+        low[point] = max(min(float(jackknife.low), below[bucket[0]]), 0.0)
+        high[point] = max(float(jackknife.high), above[bucket[0]])
+    return Interval(estimate, low, high, n)
+
+
+def bucket_error(representative: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> float:
+    """Return the largest relative error made by taking the representative value for any value of its bucket.
+
+    The bucket that starts at 0 holds exact zeros and is left out.
+    """
+    middle, below, above = (np.asarray(edge, dtype=np.float64) for edge in (representative, lower, upper))
+    wide = below > 0.0
+    middle, below, above = middle[wide], below[wide], above[wide]
+    return float(np.maximum(middle / below - 1.0, 1.0 - middle / above).max(initial=0.0))
+
+
+def _inside(counts: Floats, lower: Floats, upper: Floats, q: float) -> tuple[NDArray[np.intp], Floats]:
+    """Return the bucket of the quantile and its place inside, linear in the count, for counts `(row, bucket)`."""
+    cumulative = np.cumsum(counts, axis=-1)
+    wanted = q * cumulative[:, -1:]
+    bucket = np.argmax(cumulative >= wanted, axis=-1)
+    row = np.arange(len(counts))
+    inside = counts[row, bucket]
+    share = (wanted[:, 0] - (cumulative[row, bucket] - inside)) / inside
+    return bucket, lower[bucket] + share * (upper[bucket] - lower[bucket])
+
+
+def _last(x: ArrayLike, axis: int) -> Floats:
+    return np.moveaxis(np.asarray(x, dtype=np.float64), axis, -1)
+
+
+def _pairs(x: ArrayLike, baseline: ArrayLike, axis: int) -> tuple[Floats, Floats]:
+    first, second = np.broadcast_arrays(_last(x, axis), _last(baseline, axis))
+    missing = np.isnan(first) | np.isnan(second)
+    return np.where(missing, np.nan, first), np.where(missing, np.nan, second)
+
+
+def _moments(values: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Return count, mean and standard deviation along the last axis without NaN; equal values give exactly 0."""
+    known = ~np.isnan(values)
+    n = np.count_nonzero(known, axis=-1).astype(np.int64)
+    divisor = np.maximum(n, 1)
+    # The first known value is taken off, so that equal values leave zeros and not rounding errors.
+    shift = np.take_along_axis(values, known.argmax(axis=-1)[..., None], axis=-1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        rest = np.where(known, values - shift, 0.0)
+        offset = rest.sum(axis=-1) / divisor
+        squares = np.where(known, (rest - offset[..., None]) ** 2, 0.0).sum(axis=-1)
+        mean = np.where(n > 0, shift[..., 0] + offset, np.nan)
+        deviation = np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1)), np.nan)
+    return n, mean, deviation
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence = {confidence}: must lie between 0 and 1")
+
+
+def _t(values: Floats, confidence: float) -> Floats:
+    """Return Student's t factor for the number of values along the last axis; NaN for fewer than two."""
+    _check_confidence(confidence)
+    freedom = np.count_nonzero(~np.isnan(values), axis=-1) - 1.0
+    with np.errstate(invalid="ignore"):
+        return np.asarray(special.stdtrit(np.where(freedom > 0, freedom, np.nan), 0.5 + 0.5 * confidence))
