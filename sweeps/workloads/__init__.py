@@ -1,1 +1,56 @@
-""
+"""Synthetic workloads: arrival processes, length distributions, predictors."""
+
+from .arrivals import ArrivalProcess, AtOnce, Deterministic, Gamma, GammaWindows, OnOff, Poisson, Step
+from .lengths import (
+    Constant,
+    Empirical,
+    Exponential,
+    Histogram,
+    LengthDistribution,
+    Lengths,
+    Lognormal,
+    Mixture,
+    Uniform,
+    Zipf,
+)
+from .predictors import (
+    CONFUSION_MATRICES,
+    Adjacent,
+    Column,
+    Confusion,
+    LognormalError,
+    Oracle,
+    Prediction,
+    Predictor,
+    bin_of,
+)
+
+__all__ = [
+    "CONFUSION_MATRICES",
+    "Adjacent",
+    "ArrivalProcess",
+    "AtOnce",
+    "Column",
+    "Confusion",
+    "Constant",
+    "Deterministic",
+    "Empirical",
+    "Exponential",
+    "Gamma",
+    "GammaWindows",
+    "Histogram",
+    "LengthDistribution",
+    "Lengths",
+    "Lognormal",
+    "LognormalError",
+    "Mixture",
+    "OnOff",
+    "Oracle",
+    "Poisson",
+    "Prediction",
+    "Predictor",
+    "Step",
+    "Uniform",
+    "Zipf",
+    "bin_of",
+]

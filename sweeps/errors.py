@@ -1,0 +1,12 @@
+"""The one exception a user's mistake may raise."""
+
+
+class UserError(ValueError):
+    """Report a user's mistake in one line: the file, the place in it, what is wrong, what is allowed.
+
+    The command line prints the message and exits with status 2; control characters and line breaks in the
+    message (they may come from the user's own file) are shown escaped, so that it stays one line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))

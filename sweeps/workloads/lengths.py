@@ -1,0 +1,404 @@
+"""Length distributions: how long prompts and outputs are, in tokens, or how long a request's service is, in seconds."""
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from ..errors import UserError
+from ..traces import MOST_TOKENS, LengthTable, read_columns, read_lengths
+from .settings import FloatArray, IntArray, Positive, Settings
+
+if TYPE_CHECKING:
+    from scipy.stats._distn_infrastructure import rv_frozen
+
+Unit = Literal["tokens", "seconds"]
+LONGEST = 1e9
+
+
+class Lengths(NamedTuple):
+    """Lengths of the requests of one replication, each (request,); None for what the source does not give."""
+
+    prompt_tokens: IntArray | None
+    output_tokens: IntArray | None
+    service_s: FloatArray | None
+    predicted: FloatArray | None = None
+    """Value or class that a real predictor gave, read from a file (kind = "column" uses it)."""
+
+
+class _Lengths(Settings):
+    """A distribution of output lengths, with prompts from another distribution if wanted."""
+
+    unit: Unit = Field(
+        default="tokens", description='"tokens": rounded up to whole tokens, at least 1; "seconds": service time itself'
+    )
+    prompt: "LengthDistribution | None" = Field(
+        default=None, description="distribution of the prompt lengths, independent of the outputs"
+    )
+
+    @model_validator(mode="after")
+    def _prompt_in_tokens(self) -> "_Lengths":
+        if self.prompt is not None:
+            if self.unit == "seconds":
+                raise ValueError("prompt needs unit = 'tokens': a service time in seconds includes the prompt")
+            if self.prompt.unit == "seconds" or self.prompt.gives_prompt:
+                raise ValueError("prompt must be in tokens and have no prompt of its own")
+        return self
+
+    @property
+    def gives_prompt(self) -> bool:
+        """Say whether draws have prompt lengths."""
+        return self.prompt is not None
+
+    def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Draw the lengths (count,) before they are rounded to tokens."""
+        raise NotImplementedError
+
+    def scipy_distribution(self) -> "rv_frozen[Any, Any] | None":
+        """Return the scipy.stats distribution of the lengths before rounding, or None where scipy has none."""
+        return None
+
+    def draw(self, count: int, rng: np.random.Generator) -> Lengths:
+        """Draw the lengths of `count` requests; raise UserError where prompt and output exceed 2,097,152 tokens."""
+        values = self.draw_values(count, rng)
+        if self.unit == "seconds":
+            if not values.max(initial=0.0) <= LONGEST:
+                raise UserError(f"workload.lengths: drew a service time of {values.max():g} s: at most {LONGEST:g} s")
+            return Lengths(None, None, values)
+        output = _whole_tokens(values, 1)
+        if self.prompt is None:
+            return Lengths(None, output, None)
+        prompt = _whole_tokens(self.prompt.draw_values(count, rng), 0)
+        return Lengths(_within_limit(prompt, output), output, None)
+
+
+def _whole_tokens(values: FloatArray, least: int) -> IntArray:
+    most = values.max(initial=0.0)
+    if not most <= MOST_TOKENS:
+        raise UserError(f"workload.lengths: drew a length of {most:g} tokens: at most {MOST_TOKENS} a request")
+    return np.maximum(np.ceil(values), least).astype(np.int64)
+
+
+def _within_limit(prompt: IntArray, output: IntArray) -> IntArray:
+    most = int((prompt + output).max(initial=0))
+    if most > MOST_TOKENS:
+        raise UserError(f"workload.lengths: drew a request of {most} tokens: prompt and output at most {MOST_TOKENS}")
+    return prompt
+
+
+class Constant(_Lengths):
+    """The same length for every request."""
+
+    distribution: Literal["constant"]
+    value: float = Field(ge=0, le=LONGEST, description="the length, in `unit`")
+
+    def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Return the value (count,); draws nothing."""
+        return np.full(count, self.value)
+
+
+class Uniform(_Lengths):
+    """Uniform lengths between low and high."""
+
+    distribution: Literal["uniform"]
+    low: float = Field(ge=0, le=LONGEST, description="least length, in `unit`")
+    high: float = Field(gt=0, le=LONGEST, description="largest length, in `unit`")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Uniform":
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low:g}, high = {self.high:g}: low must be below high")
+        return self
+
+    def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Draw the lengths (count,) before they are rounded to tokens."""
+        return self.low + (self.high - self.low) * rng.random(count)
+
+    def scipy_distribution(self) -> "rv_frozen[Any, Any]":
+        """Return the scipy.stats distribution of the lengths before rounding."""
+        from scipy import stats
+
+        return stats.uniform(self.low, self.high - self.low)
+
+
+class Exponential(_Lengths):
+    """Exponential lengths."""
+
+    distribution: Literal["exponential"]
+    mean: float = Field(gt=0, le=LONGEST, description="mean length, in `unit`")
+
+    def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Draw the lengths (count,) before they are rounded to tokens."""
+        return self.mean * rng.standard_exponential(count)
+
+    def scipy_distribution(self) -> "rv_frozen[Any, Any]":
+        """Return the scipy.stats distribution of the lengths before rounding."""
+        from scipy import stats
+
+        return stats.expon(scale=self.mean)
+
+
+class Lognormal(_Lengths):
+    """Lognormal lengths of a given mean and coefficient of variation."""
+
+    distribution: Literal["lognormal"]
+    mean: float = Field(gt=0, le=LONGEST, description="mean length, in `unit`")
+    cv: float = Field(gt=0, le=100, description="standard deviation / mean")
+
+    def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Draw the lengths (count,) before they are rounded to tokens."""
+        variance = math.log1p(self.cv**2)
+        return self.mean * np.exp(math.sqrt(variance) * rng.standard_normal(count) - variance / 2)
+
+    def scipy_distribution(self) -> "rv_frozen[Any, Any]":
+        """Return the scipy.stats distribution of the lengths before rounding."""
+        from scipy import stats
+
+        variance = math.log1p(self.cv**2)
+        return stats.lognorm(math.sqrt(variance), scale=self.mean * math.exp(-variance / 2))
+
+
+@lru_cache(maxsize=8)
+def _zipf_cumulative(exponent: float, largest: int) -> FloatArray:
+    # exp underflows to 0 for hopelessly rare lengths, as it should.
+    with np.errstate(under="ignore"):
+        cumulative = np.cumsum(np.exp(-exponent * np.log(np.arange(1.0, largest + 1.0))))
+        cumulative /= cumulative[-1]
+    cumulative.flags.writeable = False
+    return cumulative
+
+
+class Zipf(_Lengths):
+    """Zipf lengths 1..largest with probability proportional to length^-exponent (BurstGPT, arXiv 2401.17644)."""
+
+    distribution: Literal["zipf"]
+    unit: Literal["tokens"] = "tokens"
+    exponent: float = Field(
+        default=1.1, ge=0, le=100, description="probability of length n is proportional to n^-exponent"
+    )
+    largest: int = Field(default=1023, ge=1, le=MOST_TOKENS, description="largest length, tokens")
+
+    def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Draw the lengths (count,) by inversion."""
+        return np.searchsorted(_zipf_cumulative(self.exponent, self.largest), rng.random(count), side="right") + 1.0
+
+    def scipy_distribution(self) -> "rv_frozen[Any, Any]":
+        """Return the discrete scipy.stats distribution of the lengths."""
+        from scipy import stats
+
+        return stats.zipfian(self.exponent, self.largest)
+
+
+class Mixture(_Lengths):
+    """Each request is of one of several kinds, each kind with its own lengths (and prompts)."""
+
+    distribution: Literal["mixture"]
+    weights: tuple[Positive, ...] = Field(
+        min_length=1, strict=False, description="relative frequency of each component"
+    )
+    components: tuple["LengthDistribution", ...] = Field(
+        min_length=1, strict=False, description="length distribution of each kind of request"
+    )
+
+    @model_validator(mode="after")
+    def _alike(self) -> "Mixture":
+        if len(self.weights) != len(self.components):
+            raise ValueError(f"{len(self.weights)} weights but {len(self.components)} components: must be as many")
+        if any(component.unit != self.unit for component in self.components):
+            raise ValueError(f"every component must have the unit of the mixture, {self.unit!r}")
+        if len({component.gives_prompt for component in self.components}) > 1:
+            raise ValueError("either every component has a prompt or none has")
+        if self.prompt is not None and self.components[0].gives_prompt:
+            raise ValueError("give prompt either to the mixture or to its components, not to both")
+        return self
+
+    @property
+    def gives_prompt(self) -> bool:
+        """Say whether draws have prompt lengths."""
+        return self.prompt is not None or self.components[0].gives_prompt
+
+    def _kinds(self, count: int, rng: np.random.Generator) -> IntArray:
+        cumulative = np.cumsum(self.weights)
+        return np.searchsorted(cumulative[:-1] / cumulative[-1], rng.random(count), side="right")
+
+    def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Draw the lengths (count,) before they are rounded to tokens."""
+        kind, values = self._kinds(count, rng), np.empty(count)
+        for number, component in enumerate(self.components):
+            (mine,) = np.nonzero(kind == number)
+            values[mine] = component.draw_values(mine.size, rng)
+        return values
+
+    def draw(self, count: int, rng: np.random.Generator) -> Lengths:
+        """Draw the lengths of `count` requests; raise UserError where prompt and output exceed 2,097,152 tokens."""
+        if not self.components[0].gives_prompt:
+            return super().draw(count, rng)
+        kind = self._kinds(count, rng)
+        prompt, output = np.empty(count, np.int64), np.empty(count, np.int64)
+        for number, component in enumerate(self.components):
+            (mine,) = np.nonzero(kind == number)
+            drawn = component.draw(mine.size, rng)
+            prompt[mine], output[mine] = drawn.prompt_tokens, drawn.output_tokens
+        return Lengths(prompt, output, None)
+
+
+class _Bars(NamedTuple):
+    low: FloatArray
+    high: FloatArray
+    count: FloatArray
+
+
+@lru_cache(maxsize=32)
+def _read_bars(path: str, low: str, high: str, count: str, source: str | None) -> _Bars:
+    columns = read_columns(path, (low, high, count), None if source is None else {"source": source})
+    bars = _Bars(columns[low], columns[high], columns[count])
+    problem = _bars_problem(bars)
+    if problem:
+        raise UserError(f"{path}: {problem}")
+    order = np.argsort(bars.low)
+    bars = _Bars(bars.low[order], bars.high[order], bars.count[order])
+    overlap = np.flatnonzero(bars.low[1:] < bars.high[:-1])
+    if overlap.size:
+        raise UserError(f"{path}: the bin from {bars.low[overlap[0] + 1]:g} overlaps the one before it")
+    return bars
+
+
+def _bars_problem(bars: _Bars) -> str | None:
+    if not (np.all(bars.low >= 0) and np.all(bars.low < bars.high) and np.all(bars.high <= LONGEST)):
+        return "a bin must have 0 <= lower edge < upper edge <= 1e9"
+    if not (np.all(bars.count >= 0) and np.all(bars.count <= 1e15) and bars.count.sum() > 0):
+        return "counts must be >= 0, at most 1e15, and not all zero"
+    return None
+
+
+class Histogram(_Lengths):
+    """Lengths from a histogram: a bin by its count, then uniform within the bin.
+
+    In tokens a bin [low, high) means the whole numbers low..high-1 (0 counts as 1).
+    """
+
+    distribution: Literal["histogram"]
+    edges: tuple[Annotated[float, Field(ge=0, le=LONGEST)], ...] | None = Field(
+        default=None, min_length=2, strict=False, description="bin edges, one more than counts"
+    )
+    counts: tuple[Annotated[float, Field(ge=0, le=1e15)], ...] | None = Field(
+        default=None, min_length=1, strict=False, description="count (or weight) of each bin"
+    )
+    path: str | None = Field(default=None, description="CSV file with one row a bin, instead of edges and counts")
+    low_column: str = Field(default="bin_lo_tokens", description="column of the lower edges")
+    high_column: str = Field(default="bin_hi_tokens", description="column of the upper edges")
+    count_column: str = Field(default="response_count", description="column of the counts")
+    source: str | None = Field(default=None, description='keep the rows whose column "source" is this')
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Histogram":
+        if self.path is not None:
+            if self.edges is not None or self.counts is not None:
+                raise ValueError("give either path, or edges and counts, not both")
+            return self
+        if self.edges is None or self.counts is None:
+            raise ValueError("give either path, or both edges and counts")
+        if self.source is not None:
+            raise ValueError("source chooses rows of a file: needs path")
+        if len(self.edges) != len(self.counts) + 1:
+            raise ValueError(f"{len(self.edges)} edges for {len(self.counts)} counts: must be one more")
+        problem = _bars_problem(self._inline())
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def _inline(self) -> _Bars:
+        edges = np.array(self.edges)
+        return _Bars(edges[:-1], edges[1:], np.array(self.counts))
+
+    def _bars(self) -> _Bars:
+        if self.path is None:
+            return self._inline()
+        return _read_bars(self.path, self.low_column, self.high_column, self.count_column, self.source)
+
+    def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Draw the lengths (count,); raise UserError for a bad file."""
+        bars = self._bars()
+        cumulative = np.cumsum(bars.count)
+        # The same uniform number chooses the bar and the place in it: one draw a request, monotone.
+        place = rng.random(count) * cumulative[-1]
+        bar = np.minimum(np.searchsorted(cumulative, place, side="right"), np.flatnonzero(bars.count)[-1])
+        part = np.clip((place - (cumulative[bar] - bars.count[bar])) / bars.count[bar], 0.0, 1.0)
+        values = bars.low[bar] + part * (bars.high[bar] - bars.low[bar])
+        if self.unit == "seconds":
+            return values
+        return np.minimum(np.floor(values), np.ceil(bars.high[bar]) - 1)
+
+    def scipy_distribution(self) -> "rv_frozen[Any, Any] | Any":
+        """Return the scipy.stats distribution of the lengths before rounding."""
+        from scipy import stats
+
+        bars = self._bars()
+        edges = np.unique(np.concatenate([bars.low, bars.high]))
+        counts = np.zeros(edges.size - 1)
+        counts[np.searchsorted(edges, bars.low)] = bars.count
+        return stats.rv_histogram((counts, edges), density=False)
+
+
+class Empirical(_Lengths):
+    """Lengths drawn, with replacement, from the rows of a file; prompt, output and prediction jointly by row."""
+
+    distribution: Literal["empirical"]
+    path: str = Field(description='CSV file, or "dataset:NAME"')
+    column: str = Field(default="output_tokens", description="column of the output lengths, or of the seconds")
+    prompt_column: str | None = Field(
+        default=None, description="column of the prompt lengths, drawn jointly with the outputs"
+    )
+    predicted_column: str | None = Field(
+        default=None, description="column of predicted lengths or classes, for the predictor of kind column"
+    )
+    limit: int | None = Field(default=None, ge=1, description="use the first rows only")
+
+    @model_validator(mode="after")
+    def _joint_or_not(self) -> "Empirical":
+        if self.prompt is not None and self.prompt_column is not None:
+            raise ValueError("give prompt or prompt_column, not both")
+        if self.unit == "seconds" and self.prompt_column is not None:
+            raise ValueError("prompt_column needs unit = 'tokens'")
+        return self
+
+    @property
+    def gives_prompt(self) -> bool:
+        """Say whether draws have prompt lengths."""
+        return self.prompt is not None or self.prompt_column is not None
+
+    def table(self) -> LengthTable:
+        """Return the file's rows; raise UserError for a bad file."""
+        return read_lengths(
+            self.path, self.column, self.prompt_column, self.predicted_column, limit=self.limit, unit=self.unit
+        )
+
+    def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Draw the output lengths (count,); raise UserError for a bad file."""
+        values = self.table().length
+        return values[rng.integers(0, values.size, count)]
+
+    def draw(self, count: int, rng: np.random.Generator) -> Lengths:
+        """Draw the lengths of `count` requests jointly by row; raise UserError for a bad file."""
+        table = self.table()
+        row = rng.integers(0, table.length.size, count)
+        predicted = None if table.predicted is None else table.predicted[row]
+        if self.unit == "seconds":
+            return Lengths(None, None, table.length[row], predicted)
+        output = table.length[row].astype(np.int64)
+        if self.prompt is not None:
+            prompt = _within_limit(_whole_tokens(self.prompt.draw_values(count, rng), 0), output)
+        else:
+            prompt = None if table.prompt_tokens is None else table.prompt_tokens[row]
+        return Lengths(prompt, output, None, predicted)
+
+
+LengthDistribution = Annotated[
+    Constant | Uniform | Exponential | Lognormal | Zipf | Mixture | Histogram | Empirical,
+    Field(discriminator="distribution"),
+]
+
+for _model in (Constant, Uniform, Exponential, Lognormal, Zipf, Mixture, Histogram, Empirical):
+    _model.model_rebuild()

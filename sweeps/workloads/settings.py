@@ -1,0 +1,19 @@
+"""What all workload settings share: frozen, strict, no unknown keys, no NaN or infinity."""
+
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+Positive = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1e9)]
+
+
+class Settings(BaseModel):
+    """Hold validated settings; equal settings are equal and hashable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
