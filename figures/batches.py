@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from batchcube.results.statistics import mean_interval
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from xarray import Dataset
+
+from batchcube.results.statistics import mean_interval
 
 from . import style
 from .curves import line_names, line_places
@@ -40,7 +41,7 @@ def batch_size_distribution(
         overloaded = ", overloaded" if bool(seen.overloaded(**at)) else ""
         panel.set_title(f"{name}{overloaded}: mean {mean:.1f}" if seen.lines else f"mean {mean:.1f}{overloaded}")
         panel.yaxis.set_major_locator(MaxNLocator(3))
-        panel.set_ylim(bottom=0)
+        style.from_zero(panel)
         style.integer_ticks(panel)
         used = np.flatnonzero(counts.sum(axis=-1))
         largest = max(largest, float(size[used[-1]]) if used.size else 1.0)
@@ -50,6 +51,6 @@ def batch_size_distribution(
             panel.tick_params(labelbottom=False)
     axes[-1, 0].set_xlabel("batch size (requests)")
     figure.supylabel("share of batches", size=8)
-    handles: list[Artist] = [style.band_handle()] if seen.replications > 1 else []
+    handles: list[Artist] = [style.whisker_handle("black")] if seen.replications > 1 else []
     handles.append(style.limit_handle("mean"))
-    return style.finish(figure, "Distribution of batch sizes", seen.subtitle(), handles, seen.caption())
+    return style.finish(figure, "Distribution of batch sizes", seen.subtitle(), [], handles, seen.caption())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from batchcube.results.statistics import mean_interval
-from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from xarray import Dataset
+
+from batchcube.results.statistics import mean_interval
 
 from . import style
 from .curves import (
@@ -58,14 +58,14 @@ def _throughput(seen: View, title: str, quantity: str, width_mm: float) -> Figur
     token = quantity == "throughput_tokens_per_s"
     theory = draw_curves(seen, panel, quantity, theory="" if token else "theory_throughput_requests_per_s")
     limit = not token and draw_limit(seen, panel)
-    handles = line_handles(seen) + mark_handles(seen, theory=[THROUGHPUT_THEORY] if theory else [], limit=limit)
-    return style.finish(figure, title, seen.subtitle(), handles, seen.caption())
+    marks = mark_handles(seen, theory=[THROUGHPUT_THEORY] if theory else [], limit=limit)
+    return style.finish(figure, title, seen.subtitle(), line_handles(seen), marks, seen.caption())
 
 
 _BY_BIN = {
     "share": "share of requests",
     "bin_batches": "batches",
-    "bin_batch_size_mean": "mean batch size (requests)",
+    "bin_batch_size_mean": "mean batch size\n(requests)",
     "bin_wait_mean_s": "mean wait (s)",
     "bin_latency_mean_s": "mean latency (s)",
     "bin_length_max_mean": "longest request of a batch",
@@ -99,16 +99,17 @@ def per_bin_statistics(
                 low, high = (seen.array(f"bin_{end}_edge", **at)[:held] for end in ("lower", "upper"))
                 panel.vlines(number, low, high, color="#999999", linewidth=4, alpha=0.5, zorder=1, label="bin's edges")
                 edges = True
-        unit = f" ({seen.unit(variable)})" if variable == "bin_length_max_mean" else ""
+        unit = f"\n({seen.unit(variable)})" if variable == "bin_length_max_mean" else ""
         panel.set_ylabel(label + unit)
         panel.set_xlabel("bin, shortest requests first")
-        panel.set_ylim(bottom=0)
+        style.from_zero(panel)
         panel.margins(x=0.08)
         style.integer_ticks(panel)
     style.big_numbers(axes[0, 1])
-    handles: list[Artist] = line_handles(seen) + mark_handles(seen)
     said = "Grey bars: the range of predicted lengths of the bin." if edges else ""
-    return style.finish(figure, "Bins one by one", seen.subtitle(), handles, seen.caption(said))
+    return style.finish(
+        figure, "Bins one by one", seen.subtitle(), line_handles(seen), mark_handles(seen), seen.caption(said)
+    )
 
 
 def _bins_held(seen: View, at: dict[str, int]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from . import style
@@ -17,15 +17,13 @@ THROUGHPUTS = ("throughput_requests_per_s", "busy_throughput_requests_per_s", "t
 
 _QUANTITIES = {
     "throughput_requests_per_s": "throughput (requests/s)",
-    "busy_throughput_requests_per_s": "throughput of busy servers (requests/s)",
+    "busy_throughput_requests_per_s": "throughput of busy servers\n(requests/s)",
     "throughput_tokens_per_s": "throughput (tokens/s)",
     "latency_mean_s": "mean latency (s)",
-    "request_sla_violation_fraction": "SLA violations (share of requests)",
-    "token_sla_violation_fraction": "SLA violations (share of tokens)",
 }
-THROUGHPUT_THEORY = "theory: B / E[batch time], arXiv 2412.04504 Prop. 4.1"
-LIMIT_THEORY = "limit for any number of bins: c_max = B / E[length]"
-LATENCY_THEORY = "theory, infinitely many servers: arXiv 2412.04504 Lemma 5.1"
+THROUGHPUT_THEORY = "theory (arXiv 2412.04504, Prop. 4.1)"
+LIMIT_THEORY = "limit c_max = B / E[length] (same source)"
+LATENCY_THEORY = "theory, infinitely many servers (arXiv 2412.04504, Lemma 5.1)"
 
 
 def quantity_label(variable: str) -> str:
@@ -52,13 +50,15 @@ def line_handles(view: View) -> list[Artist]:
     return [style.line_handle(name, style.look(i, name)) for i, name in enumerate(names)] if view.lines else []
 
 
-def mark_handles(view: View, *, theory: Iterable[str] = (), limit: bool = False) -> list[Artist]:
+def mark_handles(
+    view: View, *, theory: Iterable[str] = (), limit: bool = False, whiskers: bool = False
+) -> list[Artist]:
     """Return the legend's entries after the lines: theory, interval and overload, each only where drawn."""
     handles: list[Artist] = [style.theory_handle(source) for source in theory]
     if limit:
         handles.append(style.limit_handle(LIMIT_THEORY))
     if view.replications > 1:
-        handles.append(style.band_handle())
+        handles.append(style.whisker_handle() if whiskers else style.band_handle())
     if bool(view.cube["overloaded"].any()):
         handles.append(style.overload_handle())
     return handles
@@ -112,3 +112,6 @@ def latency_scale(axes: Iterable[Axes], values: NDArray[np.float64]) -> None:
     if known.size and known.max() > 20 * known.min():
         for panel in axes:
             panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            panel.yaxis.set_minor_locator(NullLocator())

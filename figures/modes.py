@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from batchcube.results.statistics import Interval, mean_interval, paired_difference
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from xarray import Dataset
+
+from batchcube.results.statistics import Interval, mean_interval, paired_difference
 
 from . import style
 from .curves import mark_handles, x_axis
@@ -65,9 +64,10 @@ def modes_compared(
         )
         style.zero(axes[1, column], vertical=True)
         axes[0, column].set_xlabel(f"{quantity.label}\n({quantity.unit})")
-        axes[1, column].set_xlabel(f"difference from\n{baseline} ({quantity.unit})")
-    title = "Modes compared"
-    return style.finish(figure, title, seen.subtitle(), mark_handles(seen), seen.caption(_PAIRED, _no_sla(quantities)))
+        axes[1, column].set_xlabel(f"minus {baseline}\n({quantity.unit})")
+    caption = seen.caption(_PAIRED, _no_sla(quantities))
+    marks = mark_handles(seen, whiskers=True)
+    return style.finish(figure, "Modes compared", seen.subtitle(), [], marks, caption)
 
 
 def static_vs_dynamic(
@@ -119,11 +119,11 @@ def static_vs_dynamic(
             style.zero(bottom, vertical=True)
             top.set_xlabel(f"{quantity.label} {unit}")
             bottom.set_xlabel(f"dynamic − static {unit}")
-    handles: list[Artist] = [style.line_handle(mode, style.look(i, mode)) for i, mode in enumerate(drawn)]
+    lines = [style.line_handle(mode, style.look(i, mode)) for i, mode in enumerate(drawn)] if seen.x else []
+    marks = mark_handles(seen, whiskers=seen.x is None)
     pairing = "; ".join(f"{dynamic} minus {static}" for static, dynamic in pairs)
-    said = f"Lower panels: {pairing}. {_PAIRED}"
-    handles = (handles if seen.x else []) + mark_handles(seen)
-    return style.finish(figure, "Static against dynamic batching", seen.subtitle(), handles, seen.caption(said))
+    caption = seen.caption(f"Lower panels: {pairing}.", _PAIRED)
+    return style.finish(figure, "Static against dynamic batching", seen.subtitle(), lines, marks, caption)
 
 
 def _throughput(seen: View) -> _Quantity:
@@ -164,7 +164,8 @@ def _dots(
         style.dot(axes, float(row), interval, bool(over), mode, style.look(modes.index(mode), mode))
     axes.set_yticks(range(len(rows)), rows if named else [""] * len(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(3))
+    style.short_numbers(axes)
+    axes.tick_params(axis="y", length=0)
     axes.margins(x=0.12)
 
 

@@ -40,11 +40,11 @@ def throughput_vs_rate(
     token = quantity == "throughput_tokens_per_s"
     theory = draw_curves(seen, panel, quantity, theory="" if token else "theory_throughput_requests_per_s")
     limit = not token and theory and draw_limit(seen, panel)
-    panel.set_ylim(bottom=0)
-    handles = line_handles(seen) + mark_handles(seen, theory=[THROUGHPUT_THEORY] if theory else [], limit=limit)
-    return style.finish(
-        figure, "Throughput against arrival rate", seen.subtitle(), handles, seen.caption(_first_overloads(seen))
-    )
+    style.from_zero(panel)
+    marks = mark_handles(seen, theory=[THROUGHPUT_THEORY] if theory else [], limit=limit)
+    caption = seen.caption(_first_overloads(seen))
+    title = "Throughput against arrival rate"
+    return style.finish(figure, title, seen.subtitle(), line_handles(seen), marks, caption)
 
 
 def latency_vs_rate(
@@ -73,24 +73,24 @@ def latency_vs_rate(
     latency_scale(drawn, seen.interval("latency_mean_s").estimate)
     for panel in drawn:
         if panel.get_yscale() == "linear":
-            panel.set_ylim(bottom=0)
-    handles = line_handles(seen) + mark_handles(seen, theory=[LATENCY_THEORY] if theory else [])
-    return style.finish(
-        figure, "Mean latency against arrival rate", seen.subtitle(), handles, seen.caption(_first_overloads(seen))
-    )
+            style.from_zero(panel)
+    marks = mark_handles(seen, theory=[LATENCY_THEORY] if theory else [])
+    caption = seen.caption(_first_overloads(seen))
+    title = "Mean latency against arrival rate"
+    return style.finish(figure, title, seen.subtitle(), line_handles(seen), marks, caption)
 
 
 def _first_overloads(seen: View) -> str:
-    """Say at which rate each line is overloaded first."""
+    """Say from which rate on each line is overloaded in at least half of the replications."""
     assert seen.x is not None
     said = []
     for place in range(len(seen.panels.values) if seen.panels else 1):
         where = f"{seen.panels.names()[place]}: " if seen.panels else ""
         firsts = []
         for name, at in zip(line_names(seen), line_places(seen, place), strict=True):
-            overloaded = seen.overloaded(**at)
+            overloaded = seen.array("overloaded", **at).mean(axis=-1) >= 0.5
             if overloaded.any():
-                firsts.append(f"{name} {seen.x.positions[int(overloaded.argmax())]:g}")
+                firsts.append(f"{name} {seen.x.positions[int(overloaded.argmax())]:.4g}")
         if firsts:
             said.append(where + ", ".join(firsts))
-    return f"First overloaded {seen.x.title}: {'; '.join(said)}." if said else ""
+    return f"Lowest {seen.x.title} that overloads half of the replications: {'; '.join(said)}." if said else ""

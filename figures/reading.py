@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
+
 from batchcube.results.cube import axis_names, parse_specification
 from batchcube.results.statistics import Interval, mean_interval
 from batchcube.results.variables import REGISTRY
-from numpy.typing import NDArray
 
 Select = Mapping[str, Any] | None
 
@@ -115,7 +116,9 @@ class View:
 
     def subtitle(self) -> str:
         """Return the cube's title and what was selected from it."""
-        return "; ".join((str(self.cube.attrs.get("title", "")), *self.chosen)).strip("; ")
+        # A setting and its value stay on one line.
+        chosen = [one.replace(" ", "\N{NO-BREAK SPACE}") for one in self.chosen]
+        return "; ".join(part for part in (str(self.cube.attrs.get("title", "")), *chosen) if part)
 
     def caption(self, *sentences: str) -> str:
         """Return the line under the figure: replications, requests, what the intervals are, what must be said."""
@@ -129,7 +132,8 @@ class View:
                 f"Means of {self.replications} replications of {count} requests; "
                 "intervals are 95 % t intervals over replications."
             )
-        return " ".join((said, *sentences, str(self.cube.attrs.get("notes", "")))).strip()
+        notes = str(self.cube.attrs.get("notes", "")).splitlines()
+        return " ".join(part for part in (said, *sentences, *notes) if part)
 
 
 def view(

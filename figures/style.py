@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 
 import matplotlib.style
 import numpy as np
-from batchcube.results.statistics import Interval
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
+
+from batchcube.results.statistics import Interval
 
 SINGLE_COLUMN_MM = 85.0
 DOUBLE_COLUMN_MM = 178.0
@@ -102,32 +103,40 @@ def panels(rows: int = 1, columns: int = 1, *, width_mm: float, height_mm: float
     return figure, np.asarray(figure.subplots(rows, columns, squeeze=False))
 
 
-def finish(figure: Figure, title: str, subtitle: str, handles: Sequence[Artist], caption: str) -> Figure:
-    """Add title and legend above the panels and the caption below, making the page taller by what they need."""
+def finish(
+    figure: Figure, title: str, subtitle: str, lines: Sequence[Artist], marks: Sequence[Artist], caption: str
+) -> Figure:
+    """Add title and legends above the panels and the caption below, making the page taller by what they need.
+
+    The legend of the lines comes first, below it that of the marks (theory, interval, overload).
+    """
     width, height = figure.get_size_inches()
     edge = _inches(1.5)
     above: list[tuple[float, str, float, str]] = []
     top = edge
     for text, size, weight in ((title, 9.0, "bold"), (subtitle, 8.0, "normal")):
-        for line in _wrapped(figure, text, size, weight, width - 2 * edge):
-            above.append((top, line, size, weight))
+        for words in _wrapped(figure, text, size, weight, width - 2 * edge):
+            above.append((top, words, size, weight))
             top += 1.3 * size / 72
-    legend = _legend(figure, handles, width - 2 * edge)
-    legend_top = top + _inches(1.0)
-    if legend is not None:
-        top = legend_top + legend.get_window_extent().height / figure.dpi + _inches(1.0)
+    legends: list[tuple[float, Legend]] = []
+    for handles in (lines, marks):
+        legend = _legend(figure, handles, width - 2 * edge)
+        if legend is not None:
+            legends.append((top + _inches(1.0), legend))
+            top += legend.get_window_extent().height / figure.dpi + _inches(1.0)
+    top += _inches(1.0)
     below = _wrapped(figure, caption, 7.0, "normal", width - 2 * edge)
     bottom = len(below) * 1.3 * 7.0 / 72 + edge + _inches(0.5)
     total = top + height + bottom
     figure.set_size_inches(width, total)
-    for offset, line, size, weight in above:
-        figure.text(edge / width, 1 - offset / total, line, size=size, weight=weight, va="top", ha="left")
-    if legend is not None:
-        legend.set_bbox_to_anchor((edge / width, 1 - legend_top / total))
+    for offset, text, size, weight in above:
+        figure.text(edge / width, 1 - offset / total, text, size=size, weight=weight, va="top", ha="left")
+    for offset, legend in legends:
+        legend.set_bbox_to_anchor((edge / width, 1 - offset / total))
     figure.text(edge / width, edge / total, "\n".join(below), size=7, va="bottom", ha="left", linespacing=1.25)
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
-    engine.set(rect=(0.0, bottom / total, 1.0, height / total))
+    engine.set(rect=(0.0, bottom / total, 1.0 - edge / width, height / total))
     return figure
 
 
@@ -139,7 +148,7 @@ def line(
     label: str,
     look: Look,
     *,
-    mark_every: int = 1,
+    mark_every: int | tuple[int, int] = 1,
 ) -> None:
     """Draw means with their interval band; points (x,) that are overloaded are hollow and joined by dots.
 
@@ -154,7 +163,7 @@ def line(
         near = overloaded.copy()
         near[1:] |= overloaded[:-1]
         near[:-1] |= overloaded[1:]
-        style["markevery"] = [int(i) for i in np.flatnonzero(overloaded)[::mark_every]]
+        style["markevery"] = [int(i) for i in np.flatnonzero(overloaded)]
         axes.plot(
             x,
             np.where(near, mean, np.nan),
@@ -195,7 +204,9 @@ def theory(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], label: st
     y = np.asarray(y, dtype=float)
     if not np.isfinite(y).any():
         return False
-    axes.plot(x, y, color=colour, linestyle=_DASHED, linewidth=1.0, label=f"{label}, theory", zorder=2.5)
+    # Darker than the line it belongs to and above it, so that it shows where both agree.
+    dark = [0.5 * part for part in to_rgb(colour)]
+    axes.plot(x, y, color=dark, linestyle=_DASHED, linewidth=1.0, label=f"{label}, theory", zorder=3.5)
     return True
 
 
@@ -228,7 +239,7 @@ def line_handle(label: str, look: Look) -> Line2D:
 
 def theory_handle(source: str) -> Line2D:
     """Return the legend's entry of the dashed lines, naming their source."""
-    return Line2D([], [], color=_GREY, linestyle=_DASHED, linewidth=1.0, label=source)
+    return Line2D([], [], color=_BLACK, linestyle=_DASHED, linewidth=1.0, label=source)
 
 
 def limit_handle(source: str) -> Line2D:
@@ -239,6 +250,11 @@ def limit_handle(source: str) -> Line2D:
 def band_handle() -> Patch:
     """Return the legend's entry of the interval bands."""
     return Patch(facecolor=_GREY, alpha=0.3, linewidth=0, label="95 % interval")
+
+
+def whisker_handle(colour: str = _GREY) -> Line2D:
+    """Return the legend's entry of intervals drawn as whiskers."""
+    return Line2D([], [], color=colour, linewidth=1.4, label="95 % interval")
 
 
 def overload_handle() -> Line2D:
@@ -253,6 +269,17 @@ def integer_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
+def from_zero(axes: Axes) -> None:
+    """Start the vertical axis at zero, with room above the largest value."""
+    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+
+
+def short_numbers(axes: Axes) -> None:
+    """Put few ticks on the horizontal axis of a narrow panel, without trailing zeros."""
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
+
+
 def big_numbers(axes: Axes) -> None:
     """Write the vertical axis's large counts with k and M."""
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
@@ -263,10 +290,10 @@ def _inches(mm: float) -> float:
 
 
 def _legend(figure: Figure, handles: Sequence[Artist], width: float) -> Legend | None:
-    """Place a legend of as many columns as fit into `width` inches."""
-    for columns in range(len(handles), 0, -1):
-        legend = figure.legend(handles=list(handles), loc="upper left", ncols=columns)
-        if columns == 1 or legend.get_window_extent().width <= width * figure.dpi:
+    """Place a legend of as few rows as fit into `width` inches."""
+    for rows in range(1, len(handles) + 1):
+        legend = figure.legend(handles=list(handles), loc="upper left", ncols=-(-len(handles) // rows))
+        if rows == len(handles) or legend.get_window_extent().width <= width * figure.dpi:
             legend.set_in_layout(False)
             return legend
         legend.remove()
@@ -275,14 +302,14 @@ def _legend(figure: Figure, handles: Sequence[Artist], width: float) -> Legend |
 
 def _wrapped(figure: Figure, text: str, size: float, weight: str, width: float) -> list[str]:
     """Break `text` into lines no wider than `width` inches."""
-    renderer = RendererAgg(*figure.bbox.size, figure.dpi)
-    font = FontProperties(size=size, weight=weight)
+    ruler = figure.text(0, 0, "", size=size, weight=weight)
     lines: list[str] = []
-    for word in text.split():
+    for word in text.split(" ") if text else ():
         longer = f"{lines[-1]} {word}" if lines else word
-        wide, _, _ = renderer.get_text_width_height_descent(longer, font, ismath=False)
-        if lines and wide <= width * figure.dpi:
+        ruler.set_text(longer)
+        if lines and ruler.get_window_extent().width <= width * figure.dpi:
             lines[-1] = longer
         else:
             lines.append(word)
+    ruler.remove()
     return lines

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from batchcube.results.statistics import mean_interval
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from xarray import Dataset
+
+from batchcube.results.statistics import mean_interval
 
 from . import style
 from .curves import line_names, line_places
@@ -35,7 +36,8 @@ def sla_violation_over_time(
         "window_queue_length_mean": "queue length\n(requests)",
     }
     figure = _over_time(seen, rows, width_mm)
-    return style.finish(figure, "SLA violation over time", seen.subtitle(), _handles(seen), seen.caption(_said(seen)))
+    caption = seen.caption(_said(seen))
+    return style.finish(figure, "SLA violation over time", seen.subtitle(), _lines(seen), _marks(seen), caption)
 
 
 def controller_step(
@@ -62,14 +64,14 @@ def controller_step(
     if not np.isfinite(seen.array(violations)).any():
         del rows[violations]
     figure = _over_time(seen, rows, width_mm)
-    handles = _handles(seen)
+    marks = _marks(seen)
     target = seen.setting("policy.sla.target_s")
     if isinstance(target, int | float):
         panel = figure.axes[list(rows).index("window_signal_mean_s")]
         style.limit(panel, float(target), "SLA target")
-        handles.append(style.limit_handle("SLA target of the controller"))
+        marks.append(style.limit_handle("SLA target of the controller"))
     title = "SLA controller under a change of load"
-    return style.finish(figure, title, seen.subtitle(), handles, seen.caption(_said(seen)))
+    return style.finish(figure, title, seen.subtitle(), _lines(seen), marks, seen.caption(_said(seen)))
 
 
 def _over_time(seen: View, rows: dict[str, str], width_mm: float) -> Figure:
@@ -86,13 +88,21 @@ def _over_time(seen: View, rows: dict[str, str], width_mm: float) -> Figure:
                 interval = seen.interval(variable, **at)
             # Every few windows a marker, each line at its own, tells lines apart without colour.
             every = max(1, count // 8)
-            style.line(panel, time, interval, np.zeros(count, dtype=bool), name, style.look(i, name), mark_every=every)
+            style.line(
+                panel,
+                time,
+                interval,
+                np.zeros(count, dtype=bool),
+                name,
+                style.look(i, name),
+                mark_every=(i * every // len(line_names(seen)), every),
+            )
         panel.set_ylabel(label)
-        panel.margins(x=0.01)
+        panel.set_xlim(left=0)
         if "fraction" in variable:
             panel.set_ylim(-0.04, 1.04)
         else:
-            panel.set_ylim(bottom=0)
+            style.from_zero(panel)
         if panel is not axes[-1, 0]:
             panel.sharex(axes[-1, 0])
             panel.tick_params(labelbottom=False)
@@ -101,16 +111,18 @@ def _over_time(seen: View, rows: dict[str, str], width_mm: float) -> Figure:
     return figure
 
 
-def _handles(seen: View) -> list[Artist]:
-    """Return the legend; a run that is overloaded as a whole is named so, its windows are what they are."""
+def _lines(seen: View) -> list[Artist]:
+    """Return the legend's lines; a run that is overloaded as a whole is named so, its windows are what they are."""
     handles: list[Artist] = []
     if seen.lines:
         for i, (name, at) in enumerate(zip(line_names(seen), line_places(seen), strict=True)):
             overloaded = " (overloaded)" if bool(seen.overloaded(**at)) else ""
             handles.append(style.line_handle(name + overloaded, style.look(i, name)))
-    if seen.replications > 1:
-        handles.append(style.band_handle())
     return handles
+
+
+def _marks(seen: View) -> list[Artist]:
+    return [style.band_handle()] if seen.replications > 1 else []
 
 
 def _said(seen: View) -> str:
