@@ -1,0 +1,143 @@
+"""Tell how far a run is: a bar on a terminal, a plain line every few seconds elsewhere."""
+
+import sys
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Protocol, TextIO
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress(Protocol):
+    """What a run reports to."""
+
+    def start(self, points: int, replications: int, requests: int) -> None:
+        """Announce the work: points of the grid, replications to run, and requests in all."""
+
+    def advance(self, requests: int) -> None:
+        """Report requests that were simulated; called from the thread that started the run."""
+
+    def finish_replications(self, count: int) -> None:
+        """Report replications that are complete."""
+
+
+class Silent:
+    """Report nothing."""
+
+    def start(self, points: int, replications: int, requests: int) -> None:
+        """Announce nothing."""
+
+    def advance(self, requests: int) -> None:
+        """Report nothing."""
+
+    def finish_replications(self, count: int) -> None:
+        """Report nothing."""
+
+
+def _count(number: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.3g} "
+
+
+def _duration(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+class PlainLines(AbstractContextManager["PlainLines"]):
+    """Print a line every few seconds."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        self._points = self._replications = self._requests = self._done = self._finished = 0
+        self._begun = self._printed = time.monotonic()
+
+    def start(self, points: int, replications: int, requests: int) -> None:
+        """Print what there is to do."""
+        self._points, self._replications, self._requests = points, replications, requests
+        self._begun = self._printed = time.monotonic()
+        self._print(f"{points} points x {replications} replications, {_count(requests)}requests")
+
+    def advance(self, requests: int) -> None:
+        """Count requests, and print a line when the last one is some seconds old."""
+        self._done += requests
+        if time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+            self._line()
+
+    def finish_replications(self, count: int) -> None:
+        """Count complete replications."""
+        self._finished += count
+
+    def _line(self) -> None:
+        self._printed = time.monotonic()
+        passed = max(self._printed - self._begun, 1e-9)
+        rate = self._done / passed
+        left = (self._requests - self._done) / rate if rate > 0 else 0.0
+        self._print(
+            f"{100 * self._done / max(self._requests, 1):.0f} %: {self._finished} of {self._replications} "
+            f"replications, {_count(rate)}requests/s, {_duration(left)} left"
+        )
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._done:
+            self._line()
+
+
+class Bar(AbstractContextManager["Bar"]):
+    """Draw a bar with points, replications, requests per second and the time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            TextColumn("{task.fields[points]} points"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[finished]}/{task.fields[replications]} replications"),
+            TextColumn("{task.fields[rate]}requests/s"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task: Any = None
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> "Bar":
+        self._bar.start()
+        return self
+
+    def start(self, points: int, replications: int, requests: int) -> None:
+        """Show the bar, empty."""
+        self._begun = time.monotonic()
+        self._task = self._bar.add_task(
+            "", total=requests, points=points, replications=replications, finished=0, rate="0 "
+        )
+
+    def advance(self, requests: int) -> None:
+        """Move the bar."""
+        self._bar.advance(self._task, requests)
+        done = self._bar.tasks[0].completed
+        self._bar.update(self._task, rate=_count(done / max(time.monotonic() - self._begun, 1e-9)))
+
+    def finish_replications(self, count: int) -> None:
+        """Count complete replications."""
+        self._bar.update(self._task, finished=self._bar.tasks[0].fields["finished"] + count)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+def progress_for_terminal() -> Bar | PlainLines:
+    """Return a bar where standard error is a terminal, plain lines elsewhere."""
+    return Bar() if sys.stderr.isatty() else PlainLines()

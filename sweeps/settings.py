@@ -1,0 +1,484 @@
+"""The settings of one grid point: workload, policy, server, report, and the rules between them.
+
+The models say what a value may be; `problems` says which options go together. An option that the chosen mode would
+ignore is a mistake, because a sweep that varies it would show a flat line and call it a finding.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, field_validator
+
+from batchcube.engine.ticks import LARGEST_BATCH
+
+from .errors import UserError
+from .mistakes import Path, show_value
+from .traces import Resampling, TraceFormat
+from .workloads.arrivals import ArrivalProcess
+from .workloads.lengths import LengthDistribution
+from .workloads.predictors import Column, Confusion, Oracle, Predictor
+from .workloads.settings import Settings
+
+Mode = Literal["fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic"]
+BINNED = ("multi_bin_only", "multi_bin_dynamic")
+FIXED = ("fifo_fixed", "multi_bin_only")
+CONTROLLED = ("dynamic_only", "multi_bin_dynamic")
+
+Count = Annotated[int, Field(ge=1, le=2**40)]
+BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
+# An hour is 3.6e3 s; 1e8 s is three years: beyond it the engine's clock of microseconds is of no use to anybody.
+Seconds = Annotated[float, Field(gt=0, le=1e8)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=1e8)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+# Workload -----------------------------------------------------------------------------------------------------------
+
+
+class TraceSettings(Settings):
+    """A recorded trace: where it is, which rows count, how it is scaled and resampled between replications."""
+
+    path: str = Field(min_length=1, description='trace file, relative to the specification, or "dataset:NAME"')
+    format: TraceFormat = Field(default="auto", description="layout of the file; auto: by its columns")
+    model: str | None = Field(default=None, min_length=1, description="keep the rows of this model (burstgpt)")
+    log_type: str | None = Field(default=None, min_length=1, description="keep the rows of this log type (burstgpt)")
+    start_s: SecondsOrZero = Field(
+        default=0.0, description="leave out what arrives earlier, seconds from the first row"
+    )
+    stop_s: Seconds | None = Field(default=None, description="leave out what arrives from here on")
+    limit: Count | None = Field(default=None, description="keep the first rows of what is left")
+    rate_scale: float = Field(default=1.0, gt=0, le=1e6, description="arrival times are divided by this")
+    resample: Resampling = Field(
+        default="none",
+        description="how replications differ: not at all, by a circular start, by blocks drawn at random",
+    )
+    block_requests: Count | None = Field(
+        default=None, description="length of a block (resample = blocks); root of the trace's length when left out"
+    )
+
+
+class Workload(Settings):
+    """Requests of one replication: drawn from distributions, or read from a recorded trace."""
+
+    requests: Annotated[int, Field(ge=1, le=100_000_000)] | None = Field(
+        default=None, description="requests per replication; 10000 when drawn, the whole file when recorded"
+    )
+    arrivals: ArrivalProcess | None = Field(default=None, description="arrival process")
+    lengths: LengthDistribution | None = Field(default=None, description="prompt and output lengths, or service times")
+    predictor: Predictor = Field(
+        default_factory=lambda: Oracle(kind="oracle"), description="what the scheduler believes a length to be"
+    )
+    trace: TraceSettings | None = Field(default=None, description="recorded trace, instead of arrivals and lengths")
+
+    @property
+    def request_count(self) -> int | None:
+        """Requests per replication; None stands for a whole recorded trace."""
+        return 10_000 if self.requests is None and self.trace is None else self.requests
+
+    @property
+    def in_seconds(self) -> bool:
+        """Whether the workload draws service times in seconds instead of tokens."""
+        return getattr(self.lengths, "unit", "tokens") == "seconds"
+
+
+# Policy -------------------------------------------------------------------------------------------------------------
+
+
+class Edges(Settings):
+    """Where the bins are cut."""
+
+    kind: Literal["equal_mass", "uniform", "exponential", "explicit"] = Field(
+        default="equal_mass", description="quantiles of a sample, equal widths, Lemma A.1 of [MB], or given values"
+    )
+    sample: Literal["whole", "prefix"] | None = Field(
+        default=None, description="recorded trace: requests the edges see"
+    )
+    prefix_requests: Count | None = Field(default=None, description="first requests the edges see (sample = prefix)")
+    sample_size: Annotated[int, Field(ge=2, le=100_000_000)] | None = Field(
+        default=None,
+        description="drawn workload: size of the sample drawn apart from the replications; 100000 when left out",
+    )
+    values: Annotated[tuple[float, ...], Field(strict=False, min_length=2)] | None = Field(
+        default=None, description="bins + 1 increasing edges (kind = explicit)"
+    )
+
+
+class Memory(Settings):
+    """Memory bound on the batch size: Algorithm 1 of [DB]."""
+
+    rule: Literal["exact", "buffer", "margin", "literal"] = Field(default="exact", description="form of the bound")
+    capacity_tokens: Annotated[float, Field(gt=0, le=1e12)] | None = Field(default=None, description="tokens that fit")
+    max_bytes: Annotated[float, Field(gt=0)] | None = Field(default=None, description="memory of the device")
+    model_bytes: Annotated[float, Field(ge=0)] | None = Field(default=None, description="memory the model takes")
+    kv_bytes_per_token: Annotated[float, Field(gt=0)] | None = Field(default=None, description="KV cache of one token")
+    overflow_probability: Fraction = Field(default=0.05, description="allowed probability that a batch does not fit")
+    margin_tokens: Annotated[float, Field(ge=0, le=1e12)] | None = Field(
+        default=None, description="reserve (rule = margin)"
+    )
+    margin_fraction: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None, description="reserve as a part of the capacity (rule = margin)"
+    )
+
+    @property
+    def tokens(self) -> float:
+        """Token capacity η of the device."""
+        if self.capacity_tokens is not None:
+            return self.capacity_tokens
+        assert self.max_bytes is not None
+        assert self.model_bytes is not None
+        assert self.kv_bytes_per_token is not None
+        return (self.max_bytes - self.model_bytes) / self.kv_bytes_per_token
+
+    @property
+    def margin(self) -> float:
+        """Constant reserve L0 in tokens; 0 unless the rule is ``margin``."""
+        if self.margin_tokens is not None:
+            return self.margin_tokens
+        return 0.0 if self.margin_fraction is None else self.margin_fraction * self.tokens
+
+
+class Sla(Settings):
+    """Latency feedback on the batch size: Algorithm 2 of [DB]."""
+
+    variant: Literal["paper", "heuristic"] = Field(default="paper", description="update rule of the controller")
+    target_s: Seconds = Field(description="latency the controller steers to")
+    tolerance_s: SecondsOrZero = Field(description="dead band on each side of the target")
+    alpha: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=16, description="least width of the search (paper)"
+    )
+    delta: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=4, description="step that widens the search (paper)"
+    )
+    signal: Literal["tbt", "batch_time", "latency"] = Field(
+        default="tbt", description="latency the controller observes"
+    )
+
+
+class Estimates(Settings):
+    """Running averages the controllers see."""
+
+    kind: Literal["ema", "window"] = Field(
+        default="ema", description="exponential average, or mean of the last observations"
+    )
+    weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.2, description="weight of the newest observation (ema)"
+    )
+    observations: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=20, description="observations averaged (window)"
+    )
+
+
+class Policy(Settings):
+    """How batches are formed."""
+
+    mode: Mode = Field(description="batching mode")
+    bins: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1, description="number of length bins")
+    batch_size: BatchSize | None = Field(default=None, description="requests in a batch (fixed-size modes)")
+    smallest_batch: BatchSize = Field(default=1, description="lower end of the controllers' range")
+    largest_batch: BatchSize | None = Field(default=None, description="upper end of the controllers' range")
+    max_wait_s: Seconds | None = Field(default=None, description="oldest request's wait after which a bin is released")
+    service_order: Literal["first_formed", "shortest_first"] = Field(
+        default="first_formed", description="order of batches"
+    )
+    tail: Literal["flush", "drop"] = Field(default="flush", description="what becomes of batches unfilled at the end")
+    bin_choice: Literal["oldest_head", "round_robin", "longest_queue"] = Field(
+        default="oldest_head", description="bin a free server takes from"
+    )
+    controller_scope: Literal["per_bin", "global"] = Field(
+        default="per_bin", description="one controller per bin, or one"
+    )
+    edges: Edges = Field(default=Edges(), description="where the bins are cut")
+    memory: Memory | None = Field(default=None, description="memory bound")
+    sla: Sla | None = Field(default=None, description="latency controller")
+    estimates: Estimates = Field(default=Estimates(), description="running averages of the controllers")
+
+
+_ONLY_FOR: dict[str, tuple[str, ...]] = {
+    "bins": BINNED,
+    "edges": BINNED,
+    "batch_size": (*FIXED, "fifo_greedy"),
+    "max_wait_s": FIXED,
+    "service_order": FIXED,
+    "tail": FIXED,
+    "smallest_batch": CONTROLLED,
+    "largest_batch": CONTROLLED,
+    "memory": CONTROLLED,
+    "sla": CONTROLLED,
+    "estimates": CONTROLLED,
+    "bin_choice": ("multi_bin_dynamic",),
+    "controller_scope": ("multi_bin_dynamic",),
+}
+_REQUIRED: dict[str, tuple[str, ...]] = {
+    "fifo_fixed": ("batch_size",),
+    "fifo_greedy": ("batch_size",),
+    "multi_bin_only": ("bins", "batch_size"),
+    "dynamic_only": ("largest_batch",),
+    "multi_bin_dynamic": ("bins", "largest_batch"),
+}
+
+
+# Server -------------------------------------------------------------------------------------------------------------
+
+
+class ConstantLaw(Settings):
+    """T = a0 + a1 L."""
+
+    law: Literal["constant"]
+    a0_s: SecondsOrZero = Field(default=0.0, description="time of a batch before its first token")
+    a1_s_per_token: Annotated[float, Field(gt=0, le=1e6)] = Field(description="time per token of the longest request")
+    length: Literal["output", "total"] = Field(default="output", description="tokens that count")
+
+
+class GrowingLaw(Settings):
+    """T = a0 + a1 L h(b), with h growing in the batch size b."""
+
+    law: Literal["linear", "saturating", "power"]
+    a0_s: SecondsOrZero = Field(default=0.0, description="time of a batch before its first token")
+    a1_s_per_token: Annotated[float, Field(gt=0, le=1e6)] = Field(description="time per token of a batch of one")
+    gamma: Annotated[float, Field(ge=0, le=100)] = Field(description="growth with the batch size")
+    length: Literal["output", "total"] = Field(default="output", description="tokens that count")
+
+
+class TableLaw(Settings):
+    """T interpolated in a measured table of (batch size, length)."""
+
+    law: Literal["table"]
+    path: str = Field(min_length=1, description="measured table; relative to the specification")
+    length: Literal["output", "total"] = Field(default="output", description="tokens that count")
+
+
+class GivenLaw(Settings):
+    """T = the longest of the service times the workload draws in seconds."""
+
+    law: Literal["given"]
+
+
+Service = Annotated[ConstantLaw | GrowingLaw | TableLaw | GivenLaw, Field(discriminator="law")]
+
+
+class Server(Settings):
+    """What runs a batch, and how long it takes."""
+
+    servers: int | Literal["infinite"] = Field(default=1, description="identical servers")
+    completion: Literal["batch", "own"] = Field(default="batch", description="when a request of a batch is done")
+    service: Service = Field(description="time a batch takes")
+
+    @field_validator("servers", mode="before")
+    @classmethod
+    def _servers(cls, value: Any) -> Any:
+        if value == "infinite" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000):
+            return value
+        raise ValueError('must be a whole number from 1 to 100000, or "infinite"')
+
+
+# Report -------------------------------------------------------------------------------------------------------------
+
+
+class Report(Settings):
+    """What is measured."""
+
+    warmup_requests: Annotated[int, Field(ge=0, le=2**40)] | None = Field(
+        default=None, description="first requests left out"
+    )
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] | None = Field(default=None, description="first part left out")
+    request_sla_s: Seconds | None = Field(default=None, description="latency a request must not exceed")
+    token_sla_s: Seconds | None = Field(default=None, description="time between tokens a request must not exceed")
+    windows: Annotated[int, Field(ge=1, le=100_000)] = Field(default=50, description="equal time windows")
+    horizon_s: Seconds | None = Field(default=None, description="span of the windows; the arrivals' span when left out")
+    histograms: bool = Field(default=True, description="keep the latency histogram of every replication")
+
+
+class Point(NamedTuple):
+    """Everything that is set at one point of the grid."""
+
+    workload: Workload
+    policy: Policy
+    server: Server
+    report: Report
+
+
+SECTIONS: dict[str, type[Settings]] = {"workload": Workload, "policy": Policy, "server": Server, "report": Report}
+
+
+class Problem(NamedTuple):
+    """An option that does not go with the others; ``shown`` tells whether the value at ``path`` belongs beside it."""
+
+    path: Path
+    text: str
+    shown: bool = True
+
+
+def problems(point: Point) -> Iterator[Problem]:
+    """Yield every combination of options that makes no sense at this point."""
+    yield from _workload_problems(point.workload)
+    yield from _policy_problems(point)
+    yield from _server_problems(point)
+    report = point.report
+    if report.warmup_requests is not None and report.warmup_fraction is not None:
+        yield Problem(("report", "warmup_fraction"), "give warmup_requests or warmup_fraction, not both")
+    count = point.workload.request_count
+    if count is not None and report.warmup_requests is not None and report.warmup_requests >= count:
+        yield Problem(("report", "warmup_requests"), f"must be < {count}, the requests of a replication")
+
+
+def _workload_problems(workload: Workload) -> Iterator[Problem]:
+    predictor = workload.predictor.kind
+    if workload.trace is None:
+        for name in ("arrivals", "lengths"):
+            if getattr(workload, name) is None:
+                yield Problem(("workload", name), "is missing (or give workload.trace, a recorded trace)", shown=False)
+        if predictor == "column" and getattr(workload.lengths, "predicted_column", None) is None:
+            text = "needs a recorded trace, or lengths from a file with a predicted_column"
+            yield Problem(("workload", "predictor", "kind"), text)
+        return
+    trace = workload.trace
+    for name in ("arrivals", "lengths"):
+        if getattr(workload, name) is not None:
+            yield Problem(("workload", name), "a recorded trace has its own; remove it or workload.trace", shown=False)
+    for name in ("model", "log_type"):
+        if getattr(trace, name) is not None and trace.format not in ("burstgpt", "auto"):
+            yield Problem(
+                ("workload", "trace", name), f'format "{trace.format}" has no such column; only "burstgpt" has'
+            )
+    if trace.stop_s is not None and trace.start_s >= trace.stop_s:
+        yield Problem(("workload", "trace", "start_s"), f"must be < workload.trace.stop_s = {trace.stop_s:g}")
+    if trace.resample != "blocks" and trace.block_requests is not None:
+        path: Path = ("workload", "trace", "block_requests")
+        yield Problem(path, f'resample = "{trace.resample}" would ignore it; only "blocks" uses it')
+
+
+def _policy_problems(point: Point) -> Iterator[Problem]:
+    policy, workload = point.policy, point.workload
+    mode = policy.mode
+    for name, modes in _ONLY_FOR.items():
+        if name not in policy.model_fields_set or mode in modes or getattr(policy, name) is None:
+            continue
+        if name == "bins":
+            if policy.bins != 1:
+                yield Problem(("policy", "bins"), f"must be 1: mode {mode} has no bins")
+            continue
+        yield Problem(("policy", name), f"mode {mode} would ignore it; used by {', '.join(modes)}", shown=False)
+    for name in _REQUIRED[mode]:
+        if name not in policy.model_fields_set or getattr(policy, name) is None:
+            yield Problem(("policy", name), f"is missing; mode {mode} needs it", shown=False)
+    if mode in CONTROLLED and policy.largest_batch is not None and policy.smallest_batch > policy.largest_batch:
+        limit = f"must be <= policy.largest_batch = {policy.largest_batch}"
+        yield Problem(("policy", "smallest_batch"), limit)
+    if mode in BINNED:
+        yield from _edge_problems(policy, workload)
+    if mode in CONTROLLED:
+        yield from _controller_problems(policy, workload)
+
+
+def _edge_problems(policy: Policy, workload: Workload) -> Iterator[Problem]:
+    edges, at = policy.edges, ("policy", "edges")
+    if edges.kind == "explicit":
+        if edges.values is None:
+            yield Problem((*at, "values"), 'is missing; kind = "explicit" needs it', shown=False)
+        elif any(low >= high for low, high in zip(edges.values, edges.values[1:], strict=False)):
+            yield Problem((*at, "values"), "must increase from edge to edge")
+        elif len(edges.values) != policy.bins + 1:
+            text = f"must hold policy.bins + 1 = {policy.bins + 1} edges, not {len(edges.values)}"
+            yield Problem((*at, "values"), text)
+        unused = ("sample", "prefix_requests", "sample_size")
+        for name in unused:
+            if getattr(edges, name) is not None:
+                yield Problem((*at, name), 'kind = "explicit" would ignore it')
+    else:
+        if edges.values is not None:
+            yield Problem((*at, "values"), f'kind = "{edges.kind}" would ignore it; only "explicit" uses it')
+        if workload.trace is None:
+            for name in ("sample", "prefix_requests"):
+                if getattr(edges, name) is not None:
+                    yield Problem((*at, name), "only a recorded trace uses it; see sample_size")
+        elif edges.sample_size is not None:
+            yield Problem((*at, "sample_size"), "a recorded trace would ignore it; see sample and prefix_requests")
+        if workload.trace is not None and edges.sample == "prefix" and edges.prefix_requests is None:
+            yield Problem((*at, "prefix_requests"), 'is missing; sample = "prefix" needs it', shown=False)
+        if workload.trace is not None and edges.sample != "prefix" and edges.prefix_requests is not None:
+            yield Problem((*at, "prefix_requests"), 'only sample = "prefix" uses it')
+    if isinstance(workload.predictor, Confusion) and policy.bins > 1:
+        try:
+            workload.predictor.probabilities(policy.bins)
+        except UserError as error:
+            text = str(error).rpartition(": ")[0].partition(": ")[2]
+            yield Problem(("workload", "predictor", "matrix"), text or str(error), shown=False)
+    if isinstance(workload.predictor, Column) and policy.bins > 1:
+        classes = workload.predictor.classes
+        if classes is not None and classes != policy.bins:
+            yield Problem(("workload", "predictor", "classes"), f"must be policy.bins = {policy.bins}")
+
+
+def _controller_problems(policy: Policy, workload: Workload) -> Iterator[Problem]:
+    memory, sla, estimates = policy.memory, policy.sla, policy.estimates
+    if memory is not None:
+        yield from _memory_problems(memory)
+        if workload.in_seconds:
+            text = 'needs tokens, and workload.lengths.unit is "seconds"'
+            yield Problem(("policy", "memory"), text, shown=False)
+    if sla is not None:
+        if sla.tolerance_s >= sla.target_s:
+            yield Problem(
+                ("policy", "sla", "tolerance_s"), f"must be < policy.sla.target_s = {show_value(sla.target_s)}"
+            )
+        if sla.variant == "heuristic":
+            for name in ("alpha", "delta"):
+                if name in sla.model_fields_set:
+                    yield Problem(("policy", "sla", name), 'variant = "heuristic" would ignore it')
+        if workload.in_seconds and sla.signal == "tbt":
+            text = 'needs tokens, and workload.lengths.unit is "seconds"; use "batch_time" or "latency"'
+            yield Problem(("policy", "sla", "signal"), text, shown=False)
+    if memory is None and sla is None and "estimates" in policy.model_fields_set:
+        yield Problem(("policy", "estimates"), "would be ignored without policy.memory or policy.sla", shown=False)
+    unused = "observations" if estimates.kind == "ema" else "weight"
+    if unused in estimates.model_fields_set:
+        yield Problem(("policy", "estimates", unused), f'kind = "{estimates.kind}" would ignore it')
+
+
+def _memory_problems(memory: Memory) -> Iterator[Problem]:
+    at = ("policy", "memory")
+    in_bytes = ("max_bytes", "model_bytes", "kv_bytes_per_token")
+    given = [name for name in in_bytes if getattr(memory, name) is not None]
+    if memory.capacity_tokens is not None:
+        for name in given:
+            yield Problem((*at, name), f"give capacity_tokens, or {', '.join(in_bytes)}, not both")
+    elif not given:
+        text = f"is missing (or give {', '.join(in_bytes)})"
+        yield Problem((*at, "capacity_tokens"), text, shown=False)
+    elif len(given) < len(in_bytes):
+        for name in in_bytes:
+            if name not in given:
+                yield Problem((*at, name), f"is missing; goes with {', '.join(given)}", shown=False)
+    elif not 0 < memory.tokens <= 1e12:
+        text = "must be > policy.memory.model_bytes, and leave room for at most 1e12 tokens"
+        yield Problem((*at, "max_bytes"), text)
+    margins = [name for name in ("margin_tokens", "margin_fraction") if getattr(memory, name) is not None]
+    if memory.rule == "margin" and len(margins) != 1:
+        yield Problem((*at, "rule"), "needs margin_tokens or margin_fraction, one of them")
+    if memory.rule != "margin":
+        for name in margins:
+            yield Problem((*at, name), f'rule = "{memory.rule}" would ignore it; only "margin" uses it')
+    if memory.margin_tokens is not None and memory.margin_tokens >= (memory.capacity_tokens or math.inf):
+        yield Problem((*at, "margin_tokens"), "must be < policy.memory.capacity_tokens")
+    if memory.rule == "margin" and "overflow_probability" in memory.model_fields_set:
+        yield Problem((*at, "overflow_probability"), 'rule = "margin" would ignore it')
+
+
+def _server_problems(point: Point) -> Iterator[Problem]:
+    server, workload = point.server, point.workload
+    if server.servers == "infinite" and point.policy.mode not in FIXED:
+        yield Problem(
+            ("server", "servers"), f"mode {point.policy.mode} needs finitely many servers: nothing would wait"
+        )
+    given = server.service.law == "given"
+    if given and not workload.in_seconds:
+        text = 'needs service times in seconds: set workload.lengths.unit = "seconds"'
+        yield Problem(("server", "service", "law"), text)
+    if workload.in_seconds and not given:
+        text = '"seconds" goes with server.service.law = "given" only'
+        yield Problem(("workload", "lengths", "unit"), text, shown=False)
+    if server.completion == "own" and given:
+        yield Problem(("server", "completion"), 'needs tokens: server.service.law = "given" has none')
+    if point.report.token_sla_s is not None and workload.in_seconds:
+        yield Problem(("report", "token_sla_s"), 'needs tokens, and workload.lengths.unit is "seconds"')

@@ -1,0 +1,325 @@
+"""A sweep as users write it: TOML in, a validated grid out, one line for each mistake."""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, ValidationError
+
+from .errors import UserError
+from .grid import AxisSettings, Grid, build_grid, read_axes
+from .mistakes import Mistake, known_paths, mistakes, show_value
+from .settings import SECTIONS, Policy, Report, Server, Workload
+from .workloads.settings import Settings
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from .progress import Progress
+
+LARGEST_FILE = 10_000_000
+DEEPEST = 24
+
+
+class SpecificationError(UserError):
+    """What is wrong with a specification, one line for each mistake, none left out."""
+
+    def __init__(self, source: str, found: Iterable[Mistake]) -> None:
+        self.lines = tuple(str(UserError(f"{source}: {mistake.line()}")) for mistake in found)
+        ValueError.__init__(self, "\n".join(self.lines))
+
+
+class Header(Settings):
+    """What a sweep is called, and how often it is repeated."""
+
+    name: str = Field(default="sweep", min_length=1, max_length=100, description="short name")
+    title: str = Field(default="", description="one line about the sweep")
+    description: str = Field(default="", description="what the sweep shows, and what it assumes")
+    seed: int = Field(default=1, ge=0, lt=2**63, description="seed of all random numbers")
+    replications: int = Field(default=20, ge=1, le=1_000_000, description="independent repetitions of every point")
+    workload: dict[str, Any] = Field(default_factory=dict)
+    policy: dict[str, Any] = Field(default_factory=dict)
+    server: dict[str, Any] = Field(default_factory=dict)
+    report: dict[str, Any] = Field(default_factory=dict)
+    axes: dict[str, Any] = Field(default_factory=dict)
+
+
+class Document(Header):
+    """Describe a whole specification to editors; validation goes section by section instead, for every grid point."""
+
+    workload: Workload = Field(description="requests")  # type: ignore[assignment]
+    policy: Policy = Field(description="how batches are formed")  # type: ignore[assignment]
+    server: Server = Field(description="what serves them, and how fast")  # type: ignore[assignment]
+    report: Report = Field(description="what is measured")  # type: ignore[assignment]
+    axes: dict[str, AxisSettings] = Field(description="what varies: one table per axis")  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A validated sweep: every point of its grid makes sense."""
+
+    name: str
+    title: str
+    description: str
+    seed: int
+    replications: int
+    grid: Grid
+    document: dict[str, Any]
+    """The specification as given, file paths made absolute: enough to make this sweep again."""
+    source: str
+    """File or name that messages start with."""
+
+    @classmethod
+    def from_toml(cls, path: str | PathLike[str], overrides: Iterable[str] = ()) -> "Sweep":
+        """Read a sweep from a TOML file, or a preset by its name, with settings ``path=value`` laid over it.
+
+        Raises UserError with one line for each mistake.
+        """
+        return cls._from_document(*read_document(path), overrides)
+
+    @classmethod
+    def model_validate(cls, data: Mapping[str, Any], source: str = "specification") -> "Sweep":
+        """Build a sweep from nested dictionaries; raises UserError with one line for each mistake."""
+        return cls._from_document(dict(data), source, Path.cwd(), ())
+
+    @classmethod
+    def _from_document(cls, document: dict[str, Any], source: str, folder: Path, overrides: Iterable[str]) -> "Sweep":
+        _refuse_depth(document, source)
+        document = _with_absolute_paths(deepcopy(document), folder)
+        for text in overrides:
+            document = _override(document, text)
+        try:
+            header = Header.model_validate(document)
+        except ValidationError as error:
+            raise SpecificationError(source, mistakes(Header, document, error)) from None
+        axes, wrong = read_axes(header.axes, document)
+        if wrong:
+            # Without its axes the rest would be blamed for what it is not.
+            raise SpecificationError(source, wrong)
+        grid, wrong = build_grid(document, axes)
+        wrong += _replication_problems(grid)
+        if wrong:
+            raise SpecificationError(source, wrong)
+        replications = 1 if all(is_deterministic(point.workload) for point in grid.points) else header.replications
+        return cls(
+            header.name,
+            header.title or header.name,
+            header.description,
+            header.seed,
+            replications,
+            grid,
+            document,
+            source,
+        )
+
+    def text(self) -> str:
+        """Return the whole specification as JSON, from which `model_validate` makes the same sweep."""
+        return json.dumps(self.document, ensure_ascii=False)
+
+    def identity(self) -> str:
+        """Return the SHA-256 of everything that decides what a replication is: all but the number of replications."""
+        rest = {key: value for key, value in self.document.items() if key != "replications"}
+        return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+    def run(
+        self,
+        output: str | PathLike[str] | None = None,
+        *,
+        workers: int | None = None,
+        progress: "Progress | None" = None,
+    ) -> "xr.Dataset":
+        """Simulate every point and replication and return the cube; with ``output``, also write it there.
+
+        Runs on ``workers`` threads, all cores when None; the cube does not depend on how many. With ``output``, a run
+        that was stopped continues where it was, and a cube of the same sweep with fewer replications is extended.
+        Raises UserError for what only the data can show (a missing file, a request no batch can hold).
+        """
+        from .execution import run_sweep
+
+        return run_sweep(self, output=output, workers=workers, progress=progress)
+
+
+def is_deterministic(workload: Workload) -> bool:
+    """Say whether every replication of a workload would be the same one."""
+    trace = workload.trace
+    return trace is not None and trace.resample == "none" and workload.predictor.kind in ("oracle", "column")
+
+
+def _replication_problems(grid: Grid) -> list[Mistake]:
+    fixed = [is_deterministic(point.workload) for point in grid.points]
+    if any(fixed) and not all(fixed):
+        text = (
+            "this point has nothing random, others have: replications would be copies and their interval a fiction; "
+            'set resample = "circular" or "blocks"'
+        )
+        return [Mistake(("workload", "trace", "resample"), text, "none")]
+    return []
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+def read_document(path: str | PathLike[str]) -> tuple[dict[str, Any], str, Path]:
+    """Return the tables of a TOML file or preset, the name for messages, and the folder its file paths start from.
+
+    Raises UserError for a file that is missing, unreadable, or no TOML.
+    """
+    from . import presets
+
+    file = Path(path)
+    name = str(path)
+    if not file.suffix and not file.exists():
+        if name not in presets.names():
+            raise UserError(f"{name}: no such file, and no preset of that name; {presets.hint(name)}")
+        return parse_toml(presets.read(name), name), name, Path.cwd()
+    try:
+        if file.is_file() and file.stat().st_size > LARGEST_FILE:
+            raise UserError(f"{name}: is larger than {LARGEST_FILE} bytes: no specification")
+        content = file.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{name}: cannot be read: {reason}") from None
+    return parse_toml(content, name), name, file.resolve().parent
+
+
+def parse_toml(content: bytes, source: str) -> dict[str, Any]:
+    """Parse TOML; raises UserError with the line and column of the first mistake."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = content[error.start]
+        raise UserError(f"{source}: is no TOML: byte 0x{byte:02x} at offset {error.start} is not UTF-8 text") from None
+    try:
+        return tomllib.loads(text.replace("\r\n", "\n"))
+    except RecursionError:
+        raise UserError(f"{source}: is nested too deeply for a specification") from None
+    except ValueError as error:
+        message = " ".join(str(error).split())
+        place = re.search(r" \(at (line \d+, column \d+|end of document)\)$", message)
+        if place:
+            message = f"{place[1]}: {message[: place.start()]}"
+        raise UserError(f"{source}: is no TOML: {message}") from None
+
+
+def _refuse_depth(document: Mapping[str, Any], source: str) -> None:
+    """Refuse tables nested beyond any setting, before anything recursive meets them."""
+    level: list[Any] = [document]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
+            if isinstance(inner, Mapping | list | tuple)
+        ]
+        if not level:
+            return
+    raise UserError(f"{source}: is nested deeper than {DEEPEST} levels: no specification is")
+
+
+def _with_absolute_paths(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Anchor every file path of the settings in ``folder``, so that the sweep runs from anywhere."""
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, str) and value and not value.startswith("dataset:") and "\0" not in value:
+            return str(folder / value)
+        return value
+
+    def walk(table: Any) -> None:
+        if isinstance(table, dict):
+            for key, value in table.items():
+                if key.rpartition(".")[2] == "path":
+                    table[key] = absolute(value)
+                else:
+                    walk(value)
+        elif isinstance(table, list):
+            for entry in table:
+                walk(entry)
+
+    walk(document.get("workload"))
+    walk(document.get("server"))
+    axes = document.get("axes")
+    for axis in axes.values() if isinstance(axes, dict) else ():
+        if not isinstance(axis, dict):
+            continue
+        walk(axis.get("points"))
+        path, values = axis.get("path"), axis.get("values")
+        if isinstance(path, str) and path.endswith(".path") and isinstance(values, list):
+            axis["values"] = [absolute(value) for value in values]
+    return document
+
+
+def _override(document: dict[str, Any], text: str) -> dict[str, Any]:
+    """Lay one ``path=value`` over the document; the value is TOML, or text where it is no TOML."""
+    path, equals, spelled = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set {text}: must be path=value, for instance policy.bins=4")
+    try:
+        value = tomllib.loads(f"value = {spelled.strip()}")["value"]
+    except (ValueError, RecursionError):
+        value = spelled.strip()
+    _refuse_depth({"": value}, f"--set {path.strip()}")
+    axes = document.get("axes")
+    for name, axis in axes.items() if isinstance(axes, dict) else ():
+        if isinstance(axis, dict) and axis.get("path") == ".".join(keys):
+            raise UserError(f"--set {text}: axes.{name} sets it at every point; use --set axes.{name}.values=[...]")
+    if keys[0] == "axes" and keys[-1] == "values" and len(keys) == 3:
+        axis = axes.get(keys[1]) if isinstance(axes, dict) else None
+        if isinstance(axis, dict):
+            for other in ("start", "stop", "num", "step"):
+                axis.pop(other, None)
+    table = document
+    for key in keys[:-1]:
+        inner = table.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"--set {text}: {key} = {show_value(inner)} is no table")
+        table = inner
+    table[keys[-1]] = value
+    return _with_absolute_paths(document, Path.cwd())
+
+
+# Schema -------------------------------------------------------------------------------------------------------------
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a specification, for editors that complete TOML."""
+    schema = Document.model_json_schema()
+    schema["$schema"] = "http://json-schema.org/draft-07/schema#"
+    schema["title"] = "batchcube sweep"
+
+    def relax(node: Any) -> None:
+        if isinstance(node, dict):
+            # An axis may set anything, so nothing can be demanded of the file itself, but the tags of unions.
+            if isinstance(node.get("required"), list):
+                node["required"] = [name for name in node["required"] if "const" in node["properties"].get(name, {})]
+                if not node["required"]:
+                    del node["required"]
+            # Written with $defs by pydantic and read with definitions by draft-07 editors: both follow $ref.
+            for value in node.values():
+                relax(value)
+        elif isinstance(node, list):
+            for value in node:
+                relax(value)
+
+    relax(schema)
+    return schema
+
+
+def schema_text() -> str:
+    """Return the published JSON schema as the text of its file."""
+    return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+def setting_names() -> list[str]:
+    """Return every dotted settings path a specification may set."""
+    return sorted({f"{name}.{below}" for name, model in SECTIONS.items() for below, _, _ in known_paths(model)})
+
+
+__all__ = ["SpecificationError", "Sweep", "json_schema", "parse_toml", "read_document", "schema_text"]
