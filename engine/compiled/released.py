@@ -1,0 +1,151 @@
+"""Bins hand out batches: `multi_bin_only` and `fifo_fixed` ([MB] Algorithm 1; model, section 3).
+
+Nothing that happens at the servers changes which requests form a batch, or when. So there is no walk over arrivals: each bin
+knows when its next batch is released, and batches are taken in that order.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model import INFINITE, Bins, Setup
+from ..policies.service import service_ticks
+from ..ticks import NEVER
+from .account import book, open_books, record, span_of
+from .heap import pop, push
+from .jit import inline, jit
+
+# What releases a batch, in the order in which releases at one instant happen.
+FULL, WAITED, ENDED = 0, 1, 2
+
+
+class ReleaseSpace(NamedTuple):
+    """Working memory of `run_released`."""
+
+    bins: NDArray[np.int64]
+    """(bin, 5) head of the bin in `order`, and its next release: instant, cause, tie-breaker, end in `order`."""
+    free: NDArray[np.int64]
+    """(server,) when each server is free; one entry when there are infinitely many."""
+    formed: NDArray[np.int64]
+    """(batch, 5) heap of formed batches, for `shortest_first`: predicted ticks, number formed, bin, low, high."""
+
+
+HEAD, INSTANT, CAUSE, TIE, END = range(5)
+
+
+def release_space(bins: Bins, setup: Setup) -> ReleaseSpace:
+    """Allocate working memory; pages of the heap that are never touched cost nothing."""
+    count = len(bins.start) - 1
+    waiting = len(bins.of) + 1 if setup.policy.shortest_first else 1
+    servers = 1 if setup.policy.servers == INFINITE else setup.policy.servers
+    return ReleaseSpace(np.zeros((count, 5), np.int64), np.zeros(servers, np.int64), np.empty((waiting, 5), np.int64))
+
+
+@inline
+def next_release(j, head, end, trace, order, policy):  # type: ignore[no-untyped-def]
+    """Return when bin j releases its next batch, what releases it, the tie-breaker, and where the batch ends in `order`."""
+    last = trace.arrival[-1]
+    if head == end:
+        return NEVER, ENDED, j, end
+    deadline = NEVER
+    if policy.max_wait < NEVER:
+        deadline = trace.arrival[order[head]] + policy.max_wait
+    if end - head >= policy.batch_size:
+        closing = order[head + policy.batch_size - 1]
+        if trace.arrival[closing] <= deadline:
+            return trace.arrival[closing], FULL, np.int64(closing), head + policy.batch_size
+    if deadline <= last or (policy.drop_tail and deadline < NEVER):
+        high = head + 1
+        while high < end and trace.arrival[order[high]] <= deadline:
+            high += 1
+        return deadline, WAITED, j, high
+    if policy.drop_tail:
+        return NEVER, ENDED, j, end
+    return last, ENDED, j, end
+
+
+@inline
+def plan(j, trace, bins, policy, queues):  # type: ignore[no-untyped-def]
+    """Note the next release of bin j."""
+    instant, cause, tie, end = next_release(j, queues[j, HEAD], bins.start[j + 1], trace, bins.order, policy)
+    queues[j, INSTANT], queues[j, CAUSE], queues[j, TIE], queues[j, END] = instant, cause, tie, end
+
+
+@inline
+def first_of(queues):  # type: ignore[no-untyped-def]
+    """Return the bin that releases first."""
+    best = 0
+    for j in range(1, len(queues)):
+        for field in (INSTANT, CAUSE, TIE):
+            if queues[j, field] != queues[best, field]:
+                if queues[j, field] < queues[best, field]:
+                    best = j
+                break
+    return best
+
+
+@inline
+def serve(low, high, j, number, start, trace, bins, setup, tally, records):  # type: ignore[no-untyped-def]
+    """Run one batch from `start`; return its completion."""
+    longest, _, lengths, outputs, tokens, _ = span_of(bins.order, low, high, trace)
+    service = service_ticks(high - low, longest, setup.service)
+    book(low, high, j, start, service, longest, lengths, outputs, tokens, trace, bins, setup, tally)
+    if len(records.start) > 0:
+        record(low, high, j, number, start, service, trace, bins, setup, records)
+    return start + service
+
+
+@inline
+def predicted_ticks(low, high, trace, order, law):  # type: ignore[no-untyped-def]
+    """Return T(b, L) of the longest prediction in a batch."""
+    longest = 0.0
+    for m in range(low, high):
+        longest = max(longest, trace.predicted[order[m]])
+    return service_ticks(high - low, longest, law)
+
+
+@jit
+def run_released(trace, bins, setup, tally, records, space):  # type: ignore[no-untyped-def]
+    """Simulate one replication into an empty tally; fill `records` unless they have length 0."""
+    open_books(trace, setup, tally)
+    policy, queues, free, formed = setup.policy, space.bins, space.free, space.formed
+    for j in range(len(queues)):
+        queues[j, HEAD] = bins.start[j]
+        plan(j, trace, bins, policy, queues)
+    number = released = released_at = waiting = 0
+    while True:
+        j = first_of(queues)
+        low, now, high = queues[j, HEAD], queues[j, INSTANT], queues[j, END]
+        if policy.shortest_first and now > released_at:
+            # Every release of the last instant is in: servers free before the next one each take the shortest batch.
+            while waiting > 0:
+                server = np.argmin(free)
+                start = max(free[server], released_at)
+                if start >= now:
+                    break
+                pop(formed, waiting)
+                waiting -= 1
+                k, first, last = formed[waiting, 2], formed[waiting, 3], formed[waiting, 4]
+                free[server] = serve(first, last, k, number, start, trace, bins, setup, tally, records)
+                number += 1
+        if now == NEVER:
+            break
+        if policy.servers == INFINITE:
+            serve(low, high, j, number, now, trace, bins, setup, tally, records)
+            number += 1
+        elif policy.shortest_first:
+            row = formed[waiting]
+            row[0], row[1] = predicted_ticks(low, high, trace, bins.order, setup.service), released
+            row[2], row[3], row[4] = j, low, high
+            push(formed, waiting)
+            waiting += 1
+        else:
+            server = np.argmin(free)
+            start = max(now, free[server])
+            free[server] = serve(low, high, j, number, start, trace, bins, setup, tally, records)
+            number += 1
+        released, released_at = released + 1, now
+        queues[j, HEAD] = high
+        plan(j, trace, bins, policy, queues)
+    tally.totals[0]["unserved"] = len(trace.arrival) - tally.totals[0]["completed"]
