@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from batchcube.engine.ticks import LARGEST_REQUEST, LATEST, TICKS_PER_S
+
 from .datasets import resolve
 from .errors import UserError
 
@@ -27,9 +29,10 @@ IntArray = npt.NDArray[np.int64]
 TraceFormat = Literal["auto", "csv", "azure", "burstgpt", "mooncake"]
 Resampling = Literal["none", "circular", "blocks"]
 
-MOST_TOKENS = 2_097_152
+MOST_TOKENS = LARGEST_REQUEST
 """Prompt and output tokens of one request: what the engine can hold."""
-LATEST_S = 1e11
+LATEST_S = LATEST / TICKS_PER_S
+"""Latest arrival, seconds: what the engine can hold."""
 _NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 
@@ -165,13 +168,13 @@ def _explain(file: _File, message: str, columns: Sequence[str], numbers: Sequenc
     found = re.search(r"CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (\w+): (.*)", message, re.DOTALL)
     if found:
         column = file.columns[int(found[1])] if int(found[1]) < len(file.columns) else columns[0]
-        row = f"row {int(found[2]) - 1}, " if found[2] else ""
+        where = f"row {int(found[2]) - 1}, " if found[2] else ""
         allowed = "must be a number" if found[3] == "double" else "must be UTF-8 text"
-        return f"{row}column {column!r}: {found[4][:80]}: {allowed}"
+        return f"{where}column {column!r}: {found[4][:80]}: {allowed}"
     found = re.search(r"(?:Row #(\d+): )?Expected (\d+) columns, got (\d+)", message)
     if found:
-        row = f"row {int(found[1]) - 1} has" if found[1] else "a row has"
-        return f"{row} {found[3]} columns: must have {found[2]}, as the header (truncated file?)"
+        where = f"row {int(found[1]) - 1} has" if found[1] else "a row has"
+        return f"{where} {found[3]} columns: must have {found[2]}, as the header (truncated file?)"
     return f"not a CSV file: {message[:200]}"
 
 
@@ -209,7 +212,7 @@ def _timestamps(file: _File, table: "pa.Table", column: str) -> FloatArray:
     for zone in (None, "UTC"):
         try:
             moments = pc.cast(written, pa.timestamp("ns", zone)).cast(pa.int64()).to_numpy()
-            return (moments - moments[0]) / 1e9
+            return np.asarray((moments - moments[0]) / 1e9, dtype=np.float64)
         except pa.ArrowInvalid:
             continue
     for row, value in enumerate(written.to_pylist(), start=1):

@@ -12,11 +12,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ..errors import UserError
-from ..traces import read_columns
-from .settings import FloatArray, Positive, Rate, Settings
+from ..traces import LATEST_S, read_columns
+from .settings import FloatArray, Rate, Settings
 
-# 10^11 s is 3000 years: in ticks of a microsecond still far below what an int64 holds.
-LATEST_S = 1e11
 MOST_PHASES = 50_000_000
 
 
@@ -37,7 +35,8 @@ def _invert(operational: FloatArray, knot_s: FloatArray, knot_operational: Float
     # side="left": a value on a knot belongs to the piece before it, which therefore has a positive rate.
     piece = np.maximum(np.searchsorted(knot_operational, operational, side="left") - 1, 0)
     seconds = knot_s[piece] + (operational - knot_operational[piece]) / rate[piece]
-    return np.minimum(seconds, knot_s[piece + 1])
+    within: FloatArray = np.minimum(seconds, knot_s[piece + 1])
+    return within
 
 
 class _AtRate(Settings):
@@ -51,7 +50,7 @@ class _AtRate(Settings):
         raise NotImplementedError
 
     def scale(self, unit_arrivals: FloatArray) -> FloatArray:
-        """Turn unit-rate arrivals (count,) into seconds; raise UserError beyond 10^11 s."""
+        """Turn unit-rate arrivals (count,) into seconds; raise UserError beyond the 142 years the engine can hold."""
         with np.errstate(over="ignore"):
             return _checked(unit_arrivals / self.rate_per_s)
 
@@ -106,11 +105,11 @@ class OnOff(Settings):
     scales_with_rate: ClassVar[bool] = False
     process: Literal["on_off"]
     rate_per_s: Rate = Field(description="mean arrival rate over both phases, requests per second")
-    on_off_ratio: Annotated[float, Field(gt=0)] | Literal["infinite"] = Field(
+    on_off_ratio: Annotated[float, Field(ge=1e-6, le=1e6)] | Literal["infinite"] = Field(
         description='rate while on / rate while off; "infinite": nothing arrives while off'
     )
-    mean_on_s: Positive = Field(description="mean length of an on phase, seconds")
-    mean_off_s: Positive = Field(description="mean length of an off phase, seconds")
+    mean_on_s: float = Field(ge=1e-6, le=1e9, description="mean length of an on phase, seconds")
+    mean_off_s: float = Field(ge=1e-6, le=1e9, description="mean length of an off phase, seconds")
 
     def phase_rates_per_s(self) -> tuple[float, float]:
         """Return the arrival rates (on, off) that give the mean rate, requests per second."""
@@ -213,7 +212,7 @@ class GammaWindows(Settings):
 
     def _seconds(self, operational: FloatArray, rate: FloatArray) -> FloatArray:
         knot_operational = np.append(0.0, np.cumsum(rate * self.window_s))
-        knot_s = np.arange(rate.size + 1) * self.window_s
+        knot_s: FloatArray = np.arange(rate.size + 1, dtype=np.float64) * self.window_s
         cycle = np.floor(operational / knot_operational[-1])
         within = np.clip(operational - cycle * knot_operational[-1], 0.0, knot_operational[-1])
         seconds = cycle * knot_s[-1] + _invert(within, knot_s, knot_operational, rate)

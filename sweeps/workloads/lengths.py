@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from ..errors import UserError
 from ..traces import MOST_TOKENS, LengthTable, read_columns, read_lengths
-from .settings import FloatArray, IntArray, Positive, Settings
+from .settings import FloatArray, IntArray, Settings
 
 if TYPE_CHECKING:
     from scipy.stats._distn_infrastructure import rv_frozen
@@ -104,7 +104,7 @@ class Uniform(_Lengths):
 
     distribution: Literal["uniform"]
     low: float = Field(ge=0, le=LONGEST, description="least length, in `unit`")
-    high: float = Field(gt=0, le=LONGEST, description="largest length, in `unit`")
+    high: float = Field(ge=1e-6, le=LONGEST, description="largest length, in `unit`")
 
     @model_validator(mode="after")
     def _ordered(self) -> "Uniform":
@@ -127,7 +127,7 @@ class Exponential(_Lengths):
     """Exponential lengths."""
 
     distribution: Literal["exponential"]
-    mean: float = Field(gt=0, le=LONGEST, description="mean length, in `unit`")
+    mean: float = Field(ge=1e-6, le=LONGEST, description="mean length, in `unit`")
 
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Draw the lengths (count,) before they are rounded to tokens."""
@@ -144,7 +144,7 @@ class Lognormal(_Lengths):
     """Lognormal lengths of a given mean and coefficient of variation."""
 
     distribution: Literal["lognormal"]
-    mean: float = Field(gt=0, le=LONGEST, description="mean length, in `unit`")
+    mean: float = Field(ge=1e-6, le=LONGEST, description="mean length, in `unit`")
     cv: float = Field(gt=0, le=100, description="standard deviation / mean")
 
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
@@ -182,7 +182,12 @@ class Zipf(_Lengths):
 
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Draw the lengths (count,) by inversion."""
-        return np.searchsorted(_zipf_cumulative(self.exponent, self.largest), rng.random(count), side="right") + 1.0
+        return (
+            np.searchsorted(_zipf_cumulative(self.exponent, self.largest), rng.random(count), side="right").astype(
+                np.float64
+            )
+            + 1
+        )
 
     def scipy_distribution(self) -> "rv_frozen[Any, Any]":
         """Return the discrete scipy.stats distribution of the lengths."""
@@ -195,7 +200,7 @@ class Mixture(_Lengths):
     """Each request is of one of several kinds, each kind with its own lengths (and prompts)."""
 
     distribution: Literal["mixture"]
-    weights: tuple[Positive, ...] = Field(
+    weights: tuple[Annotated[float, Field(ge=1e-9, le=1e15)], ...] = Field(
         min_length=1, strict=False, description="relative frequency of each component"
     )
     components: tuple["LengthDistribution", ...] = Field(
@@ -240,6 +245,8 @@ class Mixture(_Lengths):
         for number, component in enumerate(self.components):
             (mine,) = np.nonzero(kind == number)
             drawn = component.draw(mine.size, rng)
+            assert drawn.prompt_tokens is not None
+            assert drawn.output_tokens is not None
             prompt[mine], output[mine] = drawn.prompt_tokens, drawn.output_tokens
         return Lengths(prompt, output, None)
 
@@ -247,7 +254,7 @@ class Mixture(_Lengths):
 class _Bars(NamedTuple):
     low: FloatArray
     high: FloatArray
-    count: FloatArray
+    weight: FloatArray
 
 
 @lru_cache(maxsize=32)
@@ -258,7 +265,7 @@ def _read_bars(path: str, low: str, high: str, count: str, source: str | None) -
     if problem:
         raise UserError(f"{path}: {problem}")
     order = np.argsort(bars.low)
-    bars = _Bars(bars.low[order], bars.high[order], bars.count[order])
+    bars = _Bars(bars.low[order], bars.high[order], bars.weight[order])
     overlap = np.flatnonzero(bars.low[1:] < bars.high[:-1])
     if overlap.size:
         raise UserError(f"{path}: the bin from {bars.low[overlap[0] + 1]:g} overlaps the one before it")
@@ -268,7 +275,7 @@ def _read_bars(path: str, low: str, high: str, count: str, source: str | None) -
 def _bars_problem(bars: _Bars) -> str | None:
     if not (np.all(bars.low >= 0) and np.all(bars.low < bars.high) and np.all(bars.high <= LONGEST)):
         return "a bin must have 0 <= lower edge < upper edge <= 1e9"
-    if not (np.all(bars.count >= 0) and np.all(bars.count <= 1e15) and bars.count.sum() > 0):
+    if not (np.all(bars.weight >= 0) and np.all(bars.weight <= 1e15) and bars.weight.sum() > 0):
         return "counts must be >= 0, at most 1e15, and not all zero"
     return None
 
@@ -321,15 +328,15 @@ class Histogram(_Lengths):
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Draw the lengths (count,); raise UserError for a bad file."""
         bars = self._bars()
-        cumulative = np.cumsum(bars.count)
+        cumulative = np.cumsum(bars.weight)
         # The same uniform number chooses the bar and the place in it: one draw a request, monotone.
         place = rng.random(count) * cumulative[-1]
-        bar = np.minimum(np.searchsorted(cumulative, place, side="right"), np.flatnonzero(bars.count)[-1])
-        part = np.clip((place - (cumulative[bar] - bars.count[bar])) / bars.count[bar], 0.0, 1.0)
-        values = bars.low[bar] + part * (bars.high[bar] - bars.low[bar])
-        if self.unit == "seconds":
-            return values
-        return np.minimum(np.floor(values), np.ceil(bars.high[bar]) - 1)
+        bar = np.minimum(np.searchsorted(cumulative, place, side="right"), np.flatnonzero(bars.weight)[-1])
+        part = np.clip((place - (cumulative[bar] - bars.weight[bar])) / bars.weight[bar], 0.0, 1.0)
+        values: FloatArray = bars.low[bar] + part * (bars.high[bar] - bars.low[bar])
+        if self.unit == "tokens":
+            values = np.minimum(np.floor(values), np.ceil(bars.high[bar]) - 1)
+        return values
 
     def scipy_distribution(self) -> "rv_frozen[Any, Any] | Any":
         """Return the scipy.stats distribution of the lengths before rounding."""
@@ -338,7 +345,7 @@ class Histogram(_Lengths):
         bars = self._bars()
         edges = np.unique(np.concatenate([bars.low, bars.high]))
         counts = np.zeros(edges.size - 1)
-        counts[np.searchsorted(edges, bars.low)] = bars.count
+        counts[np.searchsorted(edges, bars.low)] = bars.weight
         return stats.rv_histogram((counts, edges), density=False)
 
 
@@ -389,10 +396,9 @@ class Empirical(_Lengths):
             return Lengths(None, None, table.length[row], predicted)
         output = table.length[row].astype(np.int64)
         if self.prompt is not None:
-            prompt = _within_limit(_whole_tokens(self.prompt.draw_values(count, rng), 0), output)
-        else:
-            prompt = None if table.prompt_tokens is None else table.prompt_tokens[row]
-        return Lengths(prompt, output, None, predicted)
+            prompt = _whole_tokens(self.prompt.draw_values(count, rng), 0)
+            return Lengths(_within_limit(prompt, output), output, None, predicted)
+        return Lengths(None if table.prompt_tokens is None else table.prompt_tokens[row], output, None, predicted)
 
 
 LengthDistribution = Annotated[

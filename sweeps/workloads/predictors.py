@@ -138,8 +138,9 @@ class Confusion(Settings):
                 f"workload.predictor.matrix: is {len(matrix)} x {len(matrix)}, but there are {bins} bins: must be "
                 "K x K for the K bins that are left once equal edges are removed"
             )
-        counts = np.array(matrix, dtype=np.float64)
-        return counts / counts.sum(axis=1, keepdims=True)
+        counts: FloatArray = np.array(matrix, dtype=np.float64)
+        counts /= counts.sum(axis=1, keepdims=True)
+        return counts
 
     def predict(
         self,

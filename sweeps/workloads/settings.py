@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-Positive = Annotated[float, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0, le=1e9)]
+Rate = Annotated[float, Field(ge=1e-9, le=1e9)]
 
 
 class Settings(BaseModel):
