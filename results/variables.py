@@ -364,12 +364,13 @@ def check_arrays(
 def variables_table(names: Iterable[str] | None = None) -> Table:
     """Return a printable table of the registered variables, or of those named; ValueError for an unknown name."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title="Variables of a cube: dimensions come after the axes of the sweep", show_lines=False)
-    for column in ("variable", "dimensions", "dtype", "unit"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("definition", min_width=30, overflow="fold")
+    table = Table(title="Variables of a cube; dimensions come after the axes of the sweep", show_lines=True)
+    table.add_column("variable", no_wrap=True)
+    table.add_column("meaning", overflow="fold")
     for variable in REGISTRY.values() if names is None else [lookup(name) for name in names]:
-        dims = ", ".join(variable.dims(())) or "-"
-        table.add_row(variable.name, dims, variable.dtype, variable.units, variable.definition)
+        dims = ", ".join(variable.dims(())) or "none"
+        kind = f"unit: {variable.units}; dimensions: {dims}; {variable.dtype}"
+        table.add_row(variable.name, Text(f"{variable.definition}\n").append(kind, style="dim"))
     return table

@@ -7,6 +7,7 @@ Other test folders use it too: `sys.path` is not searched by pytest's importlib 
 import json
 
 import numpy as np
+
 from batchcube.results.cube import QUANTILES, Axis, Buckets, build_cube
 from batchcube.results.provenance import provenance
 from batchcube.results.variables import REGISTRY
@@ -85,9 +86,8 @@ def _replication(rate, capacity, replication, seed, requests, bins, windows, buc
     load = rate / capacity
     over = load > 1
     unit = rng.gamma(4.0, 0.25, requests)
-    mean = np.where(over, 0.5 * requests * (1 / capacity - 1 / rate), 1.0 + 20.0 / rate / np.maximum(1 - load, 0.1)) * (
-        1 + noise
-    )
+    backlog = np.where(over, 0.5 * requests * (1 / capacity - 1 / rate), 0.0)
+    mean = (1.0 + 20.0 / rate / np.maximum(1 - load, 0.1) + backlog) * (1 + noise)
     latency = mean[..., None] * unit
     cells = np.clip(np.searchsorted(bucket.upper_s, latency, side="left"), 1, len(bucket.upper_s) - 1)
     counts = np.zeros((*shape, len(bucket.upper_s)), np.uint32)

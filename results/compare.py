@@ -1,0 +1,76 @@
+"""Two cubes beside each other: which values are the same, and how far apart the others are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from .cube import axis_names
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+EXACT, WITHIN, DIFFERS = "exact", "within tolerance", "differs"
+ONLY_FIRST, ONLY_SECOND, SHAPE = "only in first", "only in second", "other shape"
+# What decides the numbers; when and where a cube was made does not.
+_ATTRIBUTES = ("specification", "seed", "replications", "trace_sha256", "trace_rows_dropped", "batchcube_version")
+
+
+def compare_cubes(a: xr.Dataset, b: xr.Dataset, tolerance: float = 0.0) -> pd.DataFrame:
+    """Return one row per coordinate, variable and deciding attribute of two cubes, saying whether they agree.
+
+    Columns: `name`, `kind` (coordinate, variable, attribute), `status`, `max_abs` and `max_rel`, the largest
+    differences (NaN where numbers cannot be compared). NaN equals NaN. `tolerance` is relative to the larger magnitude
+    of each pair; 0 asks for equal values. Raises ValueError for a negative tolerance.
+    """
+    if not tolerance >= 0.0:
+        raise ValueError(f"tolerance = {tolerance}: must be >= 0")
+    rows: list[tuple[str, str, str, float, float]] = []
+    if axis_names(a) != axis_names(b):
+        rows.append(("(order of the axes)", "coordinate", DIFFERS, np.nan, np.nan))
+    for kind, first, second in (("coordinate", a.coords, b.coords), ("variable", a.data_vars, b.data_vars)):
+        for name in [*first, *(name for name in second if name not in first)]:
+            if name not in second or name not in first:
+                rows.append((str(name), kind, ONLY_FIRST if name in first else ONLY_SECOND, np.nan, np.nan))
+            else:
+                rows.append((str(name), kind, *_difference(a[name], b[name], tolerance)))
+    for name in _ATTRIBUTES:
+        if name in a.attrs or name in b.attrs:
+            same = name in a.attrs and name in b.attrs and bool(a.attrs[name] == b.attrs[name])
+            rows.append((name, "attribute", EXACT if same else DIFFERS, np.nan, np.nan))
+    return pd.DataFrame(rows, columns=["name", "kind", "status", "max_abs", "max_rel"])
+
+
+def agree(table: pd.DataFrame) -> bool:
+    """Return whether all coordinates and variables of a comparison agree; attributes may differ."""
+    numbers = table[table["kind"] != "attribute"]
+    return bool(numbers["status"].isin([EXACT, WITHIN]).all())
+
+
+def _difference(a: xr.DataArray, b: xr.DataArray, tolerance: float) -> tuple[str, float, float]:
+    if a.dims != b.dims or a.shape != b.shape:
+        return SHAPE, np.nan, np.nan
+    numeric = a.dtype.kind in "biuf" and b.dtype.kind in "biuf"
+    if not numeric:
+        return (EXACT if bool(np.all(a.values == b.values)) else DIFFERS), np.nan, np.nan
+    first, second = a.values.astype(np.float64), b.values.astype(np.float64)
+    nan = np.isnan(first) & np.isnan(second)
+    if a.dtype == b.dtype and bool(np.all((a.values == b.values) | nan)):
+        return EXACT, 0.0, 0.0
+    return _distance(first, second, nan, tolerance)
+
+
+def _distance(
+    first: NDArray[np.float64], second: NDArray[np.float64], nan: NDArray[np.bool_], tolerance: float
+) -> tuple[str, float, float]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        absolute = np.where((first == second) | nan, 0.0, np.abs(first - second))
+        size = np.maximum(np.abs(first), np.abs(second))
+        relative = np.where(absolute == 0.0, 0.0, absolute / size)
+    # A number against NaN has no distance; it differs whatever the tolerance.
+    absolute, relative = np.nan_to_num(absolute, nan=np.inf), np.nan_to_num(relative, nan=np.inf)
+    furthest = float(relative.max(initial=0.0))
+    return (WITHIN if furthest <= tolerance else DIFFERS), float(absolute.max(initial=0.0)), furthest

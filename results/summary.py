@@ -1,0 +1,340 @@
+"""Tables of a cube: one row per point with its intervals, and what must be said beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from . import labelled
+from .cube import axis_names, axis_of, check_cube
+from .variables import LENGTH_UNITS, REGISTRY, REPLICATION, lookup
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+# What `show` prints unless told otherwise: (variable, quantile or None).
+_DEFAULTS: tuple[tuple[str, float | None], ...] = (
+    ("throughput_requests_per_s", None),
+    ("latency_mean_s", None),
+    ("latency_quantile_s", 0.95),
+    ("request_sla_violation_fraction", None),
+    ("token_sla_violation_fraction", None),
+    ("utilisation", None),
+    ("batch_size_mean", None),
+)
+NOT_STEADY = "not a steady-state figure"
+_MARK = "*"
+RATE_PATHS = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
+
+
+def default_variables(cube: xr.Dataset) -> list[str]:
+    """Return the variables that `show` prints: those of the usual ones that the cube has values of."""
+    return [name for name, _ in _DEFAULTS if name in cube and bool(cube[name].notnull().any())]
+
+
+def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, confidence: float = 0.95) -> pd.DataFrame:
+    """Return a tidy table: one row per variable and point, with mean, interval, n and the overload mark.
+
+    Columns: the axes, the extra dimensions of the chosen variables (NaN for variables without them), `variable`,
+    `units`, `mean`, `ci_low`, `ci_high`, `n`, `overloaded_share` (of the replications; NaN when the cube does not say)
+    and `note`, which is "not a steady-state figure" for latencies and the like where any replication is overloaded.
+    `variables` defaults to the usual ones. Raises ValueError for a variable that is unknown or not in the cube.
+    """
+    axes = axis_names(cube)
+    chosen = _chosen(cube, variables)
+    extra = list(dict.fromkeys(dim for name in chosen for dim in REGISTRY[name].extra))
+    share = labelled.overloaded_share(cube).transpose(*axes)
+    parts = []
+    for name in chosen:
+        interval = labelled.mean_interval(cube[name], confidence=confidence)
+        index = [*axes, *REGISTRY[name].extra]
+        shape = tuple(cube.sizes[dim] for dim in index)
+        grids = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij") if index else []
+        columns: dict[str, object] = {}
+        for dim, at in zip(index, grids, strict=True):
+            columns[dim] = cube[dim].values[at.ravel()]
+        rows = int(np.prod(shape, dtype=np.int64))
+        points = np.broadcast_to(share.values.reshape(share.shape + (1,) * len(REGISTRY[name].extra)), shape).ravel()
+        columns |= {dim: np.full(rows, np.nan) for dim in extra if dim not in index}
+        columns["variable"] = np.full(rows, name, dtype=object)
+        columns["units"] = np.full(rows, str(cube[name].attrs.get("units", REGISTRY[name].units)), dtype=object)
+        for column, kind in (("mean", "mean"), ("ci_low", "low"), ("ci_high", "high"), ("n", "n")):
+            columns[column] = interval[kind].transpose(*index).values.ravel()
+        columns["overloaded_share"] = points
+        unsteady = (points > 0) & REGISTRY[name].steady_state
+        columns["note"] = np.where(unsteady, NOT_STEADY, "").astype(object)
+        parts.append(pd.DataFrame(columns))
+    order = [*axes, *extra, "variable", "units", "mean", "ci_low", "ci_high", "n", "overloaded_share", "note"]
+    return pd.concat(parts, ignore_index=True)[order]
+
+
+def _chosen(cube: xr.Dataset, variables: Sequence[str] | None) -> list[str]:
+    chosen = default_variables(cube) if variables is None else list(dict.fromkeys(variables))
+    if not chosen:
+        raise ValueError("variables: none chosen, and the cube has none of the usual ones; name some of its variables")
+    for name in chosen:
+        if lookup(name).name not in cube:
+            raise ValueError(
+                f"{name}: the cube does not hold this variable; it has {', '.join(map(str, cube.data_vars))}"
+            )
+    return chosen
+
+
+def _rate_axis(cube: xr.Dataset) -> str | None:
+    return next((name for path in RATE_PATHS if (name := axis_of(cube, path))), None)
+
+
+def first_overloaded(cube: xr.Dataset, axis: str | None = None, share: float = 0.5) -> xr.DataArray:
+    """Return the smallest value along a rate axis at which at least `share` of the replications are overloaded.
+
+    One value per remaining point, NaN where no rate of the sweep overloads it. `axis` defaults to the axis of the
+    arrival rate or of the rate scale.
+    Raises ValueError when there is no such axis, it has no numbers, or the cube does not say what is overloaded.
+    """
+    if axis is None:
+        axis = _rate_axis(cube)
+        if axis is None:
+            raise ValueError(f"the cube has no axis of {' or '.join(RATE_PATHS)}")
+    if axis not in axis_names(cube):
+        raise ValueError(f"{axis}: is no axis of the cube; it has {', '.join(axis_names(cube)) or 'none'}")
+    if cube[axis].dtype.kind not in "iuf":
+        raise ValueError(f"{axis}: has labels and no numbers, so there is no first one")
+    if "overloaded" not in cube:
+        raise ValueError("overloaded: the cube does not hold this variable")
+    over = labelled.overloaded_share(cube) >= share
+    first = cube[axis].where(over).min(axis).rename(f"first_overloaded_{axis}")
+    first.attrs = {"units": cube[axis].attrs.get("units", "1"), "long_name": f"first overloaded {axis}"}
+    return first
+
+
+def print_summary(
+    cube: xr.Dataset,
+    console: Console,
+    variables: Sequence[str] | None = None,
+    *,
+    all_rows: bool = False,
+    max_rows: int = 40,
+    confidence: float = 0.95,
+) -> None:
+    """Print what a cube is, its points with intervals, and where it is overloaded.
+
+    Columns that do not fit the console side by side go into further tables below; rows beyond `max_rows` are left out
+    with their number unless `all_rows`. Raises ValueError as `summary_table` does.
+    """
+    check_cube(cube, str(cube.attrs.get("title", "cube")))
+    chosen: list[tuple[str, float | None]]
+    if variables is None:
+        names = set(default_variables(cube))
+        chosen = [(name, quantile) for name, quantile in _DEFAULTS if name in names]
+        chosen = [
+            (name, quantile) for name, quantile in chosen if quantile is None or quantile in cube["quantile"].values
+        ]
+    else:
+        chosen = [(name, None) for name in _chosen(cube, variables)]
+    _print_head(cube, console)
+    table = summary_table(cube, [name for name, _ in chosen] or None, confidence)
+
+    groups: dict[tuple[str, ...], list[tuple[str, float | None]]] = {}
+    for name, quantile in chosen:
+        extra = REGISTRY[name].extra if quantile is None else ()
+        groups.setdefault(extra, []).append((name, quantile))
+    for extra, members in groups.items():
+        _print_group(cube, console, table, extra, members, None if all_rows else max_rows, confidence)
+    _print_notes(cube, console, table, confidence, default=variables is None)
+
+
+def _print_head(cube: xr.Dataset, console: Console) -> None:
+    from rich.markup import escape
+
+    points = int(np.prod([cube.sizes[name] for name in axis_names(cube)], dtype=np.int64))
+    count = cube.sizes[REPLICATION]
+    console.print(f"[bold]{escape(str(cube.attrs.get('title') or 'cube'))}[/bold]")
+    console.print(
+        f"{points} point{'s' * (points != 1)}, {count} replication{'s' * (count != 1)} each, "
+        f"seed {cube.attrs.get('seed', '?')}, batchcube {cube.attrs['batchcube_version']}, "
+        f"made {cube.attrs.get('created_utc', '?')}",
+        highlight=False,
+    )
+    for name in axis_names(cube):
+        attrs, values = cube[name].attrs, cube[name].values
+        shown = (
+            ", ".join(map(_plain, values))
+            if len(values) <= 12
+            else (f"{len(values)} values from {_plain(values[0])} to {_plain(values[-1])}")
+        )
+        about = f"  {name} ({attrs['path']}, {attrs['units']}): {shown}"
+        console.print(about, highlight=False, markup=False)
+
+
+def _print_group(
+    cube: xr.Dataset,
+    console: Console,
+    table: pd.DataFrame,
+    extra: tuple[str, ...],
+    members: list[tuple[str, float | None]],
+    max_rows: int | None,
+    confidence: float,
+) -> None:
+    keys = [*axis_names(cube), *extra]
+    columns: dict[str, list[str]] = {}
+    first: pd.DataFrame | None = None
+    for name, quantile in members:
+        rows = table[table["variable"] == name]
+        if quantile is not None:
+            rows = rows[rows["quantile"] == quantile]
+        rows = rows.reset_index(drop=True)
+        first = rows if first is None else first
+        shown = rows if max_rows is None else rows.head(max_rows)
+        label = name if quantile is None else f"{name} [{quantile:g}]"
+        units = str(rows["units"].iloc[0]) if len(rows) else REGISTRY[name].units
+        label = label if units in ("1", LENGTH_UNITS) or _says_unit(name) else f"{label} ({units})"
+        columns[label] = [_cell(row) for row in shown.itertuples(index=False)]
+    assert first is not None  # a group has members
+    shown = first if max_rows is None else first.head(max_rows)
+    fixed = {key: [_plain(value) for value in shown[key]] for key in keys}
+    if "overloaded" in cube:
+        count = cube.sizes[REPLICATION]
+        fixed["overloaded"] = [
+            "no" if share == 0 else f"{round(share * count)} of {count}" for share in shown["overloaded_share"]
+        ]
+    left = len(first) - len(shown)
+    for part in _fitting(fixed, columns, console.width):
+        console.print(_table(fixed, part))
+    if left:
+        console.print(
+            f"{left} of {len(first)} rows are not shown: --all-rows shows them", style="bold", highlight=False
+        )
+
+
+def _says_unit(name: str) -> bool:
+    return name.endswith(("_s", "_s2", "_per_s", "_tokens"))
+
+
+def _fitting(fixed: dict[str, list[str]], columns: dict[str, list[str]], width: int) -> list[dict[str, list[str]]]:
+    """Split the columns into tables that each fit beside the fixed ones; a column too wide alone gets its own."""
+
+    def needed(header: str, cells: list[str]) -> int:
+        # A header may break at its underscores, a cell may not break at all; 3 = padding and line.
+        return max([_longest_word(header), *map(len, cells)]) + 3
+
+    space = width - 1 - sum(needed(header, cells) for header, cells in fixed.items())
+    parts: list[dict[str, list[str]]] = []
+    left = 0
+    for header, cells in columns.items():
+        size = needed(header, cells)
+        if not parts or size > left:
+            parts.append({})
+            left = space
+        parts[-1][header] = cells
+        left -= size
+    return parts
+
+
+def _longest_word(header: str) -> int:
+    return max(len(line) for line in _broken(header).splitlines())
+
+
+def _broken(header: str) -> str:
+    """Break a long name at its underscores into lines of about 14 characters, losing none of it."""
+    lines = [""]
+    for word in header.replace("_", "_\0").replace(" ", " \0").split("\0"):
+        if lines[-1] and len(lines[-1]) + len(word) > 14:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(line.strip() for line in lines)
+
+
+def _table(fixed: dict[str, list[str]], columns: dict[str, list[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in fixed:
+        table.add_column(Text(_broken(header)), justify="right", overflow="fold")
+    for header in columns:
+        table.add_column(Text(_broken(header)), justify="right", overflow="fold")
+    for row in zip(*fixed.values(), *columns.values(), strict=True):
+        table.add_row(*[Text(cell, style="yellow" if cell.endswith(_MARK) else "") for cell in row])
+    return table
+
+
+def _cell(row: object) -> str:
+    mean, low, high, note = (getattr(row, name) for name in ("mean", "ci_low", "ci_high", "note"))
+    if np.isnan(mean):
+        return "-"
+    mark = f" {_MARK}" if note else ""
+    if np.isnan(low) or np.isnan(high):
+        return f"{_plain(mean)}{mark}"
+    if low == high:
+        return f"{_plain(mean)} \u00b1 0{mark}"
+    digits = _digits(high - low)
+    # An interval clipped to possible values is not centred on the mean and is written out.
+    if abs((high - mean) - (mean - low)) > 1e-6 * (high - low):
+        return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{mark}"
+    return f"{mean:.{digits}f} \u00b1 {high - mean:.{digits}f}{mark}"
+
+
+def _digits(width: float) -> int:
+    """Return the decimals that show two digits of an interval's width."""
+    return int(np.clip(1 - np.floor(np.log10(width)), 0, 9))
+
+
+def _plain(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confidence: float, *, default: bool) -> None:
+    from rich.markup import escape
+
+    count = cube.sizes[REPLICATION]
+    if count > 1:
+        console.print(
+            f"mean \u00b1 half of the {100 * confidence:g} % Student t interval over {count} replications, "
+            "or mean [interval] where it meets a bound; \u00b1 0: all replications gave the same value",
+            highlight=False,
+            markup=False,
+        )
+    else:
+        console.print("one replication: there is no interval", highlight=False)
+    if (table["note"] != "").any():
+        console.print(
+            f"{_MARK} overloaded in at least one replication: {NOT_STEADY}, it grows with the length of the run",
+            style="yellow",
+            highlight=False,
+        )
+    _print_first_overloaded(cube, console)
+    for line in str(cube.attrs.get("notes", "")).splitlines():
+        console.print(f"note: {escape(line)}", highlight=False)
+    if default:
+        more = len(cube.data_vars) - table["variable"].nunique()
+        console.print(
+            f"{more} more variables: choose with --variables NAME; `batchcube variables` says what they are",
+            highlight=False,
+        )
+
+
+def _print_first_overloaded(cube: xr.Dataset, console: Console) -> None:
+    axis = _rate_axis(cube)
+    if axis is None or "overloaded" not in cube or cube[axis].dtype.kind not in "iuf":
+        return
+    first = first_overloaded(cube, axis)
+    if first.isnull().all():
+        console.print(f"no {axis} of this sweep overloads half of the replications", highlight=False)
+        return
+    console.print(f"first {axis} that overloads at least half of the replications:", highlight=False)
+    # Most points share a rate with their neighbours along an axis; a line for each rate keeps this short and complete.
+    names: list[Hashable] = list(first.dims)
+    lines: dict[float, list[str]] = {}
+    for at in np.ndindex(first.shape):
+        point = ", ".join(f"{name}={_plain(cube[name].values[i])}" for name, i in zip(names, at, strict=True))
+        lines.setdefault(float(first.values[at]), []).append(point)
+    for rate in sorted(lines, key=lambda value: (np.isnan(value), value)):
+        points = "; ".join(lines[rate]) if len(lines) > 1 else "all points"
+        console.print(f"  {'none' if np.isnan(rate) else _plain(rate)}: {points}", highlight=False, markup=False)

@@ -1,0 +1,355 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import netCDF4
+import numpy as np
+import pytest
+import xarray as xr
+
+from batchcube.results.cube import (
+    Axis,
+    Buckets,
+    axis_names,
+    axis_of,
+    build_cube,
+    extend_cube,
+    parse_specification,
+    read_cube,
+    write_cube,
+)
+from batchcube.results.variables import REGISTRY
+
+
+def build(axes=(), arrays=None, replications=2, **options):
+    shape = tuple(len(axis.values) for axis in axes)
+    arrays = {"throughput_requests_per_s": np.ones((*shape, replications))} if arrays is None else arrays
+    return build_cube(axes, arrays, replications=replications, attrs={"title": "t", "specification": "{}"}, **options)
+
+
+# ---- build
+
+
+def test_dimensions_units_and_order(make_cube):
+    cube = make_cube(("mode", "rate"))
+    assert axis_names(cube) == ["mode", "arrival_rate_per_s"]
+    assert cube["latency_quantile_s"].dims == ("mode", "arrival_rate_per_s", "replication", "quantile")
+    assert cube["bin_lower_edge"].dims == ("mode", "arrival_rate_per_s", "bin")
+    assert cube["theory_latency_s"].dims == ("mode", "arrival_rate_per_s")
+    assert cube["arrival_rate_per_s"].attrs == {
+        "path": "workload.arrivals.rate_per_s",
+        "units": "s-1",
+        "long_name": "arrival rate",
+    }
+    for name, variable in REGISTRY.items():
+        assert cube[name].dtype == variable.dtype
+        assert cube[name].attrs["units"] in (variable.units, "tokens")
+    for name in cube.coords:
+        assert {"units", "long_name"} <= set(cube[name].attrs)
+    assert axis_of(cube, "policy.bins") == "mode"  # one of the comma-joined paths
+    assert axis_of(cube, "server.servers") is None
+
+
+def test_unit_of_lengths_is_that_of_the_sweep():
+    edges = {"bin_lower_edge": np.zeros(2)}
+    assert build((), edges, length_units="s")["bin_lower_edge"].attrs["units"] == "s"
+    assert build((), edges)["bin_lower_edge"].attrs["units"] == "tokens"
+    with pytest.raises(ValueError, match="length_units = 'words'"):
+        build((), edges, length_units="words")
+
+
+def test_axis_values_keep_numbers_and_label_the_rest():
+    values = {"a": [1, 2], "b": [1, 2.5], "c": [1, "infinite"], "d": [True, False]}
+    cube = build([Axis(name, given, f"path.{name}") for name, given in values.items()])
+    assert cube["a"].dtype == np.int64
+    assert cube["b"].dtype == np.float64
+    assert cube["c"].values.tolist() == ["1", "infinite"]
+    assert cube["d"].values.tolist() == ["true", "false"]
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        (Axis("a b", [1], "x"), "axis 'a b': a name is letters"),
+        (Axis("replication", [1], "x"), "axis replication: this name is taken"),
+        (Axis("batch_size", [1], "x"), "axis batch_size: this name is taken"),
+        (Axis("latency_mean_s", [1], "x"), "axis latency_mean_s: this name is taken"),
+        (Axis("a", [], "x"), "axis a: has no values"),
+        (Axis("a", [1, 1], "x"), "axis a: a value occurs twice"),
+        (Axis("a", [1.0, float("nan")], "x"), "axis a: holds NaN"),
+    ],
+)
+def test_wrong_axes_are_refused_by_name(axis, message):
+    with pytest.raises(ValueError, match=message):
+        build([axis])
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="a name occurs twice"):
+        build([Axis("a", [1], "x"), Axis("a", [1], "x")])
+    with pytest.raises(ValueError, match="replications = 0: must be >= 1"):
+        build(replications=0)
+    with pytest.raises(ValueError, match="needs the dimension latency_bucket"):
+        build((), {"latency_histogram": np.zeros((2, 3), np.uint32)})
+    with pytest.raises(ValueError, match="buckets: the three arrays"):
+        build(buckets=Buckets(np.ones(3), np.ones(2), np.ones(3)))
+
+
+def test_histograms_are_trimmed_to_the_used_range():
+    middle = np.arange(8.0)
+    counts = np.zeros((2, 8), np.uint32)
+    counts[0, 3], counts[1, 5] = 7, 9
+    sizes = np.zeros((2, 6), np.int64)
+    sizes[:, 2] = 1
+    cube = build(
+        (),
+        {"latency_histogram": counts, "batch_size_histogram": sizes},
+        buckets=Buckets(middle, middle - 0.5, middle + 0.5),
+    )
+    assert cube["latency_bucket"].values.tolist() == [0.0, 3.0, 4.0, 5.0]
+    assert cube["latency_bucket_upper_s"].values.tolist() == [0.5, 3.5, 4.5, 5.5]
+    assert cube["latency_histogram"].values.tolist() == [[0, 7, 0, 0], [0, 0, 0, 9]]
+    assert cube["batch_size"].values.tolist() == [0, 1, 2]
+    empty = build((), {"batch_size_histogram": np.zeros((2, 6), np.int64)})
+    assert empty["batch_size"].values.tolist() == [0]
+
+
+# ---- write and read
+
+
+@pytest.mark.parametrize("axes", [("bins", "rate"), ("mode", "servers"), ()])
+def test_round_trip_is_identical(make_cube, tmp_path, axes):
+    cube = make_cube(axes, notes="a bin was removed\nand a line")
+    path = write_cube(cube, tmp_path / "cube.nc")
+    xr.testing.assert_identical(read_cube(path), cube)
+    again = write_cube(read_cube(path), tmp_path / "again.nc")
+    xr.testing.assert_identical(read_cube(again), cube)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.nc", "cube.nc"]
+
+
+def test_plain_xarray_reads_it(make_cube, tmp_path):
+    cube = make_cube(("mode", "rate"))
+    write_cube(cube, tmp_path / "cube.nc")
+    with xr.open_dataset(tmp_path / "cube.nc") as plain:
+        assert plain["overloaded"].dtype == bool
+        assert plain["overloaded"].equals(cube["overloaded"])
+        assert plain["latency_histogram"].dtype == np.uint32
+        assert plain.sel(mode="fifo_greedy")["latency_mean_s"].equals(cube.sel(mode="fifo_greedy")["latency_mean_s"])
+        assert plain["token_sla_violation_fraction"].isnull().all()
+
+
+def test_netcdf_library_reads_names_units_and_compression(make_cube, tmp_path):
+    write_cube(make_cube(("mode",)), tmp_path / "cube.nc")
+    with netCDF4.Dataset(tmp_path / "cube.nc") as raw:
+        assert raw.data_model == "NETCDF4"
+        assert raw.Conventions == "CF-1.11"
+        assert raw.variables["latency_mean_s"].units == "s"
+        assert raw.variables["latency_mean_s"].dimensions == ("mode", "replication")
+        assert raw.variables["overloaded"].dtype == np.int8
+        assert raw.variables["overloaded"].flag_meanings == "steady overloaded"
+        assert raw.variables["overloaded"].flag_values.tolist() == [0, 1]
+        assert raw.variables["mode"][0] == "fifo_fixed"
+        assert raw.variables["latency_histogram"].filters()["zlib"]
+        assert "_FillValue" not in raw.variables["replication"].ncattrs()
+        assert json.loads(raw.versions)["numpy"] == np.__version__
+        assert raw.specification_sha256 == hashlib.sha256(raw.specification.encode()).hexdigest()
+
+
+def test_same_cube_gives_the_same_file(example_cube, tmp_path):
+    first, second = (write_cube(example_cube, tmp_path / name).read_bytes() for name in ("a.nc", "b.nc"))
+    assert first == second
+
+
+def test_relative_path_and_link(example_cube, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_cube(example_cube, "a.nc")
+    (tmp_path / "link.nc").symlink_to("a.nc")
+    write_cube(example_cube.assign_attrs(title="other"), "link.nc")
+    assert (tmp_path / "link.nc").is_symlink()
+    assert read_cube("a.nc").attrs["title"] == "other"
+
+
+def one_line(error):
+    return "\n" not in str(error.value)
+
+
+def test_targets_that_cannot_be_written(example_cube, tmp_path):
+    with pytest.raises(ValueError, match="is a folder, must be a file name") as error:
+        write_cube(example_cube, tmp_path)
+    assert one_line(error)
+    with pytest.raises(ValueError, match=r"the folder .*missing does not exist") as error:
+        write_cube(example_cube, tmp_path / "missing" / "a.nc")
+    assert one_line(error)
+    with pytest.raises(ValueError, match="is a special file"):
+        write_cube(example_cube, "/dev/null")
+    with pytest.raises(ValueError, match=r"x.nc: is no batchcube cube: it has no attribute batchcube_version"):
+        write_cube(xr.Dataset({"a": 1}), tmp_path / "x.nc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_folder(example_cube, tmp_path, monkeypatch):
+    def refuse(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.touch", refuse)  # permission bits do not stop root
+    with pytest.raises(OSError, match=r"a.nc: cannot be written: Permission denied") as error:
+        write_cube(example_cube, tmp_path / "a.nc")
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError("NetCDF: HDF error"), MemoryError])
+def test_a_stopped_write_leaves_the_old_file_and_nothing_else(example_cube, tmp_path, monkeypatch, stop):
+    path = write_cube(example_cube, tmp_path / "a.nc")
+    before = path.read_bytes()
+
+    def half(self, target, **_):
+        target.write_bytes(b"half a file")
+        raise stop
+
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", half)
+    with pytest.raises(OSError if isinstance(stop, RuntimeError) else stop):
+        write_cube(example_cube.assign_attrs(title="other"), path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits are a POSIX matter")
+def test_full_disk_is_one_line_and_leaves_nothing(example_cube, tmp_path):
+    """A limit on the file size stops the library in the middle of writing, as a full disk does."""
+    write_cube(example_cube, tmp_path / "a.nc")
+    code = f"""
+        import resource
+        from batchcube.results.cube import read_cube, write_cube
+        cube = read_cube({str(tmp_path / "a.nc")!r})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        try:
+            write_cube(cube, {str(tmp_path / "b.nc")!r})
+        except OSError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "b.nc: cannot be written: " in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
+
+
+def test_files_that_are_no_cube(example_cube, tmp_path):
+    path = tmp_path / "x.nc"
+    good = write_cube(example_cube, tmp_path / "good.nc").read_bytes()
+    middle = len(good) // 2
+    for content, message in [
+        (b"", "is empty"),
+        (b"arrival_s,prompt_tokens\n0,1\n", "is no NetCDF file"),
+        (bytes(range(256)) * 20, "is no NetCDF file"),
+        (good[:100], "is damaged or incomplete"),
+        (good[:middle], "is damaged or incomplete"),
+        (good[:-1], "is damaged or incomplete"),
+        (b"CDF\x01", "is damaged or incomplete"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message) as error:
+            read_cube(path)
+        assert str(error.value).startswith(str(path))
+        assert one_line(error)
+    for missing, message in [(tmp_path, "is a folder"), (tmp_path / "none.nc", "no such file")]:
+        with pytest.raises(ValueError, match=message):
+            read_cube(missing)
+
+
+def test_flipped_bytes_never_end_in_anything_but_a_refusal_or_a_cube(example_cube, tmp_path):
+    path = tmp_path / "x.nc"
+    good = write_cube(example_cube, path).read_bytes()
+    rng = np.random.default_rng(3)
+    messages = []
+    for at in rng.integers(0, len(good), 60):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :])
+        try:
+            read_cube(path)
+        except ValueError as error:
+            messages.append(str(error))
+    assert messages  # most flips hit unused space of a small file, some hit checksummed data
+    assert all(message.startswith(str(path)) and "\n" not in message for message in messages)
+
+
+def test_netcdf_that_is_no_cube(example_cube, tmp_path):
+    path = tmp_path / "x.nc"
+
+    def refused(dataset, message):
+        dataset.to_netcdf(path)
+        with pytest.raises(ValueError, match=message) as error:
+            read_cube(path)
+        assert one_line(error)
+
+    refused(xr.Dataset({"a": ("x", [1.0])}), "is no batchcube cube: it has no attribute batchcube_version")
+    refused(xr.Dataset(attrs={"batchcube_version": "1"}), "it has no dimension replication")
+    refused(example_cube[["replication"]].assign_attrs(example_cube.attrs), "holds none of the registered variables")
+    refused(example_cube.transpose(..., "bins"), "has dimensions")
+    refused(example_cube.assign(requests=example_cube["requests"] * 1.0), "requests has dtype float64, must be int64")
+
+
+# ---- extend
+
+
+def test_extending_gives_the_cube_of_all_replications(make_cube):
+    whole = make_cube(replications=6)
+    first, rest = make_cube(replications=4), make_cube(first_replication=4, replications=2)
+    joined = extend_cube(first, rest)
+    assert joined.attrs["specification"] == whole.attrs["specification"]
+    assert joined.attrs["specification_sha256"] == whole.attrs["specification_sha256"]
+    assert joined.attrs["replications"] == 6
+    joined.attrs = whole.attrs
+    xr.testing.assert_identical(joined, whole)
+    backwards = extend_cube(rest, first)
+    backwards.attrs = whole.attrs
+    xr.testing.assert_identical(backwards, whole)
+
+
+def test_extending_pads_bins_and_batch_sizes():
+    def part(first, size, bins):
+        sizes = np.zeros((1, size + 1), np.int64)
+        sizes[0, size] = 1
+        arrays = {
+            "batch_size_histogram": sizes,
+            "bin_requests": np.ones((1, bins), np.int64),
+            "bin_wait_mean_s": np.ones((1, bins)),
+        }
+        return build((), arrays, replications=1, first_replication=first)
+
+    joined = extend_cube(part(0, 3, 1), part(1, 5, 2))
+    assert joined["batch_size"].values.tolist() == [0, 1, 2, 3, 4, 5]
+    assert joined["batch_size_histogram"].dtype == np.int64
+    assert joined["batch_size_histogram"].values.tolist() == [[0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1]]
+    assert joined["bin_requests"].values.tolist() == [[1, 0], [1, 1]]
+    np.testing.assert_array_equal(joined["bin_wait_mean_s"], [[1.0, np.nan], [1.0, 1.0]])
+
+
+def test_cubes_of_different_sweeps_are_not_joined(make_cube):
+    first, rest = make_cube(replications=2), make_cube(first_replication=2, replications=2)
+
+    def refused(other, message):
+        with pytest.raises(ValueError, match=message) as error:
+            extend_cube(first, other)
+        assert one_line(error)
+
+    refused(make_cube(first_replication=2, seed=2), "different sweeps: seed = 1 against 2")
+    refused(make_cube(("mode",), first_replication=2), "different sweeps: axes = ")
+    refused(first, "both cubes have replication 0")
+    refused(rest.assign_attrs(batchcube_version="0"), "batchcube_version = ")
+    refused(rest.assign_attrs(trace_sha256="ab"), "trace_sha256 = '' against 'ab'")
+    refused(rest.drop_vars("utilisation"), "different variables: utilisation")
+    refused(rest.assign_coords(bins=[1, 2, 8]), "different axes")
+    refused(rest.assign(theory_latency_s=rest["theory_latency_s"] + 1), "theory_latency_s: differs")
+    refused(make_cube(first_replication=3, replications=2), "states replications = 5, the joined cube has 4")
+    refused(rest.assign_attrs(specification="= ["), "neither TOML nor JSON")
+
+
+def test_specification_is_toml_or_json():
+    assert parse_specification("[a]\nb = 1") == parse_specification('{"a": {"b": 1}}') == {"a": {"b": 1}}
+    with pytest.raises(ValueError, match="must be a table"):
+        parse_specification("[1, 2]")

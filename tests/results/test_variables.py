@@ -1,0 +1,76 @@
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from batchcube.results.variables import EXTRA_DIMENSIONS, REGISTRY, check_arrays, lookup, variables_table
+
+
+def test_every_variable_is_described():
+    for name, variable in REGISTRY.items():
+        assert name == variable.name
+        assert variable.units
+        assert variable.long_name
+        assert variable.definition.endswith(".")
+        assert set(variable.extra) <= set(EXTRA_DIMENSIONS)
+        np.dtype(variable.dtype)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "units"),
+    [("_s", "s"), ("_s2", "s2"), ("_requests_per_s", "s-1"), ("_fraction", "1"), ("_tokens", "tokens")],
+)
+def test_names_say_their_unit(suffix, units):
+    rate = suffix.endswith("per_s")
+    found = {v.units for name, v in REGISTRY.items() if name.endswith(suffix) and name.endswith("per_s") == rate}
+    assert found == {units}
+
+
+def test_table_lists_every_variable_whole_in_a_narrow_terminal():
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(variables_table())
+    text = console.export_text()
+    assert all(f" {name} " in text for name in REGISTRY)
+    assert "\u2026" not in text
+    assert "Requests that arrived." in text
+    assert "unit: count;" in text
+
+
+def test_table_of_some_and_of_an_unknown_variable():
+    assert variables_table(["latency_mean_s"]).row_count == 1
+    with pytest.raises(ValueError, match=r"^latency_mean: no such variable; did you mean latency_mean_s"):
+        variables_table(["latency_mean"])
+    with pytest.raises(ValueError, match="`batchcube variables` lists all"):
+        lookup("zzzzzz")
+
+
+AXES, SIZES = {"bins": 2}, {"replication": 3, "bin": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("latencies", np.zeros((2, 3)), "latencies: no such variable"),
+        (
+            "utilisation",
+            np.zeros((3, 2)),
+            r"has shape \(3, 2\), must be \(2, 3\) \(bins: 2, replication: 3\)",
+        ),
+        ("utilisation", np.full((2, 3), 1.5), r"utilisation: holds values outside \[0, 1\]"),
+        ("requests", np.zeros((2, 3)), "requests: has dtype float64, must be int64"),
+        ("requests", np.full((2, 3), -1), "requests: holds values outside"),
+        ("overloaded", np.zeros((2, 3)), "overloaded: has dtype float64, must be bool"),
+        ("latency_histogram", np.zeros((2, 3, 5), np.uint32), "latency_histogram: needs the dimension latency_bucket"),
+        ("bin_lower_edge", np.zeros((2, 3, 4)), r"bin_lower_edge: has shape \(2, 3, 4\), must be \(2, 4\)"),
+    ],
+)
+def test_wrong_arrays_are_refused_by_name(name, array, message):
+    with pytest.raises(ValueError, match=message):
+        check_arrays({name: array}, AXES, SIZES)
+
+
+def test_right_arrays_get_their_dtype():
+    checked = check_arrays({"requests": np.ones((2, 3), np.int32), "utilisation": np.full((2, 3), np.nan)}, AXES, SIZES)
+    assert checked["requests"].dtype == np.int64
+    assert np.isnan(checked["utilisation"]).all()
