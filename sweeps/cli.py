@@ -1,0 +1,395 @@
+"""The command line. Everything heavy is imported by the command that needs it, so that --help is there at once."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from .specification import Sweep
+
+# typer carries click under different names from version to version; its own exception leads to click's.
+_MISTAKE = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="batchcube",
+    help="Simulate LLM batching policies over whole parameter grids, into labelled cubes and figures.",
+    epilog="Start with: batchcube specs, then batchcube run NAME -o OUT.nc, batchcube show OUT.nc",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(help="Public data sets by name: list them, fetch one, say where it is.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)")]
+CubeArgument = Annotated[Path, typer.Argument(metavar="CUBE", help="cube written by batchcube (NetCDF)")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="lay a setting over the specification; may be repeated"),
+]
+ReplicationsOption = Annotated[int | None, typer.Option("--replications", "-n", help="instead of the specification's")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="instead of the specification's")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="threads; all cores when left out")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what is there instead of continuing it")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("batchcube"))
+        raise typer.Exit
+
+
+def _sweep(spec: str, settings: list[str] | None, replications: int | None, seed: int | None) -> "Sweep":
+    from .specification import Sweep
+
+    overrides = list(settings or [])
+    overrides += [] if replications is None else [f"replications={replications}"]
+    overrides += [] if seed is None else [f"seed={seed}"]
+    return Sweep.from_toml(spec, overrides)
+
+
+def _run(sweep: "Sweep", output: Path, workers: int | None, *, quiet: bool, overwrite: bool) -> None:
+    from contextlib import nullcontext
+
+    from .progress import Silent, progress_for_terminal
+
+    with nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
+        cube = sweep.run(output, workers=workers, progress=progress, overwrite=overwrite)
+    if not quiet:
+        sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items() if name in (*cube.coords,))
+        print(f"{output}: {sizes}", file=sys.stderr)
+        for note in filter(None, str(cube.attrs["notes"]).split("\n")):
+            print(f"note: {note}", file=sys.stderr)
+
+
+@app.command()
+def run(
+    spec: SpecArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="cube to write; NAME.nc when left out")] = None,
+    settings: SetOption = None,
+    replications: ReplicationsOption = None,
+    seed: SeedOption = None,
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Run a sweep and write its cube.
+
+    A run that was stopped continues when it is given again; with more replications an existing cube of the same sweep
+    is extended, and what it holds stays as it is.
+
+    \b
+    Examples:
+      batchcube run sweep.toml -o out/sweep.nc
+      batchcube run sweep.toml -o out/sweep.nc --replications 100
+      batchcube run sweep.toml --set policy.batch_size=32 --set axes.bins.values=[1,2,4]
+    """
+    sweep = _sweep(spec, settings, replications, seed)
+    _run(sweep, output or Path(f"{sweep.name}.nc"), workers, quiet=quiet, overwrite=overwrite)
+
+
+@app.command()
+def check(
+    spec: SpecArgument,
+    settings: SetOption = None,
+    replications: ReplicationsOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Validate a specification and say how large the sweep is; simulates nothing.
+
+    \b
+    Examples:
+      batchcube check sweep.toml
+      batchcube check sweep.toml --set policy.batch_size=32
+    """
+    from .execution import estimate
+
+    sweep = _sweep(spec, settings, replications, seed)
+    size = estimate(sweep)
+    print(f"{sweep.source}: {sweep.title}")
+    for axis in sweep.grid.axes:
+        shown = ", ".join(f"{label:.6g}" if isinstance(label, float) else str(label) for label in axis.labels)
+        print(f"  {axis.name} ({', '.join(axis.paths)}): {shown}")
+    print(f"  {size.points} points x {sweep.replications} replications = {size.requests:,} requests")
+    print(f"  about {size.cube_bytes / 1e6:,.1f} MB of results and {size.peak_bytes / 1e6:,.0f} MB of memory")
+
+
+@app.command()
+def specs(
+    name: Annotated[str | None, typer.Argument(help="preset to print")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="file to copy the preset to")] = None,
+) -> None:
+    """List the presets that ship with the package, or print one to copy and change.
+
+    \b
+    Examples:
+      batchcube specs
+      batchcube specs multi-bin-fig3 -o my-sweep.toml
+    """
+    from . import presets
+    from .errors import UserError
+
+    if name is None:
+        import tomllib
+
+        if output is not None:
+            raise UserError("--output: needs the name of a preset to copy")
+        width = max((len(known) for known in presets.names()), default=0)
+        for known in presets.names():
+            print(f"{known:<{width}}  {tomllib.loads(presets.read(known).decode()).get('title', '')}")
+        return
+    if name not in presets.names():
+        raise UserError(f"{name}: no preset of that name; {presets.hint(name)}")
+    text = presets.read(name).decode()
+    if output is None:
+        print(text, end="")
+    else:
+        _write_new(output, text)
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a text file that must not be there yet."""
+    from .errors import UserError
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"{path}: is there already") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+@app.command()
+def show(
+    cube: CubeArgument,
+    variable: Annotated[
+        list[str] | None, typer.Option("--variable", "-v", help="variable to show; may be repeated")
+    ] = None,
+    all_rows: Annotated[bool, typer.Option("--all", help="every point, however many")] = False,
+) -> None:
+    """Print a cube as a table with confidence intervals.
+
+    \b
+    Examples:
+      batchcube show out/sweep.nc
+      batchcube show out/sweep.nc -v latency_mean_s -v throughput_requests_per_s --all
+    """
+    from rich.console import Console
+
+    from batchcube.results.cube import read_cube
+    from batchcube.results.summary import print_summary
+
+    print_summary(read_cube(cube), Console(), variable, all_rows=all_rows)
+
+
+@app.command()
+def figures() -> None:
+    """List the figures: what each shows, and what a cube must hold for it."""
+    from batchcube.figures import registry
+
+    for figure in registry.names():
+        print(f"{figure.name}: {figure.shows}")
+        print(f"    needs {figure.needs}; presets: {', '.join(figure.presets)}; options: {', '.join(figure.options)}")
+
+
+@app.command()
+def figure(
+    name: Annotated[str, typer.Argument(help="figure to draw (batchcube figures)")],
+    cube: CubeArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="file to write: .png, .pdf or .svg")],
+    select: Annotated[
+        list[str] | None, typer.Option("--select", metavar="AXIS=VALUE", help="keep these values of an axis")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="option of the figure")
+    ] = None,
+) -> None:
+    """Draw a figure from a cube.
+
+    \b
+    Examples:
+      batchcube figure throughput-vs-bins out/sweep.nc -o bins.pdf
+      batchcube figure latency-vs-rate out/sweep.nc -o rate.png --select bins=4 --option width_mm=120
+    """
+    from batchcube.figures import registry
+    from batchcube.results.cube import read_cube
+
+    options = {key: value for key, value in (_assignment("--option", text) for text in option or [])}
+    if select:
+        options["select"] = {key: value for key, value in (_assignment("--select", text) for text in select)}
+    loaded = read_cube(cube)
+    registry.save(registry.draw(name, loaded, **options), loaded, output)
+
+
+def _assignment(flag: str, text: str) -> tuple[str, Any]:
+    import tomllib
+
+    from .errors import UserError
+
+    key, equals, spelled = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"{flag} {text}: must be name=value")
+    try:
+        return key.strip(), tomllib.loads(f"value = {spelled.strip()}")["value"]
+    except (ValueError, RecursionError):
+        return key.strip(), spelled.strip()
+
+
+@app.command()
+def rerun(
+    cube: CubeArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="cube to write")],
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Run again what made a cube, from the specification it carries.
+
+    \b
+    Example:
+      batchcube rerun out/sweep.nc -o out/again.nc && batchcube compare out/sweep.nc out/again.nc
+    """
+    from batchcube.results.cube import parse_specification, read_cube
+
+    from .specification import Sweep
+
+    loaded = read_cube(cube)
+    specification = parse_specification(str(loaded.attrs.get("specification", "")))
+    _run(Sweep.model_validate(specification, str(cube)), output, workers, quiet=quiet, overwrite=overwrite)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="cube")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="cube")],
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0.0, help="relative difference to let pass")] = 0.0,
+) -> None:
+    """Compare two cubes variable by variable; exit status 1 when they differ.
+
+    \b
+    Example:
+      batchcube compare out/sweep.nc out/again.nc
+    """
+    from batchcube.results.compare import agree, compare_cubes
+    from batchcube.results.cube import read_cube
+
+    table = compare_cubes(read_cube(a), read_cube(b), tolerance)
+    print(table.to_string(index=False))
+    if not agree(table):
+        raise typer.Exit(1)
+
+
+@app.command()
+def variables(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="only these variables")] = None,
+) -> None:
+    """List the variables of a cube: dimensions, type, unit, meaning."""
+    from rich.console import Console
+
+    from batchcube.results.variables import variables_table
+
+    Console().print(variables_table(names or None))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of specifications, for editors.
+
+    \b
+    Example:
+      batchcube schema > batchcube.schema.json
+    """
+    from .specification import schema_text
+
+    print(schema_text(), end="")
+
+
+@data.command("list")
+def data_list() -> None:
+    """List the data sets: name, size, licence, and whether it is here."""
+    from . import datasets
+
+    for name, dataset in datasets.DATASETS.items():
+        here = "here" if (datasets.cache_folder() / dataset.file_name).exists() else "not here"
+        size = "" if dataset.size_bytes is None else f"{dataset.size_bytes / 1e6:.1f} MB"
+        print(f"{name:<26} {size:>9}  {dataset.licence:<10} {here}")
+
+
+@data.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="data set (batchcube data list)")]) -> None:
+    """Download a data set, check its checksum, and print where it is.
+
+    \b
+    Example:
+      batchcube data fetch azure-conv-2023
+    """
+    from . import datasets
+
+    print(datasets.fetch(name))
+
+
+@data.command("path")
+def data_path(name: Annotated[str, typer.Argument(help="data set (batchcube data list)")]) -> None:
+    """Print where a fetched data set is.
+
+    \b
+    Example:
+      batchcube run SPEC --set workload.trace.path=$(batchcube data path azure-conv-2023)
+    """
+    from . import datasets
+
+    print(datasets.locate(name))
+
+
+def _fail(message: str) -> NoReturn:
+    for line in message.splitlines():
+        print(f"batchcube: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit status 2."""
+    from .errors import UserError
+
+    try:
+        status = app(arguments, standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except _MISTAKE as error:
+        _fail(" ".join(error.format_message().split()) or "no command; see batchcube --help")
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (batchcube variables | head).
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        _fail(" ".join(str(error).split()))
+    except (KeyboardInterrupt, typer.Abort):
+        print("batchcube: stopped", file=sys.stderr)
+        sys.exit(130)
+    except ValueError as error:
+        if not _is_mistake(error):
+            raise
+        _fail(" ".join(str(error).split()))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _is_mistake(error: ValueError) -> bool:
+    """Tell the one-line ValueErrors with which engine, results and figures refuse input from faults of the program."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return type(error) is ValueError and module.startswith("batchcube.")
+
+
+if __name__ == "__main__":
+    main()
