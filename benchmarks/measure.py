@@ -1,0 +1,81 @@
+"""Measuring side by side: two things are timed in turn, repetition by repetition, and compared within each repetition.
+
+On a shared machine the clock drifts by the minute; a ratio of two neighbours drifts far less than either of them.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+
+class Ratio(NamedTuple):
+    """The median of the ratios within repetitions, and the middle half of them."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{number(self.median)} ({number(self.low)}-{number(self.high)})"
+
+
+def number(value: float) -> str:
+    """Write three digits, no exponent below a million."""
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def interleave(*timed: Callable[[int], object], repetitions: int) -> list[list[float]]:
+    """Call each in turn with the number of the repetition; return the seconds, one list for each.
+
+    Everything is called once beforehand and not counted.
+    """
+    for call in timed:
+        call(0)
+    seconds: list[list[float]] = [[] for _ in timed]
+    for repetition in range(repetitions):
+        for own, call in zip(seconds, timed, strict=True):
+            begin = time.perf_counter()
+            call(repetition)
+            own.append(time.perf_counter() - begin)
+    return seconds
+
+
+def ratio(above: Sequence[float], below: Sequence[float], scale: float = 1.0) -> Ratio:
+    """Compare two lists of seconds, repetition by repetition."""
+    ratios = sorted(scale * a / b for a, b in zip(above, below, strict=True))
+    if len(ratios) < 3:
+        return Ratio(statistics.median(ratios), ratios[0], ratios[-1])
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return Ratio(median, low, high)
+
+
+def nanoseconds(seconds: Sequence[float], requests: float) -> str:
+    """Write the median time for one request."""
+    return f"{number(1e9 * statistics.median(seconds) / requests)} ns"
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    what: str
+    ours: str
+    peer: str = ""
+    ratio: str = ""
+    goal: str = ""
+    agreement: str = ""
+
+
+def show(title: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> None:
+    """Print one section as an aligned table."""
+    heads = Row("what", "ours", "peer", "ratio (middle half)", "goal", "agreement")
+    used = [c for c in range(len(heads)) if any(row[c] for row in rows)]
+    widths = [max(len(row[c]) for row in (heads, *rows)) for c in used]
+    print(f"\n## {title}\n")
+    for row in (heads, Row(*("-" * 3 for _ in heads)), *rows):
+        print("  ".join(row[c].ljust(width) for c, width in zip(used, widths, strict=True)).rstrip())
+    for note in notes:
+        print(f"  {note}")
+    print(flush=True)

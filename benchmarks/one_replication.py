@@ -1,0 +1,28 @@
+"""Simulate one long replication in a process of its own; print its time and the peak memory as JSON."""
+
+import json
+import resource
+import statistics
+import sys
+import time
+
+from run import draw, dynamic_job, simulate, static_job
+
+if __name__ == "__main__":
+    mode, requests, repetitions = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    if mode == "multi_bin_only":
+        job = static_job(draw(requests, 4, 8.0, 1), 4, 128)
+    else:
+        job = dynamic_job(mode, requests, 6.0, 4, 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    simulate(job)
+    seconds = []
+    for _ in range(repetitions):
+        begin = time.perf_counter()
+        simulate(job)
+        seconds.append(time.perf_counter() - begin)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # The trace and its sorting into bins are there before; Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    arrays = sum(array.nbytes for array in (*job.trace, *job.bins))
+    print(json.dumps({"s": statistics.median(seconds), "before": before * unit, "peak": after * unit, "trace": arrays}))

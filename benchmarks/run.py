@@ -1,0 +1,497 @@
+"""What batchcube costs, as ratios measured in one run.
+
+    pip install -e '.[bench]'
+    python benchmarks/run.py                      # everything, a few minutes
+    python benchmarks/run.py kernel simpy         # some sections
+    python benchmarks/run.py --quick              # everything, fewer requests and repetitions
+
+Each line sets ours beside a peer; both are timed in turn, repetition by repetition, and the ratio is the median over
+the repetitions with the middle half of them. Where a peer computes the same thing, the line says how far the means are
+apart.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import yardstick
+from batchcube import engine
+from batchcube.engine.policies.memory import memory_bound, no_memory_bound
+from batchcube.engine.policies.service import formula, given
+from batchcube.engine.policies.sla import sla_search
+from batchcube.engine.policies.target import fixed_target
+from measure import Row, interleave, nanoseconds, number, ratio, show
+
+LOW_S, HIGH_S = 1.0, 20.0
+SERVERS_RATE = 15.0
+"""Arrivals per second at B = 128 in the rows against C: more than one server can do, as in [MB] Fig. 3's right half."""
+
+
+class Options(NamedTuple):
+    quick: bool
+    repetitions: int
+    yardstick: yardstick.Yardstick | None
+
+    def requests(self, full: int) -> int:
+        return full // 8 if self.quick else full
+
+
+class Drawn(NamedTuple):
+    """One trace of [MB]'s model, as the peers want it."""
+
+    arrival_s: NDArray[np.float64]
+    service_s: NDArray[np.float64]
+    bins: NDArray[np.int32]
+
+
+def draw(requests: int, bins: int, rate: float, seed: int) -> Drawn:
+    """Draw Poisson arrivals and U(1, 20) service times, in whole microseconds, and sort them into equal-mass bins."""
+    source = np.random.default_rng(seed)
+    arrival = np.round(np.cumsum(source.standard_exponential(requests)) / rate, 6)
+    unit = source.random(requests)
+    return Drawn(arrival, np.round(LOW_S + (HIGH_S - LOW_S) * unit, 6), (unit * bins).astype(np.int32))
+
+
+def simulate(job: engine.Job) -> dict[str, Any]:
+    """Simulate one replication; return its whole report."""
+    shape = engine.Shape(len(job.bins.start) - 1, job.setup.policy.batch_size, job.setup.reporting.windows)
+    return engine.simulate_many([job], shape)
+
+
+def static_job(drawn: Drawn, bins: int, batch: int) -> engine.Job:
+    """Set up `multi_bin_only` with everything that a report can hold."""
+    setup = engine.Setup(
+        engine.make_policy("multi_bin_only", batch_size=batch, tail="drop"),
+        given(largest_batch=batch),
+        fixed_target(1, batch, np.ones(bins), np.ones(bins)),
+        engine.make_reporting(horizon_s=float(drawn.arrival_s[-1]), windows=50, request_sla_s=60.0),
+    )
+    trace = engine.make_trace(drawn.arrival_s, service_s=drawn.service_s)
+    return engine.Job(trace, engine.sort_into_bins(drawn.bins, bins), setup)
+
+
+A0_S, A1_S, GAMMA = 0.05, 0.02, 0.02
+TARGET_S, TOLERANCE_S, ALPHA, DELTA, LARGEST = 0.06, 0.002, 16.0, 4.0, 256
+SEARCH = (TARGET_S, TOLERANCE_S, ALPHA, DELTA, 1, LARGEST)
+
+
+def token_trace(requests: int, rate: float, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Draw Poisson arrivals and 1 to 300 output tokens."""
+    source = np.random.default_rng(seed)
+    arrival = np.round(np.cumsum(source.standard_exponential(requests)) / rate, 6)
+    return arrival, source.integers(1, 301, requests)
+
+
+def dynamic_job(mode: str, requests: int, rate: float, bins: int, seed: int) -> engine.Job:
+    """Set up a dynamic mode with both bounds at work: Algorithm 1's exact rule and Algorithm 2 as printed."""
+    arrival, output = token_trace(requests, rate, seed)
+    fixed = fixed_target(1, LARGEST, np.full(bins, 150.0), np.full(bins, 30000.0))
+    control = fixed._replace(
+        sla=sla_search("paper", "tbt", TARGET_S, TOLERANCE_S, ALPHA, DELTA),
+        memory=memory_bound("exact", 1e6, 0.05),
+    )
+    setup = engine.Setup(
+        engine.make_policy(mode, batch_size=LARGEST),
+        formula(A0_S, A1_S, "linear", GAMMA, largest_batch=LARGEST),
+        control,
+        engine.make_reporting(horizon_s=float(arrival[-1]), windows=50, request_sla_s=60.0, token_sla_s=0.1),
+    )
+    bin_of_request = ((output - 1) * bins // 300).astype(np.int32)
+    return engine.Job(
+        engine.make_trace(arrival, output_tokens=output), engine.sort_into_bins(bin_of_request, bins), setup
+    )
+
+
+def apart(ours: float, theirs: float) -> str:
+    return f"{abs(ours / theirs - 1.0):.0e}"
+
+
+def agreement(report: dict[str, Any], means: Any) -> str:
+    """Say how far throughput and mean latency are from a peer's."""
+    return (
+        f"throughput {apart(report['throughput_requests_per_s'][0], means.throughput_requests_per_s)}, "
+        f"latency {apart(report['latency_mean_s'][0], means.latency_mean_s)}"
+    )
+
+
+NO_COMPILER = "no C compiler was found (cc, gcc, clang): the rows against C are left out"
+
+
+def kernel(options: Options) -> None:
+    """Full report of one replication on one thread, against C that keeps means only."""
+    c, requests = options.yardstick, options.requests(128_000)
+    if c is None:
+        return show("multi_bin_only against C", [], [NO_COMPILER])
+    rows = []
+    for bins in (1, 8):
+        for batch in (8, 128):
+            rate = SERVERS_RATE * batch / 128
+            drawn = [draw(requests, bins, rate, seed) for seed in range(4)]
+            jobs = [static_job(one, bins, batch) for one in drawn]
+            ours, loop, given = interleave(
+                lambda r, jobs=jobs: simulate(jobs[r % 4]),
+                lambda r, k=bins, b=batch, rate=rate: c.drawn(requests, k, b, rate, LOW_S, HIGH_S, r + 1),
+                lambda r, drawn=drawn, b=batch: c.trace(*drawn[r % 4], b),
+                repetitions=options.repetitions,
+            )
+            rows.append(
+                Row(
+                    f"k={bins} B={batch}, full report; C: means only",
+                    nanoseconds(ours, requests),
+                    nanoseconds(loop, requests),
+                    str(ratio(ours, loop)),
+                    "<= 2",
+                    agreement(simulate(jobs[0]), c.trace(*drawn[0], batch)),
+                )
+            )
+            rows.append(
+                Row(
+                    "  C on the same arrays, nothing drawn",
+                    nanoseconds(ours, requests),
+                    nanoseconds(given, requests),
+                    str(ratio(ours, given)),
+                )
+            )
+    show(
+        f"multi_bin_only against C, one thread, per request of {requests:,}",
+        rows,
+        ["C draws its trace in the loop (first lines); ours reads a trace that a grid draws once: see `grid`."],
+    )
+    return None
+
+
+def dynamic(options: Options) -> None:
+    """Dynamic modes with both bounds at work, against the static C of the same number of bins."""
+    c, requests = options.yardstick, options.requests(128_000)
+    if c is None:
+        return show("dynamic modes against C", [], [NO_COMPILER])
+    rows = []
+    for mode, bins in (("dynamic_only", 1), ("multi_bin_dynamic", 8)):
+        for load, rate in (("light", 2.0), ("heavy", 12.0)):
+            jobs = [dynamic_job(mode, requests, rate, bins, seed) for seed in range(4)]
+            ours, loop = interleave(
+                lambda r, jobs=jobs: simulate(jobs[r % 4]),
+                lambda r, k=bins: c.drawn(requests, k, 128, SERVERS_RATE, LOW_S, HIGH_S, r + 1),
+                repetitions=options.repetitions,
+            )
+            size = simulate(jobs[0])["batch_size_mean"][0]
+            what = f"{mode} k={bins}, {load} load, mean batch {size:.1f}"
+            rows.append(
+                Row(what, nanoseconds(ours, requests), nanoseconds(loop, requests), str(ratio(ours, loop)), "<= 5")
+            )
+    show(f"dynamic modes against C's multi_bin_only (B=128), one thread, per request of {requests:,}", rows)
+    return None
+
+
+def figure_3(requests: int, rates: int = 19, replications: int = 10) -> dict[str, Any]:
+    """Describe [MB] Fig. 3: k = 1..5, 19 rates, 10 seeds, 128000 requests."""
+    return {
+        "name": "benchmark",
+        "replications": replications,
+        "workload": {
+            "requests": requests,
+            "arrivals": {"process": "poisson", "rate_per_s": 8.0},
+            "lengths": {"distribution": "uniform", "low": LOW_S, "high": HIGH_S, "unit": "seconds"},
+        },
+        "policy": {"mode": "multi_bin_only", "bins": 1, "batch_size": 128},
+        "server": {"service": {"law": "given"}},
+        "axes": {
+            "bins": {"path": "policy.bins", "values": [1, 2, 3, 4, 5]},
+            "arrival_rate": {"path": "workload.arrivals.rate_per_s", "start": 4.0, "stop": 13.0, "num": rates},
+        },
+    }
+
+
+def run_sweep(document: dict[str, Any], workers: int) -> Any:
+    from batchcube.sweeps import Sweep
+
+    return Sweep.model_validate(document).run(workers=workers)
+
+
+def grid(options: Options) -> None:
+    """[MB] Fig. 3 from specification to cube, traces drawn, on one thread and on two."""
+    c = options.yardstick
+    requests, replications = (32_000, 3) if options.quick else (128_000, 10)
+    document = figure_3(requests, replications=replications)
+    total = 5 * 19 * replications * requests
+    loops: list[Callable[[int], object]] = [lambda r: run_sweep(document, 1), lambda r: run_sweep(document, 2)]
+    if c is not None:
+        # As many requests as one replication of the grid, so that both are long enough to time.
+        loops.append(
+            lambda r: [c.drawn(requests, k, 128, SERVERS_RATE, LOW_S, HIGH_S, r + 1) for k in (1, 2, 3, 4, 5) * 4]
+        )
+    one, two, *loop = interleave(*loops, repetitions=3 if options.quick else 5)
+    speed = f"{statistics.median(two):.2f} s"
+    rows = [Row(f"whole grid, {total:,} requests, two threads", speed, goal="a few seconds")]
+    if loop:
+        each = [seconds / (20 * requests) * total for seconds in loop[0]]
+        rows += [
+            Row(
+                f"one thread, per request; C ({name}): one thread, its own draws",
+                nanoseconds(ours, total),
+                nanoseconds(each, total),
+                str(ratio(ours, each)),
+                goal,
+            )
+            for name, ours, goal in (("one against one", one, "< 1"), ("two threads against one", two, ""))
+        ]
+    rows.append(
+        Row(
+            "two threads against one",
+            f"{statistics.median(two):.2f} s",
+            f"{statistics.median(one):.2f} s",
+            str(ratio(one, two)),
+            ">= 1.8",
+        )
+    )
+    show(
+        "[MB] Fig. 3 as a sweep: specification read, traces drawn, cube built",
+        rows,
+        [NO_COMPILER] if c is None else [],
+    )
+
+
+def simpy(options: Options) -> None:
+    """The same models in SimPy, on the same traces."""
+    from peers import simpy_model
+
+    requests = options.requests(128_000)
+    repetitions = 3 if options.quick else 5
+    rows = []
+    for bins, batch, rate in ((4, 8, 0.5), (5, 128, 9.0)):
+        drawn = draw(requests, bins, rate, 1)
+        job = static_job(drawn, bins, batch)
+        lists = (drawn.arrival_s.tolist(), drawn.service_s.tolist(), drawn.bins.tolist())
+        means = simpy_model.multi_bin_only(*lists, batch)
+        ours, theirs, prepared = interleave(
+            lambda r, job=job: simulate(job),
+            lambda r, lists=lists, batch=batch: simpy_model.multi_bin_only(*lists, batch),
+            lambda r, drawn=drawn, k=bins, batch=batch: simulate(static_job(drawn, k, batch)),
+            repetitions=repetitions,
+        )
+        apiece = (nanoseconds(ours, requests), nanoseconds(theirs, requests))
+        close = agreement(simulate(job), means)
+        rows.append(Row(f"multi_bin_only k={bins} B={batch}", *apiece, f"{ratio(theirs, ours)} x", ">= 1000", close))
+        what = "  with the trace checked and sorted into bins"
+        rows.append(Row(what, nanoseconds(prepared, requests), apiece[1], f"{ratio(theirs, prepared)} x"))
+    for load, rate in (("light", 2.0), ("heavy", 12.0)):
+        job = dynamic_job("dynamic_only", requests, rate, 1, 1)
+        job = without_memory_bound(job)
+        arrival, output = token_trace(requests, rate, 1)
+        arguments = (arrival.tolist(), output.tolist(), A0_S, A1_S, GAMMA)
+        means = simpy_model.dynamic_only(*arguments, simpy_model.Search(*SEARCH))
+        ours, theirs = interleave(
+            lambda r, job=job: simulate(job),
+            lambda r, a=arguments: simpy_model.dynamic_only(*a, simpy_model.Search(*SEARCH)),
+            repetitions=repetitions,
+        )
+        what = f"dynamic_only, Algorithm 2, {load} load"
+        close = agreement(simulate(job), means)
+        apiece = (nanoseconds(ours, requests), nanoseconds(theirs, requests))
+        rows.append(Row(what, *apiece, f"{ratio(theirs, ours)} x", ">= 1000", close))
+    show(
+        f"SimPy {version('simpy')} on the same traces, one thread, per request of {requests:,}",
+        rows,
+        ["SimPy keeps two means; ours fills the whole report."],
+    )
+
+
+def without_memory_bound(job: engine.Job) -> engine.Job:
+    """Leave Algorithm 2 alone at work, as in the peer."""
+    control = job.setup.control._replace(memory=no_memory_bound())
+    return job._replace(setup=job.setup._replace(control=control))
+
+
+def ciw(options: Options) -> None:
+    """What Ciw can express of `multi_bin_only`; see peers/ciw_model.py."""
+    from peers import ciw_model
+
+    requests = options.requests(40_000)
+    bins, batch, rate = 4, 8, 0.5
+    drawn = draw(requests, bins, rate, 1)
+    job = static_job(drawn, bins, batch)
+    lists = (drawn.arrival_s.tolist(), drawn.service_s.tolist(), drawn.bins.tolist())
+    each = ciw_model.one_customer_per_request(*lists, batch)
+    whole = ciw_model.one_customer_per_batch(requests, rate, LOW_S, HIGH_S, bins, batch, 1)
+    ours, per_request, per_batch = interleave(
+        lambda r: simulate(job),
+        lambda r: ciw_model.one_customer_per_request(*lists, batch),
+        lambda r: ciw_model.one_customer_per_batch(requests, rate, LOW_S, HIGH_S, bins, batch, r),
+        repetitions=3,
+    )
+    report = simulate(job)
+    rows = [
+        Row(
+            what,
+            nanoseconds(ours, requests),
+            nanoseconds(theirs, requests),
+            f"{ratio(theirs, ours)} x",
+            "",
+            agreement(report, means),
+        )
+        for what, theirs, means in (
+            (f"k={bins} B={batch}, our node class, same trace", per_request, each),
+            ("  a customer is a batch, own draws", per_batch, whole),
+        )
+    ]
+    show(
+        f"Ciw {version('ciw')}, one thread, per request of {requests:,}",
+        rows,
+        ["Ciw has no batch service; what the two rows are is told in peers/ciw_model.py."],
+    )
+
+
+def child(*arguments: str, **environment: str) -> str:
+    """Run Python in another process; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=Path(__file__).parent,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+    return done.stdout
+
+
+def scaling(options: Options) -> None:
+    """Cost per request of longer replications, and per point of larger grids; memory beside the trace."""
+    sizes = (10_000, 100_000, 1_000_000) if options.quick else (100_000, 1_000_000, 10_000_000)
+    rows = []
+    for mode in ("multi_bin_only", "dynamic_only", "multi_bin_dynamic"):
+        first = 0.0
+        for requests in sizes:
+            found = json.loads(child("one_replication.py", mode, str(requests), "3"))
+            each = found["s"] / requests
+            first = first or each
+            rows.append(
+                Row(
+                    f"{mode}, {requests:,} requests",
+                    f"{number(1e9 * each)} ns",
+                    f"{number(1e9 * first)} ns",
+                    number(each / first),
+                    "about 1",
+                    f"peak {megabytes(found['peak'])}, of it trace {megabytes(found['trace'])}; "
+                    f"simulating added {megabytes(found['peak'] - found['before'])}",
+                )
+            )
+    show("linear in requests: per request, one replication in its own process", rows)
+
+    requests = options.requests(64_000)
+    rates = (5, 10, 20, 40)
+    seconds = interleave(
+        *(lambda r, count=count: run_sweep(figure_3(requests, count, 2), 1) for count in rates), repetitions=3
+    )
+    rows = [
+        Row(
+            f"{5 * count} points",
+            f"{number(1e3 * statistics.median(own) / (5 * count))} ms",
+            f"{number(1e3 * statistics.median(seconds[0]) / (5 * rates[0]))} ms",
+            str(ratio(own, seconds[0], rates[0] / count)),
+            "<= 1",
+        )
+        for count, own in zip(rates, seconds, strict=True)
+    ]
+    show(f"linear in the grid: per point of 2 x {requests:,} requests, one thread, whole sweep", rows)
+
+
+def megabytes(size: float) -> str:
+    return f"{number(size / 2**20)} MiB"
+
+
+def start(options: Options) -> None:
+    """Compile from nothing, start from the cache, and print the help."""
+    modes = ["multi_bin_only", "dynamic_only", "multi_bin_dynamic", "fifo_fixed", "fifo_greedy"]
+    one = figure_3(200, 2, 1)
+    every = {**one, "axes": {"mode": {"path": "policy.mode", "values": modes}}}
+    rows = []
+    for what, document in (("multi_bin_only", one), ("all five modes", every)):
+        program = f"from batchcube.sweeps import Sweep; Sweep.model_validate({document!r}).run(workers=1)"
+        with tempfile.TemporaryDirectory() as folder:
+            times = []
+            for _ in range(2 if options.quick else 4):
+                begin = time.perf_counter()
+                child("-c", program, BATCHCUBE_CACHE=folder)
+                times.append(time.perf_counter() - begin)
+        rows.append(Row(f"first run, {what}: compiled", f"{times[0]:.1f} s", goal="< 20 s"))
+        rows.append(Row(f"next run, {what}: from the cache", f"{statistics.median(times[1:]):.2f} s", goal="< 2 s"))
+    command = Path(sys.executable).with_name("batchcube")
+    script = f"import sys; sys.argv = ['batchcube', '--help']; exec(open({str(command)!r}).read())"
+    helps, bare = interleave(lambda r: child("-c", script), lambda r: child("-c", "pass"), repetitions=9)
+    rows.append(
+        Row(
+            "batchcube --help; peer: Python that does nothing",
+            f"{statistics.median(helps):.2f} s",
+            f"{statistics.median(bare):.2f} s",
+            goal="< 0.5 s",
+        )
+    )
+    show("starting: a process from beginning to end", rows)
+
+
+SECTIONS: dict[str, Callable[[Options], None]] = {
+    "kernel": kernel,
+    "dynamic": dynamic,
+    "grid": grid,
+    "simpy": simpy,
+    "ciw": ciw,
+    "scaling": scaling,
+    "start": start,
+}
+NEEDS = {"simpy": "simpy", "ciw": "ciw"}
+
+
+def processor() -> str:
+    """Name the processor, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What batchcube costs, as ratios measured in one run.")
+    listed = ", ".join(SECTIONS)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of {listed}; all when none is given")
+    parser.add_argument("--quick", action="store_true", help="fewer requests and repetitions")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: must be some of {listed}")
+
+    c = yardstick.build()
+    load = os.getloadavg()[0]
+    print(f"{processor()}, {os.cpu_count()} cores, load {load:.1f} at the start; {platform.system()}")
+    print(f"Python {platform.python_version()}, numpy {np.__version__}, numba {version('numba')}, ", end="")
+    print(f"C by {c.compiler} -O3 -march=native" if c else NO_COMPILER)
+    options = Options(arguments.quick, 9 if arguments.quick else 41, c)
+    for name in arguments.sections or SECTIONS:
+        if name in NEEDS and find_spec(NEEDS[name]) is None:
+            print(f"\n## {name}: left out, {NEEDS[name]} is not installed (pip install -e '.[bench]')")
+            continue
+        SECTIONS[name](options)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"peak memory of this process: {megabytes(peak * (1 if sys.platform == 'darwin' else 1024))}")
+
+
+if __name__ == "__main__":
+    main()
