@@ -138,7 +138,9 @@ def make_trace(
     _same_length("prompt_tokens", len(prompt), count)
     _refuse("output_tokens", ~(output >= 1), output, "must be >= 1")
     _refuse("prompt_tokens", ~(prompt >= 0), prompt, "must be >= 0")
-    _refuse("prompt_tokens + output_tokens", prompt + output > LARGEST_REQUEST, prompt, f"sum must be <= {LARGEST_REQUEST}")
+    _refuse(
+        "prompt_tokens + output_tokens", prompt + output > LARGEST_REQUEST, prompt, f"sum must be <= {LARGEST_REQUEST}"
+    )
     output, prompt = output.astype(np.int64), prompt.astype(np.int64)
     guess = output.astype(np.float64) if predicted is None else np.asarray(predicted, dtype=np.float64)
     _same_length("predicted", len(guess), count)

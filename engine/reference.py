@@ -161,7 +161,7 @@ class Replication:
     def signal(self, batch: Batch) -> float:
         match self.setup.control.sla.signal:
             case 0:
-                return batch.service / max(int(self.trace.output[i]) for i in batch.members)
+                return batch.service / max(1, *(int(self.trace.output[i]) for i in batch.members))
             case 1:
                 return float(batch.service)
         latencies = [self.completion_of(batch, i) - int(self.trace.arrival[i]) for i in batch.members]

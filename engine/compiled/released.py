@@ -26,7 +26,7 @@ class ReleaseSpace(NamedTuple):
     bins: NDArray[np.int64]
     """(bin, 5) head of the bin in `order`, and its next release: instant, cause, tie-breaker, end in `order`."""
     free: NDArray[np.int64]
-    """(server,) when each server is free; one entry when there are infinitely many."""
+    """(server,) when each server is free; one entry, always 0, when there are infinitely many."""
     formed: NDArray[np.int64]
     """(batch, 5) heap of formed batches, for `shortest_first`: predicted ticks, number formed, bin, low, high."""
 
@@ -114,27 +114,26 @@ def run_released(trace, bins, setup, tally, records, space):  # type: ignore[no-
         queues[j, HEAD] = bins.start[j]
         plan(j, trace, bins, policy, queues)
     number = released = released_at = waiting = 0
+    finite = policy.servers < INFINITE
     while True:
         j = first_of(queues)
         low, now, high = queues[j, HEAD], queues[j, INSTANT], queues[j, END]
-        if policy.shortest_first and now > released_at:
+        if now > released_at:
             # Every release of the last instant is in: servers free before the next one each take the shortest batch.
             while waiting > 0:
                 server = np.argmin(free)
-                start = max(free[server], released_at)
+                start = max(released_at, free[server])
                 if start >= now:
                     break
                 pop(formed, waiting)
                 waiting -= 1
                 k, first, last = formed[waiting, 2], formed[waiting, 3], formed[waiting, 4]
-                free[server] = serve(first, last, k, number, start, trace, bins, setup, tally, records)
+                done = serve(first, last, k, number, start, trace, bins, setup, tally, records)
+                free[server] = done if finite else 0
                 number += 1
         if now == NEVER:
             break
-        if policy.servers == INFINITE:
-            serve(low, high, j, number, now, trace, bins, setup, tally, records)
-            number += 1
-        elif policy.shortest_first:
+        if policy.shortest_first:
             row = formed[waiting]
             row[0], row[1] = predicted_ticks(low, high, trace, bins.order, setup.service), released
             row[2], row[3], row[4] = j, low, high
@@ -143,7 +142,8 @@ def run_released(trace, bins, setup, tally, records, space):  # type: ignore[no-
         else:
             server = np.argmin(free)
             start = max(now, free[server])
-            free[server] = serve(low, high, j, number, start, trace, bins, setup, tally, records)
+            done = serve(low, high, j, number, start, trace, bins, setup, tally, records)
+            free[server] = done if finite else 0
             number += 1
         released, released_at = released + 1, now
         queues[j, HEAD] = high

@@ -28,6 +28,8 @@ class Service(NamedTuple):
     """(batch size, piece) 1 where a measured table was left and the fitted law stands in."""
     prefill: int
     """Ticks before the first token, a0."""
+    timed: bool
+    """Lengths are service times in ticks, not tokens."""
 
 
 @policy
@@ -74,12 +76,13 @@ def formula(
         slope=np.ascontiguousarray(slope[:, None]),
         extrapolated=np.zeros((largest_batch + 1, 1), np.uint8),
         prefill=prefill,
+        timed=False,
     )
 
 
 def given(*, largest_batch: int) -> Service:
     """Build the law T = max of the requests' own service times (lengths are ticks), the setting of [MB]'s theorems."""
-    return formula(0.0, 1.0 / TICKS_PER_S, largest_batch=largest_batch)
+    return formula(0.0, 1.0 / TICKS_PER_S, largest_batch=largest_batch)._replace(timed=True)
 
 
 def measured(
@@ -106,13 +109,18 @@ def measured(
     slope[inner, 1:last] = np.diff(at_knots, axis=1) / np.diff(lengths)
     slope[inner, last] = 0.0
     extrapolated[inner, 1 : last + 1] = 0
-    return Service(knots, base, slope, extrapolated, outside.prefill)
+    return Service(knots, base, slope, extrapolated, outside.prefill, timed=False)
 
 
 def longest_service(service: Service, length: int) -> int:
     """Return the longest time any batch of requests up to `length` can take, in ticks; ValueError when it cannot be held."""
     reach = service.base + service.slope * np.maximum(length - service.knots, 0)
     longest = float(np.max(reach))
-    if not np.isfinite(longest) or longest > LATEST or float(np.min(service.slope)) < 0 or int(np.min(service.base)) < 0:
+    if (
+        not np.isfinite(longest)
+        or longest > LATEST
+        or float(np.min(service.slope)) < 0
+        or int(np.min(service.base)) < 0
+    ):
         raise ValueError("server.service: batch times must be finite, not negative and not fall with length")
     return int(longest)

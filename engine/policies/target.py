@@ -40,7 +40,9 @@ class Target(NamedTuple):
     """b_target."""
 
 
-def fixed_target(smallest: int, largest: int, prior_tokens: NDArray[float64], prior_squares: NDArray[float64]) -> Control:
+def fixed_target(
+    smallest: int, largest: int, prior_tokens: NDArray[float64], prior_squares: NDArray[float64]
+) -> Control:
     """Build settings under which the target is `largest`, always."""
     return Control(
         float(smallest), float(largest), no_sla(), no_memory_bound(), smoothing(), prior_tokens, prior_squares
@@ -90,7 +92,5 @@ def learn(target: Target, new: Seen, oldest: Seen, waiting: Any, controller: Any
     tokens, squares = control.prior_tokens[controller], control.prior_squares[controller]
     bound = bound_by_memory(running, target.memory_bound, tokens, squares, control)
     memory_bound = where(waiting > 0, bound, target.memory_bound)
-    sla_bound = where(
-        control.sla.enabled, sla_batch(moved, control.smallest, control.largest), control.largest
-    )
+    sla_bound = where(control.sla.enabled, sla_batch(moved, control.smallest, control.largest), control.largest)
     return decide(running, moved, memory_bound, sla_bound, control)
