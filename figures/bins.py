@@ -68,7 +68,7 @@ _BY_BIN = {
     "bin_batch_size_mean": "mean batch size\n(requests)",
     "bin_wait_mean_s": "mean wait (s)",
     "bin_latency_mean_s": "mean latency (s)",
-    "bin_length_max_mean": "longest request of a batch",
+    "bin_length_max_mean": "longest of a batch",
 }
 
 

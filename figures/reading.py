@@ -151,6 +151,8 @@ def view(
 ) -> View:
     """Find the axes of a figure by their settings paths and cut the cube down to them.
 
+    `needs` are the variables of the figure, the first of them the one it cannot do without.
+
     Axes of one value are dropped, and every further axis must be selected. Raises ValueError naming the figure and
     what is missing, or the values to select from.
     """
@@ -184,6 +186,8 @@ def view(
         raise figured.refuses(
             f"select one value of {first.name} ({first.name}=VALUE): {', '.join(_plain(v) for v in first.values)}"
         )
+    if not np.isfinite(cut[needs[0]].values).any():
+        raise figured.refuses(f"{needs[0]} is NaN everywhere in this cube")
     return View(figured, cube, cut, drawn_x, drawn_lines, drawn_panels, tuple(chosen))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import math
 import os
 import uuid
 from collections.abc import Callable
@@ -79,9 +80,8 @@ def draw(name: str, cube: Dataset, **options: Any) -> Figure:
     for option in options:
         if option not in _options(function):
             raise figured.refuses(f"no option {option}; it takes {', '.join(_options(function))}")
-    width = options.get("width_mm", style.DOUBLE_COLUMN_MM)
-    if not 60 <= width <= 400:
-        raise figured.refuses(f"width_mm = {width:g}: must be from 60 to 400")
+    if "width_mm" in options:
+        options["width_mm"] = _width(figured, options["width_mm"])
     with style.styled():
         return function(cube, figured, **options)
 
@@ -119,6 +119,17 @@ def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return target
+
+
+def _width(figured: Figured, given: Any) -> float:
+    """Return a width given as number or text."""
+    try:
+        width = float(given)
+    except (TypeError, ValueError):
+        width = math.nan
+    if not 60 <= width <= 400:
+        raise figured.refuses(f"width_mm = {given}: must be a number from 60 to 400")
+    return width
 
 
 def _options(function: Callable[..., Figure]) -> tuple[str, ...]:

@@ -99,10 +99,7 @@ def _over_time(seen: View, rows: dict[str, str], width_mm: float) -> Figure:
             )
         panel.set_ylabel(label)
         panel.set_xlim(left=0)
-        if "fraction" in variable:
-            panel.set_ylim(-0.04, 1.04)
-        else:
-            style.from_zero(panel)
+        style.from_zero(panel)
         if panel is not axes[-1, 0]:
             panel.sharex(axes[-1, 0])
             panel.tick_params(labelbottom=False)

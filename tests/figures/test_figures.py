@@ -1,0 +1,393 @@
+"""Figures are tested on the data in their artists against batchcube.results.statistics."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from batchcube.figures.registry import draw, names, save
+from batchcube.results.statistics import mean_interval, paired_difference
+
+# What each figure is drawn from: axes of the example cube, options.
+EXAMPLES = {
+    "throughput-vs-bins": (("bins", "rate"), {"select": {"arrival_rate_per_s": 24.0}}),
+    "throughput-vs-rate": (("bins", "rate"), {}),
+    "latency-vs-rate": (("bins", "rate", "servers"), {}),
+    "throughput-vs-predictor-error": (("bins", "error"), {}),
+    "sla-violation-over-time": (("mode",), {}),
+    "batch-size-distribution": (("mode",), {}),
+    "per-bin-statistics": (("mode",), {}),
+    "static-vs-dynamic": (("mode", "rate"), {}),
+    "controller-step": (("sla",), {}),
+    "modes-compared": (("mode",), {}),
+}
+
+
+def lines(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def bands(axes):
+    """Return the interval bands by the name of their line: (low, high) in the order of x."""
+    found = {}
+    for collection in axes.collections:
+        label = collection.get_label()
+        if type(collection).__name__ == "FillBetweenPolyCollection" and label.endswith(", 95 % interval"):
+            x = np.concatenate([path.vertices[:, 0] for path in collection.get_paths()])
+            y = np.concatenate([path.vertices[:, 1] for path in collection.get_paths()])
+            places = np.unique(x)
+            low = np.array([y[x == place].min() for place in places])
+            high = np.array([y[x == place].max() for place in places])
+            found[label.removesuffix(", 95 % interval")] = (places, low, high)
+    return found
+
+
+def whiskers(axes, label):
+    """Return the whiskers of a label as rows (x0, y0, x1, y1)."""
+    found = [c for c in axes.collections if c.get_label() == f"{label}, 95 % interval" and hasattr(c, "get_segments")]
+    return np.array([np.ravel(segment) for c in found for segment in c.get_segments()])
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.texts]
+
+
+def legend_labels(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def drawn_y(axes, label):
+    """Return y of a line, steady and overloaded parts put together."""
+    found = lines(axes)
+    y = np.array(found[label].get_ydata(), dtype=float)
+    if f"{label}, overloaded" in found:
+        y = np.where(np.isnan(y), found[f"{label}, overloaded"].get_ydata(), y)
+    return y
+
+
+def check_curve(axes, label, x, values, overloaded=None):
+    """Assert that a line and its band show mean and t interval of values (x, replication)."""
+    expected = mean_interval(values)
+    np.testing.assert_allclose(lines(axes)[label].get_xdata(), x)
+    np.testing.assert_allclose(drawn_y(axes, label), expected.estimate)
+    places, low, high = bands(axes)[label]
+    np.testing.assert_allclose(places, x)
+    np.testing.assert_allclose(low, expected.low)
+    np.testing.assert_allclose(high, expected.high)
+    if overloaded is not None:
+        np.testing.assert_array_equal(np.isnan(lines(axes)[label].get_ydata()), overloaded)
+        if overloaded.any():
+            hollow = lines(axes)[f"{label}, overloaded"]
+            assert hollow.get_markerfacecolor() == "white"
+            assert hollow.get_linestyle() == ":"
+            np.testing.assert_array_equal(hollow.get_markevery(), np.flatnonzero(overloaded))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_figure_is_drawn_and_saved_in_every_format(name, make_cube, tmp_path):
+    axes, options = EXAMPLES[name]
+    cube = make_cube(axes=axes, replications=3)
+    figure = draw(name, cube, **options)
+    for ending, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")):
+        path = save(figure, cube, tmp_path / f"figure{ending}")
+        assert path.read_bytes().startswith(start)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".pdf", ".png", ".svg"]
+    for panel in figure.axes:
+        if panel.axison:
+            assert panel.get_xlabel() or panel.get_ylabel() or figure.get_supylabel()
+    assert any("3 replications of 400 requests" in text.replace("\n", " ") for text in texts(figure))
+
+
+def test_every_name_has_an_example_and_a_description():
+    described = names()
+    assert [entry.name for entry in described] == list(EXAMPLES)
+    for entry in described:
+        assert entry.shows.endswith(".")
+        assert entry.needs
+        assert entry.presets
+        assert {"select", "width_mm"} <= set(entry.options)
+
+
+def test_throughput_vs_rate_shows_means_intervals_overload_and_theory(make_cube):
+    cube = make_cube(axes=("bins", "rate"))
+    panel = draw("throughput-vs-rate", cube).axes[0]
+    x = cube["arrival_rate_per_s"].values
+    for i, label in enumerate(("1 bin", "2 bins", "4 bins")):
+        values = cube["throughput_requests_per_s"].isel(bins=i).values
+        check_curve(panel, label, x, values, cube["overloaded"].isel(bins=i).values.any(axis=-1))
+        theory = lines(panel)[f"{label}, theory"]
+        assert theory.is_dashed()
+        np.testing.assert_allclose(theory.get_ydata(), cube["theory_throughput_requests_per_s"].isel(bins=i))
+    limit = next(line for line in panel.get_lines() if "c_max" in line.get_label())
+    np.testing.assert_allclose(limit.get_ydata(), 32.0)
+    assert panel.get_xlabel() == "arrival rate (requests/s)"
+    assert panel.get_ylabel() == "throughput (requests/s)"
+
+
+def test_legend_explains_every_mark(make_cube):
+    labels = legend_labels(draw("throughput-vs-rate", make_cube(axes=("bins", "rate"))))
+    assert labels[:3] == ["1 bin", "2 bins", "4 bins"]
+    assert "overloaded: not a steady state" in labels
+    assert "95 % interval" in labels
+    assert any("arXiv 2412.04504" in label and label.startswith("theory") for label in labels)
+
+
+def test_a_cube_without_overload_or_theory_has_no_such_marks(make_cube):
+    cube = make_cube(axes=("bins", "rate")).sel(arrival_rate_per_s=[4.0, 8.0])
+    for name in ("theory_throughput_requests_per_s", "theory_throughput_limit_requests_per_s", "theory_latency_s"):
+        cube[name] = cube[name] * np.nan
+    for name in ("throughput-vs-rate", "latency-vs-rate"):
+        figure = draw(name, cube)
+        assert set(lines(figure.axes[0])) == {"1 bin", "2 bins", "4 bins"}
+        assert legend_labels(figure) == ["1 bin", "2 bins", "4 bins", "95 % interval"]
+        assert not any("overloads" in text for text in texts(figure))
+
+
+def test_latency_has_a_panel_per_number_of_servers(make_cube):
+    cube = make_cube(axes=("bins", "rate", "servers"))
+    cube["latency_mean_s"][:, :, 1] *= 2.0
+    figure = draw("latency-vs-rate", cube)
+    assert [panel.get_title(loc="left") for panel in figure.axes] == ["1 server", "infinitely many servers"]
+    for place, panel in enumerate(figure.axes):
+        part = cube.isel(servers=place, bins=2)
+        check_curve(
+            panel,
+            "4 bins",
+            cube["arrival_rate_per_s"].values,
+            part["latency_mean_s"].values,
+            part["overloaded"].values.any(axis=-1),
+        )
+        theory = lines(panel)["4 bins, theory"].get_ydata()
+        np.testing.assert_allclose(theory, part["theory_latency_s"])
+        assert panel.get_ylabel() == "mean latency (s)"
+
+
+def test_latency_says_from_which_rate_on_it_is_overloaded(make_cube):
+    cube = make_cube(axes=("bins", "rate"))
+    said = " ".join(texts(draw("latency-vs-rate", cube))).replace("\n", " ")
+    assert "Lowest arrival rate (requests/s) that overloads half of the replications: 1 bin 24, 2 bins 24" in said
+
+
+def test_wide_latencies_are_drawn_on_a_logarithmic_scale(make_cube):
+    cube = make_cube(axes=("bins", "rate"))
+    assert draw("latency-vs-rate", cube).axes[0].get_yscale() == "linear"
+    cube["latency_mean_s"][:, -1] *= 100.0
+    assert draw("latency-vs-rate", cube).axes[0].get_yscale() == "log"
+
+
+def test_throughput_vs_bins(make_cube):
+    cube = make_cube(axes=("bins", "rate"))
+    figure = draw("throughput-vs-bins", cube, select={"arrival_rate_per_s": "8"})
+    part = cube.sel(arrival_rate_per_s=8.0)
+    check_curve(figure.axes[0], "simulated", [1, 2, 4], part["busy_throughput_requests_per_s"].values)
+    assert "Example; arrival_rate_per_s\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}8" in texts(figure)
+    tokens = draw("throughput-vs-bins", cube, select={"arrival_rate_per_s": 8}, quantity="throughput_tokens_per_s")
+    check_curve(tokens.axes[0], "simulated", [1, 2, 4], part["throughput_tokens_per_s"].values)
+    assert tokens.axes[0].get_ylabel() == "throughput (tokens/s)"
+    assert set(lines(tokens.axes[0])) == {"simulated"}  # theory is about requests
+
+
+def test_throughput_vs_predictor_error(make_cube):
+    cube = make_cube(axes=("bins", "error"))
+    panel = draw("throughput-vs-predictor-error", cube).axes[0]
+    values = cube["busy_throughput_requests_per_s"].sel(bins=2).values
+    check_curve(panel, "2 bins", [0.0, 0.1, 0.3], values)
+
+
+def test_lines_can_be_another_axis(make_cube):
+    cube = make_cube(axes=("bins", "rate"))
+    panel = draw("throughput-vs-bins", cube, lines="arrival_rate_per_s").axes[0]
+    values = cube["busy_throughput_requests_per_s"].sel(arrival_rate_per_s=12.0).values
+    check_curve(panel, "arrival_rate_per_s = 12", [1, 2, 4], values)
+
+
+def test_over_time_uses_the_middle_of_the_windows(make_cube):
+    cube = make_cube(axes=("mode",))
+    figure = draw("sla-violation-over-time", cube)
+    width = cube["window_width_s"].values
+    part = cube.isel(mode=3)
+    time = (np.arange(10) + 0.5) * width[3]
+    arrivals = part["window_arrivals"].values / width[3]
+    names = ("window_request_sla_violation_fraction", "window_queue_length_mean")
+    for panel, values in zip(figure.axes, (arrivals, *(part[name].values for name in names)), strict=True):
+        check_curve(panel, "dynamic_only", time, np.swapaxes(values, -1, 0))
+    assert figure.axes[-1].get_xlabel() == "time since the start (s)"
+    assert all("(" in panel.get_ylabel() for panel in figure.axes)
+
+
+def test_controller_step_overlays_both_variants_and_the_target(make_cube):
+    cube = make_cube(axes=("sla",))
+    cube.attrs["specification"] = json.dumps({"policy": {"sla": {"target_s": 0.05}}})
+    cube["window_batch_sla_bound_mean"][1] += 7.0
+    figure = draw("controller-step", cube)
+    time = (np.arange(10) + 0.5) * float(cube["window_width_s"][0])
+    for variant, place in (("paper", 0), ("heuristic", 1)):
+        for panel, name in (
+            (1, "window_batch_target_mean"),
+            (2, "window_batch_sla_bound_mean"),
+            (3, "window_signal_mean_s"),
+            (4, "window_request_sla_violation_fraction"),
+        ):
+            check_curve(figure.axes[panel], variant, time, cube[name].isel(sla_variant=place).values.T)
+    np.testing.assert_allclose(lines(figure.axes[3])["SLA target"].get_ydata(), 0.05)
+    assert "SLA target of the controller" in legend_labels(figure)
+
+
+def test_batch_sizes_are_shares_of_batches(make_cube):
+    cube = make_cube(axes=("mode",))
+    cube["batch_size_histogram"][2, 1, 3] += 40  # one replication differs, so that the interval has a width
+    figure = draw("batch-size-distribution", cube)
+    counts = cube["batch_size_histogram"].isel(mode=2).values
+    expected = mean_interval((counts / counts.sum(axis=-1, keepdims=True)).T)
+    panel = figure.axes[2]
+    (bars,) = panel.patches
+    np.testing.assert_allclose(bars.get_data().values, expected.estimate)
+    np.testing.assert_allclose(bars.get_data().edges[:-1], cube["batch_size"].values - 0.5)
+    used = expected.estimate > 0
+    seen = whiskers(panel, "multi_bin_only")
+    np.testing.assert_allclose(seen[:, 0], cube["batch_size"].values[used])
+    np.testing.assert_allclose(seen[:, [1, 3]], np.stack([expected.low, expected.high], axis=-1)[used])
+    mean = cube["batch_size_mean"].isel(mode=2).values.mean()
+    np.testing.assert_allclose(lines(panel)["mean batch size"].get_xdata(), mean)
+    assert panel.get_title(loc="left") == f"multi_bin_only: mean {mean:.1f}"
+
+
+def test_per_bin_statistics_show_the_bins_that_a_point_has(make_cube):
+    cube = make_cube(axes=("mode",))
+    for name in ("bin_lower_edge", "bin_upper_edge"):
+        cube[name][0, 1:] = np.nan  # fifo_fixed has one bin
+    figure = draw("per-bin-statistics", cube)
+    shown = ("bin_batches", "bin_batch_size_mean", "bin_wait_mean_s", "bin_latency_mean_s", "bin_length_max_mean")
+    for panel, name in zip(figure.axes[1:], shown, strict=True):
+        check_curve(panel, "multi_bin_dynamic", [1, 2, 3, 4], cube[name].isel(mode=4).values.T)
+        assert len(lines(panel)["fifo_fixed"].get_xdata()) == 1
+    requests = cube["bin_requests"].isel(mode=4).values
+    check_curve(figure.axes[0], "multi_bin_dynamic", [1, 2, 3, 4], (requests / requests.sum(axis=-1, keepdims=True)).T)
+    assert figure.axes[5].get_ylabel().endswith("(tokens)")
+
+
+def test_per_bin_statistics_of_one_point_show_the_edges(make_cube):
+    cube = make_cube(axes=("mode",))
+    panel = draw("per-bin-statistics", cube, select={"mode": "multi_bin_only"}).axes[5]
+    (edges,) = [c for c in panel.collections if c.get_label() == "bin's edges"]
+    ends = np.array([segment[:, 1] for segment in edges.get_segments()])
+    np.testing.assert_allclose(ends[:, 0], cube["bin_lower_edge"].isel(mode=2))
+    np.testing.assert_allclose(ends[:, 1], cube["bin_upper_edge"].isel(mode=2))
+
+
+def test_static_vs_dynamic_pairs_over_the_rate(make_cube):
+    cube = make_cube(axes=("mode", "rate"))
+    figure = draw("static-vs-dynamic", cube)
+    x = cube["arrival_rate_per_s"].values
+    violations, throughput, violation_gap, throughput_gap = figure.axes
+    for top, bottom, name in (
+        (violations, violation_gap, "request_sla_violation_fraction"),
+        (throughput, throughput_gap, "throughput_requests_per_s"),
+    ):
+        values = {mode: cube[name].sel(mode=mode).values for mode in cube["mode"].values}
+        over = {mode: cube["overloaded"].sel(mode=mode).values.any(axis=-1) for mode in values}
+        for static, dynamic in (("fifo_fixed", "dynamic_only"), ("multi_bin_only", "multi_bin_dynamic")):
+            check_curve(top, static, x, values[static], over[static])
+            check_curve(top, dynamic, x, values[dynamic], over[dynamic])
+            label = f"{dynamic} − {static}"
+            expected = paired_difference(values[dynamic], values[static])
+            np.testing.assert_allclose(drawn_y(bottom, label), expected.estimate, atol=1e-12)
+            _, low, high = bands(bottom)[label]
+            np.testing.assert_allclose(low, expected.low, atol=1e-12)
+            np.testing.assert_allclose(high, expected.high, atol=1e-12)
+    assert violations.get_ylabel() == "SLA violations\n(share of requests)"
+
+
+def test_static_vs_dynamic_at_one_rate_is_drawn_as_dots(make_cube):
+    cube = make_cube(axes=("mode",))
+    figure = draw("static-vs-dynamic", cube)
+    values = cube["throughput_requests_per_s"]
+    expected = paired_difference(values.sel(mode="multi_bin_dynamic"), values.sel(mode="multi_bin_only"))
+    dot = lines(figure.axes[3])["multi_bin_dynamic"]
+    np.testing.assert_allclose(dot.get_xdata(), expected.estimate, atol=1e-12)
+
+
+def test_modes_compared_shows_levels_and_paired_differences(make_cube):
+    cube = make_cube(axes=("mode", "rate"))
+    figure = draw("modes-compared", cube, select={"arrival_rate_per_s": 12}, baseline="fifo_greedy")
+    part = cube.sel(arrival_rate_per_s=12.0)
+    quantities = [
+        part["throughput_requests_per_s"].values,
+        part["request_sla_violation_fraction"].values,
+        part["latency_quantile_s"].sel(quantile=0.5).values,
+        part["latency_quantile_s"].sel(quantile=0.99).values,
+    ]
+    modes = list(cube["mode"].values)
+    rows = [mode for mode in modes if mode != "fifo_greedy"]
+    for column, values in enumerate(quantities):
+        levels, gaps = figure.axes[column], figure.axes[column + 4]
+        for place, mode in enumerate(modes):
+            expected = mean_interval(values[place])
+            np.testing.assert_allclose(lines(levels)[mode].get_xdata(), expected.estimate)
+            np.testing.assert_allclose(whiskers(levels, mode), [[expected.low, place, expected.high, place]])
+        assert set(lines(gaps)) == {*rows, "no difference"}
+        for row, mode in enumerate(rows):
+            expected = paired_difference(values[modes.index(mode)], values[1])
+            np.testing.assert_allclose(lines(gaps)[mode].get_xdata(), expected.estimate, atol=1e-12)
+            seen = whiskers(gaps, mode)[0]
+            np.testing.assert_allclose(seen, [expected.low, row, expected.high, row], atol=1e-12)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == modes
+    assert figure.axes[3].get_xlabel() == "p99 latency\n(s)"
+    assert figure.axes[7].get_xlabel() == "minus fifo_greedy\n(s)"
+
+
+def test_overloaded_modes_are_hollow_dots(make_cube):
+    cube = make_cube(axes=("mode",))
+    cube["overloaded"][2, 1] = True
+    panel = draw("modes-compared", cube).axes[0]
+    faces = {label: line.get_markerfacecolor() for label, line in lines(panel).items()}
+    assert faces.pop("multi_bin_only") == "white"
+    assert "white" not in faces.values()
+
+
+def test_modes_without_an_sla_have_no_violation_panel(make_cube):
+    cube = make_cube(axes=("mode",))
+    cube["request_sla_violation_fraction"] *= np.nan
+    figure = draw("modes-compared", cube)
+    assert len(figure.axes) == 6
+    assert any("No SLA was set" in text for text in texts(figure))
+    with pytest.raises(ValueError, match=r"figure static-vs-dynamic: the cube has no SLA violations.*batchcube run"):
+        draw("static-vs-dynamic", cube)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_one_replication_gets_no_interval(name, make_cube):
+    axes, options = EXAMPLES[name]
+    figure = draw(name, make_cube(axes=axes, replications=1), **options)
+    for panel in figure.axes:
+        assert not [c for c in panel.collections if c.get_label().endswith("95 % interval")]
+        assert any(np.isfinite(np.asarray(line.get_ydata(), float)).any() for line in panel.get_lines())
+    assert "95 % interval" not in legend_labels(figure)
+    said = " ".join(texts(figure)).replace("\n", " ")
+    assert "One replication of 400 requests: no interval can be given." in said
+
+
+def test_lines_differ_by_colour_and_by_marker(make_cube):
+    panel = draw("per-bin-statistics", make_cube(axes=("mode",))).axes[0]
+    looks = [(to_hex(line.get_color()), line.get_marker()) for line in panel.get_lines()]
+    assert len({colour for colour, _ in looks}) == len(looks) == 5
+    assert len({marker for _, marker in looks}) == 5
+
+
+def test_notes_of_the_cube_are_told(make_cube):
+    cube = make_cube(axes=("bins", "rate"), notes="1 bin of 4 was removed.\nTable left in 3 batches.")
+    said = " ".join(texts(draw("throughput-vs-rate", cube))).replace("\n", " ")
+    assert said.endswith("1 bin of 4 was removed. Table left in 3 batches.")
+
+
+def test_text_is_large_enough_to_print(make_cube):
+    for name, (axes, options) in EXAMPLES.items():
+        if name not in ("throughput-vs-rate", "modes-compared"):
+            continue
+        figure = draw(name, make_cube(axes=axes), **options)
+        assert figure.get_figwidth() * 25.4 == pytest.approx(85 if name == "throughput-vs-rate" else 178)
+        for panel in figure.axes:
+            labels = [panel.xaxis.label, panel.yaxis.label, *panel.get_xticklabels(), *panel.get_yticklabels()]
+            assert min(label.get_fontsize() for label in labels) >= 8
+        assert min(text.get_fontsize() for text in figure.texts) >= 7

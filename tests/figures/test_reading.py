@@ -1,0 +1,186 @@
+import matplotlib as mpl
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib._pylab_helpers import Gcf
+
+from batchcube.figures.registry import draw, save
+
+
+@pytest.fixture(scope="module")
+def cube(make_cube):
+    return make_cube(axes=("bins", "rate"))
+
+
+def refusal(name, cube, **options):
+    with pytest.raises(ValueError, match=f"^figure {name}: ") as raised:
+        draw(name, cube, **options)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_missing_axis_is_named_with_the_preset_that_has_it(cube):
+    message = refusal("throughput-vs-predictor-error", cube)
+    assert "workload.predictor.error_probability" in message
+    assert "bins (policy.bins)" in message
+    assert "`batchcube run multi-bin-fig8`" in message
+
+
+def test_a_missing_variable_is_named(cube):
+    message = refusal("throughput-vs-rate", cube.drop_vars("throughput_requests_per_s"))
+    assert "no variable throughput_requests_per_s" in message
+
+
+def test_further_axes_must_be_selected(cube):
+    message = refusal("throughput-vs-bins", cube)
+    assert "select one value of arrival_rate_per_s (arrival_rate_per_s=VALUE): 4, 8, 12, 24" in message
+
+
+@pytest.mark.parametrize(
+    ("select", "said"),
+    [
+        ({"arrival_rate_per_s": "5"}, "select arrival_rate_per_s = 5: must be one of 4, 8, 12, 24"),
+        ({"arrival_rate_per_s": "fast"}, "select arrival_rate_per_s = fast: must be one of 4, 8, 12, 24"),
+        ({"speed": 4}, "select speed: axes of this cube: arrival_rate_per_s, bins"),
+    ],
+)
+def test_a_selection_that_is_not_there_is_refused(cube, select, said):
+    assert said in refusal("throughput-vs-bins", cube, select=select)
+
+
+@pytest.mark.parametrize("value", [8, 8.0, "8", "8.0", np.float64(8.0)])
+def test_a_value_is_selected_as_number_or_text(cube, value):
+    panel = draw("throughput-vs-bins", cube, select={"arrival_rate_per_s": value}).axes[0]
+    expected = cube["busy_throughput_requests_per_s"].sel(arrival_rate_per_s=8.0).mean("replication")
+    np.testing.assert_allclose(panel.get_lines()[0].get_ydata(), expected)
+
+
+def test_several_values_restrict_an_axis(cube):
+    panel = draw("throughput-vs-rate", cube, select={"bins": [4, "1"]}).axes[0]
+    labels = {line.get_label() for line in panel.get_lines()}
+    assert {"1 bin", "4 bins"} <= labels
+    assert "2 bins" not in labels
+
+
+def test_selecting_the_axis_that_is_drawn_leaves_nothing_to_draw(cube):
+    assert "needs two or more values of policy.bins" in refusal("throughput-vs-bins", cube, select={"bins": 2})
+
+
+def test_axes_of_one_value_need_no_selection(cube):
+    one = cube.isel(arrival_rate_per_s=[2])
+    panel = draw("throughput-vs-bins", one).axes[0]
+    expected = one["busy_throughput_requests_per_s"].isel(arrival_rate_per_s=0).mean("replication")
+    np.testing.assert_allclose(panel.get_lines()[0].get_ydata(), expected)
+
+
+def test_axes_are_known_by_their_path_and_not_by_their_name(cube):
+    renamed = cube.rename(bins="k", arrival_rate_per_s="load")
+    panel = draw("throughput-vs-rate", renamed).axes[0]
+    assert panel.get_lines()[0].get_label() == "1 bin"
+
+
+def test_a_zip_over_modes_is_no_axis_over_numbers_of_bins(make_cube):
+    message = refusal("throughput-vs-bins", make_cube(axes=("mode",)))
+    assert "needs two or more values of policy.bins" in message
+
+
+def test_labels_of_a_zipped_axis_are_spaced_evenly(cube):
+    labels = np.array(["BERT k=1", "BERT k=2", "BERT k=4"])
+    zipped = cube.isel(arrival_rate_per_s=0, drop=True).assign_coords(bins=labels)
+    zipped["bins"].attrs = cube["bins"].attrs | {"path": "policy.bins,workload.predictor.matrix"}
+    panel = draw("throughput-vs-bins", zipped).axes[0]
+    np.testing.assert_allclose(panel.get_lines()[0].get_xdata(), [0, 1, 2])
+    assert [text.get_text() for text in panel.get_xticklabels()] == list(labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("throughput-vs-rate", {"colour": "red"}, "no option colour; it takes select, lines, quantity, width_mm"),
+        ("throughput-vs-rate", {"quantity": "speed"}, "quantity = speed: must be one of throughput_requests_per_s"),
+        ("throughput-vs-rate", {"width_mm": 10.0}, "width_mm = 10.0: must be a number from 60 to 400"),
+        ("throughput-vs-rate", {"width_mm": "wide"}, "width_mm = wide: must be a number from 60 to 400"),
+        ("throughput-vs-rate", {"lines": "arrival_rate_per_s"}, "lines = arrival_rate_per_s: axes to draw as lines"),
+        ("modes-compared", {}, "needs two or more values of policy.mode"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused(cube, name, options, said):
+    assert said in refusal(name, cube, **options)
+
+
+def test_an_unknown_figure_is_refused_with_all_names(cube):
+    with pytest.raises(ValueError, match=r"^figure latency: no such figure; must be one of .*latency-vs-rate"):
+        draw("latency", cube)
+
+
+def test_an_unknown_baseline_is_refused(make_cube):
+    message = refusal("modes-compared", make_cube(axes=("mode",)), baseline="static")
+    assert "baseline = static: must be one of fifo_fixed, fifo_greedy" in message
+
+
+def test_one_static_mode_alone_cannot_be_compared(make_cube):
+    cube = make_cube(axes=("mode",)).sel(mode=["fifo_fixed", "multi_bin_only"])
+    assert "the cube has fifo_fixed, multi_bin_only" in refusal("static-vs-dynamic", cube)
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "said"),
+    [
+        ("sla-violation-over-time", "window_request_sla_violation_fraction", "report.request_sla_s was not set"),
+        ("controller-step", "window_signal_mean_s", "no controller signal"),
+    ],
+)
+def test_a_cube_without_sla_is_refused_over_time(make_cube, name, variable, said):
+    cube = make_cube(axes=("sla",))
+    cube[variable] *= np.nan
+    assert said in refusal(name, cube)
+
+
+def test_throughput_that_is_nowhere_defined_is_refused(cube):
+    nothing = cube.isel(arrival_rate_per_s=0)
+    nothing = nothing.assign(busy_throughput_requests_per_s=nothing["busy_throughput_requests_per_s"] * np.nan)
+    assert "busy_throughput_requests_per_s is NaN everywhere" in refusal("throughput-vs-bins", nothing)
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_the_same_cube_gives_the_same_bytes_with_its_title_and_specification(cube, tmp_path, ending):
+    first, second = tmp_path / f"first.{ending}", tmp_path / f"second.{ending}"
+    for path in (first, second):
+        save(draw("throughput-vs-rate", cube), cube, path)
+    data = first.read_bytes()
+    assert data == second.read_bytes()
+    assert b"Example" in data
+    assert cube.attrs["specification_sha256"].encode() in data
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("figure.gif", "must end in .png, .pdf, .svg"),
+        ("none/figure.png", "does not exist"),
+        ("made.png", "is a folder"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_refused(cube, tmp_path, name, said):
+    (tmp_path / "made.png").mkdir()
+    figure = draw("throughput-vs-rate", cube)
+    with pytest.raises(ValueError, match=said):
+        save(figure, cube, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["made.png"]
+
+
+def test_figures_leave_pyplot_and_the_users_settings_alone(cube):
+    before = dict(mpl.rcParams)
+    draw("throughput-vs-rate", cube)
+    assert dict(mpl.rcParams) == before
+    assert Gcf.get_num_fig_managers() == 0
+
+
+def test_a_figure_is_redrawn_from_the_file(cube, tmp_path):
+    path = tmp_path / "cube.nc"
+    cube.to_netcdf(path)
+    with xr.open_dataset(path, decode_timedelta=False) as read:
+        panel = draw("throughput-vs-rate", read).axes[0]
+    expected = cube["throughput_requests_per_s"].sel(bins=1).mean("replication")
+    np.testing.assert_allclose(panel.get_lines()[0].get_ydata()[:3], expected[:3])
