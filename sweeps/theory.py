@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+# Tails far out underflow to 0 and quantiles there overflow, as they should; results are checked to be finite.
+_QUIET = np.errstate(under="ignore", over="ignore", divide="ignore", invalid="ignore")
+
 
 class Distribution(Protocol):
     """A frozen scipy.stats distribution of non-negative lengths, continuous or discrete."""
@@ -75,6 +78,7 @@ def discrete(values: ArrayLike, weights: ArrayLike) -> DiscreteLengths:
     return DiscreteLengths(value[total > 0], total[total > 0] / total.sum())
 
 
+@_QUIET
 def rounded_up(distribution: Distribution, largest: int | None = None) -> DiscreteLengths:
     """Return the whole-token law of a continuous one: rounded up, at least 1, at most ``largest`` (cut off there).
 
@@ -166,6 +170,7 @@ def exponential_edges(bins: int, batch_size: int, rate: float) -> Floats:
     return np.concatenate(([0.0], np.cumsum(gaps), [np.inf]))
 
 
+@_QUIET
 def exponential_service_bound(edges: ArrayLike, batch_size: int, rate: float) -> float:
     """Return the upper bound on E[t_service,k] for lengths Exp(rate) and any ``edges`` (k + 1,) ([MB] Lemma A.1).
 
@@ -243,7 +248,7 @@ def binned_batches(
     column = predicted bin; default: the truth. A batch whose longest request has length L takes
     intercept_s + slope_s * L seconds (a0 and a1 * h(B)). Batches of a bin are as frequent as its requests, so the mean
     service time weights each bin with its probability. The quadrature is exact to about 1e-12 where the quantile is
-    smooth inside every bin; give a law with steps or kinks as `DiscreteLengths`. Raises ValueError for bad edges, a bad
+    smooth inside every bin, to about 1e-6 where it has kinks (a histogram's). Raises ValueError for bad edges, a bad
     matrix or lengths without a finite mean.
     """
     _at_least_one("batch_size", batch_size)
@@ -277,6 +282,7 @@ def expected_maximum(lengths: Lengths, draws: int, lower: float = -np.inf, upper
     return _expected_maximum(lengths, bins, np.array([0.0, 1.0, 0.0]), draws)
 
 
+@_QUIET
 def equal_mass_edges(lengths: Lengths, bins: int) -> Floats:
     """Return (bins + 1,) quantiles of the length law at 0, 1/k, ..., 1 ([MB] Lemma 4.1 for any law).
 
@@ -309,6 +315,7 @@ class _Bins(NamedTuple):
     inner: Floats  # (k - 1,)
 
 
+@_QUIET
 def _bins(lengths: Lengths, inner: Floats) -> _Bins:
     """Return the probability of each bin that the ``inner`` edges cut the law into."""
     points = _as_discrete(lengths)
@@ -324,6 +331,7 @@ def _bins(lengths: Lengths, inner: Floats) -> _Bins:
     return _Bins(np.where(upper_half, -np.diff(above), np.diff(below)), inner)
 
 
+@_QUIET
 def _expected_maximum(lengths: Lengths, bins: _Bins, weights: Floats, draws: int) -> float:
     """Return E[max] of draws from the mixture over bins, weights (k,), of the law conditioned on the bin."""
     points = _as_discrete(lengths)
@@ -333,8 +341,7 @@ def _expected_maximum(lengths: Lengths, bins: _Bins, weights: Floats, draws: int
         values, where = points.values[inside], where[inside]
         mass = points.probabilities[inside] * weights[where] / bins.probability[where]
         survival = np.minimum(np.cumsum(mass[::-1])[::-1][1:], 1.0)  # P(X > values[i])
-        with np.errstate(divide="ignore"):
-            exceeds = -np.expm1(draws * np.log1p(-survival))
+        exceeds = -np.expm1(draws * np.log1p(-survival))
         return float(values[0] + np.diff(values) @ exceeds)
     return _continuous_maximum(cast(Distribution, lengths), bins, weights, draws)
 
@@ -371,8 +378,7 @@ def _continuous_maximum(law: Distribution, bins: _Bins, weights: Floats, draws: 
             s = np.exp(y)
             survival = (-np.expm1(-s / draws) - above) / weight
             survival = edge_survival[i + 1] + bins.probability[i] * np.clip(survival, 0.0, 1.0)
-            with np.errstate(over="ignore", divide="ignore"):
-                x = law.isf(np.minimum(survival, 1.0))
+            x = law.isf(np.minimum(survival, 1.0))
             part = float(np.sum(half * _WEIGHTS * np.exp(y - s) * x))
             if not isfinite(part):
                 raise ValueError("lengths: the expected maximum is not finite")

@@ -1,0 +1,93 @@
+"""What the theory of binned batches says about one point of a sweep, where it says anything."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import theory
+from .settings import FIXED, GrowingLaw, Point, TableLaw
+from .workloads.lengths import Constant, Empirical, Exponential, Histogram, LengthDistribution, Lognormal, Mixture
+from .workloads.lengths import Uniform as UniformLengths
+from .workloads.predictors import Adjacent, Confusion, Oracle
+from .workloads.settings import FloatArray
+
+
+class Expected(NamedTuple):
+    """Theory's values at one point; NaN where no theory applies."""
+
+    throughput_requests_per_s: float = np.nan
+    """Saturation throughput ([MB] Prop. 4.1, exact for the point's edges and predictor); finitely many servers."""
+    throughput_limit_requests_per_s: float = np.nan
+    """The same for ever more bins and no errors (c_max)."""
+    latency_s: float = np.nan
+    """Mean latency ([MB] Lemma 5.1); infinitely many servers and Poisson arrivals."""
+
+
+def expected(point: Point, edges: FloatArray | None) -> Expected:
+    """Return what theory says about full batches where bins are cut at ``edges`` (bins + 1,), None for one bin.
+
+    It covers the modes with batches of fixed size without a maximum wait, drawn workloads, a service law that is a
+    formula in the length alone, and predictors that give the truth or err by a matrix.
+    """
+    workload, policy, server = point.workload, point.policy, point.server
+    service, lengths, predictor = server.service, workload.lengths, workload.predictor
+    if policy.mode not in FIXED or policy.batch_size is None or policy.max_wait_s is not None:
+        return Expected()
+    if lengths is None or isinstance(service, TableLaw) or not isinstance(predictor, Oracle | Adjacent | Confusion):
+        return Expected()
+    if lengths.gives_prompt and getattr(service, "length", "output") == "total":
+        return Expected()
+    law = law_of(lengths)
+    if law is None:
+        return Expected()
+    cut = np.array([0.0, np.inf]) if edges is None else edges
+    bins = cut.size - 1
+    confusion: FloatArray | None = None
+    if isinstance(predictor, Adjacent):
+        confusion = theory.adjacent_confusion(bins, predictor.error_probability)
+    elif isinstance(predictor, Confusion) and bins > 1:
+        confusion = predictor.probabilities(bins)
+    intercept, slope = 0.0, 1.0
+    if service.law != "given":
+        from batchcube.engine.policies.service import batch_factor
+
+        gamma = service.gamma if isinstance(service, GrowingLaw) else 0.0
+        intercept = service.a0_s
+        slope = service.a1_s_per_token * float(batch_factor(policy.batch_size, service.law, gamma))
+    batches = theory.binned_batches(
+        law, policy.batch_size, cut, confusion=confusion, intercept_s=intercept, slope_s=slope
+    )
+    if server.servers == "infinite":
+        arrivals = workload.arrivals
+        if arrivals is None or arrivals.process != "poisson" or server.completion != "batch":
+            return Expected()
+        return Expected(latency_s=batches.latency_s(arrivals.rate_per_s))
+    servers = int(server.servers)
+    return Expected(
+        batches.throughput_requests_per_s(servers), batches.throughput_limit_requests_per_s(servers), np.nan
+    )
+
+
+def law_of(lengths: LengthDistribution) -> theory.Lengths | None:
+    """Return the distribution that a workload's output lengths (or service times) follow; None for mixtures in seconds."""
+    if isinstance(lengths, Mixture):
+        parts = [law_of(component) for component in lengths.components]
+        laws = [part for part in parts if isinstance(part, theory.DiscreteLengths)]
+        if len(laws) < len(parts):
+            return None
+        weights = [w * law.probabilities for w, law in zip(lengths.weights, laws, strict=True)]
+        return theory.discrete(np.concatenate([law.values for law in laws]), np.concatenate(weights))
+    if isinstance(lengths, Empirical):
+        return theory.empirical(lengths.table().length)
+    if isinstance(lengths, Constant):
+        return theory.discrete(
+            [lengths.value if lengths.unit == "seconds" else max(np.ceil(lengths.value), 1.0)], [1.0]
+        )
+    distribution = lengths.scipy_distribution()
+    if lengths.unit == "seconds" or not isinstance(lengths, UniformLengths | Exponential | Lognormal | Histogram):
+        return distribution
+    if isinstance(lengths, Histogram):
+        # In tokens a bar holds the whole numbers from its lower edge up to below its upper one, and 0 counts as 1.
+        values = np.arange(np.floor(distribution.support()[0]), np.ceil(distribution.support()[1]))
+        return theory.discrete(np.maximum(values, 1.0), np.diff(distribution.cdf(np.append(values, values[-1] + 1.0))))
+    return theory.rounded_up(distribution)
