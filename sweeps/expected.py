@@ -6,8 +6,7 @@ import numpy as np
 
 from . import theory
 from .settings import FIXED, GrowingLaw, Point, TableLaw
-from .workloads.lengths import Constant, Empirical, Exponential, Histogram, LengthDistribution, Lognormal, Mixture
-from .workloads.lengths import Uniform as UniformLengths
+from .workloads.lengths import Constant, Empirical, Histogram, LengthDistribution, Mixture, Zipf
 from .workloads.predictors import Adjacent, Confusion, Oracle
 from .workloads.settings import FloatArray
 
@@ -69,7 +68,7 @@ def expected(point: Point, edges: FloatArray | None) -> Expected:
 
 
 def law_of(lengths: LengthDistribution) -> theory.Lengths | None:
-    """Return the distribution that a workload's output lengths (or service times) follow; None for mixtures in seconds."""
+    """Return the distribution that a workload's output lengths (service times) follow; None for mixtures in seconds."""
     if isinstance(lengths, Mixture):
         parts = [law_of(component) for component in lengths.components]
         laws = [part for part in parts if isinstance(part, theory.DiscreteLengths)]
@@ -80,11 +79,13 @@ def law_of(lengths: LengthDistribution) -> theory.Lengths | None:
     if isinstance(lengths, Empirical):
         return theory.empirical(lengths.table().length)
     if isinstance(lengths, Constant):
-        return theory.discrete(
-            [lengths.value if lengths.unit == "seconds" else max(np.ceil(lengths.value), 1.0)], [1.0]
-        )
+        value = lengths.value if lengths.unit == "seconds" else max(np.ceil(lengths.value), 1.0)
+        return theory.discrete([value], [1.0])
     distribution = lengths.scipy_distribution()
-    if lengths.unit == "seconds" or not isinstance(lengths, UniformLengths | Exponential | Lognormal | Histogram):
+    if isinstance(lengths, Zipf):
+        values = np.arange(1.0, lengths.largest + 1.0)
+        return theory.discrete(values, distribution.pmf(values))
+    if lengths.unit == "seconds":
         return distribution
     if isinstance(lengths, Histogram):
         # In tokens a bar holds the whole numbers from its lower edge up to below its upper one, and 0 counts as 1.

@@ -105,7 +105,7 @@ def test_where_theory_is_silent_there_are_no_numbers(changes: dict[str, Any]) ->
             "weights": [1, 3],
             "components": [
                 {"distribution": "uniform", "low": 1, "high": 9},
-                {"distribution": "exponential", "mean": 30},
+                {"distribution": "zipf", "largest": 30},
             ],
         },
     ],
