@@ -77,7 +77,7 @@ def _known(name: str) -> Dataset:
 def _by_hand(name: str, reason: str) -> UserError:
     dataset = _known(name)
     return UserError(
-        f"dataset {name!r}: {reason}: download {dataset.url} by hand and put it at "
+        f"dataset {name!r}: {reason}, or download {dataset.url} by hand and put it at "
         f"{cache_folder() / dataset.file_name} (sha256 {dataset.sha256})"
     )
 
@@ -105,7 +105,7 @@ def locate(name: str) -> Path:
     """Return the path of a data set that is here already; raise UserError saying how to get it otherwise."""
     file = _present(name)
     if file is None:
-        raise _by_hand(name, f"is not here yet: run `batchcube data fetch {name}`, or")
+        raise _by_hand(name, f"is not here yet: run `batchcube data fetch {name}`")
     return file
 
 
@@ -136,7 +136,7 @@ def fetch(name: str) -> Path:
     except (OSError, ValueError) as error:
         # OSError: no network, no such page, no space; ValueError: another checksum.
         reason = "the download has another checksum" if isinstance(error, ValueError) else "cannot be downloaded"
-        raise _by_hand(name, f"{reason} ({str(error)[:120]})") from None
+        raise _by_hand(name, f"{reason} ({str(error)[:120]}): try again") from None
     return Path(fetched)
 
 

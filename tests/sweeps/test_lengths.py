@@ -1,0 +1,223 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from batchcube.sweeps.errors import UserError
+from batchcube.sweeps.seeds import stream
+from batchcube.sweeps.workloads import Empirical, Histogram, LengthDistribution, Mixture, Zipf
+
+ANY: TypeAdapter[Any] = TypeAdapter(LengthDistribution)
+COUNT = 40_000
+
+CONTINUOUS: dict[str, dict[str, Any]] = {
+    "uniform": {"distribution": "uniform", "low": 1.0, "high": 20.0},
+    "exponential": {"distribution": "exponential", "mean": 10.0},
+    "lognormal": {"distribution": "lognormal", "mean": 100.0, "cv": 0.8},
+    "histogram": {"distribution": "histogram", "edges": [0, 10, 15, 100], "counts": [3, 0, 7]},
+}
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_seconds_follow_the_scipy_distribution(name: str) -> None:
+    from scipy import stats
+
+    lengths = ANY.validate_python({**CONTINUOUS[name], "unit": "seconds"})
+    drawn = lengths.draw(COUNT, stream(1, 0, "lengths"))
+    assert drawn.prompt_tokens is None
+    assert drawn.output_tokens is None
+    assert drawn.service_s.shape == (COUNT,)
+    theory = lengths.scipy_distribution()
+    assert abs(drawn.service_s.mean() - theory.mean()) < 4.5 * theory.std() / np.sqrt(COUNT)
+    with np.errstate(all="ignore"):
+        assert stats.kstest(drawn.service_s, theory.cdf).pvalue > 1e-5
+
+
+@pytest.mark.parametrize("name", ["uniform", "exponential", "lognormal"])
+def test_tokens_are_the_same_draws_rounded_up(name: str) -> None:
+    seconds = ANY.validate_python({**CONTINUOUS[name], "unit": "seconds"}).draw(1000, stream(1, 0, "lengths")).service_s
+    tokens = ANY.validate_python(CONTINUOUS[name]).draw(1000, stream(1, 0, "lengths")).output_tokens
+    assert tokens.dtype == np.int64
+    np.testing.assert_array_equal(tokens, np.maximum(np.ceil(seconds), 1))
+
+
+def test_lognormal_has_the_cv_it_is_given() -> None:
+    lengths = ANY.validate_python({**CONTINUOUS["lognormal"], "unit": "seconds"})
+    theory = lengths.scipy_distribution()
+    assert theory.mean() == pytest.approx(100.0)
+    assert theory.std() / theory.mean() == pytest.approx(0.8)
+
+
+def test_zipf_frequencies() -> None:
+    lengths = Zipf(distribution="zipf", exponent=1.1, largest=50)
+    drawn = lengths.draw(COUNT, stream(1, 0, "lengths")).output_tokens
+    assert drawn is not None
+    with np.errstate(all="ignore"):
+        expected = lengths.scipy_distribution().pmf(np.arange(1, 51))
+    found = np.bincount(drawn, minlength=51)[1:] / COUNT
+    assert found.size == 50
+    assert np.all(np.abs(found - expected) < 5 * np.sqrt(expected * (1 - expected) / COUNT))
+
+
+def test_constant_and_an_independent_prompt() -> None:
+    lengths = ANY.validate_python(
+        {"distribution": "constant", "value": 7.0, "prompt": {"distribution": "uniform", "low": 10.0, "high": 30.0}}
+    )
+    assert lengths.gives_prompt
+    drawn = lengths.draw(COUNT, stream(1, 0, "lengths"))
+    assert set(drawn.output_tokens.tolist()) == {7}
+    assert drawn.prompt_tokens.min() >= 11
+    assert drawn.prompt_tokens.max() <= 30
+    assert abs(drawn.prompt_tokens.mean() - 20.5) < 4.5 * np.sqrt((20**2 - 1) / 12 / COUNT)
+
+
+def test_histogram_tokens_stay_in_their_bins() -> None:
+    lengths = ANY.validate_python(CONTINUOUS["histogram"])
+    drawn = lengths.draw(COUNT, stream(1, 0, "lengths")).output_tokens
+    # [0, 10): 0..9, where 0 counts as 1; nothing in [10, 15); then 15..99.
+    assert set(drawn.tolist()) == set(range(1, 10)) | set(range(15, 100))
+    assert abs(np.mean(drawn < 10) - 0.3) < 4.5 * np.sqrt(0.3 * 0.7 / COUNT)
+    assert abs(np.mean(drawn == 1) - 0.06) < 4.5 * np.sqrt(0.06 * 0.94 / COUNT)
+
+
+def test_mixture_weights_and_joint_prompts() -> None:
+    lengths = ANY.validate_python(
+        {
+            "distribution": "mixture",
+            "weights": [1.0, 3.0],
+            "components": [
+                {
+                    "distribution": "constant",
+                    "value": 5.0,
+                    "prompt": {"distribution": "constant", "value": 1000.0},
+                },
+                {"distribution": "zipf", "largest": 4, "prompt": {"distribution": "constant", "value": 0.0}},
+            ],
+        }
+    )
+    drawn = lengths.draw(COUNT, stream(1, 0, "lengths"))
+    np.testing.assert_array_equal(drawn.output_tokens == 5, drawn.prompt_tokens == 1000)
+    assert abs(np.mean(drawn.output_tokens == 5) - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / COUNT)
+    assert set(drawn.prompt_tokens.tolist()) == {0, 1000}
+
+
+def test_mixture_of_seconds() -> None:
+    parts = [{**CONTINUOUS["exponential"], "unit": "seconds"}, {**CONTINUOUS["uniform"], "unit": "seconds"}]
+    lengths = Mixture.model_validate(
+        {"distribution": "mixture", "unit": "seconds", "weights": [1.0, 1.0], "components": parts}
+    )
+    drawn = lengths.draw(COUNT, stream(1, 0, "lengths")).service_s
+    assert drawn is not None
+    mean, square = (10 + 10.5) / 2, (200 + (1 + 20 + 400) / 3) / 2
+    assert abs(drawn.mean() - mean) < 4.5 * np.sqrt((square - mean**2) / COUNT)
+
+
+def test_empirical_rows_stay_together(tmp_path: Path) -> None:
+    path = tmp_path / "lengths.csv"
+    path.write_text("out,in,class\n" + "".join(f"{n},{n * 10},{n % 3}\n" for n in range(1, 101)))
+    lengths = Empirical(
+        distribution="empirical", path=str(path), column="out", prompt_column="in", predicted_column="class"
+    )
+    drawn = lengths.draw(COUNT, stream(1, 0, "lengths"))
+    assert drawn.output_tokens is not None
+    assert drawn.prompt_tokens is not None
+    assert drawn.predicted is not None
+    np.testing.assert_array_equal(drawn.prompt_tokens, drawn.output_tokens * 10)
+    np.testing.assert_array_equal(drawn.predicted, drawn.output_tokens % 3)
+    assert abs(drawn.output_tokens.mean() - 50.5) < 4.5 * np.sqrt((100**2 - 1) / 12 / COUNT)
+    first = Empirical(distribution="empirical", path=str(path), column="out", limit=10)
+    assert set(first.draw(COUNT, stream(1, 0, "lengths")).output_tokens.tolist()) == set(range(1, 11))  # type: ignore[union-attr]
+
+
+def test_empirical_seconds_and_a_file_that_changes(tmp_path: Path) -> None:
+    path = tmp_path / "times.csv"
+    path.write_text("t\n0.5\n")
+    lengths = Empirical(distribution="empirical", path=str(path), column="t", unit="seconds")
+    assert lengths.draw(3, stream(1, 0, "lengths")).service_s.tolist() == [0.5] * 3  # type: ignore[union-attr]
+    path.write_text("t\n0.25\n0.25\n")
+    assert lengths.draw(3, stream(1, 0, "lengths")).service_s.tolist() == [0.25] * 3  # type: ignore[union-attr]
+    path.write_text("t\n-0.25\n0.25\n")
+    with pytest.raises(UserError, match=r"row 1, column 't': -0\.25: must be > 0"):
+        lengths.draw(3, stream(1, 0, "lengths"))
+
+
+def test_sharegpt_lengths(shared_data: Path) -> None:
+    path = shared_data / "lengths" / "sharegpt_8k_filtered_stats_llama2_tokenizer.csv"
+    lengths = Empirical(
+        distribution="empirical", path=str(path), column="num_decode_tokens", prompt_column="num_prefill_tokens"
+    )
+    table = lengths.table()
+    assert table.prompt_tokens is not None
+    assert table.length.size == 30_731
+    assert table.length.mean() == pytest.approx(439, abs=1)
+    assert table.prompt_tokens.mean() == pytest.approx(2340, abs=1)
+
+
+def test_histogram_of_the_paper(shared_data: Path) -> None:
+    path = str(shared_data / "burstgpt" / "burstgpt_paper_fig7_length_hist.csv")
+    lengths = Histogram(distribution="histogram", path=path, source="chatgpt_conv")
+    drawn = lengths.draw(COUNT, stream(1, 0, "lengths")).output_tokens
+    assert drawn is not None
+    assert abs(drawn.mean() - 263) < 4.5 * drawn.std() / np.sqrt(COUNT) + 1
+    with pytest.raises(UserError, match="overlaps"):
+        Histogram(distribution="histogram", path=path).draw(1, stream(1, 0, "lengths"))
+    with pytest.raises(UserError, match="has 'chatgpt_conv'"):
+        Histogram(distribution="histogram", path=path, source="gpt").draw(1, stream(1, 0, "lengths"))
+
+
+def test_more_tokens_than_the_engine_holds_are_refused() -> None:
+    for settings in (
+        {"distribution": "constant", "value": 2_097_153.0},
+        {"distribution": "constant", "value": 2e6, "prompt": {"distribution": "constant", "value": 1e6}},
+        {"distribution": "exponential", "mean": 1e9},
+    ):
+        with pytest.raises(UserError, match="at most 2097152"):
+            ANY.validate_python(settings).draw(10, stream(1, 0, "lengths"))
+    with pytest.raises(UserError, match="service time"):
+        ANY.validate_python({"distribution": "exponential", "mean": 1e9, "unit": "seconds"}).draw(
+            100, stream(1, 0, "lengths")
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"distribution": "uniform", "low": 3.0, "high": 3.0}, "low must be below high"),
+        ({"distribution": "uniform", "low": -1.0, "high": 3.0}, "greater than or equal to 0"),
+        ({"distribution": "exponential", "mean": 0.0}, "greater than"),
+        ({"distribution": "lognormal", "mean": 1.0, "cv": float("inf")}, "finite"),
+        ({"distribution": "zipf", "largest": 0}, "greater than or equal to 1"),
+        ({"distribution": "zipf", "unit": "seconds"}, "tokens"),
+        ({"distribution": "mixture", "weights": [1.0], "components": []}, "at least 1"),
+        ({"distribution": "mixture", "weights": [1.0, 2.0], "components": [{"distribution": "zipf"}]}, "as many"),
+        (
+            {
+                "distribution": "mixture",
+                "unit": "seconds",
+                "weights": [1.0],
+                "components": [{"distribution": "zipf"}],
+            },
+            "unit of the mixture",
+        ),
+        ({"distribution": "histogram"}, "either path"),
+        ({"distribution": "histogram", "edges": [0, 1], "counts": [1, 2]}, "must be one more"),
+        ({"distribution": "histogram", "edges": [2, 1], "counts": [1]}, "lower edge < upper edge"),
+        ({"distribution": "histogram", "edges": [1, 2], "counts": [0]}, "not all zero"),
+        ({"distribution": "histogram", "path": "x", "counts": [0]}, "not both"),
+        ({"distribution": "empirical"}, "path"),
+        ({"distribution": "exponential", "mean": 1.0, "unit": "hours"}, "seconds"),
+        (
+            {"distribution": "exponential", "mean": 1.0, "unit": "seconds", "prompt": {"distribution": "zipf"}},
+            "prompt needs unit",
+        ),
+        (
+            {"distribution": "zipf", "prompt": {"distribution": "zipf", "prompt": {"distribution": "zipf"}}},
+            "no prompt of its own",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ANY.validate_python(settings)
