@@ -84,7 +84,7 @@ def law_of(lengths: LengthDistribution) -> theory.Lengths | None:
     distribution = lengths.scipy_distribution()
     if isinstance(lengths, Zipf):
         values = np.arange(1.0, lengths.largest + 1.0)
-        return theory.discrete(values, distribution.pmf(values))
+        return theory.discrete(values, np.diff(distribution.cdf(values), prepend=0.0))
     if lengths.unit == "seconds":
         return distribution
     if isinstance(lengths, Histogram):
