@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from batchcube.calibration import MeasuredTable, best_law, fit_law, fit_points, read_table
 from batchcube.calibration.tables import LAWS
 from batchcube.engine.policies.service import BATCH_FACTORS, batch_factor
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 GOOD = "batch_size,length_tokens,seconds\n2,200,2.5\n1,100,1.0\n1,200,2.0\n2,100,1.5\n"
 

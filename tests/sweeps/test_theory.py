@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from batchcube.sweeps import theory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
+
+from batchcube.sweeps import theory
 
 UNIFORM = stats.uniform(1, 19)
 FIG3 = [6.447, 8.434, 9.400, 9.970, 10.347]
