@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,7 @@ from batchcube.engine.policies.service import formula, given
 from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.policies.target import fixed_target
 from measure import Row, interleave, nanoseconds, number, ratio, show
+from peers import Means
 
 LOW_S, HIGH_S = 1.0, 20.0
 SERVERS_RATE = 15.0
@@ -87,7 +89,6 @@ def static_job(drawn: Drawn, bins: int, batch: int) -> engine.Job:
 
 A0_S, A1_S, GAMMA = 0.05, 0.02, 0.02
 TARGET_S, TOLERANCE_S, ALPHA, DELTA, LARGEST = 0.06, 0.002, 16.0, 4.0, 256
-SEARCH = (TARGET_S, TOLERANCE_S, ALPHA, DELTA, 1, LARGEST)
 
 
 def token_trace(requests: int, rate: float, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -121,7 +122,7 @@ def apart(ours: float, theirs: float) -> str:
     return f"{abs(ours / theirs - 1.0):.0e}"
 
 
-def agreement(report: dict[str, Any], means: Any) -> str:
+def agreement(report: dict[str, Any], means: Means) -> str:
     """Say how far throughput and mean latency are from a peer's."""
     return (
         f"throughput {apart(report['throughput_requests_per_s'][0], means.throughput_requests_per_s)}, "
@@ -137,42 +138,36 @@ def kernel(options: Options) -> None:
     c, requests = options.yardstick, options.requests(128_000)
     if c is None:
         return show("multi_bin_only against C", [], [NO_COMPILER])
-    rows = []
-    for bins in (1, 8):
-        for batch in (8, 128):
-            rate = SERVERS_RATE * batch / 128
-            drawn = [draw(requests, bins, rate, seed) for seed in range(4)]
-            jobs = [static_job(one, bins, batch) for one in drawn]
-            ours, loop, given = interleave(
-                lambda r, jobs=jobs: simulate(jobs[r % 4]),
-                lambda r, k=bins, b=batch, rate=rate: c.drawn(requests, k, b, rate, LOW_S, HIGH_S, r + 1),
-                lambda r, drawn=drawn, b=batch: c.trace(*drawn[r % 4], b),
-                repetitions=options.repetitions,
-            )
-            rows.append(
-                Row(
-                    f"k={bins} B={batch}, full report; C: means only",
-                    nanoseconds(ours, requests),
-                    nanoseconds(loop, requests),
-                    str(ratio(ours, loop)),
-                    "<= 2",
-                    agreement(simulate(jobs[0]), c.trace(*drawn[0], batch)),
-                )
-            )
-            rows.append(
-                Row(
-                    "  C on the same arrays, nothing drawn",
-                    nanoseconds(ours, requests),
-                    nanoseconds(given, requests),
-                    str(ratio(ours, given)),
-                )
-            )
-    show(
+    rows = [row for bins in (1, 8) for batch in (8, 128) for row in kernel_rows(c, requests, bins, batch, options)]
+    return show(
         f"multi_bin_only against C, one thread, per request of {requests:,}",
         rows,
         ["C draws its trace in the loop (first lines); ours reads a trace that a grid draws once: see `grid`."],
     )
-    return None
+
+
+def kernel_rows(c: yardstick.Yardstick, requests: int, bins: int, batch: int, options: Options) -> list[Row]:
+    rate = SERVERS_RATE * batch / 128
+    drawn = [draw(requests, bins, rate, seed) for seed in range(4)]
+    jobs = [static_job(one, bins, batch) for one in drawn]
+    ours, loop, same = interleave(
+        lambda r: simulate(jobs[r % 4]),
+        lambda r: c.drawn(requests, bins, batch, rate, LOW_S, HIGH_S, r + 1),
+        lambda r: c.trace(*drawn[r % 4], batch),
+        repetitions=options.repetitions,
+    )
+    each = nanoseconds(ours, requests)
+    return [
+        Row(
+            f"k={bins} B={batch}, full report; C: means only",
+            each,
+            nanoseconds(loop, requests),
+            str(ratio(ours, loop)),
+            "<= 2",
+            agreement(simulate(jobs[0]), c.trace(*drawn[0], batch)),
+        ),
+        Row("  C on the same arrays, nothing drawn", each, nanoseconds(same, requests), str(ratio(ours, same))),
+    ]
 
 
 def dynamic(options: Options) -> None:
@@ -180,22 +175,26 @@ def dynamic(options: Options) -> None:
     c, requests = options.yardstick, options.requests(128_000)
     if c is None:
         return show("dynamic modes against C", [], [NO_COMPILER])
-    rows = []
-    for mode, bins in (("dynamic_only", 1), ("multi_bin_dynamic", 8)):
-        for load, rate in (("light", 2.0), ("heavy", 12.0)):
-            jobs = [dynamic_job(mode, requests, rate, bins, seed) for seed in range(4)]
-            ours, loop = interleave(
-                lambda r, jobs=jobs: simulate(jobs[r % 4]),
-                lambda r, k=bins: c.drawn(requests, k, 128, SERVERS_RATE, LOW_S, HIGH_S, r + 1),
-                repetitions=options.repetitions,
-            )
-            size = simulate(jobs[0])["batch_size_mean"][0]
-            what = f"{mode} k={bins}, {load} load, mean batch {size:.1f}"
-            rows.append(
-                Row(what, nanoseconds(ours, requests), nanoseconds(loop, requests), str(ratio(ours, loop)), "<= 5")
-            )
-    show(f"dynamic modes against C's multi_bin_only (B=128), one thread, per request of {requests:,}", rows)
-    return None
+    rows = [
+        dynamic_row(c, requests, mode, bins, load, rate, options)
+        for mode, bins in (("dynamic_only", 1), ("multi_bin_dynamic", 8))
+        for load, rate in (("light", 2.0), ("heavy", 12.0))
+    ]
+    return show(f"dynamic modes against C's multi_bin_only (B=128), one thread, per request of {requests:,}", rows)
+
+
+def dynamic_row(
+    c: yardstick.Yardstick, requests: int, mode: str, bins: int, load: str, rate: float, options: Options
+) -> Row:
+    jobs = [dynamic_job(mode, requests, rate, bins, seed) for seed in range(4)]
+    ours, loop = interleave(
+        lambda r: simulate(jobs[r % 4]),
+        lambda r: c.drawn(requests, bins, 128, SERVERS_RATE, LOW_S, HIGH_S, r + 1),
+        repetitions=options.repetitions,
+    )
+    size = simulate(jobs[0])["batch_size_mean"][0]
+    what = f"{mode} k={bins}, {load} load, mean batch {size:.1f}"
+    return Row(what, nanoseconds(ours, requests), nanoseconds(loop, requests), str(ratio(ours, loop)), "<= 5")
 
 
 def figure_3(requests: int, rates: int = 19, replications: int = 10) -> dict[str, Any]:
@@ -208,7 +207,7 @@ def figure_3(requests: int, rates: int = 19, replications: int = 10) -> dict[str
             "arrivals": {"process": "poisson", "rate_per_s": 8.0},
             "lengths": {"distribution": "uniform", "low": LOW_S, "high": HIGH_S, "unit": "seconds"},
         },
-        "policy": {"mode": "multi_bin_only", "bins": 1, "batch_size": 128},
+        "policy": {"mode": "multi_bin_only", "bins": 1, "batch_size": 128, "tail": "drop"},
         "server": {"service": {"law": "given"}},
         "axes": {
             "bins": {"path": "policy.bins", "values": [1, 2, 3, 4, 5]},
@@ -221,6 +220,11 @@ def run_sweep(document: dict[str, Any], workers: int) -> Any:
     from batchcube.sweeps import Sweep
 
     return Sweep.model_validate(document).run(workers=workers)
+
+
+def run_points(requests: int, rates: int, repetition: int) -> Any:
+    """Run a grid of 5 x `rates` points twice replicated, on one thread."""
+    return run_sweep(figure_3(requests, rates, 2), 1)
 
 
 def grid(options: Options) -> None:
@@ -268,46 +272,59 @@ def grid(options: Options) -> None:
 
 def simpy(options: Options) -> None:
     """The same models in SimPy, on the same traces."""
-    from peers import simpy_model
-
     requests = options.requests(128_000)
-    repetitions = 3 if options.quick else 5
-    rows = []
-    for bins, batch, rate in ((4, 8, 0.5), (5, 128, 9.0)):
-        drawn = draw(requests, bins, rate, 1)
-        job = static_job(drawn, bins, batch)
-        lists = (drawn.arrival_s.tolist(), drawn.service_s.tolist(), drawn.bins.tolist())
-        means = simpy_model.multi_bin_only(*lists, batch)
-        ours, theirs, prepared = interleave(
-            lambda r, job=job: simulate(job),
-            lambda r, lists=lists, batch=batch: simpy_model.multi_bin_only(*lists, batch),
-            lambda r, drawn=drawn, k=bins, batch=batch: simulate(static_job(drawn, k, batch)),
-            repetitions=repetitions,
-        )
-        apiece = (nanoseconds(ours, requests), nanoseconds(theirs, requests))
-        close = agreement(simulate(job), means)
-        rows.append(Row(f"multi_bin_only k={bins} B={batch}", *apiece, f"{ratio(theirs, ours)} x", ">= 1000", close))
-        what = "  with the trace checked and sorted into bins"
-        rows.append(Row(what, nanoseconds(prepared, requests), apiece[1], f"{ratio(theirs, prepared)} x"))
-    for load, rate in (("light", 2.0), ("heavy", 12.0)):
-        job = dynamic_job("dynamic_only", requests, rate, 1, 1)
-        job = without_memory_bound(job)
-        arrival, output = token_trace(requests, rate, 1)
-        arguments = (arrival.tolist(), output.tolist(), A0_S, A1_S, GAMMA)
-        means = simpy_model.dynamic_only(*arguments, simpy_model.Search(*SEARCH))
-        ours, theirs = interleave(
-            lambda r, job=job: simulate(job),
-            lambda r, a=arguments: simpy_model.dynamic_only(*a, simpy_model.Search(*SEARCH)),
-            repetitions=repetitions,
-        )
-        what = f"dynamic_only, Algorithm 2, {load} load"
-        close = agreement(simulate(job), means)
-        apiece = (nanoseconds(ours, requests), nanoseconds(theirs, requests))
-        rows.append(Row(what, *apiece, f"{ratio(theirs, ours)} x", ">= 1000", close))
+    rows = [row for shape in ((4, 8, 0.5), (5, 128, 9.0)) for row in simpy_static(requests, *shape, options)]
+    rows += [simpy_dynamic(requests, load, rate, options) for load, rate in (("light", 2.0), ("heavy", 12.0))]
     show(
         f"SimPy {version('simpy')} on the same traces, one thread, per request of {requests:,}",
         rows,
-        ["SimPy keeps two means; ours fills the whole report."],
+        ["SimPy keeps means; ours fills the whole report. dynamic_only has no process for each request."],
+    )
+
+
+def simpy_static(requests: int, bins: int, batch: int, rate: float, options: Options) -> list[Row]:
+    from peers import simpy_model
+
+    drawn = draw(requests, bins, rate, 1)
+    job = static_job(drawn, bins, batch)
+    arrival, service, own = (array.tolist() for array in drawn)
+    ours, theirs, lean, prepared = interleave(
+        lambda r: simulate(job),
+        lambda r: simpy_model.multi_bin_only(arrival, service, own, batch),
+        lambda r: simpy_model.multi_bin_only_lean(arrival, service, own, batch),
+        lambda r: simulate(static_job(drawn, bins, batch)),
+        repetitions=3 if options.quick else 5,
+    )
+    rows = []
+    for what, mine, peer, seconds, goal in (
+        (f"multi_bin_only k={bins} B={batch}", ours, simpy_model.multi_bin_only, theirs, ">= 1000"),
+        ("  SimPy without a process for each request", ours, simpy_model.multi_bin_only_lean, lean, ""),
+        ("  ours with the trace checked and sorted too", prepared, simpy_model.multi_bin_only, theirs, ""),
+    ):
+        close = agreement(simulate(job), peer(arrival, service, own, batch)) if mine is ours else ""
+        apiece = (nanoseconds(mine, requests), nanoseconds(seconds, requests))
+        rows.append(Row(what, *apiece, f"{ratio(seconds, mine)} x", goal, close))
+    return rows
+
+
+def simpy_dynamic(requests: int, load: str, rate: float, options: Options) -> Row:
+    from peers import simpy_model
+
+    job = without_memory_bound(dynamic_job("dynamic_only", requests, rate, 1, 1))
+    arrival, output = (array.tolist() for array in token_trace(requests, rate, 1))
+
+    def peer() -> Means:
+        search = simpy_model.Search(TARGET_S, TOLERANCE_S, ALPHA, DELTA, 1, LARGEST)
+        return simpy_model.dynamic_only(arrival, output, A0_S, A1_S, GAMMA, search)
+
+    ours, theirs = interleave(lambda r: simulate(job), lambda r: peer(), repetitions=3 if options.quick else 5)
+    return Row(
+        f"dynamic_only, Algorithm 2, {load} load",
+        nanoseconds(ours, requests),
+        nanoseconds(theirs, requests),
+        f"{ratio(theirs, ours)} x",
+        ">= 1000",
+        agreement(simulate(job), peer()),
     )
 
 
@@ -325,12 +342,12 @@ def ciw(options: Options) -> None:
     bins, batch, rate = 4, 8, 0.5
     drawn = draw(requests, bins, rate, 1)
     job = static_job(drawn, bins, batch)
-    lists = (drawn.arrival_s.tolist(), drawn.service_s.tolist(), drawn.bins.tolist())
-    each = ciw_model.one_customer_per_request(*lists, batch)
+    arrival, service, own = (array.tolist() for array in drawn)
+    each = ciw_model.one_customer_per_request(arrival, service, own, batch)
     whole = ciw_model.one_customer_per_batch(requests, rate, LOW_S, HIGH_S, bins, batch, 1)
     ours, per_request, per_batch = interleave(
         lambda r: simulate(job),
-        lambda r: ciw_model.one_customer_per_request(*lists, batch),
+        lambda r: ciw_model.one_customer_per_request(arrival, service, own, batch),
         lambda r: ciw_model.one_customer_per_batch(requests, rate, LOW_S, HIGH_S, bins, batch, r),
         repetitions=3,
     )
@@ -396,9 +413,7 @@ def scaling(options: Options) -> None:
 
     requests = options.requests(64_000)
     rates = (5, 10, 20, 40)
-    seconds = interleave(
-        *(lambda r, count=count: run_sweep(figure_3(requests, count, 2), 1) for count in rates), repetitions=3
-    )
+    seconds = interleave(*(partial(run_points, requests, count) for count in rates), repetitions=3)
     rows = [
         Row(
             f"{5 * count} points",

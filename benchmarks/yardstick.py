@@ -40,7 +40,7 @@ class Yardstick:
         self, arrival_s: NDArray[np.float64], service_s: NDArray[np.float64], bins: NDArray[np.int32], batch: int
     ) -> Means:
         """Simulate a trace that is given."""
-        arrays = [np.ascontiguousarray(arrival_s), np.ascontiguousarray(service_s), np.ascontiguousarray(bins)]
+        arrays: list[NDArray[Any]] = [np.ascontiguousarray(array) for array in (arrival_s, service_s, bins)]
         means = self._library.kbin_trace(len(arrival_s), batch, *(array.ctypes.data for array in arrays))
         return Means(means.throughput, means.latency)
 
