@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+from batchcube.results import labelled, statistics
+
+
+def test_mean_is_that_of_the_plain_array_wherever_the_dimension_is(example_cube):
+    da = example_cube["latency_quantile_s"]  # replication is not the last dimension
+    found = labelled.mean_interval(da, confidence=0.9)
+    plain = statistics.mean_interval(da.values, axis=2, confidence=0.9)
+    assert found["mean"].dims == ("bins", "arrival_rate_per_s", "quantile")
+    for name, value in (("mean", plain.estimate), ("low", plain.low), ("high", plain.high), ("n", plain.n)):
+        np.testing.assert_array_equal(found[name].values, value)
+    assert found["mean"].attrs == {"units": "s", "long_name": "quantile of the latency"}
+    assert found["arrival_rate_per_s"].attrs["units"] == "s-1"
+
+
+def test_registered_bounds_clip(example_cube):
+    da = example_cube["request_sla_violation_fraction"].copy()
+    da.values[..., :] = [0.0, 0.0, 0.0, 0.0, 0.0, 0.1]
+    assert (labelled.mean_interval(da)["low"] == 0.0).all()
+    assert (labelled.mean_interval(da.rename("something"))["low"] < 0.0).all()
+
+
+def test_no_replication_dimension_means_no_interval(example_cube, make_cube):
+    for da in (example_cube["theory_latency_s"], make_cube(replications=1)["theory_latency_s"]):
+        found = labelled.mean_interval(da)
+        xr.testing.assert_equal(found["mean"], da.rename("mean"))
+        assert found["low"].isnull().all()
+        assert found["high"].isnull().all()
+    assert labelled.mean_interval(make_cube(replications=1)["latency_mean_s"])["low"].isnull().all()
+
+
+def test_quantile_over_replications(make_cube):
+    da = make_cube(replications=12)["latency_mean_s"]
+    found = labelled.quantile_interval(da, 0.5)
+    plain = statistics.quantile_interval(da.values, 0.5)
+    np.testing.assert_array_equal(found["high"], plain.high)
+
+
+def test_pairs_along_a_labelled_axis(make_cube):
+    da = make_cube(("mode", "rate"))["throughput_requests_per_s"]
+    difference = labelled.paired_difference(da, "mode", "fifo_fixed")
+    assert difference["mode"].values.tolist() == ["fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic"]
+    assert difference["difference"].dims == ("mode", "arrival_rate_per_s")
+    assert difference["difference"].attrs["baseline"] == "mode = fifo_fixed"
+    at = {"mode": "dynamic_only", "arrival_rate_per_s": 24.0}
+    plain = statistics.paired_difference(da.sel(at).values, da.sel(at | {"mode": "fifo_fixed"}).values)
+    assert difference["low"].sel(at).item() == plain.low
+    ratio = labelled.paired_ratio(da, "mode", "fifo_fixed")
+    # The example's capacity grows by 5 % with each mode, and its noise is common: the ratio is exact.
+    assert ratio["ratio"].sel(at).item() == pytest.approx(1.15)
+    assert (ratio["high"] - ratio["low"]).sel(at).item() == pytest.approx(0.0, abs=1e-12)
+    assert ratio["ratio"].attrs["units"] == "1"
+    assert difference["difference"].attrs["units"] == "s-1"
+
+
+def test_pairs_along_a_numeric_axis_before_extra_dimensions(example_cube):
+    da = example_cube["latency_quantile_s"]
+    found = labelled.paired_ratio(da, along="bins", baseline=1)
+    assert found["ratio"].dims == ("bins", "arrival_rate_per_s", "quantile")
+    assert found["bins"].values.tolist() == [2, 4]
+    plain = statistics.paired_ratio(da.values[2, 1, :, 3], da.values[0, 1, :, 3])
+    assert found["high"].values[1, 1, 3] == plain.high
+
+
+def test_unknown_baselines_are_refused(example_cube):
+    da = example_cube["latency_mean_s"]
+    with pytest.raises(ValueError, match="bins = 3: no such point; the axis has 1, 2, 4"):
+        labelled.paired_ratio(da, "bins", 3)
+    with pytest.raises(ValueError, match="mode: is no axis of latency_mean_s; its dimensions are bins"):
+        labelled.paired_difference(da, "mode", "fifo_fixed")
+
+
+def test_pooled_quantile_of_a_cube(example_cube):
+    found = labelled.pooled_quantile(example_cube, 0.95)
+    assert found["quantile"].dims == ("bins", "arrival_rate_per_s")
+    assert found["quantile"].attrs["relative_error"] <= 0.01 + 1e-9
+    single = example_cube["latency_quantile_s"].sel(quantile=0.95)
+    assert (found["quantile"] > single.min("replication") * 0.98).all()
+    assert (found["quantile"] < single.max("replication") * 1.02).all()
+    assert ((found["low"] < found["quantile"]) & (found["quantile"] < found["high"])).all()
+    with pytest.raises(ValueError, match=r"the cube holds none \(report.histograms was false\)"):
+        labelled.pooled_quantile(example_cube.drop_vars("latency_histogram"), 0.5)
+
+
+def test_overloaded_share(example_cube):
+    share = labelled.overloaded_share(example_cube)
+    assert share.sel(arrival_rate_per_s=24.0).values.tolist() == [1.0, 1.0, 1.0]
+    assert share.sel(arrival_rate_per_s=4.0).values.tolist() == [0.0, 0.0, 0.0]
+    assert labelled.overloaded_share(example_cube.drop_vars("overloaded")).isnull().all()

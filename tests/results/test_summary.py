@@ -1,0 +1,135 @@
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from batchcube.results import labelled
+from batchcube.results.summary import (
+    NOT_STEADY,
+    default_variables,
+    first_overloaded,
+    print_summary,
+    summary_table,
+)
+
+
+def printed(cube, width=100, **options):
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    print_summary(cube, console, **options)
+    return console.file.getvalue()
+
+
+def test_table_is_tidy_and_agrees_with_the_intervals(example_cube):
+    table = summary_table(example_cube, ["throughput_requests_per_s", "latency_quantile_s"])
+    assert len(table) == 12 + 12 * 4
+    row = table[
+        (table["variable"] == "latency_quantile_s")
+        & (table["bins"] == 4)
+        & (table["arrival_rate_per_s"] == 8.0)
+        & (table["quantile"] == 0.99)
+    ].iloc[0]
+    at = {"bins": 4, "arrival_rate_per_s": 8.0, "quantile": 0.99}
+    expected = labelled.mean_interval(example_cube["latency_quantile_s"]).sel(at)
+    assert row["mean"] == expected["mean"].item()
+    assert row["ci_low"] == expected["low"].item()
+    assert row["ci_high"] == expected["high"].item()
+    assert row["n"] == 6
+    assert row["units"] == "s"
+    assert table[table["variable"] == "throughput_requests_per_s"]["quantile"].isna().all()
+
+
+def test_overloaded_points_are_marked_where_it_matters(example_cube):
+    table = summary_table(example_cube)
+    over = table["arrival_rate_per_s"] == 24.0
+    assert (table[over]["overloaded_share"] == 1.0).all()
+    assert (table[~over]["overloaded_share"] == 0.0).all()
+    latency = table["variable"].isin(["latency_mean_s", "latency_quantile_s", "request_sla_violation_fraction"])
+    assert (table[over & latency]["note"] == NOT_STEADY).all()
+    assert (table[~(over & latency)]["note"] == "").all()
+
+
+def test_defaults_leave_out_what_the_cube_does_not_know(example_cube):
+    names = default_variables(example_cube)
+    assert "latency_mean_s" in names
+    assert "token_sla_violation_fraction" not in names  # all NaN: no limit was set
+    with pytest.raises(ValueError, match="latency_mean_s: the cube does not hold this variable"):
+        summary_table(example_cube.drop_vars("latency_mean_s"), ["latency_mean_s"])
+    with pytest.raises(ValueError, match="did you mean latency_mean_s"):
+        summary_table(example_cube, ["latency_mean"])
+    with pytest.raises(ValueError, match="variables: none chosen"):
+        summary_table(example_cube[["batches"]].assign_attrs(example_cube.attrs))
+
+
+def test_a_cube_without_axes_is_one_row(make_cube):
+    table = summary_table(make_cube(()), ["latency_mean_s"])
+    assert len(table) == 1
+    assert "1 point, 6 replications each" in printed(make_cube(()))
+
+
+def test_first_overloaded_rate_by_point(example_cube):
+    first = first_overloaded(example_cube)
+    assert first.dims == ("bins",)
+    assert first.values.tolist() == [24.0, 24.0, 24.0]
+    assert first.attrs["units"] == "s-1"
+    over = example_cube["overloaded"].copy()
+    over.loc[{"bins": 1, "arrival_rate_per_s": 12.0}] = [True, True, True, False, False, False]
+    over.loc[{"bins": 2}] = False
+    changed = example_cube.assign(overloaded=over)
+    np.testing.assert_array_equal(first_overloaded(changed), [12.0, np.nan, 24.0])
+    np.testing.assert_array_equal(first_overloaded(changed, share=0.6), [24.0, np.nan, 24.0])
+    text = printed(changed)
+    assert "  12: bins=1\n  24: bins=4\n  none: bins=2\n" in text
+
+
+def test_first_overloaded_needs_a_rate(make_cube, example_cube):
+    with pytest.raises(ValueError, match=r"the cube has no axis of workload.arrivals.rate_per_s"):
+        first_overloaded(make_cube(("bins",)))
+    with pytest.raises(ValueError, match="mode: has labels and no numbers"):
+        first_overloaded(make_cube(("mode",)), "mode")
+    with pytest.raises(ValueError, match="rate: is no axis of the cube; it has bins, arrival_rate_per_s"):
+        first_overloaded(example_cube, "rate")
+    with pytest.raises(ValueError, match="overloaded: the cube does not hold"):
+        first_overloaded(example_cube.drop_vars("overloaded"))
+
+
+@pytest.mark.parametrize("width", [80, 120, 300])
+def test_everything_is_printed_at_any_width(example_cube, width):
+    text = printed(example_cube, width, all_rows=True)
+    assert "\u2026" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for name in ("latency_mean_s", "utilisation"):
+        assert name in text
+    mean = labelled.mean_interval(example_cube["latency_mean_s"])
+    for low, high in zip(mean["low"].values.ravel(), mean["high"].values.ravel(), strict=True):
+        assert f"{(low + high) / 2:.2f} \u00b1 {(high - low) / 2:.2f}" in text
+    assert "are not shown" not in text
+    assert "mean [interval]" in " ".join(text.split())  # and not taken for markup
+
+
+def test_rows_left_out_are_counted_and_said(example_cube):
+    text = printed(example_cube, 300, max_rows=5)
+    assert "7 of 12 rows are not shown: --all-rows shows them" in text
+    assert "7 of 12" not in printed(example_cube, 300, max_rows=5, all_rows=True)
+
+
+def test_overload_notes_and_single_replications_are_said(example_cube, make_cube):
+    text = printed(example_cube.assign_attrs(notes="one [odd] note\nanother"), 200)
+    assert "6 of 6" in text
+    assert "13.51 \u00b1 0.32 *" in text
+    assert f"overloaded in at least one replication: {NOT_STEADY}" in text
+    assert "note: one [odd] note\nnote: another\n" in text
+    one = printed(make_cube(replications=1), 200)
+    assert "one replication: there is no interval" in one
+    assert "\u00b1" not in one
+    calm = printed(example_cube.sel(arrival_rate_per_s=[4.0]), 200)
+    assert NOT_STEADY not in calm
+    assert "no arrival_rate_per_s of this sweep overloads half of the replications" in calm
+
+
+def test_chosen_variables_with_their_own_dimensions(example_cube):
+    text = printed(example_cube, 200, variables=["bin_wait_mean_s", "requests"], max_rows=4)
+    assert "44 of 48 rows are not shown" in text
+    assert "8 of 12 rows are not shown" in text
+    assert "400 \u00b1 0" in text
+    assert "more variables" not in text
