@@ -25,7 +25,9 @@ app = typer.Typer(
 data = typer.Typer(help="Public data sets by name: list them, fetch one, say where it is.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
-SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)")]
+SpecArgument = Annotated[
+    str, typer.Argument(metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)")
+]
 CubeArgument = Annotated[Path, typer.Argument(metavar="CUBE", help="cube written by batchcube (NetCDF)")]
 SetOption = Annotated[
     list[str] | None,

@@ -107,6 +107,8 @@ class Sweep:
         wrong += _replication_problems(grid)
         if wrong:
             raise SpecificationError(source, wrong)
+        # Stated, so that a longer run of the same file differs in this number only.
+        document["replications"] = header.replications
         replications = 1 if all(is_deterministic(point.workload) for point in grid.points) else header.replications
         return cls(
             header.name,
@@ -115,7 +117,7 @@ class Sweep:
             header.seed,
             replications,
             grid,
-            document,
+            json.loads(json.dumps(document)),
             source,
         )
 
@@ -125,8 +127,7 @@ class Sweep:
 
     def identity(self) -> str:
         """Return the SHA-256 of everything that decides what a replication is: all but the number of replications."""
-        rest = {key: value for key, value in self.document.items() if key != "replications"}
-        return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+        return identity_of(self.document)
 
     def run(
         self,
@@ -134,16 +135,24 @@ class Sweep:
         *,
         workers: int | None = None,
         progress: "Progress | None" = None,
+        overwrite: bool = False,
     ) -> "xr.Dataset":
         """Simulate every point and replication and return the cube; with ``output``, also write it there.
 
         Runs on ``workers`` threads, all cores when None; the cube does not depend on how many. With ``output``, a run
-        that was stopped continues where it was, and a cube of the same sweep with fewer replications is extended.
+        that was stopped continues where it was, and a cube of the same sweep with fewer replications is extended, unless
+        ``overwrite`` begins afresh.
         Raises UserError for what only the data can show (a missing file, a request no batch can hold).
         """
         from .execution import run_sweep
 
-        return run_sweep(self, output=output, workers=workers, progress=progress)
+        return run_sweep(self, output=output, workers=workers, progress=progress, overwrite=overwrite)
+
+
+def identity_of(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a specification's tables without the number of replications."""
+    rest = {key: value for key, value in document.items() if key != "replications"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def is_deterministic(workload: Workload) -> bool:

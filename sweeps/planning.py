@@ -1,0 +1,376 @@
+"""Everything about a sweep that does not depend on the replication: files read, bins cut, setups built."""
+
+from collections.abc import Hashable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from batchcube.engine import INFINITE, Setup, make_policy, make_reporting
+from batchcube.engine.policies.bins import (
+    assign_bins,
+    distinct_edges,
+    equal_mass_edges,
+    exponential_edges,
+    uniform_edges,
+)
+from batchcube.engine.policies.estimates import smoothing
+from batchcube.engine.policies.memory import memory_bound, no_memory_bound
+from batchcube.engine.policies.service import Service, formula, given, measured
+from batchcube.engine.policies.sla import no_sla, sla_search
+from batchcube.engine.policies.target import Control, fixed_target
+
+from .errors import UserError
+from .expected import Expected, expected
+from .grid import where
+from .seeds import stream
+from .settings import CONTROLLED, GrowingLaw, Point, Policy, Server, TableLaw, TraceSettings, Workload
+from .specification import Sweep
+from .traces import RecordedTrace, read_trace
+from .workloads.lengths import Empirical, Exponential
+from .workloads.lengths import Lengths as DrawnLengths
+from .workloads.lengths import Uniform as UniformLengths
+from .workloads.settings import FloatArray
+
+SAMPLE_SIZE = 100_000
+
+
+class Keys(NamedTuple):
+    """Which draws of a replication a point shares with others: equal numbers, same arrays."""
+
+    unit_arrivals: int
+    arrivals: int
+    lengths: int
+    trace: int
+    prediction: int
+    bins: int
+
+
+class PointPlan(NamedTuple):
+    """One point of the grid, ready to run on any replication."""
+
+    point: Point
+    requests: int
+    edges: FloatArray
+    """(bin + 1,) after bins that nothing can hit were removed."""
+    setup: Setup
+    keys: Keys
+    recorded: RecordedTrace | None
+    length: str
+    """What a batch is dominated by: "output", "total" or "seconds"."""
+    theory: Expected
+
+
+class Plan(NamedTuple):
+    """A sweep, ready to run."""
+
+    sweep: Sweep
+    points: tuple[PointPlan, ...]
+    notes: tuple[str, ...]
+    trace_sha256: str
+    rows_dropped: int
+
+    @property
+    def bins(self) -> int:
+        """Most bins of any point."""
+        return max(len(plan.edges) - 1 for plan in self.points)
+
+    @property
+    def requests(self) -> int:
+        """Requests of one replication of the whole grid."""
+        return sum(plan.requests for plan in self.points)
+
+
+class _Sample(NamedTuple):
+    """Requests that the bin edges and the first beliefs come from, each (request,)."""
+
+    length: FloatArray
+    tokens: FloatArray | None
+    """Prompt and output tokens; None where lengths are seconds."""
+    column: FloatArray | None
+
+
+def make_plan(sweep: Sweep) -> Plan:
+    """Read the files of a sweep, cut its bins and build the engine's setup of every point.
+
+    Raises UserError for bad files, and for settings that only the data show to be impossible.
+    """
+    planner = _Planner(sweep.seed)
+    points: list[PointPlan] = []
+    notes: dict[str, None] = {}
+    for position, point in zip(np.ndindex(sweep.grid.shape), sweep.grid.points, strict=True):
+        try:
+            plan = planner.point(point)
+        except ValueError as error:
+            raise UserError(f"{sweep.source}: {error}") from None
+        removed = point.policy.bins - (len(plan.edges) - 1)
+        if removed:
+            at = where(sweep.grid.axes, position)
+            notes[f"{at}: no request can fall into {removed} of the {point.policy.bins} bins; they were removed"] = None
+        points.append(plan)
+    recorded = {id(trace): trace for trace in planner.recorded.values()}.values()
+    for settings, trace in planner.recorded.items():
+        if trace.rows_dropped:
+            why = ", ".join(f"{count} {reason}" for reason, count in trace.dropped_reasons.items())
+            notes[f"{settings.path}: {trace.rows_dropped} of {trace.rows_read} rows dropped: {why}"] = None
+    if sweep.replications == 1 and sweep.document.get("replications", 2) != 1 and recorded:
+        notes["a recorded trace without resampling and with nothing random has one replication and no interval"] = None
+    checksums = sorted({trace.sha256 for trace in recorded} | planner.length_files)
+    dropped = sum(trace.rows_dropped for trace in recorded)
+    return Plan(sweep, tuple(points), tuple(notes), ",".join(checksums), dropped)
+
+
+class _Planner:
+    """Builds the points of one sweep, sharing what they have in common."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.recorded: dict[TraceSettings, RecordedTrace] = {}
+        self.length_files: set[str] = set()
+        self._cache: dict[Hashable, Any] = {}
+        self._numbers: dict[Hashable, int] = {}
+
+    def _once(self, key: Hashable, make: Any) -> Any:
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+    def point(self, point: Point) -> PointPlan:
+        workload, policy, server, report = point
+        trace = None if workload.trace is None else self._read(workload.trace)
+        count = workload.request_count if trace is None else workload.requests or len(trace.arrival_s)
+        assert count is not None
+        if trace is not None and trace_resampling(workload) != "blocks" and count > len(trace.arrival_s):
+            raise UserError(
+                f"workload.requests = {count}: must be at most {len(trace.arrival_s)}, the requests in the trace"
+            )
+        warmup = report.warmup_requests or int((report.warmup_fraction or 0.0) * count)
+        if warmup >= count:
+            raise UserError(f"report.warmup_requests = {warmup}: must be < {count}, the requests of a replication")
+        shared = workload.model_copy(update={"arrivals": None})
+        sample = self._once(("sample", shared, _sampling(policy, trace)), lambda: self._sample(workload, policy, trace))
+        batch = policy.batch_size if policy.mode not in CONTROLLED else policy.largest_batch
+        assert batch is not None
+        cut = ("edges", shared, policy.edges, policy.bins, batch if policy.edges.kind == "exponential" else 0)
+        edges = self._once(cut, lambda: self._edges(workload, policy, batch, sample))
+        first_beliefs = self._once(
+            ("beliefs", shared, _sampling(policy, trace), edges.tobytes(), policy.controller_scope),
+            lambda: self._beliefs(workload, policy, edges, sample),
+        )
+        self._require_room(policy, sample)
+        service = self._once(("service", server.service, batch), lambda: build_service(server, batch))
+        span = report.horizon_s or self._span(workload, trace, count)
+        setup = Setup(
+            make_policy(
+                policy.mode,
+                batch_size=batch,
+                servers=INFINITE if server.servers == "infinite" else server.servers,
+                max_wait_s=policy.max_wait_s,
+                service_order=policy.service_order,
+                tail=policy.tail,
+                bin_choice=policy.bin_choice,
+                controller_scope=policy.controller_scope,
+                completion=server.completion,
+            ),
+            service,
+            build_control(policy, batch, *first_beliefs),
+            make_reporting(
+                horizon_s=span,
+                windows=report.windows,
+                warmup_requests=warmup,
+                request_sla_s=report.request_sla_s,
+                token_sla_s=report.token_sla_s,
+            ),
+        )
+        length = "seconds" if workload.in_seconds else getattr(server.service, "length", "output")
+        # Rates share the theory of their bins, and the quadrature is what costs.
+        arrivals = workload.arrivals if server.servers == "infinite" else None
+        said = ("theory", shared, arrivals, policy.mode, batch, policy.max_wait_s, edges.tobytes(), server)
+        theory = self._once(said, lambda: expected(point, edges))
+        return PointPlan(point, count, edges, setup, self._keys(workload, count, length, edges), trace, length, theory)
+
+    def _keys(self, workload: Workload, count: int, length: str, edges: FloatArray) -> Keys:
+        unit: Hashable
+        if workload.trace is not None:
+            unit = ("recorded", workload.trace.model_copy(update={"rate_scale": 1.0}), count)
+            arrivals: Hashable = ("arrivals", unit, workload.trace.rate_scale)
+            lengths: Hashable = unit
+        else:
+            process = workload.arrivals
+            assert process is not None
+            unit = (
+                "unit",
+                process.model_copy(update={"rate_per_s": 1.0}) if process.scales_with_rate else process,
+                count,
+            )
+            arrivals = ("arrivals", process, count)
+            lengths = ("lengths", workload.lengths, count)
+        cut = edges.tobytes()
+        # A predictor of lengths does not look at the bins; one of classes does.
+        by_bin = workload.predictor.kind in ("adjacent", "confusion", "column")
+        prediction = ("prediction", lengths, workload.predictor, cut if by_bin else b"")
+        bins = ("bins", prediction, cut) if len(edges) > 2 else ("one bin", count)
+        keys = (unit, arrivals, lengths, ("trace", lengths, length), prediction, bins)
+        return Keys(*(self._numbers.setdefault(key, len(self._numbers)) for key in keys))
+
+    def _read(self, settings: TraceSettings) -> RecordedTrace:
+        rows = settings.model_copy(update={"rate_scale": 1.0, "resample": "none", "block_requests": None})
+        if rows not in self.recorded:
+            self.recorded[rows] = read_trace(
+                settings.path,
+                settings.format,
+                model=settings.model,
+                log_type=settings.log_type,
+                start_s=settings.start_s,
+                stop_s=settings.stop_s,
+                limit=settings.limit,
+            )
+        return self.recorded[rows]
+
+    def _sample(self, workload: Workload, policy: Policy, trace: RecordedTrace | None) -> _Sample:
+        if trace is not None:
+            seen = slice(None)
+            if policy.edges.sample == "prefix":
+                if (policy.edges.prefix_requests or 0) > len(trace.arrival_s):
+                    size = len(trace.arrival_s)
+                    number = policy.edges.prefix_requests
+                    raise UserError(
+                        f"policy.edges.prefix_requests = {number}: must be at most {size}, the trace's requests"
+                    )
+                seen = slice(0, policy.edges.prefix_requests)
+            output = trace.output_tokens[seen].astype(np.float64)
+            column = None if trace.predicted is None else trace.predicted[seen]
+            return _Sample(output, output + trace.prompt_tokens[seen], column)
+        assert workload.lengths is not None
+        if isinstance(workload.lengths, Empirical):
+            self.length_files.add(workload.lengths.table().sha256)
+        # Drawn apart from the replications: the scheduler must not see the future.
+        drawn = workload.lengths.draw(policy.edges.sample_size or SAMPLE_SIZE, stream(self.seed, None, "lengths"))
+        return sample_of(drawn)
+
+    def _edges(self, workload: Workload, policy: Policy, batch: int, sample: _Sample) -> FloatArray:
+        settings, lengths = policy.edges, workload.lengths
+        if settings.kind == "explicit":
+            return np.array(settings.values, dtype=np.float64)
+        exact = workload.predictor.kind == "oracle"
+        if settings.kind == "exponential" and exact and isinstance(lengths, Exponential):
+            return distinct_edges(exponential_edges(1.0 / lengths.mean, batch, policy.bins))
+        if settings.kind == "uniform" and exact and isinstance(lengths, UniformLengths):
+            return distinct_edges(uniform_edges(lengths.low, lengths.high, policy.bins))
+        seen = self._predicted(workload, sample)
+        if settings.kind == "exponential":
+            return distinct_edges(exponential_edges(1.0 / float(seen.mean()), batch, policy.bins))
+        if settings.kind == "uniform":
+            return distinct_edges(uniform_edges(float(seen.min()), float(seen.max()), policy.bins))
+        return distinct_edges(equal_mass_edges(seen, policy.bins))
+
+    def _predicted(self, workload: Workload, sample: _Sample) -> FloatArray:
+        """Return the predicted lengths of the sample; the true ones where the predictor gives classes, not lengths."""
+        rng = stream(self.seed, None, "predictor")
+        prediction = workload.predictor.predict(sample.length, None, rng, sample.column)
+        return sample.length if prediction.bin is not None else prediction.predicted
+
+    def _beliefs(
+        self, workload: Workload, policy: Policy, edges: FloatArray, sample: _Sample
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return mean and mean square of prompt + output, (bin,), before anything has been observed."""
+        bins = len(edges) - 1
+        tokens = np.zeros(len(sample.length)) if sample.tokens is None else sample.tokens
+        mean, square = np.full(bins, tokens.mean()), np.full(bins, np.square(tokens).mean())
+        if policy.controller_scope == "per_bin" and bins > 1:
+            rng = stream(self.seed, None, "predictor")
+            predicted = workload.predictor.predict(sample.length, edges, rng, sample.column)
+            of = assign_bins(predicted.predicted, edges) if predicted.bin is None else predicted.bin
+            for j in range(bins):
+                mine = tokens[of == j]
+                if len(mine):
+                    mean[j], square[j] = mine.mean(), np.square(mine).mean()
+        return mean, square
+
+    def _require_room(self, policy: Policy, sample: _Sample) -> None:
+        if policy.memory is None or sample.tokens is None:
+            return
+        mean = float(sample.tokens.mean())
+        if policy.memory.tokens < mean:
+            raise UserError(
+                f"policy.memory: {policy.memory.tokens:g} tokens of capacity: must be at least {mean:.1f}, "
+                "what one request takes on average, or no batch can be served"
+            )
+
+    def _span(self, workload: Workload, trace: RecordedTrace | None, count: int) -> float:
+        if trace is None:
+            assert workload.arrivals is not None
+            span = workload.arrivals.nominal_span_s(count)
+        else:
+            assert workload.trace is not None
+            span = float(trace.arrival_s[-1]) * count / len(trace.arrival_s) / workload.trace.rate_scale
+        if not span > 0:
+            raise UserError("report.horizon_s: is missing: requests that all arrive at once give the windows no span")
+        return span
+
+
+def trace_resampling(workload: Workload) -> str:
+    """Return how a recorded trace is resampled; "none" for a drawn workload."""
+    return "none" if workload.trace is None else workload.trace.resample
+
+
+def sample_of(drawn: DrawnLengths) -> _Sample:
+    """Return drawn lengths as a sample."""
+    if drawn.service_s is not None:
+        return _Sample(drawn.service_s, None, drawn.predicted)
+    assert drawn.output_tokens is not None
+    output = drawn.output_tokens.astype(np.float64)
+    return _Sample(output, output if drawn.prompt_tokens is None else output + drawn.prompt_tokens, drawn.predicted)
+
+
+def _sampling(policy: Policy, trace: RecordedTrace | None) -> Hashable:
+    edges = policy.edges
+    return (edges.sample, edges.prefix_requests) if trace is not None else edges.sample_size
+
+
+def build_service(server: Server, largest_batch: int) -> Service:
+    """Build the engine's service law for batches up to ``largest_batch``; raises UserError for a bad table."""
+    law = server.service
+    if law.law == "given":
+        return given(largest_batch=largest_batch)
+    if isinstance(law, TableLaw):
+        table, fitted = _read_table(law.path)
+        outside = formula(fitted.a0_s, fitted.a1_s_per_token, fitted.h, fitted.gamma, largest_batch=largest_batch)
+        return measured(table.batch_sizes, table.lengths, table.seconds, outside)
+    gamma = law.gamma if isinstance(law, GrowingLaw) else 0.0
+    return formula(law.a0_s, law.a1_s_per_token, law.law, gamma, largest_batch=largest_batch)
+
+
+@lru_cache(maxsize=8)
+def _read_table(path: str) -> Any:
+    from batchcube.calibration.tables import best_law, read_table
+
+    table = read_table(path)
+    return table, best_law(table)
+
+
+def build_control(policy: Policy, largest_batch: int, mean: FloatArray, square: FloatArray) -> Control:
+    """Build the batch-size target of a policy; `mean` and `square` (bin,) are the first beliefs on prompt + output."""
+    if policy.mode not in CONTROLLED:
+        return fixed_target(largest_batch, largest_batch, mean, square)
+    memory, sla, estimates = policy.memory, policy.sla, policy.estimates
+    return Control(
+        smallest=float(policy.smallest_batch),
+        largest=float(largest_batch),
+        sla=no_sla()
+        if sla is None
+        else sla_search(sla.variant, sla.signal, sla.target_s, sla.tolerance_s, sla.alpha, sla.delta),
+        memory=no_memory_bound()
+        if memory is None
+        else memory_bound(memory.rule, memory.tokens, memory.overflow_probability, memory.margin),
+        smoothing=smoothing(estimates.kind, estimates.weight, estimates.observations),
+        prior_tokens=mean,
+        prior_squares=square,
+    )
+
+
+def deal(count: int, parts: int) -> Iterator[range]:
+    """Deal 0..count-1 into at most ``parts`` ranges that differ by one at most."""
+    parts = max(1, min(parts, count))
+    for part in range(parts):
+        yield range(part * count // parts, (part + 1) * count // parts)
