@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ MOST_TOKENS = LARGEST_REQUEST
 """Prompt and output tokens of one request: what the engine can hold."""
 LATEST_S = LATEST / TICKS_PER_S
 """Latest arrival, seconds: what the engine can hold."""
-_NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r")
 
 
 class RecordedTrace(NamedTuple):
@@ -93,11 +93,12 @@ def _load(path: str | os.PathLike[str]) -> _File:
             raise
         raise UserError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     content = content.removeprefix(b"\xef\xbb\xbf")
-    if not content.strip():
+    if not content or content.isspace():
         raise UserError(f"{name}: is empty: needs a header and at least one row")
-    control = _NOT_TEXT.search(content)
-    if control:
-        raise UserError(f"{name}: byte {control.start()} is {control[0]!r}: not a text file (CSV or JSON lines)")
+    # Deleting and comparing lengths is ten times as fast as looking for the first.
+    if len(content.translate(None, _CONTROLS)) < len(content):
+        place = next(place for place, byte in enumerate(content) if byte in _CONTROLS)
+        raise UserError(f"{name}: byte {place} is {content[place]:#04x}: not a text file (CSV or JSON lines)")
     try:
         first = content.lstrip().split(b"\n", 1)[0].split(b"\r", 1)[0].decode()
     except UnicodeDecodeError:
@@ -208,22 +209,26 @@ def _timestamps(file: _File, table: "pa.Table", column: str) -> FloatArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    written = table.column(column)
-    for zone in (None, "UTC"):
+    def nanoseconds(text: Any, zone: str | None) -> Any:
         try:
-            moments = pc.cast(written, pa.timestamp("ns", zone)).cast(pa.int64()).to_numpy()
-            return np.asarray((moments - moments[0]) / 1e9, dtype=np.float64)
+            return pc.cast(text, pa.timestamp("ns", zone))
         except pa.ArrowInvalid:
-            continue
-    for row, value in enumerate(written.to_pylist(), start=1):
-        try:
-            np.datetime64(re.sub(r"(Z|[+-]\d\d:?\d\d)$", "", value or "?").strip(), "ns")
-        except ValueError:
-            raise UserError(
-                f"{file.name}: row {row}, column {column!r}: {(value or '')[:60]!r}: must be a date and time "
-                "such as 2023-11-16 18:15:46.6805900"
-            ) from None
-    raise UserError(f"{file.name}: column {column!r}: must be dates and times, all with or all without a zone")
+            return None
+
+    written = table.column(column)
+    zone = None if nanoseconds(written[0], None) is not None else "UTC"
+    read = nanoseconds(written, zone)
+    if read is not None:
+        moments = read.cast(pa.int64()).to_numpy()
+        return np.asarray((moments - moments[0]) / 1e9, dtype=np.float64)
+    row = next(row for row, text in enumerate(written) if nanoseconds(text, zone) is None)
+    as_first = (
+        "" if row == 0 else " and, like row 1, without a zone" if zone is None else " and, like row 1, with a zone"
+    )
+    raise UserError(
+        f"{file.name}: row {row + 1}, column {column!r}: {written[row].as_py()[:60]!r}: must be a date and time "
+        f"such as 2023-11-16 18:15:46.6805900{as_first}"
+    )
 
 
 def _arrivals(file: _File, table: "pa.Table", kind: str, column: str) -> FloatArray:
