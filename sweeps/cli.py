@@ -10,20 +10,25 @@ if TYPE_CHECKING:
     from .specification import Sweep
 
 # typer carries click under different names from version to version; its own exception leads to click's.
-_MISTAKE = typer.BadParameter.__mro__[2]
+_MISTAKE: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="batchcube",
     help="Simulate LLM batching policies over whole parameter grids, into labelled cubes and figures.",
     epilog="Start with: batchcube specs, then batchcube run NAME -o OUT.nc, batchcube show OUT.nc",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data = typer.Typer(help="Public data sets by name: list them, fetch one, say where it is.", no_args_is_help=True)
+data = typer.Typer(help="List, fetch and locate public data sets.")
 app.add_typer(data, name="data")
+
+
+def _examples(*lines: str) -> str:
+    """Return the end of a command's help; the first character keeps click from filling the lines."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
 
 SpecArgument = Annotated[
     str, typer.Argument(metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)")
@@ -41,12 +46,15 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="print the version")] = False
+) -> None:
     if version:
         from importlib.metadata import version as installed
 
         print(installed("batchcube"))
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def _sweep(spec: str, settings: list[str] | None, replications: int | None, seed: int | None) -> "Sweep":
@@ -66,13 +74,19 @@ def _run(sweep: "Sweep", output: Path, workers: int | None, *, quiet: bool, over
     with nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
         cube = sweep.run(output, workers=workers, progress=progress, overwrite=overwrite)
     if not quiet:
-        sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items() if name in (*cube.coords,))
+        sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
         print(f"{output}: {sizes}", file=sys.stderr)
         for note in filter(None, str(cube.attrs["notes"]).split("\n")):
             print(f"note: {note}", file=sys.stderr)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "batchcube run sweep.toml -o out/sweep.nc",
+        "batchcube run sweep.toml -o out/sweep.nc --replications 100",
+        "batchcube run sweep.toml --set policy.batch_size=32 --set axes.bins.values=[1,2,4]",
+    )
+)
 def run(
     spec: SpecArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="cube to write; NAME.nc when left out")] = None,
@@ -87,31 +101,19 @@ def run(
 
     A run that was stopped continues when it is given again; with more replications an existing cube of the same sweep
     is extended, and what it holds stays as it is.
-
-    \b
-    Examples:
-      batchcube run sweep.toml -o out/sweep.nc
-      batchcube run sweep.toml -o out/sweep.nc --replications 100
-      batchcube run sweep.toml --set policy.batch_size=32 --set axes.bins.values=[1,2,4]
     """
     sweep = _sweep(spec, settings, replications, seed)
     _run(sweep, output or Path(f"{sweep.name}.nc"), workers, quiet=quiet, overwrite=overwrite)
 
 
-@app.command()
+@app.command(epilog=_examples("batchcube check sweep.toml", "batchcube check sweep.toml --set policy.batch_size=32"))
 def check(
     spec: SpecArgument,
     settings: SetOption = None,
     replications: ReplicationsOption = None,
     seed: SeedOption = None,
 ) -> None:
-    """Validate a specification and say how large the sweep is; simulates nothing.
-
-    \b
-    Examples:
-      batchcube check sweep.toml
-      batchcube check sweep.toml --set policy.batch_size=32
-    """
+    """Validate a specification and say how large it is."""
     from .execution import estimate
 
     sweep = _sweep(spec, settings, replications, seed)
@@ -124,18 +126,12 @@ def check(
     print(f"  about {size.cube_bytes / 1e6:,.1f} MB of results and {size.peak_bytes / 1e6:,.0f} MB of memory")
 
 
-@app.command()
+@app.command(epilog=_examples("batchcube specs", "batchcube specs multi-bin-fig3 -o my-sweep.toml"))
 def specs(
     name: Annotated[str | None, typer.Argument(help="preset to print")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="file to copy the preset to")] = None,
 ) -> None:
-    """List the presets that ship with the package, or print one to copy and change.
-
-    \b
-    Examples:
-      batchcube specs
-      batchcube specs multi-bin-fig3 -o my-sweep.toml
-    """
+    """List the presets, or print one to copy and change."""
     from . import presets
     from .errors import UserError
 
@@ -170,32 +166,31 @@ def _write_new(path: Path, text: str) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "batchcube show out/sweep.nc",
+        "batchcube show out/sweep.nc -v latency_mean_s -v throughput_requests_per_s --all",
+    )
+)
 def show(
     cube: CubeArgument,
-    variable: Annotated[
-        list[str] | None, typer.Option("--variable", "-v", help="variable to show; may be repeated")
+    variables: Annotated[
+        list[str] | None, typer.Option("--variables", "-v", help="variable to show; may be repeated")
     ] = None,
     all_rows: Annotated[bool, typer.Option("--all", help="every point, however many")] = False,
 ) -> None:
-    """Print a cube as a table with confidence intervals.
-
-    \b
-    Examples:
-      batchcube show out/sweep.nc
-      batchcube show out/sweep.nc -v latency_mean_s -v throughput_requests_per_s --all
-    """
+    """Print a cube as a table with confidence intervals."""
     from rich.console import Console
 
     from batchcube.results.cube import read_cube
     from batchcube.results.summary import print_summary
 
-    print_summary(read_cube(cube), Console(), variable, all_rows=all_rows)
+    print_summary(read_cube(cube), Console(), variables, all_rows=all_rows)
 
 
 @app.command()
 def figures() -> None:
-    """List the figures: what each shows, and what a cube must hold for it."""
+    """List the figures and what each needs."""
     from batchcube.figures import registry
 
     for figure in registry.names():
@@ -203,7 +198,12 @@ def figures() -> None:
         print(f"    needs {figure.needs}; presets: {', '.join(figure.presets)}; options: {', '.join(figure.options)}")
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "batchcube figure throughput-vs-bins out/sweep.nc -o bins.pdf",
+        "batchcube figure latency-vs-rate out/sweep.nc -o rate.png --select bins=4 --option width_mm=120",
+    )
+)
 def figure(
     name: Annotated[str, typer.Argument(help="figure to draw (batchcube figures)")],
     cube: CubeArgument,
@@ -215,19 +215,13 @@ def figure(
         list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="option of the figure")
     ] = None,
 ) -> None:
-    """Draw a figure from a cube.
-
-    \b
-    Examples:
-      batchcube figure throughput-vs-bins out/sweep.nc -o bins.pdf
-      batchcube figure latency-vs-rate out/sweep.nc -o rate.png --select bins=4 --option width_mm=120
-    """
+    """Draw a figure from a cube."""
     from batchcube.figures import registry
     from batchcube.results.cube import read_cube
 
-    options = {key: value for key, value in (_assignment("--option", text) for text in option or [])}
+    options = dict(_assignment("--option", text) for text in option or [])
     if select:
-        options["select"] = {key: value for key, value in (_assignment("--select", text) for text in select)}
+        options["select"] = dict(_assignment("--select", text) for text in select)
     loaded = read_cube(cube)
     registry.save(registry.draw(name, loaded, **options), loaded, output)
 
@@ -246,7 +240,9 @@ def _assignment(flag: str, text: str) -> tuple[str, Any]:
         return key.strip(), spelled.strip()
 
 
-@app.command()
+@app.command(
+    epilog=_examples("batchcube rerun out/sweep.nc -o out/again.nc && batchcube compare out/sweep.nc out/again.nc")
+)
 def rerun(
     cube: CubeArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="cube to write")],
@@ -254,12 +250,7 @@ def rerun(
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Run again what made a cube, from the specification it carries.
-
-    \b
-    Example:
-      batchcube rerun out/sweep.nc -o out/again.nc && batchcube compare out/sweep.nc out/again.nc
-    """
+    """Run again what made a cube."""
     from batchcube.results.cube import parse_specification, read_cube
 
     from .specification import Sweep
@@ -269,18 +260,13 @@ def rerun(
     _run(Sweep.model_validate(specification, str(cube)), output, workers, quiet=quiet, overwrite=overwrite)
 
 
-@app.command()
+@app.command(epilog=_examples("batchcube compare out/sweep.nc out/again.nc"))
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="cube")],
     b: Annotated[Path, typer.Argument(metavar="B", help="cube")],
     tolerance: Annotated[float, typer.Option("--tolerance", min=0.0, help="relative difference to let pass")] = 0.0,
 ) -> None:
-    """Compare two cubes variable by variable; exit status 1 when they differ.
-
-    \b
-    Example:
-      batchcube compare out/sweep.nc out/again.nc
-    """
+    """Compare two cubes; exit status 1 when they differ."""
     from batchcube.results.compare import agree, compare_cubes
     from batchcube.results.cube import read_cube
 
@@ -294,7 +280,7 @@ def compare(
 def variables(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="only these variables")] = None,
 ) -> None:
-    """List the variables of a cube: dimensions, type, unit, meaning."""
+    """List the variables of a cube and what they mean."""
     from rich.console import Console
 
     from batchcube.results.variables import variables_table
@@ -302,14 +288,9 @@ def variables(
     Console().print(variables_table(names or None))
 
 
-@app.command()
+@app.command(epilog=_examples("batchcube schema > batchcube.schema.json"))
 def schema() -> None:
-    """Print the JSON schema of specifications, for editors.
-
-    \b
-    Example:
-      batchcube schema > batchcube.schema.json
-    """
+    """Print the JSON schema of specifications."""
     from .specification import schema_text
 
     print(schema_text(), end="")
@@ -326,27 +307,19 @@ def data_list() -> None:
         print(f"{name:<26} {size:>9}  {dataset.licence:<10} {here}")
 
 
-@data.command("fetch")
+@data.command("fetch", epilog=_examples("batchcube data fetch azure-conv-2023"))
 def data_fetch(name: Annotated[str, typer.Argument(help="data set (batchcube data list)")]) -> None:
-    """Download a data set, check its checksum, and print where it is.
-
-    \b
-    Example:
-      batchcube data fetch azure-conv-2023
-    """
+    """Download a data set, check its checksum, and print where it is."""
     from . import datasets
 
     print(datasets.fetch(name))
 
 
-@data.command("path")
+@data.command(
+    "path", epilog=_examples("batchcube run SPEC --set workload.trace.path=$(batchcube data path azure-conv-2023)")
+)
 def data_path(name: Annotated[str, typer.Argument(help="data set (batchcube data list)")]) -> None:
-    """Print where a fetched data set is.
-
-    \b
-    Example:
-      batchcube run SPEC --set workload.trace.path=$(batchcube data path azure-conv-2023)
-    """
+    """Print where a fetched data set is."""
     from . import datasets
 
     print(datasets.locate(name))

@@ -58,7 +58,7 @@ class Document(Header):
     policy: Policy = Field(description="how batches are formed")  # type: ignore[assignment]
     server: Server = Field(description="what serves them, and how fast")  # type: ignore[assignment]
     report: Report = Field(description="what is measured")  # type: ignore[assignment]
-    axes: dict[str, AxisSettings] = Field(description="what varies: one table per axis")  # type: ignore[assignment]
+    axes: dict[str, AxisSettings] = Field(description="what varies: one table per axis")
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ class Sweep:
     ) -> "xr.Dataset":
         """Simulate every point and replication and return the cube; with ``output``, also write it there.
 
-        Runs on ``workers`` threads, all cores when None; the cube does not depend on how many. With ``output``, a run
-        that was stopped continues where it was, and a cube of the same sweep with fewer replications is extended, unless
-        ``overwrite`` begins afresh.
+        Runs on ``workers`` threads, all cores when None; the cube does not depend on how many. With ``output``, a
+        run that was stopped continues where it was, and a cube of the same sweep with fewer replications is extended,
+        unless ``overwrite`` begins afresh.
         Raises UserError for what only the data can show (a missing file, a request no batch can hold).
         """
         from .execution import run_sweep
