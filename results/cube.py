@@ -132,37 +132,36 @@ def build_cube(
         data["batch_size_histogram"] = data["batch_size_histogram"][..., : keep[-1] + 1]
         sizes["batch_size"] = int(keep[-1]) + 1
 
-    cube = xr.Dataset(attrs={"Conventions": CONVENTIONS, "batchcube_version": batchcube_version(), **attrs})
+    coords: dict[str, xr.Variable] = {}
     for axis in axes:
         labels = {"path": axis.path, "units": axis.units, "long_name": axis.long_name or axis.name.replace("_", " ")}
-        cube = cube.assign_coords({axis.name: (axis.name, coordinates[axis.name], labels)})
+        coords[axis.name] = xr.Variable(axis.name, coordinates[axis.name], labels)
     number = np.arange(first_replication, first_replication + replications, dtype=np.int64)
     about = {"units": "1", "long_name": "replication; its random numbers depend on the seed and this number only"}
-    cube = cube.assign_coords({REPLICATION: (REPLICATION, number, about)})
+    coords[REPLICATION] = xr.Variable(REPLICATION, number, about)
     used = {dim for name in data for dim in REGISTRY[name].extra}
     for dim in (dim for dim in EXTRA_DIMENSIONS if dim in used):
         about = {"units": "1", "long_name": EXTRA_DIMENSIONS[dim]}
         if dim == "quantile":
-            cube = cube.assign_coords({dim: (dim, np.asarray(quantiles, dtype=np.float64), about)})
+            coords[dim] = xr.Variable(dim, np.asarray(quantiles, dtype=np.float64), about)
         elif dim == "latency_bucket":
             assert buckets is not None  # check_arrays has refused the histogram otherwise
-            about["units"] = "s"
-            cube = cube.assign_coords({dim: (dim, buckets.representative_s, about)})
-            for name, edge in zip(_BUCKET_EDGES, buckets[1:], strict=True):
-                side = "lower" if "lower" in name else "upper"
-                cube = cube.assign_coords(
-                    {name: (dim, edge, {"units": "s", "long_name": f"{side} edge of the bucket"})}
-                )
+            coords[dim] = xr.Variable(dim, buckets.representative_s, about | {"units": "s"})
+            for name, side, edge in zip(_BUCKET_EDGES, ("lower", "upper"), buckets[1:], strict=True):
+                coords[name] = xr.Variable(dim, edge, {"units": "s", "long_name": f"{side} edge of the bucket"})
         else:
-            cube = cube.assign_coords({dim: (dim, np.arange(sizes[dim], dtype=np.int64), about)})
+            coords[dim] = xr.Variable(dim, np.arange(sizes[dim], dtype=np.int64), about)
+    variables: dict[str, xr.Variable] = {}
     for name in (name for name in REGISTRY if name in data):  # one order, whatever the order of `arrays`
         variable = REGISTRY[name]
         units = length_units if variable.units == LENGTH_UNITS else variable.units
         labels = {"units": units, "long_name": variable.long_name, "definition": variable.definition}
-        cube[name] = (variable.dims(coordinates), data[name], labels)
-    if "overloaded" in cube:
-        cube["overloaded"].attrs |= {"flag_values": np.array([0, 1], np.int8), "flag_meanings": "steady overloaded"}
-    return cube
+        variables[name] = xr.Variable(variable.dims(coordinates), data[name], labels)
+    if "overloaded" in variables:
+        flags = {"flag_values": np.array([0, 1], np.int8), "flag_meanings": "steady overloaded"}
+        variables["overloaded"].attrs |= flags
+    about_all = {"Conventions": CONVENTIONS, "batchcube_version": batchcube_version(), **attrs}
+    return xr.Dataset(variables, coords, about_all)
 
 
 def _used_range(counts: NDArray[np.generic]) -> NDArray[np.intp]:
@@ -358,19 +357,22 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
         raise ValueError(f"both cubes have replication {common[0]}")
 
     parts = _padded(old, new)
-    joined = xr.Dataset(coords={name: parts[0][name] for name in parts[0].coords if name != REPLICATION})
-    joined = joined.assign_coords({REPLICATION: xr.concat([part[REPLICATION] for part in parts], REPLICATION)})
+    numbers = np.concatenate([part[REPLICATION].values for part in parts])
+    order = np.argsort(numbers)
+    coords = {name: part.variable for name, part in parts[0].coords.items()}
+    coords[REPLICATION] = xr.Variable(REPLICATION, numbers[order], old[REPLICATION].attrs)
+    variables: dict[str, xr.Variable] = {}
     for name in map(str, old.data_vars):
-        first, second = (part[name] for part in parts)
+        first, second = (part[name].variable for part in parts)
         if REPLICATION in first.dims:
-            joined[name] = xr.concat([first, second], REPLICATION).transpose(*first.dims)
-        elif not first.equals(second):
+            at = first.dims.index(REPLICATION)
+            both = np.concatenate([first.values, second.transpose(*first.dims).values], axis=at)
+            variables[name] = xr.Variable(first.dims, both.take(order, axis=at), old[name].attrs)
+        elif not parts[0][name].equals(parts[1][name]):
             raise ValueError(f"{name}: differs between the cubes, and is no matter of replications")
         else:
-            joined[name] = first
-        joined[name].attrs = dict(old[name].attrs)
-    joined = joined.sortby(REPLICATION)
-    joined[REPLICATION].attrs = dict(old[REPLICATION].attrs)
+            variables[name] = first
+    joined = xr.Dataset(variables, coords)
 
     total = joined.sizes[REPLICATION]
     longer = 0 if (stated[0] or 0) > (stated[1] or 0) else 1  # type: ignore[operator]

@@ -207,9 +207,7 @@ def _print_group(
     for part in _fitting(fixed, columns, console.width):
         console.print(_table(fixed, part))
     if left:
-        console.print(
-            f"{left} of {len(first)} rows are not shown: --all-rows shows them", style="bold", highlight=False
-        )
+        console.print(f"{left} of {len(first)} rows are not shown: --all shows them", style="bold", highlight=False)
 
 
 def _says_unit(name: str) -> bool:
@@ -315,7 +313,7 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
     if default:
         more = len(cube.data_vars) - table["variable"].nunique()
         console.print(
-            f"{more} more variables: choose with --variables NAME; `batchcube variables` says what they are",
+            f"{more} more variables: choose with --variable NAME; `batchcube variables` says what they are",
             highlight=False,
         )
 

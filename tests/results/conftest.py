@@ -1,3 +1,4 @@
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -10,8 +11,11 @@ spec.loader.exec_module(cubes)
 
 @pytest.fixture(scope="session")
 def make_cube():
-    """Return the function that makes an example cube: `make_cube(axes=("bins", "rate"), replications=6, ...)`."""
-    return cubes.make_cube
+    """Return the function that makes an example cube: `make_cube(axes=("bins", "rate"), replications=6, ...)`.
+
+    The same arguments give the same cube again: copy it before changing it.
+    """
+    return functools.cache(cubes.make_cube)
 
 
 @pytest.fixture(scope="session")

@@ -264,7 +264,7 @@ def test_files_that_are_no_cube(example_cube, tmp_path):
 
 def test_flipped_bytes_never_end_in_anything_but_a_refusal_or_a_cube(example_cube, tmp_path):
     path = tmp_path / "x.nc"
-    good = write_cube(example_cube, path).read_bytes()
+    good = write_cube(example_cube[["latency_mean_s", "latency_histogram", "overloaded"]], path).read_bytes()
     rng = np.random.default_rng(3)
     messages = []
     for at in rng.integers(0, len(good), 30):

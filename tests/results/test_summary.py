@@ -109,7 +109,7 @@ def test_everything_is_printed_at_any_width(example_cube, width):
 
 def test_rows_left_out_are_counted_and_said(example_cube):
     text = printed(example_cube, 300, max_rows=5)
-    assert "7 of 12 rows are not shown: --all-rows shows them" in text
+    assert "7 of 12 rows are not shown: --all shows them" in text
     assert "7 of 12" not in printed(example_cube, 300, max_rows=5, all_rows=True)
 
 
