@@ -1,12 +1,20 @@
 """Measuring side by side: two things are timed in turn, repetition by repetition, and compared within each repetition.
 
-On a shared machine the clock drifts by the minute; a ratio of two neighbours drifts far less than either of them.
+On a shared machine the clock drifts by the minute; a ratio of two neighbours drifts far less than either of them. What
+runs on one thread is measured in processor time, which waiting for a core does not lengthen.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+
+class Seconds(NamedTuple):
+    """What each repetition took."""
+
+    wall: list[float]
+    processor: list[float]
 
 
 class Ratio(NamedTuple):
@@ -27,19 +35,20 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def interleave(*timed: Callable[[int], object], repetitions: int) -> list[list[float]]:
-    """Call each in turn with the number of the repetition; return the seconds, one list for each.
+def interleave(*timed: Callable[[int], object], repetitions: int) -> list[Seconds]:
+    """Call each in turn with the number of the repetition; return what it took, for each of them.
 
     Everything is called once beforehand and not counted.
     """
     for call in timed:
         call(0)
-    seconds: list[list[float]] = [[] for _ in timed]
+    seconds = [Seconds([], []) for _ in timed]
     for repetition in range(repetitions):
         for own, call in zip(seconds, timed, strict=True):
-            begin = time.perf_counter()
+            wall, processor = time.perf_counter(), time.process_time()
             call(repetition)
-            own.append(time.perf_counter() - begin)
+            own.processor.append(time.process_time() - processor)
+            own.wall.append(time.perf_counter() - wall)
     return seconds
 
 

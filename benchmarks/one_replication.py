@@ -15,12 +15,12 @@ if __name__ == "__main__":
     else:
         job = dynamic_job(mode, requests, 6.0, 4, 1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    simulate(job)
+    simulate([job])
     seconds = []
     for _ in range(repetitions):
-        begin = time.perf_counter()
-        simulate(job)
-        seconds.append(time.perf_counter() - begin)
+        begin = time.process_time()
+        simulate([job])
+        seconds.append(time.process_time() - begin)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # The trace and its sorting into bins are there before; Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024

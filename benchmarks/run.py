@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -36,9 +36,10 @@ from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.service import formula, given
 from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.policies.target import fixed_target
-from measure import Row, interleave, nanoseconds, number, ratio, show
+from measure import Row, Seconds, interleave, nanoseconds, number, ratio, show
 from peers import Means
 
+REQUESTS = 128_000
 LOW_S, HIGH_S = 1.0, 20.0
 SERVERS_RATE = 15.0
 """Arrivals per second at B = 128 in the rows against C: more than one server can do, as in [MB] Fig. 3's right half."""
@@ -69,10 +70,10 @@ def draw(requests: int, bins: int, rate: float, seed: int) -> Drawn:
     return Drawn(arrival, np.round(LOW_S + (HIGH_S - LOW_S) * unit, 6), (unit * bins).astype(np.int32))
 
 
-def simulate(job: engine.Job) -> dict[str, Any]:
-    """Simulate one replication; return its whole report."""
-    shape = engine.Shape(len(job.bins.start) - 1, job.setup.policy.batch_size, job.setup.reporting.windows)
-    return engine.simulate_many([job], shape)
+def simulate(jobs: Sequence[engine.Job]) -> dict[str, Any]:
+    """Simulate replications of one shape; return their whole reports."""
+    policy, reporting = jobs[0].setup.policy, jobs[0].setup.reporting
+    return engine.simulate_many(jobs, engine.Shape(len(jobs[0].bins.start) - 1, policy.batch_size, reporting.windows))
 
 
 def static_job(drawn: Drawn, bins: int, batch: int) -> engine.Job:
@@ -133,68 +134,82 @@ def agreement(report: dict[str, Any], means: Means) -> str:
 NO_COMPILER = "no C compiler was found (cc, gcc, clang): the rows against C are left out"
 
 
+BLOCK = 4
+"""Replications in one call, as in a sweep."""
+
+
 def kernel(options: Options) -> None:
     """Full report of one replication on one thread, against C that keeps means only."""
-    c, requests = options.yardstick, options.requests(128_000)
+    c = options.yardstick
     if c is None:
         return show("multi_bin_only against C", [], [NO_COMPILER])
-    rows = [row for bins in (1, 8) for batch in (8, 128) for row in kernel_rows(c, requests, bins, batch, options)]
+    rows = [row for bins in (1, 8) for batch in (8, 128) for row in kernel_rows(c, bins, batch, options)]
     return show(
-        f"multi_bin_only against C, one thread, per request of {requests:,}",
+        f"multi_bin_only against C, one thread, per request of {BLOCK} x {REQUESTS:,}",
         rows,
         ["C draws its trace in the loop (first lines); ours reads a trace that a grid draws once: see `grid`."],
     )
 
 
-def kernel_rows(c: yardstick.Yardstick, requests: int, bins: int, batch: int, options: Options) -> list[Row]:
+def kernel_rows(c: yardstick.Yardstick, bins: int, batch: int, options: Options) -> list[Row]:
     rate = SERVERS_RATE * batch / 128
-    drawn = [draw(requests, bins, rate, seed) for seed in range(4)]
+    drawn = [draw(REQUESTS, bins, rate, seed) for seed in range(BLOCK)]
     jobs = [static_job(one, bins, batch) for one in drawn]
     ours, loop, same = interleave(
-        lambda r: simulate(jobs[r % 4]),
-        lambda r: c.drawn(requests, bins, batch, rate, LOW_S, HIGH_S, r + 1),
-        lambda r: c.trace(*drawn[r % 4], batch),
+        lambda r: simulate(jobs),
+        lambda r: [c.drawn(REQUESTS, bins, batch, rate, LOW_S, HIGH_S, BLOCK * r + run) for run in range(BLOCK)],
+        lambda r: [c.trace(*one, batch) for one in drawn],
         repetitions=options.repetitions,
     )
-    each = nanoseconds(ours, requests)
+    each = nanoseconds(ours.processor, BLOCK * REQUESTS)
     return [
         Row(
             f"k={bins} B={batch}, full report; C: means only",
             each,
-            nanoseconds(loop, requests),
-            str(ratio(ours, loop)),
+            nanoseconds(loop.processor, BLOCK * REQUESTS),
+            str(ratio(ours.processor, loop.processor)),
             "<= 2",
-            agreement(simulate(jobs[0]), c.trace(*drawn[0], batch)),
+            agreement(simulate(jobs), c.trace(*drawn[0], batch)),
         ),
-        Row("  C on the same arrays, nothing drawn", each, nanoseconds(same, requests), str(ratio(ours, same))),
+        Row(
+            "  C on the same arrays, nothing drawn",
+            each,
+            nanoseconds(same.processor, BLOCK * REQUESTS),
+            str(ratio(ours.processor, same.processor)),
+        ),
     ]
 
 
 def dynamic(options: Options) -> None:
     """Dynamic modes with both bounds at work, against the static C of the same number of bins."""
-    c, requests = options.yardstick, options.requests(128_000)
+    c = options.yardstick
     if c is None:
         return show("dynamic modes against C", [], [NO_COMPILER])
     rows = [
-        dynamic_row(c, requests, mode, bins, load, rate, options)
+        dynamic_row(c, mode, bins, load, rate, options)
         for mode, bins in (("dynamic_only", 1), ("multi_bin_dynamic", 8))
         for load, rate in (("light", 2.0), ("heavy", 12.0))
     ]
-    return show(f"dynamic modes against C's multi_bin_only (B=128), one thread, per request of {requests:,}", rows)
+    return show(
+        f"dynamic modes against C's multi_bin_only (B=128), one thread, per request of {BLOCK} x {REQUESTS:,}", rows
+    )
 
 
-def dynamic_row(
-    c: yardstick.Yardstick, requests: int, mode: str, bins: int, load: str, rate: float, options: Options
-) -> Row:
-    jobs = [dynamic_job(mode, requests, rate, bins, seed) for seed in range(4)]
+def dynamic_row(c: yardstick.Yardstick, mode: str, bins: int, load: str, rate: float, options: Options) -> Row:
+    jobs = [dynamic_job(mode, REQUESTS, rate, bins, seed) for seed in range(BLOCK)]
     ours, loop = interleave(
-        lambda r: simulate(jobs[r % 4]),
-        lambda r: c.drawn(requests, bins, 128, SERVERS_RATE, LOW_S, HIGH_S, r + 1),
+        lambda r: simulate(jobs),
+        lambda r: [c.drawn(REQUESTS, bins, 128, SERVERS_RATE, LOW_S, HIGH_S, BLOCK * r + run) for run in range(BLOCK)],
         repetitions=options.repetitions,
     )
-    size = simulate(jobs[0])["batch_size_mean"][0]
-    what = f"{mode} k={bins}, {load} load, mean batch {size:.1f}"
-    return Row(what, nanoseconds(ours, requests), nanoseconds(loop, requests), str(ratio(ours, loop)), "<= 5")
+    size = simulate(jobs)["batch_size_mean"][0]
+    return Row(
+        f"{mode} k={bins}, {load} load, mean batch {size:.1f}",
+        nanoseconds(ours.processor, BLOCK * REQUESTS),
+        nanoseconds(loop.processor, BLOCK * REQUESTS),
+        str(ratio(ours.processor, loop.processor)),
+        "<= 5",
+    )
 
 
 def figure_3(requests: int, rates: int = 19, replications: int = 10) -> dict[str, Any]:
@@ -240,29 +255,30 @@ def grid(options: Options) -> None:
             lambda r: [c.drawn(requests, k, 128, SERVERS_RATE, LOW_S, HIGH_S, r + 1) for k in (1, 2, 3, 4, 5) * 4]
         )
     one, two, *loop = interleave(*loops, repetitions=3 if options.quick else 5)
-    speed = f"{statistics.median(two):.2f} s"
-    rows = [Row(f"whole grid, {total:,} requests, two threads", speed, goal="a few seconds")]
-    if loop:
-        each = [seconds / (20 * requests) * total for seconds in loop[0]]
+    short, long = (f"{statistics.median(seconds.wall):.2f} s" for seconds in (two, one))
+    rows = [
+        Row(f"whole grid, {total:,} requests, two threads", short, goal="a few seconds"),
+        Row("  two threads; peer: one", short, long, str(ratio(one.wall, two.wall)), ">= 1.8"),
+    ]
+    for drawn in loop:
+        drawn_requests = 20 * requests
+        scale = drawn_requests / total
+        per_request = nanoseconds(drawn.processor, drawn_requests)
         rows += [
             Row(
-                f"one thread, per request; C ({name}): one thread, its own draws",
-                nanoseconds(ours, total),
-                nanoseconds(each, total),
-                str(ratio(ours, each)),
-                goal,
-            )
-            for name, ours, goal in (("one against one", one, "< 1"), ("two threads against one", two, ""))
+                "per request, one thread; C: one thread, own draws, means",
+                nanoseconds(one.processor, total),
+                per_request,
+                str(ratio(one.processor, drawn.processor, scale)),
+                "< 1",
+            ),
+            Row(
+                "  two threads by the clock",
+                nanoseconds(two.wall, total),
+                per_request,
+                str(ratio(two.wall, drawn.processor, scale)),
+            ),
         ]
-    rows.append(
-        Row(
-            "two threads against one",
-            f"{statistics.median(two):.2f} s",
-            f"{statistics.median(one):.2f} s",
-            str(ratio(one, two)),
-            ">= 1.8",
-        )
-    )
     show(
         "[MB] Fig. 3 as a sweep: specification read, traces drawn, cube built",
         rows,
@@ -270,62 +286,76 @@ def grid(options: Options) -> None:
     )
 
 
+MANY = BLOCK * REQUESTS
+
+
+def against(what: str, ours: Seconds, theirs: Seconds, requests: int, goal: str = "", close: str = "") -> Row:
+    """Compare `MANY` requests of ours with `requests` of a slower peer."""
+    return Row(
+        what,
+        nanoseconds(ours.processor, MANY),
+        nanoseconds(theirs.processor, requests),
+        f"{ratio(theirs.processor, ours.processor, MANY / requests)} x",
+        goal,
+        close,
+    )
+
+
 def simpy(options: Options) -> None:
     """The same models in SimPy, on the same traces."""
-    requests = options.requests(128_000)
+    requests = options.requests(REQUESTS)
     rows = [row for shape in ((4, 8, 0.5), (5, 128, 9.0)) for row in simpy_static(requests, *shape, options)]
     rows += [simpy_dynamic(requests, load, rate, options) for load, rate in (("light", 2.0), ("heavy", 12.0))]
     show(
-        f"SimPy {version('simpy')} on the same traces, one thread, per request of {requests:,}",
+        f"SimPy {version('simpy')}, one thread, per request: {requests:,} there, {BLOCK} x {REQUESTS:,} here",
         rows,
-        ["SimPy keeps means; ours fills the whole report. dynamic_only has no process for each request."],
+        [
+            "SimPy keeps means; ours fills the whole report. dynamic_only has no process for each request.",
+            "Agreement is on one and the same trace.",
+        ],
     )
 
 
 def simpy_static(requests: int, bins: int, batch: int, rate: float, options: Options) -> list[Row]:
     from peers import simpy_model
 
-    drawn = draw(requests, bins, rate, 1)
-    job = static_job(drawn, bins, batch)
+    drawn = draw(requests, bins, rate, 0)
     arrival, service, own = (array.tolist() for array in drawn)
+    block = [draw(REQUESTS, bins, rate, seed) for seed in range(BLOCK)]
+    jobs = [static_job(one, bins, batch) for one in block]
     ours, theirs, lean, prepared = interleave(
-        lambda r: simulate(job),
+        lambda r: simulate(jobs),
         lambda r: simpy_model.multi_bin_only(arrival, service, own, batch),
         lambda r: simpy_model.multi_bin_only_lean(arrival, service, own, batch),
-        lambda r: simulate(static_job(drawn, bins, batch)),
+        lambda r: simulate([static_job(one, bins, batch) for one in block]),
         repetitions=3 if options.quick else 5,
     )
-    rows = []
-    for what, mine, peer, seconds, goal in (
-        (f"multi_bin_only k={bins} B={batch}", ours, simpy_model.multi_bin_only, theirs, ">= 1000"),
-        ("  SimPy without a process for each request", ours, simpy_model.multi_bin_only_lean, lean, ""),
-        ("  ours with the trace checked and sorted too", prepared, simpy_model.multi_bin_only, theirs, ""),
-    ):
-        close = agreement(simulate(job), peer(arrival, service, own, batch)) if mine is ours else ""
-        apiece = (nanoseconds(mine, requests), nanoseconds(seconds, requests))
-        rows.append(Row(what, *apiece, f"{ratio(seconds, mine)} x", goal, close))
-    return rows
+    report = simulate([static_job(drawn, bins, batch)])
+    full, means = (
+        agreement(report, peer(arrival, service, own, batch))
+        for peer in (simpy_model.multi_bin_only, simpy_model.multi_bin_only_lean)
+    )
+    return [
+        against(f"multi_bin_only k={bins} B={batch}", ours, theirs, requests, ">= 1000", full),
+        against("  SimPy without a process for each request", ours, lean, requests, "", means),
+        against("  ours with the trace checked and sorted too", prepared, theirs, requests),
+    ]
 
 
 def simpy_dynamic(requests: int, load: str, rate: float, options: Options) -> Row:
     from peers import simpy_model
 
-    job = without_memory_bound(dynamic_job("dynamic_only", requests, rate, 1, 1))
-    arrival, output = (array.tolist() for array in token_trace(requests, rate, 1))
+    arrival, output = (array.tolist() for array in token_trace(requests, rate, 0))
 
     def peer() -> Means:
         search = simpy_model.Search(TARGET_S, TOLERANCE_S, ALPHA, DELTA, 1, LARGEST)
         return simpy_model.dynamic_only(arrival, output, A0_S, A1_S, GAMMA, search)
 
-    ours, theirs = interleave(lambda r: simulate(job), lambda r: peer(), repetitions=3 if options.quick else 5)
-    return Row(
-        f"dynamic_only, Algorithm 2, {load} load",
-        nanoseconds(ours, requests),
-        nanoseconds(theirs, requests),
-        f"{ratio(theirs, ours)} x",
-        ">= 1000",
-        agreement(simulate(job), peer()),
-    )
+    jobs = [without_memory_bound(dynamic_job("dynamic_only", REQUESTS, rate, 1, seed)) for seed in range(BLOCK)]
+    ours, theirs = interleave(lambda r: simulate(jobs), lambda r: peer(), repetitions=3 if options.quick else 5)
+    report = simulate([without_memory_bound(dynamic_job("dynamic_only", requests, rate, 1, 0))])
+    what = f"dynamic_only, Algorithm 2, {load} load"
+    return against(what, ours, theirs, requests, ">= 1000", agreement(report, peer()))
 
 
 def without_memory_bound(job: engine.Job) -> engine.Job:
@@ -340,35 +370,24 @@ def ciw(options: Options) -> None:
 
     requests = options.requests(40_000)
     bins, batch, rate = 4, 8, 0.5
-    drawn = draw(requests, bins, rate, 1)
-    job = static_job(drawn, bins, batch)
+    drawn = draw(requests, bins, rate, 0)
     arrival, service, own = (array.tolist() for array in drawn)
-    each = ciw_model.one_customer_per_request(arrival, service, own, batch)
-    whole = ciw_model.one_customer_per_batch(requests, rate, LOW_S, HIGH_S, bins, batch, 1)
+    jobs = [static_job(draw(REQUESTS, bins, rate, seed), bins, batch) for seed in range(BLOCK)]
     ours, per_request, per_batch = interleave(
-        lambda r: simulate(job),
+        lambda r: simulate(jobs),
         lambda r: ciw_model.one_customer_per_request(arrival, service, own, batch),
         lambda r: ciw_model.one_customer_per_batch(requests, rate, LOW_S, HIGH_S, bins, batch, r),
         repetitions=3,
     )
-    report = simulate(job)
-    rows = [
-        Row(
-            what,
-            nanoseconds(ours, requests),
-            nanoseconds(theirs, requests),
-            f"{ratio(theirs, ours)} x",
-            "",
-            agreement(report, means),
-        )
-        for what, theirs, means in (
-            (f"k={bins} B={batch}, our node class, same trace", per_request, each),
-            ("  a customer is a batch, own draws", per_batch, whole),
-        )
-    ]
+    report = simulate([static_job(drawn, bins, batch)])
+    each = agreement(report, ciw_model.one_customer_per_request(arrival, service, own, batch))
+    whole = agreement(report, ciw_model.one_customer_per_batch(requests, rate, LOW_S, HIGH_S, bins, batch, 0))
     show(
-        f"Ciw {version('ciw')}, one thread, per request of {requests:,}",
-        rows,
+        f"Ciw {version('ciw')}, one thread, per request: {requests:,} there, {BLOCK} x {REQUESTS:,} here",
+        [
+            against(f"k={bins} B={batch}, our node class, same trace", ours, per_request, requests, "", each),
+            against("  a customer is a batch, own draws", ours, per_batch, requests, "", whole),
+        ],
         ["Ciw has no batch service; what the two rows are is told in peers/ciw_model.py."],
     )
 
@@ -417,9 +436,9 @@ def scaling(options: Options) -> None:
     rows = [
         Row(
             f"{5 * count} points",
-            f"{number(1e3 * statistics.median(own) / (5 * count))} ms",
-            f"{number(1e3 * statistics.median(seconds[0]) / (5 * rates[0]))} ms",
-            str(ratio(own, seconds[0], rates[0] / count)),
+            f"{number(1e3 * statistics.median(own.processor) / (5 * count))} ms",
+            f"{number(1e3 * statistics.median(seconds[0].processor) / (5 * rates[0]))} ms",
+            str(ratio(own.processor, seconds[0].processor, rates[0] / count)),
             "<= 1",
         )
         for count, own in zip(rates, seconds, strict=True)
@@ -453,8 +472,8 @@ def start(options: Options) -> None:
     rows.append(
         Row(
             "batchcube --help; peer: Python that does nothing",
-            f"{statistics.median(helps):.2f} s",
-            f"{statistics.median(bare):.2f} s",
+            f"{statistics.median(helps.wall):.2f} s",
+            f"{statistics.median(bare.wall):.2f} s",
             goal="< 0.5 s",
         )
     )
@@ -498,7 +517,7 @@ def main() -> None:
     print(f"{processor()}, {os.cpu_count()} cores, load {load:.1f} at the start; {platform.system()}")
     print(f"Python {platform.python_version()}, numpy {np.__version__}, numba {version('numba')}, ", end="")
     print(f"C by {c.compiler} -O3 -march=native" if c else NO_COMPILER)
-    options = Options(arguments.quick, 9 if arguments.quick else 41, c)
+    options = Options(arguments.quick, 5 if arguments.quick else 21, c)
     for name in arguments.sections or SECTIONS:
         if name in NEEDS and find_spec(NEEDS[name]) is None:
             print(f"\n## {name}: left out, {NEEDS[name]} is not installed (pip install -e '.[bench]')")
