@@ -212,43 +212,28 @@ def dynamic_row(c: yardstick.Yardstick, mode: str, bins: int, load: str, rate: f
     )
 
 
-def figure_3(requests: int, rates: int = 19, replications: int = 10) -> dict[str, Any]:
-    """Describe [MB] Fig. 3: k = 1..5, 19 rates, 10 seeds, 128000 requests."""
-    return {
-        "name": "benchmark",
-        "replications": replications,
-        "workload": {
-            "requests": requests,
-            "arrivals": {"process": "poisson", "rate_per_s": 8.0},
-            "lengths": {"distribution": "uniform", "low": LOW_S, "high": HIGH_S, "unit": "seconds"},
-        },
-        "policy": {"mode": "multi_bin_only", "bins": 1, "batch_size": 128, "tail": "drop"},
-        "server": {"service": {"law": "given"}},
-        "axes": {
-            "bins": {"path": "policy.bins", "values": [1, 2, 3, 4, 5]},
-            "arrival_rate": {"path": "workload.arrivals.rate_per_s", "start": 4.0, "stop": 13.0, "num": rates},
-        },
-    }
-
-
-def run_sweep(document: dict[str, Any], workers: int) -> Any:
+def run_figure_3(requests: int, rates: int, replications: int, workers: int) -> Any:
+    """Run the preset of [MB] Fig. 3: five numbers of bins by `rates` arrival rates, and return the cube."""
     from batchcube.sweeps import Sweep
 
-    return Sweep.model_validate(document).run(workers=workers)
+    settings = (f"workload.requests={requests}", f"replications={replications}", f"axes.arrival_rate_per_s.num={rates}")
+    return Sweep.from_toml("multi-bin-fig3", settings).run(workers=workers)
 
 
 def run_points(requests: int, rates: int, repetition: int) -> Any:
     """Run a grid of 5 x `rates` points twice replicated, on one thread."""
-    return run_sweep(figure_3(requests, rates, 2), 1)
+    return run_figure_3(requests, rates, 2, 1)
 
 
 def grid(options: Options) -> None:
     """[MB] Fig. 3 from specification to cube, traces drawn, on one thread and on two."""
     c = options.yardstick
     requests, replications = (32_000, 3) if options.quick else (128_000, 10)
-    document = figure_3(requests, replications=replications)
     total = 5 * 19 * replications * requests
-    loops: list[Callable[[int], object]] = [lambda r: run_sweep(document, 1), lambda r: run_sweep(document, 2)]
+    loops: list[Callable[[int], object]] = [
+        lambda r: run_figure_3(requests, 19, replications, 1),
+        lambda r: run_figure_3(requests, 19, replications, 2),
+    ]
     if c is not None:
         # As many requests as one replication of the grid, so that both are long enough to time.
         loops.append(
@@ -450,14 +435,31 @@ def megabytes(size: float) -> str:
     return f"{number(size / 2**20)} MiB"
 
 
+def run_mode(mode: str) -> Any:
+    """Run a very small sweep of one mode."""
+    from batchcube.sweeps import Sweep
+
+    bins = {"bins": 2} if mode.startswith("multi_bin") else {}
+    size = {"batch_size": 8} if mode in ("multi_bin_only", "fifo_fixed", "fifo_greedy") else {"largest_batch": 8}
+    return Sweep.model_validate(
+        {
+            "replications": 2,
+            "workload": {
+                "requests": 200,
+                "arrivals": {"process": "poisson", "rate_per_s": 2.0},
+                "lengths": {"distribution": "uniform", "low": 1, "high": 300},
+            },
+            "policy": {"mode": mode, **bins, **size},
+            "server": {"service": {"law": "constant", "a0_s": A0_S, "a1_s_per_token": A1_S}},
+        }
+    ).run(workers=1)
+
+
 def start(options: Options) -> None:
     """Compile from nothing, start from the cache, and print the help."""
-    modes = ["multi_bin_only", "dynamic_only", "multi_bin_dynamic", "fifo_fixed", "fifo_greedy"]
-    one = figure_3(200, 2, 1)
-    every = {**one, "axes": {"mode": {"path": "policy.mode", "values": modes}}}
     rows = []
-    for what, document in (("multi_bin_only", one), ("all five modes", every)):
-        program = f"from batchcube.sweeps import Sweep; Sweep.model_validate({document!r}).run(workers=1)"
+    for what, modes in (("multi_bin_only", ("multi_bin_only",)), ("all five modes", engine.MODES)):
+        program = f"from run import run_mode\nfor mode in {modes!r}: run_mode(mode)"
         with tempfile.TemporaryDirectory() as folder:
             times = []
             for _ in range(2 if options.quick else 4):
