@@ -35,9 +35,9 @@ def batch_size_distribution(
         total = counts.sum(axis=0)
         # A replication without batches has no distribution.
         share = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
-        style.bars(panel, size, mean_interval(share), name, style.look(i, name))
+        style.bars(panel, size, mean_interval(share, bounds=(0.0, 1.0)), name, style.look(i, name))
         mean = float(seen.interval("batch_size_mean", **at).estimate)
-        style.limit(panel, mean, "mean batch size", vertical=True)
+        style.mean_mark(panel, mean)
         overloaded = ", overloaded" if bool(seen.overloaded(**at)) else ""
         panel.set_title(f"{name}{overloaded}: mean {mean:.1f}" if seen.lines else f"mean {mean:.1f}{overloaded}")
         panel.yaxis.set_major_locator(MaxNLocator(3))
@@ -52,5 +52,5 @@ def batch_size_distribution(
     axes[-1, 0].set_xlabel("batch size (requests)")
     figure.supylabel("share of batches", size=8)
     handles: list[Artist] = [style.whisker_handle("black")] if seen.replications > 1 else []
-    handles.append(style.limit_handle("mean"))
+    handles.append(style.mean_handle())
     return style.finish(figure, "Distribution of batch sizes", seen.subtitle(), [], handles, seen.caption())

@@ -19,7 +19,7 @@ from .curves import (
     line_places,
     mark_handles,
 )
-from .reading import BINS, ERROR, MODE, VARIANT, Figured, Select, View, view
+from .reading import BINS, ERROR, MODE, PREDICTOR, VARIANT, Figured, Select, View, view
 
 
 def throughput_vs_bins(
@@ -33,7 +33,7 @@ def throughput_vs_bins(
 ) -> Figure:
     """Draw throughput against the number of bins with Theorem 4.2 of [MB] and its limit c_max where they apply."""
     figured.check("quantity", quantity, THROUGHPUTS)
-    seen = view(figured, cube, select, needs=[quantity], x=BINS, lines=(MODE, VARIANT), lines_named=lines)
+    seen = view(figured, cube, select, needs=[quantity], x=BINS, lines=(MODE, PREDICTOR, VARIANT), lines_named=lines)
     return _throughput(seen, "Throughput against number of bins", quantity, width_mm)
 
 
@@ -94,9 +94,10 @@ def per_bin_statistics(
                 values = values / values.sum(axis=0)
             overloaded = np.full(held, bool(seen.overloaded(**at)))
             look = style.look(i, name)
-            style.line(panel, number, mean_interval(values), overloaded, name, look)
+            style.line(panel, number, mean_interval(values, bounds=(0.0, np.inf)), overloaded, name, look)
             if variable == "bin_length_max_mean" and seen.lines is None:
                 low, high = (seen.array(f"bin_{end}_edge", **at)[:held] for end in ("lower", "upper"))
+                high = np.where(np.isinf(high), 1.1 * np.nanmax(values), high)  # an open last bin
                 panel.vlines(number, low, high, color="#999999", linewidth=4, alpha=0.5, zorder=1, label="bin's edges")
                 edges = True
         unit = f"\n({seen.unit(variable)})" if variable == "bin_length_max_mean" else ""
@@ -113,5 +114,5 @@ def per_bin_statistics(
 
 
 def _bins_held(seen: View, at: dict[str, int]) -> int:
-    """Return how many bins this point of the cube has: the bins further on are filled up with NaN."""
-    return max(1, int(np.isfinite(seen.array("bin_upper_edge", **at)).sum()))
+    """Return how many bins this point of the cube has: the bins further on are NaN."""
+    return max(1, int(np.count_nonzero(~np.isnan(seen.array("bin_upper_edge", **at)))))

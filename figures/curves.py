@@ -23,7 +23,7 @@ _QUANTITIES = {
 }
 THROUGHPUT_THEORY = "theory (arXiv 2412.04504, Prop. 4.1)"
 LIMIT_THEORY = "limit c_max = B / E[length] (same source)"
-LATENCY_THEORY = "theory, infinitely many servers (arXiv 2412.04504, Lemma 5.1)"
+LATENCY_THEORY = "theory (arXiv 2412.04504, Lemma 5.1)"
 
 
 def quantity_label(variable: str) -> str:
@@ -112,6 +112,8 @@ def latency_scale(axes: Iterable[Axes], values: NDArray[np.float64]) -> None:
     if known.size and known.max() > 20 * known.min():
         for panel in axes:
             panel.set_yscale("log")
-            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            low, high = panel.get_ylim()
+            subs = (1.0, 2.0, 5.0) if high > 8 * low else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+            panel.yaxis.set_major_locator(LogLocator(subs=subs))
             panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             panel.yaxis.set_minor_locator(NullLocator())

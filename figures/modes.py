@@ -27,6 +27,7 @@ class _Quantity(NamedTuple):
     unit: str
     values: NDArray[Any]
     """(mode, [rate,] replication)"""
+    bounds: tuple[float, float] = (0.0, np.inf)
 
 
 def modes_compared(
@@ -49,7 +50,7 @@ def modes_compared(
     base = modes.index(baseline)
     overloaded = seen.overloaded()
     for column, quantity in enumerate(quantities):
-        levels = [mean_interval(values) for values in quantity.values]
+        levels = [mean_interval(values, bounds=quantity.bounds) for values in quantity.values]
         differences = [paired_difference(values, quantity.values[base]) for values in quantity.values]
         either = overloaded | overloaded[base]
         _dots(axes[0, column], modes, modes, levels, overloaded, named=column == 0)
@@ -100,7 +101,7 @@ def static_vs_dynamic(
     overloaded = dict(zip(modes, seen.overloaded(), strict=True))
     for column, quantity in enumerate(quantities):
         values = dict(zip(modes, quantity.values, strict=True))
-        levels = {mode: mean_interval(values[mode]) for mode in drawn}
+        levels = {mode: mean_interval(values[mode], bounds=quantity.bounds) for mode in drawn}
         differences = {f"{b} − {a}": (b, paired_difference(values[b], values[a])) for a, b in pairs}
         either = {b: overloaded[a] | overloaded[b] for a, b in pairs}
         top, bottom = axes[0, column], axes[1, column]
@@ -134,7 +135,7 @@ def _violations(seen: View) -> list[_Quantity]:
     """Return the SLA violations that the cube has: of requests, or else of tokens."""
     for variable, unit in zip(_VIOLATIONS, ("share of requests", "share of tokens"), strict=True):
         if variable in seen.cube and np.isfinite(seen.cube[variable].values).any():
-            return [_Quantity("SLA violations", unit, seen.array(variable))]
+            return [_Quantity("SLA violations", unit, seen.array(variable), (0.0, 1.0))]
     return []
 
 

@@ -53,13 +53,14 @@ def latency_vs_rate(
     *,
     select: Select = None,
     lines: str | None = None,
-    width_mm: float = style.DOUBLE_COLUMN_MM,
+    width_mm: float | None = None,
 ) -> Figure:
     """Draw mean latency against the arrival rate, a panel per number of servers ([MB] Fig. 4, 6 and 9b)."""
     needs = ["latency_mean_s"]
     seen = view(figured, cube, select, needs=needs, x=RATE, lines=_LINES, lines_named=lines, panels=SERVERS)
     count = len(seen.panels.values) if seen.panels else 1
     columns = min(count, 2)
+    width_mm = width_mm or (style.SINGLE_COLUMN_MM if columns == 1 else style.DOUBLE_COLUMN_MM)
     figure, axes = style.panels(-(-count // columns), columns, width_mm=width_mm, height_mm=62)
     theory = False
     for place, panel in enumerate(axes.flat):

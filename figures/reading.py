@@ -20,8 +20,18 @@ BINS = ("policy.bins",)
 MODE = ("policy.mode",)
 RATE = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
 ERROR = ("workload.predictor.error_probability",)
+PREDICTOR = ("workload.predictor.kind", "workload.predictor.matrix")
 SERVERS = ("server.servers",)
 VARIANT = ("policy.sla.variant",)
+
+
+# Short titles of the axes that figures are about; a setting's own description may be a sentence.
+_TITLES = {
+    BINS[0]: "number of bins",
+    RATE[0]: "arrival rate (requests/s)",
+    RATE[1]: "arrival rate (multiples of the trace's)",
+    ERROR[0]: "error probability of each neighbouring bin",
+}
 
 
 class Axis(NamedTuple):
@@ -132,7 +142,7 @@ class View:
                 f"Means of {self.replications} replications of {count} requests; "
                 "intervals are 95 % t intervals over replications."
             )
-        notes = str(self.cube.attrs.get("notes", "")).splitlines()
+        notes = [_sentence(note) for note in str(self.cube.attrs.get("notes", "")).splitlines()]
         return " ".join(part for part in (said, *sentences, *notes) if part)
 
 
@@ -200,8 +210,8 @@ def _axes(cube: xr.Dataset) -> list[Axis]:
         values = tuple(coordinate.values.tolist())
         positions = np.asarray(coordinate.values if numeric else np.arange(coordinate.size), dtype=float)
         paths = tuple(str(coordinate.attrs["path"]).split(","))
-        unit = "requests/s" if RATE[0] in paths else str(coordinate.attrs["units"])
-        title = _titled(str(coordinate.attrs["long_name"]), unit)
+        title = _TITLES.get(paths[0]) if len(paths) == 1 else None
+        title = title or _titled(str(coordinate.attrs["long_name"]), str(coordinate.attrs["units"]))
         found.append(Axis(name, paths, values, positions, title, numeric))
     return found
 
@@ -265,12 +275,19 @@ def _titled(name: str, unit: str) -> str:
     return name if unit in ("", "1") else f"{name} ({unit})"
 
 
+def _sentence(note: str) -> str:
+    return note[:1].upper() + note[1:].rstrip(".") + "." if note else ""
+
+
 def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Write a value as a specification does."""
+    if isinstance(value, float):
+        return "infinite" if value == np.inf else f"{value:g}"
+    return str(value)
 
 
 def _servers(value: Any) -> str:
     text = _plain(value)
-    if text in ("infinite", "inf"):
+    if text == "infinite":
         return "infinitely many servers"
     return "1 server" if text == "1" else f"{text} servers"

@@ -213,7 +213,7 @@ def theory(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], label: st
 def bars(axes: Axes, size: NDArray[np.float64], interval: Interval, label: str, look: Look) -> None:
     """Draw shares (size,) as bars one wide, each with a whisker over its interval."""
     edges = np.append(size - 0.5, size[-1] + 0.5)
-    axes.stairs(interval.estimate, edges, fill=True, color=look.colour, alpha=0.65, linewidth=0, label=label)
+    axes.stairs(interval.estimate, edges, fill=True, color=look.colour, alpha=0.65, linewidth=0.6, label=label)
     known = np.isfinite(interval.low) & np.isfinite(interval.high) & (interval.estimate > 0)
     name = f"{label}, 95 % interval"
     if known.any():
@@ -221,10 +221,15 @@ def bars(axes: Axes, size: NDArray[np.float64], interval: Interval, label: str, 
         axes.vlines(size[known], interval.low[known], interval.high[known], color=_BLACK, linewidth=width, label=name)
 
 
-def limit(axes: Axes, value: float, label: str, *, vertical: bool = False) -> None:
+def mean_mark(axes: Axes, value: float) -> None:
+    """Mark a mean on the horizontal axis with a black triangle at the top of the panel."""
+    style: dict[str, Any] = {"color": _BLACK, "marker": "v", "linestyle": "none", "clip_on": False}
+    axes.plot([value], [1.0], transform=axes.get_xaxis_transform(), label="mean", **style)
+
+
+def limit(axes: Axes, value: float, label: str) -> None:
     """Draw a dash-dotted black line across the panel at `value`."""
-    draw = axes.axvline if vertical else axes.axhline
-    draw(value, color=_BLACK, linestyle=_DASH_DOT, linewidth=0.9, label=label, zorder=2.5)
+    axes.axhline(value, color=_BLACK, linestyle=_DASH_DOT, linewidth=0.9, label=label, zorder=2.5)
 
 
 def zero(axes: Axes, *, vertical: bool = False) -> None:
@@ -255,6 +260,11 @@ def band_handle() -> Patch:
 def whisker_handle(colour: str = _GREY) -> Line2D:
     """Return the legend's entry of intervals drawn as whiskers."""
     return Line2D([], [], color=colour, linewidth=1.4, label="95 % interval")
+
+
+def mean_handle() -> Line2D:
+    """Return the legend's entry of `mean_mark`."""
+    return Line2D([], [], color=_BLACK, marker="v", linestyle="none", label="mean")
 
 
 def overload_handle() -> Line2D:

@@ -83,7 +83,7 @@ def _over_time(seen: View, rows: dict[str, str], width_mm: float) -> Figure:
             count = seen.cube.sizes["window"]
             time = (np.arange(count) + 0.5) * width
             if variable == "arrivals":
-                interval = mean_interval(seen.array("window_arrivals", **at) / width)
+                interval = mean_interval(seen.array("window_arrivals", **at) / width, bounds=(0.0, np.inf))
             else:
                 interval = seen.interval(variable, **at)
             # Every few windows a marker, each line at its own, tells lines apart without colour.
@@ -125,6 +125,6 @@ def _marks(seen: View) -> list[Artist]:
 def _said(seen: View) -> str:
     """Say how wide the windows are, and that a single line is overloaded."""
     widths = np.unique(seen.array("window_width_s").round(6))
-    width = f"{widths[0]:g}" if widths.size == 1 else f"{widths[0]:g} to {widths[-1]:g}"
+    width = f"{widths[0]:.4g}" if widths.size == 1 else f"{widths[0]:.4g} to {widths[-1]:.4g}"
     overloaded = " The run is overloaded." if seen.lines is None and bool(seen.overloaded()) else ""
     return f"Each point is a window of {width} s.{overloaded}"

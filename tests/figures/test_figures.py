@@ -249,7 +249,7 @@ def test_batch_sizes_are_shares_of_batches(make_cube):
     np.testing.assert_allclose(seen[:, 0], cube["batch_size"].values[used])
     np.testing.assert_allclose(seen[:, [1, 3]], np.stack([expected.low, expected.high], axis=-1)[used])
     mean = cube["batch_size_mean"].isel(mode=2).values.mean()
-    np.testing.assert_allclose(lines(panel)["mean batch size"].get_xdata(), mean)
+    np.testing.assert_allclose(lines(panel)["mean"].get_xdata(), mean)
     assert panel.get_title(loc="left") == f"multi_bin_only: mean {mean:.1f}"
 
 
@@ -391,3 +391,12 @@ def test_text_is_large_enough_to_print(make_cube):
             labels = [panel.xaxis.label, panel.yaxis.label, *panel.get_xticklabels(), *panel.get_yticklabels()]
             assert min(label.get_fontsize() for label in labels) >= 8
         assert min(text.get_fontsize() for text in figure.texts) >= 7
+
+
+def test_an_open_last_bin_is_a_bin(make_cube):
+    cube = make_cube(axes=("mode",))
+    cube["bin_upper_edge"][..., -1] = np.inf
+    figure = draw("per-bin-statistics", cube, select={"mode": "multi_bin_only"})
+    assert len(lines(figure.axes[0])["simulated"].get_xdata()) == 4
+    (edges,) = [c for c in figure.axes[5].collections if c.get_label() == "bin's edges"]
+    np.testing.assert_allclose(edges.get_segments()[-1][:, 1], [cube["bin_lower_edge"].values[2, -1], 1100.0])
