@@ -77,9 +77,11 @@ class Row(NamedTuple):
     agreement: str = ""
 
 
-def show(title: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> None:
+HEADS = Row("what", "ours", "peer", "ratio (middle half)", "goal", "agreement")
+
+
+def show(title: str, rows: Sequence[Row], notes: Sequence[str] = (), heads: Row = HEADS) -> None:
     """Print one section as an aligned table."""
-    heads = Row("what", "ours", "peer", "ratio (middle half)", "goal", "agreement")
     used = [c for c in range(len(heads)) if any(row[c] for row in rows)]
     widths = [max(len(row[c]) for row in (heads, *rows)) for c in used]
     print(f"\n## {title}\n")

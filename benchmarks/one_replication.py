@@ -6,16 +6,20 @@ import statistics
 import sys
 import time
 
+from batchcube.engine import Job
 from run import draw, dynamic_job, simulate, static_job
 
 if __name__ == "__main__":
     mode, requests, repetitions = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    if mode == "multi_bin_only":
-        job = static_job(draw(requests, 4, 8.0, 1), 4, 128)
-    else:
-        job = dynamic_job(mode, requests, 6.0, 4, 1)
+
+    def make(count: int) -> Job:
+        if mode == "multi_bin_only":
+            return static_job(draw(count, 4, 8.0, 1), 4, 128)
+        return dynamic_job(mode, count, 6.0, 4, 1)
+
+    simulate([make(1000)])  # loads the compiled code
+    job = make(requests)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    simulate([job])
     seconds = []
     for _ in range(repetitions):
         begin = time.process_time()

@@ -409,11 +409,12 @@ def scaling(options: Options) -> None:
                     f"{number(1e9 * first)} ns",
                     number(each / first),
                     "about 1",
-                    f"peak {megabytes(found['peak'])}, of it trace {megabytes(found['trace'])}; "
+                    f"{megabytes(found['peak'])}: trace {megabytes(found['trace'])}, "
                     f"simulating added {megabytes(found['peak'] - found['before'])}",
                 )
             )
-    show("linear in requests: per request, one replication in its own process", rows)
+    heads = Row("what", "time", "shortest", "ratio", "goal", "peak memory of the process")
+    show("linear in requests: per request, one replication in its own process, one thread", rows, heads=heads)
 
     requests = options.requests(64_000)
     rates = (5, 10, 20, 40)
@@ -428,7 +429,9 @@ def scaling(options: Options) -> None:
         )
         for count, own in zip(rates, seconds, strict=True)
     ]
-    show(f"linear in the grid: per point of 2 x {requests:,} requests, one thread, whole sweep", rows)
+    heads = Row("what", "time", "smallest", "ratio (middle half)", "goal")
+    title = f"linear in the grid: per point of 2 x {requests:,} requests, one thread, from specification to cube"
+    show(title, rows, heads=heads)
 
 
 def megabytes(size: float) -> str:
