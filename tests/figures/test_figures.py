@@ -239,7 +239,7 @@ def test_batch_sizes_are_shares_of_batches(make_cube):
     cube["batch_size_histogram"][2, 1, 3] += 40  # one replication differs, so that the interval has a width
     figure = draw("batch-size-distribution", cube)
     counts = cube["batch_size_histogram"].isel(mode=2).values
-    expected = mean_interval((counts / counts.sum(axis=-1, keepdims=True)).T)
+    expected = mean_interval((counts / counts.sum(axis=-1, keepdims=True)).T, bounds=(0.0, 1.0))
     panel = figure.axes[2]
     (bars,) = panel.patches
     np.testing.assert_allclose(bars.get_data().values, expected.estimate)
