@@ -325,6 +325,7 @@ class Histogram(_Lengths):
             return self._inline()
         return _read_bars(self.path, self.low_column, self.high_column, self.count_column, self.source)
 
+    @np.errstate(under="ignore")
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Draw the lengths (count,); raise UserError for a bad file."""
         bars = self._bars()
