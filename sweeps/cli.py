@@ -71,8 +71,17 @@ def _run(sweep: "Sweep", output: Path, workers: int | None, *, quiet: bool, over
 
     from .progress import Silent, progress_for_terminal
 
-    with nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
-        cube = sweep.run(output, workers=workers, progress=progress, overwrite=overwrite)
+    try:
+        with nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
+            cube = sweep.run(output, workers=workers, progress=progress, overwrite=overwrite)
+    except KeyboardInterrupt:
+        kept = (
+            " What is finished is kept: the same command continues."
+            if output.with_name(f"{output.name}.partial").exists()
+            else ""
+        )
+        print(f"batchcube: stopped.{kept}", file=sys.stderr)
+        raise typer.Exit(130) from None
     if not quiet:
         sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
         print(f"{output}: {sizes}", file=sys.stderr)

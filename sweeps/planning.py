@@ -102,7 +102,8 @@ def make_plan(sweep: Sweep) -> Plan:
         try:
             plan = planner.point(point)
         except ValueError as error:
-            raise UserError(f"{sweep.source}: {error}") from None
+            at = f" (at {where(sweep.grid.axes, position)})" if sweep.grid.axes else ""
+            raise UserError(f"{sweep.source}: {error}{at}") from None
         removed = point.policy.bins - (len(plan.edges) - 1)
         if removed:
             at = where(sweep.grid.axes, position)
