@@ -143,7 +143,7 @@ class View:
                 "intervals are 95 % t intervals over replications."
             )
         notes = [_sentence(note) for note in str(self.cube.attrs.get("notes", "")).splitlines()]
-        return " ".join(part for part in (said, *sentences, *notes) if part)
+        return " ".join(part for part in (said, *sentences, "Of the whole cube:" if notes else "", *notes) if part)
 
 
 def view(
@@ -217,15 +217,22 @@ def _axes(cube: xr.Dataset) -> list[Axis]:
 
 
 def _cut(figured: Figured, cube: xr.Dataset, axes: Mapping[str, Axis], select: Select) -> tuple[xr.Dataset, list[str]]:
-    """Apply the selection (one value drops the axis, several restrict it) and drop axes of one value."""
+    """Apply the selection (one value drops the axis, several restrict it) and drop axes of one value.
+
+    Replications can be selected too; a single one stays, as one replication.
+    """
     chosen: list[str] = []
+    numbers = cube["replication"].values
+    known = {**axes, "replication": Axis("replication", (), tuple(numbers.tolist()), numbers.astype(float), "", True)}
     for name, wanted in (select or {}).items():
-        if name not in axes:
-            raise figured.refuses(f"select {name}: {_allowed(sorted(axes), 'axes of this cube')}")
-        axis = axes[name]
+        if name not in known:
+            raise figured.refuses(f"select {name}: {_allowed(sorted(known), 'axes of this cube')}")
+        axis = known[name]
         several = isinstance(wanted, list | tuple | np.ndarray)
-        places = [_place(figured, axis, value) for value in (wanted if several else [wanted])]
-        cube = cube.isel({name: places if several else places[0]})
+        places = list(dict.fromkeys(_place(figured, axis, value) for value in (wanted if several else [wanted])))
+        if not places:
+            raise figured.refuses(f"select {name}: needs a value, one of {', '.join(_plain(v) for v in axis.values)}")
+        cube = cube.isel({name: places if several or name == "replication" else places[0]})
         if not several:
             chosen.append(f"{name} = {_plain(axis.values[places[0]])}")
     for axis in _axes(cube):

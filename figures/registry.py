@@ -69,9 +69,9 @@ def names() -> list[Description]:
 def draw(name: str, cube: Dataset, **options: Any) -> Figure:
     """Draw a figure from a cube.
 
-    Every figure takes `select` ({axis: value} or {axis: [values]}) and `width_mm`; `names()` lists the others. Raises
-    ValueError, one line naming the figure: unknown name or option, what the cube lacks and which preset makes it, or
-    the values to select from.
+    Every figure takes `select` ({axis: value} or {axis: [values]}; `replication` is selected like an axis) and
+    `width_mm`; `names()` lists the others. Raises ValueError, one line naming the figure: unknown name or option, what
+    the cube lacks and which preset makes it, or the values to select from.
     """
     if name not in _FIGURES:
         raise ValueError(f"figure {name}: no such figure; must be one of {', '.join(_FIGURES)}")

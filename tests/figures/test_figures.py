@@ -378,7 +378,7 @@ def test_lines_differ_by_colour_and_by_marker(make_cube):
 def test_notes_of_the_cube_are_told(make_cube):
     cube = make_cube(axes=("bins", "rate"), notes="1 bin of 4 was removed.\nTable left in 3 batches.")
     said = " ".join(texts(draw("throughput-vs-rate", cube))).replace("\n", " ")
-    assert said.endswith("1 bin of 4 was removed. Table left in 3 batches.")
+    assert said.endswith("Of the whole cube: 1 bin of 4 was removed. Table left in 3 batches.")
 
 
 def test_text_is_large_enough_to_print(make_cube):

@@ -42,7 +42,9 @@ def test_further_axes_must_be_selected(cube):
     [
         ({"arrival_rate_per_s": "5"}, "select arrival_rate_per_s = 5: must be one of 4, 8, 12, 24"),
         ({"arrival_rate_per_s": "fast"}, "select arrival_rate_per_s = fast: must be one of 4, 8, 12, 24"),
-        ({"speed": 4}, "select speed: axes of this cube: arrival_rate_per_s, bins"),
+        ({"speed": 4}, "select speed: axes of this cube: arrival_rate_per_s, bins, replication"),
+        ({"arrival_rate_per_s": []}, "select arrival_rate_per_s: needs a value, one of 4, 8, 12, 24"),
+        ({"replication": 9}, "select replication = 9: must be one of 0, 1, 2, 3, 4, 5"),
     ],
 )
 def test_a_selection_that_is_not_there_is_refused(cube, select, said):
@@ -61,6 +63,15 @@ def test_several_values_restrict_an_axis(cube):
     labels = {line.get_label() for line in panel.get_lines()}
     assert {"1 bin", "4 bins"} <= labels
     assert "2 bins" not in labels
+
+
+def test_one_replication_alone_can_be_drawn(cube):
+    figure = draw("throughput-vs-rate", cube, select={"replication": "3"})
+    first = figure.axes[0].get_lines()[0]
+    np.testing.assert_allclose(first.get_ydata()[:3], cube["throughput_requests_per_s"].values[0, :3, 3])
+    said = " ".join(text.get_text() for text in figure.texts).replace("\N{NO-BREAK SPACE}", " ")
+    assert "replication = 3" in said
+    assert "no interval can be given" in said
 
 
 def test_selecting_the_axis_that_is_drawn_leaves_nothing_to_draw(cube):
