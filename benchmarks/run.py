@@ -449,11 +449,12 @@ def run_mode(mode: str) -> Any:
             "replications": 2,
             "workload": {
                 "requests": 200,
-                "arrivals": {"process": "poisson", "rate_per_s": 2.0},
+                "arrivals": {"process": "poisson"},
                 "lengths": {"distribution": "uniform", "low": 1, "high": 300},
             },
             "policy": {"mode": mode, **bins, **size},
             "server": {"service": {"law": "constant", "a0_s": A0_S, "a1_s_per_token": A1_S}},
+            "axes": {"arrival_rate_per_s": {"path": "workload.arrivals.rate_per_s", "values": [1.0, 2.0]}},
         }
     ).run(workers=1)
 
