@@ -12,7 +12,7 @@ from batchcube.results.statistics import mean_interval
 
 from . import style
 from .curves import line_names, line_places
-from .reading import BINS, MODE, VARIANT, Figured, Select, view
+from .reading import BINS, MODE, PREDICTOR, VARIANT, Figured, Select, view
 
 
 def batch_size_distribution(
@@ -25,7 +25,7 @@ def batch_size_distribution(
 ) -> Figure:
     """Draw the share of batches of each size, a panel per mode or number of bins, with the mean size."""
     needs = ["batch_size_histogram", "batch_size_mean"]
-    seen = view(figured, cube, select, needs=needs, lines=(MODE, BINS, VARIANT), lines_named=lines)
+    seen = view(figured, cube, select, needs=needs, lines=(MODE, BINS, PREDICTOR, VARIANT), lines_named=lines)
     names = line_names(seen)
     figure, axes = style.panels(len(names), 1, width_mm=width_mm, height_mm=50 if len(names) == 1 else 27)
     size = np.asarray(seen.cube["batch_size"].values, dtype=float)

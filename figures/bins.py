@@ -82,7 +82,7 @@ def per_bin_statistics(
 ) -> Figure:
     """Draw requests, batches, batch size, wait, latency and longest request of every bin."""
     needs = ["bin_requests", "bin_lower_edge", "bin_upper_edge", *list(_BY_BIN)[1:]]
-    seen = view(figured, cube, select, needs=needs, lines=(MODE, BINS, VARIANT), lines_named=lines)
+    seen = view(figured, cube, select, needs=needs, lines=(MODE, BINS, PREDICTOR, VARIANT), lines_named=lines)
     figure, axes = style.panels(2, 3, width_mm=width_mm, height_mm=46)
     edges = False
     for panel, (variable, label) in zip(axes.flat, _BY_BIN.items(), strict=True):

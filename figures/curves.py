@@ -95,7 +95,7 @@ def x_axis(axes: Axes, axis: Axis) -> None:
     axes.set_xlabel(axis.title)
     x = axis.positions
     if not axis.numeric:
-        axes.set_xticks(x, axis.names())
+        style.name_ticks(axes, axis.names())
         axes.set_xlim(x[0] - 0.4, x[-1] + 0.4)
         return
     if x.min() > 0 and x.max() / x.min() >= 16 and x.size <= 8:

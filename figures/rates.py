@@ -18,9 +18,9 @@ from .curves import (
     line_places,
     mark_handles,
 )
-from .reading import BINS, MODE, RATE, SERVERS, VARIANT, Figured, Select, View, view
+from .reading import BINS, MODE, PREDICTOR, RATE, SERVERS, VARIANT, Figured, Select, View, view
 
-_LINES = (BINS, MODE, VARIANT)
+_LINES = (BINS, MODE, PREDICTOR, VARIANT)
 
 
 def throughput_vs_rate(
@@ -91,7 +91,7 @@ def _first_overloads(seen: View) -> str:
         for name, at in zip(line_names(seen), line_places(seen, place), strict=True):
             overloaded = seen.array("overloaded", **at).mean(axis=-1) >= 0.5
             if overloaded.any():
-                firsts.append(f"{name} {seen.x.positions[int(overloaded.argmax())]:.4g}")
+                firsts.append(f"{name + ' ' if seen.lines else ''}{seen.x.positions[int(overloaded.argmax())]:.4g}")
         if firsts:
             said.append(where + ", ".join(firsts))
     return f"Lowest {seen.x.title} that overloads half of the replications: {'; '.join(said)}." if said else ""

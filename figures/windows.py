@@ -11,7 +11,7 @@ from batchcube.results.statistics import mean_interval
 
 from . import style
 from .curves import line_names, line_places
-from .reading import BINS, MODE, VARIANT, Figured, Select, View, view
+from .reading import BINS, MODE, PREDICTOR, VARIANT, Figured, Select, View, view
 
 _TIME = "time since the start (s)"
 
@@ -27,7 +27,7 @@ def sla_violation_over_time(
     """Draw arrival rate, share of requests over the SLA and queue length over time."""
     variable = "window_request_sla_violation_fraction"
     needs = ["window_arrivals", "window_width_s", variable, "window_queue_length_mean"]
-    seen = view(figured, cube, select, needs=needs, lines=(MODE, VARIANT, BINS), lines_named=lines)
+    seen = view(figured, cube, select, needs=needs, lines=(MODE, VARIANT, BINS, PREDICTOR), lines_named=lines)
     if not np.isfinite(seen.array(variable)).any():
         raise figured.lacks("the cube has no SLA violations over time: report.request_sla_s was not set")
     rows = {

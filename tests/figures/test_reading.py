@@ -103,6 +103,11 @@ def test_labels_of_a_zipped_axis_are_spaced_evenly(cube):
     panel = draw("throughput-vs-bins", zipped).axes[0]
     np.testing.assert_allclose(panel.get_lines()[0].get_xdata(), [0, 1, 2])
     assert [text.get_text() for text in panel.get_xticklabels()] == list(labels)
+    assert {text.get_rotation() for text in panel.get_xticklabels()} == {0.0}
+    zipped["bins"] = [f"a long label of {label}" for label in labels]
+    zipped["bins"].attrs = cube["bins"].attrs | {"path": "policy.bins,workload.predictor.matrix"}
+    panel = draw("throughput-vs-bins", zipped).axes[0]
+    assert {text.get_rotation() for text in panel.get_xticklabels()} == {30.0}
 
 
 @pytest.mark.parametrize(
