@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import xarray as xr
@@ -164,12 +165,12 @@ class _Store:
         found: dict[int, Report] = {}
         for file in sorted(self.folder.glob("*.npz")) if self.folder.is_dir() else []:
             try:
-                with np.load(file, allow_pickle=False) as arrays:
+                with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                     for key in arrays.files:
                         replication, _, name = key.partition("/")
                         if int(replication) in wanted:
                             found.setdefault(int(replication), {})[name] = arrays[key]
-            except (OSError, ValueError, EOFError, KeyError) as error:
+            except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
                 raise UserError(f"{file}: is damaged ({error}); remove {self.folder}, or --overwrite") from None
         return found
 
@@ -353,9 +354,9 @@ def _cube(plan: Plan, reports: list[Report], first: int, backend: str) -> xr.Dat
             full = np.stack(column)
         del column
         if not REGISTRY[name].replicated:
-            arrays[name] = full[0].reshape(*shape, *full.shape[2:])
+            arrays[name] = full[0].reshape((*shape, *full.shape[2:]))
         else:
-            arrays[name] = np.ascontiguousarray(np.moveaxis(full, 0, 1)).reshape(*shape, count, *full.shape[2:])
+            arrays[name] = np.ascontiguousarray(np.moveaxis(full, 0, 1)).reshape((*shape, count, *full.shape[2:]))
     buckets = None
     if "latency_histogram" in arrays:
         low, size = offsets["latency_histogram"], arrays["latency_histogram"].shape[-1]
@@ -374,9 +375,9 @@ def _cube(plan: Plan, reports: list[Report], first: int, backend: str) -> xr.Dat
     for k, point in enumerate(plan.points):
         edges_of[0, k, : len(point.edges) - 1] = point.edges[:-1]
         edges_of[1, k, : len(point.edges) - 1] = point.edges[1:]
-    arrays["bin_lower_edge"], arrays["bin_upper_edge"] = edges_of.reshape(2, *shape, plan.bins)
+    arrays["bin_lower_edge"], arrays["bin_upper_edge"] = edges_of.reshape((2, *shape, plan.bins))
     effective = np.array([len(point.edges) - 1 for point in plan.points], np.int64)
-    arrays["effective_bins"] = np.repeat(effective[:, None], count, axis=1).reshape(*shape, count)
+    arrays["effective_bins"] = np.repeat(effective[:, None], count, axis=1).reshape((*shape, count))
     for k, name in enumerate(("throughput_requests_per_s", "throughput_limit_requests_per_s", "latency_s")):
         values = np.array([point.theory[k] for point in plan.points], np.float64)
         arrays[f"theory_{name}"] = values.reshape(shape)

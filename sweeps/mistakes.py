@@ -230,7 +230,8 @@ def mistakes(root: type[BaseModel], data: Any, error: ValidationError, prefix: P
             found[path].append(text)
         values[path] = value
     for texts in found.values():
-        if {_KINDS["int_type"], _KINDS["float_type"]} <= set(texts):
+        # "a whole number or a number"
+        if _KINDS["int_type"] in texts and ({_KINDS["float_type"], _KINDS["finite_number"]} & set(texts)):
             texts.remove(_KINDS["int_type"])
     return [Mistake(prefix + path, " or ".join(texts), values[path]) for path, texts in found.items()]
 

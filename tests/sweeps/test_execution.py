@@ -1,0 +1,383 @@
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from batchcube.engine import simulate
+from batchcube.results.cube import read_cube
+from batchcube.sweeps import Sweep, UserError, execution
+from batchcube.sweeps.drawing import Draws
+from batchcube.sweeps.execution import estimate, run_sweep
+from batchcube.sweeps.planning import deal, make_plan
+
+SWEEP: dict[str, Any] = {
+    "name": "small",
+    "replications": 3,
+    "workload": {
+        "requests": 300,
+        "arrivals": {"process": "poisson"},
+        "lengths": {"distribution": "uniform", "unit": "seconds", "low": 1.0, "high": 20.0},
+    },
+    "policy": {"mode": "multi_bin_only", "batch_size": 4},
+    "server": {"service": {"law": "given"}},
+    "axes": {
+        "bins": {"path": "policy.bins", "values": [1, 2, 4]},
+        "arrival_rate_per_s": {"path": "workload.arrivals.rate_per_s", "values": [0.1, 0.2]},
+    },
+}
+TOKENS: dict[str, Any] = {
+    "replications": 2,
+    "workload": {
+        "requests": 200,
+        "arrivals": {"process": "poisson", "rate_per_s": 2.0},
+        "lengths": {
+            "distribution": "lognormal",
+            "mean": 100.0,
+            "cv": 0.8,
+            "prompt": {"distribution": "constant", "value": 50.0},
+        },
+        "predictor": {"kind": "lognormal", "sigma": 0.3},
+    },
+    "server": {"service": {"law": "linear", "a0_s": 0.1, "a1_s_per_token": 0.01, "gamma": 0.01}},
+    "report": {"request_sla_s": 5.0, "token_sla_s": 0.02, "windows": 10},
+    "axes": {
+        "mode": {
+            "points": {
+                "fifo_fixed": {"policy": {"mode": "fifo_fixed", "batch_size": 8, "max_wait_s": 4.0}},
+                "fifo_greedy": {"policy": {"mode": "fifo_greedy", "batch_size": 8}},
+                "multi_bin_only": {
+                    "policy": {"mode": "multi_bin_only", "bins": 3, "batch_size": 8, "service_order": "shortest_first"}
+                },
+                "dynamic_only": {
+                    "policy": {
+                        "mode": "dynamic_only",
+                        "largest_batch": 64,
+                        "memory": {"capacity_tokens": 4000},
+                        "sla": {"target_s": 0.012, "tolerance_s": 0.001},
+                    }
+                },
+                "multi_bin_dynamic": {
+                    "policy": {
+                        "mode": "multi_bin_dynamic",
+                        "bins": 3,
+                        "largest_batch": 64,
+                        "memory": {"capacity_tokens": 4000, "rule": "margin", "margin_fraction": 0.1},
+                    }
+                },
+            }
+        }
+    },
+}
+
+
+def sweep(tables: dict[str, Any], **changes: Any) -> Sweep:
+    return Sweep.model_validate({**deepcopy(tables), **changes})
+
+
+def data_of(cube: xr.Dataset) -> xr.Dataset:
+    return cube.drop_attrs(deep=False)
+
+
+@pytest.fixture(scope="module")
+def cube() -> xr.Dataset:
+    with np.errstate(all="raise"):
+        return sweep(SWEEP).run(workers=1)
+
+
+def test_a_cube_has_the_axes_and_says_how_to_make_it_again(cube: xr.Dataset) -> None:
+    assert dict(cube["latency_mean_s"].sizes) == {"bins": 3, "arrival_rate_per_s": 2, "replication": 3}
+    assert cube["bins"].attrs["path"] == "policy.bins"
+    assert cube["arrival_rate_per_s"].attrs["units"] == "1/s"
+    assert (cube["requests"] == 300).all()
+    assert cube["effective_bins"].isel(arrival_rate_per_s=0, replication=0).values.tolist() == [1, 2, 4]
+    again = Sweep.model_validate(json.loads(cube.attrs["specification"])).run()
+    xr.testing.assert_identical(data_of(again), data_of(cube))
+
+
+def test_values_are_those_of_the_engine_on_the_same_draws(cube: xr.Dataset) -> None:
+    plan = make_plan(sweep(SWEEP))
+    for number, position in enumerate(np.ndindex(3, 2)):
+        for replication in range(3):
+            trace, bins, setup = Draws(1, replication).job(plan.points[number])
+            report = simulate(trace, bins, setup, backend="reference").report
+            here = cube.isel(bins=position[0], arrival_rate_per_s=position[1], replication=replication)
+            for name in ("latency_mean_s", "wait_max_s", "batches", "padding_waste", "latency_quantile_s"):
+                np.testing.assert_array_equal(here[name], report[name])
+            assert int(here["latency_histogram"].sum()) == 300
+            sizes = report["batch_size_histogram"]
+            np.testing.assert_array_equal(here["batch_size_histogram"], sizes[: here.sizes["batch_size"]])
+            mean = np.average(here["latency_bucket"], weights=here["latency_histogram"])
+            assert mean == pytest.approx(float(here["latency_mean_s"]), rel=0.01)
+
+
+def test_the_number_of_workers_changes_nothing(cube: xr.Dataset) -> None:
+    xr.testing.assert_identical(data_of(sweep(SWEEP).run(workers=2)), data_of(cube))
+    one, many = (run_sweep(sweep(TOKENS), workers=n) for n in (1, 5))
+    xr.testing.assert_identical(data_of(one), data_of(many))
+
+
+def test_more_replications_leave_the_earlier_ones_as_they_are(cube: xr.Dataset) -> None:
+    more = sweep(SWEEP, replications=5).run(workers=2).isel(replication=slice(0, 3))
+    for name in cube.data_vars:
+        common = {dim: cube[dim] for dim in cube[name].dims if dim != "replication"}
+        np.testing.assert_array_equal(more[name].sel(common), cube[name])
+
+
+def test_both_backends_give_the_same_cube() -> None:
+    compiled, reference = (run_sweep(sweep(TOKENS), backend=backend) for backend in ("numba", "reference"))
+    xr.testing.assert_identical(data_of(compiled), data_of(reference))
+
+
+def test_rates_and_bins_share_their_random_numbers() -> None:
+    plan = make_plan(sweep(SWEEP))
+    draws = Draws(1, 0)
+    slow, fast = (draws.job(plan.points[k]).trace for k in (0, 1))
+    assert slow.length is fast.length
+    np.testing.assert_allclose(slow.arrival, 2 * fast.arrival, atol=2)
+    assert draws.job(plan.points[2]).bins is draws.job(plan.points[3]).bins
+    assert draws.job(plan.points[2]).trace.arrival is slow.arrival
+    other = Draws(1, 1).job(plan.points[0]).trace
+    assert not np.array_equal(other.length, slow.length)
+
+
+def test_draws_that_do_not_fit_into_memory_are_drawn_again(cube: xr.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchcube.sweeps.drawing.MOST_BYTES", 1000)
+    xr.testing.assert_identical(data_of(sweep(SWEEP).run(workers=2)), data_of(cube))
+
+
+def test_edges_come_from_a_sample_of_their_own() -> None:
+    few, many = (make_plan(sweep(SWEEP, workload={**SWEEP["workload"], "requests": n})) for n in (10, 1000))
+    edges = few.points[-1].edges
+    np.testing.assert_array_equal(edges, many.points[-1].edges)
+    np.testing.assert_allclose(edges, [1.0, 5.75, 10.5, 15.25, 20.0], atol=0.1)
+
+
+def test_bins_that_nothing_hits_are_removed_and_told() -> None:
+    tables = deepcopy(TOKENS)
+    del tables["axes"]
+    tables["workload"]["lengths"] = {"distribution": "mixture", "weights": [3, 1]} | {
+        "components": [{"distribution": "constant", "value": v} for v in (10.0, 20.0)]
+    }
+    tables["workload"]["predictor"] = {"kind": "oracle"}
+    tables["policy"] = {"mode": "multi_bin_only", "bins": 4, "batch_size": 4}
+    cube = Sweep.model_validate(tables).run()
+    assert (cube["effective_bins"] < 4).all()
+    assert "no request can fall into" in cube.attrs["notes"]
+    assert (cube["bin_requests"].sum("bin") == 200).all()
+
+
+def test_all_modes_run_with_tokens_predictions_and_controllers() -> None:
+    cube = sweep(TOKENS).run()
+    assert cube["mode"].values.tolist() == list(TOKENS["axes"]["mode"]["points"])
+    assert (cube["completed"] == 200).all()
+    dynamic = cube["memory_overflow_fraction"].notnull().all("replication").values
+    assert dynamic.tolist() == [False, False, False, True, True]
+    assert cube["window_batch_target_mean"].sel(mode="dynamic_only").notnull().any()
+    assert cube["request_sla_violation_fraction"].notnull().all()
+    assert cube.sizes["window"] == 10
+
+
+def test_infinitely_many_servers_follow_lemma_5_1() -> None:
+    tables = deepcopy(SWEEP)
+    tables["workload"] |= {"requests": 20000}
+    tables["server"]["servers"] = "infinite"
+    tables["policy"]["tail"] = "drop"
+    cube = Sweep.model_validate({**tables, "replications": 8}).run()
+    error = cube["latency_mean_s"].std("replication", ddof=1) / np.sqrt(8)
+    difference = abs(cube["latency_mean_s"].mean("replication") - cube["theory_latency_s"])
+    assert (difference < 4.5 * error).all()
+    assert cube["theory_throughput_requests_per_s"].isnull().all()
+
+
+def test_a_measured_table_is_read_and_leaving_it_is_told(tmp_path: Path) -> None:
+    table = tmp_path / "times.csv"
+    rows = [f"{b},{n},{0.1 + 0.01 * n * (1 + 0.1 * b)}" for b in (1, 2, 4) for n in (10, 100, 1000)]
+    table.write_text("batch_size,length_tokens,seconds\n" + "\n".join(rows))
+    tables = deepcopy(TOKENS)
+    del tables["axes"]
+    tables["server"] = {"service": {"law": "table", "path": str(table)}}
+    tables["policy"] = {"mode": "fifo_greedy", "batch_size": 8}
+    cube = Sweep.model_validate(tables).run()
+    assert (cube["extrapolated_batch_fraction"] > 0).any()
+    assert "outside the measured table" in cube.attrs["notes"]
+
+
+# Recorded traces ----------------------------------------------------------------------------------------------------
+
+
+def trace_sweep(path: Path, **trace: Any) -> dict[str, Any]:
+    return {
+        "replications": 4,
+        "workload": {"trace": {"path": str(path), **trace}},
+        "policy": {"mode": "multi_bin_only", "bins": 2, "batch_size": 4},
+        "server": {"service": {"law": "constant", "a1_s_per_token": 0.01}},
+    }
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(1)
+    arrival = np.cumsum(rng.exponential(1.0, 200)).round(3)
+    rows = zip(arrival, rng.integers(1, 50, 200), rng.integers(1, 300, 200), strict=True)
+    file = tmp_path / "trace.csv"
+    file.write_text("arrival_s,prompt_tokens,output_tokens\n" + "\n".join(f"{a},{p},{o}" for a, p, o in rows))
+    return file
+
+
+def test_a_trace_as_it_is_has_one_replication_and_says_so(trace: Path) -> None:
+    cube = Sweep.model_validate(trace_sweep(trace)).run()
+    assert cube.sizes["replication"] == 1
+    assert "one replication and no interval" in cube.attrs["notes"]
+    assert len(cube.attrs["trace_sha256"]) == 64
+    assert int(cube["requests"][0]) == 200
+
+
+def test_a_resampled_trace_has_replications_that_differ_and_share_windows_across_scales(trace: Path) -> None:
+    tables = trace_sweep(trace, resample="circular")
+    tables["workload"]["requests"] = 100
+    tables["axes"] = {"rate_scale": {"path": "workload.trace.rate_scale", "values": [1.0, 2.0]}}
+    checked = Sweep.model_validate(tables)
+    cube = checked.run()
+    assert len(np.unique(cube["latency_mean_s"].isel(rate_scale=0))) == 4
+    plan = make_plan(checked)
+    one, two = (Draws(1, 2).job(point).trace for point in plan.points)
+    np.testing.assert_array_equal(one.output, two.output)
+    np.testing.assert_allclose(one.arrival, 2 * two.arrival, atol=2)
+
+
+def test_edges_of_a_prefix_see_the_prefix_only(trace: Path) -> None:
+    tables = trace_sweep(trace)
+    tables["policy"]["edges"] = {"sample": "prefix", "prefix_requests": 10}
+    outputs = np.loadtxt(trace, delimiter=",", skiprows=1)[:10, 2]
+    edges = make_plan(Sweep.model_validate(tables)).points[0].edges
+    np.testing.assert_array_equal(edges, np.quantile(outputs, [0, 0.5, 1]))
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "message"),
+    [
+        ("workload", {"requests": 1000}, "workload.requests = 1000: must be at most 200"),
+        ("policy", {"edges": {"sample": "prefix", "prefix_requests": 300}}, "policy.edges.prefix_requests = 300: must"),
+        ("report", {"warmup_requests": 200}, "report.warmup_requests = 200: must be < 200"),
+        (
+            "policy",
+            {"mode": "dynamic_only", "bins": 1, "largest_batch": 8, "memory": {"capacity_tokens": 5}},
+            "policy.memory: 5 tokens of capacity: must be at least",
+        ),
+    ],
+)
+def test_what_only_the_data_show_is_refused_in_a_line(
+    trace: Path, section: str, settings: dict[str, Any], message: str
+) -> None:
+    tables = trace_sweep(trace)
+    tables.setdefault(section, {}).update(settings)
+    if section == "policy" and "memory" in settings:
+        del tables["policy"]["batch_size"]
+    with pytest.raises(UserError) as caught:
+        Sweep.model_validate(tables, "sweep.toml").run()
+    assert str(caught.value).startswith(f"sweep.toml: {message}")
+
+
+def test_requests_that_all_arrive_at_once_need_a_horizon() -> None:
+    tables = deepcopy(SWEEP)
+    del tables["axes"]["arrival_rate_per_s"]
+    tables["workload"]["arrivals"] = {"process": "at_once"}
+    with pytest.raises(UserError, match=r"report.horizon_s: is missing: .* \(at bins = 1\)"):
+        Sweep.model_validate(tables).run()
+    tables["report"] = {"horizon_s": 1000.0}
+    assert (Sweep.model_validate(tables).run()["window_width_s"] == 20.0).all()
+
+
+# Files --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cube_is_extended_and_a_complete_one_is_left_alone(tmp_path: Path, cube: xr.Dataset) -> None:
+    file = tmp_path / "cube.nc"
+    sweep(SWEEP, replications=2).run(file)
+    longer = sweep(SWEEP).run(file)
+    assert longer.attrs["replications"] == 3
+    for name in cube.data_vars:
+        np.testing.assert_array_equal(longer[name], cube[name])
+    stamp = file.stat().st_mtime_ns
+    assert sweep(SWEEP, replications=1).run(file).sizes["replication"] == 3
+    assert file.stat().st_mtime_ns == stamp
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cube.nc"]
+
+
+def test_another_sweep_in_the_file_is_refused_unless_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "cube.nc"
+    sweep(SWEEP).run(file)
+    with pytest.raises(UserError, match=r"holds another sweep \(seed differ\)"):
+        sweep(SWEEP, seed=2).run(file)
+    assert sweep(SWEEP, seed=2).run(file, overwrite=True).attrs["seed"] == 2
+    file.write_text("no cube")
+    with pytest.raises(UserError, match="is no NetCDF file"):
+        sweep(SWEEP).run(file)
+
+
+def test_a_stopped_run_keeps_what_is_finished_and_continues(
+    tmp_path: Path, cube: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupt:
+        def start(self, points: int, replications: int, requests: int) -> None:
+            self.replications = replications
+
+        def advance(self, requests: int) -> None:
+            pass
+
+        def finish_replications(self, count: int) -> None:
+            raise KeyboardInterrupt
+
+    file = tmp_path / "cube.nc"
+    with pytest.raises(KeyboardInterrupt):
+        sweep(SWEEP).run(file, workers=1, progress=Interrupt())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cube.nc.partial"]
+    with pytest.raises(UserError, match="holds a stopped run of another sweep"):
+        sweep(SWEEP, seed=2).run(file)
+    again = Interrupt()
+    monkeypatch.setattr(Interrupt, "finish_replications", lambda self, count: None)
+    continued = sweep(SWEEP).run(file, progress=again)
+    assert again.replications == 2
+    xr.testing.assert_identical(data_of(continued), data_of(cube))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cube.nc"]
+    xr.testing.assert_equal(data_of(read_cube(file)), data_of(cube))
+
+
+def test_a_damaged_store_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "cube.nc"
+    store = execution._Store(file, sweep(SWEEP), overwrite=False)
+    store.save({0: {"requests": np.zeros(3, np.int64)}})
+    next(store.folder.glob("*.npz")).write_bytes(b"PK\x03\x04 broken")
+    with pytest.raises(UserError, match=r"is damaged .*remove"):
+        sweep(SWEEP).run(file)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the folder .* does not exist"):
+        sweep(SWEEP).run(tmp_path / "missing" / "cube.nc")
+    with pytest.raises(UserError, match="is a folder"):
+        sweep(SWEEP).run(tmp_path)
+
+
+def test_sizes_are_estimated() -> None:
+    size = estimate(sweep(SWEEP))
+    assert (size.points, size.requests) == (6, 6 * 300 * 3)
+    assert 0 < size.cube_bytes < size.peak_bytes
+
+
+def test_blocks_cover_every_point_once() -> None:
+    for count in (1, 5, 16):
+        for parts in (0, 1, 3, 99):
+            assert [k for block in deal(count, parts) for k in block] == list(range(count))
+
+
+def test_a_preset_runs_on_the_real_azure_trace(shared_data: Path) -> None:
+    tables = trace_sweep(shared_data / "azure_llm_2023" / "AzureLLMInferenceTrace_conv.csv", resample="circular")
+    tables["workload"]["requests"] = 1000
+    cube = Sweep.model_validate(tables).run()
+    assert (cube["completed"] == 1000).all()
+    assert len(np.unique(cube["latency_mean_s"])) == 4
