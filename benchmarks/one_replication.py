@@ -1,12 +1,12 @@
 """Simulate one long replication in a process of its own; print its time and the peak memory as JSON."""
 
 import json
-import resource
 import statistics
 import sys
 import time
 
 from batchcube.engine import Job
+from measure import peak_memory
 from run import draw, dynamic_job, simulate, static_job
 
 if __name__ == "__main__":
@@ -19,14 +19,12 @@ if __name__ == "__main__":
 
     simulate([make(1000)])  # loads the compiled code
     job = make(requests)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     seconds = []
     for _ in range(repetitions):
         begin = time.process_time()
         simulate([job])
         seconds.append(time.process_time() - begin)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # The trace and its sorting into bins are there before; Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
+    after = peak_memory()
     arrays = sum(array.nbytes for array in (*job.trace, *job.bins))
-    print(json.dumps({"s": statistics.median(seconds), "before": before * unit, "peak": after * unit, "trace": arrays}))
+    print(json.dumps({"s": statistics.median(seconds), "before": before, "peak": after, "trace": arrays}))

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.service import formula, given
 from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.policies.target import fixed_target
-from measure import Row, Seconds, interleave, nanoseconds, number, ratio, show
+from measure import Row, Seconds, interleave, nanoseconds, number, peak_memory, ratio, show
 from peers import Means
 
 REQUESTS = 128_000
@@ -244,6 +243,12 @@ def grid(options: Options) -> None:
     rows = [
         Row(f"whole grid, {total:,} requests, two threads", short, goal="a few seconds"),
         Row("  two threads; peer: one", short, long, str(ratio(one.wall, two.wall)), ">= 1.8"),
+        Row(
+            "  processor time of the two; peer: of the one",
+            f"{statistics.median(two.processor):.2f} s",
+            f"{statistics.median(one.processor):.2f} s",
+            str(ratio(one.processor, two.processor)),
+        ),
     ]
     for drawn in loop:
         drawn_requests = 20 * requests
@@ -267,7 +272,11 @@ def grid(options: Options) -> None:
     show(
         "[MB] Fig. 3 as a sweep: specification read, traces drawn, cube built",
         rows,
-        [NO_COMPILER] if c is None else [],
+        [
+            "Two threads can be no faster than the cores that other programs leave; load now: "
+            + f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
+            *([NO_COMPILER] if c is None else []),
+        ],
     )
 
 
@@ -408,7 +417,7 @@ def scaling(options: Options) -> None:
                     f"{number(1e9 * each)} ns",
                     f"{number(1e9 * first)} ns",
                     number(each / first),
-                    "about 1",
+                    "<= 1",
                     f"{megabytes(found['peak'])}: trace {megabytes(found['trace'])}, "
                     f"simulating added {megabytes(found['peak'] - found['before'])}",
                 )
@@ -529,8 +538,7 @@ def main() -> None:
             print(f"\n## {name}: left out, {NEEDS[name]} is not installed (pip install -e '.[bench]')")
             continue
         SECTIONS[name](options)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"peak memory of this process: {megabytes(peak * (1 if sys.platform == 'darwin' else 1024))}")
+    print(f"peak memory of this process: {megabytes(peak_memory())}")
 
 
 if __name__ == "__main__":
