@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def policy(function: F) -> F:
     """Let compiled code call a plain function; the function itself stays plain Python."""
-    registered: F = register_jitable(function)
+    registered: F = register_jitable(forceinline=True)(function)
     return registered
 
 

@@ -165,7 +165,7 @@ class Replication:
             case 1:
                 return float(batch.service)
         latencies = [self.completion_of(batch, i) - int(self.trace.arrival[i]) for i in batch.members]
-        return sum(latencies) / len(latencies)
+        return float(sum(latencies) // len(latencies))  # whole ticks: the same in every backend
 
     # Service (model, section 2).
 

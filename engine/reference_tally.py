@@ -85,6 +85,8 @@ def tally_requests(
         tbt = tbt_of(setup, batch)
         values = {"latency": completion - arrival, "wait": start - arrival, "service": completion - start}
         for q, name in enumerate(QUANTITIES):
+            if name == "tbt" and setup.service.timed:
+                continue  # without tokens there is no time between them
             value = round(tbt * TBT_UNIT) if name == "tbt" else values[name]
             in_ticks = tbt if name == "tbt" else float(value)
             row = tally.moments[q]

@@ -33,16 +33,14 @@ from .tally import (
     SIGNAL,
     SIGNALS,
     SLA_BOUND,
-    SQUARE_0,
     START_REST,
     STARTED,
-    SUM_0,
-    SUM_1,
     TARGET,
     TBT,
     TBT_UNIT,
     WAIT,
     Tally,
+    exact_sums,
 )
 from .ticks import NEVER, TICKS_PER_S
 
@@ -65,11 +63,9 @@ def exact_moments(rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray
     """Return mean and variance (over n) of rows of moments (..., 9), rounded only once at the end."""
     flat = rows.reshape(-1, rows.shape[-1])
     mean, variance = np.full(len(flat), np.nan), np.full(len(flat), np.nan)
-    for r, row in enumerate(flat.tolist()):
-        count = row[COUNT]
+    for r, row in enumerate(flat):
+        count, total, squares, _, _ = exact_sums(row)
         if count:
-            total = row[SUM_0] + (row[SUM_1] << 32)
-            squares = sum(row[SQUARE_0 + limb] << (32 * limb) for limb in range(4))
             mean[r] = total / count
             variance[r] = (count * squares - total * total) / (count * count)
     return mean.reshape(rows.shape[:-1]), variance.reshape(rows.shape[:-1])
@@ -94,7 +90,8 @@ def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) ->
     """Return the report of many replications, leading axis run; raise ArithmeticError when requests were lost or invented."""
     totals = tally.totals[:, 0]
     arrived = np.asarray(requests, dtype=np.int64)
-    conserve(tally, arrived)
+    timed = np.array([s.service.timed for s in setups])
+    conserve(tally, arrived, timed)
     policies, reporting = [s.policy for s in setups], [s.reporting for s in setups]
     servers = np.array([np.nan if p.servers == INFINITE else p.servers for p in policies])
     span = (totals["last_completion"] - totals["first_arrival"]) / TICKS_PER_S
@@ -130,7 +127,6 @@ def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) ->
         "extrapolated_batch_fraction": divide(totals["extrapolated"], totals["batches"]),
         "overloaded": overloaded(totals, setups, arrived),
     }
-    timed = np.array([s.service.timed for s in setups])
     report.update(per_bin(tally, timed))
     report.update(per_window(tally, setups, has_sla))
     # Without tokens there is no first token, no time between tokens and no token throughput.
@@ -140,12 +136,14 @@ def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) ->
     return report
 
 
-def conserve(tally: Tally, arrived: NDArray[np.int64]) -> None:
+def conserve(tally: Tally, arrived: NDArray[np.int64], timed: NDArray[np.bool_]) -> None:
     """Check that arrivals = completed + unserved, and that every count of the same requests agrees."""
     totals = tally.totals[:, 0]
     served = totals["completed"] + totals["unserved"]
-    counted = tally.moments[:, :, COUNT] == totals["measured"][:, None]
-    in_histograms = tally.histograms.sum(axis=2) == totals["measured"][:, None]
+    due = np.repeat(totals["measured"][:, None], len(QUANTITIES), axis=1)
+    due[timed, TBT] = 0
+    counted = tally.moments[:, :, COUNT] == due
+    in_histograms = tally.histograms.sum(axis=2) == due
     in_sizes = (tally.sizes * np.arange(tally.sizes.shape[1])).sum(axis=1) == totals["members"]
     if not (
         (served == arrived).all()
@@ -162,10 +160,10 @@ def request_times(tally: Tally, setups: Sequence[Setup]) -> dict[str, NDArray[An
     mean, variance = exact_moments(tally.moments)
     report: dict[str, NDArray[Any]] = {}
     prefill = np.array([s.service.prefill for s in setups]) / TICKS_PER_S
-    nothing = tally.totals[:, 0]["measured"] == 0
     rows = [(name, q, 0.0) for q, name in enumerate(QUANTITIES)] + [("ttft", WAIT, prefill)]
     for name, quantity, shift in rows:
         unit = TICKS_PER_S * (TBT_UNIT if quantity == TBT else 1)
+        nothing = tally.moments[:, quantity, COUNT] == 0
         least = np.where(nothing, np.nan, tally.moments[:, quantity, LEAST] / unit)
         most = np.where(nothing, np.nan, tally.moments[:, quantity, MOST] / unit)
         middle = quantiles_of(tally.histograms[:, quantity], least * TICKS_PER_S, most * TICKS_PER_S) / TICKS_PER_S

@@ -117,3 +117,9 @@ def new_tally(runs: int, shape: Shape) -> Tally:
         bins=np.zeros((runs, shape.bins, len(BIN_FIELDS)), np.int64),
         windows=np.zeros((runs, shape.windows, len(WINDOW_FIELDS)), np.int64),
     )
+
+
+def exact_sums(row: NDArray[np.int64]) -> tuple[int, int, int, int, int]:
+    """Return count, sum, sum of squares, least and most of one row of moments, exactly."""
+    count, sum_0, sum_1, *squares, least, most = row.tolist()
+    return count, sum_0 + (sum_1 << 32), sum(limb << (32 * k) for k, limb in enumerate(squares)), least, most

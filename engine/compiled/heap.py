@@ -32,6 +32,8 @@ def push(rows, count):  # type: ignore[no-untyped-def]
 def pop(rows, count):  # type: ignore[no-untyped-def]
     """Move the top row to `count` - 1, where it can be read; the heap then holds count - 1 rows."""
     last = count - 1
+    if last == 0:
+        return
     swap(rows, 0, last)
     parent = 0
     while True:

@@ -55,5 +55,5 @@ def jit(function: F) -> F:
 
 def inline(function: F) -> F:
     """Mark a part of a kernel: compiled into each kernel that calls it."""
-    registered: F = numba.extending.register_jitable(function)
+    registered: F = numba.extending.register_jitable(forceinline=True)(function)
     return registered

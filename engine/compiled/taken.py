@@ -16,7 +16,7 @@ from ..policies.sla import Range
 from ..policies.target import Target, learn, start_target
 from ..tally import MEMORY_BOUND, SIGNAL, SIGNALS, SLA_BOUND, TARGET
 from ..ticks import NEVER
-from .account import book, open_books, record, span_of
+from .account import book, open_books, record, span_of, window_at
 from .heap import pop, push
 from .jit import inline, jit
 
@@ -73,21 +73,20 @@ def store(k, target, space):  # type: ignore[no-untyped-def]
 
 
 @inline
-def signal_of(low, high, start, service, longest_output, trace, order, setup):  # type: ignore[no-untyped-def]
+def signal_of(members, start, service, longest_output, trace, setup):  # type: ignore[no-untyped-def]
     """Return the signal τ of a batch, in ticks."""
     choice = setup.control.sla.signal
     if choice == 0:
         return service / max(longest_output, 1)
     if choice == 1:
         return service / 1
+    size = len(members)
     latencies = 0
-    for m in range(low, high):
-        i = order[m]
-        done = start + service
-        if setup.policy.own_completion:
-            done = start + service_ticks(high - low, trace.length[i], setup.service)
-        latencies += done - trace.arrival[i]
-    return latencies / (high - low)
+    for m in range(size):
+        i = members[m]
+        own = service_ticks(size, trace.length[i], setup.service) if setup.policy.own_completion else service
+        latencies += start + own - trace.arrival[i]
+    return (latencies // size) / 1
 
 
 @inline
@@ -121,7 +120,7 @@ def learn_from(batch, waiting, control, per_bin, space):  # type: ignore[no-unty
 @inline
 def book_target(target, start, control, reporting, windows):  # type: ignore[no-untyped-def]
     """Count the decision under which a batch starts."""
-    window = start // reporting.window
+    window = window_at(start, reporting.window)
     if window < reporting.windows:
         row = windows[window]
         row[TARGET] += target.batch
@@ -168,14 +167,14 @@ def run_taken(trace, bins, setup, tally, records, space):  # type: ignore[no-unt
             low = queues[j, HEAD]
             size = min(queues[j, TAIL] - low, target.batch)
             high = low + size
-            longest, longest_output, lengths, outputs, tokens, squares = span_of(order, low, high, trace)
-            service = service_ticks(size, longest, setup.service)
-            book(low, high, j, now, service, longest, lengths, outputs, tokens, trace, bins, setup, tally)
+            members = order[low:high]
+            span = span_of(members, trace, setup.service.timed)
+            service = service_ticks(size, span.longest, setup.service)
+            book(members, j, now, service, span, trace, setup, tally)
             book_target(target, now, control, setup.reporting, tally.windows)
-            if len(records.start) > 0:
-                record(low, high, j, number, now, service, trace, bins, setup, records)
-            signal = signal_of(low, high, now, service, longest_output, trace, order, setup)
-            seen = observe(signal, size, tokens, squares)
+            record(members, j, number, now, service, trace, setup, records)
+            signal = signal_of(members, now, service, span.longest_output, trace, setup)
+            seen = observe(signal, size, span.tokens, span.squares)
             row = running[busy]
             row[0], row[1], row[2] = now + service, number, j
             row[3], row[4], row[5], row[6] = seen.signal, seen.batch, seen.tokens, seen.squares
