@@ -356,9 +356,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     except OSError as error:
         _fail(" ".join(str(error).split()))
-    except (KeyboardInterrupt, typer.Abort):
-        print("batchcube: stopped", file=sys.stderr)
-        sys.exit(130)
+    except MemoryError:
+        _fail("not enough memory; batchcube check SPEC says how much a sweep takes")
     except ValueError as error:
         if not _is_mistake(error):
             raise

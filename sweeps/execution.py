@@ -27,8 +27,9 @@ from batchcube.results.variables import REGISTRY
 
 from .drawing import Draws
 from .errors import UserError
+from .expected import Expected
 from .grid import Axis, setting_paths
-from .planning import Plan, deal, make_plan
+from .planning import Plan, deal, make_plan, theory_of
 from .progress import Progress, Silent
 from .specification import Sweep, identity_of
 
@@ -91,8 +92,12 @@ def run_sweep(
     store = None if target is None else _Store(target, sweep, overwrite=overwrite)
     finished = {} if store is None else store.load(range(first, sweep.replications))
     missing = [r for r in range(first, sweep.replications) if r not in finished]
-    _Run(plan, finished, store, progress or Silent(), backend).work(missing, workers or os.cpu_count() or 1)
-    cube = _cube(plan, [finished.pop(r) for r in range(first, sweep.replications)], first, backend)
+    # Importing scipy for the theory takes longer than many a run: it goes on beside the simulation.
+    with ThreadPoolExecutor(1) as aside:
+        theory = aside.submit(theory_of, plan)
+        _Run(plan, finished, store, progress or Silent(), backend).work(missing, workers or os.cpu_count() or 1)
+        reports = [finished.pop(r) for r in range(first, sweep.replications)]
+        cube = _cube(plan, reports, theory.result(), first, backend)
     if old is not None:
         cube = extend_cube(old, cube)
     if target is not None and store is not None:
@@ -338,7 +343,7 @@ def _widen(arrays: Sequence[NDArray[Any]], starts: Sequence[int]) -> tuple[NDArr
 # The cube -----------------------------------------------------------------------------------------------------------
 
 
-def _cube(plan: Plan, reports: list[Report], first: int, backend: str) -> xr.Dataset:
+def _cube(plan: Plan, reports: list[Report], theory: Sequence[Expected], first: int, backend: str) -> xr.Dataset:
     """Build the cube of consecutive replications, each a report (point, ...)."""
     sweep = plan.sweep
     shape, points, count = sweep.grid.shape, len(plan.points), len(reports)
@@ -379,7 +384,7 @@ def _cube(plan: Plan, reports: list[Report], first: int, backend: str) -> xr.Dat
     effective = np.array([len(point.edges) - 1 for point in plan.points], np.int64)
     arrays["effective_bins"] = np.repeat(effective[:, None], count, axis=1).reshape((*shape, count))
     for k, name in enumerate(("throughput_requests_per_s", "throughput_limit_requests_per_s", "latency_s")):
-        values = np.array([point.theory[k] for point in plan.points], np.float64)
+        values = np.array([said[k] for said in theory], np.float64)
         arrays[f"theory_{name}"] = values.reshape(shape)
     notes = list(plan.notes)
     if np.nanmax(arrays["extrapolated_batch_fraction"], initial=0.0) > 0:

@@ -24,7 +24,7 @@ from .errors import UserError
 from .expected import Expected, expected
 from .grid import where
 from .seeds import stream
-from .settings import CONTROLLED, GrowingLaw, Point, Policy, Server, TableLaw, TraceSettings, Workload
+from .settings import CONTROLLED, GrowingLaw, Point, Policy, Report, Server, TableLaw, TraceSettings, Workload
 from .specification import Sweep
 from .traces import RecordedTrace, read_trace
 from .workloads.lengths import Empirical, Exponential
@@ -58,7 +58,6 @@ class PointPlan(NamedTuple):
     recorded: RecordedTrace | None
     length: str
     """What a batch is dominated by: "output", "total" or "seconds"."""
-    theory: Expected
 
 
 class Plan(NamedTuple):
@@ -121,6 +120,21 @@ def make_plan(sweep: Sweep) -> Plan:
     return Plan(sweep, tuple(points), tuple(notes), ",".join(checksums), dropped)
 
 
+def theory_of(plan: Plan) -> list[Expected]:
+    """Return what theory says about every point of a plan."""
+    known: dict[Hashable, Expected] = {}
+    said: list[Expected] = []
+    for edges, (workload, policy, server, _) in ((point.edges, point.point) for point in plan.points):
+        # Rates share the theory of their bins, and the quadrature is what costs.
+        arrivals = workload.arrivals if server.servers == "infinite" else None
+        drawn = workload.model_copy(update={"arrivals": None})
+        key = (drawn, arrivals, policy.mode, policy.batch_size, policy.max_wait_s, edges.tobytes(), server)
+        if key not in known:
+            known[key] = expected(Point(workload, policy, server, Report()), edges)
+        said.append(known[key])
+    return said
+
+
 class _Planner:
     """Builds the points of one sweep, sharing what they have in common."""
 
@@ -174,7 +188,7 @@ class _Planner:
                 completion=server.completion,
             ),
             service,
-            build_control(policy, batch, *first_beliefs),
+            build_control(policy, batch, first_beliefs, report.memory_capacity_tokens),
             make_reporting(
                 horizon_s=span,
                 windows=report.windows,
@@ -184,11 +198,7 @@ class _Planner:
             ),
         )
         length = "seconds" if workload.in_seconds else getattr(server.service, "length", "output")
-        # Rates share the theory of their bins, and the quadrature is what costs.
-        arrivals = workload.arrivals if server.servers == "infinite" else None
-        said = ("theory", shared, arrivals, policy.mode, batch, policy.max_wait_s, edges.tobytes(), server)
-        theory = self._once(said, lambda: expected(point, edges))
-        return PointPlan(point, count, edges, setup, self._keys(workload, count, length, edges), trace, length, theory)
+        return PointPlan(point, count, edges, setup, self._keys(workload, count, length, edges), trace, length)
 
     def _keys(self, workload: Workload, count: int, length: str, edges: FloatArray) -> Keys:
         unit: Hashable
@@ -350,10 +360,17 @@ def _read_table(path: str) -> Any:
     return table, best_law(table)
 
 
-def build_control(policy: Policy, largest_batch: int, mean: FloatArray, square: FloatArray) -> Control:
-    """Build the batch-size target of a policy; `mean` and `square` (bin,) are the first beliefs on prompt + output."""
+def build_control(
+    policy: Policy, largest_batch: int, beliefs: tuple[FloatArray, FloatArray], capacity_tokens: float | None = None
+) -> Control:
+    """Build the batch-size target of a policy; `beliefs` are the first mean and mean square (bin,) of prompt + output.
+
+    `capacity_tokens` counts overflows where no memory bound acts.
+    """
+    mean, square = beliefs
+    unbounded = no_memory_bound() if capacity_tokens is None else no_memory_bound(capacity_tokens)
     if policy.mode not in CONTROLLED:
-        return fixed_target(largest_batch, largest_batch, mean, square)
+        return fixed_target(largest_batch, largest_batch, mean, square)._replace(memory=unbounded)
     memory, sla, estimates = policy.memory, policy.sla, policy.estimates
     return Control(
         smallest=float(policy.smallest_batch),
@@ -361,7 +378,7 @@ def build_control(policy: Policy, largest_batch: int, mean: FloatArray, square: 
         sla=no_sla()
         if sla is None
         else sla_search(sla.variant, sla.signal, sla.target_s, sla.tolerance_s, sla.alpha, sla.delta),
-        memory=no_memory_bound()
+        memory=unbounded
         if memory is None
         else memory_bound(memory.rule, memory.tokens, memory.overflow_probability, memory.margin),
         smoothing=smoothing(estimates.kind, estimates.weight, estimates.observations),

@@ -284,6 +284,9 @@ class Report(Settings):
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] | None = Field(default=None, description="first part left out")
     request_sla_s: Seconds | None = Field(default=None, description="latency a request must not exceed")
     token_sla_s: Seconds | None = Field(default=None, description="time between tokens a request must not exceed")
+    memory_capacity_tokens: Annotated[float, Field(gt=0, le=1e12)] | None = Field(
+        default=None, description="capacity whose overflows are counted where policy.memory does not set one"
+    )
     windows: Annotated[int, Field(ge=1, le=100_000)] = Field(default=50, description="equal time windows")
     horizon_s: Seconds | None = Field(default=None, description="span of the windows; the arrivals' span when left out")
     histograms: bool = Field(default=True, description="keep the latency histogram of every replication")
@@ -480,5 +483,10 @@ def _server_problems(point: Point) -> Iterator[Problem]:
         yield Problem(("workload", "lengths", "unit"), text, shown=False)
     if server.completion == "own" and given:
         yield Problem(("server", "completion"), 'needs tokens: server.service.law = "given" has none')
-    if point.report.token_sla_s is not None and workload.in_seconds:
-        yield Problem(("report", "token_sla_s"), 'needs tokens, and workload.lengths.unit is "seconds"')
+    for name in ("token_sla_s", "memory_capacity_tokens"):
+        if getattr(point.report, name) is not None and workload.in_seconds:
+            yield Problem(("report", name), 'needs tokens, and workload.lengths.unit is "seconds"')
+    memory, capacity = point.policy.memory, point.report.memory_capacity_tokens
+    if memory is not None and memory.capacity_tokens is not None and capacity not in (None, memory.capacity_tokens):
+        text = f"must be policy.memory.capacity_tokens = {show_value(memory.capacity_tokens)}, which is in force"
+        yield Problem(("report", "memory_capacity_tokens"), text)

@@ -13,6 +13,7 @@ from batchcube.sweeps import Sweep, UserError, execution
 from batchcube.sweeps.drawing import Draws
 from batchcube.sweeps.execution import estimate, run_sweep
 from batchcube.sweeps.planning import deal, make_plan
+from batchcube.sweeps.theory import uniform_throughput
 
 SWEEP: dict[str, Any] = {
     "name": "small",
@@ -179,6 +180,24 @@ def test_all_modes_run_with_tokens_predictions_and_controllers() -> None:
     assert cube["window_batch_target_mean"].sel(mode="dynamic_only").notnull().any()
     assert cube["request_sla_violation_fraction"].notnull().all()
     assert cube.sizes["window"] == 10
+
+
+def test_overflows_are_counted_where_no_memory_bound_acts() -> None:
+    tables = deepcopy(TOKENS)
+    tables["report"]["memory_capacity_tokens"] = 4000
+    fixed = Sweep.model_validate(tables).run()["memory_overflow_fraction"]
+    assert fixed.notnull().all()
+    tables["report"]["memory_capacity_tokens"] = 1
+    del tables["axes"]["mode"]["points"]["dynamic_only"], tables["axes"]["mode"]["points"]["multi_bin_dynamic"]
+    assert (Sweep.model_validate(tables).run()["memory_overflow_fraction"] == 1.0).all()
+
+
+def test_theory_is_that_of_the_point(cube: xr.Dataset) -> None:
+    theory = cube["theory_throughput_requests_per_s"].isel(arrival_rate_per_s=0)
+    expected = [uniform_throughput(k, 4, 1.0, 20.0) for k in (1, 2, 4)]
+    np.testing.assert_allclose(theory, expected, rtol=2e-3)
+    assert (cube["theory_throughput_limit_requests_per_s"] > cube["theory_throughput_requests_per_s"]).all()
+    assert cube["theory_latency_s"].isnull().all()
 
 
 def test_infinitely_many_servers_follow_lemma_5_1() -> None:

@@ -181,6 +181,11 @@ def test_a_mistake_is_one_line_with_its_path(path: str, value: Any, line: str) -
         ("policy/memory/margin_tokens", 5.0, 'policy.memory.margin_tokens = 5.0: rule = "exact" would ignore it'),
         ("policy/memory/rule", "margin", 'policy.memory.rule = "margin": needs margin_tokens or margin_fraction'),
         ("policy/memory/overflow_probability", 1.0, "policy.memory.overflow_probability = 1.0: must be < 1"),
+        (
+            "report",
+            {"memory_capacity_tokens": 9},
+            "report.memory_capacity_tokens = 9.0: must be policy.memory.capacity",
+        ),
         ("policy/sla/target_s", None, "policy.sla.target_s: is missing"),
         ("policy/sla/tolerance_s", 0.05, "policy.sla.tolerance_s = 0.05: must be < policy.sla.target_s = 0.05"),
         ("policy/sla", {"variant": "heuristic", "target_s": 1, "tolerance_s": 0, "alpha": 8}, "policy.sla.alpha = 8: "),
