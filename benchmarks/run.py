@@ -275,21 +275,21 @@ def draw_in_c(c: yardstick.Yardstick, seed: int, bins: Sequence[int] = (1, 2, 3,
 def threads(options: Options) -> None:
     """Two threads against one, for a sweep and for C, which shares nothing: what the machine has to give just now."""
     c = options.yardstick
-    replications = 4 if options.quick else 8
+    replications = 4 if options.quick else 10
     loops: list[Callable[[int], object]] = [
-        lambda r: run_figure_3(REQUESTS, 5, replications, 1),
-        lambda r: run_figure_3(REQUESTS, 5, replications, 2),
+        lambda r: run_figure_3(REQUESTS, 19, replications, 1),
+        lambda r: run_figure_3(REQUESTS, 19, replications, 2),
     ]
     with ThreadPoolExecutor(2) as pool:
         if c is not None:
             loops += [
-                lambda r: draw_in_c(c, r, (1, 2, 1, 2)),
-                lambda r: list(pool.map(lambda k: draw_in_c(c, r, (k, k)), (1, 2))),
+                lambda r: draw_in_c(c, r, (1, 2) * 4),
+                lambda r: list(pool.map(lambda k: draw_in_c(c, r, (k,) * 4), (1, 2))),
             ]
-        one, two, *both = interleave(*loops, repetitions=5 if options.quick else 15)
-    rows = [gain_row("sweep, 25 points", one, two, ">= 1.8")]
+        one, two, *both = interleave(*loops, repetitions=5 if options.quick else 9)
+    rows = [gain_row("[MB] Fig. 3", one, two, ">= 1.8")]
     if both:
-        rows.append(gain_row("C, two copies", *both))
+        rows.append(gain_row("C, two copies", both[0], both[1]))
     heads = Row("what", "two threads", "one thread", "gain (middle half)", "goal", "largest gain")
     notes = ["Threads only gain what other programs leave of the cores: read the sweep's gain beside C's."]
     show(f"two threads against one, by the clock; {os.cpu_count()} cores", rows, notes, heads)
