@@ -20,7 +20,7 @@ RELATIVE_ERROR = 0.5 / PER_DOUBLING
 def bucket_of(value: float) -> int:
     """Return the bucket of a value in ticks."""
     bucket = (np.float64(value).view(np.int64) >> SHIFT) - OFFSET
-    return bucket if bucket > 0 else 0
+    return int(bucket) if bucket > 0 else 0
 
 
 def bucket_edges() -> NDArray[np.float64]:

@@ -152,7 +152,7 @@ def tally_windows(
             add(batch.start, "target", target.batch)
             add(batch.start, "memory_bound", int(target.memory_bound))
             add(batch.start, "sla_bound", int(target.sla_bound))
-            if target.running.count > 0:
+            if target.running.seen > 0:
                 signal = read(target.running.total.signal, target.running, setup.control.smoothing)
                 add(batch.start, "signals")
                 add(batch.start, "signal", int(signal * UNIT))

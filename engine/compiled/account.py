@@ -38,6 +38,7 @@ from ..tally import (
     TBT_UNIT,
     WAIT,
 )
+from ..ticks import NEVER
 from .jit import inline
 
 LOW = 0xFFFFFFFF
@@ -82,6 +83,18 @@ def add_shifted(moments, count, shift, total, square_low, square_high, widest): 
 
 
 @inline
+def add_descending(histogram, members, arrival, end):  # type: ignore[no-untyped-def]
+    """Count the times from each arrival to `end`; they fall from first to last, so equal ends mean one bucket for all."""
+    count = len(members)
+    longest, shortest = bucket_of(end - arrival[members[0]]), bucket_of(end - arrival[members[count - 1]])
+    if longest == shortest:
+        histogram[np.uint64(longest)] += np.int32(count)
+        return
+    for m in range(count):
+        histogram[np.uint64(bucket_of(end - arrival[members[m]]))] += np.int32(1)
+
+
+@inline
 def book_together(members, start, completion, arrival, tally):  # type: ignore[no-untyped-def]
     """Count wait and latency of requests that complete together; return the sums of both.
 
@@ -104,10 +117,8 @@ def book_together(members, start, completion, arrival, tally):  # type: ignore[n
         low, high = np.int64(square_low), np.int64(square_high)
         add_shifted(waits, count, wait, np.int64(total), low, high, widest)
         add_shifted(latencies, count, latency, np.int64(total), low, high, widest)
-        for m in range(count):
-            when = arrival[members[m]]
-            wait_histogram[np.uint64(bucket_of(start - when))] += np.int32(1)
-            latency_histogram[np.uint64(bucket_of(completion - when))] += np.int32(1)
+        add_descending(wait_histogram, members, arrival, start)
+        add_descending(latency_histogram, members, arrival, completion)
     else:
         for m in range(count):
             earlier = last - arrival[members[m]]
@@ -218,7 +229,8 @@ def book(members, j, start, service, span, trace, setup, tally):  # type: ignore
     size, completion = len(members), start + service
     totals["completed"] += size
     totals["last_completion"] = max(totals["last_completion"], completion)
-    book_windows(members, start, completion, trace, setup, tally)
+    late = count_late(members, size, start, completion, trace, setup)
+    book_windows(members, start, completion, late, trace, setup, tally)
     book_backlog(size, completion, trace.arrival, totals)
     if members[0] < reporting.warmup:
         # Members are in arrival order: those of the warm-up come first.
@@ -227,9 +239,11 @@ def book(members, j, start, service, span, trace, setup, tally):  # type: ignore
             warm += 1
         if warm < size:
             rest = members[warm:]
-            book_requests(rest, size, j, start, service, span, span_of(rest, trace, law.timed).outputs, trace, setup, tally)
+            outputs = span_of(rest, trace, law.timed).outputs
+            late = count_late(rest, size, start, completion, trace, setup)
+            book_requests(rest, size, j, start, service, span.longest, outputs, late, trace, setup, tally)
         return
-    book_requests(members, size, j, start, service, span, span.outputs, trace, setup, tally)
+    book_requests(members, size, j, start, service, span.longest, span.outputs, late, trace, setup, tally)
     totals["batches"] += 1
     totals["members"] += size
     totals["busy"] += service
@@ -246,25 +260,20 @@ def book(members, j, start, service, span, trace, setup, tally):  # type: ignore
 
 
 @inline
-def book_requests(members, size, j, start, service, span, outputs, trace, setup, tally):  # type: ignore[no-untyped-def]
+def book_requests(members, size, j, start, service, longest, outputs, late, trace, setup, tally):  # type: ignore[no-untyped-def]
     """Count the measured requests of a batch of `size`."""
     reporting, law, totals = setup.reporting, setup.service, tally.totals[0]
-    count, completion = len(members), start + service
-    late = 0
+    count = len(members)
     if setup.policy.own_completion:
         waits, latencies = book_apart(members, size, start, trace, law, tally)
-        for m in range(count):
-            i = members[m]
-            late += start + service_ticks(size, trace.length[i], law) - trace.arrival[i] > reporting.request_sla
     else:
-        waits, latencies = book_together(members, start, completion, trace.arrival, tally)
+        waits, latencies = book_together(members, start, start + service, trace.arrival, tally)
         add_value(tally.moments[SERVICE], tally.histograms[SERVICE], service, count, service)
-        late = count_late(members, completion, trace.arrival, reporting)
     totals["measured"] += count
     totals["late_requests"] += late
     totals["output_tokens"] += outputs
     if not law.timed:
-        tbt = (service - law.prefill) / span.longest
+        tbt = (service - law.prefill) / longest
         add_value(tally.moments[TBT], tally.histograms[TBT], np.int64(round(tbt * TBT_UNIT)), count, tbt)
         if tbt > reporting.token_sla:
             totals["late_tokens"] += outputs
@@ -277,16 +286,24 @@ def book_requests(members, size, j, start, service, span, outputs, trace, setup,
 
 
 @inline
-def count_late(members, completion, arrival, reporting):  # type: ignore[no-untyped-def]
-    """Count the members over the latency limit: in arrival order, the late ones come first."""
-    late = 0
-    while late < len(members) and completion - arrival[members[late]] > reporting.request_sla:
+def count_late(members, size, start, completion, trace, setup):  # type: ignore[no-untyped-def]
+    """Count those of a batch of `size` that are over the latency limit."""
+    limit, late = setup.reporting.request_sla, 0
+    if limit == NEVER:
+        return 0
+    if setup.policy.own_completion:
+        for m in range(len(members)):
+            i = members[m]
+            late += start + service_ticks(size, trace.length[i], setup.service) - trace.arrival[i] > limit
+        return late
+    # Members are in arrival order: the late ones come first.
+    while late < len(members) and completion - trace.arrival[members[late]] > limit:
         late += 1
     return late
 
 
 @inline
-def book_windows(members, start, completion, trace, setup, tally):  # type: ignore[no-untyped-def]
+def book_windows(members, start, completion, late, trace, setup, tally):  # type: ignore[no-untyped-def]
     """Count a batch in the windows in which it starts and completes."""
     reporting, law = setup.reporting, setup.service
     size, width = len(members), reporting.window
@@ -299,8 +316,9 @@ def book_windows(members, start, completion, trace, setup, tally):  # type: igno
     if not setup.policy.own_completion:
         window = window_at(completion, width)
         if window < reporting.windows:
-            tally.windows[window, COMPLETIONS] += size
-            tally.windows[window, LATE_REQUESTS] += count_late(members, completion, trace.arrival, reporting)
+            row = tally.windows[window]
+            row[COMPLETIONS] += size
+            row[LATE_REQUESTS] += late
         return
     for m in range(size):
         i = members[m]

@@ -67,7 +67,7 @@ def load(k, space):  # type: ignore[no-untyped-def]
 def store(k, target, space):  # type: ignore[no-untyped-def]
     """Keep the state of controller k."""
     whole, real, total = space.whole[k], space.real[k], target.running.total
-    whole[0], whole[1], whole[2], whole[3] = target.running.count, total.signal, total.batch, total.tokens
+    whole[0], whole[1], whole[2], whole[3] = target.running.seen, total.signal, total.batch, total.tokens
     whole[4], whole[5] = total.squares, target.batch
     real[0], real[1], real[2], real[3] = target.span.low, target.span.high, target.memory_bound, target.sla_bound
 
@@ -126,7 +126,7 @@ def book_target(target, start, control, reporting, windows):  # type: ignore[no-
         row[TARGET] += target.batch
         row[MEMORY_BOUND] += np.int64(target.memory_bound)
         row[SLA_BOUND] += np.int64(target.sla_bound)
-        if target.running.count > 0:
+        if target.running.seen > 0:
             row[SIGNALS] += 1
             row[SIGNAL] += np.int64(read(target.running.total.signal, target.running, control.smoothing) * UNIT)
 

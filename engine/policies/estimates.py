@@ -38,7 +38,7 @@ class Seen(NamedTuple):
 class Running(NamedTuple):
     """State of the running means."""
 
-    count: int
+    seen: int
     """Observations held: at most n for a window."""
     total: Seen
     """The smoothed values (`ema`), or the sums over the window."""
@@ -79,10 +79,10 @@ def blend(old: Any, new: Any, oldest: Any, first: Any, settings: Smoothing) -> A
 @policy
 def update(running: Running, new: Seen, oldest: Seen, settings: Smoothing) -> Running:
     """Take in one finished batch; `oldest` is the observation that leaves a full window, zeros before that."""
-    first = running.count == 0
+    first = running.seen == 0
     old = running.total
     return Running(
-        minimum(running.count + 1, settings.observations),
+        minimum(running.seen + 1, settings.observations),
         Seen(
             blend(old.signal, new.signal, oldest.signal, first, settings),
             blend(old.batch, new.batch, oldest.batch, first, settings),
@@ -95,4 +95,4 @@ def update(running: Running, new: Seen, oldest: Seen, settings: Smoothing) -> Ru
 @policy
 def read(total: Any, running: Running, settings: Smoothing) -> Any:
     """Return one mean as a float, in the unit it was observed in."""
-    return total / (UNIT * where(settings.kind == 0, 1, maximum(running.count, 1)))
+    return total / (UNIT * where(settings.kind == 0, 1, maximum(running.seen, 1)))

@@ -52,7 +52,7 @@ def fixed_target(
 @policy
 def bound_by_memory(running: Running, previous: Any, prior_tokens: Any, prior_squares: Any, control: Control) -> Any:
     """Return b_mem from the running moments, or from the sample's before any batch has finished."""
-    unseen = running.count == 0
+    unseen = running.seen == 0
     tokens = maximum(where(unseen, prior_tokens, read(running.total.tokens, running, control.smoothing)), 1.0)
     squares = where(unseen, prior_squares, read(running.total.squares, running, control.smoothing))
     variance = maximum(settle(squares) - settle(tokens * tokens), 0.0)
@@ -82,15 +82,19 @@ def start_target(controller: Any, control: Control) -> Target:
 def learn(target: Target, new: Seen, oldest: Seen, waiting: Any, controller: Any, control: Control) -> Target:
     """Move the target after one finished batch.
 
+    Which of the two algorithms there are is structure, not data, so a plain `if` decides it in every backend.
     Algorithm 1 acts only while requests wait ([DB]: both waiting and running requests exist; the running ones are those that
     just finished). Algorithm 2 acts after every batch.
     """
     running = update(target.running, new, oldest, control.smoothing)
     signal = read(running.total.signal, running, control.smoothing)
     batch = read(running.total.batch, running, control.smoothing)
-    moved = narrow(target.span, signal, batch, control.smallest, control.largest, control.sla)
-    tokens, squares = control.prior_tokens[controller], control.prior_squares[controller]
-    bound = bound_by_memory(running, target.memory_bound, tokens, squares, control)
-    memory_bound = where(waiting > 0, bound, target.memory_bound)
-    sla_bound = where(control.sla.enabled, sla_batch(moved, control.smallest, control.largest), control.largest)
-    return decide(running, moved, memory_bound, sla_bound, control)
+    memory_bound, sla_bound, span = target.memory_bound, target.sla_bound, target.span
+    if control.sla.enabled:
+        span = narrow(span, signal, batch, control.smallest, control.largest, control.sla)
+        sla_bound = sla_batch(span, control.smallest, control.largest)
+    if control.memory.enabled:
+        tokens, squares = control.prior_tokens[controller], control.prior_squares[controller]
+        moved = bound_by_memory(running, memory_bound, tokens, squares, control)
+        memory_bound = where(waiting > 0, moved, memory_bound)
+    return decide(running, span, memory_bound, sla_bound, control)
