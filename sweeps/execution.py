@@ -114,8 +114,10 @@ def _require_writable(target: Path) -> None:
     if target.is_dir():
         raise UserError(f"{target}: is a folder, must be a file name")
     folder = target.parent
-    if not folder.is_dir():
-        raise UserError(f"{target}: the folder {folder} does not exist")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{target}: the folder {folder} cannot be made: {error.strerror}") from None
     probe = folder / f".{target.name}.{os.getpid()}.probe"
     try:
         probe.touch()
@@ -290,20 +292,17 @@ class _Run:
                 largest = max(plan.setup.policy.batch_size for plan in plans)
                 shape = Shape(self.plan.bins, largest, plans[0].setup.reporting.windows)
                 report = simulate_many([draws.job(plan) for plan in plans], shape, self.backend)
-                reports.append(_kept(report, [plan.length == "seconds" for plan in plans], self.plan))
+                reports.append(_kept(report, self.plan))
                 with self._count_lock:
                     self._simulated += sum(plan.requests for plan in plans)
         return _stack(reports)
 
 
-def _kept(report: Report, in_seconds: Sequence[bool], plan: Plan) -> Report:
+def _kept(report: Report, plan: Plan) -> Report:
     """Return what of a block's report goes into the cube, in the cube's units, cut to what is used."""
     report = dict(report)
     if not plan.points[0].point.report.histograms:
         del report["latency_histogram"]
-    # The engine measures service times that are lengths in ticks.
-    unit = np.where(in_seconds, 1.0 / TICKS_PER_S, 1.0)[:, None]
-    report["bin_length_max_mean"] = report["bin_length_max_mean"] * unit
     for name in _CUT:
         if name in report:
             used = np.flatnonzero(report[name].any(axis=0))

@@ -16,9 +16,10 @@ from batchcube.engine.policies.bins import (
 )
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
-from batchcube.engine.policies.service import Service, formula, given, measured
+from batchcube.engine.policies.service import Service, formula, given, measured, service_ticks
 from batchcube.engine.policies.sla import no_sla, sla_search
 from batchcube.engine.policies.target import Control, fixed_target
+from batchcube.engine.ticks import TICKS_PER_S
 
 from .errors import UserError
 from .expected import Expected, expected
@@ -174,7 +175,7 @@ class _Planner:
         )
         self._require_room(policy, sample)
         service = self._once(("service", server.service, batch), lambda: build_service(server, batch))
-        span = report.horizon_s or self._span(workload, trace, count)
+        span = report.horizon_s or _span(workload, trace, count) or _work_s(server, service, batch, count, sample)
         setup = Setup(
             make_policy(
                 policy.mode,
@@ -308,16 +309,21 @@ class _Planner:
                 "what one request takes on average, or no batch can be served"
             )
 
-    def _span(self, workload: Workload, trace: RecordedTrace | None, count: int) -> float:
-        if trace is None:
-            assert workload.arrivals is not None
-            span = workload.arrivals.nominal_span_s(count)
-        else:
-            assert workload.trace is not None
-            span = float(trace.arrival_s[-1]) * count / len(trace.arrival_s) / workload.trace.rate_scale
-        if not span > 0:
-            raise UserError("report.horizon_s: is missing: requests that all arrive at once give the windows no span")
-        return span
+
+def _span(workload: Workload, trace: RecordedTrace | None, count: int) -> float:
+    """Return the nominal span of the arrivals in seconds, 0 where all arrive at once."""
+    if trace is None:
+        assert workload.arrivals is not None
+        return workload.arrivals.nominal_span_s(count)
+    assert workload.trace is not None
+    return float(trace.arrival_s[-1]) * count / len(trace.arrival_s) / workload.trace.rate_scale
+
+
+def _work_s(server: Server, service: Service, batch: int, count: int, sample: _Sample) -> float:
+    """Return how long the servers are busy with full batches of requests of mean length, in seconds."""
+    unit = TICKS_PER_S if sample.tokens is None else 1
+    batch_s = service_ticks(batch, int(sample.length.mean() * unit), service) / TICKS_PER_S
+    return float(batch_s) * (1.0 if server.servers == "infinite" else count / (batch * server.servers))
 
 
 def trace_resampling(workload: Workload) -> str:

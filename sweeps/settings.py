@@ -288,7 +288,10 @@ class Report(Settings):
         default=None, description="capacity whose overflows are counted where policy.memory does not set one"
     )
     windows: Annotated[int, Field(ge=1, le=100_000)] = Field(default=50, description="equal time windows")
-    horizon_s: Seconds | None = Field(default=None, description="span of the windows; the arrivals' span when left out")
+    horizon_s: Seconds | None = Field(
+        default=None,
+        description="span of the windows; the nominal span of the arrivals, or of the work, when left out",
+    )
     histograms: bool = Field(default=True, description="keep the latency histogram of every replication")
 
 

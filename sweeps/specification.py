@@ -189,12 +189,13 @@ def read_document(path: str | PathLike[str]) -> tuple[dict[str, Any], str, Path]
             raise UserError(f"{name}: no such file, and no preset of that name; {presets.hint(name)}")
         return parse_toml(presets.read(name), name), name, Path.cwd()
     try:
-        if file.is_file() and file.stat().st_size > LARGEST_FILE:
-            raise UserError(f"{name}: is larger than {LARGEST_FILE} bytes: no specification")
-        content = file.read_bytes()
+        with file.open("rb") as stream:
+            content = stream.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{name}: cannot be read: {reason}") from None
+    if len(content) > LARGEST_FILE:
+        raise UserError(f"{name}: is larger than {LARGEST_FILE} bytes: no specification")
     return parse_toml(content, name), name, file.resolve().parent
 
 

@@ -208,7 +208,7 @@ def test_a_figure_is_drawn(cube: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["run", "small.toml", "--set", "policy.batch_size=-1"], "small.toml: policy.batch_size = -1: must be >= 1"),
         (["run", "small.toml", "--set", "policy.batch_size"], "--set policy.batch_size: must be path=value"),
         (["run", "small.toml", "-n", "0"], "small.toml: replications = 0: must be >= 1"),
-        (["run", "small.toml", "-o", "no/where.nc"], "no/where.nc: the folder no does not exist"),
+        (["run", "small.toml", "-o", "small.toml/x.nc"], "small.toml/x.nc: the folder small.toml cannot be made"),
         (["run", "small.toml", "-o", "."], ".: is a folder, must be a file name"),
         (["check", "binary.toml"], "binary.toml: is no TOML: byte 0x89 at offset 0 is not UTF-8 text"),
         (["show", "small.toml"], "small.toml: is no NetCDF file"),

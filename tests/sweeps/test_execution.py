@@ -301,12 +301,14 @@ def test_what_only_the_data_show_is_refused_in_a_line(
     assert str(caught.value).startswith(f"sweep.toml: {message}")
 
 
-def test_requests_that_all_arrive_at_once_need_a_horizon() -> None:
+def test_windows_of_requests_that_all_arrive_at_once_span_their_work() -> None:
     tables = deepcopy(SWEEP)
-    del tables["axes"]["arrival_rate_per_s"]
+    tables["axes"] = {"bins": {"path": "policy.bins", "values": [1, 2]}}
     tables["workload"]["arrivals"] = {"process": "at_once"}
-    with pytest.raises(UserError, match=r"report.horizon_s: is missing: .* \(at bins = 1\)"):
-        Sweep.model_validate(tables).run()
+    tables["workload"]["requests"] = 4000
+    cube = Sweep.model_validate(tables).run()
+    assert (cube["wait_min_s"] == 0).all()
+    np.testing.assert_allclose(50 * cube["window_width_s"], 1000 * 10.5, rtol=0.01)
     tables["report"] = {"horizon_s": 1000.0}
     assert (Sweep.model_validate(tables).run()["window_width_s"] == 20.0).all()
 
@@ -376,10 +378,16 @@ def test_a_damaged_store_is_told(tmp_path: Path) -> None:
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the folder .* does not exist"):
-        sweep(SWEEP).run(tmp_path / "missing" / "cube.nc")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"the folder .* cannot be made"):
+        sweep(SWEEP).run(tmp_path / "file" / "cube.nc")
     with pytest.raises(UserError, match="is a folder"):
         sweep(SWEEP).run(tmp_path)
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    sweep(SWEEP).run(tmp_path / "new" / "folder" / "cube.nc")
+    assert read_cube(tmp_path / "new" / "folder" / "cube.nc").sizes["replication"] == 3
 
 
 def test_sizes_are_estimated() -> None:
