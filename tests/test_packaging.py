@@ -57,7 +57,7 @@ def test_package_data_covers_every_data_file(setup_cfg: configparser.ConfigParse
     uncovered = []
     for portion in PORTIONS:
         for file in (ROOT / portion).rglob("*"):
-            if not file.is_file() or file.suffix in {".py", ".pyc"}:
+            if not file.is_file() or file.suffix == ".py" or file.parent.name == "__pycache__":
                 continue
             package = ".".join(("batchcube", *file.parent.relative_to(ROOT).parts))
             patterns = re.split(r"[,\s]+", data.get(package, "").strip())
