@@ -1,6 +1,5 @@
 """The examples run as they are, and say what their comments promise."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ def run(script: str, *arguments: str, folder: Path) -> str:
         capture_output=True,
         text=True,
         cwd=folder,
-        env={**os.environ, "BATCHCUBE_CACHE": os.environ.get("BATCHCUBE_CACHE", str(folder))},
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
