@@ -1,7 +1,7 @@
 """What happens: the exact semantics of batching policies on arrays, in plain Python and in compiled kernels.
 
-`simulate` runs one replication and returns its report and what became of every request; `simulate_many` runs a block of them
-and returns reports only.
+`simulate` runs one replication and returns its report and what became of every request; `simulate_many` runs a block
+of them and returns reports only.
 """
 
 from .model import (

@@ -1,7 +1,8 @@
-"""The few words that policies are written in, so that one text runs in plain Python, in Numba and on arrays (NumPy, JAX).
+"""The few words that policies are written in: one text for plain Python, Numba and arrays (NumPy, JAX).
 
-`if`, `and`, `min` and `int` fail on traced arrays, `np.where` on scalars does not compile in Numba, and the libraries round
-and contract differently. A policy therefore says `where`, `minimum`, `maximum`, `floor`, `sqrt`, `nearest` and `settle`.
+`if`, `and`, `min` and `int` fail on traced arrays, `np.where` on scalars does not compile in Numba, and the libraries
+round and contract differently. A policy therefore says `where`, `minimum`, `maximum`, `floor`, `sqrt`, `nearest`,
+`whole` and `settle`.
 """
 
 import math

@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from .policies.bin_choice import CHOICES
 from .policies.service import Service, longest_service
 from .policies.target import Control
-from .ticks import LARGEST_BATCH, LARGEST_REQUEST, LATEST, NEVER, from_seconds
+from .tally import TBT_UNIT
+from .ticks import LARGEST_BATCH, LARGEST_REQUEST, LATEST, MOST_REQUESTS, NEVER, from_seconds
 
 MODES = ("multi_bin_only", "dynamic_only", "multi_bin_dynamic", "fifo_fixed", "fifo_greedy")
 INFINITE = 2**30
@@ -114,7 +115,8 @@ def make_trace(
     """Build a trace from arrays of shape (request,): arrival times with either token counts or service times.
 
     `predicted` is the predicted output length in tokens (or service time in seconds), by default the true one. With
-    `length="total"` a batch is dominated by prompt + output tokens. Raises ValueError naming the field and the first bad entry.
+    `length="total"` a batch is dominated by prompt + output tokens. Raises ValueError naming the field and the first
+    bad entry.
     """
     arrival = np.asarray(arrival_s, dtype=np.float64)
     count = len(arrival)
@@ -177,9 +179,10 @@ def make_policy(
     controller_scope: str = "per_bin",
     completion: str = "batch",
 ) -> Policy:
-    """Build the policy of one of `MODES`; `servers=INFINITE` for infinitely many. Raises ValueError for an unknown word.
+    """Build the policy of one of `MODES`; `servers=INFINITE` for infinitely many.
 
-    `batch_size` is B where batches have a fixed size, and the largest batch in the dynamic modes.
+    `batch_size` is B where batches have a fixed size, and the largest batch in the dynamic modes. Raises ValueError for
+    an unknown word or a number out of range.
     """
     _one_of("policy.mode", mode, MODES)
     _one_of("policy.service_order", service_order, ("first_formed", "shortest_first"))
@@ -189,6 +192,8 @@ def make_policy(
     _one_of("server.completion", completion, ("batch", "own"))
     if not 1 <= batch_size <= LARGEST_BATCH:
         raise ValueError(f"policy.batch_size = {batch_size}: must be in 1..{LARGEST_BATCH}")
+    if max_wait_s is not None and not max_wait_s >= 0:
+        raise ValueError(f"policy.max_wait_s = {max_wait_s}: must be >= 0")
     if not 1 <= servers <= INFINITE:
         raise ValueError(f"server.servers = {servers}: must be >= 1 or infinite")
     return Policy(
@@ -215,6 +220,8 @@ def make_reporting(
     """Build the report's settings; `windows` equal windows cover [0, horizon_s]."""
     if windows < 1:
         raise ValueError(f"report.windows = {windows}: must be >= 1")
+    if warmup_requests < 0:
+        raise ValueError(f"report.warmup_requests = {warmup_requests}: must be >= 0")
     return Reporting(
         warmup=int(warmup_requests),
         request_sla=NEVER if request_sla_s is None else int(from_seconds(request_sla_s)),
@@ -229,8 +236,8 @@ def check(trace: Trace, bins: Bins, setup: Setup) -> None:
     requests = len(trace.arrival)
     if requests == 0:
         raise ValueError("a trace needs at least one request")
-    if requests >= 2**31:
-        raise ValueError(f"{requests} requests in one replication: must be below 2^31")
+    if requests >= MOST_REQUESTS:
+        raise ValueError(f"{requests} requests in one replication: must be below {MOST_REQUESTS}")
     _same_length("bins", len(bins.of), requests)
     if setup.service.base.shape[0] <= setup.policy.batch_size:
         raise ValueError("the service law must cover every batch size up to policy.batch_size")
@@ -240,6 +247,16 @@ def check(trace: Trace, bins: Bins, setup: Setup) -> None:
     if len(setup.control.prior_tokens) < controllers:
         raise ValueError(f"the controller needs prior moments for {controllers} bins")
     longest = longest_service(setup.service, int(trace.length.max()))
+    if not setup.service.timed and longest > LATEST // TBT_UNIT:
+        raise ValueError(
+            f"server.service: a batch of this trace could take {longest / 1e6:.6g} s: "
+            f"must be at most {LATEST // TBT_UNIT // 10**6} s"
+        )
+    if setup.policy.shortest_first:
+        least, most = float(trace.predicted.min()), float(trace.predicted.max())
+        if not 0 <= least <= most <= LATEST:
+            raise ValueError(f"predicted lengths from {least} to {most}: must be in 0..{LATEST}")
+        longest_service(setup.service, int(most))
     wait = 0 if setup.policy.max_wait == NEVER else setup.policy.max_wait
     # Sums over one batch are plain int64, so the horizon shrinks with very large batches.
     latest = min(LATEST, NEVER // setup.policy.batch_size)

@@ -59,6 +59,7 @@ class Replication:
     # The clock: at one instant first completions, then arrivals, then dispatch (model, section 1).
 
     def run(self) -> None:
+        """Let everything happen, one instant after the other."""
         while (instant := self.next_instant()) < NEVER:
             self.now = instant
             self.complete()
@@ -66,6 +67,7 @@ class Replication:
             self.dispatch()
 
     def next_instant(self) -> int:
+        """Return when the next completion, arrival or overdue release happens; NEVER if none will."""
         instants = [batch.completion for batch in self.running]
         if self.next_request < len(self.trace.arrival):
             instants.append(int(self.trace.arrival[self.next_request]))
@@ -74,6 +76,7 @@ class Replication:
         return min(instants, default=NEVER)
 
     def complete(self) -> None:
+        """Finish the batches that are due, by number."""
         finished = sorted((b for b in self.running if b.completion == self.now), key=lambda b: b.number)
         for batch in finished:
             self.running.remove(batch)
@@ -82,6 +85,7 @@ class Replication:
                 self.learn_from(batch)
 
     def enqueue(self) -> None:
+        """Let requests join their bins in index order, then bins release what is full, overdue or left."""
         arrival = self.trace.arrival
         while self.next_request < len(arrival) and arrival[self.next_request] == self.now:
             queue = self.waiting[int(self.bins.of[self.next_request])]
@@ -93,6 +97,7 @@ class Replication:
             self.release_late()
 
     def dispatch(self) -> None:
+        """Give free servers work until there is none, or none is free."""
         while len(self.running) < self.setup.policy.servers:
             batch = self.next_formed() if self.setup.policy.released else self.take()
             if batch is None:
@@ -102,10 +107,12 @@ class Replication:
     # Released modes: bins hand out batches ([MB] Algorithm 1).
 
     def deadline(self, queue: list[int]) -> int:
+        """Return when the oldest request of a bin has waited `max_wait`."""
         policy = self.setup.policy
         return NEVER if policy.max_wait == NEVER else int(self.trace.arrival[queue[0]]) + policy.max_wait
 
     def release_late(self) -> None:
+        """Release the bins that have waited long enough; after the last arrival, all of them."""
         for j, queue in enumerate(self.waiting):
             if queue and self.deadline(queue) == self.now:
                 self.release(j)
@@ -115,10 +122,12 @@ class Replication:
                     self.release(j)
 
     def release(self, j: int) -> None:
+        """Form a batch of what bin j holds."""
         self.formed.append(Batch(j, self.waiting[j], formed=self.now))
         self.waiting[j] = []
 
     def next_formed(self) -> Batch | None:
+        """Take the formed batch that is served next from the central queue."""
         if not self.formed:
             return None
         batch = min(self.formed, key=self.predicted_time) if self.setup.policy.shortest_first else self.formed[0]
@@ -126,12 +135,14 @@ class Replication:
         return batch
 
     def predicted_time(self, batch: Batch) -> int:
+        """Return T(b, L) of the longest prediction in a batch."""
         longest = max(float(self.trace.predicted[i]) for i in batch.members)
         return int(service_ticks(len(batch.members), longest, self.setup.service))
 
     # Dynamic modes: a free server takes what waits, up to its target ([DB]).
 
     def take(self) -> Batch | None:
+        """Choose a bin and take a batch from its head; None when nothing waits."""
         bins = len(self.waiting)
         ranks = [
             rank(self.setup.policy.bin_choice, j, queue[0] if queue else EMPTY, len(queue), self.last_bin, bins)
@@ -146,9 +157,11 @@ class Replication:
         return Batch(j, members, formed=self.now, decision=target)
 
     def controller(self, j: int) -> int:
+        """Return the controller that decides for bin j."""
         return j if self.setup.policy.per_bin else 0
 
     def learn_from(self, batch: Batch) -> None:
+        """Teach its controller what a finished batch has shown."""
         k, control = self.controller(batch.bin), self.setup.control
         tokens = [int(self.trace.prompt[i] + self.trace.output[i]) for i in batch.members]
         new = observe(self.signal(batch), len(tokens), sum(tokens), sum(t * t for t in tokens))
@@ -159,6 +172,7 @@ class Replication:
         self.targets[k] = learn(self.targets[k], new, oldest, waiting, k, control)
 
     def signal(self, batch: Batch) -> float:
+        """Return τ of a finished batch, in ticks."""
         match self.setup.control.sla.signal:
             case 0:
                 return batch.service / max(1, *(int(self.trace.output[i]) for i in batch.members))
@@ -170,6 +184,7 @@ class Replication:
     # Service (model, section 2).
 
     def begin(self, batch: Batch) -> None:
+        """Start a batch on a server."""
         batch.longest = max(int(self.trace.length[i]) for i in batch.members)
         batch.service = int(service_ticks(len(batch.members), batch.longest, self.setup.service))
         batch.start, batch.completion = self.now, self.now + batch.service
@@ -177,13 +192,14 @@ class Replication:
         self.running.append(batch)
 
     def completion_of(self, batch: Batch, i: int) -> int:
+        """Return when request i of a batch completes."""
         if not self.setup.policy.own_completion:
             return batch.completion
         return batch.start + int(service_ticks(len(batch.members), int(self.trace.length[i]), self.setup.service))
 
 
 def simulate_reference(trace: Trace, bins: Bins, setup: Setup) -> tuple[Records, list[Batch]]:
-    """Simulate one replication; return what became of each request, and the batches in the order in which they started."""
+    """Simulate one replication; return what became of each request, and the batches in starting order."""
     replication = Replication(trace, bins, setup)
     replication.run()
     records = Records(*(np.full(len(trace.arrival), -1, np.int64) for _ in Records._fields))

@@ -155,4 +155,5 @@ def tally_windows(
             if target.running.seen > 0:
                 signal = read(target.running.total.signal, target.running, setup.control.smoothing)
                 add(batch.start, "signals")
-                add(batch.start, "signal", int(signal * UNIT))
+                add(batch.start, "signal_0", int(signal * UNIT) & 0xFFFFFFFF)
+                add(batch.start, "signal_1", int(signal * UNIT) >> 32)

@@ -30,7 +30,8 @@ from .tally import (
     MOST,
     QUANTITIES,
     REST_BITS,
-    SIGNAL,
+    SIGNAL_0,
+    SIGNAL_1,
     SIGNALS,
     SLA_BOUND,
     START_REST,
@@ -74,7 +75,10 @@ def exact_moments(rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray
 def quantiles_of(
     histograms: NDArray[np.int32], least: NDArray[np.float64], most: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the quantiles of histograms (run, BUCKETS) in ticks: the middle of the bucket of the ceil(qn)-th smallest value."""
+    """Return the quantiles of histograms (run, BUCKETS) in ticks.
+
+    A quantile is the middle of the bucket that holds the ceil(qn)-th smallest value, between the least and the most.
+    """
     cumulated = np.cumsum(histograms, axis=1, dtype=np.int64)
     count = cumulated[:, -1]
     out = np.full((len(histograms), len(QUANTILES)), np.nan)
@@ -87,7 +91,7 @@ def quantiles_of(
 
 
 def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) -> dict[str, NDArray[Any]]:
-    """Return the report of many replications, leading axis run; raise ArithmeticError when requests were lost or invented."""
+    """Return the report of many replications, leading axis run; ArithmeticError when requests were lost or invented."""
     totals = tally.totals[:, 0]
     arrived = np.asarray(requests, dtype=np.int64)
     timed = np.array([s.service.timed for s in setups])
@@ -188,7 +192,7 @@ def overloaded(totals: NDArray[np.void], setups: Sequence[Setup], arrived: NDArr
 
 
 def per_bin(tally: Tally, timed: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-    """Report every bin: requests, batches, mean batch size, wait, latency and longest length (tokens, or seconds where timed)."""
+    """Report every bin; the longest length is in tokens, or in seconds where lengths are times."""
     rows = tally.bins
     wait = rows[:, :, BIN_WAIT_0] + rows[:, :, BIN_WAIT_1] * 2.0**32
     latency = rows[:, :, BIN_LATENCY_0] + rows[:, :, BIN_LATENCY_1] * 2.0**32
@@ -213,6 +217,7 @@ def per_window(tally: Tally, setups: Sequence[Setup], has_sla: NDArray[np.bool_]
     late = divide(rows[:, :, LATE_REQUESTS], rows[:, :, COMPLETIONS])
     taken = np.array([not s.policy.released for s in setups])[:, None]
     decisions = np.where(taken, batches, 0)
+    signal = rows[:, :, SIGNAL_0] + rows[:, :, SIGNAL_1] * 2.0**32
     return {
         "window_width_s": np.array([s.reporting.window for s in setups]) / TICKS_PER_S,
         "window_arrivals": rows[:, :, ARRIVALS].copy(),
@@ -223,5 +228,5 @@ def per_window(tally: Tally, setups: Sequence[Setup], has_sla: NDArray[np.bool_]
         "window_batch_target_mean": divide(rows[:, :, TARGET], decisions),
         "window_batch_memory_bound_mean": divide(rows[:, :, MEMORY_BOUND], decisions),
         "window_batch_sla_bound_mean": divide(rows[:, :, SLA_BOUND], decisions),
-        "window_signal_mean_s": divide(rows[:, :, SIGNAL], rows[:, :, SIGNALS]) / (1024.0 * TICKS_PER_S),
+        "window_signal_mean_s": divide(signal, rows[:, :, SIGNALS]) / (1024.0 * TICKS_PER_S),
     }

@@ -33,8 +33,8 @@ class Outcome(NamedTuple):
 def simulate(trace: Trace, bins: Bins, setup: Setup, backend: str = "numba") -> Outcome:
     """Simulate one replication and say what became of each request.
 
-    Records hold, for each request (request,): start and completion in ticks of 1 µs, batch number, bin and batch size, -1
-    where it was never served. Raises ValueError for input that does not fit together.
+    Records hold, for each request (request,): start and completion in ticks of 1 µs, batch number, bin and batch size,
+    -1 where it was never served. Raises ValueError for input that does not fit together.
     """
     shape = Shape(len(bins.start) - 1, setup.policy.batch_size, setup.reporting.windows)
     tally = new_tally(1, shape)
@@ -47,8 +47,8 @@ def simulate(trace: Trace, bins: Bins, setup: Setup, backend: str = "numba") -> 
 def simulate_many(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> dict[str, NDArray[Any]]:
     """Simulate a block of replications; return the variables of a cube by name, leading axis job.
 
-    `shape` is common to the block, so that blocks can be stacked: bins beyond a job's own stay empty. Raises ValueError for
-    input that does not fit together, ArithmeticError when conservation is broken.
+    `shape` is common to the block, so that blocks can be stacked: bins beyond a job's own stay empty. Raises ValueError
+    for input that does not fit together, ArithmeticError when conservation is broken.
     """
     tally = new_tally(len(jobs), shape)
     for run, job in enumerate(jobs):

@@ -1,7 +1,7 @@
 """What a replication leaves behind: integer counts and sums, in memory that does not grow with the number of requests.
 
-Backends fill a `Tally`; `report.py` turns it into the numbers of model section 9. Integers only, so that the order of adding
-does not matter and nothing is rounded before the end.
+Backends fill a `Tally`; `report.py` turns it into the numbers of model section 9. Integers only, so that the order of
+adding does not matter and nothing is rounded before the end.
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ TOTALS = np.dtype(
     ]
 )
 
-# Moments: one row for each quantity. Sums in limbs of 32 bits: impossible to overflow below 2^31 requests.
+# Moments: one row for each quantity. Sums in limbs of 32 bits: impossible to overflow below MOST_REQUESTS.
 QUANTITIES = ("latency", "wait", "service", "tbt")
 LATENCY, WAIT, SERVICE, TBT = range(4)
 COUNT, SUM_0, SUM_1, SQUARE_0, SQUARE_1, SQUARE_2, SQUARE_3, LEAST, MOST = range(9)
@@ -61,7 +61,8 @@ WINDOW_FIELDS = (
     "memory_bound",
     "sla_bound",
     "signals",  # batches started with a smoothed signal at hand
-    "signal",  # sum of it, in 1/1024 tick
+    "signal_0",  # sum of it, in 1/1024 tick, in limbs of 32 bits
+    "signal_1",
 )
 (
     ARRIVALS,
@@ -75,8 +76,9 @@ WINDOW_FIELDS = (
     MEMORY_BOUND,
     SLA_BOUND,
     SIGNALS,
-    SIGNAL,
-) = range(12)
+    SIGNAL_0,
+    SIGNAL_1,
+) = range(13)
 REST_BITS = 20
 
 
@@ -102,7 +104,7 @@ class Tally(NamedTuple):
     bins: NDArray[np.int64]
     """(bin, 8)."""
     windows: NDArray[np.int64]
-    """(window, 12)."""
+    """(window, 13)."""
 
 
 def new_tally(runs: int, shape: Shape) -> Tally:

@@ -1,7 +1,7 @@
 """Time inside the engine: whole ticks of one microsecond, in int64.
 
-Times are rounded once, where they enter. Every later sum is exact, so backends that add in a different order, or contract
-a*b+c, still agree bit for bit.
+Times are rounded once, where they enter. Every later sum is exact, so backends that add in a different order, or
+contract a*b+c, still agree bit for bit.
 """
 
 from typing import Any
@@ -13,8 +13,9 @@ TICKS_PER_S = 1_000_000
 NEVER = 2**62
 """Later than any time a simulation can reach."""
 LATEST = 2**52
-"""Last representable instant (142 years). Together with LARGEST_BATCH and LARGEST_REQUEST it keeps every sum inside int64."""
+"""Last representable instant (142 years). With the three limits below it keeps every sum inside int64."""
 LARGEST_BATCH = 2**16
+MOST_REQUESTS = 2**29
 LARGEST_REQUEST = 2**21
 """Most tokens (prompt and output) of one request."""
 

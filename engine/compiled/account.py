@@ -84,7 +84,7 @@ def add_shifted(moments, count, shift, total, square_low, square_high, widest): 
 
 @inline
 def add_descending(histogram, members, arrival, end):  # type: ignore[no-untyped-def]
-    """Count the times from each arrival to `end`; they fall from first to last, so equal ends mean one bucket for all."""
+    """Count the times from each arrival to `end`; they fall from first to last: equal ends, one bucket for all."""
     count = len(members)
     longest, shortest = bucket_of(end - arrival[members[0]]), bucket_of(end - arrival[members[count - 1]])
     if longest == shortest:
@@ -98,8 +98,8 @@ def add_descending(histogram, members, arrival, end):  # type: ignore[no-untyped
 def book_together(members, start, completion, arrival, tally):  # type: ignore[no-untyped-def]
     """Count wait and latency of requests that complete together; return the sums of both.
 
-    Members are in arrival order. Every wait is the last member's plus how much earlier the request came, and so is every
-    latency: one loop over these head starts, free of branches and scattered stores, serves both.
+    Members are in arrival order. Every wait is the last member's plus how much earlier the request came, and so is
+    every latency: one loop over these head starts, free of branches and scattered stores, serves both.
     """
     waits, latencies = tally.moments[WAIT], tally.moments[LATENCY]
     wait_histogram, latency_histogram = tally.histograms[WAIT], tally.histograms[LATENCY]
@@ -130,7 +130,7 @@ def book_together(members, start, completion, arrival, tally):  # type: ignore[n
 
 @inline
 def book_apart(members, size, start, trace, law, tally):  # type: ignore[no-untyped-def]
-    """Count wait, latency and service of requests that each complete at their own length; return the first two's sums."""
+    """Count requests that each complete at their own length; return the sums of wait and latency."""
     wait_total = latency_total = 0
     for m in range(len(members)):
         i = members[m]

@@ -1,4 +1,7 @@
-"""A binary heap in the rows of an array: the smallest (first column, second column) on top. The caller keeps the count."""
+"""A binary heap in the rows of an array, the smallest (first column, second column) on top.
+
+The caller keeps the count.
+"""
 
 from .jit import inline
 

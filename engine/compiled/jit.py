@@ -21,8 +21,8 @@ ENGINE = Path(__file__).resolve().parent.parent
 def cache_directory() -> Path:
     """Return the folder for compiled kernels, named after a hash of all engine sources.
 
-    Numba's own stamp covers only the file that defines a kernel: after a change in a policy it was seen to return the old
-    result. BATCHCUBE_CACHE moves the folder; where it cannot be written, a temporary one serves.
+    Numba's own stamp covers only the file that defines a kernel: after a change in a policy it was seen to return the
+    old result. BATCHCUBE_CACHE moves the folder; where it cannot be written, a temporary one serves.
     """
     digest = hashlib.sha256(f"{numba.__version__} {sys.version}".encode())
     for source in sorted(ENGINE.rglob("*.py")):
@@ -40,9 +40,9 @@ def cache_directory() -> Path:
 def jit(function: F) -> F:
     """Compile a kernel on first use: without the GIL, with NumPy's rules for errors, kept across processes.
 
-    A kernel allocates nothing, so it is compiled without Numba's reference counting: with it, more than half of the time was
-    seen to go into atomic counts of the arrays handed from part to part. fastmath was measured to gain nothing and to change
-    digits, so it stays off.
+    A kernel allocates nothing, so it is compiled without Numba's reference counting: with it, more than half of the
+    time was seen to go into atomic counts of the arrays handed from part to part. fastmath was measured to gain nothing
+    and to change digits, so it stays off.
     """
     before = config.CACHE_DIR
     config.CACHE_DIR = str(cache_directory())

@@ -1,7 +1,7 @@
 """Bins hand out batches: `multi_bin_only` and `fifo_fixed` ([MB] Algorithm 1; model, section 3).
 
-Nothing that happens at the servers changes which requests form a batch, or when. So there is no walk over arrivals: each bin
-knows when its next batch is released, and batches are taken in that order.
+Nothing that happens at the servers changes which requests form a batch, or when. So there is no walk over arrivals:
+each bin knows when its next batch is released, and batches are taken in that order.
 """
 
 from typing import NamedTuple
@@ -44,7 +44,7 @@ def release_space(bins: Bins, setup: Setup) -> ReleaseSpace:
 
 @inline
 def next_release(j, head, end, trace, order, policy):  # type: ignore[no-untyped-def]
-    """Return when bin j releases its next batch, what releases it, the tie-breaker, and where the batch ends in `order`."""
+    """Return when bin j next releases a batch, what releases it, the tie-breaker, and where it ends in `order`."""
     last = trace.arrival[-1]
     if head == end:
         return NEVER, ENDED, j, end

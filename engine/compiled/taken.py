@@ -14,9 +14,9 @@ from ..policies.estimates import UNIT, Running, Seen, observe, read
 from ..policies.service import service_ticks
 from ..policies.sla import Range
 from ..policies.target import Target, learn, start_target
-from ..tally import MEMORY_BOUND, SIGNAL, SIGNALS, SLA_BOUND, TARGET
+from ..tally import MEMORY_BOUND, SIGNAL_0, SIGNAL_1, SIGNALS, SLA_BOUND, TARGET
 from ..ticks import NEVER
-from .account import book, open_books, record, span_of, window_at
+from .account import LOW, book, open_books, record, span_of, window_at
 from .heap import pop, push
 from .jit import inline, jit
 
@@ -27,7 +27,7 @@ class TakeSpace(NamedTuple):
     bins: NDArray[np.int64]
     """(bin, 2) where each queue begins and ends in `order`."""
     running: NDArray[np.int64]
-    """(batch, 7) heap of batches in service: completion, number, bin, and what they will teach (signal, batch, tokens, squares)."""
+    """(batch, 7) heap of batches in service: completion, number, bin, and what each will teach, a `Seen`."""
     whole: NDArray[np.int64]
     """(controller, 6) integers of each `Target`."""
     real: NDArray[np.float64]
@@ -128,7 +128,9 @@ def book_target(target, start, control, reporting, windows):  # type: ignore[no-
         row[SLA_BOUND] += np.int64(target.sla_bound)
         if target.running.seen > 0:
             row[SIGNALS] += 1
-            row[SIGNAL] += np.int64(read(target.running.total.signal, target.running, control.smoothing) * UNIT)
+            signal = np.int64(read(target.running.total.signal, target.running, control.smoothing) * UNIT)
+            row[SIGNAL_0] += signal & LOW
+            row[SIGNAL_1] += signal >> 32
 
 
 @jit

@@ -12,8 +12,8 @@ EMPTY = 2**62
 def rank(choice: Any, bin_index: Any, head: Any, waiting: Any, previous: Any, bins: Any) -> Any:
     """Return the rank of a bin; the lowest is served, the lower bin on a tie.
 
-    `head` is the index of the bin's first request (requests are numbered by arrival), `waiting` how many it holds, `previous`
-    the bin served last (-1 before the first).
+    `head` is the index of the bin's first request (requests are numbered by arrival), `waiting` how many it holds,
+    `previous` the bin served last (-1 before the first).
     """
     turn = (bin_index - previous - 1) % bins
     order = where(choice == 0, head, where(choice == 1, turn, -waiting))

@@ -11,7 +11,7 @@ from ..dialect import policy, where
 
 @policy
 def bin_of(predicted: Any, edges: Any) -> Any:
-    """Return j with e_{j-1} <= ô < e_j; below the first edge is the first bin, at or above the last edge the last bin."""
+    """Return j with e_{j-1} <= ô < e_j; the first and the last bin also take what lies beyond the outer edges."""
     chosen = 0
     for j in range(1, edges.shape[0] - 1):
         chosen = where(predicted >= edges[j], j, chosen)
@@ -51,8 +51,8 @@ def exponential_edges(rate: float, batch_size: int, bins: int) -> NDArray[np.flo
 def distinct_edges(edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Drop the bins that no request can hit: those whose two edges coincide. Keeps at least one bin.
 
-    The outer edges bound nothing (`bin_of`), so only inner edges count: a first bin that ends where the sample begins is hit
-    by smaller values only, and goes too.
+    The outer edges bound nothing (`bin_of`), so only inner edges count: a first bin that ends where the sample begins
+    is hit by smaller values only, and goes too.
     """
     inner = np.unique(edges[1:-1])
     inner = inner[inner > edges[0]]

@@ -1,4 +1,4 @@
-"""What the scheduler believes from finished batches: running means of τ, b and of the tokens per request (model, section 8)."""
+"""What finished batches have taught: running means of τ, b and the tokens per request (model, section 8)."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from ..dialect import maximum, minimum, nearest, policy, where
 KINDS = ("ema", "window")
 UNIT = 1024
 """Observations are kept as integers of 1/1024, so that sums are exact and equal in every backend."""
-LARGEST_WINDOW = 2**11
+LARGEST_WINDOW = 2000
 LONGEST_SIGNAL = 2.0**40
 """A signal beyond 12.7 days is held there: a window of them still fits int64."""
 

@@ -7,7 +7,7 @@ from ..dialect import floor, maximum, minimum, policy, settle, sqrt, where
 
 RULES = ("exact", "buffer", "margin", "literal")
 UNLIMITED = 2.0**40
-"""Stands for "no capacity given": more tokens than any batch can hold, yet finite, because every branch is evaluated."""
+"""Stands for "no capacity given": more tokens than any batch holds, yet finite, as every branch is evaluated."""
 
 
 class Memory(NamedTuple):
@@ -46,18 +46,20 @@ def fits(batch: Any, mean: Any, variance: Any, memory: Memory) -> Any:
 
 @policy
 def largest_fitting(mean: Any, variance: Any, memory: Memory) -> Any:
-    """Return the largest b that fits: [DB] eq. (12) with per-request moments, made safe against rounding at the edge."""
-    spread = settle(memory.quantile * sqrt(variance))
-    root = sqrt(settle(spread * spread) + settle(4.0 * mean * memory.capacity)) - spread
-    ratio = root / (2.0 * mean)
-    batch = maximum(floor(ratio * ratio), 0.0)
+    """Return the largest b that fits: [DB] eq. (12) with per-request moments, made safe against rounding at the edge.
+
+    Written as b = (sqrt(s² + η/m) - s)² with s = θ√v / 2m: no product grows with m·η, whose `settle` would overflow.
+    """
+    half = memory.quantile * sqrt(variance) / (2.0 * mean)
+    root = sqrt(settle(half * half) + memory.capacity / mean) - half
+    batch = maximum(floor(root * root), 0.0)
     batch = where(fits(batch + 1.0, mean, variance, memory), batch + 1.0, batch)
     return where(fits(batch, mean, variance, memory), batch, maximum(batch - 1.0, 0.0))
 
 
 @policy
 def memory_batch(mean: Any, variance: Any, previous: Any, smallest: Any, largest: Any, memory: Memory) -> Any:
-    """Return b_mem as a whole float in [smallest, largest]; `previous` is the bound before (the rules that iterate on it)."""
+    """Return b_mem as a whole float in [smallest, largest]; `previous` is the bound before."""
     deviation = settle(memory.quantile * sqrt(previous * variance))
     buffer = floor((memory.capacity - deviation) / mean)
     margin = floor((memory.capacity - memory.margin) / mean)

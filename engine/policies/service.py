@@ -50,7 +50,7 @@ def service_ticks(batch_size: Any, length: Any, service: Service) -> Any:
 
 
 def batch_factor(batch_size: ArrayLike, h: str, gamma: float = 0.0) -> NDArray[np.float64]:
-    """Return h(b) for `constant` 1, `linear` 1+γ(b-1), `saturating` 1+γ(b-1)/b, `power` b^γ; ValueError for another name."""
+    """Return h(b): `constant` 1, `linear` 1+γ(b-1), `saturating` 1+γ(b-1)/b, `power` b^γ; else ValueError."""
     b = np.maximum(np.asarray(batch_size, dtype=np.float64), 1.0)
     match h:
         case "constant":
@@ -113,7 +113,7 @@ def measured(
 
 
 def longest_service(service: Service, length: int) -> int:
-    """Return the longest time any batch of requests up to `length` can take, in ticks; ValueError when it cannot be held."""
+    """Return the longest a batch of requests up to `length` can take, in ticks; ValueError if it cannot be held."""
     reach = service.base + service.slope * np.maximum(length - service.knots, 0)
     longest = float(np.max(reach))
     if (

@@ -1,4 +1,4 @@
-"""The batch size a server asks for: b = min(b_mem, b_SLA), moved after each batch ([DB] section III; model, sections 3, 6-8)."""
+"""The batch size a server asks for: b = min(b_mem, b_SLA), moved after each batch ([DB] III; model, 3 and 6-8)."""
 
 from typing import Any, NamedTuple
 
@@ -83,8 +83,8 @@ def learn(target: Target, new: Seen, oldest: Seen, waiting: Any, controller: Any
     """Move the target after one finished batch.
 
     Which of the two algorithms there are is structure, not data, so a plain `if` decides it in every backend.
-    Algorithm 1 acts only while requests wait ([DB]: both waiting and running requests exist; the running ones are those that
-    just finished). Algorithm 2 acts after every batch.
+    Algorithm 1 acts only while requests wait ([DB]: both waiting and running requests exist; the running ones are those
+    that just finished). Algorithm 2 acts after every batch.
     """
     running = update(target.running, new, oldest, control.smoothing)
     signal = read(running.total.signal, running, control.smoothing)
