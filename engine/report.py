@@ -72,22 +72,19 @@ def exact_moments(rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray
     return mean.reshape(rows.shape[:-1]), variance.reshape(rows.shape[:-1])
 
 
-def quantiles_of(
-    histograms: NDArray[np.int32], least: NDArray[np.float64], most: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the quantiles of histograms (run, BUCKETS) in ticks.
+def rank_histograms(histograms: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return counts (run, quantity) and quantiles in ticks (run, quantity, quantile) of histograms (run, quantity, bucket).
 
-    A quantile is the middle of the bucket that holds the ceil(qn)-th smallest value, between the least and the most.
+    A quantile is the middle of the bucket that holds the ceil(qn)-th smallest value.
     """
-    cumulated = np.cumsum(histograms, axis=1, dtype=np.int64)
-    count = cumulated[:, -1]
-    out = np.full((len(histograms), len(QUANTILES)), np.nan)
-    middles = bucket_middles()
-    for q, quantile in enumerate(QUANTILES):
-        wanted = np.maximum(np.ceil(quantile * count), 1)
-        bucket = np.minimum((cumulated < wanted[:, None]).sum(axis=1), BUCKETS - 1)
-        out[:, q] = np.where(count > 0, np.clip(middles[bucket], least, most), np.nan)
-    return out
+    from .compiled.ranks import quantile_buckets
+
+    runs, quantities, _ = histograms.shape
+    counts = np.empty(runs * quantities, np.int64)
+    buckets = np.empty((runs * quantities, len(QUANTILES)), np.int64)
+    quantile_buckets(histograms.reshape(runs * quantities, BUCKETS), np.array(QUANTILES), counts, buckets)
+    middles = np.where(buckets < 0, np.nan, bucket_middles()[np.maximum(buckets, 0)])
+    return counts.reshape(runs, quantities), middles.reshape(runs, quantities, len(QUANTILES))
 
 
 def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) -> dict[str, NDArray[Any]]:
@@ -95,13 +92,14 @@ def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) ->
     totals = tally.totals[:, 0]
     arrived = np.asarray(requests, dtype=np.int64)
     timed = np.array([s.service.timed for s in setups])
-    conserve(tally, arrived, timed)
+    counts, quantiles = rank_histograms(tally.histograms)
+    conserve(tally, counts, arrived, timed)
     policies, reporting = [s.policy for s in setups], [s.reporting for s in setups]
     servers = np.array([np.nan if p.servers == INFINITE else p.servers for p in policies])
     span = (totals["last_completion"] - totals["first_arrival"]) / TICKS_PER_S
     span = np.where(totals["measured"] > 0, span, np.nan)
     report: dict[str, NDArray[Any]] = {}
-    report.update(request_times(tally, setups))
+    report.update(request_times(tally, quantiles, setups))
     has_sla = np.array([r.request_sla < NEVER for r in reporting])
     has_token_sla = np.array([np.isfinite(r.token_sla) for r in reporting])
     has_memory = np.array([s.control.memory.capacity < UNLIMITED for s in setups])
@@ -140,14 +138,17 @@ def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) ->
     return report
 
 
-def conserve(tally: Tally, arrived: NDArray[np.int64], timed: NDArray[np.bool_]) -> None:
-    """Check that arrivals = completed + unserved, and that every count of the same requests agrees."""
+def conserve(tally: Tally, counts: NDArray[np.int64], arrived: NDArray[np.int64], timed: NDArray[np.bool_]) -> None:
+    """Check that arrivals = completed + unserved, and that every count of the same requests agrees.
+
+    `counts` is (run, quantity): how many values the histograms hold.
+    """
     totals = tally.totals[:, 0]
     served = totals["completed"] + totals["unserved"]
     due = np.repeat(totals["measured"][:, None], len(QUANTITIES), axis=1)
     due[timed, TBT] = 0
     counted = tally.moments[:, :, COUNT] == due
-    in_histograms = tally.histograms.sum(axis=2) == due
+    in_histograms = counts == due
     in_sizes = (tally.sizes * np.arange(tally.sizes.shape[1])).sum(axis=1) == totals["members"]
     if not (
         (served == arrived).all()
@@ -159,7 +160,7 @@ def conserve(tally: Tally, arrived: NDArray[np.int64], timed: NDArray[np.bool_])
         raise ArithmeticError("conservation broken: requests were lost or counted twice (a defect of the simulator)")
 
 
-def request_times(tally: Tally, setups: Sequence[Setup]) -> dict[str, NDArray[Any]]:
+def request_times(tally: Tally, quantiles: NDArray[np.float64], setups: Sequence[Setup]) -> dict[str, NDArray[Any]]:
     """Report latency, wait, service, TTFT and TBT: mean, variance, least, most and quantiles, in seconds."""
     mean, variance = exact_moments(tally.moments)
     report: dict[str, NDArray[Any]] = {}
@@ -170,7 +171,7 @@ def request_times(tally: Tally, setups: Sequence[Setup]) -> dict[str, NDArray[An
         nothing = tally.moments[:, quantity, COUNT] == 0
         least = np.where(nothing, np.nan, tally.moments[:, quantity, LEAST] / unit)
         most = np.where(nothing, np.nan, tally.moments[:, quantity, MOST] / unit)
-        middle = quantiles_of(tally.histograms[:, quantity], least * TICKS_PER_S, most * TICKS_PER_S) / TICKS_PER_S
+        middle = np.clip(quantiles[:, quantity] / TICKS_PER_S, least[:, None], most[:, None])
         report[f"{name}_mean_s"] = mean[:, quantity] / unit + shift
         report[f"{name}_variance_s2"] = variance[:, quantity] / unit**2
         report[f"{name}_min_s"] = least + shift

@@ -45,7 +45,7 @@ LOW = 0xFFFFFFFF
 
 
 @inline
-def add_product(moments, a, b, weight):  # type: ignore[no-untyped-def]
+def add_product(moments, a, b, weight):
     """Add weight * a * b to the sum of squares, for a and b below 2^52 and weights below 2^17."""
     a_low, a_high, b_low, b_high = a & LOW, a >> 32, b & LOW, b >> 32
     bottom = np.uint64(a_low) * np.uint64(b_low)
@@ -57,7 +57,7 @@ def add_product(moments, a, b, weight):  # type: ignore[no-untyped-def]
 
 
 @inline
-def add_value(moments, histogram, value, weight, in_ticks):  # type: ignore[no-untyped-def]
+def add_value(moments, histogram, value, weight, in_ticks):
     """Count `weight` times a value; `in_ticks` is the same value as a float, for the histogram."""
     moments[COUNT] += weight
     moments[SUM_0] += weight * (value & LOW)
@@ -69,7 +69,7 @@ def add_value(moments, histogram, value, weight, in_ticks):  # type: ignore[no-u
 
 
 @inline
-def add_shifted(moments, count, shift, total, square_low, square_high, widest):  # type: ignore[no-untyped-def]
+def add_shifted(moments, count, shift, total, square_low, square_high, widest):
     """Count values shift + e, given the sum of e, the limbs of the sum of e², and the largest e (the least is 0)."""
     moments[COUNT] += count
     moments[SUM_0] += count * (shift & LOW) + (total & LOW)
@@ -83,7 +83,7 @@ def add_shifted(moments, count, shift, total, square_low, square_high, widest): 
 
 
 @inline
-def add_descending(histogram, members, arrival, end):  # type: ignore[no-untyped-def]
+def add_descending(histogram, members, arrival, end):
     """Count the times from each arrival to `end`; they fall from first to last: equal ends, one bucket for all."""
     count = len(members)
     longest, shortest = bucket_of(end - arrival[members[0]]), bucket_of(end - arrival[members[count - 1]])
@@ -95,7 +95,7 @@ def add_descending(histogram, members, arrival, end):  # type: ignore[no-untyped
 
 
 @inline
-def book_together(members, start, completion, arrival, tally):  # type: ignore[no-untyped-def]
+def book_together(members, start, completion, arrival, tally):
     """Count wait and latency of requests that complete together; return the sums of both.
 
     Members are in arrival order. Every wait is the last member's plus how much earlier the request came, and so is
@@ -129,7 +129,7 @@ def book_together(members, start, completion, arrival, tally):  # type: ignore[n
 
 
 @inline
-def book_apart(members, size, start, trace, law, tally):  # type: ignore[no-untyped-def]
+def book_apart(members, size, start, trace, law, tally):
     """Count requests that each complete at their own length; return the sums of wait and latency."""
     wait_total = latency_total = 0
     for m in range(len(members)):
@@ -146,20 +146,20 @@ def book_apart(members, size, start, trace, law, tally):  # type: ignore[no-unty
 
 
 @inline
-def window_at(instant, width):  # type: ignore[no-untyped-def]
+def window_at(instant, width):
     """Return the window of an instant: exact, and three times as fast as dividing integers."""
     window = np.int64(instant * (1.0 / width))
     return window - (window * width > instant) + ((window + 1) * width <= instant)
 
 
 @inline
-def rest_of_window(instant, window, width):  # type: ignore[no-untyped-def]
+def rest_of_window(instant, window, width):
     """Return the part of the window that remains at an instant, in 2^-20 of its width."""
     return np.int64(((window + 1) * width - instant) * (1.0 / width) * (1 << REST_BITS))
 
 
 @inline
-def first_at_or_after(arrival, instant):  # type: ignore[no-untyped-def]
+def first_at_or_after(arrival, instant):
     """Return the first request that arrives at an instant or later."""
     low, high = 0, len(arrival)
     while low < high:
@@ -172,7 +172,7 @@ def first_at_or_after(arrival, instant):  # type: ignore[no-untyped-def]
 
 
 @inline
-def count_arrivals(arrival, reporting, windows):  # type: ignore[no-untyped-def]
+def count_arrivals(arrival, reporting, windows):
     """Count the arrivals of every window, and how much of it each has seen."""
     first = 0
     for window in range(reporting.windows):
@@ -200,7 +200,7 @@ class Span(NamedTuple):
 
 
 @inline
-def span_of(members, trace, timed):  # type: ignore[no-untyped-def]
+def span_of(members, trace, timed):
     """Add up the members of a batch; without tokens there is only the length."""
     longest = longest_output = lengths = outputs = tokens = squares = 0
     length, output, prompt = trace.length, trace.output, trace.prompt
@@ -223,7 +223,7 @@ def span_of(members, trace, timed):  # type: ignore[no-untyped-def]
 
 
 @inline
-def book(members, j, start, service, span, trace, setup, tally):  # type: ignore[no-untyped-def]
+def book(members, j, start, service, span, trace, setup, tally):
     """Count one batch of bin j whose service begins at `start`."""
     reporting, law, totals = setup.reporting, setup.service, tally.totals[0]
     size, completion = len(members), start + service
@@ -232,18 +232,17 @@ def book(members, j, start, service, span, trace, setup, tally):  # type: ignore
     late = count_late(members, size, start, completion, trace, setup)
     book_windows(members, start, completion, late, trace, setup, tally)
     book_backlog(size, completion, trace.arrival, totals)
-    if members[0] < reporting.warmup:
-        # Members are in arrival order: those of the warm-up come first.
-        warm = 0
-        while warm < size and members[warm] < reporting.warmup:
-            warm += 1
-        if warm < size:
-            rest = members[warm:]
-            outputs = span_of(rest, trace, law.timed).outputs
-            late = count_late(rest, size, start, completion, trace, setup)
-            book_requests(rest, size, j, start, service, span.longest, outputs, late, trace, setup, tally)
+    # Members are in arrival order: those of the warm-up come first.
+    warm, outputs = 0, span.outputs
+    while warm < size and members[warm] < reporting.warmup:
+        outputs -= trace.output[members[warm]]
+        warm += 1
+    if warm > 0:
+        late = count_late(members[warm:], size, start, completion, trace, setup)
+    if warm < size:
+        book_requests(members[warm:], size, j, start, service, span.longest, outputs, late, trace, setup, tally)
+    if warm > 0:
         return
-    book_requests(members, size, j, start, service, span.longest, span.outputs, late, trace, setup, tally)
     totals["batches"] += 1
     totals["members"] += size
     totals["busy"] += service
@@ -260,7 +259,7 @@ def book(members, j, start, service, span, trace, setup, tally):  # type: ignore
 
 
 @inline
-def book_requests(members, size, j, start, service, longest, outputs, late, trace, setup, tally):  # type: ignore[no-untyped-def]
+def book_requests(members, size, j, start, service, longest, outputs, late, trace, setup, tally):
     """Count the measured requests of a batch of `size`."""
     reporting, law, totals = setup.reporting, setup.service, tally.totals[0]
     count = len(members)
@@ -286,7 +285,7 @@ def book_requests(members, size, j, start, service, longest, outputs, late, trac
 
 
 @inline
-def count_late(members, size, start, completion, trace, setup):  # type: ignore[no-untyped-def]
+def count_late(members, size, start, completion, trace, setup):
     """Count those of a batch of `size` that are over the latency limit."""
     limit, late = setup.reporting.request_sla, 0
     if limit == NEVER:
@@ -303,7 +302,7 @@ def count_late(members, size, start, completion, trace, setup):  # type: ignore[
 
 
 @inline
-def book_windows(members, start, completion, late, trace, setup, tally):  # type: ignore[no-untyped-def]
+def book_windows(members, start, completion, late, trace, setup, tally):
     """Count a batch in the windows in which it starts and completes."""
     reporting, law = setup.reporting, setup.service
     size, width = len(members), reporting.window
@@ -330,7 +329,7 @@ def book_windows(members, start, completion, late, trace, setup, tally):  # type
 
 
 @inline
-def book_backlog(size, completion, arrival, totals):  # type: ignore[no-untyped-def]
+def book_backlog(size, completion, arrival, totals):
     """Count down the requests not yet completed when half, and when all, have arrived."""
     if completion <= arrival[len(arrival) // 2]:
         totals["backlog_half"] -= size
@@ -339,7 +338,7 @@ def book_backlog(size, completion, arrival, totals):  # type: ignore[no-untyped-
 
 
 @inline
-def open_books(trace, setup, tally):  # type: ignore[no-untyped-def]
+def open_books(trace, setup, tally):
     """Count what is known before the first batch."""
     requests = len(trace.arrival)
     totals = tally.totals[0]
@@ -350,7 +349,7 @@ def open_books(trace, setup, tally):  # type: ignore[no-untyped-def]
 
 
 @inline
-def record(members, j, number, start, service, trace, setup, records):  # type: ignore[no-untyped-def]
+def record(members, j, number, start, service, trace, setup, records):
     """Write what became of each request, where the caller asked for it."""
     if len(records.start) == 0:
         return

@@ -7,20 +7,20 @@ from .jit import inline
 
 
 @inline
-def before(rows, a, b):  # type: ignore[no-untyped-def]
+def before(rows, a, b):
     """Say whether row a comes before row b."""
     return rows[a, 0] < rows[b, 0] or (rows[a, 0] == rows[b, 0] and rows[a, 1] < rows[b, 1])
 
 
 @inline
-def swap(rows, a, b):  # type: ignore[no-untyped-def]
+def swap(rows, a, b):
     """Exchange two rows."""
     for field in range(rows.shape[1]):
         rows[a, field], rows[b, field] = rows[b, field], rows[a, field]
 
 
 @inline
-def push(rows, count):  # type: ignore[no-untyped-def]
+def push(rows, count):
     """Move the row at `count`, just written, to its place; the heap then holds count + 1 rows."""
     child = count
     while child > 0:
@@ -32,7 +32,7 @@ def push(rows, count):  # type: ignore[no-untyped-def]
 
 
 @inline
-def pop(rows, count):  # type: ignore[no-untyped-def]
+def pop(rows, count):
     """Move the top row to `count` - 1, where it can be read; the heap then holds count - 1 rows."""
     last = count - 1
     if last == 0:

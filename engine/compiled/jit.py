@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import numba
@@ -14,6 +15,7 @@ from numba.core import config
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_SETTING_CACHE_DIR = Lock()
 ENGINE = Path(__file__).resolve().parent.parent
 
 
@@ -44,12 +46,13 @@ def jit(function: F) -> F:
     time was seen to go into atomic counts of the arrays handed from part to part. fastmath was measured to gain nothing
     and to change digits, so it stays off.
     """
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(cache_directory())
-    try:
-        compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)
-    finally:
-        config.CACHE_DIR = before
+    with _SETTING_CACHE_DIR:  # the folder is a global of Numba, and threads may import kernels at the same time
+        before = config.CACHE_DIR
+        config.CACHE_DIR = str(cache_directory())
+        try:
+            compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)
+        finally:
+            config.CACHE_DIR = before
     return compiled
 
 

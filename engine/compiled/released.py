@@ -43,7 +43,7 @@ def release_space(bins: Bins, setup: Setup) -> ReleaseSpace:
 
 
 @inline
-def next_release(j, head, end, trace, order, policy):  # type: ignore[no-untyped-def]
+def next_release(j, head, end, trace, order, policy):
     """Return when bin j next releases a batch, what releases it, the tie-breaker, and where it ends in `order`."""
     last = trace.arrival[-1]
     if head == end:
@@ -66,14 +66,14 @@ def next_release(j, head, end, trace, order, policy):  # type: ignore[no-untyped
 
 
 @inline
-def plan(j, trace, bins, policy, queues):  # type: ignore[no-untyped-def]
+def plan(j, trace, bins, policy, queues):
     """Note the next release of bin j."""
     instant, cause, tie, end = next_release(j, queues[j, HEAD], bins.start[j + 1], trace, bins.order, policy)
     queues[j, INSTANT], queues[j, CAUSE], queues[j, TIE], queues[j, END] = instant, cause, tie, end
 
 
 @inline
-def first_of(queues):  # type: ignore[no-untyped-def]
+def first_of(queues):
     """Return the bin that releases first."""
     best = 0
     for j in range(1, len(queues)):
@@ -86,7 +86,7 @@ def first_of(queues):  # type: ignore[no-untyped-def]
 
 
 @inline
-def serve(low, high, j, number, start, trace, bins, setup, tally, records):  # type: ignore[no-untyped-def]
+def serve(low, high, j, number, start, trace, bins, setup, tally, records):
     """Run one batch from `start`; return its completion."""
     members = bins.order[low:high]
     span = span_of(members, trace, setup.service.timed)
@@ -97,7 +97,7 @@ def serve(low, high, j, number, start, trace, bins, setup, tally, records):  # t
 
 
 @inline
-def predicted_ticks(members, trace, law):  # type: ignore[no-untyped-def]
+def predicted_ticks(members, trace, law):
     """Return T(b, L) of the longest prediction in a batch."""
     longest = 0.0
     for m in range(len(members)):
@@ -106,7 +106,7 @@ def predicted_ticks(members, trace, law):  # type: ignore[no-untyped-def]
 
 
 @inline
-def earliest(free):  # type: ignore[no-untyped-def]
+def earliest(free):
     """Return the server that is free first, the lowest on a tie (np.argmin is a call, and slower)."""
     best = 0
     for server in range(1, len(free)):
@@ -116,7 +116,7 @@ def earliest(free):  # type: ignore[no-untyped-def]
 
 
 @jit
-def run_released(trace, bins, setup, tally, records, space):  # type: ignore[no-untyped-def]
+def run_released(trace, bins, setup, tally, records, space):
     """Simulate one replication into an empty tally; fill `records` unless they have length 0."""
     open_books(trace, setup, tally)
     policy, queues, free, formed = setup.policy, space.bins, space.free, space.formed
@@ -127,35 +127,30 @@ def run_released(trace, bins, setup, tally, records, space):  # type: ignore[no-
     finite = policy.servers < INFINITE
     while True:
         j = first_of(queues)
-        low, now, high = queues[j, HEAD], queues[j, INSTANT], queues[j, END]
-        if now > released_at:
-            # Every release of the last instant is in: servers free before the next one each take the shortest batch.
-            while waiting > 0:
-                server = earliest(free)
-                start = max(released_at, free[server])
-                if start >= now:
-                    break
-                pop(formed, waiting)
-                waiting -= 1
-                k, first, last = formed[waiting, 2], formed[waiting, 3], formed[waiting, 4]
-                done = serve(first, last, k, number, start, trace, bins, setup, tally, records)
-                free[server] = done if finite else 0
-                number += 1
-        if now == NEVER:
+        now = queues[j, INSTANT]
+        server = earliest(free)
+        start = max(released_at, free[server])
+        if waiting > 0 and start < now:
+            # Every release of the last instant is in: the server takes the shortest batch that waits.
+            pop(formed, waiting)
+            waiting -= 1
+            k, low, high = formed[waiting, 2], formed[waiting, 3], formed[waiting, 4]
+        elif now == NEVER:
             break
-        if policy.shortest_first:
-            row = formed[waiting]
-            row[0], row[1] = predicted_ticks(bins.order[low:high], trace, setup.service), released
-            row[2], row[3], row[4] = j, low, high
-            push(formed, waiting)
-            waiting += 1
         else:
-            server = earliest(free)
+            k, low, high = j, queues[j, HEAD], queues[j, END]
+            queues[j, HEAD] = high
+            plan(j, trace, bins, policy, queues)
+            released, released_at = released + 1, now
+            if policy.shortest_first:
+                row = formed[waiting]
+                row[0], row[1] = predicted_ticks(bins.order[low:high], trace, setup.service), released
+                row[2], row[3], row[4] = j, low, high
+                push(formed, waiting)
+                waiting += 1
+                continue
             start = max(now, free[server])
-            done = serve(low, high, j, number, start, trace, bins, setup, tally, records)
-            free[server] = done if finite else 0
-            number += 1
-        released, released_at = released + 1, now
-        queues[j, HEAD] = high
-        plan(j, trace, bins, policy, queues)
+        done = serve(low, high, k, number, start, trace, bins, setup, tally, records)
+        free[server] = done if finite else 0
+        number += 1
     tally.totals[0]["unserved"] = len(trace.arrival) - tally.totals[0]["completed"]

@@ -56,7 +56,7 @@ def take_space(bins: Bins, setup: Setup) -> TakeSpace:
 
 
 @inline
-def load(k, space):  # type: ignore[no-untyped-def]
+def load(k, space):
     """Read the state of controller k."""
     whole, real = space.whole[k], space.real[k]
     running = Running(whole[0], Seen(whole[1], whole[2], whole[3], whole[4]))
@@ -64,7 +64,7 @@ def load(k, space):  # type: ignore[no-untyped-def]
 
 
 @inline
-def store(k, target, space):  # type: ignore[no-untyped-def]
+def store(k, target, space):
     """Keep the state of controller k."""
     whole, real, total = space.whole[k], space.real[k], target.running.total
     whole[0], whole[1], whole[2], whole[3] = target.running.seen, total.signal, total.batch, total.tokens
@@ -73,7 +73,7 @@ def store(k, target, space):  # type: ignore[no-untyped-def]
 
 
 @inline
-def signal_of(members, start, service, longest_output, trace, setup):  # type: ignore[no-untyped-def]
+def signal_of(members, start, service, longest_output, trace, setup):
     """Return the signal τ of a batch, in ticks."""
     choice = setup.control.sla.signal
     if choice == 0:
@@ -90,7 +90,7 @@ def signal_of(members, start, service, longest_output, trace, setup):  # type: i
 
 
 @inline
-def choose_bin(order, queues, previous, policy):  # type: ignore[no-untyped-def]
+def choose_bin(order, queues, previous, policy):
     """Return the bin that a free server takes from."""
     best, best_rank = 0, EMPTY
     for j in range(len(queues)):
@@ -103,7 +103,7 @@ def choose_bin(order, queues, previous, policy):  # type: ignore[no-untyped-def]
 
 
 @inline
-def learn_from(batch, waiting, control, per_bin, space):  # type: ignore[no-untyped-def]
+def learn_from(batch, waiting, control, per_bin, space):
     """Teach the controller what a finished batch, a row of the heap, has shown."""
     j = batch[2]
     k = j if per_bin else 0
@@ -118,7 +118,7 @@ def learn_from(batch, waiting, control, per_bin, space):  # type: ignore[no-unty
 
 
 @inline
-def book_target(target, start, control, reporting, windows):  # type: ignore[no-untyped-def]
+def book_target(target, start, control, reporting, windows):
     """Count the decision under which a batch starts."""
     window = window_at(start, reporting.window)
     if window < reporting.windows:
@@ -134,7 +134,7 @@ def book_target(target, start, control, reporting, windows):  # type: ignore[no-
 
 
 @jit
-def run_taken(trace, bins, setup, tally, records, space):  # type: ignore[no-untyped-def]
+def run_taken(trace, bins, setup, tally, records, space):
     """Simulate one replication into an empty tally; fill `records` unless they have length 0."""
     open_books(trace, setup, tally)
     policy, control, order = setup.policy, setup.control, bins.order
