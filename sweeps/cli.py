@@ -1,12 +1,15 @@
 """The command line. Everything heavy is imported by the command that needs it, so that --help is there at once."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
+    from .reproduce import Reproduction
     from .specification import Sweep
 
 # typer carries click under different names from version to version; its own exception leads to click's.
@@ -23,6 +26,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="List, fetch and locate public data sets.")
 app.add_typer(data, name="data")
+reproduce = typer.Typer(help="Run what the papers claim, and compare: cubes, figures and comparison.csv in a folder.")
+app.add_typer(reproduce, name="reproduce")
 
 
 def _examples(*lines: str) -> str:
@@ -55,6 +60,10 @@ def _root(
         print(installed("batchcube"))
     elif context.invoked_subcommand is None:
         print(context.get_help())
+
+
+FolderOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="folder to write to")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="a tenth of the requests, few replications; labelled so")]
 
 
 def _sweep(spec: str, settings: list[str] | None, replications: int | None, seed: int | None) -> "Sweep":
@@ -332,6 +341,66 @@ def data_path(name: Annotated[str, typer.Argument(help="data set (batchcube data
     from . import datasets
 
     print(datasets.locate(name))
+
+
+@reproduce.command(
+    "multi-bin",
+    epilog=_examples("batchcube reproduce multi-bin", "batchcube reproduce multi-bin -o out/mb --quick"),
+)
+def reproduce_multi_bin(
+    output: FolderOption = None,
+    replications: ReplicationsOption = None,
+    quick: QuickOption = False,
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Reproduce Figures 3, 4, 6, 8, 9 and 11 of Multi-Bin Batching (arXiv 2412.04504); out/multi-bin by default.
+
+    Cubes that are there already are used again.
+    """
+    from .reproduce_multi_bin import reproduce_multi_bin as reproduced
+
+    to = _reproduction("multi-bin", output, replications, workers, quick=quick, quiet=quiet, overwrite=overwrite)
+    with _stoppable():
+        reproduced(to)
+
+
+def _reproduction(
+    name: str,
+    output: Path | None,
+    replications: int | None,
+    workers: int | None,
+    *,
+    quick: bool,
+    quiet: bool,
+    overwrite: bool,
+) -> "Reproduction":
+    from contextlib import nullcontext
+
+    from rich.console import Console
+
+    from .progress import Silent, progress_for_terminal
+    from .reproduce import Reproduction
+
+    return Reproduction(
+        output or Path("out") / (f"{name}-quick" if quick else name),
+        Console(),
+        replications=replications,
+        quick=quick,
+        workers=workers,
+        overwrite=overwrite,
+        progress=(lambda: nullcontext(Silent())) if quiet else progress_for_terminal,
+    )
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("batchcube: stopped. What is finished is kept: the same command continues.", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _fail(message: str) -> NoReturn:

@@ -19,7 +19,7 @@ def quantile_buckets(histograms, quantiles, counts, buckets):
         counts[row] = total
         bucket, seen = -1, 0
         for q in range(len(quantiles)):
-            wanted = max(int(math.ceil(quantiles[q] * total)), 1)
+            wanted = max(math.ceil(quantiles[q] * total), 1)
             while total > 0 and seen < wanted:
                 bucket += 1
                 seen += histogram[bucket]
