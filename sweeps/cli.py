@@ -383,9 +383,11 @@ def _reproduction(
     from .progress import Silent, progress_for_terminal
     from .reproduce import Reproduction
 
+    console = Console()
     return Reproduction(
         output or Path("out") / (f"{name}-quick" if quick else name),
-        Console(),
+        # A file has no width of its own.
+        console if console.is_terminal else Console(width=max(console.width, 120)),
         replications=replications,
         quick=quick,
         workers=workers,

@@ -1,0 +1,246 @@
+"""What both `batchcube reproduce` commands share: run presets into a folder, compare, draw, and say what was found."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from .errors import UserError
+from .specification import Sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import Console
+
+    from .progress import Progress
+
+CONFIDENCE = 0.95
+COLUMNS = ("experiment", "setting", "quantity", "paper", "theory", "simulated", "ci_low", "ci_high", "agrees", "note")
+_QUICK = "quick run, reduced size"
+
+Verdict = Literal["", "yes", "no", "cannot tell"]
+
+
+class Row(NamedTuple):
+    """One line of `comparison.csv`; NaN where there is no number, no verdict where nothing can agree or disagree."""
+
+    experiment: str
+    setting: str
+    quantity: str
+    paper: float = np.nan
+    theory: float = np.nan
+    simulated: float = np.nan
+    ci_low: float = np.nan
+    ci_high: float = np.nan
+    agrees: Verdict = ""
+    note: str = ""
+    on_screen: bool = True
+    """Whether the screen shows the row too; a row that disagrees is always shown."""
+
+
+class Drawing(NamedTuple):
+    """One figure to draw from a cube."""
+
+    figure: str
+    file: str
+    options: Mapping[str, Any] = {}
+
+
+class Found(NamedTuple):
+    """What one experiment showed: rows to compare, and sentences that say it plainly."""
+
+    rows: list[Row]
+    sentences: list[str]
+
+
+class Interval(NamedTuple):
+    """A mean with the ends of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def holds(self, value: float) -> Verdict:
+        """Say whether a value lies inside; without an interval that cannot be told."""
+        if np.isnan(self.low):
+            return "cannot tell"
+        return "yes" if self.low <= value <= self.high else "no"
+
+    def above(self, value: float) -> Verdict:
+        """Say whether the interval lies above a value: "no" where all of it is below."""
+        return "yes" if self.low > value else "no" if self.high < value else "cannot tell"
+
+
+def simultaneous(rows: int) -> float:
+    """Return the confidence of each of some intervals that hold together with 95 % (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / max(rows, 1)
+
+
+def said_simultaneous(rows: int) -> str:
+    """Say how wide intervals of `simultaneous` are."""
+    if rows == 1:
+        return "95 % interval"
+    return f"simultaneous 95 % intervals over {rows} rows (Bonferroni: each {100 * simultaneous(rows):.4g} %)"
+
+
+def in_words(verdicts: Sequence[Verdict], of: str) -> str:
+    """Say how many verdicts are "yes": `all 5 rows`, `both rows`, `3 of 5 rows`."""
+    count, total = sum(verdict == "yes" for verdict in verdicts), len(verdicts)
+    if count < total:
+        return f"{count} of {total} {of}"
+    return f"both {of}" if total == 2 else f"all {total} {of}"
+
+
+def mean_of(values: Any, rows: int = 1) -> Interval:
+    """Return the mean of replications (replication,) with the interval of one of ``rows`` that hold together."""
+    from batchcube.results.statistics import mean_interval
+
+    found = mean_interval(np.asarray(values), confidence=simultaneous(rows))
+    return Interval(float(found.estimate), float(found.low), float(found.high))
+
+
+def ratio_of(values: Any, baseline: Any, rows: int = 1) -> Interval:
+    """Return the ratio of the means of paired replications, each (replication,), with its interval."""
+    from batchcube.results.statistics import paired_ratio
+
+    found = paired_ratio(np.asarray(values), np.asarray(baseline), confidence=simultaneous(rows))
+    return Interval(float(found.estimate), float(found.low), float(found.high))
+
+
+class Reproduction:
+    """Runs presets into one folder and collects what they show."""
+
+    def __init__(
+        self,
+        folder: Path,
+        console: "Console",
+        *,
+        replications: int | None = None,
+        quick: bool = False,
+        quick_requests: int = 10,
+        workers: int | None = None,
+        overwrite: bool = False,
+        progress: Callable[[], AbstractContextManager["Progress"]],
+    ) -> None:
+        self.folder, self.console, self.quick = folder, console, quick
+        self._replications = replications if replications is not None or not quick else 4
+        self._quick_requests = quick_requests
+        self._workers, self._overwrite, self._progress = workers, overwrite, progress
+        self.rows: list[Row] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: the folder cannot be made: {error.strerror}") from None
+
+    def run(self, preset: str, *, name: str | None = None, overrides: Iterable[str] = ()) -> tuple[Sweep, "xr.Dataset"]:
+        """Run a preset, or take the cube of the same sweep that is there already; returns the sweep and its cube.
+
+        ``overrides`` are settings ``path=value``; a quick run has a tenth of the requests and says so in its title.
+        """
+        settings = list(overrides)
+        if self._replications is not None:
+            settings.append(f"replications={self._replications}")
+        if self.quick:
+            plain = Sweep.from_toml(preset, settings)
+            count = plain.grid.points[0].workload.request_count or 10_000
+            settings += [
+                f"workload.requests={max(count // self._quick_requests, 400)}",
+                f'title="{plain.title} ({_QUICK})"',
+            ]
+        sweep = Sweep.from_toml(preset, settings)
+        file = self.folder / f"{name or preset}.nc"
+        self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
+        with self._progress() as progress:
+            cube = sweep.run(file, workers=self._workers, progress=progress, overwrite=self._overwrite)
+        return sweep, cube
+
+    def draw(self, cube: "xr.Dataset", drawings: Iterable[Drawing]) -> None:
+        """Draw figures into the folder, each as PNG and PDF."""
+        from batchcube.figures import registry
+
+        for name, file, options in drawings:
+            figure = registry.draw(name, cube, **options)
+            for ending in ("png", "pdf"):
+                registry.save(figure, cube, self.folder / f"{file}.{ending}")
+
+    def tell(self, title: str, found: Found) -> None:
+        """Show what an experiment found, and keep its rows for `comparison.csv`."""
+        self.rows += found.rows
+        self.console.print(_table(title, found.rows))
+        for sentence in found.sentences:
+            self.console.print(f"  {sentence}", highlight=False, markup=False)
+        self.console.print()
+
+    def write(self) -> Path:
+        """Write `comparison.csv`, complete or not at all, and return its path."""
+        target = self.folder / "comparison.csv"
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in self.rows:
+            note = "; ".join(part for part in (_QUICK if self.quick else "", row.note) if part)
+            numbers = (row.paper, row.theory, row.simulated, row.ci_low, row.ci_high)
+            writer.writerow([row.experiment, row.setting, row.quantity, *map(_in_csv, numbers), row.agrees, note])
+        part = target.with_name(".comparison.csv.part")
+        try:
+            part.write_text(text.getvalue(), encoding="utf-8")
+            part.replace(target)
+        except OSError as error:
+            raise UserError(f"{target}: cannot be written: {error.strerror}") from None
+        return target
+
+    def finish(self) -> None:
+        """Write `comparison.csv` and say how much agrees, and where everything is."""
+        target = self.write()
+        judged = [row for row in self.rows if row.agrees]
+        agreeing = sum(row.agrees == "yes" for row in judged)
+        self.console.print(
+            f"{agreeing} of {len(judged)} rows agree; {len(self.rows) - len(judged)} more are shown for what they are."
+            f"{' This was a quick run.' if self.quick else ''}",
+            highlight=False,
+        )
+        for row in judged:
+            if row.agrees != "yes":
+                said = "differs" if row.agrees == "no" else row.agrees
+                self.console.print(
+                    f"  {said}: {row.experiment}, {row.setting}: {row.quantity}", highlight=False, markup=False
+                )
+        self.console.print(
+            f"{self.folder}: cubes (.nc), figures (.png, .pdf), {target.name}", highlight=False, soft_wrap=True
+        )
+
+
+def _in_csv(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6g}"
+
+
+def _table(title: str, rows: Sequence[Row]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    shown = [row for row in rows if row.on_screen or row.agrees in ("no", "cannot tell")]
+    hidden = len(rows) - len(shown)
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    if hidden:
+        table.caption, table.caption_justify = f"{hidden} more rows, none of which differs, in comparison.csv", "left"
+    known = {name: any(not np.isnan(getattr(row, name)) for row in shown) for name in ("paper", "theory", "simulated")}
+    table.add_column("setting", overflow="fold")
+    table.add_column("quantity", overflow="fold")
+    for name, any_known in known.items():
+        if any_known:
+            table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("interval", justify="right", no_wrap=True)
+    table.add_column("agrees", no_wrap=True)
+    for row in shown:
+        values = [_on_screen(getattr(row, name)) for name, any_known in known.items() if any_known]
+        interval = "" if np.isnan(row.ci_low) else f"{_on_screen(row.ci_low)} .. {_on_screen(row.ci_high)}"
+        table.add_row(row.setting, row.quantity, *values, interval, row.agrees)
+    return table
+
+
+def _on_screen(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.5g}"
