@@ -142,7 +142,9 @@ class View:
                 f"Means of {self.replications} replications of {count} requests; "
                 "intervals are 95 % t intervals over replications."
             )
-        notes = [_sentence(note) for note in str(self.cube.attrs.get("notes", "")).splitlines()]
+        # Overload is marked in the figure itself and explained in its legend.
+        lines = str(self.cube.attrs.get("notes", "")).splitlines()
+        notes = [_sentence(note) for note in lines if "(variable overloaded)" not in note]
         return " ".join(part for part in (said, *sentences, "Of the whole cube:" if notes else "", *notes) if part)
 
 

@@ -59,7 +59,8 @@ def smoothing(kind: str = "ema", weight: float = 0.2, observations: int = 20) ->
 def observe(signal: Any, size: Any, tokens: Any, squares: Any) -> Seen:
     """Describe a finished batch; `tokens` and `squares` are sums over its requests."""
     held = minimum(signal, LONGEST_SIGNAL)
-    mean_tokens, mean_squares = tokens / size, squares / size
+    # Floats before dividing: plain Python would divide large integers with a single rounding, machine code does not.
+    mean_tokens, mean_squares = tokens * 1.0 / size, squares * 1.0 / size
     return Seen(nearest(held * UNIT), size * UNIT, nearest(mean_tokens * UNIT), nearest(mean_squares * UNIT))
 
 
@@ -95,4 +96,4 @@ def update(running: Running, new: Seen, oldest: Seen, settings: Smoothing) -> Ru
 @policy
 def read(total: Any, running: Running, settings: Smoothing) -> Any:
     """Return one mean as a float, in the unit it was observed in."""
-    return total / (UNIT * where(settings.kind == 0, 1, maximum(running.seen, 1)))
+    return total * 1.0 / (UNIT * where(settings.kind == 0, 1, maximum(running.seen, 1)))

@@ -56,8 +56,7 @@ def bound_by_memory(running: Running, previous: Any, prior_tokens: Any, prior_sq
     tokens = maximum(where(unseen, prior_tokens, read(running.total.tokens, running, control.smoothing)), 1.0)
     squares = where(unseen, prior_squares, read(running.total.squares, running, control.smoothing))
     variance = maximum(settle(squares) - settle(tokens * tokens), 0.0)
-    bound = memory_batch(tokens, variance, previous, control.smallest, control.largest, control.memory)
-    return where(control.memory.enabled, bound, control.largest)
+    return memory_batch(tokens, variance, previous, control.smallest, control.largest, control.memory)
 
 
 @policy
@@ -73,9 +72,13 @@ def start_target(controller: Any, control: Control) -> Target:
     middle = floor((control.smallest + control.largest) / 2.0)
     running = start_running()
     span = Range(control.smallest, control.largest)
-    tokens, squares = control.prior_tokens[controller], control.prior_squares[controller]
-    memory_bound = bound_by_memory(running, middle, tokens, squares, control)
-    return decide(running, span, memory_bound, where(control.sla.enabled, middle, control.largest), control)
+    memory_bound = sla_bound = control.largest
+    if control.sla.enabled:
+        sla_bound = middle
+    if control.memory.enabled:
+        tokens, squares = control.prior_tokens[controller], control.prior_squares[controller]
+        memory_bound = bound_by_memory(running, middle, tokens, squares, control)
+    return decide(running, span, memory_bound, sla_bound, control)
 
 
 @policy
