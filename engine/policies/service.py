@@ -114,7 +114,8 @@ def measured(
 
 def longest_service(service: Service, length: int) -> int:
     """Return the longest a batch of requests up to `length` can take, in ticks; ValueError if it cannot be held."""
-    reach = service.base + service.slope * np.maximum(length - service.knots, 0)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        reach = service.base + service.slope * np.maximum(length - service.knots, 0)
     longest = float(np.max(reach))
     if (
         not np.isfinite(longest)

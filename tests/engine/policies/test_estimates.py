@@ -1,0 +1,138 @@
+from collections import deque
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchcube.engine.compiled.jit import jit
+from batchcube.engine.policies.estimates import (
+    LARGEST_WINDOW,
+    LONGEST_SIGNAL,
+    UNIT,
+    Seen,
+    observe,
+    read,
+    smoothing,
+    start_running,
+    update,
+)
+from batchcube.engine.ticks import LARGEST_BATCH, LARGEST_REQUEST
+
+NOTHING = Seen(0, 0, 0, 0)
+observations = st.lists(
+    st.tuples(
+        st.floats(0, 1e9),
+        st.integers(1, LARGEST_BATCH),
+        st.integers(1, LARGEST_REQUEST),
+        st.integers(1, LARGEST_REQUEST**2),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+def run(settings, rows):
+    """Feed a list of batches; yield (running, the batches seen so far as integers)."""
+    running, held, seen = start_running(), deque(), []
+    for row in rows:
+        new = observe(*row)
+        held.append(new)
+        oldest = held.popleft() if len(held) > settings.observations else NOTHING
+        running = update(running, new, oldest, settings)
+        seen.append(new)
+        yield running, seen
+
+
+def test_one_batch_is_described_by_means_over_its_requests():
+    assert observe(2.5, 4, 10, 30) == Seen(2560, 4096, 2560, 7680)
+
+
+@pytest.mark.parametrize("settings", [smoothing(), smoothing("window", observations=3)])
+@given(rows=observations)
+def test_the_first_observation_sets_the_mean(settings, rows):
+    running, seen = next(iter(run(settings, rows)))
+    for field in Seen._fields:
+        assert read(getattr(running.total, field), running, settings) == getattr(seen[0], field) / UNIT
+
+
+@given(observations, st.floats(0.01, 1.0))
+def test_ema_follows_its_formula_to_one_part_in_1024(rows, weight):
+    """x̄ <- w·x + (1-w)·x̄, to half of 1/1024 in each step; what each step forgets, it forgets of the rounding too."""
+    settings = smoothing("ema", weight)
+    exact, w = None, Fraction(weight)
+    for running, seen in run(settings, rows):
+        x = Fraction(seen[-1].signal, UNIT)
+        exact = x if exact is None else w * x + (1 - w) * exact
+        held = Fraction(running.total.signal, UNIT)
+        assert abs(held - exact) <= Fraction(51, 100 * UNIT) / w
+
+
+@given(observations, st.integers(1, 12))
+def test_window_is_the_exact_mean_of_the_last_n(rows, n):
+    settings = smoothing("window", observations=n)
+    for running, seen in run(settings, rows):
+        last = seen[-n:]
+        for field in Seen._fields:
+            total = sum(getattr(new, field) for new in last)
+            assert getattr(running.total, field) == total
+            assert read(total, running, settings) == total / (UNIT * len(last))
+
+
+def test_weight_one_forgets_at_once():
+    for running, seen in run(smoothing("ema", 1.0), [(5.0, 2, 8, 40), (7.0, 3, 30, 300), (1.0, 1, 1, 1)]):
+        assert running.total == seen[-1]
+
+
+def test_before_any_observation_nothing_is_held():
+    assert start_running() == (0, NOTHING)
+
+
+def test_vast_signals_are_held():
+    assert observe(1e300, 1, 1, 1).signal == LONGEST_SIGNAL * UNIT
+
+
+@jit
+def learn_all(settings, rows, history, out):
+    running = start_running()
+    for i in range(len(rows)):
+        new = observe(rows[i, 0] / 3, rows[i, 1], rows[i, 2], rows[i, 3])
+        slot = i % settings.observations
+        oldest = Seen(history[slot, 0], history[slot, 1], history[slot, 2], history[slot, 3])
+        history[slot, 0], history[slot, 1], history[slot, 2], history[slot, 3] = new
+        running = update(running, new, oldest, settings)
+        for field in range(4):
+            out[i, field] = read(running.total[field], running, settings)
+
+
+@pytest.mark.parametrize("settings", [smoothing("ema", 0.3), smoothing("window", observations=LARGEST_WINDOW)])
+def test_compiled_code_learns_the_same_up_to_the_largest_values(settings):
+    rng = np.random.default_rng(5)
+    rows = np.stack([rng.integers(0, 3 * 2**40, 3000), rng.integers(1, 2**16, 3000)] * 2, axis=1)
+    rows[:, 2] = LARGEST_REQUEST * rows[:, 1]
+    rows[1000:, 2] -= rng.integers(0, 2**30, 2000) % rows[1000:, 1]
+    rows[:, 3] = LARGEST_REQUEST * rows[:, 2]
+    out = np.empty((3000, 4))
+    learn_all(settings, rows, np.zeros((settings.observations, 4), np.int64), out)
+    in_python = [
+        [read(total, running, settings) for total in running.total]
+        for running, _ in run(settings, [(r[0] / 3, *r[1:]) for r in rows.tolist()])
+    ]
+    np.testing.assert_array_equal(out, in_python)
+    assert (out[:1000, 3] == LARGEST_REQUEST**2).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "mean"}, "policy.estimates.kind = 'mean': must be one of ema, window"),
+        ({"weight": 0.0}, r"policy.estimates.weight = 0.0: must be in \(0, 1\]"),
+        ({"weight": 1.5}, r"policy.estimates.weight = 1.5: must be in \(0, 1\]"),
+        ({"observations": 0}, "policy.estimates.observations = 0: must be in 1..2000"),
+        ({"observations": 2001}, "policy.estimates.observations = 2001: must be in 1..2000"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        smoothing(**settings)
