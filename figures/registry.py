@@ -44,16 +44,16 @@ _FIGURES: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
         "an axis over workload.predictor.error_probability",
         ("multi-bin-fig8",),
     ),
-    "sla-violation-over-time": (sla_violation_over_time, "report.request_sla_s set", ("modes",)),
-    "batch-size-distribution": (batch_size_distribution, "nothing beyond the usual report", ("modes",)),
-    "per-bin-statistics": (per_bin_statistics, "nothing beyond the usual report", ("modes",)),
+    "sla-violation-over-time": (sla_violation_over_time, "report.request_sla_s set", ("modes-poisson", "modes-on-off")),
+    "batch-size-distribution": (batch_size_distribution, "nothing beyond the usual report", ("modes-poisson",)),
+    "per-bin-statistics": (per_bin_statistics, "nothing beyond the usual report", ("modes-poisson",)),
     "static-vs-dynamic": (
         static_vs_dynamic,
         "an axis over policy.mode (fifo_fixed and dynamic_only, or multi_bin_only and multi_bin_dynamic); an SLA set",
-        ("modes",),
+        ("modes-poisson", "dynamic-sla"),
     ),
     "controller-step": (controller_step, "a dynamic mode with policy.sla set", ("controller-step",)),
-    "modes-compared": (modes_compared, "an axis over policy.mode", ("modes",)),
+    "modes-compared": (modes_compared, "an axis over policy.mode", ("modes-poisson", "modes-on-off", "modes-trace")),
 }
 _FORMATS = (".png", ".pdf", ".svg")
 

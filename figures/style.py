@@ -91,7 +91,13 @@ _MODES = {
 
 
 def look(index: int, name: str = "") -> Look:
-    """Return the look of line `index`; a batching mode looks the same in every figure."""
+    """Return the look of line `index`; a batching mode looks the same in every figure.
+
+    A name that starts with a mode ("multi_bin_only 4 bins") has the mode's colour and a marker of its own.
+    """
+    mode, space, _ = name.partition(" ")
+    if space and mode in _MODES:
+        return Look(_MODES[mode].colour, _MARKERS[index % len(_MARKERS)])
     return _MODES.get(name, Look(_COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]))
 
 

@@ -366,6 +366,33 @@ def reproduce_multi_bin(
         reproduced(to)
 
 
+@reproduce.command(
+    "modes",
+    epilog=_examples("batchcube reproduce modes", "batchcube reproduce modes --trace my-trace.csv -o out/mine"),
+)
+def reproduce_modes(
+    trace: Annotated[
+        str | None, typer.Option("--trace", metavar="FILE", help="recorded trace; the Azure trace when left out")
+    ] = None,
+    output: FolderOption = None,
+    replications: ReplicationsOption = None,
+    quick: QuickOption = False,
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Compare five batching modes on Poisson, bursty and recorded arrivals; out/modes by default.
+
+    Says where the combination of bins and dynamic batches is best, and where dynamic batches beat static ones. Cubes
+    that are there already are used again.
+    """
+    from .reproduce_modes import reproduce_modes as reproduced
+
+    to = _reproduction("modes", output, replications, workers, quick=quick, quiet=quiet, overwrite=overwrite)
+    with _stoppable():
+        reproduced(to, trace)
+
+
 def _reproduction(
     name: str,
     output: Path | None,

@@ -22,7 +22,7 @@ CONFIDENCE = 0.95
 COLUMNS = ("experiment", "setting", "quantity", "paper", "theory", "simulated", "ci_low", "ci_high", "agrees", "note")
 _QUICK = "quick run, reduced size"
 
-Verdict = Literal["", "yes", "no", "cannot tell"]
+Verdict = Literal["", "yes", "no", "equal", "cannot tell"]
 
 
 class Row(NamedTuple):
@@ -55,6 +55,8 @@ class Found(NamedTuple):
 
     rows: list[Row]
     sentences: list[str]
+    table: Any = None
+    """What the screen shows instead of the rows, a table of rich."""
 
 
 class Interval(NamedTuple):
@@ -167,10 +169,14 @@ class Reproduction:
             for ending in ("png", "pdf"):
                 registry.save(figure, cube, self.folder / f"{file}.{ending}")
 
+    def say(self, text: str) -> None:
+        """Print one line for people."""
+        self.console.print(text, highlight=False, markup=False)
+
     def tell(self, title: str, found: Found) -> None:
         """Show what an experiment found, and keep its rows for `comparison.csv`."""
         self.rows += found.rows
-        self.console.print(_table(title, found.rows))
+        self.console.print(_table(title, found.rows) if found.table is None else found.table)
         for sentence in found.sentences:
             self.console.print(f"  {sentence}", highlight=False, markup=False)
         self.console.print()
@@ -194,24 +200,23 @@ class Reproduction:
         return target
 
     def finish(self) -> None:
-        """Write `comparison.csv` and say how much agrees, and where everything is."""
+        """Write `comparison.csv` and say where everything is."""
         target = self.write()
+        if self.quick:
+            self.say("This was a quick run of reduced size: intervals are wide, and its files say so.")
+        self.say(f"{self.folder}: cubes (.nc), figures (.png, .pdf), {target.name}")
+
+    def count_agreement(self) -> None:
+        """Say how many rows agree, and name those that do not."""
         judged = [row for row in self.rows if row.agrees]
         agreeing = sum(row.agrees == "yes" for row in judged)
-        self.console.print(
+        self.say(
             f"{agreeing} of {len(judged)} rows agree; {len(self.rows) - len(judged)} more are shown for what they are."
-            f"{' This was a quick run.' if self.quick else ''}",
-            highlight=False,
         )
         for row in judged:
             if row.agrees != "yes":
                 said = "differs" if row.agrees == "no" else row.agrees
-                self.console.print(
-                    f"  {said}: {row.experiment}, {row.setting}: {row.quantity}", highlight=False, markup=False
-                )
-        self.console.print(
-            f"{self.folder}: cubes (.nc), figures (.png, .pdf), {target.name}", highlight=False, soft_wrap=True
-        )
+                self.say(f"  {said}: {row.experiment}, {row.setting}: {row.quantity}")
 
 
 def _in_csv(value: float) -> str:
@@ -219,12 +224,9 @@ def _in_csv(value: float) -> str:
 
 
 def _table(title: str, rows: Sequence[Row]) -> Any:
-    from rich import box
-    from rich.table import Table
-
     shown = [row for row in rows if row.on_screen or row.agrees in ("no", "cannot tell")]
     hidden = len(rows) - len(shown)
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    table = new_table(title)
     if hidden:
         table.caption, table.caption_justify = f"{hidden} more rows, none of which differs, in comparison.csv", "left"
     known = {name: any(not np.isnan(getattr(row, name)) for row in shown) for name in ("paper", "theory", "simulated")}
@@ -240,6 +242,14 @@ def _table(title: str, rows: Sequence[Row]) -> Any:
         interval = "" if np.isnan(row.ci_low) else f"{_on_screen(row.ci_low)} .. {_on_screen(row.ci_high)}"
         table.add_row(row.setting, row.quantity, *values, interval, row.agrees)
     return table
+
+
+def new_table(title: str) -> Any:
+    """Return an empty table for the screen."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
 
 
 def _on_screen(value: float) -> str:

@@ -41,6 +41,7 @@ def reproduce_multi_bin(to: Reproduction) -> None:
             found = Found(found.rows + more.rows, found.sentences + more.sentences)
         to.draw(cube, drawings)
         to.tell(f"[MB] Figure {number}", found)
+    to.count_agreement()
     to.finish()
 
 

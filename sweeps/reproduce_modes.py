@@ -1,0 +1,399 @@
+"""`batchcube reproduce modes`: five batching modes compared, and where the founding claim holds.
+
+The claim: "the combination of bins and dynamic batches is best; dynamic batches beat static ones on throughput and on
+violations". No paper makes it for request-level batches, so every word of the answer comes from the simulated cubes.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .errors import UserError
+from .reproduce import Drawing, Found, Interval, Reproduction, Row, Verdict, mean_of, new_table, said_simultaneous
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+TRACE = "azure-conv-2023"
+
+
+class _Workload(NamedTuple):
+    preset: str
+    name: str
+    axis: str
+    unit: str
+    steady: float
+    """Rate that every mode can serve, for figures."""
+    shown: tuple[float, ...]
+    """Rates whose levels the screen shows."""
+    note: str = ""
+
+
+_WORKLOADS = (
+    _Workload("modes-poisson", "Poisson", "arrival_rate_per_s", "/s", 3.0, (1.0, 3.0, 5.0)),
+    _Workload("modes-on-off", "on/off", "arrival_rate_per_s", "/s", 2.0, (0.5, 2.0, 5.0)),
+    _Workload(
+        "modes-trace",
+        "trace",
+        "rate_scale",
+        " x the trace's rate",
+        0.5,
+        (0.1, 0.5, 1.0),
+        "replications are overlapping windows of one trace: intervals say nothing of other hours",
+    ),
+)
+
+
+class _Quantity(NamedTuple):
+    variable: str
+    name: str
+    larger_is_better: bool
+    margin: float
+    """Differences within it are none worth naming."""
+    relative: bool
+    """Whether the margin is a part of the baseline's mean."""
+
+
+_QUANTITIES = (
+    _Quantity("throughput_requests_per_s", "throughput (req/s)", True, 0.01, True),
+    _Quantity("request_sla_violation_fraction", "requests over the SLA (share)", False, 0.01, False),
+    _Quantity("token_sla_violation_fraction", "tokens over the SLA (share)", False, 0.01, False),
+    _Quantity("latency_mean_s", "mean latency (s)", False, 0.01, True),
+)
+_COMBINATION = "multi_bin_dynamic"
+_DYNAMIC_AND_STATIC = (("dynamic_only", "fifo_fixed"), ("multi_bin_dynamic", "multi_bin_only"))
+_WORDS: tuple[tuple[Verdict, str], ...] = (
+    ("yes", "better"),
+    ("equal", "equal"),
+    ("no", "worse"),
+    ("cannot tell", "cannot tell"),
+)
+
+
+class _Compared(NamedTuple):
+    mode: str
+    baseline: str
+    quantity: _Quantity
+    rate: float
+    gap: Interval
+    verdict: Verdict
+    overloaded: bool
+
+
+def reproduce_modes(to: Reproduction, trace: str | None) -> None:
+    """Run the comparison of the modes into a folder: cubes, figures, `comparison.csv`, and what follows from them.
+
+    ``trace`` is a file to read instead of the public Azure trace; without either, the other two workloads still run.
+    """
+    for workload in _WORKLOADS:
+        settings: list[str] = []
+        if workload.preset == "modes-trace":
+            found = _trace(to, trace)
+            if found is None:
+                continue
+            settings = [found]
+        _, cube = to.run(workload.preset, overrides=settings)
+        to.draw(cube, _drawings(workload))
+        to.tell(f"Five modes: {workload.name}", _compare(workload, cube))
+    sweep, cube = to.run("controller-step")
+    to.draw(cube, [Drawing("controller-step", "controller-step")])
+    arrivals = sweep.grid.points[0].workload.arrivals
+    times: Sequence[float] = getattr(arrivals, "times_s", ())
+    sla = sweep.grid.points[0].policy.sla
+    assert sla is not None
+    to.tell("SLA controller under a step of the load", _after_step(cube, times, sla.target_s + sla.tolerance_s))
+    to.finish()
+
+
+def _trace(to: Reproduction, trace: str | None) -> str | None:
+    """Return the setting that names the trace, or None, and say so, where there is none."""
+    if trace is not None:
+        return f'workload.trace.path="{trace}"' if not trace.startswith("dataset:") else f"workload.trace.path={trace}"
+    from . import datasets
+
+    try:
+        datasets.locate(TRACE)
+    except UserError:
+        to.say(
+            f"modes-trace: left out, as {TRACE} is not here: `batchcube data fetch {TRACE}` fetches it, "
+            "--trace FILE takes another trace"
+        )
+        return None
+    return f"workload.trace.path=dataset:{TRACE}"
+
+
+def _drawings(workload: _Workload) -> list[Drawing]:
+    at = {workload.axis: workload.steady}
+    binned = {**at, "mode": ["multi_bin_only", "multi_bin_dynamic"]}
+    return [
+        Drawing("modes-compared", f"{workload.preset}-compared", {"select": at}),
+        Drawing("static-vs-dynamic", f"{workload.preset}-static-vs-dynamic"),
+        Drawing("sla-violation-over-time", f"{workload.preset}-sla-violation-over-time", {"select": at}),
+        Drawing("batch-size-distribution", f"{workload.preset}-batch-size-distribution", {"select": at}),
+        Drawing("per-bin-statistics", f"{workload.preset}-per-bin-statistics", {"select": binned}),
+    ]
+
+
+# Comparing ----------------------------------------------------------------------------------------------------------
+
+
+def judge(gap: Interval, margin: float, *, larger_is_better: bool) -> Verdict:
+    """Judge a difference by its interval: better, worse, equal within the margin, or nothing that can be told."""
+    if np.isnan(gap.low):
+        return "cannot tell"
+    if -margin <= gap.low and gap.high <= margin:
+        return "equal"
+    if not gap.low <= 0 <= gap.high:
+        return "yes" if (gap.low > 0) == larger_is_better else "no"
+    return "cannot tell"
+
+
+def _compare(workload: _Workload, cube: "xr.Dataset") -> Found:
+    modes = [str(mode) for mode in cube["mode"].values]
+    rates = [float(rate) for rate in cube[workload.axis].values]
+    rows = [_level(workload, cube, mode, rate, q) for rate in rates for mode in modes for q in _QUANTITIES]
+    pairs = [*_DYNAMIC_AND_STATIC, *((_COMBINATION, mode) for mode in modes if mode != _COMBINATION)]
+    compared = {
+        (mode, baseline, quantity.variable): [
+            _gap(workload, cube, mode, baseline, rate, quantity, len(rates)) for rate in rates
+        ]
+        for mode, baseline in dict.fromkeys(pairs)
+        for quantity in _QUANTITIES
+    }
+    rows += [_row(workload, one, len(rates)) for found in compared.values() for one in found]
+    sentences = [
+        f"Differences are paired by replication; {said_simultaneous(len(rates))} for each line, one row a rate; equal: "
+        "within 1 % (shares: within 0.01). * one of the two is overloaded there."
+    ]
+    tokens = cube["token_sla_violation_fraction"].sel(mode=[static for _, static in _DYNAMIC_AND_STATIC])
+    if not bool((tokens > 0).any()):
+        sentences.append(
+            "Static batches never break the SLA between tokens here, by the choice of their size: dynamic ones can at "
+            "best be equal on that count."
+        )
+    for mode, static in _DYNAMIC_AND_STATIC:
+        for quantity in _QUANTITIES:
+            said = _said(compared[mode, static, quantity.variable])
+            sentences.append(f"{mode} against {static}, {quantity.name}: {said}")
+    others = [mode for mode in modes if mode != _COMBINATION]
+    for quantity in _QUANTITIES:
+        best = [
+            _against_all([compared[_COMBINATION, other, quantity.variable][i] for other in others])
+            for i in range(len(rates))
+        ]
+        sentences.append(f"{_COMBINATION} against all others, {quantity.name}: {_said_best(rates, best)}")
+    sentences.append("Of the claims below, one holds where it is better on something and worse on nothing.")
+    sentences += _verdict(workload, compared, others, rates)
+    return Found(rows, sentences, _levels(workload, cube, modes))
+
+
+def _levels(workload: _Workload, cube: "xr.Dataset", modes: Sequence[str]) -> Any:
+    """Return a table of every mode at a few rates."""
+    table = new_table(f"Five modes: {workload.name} (mean, half of the 95 % interval; * overloaded)")
+    table.add_column("rate", no_wrap=True)
+    table.add_column("mode", no_wrap=True)
+    for quantity in _QUANTITIES:
+        table.add_column(quantity.name, justify="right")
+    for rate in workload.shown:
+        for mode in modes:
+            point = _at(workload, cube, mode, rate)
+            cells = []
+            for quantity in _QUANTITIES:
+                found = mean_of(point[quantity.variable])
+                half = (found.high - found.low) / 2
+                cells.append(f"{found.mean:.4g}" + ("" if np.isnan(half) else f" ± {half:.2g}"))
+            table.add_row(f"{rate:g}{workload.unit}", mode + (" *" if bool(point["overloaded"].any()) else ""), *cells)
+        table.add_section()
+    return table
+
+
+def _at(workload: _Workload, cube: "xr.Dataset", mode: str, rate: float) -> "xr.Dataset":
+    return cube.sel({"mode": mode, workload.axis: rate})
+
+
+def _setting(workload: _Workload, rate: float, what: str) -> str:
+    return f"{workload.name}, {rate:g}{workload.unit}, {what}"
+
+
+def _level(workload: _Workload, cube: "xr.Dataset", mode: str, rate: float, quantity: _Quantity) -> Row:
+    point = _at(workload, cube, mode, rate)
+    found = mean_of(point[quantity.variable])
+    overloaded = bool(point["overloaded"].any())
+    notes = ["95 % interval"]
+    if overloaded:
+        notes.append("overloaded: latency and violations are no steady-state figures")
+    if workload.note:
+        notes.append(workload.note)
+    return Row(
+        workload.preset,
+        _setting(workload, rate, mode) + (" *" if overloaded else ""),
+        quantity.name,
+        simulated=found.mean,
+        ci_low=found.low,
+        ci_high=found.high,
+        note="; ".join(notes),
+    )
+
+
+def _gap(
+    workload: _Workload, cube: "xr.Dataset", mode: str, baseline: str, rate: float, quantity: _Quantity, rows: int
+) -> _Compared:
+    first, second = (_at(workload, cube, one, rate) for one in (mode, baseline))
+    a, b = first[quantity.variable].values, second[quantity.variable].values
+    gap = mean_of(a - b, rows)
+    margin = quantity.margin * (abs(float(np.nanmean(b))) if quantity.relative else 1.0)
+    overloaded = bool(first["overloaded"].any() or second["overloaded"].any())
+    verdict = judge(gap, margin, larger_is_better=quantity.larger_is_better)
+    return _Compared(mode, baseline, quantity, rate, gap, verdict, overloaded)
+
+
+def _row(workload: _Workload, one: _Compared, rows: int) -> Row:
+    better = "larger" if one.quantity.larger_is_better else "smaller"
+    notes = [
+        f"paired difference; agrees: {better} for certain; equal: interval within "
+        + ("1 % of the baseline" if one.quantity.relative else "0.01"),
+        said_simultaneous(rows),
+    ]
+    if one.overloaded:
+        notes.append("one of the two is overloaded")
+    if workload.note:
+        notes.append(workload.note)
+    return Row(
+        workload.preset,
+        _setting(workload, one.rate, f"{one.mode} minus {one.baseline}") + (" *" if one.overloaded else ""),
+        one.quantity.name,
+        simulated=one.gap.mean,
+        ci_low=one.gap.low,
+        ci_high=one.gap.high,
+        agrees=one.verdict,
+        note="; ".join(notes),
+    )
+
+
+# Saying -------------------------------------------------------------------------------------------------------------
+
+
+def _rates(rates: Sequence[str]) -> str:
+    return ", ".join(rates)
+
+
+def _said(compared: Sequence[_Compared]) -> str:
+    parts = []
+    for verdict, word in _WORDS:
+        at = [f"{one.rate:g}{'*' if one.overloaded else ''}" for one in compared if one.verdict == verdict]
+        if at:
+            parts.append(f"{word} at {_rates(at)}")
+    return "; ".join(parts) + "."
+
+
+def _against_all(compared: Sequence[_Compared]) -> tuple[Verdict, tuple[str, ...]]:
+    """Judge one mode against several: worse than any is worse, better than some and equal to the rest is best."""
+    verdicts = [one.verdict for one in compared]
+    if "no" in verdicts:
+        return "no", tuple(one.baseline for one in compared if one.verdict == "no")
+    if "cannot tell" in verdicts:
+        return "cannot tell", tuple(one.baseline for one in compared if one.verdict == "cannot tell")
+    if "yes" not in verdicts:
+        return "equal", ()
+    return "yes", tuple(one.baseline for one in compared if one.verdict == "equal")
+
+
+def _said_best(rates: Sequence[float], best: Sequence[tuple[Verdict, tuple[str, ...]]]) -> str:
+    words = {"yes": "best", "equal": "equal to all", "no": "beaten", "cannot tell": "cannot tell"}
+    joins = {"yes": "with", "no": "by", "cannot tell": "against", "equal": ""}
+    parts: list[str] = []
+    for verdict, word in words.items():
+        at = []
+        for rate, (found, who) in zip(rates, best, strict=True):
+            if found == verdict:
+                at.append(f"{rate:g}" + (f" ({joins[verdict]} {', '.join(who)})" if who else ""))
+        if at:
+            parts.append(f"{word} at {_rates(at)}")
+    return "; ".join(parts) + "."
+
+
+def _verdict(
+    workload: _Workload,
+    compared: dict[tuple[str, str, str], list[_Compared]],
+    others: Sequence[str],
+    rates: list[float],
+) -> list[str]:
+    """Say of each part of the founding claim at which rates it holds, fails, and cannot be told."""
+    parts: dict[str, dict[str, list[list[Verdict]]]] = {}
+    throughput, requests, tokens = (quantity.variable for quantity in _QUANTITIES[:3])
+    count = range(len(rates))
+    static = {
+        f"{mode} beats {baseline}": [
+            [compared[mode, baseline, variable][i].verdict for variable in (throughput, requests, tokens)]
+            for i in count
+        ]
+        for mode, baseline in _DYNAMIC_AND_STATIC
+    }
+    parts["Founding claim, dynamic beats static on throughput and on violations"] = static
+    best = [
+        [compared[_COMBINATION, other, q.variable][i].verdict for other in others for q in _QUANTITIES] for i in count
+    ]
+    parts["Founding claim, the combination is best"] = {f"{_COMBINATION} beats all others, on all of it": best}
+    said = []
+    for claim, pieces in parts.items():
+        for piece, verdicts in pieces.items():
+            sorted_rates: dict[str, list[str]] = {"holds": [], "is equal": [], "fails": [], "cannot be told": []}
+            for rate, each in zip(rates, verdicts, strict=True):
+                where = (
+                    "fails"
+                    if "no" in each
+                    else "cannot be told"
+                    if "cannot tell" in each
+                    else "holds"
+                    if "yes" in each
+                    else "is equal"
+                )
+                sorted_rates[where].append(f"{rate:g}")
+            told = "; ".join(f"{word} at {_rates(at)}" for word, at in sorted_rates.items() if at)
+            said.append(f"{claim} ({piece}), {workload.name}: {told}{workload.unit}.")
+    return said
+
+
+# The controllers ----------------------------------------------------------------------------------------------------
+
+
+def _after_step(cube: "xr.Dataset", times: Sequence[float], ceiling: float) -> Found:
+    """Say whether each variant keeps the signal at its target in the second half of the loaded time."""
+    width = float(np.unique(cube["window_width_s"].values)[0])
+    middle = (np.arange(cube.sizes["window"]) + 0.5) * width
+    loaded = (middle > (times[1] + times[2]) / 2) & (middle < times[2])
+    rows, sentences = [], []
+    for variant in cube["sla_variant"].values:
+        point = cube.sel(sla_variant=variant).isel(window=np.flatnonzero(loaded))
+        signal: Any = point["window_signal_mean_s"].mean("window")
+        target: Any = point["window_batch_target_mean"].mean("window")
+        found = mean_of(1000 * signal, 2)
+        verdict: Verdict = (
+            "no" if found.low > 1000 * ceiling else "yes" if found.high <= 1000 * ceiling else "cannot tell"
+        )
+        for quantity, interval, agrees in (
+            ("signal while loaded (ms)", found, verdict),
+            ("batch target while loaded (requests)", mean_of(target, 2), ""),
+        ):
+            rows.append(
+                Row(
+                    "controller-step",
+                    str(variant),
+                    quantity,
+                    simulated=interval.mean,
+                    ci_low=interval.low,
+                    ci_high=interval.high,
+                    agrees=agrees,
+                    note=f"second half of the loaded time; agrees: at most target + tolerance = {1000 * ceiling:g} ms; "
+                    f"{said_simultaneous(2)}",
+                )
+            )
+        sentences.append(
+            f"{variant}: with the queue full the signal settles at {found.mean:.2f} ms, "
+            + {
+                "yes": f"within target and tolerance ({1000 * ceiling:g} ms).",
+                "no": f"above target and tolerance ({1000 * ceiling:g} ms): it is stuck above the feasible batch size.",
+            }.get(verdict, f"which cannot be told from target and tolerance ({1000 * ceiling:g} ms).")
+        )
+    return Found(rows, sentences)
