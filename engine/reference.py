@@ -11,7 +11,7 @@ import numpy as np
 from .model import Bins, Records, Setup, Trace
 from .policies.bin_choice import EMPTY, rank
 from .policies.estimates import Seen, observe
-from .policies.service import service_ticks
+from .policies.service import own_ticks, service_ticks
 from .policies.target import Target, learn, start_target
 from .ticks import NEVER
 
@@ -195,7 +195,8 @@ class Replication:
         """Return when request i of a batch completes."""
         if not self.setup.policy.own_completion:
             return batch.completion
-        return batch.start + int(service_ticks(len(batch.members), int(self.trace.length[i]), self.setup.service))
+        length = int(self.trace.length[i])
+        return batch.start + int(own_ticks(len(batch.members), length, batch.service, self.setup.service))
 
 
 def simulate_reference(trace: Trace, bins: Bins, setup: Setup) -> tuple[Records, list[Batch]]:

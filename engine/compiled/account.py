@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..histogram import bucket_of
-from ..policies.service import piece_of, service_ticks
+from ..policies.service import own_ticks, piece_of
 from ..tally import (
     ARRIVAL_REST,
     ARRIVALS,
@@ -129,12 +129,12 @@ def book_together(members, start, completion, arrival, tally):
 
 
 @inline
-def book_apart(members, size, start, trace, law, tally):
+def book_apart(members, size, start, service, trace, law, tally):
     """Count requests that each complete at their own length; return the sums of wait and latency."""
     wait_total = latency_total = 0
     for m in range(len(members)):
         i = members[m]
-        own = service_ticks(size, trace.length[i], law)
+        own = own_ticks(size, trace.length[i], service, law)
         wait = start - trace.arrival[i]
         latency = wait + own
         add_value(tally.moments[WAIT], tally.histograms[WAIT], wait, 1, wait)
@@ -264,7 +264,7 @@ def book_requests(members, size, j, start, service, longest, outputs, late, trac
     reporting, law, totals = setup.reporting, setup.service, tally.totals[0]
     count = len(members)
     if setup.policy.own_completion:
-        waits, latencies = book_apart(members, size, start, trace, law, tally)
+        waits, latencies = book_apart(members, size, start, service, trace, law, tally)
     else:
         waits, latencies = book_together(members, start, start + service, trace.arrival, tally)
         add_value(tally.moments[SERVICE], tally.histograms[SERVICE], service, count, service)
@@ -293,7 +293,8 @@ def count_late(members, size, start, completion, trace, setup):
     if setup.policy.own_completion:
         for m in range(len(members)):
             i = members[m]
-            late += start + service_ticks(size, trace.length[i], setup.service) - trace.arrival[i] > limit
+            own = own_ticks(size, trace.length[i], completion - start, setup.service)
+            late += start + own - trace.arrival[i] > limit
         return late
     # Members are in arrival order: the late ones come first.
     while late < len(members) and completion - trace.arrival[members[late]] > limit:
@@ -321,7 +322,7 @@ def book_windows(members, start, completion, late, trace, setup, tally):
         return
     for m in range(size):
         i = members[m]
-        done = start + service_ticks(size, trace.length[i], law)
+        done = start + own_ticks(size, trace.length[i], completion - start, law)
         window = window_at(done, width)
         if window < reporting.windows:
             tally.windows[window, COMPLETIONS] += 1
@@ -356,7 +357,7 @@ def record(members, j, number, start, service, trace, setup, records):
     size = len(members)
     for m in range(size):
         i = members[m]
-        own = service_ticks(size, trace.length[i], setup.service)
+        own = own_ticks(size, trace.length[i], service, setup.service)
         records.start[i] = start
         records.completion[i] = start + (own if setup.policy.own_completion else service)
         records.batch[i] = number

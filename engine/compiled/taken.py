@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..model import Bins, Setup
 from ..policies.bin_choice import EMPTY, rank
 from ..policies.estimates import UNIT, Running, Seen, observe, read
-from ..policies.service import service_ticks
+from ..policies.service import own_ticks, service_ticks
 from ..policies.sla import Range
 from ..policies.target import Target, learn, start_target
 from ..tally import MEMORY_BOUND, SIGNAL_0, SIGNAL_1, SIGNALS, SLA_BOUND, TARGET
@@ -84,7 +84,7 @@ def signal_of(members, start, service, longest_output, trace, setup):
     latencies = 0
     for m in range(size):
         i = members[m]
-        own = service_ticks(size, trace.length[i], setup.service) if setup.policy.own_completion else service
+        own = own_ticks(size, trace.length[i], service, setup.service) if setup.policy.own_completion else service
         latencies += start + own - trace.arrival[i]
     return (latencies // size) / 1
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dialect import maximum, nearest, policy, where
+from ..dialect import maximum, minimum, nearest, policy, where
 from ..ticks import LATEST, TICKS_PER_S, from_seconds
 
 BATCH_FACTORS = ("constant", "linear", "saturating", "power")
@@ -47,6 +47,15 @@ def service_ticks(batch_size: Any, length: Any, service: Service) -> Any:
     piece = piece_of(length, service)
     beyond = (length - service.knots[piece]) * 1.0
     return maximum(service.base[batch_size, piece] + nearest(service.slope[batch_size, piece] * beyond), 1)
+
+
+@policy
+def own_ticks(batch_size: Any, length: Any, batch_ticks: Any, service: Service) -> Any:
+    """Return when, after its start, a request of a batch is done by itself: never after the whole batch.
+
+    Where a measured table ends, the fitted law may fall below it, and a shorter request would seem to take longer.
+    """
+    return minimum(service_ticks(batch_size, length, service), batch_ticks)
 
 
 def batch_factor(batch_size: ArrayLike, h: str, gamma: float = 0.0) -> NDArray[np.float64]:

@@ -1,5 +1,7 @@
 """The compiled kernels against the executed specification: the same records and the same tally, exactly."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -74,7 +76,7 @@ def features(job: Job) -> set[str]:
         seen |= {
             "shortest first": policy.shortest_first,
             "first formed": not policy.shortest_first,
-            "overtaking": any(a.formed > b.formed for a, b in zip(batches, batches[1:], strict=False)),
+            "overtaking": any(a.formed > b.formed for a, b in pairwise(batches)),
             "max_wait releases": bool(early),
             "max_wait zero": policy.max_wait == 0,
             "max_wait after the last arrival": any(b.formed > trace.arrival[-1] for b in batches),

@@ -32,7 +32,9 @@ def test_bins_are_closed_on_the_left_and_take_what_lies_outside(predicted, expec
 def test_many_at_once_equal_one_by_one(edges, predicted):
     one_by_one = [bin_of(float(x), edges) for x in predicted]
     assert assign_bins(predicted, edges).tolist() == one_by_one
-    np.testing.assert_array_equal(np.broadcast_to(bin_of(np.array(predicted, float), edges), len(predicted)), one_by_one)
+    np.testing.assert_array_equal(
+        np.broadcast_to(bin_of(np.array(predicted, float), edges), len(predicted)), one_by_one
+    )
 
 
 @jit
@@ -65,7 +67,10 @@ def test_uniform_edges_are_equally_wide():
 
 
 def test_exponential_edges_by_hand():
-    """[MB] Lemma A.1 for B = 4, µ = 1/2: L_1 = H_4 = 25/12, L_2 = 1 + log L_1, l_1 = log(L_2)/µ, l_2 = l_1 + log(L_1)/µ."""
+    """[MB] Lemma A.1 for B = 4, µ = 1/2.
+
+    L_1 = H_4 = 25/12, L_2 = 1 + log L_1; l_1 = log(L_2)/µ, l_2 = l_1 + log(L_1)/µ.
+    """
     harmonic = 25 / 12
     second = 1 + math.log(harmonic)
     expected = [0.0, 2 * math.log(second), 2 * (math.log(second) + math.log(harmonic)), math.inf]

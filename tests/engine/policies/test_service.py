@@ -15,6 +15,7 @@ from batchcube.engine.policies.service import (
     given,
     longest_service,
     measured,
+    own_ticks,
     piece_of,
     service_ticks,
 )
@@ -49,7 +50,7 @@ def test_an_unknown_law_is_refused():
     st.integers(1, 64),
     st.integers(1, 5000),
 )
-def test_formulas_are_a0_plus_a1_L_h(h, a0, a1, gamma, b, length):
+def test_formulas_are_a0_plus_a1_times_length_times_h(h, a0, a1, gamma, b, length):
     law = formula(a0 / 1e6, a1 / 1e6, h, gamma, largest_batch=64)
     expected = a0 + a1 * length * float(batch_factor(b, h, gamma))
     assert abs(service_ticks(b, length, law) - expected) <= 0.5 + 1e-9 * expected
@@ -58,7 +59,7 @@ def test_formulas_are_a0_plus_a1_L_h(h, a0, a1, gamma, b, length):
 
 
 def test_the_decode_law_by_hand():
-    """τ(b) = 30 ms + 0.22 ms · b per token is `linear` with a1 = 30.22 ms and γ = 0.22 / 30.22: 90 requests, 49.8 ms."""
+    """30 ms + 0.22 ms · b per token is `linear` with a1 = 30.22 ms, γ = 0.22 / 30.22: 49.8 ms for 90 requests."""
     law = formula(0.5, 0.03022, "linear", 0.22 / 30.22, largest_batch=100)
     assert service_ticks(90, 1000, law) == 500_000 + 49_800_000
     assert service_ticks(1, 1000, law) == 500_000 + 30_220_000
@@ -99,6 +100,16 @@ def test_a_bilinear_value_by_hand(table):
     """Batch of 3: a third of the way from 2 to 5, at 25 tokens half of the way from 10 to 40."""
     expected = ((0.30 + 0.91) / 2 * 2 + (0.33 + 1.10) / 2) / 3
     assert service_ticks(3, 25, table) == pytest.approx(expected * 1e6, abs=1)
+
+
+def test_nobody_completes_after_the_batch_even_where_the_fitted_law_falls_below_the_table(table):
+    at_the_end = service_ticks(16, 200, table)
+    assert own_ticks(16, 200, at_the_end, table) == at_the_end
+    assert own_ticks(16, 10, at_the_end, table) == service_ticks(16, 10, table) < at_the_end
+    low = measured(SIZES, LENGTHS, SECONDS, formula(0.1, 0.001, largest_batch=20))
+    beyond = service_ticks(16, 201, low)
+    assert service_ticks(16, 200, low) > beyond
+    assert own_ticks(16, 200, beyond, low) == beyond
 
 
 @pytest.mark.parametrize(("b", "length"), [(1, 50), (17, 50), (20, 10), (5, 1), (5, 9), (5, 201), (16, 1000), (1, 1)])

@@ -118,7 +118,7 @@ def test_heuristic_never_lowers_b_low_outside_the_band_unless_b_high_forces_it(e
 def test_heuristic_keeps_the_width_inside_the_band_unless_it_meets_an_end(ends, batch):
     before = Range(*ends)
     after = narrow(before, 50_000.0, batch, SMALLEST, LARGEST, sla_search("heuristic", "tbt", 0.05, 0.001))
-    if SMALLEST < after.low and after.high < LARGEST:
+    if after.low > SMALLEST and after.high < LARGEST:
         assert after.high - after.low == pytest.approx(before.high - before.low)
         assert (after.high + after.low) / 2 == pytest.approx(batch)
 

@@ -83,7 +83,9 @@ def test_each_controller_starts_from_its_own_sample():
 def test_the_target_stays_in_its_range(rule, variant, data):
     smallest = data.draw(st.integers(1, 60))
     largest = data.draw(st.integers(smallest, 60))
-    control = make_control(smallest, largest, sla=sla_search(variant, "tbt", 0.05, 0.01), memory=memory_bound(rule, 900))
+    control = make_control(
+        smallest, largest, sla=sla_search(variant, "tbt", 0.05, 0.01), memory=memory_bound(rule, 900)
+    )
     target = start_target(0, control)
     for _ in range(10):
         assert smallest <= target.batch <= largest

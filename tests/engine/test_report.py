@@ -1,0 +1,231 @@
+"""Every number of the report against a plain computation from the records of the same run."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from batchcube.engine import INFINITE, simulate
+from batchcube.engine.histogram import BUCKETS, RELATIVE_ERROR, bucket_of
+from batchcube.engine.report import QUANTILES, rank_histograms, summarise
+
+from .cases import SECOND, make_job, random_job, run
+
+SEEDS = range(7000, 7080)
+
+
+def measured_requests(job, records):
+    served = np.flatnonzero(records.batch >= 0)
+    return served[served >= job.setup.reporting.warmup]
+
+
+def batch_members(records):
+    return [np.flatnonzero(records.batch == number) for number in range(records.batch.max() + 1)]
+
+
+def batch_end(job, records, members):
+    """Return when the server is freed: with completion `own` that is when the longest is done."""
+    return records.completion[members].max()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_times_follow_from_the_records(seed):
+    job = random_job(np.random.default_rng(seed))
+    report, records = simulate(*job)
+    of = measured_requests(job, records)
+    arrival = job.trace.arrival
+    prefill = 0 if job.setup.service.timed else job.setup.service.prefill
+    times = {
+        "latency": records.completion - arrival,
+        "wait": records.start - arrival,
+        "service": records.completion - records.start,
+        "ttft": records.start - arrival + prefill,
+    }
+    if job.setup.service.timed:
+        assert np.isnan(report["ttft_mean_s"])
+        assert np.isnan(report["tbt_quantile_s"]).all()
+        del times["ttft"]
+    for name, ticks in times.items():
+        numbers = [int(x) for x in ticks[of]]
+        if not numbers:
+            assert np.isnan(report[f"{name}_mean_s"])
+            assert np.isnan(report[f"{name}_quantile_s"]).all()
+            continue
+        mean = Fraction(sum(numbers), len(numbers))
+        variance = Fraction(sum(x * x for x in numbers), len(numbers)) - mean**2
+        assert report[f"{name}_mean_s"] == pytest.approx(float(mean) / SECOND, rel=1e-14)
+        assert report[f"{name}_variance_s2"] == pytest.approx(float(variance) / SECOND**2, rel=1e-14)
+        assert report[f"{name}_min_s"] == pytest.approx(min(numbers) / SECOND, rel=1e-15)
+        assert report[f"{name}_max_s"] == pytest.approx(max(numbers) / SECOND, rel=1e-15)
+        exact = np.quantile(np.array(numbers), QUANTILES, method="inverted_cdf") / SECOND
+        np.testing.assert_allclose(report[f"{name}_quantile_s"], exact, rtol=RELATIVE_ERROR, atol=1e-12)
+        if name == "latency":
+            counts = np.bincount([bucket_of(x) for x in numbers], minlength=BUCKETS)
+            np.testing.assert_array_equal(report["latency_histogram"], counts)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_counts_and_rates_follow_from_the_records(seed):
+    job = random_job(np.random.default_rng(seed))
+    (trace, bins, setup), (report, records) = job, simulate(*job)
+    of, reporting = measured_requests(job, records), setup.reporting
+    served = (records.batch >= 0).sum()
+    assert report["requests"] == len(trace.arrival)
+    assert report["completed"] == served
+    assert report["unserved"] == len(trace.arrival) - served
+    assert report["measured"] == len(of)
+    batches = batch_members(records) if served else []
+    counted = [members for members in batches if members.min() >= reporting.warmup]
+    sizes = np.array([len(members) for members in counted], int)
+    assert report["batches"] == len(counted)
+    np.testing.assert_array_equal(
+        report["batch_size_histogram"], np.bincount(sizes, minlength=setup.policy.batch_size + 1)
+    )
+    assert [len(members) for members in batches] == [records.size[members[0]] for members in batches]
+    if not counted:
+        assert np.isnan(report["batch_size_mean"])
+        return
+    lengths, longest = [trace.length[m] for m in counted], [trace.length[m].max() for m in counted]
+    busy = sum(int(batch_end(job, records, m) - records.start[m[0]]) for m in counted)
+    span = (max(batch_end(job, records, m) for m in batches) - trace.arrival[reporting.warmup]) / SECOND
+    servers = np.nan if setup.policy.servers == INFINITE else setup.policy.servers
+    tokens = np.array([(trace.prompt[m] + trace.output[m]).sum() for m in counted])
+    expected = {
+        "batch_size_mean": sizes.mean(),
+        "makespan_s": span,
+        "throughput_requests_per_s": len(of) / span,
+        "busy_throughput_requests_per_s": servers * sizes.sum() / (busy / SECOND),
+        "utilisation": busy / SECOND / (servers * span),
+        "padding_waste": 1 - sum(x.sum() for x in lengths) / (sizes * longest).sum(),
+        "memory_peak_tokens": tokens.max(),
+        "throughput_tokens_per_s": np.nan if setup.service.timed else trace.output[of].sum() / span,
+    }
+    if setup.control.memory.capacity < 2**40:
+        expected["memory_overflow_fraction"] = (tokens > setup.control.memory.capacity).mean()
+    if reporting.request_sla < 2**62:
+        late = records.completion[of] - trace.arrival[of] > reporting.request_sla
+        expected["request_sla_violation_fraction"] = late.mean()
+    for name, value in expected.items():
+        np.testing.assert_allclose(report[name], value, rtol=1e-13, atol=1e-15, err_msg=name)
+    for j in range(len(bins.start) - 1):
+        here = of[bins.of[of] == j]
+        in_bin = [m for m in counted if bins.of[m[0]] == j]
+        assert report["bin_requests"][j] == len(here)
+        assert report["bin_batches"][j] == len(in_bin)
+        if len(here):
+            wait = (records.start - trace.arrival)[here].mean() / SECOND
+            assert report["bin_wait_mean_s"][j] == pytest.approx(wait, rel=1e-13, abs=1e-15)
+        if in_bin:
+            unit = SECOND if setup.service.timed else 1
+            assert report["bin_batch_size_mean"][j] == np.mean([len(m) for m in in_bin])
+            mean = np.mean([trace.length[m].max() for m in in_bin]) / unit
+            assert report["bin_length_max_mean"][j] == pytest.approx(mean, rel=1e-13)
+
+
+def queue_length_mean(job, records, low, high):
+    """Integrate the number of requests that wait over [low, high): they arrive, and leave when their batch starts."""
+    until = np.where(records.start >= 0, records.start, 2**62)
+    inside = np.minimum(until, high) - np.maximum(job.trace.arrival, low)
+    return np.maximum(inside, 0).sum() / (high - low)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_windows_follow_from_the_records(seed):
+    job = random_job(np.random.default_rng(seed))
+    report, records = simulate(*job)
+    width, served = job.setup.reporting.window, records.batch >= 0
+    first = np.unique(records.batch[served], return_index=True)[1]
+    starts, sizes = records.start[served][first], records.size[served][first]
+    assert report["window_width_s"] == width / SECOND
+    for w in range(job.setup.reporting.windows):
+        low, high = w * width, (w + 1) * width
+        assert report["window_arrivals"][w] == ((job.trace.arrival >= low) & (job.trace.arrival < high)).sum()
+        done = served & (records.completion >= low) & (records.completion < high)
+        assert report["window_completions"][w] == done.sum()
+        begun = (starts >= low) & (starts < high)
+        if begun.any():
+            assert report["window_batch_size_mean"][w] == sizes[begun].mean()
+        else:
+            assert np.isnan(report["window_batch_size_mean"][w])
+        exact = queue_length_mean(job, records, low, high)
+        # Each event is placed to 2^-20 of a window.
+        assert abs(report["window_queue_length_mean"][w] - exact) <= 2 * len(job.trace.arrival) * 2.0**-20
+        late = (records.completion - job.trace.arrival)[done] > job.setup.reporting.request_sla
+        fraction = report["window_request_sla_violation_fraction"][w]
+        if job.setup.reporting.request_sla < 2**62 and done.any():
+            assert fraction == pytest.approx(late.mean(), rel=1e-15)
+        else:
+            assert np.isnan(fraction)
+
+
+def test_windows_by_hand():
+    """Arrivals 0, 1, 2; service 4 each; windows of 4 s. In the first wait 1 from 1 and 2 from 2: (3 + 2) / 4."""
+    job = make_job([0, 1, 2], [4, 4, 4], horizon_s=12, windows=3, request_sla_s=7.0)
+    report = simulate(*job).report
+    assert report["window_arrivals"].tolist() == [3, 0, 0]
+    assert report["window_completions"].tolist() == [0, 1, 1]
+    assert report["window_queue_length_mean"].tolist() == [1.25, 1.0, 0.0]
+    assert report["window_batch_size_mean"].tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(report["window_request_sla_violation_fraction"], [np.nan, 0, 0])
+    late = simulate(*make_job([0, 1, 2], [4, 4, 4], horizon_s=12.1, windows=1, request_sla_s=6.9)).report
+    np.testing.assert_allclose(late["window_request_sla_violation_fraction"], [2 / 3])
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100, 5000])
+def test_quantiles_lie_within_the_stated_error(size):
+    numbers = np.rint(np.random.default_rng(size).lognormal(12, 2, size)).astype(np.int64)
+    histogram = np.bincount([bucket_of(x) for x in numbers.tolist()], minlength=BUCKETS).astype(np.int32)
+    counts, quantiles = rank_histograms(np.stack([histogram, np.zeros_like(histogram)])[None])
+    exact = np.quantile(numbers, QUANTILES, method="inverted_cdf")
+    np.testing.assert_allclose(quantiles[0, 0], exact, rtol=RELATIVE_ERROR)
+    assert counts.tolist() == [[size, 0]]
+    assert np.isnan(quantiles[0, 1]).all()
+
+
+TAMPERED = {
+    "completed": lambda tally: tally.totals["completed"].__iadd__(1),
+    "unserved": lambda tally: tally.totals["unserved"].__iadd__(1),
+    "measured": lambda tally: tally.totals["measured"].__isub__(1),
+    "members": lambda tally: tally.totals["members"].__iadd__(1),
+    "moments": lambda tally: tally.moments[0, 1].__iadd__(1),
+    "histograms": lambda tally: tally.histograms[0, 2, 5:6].__iadd__(1),
+    "sizes": lambda tally: tally.sizes[0, 1:2].__iadd__(1),
+    "bins": lambda tally: tally.bins[0, 0].__isub__(1),
+}
+
+
+@pytest.mark.parametrize("part", TAMPERED)
+def test_a_lost_or_invented_request_is_noticed(part):
+    job = make_job([0, 1, 2, 3, 4], [5, 3, 1, 4, 2], batch_size=2)
+    tally, _ = run(job)
+    summarise(tally, [job.setup], [5])
+    TAMPERED[part](tally)
+    with pytest.raises(ArithmeticError, match="conservation broken: requests were lost or counted twice"):
+        summarise(tally, [job.setup], [5])
+
+
+def test_another_number_of_requests_is_noticed():
+    job = make_job([0, 1], [1, 1])
+    tally, _ = run(job)
+    with pytest.raises(ArithmeticError, match="conservation broken"):
+        summarise(tally, [job.setup], [3])
+
+
+@pytest.mark.parametrize(
+    ("rate", "servers", "expected"),
+    [(0.5, 1, False), (0.9, 1, False), (1.5, 1, True), (1.5, 2, False), (3.0, 2, True), (100.0, INFINITE, False)],
+)
+def test_overloaded_is_said_of_queues_that_grow(rate, servers, expected):
+    rng = np.random.default_rng(10)
+    arrival = np.cumsum(rng.exponential(1 / rate, 5000))
+    for mode, batch_size in (("fifo_greedy", 1), ("fifo_fixed", 1)):
+        job = make_job(arrival, np.ones(5000), mode=mode, batch_size=batch_size, servers=servers)
+        assert simulate(*job).report["overloaded"] == expected
+
+
+def test_all_at_once_is_overload():
+    """The second half of the arrivals finds the first half in the queue: no server keeps up with an infinite rate."""
+    report = simulate(*make_job(np.zeros(1000), np.ones(1000))).report
+    assert report["overloaded"]
+    assert report["throughput_requests_per_s"] == 1.0
+    assert not simulate(*make_job(np.zeros(1000), np.ones(1000), servers=INFINITE)).report["overloaded"]
