@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchcube.engine.compiled.jit import jit
 from batchcube.engine.policies.bin_choice import CHOICES, EMPTY, rank
 
 
@@ -53,3 +55,18 @@ def test_round_robin_serves_all_in_turn(bins):
         previous = chosen("round_robin", [0] * bins, [1] * bins, previous)
         served.append(previous)
     assert served == [*range(bins)] * 2
+
+
+@jit
+def rank_all(table, out):
+    for i in range(len(table)):
+        out[i] = rank(table[i, 0], table[i, 1], table[i, 2], table[i, 3], table[i, 4], 6)
+
+
+def test_arrays_scalars_and_compiled_code_give_the_same():
+    rng = np.random.default_rng(11)
+    columns = [rng.integers(*ends, 3000) for ends in ((0, 3), (0, 6), (0, 2**31), (0, 5), (-1, 6))]
+    out = np.empty(3000, np.int64)
+    rank_all(np.stack(columns, axis=1), out)
+    np.testing.assert_array_equal(out, rank(*columns, 6))
+    assert out.tolist() == [rank(*row, 6) for row in np.stack(columns, axis=1).tolist()]

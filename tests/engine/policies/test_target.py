@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchcube.engine.policies.estimates import Seen, observe, smoothing
@@ -79,6 +79,7 @@ def test_each_controller_starts_from_its_own_sample():
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_the_target_stays_in_its_range(rule, variant, data):
     smallest = data.draw(st.integers(1, 60))
