@@ -4,7 +4,9 @@ The claim: "the combination of bins and dynamic batches is best; dynamic batches
 violations". No paper makes it for request-level batches, so every word of the answer comes from the simulated cubes.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -86,13 +88,13 @@ def reproduce_modes(to: Reproduction, trace: str | None) -> None:
 
     ``trace`` is a file to read instead of the public Azure trace; without either, the other two workloads still run.
     """
+    path = trace_setting(to, trace)
     for workload in _WORKLOADS:
         settings: list[str] = []
         if workload.preset == "modes-trace":
-            found = _trace(to, trace)
-            if found is None:
+            if path is None:
                 continue
-            settings = [found]
+            settings = [path]
         _, cube = to.run(workload.preset, overrides=settings)
         to.draw(cube, _drawings(workload))
         to.tell(f"Five modes: {workload.name}", _compare(workload, cube))
@@ -106,12 +108,19 @@ def reproduce_modes(to: Reproduction, trace: str | None) -> None:
     to.finish()
 
 
-def _trace(to: Reproduction, trace: str | None) -> str | None:
-    """Return the setting that names the trace, or None, and say so, where there is none."""
-    if trace is not None:
-        return f'workload.trace.path="{trace}"' if not trace.startswith("dataset:") else f"workload.trace.path={trace}"
+def trace_setting(to: Reproduction, trace: str | None) -> str | None:
+    """Return the setting that names the trace, or None, and say so, where there is none.
+
+    Raises UserError for a file that is not there.
+    """
     from . import datasets
 
+    if trace is not None:
+        if trace.startswith("dataset:"):
+            datasets.locate(trace.removeprefix("dataset:"))
+        elif not Path(trace).is_file():
+            raise UserError(f"--trace {trace}: no such file")
+        return f"workload.trace.path={json.dumps(trace)}"
     try:
         datasets.locate(TRACE)
     except UserError:
@@ -120,7 +129,7 @@ def _trace(to: Reproduction, trace: str | None) -> str | None:
             "--trace FILE takes another trace"
         )
         return None
-    return f"workload.trace.path=dataset:{TRACE}"
+    return f'workload.trace.path="dataset:{TRACE}"'
 
 
 def _drawings(workload: _Workload) -> list[Drawing]:
