@@ -126,6 +126,22 @@ def test_at_one_instant_completions_come_first_then_all_arrivals_then_dispatch(b
     assert story(job, backend) == [(0, 2, 0), (2, 3, 1), (2, 3, 1)]
 
 
+def test_who_arrives_as_a_batch_completes_was_not_waiting_yet(backend):
+    """Requests of 10 tokens where 80 fit: 8, but the sample said 40, so 2. Algorithm 1 acts while requests wait.
+
+    The first two complete at 1, as eight arrive: none waited, and again 2 are taken. At 2 six wait: all are taken.
+    """
+    job = make_job(
+        [0, 0] + [1] * 8,
+        output=[10] * 10,
+        mode="dynamic_only",
+        batch_size=8,
+        law=formula(1.0, 0.0, largest_batch=8),
+        control=make_control(1, 8, memory=memory_bound("exact", 80), mean=40.0, variance=0.0),
+    )
+    assert story(job, backend) == [(0, 1, 0)] * 2 + [(1, 2, 1)] * 2 + [(2, 3, 2)] * 6
+
+
 @pytest.mark.parametrize(
     ("choice", "order"),
     [

@@ -29,6 +29,8 @@ risks = st.sampled_from([0.5, 0.2, 0.05, 0.001])
         (100_000, 572.9, 200**2 + 250**2, 162),
         (1000, 100, 0, 10),  # nothing varies: all of the capacity
         (999, 100, 0, 9),
+        (300, 100, 0, 3),  # in floats sqrt(3)² is below 3
+        (500, 100, 0, 5),  # ... and sqrt(5)² above 5
         (99, 100, 0, 0),
     ],
 )
@@ -42,15 +44,15 @@ def test_exact_worked_examples(capacity, mean, variance, expected):
 def test_exact_is_the_largest_batch_that_fits(capacity, mean, variance, risk):
     memory = memory_bound("exact", capacity, risk)
     assume(capacity / mean < 2000)
+
+    def need(batch):
+        deviation = memory.quantile * math.sqrt(batch * variance)
+        return batch * mean + round(deviation * 1024) / 1024  # deviations are kept to 1/1024 of a token
+
     brute = 0
-    while (brute + 1) * mean + memory.quantile * math.sqrt((brute + 1) * variance) <= capacity:
+    while need(brute + 1) <= capacity:
         brute += 1
-    chosen = largest_fitting(mean, variance, memory)
-    if chosen != brute:  # only where the sum is the capacity to the 1/1024 of a token that `settle` keeps
-        larger = max(chosen, brute)
-        need = larger * mean + memory.quantile * math.sqrt(larger * variance)
-        assert abs(chosen - brute) == 1
-        assert abs(need - capacity) < 1 / 1024
+    assert largest_fitting(mean, variance, memory) == brute
 
 
 @given(st.floats(1, 2.0**21), st.floats(0, 2.0**40), st.floats(1, UNLIMITED))
