@@ -146,3 +146,18 @@ def test_a_figure_draws_the_presets_it_names(figure: str, preset: str, cubes: di
 def test_every_figure_names_a_preset() -> None:
     assert all(figure.presets for figure in registry.names())
     assert {preset for figure in registry.names() for preset in figure.presets} <= set(NAMES)
+
+
+def test_a_mode_keeps_its_colour_with_every_number_of_bins(cubes: dict[str, xr.Dataset]) -> None:
+    drawn = registry.draw("latency-vs-rate", cubes["azure-conversation"])
+    looks = {
+        str(line.get_label()): (str(line.get_color()), str(line.get_marker()))
+        for line in drawn.axes[0].lines
+        if "overloaded" not in str(line.get_label())
+    }
+    assert len(looks) == 9
+    for mode in ("multi_bin_only", "multi_bin_dynamic"):
+        several = [looks[f"{mode} {bins} bins"] for bins in (2, 4, 8)]
+        assert len({colour for colour, _ in several}) == 1
+        assert len({marker for _, marker in several}) == 3
+    assert len({colour for colour, _ in looks.values()}) == 5
