@@ -171,7 +171,7 @@ class Reproduction:
 
     def say(self, text: str) -> None:
         """Print one line for people."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def tell(self, title: str, found: Found) -> None:
         """Show what an experiment found, and keep its rows for `comparison.csv`."""
