@@ -458,7 +458,8 @@ def _figure_9(sweep: Sweep, cube: "xr.Dataset") -> Found:
 _FIG11_PRINTED = {"oracle": 1.45, "predicted": 1.08}
 _FIG11_WHY = (
     "under the assumptions (these lengths, batch time proportional to the longest answer) theory itself gives more "
-    "than was measured; what costs the rest (prefill, the predictor's own time, less spread lengths) the paper does not say"
+    "than was measured; what costs the rest (prefill, the predictor's own time, less spread lengths) the paper does "
+    "not say"
 )
 
 
