@@ -116,6 +116,11 @@ def make_plan(sweep: Sweep) -> Plan:
             notes[f"{settings.path}: {trace.rows_dropped} of {trace.rows_read} rows dropped: {why}"] = None
     if sweep.replications == 1 and sweep.document.get("replications", 2) != 1 and recorded:
         notes["a recorded trace without resampling and with nothing random has one replication and no interval"] = None
+    if recorded and sweep.replications > 1:
+        notes[
+            "all replications come from one recorded trace: intervals say how much the place in it and the predictor's "
+            "luck matter, and are too narrow for any other trace"
+        ] = None
     checksums = sorted({trace.sha256 for trace in recorded} | planner.length_files)
     dropped = sum(trace.rows_dropped for trace in recorded)
     return Plan(sweep, tuple(points), tuple(notes), ",".join(checksums), dropped)

@@ -164,9 +164,7 @@ class Estimates(Settings):
     weight: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.2, description="weight of the newest observation (ema)"
     )
-    observations: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=20, description="observations averaged (window)"
-    )
+    observations: Annotated[int, Field(ge=1, le=2000)] = Field(default=20, description="observations averaged (window)")
 
 
 class Policy(Settings):

@@ -408,3 +408,22 @@ def test_a_preset_runs_on_the_real_azure_trace(shared_data: Path) -> None:
     cube = Sweep.model_validate(tables).run()
     assert (cube["completed"] == 1000).all()
     assert len(np.unique(cube["latency_mean_s"])) == 4
+
+
+def test_intervals_from_one_trace_are_told(tmp_path: Path) -> None:
+    rows = "\n".join(f"{0.5 * i},10,{1 + i % 50}" for i in range(100))
+    file = tmp_path / "trace.csv"
+    file.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}\n")
+
+    def notes(**settings: Any) -> str:
+        document = {
+            "name": "windows",
+            "title": "windows",
+            "workload": {"requests": 60, "trace": {"path": str(file), "format": "csv", **settings}},
+            "policy": {"mode": "fifo_greedy", "batch_size": 4},
+            "server": {"service": {"law": "constant", "a0_s": 0.1, "a1_s_per_token": 0.001}},
+        }
+        return str(Sweep.model_validate(document).run().attrs["notes"])
+
+    assert "too narrow for any other trace" in notes(resample="circular")
+    assert "too narrow" not in notes(resample="none")
