@@ -11,18 +11,18 @@ ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"<!-- tested -->\n```sh\n(.*?)```", re.DOTALL)
 
 
-def tested_blocks() -> list[str]:
+def blocks_to_run() -> list[str]:
     return BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
 def test_the_readme_has_blocks_to_test() -> None:
-    assert len(tested_blocks()) >= 7
+    assert len(blocks_to_run()) >= 7
 
 
 def test_every_block_runs(tmp_path: Path) -> None:
     # The commands of the environment that runs the tests, whatever else is on the path.
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    for block in tested_blocks():
+    for block in blocks_to_run():
         finished = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", f'export PATH="{path}"\n{block}'],
             cwd=tmp_path,
