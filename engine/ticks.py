@@ -4,8 +4,6 @@ Times are rounded once, where they enter. Every later sum is exact, so backends 
 contract a*b+c, still agree bit for bit.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -28,8 +26,3 @@ def from_seconds(seconds: ArrayLike) -> NDArray[np.int64]:
     if ticks.size and not (np.min(ticks) >= -LATEST and np.max(ticks) <= LATEST):
         raise ValueError(f"a time is not finite or beyond {LATEST // TICKS_PER_S} s, the longest that can be simulated")
     return ticks.astype(np.int64)
-
-
-def to_seconds(ticks: Any) -> Any:
-    """Turn ticks into seconds; shape and masks are kept."""
-    return ticks / TICKS_PER_S

@@ -15,8 +15,8 @@ from pydantic import Field, ValidationError
 
 from .errors import UserError
 from .grid import AxisSettings, Grid, build_grid, read_axes
-from .mistakes import Mistake, known_paths, mistakes, show_value
-from .settings import SECTIONS, Policy, Report, Server, Workload
+from .mistakes import Mistake, mistakes, show_value
+from .settings import Policy, Report, Server, Workload
 from .workloads.settings import Settings
 
 if TYPE_CHECKING:
@@ -325,11 +325,6 @@ def json_schema() -> dict[str, Any]:
 def schema_text() -> str:
     """Return the published JSON schema as the text of its file."""
     return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
-
-
-def setting_names() -> list[str]:
-    """Return every dotted settings path a specification may set."""
-    return sorted({f"{name}.{below}" for name, model in SECTIONS.items() for below, _, _ in known_paths(model)})
 
 
 __all__ = ["SpecificationError", "Sweep", "json_schema", "parse_toml", "read_document", "schema_text"]
