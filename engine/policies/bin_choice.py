@@ -15,6 +15,6 @@ def rank(choice: Any, bin_index: Any, head: Any, waiting: Any, previous: Any, bi
     `head` is the index of the bin's first request (requests are numbered by arrival), `waiting` how many it holds,
     `previous` the bin served last (-1 before the first).
     """
-    turn = (bin_index - previous - 1) % bins
+    turn = where(bin_index > previous, bin_index, bin_index + bins) - previous  # a remainder would cost a division
     order = where(choice == 0, head, where(choice == 1, turn, -waiting))
     return where(waiting > 0, order, EMPTY)
