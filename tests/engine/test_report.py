@@ -7,9 +7,11 @@ import pytest
 
 from batchcube.engine import INFINITE, simulate
 from batchcube.engine.histogram import BUCKETS, RELATIVE_ERROR, bucket_of
+from batchcube.engine.policies.service import formula
+from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.report import QUANTILES, rank_histograms, summarise
 
-from .cases import SECOND, make_job, random_job, run
+from .cases import SECOND, make_control, make_job, random_job, run
 
 SEEDS = range(7000, 7080)
 
@@ -221,6 +223,25 @@ def test_overloaded_is_said_of_queues_that_grow(rate, servers, expected):
     for mode, batch_size in (("fifo_greedy", 1), ("fifo_fixed", 1)):
         job = make_job(arrival, np.ones(5000), mode=mode, batch_size=batch_size, servers=servers)
         assert simulate(*job).report["overloaded"] == expected
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(20.0, False), (40.0, False), (100.0, True), (200.0, True)])
+def test_overload_is_measured_in_batches_that_ran_not_in_those_allowed(rate, expected):
+    """The SLA allows 18 of up to 256 requests: 18 / (10 x 0.034 s) = 53 per second, whatever the controller may try."""
+    rng = np.random.default_rng(11)
+    count, bins = 3000, 4
+    law = formula(0.0, 0.03022, "linear", 0.22 / 30.22, largest_batch=256)
+    job = make_job(
+        np.cumsum(rng.exponential(1 / rate, count)),
+        output=np.full(count, 10),
+        mode="multi_bin_dynamic",
+        batch_size=256,
+        bin_of=rng.integers(0, bins, count),
+        bins=bins,
+        law=law,
+        control=make_control(1, 256, sla=sla_search("paper", "tbt", 0.034, 0.001), bins=bins),
+    )
+    assert simulate(*job).report["overloaded"] == expected
 
 
 def test_all_at_once_is_overload():
