@@ -121,6 +121,11 @@ class Memory(Settings):
     )
 
     @property
+    def in_bytes(self) -> bool:
+        """Whether the capacity follows from all three numbers of bytes."""
+        return None not in (self.max_bytes, self.model_bytes, self.kv_bytes_per_token)
+
+    @property
     def tokens(self) -> float:
         """Token capacity η of the device."""
         if self.capacity_tokens is not None:
@@ -463,8 +468,11 @@ def _memory_problems(memory: Memory) -> Iterator[Problem]:
     if memory.rule != "margin":
         for name in margins:
             yield Problem((*at, name), f'rule = "{memory.rule}" would ignore it; only "margin" uses it')
-    if memory.margin_tokens is not None and memory.margin_tokens >= (memory.capacity_tokens or math.inf):
-        yield Problem((*at, "margin_tokens"), "must be < policy.memory.capacity_tokens")
+    if memory.margin_tokens is not None:
+        if memory.margin_tokens >= (memory.capacity_tokens or math.inf):
+            yield Problem((*at, "margin_tokens"), "must be < policy.memory.capacity_tokens")
+        elif memory.capacity_tokens is None and memory.in_bytes and memory.margin_tokens >= memory.tokens > 0:
+            yield Problem((*at, "margin_tokens"), f"must be < {show_value(memory.tokens)}, the tokens that fit")
     if memory.rule == "margin" and "overflow_probability" in memory.model_fields_set:
         yield Problem((*at, "overflow_probability"), 'rule = "margin" would ignore it')
 
@@ -488,6 +496,14 @@ def _server_problems(point: Point) -> Iterator[Problem]:
         if getattr(point.report, name) is not None and workload.in_seconds:
             yield Problem(("report", name), 'needs tokens, and workload.lengths.unit is "seconds"')
     memory, capacity = point.policy.memory, point.report.memory_capacity_tokens
-    if memory is not None and memory.capacity_tokens is not None and capacity not in (None, memory.capacity_tokens):
-        text = f"must be policy.memory.capacity_tokens = {show_value(memory.capacity_tokens)}, which is in force"
+    if memory is None or capacity is None:
+        return
+    if memory.capacity_tokens is not None:
+        if capacity != memory.capacity_tokens:
+            text = f"must be policy.memory.capacity_tokens = {show_value(memory.capacity_tokens)}, which is in force"
+            yield Problem(("report", "memory_capacity_tokens"), text)
+    elif memory.in_bytes and not math.isclose(capacity, memory.tokens):
+        text = (
+            f"must be {show_value(memory.tokens)}, the tokens that policy.memory.max_bytes leaves, which are in force"
+        )
         yield Problem(("report", "memory_capacity_tokens"), text)

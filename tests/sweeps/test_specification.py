@@ -186,6 +186,11 @@ def test_a_mistake_is_one_line_with_its_path(path: str, value: Any, line: str) -
             {"memory_capacity_tokens": 9},
             "report.memory_capacity_tokens = 9.0: must be policy.memory.capacity",
         ),
+        (
+            "policy/memory",
+            {"max_bytes": 9.0, "model_bytes": 1.0, "kv_bytes_per_token": 2.0, "rule": "margin", "margin_tokens": 4.0},
+            "policy.memory.margin_tokens = 4.0: must be < 4.0, the tokens that fit",
+        ),
         ("policy/sla/target_s", None, "policy.sla.target_s: is missing"),
         ("policy/sla/tolerance_s", 0.05, "policy.sla.tolerance_s = 0.05: must be < policy.sla.target_s = 0.05"),
         ("policy/sla", {"variant": "heuristic", "target_s": 1, "tolerance_s": 0, "alpha": 8}, "policy.sla.alpha = 8: "),
@@ -198,6 +203,13 @@ def test_a_mistake_is_one_line_with_its_path(path: str, value: Any, line: str) -
 def test_a_mistake_in_a_controlled_mode_is_one_line_with_its_path(path: str, value: Any, line: str) -> None:
     lines = refusal(put(DYNAMIC, path, value))
     assert any(found.startswith(f"sweep.toml: {line}") for found in lines), lines
+
+
+def test_a_reported_capacity_must_be_that_in_force_where_it_follows_from_bytes() -> None:
+    in_bytes = put(DYNAMIC, "policy/memory", {"max_bytes": 201.0, "model_bytes": 1.0, "kv_bytes_per_token": 2.0})
+    lines = refusal(put(in_bytes, "report", {"memory_capacity_tokens": 9}))
+    assert any("report.memory_capacity_tokens = 9.0: must be 100.0, the tokens" in line for line in lines), lines
+    Sweep.model_validate(put(in_bytes, "report", {"memory_capacity_tokens": 100}))
 
 
 def test_every_mistake_is_told_once() -> None:
