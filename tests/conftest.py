@@ -3,6 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The same examples on every run: a gate must not fail by chance. `--hypothesis-profile=fuzz` looks for new ones. No
+# deadline: the first example of a test may compile a kernel, and no test here is about how long anything takes.
+settings.register_profile("gate", derandomize=True, deadline=None)
+settings.register_profile("fuzz", deadline=None, max_examples=2000)
+settings.load_profile("gate")
 
 
 @pytest.fixture(scope="session")

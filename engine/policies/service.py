@@ -58,6 +58,7 @@ def own_ticks(batch_size: Any, length: Any, batch_ticks: Any, service: Service) 
     return minimum(service_ticks(batch_size, length, service), batch_ticks)
 
 
+@np.errstate(under="ignore")  # a vanishing γ or a1 is as good as none
 def batch_factor(batch_size: ArrayLike, h: str, gamma: float = 0.0) -> NDArray[np.float64]:
     """Return h(b): `constant` 1, `linear` 1+γ(b-1), `saturating` 1+γ(b-1)/b, `power` b^γ; else ValueError."""
     b = np.maximum(np.asarray(batch_size, dtype=np.float64), 1.0)
@@ -73,6 +74,7 @@ def batch_factor(batch_size: ArrayLike, h: str, gamma: float = 0.0) -> NDArray[n
     raise ValueError(f"law = {h!r}: must be one of {', '.join(BATCH_FACTORS)}")
 
 
+@np.errstate(under="ignore")
 def formula(
     a0_s: float, a1_s_per_token: float, h: str = "constant", gamma: float = 0.0, *, largest_batch: int
 ) -> Service:
