@@ -88,8 +88,10 @@ def run_sweep(
             if old is not None and old.sizes["replication"] >= sweep.replications:
                 return old
     plan = make_plan(sweep)
+    if old is not None and old.attrs.get("trace_sha256", "") != plan.trace_sha256:
+        raise UserError(f"{target}: was made from a file that has changed since; choose another output, or --overwrite")
     first = 0 if old is None else old.sizes["replication"]
-    store = None if target is None else _Store(target, sweep, overwrite=overwrite)
+    store = None if target is None else _Store(target, sweep, plan.trace_sha256, overwrite=overwrite)
     finished = {} if store is None else store.load(range(first, sweep.replications))
     missing = [r for r in range(first, sweep.replications) if r not in finished]
     # Importing scipy for the theory takes longer than many a run: it goes on beside the simulation.
@@ -145,27 +147,36 @@ def _same_sweep(target: Path, sweep: Sweep) -> xr.Dataset:
     return cube
 
 
+_SAME_RUN = ("sweep", "version", "trace_sha256")
+
+
 class _Store:
     """Finished replications of a run that has not finished, in a folder beside its output."""
 
-    def __init__(self, target: Path, sweep: Sweep, *, overwrite: bool) -> None:
+    def __init__(self, target: Path, sweep: Sweep, trace_sha256: str, *, overwrite: bool) -> None:
         self.folder = target.with_name(f"{target.name}.partial")
-        self.identity = {"sweep": sweep.identity(), "version": batchcube_version(), "specification": sweep.document}
+        self.identity = {
+            "sweep": sweep.identity(),
+            "version": batchcube_version(),
+            "trace_sha256": trace_sha256,
+            "specification": sweep.document,
+        }
         self._about = self.folder / "sweep.json"
         if self.folder.exists():
             if overwrite:
                 shutil.rmtree(self.folder)
-            elif self._read_about() != (self.identity["sweep"], self.identity["version"]):
+            elif self._read_about() != tuple(self.identity[key] for key in _SAME_RUN):
                 raise UserError(
-                    f"{self.folder}: holds a stopped run of another sweep or version; remove it, or --overwrite"
+                    f"{self.folder}: holds a stopped run of another sweep, version or trace file; remove it, "
+                    "or --overwrite"
                 )
 
-    def _read_about(self) -> tuple[Any, Any]:
+    def _read_about(self) -> tuple[Any, ...] | None:
         try:
             about = json.loads(self._about.read_text(encoding="utf-8"))
-            return about["sweep"], about["version"]
+            return tuple(about[key] for key in _SAME_RUN)
         except (OSError, ValueError, KeyError, TypeError):
-            return None, None
+            return None
 
     def load(self, wanted: range) -> dict[int, Report]:
         """Return the finished replications among those wanted."""

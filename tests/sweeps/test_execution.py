@@ -368,9 +368,33 @@ def test_a_stopped_run_keeps_what_is_finished_and_continues(
     xr.testing.assert_equal(data_of(read_cube(file)), data_of(cube))
 
 
+def test_a_changed_trace_file_is_neither_continued_nor_extended(tmp_path: Path) -> None:
+    trace, file = tmp_path / "trace.csv", tmp_path / "cube.nc"
+    rows = [f"{i},10,{1 + i % 7}" for i in range(50)]
+    trace.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows]))
+    tables = {
+        "workload": {"trace": {"path": str(trace), "resample": "circular"}, "requests": 20},
+        "policy": {"mode": "fifo_fixed", "batch_size": 2},
+        "server": {"service": {"law": "constant", "a1_s_per_token": 0.1}},
+        "replications": 2,
+    }
+    made = Sweep.model_validate(tables).run(file)
+    store = execution._Store(
+        tmp_path / "other.nc", Sweep.model_validate(tables), str(made.attrs["trace_sha256"]), overwrite=False
+    )
+    store.save({0: {"requests": np.zeros(3, np.int64)}})
+    trace.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows[:-1], "49,10,99"]))
+    more = Sweep.model_validate({**tables, "replications": 3})
+    with pytest.raises(UserError, match=r"cube\.nc: was made from a file that has changed since"):
+        more.run(file)
+    with pytest.raises(UserError, match="holds a stopped run of another sweep, version or trace file"):
+        more.run(tmp_path / "other.nc")
+    assert more.run(file, overwrite=True).sizes["replication"] == 3
+
+
 def test_a_damaged_store_is_told(tmp_path: Path) -> None:
     file = tmp_path / "cube.nc"
-    store = execution._Store(file, sweep(SWEEP), overwrite=False)
+    store = execution._Store(file, sweep(SWEEP), "", overwrite=False)
     store.save({0: {"requests": np.zeros(3, np.int64)}})
     next(store.folder.glob("*.npz")).write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(UserError, match=r"is damaged .*remove"):
