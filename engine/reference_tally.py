@@ -57,6 +57,8 @@ def tally_totals(
     totals["late_requests"] = sum(int(latency[i]) > reporting.request_sla for i in measured)
     late_batches = {batch.number for batch in batches if tbt_of(setup, batch) > reporting.token_sla}
     totals["late_tokens"] = sum(int(trace.output[i]) for i in measured if int(records.batch[i]) in late_batches)
+    for batch in batches:
+        totals["occupied"] += max(batch.completion - max(batch.start, int(totals["first_arrival"])), 0)
     for batch in past_warmup(setup, batches):
         size = len(batch.members)
         totals["batches"] += 1

@@ -114,7 +114,7 @@ def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) ->
         "throughput_tokens_per_s": divide(totals["output_tokens"], span),
         "busy_throughput_requests_per_s": servers * divide(totals["members"], totals["busy"] / TICKS_PER_S),
         "makespan_s": span,
-        "utilisation": divide(totals["busy"] / TICKS_PER_S, servers * span),
+        "utilisation": divide(totals["occupied"] / TICKS_PER_S, servers * span),
         "batch_size_mean": divide(totals["members"], totals["batches"]),
         "batch_size_histogram": tally.sizes,
         "padding_waste": 1.0 - divide(totals["length"], totals["padded"]),

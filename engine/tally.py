@@ -23,6 +23,7 @@ TOTALS = np.dtype(
             "output_tokens",  # of the measured requests
             "late_requests",  # latency > D_request
             "late_tokens",  # output tokens of batches with TBT > D_token
+            "occupied",  # ticks of service from first_arrival on, whoever is served
             "batches",  # batches whose requests are all past the warm-up; so are the fields below
             "members",
             "busy",  # ticks of service

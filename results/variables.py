@@ -121,13 +121,13 @@ _ALL: list[Variable] = [
         "throughput_requests_per_s",
         "s-1",
         "throughput",
-        "Completed requests over the time from the first arrival to the last completion.",
+        "Measured requests over the makespan; a backlog left by the warm-up lowers it, as it is worked off in that time.",
     ),
     _float(
         "throughput_tokens_per_s",
         "tokens s-1",
         "token throughput",
-        "Generated tokens of completed requests over the time from the first arrival to the last completion.",
+        "Generated tokens of measured requests over the makespan.",
     ),
     _float(
         "busy_throughput_requests_per_s",
@@ -136,12 +136,12 @@ _ALL: list[Variable] = [
         "Servers x batched requests / total batch service time, which arXiv 2412.04504 calls throughput; NaN for "
         "infinitely many servers.",
     ),
-    _float("makespan_s", "s", "makespan", "Time from the first arrival to the last completion."),
+    _float("makespan_s", "s", "makespan", "Time from the first measured request's arrival to the last completion."),
     _float(
         "utilisation",
         "1",
         "utilisation",
-        "Share of the servers' time spent serving, over the makespan; NaN for infinitely many servers.",
+        "Share of the servers' time spent serving anybody, over the makespan; NaN for infinitely many servers.",
         bounds=_FRACTION,
     ),
     _float("batch_size_mean", "1", "mean batch size", "Mean number of requests in a batch."),

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from batchcube.engine import INFINITE, simulate
+from batchcube.engine import BACKENDS, INFINITE, simulate
 from batchcube.engine.histogram import BUCKETS, RELATIVE_ERROR, bucket_of
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import sla_search
@@ -89,7 +89,9 @@ def test_counts_and_rates_follow_from_the_records(seed):
         return
     lengths, longest = [trace.length[m] for m in counted], [trace.length[m].max() for m in counted]
     busy = sum(int(batch_end(job, records, m) - records.start[m[0]]) for m in counted)
-    span = (max(batch_end(job, records, m) for m in batches) - trace.arrival[reporting.warmup]) / SECOND
+    first = int(trace.arrival[reporting.warmup])
+    occupied = sum(max(int(batch_end(job, records, m)) - max(int(records.start[m[0]]), first), 0) for m in batches)
+    span = (max(batch_end(job, records, m) for m in batches) - first) / SECOND
     servers = np.nan if setup.policy.servers == INFINITE else setup.policy.servers
     tokens = np.array([(trace.prompt[m] + trace.output[m]).sum() for m in counted])
     expected = {
@@ -97,7 +99,7 @@ def test_counts_and_rates_follow_from_the_records(seed):
         "makespan_s": span,
         "throughput_requests_per_s": len(of) / span,
         "busy_throughput_requests_per_s": servers * sizes.sum() / (busy / SECOND),
-        "utilisation": busy / SECOND / (servers * span),
+        "utilisation": occupied / SECOND / (servers * span),
         "padding_waste": 1 - sum(x.sum() for x in lengths) / (sizes * longest).sum(),
         "memory_peak_tokens": tokens.max(),
         "throughput_tokens_per_s": np.nan if setup.service.timed else trace.output[of].sum() / span,
@@ -223,6 +225,14 @@ def test_overloaded_is_said_of_queues_that_grow(rate, servers, expected):
     for mode, batch_size in (("fifo_greedy", 1), ("fifo_fixed", 1)):
         job = make_job(arrival, np.ones(5000), mode=mode, batch_size=batch_size, servers=servers)
         assert simulate(*job).report["overloaded"] == expected
+
+
+@pytest.mark.parametrize("warmup", [0, 50, 90])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_server_that_never_rests_is_utilised_fully_whatever_the_warmup(warmup, backend):
+    """Who is left out of the statistics still occupies the server while the others wait."""
+    job = make_job(np.arange(100) * 0.5, np.ones(100), warmup=warmup)
+    assert simulate(*job, backend=backend).report["utilisation"] == 1.0
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(20.0, False), (40.0, False), (100.0, True), (200.0, True)])
