@@ -121,7 +121,7 @@ _ALL: list[Variable] = [
         "throughput_requests_per_s",
         "s-1",
         "throughput",
-        "Measured requests over the makespan; a backlog left by the warm-up lowers it, as it is worked off in that time.",
+        "Measured requests over the makespan; a backlog left by the warm-up lowers it: it is worked off in that time.",
     ),
     _float(
         "throughput_tokens_per_s",
