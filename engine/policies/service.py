@@ -27,7 +27,7 @@ class Service(NamedTuple):
     extrapolated: NDArray[np.uint8]
     """(batch size, piece) 1 where a measured table was left and the fitted law stands in."""
     prefill: int
-    """Ticks before the first token, a0."""
+    """Ticks before the first token, a0; with a measured table at most its shortest time."""
     timed: bool
     """Lengths are service times in ticks, not tokens."""
 
@@ -120,7 +120,8 @@ def measured(
     slope[inner, 1:last] = np.diff(at_knots, axis=1) / np.diff(lengths)
     slope[inner, last] = 0.0
     extrapolated[inner, 1 : last + 1] = 0
-    return Service(knots, base, slope, extrapolated, outside.prefill, timed=False)
+    # A fitted a0 may exceed a measured time: the first token then came after the last, at a negative pace.
+    return Service(knots, base, slope, extrapolated, min(outside.prefill, int(base.min())), timed=False)
 
 
 def longest_service(service: Service, length: int) -> int:

@@ -118,6 +118,12 @@ def test_outside_its_grid_the_fitted_law_stands_in_and_says_so(table, b, length)
     assert service_ticks(b, length, table) == pytest.approx((0.1 + 0.02 * length * (1 + 0.05 * (b - 1))) * 1e6, abs=1)
 
 
+def test_the_first_token_is_never_later_than_a_measured_batch(table):
+    assert table.prefill == 100_000
+    slow_start = measured(SIZES, LENGTHS, SECONDS, formula(0.4, 0.02, largest_batch=20))
+    assert slow_start.prefill == service_ticks(2, 10, slow_start) == 300_000
+
+
 def test_a_table_larger_than_any_batch_is_cut():
     cut = measured(SIZES, LENGTHS, SECONDS, formula(0.1, 0.02, largest_batch=7))
     full = measured(SIZES, LENGTHS, SECONDS, formula(0.1, 0.02, largest_batch=20))
