@@ -168,8 +168,11 @@ def _print_head(cube: xr.Dataset, console: Console) -> None:
             if len(values) <= 12
             else (f"{len(values)} values from {_plain(values[0])} to {_plain(values[-1])}")
         )
-        about = f"  {name} ({attrs['path']}, {attrs['units']}): {shown}"
-        console.print(about, highlight=False, markup=False)
+        # An axis over several settings at once has labels of its own, and their paths say little.
+        path = "" if "," in str(attrs["path"]) else str(attrs["path"])
+        units = "" if attrs["units"] == "1" else str(attrs["units"])
+        about = ", ".join(filter(None, (path, units)))
+        console.print(f"  {name}{f' ({about})' if about else ''}: {shown}", highlight=False, markup=False)
 
 
 def _print_group(
@@ -313,7 +316,7 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
     if default:
         more = len(cube.data_vars) - table["variable"].nunique()
         console.print(
-            f"{more} more variables: choose with --variable NAME; `batchcube variables` says what they are",
+            f"{more} more variables: choose with -v NAME; `batchcube variables` says what they are",
             highlight=False,
         )
 
@@ -329,10 +332,10 @@ def _print_first_overloaded(cube: xr.Dataset, console: Console) -> None:
     console.print(f"first {axis} that overloads at least half of the replications:", highlight=False)
     # Most points share a rate with their neighbours along an axis; a line for each rate keeps this short and complete.
     names: list[Hashable] = list(first.dims)
-    lines: dict[float, list[str]] = {}
+    lines: dict[float, list[str]] = {}  # inf: no rate of the sweep; NaN would equal no other NaN
     for at in np.ndindex(first.shape):
         point = ", ".join(f"{name}={_plain(cube[name].values[i])}" for name, i in zip(names, at, strict=True))
-        lines.setdefault(float(first.values[at]), []).append(point)
-    for rate in sorted(lines, key=lambda value: (np.isnan(value), value)):
+        lines.setdefault(float(np.nan_to_num(first.values[at], nan=np.inf)), []).append(point)
+    for rate in sorted(lines):
         points = "; ".join(lines[rate]) if len(lines) > 1 else "all points"
-        console.print(f"  {'none' if np.isnan(rate) else _plain(rate)}: {points}", highlight=False, markup=False)
+        console.print(f"  {'none' if np.isinf(rate) else _plain(rate)}: {points}", highlight=False, markup=False)

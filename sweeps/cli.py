@@ -92,6 +92,10 @@ def _run(sweep: "Sweep", output: Path, workers: int | None, *, quiet: bool, over
         print(f"batchcube: stopped.{kept}", file=sys.stderr)
         raise typer.Exit(130) from None
     if not quiet:
+        if cube.sizes["replication"] > sweep.replications:
+            print(
+                f"{output}: has more replications than {sweep.replications} already: nothing was run", file=sys.stderr
+            )
         sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
         print(f"{output}: {sizes}", file=sys.stderr)
         for note in filter(None, str(cube.attrs["notes"]).split("\n")):
@@ -139,7 +143,8 @@ def check(
     print(f"{sweep.source}: {sweep.title}")
     for axis in sweep.grid.axes:
         shown = ", ".join(f"{label:.6g}" if isinstance(label, float) else str(label) for label in axis.labels)
-        print(f"  {axis.name} ({', '.join(axis.paths)}): {shown}")
+        about = f" ({axis.paths[0]})" if len(axis.paths) == 1 else ""
+        print(f"  {axis.name}{about}: {shown}")
     print(f"  {size.points} points x {sweep.replications} replications = {size.requests:,} requests")
     print(f"  about {size.cube_bytes / 1e6:,.1f} MB of results and {size.peak_bytes / 1e6:,.0f} MB of memory")
 
@@ -175,12 +180,16 @@ def _write_new(path: Path, text: str) -> None:
     """Write a text file that must not be there yet."""
     from .errors import UserError
 
+    made = False
     try:
         with path.open("x", encoding="utf-8") as file:
+            made = True
             file.write(text)
     except FileExistsError:
         raise UserError(f"{path}: is there already") from None
     except OSError as error:
+        if made:
+            path.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
@@ -193,7 +202,8 @@ def _write_new(path: Path, text: str) -> None:
 def show(
     cube: CubeArgument,
     variables: Annotated[
-        list[str] | None, typer.Option("--variables", "-v", help="variable to show; may be repeated")
+        list[str] | None,
+        typer.Option("--variable", "--variables", "-v", metavar="NAME", help="variable to show; may be repeated"),
     ] = None,
     all_rows: Annotated[bool, typer.Option("--all", help="every point, however many")] = False,
 ) -> None:
@@ -283,20 +293,25 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="cube")],
     b: Annotated[Path, typer.Argument(metavar="B", help="cube")],
     tolerance: Annotated[float, typer.Option("--tolerance", min=0.0, help="relative difference to let pass")] = 0.0,
+    all_rows: Annotated[bool, typer.Option("--all", help="also what is the same")] = False,
 ) -> None:
     """Compare two cubes; exit status 1 when they differ."""
-    from batchcube.results.compare import agree, compare_cubes
+    from batchcube.results.compare import EXACT, agree, compare_cubes
     from batchcube.results.cube import read_cube
 
     table = compare_cubes(read_cube(a), read_cube(b), tolerance)
-    print(table.to_string(index=False))
+    different = table if all_rows else table[table["status"] != EXACT]
+    if len(different):
+        print(different.to_string(index=False, na_rep="-"))
+    same = int((table["status"] == EXACT).sum())
+    print(f"{same} of {len(table)} coordinates, variables and attributes are exactly the same")
     if not agree(table):
         raise typer.Exit(1)
 
 
 @app.command()
 def variables(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="only these variables")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="only these variables")] = None,
 ) -> None:
     """List the variables of a cube and what they mean."""
     from rich.console import Console
@@ -453,7 +468,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        _fail(" ".join(str(error).split()))
+        nameless = error.filename is None and error.strerror is not None
+        _fail(f"cannot write: {error.strerror}" if nameless else " ".join(str(error).split()))
     except MemoryError:
         _fail("not enough memory; batchcube check SPEC says how much a sweep takes")
     except ValueError as error:

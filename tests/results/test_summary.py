@@ -133,3 +133,14 @@ def test_chosen_variables_with_their_own_dimensions(example_cube):
     assert "8 of 12 rows are not shown" in text
     assert "400 \u00b1 0" in text
     assert "more variables" not in text
+
+
+def test_axes_are_told_by_their_labels_and_one_line_tells_what_is_never_overloaded(example_cube):
+    cube = example_cube.copy(deep=True)
+    cube["bins"].attrs |= {"path": "policy.mode,policy.bins,policy.memory.rule", "units": "1"}
+    cube["overloaded"][:] = False
+    cube["overloaded"][{"bins": 0}] = True
+    text = printed(cube, width=400)
+    assert f"  bins: {cube['bins'].values[0]}, " in text
+    assert "policy.memory.rule" not in text
+    assert text.count("  none: ") == 1
