@@ -1,4 +1,4 @@
-"""The one exception a user's mistake may raise."""
+"""The exceptions a user's mistake may raise."""
 
 
 class UserError(ValueError):
@@ -10,3 +10,7 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+
+
+class FileError(UserError):
+    """Report a data file that cannot be used; the message names the file, and no point of a sweep changes that."""

@@ -21,7 +21,7 @@ from batchcube.engine.policies.sla import no_sla, sla_search
 from batchcube.engine.policies.target import Control, fixed_target
 from batchcube.engine.ticks import TICKS_PER_S
 
-from .errors import UserError
+from .errors import FileError, UserError
 from .expected import Expected, expected
 from .grid import where
 from .seeds import stream
@@ -98,17 +98,21 @@ def make_plan(sweep: Sweep) -> Plan:
     planner = _Planner(sweep.seed)
     points: list[PointPlan] = []
     notes: dict[str, None] = {}
+    removals: dict[tuple[int, int], list[str]] = {}
     for position, point in zip(np.ndindex(sweep.grid.shape), sweep.grid.points, strict=True):
         try:
             plan = planner.point(point)
         except ValueError as error:
-            at = f" (at {where(sweep.grid.axes, position)})" if sweep.grid.axes else ""
+            says_where = isinstance(error, FileError) or not sweep.grid.axes
+            at = "" if says_where else f" (at {where(sweep.grid.axes, position)})"
             raise UserError(f"{sweep.source}: {error}{at}") from None
         removed = point.policy.bins - (len(plan.edges) - 1)
         if removed:
-            at = where(sweep.grid.axes, position)
-            notes[f"{at}: no request can fall into {removed} of the {point.policy.bins} bins; they were removed"] = None
+            removals.setdefault((removed, point.policy.bins), []).append(where(sweep.grid.axes, position))
         points.append(plan)
+    for (removed, bins), places in removals.items():
+        at = places[0] + (f" and {len(places) - 1} more points" if len(places) > 1 else "")
+        notes[f"{at}: no request can fall into {removed} of the {bins} bins; they were removed"] = None
     recorded = {id(trace): trace for trace in planner.recorded.values()}.values()
     for settings, trace in planner.recorded.items():
         if trace.rows_dropped:

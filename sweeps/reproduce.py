@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from .errors import UserError
+from .planning import make_plan
 from .specification import Sweep
 
 if TYPE_CHECKING:
@@ -133,16 +134,24 @@ class Reproduction:
         self._quick_requests = quick_requests
         self._workers, self._overwrite, self._progress = workers, overwrite, progress
         self.rows: list[Row] = []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder}: the folder cannot be made: {error.strerror}") from None
 
     def run(self, preset: str, *, name: str | None = None, overrides: Iterable[str] = ()) -> tuple[Sweep, "xr.Dataset"]:
         """Run a preset, or take the cube of the same sweep that is there already; returns the sweep and its cube.
 
         ``overrides`` are settings ``path=value``; a quick run has a tenth of the requests and says so in its title.
         """
+        sweep = self._sweep(preset, overrides)
+        file = self.folder / f"{name or preset}.nc"
+        self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
+        with self._progress() as progress:
+            cube = sweep.run(file, workers=self._workers, progress=progress, overwrite=self._overwrite)
+        return sweep, cube
+
+    def check(self, preset: str, overrides: Iterable[str] = ()) -> None:
+        """Read the files of a preset, so that a bad one is refused before anything runs."""
+        make_plan(self._sweep(preset, overrides))
+
+    def _sweep(self, preset: str, overrides: Iterable[str]) -> Sweep:
         settings = list(overrides)
         if self._replications is not None:
             settings.append(f"replications={self._replications}")
@@ -153,12 +162,7 @@ class Reproduction:
                 f"workload.requests={max(count // self._quick_requests, 400)}",
                 f'title="{plain.title} ({_QUICK})"',
             ]
-        sweep = Sweep.from_toml(preset, settings)
-        file = self.folder / f"{name or preset}.nc"
-        self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
-        with self._progress() as progress:
-            cube = sweep.run(file, workers=self._workers, progress=progress, overwrite=self._overwrite)
-        return sweep, cube
+        return Sweep.from_toml(preset, settings)
 
     def draw(self, cube: "xr.Dataset", drawings: Iterable[Drawing]) -> None:
         """Draw figures into the folder, each as PNG and PDF."""

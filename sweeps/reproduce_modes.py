@@ -89,6 +89,8 @@ def reproduce_modes(to: Reproduction, trace: str | None) -> None:
     ``trace`` is a file to read instead of the public Azure trace; without either, the other two workloads still run.
     """
     path = trace_setting(to, trace)
+    if path is not None:
+        to.check("modes-trace", [path])
     for workload in _WORKLOADS:
         settings: list[str] = []
         if workload.preset == "modes-trace":
@@ -210,11 +212,21 @@ def _levels(workload: _Workload, cube: "xr.Dataset", modes: Sequence[str]) -> An
             cells = []
             for quantity in _QUANTITIES:
                 found = mean_of(point[quantity.variable])
-                half = (found.high - found.low) / 2
-                cells.append(f"{found.mean:.4g}" + ("" if np.isnan(half) else f" ± {half:.2g}"))
+                cells.append(_cell(found))
             table.add_row(f"{rate:g}{workload.unit}", mode + (" *" if bool(point["overloaded"].any()) else ""), *cells)
         table.add_section()
     return table
+
+
+def _cell(found: Interval) -> str:
+    """Return mean ± half of the interval, two digits of the half and the mean to the same decimals."""
+    half = (found.high - found.low) / 2
+    if np.isnan(half):
+        return f"{found.mean:.4g}"
+    if half == 0.0:
+        return f"{found.mean:.4g} ± 0"
+    digits = int(np.clip(1 - np.floor(np.log10(half)), 0, 6))
+    return f"{found.mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def _at(workload: _Workload, cube: "xr.Dataset", mode: str, rate: float) -> "xr.Dataset":

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from batchcube.engine.ticks import LARGEST_REQUEST, LATEST, TICKS_PER_S
 
 from .datasets import resolve
-from .errors import UserError
+from .errors import FileError, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,36 +86,36 @@ def _load(path: str | os.PathLike[str]) -> _File:
     name = str(path)
     try:
         if not file.is_file():
-            raise UserError(f"{name}: no such file" if not file.exists() else f"{name}: is not a file")
+            raise FileError(f"{name}: no such file" if not file.exists() else f"{name}: is not a file")
         content = file.read_bytes()
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise FileError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     content = content.removeprefix(b"\xef\xbb\xbf")
     if not content or content.isspace():
-        raise UserError(f"{name}: is empty: needs a header and at least one row")
+        raise FileError(f"{name}: is empty: needs a header and at least one row")
     # Deleting and comparing lengths is ten times as fast as looking for the first.
     if len(content.translate(None, _CONTROLS)) < len(content):
         place = next(place for place, byte in enumerate(content) if byte in _CONTROLS)
-        raise UserError(f"{name}: byte {place} is {content[place]:#04x}: not a text file (CSV or JSON lines)")
+        raise FileError(f"{name}: byte {place} is {content[place]:#04x}: not a text file (CSV or JSON lines)")
     try:
         first = content.lstrip().split(b"\n", 1)[0].split(b"\r", 1)[0].decode()
     except UnicodeDecodeError:
-        raise UserError(f"{name}: the first line is not UTF-8: not a text file (CSV or JSON lines)") from None
+        raise FileError(f"{name}: the first line is not UTF-8: not a text file (CSV or JSON lines)") from None
     if first.startswith("{"):
         try:
             record = json.loads(first)
         except (ValueError, RecursionError):
-            raise UserError(f"{name}: row 1 is not a JSON object: must be one object a line") from None
+            raise FileError(f"{name}: row 1 is not a JSON object: must be one object a line") from None
         return _File(name, content, tuple(record), True)
     try:
         columns = next(csv.reader([first]), [])
     except csv.Error as error:
-        raise UserError(f"{name}: the header cannot be read: {error}") from None
+        raise FileError(f"{name}: the header cannot be read: {error}") from None
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     if repeated:
-        raise UserError(f"{name}: column {repeated[0]!r} occurs more than once")
+        raise FileError(f"{name}: column {repeated[0]!r} occurs more than once")
     return _File(name, content, tuple(columns), False)
 
 
@@ -123,7 +123,7 @@ def _need(file: _File, columns: Sequence[str]) -> None:
     for column in columns:
         if column not in file.columns:
             known = ", ".join(map(repr, file.columns[:20]))
-            raise UserError(f"{file.name}: no column {column!r}: has {known}")
+            raise FileError(f"{file.name}: no column {column!r}: has {known}")
 
 
 def _parse(file: _File, numbers: Sequence[str], texts: Sequence[str]) -> "pa.Table":
@@ -149,7 +149,7 @@ def _parse(file: _File, numbers: Sequence[str], texts: Sequence[str]) -> "pa.Tab
             one = pa.csv.ReadOptions(use_threads=False, block_size=min(max(len(file.content) + 1, 1 << 20), 1 << 30))
             return pa.csv.read_csv(pa.BufferReader(file.content), read_options=one, convert_options=options)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise UserError(f"{file.name}: {_explain(file, str(error), list(types), numbers)}") from None
+        raise FileError(f"{file.name}: {_explain(file, str(error), list(types), numbers)}") from None
 
 
 def _explain(file: _File, message: str, columns: Sequence[str], numbers: Sequence[str]) -> str:
@@ -185,7 +185,7 @@ def _numbers(file: _File, table: "pa.Table", column: str, allowed: str) -> Float
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         shown = "missing" if np.isnan(values[bad[0]]) else f"{values[bad[0]]:g}"
-        raise UserError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {shown}: {allowed}")
+        raise FileError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {shown}: {allowed}")
     return values
 
 
@@ -193,7 +193,7 @@ def _tokens(file: _File, values: FloatArray, column: str, least: int) -> IntArra
     allowed = f"must be a whole number from {least} to {MOST_TOKENS}"
     bad = np.flatnonzero(~((values >= least) & (values <= MOST_TOKENS) & (values == np.floor(values))))
     if bad.size:
-        raise UserError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {values[bad[0]]:g}: {allowed}")
+        raise FileError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {values[bad[0]]:g}: {allowed}")
     return values.astype(np.int64)
 
 
@@ -201,7 +201,7 @@ def _within_limit(file: _File, prompt: IntArray, output: IntArray) -> None:
     bad = np.flatnonzero(prompt + output > MOST_TOKENS)
     if bad.size:
         total = prompt[bad[0]] + output[bad[0]]
-        raise UserError(f"{file.name}: row {bad[0] + 1}: prompt and output are {total} tokens: at most {MOST_TOKENS}")
+        raise FileError(f"{file.name}: row {bad[0] + 1}: prompt and output are {total} tokens: at most {MOST_TOKENS}")
 
 
 def _timestamps(file: _File, table: "pa.Table", column: str) -> FloatArray:
@@ -225,7 +225,7 @@ def _timestamps(file: _File, table: "pa.Table", column: str) -> FloatArray:
     as_first = (
         "" if row == 0 else " and, like row 1, without a zone" if zone is None else " and, like row 1, with a zone"
     )
-    raise UserError(
+    raise FileError(
         f"{file.name}: row {row + 1}, column {column!r}: {written[row].as_py()[:60]!r}: must be a date and time "
         f"such as 2023-11-16 18:15:46.6805900{as_first}"
     )
@@ -239,18 +239,18 @@ def _arrivals(file: _File, table: "pa.Table", kind: str, column: str) -> FloatAr
         seconds = _numbers(file, table, column, "must be a number of " + ("ms" if kind == "mooncake" else "seconds"))
         bad = np.flatnonzero(seconds < 0)
         if bad.size:
-            raise UserError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {seconds[bad[0]]:g}: must be >= 0")
+            raise FileError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {seconds[bad[0]]:g}: must be >= 0")
         if kind == "mooncake":
             seconds = seconds / 1000.0
     with np.errstate(over="ignore"):
         bad = np.flatnonzero(seconds[1:] < seconds[:-1])
     if bad.size:
-        raise UserError(
+        raise FileError(
             f"{file.name}: row {bad[0] + 2}, column {column!r}: earlier than the row before it: "
             "rows must be in order of arrival"
         )
     if seconds[-1] > LATEST_S:
-        raise UserError(f"{file.name}: row {seconds.size}, column {column!r}: must be at most {LATEST_S:g} s")
+        raise FileError(f"{file.name}: row {seconds.size}, column {column!r}: must be at most {LATEST_S:g} s")
     return seconds
 
 
@@ -261,7 +261,7 @@ def _detect(file: _File, format: str) -> str:
         if set(names) <= set(file.columns):
             return kind
     needed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in _FORMATS.items())
-    raise UserError(f"{file.name}: format not recognised from its columns: needs one of {needed}")
+    raise FileError(f"{file.name}: format not recognised from its columns: needs one of {needed}")
 
 
 def read_trace(
@@ -284,15 +284,15 @@ def read_trace(
     file = _load(path)
     kind = _detect(file, format)
     if kind not in _FORMATS:
-        raise UserError(f"{file.name}: format = {kind!r}: must be auto, csv, azure, burstgpt or mooncake")
+        raise FileError(f"{file.name}: format = {kind!r}: must be auto, csv, azure, burstgpt or mooncake")
     if file.json_lines and kind in ("azure", "burstgpt"):
-        raise UserError(f"{file.name}: holds JSON lines, but format = {kind!r} is a CSV file")
+        raise FileError(f"{file.name}: holds JSON lines, but format = {kind!r} is a CSV file")
     if kind != "burstgpt" and (model is not None or log_type is not None):
-        raise UserError(f"{file.name}: filters on model and log_type need format = 'burstgpt', not {kind!r}")
+        raise FileError(f"{file.name}: filters on model and log_type need format = 'burstgpt', not {kind!r}")
     if not 0 <= start_s < (np.inf if stop_s is None else stop_s):
-        raise UserError(f"{file.name}: window from start_s = {start_s} to stop_s = {stop_s}: must be 0 <= start < stop")
+        raise FileError(f"{file.name}: window from start_s = {start_s} to stop_s = {stop_s}: must be 0 <= start < stop")
     if limit is not None and limit < 1:
-        raise UserError(f"{file.name}: limit = {limit}: must be >= 1")
+        raise FileError(f"{file.name}: limit = {limit}: must be >= 1")
 
     names = _FORMATS[kind]
     filters = {"Model": model, "Log Type": log_type} if kind == "burstgpt" else {}
@@ -303,7 +303,7 @@ def read_trace(
         numbers.append("predicted_tokens")
     table = _parse(file, numbers, texts)
     if table.num_rows == 0:
-        raise UserError(f"{file.name}: has a header but no rows")
+        raise FileError(f"{file.name}: has a header but no rows")
 
     arrival = _arrivals(file, table, kind, names.arrival)
     prompt = _tokens(file, _numbers(file, table, names.prompt, "must be a whole number >= 0"), names.prompt, 0)
@@ -315,7 +315,7 @@ def read_trace(
         predicted = _numbers(file, table, "predicted_tokens", "must be a number >= 0")
         bad = np.flatnonzero(predicted < 0)
         if bad.size:
-            raise UserError(f"{file.name}: row {bad[0] + 1}, column 'predicted_tokens': must be >= 0")
+            raise FileError(f"{file.name}: row {bad[0] + 1}, column 'predicted_tokens': must be >= 0")
 
     kept = np.ones(arrival.size, np.bool_)
     dropped: dict[str, int] = {}
@@ -339,7 +339,7 @@ def read_trace(
     (rows,) = np.nonzero(kept)
     if rows.size == 0:
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        raise UserError(f"{file.name}: no rows left of {arrival.size}: {why}")
+        raise FileError(f"{file.name}: no rows left of {arrival.size}: {why}")
     return RecordedTrace(
         arrival[rows] - arrival[rows[0]],
         prompt[rows],
@@ -362,14 +362,14 @@ def read_columns(
     file = _load(path)
     table = _parse(file, list(dict.fromkeys(columns)), list(where or {}))
     if table.num_rows == 0:
-        raise UserError(f"{file.name}: has a header but no rows")
+        raise FileError(f"{file.name}: has a header but no rows")
     for column, wanted in (where or {}).items():
         import pyarrow.compute as pc
 
         known = pc.unique(table.column(column)).to_pylist()
         table = table.filter(pc.equal(table.column(column), wanted))
         if table.num_rows == 0:
-            raise UserError(f"{file.name}: no row with {column} = {wanted!r}: has {', '.join(map(repr, known[:20]))}")
+            raise FileError(f"{file.name}: no row with {column} = {wanted!r}: has {', '.join(map(repr, known[:20]))}")
     return {column: _numbers(file, table, column, "must be a number") for column in columns}
 
 
@@ -408,17 +408,17 @@ def _read_lengths(
     file = _load(path)
     names = [name for name in (column, prompt_column, predicted_column) if name is not None]
     if len(set(names)) < len(names):
-        raise UserError(f"{file.name}: one column is named twice: {', '.join(map(repr, names))}")
+        raise FileError(f"{file.name}: one column is named twice: {', '.join(map(repr, names))}")
     table = _parse(file, names, [])
     if table.num_rows == 0:
-        raise UserError(f"{file.name}: has a header but no rows")
+        raise FileError(f"{file.name}: has a header but no rows")
     table = table.slice(0, limit)
     values = np.array(_numbers(file, table, column, "must be a number > 0"))
     prompt = predicted = None
     if unit == "seconds":
         bad = np.flatnonzero(~((values > 0) & (values <= 1e9)))
         if bad.size:
-            raise UserError(
+            raise FileError(
                 f"{file.name}: row {bad[0] + 1}, column {column!r}: {values[bad[0]]:g}: must be > 0, at most 1e9 s"
             )
     else:
@@ -430,7 +430,7 @@ def _read_lengths(
         predicted = np.array(_numbers(file, table, predicted_column, "must be a number >= 0"))
         bad = np.flatnonzero(predicted < 0)
         if bad.size:
-            raise UserError(f"{file.name}: row {bad[0] + 1}, column {predicted_column!r}: must be >= 0")
+            raise FileError(f"{file.name}: row {bad[0] + 1}, column {predicted_column!r}: must be >= 0")
     for array in (values, prompt, predicted):
         if array is not None:
             array.flags.writeable = False

@@ -262,7 +262,20 @@ def test_a_trace_that_is_not_there_is_refused_before_anything_runs(
 ) -> None:
     status, _, err = said_by(capsys, "modes", "-o", str(tmp_path / "out"), "--trace", "nowhere.csv")
     assert (status, err) == (2, "batchcube: --trace nowhere.csv: no such file\n")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trace_that_cannot_be_used_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "zero.csv"
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,5,5\n1,5,0\n")
+    status, _, err = said_by(capsys, "modes", "-o", str(tmp_path / "out"), "--trace", str(trace))
+    assert status == 2
+    assert err.startswith(f"batchcube: modes-trace: {trace}: row 2, column 'output_tokens': 0: must be")
+    assert err.count("\n") == 1
+    assert "(at " not in err
+    assert not (tmp_path / "out").exists()
 
 
 # The folder ---------------------------------------------------------------------------------------------------------
@@ -274,7 +287,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest
         status, _, err = said_by(capsys, "multi-bin", "-o", str(tmp_path / name), "--quick")
         assert status == 2
         assert err.count("\n") == 1
-        assert "the folder cannot be made" in err
+        assert "cannot be made" in err
 
 
 def test_a_complete_cube_is_used_again(tmp_path: Path) -> None:
