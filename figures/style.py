@@ -90,6 +90,10 @@ _MODES = {
 }
 
 
+SHARED = Look(_GREY, "None")
+"""One line that stands for all, where all are the same."""
+
+
 def look(index: int, name: str = "") -> Look:
     """Return the look of line `index`; a batching mode looks the same in every figure.
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from xarray import Dataset
 
-from batchcube.results.statistics import mean_interval
+from batchcube.results.statistics import Interval, mean_interval
 
 from . import style
 from .curves import line_names, line_places
 from .reading import BINS, MODE, PREDICTOR, VARIANT, Figured, Select, View, view
 
 _TIME = "time since the start (s)"
+_NO_SIGNAL = "the cube has no controller signal over time: no mode with policy.sla was run"
+_NO_VIOLATIONS = "the cube has no SLA violations over time: report.request_sla_s was not set"
 
 
 def sla_violation_over_time(
@@ -27,9 +32,11 @@ def sla_violation_over_time(
     """Draw arrival rate, share of requests over the SLA and queue length over time."""
     variable = "window_request_sla_violation_fraction"
     needs = ["window_arrivals", "window_width_s", variable, "window_queue_length_mean"]
+    if variable in cube and not bool(cube[variable].notnull().any()):
+        raise figured.lacks(_NO_VIOLATIONS)
     seen = view(figured, cube, select, needs=needs, lines=(MODE, VARIANT, BINS, PREDICTOR), lines_named=lines)
     if not np.isfinite(seen.array(variable)).any():
-        raise figured.lacks("the cube has no SLA violations over time: report.request_sla_s was not set")
+        raise figured.lacks(_NO_VIOLATIONS)
     rows = {
         "arrivals": "arrivals\n(requests/s)",
         variable: "SLA violations\n(share of requests)",
@@ -57,9 +64,11 @@ def controller_step(
         "window_request_sla_violation_fraction": "SLA violations\n(share of requests)",
     }
     needs = ["window_arrivals", "window_width_s", *list(rows)[1:]]
+    if "window_signal_mean_s" in cube and not bool(cube["window_signal_mean_s"].notnull().any()):
+        raise figured.lacks(_NO_SIGNAL)
     seen = view(figured, cube, select, needs=needs, lines=(VARIANT, MODE), lines_named=lines)
     if not np.isfinite(seen.array("window_signal_mean_s")).any():
-        raise figured.lacks("the cube has no controller signal over time: no mode with policy.sla was run")
+        raise figured.lacks(_NO_SIGNAL)
     violations = "window_request_sla_violation_fraction"
     if not np.isfinite(seen.array(violations)).any():
         del rows[violations]
@@ -77,15 +86,15 @@ def controller_step(
 def _over_time(seen: View, rows: dict[str, str], width_mm: float) -> Figure:
     """Draw one panel per row over a common time axis, one line per value of the line axis."""
     figure, axes = style.panels(len(rows), 1, width_mm=width_mm, height_mm=30)
+    names = line_names(seen)
     for panel, (variable, label) in zip(axes[:, 0], rows.items(), strict=True):
-        for i, (name, at) in enumerate(zip(line_names(seen), line_places(seen), strict=True)):
-            width = float(seen.array("window_width_s", **at))
-            count = seen.cube.sizes["window"]
-            time = (np.arange(count) + 0.5) * width
-            if variable == "arrivals":
-                interval = mean_interval(seen.array("window_arrivals", **at) / width, bounds=(0.0, np.inf))
-            else:
-                interval = seen.interval(variable, **at)
+        drawn = [_course(seen, variable, at) for at in line_places(seen)]
+        looks = [style.look(i, name) for i, name in enumerate(names)]
+        if variable == "arrivals" and len(drawn) > 1 and _all_same(drawn):
+            # All lines saw the same requests: one line says it better than five on top of each other.
+            drawn, looks = drawn[:1], [style.SHARED]
+        for i, ((time, interval), look) in enumerate(zip(drawn, looks, strict=True)):
+            count = time.size
             # Every few windows a marker, each line at its own, tells lines apart without colour.
             every = max(1, count // 8)
             style.line(
@@ -93,9 +102,9 @@ def _over_time(seen: View, rows: dict[str, str], width_mm: float) -> Figure:
                 time,
                 interval,
                 np.zeros(count, dtype=bool),
-                name,
-                style.look(i, name),
-                mark_every=(i * every // len(line_names(seen)), every),
+                names[i],
+                look,
+                mark_every=(i * every // len(names), every),
             )
         panel.set_ylabel(label)
         panel.set_xlim(left=0)
@@ -106,6 +115,23 @@ def _over_time(seen: View, rows: dict[str, str], width_mm: float) -> Figure:
     axes[-1, 0].set_xlabel(_TIME)
     figure.align_ylabels(list(axes[:, 0]))
     return figure
+
+
+def _course(seen: View, variable: str, at: dict[str, int]) -> tuple[NDArray[np.floating], Interval]:
+    """Return the windows' middles and a variable's interval in them, each (window,)."""
+    width = float(seen.array("window_width_s", **at))
+    time = (np.arange(seen.cube.sizes["window"]) + 0.5) * width
+    if variable == "arrivals":
+        return time, mean_interval(seen.array("window_arrivals", **at) / width, bounds=(0.0, np.inf))
+    return time, seen.interval(variable, **at)
+
+
+def _all_same(courses: Sequence[tuple[NDArray[np.floating], Interval]]) -> bool:
+    first_time, first = courses[0]
+    return all(
+        np.array_equal(time, first_time) and np.array_equal(interval.estimate, first.estimate, equal_nan=True)
+        for time, interval in courses[1:]
+    )
 
 
 def _lines(seen: View) -> list[Artist]:

@@ -204,6 +204,7 @@ def test_lines_can_be_another_axis(make_cube):
 
 def test_over_time_uses_the_middle_of_the_windows(make_cube):
     cube = make_cube(axes=("mode",))
+    cube["window_arrivals"][3] += 1
     figure = draw("sla-violation-over-time", cube)
     width = cube["window_width_s"].values
     part = cube.isel(mode=3)
@@ -214,6 +215,21 @@ def test_over_time_uses_the_middle_of_the_windows(make_cube):
         check_curve(panel, "dynamic_only", time, np.swapaxes(values, -1, 0))
     assert figure.axes[-1].get_xlabel() == "time since the start (s)"
     assert all("(" in panel.get_ylabel() for panel in figure.axes)
+
+
+def test_arrivals_that_all_lines_share_are_drawn_once(make_cube):
+    cube = make_cube(axes=("mode",))
+    for name in ("window_arrivals", "window_width_s"):
+        cube[name][:] = cube[name].isel(mode=0)
+    figure = draw("sla-violation-over-time", cube)
+    assert [len(panel.lines) for panel in figure.axes] == [1, cube.sizes["mode"], cube.sizes["mode"]]
+
+
+def test_a_cube_without_a_controller_is_refused_before_a_value_is_asked_for(make_cube):
+    cube = make_cube(axes=("bins", "rate"))
+    cube["window_signal_mean_s"][:] = np.nan
+    with pytest.raises(ValueError, match="no controller signal"):
+        draw("controller-step", cube)
 
 
 def test_controller_step_overlays_both_variants_and_the_target(make_cube):
