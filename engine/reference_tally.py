@@ -58,6 +58,9 @@ def tally_totals(
     late_batches = {batch.number for batch in batches if tbt_of(setup, batch) > reporting.token_sla}
     totals["late_tokens"] = sum(int(trace.output[i]) for i in measured if int(records.batch[i]) in late_batches)
     for batch in batches:
+        if batch.completion > totals["first_arrival"]:
+            totals["served"] += len(batch.members)
+            totals["served_tokens"] += sum(int(trace.output[i]) for i in batch.members)
         totals["occupied"] += max(batch.completion - max(batch.start, int(totals["first_arrival"])), 0)
     for batch in past_warmup(setup, batches):
         size = len(batch.members)

@@ -23,6 +23,8 @@ TOTALS = np.dtype(
             "output_tokens",  # of the measured requests
             "late_requests",  # latency > D_request
             "late_tokens",  # output tokens of batches with TBT > D_token
+            "served",  # requests of batches that complete after first_arrival, whoever they are
+            "served_tokens",
             "occupied",  # ticks of service from first_arrival on, whoever is served
             "batches",  # batches whose requests are all past the warm-up; so are the fields below
             "members",
@@ -34,7 +36,6 @@ TOTALS = np.dtype(
             "extrapolated",  # outside the measured table
             "backlog_half",  # arrived and not completed when half of the requests have arrived
             "backlog_end",  # ... when all have arrived
-            "status",
         )
     ]
 )

@@ -121,13 +121,13 @@ _ALL: list[Variable] = [
         "throughput_requests_per_s",
         "s-1",
         "throughput",
-        "Measured requests over the makespan; a backlog left by the warm-up lowers it: it is worked off in that time.",
+        "Requests that complete within the makespan, over the makespan; those of the warm-up that it finishes too.",
     ),
     _float(
         "throughput_tokens_per_s",
         "tokens s-1",
         "token throughput",
-        "Generated tokens of measured requests over the makespan.",
+        "Generated tokens of the requests that complete within the makespan, over the makespan.",
     ),
     _float(
         "busy_throughput_requests_per_s",
@@ -157,7 +157,8 @@ _ALL: list[Variable] = [
         "request_sla_violation_fraction",
         "1",
         "requests over the latency limit",
-        "Share of the measured requests whose latency exceeds report.request_sla_s; NaN when that is not set.",
+        "Share of the measured requests whose latency exceeds report.request_sla_s; NaN when that is not set. Requests "
+        "that were never served (tail = drop) are not among them.",
         steady_state=True,
         bounds=_FRACTION,
     ),

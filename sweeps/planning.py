@@ -1,10 +1,12 @@
 """Everything about a sweep that does not depend on the replication: files read, bins cut, setups built."""
 
-from collections.abc import Hashable, Iterator
+import hashlib
+from collections.abc import Hashable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel
 
 from batchcube.engine import INFINITE, Setup, make_policy, make_reporting
 from batchcube.engine.policies.bins import (
@@ -21,6 +23,7 @@ from batchcube.engine.policies.sla import no_sla, sla_search
 from batchcube.engine.policies.target import Control, fixed_target
 from batchcube.engine.ticks import TICKS_PER_S
 
+from .datasets import resolve
 from .errors import FileError, UserError
 from .expected import Expected, expected
 from .grid import where
@@ -28,7 +31,7 @@ from .seeds import stream
 from .settings import CONTROLLED, GrowingLaw, Point, Policy, Report, Server, TableLaw, TraceSettings, Workload
 from .specification import Sweep
 from .traces import RecordedTrace, read_trace
-from .workloads.lengths import Empirical, Exponential
+from .workloads.lengths import Exponential
 from .workloads.lengths import Lengths as DrawnLengths
 from .workloads.lengths import Uniform as UniformLengths
 from .workloads.settings import FloatArray
@@ -125,9 +128,28 @@ def make_plan(sweep: Sweep) -> Plan:
             "all replications come from one recorded trace: intervals say how much the place in it and the predictor's "
             "luck matter, and are too narrow for any other trace"
         ] = None
-    checksums = sorted({trace.sha256 for trace in recorded} | planner.length_files)
+    checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points))
     dropped = sum(trace.rows_dropped for trace in recorded)
     return Plan(sweep, tuple(points), tuple(notes), ",".join(checksums), dropped)
+
+
+def _checksums(points: Sequence[PointPlan]) -> set[str]:
+    """Return the sha256 of every file but the traces that the points' settings name."""
+    paths: set[str] = set()
+    for plan in points:
+        workload = plan.point.workload
+        for settings in (plan.point.server.service, workload.arrivals, workload.lengths):
+            paths.update(_paths(settings))
+    return {hashlib.sha256(resolve(path).read_bytes()).hexdigest() for path in paths}
+
+
+def _paths(settings: Any) -> Iterator[str]:
+    """Yield the files that settings name, those of their parts included."""
+    for name, value in settings if isinstance(settings, BaseModel) else ():
+        if name == "path" and isinstance(value, str):
+            yield value
+        for part in value if isinstance(value, list | tuple) else (value,):
+            yield from _paths(part)
 
 
 def theory_of(plan: Plan) -> list[Expected]:
@@ -151,7 +173,6 @@ class _Planner:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.recorded: dict[TraceSettings, RecordedTrace] = {}
-        self.length_files: set[str] = set()
         self._cache: dict[Hashable, Any] = {}
         self._numbers: dict[Hashable, int] = {}
 
@@ -263,8 +284,6 @@ class _Planner:
             column = None if trace.predicted is None else trace.predicted[seen]
             return _Sample(output, output + trace.prompt_tokens[seen], column)
         assert workload.lengths is not None
-        if isinstance(workload.lengths, Empirical):
-            self.length_files.add(workload.lengths.table().sha256)
         # Drawn apart from the replications: the scheduler must not see the future.
         drawn = workload.lengths.draw(policy.edges.sample_size or SAMPLE_SIZE, stream(self.seed, None, "lengths"))
         return sample_of(drawn)

@@ -438,8 +438,9 @@ def _controller_problems(policy: Policy, workload: Workload) -> Iterator[Problem
         if workload.in_seconds and sla.signal == "tbt":
             text = 'needs tokens, and workload.lengths.unit is "seconds"; use "batch_time" or "latency"'
             yield Problem(("policy", "sla", "signal"), text, shown=False)
-    if memory is None and sla is None and "estimates" in policy.model_fields_set:
-        yield Problem(("policy", "estimates"), "would be ignored without policy.memory or policy.sla", shown=False)
+    for name in ("estimates", "controller_scope"):
+        if memory is None and sla is None and name in policy.model_fields_set:
+            yield Problem(("policy", name), "would be ignored without policy.memory or policy.sla", shown=False)
     unused = "observations" if estimates.kind == "ema" else "weight"
     if unused in estimates.model_fields_set:
         yield Problem(("policy", "estimates", unused), f'kind = "{estimates.kind}" would ignore it')

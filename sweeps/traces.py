@@ -143,7 +143,9 @@ def _parse(file: _File, numbers: Sequence[str], texts: Sequence[str]) -> "pa.Tab
             return pa.json.read_json(pa.BufferReader(file.content), read_options=block, parse_options=json_options)
         options = pa.csv.ConvertOptions(include_columns=list(types), column_types=types, strings_can_be_null=False)
         try:
-            return pa.csv.read_csv(pa.BufferReader(file.content), convert_options=options)
+            # Small files need no threads, which were seen to abort a process that ends while they do.
+            many = pa.csv.ReadOptions(use_threads=len(file.content) > 1 << 20)
+            return pa.csv.read_csv(pa.BufferReader(file.content), read_options=many, convert_options=options)
         except pa.ArrowInvalid:
             # Threads do not know the row; read again without, for the message.
             one = pa.csv.ReadOptions(use_threads=False, block_size=min(max(len(file.content) + 1, 1 << 20), 1 << 30))

@@ -229,6 +229,9 @@ def book(members, j, start, service, span, trace, setup, tally):
     size, completion = len(members), start + service
     totals["completed"] += size
     totals["last_completion"] = max(totals["last_completion"], completion)
+    if completion > totals["first_arrival"]:
+        totals["served"] += size
+        totals["served_tokens"] += span.outputs
     totals["occupied"] += max(completion - max(start, totals["first_arrival"]), 0)
     late = count_late(members, size, start, completion, trace, setup)
     book_windows(members, start, completion, late, trace, setup, tally)

@@ -63,7 +63,7 @@ def memory_batch(mean: Any, variance: Any, previous: Any, smallest: Any, largest
     deviation = settle(memory.quantile * sqrt(previous * variance))
     buffer = floor((memory.capacity - deviation) / mean)
     margin = floor((memory.capacity - memory.margin) / mean)
-    # L0 = η - (θσ + μ), as printed, leaves (θσ + μ)/m: more than `previous`, whatever the memory.
+    # L0 = η - (θσ + μ), as printed, leaves (θσ + μ)/m: about `previous` or more, whatever the memory.
     literal = floor((deviation + settle(previous * mean)) / mean)
     bound = where(
         memory.rule == 0,

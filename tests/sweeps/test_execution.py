@@ -1,3 +1,4 @@
+import hashlib
 import json
 from copy import deepcopy
 from pathlib import Path
@@ -451,3 +452,31 @@ def test_intervals_from_one_trace_are_told(tmp_path: Path) -> None:
 
     assert "too narrow for any other trace" in notes(resample="circular")
     assert "too narrow" not in notes(resample="none")
+
+
+def test_every_file_that_a_sweep_reads_leaves_its_checksum(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    cells = "\n".join(f"{b},{n},{0.01 * n * (1 + 0.1 * b)}" for b in (1, 4) for n in (10, 100))
+    table.write_text(f"batch_size,length_tokens,seconds\n{cells}\n")
+    bars = tmp_path / "bars.csv"
+    bars.write_text("low,high,count\n1,50,3\n50,100,1\n")
+    document = {
+        "name": "files",
+        "title": "files",
+        "replications": 1,
+        "workload": {
+            "requests": 40,
+            "arrivals": {"process": "poisson", "rate_per_s": 1.0},
+            "lengths": {
+                "distribution": "histogram",
+                "path": str(bars),
+                "low_column": "low",
+                "high_column": "high",
+                "count_column": "count",
+            },
+        },
+        "policy": {"mode": "fifo_greedy", "batch_size": 4},
+        "server": {"service": {"law": "table", "path": str(table)}},
+    }
+    said = str(Sweep.model_validate(document).run().attrs["trace_sha256"]).split(",")
+    assert sorted(said) == sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in (table, bars))
