@@ -298,7 +298,8 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
     if count > 1:
         console.print(
             f"mean \u00b1 half of the {100 * confidence:g} % Student t interval over {count} replications, "
-            "or mean [interval] where it meets a bound; \u00b1 0: all replications gave the same value; -: no value",
+            "or mean [interval] where it meets a bound; \u00b1 0: all replications "
+            "gave the same value (a quantile: the same bucket); -: no value",
             highlight=False,
             markup=False,
         )

@@ -56,8 +56,8 @@ class Found(NamedTuple):
 
     rows: list[Row]
     sentences: list[str]
-    table: Any = None
-    """What the screen shows instead of the rows, a table of rich."""
+    tables: Sequence[Any] = ()
+    """What the screen shows instead of the rows, tables of rich."""
 
 
 class Interval(NamedTuple):
@@ -180,7 +180,8 @@ class Reproduction:
     def tell(self, title: str, found: Found) -> None:
         """Show what an experiment found, and keep its rows for `comparison.csv`."""
         self.rows += found.rows
-        self.console.print(_table(title, found.rows) if found.table is None else found.table)
+        for table in found.tables or (_table(title, found.rows),):
+            self.console.print(table)
         for sentence in found.sentences:
             self.console.print(f"  {sentence}", highlight=False, markup=False)
         self.console.print()

@@ -65,12 +65,6 @@ _QUANTITIES = (
 )
 _COMBINATION = "multi_bin_dynamic"
 _DYNAMIC_AND_STATIC = (("dynamic_only", "fifo_fixed"), ("multi_bin_dynamic", "multi_bin_only"))
-_WORDS: tuple[tuple[Verdict, str], ...] = (
-    ("yes", "better"),
-    ("equal", "equal"),
-    ("no", "worse"),
-    ("cannot tell", "cannot tell"),
-)
 
 
 class _Compared(NamedTuple):
@@ -173,30 +167,53 @@ def _compare(workload: _Workload, cube: "xr.Dataset") -> Found:
         for quantity in _QUANTITIES
     }
     rows += [_row(workload, one, len(rates)) for found in compared.values() for one in found]
-    sentences = [
-        f"Differences are paired by replication; {said_simultaneous(len(rates))} for each line, one row a rate; equal: "
-        "within 1 % (shares: within 0.01). * one of the two is overloaded there."
-    ]
+    others = [mode for mode in modes if mode != _COMBINATION]
+    sentences = _verdict(workload, compared, others, rates)
+    sentences.append(
+        "A claim holds where it is better on something and worse on nothing. Differences are paired by replication; "
+        f"{said_simultaneous(len(rates))} for each row of the last table; equal: within 1 % (shares: within 0.01)."
+    )
     tokens = cube["token_sla_violation_fraction"].sel(mode=[static for _, static in _DYNAMIC_AND_STATIC])
     if not bool((tokens > 0).any()):
         sentences.append(
             "Static batches never break the SLA between tokens here, by the choice of their size: dynamic ones can at "
             "best be equal on that count."
         )
+    sentences.append(
+        "The controller sees T / longest output, prefill included: bins of short answers look slower than they are "
+        "between tokens, and get smaller batches."
+    )
+    if workload.note:
+        sentences.append(workload.note[0].upper() + workload.note[1:] + ".")
+    return Found(rows, sentences, (_levels(workload, cube, modes), _matrix(workload, compared, others, rates)))
+
+
+def _matrix(
+    workload: _Workload,
+    compared: dict[tuple[str, str, str], list[_Compared]],
+    others: Sequence[str],
+    rates: Sequence[float],
+) -> Any:
+    """Return a table of all comparisons: one row a pair and a quantity, one column a rate."""
+    marks: dict[Verdict, str] = {"yes": "+", "equal": "=", "no": "-", "cannot tell": "?"}
+    table = new_table(
+        f"Five modes: {workload.name} (+ better, - worse, = equal, ? cannot tell; * one of the two is overloaded)"
+    )
+    for name in ("mode", "against", "on"):
+        table.add_column(name, no_wrap=True)
+    for rate in rates:
+        table.add_column(f"{rate:g}", justify="center", no_wrap=True)
     for mode, static in _DYNAMIC_AND_STATIC:
         for quantity in _QUANTITIES:
-            said = _said(compared[mode, static, quantity.variable])
-            sentences.append(f"{mode} against {static}, {quantity.name}: {said}")
-    others = [mode for mode in modes if mode != _COMBINATION]
+            found = compared[mode, static, quantity.variable]
+            cells = [marks[one.verdict] + ("*" if one.overloaded else "") for one in found]
+            table.add_row(mode, static, quantity.name.split(" (")[0], *cells)
+        table.add_section()
     for quantity in _QUANTITIES:
-        best = [
-            _against_all([compared[_COMBINATION, other, quantity.variable][i] for other in others])
-            for i in range(len(rates))
-        ]
-        sentences.append(f"{_COMBINATION} against all others, {quantity.name}: {_said_best(rates, best)}")
-    sentences.append("Of the claims below, one holds where it is better on something and worse on nothing.")
-    sentences += _verdict(workload, compared, others, rates)
-    return Found(rows, sentences, _levels(workload, cube, modes))
+        columns = [[compared[_COMBINATION, other, quantity.variable][i] for other in others] for i in range(len(rates))]
+        cells = [marks[_against_all(column)] for column in columns]
+        table.add_row(_COMBINATION, "all others", quantity.name.split(" (")[0], *cells)
+    return table
 
 
 def _levels(workload: _Workload, cube: "xr.Dataset", modes: Sequence[str]) -> Any:
@@ -299,39 +316,11 @@ def _rates(rates: Sequence[str]) -> str:
     return ", ".join(rates)
 
 
-def _said(compared: Sequence[_Compared]) -> str:
-    parts = []
-    for verdict, word in _WORDS:
-        at = [f"{one.rate:g}{'*' if one.overloaded else ''}" for one in compared if one.verdict == verdict]
-        if at:
-            parts.append(f"{word} at {_rates(at)}")
-    return "; ".join(parts) + "."
-
-
-def _against_all(compared: Sequence[_Compared]) -> tuple[Verdict, tuple[str, ...]]:
-    """Judge one mode against several: worse than any is worse, better than some and equal to the rest is best."""
+def _against_all(compared: Sequence[_Compared]) -> Verdict:
+    """Judge one mode against several: worse than any is worse, better than some and equal to the rest is better."""
     verdicts = [one.verdict for one in compared]
-    if "no" in verdicts:
-        return "no", tuple(one.baseline for one in compared if one.verdict == "no")
-    if "cannot tell" in verdicts:
-        return "cannot tell", tuple(one.baseline for one in compared if one.verdict == "cannot tell")
-    if "yes" not in verdicts:
-        return "equal", ()
-    return "yes", tuple(one.baseline for one in compared if one.verdict == "equal")
-
-
-def _said_best(rates: Sequence[float], best: Sequence[tuple[Verdict, tuple[str, ...]]]) -> str:
-    words = {"yes": "best", "equal": "equal to all", "no": "beaten", "cannot tell": "cannot tell"}
-    joins = {"yes": "with", "no": "by", "cannot tell": "against", "equal": ""}
-    parts: list[str] = []
-    for verdict, word in words.items():
-        at = []
-        for rate, (found, who) in zip(rates, best, strict=True):
-            if found == verdict:
-                at.append(f"{rate:g}" + (f" ({joins[verdict]} {', '.join(who)})" if who else ""))
-        if at:
-            parts.append(f"{word} at {_rates(at)}")
-    return "; ".join(parts) + "."
+    order: tuple[Verdict, ...] = ("no", "cannot tell", "yes")
+    return next((verdict for verdict in order if verdict in verdicts), "equal")
 
 
 def _verdict(
