@@ -5,6 +5,7 @@ stream at another rate gives the same arrivals, stretched: common random numbers
 """
 
 import math
+from abc import abstractmethod
 from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -45,9 +46,9 @@ class _AtRate(Settings):
     scales_with_rate: ClassVar[bool] = True
     rate_per_s: Rate = Field(description="mean arrival rate, requests per second")
 
+    @abstractmethod
     def unit_arrivals(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Draw the arrivals (count,) at rate 1."""
-        raise NotImplementedError
 
     def scale(self, unit_arrivals: FloatArray) -> FloatArray:
         """Turn unit-rate arrivals (count,) into seconds; raise UserError beyond the 142 years the engine can hold."""

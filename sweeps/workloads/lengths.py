@@ -1,6 +1,7 @@
 """Length distributions: how long prompts and outputs are, in tokens, or how long a request's service is, in seconds."""
 
 import math
+from abc import abstractmethod
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -52,9 +53,9 @@ class _Lengths(Settings):
         """Say whether draws have prompt lengths."""
         return self.prompt is not None
 
+    @abstractmethod
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Draw the lengths (count,) before they are rounded to tokens."""
-        raise NotImplementedError
 
     def scipy_distribution(self) -> "rv_frozen[Any, Any] | None":
         """Return the scipy.stats distribution of the lengths before rounding, or None where scipy has none."""
