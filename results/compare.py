@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EXACT, WITHIN, DIFFERS = "exact", "within tolerance", "differs"
 ONLY_FIRST, ONLY_SECOND, SHAPE = "only in first", "only in second", "other shape"
 # What decides the numbers; when and where a cube was made does not.
-_ATTRIBUTES = ("specification", "seed", "replications", "trace_sha256", "trace_rows_dropped", "batchcube_version")
+_ATTRIBUTES = ("specification", "seed", "replications", "input_sha256", "trace_rows_dropped", "batchcube_version")
 
 
 def compare_cubes(a: xr.Dataset, b: xr.Dataset, tolerance: float = 0.0) -> pd.DataFrame:

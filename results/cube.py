@@ -25,7 +25,7 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _BUCKET_EDGES = ("latency_bucket_lower_s", "latency_bucket_upper_s")
 # Attributes that must be equal for two cubes to be parts of one experiment.
-_SAME = ("batchcube_version", "seed", "trace_sha256", "trace_rows_dropped")
+_SAME = ("batchcube_version", "seed", "input_sha256", "trace_rows_dropped")
 
 
 class Axis(NamedTuple):

@@ -45,7 +45,7 @@ def provenance(
     replications: int,
     backend: str,
     overload_test: str,
-    trace_sha256: str = "",
+    input_sha256: str = "",
     trace_rows_dropped: int = 0,
     notes: Sequence[str] = (),
 ) -> dict[str, str | int]:
@@ -66,7 +66,7 @@ def provenance(
         "git_commit": git_commit(),
         "versions": json.dumps(versions),
         "backend": backend,
-        "trace_sha256": trace_sha256,
+        "input_sha256": input_sha256,
         "trace_rows_dropped": trace_rows_dropped,
         "notes": "\n".join(notes),
         "overload_test": overload_test,

@@ -88,10 +88,10 @@ def run_sweep(
             if old is not None and old.sizes["replication"] >= sweep.replications:
                 return old
     plan = make_plan(sweep)
-    if old is not None and old.attrs.get("trace_sha256", "") != plan.trace_sha256:
+    if old is not None and old.attrs.get("input_sha256", "") != plan.input_sha256:
         raise UserError(f"{target}: was made from a file that has changed since; choose another output, or --overwrite")
     first = 0 if old is None else old.sizes["replication"]
-    store = None if target is None else _Store(target, sweep, plan.trace_sha256, overwrite=overwrite)
+    store = None if target is None else _Store(target, sweep, plan.input_sha256, overwrite=overwrite)
     finished = {} if store is None else store.load(range(first, sweep.replications))
     missing = [r for r in range(first, sweep.replications) if r not in finished]
     # Importing scipy for the theory takes longer than many a run: it goes on beside the simulation.
@@ -147,18 +147,18 @@ def _same_sweep(target: Path, sweep: Sweep) -> xr.Dataset:
     return cube
 
 
-_SAME_RUN = ("sweep", "version", "trace_sha256")
+_SAME_RUN = ("sweep", "version", "input_sha256")
 
 
 class _Store:
     """Finished replications of a run that has not finished, in a folder beside its output."""
 
-    def __init__(self, target: Path, sweep: Sweep, trace_sha256: str, *, overwrite: bool) -> None:
+    def __init__(self, target: Path, sweep: Sweep, input_sha256: str, *, overwrite: bool) -> None:
         self.folder = target.with_name(f"{target.name}.partial")
         self.identity = {
             "sweep": sweep.identity(),
             "version": batchcube_version(),
-            "trace_sha256": trace_sha256,
+            "input_sha256": input_sha256,
             "specification": sweep.document,
         }
         self._about = self.folder / "sweep.json"
@@ -411,7 +411,7 @@ def _cube(plan: Plan, reports: list[Report], theory: Sequence[Expected], first: 
         replications=count,
         backend=backend,
         overload_test=OVERLOAD_TEST,
-        trace_sha256=plan.trace_sha256,
+        input_sha256=plan.input_sha256,
         trace_rows_dropped=plan.rows_dropped,
         notes=notes,
     )

@@ -70,7 +70,7 @@ class Plan(NamedTuple):
     sweep: Sweep
     points: tuple[PointPlan, ...]
     notes: tuple[str, ...]
-    trace_sha256: str
+    input_sha256: str
     rows_dropped: int
 
     @property

@@ -79,14 +79,14 @@ def signal_of(members, start, service, longest_output, trace, setup):
     if choice == 0:
         return service / max(longest_output, 1)
     if choice == 1:
-        return service / 1
+        return np.float64(service)
     size = len(members)
     latencies = 0
     for m in range(size):
         i = members[m]
         own = own_ticks(size, trace.length[i], service, setup.service) if setup.policy.own_completion else service
         latencies += start + own - trace.arrival[i]
-    return (latencies // size) / 1
+    return np.float64(latencies // size)
 
 
 @inline

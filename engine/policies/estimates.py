@@ -57,7 +57,10 @@ def smoothing(kind: str = "ema", weight: float = 0.2, observations: int = 20) ->
 
 @policy
 def observe(signal: Any, size: Any, tokens: Any, squares: Any) -> Seen:
-    """Describe a finished batch; `tokens` and `squares` are sums over its requests."""
+    """Describe a finished batch; `tokens` and `squares` are sums over its requests.
+
+    Each batch is one observation, whatever its size: moments average over batches, not requests (model, section 8).
+    """
     held = minimum(signal, LONGEST_SIGNAL)
     # Floats before dividing: plain Python would divide large integers with a single rounding, machine code does not.
     mean_tokens, mean_squares = tokens * 1.0 / size, squares * 1.0 / size

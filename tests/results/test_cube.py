@@ -341,7 +341,7 @@ def test_cubes_of_different_sweeps_are_not_joined(make_cube):
     refused(make_cube(("mode",), first_replication=2), "different sweeps: axes = ")
     refused(first, "both cubes have replication 0")
     refused(rest.assign_attrs(batchcube_version="0"), "batchcube_version = ")
-    refused(rest.assign_attrs(trace_sha256="ab"), "trace_sha256 = '' against 'ab'")
+    refused(rest.assign_attrs(input_sha256="ab"), "input_sha256 = '' against 'ab'")
     refused(rest.drop_vars("utilisation"), "different variables: utilisation")
     refused(rest.assign_coords(bins=[1, 2, 8]), "different axes")
     refused(rest.assign(theory_latency_s=rest["theory_latency_s"] + 1), "theory_latency_s: differs")

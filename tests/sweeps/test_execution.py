@@ -252,7 +252,7 @@ def test_a_trace_as_it_is_has_one_replication_and_says_so(trace: Path) -> None:
     cube = Sweep.model_validate(trace_sweep(trace)).run()
     assert cube.sizes["replication"] == 1
     assert "one replication and no interval" in cube.attrs["notes"]
-    assert len(cube.attrs["trace_sha256"]) == 64
+    assert len(cube.attrs["input_sha256"]) == 64
     assert int(cube["requests"][0]) == 200
 
 
@@ -381,7 +381,7 @@ def test_a_changed_trace_file_is_neither_continued_nor_extended(tmp_path: Path) 
     }
     made = Sweep.model_validate(tables).run(file)
     store = execution._Store(
-        tmp_path / "other.nc", Sweep.model_validate(tables), str(made.attrs["trace_sha256"]), overwrite=False
+        tmp_path / "other.nc", Sweep.model_validate(tables), str(made.attrs["input_sha256"]), overwrite=False
     )
     store.save({0: {"requests": np.zeros(3, np.int64)}})
     trace.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows[:-1], "49,10,99"]))
@@ -478,5 +478,5 @@ def test_every_file_that_a_sweep_reads_leaves_its_checksum(tmp_path: Path) -> No
         "policy": {"mode": "fifo_greedy", "batch_size": 4},
         "server": {"service": {"law": "table", "path": str(table)}},
     }
-    said = str(Sweep.model_validate(document).run().attrs["trace_sha256"]).split(",")
+    said = str(Sweep.model_validate(document).run().attrs["input_sha256"]).split(",")
     assert sorted(said) == sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in (table, bars))
