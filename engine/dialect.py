@@ -2,7 +2,7 @@
 
 `if`, `and`, `min` and `int` fail on traced arrays, `np.where` on scalars does not compile in Numba, and the libraries
 round and contract differently. A policy therefore says `where`, `minimum`, `maximum`, `floor`, `sqrt`, `nearest`,
-`whole` and `settle`. Only what is structure, not data (is there a controller at all?), is a plain bool everywhere
+`whole`, `bits` and `settle`. Only what is structure, not data (is there a controller at all?), is a plain bool everywhere
 and may be asked with `if`.
 """
 
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 from numba.extending import overload, register_jitable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,9 +65,15 @@ def nearest(x: Any) -> Any:
 
 
 def whole(x: Any) -> Any:
-    """Turn a float that is already whole into an int64."""
+    """Cut a float that is not negative down to an int64."""
     space = _namespace(x)
     return int(x) if space is None else space.astype(x, space.int64)
+
+
+def bits(x: Any) -> Any:
+    """Return the 64 bits of a number, taken as a float64, as an int64."""
+    space = _namespace(x)
+    return int(np.float64(x).view(np.int64)) if space is None else space.astype(x, space.float64).view(space.int64)
 
 
 def settle(x: Any) -> Any:
@@ -110,6 +117,11 @@ def _nearest(x):  # type: ignore[no-untyped-def]
 @overload(whole)
 def _whole(x):  # type: ignore[no-untyped-def]
     return lambda x: int(x)
+
+
+@overload(bits)
+def _bits(x):  # type: ignore[no-untyped-def]
+    return lambda x: np.float64(x).view(np.int64)
 
 
 register_jitable(settle)

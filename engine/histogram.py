@@ -3,10 +3,12 @@
 Bucket 0 holds exact zeros (and anything below one tick); the rest are read off the bits of a float64.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .dialect import policy
+from .dialect import bits, maximum, policy
 
 PER_DOUBLING = 64
 SHIFT = 46  # 52 bits of mantissa less the 6 that tell 64 buckets apart
@@ -17,10 +19,9 @@ RELATIVE_ERROR = 0.5 / PER_DOUBLING
 
 
 @policy
-def bucket_of(value: float) -> int:
+def bucket_of(value: Any) -> Any:
     """Return the bucket of a value in ticks."""
-    bucket = (np.float64(value).view(np.int64) >> SHIFT) - OFFSET
-    return int(bucket) if bucket > 0 else 0
+    return maximum((bits(value) >> SHIFT) - OFFSET, 0)
 
 
 def bucket_edges() -> NDArray[np.float64]:

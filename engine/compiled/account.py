@@ -24,7 +24,6 @@ from ..tally import (
     LATENCY,
     LEAST,
     MOST,
-    REST_BITS,
     SERVICE,
     SQUARE_0,
     SQUARE_1,
@@ -39,6 +38,7 @@ from ..tally import (
     WAIT,
 )
 from ..ticks import NEVER
+from ..windows import rest_of_window, window_at
 from .jit import inline
 
 LOW = 0xFFFFFFFF
@@ -143,19 +143,6 @@ def book_apart(members, size, start, service, trace, law, tally):
         wait_total += wait
         latency_total += latency
     return wait_total, latency_total
-
-
-@inline
-def window_at(instant, width):
-    """Return the window of an instant: exact, and three times as fast as dividing integers."""
-    window = np.int64(instant * (1.0 / width))
-    return window - (window * width > instant) + ((window + 1) * width <= instant)
-
-
-@inline
-def rest_of_window(instant, window, width):
-    """Return the part of the window that remains at an instant, in 2^-20 of its width."""
-    return np.int64(((window + 1) * width - instant) * (1.0 / width) * (1 << REST_BITS))
 
 
 @inline

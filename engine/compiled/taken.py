@@ -16,7 +16,8 @@ from ..policies.sla import Range
 from ..policies.target import Target, learn, start_target
 from ..tally import MEMORY_BOUND, SIGNAL_0, SIGNAL_1, SIGNALS, SLA_BOUND, TARGET
 from ..ticks import NEVER
-from .account import LOW, book, open_books, record, span_of, window_at
+from ..windows import window_at
+from .account import LOW, book, open_books, record, span_of
 from .heap import pop, push
 from .jit import inline, jit
 
