@@ -1,4 +1,4 @@
-"""What happens: the exact semantics of batching policies on arrays, in plain Python and in compiled kernels.
+"""What happens: the exact semantics of batching policies on arrays, in plain Python, in compiled kernels and in JAX.
 
 `simulate` runs one replication and returns its report and what became of every request; `simulate_many` runs a block
 of them and returns reports only.
@@ -18,7 +18,7 @@ from .model import (
     make_trace,
     sort_into_bins,
 )
-from .run import BACKENDS, Job, Outcome, simulate, simulate_many
+from .run import BACKENDS, Described, Job, MissingBackend, Outcome, describe, jobs_at_once, simulate, simulate_many
 from .tally import Shape
 
 __all__ = [
@@ -26,7 +26,9 @@ __all__ = [
     "INFINITE",
     "MODES",
     "Bins",
+    "Described",
     "Job",
+    "MissingBackend",
     "Outcome",
     "Policy",
     "Records",
@@ -34,6 +36,8 @@ __all__ = [
     "Setup",
     "Shape",
     "Trace",
+    "describe",
+    "jobs_at_once",
     "make_policy",
     "make_reporting",
     "make_trace",

@@ -2,8 +2,8 @@
 
 `if`, `and`, `min` and `int` fail on traced arrays, `np.where` on scalars does not compile in Numba, and the libraries
 round and contract differently. A policy therefore says `where`, `minimum`, `maximum`, `floor`, `sqrt`, `nearest`,
-`whole`, `bits` and `settle`. Only what is structure, not data (is there a controller at all?), is a plain bool everywhere
-and may be asked with `if`.
+`whole`, `bits` and `settle`. Only what is structure, not data (is there a controller at all?), is a plain bool
+everywhere and may be asked with `if`.
 """
 
 import math

@@ -1,6 +1,8 @@
 """The engine's front door: one replication with records, or a block of replications without."""
 
 from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +12,18 @@ from .model import Bins, Records, Setup, Trace, check
 from .report import summarise
 from .tally import Shape, Tally, new_tally
 
-BACKENDS = ("numba", "reference")
+BACKENDS = ("numba", "jax", "reference")
+
+
+class MissingBackend(ImportError):  # noqa: N818 - named for what it says
+    """A backend needs a package that is not installed."""
+
+
+class Described(NamedTuple):
+    """Where a backend computes, and with what."""
+
+    device: str
+    versions: str
 
 
 class Job(NamedTuple):
@@ -39,7 +52,7 @@ def simulate(trace: Trace, bins: Bins, setup: Setup, backend: str = "numba") -> 
     shape = Shape(len(bins.start) - 1, setup.policy.batch_size, setup.reporting.windows)
     tally = new_tally(1, shape)
     records = Records(*(np.full(len(trace.arrival), -1, np.int64) for _ in Records._fields))
-    _run(Job(trace, bins, setup), _row(tally, 0), records, backend)
+    _run([Job(trace, bins, setup)], shape, tally, [records], backend)
     report = summarise(tally, [setup], [len(trace.arrival)])
     return Outcome({name: value[0] for name, value in report.items()}, records)
 
@@ -51,9 +64,40 @@ def simulate_many(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> 
     for input that does not fit together, ArithmeticError when conservation is broken.
     """
     tally = new_tally(len(jobs), shape)
-    for run, job in enumerate(jobs):
-        _run(job, _row(tally, run), _NO_RECORDS, backend)
+    _run(jobs, shape, tally, (), backend)
     return summarise(tally, [job.setup for job in jobs], [len(job.trace.arrival) for job in jobs])
+
+
+def jobs_at_once(job: Job, shape: Shape, backend: str = "numba") -> int:
+    """Return how many jobs like one are best handed to `simulate_many` at once."""
+    if backend != "jax":
+        return 16
+    _require(backend)
+    from .lanes.driver import lanes_for
+
+    return lanes_for(job, shape)
+
+
+def describe(backend: str) -> Described:
+    """Say where a backend computes and with which versions; MissingBackend when it is not installed."""
+    _require(backend)
+    packages = {"numba": ("numba", "numpy"), "jax": ("jax", "jaxlib", "numpy"), "reference": ("numpy",)}[backend]
+    device = "cpu"
+    if backend == "jax":
+        from .lanes.driver import device_name
+
+        device = device_name()
+    return Described(device, ", ".join(f"{name} {version(name)}" for name in packages))
+
+
+def _require(backend: str) -> None:
+    """Refuse a backend that does not exist or is not installed."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
+    if backend == "jax" and find_spec("jax") is None:
+        raise MissingBackend(
+            "jax is not installed: pip install 'batchcube[jax]' (or 'batchcube[cuda]' for NVIDIA GPUs)"
+        )
 
 
 _NO_RECORDS = Records(*(np.empty(0, np.int64) for _ in Records._fields))
@@ -63,29 +107,41 @@ def _row(tally: Tally, run: int) -> Tally:
     return Tally(*(part[run] for part in tally))
 
 
-def _run(job: Job, tally: Tally, records: Records, backend: str) -> None:
-    """Fill an empty tally row, and the records unless they have length 0."""
-    check(*job)
+def _run(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Records], backend: str) -> None:
+    """Fill empty tallies, leading axis job, and the records of every job if there are any."""
+    _require(backend)
+    for job in jobs:
+        check(*job)
+    if backend == "jax":
+        from .lanes.driver import run_lanes
+
+        run_lanes(jobs, shape, tally, records)
+        return
+    run_one = _run_compiled if backend == "numba" else _run_reference
+    for run, job in enumerate(jobs):
+        run_one(job, _row(tally, run), records[run] if records else _NO_RECORDS)
+
+
+def _run_compiled(job: Job, tally: Tally, records: Records) -> None:
+    """Simulate in a Numba kernel; compiled code is loaded on first use only."""
     trace, bins, setup = job
-    match backend:
-        case "numba":
-            # Compiled code is loaded on first use only.
-            if setup.policy.released:
-                from .compiled.released import release_space, run_released
+    if setup.policy.released:
+        from .compiled.released import release_space, run_released
 
-                run_released(trace, bins, setup, tally, records, release_space(bins, setup))
-            else:
-                from .compiled.taken import run_taken, take_space
+        run_released(trace, bins, setup, tally, records, release_space(bins, setup))
+    else:
+        from .compiled.taken import run_taken, take_space
 
-                run_taken(trace, bins, setup, tally, records, take_space(bins, setup))
-        case "reference":
-            from .reference import simulate_reference
-            from .reference_tally import tally_reference
+        run_taken(trace, bins, setup, tally, records, take_space(bins, setup))
 
-            found, batches = simulate_reference(trace, bins, setup)
-            tally_reference(trace, setup, found, batches, tally)
-            if len(records.start):
-                for column, values in zip(records, found, strict=True):
-                    column[:] = values
-        case _:
-            raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
+
+def _run_reference(job: Job, tally: Tally, records: Records) -> None:
+    """Simulate in plain Python."""
+    from .reference import simulate_reference
+    from .reference_tally import tally_reference
+
+    found, batches = simulate_reference(*job)
+    tally_reference(job.trace, job.setup, found, batches, tally)
+    if len(records.start):
+        for column, values in zip(records, found, strict=True):
+            column[:] = values

@@ -26,7 +26,7 @@ from batchcube.engine.policies.memory import RULES, UNLIMITED, Memory, memory_bo
 from batchcube.engine.policies.service import BATCH_FACTORS, Service, formula, given, measured
 from batchcube.engine.policies.sla import SIGNALS, VARIANTS, Sla, no_sla, sla_search
 from batchcube.engine.policies.target import Control
-from batchcube.engine.run import _row, _run
+from batchcube.engine.run import _run
 from batchcube.engine.tally import Tally, exact_sums, new_tally
 
 RELEASED = ("multi_bin_only", "fifo_fixed")
@@ -106,9 +106,15 @@ def shape_of(job: Job) -> Shape:
 
 def run(job: Job, backend: str = "numba") -> tuple[Tally, Records]:
     """Return what a backend leaves behind: a tally with a leading axis of one run, and the records."""
-    tally = new_tally(1, shape_of(job))
-    records = Records(*(np.full(len(job.trace.arrival), -1, np.int64) for _ in Records._fields))
-    _run(job, _row(tally, 0), records, backend)
+    tally, records = run_all([job], shape_of(job), backend)
+    return tally, records[0]
+
+
+def run_all(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> tuple[Tally, list[Records]]:
+    """Return what a backend leaves behind of many jobs: tallies with a leading axis job, and the records of each."""
+    tally = new_tally(len(jobs), shape)
+    records = [Records(*(np.full(len(job.trace.arrival), -1, np.int64) for _ in Records._fields)) for job in jobs]
+    _run(jobs, shape, tally, records, backend)
     return tally, records
 
 
@@ -117,8 +123,13 @@ def records_of(job: Job, backend: str = "numba") -> Records:
 
 
 def differences(job: Job) -> list[str]:
-    """Name everything on which the two backends differ: nothing, if all is well."""
+    """Name everything on which the reference and the compiled kernels differ: nothing, if all is well."""
     (tally, records), (tally_too, records_too) = run(job, "numba"), run(job, "reference")
+    return compare(tally, records, tally_too, records_too)
+
+
+def compare(tally: Tally, records: Records, tally_too: Tally, records_too: Records, lane: int = 0) -> list[str]:
+    """Name everything on which two runs differ; `lane` is the run of both tallies that is looked at."""
     found = [
         f"records.{name}"
         for name, a, b in zip(Records._fields, records, records_too, strict=True)
@@ -126,8 +137,10 @@ def differences(job: Job) -> list[str]:
     ]
     for name, a, b in zip(Tally._fields, tally, tally_too, strict=True):
         if name == "moments":  # the same sum may be spread differently over its limbs
-            a, b = ([exact_sums(row) for row in part[0]] for part in (a, b))
-        if not np.array_equal(a, b):
+            same = [exact_sums(row) for row in a[lane]] == [exact_sums(row) for row in b[lane]]
+        else:
+            same = np.array_equal(a[lane], b[lane])
+        if not same:
             found.append(f"tally.{name}")
     return found
 

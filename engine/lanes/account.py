@@ -1,0 +1,231 @@
+"""Every number of the report, from the batches of a replication: each count by its definition, all requests at once."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.ops import segment_sum
+
+from ..histogram import BUCKETS, bucket_of
+from ..policies.service import own_ticks, piece_of
+from ..tally import TBT_UNIT, TOTALS
+from ..ticks import NEVER
+from ..windows import rest_of_window, window_at
+from .form import Form
+from .lane import Batches, Lane, last_arrival
+
+LOW = 0xFFFFFFFF
+
+
+class Decisions(NamedTuple):
+    """The decision under which each batch started: (batch,) each."""
+
+    target: Array
+    memory_bound: Array
+    sla_bound: Array
+    learned: Array
+    """A smoothed signal was at hand."""
+    signal: Array
+    """It, in 1/1024 tick."""
+
+
+class Counts(NamedTuple):
+    """A `Tally` of one lane, its totals as a plain array in the order of TOTALS."""
+
+    totals: Array
+    moments: Array
+    histograms: Array
+    sizes: Array
+    bins: Array
+    windows: Array
+
+
+class Served(NamedTuple):
+    """What became of each position."""
+
+    there: Array
+    """Somebody was served here; the rest means nothing where not."""
+    start: Array
+    completion: Array
+    own: Array
+    """Ticks from start to completion."""
+    number: Array
+    bin: Array
+    size: Array
+
+
+def serve_positions(lane: Lane, batches: Batches, form: Form) -> Served:
+    """Hand each batch's times to its members."""
+    position = jnp.arange(form.requests)
+    of = jnp.minimum(batches.of, form.batches - 1)
+    size, start, service = batches.size[of], batches.start[of], batches.service[of]
+    # What is left of a bin belongs to no batch, or lies behind the end of its last.
+    inside = (size > 0) & (position - batches.low[of] < size)
+    there = (position < lane.requests) & (batches.of < form.batches) & inside
+    own = own_ticks(size, lane.length, service, lane.setup.service) if form.own_completion else service
+    return Served(there, start, start + own, own, of, batches.bin[of], size)
+
+
+def account(lane: Lane, batches: Batches, served: Served, decisions: Decisions | None, form: Form) -> Counts:
+    """Count everything (model, section 9)."""
+    reporting, law = lane.setup.reporting, lane.setup.service
+    there, happened = served.there, batches.size > 0
+    measured = there & (lane.request >= reporting.warmup)
+    latency, wait = served.completion - lane.came, served.start - lane.came
+    late = latency > reporting.request_sla
+    # Members are in arrival order: if the first is past the warm-up, all are.
+    clean = happened & (lane.request[batches.low] >= reporting.warmup)
+    counted = sum_members(1 * measured, served, form)
+    tbt = (batches.service - law.prefill) / jnp.maximum(batches.longest, 1)
+    late_tokens = tbt > reporting.token_sla
+    outputs = jnp.where(measured, lane.output, 0)
+
+    first_arrival = lane.arrival[jnp.clip(reporting.warmup, 0, jnp.maximum(lane.requests - 1, 0))]
+    completion = batches.start + batches.service
+    relevant = happened & (completion > first_arrival)
+    done_by_half = happened & (completion <= lane.arrival[lane.requests // 2])
+    done_by_end = happened & (completion <= last_arrival(lane))
+    occupied = jnp.maximum(completion - jnp.maximum(batches.start, first_arrival), 0)
+    piece = piece_of(batches.longest, law)
+    completed = jnp.sum(there)
+    totals = {
+        "completed": completed,
+        "unserved": lane.requests - completed,
+        "measured": jnp.sum(measured),
+        "first_arrival": first_arrival,
+        "last_completion": jnp.max(jnp.where(happened, completion, 0)),
+        "output_tokens": jnp.sum(outputs),
+        "late_requests": jnp.sum(measured & late),
+        "late_tokens": 0 if form.timed else jnp.sum(jnp.where(late_tokens[served.number], outputs, 0)),
+        "served": jnp.sum(jnp.where(relevant, batches.size, 0)),
+        "served_tokens": jnp.sum(jnp.where(there & relevant[served.number], lane.output, 0)),
+        "occupied": jnp.sum(jnp.where(happened, occupied, 0)),
+        "batches": jnp.sum(clean),
+        "members": jnp.sum(jnp.where(clean, batches.size, 0)),
+        "busy": jnp.sum(jnp.where(clean, batches.service, 0)),
+        "length": jnp.sum(jnp.where(there & clean[served.number], lane.length, 0)),
+        "padded": jnp.sum(jnp.where(clean, batches.size * batches.longest, 0)),
+        "overflows": jnp.sum(clean & (batches.tokens > lane.setup.control.memory.capacity)),
+        "peak_tokens": jnp.max(jnp.where(clean, batches.tokens, 0)),
+        "extrapolated": jnp.sum(jnp.where(clean, law.extrapolated[batches.size, piece], 0)),
+        "backlog_half": lane.requests // 2 + 1 - jnp.sum(jnp.where(done_by_half, batches.size, 0)),
+        "backlog_end": lane.requests - jnp.sum(jnp.where(done_by_end, batches.size, 0)),
+    }
+
+    rows = [(latency, 1 * measured), (wait, 1 * measured)]
+    rows.append((served.own, 1 * measured) if form.own_completion else (batches.service, counted))
+    in_ticks = [value for value, _ in rows]
+    if form.timed:  # without tokens there is no time between them
+        rows.append((jnp.zeros(1, jnp.int64), jnp.zeros(1, jnp.int64)))
+        in_ticks.append(rows[-1][0])
+    else:
+        rows.append((jnp.astype(jnp.round(tbt * TBT_UNIT), jnp.int64), counted))
+        in_ticks.append(tbt)
+    return Counts(
+        totals=jnp.stack([jnp.asarray(totals[name], jnp.int64) for name in TOTALS.names or ()]),
+        moments=jnp.stack([moments(value, weight) for value, weight in rows]),
+        histograms=jnp.stack([histogram(value, weight) for value, (_, weight) in zip(in_ticks, rows, strict=True)]),
+        sizes=scatter(form.largest_batch + 1, jnp.where(clean, batches.size, -1), 1 * clean),
+        bins=count_bins(batches, served, measured, counted, clean, wait, latency, form),
+        windows=count_windows(lane, batches, served, late, decisions, form),
+    )
+
+
+def scatter(size: int, at: Array, values: Array) -> Array:
+    """Add values (..., field) into rows 0..size-1; what lies outside is left out."""
+    empty = jnp.zeros((size, *values.shape[1:]), values.dtype)
+    return empty.at[jnp.where((at >= 0) & (at < size), at, size)].add(values, mode="drop")
+
+
+def sum_members(values: Array, served: Served, form: Form) -> Array:
+    """Add up the values of each batch's members: (position, ...) to (batch, ...)."""
+    return segment_sum(values, jnp.where(served.there, served.number, form.batches), form.batches)
+
+
+def moments(value: Array, weight: Array) -> Array:
+    """Return a row of moments: see `tally.py`."""
+    low, high = value & LOW, value >> 32
+    unsigned = jnp.astype(low, jnp.uint64)
+    bottom, middle, top = unsigned * unsigned, 2 * low * high, high * high
+    least_limb = jnp.astype(bottom & jnp.uint64(LOW), jnp.int64)
+    carried = jnp.astype(bottom >> jnp.uint64(32), jnp.int64)
+    sums = (1, low, high, least_limb, carried + (middle & LOW), (middle >> 32) + (top & LOW), top >> 32)
+    counted = weight > 0
+    return jnp.stack(
+        [jnp.sum(jnp.where(counted, weight * part, 0)) for part in sums]
+        + [jnp.min(jnp.where(counted, value, NEVER)), jnp.max(jnp.where(counted, value, 0))]
+    )
+
+
+def histogram(in_ticks: Array, weight: Array) -> Array:
+    """Count values into the log-spaced buckets."""
+    at = jnp.where(weight > 0, bucket_of(in_ticks), -1)
+    return scatter(BUCKETS, at, jnp.astype(weight, jnp.int32))
+
+
+def count_bins(
+    batches: Batches,
+    served: Served,
+    measured: Array,
+    counted: Array,
+    clean: Array,
+    wait: Array,
+    latency: Array,
+    form: Form,
+) -> Array:
+    """Fill the counts of every bin, in the order of BIN_FIELDS."""
+    waits = sum_members(jnp.where(measured, wait, 0), served, form)
+    latencies = sum_members(jnp.where(measured, latency, 0), served, form)
+    fields = (
+        counted,
+        1 * clean,
+        jnp.where(clean, batches.size, 0),
+        waits & LOW,
+        waits >> 32,
+        latencies & LOW,
+        latencies >> 32,
+        jnp.where(clean, batches.longest, 0),
+    )
+    return scatter(form.bins, jnp.where(batches.size > 0, batches.bin, -1), jnp.stack(fields, axis=1))
+
+
+def count_windows(
+    lane: Lane, batches: Batches, served: Served, late: Array, decisions: Decisions | None, form: Form
+) -> Array:
+    """Fill the counts of every time window, in the order of WINDOW_FIELDS."""
+    width, windows = lane.setup.reporting.window, lane.setup.reporting.windows
+
+    def within(instant: Array, there: Array) -> Array:
+        window = window_at(jnp.where(there, instant, 0), width)
+        return jnp.where(there & (window < windows), window, -1)
+
+    came = within(lane.arrival, jnp.arange(form.requests) < lane.requests)
+    arrivals = jnp.stack([jnp.ones_like(came), rest_of_window(jnp.where(came < 0, 0, lane.arrival), came, width)], 1)
+    if form.own_completion:
+        left = within(served.completion, served.there)
+        completions = jnp.stack([1 * served.there, 1 * (served.there & late)], 1)
+    else:
+        left = within(batches.start + batches.service, batches.size > 0)
+        completions = jnp.stack([batches.size, sum_members(1 * late, served, form)], 1)
+    began = within(batches.start, batches.size > 0)
+    rest = batches.size * rest_of_window(jnp.where(began < 0, 0, batches.start), began, width)
+    nothing = jnp.zeros_like(rest)
+    starts = [batches.size, jnp.ones_like(rest), rest]
+    if decisions is None:
+        starts += [nothing] * 6
+    else:
+        starts += [
+            decisions.target,
+            decisions.memory_bound,
+            decisions.sla_bound,
+            decisions.learned,
+            jnp.where(decisions.learned > 0, decisions.signal & LOW, 0),
+            jnp.where(decisions.learned > 0, decisions.signal >> 32, 0),
+        ]
+    by_arrival = scatter(form.windows, came, arrivals)
+    by_completion = scatter(form.windows, left, completions)
+    by_start = scatter(form.windows, began, jnp.stack(starts, axis=1))
+    # arrivals, completions, late requests, started, batches, rests of arrivals and starts, decisions
+    return jnp.concatenate(
+        [by_arrival[:, :1], by_completion, by_start[:, :2], by_arrival[:, 1:], by_start[:, 2:]], axis=1
+    )

@@ -1,0 +1,124 @@
+"""What a lane reads and what it leaves behind: the requests of one replication, and the batches made of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .form import Form, Stack
+
+
+class Lane(NamedTuple):
+    """One replication. Positions count the requests bin by bin, as `order` does: a batch is a slice of positions."""
+
+    requests: Array
+    """How many there are; positions from there on are empty."""
+    arrival: Array
+    """(request,) ticks; NEVER beyond the last."""
+    request: Array
+    """(position,) number of the request."""
+    came: Array
+    """(position,) its arrival."""
+    length: Array
+    """(position,)."""
+    prompt: Array
+    """(position,)."""
+    output: Array
+    """(position,)."""
+    predicted: Array
+    """(position,) predicted length; meaningless unless the service order reads it."""
+    start: Array
+    """(bin + 1,) position where each bin begins."""
+    setup: Any
+    """A `Setup` with arrays in place of its numbers."""
+
+
+class Batches(NamedTuple):
+    """What was served: (batch,) each, by number; those of size 0 never happened."""
+
+    low: Array
+    """Position of the first member."""
+    size: Array
+    bin: Array
+    start: Array
+    """Ticks."""
+    service: Array
+    """Ticks."""
+    longest: Array
+    """Largest length."""
+    tokens: Array
+    """Sum of p + o."""
+    of: Array
+    """(position,) number of the batch; of a position behind the end of that batch, nothing was served."""
+
+
+def lane_of(stack: Stack, rows: Array, requests: Array, form: Form) -> Lane:
+    """Gather the arrays of one lane from the rows that lanes share."""
+    order, start = stack.order[rows[3]], stack.start[rows[3]]
+    arrival = stack.arrival[rows[0]]
+    asked = stack.asked[rows[1]][:, order]
+    return Lane(
+        requests=requests,
+        arrival=arrival,
+        request=order,
+        came=arrival[order],
+        length=asked[0],
+        prompt=asked[1],
+        output=asked[2],
+        predicted=stack.predicted[rows[2]][order] if form.shortest_first else asked[0],
+        start=jnp.minimum(start, requests),
+        setup=_row(stack.setups, rows[4]),
+    )
+
+
+def with_structure(setup: Any, form: Form) -> Any:
+    """Put plain bools, which policies ask with `if`, in place of their arrays."""
+    control = setup.control
+    return setup._replace(
+        policy=setup.policy._replace(
+            released=form.released, shortest_first=form.shortest_first, own_completion=form.own_completion
+        ),
+        service=setup.service._replace(timed=form.timed),
+        control=control._replace(
+            sla=control.sla._replace(enabled=form.sla), memory=control.memory._replace(enabled=form.memory)
+        ),
+    )
+
+
+def each_lane(function: Callable[..., Any], form: Form) -> Callable[..., Any]:
+    """Let a function of one lane and the form, and of anything else that lanes have, work on all lanes at once."""
+
+    def one(lane: Lane, *rest: Any) -> Any:
+        return function(lane._replace(setup=with_structure(lane.setup, form)), *rest, form)
+
+    return jax.vmap(one)
+
+
+def bin_at(position: Array, start: Array) -> Array:
+    """Return the bin in which a position lies, for (bin + 1,) starts."""
+    return jnp.sum(position[..., None] >= start[1:-1], axis=-1)
+
+
+def last_arrival(lane: Lane) -> Array:
+    """Return when the last request arrives."""
+    return lane.arrival[jnp.maximum(lane.requests - 1, 0)]
+
+
+def first_after(came: Array, low: Array, high: Array, deadline: Array, form: Form) -> Array:
+    """Return the first position in [low, high) that came after the deadline, or `high`: one halving at a time."""
+    step = 1 << form.requests.bit_length()
+    found = low
+    while step := step >> 1:
+        probe = found + step - 1
+        within = (probe < high) & (came[jnp.minimum(probe, form.requests - 1)] <= deadline)
+        found = jnp.where(within, found + step, found)
+    return found
+
+
+def _row(value: Any, row: Array) -> Any:
+    """Take one row of every array in nested named tuples."""
+    if isinstance(value, tuple):
+        return type(value)(*(_row(part, row) for part in value))
+    return value[row]
