@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xarray as xr
 
-from .provenance import CONVENTIONS, batchcube_version
+from .provenance import CONVENTIONS, batchcube_version, named_together, versions_together
 from .variables import EXTRA_DIMENSIONS, LENGTH_UNITS, REGISTRY, REPLICATION, check_arrays
 
 if TYPE_CHECKING:
@@ -332,7 +332,8 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
     """Return the cube of both: the replications of `old` as they are, and those of `new`.
 
     The specifications may differ in `replications` only; the one with more replications is kept, and must state as many
-    as the result has, if it states any. Histograms and bins are padded to the larger range.
+    as the result has, if it states any. Histograms and bins are padded to the larger range. Backends, their devices and
+    the versions of packages are those of both.
     Raises ValueError naming the first difference: specification, seed, trace, version, axes, variables, or replications
     that both have.
     """
@@ -385,8 +386,19 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
         **{name: kept.attrs[name] for name in ("specification", "specification_sha256") if name in kept.attrs},
         "replications": total,
         "notes": "\n".join(dict.fromkeys(notes)),
+        **_made_by_both(old, new),
     }
     return joined
+
+
+def _made_by_both(old: xr.Dataset, new: xr.Dataset) -> dict[str, str]:
+    """Return the attributes that say what simulated the replications of two cubes."""
+    both = {
+        name: named_together(str(cube.attrs.get(name, "")) for cube in (old, new))
+        for name in ("backend", "backend_device")
+    }
+    versions = versions_together([json.loads(str(cube.attrs.get("versions", "{}"))) for cube in (old, new)])
+    return {**both, "versions": json.dumps(versions)}
 
 
 def _padded(old: xr.Dataset, new: xr.Dataset) -> list[xr.Dataset]:

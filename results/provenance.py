@@ -9,13 +9,23 @@ import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 CONVENTIONS = "CF-1.11"
 _PACKAGES = ("numpy", "numba", "scipy", "xarray", "netCDF4")
+
+
+class MadeBy(NamedTuple):
+    """What simulated replications of a cube."""
+
+    backend: str
+    device: str
+    """What it ran on: "cpu", or the name of an accelerator."""
+    versions: str
+    """Of the packages that it is made of: name and version, separated by ", "."""
 
 
 def batchcube_version() -> str:
@@ -37,13 +47,24 @@ def git_commit() -> str:
     return done.stdout.strip()
 
 
+def named_together(names: Iterable[str]) -> str:
+    """Return names, each of which may be several already, as one list: each of them once, separated by ", "."""
+    return ", ".join(dict.fromkeys(part for name in names for part in name.split(", ") if part))
+
+
+def versions_together(tables: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the versions of packages by name, all of them where the tables differ."""
+    names = dict.fromkeys(name for table in tables for name in table)
+    return {name: named_together(table.get(name, "") for table in tables) for name in names}
+
+
 def provenance(
     *,
     title: str,
     specification: str,
     seed: int,
     replications: int,
-    backend: str,
+    made_by: Sequence[MadeBy],
     overload_test: str,
     input_sha256: str = "",
     trace_rows_dropped: int = 0,
@@ -51,9 +72,11 @@ def provenance(
 ) -> dict[str, str | int]:
     """Return the attributes of a cube: `specification` is the full text (TOML or JSON) that makes it again.
 
+    `made_by` are the backends that simulated it: several where a stopped run was continued with another one.
     `notes` are sentences that readers must be told (removed bins, extrapolated service times), joined by newlines.
     """
     versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
+    brought = [dict(_name_and_version(text) for text in maker.versions.split(", ") if text) for maker in made_by]
     return {
         "title": title,
         "Conventions": CONVENTIONS,
@@ -64,10 +87,16 @@ def provenance(
         "replications": replications,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
-        "versions": json.dumps(versions),
-        "backend": backend,
+        "versions": json.dumps(versions_together([versions, *brought])),
+        "backend": named_together(maker.backend for maker in made_by),
+        "backend_device": named_together(maker.device for maker in made_by),
         "input_sha256": input_sha256,
         "trace_rows_dropped": trace_rows_dropped,
         "notes": "\n".join(notes),
         "overload_test": overload_test,
     }
+
+
+def _name_and_version(text: str) -> tuple[str, str]:
+    name, _, version = text.rpartition(" ")
+    return name, version

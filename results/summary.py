@@ -158,8 +158,10 @@ def _print_head(cube: xr.Dataset, console: Console) -> None:
     console.print(
         f"{points} point{'s' * (points != 1)}, {count} replication{'s' * (count != 1)} each, "
         f"seed {cube.attrs.get('seed', '?')}, batchcube {cube.attrs['batchcube_version']}, "
-        f"made {cube.attrs.get('created_utc', '?')}",
+        f"made {cube.attrs.get('created_utc', '?')} "
+        f"with {cube.attrs.get('backend', '?')} on {cube.attrs.get('backend_device', '?')}",
         highlight=False,
+        markup=False,
     )
     for name in axis_names(cube):
         attrs, values = cube[name].attrs, cube[name].values

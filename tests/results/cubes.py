@@ -9,7 +9,7 @@ import json
 import numpy as np
 
 from batchcube.results.cube import QUANTILES, Axis, Buckets, build_cube
-from batchcube.results.provenance import provenance
+from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.variables import REGISTRY
 
 MODES = ("fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic")
@@ -62,7 +62,7 @@ def make_cube(
         specification=specification,
         seed=seed,
         replications=replications,
-        backend="none",
+        made_by=[MadeBy("none", "cpu", "")],
         overload_test="the queue at the end is longer than half of the requests",
     )
     return build_cube(

@@ -56,5 +56,7 @@ def test_labels_types_and_attributes_are_compared(make_cube, example_cube):
     assert row(table, "seed")["status"] == "differs"
     assert "created_utc" not in set(table["name"])
     assert agree(table)
+    elsewhere = example_cube.assign_attrs(backend="jax", backend_device="Big GPU", versions="{}")
+    assert set(compare_cubes(example_cube, elsewhere)["status"]) == {"exact"}
     with pytest.raises(ValueError, match="tolerance = -1: must be >= 0"):
         compare_cubes(example_cube, example_cube, -1)

@@ -310,6 +310,22 @@ def test_extending_gives_the_cube_of_all_replications(make_cube):
     xr.testing.assert_identical(backwards, whole)
 
 
+def test_what_simulated_the_parts_is_said_of_the_whole(make_cube):
+    def part(first, backend, device, **versions):
+        said = {"backend": backend, "backend_device": device, "versions": json.dumps(versions)}
+        return make_cube(first_replication=first, replications=1).assign_attrs(said)
+
+    joined = extend_cube(part(0, "numba", "cpu", numpy="2.4"), part(1, "jax", "Big GPU", numpy="2.5", jax="0.10"))
+    assert (joined.attrs["backend"], joined.attrs["backend_device"]) == ("numba, jax", "cpu, Big GPU")
+    assert json.loads(joined.attrs["versions"]) == {"numpy": "2.4, 2.5", "jax": "0.10"}
+    joined = extend_cube(joined, part(2, "jax", "cpu", numpy="2.5", jax="0.10"))
+    assert (joined.attrs["backend"], joined.attrs["backend_device"]) == ("numba, jax", "cpu, Big GPU")
+    assert json.loads(joined.attrs["versions"]) == {"numpy": "2.4, 2.5", "jax": "0.10"}
+    # A cube that does not say it, of somebody else's making.
+    del joined.attrs["backend_device"], joined.attrs["versions"]
+    assert extend_cube(joined, part(3, "jax", "cpu")).attrs["backend_device"] == "cpu"
+
+
 def test_extending_pads_bins_and_batch_sizes():
     def part(first, size, bins):
         sizes = np.zeros((1, size + 1), np.int64)

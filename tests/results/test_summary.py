@@ -65,6 +65,7 @@ def test_a_cube_without_axes_is_one_row(make_cube):
     table = summary_table(make_cube(()), ["latency_mean_s"])
     assert len(table) == 1
     assert "1 point, 6 replications each" in printed(make_cube(()))
+    assert "Z with none on cpu" in " ".join(printed(make_cube(()).assign_attrs(created_utc="today, 12:00Z")).split())
 
 
 def test_first_overloaded_rate_by_point(example_cube):
