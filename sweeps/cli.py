@@ -46,6 +46,16 @@ SetOption = Annotated[
 ReplicationsOption = Annotated[int | None, typer.Option("--replications", "-n", help="instead of the specification's")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="instead of the specification's")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="threads; all cores when left out")]
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="what simulates, with the same results: numba on CPUs; jax on GPUs; "
+        "reference in plain Python, slow, the specification",
+        show_default=True,
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what is there instead of continuing it")]
 
@@ -75,14 +85,14 @@ def _sweep(spec: str, settings: list[str] | None, replications: int | None, seed
     return Sweep.from_toml(spec, overrides)
 
 
-def _run(sweep: "Sweep", output: Path, workers: int | None, *, quiet: bool, overwrite: bool) -> None:
+def _run(sweep: "Sweep", output: Path, workers: int | None, *, backend: str, quiet: bool, overwrite: bool) -> None:
     from contextlib import nullcontext
 
     from .progress import Silent, progress_for_terminal
 
     try:
         with nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
-            cube = sweep.run(output, workers=workers, progress=progress, overwrite=overwrite)
+            cube = sweep.run(output, workers=workers, progress=progress, overwrite=overwrite, backend=backend)
     except KeyboardInterrupt:
         kept = (
             " What is finished is kept: the same command continues."
@@ -116,6 +126,7 @@ def run(
     replications: ReplicationsOption = None,
     seed: SeedOption = None,
     workers: WorkersOption = None,
+    backend: BackendOption = "numba",
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -125,7 +136,8 @@ def run(
     is extended, and what it holds stays as it is.
     """
     sweep = _sweep(spec, settings, replications, seed)
-    _run(sweep, output or Path(f"{sweep.name}.nc"), workers, quiet=quiet, overwrite=overwrite)
+    to = output or Path(f"{sweep.name}.nc")
+    _run(sweep, to, workers, backend=backend, quiet=quiet, overwrite=overwrite)
 
 
 @app.command(epilog=_examples("batchcube check sweep.toml", "batchcube check sweep.toml --set policy.batch_size=32"))
@@ -275,6 +287,7 @@ def rerun(
     cube: CubeArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="cube to write")],
     workers: WorkersOption = None,
+    backend: BackendOption = "numba",
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -285,7 +298,8 @@ def rerun(
 
     loaded = read_cube(cube)
     specification = parse_specification(str(loaded.attrs.get("specification", "")))
-    _run(Sweep.model_validate(specification, str(cube)), output, workers, quiet=quiet, overwrite=overwrite)
+    sweep = Sweep.model_validate(specification, str(cube))
+    _run(sweep, output, workers, backend=backend, quiet=quiet, overwrite=overwrite)
 
 
 @app.command(epilog=_examples("batchcube compare out/sweep.nc out/again.nc"))
@@ -367,6 +381,7 @@ def reproduce_multi_bin(
     replications: ReplicationsOption = None,
     quick: QuickOption = False,
     workers: WorkersOption = None,
+    backend: BackendOption = "numba",
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -376,7 +391,9 @@ def reproduce_multi_bin(
     """
     from .reproduce_multi_bin import reproduce_multi_bin as reproduced
 
-    to = _reproduction("multi-bin", output, replications, workers, quick=quick, quiet=quiet, overwrite=overwrite)
+    to = _reproduction(
+        "multi-bin", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
+    )
     with _stoppable():
         reproduced(to)
 
@@ -393,6 +410,7 @@ def reproduce_modes(
     replications: ReplicationsOption = None,
     quick: QuickOption = False,
     workers: WorkersOption = None,
+    backend: BackendOption = "numba",
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -403,7 +421,9 @@ def reproduce_modes(
     """
     from .reproduce_modes import reproduce_modes as reproduced
 
-    to = _reproduction("modes", output, replications, workers, quick=quick, quiet=quiet, overwrite=overwrite)
+    to = _reproduction(
+        "modes", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
+    )
     with _stoppable():
         reproduced(to, trace)
 
@@ -414,6 +434,7 @@ def _reproduction(
     replications: int | None,
     workers: int | None,
     *,
+    backend: str,
     quick: bool,
     quiet: bool,
     overwrite: bool,
@@ -434,6 +455,7 @@ def _reproduction(
         quick=quick,
         workers=workers,
         overwrite=overwrite,
+        backend=backend,
         progress=(lambda: nullcontext(Silent())) if quiet else progress_for_terminal,
     )
 

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import chain, islice
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any, NamedTuple
@@ -16,28 +17,30 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from batchcube.engine import Shape, simulate_many
+from batchcube.engine import Job, Shape, simulate_many
 from batchcube.engine.histogram import bucket_edges, bucket_middles
 from batchcube.engine.report import OVERLOAD_TEST
+from batchcube.engine.run import MissingBackend, describe, jobs_at_once
 from batchcube.engine.ticks import TICKS_PER_S
 from batchcube.results.cube import Axis as CubeAxis
 from batchcube.results.cube import Buckets, build_cube, extend_cube, parse_specification, read_cube, write_cube
-from batchcube.results.provenance import batchcube_version, provenance
+from batchcube.results.provenance import MadeBy, batchcube_version, provenance
 from batchcube.results.variables import REGISTRY
 
 from .drawing import Draws
 from .errors import UserError
 from .expected import Expected
 from .grid import Axis, setting_paths
-from .planning import Plan, deal, make_plan, theory_of
+from .planning import Plan, PointPlan, deal, make_plan, theory_of
 from .progress import Progress, Silent
 from .specification import Sweep, identity_of
 
 Report = dict[str, NDArray[Any]]
 """Variables of one replication or of some of its points, leading axis point."""
 
-JOBS_AT_ONCE = 16
 SECONDS_BETWEEN_SAVES = 20.0
+# Traces that one task hands to a device at once.
+MOST_BYTES_OF_TRACES = 4_000_000_000
 # Arrays of varying length: cut to the part that is used, which begins at an index that is kept beside it.
 _CUT = ("latency_histogram", "batch_size_histogram")
 
@@ -79,6 +82,7 @@ def run_sweep(
     backend: str = "numba",
 ) -> xr.Dataset:
     """Run a sweep and return its cube; see `Sweep.run`."""
+    made_by = require_backend(backend)
     target = None if output is None else Path(output)
     old = None
     if target is not None:
@@ -91,21 +95,30 @@ def run_sweep(
     if old is not None and old.attrs.get("input_sha256", "") != plan.input_sha256:
         raise UserError(f"{target}: was made from a file that has changed since; choose another output, or --overwrite")
     first = 0 if old is None else old.sizes["replication"]
-    store = None if target is None else _Store(target, sweep, plan.input_sha256, overwrite=overwrite)
+    store = None if target is None else _Store(target, sweep, plan.input_sha256, made_by, overwrite=overwrite)
     finished = {} if store is None else store.load(range(first, sweep.replications))
     missing = [r for r in range(first, sweep.replications) if r not in finished]
+    makers = [*(store.makers if store is not None and finished else ()), *([made_by] if missing else ())]
     # Importing scipy for the theory takes longer than many a run: it goes on beside the simulation.
     with ThreadPoolExecutor(1) as aside:
         theory = aside.submit(theory_of, plan)
         _Run(plan, finished, store, progress or Silent(), backend).work(missing, workers or os.cpu_count() or 1)
         reports = [finished.pop(r) for r in range(first, sweep.replications)]
-        cube = _cube(plan, reports, theory.result(), first, backend)
+        cube = _cube(plan, reports, theory.result(), first, makers)
     if old is not None:
         cube = extend_cube(old, cube)
     if target is not None and store is not None:
         write_cube(cube, target)
         store.remove()
     return cube
+
+
+def require_backend(backend: str) -> MadeBy:
+    """Return what a backend is and runs on; raises UserError where there is none of that name or it cannot run here."""
+    try:
+        return MadeBy(backend, *describe(backend))
+    except (MissingBackend, ValueError, RuntimeError) as error:  # RuntimeError: a device that is not fit for use
+        raise UserError(" ".join(str(error).split())) from None
 
 
 # The output, before anything is simulated ---------------------------------------------------------------------------
@@ -153,7 +166,10 @@ _SAME_RUN = ("sweep", "version", "input_sha256")
 class _Store:
     """Finished replications of a run that has not finished, in a folder beside its output."""
 
-    def __init__(self, target: Path, sweep: Sweep, input_sha256: str, *, overwrite: bool) -> None:
+    def __init__(self, target: Path, sweep: Sweep, input_sha256: str, made_by: MadeBy, *, overwrite: bool) -> None:
+        self.made_by = made_by
+        self.makers: list[MadeBy] = []
+        """What simulated the replications that are kept: they may be continued with another backend."""
         self.folder = target.with_name(f"{target.name}.partial")
         self.identity = {
             "sweep": sweep.identity(),
@@ -174,6 +190,7 @@ class _Store:
     def _read_about(self) -> tuple[Any, ...] | None:
         try:
             about = json.loads(self._about.read_text(encoding="utf-8"))
+            self.makers = [MadeBy(*maker) for maker in about.get("made_by", ())]
             return tuple(about[key] for key in _SAME_RUN)
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -197,9 +214,10 @@ class _Store:
         if not finished:
             return
         self.folder.mkdir(exist_ok=True)
-        if not self._about.exists():
+        if self.made_by not in self.makers:
+            self.makers.append(self.made_by)
             part = self.folder / "sweep.json.part"
-            part.write_text(json.dumps(self.identity), encoding="utf-8")
+            part.write_text(json.dumps({**self.identity, "made_by": self.makers}), encoding="utf-8")
             part.replace(self._about)
         arrays = {f"{number}/{name}": array for number, report in finished.items() for name, array in report.items()}
         digest = hashlib.sha256(repr(sorted(finished)).encode()).hexdigest()[:8]
@@ -218,6 +236,18 @@ class _Store:
 # Running ------------------------------------------------------------------------------------------------------------
 
 
+class _Task(NamedTuple):
+    """What a thread does at once: some points of some replications."""
+
+    draws: list[Draws]
+    block: range
+    """Of the plan's points in the order of running."""
+
+    @property
+    def replications(self) -> list[int]:
+        return [draws.replication for draws in self.draws]
+
+
 class _Run:
     """Deals replications and blocks of points out to threads and collects their reports."""
 
@@ -226,6 +256,8 @@ class _Run:
     ) -> None:
         self.plan, self.finished, self.store, self.progress, self.backend = plan, finished, store, progress, backend
         self.unsaved: dict[int, Report] = {}
+        # Cores each take a part of the work; a device takes thousands of jobs at once, and one call after the other.
+        self.on_device = backend == "jax"
         self._stop = Event()
         self._count_lock = Lock()
         self._simulated = 0
@@ -236,38 +268,106 @@ class _Run:
     def work(self, replications: Sequence[int], workers: int) -> None:
         """Run the replications; on Ctrl-C keep the finished ones and raise KeyboardInterrupt."""
         self.progress.start(len(self.plan.points), len(replications), self.plan.requests * len(replications))
-        # Few replications: several threads share one, and what it draws.
-        blocks = list(deal(len(self.order), -(-4 * workers // max(len(replications), 1))))
-        tasks = (
-            (r, draws, block) for r in replications for draws in [Draws(self.plan.sweep.seed, r)] for block in blocks
-        )
+        if not replications:
+            return
+        first = Draws(self.plan.sweep.seed, replications[0])
+        self.jobs_at_once, together, blocks = self._deal(first, len(replications), workers)
+        every = chain([first], (Draws(self.plan.sweep.seed, r) for r in replications[1:]))
+        del first  # its arrays are its task's alone
+        groups = iter(lambda: list(islice(every, together)), [])
+        tasks = (_Task(draws, block) for draws in groups for block in blocks)
+        # Two tasks keep a device busy: one draws the next traces, on all threads, while the device has the other.
+        threads = min(2, workers) if self.on_device else workers
         parts: dict[int, list[tuple[range, Report]]] = {}
-        running: dict[Future[Report], tuple[int, range]] = {}
+        running: dict[Future[list[Report]], _Task] = {}
         saved = time.monotonic()
-        with ThreadPoolExecutor(workers, thread_name_prefix="batchcube") as pool:
+        with (
+            ThreadPoolExecutor(workers, thread_name_prefix="batchcube-draws") as self.drawing,
+            ThreadPoolExecutor(threads, thread_name_prefix="batchcube") as pool,
+        ):
             try:
                 while True:
-                    while len(running) < 2 * workers and (task := next(tasks, None)) is not None:
-                        replication, draws, block = task
-                        running[pool.submit(self._block, draws, block)] = (replication, block)
+                    while len(running) < 2 * threads and (task := next(tasks, None)) is not None:
+                        running[pool.submit(self._simulate, task)] = task
                     if not running:
                         break
                     done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                     for future in done:
-                        replication, block = running.pop(future)
-                        mine = parts.setdefault(replication, [])
-                        mine.append((block, future.result()))
-                        if len(mine) == len(blocks):
-                            self._finish(replication, parts.pop(replication))
+                        self._collect(running.pop(future), future.result(), parts, len(blocks))
                     self._tell()
                     if self.store is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                         self._save()
                         saved = time.monotonic()
             except BaseException:
                 self._stop.set()
+                self.drawing.shutdown(wait=False, cancel_futures=True)
                 pool.shutdown(wait=True, cancel_futures=True)
                 self._save()
                 raise
+
+    def _deal(self, first: Draws, replications: int, workers: int) -> tuple[int, int, list[range]]:
+        """Return how many jobs a call simulates, of how many replications a task is, and the blocks of points."""
+        points = len(self.plan.points)
+        largest = first.job(max(self.plan.points, key=lambda plan: plan.requests))
+        jobs = jobs_at_once(largest, self._shape(self.plan.points), self.backend)
+        if not self.on_device:
+            # Few replications: several threads share one, and what it draws.
+            return jobs, 1, list(deal(points, -(-4 * workers // replications)))
+        # Equal parts, but for the last: jobs in other numbers may have to be compiled for.
+        if jobs < points:
+            size = -(-points // -(-points // jobs))
+            return jobs, 1, [range(start, min(start + size, points)) for start in range(0, points, size)]
+        drawn = _bytes_of([first.job(plan) for plan in self.plan.points])
+        most = max(1, min(jobs // points, MOST_BYTES_OF_TRACES // drawn))
+        return jobs, -(-replications // -(-replications // most)), [range(points)]
+
+    def _shape(self, plans: Sequence[PointPlan]) -> Shape:
+        # Devices compile for a shape, so that all calls ask for one; cores take the least memory.
+        largest = max(plan.setup.policy.batch_size for plan in (self.plan.points if self.on_device else plans))
+        return Shape(self.plan.bins, largest, plans[0].setup.reporting.windows)
+
+    def _simulate(self, task: _Task) -> list[Report]:
+        """Simulate a block of points on each replication of a task; runs in a thread of the pool."""
+        reports: list[list[Report]] = [[] for _ in task.draws]
+        points = max(1, self.jobs_at_once // len(task.draws))
+        for start in range(task.block.start, task.block.stop, points):
+            plans = [self.plan.points[k] for k in self.order[start : min(start + points, task.block.stop)]]
+            jobs = self._draw(task.draws, plans)
+            with np.errstate(all="ignore"):
+                report = simulate_many(jobs, self._shape(plans), self.backend)
+            for number, mine in enumerate(reports):
+                rows = slice(number * len(plans), (number + 1) * len(plans))
+                mine.append(_kept({name: array[rows] for name, array in report.items()}, self.plan))
+            with self._count_lock:
+                self._simulated += sum(plan.requests for plan in plans) * len(task.draws)
+        return [_stack(mine) for mine in reports]
+
+    def _draw(self, draws: Sequence[Draws], plans: Sequence[PointPlan]) -> list[Job]:
+        """Return the jobs of points on replications, replication by replication."""
+
+        def of(replication: Draws) -> list[Job]:
+            with np.errstate(all="ignore"):
+                if self._stop.is_set():
+                    raise Stopped
+                return [replication.job(plan) for plan in plans]
+
+        # A single one has threads beside it that draw others.
+        drawn = map(of, draws) if len(draws) == 1 else self.drawing.map(of, draws)
+        return list(chain.from_iterable(drawn))
+
+    def _collect(
+        self, task: _Task, reports: Sequence[Report], parts: dict[int, list[tuple[range, Report]]], blocks: int
+    ) -> None:
+        """Keep what a task gave, and finish the replications that are complete with it."""
+        complete = 0
+        for replication, report in zip(task.replications, reports, strict=True):
+            mine = parts.setdefault(replication, [])
+            mine.append((task.block, report))
+            if len(mine) == blocks:
+                self._finish(replication, parts.pop(replication))
+                complete += 1
+        if complete:
+            self.progress.finish_replications(complete)
 
     def _tell(self) -> None:
         with self._count_lock:
@@ -290,23 +390,11 @@ class _Run:
             name: array if name.endswith("/from") else array[back] for name, array in report.items()
         }
         self.unsaved[replication] = self.finished[replication]
-        self.progress.finish_replications(1)
 
-    def _block(self, draws: Draws, block: range) -> Report:
-        """Simulate a block of points on one replication; runs in a thread of the pool."""
-        reports = []
-        with np.errstate(all="ignore"):
-            for start in range(block.start, block.stop, JOBS_AT_ONCE):
-                if self._stop.is_set():
-                    raise Stopped
-                plans = [self.plan.points[k] for k in self.order[start : min(start + JOBS_AT_ONCE, block.stop)]]
-                largest = max(plan.setup.policy.batch_size for plan in plans)
-                shape = Shape(self.plan.bins, largest, plans[0].setup.reporting.windows)
-                report = simulate_many([draws.job(plan) for plan in plans], shape, self.backend)
-                reports.append(_kept(report, self.plan))
-                with self._count_lock:
-                    self._simulated += sum(plan.requests for plan in plans)
-        return _stack(reports)
+
+def _bytes_of(jobs: Sequence[Job]) -> int:
+    """Return how much memory the arrays of jobs take; what they share counts once."""
+    return sum({id(array): array.nbytes for job in jobs for part in (job.trace, job.bins) for array in part}.values())
 
 
 def _kept(report: Report, plan: Plan) -> Report:
@@ -353,7 +441,9 @@ def _widen(arrays: Sequence[NDArray[Any]], starts: Sequence[int]) -> tuple[NDArr
 # The cube -----------------------------------------------------------------------------------------------------------
 
 
-def _cube(plan: Plan, reports: list[Report], theory: Sequence[Expected], first: int, backend: str) -> xr.Dataset:
+def _cube(
+    plan: Plan, reports: list[Report], theory: Sequence[Expected], first: int, made_by: Sequence[MadeBy]
+) -> xr.Dataset:
     """Build the cube of consecutive replications, each a report (point, ...)."""
     sweep = plan.sweep
     shape, points, count = sweep.grid.shape, len(plan.points), len(reports)
@@ -409,7 +499,7 @@ def _cube(plan: Plan, reports: list[Report], theory: Sequence[Expected], first: 
         specification=sweep.text(),
         seed=sweep.seed,
         replications=count,
-        backend=backend,
+        made_by=made_by,
         overload_test=OVERLOAD_TEST,
         input_sha256=plan.input_sha256,
         trace_rows_dropped=plan.rows_dropped,

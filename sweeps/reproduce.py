@@ -115,7 +115,10 @@ def ratio_of(values: Any, baseline: Any, rows: int = 1) -> Interval:
 
 
 class Reproduction:
-    """Runs presets into one folder and collects what they show."""
+    """Runs presets into one folder and collects what they show.
+
+    Raises UserError for a backend that is not there.
+    """
 
     def __init__(
         self,
@@ -127,12 +130,17 @@ class Reproduction:
         quick_requests: int = 10,
         workers: int | None = None,
         overwrite: bool = False,
+        backend: str = "numba",
         progress: Callable[[], AbstractContextManager["Progress"]],
     ) -> None:
+        from .execution import require_backend
+
+        # Before anything is written or said.
+        require_backend(backend)
         self.folder, self.console, self.quick = folder, console, quick
         self._replications = replications if replications is not None or not quick else 4
         self._quick_requests = quick_requests
-        self._workers, self._overwrite, self._progress = workers, overwrite, progress
+        self._workers, self._overwrite, self._backend, self._progress = workers, overwrite, backend, progress
         self.rows: list[Row] = []
 
     def run(self, preset: str, *, name: str | None = None, overrides: Iterable[str] = ()) -> tuple[Sweep, "xr.Dataset"]:
@@ -144,7 +152,9 @@ class Reproduction:
         file = self.folder / f"{name or preset}.nc"
         self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
         with self._progress() as progress:
-            cube = sweep.run(file, workers=self._workers, progress=progress, overwrite=self._overwrite)
+            cube = sweep.run(
+                file, workers=self._workers, progress=progress, overwrite=self._overwrite, backend=self._backend
+            )
         return sweep, cube
 
     def check(self, preset: str, overrides: Iterable[str] = ()) -> None:

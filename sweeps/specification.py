@@ -136,17 +136,21 @@ class Sweep:
         workers: int | None = None,
         progress: "Progress | None" = None,
         overwrite: bool = False,
+        backend: str = "numba",
     ) -> "xr.Dataset":
         """Simulate every point and replication and return the cube; with ``output``, also write it there.
 
         Runs on ``workers`` threads, all cores when None; the cube does not depend on how many. With ``output``, a
         run that was stopped continues where it was, and a cube of the same sweep with fewer replications is extended,
-        unless ``overwrite`` begins afresh.
-        Raises UserError for what only the data can show (a missing file, a request no batch can hold).
+        unless ``overwrite`` begins afresh. ``backend`` is "numba" (on the cores of a CPU), "jax" (on GPUs) or
+        "reference" (plain Python, slow: the specification); the numbers are the same with each, and one may continue
+        or extend what another began.
+        Raises UserError for a backend that is not there, and for what only the data can show (a missing file, a
+        request no batch can hold).
         """
         from .execution import run_sweep
 
-        return run_sweep(self, output=output, workers=workers, progress=progress, overwrite=overwrite)
+        return run_sweep(self, output=output, workers=workers, progress=progress, overwrite=overwrite, backend=backend)
 
 
 def identity_of(document: Mapping[str, Any]) -> str:

@@ -100,7 +100,7 @@ def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom batchcube.sweeps.cli import app\n"
         "try: app(['--help'], standalone_mode=False)\nexcept SystemExit: pass\n"
-        "heavy = {'numpy', 'numba', 'pydantic', 'xarray', 'pandas', 'scipy', 'matplotlib', 'netCDF4', 'pooch'}\n"
+        "heavy = {'numpy', 'numba', 'jax', 'pydantic', 'xarray', 'pandas', 'scipy', 'matplotlib', 'netCDF4', 'pooch'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -208,6 +208,8 @@ def test_a_figure_is_drawn(cube: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["run", "small.toml", "--nonsense"], "No such option: --nonsense"),
         (["run", "small.toml", "--workers", "0"], "Invalid value for '--workers'"),
         (["run", "small.toml", "--workers", "x"], "Invalid value for '--workers'"),
+        (["run", "small.toml", "--backend", "gpu"], "backend = 'gpu': must be one of numba, jax, reference"),
+        (["reproduce", "modes", "--backend", "gpu"], "backend = 'gpu': must be one of numba, jax, reference"),
         (["run", "missing.toml"], "missing.toml: cannot be read: No such file or directory"),
         (["run", "missing"], "missing: no such file, and no preset of that name"),
         (["run", "small.toml", "--set", "policy.batch_size=-1"], "small.toml: policy.batch_size = -1: must be >= 1"),
@@ -276,6 +278,34 @@ def test_a_mistake_ends_the_process_with_status_2_and_no_traceback(spec: str) ->
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == 'batchcube: small.toml: seed = "x": must be a whole number\n'
+
+
+def test_jax_is_not_loaded_unless_it_is_asked_for(spec: str) -> None:
+    code = (
+        "import sys\nfrom batchcube.sweeps.cli import main\n"
+        f"try: main(['run', {spec!r}, '-q'])\nexcept SystemExit as left: print(left.code)\n"
+        "print('numba' in sys.modules, 'jax' in sys.modules, 'jaxlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\nTrue False False\n"
+
+
+@pytest.mark.parametrize("arguments", [["run", "small.toml"], ["reproduce", "multi-bin"]], ids=lambda a: a[0])
+def test_a_backend_that_is_not_installed_is_said_in_a_line_before_anything_is_written(
+    spec: str, arguments: list[str]
+) -> None:
+    # What Python does for a package that is not there.
+    code = (
+        "import sys\nsys.modules['jax'] = None\nfrom batchcube.sweeps.cli import main\n"
+        f"main({[*arguments, '--backend', 'jax', '-o', 'out/made']!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == (
+        "batchcube: jax is not installed: pip install 'batchcube[jax]' (or 'batchcube[cuda]' for NVIDIA GPUs)\n"
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert os.listdir() == ["small.toml"]
 
 
 def test_interrupt_ends_with_status_130_and_no_half_cube(spec: str) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from batchcube.engine import simulate
+from batchcube.engine import Job, Shape, simulate, simulate_many
+from batchcube.engine.run import Described
 from batchcube.results.cube import read_cube
 from batchcube.sweeps import Sweep, UserError, execution
 from batchcube.sweeps.drawing import Draws
 from batchcube.sweeps.execution import estimate, run_sweep
 from batchcube.sweeps.planning import deal, make_plan
+from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.theory import uniform_throughput
 
 SWEEP: dict[str, Any] = {
@@ -75,6 +78,8 @@ TOKENS: dict[str, Any] = {
     },
 }
 
+NUMBA = execution.require_backend("numba")
+
 
 def sweep(tables: dict[str, Any], **changes: Any) -> Sweep:
     return Sweep.model_validate({**deepcopy(tables), **changes})
@@ -129,9 +134,110 @@ def test_more_replications_leave_the_earlier_ones_as_they_are(cube: xr.Dataset) 
         np.testing.assert_array_equal(more[name].sel(common), cube[name])
 
 
-def test_both_backends_give_the_same_cube() -> None:
+# Backends -----------------------------------------------------------------------------------------------------------
+
+
+def test_reference_and_kernels_give_the_same_cube() -> None:
     compiled, reference = (run_sweep(sweep(TOKENS), backend=backend) for backend in ("numba", "reference"))
     xr.testing.assert_identical(data_of(compiled), data_of(reference))
+
+
+def test_jax_extends_what_numba_began_with_the_same_numbers(tmp_path: Path) -> None:
+    tables = deepcopy(TOKENS)
+    points = tables["axes"]["mode"]["points"]
+    # Each mode takes seconds to compile, and the tests of the engine have them all.
+    tables["axes"]["mode"]["points"] = {name: points[name] for name in ("multi_bin_only", "multi_bin_dynamic")}
+    sweep(tables).run(tmp_path / "cube.nc")
+    both = sweep(tables, replications=4).run(tmp_path / "cube.nc", backend="jax")
+    xr.testing.assert_identical(data_of(both), data_of(sweep(tables, replications=4).run()))
+    assert both.attrs["backend"] == "numba, jax"
+    assert {"numba", "jax", "jaxlib"} <= json.loads(both.attrs["versions"]).keys()
+
+
+Calls = list[tuple[int, Shape]]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """What a device is asked for: jobs and shapes. Cores stand in for it, and nothing is compiled."""
+    asked: Calls = []
+
+    def simulate_on_cores(jobs: Sequence[Job], shape: Shape, backend: str) -> dict[str, Any]:
+        assert backend == "jax"
+        asked.append((len(jobs), shape))
+        return simulate_many(jobs, shape, "numba")
+
+    monkeypatch.setattr(execution, "simulate_many", simulate_on_cores)
+    monkeypatch.setattr(execution, "describe", lambda backend: Described(f"device of {backend}", "jax 1.0, numpy 2.0"))
+    return asked
+
+
+def most_jobs(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(execution, "jobs_at_once", lambda job, shape, backend: count)
+
+
+@pytest.mark.parametrize(
+    ("most", "asked"),
+    [
+        (100, [18]),  # all of it
+        (17, [12, 6]),  # whole replications, the last group is smaller
+        (6, [6, 6, 6]),
+        (5, [3] * 6),  # not even one: blocks of points, all of a size
+        (4, [3] * 6),
+        (1, [1] * 18),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_device_is_given_as_much_as_it_takes(
+    cube: xr.Dataset, calls: Calls, monkeypatch: pytest.MonkeyPatch, most: int, asked: list[int], workers: int
+) -> None:
+    most_jobs(monkeypatch, most)
+    xr.testing.assert_identical(data_of(sweep(SWEEP).run(workers=workers, backend="jax")), data_of(cube))
+    assert sorted((jobs for jobs, _ in calls), reverse=True) == asked
+
+
+def test_a_device_is_asked_for_one_shape_only(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    most_jobs(monkeypatch, 2)
+    tables = deepcopy(SWEEP)
+    del tables["policy"]["batch_size"]
+    tables["axes"]["batch"] = {"path": "policy.batch_size", "values": [2, 8]}
+    sweep(tables).run(backend="jax")
+    assert {shape[:2] for _, shape in calls} == {(4, 8)}
+
+
+def test_traces_that_do_not_fit_into_memory_are_not_drawn_at_once(
+    cube: xr.Dataset, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most_jobs(monkeypatch, 100)
+    monkeypatch.setattr(execution, "MOST_BYTES_OF_TRACES", 1)
+    xr.testing.assert_identical(data_of(sweep(SWEEP).run(backend="jax")), data_of(cube))
+    assert [jobs for jobs, _ in calls] == [6, 6, 6]
+
+
+def test_a_cube_says_what_simulated_it(tmp_path: Path, calls: Calls) -> None:
+    def said(made: xr.Dataset) -> tuple[str, str]:
+        return made.attrs["backend"], made.attrs["backend_device"]
+
+    file = tmp_path / "cube.nc"
+    assert said(sweep(SWEEP, replications=2).run(file, backend="jax")) == ("jax", "device of jax")
+    assert json.loads(read_cube(file).attrs["versions"])["jax"] == "1.0"
+    both = sweep(SWEEP).run(file, backend="jax")
+    assert said(both) == ("jax", "device of jax")
+    assert len(calls) == 2
+
+
+def test_a_cube_of_one_backend_is_extended_with_another(tmp_path: Path, cube: xr.Dataset) -> None:
+    file = tmp_path / "cube.nc"
+    sweep(SWEEP, replications=2).run(file)
+    both = sweep(SWEEP).run(file, backend="reference")
+    xr.testing.assert_identical(data_of(both), data_of(cube))
+    assert read_cube(file).attrs["backend"] == "numba, reference"
+
+
+def test_an_unknown_backend_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^backend = 'gpu': must be one of numba, jax, reference$"):
+        sweep(SWEEP).run(tmp_path / "new" / "cube.nc", backend="gpu")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rates_and_bins_share_their_random_numbers() -> None:
@@ -356,7 +462,7 @@ def test_a_stopped_run_keeps_what_is_finished_and_continues(
 
     file = tmp_path / "cube.nc"
     with pytest.raises(KeyboardInterrupt):
-        sweep(SWEEP).run(file, workers=1, progress=Interrupt())
+        sweep(SWEEP).run(file, workers=1, progress=Interrupt(), backend="reference")
     assert [entry.name for entry in tmp_path.iterdir()] == ["cube.nc.partial"]
     with pytest.raises(UserError, match="holds a stopped run of another sweep"):
         sweep(SWEEP, seed=2).run(file)
@@ -364,9 +470,31 @@ def test_a_stopped_run_keeps_what_is_finished_and_continues(
     monkeypatch.setattr(Interrupt, "finish_replications", lambda self, count: None)
     continued = sweep(SWEEP).run(file, progress=again)
     assert again.replications == 2
+    assert continued.attrs["backend"] == "reference, numba"
     xr.testing.assert_identical(data_of(continued), data_of(cube))
     assert [entry.name for entry in tmp_path.iterdir()] == ["cube.nc"]
     xr.testing.assert_equal(data_of(read_cube(file)), data_of(cube))
+
+
+def test_a_stopped_run_on_a_device_keeps_all_replications_that_it_gave(
+    tmp_path: Path, cube: xr.Dataset, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupt(Silent):
+        def finish_replications(self, count: int) -> None:
+            assert count == 2
+            raise KeyboardInterrupt
+
+    class Count(Silent):
+        def start(self, points: int, replications: int, requests: int) -> None:
+            assert replications == 1
+
+    most_jobs(monkeypatch, 12)
+    file = tmp_path / "cube.nc"
+    with pytest.raises(KeyboardInterrupt):
+        sweep(SWEEP).run(file, workers=1, progress=Interrupt(), backend="jax")
+    continued = sweep(SWEEP).run(file, progress=Count(), backend="jax")
+    xr.testing.assert_identical(data_of(continued), data_of(cube))
+    assert continued.attrs["backend"] == "jax"
 
 
 def test_a_changed_trace_file_is_neither_continued_nor_extended(tmp_path: Path) -> None:
@@ -380,9 +508,8 @@ def test_a_changed_trace_file_is_neither_continued_nor_extended(tmp_path: Path) 
         "replications": 2,
     }
     made = Sweep.model_validate(tables).run(file)
-    store = execution._Store(
-        tmp_path / "other.nc", Sweep.model_validate(tables), str(made.attrs["input_sha256"]), overwrite=False
-    )
+    checksum = str(made.attrs["input_sha256"])
+    store = execution._Store(tmp_path / "other.nc", Sweep.model_validate(tables), checksum, NUMBA, overwrite=False)
     store.save({0: {"requests": np.zeros(3, np.int64)}})
     trace.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows[:-1], "49,10,99"]))
     more = Sweep.model_validate({**tables, "replications": 3})
@@ -395,7 +522,7 @@ def test_a_changed_trace_file_is_neither_continued_nor_extended(tmp_path: Path) 
 
 def test_a_damaged_store_is_told(tmp_path: Path) -> None:
     file = tmp_path / "cube.nc"
-    store = execution._Store(file, sweep(SWEEP), "", overwrite=False)
+    store = execution._Store(file, sweep(SWEEP), "", NUMBA, overwrite=False)
     store.save({0: {"requests": np.zeros(3, np.int64)}})
     next(store.folder.glob("*.npz")).write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(UserError, match=r"is damaged .*remove"):
