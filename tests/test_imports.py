@@ -46,6 +46,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("results", "import batchcube.engine"),
         ("figures", "import batchcube.engine"),
         ("sweeps/workloads", "import batchcube.figures"),
+        ("engine", "import jax.numpy"),
+        ("sweeps/workloads", "import jax"),
     ],
 )
 def test_import_contract_notices_a_violation(copy: Path, importer: str, statement: str) -> None:
@@ -61,7 +63,7 @@ def test_import_contract_notices_a_violation(copy: Path, importer: str, statemen
 
 
 def test_starting_the_command_line_loads_nothing_heavy() -> None:
-    heavy = {"numba", "xarray", "matplotlib", "pandas", "scipy", "netCDF4", "pyarrow"}
+    heavy = {"numba", "jax", "xarray", "matplotlib", "pandas", "scipy", "netCDF4", "pyarrow"}
     program = "import sys, batchcube.sweeps.cli; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
@@ -88,9 +90,17 @@ def test_no_package_is_imported_under_its_folder_name() -> None:
     assert second_copies == []
 
 
-def test_sweeps_imports_figures_inside_functions_only() -> None:
+def relatively_imported(node: ast.AST) -> list[str]:
+    """Give what a statement imports from its own package: lanes.driver for `from ..lanes.driver import x`."""
+    if not isinstance(node, ast.ImportFrom) or node.level == 0:
+        return []
+    return [node.module] if node.module else [alias.name for alias in node.names]
+
+
+def imported_at_module_level(portion: str, wanted: re.Pattern[str]) -> list[str]:
+    """Give the places below a folder, outside functions, that import modules whose names match."""
     at_module_level = []
-    for file in sorted((ROOT / "sweeps").rglob("*.py")):
+    for file in sorted((ROOT / portion).rglob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         inside = {
             id(node)
@@ -103,9 +113,21 @@ def test_sweeps_imports_figures_inside_functions_only() -> None:
             for node in ast.walk(tree)
             if isinstance(node, ast.Import | ast.ImportFrom)
             and id(node) not in inside
-            and any(name.startswith("batchcube.figures") for name in imported(node))
+            and any(wanted.match(name) for name in [*imported(node), *relatively_imported(node)])
         ]
-    assert at_module_level == []
+    return at_module_level
+
+
+def test_sweeps_imports_figures_inside_functions_only() -> None:
+    assert imported_at_module_level("sweeps", re.compile(r"batchcube\.figures\b")) == []
+
+
+def test_what_needs_jax_is_imported_inside_functions_only() -> None:
+    needs = re.compile(r"(?:batchcube\.engine\.)?lanes\b|jax")
+    places = [place for portion in PORTIONS for place in imported_at_module_level(portion, needs)]
+    lanes = [place for place in places if place.startswith("engine/lanes/")]
+    assert lanes, "nothing is found where jax is at home"
+    assert [place for place in places if place not in lanes] == []
 
 
 def test_no_file_names_a_path_of_somebodys_machine() -> None:
