@@ -17,9 +17,9 @@ from ..histogram import BUCKETS
 from ..model import Records
 from ..run import Job
 from ..tally import QUANTITIES, TOTALS, Shape, Tally
-from .account import Counts, account, serve_positions
-from .form import MOST_SLOTS, Form, Stack, batches_of, form_of, roomy, stack
-from .lane import each_lane, lane_of
+from .account import Counts, Served, account, serve_positions
+from .form import MOST_SLOTS, Form, Stack, form_of, roomy, sized, stack
+from .lane import Lane, each_lane, lane_of
 from .released import released_batches
 from .taken import taken_batches
 
@@ -33,6 +33,7 @@ SHARE = 0.7
 compilations: Counter[tuple[Form, int]] = Counter()
 """How often a program was traced in this process, by form and number of lanes."""
 _device = Lock()
+_fitting: dict[Form, int] = {}
 
 
 def run_lanes(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Records] = ()) -> None:
@@ -46,13 +47,20 @@ def run_lanes(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence
         for k, job in enumerate(jobs):
             waiting[form_of(job, shape, records=bool(records)), MOST_SLOTS].append(k)
         while waiting:
-            (form, slots), members = waiting.popitem()
-            form = form._replace(batches=roomy(max(8, *(batches_of(jobs[k]) for k in members))))
+            (unsized, slots), members = waiting.popitem()
+            form = sized(unsized, [jobs[k] for k in members])
             chunks = -(-len(members) // lanes_at_once(form))
-            lanes = _whole_lanes(-(-len(members) // chunks))
+            lanes = whole_lanes(-(-len(members) // chunks))
             for first in range(0, len(members), lanes):
                 chunk = members[first : first + lanes]
-                counts, told, crowded = _call([jobs[k] for k in chunk], form, lanes)
+                try:
+                    counts, told, crowded = _call([jobs[k] for k in chunk], form, lanes)
+                except jax.errors.JaxRuntimeError as error:
+                    if "RESOURCE_EXHAUSTED" not in str(error) or lanes <= len(jax.devices()):
+                        raise
+                    _fitting[form] = lanes // 2
+                    waiting[unsized, slots] += members[first:]
+                    break
                 _collect(counts, chunk, tally, ~crowded)
                 for lane, k in enumerate(chunk if records else ()):
                     for column, values in zip(records[k], told, strict=True):
@@ -65,16 +73,16 @@ def run_lanes(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence
 
 def lanes_for(job: Job, shape: Shape) -> int:
     """Return how many jobs like one run side by side."""
-    form = form_of(job, shape, records=False)
-    return lanes_at_once(form._replace(batches=roomy(batches_of(job))))
+    return lanes_at_once(sized(form_of(job, shape, records=False), [job]))
 
 
 def lanes_at_once(form: Form) -> int:
-    """Return how many lanes of a form fit into the devices' memory."""
+    """Return how many lanes of a form fit into the devices' memory: by reckoning, and by what was found too many."""
     devices = jax.devices()
     stats = devices[0].memory_stats() or {}
     room = int(SHARE * stats["bytes_limit"]) if "bytes_limit" in stats else CPU_BYTES
-    return max(1, min(room // bytes_of_lane(form), MOST_LANES)) * len(devices)
+    most = max(1, min(room // bytes_of_lane(form), MOST_LANES)) * len(devices)
+    return min(most, _fitting.get(form, most))
 
 
 def bytes_of_lane(form: Form) -> int:
@@ -106,17 +114,18 @@ def simulate_lanes(stacked: Stack, form: Form) -> tuple[Counts, list[Array], Any
         batches, decisions, crowded = taken_batches(lanes, form)
     served = each_lane(serve_positions, form)(lanes, batches)
     counts = each_lane(account, form)(lanes, batches, served, decisions)
-    told = []
-    if form.records:
-        none = jnp.full_like(served.number, -1)
-        for values in (served.start, served.completion, served.number, served.bin, served.size):
-            by_request = jax.vmap(lambda order, x, nothing: nothing.at[order].set(x))
-            told.append(by_request(lanes.request, jnp.where(served.there, values, -1), none))
-    return counts, told, crowded
+    return counts, each_lane(tell, form)(lanes, served) if form.records else [], crowded
+
+
+def tell(lane: Lane, served: Served, form: Form) -> list[Array]:
+    """Return the fields of `Records`: (request,) each."""
+    told = (served.start, served.completion, served.number, served.bin, served.size)
+    none = jnp.full(form.requests, -1)
+    return [none.at[lane.request].set(jnp.where(served.there, values, -1)) for values in told]
 
 
 @cache
-def _program(form: Form, devices: tuple[Any, ...]) -> Any:
+def program(form: Form, devices: tuple[Any, ...]) -> Any:
     """Return the compiled program of a form: each device simulates its part of the lanes."""
     part = PartitionSpec("lanes")
     mesh = Mesh(np.array(devices), ("lanes",))
@@ -132,12 +141,12 @@ def _call(jobs: Sequence[Job], form: Form, lanes: int) -> Any:
     devices = tuple(jax.devices())
     stacked = stack(jobs, form, lanes, len(devices))
     with _device:  # a second thread prepares the next chunk meanwhile; two at once would need twice the memory
-        given = _program(form, devices)(stacked)
+        given = program(form, devices)(stacked)
         counts, told, crowded = jax.tree.map(lambda x: np.asarray(x)[: len(jobs)], given)
     return counts, told, crowded
 
 
-def _whole_lanes(count: int) -> int:
+def whole_lanes(count: int) -> int:
     """Round up to a number of lanes that devices can share equally, so that similar chunks share a program."""
     devices = len(jax.devices())
     return devices * roomy(-(-count // devices))

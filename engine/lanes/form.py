@@ -105,6 +105,11 @@ def form_of(job: Job, shape: Shape, *, records: bool, slots: int = MOST_SLOTS) -
     )
 
 
+def sized(form: Form, jobs: Sequence[Job]) -> Form:
+    """Give a form room for the batches of the jobs that run together."""
+    return form._replace(batches=roomy(max(8, *map(batches_of, jobs))))
+
+
 class Stack(NamedTuple):
     """Arrays for one call: rows that lanes share, and the rows of each lane.
 
