@@ -293,7 +293,9 @@ class _Run:
                         break
                     done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                     for future in done:
-                        self._collect(running.pop(future), future.result(), parts, len(blocks))
+                        complete = self._collect(running.pop(future), future.result(), parts, len(blocks))
+                        if complete:
+                            self.progress.finish_replications(complete)
                     self._tell()
                     if self.store is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                         self._save()
@@ -302,6 +304,10 @@ class _Run:
                 self._stop.set()
                 self.drawing.shutdown(wait=False, cancel_futures=True)
                 pool.shutdown(wait=True, cancel_futures=True)
+                # What was under way has come to its end: on a device that is much.
+                for future, task in running.items():
+                    if not future.cancelled() and future.exception() is None:
+                        self._collect(task, future.result(), parts, len(blocks))
                 self._save()
                 raise
 
@@ -357,8 +363,8 @@ class _Run:
 
     def _collect(
         self, task: _Task, reports: Sequence[Report], parts: dict[int, list[tuple[range, Report]]], blocks: int
-    ) -> None:
-        """Keep what a task gave, and finish the replications that are complete with it."""
+    ) -> int:
+        """Keep what a task gave, and return how many replications are complete with it."""
         complete = 0
         for replication, report in zip(task.replications, reports, strict=True):
             mine = parts.setdefault(replication, [])
@@ -366,8 +372,7 @@ class _Run:
             if len(mine) == blocks:
                 self._finish(replication, parts.pop(replication))
                 complete += 1
-        if complete:
-            self.progress.finish_replications(complete)
+        return complete
 
     def _tell(self) -> None:
         with self._count_lock:
