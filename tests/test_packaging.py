@@ -66,6 +66,13 @@ def test_package_data_covers_every_data_file(setup_cfg: configparser.ConfigParse
     assert uncovered == []
 
 
+def test_extras_agree_on_the_oldest_jax_and_the_tests_have_it(setup_cfg: configparser.ConfigParser) -> None:
+    extras = {name: listed(text) for name, text in setup_cfg["options.extras_require"].items()}
+    assert "batchcube[jax]" in extras["test"]
+    (jax,), (cuda,) = extras["jax"], extras["cuda"]
+    assert jax == re.sub(r"\[cuda\d+\]", "", cuda)
+
+
 def test_import_links_are_complete() -> None:
     links = {path.name: path for path in (ROOT / ".import" / "batchcube").iterdir()}
     assert set(links) == set(PORTIONS)
