@@ -79,13 +79,17 @@ def jobs_at_once(job: Job, shape: Shape, backend: str = "numba") -> int:
 
 
 def describe(backend: str) -> Described:
-    """Say where a backend computes and with which versions; MissingBackend when it is not installed."""
+    """Say where a backend computes and with which versions.
+
+    Raises MissingBackend when it is not installed, RuntimeError when the device's arithmetic would give other numbers.
+    """
     _require(backend)
     packages = {"numba": ("numba", "numpy"), "jax": ("jax", "jaxlib", "numpy"), "reference": ("numpy",)}[backend]
     device = "cpu"
     if backend == "jax":
-        from .lanes.driver import device_name
+        from .lanes.driver import device_name, prepare
 
+        prepare()
         device = device_name()
     return Described(device, ", ".join(f"{name} {version(name)}" for name in packages))
 

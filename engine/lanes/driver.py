@@ -41,8 +41,8 @@ def run_lanes(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence
 
     Jobs of one form run side by side, as many at once as the device's memory holds.
     """
+    prepare()
     with jax.enable_x64(True):
-        _prepare()
         waiting: dict[tuple[Form, int], list[int]] = defaultdict(list)
         for k, job in enumerate(jobs):
             waiting[form_of(job, shape, records=bool(records)), MOST_SLOTS].append(k)
@@ -167,15 +167,23 @@ def _collect(counts: Counts, members: Sequence[int], tally: Tally, whole: Any) -
 
 
 @cache
-def _prepare() -> None:
-    """Keep compiled programs across processes, and refuse a device whose arithmetic would give other numbers."""
+def prepare() -> None:
+    """Keep compiled programs across processes, and refuse a device whose arithmetic would give other numbers.
+
+    Raises RuntimeError for such a device: TPUs, say, put two 32-bit floats together for one of 64.
+    """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
     rng = np.random.default_rng(0)
     a, b = rng.uniform(0.0, 1e6, (2, 1000))
-    found = jax.jit(lambda a, b: (a / b, jnp.sqrt(a), jnp.round(a * b), a.view(jnp.int64)))(a, b)
     wanted = (a / b, np.sqrt(a), np.round(a * b), a.view(np.int64))
-    if not all(np.array_equal(x, y) for x, y in zip(found, wanted, strict=True)):
+    try:
+        with jax.enable_x64(True):
+            found = jax.jit(lambda a, b: (a / b, jnp.sqrt(a), jnp.round(a * b), a.view(jnp.int64)))(a, b)
+        same = all(np.array_equal(x, y) for x, y in zip(found, wanted, strict=True))
+    except jax.errors.JaxRuntimeError:
+        same = False
+    if not same:
         kind = jax.devices()[0].device_kind
         raise RuntimeError(f"{kind}: its 64-bit floats do not round as IEEE 754 says, so results would differ")
 
