@@ -30,7 +30,9 @@ from batchcube.engine.run import _run
 from batchcube.engine.tally import Tally, exact_sums, new_tally
 
 RELEASED = ("multi_bin_only", "fifo_fixed")
+ORDERS = ("first_formed", "shortest_first")
 SECOND = 1_000_000
+EITHER = (True, False)
 
 
 def fixed_control(largest: int, bins: int = 1) -> Control:
@@ -149,7 +151,13 @@ def _pick(rng: np.random.Generator, *values: Any) -> Any:
     return values[rng.integers(len(values))]
 
 
-def _random_law(rng: np.random.Generator, batch_size: int) -> Service:
+def _likely(rng: np.random.Generator, allowed: Sequence[bool]) -> bool:
+    """Draw yes (7 of 10) or no, or say what alone is allowed; the generator moves on either way."""
+    drawn = rng.random() < 0.7
+    return drawn if drawn in allowed else allowed[0]
+
+
+def _random_law(rng: np.random.Generator, batch_size: int, **only: Any) -> Service:
     law = formula(
         _pick(rng, 0.0, 0.1, 0.5),
         _pick(rng, 0.01, 0.05, 0.1),
@@ -157,13 +165,13 @@ def _random_law(rng: np.random.Generator, batch_size: int) -> Service:
         _pick(rng, 0.0, 0.1, 0.5),
         largest_batch=batch_size,
     )
-    if rng.random() < 0.7:
+    if _likely(rng, only.get("formula", EITHER)):
         return law
     table = np.array([[0.3, 0.9, 2.0], [0.4, 1.1, 2.4], [0.5, 1.4, 3.0]])
     return measured(np.array([1, 3, 6]), np.array([5, 20, 50]), table, law)
 
 
-def _random_control(rng: np.random.Generator, batch_size: int, bins: int) -> Control:
+def _random_control(rng: np.random.Generator, batch_size: int, bins: int, **only: Any) -> Control:
     sla = sla_search(
         _pick(rng, *VARIANTS),
         _pick(rng, *SIGNALS),
@@ -177,9 +185,9 @@ def _random_control(rng: np.random.Generator, batch_size: int, bins: int) -> Con
     return Control(
         smallest=float(rng.integers(1, batch_size + 1)),
         largest=float(batch_size),
-        sla=sla if rng.random() < 0.7 else no_sla(),
-        memory=memory if rng.random() < 0.7 else no_memory_bound(_pick(rng, 100.0, UNLIMITED)),
-        smoothing=smoothing(_pick(rng, *KINDS), _pick(rng, 0.2, 0.5, 1.0), _pick(rng, 1, 2, 5)),
+        sla=sla if _likely(rng, only.get("sla", EITHER)) else no_sla(),
+        memory=memory if _likely(rng, only.get("memory", EITHER)) else no_memory_bound(_pick(rng, 100.0, UNLIMITED)),
+        smoothing=smoothing(_pick(rng, *only.get("estimates", KINDS)), _pick(rng, 0.2, 0.5, 1.0), _pick(rng, 1, 2, 5)),
         prior_tokens=tokens,
         prior_squares=tokens**2 * rng.uniform(1, 1.3, bins),
     )
@@ -195,16 +203,21 @@ def _random_reporting(rng: np.random.Generator, requests: int) -> Reporting:
     )
 
 
-def random_job(rng: np.random.Generator) -> Job:
-    """Draw a small replication; every option of the engine has its chance, and ties in time are common."""
+def random_job(rng: np.random.Generator, **only: Any) -> Job:
+    """Draw a small replication; every option of the engine has its chance, and ties in time are common.
+
+    `only` names options and the values to which they are held: `mode`, `servers`, `max_wait_s`, `service_order`,
+    `bin_choice`, `completion`, `estimates`; and as booleans `tokens` (or service times), `formula` (or a measured
+    table), `sla`, `memory`.
+    """
     requests, batch_size = int(rng.integers(1, 60)), int(rng.integers(1, 9))
-    mode = _pick(rng, *MODES)
+    mode = _pick(rng, *only.get("mode", MODES))
     bins = 1 if mode in ("fifo_fixed", "fifo_greedy", "dynamic_only") else int(rng.integers(1, 5))
     if rng.random() < 0.7:
         arrival = np.cumsum(rng.integers(0, 4, requests) * _pick(rng, 0.1, 0.5, 1.0))
     else:
         arrival = np.cumsum(rng.exponential(0.7, requests))
-    if rng.random() < 0.7:
+    if _likely(rng, only.get("tokens", EITHER)):
         output = rng.integers(1, 40, requests)
         trace = make_trace(
             arrival,
@@ -213,7 +226,7 @@ def random_job(rng: np.random.Generator) -> Job:
             predicted=np.maximum(output + rng.integers(-5, 6, requests), 1),
             length=_pick(rng, "output", "total"),
         )
-        law = _random_law(rng, batch_size)
+        law = _random_law(rng, batch_size, **only)
     else:
         trace = make_trace(arrival, service_s=rng.uniform(0.1, 4.0, requests))
         law = given(largest_batch=batch_size)
@@ -221,16 +234,16 @@ def random_job(rng: np.random.Generator) -> Job:
     policy = make_policy(
         mode,
         batch_size=batch_size,
-        servers=_pick(rng, 1, 1, 2, 3, INFINITE),
-        max_wait_s=_pick(rng, None, 0.0, 0.5, 1.0, 2.0) if released else None,
-        service_order=_pick(rng, "first_formed", "shortest_first") if released else "first_formed",
+        servers=_pick(rng, *only.get("servers", (1, 1, 2, 3, INFINITE))),
+        max_wait_s=_pick(rng, *only.get("max_wait_s", (None, 0.0, 0.5, 1.0, 2.0))) if released else None,
+        service_order=_pick(rng, *only.get("service_order", ORDERS)) if released else "first_formed",
         tail=_pick(rng, "flush", "drop") if released else "flush",
-        bin_choice=_pick(rng, *CHOICES),
+        bin_choice=_pick(rng, *only.get("bin_choice", CHOICES)),
         controller_scope=_pick(rng, "per_bin", "global"),
-        completion=_pick(rng, "batch", "own"),
+        completion=_pick(rng, *only.get("completion", ("batch", "own"))),
     )
     dynamic = mode in ("dynamic_only", "multi_bin_dynamic")
-    control = _random_control(rng, batch_size, bins) if dynamic else fixed_control(batch_size, bins)
+    control = _random_control(rng, batch_size, bins, **only) if dynamic else fixed_control(batch_size, bins)
     of = rng.integers(0, bins, requests).astype(np.int32)
     setup = Setup(policy, law, control, _random_reporting(rng, requests))
     return Job(trace, sort_into_bins(of, bins), setup)
