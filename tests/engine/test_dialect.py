@@ -1,5 +1,6 @@
 import math
 
+import jax
 import numba
 import numpy as np
 import pytest
@@ -50,8 +51,14 @@ def test_every_word_means_the_same_for_scalars_arrays_and_compiled_code():
     every_word(a, b, compiled)
     on_arrays = np.stack(in_words(a, b, np.abs(a)), axis=1).astype(np.float64)
     on_scalars = np.array([in_words(x, y, abs(x)) for x, y in zip(a.tolist(), b.tolist(), strict=True)], np.float64)
+    with jax.enable_x64(True):
+        traced = jax.jit(in_words)(a, b, np.abs(a))
+        traced_scalars = jax.jit(jax.vmap(in_words))(a, b, np.abs(a))
     np.testing.assert_array_equal(compiled, on_arrays)
     np.testing.assert_array_equal(compiled, on_scalars)
+    np.testing.assert_array_equal(np.stack(traced, axis=1), on_arrays)
+    np.testing.assert_array_equal(np.stack(traced_scalars, axis=1), on_arrays)
+    assert [values.dtype for values in traced] == [np.asarray(values).dtype for values in in_words(a, b, np.abs(a))]
 
 
 def test_scalar_types():
@@ -78,6 +85,12 @@ def test_settle_is_within_half_a_step_and_settles_once(x):
     assert settle(settled) == settled
 
 
+def factors():
+    """Draw two factors and a settled summand, many times."""
+    drawn = np.random.default_rng(2).uniform(0, 100, (5000, 3)).tolist()
+    return [(a, b, round(c * 1024) / 1024) for a, b, c in drawn]
+
+
 @pytest.mark.parametrize("fastmath", [False, {"contract"}])
 def test_settle_makes_contraction_harmless(fastmath):
     """`contract` lets the compiler fuse a*b+c; the settled form must not move, while the bare form may."""
@@ -86,7 +99,12 @@ def test_settle_makes_contraction_harmless(fastmath):
     def settled(a, b, c):
         return settle(a * b) + c
 
-    rng = np.random.default_rng(2)
-    for a, b, c in rng.uniform(0, 100, (5000, 3)).tolist():
-        c = round(c * 1024) / 1024
+    for a, b, c in factors():
         assert settled(a, b, c) == settle(a * b) + c
+
+
+def test_settle_makes_contraction_harmless_when_traced():
+    a, b, c = np.array(factors()).T
+    with jax.enable_x64(True):
+        found = jax.jit(lambda a, b, c: settle(a * b) + c)(a, b, c)
+    assert found.tolist() == [settle(a * b) + c for a, b, c in factors()]
