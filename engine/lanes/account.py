@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ops import segment_sum
 
+from ..dialect import nearest
 from ..histogram import BUCKETS, bucket_of
 from ..policies.service import own_ticks, piece_of
 from ..tally import TBT_UNIT, TOTALS
@@ -54,6 +55,25 @@ class Served(NamedTuple):
     size: Array
 
 
+class Looked(NamedTuple):
+    """What several counts need to know: (position,) the first four, (batch,) the others."""
+
+    measured: Array
+    """Served and past the warm-up."""
+    wait: Array
+    latency: Array
+    late: Array
+    """Latency above D_request."""
+    happened: Array
+    clean: Array
+    """All members are past the warm-up."""
+    counted: Array
+    """How many members are."""
+    completion: Array
+    tbt: Array
+    """Ticks per token."""
+
+
 def serve_positions(lane: Lane, batches: Batches, form: Form) -> Served:
     """Hand each batch's times to its members."""
     position = jnp.arange(form.requests)
@@ -66,68 +86,97 @@ def serve_positions(lane: Lane, batches: Batches, form: Form) -> Served:
     return Served(there, start, start + own, own, of, batches.bin[of], size)
 
 
+def look_at(lane: Lane, batches: Batches, served: Served, form: Form) -> Looked:
+    """Work out what the counts below have in common."""
+    reporting = lane.setup.reporting
+    happened = batches.size > 0
+    measured = served.there & (lane.request >= reporting.warmup)
+    latency = served.completion - lane.came
+    return Looked(
+        measured=measured,
+        wait=served.start - lane.came,
+        latency=latency,
+        late=latency > reporting.request_sla,
+        happened=happened,
+        # Members are in arrival order: if the first is past the warm-up, all are.
+        clean=happened & (lane.request[batches.low] >= reporting.warmup),
+        counted=sum_members(1 * measured, served, form),
+        completion=batches.start + batches.service,
+        tbt=(batches.service - lane.setup.service.prefill) / jnp.maximum(batches.longest, 1),
+    )
+
+
 def account(lane: Lane, batches: Batches, served: Served, decisions: Decisions | None, form: Form) -> Counts:
     """Count everything (model, section 9)."""
-    reporting, law = lane.setup.reporting, lane.setup.service
-    there, happened = served.there, batches.size > 0
-    measured = there & (lane.request >= reporting.warmup)
-    latency, wait = served.completion - lane.came, served.start - lane.came
-    late = latency > reporting.request_sla
-    # Members are in arrival order: if the first is past the warm-up, all are.
-    clean = happened & (lane.request[batches.low] >= reporting.warmup)
-    counted = sum_members(1 * measured, served, form)
-    tbt = (batches.service - law.prefill) / jnp.maximum(batches.longest, 1)
-    late_tokens = tbt > reporting.token_sla
-    outputs = jnp.where(measured, lane.output, 0)
+    looked = look_at(lane, batches, served, form)
+    counted_moments, histograms = count_times(batches, served, looked, form)
+    return Counts(
+        totals=count_totals(lane, batches, served, looked, form),
+        moments=counted_moments,
+        histograms=histograms,
+        sizes=scatter(form.largest_batch + 1, jnp.where(looked.clean, batches.size, -1), 1 * looked.clean),
+        bins=count_bins(batches, served, looked, form),
+        windows=count_windows(lane, batches, served, looked, decisions, form),
+    )
 
+
+def count_totals(lane: Lane, batches: Batches, served: Served, looked: Looked, form: Form) -> Array:
+    """Fill the totals, in the order of TOTALS."""
+    reporting, law, there, clean = lane.setup.reporting, lane.setup.service, served.there, looked.clean
+    outputs = jnp.where(looked.measured, lane.output, 0)
     first_arrival = lane.arrival[jnp.clip(reporting.warmup, 0, jnp.maximum(lane.requests - 1, 0))]
-    completion = batches.start + batches.service
-    relevant = happened & (completion > first_arrival)
-    done_by_half = happened & (completion <= lane.arrival[lane.requests // 2])
-    done_by_end = happened & (completion <= last_arrival(lane))
-    occupied = jnp.maximum(completion - jnp.maximum(batches.start, first_arrival), 0)
-    piece = piece_of(batches.longest, law)
+    late_batch = looked.tbt > reporting.token_sla
+    relevant = looked.completion > first_arrival
+    occupied = jnp.maximum(looked.completion - jnp.maximum(batches.start, first_arrival), 0)
+    extrapolated = law.extrapolated[batches.size, piece_of(batches.longest, law)]
     completed = jnp.sum(there)
+
+    def over_batches(values: Array, which: Array = looked.happened) -> Array:
+        return jnp.sum(jnp.where(which, values, 0))
+
+    def done_by(instant: Array) -> Array:
+        return over_batches(jnp.where(looked.completion <= instant, batches.size, 0))
+
     totals = {
         "completed": completed,
         "unserved": lane.requests - completed,
-        "measured": jnp.sum(measured),
+        "measured": jnp.sum(looked.measured),
         "first_arrival": first_arrival,
-        "last_completion": jnp.max(jnp.where(happened, completion, 0)),
+        "last_completion": jnp.max(jnp.where(looked.happened, looked.completion, 0)),
         "output_tokens": jnp.sum(outputs),
-        "late_requests": jnp.sum(measured & late),
-        "late_tokens": 0 if form.timed else jnp.sum(jnp.where(late_tokens[served.number], outputs, 0)),
-        "served": jnp.sum(jnp.where(relevant, batches.size, 0)),
+        "late_requests": jnp.sum(looked.measured & looked.late),
+        "late_tokens": 0 if form.timed else jnp.sum(jnp.where(late_batch[served.number], outputs, 0)),
+        "served": over_batches(jnp.where(relevant, batches.size, 0)),
         "served_tokens": jnp.sum(jnp.where(there & relevant[served.number], lane.output, 0)),
-        "occupied": jnp.sum(jnp.where(happened, occupied, 0)),
+        "occupied": over_batches(occupied),
         "batches": jnp.sum(clean),
-        "members": jnp.sum(jnp.where(clean, batches.size, 0)),
-        "busy": jnp.sum(jnp.where(clean, batches.service, 0)),
+        "members": over_batches(batches.size, clean),
+        "busy": over_batches(batches.service, clean),
         "length": jnp.sum(jnp.where(there & clean[served.number], lane.length, 0)),
-        "padded": jnp.sum(jnp.where(clean, batches.size * batches.longest, 0)),
+        "padded": over_batches(batches.size * batches.longest, clean),
         "overflows": jnp.sum(clean & (batches.tokens > lane.setup.control.memory.capacity)),
         "peak_tokens": jnp.max(jnp.where(clean, batches.tokens, 0)),
-        "extrapolated": jnp.sum(jnp.where(clean, law.extrapolated[batches.size, piece], 0)),
-        "backlog_half": lane.requests // 2 + 1 - jnp.sum(jnp.where(done_by_half, batches.size, 0)),
-        "backlog_end": lane.requests - jnp.sum(jnp.where(done_by_end, batches.size, 0)),
+        "extrapolated": over_batches(extrapolated, clean),
+        "backlog_half": lane.requests // 2 + 1 - done_by(lane.arrival[lane.requests // 2]),
+        "backlog_end": lane.requests - done_by(last_arrival(lane)),
     }
+    return jnp.stack([jnp.asarray(totals[name], jnp.int64) for name in TOTALS.names or ()])
 
-    rows = [(latency, 1 * measured), (wait, 1 * measured)]
-    rows.append((served.own, 1 * measured) if form.own_completion else (batches.service, counted))
-    in_ticks = [value for value, _ in rows]
-    if form.timed:  # without tokens there is no time between them
-        rows.append((jnp.zeros(1, jnp.int64), jnp.zeros(1, jnp.int64)))
-        in_ticks.append(rows[-1][0])
+
+def count_times(batches: Batches, served: Served, looked: Looked, form: Form) -> tuple[Array, Array]:
+    """Fill moments and histograms of latency, wait, service and TBT, in the order of QUANTITIES."""
+    each = 1 * looked.measured
+    service = (served.own, each) if form.own_completion else (batches.service, looked.counted)
+    # Values with their weights; TBT is a ratio, kept in finer units, and there is none without tokens.
+    in_ticks = [(looked.latency, each), (looked.wait, each), service]
+    if form.timed:
+        in_ticks.append((jnp.zeros(1, jnp.int64), jnp.zeros(1, jnp.int64)))
     else:
-        rows.append((jnp.astype(jnp.round(tbt * TBT_UNIT), jnp.int64), counted))
-        in_ticks.append(tbt)
-    return Counts(
-        totals=jnp.stack([jnp.asarray(totals[name], jnp.int64) for name in TOTALS.names or ()]),
-        moments=jnp.stack([moments(value, weight) for value, weight in rows]),
-        histograms=jnp.stack([histogram(value, weight) for value, (_, weight) in zip(in_ticks, rows, strict=True)]),
-        sizes=scatter(form.largest_batch + 1, jnp.where(clean, batches.size, -1), 1 * clean),
-        bins=count_bins(batches, served, measured, counted, clean, wait, latency, form),
-        windows=count_windows(lane, batches, served, late, decisions, form),
+        in_ticks.append((looked.tbt, looked.counted))
+    rows = [*in_ticks[:-1], (nearest(in_ticks[-1][0] * TBT_UNIT), in_ticks[-1][1])]
+    return (
+        jnp.stack([moments(value, weight) for value, weight in rows]),
+        jnp.stack([histogram(value, weight) for value, weight in in_ticks]),
     )
 
 
@@ -163,34 +212,25 @@ def histogram(in_ticks: Array, weight: Array) -> Array:
     return scatter(BUCKETS, at, jnp.astype(weight, jnp.int32))
 
 
-def count_bins(
-    batches: Batches,
-    served: Served,
-    measured: Array,
-    counted: Array,
-    clean: Array,
-    wait: Array,
-    latency: Array,
-    form: Form,
-) -> Array:
+def count_bins(batches: Batches, served: Served, looked: Looked, form: Form) -> Array:
     """Fill the counts of every bin, in the order of BIN_FIELDS."""
-    waits = sum_members(jnp.where(measured, wait, 0), served, form)
-    latencies = sum_members(jnp.where(measured, latency, 0), served, form)
+    waits = sum_members(jnp.where(looked.measured, looked.wait, 0), served, form)
+    latencies = sum_members(jnp.where(looked.measured, looked.latency, 0), served, form)
     fields = (
-        counted,
-        1 * clean,
-        jnp.where(clean, batches.size, 0),
+        looked.counted,
+        1 * looked.clean,
+        jnp.where(looked.clean, batches.size, 0),
         waits & LOW,
         waits >> 32,
         latencies & LOW,
         latencies >> 32,
-        jnp.where(clean, batches.longest, 0),
+        jnp.where(looked.clean, batches.longest, 0),
     )
-    return scatter(form.bins, jnp.where(batches.size > 0, batches.bin, -1), jnp.stack(fields, axis=1))
+    return scatter(form.bins, jnp.where(looked.happened, batches.bin, -1), jnp.stack(fields, axis=1))
 
 
 def count_windows(
-    lane: Lane, batches: Batches, served: Served, late: Array, decisions: Decisions | None, form: Form
+    lane: Lane, batches: Batches, served: Served, looked: Looked, decisions: Decisions | None, form: Form
 ) -> Array:
     """Fill the counts of every time window, in the order of WINDOW_FIELDS."""
     width, windows = lane.setup.reporting.window, lane.setup.reporting.windows
@@ -203,11 +243,11 @@ def count_windows(
     arrivals = jnp.stack([jnp.ones_like(came), rest_of_window(jnp.where(came < 0, 0, lane.arrival), came, width)], 1)
     if form.own_completion:
         left = within(served.completion, served.there)
-        completions = jnp.stack([1 * served.there, 1 * (served.there & late)], 1)
+        completions = jnp.stack([1 * served.there, 1 * (served.there & looked.late)], 1)
     else:
-        left = within(batches.start + batches.service, batches.size > 0)
-        completions = jnp.stack([batches.size, sum_members(1 * late, served, form)], 1)
-    began = within(batches.start, batches.size > 0)
+        left = within(looked.completion, looked.happened)
+        completions = jnp.stack([batches.size, sum_members(1 * looked.late, served, form)], 1)
+    began = within(batches.start, looked.happened)
     rest = batches.size * rest_of_window(jnp.where(began < 0, 0, batches.start), began, width)
     nothing = jnp.zeros_like(rest)
     starts = [batches.size, jnp.ones_like(rest), rest]
