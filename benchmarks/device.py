@@ -1,7 +1,7 @@
 """What the JAX backend gives on this machine's device, against Numba on all of its CPU cores: parity first, then speed.
 
     pip install -e '.[jax]'                          # or '.[cuda]' for NVIDIA GPUs
-    python benchmarks/device.py                      # GPU: ends within ten minutes
+    python benchmarks/device.py                      # GPU: no new line after nine minutes
     python benchmarks/device.py --quick              # CPU: fewer lanes, a few minutes
     python benchmarks/device.py --output TABLE.md    # also written as a dated table
 
@@ -166,7 +166,8 @@ def measure(case: Case, lanes: int, repetitions: int) -> Speed:
     devices = tuple(jax.devices())
     with jax.enable_x64(True):
         form = sized(form_of(jobs[0], shape, records=False), jobs)
-        here = jax.device_put(stack(jobs, form, driver.whole_lanes(len(jobs)), len(devices)))
+        lanes = driver.whole_lanes(len(jobs))
+        here = jax.device_put(stack(jobs, form, lanes, len(devices)))
         program = driver.program(form, devices)
         alone = per_second(requests, lambda: jax.block_until_ready(program(here)), repetitions)
     numba = per_second(sum(len(job.trace.arrival) for job in few), lambda: on_all_cores(few), repetitions)

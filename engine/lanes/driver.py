@@ -18,7 +18,7 @@ from ..model import Records
 from ..run import Job
 from ..tally import QUANTITIES, TOTALS, Shape, Tally
 from .account import Counts, Served, account, serve_positions
-from .form import MOST_SLOTS, Form, Stack, form_of, roomy, sized, stack
+from .form import MOST_SLOTS, Form, Stack, form_of, roomy, rows_for, sized, stack
 from .lane import Lane, each_lane, lane_of
 from .released import released_batches
 from .taken import taken_batches
@@ -51,10 +51,11 @@ def run_lanes(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence
             form = sized(unsized, [jobs[k] for k in members])
             chunks = -(-len(members) // lanes_at_once(form))
             lanes = whole_lanes(-(-len(members) // chunks))
+            rows = rows_for([jobs[k] for k in members], form, lanes, len(jax.devices()))
             for first in range(0, len(members), lanes):
                 chunk = members[first : first + lanes]
                 try:
-                    counts, told, crowded = _call([jobs[k] for k in chunk], form, lanes)
+                    counts, told, crowded = _call([jobs[k] for k in chunk], form, lanes, rows)
                 except jax.errors.JaxRuntimeError as error:
                     if "RESOURCE_EXHAUSTED" not in str(error) or lanes <= len(jax.devices()):
                         raise
@@ -136,10 +137,10 @@ def program(form: Form, devices: tuple[Any, ...]) -> Any:
     )
 
 
-def _call(jobs: Sequence[Job], form: Form, lanes: int) -> Any:
+def _call(jobs: Sequence[Job], form: Form, lanes: int, rows: tuple[int, ...]) -> Any:
     """Run one program on one chunk of jobs; return plain arrays, cut to the jobs."""
     devices = tuple(jax.devices())
-    stacked = stack(jobs, form, lanes, len(devices))
+    stacked = stack(jobs, form, lanes, len(devices), rows)
     with _device:  # a second thread prepares the next chunk meanwhile; two at once would need twice the memory
         given = program(form, devices)(stacked)
         counts, told, crowded = jax.tree.map(lambda x: np.asarray(x)[: len(jobs)], given)

@@ -169,14 +169,33 @@ class _Part:
             )
 
 
-def stack(jobs: Sequence[Job], form: Form, lanes: int, devices: int = 1) -> Stack:
-    """Stack jobs of one form into the arrays of one call; `lanes` is a multiple of `devices`."""
+def _parts(jobs: Sequence[Job], form: Form, lanes: int, devices: int) -> list[_Part]:
     each = lanes // devices
-    parts = [_Part(jobs[device * each : (device + 1) * each], each, form) for device in range(devices)]
+    return [_Part(jobs[device * each : (device + 1) * each], each, form) for device in range(devices)]
+
+
+def rows_for(jobs: Sequence[Job], form: Form, lanes: int, devices: int = 1) -> tuple[int, ...]:
+    """Return how many rows of each kind jobs need in chunks of `lanes`: with as many in all, they share a program."""
+    rows = [1] * 5
+    for first in range(0, len(jobs), lanes):
+        for part in _parts(jobs[first : first + lanes], form, lanes, devices):
+            rows = [max(most, len(kind.values)) for most, kind in zip(rows, part.kinds, strict=True)]
+    return tuple(min(power_of_two(most), lanes // devices) for most in rows)
+
+
+def stack(
+    jobs: Sequence[Job], form: Form, lanes: int, devices: int = 1, rows_of_kind: Sequence[int] | None = None
+) -> Stack:
+    """Stack jobs of one form into the arrays of one call; `lanes` is a multiple of `devices`.
+
+    `rows_of_kind` comes from `rows_for` all chunks of which this call is one.
+    """
+    parts = _parts(jobs, form, lanes, devices)
+    if rows_of_kind is None:
+        rows_of_kind = rows_for(jobs, form, lanes, devices)
 
     def rows_of(kind: int, widen: Callable[..., Any], filler: tuple[Any, ...]) -> list[Any]:
-        most = min(power_of_two(max(1, *(len(part.kinds[kind].values) for part in parts))), each)
-        rows = []
+        most, rows = rows_of_kind[kind], []
         for part in parts:
             values = part.kinds[kind].values
             wide = [widen(*value) for value in values]

@@ -133,16 +133,16 @@ def disagreements(jobs: Sequence[Job], shape: Shape, *backends: str) -> list[tup
     return found
 
 
-def bursty_job(seed: int, **given: Any) -> Job:
+def bursty_job(seed: int, requests: int = MANY, **given: Any) -> Job:
     """Draw thousands of requests that arrive at whole seconds: mostly several at once, then none for a while."""
     rng = np.random.default_rng(seed)
-    arrival = np.sort(rng.integers(0, MANY // 5, MANY) // 7 * 7 + rng.integers(0, 3, MANY))
-    output = rng.geometric(1 / 150, MANY)
+    arrival = np.sort(rng.integers(0, requests // 5, requests) // 7 * 7 + rng.integers(0, 3, requests))
+    output = rng.geometric(1 / 150, requests)
     return make_job(
         arrival,
         output=output,
-        prompt=rng.integers(0, 500, MANY),
-        predicted=np.maximum(output + rng.integers(-40, 40, MANY), 1),
+        prompt=rng.integers(0, 500, requests),
+        predicted=np.maximum(output + rng.integers(-40, 40, requests), 1),
         bin_of=np.minimum(output // 60, given["bins"] - 1),
         horizon_s=900.0,
         windows=50,
