@@ -18,7 +18,7 @@ from .model import (
     make_trace,
     sort_into_bins,
 )
-from .run import BACKENDS, Described, Job, MissingBackend, Outcome, describe, jobs_at_once, simulate, simulate_many
+from .run import BACKENDS, Described, Job, MissingBackendError, Outcome, describe, jobs_at_once, simulate, simulate_many
 from .tally import Shape
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "Bins",
     "Described",
     "Job",
-    "MissingBackend",
+    "MissingBackendError",
     "Outcome",
     "Policy",
     "Records",

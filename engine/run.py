@@ -13,9 +13,11 @@ from .report import summarise
 from .tally import Shape, Tally, new_tally
 
 BACKENDS = ("numba", "jax", "reference")
+JOBS_AT_ONCE = 16
+"""On a CPU: enough to spread what a call costs, few enough to stop soon and to keep tallies small."""
 
 
-class MissingBackend(ImportError):  # noqa: N818 - named for what it says
+class MissingBackendError(ImportError):
     """A backend needs a package that is not installed."""
 
 
@@ -71,7 +73,7 @@ def simulate_many(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> 
 def jobs_at_once(job: Job, shape: Shape, backend: str = "numba") -> int:
     """Return how many jobs like one are best handed to `simulate_many` at once."""
     if backend != "jax":
-        return 16
+        return JOBS_AT_ONCE
     _require(backend)
     from .lanes.driver import lanes_for
 
@@ -81,7 +83,8 @@ def jobs_at_once(job: Job, shape: Shape, backend: str = "numba") -> int:
 def describe(backend: str) -> Described:
     """Say where a backend computes and with which versions.
 
-    Raises MissingBackend when it is not installed, RuntimeError when the device's arithmetic would give other numbers.
+    Raises MissingBackendError when it is not installed, RuntimeError when the device's arithmetic would give other
+    numbers.
     """
     _require(backend)
     packages = {"numba": ("numba", "numpy"), "jax": ("jax", "jaxlib", "numpy"), "reference": ("numpy",)}[backend]
@@ -99,7 +102,7 @@ def _require(backend: str) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
     if backend == "jax" and find_spec("jax") is None:
-        raise MissingBackend(
+        raise MissingBackendError(
             "jax is not installed: pip install 'batchcube[jax]' (or 'batchcube[cuda]' for NVIDIA GPUs)"
         )
 

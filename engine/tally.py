@@ -44,6 +44,8 @@ TOTALS = np.dtype(
 QUANTITIES = ("latency", "wait", "service", "tbt")
 LATENCY, WAIT, SERVICE, TBT = range(4)
 COUNT, SUM_0, SUM_1, SQUARE_0, SQUARE_1, SQUARE_2, SQUARE_3, LEAST, MOST = range(9)
+LOW = 0xFFFFFFFF
+"""The lower limb of a sum: `value & LOW`; what is above it is `value >> 32`."""
 TBT_UNIT = 1024
 """TBT is kept in 1/1024 tick: it is a ratio, and rarely a whole number of ticks."""
 

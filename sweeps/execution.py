@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from batchcube.engine import Job, Shape, simulate_many
 from batchcube.engine.histogram import bucket_edges, bucket_middles
 from batchcube.engine.report import OVERLOAD_TEST
-from batchcube.engine.run import MissingBackend, describe, jobs_at_once
+from batchcube.engine.run import MissingBackendError, describe, jobs_at_once
 from batchcube.engine.ticks import TICKS_PER_S
 from batchcube.results.cube import Axis as CubeAxis
 from batchcube.results.cube import Buckets, build_cube, extend_cube, parse_specification, read_cube, write_cube
@@ -117,7 +117,7 @@ def require_backend(backend: str) -> MadeBy:
     """Return what a backend is and runs on; raises UserError where there is none of that name or it cannot run here."""
     try:
         return MadeBy(backend, *describe(backend))
-    except (MissingBackend, ValueError, RuntimeError) as error:  # RuntimeError: a device that is not fit for use
+    except (MissingBackendError, ValueError, RuntimeError) as error:  # RuntimeError: a device that is not fit for use
         raise UserError(" ".join(str(error).split())) from None
 
 

@@ -23,6 +23,7 @@ from ..tally import (
     LATE_REQUESTS,
     LATENCY,
     LEAST,
+    LOW,
     MOST,
     SERVICE,
     SQUARE_0,
@@ -40,8 +41,6 @@ from ..tally import (
 from ..ticks import NEVER
 from ..windows import rest_of_window, window_at
 from .jit import inline
-
-LOW = 0xFFFFFFFF
 
 
 @inline

@@ -14,10 +14,10 @@ from ..policies.estimates import UNIT, Running, Seen, observe, read
 from ..policies.service import own_ticks, service_ticks
 from ..policies.sla import Range
 from ..policies.target import Target, learn, start_target
-from ..tally import MEMORY_BOUND, SIGNAL_0, SIGNAL_1, SIGNALS, SLA_BOUND, TARGET
+from ..tally import LOW, MEMORY_BOUND, SIGNAL_0, SIGNAL_1, SIGNALS, SLA_BOUND, TARGET
 from ..ticks import NEVER
 from ..windows import window_at
-from .account import LOW, book, open_books, record, span_of
+from .account import book, open_books, record, span_of
 from .heap import pop, push
 from .jit import inline, jit
 

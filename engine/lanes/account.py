@@ -9,13 +9,11 @@ from jax.ops import segment_sum
 from ..dialect import nearest
 from ..histogram import BUCKETS, bucket_of
 from ..policies.service import own_ticks, piece_of
-from ..tally import TBT_UNIT, TOTALS
+from ..tally import LOW, TBT_UNIT, TOTALS
 from ..ticks import NEVER
 from ..windows import rest_of_window, window_at
 from .form import Form
 from .lane import Batches, Lane, last_arrival
-
-LOW = 0xFFFFFFFF
 
 
 class Decisions(NamedTuple):

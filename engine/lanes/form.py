@@ -188,7 +188,7 @@ def stack(
 ) -> Stack:
     """Stack jobs of one form into the arrays of one call; `lanes` is a multiple of `devices`.
 
-    `rows_of_kind` comes from `rows_for` all chunks of which this call is one.
+    `rows_of_kind` is what `rows_for` says of all chunks of which this is one; of this alone when left out.
     """
     parts = _parts(jobs, form, lanes, devices)
     if rows_of_kind is None:

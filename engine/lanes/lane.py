@@ -69,7 +69,7 @@ def lane_of(stack: Stack, rows: Array, requests: Array, form: Form) -> Lane:
         output=asked[2],
         predicted=stack.predicted[rows[2]][order] if form.shortest_first else asked[0],
         start=jnp.minimum(start, requests),
-        setup=_row(stack.setups, rows[4]),
+        setup=jax.tree.map(lambda values: values[rows[4]], stack.setups),
     )
 
 
@@ -115,10 +115,3 @@ def first_after(came: Array, low: Array, high: Array, deadline: Array, form: For
         within = (probe < high) & (came[jnp.minimum(probe, form.requests - 1)] <= deadline)
         found = jnp.where(within, found + step, found)
     return found
-
-
-def _row(value: Any, row: Array) -> Any:
-    """Take one row of every array in nested named tuples."""
-    if isinstance(value, tuple):
-        return type(value)(*(_row(part, row) for part in value))
-    return value[row]

@@ -1,5 +1,7 @@
 """The service order `shortest_first`: of the formed batches that wait, the one with the least predicted time."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -21,7 +23,7 @@ def serve_shortest(batches: Batches, forecast: Array, servers: Array, form: Form
     rank = jnp.zeros_like(by_rank).at[by_rank].set(jnp.arange(count))
     instants = jnp.append(batches.start, NEVER)
 
-    def step(state, _):  # type: ignore[no-untyped-def]
+    def step(state: Any, _: None) -> tuple[Any, tuple[Array, Array, Array]]:
         waiting, held, released, released_at, served, free = state
         now = instants[released]
         server = jnp.argmin(free)

@@ -4,6 +4,7 @@ All lanes step together. In one step a lane finishes at most one batch and start
 them all stands still until the last one has.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -108,13 +109,8 @@ def seen_as(array: Any) -> Any:
 
 def as_arrays(target: Target) -> Any:
     """Give the state of a controller the types that it keeps."""
-
-    def whole_numbers(x: Any) -> Any:
-        return jnp.asarray(x, jnp.int64)
-
-    def real_numbers(x: Any) -> Any:
-        return jnp.asarray(x, jnp.float64)
-
+    whole_numbers: Any = partial(jnp.asarray, dtype=jnp.int64)
+    real_numbers: Any = partial(jnp.asarray, dtype=jnp.float64)
     return Target(
         running=jax.tree.map(whole_numbers, target.running),
         span=jax.tree.map(real_numbers, target.span),

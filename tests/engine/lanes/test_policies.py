@@ -165,7 +165,7 @@ def test_estimates():
 
     rng = np.random.default_rng(5)
     observations = integers(rng, 1, 2000)
-    agree(
+    held, *_ = agree(
         taught,
         any_of(rng, 0, 1),
         np.where(rng.random(ROWS) < 0.2, 1.0, rng.uniform(1e-6, 1.0, ROWS)),
@@ -175,6 +175,8 @@ def test_estimates():
         *seen(rng, 2**52),
         *seen(rng, 2**52),
     )
+    assert (held <= observations).all()
+    assert 0.1 < (held == observations).mean() < 0.9
 
 
 def memories(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -261,7 +263,12 @@ def test_sla():
     target, tolerance = settings[2], settings[3]
     signal = target + tolerance * any_of(rng, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)  # on the edges, often
     batch = np.clip(any_of(rng, 1.0, 17.0, 200.125) * any_of(rng, 0.1, 1.0, 3.0), smallest, largest)
-    agree(moved, smallest, largest, low, high, signal, batch, *settings)
+    after_low, after_high, middle, *_ = agree(moved, smallest, largest, low, high, signal, batch, *settings)
+    for end, before in ((after_low, low), (after_high, high)):
+        assert ((smallest <= end) & (end <= largest)).all()
+        assert (end < before).any()
+        assert (end > before).any()
+    assert ((smallest <= middle) & (middle <= largest)).all()
 
 
 def observed(rng: np.random.Generator, most: np.ndarray) -> np.ndarray:
