@@ -223,9 +223,9 @@ def main() -> None:
     options = parser.parse_args()
     deadline = time.perf_counter() + options.seconds
     said = engine.describe("jax")
+    versions = dict.fromkeys([*said.versions.split(", "), *engine.describe("numba").versions.split(", ")])
     head = [
-        f"{datetime.date.today()}: {said.device}, {said.versions}, {engine.describe('numba').versions}; "
-        f"{os.cpu_count()} CPU cores",
+        f"{datetime.date.today()}: {said.device}, {', '.join(versions)}; {os.cpu_count()} CPU cores",
         "",
         f"| {' | '.join(HEADS)} |",
         f"|{' --- |' * len(HEADS)}",
