@@ -6,18 +6,18 @@ import json
 import os
 import re
 import tomllib
-import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xarray as xr
 
+from .netcdf import read_dataset, write_dataset
 from .provenance import CONVENTIONS, batchcube_version, named_together, versions_together
 from .variables import EXTRA_DIMENSIONS, LENGTH_UNITS, REGISTRY, REPLICATION, check_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -173,70 +173,10 @@ def _used_range(counts: NDArray[np.generic]) -> NDArray[np.intp]:
     return inside if inside[0] == 0 else np.concatenate([[0], inside])
 
 
-def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Return chunk sizes of at most 1 MiB that keep the last dimensions whole as far as possible."""
-    chunks = list(shape)
-    for dim in range(len(chunks)):
-        rest = int(np.prod(chunks[dim + 1 :], dtype=np.int64)) * itemsize
-        chunks[dim] = max(1, min(chunks[dim], 2**20 // max(rest, 1)))
-    return tuple(chunks)
-
-
-def _encoding(cube: xr.Dataset) -> dict[Hashable, dict[str, object]]:
-    encoding: dict[Hashable, dict[str, object]] = {}
-    for name, variable in cube.variables.items():
-        chosen: dict[str, object] = {}
-        if name in cube.coords:
-            chosen["_FillValue"] = None
-        if variable.dtype.kind in "biuf" and variable.size and variable.ndim:
-            itemsize = 1 if variable.dtype.kind == "b" else variable.dtype.itemsize
-            chosen |= {"zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True}
-            chosen["chunksizes"] = _chunks(variable.shape, itemsize)
-        elif variable.dtype.kind not in "biuf":
-            chosen.pop("_FillValue", None)  # variable-length strings take none
-        encoding[name] = chosen
-    return encoding
-
-
 def write_cube(cube: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a cube as compressed NetCDF-4, complete or not at all, and return its path.
-
-    The file is written beside its target under another name, synced, and moved into place; whatever stops that, Ctrl-C
-    included, leaves no part of it and leaves an older file as it was.
-    Raises ValueError (target or folder is not writable as such) or OSError (disk full), one line each, naming the file.
-    """
+    """Write a cube as compressed NetCDF-4, complete or not at all, and return its path; see `write_dataset`."""
     check_cube(cube, str(path))
-    target = Path(path)
-    if target.is_symlink():
-        target = target.resolve()
-    if target.exists() and not target.is_file():
-        raise ValueError(f"{path}: is a {'folder' if target.is_dir() else 'special file'}, must be a file name")
-    if not target.parent.is_dir():
-        raise ValueError(f"{path}: the folder {target.parent} does not exist")
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-    clean = cube.copy()
-    for name in clean.variables:
-        clean[name].encoding = {}
-    try:
-        # The NetCDF library reports a refused file as anything; asking the system first gives the reason.
-        part.touch()
-        clean.to_netcdf(part, engine="netcdf4", format="NETCDF4", encoding=_encoding(clean))
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(target)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OSError(f"{path}: cannot be written: {reason}{_space(target.parent)}") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return target
-
-
-def _space(folder: Path) -> str:
-    import shutil
-
-    free = shutil.disk_usage(folder).free
-    return f" ({free / 2**20:.0f} MiB free in {folder})" if free < 2**30 else ""
+    return write_dataset(cube, path)
 
 
 def check_cube(cube: xr.Dataset, source: str) -> None:
@@ -277,23 +217,7 @@ def axis_of(cube: xr.Dataset, path: str) -> str | None:
 
 def read_cube(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a cube into memory; ValueError, one line naming the file, when it is missing, damaged or no cube."""
-    source = Path(path)
-    if not source.is_file():
-        raise ValueError(f"{path}: {'is a folder' if source.is_dir() else 'no such file'}, must be a cube (NetCDF)")
-    try:
-        with source.open("rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    if not start:
-        raise ValueError(f"{path}: is empty, must be a cube (NetCDF)")
-    if not (start.startswith(b"CDF") or start == b"\x89HDF\r\n\x1a\n"):
-        raise ValueError(f"{path}: is no NetCDF file")
-    try:
-        with xr.open_dataset(source, engine="netcdf4", decode_timedelta=False) as opened:
-            cube = opened.load()
-    except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: is damaged or incomplete: {str(error).splitlines()[0]}") from error
+    cube = read_dataset(path, "a cube")
     check_cube(cube, str(path))
     for name in axis_names(cube):
         if cube[name].dtype.kind not in "iuf":

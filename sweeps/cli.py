@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from . import cli_calibrate
+from .cli_help import examples
+
 if TYPE_CHECKING:
     from .reproduce import Reproduction
     from .specification import Sweep
@@ -28,11 +31,7 @@ data = typer.Typer(help="List, fetch and locate public data sets.")
 app.add_typer(data, name="data")
 reproduce = typer.Typer(help="Run what the papers claim, and compare: cubes, figures and comparison.csv in a folder.")
 app.add_typer(reproduce, name="reproduce")
-
-
-def _examples(*lines: str) -> str:
-    """Return the end of a command's help; the first character keeps click from filling the lines."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+app.add_typer(cli_calibrate.app, name="calibrate")
 
 
 SpecArgument = Annotated[
@@ -113,7 +112,7 @@ def _run(sweep: "Sweep", output: Path, workers: int | None, *, backend: str, qui
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "batchcube run sweep.toml -o out/sweep.nc",
         "batchcube run sweep.toml -o out/sweep.nc --replications 100",
         "batchcube run sweep.toml --set policy.batch_size=32 --set axes.bins.values=[1,2,4]",
@@ -140,7 +139,7 @@ def run(
     _run(sweep, to, workers, backend=backend, quiet=quiet, overwrite=overwrite)
 
 
-@app.command(epilog=_examples("batchcube check sweep.toml", "batchcube check sweep.toml --set policy.batch_size=32"))
+@app.command(epilog=examples("batchcube check sweep.toml", "batchcube check sweep.toml --set policy.batch_size=32"))
 def check(
     spec: SpecArgument,
     settings: SetOption = None,
@@ -161,7 +160,7 @@ def check(
     print(f"  about {size.cube_bytes / 1e6:,.1f} MB of results and {size.peak_bytes / 1e6:,.0f} MB of memory")
 
 
-@app.command(epilog=_examples("batchcube specs", "batchcube specs multi-bin-fig3 -o my-sweep.toml"))
+@app.command(epilog=examples("batchcube specs", "batchcube specs multi-bin-fig3 -o my-sweep.toml"))
 def specs(
     name: Annotated[str | None, typer.Argument(help="preset to print")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="file to copy the preset to")] = None,
@@ -206,7 +205,7 @@ def _write_new(path: Path, text: str) -> None:
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "batchcube show out/sweep.nc",
         "batchcube show out/sweep.nc -v latency_mean_s -v throughput_requests_per_s --all",
     )
@@ -239,7 +238,7 @@ def figures() -> None:
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "batchcube figure throughput-vs-bins out/sweep.nc -o bins.pdf",
         "batchcube figure latency-vs-rate out/sweep.nc -o rate.png --select bins=4 --option width_mm=120",
     )
@@ -281,7 +280,7 @@ def _assignment(flag: str, text: str) -> tuple[str, Any]:
 
 
 @app.command(
-    epilog=_examples("batchcube rerun out/sweep.nc -o out/again.nc && batchcube compare out/sweep.nc out/again.nc")
+    epilog=examples("batchcube rerun out/sweep.nc -o out/again.nc && batchcube compare out/sweep.nc out/again.nc")
 )
 def rerun(
     cube: CubeArgument,
@@ -302,7 +301,7 @@ def rerun(
     _run(sweep, output, workers, backend=backend, quiet=quiet, overwrite=overwrite)
 
 
-@app.command(epilog=_examples("batchcube compare out/sweep.nc out/again.nc"))
+@app.command(epilog=examples("batchcube compare out/sweep.nc out/again.nc"))
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="cube")],
     b: Annotated[Path, typer.Argument(metavar="B", help="cube")],
@@ -335,7 +334,7 @@ def variables(
     Console().print(variables_table(names or None))
 
 
-@app.command(epilog=_examples("batchcube schema > batchcube.schema.json"))
+@app.command(epilog=examples("batchcube schema > batchcube.schema.json"))
 def schema() -> None:
     """Print the JSON schema of specifications."""
     from .specification import schema_text
@@ -354,7 +353,7 @@ def data_list() -> None:
         print(f"{name:<26} {size:>9}  {dataset.licence:<10} {here}")
 
 
-@data.command("fetch", epilog=_examples("batchcube data fetch azure-conv-2023"))
+@data.command("fetch", epilog=examples("batchcube data fetch azure-conv-2023"))
 def data_fetch(name: Annotated[str, typer.Argument(help="data set (batchcube data list)")]) -> None:
     """Download a data set, check its checksum, and print where it is."""
     from . import datasets
@@ -363,7 +362,7 @@ def data_fetch(name: Annotated[str, typer.Argument(help="data set (batchcube dat
 
 
 @data.command(
-    "path", epilog=_examples("batchcube run SPEC --set workload.trace.path=$(batchcube data path azure-conv-2023)")
+    "path", epilog=examples("batchcube run SPEC --set workload.trace.path=$(batchcube data path azure-conv-2023)")
 )
 def data_path(name: Annotated[str, typer.Argument(help="data set (batchcube data list)")]) -> None:
     """Print where a fetched data set is."""
@@ -374,7 +373,7 @@ def data_path(name: Annotated[str, typer.Argument(help="data set (batchcube data
 
 @reproduce.command(
     "multi-bin",
-    epilog=_examples("batchcube reproduce multi-bin", "batchcube reproduce multi-bin -o out/mb --quick"),
+    epilog=examples("batchcube reproduce multi-bin", "batchcube reproduce multi-bin -o out/mb --quick"),
 )
 def reproduce_multi_bin(
     output: FolderOption = None,
@@ -400,7 +399,7 @@ def reproduce_multi_bin(
 
 @reproduce.command(
     "modes",
-    epilog=_examples("batchcube reproduce modes", "batchcube reproduce modes --trace my-trace.csv -o out/mine"),
+    epilog=examples("batchcube reproduce modes", "batchcube reproduce modes --trace my-trace.csv -o out/mine"),
 )
 def reproduce_modes(
     trace: Annotated[

@@ -141,3 +141,36 @@ class Bar(AbstractContextManager["Bar"]):
 def progress_for_terminal() -> Bar | PlainLines:
     """Return a bar where standard error is a terminal, plain lines elsewhere."""
     return Bar() if sys.stderr.isatty() else PlainLines()
+
+
+class Counting(AbstractContextManager["Counting"]):
+    """Count steps of unequal length: a bar on a terminal, a plain line every few seconds elsewhere, or nothing."""
+
+    def __init__(self, total: int, label: str, *, quiet: bool = False) -> None:
+        self._total, self._label, self._done, self._weight_done = total, label, 0, 0.0
+        self._quiet, self._bar = quiet, None
+        self._begun = self._printed = time.monotonic()
+        if not quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(console=Console(stderr=True))
+            self._task = self._bar.add_task(label, total=total)
+            self._bar.start()
+
+    def advance(self, doing: str = "") -> None:
+        """Count one step; `doing` says what it was."""
+        self._done += 1
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, description=f"{self._label} {doing}")
+        elif not self._quiet and (now - self._printed >= SECONDS_BETWEEN_LINES or self._done == self._total):
+            self._printed = now
+            left = (now - self._begun) / self._done * (self._total - self._done)
+            print(f"{self._label} {doing}: {self._done} of {self._total}, {_duration(left)} left", file=sys.stderr)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

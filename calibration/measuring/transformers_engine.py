@@ -1,0 +1,167 @@
+"""Static batches through Hugging Face Transformers with a KV cache: the request-level model, run for real."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models import SHAPES, Model, configuration, model_of, read_model
+from .bench import Cell, CellTooLargeError, Sample
+from .clock import CUDA, cpu_clock
+
+
+class TransformersEngine:
+    """A causal language model that decodes greedily, all requests of a batch in step, as `generate` does.
+
+    `model` is one of `models.SHAPES`, a folder, or a name on the hub; with `dummy_weights` its weights are random.
+    The cache grows by concatenation (`DynamicCache`, what `generate` uses unless told otherwise).
+    Raises ImportError without torch and transformers, ValueError for a model or device that is not there.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dummy_weights: bool = False,
+        device: str = "cpu",
+        dtype: str = "bfloat16",
+        threads: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if model in SHAPES and not dummy_weights:
+            raise ValueError(f"--model {model}: is a shape without weights: add --dummy-weights")
+        import torch
+        import transformers
+
+        self._torch = torch
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"--device {device}: must be cpu or cuda")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: torch sees no CUDA device here")
+        self.device = device
+        self.threads = threads
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        transformers.utils.logging.set_verbosity_error()
+        kind = getattr(torch, dtype)
+        self._cache: Callable[..., Any] = transformers.DynamicCache
+        try:
+            if model in SHAPES:
+                settings = configuration(model, dtype)
+                config = transformers.AutoConfig.for_model(**settings)
+            else:
+                config = transformers.AutoConfig.from_pretrained(model)
+            if dummy_weights:
+                with torch.device(device):
+                    built = transformers.AutoModelForCausalLM.from_config(config, dtype=kind)
+            else:
+                built = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=kind).to(device)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--model {model}: {' '.join(str(error).split())[:200]}") from None
+        self._model = built.eval()
+        self._vocabulary = int(config.vocab_size)
+        self._positions = int(config.max_position_embeddings)
+        self.model: Model = (
+            read_model(model, dtype) if model in SHAPES else model_of(model, config.to_dict(), dtype, model)
+        )
+        self.dummy_weights = dummy_weights
+        self._rng = np.random.default_rng(seed)
+        self.clock, self._now = (CUDA, time.perf_counter) if device == "cuda" else cpu_clock(threads)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was measured with what."""
+        torch = self._torch
+        said: dict[str, Any] = {
+            "engine": "transformers",
+            "engine_options": "static batches in step, DynamicCache, greedy, sdpa attention, no compilation",
+            "engine_versions": ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers")),
+            "model": self.model.name,
+            "weights": "random" if self.dummy_weights else "its own",
+            "dtype": self.model.dtype,
+            "clock": self.clock,
+            "threads": self.threads,
+            "kv_bytes_per_token": self.model.kv_bytes_per_token,
+            "model_bytes": sum(p.numel() * p.element_size() for p in self._model.parameters()),
+        }
+        if self.device == "cuda":
+            properties = torch.cuda.get_device_properties(0)
+            said |= {
+                "device": properties.name,
+                "device_memory_bytes": int(properties.total_memory),
+                "driver": f"CUDA {torch.version.cuda}, driver {_driver()}",
+            }
+        else:
+            said |= {"device": "cpu", "driver": "none"}
+        return said
+
+    def refusal(self, cell: Cell) -> str:
+        """Return why a cell cannot be measured, "" when it can be tried."""
+        longest = cell.prompt_tokens + cell.output_tokens
+        if longest > self._positions:
+            return f"{longest} tokens, the model has {self._positions} positions"
+        if self.device == "cuda":
+            # While a layer's cache grows, its old and new copy are both there: what torch cannot give is caught later.
+            free, _ = self._torch.cuda.mem_get_info()
+            free += self._torch.cuda.memory_reserved() - self._torch.cuda.memory_allocated()
+            need = cell.kv_tokens * self.model.kv_bytes_per_token
+            if need > free:
+                return f"a KV cache of {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        return ""
+
+    def run(self, cell: Cell) -> Sample:
+        """Serve one batch of random prompts and time each step."""
+        shape = (cell.batch_size, cell.prompt_tokens)
+        prompts = self._rng.integers(2, self._vocabulary, shape)
+        started = time.perf_counter()
+        step_s = np.fromiter(self.generate(prompts, cell.output_tokens), np.float64)
+        return Sample(step_s, time.perf_counter() - started)
+
+    def generate(self, prompts: NDArray[np.int64], output_tokens: int) -> Iterator[float]:
+        """Decode `output_tokens` for prompts (batch, token) and yield the seconds of every step, prefill first.
+
+        On a GPU the times are known, and yielded, when the last step has ended.
+        """
+        torch = self._torch
+        with torch.inference_mode(), self._room():
+            tokens = torch.from_numpy(prompts).to(self.device)
+            cache = self._cache(config=self._model.config)
+            if self.device == "cuda":
+                events = [torch.cuda.Event(enable_timing=True) for _ in range(output_tokens + 1)]
+                events[0].record()
+                for step in range(output_tokens):
+                    tokens = self._step(tokens, cache)
+                    events[step + 1].record()
+                torch.cuda.synchronize()
+                yield from (a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(events))
+                return
+            for _ in range(output_tokens):
+                start = self._now()
+                tokens = self._step(tokens, cache)
+                yield self._now() - start
+
+    def _step(self, tokens: Any, cache: Any) -> Any:
+        found = self._model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return found.logits[:, -1, :].argmax(dim=-1, keepdim=True)
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except self._torch.OutOfMemoryError as error:
+            self._torch.cuda.empty_cache()
+            raise CellTooLargeError(f"the device's memory ended: {str(error).split('.')[0]}") from None
+
+
+def _driver() -> str:
+    """Return the version of the NVIDIA driver."""
+    try:
+        with open("/proc/driver/nvidia/version", encoding="utf-8") as file:
+            words = file.readline().split()
+        return next((word for word in words if word[:1].isdigit() and "." in word), "unknown")
+    except OSError:
+        return "unknown"

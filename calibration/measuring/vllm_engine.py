@@ -1,0 +1,167 @@
+"""Batches through vLLM's offline engine, stepped in this process so that every step can be timed."""
+
+import itertools
+import json
+import os
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..models import SHAPES, Model, configuration, read_model
+from .bench import Cell, CellTooLargeError, Sample
+from .clock import WALL, cpu_clock
+
+# Read when vLLM is imported; what the user has set stays.
+_ENVIRONMENT = {
+    # The engine in this process: its steps are ours to call.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
+
+def prepare(threads: int) -> bool:
+    """Set what vLLM and torch read when they are imported, and return whether there is a GPU; raises ImportError."""
+    for name, value in {**_ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}.items():
+        os.environ.setdefault(name, value)
+    import torch
+
+    on_gpu: bool = torch.cuda.is_available()
+    if not on_gpu:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    return on_gpu
+
+
+class VllmEngine:
+    """vLLM with prefix caching off, prompts as token ids, `ignore_eos`: a batch runs exactly as long as it is told.
+
+    The token budget and the largest number of sequences are those of the largest cell, so that the whole prefill of a
+    batch is one step. Raises ImportError without vllm, ValueError for a model that cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        cells: list[Cell],
+        *,
+        dummy_weights: bool = False,
+        dtype: str = "bfloat16",
+        threads: int = 1,
+        kv_cache_gib: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        if model in SHAPES and not dummy_weights:
+            raise ValueError(f"--model {model}: is a shape without weights: add --dummy-weights")
+        if dummy_weights:
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        if kv_cache_gib is not None:
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = f"{kv_cache_gib:g}"
+        on_cpu = not prepare(threads)
+        import torch
+        import vllm
+
+        largest = max(cell.batch_size for cell in cells)
+        budget = max(cell.batch_size * cell.prompt_tokens for cell in cells)
+        longest = max(cell.prompt_tokens + cell.output_tokens for cell in cells)
+        self._folder = tempfile.TemporaryDirectory(prefix="batchcube-model-")
+        where = model
+        if model in SHAPES:
+            where = self._folder.name
+            (Path(where) / "config.json").write_text(json.dumps(configuration(model, dtype)), encoding="utf-8")
+        options: dict[str, Any] = {
+            "enforce_eager": on_cpu,
+            "enable_prefix_caching": False,
+            "async_scheduling": False,
+            "max_num_seqs": largest,
+            "max_num_batched_tokens": max(budget, longest, 2048),
+            "max_model_len": longest,
+        }
+        try:
+            self._llm = vllm.LLM(
+                model=where,
+                load_format="dummy" if dummy_weights else "auto",
+                skip_tokenizer_init=True,
+                dtype=dtype,
+                seed=seed,
+                disable_log_stats=True,
+                **options,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(f"--model {model}: vLLM cannot load it: {' '.join(str(error).split())[:200]}") from None
+        self._sampling = vllm.SamplingParams
+        self._options = options
+        self._torch = torch
+        self.threads = threads
+        self.dummy_weights = dummy_weights
+        self.clock, self._now = cpu_clock(threads) if on_cpu else (WALL, time.perf_counter)
+        config = self._llm.llm_engine.vllm_config
+        self.model: Model = read_model(where if model not in SHAPES else model, dtype)
+        self._vocabulary = self.model.vocabulary
+        cache = config.cache_config
+        self.capacity_tokens = int(cache.num_gpu_blocks) * int(cache.block_size)
+        self._on_cpu = on_cpu
+        self._numbers = itertools.count()
+        self._rng = np.random.default_rng(seed)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was measured with what."""
+        torch = self._torch
+        package = "vllm-cpu" if self._on_cpu else "vllm"
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            package, version = "vllm", metadata.version("vllm")
+        said: dict[str, Any] = {
+            "engine": "vllm",
+            "engine_options": ", ".join(f"{name} {value}" for name, value in self._options.items()),
+            "engine_versions": f"{package} {version}, torch {metadata.version('torch')}",
+            "model": self.model.name,
+            "weights": "random" if self.dummy_weights else "its own",
+            "dtype": self.model.dtype,
+            "clock": self.clock,
+            "threads": self.threads,
+            "kv_bytes_per_token": self.model.kv_bytes_per_token,
+            "model_bytes": self.model.weight_bytes,
+            "kv_capacity_tokens": self.capacity_tokens,
+        }
+        if self._on_cpu:
+            return said | {"device": "cpu", "driver": "none"}
+        properties = torch.cuda.get_device_properties(0)
+        return said | {
+            "device": properties.name,
+            "device_memory_bytes": int(properties.total_memory),
+            "driver": f"CUDA {torch.version.cuda}",
+        }
+
+    def refusal(self, cell: Cell) -> str:
+        """Return why a cell cannot be measured, "" when it can be tried."""
+        if cell.kv_tokens > self.capacity_tokens:
+            return f"{cell.kv_tokens} tokens of KV cache, the engine has room for {self.capacity_tokens}"
+        return ""
+
+    def run(self, cell: Cell) -> Sample:
+        """Serve one batch of random prompts and time each engine step."""
+        engine = self._llm.llm_engine
+        told = self._sampling(
+            max_tokens=cell.output_tokens,
+            min_tokens=cell.output_tokens,
+            ignore_eos=True,
+            detokenize=False,
+            temperature=0,
+        )
+        for prompt in self._rng.integers(2, self._vocabulary, (cell.batch_size, cell.prompt_tokens)).tolist():
+            engine.add_request(str(next(self._numbers)), {"prompt_token_ids": prompt}, told)
+        step_s = []
+        started = time.perf_counter()
+        while engine.has_unfinished_requests():
+            start = self._now()
+            engine.step()
+            step_s.append(self._now() - start)
+        if len(step_s) != cell.output_tokens:
+            # More steps than tokens: the prefill was cut up, or a request was preempted.
+            raise CellTooLargeError(f"took {len(step_s)} steps for {cell.output_tokens} tokens")
+        return Sample(np.array(step_s), time.perf_counter() - started)

@@ -1,0 +1,140 @@
+"""What a model's configuration says: parameters, bytes of weights, bytes of KV cache per token ([DB], section 6)."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Shapes only: with random weights a model computes nonsense in the same time.
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen3-0.6b": {
+        "num_hidden_layers": 28,
+        "hidden_size": 1024,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 3072,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 40960,
+    },
+    "qwen3-tiny": {
+        "num_hidden_layers": 2,
+        "hidden_size": 256,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "intermediate_size": 512,
+        "vocab_size": 4096,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 8192,
+    },
+}
+"""Configurations that need no file; `qwen3-tiny` is nobody's model, it makes a quick test of an engine."""
+
+_QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "use_cache": True,
+    "eos_token_id": 1,
+    "bos_token_id": 0,
+}
+BYTES_OF = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1, "int8": 1}
+
+
+class Model(NamedTuple):
+    """The numbers of a decoder-only transformer that decide what it keeps in memory."""
+
+    name: str
+    layers: int
+    hidden: int
+    query_heads: int
+    kv_heads: int
+    head_size: int
+    intermediate: int
+    vocabulary: int
+    tied_embeddings: bool
+    dtype: str
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes that one token keeps in the KV cache: a key and a value for every layer and KV head."""
+        return 2 * self.layers * self.kv_heads * self.head_size * BYTES_OF[self.dtype]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of a dense decoder with gated feed-forward layers and norms of queries and keys (Qwen3)."""
+        attention = self.hidden * self.head_size * (2 * self.query_heads + 2 * self.kv_heads)
+        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden + 2 * self.head_size
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied_embeddings else 2)
+        return self.layers * layer + embeddings + self.hidden
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights: M_model of section 6."""
+        return self.parameters * BYTES_OF[self.dtype]
+
+    def capacity_tokens(self, memory_bytes: float) -> float:
+        """Return η, the tokens whose KV cache fits beside the weights into `memory_bytes` (M_max of section 6)."""
+        return (memory_bytes - self.weight_bytes) / self.kv_bytes_per_token
+
+
+def configuration(name: str, dtype: str = "bfloat16") -> dict[str, Any]:
+    """Return the configuration of a shape in `SHAPES` as a `config.json` holds it."""
+    return {**_QWEN3, **SHAPES[name], "dtype": dtype, "torch_dtype": dtype}
+
+
+def read_model(name: str, dtype: str = "bfloat16") -> Model:
+    """Read a model's numbers: one of `SHAPES`, or a folder with a `config.json`.
+
+    Raises ValueError, one line, for a folder without one, for a file that is no configuration or lacks a number, and
+    for a dtype whose size is not known.
+    """
+    if dtype not in BYTES_OF:
+        raise ValueError(f"dtype = {dtype!r}: must be one of {', '.join(BYTES_OF)}")
+    if name in SHAPES:
+        return model_of(name, configuration(name, dtype), dtype, name)
+    file = Path(name) / "config.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"{file}: cannot be read: {error.strerror}; a model is a folder with a config.json, or one of "
+            f"{', '.join(SHAPES)}"
+        ) from None
+    except ValueError:
+        raise ValueError(f"{file}: is not JSON") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: is no table of settings")
+    return model_of(Path(name).name, content, dtype, str(file))
+
+
+def model_of(name: str, found: Mapping[str, Any], dtype: str, source: str) -> Model:
+    """Return the numbers in a configuration; ValueError, a line that starts with `source`, for one that is missing."""
+
+    def number(key: str, default: int | None = None) -> int:
+        value = found.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{source}: {key} = {value!r}: must be a whole number >= 1")
+        return value
+
+    heads = number("num_attention_heads")
+    hidden = number("hidden_size")
+    return Model(
+        name,
+        number("num_hidden_layers"),
+        hidden,
+        heads,
+        number("num_key_value_heads", heads),
+        number("head_dim", max(hidden // heads, 1)),
+        number("intermediate_size"),
+        number("vocab_size"),
+        bool(found.get("tie_word_embeddings", False)),
+        dtype,
+    )

@@ -1,0 +1,100 @@
+"""NetCDF-4 files, cubes or not: written complete or not at all, read with a reason when they cannot be."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+
+def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a dataset as compressed NetCDF-4, complete or not at all, and return its path.
+
+    The file is written beside its target under another name, synced, and moved into place; whatever stops that, Ctrl-C
+    included, leaves no part of it and leaves an older file as it was.
+    Raises ValueError (target or folder is not writable as such) or OSError (disk full), one line each, naming the file.
+    """
+    target = Path(path)
+    if target.is_symlink():
+        target = target.resolve()
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{path}: is a {'folder' if target.is_dir() else 'special file'}, must be a file name")
+    if not target.parent.is_dir():
+        raise ValueError(f"{path}: the folder {target.parent} does not exist")
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    clean = dataset.copy()
+    for name in clean.variables:
+        clean[name].encoding = {}
+    try:
+        # The NetCDF library reports a refused file as anything; asking the system first gives the reason.
+        part.touch()
+        clean.to_netcdf(part, engine="netcdf4", format="NETCDF4", encoding=_encoding(clean))
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(target)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(f"{path}: cannot be written: {reason}{_space(target.parent)}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def read_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
+    """Read a NetCDF file into memory; ValueError, one line naming the file and `what` it must be, when it cannot be."""
+    source = Path(path)
+    if not source.is_file():
+        raise ValueError(f"{path}: {'is a folder' if source.is_dir() else 'no such file'}, must be {what} (NetCDF)")
+    try:
+        with source.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    if not start:
+        raise ValueError(f"{path}: is empty, must be {what} (NetCDF)")
+    if not (start.startswith(b"CDF") or start == b"\x89HDF\r\n\x1a\n"):
+        raise ValueError(f"{path}: is no NetCDF file")
+    try:
+        with xr.open_dataset(source, engine="netcdf4", decode_timedelta=False) as opened:
+            return opened.load()
+    except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: is damaged or incomplete: {str(error).splitlines()[0]}") from error
+
+
+def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Return chunk sizes of at most 1 MiB that keep the last dimensions whole as far as possible."""
+    chunks = list(shape)
+    for dim in range(len(chunks)):
+        rest = int(np.prod(chunks[dim + 1 :], dtype=np.int64)) * itemsize
+        chunks[dim] = max(1, min(chunks[dim], 2**20 // max(rest, 1)))
+    return tuple(chunks)
+
+
+def _encoding(dataset: xr.Dataset) -> dict[Hashable, dict[str, object]]:
+    encoding: dict[Hashable, dict[str, object]] = {}
+    for name, variable in dataset.variables.items():
+        chosen: dict[str, object] = {}
+        if name in dataset.coords:
+            chosen["_FillValue"] = None
+        if variable.dtype.kind in "biuf" and variable.size and variable.ndim:
+            itemsize = 1 if variable.dtype.kind == "b" else variable.dtype.itemsize
+            chosen |= {"zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True}
+            chosen["chunksizes"] = _chunks(variable.shape, itemsize)
+        elif variable.dtype.kind not in "biuf":
+            chosen.pop("_FillValue", None)  # variable-length strings take none
+        encoding[name] = chosen
+    return encoding
+
+
+def _space(folder: Path) -> str:
+    import shutil
+
+    free = shutil.disk_usage(folder).free
+    return f" ({free / 2**20:.0f} MiB free in {folder})" if free < 2**30 else ""

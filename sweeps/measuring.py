@@ -1,0 +1,186 @@
+"""Measure an engine on a grid: what is measured is kept at once, and a stopped measurement goes on where it was."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from batchcube.calibration.measuring.bench import (
+    CellTooLargeError,
+    Engine,
+    Grid,
+    Sample,
+    check_grid,
+    measure,
+    refusals,
+    warm_up,
+)
+from batchcube.calibration.measuring.clock import machine
+from batchcube.results.measurements import build_measurement, write_measurement
+
+from .errors import UserError
+from .progress import Counting
+
+NOT_IN_TIME = "not measured within --time-limit-s"
+# Two engines that differ here are not the same; free memory, for one, may differ between two runs.
+_SAME_ENGINE = (
+    "engine",
+    "engine_options",
+    "engine_versions",
+    "model",
+    "weights",
+    "dtype",
+    "device",
+    "clock",
+    "threads",
+)
+
+
+def measure_engine(
+    make_engine: Callable[[], Engine],
+    grid: Grid,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    time_limit_s: float | None = None,
+    quiet: bool = False,
+) -> xr.Dataset:
+    """Measure an engine on every cell of a grid, write the measurement to `output`, and return it.
+
+    Samples are appended to ``OUTPUT.partial`` as they come; the same call continues such a file. Cells without room are
+    left out and say so. With a time limit, what is not measured by then is left out and says so. Raises UserError for a
+    bad grid, an output that is there already, and a partial file of another measurement.
+    """
+    try:
+        check_grid(grid)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    journal = _Journal(output, overwrite=overwrite)
+    begun = time.monotonic()
+    engine = make_engine()
+    about = engine.describe()
+    cells = grid.cells()
+    journal.begin({"grid": grid._asdict(), **{name: about[name] for name in _SAME_ENGINE}})
+    said = {**refusals(engine, cells), **journal.refused}
+    missing = [
+        (cell, repetition)
+        for cell, repetition in grid.order()
+        if (cell, repetition) not in journal.samples and cell not in said
+    ]
+    if missing:
+        left = sorted({number for number, _ in missing})
+        shapes = {cells[number][:2] for number in left}
+        with Counting(len(shapes), "warming up", quiet=quiet) as progress:
+            found = warm_up(engine, [cells[number] for number in left], progress.advance)
+        said |= {left[position]: why for position, why in found.items()}
+        missing = [(number, repetition) for number, repetition in missing if number not in said]
+    with Counting(len(missing), "measuring", quiet=quiet) as progress:
+        for number, repetition, sample in measure(engine, grid, missing):
+            if isinstance(sample, CellTooLargeError):
+                said[number] = str(sample)
+            else:
+                journal.keep(number, repetition, sample)
+            progress.advance("b={} prompt={} output={}".format(*cells[number]))
+            if time_limit_s is not None and time.monotonic() - begun > time_limit_s:
+                break
+    for number, why in said.items():
+        journal.refuse(number, why)
+    measurement = _assemble(grid, journal, {**machine(), **about})
+    write_measurement(measurement, output)
+    journal.remove()
+    return measurement
+
+
+def _assemble(grid: Grid, journal: "_Journal", about: dict[str, Any]) -> xr.Dataset:
+    cells = grid.cells()
+    shape = (len(grid.batch_sizes), len(grid.prompt_tokens), len(grid.output_tokens))
+    steps = np.full((len(cells), grid.repetitions, max(grid.output_tokens)), np.nan)
+    wall = np.full((len(cells), grid.repetitions), np.nan)
+    order = np.full((len(cells), grid.repetitions), -1, np.int64)
+    for (number, repetition), sample in journal.samples.items():
+        steps[number, repetition, : len(sample.step_s)] = sample.step_s
+        wall[number, repetition] = sample.wall_s
+    for place, key in enumerate(grid.order()):
+        if key in journal.samples:
+            order[key] = place
+    why = np.array(
+        [journal.refused.get(k, "" if order[k].max() >= 0 else NOT_IN_TIME) for k in range(len(cells))], dtype=np.str_
+    )
+    return build_measurement(
+        {
+            "batch_size": grid.batch_sizes,
+            "prompt_tokens": grid.prompt_tokens,
+            "output_tokens": grid.output_tokens,
+        },
+        steps.reshape((*shape, *steps.shape[1:])),
+        wall.reshape((*shape, grid.repetitions)),
+        order.reshape((*shape, grid.repetitions)),
+        why.reshape(shape),
+        {**about, "seed": grid.seed},
+    )
+
+
+class _Journal:
+    """What has been measured of a grid so far: one line of JSON for each sample, in a file beside the output."""
+
+    def __init__(self, output: Path, *, overwrite: bool) -> None:
+        self.path = output.with_name(f"{output.name}.partial")
+        self.samples: dict[tuple[int, int], Sample] = {}
+        self.refused: dict[int, str] = {}
+        if output.exists() and not overwrite:
+            raise UserError(f"{output}: is there already; choose another output, or --overwrite")
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+
+    def begin(self, identity: dict[str, Any]) -> None:
+        """Start the file, or read what it holds."""
+        head = json.loads(json.dumps(identity))
+        if not self.path.exists():
+            self._append(head)
+            return
+        rows = self.path.read_text(encoding="utf-8").splitlines()
+        entries = []
+        for row in rows:
+            try:
+                entries.append(json.loads(row))
+            except ValueError:
+                break  # the line that was being written when the run was stopped
+        if not entries or entries[0] != head:
+            raise UserError(f"{self.path}: holds a stopped measurement of something else; remove it, or --overwrite")
+        for entry in entries[1:]:
+            if "refused" in entry:
+                self.refused[entry["cell"]] = entry["refused"]
+            else:
+                sample = Sample(np.array(entry["step_s"], np.float64), float(entry["wall_s"]))
+                self.samples[entry["cell"], entry["repetition"]] = sample
+        if len(entries) < len(rows):
+            self.path.write_text("".join(f"{row}\n" for row in rows[: len(entries)]), encoding="utf-8")
+
+    def keep(self, number: int, repetition: int, sample: Sample) -> None:
+        """Add a sample."""
+        self.samples[number, repetition] = sample
+        self._append(
+            {"cell": number, "repetition": repetition, "wall_s": sample.wall_s, "step_s": sample.step_s.tolist()}
+        )
+
+    def refuse(self, number: int, why: str) -> None:
+        """Note why a cell cannot be measured."""
+        if number not in self.refused:
+            self.refused[number] = why
+            self._append({"cell": number, "refused": why})
+
+    def remove(self) -> None:
+        """Remove the file: the measurement holds it all."""
+        self.path.unlink(missing_ok=True)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
