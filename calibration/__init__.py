@@ -1,5 +1,17 @@
-"""How long things take: measured batch times, and the service law fitted to them."""
+"""How long things take: measurements of engines and tables, the laws fitted to them, and where they come from."""
 
-from .tables import FittedLaw, MeasuredTable, best_law, fit_law, fit_points, read_table
+from .laws import BatchLaw, StepLaw, fit_batch_law, fit_batch_laws, fit_step_law
+from .plausibility import judge
+from .tables import MeasuredTable, read_cells, read_table
 
-__all__ = ["FittedLaw", "MeasuredTable", "best_law", "fit_law", "fit_points", "read_table"]
+__all__ = [
+    "BatchLaw",
+    "MeasuredTable",
+    "StepLaw",
+    "fit_batch_law",
+    "fit_batch_laws",
+    "fit_step_law",
+    "judge",
+    "read_cells",
+    "read_table",
+]

@@ -1,22 +1,21 @@
-"""Measured batch times over (batch size, length), and the law T(b, L) = a0 + a1 * L * h(b) fitted to them."""
+"""Other people's measurements: CSV files, read by the layout of their columns, into cells of named systems."""
 
 import csv
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+from .cells import Cells, join
 
 Floats = NDArray[np.float64]
 
 COLUMNS = ("batch_size", "length_tokens", "seconds")
-LAWS = ("constant", "linear", "saturating", "power")
-"""Names of h(b): 1, 1 + γ(b-1), 1 + γ(b-1)/b, b^γ; a simpler law stands before one with more freedom."""
-
-_LARGEST_GAMMA = 100.0
+UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 class MeasuredTable(NamedTuple):
@@ -31,28 +30,122 @@ class MeasuredTable(NamedTuple):
     sha256: str
 
 
-class FittedLaw(NamedTuple):
-    """The law T(b, L) = a0 + a1 * L * h(b) closest to the measurements, with what is known about its accuracy.
+class Times(NamedTuple):
+    """One column of times of a layout: what it is of, and which columns say of how much."""
 
-    A standard error is NaN where the coefficient ended on its limit 0 (or is no part of the law), and everywhere when
-    there are no more measurements than coefficients. Residuals are relative: fitted / measured - 1.
-    """
+    kind: str
+    """One of `cells.KINDS`, or "by tokens": decode, prefill or both, as the columns of tokens say."""
+    seconds: str
+    unit: str
+    fields: Mapping[str, str]
+    """Field of `Cells` -> column."""
+    std: str = ""
+    repetitions: str = ""
 
-    a0_s: float
-    a1_s_per_token: float
-    h: str
-    gamma: float
-    r_squared: float
-    a0_standard_error_s: float
-    a1_standard_error_s_per_token: float
-    gamma_standard_error: float
-    worst_relative_residual: float
-    measurements: int
 
-    def seconds(self, batch_size: ArrayLike, length: ArrayLike) -> Floats:
-        """Return T(b, L) in seconds, broadcast over both arguments."""
-        factor = _batch_factor(np.asarray(batch_size, dtype=np.float64), self.h, self.gamma)
-        return np.asarray(self.a0_s + self.a1_s_per_token * np.asarray(length, dtype=np.float64) * factor)
+class Layout(NamedTuple):
+    """Columns that one source publishes."""
+
+    name: str
+    about: str
+    times: tuple[Times, ...]
+    systems: tuple[str, ...] = ()
+    """Columns that name what was measured: rows that differ there are different systems."""
+    fitted: tuple[str, str, str] | None = None
+    """Of a table that holds fits and no measurements: columns of R2, intercept and slope."""
+
+    def columns(self) -> list[str]:
+        """Return every column that the layout needs."""
+        found = [*self.systems, *(self.fitted or ())]
+        for times in self.times:
+            found += [times.seconds, *times.fields.values(), *filter(None, (times.std, times.repetitions))]
+        return list(dict.fromkeys(found))
+
+
+_WHOLE = {"batch_size": "batch_size", "prompt_tokens": "prompt_size", "output_tokens": "token_size"}
+_STEP = {"batch_size": "batch_num_decode_tokens", "prefill_tokens": "batch_num_prefill_tokens"}
+_ML_ENERGY = ("num_gpus", "model_id", "tensor_parallel", "expert_parallel", "data_parallel", "weight_precision")
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            "ml-energy",
+            "ML.ENERGY leaderboard: inter-token latency against the mean batch size",
+            (Times("decode", "median_itl_ms", "ms", {"batch_size": "avg_batch_size"}),),
+            ("task", "gpu_model", *_ML_ENERGY),
+        ),
+        Layout(
+            "ml-energy-fits",
+            "straight lines fitted to the ML.ENERGY leaderboard",
+            (),
+            ("task", "model_id", "precision", "gpu", "num_gpus", "tp", "ep", "dp"),
+            ("r2", "c0_ms", "c1_ms_per_seq"),
+        ),
+        Layout(
+            "splitwise",
+            "splitwise-sim: prompt, token and end-to-end times of batches",
+            (
+                Times("batch", "e2e_time", "ms", _WHOLE),
+                Times("prefill", "prompt_time", "ms", {key: _WHOLE[key] for key in ("batch_size", "prompt_tokens")}),
+                Times("decode", "token_time", "ms", _WHOLE),
+            ),
+            ("model", "hardware", "tensor_parallel"),
+        ),
+        Layout(
+            "sarathi-steps",
+            "sarathi-serve: steps of decodes or of a prefill",
+            (Times("by tokens", "batch_execution_time", "s", {**_STEP, "": "operation_time_per_token"}),),
+        ),
+        Layout(
+            "sarathi-hybrid",
+            "sarathi-serve: steps with decodes and a prefill in them",
+            (Times("by tokens", "batch_execution_time", "ms", {**_STEP, "": "per_token_time"}),),
+        ),
+        Layout(
+            "sarathi-chunks",
+            "sarathi-serve: prefills in chunks",
+            (Times("prefill", "prefill_execution_time", "ms", {"prompt_tokens": "prefill_length"}),),
+            ("chunk_size",),
+        ),
+        Layout(
+            "latency-grid",
+            "whole batches with mean, standard deviation and number of trials",
+            (
+                Times(
+                    "batch",
+                    "mean_latency_sec",
+                    "s",
+                    {"batch_size": "batch_size", "output_tokens": "max_seq_len"},
+                    "std_latency_sec",
+                    "num_trials",
+                ),
+            ),
+        ),
+        Layout(
+            "batchcube",
+            "whole batches, the columns of law = table",
+            (Times("batch", "seconds", "s", {"batch_size": "batch_size", "output_tokens": "length_tokens"}),),
+        ),
+    )
+}
+"""Ready layouts by name; a file is read by the one that needs most of its columns."""
+
+
+class Fits(NamedTuple):
+    """A table of straight lines that somebody fitted: R2, intercept and slope, each (line,)."""
+
+    r_squared: Floats
+    intercept: Floats
+    slope: Floats
+
+
+class Table(NamedTuple):
+    """A file that was read: its layout, its cells by the system they are of, or the fits it holds instead."""
+
+    layout: Layout
+    systems: Mapping[str, Cells]
+    fits: Fits | None
+    sha256: str
 
 
 def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> MeasuredTable:
@@ -64,12 +157,13 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Me
     times are finite, > 0 and never fall with the length.
     """
     name = str(path)
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ValueError(f"{name}: cannot be read: {error.strerror or error}") from None
+    data = _bytes(path)
+    for key in columns or {}:
+        if key not in COLUMNS:
+            raise ValueError(f"{name}: columns.{key}: must be one of {', '.join(COLUMNS)}")
+    wanted = [(columns or {}).get(column, column) for column in COLUMNS]
     cells: dict[tuple[int, int], list[float]] = {}
-    for where, (batch, length, seconds) in _rows(name, data, columns or {}):
+    for where, (batch, length, seconds) in _rows(name, data, wanted):
         cell = (_whole(where, "batch_size", batch), _whole(where, "length_tokens", length))
         cells.setdefault(cell, []).append(_positive(where, "seconds", seconds))
     batch_sizes = np.array(sorted({b for b, _ in cells}), dtype=np.int64)
@@ -96,80 +190,168 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Me
     return MeasuredTable(batch_sizes, lengths, table, hashlib.sha256(data).hexdigest())
 
 
-def fit_law(table: MeasuredTable, h: str) -> FittedLaw:
-    """Fit a0 + a1 * L * h(b) to a measured table; see `fit_points`."""
-    return fit_points(*_points(table), h)
+def read_cells(
+    path: str | Path,
+    layout: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    unit: str = "s",
+    select: Mapping[str, str] | None = None,
+) -> Table:
+    """Read a CSV of measurements in one of `LAYOUTS`, by name or by its columns, or with columns mapped by hand.
 
-
-def fit_points(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike, h: str) -> FittedLaw:
-    """Fit a0 + a1 * L * h(b) to measurements (n,) by least squares of the relative residuals, a0, a1 and γ >= 0.
-
-    Relative, because timings scatter in proportion to their size. ``h`` is one of `LAWS`. Raises ValueError for an
-    unknown law, values that are not finite and > 0, fewer than 3 measurements (2 when ``h`` is constant), only one
-    length, or, unless ``h`` is constant, only one batch size; and when the times do not grow with the length at all.
+    ``columns`` maps ``batch_size``, ``length_tokens`` (or ``output_tokens``), ``prompt_tokens``, ``seconds``, ``std``
+    and ``repetitions`` to the file's own names; ``unit`` is that of its times then. ``select`` keeps the rows with
+    these values in columns that name the system. Raises ValueError, one line naming the file and the row.
     """
-    if h not in LAWS:
-        raise ValueError(f"law = {h!r}: must be one of {', '.join(LAWS)}")
-    b, length, y = (np.asarray(a, dtype=np.float64).ravel() for a in (batch_sizes, lengths, seconds))
-    if not b.size == length.size == y.size:
+    name = str(path)
+    data = _bytes(path)
+    header = _header(name, data)
+    chosen = _by_hand(name, columns, unit) if columns else _layout(name, layout, header)
+    wanted = chosen.columns()
+    for key in select or {}:
+        if key not in chosen.systems:
+            raise ValueError(f"{name}: select {key}: must be one of {', '.join(chosen.systems) or '(no columns)'}")
+    rows = _rows(name, data, wanted)
+    kept = [
+        (where, dict(zip(wanted, row, strict=True)))
+        for where, row in rows
+        if all(dict(zip(wanted, row, strict=True))[key].strip() == value for key, value in (select or {}).items())
+    ]
+    if not kept:
+        asked = ", ".join(f"{key} = {value}" for key, value in (select or {}).items())
+        raise ValueError(f"{name}: no row has {asked}")
+    if chosen.fitted is not None:
+        values = [[_number(where, column, row[column]) for column in chosen.fitted] for where, row in kept]
+        return Table(chosen, {}, Fits(*np.array(values).T), hashlib.sha256(data).hexdigest())
+    systems: dict[str, list[tuple[str, dict[str, str]]]] = {}
+    for where, row in kept:
+        label = ", ".join(f"{column} {row[column].strip()}" for column in chosen.systems)
+        systems.setdefault(label, []).append((where, row))
+    cells = {label: join([_read_times(times, mine) for times in chosen.times]) for label, mine in systems.items()}
+    return Table(chosen, cells, None, hashlib.sha256(data).hexdigest())
+
+
+# Layouts ------------------------------------------------------------------------------------------------------------
+
+
+def _layout(name: str, layout: str | None, header: Sequence[str]) -> Layout:
+    if layout is not None:
+        if layout not in LAYOUTS:
+            raise ValueError(f"{name}: layout {layout}: must be one of {', '.join(LAYOUTS)}")
+        return LAYOUTS[layout]
+    if header and header[0].startswith("{"):
+        raise ValueError(f"{name}: is a log of requests (JSON), must be a CSV of times of batches or steps")
+    if {"running", "waiting"} <= set(header):
         raise ValueError(
-            f"measurements: {b.size} batch sizes, {length.size} lengths, {y.size} times: must be equally many"
+            f"{name}: is a log over time ({', '.join(header)}), must be a CSV of times of batches or steps"
         )
-    for label, values in (("batch_size", b), ("length_tokens", length), ("seconds", y)):
-        if not (np.isfinite(values) & (values > 0)).all():
-            raise ValueError(f"measurements: every {label} must be finite and > 0")
-    free = 2 if h == "constant" else 3
-    if y.size < free or np.unique(length).size < 2 or (free == 3 and np.unique(b).size < 2):
+    fitting = [known for known in LAYOUTS.values() if set(known.columns()) <= set(header)]
+    if not fitting:
         raise ValueError(
-            f"measurements: {y.size} of {np.unique(b).size} batch sizes and {np.unique(length).size} lengths: law "
-            f"{h} needs at least {free}, of 2 lengths{' and 2 batch sizes' if free == 3 else ''}"
+            f"{name}: line 1: no known layout has these columns: {', '.join(header)[:160]}; map them by name, for "
+            "instance --column seconds=mean_latency --column batch_size=b --column length_tokens=tokens"
         )
-    a0, a1, gamma = _least_squares(b, length, y, h)
-    if not a1 > 0:
-        raise ValueError(f"measurements: the times do not grow with the length, so law {h} does not apply")
-    factor = _batch_factor(b, h, gamma)
-    fitted = a0 + a1 * length * factor
-    errors = _standard_errors((a0, a1, gamma), b, length, y, h)
-    spread = float(np.sum((y - y.mean()) ** 2))
-    return FittedLaw(
-        a0_s=a0,
-        a1_s_per_token=a1,
-        h=h,
-        gamma=gamma,
-        r_squared=1.0 - float(np.sum((y - fitted) ** 2)) / spread if spread > 0 else np.nan,
-        a0_standard_error_s=errors[0],
-        a1_standard_error_s_per_token=errors[1],
-        gamma_standard_error=errors[2],
-        worst_relative_residual=float(np.max(np.abs(fitted / y - 1))),
-        measurements=int(y.size),
+    return max(fitting, key=lambda known: len(known.columns()))
+
+
+def _by_hand(name: str, columns: Mapping[str, str], unit: str) -> Layout:
+    allowed = ("batch_size", "length_tokens", "output_tokens", "prompt_tokens", "seconds", "std", "repetitions")
+    for key in columns:
+        if key not in allowed:
+            raise ValueError(f"{name}: column {key}: must be one of {', '.join(allowed)}")
+    if "seconds" not in columns or "batch_size" not in columns:
+        raise ValueError(f"{name}: columns: seconds and batch_size must be mapped")
+    if unit not in UNITS:
+        raise ValueError(f"{name}: unit {unit}: must be one of {', '.join(UNITS)}")
+    fields = {
+        "output_tokens" if key == "length_tokens" else key: column
+        for key, column in columns.items()
+        if key in ("batch_size", "length_tokens", "output_tokens", "prompt_tokens")
+    }
+    kind = "batch" if "output_tokens" in fields else "decode"
+    times = Times(kind, columns["seconds"], unit, fields, columns.get("std", ""), columns.get("repetitions", ""))
+    return Layout("mapped by name", "columns mapped by name", (times,))
+
+
+def _read_times(times: Times, rows: list[tuple[str, dict[str, str]]]) -> Cells:
+    """Return the cells of one column of times: rows of the same cell are its repetitions."""
+    scale = UNITS[times.unit]
+    fields = {field: column for field, column in times.fields.items() if field}
+    groups: dict[tuple[str, tuple[float, ...]], list[tuple[float, float, float]]] = {}
+    for where, row in rows:
+        key = tuple(_number(where, column, row[column]) for column in fields.values())
+        kind = times.kind if times.kind != "by tokens" else _kind_of(where, dict(zip(fields, key, strict=True)))
+        seconds = _positive(where, times.seconds, row[times.seconds]) * scale
+        std = _number(where, times.std, row[times.std]) * scale if times.std else np.nan
+        repetitions = _whole(where, times.repetitions, row[times.repetitions]) if times.repetitions else np.nan
+        groups.setdefault((kind, key), []).append((seconds, std, float(repetitions)))
+    repeated = any(len(samples) > 1 for samples in groups.values())
+    parts = []
+    for (kind, key), samples in groups.items():
+        known = dict(zip(fields, key, strict=True))
+        times_s = np.array([sample[0] for sample in samples])
+        _, std, repetitions = samples[0]
+        if repeated:
+            std, repetitions = (float(times_s.std(ddof=1)) if times_s.size > 1 else np.nan), float(times_s.size)
+        known |= {"std_s": std, "repetitions": repetitions}
+        parts.append(Cells.of(kind, [times_s.mean()], **_completed(kind, known)))
+    cells = join(parts)
+    texts = [row[times.seconds] for _, row in rows]
+    spreads = [row[times.std] for _, row in rows] if times.std else []
+    return cells._replace(
+        resolution_s=_resolution(texts) * scale, std_resolution_s=_resolution(spreads) * scale if spreads else 0.0
     )
 
 
-def best_law(table: MeasuredTable) -> FittedLaw:
-    """Fit the law whose h(b) predicts a left-out cell of the table best.
-
-    The score is the root mean square of the relative error over all cells, each predicted from all the others. The
-    first of `LAWS` within 1 % of the best score wins, so no freedom is taken that the measurements do not ask for.
-    """
-    b, length, y = _points(table)
-    scores = []
-    for h in LAWS:
-        error = np.empty(y.size)
-        for i in range(y.size):
-            kept = np.arange(y.size) != i
-            a0, a1, gamma = _least_squares(b[kept], length[kept], y[kept], h)
-            error[i] = (a0 + a1 * length[i] * _batch_factor(b[i : i + 1], h, gamma)[0]) / y[i] - 1
-        scores.append(float(np.sqrt(np.mean(error**2))))
-    enough = 1.01 * min(scores) + 1e-9
-    return fit_law(table, next(h for h, score in zip(LAWS, scores, strict=True) if score <= enough))
+def _completed(kind: str, known: dict[str, float]) -> dict[str, float]:
+    """Add what follows from what is known: tokens prefilled, KV tokens read."""
+    b, p, o = (known.get(name, np.nan) for name in ("batch_size", "prompt_tokens", "output_tokens"))
+    if kind == "prefill":
+        if "prefill_tokens" in known:  # one prompt of so many tokens
+            return known | {"batch_size": 1.0, "prompt_tokens": known["prefill_tokens"]}
+        return known | {"batch_size": 1.0 if np.isnan(b) else b, "prefill_tokens": p if np.isnan(b) else b * p}
+    return known | {"kv_tokens": b * (p + o / 2)} if kind == "decode" else known
 
 
-def _rows(name: str, data: bytes, columns: Mapping[str, str]) -> list[tuple[str, tuple[str, str, str]]]:
-    """Return (file and line, the three texts) of every row."""
-    for key in columns:
-        if key not in COLUMNS:
-            raise ValueError(f"{name}: columns.{key}: must be one of {', '.join(COLUMNS)}")
-    wanted = [columns.get(column, column) for column in COLUMNS]
+def _kind_of(where: str, known: Mapping[str, float]) -> str:
+    decoding, prefill = known["batch_size"] > 0, known["prefill_tokens"] > 0
+    if not decoding and not prefill:
+        raise ValueError(f"{where}: a step of neither decode nor prefill tokens")
+    return "step" if decoding and prefill else "decode" if decoding else "prefill"
+
+
+def _resolution(texts: Sequence[str]) -> float:
+    """Return the step of the last printed digit, 0 for numbers printed with all their digits."""
+    digits = max(_decimals(text.strip()) for text in texts)
+    return 0.0 if digits > 9 else 10.0**-digits
+
+
+def _decimals(text: str) -> int:
+    mantissa, _, exponent = text.lower().partition("e")
+    decimals = len(mantissa.partition(".")[2]) - (int(exponent) if exponent else 0)
+    return max(decimals, 0)
+
+
+# Rows ---------------------------------------------------------------------------------------------------------------
+
+
+def _bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _header(name: str, data: bytes) -> list[str]:
+    try:
+        first = data.decode("utf-8-sig").partition("\n")[0]
+    except UnicodeDecodeError:
+        raise ValueError(f"{name}: is not a text file: must be CSV in UTF-8") from None
+    return [field.strip() for field in next(csv.reader([first]), [])]
+
+
+def _rows(name: str, data: bytes, wanted: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return (file and line, the texts of the wanted columns) of every row."""
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
         header = [field.strip() for field in next(reader, [])]
@@ -179,14 +361,14 @@ def _rows(name: str, data: bytes, columns: Mapping[str, str]) -> list[tuple[str,
                 has = ", ".join(header)[:120] or "nothing"
                 raise ValueError(f"{name}: line 1: column {column!r} {found}: needs {', '.join(wanted)}; has {has!r}")
         at = [header.index(column) for column in wanted]
-        rows = []
+        rows: list[tuple[str, tuple[str, ...]]] = []
         for row in reader:
             where = f"{name}: line {reader.line_num}"
             if not row:
                 continue
             if len(row) != len(header):
                 raise ValueError(f"{where}: has {len(row)} fields: must have {len(header)}, as the header does")
-            rows.append((where, (row[at[0]], row[at[1]], row[at[2]])))
+            rows.append((where, tuple(row[k] for k in at)))
     except UnicodeDecodeError:
         raise ValueError(f"{name}: is not a text file: must be CSV in UTF-8") from None
     except csv.Error as error:
@@ -194,6 +376,16 @@ def _rows(name: str, data: bytes, columns: Mapping[str, str]) -> list[tuple[str,
     if not rows:
         raise ValueError(f"{name}: has no rows: needs at least a 2 x 2 grid")
     return rows
+
+
+def _number(where: str, column: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if not (np.isfinite(value) and value >= 0):
+        raise ValueError(f"{where}: {column} = {text.strip()[:40]!r}: must be a finite number >= 0")
+    return value
 
 
 def _positive(where: str, column: str, text: str) -> float:
@@ -211,78 +403,3 @@ def _whole(where: str, column: str, text: str) -> int:
     if value != int(value) or value > 2**53:
         raise ValueError(f"{where}: {column} = {text.strip()[:40]!r}: must be a whole number >= 1")
     return int(value)
-
-
-def _points(table: MeasuredTable) -> tuple[Floats, Floats, Floats]:
-    b, length = np.meshgrid(table.batch_sizes.astype(np.float64), table.lengths.astype(np.float64), indexing="ij")
-    return b.ravel(), length.ravel(), table.seconds.ravel()
-
-
-def _batch_factor(b: Floats, h: str, gamma: float) -> Floats:
-    from batchcube.engine.policies.service import batch_factor
-
-    return batch_factor(b, h, gamma)
-
-
-def _least_squares(b: Floats, length: Floats, y: Floats, h: str) -> tuple[float, float, float]:
-    """Return (a0, a1, γ), all >= 0, with the least sum of squared relative residuals."""
-    ones = np.ones_like(y)
-    if h == "constant":
-        (a0, a1), _ = _non_negative([ones, length], y)
-        return a0, a1, 0.0
-    if h == "power":
-        from scipy.optimize import minimize_scalar
-
-        def misfit(gamma: float) -> float:
-            return _non_negative([ones, length * b**gamma], y)[1]
-
-        # The misfit can have more than one valley: bracket the deepest, then refine.
-        grid = np.concatenate(([0.0], np.geomspace(1e-3, 8.0, 40)))
-        deepest = int(np.argmin([misfit(g) for g in grid]))
-        low, high = grid[max(deepest - 1, 0)], grid[min(deepest + 1, grid.size - 1)]
-        gamma = float(minimize_scalar(misfit, bounds=(low, high), method="bounded", options={"xatol": 1e-11}).x)
-        gamma = 0.0 if misfit(0.0) <= misfit(gamma) else gamma
-        (a0, a1), _ = _non_negative([ones, length * b**gamma], y)
-        return a0, a1, gamma
-    # Linear in a0, a1 and a1 * γ.
-    (a0, a1, grown), _ = _non_negative([ones, length, length * (_batch_factor(b, h, 1.0) - 1.0)], y)
-    if grown > _LARGEST_GAMMA * a1:
-        column = length * _batch_factor(b, h, _LARGEST_GAMMA)
-        (a0, a1), _ = _non_negative([ones, column], y)
-        return a0, a1, _LARGEST_GAMMA
-    return a0, a1, grown / a1 if a1 > 0 else 0.0
-
-
-def _non_negative(terms: list[Floats], y: Floats) -> tuple[list[float], float]:
-    """Return the coefficients >= 0 of the terms with the least relative residuals, and the norm of these."""
-    from scipy.optimize import nnls
-
-    matrix = np.stack(terms, axis=1) / y[:, None]
-    scale = np.linalg.norm(matrix, axis=0)
-    scale[scale == 0] = 1.0
-    solution, norm = nnls(matrix / scale, np.ones_like(y))
-    return (solution / scale).tolist(), float(norm)
-
-
-def _standard_errors(
-    coefficients: tuple[float, float, float], b: Floats, length: Floats, y: Floats, h: str
-) -> tuple[float, float, float]:
-    """Return the standard errors of (a0, a1, γ) from the Jacobian at the fit; NaN for those held at a limit."""
-    a0, a1, gamma = coefficients
-    factor = _batch_factor(b, h, gamma)
-    by_gamma = {
-        "constant": np.zeros_like(b),
-        "linear": b - 1.0,
-        "saturating": (b - 1.0) / b,
-        "power": factor * np.log(b),
-    }[h]
-    jacobian = np.stack([np.ones_like(y), length * factor, a1 * length * by_gamma], axis=1) / y[:, None]
-    free = [i for i, value in enumerate(coefficients) if value > 0 and not (i == 2 and value >= _LARGEST_GAMMA)]
-    errors = np.full(3, np.nan)
-    spare = y.size - len(free)
-    if spare > 0:
-        residual = (a0 + a1 * length * factor) / y - 1
-        scale = np.linalg.norm(jacobian[:, free], axis=0)
-        covariance = np.linalg.pinv((jacobian[:, free] / scale).T @ (jacobian[:, free] / scale))
-        errors[free] = np.sqrt(np.diag(covariance) * float(residual @ residual) / spare) / scale
-    return float(errors[0]), float(errors[1]), float(errors[2])

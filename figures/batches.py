@@ -8,8 +8,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from xarray import Dataset
 
-from batchcube.results.statistics import mean_interval
-
 from . import style
 from .curves import line_names, line_places
 from .reading import BINS, MODE, PREDICTOR, VARIANT, Figured, Select, view
@@ -35,7 +33,7 @@ def batch_size_distribution(
         total = counts.sum(axis=0)
         # A replication without batches has no distribution.
         share = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
-        style.bars(panel, size, mean_interval(share, bounds=(0.0, 1.0)), name, style.look(i, name))
+        style.bars(panel, size, seen.mean(share, (0.0, 1.0)), name, style.look(i, name))
         mean = float(seen.interval("batch_size_mean", **at).estimate)
         style.mean_mark(panel, mean)
         overloaded = ", overloaded" if bool(seen.overloaded(**at)) else ""

@@ -6,8 +6,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from xarray import Dataset
 
-from batchcube.results.statistics import mean_interval
-
 from . import style
 from .curves import (
     THROUGHPUT_THEORY,
@@ -94,7 +92,7 @@ def per_bin_statistics(
                 values = values / values.sum(axis=0)
             overloaded = np.full(held, bool(seen.overloaded(**at)))
             look = style.look(i, name)
-            style.line(panel, number, mean_interval(values, bounds=(0.0, np.inf)), overloaded, name, look)
+            style.line(panel, number, seen.mean(values, (0.0, np.inf)), overloaded, name, look)
             if variable == "bin_length_max_mean" and seen.lines is None:
                 low, high = (seen.array(f"bin_{end}_edge", **at)[:held] for end in ("lower", "upper"))
                 high = np.where(np.isinf(high), 1.1 * np.nanmax(values), high)  # an open last bin

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from xarray import Dataset
 
-from batchcube.results.statistics import Interval, mean_interval, paired_difference
+from batchcube.results.statistics import Interval
 
 from . import style
 from .curves import mark_handles, x_axis
@@ -50,8 +50,8 @@ def modes_compared(
     base = modes.index(baseline)
     overloaded = seen.overloaded()
     for column, quantity in enumerate(quantities):
-        levels = [mean_interval(values, bounds=quantity.bounds) for values in quantity.values]
-        differences = [paired_difference(values, quantity.values[base]) for values in quantity.values]
+        levels = [seen.mean(values, quantity.bounds) for values in quantity.values]
+        differences = [seen.difference(values, quantity.values[base]) for values in quantity.values]
         either = overloaded | overloaded[base]
         _dots(axes[0, column], modes, modes, levels, overloaded, named=column == 0)
         others = [i for i in range(len(modes)) if i != base]
@@ -101,8 +101,8 @@ def static_vs_dynamic(
     overloaded = dict(zip(modes, seen.overloaded(), strict=True))
     for column, quantity in enumerate(quantities):
         values = dict(zip(modes, quantity.values, strict=True))
-        levels = {mode: mean_interval(values[mode], bounds=quantity.bounds) for mode in drawn}
-        differences = {f"{b} − {a}": (b, paired_difference(values[b], values[a])) for a, b in pairs}
+        levels = {mode: seen.mean(values[mode], quantity.bounds) for mode in drawn}
+        differences = {f"{b} − {a}": (b, seen.difference(values[b], values[a])) for a, b in pairs}
         either = {b: overloaded[a] | overloaded[b] for a, b in pairs}
         top, bottom = axes[0, column], axes[1, column]
         unit = f"({quantity.unit})"

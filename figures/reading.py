@@ -11,7 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from batchcube.results.cube import axis_names, parse_specification
-from batchcube.results.statistics import Interval, mean_interval
+from batchcube.results.labelled import of_single
+from batchcube.results.statistics import Interval, mean_interval, paired_difference
 from batchcube.results.variables import REGISTRY
 
 Select = Mapping[str, Any] | None
@@ -100,7 +101,20 @@ class View:
 
     def interval(self, variable: str, **at: int) -> Interval:
         """Return mean and 95 % t interval over replications."""
-        return mean_interval(self.array(variable, **at), bounds=REGISTRY[variable].bounds)
+        return self.mean(self.array(variable, **at), REGISTRY[variable].bounds)
+
+    def mean(self, values: NDArray[Any], bounds: tuple[float, float]) -> Interval:
+        """Return mean and 95 % t interval of values (..., replication)."""
+        return mean_interval(values, bounds=bounds, single=self.of_single)
+
+    def difference(self, values: NDArray[Any], baseline: NDArray[Any]) -> Interval:
+        """Return the paired difference and its 95 % t interval of values (..., replication)."""
+        return paired_difference(values, baseline, single=self.of_single)
+
+    @property
+    def of_single(self) -> bool:
+        """Whether intervals are those of a single replication: each has service coefficients of its own."""
+        return of_single(self.cube["requests"])
 
     def overloaded(self, **at: int) -> NDArray[np.bool_]:
         """Return where the point is overloaded in any replication."""
@@ -138,10 +152,13 @@ class View:
         if self.replications == 1:
             said = f"One replication of {count} requests: no interval can be given."
         else:
-            said = (
-                f"Means of {self.replications} replications of {count} requests; "
-                "intervals are 95 % t intervals over replications."
+            intervals = (
+                "intervals are 95 % prediction intervals of one replication: each drew its service coefficients from "
+                "what the calibration leaves open."
+                if self.of_single
+                else "intervals are 95 % t intervals over replications."
             )
+            said = f"Means of {self.replications} replications of {count} requests; {intervals}"
         # Overload is marked in the figure itself and explained in its legend.
         lines = str(self.cube.attrs.get("notes", "")).splitlines()
         notes = [_sentence(note) for note in lines if "(variable overloaded)" not in note]

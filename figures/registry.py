@@ -17,6 +17,7 @@ from xarray import Dataset
 from . import style
 from .batches import batch_size_distribution
 from .bins import per_bin_statistics, throughput_vs_bins, throughput_vs_predictor_error
+from .calibration import calibration_batch_factor, calibration_law, calibration_residuals, calibration_throughput
 from .modes import modes_compared, static_vs_dynamic
 from .rates import latency_vs_rate, throughput_vs_rate
 from .reading import Figured
@@ -55,6 +56,15 @@ _FIGURES: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
     "controller-step": (controller_step, "a dynamic mode with policy.sla set", ("controller-step",)),
     "modes-compared": (modes_compared, "an axis over policy.mode", ("modes-poisson", "modes-on-off", "modes-trace")),
 }
+_MADE = "a calibration: batchcube calibrate fit MEASUREMENT writes NAME.fit.nc"
+# Drawn from calibrations instead of cubes.
+_CALIBRATIONS: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
+    "calibration-law": (calibration_law, _MADE, ()),
+    "calibration-residuals": (calibration_residuals, _MADE, ()),
+    "calibration-batch-factor": (calibration_batch_factor, _MADE, ()),
+    "calibration-throughput": (calibration_throughput, _MADE, ()),
+}
+_EVERY = _FIGURES | _CALIBRATIONS
 _FORMATS = (".png", ".pdf", ".svg")
 
 
@@ -62,20 +72,25 @@ def names() -> list[Description]:
     """Return every figure with one line on what it shows, what its cube must hold, and its options."""
     return [
         Description(name, (inspect.getdoc(function) or "").splitlines()[0], needs, presets, _options(function))
-        for name, (function, needs, presets) in _FIGURES.items()
+        for name, (function, needs, presets) in _EVERY.items()
     ]
 
 
-def draw(name: str, cube: Dataset, **options: Any) -> Figure:
-    """Draw a figure from a cube.
+def calibration_names() -> list[str]:
+    """Return the names of the figures that are drawn from calibrations."""
+    return list(_CALIBRATIONS)
 
-    Every figure takes `select` ({axis: value} or {axis: [values]}; `replication` is selected like an axis) and
-    `width_mm`; `names()` lists the others. Raises ValueError, one line naming the figure: unknown name or option, what
+
+def draw(name: str, cube: Dataset, **options: Any) -> Figure:
+    """Draw a figure from a cube, or from a calibration where the figure is of one.
+
+    All take `width_mm`, those of a cube `select` ({axis: value} or {axis: [values]}; `replication` is selected like an
+    axis); `names()` lists the others. Raises ValueError, one line naming the figure: unknown name or option, what
     the cube lacks and which preset makes it, or the values to select from.
     """
-    if name not in _FIGURES:
-        raise ValueError(f"figure {name}: no such figure; must be one of {', '.join(_FIGURES)}")
-    function, _, presets = _FIGURES[name]
+    if name not in _EVERY:
+        raise ValueError(f"figure {name}: no such figure; must be one of {', '.join(_EVERY)}")
+    function, _, presets = _EVERY[name]
     figured = Figured(name, presets)
     for option in options:
         if option not in _options(function):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from xarray import Dataset
 
-from batchcube.results.statistics import Interval, mean_interval
+from batchcube.results.statistics import Interval
 
 from . import style
 from .curves import line_names, line_places
@@ -122,7 +122,7 @@ def _course(seen: View, variable: str, at: dict[str, int]) -> tuple[NDArray[np.f
     width = float(seen.array("window_width_s", **at))
     time = (np.arange(seen.cube.sizes["window"]) + 0.5) * width
     if variable == "arrivals":
-        return time, mean_interval(seen.array("window_arrivals", **at) / width, bounds=(0.0, np.inf))
+        return time, seen.mean(seen.array("window_arrivals", **at) / width, (0.0, np.inf))
     return time, seen.interval(variable, **at)
 
 

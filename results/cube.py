@@ -13,7 +13,7 @@ import xarray as xr
 
 from .netcdf import read_dataset, write_dataset
 from .provenance import CONVENTIONS, batchcube_version, named_together, versions_together
-from .variables import EXTRA_DIMENSIONS, LENGTH_UNITS, REGISTRY, REPLICATION, check_arrays
+from .variables import EXTRA_DIMENSIONS, LENGTH_UNITS, REGISTRY, REPLICATION, SINGLE, check_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,13 +90,15 @@ def build_cube(
     quantiles: Sequence[float] = QUANTILES,
     buckets: Buckets | None = None,
     length_units: str = "tokens",
+    coefficients_drawn: bool = False,
 ) -> xr.Dataset:
     """Build the labelled cube of a sweep from plain arrays.
 
     `arrays` maps registered names to arrays shaped `(*axes, replication, *extra)`, without `replication` where the
     registry says so. Extra dimensions `bin`, `window` and `batch_size` are numbered from 0 and take their size from the
     arrays; batch sizes and latency buckets beyond the used range are dropped, the bucket of exact zeros always stays.
-    `attrs` come from `provenance`. `length_units` is the unit of request lengths, "tokens" or "s".
+    `attrs` come from `provenance`. `length_units` is the unit of request lengths, "tokens" or "s". With
+    `coefficients_drawn` every replication has service coefficients of its own: see `statistics` on their intervals.
     Raises ValueError naming the axis or variable: unknown or taken names, wrong shapes or dtypes, impossible values.
     """
     coordinates = {axis.name: _coordinate_values(axis) for axis in axes}
@@ -156,6 +158,8 @@ def build_cube(
         variable = REGISTRY[name]
         units = length_units if variable.units == LENGTH_UNITS else variable.units
         labels = {"units": units, "long_name": variable.long_name, "definition": variable.definition}
+        if variable.replicated and coefficients_drawn:
+            labels["interval_of"] = SINGLE
         variables[name] = xr.Variable(variable.dims(coordinates), data[name], labels)
     if "overloaded" in variables:
         flags = {"flag_values": np.array([0, 1], np.int8), "flag_meanings": "steady overloaded"}

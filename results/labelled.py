@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from . import statistics
-from .variables import REGISTRY, REPLICATION
+from .variables import REGISTRY, REPLICATION, SINGLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -24,12 +24,17 @@ def mean_interval(
 ) -> xr.Dataset:
     """Return mean, low, high and n over `dim`; without that dimension the value itself, n = 1 and a NaN interval.
 
-    The interval of a registered variable is clipped to the values that variable can have.
+    The interval of a registered variable is clipped to the values that variable can have. Where a cube drew its
+    coefficients anew for every replication, here and below, intervals are those of a single replication.
     """
     variable = REGISTRY.get(str(da.name))
     bounds = variable.bounds if variable else (-np.inf, np.inf)
     return _reduced(
-        "mean", partial(statistics.mean_interval, confidence=confidence, bounds=bounds), [da], dim, _attrs(da)
+        "mean",
+        partial(statistics.mean_interval, confidence=confidence, bounds=bounds, single=of_single(da)),
+        [da],
+        dim,
+        _attrs(da),
     )
 
 
@@ -48,9 +53,8 @@ def paired_difference(
     """
     others, reference = _against(da, along, baseline)
     attrs = _attrs(da) | {"baseline": f"{along} = {baseline}"}
-    return _reduced(
-        "difference", partial(statistics.paired_difference, confidence=confidence), [others, reference], dim, attrs
-    )
+    apply = partial(statistics.paired_difference, confidence=confidence, single=of_single(da))
+    return _reduced("difference", apply, [others, reference], dim, attrs)
 
 
 def paired_ratio(
@@ -62,7 +66,8 @@ def paired_ratio(
     """
     others, reference = _against(da, along, baseline)
     attrs = _attrs(da) | {"units": "1", "baseline": f"{along} = {baseline}"}
-    return _reduced("ratio", partial(statistics.paired_ratio, confidence=confidence), [others, reference], dim, attrs)
+    apply = partial(statistics.paired_ratio, confidence=confidence, single=of_single(da))
+    return _reduced("ratio", apply, [others, reference], dim, attrs)
 
 
 def pooled_quantile(cube: xr.Dataset, q: float, dim: str = REPLICATION, confidence: float = 0.95) -> xr.Dataset:
@@ -77,7 +82,9 @@ def pooled_quantile(cube: xr.Dataset, q: float, dim: str = REPLICATION, confiden
     middle, lower, upper = (cube[name].values for name in names)
     order = [name for name in counts.dims if name not in (dim, "latency_bucket")]
     counts = counts.transpose(*order, dim, "latency_bucket")
-    found = statistics.pooled_quantile(counts.values, middle, lower, upper, q, confidence=confidence)
+    found = statistics.pooled_quantile(
+        counts.values, middle, lower, upper, q, confidence=confidence, single=of_single(counts)
+    )
     attrs = {
         "units": "s",
         "long_name": f"{100 * q:g} % quantile of the latency of all requests",
@@ -94,6 +101,11 @@ def overloaded_share(cube: xr.Dataset, dim: str = REPLICATION) -> xr.DataArray:
         shape = [point.sizes[name] for name in names]
         return xr.DataArray(np.full(shape, np.nan), {name: cube[name] for name in names}, names, "overloaded_share")
     return cube["overloaded"].mean(dim).rename("overloaded_share")
+
+
+def of_single(da: xr.DataArray) -> bool:
+    """Say whether the intervals of a variable are those of a single replication; see `statistics`."""
+    return bool(da.attrs.get("interval_of", "") == SINGLE)
 
 
 def _swapped_quantile(values: NDArray[np.float64], axis: int, q: float, confidence: float) -> statistics.Interval:

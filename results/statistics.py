@@ -3,6 +3,11 @@
 All functions skip NaN along the reduced axis and report how many replications were used. An interval is NaN when the
 replications cannot give one: fewer than two of them, or too few for the quantile asked for. Where all replications
 agree exactly the interval has no width: that says no replication differed, and not that the value is known exactly.
+
+An interval of the mean gets narrower with every replication. That is right while replications differ by chance alone,
+and wrong where each has coefficients of its own, drawn from what a calibration leaves open: no number of replications
+tells which are the true ones. With ``single`` the interval is that of a single replication, a prediction interval: it
+holds the mean under the true coefficients wherever these lie in what was drawn from.
 """
 
 from __future__ import annotations
@@ -32,8 +37,10 @@ def mean_interval(
     axis: int = -1,
     confidence: float = 0.95,
     bounds: tuple[float, float] = (-np.inf, np.inf),
+    *,
+    single: bool = False,
 ) -> Interval:
-    """Return the mean along `axis` with Student's t interval.
+    """Return the mean along `axis` with Student's t interval, of the mean or of a `single` replication.
 
     The interval is clipped to `bounds`, the values that are possible at all ([0, 1] for a fraction), which costs no
     coverage. Source: Law, Simulation Modeling and Analysis, 5th ed., section 9.4 (means of independent replications).
@@ -42,7 +49,7 @@ def mean_interval(
     t = _t(values, confidence)
     n, mean, deviation = _moments(values)
     with np.errstate(invalid="ignore"):
-        half = t * deviation / np.sqrt(np.maximum(n, 1))
+        half = t * deviation * np.sqrt(_share(n, single))
         low, high = np.clip(mean - half, *bounds), np.clip(mean + half, *bounds)
     return Interval(mean, low, high, n)
 
@@ -88,18 +95,22 @@ def order_statistics(n: int, q: float, confidence: float = 0.95) -> tuple[int, i
     return None if best is None else (best[2], best[3])
 
 
-def paired_difference(x: ArrayLike, baseline: ArrayLike, axis: int = -1, confidence: float = 0.95) -> Interval:
-    """Return the mean of `x - baseline` along `axis` with the paired t interval.
+def paired_difference(
+    x: ArrayLike, baseline: ArrayLike, axis: int = -1, confidence: float = 0.95, *, single: bool = False
+) -> Interval:
+    """Return the mean of `x - baseline` along `axis` with the paired t interval, of the mean or of a `single` pair.
 
     Entry r of both must come from the same random numbers, so that what they share cancels. Pairs with a NaN are
     skipped. Source: Law, Simulation Modeling and Analysis, 5th ed., section 10.2.1.
     """
     first, second = _pairs(x, baseline, axis)
-    return mean_interval(first - second, -1, confidence)
+    return mean_interval(first - second, -1, confidence, single=single)
 
 
-def paired_ratio(x: ArrayLike, baseline: ArrayLike, axis: int = -1, confidence: float = 0.95) -> Interval:
-    """Return mean(x) / mean(baseline) along `axis` with Fieller's interval for paired values.
+def paired_ratio(
+    x: ArrayLike, baseline: ArrayLike, axis: int = -1, confidence: float = 0.95, *, single: bool = False
+) -> Interval:
+    """Return mean(x) / mean(baseline) along `axis` with Fieller's interval for paired values, or for a `single` pair.
 
     The interval holds every ratio r for which the paired t test does not reject mean(x - r * baseline) = 0: exact for
     normal pairs at any n, unlike the delta method. NaN when mean(baseline) is not clearly different from 0, as the set
@@ -117,7 +128,7 @@ def paired_ratio(x: ArrayLike, baseline: ArrayLike, axis: int = -1, confidence: 
         _, _, deviation_rest = _moments(rest)
         centred = np.where(np.isnan(rest), 0.0, rest * (second - mean_y[..., None]))
         covariance = centred.sum(axis=-1) / np.maximum(n - 1, 1)
-        h = t**2 / np.maximum(n, 1)
+        h = t**2 * _share(n, single)
         a = mean_y**2 - h * deviation_y**2
         root = np.sqrt((h * covariance) ** 2 + np.maximum(a, 0.0) * h * deviation_rest**2)
         bounded = a > 0
@@ -135,6 +146,8 @@ def pooled_quantile(
     q: float,
     axis: int = -2,
     confidence: float = 0.95,
+    *,
+    single: bool = False,
 ) -> Interval:
     """Return the `q` quantile of all requests of all replications, from their histograms, with an interval.
 
@@ -145,6 +158,7 @@ def pooled_quantile(
     is widened to whole buckets, as nothing finer is known. Replications without requests are skipped; fewer than two,
     or a share whose interval reaches 0 or 1, give NaN. A jackknife of the quantile itself was tried and covered 85 to
     93 % where buckets hold few requests. Source: Woodruff, J. Am. Statist. Assoc. 47 (1952) 635-646.
+    With `single`, the share is that of a single replication.
     Raises ValueError unless 0 < q < 1 and `counts` has two dimensions or more.
     """
     if not 0.0 < q < 1.0:
@@ -172,6 +186,7 @@ def pooled_quantile(
         part = (q * cumulative[-1] - before.sum()) / kept[:, bucket].sum()
         rest = before + part * kept[:, bucket] - q * requests
         half = _t(rest, confidence) * np.sqrt(count / max(count - 1, 1) * (rest**2).sum()) / cumulative[-1]
+        half *= np.sqrt(count * _share(n[point], single))
         if q - half > 0.0 and q + half < 1.0:
             low[point] = below[np.searchsorted(cumulative, (q - half) * cumulative[-1])]
             high[point] = above[np.searchsorted(cumulative, (q + half) * cumulative[-1])]
@@ -218,6 +233,11 @@ def _moments(values: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
 def _check_confidence(confidence: float) -> None:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence = {confidence}: must lie between 0 and 1")
+
+
+def _share(n: NDArray[np.int64], single: bool) -> Floats:
+    """Return the variance of what an interval is of, in units of the variance of a replication."""
+    return 1.0 / np.maximum(n, 1) + float(single)
 
 
 def _t(values: Floats, confidence: float) -> Floats:

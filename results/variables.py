@@ -21,6 +21,8 @@ EXTRA_DIMENSIONS: dict[str, str] = {
     "quantile": "probability of the quantile",
     "latency_bucket": "bucket of the latency histogram",
 }
+# What the attribute `interval_of` of a variable says where every replication has service coefficients of its own.
+SINGLE = "single replication"
 # Stands for the unit of the request lengths of one sweep: tokens, or s where the workload draws service times.
 LENGTH_UNITS = "tokens or s"
 

@@ -234,7 +234,8 @@ def figures() -> None:
 
     for figure in registry.names():
         print(f"{figure.name}: {figure.shows}")
-        print(f"    needs {figure.needs}; presets: {', '.join(figure.presets)}; options: {', '.join(figure.options)}")
+        presets = f"; presets: {', '.join(figure.presets)}" if figure.presets else ""
+        print(f"    needs {figure.needs}{presets}; options: {', '.join(figure.options)}")
 
 
 @app.command(
@@ -256,12 +257,13 @@ def figure(
 ) -> None:
     """Draw a figure from a cube."""
     from batchcube.figures import registry
+    from batchcube.results.calibration import read_calibration
     from batchcube.results.cube import read_cube
 
     options = dict(_assignment("--option", text) for text in option or [])
     if select:
         options["select"] = dict(_assignment("--select", text) for text in select)
-    loaded = read_cube(cube)
+    loaded = read_calibration(cube) if name in registry.calibration_names() else read_cube(cube)
     registry.save(registry.draw(name, loaded, **options), loaded, output)
 
 

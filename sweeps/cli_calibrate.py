@@ -41,6 +41,9 @@ LimitOption = Annotated[
     float | None,
     typer.Option("--time-limit-s", min=1.0, help="stop measuring after so long, and keep what there is"),
 ]
+FiguresOption = Annotated[
+    Path | None, typer.Option("--figures", metavar="DIR", help="folder to draw the calibration's figures into")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what is there instead of continuing it")]
 
@@ -94,7 +97,7 @@ def _measure(
     overwrite: bool,
     time_limit_s: float | None,
     quiet: bool,
-) -> Any:
+) -> None:
     import sys
 
     from .measuring import measure_engine
@@ -112,7 +115,10 @@ def _measure(
             if why:
                 print("left out: batch {}, prompt {}, output {}: ".format(*cell) + str(why), file=sys.stderr)
         print(f"{output}: {int((refused == '').sum())} of {refused.size} cells measured", file=sys.stderr)
-    return measured
+    from .calibrating import fit_measurement
+
+    known, calibration = fit_measurement(output)
+    _keep(known, calibration, output.with_suffix(".json"), None, overwrite=overwrite)
 
 
 @app.command(
@@ -210,6 +216,216 @@ def calibrate_transformers(
             raise UserError(f"calibrate transformers: {' '.join(str(error).split())}") from None
 
     _measure(make, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet)
+
+
+@app.command(
+    "fit",
+    epilog=examples(
+        "batchcube calibrate fit qwen3.nc",
+        "batchcube calibrate fit qwen3.nc -o qwen3-0.6b-a100.json --figures out/qwen3",
+        "batchcube run sweep.toml --set server.service='{coefficients=\"qwen3.json\"}'",
+    ),
+)
+def calibrate_fit(
+    measurement: Annotated[
+        Path, typer.Argument(metavar="MEASUREMENT", help="written by calibrate vllm or transformers (NetCDF)")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="coefficients to write; NAME.json beside the measurement")
+    ] = None,
+    figures: FiguresOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Fit the service laws to a measurement; write coefficients (NAME.json) and what figures draw (NAME.fit.nc)."""
+    from .calibrating import fit_measurement
+
+    to = output or measurement.with_suffix(".json")
+    known, calibration = fit_measurement(measurement, to.stem)
+    _keep(known, calibration, to, figures, overwrite=overwrite)
+
+
+@app.command(
+    "table",
+    epilog=examples(
+        "batchcube calibrate table latency.csv",
+        "batchcube calibrate table t.csv --column batch_size=b --column length_tokens=n --column seconds=t --unit ms",
+        "batchcube calibrate table perf_model.csv --select model=llama2-70b --select hardware=h100-80gb "
+        "--select tensor_parallel=8 -o llama2-70b-h100.json",
+    ),
+)
+def calibrate_table(
+    table: Annotated[Path, typer.Argument(metavar="FILE", help="CSV of measured times")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="coefficients to write (.json); none when left out")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option("--layout", help="known layout, found by the columns when left out")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="NAME=COLUMN",
+            help="map a column: batch_size, length_tokens, prompt_tokens, seconds, std, repetitions",
+        ),
+    ] = None,
+    unit: Annotated[str, typer.Option("--unit", help="of mapped times: s, ms, us", show_default=True)] = "s",
+    select: Annotated[
+        list[str] | None, typer.Option("--select", metavar="COLUMN=VALUE", help="keep the rows of one system")
+    ] = None,
+    source: Annotated[str, typer.Option("--source", help="citation that the coefficients carry")] = "",
+    figures: FiguresOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Judge a table of measured times: could it have been measured? With -o, also fit the laws to it."""
+    from rich.console import Console
+
+    from batchcube.calibration.plausibility import judge, judge_fits
+    from batchcube.calibration.tables import read_cells
+
+    from .calibrating import fit_cells
+    from .calibration_report import print_findings
+    from .errors import UserError
+
+    console = Console()
+    found = read_cells(table, layout, _pairs("--column", column), unit, _pairs("--select", select))
+    console.print(f"{table}: {found.layout.about}", highlight=False, markup=False)
+    if found.fits is not None:
+        if output is not None or figures is not None:
+            raise UserError(f"{table}: holds fits and no measurements: nothing to fit")
+        print_findings(judge_fits(found.fits), console)
+        return
+    if output is None and figures is None:
+        for system, cells in found.systems.items():
+            print_findings(judge(cells), console, system or f"{cells.seconds.size} cells")
+        return
+    if len(found.systems) > 1:
+        options = " ".join(f"--select {name}=..." for name in found.layout.systems)
+        first = next(iter(found.systems))
+        raise UserError(f"{table}: holds {len(found.systems)} systems: choose one with {options}; the first is {first}")
+    system, cells = next(iter(found.systems.items()))
+    name = (output or figures or table).stem
+    known, calibration = fit_cells(
+        cells,
+        name=name,
+        label="literature",
+        title=system or f"{table.name}",
+        source=source or f"{found.layout.about}, file {table.name}",
+        provenance={"file": table.name, "file_sha256": found.sha256},
+        where=str(table),
+    )
+    _keep(known, calibration, output, figures, overwrite=overwrite)
+
+
+@app.command("list")
+def calibrate_list() -> None:
+    """List the coefficients that come with batchcube: measured ones, and laws from the literature."""
+    from batchcube.calibration.coefficients import shipped_names
+
+    from .coefficients import load
+
+    names = shipped_names()
+    width = max(map(len, names), default=0)
+    for name in names:
+        known = load(name)
+        print(f"{name:<{width}}  {known.label:<10}  {known.title}")
+
+
+@app.command(
+    "show", epilog=examples("batchcube calibrate show qwen3-0.6b-cpu-vllm", "batchcube calibrate show mine.json")
+)
+def calibrate_show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="shipped coefficients, or a .json file")],
+) -> None:
+    """Print coefficients: where they come from, every law with its errors, and how plausible the measurement is."""
+    from rich.console import Console
+
+    from .calibration_report import print_coefficients
+    from .coefficients import load
+
+    console = Console()
+    print_coefficients(load(name), console if console.is_terminal else Console(width=max(console.width, 140)))
+
+
+@app.command(
+    "memory",
+    epilog=examples(
+        "batchcube calibrate memory qwen3-0.6b --gib 141", "batchcube calibrate memory ./my-model --gib 80 --used 0.9"
+    ),
+)
+def calibrate_memory(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="qwen3-0.6b, qwen3-tiny, or a folder with a config.json")
+    ],
+    gib: Annotated[float, typer.Option("--gib", min=0.001, help="memory of the device, in GiB")],
+    used: Annotated[float, typer.Option("--used", min=0.01, max=1.0, help="part of it that is used")] = 1.0,
+    dtype: DtypeOption = "bfloat16",
+) -> None:
+    """Print what a model keeps in memory, and how many tokens of KV cache fit beside its weights (model, section 6)."""
+    from batchcube.calibration.models import read_model
+
+    from .errors import UserError
+
+    known = read_model(model, dtype)
+    most, weights = gib * used * 2**30, known.weight_bytes
+    if weights >= most:
+        raise UserError(f"--gib {gib:g}: {most / 1e9:.2f} GB are used, the weights alone take {weights / 1e9:.2f} GB")
+    token = known.kv_bytes_per_token
+    print(f"{known.name}, {known.dtype}: {known.parameters / 1e6:,.1f} million parameters")
+    print(f"  {token:,} bytes of KV cache per token, room for {known.capacity_tokens(most):,.0f} tokens")
+    print(f"  policy.memory = {{ max_bytes = {most:.0f}, model_bytes = {weights}, kv_bytes_per_token = {token} }}")
+
+
+def _pairs(flag: str, texts: list[str] | None) -> dict[str, str]:
+    from .errors import UserError
+
+    pairs = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise UserError(f"{flag} {text}: must be name=value")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | None, *, overwrite: bool) -> None:
+    """Print coefficients, write them and what figures draw, and draw every figure there is something to draw of."""
+    from rich.console import Console
+
+    from batchcube.results.calibration import write_calibration
+
+    from .calibration_report import print_coefficients
+    from .errors import UserError
+
+    if output is not None and output.suffix != ".json":
+        raise UserError(f"{output}: must end in .json")
+    beside = None if output is None else output.with_suffix(".fit.nc")
+    for path in filter(None, (output, beside)):
+        if path.exists() and not overwrite:
+            raise UserError(f"{path}: is there already; choose another output, or --overwrite")
+    console = Console()
+    print_coefficients(known, console if console.is_terminal else Console(width=max(console.width, 140)))
+    if output is not None and beside is not None:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            part = output.with_name(f".{output.name}.part")
+            part.write_text(known.text(), encoding="utf-8")
+            part.replace(output)
+        except OSError as error:
+            raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+        write_calibration(calibration, beside)
+        print(f"{output}, {beside}")
+    if figures is not None:
+        from batchcube.figures import registry
+
+        figures.mkdir(parents=True, exist_ok=True)
+        for name in registry.calibration_names():
+            try:
+                drawn = registry.draw(name, calibration)
+            except ValueError as error:
+                print(f"no {name}: {error}")
+                continue
+            print(registry.save(drawn, calibration, figures / f"{name}.png"))
 
 
 calibrate_vllm.__doc__ = f"{calibrate_vllm.__doc__}\n\n{_DEFAULTS}"

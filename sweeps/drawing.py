@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.engine import Bins, Job, Trace, make_trace, sort_into_bins
+from batchcube.engine import Bins, Job, Setup, Trace, make_trace, sort_into_bins
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 
-from .planning import PointPlan
+from .planning import PointPlan, drawn_service, draws_service
 from .seeds import stream
 from .traces import RecordedTrace, resample
 from .workloads.arrivals import Deterministic, Gamma, Poisson
@@ -43,7 +43,18 @@ class Draws:
         trace = trace._replace(arrival=arrival)
         if plan.setup.policy.shortest_first:
             trace = trace._replace(predicted=self._predicted(plan, trace))
-        return Job(trace, bins, plan.setup)
+        return Job(trace, bins, self._setup(plan))
+
+    def _setup(self, plan: PointPlan) -> Setup:
+        """Return a point's setup, with coefficients of this replication's own where they are drawn.
+
+        Every point draws from the same stream: settings that share coefficients share the draw.
+        """
+        if not draws_service(plan.point):
+            return plan.setup
+        largest = plan.setup.policy.batch_size
+        made = self._once(plan.keys.service, lambda: drawn_service(plan.point, largest, self._stream("coefficients")))
+        return plan.setup._replace(service=made)
 
     def _once(self, key: int, make: Callable[[], Any]) -> Any:
         with self._lock:

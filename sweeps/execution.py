@@ -27,11 +27,12 @@ from batchcube.results.cube import Buckets, build_cube, extend_cube, parse_speci
 from batchcube.results.provenance import MadeBy, batchcube_version, provenance
 from batchcube.results.variables import REGISTRY
 
+from . import coefficients
 from .drawing import Draws
 from .errors import UserError
 from .expected import Expected
 from .grid import Axis, setting_paths
-from .planning import Plan, PointPlan, deal, make_plan, theory_of
+from .planning import Plan, PointPlan, calibrated, deal, draws_service, make_plan, theory_of
 from .progress import Progress, Silent
 from .specification import Sweep, identity_of
 
@@ -510,14 +511,17 @@ def _cube(
         trace_rows_dropped=plan.rows_dropped,
         notes=notes,
     )
+    laws = calibrated(plan.points)
+    kept = {"service_coefficients": coefficients.record(laws)} if laws else {}
     return build_cube(
         [cube_axis(axis, sweep) for axis in sweep.grid.axes],
         arrays,
         replications=count,
-        attrs={**attrs, "description": sweep.description},
+        attrs={**attrs, "description": sweep.description, **kept},
         first_replication=first,
         buckets=buckets,
         length_units="s" if seconds == {True} else "tokens",
+        coefficients_drawn=any(draws_service(plan.point) for plan in plan.points),
     )
 
 

@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import theory
-from .settings import FIXED, GrowingLaw, Point, TableLaw
+from batchcube.calibration.coefficients import BatchCoefficients
+
+from . import coefficients, theory
+from .settings import FIXED, CoefficientsLaw, ConstantLaw, GrowingLaw, Point, TableLaw
 from .workloads.lengths import Constant, Empirical, Histogram, LengthDistribution, Mixture, Zipf
 from .workloads.predictors import Adjacent, Confusion, Oracle
 from .workloads.settings import FloatArray
@@ -32,7 +34,8 @@ def expected(point: Point, edges: FloatArray | None) -> Expected:
     service, lengths, predictor = server.service, workload.lengths, workload.predictor
     if policy.mode not in FIXED or policy.batch_size is None or policy.max_wait_s is not None:
         return Expected()
-    if lengths is None or isinstance(service, TableLaw) or not isinstance(predictor, Oracle | Adjacent | Confusion):
+    by_table = isinstance(service, TableLaw) or (isinstance(service, CoefficientsLaw) and service.h == "table")
+    if lengths is None or by_table or not isinstance(predictor, Oracle | Adjacent | Confusion):
         return Expected()
     if lengths.gives_prompt and getattr(service, "length", "output") == "total":
         return Expected()
@@ -50,9 +53,12 @@ def expected(point: Point, edges: FloatArray | None) -> Expected:
     if service.law != "given":
         from batchcube.engine.policies.service import batch_factor
 
-        gamma = service.gamma if isinstance(service, GrowingLaw) else 0.0
-        intercept = service.a0_s
-        slope = service.a1_s_per_token * float(batch_factor(policy.batch_size, service.law, gamma))
+        fitted = coefficients.law_of(service) if isinstance(service, CoefficientsLaw) else service
+        assert isinstance(fitted, ConstantLaw | GrowingLaw | BatchCoefficients)
+        h = fitted.h if isinstance(fitted, BatchCoefficients) else fitted.law
+        gamma = 0.0 if isinstance(fitted, ConstantLaw) else fitted.gamma
+        intercept = fitted.a0_s
+        slope = fitted.a1_s_per_token * float(batch_factor(policy.batch_size, h, gamma))
     batches = theory.binned_batches(
         law, policy.batch_size, cut, confusion=confusion, intercept_s=intercept, slope_s=slope
     )

@@ -1,7 +1,7 @@
 """Everything about a sweep that does not depend on the replication: files read, bins cut, setups built."""
 
 import hashlib
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,12 +23,24 @@ from batchcube.engine.policies.sla import no_sla, sla_search
 from batchcube.engine.policies.target import Control, fixed_target
 from batchcube.engine.ticks import TICKS_PER_S
 
+from . import coefficients
 from .datasets import resolve
 from .errors import FileError, UserError
 from .expected import Expected, expected
 from .grid import where
 from .seeds import stream
-from .settings import CONTROLLED, GrowingLaw, Point, Policy, Report, Server, TableLaw, TraceSettings, Workload
+from .settings import (
+    CONTROLLED,
+    CoefficientsLaw,
+    GrowingLaw,
+    Point,
+    Policy,
+    Report,
+    Server,
+    TableLaw,
+    TraceSettings,
+    Workload,
+)
 from .specification import Sweep
 from .traces import RecordedTrace, read_trace
 from .workloads.lengths import Exponential
@@ -48,6 +60,7 @@ class Keys(NamedTuple):
     trace: int
     prediction: int
     bins: int
+    service: int
 
 
 class PointPlan(NamedTuple):
@@ -128,6 +141,9 @@ def make_plan(sweep: Sweep) -> Plan:
             "all replications come from one recorded trace: intervals say how much the place in it and the predictor's "
             "luck matter, and are too narrow for any other trace"
         ] = None
+    for law in calibrated(points):
+        largest = max(plan.setup.policy.batch_size for plan in points if plan.point.server.service == law)
+        notes.update(dict.fromkeys(coefficients.notes_on(law, largest)))
     checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points))
     dropped = sum(trace.rows_dropped for trace in recorded)
     return Plan(sweep, tuple(points), tuple(notes), ",".join(checksums), dropped)
@@ -135,12 +151,18 @@ def make_plan(sweep: Sweep) -> Plan:
 
 def _checksums(points: Sequence[PointPlan]) -> set[str]:
     """Return the sha256 of every file but the traces that the points' settings name."""
-    paths: set[str] = set()
+    paths = {str(coefficients.locate(law.coefficients)) for law in calibrated(points)}
     for plan in points:
         workload = plan.point.workload
         for settings in (plan.point.server.service, workload.arrivals, workload.lengths):
             paths.update(_paths(settings))
     return {hashlib.sha256(resolve(path).read_bytes()).hexdigest() for path in paths}
+
+
+def calibrated(points: Iterable[PointPlan]) -> list[CoefficientsLaw]:
+    """Return the distinct service settings of points that name coefficients."""
+    services = (plan.point.server.service for plan in points)
+    return list(dict.fromkeys(service for service in services if isinstance(service, CoefficientsLaw)))
 
 
 def _paths(settings: Any) -> Iterator[str]:
@@ -205,6 +227,9 @@ class _Planner:
         )
         self._require_room(policy, sample)
         service = self._once(("service", server.service, batch), lambda: build_service(server, batch))
+        if draws_service(point):
+            # Told before anything runs: coefficients whose errors are not known cannot be drawn.
+            drawn_service(point, batch, stream(self.seed, None, "coefficients"))
         span = report.horizon_s or _span(workload, trace, count) or _work_s(server, service, batch, count, sample)
         setup = Setup(
             make_policy(
@@ -229,9 +254,10 @@ class _Planner:
             ),
         )
         length = "seconds" if workload.in_seconds else getattr(server.service, "length", "output")
-        return PointPlan(point, count, edges, setup, self._keys(workload, count, length, edges), trace, length)
+        return PointPlan(point, count, edges, setup, self._keys(point, batch, count, length, edges), trace, length)
 
-    def _keys(self, workload: Workload, count: int, length: str, edges: FloatArray) -> Keys:
+    def _keys(self, point: Point, batch: int, count: int, length: str, edges: FloatArray) -> Keys:
+        workload = point.workload
         unit: Hashable
         if workload.trace is not None:
             unit = ("recorded", workload.trace.model_copy(update={"rate_scale": 1.0}), count)
@@ -252,7 +278,8 @@ class _Planner:
         by_bin = workload.predictor.kind in ("adjacent", "confusion", "column")
         prediction = ("prediction", lengths, workload.predictor, cut if by_bin else b"")
         bins = ("bins", prediction, cut) if len(edges) > 2 else ("one bin", count)
-        keys = (unit, arrivals, lengths, ("trace", lengths, length), prediction, bins)
+        service = ("service", point.server.service, batch)
+        keys = (unit, arrivals, lengths, ("trace", lengths, length), prediction, bins, service)
         return Keys(*(self._numbers.setdefault(key, len(self._numbers)) for key in keys))
 
     def _read(self, settings: TraceSettings) -> RecordedTrace:
@@ -378,6 +405,8 @@ def build_service(server: Server, largest_batch: int) -> Service:
     law = server.service
     if law.law == "given":
         return given(largest_batch=largest_batch)
+    if isinstance(law, CoefficientsLaw):
+        return coefficients.build(law, largest_batch)
     if isinstance(law, TableLaw):
         table, fitted = _read_table(law.path)
         outside = formula(fitted.a0_s, fitted.a1_s_per_token, fitted.h, fitted.gamma, largest_batch=largest_batch)
@@ -386,12 +415,28 @@ def build_service(server: Server, largest_batch: int) -> Service:
     return formula(law.a0_s, law.a1_s_per_token, law.law, gamma, largest_batch=largest_batch)
 
 
+def draws_service(point: Point) -> bool:
+    """Say whether every replication of a point has service coefficients of its own."""
+    service = point.server.service
+    return isinstance(service, CoefficientsLaw) and service.draw
+
+
+def drawn_service(point: Point, largest_batch: int, rng: np.random.Generator) -> Service:
+    """Build a service law with coefficients drawn from what the calibration leaves open."""
+    law = point.server.service
+    assert isinstance(law, CoefficientsLaw)
+    return coefficients.build(law, largest_batch, rng)
+
+
 @lru_cache(maxsize=8)
 def _read_table(path: str) -> Any:
-    from batchcube.calibration.tables import best_law, read_table
+    from batchcube.calibration.laws import fit_batch_laws
+    from batchcube.calibration.tables import read_table
 
     table = read_table(path)
-    return table, best_law(table)
+    b, length = np.meshgrid(table.batch_sizes, table.lengths, indexing="ij")
+    chosen, laws = fit_batch_laws(b, length, table.seconds)
+    return table, laws[chosen]
 
 
 def build_control(

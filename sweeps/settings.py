@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from batchcube.engine.ticks import LARGEST_BATCH
 
@@ -251,13 +251,40 @@ class TableLaw(Settings):
     length: Literal["output", "total"] = Field(default="output", description="tokens that count")
 
 
+class CoefficientsLaw(Settings):
+    """T from calibrated coefficients: measured ones that come with the package, or a file of `calibrate fit`."""
+
+    law: Literal["coefficients"] = "coefficients"
+    coefficients: str = Field(
+        min_length=1, description="name (batchcube calibrate list), or a .json file relative to the specification"
+    )
+    h: Literal["chosen", "constant", "linear", "saturating", "power", "table"] = Field(
+        default="chosen",
+        description="growth with the batch size: chosen by cross-validation, one of the laws, or the measured table",
+    )
+    prompt_tokens: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="measured prompt length whose times are taken; the file's default when left out"
+    )
+    draw: bool = Field(
+        default=False, description="draw coefficients for every replication from what the calibration leaves open"
+    )
+
+    @field_validator("coefficients")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        from batchcube.calibration.coefficients import locate
+
+        locate(value)
+        return value
+
+
 class GivenLaw(Settings):
     """T = the longest of the service times the workload draws in seconds."""
 
     law: Literal["given"]
 
 
-Service = Annotated[ConstantLaw | GrowingLaw | TableLaw | GivenLaw, Field(discriminator="law")]
+Service = Annotated[ConstantLaw | GrowingLaw | TableLaw | CoefficientsLaw | GivenLaw, Field(discriminator="law")]
 
 
 class Server(Settings):
@@ -266,6 +293,15 @@ class Server(Settings):
     servers: int | Literal["infinite"] = Field(default=1, description="identical servers")
     completion: Literal["batch", "own"] = Field(default="batch", description="when a request of a batch is done")
     service: Service = Field(description="time a batch takes")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _coefficients_are_a_law(cls, data: Any) -> Any:
+        """Take ``service = { coefficients = NAME }`` for the law that it is."""
+        service = data.get("service") if isinstance(data, dict) else None
+        if isinstance(service, dict) and "coefficients" in service and "law" not in service:
+            return {**data, "service": {**service, "law": "coefficients"}}
+        return data
 
     @field_validator("servers", mode="before")
     @classmethod
@@ -493,6 +529,9 @@ def _server_problems(point: Point) -> Iterator[Problem]:
         yield Problem(("workload", "lengths", "unit"), text, shown=False)
     if server.completion == "own" and given:
         yield Problem(("server", "completion"), 'needs tokens: server.service.law = "given" has none')
+    service = server.service
+    if isinstance(service, CoefficientsLaw) and service.draw and service.h == "table":
+        yield Problem(("server", "service", "draw"), 'h = "table" has no coefficients to draw')
     for name in ("token_sla_s", "memory_capacity_tokens"):
         if getattr(point.report, name) is not None and workload.in_seconds:
             yield Problem(("report", name), 'needs tokens, and workload.lengths.unit is "seconds"')

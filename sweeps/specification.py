@@ -248,7 +248,8 @@ def _with_absolute_paths(document: dict[str, Any], folder: Path) -> dict[str, An
     def walk(table: Any) -> None:
         if isinstance(table, dict):
             for key, value in table.items():
-                if key.rpartition(".")[2] == "path":
+                name = key.rpartition(".")[2]
+                if name == "path" or (name == "coefficients" and str(value).endswith(".json")):
                     table[key] = absolute(value)
                 else:
                     walk(value)
@@ -266,6 +267,8 @@ def _with_absolute_paths(document: dict[str, Any], folder: Path) -> dict[str, An
         path, values = axis.get("path"), axis.get("values")
         if isinstance(path, str) and path.endswith(".path") and isinstance(values, list):
             axis["values"] = [absolute(value) for value in values]
+        if isinstance(path, str) and path.endswith(".coefficients") and isinstance(values, list):
+            axis["values"] = [absolute(value) if str(value).endswith(".json") else value for value in values]
     return document
 
 

@@ -1,0 +1,328 @@
+"""Coefficients as a file: the laws fitted to one system, their covariance, what was measured with what, in JSON.
+
+A sweep names such a file (``service = { coefficients = "qwen3-0.6b-cpu-vllm" }``). The shipped ones lie beside this
+module; each says in `label` whether this package measured it or somebody published it.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .cells import BatchFit, Cells, as_table, table_error
+from .laws import STEP_TERMS, BatchLaw, Quality, StepLaw
+from .plausibility import Finding
+
+Floats = NDArray[np.float64]
+
+SHIPPED = Path(__file__).parent / "shipped"
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+H = Literal["constant", "linear", "saturating", "power"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FitQuality(_Part):
+    """How well a law follows its measurements; all but R2 are relative."""
+
+    measurements: Annotated[int, Field(ge=0)]
+    r_squared: float | None
+    rms_residual: NonNegative | None
+    worst_residual: float | None
+    worst_at: str = Field(default="", description="the cell with the worst residual")
+    leave_one_out_rms: NonNegative | None
+
+
+class BatchCoefficients(_Part):
+    """T(b, L) = a0 + a1 * L * h(b), L in output tokens."""
+
+    h: H
+    a0_s: NonNegative
+    a1_s_per_token: Positive
+    gamma: Annotated[float, Field(ge=0, le=100)]
+    standard_errors: Annotated[list[float | None], Field(min_length=3, max_length=3)] = Field(
+        description="of a0_s, a1_s_per_token, gamma; null where one was held at a limit or nothing is known of it"
+    )
+    covariance: (
+        Annotated[list[Annotated[list[float], Field(min_length=3, max_length=3)]], Field(max_length=3)] | None
+    ) = Field(default=None, description="3 x 3 over a0_s, a1_s_per_token, gamma; null where nothing is known of it")
+    degrees_of_freedom: Annotated[int, Field(ge=0)]
+    quality: FitQuality
+
+
+class BatchTable(_Part):
+    """Mean seconds of whole batches on the measured grid, interpolated bilinearly."""
+
+    batch_sizes: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)]
+    output_tokens: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)]
+    seconds: list[list[Positive]]
+    interpolation_rms: NonNegative | None = Field(description="relative error of cells interpolated between neighbours")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "BatchTable":
+        rows = {len(row) for row in self.seconds}
+        if len(self.seconds) != len(self.batch_sizes) or rows != {len(self.output_tokens)}:
+            raise ValueError("seconds must have a row for each batch size and a column for each length")
+        for name in ("batch_sizes", "output_tokens"):
+            values = getattr(self, name)
+            if values != sorted(set(values)):
+                raise ValueError(f"{name} must increase")
+        if any(b < a for row in self.seconds for a, b in pairwise(row)):
+            raise ValueError("seconds must not fall with the length")
+        return self
+
+
+class BatchLaws(_Part):
+    """The laws of whole batches at one prompt length, and the one that predicts left-out cells best."""
+
+    prompt_tokens: NonNegative | None = Field(description="null: the prefill is not in the times, or not known")
+    chosen: H
+    laws: dict[H, BatchCoefficients]
+    table: BatchTable | None = None
+
+    @model_validator(mode="after")
+    def _has_chosen(self) -> "BatchLaws":
+        if self.chosen not in self.laws:
+            raise ValueError(f"chosen = {self.chosen}: laws has none of that name")
+        return self
+
+
+class StepCoefficients(_Part):
+    """Seconds of one engine step; a term that nothing measured is null."""
+
+    c0_s: NonNegative | None
+    c1_s_per_request: NonNegative | None
+    c2_s_per_kv_token: NonNegative | None
+    c3_s_per_prefill_token: NonNegative | None
+    c4_s_per_prefill_attention: NonNegative | None
+    standard_errors: Annotated[list[float | None], Field(min_length=5, max_length=5)]
+    covariance: list[list[float]] | None = None
+    degrees_of_freedom: Annotated[int, Field(ge=0)]
+    quality: FitQuality
+
+
+class Memory(_Part):
+    """What the KV cache of the model takes, and what room the engine reported."""
+
+    kv_bytes_per_token: Annotated[int, Field(ge=1)]
+    model_bytes: Annotated[int, Field(ge=0)]
+    reported_capacity_tokens: Annotated[int, Field(ge=0)] | None = None
+
+
+class Raw(_Part):
+    """The measurement behind the coefficients."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Plausibility(_Part):
+    """What `plausibility.judge` found in the measurement."""
+
+    flags: list[str]
+    notes: list[str]
+
+
+class Coefficients(_Part):
+    """Everything that is known of one system's times."""
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    label: Literal["measured", "literature"] = Field(description="measured by this package, or published by others")
+    title: str
+    source: str = Field(description="how and where it was measured, or the citation")
+    provenance: dict[str, str | int | float] = Field(default_factory=dict)
+    raw: Raw | None = None
+    memory: Memory | None = None
+    default_prompt_tokens: NonNegative | None = None
+    batch_laws: list[BatchLaws] = Field(default_factory=list)
+    step_law: StepCoefficients | None = None
+    plausibility: Plausibility | None = None
+
+    def at_prompt(self, prompt_tokens: float | None) -> BatchLaws:
+        """Return the batch laws at a prompt length, the default one when None; ValueError naming those there are."""
+        if not self.batch_laws:
+            raise ValueError(f"coefficients {self.name}: hold no law of whole batches")
+        wanted = self.default_prompt_tokens if prompt_tokens is None else prompt_tokens
+        for laws in self.batch_laws:
+            if laws.prompt_tokens == wanted:
+                return laws
+        known = ", ".join(f"{laws.prompt_tokens:g}" for laws in self.batch_laws if laws.prompt_tokens is not None)
+        raise ValueError(
+            f"coefficients {self.name}: prompt_tokens = {prompt_tokens:g}: "
+            + (f"must be one of {known}, the prompts that were measured" if known else "its times have no prompts")
+        )
+
+    def text(self) -> str:
+        """Return the file's text."""
+        return self.model_dump_json(indent=1) + "\n"
+
+
+def quality_of(quality: Quality, cells: Cells | None) -> FitQuality:
+    """Return a fit's quality as the file states it."""
+    at = "" if cells is None else describe_cell(cells, quality.worst_at)
+    return FitQuality(
+        measurements=quality.measurements,
+        r_squared=_known(quality.r_squared),
+        rms_residual=_known(quality.rms_residual),
+        worst_residual=_known(quality.worst_residual),
+        worst_at=at,
+        leave_one_out_rms=_known(quality.leave_one_out_rms),
+    )
+
+
+def describe_cell(cells: Cells, number: int) -> str:
+    """Return a cell in words: its kind, unless it is a whole batch, and the numbers that are known of it."""
+    fields = {"batch_size": "b =", "prompt_tokens": "prompt", "output_tokens": "output"}
+    said = [
+        f"{word} {getattr(cells, name)[number]:g}"
+        for name, word in fields.items()
+        if np.isfinite(getattr(cells, name)[number])
+    ]
+    kind = "" if cells.kind[number] == "batch" else f"{cells.kind[number]} "
+    return kind + ", ".join(said)
+
+
+def batch_coefficients(law: BatchLaw, cells: Cells | None) -> BatchCoefficients:
+    """Return a fitted batch law as the file states it."""
+    return BatchCoefficients(
+        h=law.h,  # type: ignore[arg-type]
+        a0_s=law.a0_s,
+        a1_s_per_token=law.a1_s_per_token,
+        gamma=law.gamma,
+        standard_errors=[_known(error) for error in law.standard_errors.tolist()],
+        covariance=_matrix(law.covariance),
+        degrees_of_freedom=max(law.degrees_of_freedom, 0),
+        quality=quality_of(law.quality, cells),
+    )
+
+
+def batch_laws(fits: Sequence[BatchFit]) -> list[BatchLaws]:
+    """Return fitted batch laws as the file states them."""
+    stated = []
+    for fit in fits:
+        grid = as_table(fit.cells)
+        table = None
+        if grid is not None:
+            sizes, lengths, seconds = grid
+            table = BatchTable(
+                batch_sizes=sizes.tolist(),
+                output_tokens=lengths.tolist(),
+                seconds=seconds.tolist(),
+                interpolation_rms=_known(table_error(*grid)),
+            )
+        laws: dict[Any, BatchCoefficients] = {h: batch_coefficients(law, fit.cells) for h, law in fit.laws.items()}
+        stated.append(
+            BatchLaws(prompt_tokens=_known(fit.prompt_tokens), chosen=fit.chosen, laws=laws, table=table)  # type: ignore[arg-type]
+        )
+    return stated
+
+
+def step_coefficients(law: StepLaw, cells: Cells | None) -> StepCoefficients:
+    """Return a fitted step law as the file states it."""
+    values: dict[str, Any] = {name: _known(c) for name, c in zip(STEP_TERMS, law.coefficients.tolist(), strict=True)}
+    return StepCoefficients(
+        **values,
+        standard_errors=[_known(error) for error in law.standard_errors.tolist()],
+        covariance=_matrix(law.covariance),
+        degrees_of_freedom=max(law.quality.measurements - len(law.free), 0),
+        quality=quality_of(law.quality, cells),
+    )
+
+
+def plausibility_of(found: Sequence[Finding]) -> Plausibility:
+    """Return findings as the file states them."""
+    return Plausibility(
+        flags=[f"{one.sign}: {one.text}" for one in found if one.level == "flag"],
+        notes=[f"{one.sign}: {one.text}" for one in found if one.level == "note"],
+    )
+
+
+def drawn(law: BatchCoefficients, rng: np.random.Generator) -> BatchCoefficients:
+    """Draw coefficients from what the fit leaves open: multivariate t around the estimate.
+
+    A draw below 0 is set to 0, a1 to a thousandth of its estimate. Raises ValueError where the errors are not known, or
+    a1 is less than four of its standard errors.
+    """
+    errors = law.standard_errors
+    if law.covariance is None or law.degrees_of_freedom < 1:
+        raise ValueError("nothing is known of the coefficients' errors")
+    if errors[1] is None or law.a1_s_per_token < 4 * errors[1]:
+        raise ValueError("a1_s_per_token is less than four of its standard errors: draws could be negative")
+    covariance = np.array(law.covariance)
+    free = np.flatnonzero(np.diag(covariance) > 0)
+    scale = np.sqrt(np.diag(covariance)[free])
+    root = np.linalg.cholesky(covariance[np.ix_(free, free)] / np.outer(scale, scale) + 1e-12 * np.eye(free.size))
+    # Normal deviates over the root of a chi-squared one: a t distribution, as the scatter itself was estimated.
+    heavy = math.sqrt(law.degrees_of_freedom / rng.chisquare(law.degrees_of_freedom))
+    values = np.array([law.a0_s, law.a1_s_per_token, law.gamma])
+    values[free] += scale * (root @ rng.standard_normal(free.size)) * heavy
+    a0, a1, gamma = values.tolist()
+    return law.model_copy(
+        update={
+            "a0_s": max(a0, 0.0),
+            "a1_s_per_token": max(a1, law.a1_s_per_token / 1000),
+            "gamma": min(max(gamma, 0.0), 100.0),
+        }
+    )
+
+
+# Files --------------------------------------------------------------------------------------------------------------
+
+
+def shipped_names() -> list[str]:
+    """Return the names of the coefficients that come with the package."""
+    return sorted(file.stem for file in SHIPPED.glob("*.json"))
+
+
+def locate(name: str | os.PathLike[str]) -> Path:
+    """Return the file of shipped coefficients by name, or of a path that ends in .json; ValueError when not there."""
+    text = os.fspath(name)
+    if text.endswith(".json"):
+        return Path(text).expanduser()
+    if text not in shipped_names():
+        raise ValueError(
+            f"coefficients {text}: none of that name; must be a file that ends in .json, or one of "
+            f"{', '.join(shipped_names())}"
+        )
+    return SHIPPED / f"{text}.json"
+
+
+def parse(data: bytes, source: str) -> Coefficients:
+    """Parse a coefficients file.
+
+    Raises ValueError for what is no JSON, pydantic's ValidationError for what is no coefficients file.
+    """
+    try:
+        content = json.loads(data)
+    except ValueError:
+        raise ValueError(f"{source}: is not JSON, must be a file of coefficients") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{source}: is no table, must be a file of coefficients")
+    return Coefficients.model_validate(content)
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _known(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _matrix(covariance: Floats) -> list[list[float]] | None:
+    rows: list[list[float]] = covariance.tolist()
+    return rows if np.isfinite(covariance).all() else None

@@ -1,0 +1,329 @@
+"""Service laws fitted to measurements: whole batches T(b, L) = a0 + a1 * L * h(b), and single engine steps.
+
+All fits are least squares of the relative residuals (fitted / measured - 1): timings scatter in proportion to their
+size. Coefficients are >= 0. Each measurement is the mean of a cell, so that what a law cannot follow counts as scatter
+and widens the errors, as it should: many repetitions of a cell do not make a wrong law right.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+LAWS = ("constant", "linear", "saturating", "power")
+"""Names of h(b): 1, 1 + γ(b-1), 1 + γ(b-1)/b, b^γ; a simpler law stands before one with more freedom."""
+STEP_TERMS = (
+    "c0_s",
+    "c1_s_per_request",
+    "c2_s_per_kv_token",
+    "c3_s_per_prefill_token",
+    "c4_s_per_prefill_attention",
+)
+"""What a step's time is made of (model, section 10): itself, decoding requests, KV tokens that they read, prefill
+tokens, and Σ chunk * context of the prefill, where the context of a chunk includes the chunk."""
+
+_LARGEST_GAMMA = 100.0
+
+
+class Quality(NamedTuple):
+    """How well a law follows its measurements; residuals are relative: fitted / measured - 1."""
+
+    measurements: int
+    r_squared: float
+    """Of the seconds themselves; NaN where these do not vary."""
+    rms_residual: float
+    worst_residual: float
+    worst_at: int
+    """Number of the measurement with the worst residual."""
+    leave_one_out_rms: float
+    """Of every measurement predicted from all the others; NaN where there are too few."""
+
+
+class BatchLaw(NamedTuple):
+    """T(b, L) = a0 + a1 * L * h(b), with what is known about its accuracy.
+
+    `covariance` is (3, 3) over a0, a1, γ. A coefficient that ended on a limit, or is no part of the law, has a row of
+    zeros and a standard error of NaN; all are NaN when there are no more measurements than coefficients.
+    """
+
+    a0_s: float
+    a1_s_per_token: float
+    h: str
+    gamma: float
+    covariance: Floats
+    free: tuple[int, ...]
+    """Which of a0, a1, γ were free."""
+    quality: Quality
+
+    @property
+    def standard_errors(self) -> Floats:
+        """Standard errors of a0, a1, γ."""
+        return _errors(self.covariance, self.free)
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Measurements less free coefficients."""
+        return self.quality.measurements - len(self.free)
+
+    def seconds(self, batch_size: ArrayLike, length: ArrayLike) -> Floats:
+        """Return T(b, L) in seconds, broadcast over both arguments."""
+        factor = _batch_factor(np.asarray(batch_size, dtype=np.float64), self.h, self.gamma)
+        return np.asarray(self.a0_s + self.a1_s_per_token * np.asarray(length, dtype=np.float64) * factor)
+
+    def standard_error(self, batch_size: ArrayLike, length: ArrayLike) -> Floats:
+        """Return the standard error of T(b, L) in seconds that the coefficients' errors make, broadcast."""
+        b, n = np.broadcast_arrays(np.asarray(batch_size, np.float64), np.asarray(length, np.float64))
+        gradient = np.moveaxis(_batch_gradient(b, n, self.a1_s_per_token, self.h, self.gamma), 0, -1)
+        variance: Floats = np.einsum("...i,ij,...j->...", gradient, self.covariance, gradient)
+        return np.sqrt(np.maximum(variance, 0.0))
+
+
+class StepLaw(NamedTuple):
+    """The seconds of one engine step, linear in `STEP_TERMS`; a term that no measurement varies is NaN."""
+
+    coefficients: Floats
+    """(5,)"""
+    covariance: Floats
+    """(5, 5), rows of zeros for coefficients that ended at 0 or were not measured."""
+    free: tuple[int, ...]
+    quality: Quality
+
+    @property
+    def standard_errors(self) -> Floats:
+        """(5,) standard errors."""
+        return _errors(self.covariance, self.free)
+
+    def seconds(self, terms: ArrayLike) -> Floats:
+        """Return the seconds of steps with terms (step, 5), see `step_terms`."""
+        return np.asarray(np.asarray(terms, np.float64) @ np.nan_to_num(self.coefficients))
+
+
+def step_terms(
+    decoding: ArrayLike, kv_tokens: ArrayLike, prefill_tokens: ArrayLike, prefill_attention: ArrayLike
+) -> Floats:
+    """Return the terms (step, 5) of steps; see `STEP_TERMS`."""
+    parts = np.broadcast_arrays(
+        1.0, *(np.asarray(a, np.float64) for a in (decoding, kv_tokens, prefill_tokens, prefill_attention))
+    )
+    return np.stack(parts, axis=-1)
+
+
+def fit_batch_law(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike, h: str) -> BatchLaw:
+    """Fit a0 + a1 * L * h(b) to measurements (n,).
+
+    ``h`` is one of `LAWS`. Raises ValueError for an unknown law, values that are not finite and > 0, fewer than 3
+    measurements (2 when ``h`` is constant), only one length, or, unless ``h`` is constant, only one batch size; and
+    when the times do not grow with the length at all.
+    """
+    if h not in LAWS:
+        raise ValueError(f"law = {h!r}: must be one of {', '.join(LAWS)}")
+    b, length, y = _checked(batch_sizes, lengths, seconds)
+    free = 2 if h == "constant" else 3
+    if y.size < free or np.unique(length).size < 2 or (free == 3 and np.unique(b).size < 2):
+        raise ValueError(
+            f"measurements: {y.size} of {np.unique(b).size} batch sizes and {np.unique(length).size} lengths: law "
+            f"{h} needs at least {free}, of 2 lengths{' and 2 batch sizes' if free == 3 else ''}"
+        )
+    coefficients = _least_squares(b, length, y, h)
+    a0, a1, gamma = coefficients
+    if not a1 > 0:
+        raise ValueError(f"measurements: the times do not grow with the length, so law {h} does not apply")
+    gradient = _batch_gradient(b, length, a1, h, gamma).T
+    held = (False, False, h == "constant" or gamma >= _LARGEST_GAMMA)
+    active = tuple(i for i, value in enumerate(coefficients) if value > 0 and not held[i])
+    fitted = a0 + a1 * length * _batch_factor(b, h, gamma)
+    covariance = _covariance(gradient, y, fitted / y - 1, active)
+
+    def predict(kept: NDArray[np.bool_]) -> Floats:
+        again = _least_squares(b[kept], length[kept], y[kept], h)
+        return again[0] + again[1] * length[~kept] * _batch_factor(b[~kept], h, again[2])
+
+    return BatchLaw(a0, a1, h, gamma, covariance, active, _quality(y, fitted, predict, free))
+
+
+def fit_batch_laws(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike) -> tuple[str, dict[str, BatchLaw]]:
+    """Fit every law of `LAWS` that the measurements can tell, and choose one by cross-validation.
+
+    The score is the root mean square of the relative error over all measurements, each predicted from all the others.
+    The first law within 1 % of the best score wins, so no freedom is taken that the measurements do not ask for. Laws
+    that need more batch sizes than there are, are left out. Raises ValueError when no law can be fitted.
+    """
+    fits: dict[str, BatchLaw] = {}
+    for h in LAWS:
+        try:
+            fits[h] = fit_batch_law(batch_sizes, lengths, seconds, h)
+        except ValueError:
+            if h == "constant":
+                raise
+    scores = {h: law.quality.leave_one_out_rms for h, law in fits.items()}
+    known = [score for score in scores.values() if np.isfinite(score)]
+    if not known:
+        return next(iter(fits)), fits
+    enough = 1.01 * min(known) + 1e-9
+    return next(h for h, score in scores.items() if score <= enough), fits
+
+
+def fit_step_law(terms: ArrayLike, seconds: ArrayLike) -> StepLaw:
+    """Fit the step law to the terms (n, 5) of measured steps, see `step_terms`, and their seconds (n,).
+
+    A term that is 0 in every step is not measured: its coefficient is NaN. Raises ValueError for times that are not
+    finite and > 0, and for fewer steps, or fewer different ones, than terms.
+    """
+    x, y = np.asarray(terms, np.float64), np.asarray(seconds, np.float64)
+    if x.shape != (y.size, len(STEP_TERMS)):
+        raise ValueError(f"steps: terms of shape {x.shape}: must be ({y.size}, {len(STEP_TERMS)})")
+    if not (np.isfinite(y) & (y > 0)).all():
+        raise ValueError("steps: every time must be finite and > 0")
+    measured = [i for i in range(x.shape[1]) if x[:, i].any()]
+    scaled = x[:, measured] / np.abs(x[:, measured]).max(axis=0)
+    if np.linalg.matrix_rank(scaled, tol=1e-6) < len(measured):
+        raise ValueError(
+            f"steps: {len(np.unique(x, axis=0))} different steps cannot tell the terms "
+            f"{', '.join(STEP_TERMS[i] for i in measured)} apart"
+        )
+
+    def solve(kept: NDArray[np.bool_]) -> Floats:
+        found = np.zeros(x.shape[1])
+        found[measured] = _non_negative([x[kept, i] for i in measured], y[kept])[0]
+        return found
+
+    every = np.ones(y.size, bool)
+    coefficients = solve(every)
+    fitted = x @ coefficients
+    active = tuple(i for i in measured if coefficients[i] > 0)
+    covariance = _covariance(x, y, fitted / y - 1, active)
+    quality = _quality(y, fitted, lambda kept: x[~kept] @ solve(kept), len(measured))
+    shown = np.where([i in measured for i in range(x.shape[1])], coefficients, np.nan)
+    return StepLaw(shown, covariance, active, quality)
+
+
+def batch_law_of_steps(step: StepLaw) -> BatchLaw:
+    """Return the batch law of decode steps that take c0 + c1 b each: linear, a1 = c0 + c1, γ = c1 / (c0 + c1), a0 = 0.
+
+    The prefill is not in it. Raises ValueError where a step also depends on the KV tokens it reads: then the time of a
+    batch is not linear in its length.
+    """
+    c0, c1, c2 = (float(c) for c in np.nan_to_num(step.coefficients[:3]))
+    if c2 > 0:
+        raise ValueError("the step law grows with the KV tokens read: no law linear in the length follows from it")
+    a1 = c0 + c1
+    jacobian = np.array([[0.0, 0.0], [1.0, 1.0], [-c1 / a1**2, c0 / a1**2]])
+    covariance = jacobian @ step.covariance[:2, :2] @ jacobian.T
+    return BatchLaw(0.0, a1, "linear", c1 / a1, covariance, (1, 2) if c1 > 0 else (1,), step.quality)
+
+
+# Least squares ------------------------------------------------------------------------------------------------------
+
+
+def _checked(*columns: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    b, length, y = (np.asarray(a, dtype=np.float64).ravel() for a in columns)
+    if not b.size == length.size == y.size:
+        raise ValueError(
+            f"measurements: {b.size} batch sizes, {length.size} lengths, {y.size} times: must be equally many"
+        )
+    for label, values in (("batch_size", b), ("length_tokens", length), ("seconds", y)):
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise ValueError(f"measurements: every {label} must be finite and > 0")
+    return b, length, y
+
+
+def _batch_factor(b: Floats, h: str, gamma: float) -> Floats:
+    from batchcube.engine.policies.service import batch_factor
+
+    return batch_factor(b, h, gamma)
+
+
+def _batch_gradient(b: Floats, length: Floats, a1: float, h: str, gamma: float) -> Floats:
+    """Return the derivatives (3, ...) of T(b, L) by a0, a1 and γ."""
+    factor = _batch_factor(b, h, gamma)
+    by_gamma = {
+        "constant": np.zeros_like(b),
+        "linear": b - 1.0,
+        "saturating": (b - 1.0) / b,
+        "power": factor * np.log(b),
+    }[h]
+    return np.stack([np.ones_like(length), length * factor, a1 * length * by_gamma])
+
+
+def _least_squares(b: Floats, length: Floats, y: Floats, h: str) -> tuple[float, float, float]:
+    """Return (a0, a1, γ), all >= 0, with the least sum of squared relative residuals."""
+    ones = np.ones_like(y)
+    if h == "constant":
+        (a0, a1), _ = _non_negative([ones, length], y)
+        return a0, a1, 0.0
+    if h == "power":
+        from scipy.optimize import minimize_scalar
+
+        def misfit(gamma: float) -> float:
+            return _non_negative([ones, length * b**gamma], y)[1]
+
+        # The misfit can have more than one valley: bracket the deepest, then refine.
+        grid = np.concatenate(([0.0], np.geomspace(1e-3, 8.0, 40)))
+        deepest = int(np.argmin([misfit(g) for g in grid]))
+        low, high = grid[max(deepest - 1, 0)], grid[min(deepest + 1, grid.size - 1)]
+        gamma = float(minimize_scalar(misfit, bounds=(low, high), method="bounded", options={"xatol": 1e-11}).x)
+        gamma = 0.0 if misfit(0.0) <= misfit(gamma) else gamma
+        (a0, a1), _ = _non_negative([ones, length * b**gamma], y)
+        return a0, a1, gamma
+    # Linear in a0, a1 and a1 * γ.
+    (a0, a1, grown), _ = _non_negative([ones, length, length * (_batch_factor(b, h, 1.0) - 1.0)], y)
+    if grown > _LARGEST_GAMMA * a1:
+        column = length * _batch_factor(b, h, _LARGEST_GAMMA)
+        (a0, a1), _ = _non_negative([ones, column], y)
+        return a0, a1, _LARGEST_GAMMA
+    return a0, a1, grown / a1 if a1 > 0 else 0.0
+
+
+def _non_negative(terms: Sequence[Floats], y: Floats) -> tuple[list[float], float]:
+    """Return the coefficients >= 0 of the terms with the least relative residuals, and the norm of these."""
+    from scipy.optimize import nnls
+
+    matrix = np.stack(terms, axis=1) / y[:, None]
+    scale = np.linalg.norm(matrix, axis=0)
+    scale[scale == 0] = 1.0
+    solution, norm = nnls(matrix / scale, np.ones_like(y))
+    return (solution / scale).tolist(), float(norm)
+
+
+def _covariance(gradient: Floats, y: Floats, residual: Floats, free: tuple[int, ...]) -> Floats:
+    """Return the covariance of all coefficients from the gradient (n, coefficient) at the fit; see `BatchLaw`."""
+    count = gradient.shape[1]
+    covariance = np.zeros((count, count))
+    chosen = np.ix_(free, free)
+    spare = y.size - len(free)
+    if spare <= 0:
+        covariance[chosen] = np.nan
+        return covariance
+    weighted = gradient[:, list(free)] / y[:, None]
+    scale = np.linalg.norm(weighted, axis=0)
+    inverse = np.linalg.pinv((weighted / scale).T @ (weighted / scale))
+    covariance[chosen] = inverse / np.outer(scale, scale) * float(residual @ residual) / spare
+    return covariance
+
+
+def _errors(covariance: Floats, free: tuple[int, ...]) -> Floats:
+    errors = np.full(len(covariance), np.nan)
+    errors[list(free)] = np.sqrt(np.diag(covariance))[list(free)]
+    return errors
+
+
+def _quality(y: Floats, fitted: Floats, predict: Callable[[NDArray[np.bool_]], Floats], free: int) -> Quality:
+    """Return how well `fitted` follows `y`; `predict` returns what the measurements kept say of the others."""
+    residual = fitted / y - 1
+    spread = float(np.sum((y - y.mean()) ** 2))
+    left_out = np.full(y.size, np.nan)
+    if y.size > free:
+        for i in range(y.size):
+            kept = np.arange(y.size) != i
+            left_out[i] = predict(kept)[0] / y[i] - 1
+    return Quality(
+        measurements=int(y.size),
+        r_squared=1.0 - float(np.sum((y - fitted) ** 2)) / spread if spread > 0 else np.nan,
+        rms_residual=float(np.sqrt(np.mean(residual**2))),
+        worst_residual=float(residual[np.argmax(np.abs(residual))]),
+        worst_at=int(np.argmax(np.abs(residual))),
+        leave_one_out_rms=float(np.sqrt(np.mean(left_out**2))),
+    )

@@ -1,0 +1,219 @@
+"""Could this table have been measured? Signs that it was not, in words, each with the chance of seeing it by luck.
+
+Real timings scatter: their standard deviation is not one fraction of the mean everywhere, points do not lie on a line
+to the last printed digit, no law explains everything, and more work does not take less time. A flag is a sign that no
+measurement shows; a note is what a reader should know and real tables do show.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cells import KINDS, Cells, fit_batches, fit_steps
+from .laws import Quality
+from .tables import Fits
+
+Floats = NDArray[np.float64]
+
+FEWEST_REPETITIONS = 3
+_CHANCE = 1e-4
+# Where a table does not say how much its times scatter: quieter than any engine that was seen here.
+_QUIETEST = 0.003
+_TIMES = {"batch": "batch times", "prefill": "prefill times", "decode": "decode steps", "step": "step times"}
+_VARIED = {"batch_size": "batch size", "prompt_tokens": "prompt length", "output_tokens": "length"}
+
+
+class Finding(NamedTuple):
+    """One thing found in a table."""
+
+    level: Literal["flag", "note"]
+    sign: str
+    """Short name of the sign."""
+    text: str
+    """One sentence."""
+
+
+class _Line(NamedTuple):
+    """Cells of one kind that differ in one number only, in its order."""
+
+    about: str
+    varied: str
+    x: Floats
+    y: Floats
+    noise: Floats
+    """Standard error of each mean, in seconds."""
+
+
+def judge(cells: Cells) -> list[Finding]:
+    """Return what is found in measured cells, flags first; an empty list says that nothing speaks against them."""
+    found = [
+        *_repetitions(cells),
+        *_proportional_scatter(cells),
+        *_straight_lines(cells),
+        *_perfect_fit(cells),
+        *_falling(cells),
+    ]
+    return sorted(found, key=lambda finding: finding.level != "flag")
+
+
+def is_plausible(found: list[Finding]) -> bool:
+    """Say whether nothing was flagged."""
+    return not any(finding.level == "flag" for finding in found)
+
+
+def judge_fits(fits: Fits) -> list[Finding]:
+    """Return what is found in a table of straight lines that somebody fitted: its points cannot be judged."""
+    found = [Finding("note", "fits", f"the table holds {fits.slope.size} fitted lines and none of the measured points")]
+    falling, perfect = int((fits.slope < 0).sum()), int((fits.r_squared > 1 - 1e-6).sum())
+    if perfect:
+        found.append(Finding("flag", "R2 = 1", f"{perfect} of the lines leave nothing unexplained: R2 = 1"))
+    if falling:
+        found.append(Finding("flag", "latency falls with size", f"{falling} of the lines fall with the batch size"))
+    return sorted(found, key=lambda finding: finding.level != "flag")
+
+
+def _repetitions(cells: Cells) -> Iterator[Finding]:
+    known = cells.repetitions[np.isfinite(cells.repetitions)]
+    if not known.size:
+        yield Finding("note", "repetitions", "the table does not say how often anything was measured")
+        return
+    few = int((known < FEWEST_REPETITIONS).sum())
+    if 2 * few > known.size:
+        text = (
+            f"{few} of {known.size} cells were measured fewer than {FEWEST_REPETITIONS} times: too few repetitions to "
+            "tell scatter from a trend"
+        )
+        yield Finding("flag", "too few repetitions", text)
+    elif few:
+        text = f"{few} of {known.size} cells were measured fewer than {FEWEST_REPETITIONS} times"
+        yield Finding("note", "repetitions", text)
+
+
+def _proportional_scatter(cells: Cells) -> Iterator[Finding]:
+    """Look for a standard deviation that is the same fraction of the mean in every cell, up to rounding."""
+    stated = np.isfinite(cells.std_s) & (cells.repetitions > 1)
+    std, mean = cells.std_s[stated], cells.seconds[stated]
+    if std.size >= 4 and (std == 0).all():
+        yield Finding(
+            "flag", "no scatter", f"the standard deviation is 0 in all {std.size} cells: nothing was repeated"
+        )
+        return
+    ratio = float(np.median(std / mean)) if std.size else 0.0
+    # What rounding alone can do to std - ratio * mean.
+    tolerance = cells.std_resolution_s / 2 + ratio * cells.resolution_s / 2 + 1e-12
+    telling = std > 5 * tolerance
+    if ratio == 0 or telling.sum() < 4:
+        return
+    std, mean, repetitions = std[telling], mean[telling], cells.repetitions[stated][telling]
+    if (np.abs(std - ratio * mean) > tolerance).any():
+        return
+    # A sample standard deviation of n values itself scatters by about 1 / sqrt(2 (n - 1)).
+    scatter = 1 / np.sqrt(2 * (repetitions - 1))
+    chance = np.prod(np.minimum(1.0, 2 * tolerance / (std * scatter * math.sqrt(2 * math.pi))))
+    if chance < _CHANCE:
+        text = (
+            f"the standard deviation is {100 * ratio:.3g} % of the mean in all {std.size} cells, up to rounding: "
+            f"measured ones would scatter by about {100 * float(np.median(scatter)):.0f} % of themselves"
+        )
+        yield Finding("flag", "scatter proportional to the mean", text)
+
+
+def _lines(cells: Cells) -> Iterator[_Line]:
+    for kind in KINDS:
+        mine = cells.only(kind)
+        columns = {name: getattr(mine, name) for name in _VARIED}
+        known = [name for name, values in columns.items() if np.isfinite(values).all() and values.size]
+        # A prefill does not depend on what is generated after it.
+        known = [name for name in known if not (kind == "prefill" and name == "output_tokens")]
+        for varied in known:
+            others = [name for name in known if name != varied]
+            keys = np.stack([columns[name] for name in others], axis=1) if others else np.zeros((mine.seconds.size, 1))
+            for key in np.unique(keys, axis=0):
+                here = np.flatnonzero((keys == key).all(axis=1))
+                here = here[np.argsort(columns[varied][here])]
+                x, y = columns[varied][here], mine.seconds[here]
+                if x.size < 3 or (np.diff(x) <= 0).any():
+                    continue
+                fixed = ", ".join(f"{_VARIED[n]} {v:g}" for n, v in zip(others, key, strict=False))
+                noise = mine.std_s[here] / np.sqrt(mine.repetitions[here])
+                noise = np.where(np.isfinite(noise) & (noise > 0), noise, _QUIETEST * y)
+                about = f"{_TIMES[kind]} over the {_VARIED[varied]}" + (f" at {fixed}" if fixed else "")
+                yield _Line(about, varied, x, y, noise)
+
+
+def _straight_lines(cells: Cells) -> Iterator[Finding]:
+    """Look for points that lie on a straight line up to their last printed digit, more often than luck allows."""
+    half = cells.resolution_s / 2
+    for varied in _VARIED:
+        lines = [line for line in _lines(cells) if line.varied == varied and line.x.size >= 4]
+        straight = []
+        log_chance = 0.0
+        for line in lines:
+            tolerance = half + 1e-9 * line.y
+            if _fits_a_line(line.x, line.y, tolerance):
+                straight.append(line)
+                within = np.minimum(1.0, 2 * tolerance / (line.noise * math.sqrt(2 * math.pi)))
+                # Two points are always on a line; the easiest two are given away.
+                log_chance += float(np.sum(np.log(np.sort(within)[:-2])))
+        if not straight:
+            continue
+        log_chance += math.log(math.comb(len(lines), len(straight)))
+        if log_chance < math.log(_CHANCE):
+            which = straight[0].about if len(straight) == 1 else f"{straight[0].about}, and {len(straight) - 1} more"
+            text = (
+                f"{len(straight)} of {len(lines)} lines over the {_VARIED[varied]} are straight to the last digit "
+                f"({which}): the scatter of a measurement would bend them"
+            )
+            yield Finding("flag", "points exactly on a line", text)
+
+
+def _fits_a_line(x: Floats, y: Floats, tolerance: Floats) -> bool:
+    """Say whether some straight line passes all points within their tolerances."""
+    from scipy.optimize import linprog
+
+    # a + c x between y - tolerance and y + tolerance, in units that keep the numbers near 1.
+    scaled = (x - x[0]) / (x[-1] - x[0])
+    rows = np.stack([np.ones_like(scaled), scaled], axis=1)
+    limits = np.concatenate([y + tolerance, -(y - tolerance)]) / y.max()
+    found = linprog([0.0, 0.0], A_ub=np.concatenate([rows, -rows]), b_ub=limits, bounds=[(None, None)] * 2)
+    return bool(found.status == 0)
+
+
+def _perfect_fit(cells: Cells) -> Iterator[Finding]:
+    """Look for a law that leaves nothing unexplained although it has far fewer coefficients than there are cells."""
+    for fit in fit_batches(cells):
+        law = fit.laws[fit.chosen]
+        yield from _unexplained(law.quality, len(law.free), f"law {fit.chosen} of whole batches")
+    steps = fit_steps(cells)
+    if steps is not None:
+        yield from _unexplained(steps[0].quality, len(steps[0].free), "step law")
+
+
+def _unexplained(quality: Quality, free: int, name: str) -> Iterator[Finding]:
+    if quality.measurements >= free + 2 and quality.rms_residual < 1e-5:
+        text = f"R2 = 1: the {name} explains {quality.measurements} cells with {free} coefficients and nothing is left"
+        yield Finding("flag", "R2 = 1", text)
+
+
+def _falling(cells: Cells) -> Iterator[Finding]:
+    """Look for times that fall although there is more to do."""
+    falling, dips, lines = [], 0, 0
+    for line in _lines(cells):
+        lines += 1
+        noise = np.hypot(line.noise[1:], line.noise[:-1])
+        drops = line.y[:-1] - line.y[1:]
+        clear = drops > np.maximum(4 * noise, 0.02 * line.y[:-1])
+        whole = line.y[0] - line.y[-1] > max(4 * float(np.hypot(line.noise[0], line.noise[-1])), 0.1 * line.y[0])
+        if whole and (drops > 0).all():
+            falling.append(line)
+        elif clear.any():
+            dips += 1
+    if falling:
+        text = f"{falling[0].about} fall from {falling[0].y[0]:.4g} s to {falling[0].y[-1]:.4g} s"
+        more = f", and {len(falling) - 1} more lines fall" if len(falling) > 1 else ""
+        yield Finding("flag", "latency falls with size", f"{text}{more}: more work cannot take less time throughout")
+    if dips:
+        yield Finding("note", "dips", f"{dips} of {lines} lines dip somewhere and rise again: a kernel switch or noise")

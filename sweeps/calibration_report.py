@@ -1,0 +1,109 @@
+"""Coefficients in words: where they come from, laws with their errors, plausibility, lines for a specification."""
+
+from typing import TYPE_CHECKING
+
+from batchcube.calibration.coefficients import Coefficients, Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from batchcube.calibration.plausibility import Finding
+
+_STEP_UNITS = {
+    "c0_s": (1e3, "ms"),
+    "c1_s_per_request": (1e3, "ms per decoding request"),
+    "c2_s_per_kv_token": (1e6, "us per KV token read"),
+    "c3_s_per_prefill_token": (1e6, "us per prefill token"),
+    "c4_s_per_prefill_attention": (1e9, "ns per prefill token and token of its context"),
+}
+
+
+def print_coefficients(known: Coefficients, console: "Console") -> None:
+    """Print what is known of coefficients: origin, laws with their errors, plausibility, lines for a specification."""
+    from rich.table import Table
+
+    console.print(f"[bold]{known.name}[/bold] ({known.label}): {known.title}", highlight=False)
+    console.print(known.source, highlight=False)
+    if known.batch_laws:
+        table = Table("prompt", "law h(b)", "a0 (s)", "a1 (ms/token)", "gamma", "R2", "left out", "worst cell")
+        for laws in known.batch_laws:
+            for h, law in laws.laws.items():
+                errors = law.standard_errors
+                mark = " *" if h == laws.chosen else ""
+                table.add_row(
+                    "-" if laws.prompt_tokens is None else f"{laws.prompt_tokens:g}",
+                    h + mark,
+                    _with_error(law.a0_s, errors[0]),
+                    _with_error(1e3 * law.a1_s_per_token, None if errors[1] is None else 1e3 * errors[1]),
+                    _with_error(law.gamma, errors[2]),
+                    "-" if law.quality.r_squared is None else f"{law.quality.r_squared:.4f}",
+                    _percent(law.quality.leave_one_out_rms),
+                    _worst(law.quality.worst_residual, law.quality.worst_at),
+                )
+            if laws.table is not None:
+                left_out = _percent(laws.table.interpolation_rms)
+                table.add_row(f"{laws.prompt_tokens or 0:g}", "table", "-", "-", "-", "-", left_out, "")
+        console.print(table)
+        console.print(
+            "T(b, L) = a0 + a1 L h(b), L output tokens; * chosen: least error on left-out cells", highlight=False
+        )
+    step = known.step_law
+    if step is not None:
+        table = Table("step term", "coefficient", "unit")
+        for (name, (scale, unit)), error in zip(_STEP_UNITS.items(), step.standard_errors, strict=True):
+            value = getattr(step, name)
+            scaled = None if error is None else scale * error
+            shown = "not measured" if value is None else _with_error(scale * value, scaled)
+            table.add_row(name.partition("_")[0], shown, unit)
+        console.print(table)
+        quality = step.quality
+        console.print(
+            f"{quality.measurements} steps, R2 {_number(quality.r_squared, '.4f')}, left-out error "
+            f"{_percent(quality.leave_one_out_rms)}, worst {_worst(quality.worst_residual, quality.worst_at)}",
+            highlight=False,
+        )
+    if known.memory is not None:
+        console.print(memory_in_words(known.memory), highlight=False)
+    if known.plausibility is not None:
+        _print_plausibility(known.plausibility.flags, known.plausibility.notes, console)
+    console.print(f'in a sweep: server.service = {{ coefficients = "{known.name}" }}', highlight=False, markup=False)
+
+
+def print_findings(found: "Sequence[Finding]", console: "Console", where: str = "") -> None:
+    """Print what was found in a table, flags first."""
+    texts = {level: [f"{one.sign}: {one.text}" for one in found if one.level == level] for level in ("flag", "note")}
+    _print_plausibility(texts["flag"], texts["note"], console, f"{where}: " if where else "")
+
+
+def _print_plausibility(flags: "Sequence[str]", notes: "Sequence[str]", console: "Console", where: str = "") -> None:
+    verdict = "implausible" if flags else "plausible, nothing speaks against these times"
+    console.print(f"{where}{verdict}", style="bold red" if flags else "", highlight=False, markup=False)
+    for kind, texts in (("flag", flags), ("note", notes)):
+        for text in texts:
+            console.print(f"  {kind}: {text}", highlight=False, markup=False)
+
+
+def memory_in_words(memory: Memory) -> str:
+    """Return what the memory of a model is, as lines of a specification too."""
+    said = f"memory: model_bytes = {memory.model_bytes}, kv_bytes_per_token = {memory.kv_bytes_per_token}"
+    if memory.reported_capacity_tokens is not None:
+        said += f"; the engine reported room for {memory.reported_capacity_tokens} tokens"
+    return said
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}")
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "-" if value is None else f"{value:{spec}}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2g} %"
+
+
+def _worst(residual: float | None, at: str) -> str:
+    return "-" if residual is None else f"{100 * residual:+.2g} %" + (f" at {at}" if at else "")
