@@ -317,6 +317,69 @@ def calibrate_table(
     _keep(known, calibration, output, figures, overwrite=overwrite)
 
 
+@app.command(
+    "loop",
+    epilog=examples(
+        "batchcube calibrate loop -o out/loop", "batchcube calibrate loop --runs 5 --requests 400 -o out/loop"
+    ),
+)
+def calibrate_loop(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="folder to write to", show_default=True)
+    ] = Path("out/loop"),
+    model: ModelOption = "qwen3-tiny",
+    requests: Annotated[int, typer.Option("--requests", min=20, help="served in every run", show_default=True)] = 200,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="with arrivals of their own", show_default=True)] = 3,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of requests and prompts", show_default=True)] = 1,
+    quiet: QuietOption = False,
+) -> None:
+    """Close the loop: calibrate Transformers by micro-benchmarks alone, serve requests for real, predict them.
+
+    Serves Poisson requests in real time with static batches, as multi_bin_only and as dynamic_only, decided by the
+    simulator's own policies; replays the same arrivals in the simulator with the calibrated law and the measured table;
+    prints the errors of mean and p90 latency and of throughput. By the wall clock: a busy machine shows in the errors.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from .closing_loop import close_loop
+    from .errors import UserError
+
+    try:
+        from batchcube.calibration.measuring.transformers_engine import TransformersEngine
+
+        engine = TransformersEngine(model, dummy_weights=True, wall_clock=True)
+    except ImportError:
+        raise UserError(_NO_TRANSFORMERS.replace("transformers:", "loop:", 1)) from None
+    except ValueError as error:
+        raise UserError(f"calibrate loop: {' '.join(str(error).split())}") from None
+    output.mkdir(parents=True, exist_ok=True)
+    found = close_loop(
+        engine,
+        lambda prompts, tokens: list(engine.generate(prompts, tokens)),
+        engine.model.vocabulary,
+        output,
+        requests=requests,
+        runs=runs,
+        seed=seed,
+        quiet=quiet,
+    )
+    table = Table("mode", "law", "quantity", "served", "simulated", "error", "error in each run")
+    for key, rows in found.groupby(["mode", "law", "quantity"], sort=False):
+        each = ", ".join(f"{100 * error:+.1f}" for error in rows["error"])
+        table.add_row(
+            *map(str, key),
+            f"{rows['served'].mean():.4g}",
+            f"{rows['simulated'].mean():.4g}",
+            f"{100 * rows['error'].mean():+.1f} %",
+            f"{each} %",
+        )
+    console = Console()
+    console = console if console.is_terminal else Console(width=max(console.width, 140))
+    console.print(table)
+    print(f"{output}: measurement.nc, coefficients.json, requests.csv, comparison.csv")
+
+
 @app.command("list")
 def calibrate_list() -> None:
     """List the coefficients that come with batchcube: measured ones, and laws from the literature."""

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from ..models import SHAPES, Model, configuration, model_of, read_model
 from .bench import Cell, CellTooLargeError, Sample
-from .clock import CUDA, cpu_clock
+from .clock import CUDA, WALL, cpu_clock
 
 
 class TransformersEngine:
     """A causal language model that decodes greedily, all requests of a batch in step, as `generate` does.
 
-    `model` is one of `models.SHAPES`, a folder, or a name on the hub; with `dummy_weights` its weights are random.
-    The cache grows by concatenation (`DynamicCache`, what `generate` uses unless told otherwise).
+    `model` is one of `models.SHAPES`, a folder, or a name on the hub; with `dummy_weights` its weights are random. On a
+    CPU steps are timed by process time on one thread, unless `wall_clock`. The cache grows by concatenation
+    (`DynamicCache`, what `generate` uses unless told otherwise).
     Raises ImportError without torch and transformers, ValueError for a model or device that is not there.
     """
 
@@ -31,6 +32,7 @@ class TransformersEngine:
         device: str = "cpu",
         dtype: str = "bfloat16",
         threads: int = 1,
+        wall_clock: bool = False,
         seed: int = 0,
     ) -> None:
         if model in SHAPES and not dummy_weights:
@@ -71,7 +73,9 @@ class TransformersEngine:
         )
         self.dummy_weights = dummy_weights
         self._rng = np.random.default_rng(seed)
-        self.clock, self._now = (CUDA, time.perf_counter) if device == "cuda" else cpu_clock(threads)
+        self.clock, self._now = cpu_clock(threads)
+        if wall_clock or device == "cuda":
+            self.clock, self._now = (CUDA if device == "cuda" else WALL), time.perf_counter
 
     def describe(self) -> dict[str, Any]:
         """Return what was measured with what."""

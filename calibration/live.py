@@ -1,0 +1,93 @@
+"""Serve requests for real, with the decisions of the simulator: its own reference, on a clock that ticks by itself."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from batchcube.engine import Bins, Records, Setup, Trace
+from batchcube.engine.reference import Batch, Replication
+from batchcube.engine.ticks import NEVER, TICKS_PER_S
+
+Serve = Callable[[Sequence[int]], None]
+"""Serve a batch of requests, given by their numbers, and return when the last one is done."""
+
+
+class Served(NamedTuple):
+    """What became of every request, and how large the batches were and how long they took."""
+
+    records: Records
+    """Ticks since the start, (request,) each."""
+    batch_sizes: tuple[int, ...]
+    service_s: tuple[float, ...]
+
+
+class LiveReplication(Replication):
+    """The reference with one change: what a batch takes is not computed, it happens.
+
+    Bins, queues, controllers and their learning are those of the simulator, to the line. Requests join at the times of
+    their trace, also those that come while a batch is served; one server.
+    """
+
+    def __init__(self, trace: Trace, bins: Bins, setup: Setup, serve: Serve) -> None:
+        if setup.policy.servers != 1 or setup.policy.max_wait != NEVER:
+            raise ValueError("serving live needs one server, and bins without a maximum wait")
+        super().__init__(trace, bins, setup)
+        self.serve = serve
+        self.begun = time.perf_counter()
+
+    def clock(self) -> int:
+        """Return the ticks since the start."""
+        return int((time.perf_counter() - self.begun) * TICKS_PER_S)
+
+    def run(self) -> None:
+        """Serve until every request is done."""
+        self.begun = time.perf_counter()
+        while True:
+            self.let_in()
+            batch = self.next_formed() if self.setup.policy.released else self.take()
+            if batch is not None:
+                self.begin(batch)
+            elif self.next_request < len(self.trace.arrival):
+                time.sleep(max(0.0, (int(self.trace.arrival[self.next_request]) - self.clock()) / TICKS_PER_S))
+            else:
+                return
+
+    def let_in(self) -> None:
+        """Let in everybody who has arrived by now, each at the time of their arrival."""
+        now = self.clock()
+        while self.next_request < len(self.trace.arrival) and self.trace.arrival[self.next_request] <= now:
+            self.now = int(self.trace.arrival[self.next_request])
+            self.enqueue()
+        self.now = now
+
+    def begin(self, batch: Batch) -> None:
+        """Serve a batch, for real, and learn from it."""
+        batch.longest = max(int(self.trace.length[i]) for i in batch.members)
+        batch.number, self.started = self.started, self.started + 1
+        batch.start = self.clock()
+        self.serve(batch.members)
+        batch.completion = self.clock()
+        batch.service = batch.completion - batch.start
+        self.let_in()
+        self.done.append(batch)
+        if not self.setup.policy.released:
+            self.learn_from(batch)
+
+
+def serve_live(trace: Trace, bins: Bins, setup: Setup, serve: Serve) -> Served:
+    """Serve a trace on one server in real time; raises ValueError for what cannot be served live."""
+    live = LiveReplication(trace, bins, setup, serve)
+    live.run()
+    records = Records(*(np.full(len(trace.arrival), -1, np.int64) for _ in Records._fields))
+    for batch in live.done:
+        for i in batch.members:
+            values = (batch.start, batch.completion, batch.number, batch.bin, len(batch.members))
+            for column, value in zip(records, values, strict=True):
+                column[i] = value
+    return Served(
+        records,
+        tuple(len(batch.members) for batch in live.done),
+        tuple(batch.service / TICKS_PER_S for batch in live.done),
+    )
