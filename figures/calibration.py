@@ -61,7 +61,8 @@ def calibration_law(calibration: Dataset, figured: Figured, *, width_mm: float =
     marks: list[Artist] = [Line2D([], [], color="#555555", linewidth=1.0, label="fitted law"), style.band_handle()]
     caption = (
         "Points: means of measured batches, whiskers their standard deviation over repetitions. Lines: "
-        "a0 + a1 L h(b), fitted to relative residuals; bands: 95 % interval of the law's own mean."
+        "a0 + a1 L h(b), fitted to relative residuals; bands: 95 % interval of the fitted mean where the law holds. "
+        "Points far outside say that it does not hold there: it has one a0 for batches of all sizes."
     )
     return style.finish(figure, "Whole batches: measured, and the law", _subtitle(calibration), lines, marks, caption)
 
@@ -132,8 +133,7 @@ def calibration_batch_factor(
         panel.set_xscale("log", base=2)
         panel.set_xticks(sizes, [f"{b:g}" for b in sizes])
         panel.set_xlabel("batch size (requests)")
-        measured = here["slope_ratio"].values
-        panel.set_ylim(0, 1.35 * float(np.nanmax(measured)))
+        panel.set_ylim(0, 1.1 * max(line.get_ydata().max() for line in panel.get_lines()))
     _hide(axes, len(prompts))
     for row in axes:
         row[0].set_ylabel(f"time per output token\nover that of b = {sizes[0]:g}")
@@ -198,7 +198,7 @@ def _batch_maps(calibration: Dataset) -> list[_Map]:
     for k, p in enumerate(calibration["prompt_tokens"].values):
         here = calibration.isel(prompt_tokens=k)
         fitted = here["fitted_batch_s"].sel(law=str(here["chosen"].values)).values
-        title = f"batches, {_prompt(p)} ({here['chosen'].values})"
+        title = f"batches{f', prompt {p:g}' if p >= 0 else ''} ({here['chosen'].values})"
         across = ("output (tokens)", calibration["output_tokens"].values)
         maps.append(
             (title, across, ("batch size", calibration["batch_size"].values), fitted / here["batch_s"].values - 1)
