@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 
 FEWEST_REPETITIONS = 3
 _CHANCE = 1e-4
+_WIDE = 0.3
 # Where a table does not say how much its times scatter: quieter than any engine that was seen here.
 _QUIETEST = 0.003
 _TIMES = {"batch": "batch times", "prefill": "prefill times", "decode": "decode steps", "step": "step times"}
@@ -51,6 +52,7 @@ def judge(cells: Cells) -> list[Finding]:
     """Return what is found in measured cells, flags first; an empty list says that nothing speaks against them."""
     found = [
         *_repetitions(cells),
+        *_wide_scatter(cells),
         *_proportional_scatter(cells),
         *_straight_lines(cells),
         *_perfect_fit(cells),
@@ -92,6 +94,16 @@ def _repetitions(cells: Cells) -> Iterator[Finding]:
         yield Finding("note", "repetitions", text)
 
 
+def _wide_scatter(cells: Cells) -> Iterator[Finding]:
+    wide = int((cells.std_s > _WIDE * cells.seconds).sum())
+    if wide:
+        known = int(np.isfinite(cells.std_s).sum())
+        text = (
+            f"{wide} of {known} cells scatter by more than {100 * _WIDE:.0f} % of their mean: something else happened"
+        )
+        yield Finding("note", "wide scatter", text)
+
+
 def _proportional_scatter(cells: Cells) -> Iterator[Finding]:
     """Look for a standard deviation that is the same fraction of the mean in every cell, up to rounding."""
     stated = np.isfinite(cells.std_s) & (cells.repetitions > 1)
@@ -112,8 +124,8 @@ def _proportional_scatter(cells: Cells) -> Iterator[Finding]:
         return
     # A sample standard deviation of n values itself scatters by about 1 / sqrt(2 (n - 1)).
     scatter = 1 / np.sqrt(2 * (repetitions - 1))
-    chance = np.prod(np.minimum(1.0, 2 * tolerance / (std * scatter * math.sqrt(2 * math.pi))))
-    if chance < _CHANCE:
+    within = np.minimum(1.0, 2 * tolerance / (std * scatter * math.sqrt(2 * math.pi)))
+    if float(np.log(within).sum()) < math.log(_CHANCE):
         text = (
             f"the standard deviation is {100 * ratio:.3g} % of the mean in all {std.size} cells, up to rounding: "
             f"measured ones would scatter by about {100 * float(np.median(scatter)):.0f} % of themselves"
