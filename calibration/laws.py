@@ -25,7 +25,7 @@ STEP_TERMS = (
 """What a step's time is made of (model, section 10): itself, decoding requests, KV tokens that they read, prefill
 tokens, and Σ chunk * context of the prefill, where the context of a chunk includes the chunk."""
 
-_LARGEST_GAMMA = 100.0
+_LARGEST_GAMMA = {"linear": 100.0, "saturating": 100.0, "power": 8.0}
 
 
 class Quality(NamedTuple):
@@ -132,7 +132,7 @@ def fit_batch_law(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike
     if not a1 > 0:
         raise ValueError(f"measurements: the times do not grow with the length, so law {h} does not apply")
     gradient = _batch_gradient(b, length, a1, h, gamma).T
-    held = (False, False, h == "constant" or gamma >= _LARGEST_GAMMA)
+    held = (False, False, h == "constant" or gamma >= _LARGEST_GAMMA[h])
     active = tuple(i for i, value in enumerate(coefficients) if value > 0 and not held[i])
     fitted = a0 + a1 * length * _batch_factor(b, h, gamma)
     covariance = _covariance(gradient, y, fitted / y - 1, active)
@@ -170,13 +170,17 @@ def fit_step_law(terms: ArrayLike, seconds: ArrayLike) -> StepLaw:
     """Fit the step law to the terms (n, 5) of measured steps, see `step_terms`, and their seconds (n,).
 
     A term that is 0 in every step is not measured: its coefficient is NaN. Raises ValueError for times that are not
-    finite and > 0, and for fewer steps, or fewer different ones, than terms.
+    finite and > 0, terms that are not finite and >= 0, and for fewer steps, or fewer different ones, than terms.
     """
     x, y = np.asarray(terms, np.float64), np.asarray(seconds, np.float64)
     if x.shape != (y.size, len(STEP_TERMS)):
         raise ValueError(f"steps: terms of shape {x.shape}: must be ({y.size}, {len(STEP_TERMS)})")
     if not (np.isfinite(y) & (y > 0)).all():
         raise ValueError("steps: every time must be finite and > 0")
+    if not (np.isfinite(x) & (x >= 0)).all():
+        raise ValueError("steps: every term must be finite and >= 0")
+    if not y.size:
+        raise ValueError("steps: there are none")
     measured = [i for i in range(x.shape[1]) if x[:, i].any()]
     scaled = x[:, measured] / np.abs(x[:, measured]).max(axis=0)
     if np.linalg.matrix_rank(scaled, tol=1e-6) < len(measured):
@@ -203,13 +207,17 @@ def fit_step_law(terms: ArrayLike, seconds: ArrayLike) -> StepLaw:
 def batch_law_of_steps(step: StepLaw) -> BatchLaw:
     """Return the batch law of decode steps that take c0 + c1 b each: linear, a1 = c0 + c1, γ = c1 / (c0 + c1), a0 = 0.
 
-    The prefill is not in it. Raises ValueError where a step also depends on the KV tokens it reads: then the time of a
-    batch is not linear in its length.
+    The prefill is not in it. Raises ValueError where no measured step decodes, or decoding takes no time, and where a
+    step also depends on the KV tokens it reads: then the time of a batch is not linear in its length.
     """
+    if np.isnan(step.coefficients[1]):
+        raise ValueError("no measured step decodes: no law of whole batches follows from prefills")
     c0, c1, c2 = (float(c) for c in np.nan_to_num(step.coefficients[:3]))
     if c2 > 0:
         raise ValueError("the step law grows with the KV tokens read: no law linear in the length follows from it")
     a1 = c0 + c1
+    if not a1 > 0:
+        raise ValueError("decode steps take no time by the step law: no law of whole batches follows from it")
     jacobian = np.array([[0.0, 0.0], [1.0, 1.0], [-c1 / a1**2, c0 / a1**2]])
     covariance = jacobian @ step.covariance[:2, :2] @ jacobian.T
     return BatchLaw(0.0, a1, "linear", c1 / a1, covariance, (1, 2) if c1 > 0 else (1,), step.quality)
@@ -261,19 +269,20 @@ def _least_squares(b: Floats, length: Floats, y: Floats, h: str) -> tuple[float,
             return _non_negative([ones, length * b**gamma], y)[1]
 
         # The misfit can have more than one valley: bracket the deepest, then refine.
-        grid = np.concatenate(([0.0], np.geomspace(1e-3, 8.0, 40)))
+        grid = np.concatenate(([0.0], np.geomspace(1e-3, _LARGEST_GAMMA[h], 40)))
         deepest = int(np.argmin([misfit(g) for g in grid]))
         low, high = grid[max(deepest - 1, 0)], grid[min(deepest + 1, grid.size - 1)]
         gamma = float(minimize_scalar(misfit, bounds=(low, high), method="bounded", options={"xatol": 1e-11}).x)
-        gamma = 0.0 if misfit(0.0) <= misfit(gamma) else gamma
+        # A bounded search only comes near its ends.
+        gamma = min(0.0, _LARGEST_GAMMA[h], gamma, key=misfit)
         (a0, a1), _ = _non_negative([ones, length * b**gamma], y)
         return a0, a1, gamma
     # Linear in a0, a1 and a1 * γ.
     (a0, a1, grown), _ = _non_negative([ones, length, length * (_batch_factor(b, h, 1.0) - 1.0)], y)
-    if grown > _LARGEST_GAMMA * a1:
-        column = length * _batch_factor(b, h, _LARGEST_GAMMA)
-        (a0, a1), _ = _non_negative([ones, column], y)
-        return a0, a1, _LARGEST_GAMMA
+    largest = _LARGEST_GAMMA[h]
+    if grown > largest * a1:
+        (a0, a1), _ = _non_negative([ones, length * _batch_factor(b, h, largest)], y)
+        return a0, a1, largest
     return a0, a1, grown / a1 if a1 > 0 else 0.0
 
 

@@ -221,7 +221,7 @@ def read_cells(
         asked = ", ".join(f"{key} = {value}" for key, value in (select or {}).items())
         raise ValueError(f"{name}: no row has {asked}")
     if chosen.fitted is not None:
-        values = [[_number(where, column, row[column]) for column in chosen.fitted] for where, row in kept]
+        values = [[_finite(where, column, row[column]) for column in chosen.fitted] for where, row in kept]
         return Table(chosen, {}, Fits(*np.array(values).T), hashlib.sha256(data).hexdigest())
     systems: dict[str, list[tuple[str, dict[str, str]]]] = {}
     for where, row in kept:
@@ -279,7 +279,11 @@ def _read_times(times: Times, rows: list[tuple[str, dict[str, str]]]) -> Cells:
     fields = {field: column for field, column in times.fields.items() if field}
     groups: dict[tuple[str, tuple[float, ...]], list[tuple[float, float, float]]] = {}
     for where, row in rows:
-        key = tuple(_number(where, column, row[column]) for column in fields.values())
+        # A step may hold no decode, or no prefill, and a prompt may be left out; nothing else can be 0.
+        key = tuple(
+            (_number if times.kind == "by tokens" or field == "prompt_tokens" else _positive)(where, column, row[column])
+            for field, column in fields.items()
+        )
         kind = times.kind if times.kind != "by tokens" else _kind_of(where, dict(zip(fields, key, strict=True)))
         seconds = _positive(where, times.seconds, row[times.seconds]) * scale
         std = _number(where, times.std, row[times.std]) * scale if times.std else np.nan
@@ -344,10 +348,12 @@ def _bytes(path: str | Path) -> bytes:
 
 def _header(name: str, data: bytes) -> list[str]:
     try:
-        first = data.decode("utf-8-sig").partition("\n")[0]
+        first = next(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")), [])
     except UnicodeDecodeError:
         raise ValueError(f"{name}: is not a text file: must be CSV in UTF-8") from None
-    return [field.strip() for field in next(csv.reader([first]), [])]
+    except csv.Error as error:
+        raise ValueError(f"{name}: line 1: is not CSV: {error}") from None
+    return [field.strip() for field in first]
 
 
 def _rows(name: str, data: bytes, wanted: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
@@ -385,6 +391,16 @@ def _number(where: str, column: str, text: str) -> float:
         value = np.nan
     if not (np.isfinite(value) and value >= 0):
         raise ValueError(f"{where}: {column} = {text.strip()[:40]!r}: must be a finite number >= 0")
+    return value
+
+
+def _finite(where: str, column: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise ValueError(f"{where}: {column} = {text.strip()[:40]!r}: must be a finite number")
     return value
 
 

@@ -298,8 +298,9 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
 
     count = cube.sizes[REPLICATION]
     if count > 1:
+        kind = "prediction" if any(labelled.of_single(cube[name]) for name in cube.data_vars) else "Student t"
         console.print(
-            f"mean \u00b1 half of the {100 * confidence:g} % Student t interval over {count} replications, "
+            f"mean \u00b1 half of the {100 * confidence:g} % {kind} interval over {count} replications, "
             "or mean [interval] where it meets a bound; \u00b1 0: all replications "
             "gave the same value (a quantile: the same bucket); -: no value",
             highlight=False,

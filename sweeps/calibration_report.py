@@ -59,6 +59,7 @@ def print_coefficients(known: Coefficients, console: "Console") -> None:
             table.add_row(name.partition("_")[0], shown, unit)
         console.print(table)
         quality = step.quality
+    if step is not None and step.quality.measurements:
         console.print(
             f"{quality.measurements} steps, R2 {_number(quality.r_squared, '.4f')}, left-out error "
             f"{_percent(quality.leave_one_out_rms)}, worst {_worst(quality.worst_residual, quality.worst_at)}",

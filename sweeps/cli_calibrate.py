@@ -273,6 +273,7 @@ def calibrate_table(
     select: Annotated[
         list[str] | None, typer.Option("--select", metavar="COLUMN=VALUE", help="keep the rows of one system")
     ] = None,
+    title: Annotated[str, typer.Option("--title", help="one line that the coefficients carry")] = "",
     source: Annotated[str, typer.Option("--source", help="citation that the coefficients carry")] = "",
     figures: FiguresOption = None,
     overwrite: OverwriteOption = False,
@@ -309,7 +310,7 @@ def calibrate_table(
         cells,
         name=name,
         label="literature",
-        title=system or f"{table.name}",
+        title=title or system or table.name,
         source=source or f"{found.layout.about}, file {table.name}",
         provenance={"file": table.name, "file_sha256": found.sha256},
         where=str(table),
@@ -356,7 +357,7 @@ def calibrate_loop(
     output.mkdir(parents=True, exist_ok=True)
     found = close_loop(
         engine,
-        lambda prompts, tokens: list(engine.generate(prompts, tokens)),
+        engine.generate,
         engine.model.vocabulary,
         output,
         requests=requests,
@@ -364,8 +365,8 @@ def calibrate_loop(
         seed=seed,
         quiet=quiet,
     )
-    table = Table("mode", "law", "quantity", "served", "simulated", "error", "error in each run")
-    for key, rows in found.groupby(["mode", "law", "quantity"], sort=False):
+    table = Table("load", "mode", "law", "quantity", "served", "simulated", "error", "error in each run")
+    for key, rows in found.groupby(["load", "mode", "law", "quantity"], sort=False):
         each = ", ".join(f"{100 * error:+.1f}" for error in rows["error"])
         table.add_row(
             *map(str, key),

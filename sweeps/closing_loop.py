@@ -1,6 +1,7 @@
 """Close the loop: calibrate an engine by micro-benchmarks alone, serve requests on it for real, and predict them."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,8 @@ BATCH_SIZE = 8
 BINS = 3
 SHORTEST, LONGEST = 4, 96
 GRID = Grid((1, 2, 4, 8, 12, 16), (PROMPT_TOKENS,), (4, 16, 48, 96), 5, 1)
-UTILISATION = 0.7
+# Of what batches of BATCH_SIZE can serve: a queue that comes and goes, and one that shows what can be served at most.
+UTILISATIONS = {"steady": 0.7, "overloaded": 2.0}
 MODES = ("multi_bin_only", "dynamic_only")
 QUANTITIES = ("latency_mean_s", "latency_p90_s", "throughput_requests_per_s", "batch_size_mean")
 
@@ -51,6 +53,7 @@ class Comparison(NamedTuple):
     """One quantity of one run, served and simulated."""
 
     run: int
+    load: str
     mode: str
     law: str
     quantity: str
@@ -63,6 +66,8 @@ class Comparison(NamedTuple):
         return self.simulated / self.served - 1
 
 
+Key = tuple[int, str, str, str]
+"""Run, load, mode and law."""
 Generate = Callable[[NDArray[np.int64], int], object]
 """Generate so many tokens for prompts (batch, token)."""
 
@@ -80,9 +85,9 @@ def close_loop(
 ) -> pd.DataFrame:
     """Calibrate, serve and predict; write measurement, coefficients and every request to a folder.
 
-    Returns one row for each run, mode, law and quantity. In every run 200 or so requests arrive in a Poisson stream at
-    `UTILISATION` of what batches of `BATCH_SIZE` can serve; prompts are all of one length, that of the calibration, and
-    outputs lognormal. Nothing of what is served goes into the calibration.
+    Returns one row for each run, load, mode, law and quantity. In every run requests arrive in a Poisson stream at
+    one of `UTILISATIONS`; prompts are all of one length, that of the calibration, and outputs lognormal. Nothing of
+    what is served goes into the calibration.
     """
     raw = folder / "measurement.nc"
     measure_engine(lambda: engine, GRID, raw, overwrite=True, quiet=quiet)
@@ -94,17 +99,15 @@ def close_loop(
         services["table"] = _table(laws)
     rows: list[Comparison] = []
     every: list[pd.DataFrame] = []
-    for run in range(runs):
-        output, arrival = draw_requests(laws, requests, seed, run)
-        for mode in MODES:
-            trace, bins, setup = prepare(mode, arrival, output, services[laws.chosen], laws)
-            prompts = stream(seed, run, "prompts").integers(2, vocabulary, (requests, PROMPT_TOKENS))
-
-            served = serve_live(trace, bins, setup, _server(generate, prompts, output))
-            for law, service in services.items():
-                records = simulate(trace, bins, setup._replace(service=service)).records
-                rows += compare(run, mode, law, trace, served, records)
-                every.append(_requests(run, mode, law, trace, served.records, records))
+    for run, (load, utilisation), mode in product(range(runs), UTILISATIONS.items(), MODES):
+        output, arrival = draw_requests(laws, requests, utilisation, seed, run)
+        trace, bins, setup = prepare(mode, arrival, output, services[laws.chosen], laws)
+        prompts = stream(seed, run, "prompts").integers(2, vocabulary, (requests, PROMPT_TOKENS))
+        served = serve_live(trace, bins, setup, _server(generate, prompts, output))
+        for law, service in services.items():
+            records = simulate(trace, bins, setup._replace(service=service)).records
+            rows += compare((run, load, mode, law), trace, served, records)
+            every.append(_requests((run, load, mode, law), trace, served.records, records))
     pd.concat(every).to_csv(folder / "requests.csv", index=False)
     table = pd.DataFrame([(*row, row.error) for row in rows], columns=[*Comparison._fields, "error"])
     table.to_csv(folder / "comparison.csv", index=False)
@@ -118,7 +121,9 @@ def _server(generate: Generate, prompts: NDArray[np.int64], output: NDArray[np.i
     return serve
 
 
-def draw_requests(laws: BatchLaws, requests: int, seed: int, run: int) -> tuple[NDArray[np.int64], Floats]:
+def draw_requests(
+    laws: BatchLaws, requests: int, utilisation: float, seed: int, run: int
+) -> tuple[NDArray[np.int64], Floats]:
     """Draw output lengths and Poisson arrivals (request,) at the rate that the calibrated law says can be served."""
     law = laws.laws[laws.chosen]
     lengths = stream(seed, run, "lengths").lognormal(np.log(24.0), 0.8, requests)
@@ -127,7 +132,7 @@ def draw_requests(laws: BatchLaws, requests: int, seed: int, run: int) -> tuple[
     # One queue, batches of BATCH_SIZE, each as long as its longest.
     whole = output[: requests - requests % BATCH_SIZE].reshape(-1, BATCH_SIZE).max(axis=1)
     per_batch = law.a0_s + float(service.slope[BATCH_SIZE, 0]) / TICKS_PER_S * float(whole.mean())
-    rate = UTILISATION * BATCH_SIZE / per_batch
+    rate = utilisation * BATCH_SIZE / per_batch
     return output, np.cumsum(stream(seed, run, "arrivals").exponential(1 / rate, requests))
 
 
@@ -156,10 +161,10 @@ def prepare(
     return trace, sort_into_bins(of, bins), Setup(policy, service, control, reporting)
 
 
-def compare(run: int, mode: str, law: str, trace: Trace, served: Served, simulated: Records) -> list[Comparison]:
+def compare(key: Key, trace: Trace, served: Served, simulated: Records) -> list[Comparison]:
     """Return mean and p90 latency, throughput and mean batch size, served and simulated."""
     pairs = zip(_figures(trace, served.records), _figures(trace, simulated), strict=True)
-    return [Comparison(run, mode, law, name, *pair) for name, pair in zip(QUANTITIES, pairs, strict=True)]
+    return [Comparison(*key, name, *pair) for name, pair in zip(QUANTITIES, pairs, strict=True)]
 
 
 def _figures(trace: Trace, records: Records) -> tuple[float, float, float, float]:
@@ -174,8 +179,8 @@ def _figures(trace: Trace, records: Records) -> tuple[float, float, float, float
     )
 
 
-def _requests(run: int, mode: str, law: str, trace: Trace, served: Records, simulated: Records) -> pd.DataFrame:
-    columns: dict[str, object] = {"run": run, "mode": mode, "law": law}
+def _requests(key: Key, trace: Trace, served: Records, simulated: Records) -> pd.DataFrame:
+    columns: dict[str, object] = dict(zip(("run", "load", "mode", "law"), key, strict=True))
     columns |= {"arrival_s": trace.arrival / TICKS_PER_S, "output_tokens": trace.output}
     for name, records in (("served", served), ("simulated", simulated)):
         columns |= {

@@ -82,14 +82,16 @@ def notes_on(settings: "CoefficientsLaw", largest_batch: int) -> list[str]:
     """Return what readers of a cube must know about its coefficients."""
     known, laws, law = load(settings.coefficients), laws_of(settings), law_of(settings)
     name = settings.coefficients
-    said = [f"service times: coefficients {name} ({known.label}): {known.title}"]
-    if laws.prompt_tokens is None:
-        said.append(f"coefficients {name} have no prefill in them")
+    parts = [f"service times of {name} ({known.label}): {known.title}"]
+    parts.append("no prefill in them" if laws.prompt_tokens is None else f"prompts of {laws.prompt_tokens:g} tokens")
+    if settings.h == "table":
+        assert laws.table is not None
+        error, what = laws.table.interpolation_rms, "the measured table, left-out cells"
     else:
-        said.append(f"coefficients {name} were measured with prompts of {laws.prompt_tokens:g} tokens")
-    rms = law.quality.leave_one_out_rms
-    if rms is not None:
-        said.append(f"law {law.h} of coefficients {name} predicts left-out measurements within {100 * rms:.2g} % (rms)")
+        error, what = law.quality.leave_one_out_rms, f"law {law.h}, left-out measurements"
+    if error is not None:
+        parts.append(f"{what} within {100 * error:.2g} % (rms)")
+    said = ["; ".join(parts)]
     measured_to = None if laws.table is None else laws.table.batch_sizes[-1]
     if measured_to is not None and largest_batch > measured_to:
         said.append(f"coefficients {name} were measured up to batches of {measured_to}; larger ones are extrapolated")

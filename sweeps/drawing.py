@@ -13,8 +13,9 @@ from batchcube.engine import Bins, Job, Setup, Trace, make_trace, sort_into_bins
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 
-from .planning import PointPlan, drawn_service, draws_service
+from .planning import PointPlan, drawn_service
 from .seeds import stream
+from .settings import draws_service
 from .traces import RecordedTrace, resample
 from .workloads.arrivals import Deterministic, Gamma, Poisson
 from .workloads.lengths import Lengths

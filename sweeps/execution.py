@@ -32,8 +32,9 @@ from .drawing import Draws
 from .errors import UserError
 from .expected import Expected
 from .grid import Axis, setting_paths
-from .planning import Plan, PointPlan, calibrated, deal, draws_service, make_plan, theory_of
+from .planning import Plan, PointPlan, calibrated, deal, make_plan, theory_of
 from .progress import Progress, Silent
+from .settings import draws_service
 from .specification import Sweep, identity_of
 
 Report = dict[str, NDArray[Any]]

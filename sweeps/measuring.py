@@ -146,7 +146,8 @@ class _Journal:
         if not self.path.exists():
             self._append(head)
             return
-        rows = self.path.read_text(encoding="utf-8").splitlines()
+        text = self.path.read_text(encoding="utf-8")
+        rows = text.splitlines()
         entries = []
         for row in rows:
             try:
@@ -161,8 +162,9 @@ class _Journal:
             else:
                 sample = Sample(np.array(entry["step_s"], np.float64), float(entry["wall_s"]))
                 self.samples[entry["cell"], entry["repetition"]] = sample
-        if len(entries) < len(rows):
-            self.path.write_text("".join(f"{row}\n" for row in rows[: len(entries)]), encoding="utf-8")
+        kept = "".join(f"{row}\n" for row in rows[: len(entries)])
+        if kept != text:  # also where nothing but the end of the last line is missing
+            self.path.write_text(kept, encoding="utf-8")
 
     def keep(self, number: int, repetition: int, sample: Sample) -> None:
         """Add a sample."""

@@ -40,6 +40,7 @@ from .settings import (
     TableLaw,
     TraceSettings,
     Workload,
+    draws_service,
 )
 from .specification import Sweep
 from .traces import RecordedTrace, read_trace
@@ -413,12 +414,6 @@ def build_service(server: Server, largest_batch: int) -> Service:
         return measured(table.batch_sizes, table.lengths, table.seconds, outside)
     gamma = law.gamma if isinstance(law, GrowingLaw) else 0.0
     return formula(law.a0_s, law.a1_s_per_token, law.law, gamma, largest_batch=largest_batch)
-
-
-def draws_service(point: Point) -> bool:
-    """Say whether every replication of a point has service coefficients of its own."""
-    service = point.server.service
-    return isinstance(service, CoefficientsLaw) and service.draw
 
 
 def drawn_service(point: Point, largest_batch: int, rng: np.random.Generator) -> Service:

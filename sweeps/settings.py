@@ -343,6 +343,12 @@ class Point(NamedTuple):
     report: Report
 
 
+def draws_service(point: Point) -> bool:
+    """Say whether every replication of a point has service coefficients of its own."""
+    service = point.server.service
+    return isinstance(service, CoefficientsLaw) and service.draw
+
+
 SECTIONS: dict[str, type[Settings]] = {"workload": Workload, "policy": Policy, "server": Server, "report": Report}
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from .errors import UserError
 from .grid import AxisSettings, Grid, build_grid, read_axes
 from .mistakes import Mistake, mistakes, show_value
-from .settings import Policy, Report, Server, Workload
+from .settings import Policy, Report, Server, Workload, draws_service
 from .workloads.settings import Settings
 
 if TYPE_CHECKING:
@@ -166,6 +166,10 @@ def is_deterministic(workload: Workload) -> bool:
 
 
 def _replication_problems(grid: Grid) -> list[Mistake]:
+    draws = {draws_service(point) for point in grid.points}
+    if len(draws) > 1:
+        text = "must be the same at every point: where coefficients are drawn, intervals mean something else"
+        return [Mistake(("server", "service", "draw"), text)]
     fixed = [is_deterministic(point.workload) for point in grid.points]
     if any(fixed) and not all(fixed):
         text = (
