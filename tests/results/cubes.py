@@ -33,7 +33,15 @@ def buckets(largest_s=400.0, smallest_s=1e-3):
 
 
 def make_cube(
-    axes=("bins", "rate"), replications=6, first_replication=0, requests=400, bins=4, windows=10, seed=1, **attrs
+    axes=("bins", "rate"),
+    replications=6,
+    first_replication=0,
+    requests=400,
+    bins=4,
+    windows=10,
+    seed=1,
+    coefficients_drawn=False,
+    **attrs,
 ):
     """Return a cube over the named AXES; a replication's numbers depend only on the seed and its number."""
     chosen = [AXES[name] for name in axes]
@@ -72,6 +80,7 @@ def make_cube(
         first_replication=first_replication,
         buckets=bucket,
         attrs=known | attrs,
+        coefficients_drawn=coefficients_drawn,
     )
 
 

@@ -61,6 +61,22 @@ def test_unit_of_lengths_is_that_of_the_sweep():
         build((), edges, length_units="words")
 
 
+def test_drawn_coefficients_are_said_of_every_variable_with_replications(make_cube, tmp_path):
+    whole = make_cube(replications=4, coefficients_drawn=True)
+    said = {name for name in whole.data_vars if whole[name].attrs.get("interval_of") == "single replication"}
+    assert said == {name for name in whole.data_vars if REGISTRY[name].replicated}
+    assert said < set(whole.data_vars)
+    assert not any("interval_of" in variable.attrs for variable in make_cube(replications=4).variables.values())
+    # The file says it, and so does a cube that was extended.
+    path = write_cube(make_cube(replications=3, coefficients_drawn=True), tmp_path / "cube.nc")
+    with netCDF4.Dataset(path) as raw:
+        assert raw.variables["latency_mean_s"].interval_of == "single replication"
+        assert "interval_of" not in raw.variables["theory_latency_s"].ncattrs()
+    joined = extend_cube(read_cube(path), make_cube(first_replication=3, replications=1, coefficients_drawn=True))
+    joined.attrs = whole.attrs
+    xr.testing.assert_identical(joined, whole)
+
+
 def test_axis_values_keep_numbers_and_label_the_rest():
     values = {"a": [1, 2], "b": [1, 2.5], "c": [1, "infinite"], "d": [True, False]}
     cube = build([Axis(name, given, f"path.{name}") for name, given in values.items()])

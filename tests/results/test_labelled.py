@@ -90,3 +90,47 @@ def test_overloaded_share(example_cube):
     assert share.sel(arrival_rate_per_s=24.0).values.tolist() == [1.0, 1.0, 1.0]
     assert share.sel(arrival_rate_per_s=4.0).values.tolist() == [0.0, 0.0, 0.0]
     assert labelled.overloaded_share(example_cube.drop_vars("overloaded")).isnull().all()
+
+
+def test_intervals_are_of_a_single_replication_where_coefficients_were_drawn(make_cube):
+    cube = make_cube(("mode", "rate"), replications=8, coefficients_drawn=True)
+    plain = make_cube(("mode", "rate"), replications=8)
+    at = {"mode": 3, "arrival_rate_per_s": 1}
+    da, usual = cube["throughput_requests_per_s"], plain["throughput_requests_per_s"]
+    assert labelled.of_single(da)
+    assert not labelled.of_single(usual)
+    assert not labelled.of_single(cube["theory_latency_s"])  # has no replications
+    x, base = da.values[3, 1], da.values[0, 1]
+    for found, number, expected, narrow in (
+        (
+            labelled.mean_interval(da),
+            3,
+            statistics.mean_interval(x, bounds=(0.0, np.inf), single=True),
+            labelled.mean_interval(usual),
+        ),
+        (
+            labelled.paired_difference(da, "mode", "fifo_fixed"),
+            2,
+            statistics.paired_difference(x, base, single=True),
+            labelled.paired_difference(usual, "mode", "fifo_fixed"),
+        ),
+        (
+            labelled.paired_ratio(da, "mode", "fifo_fixed"),
+            2,
+            statistics.paired_ratio(x, base, single=True),
+            labelled.paired_ratio(usual, "mode", "fifo_fixed"),
+        ),
+    ):
+        assert found["low"].values[number, 1] == expected.low
+        assert found["high"].values[number, 1] == expected.high
+        width, usual_width = ((one["high"] - one["low"]).values[number, 1] for one in (found, narrow))
+        assert width >= usual_width
+    mean, narrow = labelled.mean_interval(da), labelled.mean_interval(usual)
+    np.testing.assert_allclose((mean["high"] - mean["mean"]), 3.0 * (narrow["high"] - narrow["mean"]))  # sqrt(8 + 1)
+    found = labelled.pooled_quantile(cube, 0.5)
+    counts = cube["latency_histogram"].isel(at).values
+    edges = [cube[name].values for name in ("latency_bucket", "latency_bucket_lower_s", "latency_bucket_upper_s")]
+    expected = statistics.pooled_quantile(counts, *edges, 0.5, single=True)
+    assert (found["low"].isel(at), found["high"].isel(at)) == (expected.low, expected.high)
+    usual = labelled.pooled_quantile(plain, 0.5)
+    assert (found["high"] - found["low"] > usual["high"] - usual["low"]).all()

@@ -320,6 +320,128 @@ def test_pooled_arguments():
         pooled_quantile(np.ones(3), MIDDLE[:3], LOWER[:3], UPPER[:3], 0.5)
 
 
+# ---- intervals of a single replication: each has coefficients of its own
+
+
+def drawn_around_an_estimate(n, noise):
+    """Return (trial, n) outcomes under parameters drawn around an estimate, and what the true one gives (trial,).
+
+    The estimate is off the truth as far as its error says; the parameters of the replications are drawn from just that.
+    The outcome is proportional to the parameter; `noise` is what one replication differs from another by chance alone.
+    """
+    rng = np.random.default_rng([11, n])
+    true = rng.normal(5.0, 2.0, TRIALS)
+    estimate = true + rng.normal(0.0, 0.3, TRIALS)
+    parameter = estimate[:, None] + rng.normal(0.0, 0.3, (TRIALS, n))
+    return 2.0 * parameter + rng.normal(0.0, noise, (TRIALS, n)), 2.0 * true
+
+
+@pytest.mark.parametrize("n", [5, 10, 30])
+def test_single_interval_holds_the_truth_where_that_of_the_mean_does_not(n):
+    x, truth = drawn_around_an_estimate(n, 0.0)
+    assert abs(coverage(mean_interval(x, single=True), truth) - 0.95) < 4 * STANDARD_ERROR
+    share = coverage(mean_interval(x, confidence=0.8, single=True), truth)
+    assert abs(share - 0.8) < 4 * np.sqrt(0.8 * 0.2 / TRIALS)
+    # Of the mean: t / sqrt(n) standard deviations where sqrt(1 + 1/n) of them are asked for.
+    assert coverage(mean_interval(x), truth) < 0.85
+    x, truth = drawn_around_an_estimate(n, 1.0)
+    assert coverage(mean_interval(x, single=True), truth) > 0.95 - 4 * STANDARD_ERROR
+
+
+def test_more_replications_tell_no_more_of_the_true_coefficients():
+    few, many = (mean_interval(drawn_around_an_estimate(n, 0.1)[0], single=True) for n in (10, 200))
+    widths = [np.mean(found.high - found.low) for found in (few, many)]
+    # t falls from 2.26 to 1.97 and sqrt(1 + 1/n) from 1.05 to 1: there it ends.
+    assert 0.8 < widths[1] / widths[0] < 0.9
+    x, truth = drawn_around_an_estimate(200, 0.1)
+    assert coverage(mean_interval(x), truth) < 0.2
+    assert coverage(mean_interval(x, single=True), truth) > 0.95 - 4 * STANDARD_ERROR
+
+
+@given(st.integers(0, 10**6), st.integers(2, 40), st.floats(0.5, 0.99))
+def test_single_interval_is_the_prediction_interval(seed, n, confidence):
+    x = np.random.default_rng(seed).normal(3.0, 2.0, n)
+    found = mean_interval(x, confidence=confidence, single=True)
+    low, high = stats.t.interval(confidence, n - 1, x.mean(), x.std(ddof=1) * np.sqrt(1 + 1 / n))
+    assert found.estimate == pytest.approx(x.mean())
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert found.n == n
+
+
+def test_single_interval_skips_missing_values_is_clipped_and_not_invented():
+    nan = np.nan
+    found = mean_interval([[0.1, 0.5, nan], [0.3, nan, nan], [nan, nan, nan]], bounds=(0.0, 1.0), single=True)
+    np.testing.assert_array_equal(found.n, [2, 1, 0])
+    np.testing.assert_array_equal(found.low, [0.0, nan, nan])
+    np.testing.assert_array_equal(found.high, [1.0, nan, nan])
+    agree = mean_interval(np.full(4, 0.25), single=True)
+    assert agree.low == agree.estimate == agree.high == 0.25
+
+
+@pytest.mark.parametrize("n", [5, 10, 30])
+def test_single_pairs_hold_what_the_true_coefficients_give(n):
+    parameter, truth = drawn_around_an_estimate(n, 0.0)
+    x, y = 40.0 + 3.0 * parameter, 100.0 - parameter
+    difference, ratio = (40.0 + 3.0 * truth) - (100.0 - truth), (40.0 + 3.0 * truth) / (100.0 - truth)
+    for found, right, narrow in (
+        (paired_difference(x, y, single=True), difference, paired_difference(x, y)),
+        (paired_ratio(x, y, single=True), ratio, paired_ratio(x, y)),
+    ):
+        assert abs(coverage(found, right) - 0.95) < 4 * STANDARD_ERROR
+        assert coverage(narrow, right) < 0.85
+        np.testing.assert_array_equal(found.estimate, narrow.estimate)
+        assert (found.low < narrow.low).all()
+        assert (found.high > narrow.high).all()
+
+
+@given(st.integers(0, 10**6), st.integers(2, 12))
+def test_single_pairs_are_prediction_intervals(seed, n):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(5.0, 0.5, n), rng.normal(8.0, 0.5, n)
+    assert paired_difference(x, y, single=True) == mean_interval(x - y, single=True)
+    found = paired_ratio(x, y, single=True)
+    if np.isnan(found.low):
+        assert mean_interval(y, single=True).low <= 0.0
+        return
+    for end in (found.low, found.high):
+        rest = mean_interval(x - end * y, single=True)
+        assert min(abs(rest.low), abs(rest.high)) < 1e-6
+
+
+@pytest.mark.parametrize("n", [10, 30])
+def test_single_pooled_quantile_holds_that_of_the_true_coefficients(n):
+    trials, requests = 400, 400
+    rng = np.random.default_rng([13, n])
+    true = rng.uniform(2.0, 4.0, trials)
+    estimate = true * rng.normal(1.0, 0.1, trials)
+    factor = estimate[:, None, None] * rng.normal(1.0, 0.1, (trials, n, 1))
+    counts = histograms(factor * rng.exponential(1.0, (trials, n, requests)))
+    found = pooled_quantile(counts, MIDDLE, LOWER, UPPER, 0.5, single=True)
+    truth = true * np.log(2.0)
+    slack = 4 * np.sqrt(0.95 * 0.05 / trials)
+    assert coverage(found, truth) > 0.95 - slack
+    mean = pooled_quantile(counts, MIDDLE, LOWER, UPPER, 0.5)
+    assert coverage(mean, truth) < 0.85
+    np.testing.assert_array_equal(found.estimate, mean.estimate)
+    assert (found.low < mean.low).all()
+    assert (found.high > mean.high).all()
+
+
+def test_single_pooled_quantile_is_the_prediction_interval_of_the_share():
+    requests, n, q = 500, 8, 0.5
+    rng = np.random.default_rng(3)
+    counts = histograms(rng.normal(1.0, 0.1, (n, 1)) * rng.exponential(1.0, (n, requests))).astype(np.int64)
+    found = pooled_quantile(counts, MIDDLE, LOWER, UPPER, q, single=True)
+    cumulative = counts.sum(axis=0).cumsum()
+    at = np.searchsorted(cumulative, q * n * requests)
+    part = (q * n * requests - cumulative[at - 1]) / counts[:, at].sum()
+    share = (counts[:, :at].sum(axis=1) + part * counts[:, at]) / requests
+    assert share.mean() == pytest.approx(q)
+    half = stats.t.ppf(0.975, n - 1) * share.std(ddof=1) * np.sqrt(1 + 1 / n)
+    assert found.low == LOWER[np.searchsorted(cumulative, (q - half) * n * requests)]
+    assert found.high == UPPER[np.searchsorted(cumulative, (q + half) * n * requests)]
+
+
 def test_strict_floating_point():
     with np.errstate(all="raise"):
         x = np.array([[1.0, 2.0, 3.0], [np.nan, np.nan, np.nan], [1.0, np.nan, np.nan], [0.0, 0.0, 0.0]])

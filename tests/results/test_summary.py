@@ -128,6 +128,13 @@ def test_overload_notes_and_single_replications_are_said(example_cube, make_cube
     assert "no arrival_rate_per_s of this sweep overloads half of the replications" in calm
 
 
+def test_intervals_of_drawn_coefficients_are_called_what_they_are(make_cube):
+    text = printed(make_cube(coefficients_drawn=True), 300)
+    assert "half of the 95 % prediction interval over 6 replications" in text
+    assert "Student" not in text
+    assert "half of the 95 % Student t interval over 6 replications" in printed(make_cube(), 300)
+
+
 def test_chosen_variables_with_their_own_dimensions(example_cube):
     text = printed(example_cube, 200, variables=["bin_wait_mean_s", "requests"], max_rows=4)
     assert "44 of 48 rows are not shown" in text
