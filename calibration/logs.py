@@ -1,0 +1,275 @@
+"""Request logs of a real server, and the step law fitted to one by simulating it.
+
+A log is a file of JSON lines, one for each request, with the fields of vLLM's own request metrics: `input_toks`,
+`output_toks`, `queued_ts` (or `arrival_time`, in the same clock), `first_token_ts`, `last_token_ts`, and where known
+`scheduled_ts`; seconds.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchcube.engine.continuous import Records, Replica, Requests, make_law, make_requests, simulate_steps
+from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
+
+from .laws import STEP_TERMS
+
+Floats = NDArray[np.float64]
+
+QUANTITIES = ("ttft_s", "tpot_s", "e2e_s")
+_STARTS = 24
+_REFINED = 3
+# Residuals below this, in units of the mean, are as good as none: timestamps themselves are no better.
+_SMALLEST = 1e-5
+_GROUPS = 10
+_STARTS_AGAIN = 6
+_UNSURE = 0.5
+
+
+class Log(NamedTuple):
+    """A request log in the order of arrival, each field (request,); seconds since the first request was queued."""
+
+    queued_s: Floats
+    scheduled_s: Floats
+    """NaN where the log does not say."""
+    first_token_s: Floats
+    last_token_s: Floats
+    prompt_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    sha256: str
+
+    def requests(self) -> Requests:
+        """Return what the simulator replays."""
+        return make_requests(self.queued_s, self.prompt_tokens, self.output_tokens)
+
+    def first(self, count: int) -> NDArray[np.bool_]:
+        """Say which requests are among the first ``count``."""
+        return np.arange(len(self.queued_s)) < count
+
+
+class Times(NamedTuple):
+    """What users of a server feel, each (request,), seconds; NaN where a request was rejected."""
+
+    ttft_s: Floats
+    """Time to first token, from when the request was queued."""
+    tpot_s: Floats
+    """Time per output token after the first; NaN for a single token."""
+    e2e_s: Floats
+    """From queued to the last token."""
+
+
+class LogFit(NamedTuple):
+    """A step law fitted to a log."""
+
+    coefficients: Floats
+    """(5,) in the order of `STEP_TERMS`, seconds."""
+    covariance: Floats
+    """(5, 5)."""
+    unsure: tuple[str, ...]
+    """Terms that the log cannot tell: a standard error above half of the coefficient."""
+    rms: tuple[float, ...]
+    """Root mean square of the residuals of each of `QUANTITIES`, in units of its mean."""
+    requests: int
+    """Requests that it was fitted to."""
+
+    @property
+    def standard_errors(self) -> Floats:
+        """(5,)."""
+        return np.sqrt(np.diag(self.covariance))
+
+
+def read_log(path: str | Path) -> Log:
+    """Read a request log.
+
+    Raises ValueError, one line naming the file and the row, for what is no JSON, a field that is missing or no number,
+    tokens below 1, timestamps that run backwards, and clocks that cannot be the same.
+    """
+    name = str(path)
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{name}: cannot be read: {error.strerror or error}") from None
+    rows = []
+    for number, line in enumerate(data.decode("utf-8", errors="replace").splitlines(), start=1):
+        if line.strip():
+            rows.append(_row(f"{name}: line {number}", line))
+    if len(rows) < 2:
+        raise ValueError(f"{name}: holds {len(rows)} requests: needs at least 2")
+    table = np.array(sorted(rows))
+    start = table[0, 0]
+    queued, scheduled, first, last = (table[:, k] - start for k in range(4))
+    return Log(
+        queued,
+        scheduled,
+        first,
+        last,
+        table[:, 4].astype(np.int64),
+        table[:, 5].astype(np.int64),
+        hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _row(where: str, line: str) -> tuple[float, float, float, float, float, float]:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        raise ValueError(f"{where}: is not JSON: a log has one JSON object in each line") from None
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: is no JSON object")
+
+    def number(*names: str, least: float = -np.inf) -> float:
+        name = next((name for name in names if name in entry), None)
+        if name is None:
+            raise ValueError(f"{where}: {' or '.join(names)} is missing")
+        value = entry[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value) or value < least:
+            bound = f" >= {least:g}" if np.isfinite(least) else ""
+            raise ValueError(f"{where}: {name} = {json.dumps(value)[:40]}: must be a finite number{bound}")
+        return float(value)
+
+    queued, first, last = number("queued_ts", "arrival_time"), number("first_token_ts"), number("last_token_ts")
+    scheduled = number("scheduled_ts") if entry.get("scheduled_ts") is not None else np.nan
+    order = [("queued", queued), ("scheduled", scheduled), ("first token", first), ("last token", last)]
+    known = [(label, value) for label, value in order if np.isfinite(value)]
+    for (before, a), (after, b) in pairwise(known):
+        if b < a:
+            raise ValueError(f"{where}: {after} at {b} s is before {before} at {a} s: one clock, never backwards")
+    if last - queued > 1e8:
+        raise ValueError(f"{where}: {last - queued:.3g} s from queued to last token: not of one clock")
+    return queued, scheduled, first, last, number("input_toks", least=1), number("output_toks", least=1)
+
+
+def times_of_log(log: Log) -> Times:
+    """Return what was measured."""
+    return _times(log.queued_s, log.first_token_s, log.last_token_s, log.output_tokens)
+
+
+def times_of_records(log: Log, records: Records) -> Times:
+    """Return what was simulated."""
+    first, last = (
+        np.where(records.status == SERVED, ticks, np.nan) / TICKS_PER_S
+        for ticks in (records.first_token, records.last_token)
+    )
+    return _times(log.queued_s, first, last, log.output_tokens)
+
+
+def _times(queued: Floats, first: Floats, last: Floats, output: NDArray[np.int64]) -> Times:
+    with np.errstate(invalid="ignore"):
+        tpot = np.where(output > 1, (last - first) / np.maximum(output - 1, 1), np.nan)
+    return Times(first - queued, tpot, last - queued)
+
+
+def replay(log: Log, replica: Replica, coefficients: Sequence[float] | Floats) -> Records:
+    """Simulate a log's requests on a replica with these coefficients of the step law; raises like `simulate_steps`."""
+    law = make_law(*(float(c) for c in coefficients))
+    return simulate_steps(log.requests(), replica._replace(law=law)).records
+
+
+def fit_log(
+    log: Log, replica: Replica, until: int | None = None, seed: int = 1, done: Callable[[], None] = lambda: None
+) -> LogFit:
+    """Fit the step law to the first ``until`` requests of a log, all when None, by simulating it.
+
+    Every trial replays all requests (the first ones share the server with those behind them) and compares time to first
+    token, time per output token and end-to-end latency of the requests fitted to. The likelihood takes the residuals of
+    each quantity for normal, of a variance of its own: time to first token scatters by a step or more, the others do
+    not. It is searched by reweighted least squares in the logarithms of the coefficients, from many starts, and by
+    simplex from the best, as the simulation moves in small jumps. The covariance is a jackknife's: the fit is repeated without
+    each of ten consecutive groups of requests, because requests that wait for each other are not independent, and a
+    Jacobian of jumps says little. ``done`` is called after each of the 1 + 10 fits. Raises ValueError for a log that is
+    too short, or that the replica could not have served.
+    """
+    count = len(log.queued_s)
+    kept = log.first(count if until is None else until)
+    if kept.sum() < 3 * _GROUPS:
+        raise ValueError(f"{int(kept.sum())} requests to fit to: needs at least {3 * _GROUPS}")
+    search = _Search(log, replica, kept)
+    rng = np.random.default_rng(seed)
+    starts = [search.guess + rng.normal(0.0, 1.0, search.guess.size) for _ in range(_STARTS)]
+    best = search.best(starts, kept)
+    done()
+    others = []
+    for group in np.array_split(np.flatnonzero(kept), _GROUPS):
+        without = kept.copy()
+        without[group] = False
+        others.append(search.best([best, *starts[:_STARTS_AGAIN]], without))
+        done()
+    spread = np.stack(others) - np.mean(others, axis=0)
+    covariance = (_GROUPS - 1) / _GROUPS * spread.T @ spread
+    coefficients = np.exp(best)
+    errors = np.sqrt(np.diag(covariance))
+    at_limit = (best < search.low + 0.1) | (best > search.high - 0.1)
+    unsure = tuple(
+        name for name, error, stuck in zip(STEP_TERMS, errors, at_limit, strict=True) if stuck or not error <= _UNSURE
+    )
+    rms = [float(np.sqrt(np.mean(part**2))) for part in search.residuals(best, kept)]
+    return LogFit(coefficients, covariance * np.outer(coefficients, coefficients), unsure, tuple(rms), int(kept.sum()))
+
+
+class _Search:
+    """Looks for the logarithms of the coefficients that replay a log best."""
+
+    def __init__(self, log: Log, replica: Replica, kept: NDArray[np.bool_]) -> None:
+        self.log, self.replica = log, replica
+        self.measured = times_of_log(log)
+        self.units = [float(np.nanmean(values[kept])) for values in self.measured]
+        if not all(unit > 0 for unit in self.units):
+            raise ValueError("the log has no time between queued, first and last token to fit to")
+        # A decode step takes about as long as the fastest requests say; the other terms are some way below it.
+        step = float(np.nanquantile(self.measured.tpot_s[kept], 0.05))
+        self.guess = np.log(step * np.array([0.5, 3e-3, 2e-6, 2e-3, 3e-8]))
+        self.low, self.high = self.guess - 7.0, self.guess + 4.0
+
+    def residuals(self, logarithms: Floats, kept: NDArray[np.bool_]) -> list[Floats]:
+        """Return simulated less measured of the requests kept, for every quantity, in units of its mean."""
+        inside = np.exp(np.clip(logarithms, self.low, self.high))
+        simulated = times_of_records(self.log, replay(self.log, self.replica, inside))
+        parts = [
+            ((sim - seen) / unit)[kept & np.isfinite(seen)]
+            for sim, seen, unit in zip(simulated, self.measured, self.units, strict=True)
+        ]
+        if not all(np.isfinite(part).all() for part in parts):
+            raise ValueError("the replica could never serve some requests of the log: its KV capacity is too small")
+        return parts
+
+    def cost(self, logarithms: Floats, kept: NDArray[np.bool_]) -> float:
+        """Return the negative logarithm of the likelihood, less a constant."""
+        return sum(
+            0.5 * part.size * float(np.log(np.mean(part**2) + _SMALLEST**2))
+            for part in self.residuals(logarithms, kept)
+        )
+
+    def best(self, starts: Sequence[Floats], kept: NDArray[np.bool_]) -> Floats:
+        """Return the best that is found from any start."""
+        from scipy.optimize import least_squares, minimize
+
+        def weighted(logarithms: Floats, scatter: Sequence[float]) -> Floats:
+            parts = zip(self.residuals(logarithms, kept), scatter, strict=True)
+            return np.concatenate([part / width for part, width in parts])
+
+        found = []
+        for start in starts:
+            at, scatter = start, [0.1, 0.01, 0.01]
+            # Coarse differences step over the jumps, fine ones finish.
+            for difference in (1e-1, 1e-2, 1e-3):
+                inside = np.clip(at, self.low + 1e-3, self.high - 1e-3)
+                bounds = (self.low, self.high)
+                at = least_squares(
+                    weighted, inside, diff_step=difference, max_nfev=30, bounds=bounds, args=(scatter,)
+                ).x
+                scatter = [max(float(np.sqrt(np.mean(p**2))), _SMALLEST) for p in self.residuals(at, kept)]
+            found.append((self.cost(at, kept), at))
+        found.sort(key=lambda pair: pair[0])
+        refined = []
+        for _, at in found[:_REFINED]:
+            corners = np.vstack([at, at + 0.3 * np.eye(at.size)])
+            options = {"maxiter": 1500, "xatol": 1e-4, "fatol": 1e-6, "initial_simplex": corners}
+            end = minimize(self.cost, at, args=(kept,), method="Nelder-Mead", options=options)
+            refined.append((float(end.fun), np.clip(end.x, self.low, self.high)))
+        return min(refined, key=lambda pair: pair[0])[1]

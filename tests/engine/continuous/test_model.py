@@ -1,0 +1,83 @@
+"""Laws, requests and replicas refuse what cannot be simulated, in one line."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchcube.engine.continuous import make_law, make_replica, make_requests, simulate_steps
+from batchcube.engine.continuous.compiled import lasting, steps_until
+
+LAW = make_law(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"most_running": 0}, "most_running = 0: must be in 1.."),
+        ({"token_budget": 7}, "token_budget = 7: must be at least most_running = 8"),
+        ({"capacity_tokens": 15}, "capacity_tokens = 15: must be at least block_tokens = 16"),
+        ({"block_tokens": 0}, "block_tokens = 0"),
+        ({"prefill": "mixed"}, "prefill = 'mixed': must be one of chunked, separate"),
+    ],
+)
+def test_an_impossible_replica_is_refused(change, says) -> None:
+    settings = {"most_running": 8, "token_budget": 64, "capacity_tokens": 1000} | change
+    with pytest.raises(ValueError, match=says):
+        make_replica(LAW, **settings)
+
+
+@pytest.mark.parametrize(
+    ("arrival", "prompt", "output", "says"),
+    [
+        ([0.0, 1.0], [1], [1, 1], "prompt_tokens has 1 entries, arrival_s has 2"),
+        ([0.0, 1.0], [1, 0], [1, 1], r"prompt_tokens\[1\] = 0: must be >= 1"),
+        ([0.0, 1.0], [1, 1], [1, 1.5], r"output_tokens\[1\] = 1.5: must be whole"),
+        ([1.0, 0.5], [1, 1], [1, 1], r"arrival_s\[1\] = 0.5: must not decrease"),
+        ([0.0, np.nan], [1, 1], [1, 1], r"arrival_s\[1\] = nan: must be finite"),
+        ([0.0, 1e7], [1, 1], [1, 1], r"arrival_s\[1\] = 10000000.0: is later than can be simulated"),
+        ([], [], [], "at least one request"),
+        ([0.0], [2**21], [1], "must be <= 2097152"),
+    ],
+)
+def test_bad_requests_are_refused(arrival, prompt, output, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        make_requests(arrival, prompt, output)
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "says"),
+    [((-1e-3,), "c0_s = -0.001 s"), ((0.0,), "must take some time"), ((1e-3, np.inf), "c1_s_per_request = inf")],
+)
+def test_bad_laws_are_refused(coefficients, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        make_law(*coefficients)
+
+
+def test_what_could_overflow_is_refused_before_it_runs() -> None:
+    replica = make_replica(make_law(1e6), most_running=1, token_budget=1, capacity_tokens=100)
+    with pytest.raises(ValueError, match=r"a request of 2 tokens could take 2e\+06 s: must be at most 1.15e\+06 s"):
+        simulate_steps(make_requests([0.0], [1], [1]), replica)
+    with pytest.raises(ValueError, match="must be one of numba, reference"):
+        simulate_steps(make_requests([0.0], [1], [1]), replica, "jax")
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_a_clock_that_runs_out_is_noticed(backend) -> None:
+    replica = make_replica(make_law(5e5), most_running=1, token_budget=1, capacity_tokens=100)
+    requests = make_requests(np.zeros(20), np.ones(20), np.ones(20))
+    with pytest.raises(ValueError, match="take longer than 4611686 s"):
+        simulate_steps(requests, replica, backend)
+
+
+@given(
+    first=st.integers(1, 10**13),
+    rise=st.integers(0, 10**10),
+    ticks=st.integers(1, 10**17),
+    most=st.integers(1, 10**5),
+)
+def test_the_fewest_steps_that_last_so_long(first, rise, ticks, most) -> None:
+    steps = steps_until(first, rise, ticks, most)
+    assert 1 <= steps <= most
+    assert lasting(first, rise, steps) >= ticks or steps == most
+    assert steps == 1 or lasting(first, rise, steps - 1) < ticks

@@ -1,0 +1,131 @@
+"""Worked examples of continuous batching, step by step (model, section 10)."""
+
+import numpy as np
+import pytest
+
+from batchcube.engine.continuous import (
+    REJECTED,
+    SERVED,
+    make_law,
+    make_replica,
+    make_requests,
+    simulate_steps,
+)
+
+MS = 10**9
+"""Ticks of a millisecond."""
+BACKENDS = ("reference", "numba")
+
+
+def replica(law, **more):
+    settings = {"most_running": 8, "token_budget": 64, "capacity_tokens": 1000, "block_tokens": 1} | more
+    return make_replica(law, **settings)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_request_alone_takes_its_prefill_and_a_step_for_every_further_token(backend) -> None:
+    # Prefill of 10: 1 + 10 * 0.1 + 10 * 10 * 0.01 = 3 ms; decodes read 11, 12, 13 tokens: 1 + 0.5 + 0.02 * them.
+    law = make_law(1e-3, 5e-4, 2e-5, 1e-4, 1e-5)
+    records, totals = simulate_steps(make_requests([0.25], [10], [4]), replica(law), backend)
+    assert records.scheduled[0] == 250 * MS
+    assert records.first_token[0] == 253 * MS
+    assert records.last_token[0] == 253 * MS + 3 * 1500 * 10**6 + (11 + 12 + 13) * 20 * 10**6
+    assert totals == (4, 3, 10, 1, 0, records.last_token[0] - 250 * MS, 13)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_single_token_is_all_prefill(backend) -> None:
+    records, totals = simulate_steps(make_requests([0.0], [5], [1]), replica(make_law(2e-3)), backend)
+    assert records.first_token[0] == records.last_token[0] == 2 * MS
+    assert (totals.steps, totals.decode_tokens, totals.prefills) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_chunks_share_the_step_with_decodes(backend) -> None:
+    # Budget 4: request 0 (prompt 3) fills 3 of step 1, request 1 (prompt 7) gets 1; then 3 beside the decode, then 3.
+    requests = make_requests([0.0, 0.0], [3, 7], [5, 1])
+    records, totals = simulate_steps(requests, replica(make_law(1e-3), token_budget=8, most_running=2), backend)
+    assert records.first_token.tolist() == [1 * MS, 2 * MS]
+    small = replica(make_law(1e-3), token_budget=4, most_running=2)
+    records, totals = simulate_steps(requests, small, backend)
+    assert records.first_token.tolist() == [1 * MS, 3 * MS]
+    assert records.last_token.tolist() == [5 * MS, 3 * MS]
+    assert totals.prefill_tokens == 10
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_separate_prefills_stop_the_decodes(backend) -> None:
+    # Request 1 arrives during the second step: its prefill is a step of its own, in which request 0 emits nothing.
+    requests = make_requests([0.0, 0.0015], [3, 7], [4, 2])
+    records, _ = simulate_steps(requests, replica(make_law(1e-3), prefill="separate"), backend)
+    assert records.first_token.tolist() == [1 * MS, 3 * MS]
+    assert records.last_token.tolist() == [5 * MS, 4 * MS]
+    chunked, _ = simulate_steps(requests, replica(make_law(1e-3)), backend)
+    assert chunked.last_token.tolist() == [4 * MS, 4 * MS]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_cap_holds_requests_back_in_order(backend) -> None:
+    requests = make_requests([0.0] * 4, [1] * 4, [3] * 4)
+    records, totals = simulate_steps(requests, replica(make_law(1e-3), most_running=2), backend)
+    assert records.scheduled.tolist() == [0, 0, 3 * MS, 3 * MS]
+    assert records.last_token.tolist() == [3 * MS, 3 * MS, 6 * MS, 6 * MS]
+    assert totals.steps == 6
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_latest_admitted_is_preempted_and_prefills_again_what_it_had(backend) -> None:
+    # Two requests of prompt 4 fill 8 of 10 tokens; each step of decodes adds two. In the third only one has room:
+    # request 1, with 2 tokens out, goes, and comes back when request 0 is done, with a prefill of 4 + 2.
+    requests = make_requests([0.0, 0.0], [4, 4], [5, 5])
+    records, totals = simulate_steps(requests, replica(make_law(1e-3), capacity_tokens=10), backend)
+    assert records.preemptions.tolist() == [0, 1]
+    assert records.last_token[0] == 5 * MS
+    assert records.scheduled.tolist() == [0, 0]
+    assert records.first_token.tolist() == [1 * MS, 1 * MS]
+    assert totals.prefill_tokens == 4 + 4 + 6
+    # Readmitted in the sixth step, which emits its third token; two decodes follow.
+    assert records.last_token[1] == 8 * MS
+    assert totals.peak_blocks <= 10
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_can_never_fit_is_rejected_and_nobody_waits_for_it(backend) -> None:
+    requests = make_requests([0.0, 0.0, 0.0], [4, 50, 4], [3, 10, 3])
+    records, _ = simulate_steps(requests, replica(make_law(1e-3), capacity_tokens=58), backend)
+    assert records.status.tolist() == [SERVED, REJECTED, SERVED]
+    assert records.last_token[1] == -1
+    assert records.last_token[2] == 3 * MS
+    # One token more is enough: the last token of an answer is never stored.
+    records, _ = simulate_steps(requests, replica(make_law(1e-3), capacity_tokens=59), backend)
+    assert records.status.tolist() == [SERVED] * 3
+    # Without chunks a prompt longer than the budget can never be prefilled.
+    whole = replica(make_law(1e-3), prefill="separate", token_budget=58, most_running=2)
+    assert simulate_steps(requests, whole, backend).records.status.tolist() == [SERVED, REJECTED, SERVED]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_blocks_are_taken_whole(backend) -> None:
+    # 16 tokens of prompt fill a block; the second token of the answer needs another.
+    requests = make_requests([0.0, 0.0], [16, 16], [2, 2])
+    tight = replica(make_law(1e-3), capacity_tokens=48, block_tokens=16)
+    records, totals = simulate_steps(requests, tight, backend)
+    assert (records.preemptions.tolist(), totals.peak_blocks) == ([0, 1], 2)
+    roomy = replica(make_law(1e-3), capacity_tokens=64, block_tokens=16)
+    records, totals = simulate_steps(requests, roomy, backend)
+    assert (records.preemptions.tolist(), totals.peak_blocks) == ([0, 0], 4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_idle_replica_sleeps_until_somebody_comes(backend) -> None:
+    records, totals = simulate_steps(make_requests([1.0, 60.0], [2, 2], [2, 2]), replica(make_law(1e-3)), backend)
+    assert records.scheduled.tolist() == [1000 * MS, 60_000 * MS]
+    assert totals.busy == 4 * MS
+
+
+def test_results_are_the_same_whatever_the_unit_of_work() -> None:
+    # 10 identical requests at once are served in lockstep: everybody's times are those of one, under the larger load.
+    law = make_law(1e-3, 1e-4)
+    together, _ = simulate_steps(make_requests(np.zeros(10), [6] * 10, [7] * 10), replica(law, most_running=10))
+    assert len(set(together.last_token.tolist())) == 1
+    assert together.last_token[0] == 1 * MS + 6 * (1 * MS + 10 * MS // 10)
