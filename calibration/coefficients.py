@@ -24,6 +24,7 @@ from .plausibility import Finding
 Floats = NDArray[np.float64]
 
 SHIPPED = Path(__file__).parent / "shipped"
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 H = Literal["constant", "linear", "saturating", "power"]
@@ -37,9 +38,9 @@ class FitQuality(_Part):
     """How well a law follows its measurements; all but R2 are relative."""
 
     measurements: Annotated[int, Field(ge=0)]
-    r_squared: float | None
+    r_squared: Finite | None
     rms_residual: NonNegative | None
-    worst_residual: float | None
+    worst_residual: Finite | None
     worst_at: str = Field(default="", description="the cell with the worst residual")
     leave_one_out_rms: NonNegative | None
 
@@ -51,14 +52,26 @@ class BatchCoefficients(_Part):
     a0_s: NonNegative
     a1_s_per_token: Positive
     gamma: Annotated[float, Field(ge=0, le=100)]
-    standard_errors: Annotated[list[float | None], Field(min_length=3, max_length=3)] = Field(
+    standard_errors: Annotated[list[NonNegative | None], Field(min_length=3, max_length=3)] = Field(
         description="of a0_s, a1_s_per_token, gamma; null where one was held at a limit or nothing is known of it"
     )
     covariance: (
-        Annotated[list[Annotated[list[float], Field(min_length=3, max_length=3)]], Field(max_length=3)] | None
+        Annotated[list[Annotated[list[Finite], Field(min_length=3, max_length=3)]], Field(min_length=3, max_length=3)]
+        | None
     ) = Field(default=None, description="3 x 3 over a0_s, a1_s_per_token, gamma; null where nothing is known of it")
     degrees_of_freedom: Annotated[int, Field(ge=0)]
     quality: FitQuality
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> "BatchCoefficients":
+        if self.covariance is not None:
+            matrix = np.array(self.covariance)
+            scale = np.sqrt(np.clip(np.diag(matrix), 0.0, None))
+            scale[scale == 0] = 1.0
+            correlation = matrix / np.outer(scale, scale)
+            if np.abs(correlation - correlation.T).max() > 1e-6 or np.linalg.eigvalsh(correlation).min() < -1e-6:
+                raise ValueError("covariance must be symmetric and have no negative eigenvalue")
+        return self
 
 
 class BatchTable(_Part):
@@ -106,8 +119,11 @@ class StepCoefficients(_Part):
     c2_s_per_kv_token: NonNegative | None
     c3_s_per_prefill_token: NonNegative | None
     c4_s_per_prefill_attention: NonNegative | None
-    standard_errors: Annotated[list[float | None], Field(min_length=5, max_length=5)]
-    covariance: list[list[float]] | None = None
+    standard_errors: Annotated[list[NonNegative | None], Field(min_length=5, max_length=5)]
+    covariance: (
+        Annotated[list[Annotated[list[Finite], Field(min_length=5, max_length=5)]], Field(min_length=5, max_length=5)]
+        | None
+    ) = None
     degrees_of_freedom: Annotated[int, Field(ge=0)]
     quality: FitQuality
 
@@ -159,8 +175,9 @@ class Coefficients(_Part):
             if laws.prompt_tokens == wanted:
                 return laws
         known = ", ".join(f"{laws.prompt_tokens:g}" for laws in self.batch_laws if laws.prompt_tokens is not None)
+        asked = "is not given" if wanted is None else f"= {wanted:g}"
         raise ValueError(
-            f"coefficients {self.name}: prompt_tokens = {prompt_tokens:g}: "
+            f"coefficients {self.name}: prompt_tokens {asked}: "
             + (f"must be one of {known}, the prompts that were measured" if known else "its times have no prompts")
         )
 

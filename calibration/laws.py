@@ -56,17 +56,14 @@ class BatchLaw(NamedTuple):
     covariance: Floats
     free: tuple[int, ...]
     """Which of a0, a1, γ were free."""
+    degrees_of_freedom: int
+    """Measurements less all coefficients that were fitted to them."""
     quality: Quality
 
     @property
     def standard_errors(self) -> Floats:
         """Standard errors of a0, a1, γ."""
         return _errors(self.covariance, self.free)
-
-    @property
-    def degrees_of_freedom(self) -> int:
-        """Measurements less free coefficients."""
-        return self.quality.measurements - len(self.free)
 
     def seconds(self, batch_size: ArrayLike, length: ArrayLike) -> Floats:
         """Return T(b, L) in seconds, broadcast over both arguments."""
@@ -141,7 +138,8 @@ def fit_batch_law(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike
         again = _least_squares(b[kept], length[kept], y[kept], h)
         return again[0] + again[1] * length[~kept] * _batch_factor(b[~kept], h, again[2])
 
-    return BatchLaw(a0, a1, h, gamma, covariance, active, _quality(y, fitted, predict, free))
+    spare = y.size - len(active)
+    return BatchLaw(a0, a1, h, gamma, covariance, active, spare, _quality(y, fitted, predict, free))
 
 
 def fit_batch_laws(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike) -> tuple[str, dict[str, BatchLaw]]:
@@ -220,7 +218,8 @@ def batch_law_of_steps(step: StepLaw) -> BatchLaw:
         raise ValueError("decode steps take no time by the step law: no law of whole batches follows from it")
     jacobian = np.array([[0.0, 0.0], [1.0, 1.0], [-c1 / a1**2, c0 / a1**2]])
     covariance = jacobian @ step.covariance[:2, :2] @ jacobian.T
-    return BatchLaw(0.0, a1, "linear", c1 / a1, covariance, (1, 2) if c1 > 0 else (1,), step.quality)
+    spare = step.quality.measurements - len(step.free)
+    return BatchLaw(0.0, a1, "linear", c1 / a1, covariance, (1, 2) if c1 > 0 else (1,), spare, step.quality)
 
 
 # Least squares ------------------------------------------------------------------------------------------------------

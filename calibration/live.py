@@ -27,12 +27,13 @@ class LiveReplication(Replication):
     """The reference with one change: what a batch takes is not computed, it happens.
 
     Bins, queues, controllers and their learning are those of the simulator, to the line. Requests join at the times of
-    their trace, also those that come while a batch is served; one server.
+    their trace, also those that come while a batch is served; one server, and all of a batch complete together.
     """
 
     def __init__(self, trace: Trace, bins: Bins, setup: Setup, serve: Serve) -> None:
-        if setup.policy.servers != 1 or setup.policy.max_wait != NEVER:
-            raise ValueError("serving live needs one server, and bins without a maximum wait")
+        policy = setup.policy
+        if policy.servers != 1 or policy.max_wait != NEVER or policy.own_completion:
+            raise ValueError("serving live needs one server, bins without a maximum wait, and completion by the batch")
         super().__init__(trace, bins, setup)
         self.serve = serve
         self.begun = time.perf_counter()
@@ -45,7 +46,7 @@ class LiveReplication(Replication):
         """Serve until every request is done."""
         self.begun = time.perf_counter()
         while True:
-            self.let_in()
+            self.let_in(self.clock())
             batch = self.next_formed() if self.setup.policy.released else self.take()
             if batch is not None:
                 self.begin(batch)
@@ -54,13 +55,12 @@ class LiveReplication(Replication):
             else:
                 return
 
-    def let_in(self) -> None:
-        """Let in everybody who has arrived by now, each at the time of their arrival."""
-        now = self.clock()
-        while self.next_request < len(self.trace.arrival) and self.trace.arrival[self.next_request] <= now:
+    def let_in(self, until: int) -> None:
+        """Let in everybody who has arrived by a tick, each at the time of their arrival."""
+        while self.next_request < len(self.trace.arrival) and self.trace.arrival[self.next_request] <= until:
             self.now = int(self.trace.arrival[self.next_request])
             self.enqueue()
-        self.now = now
+        self.now = until
 
     def begin(self, batch: Batch) -> None:
         """Serve a batch, for real, and learn from it."""
@@ -70,7 +70,8 @@ class LiveReplication(Replication):
         self.serve(batch.members)
         batch.completion = self.clock()
         batch.service = batch.completion - batch.start
-        self.let_in()
+        # At one instant completions come first: who arrives at this one does not wait yet.
+        self.let_in(batch.completion - 1)
         self.done.append(batch)
         if not self.setup.policy.released:
             self.learn_from(batch)

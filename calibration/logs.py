@@ -180,8 +180,8 @@ def fit_log(
     token, time per output token and end-to-end latency of the requests fitted to. The likelihood takes the residuals of
     each quantity for normal, of a variance of its own: time to first token scatters by a step or more, the others do
     not. It is searched by reweighted least squares in the logarithms of the coefficients, from many starts, and by
-    simplex from the best, as the simulation moves in small jumps. The covariance is a jackknife's: the fit is repeated without
-    each of ten consecutive groups of requests, because requests that wait for each other are not independent, and a
+    simplex from the best, as the simulation moves in small jumps. The covariance is a jackknife's: the fit is repeated
+    without each of ten consecutive groups, because requests that wait for each other are not independent, and a
     Jacobian of jumps says little. ``done`` is called after each of the 1 + 10 fits. Raises ValueError for a log that is
     too short, or that the replica could not have served.
     """

@@ -280,8 +280,9 @@ def _read_times(times: Times, rows: list[tuple[str, dict[str, str]]]) -> Cells:
     groups: dict[tuple[str, tuple[float, ...]], list[tuple[float, float, float]]] = {}
     for where, row in rows:
         # A step may hold no decode, or no prefill, and a prompt may be left out; nothing else can be 0.
+        may_be_0 = set(fields) if times.kind == "by tokens" else {"prompt_tokens"}
         key = tuple(
-            (_number if times.kind == "by tokens" or field == "prompt_tokens" else _positive)(where, column, row[column])
+            (_number if field in may_be_0 else _positive)(where, column, row[column])
             for field, column in fields.items()
         )
         kind = times.kind if times.kind != "by tokens" else _kind_of(where, dict(zip(fields, key, strict=True)))

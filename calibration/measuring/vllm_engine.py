@@ -51,7 +51,7 @@ class VllmEngine:
         dummy_weights: bool = False,
         dtype: str = "bfloat16",
         threads: int = 1,
-        kv_cache_gib: float | None = None,
+        kv_cache_gib: int | None = None,
         seed: int = 0,
     ) -> None:
         if model in SHAPES and not dummy_weights:
@@ -59,7 +59,7 @@ class VllmEngine:
         if dummy_weights:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         if kv_cache_gib is not None:
-            os.environ["VLLM_CPU_KVCACHE_SPACE"] = f"{kv_cache_gib:g}"
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
         on_cpu = not prepare(threads)
         import torch
         import vllm

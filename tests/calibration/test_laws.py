@@ -1,0 +1,382 @@
+"""Fitting laws to measured times, and how far the fits can be trusted."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from batchcube.calibration import laws
+from batchcube.calibration.laws import (
+    LAWS,
+    STEP_TERMS,
+    BatchLaw,
+    StepLaw,
+    batch_law_of_steps,
+    fit_batch_law,
+    fit_batch_laws,
+    fit_step_law,
+    step_terms,
+)
+from batchcube.engine.policies.service import BATCH_FACTORS, batch_factor
+
+Floats = NDArray[np.float64]
+
+ALL_LAWS = [("constant", 0.0), ("linear", 0.05), ("saturating", 0.8), ("power", 0.3)]
+
+
+def synthetic(h: str, gamma: float, noise: float = 0.0, seed: int = 0) -> tuple[Floats, Floats, Floats]:
+    """Return batch sizes, lengths and seconds of a grid of 6 x 5 cells."""
+    sizes, lengths = np.meshgrid([1.0, 2, 4, 8, 16, 32], [64.0, 128, 256, 512, 1024], indexing="ij")
+    exact = 0.2 + 0.03 * lengths * batch_factor(sizes, h, gamma)
+    return sizes, lengths, exact * (1 + noise * np.random.default_rng(seed).standard_normal(exact.shape))
+
+
+def all_steps() -> Floats:
+    """Return the terms of decode steps, of prefills and of steps with both in them."""
+    b, context = (a.ravel() for a in np.meshgrid([1.0, 8, 32, 64], [64.0, 512, 2048], indexing="ij"))
+    n, p = (a.ravel() for a in np.meshgrid([1.0, 4, 16], [64.0, 512, 2048], indexing="ij"))
+    decodes = step_terms(b, b * context, 0, 0)
+    prefills = step_terms(0, 0, n * p, n * p * p)
+    mixed = step_terms(16, 16 * context, 256, 256 * context)
+    return np.concatenate([decodes, prefills, mixed])
+
+
+STEP_TRUTH = np.array([8e-3, 2e-4, 3e-7, 5e-5, 2e-8])
+
+
+def intervals_cover(fits: int, fit: Callable[[np.random.Generator], tuple[Floats, Floats, int]], truth: Floats) -> None:
+    """Check that the 95 % t intervals of estimates, with errors and degrees of freedom, hold the truth as often."""
+    covered = np.zeros(len(truth))
+    for seed in range(fits):
+        estimate, error, degrees = fit(np.random.default_rng(seed))
+        covered += np.abs(estimate - truth) < stats.t.ppf(0.975, degrees) * error
+    assert covered / fits == pytest.approx(np.full(len(truth), 0.95), abs=4.5 * np.sqrt(0.05 * 0.95 / fits))
+
+
+@pytest.fixture
+def nothing_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare thousands of fits the prediction of left-out measurements, which takes most of their time."""
+    quality = laws._quality
+    skipped = np.zeros(1)
+    monkeypatch.setattr(laws, "_quality", lambda y, fitted, _, free: quality(y, fitted, lambda kept: skipped, free))
+
+
+def test_laws_are_the_engines() -> None:
+    assert LAWS == BATCH_FACTORS
+
+
+# Whole batches
+
+
+@pytest.mark.parametrize(("h", "gamma"), [("constant", 0.0), ("linear", 0.02), ("saturating", 0.8), ("power", 0.3)])
+def test_an_exact_law_is_recovered_and_chosen(h: str, gamma: float) -> None:
+    sizes, lengths, seconds = synthetic(h, gamma)
+    law = fit_batch_law(sizes, lengths, seconds, h)
+    assert (law.a0_s, law.a1_s_per_token, law.gamma) == pytest.approx((0.2, 0.03, gamma), rel=1e-6)
+    assert law.quality.r_squared == pytest.approx(1.0)
+    assert abs(law.quality.worst_residual) < 1e-7
+    assert law.quality.leave_one_out_rms < 1e-7
+    assert law.seconds(4, 256) == pytest.approx(seconds[2, 2])
+    assert law.seconds(sizes, lengths) == pytest.approx(seconds)
+    assert fit_batch_laws(sizes, lengths, seconds)[0] == h
+
+
+@pytest.mark.usefixtures("nothing_left_out")
+@pytest.mark.parametrize(("h", "gamma"), ALL_LAWS)
+def test_noise_stays_within_the_standard_errors(h: str, gamma: float) -> None:
+    fits = [fit_batch_law(*synthetic(h, gamma, noise=0.01, seed=seed), h) for seed in range(60)]
+    truth = np.array([0.2, 0.03, gamma])
+    found = np.array([(law.a0_s, law.a1_s_per_token, law.gamma) for law in fits])
+    claimed = np.array([law.standard_errors for law in fits])
+    known = slice(0, 2 if h == "constant" else 3)
+    z = ((found - truth) / claimed)[:, known]
+    assert (np.abs(z) < 5).all()
+    # The claimed error is the scatter that is seen: 60 seeds know it to about 9 %.
+    assert z.std(axis=0) == pytest.approx(np.ones(z.shape[1]), abs=0.4)
+    assert np.abs(z.mean(axis=0)) == pytest.approx(np.zeros(z.shape[1]), abs=5 / np.sqrt(60))
+    assert all(0.005 < abs(law.quality.worst_residual) < 0.06 for law in fits)
+
+
+@pytest.mark.usefixtures("nothing_left_out")
+@pytest.mark.parametrize(("h", "gamma"), ALL_LAWS)
+def test_t_intervals_of_few_measurements_hold_the_coefficients_as_often_as_they_say(h: str, gamma: float) -> None:
+    """Nine cells and up to three coefficients: with normal quantiles, 95 % intervals would hold only 90 %."""
+    sizes, lengths = np.meshgrid([1.0, 4, 16], [64.0, 256, 1024], indexing="ij")
+    exact = 1.0 + 0.03 * lengths * batch_factor(sizes, h, gamma)
+    # The last is no coefficient but T(10, 2000), a cell that nobody measured.
+    beyond = 1.0 + 0.03 * 2000 * float(batch_factor(10, h, gamma))
+    truth = np.array([1.0, 0.03, *([] if h == "constant" else [gamma]), beyond])
+
+    def fit(rng: np.random.Generator) -> tuple[Floats, Floats, int]:
+        law = fit_batch_law(sizes, lengths, exact * (1 + 0.01 * rng.standard_normal(exact.shape)), h)
+        estimates = [law.a0_s, law.a1_s_per_token, law.gamma][: len(truth) - 1]
+        errors = law.standard_errors[: len(truth) - 1]
+        return (
+            np.array([*estimates, law.seconds(10, 2000)]),
+            np.array([*errors, law.standard_error(10, 2000)]),
+            (law.degrees_of_freedom),
+        )
+
+    intervals_cover(1000, fit, truth)
+
+
+def test_degrees_of_freedom_are_measurements_less_free_coefficients() -> None:
+    grid = synthetic("linear", 0.05, noise=0.01)
+    assert [fit_batch_law(*grid, h).degrees_of_freedom for h in LAWS] == [28, 27, 27, 27]
+
+
+@pytest.mark.parametrize(("h", "gamma"), ALL_LAWS)
+def test_the_error_of_a_predicted_time_is_its_gradient_through_the_covariance(h: str, gamma: float) -> None:
+    law = fit_batch_law(*synthetic(h, gamma, noise=0.02, seed=3), h)
+    sizes, lengths = np.array([[1.0], [3], [40]]), np.array([16.0, 300, 4000])
+    gradient = []
+    for name in ("a0_s", "a1_s_per_token", "gamma"):
+        step = 1e-6 * max(getattr(law, name), 1e-3)
+        up, down = (law._replace(**{name: getattr(law, name) + sign * step}) for sign in (1, -1))
+        gradient.append((up.seconds(sizes, lengths) - down.seconds(sizes, lengths)) / (2 * step))
+    variance = np.einsum("iab,ij,jab->ab", gradient, law.covariance, gradient)
+    assert law.standard_error(sizes, lengths) == pytest.approx(np.sqrt(variance), rel=1e-6)
+    assert law.standard_error(3, 300) == pytest.approx(np.sqrt(variance)[1, 1], rel=1e-6)
+
+
+def test_a_noisy_law_is_chosen_among_the_others() -> None:
+    for h, gamma in (("linear", 0.2), ("saturating", 2.0), ("power", 0.5)):
+        assert fit_batch_laws(*synthetic(h, gamma, noise=0.01, seed=4))[0] == h
+
+
+def test_the_choice_is_the_simplest_law_that_predicts_left_out_cells_within_one_percent_of_the_best() -> None:
+    """Where the batch size does not matter, more freedom always fits better; left-out cells mostly tell."""
+    sizes, lengths = np.meshgrid([1.0, 4, 16], [64.0, 256, 1024], indexing="ij")
+    chosen = []
+    for seed in range(40):
+        noise = 1 + 0.03 * np.random.default_rng(seed).standard_normal(sizes.shape)
+        name, fits = fit_batch_laws(sizes, lengths, (0.2 + 0.03 * lengths) * noise)
+        scores = {h: law.quality.leave_one_out_rms for h, law in fits.items()}
+        assert name == next(h for h in LAWS if scores[h] <= 1.01 * min(scores.values()))
+        fitted = {h: law.quality.rms_residual for h, law in fits.items()}
+        assert fitted["constant"] >= max(fitted.values()) - 1e-9
+        chosen.append(name)
+    assert chosen.count("constant") >= 24
+
+
+@pytest.mark.parametrize(("h", "gamma"), ALL_LAWS)
+def test_the_left_out_error_is_that_of_a_plain_loop(h: str, gamma: float) -> None:
+    sizes, lengths, seconds = (a.ravel()[::2] for a in synthetic(h, gamma, noise=0.05, seed=8))
+    errors = []
+    for i in range(seconds.size):
+        others = fit_batch_law(*(np.delete(a, i) for a in (sizes, lengths, seconds)), h)
+        errors.append(float(others.seconds(sizes[i], lengths[i])) / seconds[i] - 1)
+    law = fit_batch_law(sizes, lengths, seconds, h)
+    assert law.quality.leave_one_out_rms == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-9)
+    assert law.quality.leave_one_out_rms > law.quality.rms_residual
+
+
+def test_quality_names_the_worst_measurement() -> None:
+    sizes, lengths, seconds = synthetic("linear", 0.05)
+    seconds[3, 1] *= 1.2
+    quality = fit_batch_law(sizes, lengths, seconds, "linear").quality
+    assert (quality.measurements, quality.worst_at) == (30, 3 * 5 + 1)
+    assert -0.2 < quality.worst_residual < -0.1
+    assert quality.r_squared == pytest.approx(1.0, abs=0.01)
+
+
+def test_coefficients_never_go_negative_and_say_so() -> None:
+    b, lengths = np.meshgrid([1, 2, 4], [10, 20, 40], indexing="ij")
+    # A time that grows faster than the length wants a0 < 0, one that falls with the batch size γ < 0.
+    law = fit_batch_law(b, lengths, 0.01 * lengths**1.3 / b**0.1, "power")
+    assert (law.a0_s, law.gamma) == (0.0, 0.0)
+    assert np.isnan(law.standard_errors[[0, 2]]).all()
+    assert law.standard_errors[1] > 0
+    assert abs(law.quality.worst_residual) > 0.1
+    assert law.free == (1,)
+    assert law.degrees_of_freedom == 8
+    assert not law.covariance[[0, 2]].any()
+
+
+@pytest.mark.parametrize(("h", "largest"), [("linear", 100.0), ("saturating", 100.0), ("power", 8.0)])
+def test_gamma_ends_at_a_limit_and_says_so(h: str, largest: float) -> None:
+    b, lengths = np.meshgrid([1.0, 2, 4], [10.0, 20, 40], indexing="ij")
+    law = fit_batch_law(b, lengths, 0.01 + 1e-3 * lengths * batch_factor(b, h, 1.3 * largest), h)
+    assert law.gamma == largest
+    assert np.isnan(law.standard_errors[2])
+    assert 2 not in law.free
+    assert not law.covariance[2].any()
+
+
+def test_as_many_measurements_as_coefficients_leave_every_error_unknown() -> None:
+    law = fit_batch_law([1, 1, 4], [100, 200, 200], [1.0, 1.8, 2.6], "linear")
+    assert law.free == (0, 1, 2)
+    assert law.seconds([1, 1, 4], [100, 200, 200]) == pytest.approx([1.0, 1.8, 2.6])
+    assert np.isnan([*law.standard_errors, law.standard_error(2, 150), law.quality.leave_one_out_rms]).all()
+
+
+def test_only_laws_that_the_batch_sizes_can_tell_are_fitted() -> None:
+    chosen, fits = fit_batch_laws([4, 4, 4, 4], [10, 20, 30, 40], [1, 2.1, 2.9, 4])
+    assert (chosen, list(fits)) == ("constant", ["constant"])
+    chosen, fits = fit_batch_laws([1, 4], [10, 20], [1, 2])
+    assert (chosen, list(fits)) == ("constant", ["constant"])
+    with pytest.raises(ValueError, match="do not grow with the length"):
+        fit_batch_laws([1, 2, 4], [7, 8, 9], [3, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("batch_sizes", "lengths", "seconds", "h", "says"),
+    [
+        ([1, 2, 4], [9, 8, 7], [1, 2, 3], "cubic", "must be one of constant, linear, saturating, power"),
+        ([1, 2], [9, 8], [1, 2, 3], "constant", "must be equally many"),
+        ([1, 2, 4], [9, 9, 9], [1, 2, 3], "constant", "of 2 lengths"),
+        ([1, 1, 1], [7, 8, 9], [1, 2, 3], "linear", "of 2 lengths and 2 batch sizes"),
+        ([1, 2], [7, 8], [1, 2], "linear", "needs at least 3"),
+        ([1, 2, 4], [7, 8, 9], [1, np.nan, 3], "linear", "every seconds must be finite and > 0"),
+        ([0, 2, 4], [7, 8, 9], [1, 2, 3], "linear", "every batch_size must be finite and > 0"),
+        ([1, 2, 4], [7, np.inf, 9], [1, 2, 3], "linear", "every length_tokens must be finite and > 0"),
+        ([1, 2, 4], [7, 8, 9], [3, 2, 1], "constant", "do not grow with the length"),
+    ],
+)
+def test_measurements_that_fix_no_law_are_refused(
+    batch_sizes: list[float], lengths: list[float], seconds: list[float], h: str, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        fit_batch_law(batch_sizes, lengths, seconds, h)
+
+
+# Steps
+
+
+def test_an_exact_step_law_is_recovered() -> None:
+    terms = all_steps()
+    law = fit_step_law(terms, terms @ STEP_TRUTH)
+    assert law.coefficients == pytest.approx(STEP_TRUTH, rel=1e-6)
+    assert law.free == (0, 1, 2, 3, 4)
+    assert law.seconds(terms) == pytest.approx(terms @ STEP_TRUTH)
+    assert law.quality.leave_one_out_rms < 1e-9
+
+
+@pytest.mark.usefixtures("nothing_left_out")
+def test_t_intervals_hold_all_five_terms_of_a_step_as_often_as_they_say() -> None:
+    terms = all_steps()
+    exact = terms @ STEP_TRUTH
+
+    def fit(rng: np.random.Generator) -> tuple[Floats, Floats, int]:
+        law = fit_step_law(terms, exact * (1 + 0.01 * rng.standard_normal(exact.size)))
+        return law.coefficients, law.standard_errors, len(exact) - len(law.free)
+
+    intervals_cover(2000, fit, STEP_TRUTH)
+
+
+def test_the_left_out_error_of_steps_is_that_of_a_plain_loop() -> None:
+    terms = all_steps()
+    seconds = terms @ STEP_TRUTH * (1 + 0.05 * np.random.default_rng(2).standard_normal(len(terms)))
+    errors = []
+    for i in range(len(terms)):
+        others = fit_step_law(np.delete(terms, i, axis=0), np.delete(seconds, i))
+        errors.append(float(others.seconds(terms[i])) / seconds[i] - 1)
+    quality = fit_step_law(terms, seconds).quality
+    assert quality.leave_one_out_rms == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-9)
+
+
+def test_a_term_of_no_step_is_not_measured_and_one_that_wants_less_than_nothing_is_nothing() -> None:
+    b = np.array([1.0, 2, 4, 8, 16])
+    law = fit_step_law(step_terms(b, 100 * b * b, 0, 0), 0.02 + 0.002 * b - 1e-7 * 100 * b * b)
+    assert law.coefficients[2] == 0.0
+    assert np.isnan(law.coefficients[3:]).all()
+    assert np.isnan(law.standard_errors[2:]).all()
+    assert law.free == (0, 1)
+    assert (law.standard_errors[:2] > 0).all()
+    # What was not measured counts for nothing in a prediction.
+    assert law.seconds(step_terms(4, 0, 500, 500)) == law.seconds(step_terms(4, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("terms", "seconds", "says"),
+    [
+        (np.ones((3, 4)), [1, 2, 3], r"shape \(3, 4\): must be \(3, 5\)"),
+        (np.ones((2, 5)), [1, 2, 3], r"shape \(2, 5\): must be \(3, 5\)"),
+        (step_terms([1, 2, 3], 0, 0, 0), [1, 0, 3], "every time must be finite and > 0"),
+        (step_terms([1, 2, 3], 0, 0, 0), [1, np.nan, 3], "every time must be finite and > 0"),
+        (step_terms([1, np.nan, 3], 0, 0, 0), [1, 2, 3], "every term must be finite and >= 0"),
+        (step_terms([1, -2, 3], 0, 0, 0), [1, 2, 3], "every term must be finite and >= 0"),
+        (np.zeros((0, 5)), [], "there are none"),
+        (step_terms([3, 3, 3], 0, 0, 0), [1, 2, 3], "1 different steps cannot tell the terms c0_s, c1_s_per_request"),
+        (step_terms([1, 2], [5, 9], 0, 0), [1, 2], "2 different steps cannot tell"),
+        (step_terms([1, 2, 3], [7, 14, 21], 0, 0), [1, 2, 3], "cannot tell the terms .*c2_s_per_kv_token apart"),
+    ],
+)
+def test_steps_that_fix_no_law_are_refused(terms: Floats, seconds: list[float], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        fit_step_law(terms, seconds)
+
+
+# From steps to batches
+
+
+def decode_law(noise: float = 0.0) -> StepLaw:
+    """Return the step law of [DB], figure 3: τ = 30 + 0.22 b ms."""
+    b = np.array([1.0, 2, 4, 8, 16, 32, 64, 128, 256])
+    tau = (30e-3 + 0.22e-3 * b) * (1 + noise * np.random.default_rng(5).standard_normal(b.size))
+    return fit_step_law(step_terms(b, 0, 0, 0), tau)
+
+
+def test_decode_steps_make_the_batch_law_of_the_paper() -> None:
+    law = batch_law_of_steps(decode_law())
+    assert (law.h, law.a0_s) == ("linear", 0.0)
+    assert law.a1_s_per_token == pytest.approx(30.22e-3)
+    assert law.gamma == pytest.approx(0.22 / 30.22)
+    assert law.seconds(100, 50) == pytest.approx(50 * 52e-3)
+
+
+def test_errors_of_steps_become_errors_of_batches() -> None:
+    """A batch of b that makes one token is one step: the error of c0 + c1 b, however it is written."""
+    step = decode_law(noise=0.02)
+    law = batch_law_of_steps(step)
+    b = np.array([1.0, 7, 100])
+    x = np.stack([np.ones(3), b])
+    variance = np.einsum("ib,ij,jb->b", x, step.covariance[:2, :2], x)
+    assert law.standard_error(b, 1) == pytest.approx(np.sqrt(variance))
+    assert np.isnan(law.standard_errors[0])
+    assert (law.standard_errors[1:] > 0).all()
+
+
+def test_steps_that_say_nothing_of_batches_are_refused() -> None:
+    terms = all_steps()
+    with pytest.raises(ValueError, match="grows with the KV tokens read"):
+        batch_law_of_steps(fit_step_law(terms, terms @ STEP_TRUTH))
+    tokens = np.array([128.0, 256, 512])
+    with pytest.raises(ValueError, match="no measured step decodes"):
+        batch_law_of_steps(fit_step_law(step_terms(0, 0, tokens, 0), 0.01 + 1e-4 * tokens))
+
+
+def test_step_terms_are_broadcast_in_the_order_of_their_names() -> None:
+    assert step_terms([1, 2], 30, 4, 5).tolist() == [[1, 1, 30, 4, 5], [1, 2, 30, 4, 5]]
+    assert len(STEP_TERMS) == 5
+
+
+# Real measurements
+
+
+def splitwise_law(path: Path) -> tuple[BatchLaw, int]:
+    with path.open() as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if (row["model"], row["hardware"], row["tensor_parallel"], row["prompt_size"])
+            == ("llama2-70b", "h100-80gb", "8", "512")
+        ]
+    batch, tokens, prompt_ms, token_ms = np.array(
+        [[float(row[c]) for c in ("batch_size", "token_size", "prompt_time", "token_time")] for row in rows]
+    ).T
+    # Not the file's e2e_time: its long runs include some that stopped early (5 to 90 s for 4096 tokens).
+    return fit_batch_law(batch, tokens, (prompt_ms + token_ms * (tokens - 1)) / 1e3, "linear"), len(rows)
+
+
+def test_splitwise_measurements_give_a_law_within_a_few_percent(shared_data: Path) -> None:
+    law, rows = splitwise_law(shared_data / "calibration" / "splitwise_sim" / "perf_model.csv")
+    assert law.quality.measurements == rows == 75
+    assert law.quality.r_squared > 0.98
+    assert law.a1_s_per_token == pytest.approx(0.0306, rel=0.03)
+    assert law.gamma / law.standard_errors[2] > 10
+    assert abs(law.quality.worst_residual) < 0.06
