@@ -133,7 +133,8 @@ def calibration_batch_factor(
         panel.set_xscale("log", base=2)
         panel.set_xticks(sizes, [f"{b:g}" for b in sizes])
         panel.set_xlabel("batch size (requests)")
-        panel.set_ylim(0, 1.1 * max(line.get_ydata().max() for line in panel.get_lines()))
+        highest = np.nanmax(np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in panel.get_lines()]))
+        panel.set_ylim(0, 1.1 * float(highest))
     _hide(axes, len(prompts))
     for row in axes:
         row[0].set_ylabel(f"time per output token\nover that of b = {sizes[0]:g}")

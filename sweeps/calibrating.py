@@ -105,7 +105,7 @@ def fit_cells(
     Raises UserError, one line that starts with ``where``, when no law can be fitted, or the name is none.
     """
     if not NAME.fullmatch(name):
-        raise UserError(f"--name {name}: must be letters, digits and . _ -")
+        raise UserError(f"{name}: the name of coefficients must be letters, digits and . _ -")
     batches, steps = fit_batches(cells), fit_steps(cells)
     laws = batch_laws(batches)
     if not laws and steps is not None:

@@ -20,20 +20,25 @@ _STEP_UNITS = {
 }
 
 
-def print_coefficients(known: Coefficients, console: "Console") -> None:
-    """Print what is known of coefficients: origin, laws with their errors, plausibility, lines for a specification."""
+def print_coefficients(known: Coefficients, console: "Console", file: str | None) -> None:
+    """Print what is known of coefficients: origin, laws with their errors, plausibility, lines for a specification.
+
+    `file` is what a sweep calls them by; None where they are not kept.
+    """
+    from rich.markup import escape
     from rich.table import Table
 
-    console.print(f"[bold]{known.name}[/bold] ({known.label}): {known.title}", highlight=False)
-    console.print(known.source, highlight=False)
+    console.print(f"[bold]{known.name}[/bold] ({known.label}): {escape(known.title)}", highlight=False)
+    console.print(known.source, highlight=False, markup=False)
     if known.batch_laws:
         table = Table("prompt", "law h(b)", "a0 (s)", "a1 (ms/token)", "gamma", "R2", "left out", "worst cell")
         for laws in known.batch_laws:
+            prompt = "-" if laws.prompt_tokens is None else f"{laws.prompt_tokens:g}"
             for h, law in laws.laws.items():
                 errors = law.standard_errors
                 mark = " *" if h == laws.chosen else ""
                 table.add_row(
-                    "-" if laws.prompt_tokens is None else f"{laws.prompt_tokens:g}",
+                    prompt,
                     h + mark,
                     _with_error(law.a0_s, errors[0]),
                     _with_error(1e3 * law.a1_s_per_token, None if errors[1] is None else 1e3 * errors[1]),
@@ -44,7 +49,7 @@ def print_coefficients(known: Coefficients, console: "Console") -> None:
                 )
             if laws.table is not None:
                 left_out = _percent(laws.table.interpolation_rms)
-                table.add_row(f"{laws.prompt_tokens or 0:g}", "table", "-", "-", "-", "-", left_out, "")
+                table.add_row(prompt, "table", "-", "-", "-", "-", left_out, "")
         console.print(table)
         console.print(
             "T(b, L) = a0 + a1 L h(b), L output tokens; * chosen: least error on left-out cells", highlight=False
@@ -69,7 +74,8 @@ def print_coefficients(known: Coefficients, console: "Console") -> None:
         console.print(memory_in_words(known.memory), highlight=False)
     if known.plausibility is not None:
         _print_plausibility(known.plausibility.flags, known.plausibility.notes, console)
-    console.print(f'in a sweep: server.service = {{ coefficients = "{known.name}" }}', highlight=False, markup=False)
+    if file is not None:
+        console.print(f'in a sweep: server.service = {{ coefficients = "{file}" }}', highlight=False, markup=False)
 
 
 def print_findings(found: "Sequence[Finding]", console: "Console", where: str = "") -> None:

@@ -60,6 +60,16 @@ _NO_VLLM = (
 _NO_TRANSFORMERS = "calibrate transformers: needs torch and transformers: pip install 'batchcube[transformers]'"
 
 
+def _require_packages(names: tuple[str, ...], message: str) -> None:
+    """Say what to install before anything is made."""
+    from importlib.util import find_spec
+
+    from .errors import UserError
+
+    if any(find_spec(name) is None for name in names):
+        raise UserError(message)
+
+
 def _grid(
     gpu: bool,
     batch_sizes: str | None,
@@ -100,8 +110,14 @@ def _measure(
 ) -> None:
     import sys
 
+    from .errors import UserError
     from .measuring import measure_engine
 
+    coefficients = output.with_suffix(".json")
+    if output.suffix != ".nc":
+        raise UserError(f"{output}: must end in .nc")
+    if not overwrite:
+        _require_new(coefficients)
     try:
         measured = measure_engine(
             make_engine, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet
@@ -118,7 +134,7 @@ def _measure(
     from .calibrating import fit_measurement
 
     known, calibration = fit_measurement(output)
-    _keep(known, calibration, output.with_suffix(".json"), None, overwrite=overwrite)
+    _keep(known, calibration, coefficients, None, overwrite=overwrite)
 
 
 @app.command(
@@ -139,7 +155,7 @@ def calibrate_vllm(
     dtype: DtypeOption = "bfloat16",
     threads: ThreadsOption = 1,
     kv_cache_gib: Annotated[
-        float | None, typer.Option("--kv-cache-gib", min=0.01, help="memory of the KV cache on a CPU; 2 when left out")
+        int | None, typer.Option("--kv-cache-gib", min=1, help="memory of the KV cache on a CPU; 2 when left out")
     ] = None,
     time_limit_s: LimitOption = None,
     seed: GridSeedOption = 1,
@@ -149,6 +165,7 @@ def calibrate_vllm(
     """Measure vLLM's offline engine, step by step: prefill, decode steps and whole batches."""
     from .errors import UserError
 
+    _require_packages(("torch", "vllm"), _NO_VLLM)
     try:
         from batchcube.calibration.measuring.vllm_engine import prepare
 
@@ -203,6 +220,7 @@ def calibrate_transformers(
     """Measure Hugging Face Transformers with a KV cache: static batches, the request-level model itself."""
     from .errors import UserError
 
+    _require_packages(("torch", "transformers"), _NO_TRANSFORMERS)
     grid = _grid(device == "cuda", batch_sizes, prompt_tokens, output_tokens, repetitions, seed)
 
     def make() -> "Engine":
@@ -381,7 +399,7 @@ def calibrate_loop(
     print(f"{output}: measurement.nc, coefficients.json, requests.csv, comparison.csv")
 
 
-@app.command("list")
+@app.command("list", epilog=examples("batchcube calibrate list"))
 def calibrate_list() -> None:
     """List the coefficients that come with batchcube: measured ones, and laws from the literature."""
     from batchcube.calibration.coefficients import shipped_names
@@ -408,7 +426,7 @@ def calibrate_show(
     from .coefficients import load
 
     console = Console()
-    print_coefficients(load(name), console if console.is_terminal else Console(width=max(console.width, 140)))
+    print_coefficients(load(name), console if console.is_terminal else Console(width=max(console.width, 140)), name)
 
 
 @app.command(
@@ -452,6 +470,15 @@ def _pairs(flag: str, texts: list[str] | None) -> dict[str, str]:
     return pairs
 
 
+def _require_new(coefficients: Path) -> None:
+    """Refuse to write over coefficients, or what figures draw of them."""
+    from .errors import UserError
+
+    for path in (coefficients, coefficients.with_suffix(".fit.nc")):
+        if path.exists():
+            raise UserError(f"{path}: is there already; choose another output, or --overwrite")
+
+
 def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | None, *, overwrite: bool) -> None:
     """Print coefficients, write them and what figures draw, and draw every figure there is something to draw of."""
     from rich.console import Console
@@ -463,13 +490,13 @@ def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | Non
 
     if output is not None and output.suffix != ".json":
         raise UserError(f"{output}: must end in .json")
-    beside = None if output is None else output.with_suffix(".fit.nc")
-    for path in filter(None, (output, beside)):
-        if path.exists() and not overwrite:
-            raise UserError(f"{path}: is there already; choose another output, or --overwrite")
+    if output is not None and not overwrite:
+        _require_new(output)
     console = Console()
-    print_coefficients(known, console if console.is_terminal else Console(width=max(console.width, 140)))
-    if output is not None and beside is not None:
+    console = console if console.is_terminal else Console(width=max(console.width, 140))
+    print_coefficients(known, console, None if output is None else str(output))
+    if output is not None:
+        beside = output.with_suffix(".fit.nc")
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
             part = output.with_name(f".{output.name}.part")

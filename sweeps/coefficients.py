@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,15 +25,16 @@ def load(name: str) -> Coefficients:
         file = locate(name)
     except ValueError as error:
         raise FileError(str(error)) from None
-    return _read(str(file))
-
-
-@lru_cache(maxsize=32)
-def _read(path: str) -> Coefficients:
     try:
-        data = Path(path).read_bytes()
+        data = file.read_bytes()
     except OSError as error:
-        raise FileError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise FileError(f"{file}: cannot be read: {error.strerror or error}") from None
+    return _parsed(str(file), data)
+
+
+# By content: a file may be fitted anew while this runs.
+@lru_cache(maxsize=32)
+def _parsed(path: str, data: bytes) -> Coefficients:
     try:
         return files.parse(data, path)
     except ValidationError as error:

@@ -111,9 +111,9 @@ def fitting_models(candidates: Sequence[type[BaseModel]], data: Any) -> list[typ
 
     def fits(model: type[BaseModel]) -> bool:
         return all(
-            data[name] in choices
+            data[name] in choices if name in data else not field.is_required()
             for name, field in model.model_fields.items()
-            if (choices := _choices(field.annotation)) and isinstance(data.get(name), str)
+            if (choices := _choices(field.annotation)) and isinstance(data.get(name, ""), str)
         )
 
     return [model for model in candidates if fits(model)] or list(candidates)
@@ -189,6 +189,8 @@ def _real_path(location: Path, data: Any, kind: str) -> Path:
     """Drop from a pydantic location the tags of unions, which are no keys of ``data``."""
     path: list[str | int] = []
     for position, part in enumerate(location):
+        if _is_tag(part, location[position + 1 :], data):
+            continue
         listed = isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
         if listed or (isinstance(data, Mapping) and part in data):
             data = data[part]
@@ -196,6 +198,16 @@ def _real_path(location: Path, data: Any, kind: str) -> Path:
             continue
         path.append(part)
     return tuple(path)
+
+
+def _is_tag(part: str | int, rest: Path, data: Any) -> bool:
+    """Say whether a part is a tag although it is a key too (``service = { coefficients = NAME }``).
+
+    Below a single value there is nothing, so that what follows must be another key of the same table.
+    """
+    if not rest or not isinstance(data, Mapping) or not {part, rest[0]} <= set(data):
+        return False
+    return not isinstance(data[part], Mapping | list | tuple)
 
 
 def mistakes(root: type[BaseModel], data: Any, error: ValidationError, prefix: Path = ()) -> list[Mistake]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from batchcube.figures.registry import draw, names, save
+from batchcube.figures.registry import calibration_names, draw, names, save
 from batchcube.results.statistics import mean_interval, paired_difference
 
 # What each figure is drawn from: axes of the example cube, options.
@@ -101,8 +101,9 @@ def test_every_figure_is_drawn_and_saved_in_every_format(name, make_cube, tmp_pa
 
 def test_every_name_has_an_example_and_a_description():
     described = names()
-    assert [entry.name for entry in described] == list(EXAMPLES)
-    for entry in described:
+    assert [entry.name for entry in described] == [*EXAMPLES, *calibration_names()]
+    # Those of calibrations, which no preset makes, have tests of their own.
+    for entry in described[: len(EXAMPLES)]:
         assert entry.shows.endswith(".")
         assert entry.needs
         assert entry.presets
@@ -313,6 +314,29 @@ def test_static_vs_dynamic_pairs_over_the_rate(make_cube):
             np.testing.assert_allclose(low, expected.low, atol=1e-12)
             np.testing.assert_allclose(high, expected.high, atol=1e-12)
     assert violations.get_ylabel() == "SLA violations\n(share of requests)"
+
+
+def test_drawn_coefficients_give_prediction_intervals_of_levels_and_differences(make_cube):
+    cube = make_cube(axes=("mode", "rate"), coefficients_drawn=True)
+    figure = draw("static-vs-dynamic", cube)
+    static, dynamic = (
+        cube["throughput_requests_per_s"].sel(mode=mode).values for mode in ("fifo_fixed", "dynamic_only")
+    )
+    _, throughput, _, throughput_gap = figure.axes
+    for panel, label, expected in (
+        (throughput, "dynamic_only", mean_interval(dynamic, single=True)),
+        (throughput_gap, "dynamic_only − fifo_fixed", paired_difference(dynamic, static, single=True)),
+    ):
+        np.testing.assert_allclose(drawn_y(panel, label), expected.estimate, atol=1e-12)
+        _, low, high = bands(panel)[label]
+        np.testing.assert_allclose(low, expected.low, atol=1e-12)
+        np.testing.assert_allclose(high, expected.high, atol=1e-12)
+    said = " ".join(texts(figure)).replace("\n", " ")
+    assert "6 replications of 400 requests; intervals are 95 % prediction intervals of one replication" in said
+    usual = " ".join(texts(draw("static-vs-dynamic", make_cube(axes=("mode", "rate"))))).replace("\n", " ")
+    assert "intervals are 95 % t intervals over replications." in usual
+    shares = draw("batch-size-distribution", make_cube(axes=("mode",), coefficients_drawn=True))
+    assert "prediction intervals" in " ".join(texts(shares)).replace("\n", " ")
 
 
 def test_static_vs_dynamic_at_one_rate_is_drawn_as_dots(make_cube):

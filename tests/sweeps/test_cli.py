@@ -15,6 +15,8 @@ from batchcube.sweeps import presets
 from batchcube.sweeps.cli import app, main
 from batchcube.sweeps.progress import Bar, PlainLines, Silent
 
+from .command_line import Answer
+
 TOML = """\
 name = "small"
 title = "A small sweep"
@@ -41,6 +43,7 @@ path = "workload.arrivals.rate_per_s"
 values = [0.1, 0.2]
 """
 COMMANDS = ["run", "check", "specs", "show", "figures", "figure", "rerun", "compare", "variables", "schema", "data"]
+GROUPS = ["data", "reproduce", "calibrate"]
 
 
 @pytest.fixture
@@ -60,25 +63,6 @@ def cube(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "small.nc"
 
 
-class Answer:
-    """What the command line said, and its exit status."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> None:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        self.status = left.value.code
-        self.out, self.err = capsys.readouterr()
-
-    @property
-    def mistake(self) -> str:
-        """The one line of a refusal."""
-        assert self.status == 2, self.err
-        assert self.err.count("\n") == 1
-        assert self.err.startswith("batchcube: ")
-        return self.err.removeprefix("batchcube: ").rstrip()
-
-
 # Help ---------------------------------------------------------------------------------------------------------------
 
 
@@ -86,7 +70,7 @@ def test_help_lists_every_command() -> None:
     for arguments in ([], ["--help"], ["-h"]):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0
-        assert all(f"\n  {command} " in result.output for command in COMMANDS)
+        assert all(f"\n  {command} " in result.output for command in [*COMMANDS, *GROUPS])
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("figures", "variables", "data")])

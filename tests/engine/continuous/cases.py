@@ -3,6 +3,10 @@
 import numpy as np
 
 from batchcube.engine.continuous import Replica, Requests, make_law, make_replica, make_requests
+from batchcube.engine.policies.estimates import smoothing
+from batchcube.engine.policies.memory import memory_bound, no_memory_bound
+from batchcube.engine.policies.sla import no_sla, sla_search
+from batchcube.engine.policies.target import Control
 
 
 def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
@@ -23,6 +27,31 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
     )
     most = int(rng.integers(1, 12))
     size = int(rng.choice([1, 2, 4, 16]))
+    prior = np.array([float(prompt.mean() + output.mean())])
+    control = Control(
+        smallest=float(rng.integers(1, most + 1)),
+        largest=float(most),
+        sla=sla_search(
+            str(rng.choice(["paper", "heuristic"])),
+            "tbt",
+            float(rng.choice([1e-3, 3e-3, 8e-3])),
+            2e-4,
+            float(rng.integers(1, 6)),
+            float(rng.integers(0, 3)),
+        )
+        if rng.integers(2)
+        else no_sla(),
+        memory=memory_bound(
+            str(rng.choice(["exact", "buffer", "margin", "literal"])), float(rng.choice([40, 150, 400])), 0.05, 10.0
+        )
+        if rng.integers(2)
+        else no_memory_bound(),
+        smoothing=smoothing(
+            str(rng.choice(["ema", "window"])), float(rng.choice([0.1, 0.5, 1.0])), int(rng.integers(1, 9))
+        ),
+        prior_tokens=prior,
+        prior_squares=1.2 * prior**2,
+    )
     replica = make_replica(
         law,
         most_running=most,
@@ -30,5 +59,6 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
         capacity_tokens=max(int(rng.choice([60, 100, 150, 300, 1000])), size),
         block_tokens=size,
         prefill=str(rng.choice(["chunked", "separate"])),
+        control=control if rng.integers(3) else None,
     )
     return make_requests(arrival, prompt, output), replica

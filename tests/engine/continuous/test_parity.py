@@ -15,6 +15,7 @@ from batchcube.engine.continuous import (
     make_requests,
     simulate_steps,
 )
+from batchcube.engine.policies.target import fixed_target
 
 _spec = importlib.util.spec_from_file_location("continuous_cases", Path(__file__).parent / "cases.py")
 cases = importlib.util.module_from_spec(_spec)
@@ -32,7 +33,7 @@ def agree(requests: Requests, replica: Replica) -> tuple:
 
 
 def test_thousands_of_small_cases_agree_exactly() -> None:
-    preempted = rejected = leaped = chunked = 0
+    preempted = rejected = leaped = chunked = controlled = 0
     for seed in range(3000):
         requests, replica = cases.draw_case(np.random.default_rng(seed))
         records, totals = agree(requests, replica)
@@ -40,8 +41,13 @@ def test_thousands_of_small_cases_agree_exactly() -> None:
         rejected += bool((records.status == REJECTED).any())
         leaped += totals.decode_tokens > 100
         chunked += bool(replica.chunked and (requests.prompt > replica.token_budget).any())
+        if replica.control.sla.enabled or replica.control.memory.enabled:
+            largest = int(replica.control.largest)
+            static = fixed_target(1, largest, replica.control.prior_tokens, replica.control.prior_squares)
+            free = simulate_steps(requests, replica._replace(control=static))
+            controlled += not np.array_equal(free.records.scheduled, records.scheduled)
     # The cases are about something.
-    assert min(preempted, rejected, leaped, chunked) > 100
+    assert min(preempted, rejected, leaped, chunked, controlled) > 100
 
 
 @pytest.mark.parametrize("prefill", ["chunked", "separate"])
