@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compiled.jit import inline, jit
-from .model import LATEST, REJECTED, Records, Replica, Requests
+from ..policies.admission import decide_cap, is_steady, see_finished, see_step, start_admission
+from ..policies.estimates import Seen, observe
+from .model import LATEST, REJECTED, TICKS_PER_MICROSECOND, Records, Replica, Requests
 
 NOBODY = -1
 # Numbers that the parts of the kernel share and change.
@@ -44,12 +46,16 @@ class Space(NamedTuple):
     """Decoding requests by `resident` less `grown`, modulo the block."""
     done: NDArray[np.int64]
     """Requests whose prefill ends in this step."""
+    seen: NDArray[np.int64]
+    """(2, observation, 4) what the windows of the controllers still hold: decode steps, finished requests."""
+    steady: bool
+    """Whether the cap stays while nothing finishes and nobody comes."""
 
 
 def make_space(requests: Requests, replica: Replica) -> Space:
     """Make the arrays for one replication."""
     count = len(requests.arrival)
-    running = min(replica.most_running, count) + 1
+    running = min(int(replica.control.largest), count) + 1
     state = np.zeros(FIELDS, np.int64)
     state[[TAIL, PREFILLING]] = NOBODY
 
@@ -67,6 +73,8 @@ def make_space(requests: Requests, replica: Replica) -> Space:
         place=every(),
         phase=np.zeros(replica.block_tokens, np.int64),
         done=np.zeros(running, np.int64),
+        seen=np.zeros((2, replica.control.smoothing.observations, 4), np.int64),
+        steady=is_steady(replica.control),
     )
 
 
@@ -247,6 +255,24 @@ def steps_until(first, rise_by, ticks, most):
     return guess
 
 
+@inline
+def waiting_none(space, head, count, arrival, now):
+    """Say whether nobody waits, and somebody is still to come."""
+    return space.state[RETURNED] == 0 and head < count and arrival[head] > now
+
+
+# What controllers see ------------------------------------------------------------------------------------------------
+
+
+@inline
+def exchanged(seen, number, new):
+    """Keep an observation, and return the one that leaves a full window; zeros before that."""
+    row = seen[number % seen.shape[0]]
+    oldest = Seen(row[0], row[1], row[2], row[3])
+    row[0], row[1], row[2], row[3] = new.signal, new.batch, new.tokens, new.squares
+    return oldest
+
+
 # The replica ---------------------------------------------------------------------------------------------------------
 
 
@@ -256,8 +282,11 @@ def run_steps(requests: Requests, replica: Replica, records: Records, space: Spa
     state, law, size = space.state, replica.law, replica.block_tokens
     arrival, prompt, output = requests.arrival, requests.prompt, requests.output
     count = arrival.shape[0]
+    control = replica.control
+    admission = start_admission(control)
     now = 0
     head = 0  # first request that was never admitted
+    seen_steps = seen_finished = 0
     while True:
         while head < count and records.status[head] == REJECTED:
             head += 1
@@ -267,6 +296,8 @@ def run_steps(requests: Requests, replica: Replica, records: Records, space: Spa
             now = max(now, arrival[head])
 
         # What runs in this step.
+        waiting = state[RETURNED] + (1 if head < count and arrival[head] <= now else 0)
+        admission = decide_cap(admission, waiting, state[RUNNING], control)
         preempted = False
         budget = replica.token_budget
         chunks = attention = finished = 0
@@ -292,7 +323,7 @@ def run_steps(requests: Requests, replica: Replica, records: Records, space: Spa
                     if space.to_prefill[i] == 0:
                         space.done[0], finished = i, 1
                         state[PREFILLING] = NOBODY
-        while not preempted and state[RUNNING] < replica.most_running and budget > 0:
+        while not preempted and state[RUNNING] < admission.cap and budget > 0:
             if state[RETURNED] > 0:
                 i = space.returned[state[RETURNED] - 1]
             elif head < count and arrival[head] <= now:
@@ -340,12 +371,12 @@ def run_steps(requests: Requests, replica: Replica, records: Records, space: Spa
             first += law.request * decoding + law.kv_token * reads
         if chunks > 0:
             first += law.prefill_token * chunks + law.prefill_attention * attention
-        elif not preempted:
+        elif not preempted and space.steady:
             steps = space.finish[space.heap[0]] - state[GROWN]
             steps = steps_that_fit(space, steps, replica.blocks - state[USED], size)
-            # The next to come could be admitted at once.
-            open_to_all = state[RUNNING] < replica.most_running and budget > 0 and state[RETURNED] == 0
-            if open_to_all and head < count and arrival[head] > now:
+            # The next to come could be admitted at once, or wake Algorithm 1.
+            open_to_all = state[RUNNING] < admission.cap and budget > 0
+            if (open_to_all or control.memory.enabled) and waiting_none(space, head, count, arrival, now):
                 steps = steps_until(first, law.kv_token * decoding, arrival[head] - now, steps)
         duration = lasting(first, law.kv_token * decoding, steps)
 
@@ -362,6 +393,7 @@ def run_steps(requests: Requests, replica: Replica, records: Records, space: Spa
         if decoding > 0:
             state[USED] += growth(space, steps, size)
             state[GROWN] += steps
+        gone = gone_tokens = gone_squares = 0
         state[PEAK] = max(state[PEAK], state[USED])
         while decoding > 0 and state[DECODING] > 0 and space.finish[space.heap[0]] <= state[GROWN]:
             i = space.heap[0]
@@ -369,6 +401,8 @@ def run_steps(requests: Requests, replica: Replica, records: Records, space: Spa
             leave(space, i)
             state[USED] -= blocks_for(space.resident[i], size)
             records.last_token[i] = now
+            tokens = prompt[i] + output[i]
+            gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
         for k in range(finished):
             i = space.done[k]
             space.generated[i] += 1
@@ -378,5 +412,15 @@ def run_steps(requests: Requests, replica: Replica, records: Records, space: Spa
                 leave(space, i)
                 state[USED] -= blocks_for(space.resident[i], size)
                 records.last_token[i] = now
+                tokens = prompt[i] + output[i]
+                gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
             else:
                 start_decoding(space, i, output[i], size)
+        if decoding > 0 and control.sla.enabled:
+            new = observe(duration / TICKS_PER_MICROSECOND, decoding, 0, 0)
+            admission = see_step(admission, new, exchanged(space.seen[0], seen_steps, new), control)
+            seen_steps += 1
+        if gone > 0 and control.memory.enabled:
+            new = observe(0.0, gone, gone_tokens, gone_squares)
+            admission = see_finished(admission, new, exchanged(space.seen[1], seen_finished, new), control)
+            seen_finished += 1

@@ -9,7 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..policies.target import Control, fixed_target
+
 TICKS_PER_S = 10**12
+TICKS_PER_MICROSECOND = 10**6
+"""Controllers count in microseconds, as at the request level."""
 LATEST = 2**62
 """Last instant, 53 days: twice that still fits int64."""
 LARGEST_REQUEST = 2**21
@@ -48,8 +52,8 @@ class Replica(NamedTuple):
     """One engine: when it admits, and what it has room for."""
 
     law: Law
-    most_running: int
-    """The static cap: `max_num_seqs`."""
+    control: Control
+    """Controllers of the cap; their B_max is the static one, `max_num_seqs`."""
     token_budget: int
     """`max_num_batched_tokens`: tokens of one step, a decode counting one."""
     chunked: bool
@@ -148,11 +152,13 @@ def make_replica(
     capacity_tokens: int,
     block_tokens: int = 16,
     prefill: str = "chunked",
+    control: Control | None = None,
 ) -> Replica:
     """Build a replica; `capacity_tokens` of KV cache are held in whole blocks.
 
-    Raises ValueError for a cap below 1, a budget that cannot hold a token of every running request, a cache without a
-    block, and an unknown word for `prefill` (chunked or separate).
+    `most_running` is the static cap; `control`, where given, moves a cap below it, step by step. Raises ValueError for
+    a cap below 1, a budget that cannot hold a token of every running request, a cache without a block, and an unknown
+    word for `prefill` (chunked or separate).
     """
     if prefill not in ("chunked", "separate"):
         raise ValueError(f"prefill = {prefill!r}: must be one of chunked, separate")
@@ -164,9 +170,13 @@ def make_replica(
         raise ValueError(f"block_tokens = {block_tokens}: must be in 1..{2**16}")
     if not block_tokens <= capacity_tokens <= 2**45:
         raise ValueError(f"capacity_tokens = {capacity_tokens}: must be at least block_tokens = {block_tokens}")
+    if control is None:
+        control = fixed_target(1, most_running, np.ones(1), np.ones(1))
+    if not 1 <= control.smallest <= control.largest == most_running:
+        raise ValueError(f"most_running = {most_running}: must be the largest batch of the controllers")
     return Replica(
         law,
-        int(most_running),
+        control,
         int(token_budget),
         prefill == "chunked",
         int(block_tokens),
@@ -197,9 +207,9 @@ def check(requests: Requests, replica: Replica) -> None:
     """
     law = replica.law
     longest = int((requests.prompt + requests.output).max())
-    reads = min(replica.blocks * replica.block_tokens, replica.most_running * longest)
-    tokens = min(replica.token_budget, replica.most_running * longest)
-    step = law.step + law.request * replica.most_running + law.kv_token * reads
+    reads = min(replica.blocks * replica.block_tokens, int(replica.control.largest) * longest)
+    tokens = min(replica.token_budget, int(replica.control.largest) * longest)
+    step = law.step + law.request * int(replica.control.largest) + law.kv_token * reads
     step += tokens * (law.prefill_token + law.prefill_attention * longest)
     if step * longest > LATEST // 4:
         raise ValueError(

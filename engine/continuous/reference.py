@@ -8,7 +8,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .model import LATEST, REJECTED, SERVED, Records, Replica, Requests, Totals, blocks_of, never_fits, too_late
+from ..policies.admission import decide_cap, see_finished, see_step, start_admission
+from ..policies.estimates import Seen, observe
+from .model import (
+    LATEST,
+    REJECTED,
+    SERVED,
+    TICKS_PER_MICROSECOND,
+    Records,
+    Replica,
+    Requests,
+    Totals,
+    blocks_of,
+    never_fits,
+    too_late,
+)
 
 
 @dataclass
@@ -48,6 +62,9 @@ class Engine:
         self.records = Records(*(np.full(count, -1, np.int64) for _ in Records._fields))
         self.records.preemptions[:] = 0
         self.records.status[:] = np.where(never_fits(self.requests, self.replica), REJECTED, SERVED)
+        self.admission = start_admission(self.replica.control)
+        self.seen_steps: list[Seen] = []
+        self.seen_finished: list[Seen] = []
 
     def run(self) -> Totals:
         """Step until every request is served or rejected."""
@@ -73,6 +90,8 @@ class Engine:
 
     def step(self) -> None:
         """Schedule one step, let its time pass, and emit its tokens."""
+        waiting, running = len(self.waiting), len(self.running)
+        self.admission = decide_cap(self.admission, waiting, running, self.replica.control)
         if self.replica.chunked:
             preempted = self.make_room_for_decodes()
             budget = self.replica.token_budget - len(self.decoding())
@@ -86,8 +105,9 @@ class Engine:
             if not any(r.chunk for r in self.running):
                 self.make_room_for_decodes()
                 decoding = self.decoding()
-        self.pass_time(decoding)
-        self.emit(decoding)
+        duration = self.pass_time(decoding)
+        finished = self.emit(decoding)
+        self.learn(duration, len(decoding), finished)
 
     def decoding(self) -> list[Running]:
         """Return the running requests that are past their prefill."""
@@ -144,7 +164,7 @@ class Engine:
 
     def admit(self, budget: int) -> None:
         """Admit from the head of the queue; the first that does not fit stops admission."""
-        while self.waiting and len(self.running) < self.replica.most_running and budget > 0:
+        while self.waiting and len(self.running) < self.admission.cap and budget > 0:
             number = self.waiting[0]
             need = int(self.requests.prompt[number]) + self.generated[number]
             chunk = min(need, budget) if self.replica.chunked else need
@@ -158,8 +178,8 @@ class Engine:
                 self.records.scheduled[number] = self.now
             budget -= chunk
 
-    def pass_time(self, decoding: list[Running]) -> None:
-        """Let the step's time pass."""
+    def pass_time(self, decoding: list[Running]) -> int:
+        """Let the step's time pass; return how long it was."""
         law = self.replica.law
         prefilling = [r for r in self.running if r.chunk]
         duration = law.step + law.request * len(decoding)
@@ -173,9 +193,10 @@ class Engine:
         self.busy += duration
         self.decode_tokens += len(decoding)
         self.prefill_tokens += sum(r.chunk for r in prefilling)
+        return duration
 
-    def emit(self, decoding: list[Running]) -> None:
-        """Emit one token of every decode and of every prefill that is done; let finished requests leave."""
+    def emit(self, decoding: list[Running]) -> list[int]:
+        """Emit a token of every decode and of every prefill that is done; let finished requests leave, return them."""
         for running in decoding:
             running.resident += 1
         emitting = list(decoding)
@@ -188,6 +209,7 @@ class Engine:
                     emitting.append(running)
                     self.prefills += 1
         self.peak = max(self.peak, self.used())
+        finished = []
         for running in emitting:
             i = running.number
             self.generated[i] += 1
@@ -196,6 +218,25 @@ class Engine:
             if self.generated[i] == self.requests.output[i]:
                 self.records.last_token[i] = self.now
                 self.running.remove(running)
+                finished.append(i)
+        return finished
+
+    def learn(self, duration: int, decoding: int, finished: list[int]) -> None:
+        """Teach the controllers what the step has shown: its length and batch, and the requests that it finished."""
+        control = self.replica.control
+        if decoding:
+            new = observe(duration / TICKS_PER_MICROSECOND, decoding, 0, 0)
+            self.admission = see_step(self.admission, new, self.oldest(self.seen_steps, new), control)
+        if finished:
+            tokens = [int(self.requests.prompt[i] + self.requests.output[i]) for i in finished]
+            new = observe(0.0, len(tokens), sum(tokens), sum(t * t for t in tokens))
+            self.admission = see_finished(self.admission, new, self.oldest(self.seen_finished, new), control)
+
+    def oldest(self, history: list[Seen], new: Seen) -> Seen:
+        """Keep an observation, and return the one that leaves a full window; zeros before that."""
+        history.append(new)
+        held = self.replica.control.smoothing.observations
+        return history[-1 - held] if len(history) > held else Seen(0, 0, 0, 0)
 
 
 def simulate_reference(requests: Requests, replica: Replica) -> tuple[Records, Totals]:
