@@ -196,7 +196,7 @@ def fit_step_law(terms: ArrayLike, seconds: ArrayLike) -> StepLaw:
     coefficients = solve(every)
     fitted = x @ coefficients
     active = tuple(i for i in measured if coefficients[i] > 0)
-    covariance = _covariance(x, y, fitted / y - 1, active)
+    covariance = _covariance(x, y, fitted / y - 1, active, one_scatter=False)
     quality = _quality(y, fitted, lambda kept: x[~kept] @ solve(kept), len(measured))
     shown = np.where([i in measured for i in range(x.shape[1])], coefficients, np.nan)
     return StepLaw(shown, covariance, active, quality)
@@ -296,8 +296,14 @@ def _non_negative(terms: Sequence[Floats], y: Floats) -> tuple[list[float], floa
     return (solution / scale).tolist(), float(norm)
 
 
-def _covariance(gradient: Floats, y: Floats, residual: Floats, free: tuple[int, ...]) -> Floats:
-    """Return the covariance of all coefficients from the gradient (n, coefficient) at the fit; see `BatchLaw`."""
+def _covariance(
+    gradient: Floats, y: Floats, residual: Floats, free: tuple[int, ...], *, one_scatter: bool = True
+) -> Floats:
+    """Return the covariance of all coefficients from the gradient (n, coefficient) at the fit; see `BatchLaw`.
+
+    With `one_scatter` all relative residuals have one variance. Without, each has its own (HC3: MacKinnon and White, J.
+    Econometrics 29 (1985) 305-325): the mean of many decode steps is quieter than that of a few prefills.
+    """
     count = gradient.shape[1]
     covariance = np.zeros((count, count))
     chosen = np.ix_(free, free)
@@ -308,7 +314,14 @@ def _covariance(gradient: Floats, y: Floats, residual: Floats, free: tuple[int, 
     weighted = gradient[:, list(free)] / y[:, None]
     scale = np.linalg.norm(weighted, axis=0)
     inverse = np.linalg.pinv((weighted / scale).T @ (weighted / scale))
-    covariance[chosen] = inverse / np.outer(scale, scale) * float(residual @ residual) / spare
+    if one_scatter:
+        spread = inverse * float(residual @ residual) / spare
+    else:
+        rows = weighted / scale
+        leverage = np.einsum("ij,jk,ik->i", rows, inverse, rows)
+        pull = rows * (residual / np.maximum(1.0 - leverage, 1e-6))[:, None]
+        spread = inverse @ (pull.T @ pull) @ inverse
+    covariance[chosen] = spread / np.outer(scale, scale)
     return covariance
 
 
