@@ -190,7 +190,7 @@ def test_the_error_of_a_table_is_that_of_cells_interpolated_between_neighbours()
 
 
 def test_intervals_of_the_step_law_cover_when_each_step_scatters_by_itself() -> None:
-    """A mean over many decode steps is then quieter than a prefill's, and one common scatter covered 77 % of c3 and c4."""
+    # A mean over many decode steps is then quieter than a prefill's: one common scatter covered c3 and c4 in 77 %.
     truth = np.array([0.117, 0.0058, 1.06e-4, 4.36e-3, 3.3e-6])
     sizes, prompts, outputs = [1, 2, 4, 8, 16], [16, 64, 128], [8, 24]
     exact = np.full((5, 3, 2, 3, 24), np.nan)
