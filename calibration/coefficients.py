@@ -143,6 +143,27 @@ class Raw(_Part):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+class ReplicaSettings(_Part):
+    """The engine's limits under continuous batching (model, section 10)."""
+
+    most_running: Annotated[int, Field(ge=1)] = Field(description="requests that may run at once, max_num_seqs")
+    token_budget: Annotated[int, Field(ge=1)] = Field(description="tokens of one step, max_num_batched_tokens")
+    block_tokens: Annotated[int, Field(ge=1)] = 16
+    capacity_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="KV cache; null: never full, or not known"
+    )
+    prefill: Literal["chunked", "separate"] = "chunked"
+
+
+class FittedLog(_Part):
+    """The request log that a step law was fitted to, by simulating it."""
+
+    requests: Annotated[int, Field(ge=1)]
+    fitted_to: Annotated[int, Field(ge=1)]
+    rms: dict[str, NonNegative] = Field(description="residuals of each quantity in units of its mean")
+    unsure: list[str] = Field(description="terms that the log cannot tell")
+
+
 class Plausibility(_Part):
     """What `plausibility.judge` found in the measurement."""
 
@@ -165,6 +186,8 @@ class Coefficients(_Part):
     batch_laws: list[BatchLaws] = Field(default_factory=list)
     step_law: StepCoefficients | None = None
     plausibility: Plausibility | None = None
+    replica: ReplicaSettings | None = None
+    log: FittedLog | None = None
 
     def at_prompt(self, prompt_tokens: float | None) -> BatchLaws:
         """Return the batch laws at a prompt length, the default one when None; ValueError naming those there are."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,12 @@ _REFINED = 3
 # Residuals below this, in units of the mean, are as good as none: timestamps themselves are no better.
 _SMALLEST = 1e-5
 _GROUPS = 10
+FITS = 1 + _GROUPS
+"""Fits that `fit_log` makes: one for the coefficients, the others for their errors."""
 _STARTS_AGAIN = 6
 _UNSURE = 0.5
+# What writing a timestamp may change.
+_ROUNDING_S = 1e-6
 
 
 class Log(NamedTuple):
@@ -138,7 +142,7 @@ def _row(where: str, line: str) -> tuple[float, float, float, float, float, floa
     order = [("queued", queued), ("scheduled", scheduled), ("first token", first), ("last token", last)]
     known = [(label, value) for label, value in order if np.isfinite(value)]
     for (before, a), (after, b) in pairwise(known):
-        if b < a:
+        if b < a - _ROUNDING_S:
             raise ValueError(f"{where}: {after} at {b} s is before {before} at {a} s: one clock, never backwards")
     if last - queued > 1e8:
         raise ValueError(f"{where}: {last - queued:.3g} s from queued to last token: not of one clock")
@@ -253,6 +257,9 @@ class _Search:
             parts = zip(self.residuals(logarithms, kept), scatter, strict=True)
             return np.concatenate([part / width for part, width in parts])
 
+        def cost(logarithms: Floats) -> float:
+            return self.cost(logarithms, kept)
+
         found = []
         for start in starts:
             at, scatter = start, [0.1, 0.01, 0.01]
@@ -261,7 +268,7 @@ class _Search:
                 inside = np.clip(at, self.low + 1e-3, self.high - 1e-3)
                 bounds = (self.low, self.high)
                 at = least_squares(
-                    weighted, inside, diff_step=difference, max_nfev=30, bounds=bounds, args=(scatter,)
+                    weighted, inside, diff_step=[difference], max_nfev=30, bounds=bounds, args=(scatter,)
                 ).x
                 scatter = [max(float(np.sqrt(np.mean(p**2))), _SMALLEST) for p in self.residuals(at, kept)]
             found.append((self.cost(at, kept), at))
@@ -269,7 +276,8 @@ class _Search:
         refined = []
         for _, at in found[:_REFINED]:
             corners = np.vstack([at, at + 0.3 * np.eye(at.size)])
-            options = {"maxiter": 1500, "xatol": 1e-4, "fatol": 1e-6, "initial_simplex": corners}
-            end = minimize(self.cost, at, args=(kept,), method="Nelder-Mead", options=options)
-            refined.append((float(end.fun), np.clip(end.x, self.low, self.high)))
-        return min(refined, key=lambda pair: pair[0])[1]
+            options: Any = {"maxiter": 1500, "xatol": 1e-4, "fatol": 1e-6, "initial_simplex": corners}
+            end = minimize(cost, at, method="Nelder-Mead", options=options)
+            refined.append((float(end.fun), np.clip(np.asarray(end.x, np.float64), self.low, self.high)))
+        best: Floats = min(refined, key=lambda pair: pair[0])[1]
+        return best

@@ -21,6 +21,7 @@ from .calibration import calibration_batch_factor, calibration_law, calibration_
 from .modes import modes_compared, static_vs_dynamic
 from .rates import latency_vs_rate, throughput_vs_rate
 from .reading import Figured
+from .validation import simulated_vs_measured
 from .windows import controller_step, sla_violation_over_time
 
 
@@ -64,7 +65,10 @@ _CALIBRATIONS: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
     "calibration-batch-factor": (calibration_batch_factor, _MADE, ()),
     "calibration-throughput": (calibration_throughput, _MADE, ()),
 }
-_EVERY = _FIGURES | _CALIBRATIONS
+_VALIDATIONS: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
+    "simulated-vs-measured": (simulated_vs_measured, "a validation: batchcube validate LOG -o NAME.nc", ()),
+}
+_EVERY = _FIGURES | _CALIBRATIONS | _VALIDATIONS
 _FORMATS = (".png", ".pdf", ".svg")
 
 

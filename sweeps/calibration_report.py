@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from batchcube.calibration.coefficients import Coefficients, Memory
+from batchcube.calibration.coefficients import Coefficients, FittedLog, Memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,9 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
             table.add_row(name.partition("_")[0], shown, unit)
         console.print(table)
         quality = step.quality
-    if step is not None and step.quality.measurements:
+    if known.log is not None:
+        console.print(log_in_words(known.log), highlight=False)
+    elif step is not None and step.quality.measurements:
         console.print(
             f"{quality.measurements} steps, R2 {_number(quality.r_squared, '.4f')}, left-out error "
             f"{_percent(quality.leave_one_out_rms)}, worst {_worst(quality.worst_residual, quality.worst_at)}",
@@ -74,7 +76,7 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
         console.print(memory_in_words(known.memory), highlight=False)
     if known.plausibility is not None:
         _print_plausibility(known.plausibility.flags, known.plausibility.notes, console)
-    if file is not None:
+    if file is not None and known.batch_laws:
         console.print(f'in a sweep: server.service = {{ coefficients = "{file}" }}', highlight=False, markup=False)
 
 
@@ -90,6 +92,15 @@ def _print_plausibility(flags: "Sequence[str]", notes: "Sequence[str]", console:
     for kind, texts in (("flag", flags), ("note", notes)):
         for text in texts:
             console.print(f"  {kind}: {text}", highlight=False, markup=False)
+
+
+def log_in_words(log: FittedLog) -> str:
+    """Return what a log was fitted with, how well, and what it cannot tell."""
+    rms = ", ".join(f"{name.removesuffix('_s').upper()} {_percent(value)}" for name, value in log.rms.items())
+    said = f"fitted to {log.fitted_to} of {log.requests} requests; residuals (rms, of the mean): {rms}"
+    if log.unsure:
+        said += f"; the log cannot tell {', '.join(name.partition('_')[0] for name in log.unsure)}"
+    return said
 
 
 def memory_in_words(memory: Memory) -> str:

@@ -259,11 +259,13 @@ def figure(
     from batchcube.figures import registry
     from batchcube.results.calibration import read_calibration
     from batchcube.results.cube import read_cube
+    from batchcube.results.validation import read_validation
 
     options = dict(_assignment("--option", text) for text in option or [])
     if select:
         options["select"] = dict(_assignment("--select", text) for text in select)
-    loaded = read_calibration(cube) if name in registry.calibration_names() else read_cube(cube)
+    reads = {**dict.fromkeys(registry.calibration_names(), read_calibration), "simulated-vs-measured": read_validation}
+    loaded = reads.get(name, read_cube)(cube)
     registry.save(registry.draw(name, loaded, **options), loaded, output)
 
 
@@ -279,6 +281,62 @@ def _assignment(flag: str, text: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {spelled.strip()}")["value"]
     except (ValueError, RecursionError):
         return key.strip(), spelled.strip()
+
+
+@app.command(
+    epilog=examples(
+        "batchcube validate requests.jsonl --coefficients my-server.json --skip 100",
+        "batchcube validate requests.jsonl --coefficients my-server.json --figure overlay.png -o validation.nc",
+    )
+)
+def validate(
+    log: cli_calibrate.LogArgument,
+    coefficients: Annotated[str, typer.Option("--coefficients", metavar="NAME", help="with a step law; name or .json")],
+    skip: Annotated[
+        int, typer.Option("--skip", min=0, help="first requests to leave out of the errors: those fitted to")
+    ] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="NetCDF file to write")] = None,
+    overlay: Annotated[
+        Path | None, typer.Option("--figure", help="figure to write: simulated against measured (.png, .pdf, .svg)")
+    ] = None,
+    max_num_seqs: cli_calibrate.MostRunningOption = None,
+    token_budget: cli_calibrate.BudgetOption = None,
+    kv_tokens: cli_calibrate.KvTokensOption = None,
+    block_tokens: cli_calibrate.BlockOption = None,
+    prefill: cli_calibrate.PrefillOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Replay the request log of a real server under continuous batching, and compare what users felt.
+
+    Prints the errors of time to first token, time per output token and end-to-end latency, of throughput, and of how
+    many requests ran and waited. Limits that are not given are those the coefficients were fitted with.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from .coefficients import load
+    from .errors import UserError
+    from .validating import replica_settings
+    from .validating import validate as validated
+
+    known = load(coefficients)
+    settings = replica_settings(known, max_num_seqs, token_budget, kv_tokens, block_tokens, prefill)
+    for path in filter(None, (output, overlay)):
+        if path.exists() and not overwrite:
+            raise UserError(f"{path}: is there already; choose another output, or --overwrite")
+    errors, dataset = validated(log, known, settings, skip)
+    table = Table("quantity", "statistic", "measured", "simulated", "error")
+    for row in errors:
+        table.add_row(*row[:2], *(f"{value:.5g}" for value in row[2:4]), f"{100 * row[4]:+.2f} %")
+    Console().print(table)
+    if output is not None:
+        from batchcube.results.validation import write_validation
+
+        print(write_validation(dataset, output))
+    if overlay is not None:
+        from batchcube.figures import registry
+
+        print(registry.save(registry.draw("simulated-vs-measured", dataset), dataset, overlay))
 
 
 @app.command(

@@ -41,6 +41,22 @@ LimitOption = Annotated[
     float | None,
     typer.Option("--time-limit-s", min=1.0, help="stop measuring after so long, and keep what there is"),
 ]
+LogArgument = Annotated[Path, typer.Argument(metavar="LOG", help="request log (JSON lines)")]
+MostRunningOption = Annotated[
+    int | None, typer.Option("--max-num-seqs", min=1, help="requests that may run at once; 256 when nothing says")
+]
+BudgetOption = Annotated[
+    int | None, typer.Option("--token-budget", min=1, help="max_num_batched_tokens; 2048 when nothing says")
+]
+KvTokensOption = Annotated[
+    int | None, typer.Option("--kv-tokens", min=1, help="KV cache in tokens; never full when nothing says")
+]
+BlockOption = Annotated[
+    int | None, typer.Option("--block-tokens", min=1, help="tokens of a KV block; 16 when nothing says")
+]
+PrefillOption = Annotated[
+    str | None, typer.Option("--prefill", help="chunked (vLLM V1) or separate (V0); chunked when nothing says")
+]
 FiguresOption = Annotated[
     Path | None, typer.Option("--figures", metavar="DIR", help="folder to draw the calibration's figures into")
 ]
@@ -399,6 +415,47 @@ def calibrate_loop(
     print(f"{output}: measurement.nc, coefficients.json, requests.csv, comparison.csv")
 
 
+@app.command(
+    "log",
+    epilog=examples(
+        "batchcube calibrate log requests.jsonl --max-num-seqs 128 -o my-server.json",
+        "batchcube calibrate log requests.jsonl --max-num-seqs 128 --fit-until 100 -o my-server.json",
+        "batchcube validate requests.jsonl --coefficients my-server.json --skip 100",
+    ),
+)
+def calibrate_log(
+    log: LogArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="coefficients to write (.json)")],
+    max_num_seqs: MostRunningOption = None,
+    token_budget: BudgetOption = None,
+    kv_tokens: KvTokensOption = None,
+    block_tokens: BlockOption = None,
+    prefill: PrefillOption = None,
+    fit_until: Annotated[
+        int | None, typer.Option("--fit-until", min=1, help="fit to the first requests only; all when left out")
+    ] = None,
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Fit the step law c0..c4 to the request log of a real server, by simulating it under continuous batching.
+
+    A log has a JSON object in each line: input_toks, output_toks, queued_ts (or arrival_time), first_token_ts,
+    last_token_ts and, where known, scheduled_ts, in seconds of one clock. The server's limits are taken as given.
+    """
+    from .errors import UserError
+    from .validating import fit, replica_settings
+
+    if output.suffix != ".json":
+        raise UserError(f"{output}: must end in .json")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output}: is there already; choose another output, or --overwrite")
+    settings = replica_settings(None, max_num_seqs, token_budget, kv_tokens, block_tokens, prefill)
+    known = fit(log, settings, fit_until, output.stem, quiet)
+    _print(known, output)
+    _write(known, output)
+    print(output)
+
+
 @app.command("list", epilog=examples("batchcube calibrate list"))
 def calibrate_list() -> None:
     """List the coefficients that come with batchcube: measured ones, and laws from the literature."""
@@ -479,31 +536,45 @@ def _require_new(coefficients: Path) -> None:
             raise UserError(f"{path}: is there already; choose another output, or --overwrite")
 
 
-def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | None, *, overwrite: bool) -> None:
-    """Print coefficients, write them and what figures draw, and draw every figure there is something to draw of."""
+def _print(known: Any, output: Path | None) -> None:
     from rich.console import Console
 
+    from .calibration_report import print_coefficients
+
+    console = Console()
+    console = console if console.is_terminal else Console(width=max(console.width, 140))
+    print_coefficients(known, console, None if output is None else str(output))
+
+
+def _write(known: Any, output: Path) -> None:
+    """Write coefficients, complete or not at all."""
+    from .errors import UserError
+
+    part = output.with_name(f".{output.name}.part")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(known.text(), encoding="utf-8")
+        part.replace(output)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | None, *, overwrite: bool) -> None:
+    """Print coefficients, write them and what figures draw, and draw every figure there is something to draw of."""
     from batchcube.results.calibration import write_calibration
 
-    from .calibration_report import print_coefficients
     from .errors import UserError
 
     if output is not None and output.suffix != ".json":
         raise UserError(f"{output}: must end in .json")
     if output is not None and not overwrite:
         _require_new(output)
-    console = Console()
-    console = console if console.is_terminal else Console(width=max(console.width, 140))
-    print_coefficients(known, console, None if output is None else str(output))
+    _print(known, output)
     if output is not None:
+        _write(known, output)
         beside = output.with_suffix(".fit.nc")
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            part = output.with_name(f".{output.name}.part")
-            part.write_text(known.text(), encoding="utf-8")
-            part.replace(output)
-        except OSError as error:
-            raise UserError(f"{output}: cannot be written: {error.strerror}") from None
         write_calibration(calibration, beside)
         print(f"{output}, {beside}")
     if figures is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..compiled.jit import inline, jit
 from ..policies.admission import decide_cap, is_steady, see_finished, see_step, start_admission
 from ..policies.estimates import Seen, observe
-from .model import LATEST, REJECTED, TICKS_PER_MICROSECOND, Records, Replica, Requests
+from .model import LATEST, REJECTED, TICKS_PER_MICROSECOND, Replica, Requests
 
 NOBODY = -1
 # Numbers that the parts of the kernel share and change.
@@ -63,8 +63,10 @@ def make_space(requests: Requests, replica: Replica) -> Space:
         return np.full(count, value, np.int64)
 
     return Space(
-        state,
-        *(every() for _ in range(3)),
+        state=state,
+        resident=every(),
+        to_prefill=every(),
+        generated=every(),
         finish=every(NOBODY),
         before=every(NOBODY),
         after=every(NOBODY),
@@ -277,7 +279,7 @@ def exchanged(seen, number, new):
 
 
 @jit
-def run_steps(requests: Requests, replica: Replica, records: Records, space: Space) -> None:
+def run_steps(requests, replica, records, space):
     """Step until every request is served or rejected."""
     state, law, size = space.state, replica.law, replica.block_tokens
     arrival, prompt, output = requests.arrival, requests.prompt, requests.output

@@ -101,7 +101,7 @@ def test_every_figure_is_drawn_and_saved_in_every_format(name, make_cube, tmp_pa
 
 def test_every_name_has_an_example_and_a_description():
     described = names()
-    assert [entry.name for entry in described] == [*EXAMPLES, *calibration_names()]
+    assert [entry.name for entry in described] == [*EXAMPLES, *calibration_names(), "simulated-vs-measured"]
     # Those of calibrations, which no preset makes, have tests of their own.
     for entry in described[: len(EXAMPLES)]:
         assert entry.shows.endswith(".")

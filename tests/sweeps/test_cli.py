@@ -42,7 +42,20 @@ values = [1, 2]
 path = "workload.arrivals.rate_per_s"
 values = [0.1, 0.2]
 """
-COMMANDS = ["run", "check", "specs", "show", "figures", "figure", "rerun", "compare", "variables", "schema", "data"]
+COMMANDS = [
+    "run",
+    "check",
+    "specs",
+    "show",
+    "figures",
+    "figure",
+    "rerun",
+    "compare",
+    "variables",
+    "schema",
+    "validate",
+    "data",
+]
 GROUPS = ["data", "reproduce", "calibrate"]
 
 

@@ -26,7 +26,7 @@ from batchcube.sweeps.measuring import measure_engine
 from .command_line import Answer
 from .engines import FakeEngine
 
-COMMANDS = ["vllm", "transformers", "fit", "table", "loop", "list", "show", "memory"]
+COMMANDS = ["vllm", "transformers", "fit", "table", "loop", "log", "list", "show", "memory"]
 GRID = Grid((1, 2, 4), (16, 32), (4, 8), 2, 1)
 CELLS = ["--batch-sizes", "1,2,4", "--prompt-tokens", "16,32", "--output-tokens", "4,8", "--repetitions", "2"]
 TOML = """\

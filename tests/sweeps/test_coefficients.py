@@ -20,6 +20,7 @@ from batchcube.sweeps import Sweep, UserError
 from batchcube.sweeps.calibrating import fit_cells, fit_measurement
 from batchcube.sweeps.coefficients import load
 from batchcube.sweeps.drawing import Draws
+from batchcube.sweeps.mistakes import show_value
 from batchcube.sweeps.planning import make_plan
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.specification import json_schema
@@ -463,7 +464,7 @@ def test_where_on_an_axis_coefficients_cannot_be_used_is_said(tmp_path: Path, fi
     axes = {"bins": SWEEP["axes"]["bins"], "system": {"path": "server.service.coefficients", "values": [file, blind]}}
     assert refusal({"draw": True}, axes=axes, workload=ONE_RATE) == (
         f"server.service.draw: coefficients {blind}: nothing is known of the coefficients' errors "
-        f'(at bins = 1, system = "{blind}")'
+        f"(at bins = 1, system = {show_value(blind)})"
     )
     axes["system"]["values"] = [file, "nothing"]
     assert refusal({}, axes=axes, workload=ONE_RATE).startswith('axes.system.values[1] = "nothing": coefficients noth')

@@ -1,0 +1,78 @@
+"""Validations: what a real server measured beside what was simulated for the same requests, labelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from .netcdf import read_dataset, write_dataset
+from .provenance import CONVENTIONS, batchcube_version
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+KIND = "validation"
+QUANTITIES = {
+    "ttft_s": "time to first token",
+    "tpot_s": "time per output token after the first",
+    "e2e_s": "end-to-end latency",
+}
+COURSES = {"running": "running requests", "waiting": "waiting requests"}
+SIDES = ("measured", "simulated")
+
+
+def build_validation(
+    queued_s: NDArray[np.float64],
+    judged: NDArray[np.bool_],
+    times: Mapping[str, NDArray[np.float64]],
+    time_s: NDArray[np.float64],
+    courses: Mapping[str, NDArray[np.float64]],
+    attrs: Mapping[str, str | int | float],
+) -> xr.Dataset:
+    """Build the labelled dataset of one validation.
+
+    `times` holds ``measured_ttft_s``, ``simulated_ttft_s`` and so on (request,), `courses` ``measured_running`` and so
+    on (time,), `judged` says which requests the errors are over. Raises ValueError for a name or shape that does not
+    fit.
+    """
+    coords = {
+        "request": xr.Variable("request", np.arange(queued_s.size), {"units": "1", "long_name": "request by arrival"}),
+        "time_s": xr.Variable("time_s", time_s, {"units": "s", "long_name": "time since the first request"}),
+    }
+    variables = {
+        "queued_s": xr.Variable("request", queued_s, {"units": "s", "long_name": "when the request was queued"}),
+        "judged": xr.Variable(
+            "request", judged.astype(np.int8), {"units": "1", "long_name": "1 where the errors are over the request"}
+        ),
+    }
+    for wanted, given, dim, labels, units in (
+        (QUANTITIES, times, "request", QUANTITIES, "s"),
+        (COURSES, courses, "time_s", COURSES, "count"),
+    ):
+        for name in (f"{side}_{quantity}" for quantity in wanted for side in SIDES):
+            if name not in given or given[name].shape != coords[dim].shape:
+                raise ValueError(f"{name}: is missing or not of shape {coords[dim].shape}")
+            side, _, quantity = name.partition("_")
+            about = {"units": units, "long_name": f"{labels[quantity]}, {side}"}
+            variables[name] = xr.Variable(dim, given[name], about)
+    about_all = {"Conventions": CONVENTIONS, "kind": KIND, "batchcube_version": batchcube_version()}
+    return xr.Dataset(variables, coords, about_all | dict(attrs))
+
+
+def write_validation(validation: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a validation as NetCDF-4, complete or not at all; raises like `write_dataset`."""
+    return write_dataset(validation, path)
+
+
+def read_validation(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a validation; ValueError, one line naming the file, when it is missing, damaged or something else."""
+    found = read_dataset(path, "a validation")
+    if found.attrs.get("kind") != KIND:
+        raise ValueError(f"{path}: is no validation; batchcube validate makes them")
+    return found

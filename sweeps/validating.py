@@ -1,0 +1,230 @@
+"""Hold a step law against the log of a real server: replay its arrivals, compare what users felt."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from batchcube.calibration.coefficients import (
+    Coefficients,
+    FitQuality,
+    FittedLog,
+    Raw,
+    ReplicaSettings,
+    StepCoefficients,
+)
+from batchcube.calibration.laws import STEP_TERMS
+from batchcube.calibration.logs import (
+    FITS,
+    QUANTITIES,
+    Log,
+    fit_log,
+    read_log,
+    replay,
+    times_of_log,
+    times_of_records,
+)
+from batchcube.engine.continuous import Replica, make_law, make_replica
+from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
+from batchcube.results.provenance import batchcube_version
+from batchcube.results.validation import build_validation
+
+from .calibrating import NAME
+from .errors import UserError
+from .mistakes import mistakes
+from .progress import Counting
+
+Floats = NDArray[np.float64]
+
+STATISTICS = {"mean": np.nanmean, "p50": 0.5, "p90": 0.9, "p99": 0.99}
+# More tokens than any KV cache: it then binds nobody.
+UNBOUND_TOKENS = 2**40
+
+
+class Error(NamedTuple):
+    """One quantity of a log, measured and simulated, and its relative error."""
+
+    quantity: str
+    statistic: str
+    measured: float
+    simulated: float
+    error: float
+
+
+def replica_of(settings: ReplicaSettings) -> Replica:
+    """Build a replica from settings, its step law still to be given; raises UserError for settings that do not fit."""
+    try:
+        return make_replica(
+            make_law(1.0),
+            most_running=settings.most_running,
+            token_budget=settings.token_budget,
+            capacity_tokens=settings.capacity_tokens or UNBOUND_TOKENS,
+            block_tokens=settings.block_tokens,
+            prefill=settings.prefill,
+        )
+    except ValueError as error:
+        raise UserError(f"replica: {error}") from None
+
+
+def replica_settings(
+    known: Coefficients | None,
+    most_running: int | None = None,
+    token_budget: int | None = None,
+    capacity_tokens: int | None = None,
+    block_tokens: int | None = None,
+    prefill: str | None = None,
+) -> ReplicaSettings:
+    """Return a replica's limits: those given, then those of coefficients, then the defaults of vLLM.
+
+    Raises UserError for a value out of range.
+    """
+    given = {
+        "most_running": most_running,
+        "token_budget": token_budget,
+        "capacity_tokens": capacity_tokens,
+        "block_tokens": block_tokens,
+        "prefill": prefill,
+    }
+    kept = {} if known is None or known.replica is None else known.replica.model_dump()
+    values = {"most_running": 256, "token_budget": 2048, **kept, **{k: v for k, v in given.items() if v is not None}}
+    try:
+        return ReplicaSettings.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"replica: {mistakes(ReplicaSettings, values, error)[0].line()}") from None
+
+
+def step_coefficients_of(known: Coefficients) -> list[float]:
+    """Return c0..c4 in seconds, 0 for a term that nothing measured; raises UserError without a step law."""
+    if known.step_law is None:
+        raise UserError(f"coefficients {known.name}: hold no step law")
+    return [getattr(known.step_law, name) or 0.0 for name in STEP_TERMS]
+
+
+def fit(log_path: Path, settings: ReplicaSettings, until: int | None, name: str, quiet: bool = False) -> Coefficients:
+    """Fit the step law to the first ``until`` requests of a log, all when None; raises UserError for a bad log."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"--output {name}.json: the name must be letters, digits and . _ -")
+    try:
+        log = read_log(log_path)
+        if until is not None and not 1 <= until <= len(log.queued_s):
+            raise UserError(f"--fit-until {until}: must be from 1 to {len(log.queued_s)}, the requests of the log")
+        with Counting(FITS, "fitting", quiet=quiet) as progress:
+            found = fit_log(log, replica_of(settings), until, done=progress.advance)
+    except ValueError as error:
+        raise error if isinstance(error, UserError) else UserError(f"{log_path}: {error}") from None
+    values: dict[str, Any] = dict(zip(STEP_TERMS, found.coefficients.tolist(), strict=True))
+    law = StepCoefficients(
+        **values,
+        standard_errors=found.standard_errors.tolist(),
+        covariance=found.covariance.tolist(),
+        degrees_of_freedom=max(found.requests - len(STEP_TERMS), 0),
+        quality=FitQuality(
+            measurements=found.requests, r_squared=None, rms_residual=None, worst_residual=None, leave_one_out_rms=None
+        ),
+    )
+    fitted = FittedLog(
+        requests=len(log.queued_s),
+        fitted_to=found.requests,
+        rms=dict(zip(QUANTITIES, found.rms, strict=True)),
+        unsure=list(found.unsure),
+    )
+    return Coefficients(
+        name=name,
+        label="measured",
+        title=f"step law fitted to {found.requests} of {len(log.queued_s)} requests of {log_path.name}",
+        source="fitted by batchcube to a request log, by simulating it",
+        provenance={"batchcube_version": batchcube_version(), "log": log_path.name},
+        raw=Raw(file=log_path.name, sha256=log.sha256),
+        step_law=law,
+        replica=settings,
+        log=fitted,
+    )
+
+
+def validate(
+    log_path: Path, known: Coefficients, settings: ReplicaSettings, skip: int = 0
+) -> tuple[list[Error], xr.Dataset]:
+    """Replay a log with coefficients; return the errors, and everything measured and simulated.
+
+    The errors are over all requests but the first ``skip``, those that the coefficients were fitted to. Raises
+    UserError for a bad log, coefficients without a step law, and a replica that could not have served the log.
+    """
+    try:
+        log = read_log(log_path)
+        records = replay(log, replica_of(settings), step_coefficients_of(known))
+    except ValueError as error:
+        raise error if isinstance(error, UserError) else UserError(str(error)) from None
+    if skip >= len(log.queued_s):
+        raise UserError(f"--skip {skip}: must be below {len(log.queued_s)}, the requests of the log")
+    rejected = int((records.status != SERVED).sum())
+    if rejected:
+        raise UserError(f"{log_path}: {rejected} requests could never fit into the replica's KV cache or token budget")
+    judged = ~log.first(skip)
+    measured, simulated = times_of_log(log), times_of_records(log, records)
+    scheduled, last = records.scheduled / TICKS_PER_S, records.last_token / TICKS_PER_S
+    time_s = np.linspace(0.0, float(max(log.last_token_s.max(), last.max())), 400)
+    courses = _courses("measured", log.queued_s, log.scheduled_s, log.last_token_s, time_s)
+    courses |= _courses("simulated", log.queued_s, scheduled, last, time_s)
+    errors = [*_time_rows(measured, simulated, judged), *_rate_rows(log, last), *_course_rows(courses)]
+    times: dict[str, Floats] = {}
+    for side, values in (("measured", measured), ("simulated", simulated)):
+        times |= {f"{side}_{name}": column for name, column in values._asdict().items()}
+    attrs: dict[str, Any] = {
+        "name": known.name,
+        "source": f"{known.title}; log {log_path.name}",
+        "judged": f"all but the first {skip}" if skip else "all",
+        "log_sha256": log.sha256,
+        "specification_sha256": log.sha256,
+        "preemptions_simulated": int(records.preemptions.sum()),
+    }
+    return errors, build_validation(log.queued_s, judged, times, time_s, courses, attrs)
+
+
+def _courses(side: str, queued: Floats, scheduled: Floats, last: Floats, time_s: Floats) -> dict[str, Floats]:
+    """Return running and waiting requests at each time; a preempted request counts as running until its last token."""
+    at = time_s[:, None]
+    with np.errstate(invalid="ignore"):
+        running = ((scheduled <= at) & (at < last)).sum(axis=1).astype(np.float64)
+        waiting = ((queued <= at) & (at < scheduled)).sum(axis=1).astype(np.float64)
+    if np.isnan(scheduled).any():
+        running[:] = waiting[:] = np.nan
+    return {f"{side}_running": running, f"{side}_waiting": waiting}
+
+
+def _time_rows(measured: Any, simulated: Any, judged: NDArray[np.bool_]) -> list[Error]:
+    rows = []
+    for name, seen, found in zip(measured._fields, measured, simulated, strict=True):
+        for statistic, what in STATISTICS.items():
+            a, b = (
+                float(np.nanquantile(v[judged], what) if isinstance(what, float) else np.nanmean(v[judged]))
+                for v in (seen, found)
+            )
+            rows.append(Error(name, statistic, a, b, b / a - 1))
+    return rows
+
+
+def _rate_rows(log: Log, last: Floats) -> list[Error]:
+    """Return makespan and output tokens per second over it, of the whole log."""
+    a, b = float(log.last_token_s.max()), float(last.max())
+    tokens = float(log.output_tokens.sum())
+    return [
+        Error("makespan_s", "all", a, b, b / a - 1),
+        Error("throughput_tokens_per_s", "all", tokens / a, tokens / b, a / b - 1),
+    ]
+
+
+def _course_rows(courses: dict[str, Floats]) -> list[Error]:
+    """Return the mean number running and waiting over time, and the mean distance between both curves over it."""
+    rows = []
+    for name in ("running", "waiting"):
+        seen, found = courses[f"measured_{name}"], courses[f"simulated_{name}"]
+        if np.isnan(seen).any():
+            continue
+        a, b = float(seen.mean()), float(found.mean())
+        rows.append(Error(name, "mean over time", a, b, b / a - 1 if a else np.nan))
+        apart = float(np.abs(seen - found).mean())
+        rows.append(Error(name, "mean distance", a, apart, apart / a if a else np.nan))
+    return rows

@@ -1,0 +1,151 @@
+"""Held against a log: `calibrate log`, `validate`, and the figure of both."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batchcube.calibration import logs
+from batchcube.calibration.logs import Log, replay
+from batchcube.engine.continuous import make_law, make_replica
+from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.figures import registry
+from batchcube.results.validation import read_validation
+from batchcube.sweeps.coefficients import load
+from batchcube.sweeps.validating import replica_settings, validate
+
+from .command_line import Answer
+
+TRUTH = [8e-3, 1e-4, 5e-8, 4e-5, 2e-9]
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the log of a simulated server whose law is `TRUTH`."""
+    rng = np.random.default_rng(5)
+    queued = np.cumsum(rng.exponential(0.1, COUNT))
+    prompt, output = rng.integers(20, 900, COUNT), rng.integers(20, 150, COUNT)
+    nothing = np.zeros(COUNT)
+    server = make_replica(make_law(1.0), most_running=8, token_budget=512, capacity_tokens=10**6)
+    records = replay(Log(queued, nothing, nothing, nothing, prompt, output, ""), server, TRUTH)
+    path = tmp_path_factory.mktemp("log") / "server.jsonl"
+    rows = zip(queued, prompt, output, records.scheduled, records.first_token, records.last_token, strict=True)
+    with path.open("w") as file:
+        for q, p, o, scheduled, first, last in rows:
+            entry = {"input_toks": int(p), "output_toks": int(o), "queued_ts": 100.0 + q}
+            ticks = (("scheduled_ts", scheduled), ("first_token_ts", first), ("last_token_ts", last))
+            entry |= {name: 100.0 + int(value) / TICKS_PER_S for name, value in ticks}
+            file.write(json.dumps(entry) + "\n")
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_STARTS", 4)
+    monkeypatch.setattr(logs, "_STARTS_AGAIN", 1)
+
+
+def test_from_a_log_to_coefficients_to_errors_to_a_figure(
+    tmp_path: Path,
+    log_file: Path,
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fitted = Answer(
+        capsys, "calibrate", "log", str(log_file), "--max-num-seqs", "8", "--token-budget", "512",
+        "--fit-until", "40", "-o", "server.json", "--quiet",
+    )  # fmt: skip
+    assert fitted.status == 0
+    assert "fitted to 40 of 60 requests" in fitted.out
+    known = load("server.json")
+    assert known.step_law is not None
+    # Few starts: how well laws are found is tested where they are fitted.
+    assert known.step_law.c0_s == pytest.approx(TRUTH[0], rel=0.15)
+    assert known.replica is not None
+    assert (known.replica.most_running, known.replica.token_budget) == (8, 512)
+    judged = Answer(
+        capsys, "validate", str(log_file), "--coefficients", "server.json", "--skip", "40", "-o", "v.nc",
+        "--figure", "v.png",
+    )  # fmt: skip
+    assert judged.status == 0
+    assert "throughput_tokens_per_s" in judged.out
+    kept = read_validation("v.nc")
+    assert kept["judged"].values.sum() == 20
+    assert Path("v.png").read_bytes().startswith(b"\x89PNG")
+    again = Answer(capsys, "figure", "simulated-vs-measured", "v.nc", "-o", "again.png")
+    assert again.status == 0
+    assert Path("again.png").read_bytes() == Path("v.png").read_bytes()
+    refused = Answer(capsys, "validate", str(log_file), "--coefficients", "server.json", "-o", "v.nc")
+    assert refused.mistake == "v.nc: is there already; choose another output, or --overwrite"
+
+
+def exact(settings: dict[str, int] | None = None):
+    """Return coefficients of the true law, and a replica's limits."""
+    known = load("dynamic-batching-fig3")
+    assert known.step_law is not None
+    names = ("c0_s", "c1_s_per_request", "c2_s_per_kv_token", "c3_s_per_prefill_token", "c4_s_per_prefill_attention")
+    law = known.step_law.model_copy(update=dict(zip(names, TRUTH, strict=True)))
+    limits = {"most_running": 8, "token_budget": 512} | (settings or {})
+    return known.model_copy(update={"step_law": law}), replica_settings(None, **limits)
+
+
+def test_the_true_law_has_no_error(log_file: Path) -> None:
+    errors, dataset = validate(log_file, *exact())
+    for row in errors:
+        # Timestamps of 100 s and more have some ten digits behind the point.
+        assert row.error == pytest.approx(0.0, abs=1e-6), row
+    assert {row.quantity for row in errors} == {
+        "ttft_s", "tpot_s", "e2e_s", "makespan_s", "throughput_tokens_per_s", "running", "waiting",
+    }  # fmt: skip
+    np.testing.assert_allclose(dataset["measured_e2e_s"], dataset["simulated_e2e_s"], rtol=1e-9)
+    assert dataset["measured_running"].max() == 8
+
+
+def test_a_slower_law_is_late_everywhere(log_file: Path) -> None:
+    known, settings = exact()
+    assert known.step_law is not None
+    slow = known.model_copy(update={"step_law": known.step_law.model_copy(update={"c0_s": 2 * TRUTH[0]})})
+    errors, _ = validate(log_file, slow, settings, 10)
+    by_name = {(row.quantity, row.statistic): row.error for row in errors}
+    assert by_name["tpot_s", "mean"] > 0.5
+    assert by_name["throughput_tokens_per_s", "all"] < 0
+
+
+def test_what_cannot_be_validated_is_said_in_one_line(
+    tmp_path: Path, log_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    log, law = str(log_file), "dynamic-batching-fig3"
+    cases = [
+        (["validate", "gone.jsonl", "--coefficients", law], "gone.jsonl: cannot be read"),
+        (["validate", log, "--coefficients", "nobody"], "coefficients nobody: none of that name"),
+        (["validate", log, "--coefficients", law, "--skip", "60"], "--skip 60: must be below 60"),
+        (["validate", log, "--coefficients", law, "--kv-tokens", "100"], f"{log}: "),
+        (
+            ["validate", log, "--coefficients", law, "--token-budget", "4"],
+            "replica: token_budget = 4: must be at least",
+        ),
+        (["validate", log, "--coefficients", law, "--prefill", "mixed"], 'replica: prefill = "mixed": must be'),
+        (["calibrate", "log", log, "-o", "out.txt"], "out.txt: must end in .json"),
+        (["calibrate", "log", log, "-o", "a b.json"], "--output a b.json: the name must be"),
+        (["calibrate", "log", log, "--fit-until", "61", "-o", "out.json"], "--fit-until 61: must be from 1 to 60"),
+        (["calibrate", "log", log, "--fit-until", "20", "-o", "out.json"], f"{log}: 20 requests to fit to"),
+    ]
+    for arguments, line in cases:
+        assert Answer(capsys, *arguments).mistake.startswith(line), arguments
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_figure_draws_what_is_judged(log_file: Path) -> None:
+    _, dataset = validate(log_file, *exact(), 40)
+    figure = registry.draw("simulated-vs-measured", dataset)
+    lines = {line.get_label(): line for line in figure.axes[2].get_lines()}
+    judged = np.sort(dataset["measured_e2e_s"].values[40:])
+    np.testing.assert_array_equal(lines["measured"].get_xdata(), judged)
+    nobody = dataset.assign(judged=dataset["judged"] * 0)
+    with pytest.raises(ValueError, match="the validation judges no request"):
+        registry.draw("simulated-vs-measured", nobody)
