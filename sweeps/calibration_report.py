@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from batchcube.calibration.plausibility import Finding
 
+    from .validating import Error
+
 _STEP_UNITS = {
     "c0_s": (1e3, "ms"),
     "c1_s_per_request": (1e3, "ms per decoding request"),
@@ -92,6 +94,17 @@ def _print_plausibility(flags: "Sequence[str]", notes: "Sequence[str]", console:
     for kind, texts in (("flag", flags), ("note", notes)):
         for text in texts:
             console.print(f"  {kind}: {text}", highlight=False, markup=False)
+
+
+def print_errors(errors: "Sequence[Error]", console: "Console") -> None:
+    """Print what was measured, what was simulated, and the errors."""
+    from rich.table import Table
+
+    table = Table("quantity", "statistic", "measured", "simulated", "error")
+    for row in errors:
+        numbers = (f"{row.measured:.5g}", f"{row.simulated:.5g}", f"{100 * row.error:+.2f} %")
+        table.add_row(row.quantity, row.statistic, *numbers)
+    console.print(table)
 
 
 def log_in_words(log: FittedLog) -> str:

@@ -312,8 +312,8 @@ def validate(
     many requests ran and waited. Limits that are not given are those the coefficients were fitted with.
     """
     from rich.console import Console
-    from rich.table import Table
 
+    from .calibration_report import print_errors
     from .coefficients import load
     from .errors import UserError
     from .validating import replica_settings
@@ -325,10 +325,7 @@ def validate(
         if path.exists() and not overwrite:
             raise UserError(f"{path}: is there already; choose another output, or --overwrite")
     errors, dataset = validated(log, known, settings, skip)
-    table = Table("quantity", "statistic", "measured", "simulated", "error")
-    for row in errors:
-        table.add_row(*row[:2], *(f"{value:.5g}" for value in row[2:4]), f"{100 * row[4]:+.2f} %")
-    Console().print(table)
+    print_errors(errors, Console())
     if output is not None:
         from batchcube.results.validation import write_validation
 

@@ -10,6 +10,8 @@ from .cli_help import examples
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import Console
+
     from batchcube.calibration.measuring.bench import Engine, Grid
 
 app = typer.Typer(help="Measure how long batches take on a real engine, fit service laws, and judge tables.")
@@ -354,27 +356,42 @@ def calibrate_table(
 
 @app.command(
     "loop",
-    epilog=examples(
-        "batchcube calibrate loop -o out/loop", "batchcube calibrate loop --runs 5 --requests 400 -o out/loop"
-    ),
+    epilog=examples("batchcube calibrate loop", "batchcube calibrate loop --engine vllm -o out/vllm-loop"),
 )
 def calibrate_loop(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="folder to write to", show_default=True)
     ] = Path("out/loop"),
+    engine: Annotated[
+        str, typer.Option("--engine", help="transformers: static batches; vllm: continuous batching", show_default=True)
+    ] = "transformers",
     model: ModelOption = "qwen3-tiny",
-    requests: Annotated[int, typer.Option("--requests", min=20, help="served in every run", show_default=True)] = 200,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="with arrivals of their own", show_default=True)] = 3,
+    requests: Annotated[int, typer.Option("--requests", min=40, help="served in every run", show_default=True)] = 200,
+    runs: Annotated[
+        int | None, typer.Option("--runs", min=1, help="with arrivals of their own (transformers); 3 when left out")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="of requests and prompts", show_default=True)] = 1,
     quiet: QuietOption = False,
 ) -> None:
-    """Close the loop: calibrate Transformers by micro-benchmarks alone, serve requests for real, predict them.
+    """Close the loop: calibrate an engine by micro-benchmarks alone, serve requests on it for real, predict them.
 
-    Serves Poisson requests in real time with static batches, as multi_bin_only and as dynamic_only, decided by the
-    simulator's own policies; replays the same arrivals in the simulator with the calibrated law and the measured table;
-    prints the errors of mean and p90 latency and of throughput. By the wall clock: a busy machine shows in the errors.
+    Poisson requests are served in real time, by Transformers in static batches that the simulator's own policies decide
+    (multi_bin_only and dynamic_only), or by vLLM with a KV cache too small for them; then the simulator replays the
+    same arrivals, and the errors are printed. By the wall clock: a busy machine shows in the errors.
     """
-    from rich.console import Console
+    from .errors import UserError
+
+    if engine == "transformers":
+        _static_loop(output, model, requests, 3 if runs is None else runs, seed, quiet=quiet)
+    elif engine == "vllm":
+        if runs is not None:
+            raise UserError("--runs: goes with --engine transformers only")
+        _vllm_loop(output, model, requests, seed, quiet=quiet)
+    else:
+        raise UserError(f"--engine {engine}: must be transformers or vllm")
+
+
+def _static_loop(output: Path, model: str, requests: int, runs: int, seed: int, *, quiet: bool) -> None:
     from rich.table import Table
 
     from .closing_loop import close_loop
@@ -409,10 +426,44 @@ def calibrate_loop(
             f"{100 * rows['error'].mean():+.1f} %",
             f"{each} %",
         )
-    console = Console()
-    console = console if console.is_terminal else Console(width=max(console.width, 140))
-    console.print(table)
+    _wide_console().print(table)
     print(f"{output}: measurement.nc, coefficients.json, requests.csv, comparison.csv")
+
+
+def _vllm_loop(output: Path, model: str, requests: int, seed: int, *, quiet: bool) -> None:
+    from . import closing_loop_vllm as loop
+    from .calibration_report import print_errors
+    from .errors import UserError
+
+    try:
+        from batchcube.calibration.measuring.vllm_engine import Limits, VllmEngine
+
+        limits = Limits(loop.MOST_RUNNING, loop.TOKEN_BUDGET, loop.KV_BLOCKS, loop.LONGEST)
+        server = VllmEngine(model, loop.GRID.cells(), dummy_weights=True, limits=limits, wall_clock=True)
+    except ImportError:
+        raise UserError(_NO_VLLM.replace("vllm:", "loop:", 1)) from None
+    except ValueError as error:
+        raise UserError(f"calibrate loop: {' '.join(str(error).split())}") from None
+    # Not before vLLM is up, see closing_loop_vllm.
+    from batchcube.figures import registry
+    from batchcube.results.validation import write_validation
+
+    output.mkdir(parents=True, exist_ok=True)
+    known, errors, dataset = loop.close_vllm_loop(server, output, requests=requests, seed=seed, quiet=quiet)
+    _print(known, None)
+    print_errors(errors, _wide_console())
+    print(f"preemptions simulated: {dataset.attrs['preemptions_simulated']}")
+    write_validation(dataset, output / "validation.nc")
+    registry.save(registry.draw("simulated-vs-measured", dataset), dataset, output / "simulated-vs-measured.png")
+    print(f"{output}: measurement.nc, coefficients.json, log.jsonl, validation.nc, simulated-vs-measured.png")
+
+
+def _wide_console() -> "Console":
+    from rich.console import Console
+
+    console = Console()
+    # A file has no width of its own.
+    return console if console.is_terminal else Console(width=max(console.width, 140))
 
 
 @app.command(
@@ -537,13 +588,9 @@ def _require_new(coefficients: Path) -> None:
 
 
 def _print(known: Any, output: Path | None) -> None:
-    from rich.console import Console
-
     from .calibration_report import print_coefficients
 
-    console = Console()
-    console = console if console.is_terminal else Console(width=max(console.width, 140))
-    print_coefficients(known, console, None if output is None else str(output))
+    print_coefficients(known, _wide_console(), None if output is None else str(output))
 
 
 def _write(known: Any, output: Path) -> None:

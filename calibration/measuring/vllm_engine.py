@@ -7,11 +7,12 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..models import SHAPES, Model, configuration, read_model
+from ..models import SHAPES, Model, configuration, model_of, read_model
 from .bench import Cell, CellTooLargeError, Sample
 from .clock import WALL, cpu_clock
 
@@ -36,11 +37,26 @@ def prepare(threads: int) -> bool:
     return on_gpu
 
 
+class Limits(NamedTuple):
+    """What a serving engine is given, instead of what its largest cell needs."""
+
+    most_running: int
+    """max_num_seqs."""
+    token_budget: int
+    """max_num_batched_tokens."""
+    kv_blocks: int
+    """Blocks of the KV cache; vLLM keeps one of them to itself."""
+    longest: int
+    """Most tokens, prompt and output, of one request."""
+
+
 class VllmEngine:
     """vLLM with prefix caching off, prompts as token ids, `ignore_eos`: a batch runs exactly as long as it is told.
 
     The token budget and the largest number of sequences are those of the largest cell, so that the whole prefill of a
-    batch is one step. Raises ImportError without vllm, ValueError for a model that cannot be loaded.
+    batch is one step, or those of `limits`: cells that exceed them are then refused. On one thread of a CPU steps are
+    timed by process time, unless `wall_clock`. Raises ImportError without vllm, ValueError for a model that cannot be
+    loaded.
     """
 
     def __init__(
@@ -52,6 +68,8 @@ class VllmEngine:
         dtype: str = "bfloat16",
         threads: int = 1,
         kv_cache_gib: int | None = None,
+        limits: Limits | None = None,
+        wall_clock: bool = False,
         seed: int = 0,
     ) -> None:
         if model in SHAPES and not dummy_weights:
@@ -80,6 +98,13 @@ class VllmEngine:
             "max_num_batched_tokens": max(budget, longest, 2048),
             "max_model_len": longest,
         }
+        if limits is not None:
+            options |= {
+                "max_num_seqs": limits.most_running,
+                "max_num_batched_tokens": limits.token_budget,
+                "max_model_len": limits.longest,
+                "num_gpu_blocks_override": limits.kv_blocks,
+            }
         try:
             self._llm = vllm.LLM(
                 model=where,
@@ -97,12 +122,18 @@ class VllmEngine:
         self._torch = torch
         self.threads = threads
         self.dummy_weights = dummy_weights
-        self.clock, self._now = cpu_clock(threads) if on_cpu else (WALL, time.perf_counter)
+        by_wall = wall_clock or not on_cpu
+        self.clock, self._now = (WALL, time.perf_counter) if by_wall else cpu_clock(threads)
         config = self._llm.llm_engine.vllm_config
-        self.model: Model = read_model(where if model not in SHAPES else model, dtype)
+        self.model: Model = (
+            read_model(model, dtype)
+            if model in SHAPES
+            else model_of(model, config.model_config.hf_config.to_dict(), dtype, model)
+        )
         self._vocabulary = self.model.vocabulary
         cache = config.cache_config
-        self.capacity_tokens = int(cache.num_gpu_blocks) * int(cache.block_size)
+        self.block_tokens = int(cache.block_size)
+        self.capacity_tokens = int(cache.num_gpu_blocks) * self.block_tokens
         self._on_cpu = on_cpu
         self._numbers = itertools.count()
         self._rng = np.random.default_rng(seed)
@@ -141,20 +172,18 @@ class VllmEngine:
         """Return why a cell cannot be measured, "" when it can be tried."""
         if cell.kv_tokens > self.capacity_tokens:
             return f"{cell.kv_tokens} tokens of KV cache, the engine has room for {self.capacity_tokens}"
+        most, budget = self._options["max_num_seqs"], self._options["max_num_batched_tokens"]
+        if cell.batch_size > most:
+            return f"{cell.batch_size} requests, the engine runs {most} at once"
+        if cell.batch_size * cell.prompt_tokens > budget:
+            return f"a prefill of {cell.batch_size * cell.prompt_tokens} tokens, a step of the engine holds {budget}"
         return ""
 
     def run(self, cell: Cell) -> Sample:
         """Serve one batch of random prompts and time each engine step."""
         engine = self._llm.llm_engine
-        told = self._sampling(
-            max_tokens=cell.output_tokens,
-            min_tokens=cell.output_tokens,
-            ignore_eos=True,
-            detokenize=False,
-            temperature=0,
-        )
         for prompt in self._rng.integers(2, self._vocabulary, (cell.batch_size, cell.prompt_tokens)).tolist():
-            engine.add_request(str(next(self._numbers)), {"prompt_token_ids": prompt}, told)
+            self._add(prompt, cell.output_tokens)
         step_s = []
         started = time.perf_counter()
         while engine.has_unfinished_requests():
@@ -165,3 +194,49 @@ class VllmEngine:
             # More steps than tokens: the prefill was cut up, or a request was preempted.
             raise CellTooLargeError(f"took {len(step_s)} steps for {cell.output_tokens} tokens")
         return Sample(np.array(step_s), time.perf_counter() - started)
+
+    def serve(
+        self, arrival_s: NDArray[np.float64], prompt_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64]
+    ) -> list[dict[str, float]]:
+        """Serve requests in real time, each field (request,); return their log, as `calibration.logs` reads it.
+
+        A request that arrives while the engine is in a step is handed over when the step ends; it counts as queued from
+        its arrival. Seconds since the start, by the wall clock.
+        """
+        engine = self._llm.llm_engine
+        log: list[dict[str, float]] = []
+        numbers: dict[str, int] = {}
+        begun = time.perf_counter()
+        while len(log) < len(arrival_s) or engine.has_unfinished_requests():
+            now = time.perf_counter() - begun
+            while len(log) < len(arrival_s) and arrival_s[len(log)] <= now:
+                i = len(log)
+                prompt = self._rng.integers(2, self._vocabulary, int(prompt_tokens[i])).tolist()
+                numbers[self._add(prompt, int(output_tokens[i]))] = i
+                log.append(
+                    {
+                        "input_toks": int(prompt_tokens[i]),
+                        "output_toks": int(output_tokens[i]),
+                        "queued_ts": float(arrival_s[i]),
+                    }
+                )
+            if not engine.has_unfinished_requests():
+                time.sleep(max(0.0, float(arrival_s[len(log)]) - now))
+                continue
+            emitted = engine.step()
+            now = time.perf_counter() - begun
+            for output in emitted:
+                entry = log[numbers[output.request_id]]
+                entry.setdefault("first_token_ts", now)
+                if output.finished:
+                    entry["last_token_ts"] = now
+        return log
+
+    def _add(self, prompt: list[int], output_tokens: int) -> str:
+        """Hand a request over; return its name."""
+        told = self._sampling(
+            max_tokens=output_tokens, min_tokens=output_tokens, ignore_eos=True, detokenize=False, temperature=0
+        )
+        name = str(next(self._numbers))
+        self._llm.llm_engine.add_request(name, {"prompt_token_ids": prompt}, told)
+        return name
