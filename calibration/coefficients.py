@@ -27,6 +27,8 @@ SHIPPED = Path(__file__).parent / "shipped"
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Label = Literal["measured", "literature", "table"]
+Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 H = Literal["constant", "linear", "saturating", "power"]
 
 
@@ -43,6 +45,9 @@ class FitQuality(_Part):
     worst_residual: Finite | None
     worst_at: str = Field(default="", description="the cell with the worst residual")
     leave_one_out_rms: NonNegative | None
+    leave_one_size_out_rms: NonNegative | None = Field(
+        description="of batch sizes between the smallest and the largest, each predicted from the others"
+    )
 
 
 class BatchCoefficients(_Part):
@@ -80,7 +85,9 @@ class BatchTable(_Part):
     batch_sizes: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)]
     output_tokens: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)]
     seconds: list[list[Positive]]
-    interpolation_rms: NonNegative | None = Field(description="relative error of cells interpolated between neighbours")
+    leave_one_size_out_rms: NonNegative | None = Field(
+        description="relative error of batch sizes interpolated between their neighbours, over all lengths"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> "BatchTable":
@@ -99,7 +106,10 @@ class BatchTable(_Part):
 class BatchLaws(_Part):
     """The laws of whole batches at one prompt length, and the one that predicts left-out cells best."""
 
-    prompt_tokens: NonNegative | None = Field(description="null: the prefill is not in the times, or not known")
+    prompt_tokens: NonNegative | None = Field(description="null where it is not known")
+    from_steps: bool = Field(description="made of decode steps: the prefill is not in the times")
+    batch_sizes: Range | None = Field(description="smallest and largest that was measured; null where not known")
+    output_tokens: Range | None = Field(description="shortest and longest that was measured; null for steps")
     chosen: H
     laws: dict[H, BatchCoefficients]
     table: BatchTable | None = None
@@ -176,7 +186,9 @@ class Coefficients(_Part):
 
     format: Literal[1] = 1
     name: Annotated[str, Field(min_length=1, max_length=100)]
-    label: Literal["measured", "literature"] = Field(description="measured by this package, or published by others")
+    label: Label = Field(
+        description="measured by this package, published by others (with their citation), or read from somebody's table"
+    )
     title: str
     source: str = Field(description="how and where it was measured, or the citation")
     provenance: dict[str, str | int | float] = Field(default_factory=dict)
@@ -219,6 +231,7 @@ def quality_of(quality: Quality, cells: Cells | None) -> FitQuality:
         worst_residual=_known(quality.worst_residual),
         worst_at=at,
         leave_one_out_rms=_known(quality.leave_one_out_rms),
+        leave_one_size_out_rms=_known(quality.leave_one_size_out_rms),
     )
 
 
@@ -260,13 +273,26 @@ def batch_laws(fits: Sequence[BatchFit]) -> list[BatchLaws]:
                 batch_sizes=sizes.tolist(),
                 output_tokens=lengths.tolist(),
                 seconds=seconds.tolist(),
-                interpolation_rms=_known(table_error(*grid)),
+                leave_one_size_out_rms=_known(table_error(*grid)),
             )
         laws: dict[Any, BatchCoefficients] = {h: batch_coefficients(law, fit.cells) for h, law in fit.laws.items()}
         stated.append(
-            BatchLaws(prompt_tokens=_known(fit.prompt_tokens), chosen=fit.chosen, laws=laws, table=table)  # type: ignore[arg-type]
+            BatchLaws(
+                prompt_tokens=_known(fit.prompt_tokens),
+                from_steps=False,
+                batch_sizes=range_of(fit.cells.batch_size),
+                output_tokens=range_of(fit.cells.output_tokens),
+                chosen=fit.chosen,  # type: ignore[arg-type]
+                laws=laws,
+                table=table,
+            )
         )
     return stated
+
+
+def range_of(values: Floats) -> list[float]:
+    """Return the smallest and the largest of measured sizes or lengths."""
+    return [float(np.nanmin(values)), float(np.nanmax(values))]
 
 
 def step_coefficients(law: StepLaw, cells: Cells | None) -> StepCoefficients:

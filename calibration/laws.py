@@ -40,6 +40,8 @@ class Quality(NamedTuple):
     """Number of the measurement with the worst residual."""
     leave_one_out_rms: float
     """Of every measurement predicted from all the others; NaN where there are too few."""
+    leave_one_size_out_rms: float
+    """Of every batch size between the smallest and the largest predicted from the other sizes; NaN without any."""
 
 
 class BatchLaw(NamedTuple):
@@ -139,7 +141,7 @@ def fit_batch_law(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike
         return again[0] + again[1] * length[~kept] * _batch_factor(b[~kept], h, again[2])
 
     spare = y.size - len(active)
-    return BatchLaw(a0, a1, h, gamma, covariance, active, spare, _quality(y, fitted, predict, free))
+    return BatchLaw(a0, a1, h, gamma, covariance, active, spare, _quality(y, fitted, predict, free, b))
 
 
 def fit_batch_laws(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike) -> tuple[str, dict[str, BatchLaw]]:
@@ -164,8 +166,10 @@ def fit_batch_laws(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLik
     return next(h for h, score in scores.items() if score <= enough), fits
 
 
-def fit_step_law(terms: ArrayLike, seconds: ArrayLike) -> StepLaw:
+def fit_step_law(terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLike | None = None) -> StepLaw:
     """Fit the step law to the terms (n, 5) of measured steps, see `step_terms`, and their seconds (n,).
+
+    `batch_sizes` (n,), where given, are those that are left out one by one to tell how well the law carries over.
 
     A term that is 0 in every step is not measured: its coefficient is NaN. Raises ValueError for times that are not
     finite and > 0, terms that are not finite and >= 0, and for fewer steps, or fewer different ones, than terms.
@@ -197,7 +201,8 @@ def fit_step_law(terms: ArrayLike, seconds: ArrayLike) -> StepLaw:
     fitted = x @ coefficients
     active = tuple(i for i in measured if coefficients[i] > 0)
     covariance = _covariance(x, y, fitted / y - 1, active, one_scatter=False)
-    quality = _quality(y, fitted, lambda kept: x[~kept] @ solve(kept), len(measured))
+    sizes = None if batch_sizes is None else np.asarray(batch_sizes, np.float64)
+    quality = _quality(y, fitted, lambda kept: x[~kept] @ solve(kept), len(measured), sizes)
     shown = np.where([i in measured for i in range(x.shape[1])], coefficients, np.nan)
     return StepLaw(shown, covariance, active, quality)
 
@@ -331,20 +336,36 @@ def _errors(covariance: Floats, free: tuple[int, ...]) -> Floats:
     return errors
 
 
-def _quality(y: Floats, fitted: Floats, predict: Callable[[NDArray[np.bool_]], Floats], free: int) -> Quality:
+def _quality(
+    y: Floats,
+    fitted: Floats,
+    predict: Callable[[NDArray[np.bool_]], Floats],
+    free: int,
+    batch_sizes: Floats | None,
+) -> Quality:
     """Return how well `fitted` follows `y`; `predict` returns what the measurements kept say of the others."""
     residual = fitted / y - 1
     spread = float(np.sum((y - y.mean()) ** 2))
-    left_out = np.full(y.size, np.nan)
-    if y.size > free:
-        for i in range(y.size):
-            kept = np.arange(y.size) != i
-            left_out[i] = predict(kept)[0] / y[i] - 1
+    every = np.arange(y.size)
+    parts: list[NDArray[np.bool_]] = []
+    if batch_sizes is not None:
+        parts = [batch_sizes == size for size in np.unique(batch_sizes[np.isfinite(batch_sizes)])[1:-1]]
     return Quality(
         measurements=int(y.size),
         r_squared=1.0 - float(np.sum((y - fitted) ** 2)) / spread if spread > 0 else np.nan,
         rms_residual=float(np.sqrt(np.mean(residual**2))),
         worst_residual=float(residual[np.argmax(np.abs(residual))]),
         worst_at=int(np.argmax(np.abs(residual))),
-        leave_one_out_rms=float(np.sqrt(np.mean(left_out**2))),
+        leave_one_out_rms=_left_out(y, predict, [every == i for i in every], free),
+        leave_one_size_out_rms=_left_out(y, predict, parts, free),
     )
+
+
+def _left_out(
+    y: Floats, predict: Callable[[NDArray[np.bool_]], Floats], parts: Sequence[NDArray[np.bool_]], free: int
+) -> float:
+    """Return the root mean square of the relative error of parts that are predicted from all the others."""
+    if not len(parts) or any(y.size - part.sum() < free for part in parts):
+        return np.nan
+    errors = np.concatenate([predict(~part) / y[part] - 1 for part in parts])
+    return float(np.sqrt(np.mean(errors**2)))

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,15 +11,6 @@ from batchcube.engine.ticks import NEVER, TICKS_PER_S
 
 Serve = Callable[[Sequence[int]], None]
 """Serve a batch of requests, given by their numbers, and return when the last one is done."""
-
-
-class Served(NamedTuple):
-    """What became of every request, and how large the batches were and how long they took."""
-
-    records: Records
-    """Ticks since the start, (request,) each."""
-    batch_sizes: tuple[int, ...]
-    service_s: tuple[float, ...]
 
 
 class LiveReplication(Replication):
@@ -77,8 +67,11 @@ class LiveReplication(Replication):
             self.learn_from(batch)
 
 
-def serve_live(trace: Trace, bins: Bins, setup: Setup, serve: Serve) -> Served:
-    """Serve a trace on one server in real time; raises ValueError for what cannot be served live."""
+def serve_live(trace: Trace, bins: Bins, setup: Setup, serve: Serve) -> Records:
+    """Serve a trace on one server in real time; return what became of every request, in ticks since the start.
+
+    Raises ValueError for what cannot be served live.
+    """
     live = LiveReplication(trace, bins, setup, serve)
     live.run()
     records = Records(*(np.full(len(trace.arrival), -1, np.int64) for _ in Records._fields))
@@ -87,8 +80,4 @@ def serve_live(trace: Trace, bins: Bins, setup: Setup, serve: Serve) -> Served:
             values = (batch.start, batch.completion, batch.number, batch.bin, len(batch.members))
             for column, value in zip(records, values, strict=True):
                 column[i] = value
-    return Served(
-        records,
-        tuple(len(batch.members) for batch in live.done),
-        tuple(batch.service / TICKS_PER_S for batch in live.done),
-    )
+    return records

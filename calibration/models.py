@@ -44,6 +44,8 @@ _QWEN3 = {
     "eos_token_id": 1,
     "bos_token_id": 0,
 }
+# What only mixtures of experts and multi-head latent attention have.
+_OTHER_FORMULAS = ("num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank")
 BYTES_OF = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1, "int8": 1}
 
 
@@ -92,8 +94,8 @@ def configuration(name: str, dtype: str = "bfloat16") -> dict[str, Any]:
 def read_model(name: str, dtype: str = "bfloat16") -> Model:
     """Read a model's numbers: one of `SHAPES`, or a folder with a `config.json`.
 
-    Raises ValueError, one line, for a folder without one, for a file that is no configuration or lacks a number, and
-    for a dtype whose size is not known.
+    Raises ValueError, one line, for a folder without one, for a file that is no configuration or lacks a number, for a
+    dtype whose size is not known, and for what `model_of` does not know.
     """
     if dtype not in BYTES_OF:
         raise ValueError(f"dtype = {dtype!r}: must be one of {', '.join(BYTES_OF)}")
@@ -114,8 +116,25 @@ def read_model(name: str, dtype: str = "bfloat16") -> Model:
     return model_of(Path(name).name, content, dtype, str(file))
 
 
+def sizes_of(name: str, found: Mapping[str, Any], dtype: str) -> Model | None:
+    """Return the numbers in a configuration, None where `model_of` refuses it: an engine may run it nevertheless."""
+    try:
+        return model_of(name, found, dtype, name)
+    except ValueError:
+        return None
+
+
 def model_of(name: str, found: Mapping[str, Any], dtype: str, source: str) -> Model:
-    """Return the numbers in a configuration; ValueError, a line that starts with `source`, for one that is missing."""
+    """Return the numbers in a configuration.
+
+    Raises ValueError, a line that starts with `source`, for a number that is missing, and for mixtures of experts and
+    latent attention, whose weights and KV cache follow other formulas than those of `Model`.
+    """
+    for key in _OTHER_FORMULAS:
+        if found.get(key):
+            raise ValueError(
+                f"{source}: {key} = {found[key]!r}: only dense models with a key and a value for each KV head are known"
+            )
 
     def number(key: str, default: int | None = None) -> int:
         value = found.get(key)

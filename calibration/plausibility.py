@@ -1,8 +1,9 @@
-"""Could this table have been measured? Signs that it was not, in words, each with the chance of seeing it by luck.
+"""Could this table have been measured? Signs that it was not, in words.
 
-Real timings scatter: their standard deviation is not one fraction of the mean everywhere, points do not lie on a line
-to the last printed digit, no law explains everything, and more work does not take less time. A flag is a sign that no
-measurement shows; a note is what a reader should know and real tables do show.
+Real timings scatter: their standard deviation is not, even nearly, one fraction of the mean everywhere, points do not
+lie on a line to the last printed digit, no law explains more than their scatter leaves to explain, and more work does
+not take less time. A flag is a sign that no measurement shows; a note is what a reader should know and real tables do
+show.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .cells import KINDS, Cells, fit_batches, fit_steps
+from .cells import KINDS, BatchFit, Cells, fit_batches, fit_steps
 from .laws import Quality
 from .tables import Fits
 
@@ -51,12 +52,14 @@ class _Line(NamedTuple):
 
 def judge(cells: Cells) -> list[Finding]:
     """Return what is found in measured cells, flags first; an empty list says that nothing speaks against them."""
+    batches = fit_batches(cells)
     found = [
         *_repetitions(cells),
         *_wide_scatter(cells),
-        *_proportional_scatter(cells),
+        *_scatter(cells),
         *_straight_lines(cells),
-        *_perfect_fit(cells),
+        *_perfect_fit(cells, batches),
+        *_close_fit(batches),
         *_falling(cells),
     ]
     return sorted(found, key=lambda finding: finding.level != "flag")
@@ -72,7 +75,7 @@ def judge_fits(fits: Fits) -> list[Finding]:
     found = [Finding("note", "fits", f"the table holds {fits.slope.size} fitted lines and none of the measured points")]
     falling, perfect = int((fits.slope < 0).sum()), int((fits.r_squared > 1 - 1e-6).sum())
     if perfect:
-        found.append(Finding("flag", "R2 = 1", f"{perfect} of the lines leave nothing unexplained: R2 = 1"))
+        found.append(Finding("flag", "R2 = 1", f"{perfect} of the lines leave nothing unexplained"))
     if falling:
         found.append(Finding("flag", "latency falls with size", f"{falling} of the lines fall with the batch size"))
     return sorted(found, key=lambda finding: finding.level != "flag")
@@ -105,14 +108,20 @@ def _wide_scatter(cells: Cells) -> Iterator[Finding]:
         yield Finding("note", "wide scatter", text)
 
 
+def _scatter(cells: Cells) -> Iterator[Finding]:
+    """Look for standard deviations that scatter too little themselves; one fraction of the mean is the plainest."""
+    yield from [*_proportional_scatter(cells)] or _even_scatter(cells)
+
+
 def _proportional_scatter(cells: Cells) -> Iterator[Finding]:
     """Look for a standard deviation that is the same fraction of the mean in every cell, up to rounding."""
     stated = np.isfinite(cells.std_s) & (cells.repetitions > 1)
     std, mean = cells.std_s[stated], cells.seconds[stated]
-    if std.size >= 4 and (std == 0).all():
-        yield Finding(
-            "flag", "no scatter", f"the standard deviation is 0 in all {std.size} cells: nothing was repeated"
-        )
+    if std.size and (std <= 1e-12 * mean).all():
+        # Quiet times printed to few digits may show no deviation.
+        if (_QUIETEST * mean > cells.std_resolution_s / 2).sum() >= 4:
+            text = f"the standard deviation is 0 in all {std.size} cells: nothing was repeated"
+            yield Finding("flag", "no scatter", text)
         return
     ratio = float(np.median(std / mean)) if std.size else 0.0
     # What rounding alone can do to std - ratio * mean.
@@ -136,6 +145,33 @@ def _proportional_scatter(cells: Cells) -> Iterator[Finding]:
             f"measured ones would scatter by about {100 * float(np.median(scatter)):.0f} % of themselves"
         )
         yield Finding("flag", "scatter proportional to the mean", text)
+
+
+def _even_scatter(cells: Cells) -> Iterator[Finding]:
+    """Look for standard deviations whose fractions of the mean differ less than those of as few repetitions can.
+
+    That of n normal values scatters by 1 / sqrt(2 (n - 1)) of itself; with longer tails, or cells that differ, by more.
+    """
+    from scipy.stats import chi2
+
+    for kind in KINDS:  # the times of one kind may be parts of another's: together they are no independent cells
+        mine = cells.only(kind)
+        mine = mine.where(np.isfinite(mine.std_s) & (mine.repetitions > 1))
+        if mine.seconds.size < 4 or not (ratio := mine.std_s / mine.seconds).min() > 0:
+            continue
+        middle = float(np.median(ratio))
+        # The most that rounding can hide counts as scatter.
+        hidden = (mine.std_resolution_s + ratio * mine.resolution_s) / 2 / mine.seconds / middle
+        apart = np.abs(ratio / middle - 1) + hidden
+        expected = 1 / np.sqrt(2 * (mine.repetitions - 1))
+        # Half of what normal noise shows: bounded noise, or a drift that all cells share, evens deviations out too.
+        if chi2.cdf(float(np.sum((2 * apart / expected) ** 2)), ratio.size - 1) < _CHANCE:
+            text = (
+                f"the standard deviations of {ratio.size} {_TIMES[kind]} are {100 * middle:.3g} % of the mean, give or "
+                f"take {100 * float(np.sqrt(np.mean(apart**2))):.2g} % of themselves: measured ones would scatter by "
+                f"about {100 * float(np.median(expected)):.0f} %"
+            )
+            yield Finding("flag", "scatter too even", text)
 
 
 def _lines(cells: Cells) -> Iterator[_Line]:
@@ -199,9 +235,9 @@ def _fits_a_line(x: Floats, y: Floats, tolerance: Floats) -> bool:
     return bool(found.status == 0)
 
 
-def _perfect_fit(cells: Cells) -> Iterator[Finding]:
+def _perfect_fit(cells: Cells, batches: list[BatchFit]) -> Iterator[Finding]:
     """Look for a law that leaves nothing unexplained although it has far fewer coefficients than there are cells."""
-    for fit in fit_batches(cells):
+    for fit in batches:
         law = fit.laws[fit.chosen]
         yield from _unexplained(law.quality, len(law.free), f"law {fit.chosen} of whole batches")
     steps = fit_steps(cells)
@@ -211,8 +247,32 @@ def _perfect_fit(cells: Cells) -> Iterator[Finding]:
 
 def _unexplained(quality: Quality, free: int, name: str) -> Iterator[Finding]:
     if quality.measurements >= free + 2 and quality.rms_residual < 1e-5:
-        text = f"R2 = 1: the {name} explains {quality.measurements} cells with {free} coefficients and nothing is left"
+        text = f"the {name} explains {quality.measurements} cells with {free} coefficients and nothing is left"
         yield Finding("flag", "R2 = 1", text)
+
+
+def _close_fit(batches: list[BatchFit]) -> Iterator[Finding]:
+    """Look for means that follow a law more closely than means of so few repetitions with their scatter can."""
+    from scipy.stats import chi2
+
+    for fit in batches:
+        law, mine = fit.laws[fit.chosen], fit.cells
+        spare = mine.seconds.size - len(law.free)
+        if spare < 1 or not (np.isfinite(mine.std_s) & (mine.repetitions > 1)).all():
+            continue
+        # The least scatter and the largest distance that rounding leaves possible.
+        error = (mine.std_s - mine.std_resolution_s / 2) / np.sqrt(mine.repetitions)
+        if not (error > 0).all():
+            continue
+        apart = (
+            np.abs(law.seconds(mine.batch_size, mine.output_tokens) - mine.seconds) + mine.resolution_s / 2
+        ) / error
+        if chi2.cdf(float(np.sum(apart**2)), spare) < _CHANCE:
+            text = (
+                f"{apart.size} means are within {float(np.sqrt(np.mean(apart**2))):.2g} standard errors of the law "
+                f"{fit.chosen} of whole batches: with the scatter that the table states they would be about 1 off"
+            )
+            yield Finding("flag", "closer to a law than the scatter allows", text)
 
 
 def _falling(cells: Cells) -> Iterator[Finding]:
@@ -226,7 +286,7 @@ def _falling(cells: Cells) -> Iterator[Finding]:
         drops = line.y[:-1] - line.y[1:]
         clear = drops > np.maximum(4 * noise, 0.02 * line.y[:-1])
         whole = line.y[0] - line.y[-1] > max(4 * float(np.hypot(line.noise[0], line.noise[-1])), 0.1 * line.y[0])
-        if whole and (drops > 0).all():
+        if whole and (-drops <= 0.02 * line.y[:-1]).all():
             falling.append(line)
         elif clear.any():
             dips += 1

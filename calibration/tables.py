@@ -1,11 +1,12 @@
 """Other people's measurements: CSV files, read by the layout of their columns, into cells of named systems."""
 
+import codecs
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,10 +54,12 @@ class Layout(NamedTuple):
     """Columns that name what was measured: rows that differ there are different systems."""
     fitted: tuple[str, str, str] | None = None
     """Of a table that holds fits and no measurements: columns of R2, intercept and slope."""
+    marks: tuple[str, ...] = ()
+    """Columns that are not read, and tell the layout from others."""
 
     def columns(self) -> list[str]:
         """Return every column that the layout needs."""
-        found = [*self.systems, *(self.fitted or ())]
+        found = [*self.systems, *(self.fitted or ()), *self.marks]
         for times in self.times:
             found += [times.seconds, *times.fields.values(), *filter(None, (times.std, times.repetitions))]
         return list(dict.fromkeys(found))
@@ -94,12 +97,14 @@ LAYOUTS: dict[str, Layout] = {
         Layout(
             "sarathi-steps",
             "sarathi-serve: steps of decodes or of a prefill",
-            (Times("by tokens", "batch_execution_time", "s", {**_STEP, "": "operation_time_per_token"}),),
+            (Times("by tokens", "batch_execution_time", "s", _STEP),),
+            marks=("operation_time_per_token",),
         ),
         Layout(
             "sarathi-hybrid",
             "sarathi-serve: steps with decodes and a prefill in them",
-            (Times("by tokens", "batch_execution_time", "ms", {**_STEP, "": "per_token_time"}),),
+            (Times("by tokens", "batch_execution_time", "ms", _STEP),),
+            marks=("per_token_time",),
         ),
         Layout(
             "sarathi-chunks",
@@ -163,9 +168,9 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Me
             raise ValueError(f"{name}: columns.{key}: must be one of {', '.join(COLUMNS)}")
     wanted = [(columns or {}).get(column, column) for column in COLUMNS]
     cells: dict[tuple[int, int], list[float]] = {}
-    for where, (batch, length, seconds) in _rows(name, data, wanted):
+    for where, (batch, length, seconds) in _rows(name, *_opened(name, data), wanted):
         cell = (_whole(where, "batch_size", batch), _whole(where, "length_tokens", length))
-        cells.setdefault(cell, []).append(_positive(where, "seconds", seconds))
+        cells.setdefault(cell, []).append(_number(where, "seconds", seconds))
     batch_sizes = np.array(sorted({b for b, _ in cells}), dtype=np.int64)
     lengths = np.array(sorted({length for _, length in cells}), dtype=np.int64)
     if batch_sizes.size < 2 or lengths.size < 2:
@@ -194,34 +199,41 @@ def read_cells(
     path: str | Path,
     layout: str | None = None,
     columns: Mapping[str, str] | None = None,
-    unit: str = "s",
+    unit: str | None = None,
     select: Mapping[str, str] | None = None,
 ) -> Table:
     """Read a CSV of measurements in one of `LAYOUTS`, by name or by its columns, or with columns mapped by hand.
 
     ``columns`` maps ``batch_size``, ``length_tokens`` (or ``output_tokens``), ``prompt_tokens``, ``seconds``, ``std``
-    and ``repetitions`` to the file's own names; ``unit`` is that of its times then. ``select`` keeps the rows with
-    these values in columns that name the system. Raises ValueError, one line naming the file and the row.
+    and ``repetitions`` to the file's own names; ``unit`` is that of its times then, seconds when left out. ``select``
+    keeps the rows with these values in columns that name the system. Rows of one cell are its repetitions, or as many
+    repetitions as a column says. Raises ValueError, one line naming the file and the row.
     """
     name = str(path)
     data = _bytes(path)
-    header = _header(name, data)
-    chosen = _by_hand(name, columns, unit) if columns else _layout(name, layout, header)
+    if columns and layout is not None:
+        raise ValueError(f"{name}: layout {layout}: must be left out where columns are mapped by name (--column)")
+    if unit is not None and not columns:
+        raise ValueError(f"{name}: unit {unit}: goes with columns mapped by name (--column); layouts have their own")
+    if not columns and data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
+        raise ValueError(f"{name}: is a log of requests (JSON), must be a CSV of times of batches or steps")
+    header, lines = _opened(name, data)
+    chosen = _by_hand(name, columns, unit or "s") if columns else _layout(name, layout, header)
     wanted = chosen.columns()
     for key in select or {}:
         if key not in chosen.systems:
-            raise ValueError(f"{name}: select {key}: must be one of {', '.join(chosen.systems) or '(no columns)'}")
-    rows = _rows(name, data, wanted)
+            allowed = f"must be one of {', '.join(chosen.systems)}"
+            nothing = f"the layout {chosen.name} has no columns that name systems, so there is nothing to select by"
+            raise ValueError(f"{name}: select {key}: {allowed if chosen.systems else nothing}")
+    rows = ((where, dict(zip(wanted, row, strict=True))) for where, row in _rows(name, header, lines, wanted))
     kept = [
-        (where, dict(zip(wanted, row, strict=True)))
-        for where, row in rows
-        if all(dict(zip(wanted, row, strict=True))[key].strip() == value for key, value in (select or {}).items())
+        (where, row) for where, row in rows if all(row[key].strip() == value for key, value in (select or {}).items())
     ]
     if not kept:
         asked = ", ".join(f"{key} = {value}" for key, value in (select or {}).items())
         raise ValueError(f"{name}: no row has {asked}")
     if chosen.fitted is not None:
-        values = [[_finite(where, column, row[column]) for column in chosen.fitted] for where, row in kept]
+        values = [[_number(where, column, row[column], "") for column in chosen.fitted] for where, row in kept]
         return Table(chosen, {}, Fits(*np.array(values).T), hashlib.sha256(data).hexdigest())
     systems: dict[str, list[tuple[str, dict[str, str]]]] = {}
     for where, row in kept:
@@ -239,8 +251,6 @@ def _layout(name: str, layout: str | None, header: Sequence[str]) -> Layout:
         if layout not in LAYOUTS:
             raise ValueError(f"{name}: layout {layout}: must be one of {', '.join(LAYOUTS)}")
         return LAYOUTS[layout]
-    if header and header[0].startswith("{"):
-        raise ValueError(f"{name}: is a log of requests (JSON), must be a CSV of times of batches or steps")
     if {"running", "waiting"} <= set(header):
         raise ValueError(
             f"{name}: is a log over time ({', '.join(header)}), must be a CSV of times of batches or steps"
@@ -261,6 +271,10 @@ def _by_hand(name: str, columns: Mapping[str, str], unit: str) -> Layout:
             raise ValueError(f"{name}: column {key}: must be one of {', '.join(allowed)}")
     if "seconds" not in columns or "batch_size" not in columns:
         raise ValueError(f"{name}: columns: seconds and batch_size must be mapped")
+    if {"length_tokens", "output_tokens"} <= set(columns):
+        raise ValueError(
+            f"{name}: columns: length_tokens and output_tokens are two names of one thing: map one of them"
+        )
     if unit not in UNITS:
         raise ValueError(f"{name}: unit {unit}: must be one of {', '.join(UNITS)}")
     fields = {
@@ -276,36 +290,45 @@ def _by_hand(name: str, columns: Mapping[str, str], unit: str) -> Layout:
 def _read_times(times: Times, rows: list[tuple[str, dict[str, str]]]) -> Cells:
     """Return the cells of one column of times: rows of the same cell are its repetitions."""
     scale = UNITS[times.unit]
-    fields = {field: column for field, column in times.fields.items() if field}
+    # A step may hold no decode, or no prefill, and a prompt may be left out; nothing else can be 0.
+    may_be_0 = set(times.fields) if times.kind == "by tokens" else {"prompt_tokens"}
     groups: dict[tuple[str, tuple[float, ...]], list[tuple[float, float, float]]] = {}
     for where, row in rows:
-        # A step may hold no decode, or no prefill, and a prompt may be left out; nothing else can be 0.
-        may_be_0 = set(fields) if times.kind == "by tokens" else {"prompt_tokens"}
         key = tuple(
-            (_number if field in may_be_0 else _positive)(where, column, row[column])
-            for field, column in fields.items()
+            _number(where, column, row[column], ">= 0" if field in may_be_0 else "> 0")
+            for field, column in times.fields.items()
         )
-        kind = times.kind if times.kind != "by tokens" else _kind_of(where, dict(zip(fields, key, strict=True)))
-        seconds = _positive(where, times.seconds, row[times.seconds]) * scale
-        std = _number(where, times.std, row[times.std]) * scale if times.std else np.nan
+        kind = times.kind if times.kind != "by tokens" else _kind_of(where, dict(zip(times.fields, key, strict=True)))
+        seconds = _number(where, times.seconds, row[times.seconds]) * scale
+        std = _number(where, times.std, row[times.std], ">= 0") * scale if times.std else np.nan
         repetitions = _whole(where, times.repetitions, row[times.repetitions]) if times.repetitions else np.nan
         groups.setdefault((kind, key), []).append((seconds, std, float(repetitions)))
-    repeated = any(len(samples) > 1 for samples in groups.values())
+    # Where no row says how often, and a cell has several: the rows are the repetitions, here and everywhere.
+    rows_are_repetitions = not times.repetitions and any(len(samples) > 1 for samples in groups.values())
+    if rows_are_repetitions:
+        groups = {cell: [(seconds, np.nan, 1.0) for seconds, _, _ in samples] for cell, samples in groups.items()}
     parts = []
     for (kind, key), samples in groups.items():
-        known = dict(zip(fields, key, strict=True))
-        times_s = np.array([sample[0] for sample in samples])
-        _, std, repetitions = samples[0]
-        if repeated:
-            std, repetitions = (float(times_s.std(ddof=1)) if times_s.size > 1 else np.nan), float(times_s.size)
-        known |= {"std_s": std, "repetitions": repetitions}
-        parts.append(Cells.of(kind, [times_s.mean()], **_completed(kind, known)))
-    cells = join(parts)
-    texts = [row[times.seconds] for _, row in rows]
-    spreads = [row[times.std] for _, row in rows] if times.std else []
-    return cells._replace(
-        resolution_s=_resolution(texts) * scale, std_resolution_s=_resolution(spreads) * scale if spreads else 0.0
-    )
+        mean, std, repetitions = _combined(samples)
+        known = dict(zip(times.fields, key, strict=True)) | {"std_s": std, "repetitions": repetitions}
+        parts.append(Cells.of(kind, [mean], **_completed(kind, known)))
+    resolution = _resolution([row[times.seconds] for _, row in rows])
+    # Deviations of rows from one another are as coarse as the rows.
+    stated = times.std and not rows_are_repetitions
+    spread = _resolution([row[times.std] for _, row in rows]) if stated else resolution
+    return join(parts)._replace(resolution_s=resolution * scale, std_resolution_s=spread * scale)
+
+
+def _combined(samples: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """Return mean, pooled standard deviation and number of repetitions of rows (mean, std, repetitions) of one cell."""
+    if len(samples) == 1:
+        return samples[0]
+    mean, std, repetitions = np.array(samples).T
+    spare = repetitions - 1
+    # Rows of one repetition each have no deviation but that from one another.
+    told = spare > 0
+    pooled = np.sqrt(spare[told] @ std[told] ** 2 / spare.sum()) if told.any() else mean.std(ddof=1)
+    return float(repetitions @ mean / repetitions.sum()), float(pooled), float(repetitions.sum())
 
 
 def _completed(kind: str, known: dict[str, float]) -> dict[str, float]:
@@ -347,76 +370,62 @@ def _bytes(path: str | Path) -> bytes:
         raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _header(name: str, data: bytes) -> list[str]:
-    try:
-        first = next(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")), [])
-    except UnicodeDecodeError:
-        raise ValueError(f"{name}: is not a text file: must be CSV in UTF-8") from None
-    except csv.Error as error:
-        raise ValueError(f"{name}: line 1: is not CSV: {error}") from None
-    return [field.strip() for field in first]
+def _opened(name: str, data: bytes) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
+    """Return the names of the columns, and the lines below them."""
+    lines = _lines(name, data)
+    header = [field.strip() for field in next(lines, ("", []))[1]]
+    if not any(header):
+        raise ValueError(f"{name}: line 1: is empty: must be the names of the columns")
+    return header, lines
 
 
-def _rows(name: str, data: bytes, wanted: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
-    """Return (file and line, the texts of the wanted columns) of every row."""
+def _lines(name: str, data: bytes) -> Iterator[tuple[str, list[str]]]:
+    """Yield (file and line, fields) of every line."""
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        header = [field.strip() for field in next(reader, [])]
-        for column in wanted:
-            if header.count(column) != 1:
-                found = "is there twice" if column in header else "is missing"
-                has = ", ".join(header)[:120] or "nothing"
-                raise ValueError(f"{name}: line 1: column {column!r} {found}: needs {', '.join(wanted)}; has {has!r}")
-        at = [header.index(column) for column in wanted]
-        rows: list[tuple[str, tuple[str, ...]]] = []
         for row in reader:
-            where = f"{name}: line {reader.line_num}"
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise ValueError(f"{where}: has {len(row)} fields: must have {len(header)}, as the header does")
-            rows.append((where, tuple(row[k] for k in at)))
+            yield f"{name}: line {reader.line_num}", row
     except UnicodeDecodeError:
         raise ValueError(f"{name}: is not a text file: must be CSV in UTF-8") from None
     except csv.Error as error:
         raise ValueError(f"{name}: line {reader.line_num}: is not CSV: {error}") from None
+
+
+def _rows(
+    name: str, header: Sequence[str], lines: Iterator[tuple[str, list[str]]], wanted: Sequence[str]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Return (file and line, the texts of the wanted columns) of every row."""
+    for column in wanted:
+        if header.count(column) != 1:
+            found = "is there twice" if column in header else "is missing"
+            has = ", ".join(header)[:120]
+            raise ValueError(f"{name}: line 1: column {column!r} {found}: needs {', '.join(wanted)}; has {has!r}")
+    at = [header.index(column) for column in wanted]
+    rows: list[tuple[str, tuple[str, ...]]] = []
+    for where, row in lines:
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise ValueError(f"{where}: has {len(row)} fields: must have {len(header)}, as the header does")
+        rows.append((where, tuple(row[k] for k in at)))
     if not rows:
         raise ValueError(f"{name}: has no rows: needs at least a 2 x 2 grid")
     return rows
 
 
-def _number(where: str, column: str, text: str) -> float:
+def _number(where: str, column: str, text: str, bound: Literal["", ">= 0", "> 0"] = "> 0") -> float:
     try:
         value = float(text)
     except ValueError:
         value = np.nan
-    if not (np.isfinite(value) and value >= 0):
-        raise ValueError(f"{where}: {column} = {text.strip()[:40]!r}: must be a finite number >= 0")
-    return value
-
-
-def _finite(where: str, column: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        raise ValueError(f"{where}: {column} = {text.strip()[:40]!r}: must be a finite number")
-    return value
-
-
-def _positive(where: str, column: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{where}: {column} = {text.strip()[:40]!r}: must be a finite number > 0")
+    within = {"": True, ">= 0": value >= 0, "> 0": value > 0}[bound]
+    if not (np.isfinite(value) and within):
+        raise ValueError(f"{where}: {column} = {text.strip()[:40]!r}: must be a finite number {bound}".rstrip())
     return value
 
 
 def _whole(where: str, column: str, text: str) -> int:
-    value = _positive(where, column, text)
+    value = _number(where, column, text)
     if value != int(value) or value > 2**53:
         raise ValueError(f"{where}: {column} = {text.strip()[:40]!r}: must be a whole number >= 1")
     return int(value)

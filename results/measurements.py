@@ -33,7 +33,7 @@ _VARIABLES = {
     "step_s": ((*CELL, "repetition", "step"), "s", "duration of an engine step, in the clock of the attribute `clock`"),
     "batch_wall_s": ((*CELL, "repetition"), "s", "duration of the whole batch by the wall clock"),
     "order": ((*CELL, "repetition"), "1", "place in the order of measuring; -1 where nothing was measured"),
-    "refusal": (CELL, "1", "why a cell was not measured; empty where it was"),
+    "refusal": (CELL, "1", "why a cell, or a repetition of it, was not measured"),
 }
 
 

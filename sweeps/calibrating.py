@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,11 +13,13 @@ from batchcube.calibration.cells import BatchFit, Cells, cells_of_steps, fit_bat
 from batchcube.calibration.coefficients import (
     BatchLaws,
     Coefficients,
+    Label,
     Memory,
     Raw,
     batch_coefficients,
     batch_laws,
     plausibility_of,
+    range_of,
     sha256_of,
     step_coefficients,
 )
@@ -79,7 +81,9 @@ def fit_measurement(path: Path, name: str | None = None) -> tuple[Coefficients, 
         source=f"measured by batchcube {about['batchcube_version']}, {_day(about['created_utc'])}, {about['clock']}",
         provenance={key: _plain(about[key]) for key in _PROVENANCE if key in about},
         raw=Raw(file=path.name, sha256=sha256_of(path)),
-        memory=Memory(
+        memory=None
+        if "kv_bytes_per_token" not in about
+        else Memory(
             kv_bytes_per_token=int(about["kv_bytes_per_token"]),
             model_bytes=int(about["model_bytes"]),
             reported_capacity_tokens=None if capacity is None else int(capacity),
@@ -92,7 +96,7 @@ def fit_cells(
     cells: Cells,
     *,
     name: str,
-    label: Literal["measured", "literature"],
+    label: Label,
     title: str,
     source: str,
     provenance: Mapping[str, str | int | float] | None = None,
@@ -109,7 +113,7 @@ def fit_cells(
     batches, steps = fit_batches(cells), fit_steps(cells)
     laws = batch_laws(batches)
     if not laws and steps is not None:
-        laws = laws_of_steps(steps[0])
+        laws = laws_of_steps(steps[0], range_of(steps[1].batch_size))
     if not laws and steps is None:
         raise UserError(
             f"{where}: {cells.seconds.size} cells are too few, or too alike, for any law: it needs two lengths of "
@@ -131,13 +135,22 @@ def fit_cells(
     return coefficients, lay_out(batches, steps, coefficients)
 
 
-def laws_of_steps(step: StepLaw) -> list[BatchLaws]:
+def laws_of_steps(step: StepLaw, batch_sizes: list[float] | None) -> list[BatchLaws]:
     """Return the batch law that follows from decode steps c0 + c1 b, none where they depend on the KV tokens too."""
     try:
         law = batch_law_of_steps(step)
     except ValueError:
         return []
-    return [BatchLaws(prompt_tokens=None, chosen="linear", laws={"linear": batch_coefficients(law, None)})]
+    return [
+        BatchLaws(
+            prompt_tokens=None,
+            from_steps=True,
+            batch_sizes=batch_sizes,
+            output_tokens=None,
+            chosen="linear",
+            laws={"linear": batch_coefficients(law, None)},
+        )
+    ]
 
 
 def _default_prompt(laws: Sequence[BatchLaws]) -> float | None:

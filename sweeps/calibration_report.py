@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from .validating import Error
 
+# Columns of a terminal that all laws are shown on.
+_WIDE = 110
 _STEP_UNITS = {
     "c0_s": (1e3, "ms"),
     "c1_s_per_request": (1e3, "ms per decoding request"),
@@ -33,12 +35,16 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
     console.print(f"[bold]{known.name}[/bold] ({known.label}): {escape(known.title)}", highlight=False)
     console.print(known.source, highlight=False, markup=False)
     if known.batch_laws:
-        table = Table("prompt", "law h(b)", "a0 (s)", "a1 (ms/token)", "gamma", "R2", "left out", "worst cell")
+        how_well = ("R2", "left out", "size left out", "worst cell")
+        table = Table("prompt", "law h(b)", "a0 (s)", "a1 (ms/token)", "gamma", *how_well)
+        narrow = console.width < _WIDE
         for laws in known.batch_laws:
             prompt = "-" if laws.prompt_tokens is None else f"{laws.prompt_tokens:g}"
             for h, law in laws.laws.items():
+                if narrow and h != laws.chosen:
+                    continue
                 errors = law.standard_errors
-                mark = " *" if h == laws.chosen else ""
+                mark = " *" if h == laws.chosen and not narrow else ""
                 table.add_row(
                     prompt,
                     h + mark,
@@ -47,15 +53,19 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
                     _with_error(law.gamma, errors[2]),
                     "-" if law.quality.r_squared is None else f"{law.quality.r_squared:.4f}",
                     _percent(law.quality.leave_one_out_rms),
+                    _percent(law.quality.leave_one_size_out_rms),
                     _worst(law.quality.worst_residual, law.quality.worst_at),
                 )
             if laws.table is not None:
-                left_out = _percent(laws.table.interpolation_rms)
-                table.add_row(prompt, "table", "-", "-", "-", "-", left_out, "")
+                left_out = _percent(laws.table.leave_one_size_out_rms)
+                table.add_row(prompt, "table", "-", "-", "-", "-", "-", left_out, "")
+        if narrow:
+            del table.columns[-1]  # the worst cell takes more lines than all the rest
         console.print(table)
-        console.print(
-            "T(b, L) = a0 + a1 L h(b), L output tokens; * chosen: least error on left-out cells", highlight=False
-        )
+        chosen = f"the law with the least error on left-out cells; all laws on {_WIDE} columns"
+        if not narrow:
+            chosen = "* chosen: least error on left-out cells"
+        console.print(f"T(b, L) = a0 + a1 L h(b), L output tokens; {chosen}", highlight=False)
     step = known.step_law
     if step is not None:
         table = Table("step term", "coefficient", "unit")
@@ -71,7 +81,8 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
     elif step is not None and step.quality.measurements:
         console.print(
             f"{quality.measurements} steps, R2 {_number(quality.r_squared, '.4f')}, left-out error "
-            f"{_percent(quality.leave_one_out_rms)}, worst {_worst(quality.worst_residual, quality.worst_at)}",
+            f"{_percent(quality.leave_one_out_rms)}, of whole batch sizes {_percent(quality.leave_one_size_out_rms)}, "
+            f"worst {_worst(quality.worst_residual, quality.worst_at)}",
             highlight=False,
         )
     if known.memory is not None:

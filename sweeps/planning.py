@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel
 
+from batchcube.calibration.coefficients import locate as locate_coefficients
 from batchcube.engine import INFINITE, Setup, make_policy, make_reporting
 from batchcube.engine.policies.bins import (
     assign_bins,
@@ -76,6 +77,10 @@ class PointPlan(NamedTuple):
     recorded: RecordedTrace | None
     length: str
     """What a batch is dominated by: "output", "total" or "seconds"."""
+    mean_prompt: float
+    """Tokens, of the sample that the bins are cut by; 0 where it has no prompts."""
+    longest: float
+    """Longest output of that sample."""
 
 
 class Plan(NamedTuple):
@@ -143,8 +148,10 @@ def make_plan(sweep: Sweep) -> Plan:
             "luck matter, and are too narrow for any other trace"
         ] = None
     for law in calibrated(points):
-        largest = max(plan.setup.policy.batch_size for plan in points if plan.point.server.service == law)
-        notes.update(dict.fromkeys(coefficients.notes_on(law, largest)))
+        mine = [plan for plan in points if plan.point.server.service == law]
+        largest = max(plan.setup.policy.batch_size for plan in mine)
+        asked = coefficients.Asked(largest, mine[0].mean_prompt, max(plan.longest for plan in mine))
+        notes.update(dict.fromkeys(coefficients.notes_on(law, asked)))
     checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points))
     dropped = sum(trace.rows_dropped for trace in recorded)
     return Plan(sweep, tuple(points), tuple(notes), ",".join(checksums), dropped)
@@ -152,7 +159,7 @@ def make_plan(sweep: Sweep) -> Plan:
 
 def _checksums(points: Sequence[PointPlan]) -> set[str]:
     """Return the sha256 of every file but the traces that the points' settings name."""
-    paths = {str(coefficients.locate(law.coefficients)) for law in calibrated(points)}
+    paths = {str(locate_coefficients(law.coefficients)) for law in calibrated(points)}
     for plan in points:
         workload = plan.point.workload
         for settings in (plan.point.server.service, workload.arrivals, workload.lengths):
@@ -255,7 +262,9 @@ class _Planner:
             ),
         )
         length = "seconds" if workload.in_seconds else getattr(server.service, "length", "output")
-        return PointPlan(point, count, edges, setup, self._keys(point, batch, count, length, edges), trace, length)
+        return PointPlan(
+            point, count, edges, setup, self._keys(point, batch, count, length, edges), trace, length, *_extent(sample)
+        )
 
     def _keys(self, point: Point, batch: int, count: int, length: str, edges: FloatArray) -> Keys:
         workload = point.workload
@@ -364,6 +373,13 @@ class _Planner:
                 f"policy.memory: {policy.memory.tokens:g} tokens of capacity: must be at least {mean:.1f}, "
                 "what one request takes on average, or no batch can be served"
             )
+
+
+def _extent(sample: _Sample) -> tuple[float, float]:
+    """Return the mean prompt and the longest output of a sample, in tokens."""
+    if sample.tokens is None:
+        return 0.0, 0.0
+    return float((sample.tokens - sample.length).mean()), float(sample.length.max())
 
 
 def _span(workload: Workload, trace: RecordedTrace | None, count: int) -> float:

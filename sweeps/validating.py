@@ -122,7 +122,12 @@ def fit(log_path: Path, settings: ReplicaSettings, until: int | None, name: str,
         covariance=found.covariance.tolist(),
         degrees_of_freedom=max(found.requests - len(STEP_TERMS), 0),
         quality=FitQuality(
-            measurements=found.requests, r_squared=None, rms_residual=None, worst_residual=None, leave_one_out_rms=None
+            measurements=found.requests,
+            r_squared=None,
+            rms_residual=None,
+            worst_residual=None,
+            leave_one_out_rms=None,
+            leave_one_size_out_rms=None,
         ),
     )
     fitted = FittedLog(

@@ -38,7 +38,10 @@ class Engine(Protocol):
     """Something that serves batches and can be timed."""
 
     def describe(self) -> dict[str, Any]:
-        """Return what was measured with what: engine, versions, model, dtype, device, driver, clock, memory."""
+        """Return what was measured with what: engine, versions, model, dtype, device, driver, clock.
+
+        What a model keeps in memory (kv_bytes_per_token, model_bytes) is left out where it is not known.
+        """
 
     def refusal(self, cell: Cell) -> str:
         """Return why a cell cannot be measured, "" when it can be tried."""
@@ -75,8 +78,21 @@ CPU_GRID = Grid((1, 2, 4, 8, 16), (16, 64, 128), (8, 24, 64), 3, 1)
 GPU_GRID = Grid((1, 2, 4, 8, 16, 32, 64, 128, 256), (128, 512, 1024, 2048, 4096), (16, 64), 3, 1)
 
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""What engines compute with."""
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse what no engine computes with; raises ValueError naming the option."""
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")
+
+
 def check_grid(grid: Grid) -> None:
-    """Refuse a grid that no law can be fitted to; raises ValueError naming the option."""
+    """Refuse a grid that cannot be measured; raises ValueError naming the option.
+
+    Whether any law can be fitted to it is not asked: that is for the fit to say.
+    """
     for option, values, least in (
         ("--batch-sizes", grid.batch_sizes, 1),
         ("--prompt-tokens", grid.prompt_tokens, 1),
@@ -98,16 +114,27 @@ def refusals(engine: Engine, cells: Sequence[Cell]) -> dict[int, str]:
     return {number: why for number, why in said.items() if why}
 
 
-def warm_up(engine: Engine, cells: Sequence[Cell], done: Callable[[], None] = lambda: None) -> dict[int, str]:
+def _never() -> bool:
+    return False
+
+
+def warm_up(
+    engine: Engine,
+    cells: Sequence[Cell],
+    done: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] = _never,
+) -> dict[int, str]:
     """Run every shape of batch and prompt once, untimed; return the cells that turned out too large.
 
-    Engines compile, choose kernels and grow pools on a shape's first run.
+    Engines compile, choose kernels and grow pools on a shape's first run. `stop` is asked before each run.
     """
     too_large: dict[int, str] = {}
     shapes: dict[tuple[int, int], list[int]] = {}
     for number, cell in enumerate(cells):
         shapes.setdefault((cell.batch_size, cell.prompt_tokens), []).append(number)
     for (b, p), numbers in shapes.items():
+        if stop():
+            break
         try:
             engine.run(Cell(b, p, 2))
         except CellTooLargeError as error:
@@ -117,14 +144,19 @@ def warm_up(engine: Engine, cells: Sequence[Cell], done: Callable[[], None] = la
 
 
 def measure(
-    engine: Engine, grid: Grid, missing: Sequence[tuple[int, int]]
+    engine: Engine, grid: Grid, missing: Sequence[tuple[int, int]], stop: Callable[[], bool] = _never
 ) -> Iterator[tuple[int, int, Sample | CellTooLargeError]]:
-    """Yield (cell number, repetition, sample) as they are measured; a cell without room is not tried again."""
+    """Yield (cell number, repetition, sample) as they are measured; a cell without room is not tried again.
+
+    `stop` is asked before each run; a run under way is finished.
+    """
     cells = grid.cells()
     too_large: set[int] = set()
     for number, repetition in missing:
         if number in too_large:
             continue
+        if stop():
+            return
         try:
             yield number, repetition, engine.run(cells[number])
         except CellTooLargeError as error:

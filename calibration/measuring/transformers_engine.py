@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models import SHAPES, Model, configuration, model_of, read_model
-from .bench import Cell, CellTooLargeError, Sample
+from ..models import SHAPES, configuration, sizes_of
+from .bench import Cell, CellTooLargeError, Sample, check_dtype
 from .clock import CUDA, WALL, cpu_clock
 
 
@@ -37,6 +37,7 @@ class TransformersEngine:
     ) -> None:
         if model in SHAPES and not dummy_weights:
             raise ValueError(f"--model {model}: is a shape without weights: add --dummy-weights")
+        check_dtype(dtype)
         import torch
         import transformers
 
@@ -66,11 +67,10 @@ class TransformersEngine:
         except (OSError, ValueError) as error:
             raise ValueError(f"--model {model}: {' '.join(str(error).split())[:200]}") from None
         self._model = built.eval()
-        self._vocabulary = int(config.vocab_size)
+        self.vocabulary = int(config.vocab_size)
         self._positions = int(config.max_position_embeddings)
-        self.model: Model = (
-            read_model(model, dtype) if model in SHAPES else model_of(model, config.to_dict(), dtype, model)
-        )
+        self._name, self._dtype = model, dtype
+        self._sizes = sizes_of(model, config.to_dict(), dtype)
         self.dummy_weights = dummy_weights
         self._rng = np.random.default_rng(seed)
         self.clock, self._now = cpu_clock(threads)
@@ -84,14 +84,15 @@ class TransformersEngine:
             "engine": "transformers",
             "engine_options": "static batches in step, DynamicCache, greedy, sdpa attention, no compilation",
             "engine_versions": ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers")),
-            "model": self.model.name,
+            "model": self._name,
             "weights": "random" if self.dummy_weights else "its own",
-            "dtype": self.model.dtype,
+            "dtype": self._dtype,
             "clock": self.clock,
             "threads": self.threads,
-            "kv_bytes_per_token": self.model.kv_bytes_per_token,
-            "model_bytes": sum(p.numel() * p.element_size() for p in self._model.parameters()),
         }
+        if self._sizes is not None:
+            weights = sum(p.numel() * p.element_size() for p in self._model.parameters())
+            said |= {"kv_bytes_per_token": self._sizes.kv_bytes_per_token, "model_bytes": weights}
         if self.device == "cuda":
             properties = torch.cuda.get_device_properties(0)
             said |= {
@@ -108,11 +109,11 @@ class TransformersEngine:
         longest = cell.prompt_tokens + cell.output_tokens
         if longest > self._positions:
             return f"{longest} tokens, the model has {self._positions} positions"
-        if self.device == "cuda":
+        if self.device == "cuda" and self._sizes is not None:
             # While a layer's cache grows, its old and new copy are both there: what torch cannot give is caught later.
             free, _ = self._torch.cuda.mem_get_info()
             free += self._torch.cuda.memory_reserved() - self._torch.cuda.memory_allocated()
-            need = cell.kv_tokens * self.model.kv_bytes_per_token
+            need = cell.kv_tokens * self._sizes.kv_bytes_per_token
             if need > free:
                 return f"a KV cache of {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
         return ""
@@ -120,7 +121,7 @@ class TransformersEngine:
     def run(self, cell: Cell) -> Sample:
         """Serve one batch of random prompts and time each step."""
         shape = (cell.batch_size, cell.prompt_tokens)
-        prompts = self._rng.integers(2, self._vocabulary, shape)
+        prompts = self._rng.integers(2, self.vocabulary, shape)
         started = time.perf_counter()
         step_s = self.generate(prompts, cell.output_tokens)
         return Sample(step_s, time.perf_counter() - started)

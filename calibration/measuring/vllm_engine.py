@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models import SHAPES, Model, configuration, model_of, read_model
-from .bench import Cell, CellTooLargeError, Sample
+from ..models import SHAPES, configuration, sizes_of
+from .bench import Cell, CellTooLargeError, Sample, check_dtype
 from .clock import WALL, cpu_clock
 
 # Read when vLLM is imported; what the user has set stays.
@@ -24,13 +24,19 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 
+# Most tokens of a step on a GPU: vLLM makes buffers for a step of its full size, whether one comes or not.
+GPU_BUDGET = 131072
+
 
 def prepare(threads: int) -> bool:
     """Set what vLLM and torch read when they are imported, and return whether there is a GPU; raises ImportError."""
-    for name, value in {**_ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Also where it is set: threads are what was asked for, and what the measurement says.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 
+    torch.set_num_threads(threads)
     on_gpu: bool = torch.cuda.is_available()
     if not on_gpu:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
@@ -54,9 +60,9 @@ class VllmEngine:
     """vLLM with prefix caching off, prompts as token ids, `ignore_eos`: a batch runs exactly as long as it is told.
 
     The token budget and the largest number of sequences are those of the largest cell, so that the whole prefill of a
-    batch is one step, or those of `limits`: cells that exceed them are then refused. On one thread of a CPU steps are
-    timed by process time, unless `wall_clock`. Raises ImportError without vllm, ValueError for a model that cannot be
-    loaded.
+    batch is one step, but on a GPU at most `GPU_BUDGET` tokens; or they are those of `limits`. Cells that exceed them
+    are refused. On one thread of a CPU steps are timed by process time, unless `wall_clock`. Raises ImportError without
+    vllm, ValueError for a model that cannot be loaded and for `kv_cache_gib` on a GPU.
     """
 
     def __init__(
@@ -74,16 +80,22 @@ class VllmEngine:
     ) -> None:
         if model in SHAPES and not dummy_weights:
             raise ValueError(f"--model {model}: is a shape without weights: add --dummy-weights")
-        if dummy_weights:
+        check_dtype(dtype)
+        if dummy_weights and (model in SHAPES or Path(model).is_dir()):
+            # Nothing is left to ask the hub for.
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         if kv_cache_gib is not None:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
         on_cpu = not prepare(threads)
+        if kv_cache_gib is not None and not on_cpu:
+            raise ValueError(f"--kv-cache-gib {kv_cache_gib}: is for a CPU; on a GPU the cache takes what is free")
         import torch
         import vllm
 
         largest = max(cell.batch_size for cell in cells)
         budget = max(cell.batch_size * cell.prompt_tokens for cell in cells)
+        if not on_cpu:
+            budget = min(budget, GPU_BUDGET)
         longest = max(cell.prompt_tokens + cell.output_tokens for cell in cells)
         self._folder = tempfile.TemporaryDirectory(prefix="batchcube-model-")
         where = model
@@ -125,12 +137,9 @@ class VllmEngine:
         by_wall = wall_clock or not on_cpu
         self.clock, self._now = (WALL, time.perf_counter) if by_wall else cpu_clock(threads)
         config = self._llm.llm_engine.vllm_config
-        self.model: Model = (
-            read_model(model, dtype)
-            if model in SHAPES
-            else model_of(model, config.model_config.hf_config.to_dict(), dtype, model)
-        )
-        self._vocabulary = self.model.vocabulary
+        self._name, self._dtype = model, dtype
+        self._sizes = sizes_of(model, config.model_config.hf_config.to_dict(), dtype)
+        self._vocabulary = int(config.model_config.get_vocab_size())
         cache = config.cache_config
         self.block_tokens = int(cache.block_size)
         self.capacity_tokens = int(cache.num_gpu_blocks) * self.block_tokens
@@ -150,15 +159,15 @@ class VllmEngine:
             "engine": "vllm",
             "engine_options": ", ".join(f"{name} {value}" for name, value in self._options.items()),
             "engine_versions": f"{package} {version}, torch {metadata.version('torch')}",
-            "model": self.model.name,
+            "model": self._name,
             "weights": "random" if self.dummy_weights else "its own",
-            "dtype": self.model.dtype,
+            "dtype": self._dtype,
             "clock": self.clock,
             "threads": self.threads,
-            "kv_bytes_per_token": self.model.kv_bytes_per_token,
-            "model_bytes": self.model.weight_bytes,
             "kv_capacity_tokens": self.capacity_tokens,
         }
+        if self._sizes is not None:
+            said |= {"kv_bytes_per_token": self._sizes.kv_bytes_per_token, "model_bytes": self._sizes.weight_bytes}
         if self._on_cpu:
             return said | {"device": "cpu", "driver": "none"}
         properties = torch.cuda.get_device_properties(0)

@@ -178,14 +178,14 @@ def test_a_complete_grid_is_a_table() -> None:
     assert as_table(falls) is None
 
 
-def test_the_error_of_a_table_is_that_of_cells_interpolated_between_neighbours() -> None:
+def test_the_error_of_a_table_is_that_of_sizes_interpolated_between_neighbours() -> None:
     sizes, lengths = np.array([1, 2, 4]), np.array([10, 20, 40])
     exact = 0.1 + 0.02 * lengths * (1 + 0.1 * (sizes[:, None] - 1))
     assert table_error(sizes, lengths, exact) == pytest.approx(0.0, abs=1e-12)
     bent = exact.copy()
     bent[1, 1] *= 1.25
-    # Of the five cells that have neighbours, only the middle one is wrong: it is predicted a fifth too low.
-    assert table_error(sizes, lengths, bent) == pytest.approx(np.sqrt(0.2**2 / 5))
+    # Of the three cells of the middle size one is wrong: it is predicted a fifth too low.
+    assert table_error(sizes, lengths, bent) == pytest.approx(np.sqrt(0.2**2 / 3))
     assert np.isnan(table_error(sizes[:2], lengths[:2], exact[:2, :2]))
 
 

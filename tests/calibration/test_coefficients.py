@@ -107,8 +107,8 @@ def test_the_table_is_the_measured_grid() -> None:
     assert laws.table.output_tokens == [8, 32, 128]
     here = cells.where(cells.prompt_tokens == 16)
     assert np.ravel(laws.table.seconds).tolist() == here.seconds.tolist()
-    assert laws.table.interpolation_rms is not None
-    assert 0 < laws.table.interpolation_rms < 0.1
+    assert laws.table.leave_one_size_out_rms is not None
+    assert 0 < laws.table.leave_one_size_out_rms < 0.1
 
 
 def test_cells_are_described_in_words() -> None:
@@ -205,7 +205,7 @@ GRID: dict[str, Any] = {
     "batch_sizes": [1, 2],
     "output_tokens": [8, 16],
     "seconds": [[1, 2], [2, 3]],
-    "interpolation_rms": None,
+    "leave_one_size_out_rms": None,
 }
 
 
@@ -289,6 +289,7 @@ def law_with(**changes: Any) -> BatchCoefficients:
             "rms_residual": 0.01,
             "worst_residual": 0.03,
             "leave_one_out_rms": 0.02,
+            "leave_one_size_out_rms": 0.02,
         },
     }
     return BatchCoefficients.model_validate(law | changes)

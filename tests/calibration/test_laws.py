@@ -62,7 +62,9 @@ def nothing_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare thousands of fits the prediction of left-out measurements, which takes most of their time."""
     quality = laws._quality
     skipped = np.zeros(1)
-    monkeypatch.setattr(laws, "_quality", lambda y, fitted, _, free: quality(y, fitted, lambda kept: skipped, free))
+    monkeypatch.setattr(
+        laws, "_quality", lambda y, fitted, _, free, __: quality(y, fitted, lambda kept: skipped, free, None)
+    )
 
 
 def test_laws_are_the_engines() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchcube.calibration import live
-from batchcube.calibration.live import Served, serve_live
-from batchcube.engine import INFINITE, Job, make_policy, simulate
+from batchcube.calibration.live import serve_live
+from batchcube.engine import INFINITE, Job, Records, make_policy, simulate
 from batchcube.engine.policies.memory import memory_bound
 from batchcube.engine.policies.service import formula, service_ticks
 from batchcube.engine.ticks import NEVER, TICKS_PER_S
@@ -38,7 +38,7 @@ class Clock:
         self.slept += 1
 
 
-def serve_by_law(job: Job) -> tuple[Served, Clock]:
+def serve_by_law(job: Job) -> tuple[Records, Clock]:
     """Serve a job on a simulated clock, every batch for as long as the job's own law says."""
     clock = Clock()
 
@@ -63,31 +63,18 @@ def test_live_serving_makes_the_batches_of_the_simulator(mode: str, seed: int) -
     job = draw(seed, mode)
     served, _ = serve_by_law(job)
     records = simulate(*job, backend="reference").records
-    for name, found, wanted in zip(records._fields, served.records, records, strict=True):
+    for name, found, wanted in zip(records._fields, served, records, strict=True):
         np.testing.assert_array_equal(found, wanted, name)
-
-
-@given(seeds)
-def test_sizes_and_times_are_those_of_the_batches_in_order(seed: int) -> None:
-    job = draw(seed, *MODES)
-    served, _ = serve_by_law(job)
-    sizes, times = [], []
-    for number in range(int(served.records.batch.max()) + 1):
-        members = np.flatnonzero(served.records.batch == number)
-        sizes.append(len(members))
-        times.append(float(served.records.completion[members[0]] - served.records.start[members[0]]) / TICKS_PER_S)
-    assert served.batch_sizes == tuple(sizes)
-    assert served.service_s == tuple(times)
 
 
 def test_a_story_by_hand() -> None:
     """Request 0 is served 0.2..1.2; 1 and 2 come meanwhile and are served together for the longer of them."""
     job = make_job([0.2, 0.7, 1.0, 9.0], [1.0, 0.5, 2.0, 1.0], mode="dynamic_only", batch_size=4)
     served, clock = serve_by_law(job)
-    assert served.records.start.tolist() == [200_000, 1_200_000, 1_200_000, 9_000_000]
-    assert served.records.completion.tolist() == [1_200_000, 3_200_000, 3_200_000, 10_000_000]
-    assert served.batch_sizes == (1, 2, 1)
-    assert served.service_s == (1.0, 2.0, 1.0)
+    assert served.start.tolist() == [200_000, 1_200_000, 1_200_000, 9_000_000]
+    assert served.completion.tolist() == [1_200_000, 3_200_000, 3_200_000, 10_000_000]
+    assert served.batch.tolist() == [0, 1, 1, 2]
+    assert served.size.tolist() == [1, 2, 2, 1]
     assert clock.slept == 2  # until the first, and from 3.2 until 9
 
 
@@ -109,11 +96,11 @@ def test_those_who_come_as_a_batch_ends_are_not_yet_waiting_when_it_teaches() ->
     )
     assert simulate(*job, backend="reference").records.size.tolist() == [1, 4, 4, 4, 4]
     served, _ = serve_by_law(job)
-    assert served.records.size.tolist() == [1, 4, 4, 4, 4]
+    assert served.size.tolist() == [1, 4, 4, 4, 4]
     # Half a second earlier they do wait, and it does teach.
     early = job._replace(trace=job.trace._replace(arrival=np.array([0, 500_000, 500_000, 500_000, 500_000])))
-    assert simulate(*early, backend="reference").records.size.tolist() == serve_by_law(early)[0].records.size.tolist()
-    assert serve_by_law(early)[0].batch_sizes[:2] == (1, 1)
+    assert simulate(*early, backend="reference").records.size.tolist() == serve_by_law(early)[0].size.tolist()
+    assert serve_by_law(early)[0].size.tolist()[:2] == [1, 1]
 
 
 def test_what_a_batch_takes_is_what_happened_whatever_the_law_says() -> None:
@@ -126,8 +113,8 @@ def test_what_a_batch_takes_is_what_happened_whatever_the_law_says() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(live, "time", clock)
         served = serve_live(*job, serve)
-    assert served.service_s == (5.0, 10.0)
-    assert served.records.completion.tolist() == [5_000_000, 15_000_000, 15_000_000]
+    assert served.start.tolist() == [0, 5_000_000, 5_000_000]
+    assert served.completion.tolist() == [5_000_000, 15_000_000, 15_000_000]
 
 
 def test_every_batch_is_handed_to_serve_once() -> None:
@@ -139,12 +126,12 @@ def test_every_batch_is_handed_to_serve_once() -> None:
         served = serve_live(*job, lambda members: seen.append(list(members)))
     # Bin 1 is left with request 5, bin 0 with nothing.
     assert seen == [[0, 2], [1, 3], [4, 6], [5]]
-    assert served.service_s == (1.0,) * 4
+    assert (served.completion - served.start).tolist() == [TICKS_PER_S] * 7
 
 
 def test_a_real_clock_moves_on_by_itself() -> None:
     job = make_job([0, 0.002, 0.004], [1e-6, 1e-6, 1e-6], mode="dynamic_only", batch_size=4)
-    records = serve_live(*job, lambda members: None).records
+    records = serve_live(*job, lambda members: None)
     assert (records.start >= job.trace.arrival).all()
     assert (records.completion >= records.start).all()
     assert sorted(records.batch.tolist()) == records.batch.tolist()
@@ -154,7 +141,7 @@ def test_a_real_clock_moves_on_by_itself() -> None:
 def test_what_cannot_be_served_live_is_refused(option: dict[str, float | str]) -> None:
     job = make_job([0, 1], [1, 1], mode="multi_bin_only", batch_size=2)
     policy = make_policy("multi_bin_only", batch_size=2, **option)  # type: ignore[arg-type]
-    assert serve_by_law(job)[0].batch_sizes == (2,)
+    assert serve_by_law(job)[0].size.tolist() == [2, 2]
     assert job.setup.policy.max_wait == NEVER
     with pytest.raises(ValueError, match="serving live needs one server"):
         serve_by_law(job._replace(setup=job.setup._replace(policy=policy)))

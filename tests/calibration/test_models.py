@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchcube.calibration.models import SHAPES, configuration, read_model
+from batchcube.calibration.models import SHAPES, configuration, read_model, sizes_of
 
 LLAMA = {
     "num_hidden_layers": 32,
@@ -87,6 +87,18 @@ def test_a_bad_configuration_is_one_clear_line(tmp_path: Path, content: Any, say
         read_model(folder(tmp_path, content))
     assert str(caught.value).startswith(str(tmp_path / says))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank"])
+def test_what_follows_other_formulas_is_refused_by_its_key(tmp_path: Path, key: str) -> None:
+    other = LLAMA | {key: 8}
+    with pytest.raises(ValueError, match=rf"config\.json: {key} = 8: only dense models with a key and a value "):
+        read_model(folder(tmp_path, other))
+    assert sizes_of("other", other, "bfloat16") is None
+    # Configurations of dense models may have it too, as nothing.
+    for nothing in (None, 0):
+        assert read_model(folder(tmp_path, LLAMA | {key: nothing})) == read_model(folder(tmp_path, LLAMA))
+    assert sizes_of(tmp_path.name, LLAMA, "float16") == read_model(folder(tmp_path, LLAMA), "float16")
 
 
 def test_what_is_no_model_and_no_dtype_is_named(tmp_path: Path) -> None:

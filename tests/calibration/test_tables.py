@@ -54,7 +54,7 @@ def test_repeated_measurements_are_averaged(tmp_path: Path) -> None:
         ),
         (GOOD.replace("length_tokens", "seconds"), "is missing"),
         ("batch_size,length_tokens,seconds,seconds\n", "column 'seconds' is there twice"),
-        ("", "is missing"),
+        ("", "line 1: is empty: must be the names of the columns"),
         ("batch_size,length_tokens,seconds\n", "has no rows"),
         (GOOD.replace("2.5", "-2.5"), "line 2: seconds = '-2.5': must be a finite number > 0"),
         (GOOD.replace("2.5", "nan"), "line 2: seconds = 'nan': must be a finite number > 0"),
@@ -236,6 +236,8 @@ def test_rows_of_one_cell_are_its_repetitions(tmp_path: Path) -> None:
     assert prefill.repetitions.tolist() == [5, 1]
     assert prefill.std_s[0] == pytest.approx(np.std(runs, ddof=1) * 1e-3)
     assert np.isnan(prefill.std_s[1])
+    # As coarse as the times that they come from.
+    assert (prefill.resolution_s, prefill.std_resolution_s) == (1e-3, 1e-3)
 
 
 def test_a_table_of_means_says_itself_how_much_they_scatter(tmp_path: Path) -> None:
@@ -243,6 +245,26 @@ def test_a_table_of_means_says_itself_how_much_they_scatter(tmp_path: Path) -> N
     assert cells.std_s.tolist() == [0.01, 0.02]
     assert cells.repetitions.tolist() == [5, 5]
     assert (cells.resolution_s, cells.std_resolution_s) == (0.1, 0.01)
+
+
+def test_rows_that_say_how_often_are_combined_and_leave_the_others_alone(tmp_path: Path) -> None:
+    head = EXAMPLES["latency-grid"][0].splitlines()[0]
+    rows = "1,64,0.5,0.01,5\n2,64,0.6,0.02,5\n2,64,0.9,0.05,3\n4,64,0.7,0.3,1\n4,64,0.9,0.1,1\n"
+    cells = read_cells(write(tmp_path, f"{head}\n{rows}")).systems[""]
+    assert cells.batch_size.tolist() == [1, 2, 4]
+    assert cells.seconds == pytest.approx([0.5, (5 * 0.6 + 3 * 0.9) / 8, 0.8])
+    assert cells.repetitions.tolist() == [5, 8, 2]
+    pooled = np.sqrt((4 * 0.02**2 + 2 * 0.05**2) / 6)
+    # Two rows of one repetition each: how they differ is all the scatter there is.
+    assert cells.std_s == pytest.approx([0.01, pooled, np.std([0.7, 0.9], ddof=1)])
+
+
+def test_marks_tell_layouts_apart_and_are_not_read(tmp_path: Path) -> None:
+    text = EXAMPLES["sarathi-steps"][0].replace(",12.5", ",none")
+    assert read_cells(write(tmp_path, text)).layout.name == "sarathi-steps"
+    assert all("" not in times.fields for layout in LAYOUTS.values() for times in layout.times)
+    with pytest.raises(ValueError, match="line 1: column 'per_token_time' is missing"):
+        read_cells(write(tmp_path, text), layout="sarathi-hybrid")
 
 
 @pytest.mark.parametrize(
@@ -292,7 +314,8 @@ def test_systems_are_kept_apart_and_selected(tmp_path: Path) -> None:
         read_cells(path, select={"model": "c", "hardware": "x"})
     with pytest.raises(ValueError, match=r"select batch_size: must be one of model, hardware, tensor_parallel$"):
         read_cells(path, select={"batch_size": "1"})
-    with pytest.raises(ValueError, match=r"select model: must be one of \(no columns\)"):
+    nothing = r"table\.csv: select model: the layout batchcube has no columns that name systems, so there is nothing"
+    with pytest.raises(ValueError, match=nothing):
         read_cells(write(tmp_path, GOOD), select={"model": "c"})
 
 
@@ -310,7 +333,8 @@ LATENCY = EXAMPLES["latency-grid"][0]
     ("text", "says"),
     [
         ("a,b\n1,2\n", "line 1: no known layout has these columns: a, b; map them by name, for instance --column"),
-        ("", "line 1: no known layout has these columns"),
+        ("", "line 1: is empty: must be the names of the columns"),
+        (" , \n1,2\n", "line 1: is empty: must be the names of the columns"),
         (GOOD.splitlines()[0] + "\n", "has no rows"),
         (GOOD.replace("2.5", "-2.5"), "line 2: seconds = '-2.5': must be a finite number > 0"),
         (GOOD.replace("2.5", "nan"), "line 2: seconds = 'nan': must be a finite number > 0"),
@@ -328,6 +352,7 @@ LATENCY = EXAMPLES["latency-grid"][0]
         ("x" * 200_000, "is not CSV"),
         (b"\x89PNG\r\n\x1a\n\xff\xfe", "is not a text file: must be CSV in UTF-8"),
         ('{"id": 1, "ttft": 0.5}\n{"id": 2, "ttft": 0.4}\n', "is a log of requests (JSON)"),
+        ('\ufeff\n{"id":1,"ttft":0.5}\n', "is a log of requests (JSON)"),
         ("t,running,waiting,kv_cache_pct\n1,9,0,0.1\n", "is a log over time (t, running, waiting, kv_cache_pct)"),
     ],
 )
@@ -353,6 +378,15 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str | bytes, says: s
         (
             {"columns": {"batch_size": "batch_size", "seconds": "seconds"}, "unit": "min"},
             "unit min: must be one of s, ms, us",
+        ),
+        ({"unit": "ms"}, "unit ms: goes with columns mapped by name (--column); layouts have their own"),
+        (
+            {"columns": {"batch_size": "batch_size", "seconds": "seconds"}, "layout": "batchcube"},
+            "layout batchcube: must be left out where columns are mapped by name (--column)",
+        ),
+        (
+            {"columns": {"batch_size": "b", "seconds": "t", "length_tokens": "n", "output_tokens": "m"}},
+            "columns: length_tokens and output_tokens are two names of one thing: map one of them",
         ),
     ],
 )

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -10,15 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from batchcube.calibration.coefficients import parse
-from batchcube.calibration.measuring.bench import Grid
+from batchcube.calibration.laws import LAWS
+from batchcube.calibration.measuring.bench import Cell, CellTooLargeError, Grid, Sample
 from batchcube.results.calibration import read_calibration
 from batchcube.results.cube import read_cube
 from batchcube.results.measurements import read_measurement
 from batchcube.sweeps import cli_calibrate
 from batchcube.sweeps.calibrating import fit_measurement
+from batchcube.sweeps.calibration_report import print_coefficients
 from batchcube.sweeps.cli import app
 from batchcube.sweeps.closing_loop import Comparison
 from batchcube.sweeps.measuring import measure_engine
@@ -29,6 +33,7 @@ from .engines import FakeEngine
 COMMANDS = ["vllm", "transformers", "fit", "table", "loop", "log", "list", "show", "memory"]
 GRID = Grid((1, 2, 4), (16, 32), (4, 8), 2, 1)
 CELLS = ["--batch-sizes", "1,2,4", "--prompt-tokens", "16,32", "--output-tokens", "4,8", "--repetitions", "2"]
+MAPPED = ["--column=batch_size=batch_size", "--column=seconds=seconds"]
 TOML = """\
 name = "small"
 replications = 2
@@ -234,6 +239,75 @@ def test_a_stopped_measurement_ends_with_130_and_goes_on(
     assert files() == ["m.fit.nc", "m.json", "m.nc"]
 
 
+def test_a_measurement_that_the_time_limit_ended_goes_on_with_the_same_command(
+    folder: Path,
+    fake: Callable[..., list[FakeEngine]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = fake()
+    # A second for every run; loading takes none.
+    monkeypatch.setattr(
+        "batchcube.sweeps.measuring.time.monotonic", lambda: float(len(made[-1].served) if made else 0.0)
+    )
+    command = ["calibrate", "transformers", "--dummy-weights", "-o", "m.nc", *CELLS, "--time-limit-s"]
+    nothing = Answer(capsys, *command, "6", "-q")
+    assert nothing.mistake.startswith("m.nc: nothing was measured within --time-limit-s 6, ")
+    assert files() == ["m.nc.partial"]
+    made.clear()
+    ended = Answer(capsys, *command, "20")
+    assert ended.status == 0
+    assert "m.nc: 12 of 12 cells measured" in ended.err
+    assert ended.err.endswith("m.nc: --time-limit-s ended it; the same command goes on\n")
+    assert files() == ["m.fit.nc", "m.json", "m.nc", "m.nc.partial"]
+    first = Path("m.json").read_text()
+    made.clear()
+    last = Answer(capsys, *command, "20")
+    assert last.status == 0
+    assert "ended" not in last.err
+    assert files() == ["m.fit.nc", "m.json", "m.nc"]
+    assert (read_measurement("m.nc")["order"] >= 0).all()
+    assert Path("m.json").read_text() != first
+    assert Answer(capsys, *command, "20").mistake.startswith("m.json: is there already")
+
+
+def test_a_grid_without_a_law_is_measured_and_nothing_is_fitted(
+    folder: Path, fake: Callable[..., list[FakeEngine]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake()
+    cell = ["--batch-sizes", "1", "--prompt-tokens", "16", "--output-tokens", "4", "-n", "2"]
+    answer = Answer(capsys, "calibrate", "transformers", "-o", "m.nc", *cell, "-q")
+    assert answer.status == 0
+    assert answer.out == ""
+    assert answer.err.startswith("nothing was fitted: m.nc: ")
+    assert answer.err.count("\n") == 1
+    assert files() == ["m.nc"]
+    assert (read_measurement("m.nc")["order"] >= 0).all()
+
+
+def test_a_cell_that_fails_late_counts_as_measured(
+    folder: Path,
+    fake: Callable[..., list[FakeEngine]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = FakeEngine.run
+
+    def fail(engine: FakeEngine, cell: Cell) -> Sample:
+        if cell == (4, 32, 8) and cell in engine.timed:
+            raise CellTooLargeError("the memory is in pieces")
+        return run(engine, cell)
+
+    monkeypatch.setattr(FakeEngine, "run", fail)
+    fake()
+    answer = Answer(capsys, "calibrate", "transformers", "-o", "m.nc", *CELLS)
+    assert answer.status == 0
+    assert (
+        "left out after 1 of 2 runs: batch 4, prompt 32, output 8: the memory is in pieces\n"
+        "m.nc: 12 of 12 cells measured\n"
+    ) in answer.err
+
+
 @pytest.mark.parametrize("there", ["m.nc", "m.json", "m.fit.nc"])
 def test_what_is_there_is_not_written_over(
     folder: Path, fake: Callable[..., list[FakeEngine]], capsys: pytest.CaptureFixture[str], there: str
@@ -265,6 +339,15 @@ def test_what_is_there_is_not_written_over(
         (["transformers", "-o", "m.nc", "--repetitions", "0"], "--repetitions 0: must be >= 1"),
         (["transformers", "-o", "m.nc", "--threads", "0"], "Invalid value for '--threads'"),
         (["transformers", "-o", "m.nc", "--time-limit-s", "0"], "Invalid value for '--time-limit-s'"),
+        (["transformers", "-o", "m.nc", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["transformers", "-o", "m.nc", "--dtype", "fp8"], "--dtype fp8: must be one of float32, bfloat16, float16"),
+        (["transformers", "-o", "my run.nc"], "my run: the name of coefficients must be letters, digits and . _ -"),
+        (["transformers", "-o", "text.json/m.nc"], "text.json/m.nc: cannot be written: "),
+        (["fit", "m.nc", "-o", "x.json", "--figures", "text.json"], "text.json: is a file, must be a folder"),
+        (["fit", "m.nc", "-o", "x.json", "--figures", "text.json/x"], "text.json/x: cannot be written: "),
+        (["fit", "m.nc", "-o", "text.json/x.json"], "text.json: is a file, must be a folder"),
+        (["loop", "-o", "text.json"], "text.json: is a file, must be a folder"),
+        (["loop", "-o", "x", "--engine", "x"], "--engine x: must be transformers or vllm"),
         (["fit", "missing.nc"], "missing.nc: no such file, must be a measurement"),
         (["fit", "latency.csv"], "latency.csv: is no NetCDF file"),
         (["fit", "m.nc", "-o", "m.txt"], "m.txt: must end in .json"),
@@ -278,7 +361,26 @@ def test_what_is_there_is_not_written_over(
             ["table", "latency.csv", "--column", "seconds=seconds"],
             "latency.csv: columns: seconds and batch_size must be",
         ),
-        (["table", "latency.csv", "--select", "model=x"], "latency.csv: select model: must be one of (no columns)"),
+        (["table", "latency.csv", "--select", "model=x"], "latency.csv: select model: the layout batchcube has no"),
+        (["table", "latency.csv", "--unit", "ms"], "latency.csv: unit ms: goes with columns mapped by name (--column)"),
+        (
+            ["table", "latency.csv", "--layout", "batchcube", *MAPPED],
+            "latency.csv: layout batchcube: must be left out where columns are mapped by name (--column)",
+        ),
+        (["table", "latency.csv", "--title", "x"], "--title: is what coefficients carry: goes with -o or --figures"),
+        (["table", "latency.csv", "--source", "x"], "--source: is what coefficients carry: goes with -o or --figures"),
+        (
+            ["table", "latency.csv", *MAPPED, "--column=length_tokens=a", "--column=output_tokens=b"],
+            "latency.csv: columns: length_tokens and output_tokens are two names of one thing",
+        ),
+        (
+            ["table", "latency.csv", *MAPPED, "--column=seconds=batch_size"],
+            "--column batch_size=batch_size seconds=seconds seconds=batch_size: each name must be given once",
+        ),
+        (
+            ["table", "latency.csv", "--select", "model=x", "--select", "model=y"],
+            "--select model=x model=y: each name must be given once",
+        ),
         (["table", "latency.csv", "-o", "x.txt"], "x.txt: must end in .json"),
         (["show", "nothing"], "coefficients nothing: none of that name; must be a file that ends in .json"),
         (["show", "missing.json"], "missing.json: cannot be read: No such file or directory"),
@@ -381,7 +483,9 @@ def test_figures_of_a_fit_are_drawn_into_a_folder(
 
 
 def test_a_table_is_judged_and_nothing_is_written(latency: str, capsys: pytest.CaptureFixture[str]) -> None:
-    out = Answer(capsys, "calibrate", "table", latency).out
+    answer = Answer(capsys, "calibrate", "table", latency)
+    out = answer.out
+    assert answer.status == 0
     assert "latency.csv: whole batches, the columns of law = table" in out
     assert "12 cells: plausible, nothing speaks against these times" in out
     assert "note: repetitions: the table does not say how often anything was measured" in out
@@ -391,7 +495,10 @@ def test_a_table_is_judged_and_nothing_is_written(latency: str, capsys: pytest.C
 def test_a_table_that_was_not_measured_is_flagged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [f"{b},{n},{0.2 + 0.01 * n * (1 + 0.05 * b):.4f}" for b in (1, 2, 4, 8) for n in (64, 128, 256, 512)]
     Path("good.csv").write_text("batch_size,length_tokens,seconds\n" + "\n".join(rows))
-    out = Answer(capsys, "calibrate", "table", "good.csv").out
+    answer = Answer(capsys, "calibrate", "table", "good.csv")
+    out = answer.out
+    assert answer.status == 1
+    assert answer.err == ""
     assert "16 cells: implausible" in out
     assert "flag: points exactly on a line: " in out
     assert "flag: R2 = 1: " in out
@@ -430,7 +537,10 @@ def test_what_is_said_of_coefficients_is_no_markup(latency: str, capsys: pytest.
 
 
 def test_one_of_several_systems_is_selected(systems: str, capsys: pytest.CaptureFixture[str]) -> None:
-    judged = Answer(capsys, "calibrate", "table", systems).out
+    answer = Answer(capsys, "calibrate", "table", systems)
+    judged = answer.out
+    assert answer.status == 1  # the three prefills of a batch size here are the same to the last digit
+    assert judged.count("flag: no scatter: ") == 2
     for hardware in ("big", "small"):
         assert f"model llama, hardware {hardware}, tensor_parallel 8: " in judged
     refused = Answer(capsys, "calibrate", "table", systems, "-o", "x.json").mistake
@@ -458,7 +568,9 @@ def test_fitted_lines_are_judged_and_not_fitted(folder: Path, capsys: pytest.Cap
         "task,model_id,precision,gpu,num_gpus,tp,ep,dp,r2,c0_ms,c1_ms_per_seq\n"
         "chat,m,bf16,H100,1,1,1,1,0.99,10.0,0.5\nchat,m,bf16,H100,2,2,1,1,1.0,10.0,-0.5\n"
     )
-    out = Answer(capsys, "calibrate", "table", "fits.csv").out
+    answer = Answer(capsys, "calibrate", "table", "fits.csv")
+    out = answer.out
+    assert answer.status == 1
     assert "flag: R2 = 1: 1 of the lines leave nothing unexplained" in out
     assert "flag: latency falls with size: 1 of the lines fall" in out
     assert Answer(capsys, "calibrate", "table", "fits.csv", "-o", "x.json").mistake == (
@@ -477,7 +589,7 @@ def test_the_loop_is_closed_and_its_errors_are_told(
 
     def make(model: str, **options: Any) -> SimpleNamespace:
         asked["model"], asked["wall_clock"] = model, options["wall_clock"]
-        return SimpleNamespace(model=SimpleNamespace(vocabulary=500), generate=lambda prompts, tokens: [0.1] * tokens)
+        return SimpleNamespace(vocabulary=500, generate=lambda prompts, tokens: [0.1] * tokens)
 
     def loop(engine: Any, generate: Any, vocabulary: int, to: Path, **options: Any) -> pd.DataFrame:
         asked.update(options, vocabulary=vocabulary)
@@ -493,14 +605,14 @@ def test_the_loop_is_closed_and_its_errors_are_told(
     monkeypatch.setattr("batchcube.calibration.measuring.transformers_engine.TransformersEngine", make)
     monkeypatch.setattr("batchcube.sweeps.closing_loop.close_loop", loop)
     answer = Answer(
-        capsys, "calibrate", "loop", "-o", "new/loop", "--runs", "2", "--requests", "30", "--seed", "4", "-q"
+        capsys, "calibrate", "loop", "-o", "new/loop", "--runs", "2", "--requests", "40", "--seed", "4", "-q"
     )
     assert answer.status == 0
     assert asked == {
         "model": "qwen3-tiny",
         "wall_clock": True,
         "vocabulary": 500,
-        "requests": 30,
+        "requests": 40,
         "runs": 2,
         "seed": 4,
         "quiet": True,
@@ -513,6 +625,28 @@ def test_the_loop_is_closed_and_its_errors_are_told(
     assert answer.out.endswith("new/loop: measurement.nc, coefficients.json, requests.csv, comparison.csv\n")
 
 
+@pytest.mark.parametrize(
+    ("engine", "there"),
+    [("transformers", "requests.csv"), ("transformers", "measurement.nc"), ("vllm", "log.jsonl")],
+)
+def test_the_loop_writes_over_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], engine: str, there: str
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(cli_calibrate, "_static_loop", lambda *_, **__: begun.append("transformers"))
+    monkeypatch.setattr(cli_calibrate, "_vllm_loop", lambda *_, **__: begun.append("vllm"))
+    command = ["calibrate", "loop", "--engine", engine, "-o", "mine"]
+    Path("mine").mkdir()
+    Path("mine/notes.txt").touch()
+    assert Answer(capsys, *command).status == 0
+    Path("mine", there).touch()
+    told = f"mine/{there}: is there already; choose another output, or --overwrite"
+    assert Answer(capsys, *command).mistake == told
+    assert begun == [engine]
+    assert Answer(capsys, *command, "--overwrite").status == 0
+    assert begun == [engine] * 2
+
+
 # What there is ------------------------------------------------------------------------------------------------------
 
 
@@ -523,7 +657,7 @@ def test_list_and_show_what_comes_with_the_package(
     Answer(capsys, "calibrate", "table", latency, "-o", "shipped/b.json", "--title", "A table")
     monkeypatch.setattr("batchcube.calibration.coefficients.SHIPPED", Path("shipped"))
     listed = Answer(capsys, "calibrate", "list").out.splitlines()
-    assert [line.split()[:2] for line in listed] == [["b", "literature"], ["measured", "measured"]]
+    assert [line.split()[:2] for line in listed] == [["b", "table"], ["measured", "measured"]]
     assert listed[0].endswith("A table")
     shown = Answer(capsys, "calibrate", "show", "measured").out
     assert "measured (measured): nobody's (bfloat16, random weights) with fake" in shown
@@ -534,6 +668,26 @@ def test_list_and_show_what_comes_with_the_package(
     assert "step term" not in literature
     (table,) = [line for line in literature.splitlines() if "│ table " in line]
     assert "│ - " in table.partition("│ table ")[0]
+
+
+def test_a_narrow_terminal_is_shown_the_chosen_law_and_the_table(measurement: Path) -> None:
+    known = fit_measurement(measurement)[0]
+    said = {}
+    for width in (80, 109, 110, 140):
+        console = Console(width=width, file=io.StringIO())
+        print_coefficients(known, console, "m.json")
+        said[width] = console.file.getvalue()  # type: ignore[attr-defined]
+    prompts = len(known.batch_laws)
+    for width, text in said.items():
+        laws = [line.split("│")[2].strip() for line in text.splitlines() if line.count("│") > 4]
+        shown = [law for law in laws if law.removesuffix(" *") in (*LAWS, "table")]
+        if width >= 110:
+            assert len(shown) == sum(len(laws.laws) for laws in known.batch_laws) + prompts
+            assert "* chosen: least error on left-out cells" in text
+        else:
+            assert shown == [law for laws in known.batch_laws for law in (laws.chosen, "table")]
+            assert "the law with the least error on left-out cells; all laws on 110 columns" in words(text)
+        assert max(map(len, text.splitlines())) <= width
 
 
 def test_everything_shipped_is_listed_and_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
@@ -11,8 +11,7 @@ import pytest
 import xarray as xr
 
 from batchcube.calibration.cells import Cells, join
-from batchcube.calibration.coefficients import SHIPPED, Coefficients, drawn, shipped_names
-from batchcube.calibration.laws import STEP_TERMS
+from batchcube.calibration.coefficients import SHIPPED, BatchCoefficients, Coefficients, drawn, shipped_names
 from batchcube.results.cube import read_cube
 from batchcube.results.labelled import mean_interval, of_single
 from batchcube.results.statistics import mean_interval as plain_mean_interval
@@ -193,13 +192,14 @@ def test_the_cube_keeps_what_it_was_made_with(tmp_path: Path, file: str, known: 
     assert (entry["label"], entry["title"], entry["source"]) == ("literature", "A system", "a test")
     (law,) = entry["laws"]
     power = known.batch_laws[0].laws["power"]
-    assert (law["h"], law["draw"], law["prompt_tokens"]) == ("power", False, None)
-    assert (law["a0_s"], law["a1_s_per_token"], law["gamma"]) == (power.a0_s, power.a1_s_per_token, power.gamma)
-    assert law["standard_errors"] == power.standard_errors
+    assert (law["asked"], law["draw"], law["prompt_tokens"], law["table"]) == ("power", False, None, None)
+    # The whole law, covariance included: the cube outlives the file.
+    assert BatchCoefficients.model_validate(law["law"]) == power
     notes = cube.attrs["notes"]
-    assert f"service times of {file} (literature): A system; no prefill in them" in notes
-    assert power.quality.leave_one_out_rms is not None
-    assert f"law power, left-out measurements within {100 * power.quality.leave_one_out_rms:.2g} % (rms)" in notes
+    assert f"service times of {file} (literature): A system; prompt lengths not known" in notes
+    rms = power.quality.leave_one_size_out_rms
+    assert rms is not None
+    assert f"law power predicts left-out batch sizes within {100 * rms:.2g} % (rms)" in notes
     assert "implausible" not in notes
     assert "drawn anew" not in notes
     assert "service_coefficients" not in sweep({"law": "constant", "a1_s_per_token": 0.01}).run().attrs
@@ -207,7 +207,7 @@ def test_the_cube_keeps_what_it_was_made_with(tmp_path: Path, file: str, known: 
 
 def test_notes_warn_of_larger_batches_and_of_flags(tmp_path: Path, file: str, known: Coefficients) -> None:
     larger = {"policy": {"mode": "multi_bin_only", "batch_size": 9}}
-    warning = "were measured up to batches of 8; larger ones are extrapolated"
+    warning = "were measured up to batches of 8, the sweep has some of up to 9: their times are extrapolated"
     assert warning in sweep({"coefficients": file}, **larger).run().attrs["notes"]
     assert (
         warning
@@ -221,12 +221,44 @@ def test_notes_warn_of_larger_batches_and_of_flags(tmp_path: Path, file: str, kn
     assert "are implausible: R2 = 1: nothing is left" in sweep({"coefficients": str(flagged)}).run().attrs["notes"]
 
 
+def test_notes_warn_of_lengths_and_prompts_that_were_not_measured(tmp_path: Path) -> None:
+    name = "qwen3-0.6b-cpu-vllm"
+    inside = {
+        "requests": 40,
+        "arrivals": {"process": "poisson", "rate_per_s": 0.5},
+        "lengths": {"distribution": "uniform", "low": 8.0, "high": 60.0},
+    }
+    inside["lengths"]["prompt"] = {"distribution": "constant", "value": 64}
+    beyond = {**inside, "lengths": {"distribution": "uniform", "low": 8.0, "high": 600.0}}
+    axes = {"bins": SWEEP["axes"]["bins"]}
+    quiet = sweep({"coefficients": name}, axes=axes, workload=inside).run().attrs["notes"]
+    assert "extrapolated" not in quiet
+    assert "prefills take another time" not in quiet
+    loud = sweep({"coefficients": name}, axes=axes, workload=beyond).run().attrs["notes"]
+    assert "measured up to outputs of 64 tokens, the workload has some of 600: their times are extrapolated" in loud
+    assert "measured with prompts of 64 tokens, the workload's have 0 on average" in loud
+
+
+def test_a_cube_is_not_made_again_with_other_coefficients(
+    tmp_path: Path, known: Coefficients, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "mine.json", known)
+    sweep({"coefficients": str(path)}).run("cube.nc")
+    assert Answer(capsys, "rerun", "cube.nc", "-o", "again.nc", "--quiet").status == 0
+    write(path, known, lambda content: content.update(title="Another system"))
+    refused = Answer(capsys, "rerun", "cube.nc", "-o", "third.nc", "--quiet").mistake
+    assert refused == f"coefficients {path}: have changed since the cube was made, which keeps what they were"
+    assert not Path("third.nc").exists()
+
+
 def test_the_table_says_its_own_error(file: str, known: Coefficients) -> None:
     table = known.batch_laws[0].table
     assert table is not None
-    assert table.interpolation_rms is not None
+    assert table.leave_one_size_out_rms is not None
     notes = sweep({"coefficients": file, "h": "table"}).run().attrs["notes"]
-    assert f"the measured table, left-out cells within {100 * table.interpolation_rms:.2g} % (rms)" in notes
+    rms = 100 * table.leave_one_size_out_rms
+    assert f"the measured table predicts left-out batch sizes within {rms:.2g} % (rms)" in notes
 
 
 def test_an_axis_goes_over_coefficients(tmp_path: Path, file: str) -> None:
@@ -250,7 +282,8 @@ def test_an_axis_over_the_growth_has_the_law_and_the_table(file: str) -> None:
     axes = {"h": {"path": "server.service.h", "values": ["linear", "table"]}, "bins": SWEEP["axes"]["bins"]}
     cube = sweep({"coefficients": file}, axes=axes, workload=ONE_RATE).run()
     laws = json.loads(cube.attrs["service_coefficients"])[file]["laws"]
-    assert [law["h"] for law in laws] == ["linear", "table"]
+    assert [law["asked"] for law in laws] == ["linear", "table"]
+    assert [law["table"] is None for law in laws] == [True, False]
     assert not np.array_equal(cube["latency_mean_s"][0], cube["latency_mean_s"][1])
     np.testing.assert_allclose(cube["service_mean_s"][0], cube["service_mean_s"][1], rtol=0.03)
 
@@ -312,18 +345,26 @@ def test_shipped_measurements_give_the_shipped_coefficients(name: str) -> None:
     assert shipped.raw == again.raw  # the file's own hash
     assert (shipped.title, shipped.provenance, shipped.memory) == (again.title, again.provenance, again.memory)
     assert shipped.plausibility == again.plausibility
-    for kept, found in zip(shipped.batch_laws, again.batch_laws, strict=True):
-        assert (kept.prompt_tokens, kept.chosen, kept.table) == (found.prompt_tokens, found.chosen, found.table)
-        for h, law in kept.laws.items():
-            other = found.laws[h]
-            assert (law.a0_s, law.a1_s_per_token, law.gamma) == pytest.approx(
-                (other.a0_s, other.a1_s_per_token, other.gamma), rel=1e-6, abs=1e-9
-            )
-    assert shipped.step_law is not None
-    assert again.step_law is not None
-    assert [getattr(shipped.step_law, term) for term in STEP_TERMS] == pytest.approx(
-        [getattr(again.step_law, term) for term in STEP_TERMS], rel=1e-6
-    )
+    # Every number of it: errors, covariances and qualities too.
+    assert flat(shipped.model_dump()) == pytest.approx(flat(again.model_dump()), rel=1e-5, abs=1e-12)
+    assert texts(shipped.model_dump()) == texts(again.model_dump())
+
+
+def leaves(part: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of nested tables and lists with its path."""
+    if isinstance(part, dict | list):
+        for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+            yield from leaves(value, f"{path}.{key}")
+    else:
+        yield path, part
+
+
+def flat(content: Any) -> dict[str, float]:
+    return {path: float(value) for path, value in leaves(content) if isinstance(value, int | float)}
+
+
+def texts(content: Any) -> dict[str, Any]:
+    return {path: value for path, value in leaves(content) if not isinstance(value, int | float)}
 
 
 @pytest.mark.parametrize("name", shipped_names())

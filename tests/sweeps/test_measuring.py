@@ -10,7 +10,7 @@ import xarray as xr
 from scipy.stats import t as student
 
 from batchcube.calibration.laws import STEP_TERMS
-from batchcube.calibration.measuring.bench import Cell, Grid
+from batchcube.calibration.measuring.bench import Cell, CellTooLargeError, Grid
 from batchcube.results.cube import Axis, build_cube, write_cube
 from batchcube.results.measurements import read_measurement, write_measurement
 from batchcube.sweeps import UserError, measuring
@@ -220,23 +220,64 @@ def test_a_stopped_measurement_of_something_else_is_refused(output: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         measured(FakeEngine(stop_after=3), output)
     before = journal_of(output).read_bytes()
-    for engine, grid in (
-        (FakeEngine(), GRID._replace(seed=6)),
-        (FakeEngine(), GRID._replace(batch_sizes=(1, 2))),
-        (FakeEngine(model="another"), GRID),
-        (FakeEngine(threads=2), GRID),
-        (FakeEngine(clock="wall clock"), GRID),
+    for engine, grid, differing in (
+        (FakeEngine(), GRID._replace(seed=6), "grid"),
+        (FakeEngine(), GRID._replace(batch_sizes=(1, 2)), "grid"),
+        (FakeEngine(model="another"), GRID, "model"),
+        (FakeEngine(threads=2), GRID, "threads"),
+        (FakeEngine(clock="wall clock"), GRID, "clock"),
+        (FakeEngine(driver="CUDA 13"), GRID, "driver"),
+        (FakeEngine(engine_versions="fake 2.0"), GRID._replace(seed=6), "engine_versions, grid"),
     ):
         with pytest.raises(UserError) as caught:
             measured(engine, output, grid)
         assert str(caught.value) == (
-            f"{journal_of(output)}: holds a stopped measurement of something else; remove it, or --overwrite"
+            f"{journal_of(output)}: holds a stopped measurement of something else ({differing} differ); remove it, or "
+            "--overwrite"
         )
         assert engine.served == []
         assert journal_of(output).read_bytes() == before
     anew = FakeEngine(model="another")
     assert measured(anew, output, overwrite=True).attrs["model"] == "another"
     assert len(anew.timed) == RUNS
+
+
+@pytest.mark.parametrize("name", ["processor", "cores", "memory", "batchcube_version"])
+def test_a_measurement_does_not_go_on_elsewhere(output: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        measured(FakeEngine(stop_after=3), output)
+    if name == "batchcube_version":
+        monkeypatch.setattr(measuring, "batchcube_version", lambda: "0.0.0")
+    else:
+        other = measuring.machine() | {name: "another"}
+        monkeypatch.setattr(measuring, "machine", lambda: other)
+    with pytest.raises(UserError, match=rf"holds a stopped measurement of something else \({name} differ\); remove it"):
+        measured(FakeEngine(), output)
+
+
+@pytest.mark.parametrize("content", [b"", b"7\n", b"\xff\xfe\n", b"[1, 2]\n"])
+def test_what_is_no_stopped_measurement_is_refused_and_kept(output: Path, content: bytes) -> None:
+    journal_of(output).write_bytes(content)
+    with pytest.raises(UserError, match=r"holds a stopped measurement of something else \(.*grid, .* differ\)"):
+        measured(FakeEngine(), output)
+    assert journal_of(output).read_bytes() == content
+
+
+def test_a_partial_file_that_cannot_be_written_is_one_line(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def full(path: Path, *how: Any, **options: Any) -> Any:
+        if path.suffix == ".partial":
+            raise OSError(28, "No space left on device")
+        return opened(path, *how, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match=r"m\.nc\.partial: cannot be written: No space left on device$"):
+        measured(FakeEngine(), output)
+    monkeypatch.undo()
+    journal_of(output).mkdir()
+    with pytest.raises(UserError, match=r"m\.nc\.partial: cannot be read: Is a directory$"):
+        measured(FakeEngine(), output)
 
 
 def test_an_output_that_is_there_is_refused_before_the_engine_is_made(output: Path) -> None:
@@ -345,28 +386,80 @@ def test_what_is_no_measurement_is_refused_by_the_fit(tmp_path: Path) -> None:
             fit_measurement(tmp_path / "m.nc", name)
 
 
-def test_the_time_limit_leaves_out_the_rest_and_says_so(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Slow(FakeEngine):
-        """Every run takes a second of a clock that nothing else moves."""
+def test_a_repetition_that_fails_late_leaves_the_cell_its_samples(output: Path) -> None:
+    cell = Cell(4, 32, 8)
 
-        now = 0.0
-
+    class Fragmented(FakeEngine):
         def run(self, cell: Cell) -> Any:
-            self.now += 1.0
+            if cell == (4, 32, 8) and self.timed.count(cell) == 2:
+                raise CellTooLargeError("the memory is in pieces")
             return super().run(cell)
 
+    found = measured(Fragmented(), output)
+    assert str(found["refusal"].sel(at(cell)).values) == "the memory is in pieces"
+    assert (found["order"].sel(at(cell)) >= 0).values.tolist() == [True, True, False]
+    assert (found["order"] >= 0).sum() == RUNS - 1
+    assert found["refusal"].attrs["long_name"] == "why a cell, or a repetition of it, was not measured"
+    assert cells_of(found).only("batch").seconds.size == len(GRID.cells())
+
+
+class Slow(FakeEngine):
+    """Every run takes a second of a clock that nothing else moves; a run under way is finished."""
+
+    now = 0.0
+
+    def run(self, cell: Cell) -> Any:
+        self.now += 1.0
+        return super().run(cell)
+
+
+def slowly(engine: Slow, output: Path, limit: float | None) -> xr.Dataset:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring.time, "monotonic", lambda: engine.now)
+        return measured(engine, output, time_limit_s=limit)
+
+
+def test_the_time_limit_leaves_out_the_rest_and_says_so(output: Path) -> None:
     engine = Slow()
-    monkeypatch.setattr(measuring.time, "monotonic", lambda: engine.now)
-    # 6 shapes are warmed up; then 9 runs are within the limit, and the one that exceeds it is kept.
-    found = measured(engine, output, time_limit_s=15.0)
-    assert len(engine.timed) == 10
+    # 6 shapes are warmed up; then 9 runs begin before the limit, and the last of them is finished after it.
+    found = slowly(engine, output, 14.5)
+    assert len(engine.timed) == 9
     done = {cell for cell in GRID.cells() if (found["order"].sel(at(cell)) >= 0).any()}
     assert done == set(engine.timed)
     for cell in GRID.cells():
         assert str(found["refusal"].sel(at(cell)).values) == ("" if cell in done else NOT_IN_TIME)
-    assert int((found["order"] >= 0).sum()) == 10
+    assert int((found["order"] >= 0).sum()) == 9
+    xr.testing.assert_identical(read_measurement(output), found)
+    assert cells_of(found).only("batch").seconds.size == 9
+
+
+def test_what_the_time_limit_ended_goes_on_beside_its_output(output: Path, tmp_path: Path) -> None:
+    runs, timed = Counter[Cell](), []
+    for limit in (14.5, 20.0, 20.0):
+        engine = Slow(runs=runs)
+        slowly(engine, output, limit)
+        assert journal_of(output).exists() == (len(timed) + len(engine.timed) < RUNS)
+        timed += engine.timed
+    whole = FakeEngine()
+    same_but_for_the_date(read_measurement(output), measured(whole, tmp_path / "whole.nc"))
+    assert timed == whole.timed
+    with pytest.raises(UserError, match=r"m\.nc: is there already"):
+        measured(FakeEngine(), output)
+
+
+def test_the_time_limit_ends_warming_up_too(output: Path) -> None:
+    engine = Slow(room_tokens=90)
+    with pytest.raises(UserError) as caught:
+        slowly(engine, output, 5.0)
+    assert str(caught.value) == (
+        f"{output}: nothing was measured within --time-limit-s 5, loading and warming up took it; the same command, "
+        "given more time, goes on"
+    )
+    assert len(engine.served) == 5
+    assert engine.timed == []
+    assert not output.exists()
+    assert slowly(Slow(room_tokens=90), output, None)["order"].max() == RUNS - 1
     assert not journal_of(output).exists()
-    assert cells_of(found).only("batch").seconds.size == 10
 
 
 def test_progress_is_told_unless_quiet(output: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from batchcube.calibration.measuring.bench import (
     Engine,
     Grid,
     Sample,
+    check_dtype,
     check_grid,
     measure,
     refusals,
@@ -118,6 +119,18 @@ def test_good_grids_are_let_through(grid: Grid) -> None:
         check_grid(grid._replace(output_tokens=(1, *grid.output_tokens)))
 
 
+def test_whether_a_law_follows_from_a_grid_is_not_asked() -> None:
+    check_grid(Grid((1,), (16,), (2,), 1, 1))
+
+
+def test_engines_compute_with_three_kinds_of_numbers() -> None:
+    for dtype in ("float32", "bfloat16", "float16"):
+        check_dtype(dtype)
+    for dtype in ("fp8", "int8", "float64", "auto", ""):
+        with pytest.raises(ValueError, match=f"^--dtype {dtype}: must be one of float32, bfloat16, float16$"):
+            check_dtype(dtype)
+
+
 def test_refusals_say_why_by_the_number_of_the_cell() -> None:
     engine: Engine = FakeEngine(longest=20)
     assert refusals(engine, GRID.cells()) == dict.fromkeys((2, 3, 6, 7), "prompts of 32")
@@ -164,6 +177,16 @@ def test_a_cell_without_room_is_tried_once_and_the_others_go_on() -> None:
     assert sorted(failed) == [(6, "no room for 136 tokens"), (7, "no room for 160 tokens")]
     assert Counter(number for number, _, _ in found) == {**dict.fromkeys(range(6), 3), 6: 1, 7: 1}
     assert len(engine.runs) == len(found) == 20
+
+
+def test_what_is_stopped_ends_between_two_runs() -> None:
+    for allowed in range(4):
+        engine = FakeEngine()
+        assert warm_up(engine, GRID.cells(), stop=lambda: len(engine.runs) >= allowed) == {}  # noqa: B023
+        assert len(engine.runs) == allowed
+        engine = FakeEngine()
+        found = list(measure(engine, GRID, GRID.order(), lambda: len(engine.runs) >= allowed))  # noqa: B023
+        assert len(found) == len(engine.runs) == allowed
 
 
 def test_one_thread_is_timed_by_what_it_computed_and_several_by_the_wall() -> None:

@@ -1,9 +1,11 @@
 """Real engines on a tiny shape: what is served is what was asked for. Skipped without their packages."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,20 +14,32 @@ import pytest
 from batchcube.calibration.measuring.bench import Cell, CellTooLargeError, Engine, Grid, measure, warm_up
 from batchcube.calibration.measuring.clock import PROCESS, WALL
 from batchcube.calibration.measuring.transformers_engine import TransformersEngine
-from batchcube.calibration.measuring.vllm_engine import VllmEngine
+from batchcube.calibration.measuring.vllm_engine import GPU_BUDGET, VllmEngine, prepare
 from batchcube.calibration.models import SHAPES, configuration, read_model
 
 TINY = "qwen3-tiny"
 GRID = Grid((1, 3), (4, 16), (2, 5), 2, 1)
 
 # What the engines' own packages warn of is their business.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning"),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_shape_has_no_weights_of_its_own(shape: str) -> None:
     for build in (lambda: TransformersEngine(shape), lambda: VllmEngine(shape, GRID.cells())):
         with pytest.raises(ValueError, match=f"--model {shape}: is a shape without weights: add --dummy-weights"):
+            build()
+
+
+def test_engines_refuse_numbers_that_they_do_not_compute_with() -> None:
+    for build in (
+        lambda: TransformersEngine(TINY, dummy_weights=True, dtype="fp8"),
+        lambda: VllmEngine(TINY, GRID.cells(), dummy_weights=True, dtype="fp8"),
+    ):
+        with pytest.raises(ValueError, match=r"^--dtype fp8: must be one of float32, bfloat16, float16$"):
             build()
 
 
@@ -104,7 +118,9 @@ def test_transformers_reads_a_folder_and_refuses_what_is_none(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(configuration(TINY, "float32")))
     engine = TransformersEngine(str(tmp_path), dummy_weights=True, dtype="float32", threads=2)
-    assert engine.model[1:] == transformers_engine.model[1:]
+    assert engine._sizes is not None
+    assert transformers_engine._sizes is not None
+    assert engine._sizes[1:] == transformers_engine._sizes[1:]
     assert engine.clock == WALL
     assert engine.run(Cell(2, 4, 3)).step_s.shape == (3,)
     assert TransformersEngine(TINY, dummy_weights=True, wall_clock=True).clock == WALL
@@ -113,6 +129,119 @@ def test_transformers_reads_a_folder_and_refuses_what_is_none(
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="--device tpu: must be cpu or cuda"):
         TransformersEngine(TINY, dummy_weights=True, device="tpu")
+
+
+def test_transformers_measures_a_mixture_of_experts_whose_size_it_does_not_know(tmp_path: Path) -> None:
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package)
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "decoder_sparse_step": 1}
+    mixture = configuration(TINY, "float32") | experts | {"model_type": "qwen3_moe"}
+    (tmp_path / "config.json").write_text(json.dumps(mixture | {"architectures": ["Qwen3MoeForCausalLM"]}))
+    engine = TransformersEngine(str(tmp_path), dummy_weights=True, dtype="float32")
+    said = engine.describe()
+    assert (said["model"], said["dtype"]) == (str(tmp_path), "float32")
+    assert not {"kv_bytes_per_token", "model_bytes"} & set(said)
+    assert engine.refusal(Cell(2, 4, 3)) == ""
+    assert engine.run(Cell(2, 4, 3)).step_s.shape == (3,)
+
+
+# What vLLM is asked for, without it.
+
+
+class Stand:
+    """Stands for torch and vLLM: with or without a GPU, and with the options that vLLM was given."""
+
+    def __init__(self, config: dict[str, Any], *, gpu: bool) -> None:
+        self.threads: list[int] = []
+        self.options: dict[str, Any] = {}
+        properties = SimpleNamespace(name="Big GPU", total_memory=8 * 10**10)
+        cuda = SimpleNamespace(is_available=lambda: gpu, get_device_properties=lambda number: properties)
+        self.torch = SimpleNamespace(cuda=cuda, set_num_threads=self.threads.append, version=SimpleNamespace(cuda="13"))
+        settings = SimpleNamespace(
+            model_config=SimpleNamespace(
+                hf_config=SimpleNamespace(to_dict=lambda: config), get_vocab_size=lambda: config["vocab_size"]
+            ),
+            cache_config=SimpleNamespace(block_size=16, num_gpu_blocks=10**6),
+        )
+        self.llm = SimpleNamespace(llm_engine=SimpleNamespace(vllm_config=settings))
+        self.vllm = SimpleNamespace(LLM=self.load, SamplingParams=None)
+
+    def load(self, **options: Any) -> Any:
+        self.options = options
+        return self.llm
+
+
+@pytest.fixture
+def stand(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put a stand in place of torch and vLLM; what they would read of the environment is forgotten."""
+
+    def put(config: dict[str, Any] | None = None, *, gpu: bool = False) -> Stand:
+        made = Stand(configuration(TINY) if config is None else config, gpu=gpu)
+        monkeypatch.setitem(sys.modules, "torch", made.torch)
+        monkeypatch.setitem(sys.modules, "vllm", made.vllm)
+        return made
+
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
+    return put
+
+
+@pytest.mark.parametrize("already", [None, "7"])
+def test_threads_are_those_asked_for_whatever_is_set(stand: Any, already: str | None) -> None:
+    stood = stand()
+    os.environ.pop("OMP_NUM_THREADS", None)
+    if already is not None:
+        os.environ["OMP_NUM_THREADS"] = already
+    assert prepare(3) is False
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert stood.threads == [3]
+
+
+def test_the_hub_is_left_alone_only_when_nothing_is_on_it(stand: Any, tmp_path: Path) -> None:
+    stand()
+    os.environ.pop("HF_HUB_OFFLINE", None)
+    VllmEngine("somebody/a-model", GRID.cells(), dummy_weights=True)
+    assert "HF_HUB_OFFLINE" not in os.environ
+    for model in (TINY, str(tmp_path)):
+        VllmEngine(model, GRID.cells(), dummy_weights=True)
+        assert os.environ.pop("HF_HUB_OFFLINE") == "1"
+    VllmEngine(str(tmp_path), GRID.cells())
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_on_a_gpu_a_step_holds_so_many_tokens_at_most(stand: Any) -> None:
+    cells = [Cell(b, p, 16) for b in (1, 128, 256) for p in (1024, 4096)]
+    stood = stand(gpu=True)
+    engine = VllmEngine(TINY, cells, dummy_weights=True)
+    assert stood.options["max_num_batched_tokens"] == GPU_BUDGET == 131072
+    assert engine.refusal(Cell(128, 1024, 16)) == ""
+    assert engine.refusal(Cell(128, 4096, 16)) == "a prefill of 524288 tokens, a step of the engine holds 131072"
+    # A single prompt is let in however long it is, and a CPU makes no buffers ahead.
+    VllmEngine(TINY, [Cell(1, 200_000, 16)], dummy_weights=True)
+    assert stood.options["max_num_batched_tokens"] == 200_016
+    stood = stand()
+    VllmEngine(TINY, cells, dummy_weights=True)
+    assert stood.options["max_num_batched_tokens"] == 256 * 4096
+
+
+def test_the_size_of_the_cache_is_asked_for_on_a_cpu_only(stand: Any) -> None:
+    stand(gpu=True)
+    with pytest.raises(ValueError, match=r"^--kv-cache-gib 4: is for a CPU; on a GPU the cache takes what is free$"):
+        VllmEngine(TINY, GRID.cells(), dummy_weights=True, kv_cache_gib=4)
+    stand()
+    VllmEngine(TINY, GRID.cells(), dummy_weights=True, kv_cache_gib=4)
+    assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "4"
+
+
+@pytest.mark.parametrize("key", ["num_experts", "kv_lora_rank"])
+def test_vllm_measures_models_whose_size_is_not_known(stand: Any, key: str) -> None:
+    stand()
+    dense = VllmEngine("somebody/dense", GRID.cells()).describe()
+    stand(configuration(TINY) | {key: 8})
+    other = VllmEngine("somebody/other", GRID.cells()).describe()
+    assert set(dense) - set(other) == {"kv_bytes_per_token", "model_bytes"}
+    assert set(other) <= set(dense)
+    assert (other["model"], other["dtype"], other["kv_capacity_tokens"]) == ("somebody/other", "bfloat16", 16 * 10**6)
 
 
 # vLLM, in a process of its own: it leaves threads and distributed groups behind, and reads its settings once.
