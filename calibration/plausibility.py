@@ -164,7 +164,7 @@ def _even_scatter(cells: Cells) -> Iterator[Finding]:
         hidden = (mine.std_resolution_s + ratio * mine.resolution_s) / 2 / mine.seconds / middle
         apart = np.abs(ratio / middle - 1) + hidden
         expected = 1 / np.sqrt(2 * (mine.repetitions - 1))
-        # Half of the variance of normal noise: bounded noise, or a drift that all cells share, evens deviations out too.
+        # Half of the variance of normal noise: bounded noise and a drift that all cells share even deviations out too.
         if chi2.cdf(float(np.sum(2 * (apart / expected) ** 2)), ratio.size - 1) < _CHANCE:
             text = (
                 f"the standard deviations of {ratio.size} {_TIMES[kind]} are {100 * middle:.3g} % of the mean, give or "
