@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -244,7 +242,7 @@ def _prompt(tokens: float) -> str:
 
 
 def _subtitle(calibration: Dataset) -> str:
-    parts: Sequence[str] = (str(calibration.attrs[key]) for key in ("name", "title", "source"))  # type: ignore[assignment]
+    parts = [str(calibration.attrs[key]) for key in ("name", "title", "source")]
     return "; ".join(part for part in parts if part)
 
 
