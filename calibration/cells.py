@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .laws import BatchLaw, StepLaw, fit_batch_laws, fit_step_law, step_terms
+from .laws import BatchLaw, H, StepLaw, fit_batch_laws, fit_step_law, step_terms
 
 Floats = NDArray[np.float64]
 
@@ -110,8 +110,8 @@ class BatchFit(NamedTuple):
 
     prompt_tokens: float
     """NaN where it is not known."""
-    chosen: str
-    laws: Mapping[str, BatchLaw]
+    chosen: H
+    laws: Mapping[H, BatchLaw]
     cells: Cells
 
 

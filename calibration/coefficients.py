@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .cells import BatchFit, Cells, as_table, table_error
-from .laws import STEP_TERMS, BatchLaw, Quality, StepLaw
+from .laws import STEP_TERMS, BatchLaw, H, Quality, StepLaw
 from .plausibility import Finding
 
 Floats = NDArray[np.float64]
@@ -29,7 +29,6 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Label = Literal["measured", "literature", "table"]
 Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]
-H = Literal["constant", "linear", "saturating", "power"]
 
 
 class _Part(BaseModel):
@@ -250,7 +249,7 @@ def describe_cell(cells: Cells, number: int) -> str:
 def batch_coefficients(law: BatchLaw, cells: Cells | None) -> BatchCoefficients:
     """Return a fitted batch law as the file states it."""
     return BatchCoefficients(
-        h=law.h,  # type: ignore[arg-type]
+        h=law.h,
         a0_s=law.a0_s,
         a1_s_per_token=law.a1_s_per_token,
         gamma=law.gamma,
@@ -275,14 +274,14 @@ def batch_laws(fits: Sequence[BatchFit]) -> list[BatchLaws]:
                 seconds=seconds.tolist(),
                 leave_one_size_out_rms=_known(table_error(*grid)),
             )
-        laws: dict[Any, BatchCoefficients] = {h: batch_coefficients(law, fit.cells) for h, law in fit.laws.items()}
+        laws: dict[H, BatchCoefficients] = {h: batch_coefficients(law, fit.cells) for h, law in fit.laws.items()}
         stated.append(
             BatchLaws(
                 prompt_tokens=_known(fit.prompt_tokens),
                 from_steps=False,
                 batch_sizes=range_of(fit.cells.batch_size),
                 output_tokens=range_of(fit.cells.output_tokens),
-                chosen=fit.chosen,  # type: ignore[arg-type]
+                chosen=fit.chosen,
                 laws=laws,
                 table=table,
             )

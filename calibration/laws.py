@@ -6,14 +6,15 @@ and widens the errors, as it should: many repetitions of a cell do not make a wr
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-LAWS = ("constant", "linear", "saturating", "power")
+H = Literal["constant", "linear", "saturating", "power"]
+LAWS: tuple[H, ...] = get_args(H)
 """Names of h(b): 1, 1 + γ(b-1), 1 + γ(b-1)/b, b^γ; a simpler law stands before one with more freedom."""
 STEP_TERMS = (
     "c0_s",
@@ -53,7 +54,7 @@ class BatchLaw(NamedTuple):
 
     a0_s: float
     a1_s_per_token: float
-    h: str
+    h: H
     gamma: float
     covariance: Floats
     free: tuple[int, ...]
@@ -110,7 +111,7 @@ def step_terms(
     return np.stack(parts, axis=-1)
 
 
-def fit_batch_law(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike, h: str) -> BatchLaw:
+def fit_batch_law(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike, h: H) -> BatchLaw:
     """Fit a0 + a1 * L * h(b) to measurements (n,).
 
     ``h`` is one of `LAWS`. Raises ValueError for an unknown law, values that are not finite and > 0, fewer than 3
@@ -144,14 +145,14 @@ def fit_batch_law(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike
     return BatchLaw(a0, a1, h, gamma, covariance, active, spare, _quality(y, fitted, predict, free, b))
 
 
-def fit_batch_laws(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike) -> tuple[str, dict[str, BatchLaw]]:
+def fit_batch_laws(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike) -> tuple[H, dict[H, BatchLaw]]:
     """Fit every law of `LAWS` that the measurements can tell, and choose one by cross-validation.
 
     The score is the root mean square of the relative error over all measurements, each predicted from all the others.
     The first law within 1 % of the best score wins, so no freedom is taken that the measurements do not ask for. Laws
     that need more batch sizes than there are, are left out. Raises ValueError when no law can be fitted.
     """
-    fits: dict[str, BatchLaw] = {}
+    fits: dict[H, BatchLaw] = {}
     for h in LAWS:
         try:
             fits[h] = fit_batch_law(batch_sizes, lengths, seconds, h)

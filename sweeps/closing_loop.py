@@ -32,6 +32,7 @@ from batchcube.engine.policies.target import Control, fixed_target
 from batchcube.engine.ticks import TICKS_PER_S
 
 from .calibrating import fit_measurement
+from .files import write_text
 from .measuring import measure_engine
 from .seeds import stream
 
@@ -92,7 +93,7 @@ def close_loop(
     raw = folder / "measurement.nc"
     measure_engine(lambda: engine, GRID, raw, overwrite=True, quiet=quiet)
     known, _ = fit_measurement(raw, "loop")
-    (folder / "coefficients.json").write_text(known.text(), encoding="utf-8")
+    write_text(folder / "coefficients.json", known.text())
     laws = known.at_prompt(None)
     services: dict[str, Service] = {laws.chosen: _formula(laws)}
     if laws.table is not None:
@@ -108,9 +109,9 @@ def close_loop(
             records = simulate(trace, bins, setup._replace(service=service)).records
             rows += compare((run, load, mode, law), trace, served, records)
             every.append(_requests((run, load, mode, law), trace, served, records))
-    pd.concat(every).to_csv(folder / "requests.csv", index=False)
+    write_text(folder / "requests.csv", pd.concat(every).to_csv(index=False))
     table = pd.DataFrame([(*row, row.error) for row in rows], columns=[*Comparison._fields, "error"])
-    table.to_csv(folder / "comparison.csv", index=False)
+    write_text(folder / "comparison.csv", table.to_csv(index=False))
     return table
 
 

@@ -61,6 +61,7 @@ def close_vllm_loop(
     from batchcube.calibration.coefficients import ReplicaSettings
 
     from .calibrating import fit_measurement
+    from .files import write_text
     from .measuring import measure_engine
     from .seeds import stream
     from .validating import step_coefficients_of, validate
@@ -77,7 +78,7 @@ def close_vllm_loop(
         capacity_tokens=capacity,
     )
     known = known.model_copy(update={"replica": settings})
-    (folder / "coefficients.json").write_text(known.text(), encoding="utf-8")
+    write_text(folder / "coefficients.json", known.text())
     rng = stream(seed, None, "lengths")
     prompt = PROMPT_STEP * rng.integers(1, LONGEST_PROMPT // PROMPT_STEP + 1, requests)
     drawn = np.ceil(rng.lognormal(np.log(50.0), 0.8, requests))
@@ -91,6 +92,6 @@ def close_vllm_loop(
     arrival = np.cumsum(stream(seed, None, "arrivals").exponential(1 / rate, requests))
     log = folder / "log.jsonl"
     rows = server.serve(arrival, prompt, output)
-    log.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    write_text(log, "".join(f"{json.dumps(row)}\n" for row in rows))
     errors, dataset = validate(log, known, settings)
     return known, errors, dataset

@@ -24,6 +24,7 @@ from batchcube.results.measurements import build_measurement, write_measurement
 from batchcube.results.provenance import batchcube_version
 
 from .errors import UserError
+from .files import require_new, write_text
 from .progress import Counting
 
 NOT_IN_TIME = "not measured within --time-limit-s"
@@ -152,8 +153,8 @@ class _Journal:
         self.path = partial_of(output)
         self.samples: dict[tuple[int, int], Sample] = {}
         self.refused: dict[int, str] = {}
-        if output.exists() and not self.path.exists() and not overwrite:
-            raise UserError(f"{output}: is there already; choose another output, or --overwrite")
+        if not self.path.exists() and not overwrite:
+            require_new(output)
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
             if overwrite:
@@ -193,7 +194,7 @@ class _Journal:
                 self.samples[entry["cell"], entry["repetition"]] = sample
         whole = "".join(f"{row}\n" for row in rows[: len(entries)])
         if whole != text:  # also where nothing but the end of the last line is missing
-            self.path.write_text(whole, encoding="utf-8")
+            write_text(self.path, whole)
 
     def keep(self, number: int, repetition: int, sample: Sample) -> None:
         """Add a sample."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from .errors import UserError
+from .files import write_text
 from .planning import make_plan
 from .specification import Sweep
 
@@ -206,12 +206,7 @@ class Reproduction:
             note = "; ".join(part for part in (_QUICK if self.quick else "", row.note) if part)
             numbers = (row.paper, row.theory, row.simulated, row.ci_low, row.ci_high)
             writer.writerow([row.experiment, row.setting, row.quantity, *map(_in_csv, numbers), row.agrees, note])
-        part = target.with_name(".comparison.csv.part")
-        try:
-            part.write_text(text.getvalue(), encoding="utf-8")
-            part.replace(target)
-        except OSError as error:
-            raise UserError(f"{target}: cannot be written: {error.strerror}") from None
+        write_text(target, text.getvalue())
         return target
 
     def finish(self) -> None:

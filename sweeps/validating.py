@@ -182,7 +182,6 @@ def validate(
         "source": f"{known.title}; log {log_path.name}",
         "judged": f"all but the first {skip}" if skip else "all",
         "log_sha256": log.sha256,
-        "specification_sha256": log.sha256,
         "preemptions_simulated": int(records.preemptions.sum()),
     }
     return errors, build_validation(log.queued_s, judged, times, time_s, courses, attrs)

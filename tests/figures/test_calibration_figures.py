@@ -361,7 +361,7 @@ def test_the_command_line_draws_a_calibration(calibration, tmp_path, capsys):
     file, picture = write_calibration(calibration, tmp_path / "x.fit.nc"), tmp_path / "x.svg"
     assert answer(capsys, "figure", "calibration-law", file, "-o", picture, "--option", "width_mm=120") == (0, "")
     text = picture.read_text()
-    assert calibration.attrs["specification_sha256"] in text
+    assert f"batchcube raw sha256 {calibration.attrs['raw_sha256']}" in text
     assert calibration.attrs["title"].replace("'", "&#x27;") in text or calibration.attrs["title"] in text
     again = tmp_path / "again.svg"
     save(draw("calibration-law", calibration, width_mm=120), calibration, again)

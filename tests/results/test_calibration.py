@@ -42,7 +42,7 @@ def arrays(names=VARIABLES):
 
 
 def build(**changes):
-    return build_calibration(COORDINATES, arrays() | changes, {"name": "mine", "specification_sha256": "ab"})
+    return build_calibration(COORDINATES, arrays() | changes, {"name": "mine", "raw_sha256": "ab"})
 
 
 def one_line(error):

@@ -79,7 +79,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[FakeEngine]]:
             made.append(FakeEngine(model=model, threads=asked["threads"], dtype=asked["dtype"], **options))
             return made[-1]
 
-        monkeypatch.setattr(cli_calibrate, "_require_packages", lambda names, message: None)
+        monkeypatch.setattr(cli_calibrate, "_require_packages", lambda command, names, needs: None)
         monkeypatch.setattr("batchcube.calibration.measuring.transformers_engine.TransformersEngine", make)
         return made
 
