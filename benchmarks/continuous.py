@@ -1,4 +1,4 @@
-"""What continuous batching costs: leaps against every step in the same kernel, and against SimPy, in one run.
+"""What continuous batching costs: leaps against every step in the same kernel, an obvious loop, and SimPy, in one run.
 
     pip install -e '.[bench]'
     python benchmarks/continuous.py               # a minute or two
@@ -16,11 +16,27 @@ from collections.abc import Callable
 
 import numpy as np
 
-from batchcube.engine.continuous import Replica, Requests, make_law, make_replica, make_requests
-from batchcube.engine.continuous.compiled import make_space, run_steps
-from batchcube.engine.continuous.model import REJECTED, SERVED, TICKS_PER_S, Records, never_fits
+from batchcube.engine import Shape
+from batchcube.engine.continuous import (
+    Records,
+    Replica,
+    Requests,
+    StepJob,
+    StepSetup,
+    make_fleet,
+    make_law,
+    make_replica,
+    make_requests,
+    make_step_reporting,
+    simulate_many_steps,
+)
+from batchcube.engine.continuous.compiled.fleet import run_fleet
+from batchcube.engine.continuous.compiled.space import make_space
+from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.engine.continuous.run import new_records, way_of
+from batchcube.engine.continuous.tally import StepTally, new_step_tally
 from measure import interleave, number, ratio
-from peers.simpy_steps import mean_latency_s
+from peers import every_step, simpy_steps
 
 LAW = make_law(0.0062, 0.00008, 4e-8, 3e-5, 1e-9)
 
@@ -33,13 +49,20 @@ def draw(count: int, rate_per_s: float) -> Requests:
     return make_requests(arrival, np.maximum(np.rint(prompt), 1), np.maximum(np.rint(output), 1))
 
 
-def simulate(requests: Requests, replica: Replica, *, leaps: bool) -> Records:
+def job_of(requests: Requests, replica: Replica) -> StepJob:
+    """Return what the engine is given: one replica, 50 windows over the arrivals."""
+    reporting = make_step_reporting(horizon_s=float(requests.arrival[-1]) / TICKS_PER_S)
+    return StepJob(requests, np.zeros(len(requests.arrival), np.int32), StepSetup(replica, make_fleet(), reporting))
+
+
+def simulate(job: StepJob, *, leaps: bool) -> Records:
     """Run the kernel, with leaps or step by step."""
-    records = Records(*(np.full(len(requests.arrival), -1, np.int64) for _ in Records._fields))
-    records.preemptions[:] = 0
-    records.status[:] = np.where(never_fits(requests, replica), REJECTED, SERVED)
-    space = make_space(requests, replica)
-    run_steps(requests, replica, records, space if leaps else space._replace(steady=False))
+    records, space = new_records(job), make_space(job)
+    largest, windows = int(job.setup.replica.control.largest), job.setup.reporting.windows
+    tally = StepTally(*(part[0] for part in new_step_tally(1, Shape(1, largest, windows))))
+    if not leaps:
+        space = space._replace(steady=False)
+    run_fleet(job.requests, job.bin_of, job.setup, records, tally, space, *way_of(job, records))
     return records
 
 
@@ -50,10 +73,9 @@ def mean_latency(requests: Requests, records: Records) -> float:
 
 def against(name: str, requests: Requests, replica: Replica, peer: Callable[[], float], repetitions: int) -> None:
     """Time ours against a peer that returns the mean latency, and print a line."""
-    ours, theirs = interleave(
-        lambda _: simulate(requests, replica, leaps=True), lambda _: peer(), repetitions=repetitions
-    )
-    apart = peer() / mean_latency(requests, simulate(requests, replica, leaps=True)) - 1
+    job = job_of(requests, replica)
+    ours, theirs = interleave(lambda _: simulate(job, leaps=True), lambda _: peer(), repetitions=repetitions)
+    apart = peer() / mean_latency(requests, simulate(job, leaps=True)) - 1
     count = len(requests.arrival)
     each = 1e9 * float(np.median(ours.processor)) / count
     said = ratio(theirs.processor, ours.processor)
@@ -70,21 +92,27 @@ def main() -> None:
         requests = draw(count, rate)
         replica = make_replica(LAW, most_running=cap, token_budget=2048, capacity_tokens=2**30)
 
-        def every_step(requests: Requests = requests, replica: Replica = replica) -> float:
-            return mean_latency(requests, simulate(requests, replica, leaps=False))
+        def stepped(requests: Requests = requests, replica: Replica = replica) -> float:
+            return mean_latency(requests, simulate(job_of(requests, replica), leaps=False))
 
-        against(f"every step, {rate:g} requests/s", requests, replica, every_step, repetitions)
+        def obvious(requests: Requests = requests, replica: Replica = replica) -> float:
+            return every_step.mean_latency_s(requests, replica)
+
+        against(f"every step in the same kernel, {rate:g} requests/s", requests, replica, stepped, repetitions)
+        against(f"the obvious loop, {rate:g} requests/s", requests, replica, obvious, repetitions)
         few = draw(300 if quick else 1000, rate)
 
         def simpy(few: Requests = few, replica: Replica = replica) -> float:
-            return mean_latency_s(few, replica)
+            return simpy_steps.mean_latency_s(few, replica)
 
         against(f"SimPy, {rate:g} requests/s, {len(few.arrival)} requests", few, replica, simpy, 3)
     million = draw(10**5 if quick else 10**6, 8.0)
     replica = make_replica(LAW, most_running=256, token_budget=2048, capacity_tokens=400_000)
-    (seconds,) = interleave(lambda _: simulate(million, replica, leaps=True), repetitions=3)
+    whole = job_of(million, replica)
+    shape = Shape(1, 256, whole.setup.reporting.windows)
+    (seconds,) = interleave(lambda _: simulate_many_steps([whole], shape), repetitions=3)
     took = float(np.median(seconds.processor))
-    print(f"{len(million.arrival):,} requests at 8/s, 400,000 tokens of KV cache: {number(took)} s")
+    print(f"{len(million.arrival):,} requests at 8/s, 400,000 tokens of KV cache, with its report: {number(took)} s")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ def exact_moments(rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray
     return mean.reshape(rows.shape[:-1]), variance.reshape(rows.shape[:-1])
 
 
-def rank_histograms(histograms: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def rank_histograms(
+    histograms: NDArray[np.int32] | NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return counts (run, quantity) and quantiles in ticks (run, quantity, quantile) of the tallies' histograms.
 
     A quantile is the middle of the bucket that holds the ceil(qn)-th smallest value.

@@ -1,27 +1,45 @@
-"""Continuous batching: one replica of an engine whose requests join and leave at every step (model, section 10)."""
+"""Continuous batching: replicas of an engine whose requests join and leave at every step (model, section 10)."""
 
 from .model import (
+    ADMISSIONS,
     REJECTED,
+    ROUTINGS,
     SERVED,
+    Fleet,
     Law,
     Records,
     Replica,
     Requests,
+    StepJob,
+    StepReporting,
+    StepSetup,
+    make_fleet,
     make_law,
     make_replica,
     make_requests,
+    make_step_reporting,
 )
-from .run import simulate_steps
+from .run import BACKENDS, simulate_many_steps, simulate_steps
 
 __all__ = [
+    "ADMISSIONS",
+    "BACKENDS",
     "REJECTED",
+    "ROUTINGS",
     "SERVED",
+    "Fleet",
     "Law",
     "Records",
     "Replica",
     "Requests",
+    "StepJob",
+    "StepReporting",
+    "StepSetup",
+    "make_fleet",
     "make_law",
     "make_replica",
     "make_requests",
+    "make_step_reporting",
+    "simulate_many_steps",
     "simulate_steps",
 ]

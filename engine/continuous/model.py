@@ -1,4 +1,4 @@
-"""What one replica is given: requests, a step law in whole ticks, and its limits. Plain tuples of arrays and numbers.
+"""What continuous batching is given: requests, a step law in whole ticks, replicas with limits, and who gets what.
 
 Time is counted in picoseconds: every coefficient of the step law is a whole number of them, so that a step takes a
 whole number of ticks without rounding anything, and the sum over any number of steps has a closed form that is exact.
@@ -9,18 +9,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..policies.bin_choice import CHOICES
 from ..policies.target import Control, fixed_target
 
 TICKS_PER_S = 10**12
 TICKS_PER_MICROSECOND = 10**6
 """Controllers count in microseconds, as at the request level."""
-LATEST = 2**62
-"""Last instant, 53 days: twice that still fits int64."""
+TICKS_PER_NANOSECOND = 1000
+"""Reports count in whole nanoseconds: their squares then fit the sums, and their logarithms the histograms."""
+LATEST = 2**61
+"""Last instant, 26 days: twice that still fits int64."""
+NEVER = 2**62
 LARGEST_REQUEST = 2**21
 """Most tokens (prompt and output) of one request."""
 MOST_REQUESTS = 2**29
+MOST_REPLICAS = 4096
 
 SERVED, REJECTED = 0, 1
+ROUTINGS = ("round_robin", "shortest_queue", "by_bin")
+ADMISSIONS = ("fifo", "by_bin")
 
 
 class Requests(NamedTuple):
@@ -64,6 +71,53 @@ class Replica(NamedTuple):
     """Blocks of the KV cache."""
 
 
+class Fleet(NamedTuple):
+    """Replicas that are all alike, and how requests find their way to one and into its batch."""
+
+    replicas: int
+    routing: int
+    """Of `ROUTINGS`: in turn; to the replica with the fewest requests, the first of them on a tie; or bin j of K to
+    replica j c // K of c."""
+    bins: int
+    """K."""
+    by_bin: bool
+    """Admission prefers the bin being served, until it is empty or has been given `most_running` requests in a row."""
+    bin_choice: int
+    """Of `CHOICES`: the bin that is served next."""
+
+
+class StepReporting(NamedTuple):
+    """What the report looks at (model, section 9)."""
+
+    warmup: int
+    """Number of first requests left out."""
+    request_sla: int
+    """D_request in ticks; NEVER when not set."""
+    token_sla: int
+    """D_token in ticks; NEVER when not set."""
+    window: int
+    """Width of a time window in ticks."""
+    windows: int
+    """Number of windows, from t = 0 on."""
+
+
+class StepSetup(NamedTuple):
+    """Everything but the requests."""
+
+    replica: Replica
+    fleet: Fleet
+    reporting: StepReporting
+
+
+class StepJob(NamedTuple):
+    """One replication to simulate."""
+
+    requests: Requests
+    bin_of: NDArray[np.int32]
+    """(request,) bin of each."""
+    setup: StepSetup
+
+
 class Records(NamedTuple):
     """What became of each request, (request,) each; ticks, -1 where it never happened."""
 
@@ -74,22 +128,8 @@ class Records(NamedTuple):
     preemptions: NDArray[np.int64]
     status: NDArray[np.int64]
     """SERVED, or REJECTED: it could never fit, alone."""
-
-
-class Totals(NamedTuple):
-    """What one replication did in all."""
-
-    steps: int
-    decode_tokens: int
-    """Tokens emitted by decodes; the other tokens were emitted by prefills."""
-    prefill_tokens: int
-    """Prefilled, those again after a preemption too."""
-    prefills: int
-    """Prefills that were done: each emits a token."""
-    preemptions: int
-    busy: int
-    """Ticks in steps."""
-    peak_blocks: int
+    replica: NDArray[np.int64]
+    """That it was sent to."""
 
 
 def ticks(seconds: float) -> int:
@@ -184,6 +224,53 @@ def make_replica(
     )
 
 
+def make_fleet(
+    *,
+    replicas: int = 1,
+    routing: str = "round_robin",
+    bins: int = 1,
+    admission: str = "fifo",
+    bin_choice: str = "oldest_head",
+) -> Fleet:
+    """Build a fleet; ValueError for an unknown word, no replica or bin, and fewer bins than replicas they map to."""
+    for name, value, allowed in (
+        ("routing", routing, ROUTINGS),
+        ("admission", admission, ADMISSIONS),
+        ("bin_choice", bin_choice, CHOICES),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
+    if not 1 <= replicas <= MOST_REPLICAS:
+        raise ValueError(f"replicas = {replicas}: must be in 1..{MOST_REPLICAS}")
+    if bins < 1:
+        raise ValueError(f"bins = {bins}: must be >= 1")
+    if routing == "by_bin" and bins < replicas:
+        raise ValueError(f"bins = {bins}: must be at least replicas = {replicas} with routing by_bin")
+    return Fleet(int(replicas), ROUTINGS.index(routing), int(bins), admission == "by_bin", CHOICES.index(bin_choice))
+
+
+def make_step_reporting(
+    *,
+    horizon_s: float,
+    windows: int = 50,
+    warmup_requests: int = 0,
+    request_sla_s: float | None = None,
+    token_sla_s: float | None = None,
+) -> StepReporting:
+    """Build the report's settings; `windows` equal windows cover [0, horizon_s]."""
+    if windows < 1:
+        raise ValueError(f"windows = {windows}: must be >= 1")
+    if warmup_requests < 0:
+        raise ValueError(f"warmup_requests = {warmup_requests}: must be >= 0")
+    return StepReporting(
+        warmup=int(warmup_requests),
+        request_sla=NEVER if request_sla_s is None else ticks(request_sla_s),
+        token_sla=NEVER if token_sla_s is None else ticks(token_sla_s),
+        window=max(1, -(-ticks(horizon_s) // windows)),
+        windows=int(windows),
+    )
+
+
 def blocks_of(tokens: int, block_tokens: int) -> int:
     """Return the blocks that hold so many tokens of one request."""
     return -(-tokens // block_tokens)
@@ -200,21 +287,32 @@ def never_fits(requests: Requests, replica: Replica) -> NDArray[np.bool_]:
     return too_large if replica.chunked else too_large | (most > replica.token_budget)
 
 
-def check(requests: Requests, replica: Replica) -> None:
-    """Refuse a replica on which the longest request could take a quarter of the time there is; raises ValueError.
+def check(job: StepJob) -> None:
+    """Refuse what does not fit together, and requests one of which could take a quarter of the time there is.
 
-    No sum of a leap can then run out of int64, and a clock that passes `LATEST` is noticed before it can.
+    No sum of a leap can then run out of int64, and a clock that passes `LATEST` is noticed before it can. Raises
+    ValueError.
     """
-    law = replica.law
+    requests, replica = job.requests, job.setup.replica
+    law, most = replica.law, int(replica.control.largest)
+    if len(job.bin_of) != len(requests.arrival):
+        raise ValueError(f"bin_of has {len(job.bin_of)} entries, arrival has {len(requests.arrival)}: must be equal")
+    if int(job.bin_of.max()) >= job.setup.fleet.bins or int(job.bin_of.min()) < 0:
+        raise ValueError(f"bin_of: must be in 0..{job.setup.fleet.bins - 1}")
     longest = int((requests.prompt + requests.output).max())
-    reads = min(replica.blocks * replica.block_tokens, int(replica.control.largest) * longest)
-    tokens = min(replica.token_budget, int(replica.control.largest) * longest)
-    step = law.step + law.request * int(replica.control.largest) + law.kv_token * reads
+    reads = min(replica.blocks * replica.block_tokens, most * longest)
+    tokens = min(replica.token_budget, most * longest)
+    step = law.step + law.request * most + law.kv_token * reads
     step += tokens * (law.prefill_token + law.prefill_attention * longest)
-    if step * longest > LATEST // 4:
+    if step * longest > LATEST // 2:
         raise ValueError(
             f"a request of {longest} tokens could take {step * longest / TICKS_PER_S:.3g} s: must be at most "
-            f"{LATEST // 4 / TICKS_PER_S:.3g} s"
+            f"{LATEST // 2 / TICKS_PER_S:.3g} s"
+        )
+    if step * most > LATEST // 2:
+        raise ValueError(
+            f"a step could take {step / TICKS_PER_S:.3g} s: must be at most {LATEST // 2 / most / TICKS_PER_S:.3g} s "
+            f"with up to {most} requests running"
         )
 
 

@@ -1,28 +1,28 @@
-"""The specification, executed: one replica, step by step, in plain Python (model, section 10).
+"""The specification, executed: every replica, step by step, in plain Python (model, section 10).
 
 One rule goes beyond the text: a step that preempts admits nobody (as in vLLM), or the preempted request would be the
 first to be admitted into the room that was just made.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-import numpy as np
-
-from ..policies.admission import decide_cap, see_finished, see_step, start_admission
+from ..policies.admission import Admission, decide_cap, see_finished, see_step, start_admission
+from ..policies.bin_choice import EMPTY, rank
 from ..policies.estimates import Seen, observe
 from .model import (
     LATEST,
-    REJECTED,
+    NEVER,
+    ROUTINGS,
     SERVED,
     TICKS_PER_MICROSECOND,
     Records,
-    Replica,
-    Requests,
-    Totals,
+    StepJob,
     blocks_of,
-    never_fits,
     too_late,
 )
+from .reference_tally import tally_reference
+from .tally import StepTally
 
 
 @dataclass
@@ -38,60 +38,105 @@ class Running:
     """Tokens that it prefills in this step."""
 
 
+class Step(NamedTuple):
+    """What one step did."""
+
+    start: int
+    duration: int
+    decoding: int
+    running: int
+    prefill_tokens: int
+    recomputed_tokens: int
+    """Of requests that were preempted before."""
+    prefills: int
+    blocks: int
+    """In use at its end, before finished requests leave."""
+    tokens: int
+    """In the KV cache then."""
+    admission: Admission
+    """State of the controllers that it was scheduled with."""
+
+
+class Move(NamedTuple):
+    """A request that began to run (1), or went back to the queue (-1)."""
+
+    instant: int
+    running: int
+
+
+@dataclass
+class History:
+    """What happened on all replicas, for the tally."""
+
+    steps: list[Step] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    emitted: dict[int, list[int]] = field(default_factory=dict)
+    """Instants of the tokens of every request."""
+
+
 @dataclass
 class Engine:
     """The whole state of one replica."""
 
-    requests: Requests
-    replica: Replica
+    job: StepJob
+    records: Records
+    history: History
     now: int = 0
-    next_request: int = 0
-    waiting: list[int] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
+    """Requests that come here and have not arrived."""
+    queues: list[list[int]] = field(default_factory=list)
+    """Waiting requests: one queue, or one for each bin."""
+    returned: list[int] = field(default_factory=list)
+    """Preempted requests, the next to be admitted first."""
+    serving: int = -1
+    """The bin that admission takes from."""
+    turn: int = 0
+    """How many more it may take in a row."""
     running: list[Running] = field(default_factory=list)
     """In the order of admission."""
-    steps: int = 0
-    decode_tokens: int = 0
-    prefill_tokens: int = 0
-    prefills: int = 0
-    busy: int = 0
-    peak: int = 0
+    in_step: int = 0
+    """Requests that run in the latest step."""
 
     def __post_init__(self) -> None:
-        count = len(self.requests.arrival)
-        self.generated = [0] * count
-        self.records = Records(*(np.full(count, -1, np.int64) for _ in Records._fields))
-        self.records.preemptions[:] = 0
-        self.records.status[:] = np.where(never_fits(self.requests, self.replica), REJECTED, SERVED)
+        self.requests, (self.replica, self.fleet, _) = self.job.requests, self.job.setup
+        self.queues = [[] for _ in range(self.fleet.bins if self.fleet.by_bin else 1)]
         self.admission = start_admission(self.replica.control)
         self.seen_steps: list[Seen] = []
         self.seen_finished: list[Seen] = []
 
-    def run(self) -> Totals:
-        """Step until every request is served or rejected."""
+    def advance(self, until: int) -> None:
+        """Take the steps that begin before an instant."""
         while True:
             self.let_in()
-            if not self.running and not self.waiting:
-                if self.next_request == len(self.requests.arrival):
-                    break
-                self.now = int(self.requests.arrival[self.next_request])
-                continue
-            self.step()
-        preemptions = int(self.records.preemptions.sum())
-        tokens = (self.decode_tokens, self.prefill_tokens, self.prefills)
-        return Totals(self.steps, *tokens, preemptions, self.busy, self.peak)
+            if not self.running and not self.waiting():
+                if not self.sent or self.requests.arrival[self.sent[0]] >= until:
+                    return
+                self.now = int(self.requests.arrival[self.sent[0]])
+            elif self.now >= until:
+                return
+            else:
+                self.step()
 
     def let_in(self) -> None:
-        """Let in everybody who has arrived; a request that could never fit is turned away."""
-        arrival = self.requests.arrival
-        while self.next_request < len(arrival) and arrival[self.next_request] <= self.now:
-            if self.records.status[self.next_request] == SERVED:
-                self.waiting.append(self.next_request)
-            self.next_request += 1
+        """Let in everybody who is sent here and has arrived."""
+        while self.sent and self.requests.arrival[self.sent[0]] <= self.now:
+            self.enqueue(self.sent.pop(0))
+
+    def enqueue(self, number: int) -> None:
+        """Let a request wait."""
+        self.queues[self.job.bin_of[number] if self.fleet.by_bin else 0].append(number)
+
+    def waiting(self) -> int:
+        """Return how many requests wait."""
+        return len(self.returned) + sum(map(len, self.queues))
+
+    def here(self, instant: int) -> int:
+        """Return how many requests are here at an instant: those that the step under way completes still are."""
+        return self.waiting() + (self.in_step if self.now > instant else len(self.running))
 
     def step(self) -> None:
         """Schedule one step, let its time pass, and emit its tokens."""
-        waiting, running = len(self.waiting), len(self.running)
-        self.admission = decide_cap(self.admission, waiting, running, self.replica.control)
+        self.admission = decide_cap(self.admission, self.waiting(), len(self.running), self.replica.control)
         if self.replica.chunked:
             preempted = self.make_room_for_decodes()
             budget = self.replica.token_budget - len(self.decoding())
@@ -105,19 +150,15 @@ class Engine:
             if not any(r.chunk for r in self.running):
                 self.make_room_for_decodes()
                 decoding = self.decoding()
-        duration = self.pass_time(decoding)
+        step = self.pass_time(decoding)
         finished = self.emit(decoding)
-        self.learn(duration, len(decoding), finished)
+        self.learn(step, finished)
 
     def decoding(self) -> list[Running]:
         """Return the running requests that are past their prefill."""
         return [r for r in self.running if not r.to_prefill]
 
     # Room in the KV cache.
-
-    def used(self) -> int:
-        """Return the blocks in use, the chunks of this step counted."""
-        return sum(blocks_of(r.resident + r.chunk, self.replica.block_tokens) for r in self.running)
 
     def make_room_for_decodes(self) -> bool:
         """Preempt the latest admitted until every decode of this step has room for one token; say whether any was."""
@@ -136,7 +177,8 @@ class Engine:
         """Send the latest admitted request back to the head of the queue; its KV cache is lost."""
         gone = self.running.pop()
         self.records.preemptions[gone.number] += 1
-        self.waiting.insert(0, gone.number)
+        self.history.moves.append(Move(self.now, -1))
+        self.returned.insert(0, gone.number)
 
     def fits(self, running: Running, chunk: int) -> bool:
         """Say whether a chunk fits beside the chunks of this step, and the decodes if it has any."""
@@ -163,37 +205,66 @@ class Engine:
         return budget, False
 
     def admit(self, budget: int) -> None:
-        """Admit from the head of the queue; the first that does not fit stops admission."""
-        while self.waiting and len(self.running) < self.admission.cap and budget > 0:
-            number = self.waiting[0]
-            need = int(self.requests.prompt[number]) + self.generated[number]
+        """Admit those that are next in line; the first that does not fit stops admission."""
+        while self.waiting() and len(self.running) < self.admission.cap and budget > 0:
+            queue = self.returned or self.queues[self.bin_served()]
+            number = queue[0]
+            need = int(self.requests.prompt[number]) + len(self.history.emitted[number])
             chunk = min(need, budget) if self.replica.chunked else need
             new = Running(number, to_prefill=need)
             if chunk > budget or not self.fits(new, chunk):
                 return
             new.chunk = chunk
-            self.waiting.pop(0)
+            queue.pop(0)
+            if queue is not self.returned:
+                self.turn -= 1
             self.running.append(new)
+            self.history.moves.append(Move(self.now, 1))
             if self.records.scheduled[number] < 0:
                 self.records.scheduled[number] = self.now
             budget -= chunk
 
-    def pass_time(self, decoding: list[Running]) -> int:
-        """Let the step's time pass; return how long it was."""
+    def bin_served(self) -> int:
+        """Return the bin that admission takes from: another one when it is empty, or its turn is over."""
+        if not self.fleet.by_bin:
+            return 0
+        if self.serving < 0 or self.turn == 0 or not self.queues[self.serving]:
+            ranks = [
+                rank(self.fleet.bin_choice, k, queue[0] if queue else EMPTY, len(queue), self.serving, len(self.queues))
+                for k, queue in enumerate(self.queues)
+            ]
+            self.serving, self.turn = ranks.index(min(ranks)), int(self.replica.control.largest)
+        return self.serving
+
+    def pass_time(self, decoding: list[Running]) -> Step:
+        """Let the step's time pass; return what it did."""
         law = self.replica.law
         prefilling = [r for r in self.running if r.chunk]
         duration = law.step + law.request * len(decoding)
         duration += law.kv_token * sum(r.resident + 1 for r in decoding)
         duration += law.prefill_token * sum(r.chunk for r in prefilling)
         duration += law.prefill_attention * sum(r.chunk * (r.resident + r.chunk) for r in prefilling)
+        grown = {r.number for r in decoding}
+        step = Step(
+            start=self.now,
+            duration=duration,
+            decoding=len(decoding),
+            running=len(self.running),
+            prefill_tokens=sum(r.chunk for r in prefilling),
+            recomputed_tokens=sum(r.chunk for r in prefilling if self.records.preemptions[r.number]),
+            prefills=sum(r.chunk == r.to_prefill for r in prefilling),
+            blocks=sum(
+                blocks_of(r.resident + r.chunk + (r.number in grown), self.replica.block_tokens) for r in self.running
+            ),
+            tokens=sum(r.resident + r.chunk + (r.number in grown) for r in self.running),
+            admission=self.admission,
+        )
+        self.history.steps.append(step)
+        self.in_step = len(self.running)
         self.now += duration
         if self.now > LATEST:
             raise too_late()
-        self.steps += 1
-        self.busy += duration
-        self.decode_tokens += len(decoding)
-        self.prefill_tokens += sum(r.chunk for r in prefilling)
-        return duration
+        return step
 
     def emit(self, decoding: list[Running]) -> list[int]:
         """Emit a token of every decode and of every prefill that is done; let finished requests leave, return them."""
@@ -207,25 +278,22 @@ class Engine:
                 running.chunk = 0
                 if not running.to_prefill:
                     emitting.append(running)
-                    self.prefills += 1
-        self.peak = max(self.peak, self.used())
         finished = []
         for running in emitting:
             i = running.number
-            self.generated[i] += 1
-            if self.records.first_token[i] < 0:
-                self.records.first_token[i] = self.now
-            if self.generated[i] == self.requests.output[i]:
-                self.records.last_token[i] = self.now
+            tokens = self.history.emitted[i]
+            tokens.append(self.now)
+            if len(tokens) == self.requests.output[i]:
+                self.records.first_token[i], self.records.last_token[i] = tokens[0], self.now
                 self.running.remove(running)
                 finished.append(i)
         return finished
 
-    def learn(self, duration: int, decoding: int, finished: list[int]) -> None:
+    def learn(self, step: Step, finished: list[int]) -> None:
         """Teach the controllers what the step has shown: its length and batch, and the requests that it finished."""
         control = self.replica.control
-        if decoding:
-            new = observe(duration / TICKS_PER_MICROSECOND, decoding, 0, 0)
+        if step.decoding:
+            new = observe(step.duration / TICKS_PER_MICROSECOND, step.decoding, 0, 0)
             self.admission = see_step(self.admission, new, self.oldest(self.seen_steps, new), control)
         if finished:
             tokens = [int(self.requests.prompt[i] + self.requests.output[i]) for i in finished]
@@ -239,8 +307,26 @@ class Engine:
         return history[-1 - held] if len(history) > held else Seen(0, 0, 0, 0)
 
 
-def simulate_reference(requests: Requests, replica: Replica) -> tuple[Records, Totals]:
-    """Simulate one replica; return what became of each request, and the totals."""
-    engine = Engine(requests, replica)
-    totals = engine.run()
-    return engine.records, totals
+def simulate_reference(job: StepJob, records: Records, tally: StepTally) -> None:
+    """Serve every request that is not rejected already; fill its records, and the empty tally."""
+    fleet, arrival = job.setup.fleet, job.requests.arrival.tolist()
+    accepted = [i for i in range(len(arrival)) if records.status[i] == SERVED]
+    history = History(emitted={i: [] for i in accepted})
+    engines = [Engine(job, records, history) for _ in range(fleet.replicas)]
+    for turn, i in enumerate(accepted):
+        if ROUTINGS[fleet.routing] == "shortest_queue":
+            for engine in engines:
+                engine.advance(arrival[i])
+            here = [engine.here(arrival[i]) for engine in engines]
+            r = here.index(min(here))
+            # One that sleeps wakes up.
+            engines[r].now = max(engines[r].now, arrival[i])
+            engines[r].enqueue(i)
+        else:
+            by_bin = ROUTINGS[fleet.routing] == "by_bin"
+            r = int(job.bin_of[i]) * fleet.replicas // fleet.bins if by_bin else turn % fleet.replicas
+            engines[r].sent.append(i)
+        records.replica[i] = r
+    for engine in engines:
+        engine.advance(NEVER)
+    tally_reference(job, records, history, tally)

@@ -2,7 +2,20 @@
 
 import numpy as np
 
-from batchcube.engine.continuous import Replica, Requests, make_law, make_replica, make_requests
+from batchcube.engine.continuous import (
+    ADMISSIONS,
+    ROUTINGS,
+    Replica,
+    Requests,
+    StepJob,
+    StepSetup,
+    make_fleet,
+    make_law,
+    make_replica,
+    make_requests,
+    make_step_reporting,
+)
+from batchcube.engine.policies.bin_choice import CHOICES
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.sla import no_sla, sla_search
@@ -62,3 +75,28 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
         control=control if rng.integers(3) else None,
     )
     return make_requests(arrival, prompt, output), replica
+
+
+def draw_job(rng: np.random.Generator) -> StepJob:
+    """Draw a whole job: requests and a replica as in `draw_case`, a fleet with bins, and a report with limits."""
+    requests, replica = draw_case(rng)
+    count, replicas = len(requests.arrival), int(rng.choice([1, 1, 2, 3]))
+    bins = int(rng.integers(replicas, replicas + 4))
+    fleet = make_fleet(
+        replicas=replicas,
+        routing=str(rng.choice(ROUTINGS)),
+        bins=bins,
+        admission=str(rng.choice(ADMISSIONS)),
+        bin_choice=str(rng.choice(CHOICES)),
+    )
+    reporting = make_step_reporting(
+        horizon_s=float(rng.choice([0.003, 0.05, 1.0, 10.0])),
+        windows=int(rng.integers(1, 9)),
+        warmup_requests=int(rng.integers(0, count + 1)),
+        request_sla_s=float(rng.choice([0.01, 0.1])) if rng.integers(2) else None,
+        token_sla_s=float(rng.choice([0.002, 0.005])) if rng.integers(2) else None,
+    )
+    # Longer requests in later bins, with some mistakes.
+    order = np.argsort(np.argsort(requests.output + rng.normal(0, 5, count)))
+    bin_of = (order * bins // count).astype(np.int32)
+    return StepJob(requests, bin_of, StepSetup(replica, fleet, reporting))

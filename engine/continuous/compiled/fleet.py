@@ -1,0 +1,54 @@
+"""All replicas, and the way of requests to them."""
+
+from ...compiled.jit import inline, jit
+from ...policies.admission import start_admission
+from ..model import NEVER, REJECTED, ROUTINGS
+from ..tally import LATE
+from .account import book_requests
+from .replica import advance
+from .requests import enqueue
+from .space import IN_STEP, NOW, RUNNING, WAITING, part_of, store
+
+SHORTEST_QUEUE = ROUTINGS.index("shortest_queue")
+
+
+@inline
+def shortest(now, replicas, space):
+    """Return the replica with the fewest requests, the first of them on a tie."""
+    best, fewest = 0, NEVER
+    for r in range(replicas):
+        state = space.state[r]
+        # Those that its step under way completes are still there.
+        here = state[WAITING] + (state[IN_STEP] if state[NOW] > now else state[RUNNING])
+        if here < fewest:
+            best, fewest = r, here
+    return best
+
+
+@jit
+def run_fleet(requests, bin_of, setup, records, tally, space, order, begin):
+    """Serve or reject every request.
+
+    Requests order[begin[r]:begin[r + 1]] are sent to replica r, known beforehand; where the way depends on the queues,
+    there are none, and everybody is sent on arrival.
+    """
+    replica, fleet, reporting = setup
+    arrival, replicas = requests.arrival, fleet.replicas
+    for r in range(replicas):
+        store(start_admission(replica.control), part_of(space, r))
+    rounds = len(arrival) if fleet.routing == SHORTEST_QUEUE else 0
+    for i in range(rounds + 1):
+        until = arrival[i] if i < rounds else NEVER
+        if i < rounds and records.status[i] == REJECTED:
+            continue
+        for r in range(replicas):
+            advance(requests, bin_of, setup, records, tally, part_of(space, r), order[begin[r] : begin[r + 1]], until)
+            if tally.totals[LATE]:
+                return
+        if i < rounds:
+            r = shortest(until, replicas, space)
+            part = part_of(space, r)
+            part.state[NOW] = max(part.state[NOW], until)
+            enqueue(part, i, bin_of[i] if fleet.by_bin else 0)
+            records.replica[i] = r
+    book_requests(requests, bin_of, records, reporting, tally)

@@ -1,0 +1,269 @@
+"""One replica: schedule a step, take it as often as nothing changes, emit its tokens."""
+
+from typing import NamedTuple
+
+from ...compiled.jit import inline
+from ...policies.admission import decide_cap, see_finished, see_step
+from ...policies.estimates import Seen, observe
+from ..model import LATEST, TICKS_PER_MICROSECOND
+from ..tally import LATE, PEAK_BLOCKS, PREFILL_TOKENS, PREFILLS, RECOMPUTED
+from .account import book_gaps, book_move, book_preemption, book_steps
+from .leaps import blocks_for, countable, growth, lasting, steps_that_fit, steps_until
+from .requests import (
+    dequeue,
+    enqueue,
+    join,
+    leave,
+    next_in_line,
+    preempt,
+    start_decoding,
+    stop_decoding,
+)
+from .space import (
+    DECODING,
+    EMITTED,
+    FRESH,
+    GROWN,
+    IN_STEP,
+    MEASURED_DECODING,
+    NEXT,
+    NOBODY,
+    NOW,
+    OFFSETS,
+    PREFILLING,
+    RUNNING,
+    SEEN_FINISHED,
+    SEEN_STEPS,
+    TOKENS,
+    USED,
+    WAITING,
+    WINDOW,
+    load,
+    store,
+)
+
+
+class Work(NamedTuple):
+    """What is prefilled in one step."""
+
+    tokens: int
+    attention: int
+    """Σ chunk * context."""
+    finished: int
+    """Prefills that end: the first of `done`."""
+    budget: int
+    """Tokens left."""
+    preempted: bool
+
+
+@inline
+def make_room(now, replica, requests, reporting, records, space, tally):
+    """Preempt the latest admitted until every decode of this step has room for one token; say whether any was."""
+    preempted = False
+    while space.state[USED] + growth(space, 1, replica.block_tokens) > replica.blocks:
+        i = preempt(space, requests, reporting.warmup, replica.block_tokens)
+        book_preemption(i, now, reporting, records, space, tally)
+        preempted = True
+    return preempted
+
+
+@inline
+def add_chunk(i, chunk, records, space, tally):
+    """Prefill a chunk of a request."""
+    space.resident[i] += chunk
+    space.to_prefill[i] -= chunk
+    space.state[TOKENS] += chunk
+    tally.totals[PREFILL_TOKENS] += chunk
+    if records.preemptions[i] > 0:
+        tally.totals[RECOMPUTED] += chunk
+    return chunk * space.resident[i]
+
+
+@inline
+def schedule(now, cap, replica, fleet, requests, reporting, records, space, tally):
+    """Choose what runs in this step beside the decodes: chunks of running prefills, then admissions."""
+    state, size = space.state, replica.block_tokens
+    budget = replica.token_budget
+    tokens = attention = finished = grown = 0
+    preempted = False
+    if replica.chunked:
+        preempted = make_room(now, replica, requests, reporting, records, space, tally)
+        grown = growth(space, 1, size)
+        budget -= state[DECODING]
+        i = state[PREFILLING]
+        if i != NOBODY and budget > 0:
+            chunk = min(space.to_prefill[i], budget)
+            more = blocks_for(space.resident[i] + chunk, size) - blocks_for(space.resident[i], size)
+            if state[USED] + grown + more > replica.blocks:
+                i = preempt(space, requests, reporting.warmup, size)
+                book_preemption(i, now, reporting, records, space, tally)
+                preempted = True
+            else:
+                state[USED] += more
+                attention = add_chunk(i, chunk, records, space, tally)
+                tokens, budget = chunk, budget - chunk
+                if space.to_prefill[i] == 0:
+                    space.done[0], finished = i, 1
+                    state[PREFILLING] = NOBODY
+    while not preempted and state[WAITING] > 0 and state[RUNNING] < cap and budget > 0:
+        i = next_in_line(space, fleet, int(replica.control.largest))
+        need = requests.prompt[i] + space.generated[i]
+        chunk = min(need, budget) if replica.chunked else need
+        more = blocks_for(chunk, size)
+        if chunk > budget or state[USED] + grown + more > replica.blocks:
+            break
+        dequeue(space, fleet)
+        join(space, i)
+        book_move(now, 1, reporting, space, tally)
+        if records.scheduled[i] < 0:
+            records.scheduled[i] = now
+        state[USED] += more
+        space.resident[i], space.to_prefill[i] = 0, need
+        attention += add_chunk(i, chunk, records, space, tally)
+        tokens, budget = tokens + chunk, budget - chunk
+        if need == chunk:
+            space.done[finished] = i
+            finished += 1
+        else:
+            state[PREFILLING] = i
+    return Work(tokens, attention, finished, budget, preempted)
+
+
+@inline
+def emit_gaps(now, first, growing, steps, chunked, token_sla, warmup, space, tally):
+    """Count the gaps that end with the tokens of decode steps."""
+    state, weight = space.state, space.state[MEASURED_DECODING]
+    if chunked:
+        # Decodes run in every step: a gap is a step.
+        book_gaps(first, growing, steps, weight, token_sla, space, tally)
+        return
+    # Steps of prefills alone may have come between: the first gaps are longer.
+    fresh = 0
+    for k in range(state[FRESH]):
+        i = space.fresh[k]
+        if space.finish[i] != NOBODY and i >= warmup:
+            book_gaps(now + first - space.emitted[i], 0, 1, 1, token_sla, space, tally)
+            fresh += 1
+    state[FRESH] = 0
+    book_gaps(now + first - state[EMITTED], 0, 1, weight - fresh, token_sla, space, tally)
+    book_gaps(first + growing, growing, steps - 1, weight, token_sla, space, tally)
+
+
+@inline
+def exchanged(seen, number, new):
+    """Keep an observation, and return the one that leaves a full window; zeros before that."""
+    row = seen[number % seen.shape[0]]
+    oldest = Seen(row[0], row[1], row[2], row[3])
+    row[0], row[1], row[2], row[3] = new.signal, new.batch, new.tokens, new.squares
+    return oldest
+
+
+@inline
+def advance(requests, bin_of, setup, records, tally, space, mine, until):
+    """Take the steps of one replica that begin before `until`; `mine` are the requests that are sent here, in order."""
+    replica, fleet, reporting = setup
+    state, law, size, control = space.state, replica.law, replica.block_tokens, replica.control
+    arrival, prompt, output = requests.arrival, requests.prompt, requests.output
+    start = arrival[min(reporting.warmup, len(arrival) - 1)]
+    admission = load(space)
+    now = state[NOW]
+    while True:
+        while state[NEXT] < len(mine) and arrival[mine[state[NEXT]]] <= now:
+            i = mine[state[NEXT]]
+            enqueue(space, i, bin_of[i] if fleet.by_bin else 0)
+            state[NEXT] += 1
+        if state[RUNNING] == 0 and state[WAITING] == 0:
+            if state[NEXT] == len(mine) or arrival[mine[state[NEXT]]] >= until:
+                break
+            now = arrival[mine[state[NEXT]]]
+            continue
+        if now >= until:
+            break
+        while state[WINDOW] < reporting.windows and (state[WINDOW] + 1) * reporting.window <= now:
+            state[WINDOW] += 1
+
+        # What runs in this step.
+        admission = decide_cap(admission, state[WAITING], state[RUNNING], control)
+        work = schedule(now, admission.cap, replica, fleet, requests, reporting, records, space, tally)
+        preempted = work.preempted
+        if not replica.chunked and work.tokens == 0:
+            preempted = make_room(now, replica, requests, reporting, records, space, tally)
+        decoding = state[DECODING] if replica.chunked or work.tokens == 0 else 0
+        state[IN_STEP] = state[RUNNING]
+
+        # How many steps at once, and how long they take.
+        steps, growing = 1, law.kv_token * decoding
+        first = law.step + law.request * decoding + law.prefill_token * work.tokens
+        first += law.prefill_attention * work.attention
+        if decoding > 0:
+            first += law.kv_token * (state[OFFSETS] + decoding * (state[GROWN] + 1))
+        if work.tokens == 0 and not preempted and space.steady:
+            steps = space.finish[space.heap[0]] - state[GROWN]
+            steps = steps_that_fit(space, steps, replica.blocks - state[USED], size)
+            steps = countable(first, growing, decoding, steps)
+            # The next to come could be admitted at once, or wake Algorithm 1.
+            open_to_all = state[RUNNING] < admission.cap and work.budget > 0
+            if (open_to_all or control.memory.enabled) and state[WAITING] == 0:
+                comes = until
+                if state[NEXT] < len(mine):
+                    comes = min(comes, arrival[mine[state[NEXT]]])
+                steps = steps_until(first, growing, comes - now, steps)
+            # Steps that are counted together begin in one window, and all before the first measured arrival or none.
+            if state[WINDOW] < reporting.windows:
+                steps = steps_until(first, growing, (state[WINDOW] + 1) * reporting.window - now, steps)
+            if now < start:
+                steps = steps_until(first, growing, start - now, steps)
+        duration = lasting(first, growing, steps)
+        if now + duration > LATEST:
+            tally.totals[LATE] = 1
+            break
+        book_steps(
+            now, first, growing, steps, decoding, work.tokens, admission, control, reporting, start, space, tally
+        )
+        if decoding > 0:
+            emit_gaps(now, first, growing, steps, replica.chunked, reporting.token_sla, reporting.warmup, space, tally)
+            state[USED] += growth(space, steps, size)
+            state[TOKENS] += decoding * steps
+            state[GROWN] += steps
+            state[EMITTED] = now + duration
+
+        # Time passes, tokens are emitted, finished requests leave.
+        now += duration
+        tally.totals[PEAK_BLOCKS] = max(tally.totals[PEAK_BLOCKS], state[USED])
+        tally.totals[PREFILLS] += work.finished
+        gone = gone_tokens = gone_squares = 0
+        while decoding > 0 and state[DECODING] > 0 and space.finish[space.heap[0]] <= state[GROWN]:
+            i = space.heap[0]
+            stop_decoding(space, i, output[i], reporting.warmup, size)
+            leave(space, i, size)
+            records.last_token[i] = now
+            tokens = prompt[i] + output[i]
+            gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
+        for k in range(work.finished):
+            i = space.done[k]
+            if space.generated[i] == 0:
+                records.first_token[i] = now
+            elif i >= reporting.warmup:
+                book_gaps(now - space.emitted[i], 0, 1, 1, reporting.token_sla, space, tally)
+            space.generated[i] += 1
+            space.emitted[i] = now
+            if space.generated[i] == output[i]:
+                leave(space, i, size)
+                records.last_token[i] = now
+                tokens = prompt[i] + output[i]
+                gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
+            else:
+                start_decoding(space, i, output[i], reporting.warmup, size)
+                if not replica.chunked:
+                    space.fresh[state[FRESH]] = i
+                    state[FRESH] += 1
+        if decoding > 0 and control.sla.enabled:
+            new = observe(duration / TICKS_PER_MICROSECOND, decoding, 0, 0)
+            admission = see_step(admission, new, exchanged(space.seen[0], state[SEEN_STEPS], new), control)
+            state[SEEN_STEPS] += 1
+        if gone > 0 and control.memory.enabled:
+            new = observe(0.0, gone, gone_tokens, gone_squares)
+            admission = see_finished(admission, new, exchanged(space.seen[1], state[SEEN_FINISHED], new), control)
+            state[SEEN_FINISHED] += 1
+    state[NOW] = now
+    store(admission, space)
