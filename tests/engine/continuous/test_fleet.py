@@ -1,0 +1,135 @@
+"""Several replicas, and bins in admission, by worked example; what holds whatever the way of requests."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batchcube.engine.continuous import (
+    ROUTINGS,
+    StepJob,
+    StepSetup,
+    make_fleet,
+    make_law,
+    make_replica,
+    make_requests,
+    make_step_reporting,
+)
+from batchcube.engine.continuous.run import simulate_job
+
+_spec = importlib.util.spec_from_file_location("continuous_cases", Path(__file__).parent / "cases.py")
+cases = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cases)
+
+MS = 10**9
+"""Ticks of a millisecond."""
+BACKENDS = ("reference", "numba")
+REPORTING = make_step_reporting(horizon_s=1.0)
+
+
+def job(requests, bin_of, fleet, **more) -> StepJob:
+    settings = {"most_running": 1, "token_budget": 64, "capacity_tokens": 1000, "block_tokens": 1} | more
+    replica = make_replica(make_law(1e-3), **settings)
+    return StepJob(requests, np.array(bin_of, np.int32), StepSetup(replica, fleet, REPORTING))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_in_turn_whatever_waits_where(backend) -> None:
+    requests = make_requests([0.0] * 5, [1] * 5, [9, 1, 1, 1, 1])
+    records, _ = simulate_job(job(requests, [0] * 5, make_fleet(replicas=2)), backend)
+    assert records.replica.tolist() == [0, 1, 0, 1, 0]
+    assert records.last_token.tolist() == [9 * MS, 1 * MS, 10 * MS, 2 * MS, 11 * MS]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_to_the_shortest_queue_and_who_is_just_leaving_still_counts(backend) -> None:
+    # Replica 0 is busy to 9 ms, replica 1 to 3 ms. At 2.5 ms one is on each: the tie goes to replica 0. At 3 ms
+    # replica 1 is empty, as completions come before arrivals.
+    requests = make_requests([0.0, 0.0, 0.0025, 0.003, 0.003], [1] * 5, [9, 3, 1, 1, 1])
+    fleet = make_fleet(replicas=2, routing="shortest_queue")
+    records, _ = simulate_job(job(requests, [0] * 5, fleet), backend)
+    assert records.replica.tolist() == [0, 1, 0, 1, 1]
+    assert records.last_token.tolist() == [9 * MS, 3 * MS, 10 * MS, 4 * MS, 5 * MS]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bins_have_replicas_of_their_own(backend) -> None:
+    requests = make_requests([0.0] * 6, [1] * 6, [1, 2, 3, 4, 1, 2])
+    fleet = make_fleet(replicas=2, routing="by_bin", bins=4)
+    records, _ = simulate_job(job(requests, [0, 1, 2, 3, 0, 1], fleet), backend)
+    assert records.replica.tolist() == [0, 0, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_request_that_is_turned_away_takes_no_turn(backend) -> None:
+    requests = make_requests([0.0] * 3, [1, 5000, 1], [1, 1, 1])
+    records, _ = simulate_job(job(requests, [0] * 3, make_fleet(replicas=2)), backend)
+    assert records.replica.tolist() == [0, -1, 1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_bin_is_served_until_it_is_empty_or_its_turn_is_over(backend) -> None:
+    # Two at a time, all alike: request 0 of bin 0 opens, then 2 and no more from its bin (a turn is two), bin 1 after
+    # it, and bin 0 again for the last.
+    requests = make_requests([0.0] * 5, [1] * 5, [2] * 5)
+    fleet = make_fleet(bins=2, admission="by_bin")
+    records, _ = simulate_job(job(requests, [0, 1, 0, 0, 1], fleet, most_running=2), backend)
+    order = np.argsort(records.scheduled, kind="stable").tolist()
+    assert order == [0, 2, 1, 4, 3]
+    fifo, _ = simulate_job(job(requests, [0, 1, 0, 0, 1], make_fleet(bins=2), most_running=2), backend)
+    assert np.argsort(fifo.scheduled, kind="stable").tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_longest_queue_can_be_served_next(backend) -> None:
+    requests = make_requests([0.0] * 5, [1] * 5, [1] * 5)
+    fleet = make_fleet(bins=2, admission="by_bin", bin_choice="longest_queue")
+    records, _ = simulate_job(job(requests, [0, 1, 1, 1, 0], fleet), backend)
+    # Turns of one: 3 against 2, a tie goes to the lower bin, 2 against 1, a tie again.
+    assert np.argsort(records.scheduled, kind="stable").tolist() == [1, 0, 2, 4, 3]
+
+
+def test_what_holds_for_every_fleet() -> None:
+    for seed in range(300):
+        one = cases.draw_job(np.random.default_rng(seed))
+        records, tally = simulate_job(one)
+        fleet, served = one.setup.fleet, records.replica >= 0
+        # The batch of no replica is ever larger than the cap, and requests of one replica are served in time.
+        assert tally.sizes.shape[0] == int(one.setup.replica.control.largest) + 1
+        if ROUTINGS[fleet.routing] == "by_bin":
+            np.testing.assert_array_equal(records.replica[served], one.bin_of[served] * fleet.replicas // fleet.bins)
+        # A fleet of one replica gives the same by any way.
+        if fleet.replicas == 1:
+            for routing in range(len(ROUTINGS)):
+                again, counted = simulate_job(
+                    one._replace(setup=one.setup._replace(fleet=fleet._replace(routing=routing)))
+                )
+                for a, b in zip(records, again, strict=True):
+                    np.testing.assert_array_equal(a, b)
+                for a, b in zip(tally, counted, strict=True):
+                    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"routing": "random"}, "routing = 'random': must be one of round_robin, shortest_queue, by_bin"),
+        ({"admission": "lifo"}, "admission = 'lifo': must be one of fifo, by_bin"),
+        ({"bin_choice": "any"}, "bin_choice = 'any'"),
+        ({"replicas": 0}, "replicas = 0: must be in 1.."),
+        ({"bins": 0}, "bins = 0: must be >= 1"),
+        ({"routing": "by_bin", "replicas": 3, "bins": 2}, "bins = 2: must be at least replicas = 3"),
+    ],
+)
+def test_an_impossible_fleet_is_refused(change, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        make_fleet(**change)
+
+
+def test_bins_that_do_not_fit_are_refused() -> None:
+    requests = make_requests([0.0], [1], [1])
+    with pytest.raises(ValueError, match=r"bin_of has 2 entries, arrival has 1"):
+        simulate_job(job(requests, [0, 0], make_fleet()))
+    with pytest.raises(ValueError, match=r"bin_of: must be in 0\.\.0"):
+        simulate_job(job(requests, [1], make_fleet()))

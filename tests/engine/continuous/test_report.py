@@ -1,0 +1,151 @@
+"""The report by worked example, and against what follows from the records."""
+
+import numpy as np
+import pytest
+
+from batchcube.engine import Shape
+from batchcube.engine.continuous import (
+    StepJob,
+    StepSetup,
+    make_fleet,
+    make_law,
+    make_replica,
+    make_requests,
+    make_step_reporting,
+    simulate_many_steps,
+)
+from batchcube.engine.continuous.run import simulate_job
+
+BACKENDS = ("reference", "numba")
+
+
+def job(arrival, prompt, output, *, law=(1e-3,), fleet=None, report=None, **more) -> StepJob:
+    settings = {"most_running": 4, "token_budget": 64, "capacity_tokens": 1000, "block_tokens": 1} | more
+    reporting = make_step_reporting(**({"horizon_s": 0.1, "windows": 4} | (report or {})))
+    setup = StepSetup(make_replica(make_law(*law), **settings), fleet or make_fleet(), reporting)
+    return StepJob(make_requests(arrival, prompt, output), np.zeros(len(arrival), np.int32), setup)
+
+
+def report_of(one: StepJob, backend: str = "numba") -> dict:
+    shape = Shape(one.setup.fleet.bins, int(one.setup.replica.control.largest), one.setup.reporting.windows)
+    return {name: array[0] for name, array in simulate_many_steps([one], shape, backend).items()}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gaps_of_separate_prefills_are_as_long_as_users_wait(backend) -> None:
+    # Prefill at 0..1 ms, decodes to 2 and 3 ms; the second request's prefill takes the step to 4 ms, so request 0 waits
+    # 2 ms for its last token.
+    found = report_of(job([0.0, 0.0025], [3, 7], [4, 2], prefill="separate"), backend)
+    # Gaps of request 0: 1, 1, 2 ms; of request 1: 1 ms.
+    assert found["tbt_mean_s"] == pytest.approx(1.25e-3, rel=1e-12)
+    assert found["tbt_variance_s2"] == pytest.approx(3 / 16 * 1e-6, rel=1e-12)
+    assert (found["tbt_min_s"], found["tbt_max_s"]) == (1e-3, 2e-3)
+    assert found["tbt_histogram"].sum() == 4
+    assert found["ttft_mean_s"] == pytest.approx((1e-3 + 1.5e-3) / 2)
+    # TPOT: (5 - 1) / 3 and (5 - 4) / 1 ms.
+    assert found["tpot_mean_s"] == pytest.approx((4 / 3 + 1) / 2 * 1e-3, rel=1e-6)
+    assert found["latency_mean_s"] == pytest.approx((5e-3 + 2.5e-3) / 2)
+    assert found["throughput_tokens_per_s"] == pytest.approx(6 / 5e-3)
+    assert found["utilisation"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_preempted_request_waits_long_for_its_next_token(backend) -> None:
+    # As in the worked example of preemption: request 1 emits at 1 and 2 ms, goes, and emits again at 6, 7, 8 ms.
+    one = job([0.0, 0.0], [4, 4], [5, 5], capacity_tokens=10, report={"token_sla_s": 3e-3})
+    found = report_of(one, backend)
+    assert found["preemptions"] == 1
+    assert found["tbt_max_s"] == 4e-3
+    assert found["tbt_mean_s"] == pytest.approx((7 * 1 + 4) / 8 * 1e-3)
+    assert found["token_sla_violation_fraction"] == 1 / 8
+    assert found["recomputed_token_fraction"] == 6 / 14
+    assert found["kv_peak_tokens"] == 10
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_windows_show_who_waits_and_runs(backend) -> None:
+    # One at a time for 25 ms each; and windows of 25 ms: request 1 waits through the first.
+    one = job([0.0, 0.0], [1, 1], [25, 25], most_running=1)
+    found = report_of(one, backend)
+    assert found["window_width_s"] == 0.025
+    np.testing.assert_array_equal(found["window_arrivals"], [2, 0, 0, 0])
+    np.testing.assert_array_equal(found["window_completions"], [0, 1, 1, 0])
+    np.testing.assert_allclose(found["window_queue_length_mean"], [1, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(found["window_running_mean"], [1, 1, 0, 0], atol=1e-6)
+    np.testing.assert_array_equal(found["window_batch_size_mean"], [1, 1, np.nan, np.nan])
+    # 1, 2, ... 25 tokens are in the cache at the ends of the steps.
+    np.testing.assert_array_equal(found["window_kv_tokens_mean"], [13, 13, np.nan, np.nan])
+    np.testing.assert_array_equal(found["window_batch_target_mean"], [1, 1, np.nan, np.nan])
+
+
+def test_quantiles_are_those_of_the_gaps() -> None:
+    rng = np.random.default_rng(3)
+    arrival = np.cumsum(rng.exponential(0.05, 300))
+    one = job(
+        arrival,
+        rng.integers(1, 300, 300),
+        rng.integers(1, 80, 300),
+        law=(5e-3, 2e-4, 1e-7, 3e-5, 1e-8),
+        token_budget=256,
+        capacity_tokens=4000,
+        most_running=16,
+    )
+    found = report_of(one)
+    reference = report_of(one, "reference")
+    for name, array in reference.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    records, _ = simulate_job(one)
+    served = one.requests
+    latency = (records.last_token - served.arrival) / 1e12
+    assert found["latency_mean_s"] == pytest.approx(latency.mean(), rel=1e-6)
+    np.testing.assert_allclose(
+        found["latency_quantile_s"], np.quantile(latency, [0.5, 0.9, 0.95, 0.99], method="inverted_cdf"), rtol=0.01
+    )
+    # Every token but the first has a gap, and a request's gaps sum to the time from its first token to its last.
+    count = int((served.output - 1).sum())
+    assert found["tbt_histogram"].sum() == count
+    total = float((records.last_token - records.first_token).sum()) / 1e12
+    assert found["tbt_mean_s"] * count == pytest.approx(total, rel=1e-12)
+
+
+def test_the_warm_up_is_left_out() -> None:
+    arrival = [0.0, 0.0, 0.5, 0.5]
+    found = report_of(job(arrival, [1] * 4, [10, 10, 3, 3], report={"warmup_requests": 2}))
+    assert (found["measured"], found["completed"], found["steps"]) == (2, 4, 13)
+    assert found["makespan_s"] == pytest.approx(3e-3)
+    assert found["batch_size_histogram"].tolist() == [0, 0, 3, 0, 0]
+    assert found["tbt_histogram"].sum() == 4
+    assert found["utilisation"] == pytest.approx(1.0)
+    assert found["throughput_requests_per_s"] == pytest.approx(2 / 3e-3)
+
+
+def test_overload_is_seen() -> None:
+    rng = np.random.default_rng(5)
+    count = 2000
+    for rate, overloaded in ((50.0, False), (130.0, True)):
+        arrival = np.cumsum(rng.exponential(1 / rate, count))
+        one = job(arrival, [1] * count, [10] * count, most_running=1)  # serves 100 a second
+        assert bool(report_of(one)["overloaded"]) is overloaded
+
+
+def test_nothing_is_nothing() -> None:
+    # All turned away: no times, no throughput, no division by nothing.
+    found = report_of(job([0.0, 1.0], [5000, 5000], [1, 1]))
+    assert (found["completed"], found["rejected"], found["steps"]) == (0, 2, 0)
+    for name in ("latency_mean_s", "tbt_mean_s", "throughput_tokens_per_s", "batch_size_mean", "utilisation"):
+        assert np.isnan(found[name]), name
+
+
+def test_one_at_a_time_is_an_m_d_1_queue() -> None:
+    # Ten steps of 1 ms each, served alone: the mean wait is rho S / (2 (1 - rho)) (Pollaczek and Khinchine).
+    service_s, rate, count = 0.01, 60.0, 20_000
+    waits = []
+    for seed in range(40):
+        arrival = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
+        one = job(arrival, [1] * count, [10] * count, most_running=1, report={"warmup_requests": 2000})
+        waits.append(float(report_of(one)["wait_mean_s"]))
+    rho = rate * service_s
+    expected = rho * service_s / (2 * (1 - rho))
+    error = np.std(waits, ddof=1) / np.sqrt(len(waits))
+    assert abs(np.mean(waits) - expected) < 4 * error
+    assert error < 0.02 * expected
