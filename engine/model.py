@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .policies.bin_choice import CHOICES
 from .policies.service import Service, longest_service
+from .policies.sla import TOKEN_GAP
 from .policies.target import Control
 from .tally import TBT_UNIT
 from .ticks import LARGEST_BATCH, LARGEST_REQUEST, LATEST, MOST_REQUESTS, NEVER, from_seconds
@@ -243,6 +244,8 @@ def check(trace: Trace, bins: Bins, setup: Setup) -> None:
         raise ValueError("the service law must cover every batch size up to policy.batch_size")
     if not setup.policy.released and int(setup.control.largest) > setup.policy.batch_size:
         raise ValueError("policy.largest_batch of the controller: must not exceed policy.batch_size")
+    if setup.control.sla.signal == TOKEN_GAP:
+        raise ValueError("policy.sla.signal = 'token_gap': only steps of continuous batching have one")
     controllers = len(bins.start) - 1 if setup.policy.per_bin else 1
     if len(setup.control.prior_tokens) < controllers:
         raise ValueError(f"the controller needs prior moments for {controllers} bins")

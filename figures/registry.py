@@ -21,6 +21,15 @@ from .calibration import calibration_batch_factor, calibration_law, calibration_
 from .modes import modes_compared, static_vs_dynamic
 from .rates import latency_vs_rate, throughput_vs_rate
 from .reading import Figured
+from .serving import (
+    capacity,
+    controller_bounds,
+    gain_map,
+    memory_erratum,
+    serving_over_time,
+    step_throughput,
+    tbt_vs_rate,
+)
 from .validation import simulated_vs_measured
 from .windows import controller_step, sla_violation_over_time
 
@@ -33,6 +42,16 @@ class Description(NamedTuple):
     needs: str
     presets: tuple[str, ...]
     options: tuple[str, ...]
+
+
+class _OwnSweep(Figured):
+    """A figure whose cube no preset makes: errors say what is missing, and name no preset."""
+
+    __slots__ = ()
+
+    def lacks(self, what: str) -> ValueError:
+        """Return the error of a cube that lacks `what`, with what the figure is drawn from."""
+        return ValueError(f"figure {self.name}: {what}; it is drawn from: {_EVERY[self.name][1]}")
 
 
 _ANY_RATE = "an axis over workload.arrivals.rate_per_s or workload.trace.rate_scale"
@@ -57,6 +76,16 @@ _FIGURES: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
     "controller-step": (controller_step, "a dynamic mode with policy.sla set", ("controller-step",)),
     "modes-compared": (modes_compared, "an axis over policy.mode", ("modes-poisson", "modes-on-off", "modes-trace")),
 }
+# What no preset makes, a sweep of one's own does.
+_SERVING: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
+    "tbt-vs-rate": (tbt_vs_rate, _ANY_RATE, ("continuous-rate", "continuous-bins", "dynamic-sla")),
+    "step-throughput": (step_throughput, "an axis over policy.largest_batch, all requests at time 0", ()),
+    "serving-over-time": (serving_over_time, "mode continuous", ("continuous-rate", "continuous-bins")),
+    "capacity": (capacity, "a search: batchcube capacity SPEC.toml --sla NAME=LIMIT", ()),
+    "gain-map": (gain_map, "an axis of policies or modes and two more axes", ()),
+    "memory-erratum": (memory_erratum, "an axis over policy.memory.rule, mode dynamic_only", ()),
+    "controller-bounds": (controller_bounds, "policy.sla set", ("controller-step",)),
+}
 _MADE = "a calibration: batchcube calibrate fit MEASUREMENT writes NAME.fit.nc"
 # Drawn from calibrations instead of cubes.
 _CALIBRATIONS: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
@@ -68,7 +97,7 @@ _CALIBRATIONS: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
 _VALIDATIONS: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
     "simulated-vs-measured": (simulated_vs_measured, "a validation: batchcube validate LOG -o NAME.nc", ()),
 }
-_EVERY = _FIGURES | _CALIBRATIONS | _VALIDATIONS
+_EVERY = _FIGURES | _SERVING | _CALIBRATIONS | _VALIDATIONS
 _FORMATS = (".png", ".pdf", ".svg")
 
 
@@ -95,7 +124,7 @@ def draw(name: str, cube: Dataset, **options: Any) -> Figure:
     if name not in _EVERY:
         raise ValueError(f"figure {name}: no such figure; must be one of {', '.join(_EVERY)}")
     function, _, presets = _EVERY[name]
-    figured = Figured(name, presets)
+    figured = Figured(name, presets) if presets else _OwnSweep(name, ())
     for option in options:
         if option not in _options(function):
             raise figured.refuses(f"no option {option}; it takes {', '.join(_options(function))}")

@@ -13,7 +13,16 @@ import xarray as xr
 
 from .netcdf import read_dataset, write_dataset
 from .provenance import CONVENTIONS, batchcube_version, named_together, versions_together
-from .variables import EXTRA_DIMENSIONS, LENGTH_UNITS, REGISTRY, REPLICATION, SINGLE, check_arrays
+from .variables import (
+    BUCKETED,
+    EXTRA_DIMENSIONS,
+    LENGTH_UNITS,
+    REGISTRY,
+    REPLICATION,
+    SINGLE,
+    check_arrays,
+    edge_names,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +32,6 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_BUCKET_EDGES = ("latency_bucket_lower_s", "latency_bucket_upper_s")
 # Attributes that must be equal for two cubes to be parts of one experiment.
 _SAME = ("batchcube_version", "seed", "input_sha256", "trace_rows_dropped")
 
@@ -42,7 +50,7 @@ class Axis(NamedTuple):
 
 
 class Buckets(NamedTuple):
-    """Hold the buckets of the latency histogram: representative value and both edges, each `(bucket,)`, in seconds."""
+    """Hold the buckets of a histogram of times: representative value and both edges, each `(bucket,)`, in seconds."""
 
     representative_s: NDArray[np.float64]
     lower_s: NDArray[np.float64]
@@ -52,7 +60,8 @@ class Buckets(NamedTuple):
 def _coordinate_values(axis: Axis) -> NDArray[np.generic]:
     if not _NAME.fullmatch(axis.name):
         raise ValueError(f"axis {axis.name!r}: a name is letters, digits and _, and starts with a letter")
-    reserved = {REPLICATION, *EXTRA_DIMENSIONS, *_BUCKET_EDGES, *REGISTRY}
+    edges = (name for dim in BUCKETED for name in edge_names(dim))
+    reserved = {REPLICATION, *EXTRA_DIMENSIONS, *edges, *REGISTRY}
     if axis.name in reserved:
         raise ValueError(f"axis {axis.name}: this name is taken by a variable or dimension of every cube")
     values = list(axis.values)
@@ -88,7 +97,7 @@ def build_cube(
     attrs: Mapping[str, str | int | float],
     first_replication: int = 0,
     quantiles: Sequence[float] = QUANTILES,
-    buckets: Buckets | None = None,
+    buckets: Mapping[str, Buckets] | None = None,
     length_units: str = "tokens",
     coefficients_drawn: bool = False,
 ) -> xr.Dataset:
@@ -96,9 +105,10 @@ def build_cube(
 
     `arrays` maps registered names to arrays shaped `(*axes, replication, *extra)`, without `replication` where the
     registry says so. Extra dimensions `bin`, `window` and `batch_size` are numbered from 0 and take their size from the
-    arrays; batch sizes and latency buckets beyond the used range are dropped, the bucket of exact zeros always stays.
-    `attrs` come from `provenance`. `length_units` is the unit of request lengths, "tokens" or "s". With
-    `coefficients_drawn` every replication has service coefficients of its own: see `statistics` on their intervals.
+    arrays; `buckets` are those of the dimensions `latency_bucket` and `tbt_bucket`. Batch sizes and buckets beyond the
+    used range are dropped, the bucket of exact zeros always stays. `attrs` come from `provenance`. `length_units` is
+    the unit of request lengths, "tokens" or "s". With `coefficients_drawn` every replication has service coefficients
+    of its own: see `statistics` on their intervals.
     Raises ValueError naming the axis or variable: unknown or taken names, wrong shapes or dtypes, impossible values.
     """
     coordinates = {axis.name: _coordinate_values(axis) for axis in axes}
@@ -109,10 +119,13 @@ def build_cube(
     if length_units not in ("tokens", "s"):
         raise ValueError(f"length_units = {length_units!r}: must be 'tokens' or 's'")
     sizes = {REPLICATION: replications, "quantile": len(quantiles)}
-    if buckets is not None:
-        sizes["latency_bucket"] = len(buckets.representative_s)
-        if not len(buckets.lower_s) == len(buckets.upper_s) == len(buckets.representative_s) > 0:
-            raise ValueError("buckets: the three arrays must be of one length > 0")
+    bucketed = dict(buckets or {})
+    for dim, given in bucketed.items():
+        if dim not in BUCKETED:
+            raise ValueError(f"buckets: {dim} is no dimension of buckets, must be one of {', '.join(BUCKETED)}")
+        sizes[dim] = len(given.representative_s)
+        if not len(given.lower_s) == len(given.upper_s) == len(given.representative_s) > 0:
+            raise ValueError(f"buckets: the three arrays of {dim} must be of one length > 0")
     for dim in ("bin", "window", "batch_size"):
         lengths = {
             name: np.shape(array)[-1]
@@ -125,10 +138,11 @@ def build_cube(
     data = check_arrays(arrays, axis_sizes, sizes)
 
     # Without requests there are no quantiles; 0 stays so that the first bucket and batch size always exist.
-    if buckets is not None and "latency_histogram" in data:
-        keep = _used_range(data["latency_histogram"])
-        data["latency_histogram"] = data["latency_histogram"][..., keep]
-        buckets = Buckets(*(np.asarray(edge, dtype=np.float64)[keep] for edge in buckets))
+    for dim, given in bucketed.items():
+        for name in [name for name in data if REGISTRY[name].extra == (dim,)]:
+            keep = _used_range(data[name])
+            data[name] = data[name][..., keep]
+            bucketed[dim] = Buckets(*(np.asarray(edge, dtype=np.float64)[keep] for edge in given))
     if "batch_size_histogram" in data:
         keep = _used_range(data["batch_size_histogram"])
         data["batch_size_histogram"] = data["batch_size_histogram"][..., : keep[-1] + 1]
@@ -146,10 +160,10 @@ def build_cube(
         about = {"units": "1", "long_name": EXTRA_DIMENSIONS[dim]}
         if dim == "quantile":
             coords[dim] = xr.Variable(dim, np.asarray(quantiles, dtype=np.float64), about)
-        elif dim == "latency_bucket":
-            assert buckets is not None  # check_arrays has refused the histogram otherwise
-            coords[dim] = xr.Variable(dim, buckets.representative_s, about | {"units": "s"})
-            for name, side, edge in zip(_BUCKET_EDGES, ("lower", "upper"), buckets[1:], strict=True):
+        elif dim in BUCKETED:
+            # check_arrays has refused a histogram without its buckets
+            coords[dim] = xr.Variable(dim, bucketed[dim].representative_s, about | {"units": "s"})
+            for name, side, edge in zip(edge_names(dim), ("lower", "upper"), bucketed[dim][1:], strict=True):
                 coords[name] = xr.Variable(dim, edge, {"units": "s", "long_name": f"{side} edge of the bucket"})
         else:
             coords[dim] = xr.Variable(dim, np.arange(sizes[dim], dtype=np.int64), about)
@@ -337,8 +351,8 @@ def _padded(old: xr.Dataset, new: xr.Dataset) -> list[xr.Dataset]:
             continue
         union = np.union1d(old[dim], new[dim])
         edges = {}
-        if dim == "latency_bucket":
-            for name in _BUCKET_EDGES:
+        if dim in BUCKETED:
+            for name in edge_names(dim):
                 known = dict(zip(old[dim].values, old[name].values, strict=True))
                 known |= dict(zip(new[dim].values, new[name].values, strict=True))
                 edges[name] = (dim, np.array([known[value] for value in union]), old[name].attrs)

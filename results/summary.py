@@ -27,6 +27,24 @@ _DEFAULTS: tuple[tuple[str, float | None], ...] = (
     ("token_sla_violation_fraction", None),
     ("utilisation", None),
     ("batch_size_mean", None),
+    ("capacity_requests_per_s", None),
+    ("capacity_statistic", None),
+    ("capacity_unbracketed", None),
+)
+# The same of mode continuous, whose cubes are told by their steps.
+_CONTINUOUS_DEFAULTS: tuple[tuple[str, float | None], ...] = (
+    ("throughput_requests_per_s", None),
+    ("throughput_tokens_per_s", None),
+    ("latency_mean_s", None),
+    ("ttft_mean_s", None),
+    ("tpot_mean_s", None),
+    ("tbt_quantile_s", 0.5),
+    ("tbt_quantile_s", 0.99),
+    ("request_sla_violation_fraction", None),
+    ("token_sla_violation_fraction", None),
+    ("utilisation", None),
+    ("batch_size_mean", None),
+    ("preemptions", None),
 )
 NOT_STEADY = "not a steady-state figure"
 _MARK = "*"
@@ -35,7 +53,12 @@ RATE_PATHS = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
 
 def default_variables(cube: xr.Dataset) -> list[str]:
     """Return the variables that `show` prints: those of the usual ones that the cube has values of."""
-    return [name for name, _ in _DEFAULTS if name in cube and bool(cube[name].notnull().any())]
+    names = dict.fromkeys(name for name, _ in _usual(cube))
+    return [name for name in names if name in cube and bool(cube[name].notnull().any())]
+
+
+def _usual(cube: xr.Dataset) -> tuple[tuple[str, float | None], ...]:
+    return _CONTINUOUS_DEFAULTS if "steps" in cube else _DEFAULTS
 
 
 def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, confidence: float = 0.95) -> pd.DataFrame:
@@ -131,7 +154,7 @@ def print_summary(
     chosen: list[tuple[str, float | None]]
     if variables is None:
         names = set(default_variables(cube))
-        chosen = [(name, quantile) for name, quantile in _DEFAULTS if name in names]
+        chosen = [(name, quantile) for name, quantile in _usual(cube) if name in names]
         chosen = [
             (name, quantile) for name, quantile in chosen if quantile is None or quantile in cube["quantile"].values
         ]

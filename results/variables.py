@@ -17,14 +17,22 @@ REPLICATION = "replication"
 EXTRA_DIMENSIONS: dict[str, str] = {
     "bin": "bin of the scheduler, shortest requests first",
     "window": "time window of equal width, from time 0",
-    "batch_size": "requests in a batch",
+    "batch_size": "requests in a batch, or running in a step",
     "quantile": "probability of the quantile",
     "latency_bucket": "bucket of the latency histogram",
+    "tbt_bucket": "bucket of the histogram of times between tokens",
 }
+# Those of them that are buckets of seconds, and have the coordinates `edge_names` beside their own.
+BUCKETED = ("latency_bucket", "tbt_bucket")
 # What the attribute `interval_of` of a variable says where every replication has service coefficients of its own.
 SINGLE = "single replication"
 # Stands for the unit of the request lengths of one sweep: tokens, or s where the workload draws service times.
 LENGTH_UNITS = "tokens or s"
+
+
+def edge_names(dim: str) -> tuple[str, str]:
+    """Return the coordinates that hold the lower and the upper edges of buckets."""
+    return f"{dim}_lower_s", f"{dim}_upper_s"
 
 
 class Variable(NamedTuple):
@@ -73,19 +81,45 @@ def _count(name: str, long_name: str, definition: str, *extra: str, dtype: str =
     return Variable(name, extra, dtype, "count", long_name, definition, bounds=_POSITIVE)
 
 
-# name -> (long name, what is measured for one request, does it grow without end under overload)
+_MEASURED = "over the measured requests"
+# name -> (long name, over what, what is measured, does it grow without end under overload)
 _REQUEST_TIMES = {
-    "latency": ("latency", "completion minus arrival of a request", True),
-    "wait": ("wait", "start of the batch minus arrival of a request", True),
-    "service": ("service time", "completion minus start of the batch of a request", False),
-    "ttft": ("time to first token", "first token minus arrival of a request (wait + a0)", True),
-    "tbt": ("time between tokens", "time between two tokens of a request, (T - a0) / L of its batch", False),
+    "latency": ("latency", _MEASURED, "completion minus arrival of a request", True),
+    "wait": (
+        "wait",
+        _MEASURED,
+        "start of the batch minus arrival of a request; mode continuous: start of the step that admits it first",
+        True,
+    ),
+    "service": (
+        "service time",
+        _MEASURED,
+        "completion minus start of the batch of a request; mode continuous: of the step that admits it first",
+        False,
+    ),
+    "ttft": (
+        "time to first token",
+        _MEASURED,
+        "first token minus arrival of a request; whole batches: wait + a0",
+        True,
+    ),
+    "tpot": (
+        "time per output token",
+        f"{_MEASURED} of two tokens or more (mode continuous)",
+        "(last minus first token) / (output tokens - 1) of a request",
+        False,
+    ),
+    "tbt": (
+        "time between tokens",
+        f"{_MEASURED}; mode continuous: over all their tokens but first ones",
+        "time between two tokens of a request; whole batches: (T - a0) / L of its batch",
+        False,
+    ),
 }
 
 
 def _request_time(name: str) -> list[Variable]:
-    label, what, grows = _REQUEST_TIMES[name]
-    over = "over the measured requests"
+    label, over, what, grows = _REQUEST_TIMES[name]
     return [
         _float(f"{name}_mean_s", "s", f"mean {label}", f"Mean {over} of: {what}.", steady_state=grows),
         _float(
@@ -113,11 +147,30 @@ _ALL: list[Variable] = [
         "latency_bucket",
         dtype="uint32",
     ),
+    _count(
+        "tbt_histogram",
+        "histogram of times between tokens",
+        "Tokens of measured requests, first ones left out, by the time since the token before, in log-spaced buckets "
+        "(mode continuous); the first bucket holds times of exactly zero.",
+        "tbt_bucket",
+        dtype="uint64",
+    ),
     _count("requests", "requests", "Requests that arrived."),
-    _count("completed", "completed requests", "Requests whose batch completed."),
+    _count("completed", "completed requests", "Requests that were served whole."),
+    _count(
+        "rejected",
+        "rejected requests",
+        "Requests turned away at once because they could never fit, not even alone (mode continuous).",
+    ),
     _count("unserved", "unserved requests", "Requests left in a bin that never released them (tail = drop)."),
     _count("measured", "measured requests", "Completed requests past the warm-up: those that statistics are over."),
     _count("batches", "batches", "Batches that completed."),
+    _count("steps", "steps", "Steps of all replicas (mode continuous)."),
+    _count(
+        "preemptions",
+        "preemptions",
+        "Times that a running request lost its KV cache and went back to the queue (mode continuous).",
+    ),
     _count("effective_bins", "effective bins", "Bins left after those that no request can fall into were removed."),
     _float(
         "throughput_requests_per_s",
@@ -146,8 +199,19 @@ _ALL: list[Variable] = [
         "Share of the servers' time spent serving anybody, over the makespan; NaN for infinitely many servers.",
         bounds=_FRACTION,
     ),
-    _float("batch_size_mean", "1", "mean batch size", "Mean number of requests in a batch."),
-    _count("batch_size_histogram", "batch size histogram", "Batches by the number of their requests.", "batch_size"),
+    _float(
+        "batch_size_mean",
+        "1",
+        "mean batch size",
+        "Mean number of requests in a batch; mode continuous: running in a step, decoding or prefilling, over the "
+        "steps from the arrival of the first measured request on.",
+    ),
+    _count(
+        "batch_size_histogram",
+        "batch size histogram",
+        "Batches by the number of their requests; mode continuous: such steps by the number of requests running.",
+        "batch_size",
+    ),
     _float(
         "padding_waste",
         "1",
@@ -160,7 +224,7 @@ _ALL: list[Variable] = [
         "1",
         "requests over the latency limit",
         "Share of the measured requests whose latency exceeds report.request_sla_s; NaN when that is not set. Requests "
-        "that were never served (tail = drop) are not among them.",
+        "that were never served (tail = drop, or rejected) are not among them.",
         steady_state=True,
         bounds=_FRACTION,
     ),
@@ -168,8 +232,8 @@ _ALL: list[Variable] = [
         "token_sla_violation_fraction",
         "1",
         "tokens over the time-between-tokens limit",
-        "Share of the tokens of measured requests whose time between tokens exceeds report.token_sla_s; NaN when that "
-        "is not set.",
+        "Share of the tokens of measured requests whose time between tokens exceeds report.token_sla_s (mode "
+        "continuous: first tokens left out); NaN when that is not set.",
         bounds=_FRACTION,
     ),
     _float(
@@ -180,6 +244,20 @@ _ALL: list[Variable] = [
         bounds=_FRACTION,
     ),
     _float("memory_peak_tokens", "tokens", "peak memory", "Largest sum of prompt and output tokens of one batch."),
+    _float(
+        "kv_peak_tokens",
+        "tokens",
+        "peak of the KV cache",
+        "Tokens that the blocks in use hold, the most of any replica at any time (mode continuous).",
+    ),
+    _float(
+        "recomputed_token_fraction",
+        "1",
+        "recomputed tokens",
+        "Prefilled tokens beyond those of first prefills, over all prefilled tokens: what preemptions cost (mode "
+        "continuous).",
+        bounds=_FRACTION,
+    ),
     _float(
         "extrapolated_batch_fraction",
         "1",
@@ -260,17 +338,35 @@ _ALL: list[Variable] = [
         "window",
     ),
     _float(
+        "window_running_mean",
+        "1",
+        "mean number of running requests, by window",
+        "Time average over the window of the number of requests that run, over all replicas (mode continuous).",
+        "window",
+    ),
+    _float(
         "window_batch_size_mean",
         "1",
         "mean batch size, by window",
-        "Mean size of the batches of the window; NaN without batches.",
+        "Mean size of the batches of the window; mode continuous: of the requests running, over the window's steps; "
+        "NaN without any.",
         "window",
     ),
+    _float(
+        "window_kv_tokens_mean",
+        "tokens",
+        "mean KV cache in use, by window",
+        "Mean over the window's steps of the KV tokens of the replica at their end (mode continuous); NaN without "
+        "steps.",
+        "window",
+    ),
+    _count("window_preemptions", "preemptions in the window", "Preemptions in the window (mode continuous).", "window"),
     _float(
         "window_batch_target_mean",
         "1",
         "mean batch size target, by window",
-        "Mean of the controller's target b = min(b_mem, b_SLA) over its decisions in the window; NaN without one.",
+        "Mean of the controller's target b = min(b_mem, b_SLA) over its decisions in the window; mode continuous: of "
+        "the cap over the window's steps; NaN without one.",
         "window",
     ),
     _float(
@@ -314,6 +410,29 @@ _ALL: list[Variable] = [
         "mean latency, theory",
         "Mean latency with infinitely many servers (arXiv 2412.04504, Lemma 5.1); NaN where no theory applies.",
         replicated=False,
+    ),
+    _float(
+        "capacity_requests_per_s",
+        "s-1",
+        "capacity",
+        "Largest arrival rate of the replication at which every criterion (attribute capacity_criteria) holds; NaN "
+        "where the search range (capacity_low_per_s to capacity_high_per_s) holds no answer.",
+    ),
+    Variable(
+        "capacity_unbracketed",
+        (),
+        "int64",
+        "1",
+        "capacity outside the search range",
+        "0: the capacity was found; -1: a criterion is missed already at the lowest rate; 1: all still hold at the "
+        "highest.",
+        bounds=(-1.0, 1.0),
+    ),
+    _float(
+        "capacity_statistic",
+        "1",
+        "criterion at capacity",
+        "Value of the first criterion's statistic at the capacity, in the unit of its variable.",
     ),
 ]
 REGISTRY: dict[str, Variable] = {variable.name: variable for variable in _ALL}

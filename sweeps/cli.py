@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_calibrate
+from . import cli_calibrate, cli_capacity
 from .cli_help import examples
 
 if TYPE_CHECKING:
@@ -158,6 +158,9 @@ def check(
         print(f"  {axis.name}{about}: {shown}")
     print(f"  {size.points} points x {sweep.replications} replications = {size.requests:,} requests")
     print(f"  about {size.cube_bytes / 1e6:,.1f} MB of results and {size.peak_bytes / 1e6:,.0f} MB of memory")
+
+
+app.command(epilog=cli_capacity.EPILOG)(cli_capacity.capacity)
 
 
 @app.command(epilog=examples("batchcube specs", "batchcube specs multi-bin-fig3 -o my-sweep.toml"))

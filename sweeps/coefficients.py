@@ -1,6 +1,7 @@
 """Coefficients by name: files read once, mistakes told in one line, the engine's service law built from them."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,7 +10,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from batchcube.calibration import coefficients as files
-from batchcube.calibration.coefficients import BatchCoefficients, BatchLaws, Coefficients, locate
+from batchcube.calibration.coefficients import BatchCoefficients, BatchLaws, Coefficients, StepCoefficients, locate
+from batchcube.calibration.laws import STEP_TERMS
 from batchcube.engine.policies.service import Service, formula, measured
 
 from .errors import FileError
@@ -78,6 +80,48 @@ def build(settings: "CoefficientsLaw", largest_batch: int, rng: np.random.Genera
     return measured(np.array(table.batch_sizes), np.array(table.output_tokens), np.array(table.seconds), built)
 
 
+def step_law_of(settings: "CoefficientsLaw") -> StepCoefficients:
+    """Return the law of single steps; raises ValueError for coefficients that have none."""
+    law = load(settings.coefficients).step_law
+    if law is None:
+        raise ValueError(f"coefficients {settings.coefficients}: hold no law of single steps, mode continuous needs it")
+    return law
+
+
+def steps_of(settings: "CoefficientsLaw") -> tuple[float, ...]:
+    """Return c0 to c4 of a step in seconds, 0 for those that nothing measured; raises ValueError without a law."""
+    law = step_law_of(settings)
+    return tuple(getattr(law, name) or 0.0 for name in STEP_TERMS)
+
+
+def drawn_steps(settings: "CoefficientsLaw", rng: np.random.Generator) -> tuple[float, ...]:
+    """Draw c0 to c4 of a step from what the fit leaves open: multivariate t around the estimates, never below 0.
+
+    Raises ValueError for coefficients whose errors are not known, or whose c0 (c1 where that is 0), the term that
+    every decode step has, is less than four of its standard errors.
+    """
+    law = step_law_of(settings)
+    refused = f"server.service.draw: coefficients {settings.coefficients}: "
+    if law.covariance is None or law.degrees_of_freedom < 1:
+        raise ValueError(f"{refused}nothing is known of the errors of a step's coefficients")
+    values, covariance = np.array(steps_of(settings)), np.array(law.covariance)
+    always = 0 if values[0] > 0 else 1
+    if values[always] < 4.0 * math.sqrt(max(covariance[always, always], 0.0)):
+        name = STEP_TERMS[always]
+        raise ValueError(f"{refused}{name} is less than four of its standard errors: draws could be negative")
+    least = values[always] / 1000.0
+    free = np.flatnonzero(np.diag(covariance) > 0)
+    scale = np.sqrt(np.diag(covariance)[free])
+    correlation = covariance[np.ix_(free, free)] / np.outer(scale, scale)
+    # By its eigenvalues: what was fitted with a bound can have a correlation that rounding makes a hair below 0.
+    eigenvalues, vectors = np.linalg.eigh((correlation + correlation.T) / 2.0)
+    normal = vectors @ (np.sqrt(np.clip(eigenvalues, 0.0, None)) * rng.standard_normal(free.size))
+    # Normal deviates over the root of a chi-squared one: a t distribution, as the scatter itself was estimated.
+    values[free] += scale * normal * math.sqrt(law.degrees_of_freedom / rng.chisquare(law.degrees_of_freedom))
+    values[always] = max(values[always], least)
+    return tuple(np.maximum(values, 0.0).tolist())
+
+
 class Asked(NamedTuple):
     """What a sweep asks of coefficients: to be held against what was measured."""
 
@@ -103,7 +147,37 @@ def notes_on(settings: "CoefficientsLaw", asked: Asked) -> list[str]:
     what = "the measured table" if settings.h == "table" else f"law {law.h}"
     if quality.leave_one_size_out_rms is not None:
         parts.append(f"{what} predicts left-out batch sizes within {100 * quality.leave_one_size_out_rms:.2g} % (rms)")
-    said = ["; ".join(parts), *_beyond(name, laws, asked)]
+    return ["; ".join(parts), *_beyond(name, laws, asked), *_doubts(settings, known)]
+
+
+def notes_on_steps(settings: "CoefficientsLaw", asked: Asked) -> list[str]:
+    """Return what readers of a cube of mode continuous must know about its coefficients."""
+    known, law = load(settings.coefficients), step_law_of(settings)
+    name = settings.coefficients
+    parts = [f"step times of {name} ({known.label}): {known.title}"]
+    if law.quality.leave_one_out_rms is not None:
+        parts.append(f"the law predicts left-out measurements within {100 * law.quality.leave_one_out_rms:.2g} % (rms)")
+    said = ["; ".join(parts)]
+    unknown = [term for term in STEP_TERMS if getattr(law, term) is None]
+    if unknown:
+        said.append(f"coefficients {name}: nothing measured {', '.join(unknown)}: taken for 0")
+    measured = [laws.batch_sizes[1] for laws in known.batch_laws if laws.batch_sizes is not None]
+    if measured and asked.largest_batch > max(measured):
+        said.append(_larger(name, max(measured), asked.largest_batch))
+    return said + _doubts(settings, known)
+
+
+def _larger(name: str, measured: float, asked: int) -> str:
+    return (
+        f"coefficients {name} were measured up to batches of {measured:.0f}, the sweep has some of up "
+        f"to {asked}: their times are extrapolated"
+    )
+
+
+def _doubts(settings: "CoefficientsLaw", known: Coefficients) -> list[str]:
+    """Say where coefficients are implausible, and what intervals are where they are drawn."""
+    name = settings.coefficients
+    said = []
     if known.plausibility is not None:
         said += [f"coefficients {name} are implausible: {flag}" for flag in known.plausibility.flags]
     if settings.draw:
@@ -117,10 +191,7 @@ def notes_on(settings: "CoefficientsLaw", asked: Asked) -> list[str]:
 def _beyond(name: str, laws: BatchLaws, asked: Asked) -> Iterator[str]:
     """Say where a sweep leaves what was measured."""
     if laws.batch_sizes is not None and asked.largest_batch > laws.batch_sizes[1]:
-        yield (
-            f"coefficients {name} were measured up to batches of {laws.batch_sizes[1]:.0f}, the sweep has some of up "
-            f"to {asked.largest_batch}: their times are extrapolated"
-        )
+        yield _larger(name, laws.batch_sizes[1], asked.largest_batch)
     if laws.output_tokens is not None and asked.longest_output_tokens > 1.01 * laws.output_tokens[1]:
         yield (
             f"coefficients {name} were measured up to outputs of {laws.output_tokens[1]:.0f} tokens, the workload has "
@@ -134,8 +205,8 @@ def _beyond(name: str, laws: BatchLaws, asked: Asked) -> Iterator[str]:
         )
 
 
-def record(every: Iterable["CoefficientsLaw"]) -> str:
-    """Return, as JSON, what a cube keeps of the coefficients it was made with, by name."""
+def record(every: Iterable["CoefficientsLaw"], *, steps: bool = False) -> str:
+    """Return, as JSON, what a cube keeps of the coefficients it was made with, by name; `steps`: of single steps."""
     kept: dict[str, Any] = {}
     for settings in every:
         known = load(settings.coefficients)
@@ -150,17 +221,25 @@ def record(every: Iterable["CoefficientsLaw"]) -> str:
                 "laws": [],
             },
         )
-        laws = laws_of(settings)
-        law = {
-            "asked": settings.h,
-            "prompt_tokens": laws.prompt_tokens,
-            "draw": settings.draw,
-            "law": law_of(settings).model_dump(),
-            "table": laws.table.model_dump() if settings.h == "table" and laws.table is not None else None,
-        }
+        law = _step_record(settings) if steps else _batch_record(settings)
         if law not in entry["laws"]:
             entry["laws"].append(law)
     return json.dumps(kept)
+
+
+def _batch_record(settings: "CoefficientsLaw") -> dict[str, Any]:
+    laws = laws_of(settings)
+    return {
+        "asked": settings.h,
+        "prompt_tokens": laws.prompt_tokens,
+        "draw": settings.draw,
+        "law": law_of(settings).model_dump(),
+        "table": laws.table.model_dump() if settings.h == "table" and laws.table is not None else None,
+    }
+
+
+def _step_record(settings: "CoefficientsLaw") -> dict[str, Any]:
+    return {"asked": "steps", "draw": settings.draw, "law": step_law_of(settings).model_dump()}
 
 
 def require_unchanged(recorded: str) -> None:

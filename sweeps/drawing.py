@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.engine import Bins, Job, Setup, Trace, make_trace, sort_into_bins
+from batchcube.engine.continuous import Requests, StepJob, StepSetup, make_requests
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 
-from .planning import PointPlan, drawn_service
+from .planning import PointPlan, drawn_law, drawn_service
 from .seeds import stream
 from .settings import draws_service
 from .traces import RecordedTrace, resample
@@ -35,27 +36,35 @@ class Draws:
         self._made: OrderedDict[int, Future[Any]] = OrderedDict()
         self._bytes: dict[int, int] = {}
 
-    def job(self, plan: PointPlan) -> Job:
-        """Return a point's requests in this replication, sorted into its bins."""
+    def job(self, plan: PointPlan) -> Job | StepJob:
+        """Return a point's requests in this replication, with their bins."""
+        setup = plan.setup
+        return self._batch_job(plan, setup) if isinstance(setup, Setup) else self._step_job(plan, setup)
+
+    def _batch_job(self, plan: PointPlan, setup: Setup) -> Job:
         keys = plan.keys
         trace: Trace = self._once(keys.trace, lambda: self._trace(plan))
         arrival = self._once(keys.arrivals, lambda: self._arrivals(plan))
         bins: Bins = self._once(keys.bins, lambda: self._bins(plan))
         trace = trace._replace(arrival=arrival)
-        if plan.setup.policy.shortest_first:
+        if setup.policy.shortest_first:
             trace = trace._replace(predicted=self._predicted(plan, trace))
-        return Job(trace, bins, self._setup(plan))
+        if draws_service(plan.point):
+            # Every point draws from the same stream: settings that share coefficients share the draw.
+            largest = setup.policy.batch_size
+            made = self._once(keys.service, lambda: drawn_service(plan.point, largest, self._stream("coefficients")))
+            setup = setup._replace(service=made)
+        return Job(trace, bins, setup)
 
-    def _setup(self, plan: PointPlan) -> Setup:
-        """Return a point's setup, with coefficients of this replication's own where they are drawn.
-
-        Every point draws from the same stream: settings that share coefficients share the draw.
-        """
-        if not draws_service(plan.point):
-            return plan.setup
-        largest = plan.setup.policy.batch_size
-        made = self._once(plan.keys.service, lambda: drawn_service(plan.point, largest, self._stream("coefficients")))
-        return plan.setup._replace(service=made)
+    def _step_job(self, plan: PointPlan, setup: StepSetup) -> StepJob:
+        keys = plan.keys
+        requests: Requests = self._once(keys.trace, lambda: self._requests(plan))
+        arrival = self._once(keys.arrivals, lambda: self._step_arrivals(plan))
+        bin_of = self._once(keys.bins, lambda: self._bin_of(plan))
+        if draws_service(plan.point):
+            law = self._once(keys.service, lambda: drawn_law(plan.point, self._stream("coefficients")))
+            setup = setup._replace(replica=setup.replica._replace(law=law))
+        return StepJob(requests._replace(arrival=arrival), bin_of, setup)
 
     def _once(self, key: int, make: Callable[[], Any]) -> Any:
         with self._lock:
@@ -101,17 +110,25 @@ class Draws:
         return window
 
     def _arrivals(self, plan: PointPlan) -> NDArray[np.int64]:
+        return from_seconds(self._arrival_s(plan))
+
+    def _step_arrivals(self, plan: PointPlan) -> NDArray[np.int64]:
+        """Return the arrivals in the ticks of continuous batching."""
+        token = np.ones(plan.requests, np.int64)
+        return make_requests(self._arrival_s(plan), token, token).arrival
+
+    def _arrival_s(self, plan: PointPlan) -> FloatArray:
         workload = plan.point.workload
         if workload.trace is not None:
-            return from_seconds(self._window(plan).arrival_s / workload.trace.rate_scale)
+            return self._window(plan).arrival_s / workload.trace.rate_scale
         process = workload.arrivals
         assert process is not None
         if isinstance(process, Poisson | Deterministic | Gamma):
             unit = self._once(
                 plan.keys.unit_arrivals, lambda: process.unit_arrivals(plan.requests, self._stream("arrivals"))
             )
-            return from_seconds(process.scale(unit))
-        return from_seconds(process.draw(plan.requests, self._stream("arrivals")))
+            return process.scale(unit)
+        return process.draw(plan.requests, self._stream("arrivals"))
 
     def _lengths(self, plan: PointPlan) -> Lengths:
         """Return what the requests need, and what a real predictor said of them where the source has it."""
@@ -133,6 +150,13 @@ class Draws:
             at_once, output_tokens=drawn.output_tokens, prompt_tokens=drawn.prompt_tokens, length=plan.length
         )
 
+    def _requests(self, plan: PointPlan) -> Requests:
+        """Return the requests of continuous batching with all arrivals at 0."""
+        drawn = self._lengths(plan)
+        assert drawn.prompt_tokens is not None
+        assert drawn.output_tokens is not None
+        return make_requests(np.zeros(plan.requests), drawn.prompt_tokens, drawn.output_tokens)
+
     def _prediction(self, plan: PointPlan) -> Prediction:
         def predict() -> Prediction:
             drawn = self._lengths(plan)
@@ -153,12 +177,14 @@ class Draws:
         return predicted + trace.prompt if plan.length == "total" else predicted
 
     def _bins(self, plan: PointPlan) -> Bins:
-        bins = len(plan.edges) - 1
-        if bins == 1:
-            return sort_into_bins(np.zeros(plan.requests, np.int32), 1)
+        return sort_into_bins(self._bin_of(plan), len(plan.edges) - 1)
+
+    def _bin_of(self, plan: PointPlan) -> NDArray[np.int32]:
+        if len(plan.edges) == 2:
+            return np.zeros(plan.requests, np.int32)
         prediction = self._prediction(plan)
         of = assign_bins(prediction.predicted, plan.edges) if prediction.bin is None else prediction.bin
-        return sort_into_bins(of, bins)
+        return np.ascontiguousarray(of, np.int32)
 
 
 def _size(value: Any) -> int:

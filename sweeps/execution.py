@@ -18,14 +18,17 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from batchcube.engine import Job, Shape, simulate_many
+from batchcube.engine.continuous import BACKENDS as STEP_BACKENDS
+from batchcube.engine.continuous import StepJob, simulate_many_steps
+from batchcube.engine.continuous.report import HISTOGRAM_UNITS_PER_S
 from batchcube.engine.histogram import bucket_edges, bucket_middles
 from batchcube.engine.report import OVERLOAD_TEST
-from batchcube.engine.run import MissingBackendError, describe, jobs_at_once
+from batchcube.engine.run import JOBS_AT_ONCE, MissingBackendError, describe, jobs_at_once
 from batchcube.engine.ticks import TICKS_PER_S
 from batchcube.results.cube import Axis as CubeAxis
 from batchcube.results.cube import Buckets, build_cube, extend_cube, parse_specification, read_cube, write_cube
 from batchcube.results.provenance import MadeBy, batchcube_version, provenance
-from batchcube.results.variables import REGISTRY
+from batchcube.results.variables import BUCKETED, REGISTRY
 
 from . import coefficients
 from .drawing import Draws
@@ -34,7 +37,7 @@ from .expected import Expected
 from .grid import Axis, setting_paths
 from .planning import Plan, PointPlan, calibrated, deal, make_plan, theory_of
 from .progress import Progress, Silent
-from .settings import draws_service
+from .settings import draws_service, is_continuous
 from .specification import Sweep, identity_of
 
 Report = dict[str, NDArray[Any]]
@@ -44,7 +47,12 @@ SECONDS_BETWEEN_SAVES = 20.0
 # Traces that one task hands to a device at once.
 MOST_BYTES_OF_TRACES = 4_000_000_000
 # Arrays of varying length: cut to the part that is used, which begins at an index that is kept beside it.
-_CUT = ("latency_histogram", "batch_size_histogram")
+_CUT = ("latency_histogram", "tbt_histogram", "batch_size_histogram")
+# What `OVERLOAD_TEST` says of whole batches, of single steps.
+STEP_OVERLOAD_TEST = (
+    "overloaded: over the second half of the arrivals the number of requests in the system grew by more than "
+    "B (1 + c) + 4 sqrt(arrivals in that half), with B the mean number of requests running in a step and c replicas"
+)
 
 
 class Size(NamedTuple):
@@ -65,9 +73,9 @@ def estimate(sweep: Sweep) -> Size:
     plan = make_plan(sweep)
     points, replications = len(plan.points), sweep.replications
     windows = plan.points[0].point.report.windows
-    # A latency histogram spans some ten doublings of 64 buckets.
-    histogram = 640 * 4 if plan.points[0].point.report.histograms else 0
-    largest = max(p.setup.policy.batch_size for p in plan.points)
+    # A histogram spans some ten doublings of 64 buckets; that of the gaps between tokens has numbers of 8 bytes.
+    histogram = 640 * (12 if plan.continuous else 4) if plan.points[0].point.report.histograms else 0
+    largest = max(p.largest_batch for p in plan.points)
     values = 60 + 6 * plan.bins + 10 * windows + min(largest, 1000)
     cube_bytes = points * replications * (8 * values + histogram)
     draws = 60 * max(p.requests for p in plan.points) * (os.cpu_count() or 1)
@@ -84,6 +92,8 @@ def run_sweep(
     backend: str = "numba",
 ) -> xr.Dataset:
     """Run a sweep and return its cube; see `Sweep.run`."""
+    if is_continuous(sweep.grid.points[0]) and backend == "jax":
+        raise UserError(f"backend = {backend!r}: continuous batching runs with {' or '.join(STEP_BACKENDS)}")
     made_by = require_backend(backend)
     target = None if output is None else Path(output)
     old = None
@@ -317,7 +327,9 @@ class _Run:
         """Return how many jobs a call simulates, of how many replications a task is, and the blocks of points."""
         points = len(self.plan.points)
         largest = first.job(max(self.plan.points, key=lambda plan: plan.requests))
-        jobs = jobs_at_once(largest, self._shape(self.plan.points), self.backend)
+        jobs = JOBS_AT_ONCE
+        if isinstance(largest, Job):
+            jobs = jobs_at_once(largest, self._shape(self.plan.points), self.backend)
         if not self.on_device:
             # Few replications: several threads share one, and what it draws.
             return jobs, 1, list(deal(points, -(-4 * workers // replications)))
@@ -331,7 +343,7 @@ class _Run:
 
     def _shape(self, plans: Sequence[PointPlan]) -> Shape:
         # Devices compile for a shape, so that all calls ask for one; cores take the least memory.
-        largest = max(plan.setup.policy.batch_size for plan in (self.plan.points if self.on_device else plans))
+        largest = max(plan.largest_batch for plan in (self.plan.points if self.on_device else plans))
         return Shape(self.plan.bins, largest, plans[0].setup.reporting.windows)
 
     def _simulate(self, task: _Task) -> list[Report]:
@@ -342,7 +354,7 @@ class _Run:
             plans = [self.plan.points[k] for k in self.order[start : min(start + points, task.block.stop)]]
             jobs = self._draw(task.draws, plans)
             with np.errstate(all="ignore"):
-                report = simulate_many(jobs, self._shape(plans), self.backend)
+                report = simulate_jobs(jobs, self._shape(plans), self.backend)
             for number, mine in enumerate(reports):
                 rows = slice(number * len(plans), (number + 1) * len(plans))
                 mine.append(_kept({name: array[rows] for name, array in report.items()}, self.plan))
@@ -350,10 +362,10 @@ class _Run:
                 self._simulated += sum(plan.requests for plan in plans) * len(task.draws)
         return [_stack(mine) for mine in reports]
 
-    def _draw(self, draws: Sequence[Draws], plans: Sequence[PointPlan]) -> list[Job]:
+    def _draw(self, draws: Sequence[Draws], plans: Sequence[PointPlan]) -> list[Job | StepJob]:
         """Return the jobs of points on replications, replication by replication."""
 
-        def of(replication: Draws) -> list[Job]:
+        def of(replication: Draws) -> list[Job | StepJob]:
             with np.errstate(all="ignore"):
                 if self._stop.is_set():
                     raise Stopped
@@ -399,16 +411,26 @@ class _Run:
         self.unsaved[replication] = self.finished[replication]
 
 
-def _bytes_of(jobs: Sequence[Job]) -> int:
+def simulate_jobs(jobs: Sequence[Job | StepJob], shape: Shape, backend: str) -> Report:
+    """Simulate jobs that are all of one kind."""
+    batches = [job for job in jobs if isinstance(job, Job)]
+    if batches:
+        return simulate_many(batches, shape, backend)
+    return simulate_many_steps([job for job in jobs if isinstance(job, StepJob)], shape, backend)
+
+
+def _bytes_of(jobs: Sequence[Job | StepJob]) -> int:
     """Return how much memory the arrays of jobs take; what they share counts once."""
-    return sum({id(array): array.nbytes for job in jobs for part in (job.trace, job.bins) for array in part}.values())
+    parts = [(*job.trace, *job.bins) if isinstance(job, Job) else (*job.requests, job.bin_of) for job in jobs]
+    return sum({id(array): array.nbytes for part in parts for array in part}.values())
 
 
 def _kept(report: Report, plan: Plan) -> Report:
     """Return what of a block's report goes into the cube, in the cube's units, cut to what is used."""
     report = dict(report)
     if not plan.points[0].point.report.histograms:
-        del report["latency_histogram"]
+        for name in ("latency_histogram", "tbt_histogram"):
+            report.pop(name, None)
     for name in _CUT:
         if name in report:
             used = np.flatnonzero(report[name].any(axis=0))
@@ -469,16 +491,12 @@ def _cube(
             arrays[name] = full[0].reshape((*shape, *full.shape[2:]))
         else:
             arrays[name] = np.ascontiguousarray(np.moveaxis(full, 0, 1)).reshape((*shape, count, *full.shape[2:]))
-    buckets = None
-    if "latency_histogram" in arrays:
-        low, size = offsets["latency_histogram"], arrays["latency_histogram"].shape[-1]
-        if low > 0:  # the bucket of exact zeros always exists
-            pad = np.zeros((*arrays["latency_histogram"].shape[:-1], 1), np.uint32)
-            arrays["latency_histogram"] = np.concatenate([pad, arrays["latency_histogram"]], axis=-1)
-        here = np.arange(low, low + size) if low == 0 else np.concatenate([[0], np.arange(low, low + size)])
-        edges = bucket_edges() / TICKS_PER_S
-        buckets = Buckets(bucket_middles()[here] / TICKS_PER_S, edges[:-1][here], edges[1:][here])
-        buckets.upper_s[0] = 0.0
+    buckets: dict[str, Buckets] = {}
+    for dim in BUCKETED:
+        name = f"{dim.removesuffix('_bucket')}_histogram"
+        if name in arrays:
+            unit = HISTOGRAM_UNITS_PER_S if plan.continuous else TICKS_PER_S
+            arrays[name], buckets[dim] = _bucketed(arrays[name], offsets[name], unit)
     sizes = arrays["batch_size_histogram"]
     arrays["batch_size_histogram"] = np.concatenate(
         [np.zeros((*sizes.shape[:-1], offsets["batch_size_histogram"]), sizes.dtype), sizes], axis=-1
@@ -490,12 +508,16 @@ def _cube(
     arrays["bin_lower_edge"], arrays["bin_upper_edge"] = edges_of.reshape((2, *shape, plan.bins))
     effective = np.array([len(point.edges) - 1 for point in plan.points], np.int64)
     arrays["effective_bins"] = np.repeat(effective[:, None], count, axis=1).reshape((*shape, count))
-    for k, name in enumerate(("throughput_requests_per_s", "throughput_limit_requests_per_s", "latency_s")):
-        values = np.array([said[k] for said in theory], np.float64)
-        arrays[f"theory_{name}"] = values.reshape(shape)
     notes = list(plan.notes)
-    if np.nanmax(arrays["extrapolated_batch_fraction"], initial=0.0) > 0:
-        notes.append("some batches lie outside the measured table; their times follow the fitted law")
+    if plan.continuous:
+        if arrays["rejected"].any():
+            notes.append("some requests could never fit into a replica and were turned away (variable rejected)")
+    else:
+        for k, name in enumerate(("throughput_requests_per_s", "throughput_limit_requests_per_s", "latency_s")):
+            values = np.array([said[k] for said in theory], np.float64)
+            arrays[f"theory_{name}"] = values.reshape(shape)
+        if np.nanmax(arrays["extrapolated_batch_fraction"], initial=0.0) > 0:
+            notes.append("some batches lie outside the measured table; their times follow the fitted law")
     if arrays["overloaded"].any():
         notes.append("some points are overloaded (variable overloaded): their latencies are no steady-state figures")
     seconds = {plan.length == "seconds" for plan in plan.points}
@@ -507,13 +529,13 @@ def _cube(
         seed=sweep.seed,
         replications=count,
         made_by=made_by,
-        overload_test=OVERLOAD_TEST,
+        overload_test=STEP_OVERLOAD_TEST if plan.continuous else OVERLOAD_TEST,
         input_sha256=plan.input_sha256,
         trace_rows_dropped=plan.rows_dropped,
         notes=notes,
     )
     laws = calibrated(plan.points)
-    kept = {"service_coefficients": coefficients.record(laws)} if laws else {}
+    kept = {"service_coefficients": coefficients.record(laws, steps=plan.continuous)} if laws else {}
     return build_cube(
         [cube_axis(axis, sweep) for axis in sweep.grid.axes],
         arrays,
@@ -524,6 +546,18 @@ def _cube(
         length_units="s" if seconds == {True} else "tokens",
         coefficients_drawn=any(draws_service(plan.point) for plan in plan.points),
     )
+
+
+def _bucketed(counts: NDArray[Any], low: int, units_per_s: int) -> tuple[NDArray[Any], Buckets]:
+    """Return a histogram that begins at bucket `low` with the bucket of exact zeros before it, and its buckets."""
+    here = np.arange(low, low + counts.shape[-1])
+    if low > 0:
+        counts = np.concatenate([np.zeros((*counts.shape[:-1], 1), counts.dtype), counts], axis=-1)
+        here = np.concatenate([[0], here])
+    edges = bucket_edges() / units_per_s
+    buckets = Buckets(bucket_middles()[here] / units_per_s, edges[:-1][here], edges[1:][here])
+    buckets.upper_s[0] = 0.0
+    return counts, buckets
 
 
 def cube_axis(axis: Axis, sweep: Sweep) -> CubeAxis:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from batchcube.results.variables import EXTRA_DIMENSIONS, REGISTRY, REPLICATION
+from batchcube.results.variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, REPLICATION, edge_names
 
 from .mistakes import Mistake, Path, known_paths, mistakes, one_of, show_path, show_value
 from .settings import SECTIONS, Point, Problem, problems
@@ -91,6 +91,11 @@ def setting_paths() -> dict[str, tuple[str, str]]:
 
 _UNITS = (
     ("_s_per_token", "s/token"),
+    ("_s_per_kv_token", "s/token"),
+    ("_s_per_prefill_token", "s/token"),
+    ("_s_per_prefill_attention", "s/token2"),
+    ("_s_per_request", "s/request"),
+    ("token_budget", "token"),
     ("_bytes_per_token", "byte/token"),
     ("_per_s", "1/s"),
     ("_s", "s"),
@@ -239,7 +244,7 @@ def _labelled_axis(name: str, settings: AxisSettings) -> Axis:
 
 
 def _reserved_names() -> frozenset[str]:
-    edges = {"latency_bucket_lower_s", "latency_bucket_upper_s"}
+    edges = (name for dim in BUCKETED for name in edge_names(dim))
     return frozenset({REPLICATION, *EXTRA_DIMENSIONS, *REGISTRY, *edges})
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from batchcube.calibration.coefficients import locate as locate_coefficients
 from batchcube.engine import INFINITE, Setup, make_policy, make_reporting
+from batchcube.engine.continuous import Law, StepSetup, make_fleet, make_law, make_replica, make_step_reporting
 from batchcube.engine.policies.bins import (
     assign_bins,
     distinct_edges,
@@ -32,16 +33,19 @@ from .grid import where
 from .seeds import stream
 from .settings import (
     CONTROLLED,
+    LONGEST_CONTINUOUS_S,
     CoefficientsLaw,
     GrowingLaw,
     Point,
     Policy,
     Report,
     Server,
+    StepsLaw,
     TableLaw,
     TraceSettings,
     Workload,
     draws_service,
+    is_continuous,
 )
 from .specification import Sweep
 from .traces import RecordedTrace, read_trace
@@ -72,7 +76,8 @@ class PointPlan(NamedTuple):
     requests: int
     edges: FloatArray
     """(bin + 1,) after bins that nothing can hit were removed."""
-    setup: Setup
+    setup: Setup | StepSetup
+    """Of single steps in mode continuous, which the whole grid is in, or none of it."""
     keys: Keys
     recorded: RecordedTrace | None
     length: str
@@ -81,6 +86,13 @@ class PointPlan(NamedTuple):
     """Tokens, of the sample that the bins are cut by; 0 where it has no prompts."""
     longest: float
     """Longest output of that sample."""
+
+    @property
+    def largest_batch(self) -> int:
+        """Most requests of a batch, or that run at once."""
+        if isinstance(self.setup, Setup):
+            return self.setup.policy.batch_size
+        return int(self.setup.replica.control.largest)
 
 
 class Plan(NamedTuple):
@@ -91,6 +103,11 @@ class Plan(NamedTuple):
     notes: tuple[str, ...]
     input_sha256: str
     rows_dropped: int
+
+    @property
+    def continuous(self) -> bool:
+        """Whether single steps are simulated."""
+        return is_continuous(self.points[0].point)
 
     @property
     def bins(self) -> int:
@@ -149,9 +166,10 @@ def make_plan(sweep: Sweep) -> Plan:
         ] = None
     for law in calibrated(points):
         mine = [plan for plan in points if plan.point.server.service == law]
-        largest = max(plan.setup.policy.batch_size for plan in mine)
+        largest = max(plan.largest_batch for plan in mine)
         asked = coefficients.Asked(largest, mine[0].mean_prompt, max(plan.longest for plan in mine))
-        notes.update(dict.fromkeys(coefficients.notes_on(law, asked)))
+        about = coefficients.notes_on_steps if is_continuous(mine[0].point) else coefficients.notes_on
+        notes.update(dict.fromkeys(about(law, asked)))
     checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points))
     dropped = sum(trace.rows_dropped for trace in recorded)
     return Plan(sweep, tuple(points), tuple(notes), ",".join(checksums), dropped)
@@ -230,16 +248,29 @@ class _Planner:
         cut = ("edges", shared, policy.edges, policy.bins, batch if policy.edges.kind == "exponential" else 0)
         edges = self._once(cut, lambda: self._edges(workload, policy, batch, sample))
         first_beliefs = self._once(
-            ("beliefs", shared, _sampling(policy, trace), edges.tobytes(), policy.controller_scope),
+            ("beliefs", shared, _sampling(policy, trace), edges.tobytes(), policy.controller_scope, policy.mode),
             lambda: self._beliefs(workload, policy, edges, sample),
         )
-        self._require_room(policy, sample)
+        of = _Simulated(point, trace, count, warmup, batch, edges, sample, first_beliefs)
+        setup = self._step_setup(of) if is_continuous(point) else self._setup(of)
+        length = "seconds" if workload.in_seconds else getattr(server.service, "length", "output")
+        return PointPlan(
+            point, count, edges, setup, self._keys(point, batch, count, length, edges), trace, length, *_extent(sample)
+        )
+
+    def _setup(self, of: "_Simulated") -> Setup:
+        """Build the setup of batches that run as a whole."""
+        workload, policy, server, report = of.point
+        batch = of.batch
+        if policy.memory is not None:
+            capacity = policy.memory.tokens
+            _require_room(f"policy.memory: {capacity:g} tokens of capacity", capacity, of.sample)
         service = self._once(("service", server.service, batch), lambda: build_service(server, batch))
-        if draws_service(point):
+        if draws_service(of.point):
             # Told before anything runs: coefficients whose errors are not known cannot be drawn.
-            drawn_service(point, batch, stream(self.seed, None, "coefficients"))
-        span = report.horizon_s or _span(workload, trace, count) or _work_s(server, service, batch, count, sample)
-        setup = Setup(
+            drawn_service(of.point, batch, stream(self.seed, None, "coefficients"))
+        span = report.horizon_s or _span(workload, of.trace, of.requests)
+        return Setup(
             make_policy(
                 policy.mode,
                 batch_size=batch,
@@ -252,18 +283,84 @@ class _Planner:
                 completion=server.completion,
             ),
             service,
-            build_control(policy, batch, first_beliefs, report.memory_capacity_tokens),
+            build_control(
+                policy,
+                batch,
+                of.beliefs,
+                None if policy.memory is None else policy.memory.tokens,
+                counted_tokens=report.memory_capacity_tokens,
+            ),
             make_reporting(
-                horizon_s=span,
+                horizon_s=span or _work_s(server, service, batch, of.requests, of.sample),
                 windows=report.windows,
-                warmup_requests=warmup,
+                warmup_requests=of.warmup,
                 request_sla_s=report.request_sla_s,
                 token_sla_s=report.token_sla_s,
             ),
         )
-        length = "seconds" if workload.in_seconds else getattr(server.service, "length", "output")
-        return PointPlan(
-            point, count, edges, setup, self._keys(point, batch, count, length, edges), trace, length, *_extent(sample)
+
+    def _step_setup(self, of: "_Simulated") -> StepSetup:
+        """Build the setup of continuous batching."""
+        workload, policy, server, report = of.point
+        assert server.replica is not None
+        assert isinstance(server.servers, int)
+        assert of.sample.tokens is not None
+        replica, bins = server.replica, len(of.edges) - 1
+        prompt = of.sample.tokens - of.sample.length if of.trace is None else of.trace.prompt_tokens
+        if prompt.min() < 1:
+            source = "workload.lengths" if of.trace is None else "workload.trace"
+            raise UserError(f"{source}: some prompts have no tokens: mode continuous needs prompts of at least 1")
+        capacity, budget = replica.kv_capacity_tokens, replica.token_budget
+        _require_room(f"server.replica.kv_capacity_tokens = {capacity}", capacity, of.sample)
+        if replica.prefill == "separate":
+            _require_room(f'server.replica.token_budget = {budget} with prefill = "separate"', budget, of.sample)
+        if server.routing == "by_bin" and bins < server.servers:
+            raise UserError(
+                f'server.routing = "by_bin": requests fall into {bins} of the {policy.bins} bins only: must be at '
+                f"least server.servers = {server.servers}"
+            )
+        law = self._once(("steps", server.service), lambda: step_seconds(server))
+        if draws_service(of.point):
+            drawn_law(of.point, stream(self.seed, None, "coefficients"))
+        empty_s = law[0] + law[1]
+        if policy.sla is not None and policy.sla.target_s < (1.0 - 1e-12) * empty_s:
+            raise UserError(
+                f"policy.sla.target_s = {policy.sla.target_s:g}: must be at least c0_s + c1_s_per_request = "
+                f"{empty_s:g}: a single request misses it"
+            )
+        span = report.horizon_s or _span(workload, of.trace, of.requests)
+        span = span or _step_work_s(server, law, of.batch, of.requests, of.sample)
+        if span > LONGEST_CONTINUOUS_S:
+            raise UserError(
+                f"workload.requests = {of.requests}: arrive, or are served, within about {span:.4g} s: must be at most "
+                f"{LONGEST_CONTINUOUS_S} s in mode continuous"
+            )
+        mean, square = of.beliefs
+        return StepSetup(
+            make_replica(
+                make_law(*law),
+                most_running=of.batch,
+                token_budget=budget,
+                capacity_tokens=capacity,
+                block_tokens=replica.block_tokens,
+                prefill=replica.prefill,
+                # One controller: the moments over all bins.
+                control=build_control(policy, of.batch, (mean[:1], square[:1]), float(capacity)),
+            ),
+            make_fleet(
+                replicas=server.servers,
+                routing=server.routing,
+                bins=bins,
+                admission=policy.admission,
+                bin_choice=policy.bin_choice,
+            ),
+            make_step_reporting(
+                horizon_s=span,
+                windows=report.windows,
+                warmup_requests=of.warmup,
+                request_sla_s=report.request_sla_s,
+                token_sla_s=report.token_sla_s,
+            ),
         )
 
     def _keys(self, point: Point, batch: int, count: int, length: str, edges: FloatArray) -> Keys:
@@ -354,7 +451,7 @@ class _Planner:
         bins = len(edges) - 1
         tokens = np.zeros(len(sample.length)) if sample.tokens is None else sample.tokens
         mean, square = np.full(bins, tokens.mean()), np.full(bins, np.square(tokens).mean())
-        if policy.controller_scope == "per_bin" and bins > 1:
+        if policy.controller_scope == "per_bin" and bins > 1 and policy.mode != "continuous":
             rng = stream(self.seed, None, "predictor")
             predicted = workload.predictor.predict(sample.length, edges, rng, sample.column)
             of = assign_bins(predicted.predicted, edges) if predicted.bin is None else predicted.bin
@@ -364,15 +461,30 @@ class _Planner:
                     mean[j], square[j] = mine.mean(), np.square(mine).mean()
         return mean, square
 
-    def _require_room(self, policy: Policy, sample: _Sample) -> None:
-        if policy.memory is None or sample.tokens is None:
-            return
-        mean = float(sample.tokens.mean())
-        if policy.memory.tokens < mean:
-            raise UserError(
-                f"policy.memory: {policy.memory.tokens:g} tokens of capacity: must be at least {mean:.1f}, "
-                "what one request takes on average, or no batch can be served"
-            )
+
+class _Simulated(NamedTuple):
+    """A point, and what its setup is built from."""
+
+    point: Point
+    trace: RecordedTrace | None
+    requests: int
+    warmup: int
+    batch: int
+    """B, the largest batch of a controller, or the most that run at once."""
+    edges: FloatArray
+    sample: _Sample
+    beliefs: tuple[FloatArray, FloatArray]
+
+
+def _require_room(given: str, capacity_tokens: float, sample: _Sample) -> None:
+    """Refuse a capacity that does not hold a single request of mean size; `given` says which it is."""
+    if sample.tokens is None:
+        return
+    mean = float(sample.tokens.mean())
+    if capacity_tokens < mean:
+        raise UserError(
+            f"{given}: must be at least {mean:.1f}, what one request takes on average, or it could not be served"
+        )
 
 
 def _extent(sample: _Sample) -> tuple[float, float]:
@@ -396,6 +508,20 @@ def _work_s(server: Server, service: Service, batch: int, count: int, sample: _S
     unit = TICKS_PER_S if sample.tokens is None else 1
     batch_s = service_ticks(batch, int(sample.length.mean() * unit), service) / TICKS_PER_S
     return float(batch_s) * (1.0 if server.servers == "infinite" else count / (batch * server.servers))
+
+
+def _step_work_s(server: Server, law: tuple[float, ...], batch: int, count: int, sample: _Sample) -> float:
+    """Return how long the replicas are busy if as many requests run as there is room for, in seconds."""
+    c0, c1, c2, c3, c4 = law
+    assert isinstance(server.servers, int)
+    assert server.replica is not None
+    assert sample.tokens is not None
+    output, tokens = float(sample.length.mean()), float(sample.tokens.mean())
+    prompt = tokens - output
+    running = min(float(batch), max(server.replica.kv_capacity_tokens / tokens, 1.0))
+    step_s = c0 + running * (c1 + c2 * (prompt + output / 2.0))
+    prefill_s = c3 * prompt + c4 * prompt * prompt / 2.0
+    return count / server.servers * (output / running * step_s + prefill_s)
 
 
 def trace_resampling(workload: Workload) -> str:
@@ -428,6 +554,7 @@ def build_service(server: Server, largest_batch: int) -> Service:
         table, fitted = _read_table(law.path)
         outside = formula(fitted.a0_s, fitted.a1_s_per_token, fitted.h, fitted.gamma, largest_batch=largest_batch)
         return measured(table.batch_sizes, table.lengths, table.seconds, outside)
+    assert not isinstance(law, StepsLaw)
     gamma = law.gamma if isinstance(law, GrowingLaw) else 0.0
     return formula(law.a0_s, law.a1_s_per_token, law.law, gamma, largest_batch=largest_batch)
 
@@ -437,6 +564,28 @@ def drawn_service(point: Point, largest_batch: int, rng: np.random.Generator) ->
     law = point.server.service
     assert isinstance(law, CoefficientsLaw)
     return coefficients.build(law, largest_batch, rng)
+
+
+def step_seconds(server: Server) -> tuple[float, ...]:
+    """Return c0 to c4 of a step in seconds; raises ValueError for coefficients without a law of single steps."""
+    law = server.service
+    if isinstance(law, CoefficientsLaw):
+        return coefficients.steps_of(law)
+    assert isinstance(law, StepsLaw)
+    return (
+        law.c0_s,
+        law.c1_s_per_request,
+        law.c2_s_per_kv_token,
+        law.c3_s_per_prefill_token,
+        law.c4_s_per_prefill_attention,
+    )
+
+
+def drawn_law(point: Point, rng: np.random.Generator) -> Law:
+    """Build a step law with coefficients drawn from what the calibration leaves open."""
+    law = point.server.service
+    assert isinstance(law, CoefficientsLaw)
+    return make_law(*coefficients.drawn_steps(law, rng))
 
 
 @lru_cache(maxsize=8)
@@ -451,14 +600,20 @@ def _read_table(path: str) -> Any:
 
 
 def build_control(
-    policy: Policy, largest_batch: int, beliefs: tuple[FloatArray, FloatArray], capacity_tokens: float | None = None
+    policy: Policy,
+    largest_batch: int,
+    beliefs: tuple[FloatArray, FloatArray],
+    capacity_tokens: float | None,
+    *,
+    counted_tokens: float | None = None,
 ) -> Control:
     """Build the batch-size target of a policy; `beliefs` are the first mean and mean square (bin,) of prompt + output.
 
-    `capacity_tokens` counts overflows where no memory bound acts.
+    `capacity_tokens` is η of the memory bound, needed where the policy has one; `counted_tokens` counts overflows where
+    it has none.
     """
     mean, square = beliefs
-    unbounded = no_memory_bound() if capacity_tokens is None else no_memory_bound(capacity_tokens)
+    unbounded = no_memory_bound() if counted_tokens is None else no_memory_bound(counted_tokens)
     if policy.mode not in CONTROLLED:
         return fixed_target(largest_batch, largest_batch, mean, square)._replace(memory=unbounded)
     memory, sla, estimates = policy.memory, policy.sla, policy.estimates
@@ -469,8 +624,8 @@ def build_control(
         if sla is None
         else sla_search(sla.variant, sla.signal, sla.target_s, sla.tolerance_s, sla.alpha, sla.delta),
         memory=unbounded
-        if memory is None
-        else memory_bound(memory.rule, memory.tokens, memory.overflow_probability, memory.margin),
+        if memory is None or capacity_tokens is None
+        else memory_bound(memory.rule, capacity_tokens, memory.overflow_probability, memory.margin(capacity_tokens)),
         smoothing=smoothing(estimates.kind, estimates.weight, estimates.observations),
         prior_tokens=mean,
         prior_squares=square,

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
+from batchcube.engine.continuous.model import LATEST, MOST_REPLICAS, TICKS_PER_S
+from batchcube.engine.policies.sla import SIGNALS, STEP_SIGNALS
 from batchcube.engine.ticks import LARGEST_BATCH
 
 from .errors import UserError
@@ -20,10 +22,10 @@ from .workloads.lengths import LengthDistribution
 from .workloads.predictors import Column, Confusion, Oracle, Predictor
 from .workloads.settings import Settings
 
-Mode = Literal["fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic"]
-BINNED = ("multi_bin_only", "multi_bin_dynamic")
+Mode = Literal["fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic", "continuous"]
+BINNED = ("multi_bin_only", "multi_bin_dynamic", "continuous")
 FIXED = ("fifo_fixed", "multi_bin_only")
-CONTROLLED = ("dynamic_only", "multi_bin_dynamic")
+CONTROLLED = ("dynamic_only", "multi_bin_dynamic", "continuous")
 
 Count = Annotated[int, Field(ge=1, le=2**40)]
 BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
@@ -31,6 +33,9 @@ BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
 Seconds = Annotated[float, Field(gt=0, le=1e8)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=1e8)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+StepSeconds = Annotated[float, Field(ge=0, le=1e6)]
+LONGEST_CONTINUOUS_S = LATEST // TICKS_PER_S
+"""Longest that continuous batching can be simulated; its clock is a million times finer."""
 
 
 # Workload -----------------------------------------------------------------------------------------------------------
@@ -135,12 +140,11 @@ class Memory(Settings):
         assert self.kv_bytes_per_token is not None
         return (self.max_bytes - self.model_bytes) / self.kv_bytes_per_token
 
-    @property
-    def margin(self) -> float:
-        """Constant reserve L0 in tokens; 0 unless the rule is ``margin``."""
+    def margin(self, capacity_tokens: float) -> float:
+        """Return the constant reserve L0 in tokens; 0 unless the rule is ``margin``."""
         if self.margin_tokens is not None:
             return self.margin_tokens
-        return 0.0 if self.margin_fraction is None else self.margin_fraction * self.tokens
+        return 0.0 if self.margin_fraction is None else self.margin_fraction * capacity_tokens
 
 
 class Sla(Settings):
@@ -155,8 +159,10 @@ class Sla(Settings):
     delta: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=4, description="step that widens the search (paper)"
     )
-    signal: Literal["tbt", "batch_time", "latency"] = Field(
-        default="tbt", description="latency the controller observes"
+    signal: Literal["tbt", "batch_time", "latency", "token_gap"] = Field(
+        default="tbt",
+        description="latency the controller observes: of a token, of the batch, of its requests; mode continuous: of a "
+        "decode step (tbt), or between two tokens, steps of prefills between them included (token_gap)",
     )
 
 
@@ -179,14 +185,19 @@ class Policy(Settings):
     bins: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1, description="number of length bins")
     batch_size: BatchSize | None = Field(default=None, description="requests in a batch (fixed-size modes)")
     smallest_batch: BatchSize = Field(default=1, description="lower end of the controllers' range")
-    largest_batch: BatchSize | None = Field(default=None, description="upper end of the controllers' range")
+    largest_batch: BatchSize | None = Field(
+        default=None, description="upper end of the controllers' range; continuous: max_num_seqs, the static cap"
+    )
     max_wait_s: Seconds | None = Field(default=None, description="oldest request's wait after which a bin is released")
     service_order: Literal["first_formed", "shortest_first"] = Field(
         default="first_formed", description="order of batches"
     )
     tail: Literal["flush", "drop"] = Field(default="flush", description="what becomes of batches unfilled at the end")
     bin_choice: Literal["oldest_head", "round_robin", "longest_queue"] = Field(
-        default="oldest_head", description="bin a free server takes from"
+        default="oldest_head", description="bin a free server takes from, or a replica admits from"
+    )
+    admission: Literal["fifo", "by_bin"] = Field(
+        default="fifo", description="whom a replica admits: the oldest, or requests of the bin being served first"
     )
     controller_scope: Literal["per_bin", "global"] = Field(
         default="per_bin", description="one controller per bin, or one"
@@ -209,8 +220,9 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "memory": CONTROLLED,
     "sla": CONTROLLED,
     "estimates": CONTROLLED,
-    "bin_choice": ("multi_bin_dynamic",),
+    "bin_choice": ("multi_bin_dynamic", "continuous"),
     "controller_scope": ("multi_bin_dynamic",),
+    "admission": ("continuous",),
 }
 _REQUIRED: dict[str, tuple[str, ...]] = {
     "fifo_fixed": ("batch_size",),
@@ -218,6 +230,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "multi_bin_only": ("bins", "batch_size"),
     "dynamic_only": ("largest_batch",),
     "multi_bin_dynamic": ("bins", "largest_batch"),
+    "continuous": ("largest_batch",),
 }
 
 
@@ -284,15 +297,51 @@ class GivenLaw(Settings):
     law: Literal["given"]
 
 
-Service = Annotated[ConstantLaw | GrowingLaw | TableLaw | CoefficientsLaw | GivenLaw, Field(discriminator="law")]
+class StepsLaw(Settings):
+    """Time of one step of continuous batching: c0 + c1 b + c2 (KV read) + c3 (prefill) + c4 (prefill attention)."""
+
+    law: Literal["steps"]
+    c0_s: StepSeconds = Field(description="time of a step, whatever it holds")
+    c1_s_per_request: StepSeconds = Field(default=0.0, description="time per decoding request")
+    c2_s_per_kv_token: StepSeconds = Field(default=0.0, description="time per KV token that decodes read")
+    c3_s_per_prefill_token: StepSeconds = Field(default=0.0, description="time per prefilled token")
+    c4_s_per_prefill_attention: StepSeconds = Field(
+        default=0.0, description="time per prefilled token and token of its context"
+    )
+
+
+Service = Annotated[
+    ConstantLaw | GrowingLaw | TableLaw | CoefficientsLaw | GivenLaw | StepsLaw, Field(discriminator="law")
+]
+
+
+class Replica(Settings):
+    """What one replica has room for under continuous batching."""
+
+    kv_capacity_tokens: Annotated[int, Field(ge=1, le=2**45)] = Field(description="tokens the KV cache holds")
+    token_budget: Annotated[int, Field(ge=1, le=2**31)] = Field(
+        default=2048, description="max_num_batched_tokens: tokens of one step, a decode counting one"
+    )
+    block_tokens: Annotated[int, Field(ge=1, le=2**16)] = Field(
+        default=16, description="tokens of a block of the KV cache"
+    )
+    prefill: Literal["chunked", "separate"] = Field(
+        default="chunked", description="prefills share steps with decodes, or have steps of their own"
+    )
 
 
 class Server(Settings):
     """What runs a batch, and how long it takes."""
 
-    servers: int | Literal["infinite"] = Field(default=1, description="identical servers")
+    servers: int | Literal["infinite"] = Field(
+        default=1, description="identical servers; continuous: replicas of the engine"
+    )
     completion: Literal["batch", "own"] = Field(default="batch", description="when a request of a batch is done")
-    service: Service = Field(description="time a batch takes")
+    routing: Literal["round_robin", "shortest_queue", "by_bin"] = Field(
+        default="round_robin", description="replica an arriving request goes to (mode continuous)"
+    )
+    replica: Replica | None = Field(default=None, description="limits of a replica (mode continuous)")
+    service: Service = Field(description="time a batch takes, or a step of continuous batching")
 
     @model_validator(mode="before")
     @classmethod
@@ -331,7 +380,9 @@ class Report(Settings):
         default=None,
         description="span of the windows; the nominal span of the arrivals, or of the work, when left out",
     )
-    histograms: bool = Field(default=True, description="keep the latency histogram of every replication")
+    histograms: bool = Field(
+        default=True, description="keep the histograms of every replication: of latency; continuous: and of token gaps"
+    )
 
 
 class Point(NamedTuple):
@@ -341,6 +392,11 @@ class Point(NamedTuple):
     policy: Policy
     server: Server
     report: Report
+
+
+def is_continuous(point: Point) -> bool:
+    """Say whether a point simulates single steps of an engine instead of whole batches."""
+    return point.policy.mode == "continuous"
 
 
 def draws_service(point: Point) -> bool:
@@ -365,6 +421,8 @@ def problems(point: Point) -> Iterator[Problem]:
     yield from _workload_problems(point.workload)
     yield from _policy_problems(point)
     yield from _server_problems(point)
+    if is_continuous(point):
+        yield from _continuous_problems(point)
     report = point.report
     if report.warmup_requests is not None and report.warmup_fraction is not None:
         yield Problem(("report", "warmup_fraction"), "give warmup_requests or warmup_fraction, not both")
@@ -419,7 +477,7 @@ def _policy_problems(point: Point) -> Iterator[Problem]:
     if mode in BINNED:
         yield from _edge_problems(policy, workload)
     if mode in CONTROLLED:
-        yield from _controller_problems(policy, workload)
+        yield from _controller_problems(point)
 
 
 def _edge_problems(policy: Policy, workload: Workload) -> Iterator[Problem]:
@@ -461,11 +519,12 @@ def _edge_problems(policy: Policy, workload: Workload) -> Iterator[Problem]:
             yield Problem(("workload", "predictor", "classes"), f"must be policy.bins = {policy.bins}")
 
 
-def _controller_problems(policy: Policy, workload: Workload) -> Iterator[Problem]:
+def _controller_problems(point: Point) -> Iterator[Problem]:
+    policy, workload = point.policy, point.workload
     memory, sla, estimates = policy.memory, policy.sla, policy.estimates
     if memory is not None:
-        yield from _memory_problems(memory)
-        if workload.in_seconds:
+        yield from _memory_problems(memory, point)
+        if workload.in_seconds and not is_continuous(point):
             text = 'needs tokens, and workload.lengths.unit is "seconds"'
             yield Problem(("policy", "memory"), text, shown=False)
     if sla is not None:
@@ -477,34 +536,36 @@ def _controller_problems(policy: Policy, workload: Workload) -> Iterator[Problem
             for name in ("alpha", "delta"):
                 if name in sla.model_fields_set:
                     yield Problem(("policy", "sla", name), 'variant = "heuristic" would ignore it')
-        if workload.in_seconds and sla.signal == "tbt":
+        if is_continuous(point) and sla.signal not in STEP_SIGNALS:
+            text = f"must be one of {', '.join(STEP_SIGNALS)} in mode continuous: the controller observes single steps"
+            yield Problem(("policy", "sla", "signal"), text)
+        elif not is_continuous(point) and sla.signal not in SIGNALS:
+            text = f"must be one of {', '.join(SIGNALS)}: mode {policy.mode} has no steps"
+            yield Problem(("policy", "sla", "signal"), text)
+        elif workload.in_seconds and sla.signal == "tbt" and not is_continuous(point):
             text = 'needs tokens, and workload.lengths.unit is "seconds"; use "batch_time" or "latency"'
             yield Problem(("policy", "sla", "signal"), text, shown=False)
     for name in ("estimates", "controller_scope"):
-        if memory is None and sla is None and name in policy.model_fields_set:
+        used = policy.mode in _ONLY_FOR[name]
+        if used and memory is None and sla is None and name in policy.model_fields_set:
             yield Problem(("policy", name), "would be ignored without policy.memory or policy.sla", shown=False)
     unused = "observations" if estimates.kind == "ema" else "weight"
     if unused in estimates.model_fields_set:
         yield Problem(("policy", "estimates", unused), f'kind = "{estimates.kind}" would ignore it')
 
 
-def _memory_problems(memory: Memory) -> Iterator[Problem]:
+_IN_BYTES = ("max_bytes", "model_bytes", "kv_bytes_per_token")
+
+
+def _memory_problems(memory: Memory, point: Point) -> Iterator[Problem]:
     at = ("policy", "memory")
-    in_bytes = ("max_bytes", "model_bytes", "kv_bytes_per_token")
-    given = [name for name in in_bytes if getattr(memory, name) is not None]
-    if memory.capacity_tokens is not None:
-        for name in given:
-            yield Problem((*at, name), f"give capacity_tokens, or {', '.join(in_bytes)}, not both")
-    elif not given:
-        text = f"is missing (or give {', '.join(in_bytes)})"
-        yield Problem((*at, "capacity_tokens"), text, shown=False)
-    elif len(given) < len(in_bytes):
-        for name in in_bytes:
-            if name not in given:
-                yield Problem((*at, name), f"is missing; goes with {', '.join(given)}", shown=False)
-    elif not 0 < memory.tokens <= 1e12:
-        text = "must be > policy.memory.model_bytes, and leave room for at most 1e12 tokens"
-        yield Problem((*at, "max_bytes"), text)
+    if is_continuous(point):
+        for name in ("capacity_tokens", *_IN_BYTES):
+            if getattr(memory, name) is not None:
+                text = "mode continuous would ignore it: the capacity is server.replica.kv_capacity_tokens"
+                yield Problem((*at, name), text)
+    else:
+        yield from _capacity_problems(memory)
     margins = [name for name in ("margin_tokens", "margin_fraction") if getattr(memory, name) is not None]
     if memory.rule == "margin" and len(margins) != 1:
         yield Problem((*at, "rule"), "needs margin_tokens or margin_fraction, one of them")
@@ -512,12 +573,35 @@ def _memory_problems(memory: Memory) -> Iterator[Problem]:
         for name in margins:
             yield Problem((*at, name), f'rule = "{memory.rule}" would ignore it; only "margin" uses it')
     if memory.margin_tokens is not None:
-        if memory.margin_tokens >= (memory.capacity_tokens or math.inf):
+        replica = point.server.replica
+        if is_continuous(point):
+            if replica is not None and memory.margin_tokens >= replica.kv_capacity_tokens:
+                text = f"must be < server.replica.kv_capacity_tokens = {replica.kv_capacity_tokens}"
+                yield Problem((*at, "margin_tokens"), text)
+        elif memory.margin_tokens >= (memory.capacity_tokens or math.inf):
             yield Problem((*at, "margin_tokens"), "must be < policy.memory.capacity_tokens")
         elif memory.capacity_tokens is None and memory.in_bytes and memory.margin_tokens >= memory.tokens > 0:
             yield Problem((*at, "margin_tokens"), f"must be < {show_value(memory.tokens)}, the tokens that fit")
     if memory.rule == "margin" and "overflow_probability" in memory.model_fields_set:
         yield Problem((*at, "overflow_probability"), 'rule = "margin" would ignore it')
+
+
+def _capacity_problems(memory: Memory) -> Iterator[Problem]:
+    at = ("policy", "memory")
+    given = [name for name in _IN_BYTES if getattr(memory, name) is not None]
+    if memory.capacity_tokens is not None:
+        for name in given:
+            yield Problem((*at, name), f"give capacity_tokens, or {', '.join(_IN_BYTES)}, not both")
+    elif not given:
+        text = f"is missing (or give {', '.join(_IN_BYTES)})"
+        yield Problem((*at, "capacity_tokens"), text, shown=False)
+    elif len(given) < len(_IN_BYTES):
+        for name in _IN_BYTES:
+            if name not in given:
+                yield Problem((*at, name), f"is missing; goes with {', '.join(given)}", shown=False)
+    elif not 0 < memory.tokens <= 1e12:
+        text = "must be > policy.memory.model_bytes, and leave room for at most 1e12 tokens"
+        yield Problem((*at, "max_bytes"), text)
 
 
 def _server_problems(point: Point) -> Iterator[Problem]:
@@ -526,6 +610,15 @@ def _server_problems(point: Point) -> Iterator[Problem]:
         yield Problem(
             ("server", "servers"), f"mode {point.policy.mode} needs finitely many servers: nothing would wait"
         )
+    if is_continuous(point):
+        return
+    if server.service.law == "steps":
+        text = "only mode continuous goes step by step; must be a law of whole batches"
+        yield Problem(("server", "service", "law"), text)
+    for name in ("routing", "replica"):
+        if name in server.model_fields_set and getattr(server, name) is not None:
+            text = f"mode {point.policy.mode} would ignore it; used by continuous"
+            yield Problem(("server", name), text, shown=False)
     given = server.service.law == "given"
     if given and not workload.in_seconds:
         text = 'needs service times in seconds: set workload.lengths.unit = "seconds"'
@@ -553,3 +646,72 @@ def _server_problems(point: Point) -> Iterator[Problem]:
             f"must be {show_value(memory.tokens)}, the tokens that policy.memory.max_bytes leaves, which are in force"
         )
         yield Problem(("report", "memory_capacity_tokens"), text)
+
+
+def _continuous_problems(point: Point) -> Iterator[Problem]:
+    """Yield what does not go with single steps, beyond the options that `_ONLY_FOR` keeps to other modes."""
+    workload, policy, server, report = point
+    if workload.in_seconds:
+        yield Problem(("workload", "lengths", "unit"), 'mode continuous needs tokens: must be "tokens"')
+    elif workload.lengths is not None and not workload.lengths.gives_prompt:
+        yield Problem(("workload", "lengths", "prompt"), "is missing; mode continuous needs prompts", shown=False)
+    if "completion" in server.model_fields_set:
+        text = "mode continuous would ignore it: every request is done with its own last token"
+        yield Problem(("server", "completion"), text)
+    if report.memory_capacity_tokens is not None:
+        text = "mode continuous would ignore it: the capacity is server.replica.kv_capacity_tokens"
+        yield Problem(("report", "memory_capacity_tokens"), text)
+    for name in ("request_sla_s", "token_sla_s", "horizon_s"):
+        if (getattr(report, name) or 0) > LONGEST_CONTINUOUS_S:
+            yield Problem(("report", name), f"must be <= {LONGEST_CONTINUOUS_S} in mode continuous")
+    if isinstance(server.servers, int) and server.servers > MOST_REPLICAS:
+        yield Problem(("server", "servers"), f"must be <= {MOST_REPLICAS} in mode continuous")
+    yield from _step_law_problems(server)
+    yield from _replica_problems(policy, server)
+    yield from _continuous_bin_problems(policy, server)
+
+
+def _step_law_problems(server: Server) -> Iterator[Problem]:
+    law, at = server.service, ("server", "service")
+    if isinstance(law, StepsLaw):
+        if law.c0_s == law.c1_s_per_request == 0:
+            yield Problem((*at, "c0_s"), "must be > 0, or c1_s_per_request must: a decode step takes some time")
+    elif isinstance(law, CoefficientsLaw):
+        for name in ("h", "prompt_tokens"):
+            if name in law.model_fields_set:
+                text = "mode continuous would ignore it: it takes the coefficients' law of single steps"
+                yield Problem((*at, name), text)
+    else:
+        yield Problem((*at, "law"), 'must be "steps" in mode continuous (or give coefficients)')
+
+
+def _replica_problems(policy: Policy, server: Server) -> Iterator[Problem]:
+    replica, at = server.replica, ("server", "replica")
+    if replica is None:
+        yield Problem(at, "is missing; mode continuous needs it", shown=False)
+        return
+    if policy.largest_batch is not None and replica.token_budget < policy.largest_batch:
+        text = f"must be >= policy.largest_batch = {policy.largest_batch}, a token for each request"
+        yield Problem((*at, "token_budget"), text)
+    if replica.kv_capacity_tokens < replica.block_tokens:
+        text = f"must be >= server.replica.block_tokens = {replica.block_tokens}, a single block"
+        yield Problem((*at, "kv_capacity_tokens"), text)
+
+
+def _continuous_bin_problems(policy: Policy, server: Server) -> Iterator[Problem]:
+    by_bin = 'policy.admission = "by_bin" or server.routing = "by_bin"'
+    admitted, routed = policy.admission == "by_bin", server.routing == "by_bin"
+    if not (admitted or routed):
+        if policy.bins > 1:
+            yield Problem(("policy", "bins"), f"must be 1: nothing looks at bins without {by_bin}")
+        if "edges" in policy.model_fields_set:
+            yield Problem(("policy", "edges"), f"would be ignored without {by_bin}", shown=False)
+    if "bin_choice" in policy.model_fields_set and not admitted:
+        yield Problem(("policy", "bin_choice"), f'admission = "{policy.admission}" would ignore it; used by "by_bin"')
+    if admitted and policy.bins == 1:
+        yield Problem(("policy", "admission"), "needs policy.bins > 1")
+    if routed and server.servers == 1:
+        yield Problem(("server", "routing"), "needs server.servers > 1")
+    elif routed and isinstance(server.servers, int) and policy.bins < server.servers:
+        text = f'must be >= server.servers = {server.servers}: routing = "by_bin" gives every replica a bin'
+        yield Problem(("policy", "bins"), text)

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from .errors import UserError
 from .grid import AxisSettings, Grid, build_grid, read_axes
 from .mistakes import Mistake, mistakes, show_value
-from .settings import Policy, Report, Server, Workload, draws_service
+from .settings import Policy, Report, Server, Workload, draws_service, is_continuous
 from .workloads.settings import Settings
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Sweep:
             # Without its axes the rest would be blamed for what it is not.
             raise SpecificationError(source, wrong)
         grid, wrong = build_grid(document, axes)
-        wrong += _replication_problems(grid)
+        wrong += _mode_problems(grid) + _replication_problems(grid)
         if wrong:
             raise SpecificationError(source, wrong)
         # Stated, so that a longer run of the same file differs in this number only.
@@ -144,7 +144,7 @@ class Sweep:
         run that was stopped continues where it was, and a cube of the same sweep with fewer replications is extended,
         unless ``overwrite`` begins afresh. ``backend`` is "numba" (on the cores of a CPU), "jax" (on GPUs) or
         "reference" (plain Python, slow: the specification); the numbers are the same with each, and one may continue
-        or extend what another began.
+        or extend what another began. Mode continuous has no "jax".
         Raises UserError for a backend that is not there, and for what only the data can show (a missing file, a
         request no batch can hold).
         """
@@ -163,6 +163,13 @@ def is_deterministic(workload: Workload) -> bool:
     """Say whether every replication of a workload would be the same one."""
     trace = workload.trace
     return trace is not None and trace.resample == "none" and workload.predictor.kind in ("oracle", "column")
+
+
+def _mode_problems(grid: Grid) -> list[Mistake]:
+    if len({is_continuous(point) for point in grid.points}) > 1:
+        text = 'must be "continuous" at every point or at none: what a cube of single steps holds is another thing'
+        return [Mistake(("policy", "mode"), text)]
+    return []
 
 
 def _replication_problems(grid: Grid) -> list[Mistake]:

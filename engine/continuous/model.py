@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..policies.bin_choice import CHOICES
+from ..policies.sla import STEP_SIGNALS, TOKEN_GAP
 from ..policies.target import Control, fixed_target
 
 TICKS_PER_S = 10**12
@@ -20,6 +21,8 @@ TICKS_PER_NANOSECOND = 1000
 LATEST = 2**61
 """Last instant, 26 days: twice that still fits int64."""
 NEVER = 2**62
+LONGEST_GAP = 2**42
+"""Nanoseconds, 73 minutes: a longer gap between tokens is held there before controllers see it."""
 LARGEST_REQUEST = 2**21
 """Most tokens (prompt and output) of one request."""
 MOST_REQUESTS = 2**29
@@ -214,6 +217,8 @@ def make_replica(
         control = fixed_target(1, most_running, np.ones(1), np.ones(1))
     if not 1 <= control.smallest <= control.largest == most_running:
         raise ValueError(f"most_running = {most_running}: must be the largest batch of the controllers")
+    if control.sla.enabled and control.sla.signal not in (0, TOKEN_GAP):
+        raise ValueError(f"policy.sla.signal: must be one of {', '.join(STEP_SIGNALS)} under continuous batching")
     return Replica(
         law,
         control,

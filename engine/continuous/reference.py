@@ -10,12 +10,15 @@ from typing import NamedTuple
 from ..policies.admission import Admission, decide_cap, see_finished, see_step, start_admission
 from ..policies.bin_choice import EMPTY, rank
 from ..policies.estimates import Seen, observe
+from ..policies.sla import TOKEN_GAP
 from .model import (
     LATEST,
+    LONGEST_GAP,
     NEVER,
     ROUTINGS,
     SERVED,
     TICKS_PER_MICROSECOND,
+    TICKS_PER_NANOSECOND,
     Records,
     StepJob,
     blocks_of,
@@ -53,6 +56,8 @@ class Step(NamedTuple):
     """In use at its end, before finished requests leave."""
     tokens: int
     """In the KV cache then."""
+    mean_gap: int
+    """Nanoseconds since the tokens before those of its decodes."""
     admission: Admission
     """State of the controllers that it was scheduled with."""
 
@@ -245,6 +250,7 @@ class Engine:
         duration += law.prefill_token * sum(r.chunk for r in prefilling)
         duration += law.prefill_attention * sum(r.chunk * (r.resident + r.chunk) for r in prefilling)
         grown = {r.number for r in decoding}
+        gaps = [self.now + duration - self.history.emitted[r.number][-1] for r in decoding]
         step = Step(
             start=self.now,
             duration=duration,
@@ -257,6 +263,7 @@ class Engine:
                 blocks_of(r.resident + r.chunk + (r.number in grown), self.replica.block_tokens) for r in self.running
             ),
             tokens=sum(r.resident + r.chunk + (r.number in grown) for r in self.running),
+            mean_gap=sum(min(gap // TICKS_PER_NANOSECOND, LONGEST_GAP) for gap in gaps) // max(len(gaps), 1),
             admission=self.admission,
         )
         self.history.steps.append(step)
@@ -293,7 +300,8 @@ class Engine:
         """Teach the controllers what the step has shown: its length and batch, and the requests that it finished."""
         control = self.replica.control
         if step.decoding:
-            new = observe(step.duration / TICKS_PER_MICROSECOND, step.decoding, 0, 0)
+            signal = step.mean_gap / 1000 if control.sla.signal == TOKEN_GAP else step.duration / TICKS_PER_MICROSECOND
+            new = observe(signal, step.decoding, 0, 0)
             self.admission = see_step(self.admission, new, self.oldest(self.seen_steps, new), control)
         if finished:
             tokens = [int(self.requests.prompt[i] + self.requests.output[i]) for i in finished]

@@ -7,6 +7,10 @@ from ..ticks import TICKS_PER_S
 
 VARIANTS = ("paper", "heuristic")
 SIGNALS = ("tbt", "batch_time", "latency")
+STEP_SIGNALS = ("tbt", "token_gap")
+"""Under continuous batching: the time of a decode step, or the time since the tokens before it, prefills between them
+included."""
+TOKEN_GAP = len(SIGNALS)
 
 
 class Sla(NamedTuple):
@@ -43,10 +47,11 @@ def sla_search(
     """Build Algorithm 2's settings; ValueError for a variant or signal that does not exist."""
     if variant not in VARIANTS:
         raise ValueError(f"policy.sla.variant = {variant!r}: must be one of {', '.join(VARIANTS)}")
-    if signal not in SIGNALS:
-        raise ValueError(f"policy.sla.signal = {signal!r}: must be one of {', '.join(SIGNALS)}")
+    signals = (*SIGNALS, STEP_SIGNALS[-1])
+    if signal not in signals:
+        raise ValueError(f"policy.sla.signal = {signal!r}: must be one of {', '.join(signals)}")
     target, tolerance = target_s * TICKS_PER_S, tolerance_s * TICKS_PER_S
-    return Sla(True, VARIANTS.index(variant), SIGNALS.index(signal), target, tolerance, float(alpha), float(delta))
+    return Sla(True, VARIANTS.index(variant), signals.index(signal), target, tolerance, float(alpha), float(delta))
 
 
 @policy

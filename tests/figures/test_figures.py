@@ -22,6 +22,15 @@ EXAMPLES = {
     "controller-step": (("sla",), {}),
     "modes-compared": (("mode",), {}),
 }
+SERVING = (
+    "tbt-vs-rate",
+    "step-throughput",
+    "serving-over-time",
+    "capacity",
+    "gain-map",
+    "memory-erratum",
+    "controller-bounds",
+)
 
 
 def lines(axes):
@@ -101,8 +110,8 @@ def test_every_figure_is_drawn_and_saved_in_every_format(name, make_cube, tmp_pa
 
 def test_every_name_has_an_example_and_a_description():
     described = names()
-    assert [entry.name for entry in described] == [*EXAMPLES, *calibration_names(), "simulated-vs-measured"]
-    # Those of calibrations, which no preset makes, have tests of their own.
+    assert [entry.name for entry in described] == [*EXAMPLES, *SERVING, *calibration_names(), "simulated-vs-measured"]
+    # Those of serving and of calibrations, which no preset makes or few do, have tests of their own.
     for entry in described[: len(EXAMPLES)]:
         assert entry.shows.endswith(".")
         assert entry.needs

@@ -21,6 +21,19 @@ AXES = {
     "servers": Axis("servers", (1, "infinite"), "server.servers", "1", "servers"),
     "sla": Axis("sla_variant", ("paper", "heuristic"), "policy.sla.variant", "1", "controller variant"),
 }
+# What only cubes of continuous batching hold, and only those of a search for the capacity.
+CONTINUOUS = {
+    "tbt_histogram",
+    "rejected",
+    "steps",
+    "preemptions",
+    "kv_peak_tokens",
+    "recomputed_token_fraction",
+    "window_running_mean",
+    "window_kv_tokens_mean",
+    "window_preemptions",
+} | {f"tpot_{name}" for name in ("mean_s", "variance_s2", "min_s", "max_s", "quantile_s")}
+SEARCHED = {"capacity_requests_per_s", "capacity_unbracketed", "capacity_statistic"}
 CAPACITY = 16.0  # requests/s: points at a higher arrival rate are overloaded
 RATIO = 1.02  # between the edges of a bucket, so that its middle is within 1 %
 
@@ -78,7 +91,7 @@ def make_cube(
         arrays,
         replications=replications,
         first_replication=first_replication,
-        buckets=bucket,
+        buckets={"latency_bucket": bucket},
         attrs=known | attrs,
         coefficients_drawn=coefficients_drawn,
     )
@@ -158,5 +171,5 @@ def _replication(rate, capacity, replication, seed, requests, bins, windows, buc
         out[f"{name}_quantile_s"] = np.moveaxis(np.quantile(values, QUANTILES, axis=-1), 0, -1)
     assert {*out} | {"bin_lower_edge", "bin_upper_edge", "window_width_s"} | {
         name for name in REGISTRY if name.startswith("theory_")
-    } == {*REGISTRY}
+    } == {*REGISTRY} - CONTINUOUS - SEARCHED
     return out

@@ -44,7 +44,8 @@ def test_dimensions_units_and_order(make_cube):
         "units": "s-1",
         "long_name": "arrival rate",
     }
-    for name, variable in REGISTRY.items():
+    assert len(cube.data_vars) > 50
+    for name, variable in ((name, REGISTRY[name]) for name in cube.data_vars):
         assert cube[name].dtype == variable.dtype
         assert cube[name].attrs["units"] in (variable.units, "tokens")
     for name in cube.coords:
@@ -110,8 +111,10 @@ def test_wrong_arguments_are_refused():
         build(replications=0)
     with pytest.raises(ValueError, match="needs the dimension latency_bucket"):
         build((), {"latency_histogram": np.zeros((2, 3), np.uint32)})
-    with pytest.raises(ValueError, match="buckets: the three arrays"):
-        build(buckets=Buckets(np.ones(3), np.ones(2), np.ones(3)))
+    with pytest.raises(ValueError, match="buckets: the three arrays of tbt_bucket"):
+        build(buckets={"tbt_bucket": Buckets(np.ones(3), np.ones(2), np.ones(3))})
+    with pytest.raises(ValueError, match="buckets: window is no dimension of buckets, must be one of latency_bucket, "):
+        build(buckets={"window": Buckets(np.ones(3), np.ones(3), np.ones(3))})
 
 
 def test_histograms_are_trimmed_to_the_used_range():
@@ -123,7 +126,7 @@ def test_histograms_are_trimmed_to_the_used_range():
     cube = build(
         (),
         {"latency_histogram": counts, "batch_size_histogram": sizes},
-        buckets=Buckets(middle, middle - 0.5, middle + 0.5),
+        buckets={"latency_bucket": Buckets(middle, middle - 0.5, middle + 0.5)},
     )
     assert cube["latency_bucket"].values.tolist() == [0.0, 3.0, 4.0, 5.0]
     assert cube["latency_bucket_upper_s"].values.tolist() == [0.5, 3.5, 4.5, 5.5]
@@ -131,6 +134,36 @@ def test_histograms_are_trimmed_to_the_used_range():
     assert cube["batch_size"].values.tolist() == [0, 1, 2]
     empty = build((), {"batch_size_histogram": np.zeros((2, 6), np.int64)})
     assert empty["batch_size"].values.tolist() == [0]
+
+
+def gaps(low, high, replications=1, first=0):
+    """A cube of token gaps that all lie in the buckets from `low` to below `high`."""
+    middle = np.arange(20.0)
+    counts = np.zeros((replications, 20), np.uint64)
+    counts[:, low:high] = 2**33 + first
+    buckets = {"tbt_bucket": Buckets(middle, middle - 0.5, middle + 0.5)}
+    return build((), {"tbt_histogram": counts}, replications, buckets=buckets, first_replication=first)
+
+
+def test_gaps_between_tokens_have_buckets_of_their_own():
+    cube = gaps(4, 6)
+    assert cube["tbt_bucket"].values.tolist() == [0.0, 4.0, 5.0]
+    assert cube["tbt_bucket_lower_s"].values.tolist() == [-0.5, 3.5, 4.5]
+    assert cube["tbt_bucket_upper_s"].attrs == {"units": "s", "long_name": "upper edge of the bucket"}
+    assert "latency_bucket" not in cube.coords
+    with pytest.raises(ValueError, match="axis tbt_bucket_upper_s: this name is taken"):
+        build([Axis("tbt_bucket_upper_s", [1], "x")])
+    with pytest.raises(ValueError, match="needs the dimension tbt_bucket"):
+        build((), {"tbt_histogram": np.zeros((2, 3), np.uint64)})
+
+
+def test_gaps_are_written_and_extended_as_whole_numbers_beyond_32_bits(tmp_path):
+    write_cube(gaps(4, 6), tmp_path / "cube.nc")
+    joined = extend_cube(read_cube(tmp_path / "cube.nc"), gaps(7, 9, first=1))
+    assert joined["tbt_bucket"].values.tolist() == [0.0, 4.0, 5.0, 7.0, 8.0]
+    assert joined["tbt_bucket_lower_s"].values.tolist() == [-0.5, 3.5, 4.5, 6.5, 7.5]
+    assert joined["tbt_histogram"].dtype == np.uint64
+    assert joined["tbt_histogram"].values.tolist() == [[0, 2**33, 2**33, 0, 0], [0, 0, 0, 2**33 + 1, 2**33 + 1]]
 
 
 # ---- write and read

@@ -61,6 +61,44 @@ def test_defaults_leave_out_what_the_cube_does_not_know(example_cube):
         summary_table(example_cube[["batches"]].assign_attrs(example_cube.attrs))
 
 
+def continuous(cube):
+    """A cube as continuous batching makes them, with what `show` prints of them."""
+    like = cube["tbt_quantile_s"]
+    made = cube.assign(
+        steps=cube["requests"],
+        preemptions=cube["requests"] // 100,
+        tpot_mean_s=cube["tbt_mean_s"],
+        tbt_quantile_s=like.copy(data=like.values + np.arange(4.0)),
+    )
+    return made.drop_vars(["batches", "padding_waste"])
+
+
+def test_of_continuous_batching_tokens_are_shown(example_cube):
+    cube = continuous(example_cube)
+    names = default_variables(cube)
+    assert names[:6] == [
+        "throughput_requests_per_s",
+        "throughput_tokens_per_s",
+        "latency_mean_s",
+        "ttft_mean_s",
+        "tpot_mean_s",
+        "tbt_quantile_s",
+    ]
+    assert names[-1] == "preemptions"
+    text = " ".join(printed(cube, width=400).split())
+    assert text.count("tbt_quantile_") == 2
+    assert all(shown in text for shown in ("s [0.5]", "s [0.99]", "preemptions"))
+    assert "[0.9]" not in text
+    assert len(summary_table(cube)["variable"].unique()) == len(names)
+
+
+def test_of_a_search_the_capacity_is_shown(example_cube):
+    cube = example_cube[["overloaded"]].assign(
+        capacity_requests_per_s=example_cube["utilisation"], capacity_unbracketed=example_cube["requests"] * 0
+    )
+    assert default_variables(cube) == ["capacity_requests_per_s", "capacity_unbracketed"]
+
+
 def test_a_cube_without_axes_is_one_row(make_cube):
     table = summary_table(make_cube(()), ["latency_mean_s"])
     assert len(table) == 1

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from batchcube.results.variables import EXTRA_DIMENSIONS, REGISTRY, check_arrays, lookup, variables_table
+from batchcube.results.variables import (
+    BUCKETED,
+    EXTRA_DIMENSIONS,
+    REGISTRY,
+    check_arrays,
+    edge_names,
+    lookup,
+    variables_table,
+)
 
 
 def test_every_variable_is_described():
@@ -25,6 +33,22 @@ def test_names_say_their_unit(suffix, units):
     rate = suffix.endswith("per_s")
     found = {v.units for name, v in REGISTRY.items() if name.endswith(suffix) and name.endswith("per_s") == rate}
     assert found == {units}
+
+
+def test_dimensions_of_buckets_have_a_histogram_each_and_edges_of_free_names():
+    for dim in BUCKETED:
+        assert dim in EXTRA_DIMENSIONS
+        (histogram,) = (name for name, variable in REGISTRY.items() if variable.extra == (dim,))
+        assert histogram == dim.replace("_bucket", "_histogram")
+        assert not {*edge_names(dim)} & {*REGISTRY, *EXTRA_DIMENSIONS}
+    assert edge_names("tbt_bucket") == ("tbt_bucket_lower_s", "tbt_bucket_upper_s")
+
+
+def test_capacities_outside_the_search_are_flagged():
+    arrays = {"capacity_requests_per_s": np.array([4.0, np.nan]), "capacity_unbracketed": np.array([0, -1])}
+    assert check_arrays(arrays, {}, {"replication": 2}).keys() == arrays.keys()
+    with pytest.raises(ValueError, match=r"capacity_unbracketed: holds values outside \[-1, 1\]"):
+        check_arrays({"capacity_unbracketed": np.array([0, 2])}, {}, {"replication": 2})
 
 
 def test_table_lists_every_variable_whole_in_a_narrow_terminal():

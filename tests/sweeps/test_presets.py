@@ -23,8 +23,12 @@ SELECTED: dict[str, dict[str, Any]] = {
     "modes-poisson": {"arrival_rate_per_s": 3.0},
     "modes-on-off": {"arrival_rate_per_s": 2.0},
     "modes-trace": {"rate_scale": 0.5},
+    "continuous-rate": {"arrival_rate_per_s": 14.0},
+    "continuous-bins": {"arrival_rate_per_s": 24.0},
 }
-WHOLE = ("static-vs-dynamic", "latency-vs-rate", "throughput-vs-rate")
+WHOLE = ("static-vs-dynamic", "latency-vs-rate", "throughput-vs-rate", "tbt-vs-rate")
+# Drawn from a search for the capacity, or from sweeps that `reproduce` puts together.
+NOT_OF_PRESETS = ("step-throughput", "capacity", "gain-map", "memory-erratum")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,7 @@ def test_the_experiments_are_there() -> None:
     assert {f"multi-bin-fig{number}" for number in (3, 4, 6, 8, 9, 11)} < set(NAMES)
     assert {"azure-conversation", "modes-poisson", "modes-on-off", "modes-trace", "controller-step"} < set(NAMES)
     assert {"dynamic-sla", "lmsys-predictor", "max-wait", "shortest-first"} < set(NAMES)
+    assert {"continuous-rate", "continuous-bins"} < set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,6 +133,38 @@ def test_the_step_presets_heuristic_sticks_above_the_feasible_batch() -> None:
     assert float(settled.sel(sla_variant="heuristic")) > 0.026
 
 
+def test_the_caps_of_the_continuous_preset_do_what_they_are_for() -> None:
+    cube = Sweep.from_toml("continuous-rate", ["replications=4"]).run()
+    mean = cube.mean("replication")
+    # Fig. 4 of arXiv 2503.05248: 44.0 and 51.1 ms with a static cap.
+    tpot = mean["tpot_mean_s"].sel(cap="static", arrival_rate_per_s=[4.0, 5.4])
+    np.testing.assert_allclose(tpot, [0.0440, 0.0511], rtol=0.03)
+    busiest = mean.isel(arrival_rate_per_s=-1)
+    assert busiest["preemptions"].sel(cap="memory") < 0.5 * busiest["preemptions"].sel(cap="static")
+    assert busiest["throughput_tokens_per_s"].sel(cap="memory") > busiest["throughput_tokens_per_s"].sel(cap="static")
+    # A decode step of 50 ms has 91 requests.
+    for cap in ("sla", "memory and sla"):
+        assert 75 < busiest["batch_size_mean"].sel(cap=cap) < 95
+        assert busiest["preemptions"].sel(cap=cap) == 0
+    # Where nothing binds, the caps are of no account.
+    assert (
+        cube["latency_mean_s"].isel(arrival_rate_per_s=0) == cube["latency_mean_s"].isel(arrival_rate_per_s=0, cap=0)
+    ).all()
+
+
+def test_routing_by_bins_of_equal_mass_overloads_the_replica_of_the_longest() -> None:
+    cube = Sweep.from_toml("continuous-bins", ["replications=2"]).run()
+    light = cube.isel(arrival_rate_per_s=0)
+    shares = light["bin_requests"].mean("replication") / 10_000
+    np.testing.assert_allclose(shares.sel(scheduler="replica by bin, equal mass"), 0.25, atol=0.03)
+    assert shares.sel(scheduler="replica by bin, equal tokens").values[0] > 0.5
+    over = light["overloaded"].all("replication")
+    assert over.sel(scheduler="replica by bin, equal mass")
+    assert not over.sel(scheduler="replica by bin, equal tokens")
+    shortest, turn = (cube["latency_mean_s"].sel(scheduler=name) for name in ("shortest queue", "round robin"))
+    assert (shortest.mean("replication") < turn.mean("replication")).all()
+
+
 # Figures ------------------------------------------------------------------------------------------------------------
 
 NAMED = [(figure.name, preset) for figure in registry.names() for preset in figure.presets]
@@ -145,9 +182,9 @@ def test_a_figure_draws_the_presets_it_names(figure: str, preset: str, cubes: di
 
 def test_every_figure_names_a_preset() -> None:
     # Those of calibrations and validations are drawn from no cube.
-    others = [*registry.calibration_names(), "simulated-vs-measured"]
+    others = [*registry.calibration_names(), "simulated-vs-measured", *NOT_OF_PRESETS]
     made = [figure for figure in registry.names() if figure.name not in others]
-    assert len(made) == 10
+    assert len(made) == 13
     assert all(figure.presets for figure in made)
     assert {preset for figure in registry.names() for preset in figure.presets} <= set(NAMES)
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 from ...compiled.jit import inline
 from ...policies.admission import decide_cap, see_finished, see_step
 from ...policies.estimates import Seen, observe
-from ..model import LATEST, TICKS_PER_MICROSECOND
+from ...policies.sla import TOKEN_GAP
+from ..model import LATEST, LONGEST_GAP, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND
 from ..tally import LATE, PEAK_BLOCKS, PREFILL_TOKENS, PREFILLS, RECOMPUTED
 from .account import book_gaps, book_move, book_preemption, book_steps
 from .leaps import blocks_for, countable, growth, lasting, steps_that_fit, steps_until
@@ -150,6 +151,21 @@ def emit_gaps(now, first, growing, steps, chunked, token_sla, warmup, space, tal
 
 
 @inline
+def mean_gap(now, duration, decoding, chunked, space):
+    """Return the mean time since the tokens before those of a decode step, in microseconds."""
+    if chunked:
+        return min(duration // TICKS_PER_NANOSECOND, LONGEST_GAP) / 1000.0
+    state, total, others, end = space.state, 0, decoding, now + duration
+    for k in range(state[FRESH]):
+        i = space.fresh[k]
+        if space.finish[i] != NOBODY:
+            total += min((end - space.emitted[i]) // TICKS_PER_NANOSECOND, LONGEST_GAP)
+            others -= 1
+    total += others * min((end - state[EMITTED]) // TICKS_PER_NANOSECOND, LONGEST_GAP)
+    return (total // decoding) / 1000.0
+
+
+@inline
 def exchanged(seen, number, new):
     """Keep an observation, and return the one that leaves a full window; zeros before that."""
     row = seen[number % seen.shape[0]]
@@ -220,7 +236,10 @@ def advance(requests, bin_of, setup, records, tally, space, mine, until):
         book_steps(
             now, first, growing, steps, decoding, work.tokens, admission, control, reporting, start, space, tally
         )
+        signal = duration / TICKS_PER_MICROSECOND
         if decoding > 0:
+            if control.sla.enabled and control.sla.signal == TOKEN_GAP:
+                signal = mean_gap(now, duration, decoding, replica.chunked, space)
             emit_gaps(now, first, growing, steps, replica.chunked, reporting.token_sla, reporting.warmup, space, tally)
             state[USED] += growth(space, steps, size)
             state[TOKENS] += decoding * steps
@@ -258,7 +277,7 @@ def advance(requests, bin_of, setup, records, tally, space, mine, until):
                     space.fresh[state[FRESH]] = i
                     state[FRESH] += 1
         if decoding > 0 and control.sla.enabled:
-            new = observe(duration / TICKS_PER_MICROSECOND, decoding, 0, 0)
+            new = observe(signal, decoding, 0, 0)
             admission = see_step(admission, new, exchanged(space.seen[0], state[SEEN_STEPS], new), control)
             state[SEEN_STEPS] += 1
         if gone > 0 and control.memory.enabled:

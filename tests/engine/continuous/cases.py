@@ -18,7 +18,7 @@ from batchcube.engine.continuous import (
 from batchcube.engine.policies.bin_choice import CHOICES
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
-from batchcube.engine.policies.sla import no_sla, sla_search
+from batchcube.engine.policies.sla import STEP_SIGNALS, no_sla, sla_search
 from batchcube.engine.policies.target import Control
 
 
@@ -46,7 +46,7 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
         largest=float(most),
         sla=sla_search(
             str(rng.choice(["paper", "heuristic"])),
-            "tbt",
+            str(rng.choice(STEP_SIGNALS)),
             float(rng.choice([1e-3, 3e-3, 8e-3])),
             2e-4,
             float(rng.integers(1, 6)),

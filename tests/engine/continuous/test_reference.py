@@ -3,14 +3,24 @@
 import numpy as np
 import pytest
 
+from batchcube.engine import Shape
 from batchcube.engine.continuous import (
     REJECTED,
     SERVED,
+    StepJob,
+    StepSetup,
+    make_fleet,
     make_law,
     make_replica,
     make_requests,
+    make_step_reporting,
+    simulate_many_steps,
     simulate_steps,
 )
+from batchcube.engine.policies.estimates import smoothing
+from batchcube.engine.policies.memory import no_memory_bound
+from batchcube.engine.policies.sla import STEP_SIGNALS, sla_search
+from batchcube.engine.policies.target import Control
 
 MS = 10**9
 """Ticks of a millisecond."""
@@ -129,3 +139,36 @@ def test_results_are_the_same_whatever_the_unit_of_work() -> None:
     together, _ = simulate_steps(make_requests(np.zeros(10), [6] * 10, [7] * 10), replica(law, most_running=10))
     assert len(set(together.last_token.tolist())) == 1
     assert together.last_token[0] == 1 * MS + 6 * (1 * MS + 10 * MS // 10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_controller_may_see_the_prefills_between_two_tokens(backend) -> None:
+    # Steps of 10 ms, many of them prefills, so that tokens of a running request often come 20 ms apart. A target of
+    # 10.5 ms is met by every decode step, and the cap rises; gaps press it down.
+    rng = np.random.default_rng(2)
+    requests = make_requests(np.arange(200) * 0.02, np.ones(200), rng.integers(20, 60, 200))
+    caps = {}
+    for signal in STEP_SIGNALS:
+        control = Control(
+            1.0,
+            8.0,
+            sla_search("paper", signal, 0.0105, 2e-4, 2.0, 1.0),
+            no_memory_bound(),
+            smoothing(),
+            np.ones(1),
+            np.ones(1),
+        )
+        one = replica(make_law(0.01), prefill="separate", control=control)
+        setup = StepSetup(one, make_fleet(), make_step_reporting(horizon_s=4.0, windows=1))
+        job = StepJob(requests, np.zeros(200, np.int32), setup)
+        found = simulate_many_steps([job], Shape(1, 8, 1), backend)
+        caps[signal] = float(found["window_batch_sla_bound_mean"][0, 0])
+    assert caps["token_gap"] < caps["tbt"] - 2, caps
+
+
+def test_signals_of_whole_batches_are_refused() -> None:
+    control = Control(
+        1.0, 8.0, sla_search("paper", "latency", 0.1, 0.0), no_memory_bound(), smoothing(), np.ones(1), np.ones(1)
+    )
+    with pytest.raises(ValueError, match=r"policy.sla.signal: must be one of tbt, token_gap"):
+        replica(make_law(1e-3), control=control)

@@ -152,5 +152,7 @@ def test_settings():
     assert not no_sla().enabled
     with pytest.raises(ValueError, match=r"policy.sla.variant = 'best': must be one of paper, heuristic"):
         sla_search("best", "tbt", 1, 0)
-    with pytest.raises(ValueError, match=r"policy.sla.signal = 'ttft': must be one of tbt, batch_time, latency"):
+    with pytest.raises(
+        ValueError, match=r"policy.sla.signal = 'ttft': must be one of tbt, batch_time, latency, token_gap"
+    ):
         sla_search("paper", "ttft", 1, 0)

@@ -1,0 +1,611 @@
+"""Search the capacity: the largest arrival rate at which criteria on latency hold, replication by replication.
+
+Every rate meets the same requests and the same unit arrivals, stretched (common random numbers), so that a replication
+has one capacity of its own: policies are compared in pairs, and the mean has an interval like any other variable.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from itertools import count, islice
+from threading import Event, Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from batchcube.engine import Job, Shape, jobs_at_once
+from batchcube.engine.continuous import BACKENDS as STEP_BACKENDS
+from batchcube.engine.continuous import StepJob
+from batchcube.engine.model import check
+from batchcube.engine.report import OVERLOAD_TEST, QUANTILES
+from batchcube.engine.run import JOBS_AT_ONCE
+from batchcube.results.cube import build_cube
+from batchcube.results.provenance import MadeBy, provenance
+
+from . import coefficients
+from .drawing import Draws
+from .errors import UserError
+from .execution import STEP_OVERLOAD_TEST, Stopped, cube_axis, require_backend, simulate_jobs
+from .grid import where
+from .planning import Plan, PointPlan, calibrated, deal, make_plan
+from .progress import Progress, Silent
+from .settings import Point, draws_service, is_continuous
+from .specification import Sweep
+from .workloads.arrivals import Deterministic, Gamma, Poisson
+from .workloads.settings import FloatArray
+
+TOLERANCE = 0.005
+MOST_DOUBLINGS = 20
+PROBES = (0.8, 0.95, 1.05, 1.25)
+"""Multiples of the answer at which it is asked again: bisection alone never meets a second crossing."""
+RATE_PATHS = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
+SLOWEST, FASTEST = 1e-9, 1e9
+"""Arrival rates that a specification may set, requests per second."""
+
+
+# Criteria -----------------------------------------------------------------------------------------------------------
+
+
+class Criterion(NamedTuple):
+    """A limit that a statistic of a replication must not exceed."""
+
+    variable: str
+    quantile: float | None
+    limit: float
+    """In the variable's unit: seconds, or a fraction."""
+
+    def values(self, report: Mapping[str, NDArray[Any]]) -> FloatArray:
+        """Return the statistic (job,) of a report with leading axis job; UserError where there is none."""
+        if self.variable not in report:
+            raise UserError(f"{self.variable}: is not measured by this policy; choose another criterion")
+        values = report[self.variable]
+        found = np.asarray(values if self.quantile is None else values[:, QUANTILES.index(self.quantile)], np.float64)
+        if np.isnan(found).any():
+            raise UserError(f"{self.variable}: has no value where nothing was measured; choose another criterion")
+        return found
+
+    @property
+    def unit(self) -> str:
+        """Unit of the limit and the statistic."""
+        return "1" if self.variable in _FRACTIONS else "s"
+
+
+_TIMES = ("latency", "wait", "ttft", "tpot", "tbt")
+_STATISTICS = {
+    "mean": ("mean_s", None),
+    "max": ("max_s", None),
+    **{f"p{round(100 * q)}": ("quantile_s", q) for q in QUANTILES},
+}
+_PER_SECOND = {"ms": 1000.0, "s": 1.0}
+_FRACTIONS = {
+    "request_sla_violation_fraction": "request_sla_s",
+    "token_sla_violation_fraction": "token_sla_s",
+}
+_OF_TOKENS = ("ttft_", "tpot_", "tbt_", "token_sla_")
+
+
+def parse_criterion(text: str) -> Criterion:
+    """Read a criterion, ``tbt_mean_ms=50`` or ``request_sla_violation_fraction=0.01``; raises UserError."""
+    name, _, spelled = (part.strip() for part in text.partition("="))
+    parts = re.fullmatch(r"([a-z]+)_([a-z0-9]+)_([a-z]+)", name)
+    if name not in _FRACTIONS and not (
+        parts and parts[1] in _TIMES and parts[2] in _STATISTICS and parts[3] in _PER_SECOND
+    ):
+        raise UserError(
+            f"--sla {text}: must be NAME_STAT_UNIT=LIMIT with NAME {_one_of(_TIMES)}, STAT {_one_of(_STATISTICS)}, "
+            f"UNIT {_one_of(_PER_SECOND)}; or one of {', '.join(f'{name}=LIMIT' for name in _FRACTIONS)}"
+        )
+    try:
+        limit = float(spelled)
+    except ValueError:
+        limit = math.nan
+    if parts is None or name in _FRACTIONS:
+        if not 0.0 <= limit < 1.0:
+            raise UserError(f"--sla {text}: the limit must be a number >= 0 and < 1")
+        return Criterion(name, None, limit)
+    if not 0.0 < limit < math.inf:
+        raise UserError(f"--sla {text}: the limit must be a number > 0")
+    ending, quantile = _STATISTICS[parts[2]]
+    return Criterion(f"{parts[1]}_{ending}", quantile, limit / _PER_SECOND[parts[3]])
+
+
+def _one_of(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}"
+
+
+# One search ---------------------------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """What a search came to."""
+
+    rate: float
+    """Largest rate that was seen to hold below one that fails, requests per second; NaN without any."""
+    unbracketed: int
+    """0; -1 where the lowest rate already fails, 1 where the highest still holds."""
+    edge: float
+    """Lowest or highest rate looked at, where it was the answer's undoing; NaN otherwise."""
+
+
+Search = Generator[float, bool | None, Found]
+"""Yields rates and is sent whether the criteria hold there; None for a rate too low for the engine's clock."""
+
+
+def bisect(low: float, high: float, tolerance: float) -> Search:
+    """Search between two rates that are the only ones allowed."""
+    if not (yield low):
+        return Found(math.nan, -1, low)
+    if (yield high):
+        return Found(math.nan, 1, high)
+    return (yield from _narrow(low, high, tolerance, (low, high)))
+
+
+def bracket_and_bisect(start: float, tolerance: float) -> Search:
+    """Search from a rate that is likely near, by doubling or halving it until the answer lies between two."""
+    lowest = min(start, max(start / 2**MOST_DOUBLINGS, SLOWEST))
+    highest = max(start, min(start * 2**MOST_DOUBLINGS, FASTEST))
+    if (yield start):
+        low, high = start, min(2.0 * start, highest)
+        while (yield high):
+            if high >= highest:
+                return Found(math.nan, 1, high)
+            low, high = high, min(2.0 * high, highest)
+    else:
+        low, high = max(0.5 * start, lowest), start
+        while not (holds := (yield low)):
+            if holds is None or low <= lowest:
+                return Found(math.nan, -1, high if holds is None else low)
+            low, high = max(0.5 * low, lowest), low
+    return (yield from _narrow(low, high, tolerance, (lowest, highest)))
+
+
+def _narrow(low: float, high: float, tolerance: float, allowed: tuple[float, float]) -> Search:
+    """Halve the logarithm of high / low, and look around the answer for another crossing."""
+    while high > low * (1.0 + tolerance):
+        middle = math.sqrt(low * high)
+        if not low < middle < high:
+            break  # neighbouring floats
+        if (yield middle):
+            low = middle
+        else:
+            high = middle
+    for factor in PROBES:
+        if allowed[0] <= low * factor <= allowed[1]:
+            yield low * factor
+    return Found(low, 0, math.nan)
+
+
+def is_monotone(visited: Mapping[float, bool]) -> bool:
+    """Say whether the criteria hold up to some rate and fail above it, at the rates that were looked at."""
+    holds = [visited[rate] for rate in sorted(visited)]
+    return holds == sorted(holds, reverse=True)
+
+
+# What is searched ---------------------------------------------------------------------------------------------------
+
+
+class _Scalable(NamedTuple):
+    """A point of the grid at any arrival rate."""
+
+    plan: PointPlan
+    natural: float
+    """Mean rate of a recorded trace at rate_scale = 1, requests per second; 1 where arrivals are drawn."""
+    start: float
+    """Rate that the specification sets, requests per second."""
+
+    def at(self, rate: float, arrivals_key: int) -> PointPlan:
+        """Return the point at a rate; the key is that of all points with these arrivals at this rate."""
+        workload = self.plan.point.workload
+        if workload.trace is not None:
+            changed: dict[str, Any] = {"trace": workload.trace.model_copy(update={"rate_scale": rate / self.natural})}
+        else:
+            assert workload.arrivals is not None
+            changed = {"arrivals": workload.arrivals.model_copy(update={"rate_per_s": rate})}
+        point = self.plan.point._replace(workload=workload.model_copy(update=changed))
+        return self.plan._replace(point=point, keys=self.plan.keys._replace(arrivals=arrivals_key))
+
+
+def _scalable(plan: PointPlan) -> _Scalable:
+    workload = plan.point.workload
+    if plan.recorded is None:
+        assert isinstance(workload.arrivals, Poisson | Deterministic | Gamma)  # `_problem` refuses the others
+        return _Scalable(plan, 1.0, workload.arrivals.rate_per_s)
+    arrival = plan.recorded.arrival_s
+    span = float(arrival[-1] - arrival[0])
+    assert workload.trace is not None
+    if not span > 0:
+        raise UserError(f"{workload.trace.path}: its requests all arrive at once: there is no rate to scale")
+    natural = (len(arrival) - 1) / span
+    return _Scalable(plan, natural, natural * workload.trace.rate_scale)
+
+
+def _require_searchable(sweep: Sweep, criteria: Sequence[Criterion]) -> None:
+    """Refuse a sweep whose rate cannot be searched, or in which a criterion is never measured."""
+    for axis in sweep.grid.axes:
+        for path in RATE_PATHS:
+            if path in axis.paths:
+                raise UserError(
+                    f"{sweep.source}: axes.{axis.name}: sets {path}, which the search for the capacity sets itself; "
+                    "remove it from the axis"
+                )
+    for position, point in zip(np.ndindex(sweep.grid.shape), sweep.grid.points, strict=True):
+        problem = _problem(point, criteria)
+        if problem:
+            at = f" (at {where(sweep.grid.axes, position)})" if sweep.grid.axes else ""
+            raise UserError(f"{sweep.source}: {problem}{at}")
+
+
+def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
+    """Say why a point has no capacity that could be searched, None where it has."""
+    arrivals = point.workload.arrivals
+    if arrivals is not None and not arrivals.scales_with_rate:
+        return (
+            f'workload.arrivals.process = "{arrivals.process}": its arrivals do not stretch with one rate, which is '
+            "what is searched; use poisson, deterministic or gamma, or a recorded trace"
+        )
+    for variable, _, _ in criteria:
+        if variable in _FRACTIONS and getattr(point.report, _FRACTIONS[variable]) is None:
+            return f"{variable}: needs report.{_FRACTIONS[variable]}, beyond which it counts as a violation"
+        if variable.startswith(_OF_TOKENS) and point.workload.in_seconds:
+            return f'{variable}: needs tokens, and workload.lengths.unit is "seconds"'
+        if variable.startswith("tpot_") and not is_continuous(point):
+            return f'{variable}: is measured with policy.mode = "continuous" only; use tbt'
+    return None
+
+
+def _require_range(low: float | None, high: float | None, tolerance: float) -> None:
+    if (low is None) != (high is None):
+        raise UserError("--low and --high: give both, or neither to start from the rate of the specification")
+    if low is not None and high is not None and not SLOWEST <= low < high <= FASTEST:
+        raise UserError(f"--low {low:g} --high {high:g}: must be rates from {SLOWEST:g} to {FASTEST:g}, low < high")
+    if not 0.0 < tolerance < 1.0:
+        raise UserError(f"--tolerance {tolerance:g}: must be > 0 and < 1")
+
+
+def _only_totals(sweep: Sweep) -> Sweep:
+    """Return a sweep that counts no time windows, whose width would depend on the rate; nothing else looks at them."""
+    points = [
+        point._replace(report=point.report.model_copy(update={"windows": 1, "histograms": False}))
+        for point in sweep.grid.points
+    ]
+    return replace(sweep, grid=sweep.grid._replace(points=tuple(points)))
+
+
+# Running ------------------------------------------------------------------------------------------------------------
+
+
+class _Settings(NamedTuple):
+    """How every search is done."""
+
+    criteria: tuple[Criterion, ...]
+    low: float | None
+    high: float | None
+    tolerance: float
+    allow_overload: bool
+
+    def begin(self, start: float) -> Search:
+        """Begin a search."""
+        if self.low is not None and self.high is not None:
+            return bisect(self.low, self.high, self.tolerance)
+        return bracket_and_bisect(start, self.tolerance)
+
+    @property
+    def expected_rates(self) -> int:
+        """About how many rates a search looks at."""
+        explicit = self.low is not None and self.high is not None
+        ratio = self.high / self.low if self.low is not None and self.high is not None else 2.0
+        halvings = math.ceil(math.log2(max(1.0, math.log(ratio) / math.log1p(self.tolerance))))
+        return halvings + (2 if explicit else 3) + len(PROBES)
+
+
+class _Answer(NamedTuple):
+    """What became of one point in one replication."""
+
+    found: Found
+    statistic: float
+    """Value of the first criterion at the rate found; NaN without one."""
+    monotone: bool
+    lowest: float
+    highest: float
+    """Of the rates that were looked at."""
+
+
+class _One:
+    """A search under way, of one point in one replication."""
+
+    def __init__(self, draws: Draws, point: _Scalable, search: Search) -> None:
+        self.draws, self.point, self.search = draws, point, search
+        self.rate = next(search)
+        self.visited: dict[float, bool] = {}
+        self.statistics: dict[float, float] = {}
+        self.answer: _Answer | None = None
+
+    def tell(self, holds: bool | None, statistic: float = math.nan) -> None:
+        """Go on to the next rate, or to the answer."""
+        if holds is not None:
+            self.visited[self.rate], self.statistics[self.rate] = holds, statistic
+        try:
+            self.rate = self.search.send(holds)
+        except StopIteration as stop:
+            found: Found = stop.value
+            value = self.statistics[found.rate] if found.unbracketed == 0 else math.nan
+            self.answer = _Answer(found, value, is_monotone(self.visited), min(self.visited), max(self.visited))
+
+
+class _Task(NamedTuple):
+    """What a thread does at once: some points of some replications, all in step."""
+
+    draws: list[Draws]
+    block: range
+
+
+class _Run:
+    """Deals replications and blocks of points out to threads and collects their answers."""
+
+    def __init__(self, plan: Plan, settings: _Settings, progress: Progress, backend: str) -> None:
+        self.plan, self.settings, self.progress, self.backend = plan, settings, progress, backend
+        self.points = [_scalable(point) for point in plan.points]
+        self.on_device = backend == "jax"
+        self.jobs_at_once = JOBS_AT_ONCE
+        if self.on_device:
+            job = Draws(plan.sweep.seed, 0).job(max(plan.points, key=lambda point: point.requests))
+            assert isinstance(job, Job)  # single steps have no program for devices
+            self.jobs_at_once = jobs_at_once(job, self._shape(plan.points), backend)
+        self.answers: dict[tuple[int, int], _Answer] = {}
+        """By point and replication."""
+        self.rejected = False
+        """Whether some requests were turned away."""
+        self._stop = Event()
+        self._lock = Lock()
+        self._simulated = 0
+        self._fresh_keys = count(-1, -1)  # the planner's own are >= 0
+
+    def work(self, workers: int) -> None:
+        """Search every point in every replication; KeyboardInterrupt on Ctrl-C."""
+        sweep, points = self.plan.sweep, len(self.points)
+        expected = self.settings.expected_rates * self.plan.requests * sweep.replications
+        self.progress.start(points, sweep.replications, expected)
+        # Few replications: several threads share one. A device takes as many as it holds.
+        blocks = [range(points)] if self.on_device else list(deal(points, -(-4 * workers // sweep.replications)))
+        together = max(1, self.jobs_at_once // points) if self.on_device else 1
+        threads = min(2, workers) if self.on_device else workers
+        tasks = self._tasks(blocks, together)
+        left = dict.fromkeys(range(sweep.replications), len(blocks))
+        running: dict[Future[None], _Task] = {}
+        with ThreadPoolExecutor(threads, thread_name_prefix="batchcube") as pool:
+            try:
+                while True:
+                    while len(running) < 2 * threads and (task := next(tasks, None)) is not None:
+                        running[pool.submit(self._search, task)] = task
+                    if not running:
+                        break
+                    done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        task = running.pop(future)
+                        future.result()
+                        for draws in task.draws:
+                            left[draws.replication] -= 1
+                        complete = sum(left[draws.replication] == 0 for draws in task.draws)
+                        if complete:
+                            self.progress.finish_replications(complete)
+                    self._tell()
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def _tasks(self, blocks: Sequence[range], together: int) -> Iterator[_Task]:
+        numbers = iter(range(self.plan.sweep.replications))
+        while group := list(islice(numbers, together)):
+            draws = [Draws(self.plan.sweep.seed, number) for number in group]
+            for block in blocks:
+                yield _Task(draws, block)
+
+    def _shape(self, plans: Sequence[PointPlan]) -> Shape:
+        # Devices compile for a shape, so that all calls ask for one.
+        largest = max(plan.largest_batch for plan in (self.plan.points if self.on_device else plans))
+        return Shape(self.plan.bins, largest, 1)
+
+    def _search(self, task: _Task) -> None:
+        """Take all searches of a task to their ends, in step: one rate each at a time; runs in a thread of the pool."""
+        searches = {
+            (k, draws.replication): _One(draws, self.points[k], self.settings.begin(self.points[k].start))
+            for draws in task.draws
+            for k in task.block
+        }
+        quota = self.settings.expected_rates * sum(one.point.plan.requests for one in searches.values())
+        waiting = list(searches.values())
+        together = min(self.jobs_at_once, len(waiting))
+        while waiting:
+            for start in range(0, len(waiting), together):
+                if self._stop.is_set():
+                    raise Stopped
+                quota -= self._look(waiting[start : start + together], together, quota)
+            waiting = [one for one in waiting if one.answer is None]
+        with self._lock:
+            self._simulated += quota
+            self.answers.update({at: one.answer for at, one in searches.items() if one.answer is not None})
+
+    def _look(self, searches: Sequence[_One], together: int, quota: int) -> int:
+        """Simulate the next rate of at most `together` searches; return how much of the progress left that was."""
+        drawn: list[tuple[_One, PointPlan, Job | StepJob]] = []
+        keys: dict[tuple[int, float], int] = {}
+        with np.errstate(all="ignore"):
+            for one in searches:
+                # Points that share arrivals share them at a common rate.
+                key = keys.setdefault((one.point.plan.keys.unit_arrivals, one.rate), next(self._fresh_keys))
+                plan = one.point.at(one.rate, key)
+                job = self._draw(one, plan)
+                if job is None:
+                    one.tell(None)
+                else:
+                    drawn.append((one, plan, job))
+            if not drawn:
+                return 0
+            jobs = [job for _, _, job in drawn]
+            if self.on_device:
+                # Programs are compiled for a number of jobs, and searches end one after the other.
+                jobs += [jobs[-1]] * (together - len(jobs))
+            report = simulate_jobs(jobs, self._shape([plan for _, plan, _ in drawn]), self.backend)
+        holds, statistic = self._judge({name: values[: len(drawn)] for name, values in report.items()})
+        for (one, _, _), good, value in zip(drawn, holds.tolist(), statistic.tolist(), strict=True):
+            one.tell(good, value)
+        counted = min(sum(plan.requests for _, plan, _ in drawn), quota)
+        with self._lock:
+            self._simulated += counted
+            self.rejected |= bool(np.any(report.get("rejected", 0)))
+        return counted
+
+    def _draw(self, one: _One, plan: PointPlan) -> Job | StepJob | None:
+        """Return the job of a point; None where the engine's clock would end before the last of its arrivals."""
+        try:
+            job = one.draws.job(plan)
+            if isinstance(job, Job):
+                check(*job)
+        except ValueError:
+            # Only the search's own halving leads there; anything else is the user's to know.
+            if self.settings.low is None and one.visited and one.rate < min(one.visited):
+                return None
+            raise
+        return job
+
+    def _judge(self, report: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.bool_], FloatArray]:
+        """Return whether all criteria hold (job,), and the statistic of the first of them."""
+        values = [criterion.values(report) for criterion in self.settings.criteria]
+        holds = np.logical_and.reduce(
+            [mine <= criterion.limit for mine, criterion in zip(values, self.settings.criteria, strict=True)]
+        )
+        if not self.settings.allow_overload:
+            holds &= ~report["overloaded"]
+        return holds, values[0]
+
+    def _tell(self) -> None:
+        with self._lock:
+            simulated, self._simulated = self._simulated, 0
+        if simulated:
+            self.progress.advance(simulated)
+
+
+def find_capacity(
+    sweep: Sweep,
+    criteria: Iterable[Criterion | str],
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    tolerance: float = TOLERANCE,
+    allow_overload: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    backend: str = "numba",
+) -> xr.Dataset:
+    """Search the capacity of every point and replication of a sweep and return the cube.
+
+    The capacity is the largest arrival rate, in requests per second, at which every criterion holds (a `Criterion`, or
+    text as for `parse_criterion`) and the replication is not `overloaded`, unless `allow_overload`. It is found to the
+    relative `tolerance`, from below, between `low` and `high` or, without them, from the rate of the specification by
+    at most 20 doublings or halvings. For a recorded trace it is the scale times the mean rate of the trace. The cube
+    does not depend on the number of `workers`, threads, nor on the `backend`. Without an answer the capacity is NaN,
+    and `capacity_unbracketed` and the notes say why.
+    Raises UserError for a sweep with an axis over the rate or arrivals that do not scale with one, and for criteria
+    that it does not measure.
+    """
+    wanted = tuple(parse_criterion(text) if isinstance(text, str) else text for text in criteria)
+    if not wanted:
+        raise UserError("--sla: at least one criterion is needed, for instance tbt_mean_ms=50")
+    _require_range(low, high, tolerance)
+    _require_searchable(sweep, wanted)
+    if is_continuous(sweep.grid.points[0]) and backend == "jax":
+        raise UserError(f"backend = {backend!r}: continuous batching runs with {_one_of(STEP_BACKENDS)}")
+    made_by = require_backend(backend)
+    settings = _Settings(wanted, low, high, tolerance, allow_overload)
+    run = _Run(make_plan(_only_totals(sweep)), settings, progress or Silent(), backend)
+    run.work(workers or os.cpu_count() or 1)
+    return _cube(sweep, run, made_by)
+
+
+# The cube -----------------------------------------------------------------------------------------------------------
+
+
+def _cube(sweep: Sweep, run: _Run, made_by: MadeBy) -> xr.Dataset:
+    plan, settings = run.plan, run.settings
+    shape, replications = sweep.grid.shape, sweep.replications
+    table = [[run.answers[k, r] for r in range(replications)] for k in range(len(plan.points))]
+    arrays = {
+        "capacity_requests_per_s": np.array([[answer.found.rate for answer in row] for row in table]),
+        "capacity_unbracketed": np.array([[answer.found.unbracketed for answer in row] for row in table], np.int64),
+        "capacity_statistic": np.array([[answer.statistic for answer in row] for row in table]),
+    }
+    notes = [*plan.notes, *_notes(sweep, table)]
+    if run.rejected:
+        notes.append("some requests could never fit into a replica and were turned away: no criterion looks at them")
+    attrs = provenance(
+        title=sweep.title,
+        specification=sweep.text(),
+        seed=sweep.seed,
+        replications=replications,
+        made_by=[made_by],
+        overload_test=STEP_OVERLOAD_TEST if plan.continuous else OVERLOAD_TEST,
+        input_sha256=plan.input_sha256,
+        trace_rows_dropped=plan.rows_dropped,
+        notes=notes,
+    )
+    laws = calibrated(plan.points)
+    kept = {"service_coefficients": coefficients.record(laws, steps=plan.continuous)} if laws else {}
+    visited = [answer for row in table for answer in row]
+    about: dict[str, str | int | float] = {
+        "capacity_criteria": json.dumps([criterion._asdict() for criterion in settings.criteria]),
+        "capacity_low_per_s": min(a.lowest for a in visited) if settings.low is None else settings.low,
+        "capacity_high_per_s": max(a.highest for a in visited) if settings.high is None else settings.high,
+        "capacity_tolerance": settings.tolerance,
+        "capacity_allow_overload": int(settings.allow_overload),
+    }
+    cube = build_cube(
+        [cube_axis(axis, sweep) for axis in sweep.grid.axes],
+        {name: array.reshape((*shape, replications)) for name, array in arrays.items()},
+        replications=replications,
+        attrs={**attrs, "description": sweep.description, **kept, **about},
+        coefficients_drawn=any(draws_service(point.point) for point in plan.points),
+    )
+    cube["capacity_statistic"].attrs["units"] = settings.criteria[0].unit
+    cube["capacity_unbracketed"].attrs |= {
+        "flag_values": np.array([-1, 0, 1], np.int64),
+        "flag_meanings": "misses_at_the_lowest_rate found meets_at_the_highest_rate",
+    }
+    return cube
+
+
+def _notes(sweep: Sweep, table: Sequence[Sequence[_Answer]]) -> list[str]:
+    """Say which replications of which points have no answer and why, and where there may be several."""
+    places: dict[str, list[str]] = {}
+    for position, row in zip(np.ndindex(sweep.grid.shape), table, strict=True):
+        for flag, what in (
+            (-1, "miss the criteria already at {}/s, the lowest rate looked at"),
+            (1, "still meet the criteria at {}/s, the highest rate looked at"),
+        ):
+            edges = [answer.found.edge for answer in row if answer.found.unbracketed == flag]
+            if edges:
+                rates = " to ".join(dict.fromkeys(f"{edge:.6g}" for edge in (min(edges), max(edges))))
+                text = f"{len(edges)} of {len(row)} replications {what.format(rates)}"
+                places.setdefault(text, []).append(where(sweep.grid.axes, position))
+        wavering = sum(not answer.monotone for answer in row)
+        if wavering:
+            text = (
+                f"in {wavering} of {len(row)} replications the criteria hold again above a rate at which they fail: "
+                "their capacity is one crossing of several"
+            )
+            places.setdefault(text, []).append(where(sweep.grid.axes, position))
+    notes = [
+        f"{text} ({'every point' if len(at) == len(table) else 'at ' + '; '.join(at)})" if sweep.grid.axes else text
+        for text, at in places.items()
+    ]
+    flags = {answer.found.unbracketed for row in table for answer in row}
+    if 0 in flags and len(flags) > 1:
+        notes.append("replications without an answer have no capacity (NaN), and means and intervals leave them out")
+    return notes

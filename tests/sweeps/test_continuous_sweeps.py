@@ -1,0 +1,684 @@
+"""Mode continuous from the specification to the cube."""
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from batchcube.calibration.coefficients import locate
+from batchcube.engine.continuous import StepJob, simulate_many_steps
+from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.engine.tally import Shape
+from batchcube.results.cube import read_cube
+from batchcube.results.labelled import of_single
+from batchcube.results.variables import REGISTRY
+from batchcube.sweeps import Sweep, UserError, execution
+from batchcube.sweeps.coefficients import drawn_steps, load
+from batchcube.sweeps.drawing import Draws
+from batchcube.sweeps.execution import STEP_OVERLOAD_TEST, estimate
+from batchcube.sweeps.planning import make_plan
+from batchcube.sweeps.progress import Silent
+from batchcube.sweeps.seeds import stream
+from batchcube.sweeps.settings import CoefficientsLaw
+
+from .command_line import Answer
+
+STEPS = {
+    "law": "steps",
+    "c0_s": 0.02,
+    "c1_s_per_request": 0.0005,
+    "c2_s_per_kv_token": 1e-7,
+    "c3_s_per_prefill_token": 5e-5,
+    "c4_s_per_prefill_attention": 1e-8,
+}
+BASE: dict[str, Any] = {
+    "name": "steps",
+    "replications": 3,
+    "workload": {
+        "requests": 120,
+        "arrivals": {"process": "poisson", "rate_per_s": 8.0},
+        "lengths": {
+            "distribution": "lognormal",
+            "mean": 40.0,
+            "cv": 1.0,
+            "prompt": {"distribution": "lognormal", "mean": 100.0, "cv": 0.8},
+        },
+        "predictor": {"kind": "lognormal", "sigma": 0.3},
+    },
+    "policy": {"mode": "continuous", "largest_batch": 16},
+    "server": {"service": STEPS, "replica": {"kv_capacity_tokens": 2000, "token_budget": 256}},
+    "report": {"request_sla_s": 2.0, "token_sla_s": 0.03, "windows": 10},
+}
+BY_BIN = {"mode": "continuous", "largest_batch": 16, "bins": 3, "admission": "by_bin"}
+# Every option of the policy, over two rates.
+POLICIES: dict[str, Any] = {
+    "static": {},
+    "memory": {"policy": {"memory": {"rule": "exact", "overflow_probability": 0.1}}},
+    "margin": {"policy": {"memory": {"rule": "margin", "margin_fraction": 0.2}, "smallest_batch": 2}},
+    "sla": {"policy": {"sla": {"target_s": 0.024, "tolerance_s": 0.001}, "estimates": {"weight": 0.5}}},
+    "both": {"policy": {"memory": {}, "sla": {"target_s": 0.024, "tolerance_s": 0.001, "variant": "heuristic"}}},
+    "separate": {"server": {"replica": {"prefill": "separate", "token_budget": 2048, "block_tokens": 1}}},
+    "by bin": {"policy": {"admission": "by_bin", "bins": 3, "bin_choice": "longest_queue"}},
+    "shortest queue": {"server": {"servers": 2, "routing": "shortest_queue"}},
+    "replica by bin": {"server": {"servers": 2, "routing": "by_bin"}, "policy": {"bins": 3}},
+}
+SWEEP: dict[str, Any] = {
+    **BASE,
+    "workload": {**BASE["workload"], "arrivals": {"process": "poisson"}},
+    "axes": {
+        "policy": {"points": POLICIES},
+        "arrival_rate_per_s": {"path": "workload.arrivals.rate_per_s", "values": [6.0, 12.0]},
+    },
+}
+
+
+def put(tables: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the tables with settings made by their dotted paths, or taken away by None."""
+    changed = deepcopy(tables)
+    for path, value in settings.items():
+        *above, last = path.split(".")
+        table = changed
+        for key in above:
+            table = table.setdefault(key, {})
+        if value is None:
+            del table[last]
+        else:
+            table[last] = deepcopy(value)
+    return changed
+
+
+def sweep(tables: dict[str, Any] = SWEEP, **changes: Any) -> Sweep:
+    return Sweep.model_validate({**deepcopy(tables), **changes}, "sweep.toml")
+
+
+def refusals(settings: dict[str, Any], tables: dict[str, Any] = BASE) -> list[str]:
+    """The lines that refuse a specification before any file is read."""
+    with pytest.raises(UserError) as caught:
+        Sweep.model_validate(put(tables, settings), "sweep.toml")
+    return [line.removeprefix("sweep.toml: ") for line in str(caught.value).splitlines()]
+
+
+def data_of(cube: xr.Dataset) -> xr.Dataset:
+    return cube.drop_attrs(deep=False)
+
+
+@pytest.fixture(scope="module")
+def cube() -> xr.Dataset:
+    return sweep().run(workers=1)
+
+
+# Mistakes -----------------------------------------------------------------------------------------------------------
+
+LINEAR = {"law": "linear", "a1_s_per_token": 0.01, "gamma": 0.1}
+SECONDS = {"distribution": "uniform", "unit": "seconds", "low": 1.0, "high": 2.0}
+UNUSED = "mode continuous would ignore it"
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"policy.largest_batch": None}, "policy.largest_batch: is missing; mode continuous needs it"),
+        ({"policy.smallest_batch": 17}, "policy.smallest_batch = 17: must be <= policy.largest_batch = 16"),
+        ({"policy.batch_size": 8}, f"policy.batch_size: {UNUSED}; used by fifo_fixed, multi_bin_only, fifo_greedy"),
+        ({"policy.tail": "drop"}, f"policy.tail: {UNUSED}; used by fifo_fixed, multi_bin_only"),
+        ({"policy.max_wait_s": 1.0}, f"policy.max_wait_s: {UNUSED}; used by fifo_fixed, multi_bin_only"),
+        ({"policy.service_order": "first_formed"}, f"policy.service_order: {UNUSED}; used by fifo_fixed, multi"),
+        ({"policy.controller_scope": "global"}, f"policy.controller_scope: {UNUSED}; used by multi_bin_dynamic"),
+        ({"policy.estimates": {"weight": 0.5}}, "policy.estimates: would be ignored without policy.memory or policy."),
+        (
+            {"policy.memory": {"capacity_tokens": 2000.0}},
+            f"policy.memory.capacity_tokens = 2000.0: {UNUSED}: the capacity is server.replica.kv_capacity_tokens",
+        ),
+        ({"policy.memory": {"max_bytes": 1e9}}, f"policy.memory.max_bytes = 1000000000.0: {UNUSED}: the capacity is"),
+        ({"policy.memory": {"model_bytes": 1e9}}, f"policy.memory.model_bytes = 1000000000.0: {UNUSED}: the capacity"),
+        ({"policy.memory": {"kv_bytes_per_token": 9.0}}, f"policy.memory.kv_bytes_per_token = 9.0: {UNUSED}: the cap"),
+        (
+            {"policy.memory": {"rule": "margin", "margin_tokens": 2000.0}},
+            "policy.memory.margin_tokens = 2000.0: must be < server.replica.kv_capacity_tokens = 2000",
+        ),
+        ({"policy.memory": {"rule": "margin"}}, 'policy.memory.rule = "margin": needs margin_tokens or margin_fracti'),
+        (
+            {"policy.sla": {"target_s": 0.05, "tolerance_s": 0.001, "signal": "latency"}},
+            'policy.sla.signal = "latency": must be one of tbt, token_gap in mode continuous: the cont',
+        ),
+        ({"policy.bins": 2}, 'policy.bins = 2: must be 1: nothing looks at bins without policy.admission = "by_bin" '),
+        ({"policy.edges": {"kind": "uniform"}}, 'policy.edges: would be ignored without policy.admission = "by_bin"'),
+        (
+            {"policy.bin_choice": "longest_queue"},
+            'policy.bin_choice = "longest_queue": admission = "fifo" would ignore it; used by "by_bin"',
+        ),
+        ({"policy.admission": "by_bin"}, 'policy.admission = "by_bin": needs policy.bins > 1'),
+        ({"policy.admission": "lifo"}, 'policy.admission = "lifo": must be "fifo" or "by_bin"'),
+        ({"server.routing": "by_bin", "policy.bins": 4}, 'server.routing = "by_bin": needs server.servers > 1'),
+        (
+            {"server.routing": "by_bin", "server.servers": 4, "policy.bins": 3},
+            'policy.bins = 3: must be >= server.servers = 4: routing = "by_bin" gives every replica a bin',
+        ),
+        (
+            {"server.routing": "random"},
+            'server.routing = "random": must be "round_robin", "shortest_queue" or "by_bin"',
+        ),
+        ({"server.servers": "infinite"}, 'server.servers = "infinite": mode continuous needs finitely many servers'),
+        ({"server.servers": 5000}, "server.servers = 5000: must be <= 4096 in mode continuous"),
+        ({"server.completion": "batch"}, f'server.completion = "batch": {UNUSED}: every request is done with its own'),
+        ({"server.replica": None}, "server.replica: is missing; mode continuous needs it"),
+        ({"server.replica": {}}, "server.replica.kv_capacity_tokens: is missing"),
+        (
+            {"server.replica.kv_capacity_tokens": 2e3},
+            "server.replica.kv_capacity_tokens = 2000.0: must be a whole numb",
+        ),
+        (
+            {"server.replica.kv_capacity_tokens": 15},
+            "server.replica.kv_capacity_tokens = 15: must be >= server.replica.block_tokens = 16, a single block",
+        ),
+        (
+            {"server.replica.token_budget": 15},
+            "server.replica.token_budget = 15: must be >= policy.largest_batch = 16, a token for each request",
+        ),
+        (
+            {"policy.largest_batch": 4096, "server.replica.token_budget": None},
+            "server.replica.token_budget = 2048: must be >= policy.largest_batch = 4096, a token for each request",
+        ),
+        ({"server.replica.prefill": "mixed"}, 'server.replica.prefill = "mixed": must be "chunked" or "separate"'),
+        ({"server.replica.block_tokens": 0}, "server.replica.block_tokens = 0: must be >= 1"),
+        ({"server.service": LINEAR}, 'server.service.law = "linear": must be "steps" in mode continuous (or give coef'),
+        (
+            {"server.service": {"law": "constant", "a1_s_per_token": 0.01, "length": "total"}},
+            'server.service.law = "constant": must be "steps" in mode continuous',
+        ),
+        ({"server.service": {"law": "steps"}}, "server.service.c0_s: is missing"),
+        (
+            {"server.service": {"law": "steps", "c0_s": 0.1, "length": "total"}},
+            "server.service.length: no such setting",
+        ),
+        ({"server.service": {"law": "steps", "c0_s": -0.1}}, "server.service.c0_s = -0.1: must be >= 0"),
+        ({"server.service.c3_s_per_prefill_token": -1}, "server.service.c3_s_per_prefill_token = -1: must be >= 0"),
+        (
+            {"server.service": {"law": "steps", "c0_s": 0, "c2_s_per_kv_token": 1.0}},
+            "server.service.c0_s = 0.0: must be > 0, or c1_s_per_request must: a decode step takes some time",
+        ),
+        (
+            {"server.service": {"coefficients": "qwen3-0.6b-cpu-vllm", "h": "chosen"}},
+            f'server.service.h = "chosen": {UNUSED}: it takes the coefficients\' law of single steps',
+        ),
+        (
+            {"server.service": {"coefficients": "qwen3-0.6b-cpu-vllm", "prompt_tokens": 64}},
+            f"server.service.prompt_tokens = 64.0: {UNUSED}: it takes the coefficients' law",
+        ),
+        (
+            {"workload.lengths": SECONDS},
+            'workload.lengths.unit = "seconds": mode continuous needs tokens: must be "tok',
+        ),
+        ({"workload.lengths.prompt": None}, "workload.lengths.prompt: is missing; mode continuous needs prompts"),
+        (
+            {"report.memory_capacity_tokens": 9.0},
+            f"report.memory_capacity_tokens = 9.0: {UNUSED}: the capacity is server.replica.kv_capacity_tokens",
+        ),
+        ({"report.horizon_s": 1e8}, "report.horizon_s = 100000000.0: must be <= 2305843 in mode continuous"),
+        ({"report.token_sla_s": 1e7}, "report.token_sla_s = 10000000.0: must be <= 2305843 in mode continuous"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_path(settings: dict[str, Any], line: str) -> None:
+    (found,) = refusals(settings)
+    assert found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"server.service": STEPS}, 'server.service.law = "steps": only mode continuous goes step by step; must be a'),
+        (
+            {"server.replica": {"kv_capacity_tokens": 9}},
+            "server.replica: mode fifo_greedy would ignore it; used by con",
+        ),
+        ({"server.routing": "round_robin"}, "server.routing: mode fifo_greedy would ignore it; used by continuous"),
+        ({"policy.admission": "fifo"}, "policy.admission: mode fifo_greedy would ignore it; used by continuous"),
+    ],
+)
+def test_other_modes_have_no_steps(settings: dict[str, Any], line: str) -> None:
+    whole = {**BASE, "policy": {"mode": "fifo_greedy", "batch_size": 4}, "server": {"service": LINEAR}}
+    assert Sweep.model_validate(whole).grid.shape == ()
+    (found,) = refusals(settings, whole)
+    assert found.startswith(line)
+
+
+def test_a_grid_is_continuous_everywhere_or_nowhere() -> None:
+    whole = {"policy": {"mode": "fifo_greedy", "batch_size": 4}, "server": {"service": LINEAR}}
+    steps = {"policy": BASE["policy"], "server": BASE["server"]}
+    mixed = {**BASE, "axes": {"mode": {"points": {"whole": whole, "steps": steps}}}}
+    del mixed["policy"], mixed["server"]
+    (line,) = refusals({}, mixed)
+    assert line.startswith('policy.mode: must be "continuous" at every point or at none')
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {"policy.sla": {"target_s": 0.0204, "tolerance_s": 0.001}},
+            "policy.sla.target_s = 0.0204: must be at least c0_s + c1_s_per_request = 0.0205: a single request misses",
+        ),
+        (
+            {"server.replica.kv_capacity_tokens": 100},
+            "server.replica.kv_capacity_tokens = 100: must be at least 14",
+        ),
+        (
+            {"server.replica.token_budget": 100, "server.replica.prefill": "separate"},
+            'server.replica.token_budget = 100 with prefill = "separate": must be at least 14',
+        ),
+        (
+            {
+                "workload.lengths": {
+                    "distribution": "constant",
+                    "value": 40,
+                    "prompt": BASE["workload"]["lengths"]["prompt"],
+                },
+                "workload.predictor": {"kind": "oracle"},
+                "server.routing": "by_bin",
+                "server.servers": 2,
+                "policy.bins": 4,
+            },
+            'server.routing = "by_bin": requests fall into 1 of the 4 bins only: must be at least server.servers = 2',
+        ),
+        (
+            {"workload.arrivals.rate_per_s": 1e-5},
+            "workload.requests = 120: arrive, or are served, within about 1.2e+07 s: must be at most 2305843 s",
+        ),
+        (
+            {"server.service": {"law": "steps", "c0_s": 1e-14}},
+            "c0_s = 0, c1_s_per_request = 0: a decode step must take",
+        ),
+    ],
+)
+def test_what_only_the_data_show_is_refused_in_a_line(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Sweep.model_validate(put(BASE, settings), "sweep.toml").run()
+    assert str(caught.value).startswith(f"sweep.toml: {line}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_target_that_a_single_request_just_meets_is_allowed() -> None:
+    tables = put(BASE, {"policy.sla": {"target_s": 0.0205, "tolerance_s": 0.001}, "replications": 1})
+    assert (Sweep.model_validate(tables).run()["completed"] == 120).all()
+
+
+def test_jax_is_refused_in_a_line_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^backend = 'jax': continuous batching runs with numba or reference$"):
+        sweep(BASE).run(tmp_path / "new" / "cube.nc", backend="jax")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Running ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_and_the_kernels_give_the_same_cube(cube: xr.Dataset) -> None:
+    reference = sweep().run(backend="reference", workers=2)
+    xr.testing.assert_identical(data_of(reference), data_of(cube))
+    assert reference.attrs["backend"] == "reference"
+
+
+def test_the_number_of_threads_changes_nothing(cube: xr.Dataset) -> None:
+    xr.testing.assert_identical(data_of(sweep().run(workers=3)), data_of(cube))
+
+
+def test_values_are_those_of_the_engine_on_the_same_draws(cube: xr.Dataset) -> None:
+    plan = make_plan(sweep())
+    assert plan.continuous
+    for number, position in enumerate(np.ndindex(len(POLICIES), 2)):
+        job = Draws(1, 2).job(plan.points[number])
+        assert isinstance(job, StepJob)
+        shape = Shape(len(plan.points[number].edges) - 1, 16, 10)
+        report = simulate_many_steps([job], shape, "numba")
+        here = cube.isel(policy=position[0], arrival_rate_per_s=position[1], replication=2)
+        for name in ("latency_mean_s", "tpot_variance_s2", "tbt_quantile_s", "preemptions", "window_running_mean"):
+            np.testing.assert_array_equal(here[name], report[name][0])
+        assert int(here["tbt_histogram"].sum()) == int(report["tbt_histogram"].sum())
+        assert int(here["latency_histogram"].sum()) == int(here["measured"])
+        assert float(here["tbt_mean_s"]) == pytest.approx(
+            np.average(here["tbt_bucket"], weights=here["tbt_histogram"]), rel=0.01
+        )
+        assert (here["tbt_bucket_lower_s"] <= here["tbt_bucket"]).all()
+        assert (here["tbt_bucket"] <= here["tbt_bucket_upper_s"]).all()
+
+
+KINDS = ("latency", "wait", "service", "ttft", "tpot", "tbt")
+HELD = {
+    *(f"{kind}_{name}" for kind in KINDS for name in ("mean_s", "variance_s2", "min_s", "max_s", "quantile_s")),
+    *("latency_histogram", "tbt_histogram", "batch_size_histogram"),
+    *("requests", "completed", "rejected", "measured", "steps", "preemptions"),
+    *("throughput_requests_per_s", "throughput_tokens_per_s", "makespan_s", "utilisation", "overloaded"),
+    *("batch_size_mean", "request_sla_violation_fraction", "token_sla_violation_fraction"),
+    *("kv_peak_tokens", "recomputed_token_fraction"),
+    *("effective_bins", "bin_lower_edge", "bin_upper_edge", "bin_requests", "bin_wait_mean_s", "bin_latency_mean_s"),
+    *("window_width_s", "window_arrivals", "window_completions", "window_request_sla_violation_fraction"),
+    *("window_queue_length_mean", "window_running_mean", "window_batch_size_mean", "window_kv_tokens_mean"),
+    *("window_preemptions", "window_batch_target_mean", "window_batch_memory_bound_mean"),
+    *("window_batch_sla_bound_mean", "window_signal_mean_s"),
+}
+
+
+def test_a_cube_holds_what_steps_give_and_nothing_of_whole_batches(cube: xr.Dataset) -> None:
+    assert set(cube.data_vars) == HELD
+    for name in HELD:
+        assert cube[name].dtype == np.dtype(REGISTRY[name].dtype)
+        assert cube[name].dims == REGISTRY[name].dims(["policy", "arrival_rate_per_s"])
+    assert cube.attrs["overload_test"] == STEP_OVERLOAD_TEST
+    assert (cube["completed"] + cube["rejected"] == cube["requests"]).all()
+    assert (cube["window_width_s"].sel(arrival_rate_per_s=6.0) == 120 / 6.0 / 10).all()
+    assert cube["effective_bins"].isel(replication=0, arrival_rate_per_s=0).values.tolist() == [1] * 6 + [3, 1, 3]
+    # Every option makes a difference.
+    assert len(np.unique(cube["latency_mean_s"].sel(arrival_rate_per_s=12.0).mean("replication"))) == len(POLICIES)
+    preempted = cube["preemptions"].sum(["replication", "arrival_rate_per_s"])
+    assert preempted.sel(policy="static") > preempted.sel(policy="margin")
+    cap = cube["window_batch_target_mean"]
+    assert cap.sel(policy="static").min() == cap.sel(policy="static").max() == 16
+    assert cap.sel(policy="memory").min() < 16
+
+
+def test_without_histograms_neither_is_kept() -> None:
+    tables = put(BASE, {"report.histograms": False, "replications": 1})
+    made = Sweep.model_validate(tables).run()
+    assert HELD - set(made.data_vars) == {"latency_histogram", "tbt_histogram"}
+    assert "tbt_bucket" not in made.dims
+    assert estimate(Sweep.model_validate(tables)).cube_bytes < estimate(sweep(BASE, replications=1)).cube_bytes
+
+
+def test_one_request_takes_what_the_law_says() -> None:
+    lengths = {"distribution": "constant", "value": 5.0, "prompt": {"distribution": "constant", "value": 300.0}}
+    tables = put(
+        BASE, {"workload.lengths": lengths, "workload.requests": 1, "workload.arrivals": {"process": "at_once"}}
+    )
+    made = Sweep.model_validate(put(tables, {"replications": 1, "workload.predictor": None})).run()
+    attention = 256 * 256 + 44 * 300
+    first = 2 * 0.02 + 300 * 5e-5 + attention * 1e-8
+    later = 4 * (0.02 + 0.0005) + (301 + 302 + 303 + 304) * 1e-7
+    assert float(made["ttft_mean_s"].item()) == pytest.approx(first, abs=1e-9)
+    assert float(made["latency_mean_s"].item()) == pytest.approx(first + later, abs=1e-9)
+    assert float(made["tpot_mean_s"].item()) == pytest.approx(later / 4, abs=1e-9)
+    assert int(made["steps"].item()) == 6
+    assert int(made["tbt_histogram"].sum()) == 4
+    assert float(made["kv_peak_tokens"].item()) == 304
+
+
+def test_windows_of_requests_that_all_arrive_at_once_span_their_work() -> None:
+    tables = put(BASE, {"workload.arrivals": {"process": "at_once"}, "workload.requests": 2000})
+    made = Sweep.model_validate({**tables, "replications": 1}).run()
+    span = 10 * float(made["window_width_s"])
+    assert 0.7 < span / float(made["makespan_s"].item()) < 1.3
+
+
+def test_rates_share_their_random_numbers() -> None:
+    plan = make_plan(sweep())
+    draws = Draws(1, 0)
+    jobs = [draws.job(point) for point in plan.points]
+    assert all(isinstance(job, StepJob) for job in jobs)
+    slow, fast, memory = (jobs[k].requests for k in (0, 1, 2))
+    assert slow.prompt is fast.prompt
+    assert slow.output is memory.output
+    assert slow.arrival is memory.arrival
+    np.testing.assert_allclose(slow.arrival, 2.0 * fast.arrival, atol=2)
+    assert slow.arrival[-1] == pytest.approx(20.0 * TICKS_PER_S, rel=0.4)
+    names = list(POLICIES)
+    by_bin, routed = (jobs[2 * names.index(name)] for name in ("by bin", "replica by bin"))
+    assert by_bin.bin_of is routed.bin_of
+    assert np.bincount(by_bin.bin_of).min() > 20
+    assert jobs[0].bin_of.max() == 0
+    other = Draws(1, 1).job(plan.points[0])
+    assert not np.array_equal(other.requests.prompt, slow.prompt)
+
+
+def test_the_requests_are_those_of_whole_batches() -> None:
+    policy, server = {"mode": "fifo_greedy", "batch_size": 4}, {"service": LINEAR}
+    whole = make_plan(sweep({**BASE, "policy": policy, "server": server})).points[0]
+    trace, requests = Draws(1, 0).job(whole).trace, Draws(1, 0).job(make_plan(sweep(BASE)).points[0]).requests
+    np.testing.assert_array_equal(trace.prompt, requests.prompt)
+    np.testing.assert_array_equal(trace.output, requests.output)
+    np.testing.assert_allclose(trace.arrival * 1e6, requests.arrival, atol=1e6)
+
+
+def test_requests_that_never_fit_are_counted_and_told(cube: xr.Dataset) -> None:
+    assert (cube["rejected"].sel(policy="static") == 0).all()
+    tables = put(BASE, {"server.replica.kv_capacity_tokens": 320})
+    made = Sweep.model_validate(tables).run()
+    assert (made["rejected"] > 0).any()
+    for replication in range(3):
+        job = Draws(1, replication).job(make_plan(Sweep.model_validate(tables)).points[0])
+        too_large = (job.requests.prompt + job.requests.output - 1 > 320).sum()
+        assert int(made["rejected"][replication]) == too_large
+    assert "some requests could never fit into a replica and were turned away" in made.attrs["notes"]
+    assert "turned away" not in sweep(BASE).run().attrs["notes"]
+
+
+def test_overload_is_said() -> None:
+    made = Sweep.model_validate(put(BASE, {"workload.arrivals.rate_per_s": 1000.0, "workload.requests": 1000})).run()
+    assert made["overloaded"].all()
+    assert "some points are overloaded" in made.attrs["notes"]
+
+
+def test_bins_that_nothing_hits_are_removed_and_told() -> None:
+    lengths = {"distribution": "constant", "value": 40.0, "prompt": {"distribution": "constant", "value": 10.0}}
+    tables = put(BASE, {"workload.lengths": lengths, "workload.predictor": None, "policy": BY_BIN})
+    made = Sweep.model_validate(tables).run()
+    assert (made["effective_bins"] == 1).all()
+    assert "no request can fall into 2 of the 3 bins" in made.attrs["notes"]
+    fifo = Sweep.model_validate(put(tables, {"policy": BASE["policy"]})).run()
+    xr.testing.assert_equal(made["latency_mean_s"], fifo["latency_mean_s"])
+
+
+def test_a_recorded_trace_runs_and_needs_prompts(tmp_path: Path) -> None:
+    def write(prompt: int) -> dict[str, Any]:
+        file = tmp_path / f"trace{prompt}.csv"
+        rows = [f"{0.25 * i},{prompt + i % 70},{1 + i % 40}" for i in range(200)]
+        file.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows]))
+        workload = {"trace": {"path": str(file), "resample": "circular"}, "requests": 100}
+        return {**BASE, "workload": {**workload, "predictor": {"kind": "oracle"}}}
+
+    made = sweep(write(1)).run()
+    assert (made["completed"] == 100).all()
+    assert len(np.unique(made["latency_mean_s"])) == 3
+    text = ": some prompts have no tokens: mode continuous needs prompts of at least 1"
+    with pytest.raises(UserError, match=f"workload.trace{text}"):
+        sweep(write(0)).run()
+    columns = {"path": str(tmp_path / "trace0.csv"), "column": "output_tokens", "prompt_column": "prompt_tokens"}
+    drawn = put(BASE, {"workload.lengths": {"distribution": "empirical", **columns}})
+    with pytest.raises(UserError, match=f"workload.lengths{text}"):
+        sweep(drawn).run()
+    columns["path"] = str(tmp_path / "trace1.csv")
+    assert (
+        sweep(put(drawn, {"workload.lengths": {"distribution": "empirical", **columns}})).run()["completed"] == 120
+    ).all()
+
+
+def test_axes_of_step_settings_have_their_units() -> None:
+    tables = deepcopy(BASE)
+    del tables["server"]["replica"]["kv_capacity_tokens"], tables["server"]["replica"]["token_budget"]
+    tables["server"]["service"] = {"law": "steps", "c0_s": 0.02}
+    tables["axes"] = {
+        "capacity": {"path": "server.replica.kv_capacity_tokens", "values": [1000, 2000]},
+        "budget": {"path": "server.replica.token_budget", "values": [64]},
+        "c1": {"path": "server.service.c1_s_per_request", "values": [0.001]},
+        "c4": {"path": "server.service.c4_s_per_prefill_attention", "values": [0.0, 1e-9]},
+    }
+    made = sweep(tables, replications=1).run()
+    units = [made[name].attrs["units"] for name in ("capacity", "budget", "c1", "c4")]
+    assert units == ["token", "token", "s/request", "s/token2"]
+    assert (made["latency_mean_s"].isel(c4=1) >= made["latency_mean_s"].isel(c4=0)).all()
+
+
+# Files --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cube_is_extended_and_shown_and_compared(
+    tmp_path: Path, cube: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, other = tmp_path / "cube.nc", tmp_path / "other.nc"
+    sweep(replications=1).run(file)
+    longer = sweep().run(file, backend="reference")
+    xr.testing.assert_identical(data_of(longer), data_of(cube))
+    assert longer.attrs["backend"] == "numba, reference"
+    xr.testing.assert_equal(data_of(read_cube(file)), data_of(cube))
+    sweep().run(other)
+    assert Answer(capsys, "compare", str(file), str(other)).status == 0
+    shown = " ".join(Answer(capsys, "show", str(file)).out.replace("_ ", "_").split())
+    for name in ("ttft_mean_s", "tpot_mean_s", "preemptions"):
+        assert name in shown
+
+
+def test_a_stopped_run_continues(tmp_path: Path, cube: xr.Dataset) -> None:
+    class Interrupt(Silent):
+        def finish_replications(self, count: int) -> None:
+            raise KeyboardInterrupt
+
+    class Rest(Silent):
+        def start(self, points: int, replications: int, requests: int) -> None:
+            self.replications = replications
+
+    file, rest = tmp_path / "cube.nc", Rest()
+    with pytest.raises(KeyboardInterrupt):
+        sweep().run(file, workers=1, progress=Interrupt())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cube.nc.partial"]
+    continued = sweep().run(file, progress=rest)
+    assert rest.replications < 3
+    xr.testing.assert_identical(data_of(continued), data_of(cube))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cube.nc"]
+
+
+def test_a_cube_says_how_to_make_it_again(cube: xr.Dataset) -> None:
+    again = Sweep.model_validate(json.loads(cube.attrs["specification"])).run()
+    xr.testing.assert_identical(data_of(again), data_of(cube))
+
+
+# Coefficients -------------------------------------------------------------------------------------------------------
+
+VLLM = {"coefficients": "qwen3-0.6b-cpu-vllm"}
+SLOW = put(BASE, {"workload.arrivals.rate_per_s": 0.2, "server.service": VLLM})
+
+
+def written(path: Path, change: Callable[[Any], None]) -> str:
+    """A file of the shipped coefficients with one thing changed."""
+    content = json.loads(locate(VLLM["coefficients"]).read_bytes())
+    change(content)
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def test_coefficients_give_their_law_of_steps() -> None:
+    law = load(VLLM["coefficients"]).step_law
+    assert law is not None
+    (point,) = make_plan(sweep(SLOW)).points
+    built = point.setup.replica.law
+    assert built.step == round(law.c0_s * 1e12)
+    assert built.prefill_attention == round(law.c4_s_per_prefill_attention * 1e12)
+    made = sweep(SLOW).run()
+    notes = made.attrs["notes"]
+    assert "step times of qwen3-0.6b-cpu-vllm (measured)" in notes
+    assert "nothing measured" not in notes
+    (kept,) = json.loads(made.attrs["service_coefficients"])[VLLM["coefficients"]]["laws"]
+    assert kept == {"asked": "steps", "draw": False, "law": law.model_dump()}
+    assert not of_single(made["latency_mean_s"])
+
+
+def test_what_nothing_measured_and_what_is_extrapolated_is_told() -> None:
+    service = {"coefficients": "ml-energy-llama-3.1-8b-h100"}
+    tables = put(BASE, {"server.service": service, "policy.largest_batch": 2000, "server.replica.token_budget": 2048})
+    notes = make_plan(Sweep.model_validate(tables)).notes
+    assert any("nothing measured c2_s_per_kv_token, c3_s_per_prefill_token, c4_s" in note for note in notes)
+    assert any("measured up to batches of" in note and "some of up to 2000" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "draw", "line"),
+    [
+        (lambda content: content.pop("step_law"), False, "hold no law of single steps, mode continuous needs it"),
+        (
+            lambda content: content["step_law"].update(covariance=None),
+            True,
+            "nothing is known of the errors of a step's coefficients",
+        ),
+        (
+            lambda content: content["step_law"]["covariance"][0].__setitem__(0, 1.0),
+            True,
+            "c0_s is less than four of its standard errors: draws could be negative",
+        ),
+        (
+            # A step takes no time but for its requests: their term is then the one that must be known well.
+            lambda content: content["step_law"].update(c0_s=None, c1_s_per_request=0.002),
+            True,
+            "c1_s_per_request is less than four of its standard errors: draws could be negative",
+        ),
+    ],
+)
+def test_coefficients_that_cannot_be_used_are_refused_in_a_line(
+    tmp_path: Path, change: Callable[[Any], None], draw: bool, line: str
+) -> None:
+    file = written(tmp_path / "mine.json", change)
+    tables = put(SLOW, {"server.service": {"coefficients": file, "draw": draw}})
+    with pytest.raises(UserError) as caught:
+        Sweep.model_validate(tables, "sweep.toml").run()
+    where = "server.service.draw: " if draw else ""
+    assert str(caught.value) == f"sweep.toml: {where}coefficients {file}: {line}"
+
+
+def test_a_target_below_a_single_request_of_coefficients_is_refused() -> None:
+    tables = put(SLOW, {"policy.sla": {"target_s": 0.07, "tolerance_s": 0.001}})
+    with pytest.raises(
+        UserError, match=r"policy\.sla\.target_s = 0\.07: must be at least c0_s \+ c1_s_per_request = 0\.078"
+    ):
+        Sweep.model_validate(tables).run()
+
+
+def test_replications_draw_coefficients_of_their_own_and_points_share_them() -> None:
+    tables = put(SLOW, {"server.service": {**VLLM, "draw": True}, "policy.largest_batch": None})
+    tables["axes"] = {"cap": {"path": "policy.largest_batch", "values": [4, 16]}}
+    checked = sweep(tables)
+    plan = make_plan(checked)
+    laws = []
+    for replication in range(3):
+        draws = Draws(checked.seed, replication)
+        one, other = (draws.job(point).setup.replica.law for point in plan.points)
+        assert one == other
+        laws.append(one)
+    assert len({law.step for law in laws}) == 3
+    settings = CoefficientsLaw(**VLLM, draw=True)
+    expected = drawn_steps(settings, stream(checked.seed, 2, "coefficients"))
+    assert laws[2].step == round(expected[0] * 1e12)
+    made = checked.run()
+    assert of_single(made["latency_mean_s"])
+    assert "drawn anew for every replication" in made.attrs["notes"]
+    fixed = sweep(put(tables, {"server.service": VLLM})).run()
+    assert (fixed["latency_mean_s"] != made["latency_mean_s"]).all()
+    xr.testing.assert_equal(fixed["window_arrivals"], made["window_arrivals"])
+    longer = sweep(tables, replications=5).run(workers=2)
+    xr.testing.assert_equal(longer["latency_mean_s"].isel(replication=slice(0, 3)), made["latency_mean_s"])
+
+
+def test_drawn_coefficients_scatter_as_their_covariance_says() -> None:
+    settings = CoefficientsLaw(**VLLM, draw=True)
+    law = load(VLLM["coefficients"]).step_law
+    assert law is not None
+    assert law.covariance is not None
+    rng = np.random.default_rng(1)
+    draws = np.array([drawn_steps(settings, rng) for _ in range(4000)])
+    assert (draws >= 0).all()
+    # The terms that are far from 0; variance of a t distribution is n / (n - 2) times that of the normal one.
+    near, covariance = draws[:, [0, 1, 3]], np.array(law.covariance)[np.ix_([0, 1, 3], [0, 1, 3])]
+    scale = np.sqrt(np.diag(covariance))
+    wide = law.degrees_of_freedom / (law.degrees_of_freedom - 2)
+    np.testing.assert_allclose(
+        np.cov(near.T) / np.outer(scale, scale), wide * covariance / np.outer(scale, scale), atol=0.1
+    )
+    values = [law.c0_s, law.c1_s_per_request, law.c3_s_per_prefill_token]
+    np.testing.assert_allclose(near.mean(axis=0), values, atol=4 * scale.max() / np.sqrt(4000))
+
+
+def test_a_device_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> int:
+        raise AssertionError
+
+    monkeypatch.setattr(execution, "jobs_at_once", refuse)
+    assert (sweep(BASE, replications=1).run()["completed"] == 120).all()
