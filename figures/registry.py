@@ -78,13 +78,17 @@ _FIGURES: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
 }
 # What no preset makes, a sweep of one's own does.
 _SERVING: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
-    "tbt-vs-rate": (tbt_vs_rate, _ANY_RATE, ("continuous-rate", "continuous-bins", "dynamic-sla")),
-    "step-throughput": (step_throughput, "an axis over policy.largest_batch, all requests at time 0", ()),
+    "tbt-vs-rate": (tbt_vs_rate, _ANY_RATE, ("continuous-rate", "continuous-bins", "dynamic-fig4", "dynamic-sla")),
+    "step-throughput": (
+        step_throughput,
+        "an axis over policy.largest_batch, all requests at time 0",
+        ("dynamic-fig3",),
+    ),
     "serving-over-time": (serving_over_time, "mode continuous", ("continuous-rate", "continuous-bins")),
     "capacity": (capacity, "a search: batchcube capacity SPEC.toml --sla NAME=LIMIT", ()),
     "gain-map": (gain_map, "an axis of policies or modes and two more axes", ()),
-    "memory-erratum": (memory_erratum, "an axis over policy.memory.rule, mode dynamic_only", ()),
-    "controller-bounds": (controller_bounds, "policy.sla set", ("controller-step",)),
+    "memory-erratum": (memory_erratum, "an axis over policy.memory.rule, mode dynamic_only", ("dynamic-erratum",)),
+    "controller-bounds": (controller_bounds, "policy.sla set", ("controller-step", "dynamic-bounds")),
 }
 _MADE = "a calibration: batchcube calibrate fit MEASUREMENT writes NAME.fit.nc"
 # Drawn from calibrations instead of cubes.

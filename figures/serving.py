@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,6 @@ _TARGET = "policy.sla.target_s"
 _MEMORY_BOUND, _SLA_BOUND = "window_batch_memory_bound_mean", "window_batch_sla_bound_mean"
 _STATISTICS = {"mean": None, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 _HELD = "A window without a decision keeps the bound of the one before."
-_TOLD = ("without an answer", "miss the criteria already", "still meet the criteria")
 # By the flag of a search that found no answer.
 _UNANSWERED = {
     -1: "miss the criteria already at the lowest rate",
@@ -60,10 +60,15 @@ def tbt_vs_rate(
     select: Select = None,
     lines: str | None = None,
     statistic: str = "mean",
+    printed: Any = None,
     width_mm: float = style.SINGLE_COLUMN_MM,
 ) -> Figure:
-    """Draw the time between tokens against the arrival rate, one line per policy, with the SLA ([DB] Fig. 4)."""
+    """Draw the time between tokens against the arrival rate, one line per policy, with the SLA ([DB] Fig. 4).
+
+    `printed` are points of a paper to draw beside: names with `rate:ms`, as `static=4:44,5.4:51.1;dynamic=4:36.9`.
+    """
     figured.check("statistic", statistic, tuple(_STATISTICS))
+    others = _printed_points(figured, printed)
     probability = _STATISTICS[statistic]
     variable = "tbt_mean_s" if probability is None else "tbt_quantile_s"
     seen = view(figured, cube, select, needs=[variable], x=RATE, lines=_policies(cube), lines_named=lines)
@@ -74,6 +79,10 @@ def tbt_vs_rate(
     for i, (name, at) in enumerate(zip(line_names(seen), line_places(seen), strict=True)):
         interval = _times(seen.interval(variable, **at, **part), 1e3)
         style.line(panel, seen.x.positions, interval, seen.overloaded(**at), name, style.look(i, name))
+    given = []
+    for marker, (name, points) in zip(_PRINTED_MARKERS, others.items(), strict=False):
+        look = {"color": "black", "marker": marker, "linestyle": "none", "markersize": 5, "markerfacecolor": "none"}
+        given += panel.plot(*zip(*points, strict=True), label=f"{name}, as printed", zorder=4, **look)
     x_axis(panel, seen.x)
     panel.set_ylabel(f"{statistic} time between tokens (ms)")
     targets = _each(seen, _TARGET)
@@ -89,7 +98,27 @@ def tbt_vs_rate(
         else "Over requests, each with the decoding time per token of its batch."
     )
     title = "Time between tokens against arrival rate"
-    return style.finish(figure, title, seen.subtitle(), line_handles(seen), marks, seen.caption(over))
+    return style.finish(figure, title, seen.subtitle(), [*line_handles(seen), *given], marks, seen.caption(over))
+
+
+_PRINTED_MARKERS = ("x", "+", "1", "2")
+
+
+def _printed_points(figured: Figured, printed: Any) -> dict[str, list[tuple[float, float]]]:
+    """Return the points (rate, ms) that `printed` names."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for group in str(printed).split(";") if printed is not None else ():
+        name, _, spelled = group.partition("=")
+        try:
+            pairs = [tuple(float(part) for part in pair.split(":")) for pair in spelled.split(",")]
+            points[name.strip()] = [(rate, ms) for rate, ms in pairs]
+        except ValueError:
+            raise figured.refuses(
+                f"printed = {printed}: must be names with rate:ms, as static=4:44,5.4:51.1;dynamic=4:36.9"
+            ) from None
+    if len(points) > len(_PRINTED_MARKERS):
+        raise figured.refuses(f"printed: must be at most {len(_PRINTED_MARKERS)} names, not {len(points)}")
+    return points
 
 
 def step_throughput(
@@ -490,6 +519,9 @@ def gain_map(
         panel.add_patch(_hatched((column - 0.5, row - 0.5)))
     overloaded = seen.overloaded()
     either = overloaded[:, base] | overloaded[:, other]
+    if not REGISTRY[quantity].steady_state:
+        # Throughput under overload is what it is.
+        either[:] = False
     if either.any() and not either.all():
         at_row, at_column = np.nonzero(either)
         corner: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": "white", "markersize": 3}
@@ -558,10 +590,11 @@ def _search_caption(seen: View, *said: str) -> str:
         low, high = (float(about[f"capacity_{end}_per_s"]) for end in ("low", "high"))
         sentences.append(f"Searched from {low:.4g} to {high:.4g} requests/s.")
     # What has no answer is said for what is drawn, not again for the whole cube.
+    told = str(about.get("capacity_notes_unanswered", "")).splitlines()
     notes = [
         note[:1].upper() + note[1:].rstrip(".") + "."
         for note in str(about.get("notes", "")).splitlines()
-        if note and not any(told in note for told in _TOLD)
+        if note and note not in told
     ]
     return " ".join(part for part in (*sentences, *said, "Of the whole cube:" if notes else "", *notes) if part)
 
@@ -631,7 +664,7 @@ def _place(figured: Figured, axis: Axis, option: str, wanted: Any) -> int:
 def _name_places(panel: Axes, across: Axis, up: Axis) -> None:
     """Name the cells of a map, every few where there are many."""
     panel.set_xlabel(across.title)
-    panel.set_ylabel(up.title)
+    panel.set_ylabel(fill(up.title, 32))
     for axis, named, room in ((panel.xaxis, across, 12), (panel.yaxis, up, 16)):
         names = [_text(value) for value in named.values]
         every = -(-len(names) // room)

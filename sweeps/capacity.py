@@ -530,6 +530,19 @@ def find_capacity(
     return _cube(sweep, run, made_by)
 
 
+def asked_of(cube: xr.Dataset) -> dict[str, Any]:
+    """Return the arguments of `find_capacity` that made a cube, beside its sweep."""
+    about = cube.attrs
+    given = bool(about["capacity_range_given"])
+    return {
+        "criteria": [Criterion(**criterion) for criterion in json.loads(str(about["capacity_criteria"]))],
+        "low": float(about["capacity_low_per_s"]) if given else None,
+        "high": float(about["capacity_high_per_s"]) if given else None,
+        "tolerance": float(about["capacity_tolerance"]),
+        "allow_overload": bool(about["capacity_allow_overload"]),
+    }
+
+
 # The cube -----------------------------------------------------------------------------------------------------------
 
 
@@ -542,7 +555,8 @@ def _cube(sweep: Sweep, run: _Run, made_by: MadeBy) -> xr.Dataset:
         "capacity_unbracketed": np.array([[answer.found.unbracketed for answer in row] for row in table], np.int64),
         "capacity_statistic": np.array([[answer.statistic for answer in row] for row in table]),
     }
-    notes = [*plan.notes, *_notes(sweep, table)]
+    unanswered = _unanswered(sweep, table)
+    notes = [*plan.notes, *unanswered, *_wavering(sweep, table)]
     if run.rejected:
         notes.append("some requests could never fit into a replica and were turned away: no criterion looks at them")
     attrs = provenance(
@@ -559,12 +573,16 @@ def _cube(sweep: Sweep, run: _Run, made_by: MadeBy) -> xr.Dataset:
     laws = calibrated(plan.points)
     kept = {"service_coefficients": coefficients.record(laws, steps=plan.continuous)} if laws else {}
     visited = [answer for row in table for answer in row]
+    in_range = settings.low is not None and settings.high is not None
     about: dict[str, str | int | float] = {
         "capacity_criteria": json.dumps([criterion._asdict() for criterion in settings.criteria]),
         "capacity_low_per_s": min(a.lowest for a in visited) if settings.low is None else settings.low,
         "capacity_high_per_s": max(a.highest for a in visited) if settings.high is None else settings.high,
         "capacity_tolerance": settings.tolerance,
         "capacity_allow_overload": int(settings.allow_overload),
+        # Otherwise both ends are the rates that the search came to by itself.
+        "capacity_range_given": int(in_range),
+        "capacity_notes_unanswered": "\n".join(unanswered),
     }
     cube = build_cube(
         [cube_axis(axis, sweep) for axis in sweep.grid.axes],
@@ -581,10 +599,10 @@ def _cube(sweep: Sweep, run: _Run, made_by: MadeBy) -> xr.Dataset:
     return cube
 
 
-def _notes(sweep: Sweep, table: Sequence[Sequence[_Answer]]) -> list[str]:
-    """Say which replications of which points have no answer and why, and where there may be several."""
-    places: dict[str, list[str]] = {}
-    for position, row in zip(np.ndindex(sweep.grid.shape), table, strict=True):
+def _unanswered(sweep: Sweep, table: Sequence[Sequence[_Answer]]) -> list[str]:
+    """Say which replications of which points have no answer, and why."""
+    places: dict[str, list[int]] = {}
+    for k, row in enumerate(table):
         for flag, what in (
             (-1, "miss the criteria already at {}/s, the lowest rate looked at"),
             (1, "still meet the criteria at {}/s, the highest rate looked at"),
@@ -592,20 +610,34 @@ def _notes(sweep: Sweep, table: Sequence[Sequence[_Answer]]) -> list[str]:
             edges = [answer.found.edge for answer in row if answer.found.unbracketed == flag]
             if edges:
                 rates = " to ".join(dict.fromkeys(f"{edge:.6g}" for edge in (min(edges), max(edges))))
-                text = f"{len(edges)} of {len(row)} replications {what.format(rates)}"
-                places.setdefault(text, []).append(where(sweep.grid.axes, position))
+                places.setdefault(f"{len(edges)} of {len(row)} replications {what.format(rates)}", []).append(k)
+    notes = _with_places(sweep, places)
+    flags = {answer.found.unbracketed for row in table for answer in row}
+    if 0 in flags and len(flags) > 1:
+        notes.append("replications without an answer have no capacity (NaN), and means and intervals leave them out")
+    return notes
+
+
+def _wavering(sweep: Sweep, table: Sequence[Sequence[_Answer]]) -> list[str]:
+    """Say where there may be several answers."""
+    places: dict[str, list[int]] = {}
+    for k, row in enumerate(table):
         wavering = sum(not answer.monotone for answer in row)
         if wavering:
             text = (
                 f"in {wavering} of {len(row)} replications the criteria hold again above a rate at which they fail: "
                 "their capacity is one crossing of several"
             )
-            places.setdefault(text, []).append(where(sweep.grid.axes, position))
-    notes = [
-        f"{text} ({'every point' if len(at) == len(table) else 'at ' + '; '.join(at)})" if sweep.grid.axes else text
-        for text, at in places.items()
+            places.setdefault(text, []).append(k)
+    return _with_places(sweep, places)
+
+
+def _with_places(sweep: Sweep, places: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return notes with the points that each is true of, given by their numbers."""
+    if not sweep.grid.axes:
+        return list(places)
+    at = [where(sweep.grid.axes, position) for position in np.ndindex(sweep.grid.shape)]
+    return [
+        f"{text} ({'every point' if len(points) == len(at) else 'at ' + '; '.join(at[k] for k in points)})"
+        for text, points in places.items()
     ]
-    flags = {answer.found.unbracketed for row in table for answer in row}
-    if 0 in flags and len(flags) > 1:
-        notes.append("replications without an answer have no capacity (NaN), and means and intervals leave them out")
-    return notes

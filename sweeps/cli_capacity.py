@@ -3,7 +3,7 @@
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,8 @@ from .cli_help import examples
 if TYPE_CHECKING:
     import xarray as xr
     from rich.console import Console
+
+    from .specification import Sweep
 
 EPILOG = examples(
     "batchcube capacity sweep.toml --sla tbt_mean_ms=50 -o out/capacity.nc",
@@ -72,6 +74,28 @@ def capacity(
 
     Exit status 1 when no replication of any point has an answer; the cube is written all the same.
     """
+    from .specification import Sweep
+
+    overrides = list(settings or [])
+    overrides += [] if replications is None else [f"replications={replications}"]
+    overrides += [] if seed is None else [f"seed={seed}"]
+    sweep = Sweep.from_toml(spec, overrides)
+    asked = {"criteria": sla, "low": low, "high": high, "tolerance": tolerance, "allow_overload": allow_overload}
+    to = output or Path(f"{sweep.name}-capacity.nc")
+    search(sweep, asked, to, workers, backend=backend, quiet=quiet, overwrite=overwrite)
+
+
+def search(
+    sweep: "Sweep",
+    asked: dict[str, Any],
+    to: Path,
+    workers: int | None,
+    *,
+    backend: str,
+    quiet: bool,
+    overwrite: bool,
+) -> None:
+    """Search as `asked` of `find_capacity`, write the cube and print it; exit status 1 when nothing has an answer."""
     from rich.console import Console
 
     from batchcube.results.cube import write_cube
@@ -80,13 +104,7 @@ def capacity(
     from .errors import UserError
     from .files import make_folder, require_new
     from .progress import Silent, progress_for_terminal
-    from .specification import Sweep
 
-    overrides = list(settings or [])
-    overrides += [] if replications is None else [f"replications={replications}"]
-    overrides += [] if seed is None else [f"seed={seed}"]
-    sweep = Sweep.from_toml(spec, overrides)
-    to = output or Path(f"{sweep.name}-capacity.nc")
     if to.is_dir():
         raise UserError(f"{to}: is a folder, must be a file name")
     if not overwrite:
@@ -94,17 +112,7 @@ def capacity(
     make_folder(to.parent)
     try:
         with nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
-            cube = find_capacity(
-                sweep,
-                sla,
-                low,
-                high,
-                tolerance=tolerance,
-                allow_overload=allow_overload,
-                workers=workers,
-                progress=progress,
-                backend=backend,
-            )
+            cube = find_capacity(sweep, **asked, workers=workers, progress=progress, backend=backend)
     except KeyboardInterrupt:
         print("batchcube: stopped. Nothing is kept.", file=sys.stderr)
         raise typer.Exit(130) from None

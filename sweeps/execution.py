@@ -154,12 +154,14 @@ def _require_writable(target: Path) -> None:
 
 
 def _same_sweep(target: Path, sweep: Sweep) -> xr.Dataset:
-    """Return the cube that is there already; raises UserError unless it is one of the same sweep."""
+    """Return the cube that is there already; raises UserError unless a run of the same sweep made it."""
     advice = "choose another output, or --overwrite"
     try:
         cube = read_cube(target)
     except ValueError as error:
         raise UserError(f"{error}; {advice}") from None
+    if "capacity_criteria" in cube.attrs:
+        raise UserError(f"{target}: holds capacities, which a search made and no run can continue; {advice}")
     kept = parse_specification(str(cube.attrs["specification"]))
     if identity_of(kept) != sweep.identity():
         differing = sorted(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from .errors import UserError
 from .files import write_text
 from .planning import make_plan
-from .specification import Sweep
+from .specification import Sweep, identity_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -143,12 +144,15 @@ class Reproduction:
         self._workers, self._overwrite, self._backend, self._progress = workers, overwrite, backend, progress
         self.rows: list[Row] = []
 
-    def run(self, preset: str, *, name: str | None = None, overrides: Iterable[str] = ()) -> tuple[Sweep, "xr.Dataset"]:
+    def run(
+        self, preset: str, *, name: str | None = None, overrides: Iterable[str] = (), whole: bool = False
+    ) -> tuple[Sweep, "xr.Dataset"]:
         """Run a preset, or take the cube of the same sweep that is there already; returns the sweep and its cube.
 
-        ``overrides`` are settings ``path=value``; a quick run has a tenth of the requests and says so in its title.
+        ``overrides`` are settings ``path=value``; a quick run has a tenth of the requests and says so in its title,
+        unless the preset is small and means something ``whole`` only.
         """
-        sweep = self._sweep(preset, overrides)
+        sweep = self._sweep(preset, overrides, whole=whole)
         file = self.folder / f"{name or preset}.nc"
         self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
         with self._progress() as progress:
@@ -157,15 +161,40 @@ class Reproduction:
             )
         return sweep, cube
 
+    def capacity(self, preset: str, criteria: Sequence[str]) -> "xr.Dataset":
+        """Search the capacity of a preset's points, or take the cube of the same search that is there already.
+
+        Raises UserError for a cube of another search.
+        """
+        from batchcube.results.cube import parse_specification, read_cube, write_cube
+
+        from .capacity import asked_of, find_capacity, parse_criterion
+
+        sweep = self._sweep(preset, ())
+        file = self.folder / f"{preset}.nc"
+        self.console.print(f"[bold]{preset}[/bold]: {sweep.title}", highlight=False)
+        if file.exists() and not self._overwrite:
+            kept = read_cube(file)
+            same = identity_of(parse_specification(str(kept.attrs["specification"]))) == sweep.identity()
+            searched = "capacity_criteria" in kept.attrs and asked_of(kept)["criteria"]
+            if not same or searched != [parse_criterion(text) for text in criteria]:
+                raise UserError(f"{file}: holds another search; choose another output, or --overwrite")
+            if kept.sizes["replication"] >= sweep.replications:
+                return kept
+        with self._progress() as progress:
+            cube = find_capacity(sweep, criteria, workers=self._workers, progress=progress, backend=self._backend)
+        write_cube(cube, file)
+        return cube
+
     def check(self, preset: str, overrides: Iterable[str] = ()) -> None:
         """Read the files of a preset, so that a bad one is refused before anything runs."""
         make_plan(self._sweep(preset, overrides))
 
-    def _sweep(self, preset: str, overrides: Iterable[str]) -> Sweep:
+    def _sweep(self, preset: str, overrides: Iterable[str], *, whole: bool = False) -> Sweep:
         settings = list(overrides)
         if self._replications is not None:
             settings.append(f"replications={self._replications}")
-        if self.quick:
+        if self.quick and not whole:
             plain = Sweep.from_toml(preset, settings)
             count = plain.grid.points[0].workload.request_count or 10_000
             settings += [

@@ -16,7 +16,9 @@ from pydantic import Field, ValidationError
 from .errors import UserError
 from .grid import AxisSettings, Grid, build_grid, read_axes
 from .mistakes import Mistake, mistakes, show_value
-from .settings import Policy, Report, Server, Workload, draws_service, is_continuous
+from .settings import Point, Policy, Report, Server, Workload, draws_service, is_continuous
+from .workloads.arrivals import AtOnce, Deterministic
+from .workloads.lengths import Constant
 from .workloads.settings import Settings
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ class Sweep:
             raise SpecificationError(source, wrong)
         # Stated, so that a longer run of the same file differs in this number only.
         document["replications"] = header.replications
-        replications = 1 if all(is_deterministic(point.workload) for point in grid.points) else header.replications
+        replications = 1 if all(map(is_deterministic, grid.points)) else header.replications
         return cls(
             header.name,
             header.title or header.name,
@@ -159,10 +161,16 @@ def identity_of(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def is_deterministic(workload: Workload) -> bool:
-    """Say whether every replication of a workload would be the same one."""
-    trace = workload.trace
-    return trace is not None and trace.resample == "none" and workload.predictor.kind in ("oracle", "column")
+def is_deterministic(point: Point) -> bool:
+    """Say whether every replication of a point would be the same one."""
+    workload = point.workload
+    trace, lengths, predictor = workload.trace, workload.lengths, workload.predictor.kind
+    if draws_service(point):
+        return False
+    if trace is not None:
+        return trace.resample == "none" and predictor in ("oracle", "column")
+    fixed = isinstance(lengths, Constant) and (lengths.prompt is None or isinstance(lengths.prompt, Constant))
+    return fixed and isinstance(workload.arrivals, AtOnce | Deterministic) and predictor == "oracle"
 
 
 def _mode_problems(grid: Grid) -> list[Mistake]:
@@ -177,8 +185,10 @@ def _replication_problems(grid: Grid) -> list[Mistake]:
     if len(draws) > 1:
         text = "must be the same at every point: where coefficients are drawn, intervals mean something else"
         return [Mistake(("server", "service", "draw"), text)]
-    fixed = [is_deterministic(point.workload) for point in grid.points]
-    if any(fixed) and not all(fixed):
+    fixed = [is_deterministic(point) for point in grid.points]
+    if any(f and point.workload.trace is not None for f, point in zip(fixed, grid.points, strict=True)) and not all(
+        fixed
+    ):
         text = (
             "this point has nothing random, others have: replications would be copies and their interval a fiction; "
             'set resample = "circular" or "blocks"'

@@ -33,4 +33,4 @@ def test_every_block_runs(tmp_path: Path) -> None:
         if finished.returncode:
             pytest.fail(f"{block}\n{finished.stderr}")
     made = {file.name for file in (tmp_path / "out").iterdir()}
-    assert {"fig3.nc", "fig3.png", "bins.pdf", "my-sweep.nc", "again.nc", "trace.nc"} <= made
+    assert {"fig3.nc", "fig3.png", "bins.pdf", "my-sweep.nc", "again.nc", "trace.nc", "capacity.nc"} <= made

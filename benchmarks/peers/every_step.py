@@ -9,7 +9,8 @@ from batchcube.engine.continuous.model import TICKS_PER_S
 
 def mean_latency_s(requests: Requests, replica: Replica) -> float:
     """Return the mean end-to-end latency in seconds of one replica that never runs out of KV cache."""
-    return _run(*requests, tuple(replica.law), int(replica.control.largest), replica.token_budget) / TICKS_PER_S
+    total = _run(*requests, tuple(replica.law), int(replica.control.largest), replica.token_budget)
+    return float(total) / TICKS_PER_S
 
 
 @njit(nogil=True)

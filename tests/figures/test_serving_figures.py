@@ -413,10 +413,12 @@ def test_capacity_shows_dots_by_policy_and_a_panel_per_value():
 
 
 def test_capacity_names_what_has_no_answer_and_the_criteria():
-    figure = draw(
-        "capacity", capacities(notes="4 of 4 replications still meet the criteria at 32/s\nbins were removed")
-    )
+    unanswered = "4 of 4 replications still meet the criteria at 32/s"
+    cube = capacities(notes=f"{unanswered}\nbins were removed")
+    cube.attrs["capacity_notes_unanswered"] = unanswered
+    figure = draw("capacity", cube)
     text = said(figure)
+    assert unanswered not in text
     assert "replications that miss the criteria already at the lowest rate, output_cv = 0.2, static (1 of 4)." in text
     assert "replications that still meet the criteria at the highest rate, output_cv = 1, both (4 of 4)." in text
     assert "with mean time between tokens ≤ 0.05 s and p99 latency ≤ 60 s and no overload." in text
@@ -511,10 +513,25 @@ def test_gain_map_takes_any_quantity_axis_and_capacities():
 def test_gain_map_marks_overload():
     cube = gains()
     cube["overloaded"].values[2, 3, 1, 0] = True
-    panel = draw("gain-map", cube, against="both").axes[0]
+    options = {"against": "both", "quantity": "latency_mean_s"}
+    panel = draw("gain-map", cube, **options).axes[0]
     np.testing.assert_allclose(lines(panel)["overloaded"].get_xydata(), [[3.36, 1.34]])
     everywhere = cube.assign(overloaded=cube["overloaded"] | True)
-    assert "Either is overloaded at every point." in said(draw("gain-map", everywhere, against="both"))
+    assert "Either is overloaded at every point." in said(draw("gain-map", everywhere, **options))
+    # Throughput means the same under overload.
+    assert "overloaded" not in lines(draw("gain-map", cube, against="both").axes[0])
+
+
+def test_tbt_vs_rate_draws_printed_points():
+    figure = draw("tbt-vs-rate", at_rates(), printed="static=4:44,5.4:51.1;dynamic=4:36.9")
+    drawn = lines(figure.axes[0])
+    np.testing.assert_array_equal(drawn["static, as printed"].get_xydata(), [[4, 44], [5.4, 51.1]])
+    np.testing.assert_array_equal(drawn["dynamic, as printed"].get_xydata(), [[4, 36.9]])
+    assert "dynamic, as printed" in legend_labels(figure)
+    with pytest.raises(ValueError, match=r"printed = 4;5: must be names with rate:ms"):
+        draw("tbt-vs-rate", at_rates(), printed="4;5")
+    with pytest.raises(ValueError, match="must be at most 4 names, not 5"):
+        draw("tbt-vs-rate", at_rates(), printed=";".join(f"{name}=1:2" for name in "abcde"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -345,6 +346,7 @@ def test_a_cube_has_the_axes_and_says_what_was_searched(cube: xr.Dataset) -> Non
         {"variable": "latency_quantile_s", "quantile": 0.99, "limit": 20.0},
     ]
     assert cube.attrs["capacity_tolerance"] == 0.005
+    assert cube.attrs["capacity_range_given"] == 0
     assert cube.attrs["capacity_low_per_s"] <= float(cube["capacity_requests_per_s"].min())
     assert cube.attrs["capacity_high_per_s"] >= float(cube["capacity_requests_per_s"].max())
     kept = Sweep.model_validate(json.loads(cube.attrs["specification"]))
@@ -436,7 +438,9 @@ def test_no_answer_is_nan_and_said() -> None:
         "3 of 3 replications still meet the criteria at 1.5/s, the highest rate looked at (at largest = 8)",
         "replications without an answer have no capacity (NaN), and means and intervals leave them out",
     ]
+    assert found.attrs["capacity_notes_unanswered"] == found.attrs["notes"]
     assert (found.attrs["capacity_low_per_s"], found.attrs["capacity_high_per_s"]) == (0.8, 1.5)
+    assert found.attrs["capacity_range_given"] == 1
 
 
 def test_an_objective_that_an_empty_server_misses_has_no_answer() -> None:
@@ -478,6 +482,7 @@ def test_criteria_that_hold_again_are_said() -> None:
         "in 1 of 2 replications the criteria hold again above a rate at which they fail: their capacity is one "
         "crossing of several"
     )
+    assert found.attrs["capacity_notes_unanswered"] == ""
 
 
 # Continuous batching ------------------------------------------------------------------------------------------------
@@ -677,6 +682,52 @@ def test_the_command_refuses_to_overwrite(spec: str, capsys: pytest.CaptureFixtu
     assert read_cube("out/cube.nc").attrs["seed"] == 7
     assert [file.name for file in Path("out").iterdir()] == ["cube.nc"]
     assert Answer(capsys, *command[:-3], "-o", "out").mistake == "out: is a folder, must be a file name"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--low", "0.8", "--high", "1.5", "--tolerance", "0.02"],
+        ["--sla", "latency_p99_s=20", "--allow-overload", "--seed", "7"],
+    ],
+)
+def test_rerun_searches_again_as_the_cube_says(
+    spec: str, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Answer(capsys, "capacity", spec, "--sla", "wait_mean_ms=700", "-o", "cube.nc", "-q", *options)
+    assert made.status == 0
+    Path(spec).unlink()
+    again = Answer(capsys, "rerun", "cube.nc", "-o", "again.nc", "-q", "--workers", "1")
+    assert (again.status, again.out) == (0, made.out)
+    same = Answer(capsys, "compare", "cube.nc", "again.nc")
+    assert same.status == 0, same.out
+    mistake = Answer(capsys, "rerun", "cube.nc", "-o", "again.nc").mistake
+    assert mistake == "again.nc: is there already; choose another output, or --overwrite"
+
+
+def test_the_example_of_the_docs_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "capacity.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "cap-and-memory.toml").write_text(example)
+    (command,) = re.findall(r"batchcube (capacity cap-and-memory\.toml .*)", text)
+    arguments = [str(tmp_path / part) if part.endswith((".toml", ".nc")) else part for part in command.split()]
+    smaller = ["-n", "2", "--set", "workload.requests=200", "--tolerance", "0.05"]
+    answer = Answer(capsys, *arguments, *smaller, "-q")
+    assert answer.status == 0
+    found = read_cube(tmp_path / "out" / "capacity.nc")["capacity_requests_per_s"]
+    assert dict(found.sizes) == {"cap": 3, "kv_capacity_tokens": 3, "replication": 2}
+    assert np.isfinite(found).all()
+
+
+def test_a_run_does_not_write_over_capacities(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Answer(capsys, "capacity", spec, "--sla", "wait_mean_ms=700", "-o", "cube.nc", "-q").status == 0
+    assert Answer(capsys, "run", spec, "-o", "cube.nc").mistake == (
+        "cube.nc: holds capacities, which a search made and no run can continue; choose another output, or --overwrite"
+    )
+    assert "capacity_requests_per_s" in read_cube("cube.nc")
+    assert Answer(capsys, "run", spec, "-o", "cube.nc", "-q", "--overwrite").status == 0
+    assert "latency_mean_s" in read_cube("cube.nc")
 
 
 def test_the_command_fails_where_nothing_has_an_answer(spec: str, capsys: pytest.CaptureFixture[str]) -> None:

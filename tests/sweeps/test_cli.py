@@ -45,6 +45,7 @@ values = [0.1, 0.2]
 COMMANDS = [
     "run",
     "check",
+    "capacity",
     "specs",
     "show",
     "figures",

@@ -1,6 +1,8 @@
 """Mode continuous from the specification to the cube."""
 
 import json
+import re
+import tomllib
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -28,6 +30,7 @@ from batchcube.sweeps.settings import CoefficientsLaw
 
 from .command_line import Answer
 
+DOCS = Path(__file__).parents[2] / "docs"
 STEPS = {
     "law": "steps",
     "c0_s": 0.02,
@@ -238,6 +241,16 @@ def test_a_mistake_is_one_line_with_its_path(settings: dict[str, Any], line: str
         ),
         ({"server.routing": "round_robin"}, "server.routing: mode fifo_greedy would ignore it; used by continuous"),
         ({"policy.admission": "fifo"}, "policy.admission: mode fifo_greedy would ignore it; used by continuous"),
+        (
+            {
+                "policy": {
+                    "mode": "dynamic_only",
+                    "largest_batch": 4,
+                    "sla": {"target_s": 0.1, "tolerance_s": 0.01, "signal": "token_gap"},
+                }
+            },
+            'policy.sla.signal = "token_gap": must be one of tbt, batch_time, latency: mode dynamic_only has no steps',
+        ),
     ],
 )
 def test_other_modes_have_no_steps(settings: dict[str, Any], line: str) -> None:
@@ -245,6 +258,22 @@ def test_other_modes_have_no_steps(settings: dict[str, Any], line: str) -> None:
     assert Sweep.model_validate(whole).grid.shape == ()
     (found,) = refusals(settings, whole)
     assert found.startswith(line)
+
+
+def test_the_specification_of_the_docs_is_valid_and_states_every_setting() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "continuous.md").read_text(encoding="utf-8"), re.DOTALL)
+    sweep = Sweep.model_validate(tomllib.loads(text))
+    point = sweep.grid.points[0]
+    for settings, left_out in (
+        (point.policy, {"batch_size", "max_wait_s", "service_order", "tail", "controller_scope"}),
+        (point.server, {"completion"}),
+        (point.server.service, set()),
+        (point.server.replica, set()),
+        (point.policy.sla, set()),
+        (point.report, {"warmup_requests", "memory_capacity_tokens"}),
+    ):
+        assert settings is not None
+        assert set(type(settings).model_fields) - settings.model_fields_set == left_out
 
 
 def test_a_grid_is_continuous_everywhere_or_nowhere() -> None:

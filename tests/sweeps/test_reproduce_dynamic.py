@@ -1,0 +1,190 @@
+"""`batchcube reproduce dynamic`: what was printed is compared with what was simulated, and said plainly."""
+
+import csv
+import io
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from rich.console import Console
+
+from batchcube.results.cube import Axis, build_cube, check_cube, read_cube
+from batchcube.results.provenance import MadeBy, provenance
+from batchcube.sweeps import reproduce_dynamic
+from batchcube.sweeps.cli import main
+from batchcube.sweeps.errors import UserError
+from batchcube.sweeps.progress import Silent
+from batchcube.sweeps.reproduce import Interval, Reproduction
+from batchcube.sweeps.reproduce_dynamic import _beside, _Gain, _reached, _said_of_table_1, _static_and_dynamic
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reproduce") / "dynamic"
+    with pytest.raises(SystemExit) as left:
+        main(["reproduce", "dynamic", "-o", str(folder), "--quick", "--quiet"])
+    assert left.value.code == 0
+    return folder
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "comparison.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_everything_is_written(folder: Path) -> None:
+    figures = {file.stem for file in folder.glob("*.png")}
+    assert figures == {file.stem for file in folder.glob("*.pdf")}
+    table_1 = {f"dynamic-table1-{row}" for row in ("llama-65b", "llama3-70b-454-out", "llama3-70b-382-out", "fixed")}
+    table_2 = {f"dynamic-table2-{row}" for row in ("llama-65b", "llama3-70b", "llama3-70b-pd-fusion")}
+    others = {f"dynamic-{name}" for name in ("fig3", "fig4", "table2", "erratum", "bounds")}
+    assert figures == table_1 | table_2 | others
+    for file in folder.glob("*.nc"):
+        check_cube(read_cube(file), file.name)
+    assert {row["experiment"] for row in table(folder)} == {
+        "Fig. 3",
+        "Table I",
+        "Table II",
+        "Fig. 4",
+        "Algorithm 1",
+        "Algorithm 2",
+    }
+
+
+def test_every_row_of_the_paper_is_there_with_its_assumptions(folder: Path) -> None:
+    rows = table(folder)
+    gains = [row for row in rows if row["experiment"] == "Table I" and row["quantity"] == "gain (%)"]
+    # Two for each of six rows: at the stated settings, and over the range.
+    assert len(gains) == 12
+    printed = [float(row["paper"]) for row in gains[::2]]
+    np.testing.assert_allclose(printed, [8.2, 6.5, 12.2, 28.2, 16.0, 8.0], atol=0.05)
+    assert "printed 26 %, its own columns give 16.0 %" in gains[8]["note"]
+    assert all("static cap 256, KV cache 120,000" in row["setting"] for row in gains[::2])
+    capacities = [row for row in rows if row["experiment"] == "Table II" and row["quantity"].startswith("capacity")]
+    assert [row["paper"] for row in capacities] == ["3", "3.3", "", "5.4", "6.6", "", "3", "3.8", ""]
+    # The static column is fitted: a tenth of the requests still comes near it.
+    for row in capacities[::3]:
+        assert float(row["simulated"]) == pytest.approx(float(row["paper"]), rel=0.15)
+
+
+def test_the_line_of_figure_3_is_met_exactly(folder: Path) -> None:
+    cube = read_cube(folder / "dynamic-fig3.nc")
+    full = cube.isel(replication=0)
+    np.testing.assert_allclose(full["tbt_min_s"], 0.030 + 0.00022 * full["largest_batch"], rtol=1e-12)
+    rows = [row for row in table(folder) if row["experiment"] == "Fig. 3" and row["quantity"] == "tokens/s"]
+    assert [row["agrees"] for row in rows] == ["yes"] * 10 + [""]
+
+
+def test_nothing_random_has_no_interval(folder: Path) -> None:
+    assert read_cube(folder / "dynamic-table1-fixed.nc").sizes["replication"] == 1
+    fixed = [row for row in table(folder) if row["setting"].startswith("PanGu") and "static cap" in row["setting"]]
+    assert fixed
+    assert {row["ci_low"] for row in fixed} == {""}
+
+
+def test_the_errata_show(folder: Path) -> None:
+    rows = {(row["setting"], row["quantity"]): row for row in table(folder) if row["experiment"] == "Algorithm 1"}
+    share = "batches over capacity (share)"
+    assert rows["literal", share]["agrees"] == "no"
+    assert float(rows["literal", share]["simulated"]) > 0.9
+    assert float(rows["exact", share]["simulated"]) < 0.2
+    bounds = [float(row["simulated"]) for row in table(folder) if row["experiment"] == "Algorithm 2"]
+    assert bounds[0] < bounds[1] < bounds[2] < bounds[3] <= 248
+
+
+def test_searches_that_are_there_are_used_again(folder: Path) -> None:
+    searched = [folder / f"dynamic-table2{more}.nc" for more in ("", "-settings")]
+    before = [file.stat().st_mtime_ns for file in searched]
+    text = io.StringIO()
+    options = {"quick": True, "progress": lambda: nullcontext(Silent())}
+    to = Reproduction(folder, Console(file=text), **options)  # type: ignore[arg-type]
+    for file in searched:
+        to.capacity(file.stem, ["tbt_mean_ms=50"])
+    assert [file.stat().st_mtime_ns for file in searched] == before
+    with pytest.raises(UserError, match=r"dynamic-table2.nc: holds another search; choose another output, or --overw"):
+        to.capacity("dynamic-table2", ["tbt_mean_ms=60"])
+
+
+def test_jax_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["reproduce", "dynamic", "-o", str(tmp_path / "d"), "--quick", "--quiet", "--backend", "jax"])
+    assert left.value.code == 2
+    assert "numba" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+# Gains over a grid --------------------------------------------------------------------------------------------------
+
+
+def capped() -> xr.Dataset:
+    """Return a cube of throughput over caps (100, 200, dynamic) and memory (1, 2): gains of 20 and -5, 50 and 10 %."""
+    values = np.array([[1000.0, 1000.0], [1200.0 / 0.95, 1500.0 / 1.1], [1200.0, 1500.0]])
+    values[1] = 1200.0 / 0.95, 1500.0 / 1.1
+    attrs = provenance(
+        title="t",
+        specification="{}",
+        seed=1,
+        replications=2,
+        made_by=[MadeBy("numba", "cpu", "")],
+        overload_test="",
+        input_sha256="",
+        trace_rows_dropped=0,
+        notes=[],
+    )
+    axes = [
+        Axis("cap", ["100", "200", "dynamic"], "policy.largest_batch,policy.memory"),
+        Axis("kv_capacity_tokens", [1, 2], "server.replica.kv_capacity_tokens"),
+    ]
+    both = np.repeat(values[:, :, None], 2, axis=2)
+    return build_cube(axes, {"throughput_tokens_per_s": both}, replications=2, attrs=attrs)
+
+
+def test_static_caps_become_numbers_beside_the_dynamic_one() -> None:
+    cube = _static_and_dynamic(capped())
+    check_cube(cube, "cube")
+    tokens = cube["throughput_tokens_per_s"]
+    assert tokens.dims == ("cap", "static_cap", "kv_capacity_tokens", "replication")
+    assert cube["static_cap"].values.tolist() == [100, 200]
+    np.testing.assert_array_equal(tokens.sel(cap="static", static_cap=100), 1000.0)
+    np.testing.assert_array_equal(tokens.sel(cap="dynamic").isel(replication=0), [[1200, 1500], [1200, 1500]])
+
+
+def test_axes_of_either_side_are_kept() -> None:
+    cube = capped().isel(kv_capacity_tokens=0, drop=True)
+    more = capped().sel(cap="dynamic", drop=True)
+    joined = _beside(cube.sel(cap="100", drop=True), more)
+    assert joined["throughput_tokens_per_s"].dims == ("cap", "kv_capacity_tokens", "replication")
+    np.testing.assert_array_equal(joined["throughput_tokens_per_s"].sel(cap="static"), 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "places", "nearest"),
+    [
+        (8.0, ["KV 1 at caps 100-200"], 10.0),
+        (30.0, ["KV 2 at caps 100-200"], 20.0),
+        (15.0, ["KV 1 at caps 100-200", "KV 2 at caps 100-200"], 10.0),
+        (90.0, [], 50.0),
+    ],
+)
+def test_where_a_gain_is_reached(target: float, places: list[str], nearest: float) -> None:
+    found = _reached(_static_and_dynamic(capped()), target)
+    assert found.places == places
+    assert found.nearest == pytest.approx(nearest)
+    assert (found.least, found.most) == pytest.approx((-5.0, 50.0))
+    assert found.row("M", target).agrees == ("yes" if places else "no")
+
+
+def test_a_row_is_reproduced_in_range_or_not() -> None:
+    printed = _Gain("M", "", 100.0, 115.0, 15.0)
+    grid = _static_and_dynamic(capped())
+    inside, outside = Interval(14.0, 13.0, 16.0), Interval(2.0, 1.0, 3.0)
+    reached, beyond = _reached(grid, 15.0), _reached(grid, 90.0)
+    assert _said_of_table_1(printed, inside, "yes", reached).startswith("M: reproduced, 15.0 % printed, 14.0 % [13.0")
+    assert _said_of_table_1(printed, outside, "no", reached).startswith("M: reproduced in range, 15.0 % printed, 2.0 %")
+    assert _said_of_table_1(printed, outside, "no", beyond).startswith("M: not reproduced, 15.0 % printed, 2.0 %")
+
+
+def test_printed_gains_are_those_of_the_printed_columns() -> None:
+    rounding = {row.row: row.gains for row in reproduce_dynamic._TABLE_2}
+    assert rounding["LLaMA3-70B"] == pytest.approx((6.55 / 5.45 * 100 - 100, 6.65 / 5.35 * 100 - 100))
