@@ -33,7 +33,7 @@ from batchcube.engine.continuous import (
 from batchcube.engine.continuous.compiled.fleet import run_fleet
 from batchcube.engine.continuous.compiled.space import make_space
 from batchcube.engine.continuous.model import TICKS_PER_S
-from batchcube.engine.continuous.run import new_records, way_of
+from batchcube.engine.continuous.run import new_records, simulate_job, way_of
 from batchcube.engine.continuous.tally import StepTally, new_step_tally
 from measure import interleave, number, ratio
 from peers import every_step, simpy_steps
@@ -101,6 +101,11 @@ def main() -> None:
         against(f"every step in the same kernel, {rate:g} requests/s", requests, replica, stepped, repetitions)
         against(f"the obvious loop, {rate:g} requests/s", requests, replica, obvious, repetitions)
         few = draw(300 if quick else 1000, rate)
+
+        def plain(few: Requests = few, replica: Replica = replica) -> float:
+            return mean_latency(few, simulate_job(job_of(few, replica), "reference")[0])
+
+        against(f"every step in plain Python, {rate:g} requests/s, {len(few.arrival)} requests", few, replica, plain, 3)
 
         def simpy(few: Requests = few, replica: Replica = replica) -> float:
             return simpy_steps.mean_latency_s(few, replica)

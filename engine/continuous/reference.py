@@ -337,4 +337,5 @@ def simulate_reference(job: StepJob, records: Records, tally: StepTally) -> None
         records.replica[i] = r
     for engine in engines:
         engine.advance(NEVER)
-    tally_reference(job, records, history, tally)
+    kept = sum(running.resident for engine in engines for running in engine.running)
+    tally_reference(job, records, history, kept, tally)

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from .reference import History
 
 
-def tally_reference(job: StepJob, records: Records, history: "History", tally: StepTally) -> None:
-    """Fill an empty tally from what became of each request, and every step."""
+def tally_reference(job: StepJob, records: Records, history: "History", kept: int, tally: StepTally) -> None:
+    """Fill an empty tally from what became of each request, and every step; `kept` is left in the KV caches."""
     arrival = job.requests.arrival.tolist()
     served = [i for i in range(len(arrival)) if records.status[i] == SERVED]
     measured = [i for i in served if i >= job.setup.reporting.warmup]
     start = arrival[min(job.setup.reporting.warmup, len(arrival) - 1)]
     gaps = [later - sooner for i in measured for sooner, later in pairwise(history.emitted[i])]
-    _tally_totals(job, records, history, served, measured, gaps, start, tally)
+    _tally_totals(job, records, history, served, measured, gaps, start, kept, tally)
     for step in history.steps:
         tally.sizes[step.running] += step.start >= start
     _tally_times(job, records, measured, gaps, tally)
@@ -35,6 +35,7 @@ def _tally_totals(
     measured: list[int],
     gaps: list[int],
     start: int,
+    kept: int,
     tally: StepTally,
 ) -> None:
     requests, reporting, steps = job.requests, job.setup.reporting, history.steps
@@ -54,6 +55,7 @@ def _tally_totals(
         "completed": len(served),
         "rejected": count - len(served),
         "late": 0,
+        "kept": kept,
         "measured_steps": len(counted),
         "running": sum(step.running for step in counted),
         "occupied": sum(max(step.start + step.duration - max(step.start, start), 0) for step in steps),

@@ -24,7 +24,7 @@ from .model import (
     too_late,
 )
 from .report import summarise_steps
-from .tally import LATE, StepTally, Totals, new_step_tally
+from .tally import KEPT, LATE, StepTally, Totals, new_step_tally
 
 BACKENDS = ("numba", "reference")
 
@@ -87,7 +87,7 @@ def _simulate(job: StepJob, tally: StepTally, backend: str) -> Records:
         run_fleet(job.requests, job.bin_of, job.setup, records, tally, make_space(job), order, begin)
         if tally.totals[LATE]:
             raise too_late()
-    _check_conservation(job.requests, records, tally)
+    _check_conservation(job, records, tally)
     return records
 
 
@@ -118,8 +118,12 @@ def way_of(job: StepJob, records: Records) -> tuple[NDArray[np.int64], NDArray[n
     return order, np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
 
 
-def _check_conservation(requests: Requests, records: Records, tally: StepTally) -> None:
-    """Refuse a result in which a request or a token was lost: every request is served whole, or rejected."""
+def _check_conservation(job: StepJob, records: Records, tally: StepTally) -> None:
+    """Refuse a result in which something was lost.
+
+    Every request is served whole, or rejected; the KV cache is never overdrawn, and empty in the end.
+    """
+    requests, blocks = job.requests, job.setup.replica.blocks
     served = records.status == SERVED
     lost = int((records.last_token[served] < 0).sum())
     ordered = (records.scheduled[served] < records.first_token[served]) & (
@@ -128,8 +132,17 @@ def _check_conservation(requests: Requests, records: Records, tally: StepTally) 
     totals = Totals(*tally.totals[: len(Totals._fields)].tolist())
     emitted, wanted = totals.decode_tokens + totals.prefills, int(requests.output[served].sum())
     again = int(records.preemptions.sum())
-    if lost or not ordered.all() or emitted != wanted or totals.preemptions != again:
+    kept = int(tally.totals[KEPT])
+    if (
+        lost
+        or not ordered.all()
+        or emitted != wanted
+        or totals.preemptions != again
+        or kept
+        or totals.peak_blocks > blocks
+    ):
         raise ArithmeticError(
             f"conservation is broken: {lost} requests lost, {emitted} tokens emitted, {wanted} wanted, "
-            f"{totals.preemptions} preemptions of {again}"
+            f"{totals.preemptions} preemptions of {again}, {totals.peak_blocks} blocks in use of {blocks}, "
+            f"{kept} left in use"
         )

@@ -26,6 +26,7 @@ TOTAL_FIELDS = (
     "completed",
     "rejected",
     "late",  # not 0: the clock ran out
+    "kept",  # tokens and blocks of the KV cache in use when all is done: must be 0
     # From the arrival of the first measured request on.
     "measured_steps",  # steps that begin then
     "running",  # sum over them of the requests that run
@@ -53,6 +54,7 @@ TOTAL_FIELDS = (
     COMPLETED,
     REJECTIONS,
     LATE,
+    KEPT,
     MEASURED_STEPS,
     RUNNING_SUM,
     OCCUPIED,
@@ -136,7 +138,7 @@ class StepTally(NamedTuple):
     """Counts and sums of one replication, or of many with a leading axis."""
 
     totals: NDArray[np.int64]
-    """(23,) of TOTAL_FIELDS."""
+    """(24,) of TOTAL_FIELDS."""
     moments: NDArray[np.int64]
     """(quantity, 9), as at the request level."""
     histograms: NDArray[np.int64]

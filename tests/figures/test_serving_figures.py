@@ -337,7 +337,7 @@ def test_step_throughput_sorts_by_batch_size():
 def test_step_throughput_refuses():
     message = refusal("step-throughput", at_rates().assign(at_sizes().isel(largest_batch=0, drop=True)))
     assert "needs two or more values of policy.largest_batch" in message
-    assert message.endswith("it is drawn from: an axis over policy.largest_batch, all requests at time 0")
+    assert message.endswith("`batchcube run dynamic-fig3` makes a cube that has it")
     assert "x = steps: must be one of batch_size_mean, largest_batch" in refusal(
         "step-throughput", at_sizes(), x="steps"
     )

@@ -3,11 +3,11 @@
 from ...compiled.jit import inline, jit
 from ...policies.admission import start_admission
 from ..model import NEVER, REJECTED, ROUTINGS
-from ..tally import LATE
+from ..tally import KEPT, LATE
 from .account import book_requests
 from .replica import advance
 from .requests import enqueue
-from .space import IN_STEP, NOW, RUNNING, WAITING, part_of, store
+from .space import IN_STEP, NOW, RUNNING, TOKENS, USED, WAITING, part_of, store
 
 SHORTEST_QUEUE = ROUTINGS.index("shortest_queue")
 
@@ -51,4 +51,6 @@ def run_fleet(requests, bin_of, setup, records, tally, space, order, begin):
             part.state[NOW] = max(part.state[NOW], until)
             enqueue(part, i, bin_of[i] if fleet.by_bin else 0)
             records.replica[i] = r
+    for r in range(replicas):
+        tally.totals[KEPT] += abs(space.state[r, TOKENS]) + abs(space.state[r, USED])
     book_requests(requests, bin_of, records, reporting, tally)
