@@ -69,6 +69,10 @@ def test_every_row_of_the_paper_is_there_with_its_assumptions(folder: Path) -> N
         assert float(row["simulated"]) == pytest.approx(float(row["paper"]), rel=0.15)
 
 
+def test_every_row_says_what_was_assumed(folder: Path) -> None:
+    assert all("assumed: " in row["note"] for row in table(folder) if row["experiment"] != "Fig. 3")
+
+
 def test_the_line_of_figure_3_is_met_exactly(folder: Path) -> None:
     cube = read_cube(folder / "dynamic-fig3.nc")
     full = cube.isel(replication=0)
