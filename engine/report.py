@@ -100,6 +100,7 @@ def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) ->
     servers = np.array([np.nan if p.servers == INFINITE else p.servers for p in policies])
     span = (totals["last_completion"] - totals["first_arrival"]) / TICKS_PER_S
     span = np.where(totals["measured"] > 0, span, np.nan)
+    growth, later = backlog_growth(totals, setups, arrived)
     report: dict[str, NDArray[Any]] = {}
     report.update(request_times(tally, quantiles, setups))
     has_sla = np.array([r.request_sla < NEVER for r in reporting])
@@ -129,7 +130,9 @@ def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) ->
         "memory_overflow_fraction": np.where(has_memory, divide(totals["overflows"], totals["batches"]), np.nan),
         "memory_peak_tokens": totals["peak_tokens"].copy(),
         "extrapolated_batch_fraction": divide(totals["extrapolated"], totals["batches"]),
-        "overloaded": overloaded(totals, setups, arrived),
+        "backlog_growth_fraction": divide(growth, later),
+        # `OVERLOAD_TEST`
+        "overloaded": growth > 4.0 * np.sqrt(later),
     }
     report.update(per_bin(tally, timed))
     report.update(per_window(tally, setups, has_sla))
@@ -182,21 +185,22 @@ def request_times(tally: Tally, quantiles: NDArray[np.float64], setups: Sequence
     return report
 
 
-def overloaded(totals: NDArray[np.void], setups: Sequence[Setup], arrived: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Apply `OVERLOAD_TEST`; with infinitely many servers nothing is ever overloaded.
+def backlog_growth(
+    totals: NDArray[np.void], setups: Sequence[Setup], arrived: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return by how much the requests in the system grew beyond what batches hold, and the arrivals meanwhile.
 
-    The mean batch, not the largest allowed: a controller may be free to go to 256 and stay near 90, and with that much
-    room a short run with several bins could not be called overloaded whatever its queue did.
+    B (K + c), with B the mean batch, may be forming in bins and running on servers. The mean batch, not the largest
+    allowed: a controller may be free to go to 256 and stay near 90, and with that much room a short run with several
+    bins could not be called overloaded whatever its queue did. With infinitely many servers nothing grows beyond.
     """
     growth = totals["backlog_end"] - totals["backlog_half"]
-    later = arrived - (arrived // 2 + 1)
     allowed = np.array([s.policy.batch_size for s in setups], dtype=np.float64)
     size = np.where(totals["batches"] > 0, divide(totals["members"], totals["batches"]), allowed)
     places = [
         np.inf if s.policy.servers == INFINITE else len(s.control.prior_tokens) + s.policy.servers for s in setups
     ]
-    result: NDArray[np.bool_] = growth > size * np.array(places) + 4.0 * np.sqrt(later)
-    return result
+    return np.maximum(growth - size * np.array(places), 0.0), arrived - (arrived // 2 + 1)
 
 
 def per_bin(tally: Tally, timed: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:

@@ -254,8 +254,8 @@ _ALL: list[Variable] = [
         "recomputed_token_fraction",
         "1",
         "recomputed tokens",
-        "Prefilled tokens beyond those of first prefills, over all prefilled tokens: what preemptions cost (mode "
-        "continuous).",
+        "Prefilled tokens beyond the prompts of the served requests, over all prefilled tokens: what preemptions cost "
+        "(mode continuous).",
         bounds=_FRACTION,
     ),
     _float(
@@ -264,6 +264,15 @@ _ALL: list[Variable] = [
         "batches outside the measured table",
         "Share of batches whose size or length lies outside the measured service-time table.",
         bounds=_FRACTION,
+    ),
+    _float(
+        "backlog_growth_fraction",
+        "1",
+        "growth of the backlog",
+        "Growth of the number of requests in the system over the second half of the arrivals, over these arrivals: "
+        "near 0 in steady state, under overload the share that cannot be served. Whole batches: growth beyond "
+        "B (K + c), what batches of mean size B may hold in K bins and on c servers. NaN without arrivals.",
+        bounds=(-np.inf, 1.0),
     ),
     Variable(
         "overloaded",

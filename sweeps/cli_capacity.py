@@ -42,9 +42,15 @@ def capacity(
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="relative width to search down to", show_default=True)
     ] = 0.005,
-    allow_overload: Annotated[
-        bool, typer.Option("--allow-overload", help="let a rate count at which the queue keeps growing")
-    ] = False,
+    growth: Annotated[
+        float,
+        typer.Option(
+            "--growth",
+            help="largest growth of the backlog over the second half of the arrivals, as a share of them; 1 lets "
+            "overload count",
+            show_default=True,
+        ),
+    ] = 0.02,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="lay a setting over the specification; may be repeated"),
@@ -68,9 +74,9 @@ def capacity(
     arrival rate of SPEC and doubles or halves it, at most 20 times; with --low and --high it stays between them. No
     axis may set the rate.
 
-    A rate at which the run is overloaded does not count, even where every --sla holds: under a cap on the batch size
-    the time between tokens can stay within its limit while the queue grows without end. --allow-overload lets it
-    count.
+    A rate at which the backlog grows does not count, even where every --sla holds: under a cap on the batch size the
+    time between tokens can stay within its limit while the queue grows without end. --growth says how much of the
+    second half of the arrivals may be left over.
 
     Exit status 1 when no replication of any point has an answer; the cube is written all the same.
     """
@@ -80,7 +86,7 @@ def capacity(
     overrides += [] if replications is None else [f"replications={replications}"]
     overrides += [] if seed is None else [f"seed={seed}"]
     sweep = Sweep.from_toml(spec, overrides)
-    asked = {"criteria": sla, "low": low, "high": high, "tolerance": tolerance, "allow_overload": allow_overload}
+    asked = {"criteria": sla, "low": low, "high": high, "tolerance": tolerance, "growth": growth}
     to = output or Path(f"{sweep.name}-capacity.nc")
     search(sweep, asked, to, workers, backend=backend, quiet=quiet, overwrite=overwrite)
 
@@ -144,9 +150,9 @@ def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0
     capacities = cube["capacity_requests_per_s"].transpose(*axes, "replication")
     found = labelled.mean_interval(capacities, confidence=confidence)
     limits = "; ".join(_in_words(criterion) for criterion in json.loads(str(cube.attrs["capacity_criteria"])))
-    overload = " (overload allowed)" if cube.attrs["capacity_allow_overload"] else ""
+    growth = f"; the backlog grows by at most {100 * float(cube.attrs['capacity_growth']):g} % of the arrivals"
     console.print(f"[bold]{escape(str(cube.attrs['title']))}[/bold]")
-    console.print(f"capacity in requests/s with {escape(limits)}{overload}", highlight=False)
+    console.print(f"capacity in requests/s with {escape(limits)}{growth}", highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (*axes, "mean", f"{100 * confidence:g} % interval", "lowest to highest", "without answer"):
         table.add_column(escape(name), justify="right")

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -16,9 +16,7 @@ from batchcube.engine.policies.service import Service, formula, measured
 
 from .errors import FileError
 from .mistakes import mistakes
-
-if TYPE_CHECKING:
-    from .settings import CoefficientsLaw
+from .settings import CoefficientsLaw, lost_by_rounding
 
 
 def load(name: str) -> Coefficients:
@@ -46,12 +44,12 @@ def _parsed(path: str, data: bytes) -> Coefficients:
         raise FileError(str(error)) from None
 
 
-def laws_of(settings: "CoefficientsLaw") -> BatchLaws:
+def laws_of(settings: CoefficientsLaw) -> BatchLaws:
     """Return the batch laws that settings ask for; raises ValueError naming the prompt lengths there are."""
     return load(settings.coefficients).at_prompt(settings.prompt_tokens)
 
 
-def law_of(settings: "CoefficientsLaw") -> BatchCoefficients:
+def law_of(settings: CoefficientsLaw) -> BatchCoefficients:
     """Return the batch law that settings ask for, the fitted one behind a table; ValueError for one not there."""
     laws = laws_of(settings)
     h = laws.chosen if settings.h in ("chosen", "table") else settings.h
@@ -60,7 +58,7 @@ def law_of(settings: "CoefficientsLaw") -> BatchCoefficients:
     return laws.laws[h]
 
 
-def build(settings: "CoefficientsLaw", largest_batch: int, rng: np.random.Generator | None = None) -> Service:
+def build(settings: CoefficientsLaw, largest_batch: int, rng: np.random.Generator | None = None) -> Service:
     """Build the service law of coefficients; with `rng` one drawn from what their errors leave open.
 
     Raises ValueError for a law that the coefficients do not have, or whose errors are not known.
@@ -80,7 +78,7 @@ def build(settings: "CoefficientsLaw", largest_batch: int, rng: np.random.Genera
     return measured(np.array(table.batch_sizes), np.array(table.output_tokens), np.array(table.seconds), built)
 
 
-def step_law_of(settings: "CoefficientsLaw") -> StepCoefficients:
+def step_law_of(settings: CoefficientsLaw) -> StepCoefficients:
     """Return the law of single steps; raises ValueError for coefficients that have none."""
     law = load(settings.coefficients).step_law
     if law is None:
@@ -88,13 +86,21 @@ def step_law_of(settings: "CoefficientsLaw") -> StepCoefficients:
     return law
 
 
-def steps_of(settings: "CoefficientsLaw") -> tuple[float, ...]:
-    """Return c0 to c4 of a step in seconds, 0 for those that nothing measured; raises ValueError without a law."""
+def steps_of(settings: CoefficientsLaw) -> tuple[float, ...]:
+    """Return c0 to c4 of a step in seconds, 0 for those that nothing measured.
+
+    Raises ValueError without a law, and for coefficients that do not survive in whole picoseconds.
+    """
     law = step_law_of(settings)
-    return tuple(getattr(law, name) or 0.0 for name in STEP_TERMS)
+    values = tuple(getattr(law, name) or 0.0 for name in STEP_TERMS)
+    for name, seconds in zip(STEP_TERMS, values, strict=True):
+        text = lost_by_rounding(seconds)
+        if text is not None:
+            raise FileError(f"coefficients {settings.coefficients}: step_law.{name} = {seconds:g}: {text}")
+    return values
 
 
-def drawn_steps(settings: "CoefficientsLaw", rng: np.random.Generator) -> tuple[float, ...]:
+def drawn_steps(settings: CoefficientsLaw, rng: np.random.Generator) -> tuple[float, ...]:
     """Draw c0 to c4 of a step from what the fit leaves open: multivariate t around the estimates, never below 0.
 
     Raises ValueError for coefficients whose errors are not known, or whose c0 (c1 where that is 0), the term that
@@ -132,7 +138,7 @@ class Asked(NamedTuple):
     """Of the sample that the bins are cut by."""
 
 
-def notes_on(settings: "CoefficientsLaw", asked: Asked) -> list[str]:
+def notes_on(settings: CoefficientsLaw, asked: Asked) -> list[str]:
     """Return what readers of a cube must know about its coefficients."""
     known, laws, law = load(settings.coefficients), laws_of(settings), law_of(settings)
     name = settings.coefficients
@@ -150,7 +156,7 @@ def notes_on(settings: "CoefficientsLaw", asked: Asked) -> list[str]:
     return ["; ".join(parts), *_beyond(name, laws, asked), *_doubts(settings, known)]
 
 
-def notes_on_steps(settings: "CoefficientsLaw", asked: Asked) -> list[str]:
+def notes_on_steps(settings: CoefficientsLaw, asked: Asked) -> list[str]:
     """Return what readers of a cube of mode continuous must know about its coefficients."""
     known, law = load(settings.coefficients), step_law_of(settings)
     name = settings.coefficients
@@ -174,7 +180,7 @@ def _larger(name: str, measured: float, asked: int) -> str:
     )
 
 
-def _doubts(settings: "CoefficientsLaw", known: Coefficients) -> list[str]:
+def _doubts(settings: CoefficientsLaw, known: Coefficients) -> list[str]:
     """Say where coefficients are implausible, and what intervals are where they are drawn."""
     name = settings.coefficients
     said = []
@@ -205,7 +211,7 @@ def _beyond(name: str, laws: BatchLaws, asked: Asked) -> Iterator[str]:
         )
 
 
-def record(every: Iterable["CoefficientsLaw"], *, steps: bool = False) -> str:
+def record(every: Iterable[CoefficientsLaw], *, steps: bool = False) -> str:
     """Return, as JSON, what a cube keeps of the coefficients it was made with, by name; `steps`: of single steps."""
     kept: dict[str, Any] = {}
     for settings in every:
@@ -227,7 +233,7 @@ def record(every: Iterable["CoefficientsLaw"], *, steps: bool = False) -> str:
     return json.dumps(kept)
 
 
-def _batch_record(settings: "CoefficientsLaw") -> dict[str, Any]:
+def _batch_record(settings: CoefficientsLaw) -> dict[str, Any]:
     laws = laws_of(settings)
     return {
         "asked": settings.h,
@@ -238,7 +244,7 @@ def _batch_record(settings: "CoefficientsLaw") -> dict[str, Any]:
     }
 
 
-def _step_record(settings: "CoefficientsLaw") -> dict[str, Any]:
+def _step_record(settings: CoefficientsLaw) -> dict[str, Any]:
     return {"asked": "steps", "draw": settings.draw, "law": step_law_of(settings).model_dump()}
 
 

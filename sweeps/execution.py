@@ -22,6 +22,7 @@ from batchcube.engine.continuous import BACKENDS as STEP_BACKENDS
 from batchcube.engine.continuous import StepJob, simulate_many_steps
 from batchcube.engine.continuous.report import HISTOGRAM_UNITS_PER_S
 from batchcube.engine.histogram import bucket_edges, bucket_middles
+from batchcube.engine.model import check
 from batchcube.engine.report import OVERLOAD_TEST
 from batchcube.engine.run import JOBS_AT_ONCE, MissingBackendError, describe, jobs_at_once
 from batchcube.engine.ticks import TICKS_PER_S
@@ -35,7 +36,7 @@ from .drawing import Draws
 from .errors import UserError
 from .expected import Expected
 from .grid import Axis, setting_paths
-from .planning import Plan, PointPlan, calibrated, deal, make_plan, theory_of
+from .planning import Plan, PointPlan, calibrated, deal, make_plan, refusal, theory_of
 from .progress import Progress, Silent
 from .settings import draws_service, is_continuous
 from .specification import Sweep, identity_of
@@ -48,6 +49,7 @@ SECONDS_BETWEEN_SAVES = 20.0
 MOST_BYTES_OF_TRACES = 4_000_000_000
 # Arrays of varying length: cut to the part that is used, which begins at an index that is kept beside it.
 _CUT = ("latency_histogram", "tbt_histogram", "batch_size_histogram")
+_TURNED_AWAY = "of the requests could never fit into a replica and were turned away (variable rejected)"
 # What `OVERLOAD_TEST` says of whole batches, of single steps.
 STEP_OVERLOAD_TEST = (
     "overloaded: over the second half of the arrivals the number of requests in the system grew by more than "
@@ -119,6 +121,8 @@ def run_sweep(
         cube = _cube(plan, reports, theory.result(), first, makers)
     if old is not None:
         cube = extend_cube(old, cube)
+        if plan.continuous:
+            _tell_rejected(cube)
     if target is not None and store is not None:
         write_cube(cube, target)
         store.remove()
@@ -328,7 +332,7 @@ class _Run:
     def _deal(self, first: Draws, replications: int, workers: int) -> tuple[int, int, list[range]]:
         """Return how many jobs a call simulates, of how many replications a task is, and the blocks of points."""
         points = len(self.plan.points)
-        largest = first.job(max(self.plan.points, key=lambda plan: plan.requests))
+        largest = self._job(first, max(self.plan.points, key=lambda plan: plan.requests))
         jobs = JOBS_AT_ONCE
         if isinstance(largest, Job):
             jobs = jobs_at_once(largest, self._shape(self.plan.points), self.backend)
@@ -339,7 +343,7 @@ class _Run:
         if jobs < points:
             size = -(-points // -(-points // jobs))
             return jobs, 1, [range(start, min(start + size, points)) for start in range(0, points, size)]
-        drawn = _bytes_of([first.job(plan) for plan in self.plan.points])
+        drawn = _bytes_of([self._job(first, plan) for plan in self.plan.points])
         most = max(1, min(jobs // points, MOST_BYTES_OF_TRACES // drawn))
         return jobs, -(-replications // -(-replications // most)), [range(points)]
 
@@ -356,7 +360,12 @@ class _Run:
             plans = [self.plan.points[k] for k in self.order[start : min(start + points, task.block.stop)]]
             jobs = self._draw(task.draws, plans)
             with np.errstate(all="ignore"):
-                report = simulate_jobs(jobs, self._shape(plans), self.backend)
+                try:
+                    report = simulate_jobs(jobs, self._shape(plans), self.backend)
+                except ValueError as error:
+                    if not _refuses_input(error):
+                        raise
+                    raise self._refusal(error, self._culprit(jobs, plans)) from None
             for number, mine in enumerate(reports):
                 rows = slice(number * len(plans), (number + 1) * len(plans))
                 mine.append(_kept({name: array[rows] for name, array in report.items()}, self.plan))
@@ -371,11 +380,42 @@ class _Run:
             with np.errstate(all="ignore"):
                 if self._stop.is_set():
                     raise Stopped
-                return [replication.job(plan) for plan in plans]
+                return [self._job(replication, plan) for plan in plans]
 
         # A single one has threads beside it that draw others.
         drawn = map(of, draws) if len(draws) == 1 else self.drawing.map(of, draws)
         return list(chain.from_iterable(drawn))
+
+    def _job(self, draws: Draws, plan: PointPlan) -> Job | StepJob:
+        """Return a point's job of one replication; UserError naming the point where it cannot be made."""
+        try:
+            return draws.job(plan)
+        except ValueError as error:
+            if not _refuses_input(error):
+                raise
+            raise self._refusal(error, plan) from None
+
+    def _refusal(self, error: ValueError, plan: PointPlan | None) -> UserError:
+        """Return an error as a line about the sweep, and about its point where that is known."""
+        positions = zip(np.ndindex(self.plan.sweep.grid.shape), self.plan.points, strict=True)
+        at = next((position for position, mine in positions if mine is plan), None)
+        return refusal(self.plan.sweep, error, at)
+
+    def _culprit(self, jobs: Sequence[Job | StepJob], plans: Sequence[PointPlan]) -> PointPlan | None:
+        """Return the point that is to blame for an error of jobs, replication by replication."""
+        if len(plans) == 1:
+            return plans[0]
+        for number, job in enumerate(jobs):
+            plan = plans[number % len(plans)]
+            try:
+                if isinstance(job, Job):
+                    check(*job)
+                else:
+                    # The clock may run out only on the way: what was simulated is simulated once more, one by one.
+                    simulate_jobs([job], self._shape([plan]), self.backend)
+            except ValueError:
+                return plan
+        return None
 
     def _collect(
         self, task: _Task, reports: Sequence[Report], parts: dict[int, list[tuple[range, Report]]], blocks: int
@@ -411,6 +451,15 @@ class _Run:
             name: array if name.endswith("/from") else array[back] for name, array in report.items()
         }
         self.unsaved[replication] = self.finished[replication]
+
+
+def _refuses_input(error: ValueError) -> bool:
+    """Tell the one-line errors with which the engine refuses input from faults of the program."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return isinstance(error, UserError) or (type(error) is ValueError and module.startswith("batchcube."))
 
 
 def simulate_jobs(jobs: Sequence[Job | StepJob], shape: Shape, backend: str) -> Report:
@@ -512,8 +561,7 @@ def _cube(
     arrays["effective_bins"] = np.repeat(effective[:, None], count, axis=1).reshape((*shape, count))
     notes = list(plan.notes)
     if plan.continuous:
-        if arrays["rejected"].any():
-            notes.append("some requests could never fit into a replica and were turned away (variable rejected)")
+        notes += _rejected(arrays["rejected"], arrays["requests"])
     else:
         for k, name in enumerate(("throughput_requests_per_s", "throughput_limit_requests_per_s", "latency_s")):
             values = np.array([said[k] for said in theory], np.float64)
@@ -548,6 +596,24 @@ def _cube(
         length_units="s" if seconds == {True} else "tokens",
         coefficients_drawn=any(draws_service(plan.point) for plan in plan.points),
     )
+
+
+def _rejected(rejected: NDArray[Any], requests: NDArray[Any]) -> list[str]:
+    """Return the note about requests that were turned away, if any were."""
+    percent = 100.0 * float(rejected.sum()) / max(float(requests.sum()), 1.0)
+    number = f"{percent:.2g}" if percent < 10.0 else f"{percent:.0f}"
+    return [f"{number} % {_TURNED_AWAY}"] if percent else []
+
+
+def _tell_rejected(cube: xr.Dataset) -> None:
+    """Replace the notes of the parts of a cube about requests turned away by one about them all."""
+    notes = str(cube.attrs["notes"]).splitlines()
+    said = [number for number, note in enumerate(notes) if note.endswith(_TURNED_AWAY)]
+    if said:
+        at = said[0]
+        kept = [note for note in notes if not note.endswith(_TURNED_AWAY)]
+        notes = [*kept[:at], *_rejected(cube["rejected"].values, cube["requests"].values), *kept[at:]]
+        cube.attrs["notes"] = "\n".join(notes)
 
 
 def _bucketed(counts: NDArray[Any], low: int, units_per_s: int) -> tuple[NDArray[Any], Buckets]:

@@ -6,11 +6,24 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from batchcube.calibration.coefficients import locate as locate_coefficients
 from batchcube.engine import INFINITE, Setup, make_policy, make_reporting
-from batchcube.engine.continuous import Law, StepSetup, make_fleet, make_law, make_replica, make_step_reporting
+from batchcube.engine.continuous import (
+    Law,
+    Requests,
+    StepJob,
+    StepSetup,
+    make_fleet,
+    make_law,
+    make_replica,
+    make_requests,
+    make_step_reporting,
+)
+from batchcube.engine.continuous import Replica as StepReplica
+from batchcube.engine.continuous.model import blocks_of, check, never_fits
 from batchcube.engine.policies.bins import (
     assign_bins,
     distinct_edges,
@@ -38,8 +51,10 @@ from .settings import (
     GrowingLaw,
     Point,
     Policy,
+    Replica,
     Report,
     Server,
+    Sla,
     StepsLaw,
     TableLaw,
     TraceSettings,
@@ -142,9 +157,7 @@ def make_plan(sweep: Sweep) -> Plan:
         try:
             plan = planner.point(point)
         except ValueError as error:
-            says_where = isinstance(error, FileError) or not sweep.grid.axes
-            at = "" if says_where else f" (at {where(sweep.grid.axes, position)})"
-            raise UserError(f"{sweep.source}: {error}{at}") from None
+            raise refusal(sweep, error, position) from None
         removed = point.policy.bins - (len(plan.edges) - 1)
         if removed:
             removals.setdefault((removed, point.policy.bins), []).append(where(sweep.grid.axes, position))
@@ -173,6 +186,13 @@ def make_plan(sweep: Sweep) -> Plan:
     checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points))
     dropped = sum(trace.rows_dropped for trace in recorded)
     return Plan(sweep, tuple(points), tuple(notes), ",".join(checksums), dropped)
+
+
+def refusal(sweep: Sweep, error: ValueError, position: tuple[int, ...] | None) -> UserError:
+    """Return an error as a line about a sweep and, where it is known and no file is at fault, about a grid position."""
+    says_where = isinstance(error, FileError) or position is None or not sweep.grid.axes
+    at = "" if says_where or position is None else f" (at {where(sweep.grid.axes, position)})"
+    return UserError(f"{sweep.source}: {error}{at}")
 
 
 def _checksums(points: Sequence[PointPlan]) -> set[str]:
@@ -304,16 +324,9 @@ class _Planner:
         workload, policy, server, report = of.point
         assert server.replica is not None
         assert isinstance(server.servers, int)
-        assert of.sample.tokens is not None
         replica, bins = server.replica, len(of.edges) - 1
-        prompt = of.sample.tokens - of.sample.length if of.trace is None else of.trace.prompt_tokens
-        if prompt.min() < 1:
-            source = "workload.lengths" if of.trace is None else "workload.trace"
-            raise UserError(f"{source}: some prompts have no tokens: mode continuous needs prompts of at least 1")
-        capacity, budget = replica.kv_capacity_tokens, replica.token_budget
-        _require_room(f"server.replica.kv_capacity_tokens = {capacity}", capacity, of.sample)
-        if replica.prefill == "separate":
-            _require_room(f'server.replica.token_budget = {budget} with prefill = "separate"', budget, of.sample)
+        key = (workload.model_copy(update={"arrivals": None}), _sampling(policy, of.trace))
+        requests: Requests = self._once(("requests", *key), lambda: _requests(of))
         if server.routing == "by_bin" and bins < server.servers:
             raise UserError(
                 f'server.routing = "by_bin": requests fall into {bins} of the {policy.bins} bins only: must be at '
@@ -322,12 +335,8 @@ class _Planner:
         law = self._once(("steps", server.service), lambda: step_seconds(server))
         if draws_service(of.point):
             drawn_law(of.point, stream(self.seed, None, "coefficients"))
-        empty_s = law[0] + law[1]
-        if policy.sla is not None and policy.sla.target_s < (1.0 - 1e-12) * empty_s:
-            raise UserError(
-                f"policy.sla.target_s = {policy.sla.target_s:g}: must be at least c0_s + c1_s_per_request = "
-                f"{empty_s:g}: a single request misses it"
-            )
+        if policy.sla is not None:
+            _require_reachable(policy.sla, law, float(requests.prompt.mean()))
         span = report.horizon_s or _span(workload, of.trace, of.requests)
         span = span or _step_work_s(server, law, of.batch, of.requests, of.sample)
         if span > LONGEST_CONTINUOUS_S:
@@ -336,16 +345,16 @@ class _Planner:
                 f"{LONGEST_CONTINUOUS_S} s in mode continuous"
             )
         mean, square = of.beliefs
-        return StepSetup(
+        setup = StepSetup(
             make_replica(
                 make_law(*law),
                 most_running=of.batch,
-                token_budget=budget,
-                capacity_tokens=capacity,
+                token_budget=replica.token_budget,
+                capacity_tokens=replica.kv_capacity_tokens,
                 block_tokens=replica.block_tokens,
                 prefill=replica.prefill,
                 # One controller: the moments over all bins.
-                control=build_control(policy, of.batch, (mean[:1], square[:1]), float(capacity)),
+                control=build_control(policy, of.batch, (mean[:1], square[:1]), float(replica.held_tokens)),
             ),
             make_fleet(
                 replicas=server.servers,
@@ -362,6 +371,12 @@ class _Planner:
                 token_sla_s=report.token_sla_s,
             ),
         )
+        _require_fit(replica, requests, setup.replica)
+        try:
+            check(StepJob(requests, np.zeros(len(requests.arrival), np.int32), setup))
+        except ValueError as error:
+            raise UserError(f"server.service: {error}") from None
+        return setup
 
     def _keys(self, point: Point, batch: int, count: int, length: str, edges: FloatArray) -> Keys:
         workload = point.workload
@@ -487,6 +502,49 @@ def _require_room(given: str, capacity_tokens: float, sample: _Sample) -> None:
         )
 
 
+def _requests(of: "_Simulated") -> Requests:
+    """Return the sample as requests of continuous batching; of a recorded trace, all that a replication may hold."""
+    prompt: NDArray[Any]
+    output: NDArray[Any]
+    if of.trace is None:
+        assert of.sample.tokens is not None
+        source, prompt, output = "workload.lengths", of.sample.tokens - of.sample.length, of.sample.length
+    else:
+        seen = slice(0, of.requests if trace_resampling(of.point.workload) == "none" else None)
+        source, prompt, output = "workload.trace", of.trace.prompt_tokens[seen], of.trace.output_tokens[seen]
+    if prompt.min() < 1:
+        raise UserError(f"{source}: some prompts have no tokens: mode continuous needs prompts of at least 1")
+    return make_requests(np.zeros(len(prompt)), prompt, output)
+
+
+def _require_fit(given: Replica, requests: Requests, replica: StepReplica) -> None:
+    """Refuse a replica that would turn away every request of a sample."""
+    if not never_fits(requests, replica).all():
+        return
+    least = int((requests.prompt + requests.output).min()) - 1
+    wanted = f"what the smallest request takes, prompt + output - 1 = {least} tokens"
+    room = blocks_of(least, replica.block_tokens) * replica.block_tokens
+    if room > given.held_tokens:
+        raise UserError(
+            f"server.replica.kv_capacity_tokens = {given.kv_capacity_tokens}: must be at least {room}, {wanted} in "
+            f"blocks of {replica.block_tokens}, or no request could be served"
+        )
+    raise UserError(
+        f'server.replica.token_budget = {given.token_budget} with prefill = "separate": must be at least {least}, '
+        f"{wanted}, or no request could be served"
+    )
+
+
+def _require_reachable(sla: Sla, law: tuple[float, ...], mean_prompt: float) -> None:
+    """Refuse a target that even a decode step of one request, with a prompt of mean length, misses."""
+    alone_s = law[0] + law[1] + law[2] * (mean_prompt + 1.0)
+    if sla.target_s + sla.tolerance_s < (1.0 - 1e-12) * alone_s:
+        raise UserError(
+            f"policy.sla.target_s = {sla.target_s:g}: must be, with tolerance_s = {sla.tolerance_s:g}, at least c0_s + "
+            f"c1_s_per_request + {mean_prompt + 1.0:.1f} c2_s_per_kv_token = {alone_s:g}: a single request misses it"
+        )
+
+
 def _extent(sample: _Sample) -> tuple[float, float]:
     """Return the mean prompt and the longest output of a sample, in tokens."""
     if sample.tokens is None:
@@ -518,7 +576,7 @@ def _step_work_s(server: Server, law: tuple[float, ...], batch: int, count: int,
     assert sample.tokens is not None
     output, tokens = float(sample.length.mean()), float(sample.tokens.mean())
     prompt = tokens - output
-    running = min(float(batch), max(server.replica.kv_capacity_tokens / tokens, 1.0))
+    running = min(float(batch), max(server.replica.held_tokens / tokens, 1.0))
     step_s = c0 + running * (c1 + c2 * (prompt + output / 2.0))
     prefill_s = c3 * prompt + c4 * prompt * prompt / 2.0
     return count / server.servers * (output / running * step_s + prefill_s)

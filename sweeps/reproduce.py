@@ -161,28 +161,34 @@ class Reproduction:
             )
         return sweep, cube
 
-    def capacity(self, preset: str, criteria: Sequence[str]) -> "xr.Dataset":
+    def capacity(
+        self, preset: str, criteria: Sequence[str], *, growth: float | None = None, name: str | None = None
+    ) -> "xr.Dataset":
         """Search the capacity of a preset's points, or take the cube of the same search that is there already.
 
-        Raises UserError for a cube of another search.
+        ``growth`` is that of `find_capacity`. Raises UserError for a cube of another search.
         """
         from batchcube.results.cube import parse_specification, read_cube, write_cube
 
-        from .capacity import asked_of, find_capacity, parse_criterion
+        from .capacity import GROWTH, asked_of, find_capacity, parse_criterion
 
         sweep = self._sweep(preset, ())
-        file = self.folder / f"{preset}.nc"
-        self.console.print(f"[bold]{preset}[/bold]: {sweep.title}", highlight=False)
+        wanted, allowed = [parse_criterion(text) for text in criteria], GROWTH if growth is None else growth
+        file = self.folder / f"{name or preset}.nc"
+        self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
         if file.exists() and not self._overwrite:
             kept = read_cube(file)
             same = identity_of(parse_specification(str(kept.attrs["specification"]))) == sweep.identity()
-            searched = "capacity_criteria" in kept.attrs and asked_of(kept)["criteria"]
-            if not same or searched != [parse_criterion(text) for text in criteria]:
+            searched = asked_of(kept) if "capacity_criteria" in kept.attrs else {}
+            same = same and (searched.get("criteria"), searched.get("growth")) == (wanted, allowed)
+            if not same:
                 raise UserError(f"{file}: holds another search; choose another output, or --overwrite")
             if kept.sizes["replication"] >= sweep.replications:
                 return kept
         with self._progress() as progress:
-            cube = find_capacity(sweep, criteria, workers=self._workers, progress=progress, backend=self._backend)
+            cube = find_capacity(
+                sweep, wanted, growth=allowed, workers=self._workers, progress=progress, backend=self._backend
+            )
         write_cube(cube, file)
         return cube
 

@@ -6,7 +6,7 @@ printed, at the stated settings and over a range of those that are not stated.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _TOKENS = "throughput_tokens_per_s"
 _CAPACITY = "capacity_requests_per_s"
 _SLA = "tbt_mean_ms=50"
+_GROWTHS = (0.02, 0.05, 0.1, 0.2)
+"""How much the backlog may grow, as a share of the arrivals: the first is a steady state."""
 
 
 class _Gain(NamedTuple):
@@ -133,10 +135,16 @@ def reproduce_dynamic(to: Reproduction) -> None:
 
     capacity = to.capacity("dynamic-table2", [_SLA])
     to.draw(capacity, [Drawing("capacity", "dynamic-table2", {"lines": "cap"})])
-    over = to.capacity("dynamic-table2-settings", [_SLA])
-    gains = _beside(capacity.sel(cap="static", drop=True), over)
-    write_cube(gains, to.folder / "dynamic-table2-gains.nc")
-    to.draw(gains, [_map_of_table_2(row) for row in _TABLE_2])
+    static = capacity.sel(cap="static", drop=True)
+    gains: dict[float, xr.Dataset] = {}
+    for growth in _GROWTHS:
+        # Static caps end by their times: what the backlog may do does not matter to them.
+        name = f"dynamic-table2-growth-{100 * growth:g}"
+        over = to.capacity("dynamic-table2-settings", [_SLA], growth=growth, name=name)
+        gains[growth] = _beside(static, over)
+        write_cube(gains[growth], to.folder / f"{name}-gains.nc")
+        if growth in (_GROWTHS[0], _GROWTHS[-1]):
+            to.draw(gains[growth], [_map_of_table_2(row, growth) for row in _TABLE_2])
     to.tell("[DB] Table II: capacity with a mean time between tokens of 50 ms", _table_2(capacity, gains))
 
     _, cube = to.run("dynamic-fig4")
@@ -295,39 +303,28 @@ def _said_of_table_1(printed: _Gain, gain: Interval, holds: Verdict, found: _Rea
 # Table II -----------------------------------------------------------------------------------------------------------
 
 
-def _map_of_table_2(row: _Rates) -> Drawing:
+def _map_of_table_2(row: _Rates, growth: float) -> Drawing:
     printed = f"{100.0 * (row.dynamic / row.static - 1.0):.1f}"
     options = {"lines": "cap", "x": "weight", "quantity": _CAPACITY, "select": {"row": row.row}, "printed": printed}
-    return Drawing("gain-map", f"dynamic-table2-{_in_file_name(row.row)}", options)
+    return Drawing("gain-map", f"dynamic-table2-{_in_file_name(row.row)}-growth-{100 * growth:g}", options)
 
 
 def _in_file_name(label: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", label.lower()))
 
 
-def _table_2(capacity: xr.Dataset, gains: xr.Dataset) -> Found:
+def _table_2(capacity: xr.Dataset, gains: Mapping[float, xr.Dataset]) -> Found:
     rows: list[Row] = []
     sentences: list[str] = []
-    every = len(_TABLE_2)
+    every, name = len(_TABLE_2), "capacity (requests/s)"
     for printed in _TABLE_2:
         static, dynamic, steps = (
             capacity.sel(row=printed.row, cap=cap)[_CAPACITY].values for cap in ("static", "dynamic", "dynamic (steps)")
         )
         fitted, predicted, blind = mean_of(static), mean_of(dynamic, every), mean_of(steps, every)
-        name = "capacity (requests/s)"
         note = "fitted: all times of the server by one number; agrees: 95 % interval"
-        rows.append(
-            Row(
-                "Table II",
-                f"{printed.row}, static",
-                name,
-                printed.static,
-                np.nan,
-                *fitted,
-                fitted.holds(printed.static),
-                note,
-            )
-        )
+        holds = fitted.holds(printed.static)
+        rows.append(Row("Table II", f"{printed.row}, static", name, printed.static, np.nan, *fitted, holds, note))
         near = predicted.low - 0.05 <= printed.dynamic <= predicted.high + 0.05
         verdict: Verdict = "cannot tell" if np.isnan(predicted.low) else "yes" if near else "no"
         note = f"predicted; agrees: inside, to the printed decimal; {said_simultaneous(every)}"
@@ -339,32 +336,66 @@ def _table_2(capacity: xr.Dataset, gains: xr.Dataset) -> Found:
             tokens = Row("Table II", f"{printed.row}, {cap}", "tokens/s", printed.tokens[k], np.nan)
             note = "capacity x mean output; the paper's are of runs with a beginning and an end"
             rows.append(tokens._replace(simulated=mean * printed.mean_output, note=note))
-        change = gains.sel(row=printed.row)[_CAPACITY].mean("replication")
-        change = 100.0 * (change.sel(cap="dynamic") / change.sel(cap="static") - 1.0)
-        low, high = printed.gains
-        inside = int(((change >= low) & (change <= high)).sum())
-        least, most = float(change.min()), float(change.max())
-        target = 100.0 * (printed.dynamic / printed.static - 1.0)
-        nearest = float(change.values.ravel()[np.argmin(np.abs(change.values.ravel() - target))])
-        reached = least <= high and most >= low
-        note = (
-            f"nearest of {change.size} settings of weight and tolerance, with gains from {least:.1f} to {most:.1f} %; "
-            f"{inside} of them within {low:.1f} to {high:.1f} %, what the printed decimals stand for; agrees: reached"
-        )
-        over = Row("Table II", f"{printed.row}, over weight and tolerance", "gain (%)", target, np.nan, nearest)
-        rows.append(over._replace(agrees="yes" if reached else "no", note=note))
-        word = "reproduced" if verdict == "yes" else "reproduced in range" if reached else "not reproduced"
-        sentences.append(
-            f"{printed.row}: {word}; printed {printed.static:g} -> {printed.dynamic:g} requests/s, simulated "
-            f"{fitted.mean:.2f} -> {predicted.mean:.2f} [{predicted.low:.2f}, {predicted.high:.2f}]; over weight and "
-            f"tolerance the gain is {least:.1f} to {most:.1f} %, and within the printed decimals at {inside} of "
-            f"{change.size} settings."
-        )
-    sentences.append(
+        over = [_gain_over_settings(printed, growth, cube) for growth, cube in gains.items()]
+        rows += [one.row for one in over]
+        sentences.append(_said_of_table_2(printed, fitted, predicted, verdict, over))
+    sentences += [
+        "A gain needs a cap that binds, and a cap that binds makes requests wait: near the target the mean time "
+        "between tokens is held by letting the queue take what the batch does not. The paper's criterion looks at the "
+        "time between tokens alone, and its 3000 requests end before such a queue is seen.",
         "Told the time of decode steps alone, Algorithm 2 gains nothing where prefills have steps of their own: no "
-        "decode step of these batches takes 50 ms, so that its cap never comes down."
-    )
+        "decode step of these batches takes 50 ms, so that its cap never comes down.",
+    ]
     return Found(rows, sentences)
+
+
+class _Over(NamedTuple):
+    """What the settings of Algorithm 2 come to, where the backlog may grow by so much."""
+
+    growth: float
+    most: float
+    inside: int
+    """Settings whose gain is within what the printed decimals stand for."""
+    row: Row
+
+
+def _gain_over_settings(printed: _Rates, growth: float, cube: xr.Dataset) -> _Over:
+    mean = cube.sel(row=printed.row)[_CAPACITY].mean("replication")
+    gain = (100.0 * (mean.sel(cap="dynamic") / mean.sel(cap="static") - 1.0)).values.ravel()
+    low, high = printed.gains
+    least, most, inside = float(gain.min()), float(gain.max()), int(((gain >= low) & (gain <= high)).sum())
+    target = 100.0 * (printed.dynamic / printed.static - 1.0)
+    nearest = float(gain[np.argmin(np.abs(gain - target))])
+    reached: Verdict = "yes" if least <= high and most >= low else "no"
+    note = (
+        f"nearest of {gain.size} settings of weight and tolerance, with gains from {least:.1f} to {most:.1f} %; "
+        f"{inside} of them within {low:.1f} to {high:.1f} %, what the printed decimals stand for; agrees: reached"
+    )
+    setting = f"{printed.row}, any setting, backlog grows by up to {100 * growth:g} %"
+    row = Row("Table II", setting, "gain (%)", target, np.nan, nearest, agrees=reached, note=note)
+    # Only the first is a claim: a capacity with a queue that grows is none.
+    return _Over(growth, most, inside, row if growth == _GROWTHS[0] else row._replace(agrees=""))
+
+
+def _said_of_table_2(
+    printed: _Rates, fitted: Interval, predicted: Interval, verdict: Verdict, over: Sequence[_Over]
+) -> str:
+    steady = over[0]
+    word = (
+        "reproduced" if verdict == "yes" else "reproduced in range" if steady.row.agrees == "yes" else "not reproduced"
+    )
+    text = (
+        f"{printed.row}: {word}; printed {printed.static:g} -> {printed.dynamic:g} requests/s, simulated "
+        f"{fitted.mean:.2f} -> {predicted.mean:.2f} [{predicted.low:.2f}, {predicted.high:.2f}], at most "
+        f"{steady.most:+.1f} % at any of the settings in steady state"
+    )
+    enough = next((one for one in over if one.inside), None)
+    if word == "not reproduced" and enough is not None:
+        text += (
+            f"; the printed {100 * (printed.dynamic / printed.static - 1):.0f} % is reached at {enough.inside} of them "
+            f"where the backlog may grow by {100 * enough.growth:g} % of the arrivals"
+        )
+    return f"{text}."
 
 
 # Figure 4 -----------------------------------------------------------------------------------------------------------
@@ -390,6 +421,9 @@ def _figure_4(cube: xr.Dataset) -> Found:
             rows.append(Row("Fig. 4", setting, "TBT (ms)", printed, np.nan, *found, judged, note, False))
             held.setdefault(server, []).append(near)
     within = f"within {100 * _FIGURE_4_TOLERANCE:g} %"
+    fastest = max(_FIGURE_4["dynamic"])
+    there = cube.sel(server="dynamic", arrival_rate_per_s=fastest)
+    held_at, growth = 1e3 * float(there["tbt_mean_s"].mean()), 100 * float(there["backlog_growth_fraction"].mean())
     chunked = in_words(held["static (chunked)"], f"of these points {within}")
     return Found(
         rows,
@@ -399,6 +433,8 @@ def _figure_4(cube: xr.Dataset) -> Found:
             f"The printed dynamic line: {in_words(held['dynamic'], f'points are met {within}')} by "
             "Algorithm 2. At 4 requests/s some 10 requests run at once, and a cap below that would not serve them: "
             "what is printed there, 36.9 against 44.0 ms, does not come from the batch size in this model.",
+            f"At {fastest:g} requests/s Algorithm 2 holds {held_at:.1f} ms, and the backlog grows by {growth:.0f} % of "
+            "the arrivals meanwhile.",
             f"A static cap with chunked prefills meets {chunked}: the printed difference is as large as what chunks "
             "of prefill save. That is a conjecture, not a finding.",
         ],

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
+from batchcube.calibration.laws import STEP_TERMS
 from batchcube.engine.continuous.model import LATEST, MOST_REPLICAS, TICKS_PER_S
 from batchcube.engine.policies.sla import SIGNALS, STEP_SIGNALS
 from batchcube.engine.ticks import LARGEST_BATCH
@@ -329,6 +330,11 @@ class Replica(Settings):
         default="chunked", description="prefills share steps with decodes, or have steps of their own"
     )
 
+    @property
+    def held_tokens(self) -> int:
+        """Tokens that the whole blocks of the KV cache hold."""
+        return self.kv_capacity_tokens // self.block_tokens * self.block_tokens
+
 
 class Server(Settings):
     """What runs a batch, and how long it takes."""
@@ -545,7 +551,7 @@ def _controller_problems(point: Point) -> Iterator[Problem]:
         elif workload.in_seconds and sla.signal == "tbt" and not is_continuous(point):
             text = 'needs tokens, and workload.lengths.unit is "seconds"; use "batch_time" or "latency"'
             yield Problem(("policy", "sla", "signal"), text, shown=False)
-    for name in ("estimates", "controller_scope"):
+    for name in ("smallest_batch", "estimates", "controller_scope"):
         used = policy.mode in _ONLY_FOR[name]
         if used and memory is None and sla is None and name in policy.model_fields_set:
             yield Problem(("policy", name), "would be ignored without policy.memory or policy.sla", shown=False)
@@ -575,8 +581,10 @@ def _memory_problems(memory: Memory, point: Point) -> Iterator[Problem]:
     if memory.margin_tokens is not None:
         replica = point.server.replica
         if is_continuous(point):
-            if replica is not None and memory.margin_tokens >= replica.kv_capacity_tokens:
+            if replica is not None and memory.margin_tokens >= replica.held_tokens > 0:
                 text = f"must be < server.replica.kv_capacity_tokens = {replica.kv_capacity_tokens}"
+                if replica.held_tokens < replica.kv_capacity_tokens:
+                    text += f", of which whole blocks hold {replica.held_tokens}"
                 yield Problem((*at, "margin_tokens"), text)
         elif memory.margin_tokens >= (memory.capacity_tokens or math.inf):
             yield Problem((*at, "margin_tokens"), "must be < policy.memory.capacity_tokens")
@@ -671,9 +679,27 @@ def _continuous_problems(point: Point) -> Iterator[Problem]:
     yield from _continuous_bin_problems(policy, server)
 
 
+def lost_by_rounding(seconds: float) -> str | None:
+    """Return what is wrong with a coefficient that whole picoseconds change by more than 1 %; None where they do not.
+
+    From 50 ps on, half a picosecond is never more.
+    """
+    exact = seconds * TICKS_PER_S
+    if abs(round(exact) - exact) <= 0.01 * exact:
+        return None
+    return (
+        f"would be rounded to {round(exact) / TICKS_PER_S:g}, in whole picoseconds: must be 0, or at least 5e-11, the "
+        "smallest value that is always kept within 1 %, or whole picoseconds itself"
+    )
+
+
 def _step_law_problems(server: Server) -> Iterator[Problem]:
     law, at = server.service, ("server", "service")
     if isinstance(law, StepsLaw):
+        for name in STEP_TERMS:
+            text = lost_by_rounding(getattr(law, name))
+            if text is not None:
+                yield Problem((*at, name), text)
         if law.c0_s == law.c1_s_per_request == 0:
             yield Problem((*at, "c0_s"), "must be > 0, or c1_s_per_request must: a decode step takes some time")
     elif isinstance(law, CoefficientsLaw):
@@ -710,8 +736,10 @@ def _continuous_bin_problems(policy: Policy, server: Server) -> Iterator[Problem
         yield Problem(("policy", "bin_choice"), f'admission = "{policy.admission}" would ignore it; used by "by_bin"')
     if admitted and policy.bins == 1:
         yield Problem(("policy", "admission"), "needs policy.bins > 1")
-    if routed and server.servers == 1:
-        yield Problem(("server", "routing"), "needs server.servers > 1")
+    if server.servers == 1:
+        # The default of a single replica means nothing, whether it is stated or not.
+        if server.routing != "round_robin":
+            yield Problem(("server", "routing"), "needs server.servers > 1")
     elif routed and isinstance(server.servers, int) and policy.bins < server.servers:
         text = f'must be >= server.servers = {server.servers}: routing = "by_bin" gives every replica a bin'
         yield Problem(("policy", "bins"), text)

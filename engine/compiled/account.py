@@ -45,7 +45,10 @@ from .jit import inline
 
 @inline
 def add_product(moments, a, b, weight):
-    """Add weight * a * b to the sum of squares, for a and b below 2^52 and weights below 2^17."""
+    """Add weight * a * b to the sum of squares, for a and b below 2^62 and weights below 2^21.
+
+    A limb gains less than 2^33 times the weight: 2^30 of it in all, unless somebody carries.
+    """
     a_low, a_high, b_low, b_high = a & LOW, a >> 32, b & LOW, b >> 32
     bottom = np.uint64(a_low) * np.uint64(b_low)
     middle, top = a_low * b_high + a_high * b_low, a_high * b_high

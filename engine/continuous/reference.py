@@ -1,7 +1,7 @@
 """The specification, executed: every replica, step by step, in plain Python (model, section 10).
 
-One rule goes beyond the text: a step that preempts admits nobody (as in vLLM), or the preempted request would be the
-first to be admitted into the room that was just made.
+Two rules go beyond the text, as in vLLM: a step that preempts admits nobody, or the preempted request would be the
+first to be admitted into the room that was just made; and a running prefill without room for its chunk is preempted.
 """
 
 from dataclasses import dataclass, field
@@ -49,8 +49,6 @@ class Step(NamedTuple):
     decoding: int
     running: int
     prefill_tokens: int
-    recomputed_tokens: int
-    """Of requests that were preempted before."""
     prefills: int
     blocks: int
     """In use at its end, before finished requests leave."""
@@ -257,7 +255,6 @@ class Engine:
             decoding=len(decoding),
             running=len(self.running),
             prefill_tokens=sum(r.chunk for r in prefilling),
-            recomputed_tokens=sum(r.chunk for r in prefilling if self.records.preemptions[r.number]),
             prefills=sum(r.chunk == r.to_prefill for r in prefilling),
             blocks=sum(
                 blocks_of(r.resident + r.chunk + (r.number in grown), self.replica.block_tokens) for r in self.running

@@ -18,7 +18,7 @@ def tally_reference(job: StepJob, records: Records, history: "History", kept: in
     arrival = job.requests.arrival.tolist()
     served = [i for i in range(len(arrival)) if records.status[i] == SERVED]
     measured = [i for i in served if i >= job.setup.reporting.warmup]
-    start = arrival[min(job.setup.reporting.warmup, len(arrival) - 1)]
+    start = arrival[measured[0] if measured else -1]
     gaps = [later - sooner for i in measured for sooner, later in pairwise(history.emitted[i])]
     _tally_totals(job, records, history, served, measured, gaps, start, kept, tally)
     for step in history.steps:
@@ -51,7 +51,7 @@ def _tally_totals(
         "preemptions": int(records.preemptions.sum()),
         "busy": sum(step.duration for step in steps),
         "peak_blocks": max((step.blocks for step in steps), default=0),
-        "recomputed": sum(step.recomputed_tokens for step in steps),
+        "prompts": sum(int(requests.prompt[i]) for i in served),
         "completed": len(served),
         "rejected": count - len(served),
         "late": 0,

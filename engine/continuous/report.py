@@ -31,8 +31,8 @@ from .tally import (
     PEAK_BLOCKS,
     PREEMPTIONS,
     PREFILL_TOKENS,
+    PROMPTS,
     QUANTITIES,
-    RECOMPUTED,
     REJECTIONS,
     RUNNING_SUM,
     SERVED_REQUESTS,
@@ -68,18 +68,20 @@ def summarise_steps(tally: StepTally, setups: Sequence[StepSetup]) -> dict[str, 
     reporting = [setup.reporting for setup in setups]
     counts, quantiles = rank_histograms(tally.histograms)
     _conserve(tally, counts)
-    measured = totals[:, MEASURED]
+    measured, arrived = totals[:, MEASURED], totals[:, COMPLETED] + totals[:, REJECTIONS]
     span = (totals[:, LAST_COMPLETION] - totals[:, FIRST_ARRIVAL]) / TICKS_PER_S
     span = np.where(measured > 0, span, np.nan)
     has_sla = np.array([r.request_sla < NEVER for r in reporting])
     has_token_sla = np.array([r.token_sla < NEVER for r in reporting])
     gaps = tally.moments[:, GAP, COUNT]
     in_step = divide(totals[:, RUNNING_SUM], totals[:, MEASURED_STEPS])
+    growth, later = totals[:, BACKLOG_END] - totals[:, BACKLOG_HALF], arrived - (arrived // 2 + 1)
+    servers = np.array([f.replicas for f in fleets])
     report: dict[str, NDArray[Any]] = _request_times(tally, quantiles)
     report |= {
         "latency_histogram": tally.histograms[:, LATENCY].astype(np.uint32),
         "tbt_histogram": tally.histograms[:, GAP].astype(np.uint64),
-        "requests": totals[:, COMPLETED] + totals[:, REJECTIONS],
+        "requests": arrived,
         "completed": totals[:, COMPLETED].copy(),
         "rejected": totals[:, REJECTIONS].copy(),
         "measured": measured.copy(),
@@ -88,14 +90,16 @@ def summarise_steps(tally: StepTally, setups: Sequence[StepSetup]) -> dict[str, 
         "throughput_requests_per_s": divide(totals[:, SERVED_REQUESTS], span),
         "throughput_tokens_per_s": divide(totals[:, SERVED_TOKENS], span),
         "makespan_s": span,
-        "utilisation": divide(totals[:, OCCUPIED] / TICKS_PER_S, np.array([f.replicas for f in fleets]) * span),
+        "utilisation": divide(totals[:, OCCUPIED] / TICKS_PER_S, servers * span),
         "batch_size_mean": in_step,
         "batch_size_histogram": tally.sizes,
         "request_sla_violation_fraction": np.where(has_sla, divide(totals[:, LATE_REQUESTS], measured), np.nan),
         "token_sla_violation_fraction": np.where(has_token_sla, divide(totals[:, LATE_TOKENS], gaps), np.nan),
         "kv_peak_tokens": totals[:, PEAK_BLOCKS] * np.array([float(r.block_tokens) for r in replicas]),
-        "recomputed_token_fraction": divide(totals[:, RECOMPUTED], totals[:, PREFILL_TOKENS]),
-        "overloaded": _overloaded(totals, in_step, np.array([f.replicas for f in fleets])),
+        "recomputed_token_fraction": divide(totals[:, PREFILL_TOKENS] - totals[:, PROMPTS], totals[:, PREFILL_TOKENS]),
+        "backlog_growth_fraction": divide(growth, later),
+        # The test of the request level: the mean number that run is the batch, and there is one queue.
+        "overloaded": growth > np.nan_to_num(in_step) * (1 + servers) + 4.0 * np.sqrt(later),
     }
     report |= _per_bin(tally)
     report |= _per_window(tally, setups, has_sla)
@@ -130,17 +134,6 @@ def _request_times(tally: StepTally, quantiles: NDArray[np.float64]) -> dict[str
         report[f"{name}_max_s"] = most
         report[f"{name}_quantile_s"] = np.clip(quantiles[:, q] / HISTOGRAM_UNITS_PER_S, least[:, None], most[:, None])
     return report
-
-
-def _overloaded(
-    totals: NDArray[np.int64], in_step: NDArray[np.float64], replicas: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Apply the test of the request level: the mean number that run is the batch, and there is one queue."""
-    requests = totals[:, COMPLETED] + totals[:, REJECTIONS]
-    later = requests - (requests // 2 + 1)
-    growth = totals[:, BACKLOG_END] - totals[:, BACKLOG_HALF]
-    result: NDArray[np.bool_] = growth > np.nan_to_num(in_step) * (1 + replicas) + 4.0 * np.sqrt(later)
-    return result
 
 
 def _per_bin(tally: StepTally) -> dict[str, NDArray[Any]]:

@@ -126,7 +126,7 @@ def _check_conservation(job: StepJob, records: Records, tally: StepTally) -> Non
     requests, blocks = job.requests, job.setup.replica.blocks
     served = records.status == SERVED
     lost = int((records.last_token[served] < 0).sum())
-    ordered = (records.scheduled[served] < records.first_token[served]) & (
+    ordered = (records.scheduled[served] <= records.first_token[served]) & (
         records.first_token[served] <= records.last_token[served]
     )
     totals = Totals(*tally.totals[: len(Totals._fields)].tolist())

@@ -22,7 +22,7 @@ TOTAL_FIELDS = (
     "busy",
     "peak_blocks",
     # Of the whole run.
-    "recomputed",  # prefill tokens of requests that were preempted before
+    "prompts",  # prompt tokens of the requests that were served
     "completed",
     "rejected",
     "late",  # not 0: the clock ran out
@@ -33,7 +33,7 @@ TOTAL_FIELDS = (
     "occupied",  # ticks in steps
     "served",  # requests that complete then, whoever they are
     "served_tokens",
-    "first_arrival",
+    "first_arrival",  # of the measured requests that are served
     "last_completion",
     # Of the measured requests.
     "measured",
@@ -50,7 +50,7 @@ TOTAL_FIELDS = (
     PREEMPTIONS,
     BUSY,
     PEAK_BLOCKS,
-    RECOMPUTED,
+    PROMPTS,
     COMPLETED,
     REJECTIONS,
     LATE,

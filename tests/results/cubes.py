@@ -145,6 +145,7 @@ def _replication(rate, capacity, replication, seed, requests, bins, windows, buc
         "memory_overflow_fraction": np.full(shape, np.nan),
         "memory_peak_tokens": size * 1000,
         "extrapolated_batch_fraction": np.zeros(shape),
+        "backlog_growth_fraction": np.maximum(1.0 - 1.0 / load, 0.0),
         "overloaded": over,
         "bin_requests": np.full((*shape, bins), int(requests * share)),
         "bin_batches": np.ones((*shape, bins), np.int64) * (batches // bins)[..., None],

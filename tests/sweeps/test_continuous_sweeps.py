@@ -120,13 +120,25 @@ def cube() -> xr.Dataset:
 LINEAR = {"law": "linear", "a1_s_per_token": 0.01, "gamma": 0.1}
 SECONDS = {"distribution": "uniform", "unit": "seconds", "low": 1.0, "high": 2.0}
 UNUSED = "mode continuous would ignore it"
+EQUAL = {
+    "workload.lengths": {
+        "distribution": "constant",
+        "value": 20,
+        "prompt": {"distribution": "constant", "value": 30},
+    },
+    "workload.predictor": {"kind": "oracle"},
+}
 
 
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
         ({"policy.largest_batch": None}, "policy.largest_batch: is missing; mode continuous needs it"),
-        ({"policy.smallest_batch": 17}, "policy.smallest_batch = 17: must be <= policy.largest_batch = 16"),
+        (
+            {"policy.smallest_batch": 17, "policy.memory": {}},
+            "policy.smallest_batch = 17: must be <= policy.largest_batch = 16",
+        ),
+        ({"policy.smallest_batch": 2}, "policy.smallest_batch: would be ignored without policy.memory or policy.sla"),
         ({"policy.batch_size": 8}, f"policy.batch_size: {UNUSED}; used by fifo_fixed, multi_bin_only, fifo_greedy"),
         ({"policy.tail": "drop"}, f"policy.tail: {UNUSED}; used by fifo_fixed, multi_bin_only"),
         ({"policy.max_wait_s": 1.0}, f"policy.max_wait_s: {UNUSED}; used by fifo_fixed, multi_bin_only"),
@@ -144,6 +156,14 @@ UNUSED = "mode continuous would ignore it"
             {"policy.memory": {"rule": "margin", "margin_tokens": 2000.0}},
             "policy.memory.margin_tokens = 2000.0: must be < server.replica.kv_capacity_tokens = 2000",
         ),
+        (
+            {
+                "policy.memory": {"rule": "margin", "margin_tokens": 2000.0},
+                "server.replica.kv_capacity_tokens": 2015,
+            },
+            "policy.memory.margin_tokens = 2000.0: must be < server.replica.kv_capacity_tokens = 2015, of which whole "
+            "blocks hold 2000",
+        ),
         ({"policy.memory": {"rule": "margin"}}, 'policy.memory.rule = "margin": needs margin_tokens or margin_fracti'),
         (
             {"policy.sla": {"target_s": 0.05, "tolerance_s": 0.001, "signal": "latency"}},
@@ -158,6 +178,7 @@ UNUSED = "mode continuous would ignore it"
         ({"policy.admission": "by_bin"}, 'policy.admission = "by_bin": needs policy.bins > 1'),
         ({"policy.admission": "lifo"}, 'policy.admission = "lifo": must be "fifo" or "by_bin"'),
         ({"server.routing": "by_bin", "policy.bins": 4}, 'server.routing = "by_bin": needs server.servers > 1'),
+        ({"server.routing": "shortest_queue"}, 'server.routing = "shortest_queue": needs server.servers > 1'),
         (
             {"server.routing": "by_bin", "server.servers": 4, "policy.bins": 3},
             'policy.bins = 3: must be >= server.servers = 4: routing = "by_bin" gives every replica a bin',
@@ -206,6 +227,14 @@ UNUSED = "mode continuous would ignore it"
             "server.service.c0_s = 0.0: must be > 0, or c1_s_per_request must: a decode step takes some time",
         ),
         (
+            {"server.service": {"law": "steps", "c0_s": 1e-14, "c1_s_per_request": 0.1}},
+            "server.service.c0_s = 1e-14: would be rounded to 0, in whole picoseconds: must be 0, or at least 5e-11",
+        ),
+        (
+            {"server.service.c4_s_per_prefill_attention": 1.3e-12},
+            "server.service.c4_s_per_prefill_attention = 1.3e-12: would be rounded to 1e-12, in whole picoseconds:",
+        ),
+        (
             {"server.service": {"coefficients": "qwen3-0.6b-cpu-vllm", "h": "chosen"}},
             f'server.service.h = "chosen": {UNUSED}: it takes the coefficients\' law of single steps',
         ),
@@ -229,6 +258,29 @@ UNUSED = "mode continuous would ignore it"
 def test_a_mistake_is_one_line_with_its_path(settings: dict[str, Any], line: str) -> None:
     (found,) = refusals(settings)
     assert found.startswith(line)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-12, 3e-12, 1.001e-12, 4.04e-11, 5e-11, 5.05e-11, 1.0])
+def test_coefficients_that_whole_picoseconds_keep_are_allowed(seconds: float) -> None:
+    service = {"law": "steps", "c0_s": 0.1, "c3_s_per_prefill_token": seconds}
+    (point,) = make_plan(sweep(put(BASE, {"server.service": service}))).points
+    kept = point.setup.replica.law.prefill_token / TICKS_PER_S
+    assert kept == pytest.approx(seconds, rel=0.01)
+
+
+def test_the_default_routing_may_be_stated_for_a_single_replica() -> None:
+    assert sweep(put(BASE, {"server.routing": "round_robin"})).grid.shape == ()
+
+
+@pytest.mark.parametrize("mode", ["dynamic_only", "multi_bin_dynamic", "continuous"])
+def test_a_smallest_batch_without_controllers_is_a_mistake(mode: str) -> None:
+    policy = {"mode": mode, "largest_batch": 16, **({"bins": 2} if mode == "multi_bin_dynamic" else {})}
+    server = BASE["server"] if mode == "continuous" else {"service": LINEAR}
+    tables = {**BASE, "policy": policy, "server": server}
+    (line,) = refusals({"policy.smallest_batch": 2}, tables)
+    assert line == "policy.smallest_batch: would be ignored without policy.memory or policy.sla"
+    controlled = {"policy.smallest_batch": 2, "policy.sla": {"target_s": 9.0, "tolerance_s": 0.1}}
+    assert sweep(put(tables, controlled)).grid.points[0].policy.smallest_batch == 2
 
 
 @pytest.mark.parametrize(
@@ -289,16 +341,26 @@ def test_a_grid_is_continuous_everywhere_or_nowhere() -> None:
     ("settings", "line"),
     [
         (
-            {"policy.sla": {"target_s": 0.0204, "tolerance_s": 0.001}},
-            "policy.sla.target_s = 0.0204: must be at least c0_s + c1_s_per_request = 0.0205: a single request misses",
+            {"policy.sla": {"target_s": 0.0194, "tolerance_s": 0.001}},
+            "policy.sla.target_s = 0.0194: must be, with tolerance_s = 0.001, at least c0_s + c1_s_per_request + 101.",
         ),
         (
-            {"server.replica.kv_capacity_tokens": 100},
-            "server.replica.kv_capacity_tokens = 100: must be at least 14",
+            {**EQUAL, "server.replica": {"kv_capacity_tokens": 63}},
+            "server.replica.kv_capacity_tokens = 63: must be at least 64, what the smallest request takes, prompt + "
+            "output - 1 = 49 tokens in blocks of 16, or no request could be served",
         ),
         (
-            {"server.replica.token_budget": 100, "server.replica.prefill": "separate"},
-            'server.replica.token_budget = 100 with prefill = "separate": must be at least 14',
+            {**EQUAL, "server.replica": {"kv_capacity_tokens": 48, "block_tokens": 1}},
+            "server.replica.kv_capacity_tokens = 48: must be at least 49, what the smallest request takes, prompt + ",
+        ),
+        (
+            {**EQUAL, "server.replica": {"kv_capacity_tokens": 900, "token_budget": 48, "prefill": "separate"}},
+            'server.replica.token_budget = 48 with prefill = "separate": must be at least 49, what the smallest '
+            "request takes, prompt + output - 1 = 49 tokens, or no request could be served",
+        ),
+        (
+            {**EQUAL, "server.service": {"law": "steps", "c0_s": 1e5}},
+            "server.service: a request of 50 tokens could take 5e+06 s: must be at most 1.15e+06 s",
         ),
         (
             {
@@ -318,10 +380,6 @@ def test_a_grid_is_continuous_everywhere_or_nowhere() -> None:
             {"workload.arrivals.rate_per_s": 1e-5},
             "workload.requests = 120: arrive, or are served, within about 1.2e+07 s: must be at most 2305843 s",
         ),
-        (
-            {"server.service": {"law": "steps", "c0_s": 1e-14}},
-            "c0_s = 0, c1_s_per_request = 0: a decode step must take",
-        ),
     ],
 )
 def test_what_only_the_data_show_is_refused_in_a_line(settings: dict[str, Any], line: str) -> None:
@@ -331,9 +389,110 @@ def test_what_only_the_data_show_is_refused_in_a_line(settings: dict[str, Any], 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "replica",
+    [
+        {"kv_capacity_tokens": 49, "block_tokens": 1},
+        {"kv_capacity_tokens": 64, "token_budget": 49, "prefill": "separate"},
+        {"kv_capacity_tokens": 64, "token_budget": 16},
+    ],
+)
+def test_a_replica_with_room_for_the_last_token_but_one_serves_everybody(replica: dict[str, Any]) -> None:
+    made = sweep(put(BASE, {**EQUAL, "server.replica": replica}), replications=1).run()
+    assert (made["completed"] == 120).all()
+    assert "turned away" not in made.attrs["notes"]
+
+
+def test_a_replica_that_holds_some_requests_is_allowed_though_the_mean_one_does_not_fit() -> None:
+    made = sweep(put(BASE, {"server.replica.kv_capacity_tokens": 100}), replications=1).run()
+    assert (made["completed"] > 10).all()
+    assert (made["rejected"] > 10).all()
+
+
+def test_of_a_recorded_trace_all_that_may_be_simulated_is_looked_at(tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    rows = [f"{i},{30 if i < 50 else 10},20" for i in range(100)]
+    file.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows]))
+
+    def plan(**settings: Any) -> None:
+        workload = {"trace": {"path": str(file), **settings}, "requests": 50, "predictor": {"kind": "oracle"}}
+        replica = {"kv_capacity_tokens": 48, "block_tokens": 1}
+        make_plan(sweep(put({**BASE, "workload": workload}, {"server.replica": replica})))
+
+    with pytest.raises(UserError, match=r"^sweep\.toml: server\.replica\.kv_capacity_tokens = 48: must be at least 49"):
+        plan()
+    plan(resample="circular")
+
+
+def test_the_memory_controller_knows_whole_blocks() -> None:
+    settings = {"server.replica.kv_capacity_tokens": 2015, "policy.memory": {"rule": "margin", "margin_fraction": 0.5}}
+    (point,) = make_plan(sweep(put(BASE, settings))).points
+    replica = point.setup.replica
+    assert replica.control.memory.capacity == replica.blocks * replica.block_tokens == 2000.0
+    assert replica.control.memory.margin == 1000.0
+
+
+@pytest.mark.parametrize(("target_s", "allowed"), [(0.0204, True), (0.0202, False)])
+def test_a_target_counts_the_reading_of_a_prompt_and_the_tolerance(target_s: float, allowed: bool) -> None:
+    # 0.0205 s and 31 tokens of 1e-5 s each: 0.02081 s; the dead band reaches to 0.0005 s above the target.
+    service = {**STEPS, "c2_s_per_kv_token": 1e-5}
+    settings = {**EQUAL, "server.service": service, "policy.sla": {"target_s": target_s, "tolerance_s": 0.0005}}
+    if allowed:
+        make_plan(sweep(put(BASE, settings)))
+        return
+    with pytest.raises(UserError) as caught:
+        make_plan(sweep(put(BASE, settings)))
+    assert str(caught.value) == (
+        "sweep.toml: policy.sla.target_s = 0.0202: must be, with tolerance_s = 0.0005, at least c0_s + "
+        "c1_s_per_request + 31.0 c2_s_per_kv_token = 0.02081: a single request misses it"
+    )
+
+
 def test_a_target_that_a_single_request_just_meets_is_allowed() -> None:
     tables = put(BASE, {"policy.sla": {"target_s": 0.0205, "tolerance_s": 0.001}, "replications": 1})
     assert (Sweep.model_validate(tables).run()["completed"] == 120).all()
+
+
+# The sample is of two requests; a replication has longer ones.
+LONGER = {
+    "policy": {**BY_BIN, "edges": {"sample_size": 2}},
+    "axes": {"c0": {"path": "server.service.c0_s", "values": [0.02, 3500.0]}},
+}
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_what_shows_while_running_names_the_specification_and_the_point(backend: str) -> None:
+    tables = put(BASE, {**LONGER, "server.service.c0_s": None})
+    with pytest.raises(UserError, match=r"^sweep\.toml: a request of \d+ tokens could take .* s \(at c0 = 3500\.0\)$"):
+        sweep(tables, replications=5).run(backend=backend)
+    with pytest.raises(UserError, match=r"^sweep\.toml: a request of \d+ tokens could take .* s$"):
+        sweep(put(BASE, {**LONGER, "axes": {}, "server.service.c0_s": 3500.0})).run(backend=backend)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_clock_that_runs_out_names_the_specification_and_the_point(workers: int) -> None:
+    service = {"law": "steps", "c0_s": 2000.0}
+    tables = put(BASE, {**EQUAL, "server.service": service, "workload.requests": None, "policy.largest_batch": None})
+    tables["axes"] = {
+        "count": {"path": "workload.requests", "values": [10, 1500]},
+        "cap": {"path": "policy.largest_batch", "values": [16]},
+    }
+    with pytest.raises(UserError) as caught:
+        sweep(tables, replications=2).run(workers=workers)
+    assert str(caught.value) == (
+        "sweep.toml: the requests take longer than 2305843 s, the longest that can be simulated (at count = 1500, cap "
+        "= 16)"
+    )
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        return np.zeros(2) + np.zeros(3)
+
+    monkeypatch.setattr(execution, "simulate_jobs", broken)
+    with pytest.raises(ValueError, match="could not be broadcast") as caught:
+        sweep(BASE, replications=1).run()
+    assert not isinstance(caught.value, UserError)
 
 
 def test_jax_is_refused_in_a_line_before_anything_is_written(tmp_path: Path) -> None:
@@ -382,7 +541,7 @@ HELD = {
     *("requests", "completed", "rejected", "measured", "steps", "preemptions"),
     *("throughput_requests_per_s", "throughput_tokens_per_s", "makespan_s", "utilisation", "overloaded"),
     *("batch_size_mean", "request_sla_violation_fraction", "token_sla_violation_fraction"),
-    *("kv_peak_tokens", "recomputed_token_fraction"),
+    *("kv_peak_tokens", "recomputed_token_fraction", "backlog_growth_fraction"),
     *("effective_bins", "bin_lower_edge", "bin_upper_edge", "bin_requests", "bin_wait_mean_s", "bin_latency_mean_s"),
     *("window_width_s", "window_arrivals", "window_completions", "window_request_sla_violation_fraction"),
     *("window_queue_length_mean", "window_running_mean", "window_batch_size_mean", "window_kv_tokens_mean"),
@@ -479,8 +638,23 @@ def test_requests_that_never_fit_are_counted_and_told(cube: xr.Dataset) -> None:
         job = Draws(1, replication).job(make_plan(Sweep.model_validate(tables)).points[0])
         too_large = (job.requests.prompt + job.requests.output - 1 > 320).sum()
         assert int(made["rejected"][replication]) == too_large
-    assert "some requests could never fit into a replica and were turned away" in made.attrs["notes"]
+    percent = 100.0 * float(made["rejected"].sum()) / 360
+    note = f"{percent:.2g} % of the requests could never fit into a replica and were turned away (variable rejected)"
+    assert note in made.attrs["notes"].splitlines()
     assert "turned away" not in sweep(BASE).run().attrs["notes"]
+
+
+def test_the_note_on_requests_turned_away_is_about_the_whole_sweep(tmp_path: Path) -> None:
+    tables = put(BASE, {"server.replica.kv_capacity_tokens": None})
+    tables["axes"] = {"capacity": {"path": "server.replica.kv_capacity_tokens", "values": [32, 64, 2000]}}
+    file = tmp_path / "cube.nc"
+    for replications in (1, 4):
+        made = sweep(tables, replications=replications).run(file)
+        percent = 100.0 * float(made["rejected"].sum() / made["requests"].sum())
+        assert 40 < percent < 90
+        (note,) = [note for note in read_cube(file).attrs["notes"].splitlines() if "turned away" in note]
+        assert note.startswith(f"{percent:.0f} % of the requests could never fit")
+    xr.testing.assert_identical(made, sweep(tables, replications=4).run())
 
 
 def test_overload_is_said() -> None:
@@ -640,6 +814,12 @@ def test_what_nothing_measured_and_what_is_extrapolated_is_told() -> None:
             True,
             "c1_s_per_request is less than four of its standard errors: draws could be negative",
         ),
+        (
+            lambda content: content["step_law"].update(c4_s_per_prefill_attention=1.3e-12),
+            False,
+            "step_law.c4_s_per_prefill_attention = 1.3e-12: would be rounded to 1e-12, in whole picoseconds: must be "
+            "0, or at least 5e-11, the smallest value that is always kept within 1 %, or whole picoseconds itself",
+        ),
     ],
 )
 def test_coefficients_that_cannot_be_used_are_refused_in_a_line(
@@ -656,7 +836,7 @@ def test_coefficients_that_cannot_be_used_are_refused_in_a_line(
 def test_a_target_below_a_single_request_of_coefficients_is_refused() -> None:
     tables = put(SLOW, {"policy.sla": {"target_s": 0.07, "tolerance_s": 0.001}})
     with pytest.raises(
-        UserError, match=r"policy\.sla\.target_s = 0\.07: must be at least c0_s \+ c1_s_per_request = 0\.078"
+        UserError, match=r"policy\.sla\.target_s = 0\.07: must be, .* 101\.8 c2_s_per_kv_token = 0\.07999"
     ):
         Sweep.model_validate(tables).run()
 

@@ -30,6 +30,7 @@ from ..tally import (
     MEASURED_STEPS,
     OCCUPIED,
     PREEMPTIONS,
+    PROMPTS,
     REJECTIONS,
     RUNNING_SUM,
     SERVED_REQUESTS,
@@ -167,8 +168,7 @@ def book_requests(requests, bin_of, records, reporting, tally):
     arrival, output, totals = requests.arrival, requests.output, tally.totals
     count, width = len(arrival), reporting.window
     half = count // 2
-    start = arrival[min(reporting.warmup, count - 1)]
-    totals[FIRST_ARRIVAL] = start
+    start = totals[FIRST_ARRIVAL]
     for i in range(count):
         arrived, last = arrival[i], records.last_token[i]
         window = window_at(arrived, width)
@@ -183,6 +183,7 @@ def book_requests(requests, bin_of, records, reporting, tally):
             continue
         latency = last - arrived
         totals[COMPLETED] += 1
+        totals[PROMPTS] += requests.prompt[i]
         totals[LAST_COMPLETION] = max(totals[LAST_COMPLETION], last)
         totals[BACKLOG_HALF] += i <= half and last > arrival[half]
         totals[BACKLOG_END] += last > arrival[count - 1]

@@ -3,13 +3,23 @@
 from ...compiled.jit import inline, jit
 from ...policies.admission import start_admission
 from ..model import NEVER, REJECTED, ROUTINGS
-from ..tally import KEPT, LATE
+from ..tally import FIRST_ARRIVAL, KEPT, LATE
 from .account import book_requests
 from .replica import advance
 from .requests import enqueue
 from .space import IN_STEP, NOW, RUNNING, TOKENS, USED, WAITING, part_of, store
 
 SHORTEST_QUEUE = ROUTINGS.index("shortest_queue")
+
+
+@inline
+def first_arrival(requests, records, reporting):
+    """Return the arrival of the first measured request, of the last request where none is."""
+    count = len(requests.arrival)
+    for i in range(reporting.warmup, count):
+        if records.status[i] != REJECTED:
+            return requests.arrival[i]
+    return requests.arrival[count - 1]
 
 
 @inline
@@ -36,13 +46,15 @@ def run_fleet(requests, bin_of, setup, records, tally, space, order, begin):
     arrival, replicas = requests.arrival, fleet.replicas
     for r in range(replicas):
         store(start_admission(replica.control), part_of(space, r))
+    start = tally.totals[FIRST_ARRIVAL] = first_arrival(requests, records, reporting)
     rounds = len(arrival) if fleet.routing == SHORTEST_QUEUE else 0
     for i in range(rounds + 1):
         until = arrival[i] if i < rounds else NEVER
         if i < rounds and records.status[i] == REJECTED:
             continue
         for r in range(replicas):
-            advance(requests, bin_of, setup, records, tally, part_of(space, r), order[begin[r] : begin[r + 1]], until)
+            mine = order[begin[r] : begin[r + 1]]
+            advance(requests, bin_of, setup, records, start, tally, part_of(space, r), mine, until)
             if tally.totals[LATE]:
                 return
         if i < rounds:

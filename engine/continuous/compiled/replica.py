@@ -7,7 +7,7 @@ from ...policies.admission import decide_cap, see_finished, see_step
 from ...policies.estimates import Seen, observe
 from ...policies.sla import TOKEN_GAP
 from ..model import LATEST, LONGEST_GAP, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND
-from ..tally import LATE, PEAK_BLOCKS, PREFILL_TOKENS, PREFILLS, RECOMPUTED
+from ..tally import LATE, PEAK_BLOCKS, PREFILL_TOKENS, PREFILLS
 from .account import book_gaps, book_move, book_preemption, book_steps
 from .leaps import blocks_for, countable, growth, lasting, steps_that_fit, steps_until
 from .requests import (
@@ -69,14 +69,12 @@ def make_room(now, replica, requests, reporting, records, space, tally):
 
 
 @inline
-def add_chunk(i, chunk, records, space, tally):
+def add_chunk(i, chunk, space, tally):
     """Prefill a chunk of a request."""
     space.resident[i] += chunk
     space.to_prefill[i] -= chunk
     space.state[TOKENS] += chunk
     tally.totals[PREFILL_TOKENS] += chunk
-    if records.preemptions[i] > 0:
-        tally.totals[RECOMPUTED] += chunk
     return chunk * space.resident[i]
 
 
@@ -101,7 +99,7 @@ def schedule(now, cap, replica, fleet, requests, reporting, records, space, tall
                 preempted = True
             else:
                 state[USED] += more
-                attention = add_chunk(i, chunk, records, space, tally)
+                attention = add_chunk(i, chunk, space, tally)
                 tokens, budget = chunk, budget - chunk
                 if space.to_prefill[i] == 0:
                     space.done[0], finished = i, 1
@@ -120,7 +118,7 @@ def schedule(now, cap, replica, fleet, requests, reporting, records, space, tall
             records.scheduled[i] = now
         state[USED] += more
         space.resident[i], space.to_prefill[i] = 0, need
-        attention += add_chunk(i, chunk, records, space, tally)
+        attention += add_chunk(i, chunk, space, tally)
         tokens, budget = tokens + chunk, budget - chunk
         if need == chunk:
             space.done[finished] = i
@@ -175,12 +173,14 @@ def exchanged(seen, number, new):
 
 
 @inline
-def advance(requests, bin_of, setup, records, tally, space, mine, until):
-    """Take the steps of one replica that begin before `until`; `mine` are the requests that are sent here, in order."""
+def advance(requests, bin_of, setup, records, start, tally, space, mine, until):
+    """Take the steps of one replica that begin before `until`.
+
+    `mine` are the requests that are sent here, in order; `start` is the arrival of the first measured one.
+    """
     replica, fleet, reporting = setup
     state, law, size, control = space.state, replica.law, replica.block_tokens, replica.control
     arrival, prompt, output = requests.arrival, requests.prompt, requests.output
-    start = arrival[min(reporting.warmup, len(arrival) - 1)]
     admission = load(space)
     now = state[NOW]
     while True:

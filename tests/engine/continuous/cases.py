@@ -5,9 +5,11 @@ import numpy as np
 from batchcube.engine.continuous import (
     ADMISSIONS,
     ROUTINGS,
+    Law,
     Replica,
     Requests,
     StepJob,
+    StepReporting,
     StepSetup,
     make_fleet,
     make_law,
@@ -15,6 +17,7 @@ from batchcube.engine.continuous import (
     make_requests,
     make_step_reporting,
 )
+from batchcube.engine.continuous.model import NEVER, TICKS_PER_S
 from batchcube.engine.policies.bin_choice import CHOICES
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
@@ -100,3 +103,50 @@ def draw_job(rng: np.random.Generator) -> StepJob:
     order = np.argsort(np.argsort(requests.output + rng.normal(0, 5, count)))
     bin_of = (order * bins // count).astype(np.int32)
     return StepJob(requests, bin_of, StepSetup(replica, fleet, reporting))
+
+
+def draw_large(rng: np.random.Generator) -> StepJob:
+    """Draw a job whose times, or whose numbers of tokens, are near the largest that are allowed."""
+    count, most = int(rng.integers(1, 7)), int(rng.integers(1, 7))
+    output = rng.integers(1, int(rng.choice([10, 300, 4000])), count)
+    prompt = rng.integers(1, int(rng.choice([2, 1000, 100_000])), count)
+    longest = int((output + prompt).max())
+    step = max(int(2**60 // longest // most // 8 * rng.choice([1.0, 0.5, 1e-3, 1e-6])), 10**6)
+    law = Law(
+        step,
+        int(rng.choice([0, step])),
+        int(rng.choice([0, step // (most * longest), 1])),
+        int(rng.choice([0, step // (most * longest)])),
+        int(rng.choice([0, step // (most * longest * longest)])),
+    )
+    size, prior = int(rng.choice([1, 16, 1000])), np.array([float(longest)])
+    sla = sla_search("paper", str(rng.choice(STEP_SIGNALS)), step / TICKS_PER_S, 0.0, 2.0, 1.0)
+    memory = memory_bound("exact", 3.0 * longest, 0.05)
+    control = Control(
+        smallest=1.0,
+        largest=float(most),
+        sla=sla if rng.integers(2) else no_sla(),
+        memory=memory if rng.integers(2) else no_memory_bound(),
+        smoothing=smoothing(str(rng.choice(["ema", "window"])), 0.2, 3),
+        prior_tokens=prior,
+        prior_squares=1.2 * prior**2,
+    )
+    replica = make_replica(
+        law,
+        most_running=most,
+        token_budget=most + int(rng.choice([10, 1000, 10**6])),
+        capacity_tokens=max(size, int(longest * rng.choice([1.1, 2.0, 10.0]))),
+        block_tokens=size,
+        prefill=str(rng.choice(["chunked", "separate"])),
+        control=control if rng.integers(2) else None,
+    )
+    reporting = StepReporting(
+        warmup=int(rng.integers(0, count + 1)),
+        request_sla=int(rng.choice([NEVER, 10 * step])),
+        token_sla=int(rng.choice([NEVER, step, 2 * step])),
+        window=int(rng.choice([1, step, 2**57])),
+        windows=int(rng.choice([1, 7])),
+    )
+    arrival = np.sort(rng.integers(0, int(rng.choice([1, 2**40, 2**57])), count))
+    requests = Requests(arrival, prompt.astype(np.int64), output.astype(np.int64))
+    return StepJob(requests, np.zeros(count, np.int32), StepSetup(replica, make_fleet(), reporting))

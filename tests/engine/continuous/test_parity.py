@@ -83,6 +83,14 @@ def test_thousands_of_small_cases_agree_exactly() -> None:
     assert min(met.values()) > 100, met
 
 
+def test_times_and_tokens_near_the_largest_agree() -> None:
+    long = 0
+    for seed in range(400):
+        _, tally = agree_on(cases.draw_large(np.random.default_rng([5, seed])))
+        long += int(tally.totals[TOTAL_FIELDS.index("decode_tokens")] > 1000)
+    assert long > 50, long
+
+
 @pytest.mark.parametrize("prefill", ["chunked", "separate"])
 def test_long_decodes_between_rare_arrivals_agree(prefill: str) -> None:
     rng = np.random.default_rng(7)

@@ -15,6 +15,7 @@ from batchcube.engine.continuous import (
     simulate_many_steps,
 )
 from batchcube.engine.continuous.run import simulate_job
+from batchcube.engine.continuous.tally import TOTAL_FIELDS
 
 BACKENDS = ("reference", "numba")
 
@@ -149,3 +150,36 @@ def test_one_at_a_time_is_an_m_d_1_queue() -> None:
     error = np.std(waits, ddof=1) / np.sqrt(len(waits))
     assert abs(np.mean(waits) - expected) < 4 * error
     assert error < 0.02 * expected
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_prefill_that_takes_no_time_is_no_mistake(backend) -> None:
+    # c0 = c3 = 0: a step of prefills alone lasts 0 ticks.
+    found = report_of(job([0.0], [4], [3], law=(0.0, 1e-3), prefill="separate"), backend)
+    assert (found["completed"], found["ttft_mean_s"], found["latency_mean_s"]) == (1, 0.0, 2e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_makespan_begins_with_the_first_that_is_served(backend) -> None:
+    found = report_of(job([0.0, 10.0], [5000, 5], [1, 10]), backend)
+    assert (found["rejected"], found["makespan_s"], found["utilisation"]) == (1, pytest.approx(0.01), pytest.approx(1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_first_prefill_that_is_begun_again_costs_what_was_lost(backend) -> None:
+    # Request 1 prefills in chunks of what request 0 leaves of the budget, and goes when request 0 needs its room.
+    one = job([0.0, 0.0], [6, 12], [9, 1], capacity_tokens=16, token_budget=8, most_running=2)
+    found = report_of(one, backend)
+    assert found["preemptions"] > 0
+    _, tally = simulate_job(one, backend)
+    prefilled = int(tally.totals[TOTAL_FIELDS.index("prefill_tokens")])
+    assert prefilled > 18
+    assert found["recomputed_token_fraction"] == pytest.approx((prefilled - 18) / prefilled)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backlog_that_grows_is_the_share_that_cannot_be_served(backend) -> None:
+    # One a millisecond comes, one in two milliseconds is served.
+    count = 400
+    one = job(np.arange(count) * 1e-3, [1] * count, [2] * count, most_running=1)
+    assert report_of(one, backend)["backlog_growth_fraction"] == pytest.approx(0.5, abs=0.01)
