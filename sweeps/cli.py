@@ -571,7 +571,7 @@ def _fail(message: str) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
-    from .errors import UserError
+    from .errors import UserError, refuses_input
 
     try:
         status = app(arguments, standalone_mode=False)
@@ -590,19 +590,10 @@ def main(arguments: list[str] | None = None) -> None:
     except MemoryError:
         _fail("not enough memory; batchcube check SPEC says how much a sweep takes")
     except ValueError as error:
-        if not _is_mistake(error):
+        if not refuses_input(error):
             raise
         _fail(" ".join(str(error).split()))
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _is_mistake(error: ValueError) -> bool:
-    """Tell the one-line ValueErrors with which engine, results and figures refuse input from faults of the program."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
-    return type(error) is ValueError and module.startswith("batchcube.")
 
 
 if __name__ == "__main__":

@@ -14,3 +14,12 @@ class UserError(ValueError):
 
 class FileError(UserError):
     """Report a data file that cannot be used; the message names the file, and no point of a sweep changes that."""
+
+
+def refuses_input(error: ValueError) -> bool:
+    """Tell the one-line errors with which the package refuses input from faults of the program."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return isinstance(error, UserError) or (type(error) is ValueError and module.startswith("batchcube."))

@@ -33,7 +33,7 @@ from batchcube.results.variables import BUCKETED, REGISTRY
 
 from . import coefficients
 from .drawing import Draws
-from .errors import UserError
+from .errors import UserError, refuses_input
 from .expected import Expected
 from .grid import Axis, setting_paths
 from .planning import Plan, PointPlan, calibrated, deal, make_plan, refusal, theory_of
@@ -363,7 +363,7 @@ class _Run:
                 try:
                     report = simulate_jobs(jobs, self._shape(plans), self.backend)
                 except ValueError as error:
-                    if not _refuses_input(error):
+                    if not refuses_input(error):
                         raise
                     raise self._refusal(error, self._culprit(jobs, plans)) from None
             for number, mine in enumerate(reports):
@@ -391,7 +391,7 @@ class _Run:
         try:
             return draws.job(plan)
         except ValueError as error:
-            if not _refuses_input(error):
+            if not refuses_input(error):
                 raise
             raise self._refusal(error, plan) from None
 
@@ -451,15 +451,6 @@ class _Run:
             name: array if name.endswith("/from") else array[back] for name, array in report.items()
         }
         self.unsaved[replication] = self.finished[replication]
-
-
-def _refuses_input(error: ValueError) -> bool:
-    """Tell the one-line errors with which the engine refuses input from faults of the program."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
-    return isinstance(error, UserError) or (type(error) is ValueError and module.startswith("batchcube."))
 
 
 def simulate_jobs(jobs: Sequence[Job | StepJob], shape: Shape, backend: str) -> Report:
