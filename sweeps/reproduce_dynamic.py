@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 _TOKENS = "throughput_tokens_per_s"
 _CAPACITY = "capacity_requests_per_s"
 _SLA = "tbt_mean_ms=50"
-_GROWTHS = (0.02, 0.05, 0.1, 0.2)
+_GROWTHS = (0.02, 0.2)
 """How much the backlog may grow, as a share of the arrivals: the first is a steady state."""
+_SHOWN_DELTA = 4
+"""Of the settings of Algorithm 2, in figures."""
+_TABLE_1_TOLERANCE = 2.0
+"""Percentage points that a gain at the stated settings may be off."""
 
 
 class _Gain(NamedTuple):
@@ -73,7 +77,6 @@ class _Rates(NamedTuple):
     static: float
     dynamic: float
     tokens: tuple[float, float]
-    mean_output: float
 
     @property
     def gains(self) -> tuple[float, float]:
@@ -86,9 +89,9 @@ class _Rates(NamedTuple):
 
 
 _TABLE_2 = (
-    _Rates("LLaMA-65B", 3.0, 3.3, (1190, 1223), 416.2),
-    _Rates("LLaMA3-70B", 5.4, 6.6, (331, 405), 61.5),
-    _Rates("LLaMA3-70B (PD fusion)", 3.0, 3.8, (1322, 1665), 447.5),
+    _Rates("LLaMA-65B", 3.0, 3.3, (1190, 1223)),
+    _Rates("LLaMA3-70B", 5.4, 6.6, (331, 405)),
+    _Rates("LLaMA3-70B (PD fusion)", 3.0, 3.8, (1322, 1665)),
 )
 
 # Read off Fig. 4: rate -> ms.
@@ -103,7 +106,8 @@ _FIGURE_4 = {
         6.6: 49.2,
     },
 }
-_FIGURE_4_TOLERANCE = 0.05
+_TOLERANCE = 0.05
+"""Relative distance at which a number read off Fig. 4, or a throughput of Table II, is met."""
 
 
 _SERVER = "a decode step of 30 + 0.22 b ms and 0.13 ms for a token of prefill"
@@ -143,9 +147,14 @@ def reproduce_dynamic(to: Reproduction) -> None:
         over = to.capacity("dynamic-table2-settings", [_SLA], growth=growth, name=name)
         gains[growth] = _beside(static, over)
         write_cube(gains[growth], to.folder / f"{name}-gains.nc")
-        if growth in (_GROWTHS[0], _GROWTHS[-1]):
-            to.draw(gains[growth], [_map_of_table_2(row, growth) for row in _TABLE_2])
-    to.tell("[DB] Table II: capacity with a mean time between tokens of 50 ms", _table_2(capacity, gains))
+        to.draw(gains[growth], [_map_of_table_2(row, growth) for row in _TABLE_2])
+    at_rates = {
+        rate: to.run(
+            "dynamic-table2", name=f"dynamic-table2-at-{rate:g}", overrides=[f"workload.arrivals.rate_per_s={rate}"]
+        )[1]
+        for rate in sorted({rate for row in _TABLE_2 for rate in (row.static, row.dynamic)})
+    }
+    to.tell("[DB] Table II: capacity with a mean time between tokens of 50 ms", _table_2(capacity, gains, at_rates))
 
     _, cube = to.run("dynamic-fig4")
     to.draw(cube, [Drawing("tbt-vs-rate", "dynamic-fig4", {"printed": _as_text(_FIGURE_4)})])
@@ -232,13 +241,13 @@ def _table_1(random: xr.Dataset, fixed: xr.Dataset) -> Found:
         note = f"all times x {speed:.3g} gives the printed static column; no ratio depends on that"
         low, mean, high = (printed.static * part for part in (ratio.low, ratio.mean, ratio.high))
         rows.append(Row("Table I", setting, "tokens/s, dynamic", printed.dynamic, np.nan, mean, low, high, "", note))
-        agreement = f"agrees: printed gain inside, {said_simultaneous(len(_TABLE_1))}"
-        if not printed.row:
-            agreement = "nothing is random: one replication, no interval"
-        if abs(printed.gain - printed.printed) > 0.1:
-            agreement = f"printed {printed.printed:g} %, its own columns give {printed.gain:.1f} %; {agreement}"
         target = printed.gain
-        holds = gain.holds(target)
+        agreement = f"agrees: within {_TABLE_1_TOLERANCE:g} percentage points; {said_simultaneous(len(_TABLE_1))}"
+        if not printed.row:
+            agreement = f"agrees: within {_TABLE_1_TOLERANCE:g} percentage points; nothing is random: no interval"
+        if abs(target - printed.printed) > 0.1:
+            agreement = f"printed {printed.printed:g} %, its own columns give {target:.1f} %; {agreement}"
+        holds: Verdict = "yes" if abs(gain.mean - target) <= _TABLE_1_TOLERANCE else "no"
         rows.append(Row("Table I", setting, "gain (%)", target, np.nan, *gain, holds, agreement))
         found = _reached(here, target)
         rows.append(found.row(printed.model, target))
@@ -259,14 +268,11 @@ class _Reached(NamedTuple):
     most: float
 
     def row(self, model: str, target: float) -> Row:
-        """Return the row of the whole grid."""
-        note = f"nearest of a grid with gains from {self.least:.1f} to {self.most:.1f} %; agrees: between neighbours"
+        """Return the row of the whole grid; it is so wide that to be reached on it is no agreement."""
+        note = f"nearest of a grid with gains from {self.least:.1f} to {self.most:.1f} %"
         if self.places:
-            note += f": {'; '.join(self.places)}"
-        agrees: Verdict = "yes" if self.places else "no"
-        return Row(
-            "Table I", f"{model}, over caps and memory", "gain (%)", target, np.nan, self.nearest, note=note
-        )._replace(agrees=agrees)
+            note += f"; between neighbours: {'; '.join(self.places)}"
+        return Row("Table I", f"{model}, over caps and memory", "gain (%)", target, np.nan, self.nearest, note=note)
 
 
 def _reached(here: xr.Dataset, target: float) -> _Reached:
@@ -305,7 +311,8 @@ def _said_of_table_1(printed: _Gain, gain: Interval, holds: Verdict, found: _Rea
 
 def _map_of_table_2(row: _Rates, growth: float) -> Drawing:
     printed = f"{100.0 * (row.dynamic / row.static - 1.0):.1f}"
-    options = {"lines": "cap", "x": "weight", "quantity": _CAPACITY, "select": {"row": row.row}, "printed": printed}
+    options = {"lines": "cap", "x": "weight", "quantity": _CAPACITY, "select": {"row": row.row, "delta": _SHOWN_DELTA}}
+    options["printed"] = printed
     return Drawing("gain-map", f"dynamic-table2-{_in_file_name(row.row)}-growth-{100 * growth:g}", options)
 
 
@@ -313,7 +320,7 @@ def _in_file_name(label: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", label.lower()))
 
 
-def _table_2(capacity: xr.Dataset, gains: Mapping[float, xr.Dataset]) -> Found:
+def _table_2(capacity: xr.Dataset, gains: Mapping[float, xr.Dataset], at_rates: Mapping[float, xr.Dataset]) -> Found:
     rows: list[Row] = []
     sentences: list[str] = []
     every, name = len(_TABLE_2), "capacity (requests/s)"
@@ -332,70 +339,89 @@ def _table_2(capacity: xr.Dataset, gains: Mapping[float, xr.Dataset]) -> Found:
         rows.append(Row("Table II", setting, name, printed.dynamic, np.nan, *predicted, verdict, note))
         note = "Algorithm 2 is told the time of decode steps, in which no prefill of its own step is seen"
         rows.append(Row("Table II", f"{setting}, sees steps", name, np.nan, np.nan, *blind, "", note))
-        for k, (cap, mean) in enumerate((("static", fitted.mean), ("dynamic", predicted.mean))):
-            tokens = Row("Table II", f"{printed.row}, {cap}", "tokens/s", printed.tokens[k], np.nan)
-            note = "capacity x mean output; the paper's are of runs with a beginning and an end"
-            rows.append(tokens._replace(simulated=mean * printed.mean_output, note=note))
+        served = [_served_at(printed, cap, at_rates) for cap in ("static", "dynamic")]
         over = [_gain_over_settings(printed, growth, cube) for growth, cube in gains.items()]
-        rows += [one.row for one in over]
-        sentences.append(_said_of_table_2(printed, fitted, predicted, verdict, over))
+        rows += [*(one.row for one in served), *(one.row for one in over)]
+        sentences += [
+            _said_of_table_2(printed, fitted, predicted, verdict, over),
+            f"  At the printed {printed.dynamic:g} requests/s Algorithm 2 serves {served[1].row.simulated:.0f} "
+            f"tokens/s, printed {printed.tokens[1]}, with {served[1].tbt_ms:.1f} ms between tokens; the backlog grows "
+            f"by {100 * served[1].growth:.0f} % of the arrivals.",
+        ]
     sentences += [
         "A gain needs a cap that binds, and a cap that binds makes requests wait: near the target the mean time "
-        "between tokens is held by letting the queue take what the batch does not. The paper's criterion looks at the "
-        "time between tokens alone, and its 3000 requests end before such a queue is seen.",
+        "between tokens is held by letting the queue take what the batch does not. A criterion that looks at the time "
+        "between tokens alone does not see that queue.",
         "Told the time of decode steps alone, Algorithm 2 gains nothing where prefills have steps of their own: no "
         "decode step of these batches takes 50 ms, so that its cap never comes down.",
     ]
     return Found(rows, sentences)
 
 
+class _Served(NamedTuple):
+    """What a server does at the rate that is printed as its capacity."""
+
+    row: Row
+    tbt_ms: float
+    growth: float
+    """Of the backlog, as a share of the arrivals."""
+
+
+def _served_at(printed: _Rates, cap: str, at_rates: Mapping[float, xr.Dataset]) -> _Served:
+    rate, tokens = (printed.static, printed.tokens[0]) if cap == "static" else (printed.dynamic, printed.tokens[1])
+    there = at_rates[rate].sel(row=printed.row, cap=cap)
+    found = mean_of(there[_TOKENS].values)
+    growth = float(there["backlog_growth_fraction"].mean())
+    near: Verdict = "yes" if abs(found.mean / tokens - 1.0) <= _TOLERANCE else "no"
+    note = f"the backlog grows by {100 * growth:.1f} % of the arrivals; agrees: within {100 * _TOLERANCE:g} % of it"
+    row = Row(
+        "Table II", f"{printed.row}, {cap}, at {rate:g} requests/s", "tokens/s", tokens, np.nan, *found, near, note
+    )
+    return _Served(row, 1e3 * float(there["tbt_mean_s"].mean()), growth)
+
+
 class _Over(NamedTuple):
     """What the settings of Algorithm 2 come to, where the backlog may grow by so much."""
 
     growth: float
-    most: float
     inside: int
     """Settings whose gain is within what the printed decimals stand for."""
     row: Row
 
 
 def _gain_over_settings(printed: _Rates, growth: float, cube: xr.Dataset) -> _Over:
-    mean = cube.sel(row=printed.row)[_CAPACITY].mean("replication")
-    gain = (100.0 * (mean.sel(cap="dynamic") / mean.sel(cap="static") - 1.0)).values.ravel()
+    capacities = cube.sel(row=printed.row)[_CAPACITY].stack(setting=("delta", "tolerance_s", "weight"))
+    mean = capacities.mean("replication")
+    gain = (100.0 * (mean.sel(cap="dynamic") / mean.sel(cap="static") - 1.0)).values
     low, high = printed.gains
-    least, most, inside = float(gain.min()), float(gain.max()), int(((gain >= low) & (gain <= high)).sum())
-    target = 100.0 * (printed.dynamic / printed.static - 1.0)
-    nearest = float(gain[np.argmin(np.abs(gain - target))])
-    reached: Verdict = "yes" if least <= high and most >= low else "no"
+    inside, best = int(((gain >= low) & (gain <= high)).sum()), int(np.nanargmax(gain))
+    dynamic, static = (capacities.sel(cap=cap).isel(setting=best).values for cap in ("dynamic", "static"))
+    most = Interval(*(100.0 * (part - 1.0) for part in ratio_of(dynamic, static)))
+    delta, tolerance, weight = capacities["setting"].values[best]
     note = (
-        f"nearest of {gain.size} settings of weight and tolerance, with gains from {least:.1f} to {most:.1f} %; "
-        f"{inside} of them within {low:.1f} to {high:.1f} %, what the printed decimals stand for; agrees: reached"
+        f"at delta {delta:g}, tolerance {1e3 * tolerance:g} ms, weight {weight:g}, the best of {gain.size} settings, "
+        f"whose gains are from {np.nanmin(gain):.1f} %; its paired 95 % interval knows nothing of the choice; {inside} "
+        f"settings within {low:.1f} to {high:.1f} %, what the printed decimals stand for; agrees: any is"
     )
     setting = f"{printed.row}, any setting, backlog grows by up to {100 * growth:g} %"
-    row = Row("Table II", setting, "gain (%)", target, np.nan, nearest, agrees=reached, note=note)
-    # Only the first is a claim: a capacity with a queue that grows is none.
-    return _Over(growth, most, inside, row if growth == _GROWTHS[0] else row._replace(agrees=""))
+    target = 100.0 * (printed.dynamic / printed.static - 1.0)
+    # Only a steady state is a claim: a capacity with a queue that grows is none.
+    reached: Verdict = "" if growth != _GROWTHS[0] else "yes" if inside else "no"
+    return _Over(growth, inside, Row("Table II", setting, "largest gain (%)", target, np.nan, *most, reached, note))
 
 
 def _said_of_table_2(
     printed: _Rates, fitted: Interval, predicted: Interval, verdict: Verdict, over: Sequence[_Over]
 ) -> str:
-    steady = over[0]
-    word = (
-        "reproduced" if verdict == "yes" else "reproduced in range" if steady.row.agrees == "yes" else "not reproduced"
-    )
-    text = (
+    steady, growing = over
+    word = "reproduced" if verdict == "yes" else "reproduced in range" if steady.inside else "not reproduced"
+    return (
         f"{printed.row}: {word}; printed {printed.static:g} -> {printed.dynamic:g} requests/s, simulated "
-        f"{fitted.mean:.2f} -> {predicted.mean:.2f} [{predicted.low:.2f}, {predicted.high:.2f}], at most "
-        f"{steady.most:+.1f} % at any of the settings in steady state"
+        f"{fitted.mean:.2f} -> {predicted.mean:.2f} [{predicted.low:.2f}, {predicted.high:.2f}]; at any of the "
+        f"settings at most {steady.row.simulated:+.1f} % in steady state, what is printed at {steady.inside} of them; "
+        f"{growing.row.simulated:+.1f} % where the backlog may grow by {100 * growing.growth:g} % of the arrivals, "
+        f"what is printed at {growing.inside}."
     )
-    enough = next((one for one in over if one.inside), None)
-    if word == "not reproduced" and enough is not None:
-        text += (
-            f"; the printed {100 * (printed.dynamic / printed.static - 1):.0f} % is reached at {enough.inside} of them "
-            f"where the backlog may grow by {100 * enough.growth:g} % of the arrivals"
-        )
-    return f"{text}."
 
 
 # Figure 4 -----------------------------------------------------------------------------------------------------------
@@ -413,14 +439,14 @@ def _figure_4(cube: xr.Dataset) -> Found:
     for line, server in (("static", "static"), ("dynamic", "dynamic"), ("dynamic", "static (chunked)")):
         for rate, printed in _FIGURE_4[line].items():
             found = mean_of(1e3 * cube["tbt_mean_s"].sel(server=server, arrival_rate_per_s=rate))
-            near: Verdict = "yes" if abs(found.mean / printed - 1.0) <= _FIGURE_4_TOLERANCE else "no"
-            note = f"against the printed {line} line; agrees: within {100 * _FIGURE_4_TOLERANCE:g} % of it"
+            near: Verdict = "yes" if abs(found.mean / printed - 1.0) <= _TOLERANCE else "no"
+            note = f"against the printed {line} line; agrees: within {100 * _TOLERANCE:g} % of it"
             setting = f"{server}, {rate:g} requests/s"
             # The third is no claim of the paper: what else could give its line.
             judged = near if server != "static (chunked)" else ""
             rows.append(Row("Fig. 4", setting, "TBT (ms)", printed, np.nan, *found, judged, note, False))
             held.setdefault(server, []).append(near)
-    within = f"within {100 * _FIGURE_4_TOLERANCE:g} %"
+    within = f"within {100 * _TOLERANCE:g} %"
     fastest = max(_FIGURE_4["dynamic"])
     there = cube.sel(server="dynamic", arrival_rate_per_s=fastest)
     held_at, growth = 1e3 * float(there["tbt_mean_s"].mean()), 100 * float(there["backlog_growth_fraction"].mean())
@@ -435,8 +461,9 @@ def _figure_4(cube: xr.Dataset) -> Found:
             "what is printed there, 36.9 against 44.0 ms, does not come from the batch size in this model.",
             f"At {fastest:g} requests/s Algorithm 2 holds {held_at:.1f} ms, and the backlog grows by {growth:.0f} % of "
             "the arrivals meanwhile.",
-            f"A static cap with chunked prefills meets {chunked}: the printed difference is as large as what chunks "
-            "of prefill save. That is a conjecture, not a finding.",
+            f"A static cap with chunked prefills meets {chunked}: up to 5.6 requests/s the printed difference is as "
+            "large as what chunks of prefill save; the steps of the printed line it does not have. That is a "
+            "conjecture, not a finding.",
         ],
     )
 
@@ -485,11 +512,12 @@ def _bounds(sweep: "Sweep", cube: xr.Dataset) -> Found:
         found = mean_of(_settled(cube["window_batch_sla_bound_mean"].sel(target_s=target), 20))
         line = (1e3 * target - 30.0) / 0.22
         inside: Verdict = "yes" if low + sla.alpha / 2 - 0.5 <= found.mean <= high - sla.alpha / 2 + 0.5 else "no"
-        note = "theory: batch whose step takes the target; agrees: within alpha / 2 of neither bound"
-        rows.append(Row("Algorithm 2", f"target {1e3 * target:g} ms", "b_SLA", np.nan, line, *found, inside, note))
+        note = f"a step of {line:.1f} requests takes the target; agrees: within alpha / 2 of neither bound"
+        rows.append(Row("Algorithm 2", f"target {1e3 * target:g} ms", "b_SLA", np.nan, np.nan, *found, inside, note))
     said = (
         f"In [{low}, {high}] with alpha = {sla.alpha} the cap stays within [{low + sla.alpha / 2:g}, "
         f"{high - sla.alpha / 2:g}]: {rows[-1].simulated:.0f} under a target that never binds, and "
-        f"{rows[0].simulated:.0f} under one that asks for {rows[0].theory:.1f}, which is missed for good."
+        f"{rows[0].simulated:.0f} under one that asks for {(31 - 30) / 0.22:.1f}, which is missed for good; under "
+        f"one that asks for {(50 - 30) / 0.22:.1f} it settles at {rows[1].simulated:.1f}."
     )
     return Found(rows, [said])
