@@ -627,17 +627,20 @@ def _unanswered(sweep: Sweep, table: Sequence[Sequence[_Answer]]) -> list[str]:
 
 
 def _wavering(sweep: Sweep, table: Sequence[Sequence[_Answer]]) -> list[str]:
-    """Say where there may be several answers."""
-    places: dict[str, list[int]] = {}
-    for k, row in enumerate(table):
-        wavering = sum(not answer.monotone for answer in row)
-        if wavering:
-            text = (
-                f"in {wavering} of {len(row)} replications the criteria hold again above a rate at which they fail: "
-                "their capacity is one crossing of several"
-            )
-            places.setdefault(text, []).append(k)
-    return _with_places(sweep, places)
+    """Say where there may be several answers: at how many points, and where in most replications."""
+    wavering = [sum(not answer.monotone for answer in row) for row in table]
+    most = max(wavering)
+    if not most:
+        return []
+    text = (
+        f"in {most} of {sweep.replications} replications the criteria hold again above a rate at which they fail: "
+        "their capacity is one crossing of several"
+    )
+    if not sweep.grid.axes:
+        return [text]
+    at = where(sweep.grid.axes, list(np.ndindex(sweep.grid.shape))[wavering.index(most)])
+    points = sum(count > 0 for count in wavering)
+    return [f"{text} (at {at}; {points} of {len(table)} points have such replications)"]
 
 
 def _with_places(sweep: Sweep, places: Mapping[str, Sequence[int]]) -> list[str]:

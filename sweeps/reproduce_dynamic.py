@@ -311,8 +311,9 @@ def _said_of_table_1(printed: _Gain, gain: Interval, holds: Verdict, found: _Rea
 
 def _map_of_table_2(row: _Rates, growth: float) -> Drawing:
     printed = f"{100.0 * (row.dynamic / row.static - 1.0):.1f}"
-    options = {"lines": "cap", "x": "weight", "quantity": _CAPACITY, "select": {"row": row.row, "delta": _SHOWN_DELTA}}
-    options["printed"] = printed
+    select = {"row": row.row, "delta": _SHOWN_DELTA}
+    options = {"lines": "cap", "x": "weight", "quantity": _CAPACITY, "select": select, "printed": printed}
+    options["width_mm"] = "180"
     return Drawing("gain-map", f"dynamic-table2-{_in_file_name(row.row)}-growth-{100 * growth:g}", options)
 
 
