@@ -108,7 +108,8 @@ _FIGURE_4 = {
 }
 _TOLERANCE = 0.05
 """Relative distance at which a number read off Fig. 4, or a throughput of Table II, is met."""
-
+# The line of Fig. 3, in seconds: a decode step of b requests takes _C0 + _C1 b.
+_C0, _C1 = 0.030, 0.00022
 
 _SERVER = "a decode step of 30 + 0.22 b ms and 0.13 ms for a token of prefill"
 _SPREAD = "lognormal lengths with a coefficient of variation of 0.5"
@@ -181,13 +182,13 @@ def _figure_3(cube: xr.Dataset) -> Found:
     rows = []
     for b in cube["largest_batch"].values.tolist():
         at = cube.sel(largest_batch=b).isel(replication=0)
-        line = b / (0.030 + 0.00022 * b)
+        line = b / (_C0 + _C1 * b)
         found = float(at[_TOKENS])
         near: Verdict = "yes" if abs(found / line - 1.0) < 0.005 else "no"
         note = "theory: b / (30 + 0.22 b ms), the plotted curve; agrees: within 0.5 %, first tokens come with prefills"
         rows.append(Row("Fig. 3", f"b = {b}", "tokens/s", theory=line, simulated=found, agrees=near, note=note))
     # What the text reads off the curve is not on the line.
-    at_50, at_80 = (50.0 - 30.0) / 0.22, 230.0 / (0.030 + 0.00022 * 230)
+    at_50, at_80 = (0.050 - _C0) / _C1, 230.0 / (_C0 + _C1 * 230)
     rows += [
         Row("Fig. 3", "target 50 ms", "b", paper=100.0, theory=at_50, note="the text reads about 100 off the figure"),
         Row("Fig. 3", "b = 230", "tokens/s", paper=2700.0, theory=at_80, note="the text's number for 80 ms"),
@@ -508,17 +509,17 @@ def _bounds(sweep: "Sweep", cube: xr.Dataset) -> Found:
     sla, low, high = policy.sla, policy.smallest_batch, policy.largest_batch
     assert sla is not None
     assert high is not None
-    rows = []
+    rows, asked = [], []
     for target in cube["target_s"].values.tolist():
         found = mean_of(_settled(cube["window_batch_sla_bound_mean"].sel(target_s=target), 20))
-        line = (1e3 * target - 30.0) / 0.22
+        asked.append((target - _C0) / _C1)
         inside: Verdict = "yes" if low + sla.alpha / 2 - 0.5 <= found.mean <= high - sla.alpha / 2 + 0.5 else "no"
-        note = f"a step of {line:.1f} requests takes the target; agrees: within alpha / 2 of neither bound"
+        note = f"a step of {asked[-1]:.1f} requests takes the target; agrees: within alpha / 2 of neither bound"
         rows.append(Row("Algorithm 2", f"target {1e3 * target:g} ms", "b_SLA", np.nan, np.nan, *found, inside, note))
     said = (
         f"In [{low}, {high}] with alpha = {sla.alpha} the cap stays within [{low + sla.alpha / 2:g}, "
         f"{high - sla.alpha / 2:g}]: {rows[-1].simulated:.0f} under a target that never binds, and "
-        f"{rows[0].simulated:.0f} under one that asks for {(31 - 30) / 0.22:.1f}, which is missed for good; under "
-        f"one that asks for {(50 - 30) / 0.22:.1f} it settles at {rows[1].simulated:.1f}."
+        f"{rows[0].simulated:.0f} under one that asks for {asked[0]:.1f}, which is missed for good; under "
+        f"one that asks for {asked[1]:.1f} it settles at {rows[1].simulated:.1f}."
     )
     return Found(rows, [said])

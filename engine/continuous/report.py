@@ -37,7 +37,9 @@ from .tally import (
     RUNNING_SUM,
     SERVED_REQUESTS,
     SERVED_TOKENS,
+    SERVICE,
     STEPS,
+    TTFT,
     UNITS_PER_S,
     W_ARRIVALS,
     W_COMPLETIONS,
@@ -55,6 +57,7 @@ from .tally import (
     W_SLA_BOUND,
     W_STEPS,
     W_TARGET,
+    WAIT,
     StepTally,
 )
 
@@ -109,7 +112,8 @@ def summarise_steps(tally: StepTally, setups: Sequence[StepSetup]) -> dict[str, 
 def _conserve(tally: StepTally, counts: NDArray[np.int64]) -> None:
     """Check that every count of the same requests, gaps and steps agrees; `counts` is (run, quantity)."""
     totals = tally.totals
-    whole = counts[:, [LATENCY, LATENCY + 1, LATENCY + 2, LATENCY + 3]] == totals[:, MEASURED, None]
+    # Requests of a single token have no TPOT and no gaps.
+    whole = counts[:, [LATENCY, WAIT, SERVICE, TTFT]] == totals[:, MEASURED, None]
     if not (
         (counts == tally.moments[:, :, COUNT]).all()
         and whole.all()
