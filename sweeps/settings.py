@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from batchcube.calibration.laws import STEP_TERMS
 from batchcube.engine.continuous.model import LATEST, MOST_REPLICAS, TICKS_PER_S
+from batchcube.engine.policies.estimates import LARGEST_WINDOW, SMALLEST_WEIGHT
 from batchcube.engine.policies.sla import SIGNALS, STEP_SIGNALS
 from batchcube.engine.ticks import LARGEST_BATCH
 
@@ -173,10 +174,12 @@ class Estimates(Settings):
     kind: Literal["ema", "window"] = Field(
         default="ema", description="exponential average, or mean of the last observations"
     )
-    weight: Annotated[float, Field(gt=0, le=1)] = Field(
+    weight: Annotated[float, Field(ge=SMALLEST_WEIGHT, le=1)] = Field(
         default=0.2, description="weight of the newest observation (ema)"
     )
-    observations: Annotated[int, Field(ge=1, le=2000)] = Field(default=20, description="observations averaged (window)")
+    observations: Annotated[int, Field(ge=1, le=LARGEST_WINDOW)] = Field(
+        default=20, description="observations averaged (window)"
+    )
 
 
 class Policy(Settings):

@@ -7,6 +7,10 @@ from ..dialect import maximum, minimum, nearest, policy, where
 KINDS = ("ema", "window")
 UNIT = 1024
 """Observations are kept as integers of 1/1024, so that sums are exact and equal in every backend."""
+FINER = 1024
+"""Smoothed values are kept as integers of 1/1024 of that: the finest unit in which the largest still fits int64."""
+SMALLEST_WEIGHT = 1e-6
+"""Rounding, 2^-20 a step over the weight, then moves a smoothed value by one tick, request, token or token² at most."""
 LARGEST_WINDOW = 2000
 LONGEST_SIGNAL = 2.0**40
 """A signal beyond 12.7 days is held there: a window of them still fits int64."""
@@ -23,7 +27,7 @@ class Smoothing(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """One finished batch, or their smoothed sum: integers of 1/1024."""
+    """One finished batch, or what many of them come to: integers of 1/1024, smoothed values of 1/1024 of that."""
 
     signal: int
     """τ: ticks (ticks per token for `tbt`)."""
@@ -48,8 +52,8 @@ def smoothing(kind: str = "ema", weight: float = 0.2, observations: int = 20) ->
     """Build the settings of the running means; ValueError for a value out of range."""
     if kind not in KINDS:
         raise ValueError(f"policy.estimates.kind = {kind!r}: must be one of {', '.join(KINDS)}")
-    if not 0.0 < weight <= 1.0:
-        raise ValueError(f"policy.estimates.weight = {weight}: must be in (0, 1]")
+    if not SMALLEST_WEIGHT <= weight <= 1.0:
+        raise ValueError(f"policy.estimates.weight = {weight}: must be in [{SMALLEST_WEIGHT:g}, 1]")
     if not 1 <= observations <= LARGEST_WINDOW:
         raise ValueError(f"policy.estimates.observations = {observations}: must be in 1..{LARGEST_WINDOW}")
     return Smoothing(KINDS.index(kind), float(weight), int(observations))
@@ -74,9 +78,18 @@ def start_running() -> Running:
 
 
 @policy
+def approach(old: Any, new: Any, weight: float) -> Any:
+    """Move a smoothed value towards a new one, by one unit at least: it arrives, however small the weight."""
+    step = nearest(weight * (new - old))
+    least = where(new > old, 1, where(new < old, -1, 0))
+    return old + where(step == 0, least, step)
+
+
+@policy
 def blend(old: Any, new: Any, oldest: Any, first: Any, settings: Smoothing) -> Any:
     """Move one mean: towards the new value (`ema`), or by exchanging the oldest for it (`window`)."""
-    smoothed = where(first, new, old + nearest(settings.weight * (new - old)))
+    fine = new * FINER
+    smoothed = where(first, fine, approach(old, fine, settings.weight))
     return where(settings.kind == 0, smoothed, old + new - oldest)
 
 
@@ -99,4 +112,4 @@ def update(running: Running, new: Seen, oldest: Seen, settings: Smoothing) -> Ru
 @policy
 def read(total: Any, running: Running, settings: Smoothing) -> Any:
     """Return one mean as a float, in the unit it was observed in."""
-    return total * 1.0 / (UNIT * where(settings.kind == 0, 1, maximum(running.seen, 1)))
+    return total * 1.0 / (UNIT * where(settings.kind == 0, FINER, maximum(running.seen, 1)))

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from batchcube.engine.compiled.jit import jit
 from batchcube.engine.policies.estimates import (
+    FINER,
     LARGEST_WINDOW,
     LONGEST_SIGNAL,
+    SMALLEST_WEIGHT,
     UNIT,
     Seen,
     observe,
@@ -58,15 +60,59 @@ def test_the_first_observation_sets_the_mean(settings, rows):
 
 
 @given(observations, st.floats(0.01, 1.0))
-def test_ema_follows_its_formula_to_one_part_in_1024(rows, weight):
-    """x̄ <- w·x + (1-w)·x̄, to half of 1/1024 in each step; what each step forgets, it forgets of the rounding too."""
+def test_ema_follows_its_formula_to_its_unit(rows, weight):
+    """x̄ <- w·x + (1-w)·x̄, to one unit in each step; what each step forgets, it forgets of the rounding too."""
     settings = smoothing("ema", weight)
     exact, w = None, Fraction(weight)
     for running, seen in run(settings, rows):
         x = Fraction(seen[-1].signal, UNIT)
         exact = x if exact is None else w * x + (1 - w) * exact
-        held = Fraction(running.total.signal, UNIT)
-        assert abs(held - exact) <= Fraction(51, 100 * UNIT) / w
+        held = Fraction(running.total.signal, UNIT * FINER)
+        assert abs(held - exact) <= Fraction(1, UNIT * FINER) / w
+
+
+@jit
+def steps_to_reach(settings, first, then, most):
+    """Return how many observations of `then` after one of `first` bring all means to it."""
+    nothing = Seen(0, 0, 0, 0)
+    running = update(start_running(), first, nothing, settings)
+    for step in range(most):
+        if (
+            read(running.total.signal, running, settings) * 1024 == then.signal
+            and read(running.total.batch, running, settings) * 1024 == then.batch
+            and read(running.total.tokens, running, settings) * 1024 == then.tokens
+            and read(running.total.squares, running, settings) * 1024 == then.squares
+        ):
+            return step
+        running = update(running, then, nothing, settings)
+    return most
+
+
+@pytest.mark.parametrize("weight", [SMALLEST_WEIGHT, 1e-4, 0.001, 0.2, 0.99, 1.0])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (observe(1.0, 1, 2, 2), observe(2.0, 2, 6, 18)),
+        (observe(1e6, 256, 1, 1), observe(0.0, 255, 10**4, 10**7)),
+        (observe(0.0, 1, 2, 4), observe(LONGEST_SIGNAL, LARGEST_BATCH, LARGEST_REQUEST, LARGEST_REQUEST**2)),
+    ],
+)
+def test_a_mean_arrives_whatever_its_weight(weight, first, then):
+    """The distance, in the mean's unit, falls to 1/w units within ln(distance·w)/w steps or so, then by one a step."""
+    farthest = max(abs(a - b) for a, b in zip(first, then, strict=True)) * FINER
+    most = (max(np.log(farthest * weight), 0.0) + 2.0) / weight
+    assert steps_to_reach(smoothing("ema", weight), first, then, 10**9) <= most
+
+
+def test_a_small_weight_follows_its_formula():
+    """After 1/w equal observations, (1 - w)^(1/w) of the distance is left: 0.0001 used never to start."""
+    settings = smoothing("ema", 1e-4)
+    running = update(start_running(), observe(100.0, 1, 2, 2), NOTHING, settings)
+    for _ in range(10_000):
+        running = update(running, observe(101.0, 2, 4, 8), NOTHING, settings)
+    left = (1 - 1e-4) ** 10_000
+    assert read(running.total.signal, running, settings) == pytest.approx(101 - left, abs=0.01)
+    assert read(running.total.batch, running, settings) == pytest.approx(2 - left, abs=0.01)
 
 
 @given(observations, st.integers(1, 12))
@@ -82,7 +128,7 @@ def test_window_is_the_exact_mean_of_the_last_n(rows, n):
 
 def test_weight_one_forgets_at_once():
     for running, seen in run(smoothing("ema", 1.0), [(5.0, 2, 8, 40), (7.0, 3, 30, 300), (1.0, 1, 1, 1)]):
-        assert running.total == seen[-1]
+        assert running.total == Seen(*(FINER * value for value in seen[-1]))
 
 
 def test_before_any_observation_nothing_is_held():
@@ -127,8 +173,8 @@ def test_compiled_code_learns_the_same_up_to_the_largest_values(settings):
     ("settings", "message"),
     [
         ({"kind": "mean"}, "policy.estimates.kind = 'mean': must be one of ema, window"),
-        ({"weight": 0.0}, r"policy.estimates.weight = 0.0: must be in \(0, 1\]"),
-        ({"weight": 1.5}, r"policy.estimates.weight = 1.5: must be in \(0, 1\]"),
+        ({"weight": 9e-7}, r"policy.estimates.weight = 9e-07: must be in \[1e-06, 1\]"),
+        ({"weight": 1.5}, r"policy.estimates.weight = 1.5: must be in \[1e-06, 1\]"),
         ({"observations": 0}, "policy.estimates.observations = 0: must be in 1..2000"),
         ({"observations": 2001}, "policy.estimates.observations = 2001: must be in 1..2000"),
     ],
