@@ -2,12 +2,17 @@
 
 import configparser
 import re
+import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTIONS = ("engine", "sweeps", "calibration", "results", "figures")
+FRONT = {"batchcube": "front"}
+"""What lies in the namespace itself: no package, so that it has no __init__.py."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,7 @@ def test_every_package_is_listed(setup_cfg: configparser.ConfigParser) -> None:
         for portion in PORTIONS
         for file in (ROOT / portion).rglob("__init__.py")
     }
-    assert set(listed(setup_cfg["options"]["packages"])) == found
+    assert set(listed(setup_cfg["options"]["packages"])) == found | set(FRONT)
 
 
 def test_no_module_lies_outside_a_package() -> None:
@@ -42,7 +47,7 @@ def test_no_module_lies_outside_a_package() -> None:
 
 def test_package_dir_maps_each_portion_to_its_folder(setup_cfg: configparser.ConfigParser) -> None:
     mapping = dict(re.split(r"\s*=\s*", line) for line in listed(setup_cfg["options"]["package_dir"]))
-    assert mapping == {f"batchcube.{portion}": portion for portion in PORTIONS}
+    assert mapping == {f"batchcube.{portion}": portion for portion in PORTIONS} | FRONT
 
 
 def test_each_portion_is_typed_and_says_so(setup_cfg: configparser.ConfigParser) -> None:
@@ -77,11 +82,18 @@ def test_extras_agree_on_the_oldest_jax_and_the_tests_have_it(setup_cfg: configp
 
 def test_import_links_are_complete() -> None:
     links = {path.name: path for path in (ROOT / ".import" / "batchcube").iterdir()}
-    assert set(links) == set(PORTIONS)
+    front = {file.name: file for file in (ROOT / "front").glob("*.py")}
+    assert set(links) == {*PORTIONS, *front}
     for name, link in links.items():
         assert link.is_symlink()
-        assert link.resolve() == ROOT / name
+        assert link.resolve() == front.get(name, ROOT / name)
     assert not (ROOT / "batchcube").exists(), "a real batchcube/ folder would shadow the installed namespace"
+
+
+def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "batchcube", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, metadata.version("batchcube")), done.stderr
 
 
 def test_version_is_the_same_everywhere(setup_cfg: configparser.ConfigParser) -> None:

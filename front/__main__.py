@@ -1,0 +1,5 @@
+"""Run the command line: ``python -m batchcube``."""
+
+from batchcube.sweeps.cli import main
+
+main()
