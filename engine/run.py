@@ -103,7 +103,7 @@ def _require(backend: str) -> None:
         raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
     if backend == "jax" and find_spec("jax") is None:
         raise MissingBackendError(
-            "jax is not installed: pip install 'batchcube[jax]' (or 'batchcube[cuda]' for NVIDIA GPUs)"
+            "jax is not installed: in the clone, pip install '.[jax]' (or '.[cuda]' for NVIDIA GPUs)"
         )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from xarray import Dataset
 
 from batchcube.results.statistics import Interval
+from batchcube.results.text import suggestion
 
 from . import style
 from .curves import mark_handles, x_axis
@@ -44,7 +45,7 @@ def modes_compared(
     assert seen.lines is not None
     modes = seen.lines.names()
     if baseline not in modes:
-        raise figured.refuses(f"baseline = {baseline}: must be one of {', '.join(modes)}")
+        raise figured.refuses(f"baseline = {baseline}: {suggestion(baseline, modes)}")
     quantities = [_throughput(seen), *_violations(seen), _quantile(seen, 0.5), _quantile(seen, 0.99)]
     figure, axes = style.panels(2, len(quantities), width_mm=width_mm, height_mm=16 + 6 * len(modes))
     base = modes.index(baseline)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from batchcube.results.cube import axis_names, parse_specification
 from batchcube.results.labelled import of_single
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
+from batchcube.results.text import suggestion
 from batchcube.results.variables import REGISTRY
 
 Select = Mapping[str, Any] | None
@@ -72,7 +73,7 @@ class Figured(NamedTuple):
     def check(self, option: str, value: str, allowed: Sequence[str]) -> None:
         """Raise ValueError when an option's value is none of those allowed."""
         if value not in allowed:
-            raise self.refuses(f"{option} = {value}: must be one of {', '.join(allowed)}")
+            raise self.refuses(f"{option} = {value}: {suggestion(value, allowed)}")
 
     def refuses(self, what: str) -> ValueError:
         """Return the error of an option that cannot be followed."""
@@ -271,7 +272,7 @@ def _place(figured: Figured, axis: Axis, wanted: Any) -> int:
                 return place
         except (TypeError, ValueError):
             continue
-    raise figured.refuses(f"select {axis.name} = {wanted}: must be one of {', '.join(_plain(v) for v in axis.values)}")
+    raise figured.refuses(f"select {axis.name} = {wanted}: {suggestion(wanted, map(_plain, axis.values))}")
 
 
 def _first(axes: Mapping[str, Axis], wanted: Sequence[Sequence[str]], used: set[str]) -> Axis | None:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from xarray import Dataset
 
+from batchcube.results.text import suggestion
+
 from . import style
 from .batches import batch_size_distribution
 from .bins import per_bin_statistics, throughput_vs_bins, throughput_vs_predictor_error
@@ -126,7 +128,7 @@ def draw(name: str, cube: Dataset, **options: Any) -> Figure:
     the cube lacks and which preset makes it, or the values to select from.
     """
     if name not in _EVERY:
-        raise ValueError(f"figure {name}: no such figure; must be one of {', '.join(_EVERY)}")
+        raise ValueError(f"figure {name}: no such figure; {suggestion(name, _EVERY)}")
     function, _, presets = _EVERY[name]
     figured = Figured(name, presets) if presets else _OwnSweep(name, ())
     for option in options:

@@ -20,6 +20,7 @@ from xarray import Dataset
 
 from batchcube.results.cube import axis_names, parse_specification
 from batchcube.results.statistics import Interval, paired_ratio
+from batchcube.results.text import suggestion
 from batchcube.results.variables import REGISTRY
 
 from . import style
@@ -482,7 +483,7 @@ def gain_map(
         has = ", ".join(left) or "none"
         raise figured.lacks(f"needs an axis of policies and two more, and the cube varies {has}")
     if x is not None and x not in others:
-        raise figured.refuses(f"x = {x}: must be one of {', '.join(others)}")
+        raise figured.refuses(f"x = {x}: {suggestion(x, others)}")
     rates = [name for name in others if set(left[name]) & set(RATE)]
     across = x or (rates or others)[0]
     up = next(name for name in others if name != across)
@@ -659,7 +660,7 @@ def _place(figured: Figured, axis: Axis, option: str, wanted: Any) -> int:
     for place, value in enumerate(axis.values):
         if value == wanted or _text(value) == _text(wanted):
             return place
-    raise figured.refuses(f"{option} = {wanted}: must be one of {', '.join(map(_text, axis.values))}")
+    raise figured.refuses(f"{option} = {wanted}: {suggestion(wanted, map(_text, axis.values))}")
 
 
 def _name_places(panel: Axes, across: Axis, up: Axis) -> None:

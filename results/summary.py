@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import xarray as xr
 
 from . import labelled
 from .cube import axis_names, axis_of, check_cube
+from .text import did_you_mean
 from .variables import LENGTH_UNITS, REGISTRY, REPLICATION, lookup
 
 if TYPE_CHECKING:
@@ -97,15 +99,26 @@ def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, conf
     return pd.concat(parts, ignore_index=True)[order]
 
 
+def _named(cube: xr.Dataset, text: str) -> tuple[str, float | None]:
+    """Return the name and the quantile, if any, of a variable as it is printed, ``name [0.99]`` or ``name``."""
+    spelled = re.fullmatch(r"(\w+)\s*\[(.*)\]", text)
+    if spelled is None or "quantile" not in lookup(spelled[1]).extra or "quantile" not in cube.coords:
+        return text, None
+    known = {f"{quantile:g}": float(quantile) for quantile in cube["quantile"].values}
+    if spelled[2] not in known:
+        raise ValueError(f"{text}: no such quantile; the cube has {', '.join(known)}")
+    return spelled[1], known[spelled[2]]
+
+
 def _chosen(cube: xr.Dataset, variables: Sequence[str] | None) -> list[str]:
     chosen = default_variables(cube) if variables is None else list(dict.fromkeys(variables))
     if not chosen:
         raise ValueError("variables: none chosen, and the cube has none of the usual ones; name some of its variables")
     for name in chosen:
         if lookup(name).name not in cube:
-            raise ValueError(
-                f"{name}: the cube does not hold this variable; it has {', '.join(map(str, cube.data_vars))}"
-            )
+            held = list(map(str, cube.data_vars))
+            hint = did_you_mean(name, held) or f"it has {', '.join(held)}"
+            raise ValueError(f"{name}: the cube does not hold this variable; {hint}")
     return chosen
 
 
@@ -147,6 +160,7 @@ def print_summary(
 ) -> None:
     """Print what a cube is, its points with intervals, and where it is overloaded.
 
+    `variables` are names, or names with one of the cube's quantiles as they are printed, ``latency_quantile_s[0.99]``.
     Columns that do not fit the console side by side go into further tables below; rows beyond `max_rows` are left out
     with their number unless `all_rows`. Raises ValueError as `summary_table` does.
     """
@@ -159,7 +173,8 @@ def print_summary(
             (name, quantile) for name, quantile in chosen if quantile is None or quantile in cube["quantile"].values
         ]
     else:
-        chosen = [(name, None) for name in _chosen(cube, variables)]
+        chosen = list(dict.fromkeys(_named(cube, text) for text in variables))
+        _chosen(cube, [name for name, _ in chosen])
     _print_head(cube, console)
     table = summary_table(cube, [name for name, _ in chosen] or None, confidence)
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .text import did_you_mean
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -451,10 +453,7 @@ def lookup(name: str) -> Variable:
     """Return the registered variable of this name; ValueError with the nearest names when there is none."""
     if name in REGISTRY:
         return REGISTRY[name]
-    import difflib
-
-    near = difflib.get_close_matches(name, REGISTRY, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`batchcube variables` lists all of them"
+    hint = did_you_mean(name, REGISTRY) or "`batchcube variables` lists all of them"
     raise ValueError(f"{name}: no such variable; {hint}")
 
 

@@ -27,6 +27,7 @@ from batchcube.engine.report import OVERLOAD_TEST, QUANTILES
 from batchcube.engine.run import JOBS_AT_ONCE
 from batchcube.results.cube import build_cube
 from batchcube.results.provenance import MadeBy, provenance
+from batchcube.results.text import did_you_mean, one_of
 
 from . import coefficients
 from .drawing import Draws
@@ -103,9 +104,12 @@ def parse_criterion(text: str) -> Criterion:
     if name not in _FRACTIONS and not (
         parts and parts[1] in _TIMES and parts[2] in _STATISTICS and parts[3] in _PER_SECOND
     ):
+        known = [f"{time}_{statistic}_{unit}" for time in _TIMES for statistic in _STATISTICS for unit in _PER_SECOND]
+        near = did_you_mean(name, [*known, *_FRACTIONS])
         raise UserError(
-            f"--sla {text}: must be NAME_STAT_UNIT=LIMIT with NAME {_one_of(_TIMES)}, STAT {_one_of(_STATISTICS)}, "
-            f"UNIT {_one_of(_PER_SECOND)}; or one of {', '.join(f'{name}=LIMIT' for name in _FRACTIONS)}"
+            f"--sla {text}: must be NAME_STAT_UNIT=LIMIT with NAME {one_of(_TIMES)}, STAT {one_of(_STATISTICS)}, "
+            f"UNIT {one_of(_PER_SECOND)}; or one of {', '.join(f'{name}=LIMIT' for name in _FRACTIONS)}"
+            f"{near and f'; {near}'}"
         )
     try:
         limit = float(spelled)
@@ -119,11 +123,6 @@ def parse_criterion(text: str) -> Criterion:
         raise UserError(f"--sla {text}: the limit must be a number > 0")
     ending, quantile = _STATISTICS[parts[2]]
     return Criterion(f"{parts[1]}_{ending}", quantile, limit / _PER_SECOND[parts[3]])
-
-
-def _one_of(names: Iterable[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} or {last}"
 
 
 # One search ---------------------------------------------------------------------------------------------------------
@@ -530,7 +529,7 @@ def find_capacity(
     _require_range(low, high, tolerance, growth)
     _require_searchable(sweep, wanted)
     if is_continuous(sweep.grid.points[0]) and backend == "jax":
-        raise UserError(f"backend = {backend!r}: continuous batching runs with {_one_of(STEP_BACKENDS)}")
+        raise UserError(f"backend = {backend!r}: continuous batching runs with {one_of(STEP_BACKENDS)}")
     made_by = require_backend(backend)
     settings = _Settings(wanted, low, high, tolerance, growth)
     run = _Run(make_plan(_only_totals(sweep)), settings, progress or Silent(), backend)

@@ -166,7 +166,7 @@ app.command(epilog=cli_capacity.EPILOG)(cli_capacity.capacity)
 @app.command(epilog=examples("batchcube specs", "batchcube specs multi-bin-fig3 -o my-sweep.toml"))
 def specs(
     name: Annotated[str | None, typer.Argument(help="preset to print")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="file to copy the preset to")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="file to copy the preset to (.toml)")] = None,
 ) -> None:
     """List the presets, or print one to copy and change."""
     from . import presets
@@ -186,8 +186,10 @@ def specs(
     text = presets.read(name).decode()
     if output is None:
         print(text, end="")
-    else:
-        _write_new(output, text)
+        return
+    if output.suffix != ".toml":
+        raise UserError(f"{output}: must end in .toml")
+    _write_new(output, text)
 
 
 def _write_new(path: Path, text: str) -> None:
@@ -217,7 +219,13 @@ def show(
     cube: CubeArgument,
     variables: Annotated[
         list[str] | None,
-        typer.Option("--variable", "--variables", "-v", metavar="NAME", help="variable to show; may be repeated"),
+        typer.Option(
+            "--variable",
+            "--variables",
+            "-v",
+            metavar="NAME",
+            help="variable to show, or one quantile of it, NAME[0.99]; may be repeated",
+        ),
     ] = None,
     all_rows: Annotated[bool, typer.Option("--all", help="every point, however many")] = False,
 ) -> None:

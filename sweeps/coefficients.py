@@ -13,6 +13,7 @@ from batchcube.calibration import coefficients as files
 from batchcube.calibration.coefficients import BatchCoefficients, BatchLaws, Coefficients, StepCoefficients, locate
 from batchcube.calibration.laws import STEP_TERMS
 from batchcube.engine.policies.service import Service, formula, measured
+from batchcube.results.text import did_you_mean
 
 from .errors import FileError
 from .mistakes import mistakes
@@ -24,7 +25,8 @@ def load(name: str) -> Coefficients:
     try:
         file = locate(name)
     except ValueError as error:
-        raise FileError(str(error)) from None
+        near = did_you_mean(name, files.shipped_names())
+        raise FileError(f"coefficients {name}: none of that name; {near}" if near else str(error)) from None
     try:
         data = file.read_bytes()
     except OSError as error:

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from batchcube.results.text import suggestion
+
 from .errors import UserError
 
 _BURSTGPT = "https://github.com/HPMLL/BurstGPT/releases/download/v1.1/"
@@ -55,6 +57,13 @@ DATASETS: dict[str, Dataset] = {
         "2f1e5b666d4e3055fdbba98598ce2ec307767b9064e03e2fa46676dbcc7d0bf8",
         "CC-BY-4.0",
     ),
+    "lmsys-predictions": Dataset(
+        "https://raw.githubusercontent.com/James-QiuHaoran/LLM-serving-with-proxy-models/"
+        "367d2fa60c35ffcdb8444d2fdf7f2743a30d04e6/model-serving/prediction/final/predictions_warmup_multi_cls_1000K.csv",
+        3_702_314,
+        "ca8d48caa17ac906e66f4e36257b708eaae0207b281969c3282eaeb0621401fa",
+        "Apache-2.0",
+    ),
 }
 
 
@@ -70,7 +79,7 @@ def cache_folder() -> Path:
 
 def _known(name: str) -> Dataset:
     if name not in DATASETS:
-        raise UserError(f"dataset {name!r}: not known: must be one of {', '.join(DATASETS)}")
+        raise UserError(f"dataset {name!r}: not known: {suggestion(name, DATASETS)}")
     return DATASETS[name]
 
 

@@ -1,5 +1,7 @@
 """The exceptions a user's mistake may raise."""
 
+from batchcube.results.text import printable
+
 
 class UserError(ValueError):
     """Report a user's mistake in one line: the file, the place in it, what is wrong, what is allowed.
@@ -9,7 +11,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+        super().__init__(printable(message))
 
 
 class FileError(UserError):

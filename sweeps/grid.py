@@ -10,9 +10,10 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
+from batchcube.results.text import one_of
 from batchcube.results.variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, REPLICATION, edge_names
 
-from .mistakes import Mistake, Path, known_paths, mistakes, one_of, show_path, show_value
+from .mistakes import Mistake, Path, known_paths, mistakes, show_path, show_value
 from .settings import SECTIONS, Point, Problem, problems
 from .workloads.settings import Settings
 

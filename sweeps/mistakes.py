@@ -3,13 +3,14 @@
 import json
 import math
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+
+from batchcube.results.text import did_you_mean
 
 Path = tuple[str | int, ...]
 _ABSENT: Any = object()
@@ -57,21 +58,6 @@ def show_value(value: Any) -> str:
     else:
         text = json.dumps(str(value), ensure_ascii=True)
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
-
-
-def one_of(allowed: Iterable[str]) -> str:
-    """Return ``a, b or c``."""
-    names = list(allowed)
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " or " + names[-1]
-
-
-def suggestion(word: str, allowed: Iterable[str]) -> str:
-    """Return ``; did you mean x?`` for a near miss, and the allowed names otherwise."""
-    names = sorted(allowed)
-    close = get_close_matches(word, names, n=3, cutoff=0.6)
-    if close:
-        return f"; did you mean {one_of(close)}?"
-    return f"; allowed here: {', '.join(names)}" if names else ""
 
 
 # Models behind an annotation ---------------------------------------------------------------------------------------
@@ -220,7 +206,8 @@ def mistakes(root: type[BaseModel], data: Any, error: ValidationError, prefix: P
         value = item["input"]
         if kind == "extra_forbidden":
             keys = allowed_keys(root, data, path[:-1])
-            text, value = f"no such setting{suggestion(str(path[-1]), keys)}", _ABSENT
+            hint = did_you_mean(str(path[-1]), keys) or (f"allowed here: {', '.join(keys)}" if keys else "")
+            text, value = "; ".join(filter(None, ("no such setting", hint))), _ABSENT
         elif kind == "missing":
             text, value = "is missing", _ABSENT
         elif kind == "union_tag_not_found":

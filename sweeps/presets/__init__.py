@@ -1,8 +1,9 @@
 """Sweeps that ship with the package: one TOML file each."""
 
-from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+
+from batchcube.results.text import did_you_mean
 
 
 @cache
@@ -21,5 +22,4 @@ def read(name: str) -> bytes:
 
 def hint(name: str) -> str:
     """Return what to say to somebody who asked for a preset that does not exist."""
-    close = get_close_matches(name, names(), n=3)
-    return f"did you mean {' or '.join(close)}?" if close else "`batchcube specs` lists the presets"
+    return did_you_mean(name, names()) or "`batchcube specs` lists the presets"

@@ -126,8 +126,10 @@ def test_options_that_cannot_be_followed_are_refused(cube, name, options, said):
 
 
 def test_an_unknown_figure_is_refused_with_all_names(cube):
-    with pytest.raises(ValueError, match=r"^figure latency: no such figure; must be one of .*latency-vs-rate"):
-        draw("latency", cube)
+    with pytest.raises(ValueError, match=r"^figure pie: no such figure; must be one of .*latency-vs-rate"):
+        draw("pie", cube)
+    with pytest.raises(ValueError, match=r"^figure latency-rate: no such figure; did you mean latency-vs-rate"):
+        draw("latency-rate", cube)
 
 
 def test_an_unknown_baseline_is_refused(make_cube):

@@ -59,6 +59,24 @@ def test_defaults_leave_out_what_the_cube_does_not_know(example_cube):
         summary_table(example_cube, ["latency_mean"])
     with pytest.raises(ValueError, match="variables: none chosen"):
         summary_table(example_cube[["batches"]].assign_attrs(example_cube.attrs))
+    with pytest.raises(ValueError, match="cube does not hold this variable; did you mean latency_"):
+        summary_table(example_cube.drop_vars("latency_mean_s"), ["latency_mean_s"])
+
+
+def test_a_quantile_is_chosen_by_the_name_it_is_printed_with(example_cube):
+    table = printed(example_cube)
+    assert "[0.95]" in table
+    for spelled in ("latency_quantile_s[0.95]", "latency_quantile_s [0.95]"):
+        alone = printed(example_cube, variables=[spelled])
+        assert "[0.95]" in alone
+        assert "throughput" not in alone
+        some = summary_table(example_cube, ["latency_quantile_s"])
+        first = some[some["quantile"] == 0.95]["mean"].iloc[0]
+        assert f"{first:.2f}"[:3] in alone
+    with pytest.raises(ValueError, match=r"latency_quantile_s\[0.2\]: no such quantile; the cube has 0.5, 0.9, 0.95"):
+        printed(example_cube, variables=["latency_quantile_s[0.2]"])
+    with pytest.raises(ValueError, match=r"latency_mean_s\[0.5\]: no such variable; did you mean latency_mean_s"):
+        printed(example_cube, variables=["latency_mean_s[0.5]"])
 
 
 def continuous(cube):

@@ -152,16 +152,24 @@ def test_criteria_are_read(text: str, criterion: Criterion) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "tbt_mean_ms50", "tbt_mean=50", "tbt_median_ms=50", "tbt_p75_ms=50", "service_mean_s=1", "tbt_mean_us=50"],
+    ("text", "near"),
+    [
+        ("", ""),
+        ("=1", ""),
+        ("tbt_mean_ms50", "tbt_mean_ms, tbt_mean_s or ttft_mean_ms"),
+        ("tbt_mean=50", "tbt_mean_s, tbt_mean_ms or ttft_mean_s"),
+        ("tbt_p75_ms=50", "tbt_p95_ms, tbt_p50_ms or tbt_p95_s"),
+        ("latncy_p95_s=1", "latency_p95_s, latency_p95_ms or latency_p99_s"),
+        ("request_sla_violations=0.1", "request_sla_violation_fraction or token_sla_violation_fraction"),
+    ],
 )
-def test_unknown_criteria_are_refused_with_what_is_allowed(text: str) -> None:
+def test_unknown_criteria_are_refused_with_what_is_allowed(text: str, near: str) -> None:
     with pytest.raises(UserError) as refusal:
         parse_criterion(text)
     assert str(refusal.value) == (
         f"--sla {text}: must be NAME_STAT_UNIT=LIMIT with NAME latency, wait, ttft, tpot or tbt, STAT mean, max, p50, "
         "p90, p95 or p99, UNIT ms or s; or one of request_sla_violation_fraction=LIMIT, "
-        "token_sla_violation_fraction=LIMIT"
+        f"token_sla_violation_fraction=LIMIT{near and f'; did you mean {near}?'}"
     )
 
 

@@ -176,6 +176,9 @@ def test_specs_lists_prints_and_copies_presets(tmp_path: Path, capsys: pytest.Ca
     assert Answer(capsys, "specs", name, "-o", copy).status == 0
     assert copy.read_text() == text
     assert Answer(capsys, "specs", name, "-o", copy).mistake == f"{copy}: is there already"
+    for other in (tmp_path / "copy.txt", tmp_path / "copy"):
+        assert Answer(capsys, "specs", name, "-o", other).mistake == f"{other}: must end in .toml"
+        assert not other.exists()
 
 
 def test_schema_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,7 +228,12 @@ def test_a_figure_is_drawn(cube: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["variables", "latency"], "latency: no such variable"),
         (["specs", "missing"], "missing: no preset of that name"),
         (["specs", "-o", "x.toml"], "--output: needs the name of a preset"),
-        (["data", "path", "missing"], "dataset 'missing': not known"),
+        (["data", "path", "missing"], "dataset 'missing': not known: must be one of burstgpt-1, "),
+        (["data", "path", "azure-conv"], "dataset 'azure-conv': not known: did you mean azure-conv-2023?"),
+        (
+            ["calibrate", "show", "qwen3-cpu-vllm"],
+            "coefficients qwen3-cpu-vllm: none of that name; did you mean qwen3-",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(
@@ -299,7 +307,7 @@ def test_a_backend_that_is_not_installed_is_said_in_a_line_before_anything_is_wr
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr == (
-        "batchcube: jax is not installed: pip install 'batchcube[jax]' (or 'batchcube[cuda]' for NVIDIA GPUs)\n"
+        "batchcube: jax is not installed: in the clone, pip install '.[jax]' (or '.[cuda]' for NVIDIA GPUs)\n"
     )
     assert done.returncode == 2
     assert done.stdout == ""

@@ -162,11 +162,11 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "missing", "told"),
     [
-        ("vllm", "vllm", "calibrate vllm: needs vLLM: pip install 'batchcube[vllm]'"),
-        ("vllm", "torch", "calibrate vllm: needs vLLM: pip install 'batchcube[vllm]'"),
+        ("vllm", "vllm", "calibrate vllm: needs vLLM: in the clone, pip install '.[vllm]'"),
+        ("vllm", "torch", "calibrate vllm: needs vLLM: in the clone, pip install '.[vllm]'"),
         ("transformers", "transformers", "calibrate transformers: needs torch and transformers: pip install 'batchc"),
         ("transformers", "torch", "calibrate transformers: needs torch and transformers: pip install 'batchc"),
-        ("loop", "torch", "calibrate loop: needs torch and transformers: pip install 'batchcube[transformers]'"),
+        ("loop", "torch", "calibrate loop: needs torch and transformers: in the clone, pip install '.[transformers]'"),
     ],
 )
 def test_a_package_that_is_not_installed_is_said_and_nothing_is_written(

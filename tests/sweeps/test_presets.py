@@ -97,7 +97,7 @@ def test_presets_of_data_files_say_what_is_missing(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("BATCHCUBE_DATA", str(tmp_path))
     with pytest.raises(UserError, match="azure-conv-2023"):
         Sweep.from_toml("modes-trace").run()
-    with pytest.raises(UserError, match=r"lmsys_predictions_warmup_multi_cls_1000K\.csv"):
+    with pytest.raises(UserError, match="run `batchcube data fetch lmsys-predictions`"):
         Sweep.from_toml("lmsys-predictor").run()
 
 

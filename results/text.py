@@ -1,0 +1,36 @@
+"""Words for people: names suggested for those that do not exist, and text from files shown as what it is."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def printable(text: object) -> str:
+    r"""Return text on one line in which what no reader sees is spelled out: the escape character as ``\x1b``.
+
+    Titles, labels and notes may be anybody's: a terminal obeys escape sequences in them, and a line break makes two
+    lines of one.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def one_of(allowed: Iterable[str]) -> str:
+    """Return ``a, b or c``."""
+    *most, last = allowed
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def did_you_mean(word: object, allowed: Iterable[str]) -> str:
+    """Return ``did you mean x or y?`` for a near miss of allowed names, and nothing otherwise."""
+    close = get_close_matches(str(word), list(allowed), n=3, cutoff=0.6)
+    return f"did you mean {one_of(close)}?" if close else ""
+
+
+def suggestion(word: object, allowed: Iterable[str]) -> str:
+    """Return ``did you mean x?`` for a near miss, and ``must be one of a, b`` otherwise."""
+    names = list(allowed)
+    return did_you_mean(word, names) or f"must be one of {', '.join(names)}"
