@@ -12,6 +12,9 @@ from .workloads.lengths import Constant, Empirical, Histogram, LengthDistributio
 from .workloads.predictors import Adjacent, Confusion, Oracle
 from .workloads.settings import FloatArray
 
+MOST_BINS = 256
+"""Bins whose batches are integrated: each takes milliseconds, and a sweep may have many numbers of bins."""
+
 
 class Expected(NamedTuple):
     """Theory's values at one point; NaN where no theory applies."""
@@ -24,26 +27,29 @@ class Expected(NamedTuple):
     """Mean latency ([MB] Lemma 5.1); infinitely many servers and Poisson arrivals."""
 
 
-def expected(point: Point, edges: FloatArray | None) -> Expected:
-    """Return what theory says about full batches where bins are cut at ``edges`` (bins + 1,), None for one bin.
+def batches_of(point: Point, edges: FloatArray | None) -> theory.BinnedBatches | None:
+    """Return the means of full batches where bins are cut at ``edges`` (bins + 1,), None for one bin.
 
-    It covers the modes with batches of fixed size without a maximum wait, drawn workloads, a service law that is a
-    formula in the length alone, and predictors that give the truth or err by a matrix.
+    Theory covers the modes with batches of fixed size without a maximum wait, drawn workloads, a service law that is a
+    formula in the length alone, predictors that give the truth or err by a matrix, and up to `MOST_BINS` bins; None
+    where it does not. The arrivals do not matter.
     """
     workload, policy, server = point.workload, point.policy, point.server
     service, lengths, predictor = server.service, workload.lengths, workload.predictor
     if policy.mode not in FIXED or policy.batch_size is None or policy.max_wait_s is not None:
-        return Expected()
+        return None
     by_table = isinstance(service, TableLaw) or (isinstance(service, CoefficientsLaw) and service.h == "table")
     if lengths is None or by_table or not isinstance(predictor, Oracle | Adjacent | Confusion):
-        return Expected()
+        return None
     if lengths.gives_prompt and getattr(service, "length", "output") == "total":
-        return Expected()
+        return None
     law = law_of(lengths)
     if law is None:
-        return Expected()
+        return None
     cut = np.array([0.0, np.inf]) if edges is None else edges
     bins = cut.size - 1
+    if bins > MOST_BINS:
+        return None
     confusion: FloatArray | None = None
     if isinstance(predictor, Adjacent):
         confusion = theory.adjacent_confusion(bins, predictor.error_probability)
@@ -59,18 +65,22 @@ def expected(point: Point, edges: FloatArray | None) -> Expected:
         gamma = 0.0 if isinstance(fitted, ConstantLaw) else fitted.gamma
         intercept = fitted.a0_s
         slope = fitted.a1_s_per_token * float(batch_factor(policy.batch_size, h, gamma))
-    batches = theory.binned_batches(
-        law, policy.batch_size, cut, confusion=confusion, intercept_s=intercept, slope_s=slope
-    )
-    if server.servers == "infinite":
-        arrivals = workload.arrivals
-        if arrivals is None or arrivals.process != "poisson" or server.completion != "batch":
-            return Expected()
-        return Expected(latency_s=batches.latency_s(arrivals.rate_per_s))
-    servers = int(server.servers)
-    return Expected(
-        batches.throughput_requests_per_s(servers), batches.throughput_limit_requests_per_s(servers), np.nan
-    )
+    return theory.binned_batches(law, policy.batch_size, cut, confusion=confusion, intercept_s=intercept, slope_s=slope)
+
+
+def expected(point: Point, batches: theory.BinnedBatches | None) -> Expected:
+    """Return what theory says about a point with these batches; nothing where a value is not finite."""
+    server, arrivals = point.server, point.workload.arrivals
+    if batches is None or not batches.service_mean_s > 0:
+        return Expected()
+    if server.servers != "infinite":
+        count = int(server.servers)
+        said = Expected(batches.throughput_requests_per_s(count), batches.throughput_limit_requests_per_s(count))
+    elif arrivals is not None and arrivals.process == "poisson" and server.completion == "batch":
+        said = Expected(latency_s=batches.latency_s(arrivals.rate_per_s))
+    else:
+        said = Expected()
+    return Expected(*(value if np.isfinite(value) else np.nan for value in said))
 
 
 def law_of(lengths: LengthDistribution) -> theory.Lengths | None:

@@ -312,12 +312,7 @@ class _Section:
         for k, position in zip(self.touching, key, strict=True):
             for path, value in self.axes[k].sets[position].items():
                 if path[0] == self.name:
-                    table = data
-                    for part in path[1:-1]:
-                        if not isinstance(table.get(part), dict):
-                            table[part] = {}
-                        table = table[part]
-                    table[path[-1]] = deepcopy(value)
+                    _put(data, path[1:], value)
         try:
             return self.model.model_validate(data)
         except ValidationError as error:
@@ -325,6 +320,59 @@ class _Section:
             for mistake in mistakes(self.model, data, error, (self.name,)):
                 self.wrong.append(_blame(mistake, self.axes, place))
             return None
+
+    def overridden(self) -> list[Mistake]:
+        """Return what is wrong with values of the file that an axis replaces, each looked at by itself.
+
+        Such a value is put back beside what the points set. Only its own value counts: that a point makes its setting
+        one of another kind, or that two such values do not go together, is why the points replace them.
+        """
+        if not isinstance(self.base, dict):
+            return []
+        found: list[Mistake] = []
+        for k in self.touching:
+            sets = self.axes[k].sets if self.axes[k].labelled else self.axes[k].sets[:1]
+            replaced = {
+                there
+                for made in sets
+                for path in made
+                if path[0] == self.name and (there := _present(self.base, path[1:])) is not None
+            }
+            for made in sets if replaced else ():
+                data = deepcopy(self.base)
+                others = [self.axes[j].sets[0] for j in self.touching if j != k]
+                for path, value in (item for table in (*others, made) for item in table.items()):
+                    if path[0] == self.name and not any(path[1 : len(there) + 1] == there for there in replaced):
+                        _put(data, path[1:], value)
+                try:
+                    self.model.model_validate(data)
+                except ValidationError as error:
+                    found += [
+                        mistake
+                        for mistake in mistakes(self.model, data, error, (self.name,))
+                        if mistake.has_value and any(mistake.path[1 : len(there) + 1] == there for there in replaced)
+                    ]
+        return found
+
+
+def _put(table: dict[str, Any], path: Path, value: Any) -> None:
+    """Set one value of nested tables, making those on the way."""
+    for part in path[:-1]:
+        if not isinstance(table.get(str(part)), dict):
+            table[str(part)] = {}
+        table = table[str(part)]
+    table[str(path[-1])] = deepcopy(value)
+
+
+def _present(table: Any, path: Path) -> Path | None:
+    """Return the path of what is there already where ``path`` would be set: the value itself, or one in its way."""
+    for depth, part in enumerate(path):
+        if not isinstance(table, Mapping):
+            return path[:depth]
+        if part not in table:
+            return None
+        table = table[part]
+    return path
 
 
 def _blame(mistake: Mistake, axes: Sequence[Axis], place: Mapping[int, int]) -> Mistake:
@@ -347,6 +395,7 @@ def build_grid(base: Mapping[str, Any], axes: Sequence[Axis]) -> tuple[Grid, lis
     """Return every point of the grid, validated, or what is wrong with them, each mistake once."""
     sections = [_Section(name, base.get(name, {}), axes) for name in SECTIONS]
     wrong: dict[str, Mistake] = {}
+    idle: dict[tuple[Path, Any], list[Mistake]] = {}
     points: list[Point] = []
     for position in product(*(range(len(axis.labels)) for axis in axes)):
         parts = [section.at(position) for section in sections]
@@ -355,11 +404,17 @@ def build_grid(base: Mapping[str, Any], axes: Sequence[Axis]) -> tuple[Grid, lis
         point = Point(*parts)
         for problem in problems(point):
             mistake = _explain(problem, point, axes, position)
-            wrong.setdefault(mistake.line(), mistake)
+            if problem.idle:
+                idle.setdefault((problem.path, _value_at(point, problem.path)), []).append(mistake)
+            else:
+                wrong.setdefault(mistake.line(), mistake)
         points.append(point)
-    found = [mistake for section in sections for mistake in section.wrong] + list(wrong.values())
-    distinct = list({mistake.line(): mistake for mistake in found}.values())
-    return Grid(tuple(axes), tuple(points)), distinct
+    for (path, value), alike in idle.items():
+        if len(alike) == sum(_value_at(point, path) == value for point in points):
+            wrong.setdefault(alike[0].line(), alike[0])
+    found = [mistake for section in sections for mistake in (*section.wrong, *section.overridden())]
+    distinct = {mistake.line(): mistake for mistake in (*found, *wrong.values())}
+    return Grid(tuple(axes), tuple(points)), list(distinct.values())
 
 
 def _explain(problem: Problem, point: Point, axes: Sequence[Axis], position: tuple[int, ...]) -> Mistake:

@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, time
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -15,6 +17,7 @@ from batchcube.results.text import did_you_mean
 Path = tuple[str | int, ...]
 _ABSENT: Any = object()
 _LONGEST_VALUE = 80
+_NUMBER = re.compile(r"-?\d[\d.e+-]*")
 
 
 class Mistake(NamedTuple):
@@ -24,10 +27,32 @@ class Mistake(NamedTuple):
     text: str
     value: Any = _ABSENT
 
+    @property
+    def has_value(self) -> bool:
+        """Whether there is a value to show."""
+        return self.value is not _ABSENT
+
     def line(self) -> str:
         """Return ``path = value: text`` on one line."""
-        shown = "" if self.value is _ABSENT else f" = {show_value(self.value)}"
+        shown = f" = {show_value(self.value)}" if self.has_value else ""
         return f"{show_path(self.path)}{shown}: {self.text}"
+
+    def kind(self) -> tuple[Path, str]:
+        """Return what a mistake shares with others like it, at other points of an axis or places of a list.
+
+        That is its path without positions and labels, and its text without numbers.
+        """
+        labelled = self.path[:1] == ("axes",) and self.path[2:3] == ("points",)
+        path = (*self.path[:3], *self.path[4:]) if labelled else self.path
+        return tuple(part for part in path if isinstance(part, str)), _NUMBER.sub("#", self.text)
+
+
+def lines_of(found: Iterable[Mistake]) -> list[str]:
+    """Return one line for each kind of mistake: the first of its kind, and how many more there are."""
+    kinds: dict[tuple[Path, str], list[Mistake]] = {}
+    for mistake in found:
+        kinds.setdefault(mistake.kind(), []).append(mistake)
+    return [alike[0].line() + (f" (and {len(alike) - 1} more like it)" * (len(alike) > 1)) for alike in kinds.values()]
 
 
 def show_path(path: Path) -> str:
@@ -51,6 +76,8 @@ def show_value(value: Any) -> str:
     elif isinstance(value, int):
         # Python refuses to print integers of thousands of digits.
         text = str(value) if abs(value) < 10**40 else "an integer beyond 10^40"
+    elif isinstance(value, date | time):
+        text = value.isoformat()
     elif isinstance(value, Mapping):
         text = "{" + ", ".join(f"{show_path((str(k),))} = {show_value(v)}" for k, v in list(value.items())[:8]) + "}"
     elif isinstance(value, list | tuple):

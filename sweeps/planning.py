@@ -41,7 +41,7 @@ from batchcube.engine.ticks import TICKS_PER_S
 from . import coefficients
 from .datasets import resolve
 from .errors import FileError, UserError
-from .expected import Expected, expected
+from .expected import Expected, batches_of, expected
 from .grid import where
 from .seeds import stream
 from .settings import (
@@ -52,7 +52,6 @@ from .settings import (
     Point,
     Policy,
     Replica,
-    Report,
     Server,
     Sla,
     StepsLaw,
@@ -63,7 +62,8 @@ from .settings import (
     is_continuous,
 )
 from .specification import Sweep
-from .traces import RecordedTrace, read_trace
+from .theory import BinnedBatches
+from .traces import LATEST_S, RecordedTrace, read_trace
 from .workloads.lengths import Exponential
 from .workloads.lengths import Lengths as DrawnLengths
 from .workloads.lengths import Uniform as UniformLengths
@@ -222,16 +222,16 @@ def _paths(settings: Any) -> Iterator[str]:
 
 def theory_of(plan: Plan) -> list[Expected]:
     """Return what theory says about every point of a plan."""
-    known: dict[Hashable, Expected] = {}
+    known: dict[Hashable, BinnedBatches | None] = {}
     said: list[Expected] = []
-    for edges, (workload, policy, server, _) in ((point.edges, point.point) for point in plan.points):
-        # Rates share the theory of their bins, and the quadrature is what costs.
-        arrivals = workload.arrivals if server.servers == "infinite" else None
+    for edges, point in ((plan.edges, plan.point) for plan in plan.points):
+        workload, policy, server, _ = point
+        # Rates share the batches of their bins, and the quadrature is what costs.
         drawn = workload.model_copy(update={"arrivals": None})
-        key = (drawn, arrivals, policy.mode, policy.batch_size, policy.max_wait_s, edges.tobytes(), server)
+        key = (drawn, policy.mode, policy.batch_size, policy.max_wait_s, edges.tobytes(), server.service)
         if key not in known:
-            known[key] = expected(Point(workload, policy, server, Report()), edges)
-        said.append(known[key])
+            known[key] = batches_of(point, edges)
+        said.append(expected(point, known[key]))
     return said
 
 
@@ -290,6 +290,8 @@ class _Planner:
             # Told before anything runs: coefficients whose errors are not known cannot be drawn.
             drawn_service(of.point, batch, stream(self.seed, None, "coefficients"))
         span = report.horizon_s or _span(workload, of.trace, of.requests)
+        span = span or _work_s(server, service, batch, of.requests, of.sample)
+        _require_span(of, span, LATEST_S)
         return Setup(
             make_policy(
                 policy.mode,
@@ -311,7 +313,7 @@ class _Planner:
                 counted_tokens=report.memory_capacity_tokens,
             ),
             make_reporting(
-                horizon_s=span or _work_s(server, service, batch, of.requests, of.sample),
+                horizon_s=span,
                 windows=report.windows,
                 warmup_requests=of.warmup,
                 request_sla_s=report.request_sla_s,
@@ -339,11 +341,7 @@ class _Planner:
             _require_reachable(policy.sla, law, float(requests.prompt.mean()))
         span = report.horizon_s or _span(workload, of.trace, of.requests)
         span = span or _step_work_s(server, law, of.batch, of.requests, of.sample)
-        if span > LONGEST_CONTINUOUS_S:
-            raise UserError(
-                f"workload.requests = {of.requests}: arrive, or are served, within about {span:.4g} s: must be at most "
-                f"{LONGEST_CONTINUOUS_S} s in mode continuous"
-            )
+        _require_span(of, span, LONGEST_CONTINUOUS_S, " in mode continuous")
         mean, square = of.beliefs
         setup = StepSetup(
             make_replica(
@@ -489,6 +487,18 @@ class _Simulated(NamedTuple):
     edges: FloatArray
     sample: _Sample
     beliefs: tuple[FloatArray, FloatArray]
+
+
+def _require_span(of: _Simulated, span_s: float, longest_s: float, mode: str = "") -> None:
+    """Refuse a workload that lasts longer than a clock goes, naming the settings that it follows from."""
+    if span_s <= longest_s:
+        return
+    rate = getattr(of.point.workload.arrivals, "rate_per_s", None)
+    at_rate = "" if rate is None else f" with workload.arrivals.rate_per_s = {rate:g}"
+    raise UserError(
+        f"workload.requests = {of.requests}{at_rate}: arrive, or are served, within about {span_s:.4g} s: must be at "
+        f"most {longest_s:.10g} s{mode}"
+    )
 
 
 def _require_room(given: str, capacity_tokens: float, sample: _Sample) -> None:

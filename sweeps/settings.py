@@ -20,7 +20,7 @@ from .errors import UserError
 from .mistakes import Path, show_value
 from .traces import Resampling, TraceFormat
 from .workloads.arrivals import ArrivalProcess
-from .workloads.lengths import LengthDistribution
+from .workloads.lengths import Empirical, LengthDistribution
 from .workloads.predictors import Column, Confusion, Oracle, Predictor
 from .workloads.settings import Settings
 
@@ -35,6 +35,8 @@ BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
 Seconds = Annotated[float, Field(gt=0, le=1e8)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=1e8)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+# Below a picosecond per token even the longest request, of 2^21 tokens, would take no microsecond.
+SecondsPerToken = Annotated[float, Field(ge=1e-12, le=1e6)]
 StepSeconds = Annotated[float, Field(ge=0, le=1e6)]
 LONGEST_CONTINUOUS_S = LATEST // TICKS_PER_S
 """Longest that continuous batching can be simulated; its clock is a million times finer."""
@@ -246,7 +248,7 @@ class ConstantLaw(Settings):
 
     law: Literal["constant"]
     a0_s: SecondsOrZero = Field(default=0.0, description="time of a batch before its first token")
-    a1_s_per_token: Annotated[float, Field(gt=0, le=1e6)] = Field(description="time per token of the longest request")
+    a1_s_per_token: SecondsPerToken = Field(description="time per token of the longest request")
     length: Literal["output", "total"] = Field(default="output", description="tokens that count")
 
 
@@ -255,7 +257,7 @@ class GrowingLaw(Settings):
 
     law: Literal["linear", "saturating", "power"]
     a0_s: SecondsOrZero = Field(default=0.0, description="time of a batch before its first token")
-    a1_s_per_token: Annotated[float, Field(gt=0, le=1e6)] = Field(description="time per token of a batch of one")
+    a1_s_per_token: SecondsPerToken = Field(description="time per token of a batch of one")
     gamma: Annotated[float, Field(ge=0, le=100)] = Field(description="growth with the batch size")
     length: Literal["output", "total"] = Field(default="output", description="tokens that count")
 
@@ -418,11 +420,16 @@ SECTIONS: dict[str, type[Settings]] = {"workload": Workload, "policy": Policy, "
 
 
 class Problem(NamedTuple):
-    """An option that does not go with the others; ``shown`` tells whether the value at ``path`` belongs beside it."""
+    """An option that does not go with the others at one point.
+
+    ``shown`` tells whether the value at ``path`` belongs beside it. ``idle``: the option only means nothing here, which
+    is no mistake where it means something at another point of the grid.
+    """
 
     path: Path
     text: str
     shown: bool = True
+    idle: bool = False
 
 
 def problems(point: Point) -> Iterator[Problem]:
@@ -665,7 +672,11 @@ def _continuous_problems(point: Point) -> Iterator[Problem]:
     if workload.in_seconds:
         yield Problem(("workload", "lengths", "unit"), 'mode continuous needs tokens: must be "tokens"')
     elif workload.lengths is not None and not workload.lengths.gives_prompt:
-        yield Problem(("workload", "lengths", "prompt"), "is missing; mode continuous needs prompts", shown=False)
+        if isinstance(workload.lengths, Empirical):
+            name, text = "prompt_column", "is missing (or give prompt, a distribution); mode continuous needs prompts"
+        else:
+            name, text = "prompt", "is missing; mode continuous needs prompts"
+        yield Problem(("workload", "lengths", name), text, shown=False)
     if "completion" in server.model_fields_set:
         text = "mode continuous would ignore it: every request is done with its own last token"
         yield Problem(("server", "completion"), text)
@@ -738,11 +749,11 @@ def _continuous_bin_problems(policy: Policy, server: Server) -> Iterator[Problem
     if "bin_choice" in policy.model_fields_set and not admitted:
         yield Problem(("policy", "bin_choice"), f'admission = "{policy.admission}" would ignore it; used by "by_bin"')
     if admitted and policy.bins == 1:
-        yield Problem(("policy", "admission"), "needs policy.bins > 1")
+        yield Problem(("policy", "admission"), "needs policy.bins > 1", idle=True)
     if server.servers == 1:
         # The default of a single replica means nothing, whether it is stated or not.
         if server.routing != "round_robin":
-            yield Problem(("server", "routing"), "needs server.servers > 1")
+            yield Problem(("server", "routing"), "needs server.servers > 1", idle=True)
     elif routed and isinstance(server.servers, int) and policy.bins < server.servers:
         text = f'must be >= server.servers = {server.servers}: routing = "by_bin" gives every replica a bin'
         yield Problem(("policy", "bins"), text)

@@ -1,12 +1,13 @@
-"""A sweep as users write it: TOML in, a validated grid out, one line for each mistake."""
+"""A sweep as users write it: TOML in, a validated grid out, one line for each kind of mistake."""
 
 import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import date, time
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from pydantic import Field, ValidationError
 
 from .errors import UserError
 from .grid import AxisSettings, Grid, build_grid, read_axes
-from .mistakes import Mistake, mistakes, show_value
+from .mistakes import Mistake, lines_of, mistakes, show_value
+from .mistakes import Path as Place
 from .settings import Point, Policy, Report, Server, Workload, draws_service, is_continuous
 from .workloads.arrivals import AtOnce, Deterministic
 from .workloads.lengths import Constant
@@ -31,10 +33,10 @@ DEEPEST = 24
 
 
 class SpecificationError(UserError):
-    """What is wrong with a specification, one line for each mistake, none left out."""
+    """What is wrong with a specification, one line for each kind of mistake, none left out."""
 
     def __init__(self, source: str, found: Iterable[Mistake]) -> None:
-        self.lines = tuple(str(UserError(f"{source}: {mistake.line()}")) for mistake in found)
+        self.lines = tuple(str(UserError(f"{source}: {line}")) for line in lines_of(found))
         ValueError.__init__(self, "\n".join(self.lines))
 
 
@@ -82,13 +84,13 @@ class Sweep:
     def from_toml(cls, path: str | PathLike[str], overrides: Iterable[str] = ()) -> "Sweep":
         """Read a sweep from a TOML file, or a preset by its name, with settings ``path=value`` laid over it.
 
-        Raises UserError with one line for each mistake.
+        Raises UserError with one line for each kind of mistake.
         """
         return cls._from_document(*read_document(path), overrides)
 
     @classmethod
     def model_validate(cls, data: Mapping[str, Any], source: str = "specification") -> "Sweep":
-        """Build a sweep from nested dictionaries; raises UserError with one line for each mistake."""
+        """Build a sweep from nested dictionaries; raises UserError with one line for each kind of mistake."""
         return cls._from_document(dict(data), source, Path.cwd(), ())
 
     @classmethod
@@ -97,6 +99,8 @@ class Sweep:
         document = _with_absolute_paths(deepcopy(document), folder)
         for text in overrides:
             document = _override(document, text)
+        if wrong := list(_unwritable(document)):
+            raise SpecificationError(source, wrong)
         try:
             header = Header.model_validate(document)
         except ValidationError as error:
@@ -256,6 +260,18 @@ def _refuse_depth(document: Mapping[str, Any], source: str) -> None:
         if not level:
             return
     raise UserError(f"{source}: is nested deeper than {DEEPEST} levels: no specification is")
+
+
+def _unwritable(tree: Any, path: Place = ()) -> Iterator[Mistake]:
+    """Yield the values that no setting takes and no cube can hold: dates and times of TOML."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _unwritable(value, (*path, key))
+    elif isinstance(tree, list | tuple):
+        for position, value in enumerate(tree):
+            yield from _unwritable(value, (*path, position))
+    elif isinstance(tree, date | time):
+        yield Mistake(path, "is a date or time: no setting takes one (seconds are a number, text is in quotes)", tree)
 
 
 def _with_absolute_paths(document: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -248,6 +248,10 @@ EQUAL = {
         ),
         ({"workload.lengths.prompt": None}, "workload.lengths.prompt: is missing; mode continuous needs prompts"),
         (
+            {"workload.lengths": {"distribution": "empirical", "path": "lengths.csv"}},
+            "workload.lengths.prompt_column: is missing (or give prompt, a distribution); mode continuous needs",
+        ),
+        (
             {"report.memory_capacity_tokens": 9.0},
             f"report.memory_capacity_tokens = 9.0: {UNUSED}: the capacity is server.replica.kv_capacity_tokens",
         ),
@@ -378,7 +382,8 @@ def test_a_grid_is_continuous_everywhere_or_nowhere() -> None:
         ),
         (
             {"workload.arrivals.rate_per_s": 1e-5},
-            "workload.requests = 120: arrive, or are served, within about 1.2e+07 s: must be at most 2305843 s",
+            "workload.requests = 120 with workload.arrivals.rate_per_s = 1e-05: arrive, or are served, within about "
+            "1.2e+07 s: must be at most 2305843 s",
         ),
     ],
 )
@@ -387,6 +392,25 @@ def test_what_only_the_data_show_is_refused_in_a_line(settings: dict[str, Any], 
         Sweep.model_validate(put(BASE, settings), "sweep.toml").run()
     assert str(caught.value).startswith(f"sweep.toml: {line}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "path", "values"),
+    [
+        ({"server.routing": "shortest_queue"}, "server.servers", [1, 2]),
+        ({"server.routing": "by_bin", "policy.bins": 3}, "server.servers", [1, 2]),
+        ({"policy.admission": "by_bin"}, "policy.bins", [1, 3]),
+    ],
+)
+def test_an_option_may_mean_nothing_at_some_points_of_an_axis(
+    settings: dict[str, Any], path: str, values: list[int]
+) -> None:
+    axes = {"x": {"path": path, "values": values}}
+    cube = sweep({**put(BASE, settings), "axes": axes}, replications=1).run(backend="reference")
+    assert (cube["completed"] == 120).all()
+    axes["x"]["values"] = values[:1]
+    with pytest.raises(UserError, match=r"= \".*\": needs (server.servers|policy.bins) > 1"):
+        sweep({**put(BASE, settings), "axes": axes})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pydantic import TypeAdapter
 
 from batchcube.engine.policies import bins as engine_bins
 from batchcube.sweeps import theory
-from batchcube.sweeps.expected import expected, law_of
+from batchcube.sweeps.expected import MOST_BINS, Expected, batches_of, law_of
+from batchcube.sweeps.expected import expected as expected_of
 from batchcube.sweeps.settings import Point
 from batchcube.sweeps.specification import Sweep
 from batchcube.sweeps.workloads.lengths import LengthDistribution
@@ -30,6 +31,10 @@ def point(**changes: Any) -> Point:
             table = table.setdefault(key, {})
         table[last] = value
     return Sweep.model_validate(document).grid.points[0]
+
+
+def expected(point: Point, edges: Any) -> Expected:
+    return expected_of(point, batches_of(point, edges))
 
 
 def lengths(**settings: Any) -> LengthDistribution:
@@ -74,6 +79,19 @@ def test_laws_in_tokens_scale_with_the_batch() -> None:
     law = {"distribution": "constant", "value": 99.5}
     found = expected(point(workload__lengths=law, server__service=service, policy__bins=1), None)
     assert found[0] == found[1] == pytest.approx(128 / (0.5 + 0.03 * 100 * (1 + 0.01 * 127)))
+
+
+@pytest.mark.parametrize("service_s", [0.0, 5e-324, np.inf])
+def test_there_is_no_infinite_theory(service_s: float) -> None:
+    batches = theory.BinnedBatches(128, np.ones(1), np.ones(1), np.array([service_s]), service_s, 1.0)
+    assert not np.isinf(expected_of(point(), batches)).any()
+    assert np.isnan(expected_of(point(server__servers="infinite"), batches)[:2]).all()
+
+
+def test_theory_ends_at_its_most_bins() -> None:
+    edges = np.linspace(1.0, 20.0, MOST_BINS + 2)
+    assert batches_of(point(), edges[:-1]) is not None
+    assert batches_of(point(), edges) is None
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,73 @@ def test_every_combination_is_validated_and_told_once() -> None:
     assert lines == ['sweep.toml: policy.edges.values: is missing; kind = "explicit" needs it']
 
 
+def test_a_mistake_at_every_point_is_told_once_with_its_count() -> None:
+    tables = deepcopy(BASE)
+    tables["policy"] = {"mode": "multi_bin_only", "max_wait_s": "x", "batch_size": 4}
+    many = {"path": "workload.arrivals.rate_per_s", "start": -1000.0, "stop": -1.0, "num": 1000}
+    labelled = {f"p{i}": {"policy.bins": -i} for i in range(50)}
+    with pytest.raises(UserError) as caught:
+        Sweep.model_validate({**tables, "axes": {"rate": many, "p": {"points": labelled}}}, "sweep.toml")
+    assert str(caught.value).splitlines() == [
+        "sweep.toml: axes.rate.values[0] = -1000.0: must be >= 1e-09 (and 999 more like it)",
+        "sweep.toml: axes.p.points.p0.policy.bins = 0: must be >= 1 (and 49 more like it)",
+        'sweep.toml: policy.max_wait_s = "x": must be a number',
+    ]
+
+
+def test_a_mistake_that_says_another_number_at_each_point_is_told_once() -> None:
+    tables = deepcopy(BASE)
+    tables["policy"] = {"mode": "dynamic_only", "smallest_batch": 5000, "sla": {"target_s": 1, "tolerance_s": 0}}
+    tables["server"]["service"] = {"law": "given"}
+    tables["policy"]["sla"]["signal"] = "latency"
+    most = {"path": "policy.largest_batch", "start": 1, "stop": 1000, "step": 1}
+    with pytest.raises(UserError) as caught:
+        Sweep.model_validate({**tables, "axes": {"most": most, "rate": RATE}}, "sweep.toml")
+    assert str(caught.value).splitlines() == [
+        "sweep.toml: policy.smallest_batch = 5000: must be <= policy.largest_batch = 1 (and 999 more like it)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("service", "line"),
+    [
+        ({"law": "constant", "a1_s_per_token": "abc"}, 'server.service.a1_s_per_token = "abc": must be a number'),
+        ({"law": "constant", "a1_s_per_token": math.nan}, "server.service.a1_s_per_token = nan: must be a finite"),
+        ({"a1_s_per_token": -1.0, "law": "constant"}, "server.service.a1_s_per_token = -1.0: must be >= 1e-12"),
+        ({"law": "no such", "a1_s_per_token": 0.1}, 'server.service.law = "no such": must be one of'),
+        ("abc", 'server.service = "abc": must be a table'),
+        (3, "server.service = 3: must be a table"),
+    ],
+)
+def test_what_labelled_points_replace_is_validated_too(service: Any, line: str) -> None:
+    tables = deepcopy(BASE)
+    tables["workload"]["lengths"]["unit"] = "tokens"
+    tables["server"]["service"] = service
+    points = {
+        "a": {"server.service": {"law": "constant", "a1_s_per_token": 0.01}},
+        "b": {"server.service.law": "linear", "server.service.gamma": 0.1, "server.service.a1_s_per_token": 0.01},
+    }
+    with pytest.raises(UserError) as caught:
+        Sweep.model_validate({**tables, "axes": {"s": {"points": points}, "rate": RATE, "bins": BINS}}, "sweep.toml")
+    (found,) = str(caught.value).splitlines()
+    assert found.startswith(f"sweep.toml: {line}")
+
+
+def test_what_labelled_points_replace_need_not_go_together() -> None:
+    tables = deepcopy(BASE)
+    tables["workload"]["lengths"] = {"distribution": "uniform", "low": 5.0, "high": 2.0, "cv": 1.0}
+    tables["server"]["service"] = {"law": "constant", "a1_s_per_token": 0.01}
+    points = {
+        "u": {"workload.lengths": {"low": 1.0, "high": 3.0, "distribution": "lognormal"}},
+    }
+    with pytest.raises(UserError, match="no such setting"):
+        Sweep.model_validate({**tables, "axes": {"s": {"points": points}, "rate": RATE, "bins": BINS}})
+    del tables["workload"]["lengths"]["cv"]
+    points["u"]["workload.lengths"]["distribution"] = "uniform"
+    grid = Sweep.model_validate({**tables, "axes": {"s": {"points": points}, "rate": RATE, "bins": BINS}}).grid
+    assert len(grid.points) == 6
+
+
 def test_sections_are_shared_by_the_points_that_have_them_in_common() -> None:
     points = sweep(bins=BINS, rate=RATE).grid.points
     assert points[0].workload is points[2].workload

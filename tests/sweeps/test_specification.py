@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchcube.sweeps import Sweep, UserError, presets
+from batchcube.sweeps.planning import make_plan
 from batchcube.sweeps.specification import parse_toml, schema_text
 
 FIXED: dict[str, Any] = {
@@ -243,6 +244,36 @@ def test_a_reported_capacity_must_be_that_in_force_where_it_follows_from_bytes()
     lines = refusal(put(in_bytes, "report", {"memory_capacity_tokens": 9}))
     assert any("report.memory_capacity_tokens = 9.0: must be 100.0, the tokens" in line for line in lines), lines
     Sweep.model_validate(put(in_bytes, "report", {"memory_capacity_tokens": 100}))
+
+
+@pytest.mark.parametrize("value", ["01:02:00", "2024-01-01", "2024-01-01T01:02:03Z"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_dates_and_times_are_refused_wherever_they_are(tmp_path: Path, value: str, replaced: bool) -> None:
+    file = tmp_path / "sweep.toml"
+    points = '[axes.t.points.a]\n"policy.max_wait_s" = 1.0\n' if replaced else ""
+    file.write_text(TOML.replace("batch_size = 4", f"batch_size = 4\nmax_wait_s = {value}") + points)
+    with pytest.raises(UserError) as caught:
+        Sweep.from_toml(file)
+    shown = tomllib.loads(f"x = {value}")["x"].isoformat()
+    assert f"policy.max_wait_s = {shown}: is a date or time" in str(caught.value)
+    file.write_text(TOML)
+    with pytest.raises(UserError, match=r"workload.lengths.counts\[1\] = .*: is a date or time"):
+        Sweep.from_toml(file, [f"workload.lengths.counts=[1, {value}]"])
+
+
+def test_times_per_token_are_long_enough_for_a_microsecond() -> None:
+    lines = refusal(put(DYNAMIC, "server/service/a1_s_per_token", 5e-324))
+    assert lines == ["sweep.toml: server.service.a1_s_per_token = 5e-324: must be >= 1e-12"]
+
+
+def test_a_rate_that_takes_too_long_is_named() -> None:
+    slow = Sweep.model_validate(put(FIXED, "workload/arrivals/rate_per_s", 1e-9), "sweep.toml")
+    with pytest.raises(UserError) as caught:
+        make_plan(slow)
+    assert str(caught.value) == (
+        "sweep.toml: workload.requests = 100 with workload.arrivals.rate_per_s = 1e-09: arrive, or are served, within "
+        "about 1e+11 s: must be at most 4503599627 s"
+    )
 
 
 def test_every_mistake_is_told_once() -> None:
