@@ -1,9 +1,10 @@
-"""What both `batchcube reproduce` commands share: run presets into a folder, compare, draw, and say what was found."""
+"""What the `batchcube reproduce` commands share: run presets into a folder, compare, draw, and say what was found."""
 
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -21,14 +22,30 @@ if TYPE_CHECKING:
     from .progress import Progress
 
 CONFIDENCE = 0.95
-COLUMNS = ("experiment", "setting", "quantity", "paper", "theory", "simulated", "ci_low", "ci_high", "agrees", "note")
+COLUMNS = (
+    *("experiment", "setting", "quantity", "paper", "theory", "limit", "simulated", "ci_low", "ci_high", "agrees"),
+    "note",
+)
 _QUICK = "quick run, reduced size"
 
 Verdict = Literal["", "yes", "no", "equal", "cannot tell"]
+AGREEMENT: Mapping[Verdict, str] = {
+    "yes": "agree",
+    "no": "differ",
+    "equal": "are equal",
+    "cannot tell": "cannot be told",
+    "": "have no verdict",
+}
+"""What is said of the rows with each verdict."""
 
 
-class Row(NamedTuple):
-    """One line of `comparison.csv`; NaN where there is no number, no verdict where nothing can agree or disagree."""
+@dataclass(frozen=True)
+class Row:
+    """One line of `comparison.csv`; NaN where there is no number, no verdict where nothing can agree or disagree.
+
+    A verdict needs two sides: the simulated number beside the paper's, theory's or a limit, or the paper's beside
+    theory's. With one of them missing it is "cannot tell", whatever was given.
+    """
 
     experiment: str
     setting: str
@@ -42,6 +59,14 @@ class Row(NamedTuple):
     note: str = ""
     on_screen: bool = True
     """Whether the screen shows the row too; a row that disagrees is always shown."""
+    limit: float = np.nan
+    """What the simulated number is held against where that is neither paper nor theory: a bound, 0 for a difference."""
+
+    def __post_init__(self) -> None:
+        known = {name: not np.isnan(getattr(self, name)) for name in ("paper", "theory", "limit", "simulated")}
+        found = known["simulated"] and (known["paper"] or known["theory"] or known["limit"])
+        if self.agrees and not (found or (known["paper"] and known["theory"])):
+            object.__setattr__(self, "agrees", "cannot tell")
 
 
 class Drawing(NamedTuple):
@@ -69,10 +94,16 @@ class Interval(NamedTuple):
     high: float
 
     def holds(self, value: float) -> Verdict:
-        """Say whether a value lies inside; without an interval that cannot be told."""
-        if np.isnan(self.low):
+        """Say whether a value lies inside; without an interval, or inside one wider than itself, that says nothing."""
+        if np.isnan(self.low) or np.isnan(value):
             return "cannot tell"
-        return "yes" if self.low <= value <= self.high else "no"
+        if not self.low <= value <= self.high:
+            return "no"
+        return "cannot tell" if 0.0 < abs(value) < self.high - self.low else "yes"
+
+    def at_most(self, value: float) -> Verdict:
+        """Say whether the interval lies below a value: "no" where all of it is above."""
+        return "yes" if self.high <= value else "no" if self.low > value else "cannot tell"
 
     def above(self, value: float) -> Verdict:
         """Say whether the interval lies above a value: "no" where all of it is below."""
@@ -92,10 +123,11 @@ def said_simultaneous(rows: int) -> str:
 
 
 def in_words(verdicts: Sequence[Verdict], of: str) -> str:
-    """Say how many verdicts are "yes": `all 5 rows`, `both rows`, `3 of 5 rows`."""
+    """Say how many verdicts are "yes": `all 5 rows`, `both rows`, `3 of 5 rows (1 cannot be told)`."""
     count, total = sum(verdict == "yes" for verdict in verdicts), len(verdicts)
-    if count < total:
-        return f"{count} of {total} {of}"
+    if count < total or not total:
+        unclear = verdicts.count("cannot tell")
+        return f"{count} of {total} {of}" + (f" ({unclear} cannot be told)" if unclear else "")
     return f"both {of}" if total == 2 else f"all {total} {of}"
 
 
@@ -239,7 +271,7 @@ class Reproduction:
         writer.writerow(COLUMNS)
         for row in self.rows:
             note = "; ".join(part for part in (_QUICK if self.quick else "", row.note) if part)
-            numbers = (row.paper, row.theory, row.simulated, row.ci_low, row.ci_high)
+            numbers = (row.paper, row.theory, row.limit, row.simulated, row.ci_low, row.ci_high)
             writer.writerow([row.experiment, row.setting, row.quantity, *map(_in_csv, numbers), row.agrees, note])
         write_text(target, text.getvalue())
         return target
@@ -251,15 +283,18 @@ class Reproduction:
             self.say("This was a quick run of reduced size: intervals are wide, and its files say so.")
         self.say(f"{self.folder}: cubes (.nc), figures (.png, .pdf), {target.name}")
 
-    def count_agreement(self) -> None:
-        """Say how many rows agree, and name those that do not."""
-        judged = [row for row in self.rows if row.agrees]
-        agreeing = sum(row.agrees == "yes" for row in judged)
-        self.say(
-            f"{agreeing} of {len(judged)} rows agree; {len(self.rows) - len(judged)} more are shown for what they are."
+    def count_verdicts(self, words: Mapping[Verdict, str] = AGREEMENT) -> None:
+        """Say how many rows have each verdict, in the words given: the counts sum to the number of rows."""
+        counts = {verdict: sum(row.agrees == verdict for row in self.rows) for verdict in AGREEMENT}
+        said = ", ".join(
+            f"{count} {words.get(verdict, AGREEMENT[verdict])}" for verdict, count in counts.items() if count
         )
-        for row in judged:
-            if row.agrees != "yes":
+        self.say(f"{len(self.rows)} rows: {said or 'none'}.")
+
+    def name_others(self) -> None:
+        """Name the rows whose verdict is another than that they agree."""
+        for row in self.rows:
+            if row.agrees not in ("", "yes"):
                 said = "differs" if row.agrees == "no" else row.agrees
                 self.say(f"  {said}: {row.experiment}, {row.setting}: {row.quantity}")
 
@@ -268,13 +303,16 @@ def _in_csv(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.6g}"
 
 
+_NUMBERS = ("paper", "theory", "limit", "simulated")
+
+
 def _table(title: str, rows: Sequence[Row]) -> Any:
     shown = [row for row in rows if row.on_screen or row.agrees in ("no", "cannot tell")]
     hidden = len(rows) - len(shown)
     table = new_table(title)
     if hidden:
         table.caption, table.caption_justify = f"{hidden} more rows, none of which differs, in comparison.csv", "left"
-    known = {name: any(not np.isnan(getattr(row, name)) for row in shown) for name in ("paper", "theory", "simulated")}
+    known = {name: any(not np.isnan(getattr(row, name)) for row in shown) for name in _NUMBERS}
     table.add_column("setting", overflow="fold")
     table.add_column("quantity", overflow="fold")
     for name, any_known in known.items():

@@ -7,6 +7,7 @@ printed, at the stated settings and over a range of those that are not stated.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -170,8 +171,9 @@ def reproduce_dynamic(to: Reproduction) -> None:
     to.tell("[DB] Algorithm 2 and its bounds", _bounds(sweep, cube))
     for k, row in enumerate(to.rows):
         if row.experiment in _ASSUMED:
-            to.rows[k] = row._replace(note="; ".join(filter(None, [row.note, f"assumed: {_ASSUMED[row.experiment]}"])))
-    to.count_agreement()
+            to.rows[k] = replace(row, note="; ".join(filter(None, [row.note, f"assumed: {_ASSUMED[row.experiment]}"])))
+    to.count_verdicts()
+    to.name_others()
     to.finish()
 
 
@@ -334,8 +336,7 @@ def _table_2(capacity: xr.Dataset, gains: Mapping[float, xr.Dataset], at_rates: 
         note = "fitted: all times of the server by one number; agrees: 95 % interval"
         holds = fitted.holds(printed.static)
         rows.append(Row("Table II", f"{printed.row}, static", name, printed.static, np.nan, *fitted, holds, note))
-        near = predicted.low - 0.05 <= printed.dynamic <= predicted.high + 0.05
-        verdict: Verdict = "cannot tell" if np.isnan(predicted.low) else "yes" if near else "no"
+        verdict = Interval(predicted.mean, predicted.low - 0.05, predicted.high + 0.05).holds(printed.dynamic)
         note = f"predicted; agrees: inside, to the printed decimal; {said_simultaneous(every)}"
         setting = f"{printed.row}, dynamic"
         rows.append(Row("Table II", setting, name, printed.dynamic, np.nan, *predicted, verdict, note))
@@ -403,12 +404,15 @@ def _gain_over_settings(printed: _Rates, growth: float, cube: xr.Dataset) -> _Ov
     note = (
         f"at delta {delta:g}, tolerance {1e3 * tolerance:g} ms, weight {weight:g}, the best of {gain.size} settings, "
         f"whose gains are from {np.nanmin(gain):.1f} %; its paired 95 % interval knows nothing of the choice; {inside} "
-        f"settings within {low:.1f} to {high:.1f} %, what the printed decimals stand for; agrees: any is"
+        f"settings within {low:.1f} to {high:.1f} %, what the printed decimals stand for; agrees: any is, and the best "
+        "gains for certain"
     )
     setting = f"{printed.row}, any setting, backlog grows by up to {100 * growth:g} %"
     target = 100.0 * (printed.dynamic / printed.static - 1.0)
+    # What chance makes of no gain at all is not reached, and what its interval holds is not missed.
+    reached: Verdict = "yes" if inside and most.low > 0.0 else "no" if most.high < low and not inside else "cannot tell"
     # Only a steady state is a claim: a capacity with a queue that grows is none.
-    reached: Verdict = "" if growth != _GROWTHS[0] else "yes" if inside else "no"
+    reached = reached if growth == _GROWTHS[0] else ""
     return _Over(growth, inside, Row("Table II", setting, "largest gain (%)", target, np.nan, *most, reached, note))
 
 
@@ -416,7 +420,11 @@ def _said_of_table_2(
     printed: _Rates, fitted: Interval, predicted: Interval, verdict: Verdict, over: Sequence[_Over]
 ) -> str:
     steady, growing = over
-    word = "reproduced" if verdict == "yes" else "reproduced in range" if steady.inside else "not reproduced"
+    word = "not reproduced" if "no" in (verdict, steady.row.agrees) else "cannot be told"
+    if steady.row.agrees == "yes":
+        word = "reproduced in range"
+    if verdict == "yes":
+        word = "reproduced"
     return (
         f"{printed.row}: {word}; printed {printed.static:g} -> {printed.dynamic:g} requests/s, simulated "
         f"{fitted.mean:.2f} -> {predicted.mean:.2f} [{predicted.low:.2f}, {predicted.high:.2f}]; at any of the "
@@ -485,8 +493,8 @@ def _erratum(sweep: "Sweep", cube: xr.Dataset) -> Found:
         overflow = mean_of(at["memory_overflow_fraction"], cube.sizes["rule"])
         overflow = overflow._replace(low=max(overflow.low, 0.0), high=min(overflow.high, 1.0))
         bounds[rule] = float(_settled(at["window_batch_memory_bound_mean"], 1).mean())
-        kept: Verdict = "no" if overflow.low > allowed else "yes"
-        note = "paper: the allowed probability; agrees: not above it"
+        kept = overflow.at_most(allowed)
+        note = "paper: the allowed probability; agrees: not above it for certain"
         rows.append(Row("Algorithm 1", rule, "batches over capacity (share)", allowed, np.nan, *overflow, kept, note))
         rows.append(Row("Algorithm 1", rule, "b_mem at the end", np.nan, np.nan, bounds[rule]))
     share, kept_to = 100 * rows[0].simulated, 100 * rows[2].simulated
@@ -509,17 +517,20 @@ def _bounds(sweep: "Sweep", cube: xr.Dataset) -> Found:
     sla, low, high = policy.sla, policy.smallest_batch, policy.largest_batch
     assert sla is not None
     assert high is not None
+    least, most = low + sla.alpha / 2, high - sla.alpha / 2
     rows, asked = [], []
     for target in cube["target_s"].values.tolist():
         found = mean_of(_settled(cube["window_batch_sla_bound_mean"].sel(target_s=target), 20))
         asked.append((target - _C0) / _C1)
-        inside: Verdict = "yes" if low + sla.alpha / 2 - 0.5 <= found.mean <= high - sla.alpha / 2 + 0.5 else "no"
+        inside: Verdict = "yes" if least - 0.5 <= found.mean <= most + 0.5 else "no"
+        nearer = least if found.mean < (least + most) / 2 else most
         note = f"a step of {asked[-1]:.1f} requests takes the target; agrees: within alpha / 2 of neither bound"
-        rows.append(Row("Algorithm 2", f"target {1e3 * target:g} ms", "b_SLA", np.nan, np.nan, *found, inside, note))
+        setting = f"target {1e3 * target:g} ms"
+        rows.append(Row("Algorithm 2", setting, "b_SLA", np.nan, np.nan, *found, inside, note, limit=nearer))
     said = (
-        f"In [{low}, {high}] with alpha = {sla.alpha} the cap stays within [{low + sla.alpha / 2:g}, "
-        f"{high - sla.alpha / 2:g}]: {rows[-1].simulated:.0f} under a target that never binds, and "
-        f"{rows[0].simulated:.0f} under one that asks for {asked[0]:.1f}, which is missed for good; under "
-        f"one that asks for {asked[1]:.1f} it settles at {rows[1].simulated:.1f}."
+        f"In [{low}, {high}] with alpha = {sla.alpha} the cap stays within [{least:g}, {most:g}]: "
+        f"{rows[-1].simulated:.0f} under a target that never binds, and {rows[0].simulated:.0f} under one that asks "
+        f"for {asked[0]:.1f}, which is missed for good; under one that asks for {asked[1]:.1f} it settles at "
+        f"{rows[1].simulated:.1f}."
     )
     return Found(rows, [said])

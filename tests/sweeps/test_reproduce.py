@@ -2,8 +2,9 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +67,35 @@ def test_simultaneous_intervals_are_those_of_bonferroni() -> None:
 
 
 def test_an_interval_holds_a_value_or_does_not() -> None:
-    interval = Interval(2.0, 1.0, 3.0)
-    assert [interval.holds(x) for x in (0.9, 1.0, 3.0, 3.1)] == ["no", "yes", "yes", "no"]
-    assert [interval.above(x) for x in (0.9, 2.0, 3.1)] == ["yes", "cannot tell", "no"]
+    interval = Interval(4.0, 3.0, 5.0)
+    assert [interval.holds(x) for x in (2.9, 3.0, 5.0, 5.1)] == ["no", "yes", "yes", "no"]
+    assert [interval.above(x) for x in (2.9, 4.0, 5.1)] == ["yes", "cannot tell", "no"]
+    assert [interval.at_most(x) for x in (2.9, 4.0, 5.0)] == ["no", "cannot tell", "yes"]
     assert mean_of([2.0]).holds(2.0) == "cannot tell", "one replication has no interval"
+    assert interval.holds(np.nan) == interval.at_most(np.nan) == "cannot tell"
+
+
+def test_an_interval_wider_than_the_value_it_holds_says_nothing() -> None:
+    wide = Interval(2.0, -1.0, 5.0)
+    assert [wide.holds(x) for x in (-2.0, 3.0, 0.0, 5.5)] == ["no", "cannot tell", "yes", "no"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "verdict"),
+    [
+        ({}, "cannot tell"),
+        ({"simulated": 1.0}, "cannot tell"),
+        ({"theory": 1.0}, "cannot tell"),
+        ({"paper": 1.0, "limit": 1.0}, "cannot tell"),
+        ({"simulated": 1.0, "paper": 1.0}, "yes"),
+        ({"simulated": 1.0, "theory": 1.0}, "yes"),
+        ({"simulated": 1.0, "limit": 0.0}, "yes"),
+        ({"paper": 1.0, "theory": 1.0}, "yes"),
+    ],
+)
+def test_a_verdict_needs_both_sides(numbers: dict[str, float], verdict: str) -> None:
+    assert Row("e", "s", "q", agrees="yes", **numbers).agrees == verdict  # type: ignore[arg-type]
+    assert Row("e", "s", "q", **numbers).agrees == ""  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -98,19 +124,55 @@ def test_ratios_are_paired() -> None:
 def test_counts_are_put_in_words() -> None:
     assert in_words(["yes", "yes"], "rows") == "both rows"
     assert in_words(["yes"] * 3, "rows") == "all 3 rows"
-    assert in_words(["yes", "no", "cannot tell"], "rows") == "1 of 3 rows"
+    assert in_words(["yes", "no"], "rows") == "1 of 2 rows"
+    assert in_words(["yes", "no", "cannot tell"], "rows") == "1 of 3 rows (1 cannot be told)"
+    assert in_words([], "rows") == "0 of 0 rows"
+
+
+def check_verdicts(rows: Table, text: str) -> None:
+    """Check that no verdict lacks a side, and that the counts that are printed sum to the number of rows."""
+    for row in rows:
+        sides = [row[name] for name in ("paper", "theory", "limit") if row[name]]
+        found = bool(row["simulated"] and sides) or bool(row["paper"] and row["theory"])
+        assert found or row["agrees"] in ("", "cannot tell"), row
+        # An interval that holds nearly anything agrees with nothing.
+        if row["agrees"] == "yes" and row["ci_low"] and row["ci_high"] and row["paper"] and "inside" in row["note"]:
+            assert float(row["ci_high"]) - float(row["ci_low"]) <= float(row["paper"])
+    counted = [line for line in text.splitlines() if re.fullmatch(r"\d+ rows: .*", line)]
+    assert len(counted) == 1
+    total, *counts = map(int, re.findall(r"\d+", counted[0]))
+    assert total == sum(counts) == len(rows)
 
 
 # multi-bin ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def multi_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder, and what was printed."""
     folder = tmp_path_factory.mktemp("reproduce") / "a" / "multi-bin"
-    with pytest.raises(SystemExit) as left:
+    out = io.StringIO()
+    with pytest.raises(SystemExit) as left, redirect_stdout(out):
         main(["reproduce", "multi-bin", "-o", str(folder), "--quick", "--quiet"])
     assert left.value.code == 0
-    return folder
+    return folder, out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def multi_bin(told: tuple[Path, str]) -> Path:
+    return told[0]
+
+
+def test_every_verdict_of_multi_bin_has_two_sides_and_is_counted(told: tuple[Path, str]) -> None:
+    folder, text = told
+    rows = table(folder)
+    check_verdicts(rows, text)
+    claims = re.findall(r"where theory says for (both|all \d+|\d+ of \d+) curves", " ".join(text.split()))
+    assert len(claims) == 2
+    for experiment, claim in zip(("fig4", "fig9"), claims, strict=True):
+        one = [row for row in rows if row["experiment"] == experiment and row["setting"].endswith("one server")]
+        known = sum(bool(row["simulated"] and row["theory"]) for row in one)
+        assert (2 if claim == "both" else int(re.findall(r"\d+", claim)[0])) <= known
 
 
 def test_multi_bin_writes_cubes_figures_and_the_comparison(multi_bin: Path) -> None:
@@ -245,6 +307,10 @@ def test_modes_says_where_the_claim_holds_and_where_not(modes: tuple[Path, str, 
     assert "quick run" in text
 
 
+def test_every_verdict_of_modes_has_two_sides_and_is_counted(modes: tuple[Path, str, list[str]]) -> None:
+    check_verdicts(table(modes[0]), modes[1])
+
+
 def test_modes_say_that_static_batches_cannot_break_the_token_sla(modes: tuple[Path, str, list[str]]) -> None:
     assert " ".join(modes[1].split()).count("Static batches never break the SLA between tokens here") == 3
 
@@ -309,12 +375,14 @@ def test_rows_are_written_as_numbers_and_words(tmp_path: Path) -> None:
         Row("two", "c", "y", on_screen=False),
     ]
     to.tell("Title", Found(rows, ["A sentence."]))
-    to.count_agreement()
+    to.count_verdicts()
+    to.name_others()
     to.finish()
     assert table(tmp_path) == [
-        dict(zip(COLUMNS, ["one", "a, b", "x", "1", "", "2", "1.5", "2.5", "no", 'said "so"'], strict=True)),
-        dict(zip(COLUMNS, ["two", "c", "y", "", "", "", "", "", "", ""], strict=True)),
+        dict(zip(COLUMNS, ["one", "a, b", "x", "1", "", "", "2", "1.5", "2.5", "no", 'said "so"'], strict=True)),
+        dict(zip(COLUMNS, ["two", "c", "y", *[""] * 8], strict=True)),
     ]
     assert "A sentence." in text.getvalue()
     assert "differs: one, a, b: x" in text.getvalue()
-    assert "0 of 1 rows agree; 1 more are shown" in text.getvalue()
+    check_verdicts(table(tmp_path), text.getvalue())
+    assert "2 rows: 1 differ, 1 have no verdict." in text.getvalue()
