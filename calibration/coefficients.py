@@ -5,7 +5,6 @@ module; each says in `label` whether this package measured it or somebody publis
 """
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -15,18 +14,37 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .cells import BatchFit, Cells, as_table, table_error
+from .documents import parse_json, read_limited
 from .laws import STEP_TERMS, BatchLaw, H, Quality, StepLaw
 from .plausibility import Finding
 
 Floats = NDArray[np.float64]
 
 SHIPPED = Path(__file__).parent / "shipped"
+LARGEST_FILE = 10_000_000
+"""Bytes; the largest of those that come with the package has 20,000."""
+
+
+def _printable(text: str) -> str:
+    """Return a text on one line: escape sequences in somebody's title are not for terminals."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+# Beyond these limits numbers are no times of anything, and sums and squares of them run out of floats.
+Text = Annotated[str, AfterValidator(_printable)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+AtLeastOne = Annotated[int, Field(ge=1, le=2**53)]
+NonNegative = Annotated[float, Field(ge=0, le=1e12)]
+Positive = Annotated[float, Field(gt=0, le=1e12)]
+Element = Annotated[float, Field(ge=-1e24, le=1e24)]
+# What fits report of themselves knows no such limit.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Error = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# As in a specification.
+Seconds = Annotated[float, Field(ge=0, le=1e6)]
 Label = Literal["measured", "literature", "table"]
 Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
@@ -38,13 +56,13 @@ class _Part(BaseModel):
 class FitQuality(_Part):
     """How well a law follows its measurements; all but R2 are relative."""
 
-    measurements: Annotated[int, Field(ge=0)]
+    measurements: Count
     r_squared: Finite | None
-    rms_residual: NonNegative | None
+    rms_residual: Error | None
     worst_residual: Finite | None
-    worst_at: str = Field(default="", description="the cell with the worst residual")
-    leave_one_out_rms: NonNegative | None
-    leave_one_size_out_rms: NonNegative | None = Field(
+    worst_at: Text = Field(default="", description="the cell with the worst residual")
+    leave_one_out_rms: Error | None
+    leave_one_size_out_rms: Error | None = Field(
         description="of batch sizes between the smallest and the largest, each predicted from the others"
     )
 
@@ -53,38 +71,37 @@ class BatchCoefficients(_Part):
     """T(b, L) = a0 + a1 * L * h(b), L in output tokens."""
 
     h: H
-    a0_s: NonNegative
-    a1_s_per_token: Positive
+    a0_s: Seconds
+    a1_s_per_token: Annotated[float, Field(gt=0, le=1e6)]
     gamma: Annotated[float, Field(ge=0, le=100)]
     standard_errors: Annotated[list[NonNegative | None], Field(min_length=3, max_length=3)] = Field(
         description="of a0_s, a1_s_per_token, gamma; null where one was held at a limit or nothing is known of it"
     )
     covariance: (
-        Annotated[list[Annotated[list[Finite], Field(min_length=3, max_length=3)]], Field(min_length=3, max_length=3)]
+        Annotated[list[Annotated[list[Element], Field(min_length=3, max_length=3)]], Field(min_length=3, max_length=3)]
         | None
     ) = Field(default=None, description="3 x 3 over a0_s, a1_s_per_token, gamma; null where nothing is known of it")
-    degrees_of_freedom: Annotated[int, Field(ge=0)]
+    degrees_of_freedom: Count
     quality: FitQuality
 
-    @model_validator(mode="after")
-    def _can_be_drawn(self) -> "BatchCoefficients":
-        if self.covariance is not None:
-            matrix = np.array(self.covariance)
-            scale = np.sqrt(np.clip(np.diag(matrix), 0.0, None))
-            scale[scale == 0] = 1.0
-            correlation = matrix / np.outer(scale, scale)
-            if np.abs(correlation - correlation.T).max() > 1e-6 or np.linalg.eigvalsh(correlation).min() < -1e-6:
-                raise ValueError("covariance must be symmetric and have no negative eigenvalue")
-        return self
+    @field_validator("covariance")
+    @classmethod
+    def _can_be_drawn(cls, value: list[list[float]] | None) -> list[list[float]] | None:
+        if value is not None:
+            with np.errstate(under="ignore"):
+                correlation = correlation_of(np.array(value))
+                if np.abs(correlation - correlation.T).max() > 1e-6 or np.linalg.eigvalsh(correlation).min() < -1e-6:
+                    raise ValueError("must be symmetric and have no negative eigenvalue")
+        return value
 
 
 class BatchTable(_Part):
     """Mean seconds of whole batches on the measured grid, interpolated bilinearly."""
 
-    batch_sizes: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)]
-    output_tokens: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)]
+    batch_sizes: Annotated[list[AtLeastOne], Field(min_length=2)]
+    output_tokens: Annotated[list[AtLeastOne], Field(min_length=2)]
     seconds: list[list[Positive]]
-    leave_one_size_out_rms: NonNegative | None = Field(
+    leave_one_size_out_rms: Error | None = Field(
         description="relative error of batch sizes interpolated between their neighbours, over all lengths"
     )
 
@@ -123,74 +140,72 @@ class BatchLaws(_Part):
 class StepCoefficients(_Part):
     """Seconds of one engine step; a term that nothing measured is null."""
 
-    c0_s: NonNegative | None
-    c1_s_per_request: NonNegative | None
-    c2_s_per_kv_token: NonNegative | None
-    c3_s_per_prefill_token: NonNegative | None
-    c4_s_per_prefill_attention: NonNegative | None
+    c0_s: Seconds | None
+    c1_s_per_request: Seconds | None
+    c2_s_per_kv_token: Seconds | None
+    c3_s_per_prefill_token: Seconds | None
+    c4_s_per_prefill_attention: Seconds | None
     standard_errors: Annotated[list[NonNegative | None], Field(min_length=5, max_length=5)]
     covariance: (
-        Annotated[list[Annotated[list[Finite], Field(min_length=5, max_length=5)]], Field(min_length=5, max_length=5)]
+        Annotated[list[Annotated[list[Element], Field(min_length=5, max_length=5)]], Field(min_length=5, max_length=5)]
         | None
     ) = None
-    degrees_of_freedom: Annotated[int, Field(ge=0)]
+    degrees_of_freedom: Count
     quality: FitQuality
 
 
 class Memory(_Part):
     """What the KV cache of the model takes, and what room the engine reported."""
 
-    kv_bytes_per_token: Annotated[int, Field(ge=1)]
-    model_bytes: Annotated[int, Field(ge=0)]
-    reported_capacity_tokens: Annotated[int, Field(ge=0)] | None = None
+    kv_bytes_per_token: AtLeastOne
+    model_bytes: Count
+    reported_capacity_tokens: Count | None = None
 
 
 class Raw(_Part):
     """The measurement behind the coefficients."""
 
-    file: str
+    file: Text
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class ReplicaSettings(_Part):
     """The engine's limits under continuous batching (model, section 10)."""
 
-    most_running: Annotated[int, Field(ge=1)] = Field(description="requests that may run at once, max_num_seqs")
-    token_budget: Annotated[int, Field(ge=1)] = Field(description="tokens of one step, max_num_batched_tokens")
-    block_tokens: Annotated[int, Field(ge=1)] = 16
-    capacity_tokens: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="KV cache; null: never full, or not known"
-    )
+    most_running: AtLeastOne = Field(description="requests that may run at once, max_num_seqs")
+    token_budget: AtLeastOne = Field(description="tokens of one step, max_num_batched_tokens")
+    block_tokens: AtLeastOne = 16
+    capacity_tokens: AtLeastOne | None = Field(default=None, description="KV cache; null: never full, or not known")
     prefill: Literal["chunked", "separate"] = "chunked"
 
 
 class FittedLog(_Part):
     """The request log that a step law was fitted to, by simulating it."""
 
-    requests: Annotated[int, Field(ge=1)]
-    fitted_to: Annotated[int, Field(ge=1)]
-    rms: dict[str, NonNegative] = Field(description="residuals of each quantity in units of its mean")
-    unsure: list[str] = Field(description="terms that the log cannot tell")
+    requests: AtLeastOne
+    fitted_to: AtLeastOne
+    rms: dict[Text, Error] = Field(description="residuals of each quantity in units of its mean")
+    unsure: list[Text] = Field(description="terms that the log cannot tell")
 
 
 class Plausibility(_Part):
     """What `plausibility.judge` found in the measurement."""
 
-    flags: list[str]
-    notes: list[str]
+    flags: list[Text]
+    notes: list[Text]
 
 
 class Coefficients(_Part):
     """Everything that is known of one system's times."""
 
     format: Literal[1] = 1
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[Text, Field(min_length=1, max_length=100)]
     label: Label = Field(
         description="measured by this package, published by others (with their citation), or read from somebody's table"
     )
-    title: str
-    source: str = Field(description="how and where it was measured, or the citation")
-    provenance: dict[str, str | int | float] = Field(default_factory=dict)
+    title: Text
+    source: Text = Field(description="how and where it was measured, or the citation")
+    provenance: dict[Text, Text | int | Finite] = Field(default_factory=dict)
     raw: Raw | None = None
     memory: Memory | None = None
     default_prompt_tokens: NonNegative | None = None
@@ -314,6 +329,15 @@ def plausibility_of(found: Sequence[Finding]) -> Plausibility:
     )
 
 
+def correlation_of(covariance: Floats) -> Floats:
+    """Return the correlation of a covariance, which stays as it is where a variance is 0."""
+    scale = np.sqrt(np.clip(np.diag(covariance), 0.0, None))
+    scale[scale == 0] = 1.0
+    # One after the other: the product of two small ones may be 0.
+    correlation: Floats = covariance / scale / scale[:, None]
+    return correlation
+
+
 def drawn(law: BatchCoefficients, rng: np.random.Generator) -> BatchCoefficients:
     """Draw coefficients from what the fit leaves open: multivariate t around the estimate.
 
@@ -328,7 +352,9 @@ def drawn(law: BatchCoefficients, rng: np.random.Generator) -> BatchCoefficients
     covariance = np.array(law.covariance)
     free = np.flatnonzero(np.diag(covariance) > 0)
     scale = np.sqrt(np.diag(covariance)[free])
-    root = np.linalg.cholesky(covariance[np.ix_(free, free)] / np.outer(scale, scale) + 1e-12 * np.eye(free.size))
+    correlation = correlation_of(covariance[np.ix_(free, free)])
+    least = float(np.linalg.eigvalsh(correlation).min(initial=0.0))
+    root = np.linalg.cholesky(correlation + (1e-12 - least) * np.eye(free.size))
     # Normal deviates over the root of a chi-squared one: a t distribution, as the scatter itself was estimated.
     heavy = math.sqrt(law.degrees_of_freedom / rng.chisquare(law.degrees_of_freedom))
     values = np.array([law.a0_s, law.a1_s_per_token, law.gamma])
@@ -364,15 +390,20 @@ def locate(name: str | os.PathLike[str]) -> Path:
     return SHIPPED / f"{text}.json"
 
 
+def read(file: Path) -> bytes:
+    """Return the content of a coefficients file; ValueError when it cannot be read, or is larger than any is."""
+    return read_limited(file, LARGEST_FILE)
+
+
 def parse(data: bytes, source: str) -> Coefficients:
     """Parse a coefficients file.
 
-    Raises ValueError for what is no JSON, pydantic's ValidationError for what is no coefficients file.
+    Raises ValueError for what is no JSON, or too deep, pydantic's ValidationError for what is no coefficients file.
     """
     try:
-        content = json.loads(data)
-    except ValueError:
-        raise ValueError(f"{source}: is not JSON, must be a file of coefficients") from None
+        content = parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}, must be a file of coefficients") from None
     if not isinstance(content, dict):
         raise ValueError(f"{source}: is no table, must be a file of coefficients")
     return Coefficients.model_validate(content)

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.engine.continuous import Records, Replica, Requests, make_law, make_requests, simulate_steps
-from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
+from batchcube.engine.continuous.model import LARGEST_REQUEST, SERVED, TICKS_PER_S
 
+from .documents import parse_json
 from .laws import STEP_TERMS
 
 Floats = NDArray[np.float64]
@@ -34,6 +35,8 @@ _STARTS_AGAIN = 6
 _UNSURE = 0.5
 # What writing a timestamp may change.
 _ROUNDING_S = 1e-6
+# Either way; since 1970 there were 2e9. Timestamps in other units, of nanoseconds for instance, lie beyond.
+_LATEST_S = 1e12
 
 
 class Log(NamedTuple):
@@ -92,7 +95,8 @@ def read_log(path: str | Path) -> Log:
     """Read a request log.
 
     Raises ValueError, one line naming the file and the row, for what is no JSON, a field that is missing or no number,
-    tokens below 1, timestamps that run backwards, and clocks that cannot be the same.
+    tokens that are not whole, below 1 or more than a request can have, timestamps that run backwards, and clocks that
+    cannot be the same.
     """
     name = str(path)
     try:
@@ -100,7 +104,7 @@ def read_log(path: str | Path) -> Log:
     except OSError as error:
         raise ValueError(f"{name}: cannot be read: {error.strerror or error}") from None
     rows = []
-    for number, line in enumerate(data.decode("utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(data.decode("utf-8-sig", errors="replace").split("\n"), start=1):
         if line.strip():
             rows.append(_row(f"{name}: line {number}", line))
     if len(rows) < 2:
@@ -121,21 +125,28 @@ def read_log(path: str | Path) -> Log:
 
 def _row(where: str, line: str) -> tuple[float, float, float, float, float, float]:
     try:
-        entry = json.loads(line)
-    except ValueError:
-        raise ValueError(f"{where}: is not JSON: a log has one JSON object in each line") from None
+        entry = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}: a log has one JSON object in each line") from None
     if not isinstance(entry, dict):
         raise ValueError(f"{where}: is no JSON object")
 
-    def number(*names: str, least: float = -np.inf) -> float:
+    def number(*names: str, least: float = -_LATEST_S, most: float = _LATEST_S, whole: bool = False) -> float:
         name = next((name for name in names if name in entry), None)
         if name is None:
             raise ValueError(f"{where}: {' or '.join(names)} is missing")
         value = entry[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value) or value < least:
-            bound = f" >= {least:g}" if np.isfinite(least) else ""
-            raise ValueError(f"{where}: {name} = {json.dumps(value)[:40]}: must be a finite number{bound}")
+        # Compared before anything converts it: an integer may be larger than any float.
+        known = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+        if not known or (whole and value != int(value)):
+            kind = "whole number" if whole else "number"
+            raise ValueError(
+                f"{where}: {name} = {json.dumps(value)[:40]}: must be a {kind} from {least:.15g} to {most:.15g}"
+            )
         return float(value)
+
+    def tokens(name: str) -> float:
+        return number(name, least=1, most=LARGEST_REQUEST, whole=True)
 
     queued, first, last = number("queued_ts", "arrival_time"), number("first_token_ts"), number("last_token_ts")
     scheduled = number("scheduled_ts") if entry.get("scheduled_ts") is not None else np.nan
@@ -146,7 +157,10 @@ def _row(where: str, line: str) -> tuple[float, float, float, float, float, floa
             raise ValueError(f"{where}: {after} at {b} s is before {before} at {a} s: one clock, never backwards")
     if last - queued > 1e8:
         raise ValueError(f"{where}: {last - queued:.3g} s from queued to last token: not of one clock")
-    return queued, scheduled, first, last, number("input_toks", least=1), number("output_toks", least=1)
+    prompt, output = tokens("input_toks"), tokens("output_toks")
+    if prompt + output > LARGEST_REQUEST:
+        raise ValueError(f"{where}: {prompt + output:.0f} tokens in and out: must be at most {LARGEST_REQUEST}")
+    return queued, scheduled, first, last, prompt, output
 
 
 def times_of_log(log: Log) -> Times:

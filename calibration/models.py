@@ -1,9 +1,10 @@
 """What a model's configuration says: parameters, bytes of weights, bytes of KV cache per token ([DB], section 6)."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from .documents import parse_json
 
 # Shapes only: with random weights a model computes nonsense in the same time.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -103,14 +104,16 @@ def read_model(name: str, dtype: str = "bfloat16") -> Model:
         return model_of(name, configuration(name, dtype), dtype, name)
     file = Path(name) / "config.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_bytes()
     except OSError as error:
         raise ValueError(
             f"{file}: cannot be read: {error.strerror}; a model is a folder with a config.json, or one of "
             f"{', '.join(SHAPES)}"
         ) from None
-    except ValueError:
-        raise ValueError(f"{file}: is not JSON") from None
+    try:
+        content = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file}: is no table of settings")
     return model_of(Path(name).name, content, dtype, str(file))

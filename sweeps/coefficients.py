@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from batchcube.calibration import coefficients as files
 from batchcube.calibration.coefficients import BatchCoefficients, BatchLaws, Coefficients, StepCoefficients, locate
+from batchcube.calibration.documents import parse_json
 from batchcube.calibration.laws import STEP_TERMS
 from batchcube.engine.policies.service import Service, formula, measured
 from batchcube.results.text import did_you_mean
@@ -28,9 +29,9 @@ def load(name: str) -> Coefficients:
         near = did_you_mean(name, files.shipped_names())
         raise FileError(f"coefficients {name}: none of that name; {near}" if near else str(error)) from None
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise FileError(f"{file}: cannot be read: {error.strerror or error}") from None
+        data = files.read(file)
+    except ValueError as error:
+        raise FileError(str(error)) from None
     return _parsed(str(file), data)
 
 
@@ -40,7 +41,7 @@ def _parsed(path: str, data: bytes) -> Coefficients:
     try:
         return files.parse(data, path)
     except ValidationError as error:
-        first = mistakes(Coefficients, json.loads(data), error)[0]
+        first = mistakes(Coefficients, parse_json(data), error)[0]
         raise FileError(f"{path}: {first.line()}") from None
     except ValueError as error:
         raise FileError(str(error)) from None
@@ -120,7 +121,7 @@ def drawn_steps(settings: CoefficientsLaw, rng: np.random.Generator) -> tuple[fl
     least = values[always] / 1000.0
     free = np.flatnonzero(np.diag(covariance) > 0)
     scale = np.sqrt(np.diag(covariance)[free])
-    correlation = covariance[np.ix_(free, free)] / np.outer(scale, scale)
+    correlation = files.correlation_of(covariance[np.ix_(free, free)])
     # By its eigenvalues: what was fitted with a bound can have a correlation that rounding makes a hair below 0.
     eigenvalues, vectors = np.linalg.eigh((correlation + correlation.T) / 2.0)
     normal = vectors @ (np.sqrt(np.clip(eigenvalues, 0.0, None)) * rng.standard_normal(free.size))

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
+from batchcube.calibration.documents import DEEPEST, is_deep
+
 from .errors import UserError
 from .grid import AxisSettings, Grid, build_grid, read_axes
 from .mistakes import Mistake, lines_of, mistakes, show_value
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from .progress import Progress
 
 LARGEST_FILE = 10_000_000
-DEEPEST = 24
 
 
 class SpecificationError(UserError):
@@ -248,18 +249,8 @@ def parse_toml(content: bytes, source: str) -> dict[str, Any]:
 
 
 def _refuse_depth(document: Mapping[str, Any], source: str) -> None:
-    """Refuse tables nested beyond any setting, before anything recursive meets them."""
-    level: list[Any] = [document]
-    for _ in range(DEEPEST):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
-            if isinstance(inner, Mapping | list | tuple)
-        ]
-        if not level:
-            return
-    raise UserError(f"{source}: is nested deeper than {DEEPEST} levels: no specification is")
+    if is_deep(document):
+        raise UserError(f"{source}: is nested deeper than {DEEPEST} levels: no specification is")
 
 
 def _unwritable(tree: Any, path: Place = ()) -> Iterator[Mistake]:

@@ -107,10 +107,10 @@ def fit(log_path: Path, settings: ReplicaSettings, until: int | None, name: str,
     """Fit the step law to the first ``until`` requests of a log, all when None; raises UserError for a bad log."""
     if not NAME.fullmatch(name):
         raise UserError(f"--output {name}.json: the name must be letters, digits and . _ -")
+    log = _read(log_path)
+    if until is not None and not 1 <= until <= len(log.queued_s):
+        raise UserError(f"--fit-until {until}: must be from 1 to {len(log.queued_s)}, the requests of the log")
     try:
-        log = read_log(log_path)
-        if until is not None and not 1 <= until <= len(log.queued_s):
-            raise UserError(f"--fit-until {until}: must be from 1 to {len(log.queued_s)}, the requests of the log")
         with Counting(FITS, "fitting", quiet=quiet) as progress:
             found = fit_log(log, replica_of(settings), until, done=progress.advance)
     except ValueError as error:
@@ -149,6 +149,13 @@ def fit(log_path: Path, settings: ReplicaSettings, until: int | None, name: str,
     )
 
 
+def _read(path: Path) -> Log:
+    try:
+        return read_log(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
 def validate(
     log_path: Path, known: Coefficients, settings: ReplicaSettings, skip: int = 0
 ) -> tuple[list[Error], xr.Dataset]:
@@ -157,11 +164,11 @@ def validate(
     The errors are over all requests but the first ``skip``, those that the coefficients were fitted to. Raises
     UserError for a bad log, coefficients without a step law, and a replica that could not have served the log.
     """
+    log = _read(log_path)
     try:
-        log = read_log(log_path)
         records = replay(log, replica_of(settings), step_coefficients_of(known))
     except ValueError as error:
-        raise error if isinstance(error, UserError) else UserError(str(error)) from None
+        raise error if isinstance(error, UserError) else UserError(f"{log_path}: {error}") from None
     if skip >= len(log.queued_s):
         raise UserError(f"--skip {skip}: must be below {len(log.queued_s)}, the requests of the log")
     rejected = int((records.status != SERVED).sum())

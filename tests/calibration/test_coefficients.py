@@ -176,6 +176,10 @@ def changed(path: tuple[str | int, ...], value: Any) -> bytes:
         (("batch_laws", 0, "laws", "linear", "standard_errors"), [0.1, -0.1, 0.1]),
         (("batch_laws", 0, "laws", "linear", "degrees_of_freedom"), -1),
         (("step_law", "c0_s"), -1),
+        (("step_law", "c0_s"), 1e300),
+        (("step_law", "degrees_of_freedom"), 10**30),
+        (("batch_laws", 0, "laws", "linear", "a1_s_per_token"), 1e300),
+        (("batch_laws", 0, "batch_sizes"), [1, 1e300]),
         (("step_law", "standard_errors"), [0.1]),
         (("step_law", "covariance"), [[1, 0], [0, 1]]),
     ],
@@ -194,11 +198,18 @@ def test_a_file_that_does_not_hold_together_is_refused(path: tuple[str | int, ..
         (b"{", "x.json: is not JSON, must be a file of coefficients"),
         (b"\xff\xfe", "x.json: is not JSON"),
         (b"[]", "x.json: is no table, must be a file of coefficients"),
+        (b"[" * 100_000, "x.json: is nested deeper than 24 levels, must be"),
+        (b'{"name": ' + b"[" * 25 + b"]" * 25 + b"}", "x.json: is nested deeper than 24 levels, must be"),
     ],
 )
 def test_what_is_no_file_of_coefficients_is_refused(data: bytes, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse(data, "x.json")
+
+
+def test_a_title_holds_nothing_that_a_terminal_would_follow() -> None:
+    known = parse(json.dumps({**CONTENT, "title": "a\x1b[2Jb\ud800\nc"}).encode(), "x.json")
+    assert known.title == r"a\x1b[2Jb\ud800\nc"
 
 
 GRID: dict[str, Any] = {
