@@ -572,25 +572,27 @@ def _stoppable() -> Iterator[None]:
 
 
 def _fail(message: str) -> NoReturn:
-    for line in message.splitlines():
-        print(f"batchcube: {line}", file=sys.stderr)
+    from batchcube.results.text import printable
+
+    for line in message.split("\n"):
+        print(f"batchcube: {printable(line)}", file=sys.stderr)
     sys.exit(2)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
     from .errors import UserError, refuses_input
+    from .streams import open_streams
 
+    if arguments is None:
+        open_streams()
     try:
         status = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except _MISTAKE as error:
         _fail(" ".join(error.format_message().split()) or "no command; see batchcube --help")
-    except BrokenPipeError:
-        # Whoever read our output has seen enough (batchcube variables | head).
-        sys.stderr.close()
-        sys.exit(0)
     except OSError as error:
         if error.strerror is None:
             _fail(" ".join(str(error).split()))
