@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from batchcube.results.cube import axis_names, parse_specification
-from batchcube.results.labelled import of_single
+from batchcube.results.labelled import error_of, of_single
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
 from batchcube.results.text import suggestion
 from batchcube.results.variables import REGISTRY
@@ -102,11 +102,12 @@ class View:
 
     def interval(self, variable: str, **at: int) -> Interval:
         """Return mean and 95 % t interval over replications."""
-        return self.mean(self.array(variable, **at), REGISTRY[variable].bounds)
+        error = error_of(self.cube[variable])
+        return self.mean(self.array(variable, **at), REGISTRY[variable].bounds, error=error)
 
-    def mean(self, values: NDArray[Any], bounds: tuple[float, float]) -> Interval:
-        """Return mean and 95 % t interval of values (..., replication)."""
-        return mean_interval(values, bounds=bounds, single=self.of_single)
+    def mean(self, values: NDArray[Any], bounds: tuple[float, float], *, error: float = 0.0) -> Interval:
+        """Return mean and 95 % t interval of values (..., replication), each off by a relative `error` at most."""
+        return mean_interval(values, bounds=bounds, single=self.of_single, error=error)
 
     def difference(self, values: NDArray[Any], baseline: NDArray[Any]) -> Interval:
         """Return the paired difference and its 95 % t interval of values (..., replication)."""

@@ -19,6 +19,7 @@ from matplotlib.patches import Patch, Rectangle
 from xarray import Dataset
 
 from batchcube.results.cube import axis_names, parse_specification
+from batchcube.results.labelled import error_of
 from batchcube.results.statistics import Interval, paired_ratio
 from batchcube.results.text import suggestion
 from batchcube.results.variables import REGISTRY
@@ -494,7 +495,8 @@ def gain_map(
     assert seen.lines is not None
     base, other = _pair(figured, seen.lines, baseline, against)
     values = seen.array(quantity).astype(float)
-    ratio = paired_ratio(values[:, other], values[:, base], single=seen.of_single)
+    error = error_of(seen.cube[quantity])
+    ratio = paired_ratio(values[:, other], values[:, base], single=seen.of_single, error=error)
     gain, low, high = (100.0 * (part - 1.0) for part in ratio[:3])
     known = np.isfinite(gain)
     if not known.any():
@@ -581,7 +583,8 @@ def _search_caption(seen: View, *said: str) -> str:
     sentences = [
         "One replication: no interval can be given."
         if seen.replications == 1
-        else f"Means of {seen.replications} replications, each searched by itself; intervals are 95 % {kind}."
+        else f"Means of {seen.replications} replications, each searched by itself; intervals are 95 % {kind}, "
+        "widened by what the search leaves open."
     ]
     criteria = [_criterion(criterion) for criterion in json.loads(str(about.get("capacity_criteria", "[]")))]
     if criteria:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from . import statistics
-from .variables import REGISTRY, REPLICATION, SINGLE
+from .variables import REGISTRY, RELATIVE_ERROR, REPLICATION, SINGLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -25,13 +25,20 @@ def mean_interval(
     """Return mean, low, high and n over `dim`; without that dimension the value itself, n = 1 and a NaN interval.
 
     The interval of a registered variable is clipped to the values that variable can have. Where a cube drew its
-    coefficients anew for every replication, here and below, intervals are those of a single replication.
+    coefficients anew for every replication, here and below, intervals are those of a single replication; where a search
+    found the values, they are widened by its tolerance.
     """
     variable = REGISTRY.get(str(da.name))
     bounds = variable.bounds if variable else (-np.inf, np.inf)
     return _reduced(
         "mean",
-        partial(statistics.mean_interval, confidence=confidence, bounds=bounds, single=of_single(da)),
+        partial(
+            statistics.mean_interval,
+            confidence=confidence,
+            bounds=bounds,
+            single=of_single(da),
+            error=error_of(da),
+        ),
         [da],
         dim,
         _attrs(da),
@@ -40,7 +47,7 @@ def mean_interval(
 
 def quantile_interval(da: xr.DataArray, q: float, dim: str = REPLICATION, confidence: float = 0.95) -> xr.Dataset:
     """Return the quantile of the replications (not of the requests: see `pooled_quantile`), low, high and n."""
-    apply = partial(_swapped_quantile, q=q, confidence=confidence)
+    apply = partial(_swapped_quantile, q=q, confidence=confidence, error=error_of(da))
     return _reduced("quantile", apply, [da], dim, _attrs(da))
 
 
@@ -53,7 +60,7 @@ def paired_difference(
     """
     others, reference = _against(da, along, baseline)
     attrs = _attrs(da) | {"baseline": f"{along} = {baseline}"}
-    apply = partial(statistics.paired_difference, confidence=confidence, single=of_single(da))
+    apply = partial(statistics.paired_difference, confidence=confidence, single=of_single(da), error=error_of(da))
     return _reduced("difference", apply, [others, reference], dim, attrs)
 
 
@@ -66,7 +73,7 @@ def paired_ratio(
     """
     others, reference = _against(da, along, baseline)
     attrs = _attrs(da) | {"units": "1", "baseline": f"{along} = {baseline}"}
-    apply = partial(statistics.paired_ratio, confidence=confidence, single=of_single(da))
+    apply = partial(statistics.paired_ratio, confidence=confidence, single=of_single(da), error=error_of(da))
     return _reduced("ratio", apply, [others, reference], dim, attrs)
 
 
@@ -108,8 +115,15 @@ def of_single(da: xr.DataArray) -> bool:
     return bool(da.attrs.get("interval_of", "") == SINGLE)
 
 
-def _swapped_quantile(values: NDArray[np.float64], axis: int, q: float, confidence: float) -> statistics.Interval:
-    return statistics.quantile_interval(values, q, axis, confidence)
+def error_of(da: xr.DataArray) -> float:
+    """Return the largest relative error of a variable's values: half of the tolerance of a search, 0 of the others."""
+    return float(da.attrs.get(RELATIVE_ERROR, 0.0))
+
+
+def _swapped_quantile(
+    values: NDArray[np.float64], axis: int, q: float, confidence: float, error: float
+) -> statistics.Interval:
+    return statistics.quantile_interval(values, q, axis, confidence, error=error)
 
 
 def _against(da: xr.DataArray, along: str, baseline: object) -> tuple[xr.DataArray, xr.DataArray]:

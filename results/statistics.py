@@ -8,6 +8,9 @@ An interval of the mean gets narrower with every replication. That is right whil
 and wrong where each has coefficients of its own, drawn from what a calibration leaves open: no number of replications
 tells which are the true ones. With ``single`` the interval is that of a single replication, a prediction interval: it
 holds the mean under the true coefficients wherever these lie in what was drawn from.
+
+Values that a search found lie on a grid, and may all be off by as much in one direction: no spread shows that. With
+``error``, the largest relative error of a value, intervals are widened by what it can come to.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ def mean_interval(
     bounds: tuple[float, float] = (-np.inf, np.inf),
     *,
     single: bool = False,
+    error: float = 0.0,
 ) -> Interval:
     """Return the mean along `axis` with Student's t interval, of the mean or of a `single` replication.
 
@@ -49,12 +53,14 @@ def mean_interval(
     t = _t(values, confidence)
     n, mean, deviation = _moments(values)
     with np.errstate(invalid="ignore"):
-        half = t * deviation * np.sqrt(_share(n, single))
+        half = t * deviation * np.sqrt(_share(n, single)) + error * np.abs(mean)
         low, high = np.clip(mean - half, *bounds), np.clip(mean + half, *bounds)
     return Interval(mean, low, high, n)
 
 
-def quantile_interval(x: ArrayLike, q: float, axis: int = -1, confidence: float = 0.95) -> Interval:
+def quantile_interval(
+    x: ArrayLike, q: float, axis: int = -1, confidence: float = 0.95, *, error: float = 0.0
+) -> Interval:
     """Return the `q` quantile of the replications along `axis` with its order-statistic interval.
 
     Distribution-free: the interval runs between two order statistics chosen from n and q alone, the nearest pair that
@@ -75,6 +81,7 @@ def quantile_interval(x: ArrayLike, q: float, axis: int = -1, confidence: float 
         pair = order_statistics(int(count), q, confidence)
         if pair is not None:
             low[here], high[here] = known[..., pair[0] - 1], known[..., pair[1] - 1]
+    low, high = low - error * np.abs(low), high + error * np.abs(high)
     return Interval(estimate, low, high, n.astype(np.int64))
 
 
@@ -96,7 +103,13 @@ def order_statistics(n: int, q: float, confidence: float = 0.95) -> tuple[int, i
 
 
 def paired_difference(
-    x: ArrayLike, baseline: ArrayLike, axis: int = -1, confidence: float = 0.95, *, single: bool = False
+    x: ArrayLike,
+    baseline: ArrayLike,
+    axis: int = -1,
+    confidence: float = 0.95,
+    *,
+    single: bool = False,
+    error: float = 0.0,
 ) -> Interval:
     """Return the mean of `x - baseline` along `axis` with the paired t interval, of the mean or of a `single` pair.
 
@@ -104,11 +117,19 @@ def paired_difference(
     skipped. Source: Law, Simulation Modeling and Analysis, 5th ed., section 10.2.1.
     """
     first, second = _pairs(x, baseline, axis)
-    return mean_interval(first - second, -1, confidence, single=single)
+    found = mean_interval(first - second, -1, confidence, single=single)
+    beside = error * (np.abs(_moments(first)[1]) + np.abs(_moments(second)[1]))
+    return found._replace(low=found.low - beside, high=found.high + beside)
 
 
 def paired_ratio(
-    x: ArrayLike, baseline: ArrayLike, axis: int = -1, confidence: float = 0.95, *, single: bool = False
+    x: ArrayLike,
+    baseline: ArrayLike,
+    axis: int = -1,
+    confidence: float = 0.95,
+    *,
+    single: bool = False,
+    error: float = 0.0,
 ) -> Interval:
     """Return mean(x) / mean(baseline) along `axis` with Fieller's interval for paired values, or for a `single` pair.
 
@@ -135,7 +156,8 @@ def paired_ratio(
         a = np.where(bounded, a, 1.0)
         low = np.where(bounded, ratio + (-h * covariance - root) / a, np.nan)
         high = np.where(bounded, ratio + (-h * covariance + root) / a, np.nan)
-    return Interval(ratio, low, high, n)
+        beside = 2.0 * error / (1.0 - error) * np.abs(ratio)
+    return Interval(ratio, low - beside, high + beside, n)
 
 
 def pooled_quantile(

@@ -26,6 +26,8 @@ EXTRA_DIMENSIONS: dict[str, str] = {
 }
 # Those of them that are buckets of seconds, and have the coordinates `edge_names` beside their own.
 BUCKETED = ("latency_bucket", "tbt_bucket")
+# The attribute of a variable whose values a search found: how far each may be off, all of them alike.
+RELATIVE_ERROR = "relative_error"
 # What the attribute `interval_of` of a variable says where every replication has service coefficients of its own.
 SINGLE = "single replication"
 # Stands for the unit of the request lengths of one sweep: tokens, or s where the workload draws service times.
@@ -426,8 +428,16 @@ _ALL: list[Variable] = [
         "capacity_requests_per_s",
         "s-1",
         "capacity",
-        "Largest arrival rate of the replication at which every criterion (attribute capacity_criteria) holds; NaN "
-        "where the search range (capacity_low_per_s to capacity_high_per_s) holds no answer.",
+        "Largest arrival rate of the replication at which every criterion (attribute capacity_criteria) holds: the "
+        "middle between a rate at which all were seen to hold and one at which they were not (attribute "
+        "relative_error: half of what lies between); NaN where the search range (capacity_low_per_s to "
+        "capacity_high_per_s) holds no answer.",
+    ),
+    _float(
+        "capacity_held_requests_per_s",
+        "s-1",
+        "rate seen to hold",
+        "The lower of the two rates beside the capacity: the largest at which every criterion was seen to hold.",
     ),
     Variable(
         "capacity_unbracketed",
@@ -443,7 +453,7 @@ _ALL: list[Variable] = [
         "capacity_statistic",
         "1",
         "criterion at capacity",
-        "Value of the first criterion's statistic at the capacity, in the unit of its variable.",
+        "Value of the first criterion's statistic at capacity_held_requests_per_s, in the unit of its variable.",
     ),
 ]
 REGISTRY: dict[str, Variable] = {variable.name: variable for variable in _ALL}

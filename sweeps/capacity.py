@@ -28,6 +28,7 @@ from batchcube.engine.run import JOBS_AT_ONCE
 from batchcube.results.cube import build_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.text import did_you_mean, one_of
+from batchcube.results.variables import RELATIVE_ERROR
 
 from . import coefficients
 from .drawing import Draws
@@ -131,12 +132,24 @@ def parse_criterion(text: str) -> Criterion:
 class Found(NamedTuple):
     """What a search came to."""
 
-    rate: float
+    held: float
     """Largest rate that was seen to hold below one that fails, requests per second; NaN without any."""
+    failed: float
+    """Smallest rate above that one that was seen to fail; NaN without any."""
     unbracketed: int
     """0; -1 where the lowest rate already fails, 1 where the highest still holds."""
     edge: float
     """Lowest or highest rate looked at, where it was the answer's undoing; NaN otherwise."""
+
+    @property
+    def rate(self) -> float:
+        """The capacity: the middle of what the crossing was narrowed down to."""
+        return 0.5 * (self.held + self.failed)
+
+    @property
+    def relative_error(self) -> float:
+        """How far the capacity may be from the crossing, as a share of it."""
+        return (self.failed - self.held) / (self.failed + self.held)
 
 
 Search = Generator[float, bool | None, Found]
@@ -146,9 +159,9 @@ Search = Generator[float, bool | None, Found]
 def bisect(low: float, high: float, tolerance: float) -> Search:
     """Search between two rates that are the only ones allowed."""
     if not (yield low):
-        return Found(math.nan, -1, low)
+        return Found(math.nan, math.nan, -1, low)
     if (yield high):
-        return Found(math.nan, 1, high)
+        return Found(math.nan, math.nan, 1, high)
     return (yield from _narrow(low, high, tolerance, (low, high)))
 
 
@@ -160,13 +173,13 @@ def bracket_and_bisect(start: float, tolerance: float) -> Search:
         low, high = start, min(2.0 * start, highest)
         while (yield high):
             if high >= highest:
-                return Found(math.nan, 1, high)
+                return Found(math.nan, math.nan, 1, high)
             low, high = high, min(2.0 * high, highest)
     else:
         low, high = max(0.5 * start, lowest), start
         while not (holds := (yield low)):
             if holds is None or low <= lowest:
-                return Found(math.nan, -1, high if holds is None else low)
+                return Found(math.nan, math.nan, -1, high if holds is None else low)
             low, high = max(0.5 * low, lowest), low
     return (yield from _narrow(low, high, tolerance, (lowest, highest)))
 
@@ -184,7 +197,7 @@ def _narrow(low: float, high: float, tolerance: float, allowed: tuple[float, flo
     for factor in PROBES:
         if allowed[0] <= low * factor <= allowed[1]:
             yield low * factor
-    return Found(low, 0, math.nan)
+    return Found(low, high, 0, math.nan)
 
 
 def is_monotone(visited: Mapping[float, bool]) -> bool:
@@ -317,7 +330,7 @@ class _Answer(NamedTuple):
 
     found: Found
     statistic: float
-    """Value of the first criterion at the rate found; NaN without one."""
+    """Value of the first criterion at the rate that held; NaN without one."""
     monotone: bool
     lowest: float
     highest: float
@@ -342,7 +355,7 @@ class _One:
             self.rate = self.search.send(holds)
         except StopIteration as stop:
             found: Found = stop.value
-            value = self.statistics[found.rate] if found.unbracketed == 0 else math.nan
+            value = self.statistics[found.held] if found.unbracketed == 0 else math.nan
             self.answer = _Answer(found, value, is_monotone(self.visited), min(self.visited), max(self.visited))
 
 
@@ -515,11 +528,12 @@ def find_capacity(
     """Search the capacity of every point and replication of a sweep and return the cube.
 
     The capacity is the largest arrival rate, in requests per second, at which every criterion holds (a `Criterion`, or
-    text as for `parse_criterion`) and `backlog_growth_fraction` is at most `growth`, 1 for any. It is found to the
-    relative `tolerance`, from below, between `low` and `high` or, without them, from the rate of the specification by
-    at most 20 doublings or halvings. For a recorded trace it is the scale times the mean rate of the trace. The cube
-    does not depend on the number of `workers`, threads, nor on the `backend`. Without an answer the capacity is NaN,
-    and `capacity_unbracketed` and the notes say why.
+    text as for `parse_criterion`) and `backlog_growth_fraction` is at most `growth`, 1 for any. It is the middle
+    between a rate that holds (`capacity_held_requests_per_s`) and one that fails, apart by the relative `tolerance` at
+    most, between `low` and `high` or, without them, from the rate of the specification by at most 20 doublings or
+    halvings; its attribute `relative_error` widens intervals. For a recorded trace it is the scale times the mean rate
+    of the trace. The cube does not depend on the number of `workers`, threads, nor on the `backend`. Without an answer
+    the capacity is NaN, and `capacity_unbracketed` and the notes say why.
     Raises UserError for a sweep with an axis over the rate or arrivals that do not scale with one, and for criteria
     that it does not measure.
     """
@@ -559,6 +573,7 @@ def _cube(sweep: Sweep, run: _Run, made_by: MadeBy) -> xr.Dataset:
     table = [[run.answers[k, r] for r in range(replications)] for k in range(len(plan.points))]
     arrays = {
         "capacity_requests_per_s": np.array([[answer.found.rate for answer in row] for row in table]),
+        "capacity_held_requests_per_s": np.array([[answer.found.held for answer in row] for row in table]),
         "capacity_unbracketed": np.array([[answer.found.unbracketed for answer in row] for row in table], np.int64),
         "capacity_statistic": np.array([[answer.statistic for answer in row] for row in table]),
     }
@@ -598,6 +613,9 @@ def _cube(sweep: Sweep, run: _Run, made_by: MadeBy) -> xr.Dataset:
         attrs={**attrs, "description": sweep.description, **kept, **about},
         coefficients_drawn=any(draws_service(point.point) for point in plan.points),
     )
+    # All searches narrow down alike, so that their answers may be off alike: intervals are widened by it.
+    errors = [answer.found.relative_error for row in table for answer in row if not answer.found.unbracketed]
+    cube["capacity_requests_per_s"].attrs[RELATIVE_ERROR] = max(errors, default=0.0)
     cube["capacity_statistic"].attrs["units"] = settings.criteria[0].unit
     cube["capacity_unbracketed"].attrs |= {
         "flag_values": np.array([-1, 0, 1], np.int64),

@@ -40,7 +40,7 @@ def capacity(
     low: Annotated[float | None, typer.Option("--low", help="lowest rate to look at, requests/s")] = None,
     high: Annotated[float | None, typer.Option("--high", help="highest rate to look at, requests/s")] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", help="relative width to search down to", show_default=True)
+        float, typer.Option("--tolerance", help="relative width to narrow the answer down to", show_default=True)
     ] = 0.005,
     growth: Annotated[
         float,

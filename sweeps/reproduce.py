@@ -132,10 +132,13 @@ def in_words(verdicts: Sequence[Verdict], of: str) -> str:
 
 
 def mean_of(values: Any, rows: int = 1) -> Interval:
-    """Return the mean of replications (replication,) with the interval of one of ``rows`` that hold together."""
+    """Return the mean of replications (replication,) with the interval of one of ``rows`` that hold together.
+
+    A labelled array says itself how far its values may be off, as those of a search.
+    """
     from batchcube.results.statistics import mean_interval
 
-    found = mean_interval(np.asarray(values), confidence=simultaneous(rows))
+    found = mean_interval(np.asarray(values), confidence=simultaneous(rows), error=_error(values))
     return Interval(float(found.estimate), float(found.low), float(found.high))
 
 
@@ -143,8 +146,17 @@ def ratio_of(values: Any, baseline: Any, rows: int = 1) -> Interval:
     """Return the ratio of the means of paired replications, each (replication,), with its interval."""
     from batchcube.results.statistics import paired_ratio
 
-    found = paired_ratio(np.asarray(values), np.asarray(baseline), confidence=simultaneous(rows))
+    error = max(_error(values), _error(baseline))
+    found = paired_ratio(np.asarray(values), np.asarray(baseline), confidence=simultaneous(rows), error=error)
     return Interval(float(found.estimate), float(found.low), float(found.high))
+
+
+def _error(values: Any) -> float:
+    import xarray as xr
+
+    from batchcube.results.labelled import error_of
+
+    return error_of(values) if isinstance(values, xr.DataArray) else 0.0
 
 
 class Reproduction:

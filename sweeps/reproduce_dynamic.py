@@ -330,7 +330,7 @@ def _table_2(capacity: xr.Dataset, gains: Mapping[float, xr.Dataset], at_rates: 
     every, name = len(_TABLE_2), "capacity (requests/s)"
     for printed in _TABLE_2:
         static, dynamic, steps = (
-            capacity.sel(row=printed.row, cap=cap)[_CAPACITY].values for cap in ("static", "dynamic", "dynamic (steps)")
+            capacity.sel(row=printed.row, cap=cap)[_CAPACITY] for cap in ("static", "dynamic", "dynamic (steps)")
         )
         fitted, predicted, blind = mean_of(static), mean_of(dynamic, every), mean_of(steps, every)
         note = "fitted: all times of the server by one number; agrees: 95 % interval"
@@ -398,7 +398,7 @@ def _gain_over_settings(printed: _Rates, growth: float, cube: xr.Dataset) -> _Ov
     gain = (100.0 * (mean.sel(cap="dynamic") / mean.sel(cap="static") - 1.0)).values
     low, high = printed.gains
     inside, best = int(((gain >= low) & (gain <= high)).sum()), int(np.nanargmax(gain))
-    dynamic, static = (capacities.sel(cap=cap).isel(setting=best).values for cap in ("dynamic", "static"))
+    dynamic, static = (capacities.sel(cap=cap).isel(setting=best) for cap in ("dynamic", "static"))
     most = Interval(*(100.0 * (part - 1.0) for part in ratio_of(dynamic, static)))
     delta, tolerance, weight = capacities["setting"].values[best]
     note = (

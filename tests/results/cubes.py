@@ -33,7 +33,7 @@ CONTINUOUS = {
     "window_kv_tokens_mean",
     "window_preemptions",
 } | {f"tpot_{name}" for name in ("mean_s", "variance_s2", "min_s", "max_s", "quantile_s")}
-SEARCHED = {"capacity_requests_per_s", "capacity_unbracketed", "capacity_statistic"}
+SEARCHED = {f"capacity_{name}" for name in ("requests_per_s", "held_requests_per_s", "unbracketed", "statistic")}
 CAPACITY = 16.0  # requests/s: points at a higher arrival rate are overloaded
 RATIO = 1.02  # between the edges of a bucket, so that its middle is within 1 %
 

@@ -32,6 +32,25 @@ def draw(kind, n):
     return rng.exponential(1.0, (TRIALS, n)), 1.0
 
 
+# ---- values that a search found
+
+
+def test_an_error_that_all_values_share_widens_every_interval():
+    x, y = np.array([10.0, 11.0, 12.0]), np.array([5.0, 5.0, 6.0])
+    for found, exact, wider in (
+        (mean_interval(x, error=0.01), mean_interval(x), 0.01 * 11.0),
+        (paired_difference(x, y, error=0.01), paired_difference(x, y), 0.01 * (11.0 + 16.0 / 3.0)),
+        (paired_ratio(x, y, error=0.01), paired_ratio(x, y), (1.01 / 0.99 - 1.0) * 33.0 / 16.0),
+    ):
+        np.testing.assert_allclose([found.low, found.high], [exact.low - wider, exact.high + wider])
+        assert found.estimate == exact.estimate
+    equal = mean_interval(np.full(3, 0.499103), error=0.002)
+    assert equal.low < 0.5 < equal.high
+    many = np.arange(1.0, 11.0)
+    wide, exact = quantile_interval(many, 0.5, error=0.1), quantile_interval(many, 0.5)
+    np.testing.assert_allclose([wide.low, wide.high], [0.9 * exact.low, 1.1 * exact.high])
+
+
 # ---- means
 
 
