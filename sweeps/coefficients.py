@@ -13,6 +13,7 @@ from batchcube.calibration import coefficients as files
 from batchcube.calibration.coefficients import BatchCoefficients, BatchLaws, Coefficients, StepCoefficients, locate
 from batchcube.calibration.documents import parse_json
 from batchcube.calibration.laws import STEP_TERMS
+from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.engine.policies.service import Service, formula, measured
 from batchcube.results.text import did_you_mean
 
@@ -97,7 +98,7 @@ def steps_of(settings: CoefficientsLaw) -> tuple[float, ...]:
     law = step_law_of(settings)
     values = tuple(getattr(law, name) or 0.0 for name in STEP_TERMS)
     for name, seconds in zip(STEP_TERMS, values, strict=True):
-        text = lost_by_rounding(seconds)
+        text = lost_by_rounding(seconds, TICKS_PER_S)
         if text is not None:
             raise FileError(f"coefficients {settings.coefficients}: step_law.{name} = {seconds:g}: {text}")
     return values

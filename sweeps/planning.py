@@ -33,10 +33,10 @@ from batchcube.engine.policies.bins import (
 )
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
-from batchcube.engine.policies.service import Service, formula, given, measured, service_ticks
+from batchcube.engine.policies.service import Service, formula, given, measured, piece_of, service_ticks
 from batchcube.engine.policies.sla import no_sla, sla_search
 from batchcube.engine.policies.target import Control, fixed_target
-from batchcube.engine.ticks import TICKS_PER_S
+from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 
 from . import coefficients
 from .datasets import resolve
@@ -286,6 +286,8 @@ class _Planner:
             capacity = policy.memory.tokens
             _require_room(f"policy.memory: {capacity:g} tokens of capacity", capacity, of.sample)
         service = self._once(("service", server.service, batch), lambda: build_service(server, batch))
+        key = ("clock", server.service, workload.model_copy(update={"arrivals": None}), _sampling(policy, of.trace))
+        self._once(key, lambda: _require_kept(server, service, of.sample))
         if draws_service(of.point):
             # Told before anything runs: coefficients whose errors are not known cannot be drawn.
             drawn_service(of.point, batch, stream(self.seed, None, "coefficients"))
@@ -512,6 +514,26 @@ def _require_room(given: str, capacity_tokens: float, sample: _Sample) -> None:
         )
 
 
+def _require_kept(server: Server, service: Service, sample: _Sample) -> None:
+    """Refuse service times, or times of batches of one, that whole microseconds change by more than 1 % on average."""
+    if sample.tokens is None:
+        source, times = "workload.lengths: service times", sample.length * TICKS_PER_S
+        kept = np.maximum(from_seconds(sample.length), 1)
+    else:
+        source = "server.service: batches of one request"
+        lengths = sample.tokens if getattr(server.service, "length", "output") == "total" else sample.length
+        piece = piece_of(lengths, service)
+        times = service.base[1, piece] + service.slope[1, piece] * (lengths - service.knots[piece])
+        kept = service_ticks(1, lengths, service)
+    exact_s, kept_s = float(times.mean()) / TICKS_PER_S, float(kept.mean()) / TICKS_PER_S
+    if abs(kept_s - exact_s) > 0.01 * exact_s:
+        raise UserError(
+            f"{source} of {exact_s:.3g} s on average would be rounded to {kept_s:.3g}, in whole microseconds, at least "
+            f"one: must be at least {100 / TICKS_PER_S:g}, the smallest mean that is always kept within 1 %, or whole "
+            "microseconds themselves"
+        )
+
+
 def _requests(of: "_Simulated") -> Requests:
     """Return the sample as requests of continuous batching; of a recorded trace, all that a replication may hold."""
     prompt: NDArray[Any]
@@ -532,18 +554,21 @@ def _require_fit(given: Replica, requests: Requests, replica: StepReplica) -> No
     refused = float(never_fits(requests, replica).mean())
     if refused <= 0.5:
         return
-    middle = int(np.quantile(requests.prompt + requests.output, 0.5, method="inverted_cdf")) - 1
-    wanted = f"what the median request takes, prompt + output - 1 = {middle} tokens"
+    most = requests.prompt + requests.output - 1
+    middle = int(np.quantile(most, 0.5, method="inverted_cdf"))
     room = blocks_of(middle, replica.block_tokens) * replica.block_tokens
     least = f"{100 * refused:.3g} % of the requests could never be served"
     if room > given.held_tokens:
         raise UserError(
-            f"server.replica.kv_capacity_tokens = {given.kv_capacity_tokens}: must be at least {room}, {wanted} in "
-            f"blocks of {replica.block_tokens}: {least}"
+            f"server.replica.kv_capacity_tokens = {given.kv_capacity_tokens}: must be at least {room}, what the median "
+            f"request takes, prompt + output - 1 = {middle} tokens in blocks of {replica.block_tokens}: {least}"
         )
+    # Half of the requests fit the cache: their shortest prompts, so many that they are half of all.
+    prompts = np.sort(requests.prompt[most <= given.held_tokens])
+    budget = int(prompts[(len(most) + 1) // 2 - 1])
     raise UserError(
-        f'server.replica.token_budget = {given.token_budget} with prefill = "separate": must be at least {middle}, '
-        f"{wanted}: {least}"
+        f'server.replica.token_budget = {given.token_budget} with prefill = "separate": must be at least {budget}, '
+        f"to hold the prompts of half of the requests whole: {least}"
     )
 
 

@@ -15,6 +15,7 @@ from batchcube.engine.continuous.model import LATEST, MOST_REPLICAS, TICKS_PER_S
 from batchcube.engine.policies.estimates import LARGEST_WINDOW, SMALLEST_WEIGHT
 from batchcube.engine.policies.sla import SIGNALS, STEP_SIGNALS
 from batchcube.engine.ticks import LARGEST_BATCH
+from batchcube.engine.ticks import TICKS_PER_S as BATCH_TICKS_PER_S
 
 from .errors import UserError
 from .mistakes import Path, show_value
@@ -40,6 +41,7 @@ SecondsPerToken = Annotated[float, Field(ge=1e-12, le=1e6)]
 StepSeconds = Annotated[float, Field(ge=0, le=1e6)]
 LONGEST_CONTINUOUS_S = LATEST // TICKS_PER_S
 """Longest that continuous batching can be simulated; its clock is a million times finer."""
+TICK_NAMES = {BATCH_TICKS_PER_S: "microseconds", TICKS_PER_S: "picoseconds"}
 
 
 # Workload -----------------------------------------------------------------------------------------------------------
@@ -324,7 +326,9 @@ Service = Annotated[
 class Replica(Settings):
     """What one replica has room for under continuous batching."""
 
-    kv_capacity_tokens: Annotated[int, Field(ge=1, le=2**45)] = Field(description="tokens the KV cache holds")
+    kv_capacity_tokens: Annotated[int, Field(ge=1, le=2**45)] = Field(
+        description="tokens the KV cache holds, every block usable: what vLLM prints less one block that it never uses"
+    )
     token_budget: Annotated[int, Field(ge=1, le=2**31)] = Field(
         default=2048, description="max_num_batched_tokens: tokens of one step, a decode counting one"
     )
@@ -437,8 +441,7 @@ def problems(point: Point) -> Iterator[Problem]:
     yield from _workload_problems(point.workload)
     yield from _policy_problems(point)
     yield from _server_problems(point)
-    if is_continuous(point):
-        yield from _continuous_problems(point)
+    yield from _continuous_problems(point) if is_continuous(point) else _clock_problems(point)
     report = point.report
     if report.warmup_requests is not None and report.warmup_fraction is not None:
         yield Problem(("report", "warmup_fraction"), "give warmup_requests or warmup_fraction, not both")
@@ -666,6 +669,33 @@ def _server_problems(point: Point) -> Iterator[Problem]:
         yield Problem(("report", "memory_capacity_tokens"), text)
 
 
+def lost_by_rounding(seconds: float, ticks_per_s: int) -> str | None:
+    """Return what is wrong with a time that whole ticks change by more than 1 %; None where they do not.
+
+    From 50 ticks on, half a tick is never more.
+    """
+    exact = seconds * ticks_per_s
+    if abs(round(exact) - exact) <= 0.01 * exact:
+        return None
+    ticks = TICK_NAMES[ticks_per_s]
+    return (
+        f"would be rounded to {round(exact) / ticks_per_s:g}, in whole {ticks}: must be 0, or at least "
+        f"{50 / ticks_per_s:g}, the smallest value that is always kept within 1 %, or whole {ticks} itself"
+    )
+
+
+def _clock_problems(point: Point) -> Iterator[Problem]:
+    """Yield the times that the clock of whole batches would change."""
+    for path, seconds in (
+        (("policy", "max_wait_s"), point.policy.max_wait_s),
+        (("server", "service", "a0_s"), getattr(point.server.service, "a0_s", None)),
+        (("report", "request_sla_s"), point.report.request_sla_s),
+    ):
+        text = lost_by_rounding(seconds or 0.0, BATCH_TICKS_PER_S)
+        if text is not None:
+            yield Problem(path, text)
+
+
 def _continuous_problems(point: Point) -> Iterator[Problem]:
     """Yield what does not go with single steps, beyond the options that `_ONLY_FOR` keeps to other modes."""
     workload, policy, server, report = point
@@ -693,25 +723,11 @@ def _continuous_problems(point: Point) -> Iterator[Problem]:
     yield from _continuous_bin_problems(policy, server)
 
 
-def lost_by_rounding(seconds: float) -> str | None:
-    """Return what is wrong with a coefficient that whole picoseconds change by more than 1 %; None where they do not.
-
-    From 50 ps on, half a picosecond is never more.
-    """
-    exact = seconds * TICKS_PER_S
-    if abs(round(exact) - exact) <= 0.01 * exact:
-        return None
-    return (
-        f"would be rounded to {round(exact) / TICKS_PER_S:g}, in whole picoseconds: must be 0, or at least 5e-11, the "
-        "smallest value that is always kept within 1 %, or whole picoseconds itself"
-    )
-
-
 def _step_law_problems(server: Server) -> Iterator[Problem]:
     law, at = server.service, ("server", "service")
     if isinstance(law, StepsLaw):
         for name in STEP_TERMS:
-            text = lost_by_rounding(getattr(law, name))
+            text = lost_by_rounding(getattr(law, name), TICKS_PER_S)
             if text is not None:
                 yield Problem((*at, name), text)
         if law.c0_s == law.c1_s_per_request == 0:

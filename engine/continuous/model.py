@@ -65,7 +65,10 @@ class Replica(NamedTuple):
     control: Control
     """Controllers of the cap; their B_max is the static one, `max_num_seqs`."""
     token_budget: int
-    """`max_num_batched_tokens`: tokens of one step, a decode counting one."""
+    """`max_num_batched_tokens`: tokens of one step, a decode counting one.
+
+    Without chunks, a request that needs more after a preemption is prefilled in a step of its own.
+    """
     chunked: bool
     """True: a step holds decodes and chunks of prefills. False: whole prefills alone, or decodes alone."""
     block_tokens: int
@@ -285,11 +288,11 @@ def never_fits(requests: Requests, replica: Replica) -> NDArray[np.bool_]:
     """Say which requests (request,) could never be served, not even alone.
 
     The KV of a request grows to prompt + output - 1 tokens: that of its last token is never needed. Without chunks, a
-    prefill must fit the token budget whole, also the longest one after a preemption.
+    prompt must fit the token budget whole.
     """
     most = requests.prompt + requests.output - 1
     too_large = -(-most // replica.block_tokens) > replica.blocks
-    return too_large if replica.chunked else too_large | (most > replica.token_budget)
+    return too_large if replica.chunked else too_large | (requests.prompt > replica.token_budget)
 
 
 def check(job: StepJob) -> None:
@@ -306,7 +309,8 @@ def check(job: StepJob) -> None:
         raise ValueError(f"bin_of: must be in 0..{job.setup.fleet.bins - 1}")
     longest = int((requests.prompt + requests.output).max())
     reads = min(replica.blocks * replica.block_tokens, most * longest)
-    tokens = min(replica.token_budget, most * longest)
+    budget = replica.token_budget if replica.chunked else max(replica.token_budget, longest)
+    tokens = min(budget, most * longest)
     step = law.step + law.request * most + law.kv_token * reads
     step += tokens * (law.prefill_token + law.prefill_attention * longest)
     if step * longest > LATEST // 2:

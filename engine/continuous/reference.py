@@ -1,7 +1,8 @@
 """The specification, executed: every replica, step by step, in plain Python (model, section 10).
 
-Two rules go beyond the text, as in vLLM: a step that preempts admits nobody, or the preempted request would be the
+Three rules go beyond the text. As in vLLM, a step that preempts admits nobody, or the preempted request would be the
 first to be admitted into the room that was just made; and a running prefill without room for its chunk is preempted.
+With separate prefills, a preempted request that needs more than the token budget is prefilled alone.
 """
 
 from dataclasses import dataclass, field
@@ -215,7 +216,9 @@ class Engine:
             need = int(self.requests.prompt[number]) + len(self.history.emitted[number])
             chunk = min(need, budget) if self.replica.chunked else need
             new = Running(number, to_prefill=need)
-            if chunk > budget or not self.fits(new, chunk):
+            # What a preempted request needs by now may exceed every budget: it gets a step of its own.
+            crowded = chunk > budget and budget < self.replica.token_budget
+            if crowded or not self.fits(new, chunk):
                 return
             new.chunk = chunk
             queue.pop(0)

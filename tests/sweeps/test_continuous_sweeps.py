@@ -358,9 +358,9 @@ def test_a_grid_is_continuous_everywhere_or_nowhere() -> None:
             "server.replica.kv_capacity_tokens = 48: must be at least 49, what the median request takes, prompt + ",
         ),
         (
-            {**EQUAL, "server.replica": {"kv_capacity_tokens": 900, "token_budget": 48, "prefill": "separate"}},
-            'server.replica.token_budget = 48 with prefill = "separate": must be at least 49, what the median '
-            "request takes, prompt + output - 1 = 49 tokens: 100 % of the requests could never be served",
+            {**EQUAL, "server.replica": {"kv_capacity_tokens": 900, "token_budget": 29, "prefill": "separate"}},
+            'server.replica.token_budget = 29 with prefill = "separate": must be at least 30, to hold the prompts of '
+            "half of the requests whole: 100 % of the requests could never be served",
         ),
         (
             {**EQUAL, "server.service": {"law": "steps", "c0_s": 1e5}},
@@ -417,7 +417,7 @@ def test_an_option_may_mean_nothing_at_some_points_of_an_axis(
     "replica",
     [
         {"kv_capacity_tokens": 49, "block_tokens": 1},
-        {"kv_capacity_tokens": 64, "token_budget": 49, "prefill": "separate"},
+        {"kv_capacity_tokens": 64, "token_budget": 30, "prefill": "separate"},
         {"kv_capacity_tokens": 64, "token_budget": 16},
     ],
 )

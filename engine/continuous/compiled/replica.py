@@ -109,7 +109,8 @@ def schedule(now, cap, replica, fleet, requests, reporting, records, space, tall
         need = requests.prompt[i] + space.generated[i]
         chunk = min(need, budget) if replica.chunked else need
         more = blocks_for(chunk, size)
-        if chunk > budget or state[USED] + grown + more > replica.blocks:
+        crowded = chunk > budget and budget < replica.token_budget
+        if crowded or state[USED] + grown + more > replica.blocks:
             break
         dequeue(space, fleet)
         join(space, i)

@@ -109,9 +109,28 @@ def test_what_can_never_fit_is_rejected_and_nobody_waits_for_it(backend) -> None
     # One token more is enough: the last token of an answer is never stored.
     records, _ = simulate_steps(requests, replica(make_law(1e-3), capacity_tokens=59), backend)
     assert records.status.tolist() == [SERVED] * 3
-    # Without chunks a prompt longer than the budget can never be prefilled.
-    whole = replica(make_law(1e-3), prefill="separate", token_budget=58, most_running=2)
+    # Without chunks a prompt longer than the budget can never be prefilled; how long the answer is does not matter.
+    whole = replica(make_law(1e-3), prefill="separate", token_budget=49, most_running=2)
     assert simulate_steps(requests, whole, backend).records.status.tolist() == [SERVED, REJECTED, SERVED]
+    whole = replica(make_law(1e-3), prefill="separate", token_budget=50, most_running=2)
+    assert simulate_steps(requests, whole, backend).records.status.tolist() == [SERVED] * 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_separate_prefill_that_has_outgrown_the_budget_has_a_step_of_its_own(backend) -> None:
+    # Alone, a prompt of 60 is one step of at most 100 tokens, and 59 more tokens are 59 steps.
+    alone = replica(make_law(1e-3), prefill="separate", token_budget=100)
+    records, _ = simulate_steps(make_requests([0.0], [60], [60]), alone, backend)
+    assert (records.status[0], records.first_token[0], records.last_token[0]) == (SERVED, 1 * MS, 60 * MS)
+    # Budget 4, a prompt of 4 a step; in the third one both decode into 10 tokens, in the fourth request 1 is preempted.
+    # It then needs 4 + 2 tokens, more than the budget: it waits for room until request 0 is done, then gets a step.
+    tight = replica(make_law(1e-3), prefill="separate", token_budget=4, most_running=3, capacity_tokens=10)
+    requests = make_requests([0.0, 0.0, 0.0055], [4, 4, 1], [5, 5, 1])
+    records, totals = simulate_steps(requests, tight, backend)
+    assert records.preemptions.tolist() == [0, 1, 0]
+    assert records.first_token.tolist() == [1 * MS, 2 * MS, 8 * MS]
+    assert records.last_token.tolist() == [6 * MS, 10 * MS, 8 * MS]
+    assert totals.prefill_tokens == 4 + 4 + 6 + 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
