@@ -63,8 +63,8 @@ def memory_batch(mean: Any, variance: Any, previous: Any, smallest: Any, largest
     deviation = settle(memory.quantile * sqrt(previous * variance))
     buffer = floor((memory.capacity - deviation) / mean)
     margin = floor((memory.capacity - memory.margin) / mean)
-    # L0 = η - (θσ + μ), as printed, leaves (θσ + μ)/m: about `previous` or more, whatever the memory.
-    literal = floor((deviation + settle(previous * mean)) / mean)
+    # L0 = η - (θσ + μ), as printed, leaves (θσ + μ)/m with μ = previous·m: `previous` or more, whatever the memory.
+    literal = floor(previous + deviation / mean)
     bound = where(
         memory.rule == 0,
         largest_fitting(mean, variance, memory),

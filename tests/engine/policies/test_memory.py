@@ -32,6 +32,8 @@ risks = st.sampled_from([0.5, 0.2, 0.05, 0.001])
         (300, 100, 0, 3),  # in floats sqrt(3)² is below 3
         (500, 100, 0, 5),  # ... and sqrt(5)² above 5
         (99, 100, 0, 0),
+        (math.nextafter(1400, 0), 100, 0, 13),  # in floats sqrt(η / m)² is 14
+        (45_595, 330, 20**2, 136),  # 137 of them need 45210 + 1.64485 sqrt(137) 20 = 45595.05
     ],
 )
 def test_exact_worked_examples(capacity, mean, variance, expected):
@@ -91,6 +93,19 @@ def test_literal_grows_to_the_largest_batch_whatever_the_capacity(capacity, mean
         assert following > batch or batch == largest
         batch = following
     assert batch == largest
+
+
+def test_literal_by_hand():
+    """(θσ + μ) / m with θ = 1.6449, σ = sqrt(100 · 400) = 200, μ = 100 · 50: 106.6."""
+    assert memory_batch(50.0, 400.0, 100.0, 1.0, 1000.0, memory_bound("literal", 10_000)) == 106
+
+
+@given(st.floats(1, 2.0**21), variances, st.integers(1, 2**16))
+def test_literal_without_a_reserve_loses_nobody(mean, variance, previous):
+    """With θ = 0, (θσ + μ) / m is the batch before, also where 100 requests of 100/3 tokens are 3333.33 of them."""
+    memory = memory_bound("literal", 10_000, 0.5)
+    assert memory_batch(100 / 3, 0.0, 100.0, 1.0, 1000.0, memory) == 100
+    assert memory_batch(mean, variance, float(previous), 1.0, 2.0**16, memory) == previous
 
 
 @given(st.sampled_from(RULES), capacities, means, variances, st.integers(1, 300), st.integers(1, 300), st.data())

@@ -55,6 +55,8 @@ def test_paper_one_step_of_each_branch_by_hand():
     assert narrow(span, 49_000, 90.5, 1.0, 256.0, sla) == (82.5, 98.5)
     assert narrow(Range(2.0, 120.0), 51_001, 90.0, 1.0, 256.0, sla).low == 1
     assert narrow(Range(2.0, 255.0), 48_999, 90.0, 1.0, 256.0, sla).high == 256
+    odd = sla_search("paper", "tbt", 50e-3, 1e-3, 15, 4)
+    assert narrow(span, 50_000, 90.0, 1.0, 256.0, odd) == (83, 97)  # in between: 90 ± floor(15 / 2)
 
 
 def test_heuristic_one_step_of_each_branch_by_hand():
