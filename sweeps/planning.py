@@ -70,6 +70,8 @@ from .workloads.lengths import Uniform as UniformLengths
 from .workloads.settings import FloatArray
 
 SAMPLE_SIZE = 100_000
+_UNUSED = {"hash_ids": " (shared prefixes are computed anew)", "NumImages": " (images take no time and no memory)"}
+"""What it means that a column of a recorded trace is not used."""
 
 
 class Keys(NamedTuple):
@@ -170,6 +172,11 @@ def make_plan(sweep: Sweep) -> Plan:
         if trace.rows_dropped:
             why = ", ".join(f"{count} {reason}" for reason, count in trace.dropped_reasons.items())
             notes[f"{settings.path}: {trace.rows_dropped} of {trace.rows_read} rows dropped: {why}"] = None
+        if trace.rows_out_of_order:
+            notes[f"{settings.path}: rows sorted: {trace.rows_out_of_order} were earlier than the row before"] = None
+        if trace.unused_columns:
+            unused = ", ".join(f"{name!r}{_UNUSED.get(name, '')}" for name in trace.unused_columns[:20])
+            notes[f"{settings.path}: columns not used: {unused}"] = None
     if sweep.replications == 1 and sweep.document.get("replications", 2) != 1 and recorded:
         notes["a recorded trace without resampling and with nothing random has one replication and no interval"] = None
     if recorded and sweep.replications > 1:
@@ -410,6 +417,10 @@ class _Planner:
             self.recorded[rows] = read_trace(
                 settings.path,
                 settings.format,
+                unit=settings.unit,
+                columns=settings.columns.named(),
+                sort=settings.sort,
+                drop_empty_prompts=settings.drop_empty_prompts,
                 model=settings.model,
                 log_type=settings.log_type,
                 start_s=settings.start_s,
@@ -545,7 +556,11 @@ def _requests(of: "_Simulated") -> Requests:
         seen = slice(0, of.requests if trace_resampling(of.point.workload) == "none" else None)
         source, prompt, output = "workload.trace", of.trace.prompt_tokens[seen], of.trace.output_tokens[seen]
     if prompt.min() < 1:
-        raise UserError(f"{source}: some prompts have no tokens: mode continuous needs prompts of at least 1")
+        none = int(np.count_nonzero(prompt < 1))
+        text = f"{source}: {none} of {len(prompt)} prompts have no tokens: mode continuous needs prompts of at least 1"
+        raise UserError(
+            text + ("" if of.trace is None else "; workload.trace.drop_empty_prompts = true leaves them out")
+        )
     return make_requests(np.zeros(len(prompt)), prompt, output)
 
 

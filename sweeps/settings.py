@@ -19,7 +19,7 @@ from batchcube.engine.ticks import TICKS_PER_S as BATCH_TICKS_PER_S
 
 from .errors import UserError
 from .mistakes import Path, show_value
-from .traces import Resampling, TraceFormat
+from .traces import Resampling, TimeUnit, TraceFormat
 from .workloads.arrivals import ArrivalProcess
 from .workloads.lengths import Empirical, LengthDistribution
 from .workloads.predictors import Column, Confusion, Oracle, Predictor
@@ -47,11 +47,35 @@ TICK_NAMES = {BATCH_TICKS_PER_S: "microseconds", TICKS_PER_S: "picoseconds"}
 # Workload -----------------------------------------------------------------------------------------------------------
 
 
+class TraceColumns(Settings):
+    """Columns of a recorded trace, where they are not those of its format."""
+
+    arrival: str | None = Field(default=None, min_length=1, description="column of the arrival times")
+    prompt_tokens: str | None = Field(default=None, min_length=1, description="column of the prompts' tokens")
+    output_tokens: str | None = Field(default=None, min_length=1, description="column of the outputs' tokens")
+    predicted_tokens: str | None = Field(
+        default=None,
+        min_length=1,
+        description="column of a real predictor's lengths or classes",
+    )
+
+    def named(self) -> dict[str, str]:
+        """Return the columns that are given."""
+        return {part: column for part, column in self if column is not None}
+
+
 class TraceSettings(Settings):
     """A recorded trace: where it is, which rows count, how it is scaled and resampled between replications."""
 
     path: str = Field(min_length=1, description='trace file, relative to the specification, or "dataset:NAME"')
     format: TraceFormat = Field(default="auto", description="layout of the file; auto: by its columns")
+    unit: TimeUnit = Field(
+        default="auto",
+        description="unit of the arrival times, or date: written dates; auto: that of the format, if it is plausible",
+    )
+    columns: TraceColumns = Field(default=TraceColumns(), description="columns that are not those of the format")
+    sort: bool = Field(default=False, description="put the rows in order of arrival; they must be otherwise")
+    drop_empty_prompts: bool = Field(default=False, description="leave out requests with 0 prompt tokens")
     model: str | None = Field(default=None, min_length=1, description="keep the rows of this model (burstgpt)")
     log_type: str | None = Field(default=None, min_length=1, description="keep the rows of this log type (burstgpt)")
     start_s: SecondsOrZero = Field(

@@ -26,13 +26,22 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-TraceFormat = Literal["auto", "csv", "azure", "burstgpt", "mooncake"]
+TraceFormat = Literal["auto", "csv", "azure", "burstgpt", "bailian", "mooncake"]
+TimeUnit = Literal["auto", "s", "ms", "us", "ns", "date"]
 Resampling = Literal["none", "circular", "blocks"]
 
 MOST_TOKENS = LARGEST_REQUEST
 """Prompt and output tokens of one request: what the engine can hold."""
 LATEST_S = LATEST / TICKS_PER_S
 """Latest arrival, seconds: what the engine can hold."""
+LARGEST_FILE = 2_000_000_000
+"""Bytes of a data file, unpacked: what pyarrow reads as one block of JSON lines."""
+PLAUSIBLE_PER_S = (0.001, 200.0)
+"""Least and largest mean rate that a recorded trace is believed to have while nobody states the unit of its times.
+
+Public traces have 0.1 to 100 requests/s; a factor of 1000 between seconds and milliseconds leaves that range.
+"""
+_PER_S = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r")
 
 
@@ -47,6 +56,10 @@ class RecordedTrace(NamedTuple):
     rows_read: int
     rows_dropped: int
     dropped_reasons: dict[str, int]
+    rows_out_of_order: int = 0
+    """Rows that were earlier than the one before them, until they were sorted."""
+    unused_columns: tuple[str, ...] = ()
+    """Columns of the header, or of the first line of JSON, that were not read."""
 
 
 class LengthTable(NamedTuple):
@@ -59,17 +72,25 @@ class LengthTable(NamedTuple):
 
 
 class _Format(NamedTuple):
+    """Columns of a published layout."""
+
     arrival: str
-    prompt: str
-    output: str
+    prompt_tokens: str
+    output_tokens: str
+    unit: str = "s"
+    mark: str | None = None
+    """Column that tells it from another layout with the same names."""
 
 
 _FORMATS: dict[str, _Format] = {
     "csv": _Format("arrival_s", "prompt_tokens", "output_tokens"),
-    "azure": _Format("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+    "azure": _Format("TIMESTAMP", "ContextTokens", "GeneratedTokens", "date"),
     "burstgpt": _Format("Timestamp", "Request tokens", "Response tokens"),
-    "mooncake": _Format("timestamp", "input_length", "output_length"),
+    "bailian": _Format("timestamp", "input_length", "output_length", mark="chat_id"),
+    "mooncake": _Format("timestamp", "input_length", "output_length", "ms"),
 }
+_PREDICTED = "predicted_tokens"
+_PARTS = ("arrival", "prompt_tokens", "output_tokens", _PREDICTED)
 
 
 class _File(NamedTuple):
@@ -78,7 +99,31 @@ class _File(NamedTuple):
     name: str
     content: bytes
     columns: tuple[str, ...]
+    """Without the blanks around them that a CSV file may have."""
     json_lines: bool
+    sha256: str
+    """Of the file as it is, packed or not."""
+
+
+def _unpacked(content: bytes, name: str) -> bytes:
+    """Return what a .gz or .zst file holds, known by its first bytes; anything else as it is."""
+    packed = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+    codec = next((codec for mark, codec in packed.items() if content.startswith(mark)), None)
+    if codec is None:
+        return content
+    import pyarrow as pa
+
+    parts, size = [], 0
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(content), codec) as stream:
+            while part := stream.read(1 << 24):
+                parts.append(part)
+                size += len(part)
+                if size > LARGEST_FILE:
+                    raise FileError(f"{name}: holds more than {LARGEST_FILE} bytes once unpacked: too large")
+    except (pa.ArrowException, OSError) as error:
+        raise FileError(f"{name}: cannot be unpacked ({codec}): {str(error)[:120]}") from None
+    return b"".join(parts)
 
 
 def _load(path: str | os.PathLike[str]) -> _File:
@@ -87,12 +132,15 @@ def _load(path: str | os.PathLike[str]) -> _File:
     try:
         if not file.is_file():
             raise FileError(f"{name}: no such file" if not file.exists() else f"{name}: is not a file")
+        if file.stat().st_size > LARGEST_FILE:
+            raise FileError(f"{name}: is larger than {LARGEST_FILE} bytes: too large")
         content = file.read_bytes()
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise FileError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    sha256 = hashlib.sha256(content).hexdigest()
+    content = _unpacked(content, name).removeprefix(b"\xef\xbb\xbf")
     if not content or content.isspace():
         raise FileError(f"{name}: is empty: needs a header and at least one row")
     # Deleting and comparing lengths is ten times as fast as looking for the first.
@@ -108,15 +156,18 @@ def _load(path: str | os.PathLike[str]) -> _File:
             record = json.loads(first)
         except (ValueError, RecursionError):
             raise FileError(f"{name}: row 1 is not a JSON object: must be one object a line") from None
-        return _File(name, content, tuple(record), True)
+        return _File(name, content, tuple(record), True, sha256)
     try:
-        columns = next(csv.reader([first]), [])
+        columns = [column.strip() for column in next(csv.reader([first]), [])]
     except csv.Error as error:
         raise FileError(f"{name}: the header cannot be read: {error}") from None
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     if repeated:
         raise FileError(f"{name}: column {repeated[0]!r} occurs more than once")
-    return _File(name, content, tuple(columns), False)
+    separator = next((mark for mark in ";\t|" if len(columns) == 1 and mark in first), None)
+    if separator is not None:
+        raise FileError(f"{name}: its columns are separated by {separator!r}: must be by commas, numbers with points")
+    return _File(name, content, tuple(columns), False, sha256)
 
 
 def _need(file: _File, columns: Sequence[str]) -> None:
@@ -142,13 +193,16 @@ def _parse(file: _File, numbers: Sequence[str], texts: Sequence[str]) -> "pa.Tab
             block = pa.json.ReadOptions(block_size=max(len(file.content) + 1, 1 << 20))
             return pa.json.read_json(pa.BufferReader(file.content), read_options=block, parse_options=json_options)
         options = pa.csv.ConvertOptions(include_columns=list(types), column_types=types, strings_can_be_null=False)
+        # The names come without blanks around them, the header's line is skipped.
+        names: dict[str, Any] = {"column_names": list(file.columns), "skip_rows": 1}
         try:
             # Small files need no threads, which were seen to abort a process that ends while they do.
-            many = pa.csv.ReadOptions(use_threads=len(file.content) > 1 << 20)
+            many = pa.csv.ReadOptions(use_threads=len(file.content) > 1 << 20, **names)
             return pa.csv.read_csv(pa.BufferReader(file.content), read_options=many, convert_options=options)
         except pa.ArrowInvalid:
             # Threads do not know the row; read again without, for the message.
-            one = pa.csv.ReadOptions(use_threads=False, block_size=min(max(len(file.content) + 1, 1 << 20), 1 << 30))
+            block_size = min(max(len(file.content) + 1, 1 << 20), 1 << 30)
+            one = pa.csv.ReadOptions(use_threads=False, block_size=block_size, **names)
             return pa.csv.read_csv(pa.BufferReader(file.content), read_options=one, convert_options=options)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise FileError(f"{file.name}: {_explain(file, str(error), list(types), numbers)}") from None
@@ -166,7 +220,8 @@ def _explain(file: _File, message: str, columns: Sequence[str], numbers: Sequenc
             for column in numbers:
                 value = record.get(column)
                 if isinstance(value, bool) or not isinstance(value, int | float):
-                    return f"row {row}, column {column!r}: {json.dumps(value)[:80]} is not a number"
+                    quoted = " (numbers have no quotes)" if isinstance(value, str) else ""
+                    return f"row {row}, column {column!r}: {json.dumps(value)[:80]} is not a number{quoted}"
         return f"not JSON lines: {message[:200]}"
     found = re.search(r"CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (\w+): (.*)", message, re.DOTALL)
     if found:
@@ -206,8 +261,8 @@ def _within_limit(file: _File, prompt: IntArray, output: IntArray) -> None:
         raise FileError(f"{file.name}: row {bad[0] + 1}: prompt and output are {total} tokens: at most {MOST_TOKENS}")
 
 
-def _timestamps(file: _File, table: "pa.Table", column: str) -> FloatArray:
-    """Turn Azure's written dates (up to 9 decimals, with or without a zone) into seconds since the first."""
+def _dates(file: _File, table: "pa.Table", column: str) -> FloatArray:
+    """Turn written dates (up to 9 decimals, with or without a zone) into seconds since the first."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -220,73 +275,111 @@ def _timestamps(file: _File, table: "pa.Table", column: str) -> FloatArray:
     written = table.column(column)
     zone = None if nanoseconds(written[0], None) is not None else "UTC"
     read = nanoseconds(written, zone)
-    if read is not None:
+    if read is not None and not read.null_count:
         moments = read.cast(pa.int64()).to_numpy()
+        if int(moments.max()) - int(moments.min()) > LATEST_S * 1e9:
+            raise FileError(f"{file.name}: column {column!r}: spans more than {LATEST_S:g} s")
         return np.asarray((moments - moments[0]) / 1e9, dtype=np.float64)
-    row = next(row for row, text in enumerate(written) if nanoseconds(text, zone) is None)
+    row = next(row for row, text in enumerate(written) if not text.is_valid or nanoseconds(text, zone) is None)
     as_first = (
         "" if row == 0 else " and, like row 1, without a zone" if zone is None else " and, like row 1, with a zone"
     )
+    shown = (written[row].as_py() or "")[:60]
     raise FileError(
-        f"{file.name}: row {row + 1}, column {column!r}: {written[row].as_py()[:60]!r}: must be a date and time "
-        f"such as 2023-11-16 18:15:46.6805900{as_first}"
+        f"{file.name}: row {row + 1}, column {column!r}: {shown!r}: must be a date and time such as "
+        f"2023-11-16 18:15:46.6805900{as_first}"
     )
 
 
-def _arrivals(file: _File, table: "pa.Table", kind: str, column: str) -> FloatArray:
-    """Return arrival times (row,) in seconds as the file counts them, checked to be in order and >= 0."""
-    if kind == "azure":
-        seconds = _timestamps(file, table, column)
-    else:
-        seconds = _numbers(file, table, column, "must be a number of " + ("ms" if kind == "mooncake" else "seconds"))
-        bad = np.flatnonzero(seconds < 0)
-        if bad.size:
-            raise FileError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {seconds[bad[0]]:g}: must be >= 0")
-        if kind == "mooncake":
-            seconds = seconds / 1000.0
-    with np.errstate(over="ignore"):
-        bad = np.flatnonzero(seconds[1:] < seconds[:-1])
+_STATE_UNIT = 'state workload.trace.unit: "s", "ms", "us", "ns", or "date"'
+
+
+def _arrivals(file: _File, table: "pa.Table", column: str, unit: str, *, stated: bool) -> FloatArray:
+    """Return arrival times (row,) in seconds, from the first where they are dates, checked to be >= 0.
+
+    Raises UserError for times that are hardly in `unit` although nobody has stated it.
+    """
+    if unit == "date":
+        return _dates(file, table, column)
+    written = _numbers(file, table, column, f"must be a number of {unit}")
+    bad = np.flatnonzero(written < 0)
     if bad.size:
+        raise FileError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {written[bad[0]]:g}: must be >= 0")
+    seconds: FloatArray = written / _PER_S[unit]
+    bad = np.flatnonzero(seconds > LATEST_S)
+    if bad.size:
+        row = int(bad[0])
         raise FileError(
-            f"{file.name}: row {bad[0] + 2}, column {column!r}: earlier than the row before it: "
-            "rows must be in order of arrival"
+            f"{file.name}: row {row + 1}, column {column!r}: {written[row]:g} {unit}: must be at most {LATEST_S:g} s"
+            + ("" if stated else f"; if it is in another unit, {_STATE_UNIT}")
         )
-    if seconds[-1] > LATEST_S:
-        raise FileError(f"{file.name}: row {seconds.size}, column {column!r}: must be at most {LATEST_S:g} s")
+    if stated:
+        return seconds
+    if unit == "ms":
+        # Published files count whole milliseconds; the same names with decimals were seen to be seconds.
+        bad = np.flatnonzero(written != np.floor(written))
+        if bad.size or re.search(rb'"%s"\s*:\s*\d+\.' % re.escape(column.encode()), file.content):
+            row = int(bad[0]) if bad.size else 0
+            raise FileError(
+                f"{file.name}: row {row + 1}, column {column!r}: has decimals, and whole ms would not: {_STATE_UNIT}"
+            )
+    span = float(seconds.max() - seconds.min())
+    low, high = PLAUSIBLE_PER_S
+    if span > 0 and not low <= (seconds.size - 1) / span <= high:
+        raise FileError(
+            f"{file.name}: column {column!r}: in {unit} these were {(seconds.size - 1) / span:.3g} requests/s on "
+            f"average, hardly from {low:g} to {high:g}: {_STATE_UNIT}"
+        )
     return seconds
 
 
-def _detect(file: _File, format: str) -> str:
-    if format != "auto":
-        return format
+def _detect(file: _File, format: str, mapped: Mapping[str, str]) -> tuple[str, _Format]:
+    """Return a layout's name, and its columns with the `mapped` ones in place of its own."""
+    if format != "auto" and format not in _FORMATS:
+        raise FileError(f"{file.name}: format = {format!r}: must be one of auto, {', '.join(_FORMATS)}")
+    own = {part: column for part, column in mapped.items() if part != _PREDICTED}
     for kind, names in _FORMATS.items():
-        if set(names) <= set(file.columns):
-            return kind
-    needed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in _FORMATS.items())
-    raise FileError(f"{file.name}: format not recognised from its columns: needs one of {needed}")
+        wanted = names._replace(**own)
+        if kind == format or (format == "auto" and {*wanted[:3], wanted.mark or wanted.arrival} <= set(file.columns)):
+            return kind, wanted
+    needed = "; ".join(f"{kind}: {', '.join(names[:3])}" for kind, names in _FORMATS.items())
+    has = ", ".join(map(repr, file.columns[:20]))
+    raise FileError(
+        f"{file.name}: format not recognised from its columns {has}: needs one of {needed}; or name the columns in "
+        "workload.trace.columns"
+    )
 
 
 def read_trace(
     path: str | os.PathLike[str],
     format: TraceFormat = "auto",
     *,
+    unit: TimeUnit = "auto",
+    columns: Mapping[str, str] | None = None,
+    sort: bool = False,
+    drop_empty_prompts: bool = False,
     model: str | None = None,
     log_type: str | None = None,
     start_s: float = 0.0,
     stop_s: float | None = None,
     limit: int | None = None,
 ) -> RecordedTrace:
-    """Read a recorded trace (BurstGPT, Azure or plain CSV, Mooncake JSON lines; `path` may be "dataset:NAME").
+    """Read a recorded trace (BurstGPT, Azure or plain CSV, Mooncake or Bailian JSON lines, packed with gzip or zstd).
 
-    `model` and `log_type` keep such rows of a BurstGPT file; `start_s <= t < stop_s` keeps a window, in seconds from
-    the file's first row; `limit` keeps the first rows of what is left. Failures of BurstGPT (0 response tokens) are
-    dropped. Everything dropped is counted: rows_read = requests + rows_dropped. Arrivals start at 0.
-    Raises UserError, naming the file and the row, for anything that is wrong in it, and where no row is left.
+    `path` may be "dataset:NAME". `unit` is that of the arrival times, "auto" the format's, refused where it is hardly
+    so. `columns` names the file's columns for arrival, prompt_tokens, output_tokens or predicted_tokens where they are
+    not the format's. `sort` puts rows in order of arrival, which they must be in otherwise. `model` and `log_type` keep
+    such rows of a BurstGPT file; `start_s <= t < stop_s` keeps a window, in seconds from the first row; `limit` keeps
+    the first rows of what is left. Failures of BurstGPT (0 response tokens) are dropped, with `drop_empty_prompts` also
+    requests of 0 prompt tokens. Everything dropped is counted: rows_read = requests + rows_dropped. Arrivals start
+    at 0. Raises UserError, naming the file and the row, for anything that is wrong in it, and where no row is left.
     """
     file = _load(path)
-    kind = _detect(file, format)
-    if kind not in _FORMATS:
-        raise FileError(f"{file.name}: format = {kind!r}: must be auto, csv, azure, burstgpt or mooncake")
+    mapped = dict(columns or {})
+    unknown = sorted(set(mapped) - set(_PARTS))
+    if unknown:
+        raise FileError(f"{file.name}: columns.{unknown[0]}: must be one of {', '.join(_PARTS)}")
+    kind, names = _detect(file, format, mapped)
     if file.json_lines and kind in ("azure", "burstgpt"):
         raise FileError(f"{file.name}: holds JSON lines, but format = {kind!r} is a CSV file")
     if kind != "burstgpt" and (model is not None or log_type is not None):
@@ -296,29 +389,48 @@ def read_trace(
     if limit is not None and limit < 1:
         raise FileError(f"{file.name}: limit = {limit}: must be >= 1")
 
-    names = _FORMATS[kind]
+    stated = unit != "auto"
+    of_arrivals = unit if stated else names.unit
     filters = {"Model": model, "Log Type": log_type} if kind == "burstgpt" else {}
     texts = [column for column, wanted in filters.items() if wanted is not None]
-    numbers = [names.prompt, names.output]
-    (texts if kind == "azure" else numbers).append(names.arrival)
-    if kind == "csv" and "predicted_tokens" in file.columns:
-        numbers.append("predicted_tokens")
-    table = _parse(file, numbers, texts)
+    numbers = [names.prompt_tokens, names.output_tokens]
+    (texts if of_arrivals == "date" else numbers).append(names.arrival)
+    predicting = mapped.get(_PREDICTED, _PREDICTED if kind == "csv" and _PREDICTED in file.columns else None)
+    if predicting is not None:
+        numbers.append(predicting)
+    used = [*numbers, *texts]
+    if len(set(used)) < len(used):
+        raise FileError(f"{file.name}: one column is named twice: {', '.join(map(repr, used))}")
+    try:
+        table = _parse(file, numbers, texts)
+    except FileError as error:
+        if stated or f"column {names.arrival!r}" not in str(error):
+            raise
+        raise FileError(f"{error}; or {_STATE_UNIT}") from None
     if table.num_rows == 0:
         raise FileError(f"{file.name}: has a header but no rows")
 
-    arrival = _arrivals(file, table, kind, names.arrival)
-    prompt = _tokens(file, _numbers(file, table, names.prompt, "must be a whole number >= 0"), names.prompt, 0)
-    output_values = _numbers(file, table, names.output, "must be a whole number >= 1")
-    output = _tokens(file, output_values, names.output, 0 if kind == "burstgpt" else 1)
+    arrival = _arrivals(file, table, names.arrival, of_arrivals, stated=stated)
+    prompt_values = _numbers(file, table, names.prompt_tokens, "must be a whole number >= 0")
+    prompt = _tokens(file, prompt_values, names.prompt_tokens, 0)
+    output_values = _numbers(file, table, names.output_tokens, "must be a whole number >= 1")
+    output = _tokens(file, output_values, names.output_tokens, 0 if kind == "burstgpt" else 1)
     _within_limit(file, prompt, output)
     predicted: FloatArray | None = None
-    if "predicted_tokens" in numbers:
-        predicted = _numbers(file, table, "predicted_tokens", "must be a number >= 0")
+    if predicting is not None:
+        predicted = _numbers(file, table, predicting, "must be a number >= 0")
         bad = np.flatnonzero(predicted < 0)
         if bad.size:
-            raise FileError(f"{file.name}: row {bad[0] + 1}, column 'predicted_tokens': must be >= 0")
+            raise FileError(f"{file.name}: row {bad[0] + 1}, column {predicting!r}: must be >= 0")
 
+    disorder = np.flatnonzero(np.diff(arrival) < 0)
+    if disorder.size and not sort:
+        raise FileError(
+            f"{file.name}: row {disorder[0] + 2}, column {names.arrival!r}: earlier than the row before it: rows must "
+            "be in order of arrival; workload.trace.sort = true sorts them"
+        )
+    order = np.argsort(arrival, kind="stable") if disorder.size else np.arange(arrival.size)
+    since = arrival[order] - arrival[order[0]]
     kept = np.ones(arrival.size, np.bool_)
     dropped: dict[str, int] = {}
 
@@ -332,13 +444,14 @@ def read_trace(
         if value is not None:
             import pyarrow.compute as pc
 
-            keep(f"other {column.lower()}", pc.equal(table.column(column), value).to_numpy())
-    keep("failed (0 response tokens)", output > 0)
-    since = arrival - arrival[0]
+            keep(f"other {column.lower()}", pc.equal(table.column(column), value).to_numpy()[order])
+    keep("failed (0 response tokens)", output[order] > 0)
+    if drop_empty_prompts:
+        keep("without a prompt (0 tokens)", prompt[order] > 0)
     keep("outside the window", (since >= start_s) & (since < (np.inf if stop_s is None else stop_s)))
     if limit is not None:
         keep("past the row limit", np.cumsum(kept) <= limit)
-    (rows,) = np.nonzero(kept)
+    rows = order[kept]
     if rows.size == 0:
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         raise FileError(f"{file.name}: no rows left of {arrival.size}: {why}")
@@ -347,10 +460,12 @@ def read_trace(
         prompt[rows],
         output[rows],
         None if predicted is None else predicted[rows],
-        hashlib.sha256(file.content).hexdigest(),
+        file.sha256,
         arrival.size,
         arrival.size - rows.size,
         dropped,
+        int(disorder.size),
+        tuple(column for column in file.columns if column not in used),
     )
 
 
@@ -436,7 +551,7 @@ def _read_lengths(
     for array in (values, prompt, predicted):
         if array is not None:
             array.flags.writeable = False
-    return LengthTable(values, prompt, predicted, hashlib.sha256(file.content).hexdigest())
+    return LengthTable(values, prompt, predicted, file.sha256)
 
 
 def resample(

@@ -1,3 +1,5 @@
+import gzip
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
+from batchcube.sweeps import Sweep, traces
 from batchcube.sweeps.errors import UserError
+from batchcube.sweeps.planning import make_plan
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.traces import RecordedTrace, read_columns, read_lengths, read_trace, resample
 
@@ -102,6 +106,172 @@ def test_mooncake_is_in_milliseconds(write: Write) -> None:
     assert trace.output_tokens.tolist() == [500, 490, 1]
 
 
+BAILIAN = "".join(
+    json.dumps({"chat_id": n, "parent_chat_id": -1, "timestamp": t, "input_length": 100, "output_length": 20}) + "\n"
+    for n, t in enumerate((0.0, 60.0, 61.114))
+)
+
+
+def test_the_names_of_mooncake_with_chats_are_in_seconds(write: Write) -> None:
+    assert read_trace(write(BAILIAN)).arrival_s.tolist() == [0.0, 60.0, 61.114]
+    assert read_trace(write(BAILIAN), "mooncake", unit="s").arrival_s.tolist() == [0.0, 60.0, 61.114]
+
+
+def mooncake(*times: float | str, output: int = 1) -> str:
+    return "".join(f'{{"timestamp": {t}, "input_length": 10, "output_length": {output}}}\n' for t in times)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            mooncake(0, 0.5, 7000),
+            "row 2, column 'timestamp': has decimals, and whole ms would not: state workload.trace",
+        ),
+        (mooncake("0.0", "60.0", "61.0"), "row 1, column 'timestamp': has decimals"),
+        (
+            mooncake(*range(100)),
+            "in ms these were 1e+03 requests/s on average, hardly from 0.001 to 200: state workload.tr",
+        ),
+        (PLAIN + "1e8,1,1\n", "in s these were 3e-08 requests/s on average"),
+        (
+            "arrival_s,prompt_tokens,output_tokens\n1700000000000,1,1\n1700000000500,1,1\n",
+            "row 1, column 'arrival_s': 1.7e+12 s",
+        ),
+        (
+            "arrival_s,prompt_tokens,output_tokens\n2024-05-10T00:00:00,1,1\n",
+            "must be a number; or state workload.trace.unit",
+        ),
+    ],
+)
+def test_times_that_are_hardly_in_their_unit_are_refused_until_it_is_stated(
+    write: Write, content: str, message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        read_trace(write(content))
+    assert message in str(caught.value)
+    assert '"s", "ms", "us", "ns", or "date"' in str(caught.value)
+
+
+def test_every_unit(write: Write) -> None:
+    for unit, per_s in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)):
+        content = f"arrival_s,prompt_tokens,output_tokens\n{1_700_000_000 * per_s},1,1\n{1_700_000_060 * per_s},1,1\n"
+        assert read_trace(write(content), unit=unit).arrival_s.tolist() == [0.0, 60.0]  # type: ignore[arg-type]
+    dated = "arrival_s,prompt_tokens,output_tokens\n2024-05-10T00:00:00,10,5\n2024-05-10T00:00:01.5,10,5\n"
+    assert read_trace(write(dated), unit="date").arrival_s.tolist() == [0.0, 1.5]
+    assert read_trace(write(mooncake(*range(100))), unit="s").arrival_s[-1] == 99.0
+    with pytest.raises(UserError, match="must be a date and time"):
+        read_trace(write(PLAIN), unit="date")
+    with pytest.raises(UserError, match="spans more than"):
+        read_trace(write(dated.replace("2024-05-10T00:00:00", "1700-05-10T00:00:00")), unit="date")
+
+
+def test_packed_files_are_read_whatever_they_are_called(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    for name, codec in (("t.csv.gz", "gzip"), ("t.zst", "zstd"), ("t.csv", "gzip")):
+        with pa.CompressedOutputStream(str(tmp_path / name), codec) as stream:
+            stream.write(PLAIN.encode())
+        trace = read_trace(tmp_path / name)
+        assert trace.arrival_s.tolist() == [0.0, 0.0, 1.75]
+        assert trace.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-9])
+        with pytest.raises(UserError, match=rf"cannot be unpacked \({codec}\)"):
+            read_trace(tmp_path / name)
+
+
+def test_a_file_that_unpacks_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"0" * 40_000_000))
+    monkeypatch.setattr(traces, "LARGEST_FILE", 1_000_000)
+    with pytest.raises(UserError, match="holds more than 1000000 bytes once unpacked"):
+        read_trace(tmp_path / "bomb.gz")
+    (tmp_path / "large").write_bytes(b"0" * 1_000_001)
+    with pytest.raises(UserError, match="is larger than 1000000 bytes"):
+        read_trace(tmp_path / "large")
+
+
+def test_columns_can_be_named(write: Write) -> None:
+    content = "arrived_at,num_prefill_tokens,num_decode_tokens,guess\n0.0,300,40,7\n4.0,350,100,8\n"
+    columns = {"arrival": "arrived_at", "prompt_tokens": "num_prefill_tokens", "output_tokens": "num_decode_tokens"}
+    trace = read_trace(write(content), columns=columns)
+    assert (trace.arrival_s.tolist(), trace.prompt_tokens.tolist()) == ([0.0, 4.0], [300, 350])
+    assert (trace.predicted, trace.unused_columns) == (None, ("guess",))
+    predicted = read_trace(write(content), columns={**columns, "predicted_tokens": "guess"}).predicted
+    assert predicted is not None
+    assert predicted.tolist() == [7.0, 8.0]
+    row = '{"input_toks":10,"output_toks":5,"arrival_time_ns":%d}\n'
+    nanoseconds = row % 0 + row % 1_500_000_000
+    columns = {"arrival": "arrival_time_ns", "prompt_tokens": "input_toks", "output_tokens": "output_toks"}
+    assert read_trace(write(nanoseconds), columns=columns, unit="ns").arrival_s.tolist() == [0.0, 1.5]
+    # One column of a published format may have another name.
+    renamed = MOONCAKE.replace('"timestamp"', '"at"')
+    assert read_trace(write(renamed), columns={"arrival": "at"}).arrival_s.tolist() == [0.0, 0.0, 3.0]
+    for bad, message in (
+        ({**columns, "arrival": "x"}, "format not recognised from its columns 'input_toks'"),
+        ({**columns, "arrival": "input_toks"}, "one column is named twice"),
+        ({"tokens": "x"}, "columns.tokens: must be one of arrival"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_trace(write(nanoseconds), columns=bad)
+
+
+def test_blanks_around_columns_do_not_count_and_other_separators_are_refused(write: Write) -> None:
+    assert read_trace(write(PLAIN.replace(",", ", "))).prompt_tokens.tolist() == [10, 0, 30]
+    for separator in ";\t|":
+        with pytest.raises(UserError, match="its columns are separated by"):
+            read_trace(write(PLAIN.replace(".", ",").replace(",", separator)))
+
+
+def test_rows_are_sorted_on_request_and_counted(write: Write) -> None:
+    content = "arrival_s,prompt_tokens,output_tokens\n9,1,1\n5,1,2\n7,1,3\n5,1,4\n"
+    with pytest.raises(UserError, match=r"earlier than the row before it: .* workload.trace.sort = true sorts them"):
+        read_trace(write(content))
+    trace = read_trace(write(content), sort=True)
+    assert trace.arrival_s.tolist() == [0.0, 0.0, 2.0, 4.0]
+    assert trace.output_tokens.tolist() == [2, 4, 3, 1]
+    assert trace.rows_out_of_order == 2
+    assert read_trace(write(content), sort=True, start_s=1.0).output_tokens.tolist() == [3, 1]
+    assert read_trace(write(PLAIN), sort=True).rows_out_of_order == 0
+    mixed = BURSTGPT.replace("\n5,ChatGPT", "\n500,ChatGPT")
+    assert read_trace(write(mixed), sort=True, model="ChatGPT").output_tokens.tolist() == [7, 18]
+
+
+def test_empty_prompts_are_dropped_on_request_and_counted(write: Write) -> None:
+    trace = read_trace(write(PLAIN), drop_empty_prompts=True)
+    assert trace.prompt_tokens.tolist() == [10, 30]
+    assert (trace.rows_dropped, trace.dropped_reasons) == (1, {"without a prompt (0 tokens)": 1})
+
+
+def test_columns_that_are_not_used_are_told(write: Write) -> None:
+    assert read_trace(write(MOONCAKE)).unused_columns == ("hash_ids",)
+    assert read_trace(write(BURSTGPT)).unused_columns == ("Model", "Total tokens", "Log Type")
+    assert read_trace(write(BURSTGPT), model="GPT-4").unused_columns == ("Total tokens", "Log Type")
+    assert read_trace(write(AZURE)).unused_columns == ()
+
+
+def test_the_cube_says_what_was_dropped_sorted_and_not_used(tmp_path: Path) -> None:
+    rows = ((5000, 10), (0, 10), (9000, 0))
+    lines = [{"timestamp": t, "input_length": i, "output_length": 5, "hash_ids": [1], "a\nb": 1} for t, i in rows]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trace = {"path": str(tmp_path / "t.jsonl"), "sort": True, "drop_empty_prompts": True}
+    document = {
+        "workload": {"trace": trace},
+        "policy": {"mode": "continuous", "largest_batch": 4},
+        "server": {"service": {"law": "steps", "c0_s": 0.01}, "replica": {"kv_capacity_tokens": 1000}},
+    }
+    plan = make_plan(Sweep.model_validate(document))
+    assert plan.requests == 2
+    about = [note.removeprefix(f"{trace['path']}: ") for note in plan.notes if note.startswith(str(trace["path"]))]
+    assert about == [
+        "1 of 3 rows dropped: 1 without a prompt (0 tokens)",
+        "rows sorted: 1 were earlier than the row before",
+        "columns not used: 'hash_ids' (shared prefixes are computed anew), 'a\\nb'",
+    ]
+    trace["drop_empty_prompts"] = False
+    with pytest.raises(UserError, match=r"1 of 3 prompts have no tokens: .* workload.trace.drop_empty_prompts = true"):
+        make_plan(Sweep.model_validate(document))
+
+
 def test_window_and_limit(write: Write) -> None:
     rows = "".join(f"{n + 100},1,{n + 1}\n" for n in range(10))
     path = write("arrival_s,prompt_tokens,output_tokens\n" + rows)
@@ -174,7 +344,7 @@ def test_bad_files_get_one_line_that_says_where(write: Write, content: str | byt
     ("options", "message"),
     [
         ({"format": "azure"}, "no column"),
-        ({"format": "nonsense"}, "must be auto, csv, azure, burstgpt or mooncake"),
+        ({"format": "nonsense"}, "must be one of auto, csv, azure, burstgpt, bailian, mooncake"),
         ({"model": "GPT-4"}, "need format = 'burstgpt'"),
         ({"start_s": 5.0, "stop_s": 5.0}, "0 <= start < stop"),
         ({"start_s": -1.0}, "0 <= start < stop"),
