@@ -381,7 +381,7 @@ def locate(name: str | os.PathLike[str]) -> Path:
     """Return the file of shipped coefficients by name, or of a path that ends in .json; ValueError when not there."""
     text = os.fspath(name)
     if text.endswith(".json"):
-        return Path(text).expanduser()
+        return Path(os.path.expanduser(text))
     if text not in shipped_names():
         raise ValueError(
             f"coefficients {text}: none of that name; must be a file that ends in .json, or one of "

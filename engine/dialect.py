@@ -11,7 +11,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from numba.extending import overload, register_jitable
+
+try:
+    from numba.extending import overload, register_jitable
+except ImportError:  # Numba refuses a NumPy newer than itself; the other backends do without it
+
+    def _nothing(*_: Any, **__: Any) -> Any:
+        return lambda function: function
+
+    overload = register_jitable = _nothing
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -1,6 +1,7 @@
 """The engine's front door: one replication with records, or a block of replications without."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ JOBS_AT_ONCE = 16
 
 
 class MissingBackendError(ImportError):
-    """A backend needs a package that is not installed."""
+    """A backend needs a package that is not installed, or that cannot be loaded."""
 
 
 class Described(NamedTuple):
@@ -97,10 +98,20 @@ def describe(backend: str) -> Described:
     return Described(device, ", ".join(f"{name} {version(name)}" for name in packages))
 
 
+def require_numba() -> None:
+    """Refuse to go on without Numba: raises MissingBackendError where it is not installed, or refuses to load."""
+    try:
+        import_module("numba")
+    except ImportError as error:
+        raise MissingBackendError(f"backend = 'numba': {error} (backend 'reference' runs without numba)") from None
+
+
 def _require(backend: str) -> None:
     """Refuse a backend that does not exist or is not installed."""
     if backend not in BACKENDS:
         raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
+    if backend == "numba":
+        require_numba()
     if backend == "jax" and find_spec("jax") is None:
         raise MissingBackendError(
             "jax is not installed: in the clone, pip install '.[jax]' (or '.[cuda]' for NVIDIA GPUs)"

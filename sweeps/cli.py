@@ -1,5 +1,6 @@
 """The command line. Everything heavy is imported by the command that needs it, so that --help is there at once."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -586,6 +587,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     if arguments is None:
         open_streams()
+    # All figures go to files. A notebook leaves its own backend to the processes that it starts, and where that is not
+    # installed Matplotlib does not even load.
+    os.environ["MPLBACKEND"] = "agg"
     try:
         status = app(arguments, standalone_mode=False)
         sys.stdout.flush()

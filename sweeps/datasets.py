@@ -71,10 +71,16 @@ def cache_folder() -> Path:
     """Return the folder of the fetched files: the environment's BATCHCUBE_DATA, or the user's cache."""
     chosen = os.environ.get("BATCHCUBE_DATA")
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     import pooch
 
-    return Path(pooch.os_cache("batchcube"))
+    try:
+        folder = Path(pooch.os_cache("batchcube"))
+    except RuntimeError:
+        folder = Path()
+    if not folder.is_absolute():  # XDG_CACHE_HOME, or that of a user whom the system does not know
+        raise UserError("the user's cache is not known: set BATCHCUBE_DATA to a folder for data sets")
+    return folder
 
 
 def _known(name: str) -> Dataset:
@@ -154,4 +160,4 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
     if text.startswith("dataset:"):
         return locate(text.removeprefix("dataset:"))
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))

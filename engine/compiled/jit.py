@@ -1,42 +1,99 @@
-"""One decorator that owns how kernels are compiled and where the machine code is kept."""
+"""One decorator that owns how kernels are compiled and how the machine code is kept."""
 
 import hashlib
 import os
+import pickle
 import sys
-import tempfile
 from collections.abc import Callable
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
-from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import llvmlite
 import numba
-from numba.core import config
+import numpy as np
+from numba.core.caching import NullCache
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+
+from ..cache import cache_directory, note
+from .source import UntoldError, source_digest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_SETTING_CACHE_DIR = Lock()
-ENGINE = Path(__file__).resolve().parent.parent
+_OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-@cache
-def cache_directory() -> Path:
-    """Return the folder for compiled kernels, named after a hash of all engine sources.
+class KernelCache(NullCache):  # type: ignore[misc]
+    """The compiled forms of a kernel on disk: a file for each signature, under a hash of all that it was compiled from.
 
-    Numba's own stamp covers only the file that defines a kernel: after a change in a policy it was seen to return the
-    old result. BATCHCUBE_CACHE moves the folder; where it cannot be written, a temporary one serves.
+    Numba's own cache asks only whether the file that defines a kernel has changed: after a change in a policy it was
+    seen to return the old result. It also believes what it finds: a truncated file was seen to end in SIGSEGV. Here
+    each file begins with a hash of the rest, which is compared before anything is unpickled.
     """
-    digest = hashlib.sha256(f"{numba.__version__} {sys.version}".encode())
-    for source in sorted(ENGINE.rglob("*.py")):
-        digest.update(source.read_bytes())
-    root = os.environ.get("BATCHCUBE_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(root) / "batchcube" / f"kernels-{digest.hexdigest()[:16]}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="batchcube-kernels-"))
-    return folder
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    @property
+    def cache_path(self) -> Path | None:
+        """Return the folder of the files."""
+        return cache_directory()
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """Return the kernel compiled for a signature, None where there is none; a damaged file is deleted."""
+        context.refresh()
+        file = self._file(signature, context)
+        if file is None:
+            return None
+        try:
+            content = file.read_bytes()
+        except OSError:
+            return None
+        digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(payload).digest() != digest:
+            note(f"{file}: damaged, compiled again")
+            with suppress(OSError):
+                file.unlink()
+            return None
+        try:
+            return CompileResult._rebuild(context, *pickle.loads(payload))
+        except (ImportError, AttributeError):  # it names a user's module, which is not to be found from here
+            return None
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        """Keep a compiled kernel; where that is impossible, the next run compiles again."""
+        if compiled.lifted or compiled.library.has_dynamic_globals:
+            return
+        file = self._file(signature, compiled.target_context)
+        if file is None:
+            return
+        payload = dumps(compiled._reduce())
+        # Under one name: whoever is killed meanwhile leaves it to the next. Two at a time may damage it, which is seen.
+        part = file.with_suffix(".part")
+        try:
+            part.write_bytes(hashlib.sha256(payload).digest() + payload)
+            part.replace(file)
+        except OSError as error:
+            note(f"{file.parent}: compiled kernels cannot be kept: {error.strerror}")
+            with suppress(OSError):
+                part.unlink()
+
+    def _file(self, signature: Any, context: Any) -> Path | None:
+        folder = cache_directory()
+        if folder is None:
+            return None
+        name = self._function.__qualname__
+        try:
+            source = source_digest(self._function, signature, context.typing_context)
+        except UntoldError as error:
+            note(f"{name}: compiled on every run, as it uses {error}")
+            return None
+        versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+        settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
+        made_by = repr((versions, settings, _OPTIONS, context.codegen().magic_tuple()))
+        return folder / f"{name}-{hashlib.sha256((made_by + source).encode()).hexdigest()}.kernel"
 
 
 def jit(function: F) -> F:
@@ -46,14 +103,9 @@ def jit(function: F) -> F:
     time was seen to go into atomic counts of the arrays handed from part to part. fastmath was measured to gain nothing
     and to change digits, so it stays off.
     """
-    with _SETTING_CACHE_DIR:  # the folder is a global of Numba, and threads may import kernels at the same time
-        before = config.CACHE_DIR
-        config.CACHE_DIR = str(cache_directory())
-        try:
-            compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)
-        finally:
-            config.CACHE_DIR = before
-    return compiled
+    compiled: Any = numba.njit(**_OPTIONS)(function)
+    compiled._cache = KernelCache(function)
+    return cast("F", compiled)
 
 
 def inline(function: F) -> F:

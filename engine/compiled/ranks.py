@@ -2,7 +2,13 @@
 
 import math
 
-from .jit import jit
+try:
+    from .jit import jit
+except ImportError:  # no Numba: the other backends do without it, and take their time
+
+    def jit(function):  # type: ignore[misc]
+        """Leave it as it is."""
+        return function
 
 
 @jit

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..run import require_numba
 from ..tally import Shape
 from .model import (
     REJECTED,
@@ -81,6 +82,7 @@ def _simulate(job: StepJob, tally: StepTally, backend: str) -> Records:
 
         simulate_reference(job, records, tally)
     else:
+        require_numba()
         from .compiled.fleet import run_fleet
         from .compiled.space import make_space
 

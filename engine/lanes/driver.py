@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from ..compiled.jit import cache_directory
+from ..cache import cache_directory
 from ..histogram import BUCKETS
 from ..model import Records
 from ..run import Job
@@ -173,8 +173,9 @@ def prepare() -> None:
 
     Raises RuntimeError for such a device: TPUs, say, put two 32-bit floats together for one of 64.
     """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
+    kept = cache_directory()
+    if kept is not None and jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(kept / "xla"))
     rng = np.random.default_rng(0)
     a, b = rng.uniform(0.0, 1e6, (2, 1000))
     wanted = (a / b, np.sqrt(a), np.round(a * b), a.view(np.int64))
