@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from batchcube.results.cube import axis_names, parse_specification
 from batchcube.results.labelled import error_of, of_single
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
-from batchcube.results.text import suggestion
+from batchcube.results.text import printable, shortened, suggestion
 from batchcube.results.variables import REGISTRY
 
 Select = Mapping[str, Any] | None
@@ -56,7 +56,7 @@ class Axis(NamedTuple):
             return [_servers(v) for v in self.values]
         if self.numeric:
             return [f"{self.name} = {_plain(v)}" for v in self.values]
-        return [_plain(v) for v in self.values]
+        return [shortened(_plain(v)) for v in self.values]
 
 
 class Figured(NamedTuple):
@@ -129,7 +129,7 @@ class View:
 
     def unit(self, variable: str) -> str:
         """Return the unit that a variable states."""
-        return str(self.cube[variable].attrs["units"])
+        return shortened(printable(self.cube[variable].attrs["units"]))
 
     def setting(self, path: str) -> Any:
         """Return one setting of the specification stored in the cube, or None where it is not set or is swept."""
@@ -143,7 +143,7 @@ class View:
     def subtitle(self) -> str:
         """Return the cube's title and what was selected from it."""
         # A setting and its value stay on one line.
-        chosen = [one.replace(" ", "\N{NO-BREAK SPACE}") for one in self.chosen]
+        chosen = [shortened(one).replace(" ", "\N{NO-BREAK SPACE}") for one in self.chosen]
         return "; ".join(part for part in (str(self.cube.attrs.get("title", "")), *chosen) if part)
 
     def caption(self, *sentences: str) -> str:
@@ -300,7 +300,7 @@ def _allowed(names: Sequence[str], what: str) -> str:
 
 
 def _titled(name: str, unit: str) -> str:
-    return name if unit in ("", "1") else f"{name} ({unit})"
+    return shortened(printable(name if unit in ("", "1") else f"{name} ({unit})"))
 
 
 def _sentence(note: str) -> str:
@@ -311,7 +311,7 @@ def _plain(value: Any) -> str:
     """Write a value as a specification does."""
     if isinstance(value, float):
         return "infinite" if value == np.inf else f"{value:g}"
-    return str(value)
+    return printable(value)
 
 
 def _servers(value: Any) -> str:

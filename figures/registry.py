@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from xarray import Dataset
 
-from batchcube.results.text import suggestion
+from batchcube.results.text import printable, shortened, suggestion
 
 from . import style
 from .batches import batch_size_distribution
@@ -154,7 +154,7 @@ def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{path}: is a folder, must be a file name")
     if not target.parent.is_dir():
         raise ValueError(f"{path}: the folder {target.parent} does not exist")
-    title = str(cube.attrs.get("title", ""))
+    title = shortened(printable(cube.attrs.get("title", "")), 1000)
     made_from = _made_from(cube)
     metadata: dict[str, dict[str, Any]] = {
         ".png": {"Title": title, "Description": made_from, "Software": "batchcube"},
@@ -179,7 +179,7 @@ def _made_from(cube: Dataset) -> str:
     """Return the hash of a cube's specification, of the raw data of a calibration, or of the log of a validation."""
     for what in ("specification", "raw", "log"):
         if cube.attrs.get(f"{what}_sha256"):
-            return f"batchcube {what} sha256 {cube.attrs[f'{what}_sha256']}"
+            return f"batchcube {what} sha256 {shortened(printable(cube.attrs[f'{what}_sha256']), 64)}"
     return "batchcube"
 
 

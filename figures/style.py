@@ -21,6 +21,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from batchcube.results.statistics import Interval
+from batchcube.results.text import printable, shortened
 
 SINGLE_COLUMN_MM = 85.0
 DOUBLE_COLUMN_MM = 178.0
@@ -31,6 +32,7 @@ _ORANGE, _SKY, _BLACK = "#E69F00", "#56B4E9", "#000000"
 _COLOURS = (_BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY, _BLACK)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _GREY = "#555555"
+_MOST_TEXT = 6000  # characters
 _DASHED = (0, (5, 2.5))
 _DASH_DOT = (0, (6, 2, 1, 2))
 
@@ -60,6 +62,8 @@ _RC: dict[str, Any] = {
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
     "savefig.dpi": 300,
+    # Titles, labels and notes are anybody's: a dollar in them is a dollar. No text here is mathematics.
+    "text.parse_math": False,
     # Text stays text, and ids do not depend on the run, so that the same cube gives the same file.
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
@@ -125,7 +129,7 @@ def finish(
     above: list[tuple[float, str, float, str]] = []
     top = edge
     for text, size, weight in ((title, 9.0, "bold"), (subtitle, 8.0, "normal")):
-        for words in _wrapped(figure, text, size, weight, width - 2 * edge):
+        for words in _wrapped(figure, printable(text), size, weight, width - 2 * edge):
             above.append((top, words, size, weight))
             top += 1.3 * size / 72
     legends: list[tuple[float, Legend]] = []
@@ -135,7 +139,7 @@ def finish(
             legends.append((top + _inches(1.0), legend))
             top += legend.get_window_extent().height / figure.dpi + _inches(1.0)
     top += _inches(1.0)
-    below = _wrapped(figure, caption, 7.0, "normal", width - 2 * edge)
+    below = _wrapped(figure, printable(caption), 7.0, "normal", width - 2 * edge)
     bottom = len(below) * 1.3 * 7.0 / 72 + edge + _inches(0.5)
     total = top + height + bottom
     figure.set_size_inches(width, total)
@@ -331,10 +335,10 @@ def _legend(figure: Figure, handles: Sequence[Artist], width: float) -> Legend |
 
 
 def _wrapped(figure: Figure, text: str, size: float, weight: str, width: float) -> list[str]:
-    """Break `text` into lines no wider than `width` inches."""
+    """Break `text` into lines no wider than `width` inches; what would fill more than a page is left out."""
     ruler = figure.text(0, 0, "", size=size, weight=weight)
     lines: list[str] = []
-    for word in text.split(" ") if text else ():
+    for word in shortened(text, _MOST_TEXT).split(" ") if text else ():
         longer = f"{lines[-1]} {word}" if lines else word
         ruler.set_text(longer)
         if lines and ruler.get_window_extent().width <= width * figure.dpi:

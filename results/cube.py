@@ -6,13 +6,14 @@ import json
 import os
 import re
 import tomllib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from .netcdf import read_dataset, write_dataset
 from .provenance import CONVENTIONS, batchcube_version, named_together, versions_together
+from .text import printable
 from .variables import (
     BUCKETED,
     EXTRA_DIMENSIONS,
@@ -21,6 +22,7 @@ from .variables import (
     REPLICATION,
     SINGLE,
     check_arrays,
+    check_values,
     edge_names,
 )
 
@@ -32,6 +34,22 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# What attributes must be where a cube has them: a foreign file may hold anything.
+_ABOUT: dict[str, type] = {
+    **dict.fromkeys(("title", "description", "notes", "overload_test", "batchcube_version"), str),
+    **dict.fromkeys(("specification", "specification_sha256", "input_sha256", "git_commit", "created_utc"), str),
+    **dict.fromkeys(("backend", "backend_device", "versions", "service_coefficients"), str),
+    **dict.fromkeys(("seed", "replications", "trace_rows_dropped"), int),
+}
+# What a search for capacities adds, and never in part.
+_SEARCHED: dict[str, type] = {
+    "capacity_criteria": str,
+    "capacity_notes_unanswered": str,
+    "capacity_range_given": int,
+    **dict.fromkeys(("capacity_low_per_s", "capacity_high_per_s", "capacity_tolerance", "capacity_growth"), float),
+}
+_CALLED = {str: "text", int: "a whole number", float: "a number"}
+_DEEPEST = 50  # levels of nested tables that something recursive may meet
 # Attributes that must be equal for two cubes to be parts of one experiment.
 _SAME = ("batchcube_version", "seed", "input_sha256", "trace_rows_dropped")
 
@@ -198,23 +216,132 @@ def write_cube(cube: xr.Dataset, path: str | os.PathLike[str]) -> Path:
 
 
 def check_cube(cube: xr.Dataset, source: str) -> None:
-    """Raise ValueError, one line that starts with `source`, when a dataset is not a cube of this package."""
+    """Raise ValueError, one line that starts with `source`, when a dataset is not a cube of this package.
+
+    What passes can be trusted: attributes are what `provenance` and `build_cube` make of them, axes and other
+    dimensions have coordinates without gaps, and every registered variable has its dimensions, its dtype, its unit and
+    possible values.
+    """
     if "batchcube_version" not in cube.attrs:
         raise ValueError(f"{source}: is no batchcube cube: it has no attribute batchcube_version")
     if REPLICATION not in cube.dims or REPLICATION not in cube.coords:
         raise ValueError(f"{source}: is no batchcube cube: it has no dimension {REPLICATION}")
-    axes = axis_names(cube)
-    for name in cube.data_vars:
-        variable = REGISTRY.get(str(name))
-        if variable is None:
-            continue  # a variable somebody added, or a newer version's
-        if cube[name].dims != variable.dims(axes):
-            dims = ", ".join(map(str, cube[name].dims))
-            raise ValueError(f"{source}: {name} has dimensions ({dims}), must be ({', '.join(variable.dims(axes))})")
-        if cube[name].dtype != np.dtype(variable.dtype):
-            raise ValueError(f"{source}: {name} has dtype {cube[name].dtype}, must be {variable.dtype}")
-    if not any(name in REGISTRY for name in cube.data_vars):
+    try:
+        _check_about(cube.attrs)
+        axes = axis_names(cube)
+        for name in axes:
+            _check_axis(cube[name])
+        known = [str(name) for name in cube.data_vars if name in REGISTRY]  # others somebody added, or a newer version
+        for name in known:
+            _check_variable(cube[name], axes)
+        used = {REPLICATION, *(dim for name in known for dim in REGISTRY[name].extra)}
+        for dim in used:
+            _check_dimension(cube, dim)
+    except ValueError as error:
+        raise ValueError(f"{source}: {printable(error)}") from None
+    if not known:
         raise ValueError(f"{source}: is no batchcube cube: it holds none of the registered variables")
+
+
+def _check_about(attrs: Mapping[Any, Any]) -> None:
+    searched = "capacity_criteria" in attrs
+    needed = {"specification", *(_SEARCHED if searched else ())}
+    for name, kind in (_ABOUT | (_SEARCHED if searched else {})).items():
+        if name in attrs:
+            _require(attrs, name, kind)
+        elif name in needed:
+            raise ValueError(f"has no attribute {name}")
+    parse_specification(attrs["specification"])
+    versions = _json_of(attrs, "versions", dict)
+    if not all(isinstance(version, str) for version in versions.values()):
+        raise ValueError("attribute versions: must hold text only")
+    coefficients = _json_of(attrs, "service_coefficients", dict)
+    if not all(isinstance(kept, dict) and isinstance(kept.get("sha256"), str) for kept in coefficients.values()):
+        raise ValueError("attribute service_coefficients: each must have its sha256")
+    for criterion in _json_of(attrs, "capacity_criteria", list) if searched else ():
+        if not _is_criterion(criterion):
+            raise ValueError("attribute capacity_criteria: must hold variables with their quantile and limit")
+
+
+def _require(attrs: Mapping[Any, Any], name: str, kind: type) -> None:
+    value: Any = attrs.get(name)
+    numbers = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
+    fits = isinstance(value, numbers.get(kind, kind)) and not isinstance(value, bool | np.bool_)
+    if not fits or (kind is float and not np.isfinite(value)):
+        raise ValueError(f"attribute {name}: must be {_CALLED[kind]}")
+
+
+def _json_of(attrs: Mapping[Any, Any], name: str, kind: type) -> Any:
+    """Return what an attribute of JSON holds, nothing where it is not there."""
+    try:
+        found = json.loads(attrs[name]) if name in attrs else kind()
+    except (ValueError, RecursionError):
+        raise ValueError(f"attribute {name}: is not JSON") from None
+    if not isinstance(found, kind):
+        raise ValueError(f"attribute {name}: must be a {'table' if kind is dict else 'list'} in JSON")
+    return found
+
+
+def _is_criterion(criterion: object) -> bool:
+    if not isinstance(criterion, dict) or set(criterion) != {"variable", "quantile", "limit"}:
+        return False
+    variable, quantile, limit = criterion["variable"], criterion["quantile"], criterion["limit"]
+    if not isinstance(variable, str) or variable not in REGISTRY:
+        return False
+    quantiles = QUANTILES if REGISTRY[variable].extra == ("quantile",) else (None,)
+    return quantile in quantiles and isinstance(limit, int | float) and 0 <= limit < np.inf
+
+
+def _check_axis(axis: xr.DataArray) -> None:
+    name, values = str(axis.name), axis.values
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"axis {name}: a name is letters, digits and _, and starts with a letter")
+    for label in ("path", "units", "long_name"):
+        if not isinstance(axis.attrs.get(label), str):
+            raise ValueError(f"axis {name}: its attribute {label} must be text")
+    if values.dtype.kind not in "iufU" and not all(isinstance(value, str) for value in values):
+        raise ValueError(f"axis {name}: must hold numbers or labels")
+    _require_all_different(f"axis {name}", values)
+
+
+def _check_variable(found: xr.DataArray, axes: Sequence[str]) -> None:
+    variable = REGISTRY[str(found.name)]
+    if found.dims != variable.dims(axes):
+        dims = ", ".join(map(str, found.dims))
+        raise ValueError(f"{found.name} has dimensions ({dims}), must be ({', '.join(variable.dims(axes))})")
+    if found.dtype != np.dtype(variable.dtype):
+        raise ValueError(f"{found.name} has dtype {found.dtype}, must be {variable.dtype}")
+    for label in ("units", *(("interval_of",) if "interval_of" in found.attrs else ())):
+        if not isinstance(found.attrs.get(label), str):
+            raise ValueError(f"{found.name}: its attribute {label} must be text")
+    check_values(variable, found.values)
+
+
+def _check_dimension(cube: xr.Dataset, dim: str) -> None:
+    names = [dim, *(edge_names(dim) if dim in BUCKETED else ())]
+    for name in names:
+        if name not in cube.coords or cube[name].dims != (dim,):
+            raise ValueError(f"{name}: the dimension {dim} has no such coordinate")
+        if cube[name].dtype.kind not in ("f" if dim == "quantile" or dim in BUCKETED else "iu"):
+            raise ValueError(f"{name}: must hold numbers")
+    values = cube[dim].values
+    _require_all_different(dim, values)
+    if dim == "quantile" and not ((values > 0) & (values < 1)).all():
+        raise ValueError("quantile: must hold probabilities above 0 and below 1")
+    if dim in BUCKETED:
+        lower, upper = (cube[name].values for name in edge_names(dim))
+        edges = np.stack([lower, values, upper])
+        if not np.isfinite(edges).all() or (np.diff(edges, axis=0) < 0).any() or (np.diff(edges, axis=1) < 0).any():
+            raise ValueError(f"{dim}: its buckets must be in order, each between its edges")
+
+
+def _require_all_different(what: str, values: NDArray[np.generic]) -> None:
+    if not values.size:
+        raise ValueError(f"{what}: has no values")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise ValueError(f"{what}: holds NaN")
+    if len(np.unique(values)) != len(values):
+        raise ValueError(f"{what}: a value occurs twice")
 
 
 def axis_names(cube: xr.Dataset) -> list[str]:
@@ -246,15 +373,24 @@ def read_cube(path: str | os.PathLike[str]) -> xr.Dataset:
 def parse_specification(text: str) -> dict[str, object]:
     """Return the specification kept in a cube, TOML or JSON, as nested dictionaries; ValueError when it is neither."""
     try:
-        parsed = json.loads(text)
-    except ValueError:
         try:
+            parsed = json.loads(text)
+        except ValueError:
             parsed = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"specification: is neither TOML nor JSON: {error}") from error
+        if _deeper(parsed, _DEEPEST):
+            raise RecursionError
+    except ValueError as error:
+        raise ValueError(f"specification: is neither TOML nor JSON: {error}") from error
+    except RecursionError:
+        raise ValueError(f"specification: is nested deeper than {_DEEPEST} levels") from None
     if not isinstance(parsed, dict):
         raise ValueError("specification: must be a table of settings")
     return parsed
+
+
+def _deeper(tree: object, levels: int) -> bool:
+    inside = list(tree.values()) if isinstance(tree, dict) else tree if isinstance(tree, list) else []
+    return levels == 0 or any(_deeper(entry, levels - 1) for entry in inside)
 
 
 def _first_difference(a: object, b: object, path: str = "") -> str | None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from .text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
@@ -64,8 +66,8 @@ def read_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
     try:
         with xr.open_dataset(source, engine="netcdf4", decode_timedelta=False) as opened:
             return opened.load()
-    except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: is damaged or incomplete: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # xarray and the NetCDF library raise whatever a damaged byte leads them to
+        raise ValueError(f"{path}: is damaged or incomplete: {printable(error)}") from error
 
 
 def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

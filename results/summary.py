@@ -11,7 +11,7 @@ import xarray as xr
 
 from . import labelled
 from .cube import axis_names, axis_of, check_cube
-from .text import did_you_mean
+from .text import did_you_mean, printable
 from .variables import LENGTH_UNITS, REGISTRY, REPLICATION, lookup
 
 if TYPE_CHECKING:
@@ -192,12 +192,14 @@ def _print_head(cube: xr.Dataset, console: Console) -> None:
 
     points = int(np.prod([cube.sizes[name] for name in axis_names(cube)], dtype=np.int64))
     count = cube.sizes[REPLICATION]
-    console.print(f"[bold]{escape(str(cube.attrs.get('title') or 'cube'))}[/bold]")
+    console.print(f"[bold]{escape(printable(cube.attrs.get('title') or 'cube'))}[/bold]")
+    version, made, backend, device = (
+        printable(cube.attrs.get(name, "?"))
+        for name in ("batchcube_version", "created_utc", "backend", "backend_device")
+    )
     console.print(
         f"{points} point{'s' * (points != 1)}, {count} replication{'s' * (count != 1)} each, "
-        f"seed {cube.attrs.get('seed', '?')}, batchcube {cube.attrs['batchcube_version']}, "
-        f"made {cube.attrs.get('created_utc', '?')} "
-        f"with {cube.attrs.get('backend', '?')} on {cube.attrs.get('backend_device', '?')}",
+        f"seed {cube.attrs.get('seed', '?')}, batchcube {version}, made {made} with {backend} on {device}",
         highlight=False,
         markup=False,
     )
@@ -209,8 +211,8 @@ def _print_head(cube: xr.Dataset, console: Console) -> None:
             else (f"{len(values)} values from {_plain(values[0])} to {_plain(values[-1])}")
         )
         # An axis over several settings at once has labels of its own, and their paths say little.
-        path = "" if "," in str(attrs["path"]) else str(attrs["path"])
-        units = "" if attrs["units"] == "1" else str(attrs["units"])
+        path = "" if "," in attrs["path"] else printable(attrs["path"])
+        units = "" if attrs["units"] == "1" else printable(attrs["units"])
         about = ", ".join(filter(None, (path, units)))
         console.print(f"  {name}{f' ({about})' if about else ''}: {shown}", highlight=False, markup=False)
 
@@ -235,7 +237,7 @@ def _print_group(
         first = rows if first is None else first
         shown = rows if max_rows is None else rows.head(max_rows)
         label = name if quantile is None else f"{name} [{quantile:g}]"
-        units = str(rows["units"].iloc[0]) if len(rows) else REGISTRY[name].units
+        units = printable(rows["units"].iloc[0]) if len(rows) else REGISTRY[name].units
         label = label if units in ("1", LENGTH_UNITS) or _says_unit(name) else f"{label} ({units})"
         columns[label] = [_cell(row) for row in shown.itertuples(index=False)]
     assert first is not None  # a group has members
@@ -328,7 +330,7 @@ def _digits(width: float) -> int:
 
 
 def _plain(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else printable(value)
 
 
 def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confidence: float, *, default: bool) -> None:
@@ -360,7 +362,7 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
         )
     _print_first_overloaded(cube, console)
     for line in str(cube.attrs.get("notes", "")).splitlines():
-        console.print(f"note: {escape(line)}", highlight=False)
+        console.print(f"note: {escape(printable(line))}", highlight=False)
     if default:
         more = len(cube.data_vars) - table["variable"].nunique()
         console.print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,9 +14,15 @@ def printable(text: object) -> str:
     r"""Return text on one line in which what no reader sees is spelled out: the escape character as ``\x1b``.
 
     Titles, labels and notes may be anybody's: a terminal obeys escape sequences in them, and a line break makes two
-    lines of one.
+    lines of one. Spaces of any width stay.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    seen = ((c, c.isprintable() or category(c) == "Zs") for c in str(text))
+    return "".join(c if shown else c.encode("unicode_escape").decode() for c, shown in seen)
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """Return text that is no longer than `most` characters, the end left out."""
+    return text if len(text) <= most else text[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def one_of(allowed: Iterable[str]) -> str:
@@ -31,6 +38,7 @@ def did_you_mean(word: object, allowed: Iterable[str]) -> str:
 
 
 def suggestion(word: object, allowed: Iterable[str]) -> str:
-    """Return ``did you mean x?`` for a near miss, and ``must be one of a, b`` otherwise."""
+    """Return ``must be one of a, b``, or ``did you mean x?`` for a near miss where the list is long."""
     names = list(allowed)
-    return did_you_mean(word, names) or f"must be one of {', '.join(names)}"
+    listed = f"must be one of {', '.join(names)}"
+    return (did_you_mean(word, names) if len(listed) > 120 else "") or listed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -490,15 +490,20 @@ def check_arrays(
             raise ValueError(f"{name}: has shape {array.shape}, must be {shape} ({expected})")
         if not np.can_cast(array.dtype, variable.dtype, "safe"):
             raise ValueError(f"{name}: has dtype {array.dtype}, must be {variable.dtype}")
-        low, high = variable.bounds
-        # Rounding may leave a fraction a few ulps outside [0, 1]: 1e-9 lets that pass and nothing else.
-        slack = 1e-9
-        with np.errstate(invalid="ignore"):  # NaN is allowed: it stands for nothing
-            outside = array.dtype.kind != "b" and bool(np.any((array < low - slack) | (array > high + slack)))
-        if outside:
-            raise ValueError(f"{name}: holds values outside [{low:g}, {high:g}]")
+        check_values(variable, array)
         checked[name] = array.astype(variable.dtype, copy=False)
     return checked
+
+
+def check_values(variable: Variable, array: NDArray[Any]) -> None:
+    """Raise ValueError naming the variable where an array holds values that it cannot have; NaN stands for nothing."""
+    low, high = variable.bounds
+    # Rounding may leave a fraction a few ulps outside [0, 1]: 1e-9 lets that pass and nothing else.
+    slack = 1e-9
+    with np.errstate(invalid="ignore"):
+        outside = array.dtype.kind != "b" and bool(np.any((array < low - slack) | (array > high + slack)))
+    if outside:
+        raise ValueError(f"{variable.name}: holds values outside [{low:g}, {high:g}]")
 
 
 def variables_table(names: Iterable[str] | None = None) -> Table:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from batchcube.calibration.coefficients import Coefficients, FittedLog, Memory
+from batchcube.results.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +33,9 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
     from rich.markup import escape
     from rich.table import Table
 
-    console.print(f"[bold]{known.name}[/bold] ({known.label}): {escape(known.title)}", highlight=False)
-    console.print(known.source, highlight=False, markup=False)
+    name, title = (escape(printable(text)) for text in (known.name, known.title))
+    console.print(f"[bold]{name}[/bold] ({known.label}): {title}", highlight=False)
+    console.print(printable(known.source), highlight=False, markup=False)
     if known.batch_laws:
         how_well = ("R2", "left out", "size left out", "worst cell")
         table = Table("prompt", "law h(b)", "a0 (s)", "a1 (ms/token)", "gamma", *how_well)
@@ -77,7 +79,7 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
         console.print(table)
         quality = step.quality
     if known.log is not None:
-        console.print(log_in_words(known.log), highlight=False)
+        console.print(printable(log_in_words(known.log)), highlight=False, markup=False)
     elif step is not None and step.quality.measurements:
         console.print(
             f"{quality.measurements} steps, R2 {_number(quality.r_squared, '.4f')}, left-out error "
@@ -86,7 +88,7 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
             highlight=False,
         )
     if known.memory is not None:
-        console.print(memory_in_words(known.memory), highlight=False)
+        console.print(printable(memory_in_words(known.memory)), highlight=False, markup=False)
     if known.plausibility is not None:
         _print_plausibility(known.plausibility.flags, known.plausibility.notes, console)
     if file is not None and known.batch_laws:
@@ -101,10 +103,10 @@ def print_findings(found: "Sequence[Finding]", console: "Console", where: str = 
 
 def _print_plausibility(flags: "Sequence[str]", notes: "Sequence[str]", console: "Console", where: str = "") -> None:
     verdict = "implausible" if flags else "plausible, nothing speaks against these times"
-    console.print(f"{where}{verdict}", style="bold red" if flags else "", highlight=False, markup=False)
+    console.print(f"{printable(where)}{verdict}", style="bold red" if flags else "", highlight=False, markup=False)
     for kind, texts in (("flag", flags), ("note", notes)):
         for text in texts:
-            console.print(f"  {kind}: {text}", highlight=False, markup=False)
+            console.print(f"  {kind}: {printable(text)}", highlight=False, markup=False)
 
 
 def print_errors(errors: "Sequence[Error]", console: "Console") -> None:

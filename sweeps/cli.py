@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from batchcube.results.text import printable
+
 from . import cli_calibrate, cli_capacity
 from .cli_help import examples
 
@@ -109,7 +111,7 @@ def _run(sweep: "Sweep", output: Path, workers: int | None, *, backend: str, qui
         sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
         print(f"{output}: {sizes}", file=sys.stderr)
         for note in filter(None, str(cube.attrs["notes"]).split("\n")):
-            print(f"note: {note}", file=sys.stderr)
+            print(f"note: {printable(note)}", file=sys.stderr)
 
 
 @app.command(
@@ -152,9 +154,9 @@ def check(
 
     sweep = _sweep(spec, settings, replications, seed)
     size = estimate(sweep)
-    print(f"{sweep.source}: {sweep.title}")
+    print(f"{printable(sweep.source)}: {printable(sweep.title)}")
     for axis in sweep.grid.axes:
-        shown = ", ".join(f"{label:.6g}" if isinstance(label, float) else str(label) for label in axis.labels)
+        shown = ", ".join(f"{label:.6g}" if isinstance(label, float) else printable(label) for label in axis.labels)
         about = f" ({axis.paths[0]})" if len(axis.paths) == 1 else ""
         print(f"  {axis.name}{about}: {shown}")
     print(f"  {size.points} points x {sweep.replications} replications = {size.requests:,} requests")
@@ -391,7 +393,7 @@ def compare(
     table = compare_cubes(read_cube(a), read_cube(b), tolerance)
     different = table if all_rows else table[table["status"] != EXACT]
     if len(different):
-        print(different.to_string(index=False, na_rep="-"))
+        print(different.assign(name=different["name"].map(printable)).to_string(index=False, na_rep="-"))
     same = int((table["status"] == EXACT).sum())
     print(f"{same} of {len(table)} coordinates, variables and attributes are exactly the same")
     if not agree(table):
@@ -573,8 +575,6 @@ def _stoppable() -> Iterator[None]:
 
 
 def _fail(message: str) -> NoReturn:
-    from batchcube.results.text import printable
-
     for line in message.split("\n"):
         print(f"batchcube: {printable(line)}", file=sys.stderr)
     sys.exit(2)

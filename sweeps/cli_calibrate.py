@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from batchcube.results.text import printable
+
 from .cli_help import examples
 
 if TYPE_CHECKING:
@@ -173,7 +175,10 @@ def _measure(
         for cell, why, count in zip(cells["cell"].values, cells["refusal"].values, runs, strict=True):
             if why:
                 left_out = f"left out after {count} of {grid.repetitions} runs" if count else "left out"
-                print(f"{left_out}: batch {cell[0]}, prompt {cell[1]}, output {cell[2]}: {why}", file=sys.stderr)
+                print(
+                    f"{left_out}: batch {cell[0]}, prompt {cell[1]}, output {cell[2]}: {printable(why)}",
+                    file=sys.stderr,
+                )
         print(f"{output}: {(runs > 0).sum()} of {runs.size} cells measured", file=sys.stderr)
         if partial_of(output).exists():
             print(f"{output}: --time-limit-s ended it; the same command goes on", file=sys.stderr)
@@ -182,7 +187,7 @@ def _measure(
     except UserError as error:
         if not runs.any():
             raise
-        print(f"nothing was fitted: {error}", file=sys.stderr)
+        print(f"nothing was fitted: {printable(error)}", file=sys.stderr)
         return
     _keep(known, calibration, coefficients, None, overwrite=overwrite_fit)
 
@@ -661,7 +666,7 @@ def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | Non
             try:
                 drawn = registry.draw(name, calibration)
             except ValueError as error:
-                print(f"no {name}: {error}")
+                print(f"no {name}: {printable(error)}")
                 continue
             print(registry.save(drawn, calibration, figures / f"{name}.png"))
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from batchcube.results.text import printable
+
 from .cli_help import examples
 
 if TYPE_CHECKING:
@@ -151,7 +153,7 @@ def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0
     found = labelled.mean_interval(capacities, confidence=confidence)
     limits = "; ".join(_in_words(criterion) for criterion in json.loads(str(cube.attrs["capacity_criteria"])))
     growth = f"; the backlog grows by at most {100 * float(cube.attrs['capacity_growth']):g} % of the arrivals"
-    console.print(f"[bold]{escape(str(cube.attrs['title']))}[/bold]")
+    console.print(f"[bold]{escape(printable(cube.attrs['title']))}[/bold]")
     console.print(f"capacity in requests/s with {escape(limits)}{growth}", highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (*axes, "mean", f"{100 * confidence:g} % interval", "lowest to highest", "without answer"):
@@ -170,7 +172,7 @@ def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0
         )
     console.print(table)
     for line in str(cube.attrs["notes"]).splitlines():
-        console.print(f"note: {escape(line)}", highlight=False)
+        console.print(f"note: {escape(printable(line))}", highlight=False)
 
 
 def _in_words(criterion: "dict[str, str | float | None]") -> str:
@@ -180,4 +182,4 @@ def _in_words(criterion: "dict[str, str | float | None]") -> str:
 
 
 def _plain(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(value)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib._pylab_helpers import Gcf
+from matplotlib.text import Text
 
 from batchcube.figures.registry import draw, save
 
@@ -202,3 +203,19 @@ def test_a_figure_is_redrawn_from_the_file(cube, tmp_path):
         panel = draw("throughput-vs-rate", read).axes[0]
     expected = cube["throughput_requests_per_s"].sel(bins=1).mean("replication")
     np.testing.assert_allclose(panel.get_lines()[0].get_ydata()[:3], expected[:3])
+
+
+def test_foreign_text_is_text_and_no_mathematics(make_cube, tmp_path):
+    foreign = {"title": "$\\frac{$ and \x1b[31m$x$", "notes": "a $\\sum note\x07"}
+    labels = ["$\\frac{$", "$a$", "\x1b[2J", "x" * 5000, "e"]
+    cube = make_cube(axes=("mode", "rate"), **foreign)
+    cube = cube.assign_coords(mode=("mode", labels, cube["mode"].attrs))
+    cube["arrival_rate_per_s"].attrs |= {"path": "workload.trace.rate_scale,server.servers", "long_name": "$\\x{$"}
+    for name, chosen in (("per-bin-statistics", {"arrival_rate_per_s": 8.0}), ("throughput-vs-rate", {})):
+        figure = draw(name, cube, select=chosen)
+        said = " ".join(text.get_text() for text in figure.findobj(Text)).replace("\n", " ")
+        for shown in ("$\\frac{$ and \\x1b[31m$x$", " $\\sum note\\x07", "$a$", "\\x1b[2J"):
+            assert shown in said
+        assert "x" * 100 not in said
+        for ending in ("png", "svg", "pdf"):
+            assert save(figure, cube, tmp_path / f"{name}.{ending}").stat().st_size > 1000

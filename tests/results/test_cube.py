@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,7 @@ from batchcube.results.cube import (
     axis_names,
     axis_of,
     build_cube,
+    check_cube,
     extend_cube,
     parse_specification,
     read_cube,
@@ -340,6 +342,117 @@ def test_netcdf_that_is_no_cube(example_cube, tmp_path):
     refused(example_cube[["replication"]].assign_attrs(example_cube.attrs), "holds none of the registered variables")
     refused(example_cube.transpose(..., "bins"), "has dimensions")
     refused(example_cube.assign(requests=example_cube["requests"] * 1.0), "requests has dtype float64, must be int64")
+
+
+SEARCHED = {
+    "capacity_criteria": '[{"variable": "latency_mean_s", "quantile": null, "limit": 1.0}]',
+    "capacity_notes_unanswered": "",
+    "capacity_range_given": 1,
+    "capacity_low_per_s": 1.0,
+    "capacity_high_per_s": 2.0,
+    "capacity_tolerance": 0.1,
+    "capacity_growth": 0.02,
+}
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("attrs", "message"),
+    [
+        ({"specification": None}, "has no attribute specification"),
+        ({"specification": "{"}, "specification: is neither TOML nor JSON"),
+        ({"specification": "[1]"}, "specification: must be a table of settings"),
+        ({"specification": '{"a": ' + DEEP + "}"}, "specification: is nested deeper than 50 levels"),
+        ({"specification": '{"a": ' + DEEP[99_900:-99_900] + "}"}, "specification: is nested deeper than 50 levels"),
+        ({"specification": 1}, "attribute specification: must be text"),
+        ({"title": np.array([1, 2])}, "attribute title: must be text"),
+        ({"notes": ["a", "b"]}, "attribute notes: must be text"),
+        ({"seed": np.array([1, 2, 3])}, "attribute seed: must be a whole number"),
+        ({"seed": "1"}, "attribute seed: must be a whole number"),
+        ({"replications": 1.5}, "attribute replications: must be a whole number"),
+        ({"specification_sha256": 3.0}, "attribute specification_sha256: must be text"),
+        ({"versions": "3.12"}, "attribute versions: must be a table in JSON"),
+        ({"versions": '{"numpy": 2}'}, "attribute versions: must hold text only"),
+        ({"versions": DEEP}, "attribute versions: is not JSON"),
+        ({"service_coefficients": "[["}, "attribute service_coefficients: is not JSON"),
+        ({"service_coefficients": "[]"}, "attribute service_coefficients: must be a table in JSON"),
+        ({"service_coefficients": '{"a": 1}'}, "attribute service_coefficients: each must have its sha256"),
+        (SEARCHED | {"capacity_low_per_s": "[]"}, "attribute capacity_low_per_s: must be a number"),
+        (SEARCHED | {"capacity_tolerance": np.nan}, "attribute capacity_tolerance: must be a number"),
+        (SEARCHED | {"capacity_growth": None}, "has no attribute capacity_growth"),
+        (SEARCHED | {"capacity_criteria": "{}"}, "attribute capacity_criteria: must be a list in JSON"),
+        (SEARCHED | {"capacity_criteria": "[1]"}, "attribute capacity_criteria: must hold variables with their"),
+        (
+            SEARCHED | {"capacity_criteria": '[{"variable": "x", "quantile": null, "limit": 1}]'},
+            "attribute capacity_criteria: must hold variables with their",
+        ),
+        (
+            SEARCHED | {"capacity_criteria": '[{"variable": "latency_quantile_s", "quantile": 0.2, "limit": 1}]'},
+            "attribute capacity_criteria: must hold variables with their",
+        ),
+    ],
+)
+def test_attributes_of_a_foreign_cube_are_checked(example_cube, tmp_path, attrs, message):
+    foreign = example_cube.assign_attrs(attrs)
+    foreign.attrs = {name: value for name, value in foreign.attrs.items() if value is not None}
+    foreign.to_netcdf(tmp_path / "x.nc")
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read_cube(tmp_path / "x.nc")
+    assert one_line(error)
+    assert str(error.value).startswith(str(tmp_path / "x.nc"))
+
+
+def test_a_cube_of_a_search_passes(example_cube, tmp_path):
+    assert (
+        read_cube(write_cube(example_cube.assign_attrs(SEARCHED), tmp_path / "x.nc")).attrs["capacity_growth"] == 0.02
+    )
+
+
+def without(cube, name, attribute):
+    made = cube.copy()
+    made[name].attrs = {key: value for key, value in cube[name].attrs.items() if key != attribute}
+    return made
+
+
+def relabelled(cube, name, values):
+    return cube.assign_coords({name: xr.Variable(name, values, cube[name].attrs)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: without(c, "bins", "units"), "axis bins: its attribute units must be text"),
+        (lambda c: without(c, "bins", "long_name"), "axis bins: its attribute long_name must be text"),
+        (lambda c: without(c, "bins", "path"), "has dimensions"),
+        (lambda c: relabelled(c, "bins", [1, 1, 2]), "axis bins: a value occurs twice"),
+        (lambda c: relabelled(c, "bins", [1.0, np.nan, 2.0]), "axis bins: holds NaN"),
+        (lambda c: c.isel(bins=[]), "axis bins: has no values"),
+        (lambda c: c.rename(bins="../bins\x1b"), r"axis ../bins\x1b: a name is letters, digits and _"),
+        (lambda c: c.isel(replication=[]), "replication: has no values"),
+        (lambda c: relabelled(c, "replication", [0.5, 1, 2, 3, 4, 5]), "replication: must hold numbers"),
+        (lambda c: relabelled(c, "replication", [0, 0, 2, 3, 4, 5]), "replication: a value occurs twice"),
+        (lambda c: relabelled(c, "quantile", [0.5, 0.9, 0.95, 1.5]), "quantile: must hold probabilities above 0"),
+        (lambda c: c.drop_vars("quantile"), "quantile: the dimension quantile has no such coordinate"),
+        (
+            lambda c: c.drop_vars("latency_bucket_upper_s"),
+            "latency_bucket_upper_s: the dimension latency_bucket has no",
+        ),
+        (lambda c: c.isel(latency_bucket=slice(None, None, -1)), "latency_bucket: its buckets must be in order"),
+        (lambda c: c.drop_vars("window"), "window: the dimension window has no such coordinate"),
+        (lambda c: without(c, "latency_mean_s", "units"), "latency_mean_s: its attribute units must be text"),
+        (
+            lambda c: c.assign(
+                throughput_requests_per_s=c["throughput_requests_per_s"].copy(data=c["makespan_s"] * 0 - 5)
+            ),
+            "holds values outside [0, inf]",
+        ),
+    ],
+)
+def test_axes_and_variables_of_a_foreign_cube_are_checked(example_cube, change, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        check_cube(change(example_cube), "x.nc")
+    assert str(error.value).startswith("x.nc: ")
+    assert one_line(error)
 
 
 # ---- extend

@@ -1,6 +1,6 @@
 import pytest
 
-from batchcube.results.text import did_you_mean, one_of, printable, suggestion
+from batchcube.results.text import did_you_mean, one_of, printable, shortened, suggestion
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,12 @@ def test_what_nobody_sees_is_spelled_out(text: object, shown: str) -> None:
     assert printable(text).isprintable()
 
 
+def test_spaces_stay_and_long_text_is_cut() -> None:
+    assert printable("a\N{NO-BREAK SPACE}b\N{THIN SPACE}c") == "a\N{NO-BREAK SPACE}b\N{THIN SPACE}c"
+    assert shortened("word " * 30) == ("word " * 30)[:59].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    assert shortened("word") == "word"
+
+
 def test_names_are_listed_and_suggested() -> None:
     names = ("latency_mean_s", "wait_mean_s", "utilisation")
     assert one_of(names) == "latency_mean_s, wait_mean_s or utilisation"
@@ -25,5 +31,7 @@ def test_names_are_listed_and_suggested() -> None:
     assert did_you_mean("latency_men_s", names[:1]) == "did you mean latency_mean_s?"
     assert did_you_mean("requests", names) == ""
     assert did_you_mean(7, names) == ""
-    assert suggestion("utilization", names) == "did you mean utilisation?"
-    assert suggestion("", names) == "must be one of latency_mean_s, wait_mean_s, utilisation"
+    assert suggestion("utilization", names) == "must be one of latency_mean_s, wait_mean_s, utilisation"
+    many = [*names, *(f"window_{number}" for number in range(20))]
+    assert suggestion("utilization", many) == "did you mean utilisation?"
+    assert suggestion("", many) == f"must be one of {', '.join(many)}"

@@ -198,6 +198,24 @@ def test_a_figure_is_drawn(cube: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_text_of_others_never_reaches_the_terminal_as_it_is(
+    spec: str, cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(spec).write_text(TOML.replace("A small sweep", "\\u001b]0;owned\\u0007"))
+    foreign = xr.load_dataset(cube)
+    foreign.attrs |= {"title": "\x1b[31mred", "notes": "one\x1b[2J\ntwo", "backend": "\x9b1m"}
+    foreign["a\x9b"] = foreign["utilisation"]
+    foreign.to_netcdf("foreign.nc")
+    answers = [Answer(capsys, *words) for words in (["check", spec], ["show", "foreign.nc"], ["run", spec])]
+    answers += [Answer(capsys, "compare", cube, "foreign.nc"), Answer(capsys, "show", "a\x1b[2J.nc")]
+    for answer in answers:
+        assert not {"\x1b", "\x07", "\x9b"} & set(answer.out + answer.err)
+    assert "\\x1b]0;owned\\x07" in answers[0].out
+    assert "\\x1b[31mred" in answers[1].out
+    assert "note: one\\x1b[2J\nnote: two\n" in answers[1].out
+    assert "a\\x9b" in answers[3].out
+
+
 # Mistakes: one line, exit status 2, nothing written -----------------------------------------------------------------
 
 
