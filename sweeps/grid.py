@@ -17,7 +17,8 @@ from .mistakes import Mistake, Path, known_paths, mistakes, show_path, show_valu
 from .settings import SECTIONS, Point, Problem, problems
 from .workloads.settings import Settings
 
-LARGEST_GRID = 1_000_000
+LARGEST_GRID = 100_000
+"""Points of a sweep: so many take a minute to check, and half a gigabyte to plan."""
 Scalar = bool | int | float | str
 
 

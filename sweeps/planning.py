@@ -70,6 +70,8 @@ from .workloads.lengths import Uniform as UniformLengths
 from .workloads.settings import FloatArray
 
 SAMPLE_SIZE = 100_000
+MOST_SAMPLED = 50_000_000
+"""Requests of all samples of a sweep together: each takes 16 to 24 bytes until the sweep is planned."""
 _UNUSED = {"hash_ids": " (shared prefixes are computed anew)", "NumImages": " (images take no time and no memory)"}
 """What it means that a column of a recorded trace is not used."""
 
@@ -175,7 +177,7 @@ def make_plan(sweep: Sweep) -> Plan:
         if trace.rows_out_of_order:
             notes[f"{settings.path}: rows sorted: {trace.rows_out_of_order} were earlier than the row before"] = None
         if trace.unused_columns:
-            unused = ", ".join(f"{name!r}{_UNUSED.get(name, '')}" for name in trace.unused_columns[:20])
+            unused = ", ".join(f"{name[:40]!r}{_UNUSED.get(name, '')}" for name in trace.unused_columns[:20])
             notes[f"{settings.path}: columns not used: {unused}"] = None
     if sweep.replications == 1 and sweep.document.get("replications", 2) != 1 and recorded:
         notes["a recorded trace without resampling and with nothing random has one replication and no interval"] = None
@@ -248,6 +250,7 @@ class _Planner:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.recorded: dict[TraceSettings, RecordedTrace] = {}
+        self.sampled = 0
         self._cache: dict[Hashable, Any] = {}
         self._numbers: dict[Hashable, int] = {}
 
@@ -269,7 +272,8 @@ class _Planner:
         if warmup >= count:
             raise UserError(f"report.warmup_requests = {warmup}: must be < {count}, the requests of a replication")
         shared = workload.model_copy(update={"arrivals": None})
-        sample = self._once(("sample", shared, _sampling(policy, trace)), lambda: self._sample(workload, policy, trace))
+        drawn_from = ("sample", workload.lengths, id(trace), _sampling(policy, trace))
+        sample = self._once(drawn_from, lambda: self._sample(workload, policy, trace))
         batch = policy.batch_size if policy.mode not in CONTROLLED else policy.largest_batch
         assert batch is not None
         cut = ("edges", shared, policy.edges, policy.bins, batch if policy.edges.kind == "exponential" else 0)
@@ -281,8 +285,9 @@ class _Planner:
         of = _Simulated(point, trace, count, warmup, batch, edges, sample, first_beliefs)
         setup = self._step_setup(of) if is_continuous(point) else self._setup(of)
         length = "seconds" if workload.in_seconds else getattr(server.service, "length", "output")
+        extent = self._once(("extent", drawn_from), lambda: _extent(sample))
         return PointPlan(
-            point, count, edges, setup, self._keys(point, batch, count, length, edges), trace, length, *_extent(sample)
+            point, count, edges, setup, self._keys(point, batch, count, length, edges), trace, length, *extent
         )
 
     def _setup(self, of: "_Simulated") -> Setup:
@@ -444,8 +449,15 @@ class _Planner:
             column = None if trace.predicted is None else trace.predicted[seen]
             return _Sample(output, output + trace.prompt_tokens[seen], column)
         assert workload.lengths is not None
+        size = policy.edges.sample_size or SAMPLE_SIZE
+        self.sampled += size
+        if self.sampled > MOST_SAMPLED:
+            raise UserError(
+                f"policy.edges.sample_size = {size}: the samples of all different lengths are together at most "
+                f"{MOST_SAMPLED} requests: take a smaller one, or fewer lengths at a time"
+            )
         # Drawn apart from the replications: the scheduler must not see the future.
-        drawn = workload.lengths.draw(policy.edges.sample_size or SAMPLE_SIZE, stream(self.seed, None, "lengths"))
+        drawn = workload.lengths.draw(size, stream(self.seed, None, "lengths"))
         return sample_of(drawn)
 
     def _edges(self, workload: Workload, policy: Policy, batch: int, sample: _Sample) -> FloatArray:

@@ -36,10 +36,10 @@ LATEST_S = LATEST / TICKS_PER_S
 """Latest arrival, seconds: what the engine can hold."""
 LARGEST_FILE = 2_000_000_000
 """Bytes of a data file, unpacked: what pyarrow reads as one block of JSON lines."""
-PLAUSIBLE_PER_S = (0.001, 200.0)
+PLAUSIBLE_PER_S = (0.01, 200.0)
 """Least and largest mean rate that a recorded trace is believed to have while nobody states the unit of its times.
 
-Public traces have 0.1 to 100 requests/s; a factor of 1000 between seconds and milliseconds leaves that range.
+Public traces have 0.1 to 100 requests/s, a thousandth or a thousandfold of most of which is outside.
 """
 _PER_S = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r")
@@ -163,18 +163,21 @@ def _load(path: str | os.PathLike[str]) -> _File:
         raise FileError(f"{name}: the header cannot be read: {error}") from None
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     if repeated:
-        raise FileError(f"{name}: column {repeated[0]!r} occurs more than once")
+        raise FileError(f"{name}: column {repeated[0][:40]!r} occurs more than once")
     separator = next((mark for mark in ";\t|" if len(columns) == 1 and mark in first), None)
     if separator is not None:
         raise FileError(f"{name}: its columns are separated by {separator!r}: must be by commas, numbers with points")
     return _File(name, content, tuple(columns), False, sha256)
 
 
+def _known(file: _File) -> str:
+    return ", ".join(repr(column[:40]) for column in file.columns[:20])
+
+
 def _need(file: _File, columns: Sequence[str]) -> None:
     for column in columns:
         if column not in file.columns:
-            known = ", ".join(map(repr, file.columns[:20]))
-            raise FileError(f"{file.name}: no column {column!r}: has {known}")
+            raise FileError(f"{file.name}: no column {column!r}: has {_known(file)}")
 
 
 def _parse(file: _File, numbers: Sequence[str], texts: Sequence[str]) -> "pa.Table":
@@ -305,7 +308,8 @@ def _arrivals(file: _File, table: "pa.Table", column: str, unit: str, *, stated:
     bad = np.flatnonzero(written < 0)
     if bad.size:
         raise FileError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {written[bad[0]]:g}: must be >= 0")
-    seconds: FloatArray = written / _PER_S[unit]
+    with np.errstate(under="ignore"):
+        seconds: FloatArray = written / _PER_S[unit]
     bad = np.flatnonzero(seconds > LATEST_S)
     if bad.size:
         row = int(bad[0])
@@ -343,10 +347,9 @@ def _detect(file: _File, format: str, mapped: Mapping[str, str]) -> tuple[str, _
         if kind == format or (format == "auto" and {*wanted[:3], wanted.mark or wanted.arrival} <= set(file.columns)):
             return kind, wanted
     needed = "; ".join(f"{kind}: {', '.join(names[:3])}" for kind, names in _FORMATS.items())
-    has = ", ".join(map(repr, file.columns[:20]))
     raise FileError(
-        f"{file.name}: format not recognised from its columns {has}: needs one of {needed}; or name the columns in "
-        "workload.trace.columns"
+        f"{file.name}: format not recognised from its columns {_known(file)}: needs one of {needed}; or name the "
+        "columns in workload.trace.columns"
     )
 
 

@@ -134,7 +134,7 @@ def test_labelled_points_set_several_settings_dotted_or_nested() -> None:
         (
             {"x": {"path": "workload.lengths.low", "start": 0.1, "stop": 9.0, "num": 2000}, "y": BINS, "z": RATE}
             | {"w": {"path": "policy.max_wait_s", "start": 1.0, "stop": 2.0, "num": 1000}},
-            "axes: span 12000000 points: must be at most 1000000",
+            "axes: span 12000000 points: must be at most 100000",
         ),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchcube.sweeps import Sweep, UserError, presets
+from batchcube.sweeps import Sweep, UserError, planning, presets
 from batchcube.sweeps.planning import make_plan
 from batchcube.sweeps.specification import parse_toml, schema_text
 
@@ -480,3 +480,17 @@ def test_any_value_anywhere_is_accepted_or_refused(data: st.DataObject) -> None:
         rename: Callable[[str], str] = data.draw(st.sampled_from([lambda k: k, lambda k: k + "x", lambda k: k[:-1]]))
         table[rename(last)] = data.draw(anything)
     assert is_proper(answer(lambda: tables))
+
+
+def test_the_samples_of_a_sweep_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "MOST_SAMPLED", 250)
+    tables = put(FIXED, "policy/edges", {"sample_size": 100})
+    tables["workload"]["lengths"] = {"distribution": "exponential", "unit": "seconds"}
+    del tables["workload"]["requests"]
+    axis = {"path": "workload.lengths.mean", "values": [1.0, 2.0]}
+    # Numbers of requests share the samples of their lengths.
+    counts = {"path": "workload.requests", "start": 100, "stop": 500, "step": 100}
+    make_plan(Sweep.model_validate({**tables, "axes": {"mean": axis, "n": counts}}))
+    axis["values"] = [1.0, 2.0, 3.0]
+    with pytest.raises(UserError, match=r"policy.edges.sample_size = 100: .* at most 250 requests: .* \(at mean = 3.0"):
+        make_plan(Sweep.model_validate({**tables, "axes": {"mean": axis, "n": counts}}))
