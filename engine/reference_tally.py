@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from .histogram import bucket_of
 from .model import Records, Setup, Trace
 from .policies.estimates import UNIT, read
-from .policies.service import piece_of
+from .policies.service import piece_of, tokens_after
 from .reference import Batch
 from .tally import BIN_FIELDS, QUANTITIES, REST_BITS, TBT_UNIT, WINDOW_FIELDS, Tally
 
@@ -52,6 +52,8 @@ def tally_totals(
     totals["completed"], totals["unserved"], totals["measured"] = len(served), requests - len(served), len(measured)
     totals["first_arrival"] = trace.arrival[min(reporting.warmup, requests - 1)]
     totals["last_completion"] = max((batch.completion for batch in batches), default=0)
+    missed = [i for i in np.flatnonzero(records.batch < 0) if i >= reporting.warmup]
+    totals["missed"], totals["missed_tokens"] = len(missed), sum(int(trace.output[i]) for i in missed)
     totals["output_tokens"] = sum(int(trace.output[i]) for i in measured)
     latency = records.completion - trace.arrival
     totals["late_requests"] = sum(int(latency[i]) > reporting.request_sla for i in measured)
@@ -60,7 +62,8 @@ def tally_totals(
     for batch in batches:
         if batch.completion > totals["first_arrival"]:
             totals["served"] += len(batch.members)
-            totals["served_tokens"] += sum(int(trace.output[i]) for i in batch.members)
+        outputs = sum(int(trace.output[i]) for i in batch.members)
+        totals["served_tokens"] += tokens_after(int(totals["first_arrival"]), batch.start, batch.service, outputs)
         totals["occupied"] += max(batch.completion - max(batch.start, int(totals["first_arrival"])), 0)
     for batch in past_warmup(setup, batches):
         size = len(batch.members)
@@ -145,6 +148,8 @@ def tally_windows(
     for arrival in trace.arrival.tolist():
         add(arrival, "arrivals")
         add(arrival, "arrival_rest", rest(arrival))
+    for i in np.flatnonzero(records.batch < 0):
+        add(int(trace.arrival[i]), "missed")
     for i in served:
         completion = int(records.completion[i])
         add(completion, "completions")

@@ -27,6 +27,7 @@ from .tally import (
     LATENCY,
     LEAST,
     MEMORY_BOUND,
+    MISSED,
     MOST,
     QUANTITIES,
     REST_BITS,
@@ -58,6 +59,11 @@ def divide(a: Any, b: Any) -> NDArray[np.float64]:
     out = np.full(np.broadcast(a, b).shape, np.nan)
     np.divide(a, b, out=out, where=b != 0)
     return out
+
+
+def share_missed(late: NDArray[np.int64], served: NDArray[np.int64], missed: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the share over a limit: what was never served has missed it, and counts among all."""
+    return divide(late + missed, served + missed)
 
 
 def exact_moments(rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -95,7 +101,8 @@ def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) ->
     arrived = np.asarray(requests, dtype=np.int64)
     timed = np.array([s.service.timed for s in setups])
     counts, quantiles = rank_histograms(tally.histograms)
-    conserve(tally, counts, arrived, timed)
+    warmup = np.array([s.reporting.warmup for s in setups])
+    conserve(tally, counts, arrived, warmup, timed)
     policies, reporting = [s.policy for s in setups], [s.reporting for s in setups]
     servers = np.array([np.nan if p.servers == INFINITE else p.servers for p in policies])
     span = (totals["last_completion"] - totals["first_arrival"]) / TICKS_PER_S
@@ -112,6 +119,7 @@ def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) ->
         "completed": totals["completed"].copy(),
         "unserved": totals["unserved"].copy(),
         "measured": totals["measured"].copy(),
+        "missed": totals["missed"].copy(),
         "batches": totals["batches"].copy(),
         "throughput_requests_per_s": divide(totals["served"], span),
         "throughput_tokens_per_s": divide(totals["served_tokens"], span),
@@ -122,10 +130,12 @@ def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) ->
         "batch_size_histogram": tally.sizes,
         "padding_waste": 1.0 - divide(totals["length"], totals["padded"]),
         "request_sla_violation_fraction": np.where(
-            has_sla, divide(totals["late_requests"], totals["measured"]), np.nan
+            has_sla, share_missed(totals["late_requests"], totals["measured"], totals["missed"]), np.nan
         ),
         "token_sla_violation_fraction": np.where(
-            has_token_sla, divide(totals["late_tokens"], totals["output_tokens"]), np.nan
+            has_token_sla,
+            share_missed(totals["late_tokens"], totals["output_tokens"], totals["missed_tokens"]),
+            np.nan,
         ),
         "memory_overflow_fraction": np.where(has_memory, divide(totals["overflows"], totals["batches"]), np.nan),
         "memory_peak_tokens": totals["peak_tokens"].copy(),
@@ -143,7 +153,13 @@ def summarise(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) ->
     return report
 
 
-def conserve(tally: Tally, counts: NDArray[np.int64], arrived: NDArray[np.int64], timed: NDArray[np.bool_]) -> None:
+def conserve(
+    tally: Tally,
+    counts: NDArray[np.int64],
+    arrived: NDArray[np.int64],
+    warmup: NDArray[np.int64],
+    timed: NDArray[np.bool_],
+) -> None:
     """Check that arrivals = completed + unserved, and that every count of the same requests agrees.
 
     `counts` is (run, quantity): how many values the histograms hold.
@@ -157,6 +173,7 @@ def conserve(tally: Tally, counts: NDArray[np.int64], arrived: NDArray[np.int64]
     in_sizes = (tally.sizes * np.arange(tally.sizes.shape[1])).sum(axis=1) == totals["members"]
     if not (
         (served == arrived).all()
+        and (totals["measured"] + totals["missed"] == np.maximum(arrived - warmup, 0)).all()
         and counted.all()
         and in_histograms.all()
         and in_sizes.all()
@@ -226,7 +243,7 @@ def per_window(tally: Tally, setups: Sequence[Setup], has_sla: NDArray[np.bool_]
     # Queue length: those who waited already, plus what the events inside the window add for the rest of it.
     before = np.cumsum(rows[:, :, ARRIVALS] - started, axis=1) - (rows[:, :, ARRIVALS] - started)
     queue = before + (rows[:, :, ARRIVAL_REST] - rows[:, :, START_REST]) / 2.0**REST_BITS
-    late = divide(rows[:, :, LATE_REQUESTS], rows[:, :, COMPLETIONS])
+    late = share_missed(rows[:, :, LATE_REQUESTS], rows[:, :, COMPLETIONS], rows[:, :, MISSED])
     taken = np.array([not s.policy.released for s in setups])[:, None]
     decisions = np.where(taken, batches, 0)
     signal = rows[:, :, SIGNAL_0] + rows[:, :, SIGNAL_1] * 2.0**32

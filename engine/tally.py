@@ -23,8 +23,10 @@ TOTALS = np.dtype(
             "output_tokens",  # of the measured requests
             "late_requests",  # latency > D_request
             "late_tokens",  # output tokens of batches with TBT > D_token
+            "missed",  # never served, and past the warm-up
+            "missed_tokens",  # output tokens of these
             "served",  # requests of batches that complete after first_arrival, whoever they are
-            "served_tokens",
+            "served_tokens",  # made after first_arrival: `tokens_after`
             "occupied",  # ticks of service from first_arrival on, whoever is served
             "batches",  # batches whose requests are all past the warm-up; so are the fields below
             "members",
@@ -67,6 +69,7 @@ WINDOW_FIELDS = (
     "signals",  # batches started with a smoothed signal at hand
     "signal_0",  # sum of it, in 1/1024 tick, in limbs of 32 bits
     "signal_1",
+    "missed",  # of the arrivals, those never served
 )
 (
     ARRIVALS,
@@ -82,7 +85,8 @@ WINDOW_FIELDS = (
     SIGNALS,
     SIGNAL_0,
     SIGNAL_1,
-) = range(13)
+    MISSED,
+) = range(14)
 REST_BITS = 20
 
 
@@ -108,7 +112,7 @@ class Tally(NamedTuple):
     bins: NDArray[np.int64]
     """(bin, 8)."""
     windows: NDArray[np.int64]
-    """(window, 13)."""
+    """(window, 14)."""
 
 
 def new_tally(runs: int, shape: Shape) -> Tally:

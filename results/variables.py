@@ -168,6 +168,12 @@ _ALL: list[Variable] = [
     ),
     _count("unserved", "unserved requests", "Requests left in a bin that never released them (tail = drop)."),
     _count("measured", "measured requests", "Completed requests past the warm-up: those that statistics are over."),
+    _count(
+        "missed",
+        "missed requests",
+        "Requests past the warm-up that were never served: rejected, or left in a bin (tail = drop). Shares over a "
+        "limit count them as over it.",
+    ),
     _count("batches", "batches", "Batches that completed."),
     _count("steps", "steps", "Steps of all replicas (mode continuous)."),
     _count(
@@ -186,7 +192,9 @@ _ALL: list[Variable] = [
         "throughput_tokens_per_s",
         "tokens s-1",
         "token throughput",
-        "Generated tokens of the requests that complete within the makespan, over the makespan.",
+        "Tokens generated within the makespan, whose requests they are, over the makespan. Whole batches make theirs "
+        "evenly over their service time: of a batch under way when the makespan begins, that share of it counts, in "
+        "whole tokens.",
     ),
     _float(
         "busy_throughput_requests_per_s",
@@ -227,8 +235,8 @@ _ALL: list[Variable] = [
         "request_sla_violation_fraction",
         "1",
         "requests over the latency limit",
-        "Share of the measured requests whose latency exceeds report.request_sla_s; NaN when that is not set. Requests "
-        "that were never served (tail = drop, or rejected) are not among them.",
+        "Requests whose latency exceeds report.request_sla_s, or that were never served (variable missed), over the "
+        "measured and the missed requests; NaN when the limit is not set.",
         steady_state=True,
         bounds=_FRACTION,
     ),
@@ -236,8 +244,9 @@ _ALL: list[Variable] = [
         "token_sla_violation_fraction",
         "1",
         "tokens over the time-between-tokens limit",
-        "Share of the tokens of measured requests whose time between tokens exceeds report.token_sla_s (mode "
-        "continuous: first tokens left out); NaN when that is not set.",
+        "Tokens whose time between tokens exceeds report.token_sla_s, or that missed requests (variable missed) "
+        "wanted, over all tokens of the measured and the missed requests (mode continuous: first tokens left out); NaN "
+        "when the limit is not set.",
         bounds=_FRACTION,
     ),
     _float(
@@ -339,7 +348,8 @@ _ALL: list[Variable] = [
         "window_request_sla_violation_fraction",
         "1",
         "requests over the latency limit, by window",
-        "Share of the window's completions whose latency exceeds report.request_sla_s; NaN without completions.",
+        "Requests that complete in the window with a latency over report.request_sla_s, or arrive in it and are never "
+        "served, over all that complete in it, or arrive in it and are never served; NaN without any.",
         "window",
         bounds=_FRACTION,
     ),

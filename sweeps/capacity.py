@@ -33,7 +33,7 @@ from batchcube.results.variables import RELATIVE_ERROR
 from . import coefficients
 from .drawing import Draws
 from .errors import UserError
-from .execution import STEP_OVERLOAD_TEST, Stopped, cube_axis, require_backend, simulate_jobs
+from .execution import STEP_OVERLOAD_TEST, Stopped, cube_axis, in_percent, require_backend, simulate_jobs
 from .grid import where
 from .planning import Plan, PointPlan, calibrated, deal, make_plan
 from .progress import Progress, Silent
@@ -69,13 +69,19 @@ class Criterion(NamedTuple):
     """In the variable's unit: seconds, or a fraction."""
 
     def values(self, report: Mapping[str, NDArray[Any]]) -> FloatArray:
-        """Return the statistic (job,) of a report with leading axis job; UserError where there is none."""
+        """Return the statistic (job,) of a report with leading axis job; UserError where there is none.
+
+        A request that is never served is late for ever: a quantile among such is infinite.
+        """
         if self.variable not in report:
             raise UserError(f"{self.variable}: is not measured by this policy; choose another criterion")
         values = report[self.variable]
         found = np.asarray(values if self.quantile is None else values[:, QUANTILES.index(self.quantile)], np.float64)
         if np.isnan(found).any():
             raise UserError(f"{self.variable}: has no value where nothing was measured; choose another criterion")
+        if self.quantile is not None:
+            among_all = np.ceil(self.quantile * (report["measured"] + report["missed"]))
+            found = np.where(among_all > report["measured"], np.inf, found)
         return found
 
     @property
@@ -380,8 +386,8 @@ class _Run:
             self.jobs_at_once = jobs_at_once(job, self._shape(plan.points), backend)
         self.answers: dict[tuple[int, int], _Answer] = {}
         """By point and replication."""
-        self.rejected = False
-        """Whether some requests were turned away."""
+        self.missed = 0.0
+        """Largest share of the requests past the warm-up that was never served at any rate."""
         self._stop = Event()
         self._lock = Lock()
         self._simulated = 0
@@ -480,7 +486,7 @@ class _Run:
         counted = min(sum(plan.requests for _, plan, _ in drawn), quota)
         with self._lock:
             self._simulated += counted
-            self.rejected |= bool(np.any(report.get("rejected", 0)))
+            self.missed = max(self.missed, float(np.max(report["missed"] / (report["measured"] + report["missed"]))))
         return counted
 
     def _draw(self, one: _One, plan: PointPlan) -> Job | StepJob | None:
@@ -579,8 +585,11 @@ def _cube(sweep: Sweep, run: _Run, made_by: MadeBy) -> xr.Dataset:
     }
     unanswered = _unanswered(sweep, table)
     notes = [*plan.notes, *unanswered, *_wavering(sweep, table)]
-    if run.rejected:
-        notes.append("some requests could never fit into a replica and were turned away: no criterion looks at them")
+    if run.missed:
+        notes.append(
+            f"up to {in_percent(run.missed)} of a replication's requests were never served (turned away, or left in a "
+            "bin): shares count them as missed, quantiles as late for ever; means and maxima are of the others alone"
+        )
     attrs = provenance(
         title=sweep.title,
         specification=sweep.text(),

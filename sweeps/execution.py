@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
 from pathlib import Path
@@ -49,7 +49,14 @@ SECONDS_BETWEEN_SAVES = 20.0
 MOST_BYTES_OF_TRACES = 4_000_000_000
 # Arrays of varying length: cut to the part that is used, which begins at an index that is kept beside it.
 _CUT = ("latency_histogram", "tbt_histogram", "batch_size_histogram")
-_TURNED_AWAY = "of the requests could never fit into a replica and were turned away (variable rejected)"
+# What the notes say of those who are never served, by the variable that counts them.
+_NEVER_SERVED = {
+    name: f"of the requests {what} (variable {name}): shares over a limit count them as missed, times are of the others"
+    for name, what in (
+        ("rejected", "could never fit into a replica and were turned away"),
+        ("unserved", "were left in bins that never released them"),
+    )
+}
 # What `OVERLOAD_TEST` says of whole batches, of single steps.
 STEP_OVERLOAD_TEST = (
     "overloaded: over the second half of the arrivals the number of requests in the system grew by more than "
@@ -121,8 +128,7 @@ def run_sweep(
         cube = _cube(plan, reports, theory.result(), first, makers)
     if old is not None:
         cube = extend_cube(old, cube)
-        if plan.continuous:
-            _tell_rejected(cube)
+        _tell_never_served(cube)
     if target is not None and store is not None:
         write_cube(cube, target)
         store.remove()
@@ -551,9 +557,8 @@ def _cube(
     effective = np.array([len(point.edges) - 1 for point in plan.points], np.int64)
     arrays["effective_bins"] = np.repeat(effective[:, None], count, axis=1).reshape((*shape, count))
     notes = list(plan.notes)
-    if plan.continuous:
-        notes += _rejected(arrays["rejected"], arrays["requests"])
-    else:
+    notes += _never_served(arrays)
+    if not plan.continuous:
         for k, name in enumerate(("throughput_requests_per_s", "throughput_limit_requests_per_s", "latency_s")):
             values = np.array([said[k] for said in theory], np.float64)
             arrays[f"theory_{name}"] = values.reshape(shape)
@@ -589,22 +594,26 @@ def _cube(
     )
 
 
-def _rejected(rejected: NDArray[Any], requests: NDArray[Any]) -> list[str]:
-    """Return the note about requests that were turned away, if any were."""
-    percent = 100.0 * float(rejected.sum()) / max(float(requests.sum()), 1.0)
-    number = f"{percent:.2g}" if percent < 10.0 else f"{percent:.0f}"
-    return [f"{number} % {_TURNED_AWAY}"] if percent else []
+def _never_served(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Return the notes about requests that were never served, if any were."""
+    requests = float(arrays["requests"].sum())
+    shares = {name: float(arrays[name].sum()) / requests for name in _NEVER_SERVED if name in arrays}
+    return [f"{in_percent(share)} {_NEVER_SERVED[name]}" for name, share in shares.items() if share]
 
 
-def _tell_rejected(cube: xr.Dataset) -> None:
-    """Replace the notes of the parts of a cube about requests turned away by one about them all."""
+def in_percent(share: float) -> str:
+    """Return a share as notes say it."""
+    return f"{100.0 * share:.{'2g' if share < 0.1 else '0f'}} %"
+
+
+def _tell_never_served(cube: xr.Dataset) -> None:
+    """Replace the notes of the parts of a cube about requests never served by those about them all."""
     notes = str(cube.attrs["notes"]).splitlines()
-    said = [number for number, note in enumerate(notes) if note.endswith(_TURNED_AWAY)]
+    said = [number for number, note in enumerate(notes) if note.endswith(tuple(_NEVER_SERVED.values()))]
     if said:
-        at = said[0]
-        kept = [note for note in notes if not note.endswith(_TURNED_AWAY)]
-        notes = [*kept[:at], *_rejected(cube["rejected"].values, cube["requests"].values), *kept[at:]]
-        cube.attrs["notes"] = "\n".join(notes)
+        kept = [note for note in notes if not note.endswith(tuple(_NEVER_SERVED.values()))]
+        counts = {str(name): array.values for name, array in cube.data_vars.items()}
+        cube.attrs["notes"] = "\n".join([*kept[: said[0]], *_never_served(counts), *kept[said[0] :]])
 
 
 def _bucketed(counts: NDArray[Any], low: int, units_per_s: int) -> tuple[NDArray[Any], Buckets]:

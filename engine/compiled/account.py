@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..histogram import bucket_of
-from ..policies.service import own_ticks, piece_of
+from ..policies.service import own_ticks, piece_of, tokens_after
 from ..tally import (
     ARRIVAL_REST,
     ARRIVALS,
@@ -24,6 +24,7 @@ from ..tally import (
     LATENCY,
     LEAST,
     LOW,
+    MISSED,
     MOST,
     SERVICE,
     SQUARE_0,
@@ -220,7 +221,7 @@ def book(members, j, start, service, span, trace, setup, tally):
     totals["last_completion"] = max(totals["last_completion"], completion)
     if completion > totals["first_arrival"]:
         totals["served"] += size
-        totals["served_tokens"] += span.outputs
+    totals["served_tokens"] += tokens_after(totals["first_arrival"], start, service, span.outputs)
     totals["occupied"] += max(completion - max(start, totals["first_arrival"]), 0)
     late = count_late(members, size, start, completion, trace, setup)
     book_windows(members, start, completion, late, trace, setup, tally)
@@ -320,6 +321,20 @@ def book_windows(members, start, completion, late, trace, setup, tally):
         if window < reporting.windows:
             tally.windows[window, COMPLETIONS] += 1
             tally.windows[window, LATE_REQUESTS] += done - trace.arrival[i] > reporting.request_sla
+
+
+@inline
+def book_missed(members, trace, reporting, tally):
+    """Count requests that are never served."""
+    totals = tally.totals[0]
+    for m in range(len(members)):
+        i = members[m]
+        if i >= reporting.warmup:
+            totals["missed"] += 1
+            totals["missed_tokens"] += trace.output[i]
+        window = window_at(trace.arrival[i], reporting.window)
+        if window < reporting.windows:
+            tally.windows[window, MISSED] += 1
 
 
 @inline

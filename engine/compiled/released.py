@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..model import INFINITE, Bins, Setup
 from ..policies.service import service_ticks
 from ..ticks import NEVER
-from .account import book, open_books, record, span_of
+from .account import book, book_missed, open_books, record, span_of
 from .heap import pop, push
 from .jit import inline, jit
 
@@ -154,3 +154,5 @@ def run_released(trace, bins, setup, tally, records, space):
         free[server] = done if finite else 0
         number += 1
     tally.totals[0]["unserved"] = len(trace.arrival) - tally.totals[0]["completed"]
+    for j in range(len(queues)):
+        book_missed(bins.order[queues[j, HEAD] : bins.start[j + 1]], trace, setup.reporting, tally)

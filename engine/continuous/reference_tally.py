@@ -43,6 +43,7 @@ def _tally_totals(
     late = [i for i in measured if records.last_token[i] - arrival[i] > reporting.request_sla]
     counted = [step for step in steps if step.start >= start]
     inside = [i for i in served if records.last_token[i] > start]
+    missed = [i for i in range(reporting.warmup, count) if records.status[i] != SERVED]
     values = {
         "steps": len(steps),
         "decode_tokens": sum(step.decoding for step in steps),
@@ -60,12 +61,14 @@ def _tally_totals(
         "running": sum(step.running for step in counted),
         "occupied": sum(max(step.start + step.duration - max(step.start, start), 0) for step in steps),
         "served": len(inside),
-        "served_tokens": sum(int(requests.output[i]) for i in inside),
+        "served_tokens": sum(instant > start for i in served for instant in history.emitted[i]),
         "first_arrival": start,
         "last_completion": max((int(records.last_token[i]) for i in served), default=0),
         "measured": len(measured),
         "late_requests": len(late),
         "late_tokens": sum(gap > reporting.token_sla for gap in gaps),
+        "missed": len(missed),
+        "missed_gaps": sum(int(requests.output[i]) - 1 for i in missed),
         "backlog_half": sum(i <= count // 2 and records.last_token[i] > arrival[count // 2] for i in served),
         "backlog_end": sum(records.last_token[i] > arrival[-1] for i in served),
     }
@@ -136,6 +139,8 @@ def _tally_windows(job: StepJob, records: Records, history: "History", tally: St
             change(last, "running", -1)
             add(last, "completions")
             add(last, "late_requests", int(last - arrival > reporting.request_sla))
+        else:
+            add(arrival, "rejections")
     for instant, running in history.moves:
         change(instant, "queue", -running)
         change(instant, "running", running)

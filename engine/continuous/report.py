@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..policies.estimates import UNIT
-from ..report import divide, exact_moments, rank_histograms
+from ..report import divide, exact_moments, rank_histograms, share_missed
 from ..tally import COUNT, LEAST, MOST, REST_BITS
 from .model import NEVER, TICKS_PER_S, StepSetup
 from .tally import (
@@ -27,6 +27,8 @@ from .tally import (
     LATENCY,
     MEASURED,
     MEASURED_STEPS,
+    MISSED,
+    MISSED_GAPS,
     OCCUPIED,
     PEAK_BLOCKS,
     PREEMPTIONS,
@@ -49,6 +51,7 @@ from .tally import (
     W_PREEMPTIONS,
     W_QUEUE,
     W_QUEUE_REST,
+    W_REJECTIONS,
     W_RUNNING,
     W_RUNNING_REST,
     W_RUNNING_SUM,
@@ -70,8 +73,8 @@ def summarise_steps(tally: StepTally, setups: Sequence[StepSetup]) -> dict[str, 
     fleets, replicas = [setup.fleet for setup in setups], [setup.replica for setup in setups]
     reporting = [setup.reporting for setup in setups]
     counts, quantiles = rank_histograms(tally.histograms)
-    _conserve(tally, counts)
     measured, arrived = totals[:, MEASURED], totals[:, COMPLETED] + totals[:, REJECTIONS]
+    _conserve(tally, counts, np.maximum(arrived - [r.warmup for r in reporting], 0))
     span = (totals[:, LAST_COMPLETION] - totals[:, FIRST_ARRIVAL]) / TICKS_PER_S
     span = np.where(measured > 0, span, np.nan)
     has_sla = np.array([r.request_sla < NEVER for r in reporting])
@@ -88,6 +91,7 @@ def summarise_steps(tally: StepTally, setups: Sequence[StepSetup]) -> dict[str, 
         "completed": totals[:, COMPLETED].copy(),
         "rejected": totals[:, REJECTIONS].copy(),
         "measured": measured.copy(),
+        "missed": totals[:, MISSED].copy(),
         "steps": totals[:, STEPS].copy(),
         "preemptions": totals[:, PREEMPTIONS].copy(),
         "throughput_requests_per_s": divide(totals[:, SERVED_REQUESTS], span),
@@ -96,8 +100,12 @@ def summarise_steps(tally: StepTally, setups: Sequence[StepSetup]) -> dict[str, 
         "utilisation": divide(totals[:, OCCUPIED] / TICKS_PER_S, servers * span),
         "batch_size_mean": in_step,
         "batch_size_histogram": tally.sizes,
-        "request_sla_violation_fraction": np.where(has_sla, divide(totals[:, LATE_REQUESTS], measured), np.nan),
-        "token_sla_violation_fraction": np.where(has_token_sla, divide(totals[:, LATE_TOKENS], gaps), np.nan),
+        "request_sla_violation_fraction": np.where(
+            has_sla, share_missed(totals[:, LATE_REQUESTS], measured, totals[:, MISSED]), np.nan
+        ),
+        "token_sla_violation_fraction": np.where(
+            has_token_sla, share_missed(totals[:, LATE_TOKENS], gaps, totals[:, MISSED_GAPS]), np.nan
+        ),
         "kv_peak_tokens": totals[:, PEAK_BLOCKS] * np.array([float(r.block_tokens) for r in replicas]),
         "recomputed_token_fraction": divide(totals[:, PREFILL_TOKENS] - totals[:, PROMPTS], totals[:, PREFILL_TOKENS]),
         "backlog_growth_fraction": divide(growth, later),
@@ -109,13 +117,17 @@ def summarise_steps(tally: StepTally, setups: Sequence[StepSetup]) -> dict[str, 
     return report
 
 
-def _conserve(tally: StepTally, counts: NDArray[np.int64]) -> None:
-    """Check that every count of the same requests, gaps and steps agrees; `counts` is (run, quantity)."""
+def _conserve(tally: StepTally, counts: NDArray[np.int64], due: NDArray[np.int64]) -> None:
+    """Check that every count of the same requests, gaps and steps agrees.
+
+    `counts` is (run, quantity): how many values the histograms hold; `due` (run,) the requests past the warm-up.
+    """
     totals = tally.totals
     # Requests of a single token have no TPOT and no gaps.
     whole = counts[:, [LATENCY, WAIT, SERVICE, TTFT]] == totals[:, MEASURED, None]
     if not (
         (counts == tally.moments[:, :, COUNT]).all()
+        and (totals[:, MEASURED] + totals[:, MISSED] == due).all()
         and whole.all()
         and (tally.bins[:, :, BIN_REQUESTS].sum(axis=1) == totals[:, MEASURED]).all()
         and (tally.sizes.sum(axis=1) == totals[:, MEASURED_STEPS]).all()
@@ -155,7 +167,7 @@ def _per_window(tally: StepTally, setups: Sequence[StepSetup], has_sla: NDArray[
     """Report every time window; NaN where nothing happened."""
     rows = tally.windows
     steps = rows[:, :, W_STEPS]
-    late = divide(rows[:, :, W_LATE_REQUESTS], rows[:, :, W_COMPLETIONS])
+    late = share_missed(rows[:, :, W_LATE_REQUESTS], rows[:, :, W_COMPLETIONS], rows[:, :, W_REJECTIONS])
     return {
         "window_width_s": np.array([s.reporting.window for s in setups]) / TICKS_PER_S,
         "window_arrivals": rows[:, :, W_ARRIVALS].copy(),

@@ -32,13 +32,15 @@ TOTAL_FIELDS = (
     "running",  # sum over them of the requests that run
     "occupied",  # ticks in steps
     "served",  # requests that complete then, whoever they are
-    "served_tokens",
+    "served_tokens",  # tokens emitted then
     "first_arrival",  # of the measured requests that are served
     "last_completion",
     # Of the measured requests.
     "measured",
     "late_requests",  # latency > D_request
     "late_tokens",  # gap > D_token
+    "missed",  # rejected, and past the warm-up
+    "missed_gaps",  # between the output tokens of these
     "backlog_half",  # arrived and not completed when half of the requests have arrived
     "backlog_end",  # ... when all have arrived
 )
@@ -65,6 +67,8 @@ TOTAL_FIELDS = (
     MEASURED,
     LATE_REQUESTS,
     LATE_TOKENS,
+    MISSED,
+    MISSED_GAPS,
     BACKLOG_HALF,
     BACKLOG_END,
 ) = range(len(TOTAL_FIELDS))
@@ -96,6 +100,7 @@ WINDOW_FIELDS = (
     "sla_bound",
     "signals",  # steps with a smoothed signal at hand
     "signal",  # sum of it, in 1/1024 µs
+    "rejections",  # of the arrivals
 )
 (
     W_ARRIVALS,
@@ -114,6 +119,7 @@ WINDOW_FIELDS = (
     W_SLA_BOUND,
     W_SIGNALS,
     W_SIGNAL,
+    W_REJECTIONS,
 ) = range(len(WINDOW_FIELDS))
 
 
@@ -138,7 +144,7 @@ class StepTally(NamedTuple):
     """Counts and sums of one replication, or of many with a leading axis."""
 
     totals: NDArray[np.int64]
-    """(24,) of TOTAL_FIELDS."""
+    """(26,) of TOTAL_FIELDS."""
     moments: NDArray[np.int64]
     """(quantity, 9), as at the request level."""
     histograms: NDArray[np.int64]
@@ -148,7 +154,7 @@ class StepTally(NamedTuple):
     bins: NDArray[np.int64]
     """(bin, 5)."""
     windows: NDArray[np.int64]
-    """(window, 16)."""
+    """(window, 17)."""
 
 
 def new_step_tally(runs: int, shape: Shape) -> StepTally:

@@ -8,7 +8,7 @@ from jax.ops import segment_sum
 
 from ..dialect import nearest
 from ..histogram import BUCKETS, bucket_of
-from ..policies.service import own_ticks, piece_of
+from ..policies.service import own_ticks, piece_of, tokens_after
 from ..tally import LOW, TBT_UNIT, TOTALS
 from ..ticks import NEVER
 from ..windows import rest_of_window, window_at
@@ -54,10 +54,12 @@ class Served(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """What several counts need to know: (position,) the first four, (batch,) the others."""
+    """What several counts need to know: (position,) the first five, (batch,) the others."""
 
     measured: Array
     """Served and past the warm-up."""
+    missed: Array
+    """Never served."""
     wait: Array
     latency: Array
     late: Array
@@ -92,6 +94,7 @@ def look_at(lane: Lane, batches: Batches, served: Served, form: Form) -> Looked:
     latency = served.completion - lane.came
     return Looked(
         measured=measured,
+        missed=~served.there & (jnp.arange(form.requests) < lane.requests),
         wait=served.start - lane.came,
         latency=latency,
         late=latency > reporting.request_sla,
@@ -122,6 +125,8 @@ def count_totals(lane: Lane, batches: Batches, served: Served, looked: Looked, f
     """Fill the totals, in the order of TOTALS."""
     reporting, law, there, clean = lane.setup.reporting, lane.setup.service, served.there, looked.clean
     outputs = jnp.where(looked.measured, lane.output, 0)
+    missed = looked.missed & (lane.request >= reporting.warmup)
+    made = sum_members(lane.output, served, form)
     first_arrival = lane.arrival[jnp.clip(reporting.warmup, 0, jnp.maximum(lane.requests - 1, 0))]
     late_batch = looked.tbt > reporting.token_sla
     relevant = looked.completion > first_arrival
@@ -144,8 +149,10 @@ def count_totals(lane: Lane, batches: Batches, served: Served, looked: Looked, f
         "output_tokens": jnp.sum(outputs),
         "late_requests": jnp.sum(looked.measured & looked.late),
         "late_tokens": 0 if form.timed else jnp.sum(jnp.where(late_batch[served.number], outputs, 0)),
+        "missed": jnp.sum(missed),
+        "missed_tokens": jnp.sum(jnp.where(missed, lane.output, 0)),
         "served": over_batches(jnp.where(relevant, batches.size, 0)),
-        "served_tokens": jnp.sum(jnp.where(there & relevant[served.number], lane.output, 0)),
+        "served_tokens": over_batches(tokens_after(first_arrival, batches.start, batches.service, made)),
         "occupied": over_batches(occupied),
         "batches": jnp.sum(clean),
         "members": over_batches(batches.size, clean),
@@ -261,9 +268,10 @@ def count_windows(
             jnp.where(decisions.learned > 0, decisions.signal >> 32, 0),
         ]
     by_arrival = scatter(form.windows, came, arrivals)
+    missed = scatter(form.windows, within(lane.came, looked.missed), 1 * looked.missed[:, None])
     by_completion = scatter(form.windows, left, completions)
     by_start = scatter(form.windows, began, jnp.stack(starts, axis=1))
-    # arrivals, completions, late requests, started, batches, rests of arrivals and starts, decisions
+    # arrivals, completions, late requests, started, batches, rests of arrivals and starts, decisions, missed
     return jnp.concatenate(
-        [by_arrival[:, :1], by_completion, by_start[:, :2], by_arrival[:, 1:], by_start[:, 2:]], axis=1
+        [by_arrival[:, :1], by_completion, by_start[:, :2], by_arrival[:, 1:], by_start[:, 2:], missed], axis=1
     )

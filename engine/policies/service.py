@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dialect import maximum, minimum, nearest, policy, where
+from ..dialect import maximum, minimum, nearest, policy, where, whole
 from ..ticks import LATEST, TICKS_PER_S, from_seconds
 
 BATCH_FACTORS = ("constant", "linear", "saturating", "power")
@@ -56,6 +56,13 @@ def own_ticks(batch_size: Any, length: Any, batch_ticks: Any, service: Service) 
     Where a measured table ends, the fitted law may fall below it, and a shorter request would seem to take longer.
     """
     return minimum(service_ticks(batch_size, length, service), batch_ticks)
+
+
+@policy
+def tokens_after(instant: Any, start: Any, batch_ticks: Any, tokens: Any) -> Any:
+    """Return how many whole tokens of a batch are made after an instant, were they made evenly over its service."""
+    inside = minimum(maximum(start + batch_ticks - instant, 0), batch_ticks)
+    return whole(tokens * (inside / maximum(batch_ticks, 1)))
 
 
 @np.errstate(under="ignore")  # a vanishing γ or a1 is as good as none

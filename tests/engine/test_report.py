@@ -5,13 +5,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from batchcube.engine import BACKENDS, INFINITE, simulate
+from batchcube.engine import BACKENDS, INFINITE, simulate, simulate_many
 from batchcube.engine.histogram import BUCKETS, RELATIVE_ERROR, bucket_of
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.report import QUANTILES, rank_histograms, summarise
 
-from .cases import SECOND, make_control, make_job, random_job, run
+from .cases import SECOND, make_control, make_job, random_job, run, shape_of
 
 SEEDS = range(7000, 7080)
 
@@ -76,6 +76,13 @@ def test_counts_and_rates_follow_from_the_records(seed):
     assert report["completed"] == served
     assert report["unserved"] == len(trace.arrival) - served
     assert report["measured"] == len(of)
+    missed = np.flatnonzero(records.batch < 0)
+    missed = missed[missed >= reporting.warmup]
+    assert report["missed"] == len(missed)
+    if reporting.request_sla < 2**62 and len(of) + len(missed):
+        late = (records.completion[of] - trace.arrival[of] > reporting.request_sla).sum()
+        share = (late + len(missed)) / (len(of) + len(missed))
+        assert report["request_sla_violation_fraction"] == pytest.approx(share, rel=1e-13)
     batches = batch_members(records) if served else []
     counted = [members for members in batches if members.min() >= reporting.warmup]
     sizes = np.array([len(members) for members in counted], int)
@@ -93,6 +100,10 @@ def test_counts_and_rates_follow_from_the_records(seed):
     occupied = sum(max(int(batch_end(job, records, m)) - max(int(records.start[m[0]]), first), 0) for m in batches)
     span = (max(batch_end(job, records, m) for m in batches) - first) / SECOND
     inside = [m for m in batches if batch_end(job, records, m) > first]
+    made = 0  # tokens of the span, each batch's evenly over its service
+    for members in inside:
+        start, end = int(records.start[members[0]]), int(batch_end(job, records, members))
+        made += int(trace.output[members].sum()) * Fraction(end - max(start, first), end - start) // 1
     servers = np.nan if setup.policy.servers == INFINITE else setup.policy.servers
     tokens = np.array([(trace.prompt[m] + trace.output[m]).sum() for m in counted])
     expected = {
@@ -103,13 +114,10 @@ def test_counts_and_rates_follow_from_the_records(seed):
         "utilisation": occupied / SECOND / (servers * span),
         "padding_waste": 1 - sum(x.sum() for x in lengths) / (sizes * longest).sum(),
         "memory_peak_tokens": tokens.max(),
-        "throughput_tokens_per_s": np.nan if setup.service.timed else sum(trace.output[m].sum() for m in inside) / span,
+        "throughput_tokens_per_s": np.nan if setup.service.timed else float(made) / span,
     }
     if setup.control.memory.capacity < 2**40:
         expected["memory_overflow_fraction"] = (tokens > setup.control.memory.capacity).mean()
-    if reporting.request_sla < 2**62:
-        late = records.completion[of] - trace.arrival[of] > reporting.request_sla
-        expected["request_sla_violation_fraction"] = late.mean()
     for name, value in expected.items():
         np.testing.assert_allclose(report[name], value, rtol=1e-13, atol=1e-15, err_msg=name)
     for j in range(len(bins.start) - 1):
@@ -156,9 +164,10 @@ def test_windows_follow_from_the_records(seed):
         # Each event is placed to 2^-20 of a window.
         assert abs(report["window_queue_length_mean"][w] - exact) <= 2 * len(job.trace.arrival) * 2.0**-20
         late = (records.completion - job.trace.arrival)[done] > job.setup.reporting.request_sla
+        missed = (~served & (job.trace.arrival >= low) & (job.trace.arrival < high)).sum()
         fraction = report["window_request_sla_violation_fraction"][w]
-        if job.setup.reporting.request_sla < 2**62 and done.any():
-            assert fraction == pytest.approx(late.mean(), rel=1e-15)
+        if job.setup.reporting.request_sla < 2**62 and done.sum() + missed:
+            assert fraction == pytest.approx((late.sum() + missed) / (done.sum() + missed), rel=1e-15)
         else:
             assert np.isnan(fraction)
 
@@ -176,6 +185,52 @@ def test_windows_by_hand():
     np.testing.assert_allclose(late["window_request_sla_violation_fraction"], [2 / 3])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_requests_that_are_never_served_count_as_missed(backend):
+    """Four tokens in 4 s for each of two batches; the fifth and sixth request are left in their bins."""
+    law = formula(0.0, 1.0, largest_batch=2)
+    job = make_job(
+        [0, 0, 1, 1, 2, 5],
+        output=[4, 4, 4, 4, 3, 7],
+        law=law,
+        batch_size=2,
+        bins=2,
+        bin_of=[0, 0, 0, 0, 0, 1],
+        tail="drop",
+        warmup=1,
+        request_sla_s=6.0,
+        token_sla_s=2.0,
+        horizon_s=12.0,
+        windows=3,
+    )
+    report = {name: array[0] for name, array in simulate_many([job], shape_of(job), backend).items()}
+    assert (report["completed"], report["unserved"], report["measured"], report["missed"]) == (4, 2, 3, 2)
+    # Latencies of 4, 4, 7 and 7 s; the first is of the warm-up.
+    assert report["request_sla_violation_fraction"] == 4 / 5
+    assert report["token_sla_violation_fraction"] == 10 / (12 + 10)
+    # Completions at 4 and 8 s; arrivals of the unserved at 2 and 5 s.
+    assert report["window_completions"].tolist() == [0, 2, 2]
+    np.testing.assert_allclose(report["window_request_sla_violation_fraction"], [1, 1 / 3, 1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("completion", ["batch", "own"])
+def test_what_was_made_before_the_makespan_is_not_its_throughput(backend, completion):
+    """A batch of 1000 tokens at 0..1000 s; the makespan begins at 999.5 s: half a token of the first is made in it."""
+    law = formula(0.0, 1.0, largest_batch=2)
+    job = make_job(
+        [0, 0, 999.5], output=[1000, 600, 2], law=law, batch_size=2, mode="fifo_greedy", warmup=2, completion=completion
+    )
+    report = {name: array[0] for name, array in simulate_many([job], shape_of(job), backend).items()}
+    # 0.5 of 1000 s of 1600 tokens is 0.8, in whole tokens nothing; 2 tokens by 1002 s.
+    assert report["throughput_tokens_per_s"] == 2 / 2.5
+    whole = make_job(
+        [0, 0, 999.5], output=[1000, 600, 2], law=law, batch_size=2, mode="fifo_greedy", completion=completion
+    )
+    report = {name: array[0] for name, array in simulate_many([whole], shape_of(whole), backend).items()}
+    assert report["throughput_tokens_per_s"] == 1602 / 1002
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 100, 5000])
 def test_quantiles_lie_within_the_stated_error(size):
     numbers = np.rint(np.random.default_rng(size).lognormal(12, 2, size)).astype(np.int64)
@@ -191,6 +246,7 @@ TAMPERED = {
     "completed": lambda tally: tally.totals["completed"].__iadd__(1),
     "unserved": lambda tally: tally.totals["unserved"].__iadd__(1),
     "measured": lambda tally: tally.totals["measured"].__isub__(1),
+    "missed": lambda tally: tally.totals["missed"].__iadd__(1),
     "members": lambda tally: tally.totals["members"].__iadd__(1),
     "moments": lambda tally: tally.moments[0, 1].__iadd__(1),
     "histograms": lambda tally: tally.histograms[0, 2, 5:6].__iadd__(1),

@@ -130,6 +130,7 @@ def _replication(rate, capacity, replication, seed, requests, bins, windows, buc
         "completed": np.full(shape, requests),
         "unserved": np.zeros(shape, np.int64),
         "measured": np.full(shape, requests),
+        "missed": np.zeros(shape, np.int64),
         "batches": batches,
         "effective_bins": np.full(shape, bins),
         "throughput_requests_per_s": throughput,

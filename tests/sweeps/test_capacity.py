@@ -586,8 +586,23 @@ def test_requests_that_never_fit_are_said() -> None:
     tables = deepcopy(CONTINUOUS)
     tables["server"]["replica"]["kv_capacity_tokens"] = 160
     found = find_capacity(sweep(tables), ["ttft_mean_ms=800"])
-    said = "some requests could never fit into a replica and were turned away: no criterion looks at them"
-    assert said in found.attrs["notes"].splitlines()
+    (said,) = [note for note in found.attrs["notes"].splitlines() if "never served" in note]
+    assert re.match(r"up to [0-9.]+ % of a replication's requests were never served", said)
+    assert "means and maxima are of the others alone" in said
+
+
+def test_requests_that_never_fit_miss_every_share_and_quantile() -> None:
+    """Some 3 % do not fit: a limit of 2 % on misses, or one on the 99th percentile, holds at no rate."""
+    tables = deepcopy(CONTINUOUS)
+    tables["server"]["replica"]["kv_capacity_tokens"] = 160
+    tables["report"]["request_sla_s"] = 60.0
+    share = Sweep.model_validate({**tables, "axes": {}}).run()
+    missed = share["missed"] / share["requests"]
+    assert ((missed > 0.02) & (missed < 0.05)).all()
+    for never in ("request_sla_violation_fraction=0.02", "ttft_p99_s=60", "tbt_p99_s=1"):
+        assert (find_capacity(sweep(tables), [never], low=0.5, high=4)["capacity_unbracketed"] == -1).all()
+    for may in ("request_sla_violation_fraction=0.05", "ttft_p95_s=60", "ttft_mean_s=60"):
+        assert (find_capacity(sweep(tables), [may], low=0.5, high=100)["capacity_unbracketed"] == 0).all()
 
 
 def test_an_empty_replica_that_misses_is_said_at_the_lowest_rate_that_the_clock_holds() -> None:

@@ -28,6 +28,8 @@ from ..tally import (
     LATENCY,
     MEASURED,
     MEASURED_STEPS,
+    MISSED,
+    MISSED_GAPS,
     OCCUPIED,
     PREEMPTIONS,
     PROMPTS,
@@ -47,6 +49,7 @@ from ..tally import (
     W_PREEMPTIONS,
     W_QUEUE,
     W_QUEUE_REST,
+    W_REJECTIONS,
     W_RUNNING,
     W_RUNNING_REST,
     W_RUNNING_SUM,
@@ -126,8 +129,12 @@ def book_preemption(i, now, reporting, records, space, tally):
 
 
 @inline
-def book_steps(now, first, growing, steps, decoding, chunks, admission, control, reporting, start, space, tally):
-    """Count steps that are all alike and begin in one window; `start` is the arrival of the first measured request."""
+def book_steps(now, first, growing, steps, decoding, prefills, admission, control, reporting, start, space, tally):
+    """Count steps that are all alike and begin in one window; `start` is the arrival of the first measured request.
+
+    Each emits the tokens of its decodes and of the prefills that end in it; only the last may end after `start` if they
+    begin before.
+    """
     totals, running = tally.totals, space.state[RUNNING]
     duration = lasting(first, growing, steps)
     totals[STEPS] += steps
@@ -135,11 +142,13 @@ def book_steps(now, first, growing, steps, decoding, chunks, admission, control,
     totals[BUSY] += duration
     if now >= start:
         totals[MEASURED_STEPS] += steps
+        totals[SERVED_TOKENS] += steps * (decoding + prefills)
         totals[RUNNING_SUM] += steps * running
         totals[OCCUPIED] += duration
         tally.sizes[running] += steps
-    else:
-        totals[OCCUPIED] += max(now + duration - start, 0)
+    elif now + duration > start:
+        totals[OCCUPIED] += now + duration - start
+        totals[SERVED_TOKENS] += decoding + prefills
     if space.state[WINDOW] < reporting.windows:
         row = tally.windows[space.state[WINDOW]]
         row[W_STEPS] += steps
@@ -175,11 +184,16 @@ def book_requests(requests, bin_of, records, reporting, tally):
         accepted = records.status[i] != REJECTED
         if window < reporting.windows:
             tally.windows[window, W_ARRIVALS] += 1
-            if accepted:
+            if not accepted:
+                tally.windows[window, W_REJECTIONS] += 1
+            else:
                 tally.windows[window, W_QUEUE] += 1
                 tally.windows[window, W_QUEUE_REST] += rest_of_window(arrived, window, width)
         if not accepted:
             totals[REJECTIONS] += 1
+            if i >= reporting.warmup:
+                totals[MISSED] += 1
+                totals[MISSED_GAPS] += output[i] - 1
             continue
         latency = last - arrived
         totals[COMPLETED] += 1
@@ -189,7 +203,6 @@ def book_requests(requests, bin_of, records, reporting, tally):
         totals[BACKLOG_END] += last > arrival[count - 1]
         if last > start:
             totals[SERVED_REQUESTS] += 1
-            totals[SERVED_TOKENS] += output[i]
         window = window_at(last, width)
         if window < reporting.windows:
             row = tally.windows[window]

@@ -235,7 +235,7 @@ def advance(requests, bin_of, setup, records, start, tally, space, mine, until):
             tally.totals[LATE] = 1
             break
         book_steps(
-            now, first, growing, steps, decoding, work.tokens, admission, control, reporting, start, space, tally
+            now, first, growing, steps, decoding, work.finished, admission, control, reporting, start, space, tally
         )
         signal = duration / TICKS_PER_MICROSECOND
         if decoding > 0:

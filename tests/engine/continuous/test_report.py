@@ -120,6 +120,45 @@ def test_the_warm_up_is_left_out() -> None:
     assert found["throughput_requests_per_s"] == pytest.approx(2 / 3e-3)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tokens_of_before_the_makespan_are_not_its_throughput(backend) -> None:
+    # Request 0 emits at 1, 2, ... 1000 ms; request 1 comes at 998.5 ms and emits at 1000 and 1001 ms.
+    late = job([0.0, 0.9985], [1, 1], [1000, 2], capacity_tokens=2000, report={"warmup_requests": 1})
+    found = report_of(late, backend)
+    assert found["makespan_s"] == pytest.approx(2.5e-3)
+    # At 999 and 1000 ms by request 0, two by request 1; without the warm-up, all.
+    assert found["throughput_tokens_per_s"] == pytest.approx(4 / 2.5e-3, rel=1e-12)
+    whole = report_of(job([0.0, 0.9985], [1, 1], [1000, 2], capacity_tokens=2000), backend)
+    assert whole["throughput_tokens_per_s"] == pytest.approx(1002 / 1.001, rel=1e-12)
+    # A step that ends when the makespan begins made nothing in it.
+    sharp = report_of(
+        job([0.0, 0.999], [1, 1], [1000, 2], capacity_tokens=2000, report={"warmup_requests": 1}), backend
+    )
+    assert sharp["throughput_tokens_per_s"] == pytest.approx(3 / 2e-3, rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_requests_turned_away_count_as_missed(backend) -> None:
+    # Two of five can never fit; one of them is of the warm-up. The others take 3 ms each, alone; one waits for another.
+    one = job(
+        [0.0, 0.001, 0.03, 0.03, 0.06],
+        [5000, 1, 1, 1, 5000],
+        [9, 3, 3, 3, 9],
+        most_running=1,
+        report={"warmup_requests": 1, "request_sla_s": 4e-3, "token_sla_s": 0.5e-3},
+    )
+    found = report_of(one, backend)
+    assert (found["rejected"], found["measured"], found["missed"]) == (2, 3, 1)
+    assert found["request_sla_violation_fraction"] == 2 / 4
+    # All 6 gaps are over the limit, and so are the 8 of the request turned away.
+    assert found["token_sla_violation_fraction"] == 1
+    # Windows of 25 ms: a rejection and a completion in time, two completions, a rejection, nothing.
+    np.testing.assert_array_equal(found["window_completions"], [1, 2, 0, 0])
+    np.testing.assert_array_equal(found["window_request_sla_violation_fraction"], [0.5, 0.5, 1.0, np.nan])
+    in_time = job([0.0, 0.001], [1, 5000], [3, 9], report={"token_sla_s": 2e-3})
+    assert report_of(in_time, backend)["token_sla_violation_fraction"] == 8 / (2 + 8)
+
+
 def test_overload_is_seen() -> None:
     rng = np.random.default_rng(5)
     count = 2000
