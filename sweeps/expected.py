@@ -1,5 +1,6 @@
 """What the theory of binned batches says about one point of a sweep, where it says anything."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,17 @@ from batchcube.calibration.coefficients import BatchCoefficients
 
 from . import coefficients, theory
 from .settings import FIXED, CoefficientsLaw, ConstantLaw, GrowingLaw, Point, TableLaw
-from .workloads.lengths import Constant, Empirical, Histogram, LengthDistribution, Mixture, Zipf
+from .workloads.lengths import (
+    Constant,
+    Empirical,
+    Exponential,
+    Histogram,
+    LengthDistribution,
+    Lognormal,
+    Mixture,
+    Uniform,
+    Zipf,
+)
 from .workloads.predictors import Adjacent, Confusion, Oracle
 from .workloads.settings import FloatArray
 
@@ -95,8 +106,7 @@ def law_of(lengths: LengthDistribution) -> theory.Lengths | None:
     if isinstance(lengths, Empirical):
         return theory.empirical(lengths.table().length)
     if isinstance(lengths, Constant):
-        value = lengths.value if lengths.unit == "seconds" else max(np.ceil(lengths.value), 1.0)
-        return theory.discrete([value], [1.0])
+        return theory.discrete([lengths.value], [1.0])
     distribution = lengths.scipy_distribution()
     if isinstance(lengths, Zipf):
         values = np.arange(1.0, lengths.largest + 1.0)
@@ -107,4 +117,24 @@ def law_of(lengths: LengthDistribution) -> theory.Lengths | None:
         # In tokens a bar holds the whole numbers from its lower edge up to below its upper one, and 0 counts as 1.
         values = np.arange(np.floor(distribution.support()[0]), np.ceil(distribution.support()[1]))
         return theory.discrete(np.maximum(values, 1.0), np.diff(distribution.cdf(np.append(values, values[-1] + 1.0))))
-    return theory.rounded_up(distribution)
+    return _in_tokens(lengths)
+
+
+def _in_tokens(lengths: Uniform | Exponential | Lognormal) -> theory.DiscreteLengths:
+    """Return the law of whole output tokens."""
+    from scipy import stats
+
+    if isinstance(lengths, Uniform):
+        values = np.arange(lengths.low, lengths.high + 1.0)
+        return theory.discrete(values, np.ones_like(values))
+    if isinstance(lengths, Exponential):
+        return theory.on_atoms(stats.geom(1.0 / lengths.mean))
+    scale = lengths.scale_in_tokens(1)
+    shortened = lengths.model_copy(update={"mean": scale * lengths.mean})
+    sigma = math.sqrt(math.log1p(lengths.cv**2))
+
+    def limited_mean(limit: FloatArray) -> FloatArray:
+        z = np.log(limit / shortened.mean) / sigma + sigma / 2
+        return shortened.mean * stats.norm.cdf(z - sigma) + limit * stats.norm.sf(z)
+
+    return theory.rounded_at_random(shortened.scipy_distribution(), limited_mean)

@@ -483,6 +483,9 @@ def _workload_problems(workload: Workload) -> Iterator[Problem]:
         if predictor == "column" and getattr(workload.lengths, "predicted_column", None) is None:
             text = "needs a recorded trace, or lengths from a file with a predicted_column"
             yield Problem(("workload", "predictor", "kind"), text)
+        if workload.lengths is not None and not workload.in_seconds:
+            for at, text in workload.lengths.problems_in_tokens(1):
+                yield Problem(("workload", "lengths", *at), text)
         return
     trace = workload.trace
     for name in ("arrivals", "lengths"):

@@ -5,6 +5,7 @@ B, k, λ and µ of the paper are ``batch_size``, ``bins``, ``arrival_rate_per_s`
 ``batch_size`` requests, so nothing here knows about a flushed tail, a maximum wait or a controller.
 """
 
+from collections.abc import Callable
 from math import ceil, isfinite, log
 from typing import NamedTuple, Protocol, cast
 
@@ -31,6 +32,13 @@ class Distribution(Protocol):
 
     def mean(self) -> float | np.float64:
         """Return E[X]."""
+
+
+class Atomic(Distribution, Protocol):
+    """One of whole numbers."""
+
+    def pmf(self, k: Floats, /) -> Floats:
+        """Return P(X = k)."""
 
 
 class DiscreteLengths(NamedTuple):
@@ -79,17 +87,23 @@ def discrete(values: ArrayLike, weights: ArrayLike) -> DiscreteLengths:
 
 
 @_QUIET
-def rounded_up(distribution: Distribution, largest: int | None = None) -> DiscreteLengths:
-    """Return the whole-token law of a continuous one: rounded up, at least 1, at most ``largest`` (cut off there).
+def on_atoms(distribution: Atomic) -> DiscreteLengths:
+    """Return a law of whole numbers by its values; the tail ends where less than 1e-14 is left, or at 10^7."""
+    first = int(distribution.isf(np.array([1.0]))[0]) + 1
+    values = np.arange(first, max(first, _last_value(distribution)) + 1, dtype=np.float64)
+    return discrete(values, distribution.pmf(values))
 
-    Without ``largest`` the tail ends where less than 1e-14 of the probability is left (at 10^7 tokens at the latest).
+
+@_QUIET
+def rounded_at_random(distribution: Distribution, limited_mean: Callable[[Floats], Floats]) -> DiscreteLengths:
+    """Return the law of a length in whole tokens, at least 1, rounded up with the probability of its fraction.
+
+    ``limited_mean(n)`` is E[min(X, n)]: that the tokens exceed n has the probability by which it grows from n to n + 1.
+    The tail ends where less than 1e-14 of the probability is left (at 10^7 tokens at the latest).
     """
-    end = largest if largest is not None else _last_value(distribution)
-    if end < 1:
-        raise ValueError(f"largest = {largest}: must be >= 1")
-    values = np.arange(1, end + 1, dtype=np.float64)
-    survival = np.concatenate(([1.0], distribution.sf(values[:-1]), [0.0]))
-    return discrete(values, -np.diff(survival))
+    values = np.arange(1, _last_value(distribution) + 2, dtype=np.float64)
+    survival = np.concatenate(([1.0], np.diff(limited_mean(values)), [0.0]))
+    return discrete(values, np.maximum(-np.diff(survival), 0.0))
 
 
 # --- Closed forms -----------------------------------------------------------------------------------------------------
@@ -393,13 +407,12 @@ def _continuous_maximum(law: Distribution, bins: _Bins, weights: Floats, draws: 
 
 
 def _as_discrete(lengths: Lengths) -> DiscreteLengths | None:
-    """Return the law on its atoms, or None for a continuous one."""
+    """Return a discrete law on its atoms, None for a continuous one."""
     if isinstance(lengths, DiscreteLengths):
         return lengths
     if not hasattr(lengths, "pmf"):
         return None
-    values = np.arange(int(lengths.isf(np.array([1.0]))[0]) + 1, _last_value(lengths) + 1, dtype=np.float64)
-    return discrete(values, lengths.pmf(values))
+    return on_atoms(cast(Atomic, lengths))
 
 
 def _last_value(law: Distribution) -> int:

@@ -2,7 +2,9 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,7 +35,7 @@ class _Lengths(Settings):
     """A distribution of output lengths, with prompts from another distribution if wanted."""
 
     unit: Unit = Field(
-        default="tokens", description='"tokens": rounded up to whole tokens, at least 1; "seconds": service time itself'
+        default="tokens", description='"tokens": whole tokens, with the stated mean; "seconds": service time itself'
     )
     prompt: "LengthDistribution | None" = Field(
         default=None, description="distribution of the prompt lengths, independent of the outputs"
@@ -55,31 +57,41 @@ class _Lengths(Settings):
 
     @abstractmethod
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Draw the lengths (count,) before they are rounded to tokens."""
+        """Draw the lengths (count,) in seconds, or where they are whole numbers by themselves."""
+
+    def draw_tokens(self, count: int, rng: np.random.Generator, least: int) -> FloatArray:
+        """Draw the lengths (count,) in whole tokens, `least` of them or more; their mean is the one that is stated."""
+        return np.maximum(self.draw_values(count, rng), least)
+
+    def problems_in_tokens(self, least: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield settings, by path, that lengths of `least` whole tokens or more cannot keep, and what is allowed."""
+        if self.prompt is not None:
+            for path, text in self.prompt.problems_in_tokens(0):
+                yield ("prompt", *path), text
 
     def scipy_distribution(self) -> "rv_frozen[Any, Any] | None":
-        """Return the scipy.stats distribution of the lengths before rounding, or None where scipy has none."""
+        """Return the scipy.stats distribution of the lengths in seconds, or None where scipy has none."""
         return None
 
     def draw(self, count: int, rng: np.random.Generator) -> Lengths:
         """Draw the lengths of `count` requests; raise UserError where prompt and output exceed 2,097,152 tokens."""
-        values = self.draw_values(count, rng)
         if self.unit == "seconds":
+            values = self.draw_values(count, rng)
             if not values.max(initial=0.0) <= LONGEST:
                 raise UserError(f"workload.lengths: drew a service time of {values.max():g} s: at most {LONGEST:g} s")
             return Lengths(None, None, values)
-        output = _whole_tokens(values, 1)
+        output = _as_integers(self.draw_tokens(count, rng, 1))
         if self.prompt is None:
             return Lengths(None, output, None)
-        prompt = _whole_tokens(self.prompt.draw_values(count, rng), 0)
+        prompt = _as_integers(self.prompt.draw_tokens(count, rng, 0))
         return Lengths(_within_limit(prompt, output), output, None)
 
 
-def _whole_tokens(values: FloatArray, least: int) -> IntArray:
+def _as_integers(values: FloatArray) -> IntArray:
     most = values.max(initial=0.0)
     if not most <= MOST_TOKENS:
         raise UserError(f"workload.lengths: drew a length of {most:g} tokens: at most {MOST_TOKENS} a request")
-    return np.maximum(np.ceil(values), least).astype(np.int64)
+    return values.astype(np.int64)
 
 
 def _within_limit(prompt: IntArray, output: IntArray) -> IntArray:
@@ -99,9 +111,23 @@ class Constant(_Lengths):
         """Return the value (count,); draws nothing."""
         return np.full(count, self.value)
 
+    def problems_in_tokens(self, least: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield what whole tokens cannot keep."""
+        yield from super().problems_in_tokens(least)
+        if self.value < least or not self.value.is_integer():
+            yield ("value",), _whole_from(least)
+
+
+def _whole_from(least: int) -> str:
+    return f"must be a whole number of tokens, {least} or more"
+
+
+def _mean_from(least: int) -> str:
+    return f"must be >= {least}: a request has at least {least} output token"
+
 
 class Uniform(_Lengths):
-    """Uniform lengths between low and high."""
+    """Uniform lengths between low and high; in tokens every whole number from low to high is equally likely."""
 
     distribution: Literal["uniform"]
     low: float = Field(ge=0, le=LONGEST, description="least length, in `unit`")
@@ -114,47 +140,101 @@ class Uniform(_Lengths):
         return self
 
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Draw the lengths (count,) before they are rounded to tokens."""
+        """Draw the lengths (count,) in seconds."""
         return self.low + (self.high - self.low) * rng.random(count)
 
+    def draw_tokens(self, count: int, rng: np.random.Generator, least: int) -> FloatArray:
+        """Draw the lengths (count,) in whole tokens."""
+        return self.low + np.floor((self.high - self.low + 1.0) * rng.random(count))
+
+    def problems_in_tokens(self, least: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield what whole tokens cannot keep."""
+        yield from super().problems_in_tokens(least)
+        for name in ("low", "high"):
+            value = getattr(self, name)
+            if value < least or not value.is_integer():
+                yield (name,), _whole_from(least)
+
     def scipy_distribution(self) -> "rv_frozen[Any, Any]":
-        """Return the scipy.stats distribution of the lengths before rounding."""
+        """Return the scipy.stats distribution of the lengths in seconds."""
         from scipy import stats
 
         return stats.uniform(self.low, self.high - self.low)
 
 
 class Exponential(_Lengths):
-    """Exponential lengths."""
+    """Exponential lengths; in tokens their whole-number counterpart without memory, geometric lengths."""
 
     distribution: Literal["exponential"]
     mean: float = Field(ge=1e-6, le=LONGEST, description="mean length, in `unit`")
 
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Draw the lengths (count,) before they are rounded to tokens."""
+        """Draw the lengths (count,) in seconds."""
         return self.mean * rng.standard_exponential(count)
 
+    def draw_tokens(self, count: int, rng: np.random.Generator, least: int) -> FloatArray:
+        """Draw the lengths (count,) in whole tokens: the whole part of an exponential is geometric."""
+        beyond = self.mean - least
+        rate = math.log1p(1.0 / beyond) if beyond > 0 else math.inf
+        return least + np.floor(rng.standard_exponential(count) / rate)
+
+    def problems_in_tokens(self, least: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield what whole tokens cannot keep."""
+        yield from super().problems_in_tokens(least)
+        if self.mean < least:
+            yield ("mean",), _mean_from(least)
+
     def scipy_distribution(self) -> "rv_frozen[Any, Any]":
-        """Return the scipy.stats distribution of the lengths before rounding."""
+        """Return the scipy.stats distribution of the lengths in seconds."""
         from scipy import stats
 
         return stats.expon(scale=self.mean)
 
 
 class Lognormal(_Lengths):
-    """Lognormal lengths of a given mean and coefficient of variation."""
+    """Lognormal lengths of a given mean and coefficient of variation.
+
+    In tokens a length is rounded up with the probability of its fraction, which leaves the mean as it is; where lengths
+    below 1 become 1, all are first shortened in one proportion, `scale_in_tokens`, for as much.
+    """
 
     distribution: Literal["lognormal"]
     mean: float = Field(ge=1e-6, le=LONGEST, description="mean length, in `unit`")
     cv: float = Field(gt=0, le=100, description="standard deviation / mean")
 
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Draw the lengths (count,) before they are rounded to tokens."""
+        """Draw the lengths (count,) in seconds."""
         variance = math.log1p(self.cv**2)
         return self.mean * np.exp(math.sqrt(variance) * rng.standard_normal(count) - variance / 2)
 
+    def draw_tokens(self, count: int, rng: np.random.Generator, least: int) -> FloatArray:
+        """Draw the lengths (count,) in whole tokens."""
+        values = self.scale_in_tokens(least) * self.draw_values(count, rng)
+        return np.maximum(np.floor(values + rng.random(count)), least)
+
+    def scale_in_tokens(self, least: int) -> float:
+        """Return the s with E[max(s X, least)] = E[X], by halving; for a least of 0 or 1."""
+        if least == 0:
+            return 1.0
+        normal, sigma, low, high = NormalDist(), math.sqrt(math.log1p(self.cv**2)), 1e-12, 1.0
+        while low < (middle := (low + high) / 2) < high:
+            # E[max(Y, 1)] of a lognormal Y, whose mean is the middle of what is left.
+            mean = middle * self.mean
+            at = math.log(mean) / sigma
+            if mean * normal.cdf(at + sigma / 2) + normal.cdf(sigma / 2 - at) < self.mean:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def problems_in_tokens(self, least: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield what whole tokens cannot keep."""
+        yield from super().problems_in_tokens(least)
+        if self.mean < least:
+            yield ("mean",), _mean_from(least)
+
     def scipy_distribution(self) -> "rv_frozen[Any, Any]":
-        """Return the scipy.stats distribution of the lengths before rounding."""
+        """Return the scipy.stats distribution of the lengths in seconds."""
         from scipy import stats
 
         variance = math.log1p(self.cv**2)
@@ -230,12 +310,28 @@ class Mixture(_Lengths):
         return np.searchsorted(cumulative[:-1] / cumulative[-1], rng.random(count), side="right")
 
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Draw the lengths (count,) before they are rounded to tokens."""
+        """Draw the lengths (count,) in seconds."""
+        return self._by_kind(count, rng, lambda component, size: component.draw_values(size, rng))
+
+    def draw_tokens(self, count: int, rng: np.random.Generator, least: int) -> FloatArray:
+        """Draw the lengths (count,) in whole tokens."""
+        return self._by_kind(count, rng, lambda component, size: component.draw_tokens(size, rng, least))
+
+    def _by_kind(
+        self, count: int, rng: np.random.Generator, draw: "Callable[[LengthDistribution, int], FloatArray]"
+    ) -> FloatArray:
         kind, values = self._kinds(count, rng), np.empty(count)
         for number, component in enumerate(self.components):
             (mine,) = np.nonzero(kind == number)
-            values[mine] = component.draw_values(mine.size, rng)
+            values[mine] = draw(component, mine.size)
         return values
+
+    def problems_in_tokens(self, least: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield what whole tokens cannot keep."""
+        yield from super().problems_in_tokens(least)
+        for number, component in enumerate(self.components):
+            for path, text in component.problems_in_tokens(least):
+                yield ("components", number, *path), text
 
     def draw(self, count: int, rng: np.random.Generator) -> Lengths:
         """Draw the lengths of `count` requests; raise UserError where prompt and output exceed 2,097,152 tokens."""
@@ -341,7 +437,7 @@ class Histogram(_Lengths):
         return values
 
     def scipy_distribution(self) -> "rv_frozen[Any, Any] | Any":
-        """Return the scipy.stats distribution of the lengths before rounding."""
+        """Return the scipy.stats distribution of the lengths in seconds."""
         from scipy import stats
 
         bars = self._bars()
@@ -398,7 +494,7 @@ class Empirical(_Lengths):
             return Lengths(None, None, table.length[row], predicted)
         output = table.length[row].astype(np.int64)
         if self.prompt is not None:
-            prompt = _whole_tokens(self.prompt.draw_values(count, rng), 0)
+            prompt = _as_integers(self.prompt.draw_tokens(count, rng, 0))
             return Lengths(_within_limit(prompt, output), output, None, predicted)
         return Lengths(None if table.prompt_tokens is None else table.prompt_tokens[row], output, None, predicted)
 

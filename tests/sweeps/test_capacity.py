@@ -592,16 +592,16 @@ def test_requests_that_never_fit_are_said() -> None:
 
 
 def test_requests_that_never_fit_miss_every_share_and_quantile() -> None:
-    """Some 3 % do not fit: a limit of 2 % on misses, or one on the 99th percentile, holds at no rate."""
+    """Some 4 % do not fit: a limit of 2 % on misses, or one on the 99th percentile, holds at no rate."""
     tables = deepcopy(CONTINUOUS)
     tables["server"]["replica"]["kv_capacity_tokens"] = 160
     tables["report"]["request_sla_s"] = 60.0
     share = Sweep.model_validate({**tables, "axes": {}}).run()
     missed = share["missed"] / share["requests"]
-    assert ((missed > 0.02) & (missed < 0.05)).all()
+    assert ((missed > 0.02) & (missed < 0.1)).all()
     for never in ("request_sla_violation_fraction=0.02", "ttft_p99_s=60", "tbt_p99_s=1"):
         assert (find_capacity(sweep(tables), [never], low=0.5, high=4)["capacity_unbracketed"] == -1).all()
-    for may in ("request_sla_violation_fraction=0.05", "ttft_p95_s=60", "ttft_mean_s=60"):
+    for may in ("request_sla_violation_fraction=0.1", "ttft_p90_s=60", "ttft_mean_s=60"):
         assert (find_capacity(sweep(tables), [may], low=0.5, high=100)["capacity_unbracketed"] == 0).all()
 
 

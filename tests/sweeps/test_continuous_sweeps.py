@@ -863,7 +863,7 @@ def test_coefficients_that_cannot_be_used_are_refused_in_a_line(
 def test_a_target_below_a_single_request_of_coefficients_is_refused() -> None:
     tables = put(SLOW, {"policy.sla": {"target_s": 0.07, "tolerance_s": 0.001}})
     with pytest.raises(
-        UserError, match=r"policy\.sla\.target_s = 0\.07: must be, .* 101\.8 c2_s_per_kv_token = 0\.07999"
+        UserError, match=r"policy\.sla\.target_s = 0\.07: must be, .* 101\.0 c2_s_per_kv_token = 0\.07998"
     ):
         Sweep.model_validate(tables).run()
 

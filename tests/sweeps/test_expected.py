@@ -76,7 +76,7 @@ def test_predictors_that_err_by_a_matrix_cost_throughput() -> None:
 
 def test_laws_in_tokens_scale_with_the_batch() -> None:
     service = {"law": "linear", "a0_s": 0.5, "a1_s_per_token": 0.03, "gamma": 0.01}
-    law = {"distribution": "constant", "value": 99.5}
+    law = {"distribution": "constant", "value": 100}
     found = expected(point(workload__lengths=law, server__service=service, policy__bins=1), None)
     assert found[0] == found[1] == pytest.approx(128 / (0.5 + 0.03 * 100 * (1 + 0.01 * 127)))
 
@@ -111,9 +111,12 @@ def test_where_theory_is_silent_there_are_no_numbers(changes: dict[str, Any]) ->
 @pytest.mark.parametrize(
     "settings",
     [
-        {"distribution": "uniform", "low": 3.0, "high": 30.5},
+        {"distribution": "uniform", "low": 3.0, "high": 30.0},
         {"distribution": "exponential", "mean": 20.0},
+        {"distribution": "exponential", "mean": 1.0},
+        {"distribution": "exponential", "mean": 1.5},
         {"distribution": "lognormal", "mean": 20.0, "cv": 0.8},
+        {"distribution": "lognormal", "mean": 3.0, "cv": 1.5},
         {"distribution": "lognormal", "mean": 20.0, "cv": 0.8, "unit": "seconds"},
         {"distribution": "zipf", "exponent": 1.1, "largest": 50},
         {"distribution": "histogram", "edges": [0.0, 5.0, 7.5, 40.0], "counts": [3.0, 0.0, 2.0]},
@@ -137,8 +140,8 @@ def test_the_law_is_that_of_the_draws(settings: dict[str, Any]) -> None:
     assert law is not None
     longest = sample.reshape(-1, 8).max(axis=1)
     error = longest.std() / np.sqrt(longest.size)
-    assert abs(longest.mean() - theory.expected_maximum(law, 8)) < 5 * error
-    assert abs(sample.mean() - law.mean()) < 5 * sample.std() / np.sqrt(sample.size)
+    assert abs(longest.mean() - theory.expected_maximum(law, 8)) <= 5 * error
+    assert abs(sample.mean() - law.mean()) <= 5 * sample.std() / np.sqrt(sample.size)
 
 
 @pytest.mark.parametrize("bins", [1, 2, 4])

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,118 @@ def test_seconds_follow_the_scipy_distribution(name: str) -> None:
         assert stats.kstest(drawn.service_s, theory.cdf).pvalue > 1e-5
 
 
-@pytest.mark.parametrize("name", ["uniform", "exponential", "lognormal"])
-def test_tokens_are_the_same_draws_rounded_up(name: str) -> None:
-    seconds = ANY.validate_python({**CONTINUOUS[name], "unit": "seconds"}).draw(1000, stream(1, 0, "lengths")).service_s
-    tokens = ANY.validate_python(CONTINUOUS[name]).draw(1000, stream(1, 0, "lengths")).output_tokens
-    assert tokens.dtype == np.int64
-    np.testing.assert_array_equal(tokens, np.maximum(np.ceil(seconds), 1))
+# Settings in tokens, with the mean that they state.
+STATED: list[tuple[dict[str, Any], float]] = [
+    ({"distribution": "constant", "value": 7.0}, 7.0),
+    ({"distribution": "uniform", "low": 1.0, "high": 4.0}, 2.5),
+    ({"distribution": "uniform", "low": 16.0, "high": 1024.0}, 520.0),
+    *(({"distribution": "exponential", "mean": mean}, mean) for mean in (1.0, 1.25, 4.0, 211.0)),
+    *(
+        ({"distribution": "lognormal", "mean": mean, "cv": cv}, mean)
+        for mean in (1.0, 1.25, 4.0, 4.4, 61.5)
+        for cv in (0.01, 0.5, 1.0, 3.0)
+    ),
+    ({"distribution": "zipf", "exponent": 0.0, "largest": 9}, 5.0),
+    ({"distribution": "histogram", "edges": [1, 11, 21], "counts": [1, 3]}, (5.5 + 3 * 15.5) / 4),
+    (
+        {
+            "distribution": "mixture",
+            "weights": [1.0, 3.0],
+            "components": [
+                {"distribution": "exponential", "mean": 2.5},
+                {"distribution": "lognormal", "mean": 3.3, "cv": 0.7},
+            ],
+        },
+        (2.5 + 3 * 3.3) / 4,
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "mean"), STATED)
+def test_tokens_have_the_mean_that_is_stated(settings: dict[str, Any], mean: float) -> None:
+    lengths = ANY.validate_python({**settings, "prompt": settings})
+    drawn = lengths.draw(COUNT, stream(1, 0, "lengths"))
+    for tokens, least in ((drawn.output_tokens, 1), (drawn.prompt_tokens, 0)):
+        assert tokens.dtype == np.int64
+        assert tokens.min() >= least
+        error = max(tokens.std(), np.sqrt(mean / COUNT)) / np.sqrt(COUNT)
+        assert abs(tokens.mean() - mean) <= 4.5 * error * (tokens.std() > 0)
+
+
+@pytest.mark.parametrize("mean", [0.01, 0.3, 1.0, 4.0])
+def test_prompts_may_be_shorter_than_a_token_on_average(mean: float) -> None:
+    for law in ({"distribution": "exponential", "mean": mean}, {"distribution": "lognormal", "mean": mean, "cv": 1.0}):
+        lengths = ANY.validate_python({"distribution": "constant", "value": 1, "prompt": law})
+        tokens = lengths.draw(COUNT, stream(1, 0, "lengths")).prompt_tokens
+        assert abs(tokens.mean() - mean) < 4.5 * tokens.std() / np.sqrt(COUNT)
+
+
+def test_every_whole_number_of_a_range_is_as_likely_and_exponentials_have_no_memory() -> None:
+    uniform = ANY.validate_python({"distribution": "uniform", "low": 3.0, "high": 6.0})
+    shares = np.bincount(uniform.draw(COUNT, stream(1, 0, "lengths")).output_tokens)[3:] / COUNT
+    assert np.all(np.abs(shares - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / COUNT))
+    assert shares.size == 4
+    tokens = (
+        ANY.validate_python({"distribution": "exponential", "mean": 4.0}).draw(COUNT, stream(1, 0, "x")).output_tokens
+    )
+    for beyond in range(1, 8):
+        here = tokens[tokens >= beyond]
+        assert abs((here == beyond).mean() - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / here.size)
+
+
+@pytest.mark.parametrize("law", [{"distribution": "exponential"}, {"distribution": "lognormal", "cv": 0.8}])
+def test_a_longer_mean_makes_no_request_shorter(law: dict[str, Any]) -> None:
+    drawn = [
+        ANY.validate_python({**law, "mean": mean}).draw(1000, stream(1, 0, "lengths")).output_tokens
+        for mean in (1.0, 1.1, 2.0, 2.1, 50.0, 51.0)
+    ]
+    for shorter, longer in itertools.pairwise(drawn):
+        assert (shorter <= longer).all()
+
+
+def test_lognormal_tokens_keep_the_cv() -> None:
+    tokens = ANY.validate_python({"distribution": "lognormal", "mean": 20.0, "cv": 0.8}).draw(
+        400_000, stream(1, 0, "lengths")
+    )
+    assert tokens.output_tokens.std() / 20.0 == pytest.approx(0.8, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problems"),
+    [
+        ({"distribution": "constant", "value": 4.5}, [(("value",), "must be a whole number of tokens, 1 or more")]),
+        ({"distribution": "constant", "value": 0.0}, [(("value",), "must be a whole number of tokens, 1 or more")]),
+        (
+            {"distribution": "uniform", "low": 0.0, "high": 9.5},
+            [((name,), "must be a whole number of tokens, 1 or more") for name in ("low", "high")],
+        ),
+        (
+            {"distribution": "exponential", "mean": 0.5, "prompt": {"distribution": "exponential", "mean": 0.5}},
+            [(("mean",), "must be >= 1: a request has at least 1 output token")],
+        ),
+        (
+            {
+                "distribution": "mixture",
+                "weights": [1, 1],
+                "components": [
+                    {"distribution": "constant", "value": 2, "prompt": {"distribution": "constant", "value": 0.5}},
+                    {
+                        "distribution": "lognormal",
+                        "mean": 0.9,
+                        "cv": 1,
+                        "prompt": {"distribution": "uniform", "low": 0, "high": 2},
+                    },
+                ],
+            },
+            [
+                (("components", 0, "prompt", "value"), "must be a whole number of tokens, 0 or more"),
+                (("components", 1, "mean"), "must be >= 1: a request has at least 1 output token"),
+            ],
+        ),
+    ],
+)
+def test_what_whole_tokens_cannot_keep_is_refused(settings: dict[str, Any], problems: list[Any]) -> None:
+    assert list(ANY.validate_python(settings).problems_in_tokens(1)) == problems
 
 
 def test_lognormal_has_the_cv_it_is_given() -> None:
@@ -68,9 +175,8 @@ def test_constant_and_an_independent_prompt() -> None:
     assert lengths.gives_prompt
     drawn = lengths.draw(COUNT, stream(1, 0, "lengths"))
     assert set(drawn.output_tokens.tolist()) == {7}
-    assert drawn.prompt_tokens.min() >= 11
-    assert drawn.prompt_tokens.max() <= 30
-    assert abs(drawn.prompt_tokens.mean() - 20.5) < 4.5 * np.sqrt((20**2 - 1) / 12 / COUNT)
+    assert set(drawn.prompt_tokens.tolist()) == set(range(10, 31))
+    assert abs(drawn.prompt_tokens.mean() - 20.0) < 4.5 * np.sqrt((21**2 - 1) / 12 / COUNT)
 
 
 def test_histogram_tokens_stay_in_their_bins() -> None:
