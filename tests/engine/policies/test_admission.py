@@ -27,11 +27,19 @@ def test_the_memory_bound_is_never_below_the_requests_that_run():
 def test_the_buffer_is_kept_for_the_bound_held_at_the_requests_that_run():
     """θ = 1.6449, v = 400: at b = 16 a buffer of 131.6 tokens leaves 17 requests of 50; at b = 64, 263.2 leave 14."""
     control = make_control(1, 64, memory=memory_bound("buffer", 1000), mean=50.0, variance=400.0)
-    start = start_admission(control)._replace(memory_bound=16.0)
+    start = start_admission(control)
+    assert start.memory_bound == 16  # at the middle of the range, 32: 186.1 tokens leave 16.3
     assert decide_cap(start, 1, 1, control).memory_bound == 17
     held = decide_cap(start, 1, 64, control)
     assert held.memory_bound == 64
     assert decide_cap(held, 1, 1, control).memory_bound == 14
+
+
+def test_finished_requests_teach_their_mean_and_how_much_they_vary():
+    """100 ± 50 tokens: 100 b + 1.645 · 50 sqrt(b) <= 1000 allows 7.7."""
+    control = make_control(1, 64, memory=memory_bound("exact", 1000), mean=100.0, variance=0.0)
+    finished = see_finished(start_admission(control), observe(0.0, 2, 200, 50**2 + 150**2), NOTHING, control)
+    assert decide_cap(finished, 1, 1, control).memory_bound == 7
 
 
 @pytest.mark.parametrize(("waiting", "running"), [(0, 5), (5, 0), (0, 0)])

@@ -59,6 +59,20 @@ def test_the_memory_bound_follows_the_batches_that_finished_only_while_requests_
     assert learn(idle, new, NOTHING, 1, 0, control).batch == 10
 
 
+def test_the_memory_bound_follows_how_much_requests_vary():
+    """100 ± 50 tokens where the sample had promised 100: 100 b + 1.645 · 50 sqrt(b) <= 1000 allows 7.7."""
+    control = make_control(1, 64, memory=memory_bound("exact", 1000), mean=100.0, variance=0.0)
+    start = start_target(0, control)
+    assert start.memory_bound == 10
+    assert learn(start, observe(1.0, 2, 200, 50**2 + 150**2), NOTHING, 1, 0, control).memory_bound == 7
+
+
+def test_before_the_first_batch_the_buffer_is_that_of_the_middle():
+    """θ sqrt(32 · 400) = 186.1 tokens leave 16.3 requests of 50; at B_max, sqrt(64 · 400) would leave 14.7."""
+    control = make_control(1, 64, memory=memory_bound("buffer", 1000), mean=50.0, variance=400.0)
+    assert start_target(0, control).memory_bound == 16
+
+
 def test_the_smaller_bound_decides():
     memory = memory_bound("exact", 1000)
     control = make_control(2, 64, sla=SLA, memory=memory, mean=20.0, variance=0.0)
