@@ -88,10 +88,10 @@ class BatchCoefficients(_Part):
     @classmethod
     def _can_be_drawn(cls, value: list[list[float]] | None) -> list[list[float]] | None:
         if value is not None:
-            with np.errstate(under="ignore"):
-                correlation = correlation_of(np.array(value))
-                if np.abs(correlation - correlation.T).max() > 1e-6 or np.linalg.eigvalsh(correlation).min() < -1e-6:
-                    raise ValueError("must be symmetric and have no negative eigenvalue")
+            correlation = correlation_of(np.array(value))
+            least = np.linalg.eigvalsh(correlation).min() if np.isfinite(correlation).all() else -np.inf
+            if least < -1e-6 or np.abs(correlation - correlation.T).max() > 1e-6:
+                raise ValueError("must be symmetric and have no negative eigenvalue")
         return value
 
 
@@ -330,11 +330,12 @@ def plausibility_of(found: Sequence[Finding]) -> Plausibility:
 
 
 def correlation_of(covariance: Floats) -> Floats:
-    """Return the correlation of a covariance, which stays as it is where a variance is 0."""
+    """Return the correlation of a covariance, which stays as it is where a variance is 0; inf where it is none."""
     scale = np.sqrt(np.clip(np.diag(covariance), 0.0, None))
     scale[scale == 0] = 1.0
-    # One after the other: the product of two small ones may be 0.
-    correlation: Floats = covariance / scale / scale[:, None]
+    with np.errstate(under="ignore", over="ignore"):
+        # One after the other: the product of two small ones may be 0.
+        correlation: Floats = covariance / scale / scale[:, None]
     return correlation
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from batchcube.results import costs
 from batchcube.results.cube import axis_names, parse_specification
 from batchcube.results.labelled import error_of, of_single
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
-from batchcube.results.text import printable, shortened, suggestion
+from batchcube.results.text import all_of, printable, shortened, suggestion
 from batchcube.results.variables import REGISTRY
 
 Select = Mapping[str, Any] | None
@@ -141,10 +142,12 @@ class View:
         return at
 
     def subtitle(self) -> str:
-        """Return the cube's title and what was selected from it."""
+        """Return what is not measured, the cube's title, and what was selected from it."""
         # A setting and its value stay on one line.
         chosen = [shortened(one).replace(" ", "\N{NO-BREAK SPACE}") for one in self.chosen]
-        return "; ".join(part for part in (str(self.cube.attrs.get("title", "")), *chosen) if part)
+        names = costs.unmeasured(self.cube)
+        first = f"Not measured, counted as 0: {', '.join(names)}" if names else ""
+        return "; ".join(part for part in (first, str(self.cube.attrs.get("title", "")), *chosen) if part)
 
     def caption(self, *sentences: str) -> str:
         """Return the line under the figure: replications, requests, what the intervals are, what must be said."""
@@ -217,6 +220,10 @@ def view(
         raise figured.refuses(
             f"select one value of {first.name} ({first.name}=VALUE): {', '.join(_plain(v) for v in first.values)}"
         )
+    for name in needs:
+        unknown = costs.missing(cut, name)
+        if unknown:
+            raise figured.refuses(f"{name} rests on {all_of(unknown)}, {costs.NOT_MEASURED}")
     if not np.isfinite(cut[needs[0]].values).any():
         raise figured.refuses(f"{needs[0]} is NaN everywhere in this cube")
     return View(figured, cube, cut, drawn_x, drawn_lines, drawn_panels, tuple(chosen))

@@ -20,12 +20,12 @@ _PANELS = {
     "tpot_s": "time per output token (s)",
     "e2e_s": "end-to-end latency (s)",
 }
-_COURSES = {"running": "running requests", "waiting": "waiting requests"}
+_COURSES = {"admitted": "admitted requests", "waiting": "waiting requests"}
 _LOOKS: dict[str, tuple[str, Any]] = {"measured": ("black", "-"), "simulated": (style.look(1).colour, "--")}
 
 
 def simulated_vs_measured(validation: Dataset, figured: Figured, *, width_mm: float = style.DOUBLE_COLUMN_MM) -> Figure:
-    """Draw distributions of TTFT, TPOT and end-to-end latency, and running and waiting requests over time."""
+    """Draw distributions of TTFT, TPOT and end-to-end latency, and admitted and waiting requests over time."""
     judged = validation["judged"].values.astype(bool)
     if not judged.any():
         raise figured.refuses("the validation judges no request")
@@ -52,10 +52,14 @@ def simulated_vs_measured(validation: Dataset, figured: Figured, *, width_mm: fl
         Line2D([], [], color=colour, linestyle=line, linewidth=1.3, label=side)
         for side, (colour, line) in _LOOKS.items()
     ]
-    subtitle = "; ".join(str(validation.attrs[key]) for key in ("name", "source") if validation.attrs.get(key))
+    said = (
+        *str(validation.attrs.get("warnings", "")).splitlines(),
+        *(validation.attrs.get(k) for k in ("name", "source")),
+    )
+    subtitle = "; ".join(str(one) for one in said if one)
     caption = (
         f"Upper panels and the last: {int(judged.sum())} of {judged.size} requests, {validation.attrs['judged']}. "
-        "Running: from first admission to last token."
+        "Admitted: from first admission to last token, preempted or not."
     )
     return style.finish(figure, "Simulated against measured", subtitle, lines, [], caption)
 

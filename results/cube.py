@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from .costs import FLAGS, flag_attributes
 from .netcdf import read_dataset, write_dataset
 from .provenance import CONVENTIONS, batchcube_version, named_together, versions_together
 from .text import printable
@@ -196,6 +197,8 @@ def build_cube(
     if "overloaded" in variables:
         flags = {"flag_values": np.array([0, 1], np.int8), "flag_meanings": "steady overloaded"}
         variables["overloaded"].attrs |= flags
+    if FLAGS in variables:
+        variables[FLAGS].attrs |= flag_attributes()
     about_all = {"Conventions": CONVENTIONS, "batchcube_version": batchcube_version(), **attrs}
     return xr.Dataset(variables, coords, about_all)
 

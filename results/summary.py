@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from . import labelled
+from . import costs, labelled
 from .cube import axis_names, axis_of, check_cube
 from .text import did_you_mean, printable
 from .variables import LENGTH_UNITS, REGISTRY, REPLICATION, lookup
@@ -17,6 +17,7 @@ from .variables import LENGTH_UNITS, REGISTRY, REPLICATION, lookup
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
+    from numpy.typing import NDArray
     from rich.console import Console
     from rich.table import Table
 
@@ -49,7 +50,8 @@ _CONTINUOUS_DEFAULTS: tuple[tuple[str, float | None], ...] = (
     ("preemptions", None),
 )
 NOT_STEADY = "not a steady-state figure"
-_MARK = "*"
+UNMEASURED = "rests on what nobody measured"
+_MARK, _UNKNOWN = "*", "?"
 RATE_PATHS = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
 
 
@@ -68,7 +70,8 @@ def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, conf
 
     Columns: the axes, the extra dimensions of the chosen variables (NaN for variables without them), `variable`,
     `units`, `mean`, `ci_low`, `ci_high`, `n`, `overloaded_share` (of the replications; NaN when the cube does not say)
-    and `note`, which is "not a steady-state figure" for latencies and the like where any replication is overloaded.
+    and `note`, which is "not a steady-state figure" for latencies and the like where any replication is overloaded,
+    "rests on what nobody measured" where nothing is left of a value without a cost that is unknown, or both.
     `variables` defaults to the usual ones. Raises ValueError for a variable that is unknown or not in the cube.
     """
     axes = axis_names(cube)
@@ -93,10 +96,23 @@ def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, conf
             columns[column] = interval[kind].transpose(*index).values.ravel()
         columns["overloaded_share"] = points
         unsteady = (points > 0) & REGISTRY[name].steady_state
-        columns["note"] = np.where(unsteady, NOT_STEADY, "").astype(object)
+        unknown = np.broadcast_to(_at_points(cube, name, axes, len(REGISTRY[name].extra)), shape).ravel()
+        said = ((UNMEASURED, unknown), (NOT_STEADY, unsteady))
+        columns["note"] = np.array(
+            ["; ".join(text for text, at in said if at[row]) for row in range(rows)], dtype=object
+        )
         parts.append(pd.DataFrame(columns))
     order = [*axes, *extra, "variable", "units", "mean", "ci_low", "ci_high", "n", "overloaded_share", "note"]
     return pd.concat(parts, ignore_index=True)[order]
+
+
+def _at_points(cube: xr.Dataset, name: str, axes: Sequence[str], extra: int) -> NDArray[np.bool_]:
+    """Return where a variable rests on a cost that is unknown, (*axes, then `extra` dimensions of size 1)."""
+    found = costs.is_missing(cube, name)
+    if isinstance(found, bool):
+        return np.array(found)
+    values: NDArray[np.bool_] = found.transpose(*axes).values
+    return values.reshape(values.shape + (1,) * extra)
 
 
 def _named(cube: xr.Dataset, text: str) -> tuple[str, float | None]:
@@ -187,9 +203,22 @@ def print_summary(
     _print_notes(cube, console, table, confidence, default=variables is None)
 
 
+def print_warning(cube: xr.Dataset, console: Console) -> None:
+    """Print, in the first line, which costs nobody measured."""
+    text = costs.warning(cube)
+    if text:
+        console.print(f"warning: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+
+
+def notes_of(cube: xr.Dataset) -> list[str]:
+    """Return the notes of a cube but the one that `print_warning` prints."""
+    return [line for line in str(cube.attrs.get("notes", "")).splitlines() if line != costs.warning(cube)]
+
+
 def _print_head(cube: xr.Dataset, console: Console) -> None:
     from rich.markup import escape
 
+    print_warning(cube, console)
     points = int(np.prod([cube.sizes[name] for name in axis_names(cube)], dtype=np.int64))
     count = cube.sizes[REPLICATION]
     console.print(f"[bold]{escape(printable(cube.attrs.get('title') or 'cube'))}[/bold]")
@@ -304,7 +333,7 @@ def _table(fixed: dict[str, list[str]], columns: dict[str, list[str]]) -> Table:
     for header in columns:
         table.add_column(Text(_broken(header)), justify="right", overflow="fold")
     for row in zip(*fixed.values(), *columns.values(), strict=True):
-        table.add_row(*[Text(cell, style="yellow" if cell.endswith(_MARK) else "") for cell in row])
+        table.add_row(*[Text(cell, style="yellow" if cell.endswith((_MARK, _UNKNOWN)) else "") for cell in row])
     return table
 
 
@@ -312,6 +341,8 @@ def _cell(row: object) -> str:
     mean, low, high, note = (getattr(row, name) for name in ("mean", "ci_low", "ci_high", "note"))
     if np.isnan(mean):
         return "-"
+    if UNMEASURED in note:
+        return _UNKNOWN
     mark = f" {_MARK}" if note else ""
     if np.isnan(low) or np.isnan(high):
         return f"{_plain(mean)}{mark}"
@@ -354,14 +385,16 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
             )
     else:
         console.print("one replication: there is no interval", highlight=False)
-    if (table["note"] != "").any():
+    if table["note"].str.contains(UNMEASURED, regex=False).any():
+        console.print(f"{_UNKNOWN} {UNMEASURED}, see the first line", style="yellow", highlight=False)
+    if table["note"].str.contains(NOT_STEADY, regex=False).any():
         console.print(
             f"{_MARK} overloaded in at least one replication: {NOT_STEADY}, it grows with the length of the run",
             style="yellow",
             highlight=False,
         )
     _print_first_overloaded(cube, console)
-    for line in str(cube.attrs.get("notes", "")).splitlines():
+    for line in notes_of(cube):
         console.print(f"note: {escape(printable(line))}", highlight=False)
     if default:
         more = len(cube.data_vars) - table["variable"].nunique()

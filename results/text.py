@@ -31,6 +31,12 @@ def one_of(allowed: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
+def all_of(names: Iterable[str]) -> str:
+    """Return ``a, b and c``."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def did_you_mean(word: object, allowed: Iterable[str]) -> str:
     """Return ``did you mean x or y?`` for a near miss of allowed names, and nothing otherwise."""
     close = get_close_matches(str(word), list(allowed), n=3, cutoff=0.6)

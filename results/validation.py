@@ -23,7 +23,10 @@ QUANTITIES = {
     "tpot_s": "time per output token after the first",
     "e2e_s": "end-to-end latency",
 }
-COURSES = {"running": "running requests", "waiting": "waiting requests"}
+COURSES = {
+    "admitted": "requests admitted and not done, preempted ones among them",
+    "waiting": "requests that wait for their first admission",
+}
 SIDES = ("measured", "simulated")
 
 
@@ -37,7 +40,7 @@ def build_validation(
 ) -> xr.Dataset:
     """Build the labelled dataset of one validation.
 
-    `times` holds ``measured_ttft_s``, ``simulated_ttft_s`` and so on (request,), `courses` ``measured_running`` and so
+    `times` holds ``measured_ttft_s``, ``simulated_ttft_s`` and so on (request,), `courses` ``measured_admitted`` and so
     on (time,), `judged` says which requests the errors are over. Raises ValueError for a name or shape that does not
     fit.
     """

@@ -30,6 +30,17 @@ BUCKETED = ("latency_bucket", "tbt_bucket")
 RELATIVE_ERROR = "relative_error"
 # What the attribute `interval_of` of a variable says where every replication has service coefficients of its own.
 SINGLE = "single replication"
+# What makes the time of a step (mode continuous) or batch, and what it is paid for; the flags of `unmeasured_costs`.
+COSTS: dict[str, str] = {
+    "c0_s": "every step",
+    "c1_s_per_request": "decoding requests",
+    "c2_s_per_kv_token": "KV tokens read",
+    "c3_s_per_prefill_token": "prefilled tokens",
+    "c4_s_per_prefill_attention": "attention of the prefill",
+    "a0_s": "prefill of a batch",
+}
+_DECODING = ("c0_s", "c1_s_per_request")
+_PREFILL = ("c3_s_per_prefill_token", "a0_s")
 # Stands for the unit of the request lengths of one sweep: tokens, or s where the workload draws service times.
 LENGTH_UNITS = "tokens or s"
 
@@ -53,6 +64,8 @@ class Variable(NamedTuple):
     """True when the value says something about the system, and not the length of the run, only in steady state."""
     bounds: tuple[float, float] = (-np.inf, np.inf)
     """The values that are possible at all; intervals are clipped to them."""
+    rests_on: tuple[str, ...] = ()
+    """Those of `COSTS` without which nothing is left of it: unless all are known, no criterion or figure may use it."""
 
     def dims(self, axes: Iterable[str]) -> tuple[str, ...]:
         """Return the dimensions of this variable in a cube with these axes, in order."""
@@ -77,12 +90,15 @@ def _float(
     replicated: bool = True,
     steady_state: bool = False,
     bounds: tuple[float, float] = _POSITIVE,
+    rests_on: tuple[str, ...] = (),
 ) -> Variable:
-    return Variable(name, extra, "float64", units, long_name, definition, replicated, steady_state, bounds)
+    return Variable(name, extra, "float64", units, long_name, definition, replicated, steady_state, bounds, rests_on)
 
 
-def _count(name: str, long_name: str, definition: str, *extra: str, dtype: str = "int64") -> Variable:
-    return Variable(name, extra, dtype, "count", long_name, definition, bounds=_POSITIVE)
+def _count(
+    name: str, long_name: str, definition: str, *extra: str, dtype: str = "int64", rests_on: tuple[str, ...] = ()
+) -> Variable:
+    return Variable(name, extra, dtype, "count", long_name, definition, bounds=_POSITIVE, rests_on=rests_on)
 
 
 _MEASURED = "over the measured requests"
@@ -122,9 +138,12 @@ _REQUEST_TIMES = {
 }
 
 
+_RESTS_ON = {"ttft": _PREFILL, "tpot": _DECODING, "tbt": _DECODING}
+
+
 def _request_time(name: str) -> list[Variable]:
     label, over, what, grows = _REQUEST_TIMES[name]
-    return [
+    variables = [
         _float(f"{name}_mean_s", "s", f"mean {label}", f"Mean {over} of: {what}.", steady_state=grows),
         _float(
             f"{name}_variance_s2", "s2", f"variance of the {label}", f"Variance {over} of: {what}.", steady_state=grows
@@ -140,6 +159,7 @@ def _request_time(name: str) -> list[Variable]:
             steady_state=grows,
         ),
     ]
+    return [variable._replace(rests_on=_RESTS_ON.get(name, ())) for variable in variables]
 
 
 _ALL: list[Variable] = [
@@ -158,6 +178,7 @@ _ALL: list[Variable] = [
         "(mode continuous); the first bucket holds times of exactly zero.",
         "tbt_bucket",
         dtype="uint64",
+        rests_on=_DECODING,
     ),
     _count("requests", "requests", "Requests that arrived."),
     _count("completed", "completed requests", "Requests that were served whole."),
@@ -248,6 +269,7 @@ _ALL: list[Variable] = [
         "wanted, over all tokens of the measured and the missed requests (mode continuous: first tokens left out); NaN "
         "when the limit is not set.",
         bounds=_FRACTION,
+        rests_on=_DECODING,
     ),
     _float(
         "memory_overflow_fraction",
@@ -296,6 +318,17 @@ _ALL: list[Variable] = [
         "True when the queue keeps growing (the test is in the attribute overload_test): latencies are then no "
         "steady-state figures.",
         bounds=_FRACTION,
+    ),
+    Variable(
+        "unmeasured_costs",
+        (),
+        "int64",
+        "1",
+        "costs that count as 0 because nobody measured or gave them",
+        "Sum of the flags (attributes flag_masks, flag_meanings) of what makes the time of a step or batch and was "
+        "neither measured nor given: all times are too short by it, rates that a limit allows too high.",
+        replicated=False,
+        bounds=(0.0, 2.0 ** len(COSTS) - 1.0),
     ),
     _count("bin_requests", "requests of the bin", "Requests that fell into the bin.", "bin"),
     _count("bin_batches", "batches of the bin", "Batches formed from the bin.", "bin"),

@@ -8,6 +8,7 @@ from batchcube.results.text import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import xarray as xr
     from rich.console import Console
 
     from batchcube.calibration.plausibility import Finding
@@ -109,10 +110,15 @@ def _print_plausibility(flags: "Sequence[str]", notes: "Sequence[str]", console:
             console.print(f"  {kind}: {printable(text)}", highlight=False, markup=False)
 
 
-def print_errors(errors: "Sequence[Error]", console: "Console") -> None:
-    """Print what was measured, what was simulated, and the errors."""
+def print_errors(errors: "Sequence[Error]", validation: "xr.Dataset", console: "Console") -> None:
+    """Print what must be said first, what was measured, what was simulated, and the errors."""
     from rich.table import Table
 
+    for line in str(validation.attrs["warnings"]).splitlines():
+        console.print(f"warning: {line}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+    preempted = validation.attrs["preemptions_simulated"]
+    judged = f"requests judged: {validation.attrs['judged']}; preemptions simulated: {preempted}"
+    console.print(judged, highlight=False, markup=False, soft_wrap=True)
     table = Table("quantity", "statistic", "measured", "simulated", "error")
     for row in errors:
         numbers = (f"{row.measured:.5g}", f"{row.simulated:.5g}", f"{100 * row.error:+.2f} %")

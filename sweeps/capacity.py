@@ -25,19 +25,20 @@ from batchcube.engine.continuous import StepJob
 from batchcube.engine.model import check
 from batchcube.engine.report import OVERLOAD_TEST, QUANTILES
 from batchcube.engine.run import JOBS_AT_ONCE
+from batchcube.results.costs import NOT_MEASURED
 from batchcube.results.cube import build_cube
 from batchcube.results.provenance import MadeBy, provenance
-from batchcube.results.text import did_you_mean, one_of
-from batchcube.results.variables import RELATIVE_ERROR
+from batchcube.results.text import all_of, did_you_mean, one_of
+from batchcube.results.variables import REGISTRY, RELATIVE_ERROR
 
 from . import coefficients
 from .drawing import Draws
 from .errors import UserError
 from .execution import STEP_OVERLOAD_TEST, Stopped, cube_axis, in_percent, require_backend, simulate_jobs
 from .grid import where
-from .planning import Plan, PointPlan, calibrated, deal, make_plan
+from .planning import Plan, PointPlan, calibrated, deal, make_plan, unmeasured_costs
 from .progress import Progress, Silent
-from .settings import Point, draws_service, is_continuous
+from .settings import CoefficientsLaw, Point, draws_service, is_continuous
 from .specification import Sweep
 from .workloads.arrivals import Deterministic, Gamma, Poisson
 from .workloads.settings import FloatArray
@@ -281,6 +282,12 @@ def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
             return f'{variable}: needs tokens, and workload.lengths.unit is "seconds"'
         if variable.startswith("tpot_") and not is_continuous(point):
             return f'{variable}: is measured with policy.mode = "continuous" only; use tbt'
+        unknown = [name for name in unmeasured_costs(point) if name in REGISTRY[variable].rests_on]
+        if unknown:
+            law = point.server.service
+            of = f" by coefficients {law.coefficients}" if isinstance(law, CoefficientsLaw) else " in server.service"
+            advice = "take other coefficients" if isinstance(law, CoefficientsLaw) else "give it (0: it costs nothing)"
+            return f"{variable}: rests on {all_of(unknown)}, {NOT_MEASURED}{of}; {advice}, or choose another criterion"
     return None
 
 
@@ -583,6 +590,7 @@ def _cube(sweep: Sweep, run: _Run, made_by: MadeBy) -> xr.Dataset:
         "capacity_unbracketed": np.array([[answer.found.unbracketed for answer in row] for row in table], np.int64),
         "capacity_statistic": np.array([[answer.statistic for answer in row] for row in table]),
     }
+    flags = plan.unmeasured_costs.reshape(shape)
     unanswered = _unanswered(sweep, table)
     notes = [*plan.notes, *unanswered, *_wavering(sweep, table)]
     if run.missed:
@@ -617,7 +625,7 @@ def _cube(sweep: Sweep, run: _Run, made_by: MadeBy) -> xr.Dataset:
     }
     cube = build_cube(
         [cube_axis(axis, sweep) for axis in sweep.grid.axes],
-        {name: array.reshape((*shape, replications)) for name, array in arrays.items()},
+        {"unmeasured_costs": flags} | {name: array.reshape((*shape, replications)) for name, array in arrays.items()},
         replications=replications,
         attrs={**attrs, "description": sweep.description, **kept, **about},
         coefficients_drawn=any(draws_service(point.point) for point in plan.points),

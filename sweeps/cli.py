@@ -299,7 +299,7 @@ def _assignment(flag: str, text: str) -> tuple[str, Any]:
 
 @app.command(
     epilog=examples(
-        "batchcube validate requests.jsonl --coefficients my-server.json --skip 100",
+        "batchcube validate requests.jsonl --coefficients my-server.json",
         "batchcube validate requests.jsonl --coefficients my-server.json --figure overlay.png -o validation.nc",
     )
 )
@@ -307,8 +307,9 @@ def validate(
     log: cli_calibrate.LogArgument,
     coefficients: Annotated[str, typer.Option("--coefficients", metavar="NAME", help="with a step law; name or .json")],
     skip: Annotated[
-        int, typer.Option("--skip", min=0, help="first requests to leave out of the errors: those fitted to")
-    ] = 0,
+        int | None,
+        typer.Option("--skip", min=0, help="first requests to leave out of the errors; those fitted to when left out"),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="NetCDF file to write")] = None,
     overlay: Annotated[
         Path | None, typer.Option("--figure", help="figure to write: simulated against measured (.png, .pdf, .svg)")
@@ -323,7 +324,8 @@ def validate(
     """Replay the request log of a real server under continuous batching, and compare what users felt.
 
     Prints the errors of time to first token, time per output token and end-to-end latency, of throughput, and of how
-    many requests ran and waited. Limits that are not given are those the coefficients were fitted with.
+    many requests were admitted and waited. Limits that are not given are those the coefficients were fitted with. Those
+    that the log contradicts are refused, or said where preemptions may explain it.
     """
     from rich.console import Console
 
@@ -338,7 +340,7 @@ def validate(
     if not overwrite:
         require_new(*filter(None, (output, overlay)))
     errors, dataset = validated(log, known, settings, skip)
-    print_errors(errors, Console())
+    print_errors(errors, dataset, Console())
     if output is not None:
         from batchcube.results.validation import write_validation
 

@@ -496,8 +496,7 @@ def _vllm_loop(output: Path, model: str, requests: int, seed: int, *, quiet: boo
     make_folder(output)
     known, errors, dataset = loop.close_vllm_loop(server, output, requests=requests, seed=seed, quiet=quiet)
     _print(known, None)
-    print_errors(errors, _wide_console())
-    print(f"preemptions simulated: {dataset.attrs['preemptions_simulated']}")
+    print_errors(errors, dataset, _wide_console())
     write_validation(dataset, output / "validation.nc")
     registry.save(registry.draw("simulated-vs-measured", dataset), dataset, output / "simulated-vs-measured.png")
     print(f"{output}: {', '.join(_LOOP_FILES['vllm'])}")
@@ -516,7 +515,7 @@ def _wide_console() -> "Console":
     epilog=examples(
         "batchcube calibrate log requests.jsonl --max-num-seqs 128 -o my-server.json",
         "batchcube calibrate log requests.jsonl --max-num-seqs 128 --fit-until 100 -o my-server.json",
-        "batchcube validate requests.jsonl --coefficients my-server.json --skip 100",
+        "batchcube validate requests.jsonl --coefficients my-server.json",
     ),
 )
 def calibrate_log(

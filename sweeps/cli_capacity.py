@@ -147,12 +147,14 @@ def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0
 
     from batchcube.results import labelled
     from batchcube.results.cube import axis_names
+    from batchcube.results.summary import notes_of, print_warning
 
     axes = axis_names(cube)
     capacities = cube["capacity_requests_per_s"].transpose(*axes, "replication")
     found = labelled.mean_interval(capacities, confidence=confidence)
     limits = "; ".join(_in_words(criterion) for criterion in json.loads(str(cube.attrs["capacity_criteria"])))
     growth = f"; the backlog grows by at most {100 * float(cube.attrs['capacity_growth']):g} % of the arrivals"
+    print_warning(cube, console)
     console.print(f"[bold]{escape(printable(cube.attrs['title']))}[/bold]")
     console.print(f"capacity in requests/s with {escape(limits)}{growth}", highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -171,7 +173,7 @@ def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0
             f"{len(values) - len(known)} of {len(values)}",
         )
     console.print(table)
-    for line in str(cube.attrs["notes"]).splitlines():
+    for line in notes_of(cube):
         console.print(f"note: {escape(printable(line))}", highlight=False)
 
 

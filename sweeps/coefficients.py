@@ -104,6 +104,14 @@ def steps_of(settings: CoefficientsLaw) -> tuple[float, ...]:
     return values
 
 
+def unmeasured(settings: CoefficientsLaw, *, steps: bool) -> tuple[str, ...]:
+    """Return what nothing measured of the law of single steps, or of batches: those made of decodes have no prefill."""
+    if steps:
+        law = step_law_of(settings)
+        return tuple(name for name in STEP_TERMS if getattr(law, name) is None)
+    return ("a0_s",) if laws_of(settings).from_steps else ()
+
+
 def drawn_steps(settings: CoefficientsLaw, rng: np.random.Generator) -> tuple[float, ...]:
     """Draw c0 to c4 of a step from what the fit leaves open: multivariate t around the estimates, never below 0.
 
@@ -122,7 +130,7 @@ def drawn_steps(settings: CoefficientsLaw, rng: np.random.Generator) -> tuple[fl
     least = values[always] / 1000.0
     free = np.flatnonzero(np.diag(covariance) > 0)
     scale = np.sqrt(np.diag(covariance)[free])
-    correlation = files.correlation_of(covariance[np.ix_(free, free)])
+    correlation = np.clip(files.correlation_of(covariance[np.ix_(free, free)]), -1.0, 1.0)
     # By its eigenvalues: what was fitted with a bound can have a correlation that rounding makes a hair below 0.
     eigenvalues, vectors = np.linalg.eigh((correlation + correlation.T) / 2.0)
     normal = vectors @ (np.sqrt(np.clip(eigenvalues, 0.0, None)) * rng.standard_normal(free.size))
@@ -168,9 +176,6 @@ def notes_on_steps(settings: CoefficientsLaw, asked: Asked) -> list[str]:
     if law.quality.leave_one_out_rms is not None:
         parts.append(f"the law predicts left-out measurements within {100 * law.quality.leave_one_out_rms:.2g} % (rms)")
     said = ["; ".join(parts)]
-    unknown = [term for term in STEP_TERMS if getattr(law, term) is None]
-    if unknown:
-        said.append(f"coefficients {name}: nothing measured {', '.join(unknown)}: taken for 0")
     measured = [laws.batch_sizes[1] for laws in known.batch_laws if laws.batch_sizes is not None]
     if measured and asked.largest_batch > max(measured):
         said.append(_larger(name, max(measured), asked.largest_batch))

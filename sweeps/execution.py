@@ -556,6 +556,7 @@ def _cube(
     arrays["bin_lower_edge"], arrays["bin_upper_edge"] = edges_of.reshape((2, *shape, plan.bins))
     effective = np.array([len(point.edges) - 1 for point in plan.points], np.int64)
     arrays["effective_bins"] = np.repeat(effective[:, None], count, axis=1).reshape((*shape, count))
+    arrays["unmeasured_costs"] = plan.unmeasured_costs.reshape(shape)
     notes = list(plan.notes)
     notes += _never_served(arrays)
     if not plan.continuous:

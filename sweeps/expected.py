@@ -74,7 +74,7 @@ def batches_of(point: Point, edges: FloatArray | None) -> theory.BinnedBatches |
         assert isinstance(fitted, ConstantLaw | GrowingLaw | BatchCoefficients)
         h = fitted.h if isinstance(fitted, BatchCoefficients) else fitted.law
         gamma = 0.0 if isinstance(fitted, ConstantLaw) else fitted.gamma
-        intercept = fitted.a0_s
+        intercept = fitted.a0_s or 0.0
         slope = fitted.a1_s_per_token * float(batch_factor(policy.batch_size, h, gamma))
     return theory.binned_batches(law, policy.batch_size, cut, confusion=confusion, intercept_s=intercept, slope_s=slope)
 

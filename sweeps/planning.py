@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from batchcube.calibration.coefficients import locate as locate_coefficients
+from batchcube.calibration.laws import STEP_TERMS
 from batchcube.engine import INFINITE, Setup, make_policy, make_reporting
 from batchcube.engine.continuous import (
     Law,
@@ -37,6 +38,7 @@ from batchcube.engine.policies.service import Service, formula, given, measured,
 from batchcube.engine.policies.sla import no_sla, sla_search
 from batchcube.engine.policies.target import Control, fixed_target
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
+from batchcube.results.costs import flags_of, warning_of
 
 from . import coefficients
 from .datasets import resolve
@@ -48,6 +50,7 @@ from .settings import (
     CONTROLLED,
     LONGEST_CONTINUOUS_S,
     CoefficientsLaw,
+    ConstantLaw,
     GrowingLaw,
     Point,
     Policy,
@@ -122,6 +125,8 @@ class Plan(NamedTuple):
     notes: tuple[str, ...]
     input_sha256: str
     rows_dropped: int
+    unmeasured_costs: NDArray[np.int64]
+    """(point,) flags of costs that nobody measured or gave, see `results.costs`."""
 
     @property
     def continuous(self) -> bool:
@@ -194,7 +199,10 @@ def make_plan(sweep: Sweep) -> Plan:
         notes.update(dict.fromkeys(about(law, asked)))
     checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points))
     dropped = sum(trace.rows_dropped for trace in recorded)
-    return Plan(sweep, tuple(points), tuple(notes), ",".join(checksums), dropped)
+    flags = flags_of([unmeasured_costs(plan.point) for plan in points])
+    # The first of them: what is printed or drawn begins with it.
+    said = tuple(filter(None, (warning_of(flags), *notes)))
+    return Plan(sweep, tuple(points), said, ",".join(checksums), dropped, flags)
 
 
 def refusal(sweep: Sweep, error: ValueError, position: tuple[int, ...] | None) -> UserError:
@@ -678,7 +686,7 @@ def build_service(server: Server, largest_batch: int) -> Service:
         return measured(table.batch_sizes, table.lengths, table.seconds, outside)
     assert not isinstance(law, StepsLaw)
     gamma = law.gamma if isinstance(law, GrowingLaw) else 0.0
-    return formula(law.a0_s, law.a1_s_per_token, law.law, gamma, largest_batch=largest_batch)
+    return formula(law.a0_s or 0.0, law.a1_s_per_token, law.law, gamma, largest_batch=largest_batch)
 
 
 def drawn_service(point: Point, largest_batch: int, rng: np.random.Generator) -> Service:
@@ -694,13 +702,17 @@ def step_seconds(server: Server) -> tuple[float, ...]:
     if isinstance(law, CoefficientsLaw):
         return coefficients.steps_of(law)
     assert isinstance(law, StepsLaw)
-    return (
-        law.c0_s,
-        law.c1_s_per_request,
-        law.c2_s_per_kv_token,
-        law.c3_s_per_prefill_token,
-        law.c4_s_per_prefill_attention,
-    )
+    return law.seconds
+
+
+def unmeasured_costs(point: Point) -> tuple[str, ...]:
+    """Return what makes the time of a step or batch and is neither measured nor given, by its names in `COSTS`."""
+    law = point.server.service
+    if isinstance(law, CoefficientsLaw):
+        return coefficients.unmeasured(law, steps=is_continuous(point))
+    if isinstance(law, StepsLaw):
+        return tuple(name for name in STEP_TERMS if getattr(law, name) is None)
+    return ("a0_s",) if isinstance(law, ConstantLaw | GrowingLaw) and law.a0_s is None else ()
 
 
 def drawn_law(point: Point, rng: np.random.Generator) -> Law:

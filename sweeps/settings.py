@@ -273,7 +273,10 @@ class ConstantLaw(Settings):
     """T = a0 + a1 L."""
 
     law: Literal["constant"]
-    a0_s: SecondsOrZero = Field(default=0.0, description="time of a batch before its first token")
+    a0_s: SecondsOrZero | None = Field(
+        default=None,
+        description="time of a batch before its first token; left out: unknown, counts as 0",
+    )
     a1_s_per_token: SecondsPerToken = Field(description="time per token of the longest request")
     length: Literal["output", "total"] = Field(default="output", description="tokens that count")
 
@@ -282,7 +285,10 @@ class GrowingLaw(Settings):
     """T = a0 + a1 L h(b), with h growing in the batch size b."""
 
     law: Literal["linear", "saturating", "power"]
-    a0_s: SecondsOrZero = Field(default=0.0, description="time of a batch before its first token")
+    a0_s: SecondsOrZero | None = Field(
+        default=None,
+        description="time of a batch before its first token; left out: unknown, counts as 0",
+    )
     a1_s_per_token: SecondsPerToken = Field(description="time per token of a batch of one")
     gamma: Annotated[float, Field(ge=0, le=100)] = Field(description="growth with the batch size")
     length: Literal["output", "total"] = Field(default="output", description="tokens that count")
@@ -330,16 +336,24 @@ class GivenLaw(Settings):
 
 
 class StepsLaw(Settings):
-    """Time of one step of continuous batching: c0 + c1 b + c2 (KV read) + c3 (prefill) + c4 (prefill attention)."""
+    """Time of one step of continuous batching: c0 + c1 b + c2 (KV read) + c3 (prefill) + c4 (prefill attention).
+
+    A term that is left out counts as 0 but is unknown: what rests on it is refused or marked. 0 says it costs nothing.
+    """
 
     law: Literal["steps"]
     c0_s: StepSeconds = Field(description="time of a step, whatever it holds")
-    c1_s_per_request: StepSeconds = Field(default=0.0, description="time per decoding request")
-    c2_s_per_kv_token: StepSeconds = Field(default=0.0, description="time per KV token that decodes read")
-    c3_s_per_prefill_token: StepSeconds = Field(default=0.0, description="time per prefilled token")
-    c4_s_per_prefill_attention: StepSeconds = Field(
-        default=0.0, description="time per prefilled token and token of its context"
+    c1_s_per_request: StepSeconds | None = Field(default=None, description="time per decoding request")
+    c2_s_per_kv_token: StepSeconds | None = Field(default=None, description="time per KV token that decodes read")
+    c3_s_per_prefill_token: StepSeconds | None = Field(default=None, description="time per prefilled token")
+    c4_s_per_prefill_attention: StepSeconds | None = Field(
+        default=None, description="time per prefilled token and token of its context"
     )
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """c0 to c4, 0 for those left out."""
+        return tuple(getattr(self, name) or 0.0 for name in STEP_TERMS)
 
 
 Service = Annotated[
@@ -753,11 +767,11 @@ def _continuous_problems(point: Point) -> Iterator[Problem]:
 def _step_law_problems(server: Server) -> Iterator[Problem]:
     law, at = server.service, ("server", "service")
     if isinstance(law, StepsLaw):
-        for name in STEP_TERMS:
-            text = lost_by_rounding(getattr(law, name), TICKS_PER_S)
+        for name, seconds in zip(STEP_TERMS, law.seconds, strict=True):
+            text = lost_by_rounding(seconds, TICKS_PER_S)
             if text is not None:
                 yield Problem((*at, name), text)
-        if law.c0_s == law.c1_s_per_request == 0:
+        if not any(law.seconds[:2]):
             yield Problem((*at, "c0_s"), "must be > 0, or c1_s_per_request must: a decode step takes some time")
     elif isinstance(law, CoefficientsLaw):
         for name in ("h", "prompt_tokens"):

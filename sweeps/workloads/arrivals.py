@@ -198,8 +198,10 @@ class GammaWindows(Settings):
             raise ValueError("give either path, or shapes and scales_s, not both")
         if self.shapes is not None and self.scales_s is not None and len(self.shapes) != len(self.scales_s):
             raise ValueError(f"{len(self.shapes)} shapes but {len(self.scales_s)} scales_s: must be as many")
-        if self.path is None and self.service is not None:
-            raise ValueError("service chooses rows of a file: needs path")
+        if self.path is None:
+            ignored = [name for name in ("shape_column", "scale_column", "service") if name in self.model_fields_set]
+            if ignored:
+                raise ValueError(f"{ignored[0]} says what to read of a file: needs path")
         return self
 
     def windows(self) -> tuple[FloatArray, FloatArray]:

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 
+from batchcube.results.costs import flags_of
 from batchcube.results.cube import QUANTILES, Axis, Buckets, build_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.variables import REGISTRY
@@ -54,9 +55,13 @@ def make_cube(
     windows=10,
     seed=1,
     coefficients_drawn=False,
+    unmeasured=(),
     **attrs,
 ):
-    """Return a cube over the named AXES; a replication's numbers depend only on the seed and its number."""
+    """Return a cube over the named AXES; a replication's numbers depend only on the seed and its number.
+
+    `unmeasured` names the costs that nobody measured at the first values of all axes.
+    """
     chosen = [AXES[name] for name in axes]
     shape = tuple(len(axis.values) for axis in chosen)
     grid = dict(zip(axes, np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), strict=True)) if axes else {}
@@ -76,6 +81,8 @@ def make_cube(
     arrays["theory_throughput_requests_per_s"] = capacity
     arrays["theory_throughput_limit_requests_per_s"] = np.full(shape, 2 * CAPACITY)
     arrays["theory_latency_s"] = np.where(rate < capacity, 1.0 + 20.0 / rate, np.nan)
+    arrays["unmeasured_costs"] = np.zeros(shape, np.int64)
+    arrays["unmeasured_costs"][(0,) * len(shape)] = flags_of([unmeasured])[0]
     total = first_replication + replications
     specification = json.dumps({"name": "example", "seed": seed, "replications": total, "axes": list(axes)})
     known = provenance(
@@ -171,7 +178,7 @@ def _replication(rate, capacity, replication, seed, requests, bins, windows, buc
         out[f"{name}_min_s"] = values.min(axis=-1)
         out[f"{name}_max_s"] = values.max(axis=-1)
         out[f"{name}_quantile_s"] = np.moveaxis(np.quantile(values, QUANTILES, axis=-1), 0, -1)
-    assert {*out} | {"bin_lower_edge", "bin_upper_edge", "window_width_s"} | {
+    assert {*out} | {"bin_lower_edge", "bin_upper_edge", "window_width_s", "unmeasured_costs"} | {
         name for name in REGISTRY if name.startswith("theory_")
     } == {*REGISTRY} - CONTINUOUS - SEARCHED
     return out

@@ -30,7 +30,7 @@ def test_a_validation_survives_a_file(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"measured_running: is missing or not of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"measured_admitted: is missing or not of shape \(3,\)"):
         build_validation(
             np.zeros(2),
             np.ones(2, bool),

@@ -566,7 +566,15 @@ HELD = {
     *("throughput_requests_per_s", "throughput_tokens_per_s", "makespan_s", "utilisation", "overloaded"),
     *("batch_size_mean", "request_sla_violation_fraction", "token_sla_violation_fraction"),
     *("kv_peak_tokens", "recomputed_token_fraction", "backlog_growth_fraction"),
-    *("effective_bins", "bin_lower_edge", "bin_upper_edge", "bin_requests", "bin_wait_mean_s", "bin_latency_mean_s"),
+    *(
+        "unmeasured_costs",
+        "effective_bins",
+        "bin_lower_edge",
+        "bin_upper_edge",
+        "bin_requests",
+        "bin_wait_mean_s",
+        "bin_latency_mean_s",
+    ),
     *("window_width_s", "window_arrivals", "window_completions", "window_request_sla_violation_fraction"),
     *("window_queue_length_mean", "window_running_mean", "window_batch_size_mean", "window_kv_tokens_mean"),
     *("window_preemptions", "window_batch_target_mean", "window_batch_memory_bound_mean"),
@@ -807,7 +815,7 @@ def test_coefficients_give_their_law_of_steps() -> None:
     made = sweep(SLOW).run()
     notes = made.attrs["notes"]
     assert "step times of qwen3-0.6b-cpu-vllm (measured)" in notes
-    assert "nothing measured" not in notes
+    assert "neither measured" not in notes
     (kept,) = json.loads(made.attrs["service_coefficients"])[VLLM["coefficients"]]["laws"]
     assert kept == {"asked": "steps", "draw": False, "law": law.model_dump()}
     assert not of_single(made["latency_mean_s"])
@@ -817,7 +825,7 @@ def test_what_nothing_measured_and_what_is_extrapolated_is_told() -> None:
     service = {"coefficients": "ml-energy-llama-3.1-8b-h100"}
     tables = put(BASE, {"server.service": service, "policy.largest_batch": 2000, "server.replica.token_budget": 2048})
     notes = make_plan(Sweep.model_validate(tables)).notes
-    assert any("nothing measured c2_s_per_kv_token, c3_s_per_prefill_token, c4_s" in note for note in notes)
+    assert notes[0].startswith("neither measured nor given, counted as 0: c2_s_per_kv_token (KV tokens read), c3_s_per")
     assert any("measured up to batches of" in note and "some of up to 2000" in note for note in notes)
 
 

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from batchcube.calibration import logs
-from batchcube.calibration.logs import Log, replay
+from batchcube.calibration.coefficients import Coefficients, FittedLog, Raw
+from batchcube.calibration.logs import Log, read_log, replay
 from batchcube.engine.continuous import make_law, make_replica
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.figures import registry
 from batchcube.results.validation import read_validation
 from batchcube.sweeps.coefficients import load
-from batchcube.sweeps.validating import replica_settings, validate
+from batchcube.sweeps.errors import UserError
+from batchcube.sweeps.validating import contradictions, fit, replica_settings, validate
 
 from .command_line import Answer
 
@@ -68,10 +70,11 @@ def test_from_a_log_to_coefficients_to_errors_to_a_figure(
     assert known.replica is not None
     assert (known.replica.most_running, known.replica.token_budget) == (8, 512)
     judged = Answer(
-        capsys, "validate", str(log_file), "--coefficients", "server.json", "--skip", "40", "-o", "v.nc",
-        "--figure", "v.png",
+        capsys, "validate", str(log_file), "--coefficients", "server.json", "-o", "v.nc", "--figure", "v.png",
     )  # fmt: skip
     assert judged.status == 0
+    # The coefficients know which requests of this very log they were fitted to.
+    assert judged.out.startswith("requests judged: all but the first 40, which were fitted; preemptions simulated: 0")
     assert "throughput_tokens_per_s" in judged.out
     kept = read_validation("v.nc")
     assert kept["judged"].values.sum() == 20
@@ -79,6 +82,9 @@ def test_from_a_log_to_coefficients_to_errors_to_a_figure(
     again = Answer(capsys, "figure", "simulated-vs-measured", "v.nc", "-o", "again.png")
     assert again.status == 0
     assert Path("again.png").read_bytes() == Path("v.png").read_bytes()
+    every = Answer(capsys, "validate", str(log_file), "--coefficients", "server.json", "--skip", "0")
+    assert every.out.startswith("warning: 40 of the 60 requests judged are those that were fitted\n")
+    assert "requests judged: all;" in every.out
     refused = Answer(capsys, "validate", str(log_file), "--coefficients", "server.json", "-o", "v.nc")
     assert refused.mistake == "v.nc: is there already; choose another output, or --overwrite"
 
@@ -99,10 +105,84 @@ def test_the_true_law_has_no_error(log_file: Path) -> None:
         # Timestamps of 100 s and more have some ten digits behind the point.
         assert row.error == pytest.approx(0.0, abs=1e-6), row
     assert {row.quantity for row in errors} == {
-        "ttft_s", "tpot_s", "e2e_s", "makespan_s", "throughput_tokens_per_s", "running", "waiting",
+        "ttft_s", "tpot_s", "e2e_s", "makespan_s", "throughput_tokens_per_s", "admitted", "waiting",
     }  # fmt: skip
     np.testing.assert_allclose(dataset["measured_e2e_s"], dataset["simulated_e2e_s"], rtol=1e-9)
-    assert dataset["measured_running"].max() == 8
+    assert dataset["measured_admitted"].max() == 8
+
+
+def fitted_to(log_file: Path, count: int, sha256: str | None = None) -> Coefficients:
+    known, _ = exact()
+    return known.model_copy(
+        update={
+            "raw": Raw(file=log_file.name, sha256=sha256 or read_log(log_file).sha256),
+            "log": FittedLog(requests=COUNT, fitted_to=count, rms={}, unsure=[]),
+        }
+    )
+
+
+def test_requests_that_were_fitted_judge_nothing_unless_asked(log_file: Path) -> None:
+    _, settings = exact()
+    known = fitted_to(log_file, 25)
+    _, dataset = validate(log_file, known, settings)
+    assert (dataset["judged"].values == (np.arange(COUNT) >= 25)).all()
+    assert dataset.attrs["judged"] == "all but the first 25, which were fitted"
+    _, dataset = validate(log_file, known, settings, 10)
+    assert dataset["judged"].values.sum() == COUNT - 10
+    assert dataset.attrs["warnings"] == "15 of the 50 requests judged are those that were fitted"
+    every = fitted_to(log_file, COUNT)
+    with pytest.raises(UserError, match=r"were fitted to all 60 requests, none is left to judge them: fit to some"):
+        validate(log_file, every, settings)
+    _, dataset = validate(log_file, every, settings, 0)
+    assert dataset.attrs["warnings"] == "60 of the 60 requests judged are those that were fitted"
+    # Another log judges them whole.
+    _, dataset = validate(log_file, fitted_to(log_file, COUNT, "0" * 64), settings)
+    assert dataset["judged"].values.all()
+    assert dataset.attrs["warnings"] == ""
+
+
+def test_limits_that_the_log_contradicts_are_refused(tmp_path: Path, log_file: Path) -> None:
+    known, _ = exact()
+    with pytest.raises(
+        UserError, match=r"8 requests ran at once, .* s after the first .*: --max-num-seqs 7 must be at"
+    ):
+        validate(log_file, known, replica_settings(None, most_running=7, token_budget=512))
+    with pytest.raises(UserError, match=r"--max-num-seqs 4 must be at least as many"):
+        fit(log_file, replica_settings(None, most_running=4, token_budget=512), None, "mine", quiet=True)
+    # Where the cache may be full, the requests over the limit may have been preempted.
+    settings = replica_settings(None, most_running=7, token_budget=512, capacity_tokens=10**6)
+    _, dataset = validate(log_file, known, settings)
+    assert dataset.attrs["warnings"].startswith("8 requests ran at once")
+    assert "more than max_num_seqs = 7, unless some were preempted" in dataset.attrs["warnings"]
+    _, dataset = validate(log_file, known, replica_settings(None, 8, 512, capacity_tokens=1600))
+    assert "more than the KV cache of 1600, unless some were preempted or shared" in dataset.attrs["warnings"]
+    # One that ends as another begins is not beside it.
+    entry = {"input_toks": 5, "output_toks": 2, "queued_ts": 0.0, "first_token_ts": 0.5, "last_token_ts": 1.0}
+    after = entry | {"queued_ts": 0.2, "scheduled_ts": 1.0, "first_token_ts": 1.5, "last_token_ts": 2.0}
+    path = tmp_path / "log.jsonl"
+    path.write_text(f"{json.dumps(entry | {'scheduled_ts': 0.0})}\n{json.dumps(after)}\n")
+    assert list(contradictions(read_log(path), replica_settings(None, most_running=1), path)) == []
+
+
+def test_a_time_that_rests_on_what_nobody_measured_is_not_compared(log_file: Path) -> None:
+    known, settings = exact()
+    assert known.step_law is not None
+    law = known.step_law.model_copy(update={"c3_s_per_prefill_token": None})
+    errors, dataset = validate(log_file, known.model_copy(update={"step_law": law}), settings)
+    assert {row.quantity for row in errors} >= {"tpot_s", "e2e_s"}
+    assert "ttft_s" not in {row.quantity for row in errors}
+    assert np.isnan(dataset["simulated_ttft_s"]).all()
+    assert dataset.attrs["warnings"].startswith("neither measured nor given, counted as 0: c3_s_per_prefill_token")
+    texts = [text.get_text() for text in registry.draw("simulated-vs-measured", dataset).texts]
+    assert texts[1].startswith("neither measured nor given")
+
+
+def test_who_is_preempted_stays_admitted_on_both_sides(log_file: Path) -> None:
+    known, _ = exact()
+    _, dataset = validate(log_file, known, replica_settings(None, 8, 512, capacity_tokens=2000))
+    assert dataset.attrs["preemptions_simulated"] > 0
+    assert "preempted" in dataset["simulated_admitted"].attrs["long_name"]
+    assert "simulated_running" not in dataset
 
 
 def test_a_slower_law_is_late_everywhere(log_file: Path) -> None:
