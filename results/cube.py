@@ -28,7 +28,7 @@ from .variables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -212,10 +212,10 @@ def _used_range(counts: NDArray[np.generic]) -> NDArray[np.intp]:
     return inside if inside[0] == 0 else np.concatenate([[0], inside])
 
 
-def write_cube(cube: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+def write_cube(cube: xr.Dataset, path: str | os.PathLike[str], *, ready: Callable[[], None] = lambda: None) -> Path:
     """Write a cube as compressed NetCDF-4, complete or not at all, and return its path; see `write_dataset`."""
     check_cube(cube, str(path))
-    return write_dataset(cube, path)
+    return write_dataset(cube, path, ready=ready)
 
 
 def check_cube(cube: xr.Dataset, source: str) -> None:

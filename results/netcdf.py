@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import uuid
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
+from .disk import lock, sync_folder
 from .text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable, Iterator
+
+_HASH = "[0-9a-f]" * 8
 
 
-def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+def write_dataset(
+    dataset: xr.Dataset, path: str | os.PathLike[str], *, ready: Callable[[], None] = lambda: None
+) -> Path:
     """Write a dataset as compressed NetCDF-4, complete or not at all, and return its path.
 
     The file is written beside its target under another name, synced, and moved into place; whatever stops that, Ctrl-C
-    included, leaves no part of it and leaves an older file as it was.
+    included, leaves no part of it and leaves an older file as it was. `ready` is called right before the move, and
+    stops it by what it raises. Parts that a killed process left of the same file are removed.
     Raises ValueError (target or folder is not writable as such) or OSError (disk full), one line each, naming the file.
     """
     target = Path(path)
@@ -30,23 +38,44 @@ def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{path}: is a {'folder' if target.is_dir() else 'special file'}, must be a file name")
     if not target.parent.is_dir():
         raise ValueError(f"{path}: the folder {target.parent} does not exist")
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")  # `_HASH`
     clean = dataset.copy()
     for name in clean.variables:
         clean[name].encoding = {}
-    try:
-        # The NetCDF library reports a refused file as anything; asking the system first gives the reason.
-        part.touch()
-        clean.to_netcdf(part, engine="netcdf4", format="NETCDF4", encoding=_encoding(clean))
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(target)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OSError(f"{path}: cannot be written: {reason}{_space(target.parent)}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with _writing(target):
+        try:
+            # The NetCDF library reports a refused file as anything; asking the system first gives the reason.
+            part.touch()
+            clean.to_netcdf(part, engine="netcdf4", format="NETCDF4", encoding=_encoding(clean))
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            ready()
+            part.replace(target)
+            sync_folder(target.parent)
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise OSError(f"{path}: cannot be written: {reason}{_space(target.parent)}") from error
+        finally:
+            part.unlink(missing_ok=True)
     return target
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Share a lock on the folder of a target while writing; with nobody else in it, parts of the target are dead.
+
+    The system drops the lock of a process that dies. Where it has no locks of folders (on NFS) nothing is removed.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            folder = os.open(target.parent, os.O_RDONLY)
+            stack.callback(os.close, folder)
+            with suppress(OSError):
+                lock(folder)
+                for dead in target.parent.glob(f".{glob.escape(target.name)}.{_HASH}.part"):
+                    dead.unlink()
+            lock(folder, shared=True)
+        yield
 
 
 def read_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:

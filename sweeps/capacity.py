@@ -8,10 +8,13 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from itertools import count, islice
+from itertools import count, groupby, islice
+from pathlib import Path
 from threading import Event, Lock
 from typing import Any, NamedTuple
 
@@ -27,19 +30,32 @@ from batchcube.engine.report import OVERLOAD_TEST, QUANTILES
 from batchcube.engine.run import JOBS_AT_ONCE
 from batchcube.results.costs import NOT_MEASURED
 from batchcube.results.cube import build_cube
-from batchcube.results.provenance import MadeBy, provenance
+from batchcube.results.provenance import MadeBy, batchcube_version, provenance
 from batchcube.results.text import all_of, did_you_mean, one_of
 from batchcube.results.variables import REGISTRY, RELATIVE_ERROR
 
 from . import coefficients
 from .drawing import Draws
 from .errors import UserError
-from .execution import STEP_OVERLOAD_TEST, Stopped, cube_axis, in_percent, require_backend, simulate_jobs
+from .execution import (
+    ADVICE,
+    SECONDS_BETWEEN_SAVES,
+    STEP_OVERLOAD_TEST,
+    Stopped,
+    cube_axis,
+    in_percent,
+    require_backend,
+    same_sweep,
+    simulate_jobs,
+)
+from .files import require_output
 from .grid import where
 from .planning import Plan, PointPlan, calibrated, deal, make_plan, unmeasured_costs
 from .progress import Progress, Silent
 from .settings import CoefficientsLaw, Point, draws_service, is_continuous
 from .specification import Sweep
+from .stopping import SECONDS_BETWEEN_LOOKS, Stop, stopping
+from .store import Part, Store
 from .workloads.arrivals import Deterministic, Gamma, Poisson
 from .workloads.settings import FloatArray
 
@@ -348,6 +364,8 @@ class _Answer(NamedTuple):
     lowest: float
     highest: float
     """Of the rates that were looked at."""
+    missed: float
+    """Largest share of the requests past the warm-up that was never served at one of them."""
 
 
 class _One:
@@ -358,10 +376,12 @@ class _One:
         self.rate = next(search)
         self.visited: dict[float, bool] = {}
         self.statistics: dict[float, float] = {}
+        self.missed = 0.0
         self.answer: _Answer | None = None
 
-    def tell(self, holds: bool | None, statistic: float = math.nan) -> None:
+    def tell(self, holds: bool | None, statistic: float = math.nan, missed: float = 0.0) -> None:
         """Go on to the next rate, or to the answer."""
+        self.missed = max(self.missed, missed)
         if holds is not None:
             self.visited[self.rate], self.statistics[self.rate] = holds, statistic
         try:
@@ -369,21 +389,25 @@ class _One:
         except StopIteration as stop:
             found: Found = stop.value
             value = self.statistics[found.held] if found.unbracketed == 0 else math.nan
-            self.answer = _Answer(found, value, is_monotone(self.visited), min(self.visited), max(self.visited))
+            rates = min(self.visited), max(self.visited)
+            self.answer = _Answer(found, value, is_monotone(self.visited), *rates, self.missed)
 
 
 class _Task(NamedTuple):
     """What a thread does at once: some points of some replications, all in step."""
 
     draws: list[Draws]
-    block: range
+    points: Sequence[int]
 
 
 class _Run:
     """Deals replications and blocks of points out to threads and collects their answers."""
 
-    def __init__(self, plan: Plan, settings: _Settings, progress: Progress, backend: str) -> None:
+    def __init__(
+        self, plan: Plan, settings: _Settings, store: Store | None, stop: Stop, progress: Progress, backend: str
+    ) -> None:
         self.plan, self.settings, self.progress, self.backend = plan, settings, progress, backend
+        self.store, self.stop = store, stop
         self.points = [_scalable(point) for point in plan.points]
         self.on_device = backend == "jax"
         self.jobs_at_once = JOBS_AT_ONCE
@@ -393,53 +417,105 @@ class _Run:
             self.jobs_at_once = jobs_at_once(job, self._shape(plan.points), backend)
         self.answers: dict[tuple[int, int], _Answer] = {}
         """By point and replication."""
-        self.missed = 0.0
-        """Largest share of the requests past the warm-up that was never served at any rate."""
+        self._unsaved: list[tuple[int, int]] = []
         self._stop = Event()
         self._lock = Lock()
         self._simulated = 0
         self._fresh_keys = count(-1, -1)  # the planner's own are >= 0
 
-    def work(self, workers: int) -> None:
-        """Search every point in every replication; KeyboardInterrupt on Ctrl-C."""
-        sweep, points = self.plan.sweep, len(self.points)
-        expected = self.settings.expected_rates * self.plan.requests * sweep.replications
-        self.progress.start(points, sweep.replications, expected)
+    def take(self, parts: Iterable[Part]) -> None:
+        """Add the answers of searches that were finished before."""
+        for part in parts:
+            answers = _answers_of(part.report)
+            self.answers.update({(k, part.replication): one for k, one in zip(part.points, answers, strict=True)})
+
+    def work(self, workers: int) -> bool:
+        """Search every point in every replication that has no answer, and say whether there was any to search.
+
+        What a stop finds finished is saved.
+        """
+        sweep, points = self.plan.sweep, range(len(self.points))
+        left = {r: [k for k in points if (k, r) not in self.answers] for r in range(sweep.replications)}
+        left = {r: mine for r, mine in left.items() if mine}
+        requests = sum(self.points[k].plan.requests for mine in left.values() for k in mine)
+        self._tell_kept()
+        self.progress.start(len(points), len(left), self.settings.expected_rates * requests)
         # Few replications: several threads share one. A device takes as many as it holds.
-        blocks = [range(points)] if self.on_device else list(deal(points, -(-4 * workers // sweep.replications)))
-        together = max(1, self.jobs_at_once // points) if self.on_device else 1
+        blocks = 1 if self.on_device else -(-4 * workers // max(1, len(left)))
+        together = max(1, self.jobs_at_once // len(points)) if self.on_device else 1
         threads = min(2, workers) if self.on_device else workers
-        tasks = self._tasks(blocks, together)
-        left = dict.fromkeys(range(sweep.replications), len(blocks))
+        tasks = self._tasks(left, blocks, together)
+        undone = {r: len(mine) for r, mine in left.items()}
         running: dict[Future[None], _Task] = {}
-        with ThreadPoolExecutor(threads, thread_name_prefix="batchcube") as pool:
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="batchcube")
+        saved = time.monotonic()
+        with self.stop.held():
             try:
                 while True:
+                    self.stop.check()
                     while len(running) < 2 * threads and (task := next(tasks, None)) is not None:
                         running[pool.submit(self._search, task)] = task
                     if not running:
                         break
-                    done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                    done, _ = wait(running, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
                     for future in done:
                         task = running.pop(future)
                         future.result()
                         for draws in task.draws:
-                            left[draws.replication] -= 1
-                        complete = sum(left[draws.replication] == 0 for draws in task.draws)
+                            undone[draws.replication] -= len(task.points)
+                        complete = sum(undone[draws.replication] == 0 for draws in task.draws)
                         if complete:
                             self.progress.finish_replications(complete)
                     self._tell()
+                    if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                        self._save()
+                        saved = time.monotonic()
+                # The cube is yet to be built and written, and may find no room.
+                self._save()
             except BaseException:
                 self._stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
+                self._keep()
+                pool.shutdown(wait=False, cancel_futures=True)
+                self.stop.wait_for(list(running))
+                self._keep()
                 raise
+            finally:
+                pool.shutdown(wait=not self.stop.abandoned)
+        return bool(left)
 
-    def _tasks(self, blocks: Sequence[range], together: int) -> Iterator[_Task]:
-        numbers = iter(range(self.plan.sweep.replications))
-        while group := list(islice(numbers, together)):
-            draws = [Draws(self.plan.sweep.seed, number) for number in group]
-            for block in blocks:
-                yield _Task(draws, block)
+    def _tasks(self, left: Mapping[int, Sequence[int]], blocks: int, together: int) -> Iterator[_Task]:
+        """Yield tasks of what is left: replications that lack the same points go together."""
+        for points, group in groupby(left, key=lambda r: left[r]):
+            while numbers := list(islice(group, together)):
+                draws = [Draws(self.plan.sweep.seed, number) for number in numbers]
+                for block in deal(len(points), blocks):
+                    yield _Task(draws, points[block.start : block.stop])
+
+    def _save(self) -> None:
+        if self.store is None:
+            return
+        with self._lock:
+            unsaved, self._unsaved = self._unsaved, []
+            answers = {at: self.answers[at] for at in unsaved}
+        try:
+            self.store.save(_parts_of(answers))
+        except BaseException:
+            with self._lock:
+                self._unsaved += unsaved
+            raise
+        self._tell_kept()
+
+    def _tell_kept(self) -> None:
+        if self.store is not None:
+            self.stop.kept = self.store.tell(len(self.points), self.plan.sweep.replications)
+
+    def _keep(self) -> None:
+        """Save on the way out: what cannot be saved is told, and does not hide what led here."""
+        try:
+            self._save()
+        except OSError as error:
+            self._tell_kept()
+            self.stop.kept += f" The rest of what was finished could not be written: {error.strerror}."
 
     def _shape(self, plans: Sequence[PointPlan]) -> Shape:
         # Devices compile for a shape, so that all calls ask for one.
@@ -451,7 +527,7 @@ class _Run:
         searches = {
             (k, draws.replication): _One(draws, self.points[k], self.settings.begin(self.points[k].start))
             for draws in task.draws
-            for k in task.block
+            for k in task.points
         }
         quota = self.settings.expected_rates * sum(one.point.plan.requests for one in searches.values())
         waiting = list(searches.values())
@@ -462,9 +538,13 @@ class _Run:
                     raise Stopped
                 quota -= self._look(waiting[start : start + together], together, quota)
             waiting = [one for one in waiting if one.answer is None]
+            answered = {at: one.answer for at, one in searches.items() if one.answer is not None}
+            searches = {at: one for at, one in searches.items() if at not in answered}
+            with self._lock:
+                self.answers |= answered
+                self._unsaved += answered
         with self._lock:
             self._simulated += quota
-            self.answers.update({at: one.answer for at, one in searches.items() if one.answer is not None})
 
     def _look(self, searches: Sequence[_One], together: int, quota: int) -> int:
         """Simulate the next rate of at most `together` searches; return how much of the progress left that was."""
@@ -487,13 +567,15 @@ class _Run:
                 # Programs are compiled for a number of jobs, and searches end one after the other.
                 jobs += [jobs[-1]] * (together - len(jobs))
             report = simulate_jobs(jobs, self._shape([plan for _, plan, _ in drawn]), self.backend)
-        holds, statistic = self._judge({name: values[: len(drawn)] for name, values in report.items()})
-        for (one, _, _), good, value in zip(drawn, holds.tolist(), statistic.tolist(), strict=True):
-            one.tell(good, value)
+        report = {name: values[: len(drawn)] for name, values in report.items()}
+        holds, statistic = self._judge(report)
+        missed = report["missed"] / (report["measured"] + report["missed"])
+        answers = zip(drawn, holds.tolist(), statistic.tolist(), missed.tolist(), strict=True)
+        for (one, _, _), good, value, share in answers:
+            one.tell(good, value, share)
         counted = min(sum(plan.requests for _, plan, _ in drawn), quota)
         with self._lock:
             self._simulated += counted
-            self.missed = max(self.missed, float(np.max(report["missed"] / (report["measured"] + report["missed"]))))
         return counted
 
     def _draw(self, one: _One, plan: PointPlan) -> Job | StepJob | None:
@@ -526,6 +608,25 @@ class _Run:
             self.progress.advance(simulated)
 
 
+def _parts_of(answers: Mapping[tuple[int, int], _Answer]) -> list[Part]:
+    """Return answers, by point and replication, as parts to be kept."""
+    parts = []
+    for number, group in groupby(sorted(answers, key=lambda at: at[::-1]), key=lambda at: at[1]):
+        places = list(group)
+        mine = [answers[at] for at in places]
+        report = {name: np.array([getattr(one.found, name) for one in mine]) for name in Found._fields}
+        report |= {name: np.array([getattr(one, name) for one in mine]) for name in _Answer._fields if name != "found"}
+        parts.append(Part(number, tuple(k for k, _ in places), report))
+    return parts
+
+
+def _answers_of(report: Mapping[str, NDArray[Any]]) -> list[_Answer]:
+    """Return what `_parts_of` made of answers as they were."""
+    found = [Found(*values) for values in zip(*(report[name].tolist() for name in Found._fields), strict=True)]
+    rest = zip(*(report[name].tolist() for name in _Answer._fields if name != "found"), strict=True)
+    return [_Answer(one, *values) for one, values in zip(found, rest, strict=True)]
+
+
 def find_capacity(
     sweep: Sweep,
     criteria: Iterable[Criterion | str],
@@ -534,8 +635,10 @@ def find_capacity(
     *,
     tolerance: float = TOLERANCE,
     growth: float = GROWTH,
+    output: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    overwrite: bool = False,
     backend: str = "numba",
 ) -> xr.Dataset:
     """Search the capacity of every point and replication of a sweep and return the cube.
@@ -547,6 +650,8 @@ def find_capacity(
     halvings; its attribute `relative_error` widens intervals. For a recorded trace it is the scale times the mean rate
     of the trace. The cube does not depend on the number of `workers`, threads, nor on the `backend`. Without an answer
     the capacity is NaN, and `capacity_unbracketed` and the notes say why.
+    With `output` the cube is also written there, a search that was stopped continues where it was, and a cube of the
+    same search with as many replications is returned as it is, unless `overwrite` begins afresh.
     Raises UserError for a sweep with an axis over the rate or arrivals that do not scale with one, and for criteria
     that it does not measure.
     """
@@ -559,9 +664,48 @@ def find_capacity(
         raise UserError(f"backend = {backend!r}: continuous batching runs with {one_of(STEP_BACKENDS)}")
     made_by = require_backend(backend)
     settings = _Settings(wanted, low, high, tolerance, growth)
-    run = _Run(make_plan(_only_totals(sweep)), settings, progress or Silent(), backend)
-    run.work(workers or os.cpu_count() or 1)
-    return _cube(sweep, run, made_by)
+    with stopping() as stop, ExitStack() as opened:
+        target = None if output is None else require_output(Path(output))
+        store = None if target is None else opened.enter_context(Store(target))
+        if target is not None and store is not None and target.exists() and not overwrite:
+            old = _same_search(target, sweep, settings)
+            if old.sizes["replication"] >= sweep.replications:
+                with suppress(UserError):  # parts of another search are none of this one's business
+                    identity = _identity(sweep, settings, str(old.attrs.get("input_sha256", "")))
+                    store.open(identity, made_by, range(old.sizes["replication"], old.sizes["replication"]))
+                return old
+        plan = make_plan(_only_totals(sweep))
+        run = _Run(plan, settings, store, stop, progress or Silent(), backend)
+        if store is not None:
+            identity = _identity(sweep, settings, plan.input_sha256)
+            run.take(store.open(identity, made_by, range(sweep.replications), overwrite=overwrite))
+        searched = run.work(workers or os.cpu_count() or 1)
+        makers = [*(store.makers if store is not None else ()), *([made_by] if searched else ())]
+        cube = _cube(sweep, run, makers)
+        if store is not None:
+            store.put(cube)
+            with stop.held():
+                stop.kept = f"{target} is complete."
+                store.forget(range(sweep.replications))
+        return cube
+
+
+def _identity(sweep: Sweep, settings: _Settings, input_sha256: str) -> dict[str, str]:
+    """Return what makes the answers of a search: with all of it the same, they are the same."""
+    return {
+        "search": json.dumps(settings),
+        "sweep": sweep.identity(),
+        "version": batchcube_version(),
+        "input_sha256": input_sha256,
+    }
+
+
+def _same_search(target: Path, sweep: Sweep, settings: _Settings) -> xr.Dataset:
+    """Return the cube that is there already; raises UserError unless the same search made it."""
+    cube = same_sweep(target, sweep, capacities=True)
+    if asked_of(cube) != {**settings._asdict(), "criteria": list(settings.criteria)}:
+        raise UserError(f"{target}: holds another search; {ADVICE}")
+    return cube
 
 
 def asked_of(cube: xr.Dataset) -> dict[str, Any]:
@@ -580,7 +724,7 @@ def asked_of(cube: xr.Dataset) -> dict[str, Any]:
 # The cube -----------------------------------------------------------------------------------------------------------
 
 
-def _cube(sweep: Sweep, run: _Run, made_by: MadeBy) -> xr.Dataset:
+def _cube(sweep: Sweep, run: _Run, made_by: Sequence[MadeBy]) -> xr.Dataset:
     plan, settings = run.plan, run.settings
     shape, replications = sweep.grid.shape, sweep.replications
     table = [[run.answers[k, r] for r in range(replications)] for k in range(len(plan.points))]
@@ -593,9 +737,10 @@ def _cube(sweep: Sweep, run: _Run, made_by: MadeBy) -> xr.Dataset:
     flags = plan.unmeasured_costs.reshape(shape)
     unanswered = _unanswered(sweep, table)
     notes = [*plan.notes, *unanswered, *_wavering(sweep, table)]
-    if run.missed:
+    missed = max(answer.missed for row in table for answer in row)
+    if missed:
         notes.append(
-            f"up to {in_percent(run.missed)} of a replication's requests were never served (turned away, or left in a "
+            f"up to {in_percent(missed)} of a replication's requests were never served (turned away, or left in a "
             "bin): shares count them as missed, quantiles as late for ever; means and maxima are of the others alone"
         )
     attrs = provenance(
@@ -603,7 +748,7 @@ def _cube(sweep: Sweep, run: _Run, made_by: MadeBy) -> xr.Dataset:
         specification=sweep.text(),
         seed=sweep.seed,
         replications=replications,
-        made_by=[made_by],
+        made_by=made_by,
         overload_test=STEP_OVERLOAD_TEST if plan.continuous else OVERLOAD_TEST,
         input_sha256=plan.input_sha256,
         trace_rows_dropped=plan.rows_dropped,

@@ -2,8 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -91,18 +89,10 @@ def _run(sweep: "Sweep", output: Path, workers: int | None, *, backend: str, qui
     from contextlib import nullcontext
 
     from .progress import Silent, progress_for_terminal
+    from .stopping import stoppable
 
-    try:
-        with nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
-            cube = sweep.run(output, workers=workers, progress=progress, overwrite=overwrite, backend=backend)
-    except KeyboardInterrupt:
-        kept = (
-            " What is finished is kept: the same command continues."
-            if output.with_name(f"{output.name}.partial").exists()
-            else ""
-        )
-        print(f"batchcube: stopped.{kept}", file=sys.stderr)
-        raise typer.Exit(130) from None
+    with stoppable(), nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
+        cube = sweep.run(output, workers=workers, progress=progress, overwrite=overwrite, backend=backend)
     if not quiet:
         if cube.sizes["replication"] > sweep.replications:
             print(
@@ -469,11 +459,12 @@ def reproduce_multi_bin(
     Cubes that are there already are used again.
     """
     from .reproduce_multi_bin import reproduce_multi_bin as reproduced
+    from .stopping import stoppable
 
     to = _reproduction(
         "multi-bin", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
     )
-    with _stoppable():
+    with stoppable():
         reproduced(to)
 
 
@@ -499,11 +490,12 @@ def reproduce_modes(
     that are there already are used again.
     """
     from .reproduce_modes import reproduce_modes as reproduced
+    from .stopping import stoppable
 
     to = _reproduction(
         "modes", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
     )
-    with _stoppable():
+    with stoppable():
         reproduced(to, trace)
 
 
@@ -527,11 +519,12 @@ def reproduce_dynamic(
     are there already are used again.
     """
     from .reproduce_dynamic import reproduce_dynamic as reproduced
+    from .stopping import stoppable
 
     to = _reproduction(
         "dynamic", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
     )
-    with _stoppable():
+    with stoppable():
         reproduced(to)
 
 
@@ -565,15 +558,6 @@ def _reproduction(
         backend=backend,
         progress=(lambda: nullcontext(Silent())) if quiet else progress_for_terminal,
     )
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("batchcube: stopped. What is finished is kept: the same command continues.", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def _fail(message: str) -> NoReturn:

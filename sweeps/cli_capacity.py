@@ -67,7 +67,9 @@ def capacity(
         typer.Option("--backend", metavar="NAME", help="what simulates: numba, jax or reference", show_default=True),
     ] = "numba",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the cube that is there")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace what is there instead of continuing it")
+    ] = False,
 ) -> None:
     """Search the largest arrival rate at which every --sla holds, and write it as a cube.
 
@@ -106,25 +108,14 @@ def search(
     """Search as `asked` of `find_capacity`, write the cube and print it; exit status 1 when nothing has an answer."""
     from rich.console import Console
 
-    from batchcube.results.cube import write_cube
-
     from .capacity import find_capacity
-    from .errors import UserError
-    from .files import make_folder, require_new
     from .progress import Silent, progress_for_terminal
+    from .stopping import stoppable
 
-    if to.is_dir():
-        raise UserError(f"{to}: is a folder, must be a file name")
-    if not overwrite:
-        require_new(to)
-    make_folder(to.parent)
-    try:
-        with nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
-            cube = find_capacity(sweep, **asked, workers=workers, progress=progress, backend=backend)
-    except KeyboardInterrupt:
-        print("batchcube: stopped. Nothing is kept.", file=sys.stderr)
-        raise typer.Exit(130) from None
-    write_cube(cube, to)
+    with stoppable(), nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
+        cube = find_capacity(
+            sweep, **asked, output=to, workers=workers, progress=progress, overwrite=overwrite, backend=backend
+        )
     console = Console()
     # A file has no width of its own.
     print_capacity(cube, console if console.is_terminal else Console(width=max(console.width, 120)))

@@ -1,17 +1,14 @@
 """Run a planned sweep on all cores, keep what is finished, and build the cube."""
 
-import hashlib
-import json
 import os
-import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
 from itertools import chain, islice
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import xarray as xr
@@ -27,7 +24,7 @@ from batchcube.engine.report import OVERLOAD_TEST
 from batchcube.engine.run import JOBS_AT_ONCE, MissingBackendError, describe, jobs_at_once
 from batchcube.engine.ticks import TICKS_PER_S
 from batchcube.results.cube import Axis as CubeAxis
-from batchcube.results.cube import Buckets, build_cube, extend_cube, parse_specification, read_cube, write_cube
+from batchcube.results.cube import Buckets, build_cube, extend_cube, parse_specification, read_cube
 from batchcube.results.provenance import MadeBy, batchcube_version, provenance
 from batchcube.results.variables import BUCKETED, REGISTRY
 
@@ -35,16 +32,17 @@ from . import coefficients
 from .drawing import Draws
 from .errors import UserError, refuses_input
 from .expected import Expected
+from .files import require_output
 from .grid import Axis, setting_paths
 from .planning import Plan, PointPlan, calibrated, deal, make_plan, refusal, theory_of
 from .progress import Progress, Silent
 from .settings import draws_service, is_continuous
 from .specification import Sweep, identity_of
-
-Report = dict[str, NDArray[Any]]
-"""Variables of one replication or of some of its points, leading axis point."""
+from .stopping import SECONDS_BETWEEN_LOOKS, Stop, stopping
+from .store import Part, Report, Store
 
 SECONDS_BETWEEN_SAVES = 20.0
+ADVICE = "choose another output, or --overwrite"
 # Traces that one task hands to a device at once.
 MOST_BYTES_OF_TRACES = 4_000_000_000
 # Arrays of varying length: cut to the part that is used, which begins at an index that is kept beside it.
@@ -104,35 +102,48 @@ def run_sweep(
     if is_continuous(sweep.grid.points[0]) and backend == "jax":
         raise UserError(f"backend = {backend!r}: continuous batching runs with {' or '.join(STEP_BACKENDS)}")
     made_by = require_backend(backend)
-    target = None if output is None else Path(output)
-    old = None
-    if target is not None:
-        _require_writable(target)
-        if target.exists() and not overwrite:
-            old = _same_sweep(target, sweep)
-            if old is not None and old.sizes["replication"] >= sweep.replications:
-                return old
-    plan = make_plan(sweep)
-    if old is not None and old.attrs.get("input_sha256", "") != plan.input_sha256:
-        raise UserError(f"{target}: was made from a file that has changed since; choose another output, or --overwrite")
-    first = 0 if old is None else old.sizes["replication"]
-    store = None if target is None else _Store(target, sweep, plan.input_sha256, made_by, overwrite=overwrite)
-    finished = {} if store is None else store.load(range(first, sweep.replications))
-    missing = [r for r in range(first, sweep.replications) if r not in finished]
-    makers = [*(store.makers if store is not None and finished else ()), *([made_by] if missing else ())]
-    # Importing scipy for the theory takes longer than many a run: it goes on beside the simulation.
-    with ThreadPoolExecutor(1) as aside:
+    with stopping() as stop, ExitStack() as opened:
+        target = None if output is None else require_output(Path(output))
+        store = None if target is None else opened.enter_context(Store(target))
+        old = None
+        if target is not None and target.exists() and not overwrite:
+            old = same_sweep(target, sweep)
+        first = 0 if old is None else old.sizes["replication"]
+        wanted = range(first, max(first, sweep.replications))
+        if store is not None and old is not None and not wanted:
+            with suppress(UserError):  # parts of another run are none of this one's business
+                store.open(_identity(sweep, str(old.attrs.get("input_sha256", ""))), made_by, wanted)
+            return old
+        plan = make_plan(sweep)
+        if old is not None and old.attrs.get("input_sha256", "") != plan.input_sha256:
+            raise UserError(f"{target}: was made from a file that has changed since; {ADVICE}")
+        run = _Run(plan, store, stop, progress or Silent(), backend)
+        if store is not None:
+            run.take(store.open(_identity(sweep, plan.input_sha256), made_by, wanted, overwrite=overwrite))
+        # Importing scipy for the theory takes longer than many a run: it goes on beside the simulation.
+        aside = ThreadPoolExecutor(1)
         theory = aside.submit(theory_of, plan)
-        _Run(plan, finished, store, progress or Silent(), backend).work(missing, workers or os.cpu_count() or 1)
-        reports = [finished.pop(r) for r in range(first, sweep.replications)]
-        cube = _cube(plan, reports, theory.result(), first, makers)
-    if old is not None:
-        cube = extend_cube(old, cube)
-        _tell_never_served(cube)
-    if target is not None and store is not None:
-        write_cube(cube, target)
-        store.remove()
-    return cube
+        try:
+            simulated = run.work(wanted, workers or os.cpu_count() or 1)
+            makers = [*(store.makers if store is not None else ()), *([made_by] if simulated else ())]
+            cube = _cube(plan, [run.finished.pop(r) for r in wanted], theory.result(), first, makers)
+        finally:
+            stop.wait_for([theory])
+            aside.shutdown(wait=not stop.abandoned)
+        if old is not None:
+            cube = extend_cube(old, cube)
+            _tell_never_served(cube)
+        if store is not None:
+            store.put(cube)
+            with stop.held():
+                stop.kept = f"{target} is complete."
+                store.forget(range(wanted.stop))
+        return cube
+
+
+def _identity(sweep: Sweep, input_sha256: str) -> dict[str, str]:
+    """Return what makes the replications of a run: with all of it the same, they are the same."""
+    return {"run": sweep.identity(), "version": batchcube_version(), "input_sha256": input_sha256}
 
 
 def require_backend(backend: str) -> MadeBy:
@@ -143,118 +154,32 @@ def require_backend(backend: str) -> MadeBy:
         raise UserError(" ".join(str(error).split())) from None
 
 
-# The output, before anything is simulated ---------------------------------------------------------------------------
+def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> xr.Dataset:
+    """Return the cube that is there already; raises UserError unless a run of the same sweep made it.
 
-
-def _require_writable(target: Path) -> None:
-    """Refuse an output that cannot be written now, instead of after hours."""
-    if target.is_dir():
-        raise UserError(f"{target}: is a folder, must be a file name")
-    folder = target.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{target}: the folder {folder} cannot be made: {error.strerror}") from None
-    probe = folder / f".{target.name}.{os.getpid()}.probe"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
-
-
-def _same_sweep(target: Path, sweep: Sweep) -> xr.Dataset:
-    """Return the cube that is there already; raises UserError unless a run of the same sweep made it."""
-    advice = "choose another output, or --overwrite"
+    With `capacities` it must hold those, which a search made and no run can continue.
+    """
     try:
         cube = read_cube(target)
     except ValueError as error:
-        raise UserError(f"{error}; {advice}") from None
-    if "capacity_criteria" in cube.attrs:
-        raise UserError(f"{target}: holds capacities, which a search made and no run can continue; {advice}")
+        raise UserError(f"{error}; {ADVICE}") from None
+    if ("capacity_criteria" in cube.attrs) != capacities:
+        holds = (
+            "no capacities, but what a run made"
+            if capacities
+            else "capacities, which a search made and no run can continue"
+        )
+        raise UserError(f"{target}: holds {holds}; {ADVICE}")
     kept = parse_specification(str(cube.attrs["specification"]))
     if identity_of(kept) != sweep.identity():
         differing = sorted(
             key for key in {*kept, *sweep.document} - {"replications"} if kept.get(key) != sweep.document.get(key)
         )
-        raise UserError(f"{target}: holds another sweep ({', '.join(differing)} differ); {advice}")
+        raise UserError(f"{target}: holds another sweep ({', '.join(differing)} differ); {ADVICE}")
     version = cube.attrs["batchcube_version"]
     if version != batchcube_version():
-        raise UserError(f"{target}: was made by version {version}; {advice}")
+        raise UserError(f"{target}: was made by version {version}; {ADVICE}")
     return cube
-
-
-_SAME_RUN = ("sweep", "version", "input_sha256")
-
-
-class _Store:
-    """Finished replications of a run that has not finished, in a folder beside its output."""
-
-    def __init__(self, target: Path, sweep: Sweep, input_sha256: str, made_by: MadeBy, *, overwrite: bool) -> None:
-        self.made_by = made_by
-        self.makers: list[MadeBy] = []
-        """What simulated the replications that are kept: they may be continued with another backend."""
-        self.folder = target.with_name(f"{target.name}.partial")
-        self.identity = {
-            "sweep": sweep.identity(),
-            "version": batchcube_version(),
-            "input_sha256": input_sha256,
-            "specification": sweep.document,
-        }
-        self._about = self.folder / "sweep.json"
-        if self.folder.exists():
-            if overwrite:
-                shutil.rmtree(self.folder)
-            elif self._read_about() != tuple(self.identity[key] for key in _SAME_RUN):
-                raise UserError(
-                    f"{self.folder}: holds a stopped run of another sweep, version or trace file; remove it, "
-                    "or --overwrite"
-                )
-
-    def _read_about(self) -> tuple[Any, ...] | None:
-        try:
-            about = json.loads(self._about.read_text(encoding="utf-8"))
-            self.makers = [MadeBy(*maker) for maker in about.get("made_by", ())]
-            return tuple(about[key] for key in _SAME_RUN)
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def load(self, wanted: range) -> dict[int, Report]:
-        """Return the finished replications among those wanted."""
-        found: dict[int, Report] = {}
-        for file in sorted(self.folder.glob("*.npz")) if self.folder.is_dir() else []:
-            try:
-                with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                    for key in arrays.files:
-                        replication, _, name = key.partition("/")
-                        if int(replication) in wanted:
-                            found.setdefault(int(replication), {})[name] = arrays[key]
-            except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
-                raise UserError(f"{file}: is damaged ({error}); remove {self.folder}, or --overwrite") from None
-        return found
-
-    def save(self, finished: dict[int, Report]) -> None:
-        """Write replications to one file of their own, complete or not at all."""
-        if not finished:
-            return
-        self.folder.mkdir(exist_ok=True)
-        if self.made_by not in self.makers:
-            self.makers.append(self.made_by)
-            part = self.folder / "sweep.json.part"
-            part.write_text(json.dumps({**self.identity, "made_by": self.makers}), encoding="utf-8")
-            part.replace(self._about)
-        arrays = {f"{number}/{name}": array for number, report in finished.items() for name, array in report.items()}
-        digest = hashlib.sha256(repr(sorted(finished)).encode()).hexdigest()[:8]
-        file = self.folder / f"{min(finished):07d}-{digest}.npz"
-        part = file.with_suffix(".part")
-        with part.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-        part.replace(file)
-
-    def remove(self) -> None:
-        """Remove the folder: the cube holds it all."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
 
 
 # Running ------------------------------------------------------------------------------------------------------------
@@ -264,76 +189,110 @@ class _Task(NamedTuple):
     """What a thread does at once: some points of some replications."""
 
     draws: list[Draws]
-    block: range
-    """Of the plan's points in the order of running."""
-
-    @property
-    def replications(self) -> list[int]:
-        return [draws.replication for draws in self.draws]
+    points: Sequence[int]
+    """Their numbers in the order of the grid, in the order of running."""
 
 
 class _Run:
     """Deals replications and blocks of points out to threads and collects their reports."""
 
-    def __init__(
-        self, plan: Plan, finished: dict[int, Report], store: _Store | None, progress: Progress, backend: str
-    ) -> None:
-        self.plan, self.finished, self.store, self.progress, self.backend = plan, finished, store, progress, backend
-        self.unsaved: dict[int, Report] = {}
+    def __init__(self, plan: Plan, store: Store | None, stop: Stop, progress: Progress, backend: str) -> None:
+        self.plan, self.store, self.stop, self.progress, self.backend = plan, store, stop, progress, backend
+        self.finished: dict[int, Report] = {}
+        """Complete replications, points in the order of the grid."""
+        self._parts: dict[int, list[Part]] = {}
+        """What is finished of the others."""
+        self._fresh: list[Part] = []
+        """Finished by a thread, not yet collected."""
+        self._unsaved: list[Part] = []
         # Cores each take a part of the work; a device takes thousands of jobs at once, and one call after the other.
         self.on_device = backend == "jax"
         self._stop = Event()
-        self._count_lock = Lock()
+        self._lock = Lock()
         self._simulated = 0
         # Points that share bins and arrivals follow each other, so that what was drawn is used while it is kept.
         keys = [(p.keys.trace, p.keys.bins, p.keys.arrivals) for p in plan.points]
         self.order = sorted(range(len(plan.points)), key=lambda k: keys[k])
 
-    def work(self, replications: Sequence[int], workers: int) -> None:
-        """Run the replications; on Ctrl-C keep the finished ones and raise KeyboardInterrupt."""
-        self.progress.start(len(self.plan.points), len(replications), self.plan.requests * len(replications))
-        if not replications:
-            return
-        first = Draws(self.plan.sweep.seed, replications[0])
-        self.jobs_at_once, together, blocks = self._deal(first, len(replications), workers)
-        every = chain([first], (Draws(self.plan.sweep.seed, r) for r in replications[1:]))
+    def take(self, parts: Iterable[Part]) -> int:
+        """Add finished parts, and return how many replications are complete with them."""
+        complete = 0
+        for part in parts:
+            mine = self._parts.setdefault(part.replication, [])
+            mine.append(part)
+            if sum(len(one.points) for one in mine) == len(self.plan.points):
+                self.finished[part.replication] = _whole(self._parts.pop(part.replication))
+                complete += 1
+        return complete
+
+    def work(self, wanted: range, workers: int) -> bool:
+        """Simulate what no part holds, and say whether that was anything; what a stop finds finished is saved."""
+        begun = {r: {k for part in parts for k in part.points} for r, parts in self._parts.items()}
+        left = {r: [k for k in self.order if k not in points] for r, points in begun.items()}
+        numbers = [*left, *(r for r in wanted if r not in left and r not in self.finished)]
+        requests = self.plan.requests * (len(numbers) - len(left))
+        requests += sum(self.plan.points[k].requests for points in left.values() for k in points)
+        self._tell_kept(wanted)
+        self.progress.start(len(self.plan.points), len(numbers), requests)
+        if not numbers:
+            return False
+        first = Draws(self.plan.sweep.seed, numbers[0])
+        self.jobs_at_once, together, blocks = self._deal(first, len(numbers), workers)
+        every = chain([first], (Draws(self.plan.sweep.seed, r) for r in numbers[1:]))
         del first  # its arrays are its task's alone
-        groups = iter(lambda: list(islice(every, together)), [])
-        tasks = (_Task(draws, block) for draws in groups for block in blocks)
+        tasks = self._tasks(every, left, together, blocks)
         # Two tasks keep a device busy: one draws the next traces, on all threads, while the device has the other.
         threads = min(2, workers) if self.on_device else workers
-        parts: dict[int, list[tuple[range, Report]]] = {}
-        running: dict[Future[list[Report]], _Task] = {}
+        running: list[Future[None]] = []
+        self.drawing = ThreadPoolExecutor(workers, thread_name_prefix="batchcube-draws")
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="batchcube")
         saved = time.monotonic()
-        with (
-            ThreadPoolExecutor(workers, thread_name_prefix="batchcube-draws") as self.drawing,
-            ThreadPoolExecutor(threads, thread_name_prefix="batchcube") as pool,
-        ):
+        with self.stop.held():
             try:
                 while True:
+                    self.stop.check()
                     while len(running) < 2 * threads and (task := next(tasks, None)) is not None:
-                        running[pool.submit(self._simulate, task)] = task
+                        running.append(pool.submit(self._simulate, task))
                     if not running:
                         break
-                    done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                    done, _ = wait(running, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
+                    running = [future for future in running if future not in done]
                     for future in done:
-                        complete = self._collect(running.pop(future), future.result(), parts, len(blocks))
-                        if complete:
-                            self.progress.finish_replications(complete)
+                        future.result()
+                    complete = self._collect()
+                    if complete:
+                        self.progress.finish_replications(complete)
                     self._tell()
-                    if self.store is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                        self._save()
+                    if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                        self._save(wanted)
                         saved = time.monotonic()
+                # The cube is yet to be built and written, and may find no room.
+                self._save(wanted)
             except BaseException:
                 self._stop.set()
+                self._keep(wanted)
                 self.drawing.shutdown(wait=False, cancel_futures=True)
-                pool.shutdown(wait=True, cancel_futures=True)
-                # What was under way has come to its end: on a device that is much.
-                for future, task in running.items():
-                    if not future.cancelled() and future.exception() is None:
-                        self._collect(task, future.result(), parts, len(blocks))
-                self._save()
+                pool.shutdown(wait=False, cancel_futures=True)
+                # What was under way comes to its end: on a device that is much.
+                self.stop.wait_for(running)
+                self._keep(wanted)
                 raise
+            finally:
+                self.drawing.shutdown(wait=not self.stop.abandoned)
+                pool.shutdown(wait=not self.stop.abandoned)
+        return True
+
+    def _tasks(
+        self, draws: Iterator[Draws], left: Mapping[int, Sequence[int]], together: int, blocks: Sequence[range]
+    ) -> Iterator[_Task]:
+        """Yield the tasks: of what is left of replications that were begun, then of others, `together` at a time."""
+        for points in left.values():
+            one = next(draws)
+            for block in deal(len(points), len(blocks)):
+                yield _Task([one], points[block.start : block.stop])
+        while group := list(islice(draws, together)):
+            for block in blocks:
+                yield _Task(group, self.order[block.start : block.stop])
 
     def _deal(self, first: Draws, replications: int, workers: int) -> tuple[int, int, list[range]]:
         """Return how many jobs a call simulates, of how many replications a task is, and the blocks of points."""
@@ -358,12 +317,12 @@ class _Run:
         largest = max(plan.largest_batch for plan in (self.plan.points if self.on_device else plans))
         return Shape(self.plan.bins, largest, plans[0].setup.reporting.windows)
 
-    def _simulate(self, task: _Task) -> list[Report]:
-        """Simulate a block of points on each replication of a task; runs in a thread of the pool."""
-        reports: list[list[Report]] = [[] for _ in task.draws]
+    def _simulate(self, task: _Task) -> None:
+        """Simulate the points of a task on each of its replications; runs in a thread of the pool."""
         points = max(1, self.jobs_at_once // len(task.draws))
-        for start in range(task.block.start, task.block.stop, points):
-            plans = [self.plan.points[k] for k in self.order[start : min(start + points, task.block.stop)]]
+        for start in range(0, len(task.points), points):
+            numbers = tuple(task.points[start : start + points])
+            plans = [self.plan.points[k] for k in numbers]
             jobs = self._draw(task.draws, plans)
             with np.errstate(all="ignore"):
                 try:
@@ -372,12 +331,14 @@ class _Run:
                     if not refuses_input(error):
                         raise
                     raise self._refusal(error, self._culprit(jobs, plans)) from None
-            for number, mine in enumerate(reports):
+            parts = []
+            for number, draws in enumerate(task.draws):
                 rows = slice(number * len(plans), (number + 1) * len(plans))
-                mine.append(_kept({name: array[rows] for name, array in report.items()}, self.plan))
-            with self._count_lock:
+                mine = _kept({name: array[rows] for name, array in report.items()}, self.plan)
+                parts.append(Part(draws.replication, numbers, mine))
+            with self._lock:
+                self._fresh += parts
                 self._simulated += sum(plan.requests for plan in plans) * len(task.draws)
-        return [_stack(mine) for mine in reports]
 
     def _draw(self, draws: Sequence[Draws], plans: Sequence[PointPlan]) -> list[Job | StepJob]:
         """Return the jobs of points on replications, replication by replication."""
@@ -423,40 +384,38 @@ class _Run:
                 return plan
         return None
 
-    def _collect(
-        self, task: _Task, reports: Sequence[Report], parts: dict[int, list[tuple[range, Report]]], blocks: int
-    ) -> int:
-        """Keep what a task gave, and return how many replications are complete with it."""
-        complete = 0
-        for replication, report in zip(task.replications, reports, strict=True):
-            mine = parts.setdefault(replication, [])
-            mine.append((task.block, report))
-            if len(mine) == blocks:
-                self._finish(replication, parts.pop(replication))
-                complete += 1
-        return complete
+    def _collect(self) -> int:
+        """Take what the threads have finished, and return how many replications are complete with it."""
+        with self._lock:
+            fresh, self._fresh = self._fresh, []
+        if self.store is not None:
+            self._unsaved += fresh
+        return self.take(fresh)
 
     def _tell(self) -> None:
-        with self._count_lock:
+        with self._lock:
             simulated, self._simulated = self._simulated, 0
         if simulated:
             self.progress.advance(simulated)
 
-    def _save(self) -> None:
+    def _save(self, wanted: range) -> None:
         if self.store is not None:
-            self.store.save(self.unsaved)
-            self.unsaved = {}
+            self.store.save(self._unsaved)
+            self._unsaved = []
+            self._tell_kept(wanted)
 
-    def _finish(self, replication: int, parts: list[tuple[range, Report]]) -> None:
-        parts.sort(key=lambda part: part[0].start)
-        report = _stack([part for _, part in parts])
-        # Back from the order of running to the order of the grid.
-        back = np.empty(len(self.order), np.int64)
-        back[self.order] = np.arange(len(self.order))
-        self.finished[replication] = {
-            name: array if name.endswith("/from") else array[back] for name, array in report.items()
-        }
-        self.unsaved[replication] = self.finished[replication]
+    def _tell_kept(self, wanted: range) -> None:
+        if self.store is not None:
+            self.stop.kept = self.store.tell(len(self.plan.points), len(wanted))
+
+    def _keep(self, wanted: range) -> None:
+        """Save on the way out: what cannot be saved is told, and does not hide what led here."""
+        self._collect()
+        try:
+            self._save(wanted)
+        except OSError as error:
+            self._tell_kept(wanted)
+            self.stop.kept += f" The rest of what was finished could not be written: {error.strerror}."
 
 
 def simulate_jobs(jobs: Sequence[Job | StepJob], shape: Shape, backend: str) -> Report:
@@ -487,6 +446,13 @@ def _kept(report: Report, plan: Plan) -> Report:
             report[name] = np.ascontiguousarray(report[name][:, low:high].astype(dtype))
             report[f"{name}/from"] = np.array(low, np.int64)
     return report
+
+
+def _whole(parts: Sequence[Part]) -> Report:
+    """Join the parts of a replication, points in the order of the grid."""
+    back = np.argsort([k for part in parts for k in part.points])
+    report = _stack([part.report for part in parts])
+    return {name: array if name.endswith("/from") else array[back] for name, array in report.items()}
 
 
 def _stack(reports: Sequence[Report]) -> Report:

@@ -1,5 +1,6 @@
 """Files that the command line writes: refused early with a reason, written complete or not at all."""
 
+import errno
 from pathlib import Path
 
 from .errors import UserError
@@ -10,6 +11,26 @@ def require_new(*paths: Path) -> None:
     for path in paths:
         if path.exists():
             raise UserError(f"{path}: is there already; choose another output, or --overwrite")
+
+
+def require_output(path: Path) -> Path:
+    """Return the file that an output is, behind symbolic links; its folder is made.
+
+    Raises UserError for a folder, for links that lead in circles or to nothing, and where the folder cannot be made.
+    """
+    if path.is_symlink():
+        try:
+            path = path.resolve(strict=True)
+        except (OSError, RuntimeError) as error:  # RuntimeError: Python 3.11 and 3.12 say so of circles
+            circle = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
+            raise UserError(
+                f"{path}: is a symbolic link {'to itself' if circle else 'to a file that is not there'}; "
+                "remove it, or choose another output"
+            ) from None
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is a {'folder' if path.is_dir() else 'special file'}, must be a file name")
+    make_folder(path.parent)
+    return path
 
 
 def make_folder(folder: Path) -> None:

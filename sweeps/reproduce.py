@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from .errors import UserError
 from .files import write_text
 from .planning import make_plan
-from .specification import Sweep, identity_of
+from .specification import Sweep
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -212,29 +211,22 @@ class Reproduction:
 
         ``growth`` is that of `find_capacity`. Raises UserError for a cube of another search.
         """
-        from batchcube.results.cube import parse_specification, read_cube, write_cube
-
-        from .capacity import GROWTH, asked_of, find_capacity, parse_criterion
+        from .capacity import GROWTH, find_capacity
 
         sweep = self._sweep(preset, ())
-        wanted, allowed = [parse_criterion(text) for text in criteria], GROWTH if growth is None else growth
         file = self.folder / f"{name or preset}.nc"
         self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
-        if file.exists() and not self._overwrite:
-            kept = read_cube(file)
-            same = identity_of(parse_specification(str(kept.attrs["specification"]))) == sweep.identity()
-            searched = asked_of(kept) if "capacity_criteria" in kept.attrs else {}
-            same = same and (searched.get("criteria"), searched.get("growth")) == (wanted, allowed)
-            if not same:
-                raise UserError(f"{file}: holds another search; choose another output, or --overwrite")
-            if kept.sizes["replication"] >= sweep.replications:
-                return kept
         with self._progress() as progress:
-            cube = find_capacity(
-                sweep, wanted, growth=allowed, workers=self._workers, progress=progress, backend=self._backend
+            return find_capacity(
+                sweep,
+                criteria,
+                growth=GROWTH if growth is None else growth,
+                output=file,
+                workers=self._workers,
+                progress=progress,
+                overwrite=self._overwrite,
+                backend=self._backend,
             )
-        write_cube(cube, file)
-        return cube
 
     def check(self, preset: str, overrides: Iterable[str] = ()) -> None:
         """Read the files of a preset, so that a bad one is refused before anything runs."""

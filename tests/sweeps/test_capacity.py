@@ -1,8 +1,6 @@
 import json
 import math
-import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +18,7 @@ from batchcube.engine import Job, Shape, simulate
 from batchcube.engine.continuous import simulate_many_steps
 from batchcube.results import labelled
 from batchcube.results.cube import read_cube
-from batchcube.sweeps import Sweep, UserError
+from batchcube.sweeps import Sweep, UserError, capacity
 from batchcube.sweeps.capacity import (
     PROBES,
     Criterion,
@@ -748,12 +746,24 @@ def test_the_help_has_an_example_and_says_what_overload_does(capsys: pytest.Capt
     assert "A rate at which the backlog grows does not count" in said.out
 
 
-def test_the_command_refuses_to_overwrite(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_refuses_to_overwrite_another_search(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["capacity", spec, "--sla", "wait_mean_ms=700", "-o", "out/cube.nc", "-q"]
     quiet = Answer(capsys, *command, "-n", "2")
     assert (quiet.status, quiet.err) == (0, "")
-    assert Answer(capsys, *command).mistake == "out/cube.nc: is there already; choose another output, or --overwrite"
+    stamp = Path("out/cube.nc").stat().st_mtime_ns
+    same = Answer(capsys, *command, "-n", "2")
+    assert (same.status, same.out, Path("out/cube.nc").stat().st_mtime_ns) == (0, quiet.out, stamp)
+    for other, said in (
+        (("--sla", "latency_p99_s=20"), "another search"),
+        (("--tolerance", "0.1"), "another search"),
+        (("--seed", "7"), "another sweep (seed differ)"),
+    ):
+        refused = Answer(capsys, *command, *other).mistake
+        assert refused == f"out/cube.nc: holds {said}; choose another output, or --overwrite"
     assert read_cube("out/cube.nc").sizes["replication"] == 2
+    assert Answer(capsys, "run", spec, "-o", "plain.nc", "-q").status == 0
+    refused = Answer(capsys, *command, "-o", "plain.nc").mistake
+    assert refused == "plain.nc: holds no capacities, but what a run made; choose another output, or --overwrite"
     assert Answer(capsys, *command, "--overwrite", "--seed", "7").status == 0
     assert read_cube("out/cube.nc").attrs["seed"] == 7
     assert [file.name for file in Path("out").iterdir()] == ["cube.nc"]
@@ -778,8 +788,6 @@ def test_rerun_searches_again_as_the_cube_says(
     assert (again.status, again.out) == (0, made.out)
     same = Answer(capsys, "compare", "cube.nc", "again.nc")
     assert same.status == 0, same.out
-    mistake = Answer(capsys, "rerun", "cube.nc", "-o", "again.nc").mistake
-    assert mistake == "again.nc: is there already; choose another output, or --overwrite"
 
 
 def test_the_example_of_the_docs_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -827,16 +835,61 @@ def test_mistakes_of_the_command_are_one_line(spec: str, capsys: pytest.CaptureF
     assert not list(Path().glob("*.nc"))
 
 
-def test_ctrl_c_leaves_nothing_behind(spec: str) -> None:
-    sizes = ["--set", "workload.requests=20000", "-n", "100000"]
-    arguments = [sys.executable, "-m", "batchcube.sweeps.cli", "capacity", spec, "--sla", "wait_mean_s=1", *sizes]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        assert "100000 replications" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "batchcube: stopped. Nothing is kept."
-    assert "Traceback" not in err
-    assert [file.name for file in Path().iterdir()] == ["md1.toml"]
+STOPPED = """
+import signal
+import sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what started this may ignore it
+
+from batchcube.sweeps import capacity
+from batchcube.sweeps.cli import main
+
+after = int(sys.argv[1])
+begin, begun = capacity._Run._search, 0
+
+
+def stop_in(run, task):
+    global begun
+    begun += 1
+    if begun > after:
+        signal.pthread_kill(main_thread, signal.SIGINT)
+        run._stop.wait()
+    begin(run, task)
+
+
+import threading
+
+main_thread = threading.main_thread().ident
+capacity._Run._search = stop_in
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (0, "Nothing was finished, nothing is kept."),
+        (2, "2 of 4 replications are kept in cube.nc.partial: the same command continues."),
+    ],
+)
+def test_ctrl_c_keeps_what_was_finished(
+    spec: str, after: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["capacity", spec, "--sla", "wait_mean_s=1", "-n", "4", "--workers", "1", "-q", "-o", "cube.nc"]
+    arguments = [sys.executable, "-c", STOPPED, str(after), *command]
+    stopped = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert (stopped.returncode, stopped.stderr) == (130, f"batchcube: stopped. {said}\n")
+    assert [file.name for file in Path().iterdir()] == ["md1.toml", *(["cube.nc.partial"] if after else [])]
+    searched = []
+    search = capacity._Run._search
+
+    def count(run: Any, task: Any) -> None:
+        searched.extend(draws.replication for draws in task.draws)
+        search(run, task)
+
+    monkeypatch.setattr(capacity._Run, "_search", count)
+    assert Answer(capsys, *command).status == 0
+    assert sorted(set(searched)) == list(range(after, 4))
+    whole = find_capacity(Sweep.from_toml(spec, ["replications=4"]), ["wait_mean_s=1"])
+    xr.testing.assert_equal(data_of(read_cube("cube.nc")), data_of(whole))
+    assert sorted(file.name for file in Path().iterdir()) == ["cube.nc", "md1.toml"]

@@ -1,0 +1,109 @@
+"""Stop when the system asks for it, at a moment when nothing that is finished is lost."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from typing import Any
+
+# Windows has no SIGHUP.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+class Stop:
+    """What signals asked for: the first raises KeyboardInterrupt, those after it interrupt nothing."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        """The first signal."""
+        self.kept = ""
+        """A sentence that says what of the work is kept, once there is something to say."""
+        self.abandoned = False
+        """Whether threads are still at work that nobody waits for."""
+        self._count = self._held = 0
+        self._raised = False
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether there was a second signal."""
+        return self._count > 1
+
+    def note(self, number: int, _frame: object = None) -> None:
+        """Handle a signal."""
+        self._count += 1
+        if self.number is None:
+            self.number = number
+        if not self._held:
+            self.check()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal came and nothing was raised for it."""
+        if self.number is not None and not self._raised:
+            self._raised = True
+            raise KeyboardInterrupt(signal.Signals(self.number).name)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Do what must not be interrupted: signals are noted, and raised by `check` or at the end."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+        self.check()
+
+    def wait_for(self, running: Sequence[Future[Any]]) -> None:
+        """Wait until threads have finished what they are at; a second signal ends the wait."""
+        # `wait` never sees the end of what was cancelled before it began.
+        while not self.is_urgent and (left := [future for future in running if not future.done()]):
+            wait(left, timeout=SECONDS_BETWEEN_LOOKS)
+        self.abandoned |= not all(future.done() for future in running)
+
+
+_current: Stop | None = None
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Let Ctrl-C, SIGTERM and SIGHUP stop what is done within; where that goes on already, it is the same `Stop`.
+
+    A signal that somebody handles or ignores (SIGINT in the background of a shell, SIGHUP under nohup) is left alone,
+    and so are all of them where this is not the main thread.
+    """
+    global _current
+    if _current is not None or threading.current_thread() is not threading.main_thread():
+        yield _current or Stop()
+        return
+    stop = _current = Stop()
+    before = {}
+    try:
+        for number in SIGNALS:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                before[number] = signal.signal(number, stop.note)
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _current = None
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """End a command that a signal stopped: a line says what is kept, the exit status is 128 + the signal's number."""
+    with stopping() as stop:
+        try:
+            yield
+        except (KeyboardInterrupt, OSError) as error:
+            # A terminal that is gone (SIGHUP) refuses what progress writes to it.
+            if isinstance(error, OSError) and stop.number is None:
+                raise
+            status = 128 + (stop.number or signal.SIGINT)
+            with suppress(OSError):
+                print(f"batchcube: stopped. {stop.kept or 'Nothing was simulated.'}", file=sys.stderr, flush=True)
+            if stop.abandoned:
+                os._exit(status)  # Python would wait for the threads
+            sys.exit(status)
