@@ -36,8 +36,9 @@ def batch_size_distribution(
         style.bars(panel, size, seen.mean(share, (0.0, 1.0)), name, style.look(i, name))
         mean = float(seen.interval("batch_size_mean", **at).estimate)
         style.mean_mark(panel, mean)
-        overloaded = ", overloaded" if bool(seen.overloaded(**at)) else ""
-        panel.set_title(f"{name}{overloaded}: mean {mean:.1f}" if seen.lines else f"mean {mean:.1f}{overloaded}")
+        word = style.QUEUE_WORDS[str(seen.queue(**at))]
+        queue = f", {word}" if word else ""
+        panel.set_title(f"{name}{queue}: mean {mean:.1f}" if seen.lines else f"mean {mean:.1f}{queue}")
         panel.yaxis.set_major_locator(MaxNLocator(3))
         style.from_zero(panel)
         style.integer_ticks(panel)

@@ -90,9 +90,9 @@ def per_bin_statistics(
             values = seen.array("bin_requests" if variable == "share" else variable, **at)[:held].astype(float)
             if variable == "share":
                 values = values / values.sum(axis=0)
-            overloaded = np.full(held, bool(seen.overloaded(**at)))
+            queue = np.full(held, seen.queue(**at))
             look = style.look(i, name)
-            style.line(panel, number, seen.mean(values, (0.0, np.inf)), overloaded, name, look)
+            style.line(panel, number, seen.mean(values, (0.0, np.inf)), queue, name, look)
             if variable == "bin_length_max_mean" and seen.lines is None:
                 low, high = (seen.array(f"bin_{end}_edge", **at)[:held] for end in ("lower", "upper"))
                 high = np.where(np.isinf(high), 1.1 * np.nanmax(values), high)  # an open last bin

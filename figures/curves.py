@@ -53,15 +53,13 @@ def line_handles(view: View) -> list[Artist]:
 def mark_handles(
     view: View, *, theory: Iterable[str] = (), limit: bool = False, whiskers: bool = False
 ) -> list[Artist]:
-    """Return the legend's entries after the lines: theory, interval and overload, each only where drawn."""
+    """Return the legend's entries after the lines: theory, interval and what is not steady, each only where drawn."""
     handles: list[Artist] = [style.theory_handle(source) for source in theory]
     if limit:
         handles.append(style.limit_handle(LIMIT_THEORY))
     if view.replications > 1:
         handles.append(style.whisker_handle() if whiskers else style.band_handle())
-    if bool(view.cube["overloaded"].any()):
-        handles.append(style.overload_handle())
-    return handles
+    return [*handles, *style.queue_handles(view.queue())]
 
 
 def draw_curves(view: View, axes: Axes, variable: str, *, theory: str = "", panel: int | None = None) -> bool:
@@ -70,7 +68,7 @@ def draw_curves(view: View, axes: Axes, variable: str, *, theory: str = "", pane
     drawn = False
     for i, (name, at) in enumerate(zip(line_names(view), line_places(view, panel), strict=True)):
         look = style.look(i, name)
-        style.line(axes, view.x.positions, view.interval(variable, **at), view.overloaded(**at), name, look)
+        style.line(axes, view.x.positions, view.interval(variable, **at), view.queue(**at), name, look)
         if theory in view.cube:
             drawn |= style.theory(axes, view.x.positions, view.array(theory, **at), name, look.colour)
     x_axis(axes, view.x)

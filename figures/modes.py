@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from xarray import Dataset
 
+from batchcube.results.overload import worse
 from batchcube.results.statistics import Interval
 from batchcube.results.text import suggestion
 
@@ -49,12 +50,12 @@ def modes_compared(
     quantities = [_throughput(seen), *_violations(seen), _quantile(seen, 0.5), _quantile(seen, 0.99)]
     figure, axes = style.panels(2, len(quantities), width_mm=width_mm, height_mm=16 + 6 * len(modes))
     base = modes.index(baseline)
-    overloaded = seen.overloaded()
+    queue = seen.queue()
     for column, quantity in enumerate(quantities):
         levels = [seen.mean(values, quantity.bounds) for values in quantity.values]
         differences = [seen.difference(values, quantity.values[base]) for values in quantity.values]
-        either = overloaded | overloaded[base]
-        _dots(axes[0, column], modes, modes, levels, overloaded, named=column == 0)
+        either = worse(queue, queue[base])
+        _dots(axes[0, column], modes, modes, levels, queue, named=column == 0)
         others = [i for i in range(len(modes)) if i != base]
         _dots(
             axes[1, column],
@@ -99,22 +100,22 @@ def static_vs_dynamic(
     drawn = [mode for pair in pairs for mode in pair]
     height = 46.0 if seen.x else 16.0 + 6.0 * len(drawn)
     figure, axes = style.panels(2, len(quantities), width_mm=width_mm, height_mm=height)
-    overloaded = dict(zip(modes, seen.overloaded(), strict=True))
+    queue = dict(zip(modes, seen.queue(), strict=True))
     for column, quantity in enumerate(quantities):
         values = dict(zip(modes, quantity.values, strict=True))
         levels = {mode: seen.mean(values[mode], quantity.bounds) for mode in drawn}
         differences = {f"{b} − {a}": (b, seen.difference(values[b], values[a])) for a, b in pairs}
-        either = {b: overloaded[a] | overloaded[b] for a, b in pairs}
+        either = {b: worse(queue[a], queue[b]) for a, b in pairs}
         top, bottom = axes[0, column], axes[1, column]
         unit = f"({quantity.unit})"
         if seen.x:
-            _over_rate(top, seen.x, [(mode, mode, levels[mode], overloaded[mode]) for mode in drawn])
+            _over_rate(top, seen.x, [(mode, mode, levels[mode], queue[mode]) for mode in drawn])
             _over_rate(bottom, seen.x, [(name, b, gap, either[b]) for name, (b, gap) in differences.items()])
             style.zero(bottom)
             top.set_ylabel(f"{quantity.label}\n{unit}")
             bottom.set_ylabel(f"dynamic − static\n{unit}")
         else:
-            _dots(top, drawn, drawn, list(levels.values()), np.array([overloaded[m] for m in drawn]), named=column == 0)
+            _dots(top, drawn, drawn, list(levels.values()), np.array([queue[m] for m in drawn]), named=column == 0)
             rows = [b for b, _ in differences.values()]
             gaps = [gap for _, gap in differences.values()]
             _dots(bottom, rows, rows, gaps, np.array([either[b] for b in rows]), named=column == 0)
@@ -157,13 +158,13 @@ def _dots(
     modes: list[str],
     rows: list[str],
     intervals: list[Interval],
-    overloaded: NDArray[np.bool_],
+    queues: NDArray[np.str_],
     *,
     named: bool,
 ) -> None:
     """Draw one row per mode, the first on top."""
-    for row, (mode, interval, over) in enumerate(zip(rows, intervals, overloaded, strict=True)):
-        style.dot(axes, float(row), interval, bool(over), mode, style.look(modes.index(mode), mode))
+    for row, (mode, interval, queue) in enumerate(zip(rows, intervals, queues, strict=True)):
+        style.dot(axes, float(row), interval, str(queue), mode, style.look(modes.index(mode), mode))
     axes.set_yticks(range(len(rows)), rows if named else [""] * len(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     style.short_numbers(axes)
@@ -171,8 +172,8 @@ def _dots(
     axes.margins(x=0.12)
 
 
-def _over_rate(axes: Axes, x: Axis, lines: list[tuple[str, str, Interval, NDArray[np.bool_]]]) -> None:
-    """Draw lines (name, mode whose look it has, interval, overloaded) over the arrival rate."""
-    for i, (name, mode, interval, overloaded) in enumerate(lines):
-        style.line(axes, x.positions, interval, overloaded, name, style.look(i, mode))
+def _over_rate(axes: Axes, x: Axis, lines: list[tuple[str, str, Interval, NDArray[np.str_]]]) -> None:
+    """Draw lines (name, mode whose look it has, interval, queues) over the arrival rate."""
+    for i, (name, mode, interval, queue) in enumerate(lines):
+        style.line(axes, x.positions, interval, queue, name, style.look(i, mode))
     x_axis(axes, x)

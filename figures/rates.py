@@ -5,6 +5,8 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from xarray import Dataset
 
+from batchcube.results.overload import OVERLOADED
+
 from . import style
 from .curves import (
     LATENCY_THEORY,
@@ -82,16 +84,16 @@ def latency_vs_rate(
 
 
 def _first_overloads(seen: View) -> str:
-    """Say from which rate on each line is overloaded in at least half of the replications."""
+    """Say from which rate on each line is overloaded."""
     assert seen.x is not None
     said = []
     for place in range(len(seen.panels.values) if seen.panels else 1):
         where = f"{seen.panels.names()[place]}: " if seen.panels else ""
         firsts = []
         for name, at in zip(line_names(seen), line_places(seen, place), strict=True):
-            overloaded = seen.array("overloaded", **at).mean(axis=-1) >= 0.5
+            overloaded = seen.queue(**at) == OVERLOADED
             if overloaded.any():
                 firsts.append(f"{name + ' ' if seen.lines else ''}{seen.x.positions[int(overloaded.argmax())]:.4g}")
         if firsts:
             said.append(where + ", ".join(firsts))
-    return f"Lowest {seen.x.title} that overloads half of the replications: {'; '.join(said)}." if said else ""
+    return f"Lowest {seen.x.title} that is overloaded: {'; '.join(said)}." if said else ""

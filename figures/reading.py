@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from batchcube.results import costs
 from batchcube.results.cube import axis_names, parse_specification
 from batchcube.results.labelled import error_of, of_single
+from batchcube.results.overload import NOTES, judge
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
 from batchcube.results.text import all_of, printable, shortened, suggestion
 from batchcube.results.variables import REGISTRY
 
 Select = Mapping[str, Any] | None
+_QUEUE = "queue"
 
 BINS = ("policy.bins",)
 MODE = ("policy.mode",)
@@ -119,9 +121,9 @@ class View:
         """Whether intervals are those of a single replication: each has service coefficients of its own."""
         return of_single(self.cube["requests"])
 
-    def overloaded(self, **at: int) -> NDArray[np.bool_]:
-        """Return where the point is overloaded in any replication."""
-        return np.asarray(self.array("overloaded", **at).astype(bool).any(axis=-1))
+    def queue(self, **at: int) -> NDArray[np.str_]:
+        """Return what the queue of each point does, by `overload.judge`: steady, overloaded or cannot tell."""
+        return self.array(_QUEUE, **at)
 
     @property
     def replications(self) -> int:
@@ -166,7 +168,7 @@ class View:
             said = f"Means of {self.replications} replications of {count} requests; {intervals}"
         # Overload is marked in the figure itself and explained in its legend.
         lines = str(self.cube.attrs.get("notes", "")).splitlines()
-        notes = [_sentence(note) for note in lines if "(variable overloaded)" not in note]
+        notes = [_sentence(note) for note in lines if note not in NOTES.values()]
         return " ".join(part for part in (said, *sentences, "Of the whole cube:" if notes else "", *notes) if part)
 
 
@@ -226,6 +228,7 @@ def view(
             raise figured.refuses(f"{name} rests on {all_of(unknown)}, {costs.NOT_MEASURED}")
     if not np.isfinite(cut[needs[0]].values).any():
         raise figured.refuses(f"{needs[0]} is NaN everywhere in this cube")
+    cut = cut.assign({_QUEUE: judge(cut)})
     return View(figured, cube, cut, drawn_x, drawn_lines, drawn_panels, tuple(chosen))
 
 

@@ -20,6 +20,7 @@ from xarray import Dataset
 
 from batchcube.results.cube import axis_names, parse_specification
 from batchcube.results.labelled import error_of
+from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY, worse
 from batchcube.results.statistics import Interval, paired_ratio
 from batchcube.results.text import suggestion
 from batchcube.results.variables import REGISTRY
@@ -46,6 +47,11 @@ _HELD = "A window without a decision keeps the bound of the one before."
 _UNANSWERED = {
     -1: "miss the criteria already at the lowest rate",
     1: "still meet the criteria at the highest rate",
+}
+# What is said of two points that are compared.
+_EITHER = {
+    OVERLOADED: "either is overloaded: not a steady state",
+    CANNOT_TELL: "cannot tell whether either is overloaded",
 }
 _CAPACITY = "capacity_requests_per_s"
 _GREY = "#555555"
@@ -80,7 +86,7 @@ def tbt_vs_rate(
     panel = axes[0, 0]
     for i, (name, at) in enumerate(zip(line_names(seen), line_places(seen), strict=True)):
         interval = _times(seen.interval(variable, **at, **part), 1e3)
-        style.line(panel, seen.x.positions, interval, seen.overloaded(**at), name, style.look(i, name))
+        style.line(panel, seen.x.positions, interval, seen.queue(**at), name, style.look(i, name))
     given = []
     for marker, (name, points) in zip(_PRINTED_MARKERS, others.items(), strict=False):
         look = {"color": "black", "marker": marker, "linestyle": "none", "markersize": 5, "markerfacecolor": "none"}
@@ -151,10 +157,10 @@ def step_throughput(
             else [_largest(seen, point) for point in points]
         )
         order = np.argsort(size)
-        look, steady = style.look(i, name), np.zeros(size.size, dtype=bool)
+        look = style.look(i, name)
         for panel, variable, scale in ((throughput, "throughput_tokens_per_s", 1.0), (step, "tbt_mean_s", 1e3)):
             interval = _times(seen.interval(variable, **at), scale)
-            style.line(panel, size[order], _part(interval, order), steady, name, look)
+            style.line(panel, size[order], _part(interval, order), None, name, look)
         found = {_step_law(point) for point in points}
         law = found.pop() if len(found) == 1 else None
         if law is not None and law not in laws:
@@ -289,8 +295,8 @@ def memory_erratum(
     names = line_names(seen)
     for i, (name, at) in enumerate(zip(names, line_places(seen), strict=True)):
         interval = _part(seen.interval(overflow, **at), None)
-        over = np.atleast_1d(seen.overloaded(**at))
-        style.line(right, np.array([float(i)]), interval, over, name, style.look(i, name))
+        queue = np.atleast_1d(seen.queue(**at))
+        style.line(right, np.array([float(i)]), interval, queue, name, style.look(i, name))
     allowed = _each(seen, "policy.memory.overflow_probability")
     for value in allowed:
         style.limit(right, value, "allowed overflow")
@@ -427,7 +433,8 @@ def capacity(
         for row, (name, at) in enumerate(zip(names, line_places(seen, place), strict=True)):
             missing = np.isnan(seen.array(_CAPACITY, **at))
             interval = seen.interval(_CAPACITY, **at)
-            style.dot(panel, float(row), interval, bool(missing.any()), name, style.look(row, name))
+            queue = OVERLOADED if missing.any() else STEADY  # hollow where some have no answer
+            style.dot(panel, float(row), interval, queue, name, style.look(row, name))
             if missing.all():
                 room = panel.get_yaxis_transform()
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
@@ -451,7 +458,7 @@ def capacity(
     axes[-1, 0].set_xlabel("capacity (requests/s)")
     marks: list[Artist] = [style.whisker_handle()] if seen.replications > 1 else []
     if hollow:
-        marks.append(_hollow("some replications without an answer"))
+        marks.append(_mark("some replications without an answer", OVERLOADED))
     said = [f"Left out of the means: replications that {what}, {'; '.join(rows)}." for what, rows in unanswered.items()]
     caption = _search_caption(seen, *said)
     return style.finish(figure, "Capacity under the SLA", seen.subtitle(), [], marks, caption)
@@ -520,15 +527,16 @@ def gain_map(
     unsure = known & ~((low > 0) | (high < 0)) if seen.replications > 1 else np.zeros_like(known)
     for row, column in np.argwhere(unsure):
         panel.add_patch(_hatched((column - 0.5, row - 0.5)))
-    overloaded = seen.overloaded()
-    either = overloaded[:, base] | overloaded[:, other]
+    queue = seen.queue()
+    either = worse(queue[:, base], queue[:, other])
     if not REGISTRY[quantity].steady_state:
         # Throughput under overload is what it is.
-        either[:] = False
-    if either.any() and not either.all():
-        at_row, at_column = np.nonzero(either)
-        corner: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": "white", "markersize": 3}
-        panel.plot(at_column + 0.36, at_row + 0.34, color=_GREY, label="overloaded", zorder=4, **corner)
+        either[:] = STEADY
+    marked = [state for state in _EITHER if (either == state).any() and not (either == state).all()]
+    for state in marked:
+        at_row, at_column = np.nonzero(either == state)
+        corner: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 3, **style.filling(state)}
+        panel.plot(at_column + 0.36, at_row + 0.34, color=_GREY, label=state, zorder=4, **corner)
     if width_mm / columns >= 10.0:
         for row, column in np.argwhere(known):
             light = np.dot(colours(norm(gain[row, column]))[:3], (0.299, 0.587, 0.114)) > 0.5
@@ -557,13 +565,13 @@ def gain_map(
         marks.append(Line2D([], [], color="black", linewidth=1.6, label=f"printed {word} of {_listed(crossed)} %"))
     if unsure.any():
         marks.append(Patch(facecolor="none", edgecolor=_GREY, hatch="////", linewidth=0, label="95 % interval holds 0"))
-    if either.any() and not either.all():
-        marks.append(_hollow("either is overloaded: not a steady state"))
+    marks += [_mark(_EITHER[state], state) for state in marked]
     first, second = (seen.lines.names()[place] for place in (base, other))
     sentences = [
         f"{word.capitalize()}: mean of {second} over mean of {first}, minus 1, paired by replication (common random "
         f"numbers){'; intervals are those of Fieller' if seen.replications > 1 else ''}.",
-        "Either is overloaded at every point." if either.all() else "",
+        "Either is overloaded at every point." if (either == OVERLOADED).all() else "",
+        "Whether either is overloaded cannot be told at any point." if (either == CANNOT_TELL).all() else "",
         "" if known.all() else "Grey: no ratio, as one of both is unknown, or the baseline 0.",
         "Replications without a value in both are left out." if (known & (ratio.n < seen.replications)).any() else "",
     ]
@@ -684,8 +692,8 @@ def _hatched(corner: tuple[float, float]) -> Rectangle:
     return Rectangle(corner, 1.0, 1.0, fill=False, hatch="////", edgecolor=_GREY, linewidth=0, zorder=1.5)
 
 
-def _hollow(label: str) -> Line2D:
-    return Line2D([], [], color=_GREY, marker="o", linestyle="none", markerfacecolor="white", label=label)
+def _mark(label: str, queue: str) -> Line2D:
+    return Line2D([], [], color=_GREY, marker="o", linestyle="none", label=label, **style.filling(queue))
 
 
 # What the figures share -----------------------------------------------------------------------------------------------

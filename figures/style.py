@@ -1,4 +1,4 @@
-"""How every figure looks: page geometry, palette, interval bands, theory lines and marks of overload."""
+"""How every figure looks: page geometry, palette, interval bands, theory lines, and marks of what is not steady."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY
 from batchcube.results.statistics import Interval
 from batchcube.results.text import printable, shortened
 
@@ -35,6 +36,13 @@ _GREY = "#555555"
 _MOST_TEXT = 6000  # characters
 _DASHED = (0, (5, 2.5))
 _DASH_DOT = (0, (6, 2, 1, 2))
+# Points that are not known to be steady: how their markers are filled, and the line that joins them to others.
+_UNSTEADY: dict[str, tuple[dict[str, Any], Any]] = {
+    OVERLOADED: ({"markerfacecolor": "white"}, ":"),
+    CANNOT_TELL: ({"fillstyle": "left", "markerfacecoloralt": "white"}, (0, (2.5, 1.2))),
+}
+QUEUE_WORDS = {STEADY: "", OVERLOADED: "overloaded", CANNOT_TELL: "perhaps overloaded"}
+_SAID = {OVERLOADED: "overloaded: not a steady state", CANNOT_TELL: "cannot tell whether overloaded"}
 
 _RC: dict[str, Any] = {
     "font.size": 8,
@@ -158,35 +166,35 @@ def line(
     axes: Axes,
     x: NDArray[Any],
     interval: Interval,
-    overloaded: NDArray[np.bool_],
+    queue: NDArray[np.str_] | None,
     label: str,
     look: Look,
     *,
     mark_every: int | tuple[int, int] = 1,
 ) -> None:
-    """Draw means with their interval band; points (x,) that are overloaded are hollow and joined by dots.
+    """Draw means with their interval band; `queue` (x,) says which points are steady, None that it does not matter.
 
-    The steady line carries `label`, the overloaded one `label, overloaded`, the band `label, 95 % interval`; each line
-    has every x, and NaN in y where the other one draws.
+    Points that are overloaded are hollow and joined by dots, those that cannot be told are half filled and joined by
+    dashes. The steady line carries `label`, the others `label, overloaded` and `label, cannot tell`, the band `label,
+    95 % interval`; each line has every x, and NaN in y where another one draws.
     """
     mean = np.asarray(interval.estimate, dtype=float)
-    steady = np.where(overloaded, np.nan, mean)
-    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markevery": mark_every}
-    axes.plot(x, steady, label=label, linestyle="-", zorder=3, **style)
-    if overloaded.any():
-        near = overloaded.copy()
-        near[1:] |= overloaded[:-1]
-        near[:-1] |= overloaded[1:]
-        style["markevery"] = [int(i) for i in np.flatnonzero(overloaded)]
-        axes.plot(
-            x,
-            np.where(near, mean, np.nan),
-            label=f"{label}, overloaded",
-            linestyle=":",
-            markerfacecolor="white",
-            zorder=3,
-            **style,
-        )
+    queue = np.full(mean.shape, STEADY) if queue is None else queue
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markevery": mark_every, "zorder": 3}
+    axes.plot(x, np.where(queue == STEADY, mean, np.nan), label=label, linestyle="-", **style)
+    drawn = queue == STEADY
+    for state, (filled, dashes) in reversed(_UNSTEADY.items()):
+        here = queue == state
+        drawn |= here
+        if not here.any():
+            continue
+        # As far as the neighbours that are drawn already: no stretch between two points is drawn twice.
+        near = here.copy()
+        near[1:] |= here[:-1]
+        near[:-1] |= here[1:]
+        style["markevery"] = [int(i) for i in np.flatnonzero(here)]
+        y = np.where(near & drawn, mean, np.nan)
+        axes.plot(x, y, label=f"{label}, {state}", linestyle=dashes, **style, **filled)
     band(axes, x, interval, label, look)
 
 
@@ -202,14 +210,13 @@ def band(axes: Axes, x: NDArray[Any], interval: Interval, label: str, look: Look
         axes.vlines(x[known], low[known], high[known], color=look.colour, linewidth=0.9, zorder=2, label=name)
 
 
-def dot(axes: Axes, position: float, interval: Interval, overloaded: bool, label: str, look: Look) -> None:
-    """Draw one value as a dot on row `position` with a whisker over its interval; hollow where overloaded."""
+def dot(axes: Axes, position: float, interval: Interval, queue: str, label: str, look: Look) -> None:
+    """Draw one value as a dot on row `position` with a whisker over its interval, filled as the points of a `line`."""
     mean, low, high = (float(part) for part in interval[:3])
     if np.isfinite(low) and np.isfinite(high):
         name = f"{label}, 95 % interval"
         axes.hlines(position, low, high, color=look.colour, linewidth=1.4, zorder=2, label=name)
-    face = "white" if overloaded else look.colour
-    style: dict[str, Any] = {"marker": look.marker, "markerfacecolor": face, "markersize": 5}
+    style: dict[str, Any] = {"marker": look.marker, "markersize": 5, **filling(queue)}
     axes.plot([mean], [position], color=look.colour, linestyle="none", zorder=3, label=label, **style)
 
 
@@ -281,11 +288,18 @@ def mean_handle() -> Line2D:
     return Line2D([], [], color=_BLACK, marker="v", linestyle="none", label="mean")
 
 
-def overload_handle() -> Line2D:
-    """Return the legend's entry of the overloaded points."""
-    return Line2D(
-        [], [], color=_GREY, marker="o", linestyle=":", markerfacecolor="white", label="overloaded: not a steady state"
-    )
+def filling(queue: str) -> dict[str, Any]:
+    """Return how the marker of a point is filled: whole where it is steady."""
+    return _UNSTEADY[queue][0] if queue in _UNSTEADY else {}
+
+
+def queue_handles(queue: NDArray[np.str_]) -> list[Artist]:
+    """Return the legend's entries of the points that are not known to be steady, each only where there are some."""
+    return [
+        Line2D([], [], color=_GREY, marker="o", linestyle=dashes, label=_SAID[state], **filled)
+        for state, (filled, dashes) in _UNSTEADY.items()
+        if (queue == state).any()
+    ]
 
 
 def integer_ticks(axes: Axes) -> None:

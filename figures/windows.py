@@ -123,7 +123,7 @@ def draw_courses(seen: View, panel: Axes, drawn: Sequence[Course]) -> None:
             panel,
             time,
             interval,
-            np.zeros(count, dtype=bool),
+            None,
             names[i],
             look,
             mark_every=(i * every // len(names), every),
@@ -149,12 +149,12 @@ def _all_same(courses: Sequence[Course]) -> bool:
 
 
 def run_handles(seen: View) -> list[Artist]:
-    """Return the legend's lines; a run that is overloaded as a whole is named so, its windows are what they are."""
+    """Return the legend's lines; a run that is not steady as a whole is named so, its windows are what they are."""
     handles: list[Artist] = []
     if seen.lines:
         for i, (name, at) in enumerate(zip(line_names(seen), line_places(seen), strict=True)):
-            overloaded = " (overloaded)" if bool(seen.overloaded(**at)) else ""
-            handles.append(style.line_handle(name + overloaded, style.look(i, name)))
+            word = style.QUEUE_WORDS[str(seen.queue(**at))]
+            handles.append(style.line_handle(f"{name} ({word})" if word else name, style.look(i, name)))
     return handles
 
 
@@ -164,8 +164,8 @@ def band_marks(seen: View) -> list[Artist]:
 
 
 def said_of_windows(seen: View) -> str:
-    """Say how wide the windows are, and that a single line is overloaded."""
+    """Say how wide the windows are, and that a single line is overloaded or may be."""
     widths = np.unique(seen.array("window_width_s").round(6))
     width = f"{widths[0]:.4g}" if widths.size == 1 else f"{widths[0]:.4g} to {widths[-1]:.4g}"
-    overloaded = " The run is overloaded." if seen.lines is None and bool(seen.overloaded()) else ""
-    return f"Each point is a window of {width} s.{overloaded}"
+    word = style.QUEUE_WORDS[str(seen.queue())] if seen.lines is None else ""
+    return f"Each point is a window of {width} s." + (f" The run is {word}." if word else "")

@@ -195,7 +195,7 @@ def build_cube(
             labels["interval_of"] = SINGLE
         variables[name] = xr.Variable(variable.dims(coordinates), data[name], labels)
     if "overloaded" in variables:
-        flags = {"flag_values": np.array([0, 1], np.int8), "flag_meanings": "steady overloaded"}
+        flags = {"flag_values": np.array([0, 1], np.int8), "flag_meanings": "not_flagged overloaded"}
         variables["overloaded"].attrs |= flags
     if FLAGS in variables:
         variables[FLAGS].attrs |= flag_attributes()

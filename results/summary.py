@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from . import costs, labelled
+from . import costs, labelled, overload
 from .cube import axis_names, axis_of, check_cube
 from .text import did_you_mean, printable
 from .variables import LENGTH_UNITS, REGISTRY, REPLICATION, lookup
@@ -51,7 +51,9 @@ _CONTINUOUS_DEFAULTS: tuple[tuple[str, float | None], ...] = (
 )
 NOT_STEADY = "not a steady-state figure"
 UNMEASURED = "rests on what nobody measured"
-_MARK, _UNKNOWN = "*", "?"
+MAYBE_STEADY = "perhaps no steady-state figure"
+_OF_QUEUE = {overload.STEADY: "", overload.OVERLOADED: NOT_STEADY, overload.CANNOT_TELL: MAYBE_STEADY}
+_MARKS = {UNMEASURED: "?", NOT_STEADY: "*", MAYBE_STEADY: "(*)"}
 RATE_PATHS = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
 
 
@@ -66,11 +68,12 @@ def _usual(cube: xr.Dataset) -> tuple[tuple[str, float | None], ...]:
 
 
 def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, confidence: float = 0.95) -> pd.DataFrame:
-    """Return a tidy table: one row per variable and point, with mean, interval, n and the overload mark.
+    """Return a tidy table: one row per variable and point, with mean, interval, n, and what its queue does.
 
     Columns: the axes, the extra dimensions of the chosen variables (NaN for variables without them), `variable`,
-    `units`, `mean`, `ci_low`, `ci_high`, `n`, `overloaded_share` (of the replications; NaN when the cube does not say)
-    and `note`, which is "not a steady-state figure" for latencies and the like where any replication is overloaded,
+    `units`, `mean`, `ci_low`, `ci_high`, `n`, `overloaded_share` (of the replications that are flagged; NaN when the
+    cube does not say), `queue` (of the point, by `overload.judge`) and `note`: for latencies and the like "not a
+    steady-state figure" where the point is overloaded and "perhaps no steady-state figure" where one cannot tell,
     "rests on what nobody measured" where nothing is left of a value without a cost that is unknown, or both.
     `variables` defaults to the usual ones. Raises ValueError for a variable that is unknown or not in the cube.
     """
@@ -78,6 +81,7 @@ def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, conf
     chosen = _chosen(cube, variables)
     extra = list(dict.fromkeys(dim for name in chosen for dim in REGISTRY[name].extra))
     share = labelled.overloaded_share(cube).transpose(*axes)
+    queue = overload.judge(cube)
     parts = []
     for name in chosen:
         interval = labelled.mean_interval(cube[name], confidence=confidence)
@@ -88,21 +92,25 @@ def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, conf
         for dim, at in zip(index, grids, strict=True):
             columns[dim] = cube[dim].values[at.ravel()]
         rows = int(np.prod(shape, dtype=np.int64))
-        points = np.broadcast_to(share.values.reshape(share.shape + (1,) * len(REGISTRY[name].extra)), shape).ravel()
+        more = (1,) * len(REGISTRY[name].extra)
+        flagged, queues = (
+            np.broadcast_to(point.values.reshape(point.shape + more), shape).ravel() for point in (share, queue)
+        )
         columns |= {dim: np.full(rows, np.nan) for dim in extra if dim not in index}
         columns["variable"] = np.full(rows, name, dtype=object)
         columns["units"] = np.full(rows, str(cube[name].attrs.get("units", REGISTRY[name].units)), dtype=object)
         for column, kind in (("mean", "mean"), ("ci_low", "low"), ("ci_high", "high"), ("n", "n")):
             columns[column] = interval[kind].transpose(*index).values.ravel()
-        columns["overloaded_share"] = points
-        unsteady = (points > 0) & REGISTRY[name].steady_state
+        columns["overloaded_share"] = flagged
+        columns["queue"] = queues.astype(object)
         unknown = np.broadcast_to(_at_points(cube, name, axes, len(REGISTRY[name].extra)), shape).ravel()
-        said = ((UNMEASURED, unknown), (NOT_STEADY, unsteady))
-        columns["note"] = np.array(
-            ["; ".join(text for text, at in said if at[row]) for row in range(rows)], dtype=object
-        )
+        said = [
+            (UNMEASURED if unknown[row] else "", _OF_QUEUE[queues[row]] if REGISTRY[name].steady_state else "")
+            for row in range(rows)
+        ]
+        columns["note"] = np.array(["; ".join(filter(None, both)) for both in said], dtype=object)
         parts.append(pd.DataFrame(columns))
-    order = [*axes, *extra, "variable", "units", "mean", "ci_low", "ci_high", "n", "overloaded_share", "note"]
+    order = [*axes, *extra, "variable", "units", "mean", "ci_low", "ci_high", "n", "overloaded_share", "queue", "note"]
     return pd.concat(parts, ignore_index=True)[order]
 
 
@@ -142,11 +150,11 @@ def _rate_axis(cube: xr.Dataset) -> str | None:
     return next((name for path in RATE_PATHS if (name := axis_of(cube, path))), None)
 
 
-def first_overloaded(cube: xr.Dataset, axis: str | None = None, share: float = 0.5) -> xr.DataArray:
-    """Return the smallest value along a rate axis at which at least `share` of the replications are overloaded.
+def first_overloaded(cube: xr.Dataset, axis: str | None = None) -> xr.DataArray:
+    """Return the smallest value along a rate axis at which a point is overloaded, by `overload.judge`.
 
-    One value per remaining point, NaN where no rate of the sweep overloads it. `axis` defaults to the axis of the
-    arrival rate or of the rate scale.
+    One value per remaining point, NaN where none is for certain: that does not show that all of them are steady. `axis`
+    defaults to the axis of the arrival rate or of the rate scale.
     Raises ValueError when there is no such axis, it has no numbers, or the cube does not say what is overloaded.
     """
     if axis is None:
@@ -159,8 +167,7 @@ def first_overloaded(cube: xr.Dataset, axis: str | None = None, share: float = 0
         raise ValueError(f"{axis}: has labels and no numbers, so there is no first one")
     if "overloaded" not in cube:
         raise ValueError("overloaded: the cube does not hold this variable")
-    over = labelled.overloaded_share(cube) >= share
-    first = cube[axis].where(over).min(axis).rename(f"first_overloaded_{axis}")
+    first = cube[axis].where(overload.judge(cube) == overload.OVERLOADED).min(axis).rename(f"first_overloaded_{axis}")
     first.attrs = {"units": cube[axis].attrs.get("units", "1"), "long_name": f"first overloaded {axis}"}
     return first
 
@@ -174,7 +181,7 @@ def print_summary(
     max_rows: int = 40,
     confidence: float = 0.95,
 ) -> None:
-    """Print what a cube is, its points with intervals, and where it is overloaded.
+    """Print what a cube is, its points with intervals, and where it is overloaded or may be.
 
     `variables` are names, or names with one of the cube's quantiles as they are printed, ``latency_quantile_s[0.99]``.
     Columns that do not fit the console side by side go into further tables below; rows beyond `max_rows` are left out
@@ -273,10 +280,7 @@ def _print_group(
     shown = first if max_rows is None else first.head(max_rows)
     fixed = {key: [_plain(value) for value in shown[key]] for key in keys}
     if "overloaded" in cube:
-        count = cube.sizes[REPLICATION]
-        fixed["overloaded"] = [
-            "no" if share == 0 else f"{round(share * count)} of {count}" for share in shown["overloaded_share"]
-        ]
+        fixed["queue"] = list(shown["queue"])
     left = len(first) - len(shown)
     for part in _fitting(fixed, columns, console.width):
         console.print(_table(fixed, part))
@@ -333,7 +337,7 @@ def _table(fixed: dict[str, list[str]], columns: dict[str, list[str]]) -> Table:
     for header in columns:
         table.add_column(Text(_broken(header)), justify="right", overflow="fold")
     for row in zip(*fixed.values(), *columns.values(), strict=True):
-        table.add_row(*[Text(cell, style="yellow" if cell.endswith((_MARK, _UNKNOWN)) else "") for cell in row])
+        table.add_row(*[Text(cell, style="yellow" if cell.endswith(tuple(_MARKS.values())) else "") for cell in row])
     return table
 
 
@@ -342,8 +346,8 @@ def _cell(row: object) -> str:
     if np.isnan(mean):
         return "-"
     if UNMEASURED in note:
-        return _UNKNOWN
-    mark = f" {_MARK}" if note else ""
+        return _MARKS[UNMEASURED]
+    mark = f" {_MARKS[note]}" if note else ""
     if np.isnan(low) or np.isnan(high):
         return f"{_plain(mean)}{mark}"
     if low == high:
@@ -385,15 +389,14 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
             )
     else:
         console.print("one replication: there is no interval", highlight=False)
-    if table["note"].str.contains(UNMEASURED, regex=False).any():
-        console.print(f"{_UNKNOWN} {UNMEASURED}, see the first line", style="yellow", highlight=False)
-    if table["note"].str.contains(NOT_STEADY, regex=False).any():
-        console.print(
-            f"{_MARK} overloaded in at least one replication: {NOT_STEADY}, it grows with the length of the run",
-            style="yellow",
-            highlight=False,
-        )
-    _print_first_overloaded(cube, console)
+    for note, why in (
+        (UNMEASURED, "see the first line"),
+        (NOT_STEADY, "overloaded, it grows with the length of the run"),
+        (MAYBE_STEADY, "these replications cannot tell whether the queue keeps growing"),
+    ):
+        if table["note"].str.contains(note, regex=False).any():
+            console.print(f"{_MARKS[note]} {note}: {why}", style="yellow", highlight=False)
+    _print_queues(cube, console)
     for line in notes_of(cube):
         console.print(f"note: {escape(printable(line))}", highlight=False)
     if default:
@@ -404,21 +407,28 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
         )
 
 
-def _print_first_overloaded(cube: xr.Dataset, console: Console) -> None:
+def _print_queues(cube: xr.Dataset, console: Console) -> None:
+    """Say up to which rate each point is steady, and from which on it is overloaded."""
     axis = _rate_axis(cube)
     if axis is None or "overloaded" not in cube or cube[axis].dtype.kind not in "iuf":
         return
-    first = first_overloaded(cube, axis)
-    if first.isnull().all():
-        console.print(f"no {axis} of this sweep overloads half of the replications", highlight=False)
-        return
-    console.print(f"first {axis} that overloads at least half of the replications:", highlight=False)
-    # Most points share a rate with their neighbours along an axis; a line for each rate keeps this short and complete.
-    names: list[Hashable] = list(first.dims)
-    lines: dict[float, list[str]] = {}  # inf: no rate of the sweep; NaN would equal no other NaN
-    for at in np.ndindex(first.shape):
+    found = overload.judge(cube).sortby(axis)
+    rates = found[axis].values
+    # Most points share their rates with their neighbours along an axis; a line for each keeps this short and complete.
+    names: list[Hashable] = [name for name in found.dims if name != axis]
+    queues = found.transpose(*names, axis).values
+    lines: dict[tuple[float, float], list[str]] = {}
+    for at in np.ndindex(queues.shape[:-1]):
         point = ", ".join(f"{name}={_plain(cube[name].values[i])}" for name, i in zip(names, at, strict=True))
-        lines.setdefault(float(np.nan_to_num(first.values[at], nan=np.inf)), []).append(point)
-    for rate in sorted(lines):
-        points = "; ".join(lines[rate]) if len(lines) > 1 else "all points"
-        console.print(f"  {'none' if np.isinf(rate) else _plain(rate)}: {points}", highlight=False, markup=False)
+        calm, over = queues[at] == overload.STEADY, queues[at] == overload.OVERLOADED
+        steady = len(rates) if calm.all() else int(calm.argmin())
+        ends = (rates[steady - 1] if steady else -np.inf, rates[over.argmax()] if over.any() else np.inf)
+        lines.setdefault((float(ends[1]), float(ends[0])), []).append(point)
+    console.print(f"queues by {axis}; what lies between both ends cannot be told:", highlight=False)
+    for first, last in sorted(lines):
+        points = "; ".join(lines[first, last]) if len(lines) > 1 else "all points"
+        steady_to = "steady at none for certain" if np.isinf(last) else f"steady up to {_plain(last)}"
+        over_from = "overloaded at none for certain" if np.isinf(first) else f"overloaded from {_plain(first)} on"
+        if last == rates[-1]:
+            over_from = "the highest"
+        console.print(f"  {steady_to}, {over_from}: {points}", highlight=False, markup=False)

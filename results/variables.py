@@ -315,8 +315,9 @@ _ALL: list[Variable] = [
         "bool",
         "1",
         "overloaded",
-        "True when the queue keeps growing (the test is in the attribute overload_test): latencies are then no "
-        "steady-state figures.",
+        "True when the queue of the replication grew by more than chance allows (the test is in the attribute "
+        "overload_test): latencies are then no steady-state figures. False does not show a steady state: a short run "
+        "is flagged late, and `batchcube show` judges a point by all its replications.",
         bounds=_FRACTION,
     ),
     Variable(

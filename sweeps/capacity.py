@@ -30,6 +30,7 @@ from batchcube.engine.report import OVERLOAD_TEST, QUANTILES
 from batchcube.engine.run import JOBS_AT_ONCE
 from batchcube.results.costs import NOT_MEASURED
 from batchcube.results.cube import build_cube
+from batchcube.results.overload import GROWTH
 from batchcube.results.provenance import MadeBy, batchcube_version, provenance
 from batchcube.results.text import all_of, did_you_mean, one_of
 from batchcube.results.variables import REGISTRY, RELATIVE_ERROR
@@ -60,12 +61,9 @@ from .workloads.arrivals import Deterministic, Gamma, Poisson
 from .workloads.settings import FloatArray
 
 TOLERANCE = 0.005
-GROWTH = 0.02
-"""Where nothing but overload ends the search, capacities come out too large by about this much.
-
-`overloaded` would not do: with a few thousand requests it forgives a growth of 10 % and more, as it must never call a
-steady run overloaded.
-"""
+# The growth of the backlog is held against `GROWTH`: where nothing but overload ends the search, capacities come out
+# too large by about that much. The flag `overloaded` would not do: with a few thousand requests it forgives a growth of
+# 10 % and more, as it must never call a steady run overloaded.
 MOST_DOUBLINGS = 20
 PROBES = (0.8, 0.95, 1.05, 1.25)
 """Multiples of the answer at which it is asked again: bisection alone never meets a second crossing."""

@@ -23,6 +23,7 @@ from batchcube.engine.model import check
 from batchcube.engine.report import OVERLOAD_TEST
 from batchcube.engine.run import JOBS_AT_ONCE, MissingBackendError, describe, jobs_at_once
 from batchcube.engine.ticks import TICKS_PER_S
+from batchcube.results import overload
 from batchcube.results.cube import Axis as CubeAxis
 from batchcube.results.cube import Buckets, build_cube, extend_cube, parse_specification, read_cube
 from batchcube.results.provenance import MadeBy, batchcube_version, provenance
@@ -133,6 +134,7 @@ def run_sweep(
         if old is not None:
             cube = extend_cube(old, cube)
             _tell_never_served(cube)
+        overload.tell(cube)
         if store is not None:
             store.put(cube)
             with stop.held():
@@ -531,8 +533,6 @@ def _cube(
             arrays[f"theory_{name}"] = values.reshape(shape)
         if np.nanmax(arrays["extrapolated_batch_fraction"], initial=0.0) > 0:
             notes.append("some batches lie outside the measured table; their times follow the fitted law")
-    if arrays["overloaded"].any():
-        notes.append("some points are overloaded (variable overloaded): their latencies are no steady-state figures")
     seconds = {plan.length == "seconds" for plan in plan.points}
     if len(seconds) > 1:
         notes.append("lengths are tokens at some points and seconds at others")

@@ -211,7 +211,9 @@ class Reproduction:
 
         ``growth`` is that of `find_capacity`. Raises UserError for a cube of another search.
         """
-        from .capacity import GROWTH, find_capacity
+        from batchcube.results.overload import GROWTH
+
+        from .capacity import find_capacity
 
         sweep = self._sweep(preset, ())
         file = self.folder / f"{name or preset}.nc"

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from batchcube.results.cube import axis_names, write_cube
+from batchcube.results.overload import GROWTH
 
 from .reproduce import (
     Drawing,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _TOKENS = "throughput_tokens_per_s"
 _CAPACITY = "capacity_requests_per_s"
 _SLA = "tbt_mean_ms=50"
-_GROWTHS = (0.02, 0.2)
+_GROWTHS = (GROWTH, 0.2)
 """How much the backlog may grow, as a share of the arrivals: the first is a steady state."""
 _SHOWN_DELTA = 4
 """Of the settings of Algorithm 2, in figures."""

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY, worse
+from batchcube.results.overload import judge as judge_queue
+
 from .errors import UserError
 from .reproduce import Drawing, Found, Interval, Reproduction, Row, Verdict, mean_of, new_table, said_simultaneous
 
@@ -64,6 +67,10 @@ _QUANTITIES = (
     _Quantity("latency_mean_s", "mean latency (s)", False, 0.01, True),
 )
 _COMBINATION = "multi_bin_dynamic"
+_MARKS = {STEADY: "", OVERLOADED: " *", CANNOT_TELL: " (*)"}
+_WORDS = {OVERLOADED: "overloaded", CANNOT_TELL: "perhaps overloaded"}
+_LEGEND = "* overloaded, (*) perhaps"
+_LEGEND_OF_TWO = "* one of the two is overloaded, (*) perhaps"
 _DYNAMIC_AND_STATIC = (("dynamic_only", "fifo_fixed"), ("multi_bin_dynamic", "multi_bin_only"))
 
 
@@ -74,7 +81,8 @@ class _Compared(NamedTuple):
     rate: float
     gap: Interval
     verdict: Verdict
-    overloaded: bool
+    queue: str
+    """What the two queues do together."""
 
 
 def reproduce_modes(to: Reproduction, trace: str | None) -> None:
@@ -197,9 +205,7 @@ def _matrix(
 ) -> Any:
     """Return a table of all comparisons: one row a pair and a quantity, one column a rate."""
     marks: dict[Verdict, str] = {"yes": "+", "equal": "=", "no": "-", "cannot tell": "?"}
-    table = new_table(
-        f"Five modes: {workload.name} (+ better, - worse, = equal, ? cannot tell; * one of the two is overloaded)"
-    )
+    table = new_table(f"Five modes: {workload.name} (+ better, - worse, = equal, ? cannot tell; {_LEGEND_OF_TWO})")
     for name in ("mode", "against", "on"):
         table.add_column(name, no_wrap=True)
     for rate in rates:
@@ -207,7 +213,7 @@ def _matrix(
     for mode, static in _DYNAMIC_AND_STATIC:
         for quantity in _QUANTITIES:
             found = compared[mode, static, quantity.variable]
-            cells = [marks[one.verdict] + ("*" if one.overloaded else "") for one in found]
+            cells = [marks[one.verdict] + _MARKS[one.queue].strip() for one in found]
             table.add_row(mode, static, quantity.name.split(" (")[0], *cells)
         table.add_section()
     for quantity in _QUANTITIES:
@@ -219,7 +225,7 @@ def _matrix(
 
 def _levels(workload: _Workload, cube: "xr.Dataset", modes: Sequence[str]) -> Any:
     """Return a table of every mode at a few rates."""
-    table = new_table(f"Five modes: {workload.name} (mean, half of the 95 % interval; * overloaded)")
+    table = new_table(f"Five modes: {workload.name} (mean, half of the 95 % interval; {_LEGEND})")
     table.add_column("rate", no_wrap=True)
     table.add_column("mode", no_wrap=True)
     for quantity in _QUANTITIES:
@@ -231,7 +237,7 @@ def _levels(workload: _Workload, cube: "xr.Dataset", modes: Sequence[str]) -> An
             for quantity in _QUANTITIES:
                 found = mean_of(point[quantity.variable])
                 cells.append(_cell(found))
-            table.add_row(f"{rate:g}{workload.unit}", mode + (" *" if bool(point["overloaded"].any()) else ""), *cells)
+            table.add_row(f"{rate:g}{workload.unit}", mode + _MARKS[_queue(point)], *cells)
         table.add_section()
     return table
 
@@ -251,6 +257,11 @@ def _at(workload: _Workload, cube: "xr.Dataset", mode: str, rate: float) -> "xr.
     return cube.sel({"mode": mode, workload.axis: rate})
 
 
+def _queue(point: "xr.Dataset") -> str:
+    """Return what the queue of a single point does."""
+    return str(judge_queue(point).item())
+
+
 def _setting(workload: _Workload, rate: float, what: str) -> str:
     return f"{workload.name}, {rate:g}{workload.unit}, {what}"
 
@@ -258,15 +269,16 @@ def _setting(workload: _Workload, rate: float, what: str) -> str:
 def _level(workload: _Workload, cube: "xr.Dataset", mode: str, rate: float, quantity: _Quantity) -> Row:
     point = _at(workload, cube, mode, rate)
     found = mean_of(point[quantity.variable])
-    overloaded = bool(point["overloaded"].any())
+    queue = _queue(point)
     notes = ["95 % interval"]
-    if overloaded:
-        notes.append("overloaded: latency and violations are no steady-state figures")
+    if queue != STEADY:
+        perhaps = "no" if queue == OVERLOADED else "perhaps no"
+        notes.append(f"{_WORDS[queue]}: latency and violations are {perhaps} steady-state figures")
     if workload.note:
         notes.append(workload.note)
     return Row(
         workload.preset,
-        _setting(workload, rate, mode) + (" *" if overloaded else ""),
+        _setting(workload, rate, mode) + _MARKS[queue],
         quantity.name,
         simulated=found.mean,
         ci_low=found.low,
@@ -282,9 +294,9 @@ def _gap(
     a, b = first[quantity.variable].values, second[quantity.variable].values
     gap = mean_of(a - b, rows)
     margin = quantity.margin * (abs(float(np.nanmean(b))) if quantity.relative else 1.0)
-    overloaded = bool(first["overloaded"].any() or second["overloaded"].any())
+    queue = str(worse(np.asarray(_queue(first)), np.asarray(_queue(second))))
     verdict = judge(gap, margin, larger_is_better=quantity.larger_is_better)
-    return _Compared(mode, baseline, quantity, rate, gap, verdict, overloaded)
+    return _Compared(mode, baseline, quantity, rate, gap, verdict, queue)
 
 
 def _row(workload: _Workload, one: _Compared, rows: int) -> Row:
@@ -294,13 +306,13 @@ def _row(workload: _Workload, one: _Compared, rows: int) -> Row:
         + ("1 % of the baseline" if one.quantity.relative else "0.01"),
         said_simultaneous(rows),
     ]
-    if one.overloaded:
-        notes.append("one of the two is overloaded")
+    if one.queue != STEADY:
+        notes.append(f"one of the two is {_WORDS[one.queue]}")
     if workload.note:
         notes.append(workload.note)
     return Row(
         workload.preset,
-        _setting(workload, one.rate, f"{one.mode} minus {one.baseline}") + (" *" if one.overloaded else ""),
+        _setting(workload, one.rate, f"{one.mode} minus {one.baseline}") + _MARKS[one.queue],
         one.quantity.name,
         simulated=one.gap.mean,
         ci_low=one.gap.low,

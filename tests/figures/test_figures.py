@@ -7,6 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from batchcube.figures.registry import calibration_names, draw, names, save
+from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY, judge
 from batchcube.results.statistics import mean_interval, paired_difference
 
 # What each figure is drawn from: axes of the example cube, options.
@@ -67,15 +68,16 @@ def legend_labels(figure):
 
 
 def drawn_y(axes, label):
-    """Return y of a line, steady and overloaded parts put together."""
+    """Return y of a line, its steady part and the others put together."""
     found = lines(axes)
     y = np.array(found[label].get_ydata(), dtype=float)
-    if f"{label}, overloaded" in found:
-        y = np.where(np.isnan(y), found[f"{label}, overloaded"].get_ydata(), y)
+    for queue in (OVERLOADED, CANNOT_TELL):
+        if f"{label}, {queue}" in found:
+            y = np.where(np.isnan(y), found[f"{label}, {queue}"].get_ydata(), y)
     return y
 
 
-def check_curve(axes, label, x, values, overloaded=None):
+def check_curve(axes, label, x, values, queue=None):
     """Assert that a line and its band show mean and t interval of values (x, replication)."""
     expected = mean_interval(values)
     np.testing.assert_allclose(lines(axes)[label].get_xdata(), x)
@@ -84,13 +86,16 @@ def check_curve(axes, label, x, values, overloaded=None):
     np.testing.assert_allclose(places, x)
     np.testing.assert_allclose(low, expected.low)
     np.testing.assert_allclose(high, expected.high)
-    if overloaded is not None:
-        np.testing.assert_array_equal(np.isnan(lines(axes)[label].get_ydata()), overloaded)
-        if overloaded.any():
-            hollow = lines(axes)[f"{label}, overloaded"]
-            assert hollow.get_markerfacecolor() == "white"
-            assert hollow.get_linestyle() == ":"
-            np.testing.assert_array_equal(hollow.get_markevery(), np.flatnonzero(overloaded))
+    if queue is not None:
+        np.testing.assert_array_equal(np.isnan(lines(axes)[label].get_ydata()), queue != STEADY)
+        for state, filled, dashes in ((OVERLOADED, ("full", "white"), ":"), (CANNOT_TELL, ("left", None), "--")):
+            assert (f"{label}, {state}" in lines(axes)) == (queue == state).any()
+            if (queue == state).any():
+                drawn = lines(axes)[f"{label}, {state}"]
+                assert drawn.get_fillstyle() == filled[0]
+                assert drawn.get_markerfacecolor() == (filled[1] or lines(axes)[label].get_color())
+                assert drawn.get_linestyle() == dashes
+                np.testing.assert_array_equal(drawn.get_markevery(), np.flatnonzero(queue == state))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -125,7 +130,7 @@ def test_throughput_vs_rate_shows_means_intervals_overload_and_theory(make_cube)
     x = cube["arrival_rate_per_s"].values
     for i, label in enumerate(("1 bin", "2 bins", "4 bins")):
         values = cube["throughput_requests_per_s"].isel(bins=i).values
-        check_curve(panel, label, x, values, cube["overloaded"].isel(bins=i).values.any(axis=-1))
+        check_curve(panel, label, x, values, judge(cube).isel(bins=i).values)
         theory = lines(panel)[f"{label}, theory"]
         assert theory.is_dashed()
         np.testing.assert_allclose(theory.get_ydata(), cube["theory_throughput_requests_per_s"].isel(bins=i))
@@ -139,6 +144,7 @@ def test_legend_explains_every_mark(make_cube):
     labels = legend_labels(draw("throughput-vs-rate", make_cube(axes=("bins", "rate"))))
     assert labels[:3] == ["1 bin", "2 bins", "4 bins"]
     assert "overloaded: not a steady state" in labels
+    assert "cannot tell whether overloaded" in labels
     assert "95 % interval" in labels
     assert any("arXiv 2412.04504" in label and label.startswith("theory") for label in labels)
 
@@ -151,7 +157,7 @@ def test_a_cube_without_overload_or_theory_has_no_such_marks(make_cube):
         figure = draw(name, cube)
         assert set(lines(figure.axes[0])) == {"1 bin", "2 bins", "4 bins"}
         assert legend_labels(figure) == ["1 bin", "2 bins", "4 bins", "95 % interval"]
-        assert not any("overloads" in text for text in texts(figure))
+        assert not any("overloaded" in text for text in texts(figure))
 
 
 def test_latency_has_a_panel_per_number_of_servers(make_cube):
@@ -166,7 +172,7 @@ def test_latency_has_a_panel_per_number_of_servers(make_cube):
             "4 bins",
             cube["arrival_rate_per_s"].values,
             part["latency_mean_s"].values,
-            part["overloaded"].values.any(axis=-1),
+            judge(cube).isel(servers=place, bins=2).values,
         )
         theory = lines(panel)["4 bins, theory"].get_ydata()
         np.testing.assert_allclose(theory, part["theory_latency_s"])
@@ -176,7 +182,7 @@ def test_latency_has_a_panel_per_number_of_servers(make_cube):
 def test_latency_says_from_which_rate_on_it_is_overloaded(make_cube):
     cube = make_cube(axes=("bins", "rate"))
     said = " ".join(texts(draw("latency-vs-rate", cube))).replace("\n", " ")
-    assert "Lowest arrival rate (requests/s) that overloads half of the replications: 1 bin 24, 2 bins 24" in said
+    assert "Lowest arrival rate (requests/s) that is overloaded: 1 bin 24, 2 bins 24" in said
 
 
 def test_wide_latencies_are_drawn_on_a_logarithmic_scale(make_cube):
@@ -312,10 +318,10 @@ def test_static_vs_dynamic_pairs_over_the_rate(make_cube):
         (throughput, throughput_gap, "throughput_requests_per_s"),
     ):
         values = {mode: cube[name].sel(mode=mode).values for mode in cube["mode"].values}
-        over = {mode: cube["overloaded"].sel(mode=mode).values.any(axis=-1) for mode in values}
+        queue = {mode: judge(cube).sel(mode=mode).values for mode in values}
         for static, dynamic in (("fifo_fixed", "dynamic_only"), ("multi_bin_only", "multi_bin_dynamic")):
-            check_curve(top, static, x, values[static], over[static])
-            check_curve(top, dynamic, x, values[dynamic], over[dynamic])
+            check_curve(top, static, x, values[static], queue[static])
+            check_curve(top, dynamic, x, values[dynamic], queue[dynamic])
             label = f"{dynamic} − {static}"
             expected = paired_difference(values[dynamic], values[static])
             np.testing.assert_allclose(drawn_y(bottom, label), expected.estimate, atol=1e-12)
@@ -388,11 +394,15 @@ def test_modes_compared_shows_levels_and_paired_differences(make_cube):
 
 def test_overloaded_modes_are_hollow_dots(make_cube):
     cube = make_cube(axes=("mode",))
-    cube["overloaded"][2, 1] = True
+    cube["overloaded"][2] = True
+    cube["overloaded"][3, 1] = True
     panel = draw("modes-compared", cube).axes[0]
     faces = {label: line.get_markerfacecolor() for label, line in lines(panel).items()}
     assert faces.pop("multi_bin_only") == "white"
     assert "white" not in faces.values()
+    # One replication of six is neither overload nor a steady state.
+    half = [label for label, line in lines(panel).items() if line.get_fillstyle() == "left"]
+    assert half == ["dynamic_only"]
 
 
 def test_modes_without_an_sla_have_no_violation_panel(make_cube):

@@ -55,7 +55,9 @@ def make(axes, arrays, *, replications=REPLICATIONS, drawn=False, counts=True, *
         held["window_width_s"] = np.full(shape, 5.0)
     if counts:
         held |= {"requests": np.full((*shape, replications), 400)}
+        held |= {"steps": np.full((*shape, replications), 9000)}
         held.setdefault("overloaded", np.zeros((*shape, replications), bool))
+        held["backlog_growth_fraction"] = np.where(held["overloaded"], 0.5, 0.0)
     points = {"policy": {"points": POINTS}} if "policy" in axes else {}
     specification = json.dumps(SPECIFICATION | {"axes": points})
     known = provenance(
@@ -514,10 +516,15 @@ def test_gain_map_takes_any_quantity_axis_and_capacities():
 
 def test_gain_map_marks_overload():
     cube = gains()
-    cube["overloaded"].values[2, 3, 1, 0] = True
+    cube["overloaded"].values[2, 3, 1] = True
+    cube["overloaded"].values[2, 2, 1, 0] = True
     options = {"against": "both", "quantity": "latency_mean_s"}
     panel = draw("gain-map", cube, **options).axes[0]
     np.testing.assert_allclose(lines(panel)["overloaded"].get_xydata(), [[3.36, 1.34]])
+    np.testing.assert_allclose(lines(panel)["cannot tell"].get_xydata(), [[2.36, 1.34]])
+    assert {"either is overloaded: not a steady state", "cannot tell whether either is overloaded"} <= set(
+        legend_labels(draw("gain-map", cube, **options))
+    )
     everywhere = cube.assign(overloaded=cube["overloaded"] | True)
     assert "Either is overloaded at every point." in said(draw("gain-map", everywhere, **options))
     # Throughput means the same under overload.
@@ -545,7 +552,10 @@ def test_tbt_vs_rate_draws_printed_points():
         ({"baseline": "none"}, "baseline = none: must be one of static, memory, both"),
         ({"against": "both", "printed": "much"}, "printed = much: must be a gain in %, or several"),
         ({"against": "both", "x": "policy"}, "x = policy: must be one of arrival_rate_per_s, output_cv"),
-        ({"quantity": "tbt_mean_s"}, "quantity = tbt_mean_s: must be one of latency_mean_s, requests, throughput"),
+        (
+            {"quantity": "tbt_mean_s"},
+            "quantity = tbt_mean_s: must be one of latency_mean_s, requests, steps, throughput",
+        ),
         ({"select": {"output_cv": 0.5}}, "needs an axis of policies and two more, and the cube varies policy, arrival"),
     ],
 )

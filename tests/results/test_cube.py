@@ -200,7 +200,7 @@ def test_netcdf_library_reads_names_units_and_compression(make_cube, tmp_path):
         assert raw.variables["latency_mean_s"].units == "s"
         assert raw.variables["latency_mean_s"].dimensions == ("mode", "replication")
         assert raw.variables["overloaded"].dtype == np.int8
-        assert raw.variables["overloaded"].flag_meanings == "steady overloaded"
+        assert raw.variables["overloaded"].flag_meanings == "not_flagged overloaded"
         assert raw.variables["overloaded"].flag_values.tolist() == [0, 1]
         assert raw.variables["mode"][0] == "fifo_fixed"
         assert raw.variables["latency_histogram"].filters()["zlib"]

@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from rich.console import Console
 
 from batchcube.results import labelled
 from batchcube.results.summary import (
+    MAYBE_STEADY,
     NOT_STEADY,
     default_variables,
     first_overloaded,
@@ -44,9 +46,14 @@ def test_overloaded_points_are_marked_where_it_matters(example_cube):
     over = table["arrival_rate_per_s"] == 24.0
     assert (table[over]["overloaded_share"] == 1.0).all()
     assert (table[~over]["overloaded_share"] == 0.0).all()
+    unclear = (table["arrival_rate_per_s"] == 12.0) & (table["bins"] < 4)
+    assert (table[over]["queue"] == "overloaded").all()
+    assert (table[unclear]["queue"] == "cannot tell").all()
+    assert (table[~over & ~unclear]["queue"] == "steady").all()
     latency = table["variable"].isin(["latency_mean_s", "latency_quantile_s", "request_sla_violation_fraction"])
     assert (table[over & latency]["note"] == NOT_STEADY).all()
-    assert (table[~(over & latency)]["note"] == "").all()
+    assert (table[unclear & latency]["note"] == MAYBE_STEADY).all()
+    assert (table[~((over | unclear) & latency)]["note"] == "").all()
 
 
 def test_defaults_leave_out_what_the_cube_does_not_know(example_cube):
@@ -132,11 +139,14 @@ def test_first_overloaded_rate_by_point(example_cube):
     over = example_cube["overloaded"].copy()
     over.loc[{"bins": 1, "arrival_rate_per_s": 12.0}] = [True, True, True, False, False, False]
     over.loc[{"bins": 2}] = False
-    changed = example_cube.assign(overloaded=over)
+    theory = "theory_throughput_requests_per_s"
+    changed = example_cube.assign(overloaded=over, **{theory: example_cube[theory] * np.nan})
+    changed["backlog_growth_fraction"].loc[{"bins": 2}] = 0.0
     np.testing.assert_array_equal(first_overloaded(changed), [12.0, np.nan, 24.0])
-    np.testing.assert_array_equal(first_overloaded(changed, share=0.6), [24.0, np.nan, 24.0])
     text = printed(changed)
-    assert "  12: bins=1\n  24: bins=4\n  none: bins=2\n" in text
+    assert "  steady up to 8, overloaded from 12 on: bins=1\n" in text
+    assert "  steady up to 12, overloaded from 24 on: bins=4\n" in text
+    assert "  steady up to 8, overloaded at none for certain: bins=2\n" in text
 
 
 def test_first_overloaded_needs_a_rate(make_cube, example_cube):
@@ -172,16 +182,18 @@ def test_rows_left_out_are_counted_and_said(example_cube):
 
 def test_overload_notes_and_single_replications_are_said(example_cube, make_cube):
     text = printed(example_cube.assign_attrs(notes="one [odd] note\nanother"), 200)
-    assert "6 of 6" in text
+    assert re.search(r"24 +overloaded ", text)
+    assert re.search(r"12 +cannot tell ", text)
     assert "13.51 \u00b1 0.32 *" in text
-    assert f"overloaded in at least one replication: {NOT_STEADY}" in text
+    assert f"* {NOT_STEADY}: overloaded, it grows with the length of the run" in text
+    assert f"(*) {MAYBE_STEADY}: these replications cannot tell whether the queue keeps growing" in text
     assert "note: one [odd] note\nnote: another\n" in text
     one = printed(make_cube(replications=1), 200)
     assert "one replication: there is no interval" in one
     assert "\u00b1" not in one
     calm = printed(example_cube.sel(arrival_rate_per_s=[4.0]), 200)
     assert NOT_STEADY not in calm
-    assert "no arrival_rate_per_s of this sweep overloads half of the replications" in calm
+    assert "  steady up to 4, the highest: all points\n" in calm
 
 
 def test_intervals_of_drawn_coefficients_are_called_what_they_are(make_cube):
@@ -207,4 +219,4 @@ def test_axes_are_told_by_their_labels_and_one_line_tells_what_is_never_overload
     text = printed(cube, width=400)
     assert f"  bins: {cube['bins'].values[0]}, " in text
     assert "policy.memory.rule" not in text
-    assert text.count("  none: ") == 1
+    assert text.count("steady up to") == 2
