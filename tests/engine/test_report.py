@@ -311,6 +311,27 @@ def test_overload_is_measured_in_batches_that_ran_not_in_those_allowed(rate, exp
     assert simulate(*job).report["overloaded"] == expected
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "bins", "servers", "expected"),
+    [(10, 1, 1, True), (12, 1, 1, False), (6, 2, 1, True), (8, 2, 1, False), (6, 1, 2, True), (8, 1, 2, False)],
+)
+def test_what_may_form_and_be_served_is_no_overload(batch_size, bins, servers, expected):
+    """100 at once: the last 49 are more than B (K + c) + 4 sqrt(49) where the mean batch B is below 21 / (K + c).
+
+    Batches of 10, 12 (eight of them and one of 4), 6 (of each 50, or of 100, the last is smaller) and 8.
+    """
+    job = make_job(
+        np.zeros(100),
+        np.ones(100),
+        mode="multi_bin_dynamic" if bins > 1 else "fifo_greedy",
+        batch_size=batch_size,
+        bin_of=np.arange(100) % bins,
+        bins=bins,
+        servers=servers,
+    )
+    assert simulate(*job, backend="reference").report["overloaded"] == expected
+
+
 def test_all_at_once_is_overload():
     """The second half of the arrivals finds the first half in the queue: no server keeps up with an infinite rate."""
     report = simulate(*make_job(np.zeros(1000), np.ones(1000))).report

@@ -16,6 +16,10 @@ from batchcube.engine.continuous import (
 )
 from batchcube.engine.continuous.run import simulate_job
 from batchcube.engine.continuous.tally import TOTAL_FIELDS
+from batchcube.engine.policies.estimates import smoothing
+from batchcube.engine.policies.memory import no_memory_bound
+from batchcube.engine.policies.sla import sla_search
+from batchcube.engine.policies.target import Control
 
 BACKENDS = ("reference", "numba")
 
@@ -166,6 +170,53 @@ def test_overload_is_seen() -> None:
         arrival = np.cumsum(rng.exponential(1 / rate, count))
         one = job(arrival, [1] * count, [10] * count, most_running=1)  # serves 100 a second
         assert bool(report_of(one)["overloaded"]) is overloaded
+
+
+@pytest.mark.parametrize(
+    ("most", "replicas", "overloaded"), [(8, 1, True), (16, 1, False), (3, 4, True), (5, 4, False)]
+)
+def test_what_may_run_and_queue_is_no_overload(most: int, replicas: int, overloaded: bool) -> None:
+    """100 at once: the last 49 are more than B (1 + c) + 4 sqrt(49) where B, the mean that run, is below 21 / (1 + c).
+
+    On one replica, 100 are twelve steps of 8 and one of 4, B = 7.7, or six of 16 and one of 4, B = 14.3; on each of
+    four replicas, 25 are eight steps of 3 and one, B = 2.8, or five of 5.
+    """
+    one = job([0.0] * 100, [1] * 100, [1] * 100, most_running=most, fleet=make_fleet(replicas=replicas))
+    found = report_of(one, "reference")
+    assert found["backlog_growth_fraction"] == 1.0
+    assert found["overloaded"] == overloaded
+
+
+def test_replicas_share_the_utilisation() -> None:
+    # Two replicas take turns: of 20 ms, the first is busy for 2 + 2, the second for 10.
+    one = job([0.0, 0.0, 0.018], [1] * 3, [2, 10, 2], fleet=make_fleet(replicas=2))
+    found = report_of(one, "reference")
+    assert found["utilisation"] == pytest.approx((2 + 2 + 10) / 40)
+    assert found["throughput_requests_per_s"] == pytest.approx(3 / 0.02)
+    assert found["kv_peak_tokens"] == 10
+
+
+def test_windows_show_what_the_controller_sees_and_decides() -> None:
+    """Decode steps of 20 and 30 ms (c0 = 10, c1 = 10 ms) in windows of 50 ms, seen at once; D = 25 ms, two may run."""
+    sla = sla_search("paper", "tbt", 0.025, 0.001, 2, 1)
+    control = Control(1.0, 4.0, sla, no_memory_bound(), smoothing("ema", 1.0), np.ones(1), np.ones(1))
+    # Both prefill to 10 ms, decode together to 40 ms, where request 0 is done; then one decodes to 60 and to 80 ms.
+    one = job(
+        [0.0, 0.0],
+        [1, 1],
+        [2, 4],
+        law=(0.01, 0.01),
+        control=control,
+        report={"horizon_s": 0.1, "windows": 2},
+    )
+    found = report_of(one, "reference")
+    # Steps begin at 0, 10, 40 ms and at 60 ms. A signal is known from the second step's end on: 30 at 40, 20 at 60 ms.
+    np.testing.assert_allclose(found["window_signal_mean_s"], [0.03, 0.02])
+    # b = 2 at first, [1, 4]; late with b = 2: [1, 3], 2; early with b = 1: low = min(1, 3 - 2), high = 3 + 1: 2.
+    np.testing.assert_array_equal(found["window_batch_sla_bound_mean"], [2, 2])
+    np.testing.assert_array_equal(found["window_batch_target_mean"], [2, 2])
+    np.testing.assert_array_equal(found["window_batch_memory_bound_mean"], [4, 4])
+    np.testing.assert_allclose(found["window_running_mean"], [(40 * 2 + 10) / 50, 30 / 50], atol=1e-5)
 
 
 def test_nothing_is_nothing() -> None:
