@@ -26,15 +26,19 @@ Floats = NDArray[np.float64]
 SHIPPED = Path(__file__).parent / "shipped"
 LARGEST_FILE = 10_000_000
 """Bytes; the largest of those that come with the package has 20,000."""
+LONGEST_TEXT = 2000
 
 
 def _printable(text: str) -> str:
     """Return a text on one line: escape sequences in somebody's title are not for terminals."""
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"must have at most {LONGEST_TEXT} characters")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 # Beyond these limits numbers are no times of anything, and sums and squares of them run out of floats.
 Text = Annotated[str, AfterValidator(_printable)]
+Texts = Annotated[list[Text], Field(max_length=100)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 AtLeastOne = Annotated[int, Field(ge=1, le=2**53)]
 NonNegative = Annotated[float, Field(ge=0, le=1e12)]
@@ -185,14 +189,14 @@ class FittedLog(_Part):
     requests: AtLeastOne
     fitted_to: AtLeastOne
     rms: dict[Text, Error] = Field(description="residuals of each quantity in units of its mean")
-    unsure: list[Text] = Field(description="terms that the log cannot tell")
+    unsure: Texts = Field(description="terms that the log cannot tell")
 
 
 class Plausibility(_Part):
     """What `plausibility.judge` found in the measurement."""
 
-    flags: list[Text]
-    notes: list[Text]
+    flags: Texts
+    notes: Texts
 
 
 class Coefficients(_Part):
@@ -209,7 +213,7 @@ class Coefficients(_Part):
     raw: Raw | None = None
     memory: Memory | None = None
     default_prompt_tokens: NonNegative | None = None
-    batch_laws: list[BatchLaws] = Field(default_factory=list)
+    batch_laws: list[BatchLaws] = Field(default_factory=list, max_length=100, description="one for each prompt length")
     step_law: StepCoefficients | None = None
     plausibility: Plausibility | None = None
     replica: ReplicaSettings | None = None

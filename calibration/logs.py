@@ -236,7 +236,8 @@ class _Search:
     def __init__(self, log: Log, replica: Replica, kept: NDArray[np.bool_]) -> None:
         self.log, self.replica = log, replica
         self.measured = times_of_log(log)
-        self.units = [float(np.nanmean(values[kept])) for values in self.measured]
+        known = [values[kept & np.isfinite(values)] for values in self.measured]
+        self.units = [float(values.mean()) if values.size else 0.0 for values in known]
         if not all(unit > 0 for unit in self.units):
             raise ValueError("the log has no time between queued, first and last token to fit to")
         # A decode step takes about as long as the fastest requests say; the other terms are some way below it.

@@ -1,5 +1,6 @@
 """Coefficients in words: where they come from, laws with their errors, plausibility, lines for a specification."""
 
+import math
 from typing import TYPE_CHECKING
 
 from batchcube.calibration.coefficients import Coefficients, FittedLog, Memory
@@ -121,8 +122,8 @@ def print_errors(errors: "Sequence[Error]", validation: "xr.Dataset", console: "
     console.print(judged, highlight=False, markup=False, soft_wrap=True)
     table = Table("quantity", "statistic", "measured", "simulated", "error")
     for row in errors:
-        numbers = (f"{row.measured:.5g}", f"{row.simulated:.5g}", f"{100 * row.error:+.2f} %")
-        table.add_row(row.quantity, row.statistic, *numbers)
+        error = "-" if math.isnan(row.error) else f"{100 * row.error:+.2f} %"
+        table.add_row(row.quantity, row.statistic, f"{row.measured:.5g}", f"{row.simulated:.5g}", error)
     console.print(table)
 
 

@@ -51,7 +51,7 @@ _LIKE = {"ttft_s": "ttft_mean_s", "tpot_s": "tpot_mean_s"}
 
 
 class Error(NamedTuple):
-    """One quantity of a log, measured and simulated, and its relative error."""
+    """One quantity of a log, measured and simulated, and its relative error, NaN where what was measured is 0."""
 
     quantity: str
     statistic: str
@@ -283,17 +283,22 @@ def _time_rows(measured: Any, simulated: Any, judged: NDArray[np.bool_]) -> list
                 float(np.nanquantile(v[judged], what) if isinstance(what, float) else np.nanmean(v[judged]))
                 for v in (seen, found)
             )
-            rows.append(Error(name, statistic, a, b, b / a - 1))
+            rows.append(Error(name, statistic, a, b, _error(a, b)))
     return rows
+
+
+def _error(measured: float, simulated: float) -> float:
+    """Return the relative error, NaN where nothing was measured to be relative to."""
+    return simulated / measured - 1 if measured else np.nan
 
 
 def _rate_rows(log: Log, last: Floats) -> list[Error]:
     """Return makespan and output tokens per second over it, of the whole log."""
     a, b = float(log.last_token_s.max()), float(last.max())
-    tokens = float(log.output_tokens.sum())
+    rates = [float(log.output_tokens.sum()) / makespan if makespan else np.nan for makespan in (a, b)]
     return [
-        Error("makespan_s", "all", a, b, b / a - 1),
-        Error("throughput_tokens_per_s", "all", tokens / a, tokens / b, a / b - 1),
+        Error("makespan_s", "all", a, b, _error(a, b)),
+        Error("throughput_tokens_per_s", "all", *rates, _error(*rates)),
     ]
 
 
@@ -305,7 +310,7 @@ def _course_rows(courses: dict[str, Floats]) -> list[Error]:
         if np.isnan(seen).any():
             continue
         a, b = float(seen.mean()), float(found.mean())
-        rows.append(Error(name, "mean over time", a, b, b / a - 1 if a else np.nan))
+        rows.append(Error(name, "mean over time", a, b, _error(a, b)))
         apart = float(np.abs(seen - found).mean())
         rows.append(Error(name, "mean distance", a, apart, apart / a if a else np.nan))
     return rows

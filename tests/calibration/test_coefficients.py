@@ -178,6 +178,7 @@ def changed(path: tuple[str | int, ...], value: Any) -> bytes:
         (("step_law", "c0_s"), -1),
         (("step_law", "c0_s"), 1e300),
         (("step_law", "degrees_of_freedom"), 10**30),
+        (("title",), "x" * 2001),
         (("batch_laws", 0, "laws", "linear", "a1_s_per_token"), 1e300),
         (("batch_laws", 0, "batch_sizes"), [1, 1e300]),
         (("step_law", "standard_errors"), [0.1]),

@@ -42,7 +42,8 @@ def judge(path: Path, data: bytes) -> None:
 @pytest.mark.slow
 def test_mutated_logs_are_judged_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    judge(path, _text(good()))  # compiles
+    path.write_bytes(_text(good()))
+    validate(path, load("qwen3-0.6b-cpu-vllm"), SETTINGS)  # compiles, without a limit
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for wrong in mutants(good(), mutate_tree, 1):

@@ -177,6 +177,20 @@ def test_a_time_that_rests_on_what_nobody_measured_is_not_compared(log_file: Pat
     assert texts[1].startswith("neither measured nor given")
 
 
+@pytest.mark.parametrize(("output", "lasts"), [(1, 0.0), (3, 0.0), (1, 0.1)])
+def test_a_log_without_some_times_has_no_errors_of_them(tmp_path: Path, output: int, lasts: float) -> None:
+    entry = {"input_toks": 5, "output_toks": output, "queued_ts": 1.0, "first_token_ts": 1.0 + lasts}
+    path = tmp_path / "log.jsonl"
+    path.write_text(f"{json.dumps(entry | {'last_token_ts': 1.0 + lasts})}\n" * 40)
+    known, settings = exact({"most_running": 64})
+    errors, _ = validate(path, known, settings)
+    means = {row.quantity: row.error for row in errors if row.statistic in ("mean", "all")}
+    assert ("tpot_s" in means) == (output > 1)
+    assert np.isnan(means["ttft_s"]) == np.isnan(means["makespan_s"]) == (lasts == 0.0)
+    with pytest.raises(UserError, match="no time between queued, first and last token to fit to"):
+        fit(path, settings, None, "mine", quiet=True)
+
+
 def test_who_is_preempted_stays_admitted_on_both_sides(log_file: Path) -> None:
     known, _ = exact()
     _, dataset = validate(log_file, known, replica_settings(None, 8, 512, capacity_tokens=2000))
