@@ -187,3 +187,10 @@ def test_arrivals_beyond_the_clock_are_refused() -> None:
         OnOff(process="on_off", rate_per_s=1e-9, on_off_ratio=2.0, mean_on_s=1e-6, mean_off_s=1e-6).draw(
             1000, stream(1, 0, "arrivals")
         )
+
+
+@pytest.mark.parametrize("name", ["shape_column", "scale_column", "service"])
+def test_what_to_read_of_a_file_is_refused_without_one(name: str) -> None:
+    given = {"process": "gamma_windows", "shapes": [1.0], "scales_s": [2.0], name: "alpha"}
+    with pytest.raises(ValidationError, match=f"{name} says what to read of a file: needs path"):
+        GammaWindows.model_validate(given)
