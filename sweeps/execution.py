@@ -1,5 +1,6 @@
 """Run a planned sweep on all cores, keep what is finished, and build the cube."""
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -77,17 +78,41 @@ class Stopped(Exception):  # noqa: N818 - a signal between threads, never seen o
 
 
 def estimate(sweep: Sweep) -> Size:
-    """Return how large a sweep is; reads its files and raises UserError like a run."""
-    plan = make_plan(sweep)
-    points, replications = len(plan.points), sweep.replications
+    """Return how large a sweep is on all cores; reads its files and raises UserError like a run."""
+    return _size(make_plan(sweep), os.cpu_count() or 1)
+
+
+def _size(plan: Plan, workers: int) -> Size:
+    points, replications = len(plan.points), plan.sweep.replications
     windows = plan.points[0].point.report.windows
     # A histogram spans some ten doublings of 64 buckets; that of the gaps between tokens has numbers of 8 bytes.
     histogram = 640 * (12 if plan.continuous else 4) if plan.points[0].point.report.histograms else 0
     largest = max(p.largest_batch for p in plan.points)
     values = 60 + 6 * plan.bins + 10 * windows + min(largest, 1000)
     cube_bytes = points * replications * (8 * values + histogram)
-    draws = 60 * max(p.requests for p in plan.points) * (os.cpu_count() or 1)
-    return Size(points, plan.requests * replications, cube_bytes, 2 * cube_bytes + draws + 200_000_000)
+    # What follows was measured: reports are kept until the cube is built, and copied then; each is some hundred arrays.
+    kept = 3.3 * cube_bytes + 24_000 * replications
+    drawn = (350 if plan.continuous else 95) * max(p.requests for p in plan.points) * min(workers, replications)
+    return Size(points, plan.requests * replications, cube_bytes, round(kept + drawn) + 300_000_000)
+
+
+def _require_memory(plan: Plan, workers: int) -> None:
+    """Refuse what this machine cannot hold, instead of after hours."""
+    needed, there = _size(plan, workers).peak_bytes, memory_bytes()
+    if needed > there:
+        raise UserError(
+            f"{plan.sweep.source}: needs about {needed / 1e9:.1f} GB of memory, and this machine has "
+            f"{there / 1e9:.1f}: take fewer points, replications, requests or report.windows, or "
+            "report.histograms = false"
+        )
+
+
+def memory_bytes() -> float:
+    """Return how much memory this machine has; infinity where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def run_sweep(
@@ -116,6 +141,7 @@ def run_sweep(
                 store.open(_identity(sweep, str(old.attrs.get("input_sha256", ""))), made_by, wanted)
             return old
         plan = make_plan(sweep)
+        _require_memory(plan, workers or os.cpu_count() or 1)
         if old is not None and old.attrs.get("input_sha256", "") != plan.input_sha256:
             raise UserError(f"{target}: was made from a file that has changed since; {ADVICE}")
         run = _Run(plan, store, stop, progress or Silent(), backend)

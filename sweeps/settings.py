@@ -130,7 +130,7 @@ class Edges(Settings):
         default=None, description="recorded trace: requests the edges see"
     )
     prefix_requests: Count | None = Field(default=None, description="first requests the edges see (sample = prefix)")
-    sample_size: Annotated[int, Field(ge=2, le=100_000_000)] | None = Field(
+    sample_size: Annotated[int, Field(ge=2, le=10_000_000)] | None = Field(
         default=None,
         description="drawn workload: size of the sample drawn apart from the replications; 100000 when left out",
     )

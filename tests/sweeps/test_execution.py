@@ -1,5 +1,8 @@
 import hashlib
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -551,6 +554,49 @@ def test_sizes_are_estimated() -> None:
     size = estimate(sweep(SWEEP))
     assert (size.points, size.requests) == (6, 6 * 300 * 3)
     assert 0 < size.cube_bytes < size.peak_bytes
+
+
+def test_a_run_that_the_machine_cannot_hold_is_refused_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "memory_bytes", lambda: 2e8)
+    monkeypatch.setattr(execution, "simulate_jobs", None)
+    with pytest.raises(UserError) as caught:
+        sweep(SWEEP).run(tmp_path / "cube.nc")
+    assert re.fullmatch(
+        r"specification: needs about 0\.3 GB of memory, and this machine has 0\.2: take fewer points, replications, "
+        r"requests or report\.windows, or report\.histograms = false",
+        str(caught.value),
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_machine_has_memory() -> None:
+    assert 1e8 < execution.memory_bytes() < 1e15 or execution.memory_bytes() == np.inf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("requests", "replications"), [(20, 5000), (1_000_000, 2)], ids=["many replications", "many requests"]
+)
+def test_the_memory_that_is_estimated_is_the_memory_that_a_run_takes(
+    tmp_path: Path, requests: int, replications: int
+) -> None:
+    tables = {name: table for name, table in SWEEP.items() if name != "axes"}
+    arrivals = {"process": "poisson", "rate_per_s": 0.1}
+    workload = {**SWEEP["workload"], "arrivals": arrivals, "requests": requests}
+    tables |= {"replications": replications, "workload": workload, "policy": {**SWEEP["policy"], "bins": 2}}
+    script = (
+        "import json, resource, sys\n"
+        "from batchcube.sweeps import Sweep\n"
+        "Sweep.model_validate(json.loads(sys.argv[1])).run('cube.nc')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(tables)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    taken = int(ran.stdout) * 1024
+    assert 0.6 < estimate(Sweep.model_validate(tables)).peak_bytes / taken < 1.6
 
 
 def test_blocks_cover_every_point_once() -> None:
