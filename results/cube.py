@@ -20,6 +20,7 @@ from .variables import (
     EXTRA_DIMENSIONS,
     LENGTH_UNITS,
     REGISTRY,
+    RELATIVE_ERROR,
     REPLICATION,
     SINGLE,
     check_arrays,
@@ -49,6 +50,7 @@ _SEARCHED: dict[str, type] = {
     "capacity_range_given": int,
     **dict.fromkeys(("capacity_low_per_s", "capacity_high_per_s", "capacity_tolerance", "capacity_growth"), float),
 }
+_ANSWERS = ("capacity_requests_per_s", "capacity_unbracketed")
 _CALLED = {str: "text", int: "a whole number", float: "a number"}
 _DEEPEST = 50  # levels of nested tables that something recursive may meet
 # Attributes that must be equal for two cubes to be parts of one experiment.
@@ -237,6 +239,9 @@ def check_cube(cube: xr.Dataset, source: str) -> None:
         known = [str(name) for name in cube.data_vars if name in REGISTRY]  # others somebody added, or a newer version
         for name in known:
             _check_variable(cube[name], axes)
+        absent = [name for name in _ANSWERS if name not in known]
+        if absent and "capacity_criteria" in cube.attrs:
+            raise ValueError(f"is of a search for capacities and holds no {absent[0]}")
         used = {REPLICATION, *(dim for name in known for dim in REGISTRY[name].extra)}
         for dim in used:
             _check_dimension(cube, dim)
@@ -266,12 +271,12 @@ def _check_about(attrs: Mapping[Any, Any]) -> None:
             raise ValueError("attribute capacity_criteria: must hold variables with their quantile and limit")
 
 
-def _require(attrs: Mapping[Any, Any], name: str, kind: type) -> None:
+def _require(attrs: Mapping[Any, Any], name: str, kind: type, of: str = "") -> None:
     value: Any = attrs.get(name)
     numbers = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
     fits = isinstance(value, numbers.get(kind, kind)) and not isinstance(value, bool | np.bool_)
     if not fits or (kind is float and not np.isfinite(value)):
-        raise ValueError(f"attribute {name}: must be {_CALLED[kind]}")
+        raise ValueError(f"{of}attribute {name}: must be {_CALLED[kind]}")
 
 
 def _json_of(attrs: Mapping[Any, Any], name: str, kind: type) -> Any:
@@ -300,8 +305,7 @@ def _check_axis(axis: xr.DataArray) -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(f"axis {name}: a name is letters, digits and _, and starts with a letter")
     for label in ("path", "units", "long_name"):
-        if not isinstance(axis.attrs.get(label), str):
-            raise ValueError(f"axis {name}: its attribute {label} must be text")
+        _require(axis.attrs, label, str, f"axis {name}: its ")
     if values.dtype.kind not in "iufU" and not all(isinstance(value, str) for value in values):
         raise ValueError(f"axis {name}: must hold numbers or labels")
     _require_all_different(f"axis {name}", values)
@@ -314,9 +318,9 @@ def _check_variable(found: xr.DataArray, axes: Sequence[str]) -> None:
         raise ValueError(f"{found.name} has dimensions ({dims}), must be ({', '.join(variable.dims(axes))})")
     if found.dtype != np.dtype(variable.dtype):
         raise ValueError(f"{found.name} has dtype {found.dtype}, must be {variable.dtype}")
-    for label in ("units", *(("interval_of",) if "interval_of" in found.attrs else ())):
-        if not isinstance(found.attrs.get(label), str):
-            raise ValueError(f"{found.name}: its attribute {label} must be text")
+    for label, kind in (("units", str), ("interval_of", str), (RELATIVE_ERROR, float)):
+        if label == "units" or label in found.attrs:
+            _require(found.attrs, label, kind, f"{found.name}: its ")
     check_values(variable, found.values)
 
 

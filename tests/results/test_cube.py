@@ -402,10 +402,16 @@ def test_attributes_of_a_foreign_cube_are_checked(example_cube, tmp_path, attrs,
     assert str(error.value).startswith(str(tmp_path / "x.nc"))
 
 
-def test_a_cube_of_a_search_passes(example_cube, tmp_path):
-    assert (
-        read_cube(write_cube(example_cube.assign_attrs(SEARCHED), tmp_path / "x.nc")).attrs["capacity_growth"] == 0.02
-    )
+def test_a_cube_of_a_search_holds_its_answers(example_cube, tmp_path):
+    with pytest.raises(ValueError, match="is of a search for capacities and holds no capacity_requests_per_s"):
+        write_cube(example_cube.assign_attrs(SEARCHED), tmp_path / "x.nc")
+    found = {"capacity_requests_per_s": np.ones(2), "capacity_unbracketed": np.zeros(2, np.int64)}
+    cube = build((), found)
+    path = write_cube(cube.assign_attrs(SEARCHED), tmp_path / "x.nc")
+    assert read_cube(path).attrs["capacity_growth"] == 0.02
+    cube["capacity_requests_per_s"].attrs["relative_error"] = "small"
+    with pytest.raises(ValueError, match="capacity_requests_per_s: its attribute relative_error: must be a number"):
+        check_cube(cube, "x.nc")
 
 
 def without(cube, name, attribute):
@@ -421,8 +427,8 @@ def relabelled(cube, name, values):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: without(c, "bins", "units"), "axis bins: its attribute units must be text"),
-        (lambda c: without(c, "bins", "long_name"), "axis bins: its attribute long_name must be text"),
+        (lambda c: without(c, "bins", "units"), "axis bins: its attribute units: must be text"),
+        (lambda c: without(c, "bins", "long_name"), "axis bins: its attribute long_name: must be text"),
         (lambda c: without(c, "bins", "path"), "has dimensions"),
         (lambda c: relabelled(c, "bins", [1, 1, 2]), "axis bins: a value occurs twice"),
         (lambda c: relabelled(c, "bins", [1.0, np.nan, 2.0]), "axis bins: holds NaN"),
@@ -439,7 +445,7 @@ def relabelled(cube, name, values):
         ),
         (lambda c: c.isel(latency_bucket=slice(None, None, -1)), "latency_bucket: its buckets must be in order"),
         (lambda c: c.drop_vars("window"), "window: the dimension window has no such coordinate"),
-        (lambda c: without(c, "latency_mean_s", "units"), "latency_mean_s: its attribute units must be text"),
+        (lambda c: without(c, "latency_mean_s", "units"), "latency_mean_s: its attribute units: must be text"),
         (
             lambda c: c.assign(
                 throughput_requests_per_s=c["throughput_requests_per_s"].copy(data=c["makespan_s"] * 0 - 5)
