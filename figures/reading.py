@@ -20,6 +20,7 @@ from batchcube.results.variables import REGISTRY
 
 Select = Mapping[str, Any] | None
 _QUEUE = "queue"
+_LARGEST = 1e100  # beyond it, limits and ticks overflow
 
 BINS = ("policy.bins",)
 MODE = ("policy.mode",)
@@ -197,6 +198,7 @@ def view(
         raise figured.lacks(f"the cube has no variable {', '.join(missing)}")
     axes = {axis.name: axis for axis in _axes(cube)}
     cut, chosen = _cut(figured, cube, axes, select)
+    cut = _drawable(cut)
     axes = {axis.name: axis for axis in _axes(cut)}
     drawn_x = _first(axes, [x], set())
     if x and x_needed and drawn_x is None:
@@ -232,12 +234,22 @@ def view(
     return View(figured, cube, cut, drawn_x, drawn_lines, drawn_panels, tuple(chosen))
 
 
+def _drawable(cube: xr.Dataset) -> xr.Dataset:
+    """Return a cube in which numbers that no axis can reach are infinite: those are not drawn."""
+    beyond = {
+        name: found.copy(data=np.where(np.abs(found.values) > _LARGEST, np.inf, found.values))
+        for name, found in cube.data_vars.items()
+        if found.dtype.kind == "f" and np.nanmax(np.abs(found.values), initial=0.0) > _LARGEST
+    }
+    return cube.assign(beyond) if beyond else cube
+
+
 def _axes(cube: xr.Dataset) -> list[Axis]:
     """Return the cube's sweep axes: the dimensions whose coordinate states a settings path."""
     found = []
     for name in axis_names(cube):
         coordinate = cube[name]
-        numeric = coordinate.dtype.kind in "iuf" and bool(np.isfinite(coordinate.values).all())
+        numeric = coordinate.dtype.kind in "iuf" and bool((np.abs(coordinate.values) <= _LARGEST).all())
         values = tuple(coordinate.values.tolist())
         positions = np.asarray(coordinate.values if numeric else np.arange(coordinate.size), dtype=float)
         paths = tuple(str(coordinate.attrs["path"]).split(","))

@@ -459,3 +459,14 @@ def test_an_open_last_bin_is_a_bin(make_cube):
     assert len(lines(figure.axes[0])["simulated"].get_xdata()) == 4
     (edges,) = [c for c in figure.axes[5].collections if c.get_label() == "bin's edges"]
     np.testing.assert_allclose(edges.get_segments()[-1][:, 1], [cube["bin_lower_edge"].values[2, -1], 1100.0])
+
+
+@pytest.mark.parametrize("value", [np.inf, 1.7e308])
+@pytest.mark.parametrize("name", ["throughput-vs-rate", "latency-vs-rate"])
+def test_theory_at_the_end_of_floats_is_drawn(make_cube, tmp_path, name, value):
+    axes, options = EXAMPLES[name]
+    cube = make_cube(axes=axes, replications=2)
+    for variable in (known for known in cube.data_vars if known.startswith("theory")):
+        cube[variable].values[0] = value
+    save(draw(name, cube, **options), cube, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
