@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .cells import BatchFit, Cells, as_table, table_error
-from .documents import parse_json, read_limited
+from .documents import parse_json, read_limited, require_regular
 from .laws import STEP_TERMS, BatchLaw, H, Quality, StepLaw
 from .plausibility import Finding
 
@@ -416,6 +416,7 @@ def parse(data: bytes, source: str) -> Coefficients:
 
 def sha256_of(file: Path) -> str:
     """Return the SHA-256 of a file."""
+    require_regular(file)
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

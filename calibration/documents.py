@@ -2,7 +2,9 @@
 
 import json
 import os
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,18 @@ DEEPEST = 24
 """Levels of tables and lists; no specification, coefficients or log has more."""
 
 
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse pipes, sockets and devices, of which a reader may never see the end; raises ValueError naming the file."""
+    mode = 0
+    with suppress(OSError, ValueError):  # whoever opens it says why that cannot be
+        mode = os.stat(path).st_mode
+    if mode and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError(f"{path}: is a pipe, a socket or a device, must be a file")
+
+
 def read_limited(path: str | os.PathLike[str], most_bytes: int) -> bytes:
     """Return the content of a file; ValueError, one line naming it, when it cannot be read or is larger."""
+    require_regular(path)
     try:
         with Path(path).open("rb") as stream:
             data = stream.read(most_bytes + 1)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from batchcube.engine.continuous import Records, Replica, Requests, make_law, make_requests, simulate_steps
 from batchcube.engine.continuous.model import LARGEST_REQUEST, SERVED, TICKS_PER_S
 
-from .documents import parse_json
+from .documents import parse_json, require_regular
 from .laws import STEP_TERMS
 
 Floats = NDArray[np.float64]
@@ -99,6 +99,7 @@ def read_log(path: str | Path) -> Log:
     cannot be the same.
     """
     name = str(path)
+    require_regular(path)
     try:
         data = Path(path).read_bytes()
     except OSError as error:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .documents import parse_json
+from .documents import parse_json, require_regular
 
 # Shapes only: with random weights a model computes nonsense in the same time.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -103,6 +103,7 @@ def read_model(name: str, dtype: str = "bfloat16") -> Model:
     if name in SHAPES:
         return model_of(name, configuration(name, dtype), dtype, name)
     file = Path(name) / "config.json"
+    require_regular(file)
     try:
         text = file.read_bytes()
     except OSError as error:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cells import Cells, join
+from .documents import require_regular
 
 Floats = NDArray[np.float64]
 
@@ -364,6 +365,7 @@ def _decimals(text: str) -> int:
 
 
 def _bytes(path: str | Path) -> bytes:
+    require_regular(path)
     try:
         return Path(path).read_bytes()
     except OSError as error:

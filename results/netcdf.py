@@ -82,7 +82,8 @@ def read_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
     """Read a NetCDF file into memory; ValueError, one line naming the file and `what` it must be, when it cannot be."""
     source = Path(path)
     if not source.is_file():
-        raise ValueError(f"{path}: {'is a folder' if source.is_dir() else 'no such file'}, must be {what} (NetCDF)")
+        found = "is a folder" if source.is_dir() else "is no file" if source.exists() else "no such file"
+        raise ValueError(f"{path}: {found}, must be {what} (NetCDF)")
     try:
         with source.open("rb") as file:
             start = file.read(8)

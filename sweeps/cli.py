@@ -351,16 +351,29 @@ def rerun(
     backend: BackendOption = "numba",
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
+    trust_paths: Annotated[
+        bool, typer.Option("--trust-paths", help="read files that the cube names outside its folder, too")
+    ] = False,
 ) -> None:
-    """Run again what made a cube: a sweep, or a search for capacities."""
+    """Run again what made a cube: a sweep, or a search for capacities.
+
+    A cube names the files it was made from. It may be anybody's: those outside its folder are read on request only.
+    """
+    import json
+
     from batchcube.results.cube import parse_specification, read_cube
 
     from .coefficients import require_unchanged
-    from .specification import Sweep
+    from .files import require_inside
+    from .specification import Sweep, files_of
 
     loaded = read_cube(cube)
     specification = parse_specification(str(loaded.attrs.get("specification", "")))
-    require_unchanged(str(loaded.attrs.get("service_coefficients", "{}")))
+    coefficients = str(loaded.attrs.get("service_coefficients", "{}"))
+    if not trust_paths:
+        recorded = (name for name in json.loads(coefficients) if name.endswith(".json"))
+        require_inside(cube, [*files_of(specification), *recorded])
+    require_unchanged(coefficients)
     sweep = Sweep.model_validate(specification, str(cube))
     if "capacity_criteria" in loaded.attrs:
         from .capacity import asked_of
@@ -419,7 +432,7 @@ def data_list() -> None:
 
     for name, dataset in datasets.DATASETS.items():
         here = "here" if (datasets.cache_folder() / dataset.file_name).exists() else "not here"
-        size = "" if dataset.size_bytes is None else f"{dataset.size_bytes / 1e6:.1f} MB"
+        size = f"{dataset.size_bytes / 1e6:.1f} MB"
         print(f"{name:<26} {size:>9}  {dataset.licence:<10} {here}")
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from batchcube.results.text import suggestion
 
@@ -16,7 +16,7 @@ class Dataset(NamedTuple):
     """One public file: where it is, what it must be, who made it."""
 
     url: str
-    size_bytes: int | None
+    size_bytes: int
     sha256: str
     licence: str
 
@@ -124,6 +124,26 @@ def locate(name: str) -> Path:
     return file
 
 
+class _AtMost:
+    """Downloads like pooch does, and stops at what is longer than a file is known to be."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.left = size_bytes
+
+    def __call__(self, url: str, output: str, retriever: Any) -> None:
+        import pooch
+
+        with open(output, "wb") as self.file:
+            pooch.HTTPDownloader(timeout=30)(url, self, retriever)
+
+    def write(self, data: bytes) -> None:
+        """Take some of what comes."""
+        self.left -= len(data)
+        if self.left < 0:
+            raise OSError("is larger than the file is known to be")
+        self.file.write(data)
+
+
 def fetch(name: str) -> Path:
     """Return the path of a data set, downloading it where it is not here; raise UserError where that fails."""
     file = _present(name)
@@ -146,7 +166,7 @@ def fetch(name: str) -> Path:
             known_hash=f"sha256:{dataset.sha256}",
             fname=dataset.file_name,
             path=folder,
-            downloader=pooch.HTTPDownloader(timeout=30),
+            downloader=_AtMost(dataset.size_bytes),
         )
     except (OSError, ValueError) as error:
         # OSError: no network, no such page, no space; ValueError: another checksum.

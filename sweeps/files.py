@@ -1,6 +1,8 @@
 """Files that the command line writes: refused early with a reason, written complete or not at all."""
 
 import errno
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import UserError
@@ -31,6 +33,14 @@ def require_output(path: Path) -> Path:
         raise UserError(f"{path}: is a {'folder' if path.is_dir() else 'special file'}, must be a file name")
     make_folder(path.parent)
     return path
+
+
+def require_inside(cube: Path, named: Iterable[str]) -> None:
+    """Refuse files that a cube names outside its own folder; raises UserError naming the first."""
+    folder = cube.resolve().parent
+    for name in named:
+        if not Path(os.path.realpath(os.path.expanduser(name))).is_relative_to(folder):
+            raise UserError(f"{cube}: names {name}, which is not in its folder; --trust-paths reads it all the same")
 
 
 def make_folder(folder: Path) -> None:

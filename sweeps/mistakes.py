@@ -167,6 +167,7 @@ _KINDS = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "must be the name of a file: no / or \\, no control characters, no dot in front",
     "tuple_type": "must be a list",
     "list_type": "must be a list",
     "dict_type": "must be a table",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from batchcube.calibration.documents import DEEPEST, is_deep
+from batchcube.calibration.documents import DEEPEST, is_deep, read_limited
 
 from .errors import UserError
 from .grid import AxisSettings, Grid, build_grid, read_axes
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .progress import Progress
 
 LARGEST_FILE = 10_000_000
+NAME = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
+"""What names a file in the folder where it is written, and is not hidden there."""
 
 
 class SpecificationError(UserError):
@@ -44,7 +46,13 @@ class SpecificationError(UserError):
 class Header(Settings):
     """What a sweep is called, and how often it is repeated."""
 
-    name: str = Field(default="sweep", min_length=1, max_length=100, description="short name")
+    name: str = Field(
+        default="sweep",
+        min_length=1,
+        max_length=100,
+        pattern=NAME,
+        description="short name; files are called by it",
+    )
     title: str = Field(default="", description="one line about the sweep")
     description: str = Field(default="", description="what the sweep shows, and what it assumes")
     seed: int = Field(default=1, ge=0, lt=2**63, description="seed of all random numbers")
@@ -219,13 +227,9 @@ def read_document(path: str | PathLike[str]) -> tuple[dict[str, Any], str, Path]
             raise UserError(f"{name}: no such file, and no preset of that name; {presets.hint(name)}")
         return parse_toml(presets.read(name), name), name, Path.cwd()
     try:
-        with file.open("rb") as stream:
-            content = stream.read(LARGEST_FILE + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{name}: cannot be read: {reason}") from None
-    if len(content) > LARGEST_FILE:
-        raise UserError(f"{name}: is larger than {LARGEST_FILE} bytes: no specification")
+        content = read_limited(file, LARGEST_FILE)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     return parse_toml(content, name), name, file.resolve().parent
 
 
@@ -298,6 +302,28 @@ def _with_absolute_paths(document: dict[str, Any], folder: Path) -> dict[str, An
         if isinstance(path, str) and path.endswith(".coefficients") and isinstance(values, list):
             axis["values"] = [absolute(value) if str(value).endswith(".json") else value for value in values]
     return document
+
+
+def files_of(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the files that a specification names anywhere, but for shipped coefficients and data sets."""
+    tables: list[Any] = [document]
+    while tables:
+        table = tables.pop()
+        if isinstance(table, list):
+            tables += table
+        if not isinstance(table, dict):
+            continue
+        # An axis names a setting by its path, and has values for it.
+        of_axis = table.get("path") if "values" in table else None
+        named = [(of_axis, value) for value in table["values"]] if isinstance(table.get("values"), list) else []
+        for key, value in [*table.items(), *named]:
+            name = str(key).rpartition(".")[2]
+            if not isinstance(value, str):
+                tables.append(value)
+            elif value.startswith("dataset:"):
+                continue
+            elif (name == "path" and value != of_axis) or (name == "coefficients" and value.endswith(".json")):
+                yield value
 
 
 def _override(document: dict[str, Any], text: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def served(content: bytes, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         def __call__(self, url: str, output_file: Any, _: Any) -> None:
             asked.append(url)
-            Path(output_file).write_bytes(content)
+            output_file.write(content)
 
     monkeypatch.setattr("pooch.HTTPDownloader", Downloader)
     return asked
@@ -48,6 +48,13 @@ def test_another_content_is_refused_and_not_kept(folder: Path, monkeypatch: pyte
     with pytest.raises(UserError, match="another checksum"):
         datasets.fetch("small")
     assert not (folder / "small.csv").exists()
+
+
+def test_more_than_a_file_is_known_to_be_is_not_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served(CONTENT + b"x", monkeypatch)
+    with pytest.raises(UserError, match=r"cannot be downloaded \(is larger than the file is known to be\)"):
+        datasets.fetch("small")
+    assert list(folder.iterdir()) == []
 
 
 def test_offline_says_what_to_put_where(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
