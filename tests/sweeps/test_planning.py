@@ -353,6 +353,17 @@ def test_controllers_have_the_settings_of_the_policy(recorded: dict[str, Any]) -
     assert (held.capacity, held.margin) == (992, pytest.approx(99.2))
 
 
+def test_a_target_that_a_single_request_misses_is_refused() -> None:
+    """A decode reads the prompt of 300 and its own token: 10 + 301 · 0.01 = 13.01 ms."""
+    steps = deepcopy(STEPS)
+    steps["server"]["service"]["c2_s_per_kv_token"] = 1e-5
+    steps["policy"]["sla"] = {"target_s": 0.013, "tolerance_s": 0.0}
+    with pytest.raises(UserError, match=r"policy\.sla\.target_s = 0\.013: must be, with tolerance_s = 0"):
+        planned({**TOKENS, **steps})
+    steps["policy"]["sla"]["tolerance_s"] = 1e-5
+    assert planned({**TOKENS, **steps}).largest_batch == 4
+
+
 # Which draws points share -------------------------------------------------------------------------------------------
 
 BINNED: dict[str, Any] = {

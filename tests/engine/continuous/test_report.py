@@ -196,6 +196,17 @@ def test_replicas_share_the_utilisation() -> None:
     assert found["kv_peak_tokens"] == 10
 
 
+def test_bins_have_their_own_times_and_blocks_are_counted_whole() -> None:
+    # One at a time: 2 ms each, so the second waits 2 ms and the third 4 ms. Each holds one block of 16 tokens.
+    fleet = make_fleet(bins=2)
+    one = job([0.0] * 3, [5] * 3, [2] * 3, most_running=1, block_tokens=16, fleet=fleet)
+    found = report_of(one._replace(bin_of=np.array([0, 1, 1], np.int32)), "reference")
+    assert found["bin_requests"].tolist() == [1, 2]
+    np.testing.assert_allclose(found["bin_wait_mean_s"], [0.0, 3e-3])
+    np.testing.assert_allclose(found["bin_latency_mean_s"], [2e-3, 5e-3])
+    assert found["kv_peak_tokens"] == 16
+
+
 def test_windows_show_what_the_controller_sees_and_decides() -> None:
     """Decode steps of 20 and 30 ms (c0 = 10, c1 = 10 ms) in windows of 50 ms, seen at once; D = 25 ms, two may run."""
     sla = sla_search("paper", "tbt", 0.025, 0.001, 2, 1)
