@@ -38,6 +38,7 @@ class Expected(NamedTuple):
     """Mean latency ([MB] Lemma 5.1); infinitely many servers and Poisson arrivals."""
 
 
+@np.errstate(under="ignore")
 def batches_of(point: Point, edges: FloatArray | None) -> theory.BinnedBatches | None:
     """Return the means of full batches where bins are cut at ``edges`` (bins + 1,), None for one bin.
 
@@ -94,6 +95,8 @@ def expected(point: Point, batches: theory.BinnedBatches | None) -> Expected:
     return Expected(*(value if np.isfinite(value) else np.nan for value in said))
 
 
+# Hopelessly rare lengths have no probability, as they should.
+@np.errstate(under="ignore")
 def law_of(lengths: LengthDistribution) -> theory.Lengths | None:
     """Return the distribution that a workload's output lengths (service times) follow; None for mixtures in seconds."""
     if isinstance(lengths, Mixture):

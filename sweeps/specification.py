@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
     from .progress import Progress
 
-LARGEST_FILE = 10_000_000
+LARGEST_FILE = 1_000_000
+"""Bytes of a specification; the standard library takes seconds to parse a million of the worst kinds."""
+MOST_PARTS = 200
+"""Parts of a dotted key; the standard library's time grows with their square."""
+_DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)++""")
 NAME = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
 """What names a file in the folder where it is written, and is not hidden there."""
 
@@ -240,6 +244,8 @@ def parse_toml(content: bytes, source: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         byte = content[error.start]
         raise UserError(f"{source}: is no TOML: byte 0x{byte:02x} at offset {error.start} is not UTF-8 text") from None
+    if any(key[0].count(".") > MOST_PARTS for key in _DOTTED.finditer(text)):
+        raise UserError(f"{source}: is nested too deeply for a specification")
     try:
         return tomllib.loads(text.replace("\r\n", "\n"))
     except RecursionError:

@@ -105,7 +105,7 @@ def mutate_tree(chance: random.Random, good: Any) -> Any:
         table[key] = _deep(chance.choice((5, 30, 100)), chance.random() < 0.5, table[key])
     elif kind == 4 and isinstance(table[key], list):
         table[key] = table[key] * chance.choice((2, 100))
-    elif kind == 5 and isinstance(table[key], int | float) and not isinstance(table[key], bool):
+    elif kind == 5 and type(table[key]) in (int, float) and abs(table[key]) < 10**300:
         table[key] = table[key] * chance.choice((-1, 0, 1e-12, 0.999, 1.5, 1e12, 10**12))
     else:
         table[key] = copy.deepcopy(chance.choice(NASTY))

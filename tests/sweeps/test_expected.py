@@ -149,3 +149,10 @@ def test_the_engine_cuts_bins_where_the_lemmas_say(bins: int) -> None:
     inner = engine_bins.exponential_edges(0.1, 200, bins)[1:-1]
     assert inner == pytest.approx(theory.exponential_edges(bins, 200, 0.1)[1:-1], rel=1e-12)
     assert engine_bins.uniform_edges(1.0, 20.0, bins) == pytest.approx(theory.uniform_edges(bins, 1, 20))
+
+
+def test_hopelessly_rare_lengths_have_no_probability() -> None:
+    bars = {"distribution": "histogram", "edges": [2.0, 42.0, 141.0], "counts": [5e-324, 24.7]}
+    law = {"law": "constant", "a1_s_per_token": 0.04}
+    found = expected(point(workload__lengths=bars, server__service=law), np.array([2.0, 40.0, 100.0, 141.0]))
+    assert np.isfinite(found[:2]).all()

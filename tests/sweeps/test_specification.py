@@ -364,7 +364,10 @@ def test_a_trace_with_nothing_random_has_one_replication() -> None:
         (b'[policy]\nmode = "fifo_greedy\nbins = 1\n', "is no TOML: line 2, column"),
         (b"a = 1\na = 2\n", "is no TOML: "),
         (b"x = " + b"[" * 5000, "is nested too deeply"),
-        (b"[" + b"a." * 3000 + b"b]\nc = 1\n", "is nested deeper than"),
+        (b"[" + b"a." * 3000 + b"b]\nc = 1\n", "is nested too deeply"),
+        (b"[" + b"a." * 30 + b"b]\nc = 1\n", "is nested deeper than"),
+        (b"a . 'b.c'. " * 100_000 + b" a = 1\n", "is larger than 1000000 bytes"),
+        (b"a . 'b.c'. " * 80_000 + b" a = 1\n", "is nested too deeply"),
         (b"", "policy.mode: is missing"),
     ],
 )
