@@ -177,7 +177,8 @@ class LognormalError(Settings):
         column: FloatArray | None = None,
     ) -> Prediction:
         """Return the predicted lengths (request,)."""
-        error = np.exp(self.sigma * rng.standard_normal(true_length.size) - self.sigma**2 / 2)
+        with np.errstate(under="ignore"):
+            error = np.exp(self.sigma * rng.standard_normal(true_length.size) - self.sigma**2 / 2)
         return Prediction(true_length * error, None)
 
 
