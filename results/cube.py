@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -40,6 +41,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _ABOUT: dict[str, type] = {
     **dict.fromkeys(("title", "description", "notes", "overload_test", "batchcube_version"), str),
     **dict.fromkeys(("specification", "specification_sha256", "input_sha256", "git_commit", "created_utc"), str),
+    "content_sha256": str,
     **dict.fromkeys(("backend", "backend_device", "versions", "service_coefficients"), str),
     **dict.fromkeys(("seed", "replications", "trace_rows_dropped"), int),
 }
@@ -215,9 +217,42 @@ def _used_range(counts: NDArray[np.generic]) -> NDArray[np.intp]:
 
 
 def write_cube(cube: xr.Dataset, path: str | os.PathLike[str], *, ready: Callable[[], None] = lambda: None) -> Path:
-    """Write a cube as compressed NetCDF-4, complete or not at all, and return its path; see `write_dataset`."""
+    """Write a cube as compressed NetCDF-4, complete or not at all, and return its path; see `write_dataset`.
+
+    Its attribute `content_sha256` is of all it holds: `changed` tells by it what was changed after this.
+    """
     check_cube(cube, str(path))
-    return write_dataset(cube, path, ready=ready)
+    return write_dataset(cube.assign_attrs(content_sha256=_content_sha256(cube)), path, ready=ready)
+
+
+def changed(cube: xr.Dataset) -> str | None:
+    """Return a sentence about a cube as `read_cube` returns it that is not as `write_cube` left it, None for others.
+
+    This finds accidents and edits; whoever means to deceive can compute the checksum anew.
+    """
+    if "content_sha256" not in cube.attrs:
+        return "has no checksum of its content: it may have been changed after it was made"
+    if cube.attrs["content_sha256"] != _content_sha256(cube):
+        return "was changed after it was written: its content has another checksum"
+    return None
+
+
+def _content_sha256(cube: xr.Dataset) -> str:
+    """Return the SHA-256 of specification, data, coordinates and all attributes of a cube but this one itself."""
+    digest = hashlib.sha256(_plain({name: cube.attrs[name] for name in cube.attrs if name != "content_sha256"}))
+    for name in sorted(map(str, cube.variables)):
+        variable = cube.variables[name]
+        numeric = variable.dtype.kind in "biuf"
+        about = f"{name} {variable.dims} {variable.shape} {variable.dtype.str if numeric else 'text'}"
+        digest.update(about.encode() + _plain(variable.attrs))
+        text = json.dumps([str(value) for value in variable.values.flat]) if not numeric else ""
+        digest.update(np.ascontiguousarray(variable.values).tobytes() if numeric else text.encode())
+    return digest.hexdigest()
+
+
+def _plain(attrs: Mapping[Any, Any]) -> bytes:
+    """Return attributes as bytes that are the same in memory and from a file, in which lists of one are numbers."""
+    return json.dumps({str(name): np.atleast_1d(value).tolist() for name, value in sorted(attrs.items())}).encode()
 
 
 def check_cube(cube: xr.Dataset, source: str) -> None:
@@ -473,6 +508,7 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
         "notes": "\n".join(dict.fromkeys(notes)),
         **_made_by_both(old, new),
     }
+    joined.attrs.pop("content_sha256", None)
     return joined
 
 

@@ -13,6 +13,8 @@ from . import cli_calibrate, cli_capacity
 from .cli_help import examples
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from .reproduce import Reproduction
     from .specification import Sweep
 
@@ -185,6 +187,16 @@ def specs(
     _write_new(output, text)
 
 
+def _read_and_tell(cube: Path) -> "xr.Dataset":
+    """Read a cube to be shown, and say first if it was changed."""
+    from batchcube.results.cube import changed, read_cube
+
+    loaded = read_cube(cube)
+    if doubt := changed(loaded):
+        print(f"{cube}: {doubt}")
+    return loaded
+
+
 def _write_new(path: Path, text: str) -> None:
     """Write a text file that must not be there yet."""
     from .errors import UserError
@@ -225,10 +237,9 @@ def show(
     """Print a cube as a table with confidence intervals."""
     from rich.console import Console
 
-    from batchcube.results.cube import read_cube
     from batchcube.results.summary import print_summary
 
-    print_summary(read_cube(cube), Console(), variables, all_rows=all_rows)
+    print_summary(_read_and_tell(cube), Console(), variables, all_rows=all_rows)
 
 
 @app.command()
@@ -262,7 +273,7 @@ def figure(
     """Draw a figure from a cube."""
     from batchcube.figures import registry
     from batchcube.results.calibration import read_calibration
-    from batchcube.results.cube import read_cube
+    from batchcube.results.cube import changed, read_cube
     from batchcube.results.validation import read_validation
 
     options = dict(_assignment("--option", text) for text in option or [])
@@ -270,6 +281,8 @@ def figure(
         options["select"] = dict(_assignment("--select", text) for text in select)
     reads = {**dict.fromkeys(registry.calibration_names(), read_calibration), "simulated-vs-measured": read_validation}
     loaded = reads.get(name, read_cube)(cube)
+    if name not in reads and (doubt := changed(loaded)):
+        print(f"{cube}: {doubt}", file=sys.stderr)
     registry.save(registry.draw(name, loaded, **options), loaded, output)
 
 
@@ -361,13 +374,16 @@ def rerun(
     """
     import json
 
-    from batchcube.results.cube import parse_specification, read_cube
+    from batchcube.results.cube import changed, parse_specification, read_cube
 
     from .coefficients import require_unchanged
+    from .errors import UserError
     from .files import require_inside
     from .specification import Sweep, files_of
 
     loaded = read_cube(cube)
+    if doubt := changed(loaded):
+        raise UserError(f"{cube}: {doubt}; it is not run again")
     specification = parse_specification(str(loaded.attrs.get("specification", "")))
     coefficients = str(loaded.attrs.get("service_coefficients", "{}"))
     if not trust_paths:
@@ -393,9 +409,8 @@ def compare(
 ) -> None:
     """Compare two cubes; exit status 1 when they differ."""
     from batchcube.results.compare import EXACT, agree, compare_cubes
-    from batchcube.results.cube import read_cube
 
-    table = compare_cubes(read_cube(a), read_cube(b), tolerance)
+    table = compare_cubes(_read_and_tell(a), _read_and_tell(b), tolerance)
     different = table if all_rows else table[table["status"] != EXACT]
     if len(different):
         print(different.assign(name=different["name"].map(printable)).to_string(index=False, na_rep="-"))

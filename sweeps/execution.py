@@ -26,7 +26,7 @@ from batchcube.engine.run import JOBS_AT_ONCE, MissingBackendError, describe, jo
 from batchcube.engine.ticks import TICKS_PER_S
 from batchcube.results import overload
 from batchcube.results.cube import Axis as CubeAxis
-from batchcube.results.cube import Buckets, build_cube, extend_cube, parse_specification, read_cube
+from batchcube.results.cube import Buckets, build_cube, changed, extend_cube, parse_specification, read_cube
 from batchcube.results.provenance import MadeBy, batchcube_version, provenance
 from batchcube.results.variables import BUCKETED, REGISTRY
 
@@ -191,6 +191,8 @@ def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> xr.Da
         cube = read_cube(target)
     except ValueError as error:
         raise UserError(f"{error}; {ADVICE}") from None
+    if doubt := changed(cube):
+        raise UserError(f"{target}: {doubt}; {ADVICE}")
     if ("capacity_criteria" in cube.attrs) != capacities:
         holds = (
             "no capacities, but what a run made"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from batchcube.results.cube import read_cube, write_cube
+from batchcube.results.cube import changed, read_cube, write_cube
 from batchcube.sweeps import Sweep, UserError, execution
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.stopping import stopping
@@ -412,3 +412,61 @@ def test_a_link_to_a_cube_is_followed(whole: xr.Dataset) -> None:
     same(read_cube("elsewhere/real.nc"), whole)
     assert Path("cube.nc").is_symlink()
     assert [file.name for file in Path("elsewhere").iterdir()] == ["real.nc"]
+
+
+# Cubes that were changed ---------------------------------------------------------------------------------------------
+
+
+def edited(change: Callable[[Any], None]) -> None:
+    """Change the file of a cube behind the package's back."""
+    import netCDF4
+
+    with netCDF4.Dataset("cube.nc", "a") as file:
+        change(file)
+
+
+def edit_value(file: Any) -> None:
+    file["throughput_requests_per_s"][0, 0, 0] = 5.0
+
+
+def edit_specification(file: Any) -> None:
+    file.specification = file.specification.replace("0.1", "0.3")
+
+
+def edit_axis(file: Any) -> None:
+    file["bins"][0] = 3
+
+
+def drop_checksum(file: Any) -> None:
+    del file.content_sha256
+
+
+CHANGED = "was changed after it was written: its content has another checksum"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (edit_value, CHANGED),
+        (edit_specification, CHANGED),
+        (edit_axis, CHANGED),
+        (drop_checksum, "has no checksum of its content: it may have been changed after it was made"),
+    ],
+)
+def test_a_cube_that_was_changed_is_told_and_not_continued(
+    change: Callable[[Any], None], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(2)
+    assert changed(read_cube("cube.nc")) is None
+    assert "checksum" not in Answer(capsys, "show", "cube.nc").out
+    edited(change)
+    first = f"cube.nc: {said}"
+    assert Answer(capsys, "show", "cube.nc").out.splitlines()[0] == first
+    assert Answer(capsys, "compare", "cube.nc", "cube.nc").out.splitlines()[0] == first
+    drawn = Answer(capsys, "figure", "throughput-vs-bins", "cube.nc", "-o", "bins.png")
+    assert drawn.err.splitlines()[0] == first
+    assert Answer(capsys, "rerun", "cube.nc", "-o", "again.nc").mistake == f"{first}; it is not run again"
+    with pytest.raises(UserError, match=f"{said}; choose another output, or --overwrite$"):
+        run()
+    same(run(2, overwrite=True), read_cube("cube.nc"))
+    assert changed(read_cube("cube.nc")) is None
