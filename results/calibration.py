@@ -99,4 +99,11 @@ def read_calibration(path: str | os.PathLike[str]) -> xr.Dataset:
     found = read_dataset(path, "a calibration")
     if not is_calibration(found):
         raise ValueError(f"{path}: is no calibration; batchcube calibrate fit makes one of a measurement")
+    for name in ("name", "title", "source"):
+        if not isinstance(found.attrs.get(name), str):
+            raise ValueError(f"{path}: attribute {name}: must be text")
+    for name in (str(name) for name in found.data_vars if name in VARIABLES):
+        dims = VARIABLES[name][0]
+        if found[name].dims != dims or not set(dims) <= set(found.coords):
+            raise ValueError(f"{path}: {name} has other dimensions than ({', '.join(dims)}), or no coordinates of them")
     return found

@@ -78,4 +78,12 @@ def read_validation(path: str | os.PathLike[str]) -> xr.Dataset:
     found = read_dataset(path, "a validation")
     if found.attrs.get("kind") != KIND:
         raise ValueError(f"{path}: is no validation; batchcube validate makes them")
+    dims = dict.fromkeys(("queued_s", "judged"), "request")
+    dims |= {f"{side}_{quantity}": "request" for quantity in QUANTITIES for side in SIDES}
+    dims |= {f"{side}_{course}": "time_s" for course in COURSES for side in SIDES}
+    for name, dim in dims.items():
+        if name not in found or found[name].dims != (dim,) or found[name].dtype.kind not in "iuf":
+            raise ValueError(f"{path}: {name} is missing or holds no numbers over {dim}")
+    if "time_s" not in found.coords or not isinstance(found.attrs.get("judged"), str):
+        raise ValueError(f"{path}: is no whole validation: the coordinate time_s or the attribute judged is missing")
     return found

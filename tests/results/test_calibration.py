@@ -42,7 +42,8 @@ def arrays(names=VARIABLES):
 
 
 def build(**changes):
-    return build_calibration(COORDINATES, arrays() | changes, {"name": "mine", "raw_sha256": "ab"})
+    about = {"name": "mine", "title": "a title", "source": "a source", "raw_sha256": "ab"}
+    return build_calibration(COORDINATES, arrays() | changes, about)
 
 
 def one_line(error):
@@ -110,3 +111,18 @@ def test_what_is_no_calibration_is_refused_in_a_line(tmp_path, example_cube):
     refused("is no calibration")
     with pytest.raises(ValueError, match="is a folder, must be a calibration"):
         read_calibration(tmp_path)
+
+
+def test_a_foreign_calibration_is_checked(tmp_path):
+    path = tmp_path / "a.nc"
+    made = build()
+    turned = made.assign(batch_s=made["batch_s"].transpose(..., "prompt_tokens"))
+    for wrong, message in (
+        (made.assign_attrs(title=3), "attribute title: must be text"),
+        (made.drop_vars("batch_size"), "has other dimensions than .*, or no coordinates of them"),
+        (turned, "batch_s has other dimensions than"),
+    ):
+        path.unlink(missing_ok=True)
+        wrong.to_netcdf(path)
+        with pytest.raises(ValueError, match=message):
+            read_calibration(path)

@@ -42,3 +42,18 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     xr.Dataset({"a": 1}).to_netcdf(tmp_path / "other.nc")
     with pytest.raises(ValueError, match=r"other\.nc: is no validation; batchcube validate makes them"):
         read_validation(tmp_path / "other.nc")
+
+
+def test_a_foreign_validation_is_checked(tmp_path: Path) -> None:
+    built = make()
+    path = tmp_path / "v.nc"
+    for wrong, message in (
+        (built.drop_vars("measured_e2e_s"), "measured_e2e_s is missing or holds no numbers over request"),
+        (built.assign(judged=("request", list("abcd"))), "judged is missing or holds no numbers over request"),
+        (built.drop_vars("time_s"), "the coordinate time_s or the attribute judged is missing"),
+        (built.assign_attrs(judged=1), "the coordinate time_s or the attribute judged is missing"),
+    ):
+        path.unlink(missing_ok=True)
+        wrong.to_netcdf(path)
+        with pytest.raises(ValueError, match=message):
+            read_validation(path)
