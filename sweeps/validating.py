@@ -295,10 +295,10 @@ def _error(measured: float, simulated: float) -> float:
 def _rate_rows(log: Log, last: Floats) -> list[Error]:
     """Return makespan and output tokens per second over it, of the whole log."""
     a, b = float(log.last_token_s.max()), float(last.max())
-    rates = [float(log.output_tokens.sum()) / makespan if makespan else np.nan for makespan in (a, b)]
+    measured, simulated = (float(log.output_tokens.sum()) / makespan if makespan else np.nan for makespan in (a, b))
     return [
         Error("makespan_s", "all", a, b, _error(a, b)),
-        Error("throughput_tokens_per_s", "all", *rates, _error(*rates)),
+        Error("throughput_tokens_per_s", "all", measured, simulated, _error(measured, simulated)),
     ]
 
 
