@@ -410,9 +410,10 @@ def test_a_cube_of_a_search_holds_its_answers(example_cube, tmp_path):
     cube = build((), found)
     path = write_cube(cube.assign_attrs(SEARCHED), tmp_path / "x.nc")
     assert read_cube(path).attrs["capacity_growth"] == 0.02
-    cube["capacity_requests_per_s"].attrs["relative_error"] = "small"
-    with pytest.raises(ValueError, match="capacity_requests_per_s: its attribute relative_error: must be a number"):
-        check_cube(cube, "x.nc")
+    for wrong in ("small", np.nan, 10**400):
+        cube["capacity_requests_per_s"].attrs["relative_error"] = wrong
+        with pytest.raises(ValueError, match="capacity_requests_per_s: its attribute relative_error: must be a number"):
+            check_cube(cube, "x.nc")
 
 
 def without(cube, name, attribute):
