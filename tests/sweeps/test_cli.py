@@ -234,7 +234,7 @@ def test_text_of_others_never_reaches_the_terminal_as_it_is(
         (["run", "small.toml", "--set", "policy.batch_size=-1"], "small.toml: policy.batch_size = -1: must be >= 1"),
         (["run", "small.toml", "--set", "policy.batch_size"], "--set policy.batch_size: must be path=value"),
         (["run", "small.toml", "-n", "0"], "small.toml: replications = 0: must be >= 1"),
-        (["run", "small.toml", "-o", "small.toml/x.nc"], "small.toml/x.nc: the folder small.toml cannot be made"),
+        (["run", "small.toml", "-o", "small.toml/x.nc"], "small.toml: is a file, must be a folder"),
         (["run", "small.toml", "-o", "."], ".: is a folder, must be a file name"),
         (["check", "binary.toml"], "binary.toml: is no TOML: byte 0x89 at offset 0 is not UTF-8 text"),
         (["show", "small.toml"], "small.toml: is no NetCDF file"),

@@ -164,8 +164,16 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     [
         ("vllm", "vllm", "calibrate vllm: needs vLLM: in the clone, pip install '.[vllm]'"),
         ("vllm", "torch", "calibrate vllm: needs vLLM: in the clone, pip install '.[vllm]'"),
-        ("transformers", "transformers", "calibrate transformers: needs torch and transformers: pip install 'batchc"),
-        ("transformers", "torch", "calibrate transformers: needs torch and transformers: pip install 'batchc"),
+        (
+            "transformers",
+            "transformers",
+            "calibrate transformers: needs torch and transformers: in the clone, pip install '.[transformers]'",
+        ),
+        (
+            "transformers",
+            "torch",
+            "calibrate transformers: needs torch and transformers: in the clone, pip install '.[transformers]'",
+        ),
         ("loop", "torch", "calibrate loop: needs torch and transformers: in the clone, pip install '.[transformers]'"),
     ],
 )
