@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tomllib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -310,7 +311,7 @@ def _require(attrs: Mapping[Any, Any], name: str, kind: type, of: str = "") -> N
     value: Any = attrs.get(name)
     numbers = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
     fits = isinstance(value, numbers.get(kind, kind)) and not isinstance(value, bool | np.bool_)
-    if not fits or (kind is float and not abs(value) <= np.finfo(np.float64).max):
+    if not fits or (kind is float and not abs(value) <= sys.float_info.max):
         raise ValueError(f"{of}attribute {name}: must be {_CALLED[kind]}")
 
 
