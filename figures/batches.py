@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from xarray import Dataset
 
+from batchcube.results.overload import WORDS
+
 from . import style
 from .curves import line_names, line_places
 from .reading import BINS, MODE, PREDICTOR, VARIANT, Figured, Select, view
@@ -36,7 +38,7 @@ def batch_size_distribution(
         style.bars(panel, size, seen.mean(share, (0.0, 1.0)), name, style.look(i, name))
         mean = float(seen.interval("batch_size_mean", **at).estimate)
         style.mean_mark(panel, mean)
-        word = style.QUEUE_WORDS[str(seen.queue(**at))]
+        word = WORDS[str(seen.queue(**at))]
         queue = f", {word}" if word else ""
         panel.set_title(f"{name}{queue}: mean {mean:.1f}" if seen.lines else f"mean {mean:.1f}{queue}")
         panel.yaxis.set_major_locator(MaxNLocator(3))

@@ -41,7 +41,6 @@ _UNSTEADY: dict[str, tuple[dict[str, Any], Any]] = {
     OVERLOADED: ({"markerfacecolor": "white"}, ":"),
     CANNOT_TELL: ({"fillstyle": "left", "markerfacecoloralt": "white"}, (0, (2.5, 1.2))),
 }
-QUEUE_WORDS = {STEADY: "", OVERLOADED: "overloaded", CANNOT_TELL: "perhaps overloaded"}
 _SAID = {OVERLOADED: "overloaded: not a steady state", CANNOT_TELL: "cannot tell whether overloaded"}
 
 _RC: dict[str, Any] = {

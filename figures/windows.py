@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from xarray import Dataset
 
+from batchcube.results.overload import WORDS
 from batchcube.results.statistics import Interval
 
 from . import style
@@ -153,7 +154,7 @@ def run_handles(seen: View) -> list[Artist]:
     handles: list[Artist] = []
     if seen.lines:
         for i, (name, at) in enumerate(zip(line_names(seen), line_places(seen), strict=True)):
-            word = style.QUEUE_WORDS[str(seen.queue(**at))]
+            word = WORDS[str(seen.queue(**at))]
             handles.append(style.line_handle(f"{name} ({word})" if word else name, style.look(i, name)))
     return handles
 
@@ -167,5 +168,5 @@ def said_of_windows(seen: View) -> str:
     """Say how wide the windows are, and that a single line is overloaded or may be."""
     widths = np.unique(seen.array("window_width_s").round(6))
     width = f"{widths[0]:.4g}" if widths.size == 1 else f"{widths[0]:.4g} to {widths[-1]:.4g}"
-    word = style.QUEUE_WORDS[str(seen.queue())] if seen.lines is None else ""
+    word = WORDS[str(seen.queue())] if seen.lines is None else ""
     return f"Each point is a window of {width} s." + (f" The run is {word}." if word else "")

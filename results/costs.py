@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FLAGS = "unmeasured_costs"
 NOT_MEASURED = "neither measured nor given"
-# What is told by its name where it rests on such a cost.
+# What people call the times that may rest on such a cost, and a variable of each.
 _RESTING = {"time to first token": "ttft_mean_s", "time between tokens": "tbt_mean_s"}
 
 
@@ -59,7 +59,7 @@ def warning(cube: xr.Dataset) -> str:
 
 
 def warning_of(flags: NDArray[np.int64]) -> str:
-    """Return the same of the flags of points."""
+    """Return the sentence of `warning` for the flags (point,) of a cube that is yet to be made."""
     names = names_of(flags)
     if not names:
         return ""

@@ -23,6 +23,9 @@ NOTES = {
     "figures",
 }
 """What a cube says of itself where it has such points."""
+WORDS = {STEADY: "", OVERLOADED: "overloaded", CANNOT_TELL: "perhaps overloaded"}
+MARKS = {STEADY: "", OVERLOADED: "*", CANNOT_TELL: "(*)"}
+"""What stands beside such points, and beside what was measured there."""
 _RATE, _SERVERS = "workload.arrivals.rate_per_s", "server.servers"
 
 

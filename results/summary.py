@@ -53,7 +53,7 @@ NOT_STEADY = "not a steady-state figure"
 UNMEASURED = "rests on what nobody measured"
 MAYBE_STEADY = "perhaps no steady-state figure"
 _OF_QUEUE = {overload.STEADY: "", overload.OVERLOADED: NOT_STEADY, overload.CANNOT_TELL: MAYBE_STEADY}
-_MARKS = {UNMEASURED: "?", NOT_STEADY: "*", MAYBE_STEADY: "(*)"}
+_MARKS = {UNMEASURED: "?"} | {_OF_QUEUE[queue]: mark for queue, mark in overload.MARKS.items() if mark}
 RATE_PATHS = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
 
 

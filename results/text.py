@@ -27,14 +27,17 @@ def shortened(text: str, most: int = 60) -> str:
 
 def one_of(allowed: Iterable[str]) -> str:
     """Return ``a, b or c``."""
-    *most, last = allowed
-    return f"{', '.join(most)} or {last}" if most else last
+    return _joined(allowed, "or")
 
 
 def all_of(names: Iterable[str]) -> str:
     """Return ``a, b and c``."""
+    return _joined(names, "and")
+
+
+def _joined(names: Iterable[str], word: str) -> str:
     *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
+    return f"{', '.join(most)} {word} {last}" if most else last
 
 
 def did_you_mean(word: object, allowed: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Files that the command line writes: refused early with a reason, written complete or not at all."""
+"""Files that users name: refused early with a reason, written complete or not at all."""
 
 import errno
 import os

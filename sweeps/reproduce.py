@@ -25,6 +25,7 @@ COLUMNS = (
     *("experiment", "setting", "quantity", "paper", "theory", "limit", "simulated", "ci_low", "ci_high", "agrees"),
     "note",
 )
+_NUMBERS = ("paper", "theory", "limit", "simulated")
 _QUICK = "quick run, reduced size"
 
 Verdict = Literal["", "yes", "no", "equal", "cannot tell"]
@@ -62,7 +63,7 @@ class Row:
     """What the simulated number is held against where that is neither paper nor theory: a bound, 0 for a difference."""
 
     def __post_init__(self) -> None:
-        known = {name: not np.isnan(getattr(self, name)) for name in ("paper", "theory", "limit", "simulated")}
+        known = {name: not np.isnan(getattr(self, name)) for name in _NUMBERS}
         found = known["simulated"] and (known["paper"] or known["theory"] or known["limit"])
         if self.agrees and not (found or (known["paper"] and known["theory"])):
             object.__setattr__(self, "agrees", "cannot tell")
@@ -307,9 +308,6 @@ class Reproduction:
 
 def _in_csv(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.6g}"
-
-
-_NUMBERS = ("paper", "theory", "limit", "simulated")
 
 
 def _table(title: str, rows: Sequence[Row]) -> Any:

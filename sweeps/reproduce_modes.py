@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY, worse
+from batchcube.results.overload import MARKS, OVERLOADED, STEADY, WORDS, worse
 from batchcube.results.overload import judge as judge_queue
 
 from .errors import UserError
@@ -67,8 +67,6 @@ _QUANTITIES = (
     _Quantity("latency_mean_s", "mean latency (s)", False, 0.01, True),
 )
 _COMBINATION = "multi_bin_dynamic"
-_MARKS = {STEADY: "", OVERLOADED: " *", CANNOT_TELL: " (*)"}
-_WORDS = {OVERLOADED: "overloaded", CANNOT_TELL: "perhaps overloaded"}
 _LEGEND = "* overloaded, (*) perhaps"
 _LEGEND_OF_TWO = "* one of the two is overloaded, (*) perhaps"
 _DYNAMIC_AND_STATIC = (("dynamic_only", "fifo_fixed"), ("multi_bin_dynamic", "multi_bin_only"))
@@ -213,7 +211,7 @@ def _matrix(
     for mode, static in _DYNAMIC_AND_STATIC:
         for quantity in _QUANTITIES:
             found = compared[mode, static, quantity.variable]
-            cells = [marks[one.verdict] + _MARKS[one.queue].strip() for one in found]
+            cells = [marks[one.verdict] + MARKS[one.queue] for one in found]
             table.add_row(mode, static, quantity.name.split(" (")[0], *cells)
         table.add_section()
     for quantity in _QUANTITIES:
@@ -237,7 +235,7 @@ def _levels(workload: _Workload, cube: "xr.Dataset", modes: Sequence[str]) -> An
             for quantity in _QUANTITIES:
                 found = mean_of(point[quantity.variable])
                 cells.append(_cell(found))
-            table.add_row(f"{rate:g}{workload.unit}", mode + _MARKS[_queue(point)], *cells)
+            table.add_row(f"{rate:g}{workload.unit}", _marked(mode, _queue(point)), *cells)
         table.add_section()
     return table
 
@@ -262,6 +260,10 @@ def _queue(point: "xr.Dataset") -> str:
     return str(judge_queue(point).item())
 
 
+def _marked(name: str, queue: str) -> str:
+    return f"{name} {MARKS[queue]}".rstrip()
+
+
 def _setting(workload: _Workload, rate: float, what: str) -> str:
     return f"{workload.name}, {rate:g}{workload.unit}, {what}"
 
@@ -273,12 +275,12 @@ def _level(workload: _Workload, cube: "xr.Dataset", mode: str, rate: float, quan
     notes = ["95 % interval"]
     if queue != STEADY:
         perhaps = "no" if queue == OVERLOADED else "perhaps no"
-        notes.append(f"{_WORDS[queue]}: latency and violations are {perhaps} steady-state figures")
+        notes.append(f"{WORDS[queue]}: latency and violations are {perhaps} steady-state figures")
     if workload.note:
         notes.append(workload.note)
     return Row(
         workload.preset,
-        _setting(workload, rate, mode) + _MARKS[queue],
+        _marked(_setting(workload, rate, mode), queue),
         quantity.name,
         simulated=found.mean,
         ci_low=found.low,
@@ -307,12 +309,12 @@ def _row(workload: _Workload, one: _Compared, rows: int) -> Row:
         said_simultaneous(rows),
     ]
     if one.queue != STEADY:
-        notes.append(f"one of the two is {_WORDS[one.queue]}")
+        notes.append(f"one of the two is {WORDS[one.queue]}")
     if workload.note:
         notes.append(workload.note)
     return Row(
         workload.preset,
-        _setting(workload, one.rate, f"{one.mode} minus {one.baseline}") + _MARKS[one.queue],
+        _marked(_setting(workload, one.rate, f"{one.mode} minus {one.baseline}"), one.queue),
         one.quantity.name,
         simulated=one.gap.mean,
         ci_low=one.gap.low,

@@ -72,11 +72,14 @@ def stopping() -> Iterator[Stop]:
     """Let Ctrl-C, SIGTERM and SIGHUP stop what is done within; where that goes on already, it is the same `Stop`.
 
     A signal that somebody handles or ignores (SIGINT in the background of a shell, SIGHUP under nohup) is left alone,
-    and so are all of them where this is not the main thread.
+    and so are all of them in another thread than the main one, whose `Stop` is its own.
     """
     global _current
-    if _current is not None or threading.current_thread() is not threading.main_thread():
-        yield _current or Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield Stop()
+        return
+    if _current is not None:
+        yield _current
         return
     stop = _current = Stop()
     before = {}

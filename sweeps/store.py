@@ -2,9 +2,9 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -24,6 +24,7 @@ from batchcube.results.provenance import MadeBy
 from .errors import UserError
 from .files import make_folder
 
+_LOG = logging.getLogger(__name__)
 Report = dict[str, NDArray[Any]]
 """Variables of one replication or of some of its points, leading axis point."""
 
@@ -148,7 +149,7 @@ class Store(AbstractContextManager["Store"]):
         for file in sorted(self.folder.glob("*.npz")):
             data = file.read_bytes()
             if hashlib.sha256(data).hexdigest() != file.stem:
-                warnings.warn(f"{file}: is damaged and was removed; what it held is done again", stacklevel=3)
+                _LOG.warning("batchcube: %s: is damaged and was removed; what it held is done again", file)
                 file.unlink()
                 continue
             reports: dict[str, Report] = {}
@@ -191,10 +192,11 @@ class Store(AbstractContextManager["Store"]):
                     f"{self.output}: is being written by {owner}; wait for it, or choose another output"
                 ) from None
             except OSError as error:
-                warnings.warn(
-                    f"{self.folder}: cannot be locked ({error.strerror}): take care that no other process writes "
-                    f"{self.output} at the same time",
-                    stacklevel=3,
+                _LOG.warning(
+                    "batchcube: %s: cannot be locked (%s): take care that no other process writes %s at the same time",
+                    self.folder,
+                    error.strerror,
+                    self.output,
                 )
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(opened), os.stat(file)):

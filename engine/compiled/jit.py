@@ -70,11 +70,13 @@ class KernelCache(NullCache):  # type: ignore[misc]
         if file is None:
             return
         payload = dumps(compiled._reduce())
-        # Under one name: whoever is killed meanwhile leaves it to the next. Two at a time may damage it, which is seen.
+        # Always under the same name, so that what a killed process leaves is overwritten. Two processes that write at
+        # the same time may damage the file, which its hash shows; the slower one finds nothing left to move.
         part = file.with_suffix(".part")
         try:
             part.write_bytes(hashlib.sha256(payload).digest() + payload)
-            part.replace(file)
+            with suppress(FileNotFoundError):
+                part.replace(file)
         except OSError as error:
             note(f"{file.parent}: compiled kernels cannot be kept: {error.strerror}")
             with suppress(OSError):

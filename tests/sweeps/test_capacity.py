@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 import re
@@ -18,7 +19,7 @@ from batchcube.engine import Job, Shape, simulate
 from batchcube.engine.continuous import simulate_many_steps
 from batchcube.results import labelled
 from batchcube.results.cube import read_cube
-from batchcube.sweeps import Sweep, UserError, capacity
+from batchcube.sweeps import Sweep, UserError, capacity, cli_capacity
 from batchcube.sweeps.capacity import (
     PROBES,
     Criterion,
@@ -737,6 +738,12 @@ def test_the_command_writes_a_cube_and_prints_a_row_for_each_point(
     assert "±" in shown.out
     same = Answer(capsys, "compare", "md1-capacity.nc", "md1-capacity.nc")
     assert same.status == 0
+
+
+def test_the_command_has_the_defaults_of_the_function() -> None:
+    command, function = (inspect.signature(called).parameters for called in (cli_capacity.capacity, find_capacity))
+    for name in ("tolerance", "growth", "low", "high", "backend"):
+        assert command[name].default == function[name].default
 
 
 def test_the_help_has_an_example_and_says_what_overload_does(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import xarray as xr
 from batchcube.results.cube import changed, read_cube, write_cube
 from batchcube.sweeps import Sweep, UserError, execution
 from batchcube.sweeps.progress import Silent
-from batchcube.sweeps.stopping import stopping
+from batchcube.sweeps.stopping import Stop, stopping
 from batchcube.sweeps.store import Store
 
 from .command_line import Answer
@@ -170,6 +171,21 @@ def test_a_second_signal_does_not_interrupt_the_save(
     assert before | set(simulated) == {(r, k) for r in range(3) for k in range(POINTS)}
 
 
+def test_a_run_in_another_thread_takes_no_signal_from_the_main_one(signals: None) -> None:
+    with stopping() as mine, ThreadPoolExecutor(1) as pool:
+
+        def stop_of_the_thread() -> Stop:
+            with stopping() as theirs:
+                return theirs
+
+        with mine.held():
+            signal.raise_signal(signal.SIGINT)
+            theirs = pool.submit(stop_of_the_thread).result()
+            assert (mine.number, theirs.number) == (signal.SIGINT, None)
+            with pytest.raises(KeyboardInterrupt):
+                mine.check()
+
+
 def test_a_signal_that_was_ignored_stays_ignored(signals: None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert run(1, progress=StopAfterOne()).sizes["replication"] == 1
@@ -290,7 +306,11 @@ def test_parts_that_others_are_writing_are_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [lambda data: b"", lambda data: data[:100], lambda data: data[:-9] + b"x" + data[-8:]])
 def test_a_damaged_part_costs_only_itself(
-    signals: None, harm: Callable[[bytes], bytes], whole: xr.Dataset, simulated: list[tuple[int, ...]]
+    signals: None,
+    harm: Callable[[bytes], bytes],
+    whole: xr.Dataset,
+    simulated: list[tuple[int, ...]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -302,8 +322,8 @@ def test_a_damaged_part_costs_only_itself(
     kept[0].write_bytes(harm(kept[0].read_bytes()))
     before = set(simulated)
     simulated.clear()
-    with pytest.warns(UserWarning, match=rf"{kept[0].name}: is damaged and was removed; what it held is done again$"):
-        same(run(), whole)
+    same(run(), whole)
+    assert caplog.messages == [f"batchcube: {kept[0]}: is damaged and was removed; what it held is done again"]
     assert lost <= set(simulated)
     assert (before - lost).isdisjoint(simulated)
     assert files() == ["cube.nc"]
@@ -354,13 +374,18 @@ def test_the_second_writer_of_an_output_is_refused_with_the_process_of_the_first
     assert files() == ["another.nc", "cube.nc"]
 
 
-def test_a_folder_that_cannot_be_locked_is_told(monkeypatch: pytest.MonkeyPatch, whole: xr.Dataset) -> None:
+def test_a_folder_that_cannot_be_locked_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, whole: xr.Dataset
+) -> None:
     def no_locks(opened: int, **options: Any) -> None:
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("batchcube.sweeps.store.lock", no_locks)
-    with pytest.warns(UserWarning, match=r"cannot be locked \(No locks available\): take care that no other process"):
-        same(run(), whole)
+    same(run(), whole)
+    assert caplog.messages == [
+        "batchcube: cube.nc.partial: cannot be locked (No locks available): take care that no other process writes "
+        "cube.nc at the same time"
+    ]
     assert files() == ["cube.nc"]
 
 

@@ -148,8 +148,8 @@ def test_rounding_at_random_keeps_the_mean_and_moves_the_maximum_little() -> Non
     assert tokens.values.tolist() == [2, 3, 4, 5]
     assert tokens.probabilities == pytest.approx([1 / 16, 7 / 16, 7 / 16, 1 / 16])
     normal = stats.gamma(9.0, scale=50.0)
-    limited = lambda n: 450.0 * stats.gamma(10.0, scale=50.0).cdf(n) + n * normal.sf(n)  # noqa: E731
-    rounded = theory.rounded_at_random(normal, limited)
+    larger = stats.gamma(10.0, scale=50.0)  # by its size
+    rounded = theory.rounded_at_random(normal, lambda n: 450.0 * larger.cdf(n) + n * normal.sf(n))
     assert rounded.mean() == pytest.approx(450.0, rel=1e-9)
     assert theory.expected_maximum(rounded, 8) == pytest.approx(theory.expected_maximum(normal, 8), abs=0.01)
 

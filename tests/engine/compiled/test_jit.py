@@ -149,6 +149,20 @@ def test_what_a_killed_run_left_is_overwritten(kept):
     assert list(kept.iterdir()) == [file]
 
 
+def test_another_process_may_keep_the_same_kernel_at_the_same_time(kept, monkeypatch, caplog):
+    write = Path.write_bytes
+
+    def faster_elsewhere(path, content):
+        write(path, content)
+        path.replace(path.with_suffix(".kernel"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", faster_elsewhere)
+        assert run() == ([6.0, 12.0], False)
+    assert run() == ([6.0, 12.0], True)
+    assert caplog.messages == []
+
+
 def test_without_a_folder_kernels_compile_and_run(kept, monkeypatch):
     monkeypatch.setattr("batchcube.engine.compiled.jit.cache_directory", lambda: None)
     assert run() == ([6.0, 12.0], False)
