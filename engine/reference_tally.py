@@ -60,10 +60,12 @@ def tally_totals(
     late_batches = {batch.number for batch in batches if tbt_of(setup, batch) > reporting.token_sla}
     totals["late_tokens"] = sum(int(trace.output[i]) for i in measured if int(records.batch[i]) in late_batches)
     for batch in batches:
-        if batch.completion > totals["first_arrival"]:
-            totals["served"] += len(batch.members)
-        outputs = sum(int(trace.output[i]) for i in batch.members)
-        totals["served_tokens"] += tokens_after(int(totals["first_arrival"]), batch.start, batch.service, outputs)
+        totals["served"] += sum(int(records.completion[i]) > totals["first_arrival"] for i in batch.members)
+        made = [(batch.service, sum(int(trace.output[i]) for i in batch.members))]
+        if setup.policy.own_completion:
+            made = [(int(records.completion[i]) - batch.start, int(trace.output[i])) for i in batch.members]
+        for ticks, outputs in made:
+            totals["served_tokens"] += tokens_after(int(totals["first_arrival"]), batch.start, ticks, outputs)
         totals["occupied"] += max(batch.completion - max(batch.start, int(totals["first_arrival"])), 0)
     for batch in past_warmup(setup, batches):
         size = len(batch.members)

@@ -25,7 +25,7 @@ TOTALS = np.dtype(
             "late_tokens",  # output tokens of batches with TBT > D_token
             "missed",  # never served, and past the warm-up
             "missed_tokens",  # output tokens of these
-            "served",  # requests of batches that complete after first_arrival, whoever they are
+            "served",  # requests that complete after first_arrival, whoever they are
             "served_tokens",  # made after first_arrival: `tokens_after`
             "occupied",  # ticks of service from first_arrival on, whoever is served
             "batches",  # batches whose requests are all past the warm-up; so are the fields below

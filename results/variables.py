@@ -214,8 +214,8 @@ _ALL: list[Variable] = [
         "tokens s-1",
         "token throughput",
         "Tokens generated within the makespan, whose requests they are, over the makespan. Whole batches make theirs "
-        "evenly over their service time: of a batch under way when the makespan begins, that share of it counts, in "
-        "whole tokens.",
+        "evenly over their service time, those that complete at their own length each over its own: what is under way "
+        "when the makespan begins counts by that share, in whole tokens.",
     ),
     _float(
         "busy_throughput_requests_per_s",

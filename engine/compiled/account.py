@@ -219,9 +219,12 @@ def book(members, j, start, service, span, trace, setup, tally):
     size, completion = len(members), start + service
     totals["completed"] += size
     totals["last_completion"] = max(totals["last_completion"], completion)
-    if completion > totals["first_arrival"]:
-        totals["served"] += size
-    totals["served_tokens"] += tokens_after(totals["first_arrival"], start, service, span.outputs)
+    if setup.policy.own_completion:
+        book_served_apart(members, start, service, trace, law, totals)
+    else:
+        if completion > totals["first_arrival"]:
+            totals["served"] += size
+        totals["served_tokens"] += tokens_after(totals["first_arrival"], start, service, span.outputs)
     totals["occupied"] += max(completion - max(start, totals["first_arrival"]), 0)
     late = count_late(members, size, start, completion, trace, setup)
     book_windows(members, start, completion, late, trace, setup, tally)
@@ -250,6 +253,19 @@ def book(members, j, start, service, span, trace, setup, tally):
     row[BIN_BATCHES] += 1
     row[BIN_MEMBERS] += size
     row[BIN_LONGEST] += span.longest
+
+
+@inline
+def book_served_apart(members, start, service, trace, law, totals):
+    """Count requests that each complete at their own length, and their tokens, from the first arrival on."""
+    since = totals["first_arrival"]
+    if start + service <= since:
+        return
+    for m in range(len(members)):
+        i = members[m]
+        own = own_ticks(len(members), trace.length[i], service, law)
+        totals["served"] += start + own > since
+        totals["served_tokens"] += tokens_after(since, start, own, trace.output[i])
 
 
 @inline

@@ -126,10 +126,15 @@ def count_totals(lane: Lane, batches: Batches, served: Served, looked: Looked, f
     reporting, law, there, clean = lane.setup.reporting, lane.setup.service, served.there, looked.clean
     outputs = jnp.where(looked.measured, lane.output, 0)
     missed = looked.missed & (lane.request >= reporting.warmup)
-    made = sum_members(lane.output, served, form)
     first_arrival = lane.arrival[jnp.clip(reporting.warmup, 0, jnp.maximum(lane.requests - 1, 0))]
     late_batch = looked.tbt > reporting.token_sla
-    relevant = looked.completion > first_arrival
+    if form.own_completion:
+        done = 1 * (there & (served.completion > first_arrival))
+        made = jnp.where(there, tokens_after(first_arrival, served.start, served.own, lane.output), 0)
+    else:
+        done = jnp.where(looked.happened & (looked.completion > first_arrival), batches.size, 0)
+        made = tokens_after(first_arrival, batches.start, batches.service, sum_members(lane.output, served, form))
+        made = jnp.where(looked.happened, made, 0)
     occupied = jnp.maximum(looked.completion - jnp.maximum(batches.start, first_arrival), 0)
     extrapolated = law.extrapolated[batches.size, piece_of(batches.longest, law)]
     completed = jnp.sum(there)
@@ -151,8 +156,8 @@ def count_totals(lane: Lane, batches: Batches, served: Served, looked: Looked, f
         "late_tokens": 0 if form.timed else jnp.sum(jnp.where(late_batch[served.number], outputs, 0)),
         "missed": jnp.sum(missed),
         "missed_tokens": jnp.sum(jnp.where(missed, lane.output, 0)),
-        "served": over_batches(jnp.where(relevant, batches.size, 0)),
-        "served_tokens": over_batches(tokens_after(first_arrival, batches.start, batches.service, made)),
+        "served": jnp.sum(done),
+        "served_tokens": jnp.sum(made),
         "occupied": over_batches(occupied),
         "batches": jnp.sum(clean),
         "members": over_batches(batches.size, clean),

@@ -99,17 +99,23 @@ def test_counts_and_rates_follow_from_the_records(seed):
     first = int(trace.arrival[reporting.warmup])
     occupied = sum(max(int(batch_end(job, records, m)) - max(int(records.start[m[0]]), first), 0) for m in batches)
     span = (max(batch_end(job, records, m) for m in batches) - first) / SECOND
-    inside = [m for m in batches if batch_end(job, records, m) > first]
-    made = 0  # tokens of the span, each batch's evenly over its service
-    for members in inside:
-        start, end = int(records.start[members[0]]), int(batch_end(job, records, members))
-        made += int(trace.output[members].sum()) * Fraction(end - max(start, first), end - start) // 1
+    made = 0  # tokens of the span, each batch's evenly over its service, or each request's
+    for members in batches:
+        ends = records.completion[members].tolist()
+        outputs = trace.output[members].tolist()
+        if not setup.policy.own_completion:
+            ends, outputs = ends[:1], [sum(outputs)]
+        start = int(records.start[members[0]])
+        made += sum(
+            output * Fraction(max(end - max(start, first), 0), end - start) // 1
+            for end, output in zip(ends, outputs, strict=True)
+        )
     servers = np.nan if setup.policy.servers == INFINITE else setup.policy.servers
     tokens = np.array([(trace.prompt[m] + trace.output[m]).sum() for m in counted])
     expected = {
         "batch_size_mean": sizes.mean(),
         "makespan_s": span,
-        "throughput_requests_per_s": sum(len(m) for m in inside) / span,
+        "throughput_requests_per_s": (records.completion[records.batch >= 0] > first).sum() / span,
         "busy_throughput_requests_per_s": servers * sizes.sum() / (busy / SECOND),
         "utilisation": occupied / SECOND / (servers * span),
         "padding_waste": 1 - sum(x.sum() for x in lengths) / (sizes * longest).sum(),
@@ -229,6 +235,24 @@ def test_what_was_made_before_the_makespan_is_not_its_throughput(backend, comple
     )
     report = {name: array[0] for name, array in simulate_many([whole], shape_of(whole), backend).items()}
     assert report["throughput_tokens_per_s"] == 1602 / 1002
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_requests_done_before_the_makespan_are_not_its_throughput(backend):
+    law = formula(0.0, 1.0, "constant", largest_batch=2)
+    job = make_job(
+        [0, 0, 50, 50],
+        output=[20, 100, 1, 1],
+        law=law,
+        batch_size=2,
+        warmup=2,
+        mode="fifo_greedy",
+        completion="own",
+    )
+    report = {name: array[0] for name, array in simulate_many([job], shape_of(job), backend).items()}
+    # From 50 s to 101 s: the first was done at 20 s, its neighbour makes the last 50 of its tokens, then both others.
+    assert report["throughput_requests_per_s"] == 3 / 51
+    assert report["throughput_tokens_per_s"] == 52 / 51
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100, 5000])
