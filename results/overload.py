@@ -26,24 +26,26 @@ NOTES = {
 WORDS = {STEADY: "", OVERLOADED: "overloaded", CANNOT_TELL: "perhaps overloaded"}
 MARKS = {STEADY: "", OVERLOADED: "*", CANNOT_TELL: "(*)"}
 """What stands beside such points, and beside what was measured there."""
-_RATE, _SERVERS = "workload.arrivals.rate_per_s", "server.servers"
+_ARRIVALS = "workload.arrivals"
+_RATE, _SERVERS = f"{_ARRIVALS}.rate_per_s", "server.servers"
 
 
 def judge(cube: xr.Dataset, *, by_theory: bool = True) -> xr.DataArray:
     """Say of each point, over all its replications, that it is "steady", "overloaded", or that one "cannot tell".
 
     Overloaded: theory knows a throughput that the arrival rate reaches (left out unless `by_theory`); or half of the
-    replications or more are flagged by themselves; or the 95 % interval of the mean growth of the backlog lies above
-    both `GROWTH` and 1 / sqrt(m), with m the arrivals of the second half, over which growth is counted: a queue at
-    load 1 that starts empty grows by about a third of that by chance (Poisson arrivals).
+    replications or more are flagged by themselves where s = 1; or the 95 % interval of the mean growth of the backlog
+    lies above both `GROWTH` and s / sqrt(m). Here m are the arrivals of the second half, over which growth is counted,
+    and s is how much more their number scatters than that of Poisson arrivals (`_scatter`): a queue at load 1 that
+    starts empty grows by about a third of s / sqrt(m) by chance.
 
     Steady: none of this, no replication is flagged, and the interval lies below `GROWTH`. Growth of whole batches is
     counted beyond the B (K + c) requests that K bins and c servers may hold, so that they are added first. Where whole
     batches are served, idle servers show it too, beside a mean growth of at most `GROWTH`: when the interval of the
-    utilisation lies further below 1 than B (K + c) requests and 1 / sqrt(m) account for. With infinitely many servers
+    utilisation lies further below 1 than B (K + c) requests and s / sqrt(m) account for. With infinitely many servers
     nothing queues.
 
-    A single replication has no interval: 4 / sqrt(m) stands for half of it, what its own flag allows for chance. A
+    A single replication has no interval: 4 s / sqrt(m) stands for half of it, what its own flag allows for chance. A
     cube without the variables that this needs cannot tell.
     """
     names = axis_names(cube)
@@ -63,9 +65,12 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True) -> xr.DataArray:
     flagged, requests = values("overloaded").mean(axis=-1), values("requests").mean(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         later = requests - requests // 2 - 1
-        chance = 1.0 / np.sqrt(later)
+        scatter = _scatter(cube)
+        chance = scatter / np.sqrt(later)
         low, high = low_and_high("backlog_growth_fraction")
-        over = (flagged >= 0.5) | (low > np.maximum(GROWTH, chance))
+        # Flags allow for the scatter of Poisson arrivals.
+        over = (flagged >= 0.5) & (scatter == 1.0)
+        over |= low > np.maximum(GROWTH, chance)
         if by_theory and "theory_throughput_requests_per_s" in cube:
             most = cube["theory_throughput_requests_per_s"].transpose(*names).values
             over |= _setting(cube, _RATE, np.nan) >= most
@@ -92,6 +97,23 @@ def tell(cube: xr.Dataset) -> None:
     kept = [note for note in str(cube.attrs.get("notes", "")).splitlines() if note not in NOTES.values()]
     found = judge(cube)
     cube.attrs["notes"] = "\n".join([*kept, *(note for queue, note in NOTES.items() if (found == queue).any())])
+
+
+def _scatter(cube: xr.Dataset) -> NDArray[np.float64]:
+    """Return the standard deviation of the number of arrivals over a long time, Poisson arrivals having 1, at least 1.
+
+    Of gaps drawn independently it is their coefficient of variation; of arrivals whose rate switches after exponential
+    times, with mean r, difference d, and mean phases a and b, its square is 1 + 2 (d²/r) (a b)² / (a + b)³. Of recorded
+    and other arrivals it is not known, and taken to be 1.
+    """
+    gaps = _setting(cube, f"{_ARRIVALS}.cv", 1.0)
+    ratio, on, off = (
+        _setting(cube, f"{_ARRIVALS}.{name}", 1.0) for name in ("on_off_ratio", "mean_on_s", "mean_off_s")
+    )
+    # As shares of the mean rate.
+    apart = (1.0 - 1.0 / ratio) * (on + off) / (on + off / ratio)
+    bursts = 2.0 * _setting(cube, _RATE, np.nan) * apart**2 * (on * off) ** 2 / (on + off) ** 3
+    return np.maximum(gaps, np.sqrt(1.0 + np.where(ratio == 1.0, 0.0, bursts)))
 
 
 def _setting(cube: xr.Dataset, path: str, default: float) -> NDArray[np.float64]:

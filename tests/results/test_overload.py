@@ -68,6 +68,31 @@ def test_a_short_run_must_show_more():
     assert judge(steps(0.05 + SPREAD, requests=1000)).item() == OVERLOADED
 
 
+@pytest.mark.parametrize(
+    ("arrivals", "scatter"),
+    [
+        ({"process": "gamma", "cv": 10.0}, 10.0),
+        ({"process": "gamma", "cv": 0.5}, 1.0),
+        # Rates 4 and 0, phases of 30 and 10 s: 1 + 2 * 16 / 3 * 300**2 / 40**3 = 16.
+        (
+            {"process": "on_off", "rate_per_s": 3.0, "on_off_ratio": "infinite", "mean_on_s": 30.0, "mean_off_s": 10.0},
+            4.0,
+        ),
+        ({"process": "on_off", "rate_per_s": 3.0, "on_off_ratio": 1.0, "mean_on_s": 30.0, "mean_off_s": 10.0}, 1.0),
+    ],
+)
+def test_arrivals_that_scatter_more_must_show_more(arrivals, scatter):
+    later = int(499 * scatter**2)
+    of_scatter = {"requests": 2 * later + 2, "specification": {"workload": {"arrivals": arrivals}}}
+    chance = 1.0 / np.sqrt(499)
+    flags = 5 if scatter > 1.0 else 0
+    assert judge(steps(0.98 * chance + SPREAD, flags=flags, **of_scatter)).item() == CANNOT_TELL
+    assert judge(steps(1.1 * chance + SPREAD, **of_scatter)).item() == OVERLOADED
+    # A single replication: four times that, on either side, stand for its interval.
+    assert judge(steps([4.9 * chance], **of_scatter)).item() == CANNOT_TELL
+    assert judge(steps([5.1 * chance], **of_scatter)).item() == OVERLOADED
+
+
 def test_what_batches_hold_may_hide_growth_and_an_idle_server_shows_that_there_is_none():
     # 16 of 499 requests are 3.2 %.
     assert judge(batches(np.zeros(5), requests=1000)).item() == CANNOT_TELL
