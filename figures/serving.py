@@ -27,7 +27,7 @@ from batchcube.results.variables import REGISTRY
 
 from . import style
 from .curves import line_handles, line_names, line_places, mark_handles, quantity_label, x_axis
-from .reading import MODE, RATE, Axis, Figured, Select, View, view
+from .reading import LARGEST_BATCH, MODE, RATE, Axis, Figured, Select, View, view
 from .windows import TIME, Course, band_marks, course, draw_courses, draw_over_time, run_handles, said_of_windows
 
 # What a specification that leaves these settings out means.
@@ -37,7 +37,6 @@ DEFAULTS: dict[str, Any] = {
     "policy.sla.alpha": 16,
     "policy.memory.overflow_probability": 0.05,
 }
-_LARGEST = "policy.largest_batch"
 _RULE = "policy.memory.rule"
 _TARGET = "policy.sla.target_s"
 _MEMORY_BOUND, _SLA_BOUND = "window_batch_memory_bound_mean", "window_batch_sla_bound_mean"
@@ -144,7 +143,7 @@ def step_throughput(
     """
     figured.check("x", x, ("batch_size_mean", "largest_batch"))
     needs = ["tbt_mean_s", "throughput_tokens_per_s", "batch_size_mean"]
-    seen = view(figured, cube, select, needs=needs, x=(_LARGEST,), lines=_policies(cube), lines_named=lines)
+    seen = view(figured, cube, select, needs=needs, x=LARGEST_BATCH, lines=_policies(cube), lines_named=lines)
     assert seen.x is not None
     figure, axes = style.panels(1, 2, width_mm=width_mm, height_mm=62)
     throughput, step = axes[0]
@@ -286,7 +285,7 @@ def memory_erratum(
     left, right = axes[0]
     left.get_gridspec().set_width_ratios([1.7, 1.0])
     draw_courses(seen, left, _held(seen, _MEMORY_BOUND, "policy.memory"))
-    largest = _each(seen, _LARGEST)
+    largest = _each(seen, LARGEST_BATCH[0])
     for value in largest:
         style.limit(left, value, "B_max")
     style.from_zero(left)
@@ -386,7 +385,7 @@ def _held(seen: View, variable: str, setting: str) -> list[Course]:
         windows = np.arange(values.shape[0])[:, None]
         last = np.maximum.accumulate(np.where(np.isfinite(values), windows, 0), axis=0)
         values = np.take_along_axis(values, last, axis=0)
-        largest = settings.get(_LARGEST)
+        largest = settings.get(LARGEST_BATCH[0])
         bounds = (0.0, float(largest) if isinstance(largest, int | float) else np.inf)
         held.append((course(seen, variable, at)[0], seen.mean(values, bounds)))
     return held
@@ -773,9 +772,9 @@ def _sets(settings: Mapping[str, Any], table: str) -> bool:
 
 def _largest(seen: View, settings: Mapping[str, Any]) -> float:
     """Return B_max; ValueError where the specification does not tell it."""
-    value = settings.get(_LARGEST)
+    value = settings.get(LARGEST_BATCH[0])
     if not isinstance(value, int | float):
-        raise seen.figured.lacks(f"its specification sets no {_LARGEST} for one line or all")
+        raise seen.figured.lacks(f"its specification sets no {LARGEST_BATCH[0]} for one line or all")
     return float(value)
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from batchcube.figures import registry
+from batchcube.figures import reading, registry
 from batchcube.sweeps import presets
 from batchcube.sweeps.errors import UserError
+from batchcube.sweeps.execution import cube_axis
 from batchcube.sweeps.settings import CONTROLLED
 from batchcube.sweeps.specification import Sweep
 
@@ -205,3 +206,12 @@ def test_a_mode_keeps_its_colour_with_every_number_of_bins(cubes: dict[str, xr.D
         assert len({colour for colour, _ in several}) == 1
         assert len({marker for _, marker in several}) == 3
     assert len({colour for colour, _ in looks.values()}) == 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_titles_of_axes_are_not_cut_short(name):
+    sweep = Sweep.from_toml(name)
+    for axis in (cube_axis(axis, sweep) for axis in sweep.grid.axes):
+        about = {"path": axis.path, "units": axis.units, "long_name": axis.long_name}
+        [drawn] = reading._axes(xr.Dataset(coords={axis.name: (axis.name, axis.values, about)}))
+        assert drawn.title == drawn.title.rstrip("\N{HORIZONTAL ELLIPSIS}")
