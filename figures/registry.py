@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from xarray import Dataset
 
+from batchcube.results.disk import output_file
 from batchcube.results.text import printable, shortened, suggestion
 
 from . import style
@@ -144,14 +145,13 @@ def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     """Save a figure as .png (300 dpi), .pdf or .svg, complete or not at all, and return its path.
 
     The file states the cube's title and the SHA-256 of what it was made from; the same cube gives the same bytes.
-    Raises ValueError for another ending or a missing folder, OSError when the file cannot be written.
+    Raises ValueError for another ending, a missing folder and what `output_file` refuses, OSError when the file cannot
+    be written.
     """
-    target = Path(path)
-    ending = target.suffix.lower()
+    target = output_file(Path(path))
+    ending = Path(path).suffix.lower()
     if ending not in _FORMATS:
         raise ValueError(f"{path}: must end in {', '.join(_FORMATS)}")
-    if target.is_dir():
-        raise ValueError(f"{path}: is a folder, must be a file name")
     if not target.parent.is_dir():
         raise ValueError(f"{path}: the folder {target.parent} does not exist")
     title = shortened(printable(cube.attrs.get("title", "")), 1000)

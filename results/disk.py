@@ -1,4 +1,4 @@
-"""What is asked of the disk beyond reading and writing: locks, and that names are there to stay."""
+"""What is asked of the disk beyond reading and writing: what a name leads to, locks, and names that stay."""
 
 from __future__ import annotations
 
@@ -14,6 +14,31 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def output_file(path: Path) -> Path:
+    """Return the file that an output is, behind symbolic links; it need not be there.
+
+    Raises ValueError, one line, for a folder or special file, for links that lead in circles or to nothing, and for a
+    name that is not UTF-8, which the NetCDF library cannot open.
+    """
+    target = path
+    if path.is_symlink():
+        try:
+            target = path.resolve(strict=True)
+        except (OSError, RuntimeError) as error:  # RuntimeError: Python 3.11 and 3.12 say so of circles
+            circle = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
+            raise ValueError(
+                f"{path}: is a symbolic link {'to itself' if circle else 'to a file that is not there'}; "
+                "remove it, or choose another output"
+            ) from None
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{path}: is a {'folder' if target.is_dir() else 'special file'}, must be a file name")
+    try:
+        os.fspath(target).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"{path}: is not UTF-8, must be a name that is") from None
+    return target
 
 
 def lock(opened: int, *, shared: bool = False) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from .disk import lock, sync_folder
+from .disk import lock, output_file, sync_folder
 from .text import printable
 
 if TYPE_CHECKING:
@@ -31,11 +31,7 @@ def write_dataset(
     stops it by what it raises. Parts that a killed process left of the same file are removed.
     Raises ValueError (target or folder is not writable as such) or OSError (disk full), one line each, naming the file.
     """
-    target = Path(path)
-    if target.is_symlink():
-        target = target.resolve()
-    if target.exists() and not target.is_file():
-        raise ValueError(f"{path}: is a {'folder' if target.is_dir() else 'special file'}, must be a file name")
+    target = output_file(Path(path))
     if not target.parent.is_dir():
         raise ValueError(f"{path}: the folder {target.parent} does not exist")
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")  # `_HASH`

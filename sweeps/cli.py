@@ -98,10 +98,11 @@ def _run(sweep: "Sweep", output: Path, workers: int | None, *, backend: str, qui
     if not quiet:
         if cube.sizes["replication"] > sweep.replications:
             print(
-                f"{output}: has more replications than {sweep.replications} already: nothing was run", file=sys.stderr
+                f"{printable(output)}: has more replications than {sweep.replications} already: nothing was run",
+                file=sys.stderr,
             )
         sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
-        print(f"{output}: {sizes}", file=sys.stderr)
+        print(f"{printable(output)}: {sizes}", file=sys.stderr)
         for note in filter(None, str(cube.attrs["notes"]).split("\n")):
             print(f"note: {printable(note)}", file=sys.stderr)
 
@@ -193,7 +194,7 @@ def _read_and_tell(cube: Path) -> "xr.Dataset":
 
     loaded = read_cube(cube)
     if doubt := changed(loaded):
-        print(f"{cube}: {doubt}")
+        print(f"{printable(cube)}: {doubt}")
     return loaded
 
 
@@ -282,7 +283,7 @@ def figure(
     reads = {**dict.fromkeys(registry.calibration_names(), read_calibration), "simulated-vs-measured": read_validation}
     loaded = reads.get(name, read_cube)(cube)
     if name not in reads and (doubt := changed(loaded)):
-        print(f"{cube}: {doubt}", file=sys.stderr)
+        print(f"{printable(cube)}: {doubt}", file=sys.stderr)
     registry.save(registry.draw(name, loaded, **options), loaded, output)
 
 
@@ -334,24 +335,27 @@ def validate(
 
     from .calibration_report import print_errors
     from .coefficients import load
-    from .files import require_new
+    from .files import require_new, require_output
     from .validating import replica_settings
     from .validating import validate as validated
 
     known = load(coefficients)
     settings = replica_settings(known, max_num_seqs, token_budget, kv_tokens, block_tokens, prefill)
-    if not overwrite:
-        require_new(*filter(None, (output, overlay)))
+    outputs = [file for file in (output, overlay) if file is not None]
+    require_new(*outputs, overwrite=overwrite)
+    for file in outputs:
+        require_output(file)
     errors, dataset = validated(log, known, settings, skip)
     print_errors(errors, dataset, Console())
     if output is not None:
         from batchcube.results.validation import write_validation
 
-        print(write_validation(dataset, output))
+        print(printable(write_validation(dataset, output)))
     if overlay is not None:
         from batchcube.figures import registry
 
-        print(registry.save(registry.draw("simulated-vs-measured", dataset), dataset, overlay))
+        drawn = registry.draw("simulated-vs-measured", dataset)
+        print(printable(registry.save(drawn, dataset, overlay)))
 
 
 @app.command(

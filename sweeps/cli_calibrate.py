@@ -160,8 +160,7 @@ def _measure(
         raise UserError(f"{output.stem}: the name of coefficients must be letters, digits and . _ -")
     # What --time-limit-s ended is there already, and goes on.
     overwrite_fit = overwrite or (output.exists() and partial_of(output).exists())
-    if not overwrite_fit:
-        require_new(*_coefficient_files(coefficients))
+    require_new(*_coefficient_files(coefficients), overwrite=overwrite_fit)
     try:
         measured = measure_engine(
             make_engine, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet
@@ -179,9 +178,9 @@ def _measure(
                     f"{left_out}: batch {cell[0]}, prompt {cell[1]}, output {cell[2]}: {printable(why)}",
                     file=sys.stderr,
                 )
-        print(f"{output}: {(runs > 0).sum()} of {runs.size} cells measured", file=sys.stderr)
+        print(f"{printable(output)}: {(runs > 0).sum()} of {runs.size} cells measured", file=sys.stderr)
         if partial_of(output).exists():
-            print(f"{output}: --time-limit-s ended it; the same command goes on", file=sys.stderr)
+            print(f"{printable(output)}: --time-limit-s ended it; the same command goes on", file=sys.stderr)
     try:
         known, calibration = fit_measurement(output)
     except UserError as error:
@@ -369,7 +368,7 @@ def calibrate_table(
             raise UserError(f"{option} {' '.join(texts or [])}: each name must be given once")
     console = Console()
     found = read_cells(table, layout, columns, unit, selected)
-    console.print(f"{table}: {found.layout.about}", highlight=False, markup=False)
+    console.print(f"{printable(table)}: {found.layout.about}", highlight=False, markup=False)
     if found.fits is not None:
         if output is not None or figures is not None:
             raise UserError(f"{table}: holds fits and no measurements: nothing to fit")
@@ -434,8 +433,7 @@ def calibrate_loop(
         raise UserError(f"--engine {engine}: must be transformers or vllm")
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file, must be a folder")
-    if not overwrite:
-        require_new(*(output / name for name in _LOOP_FILES[engine]))
+    require_new(*(output / name for name in _LOOP_FILES[engine]), overwrite=overwrite)
     if engine == "transformers":
         _static_loop(output, model, requests, 3 if runs is None else runs, seed, quiet=quiet)
     else:
@@ -476,7 +474,7 @@ def _static_loop(output: Path, model: str, requests: int, runs: int, seed: int, 
             f"{each} %",
         )
     _wide_console().print(table)
-    print(f"{output}: {', '.join(_LOOP_FILES['transformers'])}")
+    print(f"{printable(output)}: {', '.join(_LOOP_FILES['transformers'])}")
 
 
 def _vllm_loop(output: Path, model: str, requests: int, seed: int, *, quiet: bool) -> None:
@@ -499,7 +497,7 @@ def _vllm_loop(output: Path, model: str, requests: int, seed: int, *, quiet: boo
     print_errors(errors, dataset, _wide_console())
     write_validation(dataset, output / "validation.nc")
     registry.save(registry.draw("simulated-vs-measured", dataset), dataset, output / "simulated-vs-measured.png")
-    print(f"{output}: {', '.join(_LOOP_FILES['vllm'])}")
+    print(f"{printable(output)}: {', '.join(_LOOP_FILES['vllm'])}")
 
 
 def _wide_console() -> "Console":
@@ -538,18 +536,18 @@ def calibrate_log(
     last_token_ts and, where known, scheduled_ts, in seconds of one clock. The server's limits are taken as given.
     """
     from .errors import UserError
-    from .files import require_new
+    from .files import require_new, require_output
     from .validating import fit, replica_settings
 
     if output.suffix != ".json":
         raise UserError(f"{output}: must end in .json")
-    if not overwrite:
-        require_new(output)
+    require_new(output, overwrite=overwrite)
+    require_output(output)
     settings = replica_settings(None, max_num_seqs, token_budget, kv_tokens, block_tokens, prefill)
     known = fit(log, settings, fit_until, output.stem, quiet)
     _print(known, output)
     _write(known, output)
-    print(output)
+    print(printable(output))
 
 
 @app.command("list", epilog=examples("batchcube calibrate list"))
@@ -628,9 +626,8 @@ def _print(known: Any, output: Path | None) -> None:
 
 def _write(known: Any, output: Path) -> None:
     """Write coefficients, complete or not at all."""
-    from .files import make_folder, write_text
+    from .files import write_text
 
-    make_folder(output.parent)
     write_text(output, known.text())
 
 
@@ -648,8 +645,8 @@ def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | Non
 
     if output is not None and output.suffix != ".json":
         raise UserError(f"{output}: must end in .json")
-    if output is not None and not overwrite:
-        require_new(*_coefficient_files(output))
+    if output is not None:
+        require_new(*_coefficient_files(output), overwrite=overwrite)
     if figures is not None:
         make_folder(figures)
     _print(known, output)
@@ -657,7 +654,7 @@ def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | Non
         _write(known, output)
         _, beside = _coefficient_files(output)
         write_calibration(calibration, beside)
-        print(f"{output}, {beside}")
+        print(printable(f"{output}, {beside}"))
     if figures is not None:
         from batchcube.figures import registry
 
@@ -667,7 +664,7 @@ def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | Non
             except ValueError as error:
                 print(f"no {name}: {printable(error)}")
                 continue
-            print(registry.save(drawn, calibration, figures / f"{name}.png"))
+            print(printable(registry.save(drawn, calibration, figures / f"{name}.png")))
 
 
 calibrate_vllm.__doc__ = f"{calibrate_vllm.__doc__}\n\n{_DEFAULTS}"

@@ -121,7 +121,7 @@ def search(
     print_capacity(cube, console if console.is_terminal else Console(width=max(console.width, 120)))
     if not quiet:
         sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
-        print(f"{to}: {sizes}", file=sys.stderr)
+        print(f"{printable(to)}: {sizes}", file=sys.stderr)
     if (cube["capacity_unbracketed"] != 0).all():
         print("batchcube: no replication of any point has a capacity in the range that was searched", file=sys.stderr)
         raise typer.Exit(1)

@@ -1,38 +1,36 @@
 """Files that users name: refused early with a reason, written complete or not at all."""
 
-import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from batchcube.results.disk import output_file
+
 from .errors import UserError
 
 
-def require_new(*paths: Path) -> None:
-    """Refuse to write over what is there."""
+def require_new(*paths: Path, overwrite: bool = False) -> None:
+    """Refuse to write over what is there, unless `overwrite`, and over what is no file at all."""
     for path in paths:
-        if path.exists():
+        if _file_of(path).exists() and not overwrite:
             raise UserError(f"{path}: is there already; choose another output, or --overwrite")
 
 
 def require_output(path: Path) -> Path:
     """Return the file that an output is, behind symbolic links; its folder is made.
 
-    Raises UserError for a folder, for links that lead in circles or to nothing, and where the folder cannot be made.
+    Raises UserError for what `output_file` refuses, and where the folder cannot be made.
     """
-    if path.is_symlink():
-        try:
-            path = path.resolve(strict=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: Python 3.11 and 3.12 say so of circles
-            circle = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
-            raise UserError(
-                f"{path}: is a symbolic link {'to itself' if circle else 'to a file that is not there'}; "
-                "remove it, or choose another output"
-            ) from None
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is a {'folder' if path.is_dir() else 'special file'}, must be a file name")
+    path = _file_of(path)
     make_folder(path.parent)
     return path
+
+
+def _file_of(path: Path) -> Path:
+    try:
+        return output_file(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def require_inside(cube: Path, named: Iterable[str]) -> None:
@@ -55,6 +53,7 @@ def make_folder(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file beside its target, then move it into place; raises UserError when it cannot be written."""
+    path = require_output(path)
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_text(text, encoding="utf-8")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from batchcube.results.text import printable
+
 from .files import write_text
 from .planning import make_plan
 from .specification import Sweep
@@ -288,7 +290,7 @@ class Reproduction:
         target = self.write()
         if self.quick:
             self.say("This was a quick run of reduced size: intervals are wide, and its files say so.")
-        self.say(f"{self.folder}: cubes (.nc), figures (.png, .pdf), {target.name}")
+        self.say(f"{printable(self.folder)}: cubes (.nc), figures (.png, .pdf), {target.name}")
 
     def count_verdicts(self, words: Mapping[Verdict, str] = AGREEMENT) -> None:
         """Say how many rows have each verdict, in the words given: the counts sum to the number of rows."""

@@ -1,11 +1,16 @@
 """Files of the command line: refused early, written complete or not at all."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
+import xarray as xr
+from matplotlib.figure import Figure
 
+from batchcube.figures import registry
 from batchcube.results.cube import read_cube, write_cube
+from batchcube.results.text import printable
 from batchcube.sweeps import Sweep
 from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.files import make_folder, require_new, write_text
@@ -119,3 +124,71 @@ def test_a_cube_does_not_choose_which_files_are_read(tmp_path, monkeypatch, caps
     axes = '{"scale": {"points": {"a": {"workload.trace": {"path": "/etc/hostname"}}}}}'
     write_cube(cube.assign_attrs(specification='{"axes": ' + axes + "}"), "mine/axes.nc")
     assert "names /etc/hostname, which" in Answer(capsys, "rerun", "mine/axes.nc", "-o", "x.nc").mistake
+
+
+NO_FILES = {
+    "circle": "is a symbolic link to itself; remove it, or choose another output",
+    "dangling": "is a symbolic link to a file that is not there; remove it, or choose another output",
+    "pipe": "is a special file, must be a file name",
+    "folder": "is a folder, must be a file name",
+    "not\udcffutf8": "is not UTF-8, must be a name that is",
+}
+LAW = ["--coefficients", "qwen3-0.6b-cpu-vllm"]
+
+
+@pytest.fixture
+def no_files(tmp_path, monkeypatch):
+    """Return a function that makes what no output can be, with an ending."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(kind, ending):
+        path = Path(kind + ending)
+        if kind in {"circle", "dangling"}:
+            path.symlink_to(path if kind == "circle" else "nothing")
+        elif kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.parametrize(
+    ("command", "ending"),
+    [
+        (["validate", "gone.jsonl", *LAW, "-o"], ".nc"),
+        (["validate", "gone.jsonl", *LAW, "--figure"], ".png"),
+        (["calibrate", "log", "gone.jsonl", "-o"], ".json"),
+    ],
+)
+def test_what_is_no_file_is_refused_before_anything_is_read(no_files, capsys, command, ending, kind, overwrite):
+    mistake = Answer(capsys, *command, no_files(kind, ending), *overwrite).mistake
+    assert mistake == f"{printable(kind + ending)}: {NO_FILES[kind]}"
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_is_not_written_over(no_files, kind):
+    figure, text = no_files(kind, ".png"), no_files(kind, ".json")
+    before = sorted((path.name, path.lstat().st_mode) for path in Path().iterdir())
+    with pytest.raises(ValueError, match=re.escape(NO_FILES[kind])):
+        registry.save(Figure(), xr.Dataset(), figure)
+    with pytest.raises(UserError, match=re.escape(NO_FILES[kind])):
+        write_text(text, "text")
+    assert sorted((path.name, path.lstat().st_mode) for path in Path().iterdir()) == before
+
+
+def test_figures_and_texts_follow_links(tmp_path):
+    writers = {
+        "a.png": lambda path: registry.save(Figure(), xr.Dataset(), path),
+        "a.json": lambda path: write_text(path, "text"),
+    }
+    for name, write in writers.items():
+        target, link = tmp_path / f"target-{name}", tmp_path / name
+        target.write_text("old")
+        link.symlink_to(target)
+        write(link)
+        assert link.is_symlink()
+        assert target.read_bytes() != b"old"
