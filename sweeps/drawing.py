@@ -14,7 +14,7 @@ from batchcube.engine.continuous import Requests, StepJob, StepSetup, make_reque
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 
-from .planning import PointPlan, drawn_law, drawn_service
+from .planning import PointPlan, drawn_law, drawn_service, least_prompt
 from .seeds import stream
 from .settings import draws_service
 from .traces import RecordedTrace, resample
@@ -137,7 +137,10 @@ class Draws:
             return Lengths(window.prompt_tokens, window.output_tokens, None, window.predicted)
         lengths = plan.point.workload.lengths
         assert lengths is not None
-        drawn: Lengths = self._once(plan.keys.lengths, lambda: lengths.draw(plan.requests, self._stream("lengths")))
+        least = least_prompt(plan.point.policy)
+        drawn: Lengths = self._once(
+            plan.keys.lengths, lambda: lengths.draw(plan.requests, self._stream("lengths"), least)
+        )
         return drawn
 
     def _trace(self, plan: PointPlan) -> Trace:

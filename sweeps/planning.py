@@ -465,7 +465,7 @@ class _Planner:
                 f"{MOST_SAMPLED} requests: take a smaller one, or fewer lengths at a time"
             )
         # Drawn apart from the replications: the scheduler must not see the future.
-        drawn = workload.lengths.draw(size, stream(self.seed, None, "lengths"))
+        drawn = workload.lengths.draw(size, stream(self.seed, None, "lengths"), least_prompt(policy))
         return sample_of(drawn)
 
     def _edges(self, workload: Workload, policy: Policy, batch: int, sample: _Sample) -> FloatArray:
@@ -652,6 +652,11 @@ def _step_work_s(server: Server, law: tuple[float, ...], batch: int, count: int,
     step_s = c0 + running * (c1 + c2 * (prompt + output / 2.0))
     prefill_s = c3 * prompt + c4 * prompt * prompt / 2.0
     return count / server.servers * (output / running * step_s + prefill_s)
+
+
+def least_prompt(policy: Policy) -> int:
+    """Return the fewest tokens of a prompt that is drawn: mode continuous has no requests without one."""
+    return int(policy.mode == "continuous")
 
 
 def trace_resampling(workload: Workload) -> str:

@@ -748,6 +748,12 @@ def _continuous_problems(point: Point) -> Iterator[Problem]:
         else:
             name, text = "prompt", "is missing; mode continuous needs prompts"
         yield Problem(("workload", "lengths", name), text, shown=False)
+    elif workload.lengths is not None:
+        for path, prompt in workload.lengths.prompts():
+            told = dict(prompt.problems_in_tokens(0))
+            for at, text in prompt.problems_in_tokens(1):
+                if at not in told:
+                    yield Problem(("workload", "lengths", *path, *at), f"{text} in mode continuous")
     if "completion" in server.model_fields_set:
         text = "mode continuous would ignore it: every request is done with its own last token"
         yield Problem(("server", "completion"), text)

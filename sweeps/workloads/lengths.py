@@ -69,12 +69,20 @@ class _Lengths(Settings):
             for path, text in self.prompt.problems_in_tokens(0):
                 yield ("prompt", *path), text
 
+    def prompts(self) -> "Iterator[tuple[tuple[str | int, ...], LengthDistribution]]":
+        """Yield the distributions of prompt lengths, by path."""
+        if self.prompt is not None:
+            yield ("prompt",), self.prompt
+
     def scipy_distribution(self) -> "rv_frozen[Any, Any] | None":
         """Return the scipy.stats distribution of the lengths in seconds, or None where scipy has none."""
         return None
 
-    def draw(self, count: int, rng: np.random.Generator) -> Lengths:
-        """Draw the lengths of `count` requests; raise UserError where prompt and output exceed 2,097,152 tokens."""
+    def draw(self, count: int, rng: np.random.Generator, least_prompt: int = 0) -> Lengths:
+        """Draw the lengths of `count` requests; raise UserError where prompt and output exceed 2,097,152 tokens.
+
+        Prompts drawn from a distribution have `least_prompt` tokens, 0 or 1, or more.
+        """
         if self.unit == "seconds":
             values = self.draw_values(count, rng)
             if not values.max(initial=0.0) <= LONGEST:
@@ -83,7 +91,7 @@ class _Lengths(Settings):
         output = _as_integers(self.draw_tokens(count, rng, 1))
         if self.prompt is None:
             return Lengths(None, output, None)
-        prompt = _as_integers(self.prompt.draw_tokens(count, rng, 0))
+        prompt = _as_integers(self.prompt.draw_tokens(count, rng, least_prompt))
         return Lengths(_within_limit(prompt, output), output, None)
 
 
@@ -123,7 +131,7 @@ def _whole_from(least: int) -> str:
 
 
 def _mean_from(least: int) -> str:
-    return f"must be >= {least}: a request has at least {least} output token"
+    return f"must be >= {least}: every length is at least {least} token"
 
 
 class Uniform(_Lengths):
@@ -333,15 +341,22 @@ class Mixture(_Lengths):
             for path, text in component.problems_in_tokens(least):
                 yield ("components", number, *path), text
 
-    def draw(self, count: int, rng: np.random.Generator) -> Lengths:
+    def prompts(self) -> "Iterator[tuple[tuple[str | int, ...], LengthDistribution]]":
+        """Yield the distributions of prompt lengths, by path."""
+        yield from super().prompts()
+        for number, component in enumerate(self.components):
+            for path, prompt in component.prompts():
+                yield ("components", number, *path), prompt
+
+    def draw(self, count: int, rng: np.random.Generator, least_prompt: int = 0) -> Lengths:
         """Draw the lengths of `count` requests; raise UserError where prompt and output exceed 2,097,152 tokens."""
         if not self.components[0].gives_prompt:
-            return super().draw(count, rng)
+            return super().draw(count, rng, least_prompt)
         kind = self._kinds(count, rng)
         prompt, output = np.empty(count, np.int64), np.empty(count, np.int64)
         for number, component in enumerate(self.components):
             (mine,) = np.nonzero(kind == number)
-            drawn = component.draw(mine.size, rng)
+            drawn = component.draw(mine.size, rng, least_prompt)
             assert drawn.prompt_tokens is not None
             assert drawn.output_tokens is not None
             prompt[mine], output[mine] = drawn.prompt_tokens, drawn.output_tokens
@@ -485,7 +500,7 @@ class Empirical(_Lengths):
         values = self.table().length
         return values[rng.integers(0, values.size, count)]
 
-    def draw(self, count: int, rng: np.random.Generator) -> Lengths:
+    def draw(self, count: int, rng: np.random.Generator, least_prompt: int = 0) -> Lengths:
         """Draw the lengths of `count` requests jointly by row; raise UserError for a bad file."""
         table = self.table()
         row = rng.integers(0, table.length.size, count)
@@ -494,7 +509,7 @@ class Empirical(_Lengths):
             return Lengths(None, None, table.length[row], predicted)
         output = table.length[row].astype(np.int64)
         if self.prompt is not None:
-            prompt = _as_integers(self.prompt.draw_tokens(count, rng, 0))
+            prompt = _as_integers(self.prompt.draw_tokens(count, rng, least_prompt))
             return Lengths(_within_limit(prompt, output), output, None, predicted)
         return Lengths(None if table.prompt_tokens is None else table.prompt_tokens[row], output, None, predicted)
 

@@ -732,6 +732,39 @@ def test_a_recorded_trace_runs_and_needs_prompts(tmp_path: Path) -> None:
     ).all()
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"distribution": "exponential", "mean": 3.0},
+        {"distribution": "lognormal", "mean": 3.0, "cv": 3.0},
+        {"distribution": "histogram", "edges": [0, 2, 5], "counts": [1, 1]},
+    ],
+)
+def test_drawn_prompts_have_at_least_a_token_and_their_mean(prompt: dict[str, Any]) -> None:
+    mixture = {"distribution": "mixture", "weights": [1.0], "components": [{**BASE["workload"]["lengths"]}]}
+    mixture["components"][0]["prompt"] = prompt
+    for lengths in ({**BASE["workload"]["lengths"], "prompt": prompt}, mixture):
+        plan = make_plan(sweep(put(BASE, {"workload.lengths": lengths, "workload.requests": 20_000})))
+        job = Draws(1, 0).job(plan.points[0])
+        assert isinstance(job, StepJob)
+        tokens = job.requests.prompt
+        assert tokens.min() == 1
+        assert abs(tokens.mean() - prompt.get("mean", 2.0)) < 4.5 * tokens.std() / np.sqrt(tokens.size)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"distribution": "constant", "value": 0}, "value = 0: must be a whole number of tokens, 1 or more"),
+        ({"distribution": "exponential", "mean": 0.3}, "mean = 0.3: must be >= 1: every length is at least 1 token"),
+        ({"distribution": "uniform", "low": 0, "high": 4}, "low = 0: must be a whole number of tokens, 1 or more"),
+    ],
+)
+def test_prompts_without_tokens_are_refused(prompt: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"workload.lengths.prompt.{message} in mode continuous")):
+        Sweep.model_validate(put(BASE, {"workload.lengths.prompt": prompt}))
+
+
 def test_axes_of_step_settings_have_their_units() -> None:
     tables = deepcopy(BASE)
     del tables["server"]["replica"]["kv_capacity_tokens"], tables["server"]["replica"]["token_budget"]

@@ -123,7 +123,7 @@ def test_lognormal_tokens_keep_the_cv() -> None:
         ),
         (
             {"distribution": "exponential", "mean": 0.5, "prompt": {"distribution": "exponential", "mean": 0.5}},
-            [(("mean",), "must be >= 1: a request has at least 1 output token")],
+            [(("mean",), "must be >= 1: every length is at least 1 token")],
         ),
         (
             {
@@ -141,7 +141,7 @@ def test_lognormal_tokens_keep_the_cv() -> None:
             },
             [
                 (("components", 0, "prompt", "value"), "must be a whole number of tokens, 0 or more"),
-                (("components", 1, "mean"), "must be >= 1: a request has at least 1 output token"),
+                (("components", 1, "mean"), "must be >= 1: every length is at least 1 token"),
             ],
         ),
     ],
