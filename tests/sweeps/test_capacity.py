@@ -705,6 +705,7 @@ value = 10
 mode = "fifo_greedy"
 [server.service]
 law = "constant"
+a0_s = 0.0
 a1_s_per_token = 0.1
 [axes.largest]
 path = "policy.batch_size"
