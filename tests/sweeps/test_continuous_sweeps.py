@@ -755,9 +755,9 @@ def test_drawn_prompts_have_at_least_a_token_and_their_mean(prompt: dict[str, An
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ({"distribution": "constant", "value": 0}, "value = 0: must be a whole number of tokens, 1 or more"),
+        ({"distribution": "constant", "value": 0}, "value = 0.0: must be a whole number of tokens, 1 or more"),
         ({"distribution": "exponential", "mean": 0.3}, "mean = 0.3: must be >= 1: every length is at least 1 token"),
-        ({"distribution": "uniform", "low": 0, "high": 4}, "low = 0: must be a whole number of tokens, 1 or more"),
+        ({"distribution": "uniform", "low": 0, "high": 4}, "low = 0.0: must be a whole number of tokens, 1 or more"),
     ],
 )
 def test_prompts_without_tokens_are_refused(prompt: dict[str, Any], message: str) -> None:
