@@ -29,7 +29,6 @@ ERROR = ("workload.predictor.error_probability",)
 PREDICTOR = ("workload.predictor.kind", "workload.predictor.matrix")
 SERVERS = ("server.servers",)
 VARIANT = ("policy.sla.variant",)
-KV_CACHE = ("server.replica.kv_capacity_tokens",)
 LARGEST_BATCH = ("policy.largest_batch",)
 
 
@@ -39,8 +38,6 @@ _TITLES = {
     RATE[0]: "arrival rate (requests/s)",
     RATE[1]: "arrival rate (multiples of the trace's)",
     ERROR[0]: "error probability of each neighbouring bin",
-    KV_CACHE[0]: "usable KV cache (tokens)",
-    LARGEST_BATCH[0]: "largest batch (requests)",
 }
 
 

@@ -365,7 +365,7 @@ class Replica(Settings):
     """What one replica has room for under continuous batching."""
 
     kv_capacity_tokens: Annotated[int, Field(ge=1, le=2**45)] = Field(
-        description="tokens the KV cache holds, every block usable: what vLLM prints less one block that it never uses"
+        description="usable tokens of the KV cache: vLLM's less one block"
     )
     token_budget: Annotated[int, Field(ge=1, le=2**31)] = Field(
         default=2048, description="max_num_batched_tokens: tokens of one step, a decode counting one"
