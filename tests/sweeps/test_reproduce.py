@@ -353,7 +353,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest
         status, _, err = said_by(capsys, "multi-bin", "-o", str(tmp_path / name), "--quick")
         assert status == 2
         assert err.count("\n") == 1
-        assert "cannot be made" in err
+        assert "is a file, must be a folder" in err
 
 
 def test_a_complete_cube_is_used_again(tmp_path: Path) -> None:
