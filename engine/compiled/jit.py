@@ -17,7 +17,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 from ..cache import cache_directory, note
-from .source import UntoldError, source_digest
+from .source import UnhashableError, source_digest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,7 +89,7 @@ class KernelCache(NullCache):  # type: ignore[misc]
         name = self._function.__qualname__
         try:
             source = source_digest(self._function, signature, context.typing_context)
-        except UntoldError as error:
+        except UnhashableError as error:
             note(f"{name}: compiled on every run, as it uses {error}")
             return None
         versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)

@@ -11,8 +11,8 @@ from numba.core.errors import NumbaError
 from numba.core.types.containers import BaseNamedTuple
 
 
-class UntoldError(TypeError):
-    """A kernel is compiled from something of which it cannot be told whether it is still the same."""
+class UnhashableError(TypeError):
+    """A kernel is compiled from something that has no hash: whether it is still the same cannot be seen."""
 
 
 def source_digest(function: Callable[..., Any], arguments: Any, context: Any) -> str:
@@ -20,76 +20,76 @@ def source_digest(function: Callable[..., Any], arguments: Any, context: Any) ->
 
     It covers the code and the constants of the kernel and of every function that can be reached from it, ours or a
     user's, as they are in this process, through what Numba's typing `context` compiles in place of them; and the fields
-    of its arguments. Of other libraries it knows the names only. Raises UntoldError where something that may be
-    compiled in cannot be told from another of its kind.
+    of its arguments. Of other libraries it knows the names only. Raises UnhashableError where something that may be
+    compiled in cannot be distinguished from another of its kind.
     """
-    telling = Telling(context)
-    telling.arguments(arguments)
-    telling.value(function)
-    return telling.digest.hexdigest()
+    fingerprint = Fingerprint(context)
+    fingerprint.arguments(arguments)
+    fingerprint.value(function)
+    return fingerprint.digest.hexdigest()
 
 
-class Telling:
-    """A walk over what a kernel is compiled from, told part by part into a hash."""
+class Fingerprint:
+    """A walk over what a kernel is compiled from, which writes all of it into a hash."""
 
     def __init__(self, context: Any) -> None:
         self.digest = hashlib.sha256()
         self.context = context
         self.seen: dict[int, int] = {}
 
-    def say(self, *words: Any) -> None:
-        """Tell words that Python prints in one way only."""
+    def write(self, *words: Any) -> None:
+        """Write values that Python prints in one way only."""
         self.digest.update(repr(words).encode())
 
     def arguments(self, arguments: Any) -> None:
-        """Tell argument types; Numba's name of a named tuple leaves out what its fields are called."""
+        """Write argument types; Numba's name of a named tuple leaves out what its fields are called."""
         for given in arguments:
-            self.say(str(given))
+            self.write(str(given))
             if isinstance(given, BaseNamedTuple):
-                self.say(given.fields)
+                self.write(given.fields)
                 self.arguments(given)
 
     def value(self, value: Any) -> None:
-        """Tell whatever a function's code may refer to."""
+        """Write whatever a function's code may refer to."""
         if isinstance(value, Dispatcher):
-            self.say(sorted(value.targetoptions.items()))
+            self.write(sorted(value.targetoptions.items()))
             value = value.py_func
         if value is None or value is ... or isinstance(value, bool | int | float | complex | str | bytes):
-            self.say(type(value).__name__, value)
+            self.write(type(value).__name__, value)
         elif isinstance(value, types.FunctionType):
             self.function(value)
         elif isinstance(value, types.CodeType):
             self.code(value)
         elif isinstance(value, tuple | list):
-            self.say(type(value).__name__, len(value))
+            self.write(type(value).__name__, len(value))
             for part in value:
                 self.value(part)
         elif isinstance(value, frozenset):
             self.value(sorted(value, key=repr))
         elif isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
-            self.say(type(value).__name__, value.dtype.descr, value.shape, value.tobytes())
+            self.write(type(value).__name__, value.dtype.descr, value.shape, value.tobytes())
         elif isinstance(value, np.dtype):
-            self.say("dtype", value.descr)
+            self.write("dtype", value.descr)
         elif isinstance(value, type):
-            self.say("type", value.__module__, value.__qualname__, getattr(value, "_fields", ()))
+            self.write("type", value.__module__, value.__qualname__, getattr(value, "_fields", ()))
         elif isinstance(value, types.BuiltinFunctionType | np.ufunc):
-            self.say("builtin", getattr(value, "__module__", ""), value.__name__)
+            self.write("builtin", getattr(value, "__module__", ""), value.__name__)
         elif isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] != "batchcube":
-            self.say("module", value.__name__)
+            self.write("module", value.__name__)
         else:
-            raise UntoldError(f"a {type(value).__name__}")
+            raise UnhashableError(f"a {type(value).__name__}")
 
     def function(self, function: types.FunctionType) -> None:
-        """Tell a function with all that its code can reach; each once, so that the walk ends."""
+        """Write a function with all that its code can reach; each once, so that the walk ends."""
         if id(function) in self.seen:
-            self.say("again", self.seen[id(function)])
+            self.write("again", self.seen[id(function)])
             return
         self.seen[id(function)] = len(self.seen)
-        self.say("function", function.__module__, function.__qualname__)
+        self.write("function", function.__module__, function.__qualname__)
         for part in (function.__defaults__, sorted((function.__kwdefaults__ or {}).items()), function.__code__):
             self.value(part)
         for name in sorted(_names(function.__code__) & function.__globals__.keys()):
-            self.say("global", name)
+            self.write("global", name)
             self.value(function.__globals__[name])
         for cell in function.__closure__ or ():
             self.value(cell.cell_contents)
@@ -97,8 +97,8 @@ class Telling:
             self.value(implementation)
 
     def code(self, code: types.CodeType) -> None:
-        """Tell code, but not the lines it came from."""
-        self.say("code", code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_flags)
+        """Write code, but not the lines it came from."""
+        self.write("code", code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_flags)
         self.value(code.co_consts)
 
     def implementations(self, function: types.FunctionType) -> list[types.FunctionType]:

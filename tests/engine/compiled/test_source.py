@@ -11,7 +11,7 @@ from numba.core.registry import cpu_target
 from batchcube.engine import dialect, policies
 from batchcube.engine.compiled import heap
 from batchcube.engine.compiled.released import run_released
-from batchcube.engine.compiled.source import Telling, UntoldError, source_digest
+from batchcube.engine.compiled.source import Fingerprint, UnhashableError, source_digest
 from batchcube.engine.compiled.taken import run_taken
 from batchcube.engine.continuous.compiled.fleet import run_fleet
 from batchcube.engine.policies import estimates, sla
@@ -61,23 +61,23 @@ def test_code_replaced_in_place_changes_the_kernels_that_use_it(digests, monkeyp
 
 
 def test_every_policy_and_every_word_that_compiles_is_covered(context):
-    telling = Telling(context)
+    fingerprint = Fingerprint(context)
     for kernel in KERNELS:
-        telling.value(kernel)
+        fingerprint.value(kernel)
     compiled = {
         function
         for module in (dialect, *POLICIES)
         for function in vars(module).values()
-        if inspect.isfunction(function) and telling.implementations(function)
+        if inspect.isfunction(function) and fingerprint.implementations(function)
     }
-    missing = {function.__qualname__ for function in compiled if id(function) not in telling.seen}
+    missing = {function.__qualname__ for function in compiled if id(function) not in fingerprint.seen}
     assert missing == {"bin_of"}  # requests are in their bins before a kernel runs
 
 
 def told(context, value):
-    telling = Telling(context)
-    telling.value(value)
-    return telling.digest.hexdigest()
+    fingerprint = Fingerprint(context)
+    fingerprint.value(value)
+    return fingerprint.digest.hexdigest()
 
 
 def test_values_are_told_apart(context):
@@ -98,5 +98,5 @@ def test_values_are_told_apart(context):
 
 @pytest.mark.parametrize("value", [object(), {"a": 1}, np.array([None]), target_policies, types.SimpleNamespace()])
 def test_what_cannot_be_told_is_refused(context, value):
-    with pytest.raises(UntoldError):
+    with pytest.raises(UnhashableError):
         told(context, value)
