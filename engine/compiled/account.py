@@ -219,16 +219,15 @@ def book(members, j, start, service, span, trace, setup, tally):
     size, completion = len(members), start + service
     totals["completed"] += size
     totals["last_completion"] = max(totals["last_completion"], completion)
-    if setup.policy.own_completion:
+    # Nearly every batch lies inside whole: a division for each was seen to cost those of 8 up to a tenth of their time.
+    if start >= totals["first_arrival"]:
+        totals["served"] += size
+        totals["served_tokens"] += span.outputs
+    elif setup.policy.own_completion:
         book_served_apart(members, start, service, trace, law, totals)
-    else:
-        if completion > totals["first_arrival"]:
-            totals["served"] += size
-        # All of nearly every batch: a division for each was seen to cost batches of 8 up to a tenth of their time.
-        if start >= totals["first_arrival"]:
-            totals["served_tokens"] += span.outputs
-        else:
-            totals["served_tokens"] += tokens_after(totals["first_arrival"], start, service, span.outputs)
+    elif completion > totals["first_arrival"]:
+        totals["served"] += size
+        totals["served_tokens"] += tokens_after(totals["first_arrival"], start, service, span.outputs)
     totals["occupied"] += max(completion - max(start, totals["first_arrival"]), 0)
     late = count_late(members, size, start, completion, trace, setup)
     book_windows(members, start, completion, late, trace, setup, tally)
