@@ -37,6 +37,9 @@ app.add_typer(reproduce, name="reproduce")
 app.add_typer(cli_calibrate.app, name="calibrate")
 
 
+MANY_POINTS = 5_000
+"""As many take seconds to check: it is said how far that is."""
+
 SpecArgument = Annotated[
     str, typer.Argument(metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)")
 ]
@@ -144,9 +147,12 @@ def check(
 ) -> None:
     """Validate a specification and say how large it is."""
     from .execution import estimate
+    from .progress import Counting
 
     sweep = _sweep(spec, settings, replications, seed)
-    size = estimate(sweep)
+    points = len(sweep.grid.points)
+    with Counting(points, "checking", quiet=points < MANY_POINTS) as counting:
+        size = estimate(sweep, lambda: counting.advance("points"))
     print(f"{printable(sweep.source)}: {printable(sweep.title)}")
     for axis in sweep.grid.axes:
         shown = ", ".join(f"{label:.6g}" if isinstance(label, float) else printable(label) for label in axis.labels)

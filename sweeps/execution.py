@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from itertools import chain, islice
@@ -77,9 +77,9 @@ class Stopped(Exception):  # noqa: N818 - a signal between threads, never seen o
     """Leave a task because the run was stopped."""
 
 
-def estimate(sweep: Sweep) -> Size:
-    """Return how large a sweep is on all cores; reads its files and raises UserError like a run."""
-    return _size(make_plan(sweep), os.cpu_count() or 1)
+def estimate(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Size:
+    """Return how large a sweep is on all cores; reads its files and raises UserError like a run. See `make_plan`."""
+    return _size(make_plan(sweep, done), os.cpu_count() or 1)
 
 
 def _size(plan: Plan, workers: int) -> Size:

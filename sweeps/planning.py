@@ -1,7 +1,7 @@
 """Everything about a sweep that does not depend on the replication: files read, bins cut, setups built."""
 
 import hashlib
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -153,8 +153,8 @@ class _Sample(NamedTuple):
     column: FloatArray | None
 
 
-def make_plan(sweep: Sweep) -> Plan:
-    """Read the files of a sweep, cut its bins and build the engine's setup of every point.
+def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
+    """Read the files of a sweep, cut its bins and build the engine's setup of every point; call `done` after each.
 
     Raises UserError for bad files, and for settings that only the data show to be impossible.
     """
@@ -171,6 +171,7 @@ def make_plan(sweep: Sweep) -> Plan:
         if removed:
             removals.setdefault((removed, point.policy.bins), []).append(where(sweep.grid.axes, position))
         points.append(plan)
+        done()
     for (removed, bins), places in removals.items():
         at = places[0] + (f" and {len(places) - 1} more points" if len(places) > 1 else "")
         notes[f"{at}: no request can fall into {removed} of the {bins} bins; they were removed"] = None

@@ -135,6 +135,14 @@ def test_run_lays_settings_over(spec: str, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(other.attrs["specification"])["policy"]["batch_size"] == 2
 
 
+def test_check_of_many_points_says_how_far_it_is(
+    spec: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Answer(capsys, "check", spec).err == ""
+    monkeypatch.setattr("batchcube.sweeps.cli.MANY_POINTS", 4)
+    assert Answer(capsys, "check", spec).err == "checking points: 4 of 4, 0:00:00 left\n"
+
+
 def test_check_says_how_large_a_sweep_is(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = Answer(capsys, "check", spec).out
     assert "A small sweep" in out
