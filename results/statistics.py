@@ -10,7 +10,8 @@ tells which are the true ones. With ``single`` the interval is that of a single 
 holds the mean under the true coefficients wherever these lie in what was drawn from.
 
 Values that a search found lie on a grid, and may all be off by as much in one direction: no spread shows that. With
-``error``, the largest relative error of a value, intervals are widened by what it can come to.
+``error``, the largest relative error of a value, intervals are widened by what it can come to. A NaN among such values
+is one that lies beyond what was searched: those that are left are from one side, and have no interval.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def mean_interval(
     t = _t(values, confidence)
     n, mean, deviation = _moments(values)
     with np.errstate(invalid="ignore"):
-        half = t * deviation * np.sqrt(_share(n, single)) + error * np.abs(mean)
+        half = t * deviation * np.sqrt(_share(n, single)) + error * np.abs(mean) + _beyond(values, error)
         low, high = np.clip(mean - half, *bounds), np.clip(mean + half, *bounds)
     return Interval(mean, low, high, n)
 
@@ -81,7 +82,8 @@ def quantile_interval(
         pair = order_statistics(int(count), q, confidence)
         if pair is not None:
             low[here], high[here] = known[..., pair[0] - 1], known[..., pair[1] - 1]
-    low, high = low - error * np.abs(low), high + error * np.abs(high)
+    beyond = _beyond(values, error)
+    low, high = low - error * np.abs(low) - beyond, high + error * np.abs(high) + beyond
     return Interval(estimate, low, high, n.astype(np.int64))
 
 
@@ -118,7 +120,7 @@ def paired_difference(
     """
     first, second = _pairs(x, baseline, axis)
     found = mean_interval(first - second, -1, confidence, single=single)
-    beside = error * (np.abs(_moments(first)[1]) + np.abs(_moments(second)[1]))
+    beside = error * (np.abs(_moments(first)[1]) + np.abs(_moments(second)[1])) + _beyond(first, error)
     return found._replace(low=found.low - beside, high=found.high + beside)
 
 
@@ -156,7 +158,7 @@ def paired_ratio(
         a = np.where(bounded, a, 1.0)
         low = np.where(bounded, ratio + (-h * covariance - root) / a, np.nan)
         high = np.where(bounded, ratio + (-h * covariance + root) / a, np.nan)
-        beside = 2.0 * error / (1.0 - error) * np.abs(ratio)
+        beside = 2.0 * error / (1.0 - error) * np.abs(ratio) + _beyond(first, error)
     return Interval(ratio, low - beside, high + beside, n)
 
 
@@ -255,6 +257,11 @@ def _moments(values: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
 def _check_confidence(confidence: float) -> None:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence = {confidence}: must lie between 0 and 1")
+
+
+def _beyond(values: Floats, error: float) -> Floats:
+    """Return NaN where some of the values (..., replication) that a search found lie beyond it, 0 elsewhere."""
+    return np.where((error > 0.0) & np.isnan(values).any(axis=-1), np.nan, 0.0)
 
 
 def _share(n: NDArray[np.int64], single: bool) -> Floats:

@@ -86,12 +86,15 @@ class Criterion(NamedTuple):
     def values(self, report: Mapping[str, NDArray[Any]]) -> FloatArray:
         """Return the statistic (job,) of a report with leading axis job; UserError where there is none.
 
-        A request that is never served is late for ever: a quantile among such is infinite.
+        A request that is never served is late for ever: a quantile among such is infinite, and so are mean and maximum
+        where nobody is served.
         """
         if self.variable not in report:
             raise UserError(f"{self.variable}: is not measured by this policy; choose another criterion")
         values = report[self.variable]
         found = np.asarray(values if self.quantile is None else values[:, QUANTILES.index(self.quantile)], np.float64)
+        if self.variable not in _FRACTIONS:
+            found = np.where(report["measured"] == 0, np.inf, found)  # nobody past the warm-up was served
         if np.isnan(found).any():
             raise UserError(f"{self.variable}: has no value where nothing was measured; choose another criterion")
         if self.quantile is not None:
@@ -799,7 +802,7 @@ def _unanswered(sweep: Sweep, table: Sequence[Sequence[_Answer]]) -> list[str]:
     notes = _with_places(sweep, places)
     flags = {answer.found.unbracketed for row in table for answer in row}
     if 0 in flags and len(flags) > 1:
-        notes.append("replications without an answer have no capacity (NaN), and means and intervals leave them out")
+        notes.append("replications without an answer have no capacity (NaN): means leave them out and have no interval")
     return notes
 
 

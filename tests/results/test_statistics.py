@@ -51,6 +51,21 @@ def test_an_error_that_all_values_share_widens_every_interval():
     np.testing.assert_allclose([wide.low, wide.high], [0.9 * exact.low, 1.1 * exact.high])
 
 
+def test_values_beyond_what_was_searched_leave_no_interval():
+    x, y, lost = np.arange(1.0, 13.0), np.linspace(2.0, 3.0, 12), np.append(np.arange(1.0, 12.0), np.nan)
+    for of, whole in (
+        (lambda a, error: mean_interval(a, error=error), x.mean()),
+        (lambda a, error: quantile_interval(a, 0.5, error=error), np.median(x)),
+        (lambda a, error: paired_difference(a, y, error=error), (x - y).mean()),
+        (lambda a, error: paired_ratio(a, y, error=error), x.mean() / y.mean()),
+    ):
+        found, left, plain = of(x, 0.01), of(lost, 0.01), of(lost, 0.0)
+        assert found.low < whole < found.high
+        assert np.isnan([left.low, left.high]).all()
+        assert left.estimate == plain.estimate
+        assert not np.isnan([plain.low, plain.high]).any()
+
+
 # ---- means
 
 

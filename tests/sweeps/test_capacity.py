@@ -496,11 +496,24 @@ def test_no_answer_is_nan_and_said() -> None:
     assert found.attrs["notes"].splitlines() == [
         "3 of 3 replications miss the criteria already at 0.8/s, the lowest rate looked at (at largest = 1)",
         "3 of 3 replications still meet the criteria at 1.5/s, the highest rate looked at (at largest = 8)",
-        "replications without an answer have no capacity (NaN), and means and intervals leave them out",
+        "replications without an answer have no capacity (NaN): means leave them out and have no interval",
     ]
     assert found.attrs["capacity_notes_unanswered"] == found.attrs["notes"]
     assert (found.attrs["capacity_low_per_s"], found.attrs["capacity_high_per_s"]) == (0.8, 1.5)
     assert found.attrs["capacity_range_given"] == 1
+
+
+@pytest.mark.parametrize("criterion", ["latency_p99_s=100", "latency_mean_s=100", "request_sla_violation_fraction=0.5"])
+def test_where_nobody_is_ever_served_nothing_holds(criterion: str) -> None:
+    tables = {
+        "replications": 3,
+        "workload": {**MD1["workload"], "requests": 30},
+        "policy": {"mode": "multi_bin_only", "bins": 2, "batch_size": 64, "tail": "drop"},
+        "report": {"request_sla_s": 1000.0},
+    }
+    found = find_capacity(sweep({**MD1, **tables}), [criterion], 0.1, 1.0)
+    assert (found["capacity_unbracketed"] == -1).all()
+    assert "up to 100 % of a replication's requests were never served" in found.attrs["notes"]
 
 
 def test_an_objective_that_an_empty_server_misses_has_no_answer() -> None:
