@@ -6,6 +6,7 @@ violations". No paper makes it for request-level batches, so every word of the a
 
 import json
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,7 +69,7 @@ _QUANTITIES = (
 )
 _COMBINATION = "multi_bin_dynamic"
 _LEGEND = "* overloaded, (*) perhaps"
-_LEGEND_OF_TWO = "* one of the two is overloaded, (*) perhaps"
+_LEGEND_OF_BOTH = "* one of those compared is overloaded, (*) perhaps"
 _DYNAMIC_AND_STATIC = (("dynamic_only", "fifo_fixed"), ("multi_bin_dynamic", "multi_bin_only"))
 
 
@@ -178,7 +179,8 @@ def _compare(workload: _Workload, cube: "xr.Dataset") -> Found:
     sentences = _verdict(workload, compared, others, rates)
     sentences.append(
         "A claim holds where it is better on something and worse on nothing. Differences are paired by replication; "
-        f"{said_simultaneous(len(rates))} for each row of the last table; equal: within 1 % (shares: within 0.01)."
+        f"{said_simultaneous(len(rates))} for each row of the last table; equal: within 1 % (shares: within 0.01). "
+        f"{_LEGEND_OF_BOTH}."
     )
     tokens = cube["token_sla_violation_fraction"].sel(mode=[static for _, static in _DYNAMIC_AND_STATIC])
     if bool((tokens == 0).all()):
@@ -203,7 +205,8 @@ def _matrix(
 ) -> Any:
     """Return a table of all comparisons: one row a pair and a quantity, one column a rate."""
     marks: dict[Verdict, str] = {"yes": "+", "equal": "=", "no": "-", "cannot tell": "?"}
-    table = new_table(f"Five modes: {workload.name} (+ better, - worse, = equal, ? cannot tell; {_LEGEND_OF_TWO})")
+    table = new_table(f"Five modes: {workload.name} (+ better, - worse, = equal, ? cannot tell; {_LEGEND_OF_BOTH})")
+    table.padding = (0, 1, 0, 0)
     for name in ("mode", "against", "on"):
         table.add_column(name, no_wrap=True)
     for rate in rates:
@@ -211,12 +214,12 @@ def _matrix(
     for mode, static in _DYNAMIC_AND_STATIC:
         for quantity in _QUANTITIES:
             found = compared[mode, static, quantity.variable]
-            cells = [marks[one.verdict] + MARKS[one.queue] for one in found]
+            cells = [marks[one.verdict] + _mark_of([one]) for one in found]
             table.add_row(mode, static, quantity.name.split(" (")[0], *cells)
         table.add_section()
     for quantity in _QUANTITIES:
         columns = [[compared[_COMBINATION, other, quantity.variable][i] for other in others] for i in range(len(rates))]
-        cells = [marks[_against_all(column)] for column in columns]
+        cells = [marks[_against_all(column)] + _mark_of(column) for column in columns]
         table.add_row(_COMBINATION, "all others", quantity.name.split(" (")[0], *cells)
     return table
 
@@ -332,6 +335,12 @@ def _rates(rates: Sequence[str]) -> str:
     return ", ".join(rates)
 
 
+def _mark_of(compared: Sequence[_Compared]) -> str:
+    """Return the mark of the worst of the queues compared."""
+    queue = reduce(worse, (np.asarray(one.queue) for one in compared))
+    return MARKS[str(queue)]
+
+
 def _against_all(compared: Sequence[_Compared]) -> Verdict:
     """Judge one mode against several: worse than any is worse, better than some and equal to the rest is better."""
     verdicts = [one.verdict for one in compared]
@@ -345,37 +354,35 @@ def _verdict(
     others: Sequence[str],
     rates: list[float],
 ) -> list[str]:
-    """Say of each part of the founding claim at which rates it holds, fails, and cannot be told."""
-    parts: dict[str, dict[str, list[list[Verdict]]]] = {}
+    """Say of each part of the founding claim at which rates it holds, fails, and cannot be told, queues marked."""
+    parts: dict[str, dict[str, list[list[_Compared]]]] = {}
     throughput, requests, tokens = (quantity.variable for quantity in _QUANTITIES[:3])
     count = range(len(rates))
     static = {
         f"{mode} beats {baseline}": [
-            [compared[mode, baseline, variable][i].verdict for variable in (throughput, requests, tokens)]
-            for i in count
+            [compared[mode, baseline, variable][i] for variable in (throughput, requests, tokens)] for i in count
         ]
         for mode, baseline in _DYNAMIC_AND_STATIC
     }
     parts["Founding claim, dynamic beats static on throughput and on violations"] = static
-    best = [
-        [compared[_COMBINATION, other, q.variable][i].verdict for other in others for q in _QUANTITIES] for i in count
-    ]
+    best = [[compared[_COMBINATION, other, q.variable][i] for other in others for q in _QUANTITIES] for i in count]
     parts["Founding claim, the combination is best"] = {f"{_COMBINATION} beats all others, on all of it": best}
     said = []
     for claim, pieces in parts.items():
-        for piece, verdicts in pieces.items():
+        for piece, at_rates in pieces.items():
             sorted_rates: dict[str, list[str]] = {"holds": [], "is equal": [], "fails": [], "cannot be told": []}
-            for rate, each in zip(rates, verdicts, strict=True):
+            for rate, each in zip(rates, at_rates, strict=True):
+                verdicts = [one.verdict for one in each]
                 where = (
                     "fails"
-                    if "no" in each
+                    if "no" in verdicts
                     else "cannot be told"
-                    if "cannot tell" in each
+                    if "cannot tell" in verdicts
                     else "holds"
-                    if "yes" in each
+                    if "yes" in verdicts
                     else "is equal"
                 )
-                sorted_rates[where].append(f"{rate:g}")
+                sorted_rates[where].append(f"{rate:g}{_mark_of(each)}")
             told = "; ".join(f"{word} at {_rates(at)}" for word, at in sorted_rates.items() if at)
             said.append(f"{claim} ({piece}), {workload.name}: {told}{workload.unit}.")
     return said

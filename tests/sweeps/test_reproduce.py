@@ -305,6 +305,13 @@ def test_modes_says_where_the_claim_holds_and_where_not(modes: tuple[Path, str, 
     assert "fails at" in text
     assert "paper: with the queue full the signal settles at" in text
     assert "quick run" in text
+    # The highest rates overload somebody: what holds there against all others is marked so.
+    best = re.findall(r"the combination is best \(.*?\), \S+: (.*?)\. A claim holds", text)
+    assert len(best) == 3
+    assert all("*" in said for said in best)
+    against_all = [line for line in modes[1].splitlines() if " all others " in line]
+    assert len(against_all) == 3 * 4
+    assert all(line.rstrip().endswith(("*", "(*)")) for line in against_all)
 
 
 def test_every_verdict_of_modes_has_two_sides_and_is_counted(modes: tuple[Path, str, list[str]]) -> None:
