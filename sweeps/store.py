@@ -91,7 +91,7 @@ class Store(AbstractContextManager["Store"]):
         return found
 
     def save(self, parts: Sequence[Part]) -> None:
-        """Write parts to one file of their own, complete or not at all, and onto the disk."""
+        """Write parts to one file of their own, complete or not at all, and onto the disk; UserError if it is full."""
         if not parts:
             return
         arrays: dict[str, Any] = {"about": np.array(json.dumps(self._about))}
@@ -102,11 +102,15 @@ class Store(AbstractContextManager["Store"]):
         np.savez(stream, **arrays)
         file = self.folder / f"{hashlib.sha256(stream.getbuffer()).hexdigest()}.npz"
         part_file = file.with_suffix(".part")
-        with part_file.open("wb") as written:
-            written.write(stream.getbuffer())
-            written.flush()
-            os.fsync(written.fileno())
-        part_file.replace(file)
+        try:
+            with part_file.open("wb") as written:
+                written.write(stream.getbuffer())
+                written.flush()
+                os.fsync(written.fileno())
+            part_file.replace(file)
+        except OSError as error:
+            part_file.unlink(missing_ok=True)
+            raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
         sync_folder(self.folder)
         self._files[file] = {part.replication for part in parts}
         self._count(parts)
@@ -134,11 +138,14 @@ class Store(AbstractContextManager["Store"]):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Unlock, and remove the folder if nothing is kept in it."""
+        self._close(self._lock)
+
+    def _close(self, opened: int) -> None:
         if not any(self.folder.glob("*.npz")):
             with suppress(OSError):  # somebody keeps something else there
                 (self.folder / "lock").unlink()
                 self.folder.rmdir()
-        os.close(self._lock)
+        os.close(opened)
 
     def _count(self, parts: Sequence[Part]) -> None:
         for part in parts:
@@ -200,8 +207,12 @@ class Store(AbstractContextManager["Store"]):
                 )
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(opened), os.stat(file)):
-                    os.truncate(opened, 0)
-                    os.write(opened, f"process {os.getpid()} on {platform.node()}".encode())
+                    try:
+                        os.truncate(opened, 0)
+                        os.write(opened, f"process {os.getpid()} on {platform.node()}".encode())
+                    except OSError as error:
+                        self._close(opened)
+                        raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
                     sync_folder(self.output.parent)
                     return opened
             os.close(opened)

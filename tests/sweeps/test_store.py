@@ -1,5 +1,6 @@
 """Finished work survives: whatever ends a run, the next one continues it and leaves nothing behind."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -407,6 +408,17 @@ def test_a_cube_that_somebody_else_wrote_meanwhile_is_not_replaced(
     simulated.clear()
     same(run(), whole)
     assert simulated == []
+
+
+@pytest.mark.parametrize("at", ["write", "fsync"])
+def test_a_full_disk_is_named_and_nothing_is_left(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(f"os.{at}", full)
+    with pytest.raises(UserError, match=r"^cube\.nc\.partial: cannot be written: No space left on device$"):
+        run()
+    assert not Path("cube.nc.partial").exists()
 
 
 # Outputs that cannot be ---------------------------------------------------------------------------------------------
