@@ -302,7 +302,7 @@ def test_files_that_are_no_cube(example_cube, tmp_path):
         (good[:100], "is damaged or incomplete"),
         (good[:middle], "is damaged or incomplete"),
         (good[:-1], "is damaged or incomplete"),
-        (b"CDF\x01", "is damaged or incomplete"),
+        (b"CDF\x01", "is no NetCDF-4 file"),
     ]:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message) as error:
