@@ -357,6 +357,8 @@ def _check_variable(found: xr.DataArray, axes: Sequence[str]) -> None:
     for label, kind in (("units", str), ("interval_of", str), (RELATIVE_ERROR, float)):
         if label == "units" or label in found.attrs:
             _require(found.attrs, label, kind, f"{found.name}: its ")
+    if not 0 <= found.attrs.get(RELATIVE_ERROR, 0) < 1:
+        raise ValueError(f"{found.name}: its attribute {RELATIVE_ERROR}: must be from 0 to below 1")
     check_values(variable, found.values)
 
 

@@ -414,6 +414,10 @@ def test_a_cube_of_a_search_holds_its_answers(example_cube, tmp_path):
         cube["capacity_requests_per_s"].attrs["relative_error"] = wrong
         with pytest.raises(ValueError, match="capacity_requests_per_s: its attribute relative_error: must be a number"):
             check_cube(cube, "x.nc")
+    for wrong in (-3.0, 1.0, 1e300):
+        cube["capacity_requests_per_s"].attrs["relative_error"] = wrong
+        with pytest.raises(ValueError, match="its attribute relative_error: must be from 0 to below 1"):
+            check_cube(cube, "x.nc")
 
 
 def without(cube, name, attribute):
