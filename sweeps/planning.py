@@ -182,6 +182,11 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
             notes[f"{settings.path}: {trace.rows_dropped} of {trace.rows_read} rows dropped: {why}"] = None
         if trace.rows_out_of_order:
             notes[f"{settings.path}: rows sorted: {trace.rows_out_of_order} were earlier than the row before"] = None
+        if trace.assumed_unit:
+            span = float(trace.arrival_s[-1])
+            pace = f": {(len(trace.arrival_s) - 1) / span:.3g} requests/s on average" if span > 0 else ""
+            text = f"times taken to be in {trace.assumed_unit} (workload.trace.unit states it){pace}"
+            notes[f"{settings.path}: {text}"] = None
         if trace.unused_columns:
             unused = ", ".join(f"{name[:40]!r}{_UNUSED.get(name, '')}" for name in trace.unused_columns[:20])
             notes[f"{settings.path}: columns not used: {unused}"] = None

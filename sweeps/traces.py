@@ -60,6 +60,8 @@ class RecordedTrace(NamedTuple):
     """Rows that were earlier than the one before them, until they were sorted."""
     unused_columns: tuple[str, ...] = ()
     """Columns of the header, or of the first line of JSON, that were not read."""
+    assumed_unit: str = ""
+    """Unit of the file's times where only its layout says so; empty where the user does, or the column's name."""
 
 
 class LengthTable(NamedTuple):
@@ -469,6 +471,7 @@ def read_trace(
         dropped,
         int(disorder.size),
         tuple(column for column in file.columns if column not in used),
+        "" if stated or of_arrivals == "date" or names.arrival == _FORMATS["csv"].arrival else of_arrivals,
     )
 
 

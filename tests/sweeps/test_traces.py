@@ -249,6 +249,12 @@ def test_columns_that_are_not_used_are_told(write: Write) -> None:
     assert read_trace(write(AZURE)).unused_columns == ()
 
 
+def test_the_unit_that_only_a_layout_tells_is_said(write: Write) -> None:
+    assert [read_trace(write(text)).assumed_unit for text in (MOONCAKE, BURSTGPT, AZURE)] == ["ms", "s", ""]
+    assert read_trace(write(MOONCAKE), unit="ms").assumed_unit == ""
+    assert read_trace(write("arrival_s,prompt_tokens,output_tokens\n0,5,5\n1,5,5\n")).assumed_unit == ""
+
+
 def test_the_cube_says_what_was_dropped_sorted_and_not_used(tmp_path: Path) -> None:
     rows = ((5000, 10), (0, 10), (9000, 0))
     lines = [{"timestamp": t, "input_length": i, "output_length": 5, "hash_ids": [1], "a\nb": 1} for t, i in rows]
@@ -265,6 +271,7 @@ def test_the_cube_says_what_was_dropped_sorted_and_not_used(tmp_path: Path) -> N
     assert about == [
         "1 of 3 rows dropped: 1 without a prompt (0 tokens)",
         "rows sorted: 1 were earlier than the row before",
+        "times taken to be in ms (workload.trace.unit states it): 0.2 requests/s on average",
         "columns not used: 'hash_ids' (shared prefixes are computed anew), 'a\\nb'",
     ]
     trace["drop_empty_prompts"] = False
