@@ -45,7 +45,7 @@ class KernelCache(NullCache):  # type: ignore[misc]
         """Return the kernel compiled for a signature, None where there is none; a damaged file is deleted."""
         context.refresh()
         file = self._file(signature, context)
-        if file is None:
+        if file is None or not file.is_file():
             return None
         try:
             content = file.read_bytes()

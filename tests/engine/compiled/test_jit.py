@@ -125,6 +125,15 @@ def test_a_folder_in_place_of_the_file_is_no_error(kept, caplog):
     assert caplog.messages == [f"batchcube: {kept}: compiled kernels cannot be kept: {os.strerror(errno.EISDIR)}"]
 
 
+def test_a_pipe_in_place_of_the_file_is_not_waited_for(kept):
+    run()
+    (file,) = kept.iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert run() == ([6.0, 12.0], False)
+    assert run() == ([6.0, 12.0], True)
+
+
 def test_a_full_disk_stops_nothing_and_keeps_nothing(kept, monkeypatch, caplog):
     write = Path.write_bytes
 
