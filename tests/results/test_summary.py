@@ -91,7 +91,7 @@ def continuous(cube):
     like = cube["tbt_quantile_s"]
     made = cube.assign(
         steps=cube["requests"],
-        preemptions=cube["requests"] // 100,
+        preemptions=cube["requests"].copy(data=cube["requests"].values // 100),
         tpot_mean_s=cube["tbt_mean_s"],
         tbt_quantile_s=like.copy(data=like.values + np.arange(4.0)),
     )
@@ -140,7 +140,9 @@ def test_first_overloaded_rate_by_point(example_cube):
     over.loc[{"bins": 1, "arrival_rate_per_s": 12.0}] = [True, True, True, False, False, False]
     over.loc[{"bins": 2}] = False
     theory = "theory_throughput_requests_per_s"
-    changed = example_cube.assign(overloaded=over, **{theory: example_cube[theory] * np.nan})
+    changed = example_cube.assign(
+        overloaded=over, **{theory: example_cube[theory].copy(data=np.full(example_cube[theory].shape, np.nan))}
+    )
     changed["backlog_growth_fraction"].loc[{"bins": 2}] = 0.0
     np.testing.assert_array_equal(first_overloaded(changed), [12.0, np.nan, 24.0])
     text = printed(changed)
