@@ -208,7 +208,7 @@ class Lognormal(_Lengths):
 
     distribution: Literal["lognormal"]
     mean: float = Field(ge=1e-6, le=LONGEST, description="mean length, in `unit`")
-    cv: float = Field(gt=0, le=100, description="standard deviation / mean")
+    cv: float = Field(ge=1e-3, le=100, description="standard deviation / mean")
 
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Draw the lengths (count,) in seconds."""

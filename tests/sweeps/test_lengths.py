@@ -291,6 +291,7 @@ def test_more_tokens_than_the_engine_holds_are_refused() -> None:
     ("settings", "message"),
     [
         ({"distribution": "uniform", "low": 3.0, "high": 3.0}, "low must be below high"),
+        ({"distribution": "lognormal", "mean": 3.0, "cv": 5e-324}, "greater than or equal to 0.001"),
         ({"distribution": "uniform", "low": -1.0, "high": 3.0}, "greater than or equal to 0"),
         ({"distribution": "exponential", "mean": 0.0}, "greater than"),
         ({"distribution": "lognormal", "mean": 1.0, "cv": float("inf")}, "finite"),
