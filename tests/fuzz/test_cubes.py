@@ -184,7 +184,7 @@ def _coordinate(chance: random.Random, cube: xr.Dataset) -> xr.Dataset:
             [f"\x1b[{number}m" for number in range(size)],
             ["x" * 3000 + str(number) for number in range(size)],
             ["fifo_fixed", "dynamic_only", *map(str, range(size))][:size],
-            cube[dim].values.astype("U20"),
+            [str(value) for value in cube[dim].values],
         )
     )
     return cube.assign_coords({dim: (dim, values, cube[dim].attrs)})
