@@ -146,7 +146,7 @@ def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0
     limits = "; ".join(_in_words(criterion) for criterion in json.loads(str(cube.attrs["capacity_criteria"])))
     growth = f"; the backlog grows by at most {100 * float(cube.attrs['capacity_growth']):g} % of the arrivals"
     print_warning(cube, console)
-    console.print(f"[bold]{escape(printable(cube.attrs['title']))}[/bold]")
+    console.print(f"[bold]{escape(printable(cube.attrs.get('title', 'capacity')))}[/bold]")
     console.print(f"capacity in requests/s with {escape(limits)}{growth}", highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (*axes, "mean", f"{100 * confidence:g} % interval", "lowest to highest", "without answer"):

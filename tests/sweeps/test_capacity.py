@@ -1,4 +1,5 @@
 import inspect
+import io
 import json
 import math
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import given
+from rich.console import Console
 
 from batchcube.engine import Job, Shape, simulate
 from batchcube.engine.continuous import simulate_many_steps
@@ -701,6 +703,15 @@ def test_ranges_tolerances_and_backends_are_refused() -> None:
 
 
 # The command line ---------------------------------------------------------------------------------------------------
+
+
+def test_a_search_without_a_title_is_printed(cube: xr.Dataset) -> None:
+    untitled = cube.copy()
+    del untitled.attrs["title"]
+    out = io.StringIO()
+    cli_capacity.print_capacity(untitled, Console(file=out, width=100))
+    assert "capacity in requests/s with wait_mean_s <= 0.7" in out.getvalue()
+
 
 TOML = """\
 name = "md1"
