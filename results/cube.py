@@ -271,6 +271,8 @@ def check_cube(cube: xr.Dataset, source: str) -> None:
         _check_about(cube.attrs)
         axes = axis_names(cube)
         for name in axes:
+            if name in REGISTRY:
+                raise ValueError(f"axis {name}: has the name of a variable")
             _check_axis(cube[name])
         known = [str(name) for name in cube.data_vars if name in REGISTRY]  # others somebody added, or a newer version
         for name in known:

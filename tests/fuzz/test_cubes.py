@@ -16,7 +16,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,8 @@ def _json(chance: random.Random, cube: xr.Dataset) -> xr.Dataset:
     if chance.random() < 0.3:
         cube.attrs[name] = mutate_bytes(chance, text.encode()).decode(errors="replace")
     else:
-        cube.attrs[name] = json.dumps(mutate_tree(chance, json.loads(text)))
+        with suppress(ValueError, RecursionError):  # an earlier mutation may have left no JSON
+            cube.attrs[name] = json.dumps(mutate_tree(chance, json.loads(text)))
     return cube
 
 

@@ -420,6 +420,12 @@ def test_a_cube_of_a_search_holds_its_answers(example_cube, tmp_path):
             check_cube(cube, "x.nc")
 
 
+def test_an_axis_named_like_a_variable_is_refused(example_cube):
+    cube = example_cube.drop_vars("overloaded").rename(bins="overloaded")
+    with pytest.raises(ValueError, match="axis overloaded: has the name of a variable"):
+        check_cube(cube, "x.nc")
+
+
 def without(cube, name, attribute):
     made = cube.copy()
     made[name].attrs = {key: value for key, value in cube[name].attrs.items() if key != attribute}
