@@ -30,9 +30,9 @@ from batchcube.engine.continuous import (
     make_step_reporting,
     simulate_many_steps,
 )
-from batchcube.engine.continuous.compiled.fleet import run_fleet
-from batchcube.engine.continuous.compiled.space import make_space
 from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.engine.continuous.numba.fleet import run_fleet
+from batchcube.engine.continuous.numba.workspace import make_workspace
 from batchcube.engine.continuous.run import new_records, simulate_job, way_of
 from batchcube.engine.continuous.tally import StepTally, new_step_tally
 from measure import interleave, number, ratio
@@ -57,7 +57,7 @@ def job_of(requests: Requests, replica: Replica) -> StepJob:
 
 def simulate(job: StepJob, *, leaps: bool) -> Records:
     """Run the kernel, with leaps or step by step."""
-    records, space = new_records(job), make_space(job)
+    records, space = new_records(job), make_workspace(job)
     largest, windows = int(job.setup.replica.control.largest), job.setup.reporting.windows
     tally = StepTally(*(part[0] for part in new_step_tally(1, Shape(1, largest, windows))))
     if not leaps:

@@ -2,13 +2,13 @@
 
     pip install -e '.[jax]'                          # or '.[cuda]' for NVIDIA GPUs
     python benchmarks/device.py                      # GPU: no new line after nine minutes
-    python benchmarks/device.py --quick              # CPU: fewer lanes, a few minutes
+    python benchmarks/device.py --quick              # CPU: fewer replications, a few minutes
     python benchmarks/device.py --output TABLE.md    # also written as a dated table
 
-Every line is one program. Its reports are compared with Numba's, variable by variable, on up to 32 lanes; then the
-program is timed alone (requests on the device, tallies left there) and as a user calls it (stacking, both transfers and
-the reports included). Lanes are 32 replications of 100,000 or 20,000 requests times settings that differ in a limit. A
-line that the time left would not cover is named, not measured.
+Every line is one program. Its reports are compared with Numba's, variable by variable, on up to 32 replications; then
+the program is timed alone (requests on the device, tallies left there) and as a user calls it (stacking, both transfers
+and the reports included). Side by side run 32 replications of 100,000 or 20,000 requests times settings that differ in
+a limit. A line that the time left would not cover is named, not measured.
 """
 
 import argparse
@@ -25,8 +25,8 @@ import jax
 import numpy as np
 
 from batchcube import engine
-from batchcube.engine.lanes import driver
-from batchcube.engine.lanes.form import form_of, sized, stack
+from batchcube.engine.batches.jax import driver
+from batchcube.engine.batches.jax.program import key_of, sized, stack
 from measure import number
 from run import SERVERS_RATE, draw, dynamic_job, static_job
 
@@ -42,15 +42,15 @@ class Case(NamedTuple):
     batch: int
     jobs: Callable[[int], list[engine.Job]]
     """As many jobs as asked for."""
-    sweep_lanes: bool = False
-    """Measure few lanes as well, to see from where on the cost is flat."""
+    sweep_counts: bool = False
+    """Measure few replications as well, to see from where on the cost is flat."""
 
 
 class Speed(NamedTuple):
     """What a line found."""
 
     agrees: str
-    lanes: int
+    replications: int
     program: float
     """Requests per second of the program alone."""
     whole: float
@@ -61,7 +61,7 @@ class Speed(NamedTuple):
 
 
 def with_limits(jobs: Sequence[engine.Job], count: int) -> list[engine.Job]:
-    """Repeat replications under different limits: what lanes of a grid share, these share."""
+    """Repeat replications under different limits: what replications of a grid share, these share."""
     setups = {}
     for setting in range(-(-count // len(jobs))):
         for k, job in enumerate(jobs):
@@ -103,9 +103,9 @@ def cases() -> list[Case]:
     """List the lines, the most telling first."""
     plain = with_policy()
     return [
-        Case("multi_bin_only", 8, 128, static_jobs(8, 128, plain), sweep_lanes=True),
+        Case("multi_bin_only", 8, 128, static_jobs(8, 128, plain), sweep_counts=True),
         Case("multi_bin_only", 8, 8, static_jobs(8, 8, plain)),
-        Case("multi_bin_dynamic, loaded", 8, 256, dynamic_jobs("multi_bin_dynamic", 8, 60.0), sweep_lanes=True),
+        Case("multi_bin_dynamic, loaded", 8, 256, dynamic_jobs("multi_bin_dynamic", 8, 60.0), sweep_counts=True),
         Case("dynamic_only, loaded", 1, 256, dynamic_jobs("dynamic_only", 1, 60.0)),
         Case("multi_bin_only", 1, 128, static_jobs(1, 128, plain)),
         Case("multi_bin_only", 1, 8, static_jobs(1, 8, plain)),
@@ -152,9 +152,9 @@ def agreement(jobs: Sequence[engine.Job], ours: dict[str, Any]) -> str:
     return f"DIFFERS: {', '.join(differing)}" if differing else "exact"
 
 
-def measure(case: Case, lanes: int, repetitions: int) -> Speed:
+def measure(case: Case, count: int, repetitions: int) -> Speed:
     """Run one case on the device and on the CPU's cores."""
-    jobs = case.jobs(lanes)
+    jobs = case.jobs(count)
     shape = shape_of(jobs)
     requests = sum(len(job.trace.arrival) for job in jobs)
     start = time.perf_counter()
@@ -165,25 +165,25 @@ def measure(case: Case, lanes: int, repetitions: int) -> Speed:
     whole = per_second(requests, lambda: engine.simulate_many(jobs, shape, "jax"), repetitions)
     devices = tuple(jax.devices())
     with jax.enable_x64(True):
-        form = sized(form_of(jobs[0], shape, records=False), jobs)
-        lanes = driver.whole_lanes(len(jobs))
-        here = jax.device_put(stack(jobs, form, lanes, len(devices)))
-        program = driver.program(form, devices)
+        key = sized(key_of(jobs[0], shape, records=False), jobs)
+        count = driver.whole_replications(len(jobs))
+        here = jax.device_put(stack(jobs, key, count, len(devices)))
+        program = driver.program(key, devices)
         alone = per_second(requests, lambda: jax.block_until_ready(program(here)), repetitions)
     numba = per_second(sum(len(job.trace.arrival) for job in few), lambda: on_all_cores(few), repetitions)
     return Speed(agrees, len(jobs), alone, whole, numba, compile_s)
 
 
-def lane_counts(case: Case, quick: bool) -> list[int]:
+def counts_of(case: Case, quick: bool) -> list[int]:
     if quick:
         return [REPLICATIONS]
-    some = case.jobs(1)
-    full = min(engine.jobs_at_once(some[0], shape_of(some), "jax"), 2048)
-    return sorted({min(count, full) for count in (1, 64, 512, 2048)}) if case.sweep_lanes else [full]
+    first = case.jobs(1)
+    full = min(engine.jobs_at_once(first[0], shape_of(first), "jax"), 2048)
+    return sorted({min(some, full) for some in (1, 64, 512, 2048)}) if case.sweep_counts else [full]
 
 
 HEADS = (
-    "mode", "K", "B", "lanes", "agrees with Numba", "program, requests/s", "whole call, requests/s",
+    "mode", "K", "B", "replications", "agrees with Numba", "program, requests/s", "whole call, requests/s",
     "Numba, all cores, requests/s", "program / Numba", "whole / Numba", "first call, s",
 )  # fmt: skip
 
@@ -192,18 +192,18 @@ def lines(quick: bool, deadline: float) -> Iterator[tuple[str, ...]]:
     """Measure line by line until the time is up."""
     dearest = 0.0
     for case in cases():
-        for lanes in lane_counts(case, quick):
+        for count in counts_of(case, quick):
             start = time.perf_counter()
             if start + dearest > deadline:
-                yield (case.what, str(case.bins), str(case.batch), str(lanes), "not measured: no time left")
+                yield (case.what, str(case.bins), str(case.batch), str(count), "not measured: no time left")
                 continue
-            found = measure(case, lanes, repetitions=3)
+            found = measure(case, count, repetitions=3)
             dearest = max(dearest, time.perf_counter() - start)
             yield (
                 case.what,
                 str(case.bins),
                 str(case.batch),
-                str(found.lanes),
+                str(found.replications),
                 found.agrees,
                 f"{found.program:.3g}",
                 f"{found.whole:.3g}",
@@ -217,7 +217,7 @@ def lines(quick: bool, deadline: float) -> Iterator[tuple[str, ...]]:
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="32 lanes everywhere, for a CPU")
+    parser.add_argument("--quick", action="store_true", help="32 replications everywhere, for a CPU")
     parser.add_argument("--seconds", type=float, default=540.0, help="when to stop starting new lines (default: 540)")
     parser.add_argument("--output", type=Path, help="write the table to this file as well")
     options = parser.parse_args()

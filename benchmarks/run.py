@@ -36,6 +36,7 @@ from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.service import formula, given
 from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.policies.target import fixed_target
+from batchcube.sweeps.run.execution import run_sweep
 from measure import Row, Seconds, interleave, nanoseconds, number, peak_memory, ratio, show
 from peers import Means
 
@@ -214,10 +215,10 @@ def dynamic_row(c: yardstick.Yardstick, mode: str, bins: int, load: str, rate: f
 
 def run_figure_3(requests: int, rates: int, replications: int, workers: int) -> Any:
     """Run the preset of [MB] Fig. 3: five numbers of bins by `rates` arrival rates, and return the cube."""
-    from batchcube.sweeps import Sweep
+    from batchcube.sweeps.spec.document import Sweep
 
     settings = (f"workload.requests={requests}", f"replications={replications}", f"axes.arrival_rate_per_s.num={rates}")
-    return Sweep.from_toml("multi-bin-fig3", settings).run(workers=workers)
+    return run_sweep(Sweep.from_toml("multi-bin-fig3", settings), workers=workers)
 
 
 def run_points(requests: int, rates: int, repetition: int) -> Any:
@@ -471,23 +472,26 @@ def megabytes(size: float) -> str:
 
 def run_mode(mode: str) -> Any:
     """Run a very small sweep of one mode."""
-    from batchcube.sweeps import Sweep
+    from batchcube.sweeps.spec.document import Sweep
 
     bins = {"bins": 2} if mode.startswith("multi_bin") else {}
     size = {"batch_size": 8} if mode in ("multi_bin_only", "fifo_fixed", "fifo_greedy") else {"largest_batch": 8}
-    return Sweep.model_validate(
-        {
-            "replications": 2,
-            "workload": {
-                "requests": 200,
-                "arrivals": {"process": "poisson"},
-                "lengths": {"distribution": "uniform", "low": 1, "high": 300},
-            },
-            "policy": {"mode": mode, **bins, **size},
-            "server": {"service": {"law": "constant", "a0_s": A0_S, "a1_s_per_token": A1_S}},
-            "axes": {"arrival_rate_per_s": {"path": "workload.arrivals.rate_per_s", "values": [1.0, 2.0]}},
-        }
-    ).run(workers=1)
+    return run_sweep(
+        Sweep.model_validate(
+            {
+                "replications": 2,
+                "workload": {
+                    "requests": 200,
+                    "arrivals": {"process": "poisson"},
+                    "lengths": {"distribution": "uniform", "low": 1, "high": 300},
+                },
+                "policy": {"mode": mode, **bins, **size},
+                "server": {"service": {"law": "constant", "a0_s": A0_S, "a1_s_per_token": A1_S}},
+                "axes": {"arrival_rate_per_s": {"path": "workload.arrivals.rate_per_s", "values": [1.0, 2.0]}},
+            }
+        ),
+        workers=1,
+    )
 
 
 def start(options: Options) -> None:

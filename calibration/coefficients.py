@@ -158,7 +158,7 @@ class StepCoefficients(_Part):
     quality: FitQuality
 
 
-class Memory(_Part):
+class KvMemory(_Part):
     """What the KV cache of the model takes, and what room the engine reported."""
 
     kv_bytes_per_token: AtLeastOne
@@ -173,7 +173,7 @@ class Raw(_Part):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class ReplicaSettings(_Part):
+class LoggedReplica(_Part):
     """The engine's limits under continuous batching (model, section 10)."""
 
     most_running: AtLeastOne = Field(description="requests that may run at once, max_num_seqs")
@@ -211,12 +211,12 @@ class Coefficients(_Part):
     source: Text = Field(description="how and where it was measured, or the citation")
     provenance: dict[Text, Text | int | Finite] = Field(default_factory=dict)
     raw: Raw | None = None
-    memory: Memory | None = None
+    memory: KvMemory | None = None
     default_prompt_tokens: NonNegative | None = None
     batch_laws: list[BatchLaws] = Field(default_factory=list, max_length=100, description="one for each prompt length")
     step_law: StepCoefficients | None = None
     plausibility: Plausibility | None = None
-    replica: ReplicaSettings | None = None
+    replica: LoggedReplica | None = None
     log: FittedLog | None = None
 
     def at_prompt(self, prompt_tokens: float | None) -> BatchLaws:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from batchcube.engine import Bins, Records, Setup, Trace
-from batchcube.engine.reference import Batch, Replication
+from batchcube.engine.batches.reference import Batch, Simulation
 from batchcube.engine.ticks import NEVER, TICKS_PER_S
 
 Serve = Callable[[Sequence[int]], None]
 """Serve a batch of requests, given by their numbers, and return when the last one is done."""
 
 
-class LiveReplication(Replication):
+class LiveReplication(Simulation):
     """The reference with one change: what a batch takes is not computed, it happens.
 
     Bins, queues, controllers and their learning are those of the simulator, to the line. Requests join at the times of
@@ -37,7 +37,7 @@ class LiveReplication(Replication):
         self.begun = time.perf_counter()
         while True:
             self.let_in(self.clock())
-            batch = self.next_formed() if self.setup.policy.released else self.take()
+            batch = self.next_formed() if self.setup.policy.static else self.take()
             if batch is not None:
                 self.begin(batch)
             elif self.next_request < len(self.trace.arrival):
@@ -63,7 +63,7 @@ class LiveReplication(Replication):
         # At one instant completions come first: who arrives at this one does not wait yet.
         self.let_in(batch.completion - 1)
         self.done.append(batch)
-        if not self.setup.policy.released:
+        if not self.setup.policy.static:
             self.learn_from(batch)
 
 

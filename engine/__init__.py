@@ -4,10 +4,12 @@
 of them and returns reports only.
 """
 
-from .model import (
+from .backends import BACKENDS, MissingBackendError
+from .batches.model import (
     INFINITE,
     MODES,
     Bins,
+    Job,
     Policy,
     Records,
     Reporting,
@@ -18,8 +20,8 @@ from .model import (
     make_trace,
     sort_into_bins,
 )
-from .run import BACKENDS, Described, Job, MissingBackendError, Outcome, describe, jobs_at_once, simulate, simulate_many
-from .tally import Shape
+from .batches.tally import Shape
+from .run import Described, Outcome, describe, jobs_at_once, simulate, simulate_many
 
 __all__ = [
     "BACKENDS",

@@ -1,25 +1,19 @@
 """The engine's front door: one replication with records, or a block of replications without."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .model import Bins, Records, Setup, Trace, check
-from .report import summarise
-from .tally import Shape, Tally, new_tally
+from .backends import require_backend
+from .batches.model import Bins, Job, Records, Setup, Trace, check
+from .batches.report import summarise
+from .batches.tally import Shape, Tally, new_tally
 
-BACKENDS = ("numba", "jax", "reference")
 JOBS_AT_ONCE = 16
 """On a CPU: enough to spread what a call costs, few enough to stop soon and to keep tallies small."""
-
-
-class MissingBackendError(ImportError):
-    """A backend needs a package that is not installed, or that cannot be loaded."""
 
 
 class Described(NamedTuple):
@@ -27,14 +21,6 @@ class Described(NamedTuple):
 
     device: str
     versions: str
-
-
-class Job(NamedTuple):
-    """One replication to simulate."""
-
-    trace: Trace
-    bins: Bins
-    setup: Setup
 
 
 class Outcome(NamedTuple):
@@ -75,10 +61,10 @@ def jobs_at_once(job: Job, shape: Shape, backend: str = "numba") -> int:
     """Return how many jobs like one are best handed to `simulate_many` at once."""
     if backend != "jax":
         return JOBS_AT_ONCE
-    _require(backend)
-    from .lanes.driver import lanes_for
+    require_backend(backend)
+    from .batches.jax.driver import replications_for
 
-    return lanes_for(job, shape)
+    return replications_for(job, shape)
 
 
 def describe(backend: str) -> Described:
@@ -87,35 +73,15 @@ def describe(backend: str) -> Described:
     Raises MissingBackendError when it is not installed, RuntimeError when the device's arithmetic would give other
     numbers.
     """
-    _require(backend)
+    require_backend(backend)
     packages = {"numba": ("numba", "numpy"), "jax": ("jax", "jaxlib", "numpy"), "reference": ("numpy",)}[backend]
     device = "cpu"
     if backend == "jax":
-        from .lanes.driver import device_name, prepare
+        from .batches.jax.driver import device_name, prepare
 
         prepare()
         device = device_name()
     return Described(device, ", ".join(f"{name} {version(name)}" for name in packages))
-
-
-def require_numba() -> None:
-    """Refuse to go on without Numba: raises MissingBackendError where it is not installed, or refuses to load."""
-    try:
-        import_module("numba")
-    except ImportError as error:
-        raise MissingBackendError(f"backend = 'numba': {error} (backend 'reference' runs without numba)") from None
-
-
-def _require(backend: str) -> None:
-    """Refuse a backend that does not exist or is not installed."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
-    if backend == "numba":
-        require_numba()
-    if backend == "jax" and find_spec("jax") is None:
-        raise MissingBackendError(
-            "jax is not installed: in the clone, pip install '.[jax]' (or '.[cuda]' for NVIDIA GPUs)"
-        )
 
 
 _NO_RECORDS = Records(*(np.empty(0, np.int64) for _ in Records._fields))
@@ -127,13 +93,13 @@ def _row(tally: Tally, run: int) -> Tally:
 
 def _run(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Records], backend: str) -> None:
     """Fill empty tallies, leading axis job, and the records of every job if there are any."""
-    _require(backend)
+    require_backend(backend)
     for job in jobs:
         check(*job)
     if backend == "jax":
-        from .lanes.driver import run_lanes
+        from .batches.jax.driver import run_replications
 
-        run_lanes(jobs, shape, tally, records)
+        run_replications(jobs, shape, tally, records)
         return
     run_one = _run_compiled if backend == "numba" else _run_reference
     for run, job in enumerate(jobs):
@@ -143,20 +109,20 @@ def _run(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Reco
 def _run_compiled(job: Job, tally: Tally, records: Records) -> None:
     """Simulate in a Numba kernel; compiled code is loaded on first use only."""
     trace, bins, setup = job
-    if setup.policy.released:
-        from .compiled.released import release_space, run_released
+    if setup.policy.static:
+        from .batches.numba.static import run_static, static_workspace
 
-        run_released(trace, bins, setup, tally, records, release_space(bins, setup))
+        run_static(trace, bins, setup, tally, records, static_workspace(bins, setup))
     else:
-        from .compiled.taken import run_taken, take_space
+        from .batches.numba.dynamic import dynamic_workspace, run_dynamic
 
-        run_taken(trace, bins, setup, tally, records, take_space(bins, setup))
+        run_dynamic(trace, bins, setup, tally, records, dynamic_workspace(bins, setup))
 
 
 def _run_reference(job: Job, tally: Tally, records: Records) -> None:
     """Simulate in plain Python."""
-    from .reference import simulate_reference
-    from .reference_tally import tally_reference
+    from .batches.reference import simulate_reference
+    from .batches.reference_tally import tally_reference
 
     found, batches = simulate_reference(*job)
     tally_reference(job.trace, job.setup, found, batches, tally)

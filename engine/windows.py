@@ -3,7 +3,9 @@
 from typing import Any
 
 from .dialect import policy, whole
-from .tally import REST_BITS
+
+REST_BITS = 20
+"""The part of a window that remains is counted in 2^-20 of it."""
 
 
 @policy

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from batchcube.figures import registry
 from batchcube.results.labelled import mean_interval, paired_ratio
-from batchcube.sweeps import Sweep
+from batchcube.sweeps.run.execution import run_sweep
+from batchcube.sweeps.spec.document import Sweep
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
 folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +30,7 @@ sweep = Sweep.model_validate(
         "axes": {"bins": {"path": "policy.bins", "values": [1, 2, 4]}},
     }
 )
-cube = sweep.run(folder / "bins.nc", overwrite=True)
+cube = run_sweep(sweep, folder / "bins.nc", overwrite=True)
 
 throughput = cube["busy_throughput_requests_per_s"]
 interval = mean_interval(throughput)

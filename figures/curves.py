@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from . import style
-from .reading import Axis, View
+from .reading import FigureAxis, View
 
 THROUGHPUTS = ("throughput_requests_per_s", "busy_throughput_requests_per_s", "throughput_tokens_per_s")
 
@@ -88,7 +88,7 @@ def draw_limit(view: View, axes: Axes) -> bool:
     return bool(limits.size)
 
 
-def x_axis(axes: Axes, axis: Axis) -> None:
+def x_axis(axes: Axes, axis: FigureAxis) -> None:
     """Label the horizontal axis; labels and few numbers get a tick each, powers are spaced evenly."""
     axes.set_xlabel(axis.title)
     x = axis.positions

@@ -16,7 +16,7 @@ from batchcube.results.text import suggestion
 
 from . import style
 from .curves import mark_handles, x_axis
-from .reading import MODE, RATE, Axis, Figured, Select, View, view
+from .reading import MODE, RATE, FigureAxis, Figured, Select, View, view
 
 _VIOLATIONS = ("request_sla_violation_fraction", "token_sla_violation_fraction")
 _PAIRED = "Differences are paired by replication (common random numbers)."
@@ -172,7 +172,7 @@ def _dots(
     axes.margins(x=0.12)
 
 
-def _over_rate(axes: Axes, x: Axis, lines: list[tuple[str, str, Interval, NDArray[np.str_]]]) -> None:
+def _over_rate(axes: Axes, x: FigureAxis, lines: list[tuple[str, str, Interval, NDArray[np.str_]]]) -> None:
     """Draw lines (name, mode whose look it has, interval, queues) over the arrival rate."""
     for i, (name, mode, interval, queue) in enumerate(lines):
         style.line(axes, x.positions, interval, queue, name, style.look(i, mode))

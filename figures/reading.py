@@ -41,7 +41,7 @@ _TITLES = {
 }
 
 
-class Axis(NamedTuple):
+class FigureAxis(NamedTuple):
     """One axis of the sweep as a figure sees it."""
 
     name: str
@@ -92,9 +92,9 @@ class View:
     figured: Figured
     whole: xr.Dataset
     cube: xr.Dataset
-    x: Axis | None
-    lines: Axis | None
-    panels: Axis | None
+    x: FigureAxis | None
+    lines: FigureAxis | None
+    panels: FigureAxis | None
     chosen: tuple[str, ...]
 
     def array(self, variable: str, **at: int) -> NDArray[Any]:
@@ -212,7 +212,7 @@ def view(
             raise figured.refuses(
                 f"lines = {lines_named}: {_allowed(sorted(set(axes) - used), 'axes to draw as lines')}"
             )
-        drawn_lines: Axis | None = axes[lines_named]
+        drawn_lines: FigureAxis | None = axes[lines_named]
     else:
         drawn_lines = _first(axes, lines, used)
     if lines_needed and drawn_lines is None:
@@ -245,7 +245,7 @@ def _drawable(cube: xr.Dataset) -> xr.Dataset:
     return cube.assign(beyond) if beyond else cube
 
 
-def _axes(cube: xr.Dataset) -> list[Axis]:
+def _axes(cube: xr.Dataset) -> list[FigureAxis]:
     """Return the cube's sweep axes: the dimensions whose coordinate states a settings path."""
     found = []
     for name in axis_names(cube):
@@ -256,18 +256,23 @@ def _axes(cube: xr.Dataset) -> list[Axis]:
         paths = tuple(str(coordinate.attrs["path"]).split(","))
         title = _TITLES.get(paths[0]) if len(paths) == 1 else None
         title = title or _titled(str(coordinate.attrs["long_name"]), str(coordinate.attrs["units"]))
-        found.append(Axis(name, paths, values, positions, title, numeric))
+        found.append(FigureAxis(name, paths, values, positions, title, numeric))
     return found
 
 
-def _cut(figured: Figured, cube: xr.Dataset, axes: Mapping[str, Axis], select: Select) -> tuple[xr.Dataset, list[str]]:
+def _cut(
+    figured: Figured, cube: xr.Dataset, axes: Mapping[str, FigureAxis], select: Select
+) -> tuple[xr.Dataset, list[str]]:
     """Apply the selection (one value drops the axis, several restrict it) and drop axes of one value.
 
     Replications can be selected too; a single one stays, as one replication.
     """
     chosen: list[str] = []
     numbers = cube["replication"].values
-    known = {**axes, "replication": Axis("replication", (), tuple(numbers.tolist()), numbers.astype(float), "", True)}
+    known = {
+        **axes,
+        "replication": FigureAxis("replication", (), tuple(numbers.tolist()), numbers.astype(float), "", True),
+    }
     for name, wanted in (select or {}).items():
         if name not in known:
             raise figured.refuses(f"select {name}: {_allowed(sorted(known), 'axes of this cube')}")
@@ -286,7 +291,7 @@ def _cut(figured: Figured, cube: xr.Dataset, axes: Mapping[str, Axis], select: S
     return cube, chosen
 
 
-def _place(figured: Figured, axis: Axis, wanted: Any) -> int:
+def _place(figured: Figured, axis: FigureAxis, wanted: Any) -> int:
     """Return where a value lies on an axis; text is read as a number where the axis has numbers."""
     for place, value in enumerate(axis.values):
         if value == wanted or _plain(value) == str(wanted):
@@ -299,7 +304,7 @@ def _place(figured: Figured, axis: Axis, wanted: Any) -> int:
     raise figured.refuses(f"select {axis.name} = {wanted}: {suggestion(wanted, map(_plain, axis.values))}")
 
 
-def _first(axes: Mapping[str, Axis], wanted: Sequence[Sequence[str]], used: set[str]) -> Axis | None:
+def _first(axes: Mapping[str, FigureAxis], wanted: Sequence[Sequence[str]], used: set[str]) -> FigureAxis | None:
     """Return the axis over the first of the wanted paths, one that varies nothing else before a zipped one."""
     for paths in wanted:
         for path in paths:
@@ -312,7 +317,7 @@ def _first(axes: Mapping[str, Axis], wanted: Sequence[Sequence[str]], used: set[
     return None
 
 
-def _axes_of(axes: Mapping[str, Axis]) -> str:
+def _axes_of(axes: Mapping[str, FigureAxis]) -> str:
     if not axes:
         return "the cube has no axis of two or more values"
     return "the cube varies only " + ", ".join(f"{name} ({', '.join(axis.paths)})" for name, axis in axes.items())

@@ -20,7 +20,12 @@ from batchcube.results.text import printable, shortened, suggestion
 from . import style
 from .batches import batch_size_distribution
 from .bins import per_bin_statistics, throughput_vs_bins, throughput_vs_predictor_error
-from .calibration import calibration_batch_factor, calibration_law, calibration_residuals, calibration_throughput
+from .calibration import (
+    calibration_batch_factor,
+    calibration_law,
+    calibration_residuals,
+    calibration_throughput,
+)
 from .modes import modes_compared, static_vs_dynamic
 from .rates import latency_vs_rate, throughput_vs_rate
 from .reading import Figured

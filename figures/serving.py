@@ -27,8 +27,17 @@ from batchcube.results.variables import REGISTRY
 
 from . import style
 from .curves import line_handles, line_names, line_places, mark_handles, quantity_label, x_axis
-from .reading import LARGEST_BATCH, MODE, RATE, Axis, Figured, Select, View, view
-from .windows import TIME, Course, band_marks, course, draw_courses, draw_over_time, run_handles, said_of_windows
+from .reading import LARGEST_BATCH, MODE, RATE, FigureAxis, Figured, Select, View, view
+from .windows import (
+    TIME,
+    Course,
+    band_marks,
+    course,
+    draw_courses,
+    draw_over_time,
+    run_handles,
+    said_of_windows,
+)
 
 # What a specification that leaves these settings out means.
 DEFAULTS: dict[str, Any] = {
@@ -651,7 +660,7 @@ def _levels(figured: Figured, printed: Any) -> list[float]:
     return levels
 
 
-def _pair(figured: Figured, axis: Axis, baseline: Any, against: Any) -> tuple[int, int]:
+def _pair(figured: Figured, axis: FigureAxis, baseline: Any, against: Any) -> tuple[int, int]:
     """Return the places of the baseline (default: the first) and of what is compared with it (default: the other)."""
     base = 0 if baseline is None else _place(figured, axis, "baseline", baseline)
     if against is None and len(axis.values) == 2:
@@ -665,7 +674,7 @@ def _pair(figured: Figured, axis: Axis, baseline: Any, against: Any) -> tuple[in
     return base, other
 
 
-def _place(figured: Figured, axis: Axis, option: str, wanted: Any) -> int:
+def _place(figured: Figured, axis: FigureAxis, option: str, wanted: Any) -> int:
     """Return where a value of an option lies on an axis."""
     for place, value in enumerate(axis.values):
         if value == wanted or _text(value) == _text(wanted):
@@ -673,7 +682,7 @@ def _place(figured: Figured, axis: Axis, option: str, wanted: Any) -> int:
     raise figured.refuses(f"{option} = {wanted}: {suggestion(wanted, map(_text, axis.values))}")
 
 
-def _name_places(panel: Axes, across: Axis, up: Axis) -> None:
+def _name_places(panel: Axes, across: FigureAxis, up: FigureAxis) -> None:
     """Name the cells of a map, every few where there are many."""
     panel.set_xlabel(across.title)
     panel.set_ylabel(fill(up.title, 32))

@@ -1,5 +1,5 @@
 """Run the command line: ``python -m batchcube``."""
 
-from batchcube.sweeps.cli import main
+from batchcube.sweeps.cli.main import main
 
 main()

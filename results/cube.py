@@ -60,7 +60,7 @@ _DEEPEST = 50  # levels of nested tables that something recursive may meet
 _SAME = ("batchcube_version", "seed", "input_sha256", "trace_rows_dropped")
 
 
-class Axis(NamedTuple):
+class Coordinate(NamedTuple):
     """Describe one axis of a sweep: its coordinate values and the dotted path of the setting they are given to.
 
     A zipped axis has string labels as values and comma-joined paths.
@@ -81,7 +81,7 @@ class Buckets(NamedTuple):
     upper_s: NDArray[np.float64]
 
 
-def _coordinate_values(axis: Axis) -> NDArray[np.generic]:
+def _coordinate_values(axis: Coordinate) -> NDArray[np.generic]:
     if not _NAME.fullmatch(axis.name):
         raise ValueError(f"axis {axis.name!r}: a name is letters, digits and _, and starts with a letter")
     edges = (name for dim in BUCKETED for name in edge_names(dim))
@@ -114,7 +114,7 @@ def _label(value: object) -> str:
 
 
 def build_cube(
-    axes: Sequence[Axis],
+    axes: Sequence[Coordinate],
     arrays: Mapping[str, NDArray[np.generic]],
     *,
     replications: int,

@@ -31,9 +31,9 @@ from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.policies.target import Control, fixed_target
 from batchcube.engine.ticks import TICKS_PER_S
 
-from .calibrating import fit_measurement
+from .calibrate.fit import fit_measurement
+from .calibrate.measure import measure_engine
 from .files import write_text
-from .measuring import measure_engine
 from .seeds import stream
 
 Floats = NDArray[np.float64]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from batchcube.calibration.coefficients import Coefficients
 
-    from .validating import Error
+    from .calibrate.validate import Error
 
 # As long as what is served; a prefill that exceeds the budget is left out.
 GRID = Grid((1, 2, 4, 8), (16, 64, 128, 240), (8, 64, 160), 3, 1)
@@ -58,20 +58,20 @@ def close_vllm_loop(
     `UTILISATION` of what `MOST_RUNNING` requests at once could emit; the KV cache is too small for as many. Nothing of
     what is served goes into the calibration.
     """
-    from batchcube.calibration.coefficients import ReplicaSettings
+    from batchcube.calibration.coefficients import LoggedReplica
 
-    from .calibrating import fit_measurement
+    from .calibrate.fit import fit_measurement
+    from .calibrate.measure import measure_engine
+    from .calibrate.validate import step_coefficients_of, validate
     from .files import write_text
-    from .measuring import measure_engine
     from .seeds import stream
-    from .validating import step_coefficients_of, validate
 
     raw = folder / "measurement.nc"
     measure_engine(lambda: server, GRID, raw, overwrite=True, quiet=quiet)
     known, _ = fit_measurement(raw, "loop")
     # vLLM keeps one block to itself.
     capacity = server.capacity_tokens - server.block_tokens
-    settings = ReplicaSettings(
+    settings = LoggedReplica(
         most_running=MOST_RUNNING,
         token_budget=TOKEN_BUDGET,
         block_tokens=server.block_tokens,

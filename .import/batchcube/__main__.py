@@ -1,1 +1,5 @@
-../../front/__main__.py
+"""Run the command line: ``python -m batchcube``."""
+
+from batchcube.sweeps.cli.main import main
+
+main()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..policies.admission import Admission, decide_cap, see_finished, see_step, start_admission
 from ..policies.bin_choice import EMPTY, rank
-from ..policies.estimates import Seen, observe
+from ..policies.estimates import Observation, observe
 from ..policies.sla import TOKEN_GAP
 from .model import (
     LATEST,
@@ -30,7 +30,7 @@ from .tally import StepTally
 
 
 @dataclass
-class Running:
+class RunningRequest:
     """A request that holds KV cache."""
 
     number: int
@@ -96,7 +96,7 @@ class Engine:
     """The bin that admission takes from."""
     turn: int = 0
     """How many more it may take in a row."""
-    running: list[Running] = field(default_factory=list)
+    running: list[RunningRequest] = field(default_factory=list)
     """In the order of admission."""
     in_step: int = 0
     """Requests that run in the latest step."""
@@ -105,8 +105,8 @@ class Engine:
         self.requests, (self.replica, self.fleet, _) = self.job.requests, self.job.setup
         self.queues = [[] for _ in range(self.fleet.bins if self.fleet.by_bin else 1)]
         self.admission = start_admission(self.replica.control)
-        self.seen_steps: list[Seen] = []
-        self.seen_finished: list[Seen] = []
+        self.seen_steps: list[Observation] = []
+        self.seen_finished: list[Observation] = []
 
     def advance(self, until: int) -> None:
         """Take the steps that begin before an instant."""
@@ -158,7 +158,7 @@ class Engine:
         finished = self.emit(decoding)
         self.learn(step, finished)
 
-    def decoding(self) -> list[Running]:
+    def decoding(self) -> list[RunningRequest]:
         """Return the running requests that are past their prefill."""
         return [r for r in self.running if not r.to_prefill]
 
@@ -184,7 +184,7 @@ class Engine:
         self.history.moves.append(Move(self.now, -1))
         self.returned.insert(0, gone.number)
 
-    def fits(self, running: Running, chunk: int) -> bool:
+    def fits(self, running: RunningRequest, chunk: int) -> bool:
         """Say whether a chunk fits beside the chunks of this step, and the decodes if it has any."""
         size = self.replica.block_tokens
         others = sum(
@@ -215,7 +215,7 @@ class Engine:
             number = queue[0]
             need = int(self.requests.prompt[number]) + len(self.history.emitted[number])
             chunk = min(need, budget) if self.replica.chunked else need
-            new = Running(number, to_prefill=need)
+            new = RunningRequest(number, to_prefill=need)
             # What a preempted request needs by now may exceed every budget: it gets a step of its own.
             crowded = chunk > budget and budget < self.replica.token_budget
             if crowded or not self.fits(new, chunk):
@@ -242,7 +242,7 @@ class Engine:
             self.serving, self.turn = ranks.index(min(ranks)), int(self.replica.control.largest)
         return self.serving
 
-    def pass_time(self, decoding: list[Running]) -> Step:
+    def pass_time(self, decoding: list[RunningRequest]) -> Step:
         """Let the step's time pass; return what it did."""
         law = self.replica.law
         prefilling = [r for r in self.running if r.chunk]
@@ -273,7 +273,7 @@ class Engine:
             raise too_late()
         return step
 
-    def emit(self, decoding: list[Running]) -> list[int]:
+    def emit(self, decoding: list[RunningRequest]) -> list[int]:
         """Emit a token of every decode and of every prefill that is done; let finished requests leave, return them."""
         for running in decoding:
             running.resident += 1
@@ -308,11 +308,11 @@ class Engine:
             new = observe(0.0, len(tokens), sum(tokens), sum(t * t for t in tokens))
             self.admission = see_finished(self.admission, new, self.oldest(self.seen_finished, new), control)
 
-    def oldest(self, history: list[Seen], new: Seen) -> Seen:
+    def oldest(self, history: list[Observation], new: Observation) -> Observation:
         """Keep an observation, and return the one that leaves a full window; zeros before that."""
         history.append(new)
         held = self.replica.control.smoothing.observations
-        return history[-1 - held] if len(history) > held else Seen(0, 0, 0, 0)
+        return history[-1 - held] if len(history) > held else Observation(0, 0, 0, 0)
 
 
 def simulate_reference(job: StepJob, records: Records, tally: StepTally) -> None:

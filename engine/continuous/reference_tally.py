@@ -3,9 +3,10 @@
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ..batches.tally import COUNT, LEAST, LOW, MOST, SQUARE_0, SUM_0, SUM_1
 from ..histogram import bucket_of
 from ..policies.estimates import UNIT, read
-from ..tally import COUNT, LEAST, LOW, MOST, REST_BITS, SQUARE_0, SUM_0, SUM_1
+from ..windows import REST_BITS
 from .model import SERVED, TICKS_PER_NANOSECOND, Records, StepJob
 from .tally import BIN_FIELDS, GAP, QUANTITIES, TOTAL_FIELDS, WINDOW_FIELDS, StepTally
 

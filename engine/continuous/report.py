@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..batches.report import divide, exact_moments, rank_histograms, share_missed
+from ..batches.tally import COUNT, LEAST, MOST
 from ..policies.estimates import UNIT
-from ..report import divide, exact_moments, rank_histograms, share_missed
-from ..tally import COUNT, LEAST, MOST, REST_BITS
+from ..windows import REST_BITS
 from .model import NEVER, TICKS_PER_S, StepSetup
 from .tally import (
     BACKLOG_END,

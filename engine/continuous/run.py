@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..run import require_numba
-from ..tally import Shape
+from ..backends import require_numba
+from ..batches.tally import Shape
 from .model import (
     REJECTED,
     ROUTINGS,
@@ -83,10 +83,10 @@ def _simulate(job: StepJob, tally: StepTally, backend: str) -> Records:
         simulate_reference(job, records, tally)
     else:
         require_numba()
-        from .compiled.fleet import run_fleet
-        from .compiled.space import make_space
+        from .numba.fleet import run_fleet
+        from .numba.workspace import make_workspace
 
-        run_fleet(job.requests, job.bin_of, job.setup, records, tally, make_space(job), order, begin)
+        run_fleet(job.requests, job.bin_of, job.setup, records, tally, make_workspace(job), order, begin)
         if tally.totals[LATE]:
             raise too_late()
     _check_conservation(job, records, tally)

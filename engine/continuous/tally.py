@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..batches.tally import LEAST, Shape
 from ..histogram import BUCKETS, bucket_edges
-from ..tally import LEAST, Shape
 from .model import NEVER, TICKS_PER_NANOSECOND
 
 TOTAL_FIELDS = (

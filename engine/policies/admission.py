@@ -8,7 +8,7 @@ size are those of single decode steps, tokens those of finished requests, and N_
 from typing import Any, NamedTuple
 
 from ..dialect import floor, maximum, minimum, policy, where, whole
-from .estimates import Running, Seen, read, start_running, update
+from .estimates import Observation, RunningMeans, read, start_means, update
 from .memory import RULES
 from .sla import Range, clamp, narrow, sla_batch
 from .target import Control, bound_by_memory
@@ -17,9 +17,9 @@ from .target import Control, bound_by_memory
 class Admission(NamedTuple):
     """State of the controllers, and the cap that follows."""
 
-    steps: Running
+    steps: RunningMeans
     """Of decode steps: τ in microseconds, b in decoding requests."""
-    finished: Running
+    finished: RunningMeans
     """Of finished requests: p + o and its square."""
     span: Range
     memory_bound: float
@@ -45,14 +45,14 @@ def start_admission(control: Control) -> Admission:
         sla_bound = middle
     if control.memory.enabled:
         tokens, squares = control.prior_tokens[0], control.prior_squares[0]
-        memory_bound = bound_by_memory(start_running(), middle, tokens, squares, control)
+        memory_bound = bound_by_memory(start_means(), middle, tokens, squares, control)
     span = Range(control.smallest, control.largest)
     cap = whole(clamp(minimum(memory_bound, sla_bound), control.smallest, control.largest))
-    return Admission(start_running(), start_running(), span, memory_bound, sla_bound, cap)
+    return Admission(start_means(), start_means(), span, memory_bound, sla_bound, cap)
 
 
 @policy
-def see_step(state: Admission, new: Seen, oldest: Seen, control: Control) -> Admission:
+def see_step(state: Admission, new: Observation, oldest: Observation, control: Control) -> Admission:
     """Take in a decode step, and let Algorithm 2 act on it."""
     steps = update(state.steps, new, oldest, control.smoothing)
     span, sla_bound = state.span, state.sla_bound
@@ -65,7 +65,7 @@ def see_step(state: Admission, new: Seen, oldest: Seen, control: Control) -> Adm
 
 
 @policy
-def see_finished(state: Admission, new: Seen, oldest: Seen, control: Control) -> Admission:
+def see_finished(state: Admission, new: Observation, oldest: Observation, control: Control) -> Admission:
     """Take in the requests that finished in one step: one observation, of their means."""
     finished = update(state.finished, new, oldest, control.smoothing)
     return Admission(state.steps, finished, state.span, state.memory_bound, state.sla_bound, state.cap)

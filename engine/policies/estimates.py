@@ -26,7 +26,7 @@ class Smoothing(NamedTuple):
     """n of the mean over the last n."""
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """One finished batch, or what many of them come to: integers of 1/1024, smoothed values of 1/1024 of that."""
 
     signal: int
@@ -39,12 +39,12 @@ class Seen(NamedTuple):
     """Mean of (p + o)²."""
 
 
-class Running(NamedTuple):
+class RunningMeans(NamedTuple):
     """State of the running means."""
 
     seen: int
     """Observations held: at most n for a window."""
-    total: Seen
+    total: Observation
     """The smoothed values (`ema`), or the sums over the window."""
 
 
@@ -60,7 +60,7 @@ def smoothing(kind: str = "ema", weight: float = 0.2, observations: int = 20) ->
 
 
 @policy
-def observe(signal: Any, size: Any, tokens: Any, squares: Any) -> Seen:
+def observe(signal: Any, size: Any, tokens: Any, squares: Any) -> Observation:
     """Describe a finished batch; `tokens` and `squares` are sums over its requests.
 
     Each batch is one observation, whatever its size: moments average over batches, not requests (model, section 8).
@@ -68,13 +68,13 @@ def observe(signal: Any, size: Any, tokens: Any, squares: Any) -> Seen:
     held = minimum(signal, LONGEST_SIGNAL)
     # Floats before dividing: plain Python would divide large integers with a single rounding, machine code does not.
     mean_tokens, mean_squares = tokens * 1.0 / size, squares * 1.0 / size
-    return Seen(nearest(held * UNIT), size * UNIT, nearest(mean_tokens * UNIT), nearest(mean_squares * UNIT))
+    return Observation(nearest(held * UNIT), size * UNIT, nearest(mean_tokens * UNIT), nearest(mean_squares * UNIT))
 
 
 @policy
-def start_running() -> Running:
+def start_means() -> RunningMeans:
     """Return the state before any observation."""
-    return Running(0, Seen(0, 0, 0, 0))
+    return RunningMeans(0, Observation(0, 0, 0, 0))
 
 
 @policy
@@ -94,13 +94,13 @@ def blend(old: Any, new: Any, oldest: Any, first: Any, settings: Smoothing) -> A
 
 
 @policy
-def update(running: Running, new: Seen, oldest: Seen, settings: Smoothing) -> Running:
+def update(running: RunningMeans, new: Observation, oldest: Observation, settings: Smoothing) -> RunningMeans:
     """Take in one finished batch; `oldest` is the observation that leaves a full window, zeros before that."""
     first = running.seen == 0
     old = running.total
-    return Running(
+    return RunningMeans(
         minimum(running.seen + 1, settings.observations),
-        Seen(
+        Observation(
             blend(old.signal, new.signal, oldest.signal, first, settings),
             blend(old.batch, new.batch, oldest.batch, first, settings),
             blend(old.tokens, new.tokens, oldest.tokens, first, settings),
@@ -110,6 +110,6 @@ def update(running: Running, new: Seen, oldest: Seen, settings: Smoothing) -> Ru
 
 
 @policy
-def read(total: Any, running: Running, settings: Smoothing) -> Any:
+def read(total: Any, running: RunningMeans, settings: Smoothing) -> Any:
     """Return one mean as a float, in the unit it was observed in."""
     return total * 1.0 / (UNIT * where(settings.kind == 0, FINER, maximum(running.seen, 1)))

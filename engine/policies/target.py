@@ -6,7 +6,7 @@ from numpy import float64
 from numpy.typing import NDArray
 
 from ..dialect import floor, maximum, minimum, policy, settle, where, whole
-from .estimates import Running, Seen, Smoothing, read, smoothing, start_running, update
+from .estimates import Observation, RunningMeans, Smoothing, read, smoothing, start_means, update
 from .memory import Memory, memory_batch, no_memory_bound
 from .sla import Range, Sla, clamp, narrow, no_sla, sla_batch
 
@@ -30,7 +30,7 @@ class Control(NamedTuple):
 class Target(NamedTuple):
     """State of one controller and its last decision."""
 
-    running: Running
+    running: RunningMeans
     span: Range
     memory_bound: float
     """b_mem."""
@@ -50,7 +50,9 @@ def fixed_target(
 
 
 @policy
-def bound_by_memory(running: Running, previous: Any, prior_tokens: Any, prior_squares: Any, control: Control) -> Any:
+def bound_by_memory(
+    running: RunningMeans, previous: Any, prior_tokens: Any, prior_squares: Any, control: Control
+) -> Any:
     """Return b_mem from the running moments, or from the sample's before any batch has finished."""
     unseen = running.seen == 0
     tokens = maximum(where(unseen, prior_tokens, read(running.total.tokens, running, control.smoothing)), 1.0)
@@ -60,7 +62,7 @@ def bound_by_memory(running: Running, previous: Any, prior_tokens: Any, prior_sq
 
 
 @policy
-def decide(running: Running, span: Range, memory_bound: Any, sla_bound: Any, control: Control) -> Target:
+def decide(running: RunningMeans, span: Range, memory_bound: Any, sla_bound: Any, control: Control) -> Target:
     """Combine both bounds into b_target = min(b_mem, b_SLA) in [B_min, B_max]."""
     batch = clamp(minimum(memory_bound, sla_bound), control.smallest, control.largest)
     return Target(running, span, memory_bound, sla_bound, whole(batch))
@@ -70,7 +72,7 @@ def decide(running: Running, span: Range, memory_bound: Any, sla_bound: Any, con
 def start_target(controller: Any, control: Control) -> Target:
     """Return the state before the first batch: both searches start in the middle of [B_min, B_max]."""
     middle = floor((control.smallest + control.largest) / 2.0)
-    running = start_running()
+    running = start_means()
     span = Range(control.smallest, control.largest)
     memory_bound = sla_bound = control.largest
     if control.sla.enabled:
@@ -82,7 +84,9 @@ def start_target(controller: Any, control: Control) -> Target:
 
 
 @policy
-def learn(target: Target, new: Seen, oldest: Seen, waiting: Any, controller: Any, control: Control) -> Target:
+def learn(
+    target: Target, new: Observation, oldest: Observation, waiting: Any, controller: Any, control: Control
+) -> Target:
     """Move the target after one finished batch.
 
     Which of the two algorithms there are is structure, not data, so a plain `if` decides it in every backend.

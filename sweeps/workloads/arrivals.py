@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ..errors import UserError
-from ..traces import LATEST_S, read_columns
 from .settings import FloatArray, Rate, Settings
+from .traces import LATEST_S, read_columns
 
 MOST_PHASES = 5_000_000
 

@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ..errors import UserError
-from ..traces import MOST_TOKENS, LengthTable, read_columns, read_lengths
 from .settings import FloatArray, IntArray, Settings
+from .traces import MOST_TOKENS, LengthTable, read_columns, read_lengths
 
 if TYPE_CHECKING:
     from scipy.stats._distn_infrastructure import rv_frozen

@@ -10,9 +10,9 @@ from batchcube.calibration.measuring.bench import Grid
 from batchcube.figures.registry import calibration_names, draw, names, save
 from batchcube.results.calibration import write_calibration
 from batchcube.results.cube import write_cube
-from batchcube.sweeps.calibrating import fit_cells, fit_measurement
-from batchcube.sweeps.cli import main
-from batchcube.sweeps.measuring import measure_engine
+from batchcube.sweeps.calibrate.fit import fit_cells, fit_measurement
+from batchcube.sweeps.calibrate.measure import measure_engine
+from batchcube.sweeps.cli.main import main
 
 from ..sweeps.engines import FakeEngine
 

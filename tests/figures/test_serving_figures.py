@@ -8,10 +8,10 @@ from matplotlib.contour import QuadContourSet
 
 from batchcube.figures.registry import draw, names, save
 from batchcube.figures.serving import DEFAULTS
-from batchcube.results.cube import Axis, build_cube
+from batchcube.results.cube import Coordinate, build_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.statistics import mean_interval, paired_ratio
-from batchcube.sweeps.settings import Memory, Policy, Sla
+from batchcube.sweeps.spec.settings import MemorySettings, PolicySettings, SlaSettings
 
 REPLICATIONS, WINDOWS = 4, 12
 POLICIES = ("static", "memory", "both")
@@ -22,12 +22,14 @@ POINTS = {
 }
 PATHS = "policy.memory.rule,policy.sla.target_s,policy.sla.tolerance_s"
 AXES = {
-    "policy": Axis("policy", POLICIES, PATHS, "1", "cap on running requests"),
-    "rate": Axis("arrival_rate_per_s", (2.0, 4.0, 6.0, 8.0), "workload.arrivals.rate_per_s", "s-1", "arrival rate"),
-    "largest": Axis("largest_batch", (8, 32, 128), "policy.largest_batch", "1", "upper end"),
-    "cv": Axis("output_cv", (0.2, 0.5, 1.0), "workload.lengths.cv", "1", "spread of output lengths"),
-    "rule": Axis("rule", ("literal", "exact"), "policy.memory.rule", "1", "form of the bound"),
-    "target": Axis("target_s", (0.02, 0.05, 0.12), "policy.sla.target_s", "s", "latency target"),
+    "policy": Coordinate("policy", POLICIES, PATHS, "1", "cap on running requests"),
+    "rate": Coordinate(
+        "arrival_rate_per_s", (2.0, 4.0, 6.0, 8.0), "workload.arrivals.rate_per_s", "s-1", "arrival rate"
+    ),
+    "largest": Coordinate("largest_batch", (8, 32, 128), "policy.largest_batch", "1", "upper end"),
+    "cv": Coordinate("output_cv", (0.2, 0.5, 1.0), "workload.lengths.cv", "1", "spread of output lengths"),
+    "rule": Coordinate("rule", ("literal", "exact"), "policy.memory.rule", "1", "form of the bound"),
+    "target": Coordinate("target_s", (0.02, 0.05, 0.12), "policy.sla.target_s", "s", "latency target"),
 }
 SPECIFICATION = {
     "policy": {"mode": "continuous", "largest_batch": 128},
@@ -241,7 +243,7 @@ def test_one_replication_gets_no_interval(name):
 
 
 def test_what_a_specification_may_leave_out_is_what_settings_say():
-    fields = {"policy": Policy, "policy.sla": Sla, "policy.memory": Memory}
+    fields = {"policy": PolicySettings, "policy.sla": SlaSettings, "policy.memory": MemorySettings}
     for path, value in DEFAULTS.items():
         table, _, name = path.rpartition(".")
         assert fields[table].model_fields[name].default == value

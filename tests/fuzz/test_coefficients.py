@@ -13,12 +13,12 @@ from rich.console import Console
 from batchcube.calibration.coefficients import locate
 from batchcube.engine.continuous import make_law
 from batchcube.engine.policies.service import longest_service
-from batchcube.sweeps import coefficients
-from batchcube.sweeps.calibration_report import print_coefficients
-from batchcube.sweeps.coefficients import Asked
+from batchcube.sweeps.calibrate.report import print_coefficients
+from batchcube.sweeps.calibrate.validate import replica_of, replica_settings
 from batchcube.sweeps.errors import refuses_input
-from batchcube.sweeps.settings import CoefficientsLaw
-from batchcube.sweeps.validating import replica_of, replica_settings
+from batchcube.sweeps.spec import service as coefficients
+from batchcube.sweeps.spec.service import Asked
+from batchcube.sweeps.spec.settings import CoefficientsLaw
 
 from .mutation import limited, mutants, mutate_bytes, mutate_tree
 

@@ -28,13 +28,21 @@ from rich.console import Console
 
 from batchcube.figures import registry
 from batchcube.results.compare import compare_cubes
-from batchcube.results.cube import axis_names, check_cube, extend_cube, parse_specification, read_cube, write_cube
+from batchcube.results.cube import (
+    axis_names,
+    check_cube,
+    extend_cube,
+    parse_specification,
+    read_cube,
+    write_cube,
+)
 from batchcube.results.summary import print_summary
-from batchcube.sweeps.capacity import asked_of, find_capacity
-from batchcube.sweeps.cli_capacity import print_capacity
-from batchcube.sweeps.coefficients import require_unchanged
+from batchcube.sweeps.cli.capacity import print_capacity
 from batchcube.sweeps.errors import refuses_input
-from batchcube.sweeps.specification import Sweep
+from batchcube.sweeps.run.capacity import asked_of, find_capacity
+from batchcube.sweeps.run.execution import run_sweep
+from batchcube.sweeps.spec.document import Sweep
+from batchcube.sweeps.spec.service import require_unchanged
 
 from .mutation import NASTY, SECONDS, count, limited, mutants, mutate_bytes, mutate_tree
 
@@ -74,7 +82,7 @@ PATHS = (
 
 def good_cubes() -> list[xr.Dataset]:
     """Return a cube of each kind: bins over rates, modes, continuous batching, a controller, and a search."""
-    cubes = [Sweep.from_toml(name, [*TINY, *settings]).run() for name, settings in SWEEPS.items()]
+    cubes = [run_sweep(Sweep.from_toml(name, [*TINY, *settings])) for name, settings in SWEEPS.items()]
     return [*cubes, find_capacity(Sweep.model_validate(SEARCHED, "searched"), ["latency_p95_s=10"], tolerance=0.1)]
 
 
@@ -290,7 +298,7 @@ def _judged(chance: random.Random, wrong: xr.Dataset, good: xr.Dataset, folder: 
 
 @pytest.mark.slow
 def test_mutated_bytes_are_read_or_refused(tmp_path: Path) -> None:
-    whole = Sweep.from_toml("multi-bin-fig3", [*TINY, *SWEEPS["multi-bin-fig3"]]).run()
+    whole = run_sweep(Sweep.from_toml("multi-bin-fig3", [*TINY, *SWEEPS["multi-bin-fig3"]]))
     some = ["throughput_requests_per_s", "latency_mean_s", "latency_quantile_s", "requests", "overloaded"]
     cube = whole[some].assign_attrs(whole.attrs)
     # One with the checksums of HDF5 over its data, and one without.

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batchcube.calibration.coefficients import ReplicaSettings
-from batchcube.sweeps.coefficients import load
+from batchcube.calibration.coefficients import LoggedReplica
+from batchcube.sweeps.calibrate.validate import validate
 from batchcube.sweeps.errors import UserError
-from batchcube.sweeps.validating import validate
+from batchcube.sweeps.spec.service import load
 
 from .mutation import limited, mutants, mutate_bytes, mutate_tree
 
-SETTINGS = ReplicaSettings(most_running=8, token_budget=512, capacity_tokens=100_000)
+SETTINGS = LoggedReplica(most_running=8, token_budget=512, capacity_tokens=100_000)
 ROWS = 12
 
 

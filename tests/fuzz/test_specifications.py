@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batchcube.sweeps import cli, planning, presets
-from batchcube.sweeps.cli import main
+from batchcube.sweeps import presets
+from batchcube.sweeps.cli.main import main
+from batchcube.sweeps.cli.main import main as cli
 from batchcube.sweeps.errors import refuses_input
-from batchcube.sweeps.planning import make_plan, theory_of
-from batchcube.sweeps.specification import Sweep
+from batchcube.sweeps.run import plan as planning
+from batchcube.sweeps.run.plan import make_plan, theory_of
+from batchcube.sweeps.spec.document import Sweep
 
 from .mutation import limited, mutants, mutate_bytes, mutate_tree
 

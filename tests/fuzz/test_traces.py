@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batchcube.sweeps.cli import main
+from batchcube.sweeps.cli.main import main
 from batchcube.sweeps.errors import UserError
-from batchcube.sweeps.traces import LATEST_S, read_columns, read_lengths, read_trace
+from batchcube.sweeps.workloads.traces import LATEST_S, read_columns, read_lengths, read_trace
 
 from .mutation import limited, mutants, mutate_bytes, mutate_tree
 

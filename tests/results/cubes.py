@@ -9,18 +9,22 @@ import json
 import numpy as np
 
 from batchcube.results.costs import flags_of
-from batchcube.results.cube import QUANTILES, Axis, Buckets, build_cube
+from batchcube.results.cube import QUANTILES, Buckets, Coordinate, build_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.variables import REGISTRY
 
 MODES = ("fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic")
 AXES = {
-    "mode": Axis("mode", MODES, "policy.mode,policy.bins", "1", "batching mode"),
-    "bins": Axis("bins", (1, 2, 4), "policy.bins", "1", "number of bins"),
-    "rate": Axis("arrival_rate_per_s", (4.0, 8.0, 12.0, 24.0), "workload.arrivals.rate_per_s", "s-1", "arrival rate"),
-    "error": Axis("error_probability", (0.0, 0.1, 0.3), "workload.predictor.error_probability", "1", "predictor error"),
-    "servers": Axis("servers", (1, "infinite"), "server.servers", "1", "servers"),
-    "sla": Axis("sla_variant", ("paper", "heuristic"), "policy.sla.variant", "1", "controller variant"),
+    "mode": Coordinate("mode", MODES, "policy.mode,policy.bins", "1", "batching mode"),
+    "bins": Coordinate("bins", (1, 2, 4), "policy.bins", "1", "number of bins"),
+    "rate": Coordinate(
+        "arrival_rate_per_s", (4.0, 8.0, 12.0, 24.0), "workload.arrivals.rate_per_s", "s-1", "arrival rate"
+    ),
+    "error": Coordinate(
+        "error_probability", (0.0, 0.1, 0.3), "workload.predictor.error_probability", "1", "predictor error"
+    ),
+    "servers": Coordinate("servers", (1, "infinite"), "server.servers", "1", "servers"),
+    "sla": Coordinate("sla_variant", ("paper", "heuristic"), "policy.sla.variant", "1", "controller variant"),
 }
 # What only cubes of continuous batching hold, and only those of a search for the capacity.
 CONTINUOUS = {

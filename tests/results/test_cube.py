@@ -12,8 +12,8 @@ import pytest
 import xarray as xr
 
 from batchcube.results.cube import (
-    Axis,
     Buckets,
+    Coordinate,
     axis_names,
     axis_of,
     build_cube,
@@ -82,7 +82,7 @@ def test_drawn_coefficients_are_said_of_every_variable_with_replications(make_cu
 
 def test_axis_values_keep_numbers_and_label_the_rest():
     values = {"a": [1, 2], "b": [1, 2.5], "c": [1, "infinite"], "d": [True, False]}
-    cube = build([Axis(name, given, f"path.{name}") for name, given in values.items()])
+    cube = build([Coordinate(name, given, f"path.{name}") for name, given in values.items()])
     assert cube["a"].dtype == np.int64
     assert cube["b"].dtype == np.float64
     assert cube["c"].values.tolist() == ["1", "infinite"]
@@ -92,13 +92,13 @@ def test_axis_values_keep_numbers_and_label_the_rest():
 @pytest.mark.parametrize(
     ("axis", "message"),
     [
-        (Axis("a b", [1], "x"), "axis 'a b': a name is letters"),
-        (Axis("replication", [1], "x"), "axis replication: this name is taken"),
-        (Axis("batch_size", [1], "x"), "axis batch_size: this name is taken"),
-        (Axis("latency_mean_s", [1], "x"), "axis latency_mean_s: this name is taken"),
-        (Axis("a", [], "x"), "axis a: has no values"),
-        (Axis("a", [1, 1], "x"), "axis a: a value occurs twice"),
-        (Axis("a", [1.0, float("nan")], "x"), "axis a: holds NaN"),
+        (Coordinate("a b", [1], "x"), "axis 'a b': a name is letters"),
+        (Coordinate("replication", [1], "x"), "axis replication: this name is taken"),
+        (Coordinate("batch_size", [1], "x"), "axis batch_size: this name is taken"),
+        (Coordinate("latency_mean_s", [1], "x"), "axis latency_mean_s: this name is taken"),
+        (Coordinate("a", [], "x"), "axis a: has no values"),
+        (Coordinate("a", [1, 1], "x"), "axis a: a value occurs twice"),
+        (Coordinate("a", [1.0, float("nan")], "x"), "axis a: holds NaN"),
     ],
 )
 def test_wrong_axes_are_refused_by_name(axis, message):
@@ -108,7 +108,7 @@ def test_wrong_axes_are_refused_by_name(axis, message):
 
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="a name occurs twice"):
-        build([Axis("a", [1], "x"), Axis("a", [1], "x")])
+        build([Coordinate("a", [1], "x"), Coordinate("a", [1], "x")])
     with pytest.raises(ValueError, match="replications = 0: must be >= 1"):
         build(replications=0)
     with pytest.raises(ValueError, match="needs the dimension latency_bucket"):
@@ -154,7 +154,7 @@ def test_gaps_between_tokens_have_buckets_of_their_own():
     assert cube["tbt_bucket_upper_s"].attrs == {"units": "s", "long_name": "upper edge of the bucket"}
     assert "latency_bucket" not in cube.coords
     with pytest.raises(ValueError, match="axis tbt_bucket_upper_s: this name is taken"):
-        build([Axis("tbt_bucket_upper_s", [1], "x")])
+        build([Coordinate("tbt_bucket_upper_s", [1], "x")])
     with pytest.raises(ValueError, match="needs the dimension tbt_bucket"):
         build((), {"tbt_histogram": np.zeros((2, 3), np.uint64)})
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from batchcube.results.cube import Axis, build_cube
+from batchcube.results.cube import Coordinate, build_cube
 from batchcube.results.overload import CANNOT_TELL, GROWTH, NOTES, OVERLOADED, STEADY, judge, tell, worse
 from batchcube.results.provenance import MadeBy, provenance
 
@@ -112,7 +112,7 @@ def test_one_replication_shows_little():
     assert judge(steps([0.0], flags=1)).item() == OVERLOADED
 
 
-RATES = Axis("rate", (1.0, 2.0, 3.0), "workload.arrivals.rate_per_s", "s-1")
+RATES = Coordinate("rate", (1.0, 2.0, 3.0), "workload.arrivals.rate_per_s", "s-1")
 
 
 def test_theory_knows_before_a_run_shows_it():
@@ -128,7 +128,10 @@ def test_theory_knows_before_a_run_shows_it():
 
 def test_servers_are_known_from_axes_labelled_points_and_the_specification():
     # Of 20,000 requests 1 % are 100: one server holds 8, 100 servers 808.
-    few, many = Axis("servers", (1, 100), "server.servers"), Axis("size", ("few", "many"), "server.servers,policy.mode")
+    few, many = (
+        Coordinate("servers", (1, 100), "server.servers"),
+        Coordinate("size", ("few", "many"), "server.servers,policy.mode"),
+    )
     points = {"few": {"server": {"servers": 1}}, "many": {"server.servers": 100}}
     growth = np.zeros((2, 5))
     assert judge(batches(growth, axes=[few], requests=20_000)).values.tolist() == [STEADY, CANNOT_TELL]

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from batchcube.results.validation import COURSES, QUANTITIES, SIDES, build_validation, read_validation, write_validation
+from batchcube.results.validation import (
+    COURSES,
+    QUANTITIES,
+    SIDES,
+    build_validation,
+    read_validation,
+    write_validation,
+)
 
 
 def make(requests: int = 4, instants: int = 6) -> xr.Dataset:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from batchcube.sweeps.cli import main
+from batchcube.sweeps.cli.main import main
 
 
 class Answer:

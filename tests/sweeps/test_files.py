@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from batchcube.figures import registry
 from batchcube.results.cube import read_cube, write_cube
 from batchcube.results.text import printable
-from batchcube.sweeps import Sweep
 from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.files import make_folder, require_new, write_text
+from batchcube.sweeps.run.execution import run_sweep
+from batchcube.sweeps.spec.document import Sweep
 
 from .command_line import Answer
 
@@ -107,7 +108,7 @@ def test_a_cube_does_not_choose_which_files_are_read(tmp_path, monkeypatch, caps
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
     mine.mkdir()
     theirs.mkdir()
-    Sweep.from_toml(specification(mine / "s.toml")).run("theirs/cube.nc", backend="reference")
+    run_sweep(Sweep.from_toml(specification(mine / "s.toml")), "theirs/cube.nc", backend="reference")
     command = ["rerun", "theirs/cube.nc", "-o", "again.nc", "-q", "--backend", "reference"]
     refused = f"theirs/cube.nc: names {mine / 'trace.csv'}, which is not in its folder; --trust-paths reads it"
     assert Answer(capsys, *command).mistake == f"{refused} all the same"

@@ -11,9 +11,9 @@ import xarray as xr
 from batchcube.figures import reading, registry
 from batchcube.sweeps import presets
 from batchcube.sweeps.errors import UserError
-from batchcube.sweeps.execution import cube_axis
-from batchcube.sweeps.settings import CONTROLLED
-from batchcube.sweeps.specification import Sweep
+from batchcube.sweeps.run.execution import cube_axis, run_sweep
+from batchcube.sweeps.spec.document import Sweep
+from batchcube.sweeps.spec.settings import CONTROLLED
 
 NAMES = presets.names()
 TRACED = ("azure-conversation", "modes-trace")
@@ -62,7 +62,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 def cubes(inputs: dict[str, list[str]]) -> dict[str, xr.Dataset]:
     """Every preset, run small."""
     small = ["workload.requests=2000", "replications=2"]
-    return {name: Sweep.from_toml(name, [*inputs.get(name, []), *small]).run(workers=1) for name in NAMES}
+    return {name: run_sweep(Sweep.from_toml(name, [*inputs.get(name, []), *small]), workers=1) for name in NAMES}
 
 
 def test_the_experiments_are_there() -> None:
@@ -97,9 +97,9 @@ def test_presets_of_data_files_say_what_is_missing(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BATCHCUBE_DATA", str(tmp_path))
     with pytest.raises(UserError, match="azure-conv-2023"):
-        Sweep.from_toml("modes-trace").run()
+        run_sweep(Sweep.from_toml("modes-trace"))
     with pytest.raises(UserError, match="run `batchcube data fetch lmsys-predictions`"):
-        Sweep.from_toml("lmsys-predictor").run()
+        run_sweep(Sweep.from_toml("lmsys-predictor"))
 
 
 def test_the_mode_presets_differ_in_the_workload_only() -> None:
@@ -128,7 +128,7 @@ def test_the_sla_of_the_mode_presets_binds_and_static_batches_are_below_it() -> 
 
 def test_the_step_presets_heuristic_sticks_above_the_feasible_batch() -> None:
     sweep = Sweep.from_toml("controller-step", ["replications=6"])
-    cube = sweep.run(workers=1)
+    cube = run_sweep(sweep, workers=1)
     width = float(cube["window_width_s"].values.ravel()[0])
     middle = (np.arange(cube.sizes["window"]) + 0.5) * width
     signal = cube["window_signal_mean_s"].isel(window=np.flatnonzero((middle > 1400) & (middle < 1600)))
@@ -138,7 +138,7 @@ def test_the_step_presets_heuristic_sticks_above_the_feasible_batch() -> None:
 
 
 def test_the_caps_of_the_continuous_preset_do_what_they_are_for() -> None:
-    cube = Sweep.from_toml("continuous-rate", ["replications=4"]).run()
+    cube = run_sweep(Sweep.from_toml("continuous-rate", ["replications=4"]))
     mean = cube.mean("replication")
     # Fig. 4 of arXiv 2503.05248: 44.0 and 51.1 ms with a static cap.
     tpot = mean["tpot_mean_s"].sel(cap="static", arrival_rate_per_s=[4.0, 5.4])
@@ -157,7 +157,7 @@ def test_the_caps_of_the_continuous_preset_do_what_they_are_for() -> None:
 
 
 def test_routing_by_bins_of_equal_mass_overloads_the_replica_of_the_longest() -> None:
-    cube = Sweep.from_toml("continuous-bins", ["replications=2"]).run()
+    cube = run_sweep(Sweep.from_toml("continuous-bins", ["replications=2"]))
     light = cube.isel(arrival_rate_per_s=0)
     shares = light["bin_requests"].mean("replication") / 10_000
     np.testing.assert_allclose(shares.sel(scheduler="replica by bin, equal mass"), 0.25, atol=0.03)

@@ -5,13 +5,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from batchcube.engine.compiled.jit import jit
-from batchcube.engine.continuous.compiled.account import book_gaps
-from batchcube.engine.continuous.compiled.leaps import countable
+from batchcube.engine.batches.tally import LEAST, exact_sums
 from batchcube.engine.continuous.model import NEVER
+from batchcube.engine.continuous.numba.account import book_gaps
+from batchcube.engine.continuous.numba.leaps import countable
 from batchcube.engine.continuous.tally import BUCKET_ENDS, GAP, LATE_TOKENS, QUANTITIES, TOTAL_FIELDS
 from batchcube.engine.histogram import BUCKETS, bucket_of
-from batchcube.engine.tally import LEAST, exact_sums
+from batchcube.engine.numba.jit import jit
 
 
 class Books(NamedTuple):

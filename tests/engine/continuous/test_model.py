@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchcube.engine.continuous import make_law, make_replica, make_requests, simulate_steps
-from batchcube.engine.continuous.compiled.leaps import lasting, steps_until
+from batchcube.engine.continuous.numba.leaps import lasting, steps_until
 
 LAW = make_law(1e-3)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from batchcube.engine.batches.tally import COUNT, exact_sums
 from batchcube.engine.continuous import (
     ROUTINGS,
     Records,
@@ -24,7 +25,6 @@ from batchcube.engine.continuous import (
 from batchcube.engine.continuous.run import simulate_job
 from batchcube.engine.continuous.tally import GAP, TOTAL_FIELDS, StepTally, Totals
 from batchcube.engine.policies.target import fixed_target
-from batchcube.engine.tally import COUNT, exact_sums
 
 _spec = importlib.util.spec_from_file_location("continuous_cases", Path(__file__).parent / "cases.py")
 cases = importlib.util.module_from_spec(_spec)

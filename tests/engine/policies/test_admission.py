@@ -2,14 +2,20 @@
 
 import pytest
 
-from batchcube.engine.policies.admission import decide_cap, is_steady, see_finished, see_step, start_admission
-from batchcube.engine.policies.estimates import Seen, observe, smoothing
+from batchcube.engine.policies.admission import (
+    decide_cap,
+    is_steady,
+    see_finished,
+    see_step,
+    start_admission,
+)
+from batchcube.engine.policies.estimates import Observation, observe, smoothing
 from batchcube.engine.policies.memory import memory_bound
 from batchcube.engine.policies.sla import sla_search
 
-from ..cases import make_control
+from ..batches.cases import make_control
 
-NOTHING = Seen(0, 0, 0, 0)
+NOTHING = Observation(0, 0, 0, 0)
 AT_ONCE = smoothing("ema", 1.0)
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchcube.engine.compiled.jit import jit
+from batchcube.engine.numba.jit import jit
 from batchcube.engine.policies.bin_choice import CHOICES, EMPTY, rank
 
 

@@ -6,23 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchcube.engine.compiled.jit import jit
+from batchcube.engine.numba.jit import jit
 from batchcube.engine.policies.estimates import (
     FINER,
     LARGEST_WINDOW,
     LONGEST_SIGNAL,
     SMALLEST_WEIGHT,
     UNIT,
-    Seen,
+    Observation,
     observe,
     read,
     smoothing,
-    start_running,
+    start_means,
     update,
 )
 from batchcube.engine.ticks import LARGEST_BATCH, LARGEST_REQUEST
 
-NOTHING = Seen(0, 0, 0, 0)
+NOTHING = Observation(0, 0, 0, 0)
 observations = st.lists(
     st.tuples(
         st.floats(0, 1e9),
@@ -37,7 +37,7 @@ observations = st.lists(
 
 def run(settings, rows):
     """Feed a list of batches; yield (running, the batches seen so far as integers)."""
-    running, held, seen = start_running(), deque(), []
+    running, held, seen = start_means(), deque(), []
     for row in rows:
         new = observe(*row)
         held.append(new)
@@ -48,14 +48,14 @@ def run(settings, rows):
 
 
 def test_one_batch_is_described_by_means_over_its_requests():
-    assert observe(2.5, 4, 10, 30) == Seen(2560, 4096, 2560, 7680)
+    assert observe(2.5, 4, 10, 30) == Observation(2560, 4096, 2560, 7680)
 
 
 @pytest.mark.parametrize("settings", [smoothing(), smoothing("window", observations=3)])
 @given(rows=observations)
 def test_the_first_observation_sets_the_mean(settings, rows):
     running, seen = next(iter(run(settings, rows)))
-    for field in Seen._fields:
+    for field in Observation._fields:
         assert read(getattr(running.total, field), running, settings) == getattr(seen[0], field) / UNIT
 
 
@@ -74,8 +74,8 @@ def test_ema_follows_its_formula_to_its_unit(rows, weight):
 @jit
 def steps_to_reach(settings, first, then, most):
     """Return how many observations of `then` after one of `first` bring all means to it."""
-    nothing = Seen(0, 0, 0, 0)
-    running = update(start_running(), first, nothing, settings)
+    nothing = Observation(0, 0, 0, 0)
+    running = update(start_means(), first, nothing, settings)
     for step in range(most):
         if (
             read(running.total.signal, running, settings) * 1024 == then.signal
@@ -107,7 +107,7 @@ def test_a_mean_arrives_whatever_its_weight(weight, first, then):
 def test_a_small_weight_follows_its_formula():
     """After 1/w equal observations, (1 - w)^(1/w) of the distance is left: 0.0001 used never to start."""
     settings = smoothing("ema", 1e-4)
-    running = update(start_running(), observe(100.0, 1, 2, 2), NOTHING, settings)
+    running = update(start_means(), observe(100.0, 1, 2, 2), NOTHING, settings)
     for _ in range(10_000):
         running = update(running, observe(101.0, 2, 4, 8), NOTHING, settings)
     left = (1 - 1e-4) ** 10_000
@@ -120,7 +120,7 @@ def test_window_is_the_exact_mean_of_the_last_n(rows, n):
     settings = smoothing("window", observations=n)
     for running, seen in run(settings, rows):
         last = seen[-n:]
-        for field in Seen._fields:
+        for field in Observation._fields:
             total = sum(getattr(new, field) for new in last)
             assert getattr(running.total, field) == total
             assert read(total, running, settings) == total / (UNIT * len(last))
@@ -128,11 +128,11 @@ def test_window_is_the_exact_mean_of_the_last_n(rows, n):
 
 def test_weight_one_forgets_at_once():
     for running, seen in run(smoothing("ema", 1.0), [(5.0, 2, 8, 40), (7.0, 3, 30, 300), (1.0, 1, 1, 1)]):
-        assert running.total == Seen(*(FINER * value for value in seen[-1]))
+        assert running.total == Observation(*(FINER * value for value in seen[-1]))
 
 
 def test_before_any_observation_nothing_is_held():
-    assert start_running() == (0, NOTHING)
+    assert start_means() == (0, NOTHING)
 
 
 def test_vast_signals_are_held():
@@ -141,11 +141,11 @@ def test_vast_signals_are_held():
 
 @jit
 def learn_all(settings, rows, history, out):
-    running = start_running()
+    running = start_means()
     for i in range(len(rows)):
         new = observe(rows[i, 0] / 3, rows[i, 1], rows[i, 2], rows[i, 3])
         slot = i % settings.observations
-        oldest = Seen(history[slot, 0], history[slot, 1], history[slot, 2], history[slot, 3])
+        oldest = Observation(history[slot, 0], history[slot, 1], history[slot, 2], history[slot, 3])
         history[slot, 0], history[slot, 1], history[slot, 2], history[slot, 3] = new
         running = update(running, new, oldest, settings)
         for field in range(4):

@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchcube.engine.policies.estimates import Seen, observe, smoothing
+from batchcube.engine.policies.estimates import Observation, observe, smoothing
 from batchcube.engine.policies.memory import RULES, memory_bound
 from batchcube.engine.policies.sla import VARIANTS, sla_search
 from batchcube.engine.policies.target import fixed_target, learn, start_target
 
-from ..cases import make_control
+from ..batches.cases import make_control
 
-NOTHING = Seen(0, 0, 0, 0)
+NOTHING = Observation(0, 0, 0, 0)
 SLA = sla_search("paper", "tbt", 0.05, 0.001)
 
 

@@ -1,0 +1,30 @@
+"""The backends: three ways to compute the same numbers, and what each needs."""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+BACKENDS = ("numba", "jax", "reference")
+
+
+class MissingBackendError(ImportError):
+    """A backend needs a package that is not installed, or that cannot be loaded."""
+
+
+def require_numba() -> None:
+    """Refuse to go on without Numba: raises MissingBackendError where it is not installed, or refuses to load."""
+    try:
+        import_module("numba")
+    except ImportError as error:
+        raise MissingBackendError(f"backend = 'numba': {error} (backend 'reference' runs without numba)") from None
+
+
+def require_backend(backend: str) -> None:
+    """Refuse a backend that does not exist (ValueError) or is not installed (MissingBackendError)."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
+    if backend == "numba":
+        require_numba()
+    if backend == "jax" and find_spec("jax") is None:
+        raise MissingBackendError(
+            "jax is not installed: in the clone, pip install '.[jax]' (or '.[cuda]' for NVIDIA GPUs)"
+        )

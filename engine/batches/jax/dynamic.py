@@ -1,0 +1,237 @@
+"""Free servers take what waits: `dynamic_only`, `multi_bin_dynamic` and `fifo_greedy` (model, sections 3 and 6-8).
+
+All replications step together. In one step a replication finishes at most one batch and starts at most one; when it has
+started them all it stands still until the last one has.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ...dialect import whole
+from ...policies.bin_choice import rank
+from ...policies.estimates import UNIT, Observation, observe, read
+from ...policies.service import own_ticks, service_ticks
+from ...policies.target import Target, learn, start_target
+from ...ticks import NEVER
+from .account import Decisions
+from .program import ProgramKey
+from .replication import Batches, Replication, each_replication, first_after
+
+LOG = ("low", "size", "bin", "start", "service", "longest", "tokens")
+DECIDED = Decisions._fields
+
+
+class InService(NamedTuple):
+    """Batches in service: (slot,) each."""
+
+    completion: Array
+    """Ticks; NEVER in a slot that is free."""
+    number: Array
+    bin: Array
+    seen: Any
+    """A `Observation`: what each will teach."""
+
+
+class State(NamedTuple):
+    """Where a replication stands."""
+
+    now: Array
+    head: Array
+    """(bin,) position of the first request that waits."""
+    running: InService
+    targets: Any
+    """A `Target`: (controller,) each."""
+    history: Any
+    """A `Observation`: (controller, observation) what a window still holds."""
+    observed: Array
+    """(controller,) batches seen."""
+    previous: Array
+    """Bin served last."""
+    taken: Array
+    """Requests that no longer wait."""
+    number: Array
+    """Batches started."""
+    crowded: Array
+    """More batches were in service than there are slots: nothing after that is right."""
+    log: Array
+    """(batch, field) of LOG and DECIDED."""
+
+
+def dynamic_batches(replications: Replication, key: ProgramKey) -> tuple[Batches, Decisions, Array]:
+    """Simulate replications, each field with a leading axis; the last thing returned says which need more slots."""
+    queues = each_replication(queue_of, key)(replications)
+    step_all = each_replication(step, key)
+
+    def unfinished(state: State) -> Array:
+        return jnp.any((state.taken < replications.requests) & ~state.crowded)
+
+    state = lax.while_loop(
+        unfinished, lambda state: step_all(replications, queues, state), each_replication(begin, key)(replications)
+    )
+    batches, decisions = each_replication(read_log, key)(replications, state)
+    return batches, decisions, state.crowded
+
+
+def queue_of(replication: Replication, key: ProgramKey) -> Array:
+    """Return (4, position) arrival, length, prompt, output, with room for a batch behind the end."""
+    queue = jnp.stack([replication.came, replication.length, replication.prompt, replication.output])
+    return jnp.pad(queue, ((0, 0), (0, key.largest_batch)))
+
+
+def begin(replication: Replication, key: ProgramKey) -> State:
+    """Return the state before the first request."""
+    controllers = jnp.arange(key.bins)
+    empty = jnp.zeros(key.servers, jnp.int64)
+    targets = jax.vmap(lambda k: as_arrays(start_target(k, replication.setup.control)))(controllers)
+    none = jnp.zeros((key.bins, key.observations), jnp.int64)
+    zero = jnp.zeros((), jnp.int64)
+    return State(
+        now=zero - 1,
+        head=replication.start[:-1],
+        running=InService(empty + NEVER, empty, empty, seen_as(empty)),
+        targets=targets,
+        history=seen_as(none),
+        observed=jnp.zeros(key.bins, jnp.int64),
+        previous=zero - 1,
+        taken=zero,
+        number=zero,
+        crowded=zero > 0,
+        log=jnp.zeros((key.batches, len(LOG) + len(DECIDED)), jnp.int64),
+    )
+
+
+def seen_as(array: Any) -> Any:
+    """Return a `Observation` that holds the same array four times."""
+    return Observation(array, array, array, array)
+
+
+def as_arrays(target: Target) -> Any:
+    """Give the state of a controller the types that it keeps."""
+    whole_numbers: Any = partial(jnp.asarray, dtype=jnp.int64)
+    real_numbers: Any = partial(jnp.asarray, dtype=jnp.float64)
+    return Target(
+        running=jax.tree.map(whole_numbers, target.running),
+        span=jax.tree.map(real_numbers, target.span),
+        memory_bound=real_numbers(target.memory_bound),
+        sla_bound=real_numbers(target.sla_bound),
+        batch=whole_numbers(target.batch),
+    )
+
+
+def step(replication: Replication, queue: Array, state: State, key: ProgramKey) -> State:
+    """Finish a batch that is due, or let time pass until one is; then start a batch, if that can be."""
+    busy = jnp.sum(state.running.completion < NEVER)
+    due = jnp.min(state.running.completion)
+    may_start = busy < replication.setup.policy.servers
+    waiting = jnp.any(waits(state.now, state.head, replication))
+    # With nobody waiting, those who arrived are those who were taken.
+    arriving = jnp.where(may_start & ~waiting, replication.arrival[state.taken], NEVER)
+    stay = (due > state.now) & may_start & waiting
+    state = state._replace(now=jnp.where(stay, state.now, jnp.minimum(due, arriving)))
+    return dispatch(finish(state, replication), replication, queue, key)
+
+
+def waits(instant: Array, head: Array, replication: Replication) -> Array:
+    """Say of each bin whether somebody waits who arrived at an instant or before: (bin,)."""
+    return (head < replication.start[1:]) & (replication.came[head] <= instant)
+
+
+def finish(state: State, replication: Replication) -> State:
+    """Finish the first of the batches that are due now, and teach its controller."""
+    control, per_bin, running = replication.setup.control, replication.setup.policy.per_bin != 0, state.running
+    due = (running.completion == state.now) & (running.completion < NEVER)
+    any_due = jnp.any(due)
+    slot = jnp.argmin(jnp.where(due, running.number, NEVER))
+    j = running.bin[slot]
+    k = jnp.where(per_bin, j, 0)
+    position = state.observed[k] % control.smoothing.observations
+    new = Observation(*(part[slot] for part in running.seen))
+    oldest = Observation(*(part[k, position] for part in state.history))
+    before = waits(state.now - 1, state.head, replication)
+    queued = jnp.where(per_bin, before[j], jnp.any(before))
+    target = as_arrays(learn(jax.tree.map(lambda x: x[k], state.targets), new, oldest, 1 * queued, k, control))
+    k = jnp.where(any_due, k, len(state.head))  # an index out of range changes nothing
+    slot = jnp.where(any_due, slot, len(due))
+    return state._replace(
+        running=running._replace(completion=running.completion.at[slot].set(NEVER, mode="drop")),
+        targets=jax.tree.map(lambda old, x: old.at[k].set(x, mode="drop"), state.targets, target),
+        history=Observation(
+            *(old.at[k, position].set(x, mode="drop") for old, x in zip(state.history, new, strict=True))
+        ),
+        observed=state.observed.at[k].add(1, mode="drop"),
+    )
+
+
+def dispatch(state: State, replication: Replication, queue: Array, key: ProgramKey) -> State:
+    """Start a batch if nothing more is due now, a server is free and somebody waits."""
+    policy, law, control, running = (
+        replication.setup.policy,
+        replication.setup.service,
+        replication.setup.control,
+        state.running,
+    )
+    now, end = state.now, replication.start[1:]
+    waiting = waits(now, state.head, replication)
+    free = running.completion == NEVER
+    starting = ~jnp.any(running.completion == now) & (jnp.sum(~free) < policy.servers) & jnp.any(waiting)
+    queued = 1 * waiting
+    if key.longest_queue:
+        queued = first_after(replication.came, state.head, end, now, key) - state.head
+    first = jnp.astype(replication.request[state.head], jnp.int64)
+    j = jnp.argmin(rank(policy.bin_choice, jnp.arange(key.bins), first, queued, state.previous, key.bins))
+    target = jax.tree.map(lambda x: x[jnp.where(policy.per_bin != 0, j, 0)], state.targets)
+
+    low, place = state.head[j], jnp.arange(key.largest_batch)
+    came, length, prompt, output = lax.dynamic_slice(queue, (0, low), (len(queue), key.largest_batch))
+    inside = (place < target.batch) & (low + place < end[j]) & (came <= now)
+
+    def total(values: Array) -> Array:
+        return jnp.sum(jnp.where(inside, values, 0))
+
+    size = jnp.sum(inside)
+    longest, longest_output = jnp.max(jnp.where(inside, length, 0)), jnp.max(jnp.where(inside, output, 0))
+    tokens, squares = total(prompt + output), total((prompt + output) * (prompt + output))
+    service = service_ticks(size, longest, law)
+    own = own_ticks(size, length, service, law) if key.own_completion else service
+    latency = total(now + own - came) // jnp.maximum(size, 1)
+    choice = control.sla.signal
+    pace = service / jnp.maximum(longest_output, 1)
+    signal = jnp.where(choice == 0, pace, 1.0 * jnp.where(choice == 1, service, latency))
+    seen = observe(signal, jnp.maximum(size, 1), tokens, squares)
+
+    known = target.running.seen > 0
+    mean = whole(read(target.running.total.signal, target.running, control.smoothing) * UNIT)
+    decided = (target.batch, whole(target.memory_bound), whole(target.sla_bound), known, mean)
+    row = jnp.stack([jnp.asarray(x, jnp.int64) for x in (low, size, j, now, service, longest, tokens, *decided)])
+
+    slot = jnp.argmax(free)
+    crowded = starting & ~free[slot]
+    starting &= ~crowded
+    slot = jnp.where(starting, slot, key.servers)
+    begun = InService(now + service, state.number, j, seen)
+    return state._replace(
+        head=state.head.at[jnp.where(starting, j, key.bins)].add(size, mode="drop"),
+        running=jax.tree.map(lambda old, x: old.at[slot].set(x, mode="drop"), running, begun),
+        previous=jnp.where(starting, j, state.previous),
+        taken=state.taken + jnp.where(starting, size, 0),
+        number=state.number + starting,
+        crowded=state.crowded | crowded,
+        log=state.log.at[jnp.where(starting, state.number, key.batches)].set(row, mode="drop"),
+    )
+
+
+def read_log(replication: Replication, state: State, key: ProgramKey) -> tuple[Batches, Decisions]:
+    """Return the batches of a replication, the batch of each position, and the decisions."""
+    columns = state.log.T
+    low, size = columns[0], columns[1]
+    number = jnp.arange(key.batches)
+    heads = jnp.full(key.requests, -1).at[jnp.where(size > 0, low, key.requests)].set(number, mode="drop")
+    # The batch of a position is the one that began last: the position counts first, the number comes along.
+    position = jnp.arange(key.requests)
+    began = lax.cummax(jnp.where(heads >= 0, (position << 32) + heads, -1))
+    batches = Batches(**dict(zip(LOG, columns, strict=False)), of=began & 0xFFFFFFFF)
+    return batches, Decisions(*columns[len(LOG) :])

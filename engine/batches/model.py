@@ -1,0 +1,294 @@
+"""What one replication is given: a trace, its sorting into bins, and a setup. Plain tuples of arrays and numbers."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..policies.bin_choice import CHOICES
+from ..policies.service import Service, longest_service
+from ..policies.sla import TOKEN_GAP
+from ..policies.target import Control
+from ..ticks import LARGEST_BATCH, LARGEST_REQUEST, LATEST, MOST_REQUESTS, NEVER, from_seconds
+from .tally import TBT_UNIT
+
+MODES = ("multi_bin_only", "dynamic_only", "multi_bin_dynamic", "fifo_fixed", "fifo_greedy")
+INFINITE = 2**30
+"""Number of servers that stands for infinitely many."""
+
+
+class Trace(NamedTuple):
+    """The requests of one replication in arrival order, each field (request,) (model, section 1)."""
+
+    arrival: NDArray[np.int64]
+    """Ticks, non-decreasing."""
+    length: NDArray[np.int64]
+    """What the longest of a batch is taken over: output tokens, prompt + output tokens, or service ticks."""
+    prompt: NDArray[np.int64]
+    """Tokens; 0 where only service times are given."""
+    output: NDArray[np.int64]
+    """Tokens; 0 where only service times are given."""
+    predicted: NDArray[np.float64]
+    """Predicted length, in the unit of `length`; read by the service order `shortest_first` alone."""
+
+
+class Bins(NamedTuple):
+    """The trace sorted into bins, arrival order kept inside each: a batch is always a slice of `order`."""
+
+    of: NDArray[np.int32]
+    """(request,) bin of each request."""
+    order: NDArray[np.uint32]
+    """(request,) request numbers, bin by bin; unsigned, which spares kernels the test for negative indices."""
+    start: NDArray[np.int64]
+    """(bin + 1,) where each bin begins in `order`."""
+
+
+class Policy(NamedTuple):
+    """How batches are formed and served (model, section 3)."""
+
+    static: bool
+    """True: bins release full batches (`multi_bin_only`). False: free servers take what waits (`dynamic_only`, ...)."""
+    batch_size: int
+    """B of the released modes; largest batch of the others."""
+    max_wait: int
+    """Ticks after which a bin releases what it holds; NEVER for no limit."""
+    shortest_first: bool
+    """Serve the formed batch with the smallest predicted time first, instead of the first formed."""
+    drop_tail: bool
+    """Never release what is left in the bins after the last arrival."""
+    bin_choice: int
+    """Index into `bin_choice.CHOICES`."""
+    per_bin: bool
+    """One controller for each bin, instead of one for all."""
+    servers: int
+    """c, or INFINITE."""
+    own_completion: bool
+    """Each request completes at its own length; the server stays busy until the longest is done."""
+
+
+class Reporting(NamedTuple):
+    """What the report looks at (model, section 9)."""
+
+    warmup: int
+    """Number of first requests left out."""
+    request_sla: int
+    """D_request in ticks; NEVER when not set."""
+    token_sla: float
+    """D_token in ticks per token; infinite when not set."""
+    window: int
+    """Width of a time window in ticks."""
+    windows: int
+    """Number of windows, from t = 0 on."""
+
+
+class Setup(NamedTuple):
+    """Everything but the requests."""
+
+    policy: Policy
+    service: Service
+    control: Control
+    reporting: Reporting
+
+
+class Job(NamedTuple):
+    """One replication to simulate."""
+
+    trace: Trace
+    bins: Bins
+    setup: Setup
+
+
+class Records(NamedTuple):
+    """What became of each request, (request,) each; -1 where it was never served."""
+
+    start: NDArray[np.int64]
+    """Ticks."""
+    completion: NDArray[np.int64]
+    """Ticks."""
+    batch: NDArray[np.int64]
+    """Number of the batch, in the order in which batches start."""
+    bin: NDArray[np.int64]
+    size: NDArray[np.int64]
+    """Requests in its batch."""
+
+
+def make_trace(
+    arrival_s: ArrayLike,
+    *,
+    output_tokens: ArrayLike | None = None,
+    prompt_tokens: ArrayLike | None = None,
+    service_s: ArrayLike | None = None,
+    predicted: ArrayLike | None = None,
+    length: str = "output",
+) -> Trace:
+    """Build a trace from arrays of shape (request,): arrival times with either token counts or service times.
+
+    `predicted` is the predicted output length in tokens (or service time in seconds), by default the true one. With
+    `length="total"` a batch is dominated by prompt + output tokens. Raises ValueError naming the field and the first
+    bad entry.
+    """
+    arrival = np.asarray(arrival_s, dtype=np.float64)
+    count = len(arrival)
+    _refuse("arrival_s", ~np.isfinite(arrival), arrival, "must be finite")
+    _refuse("arrival_s", arrival < 0, arrival, "must be >= 0")
+    _refuse("arrival_s", np.diff(arrival, prepend=0.0) < 0, arrival, "must not decrease")
+    if (output_tokens is None) == (service_s is None):
+        raise ValueError("a trace needs either output_tokens or service_s")
+    if service_s is not None:
+        seconds = np.asarray(service_s, dtype=np.float64)
+        _same_length("service_s", len(seconds), count)
+        _refuse("service_s", ~(seconds > 0), seconds, "must be > 0")
+        ticks = np.maximum(from_seconds(seconds), 1)
+        guess = ticks.astype(np.float64) if predicted is None else np.asarray(predicted, np.float64) * 1e6
+        _same_length("predicted", len(guess), count)
+        nothing = np.zeros(count, np.int64)
+        return Trace(from_seconds(arrival), ticks, nothing, nothing, guess)
+    output = np.asarray(output_tokens)
+    prompt = np.zeros(count, np.int64) if prompt_tokens is None else np.asarray(prompt_tokens)
+    _same_length("output_tokens", len(output), count)
+    _same_length("prompt_tokens", len(prompt), count)
+    _refuse("output_tokens", ~(output >= 1), output, "must be >= 1")
+    _refuse("prompt_tokens", ~(prompt >= 0), prompt, "must be >= 0")
+    _refuse(
+        "prompt_tokens + output_tokens", prompt + output > LARGEST_REQUEST, prompt, f"sum must be <= {LARGEST_REQUEST}"
+    )
+    output, prompt = output.astype(np.int64), prompt.astype(np.int64)
+    guess = output.astype(np.float64) if predicted is None else np.asarray(predicted, dtype=np.float64)
+    _same_length("predicted", len(guess), count)
+    if length == "output":
+        return Trace(from_seconds(arrival), output, prompt, output, guess)
+    if length == "total":
+        return Trace(from_seconds(arrival), prompt + output, prompt, output, prompt + guess)
+    raise ValueError(f"length = {length!r}: must be one of output, total")
+
+
+def sort_into_bins(bin_of_request: NDArray[np.int32], bins: int) -> Bins:
+    """Sort requests by bin, arrival order kept: (request,) bin numbers in 0..bins-1."""
+    of = np.ascontiguousarray(bin_of_request, dtype=np.int32)
+    counts = np.bincount(of, minlength=bins)
+    if len(counts) > bins:
+        raise ValueError(f"bin {len(counts) - 1} of a request: must be below {bins}")
+    if bins == 1:
+        order = np.arange(len(of), dtype=np.uint32)
+    else:
+        # Radix sort needs a narrow key: 2-3 times faster than on int32.
+        order = np.argsort(of.astype(np.uint8 if bins <= 256 else np.uint16), kind="stable").astype(np.uint32)
+    return Bins(of, order, np.concatenate(([0], np.cumsum(counts))).astype(np.int64))
+
+
+def make_policy(
+    mode: str,
+    *,
+    batch_size: int,
+    servers: int = 1,
+    max_wait_s: float | None = None,
+    service_order: str = "first_formed",
+    tail: str = "flush",
+    bin_choice: str = "oldest_head",
+    controller_scope: str = "per_bin",
+    completion: str = "batch",
+) -> Policy:
+    """Build the policy of one of `MODES`; `servers=INFINITE` for infinitely many.
+
+    `batch_size` is B where batches have a fixed size, and the largest batch in the dynamic modes. Raises ValueError for
+    an unknown word or a number out of range.
+    """
+    _one_of("policy.mode", mode, MODES)
+    _one_of("policy.service_order", service_order, ("first_formed", "shortest_first"))
+    _one_of("policy.tail", tail, ("flush", "drop"))
+    _one_of("policy.bin_choice", bin_choice, CHOICES)
+    _one_of("policy.controller_scope", controller_scope, ("per_bin", "global"))
+    _one_of("server.completion", completion, ("batch", "own"))
+    if not 1 <= batch_size <= LARGEST_BATCH:
+        raise ValueError(f"policy.batch_size = {batch_size}: must be in 1..{LARGEST_BATCH}")
+    if max_wait_s is not None and not max_wait_s >= 0:
+        raise ValueError(f"policy.max_wait_s = {max_wait_s}: must be >= 0")
+    if not 1 <= servers <= INFINITE:
+        raise ValueError(f"server.servers = {servers}: must be >= 1 or infinite")
+    return Policy(
+        static=mode in ("multi_bin_only", "fifo_fixed"),
+        batch_size=int(batch_size),
+        max_wait=NEVER if max_wait_s is None else int(from_seconds(max_wait_s)),
+        shortest_first=service_order == "shortest_first",
+        drop_tail=tail == "drop",
+        bin_choice=CHOICES.index(bin_choice),
+        per_bin=controller_scope == "per_bin",
+        servers=int(servers),
+        own_completion=completion == "own",
+    )
+
+
+def make_reporting(
+    *,
+    horizon_s: float,
+    windows: int = 50,
+    warmup_requests: int = 0,
+    request_sla_s: float | None = None,
+    token_sla_s: float | None = None,
+) -> Reporting:
+    """Build the report's settings; `windows` equal windows cover [0, horizon_s]."""
+    if windows < 1:
+        raise ValueError(f"report.windows = {windows}: must be >= 1")
+    if warmup_requests < 0:
+        raise ValueError(f"report.warmup_requests = {warmup_requests}: must be >= 0")
+    return Reporting(
+        warmup=int(warmup_requests),
+        request_sla=NEVER if request_sla_s is None else int(from_seconds(request_sla_s)),
+        token_sla=float("inf") if token_sla_s is None else token_sla_s * 1e6,
+        window=max(1, -(-int(from_seconds(horizon_s)) // windows)),
+        windows=int(windows),
+    )
+
+
+def check(trace: Trace, bins: Bins, setup: Setup) -> None:
+    """Refuse what cannot be simulated without overflow, or does not fit together; raises ValueError."""
+    requests = len(trace.arrival)
+    if requests == 0:
+        raise ValueError("a trace needs at least one request")
+    if requests >= MOST_REQUESTS:
+        raise ValueError(f"{requests} requests in one replication: must be below {MOST_REQUESTS}")
+    _same_length("bins", len(bins.of), requests)
+    if setup.service.base.shape[0] <= setup.policy.batch_size:
+        raise ValueError("the service law must cover every batch size up to policy.batch_size")
+    if not setup.policy.static and int(setup.control.largest) > setup.policy.batch_size:
+        raise ValueError("policy.largest_batch of the controller: must not exceed policy.batch_size")
+    if setup.control.sla.signal == TOKEN_GAP:
+        raise ValueError("policy.sla.signal = 'token_gap': only steps of continuous batching have one")
+    controllers = len(bins.start) - 1 if setup.policy.per_bin else 1
+    if len(setup.control.prior_tokens) < controllers:
+        raise ValueError(f"the controller needs prior moments for {controllers} bins")
+    longest = longest_service(setup.service, int(trace.length.max()))
+    if not setup.service.timed and longest > LATEST // TBT_UNIT:
+        raise ValueError(
+            f"server.service: a batch of this trace could take {longest / 1e6:.6g} s: "
+            f"must be at most {LATEST // TBT_UNIT // 10**6} s"
+        )
+    if setup.policy.shortest_first:
+        least, most = float(trace.predicted.min()), float(trace.predicted.max())
+        if not 0 <= least <= most <= LATEST:
+            raise ValueError(f"predicted lengths from {least} to {most}: must be in 0..{LATEST}")
+        longest_service(setup.service, int(most))
+    wait = 0 if setup.policy.max_wait == NEVER else setup.policy.max_wait
+    # Sums over one batch are plain int64, so the horizon shrinks with very large batches.
+    latest = min(LATEST, NEVER // setup.policy.batch_size)
+    if int(trace.arrival[-1]) + wait + requests * longest > latest:
+        raise ValueError(
+            f"{requests} requests of up to {longest / 1e6:.6g} s each could run past {latest // 10**6} s, "
+            f"the longest that can be simulated with batches of up to {setup.policy.batch_size}"
+        )
+
+
+def _refuse(name: str, bad: NDArray[np.bool_], values: NDArray[np.generic], rule: str) -> None:
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise ValueError(f"{name}[{first}] = {values[first]}: {rule}")
+
+
+def _same_length(name: str, length: int, count: int) -> None:
+    if length != count:
+        raise ValueError(f"{name} has {length} entries, arrival_s has {count}: must be equal")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")

@@ -1,0 +1,160 @@
+"""Bins hand out batches: `multi_bin_only` and `fifo_fixed` ([MB] Algorithm 1; model, section 3).
+
+Nothing that happens at the servers changes which requests form a batch, or when. So there is no walk over arrivals:
+each bin knows when its next batch is released, and batches are taken in that order.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...numba.heap import pop, push
+from ...numba.jit import inline, jit
+from ...policies.service import service_ticks
+from ...ticks import NEVER
+from ..model import INFINITE, Bins, Setup
+from .account import book, book_missed, open_books, record, span_of
+
+# What releases a batch, in the order in which releases at one instant happen.
+FULL, WAITED, ENDED = 0, 1, 2
+
+
+class StaticWorkspace(NamedTuple):
+    """Working memory of `run_static`."""
+
+    bins: NDArray[np.int64]
+    """(bin, 5) head of the bin in `order`, and its next release: instant, cause, tie-breaker, end in `order`."""
+    free: NDArray[np.int64]
+    """(server,) when each server is free; one entry, always 0, when there are infinitely many."""
+    formed: NDArray[np.int64]
+    """(batch, 5) heap of formed batches, for `shortest_first`: predicted ticks, number formed, bin, low, high."""
+
+
+HEAD, INSTANT, CAUSE, TIE, END = range(5)
+
+
+def static_workspace(bins: Bins, setup: Setup) -> StaticWorkspace:
+    """Allocate working memory; pages of the heap that are never touched cost nothing."""
+    count = len(bins.start) - 1
+    waiting = len(bins.of) + 1 if setup.policy.shortest_first else 1
+    servers = 1 if setup.policy.servers == INFINITE else setup.policy.servers
+    return StaticWorkspace(
+        np.zeros((count, 5), np.int64), np.zeros(servers, np.int64), np.empty((waiting, 5), np.int64)
+    )
+
+
+@inline
+def next_release(j, head, end, trace, order, policy):
+    """Return when bin j next releases a batch, what releases it, the tie-breaker, and where it ends in `order`."""
+    last = trace.arrival[-1]
+    if head == end:
+        return NEVER, ENDED, j, end
+    deadline = NEVER
+    if policy.max_wait < NEVER:
+        deadline = trace.arrival[order[head]] + policy.max_wait
+    if end - head >= policy.batch_size:
+        closing = order[head + policy.batch_size - 1]
+        if trace.arrival[closing] <= deadline:
+            return trace.arrival[closing], FULL, np.int64(closing), head + policy.batch_size
+    if deadline <= last or (policy.drop_tail and deadline < NEVER):
+        high = head + 1
+        while high < end and trace.arrival[order[high]] <= deadline:
+            high += 1
+        return deadline, WAITED, j, high
+    if policy.drop_tail:
+        return NEVER, ENDED, j, end
+    return last, ENDED, j, end
+
+
+@inline
+def plan(j, trace, bins, policy, queues):
+    """Note the next release of bin j."""
+    instant, cause, tie, end = next_release(j, queues[j, HEAD], bins.start[j + 1], trace, bins.order, policy)
+    queues[j, INSTANT], queues[j, CAUSE], queues[j, TIE], queues[j, END] = instant, cause, tie, end
+
+
+@inline
+def first_of(queues):
+    """Return the bin that releases first."""
+    best = 0
+    for j in range(1, len(queues)):
+        for field in (INSTANT, CAUSE, TIE):
+            if queues[j, field] != queues[best, field]:
+                if queues[j, field] < queues[best, field]:
+                    best = j
+                break
+    return best
+
+
+@inline
+def serve(low, high, j, number, start, trace, bins, setup, tally, records):
+    """Run one batch from `start`; return its completion."""
+    members = bins.order[low:high]
+    span = span_of(members, trace, setup.service.timed)
+    service = service_ticks(len(members), span.longest, setup.service)
+    book(members, j, start, service, span, trace, setup, tally)
+    record(members, j, number, start, service, trace, setup, records)
+    return start + service
+
+
+@inline
+def predicted_ticks(members, trace, law):
+    """Return T(b, L) of the longest prediction in a batch."""
+    longest = 0.0
+    for m in range(len(members)):
+        longest = max(longest, trace.predicted[members[m]])
+    return service_ticks(len(members), longest, law)
+
+
+@inline
+def earliest(free):
+    """Return the server that is free first, the lowest on a tie (np.argmin is a call, and slower)."""
+    best = 0
+    for server in range(1, len(free)):
+        if free[server] < free[best]:
+            best = server
+    return best
+
+
+@jit
+def run_static(trace, bins, setup, tally, records, workspace):
+    """Simulate one replication into an empty tally; fill `records` unless they have length 0."""
+    open_books(trace, setup, tally)
+    policy, queues, free, formed = setup.policy, workspace.bins, workspace.free, workspace.formed
+    for j in range(len(queues)):
+        queues[j, HEAD] = bins.start[j]
+        plan(j, trace, bins, policy, queues)
+    number = released = released_at = waiting = 0
+    finite = policy.servers < INFINITE
+    while True:
+        j = first_of(queues)
+        now = queues[j, INSTANT]
+        server = earliest(free)
+        start = max(released_at, free[server])
+        if waiting > 0 and start < now:
+            # Every release of the last instant is in: the server takes the shortest batch that waits.
+            pop(formed, waiting)
+            waiting -= 1
+            k, low, high = formed[waiting, 2], formed[waiting, 3], formed[waiting, 4]
+        elif now == NEVER:
+            break
+        else:
+            k, low, high = j, queues[j, HEAD], queues[j, END]
+            queues[j, HEAD] = high
+            plan(j, trace, bins, policy, queues)
+            released, released_at = released + 1, now
+            if policy.shortest_first:
+                row = formed[waiting]
+                row[0], row[1] = predicted_ticks(bins.order[low:high], trace, setup.service), released
+                row[2], row[3], row[4] = j, low, high
+                push(formed, waiting)
+                waiting += 1
+                continue
+            start = max(now, free[server])
+        done = serve(low, high, k, number, start, trace, bins, setup, tally, records)
+        free[server] = done if finite else 0
+        number += 1
+    tally.totals[0]["unserved"] = len(trace.arrival) - tally.totals[0]["completed"]
+    for j in range(len(queues)):
+        book_missed(bins.order[queues[j, HEAD] : bins.start[j + 1]], trace, setup.reporting, tally)

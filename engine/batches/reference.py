@@ -1,0 +1,219 @@
+"""The specification, executed: one replication, event by event, in plain Python.
+
+New semantics land here first. Slow on purpose; every other backend must give the same records, request by request.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..policies.bin_choice import EMPTY, rank
+from ..policies.estimates import Observation, observe
+from ..policies.service import own_ticks, service_ticks
+from ..policies.target import Target, learn, start_target
+from ..ticks import NEVER
+from .model import Bins, Records, Setup, Trace
+
+
+@dataclass
+class Batch:
+    """A batch: waiting for a server, in service, or done."""
+
+    bin: int
+    members: list[int]
+    formed: int = 0
+    number: int = -1
+    start: int = 0
+    service: int = 0
+    completion: int = 0
+    longest: int = 0
+    decision: Target | None = None
+
+
+@dataclass
+class Simulation:
+    """The whole state of one replication."""
+
+    trace: Trace
+    bins: Bins
+    setup: Setup
+    now: int = 0
+    next_request: int = 0
+    waiting: list[list[int]] = field(default_factory=list)
+    formed: list[Batch] = field(default_factory=list)
+    running: list[Batch] = field(default_factory=list)
+    done: list[Batch] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+    history: list[list[Observation]] = field(default_factory=list)
+    last_bin: int = -1
+    started: int = 0
+
+    def __post_init__(self) -> None:
+        bins = len(self.bins.start) - 1
+        self.waiting = [[] for _ in range(bins)]
+        controllers = bins if self.setup.policy.per_bin else 1
+        self.targets = [start_target(k, self.setup.control) for k in range(controllers)]
+        self.history = [[] for _ in range(controllers)]
+
+    # The clock: at one instant first completions, then arrivals, then dispatch (model, section 1).
+
+    def run(self) -> None:
+        """Let everything happen, one instant after the other."""
+        while (instant := self.next_instant()) < NEVER:
+            self.now = instant
+            self.complete()
+            self.enqueue()
+            self.dispatch()
+
+    def next_instant(self) -> int:
+        """Return when the next completion, arrival or overdue release happens; NEVER if none will."""
+        instants = [batch.completion for batch in self.running]
+        if self.next_request < len(self.trace.arrival):
+            instants.append(int(self.trace.arrival[self.next_request]))
+        if self.setup.policy.static:
+            instants += [self.deadline(queue) for queue in self.waiting if queue]
+        return min(instants, default=NEVER)
+
+    def complete(self) -> None:
+        """Finish the batches that are due, by number."""
+        finished = sorted((b for b in self.running if b.completion == self.now), key=lambda b: b.number)
+        for batch in finished:
+            self.running.remove(batch)
+            self.done.append(batch)
+            if not self.setup.policy.static:
+                self.learn_from(batch)
+
+    def enqueue(self) -> None:
+        """Let requests join their bins in index order, then bins release what is full, overdue or left."""
+        arrival = self.trace.arrival
+        while self.next_request < len(arrival) and arrival[self.next_request] == self.now:
+            queue = self.waiting[int(self.bins.of[self.next_request])]
+            queue.append(self.next_request)
+            self.next_request += 1
+            if self.setup.policy.static and len(queue) == self.setup.policy.batch_size:
+                self.release(int(self.bins.of[self.next_request - 1]))
+        if self.setup.policy.static:
+            self.release_late()
+
+    def dispatch(self) -> None:
+        """Give free servers work until there is none, or none is free."""
+        while len(self.running) < self.setup.policy.servers:
+            batch = self.next_formed() if self.setup.policy.static else self.take()
+            if batch is None:
+                return
+            self.begin(batch)
+
+    # Released modes: bins hand out batches ([MB] Algorithm 1).
+
+    def deadline(self, queue: list[int]) -> int:
+        """Return when the oldest request of a bin has waited `max_wait`."""
+        policy = self.setup.policy
+        return NEVER if policy.max_wait == NEVER else int(self.trace.arrival[queue[0]]) + policy.max_wait
+
+    def release_late(self) -> None:
+        """Release the bins that have waited long enough; after the last arrival, all of them."""
+        for j, queue in enumerate(self.waiting):
+            if queue and self.deadline(queue) == self.now:
+                self.release(j)
+        if self.next_request == len(self.trace.arrival) and not self.setup.policy.drop_tail:
+            for j, queue in enumerate(self.waiting):
+                if queue:
+                    self.release(j)
+
+    def release(self, j: int) -> None:
+        """Form a batch of what bin j holds."""
+        self.formed.append(Batch(j, self.waiting[j], formed=self.now))
+        self.waiting[j] = []
+
+    def next_formed(self) -> Batch | None:
+        """Take the formed batch that is served next from the central queue."""
+        if not self.formed:
+            return None
+        batch = min(self.formed, key=self.predicted_time) if self.setup.policy.shortest_first else self.formed[0]
+        self.formed.remove(batch)
+        return batch
+
+    def predicted_time(self, batch: Batch) -> int:
+        """Return T(b, L) of the longest prediction in a batch."""
+        longest = max(float(self.trace.predicted[i]) for i in batch.members)
+        return int(service_ticks(len(batch.members), longest, self.setup.service))
+
+    # Dynamic modes: a free server takes what waits, up to its target ([DB]).
+
+    def take(self) -> Batch | None:
+        """Choose a bin and take a batch from its head; None when nothing waits."""
+        bins = len(self.waiting)
+        ranks = [
+            rank(self.setup.policy.bin_choice, j, queue[0] if queue else EMPTY, len(queue), self.last_bin, bins)
+            for j, queue in enumerate(self.waiting)
+        ]
+        j = ranks.index(min(ranks))
+        if not self.waiting[j]:
+            return None
+        target = self.targets[self.controller(j)]
+        members, self.waiting[j] = self.waiting[j][: target.batch], self.waiting[j][target.batch :]
+        self.last_bin = j
+        return Batch(j, members, formed=self.now, decision=target)
+
+    def controller(self, j: int) -> int:
+        """Return the controller that decides for bin j."""
+        return j if self.setup.policy.per_bin else 0
+
+    def learn_from(self, batch: Batch) -> None:
+        """Teach its controller what a finished batch has shown."""
+        k, control = self.controller(batch.bin), self.setup.control
+        tokens = [int(self.trace.prompt[i] + self.trace.output[i]) for i in batch.members]
+        new = observe(self.signal(batch), len(tokens), sum(tokens), sum(t * t for t in tokens))
+        self.history[k].append(new)
+        full = len(self.history[k]) > control.smoothing.observations
+        oldest = self.history[k][-1 - control.smoothing.observations] if full else Observation(0, 0, 0, 0)
+        waiting = len(self.waiting[batch.bin]) if self.setup.policy.per_bin else sum(map(len, self.waiting))
+        self.targets[k] = learn(self.targets[k], new, oldest, waiting, k, control)
+
+    def signal(self, batch: Batch) -> float:
+        """Return τ of a finished batch, in ticks."""
+        match self.setup.control.sla.signal:
+            case 0:
+                return batch.service / max(1, *(int(self.trace.output[i]) for i in batch.members))
+            case 1:
+                return float(batch.service)
+        latencies = [self.completion_of(batch, i) - int(self.trace.arrival[i]) for i in batch.members]
+        return float(sum(latencies) // len(latencies))  # whole ticks: the same in every backend
+
+    # Service (model, section 2).
+
+    def begin(self, batch: Batch) -> None:
+        """Start a batch on a server."""
+        batch.longest = max(int(self.trace.length[i]) for i in batch.members)
+        batch.service = int(service_ticks(len(batch.members), batch.longest, self.setup.service))
+        batch.start, batch.completion = self.now, self.now + batch.service
+        batch.number, self.started = self.started, self.started + 1
+        self.running.append(batch)
+
+    def completion_of(self, batch: Batch, i: int) -> int:
+        """Return when request i of a batch completes."""
+        if not self.setup.policy.own_completion:
+            return batch.completion
+        length = int(self.trace.length[i])
+        return batch.start + int(own_ticks(len(batch.members), length, batch.service, self.setup.service))
+
+
+def simulate_reference(trace: Trace, bins: Bins, setup: Setup) -> tuple[Records, list[Batch]]:
+    """Simulate one replication; return what became of each request, and the batches in starting order."""
+    replication = Simulation(trace, bins, setup)
+    replication.run()
+    records = Records(*(np.full(len(trace.arrival), -1, np.int64) for _ in Records._fields))
+    batches = sorted(replication.done, key=lambda batch: batch.number)
+    for batch in batches:
+        for i in batch.members:
+            values: tuple[Any, ...] = (
+                batch.start,
+                replication.completion_of(batch, i),
+                batch.number,
+                batch.bin,
+                len(batch.members),
+            )
+            for column, value in zip(records, values, strict=True):
+                column[i] = value
+    return records, batches

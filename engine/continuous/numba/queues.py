@@ -1,0 +1,194 @@
+"""Requests that wait, run, decode and leave: queues, the order of admission, and the heap of those that decode."""
+
+from ...numba.jit import inline
+from ...policies.bin_choice import EMPTY, rank
+from .leaps import blocks_for
+from .workspace import (
+    COUNT,
+    DECODING,
+    EMITTED,
+    FIRST,
+    GROWN,
+    LAST,
+    MEASURED_DECODING,
+    NOBODY,
+    OFFSETS,
+    PREFILLING,
+    RETURNED,
+    RUNNING,
+    SERVING,
+    TAIL,
+    TOKENS,
+    TURN,
+    USED,
+    WAITING,
+)
+
+# The heap of decoding requests ---------------------------------------------------------------------------------------
+
+
+@inline
+def sooner(workspace, a, b):
+    """Say whether the request at place a is done before the one at place b."""
+    return workspace.finish[workspace.heap[a]] < workspace.finish[workspace.heap[b]]
+
+
+@inline
+def exchange(workspace, a, b):
+    """Exchange two places of the heap."""
+    first, second = workspace.heap[a], workspace.heap[b]
+    workspace.heap[a], workspace.heap[b] = second, first
+    workspace.place[first], workspace.place[second] = b, a
+
+
+@inline
+def rise(workspace, at):
+    """Move a request up to where it belongs."""
+    while at > 0 and sooner(workspace, at, (at - 1) >> 1):
+        exchange(workspace, at, (at - 1) >> 1)
+        at = (at - 1) >> 1
+
+
+@inline
+def sink(workspace, at, count):
+    """Move a request down to where it belongs among the first `count`."""
+    while True:
+        child = 2 * at + 1
+        if child >= count:
+            return
+        if child + 1 < count and sooner(workspace, child + 1, child):
+            child += 1
+        if not sooner(workspace, child, at):
+            return
+        exchange(workspace, at, child)
+        at = child
+
+
+@inline
+def start_decoding(workspace, i, output, warmup, size):
+    """Let a request decode from the next step on."""
+    state = workspace.state
+    workspace.resident[i] -= state[GROWN]
+    workspace.finish[i] = state[GROWN] + output - workspace.generated[i]
+    state[OFFSETS] += workspace.resident[i]
+    state[MEASURED_DECODING] += i >= warmup
+    workspace.phase[workspace.resident[i] % size] += 1
+    last = state[DECODING]
+    workspace.heap[last], workspace.place[i] = i, last
+    state[DECODING] = last + 1
+    rise(workspace, last)
+
+
+@inline
+def stop_decoding(workspace, i, output, warmup, size):
+    """Let a request decode no more, done or preempted; what it has becomes its own again."""
+    state = workspace.state
+    workspace.phase[workspace.resident[i] % size] -= 1
+    state[OFFSETS] -= workspace.resident[i]
+    state[MEASURED_DECODING] -= i >= warmup
+    workspace.resident[i] += state[GROWN]
+    workspace.generated[i] = output - (workspace.finish[i] - state[GROWN])
+    workspace.emitted[i] = max(workspace.emitted[i], state[EMITTED])
+    last, at = state[DECODING] - 1, workspace.place[i]
+    state[DECODING] = last
+    if at != last:
+        exchange(workspace, at, last)
+        rise(workspace, at)
+        sink(workspace, at, last)
+    workspace.finish[i] = NOBODY
+
+
+# Running requests ----------------------------------------------------------------------------------------------------
+
+
+@inline
+def join(workspace, i):
+    """Put a request at the end of the running ones."""
+    tail = workspace.state[TAIL]
+    workspace.before[i], workspace.after[i] = tail, NOBODY
+    if tail != NOBODY:
+        workspace.after[tail] = i
+    workspace.state[TAIL] = i
+    workspace.state[RUNNING] += 1
+
+
+@inline
+def leave(workspace, i, size):
+    """Take a request out of the running ones, and what it has out of the cache."""
+    before, after = workspace.before[i], workspace.after[i]
+    if before != NOBODY:
+        workspace.after[before] = after
+    if after != NOBODY:
+        workspace.before[after] = before
+    else:
+        workspace.state[TAIL] = before
+    workspace.state[RUNNING] -= 1
+    workspace.state[USED] -= blocks_for(workspace.resident[i], size)
+    workspace.state[TOKENS] -= workspace.resident[i]
+
+
+@inline
+def preempt(workspace, requests, warmup, size):
+    """Send the latest admitted request back to the head of the queue and return it; its KV cache is lost."""
+    state = workspace.state
+    i = state[TAIL]
+    if workspace.finish[i] != NOBODY:
+        stop_decoding(workspace, i, requests.output[i], warmup, size)
+    else:
+        state[PREFILLING] = NOBODY
+    leave(workspace, i, size)
+    workspace.resident[i] = workspace.to_prefill[i] = 0
+    workspace.after[i] = state[RETURNED]
+    state[RETURNED] = i
+    state[WAITING] += 1
+    return i
+
+
+# Waiting requests ----------------------------------------------------------------------------------------------------
+
+
+@inline
+def enqueue(workspace, i, j):
+    """Put a request at the end of a queue."""
+    row = workspace.queue[j]
+    workspace.after[i] = NOBODY
+    if row[COUNT] == 0:
+        row[FIRST] = i
+    else:
+        workspace.after[row[LAST]] = i
+    row[LAST] = i
+    row[COUNT] += 1
+    workspace.state[WAITING] += 1
+
+
+@inline
+def next_in_line(workspace, fleet, turn):
+    """Return who is admitted next, somebody waiting: a preempted request, or the first of the bin being served."""
+    state, queues = workspace.state, workspace.queue
+    if state[RETURNED] != NOBODY:
+        return state[RETURNED]
+    j = 0
+    if fleet.by_bin:
+        j = state[SERVING]
+        if j == NOBODY or state[TURN] == 0 or queues[j, COUNT] == 0:
+            previous, best = j, EMPTY
+            for k in range(len(queues)):
+                value = rank(fleet.bin_choice, k, queues[k, FIRST], queues[k, COUNT], previous, len(queues))
+                if value < best:
+                    j, best = k, value
+            state[SERVING], state[TURN] = j, turn
+    return queues[j, FIRST]
+
+
+@inline
+def dequeue(workspace, fleet):
+    """Take the one that is next in line out of the queue."""
+    state = workspace.state
+    state[WAITING] -= 1
+    if state[RETURNED] != NOBODY:
+        state[RETURNED] = workspace.after[state[RETURNED]]
+        return
+    row = workspace.queue[state[SERVING] if fleet.by_bin else 0]
+    row[FIRST] = workspace.after[row[FIRST]]
+    row[COUNT] -= 1
+    state[TURN] -= 1

@@ -1,0 +1,282 @@
+"""One replica: schedule a step, take it as often as nothing changes, emit its tokens."""
+
+from typing import NamedTuple
+
+from ...numba.jit import inline
+from ...policies.admission import decide_cap, see_finished, see_step
+from ...policies.estimates import Observation, observe
+from ...policies.sla import TOKEN_GAP
+from ..model import LATEST, LONGEST_GAP, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND
+from ..tally import LATE, PEAK_BLOCKS, PREFILL_TOKENS, PREFILLS
+from .account import book_gaps, book_move, book_preemption, book_steps
+from .leaps import blocks_for, countable, growth, lasting, steps_that_fit, steps_until
+from .queues import dequeue, enqueue, join, leave, next_in_line, preempt, start_decoding, stop_decoding
+from .workspace import (
+    DECODING,
+    EMITTED,
+    FRESH,
+    GROWN,
+    IN_STEP,
+    MEASURED_DECODING,
+    NEXT,
+    NOBODY,
+    NOW,
+    OFFSETS,
+    PREFILLING,
+    RUNNING,
+    SEEN_FINISHED,
+    SEEN_STEPS,
+    TOKENS,
+    USED,
+    WAITING,
+    WINDOW,
+    load,
+    store,
+)
+
+
+class Work(NamedTuple):
+    """What is prefilled in one step."""
+
+    tokens: int
+    attention: int
+    """Σ chunk * context."""
+    finished: int
+    """Prefills that end: the first of `done`."""
+    budget: int
+    """Tokens left."""
+    preempted: bool
+
+
+@inline
+def make_room(now, replica, requests, reporting, records, workspace, tally):
+    """Preempt the latest admitted until every decode of this step has room for one token; say whether any was."""
+    preempted = False
+    while workspace.state[USED] + growth(workspace, 1, replica.block_tokens) > replica.blocks:
+        i = preempt(workspace, requests, reporting.warmup, replica.block_tokens)
+        book_preemption(i, now, reporting, records, workspace, tally)
+        preempted = True
+    return preempted
+
+
+@inline
+def add_chunk(i, chunk, workspace, tally):
+    """Prefill a chunk of a request."""
+    workspace.resident[i] += chunk
+    workspace.to_prefill[i] -= chunk
+    workspace.state[TOKENS] += chunk
+    tally.totals[PREFILL_TOKENS] += chunk
+    return chunk * workspace.resident[i]
+
+
+@inline
+def schedule(now, cap, replica, fleet, requests, reporting, records, workspace, tally):
+    """Choose what runs in this step beside the decodes: chunks of running prefills, then admissions."""
+    state, size = workspace.state, replica.block_tokens
+    budget = replica.token_budget
+    tokens = attention = finished = grown = 0
+    preempted = False
+    if replica.chunked:
+        preempted = make_room(now, replica, requests, reporting, records, workspace, tally)
+        grown = growth(workspace, 1, size)
+        budget -= state[DECODING]
+        i = state[PREFILLING]
+        if i != NOBODY and budget > 0:
+            chunk = min(workspace.to_prefill[i], budget)
+            more = blocks_for(workspace.resident[i] + chunk, size) - blocks_for(workspace.resident[i], size)
+            if state[USED] + grown + more > replica.blocks:
+                i = preempt(workspace, requests, reporting.warmup, size)
+                book_preemption(i, now, reporting, records, workspace, tally)
+                preempted = True
+            else:
+                state[USED] += more
+                attention = add_chunk(i, chunk, workspace, tally)
+                tokens, budget = chunk, budget - chunk
+                if workspace.to_prefill[i] == 0:
+                    workspace.done[0], finished = i, 1
+                    state[PREFILLING] = NOBODY
+    while not preempted and state[WAITING] > 0 and state[RUNNING] < cap and budget > 0:
+        i = next_in_line(workspace, fleet, int(replica.control.largest))
+        need = requests.prompt[i] + workspace.generated[i]
+        chunk = min(need, budget) if replica.chunked else need
+        more = blocks_for(chunk, size)
+        crowded = chunk > budget and budget < replica.token_budget
+        if crowded or state[USED] + grown + more > replica.blocks:
+            break
+        dequeue(workspace, fleet)
+        join(workspace, i)
+        book_move(now, 1, reporting, workspace, tally)
+        if records.scheduled[i] < 0:
+            records.scheduled[i] = now
+        state[USED] += more
+        workspace.resident[i], workspace.to_prefill[i] = 0, need
+        attention += add_chunk(i, chunk, workspace, tally)
+        tokens, budget = tokens + chunk, budget - chunk
+        if need == chunk:
+            workspace.done[finished] = i
+            finished += 1
+        else:
+            state[PREFILLING] = i
+    return Work(tokens, attention, finished, budget, preempted)
+
+
+@inline
+def emit_gaps(now, first, growing, steps, chunked, token_sla, warmup, workspace, tally):
+    """Count the gaps that end with the tokens of decode steps."""
+    state, weight = workspace.state, workspace.state[MEASURED_DECODING]
+    if chunked:
+        # Decodes run in every step: a gap is a step.
+        book_gaps(first, growing, steps, weight, token_sla, workspace, tally)
+        return
+    # Steps of prefills alone may have come between: the first gaps are longer.
+    fresh = 0
+    for k in range(state[FRESH]):
+        i = workspace.fresh[k]
+        if workspace.finish[i] != NOBODY and i >= warmup:
+            book_gaps(now + first - workspace.emitted[i], 0, 1, 1, token_sla, workspace, tally)
+            fresh += 1
+    state[FRESH] = 0
+    book_gaps(now + first - state[EMITTED], 0, 1, weight - fresh, token_sla, workspace, tally)
+    book_gaps(first + growing, growing, steps - 1, weight, token_sla, workspace, tally)
+
+
+@inline
+def mean_gap(now, duration, decoding, chunked, workspace):
+    """Return the mean time since the tokens before those of a decode step, in microseconds."""
+    if chunked:
+        return min(duration // TICKS_PER_NANOSECOND, LONGEST_GAP) / 1000.0
+    state, total, others, end = workspace.state, 0, decoding, now + duration
+    for k in range(state[FRESH]):
+        i = workspace.fresh[k]
+        if workspace.finish[i] != NOBODY:
+            total += min((end - workspace.emitted[i]) // TICKS_PER_NANOSECOND, LONGEST_GAP)
+            others -= 1
+    total += others * min((end - state[EMITTED]) // TICKS_PER_NANOSECOND, LONGEST_GAP)
+    return (total // decoding) / 1000.0
+
+
+@inline
+def exchanged(seen, number, new):
+    """Keep an observation, and return the one that leaves a full window; zeros before that."""
+    row = seen[number % seen.shape[0]]
+    oldest = Observation(row[0], row[1], row[2], row[3])
+    row[0], row[1], row[2], row[3] = new.signal, new.batch, new.tokens, new.squares
+    return oldest
+
+
+@inline
+def advance(requests, bin_of, setup, records, start, tally, workspace, mine, until):
+    """Take the steps of one replica that begin before `until`.
+
+    `mine` are the requests that are sent here, in order; `start` is the arrival of the first measured one.
+    """
+    replica, fleet, reporting = setup
+    state, law, size, control = workspace.state, replica.law, replica.block_tokens, replica.control
+    arrival, prompt, output = requests.arrival, requests.prompt, requests.output
+    admission = load(workspace)
+    now = state[NOW]
+    while True:
+        while state[NEXT] < len(mine) and arrival[mine[state[NEXT]]] <= now:
+            i = mine[state[NEXT]]
+            enqueue(workspace, i, bin_of[i] if fleet.by_bin else 0)
+            state[NEXT] += 1
+        if state[RUNNING] == 0 and state[WAITING] == 0:
+            if state[NEXT] == len(mine) or arrival[mine[state[NEXT]]] >= until:
+                break
+            now = arrival[mine[state[NEXT]]]
+            continue
+        if now >= until:
+            break
+        while state[WINDOW] < reporting.windows and (state[WINDOW] + 1) * reporting.window <= now:
+            state[WINDOW] += 1
+
+        # What runs in this step.
+        admission = decide_cap(admission, state[WAITING], state[RUNNING], control)
+        work = schedule(now, admission.cap, replica, fleet, requests, reporting, records, workspace, tally)
+        preempted = work.preempted
+        if not replica.chunked and work.tokens == 0:
+            preempted = make_room(now, replica, requests, reporting, records, workspace, tally)
+        decoding = state[DECODING] if replica.chunked or work.tokens == 0 else 0
+        state[IN_STEP] = state[RUNNING]
+
+        # How many steps at once, and how long they take.
+        steps, growing = 1, law.kv_token * decoding
+        first = law.step + law.request * decoding + law.prefill_token * work.tokens
+        first += law.prefill_attention * work.attention
+        if decoding > 0:
+            first += law.kv_token * (state[OFFSETS] + decoding * (state[GROWN] + 1))
+        if work.tokens == 0 and not preempted and workspace.steady:
+            steps = workspace.finish[workspace.heap[0]] - state[GROWN]
+            steps = steps_that_fit(workspace, steps, replica.blocks - state[USED], size)
+            steps = countable(first, growing, decoding, steps)
+            # The next to come could be admitted at once, or wake Algorithm 1.
+            open_to_all = state[RUNNING] < admission.cap and work.budget > 0
+            if (open_to_all or control.memory.enabled) and state[WAITING] == 0:
+                comes = until
+                if state[NEXT] < len(mine):
+                    comes = min(comes, arrival[mine[state[NEXT]]])
+                steps = steps_until(first, growing, comes - now, steps)
+            # Steps that are counted together begin in one window, and all before the first measured arrival or none.
+            if state[WINDOW] < reporting.windows:
+                steps = steps_until(first, growing, (state[WINDOW] + 1) * reporting.window - now, steps)
+            if now < start:
+                steps = steps_until(first, growing, start - now, steps)
+        duration = lasting(first, growing, steps)
+        if now + duration > LATEST:
+            tally.totals[LATE] = 1
+            break
+        book_steps(
+            now, first, growing, steps, decoding, work.finished, admission, control, reporting, start, workspace, tally
+        )
+        signal = duration / TICKS_PER_MICROSECOND
+        if decoding > 0:
+            if control.sla.enabled and control.sla.signal == TOKEN_GAP:
+                signal = mean_gap(now, duration, decoding, replica.chunked, workspace)
+            emit_gaps(
+                now, first, growing, steps, replica.chunked, reporting.token_sla, reporting.warmup, workspace, tally
+            )
+            state[USED] += growth(workspace, steps, size)
+            state[TOKENS] += decoding * steps
+            state[GROWN] += steps
+            state[EMITTED] = now + duration
+
+        # Time passes, tokens are emitted, finished requests leave.
+        now += duration
+        tally.totals[PEAK_BLOCKS] = max(tally.totals[PEAK_BLOCKS], state[USED])
+        tally.totals[PREFILLS] += work.finished
+        gone = gone_tokens = gone_squares = 0
+        while decoding > 0 and state[DECODING] > 0 and workspace.finish[workspace.heap[0]] <= state[GROWN]:
+            i = workspace.heap[0]
+            stop_decoding(workspace, i, output[i], reporting.warmup, size)
+            leave(workspace, i, size)
+            records.last_token[i] = now
+            tokens = prompt[i] + output[i]
+            gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
+        for k in range(work.finished):
+            i = workspace.done[k]
+            if workspace.generated[i] == 0:
+                records.first_token[i] = now
+            elif i >= reporting.warmup:
+                book_gaps(now - workspace.emitted[i], 0, 1, 1, reporting.token_sla, workspace, tally)
+            workspace.generated[i] += 1
+            workspace.emitted[i] = now
+            if workspace.generated[i] == output[i]:
+                leave(workspace, i, size)
+                records.last_token[i] = now
+                tokens = prompt[i] + output[i]
+                gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
+            else:
+                start_decoding(workspace, i, output[i], reporting.warmup, size)
+                if not replica.chunked:
+                    workspace.fresh[state[FRESH]] = i
+                    state[FRESH] += 1
+        if decoding > 0 and control.sla.enabled:
+            new = observe(signal, decoding, 0, 0)
+            admission = see_step(admission, new, exchanged(workspace.seen[0], state[SEEN_STEPS], new), control)
+            state[SEEN_STEPS] += 1
+        if gone > 0 and control.memory.enabled:
+            new = observe(0.0, gone, gone_tokens, gone_squares)
+            admission = see_finished(admission, new, exchanged(workspace.seen[1], state[SEEN_FINISHED], new), control)
+            state[SEEN_FINISHED] += 1
+    state[NOW] = now
+    store(admission, workspace)

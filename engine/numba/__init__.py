@@ -1,0 +1,1 @@
+"""What all kernels share: how they are compiled and kept, a heap, the ranks of histograms."""

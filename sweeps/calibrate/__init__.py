@@ -1,0 +1,1 @@
+"""Calibration workflows: measure, fit, validate against logs, report."""

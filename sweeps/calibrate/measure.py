@@ -1,0 +1,221 @@
+"""Measure an engine on a grid: what is measured is kept at once, and a stopped measurement goes on where it was."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from batchcube.calibration.measuring.bench import (
+    CellTooLargeError,
+    Engine,
+    Grid,
+    Sample,
+    check_grid,
+    measure,
+    refusals,
+    warm_up,
+)
+from batchcube.calibration.measuring.clock import machine
+from batchcube.results.measurements import build_measurement, write_measurement
+from batchcube.results.provenance import batchcube_version
+
+from ..errors import UserError
+from ..files import require_new, write_text
+from ..progress import Counting
+
+NOT_IN_TIME = "not measured within --time-limit-s"
+# Times measured where these differ are not of one measurement; free memory, for one, may differ between two runs.
+_THE_SAME = (
+    "engine",
+    "engine_options",
+    "engine_versions",
+    "model",
+    "weights",
+    "dtype",
+    "device",
+    "driver",
+    "processor",
+    "cores",
+    "memory",
+    "clock",
+    "threads",
+    "batchcube_version",
+)
+
+
+def partial_of(output: Path) -> Path:
+    """Return the file that keeps what is measured until all of it is."""
+    return output.with_name(f"{output.name}.partial")
+
+
+def measure_engine(
+    make_engine: Callable[[], Engine],
+    grid: Grid,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    time_limit_s: float | None = None,
+    quiet: bool = False,
+) -> xr.Dataset:
+    """Measure an engine on every cell of a grid, write the measurement to `output`, and return it.
+
+    Samples are appended to ``OUTPUT.partial`` as they come; the same call continues such a file. Cells without room are
+    left out and say so. With a time limit, what is not measured by then is left out and says so, and the partial file
+    stays beside the output for the same call to go on. Raises UserError for a bad grid, an output that is there already
+    without a partial file, a partial file of another measurement, and a time limit within which nothing was measured.
+    """
+    try:
+        check_grid(grid)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    journal = _Journal(output, overwrite=overwrite)
+    begun = time.monotonic()
+
+    def over() -> bool:
+        return time_limit_s is not None and time.monotonic() - begun >= time_limit_s
+
+    engine = make_engine()
+    about = {**machine(), **engine.describe(), "batchcube_version": batchcube_version()}
+    cells = grid.cells()
+    journal.begin({"grid": grid._asdict(), **{name: about[name] for name in _THE_SAME}})
+    said = {**refusals(engine, cells), **journal.refused}
+    missing = [
+        (cell, repetition)
+        for cell, repetition in grid.order()
+        if (cell, repetition) not in journal.samples and cell not in said
+    ]
+    if missing:
+        left = sorted({number for number, _ in missing})
+        shapes = {cells[number][:2] for number in left}
+        with Counting(len(shapes), "warming up", quiet=quiet) as progress:
+            found = warm_up(engine, [cells[number] for number in left], progress.advance, over)
+        said |= {left[position]: why for position, why in found.items()}
+        missing = [(number, repetition) for number, repetition in missing if number not in said]
+    with Counting(len(missing), "measuring", quiet=quiet) as progress:
+        for number, repetition, sample in measure(engine, grid, missing, over):
+            if isinstance(sample, CellTooLargeError):
+                said[number] = str(sample)
+            else:
+                journal.keep(number, repetition, sample)
+            progress.advance("b={} prompt={} output={}".format(*cells[number]))
+    for number, why in said.items():
+        journal.refuse(number, why)
+    finished = all(key in journal.samples or key[0] in said for key in missing)
+    if not finished and not journal.samples:
+        raise UserError(
+            f"{output}: nothing was measured within --time-limit-s {time_limit_s:g}, loading and warming up took it; "
+            "the same command, given more time, goes on"
+        )
+    measurement = _assemble(grid, journal, about)
+    write_measurement(measurement, output)
+    if finished:
+        journal.remove()
+    return measurement
+
+
+def _assemble(grid: Grid, journal: "_Journal", about: dict[str, Any]) -> xr.Dataset:
+    cells = grid.cells()
+    shape = (len(grid.batch_sizes), len(grid.prompt_tokens), len(grid.output_tokens))
+    steps = np.full((len(cells), grid.repetitions, max(grid.output_tokens)), np.nan)
+    wall = np.full((len(cells), grid.repetitions), np.nan)
+    order = np.full((len(cells), grid.repetitions), -1, np.int64)
+    for (number, repetition), sample in journal.samples.items():
+        steps[number, repetition, : len(sample.step_s)] = sample.step_s
+        wall[number, repetition] = sample.wall_s
+    for place, key in enumerate(grid.order()):
+        if key in journal.samples:
+            order[key] = place
+    why = np.array(
+        [journal.refused.get(k, "" if order[k].max() >= 0 else NOT_IN_TIME) for k in range(len(cells))], dtype=np.str_
+    )
+    return build_measurement(
+        {
+            "batch_size": grid.batch_sizes,
+            "prompt_tokens": grid.prompt_tokens,
+            "output_tokens": grid.output_tokens,
+        },
+        steps.reshape((*shape, *steps.shape[1:])),
+        wall.reshape((*shape, grid.repetitions)),
+        order.reshape((*shape, grid.repetitions)),
+        why.reshape(shape),
+        {**about, "seed": grid.seed},
+    )
+
+
+class _Journal:
+    """What has been measured of a grid so far: one line of JSON for each sample, in a file beside the output."""
+
+    def __init__(self, output: Path, *, overwrite: bool) -> None:
+        self.path = partial_of(output)
+        self.samples: dict[tuple[int, int], Sample] = {}
+        self.refused: dict[int, str] = {}
+        if not self.path.exists() and not overwrite:
+            require_new(output)
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+
+    def begin(self, identity: dict[str, Any]) -> None:
+        """Start the file, or read what it holds."""
+        head = json.loads(json.dumps(identity))
+        if not self.path.exists():
+            self._append(head)
+            return
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from None
+        rows = text.splitlines()
+        entries = []
+        for row in rows:
+            try:
+                entries.append(json.loads(row))
+            except ValueError:
+                break  # the line that was being written when the run was stopped
+        if entries[:1] != [head]:
+            kept = entries[0] if entries and isinstance(entries[0], dict) else {}
+            differing = ", ".join(sorted(key for key in {*kept, *head} if kept.get(key) != head.get(key)))
+            raise UserError(
+                f"{self.path}: holds a stopped measurement of something else ({differing} differ); remove it, or "
+                "--overwrite"
+            )
+        for entry in entries[1:]:
+            if "refused" in entry:
+                self.refused[entry["cell"]] = entry["refused"]
+            else:
+                sample = Sample(np.array(entry["step_s"], np.float64), float(entry["wall_s"]))
+                self.samples[entry["cell"], entry["repetition"]] = sample
+        whole = "".join(f"{row}\n" for row in rows[: len(entries)])
+        if whole != text:  # also where nothing but the end of the last line is missing
+            write_text(self.path, whole)
+
+    def keep(self, number: int, repetition: int, sample: Sample) -> None:
+        """Add a sample."""
+        self.samples[number, repetition] = sample
+        self._append(
+            {"cell": number, "repetition": repetition, "wall_s": sample.wall_s, "step_s": sample.step_s.tolist()}
+        )
+
+    def refuse(self, number: int, why: str) -> None:
+        """Note why a cell cannot be measured."""
+        if number not in self.refused:
+            self.refused[number] = why
+            self._append({"cell": number, "refused": why})
+
+    def remove(self) -> None:
+        """Remove the file: the measurement holds it all."""
+        self.path.unlink(missing_ok=True)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,160 @@
+"""Coefficients in words: where they come from, laws with their errors, plausibility, lines for a specification."""
+
+import math
+from typing import TYPE_CHECKING
+
+from batchcube.calibration.coefficients import Coefficients, FittedLog, KvMemory
+from batchcube.results.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+    from rich.console import Console
+
+    from batchcube.calibration.plausibility import Finding
+
+    from .validate import Error
+
+# Columns of a terminal that all laws are shown on.
+_WIDE = 110
+_STEP_UNITS = {
+    "c0_s": (1e3, "ms"),
+    "c1_s_per_request": (1e3, "ms per decoding request"),
+    "c2_s_per_kv_token": (1e6, "us per KV token read"),
+    "c3_s_per_prefill_token": (1e6, "us per prefill token"),
+    "c4_s_per_prefill_attention": (1e9, "ns per prefill token and token of its context"),
+}
+
+
+def print_coefficients(known: Coefficients, console: "Console", file: str | None) -> None:
+    """Print what is known of coefficients: origin, laws with their errors, plausibility, lines for a specification.
+
+    `file` is what a sweep calls them by; None where they are not kept.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    name, title = (escape(printable(text)) for text in (known.name, known.title))
+    console.print(f"[bold]{name}[/bold] ({known.label}): {title}", highlight=False)
+    console.print(printable(known.source), highlight=False, markup=False)
+    if known.batch_laws:
+        how_well = ("R2", "left out", "size left out", "worst cell")
+        table = Table("prompt", "law h(b)", "a0 (s)", "a1 (ms/token)", "gamma", *how_well)
+        narrow = console.width < _WIDE
+        for laws in known.batch_laws:
+            prompt = "-" if laws.prompt_tokens is None else f"{laws.prompt_tokens:g}"
+            for h, law in laws.laws.items():
+                if narrow and h != laws.chosen:
+                    continue
+                errors = law.standard_errors
+                mark = " *" if h == laws.chosen and not narrow else ""
+                table.add_row(
+                    prompt,
+                    h + mark,
+                    _with_error(law.a0_s, errors[0]),
+                    _with_error(1e3 * law.a1_s_per_token, None if errors[1] is None else 1e3 * errors[1]),
+                    _with_error(law.gamma, errors[2]),
+                    "-" if law.quality.r_squared is None else f"{law.quality.r_squared:.4f}",
+                    _percent(law.quality.leave_one_out_rms),
+                    _percent(law.quality.leave_one_size_out_rms),
+                    _worst(law.quality.worst_residual, law.quality.worst_at),
+                )
+            if laws.table is not None:
+                left_out = _percent(laws.table.leave_one_size_out_rms)
+                table.add_row(prompt, "table", "-", "-", "-", "-", "-", left_out, "")
+        if narrow:
+            del table.columns[-1]  # the worst cell takes more lines than all the rest
+        console.print(table)
+        chosen = f"the law with the least error on left-out cells; all laws on {_WIDE} columns"
+        if not narrow:
+            chosen = "* chosen: least error on left-out cells"
+        console.print(f"T(b, L) = a0 + a1 L h(b), L output tokens; {chosen}", highlight=False)
+    step = known.step_law
+    if step is not None:
+        table = Table("step term", "coefficient", "unit")
+        for (name, (scale, unit)), error in zip(_STEP_UNITS.items(), step.standard_errors, strict=True):
+            value = getattr(step, name)
+            scaled = None if error is None else scale * error
+            shown = "not measured" if value is None else _with_error(scale * value, scaled)
+            table.add_row(name.partition("_")[0], shown, unit)
+        console.print(table)
+        quality = step.quality
+    if known.log is not None:
+        console.print(printable(log_in_words(known.log)), highlight=False, markup=False)
+    elif step is not None and step.quality.measurements:
+        console.print(
+            f"{quality.measurements} steps, R2 {_number(quality.r_squared, '.4f')}, left-out error "
+            f"{_percent(quality.leave_one_out_rms)}, of whole batch sizes {_percent(quality.leave_one_size_out_rms)}, "
+            f"worst {_worst(quality.worst_residual, quality.worst_at)}",
+            highlight=False,
+        )
+    if known.memory is not None:
+        console.print(printable(memory_in_words(known.memory)), highlight=False, markup=False)
+    if known.plausibility is not None:
+        _print_plausibility(known.plausibility.flags, known.plausibility.notes, console)
+    if file is not None and known.batch_laws:
+        console.print(f'in a sweep: server.service = {{ coefficients = "{file}" }}', highlight=False, markup=False)
+
+
+def print_findings(found: "Sequence[Finding]", console: "Console", where: str = "") -> None:
+    """Print what was found in a table, flags first."""
+    texts = {level: [f"{one.sign}: {one.text}" for one in found if one.level == level] for level in ("flag", "note")}
+    _print_plausibility(texts["flag"], texts["note"], console, f"{where}: " if where else "")
+
+
+def _print_plausibility(flags: "Sequence[str]", notes: "Sequence[str]", console: "Console", where: str = "") -> None:
+    verdict = "implausible" if flags else "plausible, nothing speaks against these times"
+    console.print(f"{printable(where)}{verdict}", style="bold red" if flags else "", highlight=False, markup=False)
+    for kind, texts in (("flag", flags), ("note", notes)):
+        for text in texts:
+            console.print(f"  {kind}: {printable(text)}", highlight=False, markup=False)
+
+
+def print_errors(errors: "Sequence[Error]", validation: "xr.Dataset", console: "Console") -> None:
+    """Print what must be said first, what was measured, what was simulated, and the errors."""
+    from rich.table import Table
+
+    for line in str(validation.attrs["warnings"]).splitlines():
+        console.print(f"warning: {line}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+    preempted = validation.attrs["preemptions_simulated"]
+    judged = f"requests judged: {validation.attrs['judged']}; preemptions simulated: {preempted}"
+    console.print(judged, highlight=False, markup=False, soft_wrap=True)
+    table = Table("quantity", "statistic", "measured", "simulated", "error")
+    for row in errors:
+        error = "-" if math.isnan(row.error) else f"{100 * row.error:+.2f} %"
+        table.add_row(row.quantity, row.statistic, f"{row.measured:.5g}", f"{row.simulated:.5g}", error)
+    console.print(table)
+
+
+def log_in_words(log: FittedLog) -> str:
+    """Return what a log was fitted with, how well, and what it cannot tell."""
+    rms = ", ".join(f"{name.removesuffix('_s').upper()} {_percent(value)}" for name, value in log.rms.items())
+    said = f"fitted to {log.fitted_to} of {log.requests} requests; residuals (rms, of the mean): {rms}"
+    if log.unsure:
+        said += f"; the log cannot tell {', '.join(name.partition('_')[0] for name in log.unsure)}"
+    return said
+
+
+def memory_in_words(memory: KvMemory) -> str:
+    """Return what the memory of a model is, as lines of a specification too."""
+    said = f"memory: model_bytes = {memory.model_bytes}, kv_bytes_per_token = {memory.kv_bytes_per_token}"
+    if memory.reported_capacity_tokens is not None:
+        said += f"; the engine reported room for {memory.reported_capacity_tokens} tokens"
+    return said
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}")
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "-" if value is None else f"{value:{spec}}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2g} %"
+
+
+def _worst(residual: float | None, at: str) -> str:
+    return "-" if residual is None else f"{100 * residual:+.2g} %" + (f" at {at}" if at else "")

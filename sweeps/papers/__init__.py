@@ -1,0 +1,1 @@
+"""The papers reproduced: what they state beside what is simulated, line by line."""

@@ -1,0 +1,347 @@
+"""What the `batchcube reproduce` commands share: run presets into a folder, compare, draw, and say what was found."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from batchcube.results.text import printable
+
+from ..files import write_text
+from ..run.plan import make_plan
+from ..spec.document import Sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import Console
+
+    from ..progress import Progress
+
+CONFIDENCE = 0.95
+COLUMNS = (
+    *("experiment", "setting", "quantity", "paper", "theory", "limit", "simulated", "ci_low", "ci_high", "agrees"),
+    "note",
+)
+_NUMBERS = ("paper", "theory", "limit", "simulated")
+_QUICK = "quick run, reduced size"
+
+Verdict = Literal["", "yes", "no", "equal", "cannot tell"]
+AGREEMENT: Mapping[Verdict, str] = {
+    "yes": "agree",
+    "no": "differ",
+    "equal": "are equal",
+    "cannot tell": "cannot be told",
+    "": "have no verdict",
+}
+"""What is said of the rows with each verdict."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of `comparison.csv`; NaN where there is no number, no verdict where nothing can agree or disagree.
+
+    A verdict needs two sides: the simulated number beside the paper's, theory's or a limit, or the paper's beside
+    theory's. With one of them missing it is "cannot tell", whatever was given.
+    """
+
+    experiment: str
+    setting: str
+    quantity: str
+    paper: float = np.nan
+    theory: float = np.nan
+    simulated: float = np.nan
+    ci_low: float = np.nan
+    ci_high: float = np.nan
+    agrees: Verdict = ""
+    note: str = ""
+    on_screen: bool = True
+    """Whether the screen shows the row too; a row that disagrees is always shown."""
+    limit: float = np.nan
+    """What the simulated number is held against where that is neither paper nor theory: a bound, 0 for a difference."""
+
+    def __post_init__(self) -> None:
+        known = {name: not np.isnan(getattr(self, name)) for name in _NUMBERS}
+        found = known["simulated"] and (known["paper"] or known["theory"] or known["limit"])
+        if self.agrees and not (found or (known["paper"] and known["theory"])):
+            object.__setattr__(self, "agrees", "cannot tell")
+
+
+class Drawing(NamedTuple):
+    """One figure to draw from a cube."""
+
+    figure: str
+    file: str
+    options: Mapping[str, Any] = {}
+
+
+class Found(NamedTuple):
+    """What one experiment showed: rows to compare, and sentences that say it plainly."""
+
+    rows: list[Row]
+    sentences: list[str]
+    tables: Sequence[Any] = ()
+    """What the screen shows instead of the rows, tables of rich."""
+
+
+class Interval(NamedTuple):
+    """A mean with the ends of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def holds(self, value: float) -> Verdict:
+        """Say whether a value lies inside; without an interval, or inside one wider than itself, that says nothing."""
+        if np.isnan(self.low) or np.isnan(value):
+            return "cannot tell"
+        if not self.low <= value <= self.high:
+            return "no"
+        return "cannot tell" if 0.0 < abs(value) < self.high - self.low else "yes"
+
+    def at_most(self, value: float) -> Verdict:
+        """Say whether the interval lies below a value: "no" where all of it is above."""
+        return "yes" if self.high <= value else "no" if self.low > value else "cannot tell"
+
+    def above(self, value: float) -> Verdict:
+        """Say whether the interval lies above a value: "no" where all of it is below."""
+        return "yes" if self.low > value else "no" if self.high < value else "cannot tell"
+
+
+def simultaneous(rows: int) -> float:
+    """Return the confidence of each of some intervals that hold together with 95 % (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / max(rows, 1)
+
+
+def said_simultaneous(rows: int) -> str:
+    """Say how wide intervals of `simultaneous` are."""
+    if rows == 1:
+        return "95 % interval"
+    return f"simultaneous 95 % intervals over {rows} rows (Bonferroni: each {100 * simultaneous(rows):.4g} %)"
+
+
+def in_words(verdicts: Sequence[Verdict], of: str) -> str:
+    """Say how many verdicts are "yes": `all 5 rows`, `both rows`, `3 of 5 rows (1 cannot be told)`."""
+    count, total = sum(verdict == "yes" for verdict in verdicts), len(verdicts)
+    if count < total or not total:
+        unclear = verdicts.count("cannot tell")
+        return f"{count} of {total} {of}" + (f" ({unclear} cannot be told)" if unclear else "")
+    return f"both {of}" if total == 2 else f"all {total} {of}"
+
+
+def mean_of(values: Any, rows: int = 1) -> Interval:
+    """Return the mean of replications (replication,) with the interval of one of ``rows`` that hold together.
+
+    A labelled array says itself how far its values may be off, as those of a search.
+    """
+    from batchcube.results.statistics import mean_interval
+
+    found = mean_interval(np.asarray(values), confidence=simultaneous(rows), error=_error(values))
+    return Interval(float(found.estimate), float(found.low), float(found.high))
+
+
+def ratio_of(values: Any, baseline: Any, rows: int = 1) -> Interval:
+    """Return the ratio of the means of paired replications, each (replication,), with its interval."""
+    from batchcube.results.statistics import paired_ratio
+
+    error = max(_error(values), _error(baseline))
+    found = paired_ratio(np.asarray(values), np.asarray(baseline), confidence=simultaneous(rows), error=error)
+    return Interval(float(found.estimate), float(found.low), float(found.high))
+
+
+def _error(values: Any) -> float:
+    import xarray as xr
+
+    from batchcube.results.labelled import error_of
+
+    return error_of(values) if isinstance(values, xr.DataArray) else 0.0
+
+
+class Reproduction:
+    """Runs presets into one folder and collects what they show.
+
+    Raises UserError for a backend that is not there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        console: "Console",
+        *,
+        replications: int | None = None,
+        quick: bool = False,
+        quick_requests: int = 10,
+        workers: int | None = None,
+        overwrite: bool = False,
+        backend: str = "numba",
+        progress: Callable[[], AbstractContextManager["Progress"]],
+    ) -> None:
+        from ..run.execution import require_backend
+
+        # Before anything is written or said.
+        require_backend(backend)
+        self.folder, self.console, self.quick = folder, console, quick
+        self._replications = replications if replications is not None or not quick else 4
+        self._quick_requests = quick_requests
+        self._workers, self._overwrite, self._backend, self._progress = workers, overwrite, backend, progress
+        self.rows: list[Row] = []
+
+    def run(
+        self, preset: str, *, name: str | None = None, overrides: Iterable[str] = (), whole: bool = False
+    ) -> tuple[Sweep, "xr.Dataset"]:
+        """Run a preset, or take the cube of the same sweep that is there already; returns the sweep and its cube.
+
+        ``overrides`` are settings ``path=value``; a quick run has a tenth of the requests and says so in its title,
+        unless the preset is small and means something ``whole`` only.
+        """
+        from ..run.execution import run_sweep
+
+        sweep = self._sweep(preset, overrides, whole=whole)
+        file = self.folder / f"{name or preset}.nc"
+        self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
+        with self._progress() as progress:
+            cube = run_sweep(
+                sweep, file, workers=self._workers, progress=progress, overwrite=self._overwrite, backend=self._backend
+            )
+        return sweep, cube
+
+    def capacity(
+        self, preset: str, criteria: Sequence[str], *, growth: float | None = None, name: str | None = None
+    ) -> "xr.Dataset":
+        """Search the capacity of a preset's points, or take the cube of the same search that is there already.
+
+        ``growth`` is that of `find_capacity`. Raises UserError for a cube of another search.
+        """
+        from batchcube.results.overload import GROWTH
+
+        from ..run.capacity import find_capacity
+
+        sweep = self._sweep(preset, ())
+        file = self.folder / f"{name or preset}.nc"
+        self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
+        with self._progress() as progress:
+            return find_capacity(
+                sweep,
+                criteria,
+                growth=GROWTH if growth is None else growth,
+                output=file,
+                workers=self._workers,
+                progress=progress,
+                overwrite=self._overwrite,
+                backend=self._backend,
+            )
+
+    def check(self, preset: str, overrides: Iterable[str] = ()) -> None:
+        """Read the files of a preset, so that a bad one is refused before anything runs."""
+        make_plan(self._sweep(preset, overrides))
+
+    def _sweep(self, preset: str, overrides: Iterable[str], *, whole: bool = False) -> Sweep:
+        settings = list(overrides)
+        if self._replications is not None:
+            settings.append(f"replications={self._replications}")
+        if self.quick and not whole:
+            plain = Sweep.from_toml(preset, settings)
+            count = plain.grid.points[0].workload.request_count or 10_000
+            settings += [
+                f"workload.requests={max(count // self._quick_requests, 400)}",
+                f'title="{plain.title} ({_QUICK})"',
+            ]
+        return Sweep.from_toml(preset, settings)
+
+    def draw(self, cube: "xr.Dataset", drawings: Iterable[Drawing]) -> None:
+        """Draw figures into the folder, each as PNG and PDF."""
+        from batchcube.figures import registry
+
+        for name, file, options in drawings:
+            figure = registry.draw(name, cube, **options)
+            for ending in ("png", "pdf"):
+                registry.save(figure, cube, self.folder / f"{file}.{ending}")
+
+    def say(self, text: str) -> None:
+        """Print one line for people."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def tell(self, title: str, found: Found) -> None:
+        """Show what an experiment found, and keep its rows for `comparison.csv`."""
+        self.rows += found.rows
+        for table in found.tables or (_table(title, found.rows),):
+            self.console.print(table)
+        for sentence in found.sentences:
+            self.console.print(f"  {sentence}", highlight=False, markup=False)
+        self.console.print()
+
+    def write(self) -> Path:
+        """Write `comparison.csv`, complete or not at all, and return its path."""
+        target = self.folder / "comparison.csv"
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in self.rows:
+            note = "; ".join(part for part in (_QUICK if self.quick else "", row.note) if part)
+            numbers = (row.paper, row.theory, row.limit, row.simulated, row.ci_low, row.ci_high)
+            writer.writerow([row.experiment, row.setting, row.quantity, *map(_in_csv, numbers), row.agrees, note])
+        write_text(target, text.getvalue())
+        return target
+
+    def finish(self) -> None:
+        """Write `comparison.csv` and say where everything is."""
+        target = self.write()
+        if self.quick:
+            self.say("This was a quick run of reduced size: intervals are wide, and its files say so.")
+        self.say(f"{printable(self.folder)}: cubes (.nc), figures (.png, .pdf), {target.name}")
+
+    def count_verdicts(self, words: Mapping[Verdict, str] = AGREEMENT) -> None:
+        """Say how many rows have each verdict, in the words given: the counts sum to the number of rows."""
+        counts = {verdict: sum(row.agrees == verdict for row in self.rows) for verdict in AGREEMENT}
+        said = ", ".join(
+            f"{count} {words.get(verdict, AGREEMENT[verdict])}" for verdict, count in counts.items() if count
+        )
+        self.say(f"{len(self.rows)} rows: {said or 'none'}.")
+
+    def name_others(self) -> None:
+        """Name the rows whose verdict is another than that they agree."""
+        for row in self.rows:
+            if row.agrees not in ("", "yes"):
+                said = "differs" if row.agrees == "no" else row.agrees
+                self.say(f"  {said}: {row.experiment}, {row.setting}: {row.quantity}")
+
+
+def _in_csv(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6g}"
+
+
+def _table(title: str, rows: Sequence[Row]) -> Any:
+    shown = [row for row in rows if row.on_screen or row.agrees in ("no", "cannot tell")]
+    hidden = len(rows) - len(shown)
+    table = new_table(title)
+    if hidden:
+        table.caption, table.caption_justify = f"{hidden} more rows, none of which differs, in comparison.csv", "left"
+    known = {name: any(not np.isnan(getattr(row, name)) for row in shown) for name in _NUMBERS}
+    table.add_column("setting", overflow="fold")
+    table.add_column("quantity", overflow="fold")
+    for name, any_known in known.items():
+        if any_known:
+            table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("interval", justify="right", no_wrap=True)
+    table.add_column("agrees", no_wrap=True)
+    for row in shown:
+        values = [_on_screen(getattr(row, name)) for name, any_known in known.items() if any_known]
+        interval = "" if np.isnan(row.ci_low) else f"{_on_screen(row.ci_low)} .. {_on_screen(row.ci_high)}"
+        table.add_row(row.setting, row.quantity, *values, interval, row.agrees)
+    return table
+
+
+def new_table(title: str) -> Any:
+    """Return an empty table for the screen."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+
+
+def _on_screen(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.5g}"

@@ -1,0 +1,196 @@
+"""The random side of one replication: every array is drawn once and shared by all points that need it."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchcube.engine import Bins, Job, Setup, Trace, make_trace, sort_into_bins
+from batchcube.engine.continuous import Requests, StepJob, StepSetup, make_requests
+from batchcube.engine.policies.bins import assign_bins
+from batchcube.engine.ticks import TICKS_PER_S, from_seconds
+
+from ..seeds import stream
+from ..spec.settings import draws_service
+from ..workloads.arrivals import Deterministic, Gamma, Poisson
+from ..workloads.lengths import Lengths
+from ..workloads.predictors import Prediction
+from ..workloads.settings import FloatArray
+from ..workloads.traces import RecordedTrace, resample
+from .plan import PointPlan, drawn_law, drawn_service, least_prompt
+
+# Arrays of one replication that are kept for the next points; beyond it the oldest are drawn again when needed.
+MOST_BYTES = 256_000_000
+
+
+class Draws:
+    """The arrays of one replication; threads that ask for the same one get the same one."""
+
+    def __init__(self, seed: int, replication: int) -> None:
+        self.seed, self.replication = seed, replication
+        self._lock = Lock()
+        self._made: OrderedDict[int, Future[Any]] = OrderedDict()
+        self._bytes: dict[int, int] = {}
+
+    def job(self, plan: PointPlan) -> Job | StepJob:
+        """Return a point's requests in this replication, with their bins."""
+        setup = plan.setup
+        return self._batch_job(plan, setup) if isinstance(setup, Setup) else self._step_job(plan, setup)
+
+    def _batch_job(self, plan: PointPlan, setup: Setup) -> Job:
+        keys = plan.keys
+        trace: Trace = self._once(keys.trace, lambda: self._trace(plan))
+        arrival = self._once(keys.arrivals, lambda: self._arrivals(plan))
+        bins: Bins = self._once(keys.bins, lambda: self._bins(plan))
+        trace = trace._replace(arrival=arrival)
+        if setup.policy.shortest_first:
+            trace = trace._replace(predicted=self._predicted(plan, trace))
+        if draws_service(plan.point):
+            # Every point draws from the same stream: settings that share coefficients share the draw.
+            largest = setup.policy.batch_size
+            made = self._once(keys.service, lambda: drawn_service(plan.point, largest, self._stream("coefficients")))
+            setup = setup._replace(service=made)
+        return Job(trace, bins, setup)
+
+    def _step_job(self, plan: PointPlan, setup: StepSetup) -> StepJob:
+        keys = plan.keys
+        requests: Requests = self._once(keys.trace, lambda: self._requests(plan))
+        arrival = self._once(keys.arrivals, lambda: self._step_arrivals(plan))
+        bin_of = self._once(keys.bins, lambda: self._bin_of(plan))
+        if draws_service(plan.point):
+            law = self._once(keys.service, lambda: drawn_law(plan.point, self._stream("coefficients")))
+            setup = setup._replace(replica=setup.replica._replace(law=law))
+        return StepJob(requests._replace(arrival=arrival), bin_of, setup)
+
+    def _once(self, key: int, make: Callable[[], Any]) -> Any:
+        with self._lock:
+            made = self._made.get(key)
+            mine = made is None
+            if made is None:
+                made = self._made[key] = Future()
+            else:
+                self._made.move_to_end(key)
+        if mine:
+            try:
+                value = make()
+            except BaseException as error:
+                made.set_exception(error)
+                raise
+            made.set_result(value)
+            with self._lock:
+                self._bytes[key] = _size(value)
+                while sum(self._bytes.values()) > MOST_BYTES and len(self._bytes) > 1:
+                    oldest = next(k for k in self._made if k in self._bytes)
+                    del self._made[oldest], self._bytes[oldest]
+        return made.result()
+
+    def _stream(self, purpose: str) -> np.random.Generator:
+        return stream(self.seed, self.replication, purpose)
+
+    def _window(self, plan: PointPlan) -> RecordedTrace:
+        settings = plan.point.workload.trace
+        assert settings is not None
+        assert plan.recorded is not None
+        recorded = plan.recorded
+
+        def cut() -> RecordedTrace:
+            return resample(
+                recorded,
+                self._stream("window"),
+                method=settings.resample,
+                requests=plan.requests,
+                block_requests=settings.block_requests,
+            )
+
+        window: RecordedTrace = self._once(plan.keys.unit_arrivals, cut)
+        return window
+
+    def _arrivals(self, plan: PointPlan) -> NDArray[np.int64]:
+        return from_seconds(self._arrival_s(plan))
+
+    def _step_arrivals(self, plan: PointPlan) -> NDArray[np.int64]:
+        """Return the arrivals in the ticks of continuous batching."""
+        token = np.ones(plan.requests, np.int64)
+        return make_requests(self._arrival_s(plan), token, token).arrival
+
+    def _arrival_s(self, plan: PointPlan) -> FloatArray:
+        workload = plan.point.workload
+        if workload.trace is not None:
+            return self._window(plan).arrival_s / workload.trace.rate_scale
+        process = workload.arrivals
+        assert process is not None
+        if isinstance(process, Poisson | Deterministic | Gamma):
+            unit = self._once(
+                plan.keys.unit_arrivals, lambda: process.unit_arrivals(plan.requests, self._stream("arrivals"))
+            )
+            return process.scale(unit)
+        return process.draw(plan.requests, self._stream("arrivals"))
+
+    def _lengths(self, plan: PointPlan) -> Lengths:
+        """Return what the requests need, and what a real predictor said of them where the source has it."""
+        if plan.recorded is not None:
+            window = self._window(plan)
+            return Lengths(window.prompt_tokens, window.output_tokens, None, window.predicted)
+        lengths = plan.point.workload.lengths
+        assert lengths is not None
+        least = least_prompt(plan.point.policy)
+        drawn: Lengths = self._once(
+            plan.keys.lengths, lambda: lengths.draw(plan.requests, self._stream("lengths"), least)
+        )
+        return drawn
+
+    def _trace(self, plan: PointPlan) -> Trace:
+        """Return the requests with all arrivals at 0: rates differ in nothing else."""
+        drawn = self._lengths(plan)
+        at_once = np.zeros(plan.requests)
+        if drawn.service_s is not None:
+            return make_trace(at_once, service_s=drawn.service_s)
+        return make_trace(
+            at_once, output_tokens=drawn.output_tokens, prompt_tokens=drawn.prompt_tokens, length=plan.length
+        )
+
+    def _requests(self, plan: PointPlan) -> Requests:
+        """Return the requests of continuous batching with all arrivals at 0."""
+        drawn = self._lengths(plan)
+        assert drawn.prompt_tokens is not None
+        assert drawn.output_tokens is not None
+        return make_requests(np.zeros(plan.requests), drawn.prompt_tokens, drawn.output_tokens)
+
+    def _prediction(self, plan: PointPlan) -> Prediction:
+        def predict() -> Prediction:
+            drawn = self._lengths(plan)
+            true = drawn.service_s if drawn.service_s is not None else drawn.output_tokens
+            assert true is not None
+            edges = plan.edges if len(plan.edges) > 2 else None
+            predictor = plan.point.workload.predictor
+            return predictor.predict(true.astype(np.float64), edges, self._stream("predictor"), drawn.predicted)
+
+        prediction: Prediction = self._once(plan.keys.prediction, predict)
+        return prediction
+
+    def _predicted(self, plan: PointPlan, trace: Trace) -> FloatArray:
+        """Return predicted lengths in the trace's unit."""
+        predicted = self._prediction(plan).predicted
+        if plan.length == "seconds":
+            return predicted * TICKS_PER_S
+        return predicted + trace.prompt if plan.length == "total" else predicted
+
+    def _bins(self, plan: PointPlan) -> Bins:
+        return sort_into_bins(self._bin_of(plan), len(plan.edges) - 1)
+
+    def _bin_of(self, plan: PointPlan) -> NDArray[np.int32]:
+        if len(plan.edges) == 2:
+            return np.zeros(plan.requests, np.int32)
+        prediction = self._prediction(plan)
+        of = assign_bins(prediction.predicted, plan.edges) if prediction.bin is None else prediction.bin
+        return np.ascontiguousarray(of, np.int32)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    return sum(_size(part) for part in value) if isinstance(value, tuple) else 0

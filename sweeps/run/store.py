@@ -1,0 +1,227 @@
+"""What is finished of a run that is not: parts in a folder beside its output, for one process at a time."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from batchcube.results.cube import write_cube
+from batchcube.results.disk import lock, sync_folder
+from batchcube.results.provenance import MadeBy
+
+from ..errors import UserError
+from ..files import make_folder
+
+_LOG = logging.getLogger(__name__)
+Report = dict[str, NDArray[Any]]
+"""Variables of one replication or of some of its points, leading axis point."""
+
+
+class Part(NamedTuple):
+    """What is finished of one replication."""
+
+    replication: int
+    points: tuple[int, ...]
+    """Their numbers in the order of the grid, not sorted."""
+    report: Report
+    """Of these points, in this order."""
+
+
+class Store(AbstractContextManager["Store"]):
+    """Keeps finished parts of a run, and puts the cube into its place; locked until it is closed.
+
+    Every file of parts says what made it, and is named by the SHA-256 of its content: what a kill or a bad disk leaves
+    of one is found out and costs no other.
+    """
+
+    def __init__(self, output: Path) -> None:
+        """Lock the store of an output; raises UserError when another process has it or nothing can be written."""
+        self.output = output
+        self.folder = output.with_name(f"{output.name}.partial")
+        self.makers: list[MadeBy] = []
+        """What simulated the parts that were found: they may be continued with another backend."""
+        self._files: dict[Path, set[int]] = {}
+        self._points: Counter[int] = Counter()
+        self._lock = self._locked()
+        self._before: tuple[int, ...] | None = _stamp(output)
+
+    def open(
+        self, identity: Mapping[str, str], made_by: MadeBy, wanted: range, *, overwrite: bool = False
+    ) -> list[Part]:
+        """Return the parts of the replications wanted, and remember what those to be saved are of.
+
+        Replications below those wanted are in the cube: parts that hold no others are removed. A damaged part is
+        removed with a warning. With `overwrite` all are removed, and the output may be what it likes.
+        Raises UserError for parts of anything with another identity.
+        """
+        self._about = {**identity, "made_by": list(made_by)}
+        for file in self.folder.glob("*.part"):
+            file.unlink()
+        if overwrite:
+            self._before = None
+            for file in self.folder.glob("*.npz"):
+                file.unlink()
+        found: list[Part] = []
+        for file, about, parts in self._read():
+            if {**about, "made_by": None} != {**identity, "made_by": None}:
+                raise UserError(
+                    f"{self.folder}: holds a stopped run of another sweep, version or trace file; remove it, "
+                    "or --overwrite"
+                )
+            self._files[file] = {part.replication for part in parts}
+            mine = [part for part in parts if part.replication in wanted]
+            self._count(mine)
+            maker = MadeBy(*about["made_by"])
+            if mine and maker not in self.makers:
+                self.makers.append(maker)
+            found += mine
+        self.forget(range(wanted.start))
+        return found
+
+    def save(self, parts: Sequence[Part]) -> None:
+        """Write parts to one file of their own, complete or not at all, and onto the disk; UserError if it is full."""
+        if not parts:
+            return
+        arrays: dict[str, Any] = {"about": np.array(json.dumps(self._about))}
+        for number, part in enumerate(parts):
+            arrays[f"{number}/"] = np.array([part.replication, *part.points], np.int64)
+            arrays |= {f"{number}/{name}": array for name, array in part.report.items()}
+        stream = BytesIO()
+        np.savez(stream, **arrays)
+        file = self.folder / f"{hashlib.sha256(stream.getbuffer()).hexdigest()}.npz"
+        part_file = file.with_suffix(".part")
+        try:
+            with part_file.open("wb") as written:
+                written.write(stream.getbuffer())
+                written.flush()
+                os.fsync(written.fileno())
+            part_file.replace(file)
+        except OSError as error:
+            part_file.unlink(missing_ok=True)
+            raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
+        sync_folder(self.folder)
+        self._files[file] = {part.replication for part in parts}
+        self._count(parts)
+
+    def put(self, cube: xr.Dataset) -> None:
+        """Write the cube to the output; raises UserError if somebody else has written there since this was opened."""
+        write_cube(cube, self.output, ready=self._require_as_before)
+
+    def forget(self, held: range) -> None:
+        """Remove the parts that hold no other replications than these, which are in the cube."""
+        for file in [file for file, replications in self._files.items() if all(r in held for r in replications)]:
+            file.unlink()
+            del self._files[file]
+
+    def tell(self, points: int, wanted: int) -> str:
+        """Return a sentence on how many of the replications wanted, of so many points each, are kept."""
+        complete = sum(count == points for count in self._points.values())
+        others = sum(count for count in self._points.values() if count < points)
+        if not complete and not others:
+            return "Nothing was finished, nothing is kept."
+        also = f" and {others} points of others" if others else ""
+        return f"{complete} of {wanted} replications{also} are kept in {self.folder}: the same command continues."
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Unlock, and remove the folder if nothing is kept in it."""
+        self._close(self._lock)
+
+    def _close(self, opened: int) -> None:
+        if not any(self.folder.glob("*.npz")):
+            with suppress(OSError):  # somebody keeps something else there
+                (self.folder / "lock").unlink()
+                self.folder.rmdir()
+        os.close(opened)
+
+    def _count(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            self._points[part.replication] += len(part.points)
+
+    def _read(self) -> Iterator[tuple[Path, dict[str, Any], list[Part]]]:
+        """Yield the files that are whole, what made them, and their parts."""
+        for file in sorted(self.folder.glob("*.npz")):
+            data = file.read_bytes()
+            if hashlib.sha256(data).hexdigest() != file.stem:
+                _LOG.warning("batchcube: %s: is damaged and was removed; what it held is done again", file)
+                file.unlink()
+                continue
+            reports: dict[str, Report] = {}
+            with np.load(BytesIO(data), allow_pickle=False) as arrays:
+                about = json.loads(str(arrays["about"]))
+                for key in arrays.files:
+                    number, slash, name = key.partition("/")
+                    if slash:
+                        reports.setdefault(number, {})[name] = arrays[key]
+            parts = []
+            for report in reports.values():
+                replication, *points = report.pop("").tolist()
+                parts.append(Part(replication, tuple(points), report))
+            yield file, about, parts
+
+    def _require_as_before(self) -> None:
+        if self._before is not None and _stamp(self.output) != self._before:
+            raise UserError(
+                f"{self.output}: was written by somebody else while this ran; what was simulated is kept in "
+                f"{self.folder}, choose another output, or run again"
+            )
+
+    def _locked(self) -> int:
+        """Return the open lock file; the system unlocks it when the process ends, however it ends."""
+        file = self.folder / "lock"
+        while True:
+            make_folder(self.folder)
+            try:
+                opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:
+                continue  # whoever had it removed the folder just now
+            except OSError as error:
+                raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
+            try:
+                lock(opened)
+            except BlockingIOError:
+                owner = os.read(opened, 200).decode(errors="replace") or "another process"
+                os.close(opened)
+                raise UserError(
+                    f"{self.output}: is being written by {owner}; wait for it, or choose another output"
+                ) from None
+            except OSError as error:
+                _LOG.warning(
+                    "batchcube: %s: cannot be locked (%s): take care that no other process writes %s at the same time",
+                    self.folder,
+                    error.strerror,
+                    self.output,
+                )
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(opened), os.stat(file)):
+                    try:
+                        os.truncate(opened, 0)
+                        os.write(opened, f"process {os.getpid()} on {platform.node()}".encode())
+                    except OSError as error:
+                        self._close(opened)
+                        raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
+                    sync_folder(self.output.parent)
+                    return opened
+            os.close(opened)
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """Return what tells a file from any that takes its place later; () where there is none."""
+    try:
+        about = file.stat()
+    except FileNotFoundError:
+        return ()
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns

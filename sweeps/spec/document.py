@@ -1,0 +1,369 @@
+"""A sweep as users write it: TOML in, a validated grid out, one line for each kind of mistake."""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import date, time
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from batchcube.calibration.documents import DEEPEST, is_deep, read_limited
+
+from ..errors import UserError
+from ..workloads.arrivals import AtOnce, Deterministic
+from ..workloads.lengths import Constant
+from ..workloads.settings import Settings
+from .grid import AxisSettings, Grid, build_grid, read_axes
+from .messages import Mistake, lines_of, mistakes, show_value
+from .messages import Path as Place
+from .settings import Point, PolicySettings, Report, Server, Workload, draws_service, is_continuous
+
+LARGEST_FILE = 1_000_000
+"""Bytes of a specification; the standard library takes seconds to parse a million of the worst kinds."""
+MOST_PARTS = 200
+"""Parts of a dotted key; the standard library's time grows with their square."""
+_DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)++""")
+NAME = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
+"""What names a file in the folder where it is written, and is not hidden there."""
+
+
+class SpecificationError(UserError):
+    """What is wrong with a specification, one line for each kind of mistake, none left out."""
+
+    def __init__(self, source: str, found: Iterable[Mistake]) -> None:
+        self.lines = tuple(str(UserError(f"{source}: {line}")) for line in lines_of(found))
+        ValueError.__init__(self, "\n".join(self.lines))
+
+
+class Header(Settings):
+    """What a sweep is called, and how often it is repeated."""
+
+    name: str = Field(
+        default="sweep",
+        min_length=1,
+        max_length=100,
+        pattern=NAME,
+        description="short name; files are called by it",
+    )
+    title: str = Field(default="", description="one line about the sweep")
+    description: str = Field(default="", description="what the sweep shows, and what it assumes")
+    seed: int = Field(default=1, ge=0, lt=2**63, description="seed of all random numbers")
+    replications: int = Field(default=20, ge=1, le=1_000_000, description="independent repetitions of every point")
+    workload: dict[str, Any] = Field(default_factory=dict)
+    policy: dict[str, Any] = Field(default_factory=dict)
+    server: dict[str, Any] = Field(default_factory=dict)
+    report: dict[str, Any] = Field(default_factory=dict)
+    axes: dict[str, Any] = Field(default_factory=dict)
+
+
+class Document(Header):
+    """Describe a whole specification to editors; validation goes section by section instead, for every grid point."""
+
+    workload: Workload = Field(description="requests")  # type: ignore[assignment]
+    policy: PolicySettings = Field(description="how batches are formed")  # type: ignore[assignment]
+    server: Server = Field(description="what serves them, and how fast")  # type: ignore[assignment]
+    report: Report = Field(description="what is measured")  # type: ignore[assignment]
+    axes: dict[str, AxisSettings] = Field(description="what varies: one table per axis")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A validated sweep: every point of its grid makes sense."""
+
+    name: str
+    title: str
+    description: str
+    seed: int
+    replications: int
+    grid: Grid
+    document: dict[str, Any]
+    """The specification as given, file paths made absolute: enough to make this sweep again."""
+    source: str
+    """File or name that messages start with."""
+
+    @classmethod
+    def from_toml(cls, path: str | PathLike[str], overrides: Iterable[str] = ()) -> "Sweep":
+        """Read a sweep from a TOML file, or a preset by its name, with settings ``path=value`` laid over it.
+
+        Raises UserError with one line for each kind of mistake.
+        """
+        return cls._from_document(*read_document(path), overrides)
+
+    @classmethod
+    def model_validate(cls, data: Mapping[str, Any], source: str = "specification") -> "Sweep":
+        """Build a sweep from nested dictionaries; raises UserError with one line for each kind of mistake."""
+        return cls._from_document(dict(data), source, Path.cwd(), ())
+
+    @classmethod
+    def _from_document(cls, document: dict[str, Any], source: str, folder: Path, overrides: Iterable[str]) -> "Sweep":
+        _refuse_depth(document, source)
+        document = _with_absolute_paths(deepcopy(document), folder)
+        for text in overrides:
+            document = _override(document, text)
+        if wrong := list(_unwritable(document)):
+            raise SpecificationError(source, wrong)
+        try:
+            header = Header.model_validate(document)
+        except ValidationError as error:
+            raise SpecificationError(source, mistakes(Header, document, error)) from None
+        axes, wrong = read_axes(header.axes, document)
+        if wrong:
+            # Without its axes the rest would be blamed for what it is not.
+            raise SpecificationError(source, wrong)
+        grid, wrong = build_grid(document, axes)
+        wrong += _mode_problems(grid) + _replication_problems(grid)
+        if wrong:
+            raise SpecificationError(source, wrong)
+        # Stated, so that a longer run of the same file differs in this number only.
+        document["replications"] = header.replications
+        replications = 1 if all(map(is_deterministic, grid.points)) else header.replications
+        return cls(
+            header.name,
+            header.title or header.name,
+            header.description,
+            header.seed,
+            replications,
+            grid,
+            json.loads(json.dumps(document)),
+            source,
+        )
+
+    def text(self) -> str:
+        """Return the whole specification as JSON, from which `model_validate` makes the same sweep."""
+        return json.dumps(self.document, ensure_ascii=False)
+
+    def identity(self) -> str:
+        """Return the SHA-256 of everything that decides what a replication is: all but the number of replications."""
+        return identity_of(self.document)
+
+
+def identity_of(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a specification's tables without the number of replications."""
+    rest = {key: value for key, value in document.items() if key != "replications"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def is_deterministic(point: Point) -> bool:
+    """Say whether every replication of a point would be the same one."""
+    workload = point.workload
+    trace, lengths, predictor = workload.trace, workload.lengths, workload.predictor.kind
+    if draws_service(point):
+        return False
+    if trace is not None:
+        return trace.resample == "none" and predictor in ("oracle", "column")
+    fixed = isinstance(lengths, Constant) and (lengths.prompt is None or isinstance(lengths.prompt, Constant))
+    return fixed and isinstance(workload.arrivals, AtOnce | Deterministic) and predictor == "oracle"
+
+
+def _mode_problems(grid: Grid) -> list[Mistake]:
+    if len({is_continuous(point) for point in grid.points}) > 1:
+        text = 'must be "continuous" at every point or at none: what a cube of single steps holds is another thing'
+        return [Mistake(("policy", "mode"), text)]
+    return []
+
+
+def _replication_problems(grid: Grid) -> list[Mistake]:
+    draws = {draws_service(point) for point in grid.points}
+    if len(draws) > 1:
+        text = "must be the same at every point: where coefficients are drawn, intervals mean something else"
+        return [Mistake(("server", "service", "draw"), text)]
+    fixed = [is_deterministic(point) for point in grid.points]
+    if any(f and point.workload.trace is not None for f, point in zip(fixed, grid.points, strict=True)) and not all(
+        fixed
+    ):
+        text = (
+            "this point has nothing random, others have: replications would be copies and their interval a fiction; "
+            'set resample = "circular" or "blocks"'
+        )
+        return [Mistake(("workload", "trace", "resample"), text, "none")]
+    return []
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+def read_document(path: str | PathLike[str]) -> tuple[dict[str, Any], str, Path]:
+    """Return the tables of a TOML file or preset, the name for messages, and the folder its file paths start from.
+
+    Raises UserError for a file that is missing, unreadable, or no TOML.
+    """
+    from .. import presets
+
+    file = Path(path)
+    name = str(path)
+    if not file.suffix and not file.exists():
+        if name not in presets.names():
+            raise UserError(f"{name}: no such file, and no preset of that name; {presets.hint(name)}")
+        return parse_toml(presets.read(name), name), name, Path.cwd()
+    try:
+        content = read_limited(file, LARGEST_FILE)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return parse_toml(content, name), name, file.resolve().parent
+
+
+def parse_toml(content: bytes, source: str) -> dict[str, Any]:
+    """Parse TOML; raises UserError with the line and column of the first mistake."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = content[error.start]
+        raise UserError(f"{source}: is no TOML: byte 0x{byte:02x} at offset {error.start} is not UTF-8 text") from None
+    if any(key[0].count(".") > MOST_PARTS for key in _DOTTED.finditer(text)):
+        raise UserError(f"{source}: is nested too deeply for a specification")
+    try:
+        return tomllib.loads(text.replace("\r\n", "\n"))
+    except RecursionError:
+        raise UserError(f"{source}: is nested too deeply for a specification") from None
+    except ValueError as error:
+        message = " ".join(str(error).split())
+        place = re.search(r" \(at (line \d+, column \d+|end of document)\)$", message)
+        if place:
+            message = f"{place[1]}: {message[: place.start()]}"
+        raise UserError(f"{source}: is no TOML: {message}") from None
+
+
+def _refuse_depth(document: Mapping[str, Any], source: str) -> None:
+    if is_deep(document):
+        raise UserError(f"{source}: is nested deeper than {DEEPEST} levels: no specification is")
+
+
+def _unwritable(tree: Any, path: Place = ()) -> Iterator[Mistake]:
+    """Yield the values that no setting takes and no cube can hold: dates and times of TOML."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _unwritable(value, (*path, key))
+    elif isinstance(tree, list | tuple):
+        for position, value in enumerate(tree):
+            yield from _unwritable(value, (*path, position))
+    elif isinstance(tree, date | time):
+        yield Mistake(path, "is a date or time: no setting takes one (seconds are a number, text is in quotes)", tree)
+
+
+def _with_absolute_paths(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Anchor every file path of the settings in ``folder``, so that the sweep runs from anywhere."""
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, str) and value and not value.startswith("dataset:") and "\0" not in value:
+            return str(folder / value)
+        return value
+
+    def walk(table: Any) -> None:
+        if isinstance(table, dict):
+            for key, value in table.items():
+                name = key.rpartition(".")[2]
+                if name == "path" or (name == "coefficients" and str(value).endswith(".json")):
+                    table[key] = absolute(value)
+                else:
+                    walk(value)
+        elif isinstance(table, list):
+            for entry in table:
+                walk(entry)
+
+    walk(document.get("workload"))
+    walk(document.get("server"))
+    axes = document.get("axes")
+    for axis in axes.values() if isinstance(axes, dict) else ():
+        if not isinstance(axis, dict):
+            continue
+        walk(axis.get("points"))
+        path, values = axis.get("path"), axis.get("values")
+        if isinstance(path, str) and path.endswith(".path") and isinstance(values, list):
+            axis["values"] = [absolute(value) for value in values]
+        if isinstance(path, str) and path.endswith(".coefficients") and isinstance(values, list):
+            axis["values"] = [absolute(value) if str(value).endswith(".json") else value for value in values]
+    return document
+
+
+def files_of(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the files that a specification names anywhere, but for shipped coefficients and data sets."""
+    tables: list[Any] = [document]
+    while tables:
+        table = tables.pop()
+        if isinstance(table, list):
+            tables += table
+        if not isinstance(table, dict):
+            continue
+        # An axis names a setting by its path, and has values for it.
+        of_axis = table.get("path") if "values" in table else None
+        named = [(of_axis, value) for value in table["values"]] if isinstance(table.get("values"), list) else []
+        for key, value in [*table.items(), *named]:
+            name = str(key).rpartition(".")[2]
+            if not isinstance(value, str):
+                tables.append(value)
+            elif value.startswith("dataset:"):
+                continue
+            elif (name == "path" and value != of_axis) or (name == "coefficients" and value.endswith(".json")):
+                yield value
+
+
+def _override(document: dict[str, Any], text: str) -> dict[str, Any]:
+    """Lay one ``path=value`` over the document; the value is TOML, or text where it is no TOML."""
+    path, equals, spelled = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set {text}: must be path=value, for instance policy.bins=4")
+    try:
+        value = tomllib.loads(f"value = {spelled.strip()}")["value"]
+    except (ValueError, RecursionError):
+        value = spelled.strip()
+    _refuse_depth({"": value}, f"--set {path.strip()}")
+    axes = document.get("axes")
+    for name, axis in axes.items() if isinstance(axes, dict) else ():
+        if isinstance(axis, dict) and axis.get("path") == ".".join(keys):
+            raise UserError(f"--set {text}: axes.{name} sets it at every point; use --set axes.{name}.values=[...]")
+    if keys[0] == "axes" and keys[-1] == "values" and len(keys) == 3:
+        axis = axes.get(keys[1]) if isinstance(axes, dict) else None
+        if isinstance(axis, dict):
+            for other in ("start", "stop", "num", "step"):
+                axis.pop(other, None)
+    table = document
+    for key in keys[:-1]:
+        inner = table.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"--set {text}: {key} = {show_value(inner)} is no table")
+        table = inner
+    table[keys[-1]] = value
+    return _with_absolute_paths(document, Path.cwd())
+
+
+# Schema -------------------------------------------------------------------------------------------------------------
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a specification, for editors that complete TOML."""
+    schema = Document.model_json_schema()
+    schema["$schema"] = "http://json-schema.org/draft-07/schema#"
+    schema["title"] = "batchcube sweep"
+
+    def relax(node: Any) -> None:
+        if isinstance(node, dict):
+            # An axis may set anything, so nothing can be demanded of the file itself, but the tags of unions.
+            if isinstance(node.get("required"), list):
+                node["required"] = [name for name in node["required"] if "const" in node["properties"].get(name, {})]
+                if not node["required"]:
+                    del node["required"]
+            # Written with $defs by pydantic and read with definitions by draft-07 editors: both follow $ref.
+            for value in node.values():
+                relax(value)
+        elif isinstance(node, list):
+            for value in node:
+                relax(value)
+
+    relax(schema)
+    return schema
+
+
+def schema_text() -> str:
+    """Return the published JSON schema as the text of its file."""
+    return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+__all__ = ["SpecificationError", "Sweep", "json_schema", "parse_toml", "read_document", "schema_text"]

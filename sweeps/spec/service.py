@@ -1,0 +1,270 @@
+"""Coefficients by name: files read once, mistakes told in one line, the engine's service law built from them."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import ValidationError
+
+from batchcube.calibration import coefficients as files
+from batchcube.calibration.coefficients import (
+    BatchCoefficients,
+    BatchLaws,
+    Coefficients,
+    StepCoefficients,
+    locate,
+)
+from batchcube.calibration.documents import parse_json
+from batchcube.calibration.laws import STEP_TERMS
+from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.engine.policies.service import Service, formula, measured
+from batchcube.results.text import did_you_mean
+
+from ..errors import FileError
+from .messages import mistakes
+from .settings import CoefficientsLaw, lost_by_rounding
+
+
+def load(name: str) -> Coefficients:
+    """Read shipped coefficients by name, or a file by its path; raises UserError for what is none."""
+    try:
+        file = locate(name)
+    except ValueError as error:
+        near = did_you_mean(name, files.shipped_names())
+        raise FileError(f"coefficients {name}: none of that name; {near}" if near else str(error)) from None
+    try:
+        data = files.read(file)
+    except ValueError as error:
+        raise FileError(str(error)) from None
+    return _parsed(str(file), data)
+
+
+# By content: a file may be fitted anew while this runs.
+@lru_cache(maxsize=32)
+def _parsed(path: str, data: bytes) -> Coefficients:
+    try:
+        return files.parse(data, path)
+    except ValidationError as error:
+        first = mistakes(Coefficients, parse_json(data), error)[0]
+        raise FileError(f"{path}: {first.line()}") from None
+    except ValueError as error:
+        raise FileError(str(error)) from None
+
+
+def laws_of(settings: CoefficientsLaw) -> BatchLaws:
+    """Return the batch laws that settings ask for; raises ValueError naming the prompt lengths there are."""
+    return load(settings.coefficients).at_prompt(settings.prompt_tokens)
+
+
+def law_of(settings: CoefficientsLaw) -> BatchCoefficients:
+    """Return the batch law that settings ask for, the fitted one behind a table; ValueError for one not there."""
+    laws = laws_of(settings)
+    h = laws.chosen if settings.h in ("chosen", "table") else settings.h
+    if h not in laws.laws:
+        raise ValueError(f"server.service.h = {h}: coefficients {settings.coefficients} have {', '.join(laws.laws)}")
+    return laws.laws[h]
+
+
+def build(settings: CoefficientsLaw, largest_batch: int, rng: np.random.Generator | None = None) -> Service:
+    """Build the service law of coefficients; with `rng` one drawn from what their errors leave open.
+
+    Raises ValueError for a law that the coefficients do not have, or whose errors are not known.
+    """
+    law = law_of(settings)
+    if rng is not None:
+        try:
+            law = files.drawn(law, rng)
+        except ValueError as error:
+            raise ValueError(f"server.service.draw: coefficients {settings.coefficients}: {error}") from None
+    built = formula(law.a0_s, law.a1_s_per_token, law.h, law.gamma, largest_batch=largest_batch)
+    if settings.h != "table":
+        return built
+    table = laws_of(settings).table
+    if table is None:
+        raise ValueError(f'server.service.h = "table": coefficients {settings.coefficients} have no complete grid')
+    return measured(np.array(table.batch_sizes), np.array(table.output_tokens), np.array(table.seconds), built)
+
+
+def step_law_of(settings: CoefficientsLaw) -> StepCoefficients:
+    """Return the law of single steps; raises ValueError for coefficients that have none."""
+    law = load(settings.coefficients).step_law
+    if law is None:
+        raise ValueError(f"coefficients {settings.coefficients}: hold no law of single steps, mode continuous needs it")
+    return law
+
+
+def steps_of(settings: CoefficientsLaw) -> tuple[float, ...]:
+    """Return c0 to c4 of a step in seconds, 0 for those that nothing measured.
+
+    Raises ValueError without a law, and for coefficients that do not survive in whole picoseconds.
+    """
+    law = step_law_of(settings)
+    values = tuple(getattr(law, name) or 0.0 for name in STEP_TERMS)
+    for name, seconds in zip(STEP_TERMS, values, strict=True):
+        text = lost_by_rounding(seconds, TICKS_PER_S)
+        if text is not None:
+            raise FileError(f"coefficients {settings.coefficients}: step_law.{name} = {seconds:g}: {text}")
+    return values
+
+
+def unmeasured(settings: CoefficientsLaw, *, steps: bool) -> tuple[str, ...]:
+    """Return what nothing measured of the law of single steps, or of batches: those made of decodes have no prefill."""
+    if steps:
+        law = step_law_of(settings)
+        return tuple(name for name in STEP_TERMS if getattr(law, name) is None)
+    return ("a0_s",) if laws_of(settings).from_steps else ()
+
+
+def drawn_steps(settings: CoefficientsLaw, rng: np.random.Generator) -> tuple[float, ...]:
+    """Draw c0 to c4 of a step from what the fit leaves open: multivariate t around the estimates, never below 0.
+
+    Raises ValueError for coefficients whose errors are not known, or whose c0 (c1 where that is 0), the term that
+    every decode step has, is less than four of its standard errors.
+    """
+    law = step_law_of(settings)
+    refused = f"server.service.draw: coefficients {settings.coefficients}: "
+    if law.covariance is None or law.degrees_of_freedom < 1:
+        raise ValueError(f"{refused}nothing is known of the errors of a step's coefficients")
+    values, covariance = np.array(steps_of(settings)), np.array(law.covariance)
+    always = 0 if values[0] > 0 else 1
+    if values[always] < 4.0 * math.sqrt(max(covariance[always, always], 0.0)):
+        name = STEP_TERMS[always]
+        raise ValueError(f"{refused}{name} is less than four of its standard errors: draws could be negative")
+    least = values[always] / 1000.0
+    free = np.flatnonzero(np.diag(covariance) > 0)
+    scale = np.sqrt(np.diag(covariance)[free])
+    correlation = np.clip(files.correlation_of(covariance[np.ix_(free, free)]), -1.0, 1.0)
+    # By its eigenvalues: what was fitted with a bound can have a correlation that rounding makes a hair below 0.
+    eigenvalues, vectors = np.linalg.eigh((correlation + correlation.T) / 2.0)
+    normal = vectors @ (np.sqrt(np.clip(eigenvalues, 0.0, None)) * rng.standard_normal(free.size))
+    # Normal deviates over the root of a chi-squared one: a t distribution, as the scatter itself was estimated.
+    values[free] += scale * normal * math.sqrt(law.degrees_of_freedom / rng.chisquare(law.degrees_of_freedom))
+    values[always] = max(values[always], least)
+    return tuple(np.maximum(values, 0.0).tolist())
+
+
+class Asked(NamedTuple):
+    """What a sweep asks of coefficients: to be held against what was measured."""
+
+    largest_batch: int
+    mean_prompt_tokens: float
+    """0 where the workload has no prompts."""
+    longest_output_tokens: float
+    """Of the sample that the bins are cut by."""
+
+
+def notes_on(settings: CoefficientsLaw, asked: Asked) -> list[str]:
+    """Return what readers of a cube must know about its coefficients."""
+    known, laws, law = load(settings.coefficients), laws_of(settings), law_of(settings)
+    name = settings.coefficients
+    parts = [f"service times of {name} ({known.label}): {known.title}"]
+    if laws.from_steps:
+        parts.append("decode steps only, no prefill in them")
+    elif laws.prompt_tokens is None:
+        parts.append("prompt lengths not known")
+    else:
+        parts.append(f"prompts of {laws.prompt_tokens:g} tokens")
+    quality = law.quality if laws.table is None or settings.h != "table" else laws.table
+    what = "the measured table" if settings.h == "table" else f"law {law.h}"
+    if quality.leave_one_size_out_rms is not None:
+        parts.append(f"{what} predicts left-out batch sizes within {100 * quality.leave_one_size_out_rms:.2g} % (rms)")
+    return ["; ".join(parts), *_beyond(name, laws, asked), *_doubts(settings, known)]
+
+
+def notes_on_steps(settings: CoefficientsLaw, asked: Asked) -> list[str]:
+    """Return what readers of a cube of mode continuous must know about its coefficients."""
+    known, law = load(settings.coefficients), step_law_of(settings)
+    name = settings.coefficients
+    parts = [f"step times of {name} ({known.label}): {known.title}"]
+    if law.quality.leave_one_out_rms is not None:
+        parts.append(f"the law predicts left-out measurements within {100 * law.quality.leave_one_out_rms:.2g} % (rms)")
+    said = ["; ".join(parts)]
+    measured = [laws.batch_sizes[1] for laws in known.batch_laws if laws.batch_sizes is not None]
+    if measured and asked.largest_batch > max(measured):
+        said.append(_larger(name, max(measured), asked.largest_batch))
+    return said + _doubts(settings, known)
+
+
+def _larger(name: str, measured: float, asked: int) -> str:
+    return (
+        f"coefficients {name} were measured up to batches of {measured:.0f}, the sweep has some of up "
+        f"to {asked}: their times are extrapolated"
+    )
+
+
+def _doubts(settings: CoefficientsLaw, known: Coefficients) -> list[str]:
+    """Say where coefficients are implausible, and what intervals are where they are drawn."""
+    name = settings.coefficients
+    said = []
+    if known.plausibility is not None:
+        said += [f"coefficients {name} are implausible: {flag}" for flag in known.plausibility.flags]
+    if settings.draw:
+        said.append(
+            f"coefficients {name} are drawn anew for every replication from what their errors leave open: intervals "
+            "are prediction intervals of one replication, and hold what the true coefficients would give"
+        )
+    return said
+
+
+def _beyond(name: str, laws: BatchLaws, asked: Asked) -> Iterator[str]:
+    """Say where a sweep leaves what was measured."""
+    if laws.batch_sizes is not None and asked.largest_batch > laws.batch_sizes[1]:
+        yield _larger(name, laws.batch_sizes[1], asked.largest_batch)
+    if laws.output_tokens is not None and asked.longest_output_tokens > 1.01 * laws.output_tokens[1]:
+        yield (
+            f"coefficients {name} were measured up to outputs of {laws.output_tokens[1]:.0f} tokens, the workload has "
+            f"some of {asked.longest_output_tokens:.0f}: their times are extrapolated"
+        )
+    prompt = laws.prompt_tokens
+    if prompt and not prompt / 1.5 <= asked.mean_prompt_tokens <= 1.5 * prompt:
+        yield (
+            f"coefficients {name} were measured with prompts of {prompt:g} tokens, the workload's have "
+            f"{asked.mean_prompt_tokens:.0f} on average: its prefills take another time"
+        )
+
+
+def record(every: Iterable[CoefficientsLaw], *, steps: bool = False) -> str:
+    """Return, as JSON, what a cube keeps of the coefficients it was made with, by name; `steps`: of single steps."""
+    kept: dict[str, Any] = {}
+    for settings in every:
+        known = load(settings.coefficients)
+        entry = kept.setdefault(
+            settings.coefficients,
+            {
+                "label": known.label,
+                "title": known.title,
+                "source": known.source,
+                "sha256": files.sha256_of(locate(settings.coefficients)),
+                "raw_sha256": "" if known.raw is None else known.raw.sha256,
+                "laws": [],
+            },
+        )
+        law = _step_record(settings) if steps else _batch_record(settings)
+        if law not in entry["laws"]:
+            entry["laws"].append(law)
+    return json.dumps(kept)
+
+
+def _batch_record(settings: CoefficientsLaw) -> dict[str, Any]:
+    laws = laws_of(settings)
+    return {
+        "asked": settings.h,
+        "prompt_tokens": laws.prompt_tokens,
+        "draw": settings.draw,
+        "law": law_of(settings).model_dump(),
+        "table": laws.table.model_dump() if settings.h == "table" and laws.table is not None else None,
+    }
+
+
+def _step_record(settings: CoefficientsLaw) -> dict[str, Any]:
+    return {"asked": "steps", "draw": settings.draw, "law": step_law_of(settings).model_dump()}
+
+
+def require_unchanged(recorded: str) -> None:
+    """Refuse coefficients that have changed since a cube was made; raises UserError naming them."""
+    for name, entry in json.loads(recorded).items():
+        if files.sha256_of(locate(name)) != entry["sha256"]:
+            raise FileError(f"coefficients {name}: have changed since the cube was made, which keeps what they were")

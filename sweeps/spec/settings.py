@@ -1,0 +1,827 @@
+"""The settings of one grid point: workload, policy, server, report, and the rules between them.
+
+The models say what a value may be; `problems` says which options go together. An option that the chosen mode would
+ignore is a mistake, because a sweep that varies it would show a flat line and call it a finding.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, field_validator, model_validator
+
+from batchcube.calibration.laws import STEP_TERMS
+from batchcube.engine.continuous.model import LATEST, MOST_REPLICAS, TICKS_PER_S
+from batchcube.engine.policies.estimates import LARGEST_WINDOW, SMALLEST_WEIGHT
+from batchcube.engine.policies.sla import SIGNALS, STEP_SIGNALS
+from batchcube.engine.ticks import LARGEST_BATCH
+from batchcube.engine.ticks import TICKS_PER_S as BATCH_TICKS_PER_S
+
+from ..errors import UserError
+from ..workloads.arrivals import ArrivalProcess
+from ..workloads.lengths import Empirical, LengthDistribution
+from ..workloads.predictors import Column, Confusion, Oracle, Predictor
+from ..workloads.settings import Settings
+from ..workloads.traces import Resampling, TimeUnit, TraceFormat
+from .messages import Path, show_value
+
+Mode = Literal["fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic", "continuous"]
+BINNED = ("multi_bin_only", "multi_bin_dynamic", "continuous")
+FIXED = ("fifo_fixed", "multi_bin_only")
+CONTROLLED = ("dynamic_only", "multi_bin_dynamic", "continuous")
+
+Count = Annotated[int, Field(ge=1, le=2**40)]
+BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
+# An hour is 3.6e3 s; 1e8 s is three years: beyond it the engine's clock of microseconds is of no use to anybody.
+Seconds = Annotated[float, Field(gt=0, le=1e8)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=1e8)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+# Below a picosecond per token even the longest request, of 2^21 tokens, would take no microsecond.
+SecondsPerToken = Annotated[float, Field(ge=1e-12, le=1e6)]
+StepSeconds = Annotated[float, Field(ge=0, le=1e6)]
+LONGEST_CONTINUOUS_S = LATEST // TICKS_PER_S
+"""Longest that continuous batching can be simulated; its clock is a million times finer."""
+TICK_NAMES = {BATCH_TICKS_PER_S: "microseconds", TICKS_PER_S: "picoseconds"}
+
+
+# Workload -----------------------------------------------------------------------------------------------------------
+
+
+class TraceColumns(Settings):
+    """Columns of a recorded trace, where they are not those of its format."""
+
+    arrival: str | None = Field(default=None, min_length=1, description="column of the arrival times")
+    prompt_tokens: str | None = Field(default=None, min_length=1, description="column of the prompts' tokens")
+    output_tokens: str | None = Field(default=None, min_length=1, description="column of the outputs' tokens")
+    predicted_tokens: str | None = Field(
+        default=None,
+        min_length=1,
+        description="column of a real predictor's lengths or classes",
+    )
+
+    def named(self) -> dict[str, str]:
+        """Return the columns that are given."""
+        return {part: column for part, column in self if column is not None}
+
+
+class TraceSettings(Settings):
+    """A recorded trace: where it is, which rows count, how it is scaled and resampled between replications."""
+
+    path: str = Field(min_length=1, description='trace file, relative to the specification, or "dataset:NAME"')
+    format: TraceFormat = Field(default="auto", description="layout of the file; auto: by its columns")
+    unit: TimeUnit = Field(
+        default="auto",
+        description="unit of the arrival times, or date: written dates; auto: that of the format, if it is plausible",
+    )
+    columns: TraceColumns = Field(default=TraceColumns(), description="columns that are not those of the format")
+    sort: bool = Field(default=False, description="put the rows in order of arrival; they must be otherwise")
+    drop_empty_prompts: bool = Field(default=False, description="leave out requests with 0 prompt tokens")
+    model: str | None = Field(default=None, min_length=1, description="keep the rows of this model (burstgpt)")
+    log_type: str | None = Field(default=None, min_length=1, description="keep the rows of this log type (burstgpt)")
+    start_s: SecondsOrZero = Field(
+        default=0.0, description="leave out what arrives earlier, seconds from the first row"
+    )
+    stop_s: Seconds | None = Field(default=None, description="leave out what arrives from here on")
+    limit: Count | None = Field(default=None, description="keep the first rows of what is left")
+    rate_scale: float = Field(default=1.0, gt=0, le=1e6, description="arrival times are divided by this")
+    resample: Resampling = Field(
+        default="none",
+        description="how replications differ: not at all, by a circular start, by blocks drawn at random",
+    )
+    block_requests: Count | None = Field(
+        default=None, description="length of a block (resample = blocks); root of the trace's length when left out"
+    )
+
+
+class Workload(Settings):
+    """Requests of one replication: drawn from distributions, or read from a recorded trace."""
+
+    requests: Annotated[int, Field(ge=1, le=100_000_000)] | None = Field(
+        default=None, description="requests per replication; 10000 when drawn, the whole file when recorded"
+    )
+    arrivals: ArrivalProcess | None = Field(default=None, description="arrival process")
+    lengths: LengthDistribution | None = Field(default=None, description="prompt and output lengths, or service times")
+    predictor: Predictor = Field(
+        default_factory=lambda: Oracle(kind="oracle"), description="what the scheduler believes a length to be"
+    )
+    trace: TraceSettings | None = Field(default=None, description="recorded trace, instead of arrivals and lengths")
+
+    @property
+    def request_count(self) -> int | None:
+        """Requests per replication; None stands for a whole recorded trace."""
+        return 10_000 if self.requests is None and self.trace is None else self.requests
+
+    @property
+    def in_seconds(self) -> bool:
+        """Whether the workload draws service times in seconds instead of tokens."""
+        return getattr(self.lengths, "unit", "tokens") == "seconds"
+
+
+# Policy -------------------------------------------------------------------------------------------------------------
+
+
+class Edges(Settings):
+    """Where the bins are cut."""
+
+    kind: Literal["equal_mass", "uniform", "exponential", "explicit"] = Field(
+        default="equal_mass", description="quantiles of a sample, equal widths, Lemma A.1 of [MB], or given values"
+    )
+    sample: Literal["whole", "prefix"] | None = Field(
+        default=None, description="recorded trace: requests the edges see"
+    )
+    prefix_requests: Count | None = Field(default=None, description="first requests the edges see (sample = prefix)")
+    sample_size: Annotated[int, Field(ge=2, le=10_000_000)] | None = Field(
+        default=None,
+        description="drawn workload: size of the sample drawn apart from the replications; 100000 when left out",
+    )
+    values: Annotated[tuple[float, ...], Field(strict=False, min_length=2)] | None = Field(
+        default=None, description="bins + 1 increasing edges (kind = explicit)"
+    )
+
+
+class MemorySettings(Settings):
+    """Memory bound on the batch size: Algorithm 1 of [DB]."""
+
+    rule: Literal["exact", "buffer", "margin", "literal"] = Field(default="exact", description="form of the bound")
+    capacity_tokens: Annotated[float, Field(gt=0, le=1e12)] | None = Field(default=None, description="tokens that fit")
+    max_bytes: Annotated[float, Field(gt=0)] | None = Field(default=None, description="memory of the device")
+    model_bytes: Annotated[float, Field(ge=0)] | None = Field(default=None, description="memory the model takes")
+    kv_bytes_per_token: Annotated[float, Field(gt=0)] | None = Field(default=None, description="KV cache of one token")
+    overflow_probability: Fraction = Field(default=0.05, description="allowed probability that a batch does not fit")
+    margin_tokens: Annotated[float, Field(ge=0, le=1e12)] | None = Field(
+        default=None, description="reserve (rule = margin)"
+    )
+    margin_fraction: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None, description="reserve as a part of the capacity (rule = margin)"
+    )
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether the capacity follows from all three numbers of bytes."""
+        return None not in (self.max_bytes, self.model_bytes, self.kv_bytes_per_token)
+
+    @property
+    def tokens(self) -> float:
+        """Token capacity η of the device."""
+        if self.capacity_tokens is not None:
+            return self.capacity_tokens
+        assert self.max_bytes is not None
+        assert self.model_bytes is not None
+        assert self.kv_bytes_per_token is not None
+        return (self.max_bytes - self.model_bytes) / self.kv_bytes_per_token
+
+    def margin(self, capacity_tokens: float) -> float:
+        """Return the constant reserve L0 in tokens; 0 unless the rule is ``margin``."""
+        if self.margin_tokens is not None:
+            return self.margin_tokens
+        return 0.0 if self.margin_fraction is None else self.margin_fraction * capacity_tokens
+
+
+class SlaSettings(Settings):
+    """Latency feedback on the batch size: Algorithm 2 of [DB]."""
+
+    variant: Literal["paper", "heuristic"] = Field(default="paper", description="update rule of the controller")
+    target_s: Seconds = Field(description="latency the controller steers to")
+    tolerance_s: SecondsOrZero = Field(description="dead band on each side of the target")
+    alpha: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=16, description="least width of the search (paper)"
+    )
+    delta: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=4, description="step that widens the search (paper)"
+    )
+    signal: Literal["tbt", "batch_time", "latency", "token_gap"] = Field(
+        default="tbt",
+        description="latency the controller observes: of a token, of the batch, of its requests; mode continuous: of a "
+        "decode step (tbt), or between two tokens, steps of prefills between them included (token_gap)",
+    )
+
+
+class Estimates(Settings):
+    """Running averages the controllers see."""
+
+    kind: Literal["ema", "window"] = Field(
+        default="ema", description="exponential average, or mean of the last observations"
+    )
+    weight: Annotated[float, Field(ge=SMALLEST_WEIGHT, le=1)] = Field(
+        default=0.2, description="weight of the newest observation (ema)"
+    )
+    observations: Annotated[int, Field(ge=1, le=LARGEST_WINDOW)] = Field(
+        default=20, description="observations averaged (window)"
+    )
+
+
+class PolicySettings(Settings):
+    """How batches are formed."""
+
+    mode: Mode = Field(description="batching mode")
+    bins: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1, description="number of length bins")
+    batch_size: BatchSize | None = Field(default=None, description="requests in a batch (fixed-size modes)")
+    smallest_batch: BatchSize = Field(default=1, description="lower end of the controllers' range")
+    largest_batch: BatchSize | None = Field(
+        default=None, description="upper end of the controllers' range; continuous: max_num_seqs, the static cap"
+    )
+    max_wait_s: Seconds | None = Field(default=None, description="oldest request's wait after which a bin is released")
+    service_order: Literal["first_formed", "shortest_first"] = Field(
+        default="first_formed", description="order of batches"
+    )
+    tail: Literal["flush", "drop"] = Field(default="flush", description="what becomes of batches unfilled at the end")
+    bin_choice: Literal["oldest_head", "round_robin", "longest_queue"] = Field(
+        default="oldest_head", description="bin a free server takes from, or a replica admits from"
+    )
+    admission: Literal["fifo", "by_bin"] = Field(
+        default="fifo", description="whom a replica admits: the oldest, or requests of the bin being served first"
+    )
+    controller_scope: Literal["per_bin", "global"] = Field(
+        default="per_bin", description="one controller per bin, or one"
+    )
+    edges: Edges = Field(default=Edges(), description="where the bins are cut")
+    memory: MemorySettings | None = Field(default=None, description="memory bound")
+    sla: SlaSettings | None = Field(default=None, description="latency controller")
+    estimates: Estimates = Field(default=Estimates(), description="running averages of the controllers")
+
+
+_ONLY_FOR: dict[str, tuple[str, ...]] = {
+    "bins": BINNED,
+    "edges": BINNED,
+    "batch_size": (*FIXED, "fifo_greedy"),
+    "max_wait_s": FIXED,
+    "service_order": FIXED,
+    "tail": FIXED,
+    "smallest_batch": CONTROLLED,
+    "largest_batch": CONTROLLED,
+    "memory": CONTROLLED,
+    "sla": CONTROLLED,
+    "estimates": CONTROLLED,
+    "bin_choice": ("multi_bin_dynamic", "continuous"),
+    "controller_scope": ("multi_bin_dynamic",),
+    "admission": ("continuous",),
+}
+_REQUIRED: dict[str, tuple[str, ...]] = {
+    "fifo_fixed": ("batch_size",),
+    "fifo_greedy": ("batch_size",),
+    "multi_bin_only": ("bins", "batch_size"),
+    "dynamic_only": ("largest_batch",),
+    "multi_bin_dynamic": ("bins", "largest_batch"),
+    "continuous": ("largest_batch",),
+}
+
+
+# Server -------------------------------------------------------------------------------------------------------------
+
+
+class ConstantLaw(Settings):
+    """T = a0 + a1 L."""
+
+    law: Literal["constant"]
+    a0_s: SecondsOrZero | None = Field(
+        default=None,
+        description="time of a batch before its first token; left out: unknown, counts as 0",
+    )
+    a1_s_per_token: SecondsPerToken = Field(description="time per token of the longest request")
+    length: Literal["output", "total"] = Field(default="output", description="tokens that count")
+
+
+class GrowingLaw(Settings):
+    """T = a0 + a1 L h(b), with h growing in the batch size b."""
+
+    law: Literal["linear", "saturating", "power"]
+    a0_s: SecondsOrZero | None = Field(
+        default=None,
+        description="time of a batch before its first token; left out: unknown, counts as 0",
+    )
+    a1_s_per_token: SecondsPerToken = Field(description="time per token of a batch of one")
+    gamma: Annotated[float, Field(ge=0, le=100)] = Field(description="growth with the batch size")
+    length: Literal["output", "total"] = Field(default="output", description="tokens that count")
+
+
+class TableLaw(Settings):
+    """T interpolated in a measured table of (batch size, length)."""
+
+    law: Literal["table"]
+    path: str = Field(min_length=1, description="measured table; relative to the specification")
+    length: Literal["output", "total"] = Field(default="output", description="tokens that count")
+
+
+class CoefficientsLaw(Settings):
+    """T from calibrated coefficients: measured ones that come with the package, or a file of `calibrate fit`."""
+
+    law: Literal["coefficients"] = "coefficients"
+    coefficients: str = Field(
+        min_length=1, description="name (batchcube calibrate list), or a .json file relative to the specification"
+    )
+    h: Literal["chosen", "constant", "linear", "saturating", "power", "table"] = Field(
+        default="chosen",
+        description="growth with the batch size: chosen by cross-validation, one of the laws, or the measured table",
+    )
+    prompt_tokens: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="measured prompt length whose times are taken; the file's default when left out"
+    )
+    draw: bool = Field(
+        default=False, description="draw coefficients for every replication from what the calibration leaves open"
+    )
+
+    @field_validator("coefficients")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        from batchcube.calibration.coefficients import locate
+
+        locate(value)
+        return value
+
+
+class GivenLaw(Settings):
+    """T = the longest of the service times the workload draws in seconds."""
+
+    law: Literal["given"]
+
+
+class StepsLaw(Settings):
+    """Time of one step of continuous batching: c0 + c1 b + c2 (KV read) + c3 (prefill) + c4 (prefill attention).
+
+    A term that is left out counts as 0 but is unknown: what rests on it is refused or marked. 0 says it costs nothing.
+    """
+
+    law: Literal["steps"]
+    c0_s: StepSeconds = Field(description="time of a step, whatever it holds")
+    c1_s_per_request: StepSeconds | None = Field(default=None, description="time per decoding request")
+    c2_s_per_kv_token: StepSeconds | None = Field(default=None, description="time per KV token that decodes read")
+    c3_s_per_prefill_token: StepSeconds | None = Field(default=None, description="time per prefilled token")
+    c4_s_per_prefill_attention: StepSeconds | None = Field(
+        default=None, description="time per prefilled token and token of its context"
+    )
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """c0 to c4, 0 for those left out."""
+        return tuple(getattr(self, name) or 0.0 for name in STEP_TERMS)
+
+
+Service = Annotated[
+    ConstantLaw | GrowingLaw | TableLaw | CoefficientsLaw | GivenLaw | StepsLaw, Field(discriminator="law")
+]
+
+
+class ReplicaSettings(Settings):
+    """What one replica has room for under continuous batching."""
+
+    kv_capacity_tokens: Annotated[int, Field(ge=1, le=2**45)] = Field(
+        description="usable tokens of the KV cache: vLLM's less one block"
+    )
+    token_budget: Annotated[int, Field(ge=1, le=2**31)] = Field(
+        default=2048, description="max_num_batched_tokens: tokens of one step, a decode counting one"
+    )
+    block_tokens: Annotated[int, Field(ge=1, le=2**16)] = Field(
+        default=16, description="tokens of a block of the KV cache"
+    )
+    prefill: Literal["chunked", "separate"] = Field(
+        default="chunked", description="prefills share steps with decodes, or have steps of their own"
+    )
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens that the whole blocks of the KV cache hold."""
+        return self.kv_capacity_tokens // self.block_tokens * self.block_tokens
+
+
+class Server(Settings):
+    """What runs a batch, and how long it takes."""
+
+    servers: int | Literal["infinite"] = Field(
+        default=1, description="identical servers; continuous: replicas of the engine"
+    )
+    completion: Literal["batch", "own"] = Field(default="batch", description="when a request of a batch is done")
+    routing: Literal["round_robin", "shortest_queue", "by_bin"] = Field(
+        default="round_robin", description="replica an arriving request goes to (mode continuous)"
+    )
+    replica: ReplicaSettings | None = Field(default=None, description="limits of a replica (mode continuous)")
+    service: Service = Field(description="time a batch takes, or a step of continuous batching")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _coefficients_are_a_law(cls, data: Any) -> Any:
+        """Take ``service = { coefficients = NAME }`` for the law that it is."""
+        service = data.get("service") if isinstance(data, dict) else None
+        if isinstance(service, dict) and "coefficients" in service and "law" not in service:
+            return {**data, "service": {**service, "law": "coefficients"}}
+        return data
+
+    @field_validator("servers", mode="before")
+    @classmethod
+    def _servers(cls, value: Any) -> Any:
+        if value == "infinite" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000):
+            return value
+        raise ValueError('must be a whole number from 1 to 100000, or "infinite"')
+
+
+# Report -------------------------------------------------------------------------------------------------------------
+
+
+class Report(Settings):
+    """What is measured."""
+
+    warmup_requests: Annotated[int, Field(ge=0, le=2**40)] | None = Field(
+        default=None, description="first requests left out"
+    )
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] | None = Field(default=None, description="first part left out")
+    request_sla_s: Seconds | None = Field(default=None, description="latency a request must not exceed")
+    token_sla_s: Seconds | None = Field(default=None, description="time between tokens a request must not exceed")
+    memory_capacity_tokens: Annotated[float, Field(gt=0, le=1e12)] | None = Field(
+        default=None, description="capacity whose overflows are counted where policy.memory does not set one"
+    )
+    windows: Annotated[int, Field(ge=1, le=100_000)] = Field(default=50, description="equal time windows")
+    horizon_s: Seconds | None = Field(
+        default=None,
+        description="span of the windows; the nominal span of the arrivals, or of the work, when left out",
+    )
+    histograms: bool = Field(
+        default=True, description="keep the histograms of every replication: of latency; continuous: and of token gaps"
+    )
+
+
+class Point(NamedTuple):
+    """Everything that is set at one point of the grid."""
+
+    workload: Workload
+    policy: PolicySettings
+    server: Server
+    report: Report
+
+
+def is_continuous(point: Point) -> bool:
+    """Say whether a point simulates single steps of an engine instead of whole batches."""
+    return point.policy.mode == "continuous"
+
+
+def draws_service(point: Point) -> bool:
+    """Say whether every replication of a point has service coefficients of its own."""
+    service = point.server.service
+    return isinstance(service, CoefficientsLaw) and service.draw
+
+
+SECTIONS: dict[str, type[Settings]] = {
+    "workload": Workload,
+    "policy": PolicySettings,
+    "server": Server,
+    "report": Report,
+}
+
+
+class Problem(NamedTuple):
+    """An option that does not go with the others at one point.
+
+    ``shown`` tells whether the value at ``path`` belongs beside it. ``idle``: the option only means nothing here, which
+    is no mistake where it means something at another point of the grid.
+    """
+
+    path: Path
+    text: str
+    shown: bool = True
+    idle: bool = False
+
+
+def problems(point: Point) -> Iterator[Problem]:
+    """Yield every combination of options that makes no sense at this point."""
+    yield from _workload_problems(point.workload)
+    yield from _policy_problems(point)
+    yield from _server_problems(point)
+    yield from _continuous_problems(point) if is_continuous(point) else _clock_problems(point)
+    report = point.report
+    if report.warmup_requests is not None and report.warmup_fraction is not None:
+        yield Problem(("report", "warmup_fraction"), "give warmup_requests or warmup_fraction, not both")
+    count = point.workload.request_count
+    if count is not None and report.warmup_requests is not None and report.warmup_requests >= count:
+        yield Problem(("report", "warmup_requests"), f"must be < {count}, the requests of a replication")
+
+
+def _workload_problems(workload: Workload) -> Iterator[Problem]:
+    predictor = workload.predictor.kind
+    if workload.trace is None:
+        for name in ("arrivals", "lengths"):
+            if getattr(workload, name) is None:
+                yield Problem(("workload", name), "is missing (or give workload.trace, a recorded trace)", shown=False)
+        if predictor == "column" and getattr(workload.lengths, "predicted_column", None) is None:
+            text = "needs a recorded trace, or lengths from a file with a predicted_column"
+            yield Problem(("workload", "predictor", "kind"), text)
+        if workload.lengths is not None and not workload.in_seconds:
+            for at, text in workload.lengths.problems_in_tokens(1):
+                yield Problem(("workload", "lengths", *at), text)
+        return
+    trace = workload.trace
+    for name in ("arrivals", "lengths"):
+        if getattr(workload, name) is not None:
+            yield Problem(("workload", name), "a recorded trace has its own; remove it or workload.trace", shown=False)
+    for name in ("model", "log_type"):
+        if getattr(trace, name) is not None and trace.format not in ("burstgpt", "auto"):
+            yield Problem(
+                ("workload", "trace", name), f'format "{trace.format}" has no such column; only "burstgpt" has'
+            )
+    if trace.stop_s is not None and trace.start_s >= trace.stop_s:
+        yield Problem(("workload", "trace", "start_s"), f"must be < workload.trace.stop_s = {trace.stop_s:g}")
+    if trace.resample != "blocks" and trace.block_requests is not None:
+        path: Path = ("workload", "trace", "block_requests")
+        yield Problem(path, f'resample = "{trace.resample}" would ignore it; only "blocks" uses it')
+
+
+def _policy_problems(point: Point) -> Iterator[Problem]:
+    policy, workload = point.policy, point.workload
+    mode = policy.mode
+    for name, modes in _ONLY_FOR.items():
+        if name not in policy.model_fields_set or mode in modes or getattr(policy, name) is None:
+            continue
+        if name == "bins":
+            if policy.bins != 1:
+                yield Problem(("policy", "bins"), f"must be 1: mode {mode} has no bins")
+            continue
+        yield Problem(("policy", name), f"mode {mode} would ignore it; used by {', '.join(modes)}", shown=False)
+    for name in _REQUIRED[mode]:
+        if name not in policy.model_fields_set or getattr(policy, name) is None:
+            yield Problem(("policy", name), f"is missing; mode {mode} needs it", shown=False)
+    if mode in CONTROLLED and policy.largest_batch is not None and policy.smallest_batch > policy.largest_batch:
+        limit = f"must be <= policy.largest_batch = {policy.largest_batch}"
+        yield Problem(("policy", "smallest_batch"), limit)
+    if mode in BINNED:
+        yield from _edge_problems(policy, workload)
+    if mode in CONTROLLED:
+        yield from _controller_problems(point)
+
+
+def _edge_problems(policy: PolicySettings, workload: Workload) -> Iterator[Problem]:
+    edges, at = policy.edges, ("policy", "edges")
+    if edges.kind == "explicit":
+        if edges.values is None:
+            yield Problem((*at, "values"), 'is missing; kind = "explicit" needs it', shown=False)
+        elif any(low >= high for low, high in zip(edges.values, edges.values[1:], strict=False)):
+            yield Problem((*at, "values"), "must increase from edge to edge")
+        elif len(edges.values) != policy.bins + 1:
+            text = f"must hold policy.bins + 1 = {policy.bins + 1} edges, not {len(edges.values)}"
+            yield Problem((*at, "values"), text)
+        unused = ("sample", "prefix_requests", "sample_size")
+        for name in unused:
+            if getattr(edges, name) is not None:
+                yield Problem((*at, name), 'kind = "explicit" would ignore it')
+    else:
+        if edges.values is not None:
+            yield Problem((*at, "values"), f'kind = "{edges.kind}" would ignore it; only "explicit" uses it')
+        if workload.trace is None:
+            for name in ("sample", "prefix_requests"):
+                if getattr(edges, name) is not None:
+                    yield Problem((*at, name), "only a recorded trace uses it; see sample_size")
+        elif edges.sample_size is not None:
+            yield Problem((*at, "sample_size"), "a recorded trace would ignore it; see sample and prefix_requests")
+        if workload.trace is not None and edges.sample == "prefix" and edges.prefix_requests is None:
+            yield Problem((*at, "prefix_requests"), 'is missing; sample = "prefix" needs it', shown=False)
+        if workload.trace is not None and edges.sample != "prefix" and edges.prefix_requests is not None:
+            yield Problem((*at, "prefix_requests"), 'only sample = "prefix" uses it')
+    if isinstance(workload.predictor, Confusion) and policy.bins > 1:
+        try:
+            workload.predictor.probabilities(policy.bins)
+        except UserError as error:
+            text = str(error).rpartition(": ")[0].partition(": ")[2]
+            yield Problem(("workload", "predictor", "matrix"), text or str(error), shown=False)
+    if isinstance(workload.predictor, Column) and policy.bins > 1:
+        classes = workload.predictor.classes
+        if classes is not None and classes != policy.bins:
+            yield Problem(("workload", "predictor", "classes"), f"must be policy.bins = {policy.bins}")
+
+
+def _controller_problems(point: Point) -> Iterator[Problem]:
+    policy, workload = point.policy, point.workload
+    memory, sla, estimates = policy.memory, policy.sla, policy.estimates
+    if memory is not None:
+        yield from _memory_problems(memory, point)
+        if workload.in_seconds and not is_continuous(point):
+            text = 'needs tokens, and workload.lengths.unit is "seconds"'
+            yield Problem(("policy", "memory"), text, shown=False)
+    if sla is not None:
+        if sla.tolerance_s >= sla.target_s:
+            yield Problem(
+                ("policy", "sla", "tolerance_s"), f"must be < policy.sla.target_s = {show_value(sla.target_s)}"
+            )
+        if sla.variant == "heuristic":
+            for name in ("alpha", "delta"):
+                if name in sla.model_fields_set:
+                    yield Problem(("policy", "sla", name), 'variant = "heuristic" would ignore it')
+        if is_continuous(point) and sla.signal not in STEP_SIGNALS:
+            text = f"must be one of {', '.join(STEP_SIGNALS)} in mode continuous: the controller observes single steps"
+            yield Problem(("policy", "sla", "signal"), text)
+        elif not is_continuous(point) and sla.signal not in SIGNALS:
+            text = f"must be one of {', '.join(SIGNALS)}: mode {policy.mode} has no steps"
+            yield Problem(("policy", "sla", "signal"), text)
+        elif workload.in_seconds and sla.signal == "tbt" and not is_continuous(point):
+            text = 'needs tokens, and workload.lengths.unit is "seconds"; use "batch_time" or "latency"'
+            yield Problem(("policy", "sla", "signal"), text, shown=False)
+    for name in ("smallest_batch", "estimates", "controller_scope"):
+        used = policy.mode in _ONLY_FOR[name]
+        if used and memory is None and sla is None and name in policy.model_fields_set:
+            yield Problem(("policy", name), "would be ignored without policy.memory or policy.sla", shown=False)
+    unused = "observations" if estimates.kind == "ema" else "weight"
+    if unused in estimates.model_fields_set:
+        yield Problem(("policy", "estimates", unused), f'kind = "{estimates.kind}" would ignore it')
+
+
+_IN_BYTES = ("max_bytes", "model_bytes", "kv_bytes_per_token")
+
+
+def _memory_problems(memory: MemorySettings, point: Point) -> Iterator[Problem]:
+    at = ("policy", "memory")
+    if is_continuous(point):
+        for name in ("capacity_tokens", *_IN_BYTES):
+            if getattr(memory, name) is not None:
+                text = "mode continuous would ignore it: the capacity is server.replica.kv_capacity_tokens"
+                yield Problem((*at, name), text)
+    else:
+        yield from _capacity_problems(memory)
+    margins = [name for name in ("margin_tokens", "margin_fraction") if getattr(memory, name) is not None]
+    if memory.rule == "margin" and len(margins) != 1:
+        yield Problem((*at, "rule"), "needs margin_tokens or margin_fraction, one of them")
+    if memory.rule != "margin":
+        for name in margins:
+            yield Problem((*at, name), f'rule = "{memory.rule}" would ignore it; only "margin" uses it')
+    if memory.margin_tokens is not None:
+        replica = point.server.replica
+        if is_continuous(point):
+            if replica is not None and memory.margin_tokens >= replica.held_tokens > 0:
+                text = f"must be < server.replica.kv_capacity_tokens = {replica.kv_capacity_tokens}"
+                if replica.held_tokens < replica.kv_capacity_tokens:
+                    text += f", of which whole blocks hold {replica.held_tokens}"
+                yield Problem((*at, "margin_tokens"), text)
+        elif memory.margin_tokens >= (memory.capacity_tokens or math.inf):
+            yield Problem((*at, "margin_tokens"), "must be < policy.memory.capacity_tokens")
+        elif memory.capacity_tokens is None and memory.in_bytes and memory.margin_tokens >= memory.tokens > 0:
+            yield Problem((*at, "margin_tokens"), f"must be < {show_value(memory.tokens)}, the tokens that fit")
+    if memory.rule == "margin" and "overflow_probability" in memory.model_fields_set:
+        yield Problem((*at, "overflow_probability"), 'rule = "margin" would ignore it')
+
+
+def _capacity_problems(memory: MemorySettings) -> Iterator[Problem]:
+    at = ("policy", "memory")
+    given = [name for name in _IN_BYTES if getattr(memory, name) is not None]
+    if memory.capacity_tokens is not None:
+        for name in given:
+            yield Problem((*at, name), f"give capacity_tokens, or {', '.join(_IN_BYTES)}, not both")
+    elif not given:
+        text = f"is missing (or give {', '.join(_IN_BYTES)})"
+        yield Problem((*at, "capacity_tokens"), text, shown=False)
+    elif len(given) < len(_IN_BYTES):
+        for name in _IN_BYTES:
+            if name not in given:
+                yield Problem((*at, name), f"is missing; goes with {', '.join(given)}", shown=False)
+    elif not 0 < memory.tokens <= 1e12:
+        text = "must be > policy.memory.model_bytes, and leave room for at most 1e12 tokens"
+        yield Problem((*at, "max_bytes"), text)
+
+
+def _server_problems(point: Point) -> Iterator[Problem]:
+    server, workload = point.server, point.workload
+    if server.servers == "infinite" and point.policy.mode not in FIXED:
+        yield Problem(
+            ("server", "servers"), f"mode {point.policy.mode} needs finitely many servers: nothing would wait"
+        )
+    if is_continuous(point):
+        return
+    if server.service.law == "steps":
+        text = "only mode continuous goes step by step; must be a law of whole batches"
+        yield Problem(("server", "service", "law"), text)
+    for name in ("routing", "replica"):
+        if name in server.model_fields_set and getattr(server, name) is not None:
+            text = f"mode {point.policy.mode} would ignore it; used by continuous"
+            yield Problem(("server", name), text, shown=False)
+    given = server.service.law == "given"
+    if given and not workload.in_seconds:
+        text = 'needs service times in seconds: set workload.lengths.unit = "seconds"'
+        yield Problem(("server", "service", "law"), text)
+    if workload.in_seconds and not given:
+        text = '"seconds" goes with server.service.law = "given" only'
+        yield Problem(("workload", "lengths", "unit"), text, shown=False)
+    if server.completion == "own" and given:
+        yield Problem(("server", "completion"), 'needs tokens: server.service.law = "given" has none')
+    service = server.service
+    if isinstance(service, CoefficientsLaw) and service.draw and service.h == "table":
+        yield Problem(("server", "service", "draw"), 'h = "table" has no coefficients to draw')
+    for name in ("token_sla_s", "memory_capacity_tokens"):
+        if getattr(point.report, name) is not None and workload.in_seconds:
+            yield Problem(("report", name), 'needs tokens, and workload.lengths.unit is "seconds"')
+    memory, capacity = point.policy.memory, point.report.memory_capacity_tokens
+    if memory is None or capacity is None:
+        return
+    if memory.capacity_tokens is not None:
+        if capacity != memory.capacity_tokens:
+            text = f"must be policy.memory.capacity_tokens = {show_value(memory.capacity_tokens)}, which is in force"
+            yield Problem(("report", "memory_capacity_tokens"), text)
+    elif memory.in_bytes and not math.isclose(capacity, memory.tokens):
+        text = (
+            f"must be {show_value(memory.tokens)}, the tokens that policy.memory.max_bytes leaves, which are in force"
+        )
+        yield Problem(("report", "memory_capacity_tokens"), text)
+
+
+def lost_by_rounding(seconds: float, ticks_per_s: int) -> str | None:
+    """Return what is wrong with a time that whole ticks change by more than 1 %; None where they do not.
+
+    From 50 ticks on, half a tick is never more.
+    """
+    exact = seconds * ticks_per_s
+    if abs(round(exact) - exact) <= 0.01 * exact:
+        return None
+    ticks = TICK_NAMES[ticks_per_s]
+    return (
+        f"would be rounded to {round(exact) / ticks_per_s:g}, in whole {ticks}: must be 0, or at least "
+        f"{50 / ticks_per_s:g}, the smallest value that is always kept within 1 %, or whole {ticks} itself"
+    )
+
+
+def _clock_problems(point: Point) -> Iterator[Problem]:
+    """Yield the times that the clock of whole batches would change."""
+    for path, seconds in (
+        (("policy", "max_wait_s"), point.policy.max_wait_s),
+        (("server", "service", "a0_s"), getattr(point.server.service, "a0_s", None)),
+        (("report", "request_sla_s"), point.report.request_sla_s),
+    ):
+        text = lost_by_rounding(seconds or 0.0, BATCH_TICKS_PER_S)
+        if text is not None:
+            yield Problem(path, text)
+
+
+def _continuous_problems(point: Point) -> Iterator[Problem]:
+    """Yield what does not go with single steps, beyond the options that `_ONLY_FOR` keeps to other modes."""
+    workload, policy, server, report = point
+    if workload.in_seconds:
+        yield Problem(("workload", "lengths", "unit"), 'mode continuous needs tokens: must be "tokens"')
+    elif workload.lengths is not None and not workload.lengths.gives_prompt:
+        if isinstance(workload.lengths, Empirical):
+            name, text = "prompt_column", "is missing (or give prompt, a distribution); mode continuous needs prompts"
+        else:
+            name, text = "prompt", "is missing; mode continuous needs prompts"
+        yield Problem(("workload", "lengths", name), text, shown=False)
+    elif workload.lengths is not None:
+        for path, prompt in workload.lengths.prompts():
+            told = dict(prompt.problems_in_tokens(0))
+            for at, text in prompt.problems_in_tokens(1):
+                if at not in told:
+                    yield Problem(("workload", "lengths", *path, *at), f"{text} in mode continuous")
+    if "completion" in server.model_fields_set:
+        text = "mode continuous would ignore it: every request is done with its own last token"
+        yield Problem(("server", "completion"), text)
+    if report.memory_capacity_tokens is not None:
+        text = "mode continuous would ignore it: the capacity is server.replica.kv_capacity_tokens"
+        yield Problem(("report", "memory_capacity_tokens"), text)
+    for name in ("request_sla_s", "token_sla_s", "horizon_s"):
+        if (getattr(report, name) or 0) > LONGEST_CONTINUOUS_S:
+            yield Problem(("report", name), f"must be <= {LONGEST_CONTINUOUS_S} in mode continuous")
+    if isinstance(server.servers, int) and server.servers > MOST_REPLICAS:
+        yield Problem(("server", "servers"), f"must be <= {MOST_REPLICAS} in mode continuous")
+    yield from _step_law_problems(server)
+    yield from _replica_problems(policy, server)
+    yield from _continuous_bin_problems(policy, server)
+
+
+def _step_law_problems(server: Server) -> Iterator[Problem]:
+    law, at = server.service, ("server", "service")
+    if isinstance(law, StepsLaw):
+        for name, seconds in zip(STEP_TERMS, law.seconds, strict=True):
+            text = lost_by_rounding(seconds, TICKS_PER_S)
+            if text is not None:
+                yield Problem((*at, name), text)
+        if not any(law.seconds[:2]):
+            yield Problem((*at, "c0_s"), "must be > 0, or c1_s_per_request must: a decode step takes some time")
+    elif isinstance(law, CoefficientsLaw):
+        for name in ("h", "prompt_tokens"):
+            if name in law.model_fields_set:
+                text = "mode continuous would ignore it: it takes the coefficients' law of single steps"
+                yield Problem((*at, name), text)
+    else:
+        yield Problem((*at, "law"), 'must be "steps" in mode continuous (or give coefficients)')
+
+
+def _replica_problems(policy: PolicySettings, server: Server) -> Iterator[Problem]:
+    replica, at = server.replica, ("server", "replica")
+    if replica is None:
+        yield Problem(at, "is missing; mode continuous needs it", shown=False)
+        return
+    if policy.largest_batch is not None and replica.token_budget < policy.largest_batch:
+        text = f"must be >= policy.largest_batch = {policy.largest_batch}, a token for each request"
+        yield Problem((*at, "token_budget"), text)
+    if replica.kv_capacity_tokens < replica.block_tokens:
+        text = f"must be >= server.replica.block_tokens = {replica.block_tokens}, a single block"
+        yield Problem((*at, "kv_capacity_tokens"), text)
+
+
+def _continuous_bin_problems(policy: PolicySettings, server: Server) -> Iterator[Problem]:
+    by_bin = 'policy.admission = "by_bin" or server.routing = "by_bin"'
+    admitted, routed = policy.admission == "by_bin", server.routing == "by_bin"
+    if not (admitted or routed):
+        if policy.bins > 1:
+            yield Problem(("policy", "bins"), f"must be 1: nothing looks at bins without {by_bin}")
+        if "edges" in policy.model_fields_set:
+            yield Problem(("policy", "edges"), f"would be ignored without {by_bin}", shown=False)
+    if "bin_choice" in policy.model_fields_set and not admitted:
+        yield Problem(("policy", "bin_choice"), f'admission = "{policy.admission}" would ignore it; used by "by_bin"')
+    if admitted and policy.bins == 1:
+        yield Problem(("policy", "admission"), "needs policy.bins > 1", idle=True)
+    if server.servers == 1:
+        # The default of a single replica means nothing, whether it is stated or not.
+        if server.routing != "round_robin":
+            yield Problem(("server", "routing"), "needs server.servers > 1", idle=True)
+    elif routed and isinstance(server.servers, int) and policy.bins < server.servers:
+        text = f'must be >= server.servers = {server.servers}: routing = "by_bin" gives every replica a bin'
+        yield Problem(("policy", "bins"), text)

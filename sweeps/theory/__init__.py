@@ -1,0 +1,1 @@
+"""What theory says about a point of a sweep, where it says anything."""

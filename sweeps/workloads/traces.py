@@ -1,0 +1,614 @@
+"""Recorded traces: read them, refuse what is wrong in them, cut and resample windows out of them.
+
+Files are parsed by pyarrow; only once it has refused a file do we look for the row, to say it.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batchcube.engine.ticks import LARGEST_REQUEST, LATEST, TICKS_PER_S
+
+from ..errors import FileError, UserError
+from .datasets import resolve
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+TraceFormat = Literal["auto", "csv", "azure", "burstgpt", "bailian", "mooncake"]
+TimeUnit = Literal["auto", "s", "ms", "us", "ns", "date"]
+Resampling = Literal["none", "circular", "blocks"]
+
+MOST_TOKENS = LARGEST_REQUEST
+"""Prompt and output tokens of one request: what the engine can hold."""
+LATEST_S = LATEST / TICKS_PER_S
+"""Latest arrival, seconds: what the engine can hold."""
+LARGEST_FILE = 2_000_000_000
+"""Bytes of a data file, unpacked: what pyarrow reads as one block of JSON lines."""
+PLAUSIBLE_PER_S = (0.01, 200.0)
+"""Least and largest mean rate that a recorded trace is believed to have while nobody states the unit of its times.
+
+Public traces have 0.1 to 100 requests/s, a thousandth or a thousandfold of most of which is outside.
+"""
+_PER_S = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+_CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r")
+
+
+class RecordedTrace(NamedTuple):
+    """One recorded trace: arrays (request,) in arrival order, and where they came from."""
+
+    arrival_s: FloatArray
+    prompt_tokens: IntArray
+    output_tokens: IntArray
+    predicted: FloatArray | None
+    sha256: str
+    rows_read: int
+    rows_dropped: int
+    dropped_reasons: dict[str, int]
+    rows_out_of_order: int = 0
+    """Rows that were earlier than the one before them, until they were sorted."""
+    unused_columns: tuple[str, ...] = ()
+    """Columns of the header, or of the first line of JSON, that were not read."""
+    assumed_unit: str = ""
+    """Unit of the file's times where only its layout says so; empty where the user does, or the column's name."""
+
+
+class LengthTable(NamedTuple):
+    """Lengths of recorded requests, arrays (row,), without arrival times."""
+
+    length: FloatArray
+    prompt_tokens: IntArray | None
+    predicted: FloatArray | None
+    sha256: str
+
+
+class _Format(NamedTuple):
+    """Columns of a published layout."""
+
+    arrival: str
+    prompt_tokens: str
+    output_tokens: str
+    unit: str = "s"
+    mark: str | None = None
+    """Column that tells it from another layout with the same names."""
+
+
+_FORMATS: dict[str, _Format] = {
+    "csv": _Format("arrival_s", "prompt_tokens", "output_tokens"),
+    "azure": _Format("TIMESTAMP", "ContextTokens", "GeneratedTokens", "date"),
+    "burstgpt": _Format("Timestamp", "Request tokens", "Response tokens"),
+    "bailian": _Format("timestamp", "input_length", "output_length", mark="chat_id"),
+    "mooncake": _Format("timestamp", "input_length", "output_length", "ms"),
+}
+_PREDICTED = "predicted_tokens"
+_PARTS = ("arrival", "prompt_tokens", "output_tokens", _PREDICTED)
+
+
+class _File(NamedTuple):
+    """A text file in memory, with the names of its columns."""
+
+    name: str
+    content: bytes
+    columns: tuple[str, ...]
+    """Without the blanks around them that a CSV file may have."""
+    json_lines: bool
+    sha256: str
+    """Of the file as it is, packed or not."""
+
+
+def _unpacked(content: bytes, name: str) -> bytes:
+    """Return what a .gz or .zst file holds, known by its first bytes; anything else as it is."""
+    packed = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+    codec = next((codec for mark, codec in packed.items() if content.startswith(mark)), None)
+    if codec is None:
+        return content
+    import pyarrow as pa
+
+    parts, size = [], 0
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(content), codec) as stream:
+            while part := stream.read(1 << 24):
+                parts.append(part)
+                size += len(part)
+                if size > LARGEST_FILE:
+                    raise FileError(f"{name}: holds more than {LARGEST_FILE} bytes once unpacked: too large")
+    except (pa.ArrowException, OSError) as error:
+        raise FileError(f"{name}: cannot be unpacked ({codec}): {str(error)[:120]}") from None
+    return b"".join(parts)
+
+
+def _load(path: str | os.PathLike[str]) -> _File:
+    file = resolve(path)
+    name = str(path)
+    try:
+        if not file.is_file():
+            raise FileError(f"{name}: no such file" if not file.exists() else f"{name}: is not a file")
+        if file.stat().st_size > LARGEST_FILE:
+            raise FileError(f"{name}: is larger than {LARGEST_FILE} bytes: too large")
+        content = file.read_bytes()
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise FileError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    sha256 = hashlib.sha256(content).hexdigest()
+    content = _unpacked(content, name).removeprefix(b"\xef\xbb\xbf")
+    if not content or content.isspace():
+        raise FileError(f"{name}: is empty: needs a header and at least one row")
+    # Deleting and comparing lengths is ten times as fast as looking for the first.
+    if len(content.translate(None, _CONTROLS)) < len(content):
+        place = next(place for place, byte in enumerate(content) if byte in _CONTROLS)
+        raise FileError(f"{name}: byte {place} is {content[place]:#04x}: not a text file (CSV or JSON lines)")
+    try:
+        first = content.lstrip().split(b"\n", 1)[0].split(b"\r", 1)[0].decode()
+    except UnicodeDecodeError:
+        raise FileError(f"{name}: the first line is not UTF-8: not a text file (CSV or JSON lines)") from None
+    if first.startswith("{"):
+        try:
+            record = json.loads(first)
+        except (ValueError, RecursionError):
+            raise FileError(f"{name}: row 1 is not a JSON object: must be one object a line") from None
+        return _File(name, content, tuple(record), True, sha256)
+    try:
+        columns = [column.strip() for column in next(csv.reader([first]), [])]
+    except csv.Error as error:
+        raise FileError(f"{name}: the header cannot be read: {error}") from None
+    repeated = sorted({column for column in columns if columns.count(column) > 1})
+    if repeated:
+        raise FileError(f"{name}: column {repeated[0][:40]!r} occurs more than once")
+    separator = next((mark for mark in ";\t|" if len(columns) == 1 and mark in first), None)
+    if separator is not None:
+        raise FileError(f"{name}: its columns are separated by {separator!r}: must be by commas, numbers with points")
+    return _File(name, content, tuple(columns), False, sha256)
+
+
+def _known(file: _File) -> str:
+    return ", ".join(repr(column[:40]) for column in file.columns[:20])
+
+
+def _need(file: _File, columns: Sequence[str]) -> None:
+    for column in columns:
+        if column not in file.columns:
+            raise FileError(f"{file.name}: no column {column!r}: has {_known(file)}")
+
+
+def _parse(file: _File, numbers: Sequence[str], texts: Sequence[str]) -> "pa.Table":
+    """Read the named columns; raise UserError naming the row that pyarrow stumbles over."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.json
+
+    _need(file, (*numbers, *texts))
+    types = {**dict.fromkeys(numbers, pa.float64()), **dict.fromkeys(texts, pa.string())}
+    try:
+        if file.json_lines:
+            schema = pa.schema(list(types.items()))
+            json_options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+            # One block: pyarrow gives up where a line is longer than a block.
+            block = pa.json.ReadOptions(block_size=max(len(file.content) + 1, 1 << 20))
+            return pa.json.read_json(pa.BufferReader(file.content), read_options=block, parse_options=json_options)
+        options = pa.csv.ConvertOptions(include_columns=list(types), column_types=types, strings_can_be_null=False)
+        # The names come without blanks around them, the header's line is skipped.
+        names: dict[str, Any] = {"column_names": list(file.columns), "skip_rows": 1}
+        try:
+            # Small files need no threads, which were seen to abort a process that ends while they do.
+            many = pa.csv.ReadOptions(use_threads=len(file.content) > 1 << 20, **names)
+            return pa.csv.read_csv(pa.BufferReader(file.content), read_options=many, convert_options=options)
+        except pa.ArrowInvalid:
+            # Threads do not know the row; read again without, for the message.
+            block_size = min(max(len(file.content) + 1, 1 << 20), 1 << 30)
+            one = pa.csv.ReadOptions(use_threads=False, block_size=block_size, **names)
+            return pa.csv.read_csv(pa.BufferReader(file.content), read_options=one, convert_options=options)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise FileError(f"{file.name}: {_explain(file, str(error), list(types), numbers)}") from None
+
+
+def _explain(file: _File, message: str, columns: Sequence[str], numbers: Sequence[str]) -> str:
+    if file.json_lines:
+        for row, line in enumerate(filter(None, map(bytes.strip, file.content.split(b"\n"))), start=1):
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if not isinstance(record, dict):
+                return f"row {row} is not a JSON object: must be one object a line"
+            for column in numbers:
+                value = record.get(column)
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    quoted = " (numbers have no quotes)" if isinstance(value, str) else ""
+                    return f"row {row}, column {column!r}: {json.dumps(value)[:80]} is not a number{quoted}"
+        return f"not JSON lines: {message[:200]}"
+    found = re.search(r"CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (\w+): (.*)", message, re.DOTALL)
+    if found:
+        column = file.columns[int(found[1])] if int(found[1]) < len(file.columns) else columns[0]
+        where = f"row {int(found[2]) - 1}, " if found[2] else ""
+        allowed = "must be a number" if found[3] == "double" else "must be UTF-8 text"
+        return f"{where}column {column!r}: {found[4][:80]}: {allowed}"
+    found = re.search(r"(?:Row #(\d+): )?Expected (\d+) columns, got (\d+)", message)
+    if found:
+        where = f"row {int(found[1]) - 1} has" if found[1] else "a row has"
+        return f"{where} {found[3]} columns: must have {found[2]}, as the header (truncated file?)"
+    return f"not a CSV file: {message[:200]}"
+
+
+def _numbers(file: _File, table: "pa.Table", column: str, allowed: str) -> FloatArray:
+    """Return a column (row,) with every value finite; raise UserError naming the row otherwise."""
+    values: FloatArray = table.column(column).to_numpy()
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        shown = "missing" if np.isnan(values[bad[0]]) else f"{values[bad[0]]:g}"
+        raise FileError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {shown}: {allowed}")
+    return values
+
+
+def _tokens(file: _File, values: FloatArray, column: str, least: int) -> IntArray:
+    allowed = f"must be a whole number from {least} to {MOST_TOKENS}"
+    bad = np.flatnonzero(~((values >= least) & (values <= MOST_TOKENS) & (values == np.floor(values))))
+    if bad.size:
+        raise FileError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {values[bad[0]]:g}: {allowed}")
+    return values.astype(np.int64)
+
+
+def _within_limit(file: _File, prompt: IntArray, output: IntArray) -> None:
+    bad = np.flatnonzero(prompt + output > MOST_TOKENS)
+    if bad.size:
+        total = prompt[bad[0]] + output[bad[0]]
+        raise FileError(f"{file.name}: row {bad[0] + 1}: prompt and output are {total} tokens: at most {MOST_TOKENS}")
+
+
+def _dates(file: _File, table: "pa.Table", column: str) -> FloatArray:
+    """Turn written dates (up to 9 decimals, with or without a zone) into seconds since the first."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def nanoseconds(text: Any, zone: str | None) -> Any:
+        try:
+            return pc.cast(text, pa.timestamp("ns", zone))
+        except pa.ArrowInvalid:
+            return None
+
+    written = table.column(column)
+    zone = None if nanoseconds(written[0], None) is not None else "UTC"
+    read = nanoseconds(written, zone)
+    if read is not None and not read.null_count:
+        moments = read.cast(pa.int64()).to_numpy()
+        if int(moments.max()) - int(moments.min()) > LATEST_S * 1e9:
+            raise FileError(f"{file.name}: column {column!r}: spans more than {LATEST_S:g} s")
+        return np.asarray((moments - moments[0]) / 1e9, dtype=np.float64)
+    row = next(row for row, text in enumerate(written) if not text.is_valid or nanoseconds(text, zone) is None)
+    as_first = (
+        "" if row == 0 else " and, like row 1, without a zone" if zone is None else " and, like row 1, with a zone"
+    )
+    shown = (written[row].as_py() or "")[:60]
+    raise FileError(
+        f"{file.name}: row {row + 1}, column {column!r}: {shown!r}: must be a date and time such as "
+        f"2023-11-16 18:15:46.6805900{as_first}"
+    )
+
+
+_STATE_UNIT = 'state workload.trace.unit: "s", "ms", "us", "ns", or "date"'
+
+
+def _arrivals(file: _File, table: "pa.Table", column: str, unit: str, *, stated: bool) -> FloatArray:
+    """Return arrival times (row,) in seconds, from the first where they are dates, checked to be >= 0.
+
+    Raises UserError for times that are hardly in `unit` although nobody has stated it.
+    """
+    if unit == "date":
+        return _dates(file, table, column)
+    written = _numbers(file, table, column, f"must be a number of {unit}")
+    bad = np.flatnonzero(written < 0)
+    if bad.size:
+        raise FileError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {written[bad[0]]:g}: must be >= 0")
+    with np.errstate(under="ignore"):
+        seconds: FloatArray = written / _PER_S[unit]
+    bad = np.flatnonzero(seconds > LATEST_S)
+    if bad.size:
+        row = int(bad[0])
+        raise FileError(
+            f"{file.name}: row {row + 1}, column {column!r}: {written[row]:g} {unit}: must be at most {LATEST_S:g} s"
+            + ("" if stated else f"; if it is in another unit, {_STATE_UNIT}")
+        )
+    if stated:
+        return seconds
+    if unit == "ms":
+        # Published files count whole milliseconds; the same names with decimals were seen to be seconds.
+        bad = np.flatnonzero(written != np.floor(written))
+        if bad.size or re.search(rb'"%s"\s*:\s*\d+\.' % re.escape(column.encode()), file.content):
+            row = int(bad[0]) if bad.size else 0
+            raise FileError(
+                f"{file.name}: row {row + 1}, column {column!r}: has decimals, and whole ms would not: {_STATE_UNIT}"
+            )
+    span = float(seconds.max() - seconds.min())
+    low, high = PLAUSIBLE_PER_S
+    if span > 0 and not low <= (seconds.size - 1) / span <= high:
+        raise FileError(
+            f"{file.name}: column {column!r}: in {unit} these were {(seconds.size - 1) / span:.3g} requests/s on "
+            f"average, hardly from {low:g} to {high:g}: {_STATE_UNIT}"
+        )
+    return seconds
+
+
+def _detect(file: _File, format: str, mapped: Mapping[str, str]) -> tuple[str, _Format]:
+    """Return a layout's name, and its columns with the `mapped` ones in place of its own."""
+    if format != "auto" and format not in _FORMATS:
+        raise FileError(f"{file.name}: format = {format!r}: must be one of auto, {', '.join(_FORMATS)}")
+    own = {part: column for part, column in mapped.items() if part != _PREDICTED}
+    for kind, names in _FORMATS.items():
+        wanted = names._replace(**own)
+        if kind == format or (format == "auto" and {*wanted[:3], wanted.mark or wanted.arrival} <= set(file.columns)):
+            return kind, wanted
+    needed = "; ".join(f"{kind}: {', '.join(names[:3])}" for kind, names in _FORMATS.items())
+    raise FileError(
+        f"{file.name}: format not recognised from its columns {_known(file)}: needs one of {needed}; or name the "
+        "columns in workload.trace.columns"
+    )
+
+
+def read_trace(
+    path: str | os.PathLike[str],
+    format: TraceFormat = "auto",
+    *,
+    unit: TimeUnit = "auto",
+    columns: Mapping[str, str] | None = None,
+    sort: bool = False,
+    drop_empty_prompts: bool = False,
+    model: str | None = None,
+    log_type: str | None = None,
+    start_s: float = 0.0,
+    stop_s: float | None = None,
+    limit: int | None = None,
+) -> RecordedTrace:
+    """Read a recorded trace (BurstGPT, Azure or plain CSV, Mooncake or Bailian JSON lines, packed with gzip or zstd).
+
+    `path` may be "dataset:NAME". `unit` is that of the arrival times, "auto" the format's, refused where it is hardly
+    so. `columns` names the file's columns for arrival, prompt_tokens, output_tokens or predicted_tokens where they are
+    not the format's. `sort` puts rows in order of arrival, which they must be in otherwise. `model` and `log_type` keep
+    such rows of a BurstGPT file; `start_s <= t < stop_s` keeps a window, in seconds from the first row; `limit` keeps
+    the first rows of what is left. Failures of BurstGPT (0 response tokens) are dropped, with `drop_empty_prompts` also
+    requests of 0 prompt tokens. Everything dropped is counted: rows_read = requests + rows_dropped. Arrivals start
+    at 0. Raises UserError, naming the file and the row, for anything that is wrong in it, and where no row is left.
+    """
+    file = _load(path)
+    mapped = dict(columns or {})
+    unknown = sorted(set(mapped) - set(_PARTS))
+    if unknown:
+        raise FileError(f"{file.name}: columns.{unknown[0]}: must be one of {', '.join(_PARTS)}")
+    kind, names = _detect(file, format, mapped)
+    if file.json_lines and kind in ("azure", "burstgpt"):
+        raise FileError(f"{file.name}: holds JSON lines, but format = {kind!r} is a CSV file")
+    if kind != "burstgpt" and (model is not None or log_type is not None):
+        raise FileError(f"{file.name}: filters on model and log_type need format = 'burstgpt', not {kind!r}")
+    if not 0 <= start_s < (np.inf if stop_s is None else stop_s):
+        raise FileError(f"{file.name}: window from start_s = {start_s} to stop_s = {stop_s}: must be 0 <= start < stop")
+    if limit is not None and limit < 1:
+        raise FileError(f"{file.name}: limit = {limit}: must be >= 1")
+
+    stated = unit != "auto"
+    of_arrivals = unit if stated else names.unit
+    filters = {"Model": model, "Log Type": log_type} if kind == "burstgpt" else {}
+    texts = [column for column, wanted in filters.items() if wanted is not None]
+    numbers = [names.prompt_tokens, names.output_tokens]
+    (texts if of_arrivals == "date" else numbers).append(names.arrival)
+    predicting = mapped.get(_PREDICTED, _PREDICTED if kind == "csv" and _PREDICTED in file.columns else None)
+    if predicting is not None:
+        numbers.append(predicting)
+    used = [*numbers, *texts]
+    if len(set(used)) < len(used):
+        raise FileError(f"{file.name}: one column is named twice: {', '.join(map(repr, used))}")
+    try:
+        table = _parse(file, numbers, texts)
+    except FileError as error:
+        if stated or f"column {names.arrival!r}" not in str(error):
+            raise
+        raise FileError(f"{error}; or {_STATE_UNIT}") from None
+    if table.num_rows == 0:
+        raise FileError(f"{file.name}: has a header but no rows")
+
+    arrival = _arrivals(file, table, names.arrival, of_arrivals, stated=stated)
+    prompt_values = _numbers(file, table, names.prompt_tokens, "must be a whole number >= 0")
+    prompt = _tokens(file, prompt_values, names.prompt_tokens, 0)
+    output_values = _numbers(file, table, names.output_tokens, "must be a whole number >= 1")
+    output = _tokens(file, output_values, names.output_tokens, 0 if kind == "burstgpt" else 1)
+    _within_limit(file, prompt, output)
+    predicted: FloatArray | None = None
+    if predicting is not None:
+        predicted = _numbers(file, table, predicting, "must be a number >= 0")
+        bad = np.flatnonzero(predicted < 0)
+        if bad.size:
+            raise FileError(f"{file.name}: row {bad[0] + 1}, column {predicting!r}: must be >= 0")
+
+    disorder = np.flatnonzero(np.diff(arrival) < 0)
+    if disorder.size and not sort:
+        raise FileError(
+            f"{file.name}: row {disorder[0] + 2}, column {names.arrival!r}: earlier than the row before it: rows must "
+            "be in order of arrival; workload.trace.sort = true sorts them"
+        )
+    order = np.argsort(arrival, kind="stable") if disorder.size else np.arange(arrival.size)
+    since = arrival[order] - arrival[order[0]]
+    kept = np.ones(arrival.size, np.bool_)
+    dropped: dict[str, int] = {}
+
+    def keep(reason: str, wanted: npt.NDArray[np.bool_]) -> None:
+        lost = int(np.count_nonzero(kept & ~wanted))
+        if lost:
+            dropped[reason] = lost
+        np.logical_and(kept, wanted, out=kept)
+
+    for column, value in filters.items():
+        if value is not None:
+            import pyarrow.compute as pc
+
+            keep(f"other {column.lower()}", pc.equal(table.column(column), value).to_numpy()[order])
+    keep("failed (0 response tokens)", output[order] > 0)
+    if drop_empty_prompts:
+        keep("without a prompt (0 tokens)", prompt[order] > 0)
+    keep("outside the window", (since >= start_s) & (since < (np.inf if stop_s is None else stop_s)))
+    if limit is not None:
+        keep("past the row limit", np.cumsum(kept) <= limit)
+    rows = order[kept]
+    if rows.size == 0:
+        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        raise FileError(f"{file.name}: no rows left of {arrival.size}: {why}")
+    return RecordedTrace(
+        arrival[rows] - arrival[rows[0]],
+        prompt[rows],
+        output[rows],
+        None if predicted is None else predicted[rows],
+        file.sha256,
+        arrival.size,
+        arrival.size - rows.size,
+        dropped,
+        int(disorder.size),
+        tuple(column for column in file.columns if column not in used),
+        "" if stated or of_arrivals == "date" or names.arrival == _FORMATS["csv"].arrival else of_arrivals,
+    )
+
+
+def read_columns(
+    path: str | os.PathLike[str], columns: Sequence[str], where: Mapping[str, str] | None = None
+) -> dict[str, FloatArray]:
+    """Read columns of numbers (row,) from a CSV or JSON lines file, of the rows whose text columns are as in `where`.
+
+    Raises UserError, naming the file and the row, for anything that is no finite number, and where no row is left.
+    """
+    file = _load(path)
+    table = _parse(file, list(dict.fromkeys(columns)), list(where or {}))
+    if table.num_rows == 0:
+        raise FileError(f"{file.name}: has a header but no rows")
+    for column, wanted in (where or {}).items():
+        import pyarrow.compute as pc
+
+        known = pc.unique(table.column(column)).to_pylist()
+        table = table.filter(pc.equal(table.column(column), wanted))
+        if table.num_rows == 0:
+            raise FileError(f"{file.name}: no row with {column} = {wanted!r}: has {', '.join(map(repr, known[:20]))}")
+    return {column: _numbers(file, table, column, "must be a number") for column in columns}
+
+
+def read_lengths(
+    path: str | os.PathLike[str],
+    column: str,
+    prompt_column: str | None = None,
+    predicted_column: str | None = None,
+    *,
+    limit: int | None = None,
+    unit: Literal["tokens", "seconds"] = "tokens",
+) -> LengthTable:
+    """Read lengths, and jointly prompts and a real predictor's values or classes, from a CSV or JSON lines file.
+
+    Raises UserError, naming the file and the row, for lengths that are not whole numbers from 1 (tokens) or not
+    positive (seconds). The last few files are remembered until they change.
+    """
+    try:
+        state = resolve(path).stat()
+        stamp = (state.st_mtime_ns, state.st_size)
+    except (OSError, ValueError):
+        stamp = (0, 0)
+    return _read_lengths(os.fspath(path), column, prompt_column, predicted_column, limit, unit, stamp)
+
+
+@lru_cache(maxsize=8)
+def _read_lengths(
+    path: str,
+    column: str,
+    prompt_column: str | None,
+    predicted_column: str | None,
+    limit: int | None,
+    unit: str,
+    stamp: tuple[int, int],
+) -> LengthTable:
+    file = _load(path)
+    names = [name for name in (column, prompt_column, predicted_column) if name is not None]
+    if len(set(names)) < len(names):
+        raise FileError(f"{file.name}: one column is named twice: {', '.join(map(repr, names))}")
+    table = _parse(file, names, [])
+    if table.num_rows == 0:
+        raise FileError(f"{file.name}: has a header but no rows")
+    table = table.slice(0, limit)
+    values = np.array(_numbers(file, table, column, "must be a number > 0"))
+    prompt = predicted = None
+    if unit == "seconds":
+        bad = np.flatnonzero(~((values > 0) & (values <= 1e9)))
+        if bad.size:
+            raise FileError(
+                f"{file.name}: row {bad[0] + 1}, column {column!r}: {values[bad[0]]:g}: must be > 0, at most 1e9 s"
+            )
+    else:
+        output = _tokens(file, values, column, 1)
+        if prompt_column is not None:
+            prompt = _tokens(file, _numbers(file, table, prompt_column, "must be a whole number"), prompt_column, 0)
+            _within_limit(file, prompt, output)
+    if predicted_column is not None:
+        predicted = np.array(_numbers(file, table, predicted_column, "must be a number >= 0"))
+        bad = np.flatnonzero(predicted < 0)
+        if bad.size:
+            raise FileError(f"{file.name}: row {bad[0] + 1}, column {predicted_column!r}: must be >= 0")
+    for array in (values, prompt, predicted):
+        if array is not None:
+            array.flags.writeable = False
+    return LengthTable(values, prompt, predicted, file.sha256)
+
+
+def resample(
+    trace: RecordedTrace,
+    rng: np.random.Generator,
+    *,
+    method: Resampling,
+    requests: int | None = None,
+    block_requests: int | None = None,
+    rate_scale: float = 1.0,
+) -> RecordedTrace:
+    """Cut one replication's window of `requests` (default: all) out of a trace; arrivals become (a - a_0) / rate_scale.
+
+    "none": the first requests. "circular": from a random request on, around the end (one mean gap joins end and
+    beginning). "blocks": moving blocks of `block_requests` (default: the root of the trace's length) from random
+    places, each request with the gap before it. The draws do not depend on `rate_scale`.
+    Raises UserError where the window, a block or the scale does not fit the trace.
+    """
+    size = trace.arrival_s.size
+    count = size if requests is None else requests
+    if not count >= 1 or (method != "blocks" and count > size):
+        allowed = "must be >= 1" if method == "blocks" else f"must be from 1 to {size}, the requests in the trace"
+        raise UserError(f"workload.requests = {count}: {allowed}")
+    if not (np.isfinite(rate_scale) and rate_scale > 0):
+        raise UserError(f"workload.trace.rate_scale = {rate_scale}: must be > 0 and finite")
+    if block_requests is not None and method != "blocks":
+        raise UserError(f"workload.trace.block_requests: needs resample = 'blocks', not {method!r}")
+    arrival = trace.arrival_s
+    mean_gap = (arrival[-1] - arrival[0]) / max(size - 1, 1)
+    if method == "none":
+        rows = np.arange(count)
+        times = arrival[:count]
+    elif method == "circular":
+        rows = int(rng.integers(size)) + np.arange(count)
+        wrapped = rows >= size
+        rows = np.where(wrapped, rows - size, rows)
+        times = arrival[rows] + wrapped * (arrival[-1] - arrival[0] + mean_gap)
+    else:
+        block = max(1, round(size**0.5)) if block_requests is None else block_requests
+        if not 1 <= block <= size:
+            raise UserError(f"workload.trace.block_requests = {block}: must be from 1 to {size}")
+        starts = rng.integers(0, size - block + 1, -(-count // block))
+        rows = (starts[:, None] + np.arange(block)).ravel()[:count]
+        times = np.cumsum(np.append(mean_gap, np.diff(arrival))[rows])
+    with np.errstate(over="ignore"):
+        times = (times - times[0]) / rate_scale
+    if times[-1] > LATEST_S:
+        raise UserError(f"workload.trace.rate_scale = {rate_scale:g}: the window would last more than {LATEST_S:g} s")
+    return trace._replace(
+        arrival_s=times,
+        prompt_tokens=trace.prompt_tokens[rows],
+        output_tokens=trace.output_tokens[rows],
+        predicted=None if trace.predicted is None else trace.predicted[rows],
+    )

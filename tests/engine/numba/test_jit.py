@@ -1,0 +1,205 @@
+import errno
+import logging
+import os
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba.core import config
+
+from batchcube.engine import cache
+from batchcube.engine.numba.jit import inline, jit
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch, caplog):
+    """The folder of a cache of its own."""
+    monkeypatch.setenv("BATCHCUBE_CACHE", str(tmp_path))
+    cache.cache_directory.cache_clear()
+    cache.note.cache_clear()
+    caplog.set_level(logging.WARNING)
+    yield tmp_path / "batchcube" / "kernels"
+    cache.cache_directory.cache_clear()
+    cache.note.cache_clear()
+
+
+@inline
+def rule(x):
+    return 2.0 * x
+
+
+FACTOR = 3.0
+UNKNOWN = object()
+
+
+def kernel(values, out):
+    for i in range(len(values)):
+        out[i] = rule(values[i]) * FACTOR
+
+
+def run(values=(1.0, 2.0)):
+    """Compile the kernel as in a new process; return what it gives, and whether it came from the cache."""
+    compiled, out = jit(kernel), np.empty(len(values))
+    compiled(np.array(values), out)
+    return out.tolist(), sum(compiled.stats.cache_hits.values()) == 1
+
+
+def test_a_kernel_is_compiled_once_and_found_again(kept, caplog):
+    assert run() == ([6.0, 12.0], False)
+    (file,) = kept.iterdir()
+    assert file.name.startswith("kernel-")
+    assert run() == ([6.0, 12.0], True)
+    assert list(kept.iterdir()) == [file]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("what", ["rule", "constant"])
+def test_what_is_changed_in_python_is_compiled_in_and_spoils_nothing(kept, monkeypatch, what):
+    assert run() == ([6.0, 12.0], False)
+    with monkeypatch.context() as patch:
+        if what == "rule":
+            patch.setitem(globals(), "rule", inline(lambda x: 5.0 * x))
+        else:
+            patch.setitem(globals(), "FACTOR", 7.5)
+        assert run() == ([15.0, 30.0], False)
+        assert run() == ([15.0, 30.0], True)
+    assert run() == ([6.0, 12.0], True)
+
+
+def test_a_cold_cache_filled_by_a_changed_rule_is_not_used_without_it(kept, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "rule", inline(lambda x: 5.0 * x))
+        assert run() == ([15.0, 30.0], False)
+    assert run() == ([6.0, 12.0], False)
+
+
+def test_fields_of_arguments_that_change_places_are_another_kernel(kept):
+    @jit
+    def first(pair, out):
+        out[0] = pair.a
+
+    for number, fields in enumerate(("a b", "b a")):
+        out = np.empty(1)
+        first(namedtuple("Pair", fields)(1.0, 2.0), out)
+        assert out[0] == 1.0 + number
+        assert len(list(kept.iterdir())) == 1 + number
+
+
+def flipped(content, position):
+    return content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:10],
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: content + b"x",
+        lambda content: bytes(len(content)),
+        lambda content: flipped(content, 0),
+        lambda content: flipped(content, 40),
+        lambda content: flipped(content, len(content) // 2),
+        lambda content: flipped(content, len(content) - 1),
+    ],
+)
+def test_a_damaged_file_is_compiled_again(kept, caplog, damage):
+    run()
+    (file,) = kept.iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    assert run() == ([6.0, 12.0], False)
+    assert caplog.messages == [f"batchcube: {file}: damaged, compiled again"]
+    assert run() == ([6.0, 12.0], True)
+    assert list(kept.iterdir()) == [file]
+
+
+def test_a_folder_in_place_of_the_file_is_no_error(kept, caplog):
+    run()
+    (file,) = kept.iterdir()
+    file.unlink()
+    file.mkdir()
+    assert run() == ([6.0, 12.0], False)
+    assert list(kept.iterdir()) == [file]
+    assert caplog.messages == [f"batchcube: {kept}: compiled kernels cannot be kept: {os.strerror(errno.EISDIR)}"]
+
+
+def test_a_pipe_in_place_of_the_file_is_not_waited_for(kept):
+    run()
+    (file,) = kept.iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert run() == ([6.0, 12.0], False)
+    assert run() == ([6.0, 12.0], True)
+
+
+def test_a_full_disk_stops_nothing_and_keeps_nothing(kept, monkeypatch, caplog):
+    write = Path.write_bytes
+
+    def full(path, content):
+        write(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert run() == ([6.0, 12.0], False)
+        assert run() == ([6.0, 12.0], False)
+    assert list(kept.iterdir()) == []
+    assert caplog.messages == [f"batchcube: {kept}: compiled kernels cannot be kept: {os.strerror(errno.ENOSPC)}"]
+
+
+def test_what_a_killed_run_left_is_overwritten(kept):
+    run()
+    (file,) = kept.iterdir()
+    file.rename(file.with_suffix(".part"))
+    file.with_suffix(".part").write_bytes(b"half")
+    assert run() == ([6.0, 12.0], False)
+    assert list(kept.iterdir()) == [file]
+
+
+def test_another_process_may_keep_the_same_kernel_at_the_same_time(kept, monkeypatch, caplog):
+    write = Path.write_bytes
+
+    def faster_elsewhere(path, content):
+        write(path, content)
+        path.replace(path.with_suffix(".kernel"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", faster_elsewhere)
+        assert run() == ([6.0, 12.0], False)
+    assert run() == ([6.0, 12.0], True)
+    assert caplog.messages == []
+
+
+def test_without_a_folder_kernels_compile_and_run(kept, monkeypatch):
+    monkeypatch.setattr("batchcube.engine.numba.jit.cache_directory", lambda: None)
+    assert run() == ([6.0, 12.0], False)
+    assert not kept.exists()
+
+
+def test_a_kernel_of_parts_that_cannot_be_told_is_not_kept(kept, caplog):
+    @jit
+    def unclear(out):
+        out[0] = 1.0 if UNKNOWN is None else 2.0
+
+    out = np.empty(1)
+    with pytest.raises(Exception, match="UNKNOWN"):
+        unclear(out)
+    (message,) = caplog.messages
+    assert message.endswith("unclear: compiled on every run, as it uses a object")
+    assert list(kept.iterdir()) == []
+
+
+def test_compiling_leaves_numbas_own_cache_folder_alone_and_follows_numpys_rules(kept):
+    before = config.CACHE_DIR
+
+    @jit
+    def divide(a, b, out):
+        out[0] = a[0] / b[0]
+
+    out = np.empty(1)
+    divide(np.ones(1), np.zeros(1), out)
+    assert np.isinf(out[0])
+    assert before == config.CACHE_DIR
+    assert divide.targetoptions["nogil"]

@@ -1,0 +1,245 @@
+"""Held against a log: `calibrate log`, `validate`, and the figure of both."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batchcube.calibration import logs
+from batchcube.calibration.coefficients import Coefficients, FittedLog, Raw
+from batchcube.calibration.logs import Log, read_log, replay
+from batchcube.engine.continuous import make_law, make_replica
+from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.figures import registry
+from batchcube.results.validation import read_validation
+from batchcube.sweeps.calibrate.validate import contradictions, fit, replica_settings, validate
+from batchcube.sweeps.errors import UserError
+from batchcube.sweeps.spec.service import load
+
+from ..command_line import Answer
+
+TRUTH = [8e-3, 1e-4, 5e-8, 4e-5, 2e-9]
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the log of a simulated server whose law is `TRUTH`."""
+    rng = np.random.default_rng(5)
+    queued = np.cumsum(rng.exponential(0.1, COUNT))
+    prompt, output = rng.integers(20, 900, COUNT), rng.integers(20, 150, COUNT)
+    nothing = np.zeros(COUNT)
+    server = make_replica(make_law(1.0), most_running=8, token_budget=512, capacity_tokens=10**6)
+    records = replay(Log(queued, nothing, nothing, nothing, prompt, output, ""), server, TRUTH)
+    path = tmp_path_factory.mktemp("log") / "server.jsonl"
+    rows = zip(queued, prompt, output, records.scheduled, records.first_token, records.last_token, strict=True)
+    with path.open("w") as file:
+        for q, p, o, scheduled, first, last in rows:
+            entry = {"input_toks": int(p), "output_toks": int(o), "queued_ts": 100.0 + q}
+            ticks = (("scheduled_ts", scheduled), ("first_token_ts", first), ("last_token_ts", last))
+            entry |= {name: 100.0 + int(value) / TICKS_PER_S for name, value in ticks}
+            file.write(json.dumps(entry) + "\n")
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_STARTS", 4)
+    monkeypatch.setattr(logs, "_STARTS_AGAIN", 1)
+
+
+def test_from_a_log_to_coefficients_to_errors_to_a_figure(
+    tmp_path: Path,
+    log_file: Path,
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fitted = Answer(
+        capsys, "calibrate", "log", str(log_file), "--max-num-seqs", "8", "--token-budget", "512",
+        "--fit-until", "40", "-o", "server.json", "--quiet",
+    )  # fmt: skip
+    assert fitted.status == 0
+    assert "fitted to 40 of 60 requests" in fitted.out
+    known = load("server.json")
+    assert known.step_law is not None
+    # Few starts: how well laws are found is tested where they are fitted.
+    assert known.step_law.c0_s == pytest.approx(TRUTH[0], rel=0.15)
+    assert known.replica is not None
+    assert (known.replica.most_running, known.replica.token_budget) == (8, 512)
+    judged = Answer(
+        capsys, "validate", str(log_file), "--coefficients", "server.json", "-o", "v.nc", "--figure", "v.png",
+    )  # fmt: skip
+    assert judged.status == 0
+    # The coefficients know which requests of this very log they were fitted to.
+    assert judged.out.startswith("requests judged: all but the first 40, which were fitted; preemptions simulated: 0")
+    assert "throughput_tokens_per_s" in judged.out
+    kept = read_validation("v.nc")
+    assert kept["judged"].values.sum() == 20
+    assert Path("v.png").read_bytes().startswith(b"\x89PNG")
+    again = Answer(capsys, "figure", "simulated-vs-measured", "v.nc", "-o", "again.png")
+    assert again.status == 0
+    assert Path("again.png").read_bytes() == Path("v.png").read_bytes()
+    every = Answer(capsys, "validate", str(log_file), "--coefficients", "server.json", "--skip", "0")
+    assert every.out.startswith("warning: 40 of the 60 requests judged are those that were fitted\n")
+    assert "requests judged: all;" in every.out
+    refused = Answer(capsys, "validate", str(log_file), "--coefficients", "server.json", "-o", "v.nc")
+    assert refused.mistake == "v.nc: is there already; choose another output, or --overwrite"
+
+
+def exact(settings: dict[str, int] | None = None):
+    """Return coefficients of the true law, and a replica's limits."""
+    known = load("dynamic-batching-fig3")
+    assert known.step_law is not None
+    names = ("c0_s", "c1_s_per_request", "c2_s_per_kv_token", "c3_s_per_prefill_token", "c4_s_per_prefill_attention")
+    law = known.step_law.model_copy(update=dict(zip(names, TRUTH, strict=True)))
+    limits = {"most_running": 8, "token_budget": 512} | (settings or {})
+    return known.model_copy(update={"step_law": law}), replica_settings(None, **limits)
+
+
+def test_the_true_law_has_no_error(log_file: Path) -> None:
+    errors, dataset = validate(log_file, *exact())
+    for row in errors:
+        # Timestamps of 100 s and more have some ten digits behind the point.
+        assert row.error == pytest.approx(0.0, abs=1e-6), row
+    assert {row.quantity for row in errors} == {
+        "ttft_s", "tpot_s", "e2e_s", "makespan_s", "throughput_tokens_per_s", "admitted", "waiting",
+    }  # fmt: skip
+    np.testing.assert_allclose(dataset["measured_e2e_s"], dataset["simulated_e2e_s"], rtol=1e-9)
+    assert dataset["measured_admitted"].max() == 8
+
+
+def fitted_to(log_file: Path, count: int, sha256: str | None = None) -> Coefficients:
+    known, _ = exact()
+    return known.model_copy(
+        update={
+            "raw": Raw(file=log_file.name, sha256=sha256 or read_log(log_file).sha256),
+            "log": FittedLog(requests=COUNT, fitted_to=count, rms={}, unsure=[]),
+        }
+    )
+
+
+def test_requests_that_were_fitted_judge_nothing_unless_asked(log_file: Path) -> None:
+    _, settings = exact()
+    known = fitted_to(log_file, 25)
+    _, dataset = validate(log_file, known, settings)
+    assert (dataset["judged"].values == (np.arange(COUNT) >= 25)).all()
+    assert dataset.attrs["judged"] == "all but the first 25, which were fitted"
+    _, dataset = validate(log_file, known, settings, 10)
+    assert dataset["judged"].values.sum() == COUNT - 10
+    assert dataset.attrs["warnings"] == "15 of the 50 requests judged are those that were fitted"
+    every = fitted_to(log_file, COUNT)
+    with pytest.raises(UserError, match=r"were fitted to all 60 requests, none is left to judge them: fit to some"):
+        validate(log_file, every, settings)
+    _, dataset = validate(log_file, every, settings, 0)
+    assert dataset.attrs["warnings"] == "60 of the 60 requests judged are those that were fitted"
+    # Another log judges them whole.
+    _, dataset = validate(log_file, fitted_to(log_file, COUNT, "0" * 64), settings)
+    assert dataset["judged"].values.all()
+    assert dataset.attrs["warnings"] == ""
+
+
+def test_limits_that_the_log_contradicts_are_refused(tmp_path: Path, log_file: Path) -> None:
+    known, _ = exact()
+    with pytest.raises(
+        UserError, match=r"8 requests ran at once, .* s after the first .*: --max-num-seqs 7 must be at"
+    ):
+        validate(log_file, known, replica_settings(None, most_running=7, token_budget=512))
+    with pytest.raises(UserError, match=r"--max-num-seqs 4 must be at least as many"):
+        fit(log_file, replica_settings(None, most_running=4, token_budget=512), None, "mine", quiet=True)
+    # Where the cache may be full, the requests over the limit may have been preempted.
+    settings = replica_settings(None, most_running=7, token_budget=512, capacity_tokens=10**6)
+    _, dataset = validate(log_file, known, settings)
+    assert dataset.attrs["warnings"].startswith("8 requests ran at once")
+    assert "more than max_num_seqs = 7, unless some were preempted" in dataset.attrs["warnings"]
+    _, dataset = validate(log_file, known, replica_settings(None, 8, 512, capacity_tokens=1600))
+    assert "more than the KV cache of 1600, unless some were preempted or shared" in dataset.attrs["warnings"]
+    # One that ends as another begins is not beside it.
+    entry = {"input_toks": 5, "output_toks": 2, "queued_ts": 0.0, "first_token_ts": 0.5, "last_token_ts": 1.0}
+    after = entry | {"queued_ts": 0.2, "scheduled_ts": 1.0, "first_token_ts": 1.5, "last_token_ts": 2.0}
+    path = tmp_path / "log.jsonl"
+    path.write_text(f"{json.dumps(entry | {'scheduled_ts': 0.0})}\n{json.dumps(after)}\n")
+    assert list(contradictions(read_log(path), replica_settings(None, most_running=1), path)) == []
+
+
+def test_a_time_that_rests_on_what_nobody_measured_is_not_compared(log_file: Path) -> None:
+    known, settings = exact()
+    assert known.step_law is not None
+    law = known.step_law.model_copy(update={"c3_s_per_prefill_token": None})
+    errors, dataset = validate(log_file, known.model_copy(update={"step_law": law}), settings)
+    assert {row.quantity for row in errors} >= {"tpot_s", "e2e_s"}
+    assert "ttft_s" not in {row.quantity for row in errors}
+    assert np.isnan(dataset["simulated_ttft_s"]).all()
+    assert dataset.attrs["warnings"].startswith("neither measured nor given, counted as 0: c3_s_per_prefill_token")
+    texts = [text.get_text() for text in registry.draw("simulated-vs-measured", dataset).texts]
+    assert texts[1].startswith("neither measured nor given")
+
+
+@pytest.mark.parametrize(("output", "lasts"), [(1, 0.0), (3, 0.0), (1, 0.1)])
+def test_a_log_without_some_times_has_no_errors_of_them(tmp_path: Path, output: int, lasts: float) -> None:
+    entry = {"input_toks": 5, "output_toks": output, "queued_ts": 1.0, "first_token_ts": 1.0 + lasts}
+    path = tmp_path / "log.jsonl"
+    path.write_text(f"{json.dumps(entry | {'last_token_ts': 1.0 + lasts})}\n" * 40)
+    known, settings = exact({"most_running": 64})
+    errors, _ = validate(path, known, settings)
+    means = {row.quantity: row.error for row in errors if row.statistic in ("mean", "all")}
+    assert ("tpot_s" in means) == (output > 1)
+    assert np.isnan(means["ttft_s"]) == np.isnan(means["makespan_s"]) == (lasts == 0.0)
+    with pytest.raises(UserError, match="no time between queued, first and last token to fit to"):
+        fit(path, settings, None, "mine", quiet=True)
+
+
+def test_who_is_preempted_stays_admitted_on_both_sides(log_file: Path) -> None:
+    known, _ = exact()
+    _, dataset = validate(log_file, known, replica_settings(None, 8, 512, capacity_tokens=2000))
+    assert dataset.attrs["preemptions_simulated"] > 0
+    assert "preempted" in dataset["simulated_admitted"].attrs["long_name"]
+    assert "simulated_running" not in dataset
+
+
+def test_a_slower_law_is_late_everywhere(log_file: Path) -> None:
+    known, settings = exact()
+    assert known.step_law is not None
+    slow = known.model_copy(update={"step_law": known.step_law.model_copy(update={"c0_s": 2 * TRUTH[0]})})
+    errors, _ = validate(log_file, slow, settings, 10)
+    by_name = {(row.quantity, row.statistic): row.error for row in errors}
+    assert by_name["tpot_s", "mean"] > 0.5
+    assert by_name["throughput_tokens_per_s", "all"] < 0
+
+
+def test_what_cannot_be_validated_is_said_in_one_line(
+    tmp_path: Path, log_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    log, law = str(log_file), "dynamic-batching-fig3"
+    cases = [
+        (["validate", "gone.jsonl", "--coefficients", law], "gone.jsonl: cannot be read"),
+        (["validate", log, "--coefficients", "nobody"], "coefficients nobody: none of that name"),
+        (["validate", log, "--coefficients", law, "--skip", "60"], "--skip 60: must be below 60"),
+        (["validate", log, "--coefficients", law, "--kv-tokens", "100"], f"{log}: "),
+        (
+            ["validate", log, "--coefficients", law, "--token-budget", "4"],
+            "replica: token_budget = 4: must be at least",
+        ),
+        (["validate", log, "--coefficients", law, "--prefill", "mixed"], 'replica: prefill = "mixed": must be'),
+        (["calibrate", "log", log, "-o", "out.txt"], "out.txt: must end in .json"),
+        (["calibrate", "log", log, "-o", "a b.json"], "--output a b.json: the name must be"),
+        (["calibrate", "log", log, "--fit-until", "61", "-o", "out.json"], "--fit-until 61: must be from 1 to 60"),
+        (["calibrate", "log", log, "--fit-until", "20", "-o", "out.json"], f"{log}: 20 requests to fit to"),
+    ]
+    for arguments, line in cases:
+        assert Answer(capsys, *arguments).mistake.startswith(line), arguments
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_figure_draws_what_is_judged(log_file: Path) -> None:
+    _, dataset = validate(log_file, *exact(), 40)
+    figure = registry.draw("simulated-vs-measured", dataset)
+    lines = {line.get_label(): line for line in figure.axes[2].get_lines()}
+    judged = np.sort(dataset["measured_e2e_s"].values[40:])
+    np.testing.assert_array_equal(lines["measured"].get_xdata(), judged)
+    nobody = dataset.assign(judged=dataset["judged"] * 0)
+    with pytest.raises(ValueError, match="the validation judges no request"):
+        registry.draw("simulated-vs-measured", nobody)

@@ -1,0 +1,931 @@
+import inspect
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from rich.console import Console
+
+from batchcube.engine import Job, Shape, simulate
+from batchcube.engine.continuous import simulate_many_steps
+from batchcube.results import labelled
+from batchcube.results.cube import read_cube
+from batchcube.sweeps.cli import capacity as cli_capacity
+from batchcube.sweeps.errors import UserError
+from batchcube.sweeps.progress import Silent
+from batchcube.sweeps.run import capacity
+from batchcube.sweeps.run.capacity import (
+    PROBES,
+    Criterion,
+    Found,
+    Search,
+    bisect,
+    bracket_and_bisect,
+    find_capacity,
+    is_monotone,
+    parse_criterion,
+)
+from batchcube.sweeps.run.draws import Draws
+from batchcube.sweeps.run.execution import run_sweep
+from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.spec.document import Sweep
+
+from ..command_line import Answer
+
+# Requests of one second each, one at a time: M/D/1.
+MD1: dict[str, Any] = {
+    "name": "md1",
+    "replications": 3,
+    "workload": {
+        "requests": 400,
+        "arrivals": {"process": "poisson", "rate_per_s": 0.3},
+        "lengths": {"distribution": "constant", "value": 10},
+    },
+    "policy": {"mode": "fifo_greedy", "batch_size": 1},
+    "server": {"service": {"law": "constant", "a0_s": 0.0, "a1_s_per_token": 0.1}},
+}
+SIZES = {"largest": {"path": "policy.batch_size", "values": [1, 2, 8]}}
+# Time between tokens is at most 0.01 (1 + 0.1 * 3) s, whatever the rate: the cap sees to that.
+CAPPED: dict[str, Any] = {
+    "replications": 2,
+    "workload": {
+        "requests": 300,
+        "arrivals": {"process": "gamma", "rate_per_s": 2.0, "cv": 1.5},
+        "lengths": {"distribution": "lognormal", "mean": 100.0, "cv": 0.8},
+    },
+    "server": {"service": {"law": "linear", "a0_s": 0.1, "a1_s_per_token": 0.01, "gamma": 0.1}},
+    "report": {"request_sla_s": 5.0, "token_sla_s": 0.0125},
+    "axes": {
+        "mode": {
+            "points": {
+                "fifo_greedy": {"policy": {"mode": "fifo_greedy", "batch_size": 4}},
+                "dynamic_only": {
+                    "policy": {
+                        "mode": "dynamic_only",
+                        "largest_batch": 4,
+                        "sla": {"target_s": 0.012, "tolerance_s": 0.001},
+                    }
+                },
+            }
+        }
+    },
+}
+
+# At most eight requests run at once, so that a step takes at most 0.02 + 8 * 0.001 s and a prefill.
+CONTINUOUS: dict[str, Any] = {
+    "replications": 2,
+    "workload": {
+        "requests": 1000,
+        "arrivals": {"process": "poisson", "rate_per_s": 3.0},
+        "lengths": {
+            "distribution": "lognormal",
+            "mean": 30.0,
+            "cv": 0.5,
+            "prompt": {"distribution": "lognormal", "mean": 60.0, "cv": 0.5},
+        },
+    },
+    "policy": {"mode": "continuous", "largest_batch": 8},
+    "server": {
+        "service": {
+            "law": "steps",
+            "c0_s": 0.02,
+            "c1_s_per_request": 0.001,
+            "c2_s_per_kv_token": 0.0,
+            "c3_s_per_prefill_token": 0.0001,
+            "c4_s_per_prefill_attention": 0.0,
+        },
+        "replica": {"kv_capacity_tokens": 2000, "token_budget": 256},
+    },
+    "report": {"token_sla_s": 0.03},
+    "axes": {"servers": {"path": "server.servers", "values": [1, 2]}},
+}
+
+
+def sweep(tables: dict[str, Any], **changes: Any) -> Sweep:
+    return Sweep.model_validate({**deepcopy(tables), **changes})
+
+
+def with_workload(tables: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**tables, "workload": {**tables["workload"], **changes}}
+
+
+def data_of(cube: xr.Dataset) -> xr.Dataset:
+    return cube.drop_attrs(deep=False)
+
+
+def report_at(tables: dict[str, Any], rate: float, point: int, replication: int) -> dict[str, Any]:
+    """Simulate one point of a sweep at another rate, apart from the search."""
+    changed = deepcopy(tables)
+    if "trace" in changed["workload"]:
+        changed["workload"]["trace"]["rate_scale"] = rate
+    else:
+        changed["workload"]["arrivals"]["rate_per_s"] = rate
+    plan = make_plan(sweep(changed))
+    job = Draws(plan.sweep.seed, replication).job(plan.points[point])
+    if isinstance(job, Job):
+        return simulate(*job).report
+    shape = Shape(plan.bins, plan.points[point].largest_batch, job.setup.reporting.windows)
+    return {name: values[0] for name, values in simulate_many_steps([job], shape).items()}
+
+
+def grows(report: dict[str, Any]) -> bool:
+    """Say whether the backlog grew too much for a rate to hold."""
+    return bool(report["backlog_growth_fraction"] > 0.02)
+
+
+# Criteria -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "criterion"),
+    [
+        ("tbt_mean_ms=50", Criterion("tbt_mean_s", None, 0.05)),
+        ("latency_p95_s = 10", Criterion("latency_quantile_s", 0.95, 10.0)),
+        ("wait_max_s=1e2", Criterion("wait_max_s", None, 100.0)),
+        ("ttft_p50_ms=800", Criterion("ttft_quantile_s", 0.5, 0.8)),
+        ("tpot_p99_ms=1", Criterion("tpot_quantile_s", 0.99, 0.001)),
+        ("request_sla_violation_fraction=0.01", Criterion("request_sla_violation_fraction", None, 0.01)),
+        ("token_sla_violation_fraction=0", Criterion("token_sla_violation_fraction", None, 0.0)),
+    ],
+)
+def test_criteria_are_read(text: str, criterion: Criterion) -> None:
+    assert parse_criterion(text) == criterion
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("", ""),
+        ("=1", ""),
+        ("tbt_mean_ms50", "tbt_mean_ms, tbt_mean_s or ttft_mean_ms"),
+        ("tbt_mean=50", "tbt_mean_s, tbt_mean_ms or ttft_mean_s"),
+        ("tbt_p75_ms=50", "tbt_p95_ms, tbt_p50_ms or tbt_p95_s"),
+        ("latncy_p95_s=1", "latency_p95_s, latency_p95_ms or latency_p99_s"),
+        ("request_sla_violations=0.1", "request_sla_violation_fraction or token_sla_violation_fraction"),
+    ],
+)
+def test_unknown_criteria_are_refused_with_what_is_allowed(text: str, near: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        parse_criterion(text)
+    assert str(refusal.value) == (
+        f"--sla {text}: must be NAME_STAT_UNIT=LIMIT with NAME latency, wait, ttft, tpot or tbt, STAT mean, max, p50, "
+        "p90, p95 or p99, UNIT ms or s; or one of request_sla_violation_fraction=LIMIT, "
+        f"token_sla_violation_fraction=LIMIT{near and f'; did you mean {near}?'}"
+    )
+
+
+@pytest.mark.parametrize("limit", ["", "0", "-1", "inf", "nan", "5 ms"])
+def test_limits_are_positive_numbers(limit: str) -> None:
+    with pytest.raises(UserError, match=r"^--sla tbt_mean_ms=.*: the limit must be a number > 0$"):
+        parse_criterion(f"tbt_mean_ms={limit}")
+
+
+@pytest.mark.parametrize("limit", ["", "1", "-0.1", "nan", "1 %"])
+def test_fractions_are_below_one(limit: str) -> None:
+    with pytest.raises(UserError, match=r": the limit must be a number >= 0 and < 1$"):
+        parse_criterion(f"request_sla_violation_fraction={limit}")
+
+
+# One search ---------------------------------------------------------------------------------------------------------
+
+
+def follow(search: Search, holds: Callable[[float], bool | None]) -> tuple[Found, dict[float, bool]]:
+    """Answer a search until it ends; return what it found and what it was told."""
+    visited: dict[float, bool] = {}
+    rate = next(search)
+    while True:
+        answer = holds(rate)
+        if answer is not None:
+            visited[rate] = answer
+        try:
+            rate = search.send(answer)
+        except StopIteration as stop:
+            return stop.value, visited
+
+
+@given(st.floats(1e-3, 1e3), st.floats(1.01, 1e4), st.floats(0.0, 1.0), st.sampled_from([0.1, 0.005, 1e-6]))
+def test_bisection_narrows_the_crossing_down(low: float, ratio: float, place: float, tolerance: float) -> None:
+    high = low * ratio
+    crossing = low * ratio ** (0.001 + 0.998 * place)
+    found, visited = follow(bisect(low, high, tolerance), lambda rate: rate <= crossing)
+    assert found.unbracketed == 0
+    assert found.held <= crossing <= found.failed <= found.held * (1.0 + tolerance) * (1.0 + 1e-12)
+    assert abs(found.rate - crossing) <= found.relative_error * found.rate * (1.0 + 1e-9)
+    assert (visited[found.held], visited[found.failed]) == (True, False)
+    assert is_monotone(visited)
+    assert all(low <= rate <= high for rate in visited)
+
+
+@given(st.floats(-19.9, 19.9), st.sampled_from([0.1, 0.005]))
+def test_the_start_may_be_far_away(doublings: float, tolerance: float) -> None:
+    crossing = 3.0 * 2.0**doublings
+    found, visited = follow(bracket_and_bisect(3.0, tolerance), lambda rate: rate <= crossing)
+    assert found.unbracketed == 0
+    assert found.held <= crossing <= found.failed <= found.held * (1.0 + tolerance) * (1.0 + 1e-12)
+    halvings = math.ceil(math.log2(math.log(2.0) / math.log1p(tolerance)))
+    assert len(visited) <= 2 + abs(doublings) + halvings + len(PROBES)
+
+
+def test_an_end_of_the_range_is_never_the_answer() -> None:
+    for holds, flag, edge in ((False, -1, 1.0), (True, 1, 8.0)):
+        found, _ = follow(bisect(1.0, 8.0, 0.01), lambda rate, holds=holds: holds)
+        assert (math.isnan(found.rate), found.unbracketed, found.edge) == (True, flag, edge)
+    for holds, flag, edge in ((False, -1, 3.0 / 2**20), (True, 1, 3.0 * 2**20)):
+        found, visited = follow(bracket_and_bisect(3.0, 0.01), lambda rate, holds=holds: holds)
+        assert (math.isnan(found.rate), found.unbracketed, found.edge) == (True, flag, edge)
+        assert len(visited) == 21
+    # The rates that there are end before 20 doublings.
+    for start, holds, edge in ((2e-9, False, 1e-9), (1e-9, False, 1e-9), (6e8, True, 1e9), (1e9, True, 1e9)):
+        found, _ = follow(bracket_and_bisect(start, 0.01), lambda rate, holds=holds: holds)
+        assert (found.unbracketed, found.edge) == (1 if holds else -1, edge)
+
+
+def test_halving_ends_where_the_clock_does() -> None:
+    found, _ = follow(bracket_and_bisect(8.0, 0.01), lambda rate: None if rate < 1.5 else False)
+    assert (found.unbracketed, found.edge) == (-1, 2.0)
+
+
+def test_a_second_crossing_near_the_answer_is_noticed() -> None:
+    def holds(rate: float) -> bool:
+        return rate < 5.0 or 5.2 < rate < 5.3
+
+    found, visited = follow(bisect(1.0, 8.0, 0.001), holds)
+    assert found.rate == pytest.approx(5.0, rel=0.0005)
+    assert not is_monotone(visited)
+    assert is_monotone({1.0: True, 3.0: False, 2.0: True})
+    assert is_monotone({})
+
+
+@pytest.mark.parametrize("tolerance", [0.005, 0.02, 0.05])
+@pytest.mark.parametrize("spread", [1e-4, 0.01])
+def test_intervals_hold_the_mean_whatever_the_tolerance(tolerance: float, spread: float) -> None:
+    # Every replication has a crossing of its own around 0.5, known without simulating anything, and a better policy one
+    # that is 2 % higher. Each trial starts elsewhere, so that 0.5 lies anywhere between the rates that are looked at.
+    rng = np.random.default_rng(11)
+    trials, factors = 1500, np.array([[1.0], [1.02]])
+    starts = rng.uniform(0.2, 0.4, trials)
+    crossings = 0.5 * (1.0 + spread * rng.standard_normal((trials, 1, 4))) * factors
+    found = [
+        follow(bracket_and_bisect(start, tolerance), lambda rate, crossing=crossing: rate <= crossing)[0]
+        for start, own in zip(starts, crossings, strict=True)
+        for crossing in own.ravel()
+    ]
+    values = xr.DataArray(
+        np.reshape([one.rate for one in found], crossings.shape),
+        {"policy": [0, 1]},
+        ("trial", "policy", "replication"),
+        attrs={"relative_error": max(one.relative_error for one in found)},
+    )
+    least = 0.95 - 4.5 * (0.95 * 0.05 / trials) ** 0.5
+    for interval, truth in (
+        (labelled.mean_interval(values.sel(policy=0)), 0.5),
+        (labelled.paired_ratio(values, "policy", 0), 1.02),
+        (labelled.paired_difference(values, "policy", 0), 0.01),
+    ):
+        assert float(((interval["low"] <= truth) & (truth <= interval["high"])).mean()) > least
+
+
+# Known answers ------------------------------------------------------------------------------------------------------
+
+
+def test_capacity_of_md1_is_what_its_formula_says() -> None:
+    # Mean wait D rho / (2 (1 - rho)) = W is reached at rho = 2 W / (D + 2 W), here 1/2.
+    tables = with_workload(MD1, requests=20_000)
+    cube = find_capacity(sweep(tables, replications=20), ["wait_mean_ms=500"], tolerance=1e-4)
+    interval = labelled.mean_interval(cube["capacity_requests_per_s"])
+    error = float(cube["capacity_requests_per_s"].std("replication", ddof=1)) / 20**0.5
+    assert error < 0.002
+    assert abs(float(interval["mean"]) - 0.5) < 4.5 * error
+    assert float(interval["low"]) < float(interval["mean"]) < float(interval["high"])
+    assert (cube["capacity_unbracketed"] == 0).all()
+    assert (cube["capacity_statistic"] <= 0.5).all()
+    assert (cube["capacity_statistic"] > 0.499).all()
+    # Searches coarser than the replications are apart agree to the last digit; the interval says what that is worth.
+    coarse = find_capacity(sweep(tables, replications=3), ["wait_mean_ms=500"], tolerance=0.05)
+    wide = labelled.mean_interval(coarse["capacity_requests_per_s"])
+    assert float(wide["low"]) < 0.5 < float(wide["high"])
+    assert float(wide["high"] - wide["low"]) >= 2 * coarse["capacity_requests_per_s"].attrs["relative_error"] * 0.49
+    held = coarse["capacity_held_requests_per_s"]
+    assert (held < coarse["capacity_requests_per_s"]).all()
+    assert (coarse["capacity_requests_per_s"] < held * 1.026).all()
+    assert cube.attrs["notes"] == ""  # of one server, waits grow with the rate on every path (Lindley)
+
+
+@pytest.mark.parametrize("criterion", ["wait_mean_ms=700", "latency_p95_s=3", "wait_max_s=6"])
+def test_bisection_finds_what_a_scan_of_all_rates_finds(criterion: str) -> None:
+    # One at a time, waits grow with the rate on every path; batches may wait longer at a lower one.
+    tables = {**MD1, "axes": {"servers": {"path": "server.servers", "values": [1, 2]}}}
+    variable, quantile, limit = parse_criterion(criterion)
+    cube = find_capacity(sweep(tables, replications=2), [criterion], 0.1, 3.0)
+    rates = np.geomspace(0.1, 3.0, 120)
+    for point in range(2):
+        for replication in range(2):
+            holds = []
+            for rate in rates:
+                report = report_at(tables, rate, point, replication)
+                value = report[variable] if quantile is None else report[variable][2]
+                holds.append(bool(value <= limit and not grows(report)))
+            below = int(np.argmin(holds)) - 1
+            assert not any(holds[below + 1 :]), "the case has a single crossing"
+            found = float(cube["capacity_held_requests_per_s"].values[point, replication])
+            assert rates[below] / 1.005 <= found <= rates[below + 1]
+
+
+def test_the_statistic_is_that_of_a_run_at_the_capacity() -> None:
+    cube = find_capacity(sweep(CAPPED), ["latency_p95_s=6", "ttft_mean_ms=4000", "request_sla_violation_fraction=0.2"])
+    assert (cube["capacity_unbracketed"] == 0).all()
+    for point in range(2):
+        for replication in range(2):
+            rate = float(cube["capacity_held_requests_per_s"].values[point, replication])
+            report = report_at(CAPPED, rate, point, replication)
+            assert report["latency_quantile_s"][2] == cube["capacity_statistic"].values[point, replication]
+            assert report["latency_quantile_s"][2] <= 6.0
+            assert report["ttft_mean_s"] <= 4.0
+            assert report["request_sla_violation_fraction"] <= 0.2
+            above = report_at(CAPPED, rate * 1.005, point, replication)
+            assert (
+                grows(above)
+                or above["latency_quantile_s"][2] > 6.0
+                or above["ttft_mean_s"] > 4.0
+                or above["request_sla_violation_fraction"] > 0.2
+            )
+
+
+def test_a_recorded_trace_is_scaled_and_its_capacity_is_in_requests_per_second(tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    rows = "".join(f"{10 + 0.25 * i},{50 + i % 7},{1 + i * 37 % 40}\n" for i in range(401))
+    file.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
+    tables = {
+        **MD1,
+        "workload": {"requests": 300, "trace": {"path": str(file), "resample": "circular", "rate_scale": 0.5}},
+    }
+    cube = find_capacity(sweep(tables, replications=2), ["wait_mean_ms=900"])
+    for replication in range(2):
+        rate = float(cube["capacity_held_requests_per_s"][replication])
+        scale = rate / 4.0
+        report = report_at(tables, scale, 0, replication)
+        assert report["wait_mean_s"] == cube["capacity_statistic"].values[replication] <= 0.9
+        above = report_at(tables, scale * 1.005, 0, replication)
+        assert above["wait_mean_s"] > 0.9 or grows(above)
+    assert cube.attrs["input_sha256"]
+    assert "recorded trace" in cube.attrs["notes"]
+    del tables["workload"]["trace"]["rate_scale"]
+    axes = {"scale": {"path": "workload.trace.rate_scale", "values": [1.0, 2.0]}}
+    with pytest.raises(UserError, match=r"axes\.scale: sets workload\.trace\.rate_scale, which the search"):
+        find_capacity(sweep(tables, axes=axes), ["wait_mean_ms=900"])
+    file.write_text("arrival_s,prompt_tokens,output_tokens\n" + "1,5,5\n" * 300)
+    with pytest.raises(UserError, match="its requests all arrive at once: there is no rate to scale"):
+        find_capacity(sweep(tables), ["wait_mean_ms=900"])
+
+
+# The cube -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cube() -> xr.Dataset:
+    policy = {"mode": "fifo_greedy"}
+    return find_capacity(sweep(MD1, policy=policy, axes=SIZES), ["wait_mean_ms=700", "latency_p99_s=20"], workers=1)
+
+
+def test_a_cube_has_the_axes_and_says_what_was_searched(cube: xr.Dataset) -> None:
+    names = ("requests_per_s", "held_requests_per_s", "unbracketed", "statistic")
+    assert set(cube.data_vars) == {f"capacity_{name}" for name in names} | {"unmeasured_costs"}
+    assert (cube["unmeasured_costs"] == 0).all()
+    for name in names:
+        assert dict(cube[f"capacity_{name}"].sizes) == {"largest": 3, "replication": 3}
+    assert cube["capacity_statistic"].attrs["units"] == "s"
+    assert cube["capacity_requests_per_s"].attrs["units"] == "s-1"
+    assert json.loads(cube.attrs["capacity_criteria"]) == [
+        {"variable": "wait_mean_s", "quantile": None, "limit": 0.7},
+        {"variable": "latency_quantile_s", "quantile": 0.99, "limit": 20.0},
+    ]
+    assert cube.attrs["capacity_tolerance"] == 0.005
+    assert cube.attrs["capacity_range_given"] == 0
+    assert cube.attrs["capacity_low_per_s"] <= float(cube["capacity_requests_per_s"].min())
+    assert cube.attrs["capacity_high_per_s"] >= float(cube["capacity_requests_per_s"].max())
+    kept = Sweep.model_validate(json.loads(cube.attrs["specification"]))
+    assert kept.grid.points[0].report.windows == 50
+
+
+@pytest.mark.parametrize("workers", [2, 7])
+def test_the_number_of_workers_changes_nothing(cube: xr.Dataset, workers: int) -> None:
+    again = find_capacity(
+        sweep(MD1, policy={"mode": "fifo_greedy"}, axes=SIZES),
+        ["wait_mean_ms=700", "latency_p99_s=20"],
+        workers=workers,
+    )
+    xr.testing.assert_identical(data_of(again), data_of(cube))
+
+
+def test_more_replications_leave_the_earlier_ones_as_they_are(cube: xr.Dataset) -> None:
+    longer = sweep(MD1, policy={"mode": "fifo_greedy"}, axes=SIZES, replications=5)
+    more = find_capacity(longer, ["wait_mean_ms=700", "latency_p99_s=20"])
+    for name in cube.data_vars:
+        first = more[name].isel(replication=slice(0, 3), missing_dims="ignore")
+        np.testing.assert_array_equal(first, cube[name])
+
+
+@pytest.mark.parametrize("backend", ["reference", "jax"])
+def test_every_backend_finds_the_same(backend: str) -> None:
+    tables = with_workload(MD1, requests=60)
+    numba, other = (
+        find_capacity(sweep(tables), ["wait_mean_ms=500"], tolerance=0.1, backend=name) for name in ("numba", backend)
+    )
+    xr.testing.assert_identical(data_of(other), data_of(numba))
+    assert other.attrs["backend"] == backend
+
+
+def test_drawn_coefficients_give_every_replication_its_own_server() -> None:
+    drawn = {"service": {"coefficients": "qwen3-0.6b-cpu-vllm", "draw": True}}
+    cubes = [
+        find_capacity(sweep({**MD1, "server": server, "replications": 4}), ["wait_mean_s=2"])
+        for server in (drawn, {"service": {"coefficients": "qwen3-0.6b-cpu-vllm"}})
+    ]
+    assert [labelled.of_single(cube["capacity_requests_per_s"]) for cube in cubes] == [True, False]
+    assert not np.isclose(cubes[0]["capacity_requests_per_s"], cubes[1]["capacity_requests_per_s"], rtol=1e-4).any()
+    assert json.loads(cubes[0].attrs["service_coefficients"])
+
+
+def test_policies_are_compared_in_pairs(cube: xr.Dataset) -> None:
+    ratio = labelled.paired_ratio(cube["capacity_requests_per_s"], "largest", 1)
+    assert (ratio["low"] > 1.0).all()
+    width = float((ratio["high"] - ratio["low"]).isel(largest=0))
+    values = cube["capacity_requests_per_s"].values
+    assert width < 2 * 4.3 * float(values[1].std(ddof=1)) / 3**0.5 / values[0].mean()
+
+
+def test_progress_ends_where_it_said_it_would() -> None:
+    class Told(Silent):
+        total = done = finished = 0
+
+        def start(self, points: int, replications: int, requests: int) -> None:
+            assert (points, replications) == (3, 3)
+            self.total = requests
+
+        def advance(self, requests: int) -> None:
+            self.done += requests
+            assert self.done <= self.total
+
+        def finish_replications(self, count: int) -> None:
+            self.finished += count
+
+    for low, high in ((None, None), (0.01, 50.0), (1e-6, 1e-5)):
+        told = Told()
+        policy = {"mode": "fifo_greedy"}
+        find_capacity(sweep(MD1, policy=policy, axes=SIZES), ["wait_mean_s=2"], low, high, progress=told)
+        assert told.done == told.total > 0
+        assert told.finished == 3
+
+
+# Without an answer --------------------------------------------------------------------------------------------------
+
+
+def test_no_answer_is_nan_and_said() -> None:
+    tables = {**MD1, "policy": {"mode": "fifo_greedy"}, "axes": SIZES}
+    # One at a time serves about 0.6/s under this limit, two about 1.1/s, eight about 5/s.
+    found = find_capacity(sweep(tables), ["wait_mean_ms=700"], 0.8, 1.5)
+    assert found["capacity_unbracketed"].values.tolist() == [[-1] * 3, [0] * 3, [1] * 3]
+    assert np.isnan(found["capacity_requests_per_s"].isel(largest=[0, 2])).all()
+    assert np.isnan(found["capacity_statistic"].isel(largest=[0, 2])).all()
+    assert found["capacity_unbracketed"].attrs["flag_values"].tolist() == [-1, 0, 1]
+    assert found.attrs["notes"].splitlines() == [
+        "3 of 3 replications miss the criteria already at 0.8/s, the lowest rate looked at (at largest = 1)",
+        "3 of 3 replications still meet the criteria at 1.5/s, the highest rate looked at (at largest = 8)",
+        "replications without an answer have no capacity (NaN): means leave them out and have no interval",
+    ]
+    assert found.attrs["capacity_notes_unanswered"] == found.attrs["notes"]
+    assert (found.attrs["capacity_low_per_s"], found.attrs["capacity_high_per_s"]) == (0.8, 1.5)
+    assert found.attrs["capacity_range_given"] == 1
+
+
+@pytest.mark.parametrize("criterion", ["latency_p99_s=100", "latency_mean_s=100", "request_sla_violation_fraction=0.5"])
+def test_where_nobody_is_ever_served_nothing_holds(criterion: str) -> None:
+    tables = {
+        "replications": 3,
+        "workload": {**MD1["workload"], "requests": 30},
+        "policy": {"mode": "multi_bin_only", "bins": 2, "batch_size": 64, "tail": "drop"},
+        "report": {"request_sla_s": 1000.0},
+    }
+    found = find_capacity(sweep({**MD1, **tables}), [criterion], 0.1, 1.0)
+    assert (found["capacity_unbracketed"] == -1).all()
+    assert "up to 100 % of a replication's requests were never served" in found.attrs["notes"]
+
+
+def test_an_objective_that_an_empty_server_misses_has_no_answer() -> None:
+    found = find_capacity(sweep(MD1), ["latency_mean_ms=900"])
+    assert (found["capacity_unbracketed"] == -1).all()
+    lowest = 0.3 / 2**20
+    assert found.attrs["notes"] == (
+        f"3 of 3 replications miss the criteria already at {lowest:.6g}/s, the lowest rate looked at"
+    )
+    # A clock of 142 years ends before 20 halvings.
+    seldom = with_workload(MD1, arrivals={"process": "poisson", "rate_per_s": 4e-7}, requests=400)
+    found = find_capacity(sweep(seldom), ["latency_mean_ms=900"])
+    assert found.attrs["notes"] == "3 of 3 replications miss the criteria already at 1e-07/s, the lowest rate looked at"
+    with pytest.raises(UserError, match="would arrive after more than"):
+        find_capacity(sweep(MD1), ["latency_mean_ms=900"], 1e-9, 1.0)
+
+
+def test_an_overloaded_run_does_not_hold_unless_allowed() -> None:
+    criteria = ["tbt_max_ms=14"]
+    refused = find_capacity(sweep(CAPPED), criteria)
+    assert (refused["capacity_unbracketed"] == 0).all()
+    allowed = find_capacity(sweep(CAPPED), criteria, growth=1.0)
+    assert (allowed["capacity_unbracketed"] == 1).all()
+    assert (refused.attrs["capacity_growth"], allowed.attrs["capacity_growth"]) == (0.02, 1.0)
+    rate = float(refused["capacity_held_requests_per_s"].values[0, 0])
+    assert not grows(report_at(CAPPED, rate, 0, 0))
+    assert grows(report_at(CAPPED, 1.005 * rate, 0, 0))
+
+
+def test_criteria_that_hold_again_are_said() -> None:
+    # A batch of eight takes long to fill at low rates: a band of rates meets the limit, from 5.5 to 6.0 and to 7.0.
+    tables = with_workload(MD1, arrivals={"process": "poisson", "rate_per_s": 6.0}, requests=2000)
+    policy = {"mode": "fifo_fixed", "batch_size": 8}
+    found = find_capacity(sweep(tables, policy=policy, replications=2), ["latency_mean_ms=1685"])
+    assert (found["capacity_unbracketed"] == 0).all()
+    low, high = (report_at({**tables, "policy": policy}, rate, 0, 1)["latency_mean_s"] for rate in (5.0, 6.0))
+    assert low > 1.685 >= high
+    assert found.attrs["notes"] == (
+        "in 1 of 2 replications the criteria hold again above a rate at which they fail: their capacity is one "
+        "crossing of several"
+    )
+    assert found.attrs["capacity_notes_unanswered"] == ""
+
+
+# Continuous batching ------------------------------------------------------------------------------------------------
+
+
+def test_continuous_batching_has_a_capacity() -> None:
+    criteria = ["tpot_p95_ms=31", "ttft_max_ms=2000", "token_sla_violation_fraction=0.3"]
+    found = find_capacity(sweep(CONTINUOUS), criteria)
+    assert (found["capacity_unbracketed"] == 0).all()
+    assert found.attrs["overload_test"].endswith("c replicas")
+    for point in range(2):
+        for replication in range(2):
+            rate = float(found["capacity_held_requests_per_s"].values[point, replication])
+            report = report_at(CONTINUOUS, rate, point, replication)
+            assert report["tpot_quantile_s"][2] == found["capacity_statistic"].values[point, replication] <= 0.031
+            assert report["ttft_max_s"] <= 2.0
+            assert report["token_sla_violation_fraction"] <= 0.3
+            assert not grows(report)
+            above = report_at(CONTINUOUS, rate * 1.005, point, replication)
+            assert (
+                grows(above)
+                or above["tpot_quantile_s"][2] > 0.031
+                or above["ttft_max_s"] > 2.0
+                or above["token_sla_violation_fraction"] > 0.3
+            )
+    ratio = found["capacity_requests_per_s"].sel(servers=2) / found["capacity_requests_per_s"].sel(servers=1)
+    assert (ratio > 1.2).all()
+
+
+def test_workers_and_backends_find_the_same_capacity_of_continuous_batching() -> None:
+    tables = with_workload(CONTINUOUS, requests=60)
+    one = find_capacity(sweep(tables), ["tbt_mean_ms=27"], workers=1)
+    many = find_capacity(sweep(tables), ["tbt_mean_ms=27"], workers=5)
+    reference = find_capacity(sweep(tables), ["tbt_mean_ms=27"], backend="reference")
+    xr.testing.assert_identical(data_of(many), data_of(one))
+    xr.testing.assert_identical(data_of(reference), data_of(one))
+    with pytest.raises(UserError, match=r"^backend = 'jax': continuous batching runs with numba or reference$"):
+        find_capacity(sweep(tables), ["tbt_mean_ms=27"], backend="jax")
+
+
+def test_under_a_cap_the_time_between_tokens_alone_does_not_see_overload() -> None:
+    criteria = ["tbt_mean_ms=35"]
+    assert (find_capacity(sweep(CONTINUOUS), criteria)["capacity_unbracketed"] == 0).all()
+    allowed = find_capacity(sweep(CONTINUOUS), criteria, growth=1.0)
+    assert (allowed["capacity_unbracketed"] == 1).all()
+
+
+def test_requests_that_never_fit_are_said() -> None:
+    tables = deepcopy(CONTINUOUS)
+    tables["server"]["replica"]["kv_capacity_tokens"] = 160
+    found = find_capacity(sweep(tables), ["ttft_mean_ms=800"])
+    (said,) = [note for note in found.attrs["notes"].splitlines() if "never served" in note]
+    assert re.match(r"up to [0-9.]+ % of a replication's requests were never served", said)
+    assert "means and maxima are of the others alone" in said
+
+
+def test_requests_that_never_fit_miss_every_share_and_quantile() -> None:
+    """Some 4 % do not fit: a limit of 2 % on misses, or one on the 99th percentile, holds at no rate."""
+    tables = deepcopy(CONTINUOUS)
+    tables["server"]["replica"]["kv_capacity_tokens"] = 160
+    tables["report"]["request_sla_s"] = 60.0
+    share = run_sweep(Sweep.model_validate({**tables, "axes": {}}))
+    missed = share["missed"] / share["requests"]
+    assert ((missed > 0.02) & (missed < 0.1)).all()
+    for never in ("request_sla_violation_fraction=0.02", "ttft_p99_s=60", "tbt_p99_s=1"):
+        assert (find_capacity(sweep(tables), [never], low=0.5, high=4)["capacity_unbracketed"] == -1).all()
+    for may in ("request_sla_violation_fraction=0.1", "ttft_p90_s=60", "ttft_mean_s=60"):
+        assert (find_capacity(sweep(tables), [may], low=0.5, high=100)["capacity_unbracketed"] == 0).all()
+
+
+def test_an_empty_replica_that_misses_is_said_at_the_lowest_rate_that_the_clock_holds() -> None:
+    found = find_capacity(sweep(CONTINUOUS), ["tbt_mean_ms=15"])
+    assert (found["capacity_unbracketed"] == -1).all()
+    assert "miss the criteria already at" in found.attrs["notes"]
+    assert found.attrs["capacity_low_per_s"] < 0.01
+
+
+# Refusals -----------------------------------------------------------------------------------------------------------
+
+
+def refusal(tables: dict[str, Any], *criteria: str, **options: Any) -> str:
+    with pytest.raises(UserError) as error:
+        find_capacity(sweep(tables), criteria or ["wait_mean_s=1"], **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_an_axis_over_the_rate_is_refused() -> None:
+    tables = deepcopy(MD1)
+    del tables["workload"]["arrivals"]["rate_per_s"]
+    path = "workload.arrivals.rate_per_s"
+    expected = (
+        "specification: axes.rate: sets workload.arrivals.rate_per_s, which the search for the capacity sets itself; "
+        "remove it from the axis"
+    )
+    assert refusal({**tables, "axes": {"rate": {"path": path, "values": [0.1, 0.2]}}}) == expected
+    points = {"calm": {path: 0.1}, "busy": {"workload": {"arrivals": {"rate_per_s": 0.2}}}}
+    assert refusal({**tables, "axes": {"rate": {"points": points}}}) == expected
+
+
+@pytest.mark.parametrize(
+    "arrivals",
+    [
+        {"process": "at_once"},
+        {"process": "step", "times_s": [0.0], "rates_per_s": [1.0]},
+        {"process": "gamma_windows", "shapes": [1.0], "scales_s": [1.0]},
+        {"process": "on_off", "rate_per_s": 1.0, "on_off_ratio": 4.0, "mean_on_s": 1.0, "mean_off_s": 1.0},
+    ],
+)
+def test_arrivals_that_do_not_scale_are_refused(arrivals: dict[str, Any]) -> None:
+    said = refusal(with_workload(MD1, arrivals=arrivals))
+    assert said == (
+        f'specification: workload.arrivals.process = "{arrivals["process"]}": its arrivals do not stretch with one '
+        "rate, which is what is searched; use poisson, deterministic or gamma, or a recorded trace"
+    )
+
+
+def test_criteria_that_are_not_measured_are_refused() -> None:
+    assert refusal(MD1, "request_sla_violation_fraction=0.1") == (
+        "specification: request_sla_violation_fraction: needs report.request_sla_s, beyond which it counts as a "
+        "violation"
+    )
+    assert "needs report.token_sla_s" in refusal(MD1, "token_sla_violation_fraction=0.1")
+    assert refusal(CAPPED, "tpot_mean_ms=1") == (
+        'specification: tpot_mean_s: is measured with policy.mode = "continuous" only; use tbt '
+        '(at mode = "fifo_greedy")'
+    )
+    seconds = {"distribution": "constant", "unit": "seconds", "value": 1.0}
+    timed = {**with_workload(MD1, lengths=seconds), "server": {"service": {"law": "given"}}}
+    assert "needs tokens, and workload.lengths.unit is" in refusal(timed, "tbt_mean_ms=1")
+    assert find_capacity(sweep(timed), ["wait_mean_s=1"])["capacity_unbracketed"].values.tolist() == [0, 0, 0]
+
+
+def test_ranges_tolerances_and_backends_are_refused() -> None:
+    assert refusal(MD1, low=1.0).startswith("--low and --high: give both, or neither")
+    for low, high in ((2.0, 1.0), (0.0, 1.0), (1.0, 1e10), (math.nan, 1.0)):
+        assert "must be rates from 1e-09 to 1e+09, low < high" in refusal(MD1, low=low, high=high)
+    for tolerance in (0.0, 1.0, -1.0, math.nan):
+        assert refusal(MD1, tolerance=tolerance) == f"--tolerance {tolerance:g}: must be > 0 and < 1"
+    assert "must be one of" in refusal(MD1, backend="abacus")
+    with pytest.raises(UserError, match="at least one criterion is needed"):
+        find_capacity(sweep(MD1), [])
+
+
+# The command line ---------------------------------------------------------------------------------------------------
+
+
+def test_a_search_without_a_title_is_printed(cube: xr.Dataset) -> None:
+    untitled = cube.copy()
+    del untitled.attrs["title"]
+    out = io.StringIO()
+    cli_capacity.print_capacity(untitled, Console(file=out, width=100))
+    assert "capacity in requests/s with wait_mean_s <= 0.7" in out.getvalue()
+
+
+TOML = """\
+name = "md1"
+title = "One at a time, or more"
+replications = 3
+[workload]
+requests = 400
+[workload.arrivals]
+process = "poisson"
+rate_per_s = 0.3
+[workload.lengths]
+distribution = "constant"
+value = 10
+[policy]
+mode = "fifo_greedy"
+[server.service]
+law = "constant"
+a0_s = 0.0
+a1_s_per_token = 0.1
+[axes.largest]
+path = "policy.batch_size"
+values = [1, 2, 8]
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "md1.toml").write_text(TOML)
+    return "md1.toml"
+
+
+def test_the_command_writes_a_cube_and_prints_a_row_for_each_point(
+    spec: str, cube: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = Answer(capsys, "capacity", spec, "--sla", "wait_mean_ms=700", "--sla", "latency_p99_s=20")
+    assert answer.status == 0
+    assert "3 points x 3 replications" in answer.err
+    assert "md1-capacity.nc: largest 3, replication 3" in answer.err
+    written = read_cube("md1-capacity.nc")
+    xr.testing.assert_equal(data_of(written), data_of(cube))
+    assert "capacity in requests/s with wait_mean_s <= 0.7; latency_quantile_s[0.99] <= 20" in answer.out
+    rows = [line.split() for line in answer.out.splitlines() if line.rstrip().endswith("of 3")]
+    means = cube["capacity_requests_per_s"].mean("replication").values
+    assert [row[:2] for row in rows] == [[str(n), f"{m:.4g}"] for n, m in zip((1, 2, 8), means, strict=True)]
+    assert all(row[-3:] == ["0", "of", "3"] for row in rows)
+    shown = Answer(capsys, "show", "md1-capacity.nc", "-v", "capacity_requests_per_s")
+    assert shown.status == 0
+    assert "±" in shown.out
+    same = Answer(capsys, "compare", "md1-capacity.nc", "md1-capacity.nc")
+    assert same.status == 0
+
+
+def test_the_command_has_the_defaults_of_the_function() -> None:
+    command, function = (inspect.signature(called).parameters for called in (cli_capacity.capacity, find_capacity))
+    for name in ("tolerance", "growth", "low", "high", "backend"):
+        assert command[name].default == function[name].default
+
+
+def test_the_help_has_an_example_and_says_what_overload_does(capsys: pytest.CaptureFixture[str]) -> None:
+    said = Answer(capsys, "capacity", "--help")
+    assert said.status == 0
+    assert "    batchcube capacity sweep.toml --sla " in said.out
+    assert "A rate at which the backlog grows does not count" in said.out
+
+
+def test_the_command_refuses_to_overwrite_another_search(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["capacity", spec, "--sla", "wait_mean_ms=700", "-o", "out/cube.nc", "-q"]
+    quiet = Answer(capsys, *command, "-n", "2")
+    assert (quiet.status, quiet.err) == (0, "")
+    stamp = Path("out/cube.nc").stat().st_mtime_ns
+    same = Answer(capsys, *command, "-n", "2")
+    assert (same.status, same.out, Path("out/cube.nc").stat().st_mtime_ns) == (0, quiet.out, stamp)
+    for other, said in (
+        (("--sla", "latency_p99_s=20"), "another search"),
+        (("--tolerance", "0.1"), "another search"),
+        (("--seed", "7"), "another sweep (seed differ)"),
+    ):
+        refused = Answer(capsys, *command, *other).mistake
+        assert refused == f"out/cube.nc: holds {said}; choose another output, or --overwrite"
+    assert read_cube("out/cube.nc").sizes["replication"] == 2
+    assert Answer(capsys, "run", spec, "-o", "plain.nc", "-q").status == 0
+    refused = Answer(capsys, *command, "-o", "plain.nc").mistake
+    assert refused == "plain.nc: holds no capacities, but what a run made; choose another output, or --overwrite"
+    assert Answer(capsys, *command, "--overwrite", "--seed", "7").status == 0
+    assert read_cube("out/cube.nc").attrs["seed"] == 7
+    assert [file.name for file in Path("out").iterdir()] == ["cube.nc"]
+    assert Answer(capsys, *command[:-3], "-o", "out").mistake == "out: is a folder, must be a file name"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--low", "0.8", "--high", "1.5", "--tolerance", "0.02"],
+        ["--sla", "latency_p99_s=20", "--growth", "1", "--seed", "7"],
+    ],
+)
+def test_rerun_searches_again_as_the_cube_says(
+    spec: str, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Answer(capsys, "capacity", spec, "--sla", "wait_mean_ms=700", "-o", "cube.nc", "-q", *options)
+    assert made.status == 0
+    Path(spec).unlink()
+    again = Answer(capsys, "rerun", "cube.nc", "-o", "again.nc", "-q", "--workers", "1")
+    assert (again.status, again.out) == (0, made.out)
+    same = Answer(capsys, "compare", "cube.nc", "again.nc")
+    assert same.status == 0, same.out
+
+
+def test_the_example_of_the_docs_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "capacity.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "cap-and-memory.toml").write_text(example)
+    (command,) = re.findall(r"batchcube (capacity cap-and-memory\.toml .*)", text)
+    arguments = [str(tmp_path / part) if part.endswith((".toml", ".nc")) else part for part in command.split()]
+    smaller = ["-n", "2", "--set", "workload.requests=200", "--tolerance", "0.05"]
+    answer = Answer(capsys, *arguments, *smaller, "-q")
+    assert answer.status == 0
+    found = read_cube(tmp_path / "out" / "capacity.nc")["capacity_requests_per_s"]
+    assert dict(found.sizes) == {"cap": 3, "kv_capacity_tokens": 3, "replication": 2}
+    assert np.isfinite(found).all()
+
+
+def test_a_run_does_not_write_over_capacities(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Answer(capsys, "capacity", spec, "--sla", "wait_mean_ms=700", "-o", "cube.nc", "-q").status == 0
+    assert Answer(capsys, "run", spec, "-o", "cube.nc").mistake == (
+        "cube.nc: holds capacities, which a search made and no run can continue; choose another output, or --overwrite"
+    )
+    assert "capacity_requests_per_s" in read_cube("cube.nc")
+    assert Answer(capsys, "run", spec, "-o", "cube.nc", "-q", "--overwrite").status == 0
+    assert "latency_mean_s" in read_cube("cube.nc")
+
+
+def test_the_command_fails_where_nothing_has_an_answer(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["capacity", spec, "--sla", "wait_mean_ms=700", "-o", "cube.nc", "-q", "--set"]
+    some = Answer(capsys, *command, "axes.largest.values=[1, 2]", "--low", "0.8", "--high", "1.5")
+    assert some.status == 0
+    assert "3 of 3 replications miss the criteria already at 0.8/s" in " ".join(some.out.split())
+    none = Answer(capsys, *command, "axes.largest.values=[1]", "--low", "0.8", "--high", "1.5", "--overwrite")
+    assert none.status == 1
+    assert none.err == "batchcube: no replication of any point has a capacity in the range that was searched\n"
+    assert "3 of 3 replications miss the criteria already at 0.8/s" in " ".join(none.out.split())
+    assert np.isnan(read_cube("cube.nc")["capacity_requests_per_s"]).all()
+
+
+def test_mistakes_of_the_command_are_one_line(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Answer(capsys, "capacity", spec, "--sla", "tbt_ms=5").mistake.startswith("--sla tbt_ms=5: must be NAME_STAT")
+    assert "--sla" in Answer(capsys, "capacity", spec).mistake
+    sla = ["--sla", "wait_mean_s=1"]
+    assert "give both" in Answer(capsys, "capacity", spec, *sla, "--high", "3").mistake
+    assert "rate_per_s" in Answer(capsys, "capacity", "multi-bin-fig3", *sla).mistake
+    assert not list(Path().glob("*.nc"))
+
+
+STOPPED = """
+import signal
+import sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what started this may ignore it
+
+from batchcube.sweeps.run import capacity
+from batchcube.sweeps.cli.main import main
+
+after = int(sys.argv[1])
+begin, begun = capacity._Run._search, 0
+
+
+def stop_in(run, task):
+    global begun
+    begun += 1
+    if begun > after:
+        signal.pthread_kill(main_thread, signal.SIGINT)
+        run._stop.wait()
+    begin(run, task)
+
+
+import threading
+
+main_thread = threading.main_thread().ident
+capacity._Run._search = stop_in
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (0, "Nothing was finished, nothing is kept."),
+        (2, "2 of 4 replications are kept in cube.nc.partial: the same command continues."),
+    ],
+)
+def test_ctrl_c_keeps_what_was_finished(
+    spec: str, after: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["capacity", spec, "--sla", "wait_mean_s=1", "-n", "4", "--workers", "1", "-q", "-o", "cube.nc"]
+    arguments = [sys.executable, "-c", STOPPED, str(after), *command]
+    stopped = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert (stopped.returncode, stopped.stderr) == (130, f"batchcube: stopped. {said}\n")
+    assert [file.name for file in Path().iterdir()] == ["md1.toml", *(["cube.nc.partial"] if after else [])]
+    searched = []
+    search = capacity._Run._search
+
+    def count(run: Any, task: Any) -> None:
+        searched.extend(draws.replication for draws in task.draws)
+        search(run, task)
+
+    monkeypatch.setattr(capacity._Run, "_search", count)
+    assert Answer(capsys, *command).status == 0
+    assert sorted(set(searched)) == list(range(after, 4))
+    whole = find_capacity(Sweep.from_toml(spec, ["replications=4"]), ["wait_mean_s=1"])
+    xr.testing.assert_equal(data_of(read_cube("cube.nc")), data_of(whole))
+    assert sorted(file.name for file in Path().iterdir()) == ["cube.nc", "md1.toml"]
