@@ -174,7 +174,7 @@ class Raw(_Part):
 
 
 class LoggedReplica(_Part):
-    """The engine's limits under continuous batching (model, section 10)."""
+    """The engine's limits under continuous batching (docs/model.md, section 10)."""
 
     most_running: AtLeastOne = Field(description="requests that may run at once, max_num_seqs")
     token_budget: AtLeastOne = Field(description="tokens of one step, max_num_batched_tokens")

@@ -23,8 +23,8 @@ STEP_TERMS = (
     "c3_s_per_prefill_token",
     "c4_s_per_prefill_attention",
 )
-"""What a step's time is made of (model, section 10): itself, decoding requests, KV tokens that they read, prefill
-tokens, and Σ chunk * context of the prefill, where the context of a chunk includes the chunk."""
+"""What a step's time is made of (docs/model.md, section 10): itself, decoding requests, KV tokens that they read,
+prefill tokens, and Σ chunk * context of the prefill, where the context of a chunk includes the chunk."""
 
 _LARGEST_GAMMA = {"linear": 100.0, "saturating": 100.0, "power": 8.0}
 

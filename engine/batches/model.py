@@ -18,7 +18,7 @@ INFINITE = 2**30
 
 
 class Trace(NamedTuple):
-    """The requests of one replication in arrival order, each field (request,) (model, section 1)."""
+    """The requests of one replication in arrival order, each field (request,) (docs/model.md, section 1)."""
 
     arrival: NDArray[np.int64]
     """Ticks, non-decreasing."""
@@ -44,7 +44,7 @@ class Bins(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """How batches are formed and served (model, section 3)."""
+    """How batches are formed and served (docs/model.md, section 3)."""
 
     static: bool
     """True: bins release full batches (`multi_bin_only`). False: free servers take what waits (`dynamic_only`, ...)."""
@@ -67,7 +67,7 @@ class Policy(NamedTuple):
 
 
 class Reporting(NamedTuple):
-    """What the report looks at (model, section 9)."""
+    """What the report looks at (docs/model.md, section 9)."""
 
     warmup: int
     """Number of first requests left out."""

@@ -56,7 +56,7 @@ class Simulation:
         self.targets = [start_target(k, self.setup.control) for k in range(controllers)]
         self.history = [[] for _ in range(controllers)]
 
-    # The clock: at one instant first completions, then arrivals, then dispatch (model, section 1).
+    # The clock: at one instant first completions, then arrivals, then dispatch (docs/model.md, section 1).
 
     def run(self) -> None:
         """Let everything happen, one instant after the other."""
@@ -181,7 +181,7 @@ class Simulation:
         latencies = [self.completion_of(batch, i) - int(self.trace.arrival[i]) for i in batch.members]
         return float(sum(latencies) // len(latencies))  # whole ticks: the same in every backend
 
-    # Service (model, section 2).
+    # Service (docs/model.md, section 2).
 
     def begin(self, batch: Batch) -> None:
         """Start a batch on a server."""

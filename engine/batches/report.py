@@ -1,4 +1,4 @@
-"""Turn tallies into the numbers of model section 9, in seconds and tokens; names are those of the cube's variables."""
+"""Turn tallies into the numbers of docs/model.md, section 9, in seconds and tokens, named as the cube's variables."""
 
 from collections.abc import Sequence
 from typing import Any

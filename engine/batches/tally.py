@@ -1,7 +1,7 @@
 """What a replication leaves behind: integer counts and sums, in memory that does not grow with the number of requests.
 
-Backends fill a `Tally`; `report.py` turns it into the numbers of model section 9. Integers only, so that the order of
-adding does not matter and nothing is rounded before the end.
+Backends fill a `Tally`; `report.py` turns it into the numbers of docs/model.md, section 9. Integers only, so that the
+order of adding does not matter and nothing is rounded before the end.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Continuous batching: replicas of an engine whose requests join and leave at every step (model, section 10)."""
+"""Continuous batching: replicas of an engine, requests join and leave at every step (docs/model.md, section 10)."""
 
 from .model import (
     ADMISSIONS,

@@ -93,7 +93,7 @@ class Fleet(NamedTuple):
 
 
 class StepReporting(NamedTuple):
-    """What the report looks at (model, section 9)."""
+    """What the report looks at (docs/model.md, section 9)."""
 
     warmup: int
     """Number of first requests left out."""

@@ -1,4 +1,4 @@
-"""The specification, executed: every replica, step by step, in plain Python (model, section 10).
+"""The specification, executed: every replica, step by step, in plain Python (docs/model.md, section 10).
 
 Three rules go beyond the text. As in vLLM, a step that preempts admits nobody, or the preempted request would be the
 first to be admitted into the room that was just made; and a running prefill without room for its chunk is preempted.

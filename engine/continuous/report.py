@@ -1,4 +1,4 @@
-"""Turn tallies of continuous batching into the numbers of model sections 9 and 10, named as the cube's variables."""
+"""Turn tallies of continuous batching into the numbers of docs/model.md, sections 9-10, named as in the cube."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,8 +1,8 @@
 """How many requests may run at once under continuous batching: min(b_mem, b_SLA), moved at every step ([DB] III).
 
 The same Algorithms 1 and 2 as at the request level (`memory`, `sla`); what differs is what they see. Latency and batch
-size are those of single decode steps, tokens those of finished requests, and N_d requests are running (model, section
-10).
+size are those of single decode steps, tokens those of finished requests, and N_d requests are running (docs/model.md,
+section 10).
 """
 
 from typing import Any, NamedTuple

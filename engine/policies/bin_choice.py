@@ -1,4 +1,4 @@
-"""Which bin a free server takes from in `multi_bin_dynamic` (model, section 3)."""
+"""Which bin a free server takes from in `multi_bin_dynamic` (docs/model.md, section 3)."""
 
 from typing import Any
 

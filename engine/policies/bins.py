@@ -1,4 +1,4 @@
-"""Which bin a request belongs to, and where the bins end (model, sections 3 and 4; [MB] section 4 and appendix A)."""
+"""Which bin a request belongs to, and where bins end (docs/model.md, sections 3-4; [MB] section 4 and appendix A)."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What finished batches have taught: running means of τ, b and the tokens per request (model, section 8)."""
+"""What finished batches have taught: running means of τ, b and the tokens per request (docs/model.md, section 8)."""
 
 from typing import Any, NamedTuple
 
@@ -63,7 +63,8 @@ def smoothing(kind: str = "ema", weight: float = 0.2, observations: int = 20) ->
 def observe(signal: Any, size: Any, tokens: Any, squares: Any) -> Observation:
     """Describe a finished batch; `tokens` and `squares` are sums over its requests.
 
-    Each batch is one observation, whatever its size: moments average over batches, not requests (model, section 8).
+    Each batch is one observation, whatever its size: moments average over batches, not requests (docs/model.md,
+    section 8).
     """
     held = minimum(signal, LONGEST_SIGNAL)
     # Floats before dividing: plain Python would divide large integers with a single rounding, machine code does not.

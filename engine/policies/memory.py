@@ -1,4 +1,4 @@
-"""How many requests fit into memory: Algorithm 1 of [DB], arXiv 2503.05248 (model, section 6)."""
+"""How many requests fit into memory: Algorithm 1 of [DB], arXiv 2503.05248 (docs/model.md, section 6)."""
 
 from statistics import NormalDist
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""How long a batch takes: T(b, L) = a0 + a1 * L * h(b), or a measured table (model, section 2; [MB] section 3)."""
+"""How long a batch takes: T(b, L) = a0 + a1 * L * h(b), or a measured table (docs/model.md, section 2; [MB] 3)."""
 
 from typing import Any, NamedTuple
 

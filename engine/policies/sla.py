@@ -1,4 +1,4 @@
-"""Which batch size meets the latency target: Algorithm 2 of [DB], arXiv 2503.05248 (model, section 7)."""
+"""Which batch size meets the latency target: Algorithm 2 of [DB], arXiv 2503.05248 (docs/model.md, section 7)."""
 
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ def narrow_paper(span: Range, late: Any, early: Any, batch: Any, smallest: Any, 
 
 @policy
 def narrow_heuristic(span: Range, late: Any, early: Any, batch: Any, smallest: Any, largest: Any, sla: Sla) -> Range:
-    """Move the interval by the founding note's rule; b_low never falls in the first two branches."""
+    """Move the interval by this project's variant; b_low never falls in the first two branches."""
     half = (span.high - span.low) / 2.0
     low = where(late, maximum(span.low, settle(0.8 * batch)), where(early, maximum(span.low, batch), batch - half))
     high = where(late, minimum(span.high, batch), where(early, span.high + settle(0.2 * batch), batch + half))

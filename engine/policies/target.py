@@ -1,4 +1,4 @@
-"""The batch size a server asks for: b = min(b_mem, b_SLA), moved after each batch ([DB] III; model, 3 and 6-8)."""
+"""The batch size a server asks for: b = min(b_mem, b_SLA), moved after each batch (docs/model.md, sections 3, 6-8)."""
 
 from typing import Any, NamedTuple
 

@@ -591,7 +591,7 @@ def calibrate_memory(
     used: Annotated[float, typer.Option("--used", min=0.01, max=1.0, help="part of it that is used")] = 1.0,
     dtype: DtypeOption = "bfloat16",
 ) -> None:
-    """Print what a model keeps in memory, and how many tokens of KV cache fit beside its weights (model, section 6)."""
+    """Print what a model keeps in memory, and the KV tokens that fit beside its weights (docs/model.md, section 6)."""
     from batchcube.calibration.models import read_model
 
     from ..errors import UserError

@@ -1,4 +1,4 @@
-"""`batchcube reproduce modes`: five batching modes compared, and where the founding claim holds.
+"""`batchcube reproduce modes`: five batching modes compared, and where the claim holds.
 
 The claim: "the combination of bins and dynamic batches is best; dynamic batches beat static ones on throughput and on
 violations". No paper makes it for request-level batches, so every word of the answer comes from the simulated cubes.
@@ -364,7 +364,7 @@ def _verdict(
     others: Sequence[str],
     rates: list[float],
 ) -> list[str]:
-    """Say of each part of the founding claim at which rates it holds, fails, and cannot be told, queues marked."""
+    """Say of each part of the claim at which rates it holds, fails, and cannot be told, queues marked."""
     parts: dict[str, dict[str, list[list[_Compared]]]] = {}
     throughput, requests, tokens = (quantity.variable for quantity in _QUANTITIES[:3])
     count = range(len(rates))
@@ -374,9 +374,9 @@ def _verdict(
         ]
         for mode, baseline in _DYNAMIC_AND_STATIC
     }
-    parts["Founding claim, dynamic beats static on throughput and on violations"] = static
+    parts["The claim that dynamic beats static on throughput and on violations"] = static
     best = [[compared[_COMBINATION, other, q.variable][i] for other in others for q in _QUANTITIES] for i in count]
-    parts["Founding claim, the combination is best"] = {f"{_COMBINATION} beats all others, on all of it": best}
+    parts["The claim that the combination is best"] = {f"{_COMBINATION} beats all others, on all of it": best}
     said = []
     for claim, pieces in parts.items():
         for piece, at_rates in pieces.items():

@@ -42,7 +42,7 @@ class Prediction(NamedTuple):
 
 
 def bin_of(length: FloatArray, edges: FloatArray | None) -> BinArray:
-    """Return the bin j with edges[j] <= length < edges[j+1], outside the edges the first or last (model, section 3)."""
+    """Return the bin j with edges[j] <= length < edges[j+1], outside the first or last (docs/model.md, section 3)."""
     if edges is None:
         return np.zeros(length.shape, np.int32)
     return np.searchsorted(edges[1:-1], length, side="right").astype(np.int32)

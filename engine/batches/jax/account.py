@@ -110,7 +110,7 @@ def look_at(replication: Replication, batches: Batches, served: Served, key: Pro
 def account(
     replication: Replication, batches: Batches, served: Served, decisions: Decisions | None, key: ProgramKey
 ) -> Counts:
-    """Count everything (model, section 9)."""
+    """Count everything (docs/model.md, section 9)."""
     looked = look_at(replication, batches, served, key)
     counted_moments, histograms = count_times(batches, served, looked, key)
     return Counts(

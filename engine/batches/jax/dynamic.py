@@ -1,4 +1,4 @@
-"""Free servers take what waits: `dynamic_only`, `multi_bin_dynamic` and `fifo_greedy` (model, sections 3 and 6-8).
+"""Free servers take what waits: `dynamic_only`, `multi_bin_dynamic`, `fifo_greedy` (docs/model.md, sections 3, 6-8).
 
 All replications step together. In one step a replication finishes at most one batch and starts at most one; when it has
 started them all it stands still until the last one has.

@@ -1,4 +1,4 @@
-"""Bins hand out batches: `multi_bin_only` and `fifo_fixed` ([MB] Algorithm 1; model, section 3).
+"""Bins hand out batches: `multi_bin_only` and `fifo_fixed` ([MB] Algorithm 1; docs/model.md, section 3).
 
 Which requests form a batch, and when, depends on arrivals alone: all batches of a replication are formed at once. With
 one server or infinitely many, so are their starts; several servers take one batch after the other.

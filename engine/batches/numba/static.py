@@ -1,4 +1,4 @@
-"""Bins hand out batches: `multi_bin_only` and `fifo_fixed` ([MB] Algorithm 1; model, section 3).
+"""Bins hand out batches: `multi_bin_only` and `fifo_fixed` ([MB] Algorithm 1; docs/model.md, section 3).
 
 Nothing that happens at the servers changes which requests form a batch, or when. So there is no walk over arrivals:
 each bin knows when its next batch is released, and batches are taken in that order.

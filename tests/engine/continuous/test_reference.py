@@ -1,4 +1,4 @@
-"""Worked examples of continuous batching, step by step (model, section 10)."""
+"""Worked examples of continuous batching, step by step (docs/model.md, section 10)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The cap under continuous batching, a step at a time by hand ([DB] III; model, section 10)."""
+"""The cap under continuous batching, a step at a time by hand ([DB] III; docs/model.md, section 10)."""
 
 import pytest
 
