@@ -1,1 +1,1 @@
-"""Batches that run as a whole, preformed (static) or formed by free servers (dynamic): sections 1-9 of the model."""
+"""Batches that run as a whole, preformed (static) or formed by free servers (dynamic): docs/model.md, sections 1-9."""

@@ -1,4 +1,4 @@
-"""Algorithm 2 of [DB]: the worked trace of the model's section 7, and what each variant may never do."""
+"""Algorithm 2 of [DB]: the worked trace of docs/model.md, section 7, and what each variant may never do."""
 
 import numpy as np
 import pytest
