@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("helpers")
+
 # The same examples on every run: a gate must not fail by chance. `--hypothesis-profile=fuzz` looks for new ones. No
 # deadline: the first example of a test may compile a kernel, and no test here is about how long anything takes.
 settings.register_profile("gate", derandomize=True, deadline=None)

@@ -15,8 +15,7 @@ from batchcube.engine import INFINITE, Job, Records, make_policy, simulate
 from batchcube.engine.policies.memory import memory_bound
 from batchcube.engine.policies.service import formula, service_ticks
 from batchcube.engine.ticks import NEVER, TICKS_PER_S
-
-from ..engine.batches.cases import make_control, make_job, random_job
+from helpers.batches import make_control, make_job, random_job
 
 MODES = ("multi_bin_only", "dynamic_only", "multi_bin_dynamic", "fifo_fixed")
 seeds = st.integers(0, 2**63)

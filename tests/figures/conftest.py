@@ -1,11 +1,6 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-spec = importlib.util.spec_from_file_location("example_cubes", Path(__file__).parents[1] / "results" / "cubes.py")
-cubes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cubes)
+from helpers import cubes
 
 
 @pytest.fixture(scope="session")

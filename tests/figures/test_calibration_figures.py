@@ -13,8 +13,7 @@ from batchcube.results.cube import write_cube
 from batchcube.sweeps.calibrate.fit import fit_cells, fit_measurement
 from batchcube.sweeps.calibrate.measure import measure_engine
 from batchcube.sweeps.cli.main import main
-
-from ..sweeps.engines import FakeEngine
+from helpers.engines import FakeEngine
 
 GRID = Grid((1, 2, 4, 16), (16, 64), (4, 8, 24), 3, 1)
 NAMES = ["calibration-law", "calibration-residuals", "calibration-batch-factor", "calibration-throughput"]

@@ -19,8 +19,7 @@ from batchcube.sweeps.errors import refuses_input
 from batchcube.sweeps.spec import service as coefficients
 from batchcube.sweeps.spec.service import Asked
 from batchcube.sweeps.spec.settings import CoefficientsLaw
-
-from .mutation import limited, mutants, mutate_bytes, mutate_tree
+from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
 
 ASKED = Asked(largest_batch=64, mean_prompt_tokens=100.0, longest_output_tokens=500.0)
 

@@ -43,8 +43,7 @@ from batchcube.sweeps.run.capacity import asked_of, find_capacity
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.spec.service import require_unchanged
-
-from .mutation import NASTY, SECONDS, count, limited, mutants, mutate_bytes, mutate_tree
+from helpers.mutation import NASTY, SECONDS, count, limited, mutants, mutate_bytes, mutate_tree
 
 TINY = ["replications=2", "workload.requests=40", "report.windows=4"]
 SWEEPS = {

@@ -12,8 +12,7 @@ from batchcube.calibration.coefficients import LoggedReplica
 from batchcube.sweeps.calibrate.validate import validate
 from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.spec.service import load
-
-from .mutation import limited, mutants, mutate_bytes, mutate_tree
+from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
 
 SETTINGS = LoggedReplica(most_running=8, token_budget=512, capacity_tokens=100_000)
 ROWS = 12

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from .mutation import limited, mutants, mutate_bytes, mutate_tree
+from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
 
 GOOD = {"name": "a", "workload": {"requests": 10, "values": [1, 2.5]}, "policy": {"mode": "fifo_fixed"}}
 

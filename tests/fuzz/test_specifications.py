@@ -16,8 +16,7 @@ from batchcube.sweeps.errors import refuses_input
 from batchcube.sweeps.run import plan as planning
 from batchcube.sweeps.run.plan import make_plan, theory_of
 from batchcube.sweeps.spec.document import Sweep
-
-from .mutation import limited, mutants, mutate_bytes, mutate_tree
+from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
 
 TRACE = "arrival_s,prompt_tokens,output_tokens,predicted_tokens\n" + "".join(f"{n},{n + 5},9,{n}\n" for n in range(40))
 RECORDED = {

@@ -15,8 +15,7 @@ import pytest
 from batchcube.sweeps.cli.main import main
 from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.workloads.traces import LATEST_S, read_columns, read_lengths, read_trace
-
-from .mutation import limited, mutants, mutate_bytes, mutate_tree
+from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
 
 CSV: tuple[list[list[Any]], ...] = (
     [["arrival_s", "prompt_tokens", "output_tokens", "predicted_tokens"]]

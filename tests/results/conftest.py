@@ -1,12 +1,8 @@
 import functools
-import importlib.util
-from pathlib import Path
 
 import pytest
 
-spec = importlib.util.spec_from_file_location("example_cubes", Path(__file__).with_name("cubes.py"))
-cubes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cubes)
+from helpers import cubes
 
 
 @pytest.fixture(scope="session")

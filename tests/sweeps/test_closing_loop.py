@@ -25,8 +25,7 @@ from batchcube.sweeps.closing_loop import (
     UTILISATIONS,
     close_loop,
 )
-
-from .engines import A0_S, A1_S, GAMMA, STRAIGHT, FakeEngine
+from helpers.engines import A0_S, A1_S, GAMMA, STRAIGHT, FakeEngine
 
 REQUESTS, RUNS = 60, 2
 KEYS = ["run", "load", "mode", "law"]

@@ -20,8 +20,7 @@ from batchcube.sweeps.closing_loop_vllm import (
     WARM_UP_STREAMS,
     close_vllm_loop,
 )
-
-from .engines import COEFFICIENTS, FakeEngine
+from helpers.engines import COEFFICIENTS, FakeEngine
 
 REQUESTS = 80
 

@@ -15,8 +15,7 @@ from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.files import make_folder, require_new, write_text
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
-
-from .command_line import Answer
+from helpers.command_line import Answer
 
 TRACED = """
 replications = 1

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from batchcube.engine import INFINITE, Setup, make_policy, simulate, sort_into_bins
 from batchcube.engine.policies.service import given as given_times
-
-from .cases import SECOND, make_control, make_job, random_job, records_of
+from helpers.batches import SECOND, make_control, make_job, random_job, records_of
 
 seeds = st.integers(0, 2**63)
 

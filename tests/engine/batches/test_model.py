@@ -17,8 +17,7 @@ from batchcube.engine import (
 from batchcube.engine.batches.model import check
 from batchcube.engine.policies.service import formula
 from batchcube.engine.ticks import LARGEST_BATCH, LARGEST_REQUEST, MOST_REQUESTS, NEVER
-
-from .cases import make_job
+from helpers.batches import make_job
 
 
 def test_a_trace_of_tokens():

@@ -8,8 +8,7 @@ from batchcube.engine.policies.memory import memory_bound
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.run import simulate
-
-from .cases import SECOND, make_control, make_job
+from helpers.batches import SECOND, make_control, make_job
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 

@@ -10,8 +10,7 @@ from batchcube.engine.batches.report import QUANTILES, rank_histograms, summaris
 from batchcube.engine.histogram import BUCKETS, RELATIVE_ERROR, bucket_of
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import sla_search
-
-from .cases import SECOND, make_control, make_job, random_job, run, shape_of
+from helpers.batches import SECOND, make_control, make_job, random_job, run, shape_of
 
 SEEDS = range(7000, 7080)
 

@@ -5,8 +5,7 @@ import pytest
 
 from batchcube.engine import INFINITE, Shape, simulate_many
 from batchcube.engine.policies.bins import assign_bins, uniform_edges
-
-from .cases import make_job
+from helpers.batches import make_job
 
 
 def close(values, theory, errors=4.5):

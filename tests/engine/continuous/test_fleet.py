@@ -1,8 +1,5 @@
 """Several replicas, and bins in admission, by worked example; what holds whatever the way of requests."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -17,10 +14,7 @@ from batchcube.engine.continuous import (
     make_step_reporting,
 )
 from batchcube.engine.continuous.run import simulate_job
-
-_spec = importlib.util.spec_from_file_location("continuous_cases", Path(__file__).parent / "cases.py")
-cases = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cases)
+from helpers.continuous import draw_job
 
 MS = 10**9
 """Ticks of a millisecond."""
@@ -92,7 +86,7 @@ def test_the_longest_queue_can_be_served_next(backend) -> None:
 
 def test_what_holds_for_every_fleet() -> None:
     for seed in range(300):
-        one = cases.draw_job(np.random.default_rng(seed))
+        one = draw_job(np.random.default_rng(seed))
         records, tally = simulate_job(one)
         fleet, served = one.setup.fleet, records.replica >= 0
         # No replica ever runs more than the cap: between first admission and last token, less those sent back, which

@@ -1,8 +1,6 @@
 """The compiled replica takes many steps at once, and gives what the reference gives step by step, to the tick."""
 
-import importlib.util
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,10 +23,7 @@ from batchcube.engine.continuous import (
 from batchcube.engine.continuous.run import simulate_job
 from batchcube.engine.continuous.tally import GAP, TOTAL_FIELDS, StepTally, Totals
 from batchcube.engine.policies.target import fixed_target
-
-_spec = importlib.util.spec_from_file_location("continuous_cases", Path(__file__).parent / "cases.py")
-cases = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cases)
+from helpers.continuous import draw_job, draw_large
 
 
 def agree_on(job: StepJob) -> tuple[Records, StepTally]:
@@ -56,7 +51,7 @@ def agree(requests: Requests, replica: Replica) -> Totals:
 def test_thousands_of_small_cases_agree_exactly() -> None:
     met = Counter()
     for seed in range(3000):
-        job = cases.draw_job(np.random.default_rng(seed))
+        job = draw_job(np.random.default_rng(seed))
         requests, (replica, fleet, reporting) = job.requests, job.setup
         records, tally = agree_on(job)
         totals = dict(zip(TOTAL_FIELDS, tally.totals.tolist(), strict=True))
@@ -86,7 +81,7 @@ def test_thousands_of_small_cases_agree_exactly() -> None:
 def test_times_and_tokens_near_the_largest_agree() -> None:
     long = 0
     for seed in range(400):
-        _, tally = agree_on(cases.draw_large(np.random.default_rng([5, seed])))
+        _, tally = agree_on(draw_large(np.random.default_rng([5, seed])))
         long += int(tally.totals[TOTAL_FIELDS.index("decode_tokens")] > 1000)
     assert long > 50, long
 

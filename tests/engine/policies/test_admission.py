@@ -12,8 +12,7 @@ from batchcube.engine.policies.admission import (
 from batchcube.engine.policies.estimates import Observation, observe, smoothing
 from batchcube.engine.policies.memory import memory_bound
 from batchcube.engine.policies.sla import sla_search
-
-from ..batches.cases import make_control
+from helpers.batches import make_control
 
 NOTHING = Observation(0, 0, 0, 0)
 AT_ONCE = smoothing("ema", 1.0)

@@ -7,8 +7,7 @@ from batchcube.engine.policies.estimates import Observation, observe, smoothing
 from batchcube.engine.policies.memory import RULES, memory_bound
 from batchcube.engine.policies.sla import VARIANTS, sla_search
 from batchcube.engine.policies.target import fixed_target, learn, start_target
-
-from ..batches.cases import make_control
+from helpers.batches import make_control
 
 NOTHING = Observation(0, 0, 0, 0)
 SLA = sla_search("paper", "tbt", 0.05, 0.001)

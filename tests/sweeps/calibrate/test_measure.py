@@ -17,8 +17,7 @@ from batchcube.sweeps.calibrate import measure as measuring
 from batchcube.sweeps.calibrate.fit import cells_of, fit_measurement
 from batchcube.sweeps.calibrate.measure import NOT_IN_TIME, measure_engine
 from batchcube.sweeps.errors import UserError
-
-from ..engines import A0_S, A1_S, COEFFICIENTS, GAMMA, STRAIGHT, FakeEngine
+from helpers.engines import A0_S, A1_S, COEFFICIENTS, GAMMA, STRAIGHT, FakeEngine
 
 GRID = Grid((1, 2, 4), (16, 32), (4, 8), 3, 5)
 RUNS = 3 * len(GRID.cells())

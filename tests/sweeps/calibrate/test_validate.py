@@ -16,8 +16,7 @@ from batchcube.results.validation import read_validation
 from batchcube.sweeps.calibrate.validate import contradictions, fit, replica_settings, validate
 from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.spec.service import load
-
-from ..command_line import Answer
+from helpers.command_line import Answer
 
 TRUTH = [8e-3, 1e-4, 5e-8, 4e-5, 2e-9]
 COUNT = 60

@@ -26,9 +26,8 @@ from batchcube.sweeps.calibrate.report import print_coefficients
 from batchcube.sweeps.cli import calibrate as cli_calibrate
 from batchcube.sweeps.cli.main import app
 from batchcube.sweeps.closing_loop import Comparison
-
-from ..command_line import Answer
-from ..engines import FakeEngine
+from helpers.command_line import Answer
+from helpers.engines import FakeEngine
 
 COMMANDS = ["vllm", "transformers", "fit", "table", "loop", "log", "list", "show", "memory"]
 GRID = Grid((1, 2, 4), (16, 32), (4, 8), 2, 1)

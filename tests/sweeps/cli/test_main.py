@@ -14,8 +14,7 @@ from batchcube.results.cube import read_cube
 from batchcube.sweeps import presets
 from batchcube.sweeps.cli.main import app, main
 from batchcube.sweeps.progress import Bar, PlainLines, Silent
-
-from ..command_line import Answer
+from helpers.command_line import Answer
 
 TOML = """\
 name = "small"

@@ -40,8 +40,7 @@ from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.plan import make_plan
 from batchcube.sweeps.spec.document import Sweep
-
-from ..command_line import Answer
+from helpers.command_line import Answer
 
 # Requests of one second each, one at a time: M/D/1.
 MD1: dict[str, Any] = {

@@ -29,8 +29,7 @@ from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.spec.service import drawn_steps, load
 from batchcube.sweeps.spec.settings import CoefficientsLaw
-
-from ..command_line import Answer
+from helpers.command_line import Answer
 
 DOCS = Path(__file__).parents[3] / "docs"
 STEPS = {

@@ -22,8 +22,7 @@ from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.store import Store
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.stopping import Stop, stopping
-
-from ..command_line import Answer
+from helpers.command_line import Answer
 
 TOML = """
 name = "small"

@@ -30,8 +30,7 @@ from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.spec.document import Sweep, json_schema
 from batchcube.sweeps.spec.messages import show_value
 from batchcube.sweeps.spec.service import load
-
-from ..command_line import Answer
+from helpers.command_line import Answer
 
 SIZES, LENGTHS = (1, 2, 4, 8), (16, 64, 128)
 SWEEP: dict[str, Any] = {

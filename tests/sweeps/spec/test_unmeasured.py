@@ -17,8 +17,7 @@ from batchcube.sweeps.run.capacity import find_capacity
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.plan import make_plan
 from batchcube.sweeps.spec.document import Sweep
-
-from ..command_line import Answer
+from helpers.command_line import Answer
 
 DECODES_ONLY = "ml-energy-qwen3-8b-h100"
 STEPS: dict[str, Any] = {

@@ -19,9 +19,8 @@ from batchcube.engine.policies.memory import memory_bound
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.ticks import NEVER
-
-from ..cases import make_control, make_job, run_all, shape_of
-from .programs import SHAPE, Dynamic, Static, bursty_job, disagreements, draw
+from helpers.batches import make_control, make_job, run_all, shape_of
+from helpers.programs import SHAPE, Dynamic, Static, bursty_job, disagreements, draw
 
 DYNAMIC = Dynamic(True, True, True, True, True, False, False, 4)
 STATIC = Static(True, True, False, False, True, 4)

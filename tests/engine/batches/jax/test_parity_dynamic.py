@@ -9,9 +9,8 @@ from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound
 from batchcube.engine.policies.service import formula, measured
 from batchcube.engine.policies.sla import sla_search
-
-from ..cases import make_control
-from .programs import CHOSEN, SHAPE, Dynamic, bursty_job, disagreements, jobs_with
+from helpers.batches import make_control
+from helpers.programs import CHOSEN, SHAPE, Dynamic, bursty_job, disagreements, jobs_with
 
 
 @pytest.mark.parametrize("options", CHOSEN[Dynamic], ids=str)

@@ -12,8 +12,7 @@ from batchcube.engine.policies.memory import RULES
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import SIGNALS, VARIANTS
 from batchcube.engine.ticks import NEVER
-
-from .programs import (
+from helpers.programs import (
     CHOSEN,
     MANY,
     SHAPE,

@@ -18,8 +18,7 @@ from batchcube.engine.batches.reference import Simulation
 from batchcube.engine.numba.jit import jit
 from batchcube.engine.policies.estimates import Observation
 from batchcube.engine.ticks import NEVER
-
-from .programs import SHAPE, Dynamic, Static, draw
+from helpers.programs import SHAPE, Dynamic, Static, draw
 
 FEW = 24
 

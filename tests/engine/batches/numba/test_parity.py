@@ -13,8 +13,7 @@ from batchcube.engine.policies.memory import RULES, UNLIMITED, memory_bound
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import SIGNALS, VARIANTS, sla_search
 from batchcube.engine.ticks import NEVER
-
-from ..cases import differences, make_control, make_job, random_job, run, shape_of
+from helpers.batches import differences, make_control, make_job, random_job, run, shape_of
 
 CASES, PARTS = 3000, 10
 

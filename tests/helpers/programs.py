@@ -10,7 +10,7 @@ import numpy as np
 from batchcube.engine import INFINITE, Job, Shape
 from batchcube.engine.batches.jax.program import ProgramKey, key_of
 
-from ..cases import STATIC, compare, make_job, random_job, run_all
+from .batches import STATIC, compare, make_job, random_job, run_all
 
 SHAPE = Shape(bins=4, largest_batch=8, windows=7)
 LANES = 64

@@ -1,8 +1,4 @@
-"""A small cube with plausible numbers, made without simulating anything.
-
-Other test folders use it too: `sys.path` is not searched by pytest's importlib mode, so they load this file through
-`importlib.util.spec_from_file_location`, or ask for the fixture `example_cube` where a conftest offers it.
-"""
+"""A small cube with plausible numbers, made without simulating anything."""
 
 import json
 

@@ -1,0 +1,1 @@
+"""What several test files need; `pythonpath` in pyproject.toml makes it importable."""
