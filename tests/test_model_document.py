@@ -490,7 +490,6 @@ def test_example(number: str, backend: str) -> None:
 
 # The page and those who cite it -------------------------------------------------------------------------------------
 
-HEADINGS = re.findall(r"^#{1,6} (.*)$", TEXT, re.MULTILINE)
 SECTIONS = [int(number) for number in re.findall(r"^## (\d+)\. ", TEXT, re.MULTILINE)]
 CITATION = re.compile(r"docs/model\.md,[\s#]+sections?[\s#]+(\d+(?:(?:-|,[\s#]+|[\s#]+and[\s#]+)\d+)*)")
 FOLDERS = ("engine", "sweeps", "calibration", "results", "figures", "front", "examples", "benchmarks", "tests")
@@ -517,28 +516,6 @@ def test_the_page_is_cited_in_one_form() -> None:
         for found in re.finditer(r"(docs/)?\bmodel(?:\.md)?,?[\s#]+sections? ?\d", text):
             assert CITATION.match(text, found.start()), (name, found[0])
         assert len(re.findall(r"docs/model\.md", text)) == len(CITATION.findall(text)), name
-
-
-def anchor(heading: str) -> str:
-    """Return the name that GitHub gives a heading."""
-    plain = re.sub(r"[`*]|\[|\]\([^)]*\)|\]", "", heading).lower()
-    return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
-
-
-def test_links_of_the_page_lead_somewhere() -> None:
-    anchors = {anchor(heading) for heading in HEADINGS}
-    links = re.findall(r"\]\(([^)\s]+)\)", TEXT)
-    assert len(links) > 10
-    for link in links:
-        path, _, place = link.partition("#")
-        if not path:
-            assert place in anchors, link
-            continue
-        file = (PAGE.parent / path).resolve()
-        assert file.exists(), link
-        if place:
-            there = re.findall(r"^#{1,6} (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-            assert place in {anchor(heading) for heading in there}, link
 
 
 def test_nothing_but_the_two_papers_is_referred_to() -> None:

@@ -118,7 +118,10 @@ def anchors(markdown: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+PAGES = sorted(str(page.relative_to(ROOT)) for folder in (ROOT, ROOT / "docs") for page in folder.glob("*.md"))
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_internal_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)\s]+)[^)]*\)", text) + re.findall(r"""(?:src|href)=["']([^"']+)""", text)
@@ -127,7 +130,7 @@ def test_internal_links_lead_somewhere(name: str) -> None:
         if re.match(r"[a-z]+:", target):
             continue
         path, _, fragment = target.partition("#")
-        file = ROOT / path if path else ROOT / name
+        file = (ROOT / name).parent / path if path else ROOT / name
         if not file.exists() or (fragment and fragment not in anchors(file.read_text(encoding="utf-8"))):
             broken.append(target)
     assert broken == []
