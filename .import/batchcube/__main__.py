@@ -1,5 +1,1 @@
-"""Run the command line: ``python -m batchcube``."""
-
-from batchcube.sweeps.cli.main import main
-
-main()
+../../front/__main__.py
