@@ -423,8 +423,12 @@ def every_step_as_stated(example: Example, backend: str) -> None:
     for row in variables:
         assert_agrees(row["value"], report[row["variable"]], row)
     # What the steps did comes to the same.
-    chunks = sum(int(tokens) for step in steps for tokens in re.findall(r"\d+: (\d+)", step["chunks"]))
-    again = 1 - sum(int(row["prompt"]) for row in requests) / chunks
+    prefilled = dict.fromkeys(range(len(requests)), 0)
+    for number, tokens in re.findall(r"(\d+): (\d+)", ", ".join(step["chunks"] for step in steps)):
+        prefilled[int(number)] += int(tokens)
+    for number, row in enumerate(requests):
+        assert (prefilled[number] > int(row["prompt"])) == (row["preemptions"] != "0"), row
+    again = 1 - sum(int(row["prompt"]) for row in requests) / sum(prefilled.values())
     assert report["recomputed_token_fraction"] == pytest.approx(again)
     decodes = sum(int(step["decodes"]) for step in steps)
     prefills = len(requests) + sum(int(row["preemptions"]) for row in requests)
