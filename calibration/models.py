@@ -1,4 +1,4 @@
-"""What a model's configuration says: parameters, bytes of weights, bytes of KV cache per token ([DB], section 6)."""
+"""What a model's configuration says: parameters, bytes of weights, of KV cache per token (docs/model.md, section 6)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,11 +79,11 @@ class Model(NamedTuple):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights: M_model of section 6."""
+        """Bytes of the weights: M_model (docs/model.md, section 6)."""
         return self.parameters * BYTES_OF[self.dtype]
 
     def capacity_tokens(self, memory_bytes: float) -> float:
-        """Return η, the tokens whose KV cache fits beside the weights into `memory_bytes` (M_max of section 6)."""
+        """Return η, the tokens whose KV cache fits beside the weights into `memory_bytes`, M_max."""
         return (memory_bytes - self.weight_bytes) / self.kv_bytes_per_token
 
 
