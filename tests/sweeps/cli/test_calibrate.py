@@ -5,11 +5,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -25,11 +23,10 @@ from batchcube.sweeps.calibrate.measure import measure_engine
 from batchcube.sweeps.calibrate.report import print_coefficients
 from batchcube.sweeps.cli import calibrate as cli_calibrate
 from batchcube.sweeps.cli.main import app
-from batchcube.sweeps.closing_loop import Comparison
 from helpers.command_line import Answer
 from helpers.engines import FakeEngine
 
-COMMANDS = ["vllm", "transformers", "fit", "table", "loop", "log", "list", "show", "memory"]
+COMMANDS = ["vllm", "transformers", "fit", "table", "log", "list", "show", "memory"]
 GRID = Grid((1, 2, 4), (16, 32), (4, 8), 2, 1)
 CELLS = ["--batch-sizes", "1,2,4", "--prompt-tokens", "16,32", "--output-tokens", "4,8", "--repetitions", "2"]
 MAPPED = ["--column=batch_size=batch_size", "--column=seconds=seconds"]
@@ -173,7 +170,6 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
             "torch",
             "calibrate transformers: needs torch and transformers: in the clone, pip install '.[transformers]'",
         ),
-        ("loop", "torch", "calibrate loop: needs torch and transformers: in the clone, pip install '.[transformers]'"),
     ],
 )
 def test_a_package_that_is_not_installed_is_said_and_nothing_is_written(
@@ -186,9 +182,7 @@ def test_a_package_that_is_not_installed_is_said_and_nothing_is_written(
 ) -> None:
     # What Python does for a package that is not there.
     monkeypatch.setitem(sys.modules, missing, None)
-    output = "out/loop" if command == "loop" else "out/m.nc"
-    weights = [] if command == "loop" else ["--dummy-weights"]
-    assert Answer(capsys, "calibrate", command, "-o", output, *weights).mistake.startswith(told)
+    assert Answer(capsys, "calibrate", command, "-o", "out/m.nc", "--dummy-weights").mistake.startswith(told)
     assert files() == []
 
 
@@ -353,8 +347,6 @@ def test_what_is_there_is_not_written_over(
         (["fit", "m.nc", "-o", "x.json", "--figures", "text.json"], "text.json: is a file, must be a folder"),
         (["fit", "m.nc", "-o", "x.json", "--figures", "text.json/x"], "text.json/x: cannot be written: "),
         (["fit", "m.nc", "-o", "text.json/x.json"], "text.json: is a file, must be a folder"),
-        (["loop", "-o", "text.json"], "text.json: is a file, must be a folder"),
-        (["loop", "-o", "x", "--engine", "x"], "--engine x: must be transformers or vllm"),
         (["fit", "missing.nc"], "missing.nc: no such file, must be a measurement"),
         (["fit", "latency.csv"], "latency.csv: is no NetCDF file"),
         (["fit", "m.nc", "-o", "m.txt"], "m.txt: must end in .json"),
@@ -584,74 +576,6 @@ def test_fitted_lines_are_judged_and_not_fitted(folder: Path, capsys: pytest.Cap
         "fits.csv: holds fits and no measurements: nothing to fit"
     )
     assert files() == ["fits.csv"]
-
-
-# The loop -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_loop_is_closed_and_its_errors_are_told(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: dict[str, Any] = {}
-
-    def make(model: str, **options: Any) -> SimpleNamespace:
-        asked["model"], asked["wall_clock"] = model, options["wall_clock"]
-        return SimpleNamespace(vocabulary=500, generate=lambda prompts, tokens: [0.1] * tokens)
-
-    def loop(engine: Any, generate: Any, vocabulary: int, to: Path, **options: Any) -> pd.DataFrame:
-        asked.update(options, vocabulary=vocabulary)
-        assert generate(None, 3) == engine.generate(None, 3)
-        assert to.is_dir()
-        rows = [
-            (run, "steady", mode, "linear", "latency_mean_s", 2.0, 2.0 * (1 + error), error)
-            for mode, errors in (("multi_bin_only", (0.01, -0.03)), ("dynamic_only", (0.1, 0.2)))
-            for run, error in enumerate(errors)
-        ]
-        return pd.DataFrame(rows, columns=[*Comparison._fields, "error"])
-
-    monkeypatch.setattr("batchcube.calibration.measuring.transformers_engine.TransformersEngine", make)
-    monkeypatch.setattr("batchcube.sweeps.closing_loop.close_loop", loop)
-    answer = Answer(
-        capsys, "calibrate", "loop", "-o", "new/loop", "--runs", "2", "--requests", "40", "--seed", "4", "-q"
-    )
-    assert answer.status == 0
-    assert asked == {
-        "model": "qwen3-tiny",
-        "wall_clock": True,
-        "vocabulary": 500,
-        "requests": 40,
-        "runs": 2,
-        "seed": 4,
-        "quiet": True,
-    }
-    rows = [words(line.replace("│", " ")) for line in answer.out.splitlines() if "latency_mean_s" in line]
-    assert rows == [
-        "steady multi_bin_only linear latency_mean_s 2 1.98 -1.0 % +1.0, -3.0 %",
-        "steady dynamic_only linear latency_mean_s 2 2.3 +15.0 % +10.0, +20.0 %",
-    ]
-    assert answer.out.endswith("new/loop: measurement.nc, coefficients.json, requests.csv, comparison.csv\n")
-
-
-@pytest.mark.parametrize(
-    ("engine", "there"),
-    [("transformers", "requests.csv"), ("transformers", "measurement.nc"), ("vllm", "log.jsonl")],
-)
-def test_the_loop_writes_over_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], engine: str, there: str
-) -> None:
-    begun: list[str] = []
-    monkeypatch.setattr(cli_calibrate, "_static_loop", lambda *_, **__: begun.append("transformers"))
-    monkeypatch.setattr(cli_calibrate, "_vllm_loop", lambda *_, **__: begun.append("vllm"))
-    command = ["calibrate", "loop", "--engine", engine, "-o", "mine"]
-    Path("mine").mkdir()
-    Path("mine/notes.txt").touch()
-    assert Answer(capsys, *command).status == 0
-    Path("mine", there).touch()
-    told = f"mine/{there}: is there already; choose another output, or --overwrite"
-    assert Answer(capsys, *command).mistake == told
-    assert begun == [engine]
-    assert Answer(capsys, *command, "--overwrite").status == 0
-    assert begun == [engine] * 2
 
 
 # What there is ------------------------------------------------------------------------------------------------------

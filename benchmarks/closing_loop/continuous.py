@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from batchcube.calibration.coefficients import Coefficients
-
-    from .calibrate.validate import Error
+    from batchcube.sweeps.calibrate.validate import Error
 
 # As long as what is served; a prefill that exceeds the budget is left out.
 GRID = Grid((1, 2, 4, 8), (16, 64, 128, 240), (8, 64, 160), 3, 1)
@@ -49,7 +48,7 @@ class Server(Engine, Protocol):
         """Serve requests in real time and return their log."""
 
 
-def close_vllm_loop(
+def close_loop(
     server: Server, folder: Path, *, requests: int, seed: int, quiet: bool
 ) -> "tuple[Coefficients, list[Error], xr.Dataset]":
     """Calibrate, serve and predict; write measurement, coefficients and log to a folder.
@@ -59,12 +58,11 @@ def close_vllm_loop(
     what is served goes into the calibration.
     """
     from batchcube.calibration.coefficients import LoggedReplica
-
-    from .calibrate.fit import fit_measurement
-    from .calibrate.measure import measure_engine
-    from .calibrate.validate import step_coefficients_of, validate
-    from .files import write_text
-    from .seeds import stream
+    from batchcube.sweeps.calibrate.fit import fit_measurement
+    from batchcube.sweeps.calibrate.measure import measure_engine
+    from batchcube.sweeps.calibrate.validate import step_coefficients_of, validate
+    from batchcube.sweeps.files import write_text
+    from batchcube.sweeps.seeds import stream
 
     raw = folder / "measurement.nc"
     measure_engine(lambda: server, GRID, raw, overwrite=True, quiet=quiet)

@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchcube.calibration.coefficients import BatchLaws
-from batchcube.calibration.live import Serve, serve_live
 from batchcube.calibration.measuring.bench import Engine, Grid
 from batchcube.engine import (
     Bins,
@@ -30,11 +29,12 @@ from batchcube.engine.policies.service import Service, formula, measured
 from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.policies.target import Control, fixed_target
 from batchcube.engine.ticks import TICKS_PER_S
+from batchcube.sweeps.calibrate.fit import fit_measurement
+from batchcube.sweeps.calibrate.measure import measure_engine
+from batchcube.sweeps.files import write_text
+from batchcube.sweeps.seeds import stream
 
-from .calibrate.fit import fit_measurement
-from .calibrate.measure import measure_engine
-from .files import write_text
-from .seeds import stream
+from .live import Serve, serve_live
 
 Floats = NDArray[np.float64]
 

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from batchcube.calibration.coefficients import parse
-from batchcube.calibration.live import LiveReplication
 from batchcube.calibration.measuring.bench import Cell
 from batchcube.results.measurements import read_measurement
-from batchcube.sweeps import closing_loop
-from batchcube.sweeps.closing_loop import (
+from closing_loop import live, static
+from closing_loop.live import LiveReplication
+from closing_loop.static import (
     BATCH_SIZE,
     BINS,
     GRID,
@@ -56,7 +56,7 @@ class Served:
 
 def loop(folder: Path, monkeypatch: pytest.MonkeyPatch, served: Served, **options: Any) -> pd.DataFrame:
     clock = SimpleNamespace(perf_counter=lambda: served.ticks, sleep=served.sleep)
-    monkeypatch.setattr("batchcube.calibration.live.time", clock)
+    monkeypatch.setattr(live, "time", clock)
     monkeypatch.setattr(LiveReplication, "clock", lambda self: served.ticks - self.begun)
     asked = {"requests": REQUESTS, "runs": RUNS, "seed": 1, "quiet": True} | options
     return close_loop(served.engine, served.generate, 1000, folder, **asked)
@@ -176,7 +176,7 @@ def test_the_measured_table_predicts_what_no_law_follows(tmp_path: Path, monkeyp
 
 
 def test_the_seed_decides_what_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closing_loop, "UTILISATIONS", {"steady": 0.7})
+    monkeypatch.setattr(static, "UTILISATIONS", {"steady": 0.7})
     arrivals = []
     for k, seed in enumerate((1, 1, 2)):
         (tmp_path / str(k)).mkdir()

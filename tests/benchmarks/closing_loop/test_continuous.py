@@ -12,13 +12,13 @@ from batchcube.calibration.logs import read_log
 from batchcube.engine.continuous import make_law, make_replica, make_requests, simulate_steps
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.results.measurements import read_measurement
-from batchcube.sweeps.closing_loop_vllm import (
+from closing_loop.continuous import (
     KV_BLOCKS,
     LONGEST,
     MOST_RUNNING,
     TOKEN_BUDGET,
     WARM_UP_STREAMS,
-    close_vllm_loop,
+    close_loop,
 )
 from helpers.engines import COEFFICIENTS, FakeEngine
 
@@ -73,7 +73,7 @@ class Server(FakeEngine):
 
 def test_a_server_that_keeps_to_its_law_is_predicted(tmp_path: Path) -> None:
     server = Server()
-    known, errors, dataset = close_vllm_loop(server, tmp_path, requests=REQUESTS, seed=3, quiet=True)
+    known, errors, dataset = close_loop(server, tmp_path, requests=REQUESTS, seed=3, quiet=True)
     assert known.step_law is not None
     found = [getattr(known.step_law, name) for name in ("c0_s", "c1_s_per_request", "c2_s_per_kv_token")]
     assert found == pytest.approx(COEFFICIENTS[:3], rel=1e-6)
@@ -95,7 +95,7 @@ def test_a_server_that_keeps_to_its_law_is_predicted(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_slower_than_it_was_shows_in_the_errors(tmp_path: Path) -> None:
-    _, errors, _ = close_vllm_loop(Server(slower=1.3), tmp_path, requests=REQUESTS, seed=3, quiet=True)
+    _, errors, _ = close_loop(Server(slower=1.3), tmp_path, requests=REQUESTS, seed=3, quiet=True)
     by_name = {(row.quantity, row.statistic): row.error for row in errors}
     assert by_name["tpot_s", "mean"] < -0.15
     assert by_name["e2e_s", "mean"] < -0.15

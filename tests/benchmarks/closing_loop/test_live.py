@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchcube.calibration import live
-from batchcube.calibration.live import serve_live
 from batchcube.engine import INFINITE, Job, Records, make_policy, simulate
 from batchcube.engine.policies.memory import memory_bound
 from batchcube.engine.policies.service import formula, service_ticks
 from batchcube.engine.ticks import NEVER, TICKS_PER_S
+from closing_loop import live
+from closing_loop.live import serve_live
 from helpers.batches import make_control, make_job, random_job
 
 MODES = ("multi_bin_only", "dynamic_only", "multi_bin_dynamic", "fifo_fixed")
