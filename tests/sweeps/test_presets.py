@@ -11,7 +11,7 @@ import xarray as xr
 from batchcube.figures import reading, registry
 from batchcube.sweeps import presets
 from batchcube.sweeps.errors import UserError
-from batchcube.sweeps.run.execution import cube_axis, run_sweep
+from batchcube.sweeps.run.execution import coordinate_of, run_sweep
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.spec.settings import CONTROLLED
 
@@ -211,7 +211,7 @@ def test_a_mode_keeps_its_colour_with_every_number_of_bins(cubes: dict[str, xr.D
 @pytest.mark.parametrize("name", NAMES)
 def test_titles_of_axes_are_not_cut_short(name):
     sweep = Sweep.from_toml(name)
-    for axis in (cube_axis(axis, sweep) for axis in sweep.grid.axes):
+    for axis in (coordinate_of(axis, sweep) for axis in sweep.grid.axes):
         about = {"path": axis.path, "units": axis.units, "long_name": axis.long_name}
         [drawn] = reading._axes(xr.Dataset(coords={axis.name: (axis.name, axis.values, about)}))
         assert drawn.title == drawn.title.rstrip("\N{HORIZONTAL ELLIPSIS}")

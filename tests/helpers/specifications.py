@@ -1,0 +1,63 @@
+"""Small specifications, as tables, and settings laid over them."""
+
+from copy import deepcopy
+from typing import Any
+
+Tables = dict[str, Any]
+
+
+def laid(tables: Tables, settings: Tables) -> Tables:
+    """Return a copy of tables with settings laid over them by their dotted paths, or taken away by None."""
+    changed = deepcopy(tables)
+    for path, value in settings.items():
+        *above, last = path.split(".")
+        table = changed
+        for key in above:
+            table = table.setdefault(key, {})
+        table[last] = value
+        if value is None:
+            del table[last]
+    return changed
+
+
+TOKENS: Tables = {
+    "workload": {
+        "requests": 100,
+        "arrivals": {"process": "poisson", "rate_per_s": 1.0},
+        "lengths": {"distribution": "constant", "value": 100.0, "prompt": {"distribution": "constant", "value": 300.0}},
+    },
+    "policy": {"mode": "fifo_greedy", "batch_size": 4},
+    "server": {"service": {"law": "constant", "a1_s_per_token": 0.01}},
+}
+"""Batches of up to 4 requests of 300 + 100 tokens."""
+SECONDS = laid(
+    TOKENS,
+    {
+        "workload.lengths": {"distribution": "uniform", "unit": "seconds", "low": 1.0, "high": 20.0},
+        "server.service": {"law": "given"},
+    },
+)
+"""The same of service times."""
+BINS: Tables = laid(TOKENS, {"policy": {"mode": "multi_bin_only", "bins": 2, "batch_size": 4}})
+"""Batches of 4 in two bins."""
+DYNAMIC: Tables = laid(
+    TOKENS,
+    {
+        "policy": {
+            "mode": "multi_bin_dynamic",
+            "bins": 2,
+            "largest_batch": 64,
+            "memory": {"capacity_tokens": 40_000.0},
+            "sla": {"target_s": 0.05, "tolerance_s": 0.001},
+        }
+    },
+)
+"""Two bins, both controllers."""
+STEPS: Tables = laid(
+    TOKENS,
+    {
+        "policy": {"mode": "continuous", "largest_batch": 4},
+        "server": {"service": {"law": "steps", "c0_s": 0.01}, "replica": {"kv_capacity_tokens": 1000}},
+    },
+)
+"""Continuous batching on one replica."""
