@@ -195,7 +195,7 @@ _ALL: list[Variable] = [
         "Requests past the warm-up that were never served: rejected, or left in a bin (tail = drop). Shares over a "
         "limit count them as over it.",
     ),
-    _count("batches", "batches", "Batches that completed."),
+    _count("batches", "batches", "Batches all of whose requests are past the warm-up."),
     _count("steps", "steps", "Steps of all replicas (mode continuous)."),
     _count(
         "preemptions",
@@ -224,7 +224,13 @@ _ALL: list[Variable] = [
         "Servers x batched requests / total batch service time, which arXiv 2412.04504 calls throughput; NaN for "
         "infinitely many servers.",
     ),
-    _float("makespan_s", "s", "makespan", "Time from the first measured request's arrival to the last completion."),
+    _float(
+        "makespan_s",
+        "s",
+        "makespan",
+        "Time from the arrival of the first request past the warm-up (mode continuous: of the first that is served) "
+        "to the last completion.",
+    ),
     _float(
         "utilisation",
         "1",
@@ -331,8 +337,10 @@ _ALL: list[Variable] = [
         replicated=False,
         bounds=(0.0, 2.0 ** len(COSTS) - 1.0),
     ),
-    _count("bin_requests", "requests of the bin", "Requests that fell into the bin.", "bin"),
-    _count("bin_batches", "batches of the bin", "Batches formed from the bin.", "bin"),
+    _count("bin_requests", "requests of the bin", "Measured requests of the bin.", "bin"),
+    _count(
+        "bin_batches", "batches of the bin", "Batches of the bin all of whose requests are past the warm-up.", "bin"
+    ),
     _float("bin_batch_size_mean", "1", "mean batch size of the bin", "Mean size of the bin's batches.", "bin"),
     _float(
         "bin_wait_mean_s",
