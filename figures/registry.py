@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from xarray import Dataset
 
+from batchcube.results.calibration import read_calibration
+from batchcube.results.cube import read_cube
 from batchcube.results.disk import output_file
 from batchcube.results.text import printable, shortened, suggestion
+from batchcube.results.validation import read_validation
 
 from . import style
 from .batches import batch_size_distribution
@@ -124,6 +127,12 @@ def names() -> list[Description]:
 def calibration_names() -> list[str]:
     """Return the names of the figures that are drawn from calibrations."""
     return list(_CALIBRATIONS)
+
+
+def read(name: str, path: str | os.PathLike[str]) -> Dataset:
+    """Read what a figure is drawn from: a calibration, a validation, or a cube; ValueError as those who read them."""
+    reads = {**dict.fromkeys(_CALIBRATIONS, read_calibration), **dict.fromkeys(_VALIDATIONS, read_validation)}
+    return reads.get(name, read_cube)(path)
 
 
 def draw(name: str, cube: Dataset, **options: Any) -> Figure:

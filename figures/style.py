@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ _COLOURS = (_BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY, _BLACK)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _GREY = "#555555"
 _MOST_TEXT = 6000  # characters
+_NOTEBOOK_DPI = 150
 _DASHED = (0, (5, 2.5))
 _DASH_DOT = (0, (6, 2, 1, 2))
 # Points that are not known to be steady: how their markers are filled, and the line that joins them to others.
@@ -116,9 +118,19 @@ def look(index: int, name: str = "") -> Look:
     return _MODES.get(name, Look(_COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]))
 
 
+class Drawn(Figure):
+    """A figure that a notebook shows by itself, once, with nothing of pyplot behind it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        with styled():
+            self.savefig(buffer, format="png", dpi=_NOTEBOOK_DPI)
+        return buffer.getvalue()
+
+
 def panels(rows: int = 1, columns: int = 1, *, width_mm: float, height_mm: float) -> tuple[Figure, NDArray[Any]]:
     """Return a figure `width_mm` wide with (rows, columns) axes, each row `height_mm` high."""
-    figure = Figure(figsize=(_inches(width_mm), _inches(rows * height_mm)))
+    figure = Drawn(figsize=(_inches(width_mm), _inches(rows * height_mm)))
     FigureCanvasAgg(figure)
     figure.set_layout_engine(ConstrainedLayoutEngine(h_pad=0.03, w_pad=0.04))
     return figure, np.asarray(figure.subplots(rows, columns, squeeze=False))

@@ -15,7 +15,7 @@ from .text import did_you_mean, printable
 from .variables import LENGTH_UNITS, REGISTRY, REPLICATION, lookup
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from rich.console import Console
@@ -144,6 +144,33 @@ def _chosen(cube: xr.Dataset, variables: Sequence[str] | None) -> list[str]:
             hint = did_you_mean(name, held) or f"it has {', '.join(held)}"
             raise ValueError(f"{name}: the cube does not hold this variable; {hint}")
     return chosen
+
+
+def interval(
+    cube: xr.Dataset,
+    variable: str,
+    *,
+    ratio_to: Mapping[str, object] | None = None,
+    difference_to: Mapping[str, object] | None = None,
+    confidence: float = 0.95,
+) -> xr.Dataset:
+    """Return a variable's mean over replications at every point, with its interval: mean, low, high and n.
+
+    `variable` is a name, or one of the quantiles of a variable as it is printed, ``latency_quantile_s[0.99]``.
+    `ratio_to` and `difference_to`, {axis: value}, compare with the points at that value instead, paired by replication.
+    Raises ValueError for a variable that is unknown or not in the cube, and for an axis or value that is not there.
+    """
+    name, quantile = _named(cube, variable)
+    _chosen(cube, [name])
+    values = cube[name] if quantile is None else cube[name].sel(quantile=quantile, drop=True)
+    if ratio_to is None and difference_to is None:
+        return labelled.mean_interval(values, confidence=confidence)
+    compare = labelled.paired_difference if ratio_to is None else labelled.paired_ratio
+    against = {**(ratio_to or {}), **(difference_to or {})}
+    if (ratio_to is not None and difference_to is not None) or len(against) != 1:
+        raise ValueError(f"{variable}: compares along one axis: give ratio_to or difference_to, {{axis: value}}")
+    ((axis, baseline),) = against.items()
+    return compare(values, axis, baseline, confidence=confidence)
 
 
 def _rate_axis(cube: xr.Dataset) -> str | None:

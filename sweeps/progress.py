@@ -1,12 +1,19 @@
-"""Tell how far a run is: a bar on a terminal, a plain line every few seconds elsewhere."""
+"""Tell how far a run is: a bar on a terminal and in a notebook, a plain line every few seconds elsewhere."""
 
 import sys
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from html import escape
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from batchcube.results.text import printable
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_DISPLAYS = 0.2
 
 
 class Progress(Protocol):
@@ -50,6 +57,8 @@ def _duration(seconds: float) -> str:
 class PlainLines(AbstractContextManager["PlainLines"]):
     """Print a line every few seconds."""
 
+    seconds_between = SECONDS_BETWEEN_LINES
+
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
         self._points = self._replications = self._requests = self._done = self._finished = 0
@@ -64,7 +73,7 @@ class PlainLines(AbstractContextManager["PlainLines"]):
     def advance(self, requests: int) -> None:
         """Count requests, and print a line when the last one is some seconds old."""
         self._done += requests
-        if time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+        if time.monotonic() - self._printed >= self.seconds_between:
             self._line()
 
     def finish_replications(self, count: int) -> None:
@@ -138,9 +147,57 @@ class Bar(AbstractContextManager["Bar"]):
         self._bar.stop()
 
 
-def progress_for_terminal() -> Bar | PlainLines:
-    """Return a bar where standard error is a terminal, plain lines elsewhere."""
+class _Display:
+    """A bar and its line, as notebooks show them and as text."""
+
+    def __init__(self, text: str, share: float) -> None:
+        self.text, self.share = text, share
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return f'<progress value="{self.share:.4f}" max="1" style="width: 16em"></progress> {escape(self.text)}'
+
+
+class NotebookBar(PlainLines):
+    """Show a bar below the cell of a notebook."""
+
+    seconds_between = SECONDS_BETWEEN_DISPLAYS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: Any = None
+
+    def _print(self, text: str) -> None:
+        from IPython.display import display
+
+        bar = _Display(text, self._done / max(self._requests, 1))
+        if self._shown is None:
+            self._shown = display(bar, display_id=True)
+        else:
+            self._shown.update(bar)
+
+
+def _in_notebook() -> bool:
+    """Say whether a kernel of IPython runs this: what is displayed appears below its cell."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
+def shown(*, quiet: bool = False) -> AbstractContextManager[Progress]:
+    """Return what shows progress: nothing if `quiet`, a bar in a notebook or on a terminal, plain lines elsewhere."""
+    if quiet:
+        return nullcontext(Silent())
+    if _in_notebook():
+        return NotebookBar()
     return Bar() if sys.stderr.isatty() else PlainLines()
+
+
+def tell_notes(cube: "xr.Dataset") -> None:
+    """Print the notes of a cube: what its readers must know."""
+    for note in filter(None, str(cube.attrs["notes"]).split("\n")):
+        print(f"note: {printable(note)}", file=sys.stderr)
 
 
 class Counting(AbstractContextManager["Counting"]):

@@ -31,6 +31,7 @@ def test_import_contract_is_kept() -> None:
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("copy")
+    shutil.copytree(ROOT / "front", folder / ".import" / "batchcube")
     for portion in PORTIONS:
         shutil.copytree(ROOT / portion, folder / ".import" / "batchcube" / portion)
     shutil.copy(ROOT / "pyproject.toml", folder)
@@ -40,6 +41,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("importer", "statement"),
     [
+        ("engine", "import batchcube.api"),
+        ("results", "import batchcube"),
         ("engine", "import batchcube.results"),
         ("engine", "import scipy.stats"),
         ("calibration", "import batchcube.sweeps"),
@@ -85,7 +88,7 @@ def imported(node: ast.AST) -> list[str]:
 def test_no_package_is_imported_under_its_folder_name() -> None:
     second_copies = [
         f"{file.relative_to(ROOT)}:{node.lineno}"
-        for portion in PORTIONS
+        for portion in ("front", *PORTIONS)
         for file in sorted((ROOT / portion).rglob("*.py"))
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Import | ast.ImportFrom)

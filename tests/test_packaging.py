@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTIONS = ("engine", "sweeps", "calibration", "results", "figures")
-FRONT = {"batchcube": "front"}
-"""What lies in the namespace itself: no package, so that it has no __init__.py."""
+FOLDERS = {"batchcube": "front"} | {f"batchcube.{portion}": portion for portion in PORTIONS}
+"""The folder of each package that does not lie in that of another."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_every_package_is_listed(setup_cfg: configparser.ConfigParser) -> None:
         for portion in PORTIONS
         for file in (ROOT / portion).rglob("__init__.py")
     }
-    assert set(listed(setup_cfg["options"]["packages"])) == found | set(FRONT)
+    assert set(listed(setup_cfg["options"]["packages"])) == found | {"batchcube"}
 
 
 def test_no_module_lies_outside_a_package() -> None:
@@ -45,32 +45,26 @@ def test_no_module_lies_outside_a_package() -> None:
     assert strays == []
 
 
-def test_package_dir_maps_each_portion_to_its_folder(setup_cfg: configparser.ConfigParser) -> None:
+def test_package_dir_maps_each_package_to_its_folder(setup_cfg: configparser.ConfigParser) -> None:
     mapping = dict(re.split(r"\s*=\s*", line) for line in listed(setup_cfg["options"]["package_dir"]))
-    assert mapping == {f"batchcube.{portion}": portion for portion in PORTIONS} | FRONT
-
-
-def test_each_portion_is_typed_and_says_so(setup_cfg: configparser.ConfigParser) -> None:
-    data = setup_cfg["options.package_data"]
-    for portion in PORTIONS:
-        assert (ROOT / portion / "py.typed").is_file()
-        assert "py.typed" in data[f"batchcube.{portion}"]
+    assert mapping == FOLDERS
 
 
 def test_package_data_covers_every_data_file(setup_cfg: configparser.ConfigParser) -> None:
     data = setup_cfg["options.package_data"]
     uncovered = []
-    for portion in PORTIONS:
-        for file in (ROOT / portion).rglob("*"):
+    for name, top in FOLDERS.items():
+        for file in (ROOT / top).rglob("*"):
             if not file.is_file() or file.suffix == ".py" or file.parent.name == "__pycache__":
                 continue
             # A folder that is no package is covered by the package that it lies in.
             folder = next(parent for parent in file.parents if (parent / "__init__.py").is_file())
-            package, inside = ".".join(("batchcube", *folder.relative_to(ROOT).parts)), file.relative_to(folder)
+            package, inside = ".".join((name, *folder.relative_to(ROOT / top).parts)), file.relative_to(folder)
             patterns = [Path(pattern) for pattern in re.split(r"[,\s]+", data.get(package, "").strip()) if pattern]
             if not any(len(p.parts) == len(inside.parts) and inside.match(str(p)) for p in patterns):
                 uncovered.append(str(file.relative_to(ROOT)))
     assert uncovered == []
+    assert (ROOT / "front" / "py.typed").is_file(), "type checkers look for it"
 
 
 def test_extras_agree_on_the_oldest_jax_and_the_tests_have_it(setup_cfg: configparser.ConfigParser) -> None:
@@ -87,7 +81,7 @@ def test_import_links_are_complete() -> None:
     for name, link in links.items():
         assert link.is_symlink()
         assert link.resolve() == front.get(name, ROOT / name)
-    assert not (ROOT / "batchcube").exists(), "a real batchcube/ folder would shadow the installed namespace"
+    assert not (ROOT / "batchcube").exists(), "a real batchcube/ folder would shadow the installed package"
 
 
 def test_the_package_runs_as_a_module(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The command `batchcube capacity`: the largest arrival rate that a service-level objective allows."""
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,11 +107,11 @@ def search(
     """Search as `asked` of `find_capacity`, write the cube and print it; exit status 1 when nothing has an answer."""
     from rich.console import Console
 
-    from ..progress import Silent, progress_for_terminal
+    from ..progress import shown
     from ..run.capacity import find_capacity
     from ..stopping import stoppable
 
-    with stoppable(), nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
+    with stoppable(), shown(quiet=quiet) as progress:
         cube = find_capacity(
             sweep, **asked, output=to, workers=workers, progress=progress, overwrite=overwrite, backend=backend
         )

@@ -92,13 +92,11 @@ def _sweep(spec: str, settings: list[str] | None, replications: int | None, seed
 
 
 def _run(sweep: "Sweep", output: Path, workers: int | None, *, backend: str, quiet: bool, overwrite: bool) -> None:
-    from contextlib import nullcontext
-
-    from ..progress import Silent, progress_for_terminal
+    from ..progress import shown, tell_notes
     from ..run.execution import run_sweep
     from ..stopping import stoppable
 
-    with stoppable(), nullcontext(Silent()) if quiet else progress_for_terminal() as progress:
+    with stoppable(), shown(quiet=quiet) as progress:
         cube = run_sweep(sweep, output, workers=workers, progress=progress, overwrite=overwrite, backend=backend)
     if not quiet:
         if cube.sizes["replication"] > sweep.replications:
@@ -108,8 +106,7 @@ def _run(sweep: "Sweep", output: Path, workers: int | None, *, backend: str, qui
             )
         sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
         print(f"{printable(output)}: {sizes}", file=sys.stderr)
-        for note in filter(None, str(cube.attrs["notes"]).split("\n")):
-            print(f"note: {printable(note)}", file=sys.stderr)
+        tell_notes(cube)
 
 
 @app.command(
@@ -281,16 +278,13 @@ def figure(
 ) -> None:
     """Draw a figure from a cube."""
     from batchcube.figures import registry
-    from batchcube.results.calibration import read_calibration
-    from batchcube.results.cube import changed, read_cube
-    from batchcube.results.validation import read_validation
+    from batchcube.results.cube import changed
 
     options = dict(_assignment("--option", text) for text in option or [])
     if select:
         options["select"] = dict(_assignment("--select", text) for text in select)
-    reads = {**dict.fromkeys(registry.calibration_names(), read_calibration), "simulated-vs-measured": read_validation}
-    loaded = reads.get(name, read_cube)(cube)
-    if name not in reads and (doubt := changed(loaded)):
+    loaded = registry.read(name, cube)
+    if "specification" in loaded.attrs and (doubt := changed(loaded)):
         print(f"{printable(cube)}: {doubt}", file=sys.stderr)
     registry.save(registry.draw(name, loaded, **options), loaded, output)
 
@@ -579,12 +573,10 @@ def _reproduction(
     quiet: bool,
     overwrite: bool,
 ) -> "Reproduction":
-    from contextlib import nullcontext
-
     from rich.console import Console
 
     from ..papers.comparison import Reproduction
-    from ..progress import Silent, progress_for_terminal
+    from ..progress import shown
 
     console = Console()
     return Reproduction(
@@ -596,7 +588,7 @@ def _reproduction(
         workers=workers,
         overwrite=overwrite,
         backend=backend,
-        progress=(lambda: nullcontext(Silent())) if quiet else progress_for_terminal,
+        progress=lambda: shown(quiet=quiet),
     )
 
 

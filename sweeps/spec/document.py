@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, time
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -89,12 +89,13 @@ class Sweep:
     """File or name that messages start with."""
 
     @classmethod
-    def from_toml(cls, path: str | PathLike[str], overrides: Iterable[str] = ()) -> "Sweep":
-        """Read a sweep from a TOML file, or a preset by its name, with settings ``path=value`` laid over it.
+    def from_toml(cls, path: str | PathLike[str], overrides: Iterable[str] | Mapping[str, Any] = ()) -> "Sweep":
+        """Read a sweep from a TOML file, or a preset by its name, with settings laid over it.
 
+        `overrides` are texts ``path=value``, or values by their dotted paths.
         Raises UserError with one line for each kind of mistake.
         """
-        return cls._from_document(*read_document(path), overrides)
+        return cls._from_document(*read_document(path), _overrides(overrides))
 
     @classmethod
     def model_validate(cls, data: Mapping[str, Any], source: str = "specification") -> "Sweep":
@@ -102,11 +103,13 @@ class Sweep:
         return cls._from_document(dict(data), source, Path.cwd(), ())
 
     @classmethod
-    def _from_document(cls, document: dict[str, Any], source: str, folder: Path, overrides: Iterable[str]) -> "Sweep":
+    def _from_document(
+        cls, document: dict[str, Any], source: str, folder: Path, overrides: Iterable["_Override"]
+    ) -> "Sweep":
         _refuse_depth(document, source)
         document = _with_absolute_paths(deepcopy(document), folder)
-        for text in overrides:
-            document = _override(document, text)
+        for override in overrides:
+            document = _lay_over(document, override)
         if wrong := list(_unwritable(document)):
             raise SpecificationError(source, wrong)
         try:
@@ -304,21 +307,45 @@ def files_of(document: Mapping[str, Any]) -> Iterator[str]:
                 yield value
 
 
-def _override(document: dict[str, Any], text: str) -> dict[str, Any]:
-    """Lay one ``path=value`` over the document; the value is TOML, or text where it is no TOML."""
-    path, equals, spelled = text.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise UserError(f"--set {text}: must be path=value, for instance policy.bins=4")
-    try:
-        value = tomllib.loads(f"value = {spelled.strip()}")["value"]
-    except (ValueError, RecursionError):
-        value = spelled.strip()
-    _refuse_depth({"": value}, f"--set {path.strip()}")
+class _Override(NamedTuple):
+    """A setting to lay over a document."""
+
+    path: str
+    value: Any
+    said: str
+    """How it was given, for messages."""
+    instead: str
+    """How the values of an axis are given."""
+
+
+def _overrides(given: Iterable[str] | Mapping[str, Any]) -> Iterator[_Override]:
+    """Yield what texts ``path=value`` say (the value is TOML, or text where it is no TOML), or values by path."""
+    if isinstance(given, Mapping):
+        for path, value in given.items():
+            yield _Override(path, value, f"{path} = {show_value(value)}", '"axes.{}.values"')
+        return
+    for text in given:
+        path, equals, spelled = text.partition("=")
+        if not equals:
+            raise UserError(f"--set {text}: must be path=value, for instance policy.bins=4")
+        try:
+            value = tomllib.loads(f"value = {spelled.strip()}")["value"]
+        except (ValueError, RecursionError):
+            value = spelled.strip()
+        yield _Override(path.strip(), value, f"--set {text}", "--set axes.{}.values=[...]")
+
+
+def _lay_over(document: dict[str, Any], override: _Override) -> dict[str, Any]:
+    """Lay one setting over the document."""
+    path, value, said, instead = override
+    keys = path.split(".")
+    if not all(keys):
+        raise UserError(f"{said}: must be path=value, for instance policy.bins=4")
+    _refuse_depth({"": value}, f"--set {path}")
     axes = document.get("axes")
     for name, axis in axes.items() if isinstance(axes, dict) else ():
-        if isinstance(axis, dict) and axis.get("path") == ".".join(keys):
-            raise UserError(f"--set {text}: axes.{name} sets it at every point; use --set axes.{name}.values=[...]")
+        if isinstance(axis, dict) and axis.get("path") == path:
+            raise UserError(f"{said}: axes.{name} sets it at every point; use {instead.format(name)}")
     if keys[0] == "axes" and keys[-1] == "values" and len(keys) == 3:
         axis = axes.get(keys[1]) if isinstance(axes, dict) else None
         if isinstance(axis, dict):
@@ -328,7 +355,7 @@ def _override(document: dict[str, Any], text: str) -> dict[str, Any]:
     for key in keys[:-1]:
         inner = table.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise UserError(f"--set {text}: {key} = {show_value(inner)} is no table")
+            raise UserError(f"{said}: {key} = {show_value(inner)} is no table")
         table = inner
     table[keys[-1]] = value
     return _with_absolute_paths(document, Path.cwd())

@@ -1,0 +1,265 @@
+"""What `import batchcube` offers; `batchcube` itself loads it when something of it is used."""
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from batchcube.sweeps.run.single import Replication
+    from batchcube.sweeps.spec.document import Sweep
+
+
+class Tables(TypedDict, total=False):
+    """The tables of a specification; `batchcube specs NAME` prints examples, `batchcube schema` has every setting."""
+
+    name: str
+    title: str
+    description: str
+    seed: int
+    replications: int
+    workload: Mapping[str, Any]
+    policy: Mapping[str, Any]
+    server: Mapping[str, Any]
+    report: Mapping[str, Any]
+    axes: Mapping[str, Any]
+
+
+def sweep(**tables: Unpack[Tables]) -> "Sweep":
+    """Build a sweep: the tables of a specification as keyword arguments, its settings as nested dictionaries.
+
+    Values may be NumPy's, ranges and paths. In `axes` the dotted path of a setting may stand for a name, and its values
+    for a table: ``{"policy.bins": [1, 2, 4]}`` is ``{"bins": {"path": "policy.bins", "values": [1, 2, 4]}}``.
+    Raises InputError with one line for each mistake.
+
+    >>> sweep = bc.sweep(
+    ...     name="bins",
+    ...     replications=4,
+    ...     workload={
+    ...         "requests": 2000,
+    ...         "arrivals": {"process": "poisson", "rate_per_s": 12.0},
+    ...         "lengths": {"distribution": "uniform", "unit": "seconds", "low": 1.0, "high": 20.0},
+    ...     },
+    ...     policy={"mode": "multi_bin_only", "batch_size": 64},
+    ...     server={"service": {"law": "given"}},
+    ...     axes={"policy.bins": [1, 2, 4]},
+    ... )
+    >>> sweep.grid.shape
+    (3,)
+    """
+    from batchcube.sweeps.spec.document import Sweep
+
+    document = _plain(tables)
+    if isinstance(document.get("axes"), dict):
+        document["axes"] = dict(_axis(name, table) for name, table in document["axes"].items())
+    return Sweep.model_validate(document)
+
+
+def load_spec(spec: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> "Sweep":
+    """Read a sweep from a TOML file, or a preset by its name, with settings by their dotted paths laid over it.
+
+    Raises InputError with one line for each mistake.
+
+    >>> sweep = bc.load_spec("multi-bin-fig8", {"workload.requests": 4000, "replications": 3})
+    >>> sweep.replications
+    3
+    """
+    from batchcube.sweeps.spec.document import Sweep
+
+    return Sweep.from_toml(spec, _plain(settings or {}))
+
+
+def run(
+    sweep: "Sweep | str | os.PathLike[str]",
+    output: str | os.PathLike[str] | None = None,
+    *,
+    workers: int | None = None,
+    backend: str = "numba",
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> "xr.Dataset":
+    """Simulate every point and replication of a sweep and return the cube; with `output`, also write it there.
+
+    `sweep` may be what `load_spec` reads. With `output`, a run that was stopped goes on where it was, and a cube of the
+    same sweep with fewer replications is extended, unless `overwrite` begins afresh. `workers` are threads, all cores
+    when left out; `backend` is "numba", "jax" (GPUs) or "reference" (plain Python), with the same numbers. Progress and
+    notes are shown unless `quiet`.
+
+    >>> cube = bc.run(bc.load_spec("multi-bin-fig8", {"workload.requests": 1000, "replications": 2}), quiet=True)
+    >>> dict(cube["latency_mean_s"].sizes)
+    {'bins': 4, 'error_probability': 11, 'replication': 2}
+    """
+    from batchcube.sweeps.progress import shown, tell_notes
+    from batchcube.sweeps.run.execution import run_sweep
+
+    with shown(quiet=quiet) as progress:
+        cube = run_sweep(
+            _sweep(sweep), output, workers=workers, progress=progress, overwrite=overwrite, backend=backend
+        )
+    if not quiet:
+        tell_notes(cube)
+    return cube
+
+
+def capacity(
+    sweep: "Sweep | str | os.PathLike[str]",
+    sla: Mapping[str, float] | Iterable[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    workers: int | None = None,
+    backend: str = "numba",
+    overwrite: bool = False,
+    quiet: bool = False,
+    **search: float,
+) -> "xr.Dataset":
+    """Search the largest arrival rate at which every limit holds, at each point and replication, and return the cube.
+
+    `sla` names the limits as the command does, ``{"latency_p95_s": 10.0}`` or ``["latency_p95_s=10"]``. The search
+    stays between the rates `low` and `high`, or starts from that of the sweep; `search` may set `tolerance`, the
+    relative width to narrow the answer down to, and `growth`, how much of the arrivals a backlog may keep. The rest is
+    as for `run`.
+
+    >>> settings = {"workload.requests": 2000, "replications": 2, "policy.batch_size": 16}
+    >>> settings |= {"axes.bins.values": [1, 4], "axes.error_probability.values": [0.1]}
+    >>> cube = bc.capacity(bc.load_spec("multi-bin-fig8", settings), {"latency_mean_s": 60.0}, quiet=True)
+    >>> bool((cube["capacity_requests_per_s"] > 0.5).all())
+    True
+    """
+    from batchcube.sweeps.progress import shown, tell_notes
+    from batchcube.sweeps.run.capacity import find_capacity
+
+    criteria = [f"{name}={limit}" for name, limit in sla.items()] if isinstance(sla, Mapping) else list(sla)
+    with shown(quiet=quiet) as progress:
+        cube = find_capacity(
+            _sweep(sweep),
+            criteria,
+            low,
+            high,
+            output=output,
+            workers=workers,
+            progress=progress,
+            overwrite=overwrite,
+            backend=backend,
+            **search,
+        )
+    if not quiet:
+        tell_notes(cube)
+    return cube
+
+
+def simulate(
+    sweep: "Sweep | str | os.PathLike[str]",
+    at: Mapping[str, object] | None = None,
+    *,
+    replication: int = 0,
+    backend: str = "numba",
+) -> "Replication":
+    """Simulate one replication of one point of a sweep, and say what became of each request.
+
+    `at` chooses the point, {axis: value}; axes that it leaves out must have one value. The result has `requests`, a
+    table with a row for each request, and `report`, the variables of a cube. Replication `replication` of a cube of the
+    same sweep has the same numbers.
+
+    >>> spec = bc.load_spec("multi-bin-fig8", {"workload.requests": 1000})
+    >>> one = bc.simulate(spec, {"bins": 4, "error_probability": 0.1})
+    >>> served = one.requests.dropna()
+    >>> bool((served["completion_s"] > served["start_s"]).all())
+    True
+    >>> round(float((served["completion_s"] - served["arrival_s"]).mean() / one.report["latency_mean_s"]), 9)
+    1.0
+    """
+    from batchcube.sweeps.run.single import simulate_one
+
+    return simulate_one(_sweep(sweep), at or {}, replication, backend)
+
+
+def open(path: str | os.PathLike[str]) -> "xr.Dataset":
+    """Read a cube into memory; a cube that was changed after it was written is read with a warning.
+
+    >>> cube = bc.run(bc.load_spec("multi-bin-fig8", {"workload.requests": 1000}), "fig8.nc", quiet=True)
+    >>> bc.open("fig8.nc").equals(cube)
+    True
+    """
+    from batchcube.results.cube import changed, read_cube
+
+    cube = read_cube(path)
+    if doubt := changed(cube):
+        warnings.warn(f"{os.fspath(path)}: {doubt}", stacklevel=2)
+    return cube
+
+
+def interval(
+    cube: "xr.Dataset",
+    variable: str,
+    *,
+    ratio_to: Mapping[str, object] | None = None,
+    difference_to: Mapping[str, object] | None = None,
+    confidence: float = 0.95,
+) -> "xr.Dataset":
+    """Return a variable's mean over replications at every point, with its interval: mean, low, high and n.
+
+    `variable` is a name (`batchcube variables`), or one quantile of a variable, ``latency_quantile_s[0.95]``.
+    `ratio_to` or `difference_to`, {axis: value}, compares with the points at that value instead, paired by replication.
+
+    >>> cube = bc.run(bc.load_spec("multi-bin-fig8", {"workload.requests": 1000, "replications": 4}), quiet=True)
+    >>> found = bc.interval(cube, "latency_quantile_s[0.95]").sel(bins=4, error_probability=0.1)
+    >>> bool(found["low"] < found["mean"] < found["high"])
+    True
+    >>> list(bc.interval(cube, "throughput_requests_per_s", ratio_to={"bins": 1}).data_vars)
+    ['ratio', 'low', 'high', 'n']
+    """
+    from batchcube.results.summary import interval as found
+
+    return found(cube, variable, ratio_to=ratio_to, difference_to=difference_to, confidence=confidence)
+
+
+def plot(
+    cube: "xr.Dataset | str | os.PathLike[str]",
+    figure: str,
+    output: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> "Figure":
+    """Draw a figure from a cube, or from its file, and return it, a Matplotlib figure that a notebook shows by itself.
+
+    `batchcube figures` lists the figures, what each needs, and its options; all take `select`, {axis: value or values},
+    and `width_mm`. With `output` it is also written there: .png, .pdf or .svg.
+
+    >>> cube = bc.run(bc.load_spec("multi-bin-fig8", {"workload.requests": 1000, "replications": 4}), quiet=True)
+    >>> figure = bc.plot(cube, "throughput-vs-predictor-error", "fig8.png", select={"bins": [1, 4]})
+    >>> len(figure.axes)
+    1
+    """
+    from batchcube.figures import registry
+
+    loaded = registry.read(figure, cube) if isinstance(cube, str | os.PathLike) else cube
+    drawn = registry.draw(figure, loaded, **options)
+    if output is not None:
+        registry.save(drawn, loaded, output)
+    return drawn
+
+
+def _sweep(sweep: "Sweep | str | os.PathLike[str]") -> "Sweep":
+    return load_spec(sweep) if isinstance(sweep, str | os.PathLike) else sweep
+
+
+def _plain(value: Any) -> Any:
+    """Return nested values as a TOML file would give them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    # Arrays and scalars of NumPy, and what follows their manners.
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _axis(name: str, table: Any) -> tuple[str, Any]:
+    """Return an axis under a name of its own, where the path of its setting stands for it."""
+    short, values = name.rpartition(".")[2], table if isinstance(table, dict) else {"values": table}
+    return (short, {"path": name, **values}) if short != name else (name, table)

@@ -1,0 +1,120 @@
+"""One replication of one point of a sweep, with what became of each request."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from batchcube.engine import Job, simulate
+from batchcube.engine.continuous import StepJob
+from batchcube.engine.continuous.model import REJECTED
+from batchcube.engine.continuous.model import TICKS_PER_S as STEP_TICKS_PER_S
+from batchcube.engine.continuous.report import summarise_steps
+from batchcube.engine.continuous.run import simulate_job
+from batchcube.engine.ticks import TICKS_PER_S
+from batchcube.results.text import did_you_mean, one_of
+
+from ..errors import UserError
+from ..spec.document import Sweep
+from ..spec.grid import Grid
+from ..spec.messages import show_value
+from ..spec.settings import Point
+from .draws import Draws
+from .plan import make_plan, refusal
+
+
+class Replication(NamedTuple):
+    """What one replication gave."""
+
+    requests: pd.DataFrame
+    """A row for each request in the order of arrival; NaN, or -1 for numbers of things, where it was never served."""
+    report: dict[str, Any]
+    """The variables of a cube for this replication, by name: scalars and small arrays."""
+
+
+def simulate_one(sweep: Sweep, at: Mapping[str, object], replication: int = 0, backend: str = "numba") -> Replication:
+    """Simulate a replication of the point at {axis: value}; axes that are left out must have one value.
+
+    Replication r of a cube of the same sweep has the same numbers. Raises UserError for a point that is not there, and
+    as a run does.
+    """
+    if replication < 0:
+        raise UserError(f"replication = {replication}: must be >= 0")
+    plan = make_plan(replace(sweep, grid=Grid((), (_point(sweep, at),))))
+    try:
+        job = Draws(sweep.seed, replication).job(plan.points[0])
+    except UserError as error:
+        raise refusal(sweep, error, None) from None
+    return _of_batches(job, backend) if isinstance(job, Job) else _of_steps(job, backend)
+
+
+def _point(sweep: Sweep, at: Mapping[str, object]) -> Point:
+    axes = sweep.grid.axes
+    for name in at:
+        if name not in (names := [axis.name for axis in axes]):
+            hint = did_you_mean(name, names) or f"it has {one_of(names) if names else 'none'}"
+            raise UserError(f"{sweep.source}: no axis {name}; {hint}")
+    position = []
+    for axis in axes:
+        if axis.name not in at and len(axis.labels) > 1:
+            raise UserError(f"{sweep.source}: axis {axis.name}: must be chosen: one of {_all_of(axis.labels)}")
+        label = at.get(axis.name, axis.labels[0])
+        if label not in axis.labels:
+            raise UserError(
+                f"{sweep.source}: axis {axis.name} has no {show_value(label)}; it has {_all_of(axis.labels)}"
+            )
+        position.append(axis.labels.index(label))
+    return sweep.grid.points[int(np.ravel_multi_index(position, sweep.grid.shape)) if position else 0]
+
+
+def _all_of(labels: tuple[object, ...]) -> str:
+    return ", ".join(map(show_value, labels))
+
+
+def _of_batches(job: Job, backend: str) -> Replication:
+    trace = job.trace
+    outcome = simulate(*job, backend=backend)
+    records = outcome.records
+    needed = (
+        {"prompt_tokens": trace.prompt, "output_tokens": trace.output}
+        if trace.output.any()
+        else {"service_s": trace.length / TICKS_PER_S}
+    )
+    columns = {
+        "arrival_s": trace.arrival / TICKS_PER_S,
+        **needed,
+        "bin": records.bin,
+        "batch": records.batch,
+        "batch_size": records.size,
+        "start_s": _seconds(records.start, TICKS_PER_S),
+        "completion_s": _seconds(records.completion, TICKS_PER_S),
+    }
+    return Replication(pd.DataFrame(columns).rename_axis("request"), outcome.report)
+
+
+def _of_steps(job: StepJob, backend: str) -> Replication:
+    requests = job.requests
+    records, tally = simulate_job(job, backend)
+    report = summarise_steps(type(tally)(*(part[np.newaxis] for part in tally)), [job.setup])
+    columns = {
+        "arrival_s": requests.arrival / STEP_TICKS_PER_S,
+        "prompt_tokens": requests.prompt,
+        "output_tokens": requests.output,
+        "bin": job.bin_of,
+        "replica": records.replica,
+        "start_s": _seconds(records.scheduled, STEP_TICKS_PER_S),
+        "first_token_s": _seconds(records.first_token, STEP_TICKS_PER_S),
+        "completion_s": _seconds(records.last_token, STEP_TICKS_PER_S),
+        "preemptions": records.preemptions,
+        "rejected": records.status == REJECTED,
+    }
+    table = pd.DataFrame(columns).rename_axis("request")
+    return Replication(table, {name: value[0] for name, value in report.items()})
+
+
+def _seconds(ticks: NDArray[np.int64], ticks_per_s: int) -> NDArray[np.float64]:
+    """Return times in seconds, NaN where they never came."""
+    return np.where(ticks < 0, np.nan, ticks / ticks_per_s)

@@ -1,0 +1,196 @@
+"""`import batchcube as bc`: what it offers, what it says of itself, and what it does not load."""
+
+import ast
+import doctest
+import os
+import pydoc
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import batchcube as bc
+from batchcube import api
+
+ROOT = Path(__file__).resolve().parents[2]
+FUNCTIONS = [name for name in bc.__all__ if callable(getattr(bc, name))]
+SETTINGS = {"workload.requests": 1000, "replications": 2, "axes.error_probability.values": [0.1]}
+
+
+def spec(**more: Any) -> Any:
+    return bc.load_spec("multi-bin-fig8", {**SETTINGS, **more})
+
+
+def loaded_by(program: str) -> set[str]:
+    program += "; import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_loads_nothing_of_others() -> None:
+    others = loaded_by("import batchcube") - loaded_by("pass") - sys.stdlib_module_names
+    assert {name for name in others if not name.startswith("__editable__")} == {"batchcube"}
+
+
+def test_a_sweep_is_built_without_what_holds_and_draws_cubes() -> None:
+    loaded = loaded_by("import batchcube as bc; bc.load_spec('multi-bin-fig8')")
+    assert loaded & {"jax", "xarray", "matplotlib", "pandas", "netCDF4", "pyarrow"} == set()
+
+
+def test_what_is_offered_is_what_is_listed() -> None:
+    assert dir(bc) == sorted(bc.__all__)
+    tree = ast.parse((ROOT / "front" / "__init__.py").read_text(encoding="utf-8"))
+    (typed,) = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "api")
+    assert sorted(alias.name for alias in typed.names) == FUNCTIONS
+    with pytest.raises(AttributeError, match="module 'batchcube' has no attribute 'swep'"):
+        bc.swep  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_help_is_an_overview_that_names_everything() -> None:
+    text = pydoc.plain(pydoc.render_doc(bc))
+    for name in FUNCTIONS:
+        assert f"bc.{name}(" in (bc.__doc__ or "")
+        assert f"\n    {name}(" in text
+    assert len((bc.__doc__ or "").splitlines()) < 30
+
+
+def test_version() -> None:
+    assert bc.__version__ == metadata.version("batchcube")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_example_of_a_docstring_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = doctest.DocTestFinder().find(getattr(api, name), name, globs={"bc": bc})
+    assert example.examples
+    said: list[str] = []
+    runner = doctest.DocTestRunner()
+    runner.run(example, out=said.append)
+    assert said == []
+
+
+def test_a_sweep_takes_what_python_has() -> None:
+    tables: dict[str, Any] = {
+        "workload": {
+            "requests": np.int64(2000),
+            "arrivals": {"process": "poisson"},
+            "lengths": {"distribution": "uniform", "unit": "seconds", "low": 1.0, "high": 20.0},
+        },
+        "policy": {"mode": "multi_bin_only", "batch_size": np.int32(8)},
+        "server": {"service": {"law": "given"}},
+    }
+    rates = {"path": "workload.arrivals.rate_per_s", "values": [8.0, 16.0]}
+    sweep = bc.sweep(**tables, axes={"policy.bins": range(1, 4), rates["path"]: np.array([8.0, 16.0])})
+    found = [(axis.name, axis.labels) for axis in sweep.grid.axes]
+    assert found == [("bins", (1, 2, 3)), ("rate_per_s", (8.0, 16.0))]
+    plain = {"bins": {"path": "policy.bins", "values": [1, 2, 3]}, "rate_per_s": rates}
+    assert bc.sweep(**tables, axes=plain).document == sweep.document
+    spanned = bc.sweep(**tables, axes={"policy.bins": {"start": 1, "stop": 3, "step": 1}, "r": rates})
+    assert [(axis.name, axis.labels) for axis in spanned.grid.axes] == [("bins", (1, 2, 3)), ("r", (8.0, 16.0))]
+
+
+def test_settings_are_laid_over_a_specification_as_by_the_command() -> None:
+    by_path = bc.load_spec("multi-bin-fig8", {"policy.batch_size": 32, "policy.edges": {"kind": "uniform"}})
+    from batchcube.sweeps.spec.document import Sweep
+
+    by_text = Sweep.from_toml("multi-bin-fig8", ["policy.batch_size=32", 'policy.edges={kind = "uniform"}'])
+    assert by_path.document == by_text.document
+    with pytest.raises(ValueError, match=r'policy.bins = 3: axes.bins sets it at every point; use "axes.bins.values"'):
+        bc.load_spec("multi-bin-fig8", {"policy.bins": 3})
+
+
+def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "cube.nc"
+    two = bc.run(spec(), file)
+    assert "4 points x 2 replications" in capsys.readouterr().err
+    four = bc.run(spec(replications=4), os.fspath(file), quiet=True)
+    assert capsys.readouterr().err == ""
+    assert four.isel(replication=slice(2)).equals(two)
+    assert bc.open(file).equals(four)
+
+
+def test_notes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    # Batches are dropped that never fill up.
+    cube = bc.run(spec(**{"workload.requests": 100}))
+    note = str(cube.attrs["notes"]).splitlines()[0]
+    assert f"note: {note}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("replication", [0, 1])
+def test_a_replication_is_that_of_the_cube(replication: int) -> None:
+    cube = bc.run(spec(), quiet=True).sel(bins=4, error_probability=0.1, replication=replication)
+    one = bc.simulate(spec(), {"bins": 4}, replication=replication)
+    for name in ("latency_mean_s", "throughput_requests_per_s", "utilisation"):
+        assert one.report[name] == cube[name].item()
+    assert set(one.requests) == {"arrival_s", "service_s", "bin", "batch", "batch_size", "start_s", "completion_s"}
+    served = one.requests[one.requests["batch"] >= 0]
+    assert len(served) == len(one.requests.dropna()) == 1000 - cube["unserved"].item()
+    assert (served.groupby("batch").size() == served.groupby("batch")["batch_size"].first()).all()
+
+
+def test_a_replication_of_single_steps_is_that_of_the_cube() -> None:
+    rate = {"workload.requests": 300, "replications": 2, "axes.arrival_rate_per_s.values": [16.0]}
+    sweep = bc.load_spec("continuous-rate", rate)
+    cube = bc.run(sweep, quiet=True).sel(cap="static", arrival_rate_per_s=16.0, replication=1)
+    one = bc.simulate(sweep, {"cap": "static"}, replication=1)
+    assert one.report["ttft_mean_s"] == cube["ttft_mean_s"].item()
+    table = one.requests
+    assert (table["first_token_s"] - table["arrival_s"]).mean() == pytest.approx(cube["ttft_mean_s"].item())
+    assert (table["arrival_s"] <= table["start_s"]).all()
+    assert (table["start_s"] <= table["first_token_s"]).all()
+    assert (table["first_token_s"] <= table["completion_s"]).all()
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        ({}, r"multi-bin-fig8: axis bins: must be chosen: one of 1, 2, 4, 8"),
+        ({"bins": 3}, r"multi-bin-fig8: axis bins has no 3; it has 1, 2, 4, 8"),
+        ({"bin": 4}, r"multi-bin-fig8: no axis bin; did you mean bins\?"),
+    ],
+)
+def test_a_point_that_is_not_there(at: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bc.simulate(spec(), at)
+
+
+def test_a_changed_cube_is_opened_with_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "cube.nc"
+    cube = bc.run(spec(), file, quiet=True)
+    changed = cube.copy(deep=True)
+    changed.attrs["title"] = "another"
+    changed.to_netcdf(file, engine="netcdf4")
+    with pytest.warns(UserWarning, match=r"cube.nc: has no checksum of its content"):
+        bc.open(file)
+
+
+def test_intervals_compare() -> None:
+    cube = bc.run(spec(replications=4), quiet=True)
+    name = "busy_throughput_requests_per_s"
+    ratio, difference = (
+        bc.interval(cube, name, ratio_to={"bins": 1}),
+        bc.interval(cube, name, difference_to={"bins": 1}),
+    )
+    assert ratio["bins"].values.tolist() == [2, 4, 8]
+    mean = bc.interval(cube, name)["mean"]
+    assert np.allclose(ratio["ratio"], mean.sel(bins=[2, 4, 8]) / mean.sel(bins=1))
+    assert np.allclose(difference["difference"], mean.sel(bins=[2, 4, 8]) - mean.sel(bins=1))
+    with pytest.raises(ValueError, match="compares along one axis"):
+        bc.interval(cube, name, ratio_to={"bins": 1}, difference_to={"bins": 1})
+    with pytest.raises(ValueError, match="did you mean busy_throughput_requests_per_s"):
+        bc.interval(cube, "busy_throughput_request_per_s")
+
+
+def test_a_figure_is_of_no_pyplot_and_shows_itself(tmp_path: Path) -> None:
+    file = tmp_path / "cube.nc"
+    bc.run(spec(), file, quiet=True)
+    figure = bc.plot(file, "throughput-vs-bins", tmp_path / "bins.svg")
+    assert (tmp_path / "bins.svg").stat().st_size > 0
+    assert figure._repr_png_()  # type: ignore[attr-defined].startswith(b"\x89PNG")
+    assert "matplotlib.pyplot" not in loaded_by(
+        f"import batchcube as bc, matplotlib; bc.plot({str(file)!r}, 'throughput-vs-bins')"
+    )
