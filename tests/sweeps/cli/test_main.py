@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +342,9 @@ def test_a_backend_that_is_not_installed_is_said_in_a_line_before_anything_is_wr
 
 def test_interrupt_ends_with_status_130_and_no_half_cube(spec: str) -> None:
     arguments = command("run", spec, "-n", "100000", "--set", "workload.requests=20000")
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+    # Even where the tests run in the background of a shell, which ignores SIGINT.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         assert process.stderr is not None
         assert "100000 replications" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
