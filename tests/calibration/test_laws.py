@@ -22,6 +22,7 @@ from batchcube.calibration.laws import (
     step_terms,
 )
 from batchcube.engine.policies.service import BATCH_FACTORS, batch_factor
+from helpers.samples import SAMPLES, SPLITWISE_LAW
 
 Floats = NDArray[np.float64]
 
@@ -360,13 +361,13 @@ def test_step_terms_are_broadcast_in_the_order_of_their_names() -> None:
 # Real measurements
 
 
-def splitwise_law(path: Path) -> tuple[BatchLaw, int]:
+def splitwise_law(path: Path, system: tuple[str, ...]) -> tuple[BatchLaw, int]:
+    """Fit the linear law to one system: model, hardware, tensor_parallel and prompt_size."""
     with path.open() as file:
         rows = [
             row
             for row in csv.DictReader(file)
-            if (row["model"], row["hardware"], row["tensor_parallel"], row["prompt_size"])
-            == ("llama2-70b", "h100-80gb", "8", "512")
+            if (row["model"], row["hardware"], row["tensor_parallel"], row["prompt_size"]) == system
         ]
     batch, tokens, prompt_ms, token_ms = np.array(
         [[float(row[c]) for c in ("batch_size", "token_size", "prompt_time", "token_time")] for row in rows]
@@ -376,9 +377,21 @@ def splitwise_law(path: Path) -> tuple[BatchLaw, int]:
 
 
 def test_splitwise_measurements_give_a_law_within_a_few_percent(shared_data: Path) -> None:
-    law, rows = splitwise_law(shared_data / "calibration" / "splitwise_sim" / "perf_model.csv")
+    path = shared_data / "calibration" / "splitwise_sim" / "perf_model.csv"
+    law, rows = splitwise_law(path, ("llama2-70b", "h100-80gb", "8", "512"))
     assert law.quality.measurements == rows == 75
     assert law.quality.r_squared > 0.98
     assert law.a1_s_per_token == pytest.approx(0.0306, rel=0.03)
     assert law.gamma / law.standard_errors[2] > 10
+    assert abs(law.quality.worst_residual) < 0.06
+
+
+def test_a_sample_in_their_layout_gives_back_the_law_that_made_it() -> None:
+    law, rows = splitwise_law(SAMPLES / "splitwise.csv", ("nobody-7b", "fast", "8", "512"))
+    a0, a1, growth = SPLITWISE_LAW
+    assert law.quality.measurements == rows == 39
+    assert abs(law.a0_s - a0) < 5 * law.standard_errors[0]
+    assert abs(law.a1_s_per_token - a1) < 5 * law.standard_errors[1]
+    assert abs(law.gamma - growth) < 5 * law.standard_errors[2]
+    assert growth / law.standard_errors[2] > 10
     assert abs(law.quality.worst_residual) < 0.06

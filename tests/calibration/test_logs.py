@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from batchcube.calibration import logs
 from batchcube.calibration.logs import Log, fit_log, read_log, replay, times_of_log, times_of_records
 from batchcube.engine.continuous import Replica, make_law, make_replica
 from batchcube.engine.continuous.model import TICKS_PER_S
+from helpers.samples import SAMPLES, VLLM_LAW
 
 TRUTH = np.array([8e-3, 1e-4, 5e-8, 4e-5, 2e-9])
 GOOD = {"input_toks": 10, "output_toks": 5, "queued_ts": 1.0, "first_token_ts": 2.0, "last_token_ts": 3.0}
@@ -152,12 +154,29 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         fit_log(instant, server())
 
 
-def test_a_real_vllm_run_is_predicted_from_its_first_third(shared_data: Path) -> None:
-    log = read_log(shared_data / "calibration" / "llmservingsim" / "vllm_requests_RTXPRO6000_Llama-3.1-8B.jsonl")
-    replica = make_replica(make_law(1e-3), most_running=128, token_budget=2048, capacity_tokens=10**6)
-    found = fit_log(log, replica, until=100)
+def predicted_from_its_first(requests: int, path: Path, most_running: int, token_budget: int) -> NDArray[np.float64]:
+    """Fit a log to its first requests, predict the others, and return the law."""
+    log = read_log(path)
+    limits = {"most_running": most_running, "token_budget": token_budget, "capacity_tokens": 10**6}
+    replica = make_replica(make_law(1e-3), **limits)
+    found = fit_log(log, replica, until=requests)
     simulated = times_of_records(log, replay(log, replica, found.coefficients))
-    rest = ~log.first(100)
+    rest = ~log.first(requests)
     for measured, predicted in zip(times_of_log(log), simulated, strict=True):
         assert np.nanmean(predicted[rest]) == pytest.approx(np.nanmean(measured[rest]), rel=0.02)
         assert np.nanquantile(predicted[rest], 0.9) == pytest.approx(np.nanquantile(measured[rest], 0.9), rel=0.04)
+    return found.coefficients
+
+
+def test_a_real_vllm_run_is_predicted_from_its_first_third(shared_data: Path) -> None:
+    folder = shared_data / "calibration" / "llmservingsim"
+    predicted_from_its_first(100, folder / "vllm_requests_RTXPRO6000_Llama-3.1-8B.jsonl", 128, 2048)
+
+
+def test_a_sample_of_a_log_is_predicted_from_its_first_third() -> None:
+    law = predicted_from_its_first(40, SAMPLES / "vllm-requests.jsonl", 16, 512)
+    assert law[0] == pytest.approx(VLLM_LAW[0], rel=0.05)
+    log = read_log(SAMPLES / "vllm-requests.jsonl")
+    assert np.diff(log.queued_s).min() >= 0
+    assert (log.scheduled_s >= log.queued_s).all()
+    assert len(log.queued_s) == 120

@@ -11,6 +11,7 @@ from batchcube.calibration import plausibility
 from batchcube.calibration.cells import Cells, join
 from batchcube.calibration.plausibility import is_plausible, judge, judge_fits
 from batchcube.calibration.tables import Fits, read_cells
+from helpers.samples import SAMPLES
 
 Floats = NDArray[np.float64]
 
@@ -371,6 +372,60 @@ def test_a_file_of_falling_lines_is_read_and_flagged(tmp_path: Path) -> None:
     assert not is_plausible(judge_fits(fits))
 
 
+# Samples in the layouts of real tables
+
+
+def test_a_sample_that_nobody_measured_is_flagged() -> None:
+    (cells,) = read_cells(SAMPLES / "latency-grid.csv").systems.values()
+    assert {"scatter proportional to the mean", "points exactly on a line"} <= set(signs(cells))
+    texts = " ".join(finding.text for finding in judge(cells))
+    assert "7 % of the mean in all 30 cells" in texts
+    assert "lines over the length are straight" in texts
+
+
+@pytest.mark.parametrize(
+    ("name", "systems"),
+    [
+        ("ml-energy", 3),
+        ("sarathi-decode", 1),
+        ("sarathi-prefill", 1),
+        ("sarathi-chunks", 4),
+        ("sarathi-hybrid", 1),
+        ("splitwise", 2),
+    ],
+)
+def test_samples_with_honest_scatter_are_not_flagged(name: str, systems: int) -> None:
+    table = read_cells(SAMPLES / f"{name}.csv")
+    assert len(table.systems) == systems
+    assert {name: signs(cells) for name, cells in table.systems.items() if signs(cells)} == {}
+
+
+def test_a_sample_of_fits_is_not_flagged() -> None:
+    fits = read_cells(SAMPLES / "ml-energy-fits.csv").fits
+    assert fits is not None
+    assert fits.slope.size == 10
+    assert is_plausible(judge_fits(fits))
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("vllm-meta.json", "is a log of requests (JSON), must be a CSV of times"),
+        ("vllm-requests.jsonl", "is a log of requests (JSON), must be a CSV of times"),
+        ("vllm-timeseries.csv", "is a log over time (t, prompt_throughput, gen_throughput"),
+    ],
+)
+def test_samples_of_logs_are_refused_with_a_clear_line(file: str, says: str) -> None:
+    refused_in_a_line(SAMPLES / file, says)
+
+
+def refused_in_a_line(path: Path, says: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is what is tested
+        read_cells(path)
+    assert str(caught.value).startswith(f"{path}: {says}")
+    assert "\n" not in str(caught.value)
+
+
 # Real tables
 
 
@@ -420,8 +475,4 @@ def test_real_fits_are_not_flagged(shared_data: Path) -> None:
     ],
 )
 def test_real_logs_are_refused_with_a_clear_line(shared_data: Path, file: str, says: str) -> None:
-    path = shared_data / "calibration" / "llmservingsim" / file
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is what is tested
-        read_cells(path)
-    assert str(caught.value).startswith(f"{path}: {says}")
-    assert "\n" not in str(caught.value)
+    refused_in_a_line(shared_data / "calibration" / "llmservingsim" / file, says)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from batchcube.calibration import fit_batch_laws, read_cells, read_table
 from batchcube.calibration.tables import LAYOUTS
+from helpers.samples import SAMPLES
 
 GOOD = "batch_size,length_tokens,seconds\n2,200,2.5\n1,100,1.0\n1,200,2.0\n2,100,1.5\n"
 
@@ -112,6 +113,23 @@ def test_splitwise_is_no_complete_grid(shared_data: Path) -> None:
     names = {"length_tokens": "token_size", "seconds": "e2e_time"}
     with pytest.raises(ValueError, match="no row for batch_size = 2, length_tokens = 256: the grid must be complete"):
         read_table(path, names)
+
+
+def test_a_sample_of_its_layout_is_no_complete_grid() -> None:
+    names = {"length_tokens": "token_size", "seconds": "e2e_time"}
+    with pytest.raises(ValueError, match="no row for batch_size = 2, length_tokens = 256: the grid must be complete"):
+        read_table(SAMPLES / "splitwise.csv", names)
+
+
+def test_a_sample_of_a_grid_is_read_and_fitted() -> None:
+    table = read_table(SAMPLES / "latency-grid.csv", {"length_tokens": "max_seq_len", "seconds": "mean_latency_sec"})
+    assert table.batch_sizes.tolist() == [1, 2, 4, 8, 16, 32]
+    assert table.lengths.tolist() == [64, 128, 256, 512, 1024]
+    assert table.seconds[0].tolist() == [0.6, 1.1, 2.1, 4.1, 8.1]
+    sizes, lengths = np.meshgrid(table.batch_sizes, table.lengths, indexing="ij")
+    chosen, fits = fit_batch_laws(sizes, lengths, table.seconds)
+    assert chosen == "saturating"
+    assert fits[chosen].quality.r_squared > 0.99
 
 
 def test_a_published_grid_is_read_and_fitted(shared_data: Path) -> None:

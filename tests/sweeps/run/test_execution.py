@@ -25,6 +25,7 @@ from batchcube.sweeps.run.plan import deal, make_plan
 from batchcube.sweeps.run.store import Part, Store
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.theory.bins import uniform_throughput
+from helpers.samples import SAMPLES
 
 SWEEP: dict[str, Any] = {
     "name": "small",
@@ -607,12 +608,21 @@ def test_blocks_cover_every_point_once() -> None:
             assert [k for block in deal(count, parts) for k in block] == list(range(count))
 
 
-def test_a_preset_runs_on_the_real_azure_trace(shared_data: Path) -> None:
-    tables = trace_sweep(shared_data / "azure_llm_2023" / "AzureLLMInferenceTrace_conv.csv", resample="circular")
-    tables["workload"]["requests"] = 1000
+def simulated_on(path: Path, requests: int) -> None:
+    """Run windows of a trace, and find four that differ."""
+    tables = trace_sweep(path, resample="circular")
+    tables["workload"]["requests"] = requests
     cube = run_sweep(Sweep.model_validate(tables))
-    assert (cube["completed"] == 1000).all()
+    assert (cube["completed"] == requests).all()
     assert len(np.unique(cube["latency_mean_s"])) == 4
+
+
+def test_a_sweep_runs_on_the_real_azure_trace(shared_data: Path) -> None:
+    simulated_on(shared_data / "azure_llm_2023" / "AzureLLMInferenceTrace_conv.csv", 1000)
+
+
+def test_a_sweep_runs_on_a_sample_in_its_layout() -> None:
+    simulated_on(SAMPLES / "azure.csv", 100)
 
 
 def test_intervals_from_one_trace_are_told(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.workloads import ArrivalProcess, Gamma, GammaWindows, OnOff, Poisson, Step
+from helpers.samples import SAMPLES
 
 ANY: TypeAdapter[Any] = TypeAdapter(ArrivalProcess)
 COUNT = 40_000
@@ -153,6 +154,20 @@ def test_gamma_windows_from_the_paper_figure(shared_data: Path) -> None:
         assert drawn[-1] == pytest.approx(process.nominal_span_s(3000), rel=0.25)
     with pytest.raises(UserError, match="'api'"):
         GammaWindows(process="gamma_windows", path=path, service="nobody").draw(3, stream(1, 0, "arrivals"))
+
+
+def test_gamma_windows_from_a_sample() -> None:
+    path = SAMPLES / "burstgpt-gamma.csv"
+    for service in ("conversation", "api"):
+        process = GammaWindows(process="gamma_windows", path=str(path), service=service)
+        rows = [row.split(",") for row in path.read_text().splitlines() if row.startswith(service)]
+        shape, rate = process.windows()
+        assert shape.tolist() == [float(row[3]) for row in rows]
+        np.testing.assert_allclose(1 / (shape * rate), [float(row[4]) for row in rows], rtol=1e-9)
+        drawn = process.draw(3000, stream(1, 0, "arrivals"))
+        assert drawn[-1] == pytest.approx(process.nominal_span_s(3000), rel=0.25)
+    with pytest.raises(UserError, match="'api'"):
+        GammaWindows(process="gamma_windows", path=str(path), service="nobody").draw(3, stream(1, 0, "arrivals"))
 
 
 @pytest.mark.parametrize(

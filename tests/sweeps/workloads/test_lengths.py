@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.workloads import Empirical, Histogram, LengthDistribution, Mixture, Zipf
+from helpers.samples import SAMPLES
 
 ANY: TypeAdapter[Any] = TypeAdapter(LengthDistribution)
 COUNT = 40_000
@@ -267,6 +268,37 @@ def test_histogram_of_the_paper(shared_data: Path) -> None:
     drawn = lengths.draw(COUNT, stream(1, 0, "lengths")).output_tokens
     assert drawn is not None
     assert abs(drawn.mean() - 263) < 4.5 * drawn.std() / np.sqrt(COUNT) + 1
+    with pytest.raises(UserError, match="overlaps"):
+        Histogram(distribution="histogram", path=path).draw(1, stream(1, 0, "lengths"))
+    with pytest.raises(UserError, match="has 'chatgpt_conv'"):
+        Histogram(distribution="histogram", path=path, source="gpt").draw(1, stream(1, 0, "lengths"))
+
+
+def test_a_sample_of_lengths_is_read_and_drawn_from() -> None:
+    path = SAMPLES / "sharegpt.csv"
+    lengths = Empirical(
+        distribution="empirical", path=str(path), column="num_decode_tokens", prompt_column="num_prefill_tokens"
+    )
+    pairs = [tuple(map(int, row.split(",")[:2])) for row in path.read_text().splitlines()[1:]]
+    table = lengths.table()
+    assert table.prompt_tokens is not None
+    assert list(zip(table.prompt_tokens.tolist(), table.length.tolist(), strict=True)) == pairs
+    drawn = lengths.draw(COUNT, stream(1, 0, "lengths"))
+    assert drawn.prompt_tokens is not None
+    assert drawn.output_tokens is not None
+    # Prompt and output of one row stay together.
+    assert set(zip(drawn.prompt_tokens.tolist(), drawn.output_tokens.tolist(), strict=True)) <= set(pairs)
+
+
+def test_a_sample_of_histograms_is_drawn_from() -> None:
+    path = str(SAMPLES / "burstgpt-lengths.csv")
+    lengths = Histogram(distribution="histogram", path=path, source="chatgpt_conv")
+    drawn = lengths.draw(COUNT, stream(1, 0, "lengths")).output_tokens
+    assert drawn is not None
+    counts = np.round(1000 / (1 + (np.arange(12) - 4.0) ** 2))
+    # The middle of each band of 50, to half a token.
+    mean = float(np.average(50 * np.arange(12) + 25, weights=counts))
+    assert abs(drawn.mean() - mean) < 4.5 * drawn.std() / np.sqrt(COUNT) + 0.5
     with pytest.raises(UserError, match="overlaps"):
         Histogram(distribution="histogram", path=path).draw(1, stream(1, 0, "lengths"))
     with pytest.raises(UserError, match="has 'chatgpt_conv'"):

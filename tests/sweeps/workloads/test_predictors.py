@@ -18,6 +18,7 @@ from batchcube.sweeps.workloads import (
 )
 from batchcube.sweeps.workloads.predictors import Predictor
 from batchcube.sweeps.workloads.traces import read_lengths
+from helpers.samples import SAMPLES
 
 ANY: TypeAdapter[Any] = TypeAdapter(Predictor)
 EDGES = np.array([1.0, 10.0, 20.0, 40.0, 100.0])
@@ -150,6 +151,22 @@ def test_a_real_predictor_drives_the_bins(shared_data: Path) -> None:
         table.length, edges, stream(1, 0, "predictor"), table.predicted
     )
     assert np.mean(prediction.bin == bin_of(table.length, edges)) == pytest.approx(0.600, abs=0.001)
+
+
+def test_a_sample_of_a_predictor_drives_the_bins() -> None:
+    path = SAMPLES / "lmsys.csv"
+    rows = [row.split(",") for row in path.read_text().splitlines()[1:]]
+    table = read_lengths(path, "output_token_length", predicted_column="predicted_length")
+    assert table.length.tolist() == [float(row[1]) for row in rows]
+    edges = np.array([0.0, 42.0, 141.0, 294.0, 503.0, 1e6])
+    prediction = Column(kind="column", content="class", classes=5).predict(
+        table.length, edges, stream(1, 0, "predictor"), table.predicted
+    )
+    assert prediction.bin is not None
+    assert prediction.bin.tolist() == [int(row[2]) for row in rows]
+    # Right three times in four, of 400.
+    accuracy = np.mean(prediction.bin == bin_of(table.length, edges))
+    assert accuracy == pytest.approx(0.75, abs=4.5 * np.sqrt(0.75 * 0.25 / 400))
 
 
 @pytest.mark.parametrize(

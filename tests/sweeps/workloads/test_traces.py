@@ -1,14 +1,14 @@
+import csv
 import gzip
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
 
 from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.run.plan import make_plan
@@ -22,6 +22,7 @@ from batchcube.sweeps.workloads.traces import (
     read_trace,
     resample,
 )
+from helpers.samples import SAMPLES
 
 PLAIN = "arrival_s,prompt_tokens,output_tokens\n0.5,10,20\n0.5,0,1\n2.25,30,40\n"
 AZURE = (
@@ -432,6 +433,44 @@ def test_burstgpt_cuts(shared_data: Path, name: str, requests: int) -> None:
     assert np.all(trace.arrival_s == np.floor(trace.arrival_s))
 
 
+# Samples of our own in their layouts --------------------------------------------------------------------------------
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """Read a sample again, by the standard library."""
+    lines = (SAMPLES / name).read_text(encoding="utf-8").splitlines()
+    return list(csv.DictReader(lines)) if name.endswith(".csv") else list(map(json.loads, lines))
+
+
+def test_a_sample_with_dates_is_read() -> None:
+    rows, trace = rows_of("azure.csv"), read_trace(SAMPLES / "azure.csv")
+    dates = [datetime.fromisoformat(row["TIMESTAMP"][:-1]) for row in rows]
+    assert (dates[-1] - dates[0]).days == 0
+    assert dates[-1].day == 1 != dates[0].day
+    seconds = [(date - dates[0]).total_seconds() for date in dates]
+    np.testing.assert_allclose(trace.arrival_s, seconds, rtol=0, atol=1e-6)
+    assert trace.prompt_tokens.tolist() == [int(row["ContextTokens"]) for row in rows]
+    assert trace.output_tokens.tolist() == [int(row["GeneratedTokens"]) for row in rows]
+    assert (trace.rows_read, trace.rows_dropped) == (200, 0)
+
+
+def test_a_sample_in_milliseconds_is_read() -> None:
+    rows, trace = rows_of("mooncake.jsonl"), read_trace(SAMPLES / "mooncake.jsonl")
+    assert trace.arrival_s.tolist() == [row["timestamp"] / 1000 for row in rows]
+    assert trace.prompt_tokens.tolist() == [row["input_length"] for row in rows]
+    assert trace.output_tokens.tolist() == [row["output_length"] for row in rows]
+
+
+def test_a_sample_in_whole_seconds_is_read_without_its_failures() -> None:
+    rows, trace = rows_of("burstgpt.csv"), read_trace(SAMPLES / "burstgpt.csv")
+    served = [row for row in rows if row["Response tokens"] != "0"]
+    assert (trace.rows_read, trace.rows_dropped) == (60, 6)
+    assert sum(trace.dropped_reasons.values()) == 6
+    assert np.all(trace.arrival_s == np.floor(trace.arrival_s))
+    assert np.diff(trace.arrival_s).tolist() == np.diff([float(row["Timestamp"]) for row in served]).tolist()
+    assert trace.output_tokens.tolist() == [int(row["Response tokens"]) for row in served]
+
+
 # Resampling -----------------------------------------------------------------------------------------------------
 
 
@@ -521,75 +560,3 @@ def test_blocks_have_the_mean_rate_of_the_trace(recorded: RecordedTrace) -> None
 def test_windows_that_do_not_fit_are_refused(recorded: RecordedTrace, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         resample(recorded, window_rng(0), **options)
-
-
-# Fuzzing --------------------------------------------------------------------------------------------------------
-
-NUMBERS = ["", "0", "-1", "1e5", "nan", "inf", "-inf", "1e400", "99999999999999999999", "0x10", "1_000", " 7 ", "1,2"]
-OTHERS = [
-    '"',
-    '"a',
-    "\r",
-    "é",
-    "2023-11-16 18:15:46",
-    "9999-12-31 23:59:59",
-    "{}",
-    "[",
-    "null",
-    "true",
-    '{"timestamp": 1}',
-]
-CELLS = st.sampled_from([*NUMBERS, *OTHERS])
-
-
-def only_user_errors(path: Path) -> None:
-    for read in (
-        lambda: read_trace(path),
-        lambda: read_trace(path, "burstgpt", model="ChatGPT", limit=2),
-        lambda: read_lengths(path, "Response tokens", "Request tokens"),
-        lambda: read_columns(path, ("ContextTokens",), {"TIMESTAMP": "x"}),
-    ):
-        try:
-            result = read()
-        except UserError:
-            continue
-        if isinstance(result, RecordedTrace):
-            assert result.arrival_s.size >= 1
-            assert np.all(np.diff(result.arrival_s) >= 0)
-            assert result.arrival_s[0] == 0
-            assert result.output_tokens.min() >= 1
-            assert result.prompt_tokens.min() >= 0
-
-
-FUZZ = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@FUZZ
-@given(st.binary(max_size=200), st.sampled_from(sorted(FORMATS)), st.booleans())
-@example(b"\x00", "csv", True)
-@example(b"\xff\xff,1,2\n", "csv", True)
-def test_fuzz_bytes(tmp_path: Path, content: bytes, name: str, with_header: bool) -> None:
-    header = FORMATS[name].split("\n")[0].encode() + b"\n"
-    path = tmp_path / "fuzz.csv"
-    path.write_bytes(header + content if with_header else content)
-    only_user_errors(path)
-
-
-@FUZZ
-@given(st.sampled_from(sorted(FORMATS)), st.integers(0, 400), st.integers(0, 30), CELLS)
-def test_fuzz_mutated_rows(tmp_path: Path, name: str, start: int, length: int, replacement: str) -> None:
-    content = FORMATS[name]
-    path = tmp_path / "fuzz.csv"
-    path.write_text(content[:start] + replacement + content[start + length :], newline="")
-    only_user_errors(path)
-
-
-@FUZZ
-@given(st.sampled_from(sorted(FORMATS)), st.integers(0, 6), st.integers(0, 8), CELLS)
-def test_fuzz_cells(tmp_path: Path, name: str, line: int, column: int, replacement: str) -> None:
-    rows = [text.split(",") for text in FORMATS[name].splitlines()]
-    cells = rows[line % len(rows)]
-    cells[column % len(cells)] = replacement
-    path = tmp_path / "fuzz.csv"
-    path.write_text("\n".join(map(",".join, rows)), newline="")
-    only_user_errors(path)
