@@ -16,24 +16,23 @@ from collections.abc import Callable
 
 import numpy as np
 
-from batchcube.engine import Shape
+from batchcube.engine import simulate_many, simulate_records
 from batchcube.engine.continuous import (
+    Job,
     Records,
     Replica,
     Requests,
-    StepJob,
-    StepSetup,
+    Setup,
     make_fleet,
     make_law,
     make_replica,
     make_requests,
     make_step_reporting,
-    simulate_many_steps,
 )
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.engine.continuous.numba.fleet import run_fleet
 from batchcube.engine.continuous.numba.workspace import make_workspace
-from batchcube.engine.continuous.run import new_records, simulate_job, way_of
+from batchcube.engine.continuous.run import new_records, way_of
 from batchcube.engine.continuous.tally import StepTally, new_step_tally
 from measure import interleave, number, ratio
 from peers import every_step, simpy_steps
@@ -49,17 +48,16 @@ def draw(count: int, rate_per_s: float) -> Requests:
     return make_requests(arrival, np.maximum(np.rint(prompt), 1), np.maximum(np.rint(output), 1))
 
 
-def job_of(requests: Requests, replica: Replica) -> StepJob:
+def job_of(requests: Requests, replica: Replica) -> Job:
     """Return what the engine is given: one replica, 50 windows over the arrivals."""
     reporting = make_step_reporting(horizon_s=float(requests.arrival[-1]) / TICKS_PER_S)
-    return StepJob(requests, np.zeros(len(requests.arrival), np.int32), StepSetup(replica, make_fleet(), reporting))
+    return Job(requests, np.zeros(len(requests.arrival), np.int32), Setup(replica, make_fleet(), reporting))
 
 
-def simulate(job: StepJob, *, leaps: bool) -> Records:
+def simulate(job: Job, *, leaps: bool) -> Records:
     """Run the kernel, with leaps or step by step."""
     records, space = new_records(job), make_workspace(job)
-    largest, windows = int(job.setup.replica.control.largest), job.setup.reporting.windows
-    tally = StepTally(*(part[0] for part in new_step_tally(1, Shape(1, largest, windows))))
+    tally = StepTally(*(part[0] for part in new_step_tally(1, job.shape)))
     if not leaps:
         space = space._replace(steady=False)
     run_fleet(job.requests, job.bin_of, job.setup, records, tally, space, *way_of(job, records))
@@ -103,7 +101,8 @@ def main() -> None:
         few = draw(300 if quick else 1000, rate)
 
         def plain(few: Requests = few, replica: Replica = replica) -> float:
-            return mean_latency(few, simulate_job(job_of(few, replica), "reference")[0])
+            job = job_of(few, replica)
+            return mean_latency(few, simulate_records([job], job.shape, "reference")[1][0])
 
         against(f"every step in plain Python, {rate:g} requests/s, {len(few.arrival)} requests", few, replica, plain, 3)
 
@@ -114,8 +113,7 @@ def main() -> None:
     million = draw(10**5 if quick else 10**6, 8.0)
     replica = make_replica(LAW, most_running=256, token_budget=2048, capacity_tokens=400_000)
     whole = job_of(million, replica)
-    shape = Shape(1, 256, whole.setup.reporting.windows)
-    (seconds,) = interleave(lambda _: simulate_many_steps([whole], shape), repetitions=3)
+    (seconds,) = interleave(lambda _: simulate_many([whole], whole.shape), repetitions=3)
     took = float(np.median(seconds.processor))
     print(f"{len(million.arrival):,} requests at 8/s, 400,000 tokens of KV cache, with its report: {number(took)} s")
 

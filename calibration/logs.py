@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.engine.continuous import Records, Replica, Requests, make_law, make_requests, simulate_steps
+from batchcube.engine import simulate_replica
+from batchcube.engine.continuous import Records, Replica, Requests, make_law, make_requests
 from batchcube.engine.continuous.model import LARGEST_REQUEST, SERVED, TICKS_PER_S
 
 from .documents import parse_json, require_regular
@@ -185,9 +186,10 @@ def _times(queued: Floats, first: Floats, last: Floats, output: NDArray[np.int64
 
 
 def replay(log: Log, replica: Replica, coefficients: Sequence[float] | Floats) -> Records:
-    """Simulate a log's requests on a replica with these coefficients of the step law; raises like `simulate_steps`."""
+    """Simulate a log's requests with these coefficients of a replica's step law; raises like `simulate_replica`."""
     law = make_law(*(float(c) for c in coefficients))
-    return simulate_steps(log.requests(), replica._replace(law=law)).records
+    records, _ = simulate_replica(log.requests(), replica._replace(law=law))
+    return records
 
 
 def fit_log(

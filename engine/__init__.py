@@ -4,6 +4,7 @@
 of them and returns reports only.
 """
 
+from . import batches, continuous
 from .backends import BACKENDS, MissingBackendError
 from .batches.model import (
     INFINITE,
@@ -20,8 +21,19 @@ from .batches.model import (
     make_trace,
     sort_into_bins,
 )
-from .batches.tally import Shape
-from .run import Described, Outcome, describe, jobs_at_once, simulate, simulate_many
+from .run import (
+    Described,
+    Outcome,
+    check,
+    describe,
+    jobs_at_once,
+    simulate,
+    simulate_many,
+    simulate_records,
+    simulate_replica,
+    simulation_of,
+)
+from .simulation import Shape, Simulation
 
 __all__ = [
     "BACKENDS",
@@ -37,7 +49,11 @@ __all__ = [
     "Reporting",
     "Setup",
     "Shape",
+    "Simulation",
     "Trace",
+    "batches",
+    "check",
+    "continuous",
     "describe",
     "jobs_at_once",
     "make_policy",
@@ -45,5 +61,8 @@ __all__ = [
     "make_trace",
     "simulate",
     "simulate_many",
+    "simulate_records",
+    "simulate_replica",
+    "simulation_of",
     "sort_into_bins",
 ]

@@ -2,8 +2,11 @@
 
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
-BACKENDS = ("numba", "jax", "reference")
+from .simulation import Simulation
+
+BACKENDS: tuple[str, ...] = ("numba", "jax", "reference")
 
 
 class MissingBackendError(ImportError):
@@ -18,10 +21,16 @@ def require_numba() -> None:
         raise MissingBackendError(f"backend = 'numba': {error} (backend 'reference' runs without numba)") from None
 
 
-def require_backend(backend: str) -> None:
-    """Refuse a backend that does not exist (ValueError) or is not installed (MissingBackendError)."""
+def require_backend(backend: str, simulation: Simulation[Any]) -> None:
+    """Refuse a backend that does not exist.
+
+    Raises ValueError for an unknown one and for one that a kind of simulation does not have, MissingBackendError for
+    one that is not installed.
+    """
     if backend not in BACKENDS:
         raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
+    if backend not in simulation.BACKENDS:
+        raise ValueError(f"backend = {backend!r}: {simulation.NAME} runs with {' or '.join(simulation.BACKENDS)}")
     if backend == "numba":
         require_numba()
     if backend == "jax" and find_spec("jax") is None:

@@ -1,19 +1,17 @@
 """The engine's front door: one replication with records, or a block of replications without."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from . import batches, continuous
 from .backends import require_backend
-from .batches.model import Bins, Job, Records, Setup, Trace, check
-from .batches.report import summarise
-from .batches.tally import Shape, Tally, new_tally
+from .continuous.tally import Totals
+from .simulation import Job, Report, Shape, Simulation
 
-JOBS_AT_ONCE = 16
-"""On a CPU: enough to spread what a call costs, few enough to stop soon and to keep tallies small."""
+_SIMULATIONS: Mapping[type, Simulation[Any]] = {batches.Job: batches, continuous.Job: continuous}
 
 
 class Described(NamedTuple):
@@ -28,52 +26,90 @@ class Outcome(NamedTuple):
 
     report: dict[str, Any]
     """The variables of a cube for this replication, by name; scalars and small arrays."""
-    records: Records
-    """What became of each request."""
+    records: Any
+    """What became of each request: `Records` of its kind of simulation."""
 
 
-def simulate(trace: Trace, bins: Bins, setup: Setup, backend: str = "numba") -> Outcome:
+def simulation_of(job: Job) -> Simulation[Any]:
+    """Return the kind of simulation that a job is of."""
+    return _SIMULATIONS[type(job)]
+
+
+def check(job: Job) -> None:
+    """Refuse what cannot be simulated without overflow, or does not fit together; raises ValueError."""
+    simulation_of(job).check(job)
+
+
+def simulate(job: Job, backend: str = "numba") -> Outcome:
     """Simulate one replication and say what became of each request.
 
-    Records hold, for each request (request,): start and completion in ticks of 1 µs, batch number, bin and batch size,
-    -1 where it was never served. Raises ValueError for input that does not fit together.
+    Raises ValueError for input that does not fit together, ArithmeticError when conservation is broken.
     """
-    shape = Shape(len(bins.start) - 1, setup.policy.batch_size, setup.reporting.windows)
-    tally = new_tally(1, shape)
-    records = Records(*(np.full(len(trace.arrival), -1, np.int64) for _ in Records._fields))
-    _run([Job(trace, bins, setup)], shape, tally, [records], backend)
-    report = summarise(tally, [setup], [len(trace.arrival)])
+    tally, (records,) = simulate_records([job], job.shape, backend)
+    report = simulation_of(job).summarise(tally, [job])
     return Outcome({name: value[0] for name, value in report.items()}, records)
 
 
-def simulate_many(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> dict[str, NDArray[Any]]:
-    """Simulate a block of replications; return the variables of a cube by name, leading axis job.
+def simulate_many(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> Report:
+    """Simulate a block of replications of one kind; return the variables of a cube by name, leading axis job.
 
     `shape` is common to the block, so that blocks can be stacked: bins beyond a job's own stay empty. Raises ValueError
     for input that does not fit together, ArithmeticError when conservation is broken.
     """
-    tally = new_tally(len(jobs), shape)
-    _run(jobs, shape, tally, (), backend)
-    return summarise(tally, [job.setup for job in jobs], [len(job.trace.arrival) for job in jobs])
+    simulation = _ready(jobs, backend)
+    tally = simulation.new_tally(len(jobs), shape)
+    simulation.fill(jobs, shape, tally, (), backend)
+    return simulation.summarise(tally, jobs)
+
+
+def simulate_records(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> tuple[Any, list[Any]]:
+    """Simulate a block of replications of one kind; return what backends leave behind.
+
+    That is tallies with a leading axis job, and the records of each job. Raises ValueError like `simulate_many`.
+    """
+    simulation = _ready(jobs, backend)
+    tally, records = simulation.new_tally(len(jobs), shape), [simulation.new_records(job) for job in jobs]
+    simulation.fill(jobs, shape, tally, records, backend)
+    return tally, records
+
+
+def simulate_replica(
+    requests: continuous.Requests, replica: continuous.Replica, backend: str = "numba"
+) -> tuple[continuous.Records, Totals]:
+    """Simulate a single replica under continuous batching; return what became of each request, and what was done.
+
+    Raises ValueError for input that does not fit together, ArithmeticError when requests or tokens were lost on the
+    way.
+    """
+    setup = continuous.Setup(replica, continuous.make_fleet(), continuous.make_step_reporting(horizon_s=1.0, windows=1))
+    job = continuous.Job(requests, np.zeros(len(requests.arrival), np.int32), setup)
+    tally, (records,) = simulate_records([job], job.shape, backend)
+    return records, Totals(*tally.totals[0, : len(Totals._fields)].tolist())
+
+
+def _ready(jobs: Sequence[Job], backend: str) -> Simulation[Any]:
+    """Return the kind of simulation of jobs that may be simulated; ValueError or MissingBackendError for others."""
+    simulation = simulation_of(jobs[0])
+    require_backend(backend, simulation)
+    for job in jobs:
+        simulation.check(job)
+    return simulation
 
 
 def jobs_at_once(job: Job, shape: Shape, backend: str = "numba") -> int:
     """Return how many jobs like one are best handed to `simulate_many` at once."""
-    if backend != "jax":
-        return JOBS_AT_ONCE
-    require_backend(backend)
-    from .batches.jax.driver import replications_for
-
-    return replications_for(job, shape)
+    simulation = simulation_of(job)
+    require_backend(backend, simulation)
+    return simulation.jobs_at_once(job, shape, backend)
 
 
-def describe(backend: str) -> Described:
+def describe(backend: str, simulation: Simulation[Any] = batches) -> Described:
     """Say where a backend computes and with which versions.
 
-    Raises MissingBackendError when it is not installed, RuntimeError when the device's arithmetic would give other
-    numbers.
+    Raises ValueError where a kind of simulation has no such backend, MissingBackendError when it is not installed,
+    RuntimeError when the device's arithmetic would give other numbers.
     """
-    require_backend(backend)
+    require_backend(backend, simulation)
     packages = {"numba": ("numba", "numpy"), "jax": ("jax", "jaxlib", "numpy"), "reference": ("numpy",)}[backend]
     device = "cpu"
     if backend == "jax":
@@ -82,50 +118,3 @@ def describe(backend: str) -> Described:
         prepare()
         device = device_name()
     return Described(device, ", ".join(f"{name} {version(name)}" for name in packages))
-
-
-_NO_RECORDS = Records(*(np.empty(0, np.int64) for _ in Records._fields))
-
-
-def _row(tally: Tally, run: int) -> Tally:
-    return Tally(*(part[run] for part in tally))
-
-
-def _run(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Records], backend: str) -> None:
-    """Fill empty tallies, leading axis job, and the records of every job if there are any."""
-    require_backend(backend)
-    for job in jobs:
-        check(*job)
-    if backend == "jax":
-        from .batches.jax.driver import run_replications
-
-        run_replications(jobs, shape, tally, records)
-        return
-    run_one = _run_compiled if backend == "numba" else _run_reference
-    for run, job in enumerate(jobs):
-        run_one(job, _row(tally, run), records[run] if records else _NO_RECORDS)
-
-
-def _run_compiled(job: Job, tally: Tally, records: Records) -> None:
-    """Simulate in a Numba kernel; compiled code is loaded on first use only."""
-    trace, bins, setup = job
-    if setup.policy.static:
-        from .batches.numba.static import run_static, static_workspace
-
-        run_static(trace, bins, setup, tally, records, static_workspace(bins, setup))
-    else:
-        from .batches.numba.dynamic import dynamic_workspace, run_dynamic
-
-        run_dynamic(trace, bins, setup, tally, records, dynamic_workspace(bins, setup))
-
-
-def _run_reference(job: Job, tally: Tally, records: Records) -> None:
-    """Simulate in plain Python."""
-    from .batches.reference import simulate_reference
-    from .batches.reference_tally import tally_reference
-
-    found, batches = simulate_reference(*job)
-    tally_reference(job.trace, job.setup, found, batches, tally)
-    if len(records.start):
-        for column, values in zip(records, found, strict=True):
-            column[:] = values

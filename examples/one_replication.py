@@ -6,7 +6,7 @@ what waits, up to four at a time.
 
 import numpy as np
 
-from batchcube.engine import Setup, make_policy, make_reporting, make_trace, simulate, sort_into_bins
+from batchcube.engine import Job, Setup, make_policy, make_reporting, make_trace, simulate, sort_into_bins
 from batchcube.engine.policies import service, target
 from batchcube.engine.policies.bins import assign_bins
 
@@ -26,8 +26,8 @@ setup = Setup(
     reporting=make_reporting(horizon_s=10.0, windows=5, request_sla_s=4.0),
 )
 
-compiled = simulate(trace, bins, setup, backend="numba")
-reference = simulate(trace, bins, setup, backend="reference")
+job = Job(trace, bins, setup)
+compiled, reference = simulate(job, backend="numba"), simulate(job, backend="reference")
 
 print("request  bin  batch  size  start_s  completion_s")
 for i, (start, completion, batch, bin_, size) in enumerate(zip(*compiled.records, strict=True)):

@@ -12,20 +12,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from batchcube.engine import Job, Setup, Shape, make_policy, make_reporting, make_trace, simulate, sort_into_bins
+from batchcube.engine import (
+    Job,
+    Setup,
+    continuous,
+    make_policy,
+    make_reporting,
+    make_trace,
+    simulate,
+    sort_into_bins,
+)
 from batchcube.engine.batches.report import QUANTILES
 from batchcube.engine.continuous import (
     ROUTINGS,
-    StepJob,
-    StepSetup,
     make_fleet,
     make_law,
     make_replica,
     make_requests,
     make_step_reporting,
-    simulate_many_steps,
 )
-from batchcube.engine.continuous.run import simulate_job
 from batchcube.engine.policies.bins import (
     assign_bins,
     distinct_edges,
@@ -41,6 +46,7 @@ from batchcube.engine.policies.target import Control
 from batchcube.engine.ticks import from_seconds
 from batchcube.sweeps.workloads.predictors import Adjacent
 from batchcube.sweeps.workloads.traces import RecordedTrace, resample
+from helpers.continuous import simulate_job
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "model.md"
@@ -174,7 +180,7 @@ RESULTS = ("request", "start", "completion", "batch")
 def served_as_stated(example: Example, backend: str) -> None:
     """Compare who is served when, in which batch."""
     rows = example.tables[0]
-    records = simulate(*job_of(example.settings, rows), backend=backend).records
+    records = simulate(job_of(example.settings, rows), backend=backend).records
     for i, row in enumerate(rows):
         found = [records.start[i], records.completion[i], records.batch[i]]
         if row["batch"]:
@@ -191,7 +197,7 @@ def bins_as_stated(example: Example, backend: str) -> None:
     ]
     for choice, batches in (row.values() for row in example.tables[0]):
         job = job_of({**example.settings, "bin_choice": choice}, rows)
-        batch = simulate(*job, backend=backend).records.batch.tolist()
+        batch = simulate(job, backend=backend).records.batch.tolist()
         assert [batch.index(number) for number in range(4)] == values(batches), choice
 
 
@@ -200,12 +206,12 @@ def reported_as_stated(example: Example, backend: str) -> None:
     requests, variables, windows = example.tables
     served_as_stated(example, backend)
     for column, warmup in (("no warm-up", 0), ("warm-up of 1", 1)):
-        report = simulate(*job_of(example.settings, requests, warmup), backend=backend).report
+        report = simulate(job_of(example.settings, requests, warmup), backend=backend).report
         for row in variables:
             name, _, quantile = row["variable"].partition(" ")
             found = report[name][QUANTILES.index(int(quantile[2:-1]) / 100)] if quantile else report[name]
             assert_agrees(row[column], found, row)
-    report = simulate(*job_of(example.settings, requests), backend=backend).report
+    report = simulate(job_of(example.settings, requests), backend=backend).report
     for k, row in enumerate(windows):
         for name in list(row)[1:]:
             assert_agrees(row[name], report[name][k], (name, k))
@@ -213,14 +219,14 @@ def reported_as_stated(example: Example, backend: str) -> None:
 
 def variables_as_stated(example: Example, backend: str) -> None:
     served_as_stated(example, backend)
-    report = simulate(*job_of(example.settings, example.tables[0]), backend=backend).report
+    report = simulate(job_of(example.settings, example.tables[0]), backend=backend).report
     for row in example.tables[1]:
         assert_agrees(row["value"], report[row["variable"]], row)
 
 
 def growth_as_stated(example: Example, backend: str) -> None:
     rows = [{"arrival": str(i), "service": "3"} for i in range(100)]
-    report = simulate(*job_of(example.settings, rows), backend=backend).report
+    report = simulate(job_of(example.settings, rows), backend=backend).report
     for row in example.tables[0]:
         assert_agrees(row["value"], report[row["variable"]], row)
 
@@ -372,7 +378,7 @@ def moments_as_stated(example: Example, _: str) -> None:
 TERMS = ("c0_s", "c1_s_per_request", "c2_s_per_kv_token", "c3_s_per_prefill_token", "c4_s_per_prefill_attention")
 
 
-def step_job_of(settings: dict[str, Any], rows: list[Row], routing: str = "round_robin") -> StepJob:
+def step_job_of(settings: dict[str, Any], rows: list[Row], routing: str = "round_robin") -> continuous.Job:
     """Build the replication of an example of continuous batching."""
     largest = int(settings["largest_batch"])
     replica = make_replica(
@@ -389,7 +395,7 @@ def step_job_of(settings: dict[str, Any], rows: list[Row], routing: str = "round
     arrival_s = [value(row["arrival (ms)"]) / 1000 for row in rows]
     tokens = ([int(row[name]) for row in rows] for name in ("prompt", "output"))
     bins = np.array([int(row.get("bin of 3", 0)) for row in rows], np.int32)
-    return StepJob(make_requests(arrival_s, *tokens), bins, StepSetup(replica, fleet, reporting))
+    return continuous.Job(make_requests(arrival_s, *tokens), bins, continuous.Setup(replica, fleet, reporting))
 
 
 def stepped_as_stated(example: Example, backend: str) -> None:
@@ -408,8 +414,7 @@ def every_step_as_stated(example: Example, backend: str) -> None:
     requests, steps, variables = example.tables
     stepped_as_stated(example, backend)
     job = step_job_of(example.settings, requests)
-    shape = Shape(3, int(example.settings["largest_batch"]), len(steps))
-    report = {name: array[0] for name, array in simulate_many_steps([job], shape, backend).items()}
+    report = simulate(job, backend).report
     columns = {
         "KV tokens at the end": "window_kv_tokens_mean",
         "running": "window_batch_size_mean",

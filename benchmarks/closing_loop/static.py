@@ -13,6 +13,7 @@ from batchcube.calibration.coefficients import BatchLaws
 from batchcube.calibration.measuring.bench import Engine, Grid
 from batchcube.engine import (
     Bins,
+    Job,
     Records,
     Setup,
     Trace,
@@ -106,7 +107,7 @@ def close_loop(
         prompts = stream(seed, run, "prompts").integers(2, vocabulary, (requests, PROMPT_TOKENS))
         served = serve_live(trace, bins, setup, _server(generate, prompts, output))
         for law, service in services.items():
-            records = simulate(trace, bins, setup._replace(service=service)).records
+            records = simulate(Job(trace, bins, setup._replace(service=service))).records
             rows += compare((run, load, mode, law), trace, served, records)
             every.append(_requests((run, load, mode, law), trace, served, records))
     write_text(folder / "requests.csv", pd.concat(every).to_csv(index=False))

@@ -9,6 +9,7 @@ from ..policies.bin_choice import CHOICES
 from ..policies.service import Service, longest_service
 from ..policies.sla import TOKEN_GAP
 from ..policies.target import Control
+from ..simulation import Shape
 from ..ticks import LARGEST_BATCH, LARGEST_REQUEST, LATEST, MOST_REQUESTS, NEVER, from_seconds
 from .tally import TBT_UNIT
 
@@ -89,6 +90,16 @@ class Setup(NamedTuple):
     control: Control
     reporting: Reporting
 
+    @property
+    def largest_batch(self) -> int:
+        """Most requests of a batch."""
+        return self.policy.batch_size
+
+    @property
+    def windows(self) -> int:
+        """Number of time windows of the report."""
+        return self.reporting.windows
+
 
 class Job(NamedTuple):
     """One replication to simulate."""
@@ -96,6 +107,11 @@ class Job(NamedTuple):
     trace: Trace
     bins: Bins
     setup: Setup
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of its tally."""
+        return Shape(len(self.bins.start) - 1, self.setup.largest_batch, self.setup.windows)
 
 
 class Records(NamedTuple):
@@ -240,8 +256,9 @@ def make_reporting(
     )
 
 
-def check(trace: Trace, bins: Bins, setup: Setup) -> None:
+def check(job: Job) -> None:
     """Refuse what cannot be simulated without overflow, or does not fit together; raises ValueError."""
+    trace, bins, setup = job
     requests = len(trace.arrival)
     if requests == 0:
         raise ValueError("a trace needs at least one request")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..histogram import BUCKETS
+from ..simulation import Shape
 
 TOTALS = np.dtype(
     [
@@ -87,14 +88,6 @@ WINDOW_FIELDS = (
     SIGNAL_1,
     MISSED,
 ) = range(14)
-
-
-class Shape(NamedTuple):
-    """How large a tally must be to hold a replication."""
-
-    bins: int
-    largest_batch: int
-    windows: int
 
 
 class Tally(NamedTuple):

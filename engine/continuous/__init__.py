@@ -1,4 +1,7 @@
-"""Continuous batching: replicas of an engine, requests join and leave at every step (docs/model.md, section 10)."""
+"""Continuous batching: replicas of an engine, requests join and leave at every step (docs/model.md, section 10).
+
+A `Simulation`.
+"""
 
 from .model import (
     ADMISSIONS,
@@ -6,40 +9,51 @@ from .model import (
     ROUTINGS,
     SERVED,
     Fleet,
+    Job,
     Law,
     Records,
     Replica,
     Requests,
-    StepJob,
+    Setup,
     StepReporting,
-    StepSetup,
+    check,
     make_fleet,
     make_law,
     make_replica,
     make_requests,
     make_step_reporting,
 )
-from .run import BACKENDS, simulate_many_steps, simulate_steps
+from .report import HISTOGRAM_UNITS_PER_S, OVERLOAD_TEST
+from .run import BACKENDS, NAME, STEPWISE, fill, jobs_at_once, new_records, summarise
+from .tally import new_step_tally as new_tally
 
 __all__ = [
     "ADMISSIONS",
     "BACKENDS",
+    "HISTOGRAM_UNITS_PER_S",
+    "NAME",
+    "OVERLOAD_TEST",
     "REJECTED",
     "ROUTINGS",
     "SERVED",
+    "STEPWISE",
     "Fleet",
+    "Job",
     "Law",
     "Records",
     "Replica",
     "Requests",
-    "StepJob",
+    "Setup",
     "StepReporting",
-    "StepSetup",
+    "check",
+    "fill",
+    "jobs_at_once",
     "make_fleet",
     "make_law",
     "make_replica",
     "make_requests",
     "make_step_reporting",
-    "simulate_many_steps",
-    "simulate_steps",
+    "new_records",
+    "new_tally",
+    "summarise",
 ]

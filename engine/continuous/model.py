@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..policies.bin_choice import CHOICES
 from ..policies.sla import STEP_SIGNALS, TOKEN_GAP
 from ..policies.target import Control, fixed_target
+from ..simulation import Shape
 
 TICKS_PER_S = 10**12
 TICKS_PER_MICROSECOND = 10**6
@@ -107,21 +108,36 @@ class StepReporting(NamedTuple):
     """Number of windows, from t = 0 on."""
 
 
-class StepSetup(NamedTuple):
+class Setup(NamedTuple):
     """Everything but the requests."""
 
     replica: Replica
     fleet: Fleet
     reporting: StepReporting
 
+    @property
+    def largest_batch(self) -> int:
+        """Most requests that run at once on a replica."""
+        return int(self.replica.control.largest)
 
-class StepJob(NamedTuple):
+    @property
+    def windows(self) -> int:
+        """Number of time windows of the report."""
+        return self.reporting.windows
+
+
+class Job(NamedTuple):
     """One replication to simulate."""
 
     requests: Requests
     bin_of: NDArray[np.int32]
     """(request,) bin of each."""
-    setup: StepSetup
+    setup: Setup
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of its tally."""
+        return Shape(self.setup.fleet.bins, self.setup.largest_batch, self.setup.windows)
 
 
 class Records(NamedTuple):
@@ -295,7 +311,7 @@ def never_fits(requests: Requests, replica: Replica) -> NDArray[np.bool_]:
     return too_large if replica.chunked else too_large | (requests.prompt > replica.token_budget)
 
 
-def check(job: StepJob) -> None:
+def check(job: Job) -> None:
     """Refuse what does not fit together, and requests one of which could take a quarter of the time there is.
 
     No sum of a leap can then run out of int64, and a clock that passes `LATEST` is noticed before it can. Raises

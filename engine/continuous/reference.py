@@ -20,8 +20,8 @@ from .model import (
     SERVED,
     TICKS_PER_MICROSECOND,
     TICKS_PER_NANOSECOND,
+    Job,
     Records,
-    StepJob,
     blocks_of,
     too_late,
 )
@@ -82,7 +82,7 @@ class History:
 class Engine:
     """The whole state of one replica."""
 
-    job: StepJob
+    job: Job
     records: Records
     history: History
     now: int = 0
@@ -315,7 +315,7 @@ class Engine:
         return history[-1 - held] if len(history) > held else Observation(0, 0, 0, 0)
 
 
-def simulate_reference(job: StepJob, records: Records, tally: StepTally) -> None:
+def simulate_reference(job: Job, records: Records, tally: StepTally) -> None:
     """Serve every request that is not rejected already; fill its records, and the empty tally."""
     fleet, arrival = job.setup.fleet, job.requests.arrival.tolist()
     accepted = [i for i in range(len(arrival)) if records.status[i] == SERVED]

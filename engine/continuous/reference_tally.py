@@ -7,14 +7,14 @@ from ..batches.tally import COUNT, LEAST, LOW, MOST, SQUARE_0, SUM_0, SUM_1
 from ..histogram import bucket_of
 from ..policies.estimates import UNIT, read
 from ..windows import REST_BITS
-from .model import SERVED, TICKS_PER_NANOSECOND, Records, StepJob
+from .model import SERVED, TICKS_PER_NANOSECOND, Job, Records
 from .tally import BIN_FIELDS, GAP, QUANTITIES, TOTAL_FIELDS, WINDOW_FIELDS, StepTally
 
 if TYPE_CHECKING:
     from .reference import History
 
 
-def tally_reference(job: StepJob, records: Records, history: "History", kept: int, tally: StepTally) -> None:
+def tally_reference(job: Job, records: Records, history: "History", kept: int, tally: StepTally) -> None:
     """Fill an empty tally from what became of each request, and every step; `kept` is left in the KV caches."""
     arrival = job.requests.arrival.tolist()
     served = [i for i in range(len(arrival)) if records.status[i] == SERVED]
@@ -29,7 +29,7 @@ def tally_reference(job: StepJob, records: Records, history: "History", kept: in
 
 
 def _tally_totals(
-    job: StepJob,
+    job: Job,
     records: Records,
     history: "History",
     served: list[int],
@@ -77,7 +77,7 @@ def _tally_totals(
     tally.totals[:] = list(values.values())
 
 
-def _tally_times(job: StepJob, records: Records, measured: list[int], gaps: list[int], tally: StepTally) -> None:
+def _tally_times(job: Job, records: Records, measured: list[int], gaps: list[int], tally: StepTally) -> None:
     """Fill moments and histograms of the times of requests and the gaps between tokens, and the bins."""
     arrival, output = job.requests.arrival, job.requests.output
     field = {name: k for k, name in enumerate(BIN_FIELDS)}
@@ -118,7 +118,7 @@ def _add(values: list[int], in_nanoseconds: list[int], tally: StepTally, quantit
         tally.histograms[quantity, bucket_of(value)] += 1
 
 
-def _tally_windows(job: StepJob, records: Records, history: "History", tally: StepTally) -> None:
+def _tally_windows(job: Job, records: Records, history: "History", tally: StepTally) -> None:
     field = {name: k for k, name in enumerate(WINDOW_FIELDS)}
     reporting, control = job.setup.reporting, job.setup.replica.control
     width, windows = reporting.window, reporting.windows

@@ -10,7 +10,7 @@ from ..batches.report import divide, exact_moments, rank_histograms, share_misse
 from ..batches.tally import COUNT, LEAST, MOST
 from ..policies.estimates import UNIT
 from ..windows import REST_BITS
-from .model import NEVER, TICKS_PER_S, StepSetup
+from .model import NEVER, TICKS_PER_S, Setup
 from .tally import (
     BACKLOG_END,
     BACKLOG_HALF,
@@ -66,9 +66,13 @@ from .tally import (
 )
 
 HISTOGRAM_UNITS_PER_S = 10**9
+OVERLOAD_TEST = (
+    "overloaded: over the second half of the arrivals the number of requests in the system grew by more than "
+    "B (1 + c) + 4 sqrt(arrivals in that half), with B the mean number of requests running in a step and c replicas"
+)
 
 
-def summarise_steps(tally: StepTally, setups: Sequence[StepSetup]) -> dict[str, NDArray[Any]]:
+def summarise_steps(tally: StepTally, setups: Sequence[Setup]) -> dict[str, NDArray[Any]]:
     """Return the report of many replications, leading axis run; ArithmeticError when values were lost on the way."""
     totals = tally.totals
     fleets, replicas = [setup.fleet for setup in setups], [setup.replica for setup in setups]
@@ -164,7 +168,7 @@ def _per_bin(tally: StepTally) -> dict[str, NDArray[Any]]:
     }
 
 
-def _per_window(tally: StepTally, setups: Sequence[StepSetup], has_sla: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+def _per_window(tally: StepTally, setups: Sequence[Setup], has_sla: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
     """Report every time window; NaN where nothing happened."""
     rows = tally.windows
     steps = rows[:, :, W_STEPS]

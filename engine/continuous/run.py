@@ -1,99 +1,69 @@
-"""The front door of continuous batching: one replication with records, or a block of replications without."""
+"""Simulate single steps: jobs in, tallies and records out, on any backend."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends import require_numba
-from ..batches.tally import Shape
+from ..simulation import JOBS_AT_ONCE, Report, Shape
 from .model import (
     REJECTED,
     ROUTINGS,
     SERVED,
     Fleet,
+    Job,
     Records,
-    Replica,
-    Requests,
-    StepJob,
-    StepSetup,
-    check,
-    make_fleet,
-    make_step_reporting,
     never_fits,
     too_late,
 )
 from .report import summarise_steps
-from .tally import KEPT, LATE, StepTally, Totals, new_step_tally
+from .tally import KEPT, LATE, StepTally, Totals
 
-BACKENDS = ("numba", "reference")
-
-
-class StepOutcome(NamedTuple):
-    """What one replication gave."""
-
-    records: Records
-    totals: Totals
+NAME = "continuous batching"
+STEPWISE = True
+BACKENDS: tuple[str, ...] = ("numba", "reference")
 
 
-def simulate_steps(requests: Requests, replica: Replica, backend: str = "numba") -> StepOutcome:
-    """Simulate one replica under continuous batching, and say what became of each request.
+def fill(jobs: Sequence[Job], shape: Shape, tally: StepTally, records: Sequence[Records], backend: str) -> None:
+    """Fill empty tallies, leading axis job, and the records of every job if there are any.
 
-    Records hold, for each request (request,), ticks of 1 ps: see `Records`. Raises ValueError for input that does not
-    fit together, ArithmeticError when requests or tokens were lost on the way.
+    Raises ValueError where the clock runs out, ArithmeticError when requests or tokens were lost on the way.
     """
-    setup = StepSetup(replica, make_fleet(), make_step_reporting(horizon_s=1.0, windows=1))
-    records, tally = simulate_job(StepJob(requests, np.zeros(len(requests.arrival), np.int32), setup), backend)
-    return StepOutcome(records, Totals(*tally.totals[: len(Totals._fields)].tolist()))
+    run_one = _run_compiled if backend == "numba" else _run_reference
+    for run, job in enumerate(jobs):
+        row, told = StepTally(*(part[run] for part in tally)), records[run] if records else new_records(job)
+        run_one(job, row, told)
+        _check_conservation(job, told, row)
 
 
-def simulate_job(job: StepJob, backend: str = "numba") -> tuple[Records, StepTally]:
-    """Simulate one replication; return what became of each request, and the tally.
-
-    Raises ValueError and ArithmeticError like `simulate_steps`.
-    """
-    shape = Shape(job.setup.fleet.bins, int(job.setup.replica.control.largest), job.setup.reporting.windows)
-    tally = new_step_tally(1, shape)
-    row = StepTally(*(part[0] for part in tally))
-    return _simulate(job, row, backend), row
-
-
-def simulate_many_steps(jobs: Sequence[StepJob], shape: Shape, backend: str = "numba") -> dict[str, NDArray[Any]]:
-    """Simulate a block of replications; return the variables of a cube by name, leading axis job.
-
-    `shape` is common to the block, so that blocks can be stacked: bins beyond a job's own stay empty. Raises ValueError
-    for input that does not fit together, ArithmeticError when conservation is broken.
-    """
-    tally = new_step_tally(len(jobs), shape)
-    for number, job in enumerate(jobs):
-        _simulate(job, StepTally(*(part[number] for part in tally)), backend)
+def summarise(tally: StepTally, jobs: Sequence[Job]) -> Report:
+    """Return the report of full tallies, leading axis job; ArithmeticError when values were lost on the way."""
     return summarise_steps(tally, [job.setup for job in jobs])
 
 
-def _simulate(job: StepJob, tally: StepTally, backend: str) -> Records:
-    if backend not in BACKENDS:
-        raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
-    check(job)
-    records = new_records(job)
-    order, begin = way_of(job, records)
-    if backend == "reference":
-        from .reference import simulate_reference
-
-        simulate_reference(job, records, tally)
-    else:
-        require_numba()
-        from .numba.fleet import run_fleet
-        from .numba.workspace import make_workspace
-
-        run_fleet(job.requests, job.bin_of, job.setup, records, tally, make_workspace(job), order, begin)
-        if tally.totals[LATE]:
-            raise too_late()
-    _check_conservation(job, records, tally)
-    return records
+def jobs_at_once(job: Job, shape: Shape, backend: str) -> int:
+    """Return how many jobs like one are best simulated at once."""
+    return JOBS_AT_ONCE
 
 
-def new_records(job: StepJob) -> Records:
+def _run_compiled(job: Job, tally: StepTally, records: Records) -> None:
+    """Simulate in a Numba kernel; compiled code is loaded on first use only."""
+    from .numba.fleet import run_fleet
+    from .numba.workspace import make_workspace
+
+    run_fleet(job.requests, job.bin_of, job.setup, records, tally, make_workspace(job), *way_of(job, records))
+    if tally.totals[LATE]:
+        raise too_late()
+
+
+def _run_reference(job: Job, tally: StepTally, records: Records) -> None:
+    """Simulate in plain Python."""
+    from .reference import simulate_reference
+
+    simulate_reference(job, records, tally)
+
+
+def new_records(job: Job) -> Records:
     """Return records of nothing but who is turned away."""
     records = Records(*(np.full(len(job.requests.arrival), -1, np.int64) for _ in Records._fields))
     records.preemptions[:] = 0
@@ -101,7 +71,7 @@ def new_records(job: StepJob) -> Records:
     return records
 
 
-def way_of(job: StepJob, records: Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def way_of(job: Job, records: Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Send requests to replicas where that needs no look at the queues.
 
     Returns the requests in the order of arrival, replica by replica, and where each replica's begin (replica + 1,).
@@ -120,7 +90,7 @@ def way_of(job: StepJob, records: Records) -> tuple[NDArray[np.int64], NDArray[n
     return order, np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
 
 
-def _check_conservation(job: StepJob, records: Records, tally: StepTally) -> None:
+def _check_conservation(job: Job, records: Records, tally: StepTally) -> None:
     """Refuse a result in which something was lost.
 
     Every request is served whole, or rejected; the KV cache is never overdrawn, and empty in the end.

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batches.tally import LEAST, Shape
+from ..batches.tally import LEAST
 from ..histogram import BUCKETS, bucket_edges
+from ..simulation import Shape
 from .model import NEVER, TICKS_PER_NANOSECOND
 
 TOTAL_FIELDS = (

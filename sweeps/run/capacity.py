@@ -22,12 +22,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from batchcube.engine import Job, Shape, jobs_at_once
-from batchcube.engine.batches.model import check
-from batchcube.engine.batches.report import OVERLOAD_TEST, QUANTILES
-from batchcube.engine.continuous import BACKENDS as STEP_BACKENDS
-from batchcube.engine.continuous import StepJob
-from batchcube.engine.run import JOBS_AT_ONCE
+from batchcube.engine import Shape, check, jobs_at_once, simulate_many
+from batchcube.engine.batches.report import QUANTILES
+from batchcube.engine.simulation import JOBS_AT_ONCE, Job
 from batchcube.results.costs import NOT_MEASURED
 from batchcube.results.cube import build_cube
 from batchcube.results.overload import GROWTH
@@ -41,7 +38,7 @@ from ..progress import Progress, Silent
 from ..spec import service as coefficients
 from ..spec.document import Sweep
 from ..spec.grid import where
-from ..spec.settings import CoefficientsLaw, Point, draws_service, is_continuous
+from ..spec.settings import CoefficientsLaw, Point, draws_service
 from ..stopping import SECONDS_BETWEEN_LOOKS, Stop, stopping
 from ..workloads.arrivals import Deterministic, Gamma, Poisson
 from ..workloads.settings import FloatArray
@@ -49,13 +46,11 @@ from .draws import Draws
 from .execution import (
     ADVICE,
     SECONDS_BETWEEN_SAVES,
-    STEP_OVERLOAD_TEST,
     Stopped,
     coordinate_of,
     in_percent,
     require_backend,
     same_sweep,
-    simulate_jobs,
 )
 from .plan import Plan, PointPlan, calibrated, deal, make_plan, unmeasured_costs
 from .store import Part, Store
@@ -297,7 +292,7 @@ def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
             return f"{variable}: needs report.{_FRACTIONS[variable]}, beyond which it counts as a violation"
         if variable.startswith(_OF_TOKENS) and point.workload.in_seconds:
             return f'{variable}: needs tokens, and workload.lengths.unit is "seconds"'
-        if variable.startswith("tpot_") and not is_continuous(point):
+        if variable.startswith("tpot_") and not point.simulation.STEPWISE:
             return f'{variable}: is measured with policy.mode = "continuous" only; use tbt'
         unknown = [name for name in unmeasured_costs(point) if name in REGISTRY[variable].rests_on]
         if unknown:
@@ -414,7 +409,6 @@ class _Run:
         self.jobs_at_once = JOBS_AT_ONCE
         if self.on_device:
             job = Draws(plan.sweep.seed, 0).job(max(plan.points, key=lambda point: point.requests))
-            assert isinstance(job, Job)  # single steps have no program for devices
             self.jobs_at_once = jobs_at_once(job, self._shape(plan.points), backend)
         self.answers: dict[tuple[int, int], _Answer] = {}
         """By point and replication."""
@@ -520,7 +514,7 @@ class _Run:
 
     def _shape(self, plans: Sequence[PointPlan]) -> Shape:
         # Devices compile for a shape, so that all calls ask for one.
-        largest = max(plan.largest_batch for plan in (self.plan.points if self.on_device else plans))
+        largest = max(plan.setup.largest_batch for plan in (self.plan.points if self.on_device else plans))
         return Shape(self.plan.bins, largest, 1)
 
     def _search(self, task: _Task) -> None:
@@ -549,7 +543,7 @@ class _Run:
 
     def _look(self, searches: Sequence[_One], together: int, quota: int) -> int:
         """Simulate the next rate of at most `together` searches; return how much of the progress left that was."""
-        drawn: list[tuple[_One, PointPlan, Job | StepJob]] = []
+        drawn: list[tuple[_One, PointPlan, Job]] = []
         keys: dict[tuple[int, float], int] = {}
         with np.errstate(all="ignore"):
             for one in searches:
@@ -567,7 +561,7 @@ class _Run:
             if self.on_device:
                 # Programs are compiled for a number of jobs, and searches end one after the other.
                 jobs += [jobs[-1]] * (together - len(jobs))
-            report = simulate_jobs(jobs, self._shape([plan for _, plan, _ in drawn]), self.backend)
+            report = simulate_many(jobs, self._shape([plan for _, plan, _ in drawn]), self.backend)
         report = {name: values[: len(drawn)] for name, values in report.items()}
         holds, statistic = self._judge(report)
         missed = report["missed"] / (report["measured"] + report["missed"])
@@ -579,12 +573,11 @@ class _Run:
             self._simulated += counted
         return counted
 
-    def _draw(self, one: _One, plan: PointPlan) -> Job | StepJob | None:
+    def _draw(self, one: _One, plan: PointPlan) -> Job | None:
         """Return the job of a point; None where the engine's clock would end before the last of its arrivals."""
         try:
             job = one.draws.job(plan)
-            if isinstance(job, Job):
-                check(*job)
+            check(job)
         except ValueError:
             # Only the search's own halving leads there; anything else is the user's to know.
             if self.settings.low is None and one.visited and one.rate < min(one.visited):
@@ -661,9 +654,7 @@ def find_capacity(
         raise UserError("--sla: at least one criterion is needed, for instance tbt_mean_ms=50")
     _require_range(low, high, tolerance, growth)
     _require_searchable(sweep, wanted)
-    if is_continuous(sweep.grid.points[0]) and backend == "jax":
-        raise UserError(f"backend = {backend!r}: continuous batching runs with {one_of(STEP_BACKENDS)}")
-    made_by = require_backend(backend)
+    made_by = require_backend(backend, sweep.grid.points[0].simulation)
     settings = _Settings(wanted, low, high, tolerance, growth)
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else require_output(Path(output))
@@ -750,13 +741,13 @@ def _cube(sweep: Sweep, run: _Run, made_by: Sequence[MadeBy]) -> xr.Dataset:
         seed=sweep.seed,
         replications=replications,
         made_by=made_by,
-        overload_test=STEP_OVERLOAD_TEST if plan.continuous else OVERLOAD_TEST,
+        overload_test=plan.simulation.OVERLOAD_TEST,
         input_sha256=plan.input_sha256,
         trace_rows_dropped=plan.rows_dropped,
         notes=notes,
     )
     laws = calibrated(plan.points)
-    kept = {"service_coefficients": coefficients.record(laws, steps=plan.continuous)} if laws else {}
+    kept = {"service_coefficients": coefficients.record(laws, steps=plan.simulation.STEPWISE)} if laws else {}
     visited = [answer for row in table for answer in row]
     in_range = settings.low is not None and settings.high is not None
     about: dict[str, str | int | float] = {

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.engine import Bins, Job, Setup, Trace, make_trace, sort_into_bins
-from batchcube.engine.continuous import Requests, StepJob, StepSetup, make_requests
+from batchcube.engine import Bins, Trace, batches, continuous, make_trace, sort_into_bins
+from batchcube.engine.continuous import Requests, make_requests
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 
@@ -36,12 +36,15 @@ class Draws:
         self._made: OrderedDict[int, Future[Any]] = OrderedDict()
         self._bytes: dict[int, int] = {}
 
-    def job(self, plan: PointPlan) -> Job | StepJob:
+    def job(self, plan: PointPlan) -> batches.Job | continuous.Job:
         """Return a point's requests in this replication, with their bins."""
-        setup = plan.setup
-        return self._batch_job(plan, setup) if isinstance(setup, Setup) else self._step_job(plan, setup)
+        match plan.setup:
+            case batches.Setup() as setup:
+                return self._batch_job(plan, setup)
+            case continuous.Setup() as setup:
+                return self._step_job(plan, setup)
 
-    def _batch_job(self, plan: PointPlan, setup: Setup) -> Job:
+    def _batch_job(self, plan: PointPlan, setup: batches.Setup) -> batches.Job:
         keys = plan.keys
         trace: Trace = self._once(keys.trace, lambda: self._trace(plan))
         arrival = self._once(keys.arrivals, lambda: self._arrivals(plan))
@@ -54,9 +57,9 @@ class Draws:
             largest = setup.policy.batch_size
             made = self._once(keys.service, lambda: drawn_service(plan.point, largest, self._stream("coefficients")))
             setup = setup._replace(service=made)
-        return Job(trace, bins, setup)
+        return batches.Job(trace, bins, setup)
 
-    def _step_job(self, plan: PointPlan, setup: StepSetup) -> StepJob:
+    def _step_job(self, plan: PointPlan, setup: continuous.Setup) -> continuous.Job:
         keys = plan.keys
         requests: Requests = self._once(keys.trace, lambda: self._requests(plan))
         arrival = self._once(keys.arrivals, lambda: self._step_arrivals(plan))
@@ -64,7 +67,7 @@ class Draws:
         if draws_service(plan.point):
             law = self._once(keys.service, lambda: drawn_law(plan.point, self._stream("coefficients")))
             setup = setup._replace(replica=setup.replica._replace(law=law))
-        return StepJob(requests._replace(arrival=arrival), bin_of, setup)
+        return continuous.Job(requests._replace(arrival=arrival), bin_of, setup)
 
     def _once(self, key: int, make: Callable[[], Any]) -> Any:
         with self._lock:

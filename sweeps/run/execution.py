@@ -15,16 +15,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from batchcube.engine import Job, Shape, simulate_many
+from batchcube.engine import Shape, Simulation, batches, check, describe, jobs_at_once, simulate_many
 from batchcube.engine.backends import MissingBackendError
-from batchcube.engine.batches.model import check
-from batchcube.engine.batches.report import OVERLOAD_TEST
-from batchcube.engine.continuous import BACKENDS as STEP_BACKENDS
-from batchcube.engine.continuous import StepJob, simulate_many_steps
-from batchcube.engine.continuous.report import HISTOGRAM_UNITS_PER_S
 from batchcube.engine.histogram import bucket_edges, bucket_middles
-from batchcube.engine.run import JOBS_AT_ONCE, describe, jobs_at_once
-from batchcube.engine.ticks import TICKS_PER_S
+from batchcube.engine.simulation import Job
 from batchcube.results import overload
 from batchcube.results.cube import (
     Buckets,
@@ -44,7 +38,7 @@ from ..progress import Progress, Silent
 from ..spec import service as coefficients
 from ..spec.document import Sweep, identity_of
 from ..spec.grid import Axis, setting_paths
-from ..spec.settings import draws_service, is_continuous
+from ..spec.settings import draws_service
 from ..stopping import SECONDS_BETWEEN_LOOKS, Stop, stopping
 from ..theory.expected import Expected
 from .draws import Draws
@@ -65,11 +59,6 @@ _NEVER_SERVED = {
         ("unserved", "were left in bins that never released them"),
     )
 }
-# What `OVERLOAD_TEST` says of whole batches, of single steps.
-STEP_OVERLOAD_TEST = (
-    "overloaded: over the second half of the arrivals the number of requests in the system grew by more than "
-    "B (1 + c) + 4 sqrt(arrivals in that half), with B the mean number of requests running in a step and c replicas"
-)
 
 
 class Size(NamedTuple):
@@ -94,13 +83,15 @@ def _size(plan: Plan, workers: int) -> Size:
     points, replications = len(plan.points), plan.sweep.replications
     windows = plan.points[0].point.report.windows
     # A histogram spans some ten doublings of 64 buckets; that of the gaps between tokens has numbers of 8 bytes.
-    histogram = 640 * (12 if plan.continuous else 4) if plan.points[0].point.report.histograms else 0
-    largest = max(p.largest_batch for p in plan.points)
+    histogram = 640 * (12 if plan.simulation.STEPWISE else 4) if plan.points[0].point.report.histograms else 0
+    largest = max(p.setup.largest_batch for p in plan.points)
     values = 60 + 6 * plan.bins + 10 * windows + min(largest, 1000)
     cube_bytes = points * replications * (8 * values + histogram)
     # What follows was measured: reports are kept until the cube is built, and copied then; each is some hundred arrays.
     kept = 3.3 * cube_bytes + 24_000 * replications
-    drawn = (350 if plan.continuous else 95) * max(p.requests for p in plan.points) * min(workers, replications)
+    drawn = (
+        (350 if plan.simulation.STEPWISE else 95) * max(p.requests for p in plan.points) * min(workers, replications)
+    )
     return Size(points, plan.requests * replications, cube_bytes, round(kept + drawn) + 300_000_000)
 
 
@@ -142,9 +133,7 @@ def run_sweep(
     Raises UserError for a backend that is not there, and for what only the data can show (a missing file, a request no
     batch can hold).
     """
-    if is_continuous(sweep.grid.points[0]) and backend == "jax":
-        raise UserError(f"backend = {backend!r}: continuous batching runs with {' or '.join(STEP_BACKENDS)}")
-    made_by = require_backend(backend)
+    made_by = require_backend(backend, sweep.grid.points[0].simulation)
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else require_output(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
@@ -191,10 +180,10 @@ def _identity(sweep: Sweep, input_sha256: str) -> dict[str, str]:
     return {"run": sweep.identity(), "version": batchcube_version(), "input_sha256": input_sha256}
 
 
-def require_backend(backend: str) -> MadeBy:
-    """Return what a backend is and runs on; raises UserError where there is none of that name or it cannot run here."""
+def require_backend(backend: str, simulation: Simulation[Any] = batches) -> MadeBy:
+    """Return what a backend is and runs on; raises UserError where there is none for a simulation, or not here."""
     try:
-        return MadeBy(backend, *describe(backend))
+        return MadeBy(backend, *describe(backend, simulation))
     except (MissingBackendError, ValueError, RuntimeError) as error:  # RuntimeError: a device that is not fit for use
         raise UserError(" ".join(str(error).split())) from None
 
@@ -345,9 +334,7 @@ class _Run:
         """Return how many jobs a call simulates, of how many replications a task is, and the blocks of points."""
         points = len(self.plan.points)
         largest = self._job(first, max(self.plan.points, key=lambda plan: plan.requests))
-        jobs = JOBS_AT_ONCE
-        if isinstance(largest, Job):
-            jobs = jobs_at_once(largest, self._shape(self.plan.points), self.backend)
+        jobs = jobs_at_once(largest, self._shape(self.plan.points), self.backend)
         if not self.on_device:
             # Few replications: several threads share one, and what it draws.
             return jobs, 1, list(deal(points, -(-4 * workers // replications)))
@@ -361,8 +348,8 @@ class _Run:
 
     def _shape(self, plans: Sequence[PointPlan]) -> Shape:
         # Devices compile for a shape, so that all calls ask for one; cores take the least memory.
-        largest = max(plan.largest_batch for plan in (self.plan.points if self.on_device else plans))
-        return Shape(self.plan.bins, largest, plans[0].setup.reporting.windows)
+        largest = max(plan.setup.largest_batch for plan in (self.plan.points if self.on_device else plans))
+        return Shape(self.plan.bins, largest, plans[0].setup.windows)
 
     def _simulate(self, task: _Task) -> None:
         """Simulate the points of a task on each of its replications; runs in a thread of the pool."""
@@ -373,7 +360,7 @@ class _Run:
             jobs = self._draw(task.draws, plans)
             with np.errstate(all="ignore"):
                 try:
-                    report = simulate_jobs(jobs, self._shape(plans), self.backend)
+                    report = simulate_many(jobs, self._shape(plans), self.backend)
                 except ValueError as error:
                     if not refuses_input(error):
                         raise
@@ -387,10 +374,10 @@ class _Run:
                 self._fresh += parts
                 self._simulated += sum(plan.requests for plan in plans) * len(task.draws)
 
-    def _draw(self, draws: Sequence[Draws], plans: Sequence[PointPlan]) -> list[Job | StepJob]:
+    def _draw(self, draws: Sequence[Draws], plans: Sequence[PointPlan]) -> list[Job]:
         """Return the jobs of points on replications, replication by replication."""
 
-        def of(replication: Draws) -> list[Job | StepJob]:
+        def of(replication: Draws) -> list[Job]:
             with np.errstate(all="ignore"):
                 if self._stop.is_set():
                     raise Stopped
@@ -400,7 +387,7 @@ class _Run:
         drawn = map(of, draws) if len(draws) == 1 else self.drawing.map(of, draws)
         return list(chain.from_iterable(drawn))
 
-    def _job(self, draws: Draws, plan: PointPlan) -> Job | StepJob:
+    def _job(self, draws: Draws, plan: PointPlan) -> Job:
         """Return a point's job of one replication; UserError naming the point where it cannot be made."""
         try:
             return draws.job(plan)
@@ -415,20 +402,17 @@ class _Run:
         at = next((position for position, mine in positions if mine is plan), None)
         return refusal(self.plan.sweep, error, at)
 
-    def _culprit(self, jobs: Sequence[Job | StepJob], plans: Sequence[PointPlan]) -> PointPlan | None:
+    def _culprit(self, jobs: Sequence[Job], plans: Sequence[PointPlan]) -> PointPlan | None:
         """Return the point that is to blame for an error of jobs, replication by replication."""
         if len(plans) == 1:
             return plans[0]
-        for number, job in enumerate(jobs):
-            plan = plans[number % len(plans)]
-            try:
-                if isinstance(job, Job):
-                    check(*job)
-                else:
-                    # The clock may run out only on the way: what was simulated is simulated once more, one by one.
-                    simulate_jobs([job], self._shape([plan]), self.backend)
-            except ValueError:
-                return plan
+        # The clock may run out only on the way: then what was simulated is simulated once more, one by one.
+        for attempt in (check, lambda job: simulate_many([job], job.shape, self.backend)):
+            for number, job in enumerate(jobs):
+                try:
+                    attempt(job)
+                except ValueError:
+                    return plans[number % len(plans)]
         return None
 
     def _collect(self) -> int:
@@ -465,18 +449,17 @@ class _Run:
             self.stop.kept += f" The rest of what was finished could not be written: {error.strerror}."
 
 
-def simulate_jobs(jobs: Sequence[Job | StepJob], shape: Shape, backend: str) -> Report:
-    """Simulate jobs that are all of one kind."""
-    batches = [job for job in jobs if isinstance(job, Job)]
-    if batches:
-        return simulate_many(batches, shape, backend)
-    return simulate_many_steps([job for job in jobs if isinstance(job, StepJob)], shape, backend)
-
-
-def _bytes_of(jobs: Sequence[Job | StepJob]) -> int:
+def _bytes_of(jobs: Sequence[Job]) -> int:
     """Return how much memory the arrays of jobs take; what they share counts once."""
-    parts = [(*job.trace, *job.bins) if isinstance(job, Job) else (*job.requests, job.bin_of) for job in jobs]
-    return sum({id(array): array.nbytes for part in parts for array in part}.values())
+    return sum({id(array): array.nbytes for array in _arrays(jobs)}.values())
+
+
+def _arrays(value: Any) -> Iterator[NDArray[Any]]:
+    """Yield all arrays in nested tuples and lists."""
+    if isinstance(value, np.ndarray):
+        yield value
+    for part in value if isinstance(value, tuple | list) else ():
+        yield from _arrays(part)
 
 
 def _kept(report: Report, plan: Plan) -> Report:
@@ -556,8 +539,7 @@ def _cube(
     for dim in BUCKETED:
         name = f"{dim.removesuffix('_bucket')}_histogram"
         if name in arrays:
-            unit = HISTOGRAM_UNITS_PER_S if plan.continuous else TICKS_PER_S
-            arrays[name], buckets[dim] = _bucketed(arrays[name], offsets[name], unit)
+            arrays[name], buckets[dim] = _bucketed(arrays[name], offsets[name], plan.simulation.HISTOGRAM_UNITS_PER_S)
     sizes = arrays["batch_size_histogram"]
     arrays["batch_size_histogram"] = np.concatenate(
         [np.zeros((*sizes.shape[:-1], offsets["batch_size_histogram"]), sizes.dtype), sizes], axis=-1
@@ -572,7 +554,7 @@ def _cube(
     arrays["unmeasured_costs"] = plan.unmeasured_costs.reshape(shape)
     notes = list(plan.notes)
     notes += _never_served(arrays)
-    if not plan.continuous:
+    if not plan.simulation.STEPWISE:
         for k, name in enumerate(("throughput_requests_per_s", "throughput_limit_requests_per_s", "latency_s")):
             values = np.array([said[k] for said in theory], np.float64)
             arrays[f"theory_{name}"] = values.reshape(shape)
@@ -587,13 +569,13 @@ def _cube(
         seed=sweep.seed,
         replications=count,
         made_by=made_by,
-        overload_test=STEP_OVERLOAD_TEST if plan.continuous else OVERLOAD_TEST,
+        overload_test=plan.simulation.OVERLOAD_TEST,
         input_sha256=plan.input_sha256,
         trace_rows_dropped=plan.rows_dropped,
         notes=notes,
     )
     laws = calibrated(plan.points)
-    kept = {"service_coefficients": coefficients.record(laws, steps=plan.continuous)} if laws else {}
+    kept = {"service_coefficients": coefficients.record(laws, steps=plan.simulation.STEPWISE)} if laws else {}
     return build_cube(
         [coordinate_of(axis, sweep) for axis in sweep.grid.axes],
         arrays,

@@ -11,20 +11,18 @@ from pydantic import BaseModel
 
 from batchcube.calibration.coefficients import locate as locate_coefficients
 from batchcube.calibration.laws import STEP_TERMS
-from batchcube.engine import INFINITE, Setup, make_policy, make_reporting
+from batchcube.engine import INFINITE, batches, continuous, make_policy, make_reporting
 from batchcube.engine.continuous import (
     Law,
     Replica,
     Requests,
-    StepJob,
-    StepSetup,
     make_fleet,
     make_law,
     make_replica,
     make_requests,
     make_step_reporting,
 )
-from batchcube.engine.continuous.model import blocks_of, check, never_fits
+from batchcube.engine.continuous.model import blocks_of, never_fits
 from batchcube.engine.policies.bins import (
     assign_bins,
     distinct_edges,
@@ -37,6 +35,7 @@ from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.service import Service, formula, given, measured, piece_of, service_ticks
 from batchcube.engine.policies.sla import no_sla, sla_search
 from batchcube.engine.policies.target import Control, fixed_target
+from batchcube.engine.simulation import Simulation
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 from batchcube.results.costs import flags_of, warning_of
 
@@ -61,7 +60,6 @@ from ..spec.settings import (
     TraceSettings,
     Workload,
     draws_service,
-    is_continuous,
 )
 from ..theory.bins import BinnedBatches
 from ..theory.expected import Expected, batches_of, expected
@@ -98,7 +96,7 @@ class PointPlan(NamedTuple):
     requests: int
     edges: FloatArray
     """(bin + 1,) after bins that nothing can hit were removed."""
-    setup: Setup | StepSetup
+    setup: batches.Setup | continuous.Setup
     """Of single steps in mode continuous, which the whole grid is in, or none of it."""
     keys: Keys
     recorded: RecordedTrace | None
@@ -108,13 +106,6 @@ class PointPlan(NamedTuple):
     """Tokens, of the sample that the bins are cut by; 0 where it has no prompts."""
     longest: float
     """Longest output of that sample."""
-
-    @property
-    def largest_batch(self) -> int:
-        """Most requests of a batch, or that run at once."""
-        if isinstance(self.setup, Setup):
-            return self.setup.policy.batch_size
-        return int(self.setup.replica.control.largest)
 
 
 class Plan(NamedTuple):
@@ -129,9 +120,9 @@ class Plan(NamedTuple):
     """(point,) flags of costs that nobody measured or gave, see `results.costs`."""
 
     @property
-    def continuous(self) -> bool:
-        """Whether single steps are simulated."""
-        return is_continuous(self.points[0].point)
+    def simulation(self) -> Simulation[Any]:
+        """What simulates the whole grid."""
+        return self.points[0].point.simulation
 
     @property
     def bins(self) -> int:
@@ -199,9 +190,9 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
         ] = None
     for law in calibrated(points):
         mine = [plan for plan in points if plan.point.server.service == law]
-        largest = max(plan.largest_batch for plan in mine)
+        largest = max(plan.setup.largest_batch for plan in mine)
         asked = coefficients.Asked(largest, mine[0].mean_prompt, max(plan.longest for plan in mine))
-        about = coefficients.notes_on_steps if is_continuous(mine[0].point) else coefficients.notes_on
+        about = coefficients.notes_on_steps if mine[0].point.simulation.STEPWISE else coefficients.notes_on
         notes.update(dict.fromkeys(about(law, asked)))
     checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points))
     dropped = sum(trace.rows_dropped for trace in recorded)
@@ -297,14 +288,14 @@ class _Planner:
             lambda: self._beliefs(workload, policy, edges, sample),
         )
         of = _Simulated(point, trace, count, warmup, batch, edges, sample, first_beliefs)
-        setup = self._step_setup(of) if is_continuous(point) else self._setup(of)
+        setup = self._step_setup(of) if point.simulation.STEPWISE else self._setup(of)
         length = "seconds" if workload.in_seconds else getattr(server.service, "length", "output")
         extent = self._once(("extent", drawn_from), lambda: _extent(sample))
         return PointPlan(
             point, count, edges, setup, self._keys(point, batch, count, length, edges), trace, length, *extent
         )
 
-    def _setup(self, of: "_Simulated") -> Setup:
+    def _setup(self, of: "_Simulated") -> batches.Setup:
         """Build the setup of batches that run as a whole."""
         workload, policy, server, report = of.point
         batch = of.batch
@@ -320,7 +311,7 @@ class _Planner:
         span = report.horizon_s or _span(workload, of.trace, of.requests)
         span = span or _work_s(server, service, batch, of.requests, of.sample)
         _require_span(of, span, LATEST_S)
-        return Setup(
+        return batches.Setup(
             make_policy(
                 policy.mode,
                 batch_size=batch,
@@ -349,7 +340,7 @@ class _Planner:
             ),
         )
 
-    def _step_setup(self, of: "_Simulated") -> StepSetup:
+    def _step_setup(self, of: "_Simulated") -> continuous.Setup:
         """Build the setup of continuous batching."""
         workload, policy, server, report = of.point
         assert server.replica is not None
@@ -371,7 +362,7 @@ class _Planner:
         span = span or _step_work_s(server, law, of.batch, of.requests, of.sample)
         _require_span(of, span, LONGEST_CONTINUOUS_S, " in mode continuous")
         mean, square = of.beliefs
-        setup = StepSetup(
+        setup = continuous.Setup(
             make_replica(
                 make_law(*law),
                 most_running=of.batch,
@@ -399,7 +390,7 @@ class _Planner:
         )
         _require_fit(replica, requests, setup.replica)
         try:
-            check(StepJob(requests, np.zeros(len(requests.arrival), np.int32), setup))
+            continuous.check(continuous.Job(requests, np.zeros(len(requests.arrival), np.int32), setup))
         except ValueError as error:
             raise UserError(f"server.service: {error}") from None
         return setup
@@ -720,7 +711,7 @@ def unmeasured_costs(point: Point) -> tuple[str, ...]:
     """Return what makes the time of a step or batch and is neither measured nor given, by its names in `COSTS`."""
     law = point.server.service
     if isinstance(law, CoefficientsLaw):
-        return coefficients.unmeasured(law, steps=is_continuous(point))
+        return coefficients.unmeasured(law, steps=point.simulation.STEPWISE)
     if isinstance(law, StepsLaw):
         return tuple(name for name in STEP_TERMS if getattr(law, name) is None)
     return ("a0_s",) if isinstance(law, ConstantLaw | GrowingLaw) and law.a0_s is None else ()

@@ -8,12 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from batchcube.engine import Job, simulate
-from batchcube.engine.continuous import StepJob
-from batchcube.engine.continuous.model import REJECTED
+from batchcube.engine import batches, continuous, simulate
 from batchcube.engine.continuous.model import TICKS_PER_S as STEP_TICKS_PER_S
-from batchcube.engine.continuous.report import summarise_steps
-from batchcube.engine.continuous.run import simulate_job
 from batchcube.engine.ticks import TICKS_PER_S
 from batchcube.results.text import did_you_mean, one_of
 
@@ -48,7 +44,9 @@ def simulate_one(sweep: Sweep, at: Mapping[str, object], replication: int = 0, b
         job = Draws(sweep.seed, replication).job(plan.points[0])
     except UserError as error:
         raise refusal(sweep, error, None) from None
-    return _of_batches(job, backend) if isinstance(job, Job) else _of_steps(job, backend)
+    report, records = simulate(job, backend)
+    columns = _of_batches(job, records) if isinstance(job, batches.Job) else _of_steps(job, records)
+    return Replication(pd.DataFrame(columns).rename_axis("request"), report)
 
 
 def _point(sweep: Sweep, at: Mapping[str, object]) -> Point:
@@ -74,16 +72,15 @@ def _all_of(labels: tuple[object, ...]) -> str:
     return ", ".join(map(show_value, labels))
 
 
-def _of_batches(job: Job, backend: str) -> Replication:
+def _of_batches(job: batches.Job, records: batches.Records) -> dict[str, NDArray[Any]]:
+    """Return what became of each request, by the names of columns."""
     trace = job.trace
-    outcome = simulate(*job, backend=backend)
-    records = outcome.records
     needed = (
         {"prompt_tokens": trace.prompt, "output_tokens": trace.output}
         if trace.output.any()
         else {"service_s": trace.length / TICKS_PER_S}
     )
-    columns = {
+    return {
         "arrival_s": trace.arrival / TICKS_PER_S,
         **needed,
         "bin": records.bin,
@@ -92,14 +89,12 @@ def _of_batches(job: Job, backend: str) -> Replication:
         "start_s": _seconds(records.start, TICKS_PER_S),
         "completion_s": _seconds(records.completion, TICKS_PER_S),
     }
-    return Replication(pd.DataFrame(columns).rename_axis("request"), outcome.report)
 
 
-def _of_steps(job: StepJob, backend: str) -> Replication:
+def _of_steps(job: continuous.Job, records: continuous.Records) -> dict[str, NDArray[Any]]:
+    """Return what became of each request, by the names of columns."""
     requests = job.requests
-    records, tally = simulate_job(job, backend)
-    report = summarise_steps(type(tally)(*(part[np.newaxis] for part in tally)), [job.setup])
-    columns = {
+    return {
         "arrival_s": requests.arrival / STEP_TICKS_PER_S,
         "prompt_tokens": requests.prompt,
         "output_tokens": requests.output,
@@ -109,10 +104,8 @@ def _of_steps(job: StepJob, backend: str) -> Replication:
         "first_token_s": _seconds(records.first_token, STEP_TICKS_PER_S),
         "completion_s": _seconds(records.last_token, STEP_TICKS_PER_S),
         "preemptions": records.preemptions,
-        "rejected": records.status == REJECTED,
+        "rejected": records.status == continuous.REJECTED,
     }
-    table = pd.DataFrame(columns).rename_axis("request")
-    return Replication(table, {name: value[0] for name, value in report.items()})
 
 
 def _seconds(ticks: NDArray[np.int64], ticks_per_s: int) -> NDArray[np.float64]:

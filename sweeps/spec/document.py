@@ -23,7 +23,7 @@ from ..workloads.settings import Settings
 from .grid import AxisSettings, Grid, build_grid, read_axes
 from .messages import Mistake, lines_of, mistakes, show_value
 from .messages import Path as Place
-from .settings import Point, PolicySettings, Report, Server, Workload, draws_service, is_continuous
+from .settings import Point, PolicySettings, Report, Server, Workload, draws_service
 
 LARGEST_FILE = 1_000_000
 """Bytes of a specification; the standard library takes seconds to parse a million of the worst kinds."""
@@ -166,7 +166,7 @@ def is_deterministic(point: Point) -> bool:
 
 
 def _mode_problems(grid: Grid) -> list[Mistake]:
-    if len({is_continuous(point) for point in grid.points}) > 1:
+    if len({point.simulation for point in grid.points}) > 1:
         text = 'must be "continuous" at every point or at none: what a cube of single steps holds is another thing'
         return [Mistake(("policy", "mode"), text)]
     return []

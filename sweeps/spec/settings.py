@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from batchcube.calibration.laws import STEP_TERMS
+from batchcube.engine import batches, continuous
 from batchcube.engine.continuous.model import LATEST, MOST_REPLICAS, TICKS_PER_S
 from batchcube.engine.policies.estimates import LARGEST_WINDOW, SMALLEST_WEIGHT
 from batchcube.engine.policies.sla import SIGNALS, STEP_SIGNALS
+from batchcube.engine.simulation import Simulation
 from batchcube.engine.ticks import LARGEST_BATCH
 from batchcube.engine.ticks import TICKS_PER_S as BATCH_TICKS_PER_S
 
@@ -446,10 +448,10 @@ class Point(NamedTuple):
     server: Server
     report: Report
 
-
-def is_continuous(point: Point) -> bool:
-    """Say whether a point simulates single steps of an engine instead of whole batches."""
-    return point.policy.mode == "continuous"
+    @property
+    def simulation(self) -> Simulation[Any]:
+        """What its mode is simulated by: whole batches, or single steps of an engine."""
+        return continuous if self.policy.mode == "continuous" else batches
 
 
 def draws_service(point: Point) -> bool:
@@ -484,7 +486,7 @@ def problems(point: Point) -> Iterator[Problem]:
     yield from _workload_problems(point.workload)
     yield from _policy_problems(point)
     yield from _server_problems(point)
-    yield from _continuous_problems(point) if is_continuous(point) else _clock_problems(point)
+    yield from _continuous_problems(point) if point.simulation.STEPWISE else _clock_problems(point)
     report = point.report
     if report.warmup_requests is not None and report.warmup_fraction is not None:
         yield Problem(("report", "warmup_fraction"), "give warmup_requests or warmup_fraction, not both")
@@ -589,7 +591,7 @@ def _controller_problems(point: Point) -> Iterator[Problem]:
     memory, sla, estimates = policy.memory, policy.sla, policy.estimates
     if memory is not None:
         yield from _memory_problems(memory, point)
-        if workload.in_seconds and not is_continuous(point):
+        if workload.in_seconds and not point.simulation.STEPWISE:
             text = 'needs tokens, and workload.lengths.unit is "seconds"'
             yield Problem(("policy", "memory"), text, shown=False)
     if sla is not None:
@@ -601,13 +603,13 @@ def _controller_problems(point: Point) -> Iterator[Problem]:
             for name in ("alpha", "delta"):
                 if name in sla.model_fields_set:
                     yield Problem(("policy", "sla", name), 'variant = "heuristic" would ignore it')
-        if is_continuous(point) and sla.signal not in STEP_SIGNALS:
+        if point.simulation.STEPWISE and sla.signal not in STEP_SIGNALS:
             text = f"must be one of {', '.join(STEP_SIGNALS)} in mode continuous: the controller observes single steps"
             yield Problem(("policy", "sla", "signal"), text)
-        elif not is_continuous(point) and sla.signal not in SIGNALS:
+        elif not point.simulation.STEPWISE and sla.signal not in SIGNALS:
             text = f"must be one of {', '.join(SIGNALS)}: mode {policy.mode} has no steps"
             yield Problem(("policy", "sla", "signal"), text)
-        elif workload.in_seconds and sla.signal == "tbt" and not is_continuous(point):
+        elif workload.in_seconds and sla.signal == "tbt" and not point.simulation.STEPWISE:
             text = 'needs tokens, and workload.lengths.unit is "seconds"; use "batch_time" or "latency"'
             yield Problem(("policy", "sla", "signal"), text, shown=False)
     for name in ("smallest_batch", "estimates", "controller_scope"):
@@ -624,7 +626,7 @@ _IN_BYTES = ("max_bytes", "model_bytes", "kv_bytes_per_token")
 
 def _memory_problems(memory: MemorySettings, point: Point) -> Iterator[Problem]:
     at = ("policy", "memory")
-    if is_continuous(point):
+    if point.simulation.STEPWISE:
         for name in ("capacity_tokens", *_IN_BYTES):
             if getattr(memory, name) is not None:
                 text = "mode continuous would ignore it: the capacity is server.replica.kv_capacity_tokens"
@@ -639,7 +641,7 @@ def _memory_problems(memory: MemorySettings, point: Point) -> Iterator[Problem]:
             yield Problem((*at, name), f'rule = "{memory.rule}" would ignore it; only "margin" uses it')
     if memory.margin_tokens is not None:
         replica = point.server.replica
-        if is_continuous(point):
+        if point.simulation.STEPWISE:
             if replica is not None and memory.margin_tokens >= replica.held_tokens > 0:
                 text = f"must be < server.replica.kv_capacity_tokens = {replica.kv_capacity_tokens}"
                 if replica.held_tokens < replica.kv_capacity_tokens:
@@ -677,7 +679,7 @@ def _server_problems(point: Point) -> Iterator[Problem]:
         yield Problem(
             ("server", "servers"), f"mode {point.policy.mode} needs finitely many servers: nothing would wait"
         )
-    if is_continuous(point):
+    if point.simulation.STEPWISE:
         return
     if server.service.law == "steps":
         text = "only mode continuous goes step by step; must be a law of whole batches"

@@ -18,16 +18,16 @@ from batchcube.engine import (
     make_reporting,
     make_trace,
     simulate,
+    simulate_records,
     sort_into_bins,
 )
-from batchcube.engine.batches.tally import Tally, exact_sums, new_tally
+from batchcube.engine.batches.tally import Tally, exact_sums
 from batchcube.engine.policies.bin_choice import CHOICES
 from batchcube.engine.policies.estimates import KINDS, smoothing
 from batchcube.engine.policies.memory import RULES, UNLIMITED, Memory, memory_bound, no_memory_bound
 from batchcube.engine.policies.service import BATCH_FACTORS, Service, formula, given, measured
 from batchcube.engine.policies.sla import SIGNALS, VARIANTS, Sla, no_sla, sla_search
 from batchcube.engine.policies.target import Control
-from batchcube.engine.run import _run
 
 STATIC = ("multi_bin_only", "fifo_fixed")
 ORDERS = ("first_formed", "shortest_first")
@@ -114,14 +114,11 @@ def run(job: Job, backend: str = "numba") -> tuple[Tally, Records]:
 
 def run_all(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> tuple[Tally, list[Records]]:
     """Return what a backend leaves behind of many jobs: tallies with a leading axis job, and the records of each."""
-    tally = new_tally(len(jobs), shape)
-    records = [Records(*(np.full(len(job.trace.arrival), -1, np.int64) for _ in Records._fields)) for job in jobs]
-    _run(jobs, shape, tally, records, backend)
-    return tally, records
+    return simulate_records(jobs, shape, backend)
 
 
 def records_of(job: Job, backend: str = "numba") -> Records:
-    return simulate(*job, backend=backend).records
+    return simulate(job, backend=backend).records
 
 
 def differences(job: Job) -> list[str]:

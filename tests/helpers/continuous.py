@@ -2,15 +2,17 @@
 
 import numpy as np
 
+from batchcube.engine import simulate_records
 from batchcube.engine.continuous import (
     ADMISSIONS,
     ROUTINGS,
+    Job,
     Law,
+    Records,
     Replica,
     Requests,
-    StepJob,
+    Setup,
     StepReporting,
-    StepSetup,
     make_fleet,
     make_law,
     make_replica,
@@ -18,11 +20,18 @@ from batchcube.engine.continuous import (
     make_step_reporting,
 )
 from batchcube.engine.continuous.model import NEVER, TICKS_PER_S
+from batchcube.engine.continuous.tally import StepTally
 from batchcube.engine.policies.bin_choice import CHOICES
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.sla import STEP_SIGNALS, no_sla, sla_search
 from batchcube.engine.policies.target import Control
+
+
+def simulate_job(job: Job, backend: str = "numba") -> tuple[Records, StepTally]:
+    """Return what became of each request, and the tally."""
+    tally, (records,) = simulate_records([job], job.shape, backend)
+    return records, StepTally(*(part[0] for part in tally))
 
 
 def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
@@ -80,7 +89,7 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
     return make_requests(arrival, prompt, output), replica
 
 
-def draw_job(rng: np.random.Generator) -> StepJob:
+def draw_job(rng: np.random.Generator) -> Job:
     """Draw a whole job: requests and a replica as in `draw_case`, a fleet with bins, and a report with limits."""
     requests, replica = draw_case(rng)
     count, replicas = len(requests.arrival), int(rng.choice([1, 1, 2, 3]))
@@ -102,10 +111,10 @@ def draw_job(rng: np.random.Generator) -> StepJob:
     # Longer requests in later bins, with some mistakes.
     order = np.argsort(np.argsort(requests.output + rng.normal(0, 5, count)))
     bin_of = (order * bins // count).astype(np.int32)
-    return StepJob(requests, bin_of, StepSetup(replica, fleet, reporting))
+    return Job(requests, bin_of, Setup(replica, fleet, reporting))
 
 
-def draw_large(rng: np.random.Generator) -> StepJob:
+def draw_large(rng: np.random.Generator) -> Job:
     """Draw a job whose times, or whose numbers of tokens, are near the largest that are allowed."""
     count, most = int(rng.integers(1, 7)), int(rng.integers(1, 7))
     output = rng.integers(1, int(rng.choice([10, 300, 4000])), count)
@@ -149,4 +158,4 @@ def draw_large(rng: np.random.Generator) -> StepJob:
     )
     arrival = np.sort(rng.integers(0, int(rng.choice([1, 2**40, 2**57])), count))
     requests = Requests(arrival, prompt.astype(np.int64), output.astype(np.int64))
-    return StepJob(requests, np.zeros(count, np.int32), StepSetup(replica, make_fleet(), reporting))
+    return Job(requests, np.zeros(count, np.int32), Setup(replica, make_fleet(), reporting))

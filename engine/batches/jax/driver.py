@@ -14,8 +14,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from ...cache import cache_directory
 from ...histogram import BUCKETS
+from ...simulation import Shape
 from ..model import Job, Records
-from ..tally import QUANTITIES, TOTALS, Shape, Tally
+from ..tally import QUANTITIES, TOTALS, Tally
 from .account import Counts, Served, account, serve_positions
 from .dynamic import dynamic_batches
 from .program import MOST_SLOTS, ProgramKey, Stack, key_of, roomy, rows_for, sized, stack

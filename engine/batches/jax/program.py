@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...policies.bin_choice import CHOICES
+from ...simulation import Shape
 from ...ticks import NEVER
 from ..model import INFINITE, Job, Setup
-from ..tally import Shape
 
 MOST_SLOTS = 64
 """Batches in service at once that are provided for when servers are many; doubled when it was too few."""

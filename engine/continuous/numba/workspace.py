@@ -9,7 +9,7 @@ from ...numba.jit import inline
 from ...policies.admission import Admission, is_steady
 from ...policies.estimates import Observation, RunningMeans
 from ...policies.sla import Range
-from ..model import StepJob
+from ..model import Job
 from ..tally import BUCKET_ENDS
 
 NOBODY = -1
@@ -86,7 +86,7 @@ class Workspace(NamedTuple):
 FIRST, LAST, COUNT = range(3)
 
 
-def make_workspace(job: StepJob) -> Workspace:
+def make_workspace(job: Job) -> Workspace:
     """Make the arrays for one replication."""
     requests, (replica, fleet, _) = job.requests, job.setup
     count, replicas = len(requests.arrival), fleet.replicas

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from batchcube.calibration.coefficients import parse
 from batchcube.calibration.logs import read_log
-from batchcube.engine.continuous import make_law, make_replica, make_requests, simulate_steps
+from batchcube.engine import simulate_replica
+from batchcube.engine.continuous import make_law, make_replica, make_requests
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.results.measurements import read_measurement
 from closing_loop.continuous import (
@@ -50,7 +51,7 @@ class Server(FakeEngine):
             capacity_tokens=self.capacity_tokens - self.block_tokens,
             block_tokens=self.block_tokens,
         )
-        records, totals = simulate_steps(make_requests(arrival_s, prompt_tokens, output_tokens), replica)
+        records, totals = simulate_replica(make_requests(arrival_s, prompt_tokens, output_tokens), replica)
         self.preemptions = totals.preemptions
         return [
             {

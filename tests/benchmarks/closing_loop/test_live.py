@@ -61,7 +61,7 @@ def test_live_serving_makes_the_batches_of_the_simulator(mode: str, seed: int) -
     """Bins, queues, controllers, ties and what is left at the end: request by request."""
     job = draw(seed, mode)
     served, _ = serve_by_law(job)
-    records = simulate(*job, backend="reference").records
+    records = simulate(job, backend="reference").records
     for name, found, wanted in zip(records._fields, served, records, strict=True):
         np.testing.assert_array_equal(found, wanted, name)
 
@@ -93,12 +93,12 @@ def test_those_who_come_as_a_batch_ends_are_not_yet_waiting_when_it_teaches() ->
         law=formula(0.0, 0.01, largest_batch=4),
         control=control,
     )
-    assert simulate(*job, backend="reference").records.size.tolist() == [1, 4, 4, 4, 4]
+    assert simulate(job, backend="reference").records.size.tolist() == [1, 4, 4, 4, 4]
     served, _ = serve_by_law(job)
     assert served.size.tolist() == [1, 4, 4, 4, 4]
     # Half a second earlier they do wait, and it does teach.
     early = job._replace(trace=job.trace._replace(arrival=np.array([0, 500_000, 500_000, 500_000, 500_000])))
-    assert simulate(*early, backend="reference").records.size.tolist() == serve_by_law(early)[0].size.tolist()
+    assert simulate(early, backend="reference").records.size.tolist() == serve_by_law(early)[0].size.tolist()
     assert serve_by_law(early)[0].size.tolist()[:2] == [1, 1]
 
 

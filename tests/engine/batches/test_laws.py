@@ -131,7 +131,7 @@ def in_mode(job, mode):
 def test_one_bin_is_the_mode_without_bins(seed, modes):
     job = draw(seed)
     job = job._replace(bins=sort_into_bins(np.zeros(len(job.trace.arrival), np.int32), 1))
-    a, b = (simulate(*in_mode(job, mode)) for mode in modes)
+    a, b = (simulate(in_mode(job, mode)) for mode in modes)
     for name in a.records._fields:
         np.testing.assert_array_equal(getattr(a.records, name), getattr(b.records, name))
     for name in a.report:
@@ -191,7 +191,7 @@ def test_warmup_and_windows_change_what_is_counted_not_what_happens(seed):
 @pytest.mark.parametrize("mode", ["fifo_fixed", "fifo_greedy"])
 def test_a_single_request(mode):
     job = make_job([3.0], [2.0], mode=mode, law=given_times(largest_batch=1))
-    report, records = simulate(*job)
+    report, records = simulate(job)
     assert (records.start[0], records.completion[0]) == (3 * SECOND, 5 * SECOND)
     assert report["latency_mean_s"] == report["latency_max_s"] == 2.0
     assert report["utilisation"] == 1.0

@@ -8,6 +8,7 @@ import pytest
 from batchcube.engine import (
     INFINITE,
     MODES,
+    Job,
     make_policy,
     make_reporting,
     make_trace,
@@ -177,13 +178,13 @@ def replace(part, **changes):
 )
 def test_what_does_not_fit_together_is_refused(change, message):
     job = make_job([0, 1, 2, 3], [1, 1, 1, 1], mode="dynamic_only", batch_size=2)
-    check(*job)
+    check(job)
     if message is None:
-        check(*change(job))
+        check(change(job))
         return
     for backend in ("numba", "reference"):
         with pytest.raises(ValueError, match=re.escape(message)):
-            simulate(*change(job), backend=backend)
+            simulate(change(job), backend=backend)
 
 
 @pytest.mark.parametrize("predicted", [[1.0, np.nan], [1.0, np.inf], [-1.0, 1.0], [1.0, 1e300]])
@@ -192,29 +193,29 @@ def test_predictions_that_cannot_be_are_refused_where_they_are_read(predicted):
         job = make_job([0, 1], [1, 1], service_order=order)
         job = job._replace(trace=job.trace._replace(predicted=np.array(predicted)))
         if order == "first_formed":
-            check(*job)
+            check(job)
         else:
             with pytest.raises(ValueError, match=r"predicted lengths from .* to .*: must be in 0\.\."):
-                check(*job)
+                check(job)
 
 
 def test_no_requests_and_too_many_are_refused():
     empty = make_job([0], [1])
     with pytest.raises(ValueError, match="a trace needs at least one request"):
-        simulate(make_trace([], service_s=[]), sort_into_bins(np.zeros(0, np.int32), 1), empty.setup)
+        simulate(Job(make_trace([], service_s=[]), sort_into_bins(np.zeros(0, np.int32), 1), empty.setup))
     vast = empty.trace._replace(arrival=np.broadcast_to(np.int64(0), MOST_REQUESTS))
     with pytest.raises(ValueError, match="536870912 requests in one replication: must be below 536870912"):
-        check(vast, empty.bins, empty.setup)
+        check(empty._replace(trace=vast))
 
 
 def test_batches_too_long_for_exact_sums_are_refused():
     job = make_job([0], output=[1], law=formula(5e6, 1.0, largest_batch=1))
     with pytest.raises(ValueError, match=r"a batch of this trace could take 5e\+06 s: must be at most 4398046 s"):
-        check(*job)
+        check(job)
 
 
 def test_sums_over_vast_batches_shrink_the_horizon():
     job = make_job([0, 1e8], [1, 1], batch_size=LARGEST_BATCH)
     with pytest.raises(ValueError, match="could run past 70368744 s"):
-        check(*job)
-    check(*make_job([0, 6e7], [1, 1], batch_size=LARGEST_BATCH))
+        check(job)
+    check(make_job([0, 6e7], [1, 1], batch_size=LARGEST_BATCH))

@@ -32,7 +32,7 @@ def batch_end(job, records, members):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_times_follow_from_the_records(seed):
     job = random_job(np.random.default_rng(seed))
-    report, records = simulate(*job)
+    report, records = simulate(job)
     of = measured_requests(job, records)
     arrival = job.trace.arrival
     prefill = 0 if job.setup.service.timed else job.setup.service.prefill
@@ -68,7 +68,7 @@ def test_times_follow_from_the_records(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_counts_and_rates_follow_from_the_records(seed):
     job = random_job(np.random.default_rng(seed))
-    (trace, bins, setup), (report, records) = job, simulate(*job)
+    (trace, bins, setup), (report, records) = job, simulate(job)
     of, reporting = measured_requests(job, records), setup.reporting
     served = (records.batch >= 0).sum()
     assert report["requests"] == len(trace.arrival)
@@ -150,7 +150,7 @@ def queue_length_mean(job, records, low, high):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_windows_follow_from_the_records(seed):
     job = random_job(np.random.default_rng(seed))
-    report, records = simulate(*job)
+    report, records = simulate(job)
     width, served = job.setup.reporting.window, records.batch >= 0
     first = np.unique(records.batch[served], return_index=True)[1]
     starts, sizes = records.start[served][first], records.size[served][first]
@@ -180,13 +180,13 @@ def test_windows_follow_from_the_records(seed):
 def test_windows_by_hand():
     """Arrivals 0, 1, 2; service 4 each; windows of 4 s. In the first wait 1 from 1 and 2 from 2: (3 + 2) / 4."""
     job = make_job([0, 1, 2], [4, 4, 4], horizon_s=12, windows=3, request_sla_s=7.0)
-    report = simulate(*job).report
+    report = simulate(job).report
     assert report["window_arrivals"].tolist() == [3, 0, 0]
     assert report["window_completions"].tolist() == [0, 1, 1]
     assert report["window_queue_length_mean"].tolist() == [1.25, 1.0, 0.0]
     assert report["window_batch_size_mean"].tolist() == [1, 1, 1]
     np.testing.assert_array_equal(report["window_request_sla_violation_fraction"], [np.nan, 0, 0])
-    late = simulate(*make_job([0, 1, 2], [4, 4, 4], horizon_s=12.1, windows=1, request_sla_s=6.9)).report
+    late = simulate(make_job([0, 1, 2], [4, 4, 4], horizon_s=12.1, windows=1, request_sla_s=6.9)).report
     np.testing.assert_allclose(late["window_request_sla_violation_fraction"], [2 / 3])
 
 
@@ -304,7 +304,7 @@ def test_overloaded_is_said_of_queues_that_grow(rate, servers, expected):
     arrival = np.cumsum(rng.exponential(1 / rate, 5000))
     for mode, batch_size in (("fifo_greedy", 1), ("fifo_fixed", 1)):
         job = make_job(arrival, np.ones(5000), mode=mode, batch_size=batch_size, servers=servers)
-        assert simulate(*job).report["overloaded"] == expected
+        assert simulate(job).report["overloaded"] == expected
 
 
 @pytest.mark.parametrize("warmup", [0, 50, 90])
@@ -312,7 +312,7 @@ def test_overloaded_is_said_of_queues_that_grow(rate, servers, expected):
 def test_a_server_that_never_rests_is_utilised_fully_whatever_the_warmup(warmup, backend):
     """Who is left out of the statistics still occupies the server while the others wait."""
     job = make_job(np.arange(100) * 0.5, np.ones(100), warmup=warmup)
-    assert simulate(*job, backend=backend).report["utilisation"] == 1.0
+    assert simulate(job, backend=backend).report["utilisation"] == 1.0
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(20.0, False), (40.0, False), (100.0, True), (200.0, True)])
@@ -331,7 +331,7 @@ def test_overload_is_measured_in_batches_that_ran_not_in_those_allowed(rate, exp
         law=law,
         control=make_control(1, 256, sla=sla_search("paper", "tbt", 0.034, 0.001), bins=bins),
     )
-    assert simulate(*job).report["overloaded"] == expected
+    assert simulate(job).report["overloaded"] == expected
 
 
 @pytest.mark.parametrize(
@@ -352,12 +352,12 @@ def test_what_may_form_and_be_served_is_no_overload(batch_size, bins, servers, e
         bins=bins,
         servers=servers,
     )
-    assert simulate(*job, backend="reference").report["overloaded"] == expected
+    assert simulate(job, backend="reference").report["overloaded"] == expected
 
 
 def test_all_at_once_is_overload():
     """The second half of the arrivals finds the first half in the queue: no server keeps up with an infinite rate."""
-    report = simulate(*make_job(np.zeros(1000), np.ones(1000))).report
+    report = simulate(make_job(np.zeros(1000), np.ones(1000))).report
     assert report["overloaded"]
     assert report["throughput_requests_per_s"] == 1.0
-    assert not simulate(*make_job(np.zeros(1000), np.ones(1000), servers=INFINITE)).report["overloaded"]
+    assert not simulate(make_job(np.zeros(1000), np.ones(1000), servers=INFINITE)).report["overloaded"]

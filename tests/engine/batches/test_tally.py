@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchcube.engine import Shape
 from batchcube.engine.batches.numba.account import add_shifted, add_value
 from batchcube.engine.batches.report import exact_moments
-from batchcube.engine.batches.tally import LEAST, Shape, exact_sums, new_tally
+from batchcube.engine.batches.tally import LEAST, exact_sums, new_tally
 from batchcube.engine.histogram import BUCKETS
 from batchcube.engine.numba.jit import jit
 from batchcube.engine.ticks import MOST_REQUESTS

@@ -5,16 +5,15 @@ import pytest
 
 from batchcube.engine.continuous import (
     ROUTINGS,
-    StepJob,
-    StepSetup,
+    Job,
+    Setup,
     make_fleet,
     make_law,
     make_replica,
     make_requests,
     make_step_reporting,
 )
-from batchcube.engine.continuous.run import simulate_job
-from helpers.continuous import draw_job
+from helpers.continuous import draw_job, simulate_job
 
 MS = 10**9
 """Ticks of a millisecond."""
@@ -22,10 +21,10 @@ BACKENDS = ("reference", "numba")
 REPORTING = make_step_reporting(horizon_s=1.0)
 
 
-def job(requests, bin_of, fleet, **more) -> StepJob:
+def job(requests, bin_of, fleet, **more) -> Job:
     settings = {"most_running": 1, "token_budget": 64, "capacity_tokens": 1000, "block_tokens": 1} | more
     replica = make_replica(make_law(1e-3), **settings)
-    return StepJob(requests, np.array(bin_of, np.int32), StepSetup(replica, fleet, REPORTING))
+    return Job(requests, np.array(bin_of, np.int32), Setup(replica, fleet, REPORTING))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

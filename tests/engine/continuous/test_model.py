@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchcube.engine.continuous import make_law, make_replica, make_requests, simulate_steps
+from batchcube.engine import simulate_replica
+from batchcube.engine.continuous import make_law, make_replica, make_requests
 from batchcube.engine.continuous.numba.leaps import lasting, steps_until
 
 LAW = make_law(1e-3)
@@ -57,9 +58,9 @@ def test_bad_laws_are_refused(coefficients, says) -> None:
 def test_what_could_overflow_is_refused_before_it_runs() -> None:
     replica = make_replica(make_law(1e6), most_running=1, token_budget=1, capacity_tokens=100)
     with pytest.raises(ValueError, match=r"a request of 2 tokens could take 2e\+06 s: must be at most 1.15e\+06 s"):
-        simulate_steps(make_requests([0.0], [1], [1]), replica)
-    with pytest.raises(ValueError, match="must be one of numba, reference"):
-        simulate_steps(make_requests([0.0], [1], [1]), replica, "jax")
+        simulate_replica(make_requests([0.0], [1], [1]), replica)
+    with pytest.raises(ValueError, match="continuous batching runs with numba or reference"):
+        simulate_replica(make_requests([0.0], [1], [1]), replica, "jax")
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
@@ -67,7 +68,7 @@ def test_a_clock_that_runs_out_is_noticed(backend) -> None:
     replica = make_replica(make_law(5e5), most_running=1, token_budget=1, capacity_tokens=100)
     requests = make_requests(np.zeros(20), np.ones(20), np.ones(20))
     with pytest.raises(ValueError, match="take longer than 2305843 s"):
-        simulate_steps(requests, replica, backend)
+        simulate_replica(requests, replica, backend)
 
 
 @given(

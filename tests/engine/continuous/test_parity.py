@@ -5,28 +5,27 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from batchcube.engine import simulate_replica
 from batchcube.engine.batches.tally import COUNT, exact_sums
 from batchcube.engine.continuous import (
     ROUTINGS,
+    Job,
     Records,
     Replica,
     Requests,
-    StepJob,
-    StepSetup,
+    Setup,
     make_fleet,
     make_law,
     make_replica,
     make_requests,
     make_step_reporting,
-    simulate_steps,
 )
-from batchcube.engine.continuous.run import simulate_job
 from batchcube.engine.continuous.tally import GAP, TOTAL_FIELDS, StepTally, Totals
 from batchcube.engine.policies.target import fixed_target
-from helpers.continuous import draw_job, draw_large
+from helpers.continuous import draw_job, draw_large, simulate_job
 
 
-def agree_on(job: StepJob) -> tuple[Records, StepTally]:
+def agree_on(job: Job) -> tuple[Records, StepTally]:
     """Assert that both backends give the same, to the tick and the last count; return it."""
     (records, tally), (compiled_records, compiled) = simulate_job(job, "reference"), simulate_job(job, "numba")
     for name, a, b in zip(records._fields, records, compiled_records, strict=True):
@@ -43,8 +42,8 @@ def agree_on(job: StepJob) -> tuple[Records, StepTally]:
 def agree(requests: Requests, replica: Replica) -> Totals:
     """Assert that both backends give the same for one replica; return its totals."""
     reporting = make_step_reporting(horizon_s=20.0, windows=7, token_sla_s=6e-3)
-    setup = StepSetup(replica, make_fleet(), reporting)
-    _, tally = agree_on(StepJob(requests, np.zeros(len(requests.arrival), np.int32), setup))
+    setup = Setup(replica, make_fleet(), reporting)
+    _, tally = agree_on(Job(requests, np.zeros(len(requests.arrival), np.int32), setup))
     return Totals(*tally.totals[: len(Totals._fields)].tolist())
 
 
@@ -113,5 +112,5 @@ def test_an_arrival_at_the_very_end_of_a_step_is_let_in_then() -> None:
         requests = make_requests([0.0, 0.005 + late], [1, 1], [50, 3])
         replica = make_replica(make_law(1e-3), most_running=4, token_budget=8, capacity_tokens=1000)
         agree(requests, replica)
-        records, _ = simulate_steps(requests, replica)
+        records, _ = simulate_replica(requests, replica)
         assert records.scheduled[1] == served_in * 10**9

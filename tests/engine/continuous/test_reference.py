@@ -3,19 +3,17 @@
 import numpy as np
 import pytest
 
-from batchcube.engine import Shape
+from batchcube.engine import Shape, simulate_many, simulate_replica
 from batchcube.engine.continuous import (
     REJECTED,
     SERVED,
-    StepJob,
-    StepSetup,
+    Job,
+    Setup,
     make_fleet,
     make_law,
     make_replica,
     make_requests,
     make_step_reporting,
-    simulate_many_steps,
-    simulate_steps,
 )
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import no_memory_bound
@@ -36,7 +34,7 @@ def replica(law, **more):
 def test_one_request_alone_takes_its_prefill_and_a_step_for_every_further_token(backend) -> None:
     # Prefill of 10: 1 + 10 * 0.1 + 10 * 10 * 0.01 = 3 ms; decodes read 11, 12, 13 tokens: 1 + 0.5 + 0.02 * them.
     law = make_law(1e-3, 5e-4, 2e-5, 1e-4, 1e-5)
-    records, totals = simulate_steps(make_requests([0.25], [10], [4]), replica(law), backend)
+    records, totals = simulate_replica(make_requests([0.25], [10], [4]), replica(law), backend)
     assert records.scheduled[0] == 250 * MS
     assert records.first_token[0] == 253 * MS
     assert records.last_token[0] == 253 * MS + 3 * 1500 * 10**6 + (11 + 12 + 13) * 20 * 10**6
@@ -45,7 +43,7 @@ def test_one_request_alone_takes_its_prefill_and_a_step_for_every_further_token(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_single_token_is_all_prefill(backend) -> None:
-    records, totals = simulate_steps(make_requests([0.0], [5], [1]), replica(make_law(2e-3)), backend)
+    records, totals = simulate_replica(make_requests([0.0], [5], [1]), replica(make_law(2e-3)), backend)
     assert records.first_token[0] == records.last_token[0] == 2 * MS
     assert (totals.steps, totals.decode_tokens, totals.prefills) == (1, 0, 1)
 
@@ -54,10 +52,10 @@ def test_a_single_token_is_all_prefill(backend) -> None:
 def test_chunks_share_the_step_with_decodes(backend) -> None:
     # Budget 4: request 0 (prompt 3) fills 3 of step 1, request 1 (prompt 7) gets 1; then 3 beside the decode, then 3.
     requests = make_requests([0.0, 0.0], [3, 7], [5, 1])
-    records, totals = simulate_steps(requests, replica(make_law(1e-3), token_budget=8, most_running=2), backend)
+    records, totals = simulate_replica(requests, replica(make_law(1e-3), token_budget=8, most_running=2), backend)
     assert records.first_token.tolist() == [1 * MS, 2 * MS]
     small = replica(make_law(1e-3), token_budget=4, most_running=2)
-    records, totals = simulate_steps(requests, small, backend)
+    records, totals = simulate_replica(requests, small, backend)
     assert records.first_token.tolist() == [1 * MS, 3 * MS]
     assert records.last_token.tolist() == [5 * MS, 3 * MS]
     assert totals.prefill_tokens == 10
@@ -67,17 +65,17 @@ def test_chunks_share_the_step_with_decodes(backend) -> None:
 def test_separate_prefills_stop_the_decodes(backend) -> None:
     # Request 1 arrives during the second step: its prefill is a step of its own, in which request 0 emits nothing.
     requests = make_requests([0.0, 0.0015], [3, 7], [4, 2])
-    records, _ = simulate_steps(requests, replica(make_law(1e-3), prefill="separate"), backend)
+    records, _ = simulate_replica(requests, replica(make_law(1e-3), prefill="separate"), backend)
     assert records.first_token.tolist() == [1 * MS, 3 * MS]
     assert records.last_token.tolist() == [5 * MS, 4 * MS]
-    chunked, _ = simulate_steps(requests, replica(make_law(1e-3)), backend)
+    chunked, _ = simulate_replica(requests, replica(make_law(1e-3)), backend)
     assert chunked.last_token.tolist() == [4 * MS, 4 * MS]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_cap_holds_requests_back_in_order(backend) -> None:
     requests = make_requests([0.0] * 4, [1] * 4, [3] * 4)
-    records, totals = simulate_steps(requests, replica(make_law(1e-3), most_running=2), backend)
+    records, totals = simulate_replica(requests, replica(make_law(1e-3), most_running=2), backend)
     assert records.scheduled.tolist() == [0, 0, 3 * MS, 3 * MS]
     assert records.last_token.tolist() == [3 * MS, 3 * MS, 6 * MS, 6 * MS]
     assert totals.steps == 6
@@ -88,7 +86,7 @@ def test_the_latest_admitted_is_preempted_and_prefills_again_what_it_had(backend
     # Two requests of prompt 4 fill 8 of 10 tokens; each step of decodes adds two. In the third only one has room:
     # request 1, with 2 tokens out, goes, and comes back when request 0 is done, with a prefill of 4 + 2.
     requests = make_requests([0.0, 0.0], [4, 4], [5, 5])
-    records, totals = simulate_steps(requests, replica(make_law(1e-3), capacity_tokens=10), backend)
+    records, totals = simulate_replica(requests, replica(make_law(1e-3), capacity_tokens=10), backend)
     assert records.preemptions.tolist() == [0, 1]
     assert records.last_token[0] == 5 * MS
     assert records.scheduled.tolist() == [0, 0]
@@ -102,31 +100,31 @@ def test_the_latest_admitted_is_preempted_and_prefills_again_what_it_had(backend
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_can_never_fit_is_rejected_and_nobody_waits_for_it(backend) -> None:
     requests = make_requests([0.0, 0.0, 0.0], [4, 50, 4], [3, 10, 3])
-    records, _ = simulate_steps(requests, replica(make_law(1e-3), capacity_tokens=58), backend)
+    records, _ = simulate_replica(requests, replica(make_law(1e-3), capacity_tokens=58), backend)
     assert records.status.tolist() == [SERVED, REJECTED, SERVED]
     assert records.last_token[1] == -1
     assert records.last_token[2] == 3 * MS
     # One token more is enough: the last token of an answer is never stored.
-    records, _ = simulate_steps(requests, replica(make_law(1e-3), capacity_tokens=59), backend)
+    records, _ = simulate_replica(requests, replica(make_law(1e-3), capacity_tokens=59), backend)
     assert records.status.tolist() == [SERVED] * 3
     # Without chunks a prompt longer than the budget can never be prefilled; how long the answer is does not matter.
     whole = replica(make_law(1e-3), prefill="separate", token_budget=49, most_running=2)
-    assert simulate_steps(requests, whole, backend).records.status.tolist() == [SERVED, REJECTED, SERVED]
+    assert simulate_replica(requests, whole, backend)[0].status.tolist() == [SERVED, REJECTED, SERVED]
     whole = replica(make_law(1e-3), prefill="separate", token_budget=50, most_running=2)
-    assert simulate_steps(requests, whole, backend).records.status.tolist() == [SERVED] * 3
+    assert simulate_replica(requests, whole, backend)[0].status.tolist() == [SERVED] * 3
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_separate_prefill_that_has_outgrown_the_budget_has_a_step_of_its_own(backend) -> None:
     # Alone, a prompt of 60 is one step of at most 100 tokens, and 59 more tokens are 59 steps.
     alone = replica(make_law(1e-3), prefill="separate", token_budget=100)
-    records, _ = simulate_steps(make_requests([0.0], [60], [60]), alone, backend)
+    records, _ = simulate_replica(make_requests([0.0], [60], [60]), alone, backend)
     assert (records.status[0], records.first_token[0], records.last_token[0]) == (SERVED, 1 * MS, 60 * MS)
     # Budget 4, a prompt of 4 a step; in the third one both decode into 10 tokens, in the fourth request 1 is preempted.
     # It then needs 4 + 2 tokens, more than the budget: it waits for room until request 0 is done, then gets a step.
     tight = replica(make_law(1e-3), prefill="separate", token_budget=4, most_running=3, capacity_tokens=10)
     requests = make_requests([0.0, 0.0, 0.0055], [4, 4, 1], [5, 5, 1])
-    records, totals = simulate_steps(requests, tight, backend)
+    records, totals = simulate_replica(requests, tight, backend)
     assert records.preemptions.tolist() == [0, 1, 0]
     assert records.first_token.tolist() == [1 * MS, 2 * MS, 8 * MS]
     assert records.last_token.tolist() == [6 * MS, 10 * MS, 8 * MS]
@@ -138,16 +136,16 @@ def test_blocks_are_taken_whole(backend) -> None:
     # 16 tokens of prompt fill a block; the second token of the answer needs another.
     requests = make_requests([0.0, 0.0], [16, 16], [2, 2])
     tight = replica(make_law(1e-3), capacity_tokens=48, block_tokens=16)
-    records, totals = simulate_steps(requests, tight, backend)
+    records, totals = simulate_replica(requests, tight, backend)
     assert (records.preemptions.tolist(), totals.peak_blocks) == ([0, 1], 2)
     roomy = replica(make_law(1e-3), capacity_tokens=64, block_tokens=16)
-    records, totals = simulate_steps(requests, roomy, backend)
+    records, totals = simulate_replica(requests, roomy, backend)
     assert (records.preemptions.tolist(), totals.peak_blocks) == ([0, 0], 4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_idle_replica_sleeps_until_somebody_comes(backend) -> None:
-    records, totals = simulate_steps(make_requests([1.0, 60.0], [2, 2], [2, 2]), replica(make_law(1e-3)), backend)
+    records, totals = simulate_replica(make_requests([1.0, 60.0], [2, 2], [2, 2]), replica(make_law(1e-3)), backend)
     assert records.scheduled.tolist() == [1000 * MS, 60_000 * MS]
     assert totals.busy == 4 * MS
 
@@ -155,7 +153,7 @@ def test_an_idle_replica_sleeps_until_somebody_comes(backend) -> None:
 def test_results_are_the_same_whatever_the_unit_of_work() -> None:
     # 10 identical requests at once are served in lockstep: everybody's times are those of one, under the larger load.
     law = make_law(1e-3, 1e-4)
-    together, _ = simulate_steps(make_requests(np.zeros(10), [6] * 10, [7] * 10), replica(law, most_running=10))
+    together, _ = simulate_replica(make_requests(np.zeros(10), [6] * 10, [7] * 10), replica(law, most_running=10))
     assert len(set(together.last_token.tolist())) == 1
     assert together.last_token[0] == 1 * MS + 6 * (1 * MS + 10 * MS // 10)
 
@@ -178,9 +176,9 @@ def test_a_controller_may_see_the_prefills_between_two_tokens(backend) -> None:
             np.ones(1),
         )
         one = replica(make_law(0.01), prefill="separate", control=control)
-        setup = StepSetup(one, make_fleet(), make_step_reporting(horizon_s=4.0, windows=1))
-        job = StepJob(requests, np.zeros(200, np.int32), setup)
-        found = simulate_many_steps([job], Shape(1, 8, 1), backend)
+        setup = Setup(one, make_fleet(), make_step_reporting(horizon_s=4.0, windows=1))
+        job = Job(requests, np.zeros(200, np.int32), setup)
+        found = simulate_many([job], Shape(1, 8, 1), backend)
         caps[signal] = float(found["window_batch_sla_bound_mean"][0, 0])
     assert caps["token_gap"] < caps["tbt"] - 2, caps
 

@@ -3,37 +3,35 @@
 import numpy as np
 import pytest
 
-from batchcube.engine import Shape
+from batchcube.engine import simulate
 from batchcube.engine.continuous import (
-    StepJob,
-    StepSetup,
+    Job,
+    Setup,
     make_fleet,
     make_law,
     make_replica,
     make_requests,
     make_step_reporting,
-    simulate_many_steps,
 )
-from batchcube.engine.continuous.run import simulate_job
 from batchcube.engine.continuous.tally import TOTAL_FIELDS
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import no_memory_bound
 from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.policies.target import Control
+from helpers.continuous import simulate_job
 
 BACKENDS = ("reference", "numba")
 
 
-def job(arrival, prompt, output, *, law=(1e-3,), fleet=None, report=None, **more) -> StepJob:
+def job(arrival, prompt, output, *, law=(1e-3,), fleet=None, report=None, **more) -> Job:
     settings = {"most_running": 4, "token_budget": 64, "capacity_tokens": 1000, "block_tokens": 1} | more
     reporting = make_step_reporting(**({"horizon_s": 0.1, "windows": 4} | (report or {})))
-    setup = StepSetup(make_replica(make_law(*law), **settings), fleet or make_fleet(), reporting)
-    return StepJob(make_requests(arrival, prompt, output), np.zeros(len(arrival), np.int32), setup)
+    setup = Setup(make_replica(make_law(*law), **settings), fleet or make_fleet(), reporting)
+    return Job(make_requests(arrival, prompt, output), np.zeros(len(arrival), np.int32), setup)
 
 
-def report_of(one: StepJob, backend: str = "numba") -> dict:
-    shape = Shape(one.setup.fleet.bins, int(one.setup.replica.control.largest), one.setup.reporting.windows)
-    return {name: array[0] for name, array in simulate_many_steps([one], shape, backend).items()}
+def report_of(one: Job, backend: str = "numba") -> dict:
+    return simulate(one, backend).report
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

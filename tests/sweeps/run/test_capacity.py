@@ -17,8 +17,7 @@ import xarray as xr
 from hypothesis import given
 from rich.console import Console
 
-from batchcube.engine import Job, Shape, simulate
-from batchcube.engine.continuous import simulate_many_steps
+from batchcube.engine import simulate
 from batchcube.results import labelled
 from batchcube.results.cube import read_cube
 from batchcube.sweeps.cli import capacity as cli_capacity
@@ -131,11 +130,7 @@ def report_at(tables: dict[str, Any], rate: float, point: int, replication: int)
     else:
         changed["workload"]["arrivals"]["rate_per_s"] = rate
     plan = make_plan(sweep(changed))
-    job = Draws(plan.sweep.seed, replication).job(plan.points[point])
-    if isinstance(job, Job):
-        return simulate(*job).report
-    shape = Shape(plan.bins, plan.points[point].largest_batch, job.setup.reporting.windows)
-    return {name: values[0] for name, values in simulate_many_steps([job], shape).items()}
+    return simulate(Draws(plan.sweep.seed, replication).job(plan.points[point])).report
 
 
 def grows(report: dict[str, Any]) -> bool:

@@ -13,8 +13,7 @@ import pytest
 import xarray as xr
 
 from batchcube.calibration.coefficients import locate
-from batchcube.engine.batches.tally import Shape
-from batchcube.engine.continuous import StepJob, simulate_many_steps
+from batchcube.engine import continuous, simulate_many
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.results.cube import read_cube
 from batchcube.results.labelled import of_single
@@ -23,7 +22,7 @@ from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import execution
 from batchcube.sweeps.run.draws import Draws
-from batchcube.sweeps.run.execution import STEP_OVERLOAD_TEST, estimate, run_sweep
+from batchcube.sweeps.run.execution import estimate, run_sweep
 from batchcube.sweeps.run.plan import make_plan
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.spec.document import Sweep
@@ -514,7 +513,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         return np.zeros(2) + np.zeros(3)
 
-    monkeypatch.setattr(execution, "simulate_jobs", broken)
+    monkeypatch.setattr(execution, "simulate_many", broken)
     with pytest.raises(ValueError, match="could not be broadcast") as caught:
         run_sweep(sweep(BASE, replications=1))
     assert not isinstance(caught.value, UserError)
@@ -541,12 +540,11 @@ def test_the_number_of_threads_changes_nothing(cube: xr.Dataset) -> None:
 
 def test_values_are_those_of_the_engine_on_the_same_draws(cube: xr.Dataset) -> None:
     plan = make_plan(sweep())
-    assert plan.continuous
+    assert plan.simulation.STEPWISE
     for number, position in enumerate(np.ndindex(len(POLICIES), 2)):
         job = Draws(1, 2).job(plan.points[number])
-        assert isinstance(job, StepJob)
-        shape = Shape(len(plan.points[number].edges) - 1, 16, 10)
-        report = simulate_many_steps([job], shape, "numba")
+        assert job.shape == (len(plan.points[number].edges) - 1, 16, 10)
+        report = simulate_many([job], job.shape, "numba")
         here = cube.isel(policy=position[0], arrival_rate_per_s=position[1], replication=2)
         for name in ("latency_mean_s", "tpot_variance_s2", "tbt_quantile_s", "preemptions", "window_running_mean"):
             np.testing.assert_array_equal(here[name], report[name][0])
@@ -588,7 +586,7 @@ def test_a_cube_holds_what_steps_give_and_nothing_of_whole_batches(cube: xr.Data
     for name in HELD:
         assert cube[name].dtype == np.dtype(REGISTRY[name].dtype)
         assert cube[name].dims == REGISTRY[name].dims(["policy", "arrival_rate_per_s"])
-    assert cube.attrs["overload_test"] == STEP_OVERLOAD_TEST
+    assert cube.attrs["overload_test"] == continuous.OVERLOAD_TEST
     assert (cube["completed"] + cube["rejected"] == cube["requests"]).all()
     assert (cube["window_width_s"].sel(arrival_rate_per_s=6.0) == 120 / 6.0 / 10).all()
     assert cube["effective_bins"].isel(replication=0, arrival_rate_per_s=0).values.tolist() == [1] * 6 + [3, 1, 3]
@@ -637,7 +635,7 @@ def test_rates_share_their_random_numbers() -> None:
     plan = make_plan(sweep())
     draws = Draws(1, 0)
     jobs = [draws.job(point) for point in plan.points]
-    assert all(isinstance(job, StepJob) for job in jobs)
+    assert all(isinstance(job, continuous.Job) for job in jobs)
     slow, fast, memory = (jobs[k].requests for k in (0, 1, 2))
     assert slow.prompt is fast.prompt
     assert slow.output is memory.output
@@ -749,7 +747,7 @@ def test_drawn_prompts_have_at_least_a_token_and_their_mean(prompt: dict[str, An
     for lengths in ({**BASE["workload"]["lengths"], "prompt": prompt}, mixture):
         plan = make_plan(sweep(put(BASE, {"workload.lengths": lengths, "workload.requests": 20_000})))
         job = Draws(1, 0).job(plan.points[0])
-        assert isinstance(job, StepJob)
+        assert isinstance(job, continuous.Job)
         tokens = job.requests.prompt
         assert tokens.min() == 1
         assert abs(tokens.mean() - prompt.get("mean", 2.0)) < 4.5 * tokens.std() / np.sqrt(tokens.size)
@@ -954,11 +952,3 @@ def test_drawn_coefficients_scatter_as_their_covariance_says() -> None:
     )
     values = [law.c0_s, law.c1_s_per_request, law.c3_s_per_prefill_token]
     np.testing.assert_allclose(near.mean(axis=0), values, atol=4 * scale.max() / np.sqrt(4000))
-
-
-def test_a_device_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> int:
-        raise AssertionError
-
-    monkeypatch.setattr(execution, "jobs_at_once", refuse)
-    assert (run_sweep(sweep(BASE, replications=1))["completed"] == 120).all()

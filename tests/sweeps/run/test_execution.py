@@ -117,8 +117,7 @@ def test_values_are_those_of_the_engine_on_the_same_draws(cube: xr.Dataset) -> N
     plan = make_plan(sweep(SWEEP))
     for number, position in enumerate(np.ndindex(3, 2)):
         for replication in range(3):
-            trace, bins, setup = Draws(1, replication).job(plan.points[number])
-            report = simulate(trace, bins, setup, backend="reference").report
+            report = simulate(Draws(1, replication).job(plan.points[number]), backend="reference").report
             here = cube.isel(bins=position[0], arrival_rate_per_s=position[1], replication=replication)
             for name in ("latency_mean_s", "wait_max_s", "batches", "padding_waste", "latency_quantile_s"):
                 np.testing.assert_array_equal(here[name], report[name])
@@ -176,7 +175,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         return simulate_many(jobs, shape, "numba")
 
     monkeypatch.setattr(execution, "simulate_many", simulate_on_cores)
-    monkeypatch.setattr(execution, "describe", lambda backend: Described(f"device of {backend}", "jax 1.0, numpy 2.0"))
+    monkeypatch.setattr(
+        execution, "describe", lambda backend, simulation: Described(f"device of {backend}", "jax 1.0, numpy 2.0")
+    )
     return asked
 
 
@@ -563,7 +564,7 @@ def test_a_run_that_the_machine_cannot_hold_is_refused_before_anything_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "memory_bytes", lambda: 2e8)
-    monkeypatch.setattr(execution, "simulate_jobs", None)
+    monkeypatch.setattr(execution, "simulate_many", None)
     with pytest.raises(UserError) as caught:
         run_sweep(sweep(SWEEP), tmp_path / "cube.nc")
     assert re.fullmatch(
@@ -591,8 +592,9 @@ def test_the_memory_that_is_estimated_is_the_memory_that_a_run_takes(
     tables |= {"replications": replications, "workload": workload, "policy": {**SWEEP["policy"], "bins": 2}}
     script = (
         "import json, resource, sys\n"
+        "from batchcube.sweeps.run.execution import run_sweep\n"
         "from batchcube.sweeps.spec.document import Sweep\n"
-        "Sweep.model_validate(json.loads(sys.argv[1])).run('cube.nc')\n"
+        "run_sweep(Sweep.model_validate(json.loads(sys.argv[1])), 'cube.nc')\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     ran = subprocess.run(

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batchcube.engine import Job
-from batchcube.engine.continuous import StepJob
 from batchcube.engine.continuous.model import TICKS_PER_S as STEP_TICKS_PER_S
 from batchcube.engine.policies.bins import exponential_edges
 from batchcube.engine.ticks import TICKS_PER_S
@@ -172,9 +170,7 @@ def planned(tables: dict[str, Any], settings: dict[str, Any] | None = None) -> P
 
 def drawn(tables: dict[str, Any], settings: dict[str, Any] | None = None) -> Any:
     """Draw the job of a single point's first replication."""
-    job = Draws(0, 0).job(planned(tables, settings))
-    assert isinstance(job, Job | StepJob)
-    return job
+    return Draws(0, 0).job(planned(tables, settings))
 
 
 def test_first_beliefs_are_the_moments_of_each_bin(recorded: dict[str, Any]) -> None:
@@ -276,11 +272,11 @@ def test_known_distributions_are_cut_by_their_parameters_and_not_by_a_sample() -
 
 def test_a_plan_knows_the_requests_of_its_sample(recorded: dict[str, Any]) -> None:
     plan = planned(recorded, {"report.warmup_fraction": 0.6})
-    assert (plan.requests, plan.largest_batch, plan.mean_prompt, plan.longest) == (4, 2, 42.5, 300)
+    assert (plan.requests, plan.setup.largest_batch, plan.mean_prompt, plan.longest) == (4, 2, 42.5, 300)
     assert plan.setup.reporting.warmup == 2
     assert planned(recorded, {"report.warmup_requests": 3}).setup.reporting.warmup == 3
-    assert planned(recorded, {"policy": CONTROLLED}).largest_batch == 64
-    assert planned({**TOKENS, **STEPS}).largest_batch == 4
+    assert planned(recorded, {"policy": CONTROLLED}).setup.largest_batch == 64
+    assert planned({**TOKENS, **STEPS}).setup.largest_batch == 4
 
 
 @pytest.mark.parametrize(
@@ -363,7 +359,7 @@ def test_a_target_that_a_single_request_misses_is_refused() -> None:
     with pytest.raises(UserError, match=r"policy\.sla\.target_s = 0\.013: must be, with tolerance_s = 0"):
         planned({**TOKENS, **steps})
     steps["policy"]["sla"]["tolerance_s"] = 1e-5
-    assert planned({**TOKENS, **steps}).largest_batch == 4
+    assert planned({**TOKENS, **steps}).setup.largest_batch == 4
 
 
 # Which draws points share -------------------------------------------------------------------------------------------

@@ -236,6 +236,7 @@ import os
 import signal
 import sys
 
+from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
 
 
@@ -244,7 +245,7 @@ def kill(*arguments, **options):
 
 
 {patch}
-Sweep.from_toml("small.toml", sys.argv[1:]).run("cube.nc", workers=1, backend="reference")
+run_sweep(Sweep.from_toml("small.toml", sys.argv[1:]), "cube.nc", workers=1, backend="reference")
 """
 BEFORE_THE_FIRST_PART = "from pathlib import Path; Path.replace = kill"
 BEFORE_THE_LOCK = "from batchcube.sweeps.run import store; store.lock = kill"

@@ -86,7 +86,7 @@ def test_a_replication_of_static_batches_does_not_feel_its_neighbours():
 def test_callers_keep_their_32_bits_and_get_64():
     job = long_and_short(DYNAMIC, 4)[0]
     job = job._replace(setup=job.setup._replace(reporting=job.setup.reporting._replace(windows=7)))
-    by_numba, by_jax = (simulate(*job, backend=backend) for backend in ("numba", "jax"))
+    by_numba, by_jax = (simulate(job, backend=backend) for backend in ("numba", "jax"))
     assert jnp.zeros(1).dtype == jnp.float32
     assert jnp.arange(3).dtype == jnp.int32
     assert not jax.config.jax_enable_x64
@@ -193,7 +193,7 @@ def test_more_batches_in_service_than_slots_are_simulated_again_with_more(traced
         for gap in (0.02, 0.05)
     )
     jobs = [few, crowd, few]
-    records = simulate(*crowd).records
+    records = simulate(crowd).records
     busy = [(records.start <= t).sum() - (records.completion <= t).sum() for t in records.start]
     assert 64 < max(busy) <= 128
     assert disagreements(jobs, shape_of(crowd), "numba", "jax") == []

@@ -151,7 +151,7 @@ def test_arrivals_further_apart_than_32_bits_of_ticks_agree():
             windows=20,
             request_sla_s=5000.0,
         )
-        records = simulate(*job).records
+        records = simulate(job).records
         spread = [np.ptp(job.trace.arrival[records.batch == number]) for number in np.unique(records.batch)]
         assert max(spread) > 2**32 > min(spread)
         assert differences(job) == []
@@ -169,7 +169,7 @@ def test_capacities_beyond_any_batch_agree():
             control=make_control(1, 8, memory=memory_bound("exact", capacity), mean=2e6, variance=1e9),
         )
         assert differences(job) == []
-        assert simulate(*job).report["window_batch_memory_bound_mean"][0] == 8
+        assert simulate(job).report["window_batch_memory_bound_mean"][0] == 8
 
 
 def test_vast_signals_agree():
@@ -182,7 +182,7 @@ def test_vast_signals_agree():
         horizon_s=3e7,
     )
     assert differences(job) == []
-    mean = simulate(*job).report["window_signal_mean_s"][0]
+    mean = simulate(job).report["window_signal_mean_s"][0]
     assert 5e5 < mean <= 2**40 / 1e6
 
 
@@ -196,7 +196,7 @@ def test_a_block_of_replications_equals_each_alone():
     for name, block in reports["numba"].items():
         np.testing.assert_array_equal(block, reports["reference"][name], err_msg=name)
         for k, job in enumerate(jobs):
-            alone = np.atleast_1d(simulate(*job).report[name])
+            alone = np.atleast_1d(simulate(job).report[name])
             held = np.atleast_1d(block[k])
             np.testing.assert_array_equal(held[: len(alone)], alone, err_msg=name)
             assert not np.nan_to_num(held[len(alone) :]).any()  # other bins and sizes stay empty
@@ -204,4 +204,4 @@ def test_a_block_of_replications_equals_each_alone():
 
 def test_an_unknown_backend_is_refused():
     with pytest.raises(ValueError, match=r"backend = 'gpu': must be one of numba, jax, reference"):
-        simulate(*make_job([0.0], [1.0]), backend="gpu")
+        simulate(make_job([0.0], [1.0]), backend="gpu")

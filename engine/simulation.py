@@ -1,0 +1,83 @@
+"""What both kinds of simulation have in common, of whole batches and of single steps: their jobs, and what they offer.
+
+`engine.batches` and `engine.continuous` each are a `Simulation`; `run.py` calls them for jobs of either kind.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from numpy.typing import NDArray
+
+Report = dict[str, NDArray[Any]]
+"""The variables of a cube by name, leading axis job."""
+JOBS_AT_ONCE = 16
+"""On a CPU: enough to spread what a call costs, few enough to stop soon and to keep tallies small."""
+AnyJob = TypeVar("AnyJob", bound="Job", contravariant=True)
+
+
+class Shape(NamedTuple):
+    """How large a tally must be to hold a replication."""
+
+    bins: int
+    largest_batch: int
+    """Of whole batches, or the most requests that run at once."""
+    windows: int
+
+
+class Setup(Protocol):
+    """Everything but the requests."""
+
+    @property
+    def largest_batch(self) -> int:
+        """Most requests of a batch, or that run at once."""
+
+    @property
+    def windows(self) -> int:
+        """Number of time windows of the report."""
+
+
+class Job(Protocol):
+    """One replication to simulate; its type says which kind of simulation it is of."""
+
+    @property
+    def setup(self) -> Setup:
+        """Everything but the requests."""
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of its tally."""
+
+
+class Simulation(Protocol[AnyJob]):
+    """A kind of simulation: a module that offers this."""
+
+    NAME: str
+    """As messages say it."""
+    STEPWISE: bool
+    """Whether it goes through single steps of an engine, instead of whole batches."""
+    BACKENDS: tuple[str, ...]
+    OVERLOAD_TEST: str
+    """When a report calls a replication overloaded."""
+    HISTOGRAM_UNITS_PER_S: int
+    """What the histograms of times count in."""
+
+    def check(self, job: AnyJob) -> None:
+        """Refuse what cannot be simulated without overflow, or does not fit together; raises ValueError."""
+
+    def new_tally(self, jobs: int, shape: Shape) -> Any:
+        """Return empty tallies, leading axis job."""
+
+    def new_records(self, job: AnyJob) -> Any:
+        """Return records of nothing."""
+
+    def fill(self, jobs: Sequence[AnyJob], shape: Shape, tally: Any, records: Sequence[Any], backend: str) -> None:
+        """Fill empty tallies, leading axis job, and the records of every job if there are any.
+
+        The jobs were checked, and the backend is there. Raises ValueError where a clock runs out on the way.
+        """
+
+    def summarise(self, tally: Any, jobs: Sequence[AnyJob]) -> Report:
+        """Return the report of full tallies; ArithmeticError when conservation is broken."""
+
+    def jobs_at_once(self, job: AnyJob, shape: Shape, backend: str) -> int:
+        """Return how many jobs like one are best handed to the front door at once."""
