@@ -61,3 +61,35 @@ STEPS: Tables = laid(
     },
 )
 """Continuous batching on one replica."""
+
+
+# The same as files ---------------------------------------------------------------------------------------------------
+
+SMALL = """\
+name = "small"
+title = "A small sweep"
+replications = 3
+[workload]
+requests = 40
+[workload.arrivals]
+process = "poisson"
+[workload.lengths]
+distribution = "uniform"
+unit = "seconds"
+low = 1.0
+high = 20.0
+[policy]
+mode = "multi_bin_only"
+batch_size = 4
+[server.service]
+law = "given"
+[axes.bins]
+path = "policy.bins"
+values = [1, 2, 4]
+"""
+"""Three numbers of bins, at a rate that is left to an axis."""
+RATES = """\
+[axes.arrival_rate_per_s]
+path = "workload.arrivals.rate_per_s"
+values = [0.1, 0.2]
+"""

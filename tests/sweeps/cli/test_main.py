@@ -16,32 +16,8 @@ from batchcube.sweeps import presets
 from batchcube.sweeps.cli.main import app, main
 from batchcube.sweeps.progress import Bar, PlainLines, Silent
 from helpers.command_line import Answer
+from helpers.specifications import RATES, SMALL
 
-TOML = """\
-name = "small"
-title = "A small sweep"
-replications = 2
-[workload]
-requests = 200
-[workload.arrivals]
-process = "poisson"
-[workload.lengths]
-distribution = "uniform"
-unit = "seconds"
-low = 1.0
-high = 20.0
-[policy]
-mode = "multi_bin_only"
-batch_size = 4
-[server.service]
-law = "given"
-[axes.bins]
-path = "policy.bins"
-values = [1, 2]
-[axes.arrival_rate_per_s]
-path = "workload.arrivals.rate_per_s"
-values = [0.1, 0.2]
-"""
 COMMANDS = [
     "run",
     "check",
@@ -63,14 +39,14 @@ GROUPS = ["data", "reproduce", "calibrate"]
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.toml").write_text(TOML)
+    (tmp_path / "small.toml").write_text(SMALL + RATES)
     return "small.toml"
 
 
 @pytest.fixture(scope="module")
 def cube(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cube")
-    (folder / "small.toml").write_text(TOML)
+    (folder / "small.toml").write_text(SMALL + RATES)
     with pytest.raises(SystemExit) as left:
         main(["run", str(folder / "small.toml"), "-o", str(folder / "small.nc"), "--quiet"])
     assert left.value.code == 0
@@ -117,20 +93,20 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
 def test_run_writes_a_cube_and_continues_it(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     answer = Answer(capsys, "run", spec)
     assert answer.status == 0
-    assert "4 points x 2 replications" in answer.err
-    assert "small.nc: bins 2, arrival_rate_per_s 2, replication 2" in answer.err
+    assert "6 points x 3 replications" in answer.err
+    assert "small.nc: bins 3, arrival_rate_per_s 2, replication 3" in answer.err
     first = read_cube("small.nc")
-    assert Answer(capsys, "run", spec, "-n", "3", "-q").err == ""
+    assert Answer(capsys, "run", spec, "-n", "4", "-q").err == ""
     longer = read_cube("small.nc")
-    xr.testing.assert_equal(longer["latency_mean_s"].isel(replication=[0, 1]), first["latency_mean_s"])
-    assert longer.sizes["replication"] == 3
+    xr.testing.assert_equal(longer["latency_mean_s"].isel(replication=[0, 1, 2]), first["latency_mean_s"])
+    assert longer.sizes["replication"] == 4
 
 
 def test_run_lays_settings_over(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ["--set", "axes.bins.values=[1, 2, 3]", "--set", "policy.batch_size=2", "--seed", "7"]
+    settings = ["--set", "axes.bins.values=[1, 3]", "--set", "policy.batch_size=2", "--seed", "7"]
     assert Answer(capsys, "run", spec, "-o", "other.nc", *settings, "--workers", "1", "-q").status == 0
     other = read_cube("other.nc")
-    assert other["bins"].values.tolist() == [1, 2, 3]
+    assert other["bins"].values.tolist() == [1, 3]
     assert other.attrs["seed"] == 7
     assert json.loads(other.attrs["specification"])["policy"]["batch_size"] == 2
 
@@ -139,15 +115,15 @@ def test_check_of_many_points_says_how_far_it_is(
     spec: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert Answer(capsys, "check", spec).err == ""
-    monkeypatch.setattr("batchcube.sweeps.cli.main.MANY_POINTS", 4)
-    assert Answer(capsys, "check", spec).err == "checking points: 4 of 4, 0:00:00 left\n"
+    monkeypatch.setattr("batchcube.sweeps.cli.main.MANY_POINTS", 6)
+    assert Answer(capsys, "check", spec).err == "checking points: 6 of 6, 0:00:00 left\n"
 
 
 def test_check_says_how_large_a_sweep_is(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = Answer(capsys, "check", spec).out
     assert "A small sweep" in out
-    assert "bins (policy.bins): 1, 2" in out
-    assert "4 points x 2 replications = 1,600 requests" in out
+    assert "bins (policy.bins): 1, 2, 4" in out
+    assert "6 points x 3 replications = 720 requests" in out
     assert not Path("small.nc").exists()
 
 
@@ -209,7 +185,7 @@ def test_a_figure_is_drawn(cube: Path, tmp_path: Path, capsys: pytest.CaptureFix
 def test_text_of_others_never_reaches_the_terminal_as_it_is(
     spec: str, cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path(spec).write_text(TOML.replace("A small sweep", "\\u001b]0;owned\\u0007"))
+    Path(spec).write_text((SMALL + RATES).replace("A small sweep", "\\u001b]0;owned\\u0007"))
     foreign = xr.load_dataset(cube)
     foreign.attrs |= {"title": "\x1b[31mred", "notes": "one\x1b[2J\ntwo", "backend": "\x9b1m"}
     foreign["a\x9b"] = foreign["utilisation"]

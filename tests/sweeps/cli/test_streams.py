@@ -7,23 +7,8 @@ from pathlib import Path
 
 import pytest
 
-TOML = """\
-name = "small"
-title = "\N{GREEK SMALL LETTER ALPHA}"
-replications = 2
-[workload]
-requests = 50
-arrivals = { process = "poisson", rate_per_s = 0.1 }
-lengths = { distribution = "uniform", unit = "seconds", low = 1.0, high = 20.0 }
-[policy]
-mode = "multi_bin_only"
-batch_size = 4
-[server.service]
-law = "given"
-[axes.bins]
-path = "policy.bins"
-values = [1, 2]
-"""
+from helpers.specifications import RATES, SMALL
+
 COMMANDS = (
     "--help",
     "variables",
@@ -33,7 +18,7 @@ COMMANDS = (
     "check small.toml",
     "show small.nc",
     "compare small.nc small.nc",
-    "figure per-bin-statistics small.nc -o small.png --select bins=2",
+    "figure per-bin-statistics small.nc -o small.png --select bins=2 --select arrival_rate_per_s=0.1",
 )
 
 
@@ -46,7 +31,9 @@ def shell(folder: Path, script: str, **environment: str) -> subprocess.Completed
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("streams")
-    (folder / "small.toml").write_text(TOML, encoding="utf-8")
+    (folder / "small.toml").write_text(
+        SMALL.replace("A small sweep", "\N{GREEK SMALL LETTER ALPHA}") + RATES, encoding="utf-8"
+    )
     made = shell(folder, "batchcube run small.toml -o small.nc -q")
     assert made.returncode == 0, made.stderr
     return folder

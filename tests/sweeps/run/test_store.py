@@ -23,44 +23,21 @@ from batchcube.sweeps.run.store import Store
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.stopping import Stop, stopping
 from helpers.command_line import Answer
+from helpers.specifications import RATES, SMALL
 
-TOML = """
-name = "small"
-replications = 3
-[workload]
-requests = 40
-[workload.arrivals]
-process = "poisson"
-[workload.lengths]
-distribution = "uniform"
-unit = "seconds"
-low = 1.0
-high = 20.0
-[policy]
-mode = "multi_bin_only"
-batch_size = 4
-[server.service]
-law = "given"
-[axes.bins]
-path = "policy.bins"
-values = [1, 2, 4]
-[axes.arrival_rate_per_s]
-path = "workload.arrivals.rate_per_s"
-values = [0.1, 0.2]
-"""
 POINTS = 6
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.toml").write_text(TOML)
+    (tmp_path / "small.toml").write_text(SMALL + RATES)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
     file = tmp_path_factory.mktemp("whole") / "small.toml"
-    file.write_text(TOML)
+    file.write_text(SMALL + RATES)
     with np.errstate(all="raise"):
         return run_sweep(Sweep.from_toml(file), workers=1, backend="reference")
 
@@ -431,9 +408,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(at: str, monkeypatch: pytest.M
 def test_links_to_nowhere_are_refused_before_anything_is_simulated(
     command: list[str], simulated: list[tuple[int, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("small.toml").write_text(
-        TOML[: TOML.index("[axes.arrival")].replace('"poisson"', '"poisson"\nrate_per_s = 0.1')
-    )
+    Path("small.toml").write_text(SMALL.replace('"poisson"', '"poisson"\nrate_per_s = 0.1'))
     Path("circle.nc").symlink_to("circle.nc")
     Path("dangling.nc").symlink_to("nothing.nc")
     for name, said in (("circle.nc", "to itself"), ("dangling.nc", "to a file that is not there")):

@@ -17,6 +17,7 @@ from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.run import plan as planning
 from batchcube.sweeps.run.plan import make_plan
 from batchcube.sweeps.spec.document import Sweep, parse_toml, schema_text
+from helpers.specifications import SMALL
 
 FIXED: dict[str, Any] = {
     "name": "fixed",
@@ -49,26 +50,8 @@ DYNAMIC: dict[str, Any] = {
     },
     "server": {"service": {"law": "linear", "a1_s_per_token": 0.03, "gamma": 0.007}},
 }
-TOML = """\
-name = "written"
-[workload]
-requests = 100
-[workload.arrivals]
-process = "poisson"
-[workload.lengths]
-distribution = "uniform"
-unit = "seconds"
-low = 1
-high = 20.0
-[policy]
-mode = "multi_bin_only"
-batch_size = 4
-[server.service]
-law = "given"
-[axes.bins]
-path = "policy.bins"
-values = [1, 2]
-[axes.rate]
+TOML = f"""\
+{SMALL}[axes.rate]
 path = "workload.arrivals.rate_per_s"
 start = 0.1
 stop = 0.3
@@ -321,7 +304,7 @@ def test_files_are_read_with_settings_laid_over(tmp_path: Path) -> None:
         ("policy.bins=4", "--set policy.bins=4: axes.bins sets it at every point; use --set axes.bins.values=[...]"),
         ("policy.bins", "--set policy.bins: must be path=value"),
         (".bins=4", "--set .bins=4: must be path=value"),
-        ("name.x=4", '--set name.x=4: name = "written" is no table'),
+        ("name.x=4", '--set name.x=4: name = "small" is no table'),
         ("policy.batchsize=4", "policy.batchsize: no such setting; did you mean batch_size?"),
     ],
 )
