@@ -41,7 +41,8 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # What attributes must be where a cube has them: a foreign file may hold anything.
 _ABOUT: dict[str, type] = {
     **dict.fromkeys(("title", "description", "notes", "overload_test", "batchcube_version"), str),
-    **dict.fromkeys(("specification", "specification_sha256", "input_sha256", "git_commit", "created_utc"), str),
+    **dict.fromkeys(("specification", "specification_defaults", "specification_sha256"), str),
+    **dict.fromkeys(("input_sha256", "git_commit", "created_utc"), str),
     "content_sha256": str,
     **dict.fromkeys(("backend", "backend_device", "versions", "service_coefficients"), str),
     **dict.fromkeys(("seed", "replications", "trace_rows_dropped"), int),
@@ -298,6 +299,7 @@ def _check_about(attrs: Mapping[Any, Any]) -> None:
         elif name in needed:
             raise ValueError(f"has no attribute {name}")
     parse_specification(attrs["specification"])
+    _json_of(attrs, "specification_defaults", dict)
     versions = _json_of(attrs, "versions", dict)
     if not all(isinstance(version, str) for version in versions.values()):
         raise ValueError("attribute versions: must hold text only")
@@ -435,6 +437,12 @@ def parse_specification(text: str) -> dict[str, object]:
     return parsed
 
 
+def parse_made_from(cube: xr.Dataset) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the specification kept in a cube, and the defaults of what it leaves out, by dotted path."""
+    specification = parse_specification(str(cube.attrs["specification"]))
+    return specification, _json_of(cube.attrs, "specification_defaults", dict)
+
+
 def _deeper(tree: object, levels: int) -> bool:
     inside = list(tree.values()) if isinstance(tree, dict) else tree if isinstance(tree, list) else []
     return levels == 0 or any(_deeper(entry, levels - 1) for entry in inside)
@@ -508,7 +516,7 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
     notes = [line for cube in (old, new) for line in str(cube.attrs.get("notes", "")).splitlines()]
     joined.attrs = {
         **new.attrs,
-        **{name: kept.attrs[name] for name in ("specification", "specification_sha256") if name in kept.attrs},
+        **{name: kept.attrs[name] for name in kept.attrs if name.startswith("specification")},
         "replications": total,
         "notes": "\n".join(dict.fromkeys(notes)),
         **_made_by_both(old, new),

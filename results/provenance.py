@@ -62,6 +62,7 @@ def provenance(
     *,
     title: str,
     specification: str,
+    defaults: Mapping[str, object],
     seed: int,
     replications: int,
     made_by: Sequence[MadeBy],
@@ -71,6 +72,8 @@ def provenance(
     notes: Sequence[str] = (),
 ) -> dict[str, str | int]:
     """Return the attributes of a cube: `specification` is the full text (TOML or JSON) that makes it again.
+
+    `defaults` are the values of what it leaves out, by dotted path: those of a later version may be others.
 
     `made_by` are the backends that simulated it: several where a stopped run was continued with another one.
     `notes` are sentences that readers must be told (removed bins, extrapolated service times), joined by newlines.
@@ -82,6 +85,7 @@ def provenance(
         "Conventions": CONVENTIONS,
         "batchcube_version": batchcube_version(),
         "specification": specification,
+        "specification_defaults": json.dumps(defaults),
         "specification_sha256": hashlib.sha256(specification.encode()).hexdigest(),
         "seed": seed,
         "replications": replications,

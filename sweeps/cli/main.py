@@ -380,23 +380,32 @@ def rerun(
     """
     import json
 
-    from batchcube.results.cube import changed, parse_specification, read_cube
+    from batchcube.results.cube import changed, parse_made_from, read_cube
+    from batchcube.results.provenance import batchcube_version
 
     from ..errors import UserError
     from ..files import require_inside
-    from ..spec.document import Sweep, files_of
+    from ..spec.document import files_of, remade
     from ..spec.service import require_unchanged
 
     loaded = read_cube(cube)
     if doubt := changed(loaded):
         raise UserError(f"{cube}: {doubt}; it is not run again")
-    specification = parse_specification(str(loaded.attrs.get("specification", "")))
+    specification, defaults = parse_made_from(loaded)
     coefficients = str(loaded.attrs.get("service_coefficients", "{}"))
     if not trust_paths:
         recorded = (name for name in json.loads(coefficients) if name.endswith(".json"))
-        require_inside(cube, [*files_of(specification), *recorded])
+        require_inside(cube, [*files_of(specification), *files_of(defaults), *recorded])
     require_unchanged(coefficients)
-    sweep = Sweep.model_validate(specification, str(cube))
+    made, here = str(loaded.attrs.get("batchcube_version", "?")), batchcube_version()
+    otherwise = [f"was made by version {made}, this is {here}"] if made != here else []
+    try:
+        sweep, differing = remade(specification, defaults, str(cube))
+        otherwise += [differing] if differing else []
+    finally:
+        # A setting that is no more is told as a mistake: the version says why.
+        if otherwise:
+            print(f"{printable(cube)}: {printable('; '.join(otherwise))}", file=sys.stderr)
     if "capacity_criteria" in loaded.attrs:
         from ..run.capacity import asked_of
 

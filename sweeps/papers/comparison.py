@@ -15,6 +15,7 @@ from batchcube.results.text import printable
 from ..files import write_text
 from ..run.plan import make_plan
 from ..spec.document import Sweep
+from ..spec.settings import DRAWN_REQUESTS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -245,7 +246,7 @@ class Reproduction:
             settings.append(f"replications={self._replications}")
         if self.quick and not whole:
             plain = Sweep.from_toml(preset, settings)
-            count = plain.grid.points[0].workload.request_count or 10_000
+            count = plain.grid.points[0].workload.requests or DRAWN_REQUESTS
             settings += [
                 f"workload.requests={max(count // self._quick_requests, 400)}",
                 f'title="{plain.title} ({_QUICK})"',

@@ -546,7 +546,7 @@ def _figure_11_endless(to: Reproduction) -> Found:
         found = ratio_of(line.sel(bins=4), line.sel(bins=1), 2)
         said = cube["theory_throughput_requests_per_s"].sel(predictor=predictor)
         expected = float(said.sel(bins=4) / said.sel(bins=1))
-        count = sweep.grid.points[0].workload.request_count
+        count = sweep.grid.points[0].workload.requests
         rows.append(
             Row(
                 "fig11",

@@ -738,6 +738,7 @@ def _cube(sweep: Sweep, run: _Run, made_by: Sequence[MadeBy]) -> xr.Dataset:
     attrs = provenance(
         title=sweep.title,
         specification=sweep.text(),
+        defaults=sweep.defaults(),
         seed=sweep.seed,
         replications=replications,
         made_by=made_by,

@@ -26,7 +26,7 @@ from batchcube.results.cube import (
     build_cube,
     changed,
     extend_cube,
-    parse_specification,
+    parse_made_from,
     read_cube,
 )
 from batchcube.results.provenance import MadeBy, batchcube_version, provenance
@@ -36,7 +36,7 @@ from ..errors import UserError, refuses_input
 from ..files import require_output
 from ..progress import Progress, Silent
 from ..spec import service as coefficients
-from ..spec.document import Sweep, identity_of
+from ..spec.document import Sweep, remade
 from ..spec.grid import Axis, setting_paths
 from ..spec.settings import draws_service
 from ..stopping import SECONDS_BETWEEN_LOOKS, Stop, stopping
@@ -140,6 +140,9 @@ def run_sweep(
         old = None
         if target is not None and target.exists() and not overwrite:
             old = same_sweep(target, sweep)
+        if old is not None:
+            # Worded as it is there, where a file states defaults or leaves them out.
+            sweep = sweep.worded(parse_made_from(old)[0])
         first = 0 if old is None else old.sizes["replication"]
         wanted = range(first, max(first, sweep.replications))
         if store is not None and old is not None and not wanted:
@@ -206,15 +209,13 @@ def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> xr.Da
             else "capacities, which a search made and no run can continue"
         )
         raise UserError(f"{target}: holds {holds}; {ADVICE}")
-    kept = parse_specification(str(cube.attrs["specification"]))
-    if identity_of(kept) != sweep.identity():
-        differing = sorted(
-            key for key in {*kept, *sweep.document} - {"replications"} if kept.get(key) != sweep.document.get(key)
-        )
-        raise UserError(f"{target}: holds another sweep ({', '.join(differing)} differ); {ADVICE}")
     version = cube.attrs["batchcube_version"]
     if version != batchcube_version():
         raise UserError(f"{target}: was made by version {version}; {ADVICE}")
+    kept, _ = remade(*parse_made_from(cube), str(target))
+    theirs, ours = kept.parts(), sweep.parts()
+    if differing := sorted(name for name in ours if ours[name] != theirs[name]):
+        raise UserError(f"{target}: holds another sweep ({', '.join(differing)} differ); {ADVICE}")
     return cube
 
 
@@ -566,6 +567,7 @@ def _cube(
     attrs = provenance(
         title=sweep.title,
         specification=sweep.text(),
+        defaults=sweep.defaults(),
         seed=sweep.seed,
         replications=count,
         made_by=made_by,

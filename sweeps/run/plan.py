@@ -70,7 +70,6 @@ from ..workloads.lengths import Uniform as UniformLengths
 from ..workloads.settings import FloatArray
 from ..workloads.traces import LATEST_S, RecordedTrace, read_trace
 
-SAMPLE_SIZE = 100_000
 MOST_SAMPLED = 50_000_000
 """Requests of all samples of a sweep together: each takes 16 to 24 bytes until the sweep is planned."""
 _UNUSED = {"hash_ids": " (shared prefixes are computed anew)", "NumImages": " (images take no time and no memory)"}
@@ -267,8 +266,7 @@ class _Planner:
     def point(self, point: Point) -> PointPlan:
         workload, policy, server, report = point
         trace = None if workload.trace is None else self._read(workload.trace)
-        count = workload.request_count if trace is None else workload.requests or len(trace.arrival_s)
-        assert count is not None
+        count = workload.requests or (0 if trace is None else len(trace.arrival_s))
         if trace is not None and trace_resampling(workload) != "blocks" and count > len(trace.arrival_s):
             raise UserError(
                 f"workload.requests = {count}: must be at most {len(trace.arrival_s)}, the requests in the trace"
@@ -454,7 +452,7 @@ class _Planner:
             column = None if trace.predicted is None else trace.predicted[seen]
             return _Sample(output, output + trace.prompt_tokens[seen], column)
         assert workload.lengths is not None
-        size = policy.edges.sample_size or SAMPLE_SIZE
+        size = policy.edges.sample_size
         self.sampled += size
         if self.sampled > MOST_SAMPLED:
             raise UserError(

@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, time
 from os import PathLike
 from pathlib import Path
@@ -20,10 +20,11 @@ from ..errors import UserError
 from ..workloads.arrivals import AtOnce, Deterministic
 from ..workloads.lengths import Constant
 from ..workloads.settings import Settings
+from .defaults import NO_OTHERS, Defaults, differences, in_force
 from .grid import AxisSettings, Grid, build_grid, read_axes
 from .messages import Mistake, lines_of, mistakes, show_value
 from .messages import Path as Place
-from .settings import Point, PolicySettings, Report, Server, Workload, draws_service
+from .settings import SECTIONS, Point, PolicySettings, Report, Server, Workload, draws_service
 
 LARGEST_FILE = 1_000_000
 """Bytes of a specification; the standard library takes seconds to parse a million of the worst kinds."""
@@ -98,13 +99,23 @@ class Sweep:
         return cls._from_document(*read_document(path), _overrides(overrides))
 
     @classmethod
-    def model_validate(cls, data: Mapping[str, Any], source: str = "specification") -> "Sweep":
-        """Build a sweep from nested dictionaries; raises UserError with one line for each kind of mistake."""
-        return cls._from_document(dict(data), source, Path.cwd(), ())
+    def model_validate(
+        cls, data: Mapping[str, Any], source: str = "specification", defaults: Defaults = NO_OTHERS
+    ) -> "Sweep":
+        """Build a sweep from nested dictionaries; `defaults`, by dotted path, stand in for those of this version.
+
+        Raises UserError with one line for each kind of mistake.
+        """
+        return cls._from_document(dict(data), source, Path.cwd(), (), defaults)
 
     @classmethod
     def _from_document(
-        cls, document: dict[str, Any], source: str, folder: Path, overrides: Iterable["_Override"]
+        cls,
+        document: dict[str, Any],
+        source: str,
+        folder: Path,
+        overrides: Iterable["_Override"],
+        defaults: Defaults = NO_OTHERS,
     ) -> "Sweep":
         _refuse_depth(document, source)
         document = _with_absolute_paths(deepcopy(document), folder)
@@ -120,7 +131,10 @@ class Sweep:
         if wrong:
             # Without its axes the rest would be blamed for what it is not.
             raise SpecificationError(source, wrong)
-        grid, wrong = build_grid(document, axes)
+        try:
+            grid, wrong = build_grid(document, axes, defaults)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
         wrong += _mode_problems(grid) + _replication_problems(grid)
         if wrong:
             raise SpecificationError(source, wrong)
@@ -138,19 +152,47 @@ class Sweep:
             source,
         )
 
+    def worded(self, document: Mapping[str, Any]) -> "Sweep":
+        """Return this sweep in the words of another specification that means the same, but for the replications."""
+        return replace(self, document={**document, "replications": self.document["replications"]})
+
     def text(self) -> str:
         """Return the whole specification as JSON, from which `model_validate` makes the same sweep."""
         return json.dumps(self.document, ensure_ascii=False)
 
+    def defaults(self) -> dict[str, Any]:
+        """Return the defaults that the sweep rests on, by dotted path: every setting that some point leaves out."""
+        return in_force(point._asdict() for point in self.grid.points)
+
+    def parts(self) -> dict[str, str]:
+        """Return everything that decides what a replication is, by name, as text; how a file words it is not part."""
+        parts = {name: json.dumps(getattr(self, name)) for name in ("name", "title", "description", "seed")}
+        parts["axes"] = json.dumps([(axis.name, axis.long_name, axis.labels) for axis in self.grid.axes])
+        for name in SECTIONS:
+            # Points share what no axis touches.
+            shared = {id(settings): settings for settings in (getattr(point, name) for point in self.grid.points)}
+            written = {key: settings.model_dump_json() for key, settings in shared.items()}
+            distinct = {text: number for number, text in enumerate(dict.fromkeys(written.values()))}
+            numbers = [distinct[written[id(getattr(point, name))]] for point in self.grid.points]
+            parts[name] = json.dumps([numbers, list(distinct)])
+        return parts
+
     def identity(self) -> str:
         """Return the SHA-256 of everything that decides what a replication is: all but the number of replications."""
-        return identity_of(self.document)
+        return hashlib.sha256(json.dumps(self.parts()).encode()).hexdigest()
 
 
-def identity_of(document: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a specification's tables without the number of replications."""
-    rest = {key: value for key, value in document.items() if key != "replications"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+def remade(specification: Mapping[str, Any], defaults: Defaults, source: str) -> tuple[Sweep, str]:
+    """Return the sweep that a cube was made from, with the defaults that it was made with.
+
+    Beside it, in one line, how these differ from those of this version; "" where they do not.
+    Raises UserError for a specification or a default that this version does not take.
+    """
+    sweep = Sweep.model_validate(specification, source)
+    ours = sweep.defaults()
+    if others := {path: value for path, value in defaults.items() if path in ours and ours[path] != value}:
+        sweep = Sweep.model_validate(specification, source, others)
+    return sweep, differences(defaults, ours)
 
 
 def is_deterministic(point: Point) -> bool:

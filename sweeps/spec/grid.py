@@ -14,6 +14,7 @@ from batchcube.results.text import one_of
 from batchcube.results.variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, REPLICATION, edge_names
 
 from ..workloads.settings import Settings
+from .defaults import NO_OTHERS, Defaults, with_defaults
 from .messages import Mistake, Path, known_paths, mistakes, show_path, show_value
 from .settings import SECTIONS, Point, Problem, problems
 
@@ -288,8 +289,8 @@ def read_axes(tables: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[list[
 class _Section:
     """Validates one section of the settings once for each combination of the axes that touch it."""
 
-    def __init__(self, name: str, base: Any, axes: Sequence[Axis]) -> None:
-        self.name, self.base = name, base
+    def __init__(self, name: str, base: Any, axes: Sequence[Axis], defaults: Defaults) -> None:
+        self.name, self.base, self.defaults = name, base, defaults
         self.model = SECTIONS[name]
         self.touching = [
             k for k, axis in enumerate(axes) if any(path[0] == name for made in axis.sets for path in made)
@@ -315,7 +316,8 @@ class _Section:
                 if path[0] == self.name:
                     _put(data, path[1:], value)
         try:
-            return self.model.model_validate(data)
+            made = self.model.model_validate(data)
+            return with_defaults(self.name, made, self.defaults) if self.defaults else made
         except ValidationError as error:
             place = dict(zip(self.touching, key, strict=True))
             for mistake in mistakes(self.model, data, error, (self.name,)):
@@ -392,9 +394,14 @@ def _value_at(point: Point, path: Path) -> Any:
     return value
 
 
-def build_grid(base: Mapping[str, Any], axes: Sequence[Axis]) -> tuple[Grid, list[Mistake]]:
-    """Return every point of the grid, validated, or what is wrong with them, each mistake once."""
-    sections = [_Section(name, base.get(name, {}), axes) for name in SECTIONS]
+def build_grid(
+    base: Mapping[str, Any], axes: Sequence[Axis], defaults: Defaults = NO_OTHERS
+) -> tuple[Grid, list[Mistake]]:
+    """Return every point of the grid, validated, or what is wrong with them, each mistake once.
+
+    `defaults` stand in for those of this version; raises UserError for one that it cannot take.
+    """
+    sections = [_Section(name, base.get(name, {}), axes, defaults) for name in SECTIONS]
     wrong: dict[str, Mistake] = {}
     idle: dict[tuple[Path, Any], list[Mistake]] = {}
     points: list[Point] = []

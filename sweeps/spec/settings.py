@@ -43,6 +43,7 @@ SecondsPerToken = Annotated[float, Field(ge=1e-12, le=1e6)]
 StepSeconds = Annotated[float, Field(ge=0, le=1e6)]
 LONGEST_CONTINUOUS_S = LATEST // TICKS_PER_S
 """Longest that continuous batching can be simulated; its clock is a million times finer."""
+DRAWN_REQUESTS = 10_000
 TICK_NAMES = {BATCH_TICKS_PER_S: "microseconds", TICKS_PER_S: "picoseconds"}
 
 
@@ -98,20 +99,16 @@ class TraceSettings(Settings):
 class Workload(Settings):
     """Requests of one replication: drawn from distributions, or read from a recorded trace."""
 
+    trace: TraceSettings | None = Field(default=None, description="recorded trace, instead of arrivals and lengths")
     requests: Annotated[int, Field(ge=1, le=100_000_000)] | None = Field(
-        default=None, description="requests per replication; 10000 when drawn, the whole file when recorded"
+        default_factory=lambda beside: DRAWN_REQUESTS if beside.get("trace") is None else None,
+        description=f"requests per replication; {DRAWN_REQUESTS} when drawn, the whole file when recorded",
     )
     arrivals: ArrivalProcess | None = Field(default=None, description="arrival process")
     lengths: LengthDistribution | None = Field(default=None, description="prompt and output lengths, or service times")
     predictor: Predictor = Field(
         default_factory=lambda: Oracle(kind="oracle"), description="what the scheduler believes a length to be"
     )
-    trace: TraceSettings | None = Field(default=None, description="recorded trace, instead of arrivals and lengths")
-
-    @property
-    def request_count(self) -> int | None:
-        """Requests per replication; None stands for a whole recorded trace."""
-        return 10_000 if self.requests is None and self.trace is None else self.requests
 
     @property
     def in_seconds(self) -> bool:
@@ -132,9 +129,8 @@ class Edges(Settings):
         default=None, description="recorded trace: requests the edges see"
     )
     prefix_requests: Count | None = Field(default=None, description="first requests the edges see (sample = prefix)")
-    sample_size: Annotated[int, Field(ge=2, le=10_000_000)] | None = Field(
-        default=None,
-        description="drawn workload: size of the sample drawn apart from the replications; 100000 when left out",
+    sample_size: Annotated[int, Field(ge=2, le=10_000_000)] = Field(
+        default=100_000, description="drawn workload: size of the sample drawn apart from the replications"
     )
     values: Annotated[tuple[float, ...], Field(strict=False, min_length=2)] | None = Field(
         default=None, description="bins + 1 increasing edges (kind = explicit)"
@@ -490,7 +486,7 @@ def problems(point: Point) -> Iterator[Problem]:
     report = point.report
     if report.warmup_requests is not None and report.warmup_fraction is not None:
         yield Problem(("report", "warmup_fraction"), "give warmup_requests or warmup_fraction, not both")
-    count = point.workload.request_count
+    count = point.workload.requests
     if count is not None and report.warmup_requests is not None and report.warmup_requests >= count:
         yield Problem(("report", "warmup_requests"), f"must be < {count}, the requests of a replication")
 
@@ -498,6 +494,8 @@ def problems(point: Point) -> Iterator[Problem]:
 def _workload_problems(workload: Workload) -> Iterator[Problem]:
     predictor = workload.predictor.kind
     if workload.trace is None:
+        if workload.requests is None:
+            yield Problem(("workload", "requests"), "is missing: no recorded trace says how many", shown=False)
         for name in ("arrivals", "lengths"):
             if getattr(workload, name) is None:
                 yield Problem(("workload", name), "is missing (or give workload.trace, a recorded trace)", shown=False)
@@ -559,7 +557,7 @@ def _edge_problems(policy: PolicySettings, workload: Workload) -> Iterator[Probl
             yield Problem((*at, "values"), text)
         unused = ("sample", "prefix_requests", "sample_size")
         for name in unused:
-            if getattr(edges, name) is not None:
+            if name in edges.model_fields_set and getattr(edges, name) is not None:
                 yield Problem((*at, name), 'kind = "explicit" would ignore it')
     else:
         if edges.values is not None:
@@ -568,7 +566,7 @@ def _edge_problems(policy: PolicySettings, workload: Workload) -> Iterator[Probl
             for name in ("sample", "prefix_requests"):
                 if getattr(edges, name) is not None:
                     yield Problem((*at, name), "only a recorded trace uses it; see sample_size")
-        elif edges.sample_size is not None:
+        elif "sample_size" in edges.model_fields_set:
             yield Problem((*at, "sample_size"), "a recorded trace would ignore it; see sample and prefix_requests")
         if workload.trace is not None and edges.sample == "prefix" and edges.prefix_requests is None:
             yield Problem((*at, "prefix_requests"), 'is missing; sample = "prefix" needs it', shown=False)

@@ -65,6 +65,7 @@ def make(axes, arrays, *, replications=REPLICATIONS, drawn=False, counts=True, *
     known = provenance(
         title="Example",
         specification=specification,
+        defaults={},
         seed=1,
         replications=replications,
         made_by=[MadeBy("none", "cpu", "")],

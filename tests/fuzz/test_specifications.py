@@ -107,7 +107,13 @@ def _refused(error: ValueError) -> str:
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Drawing the samples of bins would take most of the time.
-    monkeypatch.setattr(planning, "SAMPLE_SIZE", 500)
+    whole = planning._Planner._sample
+
+    def small(planner: Any, workload: Any, policy: Any, trace: Any) -> Any:
+        edges = policy.edges.model_copy(update={"sample_size": min(policy.edges.sample_size, 500)})
+        return whole(planner, workload, policy.model_copy(update={"edges": edges}), trace)
+
+    monkeypatch.setattr(planning._Planner, "_sample", small)
     (tmp_path / "trace.csv").write_text(TRACE)
     return tmp_path / "sweep.toml"
 

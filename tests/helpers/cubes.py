@@ -88,6 +88,7 @@ def make_cube(
     known = provenance(
         title="Example",
         specification=specification,
+        defaults={},
         seed=seed,
         replications=replications,
         made_by=[MadeBy("none", "cpu", "")],

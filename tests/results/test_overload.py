@@ -22,6 +22,7 @@ def cube_of(growth, *, requests=100_000, flags=0, axes=(), specification=None, *
     known = provenance(
         title="t",
         specification=json.dumps(specification or {}),
+        defaults={},
         seed=1,
         replications=growth.shape[-1],
         made_by=[MadeBy("numba", "cpu", "")],

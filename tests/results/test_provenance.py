@@ -6,7 +6,13 @@ from batchcube.results.provenance import MadeBy, named_together, provenance, ver
 
 def made(*made_by):
     return provenance(
-        title="Example", specification="{}", seed=1, replications=1, made_by=made_by, overload_test="grows"
+        title="Example",
+        specification="{}",
+        defaults={"policy.bins": 1},
+        seed=1,
+        replications=1,
+        made_by=made_by,
+        overload_test="grows",
     )
 
 

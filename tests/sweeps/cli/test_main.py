@@ -11,7 +11,8 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from batchcube.results.cube import read_cube
+from batchcube.results.cube import read_cube, write_cube
+from batchcube.results.provenance import batchcube_version
 from batchcube.sweeps import presets
 from batchcube.sweeps.cli.main import app, main
 from batchcube.sweeps.progress import Bar, PlainLines, Silent
@@ -142,6 +143,49 @@ def test_rerun_gives_the_same_data_and_compare_says_so(
     assert different.status == 1
     assert "latency_mean_s" in different.out
     assert " quantile coordinate" not in different.out
+
+
+def made_otherwise(cube: Path, to: Path, version: str, **defaults: Any) -> Path:
+    """Write a cube as another version would have, with other defaults."""
+    changed = read_cube(cube)
+    recorded = json.loads(changed.attrs["specification_defaults"])
+    changed.attrs |= {"specification_defaults": json.dumps({**recorded, **defaults}), "batchcube_version": version}
+    write_cube(changed, to)
+    return to
+
+
+def test_rerun_says_what_this_version_would_do_otherwise_and_takes_the_defaults_of_the_cube(
+    cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = tmp_path / "again.nc"
+    old = made_otherwise(cube, tmp_path / "old.nc", "0.0.9", **{"report.windows": 7, "policy.old": 3})
+    answer = Answer(capsys, "rerun", old, "-o", again, "-q")
+    assert answer.status == 0
+    assert answer.err == (
+        f"{old}: was made by version 0.0.9, this is {batchcube_version()}; defaults taken from the cube: "
+        "report.windows = 7 (50 in this one); settings that this version does not have: policy.old = 3\n"
+    )
+    assert read_cube(again).sizes["window"] == 7
+    same = Answer(capsys, "rerun", cube, "-o", tmp_path / "same.nc", "-q")
+    assert (same.status, same.err) == (0, "")
+
+
+def test_rerun_refuses_what_this_version_cannot_do(
+    cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = made_otherwise(cube, tmp_path / "old.nc", "0.0.9", **{"report.windows": 0})
+    version, refused = Answer(capsys, "rerun", old, "-o", tmp_path / "again.nc", "-q").err.splitlines()
+    assert version == f"{old}: was made by version 0.0.9, this is {batchcube_version()}"
+    assert refused.startswith(f"batchcube: {old}: default report.windows = 0: this version cannot take it")
+    assert not (tmp_path / "again.nc").exists()
+
+
+def test_rerun_reads_no_file_that_a_default_names(
+    cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = made_otherwise(cube, tmp_path / "old.nc", batchcube_version(), **{"workload.arrivals.path": "/etc/passwd"})
+    answer = Answer(capsys, "rerun", old, "-o", tmp_path / "again.nc", "-q")
+    assert "names /etc/passwd, which is not in its folder" in answer.mistake
 
 
 def test_show_prints_intervals(cube: Path, capsys: pytest.CaptureFixture[str]) -> None:

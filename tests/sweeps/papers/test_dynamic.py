@@ -169,6 +169,7 @@ def capped() -> xr.Dataset:
     attrs = provenance(
         title="t",
         specification="{}",
+        defaults={},
         seed=1,
         replications=2,
         made_by=[MadeBy("numba", "cpu", "")],

@@ -38,6 +38,13 @@ class Rule(NamedTuple):
 
 RULES = [
     # Workload
+    Rule(
+        TOKENS,
+        {"workload": {**TOKENS["workload"], "requests": None}},
+        "workload.requests",
+        "is missing: no recorded trace says how many",
+        {"workload": {**TRACE["workload"], "requests": None}},
+    ),
     Rule(TOKENS, {"workload.arrivals": None}, "workload.arrivals", "is missing (or give workload.trace", {}),
     Rule(TOKENS, {"workload.lengths": None}, "workload.lengths", "is missing (or give workload.trace", {}),
     Rule(
