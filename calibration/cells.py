@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batchcube.errors import InputError
+
 from .laws import BatchLaw, H, StepLaw, fit_batch_laws, fit_step_law, step_terms
 
 Floats = NDArray[np.float64]
@@ -96,7 +98,7 @@ def cells_of_steps(
                     parts.append(_cell("batch", runs.sum(axis=1), **shape))
                     parts.append(_cell("decode", runs[:, 1:].mean(axis=1), kv_tokens=b * (p + o / 2), **shape))
     if not parts:
-        raise ValueError("the measurement holds no complete run of any cell")
+        raise InputError("the measurement holds no complete run of any cell")
     return join(parts)
 
 
@@ -126,7 +128,7 @@ def fit_batches(cells: Cells) -> list[BatchFit]:
         mine = batches.where((batches.prompt_tokens == p) | (np.isnan(batches.prompt_tokens) & np.isnan(p)))
         try:
             chosen, laws = fit_batch_laws(mine.batch_size, mine.output_tokens, mine.seconds)
-        except ValueError:
+        except InputError:
             continue
         fits.append(BatchFit(float(p), chosen, laws, mine))
     return fits
@@ -151,7 +153,7 @@ def fit_steps(cells: Cells) -> tuple[StepLaw, Cells] | None:
         return None
     try:
         return fit_step_law(terms_of(steps), steps.seconds, steps.batch_size), steps
-    except ValueError:
+    except InputError:
         return None
 
 

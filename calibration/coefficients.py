@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from batchcube.documents import parse_json, read_limited, require_regular
+from batchcube.errors import InputError, printable
+
 from .cells import BatchFit, Cells, as_table, table_error
-from .documents import parse_json, read_limited, require_regular
 from .laws import STEP_TERMS, BatchLaw, H, Quality, StepLaw
 from .plausibility import Finding
 
@@ -29,15 +31,15 @@ LARGEST_FILE = 10_000_000
 LONGEST_TEXT = 2000
 
 
-def _printable(text: str) -> str:
+def _one_line(text: str) -> str:
     """Return a text on one line: escape sequences in somebody's title are not for terminals."""
     if len(text) > LONGEST_TEXT:
-        raise ValueError(f"must have at most {LONGEST_TEXT} characters")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        raise InputError(f"must have at most {LONGEST_TEXT} characters")
+    return printable(text)
 
 
 # Beyond these limits numbers are no times of anything, and sums and squares of them run out of floats.
-Text = Annotated[str, AfterValidator(_printable)]
+Text = Annotated[str, AfterValidator(_one_line)]
 Texts = Annotated[list[Text], Field(max_length=100)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 AtLeastOne = Annotated[int, Field(ge=1, le=2**53)]
@@ -220,18 +222,18 @@ class Coefficients(_Part):
     log: FittedLog | None = None
 
     def at_prompt(self, prompt_tokens: float | None) -> BatchLaws:
-        """Return the batch laws at a prompt length, the default one when None; ValueError naming those there are."""
+        """Return the batch laws at a prompt length, the default one when None; InputError naming those there are."""
         if not self.batch_laws:
-            raise ValueError(f"coefficients {self.name}: hold no law of whole batches")
+            raise InputError("hold no law of whole batches", path=f"coefficients {self.name}")
         wanted = self.default_prompt_tokens if prompt_tokens is None else prompt_tokens
         for laws in self.batch_laws:
             if laws.prompt_tokens == wanted:
                 return laws
         known = ", ".join(f"{laws.prompt_tokens:g}" for laws in self.batch_laws if laws.prompt_tokens is not None)
         asked = "is not given" if wanted is None else f"= {wanted:g}"
-        raise ValueError(
-            f"coefficients {self.name}: prompt_tokens {asked}: "
-            + (f"must be one of {known}, the prompts that were measured" if known else "its times have no prompts")
+        raise InputError(
+            f"must be one of {known}, the prompts that were measured" if known else "its times have no prompts",
+            path=f"coefficients {self.name}: prompt_tokens {asked}",
         )
 
     def text(self) -> str:
@@ -346,14 +348,14 @@ def correlation_of(covariance: Floats) -> Floats:
 def drawn(law: BatchCoefficients, rng: np.random.Generator) -> BatchCoefficients:
     """Draw coefficients from what the fit leaves open: multivariate t around the estimate.
 
-    A draw below 0 is set to 0, a1 to a thousandth of its estimate. Raises ValueError where the errors are not known, or
+    A draw below 0 is set to 0, a1 to a thousandth of its estimate. Raises InputError where the errors are not known, or
     a1 is less than four of its standard errors.
     """
     errors = law.standard_errors
     if law.covariance is None or law.degrees_of_freedom < 1:
-        raise ValueError("nothing is known of the coefficients' errors")
+        raise InputError("nothing is known of the coefficients' errors")
     if errors[1] is None or law.a1_s_per_token < 4 * errors[1]:
-        raise ValueError("a1_s_per_token is less than four of its standard errors: draws could be negative")
+        raise InputError("a1_s_per_token is less than four of its standard errors: draws could be negative")
     covariance = np.array(law.covariance)
     free = np.flatnonzero(np.diag(covariance) > 0)
     scale = np.sqrt(np.diag(covariance)[free])
@@ -383,34 +385,32 @@ def shipped_names() -> list[str]:
 
 
 def locate(name: str | os.PathLike[str]) -> Path:
-    """Return the file of shipped coefficients by name, or of a path that ends in .json; ValueError when not there."""
+    """Return the file of shipped coefficients by name, or of a path that ends in .json; InputError when not there."""
     text = os.fspath(name)
     if text.endswith(".json"):
         return Path(os.path.expanduser(text))
     if text not in shipped_names():
-        raise ValueError(
-            f"coefficients {text}: none of that name; must be a file that ends in .json, or one of "
-            f"{', '.join(shipped_names())}"
-        )
+        allowed = f"must be a file that ends in .json, or one of {', '.join(shipped_names())}"
+        raise InputError(f"none of that name; {allowed}", file=f"coefficients {text}")
     return SHIPPED / f"{text}.json"
 
 
 def read(file: Path) -> bytes:
-    """Return the content of a coefficients file; ValueError when it cannot be read, or is larger than any is."""
+    """Return the content of a coefficients file; InputError when it cannot be read, or is larger than any is."""
     return read_limited(file, LARGEST_FILE)
 
 
 def parse(data: bytes, source: str) -> Coefficients:
     """Parse a coefficients file.
 
-    Raises ValueError for what is no JSON, or too deep, pydantic's ValidationError for what is no coefficients file.
+    Raises InputError for what is no JSON, or too deep, pydantic's ValidationError for what is no coefficients file.
     """
     try:
         content = parse_json(data)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}, must be a file of coefficients") from None
+    except InputError as error:
+        raise InputError(f"{error}, must be a file of coefficients", file=source) from None
     if not isinstance(content, dict):
-        raise ValueError(f"{source}: is no table, must be a file of coefficients")
+        raise InputError("is no table, must be a file of coefficients", file=source)
     return Coefficients.model_validate(content)
 
 

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batchcube.errors import InputError
+
 Floats = NDArray[np.float64]
 
 H = Literal["constant", "linear", "saturating", "power"]
@@ -114,23 +116,24 @@ def step_terms(
 def fit_batch_law(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike, h: H) -> BatchLaw:
     """Fit a0 + a1 * L * h(b) to measurements (n,).
 
-    ``h`` is one of `LAWS`. Raises ValueError for an unknown law, values that are not finite and > 0, fewer than 3
+    ``h`` is one of `LAWS`. Raises InputError for an unknown law, values that are not finite and > 0, fewer than 3
     measurements (2 when ``h`` is constant), only one length, or, unless ``h`` is constant, only one batch size; and
     when the times do not grow with the length at all.
     """
     if h not in LAWS:
-        raise ValueError(f"law = {h!r}: must be one of {', '.join(LAWS)}")
+        raise InputError(f"must be one of {', '.join(LAWS)}", path="law", value=repr(h))
     b, length, y = _checked(batch_sizes, lengths, seconds)
     free = 2 if h == "constant" else 3
     if y.size < free or np.unique(length).size < 2 or (free == 3 and np.unique(b).size < 2):
-        raise ValueError(
-            f"measurements: {y.size} of {np.unique(b).size} batch sizes and {np.unique(length).size} lengths: law "
-            f"{h} needs at least {free}, of 2 lengths{' and 2 batch sizes' if free == 3 else ''}"
+        raise InputError(
+            f"{y.size} of {np.unique(b).size} batch sizes and {np.unique(length).size} lengths: law "
+            f"{h} needs at least {free}, of 2 lengths{' and 2 batch sizes' if free == 3 else ''}",
+            path="measurements",
         )
     coefficients = _least_squares(b, length, y, h)
     a0, a1, gamma = coefficients
     if not a1 > 0:
-        raise ValueError(f"measurements: the times do not grow with the length, so law {h} does not apply")
+        raise InputError(f"the times do not grow with the length, so law {h} does not apply", path="measurements")
     gradient = _batch_gradient(b, length, a1, h, gamma).T
     held = (False, False, h == "constant" or gamma >= _LARGEST_GAMMA[h])
     active = tuple(i for i, value in enumerate(coefficients) if value > 0 and not held[i])
@@ -150,13 +153,13 @@ def fit_batch_laws(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLik
 
     The score is the root mean square of the relative error over all measurements, each predicted from all the others.
     The first law within 1 % of the best score wins, so no freedom is taken that the measurements do not ask for. Laws
-    that need more batch sizes than there are, are left out. Raises ValueError when no law can be fitted.
+    that need more batch sizes than there are, are left out. Raises InputError when no law can be fitted.
     """
     fits: dict[H, BatchLaw] = {}
     for h in LAWS:
         try:
             fits[h] = fit_batch_law(batch_sizes, lengths, seconds, h)
-        except ValueError:
+        except InputError:
             if h == "constant":
                 raise
     scores = {h: law.quality.leave_one_out_rms for h, law in fits.items()}
@@ -172,24 +175,25 @@ def fit_step_law(terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLike | 
 
     `batch_sizes` (n,), where given, are those that are left out one by one to tell how well the law carries over.
 
-    A term that is 0 in every step is not measured: its coefficient is NaN. Raises ValueError for times that are not
+    A term that is 0 in every step is not measured: its coefficient is NaN. Raises InputError for times that are not
     finite and > 0, terms that are not finite and >= 0, and for fewer steps, or fewer different ones, than terms.
     """
     x, y = np.asarray(terms, np.float64), np.asarray(seconds, np.float64)
     if x.shape != (y.size, len(STEP_TERMS)):
-        raise ValueError(f"steps: terms of shape {x.shape}: must be ({y.size}, {len(STEP_TERMS)})")
+        raise InputError(f"terms of shape {x.shape}", path="steps", allowed=f"must be ({y.size}, {len(STEP_TERMS)})")
     if not (np.isfinite(y) & (y > 0)).all():
-        raise ValueError("steps: every time must be finite and > 0")
+        raise InputError("every time must be finite and > 0", path="steps")
     if not (np.isfinite(x) & (x >= 0)).all():
-        raise ValueError("steps: every term must be finite and >= 0")
+        raise InputError("every term must be finite and >= 0", path="steps")
     if not y.size:
-        raise ValueError("steps: there are none")
+        raise InputError("there are none", path="steps")
     measured = [i for i in range(x.shape[1]) if x[:, i].any()]
     scaled = x[:, measured] / np.abs(x[:, measured]).max(axis=0)
     if np.linalg.matrix_rank(scaled, tol=1e-6) < len(measured):
-        raise ValueError(
-            f"steps: {len(np.unique(x, axis=0))} different steps cannot tell the terms "
-            f"{', '.join(STEP_TERMS[i] for i in measured)} apart"
+        raise InputError(
+            f"{len(np.unique(x, axis=0))} different steps cannot tell the terms "
+            f"{', '.join(STEP_TERMS[i] for i in measured)} apart",
+            path="steps",
         )
 
     def solve(kept: NDArray[np.bool_]) -> Floats:
@@ -211,17 +215,17 @@ def fit_step_law(terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLike | 
 def batch_law_of_steps(step: StepLaw) -> BatchLaw:
     """Return the batch law of decode steps that take c0 + c1 b each: linear, a1 = c0 + c1, γ = c1 / (c0 + c1), a0 = 0.
 
-    The prefill is not in it. Raises ValueError where no measured step decodes, or decoding takes no time, and where a
+    The prefill is not in it. Raises InputError where no measured step decodes, or decoding takes no time, and where a
     step also depends on the KV tokens it reads: then the time of a batch is not linear in its length.
     """
     if np.isnan(step.coefficients[1]):
-        raise ValueError("no measured step decodes: no law of whole batches follows from prefills")
+        raise InputError("no measured step decodes: no law of whole batches follows from prefills")
     c0, c1, c2 = (float(c) for c in np.nan_to_num(step.coefficients[:3]))
     if c2 > 0:
-        raise ValueError("the step law grows with the KV tokens read: no law linear in the length follows from it")
+        raise InputError("the step law grows with the KV tokens read: no law linear in the length follows from it")
     a1 = c0 + c1
     if not a1 > 0:
-        raise ValueError("decode steps take no time by the step law: no law of whole batches follows from it")
+        raise InputError("decode steps take no time by the step law: no law of whole batches follows from it")
     jacobian = np.array([[0.0, 0.0], [1.0, 1.0], [-c1 / a1**2, c0 / a1**2]])
     covariance = jacobian @ step.covariance[:2, :2] @ jacobian.T
     spare = step.quality.measurements - len(step.free)
@@ -234,12 +238,14 @@ def batch_law_of_steps(step: StepLaw) -> BatchLaw:
 def _checked(*columns: ArrayLike) -> tuple[Floats, Floats, Floats]:
     b, length, y = (np.asarray(a, dtype=np.float64).ravel() for a in columns)
     if not b.size == length.size == y.size:
-        raise ValueError(
-            f"measurements: {b.size} batch sizes, {length.size} lengths, {y.size} times: must be equally many"
+        raise InputError(
+            f"{b.size} batch sizes, {length.size} lengths, {y.size} times",
+            path="measurements",
+            allowed="must be equally many",
         )
     for label, values in (("batch_size", b), ("length_tokens", length), ("seconds", y)):
         if not (np.isfinite(values) & (values > 0)).all():
-            raise ValueError(f"measurements: every {label} must be finite and > 0")
+            raise InputError(f"every {label} must be finite and > 0", path="measurements")
     return b, length, y
 
 

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from batchcube.documents import parse_json, require_regular
 from batchcube.engine import simulate_replica
 from batchcube.engine.continuous import Records, Replica, Requests, make_law, make_requests
 from batchcube.engine.continuous.model import LARGEST_REQUEST, SERVED, TICKS_PER_S
+from batchcube.errors import InputError
 
-from .documents import parse_json, require_regular
 from .laws import STEP_TERMS
 
 Floats = NDArray[np.float64]
@@ -95,7 +96,7 @@ class LogFit(NamedTuple):
 def read_log(path: str | Path) -> Log:
     """Read a request log.
 
-    Raises ValueError, one line naming the file and the row, for what is no JSON, a field that is missing or no number,
+    Raises InputError, one line naming the file and the row, for what is no JSON, a field that is missing or no number,
     tokens that are not whole, below 1 or more than a request can have, timestamps that run backwards, and clocks that
     cannot be the same.
     """
@@ -104,13 +105,13 @@ def read_log(path: str | Path) -> Log:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"{name}: cannot be read: {error.strerror or error}") from None
+        raise InputError(f"cannot be read: {error.strerror or error}", file=name) from None
     rows = []
     for number, line in enumerate(data.decode("utf-8-sig", errors="replace").split("\n"), start=1):
         if line.strip():
             rows.append(_row(f"{name}: line {number}", line))
     if len(rows) < 2:
-        raise ValueError(f"{name}: holds {len(rows)} requests: needs at least 2")
+        raise InputError(f"holds {len(rows)} requests: needs at least 2", file=name)
     table = np.array(sorted(rows))
     start = table[0, 0]
     queued, scheduled, first, last = (table[:, k] - start for k in range(4))
@@ -128,22 +129,25 @@ def read_log(path: str | Path) -> Log:
 def _row(where: str, line: str) -> tuple[float, float, float, float, float, float]:
     try:
         entry = parse_json(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}: a log has one JSON object in each line") from None
+    except InputError as error:
+        raise InputError(f"{error}: a log has one JSON object in each line", file=where) from None
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: is no JSON object")
+        raise InputError("is no JSON object", file=where)
 
     def number(*names: str, least: float = -_LATEST_S, most: float = _LATEST_S, whole: bool = False) -> float:
         name = next((name for name in names if name in entry), None)
         if name is None:
-            raise ValueError(f"{where}: {' or '.join(names)} is missing")
+            raise InputError(f"{' or '.join(names)} is missing", file=where)
         value = entry[name]
         # Compared before anything converts it: an integer may be larger than any float.
         known = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
         if not known or (whole and value != int(value)):
             kind = "whole number" if whole else "number"
-            raise ValueError(
-                f"{where}: {name} = {json.dumps(value)[:40]}: must be a {kind} from {least:.15g} to {most:.15g}"
+            raise InputError(
+                f"must be a {kind} from {least:.15g} to {most:.15g}",
+                file=where,
+                path=name,
+                value=json.dumps(value)[:40],
             )
         return float(value)
 
@@ -156,12 +160,14 @@ def _row(where: str, line: str) -> tuple[float, float, float, float, float, floa
     known = [(label, value) for label, value in order if np.isfinite(value)]
     for (before, a), (after, b) in pairwise(known):
         if b < a - _ROUNDING_S:
-            raise ValueError(f"{where}: {after} at {b} s is before {before} at {a} s: one clock, never backwards")
+            raise InputError(f"{after} at {b} s is before {before} at {a} s: one clock, never backwards", file=where)
     if last - queued > 1e8:
-        raise ValueError(f"{where}: {last - queued:.3g} s from queued to last token: not of one clock")
+        raise InputError(f"{last - queued:.3g} s from queued to last token: not of one clock", file=where)
     prompt, output = tokens("input_toks"), tokens("output_toks")
     if prompt + output > LARGEST_REQUEST:
-        raise ValueError(f"{where}: {prompt + output:.0f} tokens in and out: must be at most {LARGEST_REQUEST}")
+        raise InputError(
+            f"{prompt + output:.0f} tokens in and out", file=where, allowed=f"must be at most {LARGEST_REQUEST}"
+        )
     return queued, scheduled, first, last, prompt, output
 
 
@@ -203,13 +209,13 @@ def fit_log(
     not. It is searched by reweighted least squares in the logarithms of the coefficients, from many starts, and by
     simplex from the best, as the simulation moves in small jumps. The covariance is a jackknife's: the fit is repeated
     without each of ten consecutive groups, because requests that wait for each other are not independent, and a
-    Jacobian of jumps says little. ``done`` is called after each of the 1 + 10 fits. Raises ValueError for a log that is
+    Jacobian of jumps says little. ``done`` is called after each of the 1 + 10 fits. Raises InputError for a log that is
     too short, or that the replica could not have served.
     """
     count = len(log.queued_s)
     kept = log.first(count if until is None else until)
     if kept.sum() < 3 * _GROUPS:
-        raise ValueError(f"{int(kept.sum())} requests to fit to: needs at least {3 * _GROUPS}")
+        raise InputError(f"{int(kept.sum())} requests to fit to: needs at least {3 * _GROUPS}")
     search = _Search(log, replica, kept)
     rng = np.random.default_rng(seed)
     starts = [search.guess + rng.normal(0.0, 1.0, search.guess.size) for _ in range(_STARTS)]
@@ -242,7 +248,7 @@ class _Search:
         known = [values[kept & np.isfinite(values)] for values in self.measured]
         self.units = [float(values.mean()) if values.size else 0.0 for values in known]
         if not all(unit > 0 for unit in self.units):
-            raise ValueError("the log has no time between queued, first and last token to fit to")
+            raise InputError("the log has no time between queued, first and last token to fit to")
         # A decode step takes about as long as the fastest requests say; the other terms are some way below it.
         step = float(np.nanquantile(self.measured.tpot_s[kept], 0.05))
         self.guess = np.log(step * np.array([0.5, 3e-3, 2e-6, 2e-3, 3e-8]))
@@ -257,7 +263,7 @@ class _Search:
             for sim, seen, unit in zip(simulated, self.measured, self.units, strict=True)
         ]
         if not all(np.isfinite(part).all() for part in parts):
-            raise ValueError("the replica could never serve some requests of the log: its KV capacity is too small")
+            raise InputError("the replica could never serve some requests of the log: its KV capacity is too small")
         return parts
 
     def cost(self, logarithms: Floats, kept: NDArray[np.bool_]) -> float:

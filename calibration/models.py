@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .documents import parse_json, require_regular
+from batchcube.documents import parse_json, require_regular
+from batchcube.errors import InputError
 
 # Shapes only: with random weights a model computes nonsense in the same time.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -95,11 +96,11 @@ def configuration(name: str, dtype: str = "bfloat16") -> dict[str, Any]:
 def read_model(name: str, dtype: str = "bfloat16") -> Model:
     """Read a model's numbers: one of `SHAPES`, or a folder with a `config.json`.
 
-    Raises ValueError, one line, for a folder without one, for a file that is no configuration or lacks a number, for a
+    Raises InputError, one line, for a folder without one, for a file that is no configuration or lacks a number, for a
     dtype whose size is not known, and for what `model_of` does not know.
     """
     if dtype not in BYTES_OF:
-        raise ValueError(f"dtype = {dtype!r}: must be one of {', '.join(BYTES_OF)}")
+        raise InputError(f"must be one of {', '.join(BYTES_OF)}", path="dtype", value=repr(dtype))
     if name in SHAPES:
         return model_of(name, configuration(name, dtype), dtype, name)
     file = Path(name) / "config.json"
@@ -107,16 +108,16 @@ def read_model(name: str, dtype: str = "bfloat16") -> Model:
     try:
         text = file.read_bytes()
     except OSError as error:
-        raise ValueError(
-            f"{file}: cannot be read: {error.strerror}; a model is a folder with a config.json, or one of "
-            f"{', '.join(SHAPES)}"
+        raise InputError(
+            f"cannot be read: {error.strerror}; a model is a folder with a config.json, or one of {', '.join(SHAPES)}",
+            file=file,
         ) from None
     try:
         content = parse_json(text)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+    except InputError as error:
+        raise error.at(file=file) from None
     if not isinstance(content, dict):
-        raise ValueError(f"{file}: is no table of settings")
+        raise InputError("is no table of settings", file=file)
     return model_of(Path(name).name, content, dtype, str(file))
 
 
@@ -124,27 +125,30 @@ def sizes_of(name: str, found: Mapping[str, Any], dtype: str) -> Model | None:
     """Return the numbers in a configuration, None where `model_of` refuses it: an engine may run it nevertheless."""
     try:
         return model_of(name, found, dtype, name)
-    except ValueError:
+    except InputError:
         return None
 
 
 def model_of(name: str, found: Mapping[str, Any], dtype: str, source: str) -> Model:
     """Return the numbers in a configuration.
 
-    Raises ValueError, a line that starts with `source`, for a number that is missing, and for mixtures of experts and
+    Raises InputError, a line that starts with `source`, for a number that is missing, and for mixtures of experts and
     latent attention, whose weights and KV cache follow other formulas than those of `Model`.
     """
     for key in _OTHER_FORMULAS:
         if found.get(key):
-            raise ValueError(
-                f"{source}: {key} = {found[key]!r}: only dense models with a key and a value for each KV head are known"
+            raise InputError(
+                "only dense models with a key and a value for each KV head are known",
+                file=source,
+                path=key,
+                value=repr(found[key]),
             )
 
     def number(key: str, default: int | None = None) -> int:
         value = found.get(key)
         value = default if value is None else value
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{source}: {key} = {value!r}: must be a whole number >= 1")
+            raise InputError("must be a whole number >= 1", file=source, path=key, value=repr(value))
         return value
 
     heads = number("num_attention_heads")

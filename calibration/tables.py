@@ -11,8 +11,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from batchcube.documents import require_regular
+from batchcube.errors import InputError
+
 from .cells import Cells, join
-from .documents import require_regular
 
 Floats = NDArray[np.float64]
 
@@ -158,7 +160,7 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Me
     """Read a CSV of measured batch times with columns ``batch_size,length_tokens,seconds``.
 
     ``columns`` maps any of these names to the file's own, e.g. {"seconds": "mean_latency_sec"}; other columns are left
-    alone. Rows come in any order; repeated measurements of one cell are averaged. Raises ValueError, one line naming
+    alone. Rows come in any order; repeated measurements of one cell are averaged. Raises InputError, one line naming
     the file and the row, unless the grid is complete, at least 2 x 2, of whole batch sizes and lengths >= 1, and the
     times are finite, > 0 and never fall with the length.
     """
@@ -166,7 +168,7 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Me
     data = _bytes(path)
     for key in columns or {}:
         if key not in COLUMNS:
-            raise ValueError(f"{name}: columns.{key}: must be one of {', '.join(COLUMNS)}")
+            raise InputError(f"must be one of {', '.join(COLUMNS)}", file=name, path=f"columns.{key}")
     wanted = [(columns or {}).get(column, column) for column in COLUMNS]
     cells: dict[tuple[int, int], list[float]] = {}
     for where, (batch, length, seconds) in _rows(name, *_opened(name, data), wanted):
@@ -175,23 +177,27 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Me
     batch_sizes = np.array(sorted({b for b, _ in cells}), dtype=np.int64)
     lengths = np.array(sorted({length for _, length in cells}), dtype=np.int64)
     if batch_sizes.size < 2 or lengths.size < 2:
-        raise ValueError(
-            f"{name}: {batch_sizes.size} batch sizes x {lengths.size} lengths: the grid must be at least 2 x 2"
+        raise InputError(
+            f"{batch_sizes.size} batch sizes x {lengths.size} lengths: the grid must be at least 2 x 2", file=name
         )
     for b in batch_sizes.tolist():
         for length in lengths.tolist():
             if (b, length) not in cells:
-                raise ValueError(
-                    f"{name}: no row for batch_size = {b}, length_tokens = {length}: the grid must be complete "
-                    f"({batch_sizes.size} batch sizes x {lengths.size} lengths, {len(cells)} cells given)"
+                raise InputError(
+                    f"no row for batch_size = {b}, length_tokens = {length}: the grid must be complete "
+                    f"({batch_sizes.size} batch sizes x {lengths.size} lengths, {len(cells)} cells given)",
+                    file=name,
                 )
     table = np.array([[np.mean(cells[b, n]) for n in lengths.tolist()] for b in batch_sizes.tolist()])
     falls = np.argwhere(np.diff(table, axis=1) < 0)
     if falls.size:
         i, j = falls[0]
-        raise ValueError(
-            f"{name}: batch_size = {batch_sizes[i]}: {table[i, j + 1]:g} s at length_tokens = {lengths[j + 1]} is "
-            f"below {table[i, j]:g} s at {lengths[j]}: times must not fall with the length"
+        raise InputError(
+            f"{table[i, j + 1]:g} s at length_tokens = {lengths[j + 1]} is below {table[i, j]:g} s "
+            f"at {lengths[j]}: times must not fall with the length",
+            file=name,
+            path="batch_size",
+            value=batch_sizes[i],
         )
     return MeasuredTable(batch_sizes, lengths, table, hashlib.sha256(data).hexdigest())
 
@@ -208,16 +214,20 @@ def read_cells(
     ``columns`` maps ``batch_size``, ``length_tokens`` (or ``output_tokens``), ``prompt_tokens``, ``seconds``, ``std``
     and ``repetitions`` to the file's own names; ``unit`` is that of its times then, seconds when left out. ``select``
     keeps the rows with these values in columns that name the system. Rows of one cell are its repetitions, or as many
-    repetitions as a column says. Raises ValueError, one line naming the file and the row.
+    repetitions as a column says. Raises InputError, one line naming the file and the row.
     """
     name = str(path)
     data = _bytes(path)
     if columns and layout is not None:
-        raise ValueError(f"{name}: layout {layout}: must be left out where columns are mapped by name (--column)")
+        raise InputError(
+            "must be left out where columns are mapped by name (--column)", file=name, path=f"layout {layout}"
+        )
     if unit is not None and not columns:
-        raise ValueError(f"{name}: unit {unit}: goes with columns mapped by name (--column); layouts have their own")
+        raise InputError(
+            "goes with columns mapped by name (--column); layouts have their own", file=name, path=f"unit {unit}"
+        )
     if not columns and data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
-        raise ValueError(f"{name}: is a log of requests (JSON), must be a CSV of times of batches or steps")
+        raise InputError("is a log of requests (JSON), must be a CSV of times of batches or steps", file=name)
     header, lines = _opened(name, data)
     chosen = _by_hand(name, columns, unit or "s") if columns else _layout(name, layout, header)
     wanted = chosen.columns()
@@ -225,14 +235,14 @@ def read_cells(
         if key not in chosen.systems:
             allowed = f"must be one of {', '.join(chosen.systems)}"
             nothing = f"the layout {chosen.name} has no columns that name systems, so there is nothing to select by"
-            raise ValueError(f"{name}: select {key}: {allowed if chosen.systems else nothing}")
+            raise InputError(f"select {key}: {allowed if chosen.systems else nothing}", file=name)
     rows = ((where, dict(zip(wanted, row, strict=True))) for where, row in _rows(name, header, lines, wanted))
     kept = [
         (where, row) for where, row in rows if all(row[key].strip() == value for key, value in (select or {}).items())
     ]
     if not kept:
         asked = ", ".join(f"{key} = {value}" for key, value in (select or {}).items())
-        raise ValueError(f"{name}: no row has {asked}")
+        raise InputError(f"no row has {asked}", file=name)
     if chosen.fitted is not None:
         values = [[_number(where, column, row[column], "") for column in chosen.fitted] for where, row in kept]
         return Table(chosen, {}, Fits(*np.array(values).T), hashlib.sha256(data).hexdigest())
@@ -250,17 +260,19 @@ def read_cells(
 def _layout(name: str, layout: str | None, header: Sequence[str]) -> Layout:
     if layout is not None:
         if layout not in LAYOUTS:
-            raise ValueError(f"{name}: layout {layout}: must be one of {', '.join(LAYOUTS)}")
+            raise InputError(f"must be one of {', '.join(LAYOUTS)}", file=name, path=f"layout {layout}")
         return LAYOUTS[layout]
     if {"running", "waiting"} <= set(header):
-        raise ValueError(
-            f"{name}: is a log over time ({', '.join(header)}), must be a CSV of times of batches or steps"
+        raise InputError(
+            f"is a log over time ({', '.join(header)}), must be a CSV of times of batches or steps", file=name
         )
     fitting = [known for known in LAYOUTS.values() if set(known.columns()) <= set(header)]
     if not fitting:
-        raise ValueError(
-            f"{name}: line 1: no known layout has these columns: {', '.join(header)[:160]}; map them by name, for "
-            "instance --column seconds=mean_latency --column batch_size=b --column length_tokens=tokens"
+        raise InputError(
+            f"no known layout has these columns: {', '.join(header)[:160]}; map them by name, for "
+            "instance --column seconds=mean_latency --column batch_size=b --column length_tokens=tokens",
+            file=name,
+            path="line 1",
         )
     return max(fitting, key=lambda known: len(known.columns()))
 
@@ -269,15 +281,15 @@ def _by_hand(name: str, columns: Mapping[str, str], unit: str) -> Layout:
     allowed = ("batch_size", "length_tokens", "output_tokens", "prompt_tokens", "seconds", "std", "repetitions")
     for key in columns:
         if key not in allowed:
-            raise ValueError(f"{name}: column {key}: must be one of {', '.join(allowed)}")
+            raise InputError(f"must be one of {', '.join(allowed)}", file=name, path=f"column {key}")
     if "seconds" not in columns or "batch_size" not in columns:
-        raise ValueError(f"{name}: columns: seconds and batch_size must be mapped")
+        raise InputError("seconds and batch_size must be mapped", file=name, path="columns")
     if {"length_tokens", "output_tokens"} <= set(columns):
-        raise ValueError(
-            f"{name}: columns: length_tokens and output_tokens are two names of one thing: map one of them"
+        raise InputError(
+            "length_tokens and output_tokens are two names of one thing: map one of them", file=name, path="columns"
         )
     if unit not in UNITS:
-        raise ValueError(f"{name}: unit {unit}: must be one of {', '.join(UNITS)}")
+        raise InputError(f"must be one of {', '.join(UNITS)}", file=name, path=f"unit {unit}")
     fields = {
         "output_tokens" if key == "length_tokens" else key: column
         for key, column in columns.items()
@@ -345,7 +357,7 @@ def _completed(kind: str, known: dict[str, float]) -> dict[str, float]:
 def _kind_of(where: str, known: Mapping[str, float]) -> str:
     decoding, prefill = known["batch_size"] > 0, known["prefill_tokens"] > 0
     if not decoding and not prefill:
-        raise ValueError(f"{where}: a step of neither decode nor prefill tokens")
+        raise InputError("a step of neither decode nor prefill tokens", file=where)
     return "step" if decoding and prefill else "decode" if decoding else "prefill"
 
 
@@ -369,7 +381,7 @@ def _bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from None
 
 
 def _opened(name: str, data: bytes) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
@@ -377,7 +389,7 @@ def _opened(name: str, data: bytes) -> tuple[list[str], Iterator[tuple[str, list
     lines = _lines(name, data)
     header = [field.strip() for field in next(lines, ("", []))[1]]
     if not any(header):
-        raise ValueError(f"{name}: line 1: is empty: must be the names of the columns")
+        raise InputError("is empty", file=name, path="line 1", allowed="must be the names of the columns")
     return header, lines
 
 
@@ -388,9 +400,9 @@ def _lines(name: str, data: bytes) -> Iterator[tuple[str, list[str]]]:
         for row in reader:
             yield f"{name}: line {reader.line_num}", row
     except UnicodeDecodeError:
-        raise ValueError(f"{name}: is not a text file: must be CSV in UTF-8") from None
+        raise InputError("is not a text file", file=name, allowed="must be CSV in UTF-8") from None
     except csv.Error as error:
-        raise ValueError(f"{name}: line {reader.line_num}: is not CSV: {error}") from None
+        raise InputError(f"is not CSV: {error}", file=name, path=f"line {reader.line_num}") from None
 
 
 def _rows(
@@ -401,17 +413,21 @@ def _rows(
         if header.count(column) != 1:
             found = "is there twice" if column in header else "is missing"
             has = ", ".join(header)[:120]
-            raise ValueError(f"{name}: line 1: column {column!r} {found}: needs {', '.join(wanted)}; has {has!r}")
+            raise InputError(
+                f"column {column!r} {found}: needs {', '.join(wanted)}; has {has!r}", file=name, path="line 1"
+            )
     at = [header.index(column) for column in wanted]
     rows: list[tuple[str, tuple[str, ...]]] = []
     for where, row in lines:
         if not row:
             continue
         if len(row) != len(header):
-            raise ValueError(f"{where}: has {len(row)} fields: must have {len(header)}, as the header does")
+            raise InputError(
+                f"has {len(row)} fields", file=where, allowed=f"must have {len(header)}, as the header does"
+            )
         rows.append((where, tuple(row[k] for k in at)))
     if not rows:
-        raise ValueError(f"{name}: has no rows: needs at least a 2 x 2 grid")
+        raise InputError("has no rows: needs at least a 2 x 2 grid", file=name)
     return rows
 
 
@@ -422,12 +438,14 @@ def _number(where: str, column: str, text: str, bound: Literal["", ">= 0", "> 0"
         value = np.nan
     within = {"": True, ">= 0": value >= 0, "> 0": value > 0}[bound]
     if not (np.isfinite(value) and within):
-        raise ValueError(f"{where}: {column} = {text.strip()[:40]!r}: must be a finite number {bound}".rstrip())
+        raise InputError(
+            f"must be a finite number {bound}".rstrip(), file=where, path=column, value=repr(text.strip()[:40])
+        )
     return value
 
 
 def _whole(where: str, column: str, text: str) -> int:
     value = _number(where, column, text)
     if value != int(value) or value > 2**53:
-        raise ValueError(f"{where}: {column} = {text.strip()[:40]!r}: must be a whole number >= 1")
+        raise InputError("must be a whole number >= 1", file=where, path=column, value=repr(text.strip()[:40]))
     return int(value)

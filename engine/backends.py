@@ -4,6 +4,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from batchcube.errors import InputError
+
 from .simulation import Simulation
 
 BACKENDS: tuple[str, ...] = ("numba", "jax", "reference")
@@ -24,13 +26,15 @@ def require_numba() -> None:
 def require_backend(backend: str, simulation: Simulation[Any]) -> None:
     """Refuse a backend that does not exist.
 
-    Raises ValueError for an unknown one and for one that a kind of simulation does not have, MissingBackendError for
+    Raises InputError for an unknown one and for one that a kind of simulation does not have, MissingBackendError for
     one that is not installed.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
+        raise InputError(f"must be one of {', '.join(BACKENDS)}", path="backend", value=repr(backend))
     if backend not in simulation.BACKENDS:
-        raise ValueError(f"backend = {backend!r}: {simulation.NAME} runs with {' or '.join(simulation.BACKENDS)}")
+        raise InputError(
+            f"{simulation.NAME} runs with {' or '.join(simulation.BACKENDS)}", path="backend", value=repr(backend)
+        )
     if backend == "numba":
         require_numba()
     if backend == "jax" and find_spec("jax") is None:

@@ -36,14 +36,14 @@ def simulation_of(job: Job) -> Simulation[Any]:
 
 
 def check(job: Job) -> None:
-    """Refuse what cannot be simulated without overflow, or does not fit together; raises ValueError."""
+    """Refuse what cannot be simulated without overflow, or does not fit together; raises InputError."""
     simulation_of(job).check(job)
 
 
 def simulate(job: Job, backend: str = "numba") -> Outcome:
     """Simulate one replication and say what became of each request.
 
-    Raises ValueError for input that does not fit together, ArithmeticError when conservation is broken.
+    Raises InputError for input that does not fit together, ArithmeticError when conservation is broken.
     """
     tally, (records,) = simulate_records([job], job.shape, backend)
     report = simulation_of(job).summarise(tally, [job])
@@ -53,7 +53,7 @@ def simulate(job: Job, backend: str = "numba") -> Outcome:
 def simulate_many(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> Report:
     """Simulate a block of replications of one kind; return the variables of a cube by name, leading axis job.
 
-    `shape` is common to the block, so that blocks can be stacked: bins beyond a job's own stay empty. Raises ValueError
+    `shape` is common to the block, so that blocks can be stacked: bins beyond a job's own stay empty. Raises InputError
     for input that does not fit together, ArithmeticError when conservation is broken.
     """
     simulation = _ready(jobs, backend)
@@ -65,7 +65,7 @@ def simulate_many(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> 
 def simulate_records(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> tuple[Any, list[Any]]:
     """Simulate a block of replications of one kind; return what backends leave behind.
 
-    That is tallies with a leading axis job, and the records of each job. Raises ValueError like `simulate_many`.
+    That is tallies with a leading axis job, and the records of each job. Raises InputError like `simulate_many`.
     """
     simulation = _ready(jobs, backend)
     tally, records = simulation.new_tally(len(jobs), shape), [simulation.new_records(job) for job in jobs]
@@ -78,7 +78,7 @@ def simulate_replica(
 ) -> tuple[continuous.Records, Totals]:
     """Simulate a single replica under continuous batching; return what became of each request, and what was done.
 
-    Raises ValueError for input that does not fit together, ArithmeticError when requests or tokens were lost on the
+    Raises InputError for input that does not fit together, ArithmeticError when requests or tokens were lost on the
     way.
     """
     setup = continuous.Setup(replica, continuous.make_fleet(), continuous.make_step_reporting(horizon_s=1.0, windows=1))
@@ -88,7 +88,7 @@ def simulate_replica(
 
 
 def _ready(jobs: Sequence[Job], backend: str) -> Simulation[Any]:
-    """Return the kind of simulation of jobs that may be simulated; ValueError or MissingBackendError for others."""
+    """Return the kind of simulation of jobs that may be simulated; InputError or MissingBackendError for others."""
     simulation = simulation_of(jobs[0])
     require_backend(backend, simulation)
     for job in jobs:
@@ -106,7 +106,7 @@ def jobs_at_once(job: Job, shape: Shape, backend: str = "numba") -> int:
 def describe(backend: str, simulation: Simulation[Any] = batches) -> Described:
     """Say where a backend computes and with which versions.
 
-    Raises ValueError where a kind of simulation has no such backend, MissingBackendError when it is not installed,
+    Raises InputError where a kind of simulation has no such backend, MissingBackendError when it is not installed,
     RuntimeError when the device's arithmetic would give other numbers.
     """
     require_backend(backend, simulation)

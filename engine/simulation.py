@@ -62,7 +62,7 @@ class Simulation(Protocol[AnyJob]):
     """What the histograms of times count in."""
 
     def check(self, job: AnyJob) -> None:
-        """Refuse what cannot be simulated without overflow, or does not fit together; raises ValueError."""
+        """Refuse what cannot be simulated without overflow, or does not fit together; raises InputError."""
 
     def new_tally(self, jobs: int, shape: Shape) -> Any:
         """Return empty tallies, leading axis job."""
@@ -73,7 +73,7 @@ class Simulation(Protocol[AnyJob]):
     def fill(self, jobs: Sequence[AnyJob], shape: Shape, tally: Any, records: Sequence[Any], backend: str) -> None:
         """Fill empty tallies, leading axis job, and the records of every job if there are any.
 
-        The jobs were checked, and the backend is there. Raises ValueError where a clock runs out on the way.
+        The jobs were checked, and the backend is there. Raises InputError where a clock runs out on the way.
         """
 
     def summarise(self, tally: Any, jobs: Sequence[AnyJob]) -> Report:

@@ -7,6 +7,8 @@ contract a*b+c, still agree bit for bit.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batchcube.errors import InputError
+
 TICKS_PER_S = 1_000_000
 NEVER = 2**62
 """Later than any time a simulation can reach."""
@@ -19,10 +21,10 @@ LARGEST_REQUEST = 2**21
 
 
 def from_seconds(seconds: ArrayLike) -> NDArray[np.int64]:
-    """Round seconds to ticks; raise ValueError for anything not finite or beyond `LATEST`."""
+    """Round seconds to ticks; raise InputError for anything not finite or beyond `LATEST`."""
     ticks = np.asarray(seconds, dtype=np.float64) * TICKS_PER_S
     ticks = np.rint(ticks, out=ticks) if ticks.ndim else np.rint(ticks)
     # Two comparisons with the extremes refuse NaN as well, and take half the time of looking at every entry.
     if ticks.size and not (np.min(ticks) >= -LATEST and np.max(ticks) <= LATEST):
-        raise ValueError(f"a time is not finite or beyond {LATEST // TICKS_PER_S} s, the longest that can be simulated")
+        raise InputError(f"a time is not finite or beyond {LATEST // TICKS_PER_S} s, the longest that can be simulated")
     return ticks.astype(np.int64)

@@ -10,12 +10,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from batchcube.errors import InputError, printable
 from batchcube.results import costs
 from batchcube.results.cube import axis_names, parse_specification
 from batchcube.results.labelled import error_of, of_single
 from batchcube.results.overload import NOTES, judge
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
-from batchcube.results.text import all_of, printable, shortened, suggestion
+from batchcube.results.text import all_of, shortened, suggestion
 from batchcube.results.variables import REGISTRY
 
 Select = Mapping[str, Any] | None
@@ -70,19 +71,19 @@ class Figured(NamedTuple):
     name: str
     presets: tuple[str, ...]
 
-    def lacks(self, what: str) -> ValueError:
+    def lacks(self, what: str) -> InputError:
         """Return the error of a cube that lacks `what`."""
         made = " or ".join(f"`batchcube run {preset}`" for preset in self.presets)
-        return ValueError(f"figure {self.name}: {what}; {made} makes a cube that has it")
+        return InputError(f"{what}; {made} makes a cube that has it", path=f"figure {self.name}")
 
     def check(self, option: str, value: str, allowed: Sequence[str]) -> None:
-        """Raise ValueError when an option's value is none of those allowed."""
+        """Raise InputError when an option's value is none of those allowed."""
         if value not in allowed:
             raise self.refuses(f"{option} = {value}: {suggestion(value, allowed)}")
 
-    def refuses(self, what: str) -> ValueError:
+    def refuses(self, what: str) -> InputError:
         """Return the error of an option that cannot be followed."""
-        return ValueError(f"figure {self.name}: {what}")
+        return InputError(what, path=f"figure {self.name}")
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def view(
 
     `needs` are the variables of the figure, the first of them the one it cannot do without.
 
-    Axes of one value are dropped, and every further axis must be selected. Raises ValueError naming the figure and
+    Axes of one value are dropped, and every further axis must be selected. Raises InputError naming the figure and
     what is missing, or the values to select from.
     """
     missing = [name for name in (*needs, "requests", "overloaded") if name not in cube.data_vars]

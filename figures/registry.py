@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from xarray import Dataset
 
+from batchcube.errors import InputError, printable
 from batchcube.results.calibration import read_calibration
 from batchcube.results.cube import read_cube
 from batchcube.results.disk import output_file
-from batchcube.results.text import printable, shortened, suggestion
+from batchcube.results.text import shortened, suggestion
 from batchcube.results.validation import read_validation
 
 from . import style
@@ -60,9 +61,9 @@ class _OwnSweep(Figured):
 
     __slots__ = ()
 
-    def lacks(self, what: str) -> ValueError:
+    def lacks(self, what: str) -> InputError:
         """Return the error of a cube that lacks `what`, with what the figure is drawn from."""
-        return ValueError(f"figure {self.name}: {what}; it is drawn from: {_EVERY[self.name][1]}")
+        return InputError(f"{what}; it is drawn from: {_EVERY[self.name][1]}", path=f"figure {self.name}")
 
 
 _ANY_RATE = "an axis over workload.arrivals.rate_per_s or workload.trace.rate_scale"
@@ -130,7 +131,7 @@ def calibration_names() -> list[str]:
 
 
 def read(name: str, path: str | os.PathLike[str]) -> Dataset:
-    """Read what a figure is drawn from: a calibration, a validation, or a cube; ValueError as those who read them."""
+    """Read what a figure is drawn from: a calibration, a validation, or a cube; InputError as those who read them."""
     reads = {**dict.fromkeys(_CALIBRATIONS, read_calibration), **dict.fromkeys(_VALIDATIONS, read_validation)}
     return reads.get(name, read_cube)(path)
 
@@ -139,11 +140,11 @@ def draw(name: str, cube: Dataset, **options: Any) -> Figure:
     """Draw a figure from a cube, or from a calibration where the figure is of one.
 
     All take `width_mm`, those of a cube `select` ({axis: value} or {axis: [values]}; `replication` is selected like an
-    axis); `names()` lists the others. Raises ValueError, one line naming the figure: unknown name or option, what
+    axis); `names()` lists the others. Raises InputError, one line naming the figure: unknown name or option, what
     the cube lacks and which preset makes it, or the values to select from.
     """
     if name not in _EVERY:
-        raise ValueError(f"figure {name}: no such figure; {suggestion(name, _EVERY)}")
+        raise InputError(f"no such figure; {suggestion(name, _EVERY)}", path=f"figure {name}")
     function, _, presets = _EVERY[name]
     figured = Figured(name, presets) if presets else _OwnSweep(name, ())
     for option in options:
@@ -159,15 +160,15 @@ def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     """Save a figure as .png (300 dpi), .pdf or .svg, complete or not at all, and return its path.
 
     The file states the cube's title and the SHA-256 of what it was made from; the same cube gives the same bytes.
-    Raises ValueError for another ending, a missing folder and what `output_file` refuses, OSError when the file cannot
+    Raises InputError for another ending, a missing folder and what `output_file` refuses, OSError when the file cannot
     be written.
     """
     target = output_file(Path(path))
     ending = Path(path).suffix.lower()
     if ending not in _FORMATS:
-        raise ValueError(f"{path}: must end in {', '.join(_FORMATS)}")
+        raise InputError(f"must end in {', '.join(_FORMATS)}", file=path)
     if not target.parent.is_dir():
-        raise ValueError(f"{path}: the folder {target.parent} does not exist")
+        raise InputError(f"the folder {target.parent} does not exist", file=path)
     title = shortened(printable(cube.attrs.get("title", "")), 1000)
     made_from = _made_from(cube)
     metadata: dict[str, dict[str, Any]] = {

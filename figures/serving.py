@@ -780,7 +780,7 @@ def _sets(settings: Mapping[str, Any], table: str) -> bool:
 
 
 def _largest(seen: View, settings: Mapping[str, Any]) -> float:
-    """Return B_max; ValueError where the specification does not tell it."""
+    """Return B_max; InputError where the specification does not tell it."""
     value = settings.get(LARGEST_BATCH[0])
     if not isinstance(value, int | float):
         raise seen.figured.lacks(f"its specification sets no {LARGEST_BATCH[0]} for one line or all")

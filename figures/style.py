@@ -21,9 +21,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from batchcube.errors import printable
 from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY
 from batchcube.results.statistics import Interval
-from batchcube.results.text import printable, shortened
+from batchcube.results.text import shortened
 
 SINGLE_COLUMN_MM = 85.0
 DOUBLE_COLUMN_MM = 178.0

@@ -26,12 +26,14 @@ commands of the same names (`batchcube --help`) do the same things from a shell.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .errors import InputError
+
 if TYPE_CHECKING:
     from .api import capacity, interval, load_spec, open, plot, run, simulate, sweep
 
     __version__: str
 
-__all__ = ["__version__", "capacity", "interval", "load_spec", "open", "plot", "run", "simulate", "sweep"]
+__all__ = ["InputError", "__version__", "capacity", "interval", "load_spec", "open", "plot", "run", "simulate", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from batchcube.errors import InputError
+
 from .netcdf import read_dataset, write_dataset
 from .provenance import CONVENTIONS, batchcube_version
 
@@ -63,16 +65,16 @@ def build_calibration(
 ) -> xr.Dataset:
     """Build the labelled dataset of a fit from arrays of `VARIABLES`; what there is nothing to say of is left out.
 
-    Raises ValueError for an unknown variable, and for arrays whose shapes do not fit the coordinates.
+    Raises InputError for an unknown variable, and for arrays whose shapes do not fit the coordinates.
     """
     variables: dict[str, xr.Variable] = {}
     for name, array in arrays.items():
         if name not in VARIABLES:
-            raise ValueError(f"{name}: is no variable of a calibration")
+            raise InputError("is no variable of a calibration", path=name)
         dims, units, long_name = VARIABLES[name]
         shape = tuple(len(coordinates[dim]) for dim in dims)
         if array.shape != shape:
-            raise ValueError(f"{name}: has shape {array.shape}, must be {shape}")
+            raise InputError(f"has shape {array.shape}, must be {shape}", path=name)
         variables[name] = xr.Variable(dims, array, {"units": units, "long_name": long_name})
     used = {dim for variable in variables.values() for dim in variable.dims}
     coords = {
@@ -95,15 +97,17 @@ def is_calibration(dataset: xr.Dataset) -> bool:
 
 
 def read_calibration(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read a calibration; ValueError, one line naming the file, when it is missing, damaged or something else."""
+    """Read a calibration; InputError, one line naming the file, when it is missing, damaged or something else."""
     found = read_dataset(path, "a calibration")
     if not is_calibration(found):
-        raise ValueError(f"{path}: is no calibration; batchcube calibrate fit makes one of a measurement")
+        raise InputError("is no calibration; batchcube calibrate fit makes one of a measurement", file=path)
     for name in ("name", "title", "source"):
         if not isinstance(found.attrs.get(name), str):
-            raise ValueError(f"{path}: attribute {name}: must be text")
+            raise InputError("must be text", file=path, path=f"attribute {name}")
     for name in (str(name) for name in found.data_vars if name in VARIABLES):
         dims = VARIABLES[name][0]
         if found[name].dims != dims or not set(dims) <= set(found.coords):
-            raise ValueError(f"{path}: {name} has other dimensions than ({', '.join(dims)}), or no coordinates of them")
+            raise InputError(
+                f"{name} has other dimensions than ({', '.join(dims)}), or no coordinates of them", file=path
+            )
     return found

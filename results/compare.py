@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from batchcube.errors import InputError
+
 from .cube import axis_names
 
 if TYPE_CHECKING:
@@ -24,10 +26,10 @@ def compare_cubes(a: xr.Dataset, b: xr.Dataset, tolerance: float = 0.0) -> pd.Da
 
     Columns: `name`, `kind` (coordinate, variable, attribute), `status`, `max_abs` and `max_rel`, the largest
     differences (NaN where numbers cannot be compared). NaN equals NaN. `tolerance` is relative to the larger magnitude
-    of each pair; 0 asks for equal values. Raises ValueError for a negative tolerance.
+    of each pair; 0 asks for equal values. Raises InputError for a negative tolerance.
     """
     if not tolerance >= 0.0:
-        raise ValueError(f"tolerance = {tolerance}: must be >= 0")
+        raise InputError("must be >= 0", path="tolerance", value=tolerance)
     rows: list[tuple[str, str, str, float, float]] = []
     if axis_names(a) != axis_names(b):
         rows.append(("(order of the axes)", "coordinate", DIFFERS, np.nan, np.nan))

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from batchcube.documents import DEEPEST, is_deep
+from batchcube.errors import InputError
+
 from .costs import FLAGS, flag_attributes
 from .netcdf import read_dataset, write_dataset
 from .provenance import CONVENTIONS, batchcube_version, named_together, versions_together
-from .text import printable
 from .variables import (
     BUCKETED,
     EXTRA_DIMENSIONS,
@@ -56,7 +58,6 @@ _SEARCHED: dict[str, type] = {
 }
 _ANSWERS = ("capacity_requests_per_s", "capacity_unbracketed")
 _CALLED = {str: "text", int: "a whole number", float: "a number"}
-_DEEPEST = 50  # levels of nested tables that something recursive may meet
 # Attributes that must be equal for two cubes to be parts of one experiment.
 _SAME = ("batchcube_version", "seed", "input_sha256", "trace_rows_dropped")
 
@@ -84,14 +85,14 @@ class Buckets(NamedTuple):
 
 def _coordinate_values(axis: Coordinate) -> NDArray[np.generic]:
     if not _NAME.fullmatch(axis.name):
-        raise ValueError(f"axis {axis.name!r}: a name is letters, digits and _, and starts with a letter")
+        raise InputError("a name is letters, digits and _, and starts with a letter", path=f"axis {axis.name!r}")
     edges = (name for dim in BUCKETED for name in edge_names(dim))
     reserved = {REPLICATION, *EXTRA_DIMENSIONS, *edges, *REGISTRY}
     if axis.name in reserved:
-        raise ValueError(f"axis {axis.name}: this name is taken by a variable or dimension of every cube")
+        raise InputError("this name is taken by a variable or dimension of every cube", path=f"axis {axis.name}")
     values = list(axis.values)
     if not values:
-        raise ValueError(f"axis {axis.name}: has no values")
+        raise InputError("has no values", path=f"axis {axis.name}")
     array: NDArray[np.generic]
     if all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in values):
         array = np.array(values, dtype=np.int64)
@@ -100,11 +101,11 @@ def _coordinate_values(axis: Coordinate) -> NDArray[np.generic]:
     ):
         array = np.array(values, dtype=np.float64)
         if np.isnan(array).any():
-            raise ValueError(f"axis {axis.name}: holds NaN")
+            raise InputError("holds NaN", path=f"axis {axis.name}")
     else:
         array = np.array([_label(value) for value in values])
     if len(np.unique(array)) != len(array):
-        raise ValueError(f"axis {axis.name}: a value occurs twice")
+        raise InputError("a value occurs twice", path=f"axis {axis.name}")
     return array
 
 
@@ -134,23 +135,23 @@ def build_cube(
     used range are dropped, the bucket of exact zeros always stays. `attrs` come from `provenance`. `length_units` is
     the unit of request lengths, "tokens" or "s". With `coefficients_drawn` every replication has service coefficients
     of its own: see `statistics` on their intervals.
-    Raises ValueError naming the axis or variable: unknown or taken names, wrong shapes or dtypes, impossible values.
+    Raises InputError naming the axis or variable: unknown or taken names, wrong shapes or dtypes, impossible values.
     """
     coordinates = {axis.name: _coordinate_values(axis) for axis in axes}
     if len(coordinates) != len(axes):
-        raise ValueError(f"axes {', '.join(axis.name for axis in axes)}: a name occurs twice")
+        raise InputError("a name occurs twice", path=f"axes {', '.join(axis.name for axis in axes)}")
     if replications < 1:
-        raise ValueError(f"replications = {replications}: must be >= 1")
+        raise InputError("must be >= 1", path="replications", value=replications)
     if length_units not in ("tokens", "s"):
-        raise ValueError(f"length_units = {length_units!r}: must be 'tokens' or 's'")
+        raise InputError("must be 'tokens' or 's'", path="length_units", value=repr(length_units))
     sizes = {REPLICATION: replications, "quantile": len(quantiles)}
     bucketed = dict(buckets or {})
     for dim, given in bucketed.items():
         if dim not in BUCKETED:
-            raise ValueError(f"buckets: {dim} is no dimension of buckets, must be one of {', '.join(BUCKETED)}")
+            raise InputError(f"{dim} is no dimension of buckets, must be one of {', '.join(BUCKETED)}", path="buckets")
         sizes[dim] = len(given.representative_s)
         if not len(given.lower_s) == len(given.upper_s) == len(given.representative_s) > 0:
-            raise ValueError(f"buckets: the three arrays of {dim} must be of one length > 0")
+            raise InputError(f"the three arrays of {dim} must be of one length > 0", path="buckets")
     for dim in ("bin", "window", "batch_size"):
         lengths = {
             name: np.shape(array)[-1]
@@ -258,36 +259,36 @@ def _plain(attrs: Mapping[Any, Any]) -> bytes:
 
 
 def check_cube(cube: xr.Dataset, source: str) -> None:
-    """Raise ValueError, one line that starts with `source`, when a dataset is not a cube of this package.
+    """Raise InputError, one line that starts with `source`, when a dataset is not a cube of this package.
 
     What passes can be trusted: attributes are what `provenance` and `build_cube` make of them, axes and other
     dimensions have coordinates without gaps, and every registered variable has its dimensions, its dtype, its unit and
     possible values.
     """
     if "batchcube_version" not in cube.attrs:
-        raise ValueError(f"{source}: is no batchcube cube: it has no attribute batchcube_version")
+        raise InputError("is no batchcube cube: it has no attribute batchcube_version", file=source)
     if REPLICATION not in cube.dims or REPLICATION not in cube.coords:
-        raise ValueError(f"{source}: is no batchcube cube: it has no dimension {REPLICATION}")
+        raise InputError(f"is no batchcube cube: it has no dimension {REPLICATION}", file=source)
     try:
         _check_about(cube.attrs)
         axes = axis_names(cube)
         for name in axes:
             if name in REGISTRY:
-                raise ValueError(f"axis {name}: has the name of a variable")
+                raise InputError("has the name of a variable", path=f"axis {name}")
             _check_axis(cube[name])
         known = [str(name) for name in cube.data_vars if name in REGISTRY]  # others somebody added, or a newer version
         for name in known:
             _check_variable(cube[name], axes)
         absent = [name for name in _ANSWERS if name not in known]
         if absent and "capacity_criteria" in cube.attrs:
-            raise ValueError(f"is of a search for capacities and holds no {absent[0]}")
+            raise InputError(f"is of a search for capacities and holds no {absent[0]}")
         used = {REPLICATION, *(dim for name in known for dim in REGISTRY[name].extra)}
         for dim in used:
             _check_dimension(cube, dim)
-    except ValueError as error:
-        raise ValueError(f"{source}: {printable(error)}") from None
+    except InputError as error:
+        raise error.at(file=source) from None
     if not known:
-        raise ValueError(f"{source}: is no batchcube cube: it holds none of the registered variables")
+        raise InputError("is no batchcube cube: it holds none of the registered variables", file=source)
 
 
 def _check_about(attrs: Mapping[Any, Any]) -> None:
@@ -297,18 +298,18 @@ def _check_about(attrs: Mapping[Any, Any]) -> None:
         if name in attrs:
             _require(attrs, name, kind)
         elif name in needed:
-            raise ValueError(f"has no attribute {name}")
+            raise InputError(f"has no attribute {name}")
     parse_specification(attrs["specification"])
     _json_of(attrs, "specification_defaults", dict)
     versions = _json_of(attrs, "versions", dict)
     if not all(isinstance(version, str) for version in versions.values()):
-        raise ValueError("attribute versions: must hold text only")
+        raise InputError("must hold text only", path="attribute versions")
     coefficients = _json_of(attrs, "service_coefficients", dict)
     if not all(isinstance(kept, dict) and isinstance(kept.get("sha256"), str) for kept in coefficients.values()):
-        raise ValueError("attribute service_coefficients: each must have its sha256")
+        raise InputError("each must have its sha256", path="attribute service_coefficients")
     for criterion in _json_of(attrs, "capacity_criteria", list) if searched else ():
         if not _is_criterion(criterion):
-            raise ValueError("attribute capacity_criteria: must hold variables with their quantile and limit")
+            raise InputError("must hold variables with their quantile and limit", path="attribute capacity_criteria")
 
 
 def _require(attrs: Mapping[Any, Any], name: str, kind: type, of: str = "") -> None:
@@ -316,7 +317,7 @@ def _require(attrs: Mapping[Any, Any], name: str, kind: type, of: str = "") -> N
     numbers = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
     fits = isinstance(value, numbers.get(kind, kind)) and not isinstance(value, bool | np.bool_)
     if not fits or (kind is float and not abs(value) <= sys.float_info.max):
-        raise ValueError(f"{of}attribute {name}: must be {_CALLED[kind]}")
+        raise InputError(f"must be {_CALLED[kind]}", path=f"{of}attribute {name}")
 
 
 def _json_of(attrs: Mapping[Any, Any], name: str, kind: type) -> Any:
@@ -324,9 +325,9 @@ def _json_of(attrs: Mapping[Any, Any], name: str, kind: type) -> Any:
     try:
         found = json.loads(attrs[name]) if name in attrs else kind()
     except (ValueError, RecursionError):
-        raise ValueError(f"attribute {name}: is not JSON") from None
+        raise InputError("is not JSON", path=f"attribute {name}") from None
     if not isinstance(found, kind):
-        raise ValueError(f"attribute {name}: must be a {'table' if kind is dict else 'list'} in JSON")
+        raise InputError(f"must be a {'table' if kind is dict else 'list'} in JSON", path=f"attribute {name}")
     return found
 
 
@@ -343,11 +344,11 @@ def _is_criterion(criterion: object) -> bool:
 def _check_axis(axis: xr.DataArray) -> None:
     name, values = str(axis.name), axis.values
     if not _NAME.fullmatch(name):
-        raise ValueError(f"axis {name}: a name is letters, digits and _, and starts with a letter")
+        raise InputError("a name is letters, digits and _, and starts with a letter", path=f"axis {name}")
     for label in ("path", "units", "long_name"):
         _require(axis.attrs, label, str, f"axis {name}: its ")
     if values.dtype.kind not in "iufU" and not all(isinstance(value, str) for value in values):
-        raise ValueError(f"axis {name}: must hold numbers or labels")
+        raise InputError("must hold numbers or labels", path=f"axis {name}")
     _require_all_different(f"axis {name}", values)
 
 
@@ -355,14 +356,14 @@ def _check_variable(found: xr.DataArray, axes: Sequence[str]) -> None:
     variable = REGISTRY[str(found.name)]
     if found.dims != variable.dims(axes):
         dims = ", ".join(map(str, found.dims))
-        raise ValueError(f"{found.name} has dimensions ({dims}), must be ({', '.join(variable.dims(axes))})")
+        raise InputError(f"{found.name} has dimensions ({dims}), must be ({', '.join(variable.dims(axes))})")
     if found.dtype != np.dtype(variable.dtype):
-        raise ValueError(f"{found.name} has dtype {found.dtype}, must be {variable.dtype}")
+        raise InputError(f"{found.name} has dtype {found.dtype}, must be {variable.dtype}")
     for label, kind in (("units", str), ("interval_of", str), (RELATIVE_ERROR, float)):
         if label == "units" or label in found.attrs:
             _require(found.attrs, label, kind, f"{found.name}: its ")
     if not 0 <= found.attrs.get(RELATIVE_ERROR, 0) < 1:
-        raise ValueError(f"{found.name}: its attribute {RELATIVE_ERROR}: must be from 0 to below 1")
+        raise InputError(f"its attribute {RELATIVE_ERROR}", path=found.name, allowed="must be from 0 to below 1")
     check_values(variable, found.values)
 
 
@@ -370,27 +371,27 @@ def _check_dimension(cube: xr.Dataset, dim: str) -> None:
     names = [dim, *(edge_names(dim) if dim in BUCKETED else ())]
     for name in names:
         if name not in cube.coords or cube[name].dims != (dim,):
-            raise ValueError(f"{name}: the dimension {dim} has no such coordinate")
+            raise InputError(f"the dimension {dim} has no such coordinate", path=name)
         if cube[name].dtype.kind not in ("f" if dim == "quantile" or dim in BUCKETED else "iu"):
-            raise ValueError(f"{name}: must hold numbers")
+            raise InputError("must hold numbers", path=name)
     values = cube[dim].values
     _require_all_different(dim, values)
     if dim == "quantile" and not ((values > 0) & (values < 1)).all():
-        raise ValueError("quantile: must hold probabilities above 0 and below 1")
+        raise InputError("must hold probabilities above 0 and below 1", path="quantile")
     if dim in BUCKETED:
         lower, upper = (cube[name].values for name in edge_names(dim))
         edges = np.stack([lower, values, upper])
         if not np.isfinite(edges).all() or (np.diff(edges, axis=0) < 0).any() or (np.diff(edges, axis=1) < 0).any():
-            raise ValueError(f"{dim}: its buckets must be in order, each between its edges")
+            raise InputError("its buckets must be in order, each between its edges", path=dim)
 
 
 def _require_all_different(what: str, values: NDArray[np.generic]) -> None:
     if not values.size:
-        raise ValueError(f"{what}: has no values")
+        raise InputError("has no values", path=what)
     if values.dtype.kind == "f" and np.isnan(values).any():
-        raise ValueError(f"{what}: holds NaN")
+        raise InputError("holds NaN", path=what)
     if len(np.unique(values)) != len(values):
-        raise ValueError(f"{what}: a value occurs twice")
+        raise InputError("a value occurs twice", path=what)
 
 
 def axis_names(cube: xr.Dataset) -> list[str]:
@@ -410,7 +411,7 @@ def axis_of(cube: xr.Dataset, path: str) -> str | None:
 
 
 def read_cube(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read a cube into memory; ValueError, one line naming the file, when it is missing, damaged or no cube."""
+    """Read a cube into memory; InputError, one line naming the file, when it is missing, damaged or no cube."""
     cube = read_dataset(path, "a cube")
     check_cube(cube, str(path))
     for name in axis_names(cube):
@@ -420,20 +421,21 @@ def read_cube(path: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def parse_specification(text: str) -> dict[str, object]:
-    """Return the specification kept in a cube, TOML or JSON, as nested dictionaries; ValueError when it is neither."""
+    """Return the specification kept in a cube, TOML or JSON, as nested dictionaries; InputError when it is neither."""
+    deeper = f"is nested deeper than {DEEPEST} levels"
     try:
         try:
             parsed = json.loads(text)
         except ValueError:
             parsed = tomllib.loads(text)
-        if _deeper(parsed, _DEEPEST):
-            raise RecursionError
     except ValueError as error:
-        raise ValueError(f"specification: is neither TOML nor JSON: {error}") from error
+        raise InputError(f"is neither TOML nor JSON: {error}", path="specification") from error
     except RecursionError:
-        raise ValueError(f"specification: is nested deeper than {_DEEPEST} levels") from None
+        raise InputError(deeper, path="specification") from None
     if not isinstance(parsed, dict):
-        raise ValueError("specification: must be a table of settings")
+        raise InputError("must be a table of settings", path="specification")
+    if is_deep(parsed):
+        raise InputError(deeper, path="specification")
     return parsed
 
 
@@ -441,11 +443,6 @@ def parse_made_from(cube: xr.Dataset) -> tuple[dict[str, object], dict[str, obje
     """Return the specification kept in a cube, and the defaults of what it leaves out, by dotted path."""
     specification = parse_specification(str(cube.attrs["specification"]))
     return specification, _json_of(cube.attrs, "specification_defaults", dict)
-
-
-def _deeper(tree: object, levels: int) -> bool:
-    inside = list(tree.values()) if isinstance(tree, dict) else tree if isinstance(tree, list) else []
-    return levels == 0 or any(_deeper(entry, levels - 1) for entry in inside)
 
 
 def _first_difference(a: object, b: object, path: str = "") -> str | None:
@@ -467,28 +464,28 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
     The specifications may differ in `replications` only; the one with more replications is kept, and must state as many
     as the result has, if it states any. Histograms and bins are padded to the larger range. Backends, their devices and
     the versions of packages are those of both.
-    Raises ValueError naming the first difference: specification, seed, trace, version, axes, variables, or replications
+    Raises InputError naming the first difference: specification, seed, trace, version, axes, variables, or replications
     that both have.
     """
     specifications = [parse_specification(str(cube.attrs["specification"])) for cube in (old, new)]
     stated = [specification.pop("replications", None) for specification in specifications]
     difference = _first_difference(specifications[0], specifications[1])
     if difference:
-        raise ValueError(f"the cubes are of different sweeps: {difference}")
+        raise InputError(f"the cubes are of different sweeps: {difference}")
     for name in _SAME:
         if old.attrs.get(name) != new.attrs.get(name):
-            raise ValueError(
+            raise InputError(
                 f"the cubes are of different sweeps: {name} = {old.attrs.get(name)!r} against {new.attrs.get(name)!r}"
             )
     axes = axis_names(old)
     if axes != axis_names(new) or any(not np.array_equal(old[name], new[name]) for name in axes):
-        raise ValueError("the cubes have different axes")
+        raise InputError("the cubes have different axes")
     if set(old.data_vars) != set(new.data_vars):
         only = sorted(map(str, set(old.data_vars) ^ set(new.data_vars)))
-        raise ValueError(f"the cubes have different variables: {', '.join(only)}")
+        raise InputError(f"the cubes have different variables: {', '.join(only)}")
     common = np.intersect1d(old[REPLICATION], new[REPLICATION])
     if len(common):
-        raise ValueError(f"both cubes have replication {common[0]}")
+        raise InputError(f"both cubes have replication {common[0]}")
 
     parts = _padded(old, new)
     numbers = np.concatenate([part[REPLICATION].values for part in parts])
@@ -503,7 +500,7 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
             both = np.concatenate([first.values, second.transpose(*first.dims).values], axis=at)
             variables[name] = xr.Variable(first.dims, both.take(order, axis=at), old[name].attrs)
         elif not parts[0][name].equals(parts[1][name]):
-            raise ValueError(f"{name}: differs between the cubes, and is no matter of replications")
+            raise InputError("differs between the cubes, and is no matter of replications", path=name)
         else:
             variables[name] = first
     joined = xr.Dataset(variables, coords)
@@ -511,7 +508,7 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
     total = joined.sizes[REPLICATION]
     longer = 0 if (stated[0] or 0) > (stated[1] or 0) else 1  # type: ignore[operator]
     if stated[longer] not in (None, total):
-        raise ValueError(f"the specification states replications = {stated[longer]}, the joined cube has {total}")
+        raise InputError(f"the specification states replications = {stated[longer]}, the joined cube has {total}")
     kept = old if longer == 0 else new
     notes = [line for cube in (old, new) for line in str(cube.attrs.get("notes", "")).splitlines()]
     joined.attrs = {

@@ -7,6 +7,8 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from batchcube.errors import InputError
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 def output_file(path: Path) -> Path:
     """Return the file that an output is, behind symbolic links; it need not be there.
 
-    Raises ValueError, one line, for a folder or special file, for links that lead in circles or to nothing, and for a
+    Raises InputError, one line, for a folder or special file, for links that lead in circles or to nothing, and for a
     name that is not UTF-8, which the NetCDF library cannot open.
     """
     target = path
@@ -28,16 +30,17 @@ def output_file(path: Path) -> Path:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError) as error:  # RuntimeError: Python 3.11 and 3.12 say so of circles
             circle = isinstance(error, RuntimeError) or error.errno == errno.ELOOP
-            raise ValueError(
-                f"{path}: is a symbolic link {'to itself' if circle else 'to a file that is not there'}; "
-                "remove it, or choose another output"
+            raise InputError(
+                f"is a symbolic link {'to itself' if circle else 'to a file that is not there'}; remove "
+                "it, or choose another output",
+                file=path,
             ) from None
     if target.exists() and not target.is_file():
-        raise ValueError(f"{path}: is a {'folder' if target.is_dir() else 'special file'}, must be a file name")
+        raise InputError(f"is a {'folder' if target.is_dir() else 'special file'}, must be a file name", file=path)
     try:
         os.fspath(target).encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError(f"{path}: is not UTF-8, must be a name that is") from None
+        raise InputError("is not UTF-8, must be a name that is", file=path) from None
     return target
 
 

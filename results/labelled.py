@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from batchcube.errors import InputError
+
 from . import statistics
 from .variables import REGISTRY, RELATIVE_ERROR, REPLICATION, SINGLE
 
@@ -56,7 +58,7 @@ def paired_difference(
 ) -> xr.Dataset:
     """Return the difference to the baseline coordinate along an axis, low, high and n, paired by replication.
 
-    The baseline itself is left out of the result. ValueError when there is no such axis or coordinate.
+    The baseline itself is left out of the result. InputError when there is no such axis or coordinate.
     """
     others, reference = _against(da, along, baseline)
     attrs = _attrs(da) | {"baseline": f"{along} = {baseline}"}
@@ -69,7 +71,7 @@ def paired_ratio(
 ) -> xr.Dataset:
     """Return the ratio of means to the baseline coordinate along an axis, low, high and n, paired by replication.
 
-    The baseline itself is left out of the result. ValueError when there is no such axis or coordinate.
+    The baseline itself is left out of the result. InputError when there is no such axis or coordinate.
     """
     others, reference = _against(da, along, baseline)
     attrs = _attrs(da) | {"units": "1", "baseline": f"{along} = {baseline}"}
@@ -80,10 +82,10 @@ def paired_ratio(
 def pooled_quantile(cube: xr.Dataset, q: float, dim: str = REPLICATION, confidence: float = 0.95) -> xr.Dataset:
     """Return the latency quantile of all requests of all replications, low, high and n, from the histograms of a cube.
 
-    The attribute `relative_error` states what the buckets allow. ValueError when the cube holds no histograms.
+    The attribute `relative_error` states what the buckets allow. InputError when the cube holds no histograms.
     """
     if "latency_histogram" not in cube:
-        raise ValueError("latency_histogram: the cube holds none (report.histograms was false)")
+        raise InputError("the cube holds none (report.histograms was false)", path="latency_histogram")
     counts = cube["latency_histogram"]
     names = ("latency_bucket", "latency_bucket_lower_s", "latency_bucket_upper_s")
     middle, lower, upper = (cube[name].values for name in names)
@@ -128,10 +130,10 @@ def _swapped_quantile(
 
 def _against(da: xr.DataArray, along: str, baseline: object) -> tuple[xr.DataArray, xr.DataArray]:
     if along not in da.dims or along not in da.coords:
-        raise ValueError(f"{along}: is no axis of {da.name}; its dimensions are {', '.join(map(str, da.dims))}")
+        raise InputError(f"is no axis of {da.name}; its dimensions are {', '.join(map(str, da.dims))}", path=along)
     labels = da[along].values.tolist()
     if baseline not in labels:
-        raise ValueError(f"{along} = {baseline}: no such point; the axis has {', '.join(map(str, labels))}")
+        raise InputError(f"no such point; the axis has {', '.join(map(str, labels))}", path=along, value=baseline)
     at = labels.index(baseline)
     return da.isel({along: [i for i in range(len(labels)) if i != at]}), da.isel({along: at}, drop=True)
 

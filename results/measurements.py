@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from batchcube.errors import InputError
+
 from .netcdf import read_dataset, write_dataset
 from .provenance import CONVENTIONS, batchcube_version, git_commit
 
@@ -49,7 +51,7 @@ def build_measurement(
 
     `axes` holds the values of ``batch_size``, ``prompt_tokens`` and ``output_tokens``; the arrays are shaped
     (batch_size, prompt_tokens, output_tokens[, repetition[, step]]), NaN where nothing was measured. `attrs` say what
-    was measured with what. Raises ValueError for arrays of another shape.
+    was measured with what. Raises InputError for arrays of another shape.
     """
     arrays = {"step_s": step_s, "batch_wall_s": batch_wall_s, "order": order, "refusal": refusal}
     sizes = {name: len(values) for name, values in axes.items()}
@@ -62,7 +64,7 @@ def build_measurement(
     for name, (dims, units, long_name) in _VARIABLES.items():
         shape = tuple(sizes[dim] for dim in dims)
         if arrays[name].shape != shape:
-            raise ValueError(f"{name}: has shape {arrays[name].shape}, must be {shape}")
+            raise InputError(f"has shape {arrays[name].shape}, must be {shape}", path=name)
         variables[name] = xr.Variable(dims, arrays[name], {"units": units, "long_name": long_name})
     about: dict[str, str | int | float] = {
         "Conventions": CONVENTIONS,
@@ -82,11 +84,11 @@ def write_measurement(measurement: xr.Dataset, path: str | os.PathLike[str]) -> 
 
 
 def read_measurement(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read a measurement; ValueError, one line naming the file, when it is missing, damaged or something else."""
+    """Read a measurement; InputError, one line naming the file, when it is missing, damaged or something else."""
     found = read_dataset(path, "a measurement")
     if found.attrs.get("kind") != KIND:
-        raise ValueError(f"{path}: is no measurement; batchcube calibrate vllm and calibrate transformers make them")
+        raise InputError("is no measurement; batchcube calibrate vllm and calibrate transformers make them", file=path)
     for name, (dims, _, _) in _VARIABLES.items():
         if name not in found or found[name].dims != dims:
-            raise ValueError(f"{path}: {name} is missing or has other dimensions than ({', '.join(dims)})")
+            raise InputError(f"{name} is missing or has other dimensions than ({', '.join(dims)})", file=path)
     return found

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from batchcube.errors import InputError
+
 from .disk import lock, output_file, sync_folder
-from .text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -29,11 +30,11 @@ def write_dataset(
     The file is written beside its target under another name, synced, and moved into place; whatever stops that, Ctrl-C
     included, leaves no part of it and leaves an older file as it was. `ready` is called right before the move, and
     stops it by what it raises. Parts that a killed process left of the same file are removed.
-    Raises ValueError (target or folder is not writable as such) or OSError (disk full), one line each, naming the file.
+    Raises InputError (target or folder is not writable as such) or OSError (disk full), one line each, naming the file.
     """
     target = output_file(Path(path))
     if not target.parent.is_dir():
-        raise ValueError(f"{path}: the folder {target.parent} does not exist")
+        raise InputError(f"the folder {target.parent} does not exist", file=path)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")  # `_HASH`
     clean = dataset.copy()
     for name in clean.variables:
@@ -75,26 +76,26 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 def read_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
-    """Read a NetCDF file into memory; ValueError, one line naming the file and `what` it must be, when it cannot be."""
+    """Read a NetCDF file into memory; InputError, one line naming the file and `what` it must be, when it cannot be."""
     source = Path(path)
     if not source.is_file():
         found = "is a folder" if source.is_dir() else "is no file" if source.exists() else "no such file"
-        raise ValueError(f"{path}: {found}, must be {what} (NetCDF)")
+        raise InputError(f"{found}, must be {what} (NetCDF)", file=path)
     try:
         with source.open("rb") as file:
             start = file.read(8)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from error
     if not start:
-        raise ValueError(f"{path}: is empty, must be {what} (NetCDF)")
+        raise InputError(f"is empty, must be {what} (NetCDF)", file=path)
     # The classic format (CDF) lacks our types, and the library takes seconds over a damaged count in it.
     if start != b"\x89HDF\r\n\x1a\n":
-        raise ValueError(f"{path}: is no {'NetCDF-4' if start.startswith(b'CDF') else 'NetCDF'} file")
+        raise InputError(f"is no {'NetCDF-4' if start.startswith(b'CDF') else 'NetCDF'} file", file=path)
     try:
         with xr.open_dataset(source, engine="netcdf4", decode_timedelta=False) as opened:
             return opened.load()
     except Exception as error:  # xarray and the NetCDF library raise whatever a damaged byte leads them to
-        raise ValueError(f"{path}: is damaged or incomplete: {printable(error)}") from error
+        raise InputError(f"is damaged or incomplete: {error}", file=path) from error
 
 
 def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import special
 
+from batchcube.errors import InputError
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -66,10 +68,10 @@ def quantile_interval(
 
     Distribution-free: the interval runs between two order statistics chosen from n and q alone, the nearest pair that
     holds the quantile with at least `confidence`; NaN when n is too small for any (the median needs n >= 6 at 95 %).
-    Source: Hahn and Meeker, Statistical Intervals, section 5.2. Raises ValueError unless 0 < q < 1.
+    Source: Hahn and Meeker, Statistical Intervals, section 5.2. Raises InputError unless 0 < q < 1.
     """
     if not 0.0 < q < 1.0:
-        raise ValueError(f"q = {q}: must lie between 0 and 1")
+        raise InputError("must lie between 0 and 1", path="q", value=q)
     _check_confidence(confidence)
     values = np.sort(_last(x, axis), axis=-1)  # NaN goes to the end
     n = np.count_nonzero(~np.isnan(values), axis=-1)
@@ -183,13 +185,13 @@ def pooled_quantile(
     or a share whose interval reaches 0 or 1, give NaN. A jackknife of the quantile itself was tried and covered 85 to
     93 % where buckets hold few requests. Source: Woodruff, J. Am. Statist. Assoc. 47 (1952) 635-646.
     With `single`, the share is that of a single replication.
-    Raises ValueError unless 0 < q < 1 and `counts` has two dimensions or more.
+    Raises InputError unless 0 < q < 1 and `counts` has two dimensions or more.
     """
     if not 0.0 < q < 1.0:
-        raise ValueError(f"q = {q}: must lie between 0 and 1")
+        raise InputError("must lie between 0 and 1", path="q", value=q)
     values = np.asarray(counts)
     if values.ndim < 2 or axis % values.ndim == values.ndim - 1:
-        raise ValueError("counts: must have replications along `axis` and buckets along its last dimension")
+        raise InputError("must have replications along `axis` and buckets along its last dimension", path="counts")
     values = np.moveaxis(values, axis, -2)
     middle, below, above = (np.asarray(edge, dtype=np.float64) for edge in (representative, lower, upper))
     shape = values.shape[:-2]
@@ -256,7 +258,7 @@ def _moments(values: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
 
 def _check_confidence(confidence: float) -> None:
     if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence = {confidence}: must lie between 0 and 1")
+        raise InputError("must lie between 0 and 1", path="confidence", value=confidence)
 
 
 def _beyond(values: Floats, error: float) -> Floats:

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from batchcube.errors import InputError, printable
+
 from . import costs, labelled, overload
 from .cube import axis_names, axis_of, check_cube
-from .text import did_you_mean, printable
+from .text import did_you_mean
 from .variables import LENGTH_UNITS, REGISTRY, REPLICATION, lookup
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, conf
     cube does not say), `queue` (of the point, by `overload.judge`) and `note`: for latencies and the like "not a
     steady-state figure" where the point is overloaded and "perhaps no steady-state figure" where one cannot tell,
     "rests on what nobody measured" where nothing is left of a value without a cost that is unknown, or both.
-    `variables` defaults to the usual ones. Raises ValueError for a variable that is unknown or not in the cube.
+    `variables` defaults to the usual ones. Raises InputError for a variable that is unknown or not in the cube.
     """
     axes = axis_names(cube)
     chosen = _chosen(cube, variables)
@@ -130,19 +132,21 @@ def _named(cube: xr.Dataset, text: str) -> tuple[str, float | None]:
         return text, None
     known = {f"{quantile:g}": float(quantile) for quantile in cube["quantile"].values}
     if spelled[2] not in known:
-        raise ValueError(f"{text}: no such quantile; the cube has {', '.join(known)}")
+        raise InputError(f"no such quantile; the cube has {', '.join(known)}", path=text)
     return spelled[1], known[spelled[2]]
 
 
 def _chosen(cube: xr.Dataset, variables: Sequence[str] | None) -> list[str]:
     chosen = default_variables(cube) if variables is None else list(dict.fromkeys(variables))
     if not chosen:
-        raise ValueError("variables: none chosen, and the cube has none of the usual ones; name some of its variables")
+        raise InputError(
+            "none chosen, and the cube has none of the usual ones; name some of its variables", path="variables"
+        )
     for name in chosen:
         if lookup(name).name not in cube:
             held = list(map(str, cube.data_vars))
             hint = did_you_mean(name, held) or f"it has {', '.join(held)}"
-            raise ValueError(f"{name}: the cube does not hold this variable; {hint}")
+            raise InputError(f"the cube does not hold this variable; {hint}", path=name)
     return chosen
 
 
@@ -158,7 +162,7 @@ def interval(
 
     `variable` is a name, or one of the quantiles of a variable as it is printed, ``latency_quantile_s[0.99]``.
     `ratio_to` and `difference_to`, {axis: value}, compare with the points at that value instead, paired by replication.
-    Raises ValueError for a variable that is unknown or not in the cube, and for an axis or value that is not there.
+    Raises InputError for a variable that is unknown or not in the cube, and for an axis or value that is not there.
     """
     name, quantile = _named(cube, variable)
     _chosen(cube, [name])
@@ -168,7 +172,7 @@ def interval(
     compare = labelled.paired_difference if ratio_to is None else labelled.paired_ratio
     against = {**(ratio_to or {}), **(difference_to or {})}
     if (ratio_to is not None and difference_to is not None) or len(against) != 1:
-        raise ValueError(f"{variable}: compares along one axis: give ratio_to or difference_to, {{axis: value}}")
+        raise InputError("compares along one axis: give ratio_to or difference_to, {axis: value}", path=variable)
     ((axis, baseline),) = against.items()
     return compare(values, axis, baseline, confidence=confidence)
 
@@ -182,18 +186,18 @@ def first_overloaded(cube: xr.Dataset, axis: str | None = None) -> xr.DataArray:
 
     One value per remaining point, NaN where none is for certain: that does not show that all of them are steady. `axis`
     defaults to the axis of the arrival rate or of the rate scale.
-    Raises ValueError when there is no such axis, it has no numbers, or the cube does not say what is overloaded.
+    Raises InputError when there is no such axis, it has no numbers, or the cube does not say what is overloaded.
     """
     if axis is None:
         axis = _rate_axis(cube)
         if axis is None:
-            raise ValueError(f"the cube has no axis of {' or '.join(RATE_PATHS)}")
+            raise InputError(f"the cube has no axis of {' or '.join(RATE_PATHS)}")
     if axis not in axis_names(cube):
-        raise ValueError(f"{axis}: is no axis of the cube; it has {', '.join(axis_names(cube)) or 'none'}")
+        raise InputError(f"is no axis of the cube; it has {', '.join(axis_names(cube)) or 'none'}", path=axis)
     if cube[axis].dtype.kind not in "iuf":
-        raise ValueError(f"{axis}: has labels and no numbers, so there is no first one")
+        raise InputError("has labels and no numbers, so there is no first one", path=axis)
     if "overloaded" not in cube:
-        raise ValueError("overloaded: the cube does not hold this variable")
+        raise InputError("the cube does not hold this variable", path="overloaded")
     first = cube[axis].where(overload.judge(cube) == overload.OVERLOADED).min(axis).rename(f"first_overloaded_{axis}")
     first.attrs = {"units": cube[axis].attrs.get("units", "1"), "long_name": f"first overloaded {axis}"}
     return first
@@ -212,7 +216,7 @@ def print_summary(
 
     `variables` are names, or names with one of the cube's quantiles as they are printed, ``latency_quantile_s[0.99]``.
     Columns that do not fit the console side by side go into further tables below; rows beyond `max_rows` are left out
-    with their number unless `all_rows`. Raises ValueError as `summary_table` does.
+    with their number unless `all_rows`. Raises InputError as `summary_table` does.
     """
     check_cube(cube, str(cube.attrs.get("title", "cube")))
     chosen: list[tuple[str, float | None]]

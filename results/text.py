@@ -1,23 +1,12 @@
-"""Words for people: names suggested for those that do not exist, and text from files shown as what it is."""
+"""Words for people: names in a row, suggested for those that do not exist, and cut short."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
-from unicodedata import category
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-
-def printable(text: object) -> str:
-    r"""Return text on one line in which what no reader sees is spelled out: the escape character as ``\x1b``.
-
-    Titles, labels and notes may be anybody's: a terminal obeys escape sequences in them, and a line break makes two
-    lines of one. Spaces of any width stay.
-    """
-    seen = ((c, c.isprintable() or category(c) == "Zs") for c in str(text))
-    return "".join(c if shown else c.encode("unicode_escape").decode() for c, shown in seen)
 
 
 def shortened(text: str, most: int = 60) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from batchcube.errors import InputError
+
 from .netcdf import read_dataset, write_dataset
 from .provenance import CONVENTIONS, batchcube_version
 
@@ -41,7 +43,7 @@ def build_validation(
     """Build the labelled dataset of one validation.
 
     `times` holds ``measured_ttft_s``, ``simulated_ttft_s`` and so on (request,), `courses` ``measured_admitted`` and so
-    on (time,), `judged` says which requests the errors are over. Raises ValueError for a name or shape that does not
+    on (time,), `judged` says which requests the errors are over. Raises InputError for a name or shape that does not
     fit.
     """
     coords = {
@@ -60,7 +62,7 @@ def build_validation(
     ):
         for name in (f"{side}_{quantity}" for quantity in wanted for side in SIDES):
             if name not in given or given[name].shape != coords[dim].shape:
-                raise ValueError(f"{name}: is missing or not of shape {coords[dim].shape}")
+                raise InputError(f"is missing or not of shape {coords[dim].shape}", path=name)
             side, _, quantity = name.partition("_")
             about = {"units": units, "long_name": f"{labels[quantity]}, {side}"}
             variables[name] = xr.Variable(dim, given[name], about)
@@ -74,16 +76,16 @@ def write_validation(validation: xr.Dataset, path: str | os.PathLike[str]) -> Pa
 
 
 def read_validation(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read a validation; ValueError, one line naming the file, when it is missing, damaged or something else."""
+    """Read a validation; InputError, one line naming the file, when it is missing, damaged or something else."""
     found = read_dataset(path, "a validation")
     if found.attrs.get("kind") != KIND:
-        raise ValueError(f"{path}: is no validation; batchcube validate makes them")
+        raise InputError("is no validation; batchcube validate makes them", file=path)
     dims = dict.fromkeys(("queued_s", "judged"), "request")
     dims |= {f"{side}_{quantity}": "request" for quantity in QUANTITIES for side in SIDES}
     dims |= {f"{side}_{course}": "time_s" for course in COURSES for side in SIDES}
     for name, dim in dims.items():
         if name not in found or found[name].dims != (dim,) or found[name].dtype.kind not in "iuf":
-            raise ValueError(f"{path}: {name} is missing or holds no numbers over {dim}")
+            raise InputError(f"{name} is missing or holds no numbers over {dim}", file=path)
     if "time_s" not in found.coords or not isinstance(found.attrs.get("judged"), str):
-        raise ValueError(f"{path}: is no whole validation: the coordinate time_s or the attribute judged is missing")
+        raise InputError("is no whole validation: the coordinate time_s or the attribute judged is missing", file=path)
     return found

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from batchcube.errors import InputError
+
 from .text import did_you_mean
 
 if TYPE_CHECKING:
@@ -512,11 +514,11 @@ REGISTRY: dict[str, Variable] = {variable.name: variable for variable in _ALL}
 
 
 def lookup(name: str) -> Variable:
-    """Return the registered variable of this name; ValueError with the nearest names when there is none."""
+    """Return the registered variable of this name; InputError with the nearest names when there is none."""
     if name in REGISTRY:
         return REGISTRY[name]
     hint = did_you_mean(name, REGISTRY) or "`batchcube variables` lists all of them"
-    raise ValueError(f"{name}: no such variable; {hint}")
+    raise InputError(f"no such variable; {hint}", path=name)
 
 
 def check_arrays(
@@ -525,7 +527,7 @@ def check_arrays(
     """Return the arrays in their registered dtypes after checking names, shapes, dtypes and bounds.
 
     `axes` are the sizes of the axes in order, `sizes` those of `replication` and the extra dimensions. Raises
-    ValueError naming the variable: unknown, of another shape, of a lossy dtype, or outside its bounds.
+    InputError naming the variable: unknown, of another shape, of a lossy dtype, or outside its bounds.
     """
     checked: dict[str, NDArray[np.generic]] = {}
     for name, given in arrays.items():
@@ -535,31 +537,31 @@ def check_arrays(
         known = {**axes, **sizes}
         absent = [dim for dim in dims if dim not in known]
         if absent:
-            raise ValueError(f"{name}: needs the dimension {absent[0]}, whose coordinate was not given")
+            raise InputError(f"needs the dimension {absent[0]}, whose coordinate was not given", path=name)
         shape = tuple(known[dim] for dim in dims)
         if array.shape != shape:
             expected = ", ".join(f"{dim}: {size}" for dim, size in zip(dims, shape, strict=True))
-            raise ValueError(f"{name}: has shape {array.shape}, must be {shape} ({expected})")
+            raise InputError(f"has shape {array.shape}, must be {shape} ({expected})", path=name)
         if not np.can_cast(array.dtype, variable.dtype, "safe"):
-            raise ValueError(f"{name}: has dtype {array.dtype}, must be {variable.dtype}")
+            raise InputError(f"has dtype {array.dtype}, must be {variable.dtype}", path=name)
         check_values(variable, array)
         checked[name] = array.astype(variable.dtype, copy=False)
     return checked
 
 
 def check_values(variable: Variable, array: NDArray[Any]) -> None:
-    """Raise ValueError naming the variable where an array holds values that it cannot have; NaN stands for nothing."""
+    """Raise InputError naming the variable where an array holds values that it cannot have; NaN stands for nothing."""
     low, high = variable.bounds
     # Rounding may leave a fraction a few ulps outside [0, 1]: 1e-9 lets that pass and nothing else.
     slack = 1e-9
     with np.errstate(invalid="ignore"):
         outside = array.dtype.kind != "b" and bool(np.any((array < low - slack) | (array > high + slack)))
     if outside:
-        raise ValueError(f"{variable.name}: holds values outside [{low:g}, {high:g}]")
+        raise InputError(f"holds values outside [{low:g}, {high:g}]", path=variable.name)
 
 
 def variables_table(names: Iterable[str] | None = None) -> Table:
-    """Return a printable table of the registered variables, or of those named; ValueError for an unknown name."""
+    """Return a printable table of the registered variables, or of those named; InputError for an unknown name."""
     from rich.table import Table
     from rich.text import Text
 

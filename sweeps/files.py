@@ -4,61 +4,55 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from batchcube.errors import InputError
 from batchcube.results.disk import output_file
-
-from .errors import UserError
 
 
 def require_new(*paths: Path, overwrite: bool = False) -> None:
     """Refuse to write over what is there, unless `overwrite`, and over what is no file at all."""
     for path in paths:
-        if _file_of(path).exists() and not overwrite:
-            raise UserError(f"{path}: is there already; choose another output, or --overwrite")
+        if output_file(path).exists() and not overwrite:
+            raise InputError("is there already; choose another output, or --overwrite", file=path)
 
 
 def require_output(path: Path) -> Path:
     """Return the file that an output is, behind symbolic links; its folder is made.
 
-    Raises UserError for what `output_file` refuses, and where the folder cannot be made.
+    Raises InputError for what `output_file` refuses, and where the folder cannot be made.
     """
-    path = _file_of(path)
+    path = output_file(path)
     make_folder(path.parent)
     return path
 
 
-def _file_of(path: Path) -> Path:
-    try:
-        return output_file(path)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
 def require_inside(cube: Path, named: Iterable[str]) -> None:
-    """Refuse files that a cube names outside its own folder; raises UserError naming the first."""
+    """Refuse files that a cube names outside its own folder; raises InputError naming the first."""
     folder = cube.resolve().parent
     for name in named:
         if not Path(os.path.realpath(os.path.expanduser(name))).is_relative_to(folder):
-            raise UserError(f"{cube}: names {name}, which is not in its folder; --trust-paths reads it all the same")
+            raise InputError(
+                f"names {name}, which is not in its folder; --trust-paths reads it all the same", file=cube
+            )
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; raises UserError where that cannot be."""
+    """Make a folder and those above it; raises InputError where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise UserError(f"{folder}: is a file, must be a folder") from None
+        raise InputError("is a file, must be a folder", file=folder) from None
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise InputError(f"cannot be written: {error.strerror}", file=folder) from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its target, then move it into place; raises UserError when it cannot be written."""
+    """Write a text file beside its target, then move it into place; raises InputError when it cannot be written."""
     path = require_output(path)
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        raise InputError(f"cannot be written: {error.strerror}", file=path) from None
     finally:
         part.unlink(missing_ok=True)

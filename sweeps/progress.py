@@ -7,7 +7,7 @@ from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from batchcube.results.text import printable
+from batchcube.errors import printable
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -4,6 +4,8 @@ import zlib
 
 import numpy as np
 
+from batchcube.errors import InputError
+
 
 def stream(seed: int, replication: int | None, purpose: str) -> np.random.Generator:
     """Return the random stream of one purpose ("arrivals", "lengths", ...) in one replication.
@@ -13,6 +15,6 @@ def stream(seed: int, replication: int | None, purpose: str) -> np.random.Genera
     Raises ValueError for a negative seed or replication.
     """
     if seed < 0 or (replication is not None and replication < 0):
-        raise ValueError(f"seed = {seed}, replication = {replication}: must be >= 0")
+        raise InputError(f"seed = {seed}, replication = {replication}", allowed="must be >= 0")
     key = (zlib.crc32(purpose.encode()), 0 if replication is None else replication + 1)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))

@@ -8,6 +8,7 @@ import numpy as np
 from batchcube.engine import Bins, Records, Setup, Trace
 from batchcube.engine.batches.reference import Batch, Simulation
 from batchcube.engine.ticks import NEVER, TICKS_PER_S
+from batchcube.errors import InputError
 
 Serve = Callable[[Sequence[int]], None]
 """Serve a batch of requests, given by their numbers, and return when the last one is done."""
@@ -23,7 +24,7 @@ class LiveReplication(Simulation):
     def __init__(self, trace: Trace, bins: Bins, setup: Setup, serve: Serve) -> None:
         policy = setup.policy
         if policy.servers != 1 or policy.max_wait != NEVER or policy.own_completion:
-            raise ValueError("serving live needs one server, bins without a maximum wait, and completion by the batch")
+            raise InputError("serving live needs one server, bins without a maximum wait, and completion by the batch")
         super().__init__(trace, bins, setup)
         self.serve = serve
         self.begun = time.perf_counter()
@@ -70,7 +71,7 @@ class LiveReplication(Simulation):
 def serve_live(trace: Trace, bins: Bins, setup: Setup, serve: Serve) -> Records:
     """Serve a trace on one server in real time; return what became of every request, in ticks since the start.
 
-    Raises ValueError for what cannot be served live.
+    Raises InputError for what cannot be served live.
     """
     live = LiveReplication(trace, bins, setup, serve)
     live.run()

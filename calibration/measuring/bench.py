@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from batchcube.errors import InputError
+
 
 class Cell(NamedTuple):
     """A batch of equal requests: every prompt as long, every answer as long."""
@@ -83,13 +85,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def check_dtype(dtype: str) -> None:
-    """Refuse what no engine computes with; raises ValueError naming the option."""
+    """Refuse what no engine computes with; raises InputError naming the option."""
     if dtype not in DTYPES:
-        raise ValueError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")
+        raise InputError(f"must be one of {', '.join(DTYPES)}", path=f"--dtype {dtype}")
 
 
 def check_grid(grid: Grid) -> None:
-    """Refuse a grid that cannot be measured; raises ValueError naming the option.
+    """Refuse a grid that cannot be measured; raises InputError naming the option.
 
     Whether any law can be fitted to it is not asked: that is for the fit to say.
     """
@@ -101,11 +103,11 @@ def check_grid(grid: Grid) -> None:
     ):
         shown = ",".join(map(str, values))
         if not values or min(values) < least:
-            raise ValueError(f"{option} {shown}: must be whole numbers >= {least}")
+            raise InputError(f"must be whole numbers >= {least}", path=f"{option} {shown}")
         if list(values) != sorted(set(values)):
-            raise ValueError(f"{option} {shown}: must increase")
+            raise InputError("must increase", path=f"{option} {shown}")
     if grid.repetitions < 1:
-        raise ValueError(f"--repetitions {grid.repetitions}: must be >= 1")
+        raise InputError("must be >= 1", path=f"--repetitions {grid.repetitions}")
 
 
 def refusals(engine: Engine, cells: Sequence[Cell]) -> dict[int, str]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from batchcube.errors import InputError
+
 from ..models import SHAPES, configuration, sizes_of
 from .bench import Cell, CellTooLargeError, Sample, check_dtype
 from .clock import CUDA, WALL, cpu_clock
@@ -21,7 +23,7 @@ class TransformersEngine:
     `model` is one of `models.SHAPES`, a folder, or a name on the hub; with `dummy_weights` its weights are random. On a
     CPU steps are timed by process time on one thread, unless `wall_clock`. The cache grows by concatenation
     (`DynamicCache`, what `generate` uses unless told otherwise).
-    Raises ImportError without torch and transformers, ValueError for a model or device that is not there.
+    Raises ImportError without torch and transformers, InputError for a model or device that is not there.
     """
 
     def __init__(
@@ -36,16 +38,16 @@ class TransformersEngine:
         seed: int = 0,
     ) -> None:
         if model in SHAPES and not dummy_weights:
-            raise ValueError(f"--model {model}: is a shape without weights: add --dummy-weights")
+            raise InputError("is a shape without weights: add --dummy-weights", path=f"--model {model}")
         check_dtype(dtype)
         import torch
         import transformers
 
         self._torch = torch
         if device not in ("cpu", "cuda"):
-            raise ValueError(f"--device {device}: must be cpu or cuda")
+            raise InputError("must be cpu or cuda", path=f"--device {device}")
         if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("--device cuda: torch sees no CUDA device here")
+            raise InputError("torch sees no CUDA device here", path="--device cuda")
         self.device = device
         self.threads = threads
         torch.set_num_threads(threads)
@@ -65,7 +67,7 @@ class TransformersEngine:
             else:
                 built = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=kind).to(device)
         except (OSError, ValueError) as error:
-            raise ValueError(f"--model {model}: {' '.join(str(error).split())[:200]}") from None
+            raise InputError(" ".join(str(error).split())[:200], path=f"--model {model}") from None
         self._model = built.eval()
         self.vocabulary = int(config.vocab_size)
         self._positions = int(config.max_position_embeddings)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from batchcube.errors import InputError
+
 from ..models import SHAPES, configuration, sizes_of
 from .bench import Cell, CellTooLargeError, Sample, check_dtype
 from .clock import WALL, cpu_clock
@@ -62,7 +64,7 @@ class VllmEngine:
     The token budget and the largest number of sequences are those of the largest cell, so that the whole prefill of a
     batch is one step, but on a GPU at most `GPU_BUDGET` tokens; or they are those of `limits`. Cells that exceed them
     are refused. On one thread of a CPU steps are timed by process time, unless `wall_clock`. Raises ImportError without
-    vllm, ValueError for a model that cannot be loaded and for `kv_cache_gib` on a GPU.
+    vllm, InputError for a model that cannot be loaded and for `kv_cache_gib` on a GPU.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class VllmEngine:
         seed: int = 0,
     ) -> None:
         if model in SHAPES and not dummy_weights:
-            raise ValueError(f"--model {model}: is a shape without weights: add --dummy-weights")
+            raise InputError("is a shape without weights: add --dummy-weights", path=f"--model {model}")
         check_dtype(dtype)
         if dummy_weights and (model in SHAPES or Path(model).is_dir()):
             # Nothing is left to ask the hub for.
@@ -88,7 +90,9 @@ class VllmEngine:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
         on_cpu = not prepare(threads)
         if kv_cache_gib is not None and not on_cpu:
-            raise ValueError(f"--kv-cache-gib {kv_cache_gib}: is for a CPU; on a GPU the cache takes what is free")
+            raise InputError(
+                "is for a CPU; on a GPU the cache takes what is free", path=f"--kv-cache-gib {kv_cache_gib}"
+            )
         import torch
         import vllm
 
@@ -128,7 +132,9 @@ class VllmEngine:
                 **options,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise ValueError(f"--model {model}: vLLM cannot load it: {' '.join(str(error).split())[:200]}") from None
+            raise InputError(
+                f"vLLM cannot load it: {' '.join(str(error).split())[:200]}", path=f"--model {model}"
+            ) from None
         self._sampling = vllm.SamplingParams
         self._options = options
         self._torch = torch

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batchcube.errors import InputError
+
 from ..policies.bin_choice import CHOICES
 from ..policies.service import Service, longest_service
 from ..policies.sla import TOKEN_GAP
@@ -140,7 +142,7 @@ def make_trace(
     """Build a trace from arrays of shape (request,): arrival times with either token counts or service times.
 
     `predicted` is the predicted output length in tokens (or service time in seconds), by default the true one. With
-    `length="total"` a batch is dominated by prompt + output tokens. Raises ValueError naming the field and the first
+    `length="total"` a batch is dominated by prompt + output tokens. Raises InputError naming the field and the first
     bad entry.
     """
     arrival = np.asarray(arrival_s, dtype=np.float64)
@@ -149,7 +151,7 @@ def make_trace(
     _refuse("arrival_s", arrival < 0, arrival, "must be >= 0")
     _refuse("arrival_s", np.diff(arrival, prepend=0.0) < 0, arrival, "must not decrease")
     if (output_tokens is None) == (service_s is None):
-        raise ValueError("a trace needs either output_tokens or service_s")
+        raise InputError("a trace needs either output_tokens or service_s")
     if service_s is not None:
         seconds = np.asarray(service_s, dtype=np.float64)
         _same_length("service_s", len(seconds), count)
@@ -175,7 +177,7 @@ def make_trace(
         return Trace(from_seconds(arrival), output, prompt, output, guess)
     if length == "total":
         return Trace(from_seconds(arrival), prompt + output, prompt, output, prompt + guess)
-    raise ValueError(f"length = {length!r}: must be one of output, total")
+    raise InputError("must be one of output, total", path="length", value=repr(length))
 
 
 def sort_into_bins(bin_of_request: NDArray[np.int32], bins: int) -> Bins:
@@ -183,7 +185,7 @@ def sort_into_bins(bin_of_request: NDArray[np.int32], bins: int) -> Bins:
     of = np.ascontiguousarray(bin_of_request, dtype=np.int32)
     counts = np.bincount(of, minlength=bins)
     if len(counts) > bins:
-        raise ValueError(f"bin {len(counts) - 1} of a request: must be below {bins}")
+        raise InputError(f"bin {len(counts) - 1} of a request", allowed=f"must be below {bins}")
     if bins == 1:
         order = np.arange(len(of), dtype=np.uint32)
     else:
@@ -206,7 +208,7 @@ def make_policy(
 ) -> Policy:
     """Build the policy of one of `MODES`; `servers=INFINITE` for infinitely many.
 
-    `batch_size` is B where batches have a fixed size, and the largest batch in the dynamic modes. Raises ValueError for
+    `batch_size` is B where batches have a fixed size, and the largest batch in the dynamic modes. Raises InputError for
     an unknown word or a number out of range.
     """
     _one_of("policy.mode", mode, MODES)
@@ -216,11 +218,11 @@ def make_policy(
     _one_of("policy.controller_scope", controller_scope, ("per_bin", "global"))
     _one_of("server.completion", completion, ("batch", "own"))
     if not 1 <= batch_size <= LARGEST_BATCH:
-        raise ValueError(f"policy.batch_size = {batch_size}: must be in 1..{LARGEST_BATCH}")
+        raise InputError(f"must be in 1..{LARGEST_BATCH}", path="policy.batch_size", value=batch_size)
     if max_wait_s is not None and not max_wait_s >= 0:
-        raise ValueError(f"policy.max_wait_s = {max_wait_s}: must be >= 0")
+        raise InputError("must be >= 0", path="policy.max_wait_s", value=max_wait_s)
     if not 1 <= servers <= INFINITE:
-        raise ValueError(f"server.servers = {servers}: must be >= 1 or infinite")
+        raise InputError("must be >= 1 or infinite", path="server.servers", value=servers)
     return Policy(
         static=mode in ("multi_bin_only", "fifo_fixed"),
         batch_size=int(batch_size),
@@ -244,9 +246,9 @@ def make_reporting(
 ) -> Reporting:
     """Build the report's settings; `windows` equal windows cover [0, horizon_s]."""
     if windows < 1:
-        raise ValueError(f"report.windows = {windows}: must be >= 1")
+        raise InputError("must be >= 1", path="report.windows", value=windows)
     if warmup_requests < 0:
-        raise ValueError(f"report.warmup_requests = {warmup_requests}: must be >= 0")
+        raise InputError("must be >= 0", path="report.warmup_requests", value=warmup_requests)
     return Reporting(
         warmup=int(warmup_requests),
         request_sla=NEVER if request_sla_s is None else int(from_seconds(request_sla_s)),
@@ -257,39 +259,40 @@ def make_reporting(
 
 
 def check(job: Job) -> None:
-    """Refuse what cannot be simulated without overflow, or does not fit together; raises ValueError."""
+    """Refuse what cannot be simulated without overflow, or does not fit together; raises InputError."""
     trace, bins, setup = job
     requests = len(trace.arrival)
     if requests == 0:
-        raise ValueError("a trace needs at least one request")
+        raise InputError("a trace needs at least one request")
     if requests >= MOST_REQUESTS:
-        raise ValueError(f"{requests} requests in one replication: must be below {MOST_REQUESTS}")
+        raise InputError(f"{requests} requests in one replication", allowed=f"must be below {MOST_REQUESTS}")
     _same_length("bins", len(bins.of), requests)
     if setup.service.base.shape[0] <= setup.policy.batch_size:
-        raise ValueError("the service law must cover every batch size up to policy.batch_size")
+        raise InputError("the service law must cover every batch size up to policy.batch_size")
     if not setup.policy.static and int(setup.control.largest) > setup.policy.batch_size:
-        raise ValueError("policy.largest_batch of the controller: must not exceed policy.batch_size")
+        raise InputError("policy.largest_batch of the controller", allowed="must not exceed policy.batch_size")
     if setup.control.sla.signal == TOKEN_GAP:
-        raise ValueError("policy.sla.signal = 'token_gap': only steps of continuous batching have one")
+        raise InputError("only steps of continuous batching have one", path="policy.sla.signal", value="'token_gap'")
     controllers = len(bins.start) - 1 if setup.policy.per_bin else 1
     if len(setup.control.prior_tokens) < controllers:
-        raise ValueError(f"the controller needs prior moments for {controllers} bins")
+        raise InputError(f"the controller needs prior moments for {controllers} bins")
     longest = longest_service(setup.service, int(trace.length.max()))
     if not setup.service.timed and longest > LATEST // TBT_UNIT:
-        raise ValueError(
-            f"server.service: a batch of this trace could take {longest / 1e6:.6g} s: "
-            f"must be at most {LATEST // TBT_UNIT // 10**6} s"
+        raise InputError(
+            f"a batch of this trace could take {longest / 1e6:.6g} s",
+            path="server.service",
+            allowed=f"must be at most {LATEST // TBT_UNIT // 10**6} s",
         )
     if setup.policy.shortest_first:
         least, most = float(trace.predicted.min()), float(trace.predicted.max())
         if not 0 <= least <= most <= LATEST:
-            raise ValueError(f"predicted lengths from {least} to {most}: must be in 0..{LATEST}")
+            raise InputError(f"predicted lengths from {least} to {most}", allowed=f"must be in 0..{LATEST}")
         longest_service(setup.service, int(most))
     wait = 0 if setup.policy.max_wait == NEVER else setup.policy.max_wait
     # Sums over one batch are plain int64, so the horizon shrinks with very large batches.
     latest = min(LATEST, NEVER // setup.policy.batch_size)
     if int(trace.arrival[-1]) + wait + requests * longest > latest:
-        raise ValueError(
+        raise InputError(
             f"{requests} requests of up to {longest / 1e6:.6g} s each could run past {latest // 10**6} s, "
             f"the longest that can be simulated with batches of up to {setup.policy.batch_size}"
         )
@@ -298,14 +301,14 @@ def check(job: Job) -> None:
 def _refuse(name: str, bad: NDArray[np.bool_], values: NDArray[np.generic], rule: str) -> None:
     if bad.any():
         first = int(np.argmax(bad))
-        raise ValueError(f"{name}[{first}] = {values[first]}: {rule}")
+        raise InputError(rule, path=f"{name}[{first}]", value=values[first])
 
 
 def _same_length(name: str, length: int, count: int) -> None:
     if length != count:
-        raise ValueError(f"{name} has {length} entries, arrival_s has {count}: must be equal")
+        raise InputError(f"{name} has {length} entries, arrival_s has {count}", allowed="must be equal")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
+        raise InputError(f"must be one of {', '.join(allowed)}", path=name, value=repr(value))

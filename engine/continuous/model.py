@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batchcube.errors import InputError
+
 from ..policies.bin_choice import CHOICES
 from ..policies.sla import STEP_SIGNALS, TOKEN_GAP
 from ..policies.target import Control, fixed_target
@@ -154,11 +156,11 @@ class Records(NamedTuple):
     """That it was sent to."""
 
 
-def ticks(seconds: float) -> int:
-    """Return seconds as whole ticks; ValueError for what is negative, not finite, or beyond `LATEST`."""
+def ticks(seconds: float, name: str) -> int:
+    """Return seconds as whole ticks; InputError with their name if negative, not finite, or beyond `LATEST`."""
     value = float(seconds) * TICKS_PER_S
     if not 0 <= value <= LATEST:
-        raise ValueError(f"{seconds} s: must be from 0 to {LATEST // TICKS_PER_S} s")
+        raise InputError(f"must be from 0 to {LATEST // TICKS_PER_S} s", path=name, value=f"{seconds} s")
     return round(value)
 
 
@@ -169,29 +171,26 @@ def make_law(
     c3_s_per_prefill_token: float = 0.0,
     c4_s_per_prefill_attention: float = 0.0,
 ) -> Law:
-    """Build the step law from seconds, each coefficient rounded to a picosecond; ValueError naming one out of range."""
+    """Build the step law from seconds, each coefficient rounded to a picosecond; InputError naming one out of range."""
     values = []
     for name, seconds in zip(
         ("c0_s", "c1_s_per_request", "c2_s_per_kv_token", "c3_s_per_prefill_token", "c4_s_per_prefill_attention"),
         (c0_s, c1_s_per_request, c2_s_per_kv_token, c3_s_per_prefill_token, c4_s_per_prefill_attention),
         strict=True,
     ):
-        try:
-            values.append(ticks(seconds))
-        except ValueError as error:
-            raise ValueError(f"{name} = {error}") from None
+        values.append(ticks(seconds, name))
     if not any(values[:2]):
-        raise ValueError("c0_s = 0, c1_s_per_request = 0: a decode step must take some time")
+        raise InputError("c0_s = 0, c1_s_per_request = 0: a decode step must take some time")
     return Law(*values)
 
 
 def make_requests(arrival_s: ArrayLike, prompt_tokens: ArrayLike, output_tokens: ArrayLike) -> Requests:
-    """Build requests from arrays (request,); ValueError naming the field and the first bad entry."""
+    """Build requests from arrays (request,); InputError naming the field and the first bad entry."""
     arrival = np.asarray(arrival_s, np.float64)
     prompt, output = np.asarray(prompt_tokens), np.asarray(output_tokens)
     for name, values in (("prompt_tokens", prompt), ("output_tokens", output)):
         if values.shape != arrival.shape:
-            raise ValueError(f"{name} has {values.size} entries, arrival_s has {arrival.size}: must be equal")
+            raise InputError(f"{name} has {values.size} entries, arrival_s has {arrival.size}", allowed="must be equal")
         _refuse(name, ~(values >= 1), values, "must be >= 1")
         _refuse(name, values != np.floor(values), values, "must be whole")
     _refuse("arrival_s", ~(np.isfinite(arrival) & (arrival >= 0)), arrival, "must be finite and >= 0")
@@ -199,9 +198,9 @@ def make_requests(arrival_s: ArrayLike, prompt_tokens: ArrayLike, output_tokens:
     _refuse("arrival_s", arrival > LATEST / TICKS_PER_S / 2, arrival, "is later than can be simulated")
     _refuse("prompt_tokens", prompt + output > LARGEST_REQUEST, prompt, f"and output: must be <= {LARGEST_REQUEST}")
     if not arrival.size:
-        raise ValueError("at least one request is needed")
+        raise InputError("at least one request is needed")
     if arrival.size >= MOST_REQUESTS:
-        raise ValueError(f"{arrival.size} requests: must be below {MOST_REQUESTS}")
+        raise InputError(f"{arrival.size} requests", allowed=f"must be below {MOST_REQUESTS}")
     whole = np.rint(arrival * TICKS_PER_S).astype(np.int64)
     return Requests(whole, prompt.astype(np.int64), output.astype(np.int64))
 
@@ -218,26 +217,32 @@ def make_replica(
 ) -> Replica:
     """Build a replica; `capacity_tokens` of KV cache are held in whole blocks.
 
-    `most_running` is the static cap; `control`, where given, moves a cap below it, step by step. Raises ValueError for
+    `most_running` is the static cap; `control`, where given, moves a cap below it, step by step. Raises InputError for
     a cap below 1, a budget that cannot hold a token of every running request, a cache without a block, and an unknown
     word for `prefill` (chunked or separate).
     """
     if prefill not in ("chunked", "separate"):
-        raise ValueError(f"prefill = {prefill!r}: must be one of chunked, separate")
+        raise InputError("must be one of chunked, separate", path="prefill", value=repr(prefill))
     if not 1 <= most_running <= 2**20:
-        raise ValueError(f"most_running = {most_running}: must be in 1..{2**20}")
+        raise InputError(f"must be in 1..{2**20}", path="most_running", value=most_running)
     if not most_running <= token_budget <= 2**31:
-        raise ValueError(f"token_budget = {token_budget}: must be at least most_running = {most_running}, a token each")
+        raise InputError(
+            f"must be at least most_running = {most_running}, a token each", path="token_budget", value=token_budget
+        )
     if not 1 <= block_tokens <= 2**16:
-        raise ValueError(f"block_tokens = {block_tokens}: must be in 1..{2**16}")
+        raise InputError(f"must be in 1..{2**16}", path="block_tokens", value=block_tokens)
     if not block_tokens <= capacity_tokens <= 2**45:
-        raise ValueError(f"capacity_tokens = {capacity_tokens}: must be at least block_tokens = {block_tokens}")
+        raise InputError(
+            f"must be at least block_tokens = {block_tokens}", path="capacity_tokens", value=capacity_tokens
+        )
     if control is None:
         control = fixed_target(1, most_running, np.ones(1), np.ones(1))
     if not 1 <= control.smallest <= control.largest == most_running:
-        raise ValueError(f"most_running = {most_running}: must be the largest batch of the controllers")
+        raise InputError("must be the largest batch of the controllers", path="most_running", value=most_running)
     if control.sla.enabled and control.sla.signal not in (0, TOKEN_GAP):
-        raise ValueError(f"policy.sla.signal: must be one of {', '.join(STEP_SIGNALS)} under continuous batching")
+        raise InputError(
+            f"must be one of {', '.join(STEP_SIGNALS)} under continuous batching", path="policy.sla.signal"
+        )
     return Replica(
         law,
         control,
@@ -256,20 +261,20 @@ def make_fleet(
     admission: str = "fifo",
     bin_choice: str = "oldest_head",
 ) -> Fleet:
-    """Build a fleet; ValueError for an unknown word, no replica or bin, and fewer bins than replicas they map to."""
+    """Build a fleet; InputError for an unknown word, no replica or bin, and fewer bins than replicas they map to."""
     for name, value, allowed in (
         ("routing", routing, ROUTINGS),
         ("admission", admission, ADMISSIONS),
         ("bin_choice", bin_choice, CHOICES),
     ):
         if value not in allowed:
-            raise ValueError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
+            raise InputError(f"must be one of {', '.join(allowed)}", path=name, value=repr(value))
     if not 1 <= replicas <= MOST_REPLICAS:
-        raise ValueError(f"replicas = {replicas}: must be in 1..{MOST_REPLICAS}")
+        raise InputError(f"must be in 1..{MOST_REPLICAS}", path="replicas", value=replicas)
     if bins < 1:
-        raise ValueError(f"bins = {bins}: must be >= 1")
+        raise InputError("must be >= 1", path="bins", value=bins)
     if routing == "by_bin" and bins < replicas:
-        raise ValueError(f"bins = {bins}: must be at least replicas = {replicas} with routing by_bin")
+        raise InputError(f"must be at least replicas = {replicas} with routing by_bin", path="bins", value=bins)
     return Fleet(int(replicas), ROUTINGS.index(routing), int(bins), admission == "by_bin", CHOICES.index(bin_choice))
 
 
@@ -283,14 +288,14 @@ def make_step_reporting(
 ) -> StepReporting:
     """Build the report's settings; `windows` equal windows cover [0, horizon_s]."""
     if windows < 1:
-        raise ValueError(f"windows = {windows}: must be >= 1")
+        raise InputError("must be >= 1", path="windows", value=windows)
     if warmup_requests < 0:
-        raise ValueError(f"warmup_requests = {warmup_requests}: must be >= 0")
+        raise InputError("must be >= 0", path="warmup_requests", value=warmup_requests)
     return StepReporting(
         warmup=int(warmup_requests),
-        request_sla=NEVER if request_sla_s is None else ticks(request_sla_s),
-        token_sla=NEVER if token_sla_s is None else ticks(token_sla_s),
-        window=max(1, -(-ticks(horizon_s) // windows)),
+        request_sla=NEVER if request_sla_s is None else ticks(request_sla_s, "request_sla_s"),
+        token_sla=NEVER if token_sla_s is None else ticks(token_sla_s, "token_sla_s"),
+        window=max(1, -(-ticks(horizon_s, "horizon_s") // windows)),
         windows=int(windows),
     )
 
@@ -315,14 +320,16 @@ def check(job: Job) -> None:
     """Refuse what does not fit together, and requests one of which could take a quarter of the time there is.
 
     No sum of a leap can then run out of int64, and a clock that passes `LATEST` is noticed before it can. Raises
-    ValueError.
+    InputError.
     """
     requests, replica = job.requests, job.setup.replica
     law, most = replica.law, int(replica.control.largest)
     if len(job.bin_of) != len(requests.arrival):
-        raise ValueError(f"bin_of has {len(job.bin_of)} entries, arrival has {len(requests.arrival)}: must be equal")
+        raise InputError(
+            f"bin_of has {len(job.bin_of)} entries, arrival has {len(requests.arrival)}", allowed="must be equal"
+        )
     if int(job.bin_of.max()) >= job.setup.fleet.bins or int(job.bin_of.min()) < 0:
-        raise ValueError(f"bin_of: must be in 0..{job.setup.fleet.bins - 1}")
+        raise InputError(f"must be in 0..{job.setup.fleet.bins - 1}", path="bin_of")
     longest = int((requests.prompt + requests.output).max())
     reads = min(replica.blocks * replica.block_tokens, most * longest)
     budget = replica.token_budget if replica.chunked else max(replica.token_budget, longest)
@@ -330,23 +337,23 @@ def check(job: Job) -> None:
     step = law.step + law.request * most + law.kv_token * reads
     step += tokens * (law.prefill_token + law.prefill_attention * longest)
     if step * longest > LATEST // 2:
-        raise ValueError(
-            f"a request of {longest} tokens could take {step * longest / TICKS_PER_S:.3g} s: must be at most "
-            f"{LATEST // 2 / TICKS_PER_S:.3g} s"
+        raise InputError(
+            f"a request of {longest} tokens could take {step * longest / TICKS_PER_S:.3g} s",
+            allowed=f"must be at most {LATEST // 2 / TICKS_PER_S:.3g} s",
         )
     if step * most > LATEST // 2:
-        raise ValueError(
-            f"a step could take {step / TICKS_PER_S:.3g} s: must be at most {LATEST // 2 / most / TICKS_PER_S:.3g} s "
-            f"with up to {most} requests running"
+        raise InputError(
+            f"a step could take {step / TICKS_PER_S:.3g} s",
+            allowed=f"must be at most {LATEST // 2 / most / TICKS_PER_S:.3g} s with up to {most} requests running",
         )
 
 
-def too_late() -> ValueError:
+def too_late() -> InputError:
     """Return the error of a clock that passed the last instant."""
-    return ValueError(f"the requests take longer than {LATEST // TICKS_PER_S} s, the longest that can be simulated")
+    return InputError(f"the requests take longer than {LATEST // TICKS_PER_S} s, the longest that can be simulated")
 
 
 def _refuse(name: str, bad: NDArray[np.bool_], values: NDArray[np.generic], rule: str) -> None:
     if bad.any():
         first = int(np.argmax(bad))
-        raise ValueError(f"{name}[{first}] = {values[first]}: {rule}")
+        raise InputError(rule, path=f"{name}[{first}]", value=values[first])

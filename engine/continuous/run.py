@@ -27,7 +27,7 @@ BACKENDS: tuple[str, ...] = ("numba", "reference")
 def fill(jobs: Sequence[Job], shape: Shape, tally: StepTally, records: Sequence[Records], backend: str) -> None:
     """Fill empty tallies, leading axis job, and the records of every job if there are any.
 
-    Raises ValueError where the clock runs out, ArithmeticError when requests or tokens were lost on the way.
+    Raises InputError where the clock runs out, ArithmeticError when requests or tokens were lost on the way.
     """
     run_one = _run_compiled if backend == "numba" else _run_reference
     for run, job in enumerate(jobs):

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from batchcube.errors import InputError
+
 from ..dialect import maximum, minimum, nearest, policy, where
 
 KINDS = ("ema", "window")
@@ -49,13 +51,13 @@ class RunningMeans(NamedTuple):
 
 
 def smoothing(kind: str = "ema", weight: float = 0.2, observations: int = 20) -> Smoothing:
-    """Build the settings of the running means; ValueError for a value out of range."""
+    """Build the settings of the running means; InputError for a value out of range."""
     if kind not in KINDS:
-        raise ValueError(f"policy.estimates.kind = {kind!r}: must be one of {', '.join(KINDS)}")
+        raise InputError(f"must be one of {', '.join(KINDS)}", path="policy.estimates.kind", value=repr(kind))
     if not SMALLEST_WEIGHT <= weight <= 1.0:
-        raise ValueError(f"policy.estimates.weight = {weight}: must be in [{SMALLEST_WEIGHT:g}, 1]")
+        raise InputError(f"must be in [{SMALLEST_WEIGHT:g}, 1]", path="policy.estimates.weight", value=weight)
     if not 1 <= observations <= LARGEST_WINDOW:
-        raise ValueError(f"policy.estimates.observations = {observations}: must be in 1..{LARGEST_WINDOW}")
+        raise InputError(f"must be in 1..{LARGEST_WINDOW}", path="policy.estimates.observations", value=observations)
     return Smoothing(KINDS.index(kind), float(weight), int(observations))
 
 

@@ -3,6 +3,8 @@
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
+from batchcube.errors import InputError
+
 from ..dialect import floor, maximum, minimum, policy, settle, sqrt, where
 
 RULES = ("exact", "buffer", "margin", "literal")
@@ -31,9 +33,9 @@ def no_memory_bound(capacity_tokens: float = UNLIMITED) -> Memory:
 def memory_bound(
     rule: str, capacity_tokens: float, overflow_probability: float = 0.05, margin_tokens: float = 0.0
 ) -> Memory:
-    """Build Algorithm 1's settings; ValueError for a rule that does not exist."""
+    """Build Algorithm 1's settings; InputError for a rule that does not exist."""
     if rule not in RULES:
-        raise ValueError(f"policy.memory.rule = {rule!r}: must be one of {', '.join(RULES)}")
+        raise InputError(f"must be one of {', '.join(RULES)}", path="policy.memory.rule", value=repr(rule))
     quantile = NormalDist().inv_cdf(1.0 - overflow_probability)
     return Memory(True, RULES.index(rule), float(capacity_tokens), quantile, float(margin_tokens))
 

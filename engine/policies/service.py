@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batchcube.errors import InputError
+
 from ..dialect import maximum, minimum, nearest, policy, where, whole
 from ..ticks import LATEST, TICKS_PER_S, from_seconds
 
@@ -67,7 +69,7 @@ def tokens_after(instant: Any, start: Any, batch_ticks: Any, tokens: Any) -> Any
 
 @np.errstate(under="ignore")  # a vanishing γ or a1 is as good as none
 def batch_factor(batch_size: ArrayLike, h: str, gamma: float = 0.0) -> NDArray[np.float64]:
-    """Return h(b): `constant` 1, `linear` 1+γ(b-1), `saturating` 1+γ(b-1)/b, `power` b^γ; else ValueError."""
+    """Return h(b): `constant` 1, `linear` 1+γ(b-1), `saturating` 1+γ(b-1)/b, `power` b^γ; else InputError."""
     b = np.maximum(np.asarray(batch_size, dtype=np.float64), 1.0)
     match h:
         case "constant":
@@ -78,7 +80,7 @@ def batch_factor(batch_size: ArrayLike, h: str, gamma: float = 0.0) -> NDArray[n
             return 1.0 + gamma * (b - 1.0) / b
         case "power":
             return np.asarray(b**gamma, dtype=np.float64)
-    raise ValueError(f"law = {h!r}: must be one of {', '.join(BATCH_FACTORS)}")
+    raise InputError(f"must be one of {', '.join(BATCH_FACTORS)}", path="law", value=repr(h))
 
 
 @np.errstate(under="ignore")
@@ -132,7 +134,7 @@ def measured(
 
 
 def longest_service(service: Service, length: int) -> int:
-    """Return the longest a batch of requests up to `length` can take, in ticks; ValueError if it cannot be held."""
+    """Return the longest a batch of requests up to `length` can take, in ticks; InputError if it cannot be held."""
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         reach = service.base + service.slope * np.maximum(length - service.knots, 0)
     longest = float(np.max(reach))
@@ -142,5 +144,5 @@ def longest_service(service: Service, length: int) -> int:
         or float(np.min(service.slope)) < 0
         or int(np.min(service.base)) < 0
     ):
-        raise ValueError("server.service: batch times must be finite, not negative and not fall with length")
+        raise InputError("batch times must be finite, not negative and not fall with length", path="server.service")
     return int(longest)

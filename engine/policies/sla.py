@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from batchcube.errors import InputError
+
 from ..dialect import floor, maximum, minimum, policy, settle, where
 from ..ticks import TICKS_PER_S
 
@@ -44,12 +46,12 @@ def no_sla() -> Sla:
 def sla_search(
     variant: str, signal: str, target_s: float, tolerance_s: float, alpha: float = 16.0, delta: float = 4.0
 ) -> Sla:
-    """Build Algorithm 2's settings; ValueError for a variant or signal that does not exist."""
+    """Build Algorithm 2's settings; InputError for a variant or signal that does not exist."""
     if variant not in VARIANTS:
-        raise ValueError(f"policy.sla.variant = {variant!r}: must be one of {', '.join(VARIANTS)}")
+        raise InputError(f"must be one of {', '.join(VARIANTS)}", path="policy.sla.variant", value=repr(variant))
     signals = (*SIGNALS, STEP_SIGNALS[-1])
     if signal not in signals:
-        raise ValueError(f"policy.sla.signal = {signal!r}: must be one of {', '.join(signals)}")
+        raise InputError(f"must be one of {', '.join(signals)}", path="policy.sla.signal", value=repr(signal))
     target, tolerance = target_s * TICKS_PER_S, tolerance_s * TICKS_PER_S
     return Sla(True, VARIANTS.index(variant), signals.index(signal), target, tolerance, float(alpha), float(delta))
 

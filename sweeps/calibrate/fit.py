@@ -25,10 +25,9 @@ from batchcube.calibration.coefficients import (
 )
 from batchcube.calibration.laws import LAWS, BatchLaw, StepLaw, batch_law_of_steps, step_terms
 from batchcube.calibration.plausibility import judge
+from batchcube.errors import InputError
 from batchcube.results.calibration import build_calibration
 from batchcube.results.measurements import read_measurement
-
-from ..errors import UserError
 
 Floats = NDArray[np.float64]
 _CONFIDENCE = 0.95
@@ -55,7 +54,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def cells_of(measurement: xr.Dataset) -> Cells:
-    """Return the cells of a measurement; raises ValueError when it holds no complete run."""
+    """Return the cells of a measurement; raises InputError when it holds no complete run."""
     axes = [measurement[name].values for name in ("batch_size", "prompt_tokens", "output_tokens")]
     return cells_of_steps(axes[0], axes[1], axes[2], measurement["step_s"].values)
 
@@ -63,14 +62,14 @@ def cells_of(measurement: xr.Dataset) -> Cells:
 def fit_measurement(path: Path, name: str | None = None) -> tuple[Coefficients, xr.Dataset]:
     """Fit the laws to a measurement and return its coefficients, and the calibration that figures draw.
 
-    Raises UserError for a file that is no measurement, and for one that no law can be fitted to.
+    Raises InputError for a file that is no measurement, and for one that no law can be fitted to.
     """
     measurement = read_measurement(path)
     about = measurement.attrs
     try:
         cells = cells_of(measurement)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
+    except InputError as error:
+        raise error.at(file=path) from None
     capacity = about.get("kv_capacity_tokens")
     where = about["processor"] if about["device"] == "cpu" else about["device"]
     return fit_cells(
@@ -106,18 +105,19 @@ def fit_cells(
 ) -> tuple[Coefficients, xr.Dataset]:
     """Fit every law that measured cells allow; return the coefficients, and the calibration that figures draw.
 
-    Raises UserError, one line that starts with ``where``, when no law can be fitted, or the name is none.
+    Raises InputError, one line that starts with ``where``, when no law can be fitted, or the name is none.
     """
     if not NAME.fullmatch(name):
-        raise UserError(f"{name}: the name of coefficients must be letters, digits and . _ -")
+        raise InputError("the name of coefficients must be letters, digits and . _ -", file=name)
     batches, steps = fit_batches(cells), fit_steps(cells)
     laws = batch_laws(batches)
     if not laws and steps is not None:
         laws = laws_of_steps(steps[0], range_of(steps[1].batch_size))
     if not laws and steps is None:
-        raise UserError(
-            f"{where}: {cells.seconds.size} cells are too few, or too alike, for any law: it needs two lengths of "
-            "whole batches, or as many different steps as the step law has terms"
+        raise InputError(
+            f"{cells.seconds.size} cells are too few, or too alike, for any law: it needs two "
+            "lengths of whole batches, or as many different steps as the step law has terms",
+            file=where,
         )
     coefficients = Coefficients(
         name=name,
@@ -139,7 +139,7 @@ def laws_of_steps(step: StepLaw, batch_sizes: list[float] | None) -> list[BatchL
     """Return the batch law that follows from decode steps c0 + c1 b, none where they depend on the KV tokens too."""
     try:
         law = batch_law_of_steps(step)
-    except ValueError:
+    except InputError:
         return []
     return [
         BatchLaws(

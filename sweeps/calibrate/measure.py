@@ -20,10 +20,10 @@ from batchcube.calibration.measuring.bench import (
     warm_up,
 )
 from batchcube.calibration.measuring.clock import machine
+from batchcube.errors import InputError
 from batchcube.results.measurements import build_measurement, write_measurement
 from batchcube.results.provenance import batchcube_version
 
-from ..errors import UserError
 from ..files import require_new, write_text
 from ..progress import Counting
 
@@ -65,13 +65,11 @@ def measure_engine(
 
     Samples are appended to ``OUTPUT.partial`` as they come; the same call continues such a file. Cells without room are
     left out and say so. With a time limit, what is not measured by then is left out and says so, and the partial file
-    stays beside the output for the same call to go on. Raises UserError for a bad grid, an output that is there already
-    without a partial file, a partial file of another measurement, and a time limit within which nothing was measured.
+    stays beside the output for the same call to go on. Raises InputError for a bad grid, an output that is there
+    already without a partial file, a partial file of another measurement, and a time limit within which nothing was
+    measured.
     """
-    try:
-        check_grid(grid)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    check_grid(grid)
     journal = _Journal(output, overwrite=overwrite)
     begun = time.monotonic()
 
@@ -106,9 +104,10 @@ def measure_engine(
         journal.refuse(number, why)
     finished = all(key in journal.samples or key[0] in said for key in missing)
     if not finished and not journal.samples:
-        raise UserError(
-            f"{output}: nothing was measured within --time-limit-s {time_limit_s:g}, loading and warming up took it; "
-            "the same command, given more time, goes on"
+        raise InputError(
+            f"nothing was measured within --time-limit-s {time_limit_s:g}, loading and warming up "
+            "took it; the same command, given more time, goes on",
+            file=output,
         )
     measurement = _assemble(grid, journal, about)
     write_measurement(measurement, output)
@@ -160,7 +159,7 @@ class _Journal:
             if overwrite:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+            raise InputError(f"cannot be written: {error.strerror}", file=output) from None
 
     def begin(self, identity: dict[str, Any]) -> None:
         """Start the file, or read what it holds."""
@@ -171,7 +170,7 @@ class _Journal:
         try:
             text = self.path.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from None
+            raise InputError(f"cannot be read: {error.strerror}", file=self.path) from None
         rows = text.splitlines()
         entries = []
         for row in rows:
@@ -182,9 +181,9 @@ class _Journal:
         if entries[:1] != [head]:
             kept = entries[0] if entries and isinstance(entries[0], dict) else {}
             differing = ", ".join(sorted(key for key in {*kept, *head} if kept.get(key) != head.get(key)))
-            raise UserError(
-                f"{self.path}: holds a stopped measurement of something else ({differing} differ); remove it, or "
-                "--overwrite"
+            raise InputError(
+                f"holds a stopped measurement of something else ({differing} differ); remove it, or --overwrite",
+                file=self.path,
             )
         for entry in entries[1:]:
             if "refused" in entry:
@@ -218,4 +217,4 @@ class _Journal:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
+            raise InputError(f"cannot be written: {error.strerror}", file=self.path) from None

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 from batchcube.calibration.coefficients import Coefficients, FittedLog, KvMemory
-from batchcube.results.text import printable
+from batchcube.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,12 +31,12 @@ from batchcube.calibration.logs import (
 )
 from batchcube.engine.continuous import Replica, make_law, make_replica
 from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
+from batchcube.errors import InputError
 from batchcube.results.costs import flags_of, warning_of
 from batchcube.results.provenance import batchcube_version
 from batchcube.results.validation import build_validation
 from batchcube.results.variables import REGISTRY
 
-from ..errors import UserError
 from ..progress import Counting
 from ..spec.messages import mistakes
 from .fit import NAME
@@ -61,7 +61,7 @@ class Error(NamedTuple):
 
 
 def replica_of(settings: LoggedReplica) -> Replica:
-    """Build a replica from settings, its step law still to be given; raises UserError for settings that do not fit."""
+    """Build a replica from settings, its step law still to be given; raises InputError for settings that do not fit."""
     try:
         return make_replica(
             make_law(1.0),
@@ -71,8 +71,8 @@ def replica_of(settings: LoggedReplica) -> Replica:
             block_tokens=settings.block_tokens,
             prefill=settings.prefill,
         )
-    except ValueError as error:
-        raise UserError(f"replica: {error}") from None
+    except InputError as error:
+        raise error.at(path="replica") from None
 
 
 def replica_settings(
@@ -85,7 +85,7 @@ def replica_settings(
 ) -> LoggedReplica:
     """Return a replica's limits: those given, then those of coefficients, then the defaults of vLLM.
 
-    Raises UserError for a value out of range.
+    Raises InputError for a value out of range.
     """
     given = {
         "most_running": most_running,
@@ -99,13 +99,13 @@ def replica_settings(
     try:
         return LoggedReplica.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"replica: {mistakes(LoggedReplica, values, error)[0].line()}") from None
+        raise mistakes(LoggedReplica, values, error)[0].error().at(path="replica") from None
 
 
 def step_coefficients_of(known: Coefficients) -> list[float]:
-    """Return c0..c4 in seconds, 0 for a term that nothing measured; raises UserError without a step law."""
+    """Return c0..c4 in seconds, 0 for a term that nothing measured; raises InputError without a step law."""
     if known.step_law is None:
-        raise UserError(f"coefficients {known.name}: hold no step law")
+        raise InputError("hold no step law", path=f"coefficients {known.name}")
     return [getattr(known.step_law, name) or 0.0 for name in STEP_TERMS]
 
 
@@ -115,17 +115,18 @@ def unmeasured_of(known: Coefficients) -> list[str]:
 
 
 def fit(log_path: Path, settings: LoggedReplica, until: int | None, name: str, quiet: bool = False) -> Coefficients:
-    """Fit the step law to the first ``until`` requests of a log, all when None; raises UserError for a bad log."""
+    """Fit the step law to the first ``until`` requests of a log, all when None; raises InputError for a bad log."""
     if not NAME.fullmatch(name):
-        raise UserError(f"--output {name}.json: the name must be letters, digits and . _ -")
-    log = _read(log_path)
+        raise InputError("the name must be letters, digits and . _ -", path=f"--output {name}.json")
+    log = read_log(log_path)
     if until is not None and not 1 <= until <= len(log.queued_s):
-        raise UserError(f"--fit-until {until}: must be from 1 to {len(log.queued_s)}, the requests of the log")
+        raise InputError(f"must be from 1 to {len(log.queued_s)}, the requests of the log", path=f"--fit-until {until}")
+    replica = replica_of(settings)
     try:
         with Counting(FITS, "fitting", quiet=quiet) as progress:
-            found = fit_log(log, replica_of(settings), until, done=progress.advance)
-    except ValueError as error:
-        raise error if isinstance(error, UserError) else UserError(f"{log_path}: {error}") from None
+            found = fit_log(log, replica, until, done=progress.advance)
+    except InputError as error:
+        raise error.at(file=log_path) from None
     values: dict[str, Any] = dict(zip(STEP_TERMS, found.coefficients.tolist(), strict=True))
     law = StepCoefficients(
         **values,
@@ -162,13 +163,6 @@ def fit(log_path: Path, settings: LoggedReplica, until: int | None, name: str, q
     )
 
 
-def _read(path: Path) -> Log:
-    try:
-        return read_log(path)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
 def validate(
     log_path: Path, known: Coefficients, settings: LoggedReplica, skip: int | None = None
 ) -> tuple[list[Error], xr.Dataset]:
@@ -176,30 +170,34 @@ def validate(
 
     The errors are over all requests but the first ``skip``; when None, but those that the coefficients were fitted to,
     where this is the log that they were fitted to. What must be said first is in the attribute `warnings`, a line each.
-    Times that rest on a cost which nobody measured are NaN, and have no error. Raises UserError for a bad log,
+    Times that rest on a cost which nobody measured are NaN, and have no error. Raises InputError for a bad log,
     coefficients without a step law, a replica that could not have served the log, and where no request is left.
     """
-    log = _read(log_path)
+    log = read_log(log_path)
     count = len(log.queued_s)
     fitted = known.log.fitted_to if known.log and known.raw and known.raw.sha256 == log.sha256 else 0
     if skip is None and fitted >= count:
-        raise UserError(
-            f"{log_path}: coefficients {known.name} were fitted to all {count} requests, none is left to judge them: "
-            "fit to some (calibrate log --fit-until), or give --skip 0"
+        raise InputError(
+            f"coefficients {known.name} were fitted to all {count} requests, none is left to judge "
+            "them: fit to some (calibrate log --fit-until), or give --skip 0",
+            file=log_path,
         )
     if skip is not None and skip >= count:
-        raise UserError(f"--skip {skip}: must be below {count}, the requests of the log")
+        raise InputError(f"must be below {count}, the requests of the log", path=f"--skip {skip}")
     skipped = fitted if skip is None else skip
     warnings = [*contradictions(log, settings, log_path)]
     coefficients = step_coefficients_of(known)
     unknown = unmeasured_of(known)
+    replica = replica_of(settings)
     try:
-        records = replay(log, replica_of(settings), coefficients)
-    except ValueError as error:
-        raise error if isinstance(error, UserError) else UserError(f"{log_path}: {error}") from None
+        records = replay(log, replica, coefficients)
+    except InputError as error:
+        raise error.at(file=log_path) from None
     rejected = int((records.status != SERVED).sum())
     if rejected:
-        raise UserError(f"{log_path}: {rejected} requests could never fit into the replica's KV cache or token budget")
+        raise InputError(
+            f"{rejected} requests could never fit into the replica's KV cache or token budget", file=log_path
+        )
     if unknown:
         warnings.append(warning_of(flags_of([unknown])))
     if skipped < fitted:
@@ -233,14 +231,14 @@ def contradictions(log: Log, settings: LoggedReplica, source: Path) -> Iterator[
     """Say where a log shows more than a server with these limits can have held at once.
 
     Who is preempted gives room to others, so that only without preemptions, in a cache that is never full, it is
-    certain: raises UserError then.
+    certain: raises InputError then.
     """
     began = np.where(np.isfinite(log.scheduled_s), log.scheduled_s, log.first_token_s)
     most, at = _most_at_once(began, log.last_token_s, np.ones(len(began)))
     if most > settings.most_running:
         said = f"{most:.0f} requests ran at once, {at:.6g} s after the first was queued"
         if settings.capacity_tokens is None:
-            raise UserError(f"{source}: {said}: --max-num-seqs {settings.most_running} must be at least as many")
+            raise InputError(f"--max-num-seqs {settings.most_running} must be at least as many", file=source, path=said)
         yield f"{said}: more than max_num_seqs = {settings.most_running}, unless some were preempted"
     held, at = _most_at_once(log.first_token_s, log.last_token_s, log.prompt_tokens.astype(np.float64))
     if settings.capacity_tokens is not None and held > settings.capacity_tokens:

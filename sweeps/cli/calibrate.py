@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from batchcube.results.text import printable
+from batchcube.errors import InputError, printable
 
 from .help import examples
 
@@ -85,23 +85,19 @@ def _require_packages(command: str, names: tuple[str, ...], needs: str) -> None:
     """Say what to install before anything is made."""
     from importlib.util import find_spec
 
-    from ..errors import UserError
-
     if any(find_spec(name) is None for name in names):
-        raise UserError(f"calibrate {command}: {needs}")
+        raise InputError(needs, path=f"calibrate {command}")
 
 
 @contextmanager
 def _in_one_line(command: str, needs: str) -> "Iterator[None]":
     """Say in one line why an engine does not start: what to install, or what it refused."""
-    from ..errors import UserError
-
     try:
         yield
     except ImportError:
-        raise UserError(f"calibrate {command}: {needs}") from None
-    except ValueError as error:
-        raise UserError(f"calibrate {command}: {' '.join(str(error).split())}") from None
+        raise InputError(needs, path=f"calibrate {command}") from None
+    except InputError as error:
+        raise error.at(file=f"calibrate {command}") from None
 
 
 def _grid(
@@ -125,12 +121,12 @@ def _grid(
 
 
 def _numbers(option: str, text: str | None) -> tuple[int, ...]:
-    from ..errors import UserError
-
     try:
         return () if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UserError(f"{option} {text}: must be whole numbers separated by commas, for instance 1,2,4") from None
+        raise InputError(
+            "must be whole numbers separated by commas, for instance 1,2,4", path=f"{option} {text}"
+        ) from None
 
 
 def _measure(
@@ -146,14 +142,13 @@ def _measure(
 
     from ..calibrate.fit import NAME, fit_measurement
     from ..calibrate.measure import measure_engine, partial_of
-    from ..errors import UserError
     from ..files import require_new
 
     coefficients = output.with_suffix(".json")
     if output.suffix != ".nc":
-        raise UserError(f"{output}: must end in .nc")
+        raise InputError("must end in .nc", file=output)
     if not NAME.fullmatch(output.stem):
-        raise UserError(f"{output.stem}: the name of coefficients must be letters, digits and . _ -")
+        raise InputError("the name of coefficients must be letters, digits and . _ -", path=output.stem)
     # What --time-limit-s ended is there already, and goes on.
     overwrite_fit = overwrite or (output.exists() and partial_of(output).exists())
     require_new(*_coefficient_files(coefficients), overwrite=overwrite_fit)
@@ -179,10 +174,10 @@ def _measure(
             print(f"{printable(output)}: --time-limit-s ended it; the same command goes on", file=sys.stderr)
     try:
         known, calibration = fit_measurement(output)
-    except UserError as error:
+    except InputError as error:
         if not runs.any():
             raise
-        print(f"nothing was fitted: {printable(error)}", file=sys.stderr)
+        print(f"nothing was fitted: {error}", file=sys.stderr)
         return
     _keep(known, calibration, coefficients, None, overwrite=overwrite_fit)
 
@@ -215,8 +210,6 @@ def calibrate_vllm(
     """Measure vLLM's offline engine, step by step: prefill, decode steps and whole batches."""
     from batchcube.calibration.measuring.bench import check_dtype
 
-    from ..errors import UserError
-
     check_dtype(dtype)
     _require_packages("vllm", ("torch", "vllm"), _NO_VLLM)
     try:
@@ -224,7 +217,7 @@ def calibrate_vllm(
 
         on_gpu = prepare(threads)
     except ImportError:
-        raise UserError(f"calibrate vllm: {_NO_VLLM}") from None
+        raise InputError(_NO_VLLM, path="calibrate vllm") from None
     grid = _grid(on_gpu, batch_sizes, prompt_tokens, output_tokens, repetitions, seed)
 
     def make() -> "Engine":
@@ -353,21 +346,20 @@ def calibrate_table(
 
     from ..calibrate.fit import fit_cells
     from ..calibrate.report import print_findings
-    from ..errors import UserError
 
     for option, text in (("--title", title), ("--source", source)):
         if text and output is None and figures is None:
-            raise UserError(f"{option}: is what coefficients carry: goes with -o or --figures")
+            raise InputError("is what coefficients carry: goes with -o or --figures", path=option)
     columns, selected = _pairs("--column", column), _pairs("--select", select)
     for option, texts, pairs in (("--column", column, columns), ("--select", select, selected)):
         if len(pairs) < len(texts or []):
-            raise UserError(f"{option} {' '.join(texts or [])}: each name must be given once")
+            raise InputError("each name must be given once", path=f"{option} {' '.join(texts or [])}")
     console = Console()
     found = read_cells(table, layout, columns, unit, selected)
     console.print(f"{printable(table)}: {found.layout.about}", highlight=False, markup=False)
     if found.fits is not None:
         if output is not None or figures is not None:
-            raise UserError(f"{table}: holds fits and no measurements: nothing to fit")
+            raise InputError("holds fits and no measurements: nothing to fit", file=table)
         signs = judge_fits(found.fits)
         print_findings(signs, console)
         raise typer.Exit(0 if is_plausible(signs) else 1)
@@ -381,7 +373,11 @@ def calibrate_table(
     if len(found.systems) > 1:
         options = " ".join(f"--select {name}=..." for name in found.layout.systems)
         first = next(iter(found.systems))
-        raise UserError(f"{table}: holds {len(found.systems)} systems: choose one with {options}; the first is {first}")
+        raise InputError(
+            f"holds {len(found.systems)} systems",
+            file=table,
+            allowed=f"choose one with {options}; the first is {first}",
+        )
     system, cells = next(iter(found.systems.items()))
     name = (output or figures or table).stem
     known, calibration = fit_cells(
@@ -432,11 +428,10 @@ def calibrate_log(
     last_token_ts and, where known, scheduled_ts, in seconds of one clock. The server's limits are taken as given.
     """
     from ..calibrate.validate import fit, replica_settings
-    from ..errors import UserError
     from ..files import require_new, require_output
 
     if output.suffix != ".json":
-        raise UserError(f"{output}: must end in .json")
+        raise InputError("must end in .json", file=output)
     require_new(output, overwrite=overwrite)
     require_output(output)
     settings = replica_settings(None, max_num_seqs, token_budget, kv_tokens, block_tokens, prefill)
@@ -490,12 +485,13 @@ def calibrate_memory(
     """Print what a model keeps in memory, and the KV tokens that fit beside its weights (docs/model.md, section 6)."""
     from batchcube.calibration.models import read_model
 
-    from ..errors import UserError
-
     known = read_model(model, dtype)
     most, weights = gib * used * 2**30, known.weight_bytes
     if weights >= most:
-        raise UserError(f"--gib {gib:g}: {most / 1e9:.2f} GB are used, the weights alone take {weights / 1e9:.2f} GB")
+        raise InputError(
+            f"{most / 1e9:.2f} GB are used, the weights alone take {weights / 1e9:.2f} GB",
+            path=f"--gib {gib:g}",
+        )
     token = known.kv_bytes_per_token
     print(f"{known.name}, {known.dtype}: {known.parameters / 1e6:,.1f} million parameters")
     print(f"  {token:,} bytes of KV cache per token, room for {known.capacity_tokens(most):,.0f} tokens")
@@ -503,13 +499,11 @@ def calibrate_memory(
 
 
 def _pairs(flag: str, texts: list[str] | None) -> dict[str, str]:
-    from ..errors import UserError
-
     pairs = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not name.strip() or not value.strip():
-            raise UserError(f"{flag} {text}: must be name=value")
+            raise InputError("must be name=value", path=f"{flag} {text}")
         pairs[name.strip()] = value.strip()
     return pairs
 
@@ -536,11 +530,10 @@ def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | Non
     """Print coefficients, write them and what figures draw, and draw every figure there is something to draw of."""
     from batchcube.results.calibration import write_calibration
 
-    from ..errors import UserError
     from ..files import make_folder, require_new
 
     if output is not None and output.suffix != ".json":
-        raise UserError(f"{output}: must end in .json")
+        raise InputError("must end in .json", file=output)
     if output is not None:
         require_new(*_coefficient_files(output), overwrite=overwrite)
     if figures is not None:
@@ -557,8 +550,8 @@ def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | Non
         for name in registry.calibration_names():
             try:
                 drawn = registry.draw(name, calibration)
-            except ValueError as error:
-                print(f"no {name}: {printable(error)}")
+            except InputError as error:
+                print(f"no {name}: {error}")
                 continue
             print(printable(registry.save(drawn, calibration, figures / f"{name}.png")))
 

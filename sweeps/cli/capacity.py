@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from batchcube.results.text import printable
+from batchcube.errors import printable
 
 from .help import examples
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from batchcube.results.text import printable
+from batchcube.errors import InputError, printable
 
 from . import calibrate as cli_calibrate
 from . import capacity as cli_capacity
@@ -171,25 +171,24 @@ def specs(
 ) -> None:
     """List the presets, or print one to copy and change."""
     from .. import presets
-    from ..errors import UserError
 
     if name is None:
         import tomllib
 
         if output is not None:
-            raise UserError("--output: needs the name of a preset to copy")
+            raise InputError("needs the name of a preset to copy", path="--output")
         width = max((len(known) for known in presets.names()), default=0)
         for known in presets.names():
             print(f"{known:<{width}}  {tomllib.loads(presets.read(known).decode()).get('title', '')}")
         return
     if name not in presets.names():
-        raise UserError(f"{name}: no preset of that name; {presets.hint(name)}")
+        raise InputError(f"no preset of that name; {presets.hint(name)}", path=name)
     text = presets.read(name).decode()
     if output is None:
         print(text, end="")
         return
     if output.suffix != ".toml":
-        raise UserError(f"{output}: must end in .toml")
+        raise InputError("must end in .toml", file=output)
     _write_new(output, text)
 
 
@@ -205,19 +204,17 @@ def _read_and_tell(cube: Path) -> "xr.Dataset":
 
 def _write_new(path: Path, text: str) -> None:
     """Write a text file that must not be there yet."""
-    from ..errors import UserError
-
     made = False
     try:
         with path.open("x", encoding="utf-8") as file:
             made = True
             file.write(text)
     except FileExistsError:
-        raise UserError(f"{path}: is there already") from None
+        raise InputError("is there already", file=path) from None
     except OSError as error:
         if made:
             path.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        raise InputError(f"cannot be written: {error.strerror}", file=path) from None
 
 
 @app.command(
@@ -292,11 +289,9 @@ def figure(
 def _assignment(flag: str, text: str) -> tuple[str, Any]:
     import tomllib
 
-    from ..errors import UserError
-
     key, equals, spelled = text.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"{flag} {text}: must be name=value")
+        raise InputError("must be name=value", path=f"{flag} {text}")
     try:
         return key.strip(), tomllib.loads(f"value = {spelled.strip()}")["value"]
     except (ValueError, RecursionError):
@@ -383,14 +378,13 @@ def rerun(
     from batchcube.results.cube import changed, parse_made_from, read_cube
     from batchcube.results.provenance import batchcube_version
 
-    from ..errors import UserError
     from ..files import require_inside
     from ..spec.document import files_of, remade
     from ..spec.service import require_unchanged
 
     loaded = read_cube(cube)
     if doubt := changed(loaded):
-        raise UserError(f"{cube}: {doubt}; it is not run again")
+        raise InputError(f"{doubt}; it is not run again", file=cube)
     specification, defaults = parse_made_from(loaded)
     coefficients = str(loaded.attrs.get("service_coefficients", "{}"))
     if not trust_paths:
@@ -601,6 +595,11 @@ def _reproduction(
     )
 
 
+FAULT = (
+    "batchcube: this is a fault of batchcube, not of what it was given: please report it with the command and this text"
+)
+
+
 def _fail(message: str) -> NoReturn:
     for line in message.split("\n"):
         print(f"batchcube: {printable(line)}", file=sys.stderr)
@@ -608,8 +607,11 @@ def _fail(message: str) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a user's mistake is one line on standard error and exit status 2."""
-    from ..errors import UserError, refuses_input
+    """Run the command line.
+
+    A user's mistake is one line on standard error and exit status 2; a fault of ours a traceback, one line below it
+    that says so, and exit status 1.
+    """
     from .streams import open_streams
 
     if arguments is None:
@@ -620,7 +622,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = app(arguments, standalone_mode=False)
         sys.stdout.flush()
-    except UserError as error:
+    except InputError as error:
         _fail(str(error))
     except _MISTAKE as error:
         _fail(" ".join(error.format_message().split()) or "no command; see batchcube --help")
@@ -628,12 +630,13 @@ def main(arguments: list[str] | None = None) -> None:
         if error.strerror is None:
             _fail(" ".join(str(error).split()))
         _fail(f"{error.filename or 'cannot write'}: {error.strerror}")
+    except typer.Abort:  # Ctrl-C where nothing is kept
+        sys.exit(130)
     except MemoryError:
         _fail("not enough memory; batchcube check SPEC says how much a sweep takes")
-    except ValueError as error:
-        if not refuses_input(error):
-            raise
-        _fail(" ".join(str(error).split()))
+    except Exception as error:
+        error.add_note(FAULT)
+        raise
     sys.exit(status if isinstance(status, int) else 0)
 
 

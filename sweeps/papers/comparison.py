@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from batchcube.results.text import printable
+from batchcube.errors import printable
 
 from ..files import write_text
 from ..run.plan import make_plan
@@ -165,7 +165,7 @@ def _error(values: Any) -> float:
 class Reproduction:
     """Runs presets into one folder and collects what they show.
 
-    Raises UserError for a backend that is not there.
+    Raises InputError for a backend that is not there.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class Reproduction:
     ) -> "xr.Dataset":
         """Search the capacity of a preset's points, or take the cube of the same search that is there already.
 
-        ``growth`` is that of `find_capacity`. Raises UserError for a cube of another search.
+        ``growth`` is that of `find_capacity`. Raises InputError for a cube of another search.
         """
         from batchcube.results.overload import GROWTH
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from batchcube.errors import InputError
 from batchcube.results.overload import MARKS, OVERLOADED, STEADY, WORDS, worse
 from batchcube.results.overload import judge as judge_queue
 
-from ..errors import UserError
 from .comparison import (
     Drawing,
     Found,
@@ -125,7 +125,7 @@ def reproduce_modes(to: Reproduction, trace: str | None) -> None:
 def trace_setting(to: Reproduction, trace: str | None) -> str | None:
     """Return the setting that names the trace, or None, and say so, where there is none.
 
-    Raises UserError for a file that is not there.
+    Raises InputError for a file that is not there.
     """
     from ..workloads import datasets
 
@@ -133,11 +133,11 @@ def trace_setting(to: Reproduction, trace: str | None) -> str | None:
         if trace.startswith("dataset:"):
             datasets.locate(trace.removeprefix("dataset:"))
         elif not Path(trace).is_file():
-            raise UserError(f"--trace {trace}: no such file")
+            raise InputError("no such file", path=f"--trace {trace}")
         return f"workload.trace.path={json.dumps(trace)}"
     try:
         datasets.locate(TRACE)
-    except UserError:
+    except InputError:
         to.say(
             f"modes-trace: left out, as {TRACE} is not here: `batchcube data fetch {TRACE}` fetches it, "
             "--trace FILE takes another trace"

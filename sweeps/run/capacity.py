@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from batchcube.engine import Shape, check, jobs_at_once, simulate_many
 from batchcube.engine.batches.report import QUANTILES
 from batchcube.engine.simulation import JOBS_AT_ONCE, Job
+from batchcube.errors import InputError
 from batchcube.results.costs import NOT_MEASURED
 from batchcube.results.cube import build_cube
 from batchcube.results.overload import GROWTH
@@ -32,7 +33,6 @@ from batchcube.results.provenance import MadeBy, batchcube_version, provenance
 from batchcube.results.text import all_of, did_you_mean, one_of
 from batchcube.results.variables import REGISTRY, RELATIVE_ERROR
 
-from ..errors import UserError
 from ..files import require_output
 from ..progress import Progress, Silent
 from ..spec import service as coefficients
@@ -79,19 +79,19 @@ class Criterion(NamedTuple):
     """In the variable's unit: seconds, or a fraction."""
 
     def values(self, report: Mapping[str, NDArray[Any]]) -> FloatArray:
-        """Return the statistic (job,) of a report with leading axis job; UserError where there is none.
+        """Return the statistic (job,) of a report with leading axis job; InputError where there is none.
 
         A request that is never served is late for ever: a quantile among such is infinite, and so are mean and maximum
         where nobody is served.
         """
         if self.variable not in report:
-            raise UserError(f"{self.variable}: is not measured by this policy; choose another criterion")
+            raise InputError(f"{self.variable}: is not measured by this policy; choose another criterion")
         values = report[self.variable]
         found = np.asarray(values if self.quantile is None else values[:, QUANTILES.index(self.quantile)], np.float64)
         if self.variable not in _FRACTIONS:
             found = np.where(report["measured"] == 0, np.inf, found)  # nobody past the warm-up was served
         if np.isnan(found).any():
-            raise UserError(f"{self.variable}: has no value where nothing was measured; choose another criterion")
+            raise InputError(f"{self.variable}: has no value where nothing was measured; choose another criterion")
         if self.quantile is not None:
             among_all = np.ceil(self.quantile * (report["measured"] + report["missed"]))
             found = np.where(among_all > report["measured"], np.inf, found)
@@ -118,7 +118,7 @@ _OF_TOKENS = ("ttft_", "tpot_", "tbt_", "token_sla_")
 
 
 def parse_criterion(text: str) -> Criterion:
-    """Read a criterion, ``tbt_mean_ms=50`` or ``request_sla_violation_fraction=0.01``; raises UserError."""
+    """Read a criterion, ``tbt_mean_ms=50`` or ``request_sla_violation_fraction=0.01``; raises InputError."""
     name, _, spelled = (part.strip() for part in text.partition("="))
     parts = re.fullmatch(r"([a-z]+)_([a-z0-9]+)_([a-z]+)", name)
     if name not in _FRACTIONS and not (
@@ -126,7 +126,7 @@ def parse_criterion(text: str) -> Criterion:
     ):
         known = [f"{time}_{statistic}_{unit}" for time in _TIMES for statistic in _STATISTICS for unit in _PER_SECOND]
         near = did_you_mean(name, [*known, *_FRACTIONS])
-        raise UserError(
+        raise InputError(
             f"--sla {text}: must be NAME_STAT_UNIT=LIMIT with NAME {one_of(_TIMES)}, STAT {one_of(_STATISTICS)}, "
             f"UNIT {one_of(_PER_SECOND)}; or one of {', '.join(f'{name}=LIMIT' for name in _FRACTIONS)}"
             f"{near and f'; {near}'}"
@@ -137,10 +137,10 @@ def parse_criterion(text: str) -> Criterion:
         limit = math.nan
     if parts is None or name in _FRACTIONS:
         if not 0.0 <= limit < 1.0:
-            raise UserError(f"--sla {text}: the limit must be a number >= 0 and < 1")
+            raise InputError(f"--sla {text}: the limit must be a number >= 0 and < 1")
         return Criterion(name, None, limit)
     if not 0.0 < limit < math.inf:
-        raise UserError(f"--sla {text}: the limit must be a number > 0")
+        raise InputError(f"--sla {text}: the limit must be a number > 0")
     ending, quantile = _STATISTICS[parts[2]]
     return Criterion(f"{parts[1]}_{ending}", quantile, limit / _PER_SECOND[parts[3]])
 
@@ -258,7 +258,7 @@ def _scalable(plan: PointPlan) -> _Scalable:
     span = float(arrival[-1] - arrival[0])
     assert workload.trace is not None
     if not span > 0:
-        raise UserError(f"{workload.trace.path}: its requests all arrive at once: there is no rate to scale")
+        raise InputError(f"{workload.trace.path}: its requests all arrive at once: there is no rate to scale")
     natural = (len(arrival) - 1) / span
     return _Scalable(plan, natural, natural * workload.trace.rate_scale)
 
@@ -268,7 +268,7 @@ def _require_searchable(sweep: Sweep, criteria: Sequence[Criterion]) -> None:
     for axis in sweep.grid.axes:
         for path in RATE_PATHS:
             if path in axis.paths:
-                raise UserError(
+                raise InputError(
                     f"{sweep.source}: axes.{axis.name}: sets {path}, which the search for the capacity sets itself; "
                     "remove it from the axis"
                 )
@@ -276,7 +276,7 @@ def _require_searchable(sweep: Sweep, criteria: Sequence[Criterion]) -> None:
         problem = _problem(point, criteria)
         if problem:
             at = f" (at {where(sweep.grid.axes, position)})" if sweep.grid.axes else ""
-            raise UserError(f"{sweep.source}: {problem}{at}")
+            raise InputError(f"{sweep.source}: {problem}{at}")
 
 
 def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
@@ -305,13 +305,13 @@ def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
 
 def _require_range(low: float | None, high: float | None, tolerance: float, growth: float) -> None:
     if (low is None) != (high is None):
-        raise UserError("--low and --high: give both, or neither to start from the rate of the specification")
+        raise InputError("--low and --high: give both, or neither to start from the rate of the specification")
     if low is not None and high is not None and not SLOWEST <= low < high <= FASTEST:
-        raise UserError(f"--low {low:g} --high {high:g}: must be rates from {SLOWEST:g} to {FASTEST:g}, low < high")
+        raise InputError(f"--low {low:g} --high {high:g}: must be rates from {SLOWEST:g} to {FASTEST:g}, low < high")
     if not 0.0 <= growth <= 1.0:
-        raise UserError(f"--growth {growth:g}: must be from 0 to 1, a share of the arrivals")
+        raise InputError(f"--growth {growth:g}: must be from 0 to 1, a share of the arrivals")
     if not 0.0 < tolerance < 1.0:
-        raise UserError(f"--tolerance {tolerance:g}: must be > 0 and < 1")
+        raise InputError(f"--tolerance {tolerance:g}: must be > 0 and < 1")
 
 
 def _only_totals(sweep: Sweep) -> Sweep:
@@ -578,7 +578,7 @@ class _Run:
         try:
             job = one.draws.job(plan)
             check(job)
-        except ValueError:
+        except InputError:
             # Only the search's own halving leads there; anything else is the user's to know.
             if self.settings.low is None and one.visited and one.rate < min(one.visited):
                 return None
@@ -646,12 +646,12 @@ def find_capacity(
     the capacity is NaN, and `capacity_unbracketed` and the notes say why.
     With `output` the cube is also written there, a search that was stopped continues where it was, and a cube of the
     same search with as many replications is returned as it is, unless `overwrite` begins afresh.
-    Raises UserError for a sweep with an axis over the rate or arrivals that do not scale with one, and for criteria
+    Raises InputError for a sweep with an axis over the rate or arrivals that do not scale with one, and for criteria
     that it does not measure.
     """
     wanted = tuple(parse_criterion(text) if isinstance(text, str) else text for text in criteria)
     if not wanted:
-        raise UserError("--sla: at least one criterion is needed, for instance tbt_mean_ms=50")
+        raise InputError("--sla: at least one criterion is needed, for instance tbt_mean_ms=50")
     _require_range(low, high, tolerance, growth)
     _require_searchable(sweep, wanted)
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
@@ -662,7 +662,7 @@ def find_capacity(
         if target is not None and store is not None and target.exists() and not overwrite:
             old = _same_search(target, sweep, settings)
             if old.sizes["replication"] >= sweep.replications:
-                with suppress(UserError):  # parts of another search are none of this one's business
+                with suppress(InputError):  # parts of another search are none of this one's business
                     identity = _identity(sweep, settings, str(old.attrs.get("input_sha256", "")))
                     store.open(identity, made_by, range(old.sizes["replication"], old.sizes["replication"]))
                 return old
@@ -693,10 +693,10 @@ def _identity(sweep: Sweep, settings: _Settings, input_sha256: str) -> dict[str,
 
 
 def _same_search(target: Path, sweep: Sweep, settings: _Settings) -> xr.Dataset:
-    """Return the cube that is there already; raises UserError unless the same search made it."""
+    """Return the cube that is there already; raises InputError unless the same search made it."""
     cube = same_sweep(target, sweep, capacities=True)
     if asked_of(cube) != {**settings._asdict(), "criteria": list(settings.criteria)}:
-        raise UserError(f"{target}: holds another search; {ADVICE}")
+        raise InputError(f"{target}: holds another search; {ADVICE}")
     return cube
 
 

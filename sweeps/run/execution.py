@@ -19,6 +19,7 @@ from batchcube.engine import Shape, Simulation, batches, check, describe, jobs_a
 from batchcube.engine.backends import MissingBackendError
 from batchcube.engine.histogram import bucket_edges, bucket_middles
 from batchcube.engine.simulation import Job
+from batchcube.errors import InputError
 from batchcube.results import overload
 from batchcube.results.cube import (
     Buckets,
@@ -32,7 +33,6 @@ from batchcube.results.cube import (
 from batchcube.results.provenance import MadeBy, batchcube_version, provenance
 from batchcube.results.variables import BUCKETED, REGISTRY
 
-from ..errors import UserError, refuses_input
 from ..files import require_output
 from ..progress import Progress, Silent
 from ..spec import service as coefficients
@@ -75,7 +75,7 @@ class Stopped(Exception):  # noqa: N818 - a signal between threads, never seen o
 
 
 def estimate(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Size:
-    """Return how large a sweep is on all cores; reads its files and raises UserError like a run. See `make_plan`."""
+    """Return how large a sweep is on all cores; reads its files and raises InputError like a run. See `make_plan`."""
     return _size(make_plan(sweep, done), os.cpu_count() or 1)
 
 
@@ -99,7 +99,7 @@ def _require_memory(plan: Plan, workers: int) -> None:
     """Refuse what this machine cannot hold, instead of after hours."""
     needed, there = _size(plan, workers).peak_bytes, memory_bytes()
     if needed > there:
-        raise UserError(
+        raise InputError(
             f"{plan.sweep.source}: needs about {needed / 1e9:.1f} GB of memory, and this machine has "
             f"{there / 1e9:.1f}: take fewer points, replications, requests or report.windows, or "
             "report.histograms = false"
@@ -130,7 +130,7 @@ def run_sweep(
     ``overwrite`` begins afresh. ``backend`` is "numba" (on the cores of a CPU), "jax" (on GPUs) or "reference" (plain
     Python, slow: the specification); the numbers are the same with each, and one may continue or extend what another
     began. Mode continuous has no "jax".
-    Raises UserError for a backend that is not there, and for what only the data can show (a missing file, a request no
+    Raises InputError for a backend that is not there, and for what only the data can show (a missing file, a request no
     batch can hold).
     """
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
@@ -146,13 +146,13 @@ def run_sweep(
         first = 0 if old is None else old.sizes["replication"]
         wanted = range(first, max(first, sweep.replications))
         if store is not None and old is not None and not wanted:
-            with suppress(UserError):  # parts of another run are none of this one's business
+            with suppress(InputError):  # parts of another run are none of this one's business
                 store.open(_identity(sweep, str(old.attrs.get("input_sha256", ""))), made_by, wanted)
             return old
         plan = make_plan(sweep)
         _require_memory(plan, workers or os.cpu_count() or 1)
         if old is not None and old.attrs.get("input_sha256", "") != plan.input_sha256:
-            raise UserError(f"{target}: was made from a file that has changed since; {ADVICE}")
+            raise InputError(f"{target}: was made from a file that has changed since; {ADVICE}")
         run = _Run(plan, store, stop, progress or Silent(), backend)
         if store is not None:
             run.take(store.open(_identity(sweep, plan.input_sha256), made_by, wanted, overwrite=overwrite))
@@ -184,38 +184,38 @@ def _identity(sweep: Sweep, input_sha256: str) -> dict[str, str]:
 
 
 def require_backend(backend: str, simulation: Simulation[Any] = batches) -> MadeBy:
-    """Return what a backend is and runs on; raises UserError where there is none for a simulation, or not here."""
+    """Return what a backend is and runs on; raises InputError where there is none for a simulation, or not here."""
     try:
         return MadeBy(backend, *describe(backend, simulation))
-    except (MissingBackendError, ValueError, RuntimeError) as error:  # RuntimeError: a device that is not fit for use
-        raise UserError(" ".join(str(error).split())) from None
+    except (MissingBackendError, RuntimeError) as error:  # RuntimeError: a device that is not fit for use
+        raise InputError(" ".join(str(error).split())) from None
 
 
 def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> xr.Dataset:
-    """Return the cube that is there already; raises UserError unless a run of the same sweep made it.
+    """Return the cube that is there already; raises InputError unless a run of the same sweep made it.
 
     With `capacities` it must hold those, which a search made and no run can continue.
     """
     try:
         cube = read_cube(target)
-    except ValueError as error:
-        raise UserError(f"{error}; {ADVICE}") from None
+    except InputError as error:
+        raise error.advised(ADVICE) from None
     if doubt := changed(cube):
-        raise UserError(f"{target}: {doubt}; {ADVICE}")
+        raise InputError(f"{target}: {doubt}; {ADVICE}")
     if ("capacity_criteria" in cube.attrs) != capacities:
         holds = (
             "no capacities, but what a run made"
             if capacities
             else "capacities, which a search made and no run can continue"
         )
-        raise UserError(f"{target}: holds {holds}; {ADVICE}")
+        raise InputError(f"holds {holds}; {ADVICE}", file=target)
     version = cube.attrs["batchcube_version"]
     if version != batchcube_version():
-        raise UserError(f"{target}: was made by version {version}; {ADVICE}")
+        raise InputError(f"was made by version {version}; {ADVICE}", file=target)
     kept, _ = remade(*parse_made_from(cube), str(target))
     theirs, ours = kept.parts(), sweep.parts()
     if differing := sorted(name for name in ours if ours[name] != theirs[name]):
-        raise UserError(f"{target}: holds another sweep ({', '.join(differing)} differ); {ADVICE}")
+        raise InputError(f"holds another sweep ({', '.join(differing)} differ); {ADVICE}", file=target)
     return cube
 
 
@@ -362,9 +362,7 @@ class _Run:
             with np.errstate(all="ignore"):
                 try:
                     report = simulate_many(jobs, self._shape(plans), self.backend)
-                except ValueError as error:
-                    if not refuses_input(error):
-                        raise
+                except InputError as error:
                     raise self._refusal(error, self._culprit(jobs, plans)) from None
             parts = []
             for number, draws in enumerate(task.draws):
@@ -389,15 +387,13 @@ class _Run:
         return list(chain.from_iterable(drawn))
 
     def _job(self, draws: Draws, plan: PointPlan) -> Job:
-        """Return a point's job of one replication; UserError naming the point where it cannot be made."""
+        """Return a point's job of one replication; InputError naming the point where it cannot be made."""
         try:
             return draws.job(plan)
-        except ValueError as error:
-            if not refuses_input(error):
-                raise
+        except InputError as error:
             raise self._refusal(error, plan) from None
 
-    def _refusal(self, error: ValueError, plan: PointPlan | None) -> UserError:
+    def _refusal(self, error: InputError, plan: PointPlan | None) -> InputError:
         """Return an error as a line about the sweep, and about its point where that is known."""
         positions = zip(np.ndindex(self.plan.sweep.grid.shape), self.plan.points, strict=True)
         at = next((position for position, mine in positions if mine is plan), None)
@@ -412,7 +408,7 @@ class _Run:
             for number, job in enumerate(jobs):
                 try:
                     attempt(job)
-                except ValueError:
+                except InputError:
                     return plans[number % len(plans)]
         return None
 

@@ -37,9 +37,9 @@ from batchcube.engine.policies.sla import no_sla, sla_search
 from batchcube.engine.policies.target import Control, fixed_target
 from batchcube.engine.simulation import Simulation
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
+from batchcube.errors import InputError
 from batchcube.results.costs import flags_of, warning_of
 
-from ..errors import FileError, UserError
 from ..seeds import stream
 from ..spec import service as coefficients
 from ..spec.document import Sweep
@@ -146,7 +146,7 @@ class _Sample(NamedTuple):
 def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
     """Read the files of a sweep, cut its bins and build the engine's setup of every point; call `done` after each.
 
-    Raises UserError for bad files, and for settings that only the data show to be impossible.
+    Raises InputError for bad files, and for settings that only the data show to be impossible.
     """
     planner = _Planner(sweep.seed)
     points: list[PointPlan] = []
@@ -155,7 +155,7 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
     for position, point in zip(np.ndindex(sweep.grid.shape), sweep.grid.points, strict=True):
         try:
             plan = planner.point(point)
-        except ValueError as error:
+        except InputError as error:
             raise refusal(sweep, error, position) from None
         removed = point.policy.bins - (len(plan.edges) - 1)
         if removed:
@@ -201,11 +201,10 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
     return Plan(sweep, tuple(points), said, ",".join(checksums), dropped, flags)
 
 
-def refusal(sweep: Sweep, error: ValueError, position: tuple[int, ...] | None) -> UserError:
-    """Return an error as a line about a sweep and, where it is known and no file is at fault, about a grid position."""
-    says_where = isinstance(error, FileError) or position is None or not sweep.grid.axes
-    at = "" if says_where or position is None else f" (at {where(sweep.grid.axes, position)})"
-    return UserError(f"{sweep.source}: {error}{at}")
+def refusal(sweep: Sweep, error: InputError, position: tuple[int, ...] | None) -> InputError:
+    """Return an error as one about a sweep and, where it is known and no file is at fault, about a grid position."""
+    point = "" if position is None or not sweep.grid.axes or error.file else where(sweep.grid.axes, position)
+    return error.at(file=sweep.source, point=point)
 
 
 def _checksums(points: Sequence[PointPlan]) -> set[str]:
@@ -268,12 +267,16 @@ class _Planner:
         trace = None if workload.trace is None else self._read(workload.trace)
         count = workload.requests or (0 if trace is None else len(trace.arrival_s))
         if trace is not None and trace_resampling(workload) != "blocks" and count > len(trace.arrival_s):
-            raise UserError(
-                f"workload.requests = {count}: must be at most {len(trace.arrival_s)}, the requests in the trace"
+            raise InputError(
+                f"must be at most {len(trace.arrival_s)}, the requests in the trace",
+                path="workload.requests",
+                value=count,
             )
         warmup = report.warmup_requests or int((report.warmup_fraction or 0.0) * count)
         if warmup >= count:
-            raise UserError(f"report.warmup_requests = {warmup}: must be < {count}, the requests of a replication")
+            raise InputError(
+                f"must be < {count}, the requests of a replication", path="report.warmup_requests", value=warmup
+            )
         shared = workload.model_copy(update={"arrivals": None})
         drawn_from = ("sample", workload.lengths, id(trace), _sampling(policy, trace))
         sample = self._once(drawn_from, lambda: self._sample(workload, policy, trace))
@@ -347,9 +350,11 @@ class _Planner:
         key = (workload.model_copy(update={"arrivals": None}), _sampling(policy, of.trace))
         requests: Requests = self._once(("requests", *key), lambda: _requests(of))
         if server.routing == "by_bin" and bins < server.servers:
-            raise UserError(
-                f'server.routing = "by_bin": requests fall into {bins} of the {policy.bins} bins only: must be at '
-                f"least server.servers = {server.servers}"
+            raise InputError(
+                f"requests fall into {bins} of the {policy.bins} bins only",
+                path="server.routing",
+                value='"by_bin"',
+                allowed=f"must be at least server.servers = {server.servers}",
             )
         law = self._once(("steps", server.service), lambda: step_seconds(server))
         if draws_service(of.point):
@@ -389,8 +394,8 @@ class _Planner:
         _require_fit(replica, requests, setup.replica)
         try:
             continuous.check(continuous.Job(requests, np.zeros(len(requests.arrival), np.int32), setup))
-        except ValueError as error:
-            raise UserError(f"server.service: {error}") from None
+        except InputError as error:
+            raise error.at(path="server.service") from None
         return setup
 
     def _keys(self, point: Point, batch: int, count: int, length: str, edges: FloatArray) -> Keys:
@@ -444,8 +449,10 @@ class _Planner:
                 if (policy.edges.prefix_requests or 0) > len(trace.arrival_s):
                     size = len(trace.arrival_s)
                     number = policy.edges.prefix_requests
-                    raise UserError(
-                        f"policy.edges.prefix_requests = {number}: must be at most {size}, the trace's requests"
+                    raise InputError(
+                        f"must be at most {size}, the trace's requests",
+                        path="policy.edges.prefix_requests",
+                        value=number,
                     )
                 seen = slice(0, policy.edges.prefix_requests)
             output = trace.output_tokens[seen].astype(np.float64)
@@ -455,9 +462,11 @@ class _Planner:
         size = policy.edges.sample_size
         self.sampled += size
         if self.sampled > MOST_SAMPLED:
-            raise UserError(
-                f"policy.edges.sample_size = {size}: the samples of all different lengths are together at most "
-                f"{MOST_SAMPLED} requests: take a smaller one, or fewer lengths at a time"
+            raise InputError(
+                f"the samples of all different lengths are together at most {MOST_SAMPLED} requests: "
+                "take a smaller one, or fewer lengths at a time",
+                path="policy.edges.sample_size",
+                value=size,
             )
         # Drawn apart from the replications: the scheduler must not see the future.
         drawn = workload.lengths.draw(size, stream(self.seed, None, "lengths"), least_prompt(policy))
@@ -523,9 +532,9 @@ def _require_span(of: _Simulated, span_s: float, longest_s: float, mode: str = "
         return
     rate = getattr(of.point.workload.arrivals, "rate_per_s", None)
     at_rate = "" if rate is None else f" with workload.arrivals.rate_per_s = {rate:g}"
-    raise UserError(
-        f"workload.requests = {of.requests}{at_rate}: arrive, or are served, within about {span_s:.4g} s: must be at "
-        f"most {longest_s:.10g} s{mode}"
+    raise InputError(
+        f"workload.requests = {of.requests}{at_rate}: arrive, or are served, within about {span_s:.4g} s",
+        allowed=f"must be at most {longest_s:.10g} s{mode}",
     )
 
 
@@ -535,8 +544,8 @@ def _require_room(given: str, capacity_tokens: float, sample: _Sample) -> None:
         return
     mean = float(sample.tokens.mean())
     if capacity_tokens < mean:
-        raise UserError(
-            f"{given}: must be at least {mean:.1f}, what one request takes on average, or it could not be served"
+        raise InputError(
+            f"must be at least {mean:.1f}, what one request takes on average, or it could not be served", path=given
         )
 
 
@@ -553,10 +562,11 @@ def _require_kept(server: Server, service: Service, sample: _Sample) -> None:
         kept = service_ticks(1, lengths, service)
     exact_s, kept_s = float(times.mean()) / TICKS_PER_S, float(kept.mean()) / TICKS_PER_S
     if abs(kept_s - exact_s) > 0.01 * exact_s:
-        raise UserError(
-            f"{source} of {exact_s:.3g} s on average would be rounded to {kept_s:.3g}, in whole microseconds, at least "
-            f"one: must be at least {100 / TICKS_PER_S:g}, the smallest mean that is always kept within 1 %, or whole "
-            "microseconds themselves"
+        raise InputError(
+            f"{source} of {exact_s:.3g} s on average would be rounded to {kept_s:.3g}, in whole "
+            "microseconds, at least one",
+            allowed=f"must be at least {100 / TICKS_PER_S:g}, the smallest mean that is always kept within "
+            "1 %, or whole microseconds themselves",
         )
 
 
@@ -572,9 +582,11 @@ def _requests(of: "_Simulated") -> Requests:
         source, prompt, output = "workload.trace", of.trace.prompt_tokens[seen], of.trace.output_tokens[seen]
     if prompt.min() < 1:
         none = int(np.count_nonzero(prompt < 1))
-        text = f"{source}: {none} of {len(prompt)} prompts have no tokens: mode continuous needs prompts of at least 1"
-        raise UserError(
-            text + ("" if of.trace is None else "; workload.trace.drop_empty_prompts = true leaves them out")
+        refused = InputError(
+            f"{none} of {len(prompt)} prompts have no tokens: mode continuous needs prompts of at least 1", path=source
+        )
+        raise (
+            refused if of.trace is None else refused.advised("workload.trace.drop_empty_prompts = true leaves them out")
         )
     return make_requests(np.zeros(len(prompt)), prompt, output)
 
@@ -589,16 +601,18 @@ def _require_fit(given: ReplicaSettings, requests: Requests, replica: Replica) -
     room = blocks_of(middle, replica.block_tokens) * replica.block_tokens
     least = f"{100 * refused:.3g} % of the requests could never be served"
     if room > given.held_tokens:
-        raise UserError(
-            f"server.replica.kv_capacity_tokens = {given.kv_capacity_tokens}: must be at least {room}, what the median "
-            f"request takes, prompt + output - 1 = {middle} tokens in blocks of {replica.block_tokens}: {least}"
+        raise InputError(
+            f"must be at least {room}, what the median request takes, prompt + output - 1 = {middle} "
+            f"tokens in blocks of {replica.block_tokens}: {least}",
+            path="server.replica.kv_capacity_tokens",
+            value=given.kv_capacity_tokens,
         )
     # Half of the requests fit the cache: their shortest prompts, so many that they are half of all.
     prompts = np.sort(requests.prompt[most <= given.held_tokens])
     budget = int(prompts[(len(most) + 1) // 2 - 1])
-    raise UserError(
-        f'server.replica.token_budget = {given.token_budget} with prefill = "separate": must be at least {budget}, '
-        f"to hold the prompts of half of the requests whole: {least}"
+    raise InputError(
+        f'server.replica.token_budget = {given.token_budget} with prefill = "separate"',
+        allowed=f"must be at least {budget}, to hold the prompts of half of the requests whole: {least}",
     )
 
 
@@ -606,9 +620,11 @@ def _require_reachable(sla: SlaSettings, law: tuple[float, ...], mean_prompt: fl
     """Refuse a target that even a decode step of one request, with a prompt of mean length, misses."""
     alone_s = law[0] + law[1] + law[2] * (mean_prompt + 1.0)
     if sla.target_s + sla.tolerance_s < (1.0 - 1e-12) * alone_s:
-        raise UserError(
-            f"policy.sla.target_s = {sla.target_s:g}: must be, with tolerance_s = {sla.tolerance_s:g}, at least c0_s + "
-            f"c1_s_per_request + {mean_prompt + 1.0:.1f} c2_s_per_kv_token = {alone_s:g}: a single request misses it"
+        raise InputError(
+            f"must be, with tolerance_s = {sla.tolerance_s:g}, at least c0_s + c1_s_per_request + "
+            f"{mean_prompt + 1.0:.1f} c2_s_per_kv_token = {alone_s:g}: a single request misses it",
+            path="policy.sla.target_s",
+            value=f"{sla.target_s:g}",
         )
 
 
@@ -674,7 +690,7 @@ def _sampling(policy: PolicySettings, trace: RecordedTrace | None) -> Hashable:
 
 
 def build_service(server: Server, largest_batch: int) -> Service:
-    """Build the engine's service law for batches up to ``largest_batch``; raises UserError for a bad table."""
+    """Build the engine's service law for batches up to ``largest_batch``; raises InputError for a bad table."""
     law = server.service
     if law.law == "given":
         return given(largest_batch=largest_batch)
@@ -697,7 +713,7 @@ def drawn_service(point: Point, largest_batch: int, rng: np.random.Generator) ->
 
 
 def step_seconds(server: Server) -> tuple[float, ...]:
-    """Return c0 to c4 of a step in seconds; raises ValueError for coefficients without a law of single steps."""
+    """Return c0 to c4 of a step in seconds; raises InputError for coefficients without a law of single steps."""
     law = server.service
     if isinstance(law, CoefficientsLaw):
         return coefficients.steps_of(law)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from batchcube.engine import batches, continuous, simulate
 from batchcube.engine.continuous.model import TICKS_PER_S as STEP_TICKS_PER_S
 from batchcube.engine.ticks import TICKS_PER_S
+from batchcube.errors import InputError
 from batchcube.results.text import did_you_mean, one_of
 
-from ..errors import UserError
 from ..spec.document import Sweep
 from ..spec.grid import Grid
 from ..spec.messages import show_value
@@ -34,15 +34,15 @@ class Replication(NamedTuple):
 def simulate_one(sweep: Sweep, at: Mapping[str, object], replication: int = 0, backend: str = "numba") -> Replication:
     """Simulate a replication of the point at {axis: value}; axes that are left out must have one value.
 
-    Replication r of a cube of the same sweep has the same numbers. Raises UserError for a point that is not there, and
+    Replication r of a cube of the same sweep has the same numbers. Raises InputError for a point that is not there, and
     as a run does.
     """
     if replication < 0:
-        raise UserError(f"replication = {replication}: must be >= 0")
+        raise InputError("must be >= 0", path="replication", value=replication)
     plan = make_plan(replace(sweep, grid=Grid((), (_point(sweep, at),))))
     try:
         job = Draws(sweep.seed, replication).job(plan.points[0])
-    except UserError as error:
+    except InputError as error:
         raise refusal(sweep, error, None) from None
     report, records = simulate(job, backend)
     columns = _of_batches(job, records) if isinstance(job, batches.Job) else _of_steps(job, records)
@@ -54,15 +54,17 @@ def _point(sweep: Sweep, at: Mapping[str, object]) -> Point:
     for name in at:
         if name not in (names := [axis.name for axis in axes]):
             hint = did_you_mean(name, names) or f"it has {one_of(names) if names else 'none'}"
-            raise UserError(f"{sweep.source}: no axis {name}; {hint}")
+            raise InputError(f"no axis {name}; {hint}", file=sweep.source)
     position = []
     for axis in axes:
         if axis.name not in at and len(axis.labels) > 1:
-            raise UserError(f"{sweep.source}: axis {axis.name}: must be chosen: one of {_all_of(axis.labels)}")
+            raise InputError(
+                f"must be chosen: one of {_all_of(axis.labels)}", file=sweep.source, path=f"axis {axis.name}"
+            )
         label = at.get(axis.name, axis.labels[0])
         if label not in axis.labels:
-            raise UserError(
-                f"{sweep.source}: axis {axis.name} has no {show_value(label)}; it has {_all_of(axis.labels)}"
+            raise InputError(
+                f"axis {axis.name} has no {show_value(label)}; it has {_all_of(axis.labels)}", file=sweep.source
             )
         position.append(axis.labels.index(label))
     return sweep.grid.points[int(np.ravel_multi_index(position, sweep.grid.shape)) if position else 0]

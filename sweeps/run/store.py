@@ -17,11 +17,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from batchcube.errors import InputError
 from batchcube.results.cube import write_cube
 from batchcube.results.disk import lock, sync_folder
 from batchcube.results.provenance import MadeBy
 
-from ..errors import UserError
 from ..files import make_folder
 
 _LOG = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Store(AbstractContextManager["Store"]):
     """
 
     def __init__(self, output: Path) -> None:
-        """Lock the store of an output; raises UserError when another process has it or nothing can be written."""
+        """Lock the store of an output; raises InputError when another process has it or nothing can be written."""
         self.output = output
         self.folder = output.with_name(f"{output.name}.partial")
         self.makers: list[MadeBy] = []
@@ -64,7 +64,7 @@ class Store(AbstractContextManager["Store"]):
 
         Replications below those wanted are in the cube: parts that hold no others are removed. A damaged part is
         removed with a warning. With `overwrite` all are removed, and the output may be what it likes.
-        Raises UserError for parts of anything with another identity.
+        Raises InputError for parts of anything with another identity.
         """
         self._about = {**identity, "made_by": list(made_by)}
         for file in self.folder.glob("*.part"):
@@ -76,9 +76,9 @@ class Store(AbstractContextManager["Store"]):
         found: list[Part] = []
         for file, about, parts in self._read():
             if {**about, "made_by": None} != {**identity, "made_by": None}:
-                raise UserError(
-                    f"{self.folder}: holds a stopped run of another sweep, version or trace file; remove it, "
-                    "or --overwrite"
+                raise InputError(
+                    "holds a stopped run of another sweep, version or trace file; remove it, or --overwrite",
+                    file=self.folder,
                 )
             self._files[file] = {part.replication for part in parts}
             mine = [part for part in parts if part.replication in wanted]
@@ -91,7 +91,7 @@ class Store(AbstractContextManager["Store"]):
         return found
 
     def save(self, parts: Sequence[Part]) -> None:
-        """Write parts to one file of their own, complete or not at all, and onto the disk; UserError if it is full."""
+        """Write parts to one file of their own, complete or not at all, and onto the disk; InputError if it is full."""
         if not parts:
             return
         arrays: dict[str, Any] = {"about": np.array(json.dumps(self._about))}
@@ -110,13 +110,13 @@ class Store(AbstractContextManager["Store"]):
             part_file.replace(file)
         except OSError as error:
             part_file.unlink(missing_ok=True)
-            raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
+            raise InputError(f"cannot be written: {error.strerror}", file=self.folder) from None
         sync_folder(self.folder)
         self._files[file] = {part.replication for part in parts}
         self._count(parts)
 
     def put(self, cube: xr.Dataset) -> None:
-        """Write the cube to the output; raises UserError if somebody else has written there since this was opened."""
+        """Write the cube to the output; raises InputError if somebody else has written there since this was opened."""
         write_cube(cube, self.output, ready=self._require_as_before)
 
     def forget(self, held: range) -> None:
@@ -174,9 +174,10 @@ class Store(AbstractContextManager["Store"]):
 
     def _require_as_before(self) -> None:
         if self._before is not None and _stamp(self.output) != self._before:
-            raise UserError(
-                f"{self.output}: was written by somebody else while this ran; what was simulated is kept in "
-                f"{self.folder}, choose another output, or run again"
+            raise InputError(
+                "was written by somebody else while this ran; what was simulated is kept in "
+                f"{self.folder}, choose another output, or run again",
+                file=self.output,
             )
 
     def _locked(self) -> int:
@@ -189,14 +190,14 @@ class Store(AbstractContextManager["Store"]):
             except FileNotFoundError:
                 continue  # whoever had it removed the folder just now
             except OSError as error:
-                raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
+                raise InputError(f"cannot be written: {error.strerror}", file=self.folder) from None
             try:
                 lock(opened)
             except BlockingIOError:
                 owner = os.read(opened, 200).decode(errors="replace") or "another process"
                 os.close(opened)
-                raise UserError(
-                    f"{self.output}: is being written by {owner}; wait for it, or choose another output"
+                raise InputError(
+                    f"is being written by {owner}; wait for it, or choose another output", file=self.output
                 ) from None
             except OSError as error:
                 _LOG.warning(
@@ -212,7 +213,7 @@ class Store(AbstractContextManager["Store"]):
                         os.write(opened, f"process {os.getpid()} on {platform.node()}".encode())
                     except OSError as error:
                         self._close(opened)
-                        raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
+                        raise InputError(f"cannot be written: {error.strerror}", file=self.folder) from None
                     sync_folder(self.output.parent)
                     return opened
             os.close(opened)

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import UserError
+from batchcube.errors import InputError
+
 from ..workloads.settings import Settings
 from .messages import show_value
 
@@ -47,7 +48,7 @@ def _left_out(value: Any, path: str, *, stated: bool) -> Iterator[tuple[str, Any
 def with_defaults(section: str, settings: Settings, others: Defaults) -> Settings:
     """Return settings of a section with other defaults where something is left out.
 
-    Raises UserError for a default that the setting cannot take.
+    Raises InputError for a default that the setting cannot take.
     """
     made: Settings = _replaced(settings, section, others, stated=True)
     return made
@@ -73,7 +74,7 @@ def _checked(field: Any, path: str, value: Any) -> Any:
         return TypeAdapter(Annotated[field.annotation, field], config=Settings.model_config).validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise UserError(f"default {path} = {show_value(value)}: this version cannot take it: {reason}") from None
+        raise InputError(f"default {path} = {show_value(value)}: this version cannot take it: {reason}") from None
 
 
 def differences(theirs: Defaults, ours: Defaults) -> str:

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from batchcube.calibration.documents import DEEPEST, is_deep, read_limited
+from batchcube.documents import DEEPEST, is_deep, read_limited
+from batchcube.errors import InputError
 
-from ..errors import UserError
 from ..workloads.arrivals import AtOnce, Deterministic
 from ..workloads.lengths import Constant
 from ..workloads.settings import Settings
 from .defaults import NO_OTHERS, Defaults, differences, in_force
 from .grid import AxisSettings, Grid, build_grid, read_axes
-from .messages import Mistake, lines_of, mistakes, show_value
+from .messages import Mistake, errors_of, mistakes, show_value
 from .messages import Path as Place
 from .settings import SECTIONS, Point, PolicySettings, Report, Server, Workload, draws_service
 
@@ -33,14 +33,6 @@ MOST_PARTS = 200
 _DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)++""")
 NAME = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
 """What names a file in the folder where it is written, and is not hidden there."""
-
-
-class SpecificationError(UserError):
-    """What is wrong with a specification, one line for each kind of mistake, none left out."""
-
-    def __init__(self, source: str, found: Iterable[Mistake]) -> None:
-        self.lines = tuple(str(UserError(f"{source}: {line}")) for line in lines_of(found))
-        ValueError.__init__(self, "\n".join(self.lines))
 
 
 class Header(Settings):
@@ -94,7 +86,7 @@ class Sweep:
         """Read a sweep from a TOML file, or a preset by its name, with settings laid over it.
 
         `overrides` are texts ``path=value``, or values by their dotted paths.
-        Raises UserError with one line for each kind of mistake.
+        Raises InputError with one line for each kind of mistake.
         """
         return cls._from_document(*read_document(path), _overrides(overrides))
 
@@ -104,7 +96,7 @@ class Sweep:
     ) -> "Sweep":
         """Build a sweep from nested dictionaries; `defaults`, by dotted path, stand in for those of this version.
 
-        Raises UserError with one line for each kind of mistake.
+        Raises InputError with one line for each kind of mistake.
         """
         return cls._from_document(dict(data), source, Path.cwd(), (), defaults)
 
@@ -122,22 +114,22 @@ class Sweep:
         for override in overrides:
             document = _lay_over(document, override)
         if wrong := list(_unwritable(document)):
-            raise SpecificationError(source, wrong)
+            raise errors_of(wrong, source)
         try:
             header = Header.model_validate(document)
         except ValidationError as error:
-            raise SpecificationError(source, mistakes(Header, document, error)) from None
+            raise errors_of(mistakes(Header, document, error), source) from None
         axes, wrong = read_axes(header.axes, document)
         if wrong:
             # Without its axes the rest would be blamed for what it is not.
-            raise SpecificationError(source, wrong)
+            raise errors_of(wrong, source)
         try:
             grid, wrong = build_grid(document, axes, defaults)
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from None
+        except InputError as error:
+            raise error.at(file=source) from None
         wrong += _mode_problems(grid) + _replication_problems(grid)
         if wrong:
-            raise SpecificationError(source, wrong)
+            raise errors_of(wrong, source)
         # Stated, so that a longer run of the same file differs in this number only.
         document["replications"] = header.replications
         replications = 1 if all(map(is_deterministic, grid.points)) else header.replications
@@ -186,7 +178,7 @@ def remade(specification: Mapping[str, Any], defaults: Defaults, source: str) ->
     """Return the sweep that a cube was made from, with the defaults that it was made with.
 
     Beside it, in one line, how these differ from those of this version; "" where they do not.
-    Raises UserError for a specification or a default that this version does not take.
+    Raises InputError for a specification or a default that this version does not take.
     """
     sweep = Sweep.model_validate(specification, source)
     ours = sweep.defaults()
@@ -237,7 +229,7 @@ def _replication_problems(grid: Grid) -> list[Mistake]:
 def read_document(path: str | PathLike[str]) -> tuple[dict[str, Any], str, Path]:
     """Return the tables of a TOML file or preset, the name for messages, and the folder its file paths start from.
 
-    Raises UserError for a file that is missing, unreadable, or no TOML.
+    Raises InputError for a file that is missing, unreadable, or no TOML.
     """
     from .. import presets
 
@@ -245,39 +237,37 @@ def read_document(path: str | PathLike[str]) -> tuple[dict[str, Any], str, Path]
     name = str(path)
     if not file.suffix and not file.exists():
         if name not in presets.names():
-            raise UserError(f"{name}: no such file, and no preset of that name; {presets.hint(name)}")
+            raise InputError(f"no such file, and no preset of that name; {presets.hint(name)}", file=name)
         return parse_toml(presets.read(name), name), name, Path.cwd()
-    try:
-        content = read_limited(file, LARGEST_FILE)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    return parse_toml(content, name), name, file.resolve().parent
+    return parse_toml(read_limited(file, LARGEST_FILE), name), name, file.resolve().parent
 
 
 def parse_toml(content: bytes, source: str) -> dict[str, Any]:
-    """Parse TOML; raises UserError with the line and column of the first mistake."""
+    """Parse TOML; raises InputError with the line and column of the first mistake."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         byte = content[error.start]
-        raise UserError(f"{source}: is no TOML: byte 0x{byte:02x} at offset {error.start} is not UTF-8 text") from None
+        raise InputError(
+            f"is no TOML: byte 0x{byte:02x} at offset {error.start} is not UTF-8 text", file=source
+        ) from None
     if any(key[0].count(".") > MOST_PARTS for key in _DOTTED.finditer(text)):
-        raise UserError(f"{source}: is nested too deeply for a specification")
+        raise InputError("is nested too deeply for a specification", file=source)
     try:
         return tomllib.loads(text.replace("\r\n", "\n"))
     except RecursionError:
-        raise UserError(f"{source}: is nested too deeply for a specification") from None
+        raise InputError("is nested too deeply for a specification", file=source) from None
     except ValueError as error:
         message = " ".join(str(error).split())
         place = re.search(r" \(at (line \d+, column \d+|end of document)\)$", message)
         if place:
             message = f"{place[1]}: {message[: place.start()]}"
-        raise UserError(f"{source}: is no TOML: {message}") from None
+        raise InputError(f"is no TOML: {message}", file=source) from None
 
 
 def _refuse_depth(document: Mapping[str, Any], source: str) -> None:
     if is_deep(document):
-        raise UserError(f"{source}: is nested deeper than {DEEPEST} levels: no specification is")
+        raise InputError(f"is nested deeper than {DEEPEST} levels: no specification is", file=source)
 
 
 def _unwritable(tree: Any, path: Place = ()) -> Iterator[Mistake]:
@@ -369,7 +359,7 @@ def _overrides(given: Iterable[str] | Mapping[str, Any]) -> Iterator[_Override]:
     for text in given:
         path, equals, spelled = text.partition("=")
         if not equals:
-            raise UserError(f"--set {text}: must be path=value, for instance policy.bins=4")
+            raise InputError("must be path=value, for instance policy.bins=4", path=f"--set {text}")
         try:
             value = tomllib.loads(f"value = {spelled.strip()}")["value"]
         except (ValueError, RecursionError):
@@ -382,12 +372,12 @@ def _lay_over(document: dict[str, Any], override: _Override) -> dict[str, Any]:
     path, value, said, instead = override
     keys = path.split(".")
     if not all(keys):
-        raise UserError(f"{said}: must be path=value, for instance policy.bins=4")
+        raise InputError("must be path=value, for instance policy.bins=4", path=said)
     _refuse_depth({"": value}, f"--set {path}")
     axes = document.get("axes")
     for name, axis in axes.items() if isinstance(axes, dict) else ():
         if isinstance(axis, dict) and axis.get("path") == path:
-            raise UserError(f"{said}: axes.{name} sets it at every point; use {instead.format(name)}")
+            raise InputError(f"axes.{name} sets it at every point; use {instead.format(name)}", path=said)
     if keys[0] == "axes" and keys[-1] == "values" and len(keys) == 3:
         axis = axes.get(keys[1]) if isinstance(axes, dict) else None
         if isinstance(axis, dict):
@@ -397,7 +387,7 @@ def _lay_over(document: dict[str, Any], override: _Override) -> dict[str, Any]:
     for key in keys[:-1]:
         inner = table.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise UserError(f"{said}: {key} = {show_value(inner)} is no table")
+            raise InputError(f"{key} = {show_value(inner)} is no table", path=said)
         table = inner
     table[keys[-1]] = value
     return _with_absolute_paths(document, Path.cwd())
@@ -435,4 +425,4 @@ def schema_text() -> str:
     return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
-__all__ = ["SpecificationError", "Sweep", "json_schema", "parse_toml", "read_document", "schema_text"]
+__all__ = ["Sweep", "json_schema", "parse_toml", "read_document", "schema_text"]

@@ -399,7 +399,7 @@ def build_grid(
 ) -> tuple[Grid, list[Mistake]]:
     """Return every point of the grid, validated, or what is wrong with them, each mistake once.
 
-    `defaults` stand in for those of this version; raises UserError for one that it cannot take.
+    `defaults` stand in for those of this version; raises InputError for one that it cannot take.
     """
     sections = [_Section(name, base.get(name, {}), axes, defaults) for name in SECTIONS]
     wrong: dict[str, Mistake] = {}
@@ -415,13 +415,13 @@ def build_grid(
             if problem.idle:
                 idle.setdefault((problem.path, _value_at(point, problem.path)), []).append(mistake)
             else:
-                wrong.setdefault(mistake.line(), mistake)
+                wrong.setdefault(str(mistake.error()), mistake)
         points.append(point)
     for (path, value), alike in idle.items():
         if len(alike) == sum(_value_at(point, path) == value for point in points):
-            wrong.setdefault(alike[0].line(), alike[0])
+            wrong.setdefault(str(alike[0].error()), alike[0])
     found = [mistake for section in sections for mistake in (*section.wrong, *section.overridden())]
-    distinct = {mistake.line(): mistake for mistake in (*found, *wrong.values())}
+    distinct = {str(mistake.error()): mistake for mistake in (*found, *wrong.values())}
     return Grid(tuple(axes), tuple(points)), list(distinct.values())
 
 

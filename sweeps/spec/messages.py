@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from batchcube.errors import InputError, InputErrors
 from batchcube.results.text import did_you_mean
 
 Path = tuple[str | int, ...]
@@ -32,10 +33,10 @@ class Mistake(NamedTuple):
         """Whether there is a value to show."""
         return self.value is not _ABSENT
 
-    def line(self) -> str:
-        """Return ``path = value: text`` on one line."""
-        shown = f" = {show_value(self.value)}" if self.has_value else ""
-        return f"{show_path(self.path)}{shown}: {self.text}"
+    def error(self, file: object = "") -> InputError:
+        """Return it as what refuses a file."""
+        value = show_value(self.value) if self.has_value else ""
+        return InputError(self.text, file=file, path=show_path(self.path), value=value)
 
     def kind(self) -> tuple[Path, str]:
         """Return what a mistake shares with others like it, at other points of an axis or places of a list.
@@ -47,12 +48,15 @@ class Mistake(NamedTuple):
         return tuple(part for part in path if isinstance(part, str)), _NUMBER.sub("#", self.text)
 
 
-def lines_of(found: Iterable[Mistake]) -> list[str]:
-    """Return one line for each kind of mistake: the first of its kind, and how many more there are."""
+def errors_of(found: Iterable[Mistake], file: str) -> InputErrors:
+    """Return one line for each kind of mistake in a file: the first of its kind, and how many more there are."""
     kinds: dict[tuple[Path, str], list[Mistake]] = {}
     for mistake in found:
         kinds.setdefault(mistake.kind(), []).append(mistake)
-    return [alike[0].line() + (f" (and {len(alike) - 1} more like it)" * (len(alike) > 1)) for alike in kinds.values()]
+    return InputErrors(
+        first._replace(text=f"{first.text} (and {len(others)} more like it)" if others else first.text).error(file)
+        for first, *others in kinds.values()
+    )
 
 
 def show_path(path: Path) -> str:

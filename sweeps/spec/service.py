@@ -17,29 +17,25 @@ from batchcube.calibration.coefficients import (
     StepCoefficients,
     locate,
 )
-from batchcube.calibration.documents import parse_json
 from batchcube.calibration.laws import STEP_TERMS
+from batchcube.documents import parse_json
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.engine.policies.service import Service, formula, measured
+from batchcube.errors import InputError
 from batchcube.results.text import did_you_mean
 
-from ..errors import FileError
 from .messages import mistakes
 from .settings import CoefficientsLaw, lost_by_rounding
 
 
 def load(name: str) -> Coefficients:
-    """Read shipped coefficients by name, or a file by its path; raises UserError for what is none."""
+    """Read shipped coefficients by name, or a file by its path; raises InputError for what is none."""
     try:
         file = locate(name)
-    except ValueError as error:
+    except InputError as error:
         near = did_you_mean(name, files.shipped_names())
-        raise FileError(f"coefficients {name}: none of that name; {near}" if near else str(error)) from None
-    try:
-        data = files.read(file)
-    except ValueError as error:
-        raise FileError(str(error)) from None
-    return _parsed(str(file), data)
+        raise (InputError(f"none of that name; {near}", file=error.file) if near else error) from None
+    return _parsed(str(file), files.read(file))
 
 
 # By content: a file may be fitted anew while this runs.
@@ -48,65 +44,70 @@ def _parsed(path: str, data: bytes) -> Coefficients:
     try:
         return files.parse(data, path)
     except ValidationError as error:
-        first = mistakes(Coefficients, parse_json(data), error)[0]
-        raise FileError(f"{path}: {first.line()}") from None
-    except ValueError as error:
-        raise FileError(str(error)) from None
+        raise mistakes(Coefficients, parse_json(data), error)[0].error(path) from None
 
 
 def laws_of(settings: CoefficientsLaw) -> BatchLaws:
-    """Return the batch laws that settings ask for; raises ValueError naming the prompt lengths there are."""
+    """Return the batch laws that settings ask for; raises InputError naming the prompt lengths there are."""
     return load(settings.coefficients).at_prompt(settings.prompt_tokens)
 
 
 def law_of(settings: CoefficientsLaw) -> BatchCoefficients:
-    """Return the batch law that settings ask for, the fitted one behind a table; ValueError for one not there."""
+    """Return the batch law that settings ask for, the fitted one behind a table; InputError for one not there."""
     laws = laws_of(settings)
     h = laws.chosen if settings.h in ("chosen", "table") else settings.h
     if h not in laws.laws:
-        raise ValueError(f"server.service.h = {h}: coefficients {settings.coefficients} have {', '.join(laws.laws)}")
+        raise InputError(
+            f"coefficients {settings.coefficients} have {', '.join(laws.laws)}", path="server.service.h", value=h
+        )
     return laws.laws[h]
 
 
 def build(settings: CoefficientsLaw, largest_batch: int, rng: np.random.Generator | None = None) -> Service:
     """Build the service law of coefficients; with `rng` one drawn from what their errors leave open.
 
-    Raises ValueError for a law that the coefficients do not have, or whose errors are not known.
+    Raises InputError for a law that the coefficients do not have, or whose errors are not known.
     """
     law = law_of(settings)
     if rng is not None:
         try:
             law = files.drawn(law, rng)
-        except ValueError as error:
-            raise ValueError(f"server.service.draw: coefficients {settings.coefficients}: {error}") from None
+        except InputError as error:
+            raise error.at(path=f"server.service.draw: coefficients {settings.coefficients}") from None
     built = formula(law.a0_s, law.a1_s_per_token, law.h, law.gamma, largest_batch=largest_batch)
     if settings.h != "table":
         return built
     table = laws_of(settings).table
     if table is None:
-        raise ValueError(f'server.service.h = "table": coefficients {settings.coefficients} have no complete grid')
+        raise InputError(
+            f"coefficients {settings.coefficients} have no complete grid", path="server.service.h", value='"table"'
+        )
     return measured(np.array(table.batch_sizes), np.array(table.output_tokens), np.array(table.seconds), built)
 
 
 def step_law_of(settings: CoefficientsLaw) -> StepCoefficients:
-    """Return the law of single steps; raises ValueError for coefficients that have none."""
+    """Return the law of single steps; raises InputError for coefficients that have none."""
     law = load(settings.coefficients).step_law
     if law is None:
-        raise ValueError(f"coefficients {settings.coefficients}: hold no law of single steps, mode continuous needs it")
+        raise InputError(
+            "hold no law of single steps, mode continuous needs it", path=f"coefficients {settings.coefficients}"
+        )
     return law
 
 
 def steps_of(settings: CoefficientsLaw) -> tuple[float, ...]:
     """Return c0 to c4 of a step in seconds, 0 for those that nothing measured.
 
-    Raises ValueError without a law, and for coefficients that do not survive in whole picoseconds.
+    Raises InputError without a law, and for coefficients that do not survive in whole picoseconds.
     """
     law = step_law_of(settings)
     values = tuple(getattr(law, name) or 0.0 for name in STEP_TERMS)
     for name, seconds in zip(STEP_TERMS, values, strict=True):
         text = lost_by_rounding(seconds, TICKS_PER_S)
         if text is not None:
-            raise FileError(f"coefficients {settings.coefficients}: step_law.{name} = {seconds:g}: {text}")
+            raise InputError(
+                text, file=f"coefficients {settings.coefficients}", path=f"step_law.{name}", value=f"{seconds:g}"
+            )
     return values
 
 
@@ -121,18 +122,18 @@ def unmeasured(settings: CoefficientsLaw, *, steps: bool) -> tuple[str, ...]:
 def drawn_steps(settings: CoefficientsLaw, rng: np.random.Generator) -> tuple[float, ...]:
     """Draw c0 to c4 of a step from what the fit leaves open: multivariate t around the estimates, never below 0.
 
-    Raises ValueError for coefficients whose errors are not known, or whose c0 (c1 where that is 0), the term that
+    Raises InputError for coefficients whose errors are not known, or whose c0 (c1 where that is 0), the term that
     every decode step has, is less than four of its standard errors.
     """
     law = step_law_of(settings)
-    refused = f"server.service.draw: coefficients {settings.coefficients}: "
+    asked = f"server.service.draw: coefficients {settings.coefficients}"
     if law.covariance is None or law.degrees_of_freedom < 1:
-        raise ValueError(f"{refused}nothing is known of the errors of a step's coefficients")
+        raise InputError("nothing is known of the errors of a step's coefficients", path=asked)
     values, covariance = np.array(steps_of(settings)), np.array(law.covariance)
     always = 0 if values[0] > 0 else 1
     if values[always] < 4.0 * math.sqrt(max(covariance[always, always], 0.0)):
         name = STEP_TERMS[always]
-        raise ValueError(f"{refused}{name} is less than four of its standard errors: draws could be negative")
+        raise InputError(f"{name} is less than four of its standard errors: draws could be negative", path=asked)
     least = values[always] / 1000.0
     free = np.flatnonzero(np.diag(covariance) > 0)
     scale = np.sqrt(np.diag(covariance)[free])
@@ -264,7 +265,9 @@ def _step_record(settings: CoefficientsLaw) -> dict[str, Any]:
 
 
 def require_unchanged(recorded: str) -> None:
-    """Refuse coefficients that have changed since a cube was made; raises UserError naming them."""
+    """Refuse coefficients that have changed since a cube was made; raises InputError naming them."""
     for name, entry in json.loads(recorded).items():
         if files.sha256_of(locate(name)) != entry["sha256"]:
-            raise FileError(f"coefficients {name}: have changed since the cube was made, which keeps what they were")
+            raise InputError(
+                "have changed since the cube was made, which keeps what they were", file=f"coefficients {name}"
+            )

@@ -18,8 +18,8 @@ from batchcube.engine.policies.sla import SIGNALS, STEP_SIGNALS
 from batchcube.engine.simulation import Simulation
 from batchcube.engine.ticks import LARGEST_BATCH
 from batchcube.engine.ticks import TICKS_PER_S as BATCH_TICKS_PER_S
+from batchcube.errors import InputError
 
-from ..errors import UserError
 from ..workloads.arrivals import ArrivalProcess
 from ..workloads.lengths import Empirical, LengthDistribution
 from ..workloads.predictors import Column, Confusion, Oracle, Predictor
@@ -575,9 +575,8 @@ def _edge_problems(policy: PolicySettings, workload: Workload) -> Iterator[Probl
     if isinstance(workload.predictor, Confusion) and policy.bins > 1:
         try:
             workload.predictor.probabilities(policy.bins)
-        except UserError as error:
-            text = str(error).rpartition(": ")[0].partition(": ")[2]
-            yield Problem(("workload", "predictor", "matrix"), text or str(error), shown=False)
+        except InputError as error:
+            yield Problem(("workload", "predictor", "matrix"), error.problem, shown=False)
     if isinstance(workload.predictor, Column) and policy.bins > 1:
         classes = workload.predictor.classes
         if classes is not None and classes != policy.bins:

@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batchcube.errors import InputError
+
 Floats = NDArray[np.float64]
 
 # Tails far out underflow to 0 and quantiles there overflow, as they should; results are checked to be finite.
@@ -58,11 +60,11 @@ Lengths = Distribution | DiscreteLengths
 def empirical(sample: ArrayLike) -> DiscreteLengths:
     """Return the distribution that draws from ``sample`` (n,) with replacement.
 
-    Raises ValueError for an empty, non-finite or negative sample.
+    Raises InputError for an empty, non-finite or negative sample.
     """
     data = np.asarray(sample, dtype=np.float64).ravel()
     if data.size == 0 or not np.isfinite(data).all() or data.min() < 0:
-        raise ValueError("length sample: must hold at least one value, all finite and >= 0")
+        raise InputError("length sample", allowed="must hold at least one value, all finite and >= 0")
     values, counts = np.unique(data, return_counts=True)
     return DiscreteLengths(values, counts / data.size)
 
@@ -70,17 +72,17 @@ def empirical(sample: ArrayLike) -> DiscreteLengths:
 def discrete(values: ArrayLike, weights: ArrayLike) -> DiscreteLengths:
     """Return the distribution on ``values`` (n,) with probabilities proportional to ``weights`` (n,).
 
-    Raises ValueError when shapes differ, a value or weight is negative or not finite, or all weights are 0.
+    Raises InputError when shapes differ, a value or weight is negative or not finite, or all weights are 0.
     """
     value, weight = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     if value.ndim != 1 or value.shape != weight.shape or value.size == 0:
-        raise ValueError(
-            f"lengths: values {value.shape} and weights {weight.shape} must be one list each, equally long"
+        raise InputError(
+            f"values {value.shape} and weights {weight.shape} must be one list each, equally long", path="lengths"
         )
     if not (np.isfinite(value).all() and np.isfinite(weight).all()) or value.min() < 0 or weight.min() < 0:
-        raise ValueError("lengths: values and weights must be finite and >= 0")
+        raise InputError("values and weights must be finite and >= 0", path="lengths")
     if weight.sum() == 0:
-        raise ValueError("lengths: at least one weight must be > 0")
+        raise InputError("at least one weight must be > 0", path="lengths")
     value, where = np.unique(value, return_inverse=True)
     total = np.bincount(where, weights=weight, minlength=value.size)
     return DiscreteLengths(value[total > 0], total[total > 0] / total.sum())
@@ -133,10 +135,10 @@ def uniform_throughput(bins: int, batch_size: int, shortest: float, longest: flo
 def uniform_bins_needed(shortfall: float, batch_size: int, shortest: float, longest: float) -> int:
     """Return the smallest number of bins whose throughput is at least c_max - ``shortfall`` ([MB] Theorem 4.3).
 
-    Raises ValueError unless ``shortfall`` > 0.
+    Raises InputError unless ``shortfall`` > 0.
     """
     if not shortfall > 0:
-        raise ValueError(f"shortfall = {shortfall}: must be > 0")
+        raise InputError("must be > 0", path="shortfall", value=shortfall)
     mean = (longest + shortest) / 2
     wanted = throughput_limit(batch_size, mean) - shortfall
     bins = max(1, ceil(wanted * _uniform_excess(batch_size, shortest, longest) / (shortfall * mean)))
@@ -179,7 +181,7 @@ def exponential_edges(bins: int, batch_size: int, rate: float) -> Floats:
     Lengths are Exp(rate); l_i = (1/µ) Σ_{j=1..i} log L_{k-j}. The bins are not of equal mass.
     """
     if not rate > 0:
-        raise ValueError(f"rate = {rate}: must be > 0")
+        raise InputError("must be > 0", path="rate", value=rate)
     gaps = np.log(exponential_levels(bins, batch_size)[:-1][::-1]) / rate
     return np.concatenate(([0.0], np.cumsum(gaps), [np.inf]))
 
@@ -205,7 +207,7 @@ def exponential_throughput_bound(bins: int, batch_size: int, rate: float) -> flo
 def _uniform_excess(batch_size: int, shortest: float, longest: float) -> float:
     """Return by how much the expected maximum of B draws exceeds the mean."""
     if not 0 <= shortest <= longest:
-        raise ValueError(f"U({shortest}, {longest}): must be 0 <= shortest <= longest")
+        raise InputError(f"U({shortest}, {longest})", allowed="must be 0 <= shortest <= longest")
     share = _at_least_one("batch_size", batch_size) / (batch_size + 1)
     return share * longest + (1 - share) * shortest - (longest + shortest) / 2
 
@@ -262,7 +264,7 @@ def binned_batches(
     column = predicted bin; default: the truth. A batch whose longest request has length L takes
     intercept_s + slope_s * L seconds (a0 and a1 * h(B)). Batches of a bin are as frequent as its requests, so the mean
     service time weights each bin with its probability. The quadrature is exact to about 1e-12 where the quantile is
-    smooth inside every bin, to about 1e-6 where it has kinks (a histogram's). Raises ValueError for bad edges, a bad
+    smooth inside every bin, to about 1e-6 where it has kinks (a histogram's). Raises InputError for bad edges, a bad
     matrix or lengths without a finite mean.
     """
     _at_least_one("batch_size", batch_size)
@@ -285,14 +287,14 @@ def binned_batches(
 def expected_maximum(lengths: Lengths, draws: int, lower: float = -np.inf, upper: float = np.inf) -> float:
     """Return E[max] of ``draws`` independent lengths, each conditioned on lower <= length < upper.
 
-    Raises ValueError when the interval has no probability or the mean is not finite.
+    Raises InputError when the interval has no probability or the mean is not finite.
     """
     _at_least_one("draws", draws)
     if not lower < upper:
-        raise ValueError(f"interval [{lower}, {upper}): the lower end must be below the upper one")
+        raise InputError(f"interval [{lower}, {upper}): the lower end must be below the upper one")
     bins = _bins(lengths, np.array([lower, upper]))
     if not bins.probability[1] > 0:
-        raise ValueError(f"interval [{lower}, {upper}): no length falls into it")
+        raise InputError(f"interval [{lower}, {upper}): no length falls into it")
     return _expected_maximum(lengths, bins, np.array([0.0, 1.0, 0.0]), draws)
 
 
@@ -315,10 +317,10 @@ def equal_mass_edges(lengths: Lengths, bins: int) -> Floats:
 def adjacent_confusion(bins: int, error_probability: float) -> Floats:
     """Return the (k, k) confusion of a predictor that errs into each neighbouring bin with ``error_probability``.
 
-    An edge bin has one neighbour ([MB] section 6.2). Raises ValueError unless 0 <= error_probability <= 0.5.
+    An edge bin has one neighbour ([MB] section 6.2). Raises InputError unless 0 <= error_probability <= 0.5.
     """
     if not 0 <= error_probability <= 0.5:
-        raise ValueError(f"error_probability = {error_probability}: must be between 0 and 0.5")
+        raise InputError("must be between 0 and 0.5", path="error_probability", value=error_probability)
     ones = np.ones(_at_least_one("bins", bins) - 1)
     matrix = error_probability * (np.diag(ones, 1) + np.diag(ones, -1))
     return matrix + np.diag(1.0 - matrix.sum(axis=1))
@@ -395,13 +397,13 @@ def _continuous_maximum(law: Distribution, bins: _Bins, weights: Floats, draws: 
             x = law.isf(np.minimum(survival, 1.0))
             part = float(np.sum(half * _WEIGHTS * np.exp(y - s) * x))
             if not isfinite(part):
-                raise ValueError("lengths: the expected maximum is not finite")
+                raise InputError("the expected maximum is not finite", path="lengths")
             total += part
             high = floor
             if low == -np.inf and abs(part) <= 1e-17 * abs(total):
                 break
             if high <= _BOTTOM:
-                raise ValueError("lengths: the expected maximum is not finite")
+                raise InputError("the expected maximum is not finite", path="lengths")
         above = reach
     return total
 
@@ -422,28 +424,32 @@ def _last_value(law: Distribution) -> int:
 def _law_mean(lengths: Lengths) -> float:
     mean = float(lengths.mean())
     if not isfinite(mean):
-        raise ValueError("lengths: the mean is not finite")
+        raise InputError("the mean is not finite", path="lengths")
     return mean
 
 
 def _inner_edges(edges: ArrayLike) -> Floats:
     all_edges: Floats = np.asarray(edges, dtype=np.float64)
     if all_edges.ndim != 1 or all_edges.size < 2 or np.isnan(all_edges).any() or (np.diff(all_edges) < 0).any():
-        raise ValueError("edges: must be a non-decreasing list of at least 2 numbers")
+        raise InputError("must be a non-decreasing list of at least 2 numbers", path="edges")
     return all_edges[1:-1]
 
 
 def _row_probabilities(confusion: ArrayLike, bins: int) -> Floats:
     matrix: Floats = np.asarray(confusion, dtype=np.float64)
     if matrix.shape != (bins, bins):
-        raise ValueError(f"confusion: is {'x'.join(map(str, matrix.shape))}: must be {bins}x{bins}, one row per bin")
+        raise InputError(
+            f"is {'x'.join(map(str, matrix.shape))}",
+            path="confusion",
+            allowed=f"must be {bins}x{bins}, one row per bin",
+        )
     if not np.isfinite(matrix).all() or matrix.min() < 0 or (matrix.sum(axis=1) <= 0).any():
-        raise ValueError("confusion: entries must be finite and >= 0, and every row must have one above 0")
+        raise InputError("entries must be finite and >= 0, and every row must have one above 0", path="confusion")
     rows: Floats = matrix.sum(axis=1, keepdims=True)
     return matrix / rows
 
 
 def _at_least_one(name: str, value: int) -> int:
     if value < 1:
-        raise ValueError(f"{name} = {value}: must be >= 1")
+        raise InputError("must be >= 1", path=name, value=value)
     return value

@@ -12,7 +12,8 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..errors import UserError
+from batchcube.errors import InputError
+
 from .settings import FloatArray, Rate, Settings
 from .traces import LATEST_S, read_columns
 
@@ -21,9 +22,10 @@ MOST_PHASES = 5_000_000
 
 def _checked(arrival_s: FloatArray) -> FloatArray:
     if arrival_s.size and not arrival_s[-1] <= LATEST_S:
-        raise UserError(
-            f"workload.arrivals: the last of {arrival_s.size} requests would arrive after more than {LATEST_S:g} s: "
-            "raise the arrival rate or lower workload.requests"
+        raise InputError(
+            f"the last of {arrival_s.size} requests would arrive after more than {LATEST_S:g} s: "
+            "raise the arrival rate or lower workload.requests",
+            path="workload.arrivals",
         )
     return arrival_s
 
@@ -51,7 +53,7 @@ class _AtRate(Settings):
         """Draw the arrivals (count,) at rate 1."""
 
     def scale(self, unit_arrivals: FloatArray) -> FloatArray:
-        """Turn unit-rate arrivals (count,) into seconds; raise UserError beyond the 142 years the engine can hold."""
+        """Turn unit-rate arrivals (count,) into seconds; raise InputError beyond the 142 years the engine can hold."""
         with np.errstate(over="ignore", under="ignore"):
             return _checked(unit_arrivals / self.rate_per_s)
 
@@ -119,7 +121,7 @@ class OnOff(Settings):
         return on, on * off_to_on
 
     def draw(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Draw arrival times (count,) in seconds, non-decreasing; raise UserError for absurdly many phases."""
+        """Draw arrival times (count,) in seconds, non-decreasing; raise InputError for absurdly many phases."""
         operational = np.cumsum(rng.standard_exponential(count))
         starts_on = rng.random() * (self.mean_on_s + self.mean_off_s) < self.mean_on_s
         if count == 0:
@@ -131,9 +133,10 @@ class OnOff(Settings):
         with np.errstate(over="ignore"):
             cycles = operational[-1] / (lengths @ rates)
         if not cycles * 2 < MOST_PHASES:
-            raise UserError(
-                f"workload.arrivals: about {cycles * 2:.2g} on/off phases for {count} requests, at most "
-                f"{MOST_PHASES}: use longer phases or a higher rate"
+            raise InputError(
+                f"about {cycles * 2:.2g} on/off phases for {count} requests, at most {MOST_PHASES}: use "
+                "longer phases or a higher rate",
+                path="workload.arrivals",
             )
         # Phases are drawn in sequence after the arrivals, so how many are drawn at a time changes nothing.
         knot_s, knot_operational = [np.zeros(1)], [np.zeros(1)]
@@ -162,7 +165,7 @@ def _read_windows(path: str, shape_column: str, scale_column: str, service: str 
     for name, values in columns.items():
         bad = np.flatnonzero(~((values >= 1e-4) & (values <= 1e9)))
         if bad.size:
-            raise UserError(f"{path}: column {name!r} has {values[bad[0]]:g}: must be from 0.0001 to 1e9")
+            raise InputError(f"column {name!r} has {values[bad[0]]:g}", file=path, allowed="must be from 0.0001 to 1e9")
     return _Windows(columns[shape_column], columns[scale_column])
 
 
@@ -205,7 +208,7 @@ class GammaWindows(Settings):
         return self
 
     def windows(self) -> tuple[FloatArray, FloatArray]:
-        """Return shape (window,) and rate in requests per second (window,); raise UserError for a bad file."""
+        """Return shape (window,) and rate in requests per second (window,); raise InputError for a bad file."""
         if self.path is not None:
             shape, scale_s = _read_windows(self.path, self.shape_column, self.scale_column, self.service)
         else:
@@ -224,7 +227,7 @@ class GammaWindows(Settings):
     # A Gamma gap of a small shape can be too small for a float64: 0 is right.
     @np.errstate(under="ignore")
     def draw(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Draw arrival times (count,) in seconds, non-decreasing; raise UserError for a bad file."""
+        """Draw arrival times (count,) in seconds, non-decreasing; raise InputError for a bad file."""
         shape, rate = self.windows()
         ends = np.cumsum(rate * self.window_s)
         # Each visit to a window has its own stream: another rate_per_s meets the same gaps in the same window.

@@ -5,9 +5,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batchcube.errors import InputError
 from batchcube.results.text import suggestion
-
-from ..errors import UserError
 
 _BURSTGPT = "https://github.com/HPMLL/BurstGPT/releases/download/v1.1/"
 
@@ -79,21 +78,22 @@ def cache_folder() -> Path:
     except RuntimeError:
         folder = Path()
     if not folder.is_absolute():  # XDG_CACHE_HOME, or that of a user whom the system does not know
-        raise UserError("the user's cache is not known: set BATCHCUBE_DATA to a folder for data sets")
+        raise InputError("the user's cache is not known: set BATCHCUBE_DATA to a folder for data sets")
     return folder
 
 
 def _known(name: str) -> Dataset:
     if name not in DATASETS:
-        raise UserError(f"dataset {name!r}: not known: {suggestion(name, DATASETS)}")
+        raise InputError(f"not known: {suggestion(name, DATASETS)}", path=f"dataset {name!r}")
     return DATASETS[name]
 
 
-def _by_hand(name: str, reason: str) -> UserError:
+def _by_hand(name: str, reason: str) -> InputError:
     dataset = _known(name)
-    return UserError(
-        f"dataset {name!r}: {reason}, or download {dataset.url} by hand and put it at "
-        f"{cache_folder() / dataset.file_name} (sha256 {dataset.sha256})"
+    return InputError(
+        f"{reason}, or download {dataset.url} by hand and put it at "
+        f"{cache_folder() / dataset.file_name} (sha256 {dataset.sha256})",
+        path=f"dataset {name!r}",
     )
 
 
@@ -107,17 +107,18 @@ def _present(name: str) -> Path | None:
         with file.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"dataset {name!r}: {file}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{file}: cannot be read: {error.strerror}", path=f"dataset {name!r}") from None
     if found != dataset.sha256:
-        raise UserError(
-            f"dataset {name!r}: {file} has sha256 {found}: must be {dataset.sha256}; delete it and fetch it again "
-            f"from {dataset.url}"
+        raise InputError(
+            f"{file} has sha256 {found}",
+            path=f"dataset {name!r}",
+            allowed=f"must be {dataset.sha256}; delete it and fetch it again from {dataset.url}",
         )
     return file
 
 
 def locate(name: str) -> Path:
-    """Return the path of a data set that is here already; raise UserError saying how to get it otherwise."""
+    """Return the path of a data set that is here already; raise InputError saying how to get it otherwise."""
     file = _present(name)
     if file is None:
         raise _by_hand(name, f"is not here yet: run `batchcube data fetch {name}`")
@@ -145,7 +146,7 @@ class _AtMost:
 
 
 def fetch(name: str) -> Path:
-    """Return the path of a data set, downloading it where it is not here; raise UserError where that fails."""
+    """Return the path of a data set, downloading it where it is not here; raise InputError where that fails."""
     file = _present(name)
     if file is not None:
         return file
@@ -156,8 +157,8 @@ def fetch(name: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written: {error.strerror}; set BATCHCUBE_DATA to another folder"
+        raise InputError(
+            f"cannot be written: {error.strerror}; set BATCHCUBE_DATA to another folder", file=folder
         ) from None
     pooch.get_logger().setLevel("WARNING")
     try:

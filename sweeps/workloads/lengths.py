@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..errors import UserError
+from batchcube.errors import InputError
+
 from .settings import FloatArray, IntArray, Settings
 from .traces import MOST_TOKENS, LengthTable, read_columns, read_lengths
 
@@ -79,14 +80,18 @@ class _Lengths(Settings):
         return None
 
     def draw(self, count: int, rng: np.random.Generator, least_prompt: int = 0) -> Lengths:
-        """Draw the lengths of `count` requests; raise UserError where prompt and output exceed 2,097,152 tokens.
+        """Draw the lengths of `count` requests; raise InputError where prompt and output exceed 2,097,152 tokens.
 
         Prompts drawn from a distribution have `least_prompt` tokens, 0 or 1, or more.
         """
         if self.unit == "seconds":
             values = self.draw_values(count, rng)
             if not values.max(initial=0.0) <= LONGEST:
-                raise UserError(f"workload.lengths: drew a service time of {values.max():g} s: at most {LONGEST:g} s")
+                raise InputError(
+                    f"drew a service time of {values.max():g} s",
+                    path="workload.lengths",
+                    allowed=f"at most {LONGEST:g} s",
+                )
             return Lengths(None, None, values)
         output = _as_integers(self.draw_tokens(count, rng, 1))
         if self.prompt is None:
@@ -98,14 +103,18 @@ class _Lengths(Settings):
 def _as_integers(values: FloatArray) -> IntArray:
     most = values.max(initial=0.0)
     if not most <= MOST_TOKENS:
-        raise UserError(f"workload.lengths: drew a length of {most:g} tokens: at most {MOST_TOKENS} a request")
+        raise InputError(
+            f"drew a length of {most:g} tokens", path="workload.lengths", allowed=f"at most {MOST_TOKENS} a request"
+        )
     return values.astype(np.int64)
 
 
 def _within_limit(prompt: IntArray, output: IntArray) -> IntArray:
     most = int((prompt + output).max(initial=0))
     if most > MOST_TOKENS:
-        raise UserError(f"workload.lengths: drew a request of {most} tokens: prompt and output at most {MOST_TOKENS}")
+        raise InputError(
+            f"drew a request of {most} tokens: prompt and output at most {MOST_TOKENS}", path="workload.lengths"
+        )
     return prompt
 
 
@@ -349,7 +358,7 @@ class Mixture(_Lengths):
                 yield ("components", number, *path), prompt
 
     def draw(self, count: int, rng: np.random.Generator, least_prompt: int = 0) -> Lengths:
-        """Draw the lengths of `count` requests; raise UserError where prompt and output exceed 2,097,152 tokens."""
+        """Draw the lengths of `count` requests; raise InputError where prompt and output exceed 2,097,152 tokens."""
         if not self.components[0].gives_prompt:
             return super().draw(count, rng, least_prompt)
         kind = self._kinds(count, rng)
@@ -375,12 +384,12 @@ def _read_bars(path: str, low: str, high: str, count: str, source: str | None) -
     bars = _Bars(columns[low], columns[high], columns[count])
     problem = _bars_problem(bars)
     if problem:
-        raise UserError(f"{path}: {problem}")
+        raise InputError(problem, file=path)
     order = np.argsort(bars.low)
     bars = _Bars(bars.low[order], bars.high[order], bars.weight[order])
     overlap = np.flatnonzero(bars.low[1:] < bars.high[:-1])
     if overlap.size:
-        raise UserError(f"{path}: the bin from {bars.low[overlap[0] + 1]:g} overlaps the one before it")
+        raise InputError(f"the bin from {bars.low[overlap[0] + 1]:g} overlaps the one before it", file=path)
     return bars
 
 
@@ -439,7 +448,7 @@ class Histogram(_Lengths):
 
     @np.errstate(under="ignore")
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Draw the lengths (count,); raise UserError for a bad file."""
+        """Draw the lengths (count,); raise InputError for a bad file."""
         bars = self._bars()
         cumulative = np.cumsum(bars.weight)
         # The same uniform number chooses the bar and the place in it: one draw a request, monotone.
@@ -490,18 +499,18 @@ class Empirical(_Lengths):
         return self.prompt is not None or self.prompt_column is not None
 
     def table(self) -> LengthTable:
-        """Return the file's rows; raise UserError for a bad file."""
+        """Return the file's rows; raise InputError for a bad file."""
         return read_lengths(
             self.path, self.column, self.prompt_column, self.predicted_column, limit=self.limit, unit=self.unit
         )
 
     def draw_values(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Draw the output lengths (count,); raise UserError for a bad file."""
+        """Draw the output lengths (count,); raise InputError for a bad file."""
         values = self.table().length
         return values[rng.integers(0, values.size, count)]
 
     def draw(self, count: int, rng: np.random.Generator, least_prompt: int = 0) -> Lengths:
-        """Draw the lengths of `count` requests jointly by row; raise UserError for a bad file."""
+        """Draw the lengths of `count` requests jointly by row; raise InputError for a bad file."""
         table = self.table()
         row = rng.integers(0, table.length.size, count)
         predicted = None if table.predicted is None else table.predicted[row]

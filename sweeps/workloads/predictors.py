@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from ..errors import UserError
+from batchcube.errors import InputError
+
 from .settings import FloatArray, Settings
 
 BinArray = npt.NDArray[np.int32]
@@ -124,19 +125,22 @@ class Confusion(Settings):
         return self
 
     def probabilities(self, bins: int) -> FloatArray:
-        """Return the matrix (bins, bins) with rows that sum to 1; raise UserError where it has another size."""
+        """Return the matrix (bins, bins) with rows that sum to 1; raise InputError where it has another size."""
         matrix = self.matrix
         if isinstance(matrix, str):
             name = f"lmsys-{bins}" if matrix == "lmsys" else matrix
             if name not in CONFUSION_MATRICES:
-                raise UserError(
-                    f"workload.predictor.matrix = {matrix!r}: has no matrix for {bins} bins, only for 2, 4 and 8"
+                raise InputError(
+                    f"has no matrix for {bins} bins, only for 2, 4 and 8",
+                    path="workload.predictor.matrix",
+                    value=repr(matrix),
                 )
             matrix = CONFUSION_MATRICES[name]
         if len(matrix) != bins:
-            raise UserError(
-                f"workload.predictor.matrix: is {len(matrix)} x {len(matrix)}, but there are {bins} bins: must be "
-                "K x K for the K bins that are left once equal edges are removed"
+            raise InputError(
+                f"is {len(matrix)} x {len(matrix)}, but there are {bins} bins",
+                path="workload.predictor.matrix",
+                allowed="must be K x K for the K bins that are left once equal edges are removed",
             )
         counts: FloatArray = np.array(matrix, dtype=np.float64)
         counts /= counts.sum(axis=1, keepdims=True)
@@ -149,7 +153,7 @@ class Confusion(Settings):
         rng: np.random.Generator,
         column: FloatArray | None = None,
     ) -> Prediction:
-        """Return the predicted bins (request,); one bin needs no matrix; raise UserError where the sizes differ."""
+        """Return the predicted bins (request,); one bin needs no matrix; raise InputError where the sizes differ."""
         bins = _bin_count(edges)
         true_bin = bin_of(true_length, edges)
         uniform = rng.random(true_length.size)
@@ -205,11 +209,12 @@ class Column(Settings):
         rng: np.random.Generator,
         column: FloatArray | None = None,
     ) -> Prediction:
-        """Return what the column (request,) says; raise UserError where it is missing or classes are not the bins."""
+        """Return what the column (request,) says; raise InputError where it is missing or classes are not the bins."""
         if column is None:
-            raise UserError(
-                "workload.predictor.kind = 'column': the trace or lengths have no predicted column; "
-                "name it (predicted_column), or use another predictor"
+            raise InputError(
+                "the trace or lengths have no predicted column; name it (predicted_column), or use another predictor",
+                path="workload.predictor.kind",
+                value="'column'",
             )
         if self.content == "length":
             return Prediction(column, None)
@@ -217,13 +222,15 @@ class Column(Settings):
         if bins == 1:
             return _of_bins(np.zeros(true_length.size, np.int32), true_length, edges)
         if bins != self.classes:
-            raise UserError(
-                f"workload.predictor.classes = {self.classes}, but there are {bins} bins: must be equal "
-                "(once equal edges are removed)"
+            raise InputError(
+                f"workload.predictor.classes = {self.classes}, but there are {bins} bins",
+                allowed="must be equal (once equal edges are removed)",
             )
         bad = np.flatnonzero((column < 0) | (column >= bins) | (column != np.floor(column)))
         if bad.size:
-            raise UserError(f"workload.predictor: class {column[bad[0]]:g} in the column: must be 0..{bins - 1}")
+            raise InputError(
+                f"class {column[bad[0]]:g} in the column", path="workload.predictor", allowed=f"must be 0..{bins - 1}"
+            )
         return _of_bins(column.astype(np.int32), true_length, edges)
 
 

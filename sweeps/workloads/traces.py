@@ -9,15 +9,17 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from batchcube.documents import read_limited
 from batchcube.engine.ticks import LARGEST_REQUEST, LATEST, TICKS_PER_S
+from batchcube.errors import InputError
 
-from ..errors import FileError, UserError
 from .datasets import resolve
 
 if TYPE_CHECKING:
@@ -122,53 +124,49 @@ def _unpacked(content: bytes, name: str) -> bytes:
                 parts.append(part)
                 size += len(part)
                 if size > LARGEST_FILE:
-                    raise FileError(f"{name}: holds more than {LARGEST_FILE} bytes once unpacked: too large")
+                    raise InputError(f"holds more than {LARGEST_FILE} bytes once unpacked: too large", file=name)
     except (pa.ArrowException, OSError) as error:
-        raise FileError(f"{name}: cannot be unpacked ({codec}): {str(error)[:120]}") from None
+        raise InputError(f"cannot be unpacked ({codec}): {str(error)[:120]}", file=name) from None
     return b"".join(parts)
 
 
 def _load(path: str | os.PathLike[str]) -> _File:
     file = resolve(path)
     name = str(path)
-    try:
+    with suppress(OSError):  # whoever opens it says why that cannot be
         if not file.is_file():
-            raise FileError(f"{name}: no such file" if not file.exists() else f"{name}: is not a file")
-        if file.stat().st_size > LARGEST_FILE:
-            raise FileError(f"{name}: is larger than {LARGEST_FILE} bytes: too large")
-        content = file.read_bytes()
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise FileError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+            raise InputError("is not a file" if file.exists() else "no such file", file=name)
+    content = read_limited(file, LARGEST_FILE)
     sha256 = hashlib.sha256(content).hexdigest()
     content = _unpacked(content, name).removeprefix(b"\xef\xbb\xbf")
     if not content or content.isspace():
-        raise FileError(f"{name}: is empty: needs a header and at least one row")
+        raise InputError("is empty: needs a header and at least one row", file=name)
     # Deleting and comparing lengths is ten times as fast as looking for the first.
     if len(content.translate(None, _CONTROLS)) < len(content):
         place = next(place for place, byte in enumerate(content) if byte in _CONTROLS)
-        raise FileError(f"{name}: byte {place} is {content[place]:#04x}: not a text file (CSV or JSON lines)")
+        raise InputError(f"byte {place} is {content[place]:#04x}: not a text file (CSV or JSON lines)", file=name)
     try:
         first = content.lstrip().split(b"\n", 1)[0].split(b"\r", 1)[0].decode()
     except UnicodeDecodeError:
-        raise FileError(f"{name}: the first line is not UTF-8: not a text file (CSV or JSON lines)") from None
+        raise InputError("the first line is not UTF-8: not a text file (CSV or JSON lines)", file=name) from None
     if first.startswith("{"):
         try:
             record = json.loads(first)
         except (ValueError, RecursionError):
-            raise FileError(f"{name}: row 1 is not a JSON object: must be one object a line") from None
+            raise InputError("row 1 is not a JSON object", file=name, allowed="must be one object a line") from None
         return _File(name, content, tuple(record), True, sha256)
     try:
         columns = [column.strip() for column in next(csv.reader([first]), [])]
     except csv.Error as error:
-        raise FileError(f"{name}: the header cannot be read: {error}") from None
+        raise InputError(f"the header cannot be read: {error}", file=name) from None
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     if repeated:
-        raise FileError(f"{name}: column {repeated[0][:40]!r} occurs more than once")
+        raise InputError(f"column {repeated[0][:40]!r} occurs more than once", file=name)
     separator = next((mark for mark in ";\t|" if len(columns) == 1 and mark in first), None)
     if separator is not None:
-        raise FileError(f"{name}: its columns are separated by {separator!r}: must be by commas, numbers with points")
+        raise InputError(
+            f"its columns are separated by {separator!r}", file=name, allowed="must be by commas, numbers with points"
+        )
     return _File(name, content, tuple(columns), False, sha256)
 
 
@@ -179,11 +177,11 @@ def _known(file: _File) -> str:
 def _need(file: _File, columns: Sequence[str]) -> None:
     for column in columns:
         if column not in file.columns:
-            raise FileError(f"{file.name}: no column {column!r}: has {_known(file)}")
+            raise InputError(f"no column {column!r}", file=file.name, allowed=f"has {_known(file)}")
 
 
 def _parse(file: _File, numbers: Sequence[str], texts: Sequence[str]) -> "pa.Table":
-    """Read the named columns; raise UserError naming the row that pyarrow stumbles over."""
+    """Read the named columns; raise InputError naming the row that pyarrow stumbles over."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.json
@@ -210,7 +208,7 @@ def _parse(file: _File, numbers: Sequence[str], texts: Sequence[str]) -> "pa.Tab
             one = pa.csv.ReadOptions(use_threads=False, block_size=block_size, **names)
             return pa.csv.read_csv(pa.BufferReader(file.content), read_options=one, convert_options=options)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise FileError(f"{file.name}: {_explain(file, str(error), list(types), numbers)}") from None
+        raise InputError(_explain(file, str(error), list(types), numbers), file=file.name) from None
 
 
 def _explain(file: _File, message: str, columns: Sequence[str], numbers: Sequence[str]) -> str:
@@ -242,12 +240,12 @@ def _explain(file: _File, message: str, columns: Sequence[str], numbers: Sequenc
 
 
 def _numbers(file: _File, table: "pa.Table", column: str, allowed: str) -> FloatArray:
-    """Return a column (row,) with every value finite; raise UserError naming the row otherwise."""
+    """Return a column (row,) with every value finite; raise InputError naming the row otherwise."""
     values: FloatArray = table.column(column).to_numpy()
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         shown = "missing" if np.isnan(values[bad[0]]) else f"{values[bad[0]]:g}"
-        raise FileError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {shown}: {allowed}")
+        raise InputError(shown, file=file.name, path=f"row {bad[0] + 1}, column {column!r}", allowed=allowed)
     return values
 
 
@@ -255,7 +253,8 @@ def _tokens(file: _File, values: FloatArray, column: str, least: int) -> IntArra
     allowed = f"must be a whole number from {least} to {MOST_TOKENS}"
     bad = np.flatnonzero(~((values >= least) & (values <= MOST_TOKENS) & (values == np.floor(values))))
     if bad.size:
-        raise FileError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {values[bad[0]]:g}: {allowed}")
+        place = f"row {bad[0] + 1}, column {column!r}"
+        raise InputError(f"{values[bad[0]]:g}", file=file.name, path=place, allowed=allowed)
     return values.astype(np.int64)
 
 
@@ -263,7 +262,12 @@ def _within_limit(file: _File, prompt: IntArray, output: IntArray) -> None:
     bad = np.flatnonzero(prompt + output > MOST_TOKENS)
     if bad.size:
         total = prompt[bad[0]] + output[bad[0]]
-        raise FileError(f"{file.name}: row {bad[0] + 1}: prompt and output are {total} tokens: at most {MOST_TOKENS}")
+        raise InputError(
+            f"prompt and output are {total} tokens",
+            file=file.name,
+            path=f"row {bad[0] + 1}",
+            allowed=f"at most {MOST_TOKENS}",
+        )
 
 
 def _dates(file: _File, table: "pa.Table", column: str) -> FloatArray:
@@ -283,16 +287,18 @@ def _dates(file: _File, table: "pa.Table", column: str) -> FloatArray:
     if read is not None and not read.null_count:
         moments = read.cast(pa.int64()).to_numpy()
         if int(moments.max()) - int(moments.min()) > LATEST_S * 1e9:
-            raise FileError(f"{file.name}: column {column!r}: spans more than {LATEST_S:g} s")
+            raise InputError(f"spans more than {LATEST_S:g} s", file=file.name, path=f"column {column!r}")
         return np.asarray((moments - moments[0]) / 1e9, dtype=np.float64)
     row = next(row for row, text in enumerate(written) if not text.is_valid or nanoseconds(text, zone) is None)
     as_first = (
         "" if row == 0 else " and, like row 1, without a zone" if zone is None else " and, like row 1, with a zone"
     )
     shown = (written[row].as_py() or "")[:60]
-    raise FileError(
-        f"{file.name}: row {row + 1}, column {column!r}: {shown!r}: must be a date and time such as "
-        f"2023-11-16 18:15:46.6805900{as_first}"
+    raise InputError(
+        repr(shown),
+        file=file.name,
+        path=f"row {row + 1}, column {column!r}",
+        allowed=f"must be a date and time such as 2023-11-16 18:15:46.6805900{as_first}",
     )
 
 
@@ -302,22 +308,24 @@ _STATE_UNIT = 'state workload.trace.unit: "s", "ms", "us", "ns", or "date"'
 def _arrivals(file: _File, table: "pa.Table", column: str, unit: str, *, stated: bool) -> FloatArray:
     """Return arrival times (row,) in seconds, from the first where they are dates, checked to be >= 0.
 
-    Raises UserError for times that are hardly in `unit` although nobody has stated it.
+    Raises InputError for times that are hardly in `unit` although nobody has stated it.
     """
     if unit == "date":
         return _dates(file, table, column)
     written = _numbers(file, table, column, f"must be a number of {unit}")
     bad = np.flatnonzero(written < 0)
     if bad.size:
-        raise FileError(f"{file.name}: row {bad[0] + 1}, column {column!r}: {written[bad[0]]:g}: must be >= 0")
+        raise InputError(
+            f"{written[bad[0]]:g}", file=file.name, path=f"row {bad[0] + 1}, column {column!r}", allowed="must be >= 0"
+        )
     with np.errstate(under="ignore"):
         seconds: FloatArray = written / _PER_S[unit]
     bad = np.flatnonzero(seconds > LATEST_S)
     if bad.size:
         row = int(bad[0])
-        raise FileError(
-            f"{file.name}: row {row + 1}, column {column!r}: {written[row]:g} {unit}: must be at most {LATEST_S:g} s"
-            + ("" if stated else f"; if it is in another unit, {_STATE_UNIT}")
+        allowed = f"must be at most {LATEST_S:g} s" + ("" if stated else f"; if it is in another unit, {_STATE_UNIT}")
+        raise InputError(
+            f"{written[row]:g} {unit}", file=file.name, path=f"row {row + 1}, column {column!r}", allowed=allowed
         )
     if stated:
         return seconds
@@ -326,15 +334,19 @@ def _arrivals(file: _File, table: "pa.Table", column: str, unit: str, *, stated:
         bad = np.flatnonzero(written != np.floor(written))
         if bad.size or re.search(rb'"%s"\s*:\s*\d+\.' % re.escape(column.encode()), file.content):
             row = int(bad[0]) if bad.size else 0
-            raise FileError(
-                f"{file.name}: row {row + 1}, column {column!r}: has decimals, and whole ms would not: {_STATE_UNIT}"
+            raise InputError(
+                f"has decimals, and whole ms would not: {_STATE_UNIT}",
+                file=file.name,
+                path=f"row {row + 1}, column {column!r}",
             )
     span = float(seconds.max() - seconds.min())
     low, high = PLAUSIBLE_PER_S
     if span > 0 and not low <= (seconds.size - 1) / span <= high:
-        raise FileError(
-            f"{file.name}: column {column!r}: in {unit} these were {(seconds.size - 1) / span:.3g} requests/s on "
-            f"average, hardly from {low:g} to {high:g}: {_STATE_UNIT}"
+        raise InputError(
+            f"in {unit} these were {(seconds.size - 1) / span:.3g} requests/s on average, hardly "
+            f"from {low:g} to {high:g}: {_STATE_UNIT}",
+            file=file.name,
+            path=f"column {column!r}",
         )
     return seconds
 
@@ -342,16 +354,19 @@ def _arrivals(file: _File, table: "pa.Table", column: str, unit: str, *, stated:
 def _detect(file: _File, format: str, mapped: Mapping[str, str]) -> tuple[str, _Format]:
     """Return a layout's name, and its columns with the `mapped` ones in place of its own."""
     if format != "auto" and format not in _FORMATS:
-        raise FileError(f"{file.name}: format = {format!r}: must be one of auto, {', '.join(_FORMATS)}")
+        raise InputError(
+            f"must be one of auto, {', '.join(_FORMATS)}", file=file.name, path="format", value=repr(format)
+        )
     own = {part: column for part, column in mapped.items() if part != _PREDICTED}
     for kind, names in _FORMATS.items():
         wanted = names._replace(**own)
         if kind == format or (format == "auto" and {*wanted[:3], wanted.mark or wanted.arrival} <= set(file.columns)):
             return kind, wanted
     needed = "; ".join(f"{kind}: {', '.join(names[:3])}" for kind, names in _FORMATS.items())
-    raise FileError(
-        f"{file.name}: format not recognised from its columns {_known(file)}: needs one of {needed}; or name the "
-        "columns in workload.trace.columns"
+    raise InputError(
+        f"format not recognised from its columns {_known(file)}: needs one of {needed}; or name "
+        "the columns in workload.trace.columns",
+        file=file.name,
     )
 
 
@@ -377,22 +392,24 @@ def read_trace(
     such rows of a BurstGPT file; `start_s <= t < stop_s` keeps a window, in seconds from the first row; `limit` keeps
     the first rows of what is left. Failures of BurstGPT (0 response tokens) are dropped, with `drop_empty_prompts` also
     requests of 0 prompt tokens. Everything dropped is counted: rows_read = requests + rows_dropped. Arrivals start
-    at 0. Raises UserError, naming the file and the row, for anything that is wrong in it, and where no row is left.
+    at 0. Raises InputError, naming the file and the row, for anything that is wrong in it, and where no row is left.
     """
     file = _load(path)
     mapped = dict(columns or {})
     unknown = sorted(set(mapped) - set(_PARTS))
     if unknown:
-        raise FileError(f"{file.name}: columns.{unknown[0]}: must be one of {', '.join(_PARTS)}")
+        raise InputError(f"must be one of {', '.join(_PARTS)}", file=file.name, path=f"columns.{unknown[0]}")
     kind, names = _detect(file, format, mapped)
     if file.json_lines and kind in ("azure", "burstgpt"):
-        raise FileError(f"{file.name}: holds JSON lines, but format = {kind!r} is a CSV file")
+        raise InputError(f"holds JSON lines, but format = {kind!r} is a CSV file", file=file.name)
     if kind != "burstgpt" and (model is not None or log_type is not None):
-        raise FileError(f"{file.name}: filters on model and log_type need format = 'burstgpt', not {kind!r}")
+        raise InputError(f"filters on model and log_type need format = 'burstgpt', not {kind!r}", file=file.name)
     if not 0 <= start_s < (np.inf if stop_s is None else stop_s):
-        raise FileError(f"{file.name}: window from start_s = {start_s} to stop_s = {stop_s}: must be 0 <= start < stop")
+        raise InputError(
+            f"window from start_s = {start_s} to stop_s = {stop_s}", file=file.name, allowed="must be 0 <= start < stop"
+        )
     if limit is not None and limit < 1:
-        raise FileError(f"{file.name}: limit = {limit}: must be >= 1")
+        raise InputError("must be >= 1", file=file.name, path="limit", value=limit)
 
     stated = unit != "auto"
     of_arrivals = unit if stated else names.unit
@@ -405,15 +422,15 @@ def read_trace(
         numbers.append(predicting)
     used = [*numbers, *texts]
     if len(set(used)) < len(used):
-        raise FileError(f"{file.name}: one column is named twice: {', '.join(map(repr, used))}")
+        raise InputError(f"one column is named twice: {', '.join(map(repr, used))}", file=file.name)
     try:
         table = _parse(file, numbers, texts)
-    except FileError as error:
+    except InputError as error:
         if stated or f"column {names.arrival!r}" not in str(error):
             raise
-        raise FileError(f"{error}; or {_STATE_UNIT}") from None
+        raise error.advised(f"or {_STATE_UNIT}") from None
     if table.num_rows == 0:
-        raise FileError(f"{file.name}: has a header but no rows")
+        raise InputError("has a header but no rows", file=file.name)
 
     arrival = _arrivals(file, table, names.arrival, of_arrivals, stated=stated)
     prompt_values = _numbers(file, table, names.prompt_tokens, "must be a whole number >= 0")
@@ -426,13 +443,14 @@ def read_trace(
         predicted = _numbers(file, table, predicting, "must be a number >= 0")
         bad = np.flatnonzero(predicted < 0)
         if bad.size:
-            raise FileError(f"{file.name}: row {bad[0] + 1}, column {predicting!r}: must be >= 0")
+            raise InputError("must be >= 0", file=file.name, path=f"row {bad[0] + 1}, column {predicting!r}")
 
     disorder = np.flatnonzero(np.diff(arrival) < 0)
     if disorder.size and not sort:
-        raise FileError(
-            f"{file.name}: row {disorder[0] + 2}, column {names.arrival!r}: earlier than the row before it: rows must "
-            "be in order of arrival; workload.trace.sort = true sorts them"
+        raise InputError(
+            "earlier than the row before it: rows must be in order of arrival; workload.trace.sort = true sorts them",
+            file=file.name,
+            path=f"row {disorder[0] + 2}, column {names.arrival!r}",
         )
     order = np.argsort(arrival, kind="stable") if disorder.size else np.arange(arrival.size)
     since = arrival[order] - arrival[order[0]]
@@ -459,7 +477,7 @@ def read_trace(
     rows = order[kept]
     if rows.size == 0:
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        raise FileError(f"{file.name}: no rows left of {arrival.size}: {why}")
+        raise InputError(f"no rows left of {arrival.size}: {why}", file=file.name)
     return RecordedTrace(
         arrival[rows] - arrival[rows[0]],
         prompt[rows],
@@ -480,19 +498,21 @@ def read_columns(
 ) -> dict[str, FloatArray]:
     """Read columns of numbers (row,) from a CSV or JSON lines file, of the rows whose text columns are as in `where`.
 
-    Raises UserError, naming the file and the row, for anything that is no finite number, and where no row is left.
+    Raises InputError, naming the file and the row, for anything that is no finite number, and where no row is left.
     """
     file = _load(path)
     table = _parse(file, list(dict.fromkeys(columns)), list(where or {}))
     if table.num_rows == 0:
-        raise FileError(f"{file.name}: has a header but no rows")
+        raise InputError("has a header but no rows", file=file.name)
     for column, wanted in (where or {}).items():
         import pyarrow.compute as pc
 
         known = pc.unique(table.column(column)).to_pylist()
         table = table.filter(pc.equal(table.column(column), wanted))
         if table.num_rows == 0:
-            raise FileError(f"{file.name}: no row with {column} = {wanted!r}: has {', '.join(map(repr, known[:20]))}")
+            raise InputError(
+                f"no row with {column} = {wanted!r}", file=file.name, allowed=f"has {', '.join(map(repr, known[:20]))}"
+            )
     return {column: _numbers(file, table, column, "must be a number") for column in columns}
 
 
@@ -507,7 +527,7 @@ def read_lengths(
 ) -> LengthTable:
     """Read lengths, and jointly prompts and a real predictor's values or classes, from a CSV or JSON lines file.
 
-    Raises UserError, naming the file and the row, for lengths that are not whole numbers from 1 (tokens) or not
+    Raises InputError, naming the file and the row, for lengths that are not whole numbers from 1 (tokens) or not
     positive (seconds). The last few files are remembered until they change.
     """
     try:
@@ -531,18 +551,21 @@ def _read_lengths(
     file = _load(path)
     names = [name for name in (column, prompt_column, predicted_column) if name is not None]
     if len(set(names)) < len(names):
-        raise FileError(f"{file.name}: one column is named twice: {', '.join(map(repr, names))}")
+        raise InputError(f"one column is named twice: {', '.join(map(repr, names))}", file=file.name)
     table = _parse(file, names, [])
     if table.num_rows == 0:
-        raise FileError(f"{file.name}: has a header but no rows")
+        raise InputError("has a header but no rows", file=file.name)
     table = table.slice(0, limit)
     values = np.array(_numbers(file, table, column, "must be a number > 0"))
     prompt = predicted = None
     if unit == "seconds":
         bad = np.flatnonzero(~((values > 0) & (values <= 1e9)))
         if bad.size:
-            raise FileError(
-                f"{file.name}: row {bad[0] + 1}, column {column!r}: {values[bad[0]]:g}: must be > 0, at most 1e9 s"
+            raise InputError(
+                f"{values[bad[0]]:g}",
+                file=file.name,
+                path=f"row {bad[0] + 1}, column {column!r}",
+                allowed="must be > 0, at most 1e9 s",
             )
     else:
         output = _tokens(file, values, column, 1)
@@ -553,7 +576,7 @@ def _read_lengths(
         predicted = np.array(_numbers(file, table, predicted_column, "must be a number >= 0"))
         bad = np.flatnonzero(predicted < 0)
         if bad.size:
-            raise FileError(f"{file.name}: row {bad[0] + 1}, column {predicted_column!r}: must be >= 0")
+            raise InputError("must be >= 0", file=file.name, path=f"row {bad[0] + 1}, column {predicted_column!r}")
     for array in (values, prompt, predicted):
         if array is not None:
             array.flags.writeable = False
@@ -574,17 +597,17 @@ def resample(
     "none": the first requests. "circular": from a random request on, around the end (one mean gap joins end and
     beginning). "blocks": moving blocks of `block_requests` (default: the root of the trace's length) from random
     places, each request with the gap before it. The draws do not depend on `rate_scale`.
-    Raises UserError where the window, a block or the scale does not fit the trace.
+    Raises InputError where the window, a block or the scale does not fit the trace.
     """
     size = trace.arrival_s.size
     count = size if requests is None else requests
     if not count >= 1 or (method != "blocks" and count > size):
         allowed = "must be >= 1" if method == "blocks" else f"must be from 1 to {size}, the requests in the trace"
-        raise UserError(f"workload.requests = {count}: {allowed}")
+        raise InputError(allowed, path="workload.requests", value=count)
     if not (np.isfinite(rate_scale) and rate_scale > 0):
-        raise UserError(f"workload.trace.rate_scale = {rate_scale}: must be > 0 and finite")
+        raise InputError("must be > 0 and finite", path="workload.trace.rate_scale", value=rate_scale)
     if block_requests is not None and method != "blocks":
-        raise UserError(f"workload.trace.block_requests: needs resample = 'blocks', not {method!r}")
+        raise InputError(f"needs resample = 'blocks', not {method!r}", path="workload.trace.block_requests")
     arrival = trace.arrival_s
     mean_gap = (arrival[-1] - arrival[0]) / max(size - 1, 1)
     if method == "none":
@@ -598,14 +621,16 @@ def resample(
     else:
         block = max(1, round(size**0.5)) if block_requests is None else block_requests
         if not 1 <= block <= size:
-            raise UserError(f"workload.trace.block_requests = {block}: must be from 1 to {size}")
+            raise InputError(f"must be from 1 to {size}", path="workload.trace.block_requests", value=block)
         starts = rng.integers(0, size - block + 1, -(-count // block))
         rows = (starts[:, None] + np.arange(block)).ravel()[:count]
         times = np.cumsum(np.append(mean_gap, np.diff(arrival))[rows])
     with np.errstate(over="ignore"):
         times = (times - times[0]) / rate_scale
     if times[-1] > LATEST_S:
-        raise UserError(f"workload.trace.rate_scale = {rate_scale:g}: the window would last more than {LATEST_S:g} s")
+        raise InputError(
+            f"the window would last more than {LATEST_S:g} s", path="workload.trace.rate_scale", value=f"{rate_scale:g}"
+        )
     return trace._replace(
         arrival_s=times,
         prompt_tokens=trace.prompt_tokens[rows],

@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import inspect
 import os
 import pydoc
 import subprocess
@@ -17,7 +18,7 @@ import batchcube as bc
 from batchcube import api
 
 ROOT = Path(__file__).resolve().parents[2]
-FUNCTIONS = [name for name in bc.__all__ if callable(getattr(bc, name))]
+FUNCTIONS = [name for name in bc.__all__ if inspect.isfunction(getattr(bc, name))]
 SETTINGS = {"workload.requests": 1000, "replications": 2, "axes.error_probability.values": [0.1]}
 
 

@@ -13,9 +13,9 @@ from rich.console import Console
 from batchcube.calibration.coefficients import locate
 from batchcube.engine.continuous import make_law
 from batchcube.engine.policies.service import longest_service
+from batchcube.errors import InputError
 from batchcube.sweeps.calibrate.report import print_coefficients
 from batchcube.sweeps.calibrate.validate import replica_of, replica_settings
-from batchcube.sweeps.errors import refuses_input
 from batchcube.sweeps.spec import service as coefficients
 from batchcube.sweeps.spec.service import Asked
 from batchcube.sweeps.spec.settings import CoefficientsLaw
@@ -40,7 +40,7 @@ def use(path: Path, data: bytes) -> None:
     with limited():
         try:
             known = coefficients.load(name)
-        except ValueError as error:
+        except InputError as error:
             _refused(error)
             return
         shown = io.StringIO()
@@ -63,12 +63,11 @@ def use(path: Path, data: bytes) -> None:
         ):
             try:
                 step()
-            except ValueError as error:
+            except InputError as error:
                 _refused(error)
 
 
-def _refused(error: ValueError) -> None:
-    assert refuses_input(error), error
+def _refused(error: InputError) -> None:
     assert str(error).isprintable()
 
 

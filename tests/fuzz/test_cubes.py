@@ -26,6 +26,7 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
+from batchcube.errors import InputError
 from batchcube.figures import registry
 from batchcube.results.compare import compare_cubes
 from batchcube.results.cube import (
@@ -38,7 +39,6 @@ from batchcube.results.cube import (
 )
 from batchcube.results.summary import print_summary
 from batchcube.sweeps.cli.capacity import print_capacity
-from batchcube.sweeps.errors import refuses_input
 from batchcube.sweeps.run.capacity import asked_of, find_capacity
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
@@ -206,9 +206,8 @@ def refused() -> Iterator[None]:
     """Let pass what the command line would tell in a line."""
     try:
         yield
-    except ValueError as error:
-        if not refuses_input(error):
-            raise
+    except InputError:
+        pass
     except OSError as error:
         if "cannot be written" not in str(error):
             raise
@@ -284,12 +283,15 @@ def _judged(chance: random.Random, wrong: xr.Dataset, good: xr.Dataset, folder: 
     else:
         try:
             check_cube(wrong, "cube")
-        except ValueError as error:
-            if refuses_input(error) and str(error).isprintable():
-                return "refused"
-            raise
+        except InputError as error:
+            return _refused(error)
     serves(chance, wrong, good, folder)
     return "served"
+
+
+def _refused(error: InputError) -> str:
+    assert str(error).isprintable()
+    return "refused"
 
 
 # Bytes --------------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from batchcube.errors import InputError
 from batchcube.sweeps.cli.main import main
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.workloads.traces import LATEST_S, read_columns, read_lengths, read_trace
 from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
 
@@ -71,7 +71,7 @@ def read(folder: Path, content: bytes, number: int, capsys: pytest.CaptureFixtur
         for options in (OPTIONS[0], OPTIONS[number % len(OPTIONS)]):
             try:
                 trace = read_trace(file, **options)
-            except UserError as error:
+            except InputError as error:
                 _refused(error)
                 continue
             accepted = True
@@ -89,7 +89,7 @@ def read(folder: Path, content: bytes, number: int, capsys: pytest.CaptureFixtur
         ):
             try:
                 reader()
-            except UserError as error:
+            except InputError as error:
                 _refused(error)
         if number % 10 == 0:
             with pytest.raises(SystemExit) as left:
@@ -99,7 +99,7 @@ def read(folder: Path, content: bytes, number: int, capsys: pytest.CaptureFixtur
     return accepted
 
 
-def _refused(error: UserError) -> None:
+def _refused(error: InputError) -> None:
     assert str(error).isprintable()
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from batchcube.results.text import did_you_mean, one_of, printable, shortened, suggestion
+from batchcube.errors import printable
+from batchcube.results.text import did_you_mean, one_of, shortened, suggestion
 
 
 @pytest.mark.parametrize(

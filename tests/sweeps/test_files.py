@@ -8,10 +8,9 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+from batchcube.errors import InputError, printable
 from batchcube.figures import registry
 from batchcube.results.cube import read_cube, write_cube
-from batchcube.results.text import printable
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.files import make_folder, require_new, write_text
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
@@ -46,7 +45,7 @@ def test_a_text_that_cannot_be_moved_into_place_leaves_what_was_there(tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(UserError, match=r"a\.csv: cannot be written: No space left on device$"):
+    with pytest.raises(InputError, match=r"a\.csv: cannot be written: No space left on device$"):
         write_text(target, "new\n")
     assert target.read_text() == "old\n"
     assert list(tmp_path.iterdir()) == [target]
@@ -56,7 +55,7 @@ def test_what_is_there_is_not_written_over(tmp_path):
     there = tmp_path / "b.json"
     require_new(tmp_path / "a.json", there)
     there.touch()
-    with pytest.raises(UserError, match=r"b\.json: is there already; choose another output, or --overwrite$"):
+    with pytest.raises(InputError, match=r"b\.json: is there already; choose another output, or --overwrite$"):
         require_new(tmp_path / "a.json", there)
 
 
@@ -65,15 +64,15 @@ def test_folders_are_made_and_files_in_their_way_are_said(tmp_path):
     make_folder(tmp_path / "x" / "y")
     assert (tmp_path / "x" / "y").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file: is a file, must be a folder$"):
+    with pytest.raises(InputError, match=r"file: is a file, must be a folder$"):
         make_folder(tmp_path / "file")
-    with pytest.raises(UserError, match=r"z: cannot be written: Not a directory$"):
+    with pytest.raises(InputError, match=r"z: cannot be written: Not a directory$"):
         make_folder(tmp_path / "file" / "z")
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", ".hidden", "..", "a/b", "a\\\\b", "a\\u0000b", "a\\nb"])
 def test_names_stay_in_the_folder(tmp_path, monkeypatch, name):
-    with pytest.raises(UserError, match=r"name = .*: must be the name of a file: no / or "):
+    with pytest.raises(InputError, match=r"name = .*: must be the name of a file: no / or "):
         Sweep.from_toml(specification(tmp_path / "s.toml", f'name = "{name}"\n'))
     assert Sweep.from_toml(specification(tmp_path / "s.toml", 'name = "τ, 2..3 (a)"\n')).name == "τ, 2..3 (a)"
 
@@ -175,7 +174,7 @@ def test_what_is_no_file_is_not_written_over(no_files, kind):
     before = sorted((path.name, path.lstat().st_mode) for path in Path().iterdir())
     with pytest.raises(ValueError, match=re.escape(NO_FILES[kind])):
         registry.save(Figure(), xr.Dataset(), figure)
-    with pytest.raises(UserError, match=re.escape(NO_FILES[kind])):
+    with pytest.raises(InputError, match=re.escape(NO_FILES[kind])):
         write_text(text, "text")
     assert sorted((path.name, path.lstat().st_mode) for path in Path().iterdir()) == before
 

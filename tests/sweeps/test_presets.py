@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from batchcube.errors import InputError
 from batchcube.figures import reading, registry
 from batchcube.sweeps import presets
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.run.execution import coordinate_of, run_sweep
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.spec.settings import CONTROLLED
@@ -96,9 +96,9 @@ def test_a_preset_runs(name: str, cubes: dict[str, xr.Dataset]) -> None:
 def test_presets_of_data_files_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BATCHCUBE_DATA", str(tmp_path))
-    with pytest.raises(UserError, match="azure-conv-2023"):
+    with pytest.raises(InputError, match="azure-conv-2023"):
         run_sweep(Sweep.from_toml("modes-trace"))
-    with pytest.raises(UserError, match="run `batchcube data fetch lmsys-predictions`"):
+    with pytest.raises(InputError, match="run `batchcube data fetch lmsys-predictions`"):
         run_sweep(Sweep.from_toml("lmsys-predictor"))
 
 

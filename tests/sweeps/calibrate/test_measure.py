@@ -11,12 +11,12 @@ from scipy.stats import t as student
 
 from batchcube.calibration.laws import STEP_TERMS
 from batchcube.calibration.measuring.bench import Cell, CellTooLargeError, Grid
+from batchcube.errors import InputError
 from batchcube.results.cube import Coordinate, build_cube, write_cube
 from batchcube.results.measurements import read_measurement, write_measurement
 from batchcube.sweeps.calibrate import measure as measuring
 from batchcube.sweeps.calibrate.fit import cells_of, fit_measurement
 from batchcube.sweeps.calibrate.measure import NOT_IN_TIME, measure_engine
-from batchcube.sweeps.errors import UserError
 from helpers.engines import A0_S, A1_S, COEFFICIENTS, GAMMA, STRAIGHT, FakeEngine
 
 GRID = Grid((1, 2, 4), (16, 32), (4, 8), 3, 5)
@@ -229,7 +229,7 @@ def test_a_stopped_measurement_of_something_else_is_refused(output: Path) -> Non
         (FakeEngine(driver="CUDA 13"), GRID, "driver"),
         (FakeEngine(engine_versions="fake 2.0"), GRID._replace(seed=6), "engine_versions, grid"),
     ):
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(InputError) as caught:
             measured(engine, output, grid)
         assert str(caught.value) == (
             f"{journal_of(output)}: holds a stopped measurement of something else ({differing} differ); remove it, or "
@@ -251,14 +251,16 @@ def test_a_measurement_does_not_go_on_elsewhere(output: Path, monkeypatch: pytes
     else:
         other = measuring.machine() | {name: "another"}
         monkeypatch.setattr(measuring, "machine", lambda: other)
-    with pytest.raises(UserError, match=rf"holds a stopped measurement of something else \({name} differ\); remove it"):
+    with pytest.raises(
+        InputError, match=rf"holds a stopped measurement of something else \({name} differ\); remove it"
+    ):
         measured(FakeEngine(), output)
 
 
 @pytest.mark.parametrize("content", [b"", b"7\n", b"\xff\xfe\n", b"[1, 2]\n"])
 def test_what_is_no_stopped_measurement_is_refused_and_kept(output: Path, content: bytes) -> None:
     journal_of(output).write_bytes(content)
-    with pytest.raises(UserError, match=r"holds a stopped measurement of something else \(.*grid, .* differ\)"):
+    with pytest.raises(InputError, match=r"holds a stopped measurement of something else \(.*grid, .* differ\)"):
         measured(FakeEngine(), output)
     assert journal_of(output).read_bytes() == content
 
@@ -272,11 +274,11 @@ def test_a_partial_file_that_cannot_be_written_is_one_line(output: Path, monkeyp
         return opened(path, *how, **options)
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(UserError, match=r"m\.nc\.partial: cannot be written: No space left on device$"):
+    with pytest.raises(InputError, match=r"m\.nc\.partial: cannot be written: No space left on device$"):
         measured(FakeEngine(), output)
     monkeypatch.undo()
     journal_of(output).mkdir()
-    with pytest.raises(UserError, match=r"m\.nc\.partial: cannot be read: Is a directory$"):
+    with pytest.raises(InputError, match=r"m\.nc\.partial: cannot be read: Is a directory$"):
         measured(FakeEngine(), output)
 
 
@@ -286,11 +288,11 @@ def test_an_output_that_is_there_is_refused_before_the_engine_is_made(output: Pa
     def never() -> FakeEngine:
         raise AssertionError
 
-    with pytest.raises(UserError, match=r"m\.nc: is there already; choose another output, or --overwrite$"):
+    with pytest.raises(InputError, match=r"m\.nc: is there already; choose another output, or --overwrite$"):
         measure_engine(never, GRID, output, quiet=True)
     assert output.read_text() == "something"
     (output.parent / "file").touch()
-    with pytest.raises(UserError, match=r"file.m\.nc: cannot be written: "):
+    with pytest.raises(InputError, match=r"file.m\.nc: cannot be written: "):
         measure_engine(never, GRID, output.parent / "file" / "m.nc", quiet=True)
 
 
@@ -306,7 +308,7 @@ def test_an_output_that_is_there_is_refused_before_the_engine_is_made(output: Pa
     ],
 )
 def test_a_grid_that_nothing_follows_from_is_refused(output: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         measured(FakeEngine(), output, GRID._replace(**changes))
     assert str(caught.value) == message
     assert list(output.parent.iterdir()) == []
@@ -359,13 +361,13 @@ def test_what_was_found_to_have_no_room_is_kept_by_a_stopped_measurement(output:
 def test_a_measurement_without_any_run_is_refused_by_the_fit(output: Path) -> None:
     found = measured(FakeEngine(positions=1), output)
     assert (found["refusal"] != "").all()
-    with pytest.raises(UserError, match=r"m\.nc: the measurement holds no complete run of any cell$"):
+    with pytest.raises(InputError, match=r"m\.nc: the measurement holds no complete run of any cell$"):
         fit_measurement(output)
 
 
 def test_too_few_cells_for_any_law_are_refused_by_the_fit(output: Path) -> None:
     measured(FakeEngine(), output, Grid((1,), (16,), (4,), 2, 1))
-    with pytest.raises(UserError, match=r"m\.nc: 3 cells are too few, or too alike, for any law"):
+    with pytest.raises(InputError, match=r"m\.nc: 3 cells are too few, or too alike, for any law"):
         fit_measurement(output)
 
 
@@ -382,7 +384,7 @@ def test_what_is_no_measurement_is_refused_by_the_fit(tmp_path: Path) -> None:
     found = measured(FakeEngine(), tmp_path / "m.nc")
     write_measurement(found, tmp_path / "m.nc")
     for name in (" ", "a b", "../x", ".x"):
-        with pytest.raises(UserError, match=r": the name of coefficients must be letters, digits and \. _ -$"):
+        with pytest.raises(InputError, match=r": the name of coefficients must be letters, digits and \. _ -$"):
             fit_measurement(tmp_path / "m.nc", name)
 
 
@@ -443,13 +445,13 @@ def test_what_the_time_limit_ended_goes_on_beside_its_output(output: Path, tmp_p
     whole = FakeEngine()
     same_but_for_the_date(read_measurement(output), measured(whole, tmp_path / "whole.nc"))
     assert timed == whole.timed
-    with pytest.raises(UserError, match=r"m\.nc: is there already"):
+    with pytest.raises(InputError, match=r"m\.nc: is there already"):
         measured(FakeEngine(), output)
 
 
 def test_the_time_limit_ends_warming_up_too(output: Path) -> None:
     engine = Slow(room_tokens=90)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         slowly(engine, output, 5.0)
     assert str(caught.value) == (
         f"{output}: nothing was measured within --time-limit-s 5, loading and warming up took it; the same command, "

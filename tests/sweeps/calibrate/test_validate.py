@@ -11,10 +11,10 @@ from batchcube.calibration.coefficients import Coefficients, FittedLog, Raw
 from batchcube.calibration.logs import Log, read_log, replay
 from batchcube.engine.continuous import make_law, make_replica
 from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.errors import InputError
 from batchcube.figures import registry
 from batchcube.results.validation import read_validation
 from batchcube.sweeps.calibrate.validate import contradictions, fit, replica_settings, validate
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.spec.service import load
 from helpers.command_line import Answer
 
@@ -130,7 +130,7 @@ def test_requests_that_were_fitted_judge_nothing_unless_asked(log_file: Path) ->
     assert dataset["judged"].values.sum() == COUNT - 10
     assert dataset.attrs["warnings"] == "15 of the 50 requests judged are those that were fitted"
     every = fitted_to(log_file, COUNT)
-    with pytest.raises(UserError, match=r"were fitted to all 60 requests, none is left to judge them: fit to some"):
+    with pytest.raises(InputError, match=r"were fitted to all 60 requests, none is left to judge them: fit to some"):
         validate(log_file, every, settings)
     _, dataset = validate(log_file, every, settings, 0)
     assert dataset.attrs["warnings"] == "60 of the 60 requests judged are those that were fitted"
@@ -143,10 +143,10 @@ def test_requests_that_were_fitted_judge_nothing_unless_asked(log_file: Path) ->
 def test_limits_that_the_log_contradicts_are_refused(tmp_path: Path, log_file: Path) -> None:
     known, _ = exact()
     with pytest.raises(
-        UserError, match=r"8 requests ran at once, .* s after the first .*: --max-num-seqs 7 must be at"
+        InputError, match=r"8 requests ran at once, .* s after the first .*: --max-num-seqs 7 must be at"
     ):
         validate(log_file, known, replica_settings(None, most_running=7, token_budget=512))
-    with pytest.raises(UserError, match=r"--max-num-seqs 4 must be at least as many"):
+    with pytest.raises(InputError, match=r"--max-num-seqs 4 must be at least as many"):
         fit(log_file, replica_settings(None, most_running=4, token_budget=512), None, "mine", quiet=True)
     # Where the cache may be full, the requests over the limit may have been preempted.
     settings = replica_settings(None, most_running=7, token_budget=512, capacity_tokens=10**6)
@@ -186,7 +186,7 @@ def test_a_log_without_some_times_has_no_errors_of_them(tmp_path: Path, output: 
     means = {row.quantity: row.error for row in errors if row.statistic in ("mean", "all")}
     assert ("tpot_s" in means) == (output > 1)
     assert np.isnan(means["ttft_s"]) == np.isnan(means["makespan_s"]) == (lasts == 0.0)
-    with pytest.raises(UserError, match="no time between queued, first and last token to fit to"):
+    with pytest.raises(InputError, match="no time between queued, first and last token to fit to"):
         fit(path, settings, None, "mine", quiet=True)
 
 

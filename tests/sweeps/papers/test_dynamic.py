@@ -11,10 +11,10 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
+from batchcube.errors import InputError
 from batchcube.results.cube import Coordinate, build_cube, check_cube, read_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.sweeps.cli.main import main
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.papers import dynamic as reproduce_dynamic
 from batchcube.sweeps.papers.comparison import Interval, Reproduction, Row, Verdict
 from batchcube.sweeps.papers.dynamic import (
@@ -146,9 +146,9 @@ def test_searches_that_are_there_are_used_again(folder: Path) -> None:
     to.capacity("dynamic-table2", ["tbt_mean_ms=50"])
     to.capacity("dynamic-table2-settings", ["tbt_mean_ms=50"], growth=0.2, name="dynamic-table2-growth-20")
     assert [file.stat().st_mtime_ns for file in searched] == before
-    with pytest.raises(UserError, match=r"dynamic-table2.nc: holds another search; choose another output, or --overw"):
+    with pytest.raises(InputError, match=r"dynamic-table2.nc: holds another search; choose another output, or --overw"):
         to.capacity("dynamic-table2", ["tbt_mean_ms=60"])
-    with pytest.raises(UserError, match=r"dynamic-table2.nc: holds another search; choose another output, or --overw"):
+    with pytest.raises(InputError, match=r"dynamic-table2.nc: holds another search; choose another output, or --overw"):
         to.capacity("dynamic-table2", ["tbt_mean_ms=50"], growth=0.1)
 
 

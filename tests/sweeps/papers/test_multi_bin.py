@@ -12,10 +12,10 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
+from batchcube.errors import InputError
 from batchcube.figures import registry
 from batchcube.results.cube import read_cube
 from batchcube.sweeps.cli.main import main
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.papers import modes as reproduce_modes
 from batchcube.sweeps.papers.comparison import (
     COLUMNS,
@@ -374,7 +374,7 @@ def test_a_complete_cube_is_used_again(tmp_path: Path) -> None:
     assert (tmp_path / "multi-bin-fig11.nc").stat().st_mtime_ns == written
     assert again.attrs["created_utc"] == first.attrs["created_utc"]
     whole, _ = reproduction(tmp_path, workers=1)
-    with pytest.raises(UserError, match="holds another sweep"):
+    with pytest.raises(InputError, match="holds another sweep"):
         whole.run("multi-bin-fig11")
 
 

@@ -18,10 +18,10 @@ from hypothesis import given
 from rich.console import Console
 
 from batchcube.engine import simulate
+from batchcube.errors import InputError
 from batchcube.results import labelled
 from batchcube.results.cube import read_cube
 from batchcube.sweeps.cli import capacity as cli_capacity
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import capacity
 from batchcube.sweeps.run.capacity import (
@@ -170,7 +170,7 @@ def test_criteria_are_read(text: str, criterion: Criterion) -> None:
     ],
 )
 def test_unknown_criteria_are_refused_with_what_is_allowed(text: str, near: str) -> None:
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(InputError) as refusal:
         parse_criterion(text)
     assert str(refusal.value) == (
         f"--sla {text}: must be NAME_STAT_UNIT=LIMIT with NAME latency, wait, ttft, tpot or tbt, STAT mean, max, p50, "
@@ -181,13 +181,13 @@ def test_unknown_criteria_are_refused_with_what_is_allowed(text: str, near: str)
 
 @pytest.mark.parametrize("limit", ["", "0", "-1", "inf", "nan", "5 ms"])
 def test_limits_are_positive_numbers(limit: str) -> None:
-    with pytest.raises(UserError, match=r"^--sla tbt_mean_ms=.*: the limit must be a number > 0$"):
+    with pytest.raises(InputError, match=r"^--sla tbt_mean_ms=.*: the limit must be a number > 0$"):
         parse_criterion(f"tbt_mean_ms={limit}")
 
 
 @pytest.mark.parametrize("limit", ["", "1", "-0.1", "nan", "1 %"])
 def test_fractions_are_below_one(limit: str) -> None:
-    with pytest.raises(UserError, match=r": the limit must be a number >= 0 and < 1$"):
+    with pytest.raises(InputError, match=r": the limit must be a number >= 0 and < 1$"):
         parse_criterion(f"request_sla_violation_fraction={limit}")
 
 
@@ -376,10 +376,10 @@ def test_a_recorded_trace_is_scaled_and_its_capacity_is_in_requests_per_second(t
     assert "recorded trace" in cube.attrs["notes"]
     del tables["workload"]["trace"]["rate_scale"]
     axes = {"scale": {"path": "workload.trace.rate_scale", "values": [1.0, 2.0]}}
-    with pytest.raises(UserError, match=r"axes\.scale: sets workload\.trace\.rate_scale, which the search"):
+    with pytest.raises(InputError, match=r"axes\.scale: sets workload\.trace\.rate_scale, which the search"):
         find_capacity(sweep(tables, axes=axes), ["wait_mean_ms=900"])
     file.write_text("arrival_s,prompt_tokens,output_tokens\n" + "1,5,5\n" * 300)
-    with pytest.raises(UserError, match="its requests all arrive at once: there is no rate to scale"):
+    with pytest.raises(InputError, match="its requests all arrive at once: there is no rate to scale"):
         find_capacity(sweep(tables), ["wait_mean_ms=900"])
 
 
@@ -527,7 +527,7 @@ def test_an_objective_that_an_empty_server_misses_has_no_answer() -> None:
     seldom = with_workload(MD1, arrivals={"process": "poisson", "rate_per_s": 4e-7}, requests=400)
     found = find_capacity(sweep(seldom), ["latency_mean_ms=900"])
     assert found.attrs["notes"] == "3 of 3 replications miss the criteria already at 1e-07/s, the lowest rate looked at"
-    with pytest.raises(UserError, match="would arrive after more than"):
+    with pytest.raises(InputError, match="would arrive after more than"):
         find_capacity(sweep(MD1), ["latency_mean_ms=900"], 1e-9, 1.0)
 
 
@@ -592,7 +592,7 @@ def test_workers_and_backends_find_the_same_capacity_of_continuous_batching() ->
     reference = find_capacity(sweep(tables), ["tbt_mean_ms=27"], backend="reference")
     xr.testing.assert_identical(data_of(many), data_of(one))
     xr.testing.assert_identical(data_of(reference), data_of(one))
-    with pytest.raises(UserError, match=r"^backend = 'jax': continuous batching runs with numba or reference$"):
+    with pytest.raises(InputError, match=r"^backend = 'jax': continuous batching runs with numba or reference$"):
         find_capacity(sweep(tables), ["tbt_mean_ms=27"], backend="jax")
 
 
@@ -637,7 +637,7 @@ def test_an_empty_replica_that_misses_is_said_at_the_lowest_rate_that_the_clock_
 
 
 def refusal(tables: dict[str, Any], *criteria: str, **options: Any) -> str:
-    with pytest.raises(UserError) as error:
+    with pytest.raises(InputError) as error:
         find_capacity(sweep(tables), criteria or ["wait_mean_s=1"], **options)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -696,7 +696,7 @@ def test_ranges_tolerances_and_backends_are_refused() -> None:
     for tolerance in (0.0, 1.0, -1.0, math.nan):
         assert refusal(MD1, tolerance=tolerance) == f"--tolerance {tolerance:g}: must be > 0 and < 1"
     assert "must be one of" in refusal(MD1, backend="abacus")
-    with pytest.raises(UserError, match="at least one criterion is needed"):
+    with pytest.raises(InputError, match="at least one criterion is needed"):
         find_capacity(sweep(MD1), [])
 
 

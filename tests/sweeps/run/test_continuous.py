@@ -15,10 +15,10 @@ import xarray as xr
 from batchcube.calibration.coefficients import locate
 from batchcube.engine import continuous, simulate_many
 from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
 from batchcube.results.labelled import of_single
 from batchcube.results.variables import REGISTRY
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import execution
 from batchcube.sweeps.run.draws import Draws
@@ -101,7 +101,7 @@ def sweep(tables: dict[str, Any] = SWEEP, **changes: Any) -> Sweep:
 
 def refusals(settings: dict[str, Any], tables: dict[str, Any] = BASE) -> list[str]:
     """The lines that refuse a specification before any file is read."""
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         Sweep.model_validate(put(tables, settings), "sweep.toml")
     return [line.removeprefix("sweep.toml: ") for line in str(caught.value).splitlines()]
 
@@ -388,7 +388,7 @@ def test_a_grid_is_continuous_everywhere_or_nowhere() -> None:
     ],
 )
 def test_what_only_the_data_show_is_refused_in_a_line(settings: dict[str, Any], line: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         run_sweep(Sweep.model_validate(put(BASE, settings), "sweep.toml"))
     assert str(caught.value).startswith(f"sweep.toml: {line}")
     assert "\n" not in str(caught.value)
@@ -409,7 +409,7 @@ def test_an_option_may_mean_nothing_at_some_points_of_an_axis(
     cube = run_sweep(sweep({**put(BASE, settings), "axes": axes}, replications=1), backend="reference")
     assert (cube["completed"] == 120).all()
     axes["x"]["values"] = values[:1]
-    with pytest.raises(UserError, match=r"= \".*\": needs (server.servers|policy.bins) > 1"):
+    with pytest.raises(InputError, match=r"= \".*\": needs (server.servers|policy.bins) > 1"):
         sweep({**put(BASE, settings), "axes": axes})
 
 
@@ -443,7 +443,9 @@ def test_of_a_recorded_trace_all_that_may_be_simulated_is_looked_at(tmp_path: Pa
         replica = {"kv_capacity_tokens": 48, "block_tokens": 1}
         make_plan(sweep(put({**BASE, "workload": workload}, {"server.replica": replica})))
 
-    with pytest.raises(UserError, match=r"^sweep\.toml: server\.replica\.kv_capacity_tokens = 48: must be at least 49"):
+    with pytest.raises(
+        InputError, match=r"^sweep\.toml: server\.replica\.kv_capacity_tokens = 48: must be at least 49"
+    ):
         plan()
     plan(resample="circular")
 
@@ -464,7 +466,7 @@ def test_a_target_counts_the_reading_of_a_prompt_and_the_tolerance(target_s: flo
     if allowed:
         make_plan(sweep(put(BASE, settings)))
         return
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         make_plan(sweep(put(BASE, settings)))
     assert str(caught.value) == (
         "sweep.toml: policy.sla.target_s = 0.0202: must be, with tolerance_s = 0.0005, at least c0_s + "
@@ -487,9 +489,9 @@ LONGER = {
 @pytest.mark.parametrize("backend", ["numba", "reference"])
 def test_what_shows_while_running_names_the_specification_and_the_point(backend: str) -> None:
     tables = put(BASE, {**LONGER, "server.service.c0_s": None})
-    with pytest.raises(UserError, match=r"^sweep\.toml: a request of \d+ tokens could take .* s \(at c0 = 3500\.0\)$"):
+    with pytest.raises(InputError, match=r"^sweep\.toml: a request of \d+ tokens could take .* s \(at c0 = 3500\.0\)$"):
         run_sweep(sweep(tables, replications=5), backend=backend)
-    with pytest.raises(UserError, match=r"^sweep\.toml: a request of \d+ tokens could take .* s$"):
+    with pytest.raises(InputError, match=r"^sweep\.toml: a request of \d+ tokens could take .* s$"):
         run_sweep(sweep(put(BASE, {**LONGER, "axes": {}, "server.service.c0_s": 3500.0})), backend=backend)
 
 
@@ -501,7 +503,7 @@ def test_a_clock_that_runs_out_names_the_specification_and_the_point(workers: in
         "count": {"path": "workload.requests", "values": [10, 1500]},
         "cap": {"path": "policy.largest_batch", "values": [16]},
     }
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         run_sweep(sweep(tables, replications=2), workers=workers)
     assert str(caught.value) == (
         "sweep.toml: the requests take longer than 2305843 s, the longest that can be simulated (at count = 1500, cap "
@@ -516,11 +518,11 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "simulate_many", broken)
     with pytest.raises(ValueError, match="could not be broadcast") as caught:
         run_sweep(sweep(BASE, replications=1))
-    assert not isinstance(caught.value, UserError)
+    assert not isinstance(caught.value, InputError)
 
 
 def test_jax_is_refused_in_a_line_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^backend = 'jax': continuous batching runs with numba or reference$"):
+    with pytest.raises(InputError, match=r"^backend = 'jax': continuous batching runs with numba or reference$"):
         run_sweep(sweep(BASE), tmp_path / "new" / "cube.nc", backend="jax")
     assert list(tmp_path.iterdir()) == []
 
@@ -721,11 +723,11 @@ def test_a_recorded_trace_runs_and_needs_prompts(tmp_path: Path) -> None:
     assert (made["completed"] == 100).all()
     assert len(np.unique(made["latency_mean_s"])) == 3
     text = r": \d+ of \d+ prompts have no tokens: mode continuous needs prompts of at least 1"
-    with pytest.raises(UserError, match=f"workload.trace{text}"):
+    with pytest.raises(InputError, match=f"workload.trace{text}"):
         run_sweep(sweep(write(0)))
     columns = {"path": str(tmp_path / "trace0.csv"), "column": "output_tokens", "prompt_column": "prompt_tokens"}
     drawn = put(BASE, {"workload.lengths": {"distribution": "empirical", **columns}})
-    with pytest.raises(UserError, match=f"workload.lengths{text}"):
+    with pytest.raises(InputError, match=f"workload.lengths{text}"):
         run_sweep(sweep(drawn))
     columns["path"] = str(tmp_path / "trace1.csv")
     assert (
@@ -762,7 +764,7 @@ def test_drawn_prompts_have_at_least_a_token_and_their_mean(prompt: dict[str, An
     ],
 )
 def test_prompts_without_tokens_are_refused(prompt: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=re.escape(f"workload.lengths.prompt.{message} in mode continuous")):
+    with pytest.raises(InputError, match=re.escape(f"workload.lengths.prompt.{message} in mode continuous")):
         Sweep.model_validate(put(BASE, {"workload.lengths.prompt": prompt}))
 
 
@@ -896,7 +898,7 @@ def test_coefficients_that_cannot_be_used_are_refused_in_a_line(
 ) -> None:
     file = written(tmp_path / "mine.json", change)
     tables = put(SLOW, {"server.service": {"coefficients": file, "draw": draw}})
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         run_sweep(Sweep.model_validate(tables, "sweep.toml"))
     where = "server.service.draw: " if draw else ""
     assert str(caught.value) == f"sweep.toml: {where}coefficients {file}: {line}"
@@ -905,7 +907,7 @@ def test_coefficients_that_cannot_be_used_are_refused_in_a_line(
 def test_a_target_below_a_single_request_of_coefficients_is_refused() -> None:
     tables = put(SLOW, {"policy.sla": {"target_s": 0.07, "tolerance_s": 0.001}})
     with pytest.raises(
-        UserError, match=r"policy\.sla\.target_s = 0\.07: must be, .* 101\.0 c2_s_per_kv_token = 0\.07998"
+        InputError, match=r"policy\.sla\.target_s = 0\.07: must be, .* 101\.0 c2_s_per_kv_token = 0\.07998"
     ):
         run_sweep(Sweep.model_validate(tables))
 

@@ -15,8 +15,8 @@ import xarray as xr
 
 from batchcube.engine import Job, Shape, simulate, simulate_many
 from batchcube.engine.run import Described
+from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import execution
 from batchcube.sweeps.run.draws import Draws
@@ -244,7 +244,7 @@ def test_a_cube_of_one_backend_is_extended_with_another(tmp_path: Path, cube: xr
 
 
 def test_an_unknown_backend_is_told_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^backend = 'gpu': must be one of numba, jax, reference$"):
+    with pytest.raises(InputError, match=r"^backend = 'gpu': must be one of numba, jax, reference$"):
         run_sweep(sweep(SWEEP), tmp_path / "new" / "cube.nc", backend="gpu")
     assert list(tmp_path.iterdir()) == []
 
@@ -412,7 +412,7 @@ def test_what_only_the_data_show_is_refused_in_a_line(
     tables.setdefault(section, {}).update(settings)
     if section == "policy" and "memory" in settings:
         del tables["policy"]["batch_size"]
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         run_sweep(Sweep.model_validate(tables, "sweep.toml"))
     assert str(caught.value).startswith(f"sweep.toml: {message}")
 
@@ -448,11 +448,11 @@ def test_a_cube_is_extended_and_a_complete_one_is_left_alone(tmp_path: Path, cub
 def test_another_sweep_in_the_file_is_refused_unless_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "cube.nc"
     run_sweep(sweep(SWEEP), file)
-    with pytest.raises(UserError, match=r"holds another sweep \(seed differ\)"):
+    with pytest.raises(InputError, match=r"holds another sweep \(seed differ\)"):
         run_sweep(sweep(SWEEP, seed=2), file)
     assert run_sweep(sweep(SWEEP, seed=2), file, overwrite=True).attrs["seed"] == 2
     file.write_text("no cube")
-    with pytest.raises(UserError, match="is no NetCDF file"):
+    with pytest.raises(InputError, match="is no NetCDF file"):
         run_sweep(sweep(SWEEP), file)
 
 
@@ -473,7 +473,7 @@ def test_a_stopped_run_keeps_what_is_finished_and_continues(
     with pytest.raises(KeyboardInterrupt):
         run_sweep(sweep(SWEEP), file, workers=1, progress=Interrupt(), backend="reference")
     assert [entry.name for entry in tmp_path.iterdir()] == ["cube.nc.partial"]
-    with pytest.raises(UserError, match="holds a stopped run of another sweep"):
+    with pytest.raises(InputError, match="holds a stopped run of another sweep"):
         run_sweep(sweep(SWEEP, seed=2), file)
     again = Interrupt()
     monkeypatch.setattr(Interrupt, "finish_replications", lambda self, count: None)
@@ -534,18 +534,18 @@ def test_a_changed_trace_file_is_neither_continued_nor_extended(tmp_path: Path) 
         store.save([Part(0, (0,), {"requests": np.zeros(1, np.int64)})])
     trace.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows[:-1], "49,10,99"]))
     more = Sweep.model_validate({**tables, "replications": 3})
-    with pytest.raises(UserError, match=r"cube\.nc: was made from a file that has changed since"):
+    with pytest.raises(InputError, match=r"cube\.nc: was made from a file that has changed since"):
         run_sweep(more, file)
-    with pytest.raises(UserError, match="holds a stopped run of another sweep, version or trace file"):
+    with pytest.raises(InputError, match="holds a stopped run of another sweep, version or trace file"):
         run_sweep(more, tmp_path / "other.nc")
     assert run_sweep(more, file, overwrite=True).sizes["replication"] == 3
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file: is a file, must be a folder"):
+    with pytest.raises(InputError, match="file: is a file, must be a folder"):
         run_sweep(sweep(SWEEP), tmp_path / "file" / "cube.nc")
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(InputError, match="is a folder"):
         run_sweep(sweep(SWEEP), tmp_path)
 
 
@@ -565,7 +565,7 @@ def test_a_run_that_the_machine_cannot_hold_is_refused_before_anything_is_done(
 ) -> None:
     monkeypatch.setattr(execution, "memory_bytes", lambda: 2e8)
     monkeypatch.setattr(execution, "simulate_many", None)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         run_sweep(sweep(SWEEP), tmp_path / "cube.nc")
     assert re.fullmatch(
         r"specification: needs about 0\.3 GB of memory, and this machine has 0\.2: take fewer points, replications, "

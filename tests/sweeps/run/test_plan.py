@@ -10,7 +10,7 @@ import pytest
 from batchcube.engine.continuous.model import TICKS_PER_S as STEP_TICKS_PER_S
 from batchcube.engine.policies.bins import exponential_edges
 from batchcube.engine.ticks import TICKS_PER_S
-from batchcube.sweeps.errors import UserError
+from batchcube.errors import InputError
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.plan import PointPlan, make_plan
@@ -88,7 +88,7 @@ def sweep(tables: dict[str, Any], settings: dict[str, Any]) -> Sweep:
 def test_service_times_that_whole_microseconds_change_are_refused(
     tables: dict[str, Any], settings: dict[str, Any], line: str
 ) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         make_plan(sweep(tables, settings))
     assert str(caught.value).startswith(f"sweep.toml: {line}")
 
@@ -134,7 +134,7 @@ def test_a_queue_of_the_smallest_service_times_has_the_load_that_was_asked_for()
     ],
 )
 def test_settings_that_whole_microseconds_change_are_refused(settings: dict[str, Any], line: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         sweep(TOKENS, settings)
     assert str(caught.value).startswith(f"sweep.toml: {line}")
 
@@ -356,7 +356,7 @@ def test_a_target_that_a_single_request_misses_is_refused() -> None:
     steps = deepcopy(STEPS)
     steps["server"]["service"]["c2_s_per_kv_token"] = 1e-5
     steps["policy"]["sla"] = {"target_s": 0.013, "tolerance_s": 0.0}
-    with pytest.raises(UserError, match=r"policy\.sla\.target_s = 0\.013: must be, with tolerance_s = 0"):
+    with pytest.raises(InputError, match=r"policy\.sla\.target_s = 0\.013: must be, with tolerance_s = 0"):
         planned({**TOKENS, **steps})
     steps["policy"]["sla"]["tolerance_s"] = 1e-5
     assert planned({**TOKENS, **steps}).setup.largest_batch == 4

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from batchcube.errors import InputError
 from batchcube.results.cube import changed, read_cube, write_cube
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import execution
 from batchcube.sweeps.run.execution import run_sweep
@@ -347,7 +347,7 @@ def test_the_second_writer_of_an_output_is_refused_with_the_process_of_the_first
     with subprocess.Popen([sys.executable, "-c", other], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with pytest.raises(UserError, match=rf"^cube\.nc: is being written by process {process.pid} on "):
+        with pytest.raises(InputError, match=rf"^cube\.nc: is being written by process {process.pid} on "):
             run()
         run(output="another.nc")
         process.kill()
@@ -382,7 +382,7 @@ def test_a_cube_that_somebody_else_wrote_meanwhile_is_not_replaced(
 
     if before:
         run(before)
-    with pytest.raises(UserError, match=r"^cube\.nc: was written by somebody else while this ran; what was simulated"):
+    with pytest.raises(InputError, match=r"^cube\.nc: was written by somebody else while this ran; what was simulated"):
         run(3, progress=Meanwhile())
     assert read_cube("cube.nc").sizes["replication"] == 2
     simulated.clear()
@@ -396,7 +396,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(at: str, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(f"os.{at}", full)
-    with pytest.raises(UserError, match=r"^cube\.nc\.partial: cannot be written: No space left on device$"):
+    with pytest.raises(InputError, match=r"^cube\.nc\.partial: cannot be written: No space left on device$"):
         run()
     assert not Path("cube.nc.partial").exists()
 
@@ -481,7 +481,7 @@ def test_a_cube_that_was_changed_is_told_and_not_continued(
     drawn = Answer(capsys, "figure", "throughput-vs-bins", "cube.nc", "-o", "bins.png")
     assert drawn.err.splitlines()[0] == first
     assert Answer(capsys, "rerun", "cube.nc", "-o", "again.nc").mistake == f"{first}; it is not run again"
-    with pytest.raises(UserError, match=f"{said}; choose another output, or --overwrite$"):
+    with pytest.raises(InputError, match=f"{said}; choose another output, or --overwrite$"):
         run()
     same(run(2, overwrite=True), read_cube("cube.nc"))
     assert changed(read_cube("cube.nc")) is None

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic_core import PydanticUndefined
 
+from batchcube.errors import InputError
 from batchcube.sweeps import presets
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.defaults import differences, in_force, with_defaults
 from batchcube.sweeps.spec.document import Sweep, remade
@@ -125,7 +125,7 @@ def test_a_cube_is_extended_by_a_file_that_states_what_it_left_out(tmp_path: Pat
     longer = run_sweep(Sweep.model_validate(many), tmp_path / "cube.nc", backend="reference")
     assert longer.sizes["replication"] == 3
     assert longer.isel(replication=slice(2)).equals(first)
-    with pytest.raises(UserError, match=r"holds another sweep \(policy differ\)"):
+    with pytest.raises(InputError, match=r"holds another sweep \(policy differ\)"):
         run_sweep(Sweep.model_validate(laid(many, {"policy.tail": "drop"})), tmp_path / "cube.nc", backend="reference")
 
 
@@ -187,7 +187,7 @@ def test_what_versions_do_not_share_is_said() -> None:
 )
 def test_a_default_that_cannot_be_taken_is_refused(path: str, value: object) -> None:
     recorded = {**Sweep.model_validate(TOKENS).defaults(), path: value}
-    with pytest.raises(UserError, match=rf"cube.nc: default {path} = .*: this version cannot take it: "):
+    with pytest.raises(InputError, match=rf"cube.nc: default {path} = .*: this version cannot take it: "):
         remade(TOKENS, recorded, "cube.nc")
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchcube.errors import InputError
 from batchcube.sweeps import presets
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.run import plan as planning
 from batchcube.sweeps.run.plan import make_plan
 from batchcube.sweeps.spec.document import Sweep, parse_toml, schema_text
@@ -74,7 +74,7 @@ def put(tables: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def refusal(tables: dict[str, Any]) -> list[str]:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         Sweep.model_validate(tables, "sweep.toml")
     return str(caught.value).splitlines()
 
@@ -237,12 +237,12 @@ def test_dates_and_times_are_refused_wherever_they_are(tmp_path: Path, value: st
     file = tmp_path / "sweep.toml"
     points = '[axes.t.points.a]\n"policy.max_wait_s" = 1.0\n' if replaced else ""
     file.write_text(TOML.replace("batch_size = 4", f"batch_size = 4\nmax_wait_s = {value}") + points)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         Sweep.from_toml(file)
     shown = tomllib.loads(f"x = {value}")["x"].isoformat()
     assert f"policy.max_wait_s = {shown}: is a date or time" in str(caught.value)
     file.write_text(TOML)
-    with pytest.raises(UserError, match=r"workload.lengths.counts\[1\] = .*: is a date or time"):
+    with pytest.raises(InputError, match=r"workload.lengths.counts\[1\] = .*: is a date or time"):
         Sweep.from_toml(file, [f"workload.lengths.counts=[1, {value}]"])
 
 
@@ -253,7 +253,7 @@ def test_times_per_token_are_long_enough_for_a_microsecond() -> None:
 
 def test_a_rate_that_takes_too_long_is_named() -> None:
     slow = Sweep.model_validate(put(FIXED, "workload/arrivals/rate_per_s", 1e-9), "sweep.toml")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         make_plan(slow)
     assert str(caught.value) == (
         "sweep.toml: workload.requests = 100 with workload.arrivals.rate_per_s = 1e-09: arrive, or are served, within "
@@ -311,7 +311,7 @@ def test_files_are_read_with_settings_laid_over(tmp_path: Path) -> None:
 def test_a_bad_override_is_refused(tmp_path: Path, override: str, message: str) -> None:
     file = tmp_path / "sweep.toml"
     file.write_text(TOML)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         Sweep.from_toml(file, [override])
     assert message in str(caught.value)
 
@@ -359,18 +359,18 @@ def test_a_trace_with_nothing_random_has_one_replication() -> None:
 def test_a_file_that_is_no_specification_is_refused_in_a_line(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_bytes(content)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         Sweep.from_toml(file)
     assert all(line.startswith(f"{file}: ") for line in str(caught.value).splitlines())
     assert message in str(caught.value)
 
 
 def test_a_missing_file_and_an_unknown_preset_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read: No such file"):
+    with pytest.raises(InputError, match="cannot be read: No such file"):
         Sweep.from_toml(tmp_path / "missing.toml")
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
         Sweep.from_toml(tmp_path)
-    with pytest.raises(UserError, match="no preset of that name"):
+    with pytest.raises(InputError, match="no preset of that name"):
         Sweep.from_toml("no-such-preset")
 
 
@@ -396,7 +396,7 @@ def answer(tables: Callable[[], dict[str, Any]]) -> Sweep | list[str]:
     """The sweep, or the lines that refuse it; whatever else is raised fails the test."""
     try:
         return Sweep.model_validate(tables(), "fuzz.toml")
-    except UserError as error:
+    except InputError as error:
         return str(error).splitlines()
 
 
@@ -480,5 +480,7 @@ def test_the_samples_of_a_sweep_are_bounded_together(monkeypatch: pytest.MonkeyP
     counts = {"path": "workload.requests", "start": 100, "stop": 500, "step": 100}
     make_plan(Sweep.model_validate({**tables, "axes": {"mean": axis, "n": counts}}))
     axis["values"] = [1.0, 2.0, 3.0]
-    with pytest.raises(UserError, match=r"policy.edges.sample_size = 100: .* at most 250 requests: .* \(at mean = 3.0"):
+    with pytest.raises(
+        InputError, match=r"policy.edges.sample_size = 100: .* at most 250 requests: .* \(at mean = 3.0"
+    ):
         make_plan(Sweep.model_validate({**tables, "axes": {"mean": axis, "n": counts}}))

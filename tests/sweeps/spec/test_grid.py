@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from batchcube.sweeps.errors import UserError
+from batchcube.errors import InputError
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.spec.grid import setting_paths, unit_of, where
 
@@ -26,7 +26,7 @@ def sweep(**axes: Any) -> Sweep:
 
 
 def refusal(**axes: Any) -> list[str]:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         sweep(**axes)
     return str(caught.value).splitlines()
 
@@ -143,7 +143,7 @@ def test_a_mistake_in_an_axis_is_one_line_with_its_path(axes: dict[str, Any], li
     if "w" in axes:
         tables = deepcopy(BASE)
         del tables["workload"]["lengths"]["low"]
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(InputError) as caught:
             Sweep.model_validate({**tables, "axes": axes}, "sweep.toml")
         lines = str(caught.value).splitlines()
     else:
@@ -165,7 +165,7 @@ def test_a_mistake_at_every_point_is_told_once_with_its_count() -> None:
     tables["policy"] = {"mode": "multi_bin_only", "max_wait_s": "x", "batch_size": 4}
     many = {"path": "workload.arrivals.rate_per_s", "start": -1000.0, "stop": -1.0, "num": 1000}
     labelled = {f"p{i}": {"policy.bins": -i} for i in range(50)}
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         Sweep.model_validate({**tables, "axes": {"rate": many, "p": {"points": labelled}}}, "sweep.toml")
     assert str(caught.value).splitlines() == [
         "sweep.toml: axes.rate.values[0] = -1000.0: must be >= 1e-09 (and 999 more like it)",
@@ -180,7 +180,7 @@ def test_a_mistake_that_says_another_number_at_each_point_is_told_once() -> None
     tables["server"]["service"] = {"law": "given"}
     tables["policy"]["sla"]["signal"] = "latency"
     most = {"path": "policy.largest_batch", "start": 1, "stop": 1000, "step": 1}
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         Sweep.model_validate({**tables, "axes": {"most": most, "rate": RATE}}, "sweep.toml")
     assert str(caught.value).splitlines() == [
         "sweep.toml: policy.smallest_batch = 5000: must be <= policy.largest_batch = 1 (and 999 more like it)"
@@ -206,7 +206,7 @@ def test_what_labelled_points_replace_is_validated_too(service: Any, line: str) 
         "a": {"server.service": {"law": "constant", "a1_s_per_token": 0.01}},
         "b": {"server.service.law": "linear", "server.service.gamma": 0.1, "server.service.a1_s_per_token": 0.01},
     }
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         Sweep.model_validate({**tables, "axes": {"s": {"points": points}, "rate": RATE, "bins": BINS}}, "sweep.toml")
     (found,) = str(caught.value).splitlines()
     assert found.startswith(f"sweep.toml: {line}")
@@ -219,7 +219,7 @@ def test_what_labelled_points_replace_need_not_go_together() -> None:
     points = {
         "u": {"workload.lengths": {"low": 1.0, "high": 3.0, "distribution": "lognormal"}},
     }
-    with pytest.raises(UserError, match="no such setting"):
+    with pytest.raises(InputError, match="no such setting"):
         Sweep.model_validate({**tables, "axes": {"s": {"points": points}, "rate": RATE, "bins": BINS}})
     del tables["workload"]["lengths"]["cv"]
     points["u"]["workload.lengths"]["distribution"] = "uniform"

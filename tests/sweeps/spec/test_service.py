@@ -18,11 +18,11 @@ from batchcube.calibration.coefficients import (
     drawn,
     shipped_names,
 )
+from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
 from batchcube.results.labelled import mean_interval, of_single
 from batchcube.results.statistics import mean_interval as plain_mean_interval
 from batchcube.sweeps.calibrate.fit import fit_cells, fit_measurement
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.plan import make_plan
@@ -120,7 +120,7 @@ def same_numbers(one: xr.Dataset, other: xr.Dataset) -> None:
 
 def refusal(service: dict[str, Any], **changes: Any) -> str:
     """The one line that refuses a sweep, from reading it or from running it."""
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         run_sweep(sweep(service, **changes))
     (line,) = str(caught.value).splitlines()
     return line.removeprefix("sweep.toml: ")
@@ -389,7 +389,7 @@ def test_every_shipped_system_can_be_swept(name: str) -> None:
 def test_a_file_that_was_fitted_anew_is_read_anew(tmp_path: Path, file: str) -> None:
     cube = run_sweep(sweep({"coefficients": file}), tmp_path / "cube.nc")
     write(Path(file), fitted(batch_cells(3, factor=2.0)))
-    with pytest.raises(UserError, match="was made from a file that has changed since"):
+    with pytest.raises(InputError, match="was made from a file that has changed since"):
         run_sweep(sweep({"coefficients": file}, replications=5), tmp_path / "cube.nc")
     again = run_sweep(sweep({"coefficients": file}), tmp_path / "cube.nc", overwrite=True)
     ratio = again["service_mean_s"] / cube["service_mean_s"]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from batchcube.calibration.coefficients import locate
+from batchcube.errors import InputError
 from batchcube.figures import registry
 from batchcube.results import costs
 from batchcube.results.cube import read_cube
 from batchcube.sweeps import presets
-from batchcube.sweeps.errors import UserError
 from batchcube.sweeps.run.capacity import find_capacity
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.plan import make_plan
@@ -118,7 +118,7 @@ def test_a_cube_says_first_what_nobody_measured(
 def test_no_capacity_is_searched_by_what_nobody_measured(
     tables: dict[str, Any], service: dict[str, Any] | None, line: str
 ) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         find_capacity(sweep(tables, service), ["latency_mean_s=5", "ttft_p99_ms=800"])
     assert str(caught.value).startswith(f"specification: {line}")
 
@@ -127,7 +127,7 @@ def test_the_point_that_is_to_blame_is_named() -> None:
     both = {"system": {"path": "server.service.coefficients", "values": ["qwen3-0.6b-cpu-vllm", DECODES_ONLY]}}
     tables = deepcopy(STEPS)
     tables["server"]["service"] = {}
-    with pytest.raises(UserError, match=rf'\(at system = "{DECODES_ONLY}"\)'):
+    with pytest.raises(InputError, match=rf'\(at system = "{DECODES_ONLY}"\)'):
         find_capacity(sweep(tables, axes=both), ["ttft_p99_ms=800"])
     plan = make_plan(sweep(tables, axes=both))
     assert (plan.unmeasured_costs > 0).tolist() == [False, True]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from batchcube.sweeps.errors import UserError
+from batchcube.errors import InputError
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.workloads import ArrivalProcess, Gamma, GammaWindows, OnOff, Poisson, Step
 from helpers.samples import SAMPLES
@@ -152,7 +152,7 @@ def test_gamma_windows_from_the_paper_figure(shared_data: Path) -> None:
         assert np.median(1 / (shape * rate)) == pytest.approx(scale_median, rel=0.08)
         drawn = process.draw(3000, stream(1, 0, "arrivals"))
         assert drawn[-1] == pytest.approx(process.nominal_span_s(3000), rel=0.25)
-    with pytest.raises(UserError, match="'api'"):
+    with pytest.raises(InputError, match="'api'"):
         GammaWindows(process="gamma_windows", path=path, service="nobody").draw(3, stream(1, 0, "arrivals"))
 
 
@@ -166,7 +166,7 @@ def test_gamma_windows_from_a_sample() -> None:
         np.testing.assert_allclose(1 / (shape * rate), [float(row[4]) for row in rows], rtol=1e-9)
         drawn = process.draw(3000, stream(1, 0, "arrivals"))
         assert drawn[-1] == pytest.approx(process.nominal_span_s(3000), rel=0.25)
-    with pytest.raises(UserError, match="'api'"):
+    with pytest.raises(InputError, match="'api'"):
         GammaWindows(process="gamma_windows", path=str(path), service="nobody").draw(3, stream(1, 0, "arrivals"))
 
 
@@ -196,9 +196,9 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], messa
 
 
 def test_arrivals_beyond_the_clock_are_refused() -> None:
-    with pytest.raises(UserError, match="raise the arrival rate"):
+    with pytest.raises(InputError, match="raise the arrival rate"):
         Poisson(process="poisson", rate_per_s=1e-9).draw(1000, stream(1, 0, "arrivals"))
-    with pytest.raises(UserError, match="longer phases"):
+    with pytest.raises(InputError, match="longer phases"):
         OnOff(process="on_off", rate_per_s=1e-9, on_off_ratio=2.0, mean_on_s=1e-6, mean_off_s=1e-6).draw(
             1000, stream(1, 0, "arrivals")
         )

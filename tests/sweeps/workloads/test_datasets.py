@@ -4,7 +4,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from batchcube.sweeps.errors import UserError
+from batchcube.errors import InputError
 from batchcube.sweeps.workloads import datasets
 from batchcube.sweeps.workloads.traces import read_trace
 
@@ -45,14 +45,14 @@ def test_fetched_once_then_found(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_another_content_is_refused_and_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served(b"something else", monkeypatch)
-    with pytest.raises(UserError, match="another checksum"):
+    with pytest.raises(InputError, match="another checksum"):
         datasets.fetch("small")
     assert not (folder / "small.csv").exists()
 
 
 def test_more_than_a_file_is_known_to_be_is_not_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served(CONTENT + b"x", monkeypatch)
-    with pytest.raises(UserError, match=r"cannot be downloaded \(is larger than the file is known to be\)"):
+    with pytest.raises(InputError, match=r"cannot be downloaded \(is larger than the file is known to be\)"):
         datasets.fetch("small")
     assert list(folder.iterdir()) == []
 
@@ -66,7 +66,7 @@ def test_offline_says_what_to_put_where(folder: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("pooch.HTTPDownloader", Offline)
     for get in (datasets.fetch, datasets.locate):
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(InputError) as caught:
             get("small")
         message = str(caught.value)
         assert "https://example.org/files/small.csv" in message
@@ -83,21 +83,21 @@ def test_a_file_put_there_by_hand_counts_if_it_is_the_right_one(folder: Path, mo
     assert datasets.fetch("small") == file
     file.write_bytes(CONTENT[:-3])
     for get in (datasets.fetch, datasets.locate):
-        with pytest.raises(UserError, match="delete it and fetch it again"):
+        with pytest.raises(InputError, match="delete it and fetch it again"):
             get("small")
     assert asked == []
     assert file.read_bytes() == CONTENT[:-3]
 
 
 def test_unknown_names_and_unusable_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="did you mean burstgpt-2 or burstgpt-1"):
+    with pytest.raises(InputError, match="did you mean burstgpt-2 or burstgpt-1"):
         datasets.fetch("burstgpt-3")
-    with pytest.raises(UserError, match="did you mean burstgpt-"):
+    with pytest.raises(InputError, match="did you mean burstgpt-"):
         read_trace("dataset:burstgpt")
     blocked = folder.parent / "file"
     blocked.write_text("")
     monkeypatch.setenv("BATCHCUBE_DATA", str(blocked / "below"))
-    with pytest.raises(UserError, match="BATCHCUBE_DATA"):
+    with pytest.raises(InputError, match="BATCHCUBE_DATA"):
         datasets.fetch("small")
 
 

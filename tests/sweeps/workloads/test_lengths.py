@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from batchcube.sweeps.errors import UserError
+from batchcube.errors import InputError
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.workloads import Empirical, Histogram, LengthDistribution, Mixture, Zipf
 from helpers.samples import SAMPLES
@@ -246,7 +246,7 @@ def test_empirical_seconds_and_a_file_that_changes(tmp_path: Path) -> None:
     path.write_text("t\n0.25\n0.25\n")
     assert lengths.draw(3, stream(1, 0, "lengths")).service_s.tolist() == [0.25] * 3  # type: ignore[union-attr]
     path.write_text("t\n-0.25\n0.25\n")
-    with pytest.raises(UserError, match=r"row 1, column 't': -0\.25: must be > 0"):
+    with pytest.raises(InputError, match=r"row 1, column 't': -0\.25: must be > 0"):
         lengths.draw(3, stream(1, 0, "lengths"))
 
 
@@ -268,9 +268,9 @@ def test_histogram_of_the_paper(shared_data: Path) -> None:
     drawn = lengths.draw(COUNT, stream(1, 0, "lengths")).output_tokens
     assert drawn is not None
     assert abs(drawn.mean() - 263) < 4.5 * drawn.std() / np.sqrt(COUNT) + 1
-    with pytest.raises(UserError, match="overlaps"):
+    with pytest.raises(InputError, match="overlaps"):
         Histogram(distribution="histogram", path=path).draw(1, stream(1, 0, "lengths"))
-    with pytest.raises(UserError, match="has 'chatgpt_conv'"):
+    with pytest.raises(InputError, match="has 'chatgpt_conv'"):
         Histogram(distribution="histogram", path=path, source="gpt").draw(1, stream(1, 0, "lengths"))
 
 
@@ -299,9 +299,9 @@ def test_a_sample_of_histograms_is_drawn_from() -> None:
     # The middle of each band of 50, to half a token.
     mean = float(np.average(50 * np.arange(12) + 25, weights=counts))
     assert abs(drawn.mean() - mean) < 4.5 * drawn.std() / np.sqrt(COUNT) + 0.5
-    with pytest.raises(UserError, match="overlaps"):
+    with pytest.raises(InputError, match="overlaps"):
         Histogram(distribution="histogram", path=path).draw(1, stream(1, 0, "lengths"))
-    with pytest.raises(UserError, match="has 'chatgpt_conv'"):
+    with pytest.raises(InputError, match="has 'chatgpt_conv'"):
         Histogram(distribution="histogram", path=path, source="gpt").draw(1, stream(1, 0, "lengths"))
 
 
@@ -311,9 +311,9 @@ def test_more_tokens_than_the_engine_holds_are_refused() -> None:
         {"distribution": "constant", "value": 2e6, "prompt": {"distribution": "constant", "value": 1e6}},
         {"distribution": "exponential", "mean": 1e9},
     ):
-        with pytest.raises(UserError, match="at most 2097152"):
+        with pytest.raises(InputError, match="at most 2097152"):
             ANY.validate_python(settings).draw(10, stream(1, 0, "lengths"))
-    with pytest.raises(UserError, match="service time"):
+    with pytest.raises(InputError, match="service time"):
         ANY.validate_python({"distribution": "exponential", "mean": 1e9, "unit": "seconds"}).draw(
             100, stream(1, 0, "lengths")
         )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from batchcube.sweeps.errors import UserError
+from batchcube.errors import InputError
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.workloads import (
     CONFUSION_MATRICES,
@@ -98,7 +98,7 @@ def test_a_matrix_may_have_zeros_anywhere() -> None:
     [Confusion(kind="confusion", matrix="lmsys-4"), Confusion(kind="confusion", matrix=((1.0, 0.0), (0.0, 1.0)))],
 )
 def test_a_matrix_of_another_size_is_refused_but_one_bin_needs_none(predictor: Confusion) -> None:
-    with pytest.raises(UserError, match="must be K x K"):
+    with pytest.raises(InputError, match="must be K x K"):
         predictor.predict(LENGTHS, EDGES[:-1], stream(1, 0, "predictor"))
     prediction = predictor.predict(LENGTHS, None, stream(1, 0, "predictor"))
     assert prediction.bin is not None
@@ -107,7 +107,7 @@ def test_a_matrix_of_another_size_is_refused_but_one_bin_needs_none(predictor: C
 
 
 def test_there_is_no_published_matrix_for_five_bins() -> None:
-    with pytest.raises(UserError, match="only for 2, 4 and 8"):
+    with pytest.raises(InputError, match="only for 2, 4 and 8"):
         Confusion(kind="confusion", matrix="lmsys").predict(LENGTHS, np.arange(6.0), stream(1, 0, "predictor"))
 
 
@@ -133,12 +133,12 @@ def test_column_passes_lengths_on_and_takes_classes_as_bins() -> None:
     assert bins.tolist() == [3, 0, 1]
     assert predicted.tolist() == [70.0, 5.5, 15.0]
     assert classes.predict(length, None, rng, column).bin is not None
-    with pytest.raises(UserError, match="have no predicted column"):
+    with pytest.raises(InputError, match="have no predicted column"):
         classes.predict(length, EDGES, rng)
-    with pytest.raises(UserError, match="classes = 4, but there are 3 bins"):
+    with pytest.raises(InputError, match="classes = 4, but there are 3 bins"):
         classes.predict(length, EDGES[:-1], rng, column)
     for wrong in (4.0, -1.0, 0.5):
-        with pytest.raises(UserError, match=r"must be 0\.\.3"):
+        with pytest.raises(InputError, match=r"must be 0\.\.3"):
             classes.predict(length, EDGES, rng, np.array([0.0, 0.0, wrong]))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batchcube.sweeps.errors import UserError
+from batchcube.errors import InputError
 from batchcube.sweeps.run.plan import make_plan
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.spec.document import Sweep
@@ -155,7 +155,7 @@ def mooncake(*times: float | str, output: int = 1) -> str:
 def test_times_that_are_hardly_in_their_unit_are_refused_until_it_is_stated(
     write: Write, content: str, message: str
 ) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         read_trace(write(content))
     assert message in str(caught.value)
     assert '"s", "ms", "us", "ns", or "date"' in str(caught.value)
@@ -168,9 +168,9 @@ def test_every_unit(write: Write) -> None:
     dated = "arrival_s,prompt_tokens,output_tokens\n2024-05-10T00:00:00,10,5\n2024-05-10T00:00:01.5,10,5\n"
     assert read_trace(write(dated), unit="date").arrival_s.tolist() == [0.0, 1.5]
     assert read_trace(write(mooncake(*range(100))), unit="s").arrival_s[-1] == 99.0
-    with pytest.raises(UserError, match="must be a date and time"):
+    with pytest.raises(InputError, match="must be a date and time"):
         read_trace(write(PLAIN), unit="date")
-    with pytest.raises(UserError, match="spans more than"):
+    with pytest.raises(InputError, match="spans more than"):
         read_trace(write(dated.replace("2024-05-10T00:00:00", "1700-05-10T00:00:00")), unit="date")
 
 
@@ -184,17 +184,17 @@ def test_packed_files_are_read_whatever_they_are_called(tmp_path: Path) -> None:
         assert trace.arrival_s.tolist() == [0.0, 0.0, 1.75]
         assert trace.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-9])
-        with pytest.raises(UserError, match=rf"cannot be unpacked \({codec}\)"):
+        with pytest.raises(InputError, match=rf"cannot be unpacked \({codec}\)"):
             read_trace(tmp_path / name)
 
 
 def test_a_file_that_unpacks_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"0" * 40_000_000))
     monkeypatch.setattr(traces, "LARGEST_FILE", 1_000_000)
-    with pytest.raises(UserError, match="holds more than 1000000 bytes once unpacked"):
+    with pytest.raises(InputError, match="holds more than 1000000 bytes once unpacked"):
         read_trace(tmp_path / "bomb.gz")
     (tmp_path / "large").write_bytes(b"0" * 1_000_001)
-    with pytest.raises(UserError, match="is larger than 1000000 bytes"):
+    with pytest.raises(InputError, match="is larger than 1000000 bytes"):
         read_trace(tmp_path / "large")
 
 
@@ -219,20 +219,20 @@ def test_columns_can_be_named(write: Write) -> None:
         ({**columns, "arrival": "input_toks"}, "one column is named twice"),
         ({"tokens": "x"}, "columns.tokens: must be one of arrival"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             read_trace(write(nanoseconds), columns=bad)
 
 
 def test_blanks_around_columns_do_not_count_and_other_separators_are_refused(write: Write) -> None:
     assert read_trace(write(PLAIN.replace(",", ", "))).prompt_tokens.tolist() == [10, 0, 30]
     for separator in ";\t|":
-        with pytest.raises(UserError, match="its columns are separated by"):
+        with pytest.raises(InputError, match="its columns are separated by"):
             read_trace(write(PLAIN.replace(".", ",").replace(",", separator)))
 
 
 def test_rows_are_sorted_on_request_and_counted(write: Write) -> None:
     content = "arrival_s,prompt_tokens,output_tokens\n9,1,1\n5,1,2\n7,1,3\n5,1,4\n"
-    with pytest.raises(UserError, match=r"earlier than the row before it: .* workload.trace.sort = true sorts them"):
+    with pytest.raises(InputError, match=r"earlier than the row before it: .* workload.trace.sort = true sorts them"):
         read_trace(write(content))
     trace = read_trace(write(content), sort=True)
     assert trace.arrival_s.tolist() == [0.0, 0.0, 2.0, 4.0]
@@ -283,7 +283,7 @@ def test_the_cube_says_what_was_dropped_sorted_and_not_used(tmp_path: Path) -> N
         "columns not used: 'hash_ids' (shared prefixes are computed anew), 'a\\nb'",
     ]
     trace["drop_empty_prompts"] = False
-    with pytest.raises(UserError, match=r"1 of 3 prompts have no tokens: .* workload.trace.drop_empty_prompts = true"):
+    with pytest.raises(InputError, match=r"1 of 3 prompts have no tokens: .* workload.trace.drop_empty_prompts = true"):
         make_plan(Sweep.model_validate(document))
 
 
@@ -347,7 +347,7 @@ def row(text: str) -> str:
 )
 def test_bad_files_get_one_line_that_says_where(write: Write, content: str | bytes, message: str) -> None:
     path = write(content)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         read_trace(path)
     text = str(caught.value)
     assert text.startswith(f"{path}: ")
@@ -369,16 +369,16 @@ def test_bad_files_get_one_line_that_says_where(write: Write, content: str | byt
     ],
 )
 def test_bad_options(write: Write, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(InputError, match=message):
         read_trace(write(PLAIN), **options)
 
 
 def test_no_such_file_or_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_trace(tmp_path / "missing.csv")
-    with pytest.raises(UserError, match="is not a file"):
+    with pytest.raises(InputError, match="is not a file"):
         read_trace(tmp_path)
-    with pytest.raises(UserError):
+    with pytest.raises(InputError):
         read_trace("a\0b")
 
 
@@ -386,11 +386,11 @@ def test_columns_and_lengths(write: Write) -> None:
     path = write("kind,n,m\na,1,5\nb,2,6\na,3,7\n")
     assert read_columns(path, ("n", "m"), {"kind": "a"})["m"].tolist() == [5.0, 7.0]
     assert read_lengths(path, "n", "m", limit=2).prompt_tokens.tolist() == [5, 6]  # type: ignore[union-attr]
-    with pytest.raises(UserError, match="no row with kind = 'c': has 'a', 'b'"):
+    with pytest.raises(InputError, match="no row with kind = 'c': has 'a', 'b'"):
         read_columns(path, ("n",), {"kind": "c"})
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(InputError, match="named twice"):
         read_lengths(path, "n", "n")
-    with pytest.raises(UserError, match="no column 'q'"):
+    with pytest.raises(InputError, match="no column 'q'"):
         read_lengths(path, "q")
 
 
@@ -558,5 +558,5 @@ def test_blocks_have_the_mean_rate_of_the_trace(recorded: RecordedTrace) -> None
     ],
 )
 def test_windows_that_do_not_fit_are_refused(recorded: RecordedTrace, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(InputError, match=message):
         resample(recorded, window_rng(0), **options)

@@ -5,46 +5,48 @@ import os
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
+
+from batchcube.errors import InputError
 
 DEEPEST = 24
 """Levels of tables and lists; no specification, coefficients or log has more."""
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:
-    """Refuse pipes, sockets and devices, of which a reader may never see the end; raises ValueError naming the file."""
+    """Refuse pipes, sockets and devices, of which a reader may never see the end; raises InputError naming the file."""
     mode = 0
     with suppress(OSError, ValueError):  # whoever opens it says why that cannot be
         mode = os.stat(path).st_mode
     if mode and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError(f"{path}: is a pipe, a socket or a device, must be a file")
+        raise InputError("is a pipe, a socket or a device, must be a file", file=path)
 
 
 def read_limited(path: str | os.PathLike[str], most_bytes: int) -> bytes:
-    """Return the content of a file; ValueError, one line naming it, when it cannot be read or is larger."""
+    """Return the content of a file; InputError naming it when it cannot be read or is larger."""
     require_regular(path)
     try:
-        with Path(path).open("rb") as stream:
-            data = stream.read(most_bytes + 1)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > most_bytes:
-        raise ValueError(f"{path}: is larger than {most_bytes} bytes")
+        with open(path, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            data = stream.read() if size <= most_bytes else None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or error}", file=path) from None
+    if data is None:
+        raise InputError(f"is larger than {most_bytes} bytes", file=path)
     return data
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what JSON holds; ValueError saying what is wrong: no JSON, or nested deeper than `DEEPEST`."""
+    """Return what JSON holds; InputError saying what is wrong: no JSON, or nested deeper than `DEEPEST`."""
     deeper = f"is nested deeper than {DEEPEST} levels"
     try:
         content = json.loads(text)
     except RecursionError:
-        raise ValueError(deeper) from None
+        raise InputError(deeper) from None
     except ValueError:
-        raise ValueError("is not JSON") from None
+        raise InputError("is not JSON") from None
     if isinstance(content, dict | list) and is_deep(content):
-        raise ValueError(deeper)
+        raise InputError(deeper)
     return content
 
 

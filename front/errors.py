@@ -1,0 +1,91 @@
+"""What a user did wrong, as one exception: the file, the place in it, what is wrong there and what is allowed.
+
+Everything in batchcube that refuses input raises it, where the mistake is known. Whatever else comes out of batchcube,
+a ValueError of a library included, is a fault of batchcube.
+"""
+
+from collections.abc import Iterable
+from copy import copy
+from unicodedata import category
+
+
+class InputError(ValueError):
+    """Refuse input, in one printable line: ``file: path = value: problem: allowed (at point)``, without what is empty.
+
+    The command line prints it and exits with status 2. Text may be anybody's: control characters and line breaks in
+    it are shown escaped.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: object = "",
+        path: object = "",
+        value: object = "",
+        allowed: str = "",
+        point: str = "",
+    ) -> None:
+        super().__init__(problem)
+        self.file = str(file)
+        """File, or what stands for one; where another file names it, that one first. Empty where there is none."""
+        self.path = str(path)
+        """Place in the file: a setting, a row and column, a variable, an argument."""
+        self.value = str(value)
+        """What stands there, as it is shown."""
+        self.problem = problem
+        self.allowed = allowed
+        self.point = point
+        """Point of the grid of a sweep, in words; no point changes what is wrong with a file."""
+
+    def __str__(self) -> str:
+        place = f"{self.path} = {self.value}" if self.value else self.path
+        line = ": ".join(filter(None, (self.file, place, self.problem, self.allowed)))
+        return printable(f"{line} (at {self.point})" if self.point else line)
+
+    def at(self, *, file: object = "", path: object = "", point: str = "") -> "InputError":
+        """Return the same mistake, with a file and a path put before its own, and a point where it has none."""
+        found = copy(self)
+        found.file = ": ".join(filter(None, (str(file), self.file)))
+        found.path = ": ".join(filter(None, (str(path), self.path)))
+        found.point = self.point or point
+        return found
+
+    def advised(self, advice: str) -> "InputError":
+        """Return the same mistake, with what can be done about it."""
+        found = copy(self)
+        if found.allowed:
+            found.allowed = f"{found.allowed}; {advice}"
+        else:
+            found.problem = f"{found.problem}; {advice}"
+        return found
+
+
+class InputErrors(InputError):  # noqa: N818 - several of them
+    """Refuse input for several reasons at once, one line for each; the fields are those of the first."""
+
+    def __init__(self, errors: Iterable[InputError]) -> None:
+        self.errors = tuple(errors)
+        first = self.errors[0]
+        super().__init__(
+            first.problem,
+            file=first.file,
+            path=first.path,
+            value=first.value,
+            allowed=first.allowed,
+            point=first.point,
+        )
+        self.args = (self.errors,)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors))
+
+
+def printable(text: object) -> str:
+    r"""Return text on one line in which what no reader sees is spelled out: the escape character as ``\x1b``.
+
+    Titles, labels and notes may be anybody's: a terminal obeys escape sequences in them, and a line break makes two
+    lines of one. Spaces of any width stay.
+    """
+    seen = ((c, c.isprintable() or category(c) == "Zs") for c in str(text))
+    return "".join(c if shown else c.encode("unicode_escape").decode() for c, shown in seen)
