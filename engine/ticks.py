@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from batchcube.errors import InputError
 
 TICKS_PER_S = 1_000_000
+TICKS_PER_MICROSECOND = 1
 NEVER = 2**62
 """Later than any time a simulation can reach."""
 LATEST = 2**52

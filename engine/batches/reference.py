@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..policies.bin_choice import EMPTY, rank
-from ..policies.estimates import Observation, observe
+from ..policies.controller import Heads, View, as_floats, controller_of
+from ..policies.estimates import Observation, RunningMeans, observe, start_means, update
 from ..policies.service import own_ticks, service_ticks
-from ..policies.target import Target, learn, start_target
-from ..ticks import NEVER
+from ..policies.target import Target, decider, finished_of, last_of, steps_of
+from ..ticks import NEVER, TICKS_PER_MICROSECOND
 from .model import Bins, Records, Setup, Trace
 
 
@@ -45,6 +46,7 @@ class Simulation:
     running: list[Batch] = field(default_factory=list)
     done: list[Batch] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
+    states: list[Any] = field(default_factory=list)
     history: list[list[Observation]] = field(default_factory=list)
     last_bin: int = -1
     started: int = 0
@@ -53,8 +55,13 @@ class Simulation:
         bins = len(self.bins.start) - 1
         self.waiting = [[] for _ in range(bins)]
         controllers = bins if self.setup.policy.per_bin else 1
-        self.targets = [start_target(k, self.setup.control) for k in range(controllers)]
+        self.decider = decider(controller_of(self.setup.control.further))
         self.history = [[] for _ in range(controllers)]
+        for k in range(controllers):
+            means = start_means()
+            state, target = self.decider.start(means, self.view(k, means, means.total, 0), self.setup.control)
+            self.states.append(as_floats(state))
+            self.targets.append(target)
 
     # The clock: at one instant first completions, then arrivals, then dispatch (docs/model.md, section 1).
 
@@ -168,8 +175,31 @@ class Simulation:
         self.history[k].append(new)
         full = len(self.history[k]) > control.smoothing.observations
         oldest = self.history[k][-1 - control.smoothing.observations] if full else Observation(0, 0, 0, 0)
-        waiting = len(self.waiting[batch.bin]) if self.setup.policy.per_bin else sum(map(len, self.waiting))
-        self.targets[k] = learn(self.targets[k], new, oldest, waiting, k, control)
+        means = update(self.targets[k].running, new, oldest, control.smoothing)
+        view = self.view(k, means, new, len(batch.members))
+        state, self.targets[k] = self.decider.decide(self.states[k], means, view, control)
+        self.states[k] = as_floats(state)
+
+    def view(self, k: int, means: RunningMeans, new: Observation, finished: int) -> View:
+        """Return what controller k sees once so many requests have finished, with the running means after that."""
+        policy, control, trace = self.setup.policy, self.setup.control, self.trace
+        queued = len(self.waiting[k]) if policy.per_bin else sum(map(len, self.waiting))
+        requests = np.arange(len(trace.arrival))
+        first = np.array([queue[0] if queue else 0 for queue in self.waiting])
+        return View(
+            queued > 0,
+            queued,
+            finished + sum(len(batch.members) for batch in self.running),
+            0,
+            np.array([len(queue) for queue in self.waiting]),
+            Heads(first, requests, trace.arrival, trace.prompt, trace.predicted, self.now, TICKS_PER_MICROSECOND),
+            k if policy.per_bin else -1,
+            control.smallest,
+            control.largest,
+            steps_of(means, control.smoothing),
+            finished_of(means, control.prior_tokens[k], control.prior_squares[k], control.smoothing),
+            last_of(new, new),
+        )
 
     def signal(self, batch: Batch) -> float:
         """Return τ of a finished batch, in ticks."""

@@ -55,9 +55,9 @@ def _run_compiled(job: Job, tally: Tally, records: Records) -> None:
 
         run_static(trace, bins, setup, tally, records, static_workspace(bins, setup))
     else:
-        from .numba.dynamic import dynamic_workspace, run_dynamic
+        from .numba.dynamic import run_dynamic
 
-        run_dynamic(trace, bins, setup, tally, records, dynamic_workspace(bins, setup))
+        run_dynamic(trace, bins, setup, tally, records)
 
 
 def _run_reference(job: Job, tally: Tally, records: Records) -> None:

@@ -45,6 +45,8 @@ class Requests(NamedTuple):
     """Tokens, >= 1."""
     output: NDArray[np.int64]
     """Tokens, >= 1."""
+    predicted: NDArray[np.float64]
+    """Predicted output, in tokens; read by no policy of the package."""
 
 
 class Law(NamedTuple):
@@ -184,8 +186,13 @@ def make_law(
     return Law(*values)
 
 
-def make_requests(arrival_s: ArrayLike, prompt_tokens: ArrayLike, output_tokens: ArrayLike) -> Requests:
-    """Build requests from arrays (request,); InputError naming the field and the first bad entry."""
+def make_requests(
+    arrival_s: ArrayLike, prompt_tokens: ArrayLike, output_tokens: ArrayLike, predicted: ArrayLike | None = None
+) -> Requests:
+    """Build requests from arrays (request,); InputError naming the field and the first bad entry.
+
+    `predicted` is the predicted output in tokens, by default the true one.
+    """
     arrival = np.asarray(arrival_s, np.float64)
     prompt, output = np.asarray(prompt_tokens), np.asarray(output_tokens)
     for name, values in (("prompt_tokens", prompt), ("output_tokens", output)):
@@ -202,7 +209,10 @@ def make_requests(arrival_s: ArrayLike, prompt_tokens: ArrayLike, output_tokens:
     if arrival.size >= MOST_REQUESTS:
         raise InputError(f"{arrival.size} requests", allowed=f"must be below {MOST_REQUESTS}")
     whole = np.rint(arrival * TICKS_PER_S).astype(np.int64)
-    return Requests(whole, prompt.astype(np.int64), output.astype(np.int64))
+    guess = output.astype(np.float64) if predicted is None else np.asarray(predicted, np.float64)
+    if guess.shape != arrival.shape:
+        raise InputError(f"predicted has {guess.size} entries, arrival_s has {arrival.size}", allowed="must be equal")
+    return Requests(whole, prompt.astype(np.int64), output.astype(np.int64), guess)
 
 
 def make_replica(

@@ -8,10 +8,13 @@ With separate prefills, a preempted request that needs more than the token budge
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..policies.admission import Admission, decide_cap, see_finished, see_step, start_admission
+import numpy as np
+
 from ..policies.bin_choice import EMPTY, rank
-from ..policies.estimates import Observation, observe
+from ..policies.controller import Heads, View, as_floats, controller_of
+from ..policies.estimates import Observation, RunningMeans, observe, start_means, update
 from ..policies.sla import TOKEN_GAP
+from ..policies.target import Target, decider, finished_of, last_of, steps_of, watches_steps
 from .model import (
     LATEST,
     LONGEST_GAP,
@@ -57,8 +60,8 @@ class Step(NamedTuple):
     """In the KV cache then."""
     mean_gap: int
     """Nanoseconds since the tokens before those of its decodes."""
-    admission: Admission
-    """State of the controllers that it was scheduled with."""
+    target: Target
+    """What the controllers had decided."""
 
 
 class Move(NamedTuple):
@@ -104,9 +107,13 @@ class Engine:
     def __post_init__(self) -> None:
         self.requests, (self.replica, self.fleet, _) = self.job.requests, self.job.setup
         self.queues = [[] for _ in range(self.fleet.bins if self.fleet.by_bin else 1)]
-        self.admission = start_admission(self.replica.control)
         self.seen_steps: list[Observation] = []
         self.seen_finished: list[Observation] = []
+        self.steps, self.finished = start_means(), start_means()
+        self.last_step = self.last_finished = self.steps.total
+        self.decider = decider(controller_of(self.replica.control.further))
+        state, self.target = self.decider.start(self.steps, self.view(), self.replica.control)
+        self.state = as_floats(state)
 
     def advance(self, until: int) -> None:
         """Take the steps that begin before an instant."""
@@ -140,7 +147,7 @@ class Engine:
 
     def step(self) -> None:
         """Schedule one step, let its time pass, and emit its tokens."""
-        self.admission = decide_cap(self.admission, self.waiting(), len(self.running), self.replica.control)
+        self.decide()
         if self.replica.chunked:
             preempted = self.make_room_for_decodes()
             budget = self.replica.token_budget - len(self.decoding())
@@ -210,7 +217,7 @@ class Engine:
 
     def admit(self, budget: int) -> None:
         """Admit those that are next in line; the first that does not fit stops admission."""
-        while self.waiting() and len(self.running) < self.admission.cap and budget > 0:
+        while self.waiting() and len(self.running) < self.target.batch and budget > 0:
             queue = self.returned or self.queues[self.bin_served()]
             number = queue[0]
             need = int(self.requests.prompt[number]) + len(self.history.emitted[number])
@@ -264,7 +271,7 @@ class Engine:
             ),
             tokens=sum(r.resident + r.chunk + (r.number in grown) for r in self.running),
             mean_gap=sum(min(gap // TICKS_PER_NANOSECOND, LONGEST_GAP) for gap in gaps) // max(len(gaps), 1),
-            admission=self.admission,
+            target=self.target,
         )
         self.history.steps.append(step)
         self.in_step = len(self.running)
@@ -296,23 +303,53 @@ class Engine:
                 finished.append(i)
         return finished
 
+    def decide(self) -> None:
+        """Let the controllers decide how many may run."""
+        state, self.target = self.decider.decide(self.state, self.steps, self.view(), self.replica.control)
+        self.state = as_floats(state)
+
+    def view(self) -> View:
+        """Return what the controllers see."""
+        control, requests = self.replica.control, self.requests
+        numbers = np.arange(len(requests.arrival))
+        first = np.array([queue[0] if queue else 0 for queue in self.queues])
+        predicted, per_microsecond = requests.predicted, TICKS_PER_MICROSECOND
+        prior_tokens, prior_squares = control.prior_tokens[0], control.prior_squares[0]
+        return View(
+            self.waiting() > 0,
+            self.waiting(),
+            len(self.running),
+            len(self.running),
+            np.array([len(queue) for queue in self.queues]),
+            Heads(first, numbers, requests.arrival, requests.prompt, predicted, self.now, per_microsecond),
+            -1,
+            control.smallest,
+            control.largest,
+            steps_of(self.steps, control.smoothing),
+            finished_of(self.finished, prior_tokens, prior_squares, control.smoothing),
+            last_of(self.last_step, self.last_finished),
+        )
+
     def learn(self, step: Step, finished: list[int]) -> None:
-        """Teach the controllers what the step has shown: its length and batch, and the requests that it finished."""
+        """Smooth what the step has shown: its length and batch, and the requests that it finished."""
         control = self.replica.control
-        if step.decoding:
+        self.last_step = self.last_finished = start_means().total
+        if step.decoding and watches_steps(control):
             signal = step.mean_gap / 1000 if control.sla.signal == TOKEN_GAP else step.duration / TICKS_PER_MICROSECOND
-            new = observe(signal, step.decoding, 0, 0)
-            self.admission = see_step(self.admission, new, self.oldest(self.seen_steps, new), control)
+            self.last_step = observe(signal, step.decoding, 0, 0)
+            self.steps = self.updated(self.steps, self.seen_steps, self.last_step)
         if finished:
             tokens = [int(self.requests.prompt[i] + self.requests.output[i]) for i in finished]
-            new = observe(0.0, len(tokens), sum(tokens), sum(t * t for t in tokens))
-            self.admission = see_finished(self.admission, new, self.oldest(self.seen_finished, new), control)
+            self.last_finished = observe(0.0, len(tokens), sum(tokens), sum(t * t for t in tokens))
+            self.finished = self.updated(self.finished, self.seen_finished, self.last_finished)
 
-    def oldest(self, history: list[Observation], new: Observation) -> Observation:
-        """Keep an observation, and return the one that leaves a full window; zeros before that."""
+    def updated(self, means: RunningMeans, history: list[Observation], new: Observation) -> RunningMeans:
+        """Keep an observation, and return the means with it, less the one that leaves a full window."""
+        smoothing = self.replica.control.smoothing
         history.append(new)
-        held = self.replica.control.smoothing.observations
-        return history[-1 - held] if len(history) > held else Observation(0, 0, 0, 0)
+        full = len(history) > smoothing.observations
+        oldest = history[-1 - smoothing.observations] if full else Observation(0, 0, 0, 0)
+        return update(means, new, oldest, smoothing)
 
 
 def simulate_reference(job: Job, records: Records, tally: StepTally) -> None:

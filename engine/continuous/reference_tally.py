@@ -147,13 +147,13 @@ def _tally_windows(job: Job, records: Records, history: "History", tally: StepTa
         change(instant, "running", running)
         add(instant, "preemptions", int(running < 0))
     for step in history.steps:
-        steps = step.admission.steps
+        steps = step.target.running
         add(step.start, "steps")
         add(step.start, "running_sum", step.running)
         add(step.start, "kv_tokens", step.tokens)
-        add(step.start, "target", int(step.admission.cap))
-        add(step.start, "memory_bound", int(step.admission.memory_bound))
-        add(step.start, "sla_bound", int(step.admission.sla_bound))
-        if control.sla.enabled and steps.seen > 0:
+        add(step.start, "target", int(step.target.batch))
+        add(step.start, "memory_bound", int(step.target.memory_bound))
+        add(step.start, "sla_bound", int(step.target.sla_bound))
+        if steps.seen > 0:
             add(step.start, "signals")
             add(step.start, "signal", int(read(steps.total.signal, steps, control.smoothing) * UNIT))

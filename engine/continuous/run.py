@@ -49,9 +49,8 @@ def jobs_at_once(job: Job, shape: Shape, backend: str) -> int:
 def _run_compiled(job: Job, tally: StepTally, records: Records) -> None:
     """Simulate in a Numba kernel; compiled code is loaded on first use only."""
     from .numba.fleet import run_fleet
-    from .numba.workspace import make_workspace
 
-    run_fleet(job.requests, job.bin_of, job.setup, records, tally, make_workspace(job), *way_of(job, records))
+    run_fleet(job, records, tally, *way_of(job, records))
     if tally.totals[LATE]:
         raise too_late()
 

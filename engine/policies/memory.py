@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from batchcube.errors import InputError
 
 from ..dialect import floor, maximum, minimum, policy, settle, sqrt, where
+from .controller import Controller, View, middle
 
 RULES = ("exact", "buffer", "margin", "literal")
 UNLIMITED = 2.0**40
@@ -73,3 +74,49 @@ def memory_batch(mean: Any, variance: Any, previous: Any, smallest: Any, largest
         where(memory.rule == 1, buffer, where(memory.rule == 2, margin, literal)),
     )
     return minimum(maximum(bound, smallest), largest)
+
+
+class MemoryState(NamedTuple):
+    """State of Algorithm 1."""
+
+    bound: float
+    """b_mem."""
+
+
+@policy
+def bound_by_memory(previous: Any, view: View, memory: Memory) -> Any:
+    """Return b_mem from the running moments; `previous` is the bound before."""
+    tokens = maximum(view.finished.tokens, 1.0)
+    variance = maximum(settle(view.finished.squares) - settle(tokens * tokens), 0.0)
+    return memory_batch(tokens, variance, previous, view.smallest, view.largest, memory)
+
+
+@policy
+def start_memory(view: View, memory: Memory) -> tuple[MemoryState, Any]:
+    """Begin with what the sample's moments allow, were the bound before in the middle of [B_min, B_max]."""
+    bound = view.largest
+    if memory.enabled:
+        bound = bound_by_memory(middle(view), view, memory)
+    return MemoryState(bound), bound
+
+
+@policy
+def decide_memory(state: MemoryState, view: View, memory: Memory) -> tuple[MemoryState, Any]:
+    """Move the bound where requests both wait and run, never below those that stay in the batch.
+
+    Whether there is a bound at all is structure, not data, so a plain `if` asks in every backend.
+    """
+    bound = state.bound
+    if memory.enabled:
+        moved = bound_by_memory(bound, view, memory)
+        moved = minimum(maximum(moved, view.staying * 1.0), view.largest)
+        bound = where(view.waits & (view.running > 0), moved, bound)
+    return MemoryState(bound), bound
+
+
+def is_steady(memory: Memory) -> bool:
+    """Say whether the bound stays while nothing finishes and nobody comes: unless it builds on the bound before."""
+    return not memory.enabled or RULES[memory.rule] in ("exact", "margin")
+
+
+MEMORY = Controller("memory", Memory, start_memory, decide_memory, is_steady)

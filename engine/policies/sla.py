@@ -6,6 +6,7 @@ from batchcube.errors import InputError
 
 from ..dialect import floor, maximum, minimum, policy, settle, where
 from ..ticks import TICKS_PER_S
+from .controller import Controller, View, middle
 
 VARIANTS = ("paper", "heuristic")
 SIGNALS = ("tbt", "batch_time", "latency")
@@ -21,6 +22,7 @@ class Sla(NamedTuple):
     enabled: bool
     variant: int
     signal: int
+    """What is observed, also where the search is not enabled: of `SIGNALS`, or TOKEN_GAP."""
     target: float
     """D_SLA."""
     tolerance: float
@@ -38,9 +40,17 @@ class Range(NamedTuple):
     high: float
 
 
-def no_sla() -> Sla:
-    """Leave the batch size free of any latency target."""
-    return Sla(False, 0, 0, float("inf"), 0.0, 0.0, 0.0)
+def no_sla(signal: str = "tbt") -> Sla:
+    """Leave the batch size free of any latency target; the signal is observed for other controllers."""
+    return Sla(False, 0, signal_number(signal), float("inf"), 0.0, 0.0, 0.0)
+
+
+def signal_number(signal: str) -> int:
+    """Return the number of a signal; InputError for one that does not exist."""
+    signals = (*SIGNALS, STEP_SIGNALS[-1])
+    if signal not in signals:
+        raise InputError(f"must be one of {', '.join(signals)}", path="policy.sla.signal", value=repr(signal))
+    return signals.index(signal)
 
 
 def sla_search(
@@ -49,11 +59,8 @@ def sla_search(
     """Build Algorithm 2's settings; InputError for a variant or signal that does not exist."""
     if variant not in VARIANTS:
         raise InputError(f"must be one of {', '.join(VARIANTS)}", path="policy.sla.variant", value=repr(variant))
-    signals = (*SIGNALS, STEP_SIGNALS[-1])
-    if signal not in signals:
-        raise InputError(f"must be one of {', '.join(signals)}", path="policy.sla.signal", value=repr(signal))
     target, tolerance = target_s * TICKS_PER_S, tolerance_s * TICKS_PER_S
-    return Sla(True, VARIANTS.index(variant), signals.index(signal), target, tolerance, float(alpha), float(delta))
+    return Sla(True, VARIANTS.index(variant), signal_number(signal), target, tolerance, float(alpha), float(delta))
 
 
 @policy
@@ -98,3 +105,35 @@ def narrow(span: Range, signal: Any, batch: Any, smallest: Any, largest: Any, sl
 def sla_batch(span: Range, smallest: Any, largest: Any) -> Any:
     """Return b_SLA, the middle of the interval, as a whole float."""
     return clamp(floor((span.low + span.high) / 2.0), smallest, largest)
+
+
+class SlaState(NamedTuple):
+    """State of Algorithm 2."""
+
+    span: Range
+    bound: float
+    """b_SLA."""
+
+
+@policy
+def start_sla(view: View, sla: Sla) -> tuple[SlaState, Any]:
+    """Begin in the middle of [B_min, B_max]."""
+    bound = view.largest
+    if sla.enabled:
+        bound = middle(view)
+    return SlaState(Range(view.smallest, view.largest), bound), bound
+
+
+@policy
+def decide_sla(state: SlaState, view: View, sla: Sla) -> tuple[SlaState, Any]:
+    """Move the interval after every batch, or step that decoded."""
+    span, bound = state.span, state.bound
+    if sla.enabled:
+        moved = narrow(span, view.steps.signal, view.steps.batch, view.smallest, view.largest, sla)
+        shown = view.last.batch > 0.0
+        span = Range(where(shown, moved.low, span.low), where(shown, moved.high, span.high))
+        bound = where(shown, sla_batch(span, view.smallest, view.largest), bound)
+    return SlaState(span, bound), bound
+
+
+SLA = Controller("sla", Sla, start_sla, decide_sla, lambda sla: not sla.enabled)

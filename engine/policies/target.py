@@ -1,14 +1,24 @@
-"""The batch size a server asks for: b = min(b_mem, b_SLA), moved after each batch (docs/model.md, sections 3, 6-8)."""
+"""The batch size a server asks for, or how many requests may run: the smallest bound of all controllers ([DB] III).
 
+The papers' b = min(b_mem, b_SLA) is `both(MEMORY, SLA)`; what else is configured joins it in the same way. What
+controllers see of the past is smoothed once for all of them (model, sections 3, 6-8 and 10).
+"""
+
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy import float64
 from numpy.typing import NDArray
 
-from ..dialect import floor, maximum, minimum, policy, settle, where, whole
-from .estimates import Observation, RunningMeans, Smoothing, read, smoothing, start_means, update
-from .memory import Memory, memory_batch, no_memory_bound
-from .sla import Range, Sla, clamp, narrow, no_sla, sla_batch
+from ..dialect import maximum, minimum, policy, where, whole
+from .controller import Both, Controller, Finished, Heads, Last, Steps, View, both, controller_of
+from .estimates import UNIT, Observation, RunningMeans, Smoothing, read, smoothing, start_means
+from .memory import MEMORY, Memory, no_memory_bound
+from .sla import SLA, Sla, clamp, no_sla
+
+PAPERS = both(MEMORY, SLA)
 
 
 class Control(NamedTuple):
@@ -25,19 +35,30 @@ class Control(NamedTuple):
     """(controller,) mean of p + o before any observation, from the sample that gave the bin edges."""
     prior_squares: NDArray[float64]
     """(controller,) mean of (p + o)² of that sample."""
+    further: Any = ()
+    """Settings of one controller more; empty where there is none."""
 
 
 class Target(NamedTuple):
-    """State of one controller and its last decision."""
+    """What was decided, and the running means then."""
 
     running: RunningMeans
-    span: Range
+    """Of batches, or of decode steps."""
     memory_bound: float
     """b_mem."""
     sla_bound: float
     """b_SLA."""
     batch: int
-    """b_target."""
+    """b_target: requests of the next batch, or that may run."""
+
+
+class Decider(NamedTuple):
+    """All controllers together."""
+
+    start: Callable[[RunningMeans, View, Control], tuple[Any, Target]]
+    """The state before the first decision, and what is decided then."""
+    decide: Callable[[Any, RunningMeans, View, Control], tuple[Any, Target]]
+    """The state after a decision, and what was decided."""
 
 
 def fixed_target(
@@ -50,58 +71,96 @@ def fixed_target(
 
 
 @policy
-def bound_by_memory(
-    running: RunningMeans, previous: Any, prior_tokens: Any, prior_squares: Any, control: Control
-) -> Any:
-    """Return b_mem from the running moments, or from the sample's before any batch has finished."""
+def _decided(papers: Both, bound: Any, running: RunningMeans, view: View) -> Target:
+    """Hold a bound inside [B_min, B_max], and above those that stay in the batch."""
+    held = clamp(bound, view.smallest, view.largest)
+    held = minimum(maximum(held, view.staying * 1.0), view.largest)
+    return Target(running, papers.first.bound, papers.second.bound, whole(held))
+
+
+@cache
+def decider(further: Controller | None) -> Decider:
+    """Return the papers' controllers, with one more where there is one."""
+    if further is None:
+        init, move = PAPERS.init, PAPERS.decide
+
+        def start(running: RunningMeans, view: View, control: Control) -> tuple[Any, Target]:
+            state, bound = init(view, Both(control.memory, control.sla))
+            return state, _decided(state, bound, running, view)
+
+        def decide(state: Any, running: RunningMeans, view: View, control: Control) -> tuple[Any, Target]:
+            state, bound = move(state, view, Both(control.memory, control.sla))
+            return state, _decided(state, bound, running, view)
+
+    else:
+        init, move = both(PAPERS, further).init, both(PAPERS, further).decide
+
+        def start(running: RunningMeans, view: View, control: Control) -> tuple[Any, Target]:
+            state, bound = init(view, Both(Both(control.memory, control.sla), control.further))
+            return state, _decided(state.first, bound, running, view)
+
+        def decide(state: Any, running: RunningMeans, view: View, control: Control) -> tuple[Any, Target]:
+            state, bound = move(state, view, Both(Both(control.memory, control.sla), control.further))
+            return state, _decided(state.first, bound, running, view)
+
+    return Decider(policy(start), policy(decide))
+
+
+@policy
+def steps_of(running: RunningMeans, settings: Smoothing) -> Steps:
+    """Return what controllers see of the batches, or decode steps, so far."""
+    signal = read(running.total.signal, running, settings)
+    return Steps(running.seen, signal, read(running.total.batch, running, settings))
+
+
+@policy
+def finished_of(running: RunningMeans, prior_tokens: Any, prior_squares: Any, settings: Smoothing) -> Finished:
+    """Return what controllers see of the requests that finished; the sample's moments before any has."""
     unseen = running.seen == 0
-    tokens = maximum(where(unseen, prior_tokens, read(running.total.tokens, running, control.smoothing)), 1.0)
-    squares = where(unseen, prior_squares, read(running.total.squares, running, control.smoothing))
-    variance = maximum(settle(squares) - settle(tokens * tokens), 0.0)
-    return memory_batch(tokens, variance, previous, control.smallest, control.largest, control.memory)
+    tokens = where(unseen, prior_tokens, read(running.total.tokens, running, settings))
+    squares = where(unseen, prior_squares, read(running.total.squares, running, settings))
+    return Finished(running.seen, tokens, squares)
 
 
 @policy
-def decide(running: RunningMeans, span: Range, memory_bound: Any, sla_bound: Any, control: Control) -> Target:
-    """Combine both bounds into b_target = min(b_mem, b_SLA) in [B_min, B_max]."""
-    batch = clamp(minimum(memory_bound, sla_bound), control.smallest, control.largest)
-    return Target(running, span, memory_bound, sla_bound, whole(batch))
+def last_of(batch: Observation, finished: Observation) -> Last:
+    """Return what controllers see of what has just ended."""
+    return Last(
+        batch.signal / UNIT, batch.batch / UNIT, finished.batch / UNIT, finished.tokens / UNIT, finished.squares / UNIT
+    )
 
 
-@policy
-def start_target(controller: Any, control: Control) -> Target:
-    """Return the state before the first batch: both searches start in the middle of [B_min, B_max]."""
-    middle = floor((control.smallest + control.largest) / 2.0)
-    running = start_means()
-    span = Range(control.smallest, control.largest)
-    memory_bound = sla_bound = control.largest
-    if control.sla.enabled:
-        sla_bound = middle
-    if control.memory.enabled:
-        tokens, squares = control.prior_tokens[controller], control.prior_squares[controller]
-        memory_bound = bound_by_memory(running, middle, tokens, squares, control)
-    return decide(running, span, memory_bound, sla_bound, control)
+def start_state(control: Control) -> Any:
+    """Return a state that all controllers together could begin with: which numbers it holds depends on settings only.
 
-
-@policy
-def learn(
-    target: Target, new: Observation, oldest: Observation, waiting: Any, controller: Any, control: Control
-) -> Target:
-    """Move the target after one finished batch.
-
-    Which of the two algorithms there are is structure, not data, so a plain `if` decides it in every backend.
-    Algorithm 1 acts only while requests wait ([DB]: both waiting and running requests exist; the running ones are those
-    that just finished). Algorithm 2 acts after every batch.
+    What they see are no requests at all, in one bin.
     """
-    running = update(target.running, new, oldest, control.smoothing)
-    signal = read(running.total.signal, running, control.smoothing)
-    batch = read(running.total.batch, running, control.smoothing)
-    memory_bound, sla_bound, span = target.memory_bound, target.sla_bound, target.span
-    if control.sla.enabled:
-        span = narrow(span, signal, batch, control.smallest, control.largest, control.sla)
-        sla_bound = sla_batch(span, control.smallest, control.largest)
-    if control.memory.enabled:
-        tokens, squares = control.prior_tokens[controller], control.prior_squares[controller]
-        moved = bound_by_memory(running, memory_bound, tokens, squares, control)
-        memory_bound = where(waiting > 0, moved, memory_bound)
-    return decide(running, span, memory_bound, sla_bound, control)
+    means, nobody = start_means(), np.zeros(1)
+    view = View(
+        False,
+        0,
+        0,
+        0,
+        np.zeros(1, np.int64),
+        Heads(np.zeros(1, np.int64), np.zeros(1, np.int64), nobody, nobody, nobody, 0, 1),
+        -1,
+        control.smallest,
+        control.largest,
+        steps_of(means, control.smoothing),
+        finished_of(means, float(control.prior_tokens[0]), float(control.prior_squares[0]), control.smoothing),
+        last_of(means.total, means.total),
+    )
+    return decider(controller_of(control.further)).start(means, view, control)[0]
+
+
+def is_steady(control: Control) -> bool:
+    """Say whether the target stays while nothing finishes and nobody comes, so that steps may be taken many at once."""
+    further = controller_of(control.further)
+    papers = PAPERS.steady(Both(control.memory, control.sla))
+    return papers and (further is None or further.steady(control.further))
+
+
+def watches_steps(control: Control) -> bool:
+    """Say whether a controller is shown single steps of continuous batching."""
+    further = controller_of(control.further)
+    return control.sla.enabled or (further is not None and not further.steady(control.further))

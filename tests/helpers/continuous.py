@@ -157,5 +157,5 @@ def draw_large(rng: np.random.Generator) -> Job:
         windows=int(rng.choice([1, 7])),
     )
     arrival = np.sort(rng.integers(0, int(rng.choice([1, 2**40, 2**57])), count))
-    requests = Requests(arrival, prompt.astype(np.int64), output.astype(np.int64))
+    requests = Requests(arrival, prompt.astype(np.int64), output.astype(np.int64), output.astype(np.float64))
     return Job(requests, np.zeros(count, np.int32), Setup(replica, make_fleet(), reporting))

@@ -126,7 +126,7 @@ def disagreements(jobs: Sequence[Job], shape: Shape, *backends: str) -> list[tup
     found = []
     for backend, (tally_too, records_too) in zip(backends[1:], others, strict=True):
         for k in range(len(jobs)):
-            if differences := compare(tally, records[k], tally_too, records_too[k], replication=k):
+            if differences := compare(tally, records[k], tally_too, records_too[k], run=k):
                 found.append((k, backend, differences))
     return found
 

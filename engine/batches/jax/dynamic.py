@@ -4,19 +4,19 @@ All replications step together. In one step a replication finishes at most one b
 started them all it stands still until the last one has.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ...dialect import whole
+from ...dialect import where, whole
 from ...policies.bin_choice import rank
-from ...policies.estimates import UNIT, Observation, observe, read
+from ...policies.controller import Heads, View
+from ...policies.estimates import UNIT, Observation, RunningMeans, observe, read, start_means, update
 from ...policies.service import own_ticks, service_ticks
-from ...policies.target import Target, learn, start_target
-from ...ticks import NEVER
+from ...policies.target import Target, decider, finished_of, last_of, steps_of
+from ...ticks import NEVER, TICKS_PER_MICROSECOND
 from .account import Decisions
 from .program import ProgramKey
 from .replication import Batches, Replication, each_replication, first_after
@@ -45,6 +45,8 @@ class State(NamedTuple):
     running: InService
     targets: Any
     """A `Target`: (controller,) each."""
+    states: Any
+    """State of the controllers: (controller,) each."""
     history: Any
     """A `Observation`: (controller, observation) what a window still holds."""
     observed: Array
@@ -86,14 +88,21 @@ def begin(replication: Replication, key: ProgramKey) -> State:
     """Return the state before the first request."""
     controllers = jnp.arange(key.bins)
     empty = jnp.zeros(key.servers, jnp.int64)
-    targets = jax.vmap(lambda k: as_arrays(start_target(k, replication.setup.control)))(controllers)
-    none = jnp.zeros((key.bins, key.observations), jnp.int64)
     zero = jnp.zeros((), jnp.int64)
+    control, means = replication.setup.control, as_integers(start_means())
+
+    def start(k: Array) -> Any:
+        view = view_of(k, zero, replication.start[:-1], zero, means, means.total, replication, key)
+        return decided(*decider(key.further).start(means, view, control))
+
+    states, targets = jax.vmap(start)(controllers)
+    none = jnp.zeros((key.bins, key.observations), jnp.int64)
     return State(
         now=zero - 1,
         head=replication.start[:-1],
         running=InService(empty + NEVER, empty, empty, seen_as(empty)),
         targets=targets,
+        states=states,
         history=seen_as(none),
         observed=jnp.zeros(key.bins, jnp.int64),
         previous=zero - 1,
@@ -109,16 +118,52 @@ def seen_as(array: Any) -> Any:
     return Observation(array, array, array, array)
 
 
-def as_arrays(target: Target) -> Any:
-    """Give the state of a controller the types that it keeps."""
-    whole_numbers: Any = partial(jnp.asarray, dtype=jnp.int64)
-    real_numbers: Any = partial(jnp.asarray, dtype=jnp.float64)
-    return Target(
-        running=jax.tree.map(whole_numbers, target.running),
-        span=jax.tree.map(real_numbers, target.span),
-        memory_bound=real_numbers(target.memory_bound),
-        sla_bound=real_numbers(target.sla_bound),
-        batch=whole_numbers(target.batch),
+def as_integers(values: Any) -> Any:
+    """Give numbers the type of integers."""
+    return jax.tree.map(lambda value: jnp.asarray(value, jnp.int64), values)
+
+
+def as_reals(values: Any) -> Any:
+    """Give numbers the type of floats."""
+    return jax.tree.map(lambda value: jnp.asarray(value, jnp.float64), values)
+
+
+def decided(state: Any, target: Target) -> tuple[Any, Target]:
+    """Give the state of controllers, and what they decided, the types that they keep."""
+    running, memory_bound, sla_bound, batch = target
+    kept = Target(as_integers(running), as_reals(memory_bound), as_reals(sla_bound), as_integers(batch))
+    return as_reals(state), kept
+
+
+def view_of(
+    k: Any,
+    now: Any,
+    head: Array,
+    running: Any,
+    means: RunningMeans,
+    new: Observation,
+    replication: Replication,
+    key: ProgramKey,
+) -> View:
+    """Return what controller k sees, `running` requests being in service; what no policy reads is not computed."""
+    setup = replication.setup
+    control, per_bin = setup.control, setup.policy.per_bin != 0
+    before: Any = waits(now - 1, head, replication)
+    queues: Any = first_after(replication.came, head, replication.start[1:], now - 1, key) - head
+    order = jnp.arange(key.requests)
+    return View(
+        where(per_bin, before[k], jnp.any(before)),
+        where(per_bin, queues[k], jnp.sum(queues)),
+        running,
+        0,
+        queues,
+        Heads(head, order, replication.came, replication.prompt, replication.predicted, now, TICKS_PER_MICROSECOND),
+        where(per_bin, k, -1),
+        control.smallest,
+        control.largest,
+        steps_of(means, control.smoothing),
+        finished_of(means, control.prior_tokens[k], control.prior_squares[k], control.smoothing),
+        last_of(new, new),
     )
 
 
@@ -132,7 +177,7 @@ def step(replication: Replication, queue: Array, state: State, key: ProgramKey) 
     arriving = jnp.where(may_start & ~waiting, replication.arrival[state.taken], NEVER)
     stay = (due > state.now) & may_start & waiting
     state = state._replace(now=jnp.where(stay, state.now, jnp.minimum(due, arriving)))
-    return dispatch(finish(state, replication), replication, queue, key)
+    return dispatch(finish(state, replication, key), replication, queue, key)
 
 
 def waits(instant: Array, head: Array, replication: Replication) -> Array:
@@ -140,7 +185,7 @@ def waits(instant: Array, head: Array, replication: Replication) -> Array:
     return (head < replication.start[1:]) & (replication.came[head] <= instant)
 
 
-def finish(state: State, replication: Replication) -> State:
+def finish(state: State, replication: Replication, key: ProgramKey) -> State:
     """Finish the first of the batches that are due now, and teach its controller."""
     control, per_bin, running = replication.setup.control, replication.setup.policy.per_bin != 0, state.running
     due = (running.completion == state.now) & (running.completion < NEVER)
@@ -151,14 +196,17 @@ def finish(state: State, replication: Replication) -> State:
     position = state.observed[k] % control.smoothing.observations
     new = Observation(*(part[slot] for part in running.seen))
     oldest = Observation(*(part[k, position] for part in state.history))
-    before = waits(state.now - 1, state.head, replication)
-    queued = jnp.where(per_bin, before[j], jnp.any(before))
-    target = as_arrays(learn(jax.tree.map(lambda x: x[k], state.targets), new, oldest, 1 * queued, k, control))
+    serving = jnp.sum(jnp.where(running.completion < NEVER, running.seen.batch, 0)) // UNIT
+    earlier, target = jax.tree.map(lambda x: x[k], (state.states, state.targets))
+    means = update(target.running, new, oldest, control.smoothing)
+    view = view_of(k, state.now, state.head, serving, means, new, replication, key)
+    moved, target = decided(*decider(key.further).decide(earlier, means, view, control))
     k = jnp.where(any_due, k, len(state.head))  # an index out of range changes nothing
     slot = jnp.where(any_due, slot, len(due))
     return state._replace(
         running=running._replace(completion=running.completion.at[slot].set(NEVER, mode="drop")),
         targets=jax.tree.map(lambda old, x: old.at[k].set(x, mode="drop"), state.targets, target),
+        states=jax.tree.map(lambda old, x: old.at[k].set(x, mode="drop"), state.states, moved),
         history=Observation(
             *(old.at[k, position].set(x, mode="drop") for old, x in zip(state.history, new, strict=True))
         ),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...policies.bin_choice import CHOICES
+from ...policies.controller import Controller, controller_of
 from ...simulation import Shape
 from ...ticks import NEVER
 from ..model import INFINITE, Job, Setup
@@ -43,8 +44,15 @@ class ProgramKey(NamedTuple):
     timed: bool
     sla: bool
     memory: bool
+    further: Controller | None
+    """A controller beside the papers'."""
     records: bool
     """Say what became of each request."""
+
+    @property
+    def predicted(self) -> bool:
+        """Whether a policy may read predicted lengths."""
+        return self.shortest_first or self.further is not None
 
 
 def roomy(count: int) -> int:
@@ -100,6 +108,7 @@ def key_of(job: Job, shape: Shape, *, records: bool, slots: int = MOST_SLOTS) ->
         timed=service.timed,
         sla=control.sla.enabled,
         memory=control.memory.enabled,
+        further=None if policy.static else controller_of(control.further),
         records=records,
     )
 
@@ -120,7 +129,7 @@ class Stack(NamedTuple):
     asked: NDArray[np.int64]
     """(row, 3, request) length, prompt, output; 1, 0, 0 beyond the last."""
     predicted: NDArray[np.float64]
-    """(row, request), where the service order reads it."""
+    """(row, request), where a policy may read it."""
     order: NDArray[np.int32]
     """(row, request) request numbers, bin by bin."""
     start: NDArray[np.int64]
@@ -162,7 +171,7 @@ class _Part:
             self.rows[replication] = (
                 arrivals.row(trace.arrival),
                 asked.row(trace.length, trace.prompt, trace.output),
-                predicted.row(trace.predicted) if key.shortest_first else 0,
+                predicted.row(trace.predicted) if key.predicted else 0,
                 bins.row(sorting.order, sorting.start),
                 setups.row(setup),
             )

@@ -28,7 +28,7 @@ class Replication(NamedTuple):
     output: Array
     """(position,)."""
     predicted: Array
-    """(position,) predicted length; meaningless unless the service order reads it."""
+    """(position,) predicted length; meaningless unless a policy may read it."""
     start: Array
     """(bin + 1,) position where each bin begins."""
     setup: Any
@@ -67,7 +67,7 @@ def replication_of(stack: Stack, rows: Array, requests: Array, key: ProgramKey) 
         length=asked[0],
         prompt=asked[1],
         output=asked[2],
-        predicted=stack.predicted[rows[2]][order] if key.shortest_first else asked[0],
+        predicted=stack.predicted[rows[2]][order] if key.predicted else asked[0],
         start=jnp.minimum(start, requests),
         setup=jax.tree.map(lambda values: values[rows[4]], stack.setups),
     )

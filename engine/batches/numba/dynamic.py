@@ -3,19 +3,22 @@
 Time steps from one completion or idle-server arrival to the next; while all servers are busy, arrivals only queue.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...numba.heap import pop, push
 from ...numba.jit import inline, jit
+from ...numba.state import Structure, floats_of, packing, structure_of
 from ...policies.bin_choice import EMPTY, rank
-from ...policies.estimates import UNIT, Observation, RunningMeans, observe, read
+from ...policies.controller import Controller, Heads, View, controller_of
+from ...policies.estimates import UNIT, Observation, RunningMeans, observe, read, start_means, update
 from ...policies.service import own_ticks, service_ticks
-from ...policies.sla import Range
-from ...policies.target import Target, learn, start_target
-from ...ticks import NEVER
+from ...policies.target import Target, decider, finished_of, last_of, start_state, steps_of
+from ...ticks import NEVER, TICKS_PER_MICROSECOND
 from ...windows import window_at
 from ..model import Bins, Setup
 from ..tally import LOW, MEMORY_BOUND, SIGNAL_0, SIGNAL_1, SIGNALS, SLA_BOUND, TARGET
@@ -23,54 +26,83 @@ from .account import book, open_books, record, span_of
 
 
 class DynamicWorkspace(NamedTuple):
-    """Working memory of `run_dynamic`."""
+    """Working memory of a kernel."""
 
     bins: NDArray[np.int64]
-    """(bin, 2) where each queue begins and ends in `order`."""
+    """(bin, 2) where each queue begins in `order`, and how many wait."""
     running: NDArray[np.int64]
-    """(batch, 7) heap of batches in service: completion, number, bin, and what each will teach, a `Observation`."""
+    """(batch, 7) heap of batches in service: completion, number, bin, and what each will teach, an `Observation`."""
     whole: NDArray[np.int64]
-    """(controller, 6) integers of each `Target`."""
+    """(controller, 6) the running means, and the integer of each `Target`."""
     real: NDArray[np.float64]
-    """(controller, 4) floats of each `Target`."""
+    """(controller, 2) floats of each `Target`."""
+    state: NDArray[np.float64]
+    """(controller, number) state of the controllers."""
     history: NDArray[np.int64]
     """(controller, observation, 4) what a window still holds."""
     observed: NDArray[np.int64]
     """(controller,) batches seen."""
 
 
-HEAD, TAIL = range(2)
+HEAD, COUNT = range(2)
 
 
-def dynamic_workspace(bins: Bins, setup: Setup) -> DynamicWorkspace:
-    """Allocate working memory; pages of the heap that are never touched cost nothing."""
+def dynamic_workspace(bins: Bins, setup: Setup, numbers: int) -> DynamicWorkspace:
+    """Allocate working memory, for controllers with so many `numbers`; pages that are never touched cost nothing."""
     count = len(bins.start) - 1
     controllers = count if setup.policy.per_bin else 1
     return DynamicWorkspace(
         bins=np.zeros((count, 2), np.int64),
         running=np.empty((min(setup.policy.servers, len(bins.of)) + 1, 7), np.int64),
         whole=np.zeros((controllers, 6), np.int64),
-        real=np.zeros((controllers, 4), np.float64),
+        real=np.zeros((controllers, 2), np.float64),
+        state=np.zeros((controllers, numbers), np.float64),
         history=np.zeros((controllers, setup.control.smoothing.observations, 4), np.int64),
         observed=np.zeros(controllers, np.int64),
     )
 
 
 @inline
-def load(k, workspace):
-    """Read the state of controller k."""
-    whole, real = workspace.whole[k], workspace.real[k]
-    running = RunningMeans(whole[0], Observation(whole[1], whole[2], whole[3], whole[4]))
-    return Target(running, Range(real[0], real[1]), real[2], real[3], whole[5])
+def means_of(k, workspace):
+    """Read the running means that controller k sees."""
+    whole = workspace.whole[k]
+    return RunningMeans(whole[0], Observation(whole[1], whole[2], whole[3], whole[4]))
 
 
 @inline
-def store(k, target, workspace):
-    """Keep the state of controller k."""
+def target_of(k, workspace):
+    """Read what controller k has decided."""
+    return Target(means_of(k, workspace), workspace.real[k, 0], workspace.real[k, 1], workspace.whole[k, 5])
+
+
+@inline
+def keep(k, target, workspace):
+    """Keep what controller k has decided."""
     whole, real, total = workspace.whole[k], workspace.real[k], target.running.total
     whole[0], whole[1], whole[2], whole[3] = target.running.seen, total.signal, total.batch, total.tokens
     whole[4], whole[5] = total.squares, target.batch
-    real[0], real[1], real[2], real[3] = target.span.low, target.span.high, target.memory_bound, target.sla_bound
+    real[0], real[1] = target.memory_bound, target.sla_bound
+
+
+@inline
+def view_of(k, now, queued, running, means, new, trace, order, setup, workspace):
+    """Return what controller k sees once a batch has finished, with the running means after it."""
+    control, queues = setup.control, workspace.bins
+    heads = Heads(queues[:, HEAD], order, trace.arrival, trace.prompt, trace.predicted, now, TICKS_PER_MICROSECOND)
+    return View(
+        queued > 0,
+        queued,
+        running,
+        0,
+        queues[:, COUNT],
+        heads,
+        k if setup.policy.per_bin else -1,
+        control.smallest,
+        control.largest,
+        steps_of(means, control.smoothing),
+        finished_of(means, control.prior_tokens[k], control.prior_squares[k], control.smoothing),
+        last_of(new, new),
+    )
 
 
 @inline
@@ -95,7 +127,7 @@ def choose_bin(order, queues, previous, policy):
     """Return the bin that a free server takes from."""
     best, best_rank = 0, EMPTY
     for j in range(len(queues)):
-        waiting = queues[j, TAIL] - queues[j, HEAD]
+        waiting = queues[j, COUNT]
         first = np.int64(order[queues[j, HEAD]]) if waiting > 0 else EMPTY
         value = rank(policy.bin_choice, j, first, waiting, previous, len(queues))
         if value < best_rank:
@@ -104,18 +136,13 @@ def choose_bin(order, queues, previous, policy):
 
 
 @inline
-def learn_from(batch, waiting, control, per_bin, workspace):
-    """Teach the controller what a finished batch, a row of the heap, has shown."""
-    j = batch[2]
-    k = j if per_bin else 0
-    slot = workspace.observed[k] % control.smoothing.observations
+def exchanged(k, new, control, workspace):
+    """Keep an observation of controller k, and return the one that leaves a full window; zeros before that."""
+    row = workspace.history[k, workspace.observed[k] % control.smoothing.observations]
     workspace.observed[k] += 1
-    old = workspace.history[k, slot]
-    oldest = Observation(old[0], old[1], old[2], old[3])
-    old[0], old[1], old[2], old[3] = batch[3], batch[4], batch[5], batch[6]
-    queued = workspace.bins[j, TAIL] - workspace.bins[j, HEAD] if per_bin else waiting
-    new = Observation(batch[3], batch[4], batch[5], batch[6])
-    store(k, learn(load(k, workspace), new, oldest, queued, k, control), workspace)
+    oldest = Observation(row[0], row[1], row[2], row[3])
+    row[0], row[1], row[2], row[3] = new.signal, new.batch, new.tokens, new.squares
+    return oldest
 
 
 @inline
@@ -134,54 +161,92 @@ def book_target(target, start, control, reporting, windows):
             row[SIGNAL_1] += signal >> 32
 
 
-@jit
-def run_dynamic(trace, bins, setup, tally, records, workspace):
+@cache
+def dynamic_kernel(further: Controller | None, structure: Structure) -> Callable[..., None]:
+    """Return the kernel that has the papers' controllers compiled in, and a further one where there is one.
+
+    `structure` is that of their state. A kernel simulates one replication into an empty tally; it fills `records`
+    unless they have length 0.
+    """
+    start_all, decide_all = decider(further)
+    load, store = packing(structure)
+
+    @jit
+    def run_dynamic(trace, bins, setup, tally, records, workspace):
+        open_books(trace, setup, tally)
+        policy, control, order = setup.policy, setup.control, bins.order
+        arrival, queues, running = trace.arrival, workspace.bins, workspace.running
+        for j in range(len(queues)):
+            queues[j, HEAD], queues[j, COUNT] = bins.start[j], 0
+        for k in range(len(workspace.observed)):
+            means = start_means()
+            view = view_of(k, 0, 0, 0, means, means.total, trace, order, setup, workspace)
+            state, target = start_all(means, view, control)
+            store(workspace.state[k], state)
+            keep(k, target, workspace)
+        requests = len(arrival)
+        arrived = waiting = number = busy = serving = 0
+        previous = -1
+        while arrived < requests or busy > 0:
+            now = running[0, 0] if busy > 0 else NEVER
+            if busy < policy.servers and arrived < requests:
+                now = min(now, arrival[arrived])
+            # (1) Completions; those who arrived before this instant are already waiting.
+            while arrived < requests and arrival[arrived] < now:
+                queues[bins.of[arrived], COUNT] += 1
+                arrived, waiting = arrived + 1, waiting + 1
+            while busy > 0 and running[0, 0] == now:
+                pop(running, busy)
+                busy -= 1
+                done = running[busy]
+                k = done[2] if policy.per_bin else 0
+                new = Observation(done[3], done[4], done[5], done[6])
+                oldest = exchanged(k, new, control, workspace)
+                means = update(means_of(k, workspace), new, oldest, control.smoothing)
+                queued = queues[k, COUNT] if policy.per_bin else waiting
+                view = view_of(k, now, queued, serving, means, new, trace, order, setup, workspace)
+                state, target = decide_all(load(workspace.state[k]), means, view, control)
+                store(workspace.state[k], state)
+                keep(k, target, workspace)
+                serving -= new.batch // UNIT
+            # (2) Arrivals.
+            while arrived < requests and arrival[arrived] == now:
+                queues[bins.of[arrived], COUNT] += 1
+                arrived, waiting = arrived + 1, waiting + 1
+            # (3) Dispatch until none can.
+            while waiting > 0 and busy < policy.servers:
+                j = choose_bin(order, queues, previous, policy)
+                target = target_of(j if policy.per_bin else 0, workspace)
+                low = queues[j, HEAD]
+                size = min(queues[j, COUNT], target.batch)
+                high = low + size
+                members = order[low:high]
+                span = span_of(members, trace, setup.service.timed)
+                service = service_ticks(size, span.longest, setup.service)
+                book(members, j, now, service, span, trace, setup, tally)
+                book_target(target, now, control, setup.reporting, tally.windows)
+                record(members, j, number, now, service, trace, setup, records)
+                signal = signal_of(members, now, service, span.longest_output, trace, setup)
+                seen = observe(signal, size, span.tokens, span.squares)
+                row = running[busy]
+                row[0], row[1], row[2] = now + service, number, j
+                row[3], row[4], row[5], row[6] = seen.signal, seen.batch, seen.tokens, seen.squares
+                push(running, busy)
+                queues[j, HEAD], queues[j, COUNT], previous = high, queues[j, COUNT] - size, j
+                busy, waiting, serving, number = busy + 1, waiting - size, serving + size, number + 1
+        tally.totals[0]["unserved"] = requests - tally.totals[0]["completed"]
+
+    return run_dynamic
+
+
+_structures: dict[Controller | None, Structure] = {}
+
+
+def run_dynamic(trace: Any, bins: Any, setup: Any, tally: Any, records: Any) -> None:
     """Simulate one replication into an empty tally; fill `records` unless they have length 0."""
-    open_books(trace, setup, tally)
-    policy, control, order = setup.policy, setup.control, bins.order
-    arrival, queues, running = trace.arrival, workspace.bins, workspace.running
-    for j in range(len(queues)):
-        queues[j, HEAD] = queues[j, TAIL] = bins.start[j]
-    for k in range(len(workspace.observed)):
-        store(k, start_target(k, control), workspace)
-    requests = len(arrival)
-    arrived = waiting = number = busy = 0
-    previous = -1
-    while arrived < requests or busy > 0:
-        now = running[0, 0] if busy > 0 else NEVER
-        if busy < policy.servers and arrived < requests:
-            now = min(now, arrival[arrived])
-        # (1) Completions; those who arrived before this instant are already waiting.
-        while arrived < requests and arrival[arrived] < now:
-            queues[bins.of[arrived], TAIL] += 1
-            arrived, waiting = arrived + 1, waiting + 1
-        while busy > 0 and running[0, 0] == now:
-            pop(running, busy)
-            busy -= 1
-            learn_from(running[busy], waiting, control, policy.per_bin, workspace)
-        # (2) Arrivals.
-        while arrived < requests and arrival[arrived] == now:
-            queues[bins.of[arrived], TAIL] += 1
-            arrived, waiting = arrived + 1, waiting + 1
-        # (3) Dispatch until none can.
-        while waiting > 0 and busy < policy.servers:
-            j = choose_bin(order, queues, previous, policy)
-            target = load(j if policy.per_bin else 0, workspace)
-            low = queues[j, HEAD]
-            size = min(queues[j, TAIL] - low, target.batch)
-            high = low + size
-            members = order[low:high]
-            span = span_of(members, trace, setup.service.timed)
-            service = service_ticks(size, span.longest, setup.service)
-            book(members, j, now, service, span, trace, setup, tally)
-            book_target(target, now, control, setup.reporting, tally.windows)
-            record(members, j, number, now, service, trace, setup, records)
-            signal = signal_of(members, now, service, span.longest_output, trace, setup)
-            seen = observe(signal, size, span.tokens, span.squares)
-            row = running[busy]
-            row[0], row[1], row[2] = now + service, number, j
-            row[3], row[4], row[5], row[6] = seen.signal, seen.batch, seen.tokens, seen.squares
-            push(running, busy)
-            queues[j, HEAD], previous = high, j
-            busy, waiting, number = busy + 1, waiting - size, number + 1
-    tally.totals[0]["unserved"] = requests - tally.totals[0]["completed"]
+    further = controller_of(setup.control.further)
+    if further not in _structures:
+        _structures[further] = structure_of(start_state(setup.control))
+    structure = _structures[further]
+    workspace = dynamic_workspace(bins, setup, floats_of(structure))
+    dynamic_kernel(further, structure)(trace, bins, setup, tally, records, workspace)

@@ -129,7 +129,7 @@ def book_preemption(i, now, reporting, records, workspace, tally):
 
 
 @inline
-def book_steps(now, first, growing, steps, decoding, prefills, admission, control, reporting, start, workspace, tally):
+def book_steps(now, first, growing, steps, decoding, prefills, target, control, reporting, start, workspace, tally):
     """Count steps that are all alike and begin in one window; `start` is the arrival of the first measured request.
 
     Each emits the tokens of its decodes and of the prefills that end in it; only the last may end after `start` if they
@@ -155,11 +155,11 @@ def book_steps(now, first, growing, steps, decoding, prefills, admission, contro
         row[W_RUNNING_SUM] += steps * running
         # The chunks are in the cache already, the tokens of the decodes are not.
         row[W_KV_TOKENS] += steps * workspace.state[TOKENS] + decoding * (steps * (steps + 1) // 2)
-        row[W_TARGET] += steps * admission.cap
-        row[W_MEMORY_BOUND] += steps * np.int64(admission.memory_bound)
-        row[W_SLA_BOUND] += steps * np.int64(admission.sla_bound)
-        if control.sla.enabled and admission.steps.seen > 0:
-            signal = read(admission.steps.total.signal, admission.steps, control.smoothing)
+        row[W_TARGET] += steps * target.batch
+        row[W_MEMORY_BOUND] += steps * np.int64(target.memory_bound)
+        row[W_SLA_BOUND] += steps * np.int64(target.sla_bound)
+        if target.running.seen > 0:
+            signal = read(target.running.total.signal, target.running, control.smoothing)
             row[W_SIGNALS] += steps
             row[W_SIGNAL] += steps * np.int64(signal * UNIT)
 

@@ -1,13 +1,19 @@
 """All replicas, and the way of requests to them."""
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 from ...numba.jit import inline, jit
-from ...policies.admission import start_admission
-from ..model import NEVER, REJECTED, ROUTINGS
+from ...numba.state import Structure, floats_of, packing, structure_of
+from ...policies.controller import Controller, controller_of
+from ...policies.target import decider, start_state
+from ..model import NEVER, REJECTED, ROUTINGS, Job
 from ..tally import FIRST_ARRIVAL, KEPT, LATE
 from .account import book_requests
 from .queues import enqueue
-from .replica import advance
-from .workspace import IN_STEP, NOW, RUNNING, TOKENS, USED, WAITING, part_of, store
+from .replica import advance, view_of
+from .workspace import IN_STEP, NOW, RUNNING, STEPS, TOKENS, USED, WAITING, make_workspace, means_of, part_of
 
 SHORTEST_QUEUE = ROUTINGS.index("shortest_queue")
 
@@ -35,34 +41,60 @@ def shortest(now, replicas, workspace):
     return best
 
 
-@jit
-def run_fleet(requests, bin_of, setup, records, tally, workspace, order, begin):
-    """Serve or reject every request.
+@cache
+def fleet_kernel(further: Controller | None, structure: Structure) -> Callable[..., None]:
+    """Return the kernel that has the papers' controllers compiled in, and a further one where there is one.
 
-    Requests order[begin[r]:begin[r + 1]] are sent to replica r, known beforehand; where the way depends on the queues,
-    there are none, and everybody is sent on arrival.
+    `structure` is that of their state. A kernel serves or rejects every request. Requests order[begin[r]:begin[r + 1]]
+    are sent to replica r, known beforehand; where the way depends on the queues, there are none, and everybody is sent
+    on arrival.
     """
-    replica, fleet, reporting = setup
-    arrival, replicas = requests.arrival, fleet.replicas
-    for r in range(replicas):
-        store(start_admission(replica.control), part_of(workspace, r))
-    start = tally.totals[FIRST_ARRIVAL] = first_arrival(requests, records, reporting)
-    rounds = len(arrival) if fleet.routing == SHORTEST_QUEUE else 0
-    for i in range(rounds + 1):
-        until = arrival[i] if i < rounds else NEVER
-        if i < rounds and records.status[i] == REJECTED:
-            continue
+    start_all, decide_all = decider(further)
+    load, store = packing(structure)
+
+    @jit
+    def run_fleet(requests, bin_of, setup, records, tally, workspace, order, begin):
+        replica, fleet, reporting = setup
+        arrival, replicas = requests.arrival, fleet.replicas
         for r in range(replicas):
-            mine = order[begin[r] : begin[r + 1]]
-            advance(requests, bin_of, setup, records, start, tally, part_of(workspace, r), mine, until)
-            if tally.totals[LATE]:
-                return
-        if i < rounds:
-            r = shortest(until, replicas, workspace)
             part = part_of(workspace, r)
-            part.state[NOW] = max(part.state[NOW], until)
-            enqueue(part, i, bin_of[i] if fleet.by_bin else 0)
-            records.replica[i] = r
-    for r in range(replicas):
-        tally.totals[KEPT] += abs(workspace.state[r, TOKENS]) + abs(workspace.state[r, USED])
-    book_requests(requests, bin_of, records, reporting, tally)
+            view = view_of(0, requests, replica.control, part)
+            store(part.kept, start_all(means_of(STEPS, part), view, replica.control)[0])
+        start = tally.totals[FIRST_ARRIVAL] = first_arrival(requests, records, reporting)
+        rounds = len(arrival) if fleet.routing == SHORTEST_QUEUE else 0
+        for i in range(rounds + 1):
+            until = arrival[i] if i < rounds else NEVER
+            if i < rounds and records.status[i] == REJECTED:
+                continue
+            for r in range(replicas):
+                mine = order[begin[r] : begin[r + 1]]
+                part = part_of(workspace, r)
+                advance(requests, bin_of, setup, records, start, tally, part, mine, until, decide_all, load, store)
+                if tally.totals[LATE]:
+                    return
+            if i < rounds:
+                r = shortest(until, replicas, workspace)
+                part = part_of(workspace, r)
+                part.state[NOW] = max(part.state[NOW], until)
+                enqueue(part, i, bin_of[i] if fleet.by_bin else 0)
+                records.replica[i] = r
+        for r in range(replicas):
+            tally.totals[KEPT] += abs(workspace.state[r, TOKENS]) + abs(workspace.state[r, USED])
+        book_requests(requests, bin_of, records, reporting, tally)
+
+    return run_fleet
+
+
+_structures: dict[Controller | None, Structure] = {}
+
+
+def run_fleet(job: Job, records: Any, tally: Any, order: Any, begin: Any) -> None:
+    """Serve or reject every request of a replication; fill its records, and the empty tally."""
+    control = job.setup.replica.control
+    further = controller_of(control.further)
+    if further not in _structures:
+        _structures[further] = structure_of(start_state(control))
+    structure = _structures[further]
+    workspace = make_workspace(job, floats_of(structure))
+    kernel = fleet_kernel(further, structure)
+    kernel(job.requests, job.bin_of, job.setup, records, tally, workspace, order, begin)

@@ -3,17 +3,21 @@
 from typing import NamedTuple
 
 from ...numba.jit import inline
-from ...policies.admission import decide_cap, see_finished, see_step
+from ...policies.controller import Heads, View
 from ...policies.estimates import Observation, observe
 from ...policies.sla import TOKEN_GAP
+from ...policies.target import finished_of, last_of, steps_of
 from ..model import LATEST, LONGEST_GAP, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND
 from ..tally import LATE, PEAK_BLOCKS, PREFILL_TOKENS, PREFILLS
 from .account import book_gaps, book_move, book_preemption, book_steps
 from .leaps import blocks_for, countable, growth, lasting, steps_that_fit, steps_until
 from .queues import dequeue, enqueue, join, leave, next_in_line, preempt, start_decoding, stop_decoding
 from .workspace import (
+    COUNT,
     DECODING,
     EMITTED,
+    FINISHED,
+    FIRST,
     FRESH,
     GROWN,
     IN_STEP,
@@ -26,12 +30,15 @@ from .workspace import (
     RUNNING,
     SEEN_FINISHED,
     SEEN_STEPS,
+    STEPS,
     TOKENS,
     USED,
     WAITING,
     WINDOW,
-    load,
-    store,
+    keep,
+    means_of,
+    observation_of,
+    see,
 )
 
 
@@ -156,24 +163,37 @@ def mean_gap(now, duration, decoding, chunked, workspace):
 
 
 @inline
-def exchanged(seen, number, new):
-    """Keep an observation, and return the one that leaves a full window; zeros before that."""
-    row = seen[number % seen.shape[0]]
-    oldest = Observation(row[0], row[1], row[2], row[3])
-    row[0], row[1], row[2], row[3] = new.signal, new.batch, new.tokens, new.squares
-    return oldest
+def view_of(now, requests, control, workspace):
+    """Return what the controllers of a replica see at the start of a step."""
+    state, queues, smoothing = workspace.state, workspace.queue, control.smoothing
+    arrival, prompt, predicted = requests.arrival, requests.prompt, requests.predicted
+    steps, finished = means_of(STEPS, workspace), means_of(FINISHED, workspace)
+    return View(
+        state[WAITING] > 0,
+        state[WAITING],
+        state[RUNNING],
+        state[RUNNING],
+        queues[:, COUNT],
+        Heads(queues[:, FIRST], workspace.numbers, arrival, prompt, predicted, now, TICKS_PER_MICROSECOND),
+        -1,
+        control.smallest,
+        control.largest,
+        steps_of(steps, smoothing),
+        finished_of(finished, control.prior_tokens[0], control.prior_squares[0], smoothing),
+        last_of(observation_of(workspace.last[STEPS]), observation_of(workspace.last[FINISHED])),
+    )
 
 
 @inline
-def advance(requests, bin_of, setup, records, start, tally, workspace, mine, until):
+def advance(requests, bin_of, setup, records, start, tally, workspace, mine, until, decide, load, store):
     """Take the steps of one replica that begin before `until`.
 
-    `mine` are the requests that are sent here, in order; `start` is the arrival of the first measured one.
+    `mine` are the requests that are sent here, in order; `start` is the arrival of the first measured one. `decide`
+    belongs to the controllers, whose state is read and kept with `load` and `store`.
     """
     replica, fleet, reporting = setup
     state, law, size, control = workspace.state, replica.law, replica.block_tokens, replica.control
     arrival, prompt, output = requests.arrival, requests.prompt, requests.output
-    admission = load(workspace)
     now = state[NOW]
     while True:
         while state[NEXT] < len(mine) and arrival[mine[state[NEXT]]] <= now:
@@ -191,8 +211,10 @@ def advance(requests, bin_of, setup, records, start, tally, workspace, mine, unt
             state[WINDOW] += 1
 
         # What runs in this step.
-        admission = decide_cap(admission, state[WAITING], state[RUNNING], control)
-        work = schedule(now, admission.cap, replica, fleet, requests, reporting, records, workspace, tally)
+        view = view_of(now, requests, control, workspace)
+        controllers, target = decide(load(workspace.kept), means_of(STEPS, workspace), view, control)
+        store(workspace.kept, controllers)
+        work = schedule(now, target.batch, replica, fleet, requests, reporting, records, workspace, tally)
         preempted = work.preempted
         if not replica.chunked and work.tokens == 0:
             preempted = make_room(now, replica, requests, reporting, records, workspace, tally)
@@ -209,9 +231,9 @@ def advance(requests, bin_of, setup, records, start, tally, workspace, mine, unt
             steps = workspace.finish[workspace.heap[0]] - state[GROWN]
             steps = steps_that_fit(workspace, steps, replica.blocks - state[USED], size)
             steps = countable(first, growing, decoding, steps)
-            # The next to come could be admitted at once, or wake Algorithm 1.
-            open_to_all = state[RUNNING] < admission.cap and work.budget > 0
-            if (open_to_all or control.memory.enabled) and state[WAITING] == 0:
+            # The next to come could be admitted at once, or wake a controller.
+            open_to_all = state[RUNNING] < target.batch and work.budget > 0
+            if workspace.further or ((open_to_all or control.memory.enabled) and state[WAITING] == 0):
                 comes = until
                 if state[NEXT] < len(mine):
                     comes = min(comes, arrival[mine[state[NEXT]]])
@@ -226,11 +248,11 @@ def advance(requests, bin_of, setup, records, start, tally, workspace, mine, unt
             tally.totals[LATE] = 1
             break
         book_steps(
-            now, first, growing, steps, decoding, work.finished, admission, control, reporting, start, workspace, tally
+            now, first, growing, steps, decoding, work.finished, target, control, reporting, start, workspace, tally
         )
         signal = duration / TICKS_PER_MICROSECOND
         if decoding > 0:
-            if control.sla.enabled and control.sla.signal == TOKEN_GAP:
+            if workspace.watched and control.sla.signal == TOKEN_GAP:
                 signal = mean_gap(now, duration, decoding, replica.chunked, workspace)
             emit_gaps(
                 now, first, growing, steps, replica.chunked, reporting.token_sla, reporting.warmup, workspace, tally
@@ -270,13 +292,15 @@ def advance(requests, bin_of, setup, records, start, tally, workspace, mine, unt
                 if not replica.chunked:
                     workspace.fresh[state[FRESH]] = i
                     state[FRESH] += 1
-        if decoding > 0 and control.sla.enabled:
-            new = observe(signal, decoding, 0, 0)
-            admission = see_step(admission, new, exchanged(workspace.seen[0], state[SEEN_STEPS], new), control)
-            state[SEEN_STEPS] += 1
-        if gone > 0 and control.memory.enabled:
-            new = observe(0.0, gone, gone_tokens, gone_squares)
-            admission = see_finished(admission, new, exchanged(workspace.seen[1], state[SEEN_FINISHED], new), control)
-            state[SEEN_FINISHED] += 1
+        if workspace.watched:
+            keep(workspace.last[STEPS], Observation(0, 0, 0, 0))
+            if decoding > 0:
+                see(STEPS, observe(signal, decoding, 0, 0), state[SEEN_STEPS], control.smoothing, workspace)
+                state[SEEN_STEPS] += 1
+        if control.memory.enabled or workspace.further:
+            keep(workspace.last[FINISHED], Observation(0, 0, 0, 0))
+            if gone > 0:
+                new = observe(0.0, gone, gone_tokens, gone_squares)
+                see(FINISHED, new, state[SEEN_FINISHED], control.smoothing, workspace)
+                state[SEEN_FINISHED] += 1
     state[NOW] = now
-    store(admission, workspace)

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...numba.jit import inline
-from ...policies.admission import Admission, is_steady
-from ...policies.estimates import Observation, RunningMeans
-from ...policies.sla import Range
+from ...policies.controller import controller_of
+from ...policies.estimates import Observation, RunningMeans, update
+from ...policies.target import is_steady, watches_steps
 from ..model import Job
 from ..tally import BUCKET_ENDS
 
@@ -61,10 +61,12 @@ class Workspace(NamedTuple):
     """(request,) where in the heap it is."""
     state: NDArray[np.int64]
     """(replica, FIELDS)"""
-    counts: NDArray[np.int64]
-    """(replica, 11) integers of `Admission`."""
-    reals: NDArray[np.float64]
-    """(replica, 4) floats of `Admission`."""
+    kept: NDArray[np.float64]
+    """(replica, number) state of the controllers."""
+    means: NDArray[np.int64]
+    """(replica, 2, 5) running means of decode steps, and of finished requests."""
+    last: NDArray[np.int64]
+    """(replica, 2, 4) what the latest step has shown of both, an `Observation` each; zeros where nothing."""
     heap: NDArray[np.int64]
     """(replica, running) decoding requests, the one that is done first on top."""
     done: NDArray[np.int64]
@@ -79,15 +81,21 @@ class Workspace(NamedTuple):
     """(replica, 2, observation, 4) what the windows of the controllers still hold: decode steps, finished requests."""
     bucket_ends: NDArray[np.int64]
     """BUCKET_ENDS: as a global it would be part of the machine code, in every part of the kernel."""
+    numbers: NDArray[np.int64]
+    """(request,) 0, 1, ...: where views look up the first request of a queue."""
     steady: bool
     """Whether the cap stays while nothing finishes and nobody comes."""
+    watched: bool
+    """Whether a controller is shown single steps."""
+    further: bool
+    """Whether there is a controller beside the papers': whoever comes may move its bound."""
 
 
 FIRST, LAST, COUNT = range(3)
 
 
-def make_workspace(job: Job) -> Workspace:
-    """Make the arrays for one replication."""
+def make_workspace(job: Job, numbers: int) -> Workspace:
+    """Make the arrays for one replication, for controllers whose state holds so many `numbers`."""
     requests, (replica, fleet, _) = job.requests, job.setup
     count, replicas = len(requests.arrival), fleet.replicas
     running = min(int(replica.control.largest), count) + 1
@@ -109,8 +117,9 @@ def make_workspace(job: Job) -> Workspace:
         after=every(NOBODY),
         place=every(),
         state=state,
-        counts=np.zeros((replicas, 11), np.int64),
-        reals=np.zeros((replicas, 4), np.float64),
+        kept=np.zeros((replicas, numbers), np.float64),
+        means=np.zeros((replicas, 2, 5), np.int64),
+        last=np.zeros((replicas, 2, 4), np.int64),
         heap=np.zeros((replicas, running), np.int64),
         done=np.zeros((replicas, running), np.int64),
         fresh=np.zeros((replicas, running), np.int64),
@@ -118,7 +127,10 @@ def make_workspace(job: Job) -> Workspace:
         queue=np.full((replicas, fleet.bins if fleet.by_bin else 1, 3), (NOBODY, NOBODY, 0), np.int64),
         seen=np.zeros((replicas, 2, replica.control.smoothing.observations, 4), np.int64),
         bucket_ends=BUCKET_ENDS,
+        numbers=np.arange(count, dtype=np.int64),
         steady=is_steady(replica.control),
+        watched=watches_steps(replica.control),
+        further=controller_of(replica.control.further) is not None,
     )
 
 
@@ -135,8 +147,9 @@ def part_of(workspace, r):
         workspace.after,
         workspace.place,
         workspace.state[r],
-        workspace.counts[r],
-        workspace.reals[r],
+        workspace.kept[r],
+        workspace.means[r],
+        workspace.last[r],
         workspace.heap[r],
         workspace.done[r],
         workspace.fresh[r],
@@ -144,28 +157,41 @@ def part_of(workspace, r):
         workspace.queue[r],
         workspace.seen[r],
         workspace.bucket_ends,
+        workspace.numbers,
         workspace.steady,
+        workspace.watched,
+        workspace.further,
     )
 
 
-@inline
-def load(workspace):
-    """Read the state of a replica's controllers."""
-    counts, reals = workspace.counts, workspace.reals
-    steps = RunningMeans(counts[0], Observation(counts[1], counts[2], counts[3], counts[4]))
-    finished = RunningMeans(counts[5], Observation(counts[6], counts[7], counts[8], counts[9]))
-    return Admission(steps, finished, Range(reals[0], reals[1]), reals[2], reals[3], counts[10])
+STEPS, FINISHED = range(2)
 
 
 @inline
-def store(admission, workspace):
-    """Keep the state of a replica's controllers."""
-    counts, reals = workspace.counts, workspace.reals
-    steps, finished = admission.steps, admission.finished
-    counts[0], counts[5] = steps.seen, finished.seen
-    counts[1], counts[2], counts[3] = steps.total.signal, steps.total.batch, steps.total.tokens
-    counts[4], counts[10] = steps.total.squares, admission.cap
-    counts[6], counts[7], counts[8] = finished.total.signal, finished.total.batch, finished.total.tokens
-    counts[9] = finished.total.squares
-    reals[0], reals[1] = admission.span.low, admission.span.high
-    reals[2], reals[3] = admission.memory_bound, admission.sla_bound
+def observation_of(row):
+    """Read an observation."""
+    return Observation(row[0], row[1], row[2], row[3])
+
+
+@inline
+def keep(row, new):
+    """Keep an observation."""
+    row[0], row[1], row[2], row[3] = new.signal, new.batch, new.tokens, new.squares
+
+
+@inline
+def means_of(which, workspace):
+    """Read the running means of a replica's STEPS, or of the requests that FINISHED there."""
+    row = workspace.means[which]
+    return RunningMeans(row[0], observation_of(row[1:]))
+
+
+@inline
+def see(which, new, seen, smoothing, workspace):
+    """Take an observation into the running means; so many were `seen` before."""
+    row = workspace.seen[which, seen % smoothing.observations]
+    means = update(means_of(which, workspace), new, observation_of(row), smoothing)
+    keep(row, new)
+    workspace.means[which, 0] = means.seen
+    keep(workspace.means[which, 1:], means.total)
+    keep(workspace.last[which], new)

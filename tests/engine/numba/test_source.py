@@ -9,15 +9,19 @@ import pytest
 from numba.core.registry import cpu_target
 
 from batchcube.engine import dialect, policies
-from batchcube.engine.batches.numba.dynamic import run_dynamic
+from batchcube.engine.batches.numba.dynamic import dynamic_kernel
 from batchcube.engine.batches.numba.static import run_static
-from batchcube.engine.continuous.numba.fleet import run_fleet
+from batchcube.engine.continuous.numba.fleet import fleet_kernel
 from batchcube.engine.numba import heap
 from batchcube.engine.numba.source import Fingerprint, UnhashableError, source_digest
+from batchcube.engine.numba.state import structure_of
 from batchcube.engine.policies import estimates, sla
 from batchcube.engine.policies import target as target_policies
+from batchcube.engine.policies.target import start_state
+from helpers.batches import fixed_control
 
-KERNELS = (run_static, run_dynamic, run_fleet)
+STRUCTURE = structure_of(start_state(fixed_control(1)))
+KERNELS = (run_static, dynamic_kernel(None, STRUCTURE), fleet_kernel(None, STRUCTURE))
 POLICIES = [import_module(f"{policies.__name__}.{found.name}") for found in pkgutil.iter_modules(policies.__path__)]
 
 
@@ -71,7 +75,10 @@ def test_every_policy_and_every_word_that_compiles_is_covered(context):
         if inspect.isfunction(function) and fingerprint.implementations(function)
     }
     missing = {function.__qualname__ for function in compiled if id(function) not in fingerprint.seen}
-    assert missing == {"bin_of"}  # requests are in their bins before a kernel runs
+    assert missing == {
+        "bin_of",
+        "head_of",
+    }  # no kernel bins requests; only further controllers look at heads
 
 
 def told(context, value):

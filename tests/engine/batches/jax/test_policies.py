@@ -14,19 +14,21 @@ import pytest
 from batchcube.engine.histogram import BUCKETS, bucket_of
 from batchcube.engine.policies.bin_choice import EMPTY, rank
 from batchcube.engine.policies.bins import bin_of
+from batchcube.engine.policies.controller import Both, Heads, View
 from batchcube.engine.policies.estimates import UNIT, Observation, RunningMeans, Smoothing, observe, read, update
-from batchcube.engine.policies.memory import Memory, fits, largest_fitting, memory_batch
+from batchcube.engine.policies.memory import Memory, MemoryState, fits, largest_fitting, memory_batch
 from batchcube.engine.policies.service import Service, own_ticks, piece_of, service_ticks
 from batchcube.engine.policies.sla import (
     Range,
     Sla,
+    SlaState,
     clamp,
     narrow,
     narrow_heuristic,
     narrow_paper,
     sla_batch,
 )
-from batchcube.engine.policies.target import Control, Target, learn, start_target
+from batchcube.engine.policies.target import Control, decider, finished_of, last_of, steps_of
 from batchcube.engine.ticks import LARGEST_BATCH, LARGEST_REQUEST, LATEST, NEVER
 from batchcube.engine.windows import rest_of_window, window_at
 
@@ -289,16 +291,14 @@ def observed(rng: np.random.Generator, most: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("memory_enabled", [False, True])
 @pytest.mark.parametrize("sla_enabled", [False, True])
 def test_the_controller(sla_enabled, memory_enabled):
-    def flat(target):
-        running, total = target.running, target.running.total
+    start_all, decide_all = decider(None)
+
+    def flat(state, target):
         return (
-            running.seen,
-            total.signal,
-            total.batch,
-            total.tokens,
-            total.squares,
-            target.span.low,
-            target.span.high,
+            state.first.bound,
+            state.second.span.low,
+            state.second.span.high,
+            state.second.bound,
             target.memory_bound,
             target.sla_bound,
             target.batch,
@@ -306,7 +306,7 @@ def test_the_controller(sla_enabled, memory_enabled):
 
     flat = numba.extending.register_jitable(flat)
 
-    def decided(ends, search, bound, smoothed, counted, total, new, oldest, prior, prior_squares, waiting, controller):
+    def decided(ends, search, bound, smoothed, counted, total, new, finished, prior, prior_squares, counts, controller):
         smallest, largest, low, high, memory_low = ends[0], ends[1], ends[2], ends[3], ends[4]
         control = Control(
             smallest,
@@ -316,17 +316,30 @@ def test_the_controller(sla_enabled, memory_enabled):
             Smoothing(counted[3], smoothed, counted[4]),
             prior,
             prior_squares,
+            (),
         )
         running = RunningMeans(counted[5], Observation(total[0], total[1], total[2], total[3]))
-        target = Target(running, Range(low, high), memory_low, low, counted[6])
-        new, oldest = (
-            Observation(new[0], new[1], new[2], new[3]),
-            Observation(oldest[0], oldest[1], oldest[2], oldest[3]),
+        view = View(
+            counts[0] > 0,
+            counts[0],
+            counts[1],
+            counts[2],
+            counts,
+            Heads(counts, counts, prior, prior, prior, 0, 1),
+            controller,
+            smallest,
+            largest,
+            steps_of(running, control.smoothing),
+            finished_of(running, prior[controller], prior_squares[controller], control.smoothing),
+            last_of(
+                Observation(new[0], new[1], new[2], new[3]),
+                Observation(finished[0], finished[1], finished[2], finished[3]),
+            ),
         )
-        return (
-            *flat(start_target(controller, control)),
-            *flat(learn(target, new, oldest, waiting, controller, control)),
-        )
+        state = Both(MemoryState(memory_low), SlaState(Range(low, high), low))
+        begun, at_start = start_all(running, view, control)
+        moved, after = decide_all(state, running, view, control)
+        return (*flat(begun, at_start), *flat(moved, after))
 
     rng = np.random.default_rng(8)
     smallest, largest, low, high = ranges(rng)
@@ -337,7 +350,10 @@ def test_the_controller(sla_enabled, memory_enabled):
     kind, observations = any_of(rng, 0, 1), integers(rng, 1, 40)
     count = np.where(rng.random(ROWS) < 0.4, observations, np.minimum(integers(rng, 0, 40), observations))
     held = np.where(kind == 0, np.minimum(count, 1), count)[:, None]
-    new, oldest, old = (observed(rng, most) for _ in range(3))
+    new, finished, old = (observed(rng, most) for _ in range(3))
+    new[rng.random(ROWS) < 0.2, 1] = 0  # a step without decodes
+    running = integers(rng, 0, LARGEST_BATCH)
+    staying = np.where(rng.random(ROWS) < 0.5, running, 0)
     found = agree(
         decided,
         np.stack([smallest, largest, low, high, np.floor((low + high) / 2)], axis=1),
@@ -345,17 +361,20 @@ def test_the_controller(sla_enabled, memory_enabled):
         np.stack(bound, axis=1),
         np.where(rng.random(ROWS) < 0.2, 1.0, rng.uniform(0.01, 1.0, ROWS)),
         np.stack([variant, signal, rule, kind, observations, count, np.floor(low).astype(np.int64)], axis=1),
-        old * held + oldest,
+        old * held,
         new,
-        oldest,
+        finished,
         np.stack([tokens, tokens[::-1]], axis=1),
         np.stack([tokens**2 + variance, tokens[::-1] ** 2], axis=1),
-        any_of(rng, 0, 1, 7),
+        np.stack([any_of(rng, 0, 1, 7), running, staying], axis=1),
         any_of(rng, 0, 1),
     )
-    at_start, after = found[9], found[19]
+    at_start, after = found[6], found[13]
     assert (at_start == largest).all() == (not (sla_enabled or memory_enabled))
-    assert ((smallest <= after) & (after <= largest)).all()
+    assert ((np.maximum(smallest, np.minimum(staying, largest)) <= after) & (after <= largest)).all()
+    shown = new[:, 1] > 0
+    assert not sla_enabled or (found[8][shown] != low[shown]).any()
+    assert (found[8][~shown] == low[~shown]).all()
 
 
 def test_buckets():

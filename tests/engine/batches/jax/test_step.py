@@ -82,7 +82,7 @@ def replication_state(states, at, replication, job):
             for k in range(controllers)
         ],
         "previous": int(pick(states.previous)),
-        "dynamic": int(pick(states.dynamic)),
+        "taken": int(pick(states.taken)),
         "number": int(pick(states.number)),
         "crowded": bool(pick(states.crowded)),
     }
@@ -119,7 +119,7 @@ def reference_states(job):
                 for history, count in zip(replication.history, observed, strict=True)
             ],
             "previous": replication.last_bin,
-            "dynamic": replication.next_request - sum(waiting),
+            "taken": replication.next_request - sum(waiting),
             "number": replication.started,
             "crowded": False,
         }
@@ -149,7 +149,7 @@ def test_every_step_leaves_the_state_of_the_specification(options):
             assert replication_state(states, at, replication, job) == wanted[now[at]], (
                 f"replication {replication} at {now[at]}"
             )
-        assert states.dynamic[-1, replication] == len(job.trace.arrival)
+        assert states.taken[-1, replication] == len(job.trace.arrival)
 
 
 def test_a_step_finishes_and_starts_one_batch_at_most():
