@@ -61,7 +61,33 @@ STEPS: Tables = laid(
     },
 )
 """Continuous batching on one replica."""
-
+STEP_LAW: Tables = {
+    "law": "steps",
+    "c0_s": 0.02,
+    "c1_s_per_request": 0.0005,
+    "c2_s_per_kv_token": 1e-7,
+    "c3_s_per_prefill_token": 5e-5,
+    "c4_s_per_prefill_attention": 1e-8,
+}
+CONTINUOUS: Tables = {
+    "name": "steps",
+    "replications": 3,
+    "workload": {
+        "requests": 120,
+        "arrivals": {"process": "poisson", "rate_per_s": 8.0},
+        "lengths": {
+            "distribution": "lognormal",
+            "mean": 40.0,
+            "cv": 1.0,
+            "prompt": {"distribution": "lognormal", "mean": 100.0, "cv": 0.8},
+        },
+        "predictor": {"kind": "lognormal", "sigma": 0.3},
+    },
+    "policy": {"mode": "continuous", "largest_batch": 16},
+    "server": {"service": STEP_LAW, "replica": {"kv_capacity_tokens": 2000, "token_budget": 256}},
+    "report": {"request_sla_s": 2.0, "token_sla_s": 0.03, "windows": 10},
+}
+"""Continuous batching of drawn requests, with every term of the law, and reported against two limits."""
 
 # The same as files ---------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tomllib
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -29,34 +28,10 @@ from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.spec.service import drawn_steps, load
 from batchcube.sweeps.spec.settings import CoefficientsLaw
 from helpers.command_line import Answer
+from helpers.specifications import CONTINUOUS as BASE
+from helpers.specifications import STEP_LAW, TOKENS, laid
 
 DOCS = Path(__file__).parents[3] / "docs"
-STEPS = {
-    "law": "steps",
-    "c0_s": 0.02,
-    "c1_s_per_request": 0.0005,
-    "c2_s_per_kv_token": 1e-7,
-    "c3_s_per_prefill_token": 5e-5,
-    "c4_s_per_prefill_attention": 1e-8,
-}
-BASE: dict[str, Any] = {
-    "name": "steps",
-    "replications": 3,
-    "workload": {
-        "requests": 120,
-        "arrivals": {"process": "poisson", "rate_per_s": 8.0},
-        "lengths": {
-            "distribution": "lognormal",
-            "mean": 40.0,
-            "cv": 1.0,
-            "prompt": {"distribution": "lognormal", "mean": 100.0, "cv": 0.8},
-        },
-        "predictor": {"kind": "lognormal", "sigma": 0.3},
-    },
-    "policy": {"mode": "continuous", "largest_batch": 16},
-    "server": {"service": STEPS, "replica": {"kv_capacity_tokens": 2000, "token_budget": 256}},
-    "report": {"request_sla_s": 2.0, "token_sla_s": 0.03, "windows": 10},
-}
 BY_BIN = {"mode": "continuous", "largest_batch": 16, "bins": 3, "admission": "by_bin"}
 # Every option of the policy, over two rates.
 POLICIES: dict[str, Any] = {
@@ -80,30 +55,8 @@ SWEEP: dict[str, Any] = {
 }
 
 
-def put(tables: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the tables with settings made by their dotted paths, or taken away by None."""
-    changed = deepcopy(tables)
-    for path, value in settings.items():
-        *above, last = path.split(".")
-        table = changed
-        for key in above:
-            table = table.setdefault(key, {})
-        if value is None:
-            del table[last]
-        else:
-            table[last] = deepcopy(value)
-    return changed
-
-
 def sweep(tables: dict[str, Any] = SWEEP, **changes: Any) -> Sweep:
     return Sweep.model_validate({**deepcopy(tables), **changes}, "sweep.toml")
-
-
-def refusals(settings: dict[str, Any], tables: dict[str, Any] = BASE) -> list[str]:
-    """The lines that refuse a specification before any file is read."""
-    with pytest.raises(InputError) as caught:
-        Sweep.model_validate(put(tables, settings), "sweep.toml")
-    return [line.removeprefix("sweep.toml: ") for line in str(caught.value).splitlines()]
 
 
 def data_of(cube: xr.Dataset) -> xr.Dataset:
@@ -115,11 +68,8 @@ def cube() -> xr.Dataset:
     return run_sweep(sweep(), workers=1)
 
 
-# Mistakes -----------------------------------------------------------------------------------------------------------
+# What only the data show --------------------------------------------------------------------------------------------
 
-LINEAR = {"law": "linear", "a1_s_per_token": 0.01, "gamma": 0.1}
-SECONDS = {"distribution": "uniform", "unit": "seconds", "low": 1.0, "high": 2.0}
-UNUSED = "mode continuous would ignore it"
 EQUAL = {
     "workload.lengths": {
         "distribution": "constant",
@@ -130,215 +80,12 @@ EQUAL = {
 }
 
 
-@pytest.mark.parametrize(
-    ("settings", "line"),
-    [
-        ({"policy.largest_batch": None}, "policy.largest_batch: is missing; mode continuous needs it"),
-        (
-            {"policy.smallest_batch": 17, "policy.memory": {}},
-            "policy.smallest_batch = 17: must be <= policy.largest_batch = 16",
-        ),
-        ({"policy.smallest_batch": 2}, "policy.smallest_batch: would be ignored without policy.memory or policy.sla"),
-        ({"policy.batch_size": 8}, f"policy.batch_size: {UNUSED}; used by fifo_fixed, multi_bin_only, fifo_greedy"),
-        ({"policy.tail": "drop"}, f"policy.tail: {UNUSED}; used by fifo_fixed, multi_bin_only"),
-        ({"policy.max_wait_s": 1.0}, f"policy.max_wait_s: {UNUSED}; used by fifo_fixed, multi_bin_only"),
-        ({"policy.service_order": "first_formed"}, f"policy.service_order: {UNUSED}; used by fifo_fixed, multi"),
-        ({"policy.controller_scope": "global"}, f"policy.controller_scope: {UNUSED}; used by multi_bin_dynamic"),
-        ({"policy.estimates": {"weight": 0.5}}, "policy.estimates: would be ignored without policy.memory or policy."),
-        (
-            {"policy.memory": {"capacity_tokens": 2000.0}},
-            f"policy.memory.capacity_tokens = 2000.0: {UNUSED}: the capacity is server.replica.kv_capacity_tokens",
-        ),
-        ({"policy.memory": {"max_bytes": 1e9}}, f"policy.memory.max_bytes = 1000000000.0: {UNUSED}: the capacity is"),
-        ({"policy.memory": {"model_bytes": 1e9}}, f"policy.memory.model_bytes = 1000000000.0: {UNUSED}: the capacity"),
-        ({"policy.memory": {"kv_bytes_per_token": 9.0}}, f"policy.memory.kv_bytes_per_token = 9.0: {UNUSED}: the cap"),
-        (
-            {"policy.memory": {"rule": "margin", "margin_tokens": 2000.0}},
-            "policy.memory.margin_tokens = 2000.0: must be < server.replica.kv_capacity_tokens = 2000",
-        ),
-        (
-            {
-                "policy.memory": {"rule": "margin", "margin_tokens": 2000.0},
-                "server.replica.kv_capacity_tokens": 2015,
-            },
-            "policy.memory.margin_tokens = 2000.0: must be < server.replica.kv_capacity_tokens = 2015, of which whole "
-            "blocks hold 2000",
-        ),
-        ({"policy.memory": {"rule": "margin"}}, 'policy.memory.rule = "margin": needs margin_tokens or margin_fracti'),
-        (
-            {"policy.sla": {"target_s": 0.05, "tolerance_s": 0.001, "signal": "latency"}},
-            'policy.sla.signal = "latency": must be one of tbt, token_gap in mode continuous: the cont',
-        ),
-        ({"policy.bins": 2}, 'policy.bins = 2: must be 1: nothing looks at bins without policy.admission = "by_bin" '),
-        ({"policy.edges": {"kind": "uniform"}}, 'policy.edges: would be ignored without policy.admission = "by_bin"'),
-        (
-            {"policy.bin_choice": "longest_queue"},
-            'policy.bin_choice = "longest_queue": admission = "fifo" would ignore it; used by "by_bin"',
-        ),
-        ({"policy.admission": "by_bin"}, 'policy.admission = "by_bin": needs policy.bins > 1'),
-        ({"policy.admission": "lifo"}, 'policy.admission = "lifo": must be "fifo" or "by_bin"'),
-        ({"server.routing": "by_bin", "policy.bins": 4}, 'server.routing = "by_bin": needs server.servers > 1'),
-        ({"server.routing": "shortest_queue"}, 'server.routing = "shortest_queue": needs server.servers > 1'),
-        (
-            {"server.routing": "by_bin", "server.servers": 4, "policy.bins": 3},
-            'policy.bins = 3: must be >= server.servers = 4: routing = "by_bin" gives every replica a bin',
-        ),
-        (
-            {"server.routing": "random"},
-            'server.routing = "random": must be "round_robin", "shortest_queue" or "by_bin"',
-        ),
-        ({"server.servers": "infinite"}, 'server.servers = "infinite": mode continuous needs finitely many servers'),
-        ({"server.servers": 5000}, "server.servers = 5000: must be <= 4096 in mode continuous"),
-        ({"server.completion": "batch"}, f'server.completion = "batch": {UNUSED}: every request is done with its own'),
-        ({"server.replica": None}, "server.replica: is missing; mode continuous needs it"),
-        ({"server.replica": {}}, "server.replica.kv_capacity_tokens: is missing"),
-        (
-            {"server.replica.kv_capacity_tokens": 2e3},
-            "server.replica.kv_capacity_tokens = 2000.0: must be a whole numb",
-        ),
-        (
-            {"server.replica.kv_capacity_tokens": 15},
-            "server.replica.kv_capacity_tokens = 15: must be >= server.replica.block_tokens = 16, a single block",
-        ),
-        (
-            {"server.replica.token_budget": 15},
-            "server.replica.token_budget = 15: must be >= policy.largest_batch = 16, a token for each request",
-        ),
-        (
-            {"policy.largest_batch": 4096, "server.replica.token_budget": None},
-            "server.replica.token_budget = 2048: must be >= policy.largest_batch = 4096, a token for each request",
-        ),
-        ({"server.replica.prefill": "mixed"}, 'server.replica.prefill = "mixed": must be "chunked" or "separate"'),
-        ({"server.replica.block_tokens": 0}, "server.replica.block_tokens = 0: must be >= 1"),
-        ({"server.service": LINEAR}, 'server.service.law = "linear": must be "steps" in mode continuous (or give coef'),
-        (
-            {"server.service": {"law": "constant", "a1_s_per_token": 0.01, "length": "total"}},
-            'server.service.law = "constant": must be "steps" in mode continuous',
-        ),
-        ({"server.service": {"law": "steps"}}, "server.service.c0_s: is missing"),
-        (
-            {"server.service": {"law": "steps", "c0_s": 0.1, "length": "total"}},
-            "server.service.length: no such setting",
-        ),
-        ({"server.service": {"law": "steps", "c0_s": -0.1}}, "server.service.c0_s = -0.1: must be >= 0"),
-        ({"server.service.c3_s_per_prefill_token": -1}, "server.service.c3_s_per_prefill_token = -1: must be >= 0"),
-        (
-            {"server.service": {"law": "steps", "c0_s": 0, "c2_s_per_kv_token": 1.0}},
-            "server.service.c0_s = 0.0: must be > 0, or c1_s_per_request must: a decode step takes some time",
-        ),
-        (
-            {"server.service": {"law": "steps", "c0_s": 1e-14, "c1_s_per_request": 0.1}},
-            "server.service.c0_s = 1e-14: would be rounded to 0, in whole picoseconds: must be 0, or at least 5e-11",
-        ),
-        (
-            {"server.service.c4_s_per_prefill_attention": 1.3e-12},
-            "server.service.c4_s_per_prefill_attention = 1.3e-12: would be rounded to 1e-12, in whole picoseconds:",
-        ),
-        (
-            {"server.service": {"coefficients": "qwen3-0.6b-cpu-vllm", "h": "chosen"}},
-            f'server.service.h = "chosen": {UNUSED}: it takes the coefficients\' law of single steps',
-        ),
-        (
-            {"server.service": {"coefficients": "qwen3-0.6b-cpu-vllm", "prompt_tokens": 64}},
-            f"server.service.prompt_tokens = 64.0: {UNUSED}: it takes the coefficients' law",
-        ),
-        (
-            {"workload.lengths": SECONDS},
-            'workload.lengths.unit = "seconds": mode continuous needs tokens: must be "tok',
-        ),
-        ({"workload.lengths.prompt": None}, "workload.lengths.prompt: is missing; mode continuous needs prompts"),
-        (
-            {"workload.lengths": {"distribution": "empirical", "path": "lengths.csv"}},
-            "workload.lengths.prompt_column: is missing (or give prompt, a distribution); mode continuous needs",
-        ),
-        (
-            {"report.memory_capacity_tokens": 9.0},
-            f"report.memory_capacity_tokens = 9.0: {UNUSED}: the capacity is server.replica.kv_capacity_tokens",
-        ),
-        ({"report.horizon_s": 1e8}, "report.horizon_s = 100000000.0: must be <= 2305843 in mode continuous"),
-        ({"report.token_sla_s": 1e7}, "report.token_sla_s = 10000000.0: must be <= 2305843 in mode continuous"),
-    ],
-)
-def test_a_mistake_is_one_line_with_its_path(settings: dict[str, Any], line: str) -> None:
-    (found,) = refusals(settings)
-    assert found.startswith(line)
-
-
 @pytest.mark.parametrize("seconds", [0.0, 1e-12, 3e-12, 1.001e-12, 4.04e-11, 5e-11, 5.05e-11, 1.0])
 def test_coefficients_that_whole_picoseconds_keep_are_allowed(seconds: float) -> None:
     service = {"law": "steps", "c0_s": 0.1, "c3_s_per_prefill_token": seconds}
-    (point,) = make_plan(sweep(put(BASE, {"server.service": service}))).points
+    (point,) = make_plan(sweep(laid(BASE, {"server.service": service}))).points
     kept = point.setup.replica.law.prefill_token / TICKS_PER_S
     assert kept == pytest.approx(seconds, rel=0.01)
-
-
-def test_the_default_routing_may_be_stated_for_a_single_replica() -> None:
-    assert sweep(put(BASE, {"server.routing": "round_robin"})).grid.shape == ()
-
-
-@pytest.mark.parametrize("mode", ["dynamic_only", "multi_bin_dynamic", "continuous"])
-def test_a_smallest_batch_without_controllers_is_a_mistake(mode: str) -> None:
-    policy = {"mode": mode, "largest_batch": 16, **({"bins": 2} if mode == "multi_bin_dynamic" else {})}
-    server = BASE["server"] if mode == "continuous" else {"service": LINEAR}
-    tables = {**BASE, "policy": policy, "server": server}
-    (line,) = refusals({"policy.smallest_batch": 2}, tables)
-    assert line == "policy.smallest_batch: would be ignored without policy.memory or policy.sla"
-    controlled = {"policy.smallest_batch": 2, "policy.sla": {"target_s": 9.0, "tolerance_s": 0.1}}
-    assert sweep(put(tables, controlled)).grid.points[0].policy.smallest_batch == 2
-
-
-@pytest.mark.parametrize(
-    ("settings", "line"),
-    [
-        ({"server.service": STEPS}, 'server.service.law = "steps": only mode continuous goes step by step; must be a'),
-        (
-            {"server.replica": {"kv_capacity_tokens": 9}},
-            "server.replica: mode fifo_greedy would ignore it; used by con",
-        ),
-        ({"server.routing": "round_robin"}, "server.routing: mode fifo_greedy would ignore it; used by continuous"),
-        ({"policy.admission": "fifo"}, "policy.admission: mode fifo_greedy would ignore it; used by continuous"),
-        (
-            {
-                "policy": {
-                    "mode": "dynamic_only",
-                    "largest_batch": 4,
-                    "sla": {"target_s": 0.1, "tolerance_s": 0.01, "signal": "token_gap"},
-                }
-            },
-            'policy.sla.signal = "token_gap": must be one of tbt, batch_time, latency: mode dynamic_only has no steps',
-        ),
-    ],
-)
-def test_other_modes_have_no_steps(settings: dict[str, Any], line: str) -> None:
-    whole = {**BASE, "policy": {"mode": "fifo_greedy", "batch_size": 4}, "server": {"service": LINEAR}}
-    assert Sweep.model_validate(whole).grid.shape == ()
-    (found,) = refusals(settings, whole)
-    assert found.startswith(line)
-
-
-def test_the_specification_of_the_docs_is_valid_and_states_every_setting() -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "continuous.md").read_text(encoding="utf-8"), re.DOTALL)
-    sweep = Sweep.model_validate(tomllib.loads(text))
-    point = sweep.grid.points[0]
-    for settings, left_out in (
-        (point.policy, {"batch_size", "max_wait_s", "service_order", "tail", "controller_scope"}),
-        (point.server, {"completion"}),
-        (point.server.service, set()),
-        (point.server.replica, set()),
-        (point.policy.sla, set()),
-        (point.report, {"warmup_requests", "memory_capacity_tokens"}),
-    ):
-        assert settings is not None
-        assert set(type(settings).model_fields) - settings.model_fields_set == left_out
-
-
-def test_a_grid_is_continuous_everywhere_or_nowhere() -> None:
-    whole = {"policy": {"mode": "fifo_greedy", "batch_size": 4}, "server": {"service": LINEAR}}
-    steps = {"policy": BASE["policy"], "server": BASE["server"]}
-    mixed = {**BASE, "axes": {"mode": {"points": {"whole": whole, "steps": steps}}}}
-    del mixed["policy"], mixed["server"]
-    (line,) = refusals({}, mixed)
-    assert line.startswith('policy.mode: must be "continuous" at every point or at none')
 
 
 @pytest.mark.parametrize(
@@ -389,7 +136,7 @@ def test_a_grid_is_continuous_everywhere_or_nowhere() -> None:
 )
 def test_what_only_the_data_show_is_refused_in_a_line(settings: dict[str, Any], line: str) -> None:
     with pytest.raises(InputError) as caught:
-        run_sweep(Sweep.model_validate(put(BASE, settings), "sweep.toml"))
+        run_sweep(Sweep.model_validate(laid(BASE, settings), "sweep.toml"))
     assert str(caught.value).startswith(f"sweep.toml: {line}")
     assert "\n" not in str(caught.value)
 
@@ -406,11 +153,11 @@ def test_an_option_may_mean_nothing_at_some_points_of_an_axis(
     settings: dict[str, Any], path: str, values: list[int]
 ) -> None:
     axes = {"x": {"path": path, "values": values}}
-    cube = run_sweep(sweep({**put(BASE, settings), "axes": axes}, replications=1), backend="reference")
+    cube = run_sweep(sweep({**laid(BASE, settings), "axes": axes}, replications=1), backend="reference")
     assert (cube["completed"] == 120).all()
     axes["x"]["values"] = values[:1]
     with pytest.raises(InputError, match=r"= \".*\": needs (server.servers|policy.bins) > 1"):
-        sweep({**put(BASE, settings), "axes": axes})
+        sweep({**laid(BASE, settings), "axes": axes})
 
 
 @pytest.mark.parametrize(
@@ -422,13 +169,13 @@ def test_an_option_may_mean_nothing_at_some_points_of_an_axis(
     ],
 )
 def test_a_replica_with_room_for_the_last_token_but_one_serves_everybody(replica: dict[str, Any]) -> None:
-    made = run_sweep(sweep(put(BASE, {**EQUAL, "server.replica": replica}), replications=1))
+    made = run_sweep(sweep(laid(BASE, {**EQUAL, "server.replica": replica}), replications=1))
     assert (made["completed"] == 120).all()
     assert "turned away" not in made.attrs["notes"]
 
 
 def test_a_replica_that_holds_some_requests_is_allowed_though_the_mean_one_does_not_fit() -> None:
-    made = run_sweep(sweep(put(BASE, {"server.replica.kv_capacity_tokens": 130}), replications=1))
+    made = run_sweep(sweep(laid(BASE, {"server.replica.kv_capacity_tokens": 130}), replications=1))
     assert (made["completed"] > 10).all()
     assert (made["rejected"] > 10).all()
 
@@ -441,7 +188,7 @@ def test_of_a_recorded_trace_all_that_may_be_simulated_is_looked_at(tmp_path: Pa
     def plan(**settings: Any) -> None:
         workload = {"trace": {"path": str(file), **settings}, "requests": 50, "predictor": {"kind": "oracle"}}
         replica = {"kv_capacity_tokens": 48, "block_tokens": 1}
-        make_plan(sweep(put({**BASE, "workload": workload}, {"server.replica": replica})))
+        make_plan(sweep(laid({**BASE, "workload": workload}, {"server.replica": replica})))
 
     with pytest.raises(
         InputError, match=r"^sweep\.toml: server\.replica\.kv_capacity_tokens = 48: must be at least 49"
@@ -452,7 +199,7 @@ def test_of_a_recorded_trace_all_that_may_be_simulated_is_looked_at(tmp_path: Pa
 
 def test_the_memory_controller_knows_whole_blocks() -> None:
     settings = {"server.replica.kv_capacity_tokens": 2015, "policy.memory": {"rule": "margin", "margin_fraction": 0.5}}
-    (point,) = make_plan(sweep(put(BASE, settings))).points
+    (point,) = make_plan(sweep(laid(BASE, settings))).points
     replica = point.setup.replica
     assert replica.control.memory.capacity == replica.blocks * replica.block_tokens == 2000.0
     assert replica.control.memory.margin == 1000.0
@@ -461,13 +208,13 @@ def test_the_memory_controller_knows_whole_blocks() -> None:
 @pytest.mark.parametrize(("target_s", "allowed"), [(0.0204, True), (0.0202, False)])
 def test_a_target_counts_the_reading_of_a_prompt_and_the_tolerance(target_s: float, allowed: bool) -> None:
     # 0.0205 s and 31 tokens of 1e-5 s each: 0.02081 s; the dead band reaches to 0.0005 s above the target.
-    service = {**STEPS, "c2_s_per_kv_token": 1e-5}
+    service = {**STEP_LAW, "c2_s_per_kv_token": 1e-5}
     settings = {**EQUAL, "server.service": service, "policy.sla": {"target_s": target_s, "tolerance_s": 0.0005}}
     if allowed:
-        make_plan(sweep(put(BASE, settings)))
+        make_plan(sweep(laid(BASE, settings)))
         return
     with pytest.raises(InputError) as caught:
-        make_plan(sweep(put(BASE, settings)))
+        make_plan(sweep(laid(BASE, settings)))
     assert str(caught.value) == (
         "sweep.toml: policy.sla.target_s = 0.0202: must be, with tolerance_s = 0.0005, at least c0_s + "
         "c1_s_per_request + 31.0 c2_s_per_kv_token = 0.02081: a single request misses it"
@@ -475,7 +222,7 @@ def test_a_target_counts_the_reading_of_a_prompt_and_the_tolerance(target_s: flo
 
 
 def test_a_target_that_a_single_request_just_meets_is_allowed() -> None:
-    tables = put(BASE, {"policy.sla": {"target_s": 0.0205, "tolerance_s": 0.001}, "replications": 1})
+    tables = laid(BASE, {"policy.sla": {"target_s": 0.0205, "tolerance_s": 0.001}, "replications": 1})
     assert (run_sweep(Sweep.model_validate(tables))["completed"] == 120).all()
 
 
@@ -488,17 +235,17 @@ LONGER = {
 
 @pytest.mark.parametrize("backend", ["numba", "reference"])
 def test_what_shows_while_running_names_the_specification_and_the_point(backend: str) -> None:
-    tables = put(BASE, {**LONGER, "server.service.c0_s": None})
+    tables = laid(BASE, {**LONGER, "server.service.c0_s": None})
     with pytest.raises(InputError, match=r"^sweep\.toml: a request of \d+ tokens could take .* s \(at c0 = 3500\.0\)$"):
         run_sweep(sweep(tables, replications=5), backend=backend)
     with pytest.raises(InputError, match=r"^sweep\.toml: a request of \d+ tokens could take .* s$"):
-        run_sweep(sweep(put(BASE, {**LONGER, "axes": {}, "server.service.c0_s": 3500.0})), backend=backend)
+        run_sweep(sweep(laid(BASE, {**LONGER, "axes": {}, "server.service.c0_s": 3500.0})), backend=backend)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_clock_that_runs_out_names_the_specification_and_the_point(workers: int) -> None:
     service = {"law": "steps", "c0_s": 2000.0}
-    tables = put(BASE, {**EQUAL, "server.service": service, "workload.requests": None, "policy.largest_batch": None})
+    tables = laid(BASE, {**EQUAL, "server.service": service, "workload.requests": None, "policy.largest_batch": None})
     tables["axes"] = {
         "count": {"path": "workload.requests", "values": [10, 1500]},
         "cap": {"path": "policy.largest_batch", "values": [16]},
@@ -602,7 +349,7 @@ def test_a_cube_holds_what_steps_give_and_nothing_of_whole_batches(cube: xr.Data
 
 
 def test_without_histograms_neither_is_kept() -> None:
-    tables = put(BASE, {"report.histograms": False, "replications": 1})
+    tables = laid(BASE, {"report.histograms": False, "replications": 1})
     made = run_sweep(Sweep.model_validate(tables))
     assert HELD - set(made.data_vars) == {"latency_histogram", "tbt_histogram"}
     assert "tbt_bucket" not in made.dims
@@ -611,10 +358,10 @@ def test_without_histograms_neither_is_kept() -> None:
 
 def test_one_request_takes_what_the_law_says() -> None:
     lengths = {"distribution": "constant", "value": 5.0, "prompt": {"distribution": "constant", "value": 300.0}}
-    tables = put(
+    tables = laid(
         BASE, {"workload.lengths": lengths, "workload.requests": 1, "workload.arrivals": {"process": "at_once"}}
     )
-    made = run_sweep(Sweep.model_validate(put(tables, {"replications": 1, "workload.predictor": None})))
+    made = run_sweep(Sweep.model_validate(laid(tables, {"replications": 1, "workload.predictor": None})))
     attention = 256 * 256 + 44 * 300
     first = 2 * 0.02 + 300 * 5e-5 + attention * 1e-8
     later = 4 * (0.02 + 0.0005) + (301 + 302 + 303 + 304) * 1e-7
@@ -627,7 +374,7 @@ def test_one_request_takes_what_the_law_says() -> None:
 
 
 def test_windows_of_requests_that_all_arrive_at_once_span_their_work() -> None:
-    tables = put(BASE, {"workload.arrivals": {"process": "at_once"}, "workload.requests": 2000})
+    tables = laid(BASE, {"workload.arrivals": {"process": "at_once"}, "workload.requests": 2000})
     made = run_sweep(Sweep.model_validate({**tables, "replications": 1}))
     span = 10 * float(made["window_width_s"])
     assert 0.7 < span / float(made["makespan_s"].item()) < 1.3
@@ -654,7 +401,7 @@ def test_rates_share_their_random_numbers() -> None:
 
 
 def test_the_requests_are_those_of_whole_batches() -> None:
-    policy, server = {"mode": "fifo_greedy", "batch_size": 4}, {"service": LINEAR}
+    policy, server = {"mode": "fifo_greedy", "batch_size": 4}, {"service": TOKENS["server"]["service"]}
     whole = make_plan(sweep({**BASE, "policy": policy, "server": server})).points[0]
     trace, requests = Draws(1, 0).job(whole).trace, Draws(1, 0).job(make_plan(sweep(BASE)).points[0]).requests
     np.testing.assert_array_equal(trace.prompt, requests.prompt)
@@ -664,7 +411,7 @@ def test_the_requests_are_those_of_whole_batches() -> None:
 
 def test_requests_that_never_fit_are_counted_and_told(cube: xr.Dataset) -> None:
     assert (cube["rejected"].sel(policy="static") == 0).all()
-    tables = put(BASE, {"server.replica.kv_capacity_tokens": 320})
+    tables = laid(BASE, {"server.replica.kv_capacity_tokens": 320})
     made = run_sweep(Sweep.model_validate(tables))
     assert (made["rejected"] > 0).any()
     for replication in range(3):
@@ -679,7 +426,7 @@ def test_requests_that_never_fit_are_counted_and_told(cube: xr.Dataset) -> None:
 
 
 def test_the_note_on_requests_turned_away_is_about_the_whole_sweep(tmp_path: Path) -> None:
-    tables = put(BASE, {"server.replica.kv_capacity_tokens": None})
+    tables = laid(BASE, {"server.replica.kv_capacity_tokens": None})
     tables["axes"] = {"capacity": {"path": "server.replica.kv_capacity_tokens", "values": [128, 160, 2000]}}
     file = tmp_path / "cube.nc"
     for replications in (1, 4):
@@ -695,7 +442,7 @@ def test_the_note_on_requests_turned_away_is_about_the_whole_sweep(tmp_path: Pat
 
 def test_overload_is_said() -> None:
     made = run_sweep(
-        Sweep.model_validate(put(BASE, {"workload.arrivals.rate_per_s": 1000.0, "workload.requests": 1000}))
+        Sweep.model_validate(laid(BASE, {"workload.arrivals.rate_per_s": 1000.0, "workload.requests": 1000}))
     )
     assert made["overloaded"].all()
     assert "some points are overloaded" in made.attrs["notes"]
@@ -703,11 +450,11 @@ def test_overload_is_said() -> None:
 
 def test_bins_that_nothing_hits_are_removed_and_told() -> None:
     lengths = {"distribution": "constant", "value": 40.0, "prompt": {"distribution": "constant", "value": 10.0}}
-    tables = put(BASE, {"workload.lengths": lengths, "workload.predictor": None, "policy": BY_BIN})
+    tables = laid(BASE, {"workload.lengths": lengths, "workload.predictor": None, "policy": BY_BIN})
     made = run_sweep(Sweep.model_validate(tables))
     assert (made["effective_bins"] == 1).all()
     assert "no request can fall into 2 of the 3 bins" in made.attrs["notes"]
-    fifo = run_sweep(Sweep.model_validate(put(tables, {"policy": BASE["policy"]})))
+    fifo = run_sweep(Sweep.model_validate(laid(tables, {"policy": BASE["policy"]})))
     xr.testing.assert_equal(made["latency_mean_s"], fifo["latency_mean_s"])
 
 
@@ -726,12 +473,13 @@ def test_a_recorded_trace_runs_and_needs_prompts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"workload.trace{text}"):
         run_sweep(sweep(write(0)))
     columns = {"path": str(tmp_path / "trace0.csv"), "column": "output_tokens", "prompt_column": "prompt_tokens"}
-    drawn = put(BASE, {"workload.lengths": {"distribution": "empirical", **columns}})
+    drawn = laid(BASE, {"workload.lengths": {"distribution": "empirical", **columns}})
     with pytest.raises(InputError, match=f"workload.lengths{text}"):
         run_sweep(sweep(drawn))
     columns["path"] = str(tmp_path / "trace1.csv")
     assert (
-        run_sweep(sweep(put(drawn, {"workload.lengths": {"distribution": "empirical", **columns}})))["completed"] == 120
+        run_sweep(sweep(laid(drawn, {"workload.lengths": {"distribution": "empirical", **columns}})))["completed"]
+        == 120
     ).all()
 
 
@@ -747,7 +495,7 @@ def test_drawn_prompts_have_at_least_a_token_and_their_mean(prompt: dict[str, An
     mixture = {"distribution": "mixture", "weights": [1.0], "components": [{**BASE["workload"]["lengths"]}]}
     mixture["components"][0]["prompt"] = prompt
     for lengths in ({**BASE["workload"]["lengths"], "prompt": prompt}, mixture):
-        plan = make_plan(sweep(put(BASE, {"workload.lengths": lengths, "workload.requests": 20_000})))
+        plan = make_plan(sweep(laid(BASE, {"workload.lengths": lengths, "workload.requests": 20_000})))
         job = Draws(1, 0).job(plan.points[0])
         assert isinstance(job, continuous.Job)
         tokens = job.requests.prompt
@@ -765,7 +513,7 @@ def test_drawn_prompts_have_at_least_a_token_and_their_mean(prompt: dict[str, An
 )
 def test_prompts_without_tokens_are_refused(prompt: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(f"workload.lengths.prompt.{message} in mode continuous")):
-        Sweep.model_validate(put(BASE, {"workload.lengths.prompt": prompt}))
+        Sweep.model_validate(laid(BASE, {"workload.lengths.prompt": prompt}))
 
 
 def test_axes_of_step_settings_have_their_units() -> None:
@@ -830,7 +578,7 @@ def test_a_cube_says_how_to_make_it_again(cube: xr.Dataset) -> None:
 # Coefficients -------------------------------------------------------------------------------------------------------
 
 VLLM = {"coefficients": "qwen3-0.6b-cpu-vllm"}
-SLOW = put(BASE, {"workload.arrivals.rate_per_s": 0.2, "server.service": VLLM})
+SLOW = laid(BASE, {"workload.arrivals.rate_per_s": 0.2, "server.service": VLLM})
 
 
 def written(path: Path, change: Callable[[Any], None]) -> str:
@@ -859,7 +607,7 @@ def test_coefficients_give_their_law_of_steps() -> None:
 
 def test_what_nothing_measured_and_what_is_extrapolated_is_told() -> None:
     service = {"coefficients": "ml-energy-llama-3.1-8b-h100"}
-    tables = put(BASE, {"server.service": service, "policy.largest_batch": 2000, "server.replica.token_budget": 2048})
+    tables = laid(BASE, {"server.service": service, "policy.largest_batch": 2000, "server.replica.token_budget": 2048})
     notes = make_plan(Sweep.model_validate(tables)).notes
     assert notes[0].startswith("neither measured nor given, counted as 0: c2_s_per_kv_token (KV tokens read), c3_s_per")
     assert any("measured up to batches of" in note and "some of up to 2000" in note for note in notes)
@@ -897,7 +645,7 @@ def test_coefficients_that_cannot_be_used_are_refused_in_a_line(
     tmp_path: Path, change: Callable[[Any], None], draw: bool, line: str
 ) -> None:
     file = written(tmp_path / "mine.json", change)
-    tables = put(SLOW, {"server.service": {"coefficients": file, "draw": draw}})
+    tables = laid(SLOW, {"server.service": {"coefficients": file, "draw": draw}})
     with pytest.raises(InputError) as caught:
         run_sweep(Sweep.model_validate(tables, "sweep.toml"))
     where = "server.service.draw: " if draw else ""
@@ -905,7 +653,7 @@ def test_coefficients_that_cannot_be_used_are_refused_in_a_line(
 
 
 def test_a_target_below_a_single_request_of_coefficients_is_refused() -> None:
-    tables = put(SLOW, {"policy.sla": {"target_s": 0.07, "tolerance_s": 0.001}})
+    tables = laid(SLOW, {"policy.sla": {"target_s": 0.07, "tolerance_s": 0.001}})
     with pytest.raises(
         InputError, match=r"policy\.sla\.target_s = 0\.07: must be, .* 101\.0 c2_s_per_kv_token = 0\.07998"
     ):
@@ -913,7 +661,7 @@ def test_a_target_below_a_single_request_of_coefficients_is_refused() -> None:
 
 
 def test_replications_draw_coefficients_of_their_own_and_points_share_them() -> None:
-    tables = put(SLOW, {"server.service": {**VLLM, "draw": True}, "policy.largest_batch": None})
+    tables = laid(SLOW, {"server.service": {**VLLM, "draw": True}, "policy.largest_batch": None})
     tables["axes"] = {"cap": {"path": "policy.largest_batch", "values": [4, 16]}}
     checked = sweep(tables)
     plan = make_plan(checked)
@@ -930,7 +678,7 @@ def test_replications_draw_coefficients_of_their_own_and_points_share_them() -> 
     made = run_sweep(checked)
     assert of_single(made["latency_mean_s"])
     assert "drawn anew for every replication" in made.attrs["notes"]
-    fixed = run_sweep(sweep(put(tables, {"server.service": VLLM})))
+    fixed = run_sweep(sweep(laid(tables, {"server.service": VLLM})))
     assert (fixed["latency_mean_s"] != made["latency_mean_s"]).all()
     xr.testing.assert_equal(fixed["window_arrivals"], made["window_arrivals"])
     longer = run_sweep(sweep(tables, replications=5), workers=2)

@@ -15,6 +15,7 @@ from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.plan import PointPlan, make_plan
 from batchcube.sweeps.spec.document import Sweep
+from helpers.specifications import laid
 
 QUEUE: dict[str, Any] = {
     "replications": 4,
@@ -38,17 +39,8 @@ TOKENS: dict[str, Any] = {
 
 
 def sweep(tables: dict[str, Any], settings: dict[str, Any]) -> Sweep:
-    """Make a sweep of tables with settings laid over them by their dotted paths, or taken away by None."""
-    changed = deepcopy(tables)
-    for path, value in settings.items():
-        *above, last = path.split(".")
-        table = changed
-        for key in above:
-            table = table.setdefault(key, {})
-        table[last] = value
-        if value is None:
-            del table[last]
-    return Sweep.model_validate(changed, "sweep.toml")
+    """Make a sweep of tables with settings laid over them."""
+    return Sweep.model_validate(laid(tables, settings), "sweep.toml")
 
 
 # Whole microseconds --------------------------------------------------------------------------------------------------
