@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from batchcube.documents import parse_json, read_limited, require_regular
+from batchcube.documents import parse_json, read_file, require_regular
 from batchcube.errors import InputError, printable
 
 from .cells import BatchFit, Cells, as_table, table_error
@@ -397,7 +397,7 @@ def locate(name: str | os.PathLike[str]) -> Path:
 
 def read(file: Path) -> bytes:
     """Return the content of a coefficients file; InputError when it cannot be read, or is larger than any is."""
-    return read_limited(file, LARGEST_FILE)
+    return read_file(file, LARGEST_FILE)
 
 
 def parse(data: bytes, source: str) -> Coefficients:

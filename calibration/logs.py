@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.documents import parse_json, require_regular
+from batchcube.documents import parse_json, read_file
 from batchcube.engine import simulate_replica
 from batchcube.engine.continuous import Records, Replica, Requests, make_law, make_requests
 from batchcube.engine.continuous.model import LARGEST_REQUEST, SERVED, TICKS_PER_S
-from batchcube.errors import InputError
+from batchcube.errors import InputError, found_in
 
 from .laws import STEP_TERMS
 
@@ -100,18 +100,14 @@ def read_log(path: str | Path) -> Log:
     tokens that are not whole, below 1 or more than a request can have, timestamps that run backwards, and clocks that
     cannot be the same.
     """
-    name = str(path)
-    require_regular(path)
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", file=name) from None
+    data = read_file(path)
     rows = []
     for number, line in enumerate(data.decode("utf-8-sig", errors="replace").split("\n"), start=1):
         if line.strip():
-            rows.append(_row(f"{name}: line {number}", line))
+            with found_in(file=path, path=f"line {number}"):
+                rows.append(_row(line))
     if len(rows) < 2:
-        raise InputError(f"holds {len(rows)} requests: needs at least 2", file=name)
+        raise InputError(f"holds {len(rows)} requests: needs at least 2", file=path)
     table = np.array(sorted(rows))
     start = table[0, 0]
     queued, scheduled, first, last = (table[:, k] - start for k in range(4))
@@ -126,18 +122,18 @@ def read_log(path: str | Path) -> Log:
     )
 
 
-def _row(where: str, line: str) -> tuple[float, float, float, float, float, float]:
+def _row(line: str) -> tuple[float, float, float, float, float, float]:
     try:
         entry = parse_json(line)
     except InputError as error:
-        raise InputError(f"{error}: a log has one JSON object in each line", file=where) from None
+        raise InputError(f"{error}: a log has one JSON object in each line") from None
     if not isinstance(entry, dict):
-        raise InputError("is no JSON object", file=where)
+        raise InputError("is no JSON object")
 
     def number(*names: str, least: float = -_LATEST_S, most: float = _LATEST_S, whole: bool = False) -> float:
         name = next((name for name in names if name in entry), None)
         if name is None:
-            raise InputError(f"{' or '.join(names)} is missing", file=where)
+            raise InputError(f"{' or '.join(names)} is missing")
         value = entry[name]
         # Compared before anything converts it: an integer may be larger than any float.
         known = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
@@ -145,7 +141,6 @@ def _row(where: str, line: str) -> tuple[float, float, float, float, float, floa
             kind = "whole number" if whole else "number"
             raise InputError(
                 f"must be a {kind} from {least:.15g} to {most:.15g}",
-                file=where,
                 path=name,
                 value=json.dumps(value)[:40],
             )
@@ -160,14 +155,12 @@ def _row(where: str, line: str) -> tuple[float, float, float, float, float, floa
     known = [(label, value) for label, value in order if np.isfinite(value)]
     for (before, a), (after, b) in pairwise(known):
         if b < a - _ROUNDING_S:
-            raise InputError(f"{after} at {b} s is before {before} at {a} s: one clock, never backwards", file=where)
+            raise InputError(f"{after} at {b} s is before {before} at {a} s: one clock, never backwards")
     if last - queued > 1e8:
-        raise InputError(f"{last - queued:.3g} s from queued to last token: not of one clock", file=where)
+        raise InputError(f"{last - queued:.3g} s from queued to last token: not of one clock")
     prompt, output = tokens("input_toks"), tokens("output_toks")
     if prompt + output > LARGEST_REQUEST:
-        raise InputError(
-            f"{prompt + output:.0f} tokens in and out", file=where, allowed=f"must be at most {LARGEST_REQUEST}"
-        )
+        raise InputError(f"{prompt + output:.0f} tokens in and out", allowed=f"must be at most {LARGEST_REQUEST}")
     return queued, scheduled, first, last, prompt, output
 
 

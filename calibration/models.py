@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchcube.documents import parse_json, require_regular
-from batchcube.errors import InputError
+from batchcube.documents import parse_json, read_file
+from batchcube.errors import InputError, found_in
 
 # Shapes only: with random weights a model computes nonsense in the same time.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -102,44 +102,37 @@ def read_model(name: str, dtype: str = "bfloat16") -> Model:
     if dtype not in BYTES_OF:
         raise InputError(f"must be one of {', '.join(BYTES_OF)}", path="dtype", value=repr(dtype))
     if name in SHAPES:
-        return model_of(name, configuration(name, dtype), dtype, name)
+        return model_of(name, configuration(name, dtype), dtype)
     file = Path(name) / "config.json"
-    require_regular(file)
     try:
-        text = file.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"cannot be read: {error.strerror}; a model is a folder with a config.json, or one of {', '.join(SHAPES)}",
-            file=file,
-        ) from None
-    try:
-        content = parse_json(text)
+        text = read_file(file)
     except InputError as error:
-        raise error.at(file=file) from None
-    if not isinstance(content, dict):
-        raise InputError("is no table of settings", file=file)
-    return model_of(Path(name).name, content, dtype, str(file))
+        raise error.advised(f"a model is a folder with a config.json, or one of {', '.join(SHAPES)}") from None
+    with found_in(file=file):
+        content = parse_json(text)
+        if not isinstance(content, dict):
+            raise InputError("is no table of settings")
+        return model_of(Path(name).name, content, dtype)
 
 
 def sizes_of(name: str, found: Mapping[str, Any], dtype: str) -> Model | None:
     """Return the numbers in a configuration, None where `model_of` refuses it: an engine may run it nevertheless."""
     try:
-        return model_of(name, found, dtype, name)
+        return model_of(name, found, dtype)
     except InputError:
         return None
 
 
-def model_of(name: str, found: Mapping[str, Any], dtype: str, source: str) -> Model:
+def model_of(name: str, found: Mapping[str, Any], dtype: str) -> Model:
     """Return the numbers in a configuration.
 
-    Raises InputError, a line that starts with `source`, for a number that is missing, and for mixtures of experts and
-    latent attention, whose weights and KV cache follow other formulas than those of `Model`.
+    Raises InputError for a number that is missing, and for mixtures of experts and latent attention, whose weights and
+    KV cache follow other formulas than those of `Model`.
     """
     for key in _OTHER_FORMULAS:
         if found.get(key):
             raise InputError(
                 "only dense models with a key and a value for each KV head are known",
-                file=source,
                 path=key,
                 value=repr(found[key]),
             )
@@ -148,7 +141,7 @@ def model_of(name: str, found: Mapping[str, Any], dtype: str, source: str) -> Mo
         value = found.get(key)
         value = default if value is None else value
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError("must be a whole number >= 1", file=source, path=key, value=repr(value))
+            raise InputError("must be a whole number >= 1", path=key, value=repr(value))
         return value
 
     heads = number("num_attention_heads")

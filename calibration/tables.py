@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.documents import require_regular
-from batchcube.errors import InputError
+from batchcube.documents import read_file
+from batchcube.errors import InputError, found_in
 
 from .cells import Cells, join
 
@@ -164,29 +164,30 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Me
     the file and the row, unless the grid is complete, at least 2 x 2, of whole batch sizes and lengths >= 1, and the
     times are finite, > 0 and never fall with the length.
     """
-    name = str(path)
-    data = _bytes(path)
-    for key in columns or {}:
+    data = read_file(path)
+    with found_in(file=path):
+        return _read_table(data, columns or {})
+
+
+def _read_table(data: bytes, columns: Mapping[str, str]) -> MeasuredTable:
+    for key in columns:
         if key not in COLUMNS:
-            raise InputError(f"must be one of {', '.join(COLUMNS)}", file=name, path=f"columns.{key}")
-    wanted = [(columns or {}).get(column, column) for column in COLUMNS]
+            raise InputError(f"must be one of {', '.join(COLUMNS)}", path=f"columns.{key}")
+    wanted = [columns.get(column, column) for column in COLUMNS]
     cells: dict[tuple[int, int], list[float]] = {}
-    for where, (batch, length, seconds) in _rows(name, *_opened(name, data), wanted):
+    for where, (batch, length, seconds) in _rows(*_opened(data), wanted):
         cell = (_whole(where, "batch_size", batch), _whole(where, "length_tokens", length))
         cells.setdefault(cell, []).append(_number(where, "seconds", seconds))
     batch_sizes = np.array(sorted({b for b, _ in cells}), dtype=np.int64)
     lengths = np.array(sorted({length for _, length in cells}), dtype=np.int64)
     if batch_sizes.size < 2 or lengths.size < 2:
-        raise InputError(
-            f"{batch_sizes.size} batch sizes x {lengths.size} lengths: the grid must be at least 2 x 2", file=name
-        )
+        raise InputError(f"{batch_sizes.size} batch sizes x {lengths.size} lengths: the grid must be at least 2 x 2")
     for b in batch_sizes.tolist():
         for length in lengths.tolist():
             if (b, length) not in cells:
                 raise InputError(
                     f"no row for batch_size = {b}, length_tokens = {length}: the grid must be complete "
                     f"({batch_sizes.size} batch sizes x {lengths.size} lengths, {len(cells)} cells given)",
-                    file=name,
                 )
     table = np.array([[np.mean(cells[b, n]) for n in lengths.tolist()] for b in batch_sizes.tolist()])
     falls = np.argwhere(np.diff(table, axis=1) < 0)
@@ -195,7 +196,6 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Me
         raise InputError(
             f"{table[i, j + 1]:g} s at length_tokens = {lengths[j + 1]} is below {table[i, j]:g} s "
             f"at {lengths[j]}: times must not fall with the length",
-            file=name,
             path="batch_size",
             value=batch_sizes[i],
         )
@@ -216,33 +216,33 @@ def read_cells(
     keeps the rows with these values in columns that name the system. Rows of one cell are its repetitions, or as many
     repetitions as a column says. Raises InputError, one line naming the file and the row.
     """
-    name = str(path)
-    data = _bytes(path)
+    data = read_file(path)
+    with found_in(file=path):
+        return _read_cells(data, layout, columns or {}, unit, select or {})
+
+
+def _read_cells(
+    data: bytes, layout: str | None, columns: Mapping[str, str], unit: str | None, select: Mapping[str, str]
+) -> Table:
     if columns and layout is not None:
-        raise InputError(
-            "must be left out where columns are mapped by name (--column)", file=name, path=f"layout {layout}"
-        )
+        raise InputError("must be left out where columns are mapped by name (--column)", path=f"layout {layout}")
     if unit is not None and not columns:
-        raise InputError(
-            "goes with columns mapped by name (--column); layouts have their own", file=name, path=f"unit {unit}"
-        )
+        raise InputError("goes with columns mapped by name (--column); layouts have their own", path=f"unit {unit}")
     if not columns and data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
-        raise InputError("is a log of requests (JSON), must be a CSV of times of batches or steps", file=name)
-    header, lines = _opened(name, data)
-    chosen = _by_hand(name, columns, unit or "s") if columns else _layout(name, layout, header)
+        raise InputError("is a log of requests (JSON), must be a CSV of times of batches or steps")
+    header, lines = _opened(data)
+    chosen = _by_hand(columns, unit or "s") if columns else _layout(layout, header)
     wanted = chosen.columns()
-    for key in select or {}:
+    for key in select:
         if key not in chosen.systems:
             allowed = f"must be one of {', '.join(chosen.systems)}"
             nothing = f"the layout {chosen.name} has no columns that name systems, so there is nothing to select by"
-            raise InputError(f"select {key}: {allowed if chosen.systems else nothing}", file=name)
-    rows = ((where, dict(zip(wanted, row, strict=True))) for where, row in _rows(name, header, lines, wanted))
-    kept = [
-        (where, row) for where, row in rows if all(row[key].strip() == value for key, value in (select or {}).items())
-    ]
+            raise InputError(f"select {key}: {allowed if chosen.systems else nothing}")
+    rows = ((where, dict(zip(wanted, row, strict=True))) for where, row in _rows(header, lines, wanted))
+    kept = [(where, row) for where, row in rows if all(row[key].strip() == value for key, value in select.items())]
     if not kept:
-        asked = ", ".join(f"{key} = {value}" for key, value in (select or {}).items())
-        raise InputError(f"no row has {asked}", file=name)
+        asked = ", ".join(f"{key} = {value}" for key, value in select.items())
+        raise InputError(f"no row has {asked}")
     if chosen.fitted is not None:
         values = [[_number(where, column, row[column], "") for column in chosen.fitted] for where, row in kept]
         return Table(chosen, {}, Fits(*np.array(values).T), hashlib.sha256(data).hexdigest())
@@ -257,39 +257,34 @@ def read_cells(
 # Layouts ------------------------------------------------------------------------------------------------------------
 
 
-def _layout(name: str, layout: str | None, header: Sequence[str]) -> Layout:
+def _layout(layout: str | None, header: Sequence[str]) -> Layout:
     if layout is not None:
         if layout not in LAYOUTS:
-            raise InputError(f"must be one of {', '.join(LAYOUTS)}", file=name, path=f"layout {layout}")
+            raise InputError(f"must be one of {', '.join(LAYOUTS)}", path=f"layout {layout}")
         return LAYOUTS[layout]
     if {"running", "waiting"} <= set(header):
-        raise InputError(
-            f"is a log over time ({', '.join(header)}), must be a CSV of times of batches or steps", file=name
-        )
+        raise InputError(f"is a log over time ({', '.join(header)}), must be a CSV of times of batches or steps")
     fitting = [known for known in LAYOUTS.values() if set(known.columns()) <= set(header)]
     if not fitting:
         raise InputError(
             f"no known layout has these columns: {', '.join(header)[:160]}; map them by name, for "
             "instance --column seconds=mean_latency --column batch_size=b --column length_tokens=tokens",
-            file=name,
             path="line 1",
         )
     return max(fitting, key=lambda known: len(known.columns()))
 
 
-def _by_hand(name: str, columns: Mapping[str, str], unit: str) -> Layout:
+def _by_hand(columns: Mapping[str, str], unit: str) -> Layout:
     allowed = ("batch_size", "length_tokens", "output_tokens", "prompt_tokens", "seconds", "std", "repetitions")
     for key in columns:
         if key not in allowed:
-            raise InputError(f"must be one of {', '.join(allowed)}", file=name, path=f"column {key}")
+            raise InputError(f"must be one of {', '.join(allowed)}", path=f"column {key}")
     if "seconds" not in columns or "batch_size" not in columns:
-        raise InputError("seconds and batch_size must be mapped", file=name, path="columns")
+        raise InputError("seconds and batch_size must be mapped", path="columns")
     if {"length_tokens", "output_tokens"} <= set(columns):
-        raise InputError(
-            "length_tokens and output_tokens are two names of one thing: map one of them", file=name, path="columns"
-        )
+        raise InputError("length_tokens and output_tokens are two names of one thing: map one of them", path="columns")
     if unit not in UNITS:
-        raise InputError(f"must be one of {', '.join(UNITS)}", file=name, path=f"unit {unit}")
+        raise InputError(f"must be one of {', '.join(UNITS)}", path=f"unit {unit}")
     fields = {
         "output_tokens" if key == "length_tokens" else key: column
         for key, column in columns.items()
@@ -357,7 +352,7 @@ def _completed(kind: str, known: dict[str, float]) -> dict[str, float]:
 def _kind_of(where: str, known: Mapping[str, float]) -> str:
     decoding, prefill = known["batch_size"] > 0, known["prefill_tokens"] > 0
     if not decoding and not prefill:
-        raise InputError("a step of neither decode nor prefill tokens", file=where)
+        raise InputError("a step of neither decode nor prefill tokens", path=where)
     return "step" if decoding and prefill else "decode" if decoding else "prefill"
 
 
@@ -376,46 +371,36 @@ def _decimals(text: str) -> int:
 # Rows ---------------------------------------------------------------------------------------------------------------
 
 
-def _bytes(path: str | Path) -> bytes:
-    require_regular(path)
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from None
-
-
-def _opened(name: str, data: bytes) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
+def _opened(data: bytes) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
     """Return the names of the columns, and the lines below them."""
-    lines = _lines(name, data)
+    lines = _lines(data)
     header = [field.strip() for field in next(lines, ("", []))[1]]
     if not any(header):
-        raise InputError("is empty", file=name, path="line 1", allowed="must be the names of the columns")
+        raise InputError("is empty", path="line 1", allowed="must be the names of the columns")
     return header, lines
 
 
-def _lines(name: str, data: bytes) -> Iterator[tuple[str, list[str]]]:
-    """Yield (file and line, fields) of every line."""
+def _lines(data: bytes) -> Iterator[tuple[str, list[str]]]:
+    """Yield (where, fields) of every line."""
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
         for row in reader:
-            yield f"{name}: line {reader.line_num}", row
+            yield f"line {reader.line_num}", row
     except UnicodeDecodeError:
-        raise InputError("is not a text file", file=name, allowed="must be CSV in UTF-8") from None
+        raise InputError("is not a text file", allowed="must be CSV in UTF-8") from None
     except csv.Error as error:
-        raise InputError(f"is not CSV: {error}", file=name, path=f"line {reader.line_num}") from None
+        raise InputError(f"is not CSV: {error}", path=f"line {reader.line_num}") from None
 
 
 def _rows(
-    name: str, header: Sequence[str], lines: Iterator[tuple[str, list[str]]], wanted: Sequence[str]
+    header: Sequence[str], lines: Iterator[tuple[str, list[str]]], wanted: Sequence[str]
 ) -> list[tuple[str, tuple[str, ...]]]:
-    """Return (file and line, the texts of the wanted columns) of every row."""
+    """Return (where, the texts of the wanted columns) of every row."""
     for column in wanted:
         if header.count(column) != 1:
             found = "is there twice" if column in header else "is missing"
             has = ", ".join(header)[:120]
-            raise InputError(
-                f"column {column!r} {found}: needs {', '.join(wanted)}; has {has!r}", file=name, path="line 1"
-            )
+            raise InputError(f"column {column!r} {found}: needs {', '.join(wanted)}; has {has!r}", path="line 1")
     at = [header.index(column) for column in wanted]
     rows: list[tuple[str, tuple[str, ...]]] = []
     for where, row in lines:
@@ -423,11 +408,11 @@ def _rows(
             continue
         if len(row) != len(header):
             raise InputError(
-                f"has {len(row)} fields", file=where, allowed=f"must have {len(header)}, as the header does"
+                f"has {len(row)} fields", path=where, allowed=f"must have {len(header)}, as the header does"
             )
         rows.append((where, tuple(row[k] for k in at)))
     if not rows:
-        raise InputError("has no rows: needs at least a 2 x 2 grid", file=name)
+        raise InputError("has no rows: needs at least a 2 x 2 grid")
     return rows
 
 
@@ -439,7 +424,7 @@ def _number(where: str, column: str, text: str, bound: Literal["", ">= 0", "> 0"
     within = {"": True, ">= 0": value >= 0, "> 0": value > 0}[bound]
     if not (np.isfinite(value) and within):
         raise InputError(
-            f"must be a finite number {bound}".rstrip(), file=where, path=column, value=repr(text.strip()[:40])
+            f"must be a finite number {bound}".rstrip(), path=f"{where}: {column}", value=repr(text.strip()[:40])
         )
     return value
 
@@ -447,5 +432,5 @@ def _number(where: str, column: str, text: str, bound: Literal["", ">= 0", "> 0"
 def _whole(where: str, column: str, text: str) -> int:
     value = _number(where, column, text)
     if value != int(value) or value > 2**53:
-        raise InputError("must be a whole number >= 1", file=where, path=column, value=repr(text.strip()[:40]))
+        raise InputError("must be a whole number >= 1", path=f"{where}: {column}", value=repr(text.strip()[:40]))
     return int(value)

@@ -1,6 +1,7 @@
 """Documents that somebody else wrote: read to a limit, parsed, and told from what no reader should meet."""
 
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ def require_regular(path: str | os.PathLike[str]) -> None:
         raise InputError("is a pipe, a socket or a device, must be a file", file=path)
 
 
-def read_limited(path: str | os.PathLike[str], most_bytes: int) -> bytes:
+def read_file(path: str | os.PathLike[str], most_bytes: float = math.inf) -> bytes:
     """Return the content of a file; InputError naming it when it cannot be read or is larger."""
     require_regular(path)
     try:

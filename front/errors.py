@@ -4,7 +4,8 @@ Everything in batchcube that refuses input raises it, where the mistake is known
 a ValueError of a library included, is a fault of batchcube.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from unicodedata import category
 
@@ -59,6 +60,15 @@ class InputError(ValueError):
         else:
             found.problem = f"{found.problem}; {advice}"
         return found
+
+
+@contextmanager
+def found_in(*, file: object = "", path: object = "") -> Iterator[None]:
+    """Say of the mistakes that a block finds which file they are in, and where in it."""
+    try:
+        yield
+    except InputError as error:
+        raise error.at(file=file, path=path) from None
 
 
 class InputErrors(InputError):  # noqa: N818 - several of them

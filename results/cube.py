@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from batchcube.documents import DEEPEST, is_deep
-from batchcube.errors import InputError
+from batchcube.errors import InputError, found_in
 
 from .costs import FLAGS, flag_attributes
 from .netcdf import read_dataset, write_dataset
@@ -269,7 +269,7 @@ def check_cube(cube: xr.Dataset, source: str) -> None:
         raise InputError("is no batchcube cube: it has no attribute batchcube_version", file=source)
     if REPLICATION not in cube.dims or REPLICATION not in cube.coords:
         raise InputError(f"is no batchcube cube: it has no dimension {REPLICATION}", file=source)
-    try:
+    with found_in(file=source):
         _check_about(cube.attrs)
         axes = axis_names(cube)
         for name in axes:
@@ -285,8 +285,6 @@ def check_cube(cube: xr.Dataset, source: str) -> None:
         used = {REPLICATION, *(dim for name in known for dim in REGISTRY[name].extra)}
         for dim in used:
             _check_dimension(cube, dim)
-    except InputError as error:
-        raise error.at(file=source) from None
     if not known:
         raise InputError("is no batchcube cube: it holds none of the registered variables", file=source)
 

@@ -25,7 +25,7 @@ from batchcube.calibration.coefficients import (
 )
 from batchcube.calibration.laws import LAWS, BatchLaw, StepLaw, batch_law_of_steps, step_terms
 from batchcube.calibration.plausibility import judge
-from batchcube.errors import InputError
+from batchcube.errors import InputError, found_in
 from batchcube.results.calibration import build_calibration
 from batchcube.results.measurements import read_measurement
 
@@ -66,10 +66,8 @@ def fit_measurement(path: Path, name: str | None = None) -> tuple[Coefficients, 
     """
     measurement = read_measurement(path)
     about = measurement.attrs
-    try:
+    with found_in(file=path):
         cells = cells_of(measurement)
-    except InputError as error:
-        raise error.at(file=path) from None
     capacity = about.get("kv_capacity_tokens")
     where = about["processor"] if about["device"] == "cpu" else about["device"]
     return fit_cells(

@@ -31,7 +31,7 @@ from batchcube.calibration.logs import (
 )
 from batchcube.engine.continuous import Replica, make_law, make_replica
 from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
-from batchcube.errors import InputError
+from batchcube.errors import InputError, found_in
 from batchcube.results.costs import flags_of, warning_of
 from batchcube.results.provenance import batchcube_version
 from batchcube.results.validation import build_validation
@@ -62,7 +62,7 @@ class Error(NamedTuple):
 
 def replica_of(settings: LoggedReplica) -> Replica:
     """Build a replica from settings, its step law still to be given; raises InputError for settings that do not fit."""
-    try:
+    with found_in(path="replica"):
         return make_replica(
             make_law(1.0),
             most_running=settings.most_running,
@@ -71,8 +71,6 @@ def replica_of(settings: LoggedReplica) -> Replica:
             block_tokens=settings.block_tokens,
             prefill=settings.prefill,
         )
-    except InputError as error:
-        raise error.at(path="replica") from None
 
 
 def replica_settings(
@@ -122,11 +120,8 @@ def fit(log_path: Path, settings: LoggedReplica, until: int | None, name: str, q
     if until is not None and not 1 <= until <= len(log.queued_s):
         raise InputError(f"must be from 1 to {len(log.queued_s)}, the requests of the log", path=f"--fit-until {until}")
     replica = replica_of(settings)
-    try:
-        with Counting(FITS, "fitting", quiet=quiet) as progress:
-            found = fit_log(log, replica, until, done=progress.advance)
-    except InputError as error:
-        raise error.at(file=log_path) from None
+    with found_in(file=log_path), Counting(FITS, "fitting", quiet=quiet) as progress:
+        found = fit_log(log, replica, until, done=progress.advance)
     values: dict[str, Any] = dict(zip(STEP_TERMS, found.coefficients.tolist(), strict=True))
     law = StepCoefficients(
         **values,
@@ -189,10 +184,8 @@ def validate(
     coefficients = step_coefficients_of(known)
     unknown = unmeasured_of(known)
     replica = replica_of(settings)
-    try:
+    with found_in(file=log_path):
         records = replay(log, replica, coefficients)
-    except InputError as error:
-        raise error.at(file=log_path) from None
     rejected = int((records.status != SERVED).sum())
     if rejected:
         raise InputError(

@@ -37,7 +37,7 @@ from batchcube.engine.policies.sla import no_sla, sla_search
 from batchcube.engine.policies.target import Control, fixed_target
 from batchcube.engine.simulation import Simulation
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
-from batchcube.errors import InputError
+from batchcube.errors import InputError, found_in
 from batchcube.results.costs import flags_of, warning_of
 
 from ..seeds import stream
@@ -392,10 +392,8 @@ class _Planner:
             ),
         )
         _require_fit(replica, requests, setup.replica)
-        try:
+        with found_in(path="server.service"):
             continuous.check(continuous.Job(requests, np.zeros(len(requests.arrival), np.int32), setup))
-        except InputError as error:
-            raise error.at(path="server.service") from None
         return setup
 
     def _keys(self, point: Point, batch: int, count: int, length: str, edges: FloatArray) -> Keys:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from batchcube.documents import DEEPEST, is_deep, read_limited
-from batchcube.errors import InputError
+from batchcube.documents import DEEPEST, is_deep, read_file
+from batchcube.errors import InputError, found_in
 
 from ..workloads.arrivals import AtOnce, Deterministic
 from ..workloads.lengths import Constant
@@ -123,10 +123,8 @@ class Sweep:
         if wrong:
             # Without its axes the rest would be blamed for what it is not.
             raise errors_of(wrong, source)
-        try:
+        with found_in(file=source):
             grid, wrong = build_grid(document, axes, defaults)
-        except InputError as error:
-            raise error.at(file=source) from None
         wrong += _mode_problems(grid) + _replication_problems(grid)
         if wrong:
             raise errors_of(wrong, source)
@@ -239,7 +237,7 @@ def read_document(path: str | PathLike[str]) -> tuple[dict[str, Any], str, Path]
         if name not in presets.names():
             raise InputError(f"no such file, and no preset of that name; {presets.hint(name)}", file=name)
         return parse_toml(presets.read(name), name), name, Path.cwd()
-    return parse_toml(read_limited(file, LARGEST_FILE), name), name, file.resolve().parent
+    return parse_toml(read_file(file, LARGEST_FILE), name), name, file.resolve().parent
 
 
 def parse_toml(content: bytes, source: str) -> dict[str, Any]:

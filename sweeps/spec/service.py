@@ -21,7 +21,7 @@ from batchcube.calibration.laws import STEP_TERMS
 from batchcube.documents import parse_json
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.engine.policies.service import Service, formula, measured
-from batchcube.errors import InputError
+from batchcube.errors import InputError, found_in
 from batchcube.results.text import did_you_mean
 
 from .messages import mistakes
@@ -70,10 +70,8 @@ def build(settings: CoefficientsLaw, largest_batch: int, rng: np.random.Generato
     """
     law = law_of(settings)
     if rng is not None:
-        try:
+        with found_in(path=f"server.service.draw: coefficients {settings.coefficients}"):
             law = files.drawn(law, rng)
-        except InputError as error:
-            raise error.at(path=f"server.service.draw: coefficients {settings.coefficients}") from None
     built = formula(law.a0_s, law.a1_s_per_token, law.h, law.gamma, largest_batch=largest_batch)
     if settings.h != "table":
         return built

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batchcube.documents import read_limited
+from batchcube.documents import read_file
 from batchcube.engine.ticks import LARGEST_REQUEST, LATEST, TICKS_PER_S
 from batchcube.errors import InputError
 
@@ -136,7 +136,7 @@ def _load(path: str | os.PathLike[str]) -> _File:
     with suppress(OSError):  # whoever opens it says why that cannot be
         if not file.is_file():
             raise InputError("is not a file" if file.exists() else "no such file", file=name)
-    content = read_limited(file, LARGEST_FILE)
+    content = read_file(file, LARGEST_FILE)
     sha256 = hashlib.sha256(content).hexdigest()
     content = _unpacked(content, name).removeprefix(b"\xef\xbb\xbf")
     if not content or content.isspace():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchcube.errors import InputError, InputErrors
+from batchcube.errors import InputError, InputErrors, found_in
 from batchcube.sweeps.cli import main as cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +32,17 @@ def test_more_is_told_on_the_way_up_and_the_first_keeps_what_it_says() -> None:
     assert str(first) == "row 3: is no number: must be >= 0"
     assert str(first.advised("or leave it out")) == "row 3: is no number: must be >= 0; or leave it out"
     assert str(InputError("is there").advised("remove it")) == "is there; remove it"
+
+
+def test_a_block_says_where_the_mistakes_are_that_it_finds_and_leaves_faults_alone() -> None:
+    with (
+        pytest.raises(InputError, match=r"^log.jsonl: line 3: is no number$"),
+        found_in(file="log.jsonl", path="line 3"),
+    ):
+        raise InputError("is no number")
+    with pytest.raises(ValueError, match=r"^math domain error$") as fault, found_in(file="log.jsonl"):
+        raise ValueError("math domain error")
+    assert type(fault.value) is ValueError
 
 
 def test_foreign_text_stays_on_one_line() -> None:

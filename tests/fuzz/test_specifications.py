@@ -11,8 +11,8 @@ import pytest
 
 from batchcube.errors import InputError
 from batchcube.sweeps import presets
+from batchcube.sweeps.cli import main as cli
 from batchcube.sweeps.cli.main import main
-from batchcube.sweeps.cli.main import main as cli
 from batchcube.sweeps.run import plan as planning
 from batchcube.sweeps.run.plan import make_plan, theory_of
 from batchcube.sweeps.spec.document import Sweep
