@@ -50,12 +50,7 @@ def sweep(**tables: Unpack[Tables]) -> "Sweep":
     >>> sweep.grid.shape
     (3,)
     """
-    from batchcube.sweeps.spec.document import Sweep
-
-    document = _plain(tables)
-    if isinstance(document.get("axes"), dict):
-        document["axes"] = dict(_axis(name, table) for name, table in document["axes"].items())
-    return Sweep.model_validate(document)
+    return _build(tables)
 
 
 def load_spec(spec: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> "Sweep":
@@ -153,29 +148,41 @@ def capacity(
 
 
 def simulate(
-    sweep: "Sweep | str | os.PathLike[str]",
+    sweep: "Sweep | str | os.PathLike[str] | Mapping[str, Any]",
     at: Mapping[str, object] | None = None,
     *,
+    requests: Mapping[str, Any] | None = None,
     replication: int = 0,
     backend: str = "numba",
 ) -> "Replication":
     """Simulate one replication of one point of a sweep, and say what became of each request.
 
-    `at` chooses the point, {axis: value}; axes that it leaves out must have one value. The result has `requests`, a
-    table with a row for each request, and `report`, the variables of a cube. Replication `replication` of a cube of the
-    same sweep has the same numbers.
+    `at` chooses the point, {axis: value}; axes that it leaves out must have one value. `requests`, a table with columns
+    ``arrival_s``, ``prompt_tokens``, ``output_tokens`` and, if you like, ``predicted_tokens``, takes the place of the
+    sweep's workload; then `sweep` may be the other tables alone. The result has `requests`, a table with a row for each
+    request, and `report`, the variables of a cube. Replication `replication` of a cube has the same numbers.
 
     >>> spec = bc.load_spec("multi-bin-fig8", {"workload.requests": 1000})
     >>> one = bc.simulate(spec, {"bins": 4, "error_probability": 0.1})
     >>> served = one.requests.dropna()
     >>> bool((served["completion_s"] > served["start_s"]).all())
     True
-    >>> round(float((served["completion_s"] - served["arrival_s"]).mean() / one.report["latency_mean_s"]), 9)
-    1.0
+    >>> tables = {
+    ...     "policy": {"mode": "fifo_greedy", "batch_size": 2},
+    ...     "server": {"service": {"law": "constant", "a0_s": 1.0, "a1_s_per_token": 0.5}},
+    ... }
+    >>> mine = {"arrival_s": [0.0, 1.0, 2.0], "prompt_tokens": [8, 8, 8], "output_tokens": [2, 4, 6]}
+    >>> bc.simulate(tables, requests=mine).requests["completion_s"].tolist()
+    [2.0, 6.0, 6.0]
     """
-    from batchcube.sweeps.run.single import simulate_one
+    from batchcube.sweeps.run.single import simulate_one, with_requests
 
-    return simulate_one(_sweep(sweep), at or {}, replication, backend)
+    if requests is None:
+        chosen = _build(sweep) if isinstance(sweep, Mapping) else _sweep(sweep)
+        return simulate_one(chosen, at or {}, replication, backend)
+    tables = _tables(sweep) if isinstance(sweep, Mapping) else _sweep(sweep).document
+    with with_requests(tables, requests) as chosen:
+        return simulate_one(chosen, at or {}, replication, backend)
 
 
 def open(path: str | os.PathLike[str]) -> "xr.Dataset":
@@ -241,6 +248,20 @@ def plot(
     if output is not None:
         registry.save(drawn, loaded, output)
     return drawn
+
+
+def _build(tables: Mapping[str, Any]) -> "Sweep":
+    from batchcube.sweeps.spec.document import Sweep
+
+    return Sweep.model_validate(_tables(tables))
+
+
+def _tables(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a specification as a file would give them."""
+    document: dict[str, Any] = _plain(tables)
+    if isinstance(document.get("axes"), dict):
+        document["axes"] = dict(_axis(name, table) for name, table in document["axes"].items())
+    return document
 
 
 def _sweep(sweep: "Sweep | str | os.PathLike[str]") -> "Sweep":

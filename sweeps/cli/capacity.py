@@ -8,6 +8,7 @@ import typer
 
 from batchcube.errors import printable
 
+from .complete import preset
 from .help import examples
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ EPILOG = examples(
 
 
 def capacity(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)")],
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)", autocompletion=preset
+        ),
+    ],
     sla: Annotated[
         list[str],
         typer.Option(

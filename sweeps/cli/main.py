@@ -11,6 +11,7 @@ from batchcube.errors import InputError, printable
 
 from . import calibrate as cli_calibrate
 from . import capacity as cli_capacity
+from . import complete
 from .help import examples
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ app = typer.Typer(
     name="batchcube",
     help="Simulate LLM batching policies over whole parameter grids, into labelled cubes and figures.",
     epilog="Start with: batchcube specs, then batchcube run NAME -o OUT.nc, batchcube show OUT.nc",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,7 +42,10 @@ MANY_POINTS = 5_000
 """As many take seconds to check: it is said how far that is."""
 
 SpecArgument = Annotated[
-    str, typer.Argument(metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)")
+    str,
+    typer.Argument(
+        metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)", autocompletion=complete.preset
+    ),
 ]
 CubeArgument = Annotated[Path, typer.Argument(metavar="CUBE", help="cube written by batchcube (NetCDF)")]
 SetOption = Annotated[
@@ -166,7 +169,7 @@ app.command(epilog=cli_capacity.EPILOG)(cli_capacity.capacity)
 
 @app.command(epilog=examples("batchcube specs", "batchcube specs multi-bin-fig3 -o my-sweep.toml"))
 def specs(
-    name: Annotated[str | None, typer.Argument(help="preset to print")] = None,
+    name: Annotated[str | None, typer.Argument(help="preset to print", autocompletion=complete.preset)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="file to copy the preset to (.toml)")] = None,
 ) -> None:
     """List the presets, or print one to copy and change."""
@@ -233,6 +236,7 @@ def show(
             "-v",
             metavar="NAME",
             help="variable to show, or one quantile of it, NAME[0.99]; may be repeated",
+            autocompletion=complete.variable,
         ),
     ] = None,
     all_rows: Annotated[bool, typer.Option("--all", help="every point, however many")] = False,
@@ -431,7 +435,10 @@ def compare(
 
 @app.command()
 def variables(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="only these variables")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="only these variables", autocompletion=complete.variable),
+    ] = None,
 ) -> None:
     """List the variables of a cube and what they mean."""
     from rich.console import Console

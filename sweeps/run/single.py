@@ -1,7 +1,10 @@
 """One replication of one point of a sweep, with what became of each request."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +50,25 @@ def simulate_one(sweep: Sweep, at: Mapping[str, object], replication: int = 0, b
     report, records = simulate(job, backend)
     columns = _of_batches(job, records) if isinstance(job, batches.Job) else _of_steps(job, records)
     return Replication(pd.DataFrame(columns).rename_axis("request"), report)
+
+
+@contextmanager
+def with_requests(tables: Mapping[str, Any], requests: Mapping[str, Any]) -> Iterator[Sweep]:
+    """Give the sweep of tables with requests in place of its workload, for as long as the file that holds them.
+
+    `requests` are columns as of a trace of format csv: arrival_s, prompt_tokens, output_tokens, predicted_tokens.
+    Raises InputError for requests that are no such table and tables that are no specification.
+    """
+    try:
+        table = pd.DataFrame(dict(requests))
+    except ValueError as error:
+        raise InputError(str(error), path="requests") from None
+    workload = {"predictor": {"kind": "column"}} if "predicted_tokens" in table else {}
+    with TemporaryDirectory(prefix="batchcube-requests-") as folder:
+        file = Path(folder) / "requests.csv"
+        table.to_csv(file, index=False)
+        trace = {"path": str(file), "format": "csv"}
+        yield Sweep.model_validate({**tables, "workload": {**workload, "trace": trace}})
 
 
 def _point(sweep: Sweep, at: Mapping[str, object]) -> Point:

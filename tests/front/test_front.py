@@ -195,3 +195,22 @@ def test_a_figure_is_of_no_pyplot_and_shows_itself(tmp_path: Path) -> None:
     assert "matplotlib.pyplot" not in loaded_by(
         f"import batchcube as bc, matplotlib; bc.plot({str(file)!r}, 'throughput-vs-bins')"
     )
+
+
+def test_requests_of_ones_own_take_the_place_of_a_workload() -> None:
+    requests = {"arrival_s": [0.0, 1.0, 2.0], "prompt_tokens": [8, 8, 8], "output_tokens": [2, 4, 6]}
+    edges = {"kind": "explicit", "values": [0.0, 5.0, 10.0]}
+    tables = {
+        "policy": {"mode": "multi_bin_only", "bins": 2, "batch_size": 1, "edges": edges},
+        "server": {"service": {"law": "constant", "a0_s": 1.0, "a1_s_per_token": 0.5}},
+    }
+    assert bc.simulate(tables, requests=requests).requests["bin"].tolist() == [0, 0, 1]
+    predicted = {**requests, "predicted_tokens": [9, 9, 2]}
+    assert bc.simulate(tables, requests=predicted).requests["bin"].tolist() == [1, 1, 0]
+    lengths = {"distribution": "constant", "value": 1.0}
+    drawn = bc.sweep(workload={"arrivals": {"process": "at_once"}, "lengths": lengths}, **tables)  # type: ignore[arg-type]
+    assert bc.simulate(drawn, requests=requests).requests["output_tokens"].tolist() == [2, 4, 6]
+    with pytest.raises(ValueError, match="requests: All arrays must be of the same length"):
+        bc.simulate(tables, requests={**requests, "arrival_s": [0.0]})
+    with pytest.raises(ValueError, match="output_tokens"):
+        bc.simulate(tables, requests={"arrival_s": [0.0], "prompt_tokens": [1]})

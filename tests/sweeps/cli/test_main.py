@@ -187,6 +187,23 @@ def test_rerun_reads_no_file_that_a_default_names(
     assert "names /etc/passwd, which is not in its folder" in answer.mistake
 
 
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("batchcube capac", ["capacity"]),
+        ("batchcube run multi-bin-fig1", ["multi-bin-fig11"]),
+        ("batchcube capacity continuous-", ["continuous-bins", "continuous-rate"]),
+        ("batchcube show cube.nc -v latency_quant", ["latency_quantile_s"]),
+        ("batchcube run my-sweep", []),  # then the shell looks for files
+    ],
+)
+def test_shells_complete(typed: str, completed: list[str]) -> None:
+    asked = {"_BATCHCUBE_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    command = [Path(sys.executable).parent / "batchcube"]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == completed
+
+
 def test_show_prints_intervals(cube: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = Answer(capsys, "show", cube, "-v", "throughput_requests_per_s").out
     assert "A small sweep" in out
