@@ -16,7 +16,8 @@ from batchcube.results.variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, RE
 from ..workloads.settings import Settings
 from .defaults import NO_OTHERS, Defaults, with_defaults
 from .messages import Mistake, Path, known_paths, mistakes, show_path, show_value
-from .settings import SECTIONS, Point, Problem, problems
+from .rules import Problem, problems
+from .settings import SECTIONS, Point
 
 LARGEST_GRID = 100_000
 """Points of a sweep: so many take a minute to check, and half a gigabyte to plan."""

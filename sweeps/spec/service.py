@@ -25,7 +25,8 @@ from batchcube.errors import InputError, found_in
 from batchcube.results.text import did_you_mean
 
 from .messages import mistakes
-from .settings import CoefficientsLaw, lost_by_rounding
+from .rules import lost_by_rounding
+from .settings import CoefficientsLaw
 
 
 def load(name: str) -> Coefficients:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from batchcube.engine.continuous.model import TICKS_PER_S as STEP_TICKS_PER_S
 from batchcube.engine.ticks import TICKS_PER_S
-from batchcube.sweeps.spec import settings
-from batchcube.sweeps.spec.settings import SECTIONS, Point, Problem, lost_by_rounding, problems
+from batchcube.sweeps.spec import rules
+from batchcube.sweeps.spec.rules import Problem, lost_by_rounding, problems
+from batchcube.sweeps.spec.settings import SECTIONS, Point
 from helpers.specifications import BINS, DYNAMIC, SECONDS, STEPS, TOKENS, Tables, laid
 
 TRACE: Tables = laid(TOKENS, {"workload": {"trace": {"path": "trace.csv"}}})
@@ -470,17 +471,17 @@ RULES = [
     ),
     Rule(
         STEPS,
-        {"report": {"horizon_s": settings.LONGEST_CONTINUOUS_S + 1.0}},
+        {"report": {"horizon_s": rules.LONGEST_CONTINUOUS_S + 1.0}},
         "report.horizon_s",
-        f"must be <= {settings.LONGEST_CONTINUOUS_S} in mode continuous",
-        {"report": {"horizon_s": float(settings.LONGEST_CONTINUOUS_S)}},
+        f"must be <= {rules.LONGEST_CONTINUOUS_S} in mode continuous",
+        {"report": {"horizon_s": float(rules.LONGEST_CONTINUOUS_S)}},
     ),
     Rule(
         STEPS,
-        {"server.servers": settings.MOST_REPLICAS + 1},
+        {"server.servers": rules.MOST_REPLICAS + 1},
         "server.servers",
-        f"must be <= {settings.MOST_REPLICAS} in mode continuous",
-        {"server.servers": settings.MOST_REPLICAS},
+        f"must be <= {rules.MOST_REPLICAS} in mode continuous",
+        {"server.servers": rules.MOST_REPLICAS},
     ),
     Rule(
         STEPS,
@@ -595,13 +596,13 @@ def test_every_rule_has_settings_here_that_break_it(monkeypatch: pytest.MonkeyPa
         reached.add(sys._getframe(1).f_lineno)
         return Problem(*parts, **more)
 
-    monkeypatch.setattr(settings, "Problem", recorded)
+    monkeypatch.setattr(rules, "Problem", recorded)
     for rule in RULES:
         found(rule.base, rule.broken)
-    assert settings.__file__ is not None
+    assert rules.__file__ is not None
     calls = [
         node
-        for node in ast.walk(ast.parse(Path(settings.__file__).read_text(encoding="utf-8")))
+        for node in ast.walk(ast.parse(Path(rules.__file__).read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Problem"
     ]
     missed = [ast.unparse(node) for node in calls if not reached & set(range(node.lineno, node.end_lineno + 1))]
