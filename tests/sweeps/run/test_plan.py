@@ -397,18 +397,3 @@ def test_rates_of_a_recorded_trace_share_the_window(recorded: dict[str, Any]) ->
     axes = {"values": {"path": "workload.trace.rate_scale", "values": [1.0, 2.0]}}
     one, two = (plan.keys._asdict() for plan in make_plan(sweep(recorded, {"axes": axes})).points)
     assert {name for name in one if one[name] != two[name]} == {"arrivals"}
-
-
-def test_what_a_predictor_gets_wrong_has_nothing_to_do_with_what_was_drawn() -> None:
-    """Correlation of the logarithms over 2000 requests: 0 ± 0.022; 1 if both came from one stream."""
-    settings = {
-        "workload.requests": 2000,
-        "workload.lengths": {"distribution": "lognormal", "mean": 500.0, "cv": 1.0},
-        "workload.predictor": {"kind": "lognormal", "sigma": 0.5},
-        "policy.service_order": "shortest_first",
-    }
-    trace = drawn(BINNED, settings).trace
-    error = np.log(trace.predicted / trace.output)
-    assert abs(np.corrcoef(error, np.log(trace.output))[0, 1]) < 5 / np.sqrt(2000)
-    arrivals = np.diff(trace.arrival)
-    assert abs(np.corrcoef(arrivals, trace.output[1:])[0, 1]) < 5 / np.sqrt(2000)

@@ -17,7 +17,7 @@ from batchcube.sweeps import presets
 from batchcube.sweeps.run import plan as planning
 from batchcube.sweeps.run.plan import make_plan
 from batchcube.sweeps.spec.document import Sweep, parse_toml, schema_text
-from helpers.specifications import SMALL
+from helpers.specifications import SMALL, laid
 
 FIXED: dict[str, Any] = {
     "name": "fixed",
@@ -59,20 +59,6 @@ step = 0.1
 """
 
 
-def put(tables: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy of the tables with one setting made, or taken away by None."""
-    changed = deepcopy(tables)
-    *above, last = path.split("/")
-    table = changed
-    for key in above:
-        table = table.setdefault(key, {})
-    if value is None:
-        del table[last]
-    else:
-        table[last] = value
-    return changed
-
-
 def refusal(tables: dict[str, Any]) -> list[str]:
     with pytest.raises(InputError) as caught:
         Sweep.model_validate(tables, "sweep.toml")
@@ -82,88 +68,88 @@ def refusal(tables: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("path", "value", "line"),
     [
-        ("workload/arrivals/rate_per_s", -3, "workload.arrivals.rate_per_s = -3: must be >"),
-        ("workload/arrivals/rate_per_s", math.nan, "workload.arrivals.rate_per_s = nan: must be a finite number"),
-        ("workload/arrivals/rate_per_s", "8", 'workload.arrivals.rate_per_s = "8": must be a number'),
-        ("workload/arrivals/rate_per_s", True, "workload.arrivals.rate_per_s = true: must be a number"),
-        ("workload/arrivals/rate_per_s", 10**400, "workload.arrivals.rate_per_s = an integer beyond 10^40"),
-        ("workload/arrivals/process", "poison", 'workload.arrivals.process = "poison": must be one of "poisson"'),
-        ("workload/arrivals/process", None, "workload.arrivals.process: is missing; must be one of"),
-        ("workload/arrivals", None, "workload.arrivals: is missing"),
-        ("workload/arrivals", 3, "workload.arrivals = 3: must be a table"),
-        ("workload/requests", 2.5, "workload.requests = 2.5: must be a whole number"),
-        ("workload/requests", 0, "workload.requests = 0: must be >= 1"),
-        ("workload/request", 5, "workload.request: no such setting; did you mean requests?"),
+        ("workload.arrivals.rate_per_s", -3, "workload.arrivals.rate_per_s = -3: must be >"),
+        ("workload.arrivals.rate_per_s", math.nan, "workload.arrivals.rate_per_s = nan: must be a finite number"),
+        ("workload.arrivals.rate_per_s", "8", 'workload.arrivals.rate_per_s = "8": must be a number'),
+        ("workload.arrivals.rate_per_s", True, "workload.arrivals.rate_per_s = true: must be a number"),
+        ("workload.arrivals.rate_per_s", 10**400, "workload.arrivals.rate_per_s = an integer beyond 10^40"),
+        ("workload.arrivals.process", "poison", 'workload.arrivals.process = "poison": must be one of "poisson"'),
+        ("workload.arrivals.process", None, "workload.arrivals.process: is missing; must be one of"),
+        ("workload.arrivals", None, "workload.arrivals: is missing"),
+        ("workload.arrivals", 3, "workload.arrivals = 3: must be a table"),
+        ("workload.requests", 2.5, "workload.requests = 2.5: must be a whole number"),
+        ("workload.requests", 0, "workload.requests = 0: must be >= 1"),
+        ("workload.request", 5, "workload.request: no such setting; did you mean requests?"),
         ("workload", 3, "workload = 3: must be a table"),
         ("workloads", {}, "workloads: no such setting; did you mean workload?"),
-        ("workload/lengths/unit", "tokens", 'server.service.law = "given": needs service times in seconds'),
-        ("workload/trace", {"path": "x.csv"}, "workload.arrivals: a recorded trace has its own"),
-        ("policy/bins", 0, "policy.bins = 0: must be >= 1"),
-        ("policy/bins", True, "policy.bins = true: must be a whole number"),
-        ("policy/mode", "multi-bin-only", 'policy.mode = "multi-bin-only": must be "fifo_fixed", "fifo_greedy"'),
-        ("policy/mode", None, "policy.mode: is missing"),
-        ("policy/batch_size", None, "policy.batch_size: is missing; mode multi_bin_only needs it"),
-        ("policy/batch_size", 10**30, "policy.batch_size = 1000000000000000000000000000000: must be <="),
-        ("policy/sla", {"target_s": 1.0, "tolerance_s": 0.1}, "policy.sla: mode multi_bin_only would ignore it"),
-        ("policy/mode", "fifo_fixed", "policy.bins = 2: must be 1: mode fifo_fixed has no bins"),
-        ("policy/edges", {"kind": "explicit"}, 'policy.edges.values: is missing; kind = "explicit" needs it'),
+        ("workload.lengths.unit", "tokens", 'server.service.law = "given": needs service times in seconds'),
+        ("workload.trace", {"path": "x.csv"}, "workload.arrivals: a recorded trace has its own"),
+        ("policy.bins", 0, "policy.bins = 0: must be >= 1"),
+        ("policy.bins", True, "policy.bins = true: must be a whole number"),
+        ("policy.mode", "multi-bin-only", 'policy.mode = "multi-bin-only": must be "fifo_fixed", "fifo_greedy"'),
+        ("policy.mode", None, "policy.mode: is missing"),
+        ("policy.batch_size", None, "policy.batch_size: is missing; mode multi_bin_only needs it"),
+        ("policy.batch_size", 10**30, "policy.batch_size = 1000000000000000000000000000000: must be <="),
+        ("policy.sla", {"target_s": 1.0, "tolerance_s": 0.1}, "policy.sla: mode multi_bin_only would ignore it"),
+        ("policy.mode", "fifo_fixed", "policy.bins = 2: must be 1: mode fifo_fixed has no bins"),
+        ("policy.edges", {"kind": "explicit"}, 'policy.edges.values: is missing; kind = "explicit" needs it'),
         (
-            "policy/edges",
+            "policy.edges",
             {"kind": "explicit", "values": [1, 3, 2]},
             "policy.edges.values = [1.0, 3.0, 2.0]: must increase from edge to edge",
         ),
         (
-            "policy/edges",
+            "policy.edges",
             {"kind": "explicit", "values": [1, 3, 5, 9]},
             "policy.edges.values = [1.0, 3.0, 5.0, 9.0]: must hold policy.bins + 1 = 3 edges, not 4",
         ),
-        ("policy/edges", {"sample": "prefix"}, 'policy.edges.sample = "prefix": only a recorded trace uses it'),
-        ("policy/edges", {"values": [1.0, 2.0]}, 'policy.edges.values = [1.0, 2.0]: kind = "equal_mass" would ignore'),
+        ("policy.edges", {"sample": "prefix"}, 'policy.edges.sample = "prefix": only a recorded trace uses it'),
+        ("policy.edges", {"values": [1.0, 2.0]}, 'policy.edges.values = [1.0, 2.0]: kind = "equal_mass" would ignore'),
         (
-            "workload/predictor",
+            "workload.predictor",
             {"kind": "confusion", "matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]},
             "workload.predictor.matrix: is 3 x 3, but there are 2 bins",
         ),
-        ("workload/predictor", {"kind": "confusion", "matrix": [[1], [1]]}, "workload.predictor"),
-        ("workload/predictor", {"kind": "column"}, 'workload.predictor.kind = "column": needs a recorded trace'),
-        ("server/servers", 0, 'server.servers = 0: must be a whole number from 1 to 100000, or "infinite"'),
-        ("server/service", {}, "server.service.law: is missing; must be one of coefficients, constant, given"),
-        ("server/service", {"coefficients": ""}, 'server.service.coefficients = "": must not be empty'),
-        ("server/service", {"coefficients": 3}, "server.service.coefficients = 3: must be text"),
-        ("server/service", {"law": "coefficients"}, "server.service.coefficients: is missing"),
+        ("workload.predictor", {"kind": "confusion", "matrix": [[1], [1]]}, "workload.predictor"),
+        ("workload.predictor", {"kind": "column"}, 'workload.predictor.kind = "column": needs a recorded trace'),
+        ("server.servers", 0, 'server.servers = 0: must be a whole number from 1 to 100000, or "infinite"'),
+        ("server.service", {}, "server.service.law: is missing; must be one of coefficients, constant, given"),
+        ("server.service", {"coefficients": ""}, 'server.service.coefficients = "": must not be empty'),
+        ("server.service", {"coefficients": 3}, "server.service.coefficients = 3: must be text"),
+        ("server.service", {"law": "coefficients"}, "server.service.coefficients: is missing"),
         (
-            "server/service",
+            "server.service",
             {"coefficients": "x.json", "h": "cubic"},
             'server.service.h = "cubic": must be "chosen", "constant", "linear", "saturating", "power" or "table"',
         ),
         (
-            "server/service",
+            "server.service",
             {"coefficients": "x.json", "prompt_tokens": -1},
             "server.service.prompt_tokens = -1: must be >= 0",
         ),
         (
-            "server/service",
+            "server.service",
             {"coefficients": "x.json", "draw": 1},
             "server.service.draw = 1: must be true or false",
         ),
         (
-            "server/service",
+            "server.service",
             {"coefficients": "x.json", "a0_s": 0.1},
             "server.service.a0_s: no such setting; allowed here: coefficients, draw, h, law, prompt_tokens",
         ),
         (
-            "server/service",
+            "server.service",
             {"coefficients": "x.json", "law": "linear"},
             "server.service.coefficients: no such setting; allowed here: a0_s, a1_s_per_token, gamma, law",
         ),
         (
-            "server/service",
+            "server.service",
             {"coefficients": "x.json", "h": "table", "draw": True},
             'server.service.draw = true: h = "table" has no coefficients to draw',
         ),
-        ("server/service", None, "server.service: is missing"),
-        ("server/completion", "own", 'server.completion = "own": needs tokens'),
-        ("report/token_sla_s", 0.05, "report.token_sla_s = 0.05: needs tokens"),
+        ("server.service", None, "server.service: is missing"),
+        ("server.completion", "own", 'server.completion = "own": needs tokens'),
+        ("report.token_sla_s", 0.05, "report.token_sla_s = 0.05: needs tokens"),
         ("report", {"warmup_requests": 100}, "report.warmup_requests = 100: must be < 100"),
         (
             "report",
@@ -177,7 +163,7 @@ def refusal(tables: dict[str, Any]) -> list[str]:
     ],
 )
 def test_a_mistake_is_one_line_with_its_path(path: str, value: Any, line: str) -> None:
-    lines = refusal(put(FIXED, path, value))
+    lines = refusal(laid(FIXED, {path: value}))
     assert len(lines) == len(set(lines))
     assert any(found.startswith(f"sweep.toml: {line}") for found in lines), lines
 
@@ -185,50 +171,50 @@ def test_a_mistake_is_one_line_with_its_path(path: str, value: Any, line: str) -
 @pytest.mark.parametrize(
     ("path", "value", "line"),
     [
-        ("policy/smallest_batch", 65, "policy.smallest_batch = 65: must be <= policy.largest_batch = 64"),
-        ("policy/max_wait_s", 1.0, "policy.max_wait_s: mode multi_bin_dynamic would ignore it"),
-        ("policy/batch_size", 8, "policy.batch_size: mode multi_bin_dynamic would ignore it"),
-        ("policy/memory/capacity_tokens", 0, "policy.memory.capacity_tokens = 0: must be > 0"),
-        ("policy/memory", {}, "policy.memory.capacity_tokens: is missing (or give max_bytes"),
-        ("policy/memory/max_bytes", 1e9, "policy.memory.max_bytes = 1000000000.0: give capacity_tokens, or"),
-        ("policy/memory", {"max_bytes": 2.0}, "policy.memory.model_bytes: is missing; goes with max_bytes"),
+        ("policy.smallest_batch", 65, "policy.smallest_batch = 65: must be <= policy.largest_batch = 64"),
+        ("policy.max_wait_s", 1.0, "policy.max_wait_s: mode multi_bin_dynamic would ignore it"),
+        ("policy.batch_size", 8, "policy.batch_size: mode multi_bin_dynamic would ignore it"),
+        ("policy.memory.capacity_tokens", 0, "policy.memory.capacity_tokens = 0: must be > 0"),
+        ("policy.memory", {}, "policy.memory.capacity_tokens: is missing (or give max_bytes"),
+        ("policy.memory.max_bytes", 1e9, "policy.memory.max_bytes = 1000000000.0: give capacity_tokens, or"),
+        ("policy.memory", {"max_bytes": 2.0}, "policy.memory.model_bytes: is missing; goes with max_bytes"),
         (
-            "policy/memory",
+            "policy.memory",
             {"max_bytes": 2.0, "model_bytes": 3.0, "kv_bytes_per_token": 1.0},
             "policy.memory.max_bytes = 2.0: must be > policy.memory.model_bytes",
         ),
-        ("policy/memory/margin_tokens", 5.0, 'policy.memory.margin_tokens = 5.0: rule = "exact" would ignore it'),
-        ("policy/memory/rule", "margin", 'policy.memory.rule = "margin": needs margin_tokens or margin_fraction'),
-        ("policy/memory/overflow_probability", 1.0, "policy.memory.overflow_probability = 1.0: must be < 1"),
+        ("policy.memory.margin_tokens", 5.0, 'policy.memory.margin_tokens = 5.0: rule = "exact" would ignore it'),
+        ("policy.memory.rule", "margin", 'policy.memory.rule = "margin": needs margin_tokens or margin_fraction'),
+        ("policy.memory.overflow_probability", 1.0, "policy.memory.overflow_probability = 1.0: must be < 1"),
         (
             "report",
             {"memory_capacity_tokens": 9},
             "report.memory_capacity_tokens = 9.0: must be policy.memory.capacity",
         ),
         (
-            "policy/memory",
+            "policy.memory",
             {"max_bytes": 9.0, "model_bytes": 1.0, "kv_bytes_per_token": 2.0, "rule": "margin", "margin_tokens": 4.0},
             "policy.memory.margin_tokens = 4.0: must be < 4.0, the tokens that fit",
         ),
-        ("policy/sla/target_s", None, "policy.sla.target_s: is missing"),
-        ("policy/sla/tolerance_s", 0.05, "policy.sla.tolerance_s = 0.05: must be < policy.sla.target_s = 0.05"),
-        ("policy/sla", {"variant": "heuristic", "target_s": 1, "tolerance_s": 0, "alpha": 8}, "policy.sla.alpha = 8: "),
-        ("policy/estimates", {"kind": "window", "weight": 0.2}, 'policy.estimates.weight = 0.2: kind = "window" would'),
-        ("server/servers", "infinite", 'server.servers = "infinite": mode multi_bin_dynamic needs finitely many'),
-        ("server/service/gamma", None, "server.service.gamma: is missing"),
-        ("server/service/law", "constant", "server.service.gamma: no such setting"),
+        ("policy.sla.target_s", None, "policy.sla.target_s: is missing"),
+        ("policy.sla.tolerance_s", 0.05, "policy.sla.tolerance_s = 0.05: must be < policy.sla.target_s = 0.05"),
+        ("policy.sla", {"variant": "heuristic", "target_s": 1, "tolerance_s": 0, "alpha": 8}, "policy.sla.alpha = 8: "),
+        ("policy.estimates", {"kind": "window", "weight": 0.2}, 'policy.estimates.weight = 0.2: kind = "window" would'),
+        ("server.servers", "infinite", 'server.servers = "infinite": mode multi_bin_dynamic needs finitely many'),
+        ("server.service.gamma", None, "server.service.gamma: is missing"),
+        ("server.service.law", "constant", "server.service.gamma: no such setting"),
     ],
 )
 def test_a_mistake_in_a_controlled_mode_is_one_line_with_its_path(path: str, value: Any, line: str) -> None:
-    lines = refusal(put(DYNAMIC, path, value))
+    lines = refusal(laid(DYNAMIC, {path: value}))
     assert any(found.startswith(f"sweep.toml: {line}") for found in lines), lines
 
 
 def test_a_reported_capacity_must_be_that_in_force_where_it_follows_from_bytes() -> None:
-    in_bytes = put(DYNAMIC, "policy/memory", {"max_bytes": 201.0, "model_bytes": 1.0, "kv_bytes_per_token": 2.0})
-    lines = refusal(put(in_bytes, "report", {"memory_capacity_tokens": 9}))
+    in_bytes = laid(DYNAMIC, {"policy.memory": {"max_bytes": 201.0, "model_bytes": 1.0, "kv_bytes_per_token": 2.0}})
+    lines = refusal(laid(in_bytes, {"report": {"memory_capacity_tokens": 9}}))
     assert any("report.memory_capacity_tokens = 9.0: must be 100.0, the tokens" in line for line in lines), lines
-    Sweep.model_validate(put(in_bytes, "report", {"memory_capacity_tokens": 100}))
+    Sweep.model_validate(laid(in_bytes, {"report": {"memory_capacity_tokens": 100}}))
 
 
 @pytest.mark.parametrize("value", ["01:02:00", "2024-01-01", "2024-01-01T01:02:03Z"])
@@ -247,12 +233,12 @@ def test_dates_and_times_are_refused_wherever_they_are(tmp_path: Path, value: st
 
 
 def test_times_per_token_are_long_enough_for_a_microsecond() -> None:
-    lines = refusal(put(DYNAMIC, "server/service/a1_s_per_token", 5e-324))
+    lines = refusal(laid(DYNAMIC, {"server.service.a1_s_per_token": 5e-324}))
     assert lines == ["sweep.toml: server.service.a1_s_per_token = 5e-324: must be >= 1e-12"]
 
 
 def test_a_rate_that_takes_too_long_is_named() -> None:
-    slow = Sweep.model_validate(put(FIXED, "workload/arrivals/rate_per_s", 1e-9), "sweep.toml")
+    slow = Sweep.model_validate(laid(FIXED, {"workload.arrivals.rate_per_s": 1e-9}), "sweep.toml")
     with pytest.raises(InputError) as caught:
         make_plan(slow)
     assert str(caught.value) == (
@@ -262,7 +248,7 @@ def test_a_rate_that_takes_too_long_is_named() -> None:
 
 
 def test_every_mistake_is_told_once() -> None:
-    lines = refusal(put(put(put(FIXED, "policy/bins", -1), "seed", 1), "workload/arrivals/rate_per_s", -3))
+    lines = refusal(laid(FIXED, {"policy.bins": -1, "seed": 1, "workload.arrivals.rate_per_s": -3}))
     assert sorted(lines) == [
         "sweep.toml: policy.bins = -1: must be >= 1",
         "sweep.toml: workload.arrivals.rate_per_s = -3: must be >= 1e-09",
@@ -335,8 +321,8 @@ def test_a_trace_with_nothing_random_has_one_replication() -> None:
         "server": {"service": {"law": "constant", "a1_s_per_token": 0.1}},
     }
     assert Sweep.model_validate(tables).replications == 1
-    assert Sweep.model_validate(put(tables, "workload/trace/resample", "circular")).replications == 20
-    mixed = put(tables, "axes/r", {"path": "workload.trace.resample", "values": ["none", "circular"]})
+    assert Sweep.model_validate(laid(tables, {"workload.trace.resample": "circular"})).replications == 20
+    mixed = laid(tables, {"axes.r": {"path": "workload.trace.resample", "values": ["none", "circular"]}})
     assert "workload.trace.resample" in refusal(mixed)[0]
 
 
@@ -472,7 +458,7 @@ def test_any_value_anywhere_is_accepted_or_refused(data: st.DataObject) -> None:
 
 def test_the_samples_of_a_sweep_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "MOST_SAMPLED", 250)
-    tables = put(FIXED, "policy/edges", {"sample_size": 100})
+    tables = laid(FIXED, {"policy.edges": {"sample_size": 100}})
     tables["workload"]["lengths"] = {"distribution": "exponential", "unit": "seconds"}
     del tables["workload"]["requests"]
     axis = {"path": "workload.lengths.mean", "values": [1.0, 2.0]}
