@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 
 COLUMNS = ("batch_size", "length_tokens", "seconds")
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+SMALLEST, LARGEST = 1e-15, 1e15
+"""Of numbers that are not 0: beyond, none is a time or a size of anything, and squares of them run out of floats."""
 
 
 class MeasuredTable(NamedTuple):
@@ -422,10 +424,13 @@ def _number(where: str, column: str, text: str, bound: Literal["", ">= 0", "> 0"
     except ValueError:
         value = np.nan
     within = {"": True, ">= 0": value >= 0, "> 0": value > 0}[bound]
+    allowed = ""
     if not (np.isfinite(value) and within):
-        raise InputError(
-            f"must be a finite number {bound}".rstrip(), path=f"{where}: {column}", value=repr(text.strip()[:40])
-        )
+        allowed = f"must be a finite number {bound}".rstrip()
+    elif value and not SMALLEST <= abs(value) <= LARGEST:
+        allowed = f"must be from {SMALLEST:g} to {LARGEST:g}"
+    if allowed:
+        raise InputError(allowed, path=f"{where}: {column}", value=repr(text.strip()[:40]))
     return value
 
 

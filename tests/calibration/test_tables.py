@@ -60,10 +60,12 @@ def test_repeated_measurements_are_averaged(tmp_path: Path) -> None:
         (GOOD.replace("2.5", "-2.5"), "line 2: seconds = '-2.5': must be a finite number > 0"),
         (GOOD.replace("2.5", "nan"), "line 2: seconds = 'nan': must be a finite number > 0"),
         (GOOD.replace("2.5", "inf"), "must be a finite number > 0"),
+        (GOOD.replace("2.5", "2.5e300"), "line 2: seconds = '2.5e300': must be from 1e-15 to 1e+15"),
+        (GOOD.replace("2.5", "5e-324"), "line 2: seconds = '5e-324': must be from 1e-15 to 1e+15"),
         (GOOD.replace("2.5", "fast"), "seconds = 'fast'"),
         (GOOD.replace("1,100,", "1.5,100,"), "line 3: batch_size = '1.5': must be a whole number >= 1"),
         (GOOD.replace("1,100,", "0,100,"), "batch_size = '0': must be a finite number > 0"),
-        (GOOD.replace("1,100,", "1,1e300,"), "must be a whole number"),
+        (GOOD.replace("1,100,", "1,1e300,"), "must be from 1e-15 to 1e+15"),
         (GOOD.replace("2,100,1.5\n", ""), "no row for batch_size = 2, length_tokens = 100: the grid must be complete"),
         (GOOD.replace("2,100,1.5\n", "2,100\n"), "line 5: has 2 fields: must have 3"),
         (
