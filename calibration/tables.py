@@ -239,7 +239,7 @@ def _read_cells(
         if key not in chosen.systems:
             allowed = f"must be one of {', '.join(chosen.systems)}"
             nothing = f"the layout {chosen.name} has no columns that name systems, so there is nothing to select by"
-            raise InputError(f"select {key}: {allowed if chosen.systems else nothing}")
+            raise InputError(allowed if chosen.systems else nothing, path=f"select {key}")
     rows = ((where, dict(zip(wanted, row, strict=True))) for where, row in _rows(header, lines, wanted))
     kept = [(where, row) for where, row in rows if all(row[key].strip() == value for key, value in select.items())]
     if not kept:

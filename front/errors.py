@@ -45,11 +45,11 @@ class InputError(ValueError):
         return printable(f"{line} (at {self.point})" if self.point else line)
 
     def at(self, *, file: object = "", path: object = "", point: str = "") -> "InputError":
-        """Return the same mistake, with a file and a path put before its own, and a point where it has none."""
+        """Return the same mistake, with a file and a path put before its own, and a point unless a file is at fault."""
         found = copy(self)
         found.file = ": ".join(filter(None, (str(file), self.file)))
         found.path = ": ".join(filter(None, (str(path), self.path)))
-        found.point = self.point or point
+        found.point = self.point or ("" if self.file else point)
         return found
 
     def advised(self, advice: str) -> "InputError":

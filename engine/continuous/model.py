@@ -182,7 +182,7 @@ def make_law(
     ):
         values.append(ticks(seconds, name))
     if not any(values[:2]):
-        raise InputError("c0_s = 0, c1_s_per_request = 0: a decode step must take some time")
+        raise InputError("a decode step must take some time", path="c0_s = 0, c1_s_per_request", value=0)
     return Law(*values)
 
 

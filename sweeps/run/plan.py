@@ -202,8 +202,8 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
 
 
 def refusal(sweep: Sweep, error: InputError, position: tuple[int, ...] | None) -> InputError:
-    """Return an error as one about a sweep and, where it is known and no file is at fault, about a grid position."""
-    point = "" if position is None or not sweep.grid.axes or error.file else where(sweep.grid.axes, position)
+    """Return an error as one about a sweep and, where that is known, about a grid position."""
+    point = "" if position is None or not sweep.grid.axes else where(sweep.grid.axes, position)
     return error.at(file=sweep.source, point=point)
 
 

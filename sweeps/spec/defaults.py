@@ -74,7 +74,9 @@ def _checked(field: Any, path: str, value: Any) -> Any:
         return TypeAdapter(Annotated[field.annotation, field], config=Settings.model_config).validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise InputError(f"default {path} = {show_value(value)}: this version cannot take it: {reason}") from None
+        raise InputError(
+            f"this version cannot take it: {reason}", path=f"default {path}", value=show_value(value)
+        ) from None
 
 
 def differences(theirs: Defaults, ours: Defaults) -> str:

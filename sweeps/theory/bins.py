@@ -291,10 +291,10 @@ def expected_maximum(lengths: Lengths, draws: int, lower: float = -np.inf, upper
     """
     _at_least_one("draws", draws)
     if not lower < upper:
-        raise InputError(f"interval [{lower}, {upper}): the lower end must be below the upper one")
+        raise InputError("the lower end must be below the upper one", path=f"interval [{lower}, {upper})")
     bins = _bins(lengths, np.array([lower, upper]))
     if not bins.probability[1] > 0:
-        raise InputError(f"interval [{lower}, {upper}): no length falls into it")
+        raise InputError("no length falls into it", path=f"interval [{lower}, {upper})")
     return _expected_maximum(lengths, bins, np.array([0.0, 1.0, 0.0]), draws)
 
 

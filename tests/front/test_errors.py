@@ -25,10 +25,12 @@ def test_a_line_has_what_is_known_and_no_more() -> None:
 
 def test_more_is_told_on_the_way_up_and_the_first_keeps_what_it_says() -> None:
     first = InputError("is no number", path="row 3", allowed="must be >= 0")
-    told = first.at(file="trace.csv").at(file="sweep.toml", path="workload.trace", point="rate = 2")
-    assert str(told) == "sweep.toml: trace.csv: workload.trace: row 3: is no number: must be >= 0 (at rate = 2)"
-    assert (told.file, told.path, told.point) == ("sweep.toml: trace.csv", "workload.trace: row 3", "rate = 2")
+    told = first.at(file="sweep.toml", path="workload.trace", point="rate = 2")
+    assert str(told) == "sweep.toml: workload.trace: row 3: is no number: must be >= 0 (at rate = 2)"
+    assert (told.file, told.path, told.point) == ("sweep.toml", "workload.trace: row 3", "rate = 2")
     assert told.at(point="rate = 4").point == "rate = 2"
+    in_a_file = first.at(file="trace.csv").at(file="sweep.toml", point="rate = 2")
+    assert str(in_a_file) == "sweep.toml: trace.csv: row 3: is no number: must be >= 0"
     assert str(first) == "row 3: is no number: must be >= 0"
     assert str(first.advised("or leave it out")) == "row 3: is no number: must be >= 0; or leave it out"
     assert str(InputError("is there").advised("remove it")) == "is there; remove it"
