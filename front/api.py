@@ -110,7 +110,7 @@ def capacity(
     backend: str = "numba",
     overwrite: bool = False,
     quiet: bool = False,
-    **search: float,
+    **search: Any,
 ) -> "xr.Dataset":
     """Search the largest arrival rate at which every limit holds, at each point and replication, and return the cube.
 

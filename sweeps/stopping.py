@@ -5,8 +5,9 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 # Windows has no SIGHUP.
@@ -57,11 +58,16 @@ class Stop:
         self.check()
 
     def wait_for(self, running: Sequence[Future[Any]]) -> None:
-        """Wait until threads have finished what they are at; a second signal ends the wait."""
-        # `wait` never sees the end of what was cancelled before it began.
-        while not self.is_urgent and (left := [future for future in running if not future.done()]):
-            wait(left, timeout=SECONDS_BETWEEN_LOOKS)
-        self.abandoned |= not all(future.done() for future in running)
+        """Wait until what is under way is finished; a second signal ends the wait."""
+        done: SimpleQueue[Future[Any]] = SimpleQueue()
+        for future in running:
+            future.add_done_callback(done.put)
+        left = len(running)
+        while left and not self.is_urgent:
+            with suppress(Empty):
+                done.get(timeout=SECONDS_BETWEEN_LOOKS)
+                left -= 1
+        self.abandoned |= left > 0
 
 
 _current: Stop | None = None

@@ -181,7 +181,7 @@ class Reproduction:
         backend: str = "numba",
         progress: Callable[[], AbstractContextManager["Progress"]],
     ) -> None:
-        from ..run.execution import require_backend
+        from ..run.simulate import require_backend
 
         # Before anything is written or said.
         require_backend(backend)

@@ -1,7 +1,7 @@
 """The random side of one replication: every array is drawn once and shared by all points that need it."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from threading import Lock
 from typing import Any
@@ -33,8 +33,12 @@ class Draws:
     def __init__(self, seed: int, replication: int) -> None:
         self.seed, self.replication = seed, replication
         self._lock = Lock()
-        self._made: OrderedDict[int, Future[Any]] = OrderedDict()
-        self._bytes: dict[int, int] = {}
+        self._made: OrderedDict[Hashable, Future[Any]] = OrderedDict()
+        self._bytes: dict[Hashable, int] = {}
+
+    def __reduce__(self) -> tuple[type["Draws"], tuple[int, int]]:
+        """Another process draws the same arrays itself."""
+        return Draws, (self.seed, self.replication)
 
     def job(self, plan: PointPlan) -> batches.Job | continuous.Job:
         """Return a point's requests in this replication, with their bins."""
@@ -69,7 +73,7 @@ class Draws:
             setup = setup._replace(replica=setup.replica._replace(law=law))
         return continuous.Job(requests._replace(arrival=arrival), bin_of, setup)
 
-    def _once(self, key: int, make: Callable[[], Any]) -> Any:
+    def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         with self._lock:
             made = self._made.get(key)
             mine = made is None

@@ -80,7 +80,7 @@ class Keys(NamedTuple):
     """Which draws of a replication a point shares with others: equal numbers, same arrays."""
 
     unit_arrivals: int
-    arrivals: int
+    arrivals: Hashable
     lengths: int
     trace: int
     prediction: int

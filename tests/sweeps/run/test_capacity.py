@@ -23,18 +23,10 @@ from batchcube.results import labelled
 from batchcube.results.cube import read_cube
 from batchcube.sweeps.cli import capacity as cli_capacity
 from batchcube.sweeps.progress import Silent
-from batchcube.sweeps.run import capacity
-from batchcube.sweeps.run.capacity import (
-    PROBES,
-    Criterion,
-    Found,
-    Search,
-    bisect,
-    bracket_and_bisect,
-    find_capacity,
-    is_monotone,
-    parse_criterion,
-)
+from batchcube.sweeps.run import searching
+from batchcube.sweeps.run.bisection import PROBES, Found, Search, bisect, bracket_and_bisect, is_monotone
+from batchcube.sweeps.run.capacity import find_capacity
+from batchcube.sweeps.run.criteria import Criterion, parse_criterion
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.plan import make_plan
@@ -871,26 +863,25 @@ import sys
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what started this may ignore it
 
-from batchcube.sweeps.run import capacity
+from batchcube.sweeps.run import searching
 from batchcube.sweeps.cli.main import main
 
 after = int(sys.argv[1])
-begin, begun = capacity._Run._search, 0
+look = searching.look
 
 
-def stop_in(run, task):
-    global begun
-    begun += 1
-    if begun > after:
+def stop_in(known, looks, together):
+    if looks[0].draws.replication >= after:
         signal.pthread_kill(main_thread, signal.SIGINT)
-        run._stop.wait()
-    begin(run, task)
+        given_up.wait()
+    return look(known, looks, together)
 
 
 import threading
 
-main_thread = threading.main_thread().ident
-capacity._Run._search = stop_in
+main_thread, given_up = threading.main_thread().ident, threading.Event()
+searching.look = stop_in
+searching.Searches.give_up = lambda self: given_up.set()
 main(sys.argv[2:])
 """
 
@@ -911,13 +902,13 @@ def test_ctrl_c_keeps_what_was_finished(
     assert (stopped.returncode, stopped.stderr) == (130, f"batchcube: stopped. {said}\n")
     assert [file.name for file in Path().iterdir()] == ["md1.toml", *(["cube.nc.partial"] if after else [])]
     searched = []
-    search = capacity._Run._search
+    look = searching.look
 
-    def count(run: Any, task: Any) -> None:
-        searched.extend(draws.replication for draws in task.draws)
-        search(run, task)
+    def count(known: Any, looks: Any, together: int) -> Any:
+        searched.extend(one.draws.replication for one in looks)
+        return look(known, looks, together)
 
-    monkeypatch.setattr(capacity._Run, "_search", count)
+    monkeypatch.setattr(searching, "look", count)
     assert Answer(capsys, *command).status == 0
     assert sorted(set(searched)) == list(range(after, 4))
     whole = find_capacity(Sweep.from_toml(spec, ["replications=4"]), ["wait_mean_s=1"])

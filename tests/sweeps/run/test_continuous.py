@@ -19,7 +19,7 @@ from batchcube.results.cube import read_cube
 from batchcube.results.labelled import of_single
 from batchcube.results.variables import REGISTRY
 from batchcube.sweeps.progress import Silent
-from batchcube.sweeps.run import execution
+from batchcube.sweeps.run import simulate
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import estimate, run_sweep
 from batchcube.sweeps.run.plan import make_plan
@@ -262,7 +262,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         return np.zeros(2) + np.zeros(3)
 
-    monkeypatch.setattr(execution, "simulate_many", broken)
+    monkeypatch.setattr(simulate, "simulate_many", broken)
     with pytest.raises(ValueError, match="could not be broadcast") as caught:
         run_sweep(sweep(BASE, replications=1))
     assert not isinstance(caught.value, InputError)

@@ -19,9 +19,11 @@ from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import execution
+from batchcube.sweeps.run import simulate as simulating
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import estimate, run_sweep
 from batchcube.sweeps.run.plan import deal, make_plan
+from batchcube.sweeps.run.simulate import require_backend
 from batchcube.sweeps.run.store import Part, Store
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.theory.bins import uniform_throughput
@@ -86,7 +88,7 @@ TOKENS: dict[str, Any] = {
     },
 }
 
-NUMBA = execution.require_backend("numba")
+NUMBA = require_backend("numba")
 
 
 def sweep(tables: dict[str, Any], **changes: Any) -> Sweep:
@@ -174,9 +176,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         asked.append((len(jobs), shape))
         return simulate_many(jobs, shape, "numba")
 
-    monkeypatch.setattr(execution, "simulate_many", simulate_on_cores)
+    monkeypatch.setattr(simulating, "simulate_many", simulate_on_cores)
     monkeypatch.setattr(
-        execution, "describe", lambda backend, simulation: Described(f"device of {backend}", "jax 1.0, numpy 2.0")
+        simulating, "describe", lambda backend, simulation: Described(f"device of {backend}", "jax 1.0, numpy 2.0")
     )
     return asked
 
@@ -499,7 +501,7 @@ def test_a_stopped_run_keeps_what_was_under_way_on_a_device(
         def start(self, points: int, replications: int, requests: int) -> None:
             assert replications == 0
 
-    simulate_now = execution.simulate_many
+    simulate_now = simulating.simulate_many
 
     def simulate_one_before_and_one_after(jobs: Sequence[Job], shape: Shape, backend: str) -> dict[str, Any]:
         both_are_there.wait()
@@ -507,7 +509,7 @@ def test_a_stopped_run_keeps_what_was_under_way_on_a_device(
             assert stopped.wait(60)
         return simulate_now(jobs, shape, backend)
 
-    monkeypatch.setattr(execution, "simulate_many", simulate_one_before_and_one_after)
+    monkeypatch.setattr(simulating, "simulate_many", simulate_one_before_and_one_after)
     most_jobs(monkeypatch, 12)
     file = tmp_path / "cube.nc"
     with pytest.raises(KeyboardInterrupt):
@@ -564,7 +566,7 @@ def test_a_run_that_the_machine_cannot_hold_is_refused_before_anything_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "memory_bytes", lambda: 2e8)
-    monkeypatch.setattr(execution, "simulate_many", None)
+    monkeypatch.setattr(simulating, "simulate_many", None)
     with pytest.raises(InputError) as caught:
         run_sweep(sweep(SWEEP), tmp_path / "cube.nc")
     assert re.fullmatch(

@@ -19,7 +19,8 @@ from batchcube.results.cube import changed, read_cube, write_cube
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import execution
 from batchcube.sweeps.run.execution import run_sweep
-from batchcube.sweeps.run.store import Store
+from batchcube.sweeps.run.simulate import require_backend
+from batchcube.sweeps.run.store import Part, Store
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.stopping import Stop, stopping
 from helpers.command_line import Answer
@@ -59,13 +60,14 @@ def files() -> list[str]:
 def simulated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The replication and points of each block that is simulated."""
     done: list[tuple[int, ...]] = []
-    simulate = execution._Run._simulate
+    simulate = execution.simulate_parts
 
-    def noted(self: Any, task: Any) -> None:
-        simulate(self, task)
-        done.extend((draws.replication, k) for draws in task.draws for k in task.points)
+    def noted(*arguments: Any) -> list[Part]:
+        parts = simulate(*arguments)
+        done.extend((part.replication, k) for part in parts for k in part.points)
+        return parts
 
-    monkeypatch.setattr(execution._Run, "_simulate", noted)
+    monkeypatch.setattr(execution, "simulate_parts", noted)
     return done
 
 
@@ -117,7 +119,7 @@ def test_the_command_says_what_is_kept_and_which_signal_ended_it(
     assert stopped.status == 128 + number
     assert stopped.out == ""
     with Store(Path("cube.nc")) as store:
-        kept = store.open(identity(), execution.require_backend("reference"), range(3))
+        kept = store.open(identity(), require_backend("reference"), range(3))
         assert stopped.err == f"batchcube: stopped. {store.tell(POINTS, 3)}\n"
     assert sum(len(part.points) for part in kept) >= POINTS
 
@@ -142,7 +144,7 @@ def test_a_second_signal_does_not_interrupt_the_save(
             run(progress=StopAfterOne())
     before = set(simulated)
     with Store(Path("cube.nc")) as store:
-        kept = store.open(identity(), execution.require_backend("reference"), range(3))
+        kept = store.open(identity(), require_backend("reference"), range(3))
         assert stop.kept == store.tell(POINTS, 3)
     assert {(part.replication, k) for part in kept for k in part.points} >= {(0, k) for k in range(POINTS)}
     simulated.clear()

@@ -1,0 +1,204 @@
+"""Put reports together: parts of a replication, replications of a grid, and the cube of it all."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from batchcube.engine.histogram import bucket_edges, bucket_middles
+from batchcube.results.cube import Buckets, Coordinate, build_cube
+from batchcube.results.provenance import MadeBy, provenance
+from batchcube.results.variables import BUCKETED, REGISTRY
+
+from ..spec import service as coefficients
+from ..spec.document import Sweep
+from ..spec.grid import Axis, setting_paths
+from ..spec.settings import draws_service
+from ..theory.expected import Expected
+from .plan import Plan, calibrated
+from .store import Part, Report
+
+# Arrays of varying length: cut to the part that is used, which begins at an index that is kept beside it.
+_CUT = ("latency_histogram", "tbt_histogram", "batch_size_histogram")
+# What the notes say of those who are never served, by the variable that counts them.
+_NEVER_SERVED = {
+    name: f"of the requests {what} (variable {name}): shares over a limit count them as missed, times are of the others"
+    for name, what in (
+        ("rejected", "could never fit into a replica and were turned away"),
+        ("unserved", "were left in bins that never released them"),
+    )
+}
+
+
+def cut(report: Report, plan: Plan) -> Report:
+    """Return what of a block's report goes into the cube, in the cube's units, cut to what is used."""
+    report = dict(report)
+    if not plan.points[0].point.report.histograms:
+        for name in ("latency_histogram", "tbt_histogram"):
+            report.pop(name, None)
+    for name in _CUT:
+        if name in report:
+            used = np.flatnonzero(report[name].any(axis=0))
+            low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+            dtype = REGISTRY[name].dtype
+            report[name] = np.ascontiguousarray(report[name][:, low:high].astype(dtype))
+            report[f"{name}/from"] = np.array(low, np.int64)
+    return report
+
+
+def join(parts: Sequence[Part]) -> Report:
+    """Join the parts of a replication, points in the order of the grid."""
+    back = np.argsort([k for part in parts for k in part.points])
+    report = _stack([part.report for part in parts])
+    return {name: array if name.endswith("/from") else array[back] for name, array in report.items()}
+
+
+def _stack(reports: Sequence[Report]) -> Report:
+    """Join reports along the points."""
+    if len(reports) == 1:
+        return dict(reports[0])
+    joined: Report = {}
+    for name in reports[0]:
+        if name in _CUT:
+            joined[name], low = _widen([r[name] for r in reports], [int(r[f"{name}/from"]) for r in reports])
+            joined[f"{name}/from"] = np.array(low, np.int64)
+        elif not name.endswith("/from"):
+            joined[name] = np.concatenate([r[name] for r in reports])
+    return joined
+
+
+def _widen(arrays: Sequence[NDArray[Any]], starts: Sequence[int]) -> tuple[NDArray[Any], int]:
+    """Join arrays (point, used range), each from its own start on, into one over all their ranges."""
+    low = min(starts)
+    high = max(start + a.shape[1] for a, start in zip(arrays, starts, strict=True))
+    wide = np.zeros((sum(len(a) for a in arrays), high - low), arrays[0].dtype)
+    row = 0
+    for array, start in zip(arrays, starts, strict=True):
+        wide[row : row + len(array), start - low : start - low + array.shape[1]] = array
+        row += len(array)
+    return wide, low
+
+
+# The cube ------------------------------------------------------------------------------------------------------------
+
+
+def assemble(
+    plan: Plan, reports: list[Report], theory: Sequence[Expected], first: int, made_by: Sequence[MadeBy]
+) -> xr.Dataset:
+    """Build the cube of consecutive replications, each a report (point, ...)."""
+    sweep = plan.sweep
+    shape, points, count = sweep.grid.shape, len(plan.points), len(reports)
+    arrays: dict[str, NDArray[Any]] = {}
+    offsets: dict[str, int] = {}
+    for name in [name for name in reports[0] if not name.endswith("/from")]:
+        column = [report.pop(name) for report in reports]
+        if name in _CUT:
+            starts = [int(report[f"{name}/from"]) for report in reports]
+            wide, offsets[name] = _widen(column, starts)
+            full = wide.reshape(count, points, -1)
+        else:
+            full = np.stack(column)
+        del column
+        if not REGISTRY[name].replicated:
+            arrays[name] = full[0].reshape((*shape, *full.shape[2:]))
+        else:
+            arrays[name] = np.ascontiguousarray(np.moveaxis(full, 0, 1)).reshape((*shape, count, *full.shape[2:]))
+    buckets: dict[str, Buckets] = {}
+    for dim in BUCKETED:
+        name = f"{dim.removesuffix('_bucket')}_histogram"
+        if name in arrays:
+            arrays[name], buckets[dim] = _bucketed(arrays[name], offsets[name], plan.simulation.HISTOGRAM_UNITS_PER_S)
+    sizes = arrays["batch_size_histogram"]
+    arrays["batch_size_histogram"] = np.concatenate(
+        [np.zeros((*sizes.shape[:-1], offsets["batch_size_histogram"]), sizes.dtype), sizes], axis=-1
+    )
+    edges_of = np.full((2, points, plan.bins), np.nan)
+    for k, point in enumerate(plan.points):
+        edges_of[0, k, : len(point.edges) - 1] = point.edges[:-1]
+        edges_of[1, k, : len(point.edges) - 1] = point.edges[1:]
+    arrays["bin_lower_edge"], arrays["bin_upper_edge"] = edges_of.reshape((2, *shape, plan.bins))
+    effective = np.array([len(point.edges) - 1 for point in plan.points], np.int64)
+    arrays["effective_bins"] = np.repeat(effective[:, None], count, axis=1).reshape((*shape, count))
+    arrays["unmeasured_costs"] = plan.unmeasured_costs.reshape(shape)
+    notes = list(plan.notes)
+    notes += _never_served(arrays)
+    if not plan.simulation.STEPWISE:
+        for k, name in enumerate(("throughput_requests_per_s", "throughput_limit_requests_per_s", "latency_s")):
+            values = np.array([said[k] for said in theory], np.float64)
+            arrays[f"theory_{name}"] = values.reshape(shape)
+        if np.nanmax(arrays["extrapolated_batch_fraction"], initial=0.0) > 0:
+            notes.append("some batches lie outside the measured table; their times follow the fitted law")
+    seconds = {plan.length == "seconds" for plan in plan.points}
+    if len(seconds) > 1:
+        notes.append("lengths are tokens at some points and seconds at others")
+    attrs = provenance(
+        title=sweep.title,
+        specification=sweep.text(),
+        defaults=sweep.defaults(),
+        seed=sweep.seed,
+        replications=count,
+        made_by=made_by,
+        overload_test=plan.simulation.OVERLOAD_TEST,
+        input_sha256=plan.input_sha256,
+        trace_rows_dropped=plan.rows_dropped,
+        notes=notes,
+    )
+    laws = calibrated(plan.points)
+    kept = {"service_coefficients": coefficients.record(laws, steps=plan.simulation.STEPWISE)} if laws else {}
+    return build_cube(
+        [coordinate_of(axis, sweep) for axis in sweep.grid.axes],
+        arrays,
+        replications=count,
+        attrs={**attrs, "description": sweep.description, **kept},
+        first_replication=first,
+        buckets=buckets,
+        length_units="s" if seconds == {True} else "tokens",
+        coefficients_drawn=any(draws_service(plan.point) for plan in plan.points),
+    )
+
+
+def _never_served(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Return the notes about requests that were never served, if any were."""
+    requests = float(arrays["requests"].sum())
+    shares = {name: float(arrays[name].sum()) / requests for name in _NEVER_SERVED if name in arrays}
+    return [f"{in_percent(share)} {_NEVER_SERVED[name]}" for name, share in shares.items() if share]
+
+
+def in_percent(share: float) -> str:
+    """Return a share as notes say it."""
+    return f"{100.0 * share:.{'2g' if share < 0.1 else '0f'}} %"
+
+
+def tell_never_served(cube: xr.Dataset) -> None:
+    """Replace the notes of the parts of a cube about requests never served by those about them all."""
+    notes = str(cube.attrs["notes"]).splitlines()
+    said = [number for number, note in enumerate(notes) if note.endswith(tuple(_NEVER_SERVED.values()))]
+    if said:
+        kept = [note for note in notes if not note.endswith(tuple(_NEVER_SERVED.values()))]
+        counts = {str(name): array.values for name, array in cube.data_vars.items()}
+        cube.attrs["notes"] = "\n".join([*kept[: said[0]], *_never_served(counts), *kept[said[0] :]])
+
+
+def _bucketed(counts: NDArray[Any], low: int, units_per_s: int) -> tuple[NDArray[Any], Buckets]:
+    """Return a histogram that begins at bucket `low` with the bucket of exact zeros before it, and its buckets."""
+    here = np.arange(low, low + counts.shape[-1])
+    if low > 0:
+        counts = np.concatenate([np.zeros((*counts.shape[:-1], 1), counts.dtype), counts], axis=-1)
+        here = np.concatenate([[0], here])
+    edges = bucket_edges() / units_per_s
+    buckets = Buckets(bucket_middles()[here] / units_per_s, edges[:-1][here], edges[1:][here])
+    buckets.upper_s[0] = 0.0
+    return counts, buckets
+
+
+def coordinate_of(axis: Axis, sweep: Sweep) -> Coordinate:
+    """Return an axis as the cube labels it."""
+    units = "1" if axis.labelled else setting_paths()[axis.paths[0]][0]
+    if axis.paths[0].startswith("workload.lengths.") and not axis.labelled and units == "1":
+        name = axis.paths[0].rpartition(".")[2]
+        in_seconds = all(point.workload.in_seconds for point in sweep.grid.points)
+        if name in ("mean", "low", "high", "value"):
+            units = "s" if in_seconds else "token"
+    return Coordinate(axis.name, list(axis.labels), ",".join(axis.paths), units, axis.long_name)

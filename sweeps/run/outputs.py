@@ -1,0 +1,41 @@
+"""What is at an output already, and whether a run or a search may go on from it."""
+
+from pathlib import Path
+
+import xarray as xr
+
+from batchcube.errors import InputError
+from batchcube.results.cube import changed, parse_made_from, read_cube
+from batchcube.results.provenance import batchcube_version
+
+from ..spec.document import Sweep, remade
+
+ADVICE = "choose another output, or --overwrite"
+
+
+def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> xr.Dataset:
+    """Return the cube that is there already; raises InputError unless a run of the same sweep made it.
+
+    With `capacities` it must hold those, which a search made and no run can continue.
+    """
+    try:
+        cube = read_cube(target)
+    except InputError as error:
+        raise error.advised(ADVICE) from None
+    if doubt := changed(cube):
+        raise InputError(f"{target}: {doubt}; {ADVICE}")
+    if ("capacity_criteria" in cube.attrs) != capacities:
+        holds = (
+            "no capacities, but what a run made"
+            if capacities
+            else "capacities, which a search made and no run can continue"
+        )
+        raise InputError(f"holds {holds}; {ADVICE}", file=target)
+    version = cube.attrs["batchcube_version"]
+    if version != batchcube_version():
+        raise InputError(f"was made by version {version}; {ADVICE}", file=target)
+    kept, _ = remade(*parse_made_from(cube), str(target))
+    theirs, ours = kept.parts(), sweep.parts()
+    if differing := sorted(name for name in ours if ours[name] != theirs[name]):
+        raise InputError(f"holds another sweep ({', '.join(differing)} differ); {ADVICE}", file=target)
+    return cube
