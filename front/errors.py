@@ -90,6 +90,14 @@ class InputErrors(InputError):  # noqa: N818 - several of them
     def __str__(self) -> str:
         return "\n".join(map(str, self.errors))
 
+    def at(self, *, file: object = "", path: object = "", point: str = "") -> "InputErrors":
+        """Return the same mistakes, each with what `InputError.at` adds."""
+        return InputErrors(error.at(file=file, path=path, point=point) for error in self.errors)
+
+    def advised(self, advice: str) -> "InputErrors":
+        """Return the same mistakes, each with what can be done about it."""
+        return InputErrors(error.advised(advice) for error in self.errors)
+
 
 def printable(text: object) -> str:
     r"""Return text on one line in which what no reader sees is spelled out: the escape character as ``\x1b``.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from batchcube.documents import DEEPEST, is_deep
+from batchcube.documents import DEEPEST, is_deep, parse_json
 from batchcube.errors import InputError, found_in
 
 from .costs import FLAGS, flag_attributes
@@ -320,13 +320,11 @@ def _require(attrs: Mapping[Any, Any], name: str, kind: type, of: str = "") -> N
 
 def _json_of(attrs: Mapping[Any, Any], name: str, kind: type) -> Any:
     """Return what an attribute of JSON holds, nothing where it is not there."""
-    try:
-        found = json.loads(attrs[name]) if name in attrs else kind()
-    except (ValueError, RecursionError):
-        raise InputError("is not JSON", path=f"attribute {name}") from None
-    if not isinstance(found, kind):
-        raise InputError(f"must be a {'table' if kind is dict else 'list'} in JSON", path=f"attribute {name}")
-    return found
+    with found_in(path=f"attribute {name}"):
+        found = parse_json(attrs[name]) if name in attrs else kind()
+        if not isinstance(found, kind):
+            raise InputError(f"must be a {'table' if kind is dict else 'list'} in JSON")
+        return found
 
 
 def _is_criterion(criterion: object) -> bool:

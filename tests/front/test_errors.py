@@ -55,6 +55,9 @@ def test_several_are_one_line_each() -> None:
     both = InputErrors([InputError("is empty", file="a"), InputError("must be 1", file="a", path="b", value="2\n")])
     assert str(both) == "a: is empty\na: b = 2\\n: must be 1"
     assert (both.file, both.problem) == ("a", "is empty")
+    assert (
+        str(both.at(file="c").advised("try again")) == "c: a: is empty; try again\nc: a: b = 2\\n: must be 1; try again"
+    )
 
 
 @pytest.mark.parametrize(

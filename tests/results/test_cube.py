@@ -374,7 +374,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ({"specification_sha256": 3.0}, "attribute specification_sha256: must be text"),
         ({"versions": "3.12"}, "attribute versions: must be a table in JSON"),
         ({"versions": '{"numpy": 2}'}, "attribute versions: must hold text only"),
-        ({"versions": DEEP}, "attribute versions: is not JSON"),
+        ({"versions": DEEP}, "attribute versions: is nested deeper than 24 levels"),
         ({"service_coefficients": "[["}, "attribute service_coefficients: is not JSON"),
         ({"service_coefficients": "[]"}, "attribute service_coefficients: must be a table in JSON"),
         ({"service_coefficients": '{"a": 1}'}, "attribute service_coefficients: each must have its sha256"),
