@@ -33,7 +33,8 @@ from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.engine.continuous.numba.fleet import run_fleet
 from batchcube.engine.continuous.numba.workspace import make_workspace
 from batchcube.engine.continuous.run import new_records, way_of
-from batchcube.engine.continuous.tally import StepTally, new_step_tally
+from batchcube.engine.statistics import CONTINUOUS
+from batchcube.engine.tally import new_tally, row_of
 from measure import interleave, number, ratio
 from peers import every_step, simpy_steps
 
@@ -57,7 +58,7 @@ def job_of(requests: Requests, replica: Replica) -> Job:
 def simulate(job: Job, *, leaps: bool) -> Records:
     """Run the kernel, with leaps or step by step."""
     records, space = new_records(job), make_workspace(job)
-    tally = StepTally(*(part[0] for part in new_step_tally(1, job.shape)))
+    tally = row_of(new_tally(CONTINUOUS, 1, job.shape), 0)
     if not leaps:
         space = space._replace(steady=False)
     run_fleet(job.requests, job.bin_of, job.setup, records, tally, space, *way_of(job, records))

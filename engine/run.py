@@ -8,8 +8,9 @@ import numpy as np
 
 from . import batches, continuous
 from .backends import require_backend
-from .continuous.tally import Totals
+from .continuous.run import Totals, totals_of
 from .simulation import Job, Report, Shape, Simulation
+from .tally import new_tally, row_of
 
 _SIMULATIONS: Mapping[type, Simulation[Any]] = {batches.Job: batches, continuous.Job: continuous}
 
@@ -57,7 +58,7 @@ def simulate_many(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> 
     for input that does not fit together, ArithmeticError when conservation is broken.
     """
     simulation = _ready(jobs, backend)
-    tally = simulation.new_tally(len(jobs), shape)
+    tally = new_tally(simulation.CATALOGUE, len(jobs), shape)
     simulation.fill(jobs, shape, tally, (), backend)
     return simulation.summarise(tally, jobs)
 
@@ -68,7 +69,7 @@ def simulate_records(jobs: Sequence[Job], shape: Shape, backend: str = "numba") 
     That is tallies with a leading axis job, and the records of each job. Raises InputError like `simulate_many`.
     """
     simulation = _ready(jobs, backend)
-    tally, records = simulation.new_tally(len(jobs), shape), [simulation.new_records(job) for job in jobs]
+    tally, records = new_tally(simulation.CATALOGUE, len(jobs), shape), [simulation.new_records(job) for job in jobs]
     simulation.fill(jobs, shape, tally, records, backend)
     return tally, records
 
@@ -84,7 +85,7 @@ def simulate_replica(
     setup = continuous.Setup(replica, continuous.make_fleet(), continuous.make_step_reporting(horizon_s=1.0, windows=1))
     job = continuous.Job(requests, np.zeros(len(requests.arrival), np.int32), setup)
     tally, (records,) = simulate_records([job], job.shape, backend)
-    return records, Totals(*tally.totals[0, : len(Totals._fields)].tolist())
+    return records, totals_of(row_of(tally, 0))
 
 
 def _ready(jobs: Sequence[Job], backend: str) -> Simulation[Any]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
+from .statistics import Catalogue
+
 Report = dict[str, NDArray[Any]]
 """The variables of a cube by name, leading axis job."""
 JOBS_AT_ONCE = 16
@@ -58,14 +60,11 @@ class Simulation(Protocol[AnyJob]):
     BACKENDS: tuple[str, ...]
     OVERLOAD_TEST: str
     """When a report calls a replication overloaded."""
-    HISTOGRAM_UNITS_PER_S: int
-    """What the histograms of times count in."""
+    CATALOGUE: Catalogue
+    """What it counts and reports."""
 
     def check(self, job: AnyJob) -> None:
         """Refuse what cannot be simulated without overflow, or does not fit together; raises InputError."""
-
-    def new_tally(self, jobs: int, shape: Shape) -> Any:
-        """Return empty tallies, leading axis job."""
 
     def new_records(self, job: AnyJob) -> Any:
         """Return records of nothing."""

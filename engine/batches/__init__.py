@@ -3,12 +3,11 @@
 from ..backends import BACKENDS
 from .model import Bins, Job, Policy, Records, Reporting, Setup, Trace, check
 from .report import OVERLOAD_TEST
-from .run import HISTOGRAM_UNITS_PER_S, NAME, STEPWISE, fill, jobs_at_once, new_records, summarise
-from .tally import new_tally
+from .run import CATALOGUE, NAME, STEPWISE, fill, jobs_at_once, new_records, summarise
 
 __all__ = [
     "BACKENDS",
-    "HISTOGRAM_UNITS_PER_S",
+    "CATALOGUE",
     "NAME",
     "OVERLOAD_TEST",
     "STEPWISE",
@@ -23,6 +22,5 @@ __all__ = [
     "fill",
     "jobs_at_once",
     "new_records",
-    "new_tally",
     "summarise",
 ]

@@ -12,8 +12,8 @@ from ..policies.service import Service, longest_service
 from ..policies.sla import TOKEN_GAP
 from ..policies.target import Control
 from ..simulation import Shape
+from ..statistics import TBT_UNIT
 from ..ticks import LARGEST_BATCH, LARGEST_REQUEST, LATEST, MOST_REQUESTS, NEVER, from_seconds
-from .tally import TBT_UNIT
 
 MODES = ("multi_bin_only", "dynamic_only", "multi_bin_dynamic", "fifo_fixed", "fifo_greedy")
 INFINITE = 2**30

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..simulation import JOBS_AT_ONCE, Report, Shape
-from ..ticks import TICKS_PER_S
+from ..statistics import BATCHES
+from ..tally import Tally, row_of
 from . import report
 from .model import Job, Records
-from .tally import Tally
 
 NAME = "static and dynamic batching"
 STEPWISE = False
-HISTOGRAM_UNITS_PER_S = TICKS_PER_S
+CATALOGUE = BATCHES
 _NO_RECORDS = Records(*(np.empty(0, np.int64) for _ in Records._fields))
 
 
@@ -30,12 +30,12 @@ def fill(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Reco
         return
     run_one = _run_compiled if backend == "numba" else _run_reference
     for run, job in enumerate(jobs):
-        run_one(job, Tally(*(part[run] for part in tally)), records[run] if records else _NO_RECORDS)
+        run_one(job, row_of(tally, run), records[run] if records else _NO_RECORDS)
 
 
 def summarise(tally: Tally, jobs: Sequence[Job]) -> Report:
     """Return the report of full tallies, leading axis job; ArithmeticError when requests were lost or invented."""
-    return report.summarise(tally, [job.setup for job in jobs], [len(job.trace.arrival) for job in jobs])
+    return report.summarise_batches(tally, [job.setup for job in jobs], [len(job.trace.arrival) for job in jobs])
 
 
 def jobs_at_once(job: Job, shape: Shape, backend: str) -> int:
@@ -62,11 +62,11 @@ def _run_compiled(job: Job, tally: Tally, records: Records) -> None:
 
 def _run_reference(job: Job, tally: Tally, records: Records) -> None:
     """Simulate in plain Python."""
+    from .count import count_reference
     from .reference import simulate_reference
-    from .reference_tally import tally_reference
 
     found, batches = simulate_reference(*job)
-    tally_reference(job.trace, job.setup, found, batches, tally)
+    count_reference(job.trace, job.bins, job.setup, found, batches, tally)
     if len(records.start):
         for column, values in zip(records, found, strict=True):
             column[:] = values

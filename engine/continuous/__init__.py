@@ -23,14 +23,13 @@ from .model import (
     make_requests,
     make_step_reporting,
 )
-from .report import HISTOGRAM_UNITS_PER_S, OVERLOAD_TEST
-from .run import BACKENDS, NAME, STEPWISE, fill, jobs_at_once, new_records, summarise
-from .tally import new_step_tally as new_tally
+from .report import OVERLOAD_TEST
+from .run import BACKENDS, CATALOGUE, NAME, STEPWISE, fill, jobs_at_once, new_records, summarise
 
 __all__ = [
     "ADMISSIONS",
     "BACKENDS",
-    "HISTOGRAM_UNITS_PER_S",
+    "CATALOGUE",
     "NAME",
     "OVERLOAD_TEST",
     "REJECTED",
@@ -54,6 +53,5 @@ __all__ = [
     "make_requests",
     "make_step_reporting",
     "new_records",
-    "new_tally",
     "summarise",
 ]

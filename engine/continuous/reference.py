@@ -15,6 +15,8 @@ from ..policies.controller import Heads, View, as_floats, controller_of
 from ..policies.estimates import Observation, RunningMeans, observe, start_means, update
 from ..policies.sla import TOKEN_GAP
 from ..policies.target import Target, decider, finished_of, last_of, steps_of, watches_steps
+from ..tally import Tally
+from .count import count_reference
 from .model import (
     LATEST,
     LONGEST_GAP,
@@ -28,8 +30,6 @@ from .model import (
     blocks_of,
     too_late,
 )
-from .reference_tally import tally_reference
-from .tally import StepTally
 
 
 @dataclass
@@ -352,7 +352,7 @@ class Engine:
         return update(means, new, oldest, smoothing)
 
 
-def simulate_reference(job: Job, records: Records, tally: StepTally) -> None:
+def simulate_reference(job: Job, records: Records, tally: Tally) -> None:
     """Serve every request that is not rejected already; fill its records, and the empty tally."""
     fleet, arrival = job.setup.fleet, job.requests.arrival.tolist()
     accepted = [i for i in range(len(arrival)) if records.status[i] == SERVED]
@@ -375,4 +375,4 @@ def simulate_reference(job: Job, records: Records, tally: StepTally) -> None:
     for engine in engines:
         engine.advance(NEVER)
     kept = sum(running.resident for engine in engines for running in engine.running)
-    tally_reference(job, records, history, kept, tally)
+    count_reference(job, records, history, kept, tally)

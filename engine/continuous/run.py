@@ -1,11 +1,14 @@
 """Simulate single steps: jobs in, tallies and records out, on any backend."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..simulation import JOBS_AT_ONCE, Report, Shape
+from ..statistics import CONTINUOUS
+from ..tally import Tally, row_of
 from .model import (
     REJECTED,
     ROUTINGS,
@@ -17,28 +20,50 @@ from .model import (
     too_late,
 )
 from .report import summarise_steps
-from .tally import KEPT, LATE, StepTally, Totals
 
 NAME = "continuous batching"
+CATALOGUE = CONTINUOUS
 STEPWISE = True
 BACKENDS: tuple[str, ...] = ("numba", "reference")
 
 
-def fill(jobs: Sequence[Job], shape: Shape, tally: StepTally, records: Sequence[Records], backend: str) -> None:
+class Totals(NamedTuple):
+    """What one replication did in all."""
+
+    steps: int
+    decode_tokens: int
+    """Tokens emitted by decodes; the other tokens were emitted by prefills."""
+    prefill_tokens: int
+    """Prefilled, those again after a preemption too."""
+    prefills: int
+    """Prefills that were done: each emits a token."""
+    preemptions: int
+    busy: int
+    """Ticks in steps, of all replicas."""
+    peak_blocks: int
+    """Most in use on any replica."""
+
+
+def totals_of(tally: Tally) -> Totals:
+    """Return what the tally of one replication says that it did."""
+    return Totals(*(int(tally.totals[CONTINUOUS.at(name)]) for name in Totals._fields))
+
+
+def fill(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Records], backend: str) -> None:
     """Fill empty tallies, leading axis job, and the records of every job if there are any.
 
     Raises InputError where the clock runs out, ArithmeticError when requests or tokens were lost on the way.
     """
     run_one = _run_compiled if backend == "numba" else _run_reference
     for run, job in enumerate(jobs):
-        row, told = StepTally(*(part[run] for part in tally)), records[run] if records else new_records(job)
+        row, told = row_of(tally, run), records[run] if records else new_records(job)
         run_one(job, row, told)
         _check_conservation(job, told, row)
 
 
-def summarise(tally: StepTally, jobs: Sequence[Job]) -> Report:
+def summarise(tally: Tally, jobs: Sequence[Job]) -> Report:
     """Return the report of full tallies, leading axis job; ArithmeticError when values were lost on the way."""
-    return summarise_steps(tally, [job.setup for job in jobs])
+    return summarise_steps(tally, [job.setup for job in jobs], [len(job.requests.arrival) for job in jobs])
 
 
 def jobs_at_once(job: Job, shape: Shape, backend: str) -> int:
@@ -46,16 +71,16 @@ def jobs_at_once(job: Job, shape: Shape, backend: str) -> int:
     return JOBS_AT_ONCE
 
 
-def _run_compiled(job: Job, tally: StepTally, records: Records) -> None:
+def _run_compiled(job: Job, tally: Tally, records: Records) -> None:
     """Simulate in a Numba kernel; compiled code is loaded on first use only."""
     from .numba.fleet import run_fleet
 
     run_fleet(job, records, tally, *way_of(job, records))
-    if tally.totals[LATE]:
+    if tally.totals[CONTINUOUS.at("overrun")]:
         raise too_late()
 
 
-def _run_reference(job: Job, tally: StepTally, records: Records) -> None:
+def _run_reference(job: Job, tally: Tally, records: Records) -> None:
     """Simulate in plain Python."""
     from .reference import simulate_reference
 
@@ -89,7 +114,7 @@ def way_of(job: Job, records: Records) -> tuple[NDArray[np.int64], NDArray[np.in
     return order, np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
 
 
-def _check_conservation(job: Job, records: Records, tally: StepTally) -> None:
+def _check_conservation(job: Job, records: Records, tally: Tally) -> None:
     """Refuse a result in which something was lost.
 
     Every request is served whole, or rejected; the KV cache is never overdrawn, and empty in the end.
@@ -100,10 +125,10 @@ def _check_conservation(job: Job, records: Records, tally: StepTally) -> None:
     ordered = (records.scheduled[served] <= records.first_token[served]) & (
         records.first_token[served] <= records.last_token[served]
     )
-    totals = Totals(*tally.totals[: len(Totals._fields)].tolist())
+    totals = totals_of(tally)
     emitted, wanted = totals.decode_tokens + totals.prefills, int(requests.output[served].sum())
     again = int(records.preemptions.sum())
-    kept = int(tally.totals[KEPT])
+    kept = int(tally.totals[CONTINUOUS.at("kept")])
     if (
         lost
         or not ordered.all()

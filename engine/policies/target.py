@@ -1,7 +1,7 @@
 """The batch size a server asks for, or how many requests may run: the smallest bound of all controllers ([DB] III).
 
 The papers' b = min(b_mem, b_SLA) is `both(MEMORY, SLA)`; what else is configured joins it in the same way. What
-controllers see of the past is smoothed once for all of them (model, sections 3, 6-8 and 10).
+controllers see of the past is smoothed once for all of them (docs/model.md, sections 3, 6-8 and 10).
 """
 
 from collections.abc import Callable

@@ -109,7 +109,8 @@ def assemble(
     for dim in BUCKETED:
         name = f"{dim.removesuffix('_bucket')}_histogram"
         if name in arrays:
-            arrays[name], buckets[dim] = _bucketed(arrays[name], offsets[name], plan.simulation.HISTOGRAM_UNITS_PER_S)
+            unit = plan.simulation.CATALOGUE.clock.units_per_s
+            arrays[name], buckets[dim] = _bucketed(arrays[name], offsets[name], unit)
     sizes = arrays["batch_size_histogram"]
     arrays["batch_size_histogram"] = np.concatenate(
         [np.zeros((*sizes.shape[:-1], offsets["batch_size_histogram"]), sizes.dtype), sizes], axis=-1

@@ -21,13 +21,14 @@ from batchcube.engine import (
     simulate_records,
     sort_into_bins,
 )
-from batchcube.engine.batches.tally import Tally, exact_sums
+from batchcube.engine.moments import exact_sums
 from batchcube.engine.policies.bin_choice import CHOICES
 from batchcube.engine.policies.estimates import KINDS, smoothing
 from batchcube.engine.policies.memory import RULES, UNLIMITED, Memory, memory_bound, no_memory_bound
 from batchcube.engine.policies.service import BATCH_FACTORS, Service, formula, given, measured
 from batchcube.engine.policies.sla import SIGNALS, VARIANTS, Sla, no_sla, sla_search
 from batchcube.engine.policies.target import Control
+from batchcube.engine.tally import Tally
 
 STATIC = ("multi_bin_only", "fifo_fixed")
 ORDERS = ("first_formed", "shortest_first")

@@ -20,18 +20,18 @@ from batchcube.engine.continuous import (
     make_step_reporting,
 )
 from batchcube.engine.continuous.model import NEVER, TICKS_PER_S
-from batchcube.engine.continuous.tally import StepTally
 from batchcube.engine.policies.bin_choice import CHOICES
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.sla import STEP_SIGNALS, no_sla, sla_search
 from batchcube.engine.policies.target import Control
+from batchcube.engine.tally import Tally, row_of
 
 
-def simulate_job(job: Job, backend: str = "numba") -> tuple[Records, StepTally]:
+def simulate_job(job: Job, backend: str = "numba") -> tuple[Records, Tally]:
     """Return what became of each request, and the tally."""
     tally, (records,) = simulate_records([job], job.shape, backend)
-    return records, StepTally(*(part[0] for part in tally))
+    return records, row_of(tally, 0)
 
 
 def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:

@@ -15,9 +15,10 @@ from jax.sharding import Mesh, PartitionSpec
 from ...cache import cache_directory
 from ...histogram import BUCKETS
 from ...simulation import Shape
+from ...statistics import BATCHES
+from ...tally import Tally
 from ..model import Job, Records
-from ..tally import QUANTITIES, TOTALS, Tally
-from .account import Counts, Served, account, serve_positions
+from .count import Served, count, serve_positions
 from .dynamic import dynamic_batches
 from .program import MOST_SLOTS, ProgramKey, Stack, key_of, roomy, rows_for, sized, stack
 from .replication import Replication, each_replication, replication_of
@@ -97,13 +98,13 @@ def bytes_of_replication(key: ProgramKey) -> int:
         + per_batch * key.batches
         + queue
         + controllers
-        + 16 * len(QUANTITIES) * BUCKETS
+        + 16 * len(BATCHES.times) * BUCKETS
         + 32 * key.largest_batch * key.pieces
         + 300 * key.windows
     )
 
 
-def simulate_replications(stacked: Stack, key: ProgramKey) -> tuple[Counts, list[Array], Any]:
+def simulate_replications(stacked: Stack, key: ProgramKey) -> tuple[Tally, list[Array], Any]:
     """Simulate a stack: counts, records if the key asks for them, and which replications need more slots."""
     compilations[key, len(stacked.requests)] += 1
     replications = jax.vmap(lambda rows, requests: replication_of(stacked, rows, requests, key))(
@@ -116,7 +117,7 @@ def simulate_replications(stacked: Stack, key: ProgramKey) -> tuple[Counts, list
     else:
         batches, decisions, crowded = dynamic_batches(replications, key)
     served = each_replication(serve_positions, key)(replications, batches)
-    counts = each_replication(account, key)(replications, batches, served, decisions)
+    counts = each_replication(count, key)(replications, batches, served, decisions)
     return counts, each_replication(tell, key)(replications, served) if key.records else [], crowded
 
 
@@ -159,15 +160,13 @@ def whole_replications(count: int) -> int:
     return devices * roomy(-(-count // devices))
 
 
-def _collect(counts: Counts, members: Sequence[int], tally: Tally, whole: Any) -> None:
+def _collect(counts: Tally, members: Sequence[int], tally: Tally, whole: Any) -> None:
     """Copy the counts of a chunk into the tallies of its jobs."""
     rows, replications = np.asarray(members)[whole], np.flatnonzero(whole)
-    totals = np.ascontiguousarray(counts.totals[replications])
-    if totals.dtype != np.int64:
-        raise TypeError(f"64-bit integers came back as {totals.dtype}")
-    tally.totals[rows] = totals.view(TOTALS)
-    for name in Tally._fields[1:]:
-        getattr(tally, name)[rows] = getattr(counts, name)[replications]
+    if counts.totals.dtype != np.int64:
+        raise TypeError(f"64-bit integers came back as {counts.totals.dtype}")
+    for whole_tally, values in zip(tally, counts, strict=True):
+        whole_tally[rows] = values[replications]
 
 
 # The device ---------------------------------------------------------------------------------------------------------

@@ -16,13 +16,13 @@ from ...policies.controller import Heads, View
 from ...policies.estimates import UNIT, Observation, RunningMeans, observe, read, start_means, update
 from ...policies.service import own_ticks, service_ticks
 from ...policies.target import Target, decider, finished_of, last_of, steps_of
+from ...statistics import Decision
 from ...ticks import NEVER, TICKS_PER_MICROSECOND
-from .account import Decisions
 from .program import ProgramKey
 from .replication import Batches, Replication, each_replication, first_after
 
 LOG = ("low", "size", "bin", "start", "service", "longest", "tokens")
-DECIDED = Decisions._fields
+DECIDED = Decision._fields[1:]
 
 
 class InService(NamedTuple):
@@ -63,7 +63,7 @@ class State(NamedTuple):
     """(batch, field) of LOG and DECIDED."""
 
 
-def dynamic_batches(replications: Replication, key: ProgramKey) -> tuple[Batches, Decisions, Array]:
+def dynamic_batches(replications: Replication, key: ProgramKey) -> tuple[Batches, Decision, Array]:
     """Simulate replications, each field with a leading axis; the last thing returned says which need more slots."""
     queues = each_replication(queue_of, key)(replications)
     step_all = each_replication(step, key)
@@ -272,7 +272,7 @@ def dispatch(state: State, replication: Replication, queue: Array, key: ProgramK
     )
 
 
-def read_log(replication: Replication, state: State, key: ProgramKey) -> tuple[Batches, Decisions]:
+def read_log(replication: Replication, state: State, key: ProgramKey) -> tuple[Batches, Decision]:
     """Return the batches of a replication, the batch of each position, and the decisions."""
     columns = state.log.T
     low, size = columns[0], columns[1]
@@ -282,4 +282,4 @@ def read_log(replication: Replication, state: State, key: ProgramKey) -> tuple[B
     position = jnp.arange(key.requests)
     began = lax.cummax(jnp.where(heads >= 0, (position << 32) + heads, -1))
     batches = Batches(**dict(zip(LOG, columns, strict=False)), of=began & 0xFFFFFFFF)
-    return batches, Decisions(*columns[len(LOG) :])
+    return batches, Decision(jnp.ones_like(size), *columns[len(LOG) :])

@@ -10,19 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...numba.adders import adder
 from ...numba.heap import pop, push
 from ...numba.jit import inline, jit
 from ...numba.state import Structure, floats_of, packing, structure_of
 from ...policies.bin_choice import EMPTY, rank
 from ...policies.controller import Controller, Heads, View, controller_of
-from ...policies.estimates import UNIT, Observation, RunningMeans, observe, read, start_means, update
+from ...policies.estimates import UNIT, Observation, RunningMeans, observe, start_means, update
 from ...policies.service import own_ticks, service_ticks
 from ...policies.target import Target, decider, finished_of, last_of, start_state, steps_of
+from ...statistics import BATCHES, DECISION, decision_of
 from ...ticks import NEVER, TICKS_PER_MICROSECOND
 from ...windows import window_at
 from ..model import Bins, Setup
-from ..tally import LOW, MEMORY_BOUND, SIGNAL_0, SIGNAL_1, SIGNALS, SLA_BOUND, TARGET
-from .account import book, open_books, record, span_of
+from .count import count_batch, record, span_of, start_counting
+
+add_decision = adder(BATCHES, DECISION)
 
 
 class DynamicWorkspace(NamedTuple):
@@ -145,22 +148,6 @@ def exchanged(k, new, control, workspace):
     return oldest
 
 
-@inline
-def book_target(target, start, control, reporting, windows):
-    """Count the decision under which a batch starts."""
-    window = window_at(start, reporting.window)
-    if window < reporting.windows:
-        row = windows[window]
-        row[TARGET] += target.batch
-        row[MEMORY_BOUND] += np.int64(target.memory_bound)
-        row[SLA_BOUND] += np.int64(target.sla_bound)
-        if target.running.seen > 0:
-            row[SIGNALS] += 1
-            signal = np.int64(read(target.running.total.signal, target.running, control.smoothing) * UNIT)
-            row[SIGNAL_0] += signal & LOW
-            row[SIGNAL_1] += signal >> 32
-
-
 @cache
 def dynamic_kernel(further: Controller | None, structure: Structure) -> Callable[..., None]:
     """Return the kernel that has the papers' controllers compiled in, and a further one where there is one.
@@ -173,7 +160,7 @@ def dynamic_kernel(further: Controller | None, structure: Structure) -> Callable
 
     @jit
     def run_dynamic(trace, bins, setup, tally, records, workspace):
-        open_books(trace, setup, tally)
+        limits = start_counting(trace, setup, bins, tally)
         policy, control, order = setup.policy, setup.control, bins.order
         arrival, queues, running = trace.arrival, workspace.bins, workspace.running
         for j in range(len(queues)):
@@ -223,8 +210,9 @@ def dynamic_kernel(further: Controller | None, structure: Structure) -> Callable
                 members = order[low:high]
                 span = span_of(members, trace, setup.service.timed)
                 service = service_ticks(size, span.longest, setup.service)
-                book(members, j, now, service, span, trace, setup, tally)
-                book_target(target, now, control, setup.reporting, tally.windows)
+                count_batch(members, j, now, service, span, trace, setup, limits, tally)
+                decision, window = decision_of(1, target, control.smoothing), window_at(now, limits.window)
+                add_decision(decision, limits, tally, j, window, now)
                 record(members, j, number, now, service, trace, setup, records)
                 signal = signal_of(members, now, service, span.longest_output, trace, setup)
                 seen = observe(signal, size, span.tokens, span.squares)
@@ -234,7 +222,6 @@ def dynamic_kernel(further: Controller | None, structure: Structure) -> Callable
                 push(running, busy)
                 queues[j, HEAD], queues[j, COUNT], previous = high, queues[j, COUNT] - size, j
                 busy, waiting, serving, number = busy + 1, waiting - size, serving + size, number + 1
-        tally.totals[0]["unserved"] = requests - tally.totals[0]["completed"]
 
     return run_dynamic
 

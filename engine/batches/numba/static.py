@@ -14,7 +14,7 @@ from ...numba.jit import inline, jit
 from ...policies.service import service_ticks
 from ...ticks import NEVER
 from ..model import INFINITE, Bins, Setup
-from .account import book, book_missed, open_books, record, span_of
+from .count import count_batch, count_lost, record, span_of, start_counting
 
 # What releases a batch, in the order in which releases at one instant happen.
 FULL, WAITED, ENDED = 0, 1, 2
@@ -88,12 +88,12 @@ def first_of(queues):
 
 
 @inline
-def serve(low, high, j, number, start, trace, bins, setup, tally, records):
+def serve(low, high, j, number, start, trace, bins, setup, limits, tally, records):
     """Run one batch from `start`; return its completion."""
     members = bins.order[low:high]
     span = span_of(members, trace, setup.service.timed)
     service = service_ticks(len(members), span.longest, setup.service)
-    book(members, j, start, service, span, trace, setup, tally)
+    count_batch(members, j, start, service, span, trace, setup, limits, tally)
     record(members, j, number, start, service, trace, setup, records)
     return start + service
 
@@ -120,7 +120,7 @@ def earliest(free):
 @jit
 def run_static(trace, bins, setup, tally, records, workspace):
     """Simulate one replication into an empty tally; fill `records` unless they have length 0."""
-    open_books(trace, setup, tally)
+    limits = start_counting(trace, setup, bins, tally)
     policy, queues, free, formed = setup.policy, workspace.bins, workspace.free, workspace.formed
     for j in range(len(queues)):
         queues[j, HEAD] = bins.start[j]
@@ -152,9 +152,8 @@ def run_static(trace, bins, setup, tally, records, workspace):
                 waiting += 1
                 continue
             start = max(now, free[server])
-        done = serve(low, high, k, number, start, trace, bins, setup, tally, records)
+        done = serve(low, high, k, number, start, trace, bins, setup, limits, tally, records)
         free[server] = done if finite else 0
         number += 1
-    tally.totals[0]["unserved"] = len(trace.arrival) - tally.totals[0]["completed"]
     for j in range(len(queues)):
-        book_missed(bins.order[queues[j, HEAD] : bins.start[j + 1]], trace, setup.reporting, tally)
+        count_lost(bins.order[queues[j, HEAD] : bins.start[j + 1]], j, trace, limits, tally)

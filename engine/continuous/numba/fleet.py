@@ -8,24 +8,15 @@ from ...numba.jit import inline, jit
 from ...numba.state import Structure, floats_of, packing, structure_of
 from ...policies.controller import Controller, controller_of
 from ...policies.target import decider, start_state
+from ...statistics import CONTINUOUS
 from ..model import NEVER, REJECTED, ROUTINGS, Job
-from ..tally import FIRST_ARRIVAL, KEPT, LATE
-from .account import book_requests
+from .count import count_requests, start_counting
 from .queues import enqueue
 from .replica import advance, view_of
 from .workspace import IN_STEP, NOW, RUNNING, STEPS, TOKENS, USED, WAITING, make_workspace, means_of, part_of
 
 SHORTEST_QUEUE = ROUTINGS.index("shortest_queue")
-
-
-@inline
-def first_arrival(requests, records, reporting):
-    """Return the arrival of the first measured request, of the last request where none is."""
-    count = len(requests.arrival)
-    for i in range(reporting.warmup, count):
-        if records.status[i] != REJECTED:
-            return requests.arrival[i]
-    return requests.arrival[count - 1]
+OVERRUN, KEPT = CONTINUOUS.at("overrun"), CONTINUOUS.at("kept")
 
 
 @inline
@@ -60,7 +51,7 @@ def fleet_kernel(further: Controller | None, structure: Structure) -> Callable[.
             part = part_of(workspace, r)
             view = view_of(0, requests, replica.control, part)
             store(part.kept, start_all(means_of(STEPS, part), view, replica.control)[0])
-        start = tally.totals[FIRST_ARRIVAL] = first_arrival(requests, records, reporting)
+        limits = start_counting(requests, records, reporting, tally)
         rounds = len(arrival) if fleet.routing == SHORTEST_QUEUE else 0
         for i in range(rounds + 1):
             until = arrival[i] if i < rounds else NEVER
@@ -69,8 +60,8 @@ def fleet_kernel(further: Controller | None, structure: Structure) -> Callable[.
             for r in range(replicas):
                 mine = order[begin[r] : begin[r + 1]]
                 part = part_of(workspace, r)
-                advance(requests, bin_of, setup, records, start, tally, part, mine, until, decide_all, load, store)
-                if tally.totals[LATE]:
+                advance(requests, bin_of, setup, records, limits, tally, part, mine, until, decide_all, load, store)
+                if tally.totals[OVERRUN]:
                     return
             if i < rounds:
                 r = shortest(until, replicas, workspace)
@@ -80,7 +71,7 @@ def fleet_kernel(further: Controller | None, structure: Structure) -> Callable[.
                 records.replica[i] = r
         for r in range(replicas):
             tally.totals[KEPT] += abs(workspace.state[r, TOKENS]) + abs(workspace.state[r, USED])
-        book_requests(requests, bin_of, records, reporting, tally)
+        count_requests(requests, bin_of, records, limits, tally)
 
     return run_fleet
 

@@ -71,7 +71,7 @@ def steps_until(first, rise, ticks, most):
 
 @inline
 def countable(first, rise, decoding, steps):
-    """Return how many of so many steps at once leave every product of `book_gaps` within int64."""
+    """Return how many of so many steps at once leave every product of `count_gaps` within int64."""
     while steps > 1 and (
         1.0 * decoding * steps * (first + 1.0 * steps * rise) > 2.0**61 or 1.0 * rise * steps * steps * steps > 2.0**61
     ):

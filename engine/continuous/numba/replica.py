@@ -7,9 +7,9 @@ from ...policies.controller import Heads, View
 from ...policies.estimates import Observation, observe
 from ...policies.sla import TOKEN_GAP
 from ...policies.target import finished_of, last_of, steps_of
+from ...statistics import CONTINUOUS, decision_of
 from ..model import LATEST, LONGEST_GAP, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND
-from ..tally import LATE, PEAK_BLOCKS, PREFILL_TOKENS, PREFILLS
-from .account import book_gaps, book_move, book_preemption, book_steps
+from .count import add_decision, count_gaps, count_move, count_steps
 from .leaps import blocks_for, countable, growth, lasting, steps_that_fit, steps_until
 from .queues import dequeue, enqueue, join, leave, next_in_line, preempt, start_decoding, stop_decoding
 from .workspace import (
@@ -41,6 +41,8 @@ from .workspace import (
     see,
 )
 
+OVERRUN = CONTINUOUS.at("overrun")
+
 
 class Work(NamedTuple):
     """What is prefilled in one step."""
@@ -56,35 +58,41 @@ class Work(NamedTuple):
 
 
 @inline
-def make_room(now, replica, requests, reporting, records, workspace, tally):
+def send_back(now, replica, requests, limits, records, workspace, tally):
+    """Preempt the latest admitted."""
+    i = preempt(workspace, requests, limits.warmup, replica.block_tokens)
+    records.preemptions[i] += 1
+    count_move(now, -1, limits, workspace, tally)
+
+
+@inline
+def make_room(now, replica, requests, limits, records, workspace, tally):
     """Preempt the latest admitted until every decode of this step has room for one token; say whether any was."""
     preempted = False
     while workspace.state[USED] + growth(workspace, 1, replica.block_tokens) > replica.blocks:
-        i = preempt(workspace, requests, reporting.warmup, replica.block_tokens)
-        book_preemption(i, now, reporting, records, workspace, tally)
+        send_back(now, replica, requests, limits, records, workspace, tally)
         preempted = True
     return preempted
 
 
 @inline
-def add_chunk(i, chunk, workspace, tally):
+def add_chunk(i, chunk, workspace):
     """Prefill a chunk of a request."""
     workspace.resident[i] += chunk
     workspace.to_prefill[i] -= chunk
     workspace.state[TOKENS] += chunk
-    tally.totals[PREFILL_TOKENS] += chunk
     return chunk * workspace.resident[i]
 
 
 @inline
-def schedule(now, cap, replica, fleet, requests, reporting, records, workspace, tally):
+def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tally):
     """Choose what runs in this step beside the decodes: chunks of running prefills, then admissions."""
     state, size = workspace.state, replica.block_tokens
     budget = replica.token_budget
     tokens = attention = finished = grown = 0
     preempted = False
     if replica.chunked:
-        preempted = make_room(now, replica, requests, reporting, records, workspace, tally)
+        preempted = make_room(now, replica, requests, limits, records, workspace, tally)
         grown = growth(workspace, 1, size)
         budget -= state[DECODING]
         i = state[PREFILLING]
@@ -92,12 +100,11 @@ def schedule(now, cap, replica, fleet, requests, reporting, records, workspace, 
             chunk = min(workspace.to_prefill[i], budget)
             more = blocks_for(workspace.resident[i] + chunk, size) - blocks_for(workspace.resident[i], size)
             if state[USED] + grown + more > replica.blocks:
-                i = preempt(workspace, requests, reporting.warmup, size)
-                book_preemption(i, now, reporting, records, workspace, tally)
+                send_back(now, replica, requests, limits, records, workspace, tally)
                 preempted = True
             else:
                 state[USED] += more
-                attention = add_chunk(i, chunk, workspace, tally)
+                attention = add_chunk(i, chunk, workspace)
                 tokens, budget = chunk, budget - chunk
                 if workspace.to_prefill[i] == 0:
                     workspace.done[0], finished = i, 1
@@ -112,12 +119,12 @@ def schedule(now, cap, replica, fleet, requests, reporting, records, workspace, 
             break
         dequeue(workspace, fleet)
         join(workspace, i)
-        book_move(now, 1, reporting, workspace, tally)
+        count_move(now, 1, limits, workspace, tally)
         if records.scheduled[i] < 0:
             records.scheduled[i] = now
         state[USED] += more
         workspace.resident[i], workspace.to_prefill[i] = 0, need
-        attention += add_chunk(i, chunk, workspace, tally)
+        attention += add_chunk(i, chunk, workspace)
         tokens, budget = tokens + chunk, budget - chunk
         if need == chunk:
             workspace.done[finished] = i
@@ -128,23 +135,23 @@ def schedule(now, cap, replica, fleet, requests, reporting, records, workspace, 
 
 
 @inline
-def emit_gaps(now, first, growing, steps, chunked, token_sla, warmup, workspace, tally):
+def emit_gaps(now, first, growing, steps, chunked, limits, workspace, tally):
     """Count the gaps that end with the tokens of decode steps."""
     state, weight = workspace.state, workspace.state[MEASURED_DECODING]
     if chunked:
         # Decodes run in every step: a gap is a step.
-        book_gaps(first, growing, steps, weight, token_sla, workspace, tally)
+        count_gaps(first, growing, steps, weight, limits, workspace, tally)
         return
     # Steps of prefills alone may have come between: the first gaps are longer.
     fresh = 0
     for k in range(state[FRESH]):
         i = workspace.fresh[k]
-        if workspace.finish[i] != NOBODY and i >= warmup:
-            book_gaps(now + first - workspace.emitted[i], 0, 1, 1, token_sla, workspace, tally)
+        if workspace.finish[i] != NOBODY and i >= limits.warmup:
+            count_gaps(now + first - workspace.emitted[i], 0, 1, 1, limits, workspace, tally)
             fresh += 1
     state[FRESH] = 0
-    book_gaps(now + first - state[EMITTED], 0, 1, weight - fresh, token_sla, workspace, tally)
-    book_gaps(first + growing, growing, steps - 1, weight, token_sla, workspace, tally)
+    count_gaps(now + first - state[EMITTED], 0, 1, weight - fresh, limits, workspace, tally)
+    count_gaps(first + growing, growing, steps - 1, weight, limits, workspace, tally)
 
 
 @inline
@@ -185,13 +192,13 @@ def view_of(now, requests, control, workspace):
 
 
 @inline
-def advance(requests, bin_of, setup, records, start, tally, workspace, mine, until, decide, load, store):
+def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, until, decide, load, store):
     """Take the steps of one replica that begin before `until`.
 
-    `mine` are the requests that are sent here, in order; `start` is the arrival of the first measured one. `decide`
-    belongs to the controllers, whose state is read and kept with `load` and `store`.
+    `mine` are the requests that are sent here, in order. `decide` belongs to the controllers, whose state is read and
+    kept with `load` and `store`.
     """
-    replica, fleet, reporting = setup
+    replica, fleet, _ = setup
     state, law, size, control = workspace.state, replica.law, replica.block_tokens, replica.control
     arrival, prompt, output = requests.arrival, requests.prompt, requests.output
     now = state[NOW]
@@ -207,17 +214,17 @@ def advance(requests, bin_of, setup, records, start, tally, workspace, mine, unt
             continue
         if now >= until:
             break
-        while state[WINDOW] < reporting.windows and (state[WINDOW] + 1) * reporting.window <= now:
+        while state[WINDOW] < limits.windows and (state[WINDOW] + 1) * limits.window <= now:
             state[WINDOW] += 1
 
         # What runs in this step.
         view = view_of(now, requests, control, workspace)
         controllers, target = decide(load(workspace.kept), means_of(STEPS, workspace), view, control)
         store(workspace.kept, controllers)
-        work = schedule(now, target.batch, replica, fleet, requests, reporting, records, workspace, tally)
+        work = schedule(now, target.batch, replica, fleet, requests, limits, records, workspace, tally)
         preempted = work.preempted
         if not replica.chunked and work.tokens == 0:
-            preempted = make_room(now, replica, requests, reporting, records, workspace, tally)
+            preempted = make_room(now, replica, requests, limits, records, workspace, tally)
         decoding = state[DECODING] if replica.chunked or work.tokens == 0 else 0
         state[IN_STEP] = state[RUNNING]
 
@@ -239,37 +246,33 @@ def advance(requests, bin_of, setup, records, start, tally, workspace, mine, unt
                     comes = min(comes, arrival[mine[state[NEXT]]])
                 steps = steps_until(first, growing, comes - now, steps)
             # Steps that are counted together begin in one window, and all before the first measured arrival or none.
-            if state[WINDOW] < reporting.windows:
-                steps = steps_until(first, growing, (state[WINDOW] + 1) * reporting.window - now, steps)
-            if now < start:
-                steps = steps_until(first, growing, start - now, steps)
+            if state[WINDOW] < limits.windows:
+                steps = steps_until(first, growing, (state[WINDOW] + 1) * limits.window - now, steps)
+            if now < limits.since:
+                steps = steps_until(first, growing, limits.since - now, steps)
         duration = lasting(first, growing, steps)
         if now + duration > LATEST:
-            tally.totals[LATE] = 1
+            tally.totals[OVERRUN] = 1
             break
-        book_steps(
-            now, first, growing, steps, decoding, work.finished, target, control, reporting, start, workspace, tally
-        )
+        grown = growth(workspace, steps, size) if decoding > 0 else 0
+        count_steps(now, first, growing, steps, decoding, work, grown, size, limits, workspace, tally)
+        add_decision(decision_of(steps, target, control.smoothing), limits, tally, 0, state[WINDOW], now)
         signal = duration / TICKS_PER_MICROSECOND
         if decoding > 0:
             if workspace.watched and control.sla.signal == TOKEN_GAP:
                 signal = mean_gap(now, duration, decoding, replica.chunked, workspace)
-            emit_gaps(
-                now, first, growing, steps, replica.chunked, reporting.token_sla, reporting.warmup, workspace, tally
-            )
-            state[USED] += growth(workspace, steps, size)
+            emit_gaps(now, first, growing, steps, replica.chunked, limits, workspace, tally)
+            state[USED] += grown
             state[TOKENS] += decoding * steps
             state[GROWN] += steps
             state[EMITTED] = now + duration
 
         # Time passes, tokens are emitted, finished requests leave.
         now += duration
-        tally.totals[PEAK_BLOCKS] = max(tally.totals[PEAK_BLOCKS], state[USED])
-        tally.totals[PREFILLS] += work.finished
         gone = gone_tokens = gone_squares = 0
         while decoding > 0 and state[DECODING] > 0 and workspace.finish[workspace.heap[0]] <= state[GROWN]:
             i = workspace.heap[0]
-            stop_decoding(workspace, i, output[i], reporting.warmup, size)
+            stop_decoding(workspace, i, output[i], limits.warmup, size)
             leave(workspace, i, size)
             records.last_token[i] = now
             tokens = prompt[i] + output[i]
@@ -278,8 +281,8 @@ def advance(requests, bin_of, setup, records, start, tally, workspace, mine, unt
             i = workspace.done[k]
             if workspace.generated[i] == 0:
                 records.first_token[i] = now
-            elif i >= reporting.warmup:
-                book_gaps(now - workspace.emitted[i], 0, 1, 1, reporting.token_sla, workspace, tally)
+            elif i >= limits.warmup:
+                count_gaps(now - workspace.emitted[i], 0, 1, 1, limits, workspace, tally)
             workspace.generated[i] += 1
             workspace.emitted[i] = now
             if workspace.generated[i] == output[i]:
@@ -288,7 +291,7 @@ def advance(requests, bin_of, setup, records, start, tally, workspace, mine, unt
                 tokens = prompt[i] + output[i]
                 gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
             else:
-                start_decoding(workspace, i, output[i], reporting.warmup, size)
+                start_decoding(workspace, i, output[i], limits.warmup, size)
                 if not replica.chunked:
                     workspace.fresh[state[FRESH]] = i
                     state[FRESH] += 1

@@ -5,13 +5,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...histogram import bucket_edges
 from ...numba.jit import inline
 from ...policies.controller import controller_of
 from ...policies.estimates import Observation, RunningMeans, update
 from ...policies.target import is_steady, watches_steps
-from ..model import Job
-from ..tally import BUCKET_ENDS
+from ..model import TICKS_PER_NANOSECOND, Job
 
+# Shortest gap, in ticks, that falls beyond each bucket: a gap is rounded down to a nanosecond before it is counted.
+BUCKET_ENDS = np.ceil(bucket_edges()[1:]).astype(np.int64) * TICKS_PER_NANOSECOND
 NOBODY = -1
 # Numbers that the parts of the kernel share and change, for each replica.
 (

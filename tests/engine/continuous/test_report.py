@@ -13,11 +13,11 @@ from batchcube.engine.continuous import (
     make_requests,
     make_step_reporting,
 )
-from batchcube.engine.continuous.tally import TOTAL_FIELDS
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import no_memory_bound
 from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.policies.target import Control
+from batchcube.engine.statistics import CONTINUOUS
 from helpers.continuous import simulate_job
 
 BACKENDS = ("reference", "numba")
@@ -271,7 +271,7 @@ def test_a_first_prefill_that_is_begun_again_costs_what_was_lost(backend) -> Non
     found = report_of(one, backend)
     assert found["preemptions"] > 0
     _, tally = simulate_job(one, backend)
-    prefilled = int(tally.totals[TOTAL_FIELDS.index("prefill_tokens")])
+    prefilled = int(tally.totals[CONTINUOUS.at("prefill_tokens")])
     assert prefilled > 18
     assert found["recomputed_token_fraction"] == pytest.approx((prefilled - 18) / prefilled)
 

@@ -18,6 +18,7 @@ from batchcube.engine.batches.jax.program import key_of, roomy, sized, stack
 from batchcube.engine.policies.memory import memory_bound
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import sla_search
+from batchcube.engine.statistics import BATCHES
 from batchcube.engine.ticks import NEVER
 from helpers.batches import make_control, make_job, run_all, shape_of
 from helpers.programs import SHAPE, Dynamic, Static, bursty_job, disagreements, draw
@@ -296,18 +297,20 @@ import numpy as np
 from batchcube.engine import describe
 from batchcube.engine.batches.jax import driver
 from batchcube.engine.batches.jax.program import key_of, sized, stack
-from batchcube.engine.batches.tally import new_tally
+from batchcube.engine.statistics import BATCHES
+from batchcube.engine.tally import new_tally
 
 shape, blocks = pickle.load(open(sys.argv[1], "rb"))
 tallies = []
 for jobs in blocks:
-    tallies.append(new_tally(len(jobs), shape))
+    tallies.append(new_tally(BATCHES, len(jobs), shape))
     driver.run_replications(jobs, shape, tallies[-1])
 with jax.enable_x64(True):
     key = sized(key_of(blocks[0][0], shape, records=False), blocks[0])
     devices = tuple(jax.devices())
     counts, _, _ = driver.program(key, devices)(stack(blocks[0], key, driver.whole_replications(len(blocks[0])), 2))
-served = [(shard.device.id, np.asarray(shard.data)[:, 0].tolist()) for shard in counts.totals.addressable_shards]
+at = BATCHES.at("completed")
+served = [(shard.device.id, np.asarray(shard.data)[:, at].tolist()) for shard in counts.totals.addressable_shards]
 pickle.dump((len(devices), describe("jax").device, tallies, served), open(sys.argv[2], "wb"))
 """
 
@@ -332,7 +335,7 @@ def test_two_devices_share_the_replications_and_change_nothing(tmp_path):
         on_one, _ = run_all(block, SHAPE, "jax")
         for field, here in zip(on_one, tally, strict=True):
             np.testing.assert_array_equal(field, here)
-    completed = tallies[0].totals["completed"][:, 0].tolist()
+    completed = tallies[0].totals[:, BATCHES.at("completed")].tolist()
     assert sorted(served) == [(0, completed[:4]), (1, [*completed[4:], 0])]
     assert min(completed) > 0
 

@@ -12,6 +12,8 @@ from batchcube.engine.batches.reference import simulate_reference
 from batchcube.engine.policies.memory import RULES, UNLIMITED, memory_bound
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import SIGNALS, VARIANTS, sla_search
+from batchcube.engine.report import named
+from batchcube.engine.statistics import BATCHES, TOTALS
 from batchcube.engine.ticks import NEVER
 from helpers.batches import differences, make_control, make_job, random_job, run, shape_of
 
@@ -37,7 +39,7 @@ def features(job: Job) -> set[str]:
     policy, service, control, reporting = setup
     tally, records = run(job, "reference")
     _, batches = simulate_reference(*job)
-    totals = tally.totals[0]
+    totals = named(BATCHES, TOTALS, tally.totals[0])
     servers = "infinite" if policy.servers == INFINITE else policy.servers
     found = {
         f"static {policy.static}",

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from batchcube.engine import simulate_replica
-from batchcube.engine.batches.tally import COUNT, exact_sums
 from batchcube.engine.continuous import (
     ROUTINGS,
     Job,
@@ -20,12 +19,16 @@ from batchcube.engine.continuous import (
     make_requests,
     make_step_reporting,
 )
-from batchcube.engine.continuous.tally import GAP, TOTAL_FIELDS, StepTally, Totals
+from batchcube.engine.continuous.run import Totals, totals_of
+from batchcube.engine.moments import COUNT, exact_sums
 from batchcube.engine.policies.target import fixed_target
+from batchcube.engine.report import named
+from batchcube.engine.statistics import CONTINUOUS, TOTALS, WINDOWS
+from batchcube.engine.tally import Tally
 from helpers.continuous import draw_job, draw_large, simulate_job
 
 
-def agree_on(job: Job) -> tuple[Records, StepTally]:
+def agree_on(job: Job) -> tuple[Records, Tally]:
     """Assert that both backends give the same, to the tick and the last count; return it."""
     (records, tally), (compiled_records, compiled) = simulate_job(job, "reference"), simulate_job(job, "numba")
     for name, a, b in zip(records._fields, records, compiled_records, strict=True):
@@ -44,7 +47,7 @@ def agree(requests: Requests, replica: Replica) -> Totals:
     reporting = make_step_reporting(horizon_s=20.0, windows=7, token_sla_s=6e-3)
     setup = Setup(replica, make_fleet(), reporting)
     _, tally = agree_on(Job(requests, np.zeros(len(requests.arrival), np.int32), setup))
-    return Totals(*tally.totals[: len(Totals._fields)].tolist())
+    return totals_of(tally)
 
 
 def test_thousands_of_small_cases_agree_exactly() -> None:
@@ -53,7 +56,7 @@ def test_thousands_of_small_cases_agree_exactly() -> None:
         job = draw_job(np.random.default_rng(seed))
         requests, (replica, fleet, reporting) = job.requests, job.setup
         records, tally = agree_on(job)
-        totals = dict(zip(TOTAL_FIELDS, tally.totals.tolist(), strict=True))
+        totals = named(CONTINUOUS, TOTALS, tally.totals)
         routed = fleet.replicas > 1
         met += Counter(
             preempted=totals["preemptions"] > 0,
@@ -63,9 +66,9 @@ def test_thousands_of_small_cases_agree_exactly() -> None:
             shortest_queue=routed and ROUTINGS[fleet.routing] == "shortest_queue",
             bins_to_replicas=routed and ROUTINGS[fleet.routing] == "by_bin",
             by_bin=fleet.by_bin and fleet.bins > 1 and totals["steps"] > totals["decode_tokens"],
-            late_tokens=0 < totals["late_tokens"] < tally.moments[GAP, COUNT],
+            late_tokens=0 < totals["late_tokens"] < tally.moments[CONTINUOUS.time("tbt"), COUNT],
             warm=0 < reporting.warmup < len(requests.arrival),
-            windows=int((tally.windows[:, 0] > 0).sum()) > 2,
+            windows=int((tally.windows[:, CONTINUOUS.at("arrivals", WINDOWS)] > 0).sum()) > 2,
         )
         if replica.control.sla.enabled or replica.control.memory.enabled:
             largest = int(replica.control.largest)
@@ -81,7 +84,7 @@ def test_times_and_tokens_near_the_largest_agree() -> None:
     long = 0
     for seed in range(400):
         _, tally = agree_on(draw_large(np.random.default_rng([5, seed])))
-        long += int(tally.totals[TOTAL_FIELDS.index("decode_tokens")] > 1000)
+        long += int(tally.totals[CONTINUOUS.at("decode_tokens")] > 1000)
     assert long > 50, long
 
 

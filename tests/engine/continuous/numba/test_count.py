@@ -5,36 +5,29 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from batchcube.engine.batches.tally import LEAST, exact_sums
-from batchcube.engine.continuous.model import NEVER
-from batchcube.engine.continuous.numba.account import book_gaps
+from batchcube.engine.continuous.numba.count import count_gaps
 from batchcube.engine.continuous.numba.leaps import countable
-from batchcube.engine.continuous.tally import BUCKET_ENDS, GAP, LATE_TOKENS, QUANTITIES, TOTAL_FIELDS
+from batchcube.engine.continuous.numba.workspace import BUCKET_ENDS
 from batchcube.engine.histogram import BUCKETS, bucket_of
+from batchcube.engine.moments import exact_sums
 from batchcube.engine.numba.jit import jit
-
-
-class Books(NamedTuple):
-    totals: np.ndarray
-    moments: np.ndarray
-    histograms: np.ndarray
+from batchcube.engine.simulation import Shape
+from batchcube.engine.statistics import CONTINUOUS
+from batchcube.engine.tally import new_tally, row_of
 
 
 class Ends(NamedTuple):
     bucket_ends: np.ndarray
 
 
+class Only(NamedTuple):
+    token_sla: int
+
+
 @jit
-def book(first, growing, steps, weight, token_sla, times, ends, books):
+def count(first, growing, steps, weight, limits, times, ends, tally):
     for _ in range(times):
-        book_gaps(first, growing, steps, weight, token_sla, ends, books)
-
-
-def new_books() -> Books:
-    moments = np.zeros((len(QUANTITIES), 9), np.int64)
-    moments[:, LEAST] = NEVER
-    histograms = np.zeros((len(QUANTITIES), BUCKETS), np.int64)
-    return Books(np.zeros(len(TOTAL_FIELDS), np.int64), moments, histograms)
+        count_gaps(first, growing, steps, weight, limits, ends, tally)
 
 
 @pytest.mark.parametrize(
@@ -50,20 +43,20 @@ def new_books() -> Books:
     ],
 )
 def test_gaps_are_counted_as_one_by_one(first, growing, steps, weight, times) -> None:
-    books = new_books()
+    tally, q = row_of(new_tally(CONTINUOUS, 1, Shape(1, 1, 1)), 0), CONTINUOUS.time("tbt")
     limit = first + growing * (steps // 3)
-    book(first, growing, steps, weight, limit, times, Ends(BUCKET_ENDS), books)
+    count(first, growing, steps, weight, Only(limit), times, Ends(BUCKET_ENDS), tally)
     gaps = [first + growing * k for k in range(steps)]
-    count, total, squares, least, most = exact_sums(books.moments[GAP])
-    assert count == weight * times * steps
+    counted, total, squares, least, most = exact_sums(tally.moments[q])
+    assert counted == weight * times * steps
     assert total == weight * times * sum(gaps)
     assert squares == weight * times * sum(gap * gap for gap in gaps)
     assert (least, most) == (gaps[0], gaps[-1])
-    assert books.totals[LATE_TOKENS] == weight * times * sum(gap > limit for gap in gaps)
+    assert tally.totals[CONTINUOUS.at("late_tokens")] == weight * times * sum(gap > limit for gap in gaps)
     expected = np.zeros(BUCKETS, np.int64)
     for gap in gaps:
         expected[bucket_of(gap // 1000)] += weight * times
-    np.testing.assert_array_equal(books.histograms[GAP], expected)
+    np.testing.assert_array_equal(tally.histograms[q], expected)
 
 
 def test_leaps_are_cut_to_what_can_be_counted() -> None:

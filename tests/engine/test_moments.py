@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchcube.engine import Shape
-from batchcube.engine.batches.numba.account import add_shifted, add_value
-from batchcube.engine.batches.report import exact_moments
-from batchcube.engine.batches.tally import LEAST, exact_sums, new_tally
 from batchcube.engine.histogram import BUCKETS
+from batchcube.engine.moments import LEAST, exact_moments, exact_sums
 from batchcube.engine.numba.jit import jit
+from batchcube.engine.numba.moments import add_shifted, add_value
+from batchcube.engine.simulation import Shape
+from batchcube.engine.statistics import BATCHES
+from batchcube.engine.tally import new_tally
 from batchcube.engine.ticks import MOST_REQUESTS
 
 values = st.integers(0, 2**52 - 1)
@@ -93,7 +94,7 @@ def test_rows_keep_their_shape_and_nothing_seen_is_nan():
 
 @pytest.mark.parametrize("runs", [1, 3])
 def test_a_new_tally_is_empty(runs):
-    tally = new_tally(runs, Shape(4, 8, 5))
+    tally = new_tally(BATCHES, runs, Shape(4, 8, 5))
     assert [part.shape[0] for part in tally] == [runs] * 6
     assert tally.sizes.shape == (runs, 9)
     assert tally.bins.shape[1] == 4

@@ -1,0 +1,113 @@
+"""The tally of a reference run: everything that happened, counted one by one, with no thought of speed."""
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from ..statistics import (
+    ARRIVED,
+    CONTINUOUS,
+    DECISION,
+    GAP,
+    LOST,
+    MEASURED,
+    MEASURED_STEP,
+    MOVE,
+    SERVED,
+    STEP,
+    Arrival,
+    Gap,
+    Limits,
+    Lost,
+    Move,
+    Request,
+    Steps,
+    decision_of,
+)
+from ..tally import Counter, Tally
+from .model import SERVED as STATUS_SERVED
+from .model import TICKS_PER_NANOSECOND, Job, Records
+
+if TYPE_CHECKING:
+    from .reference import History, Step
+
+
+def limits_of(job: Job, records: Records) -> Limits:
+    """Return what holds for a whole replication."""
+    reporting, arrival = job.setup.reporting, job.requests.arrival.tolist()
+    measured = [i for i in range(reporting.warmup, len(arrival)) if records.status[i] == STATUS_SERVED]
+    return Limits(
+        warmup=reporting.warmup,
+        since=arrival[measured[0] if measured else -1],
+        half=len(arrival) // 2,
+        half_arrived=arrival[len(arrival) // 2],
+        all_arrived=arrival[-1],
+        request_sla=reporting.request_sla,
+        token_sla=reporting.token_sla,
+        capacity=0.0,
+        tokens=True,
+        unit=TICKS_PER_NANOSECOND,
+        window=reporting.window,
+        windows=reporting.windows,
+    )
+
+
+def count_reference(job: Job, records: Records, history: "History", kept: int, tally: Tally) -> None:
+    """Fill an empty tally from what became of each request, and every step; `kept` is left in the KV caches."""
+    limits = limits_of(job, records)
+    tally.totals[CONTINUOUS.at("first_arrival")] = limits.since
+    tally.totals[CONTINUOUS.at("kept")] = kept
+    counter = Counter(CONTINUOUS, limits, tally)
+    for i, arrival in enumerate(job.requests.arrival.tolist()):
+        j, accepted = int(job.bin_of[i]), records.status[i] == STATUS_SERVED
+        counter.add(ARRIVED, Arrival(int(accepted)), instant=arrival, bin=j)
+        if not accepted:
+            lost = Lost(i, int(job.requests.prompt[i]), int(job.requests.output[i]))
+            counter.add(LOST, lost, instant=arrival, bin=j)
+            continue
+        request = request_of(job, records, i)
+        counter.add(SERVED, request, instant=request.completion, bin=j)
+        if i >= limits.warmup:
+            counter.add(MEASURED, request, instant=request.completion, bin=j)
+            counter.add_times(MEASURED, request)
+            for sooner, later in pairwise(history.emitted[i]):
+                counter.add(GAP, Gap(1, later - sooner))
+                counter.add_times(GAP, Gap(1, later - sooner))
+    for instant, running in history.moves:
+        counter.add(MOVE, Move(running), instant=instant)
+    for step in history.steps:
+        _count_step(job, step, counter)
+    counter.close()
+
+
+def request_of(job: Job, records: Records, i: int) -> Request:
+    """Return what a request shows."""
+    return Request(
+        number=i,
+        arrival=int(job.requests.arrival[i]),
+        start=int(records.scheduled[i]),
+        first_token=int(records.first_token[i]),
+        completion=int(records.last_token[i]),
+        prompt=int(job.requests.prompt[i]),
+        output=int(job.requests.output[i]),
+        pace=0.0,
+    )
+
+
+def _count_step(job: Job, step: "Step", counter: Counter) -> None:
+    seen = Steps(
+        steps=1,
+        start=step.start,
+        duration=step.duration,
+        running=step.running,
+        decoding=step.decoding,
+        prefills=step.prefills,
+        prefill_tokens=step.prefill_tokens,
+        blocks=step.blocks,
+        kv_tokens=step.tokens,
+    )
+    counter.add(STEP, seen, instant=step.start)
+    if step.start >= counter.limits.since:
+        counter.add(MEASURED_STEP, seen, instant=step.start)
+        counter.tally.sizes[step.running] += 1
+    smoothing = job.setup.replica.control.smoothing
+    counter.add(DECISION, decision_of(1, step.target, smoothing), instant=step.start)

@@ -1,0 +1,174 @@
+"""Count what happens: steps and gaps between tokens as they pass, requests when all is done."""
+
+import numpy as np
+
+from ...histogram import bucket_of
+from ...moments import COUNT, LEAST, LOW, MOST, SUM_0, SUM_1
+from ...numba.adders import adder, adder_of_times, adder_together
+from ...numba.jit import inline
+from ...numba.moments import add_product, carry
+from ...statistics import (
+    ARRIVED,
+    CONTINUOUS,
+    DECISION,
+    GAP,
+    LOST,
+    MEASURED,
+    MEASURED_STEP,
+    MOVE,
+    SERVED,
+    STEP,
+    Arrival,
+    Gap,
+    Limits,
+    Lost,
+    Move,
+    Request,
+    Steps,
+)
+from ...windows import window_at
+from ..model import REJECTED, TICKS_PER_NANOSECOND
+from .leaps import growth, lasting
+from .workspace import RUNNING, TOKENS, USED, WINDOW
+
+add_arrival, add_lost = adder(CONTINUOUS, ARRIVED), adder(CONTINUOUS, LOST)
+add_served, add_measured = adder(CONTINUOUS, SERVED), adder(CONTINUOUS, MEASURED)
+add_times = adder_of_times(CONTINUOUS, MEASURED, lambda _: True)
+add_move, add_decision = adder(CONTINUOUS, MOVE), adder(CONTINUOUS, DECISION)
+# Steps that are alike are counted at once as far as there are closed forms, the rest one by one.
+add_steps, add_measured_steps = adder_together(CONTINUOUS, STEP), adder_together(CONTINUOUS, MEASURED_STEP)
+add_step = adder(CONTINUOUS, STEP, only=lambda count: count.together is None)
+add_measured_step = adder(CONTINUOUS, MEASURED_STEP, only=lambda count: count.together is None)
+ONE_BY_ONE = any(count.over in (STEP, MEASURED_STEP) and count.together is None for count in CONTINUOUS.counts)
+# `count_gaps` has a way of its own for the late ones.
+LATE_TOKENS, TBT = CONTINUOUS.at("late_tokens"), CONTINUOUS.time("tbt")
+add_gap = adder(CONTINUOUS, GAP, only=lambda count: count.name != "late_tokens")
+GAPS_ONE_BY_ONE = any(count.over == GAP and count.name != "late_tokens" for count in CONTINUOUS.counts)
+FIRST_ARRIVAL = CONTINUOUS.at("first_arrival")
+
+
+@inline
+def first_arrival(requests, records, reporting):
+    """Return the arrival of the first measured request, of the last request where none is."""
+    count = len(requests.arrival)
+    for i in range(reporting.warmup, count):
+        if records.status[i] != REJECTED:
+            return requests.arrival[i]
+    return requests.arrival[count - 1]
+
+
+@inline
+def start_counting(requests, records, reporting, tally):
+    """Return what is known of the whole replication."""
+    arrival, since = requests.arrival, first_arrival(requests, records, reporting)
+    count = len(arrival)
+    tally.totals[FIRST_ARRIVAL] = since
+    return Limits(
+        reporting.warmup,
+        since,
+        count // 2,
+        arrival[count // 2],
+        arrival[count - 1],
+        reporting.request_sla,
+        reporting.token_sla,
+        0.0,
+        True,
+        TICKS_PER_NANOSECOND,
+        reporting.window,
+        reporting.windows,
+    )
+
+
+@inline
+def count_gaps(first, growing, steps, weight, limits, workspace, tally):
+    """Count gaps between tokens, `weight` of each: the first of `first` ticks, each `growing` longer than before."""
+    if weight == 0 or steps == 0:
+        return
+    moments, histogram = tally.moments[TBT], tally.histograms[TBT]
+    last = first + growing * (steps - 1)
+    total = lasting(first, growing, steps)
+    moments[COUNT] += weight * steps
+    moments[SUM_0] += weight * (total & LOW)
+    moments[SUM_1] += weight * (total >> 32)
+    if steps == 1:
+        add_product(moments, first, first, weight)
+    else:
+        # Σ (f + k r)² = n f² + f r n (n - 1) + r² Σ k²
+        add_product(moments, first, weight * steps * first, 1)
+        add_product(moments, first, weight * growing * (steps * (steps - 1)), 1)
+        add_product(moments, weight * growing, growing * ((steps - 1) * steps * (2 * steps - 1) // 6), 1)
+    carry(moments)
+    moments[LEAST] = min(moments[LEAST], first)
+    moments[MOST] = max(moments[MOST], last)
+    if last > limits.token_sla:
+        in_time = 0 if first > limits.token_sla else (limits.token_sla - first) // growing + 1
+        tally.totals[LATE_TOKENS] += weight * (steps - in_time)
+    bucket = np.int64(bucket_of(first // TICKS_PER_NANOSECOND))
+    counted, ends = 0, workspace.bucket_ends
+    while last >= ends[bucket]:
+        shorter = (ends[bucket] - first + growing - 1) // growing
+        histogram[bucket] += weight * (shorter - counted)
+        counted, bucket = shorter, bucket + 1
+    histogram[bucket] += weight * (steps - counted)
+    if GAPS_ONE_BY_ONE:
+        for k in range(steps):
+            add_gap(Gap(weight, first + growing * k), limits, tally, 0, 0, 0)
+
+
+@inline
+def count_move(now, running, limits, workspace, tally):
+    """Count a request that leaves the queue to run (1), or goes back to it (-1)."""
+    add_move(Move(running), limits, tally, 0, workspace.state[WINDOW], now)
+
+
+@inline
+def count_steps(now, first, growing, steps, decoding, work, grown, size, limits, workspace, tally):
+    """Count steps that are all alike and begin in one window; `grown` is what the blocks in use grow by."""
+    state = workspace.state
+    running, window = state[RUNNING], state[WINDOW]
+    # The chunks are in the cache already, the tokens of the decodes are not.
+    kv_tokens = steps * state[TOKENS] + decoding * (steps * (steps + 1) // 2)
+    seen = Steps(
+        steps,
+        now,
+        lasting(first, growing, steps),
+        running,
+        decoding,
+        work.finished,
+        work.tokens,
+        state[USED] + grown,
+        kv_tokens,
+    )
+    add_steps(seen, limits, tally, 0, window, now)
+    if now >= limits.since:
+        add_measured_steps(seen, limits, tally, 0, window, now)
+        tally.sizes[running] += steps
+    if ONE_BY_ONE:
+        for k in range(steps):
+            begins, lasts = now + lasting(first, growing, k), first + growing * k
+            blocks = state[USED] + growth(workspace, k + 1, size)
+            kv_tokens = state[TOKENS] + decoding * (k + 1)
+            one = Steps(1, begins, lasts, running, decoding, work.finished, work.tokens, blocks, kv_tokens)
+            add_step(one, limits, tally, 0, window, begins)
+            if begins >= limits.since:
+                add_measured_step(one, limits, tally, 0, window, begins)
+
+
+@inline
+def count_requests(requests, bin_of, records, limits, tally):
+    """Count what became of every request."""
+    arrival, prompt, output = requests.arrival, requests.prompt, requests.output
+    for i in range(len(arrival)):
+        arrived, last, j = arrival[i], records.last_token[i], bin_of[i]
+        window = window_at(arrived, limits.window)
+        accepted = records.status[i] != REJECTED
+        add_arrival(Arrival(1 * accepted), limits, tally, j, window, arrived)
+        if not accepted:
+            add_lost(Lost(i, prompt[i], output[i]), limits, tally, j, window, arrived)
+            continue
+        request = Request(i, arrived, records.scheduled[i], records.first_token[i], last, prompt[i], output[i], 0.0)
+        window = window_at(last, limits.window)
+        add_served(request, limits, tally, j, window, last)
+        if i >= limits.warmup:
+            add_measured(request, limits, tally, j, window, last)
+            add_times(request, limits, tally, 1)

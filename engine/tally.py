@@ -1,0 +1,102 @@
+"""What a replication leaves behind: integer counts and sums, in memory that does not grow with the number of requests.
+
+Backends fill a `Tally`, whose columns are those of a `Catalogue`; `report.py` turns it into numbers.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .histogram import BUCKETS, bucket_of
+from .moments import LOW, add_exactly, empty_moments
+from .simulation import Shape
+from .statistics import BINS, CONTINUOUS, LARGEST, LEVEL, TOTALS, WIDE, WINDOWS, Catalogue, Count, Limits
+from .windows import REST_BITS
+
+
+class Tally(NamedTuple):
+    """Counts and sums of one replication, or of many with a leading axis."""
+
+    totals: NDArray[np.int64]
+    """(count,)"""
+    moments: NDArray[np.int64]
+    """(time, 9)"""
+    histograms: NDArray[np.int32] | NDArray[np.int64]
+    """(time, BUCKETS) in the clock's units."""
+    sizes: NDArray[np.int64]
+    """(largest batch + 1,) batches of each size, or steps with so many requests running."""
+    bins: NDArray[np.int64]
+    """(bin, count)"""
+    windows: NDArray[np.int64]
+    """(window, count)"""
+
+
+def new_tally(catalogue: Catalogue, runs: int, shape: Shape) -> Tally:
+    """Return empty tallies for `runs` replications, leading axis run."""
+    times = len(catalogue.times)
+    # Gaps between tokens are too many for 32 bits.
+    bucket: Any = np.int64 if catalogue is CONTINUOUS else np.int32
+    return Tally(
+        totals=np.zeros((runs, catalogue.width(TOTALS)), np.int64),
+        moments=empty_moments(runs, times),
+        histograms=np.zeros((runs, times, BUCKETS), bucket),
+        sizes=np.zeros((runs, shape.largest_batch + 1), np.int64),
+        bins=np.zeros((runs, shape.bins, catalogue.width(BINS)), np.int64),
+        windows=np.zeros((runs, shape.windows, catalogue.width(WINDOWS)), np.int64),
+    )
+
+
+def row_of(tally: Tally, run: int) -> Tally:
+    """Return the tally of one replication."""
+    return Tally(*(part[run] for part in tally))
+
+
+class Counter:
+    """Counts what happens in plain Python, one after the other: the meaning of a catalogue."""
+
+    def __init__(self, catalogue: Catalogue, limits: Limits, tally: Tally) -> None:
+        self.catalogue, self.limits, self.tally = catalogue, limits, tally
+        columns = {into: catalogue.columns(into) for into in (TOTALS, BINS, WINDOWS)}
+        self.counts: dict[str, list[tuple[str, int, Count]]] = defaultdict(list)
+        for count in catalogue.counts:
+            self.counts[count.over].append((count.into, columns[count.into][count.name].start, count))
+        self.times: list[list[int]] = [[] for _ in catalogue.times]
+
+    def add(self, over: str, seen: Any, *, instant: int = 0, bin: int = 0) -> None:
+        """Count one of what a catalogue counts over, in its window and bin."""
+        width, tally = self.limits.window, self.tally
+        window = instant // width
+        rows = {TOTALS: tally.totals, BINS: tally.bins[bin]}
+        if window < self.limits.windows:
+            rows[WINDOWS] = tally.windows[window]
+        for into, at, count in self.counts[over]:
+            if into not in rows:
+                continue
+            row, value = rows[into], int(count.of(seen, self.limits))
+            if count.reducer == LARGEST:
+                row[at] = max(int(row[at]), value)
+            elif count.reducer == WIDE:
+                total = int(row[at]) + (int(row[at + 1]) << 32) + value
+                row[at : at + 2] = total & LOW, total >> 32
+            else:
+                row[at] += value
+            if count.reducer == LEVEL:
+                row[at + 1] += value * int(((window + 1) * width - instant) * (1.0 / width) * (1 << REST_BITS))
+
+    def add_times(self, over: str, seen: Any, without: Sequence[str] = ()) -> None:
+        """Count the times that a request, or a gap between tokens, shows."""
+        for q, time in enumerate(self.catalogue.times):
+            if time.over != over or time.name in without or not (time.when is None or time.when(seen, self.limits)):
+                continue
+            ticks, each = time.of(seen, self.limits), self.catalogue.clock.ticks_per_unit
+            fine = round(ticks * time.finer) if isinstance(ticks, float) else int(ticks) * time.finer // each
+            self.times[q].append(fine)
+            self.tally.histograms[q, bucket_of(ticks if isinstance(ticks, float) else int(ticks) // each)] += 1
+
+    def close(self) -> None:
+        """Add up the times."""
+        for row, values in zip(self.tally.moments, self.times, strict=True):
+            add_exactly(row, values)
