@@ -251,18 +251,6 @@ def test_an_unknown_backend_is_told_before_anything_is_written(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rates_and_bins_share_their_random_numbers() -> None:
-    plan = make_plan(sweep(SWEEP))
-    draws = Draws(1, 0)
-    slow, fast = (draws.job(plan.points[k]).trace for k in (0, 1))
-    assert slow.length is fast.length
-    np.testing.assert_allclose(slow.arrival, 2 * fast.arrival, atol=2)
-    assert draws.job(plan.points[2]).bins is draws.job(plan.points[3]).bins
-    assert draws.job(plan.points[2]).trace.arrival is slow.arrival
-    other = Draws(1, 1).job(plan.points[0]).trace
-    assert not np.array_equal(other.length, slow.length)
-
-
 def test_draws_that_do_not_fit_into_memory_are_drawn_again(cube: xr.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("batchcube.sweeps.run.draws.MOST_BYTES", 1000)
     xr.testing.assert_identical(data_of(run_sweep(sweep(SWEEP), workers=2)), data_of(cube))

@@ -1,0 +1,252 @@
+"""The command `batchcube capacity`."""
+
+import inspect
+import io
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from rich.console import Console
+
+from batchcube.results.cube import read_cube
+from batchcube.sweeps.cli import capacity as cli_capacity
+from batchcube.sweeps.run import searching
+from batchcube.sweeps.run.capacity import find_capacity
+from batchcube.sweeps.spec.document import Sweep
+from helpers.command_line import Answer
+
+TOML = """\
+name = "md1"
+title = "One at a time, or more"
+replications = 3
+[workload]
+requests = 400
+[workload.arrivals]
+process = "poisson"
+rate_per_s = 0.3
+[workload.lengths]
+distribution = "constant"
+value = 10
+[policy]
+mode = "fifo_greedy"
+[server.service]
+law = "constant"
+a0_s = 0.0
+a1_s_per_token = 0.1
+[axes.largest]
+path = "policy.batch_size"
+values = [1, 2, 8]
+"""
+
+
+@pytest.fixture(scope="module")
+def cube() -> xr.Dataset:
+    """Return what a search of the specification finds."""
+    return find_capacity(Sweep.model_validate(tomllib.loads(TOML)), ["wait_mean_ms=700", "latency_p99_s=20"], workers=1)
+
+
+def data_of(cube: xr.Dataset) -> xr.Dataset:
+    return cube.drop_attrs(deep=False)
+
+
+def test_a_search_without_a_title_is_printed(cube: xr.Dataset) -> None:
+    untitled = cube.copy()
+    del untitled.attrs["title"]
+    out = io.StringIO()
+    cli_capacity.print_capacity(untitled, Console(file=out, width=100))
+    assert "capacity in requests/s with wait_mean_s <= 0.7" in out.getvalue()
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "md1.toml").write_text(TOML)
+    return "md1.toml"
+
+
+def test_the_command_writes_a_cube_and_prints_a_row_for_each_point(
+    spec: str, cube: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = Answer(capsys, "capacity", spec, "--sla", "wait_mean_ms=700", "--sla", "latency_p99_s=20")
+    assert answer.status == 0
+    assert "3 points x 3 replications" in answer.err
+    assert "md1-capacity.nc: largest 3, replication 3" in answer.err
+    written = read_cube("md1-capacity.nc")
+    xr.testing.assert_equal(data_of(written), data_of(cube))
+    assert "capacity in requests/s with wait_mean_s <= 0.7; latency_quantile_s[0.99] <= 20" in answer.out
+    rows = [line.split() for line in answer.out.splitlines() if line.rstrip().endswith("of 3")]
+    means = cube["capacity_requests_per_s"].mean("replication").values
+    assert [row[:2] for row in rows] == [[str(n), f"{m:.4g}"] for n, m in zip((1, 2, 8), means, strict=True)]
+    assert all(row[-3:] == ["0", "of", "3"] for row in rows)
+    shown = Answer(capsys, "show", "md1-capacity.nc", "-v", "capacity_requests_per_s")
+    assert shown.status == 0
+    assert "±" in shown.out
+    same = Answer(capsys, "compare", "md1-capacity.nc", "md1-capacity.nc")
+    assert same.status == 0
+
+
+def test_the_command_has_the_defaults_of_the_function() -> None:
+    command, function = (inspect.signature(called).parameters for called in (cli_capacity.capacity, find_capacity))
+    for name in ("tolerance", "growth", "low", "high", "backend"):
+        assert command[name].default == function[name].default
+
+
+def test_the_help_has_an_example_and_says_what_overload_does(capsys: pytest.CaptureFixture[str]) -> None:
+    said = Answer(capsys, "capacity", "--help")
+    assert said.status == 0
+    assert "    batchcube capacity sweep.toml --sla " in said.out
+    assert "A rate at which the backlog grows does not count" in said.out
+
+
+def test_the_command_refuses_to_overwrite_another_search(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["capacity", spec, "--sla", "wait_mean_ms=700", "-o", "out/cube.nc", "-q"]
+    quiet = Answer(capsys, *command, "-n", "2")
+    assert (quiet.status, quiet.err) == (0, "")
+    stamp = Path("out/cube.nc").stat().st_mtime_ns
+    same = Answer(capsys, *command, "-n", "2")
+    assert (same.status, same.out, Path("out/cube.nc").stat().st_mtime_ns) == (0, quiet.out, stamp)
+    for other, said in (
+        (("--sla", "latency_p99_s=20"), "another search"),
+        (("--tolerance", "0.1"), "another search"),
+        (("--seed", "7"), "another sweep (seed differ)"),
+    ):
+        refused = Answer(capsys, *command, *other).mistake
+        assert refused == f"out/cube.nc: holds {said}; choose another output, or --overwrite"
+    assert read_cube("out/cube.nc").sizes["replication"] == 2
+    assert Answer(capsys, "run", spec, "-o", "plain.nc", "-q").status == 0
+    refused = Answer(capsys, *command, "-o", "plain.nc").mistake
+    assert refused == "plain.nc: holds no capacities, but what a run made; choose another output, or --overwrite"
+    assert Answer(capsys, *command, "--overwrite", "--seed", "7").status == 0
+    assert read_cube("out/cube.nc").attrs["seed"] == 7
+    assert [file.name for file in Path("out").iterdir()] == ["cube.nc"]
+    assert Answer(capsys, *command[:-3], "-o", "out").mistake == "out: is a folder, must be a file name"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--low", "0.8", "--high", "1.5", "--tolerance", "0.02"],
+        ["--sla", "latency_p99_s=20", "--growth", "1", "--seed", "7"],
+    ],
+)
+def test_rerun_searches_again_as_the_cube_says(
+    spec: str, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Answer(capsys, "capacity", spec, "--sla", "wait_mean_ms=700", "-o", "cube.nc", "-q", *options)
+    assert made.status == 0
+    Path(spec).unlink()
+    again = Answer(capsys, "rerun", "cube.nc", "-o", "again.nc", "-q", "--workers", "1")
+    assert (again.status, again.out) == (0, made.out)
+    same = Answer(capsys, "compare", "cube.nc", "again.nc")
+    assert same.status == 0, same.out
+
+
+def test_the_example_of_the_docs_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "capacity.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "cap-and-memory.toml").write_text(example)
+    (command,) = re.findall(r"batchcube (capacity cap-and-memory\.toml .*)", text)
+    arguments = [str(tmp_path / part) if part.endswith((".toml", ".nc")) else part for part in command.split()]
+    smaller = ["-n", "2", "--set", "workload.requests=200", "--tolerance", "0.05"]
+    answer = Answer(capsys, *arguments, *smaller, "-q")
+    assert answer.status == 0
+    found = read_cube(tmp_path / "out" / "capacity.nc")["capacity_requests_per_s"]
+    assert dict(found.sizes) == {"cap": 3, "kv_capacity_tokens": 3, "replication": 2}
+    assert np.isfinite(found).all()
+
+
+def test_a_run_does_not_write_over_capacities(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Answer(capsys, "capacity", spec, "--sla", "wait_mean_ms=700", "-o", "cube.nc", "-q").status == 0
+    assert Answer(capsys, "run", spec, "-o", "cube.nc").mistake == (
+        "cube.nc: holds capacities, which a search made and no run can continue; choose another output, or --overwrite"
+    )
+    assert "capacity_requests_per_s" in read_cube("cube.nc")
+    assert Answer(capsys, "run", spec, "-o", "cube.nc", "-q", "--overwrite").status == 0
+    assert "latency_mean_s" in read_cube("cube.nc")
+
+
+def test_the_command_fails_where_nothing_has_an_answer(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["capacity", spec, "--sla", "wait_mean_ms=700", "-o", "cube.nc", "-q", "--set"]
+    some = Answer(capsys, *command, "axes.largest.values=[1, 2]", "--low", "0.8", "--high", "1.5")
+    assert some.status == 0
+    assert "3 of 3 replications miss the criteria already at 0.8/s" in " ".join(some.out.split())
+    none = Answer(capsys, *command, "axes.largest.values=[1]", "--low", "0.8", "--high", "1.5", "--overwrite")
+    assert none.status == 1
+    assert none.err == "batchcube: no replication of any point has a capacity in the range that was searched\n"
+    assert "3 of 3 replications miss the criteria already at 0.8/s" in " ".join(none.out.split())
+    assert np.isnan(read_cube("cube.nc")["capacity_requests_per_s"]).all()
+
+
+def test_mistakes_of_the_command_are_one_line(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Answer(capsys, "capacity", spec, "--sla", "tbt_ms=5").mistake.startswith("--sla tbt_ms=5: must be NAME_STAT")
+    assert "--sla" in Answer(capsys, "capacity", spec).mistake
+    sla = ["--sla", "wait_mean_s=1"]
+    assert "give both" in Answer(capsys, "capacity", spec, *sla, "--high", "3").mistake
+    assert "rate_per_s" in Answer(capsys, "capacity", "multi-bin-fig3", *sla).mistake
+    assert not list(Path().glob("*.nc"))
+
+
+STOPPED = """
+import signal
+import sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what started this may ignore it
+
+from batchcube.sweeps.run import searching
+from batchcube.sweeps.cli.main import main
+
+after = int(sys.argv[1])
+look = searching.look
+
+
+def stop_in(known, looks, together):
+    if looks[0].draws.replication >= after:
+        signal.pthread_kill(main_thread, signal.SIGINT)
+        given_up.wait()
+    return look(known, looks, together)
+
+
+import threading
+
+main_thread, given_up = threading.main_thread().ident, threading.Event()
+searching.look = stop_in
+searching.Searches.give_up = lambda self: given_up.set()
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (0, "Nothing was finished, nothing is kept."),
+        (2, "2 of 4 replications are kept in cube.nc.partial: the same command continues."),
+    ],
+)
+def test_ctrl_c_keeps_what_was_finished(
+    spec: str, after: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["capacity", spec, "--sla", "wait_mean_s=1", "-n", "4", "--workers", "1", "-q", "-o", "cube.nc"]
+    arguments = [sys.executable, "-c", STOPPED, str(after), *command]
+    stopped = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert (stopped.returncode, stopped.stderr) == (130, f"batchcube: stopped. {said}\n")
+    assert [file.name for file in Path().iterdir()] == ["md1.toml", *(["cube.nc.partial"] if after else [])]
+    searched = []
+    look = searching.look
+
+    def count(known: Any, looks: Any, together: int) -> Any:
+        searched.extend(one.draws.replication for one in looks)
+        return look(known, looks, together)
+
+    monkeypatch.setattr(searching, "look", count)
+    assert Answer(capsys, *command).status == 0
+    assert sorted(set(searched)) == list(range(after, 4))
+    whole = find_capacity(Sweep.from_toml(spec, ["replications=4"]), ["wait_mean_s=1"])
+    xr.testing.assert_equal(data_of(read_cube("cube.nc")), data_of(whole))
+    assert sorted(file.name for file in Path().iterdir()) == ["cube.nc", "md1.toml"]

@@ -1,0 +1,56 @@
+"""What a criterion may be, and what is said of others."""
+
+import pytest
+
+from batchcube.errors import InputError
+from batchcube.sweeps.run.criteria import Criterion, parse_criterion
+
+
+@pytest.mark.parametrize(
+    ("text", "criterion"),
+    [
+        ("tbt_mean_ms=50", Criterion("tbt_mean_s", None, 0.05)),
+        ("latency_p95_s = 10", Criterion("latency_quantile_s", 0.95, 10.0)),
+        ("wait_max_s=1e2", Criterion("wait_max_s", None, 100.0)),
+        ("ttft_p50_ms=800", Criterion("ttft_quantile_s", 0.5, 0.8)),
+        ("tpot_p99_ms=1", Criterion("tpot_quantile_s", 0.99, 0.001)),
+        ("request_sla_violation_fraction=0.01", Criterion("request_sla_violation_fraction", None, 0.01)),
+        ("token_sla_violation_fraction=0", Criterion("token_sla_violation_fraction", None, 0.0)),
+    ],
+)
+def test_criteria_are_read(text: str, criterion: Criterion) -> None:
+    assert parse_criterion(text) == criterion
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("", ""),
+        ("=1", ""),
+        ("tbt_mean_ms50", "tbt_mean_ms, tbt_mean_s or ttft_mean_ms"),
+        ("tbt_mean=50", "tbt_mean_s, tbt_mean_ms or ttft_mean_s"),
+        ("tbt_p75_ms=50", "tbt_p95_ms, tbt_p50_ms or tbt_p95_s"),
+        ("latncy_p95_s=1", "latency_p95_s, latency_p95_ms or latency_p99_s"),
+        ("request_sla_violations=0.1", "request_sla_violation_fraction or token_sla_violation_fraction"),
+    ],
+)
+def test_unknown_criteria_are_refused_with_what_is_allowed(text: str, near: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        parse_criterion(text)
+    assert str(refusal.value) == (
+        f"--sla {text}: must be NAME_STAT_UNIT=LIMIT with NAME latency, wait, ttft, tpot or tbt, STAT mean, max, p50, "
+        "p90, p95 or p99, UNIT ms or s; or one of request_sla_violation_fraction=LIMIT, "
+        f"token_sla_violation_fraction=LIMIT{near and f'; did you mean {near}?'}"
+    )
+
+
+@pytest.mark.parametrize("limit", ["", "0", "-1", "inf", "nan", "5 ms"])
+def test_limits_are_positive_numbers(limit: str) -> None:
+    with pytest.raises(InputError, match=r"^--sla tbt_mean_ms=.*: the limit must be a number > 0$"):
+        parse_criterion(f"tbt_mean_ms={limit}")
+
+
+@pytest.mark.parametrize("limit", ["", "1", "-0.1", "nan", "1 %"])
+def test_fractions_are_below_one(limit: str) -> None:
+    with pytest.raises(InputError, match=r": the limit must be a number >= 0 and < 1$"):
+        parse_criterion(f"request_sla_violation_fraction={limit}")
