@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 import loop
+from closing_loop.continuous import GRID, KV_BLOCKS, LONGEST, MOST_RUNNING, TOKEN_BUDGET
 from closing_loop.static import Comparison
+from helpers.servers import Server
 
 
 def test_the_loop_is_closed_and_its_errors_are_told(
@@ -51,6 +53,25 @@ def test_the_loop_is_closed_and_its_errors_are_told(
         "steady dynamic_only linear latency_mean_s 2 2.3 +15.0 % +10.0, +20.0 %",
     ]
     assert out.endswith("new/loop: measurement.nc, coefficients.json, requests.csv, comparison.csv\n")
+
+
+def test_the_loop_of_a_server_writes_all_that_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def make(model: str, cells: Any, **options: Any) -> Server:
+        asked.update(options, model=model, cells=list(cells))
+        return Server()
+
+    monkeypatch.setattr("batchcube.calibration.measuring.vllm_engine.VllmEngine", make)
+    loop.main(["--engine", "vllm", "-o", str(tmp_path), "--requests", "60", "--seed", "3", "-q"])
+    assert asked["model"] == "qwen3-tiny"
+    assert asked["cells"] == list(GRID.cells())
+    assert asked["limits"] == (MOST_RUNNING, TOKEN_BUDGET, KV_BLOCKS, LONGEST)
+    assert asked["wall_clock"]
+    assert {file.name for file in tmp_path.iterdir()} >= set(loop.FILES["vllm"])
+    assert "tpot" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
