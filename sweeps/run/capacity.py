@@ -22,14 +22,13 @@ from batchcube.results.provenance import batchcube_version
 from ..files import require_output
 from ..progress import Progress, Silent
 from ..spec.document import Sweep
-from ..spec.grid import where
 from ..spec.settings import Point
 from ..stopping import stopping
 from .bisection import FASTEST, SLOWEST
 from .capacity_cube import capacity_cube
 from .criteria import Criterion, never_measured, parse_criterion
 from .outputs import ADVICE, same_sweep
-from .plan import make_plan
+from .plan import make_plan, refusal
 from .scheduler import Executor
 from .searching import Searches, SearchSettings
 from .simulate import require_backend
@@ -73,7 +72,7 @@ def find_capacity(
     """
     wanted = tuple(parse_criterion(text) if isinstance(text, str) else text for text in criteria)
     if not wanted:
-        raise InputError("--sla: at least one criterion is needed, for instance tbt_mean_ms=50")
+        raise InputError("at least one criterion is needed, for instance tbt_mean_ms=50", path="--sla")
     _require_range(low, high, tolerance, growth)
     _require_searchable(sweep, wanted)
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
@@ -118,7 +117,7 @@ def _same_search(target: Path, sweep: Sweep, settings: SearchSettings) -> xr.Dat
     """Return the cube that is there already; raises InputError unless the same search made it."""
     cube = same_sweep(target, sweep, capacities=True)
     if asked_of(cube) != {**settings._asdict(), "criteria": list(settings.criteria)}:
-        raise InputError(f"{target}: holds another search; {ADVICE}")
+        raise InputError(f"holds another search; {ADVICE}", file=target)
     return cube
 
 
@@ -141,14 +140,14 @@ def _require_searchable(sweep: Sweep, criteria: Sequence[Criterion]) -> None:
         for path in RATE_PATHS:
             if path in axis.paths:
                 raise InputError(
-                    f"{sweep.source}: axes.{axis.name}: sets {path}, which the search for the capacity sets itself; "
-                    "remove it from the axis"
+                    f"sets {path}, which the search for the capacity sets itself; remove it from the axis",
+                    file=sweep.source,
+                    path=f"axes.{axis.name}",
                 )
     for position, point in zip(np.ndindex(sweep.grid.shape), sweep.grid.points, strict=True):
         problem = _problem(point, criteria)
         if problem:
-            at = f" (at {where(sweep.grid.axes, position)})" if sweep.grid.axes else ""
-            raise InputError(f"{sweep.source}: {problem}{at}")
+            raise refusal(sweep, InputError(problem), position)
 
 
 def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
@@ -164,13 +163,14 @@ def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
 
 def _require_range(low: float | None, high: float | None, tolerance: float, growth: float) -> None:
     if (low is None) != (high is None):
-        raise InputError("--low and --high: give both, or neither to start from the rate of the specification")
+        raise InputError("give both, or neither to start from the rate of the specification", path="--low and --high")
     if low is not None and high is not None and not SLOWEST <= low < high <= FASTEST:
-        raise InputError(f"--low {low:g} --high {high:g}: must be rates from {SLOWEST:g} to {FASTEST:g}, low < high")
+        allowed = f"must be rates from {SLOWEST:g} to {FASTEST:g}, low < high"
+        raise InputError(allowed, path=f"--low {low:g} --high {high:g}")
     if not 0.0 <= growth <= 1.0:
-        raise InputError(f"--growth {growth:g}: must be from 0 to 1, a share of the arrivals")
+        raise InputError("must be from 0 to 1, a share of the arrivals", path=f"--growth {growth:g}")
     if not 0.0 < tolerance < 1.0:
-        raise InputError(f"--tolerance {tolerance:g}: must be > 0 and < 1")
+        raise InputError("must be > 0 and < 1", path=f"--tolerance {tolerance:g}")
 
 
 def _only_totals(sweep: Sweep) -> Sweep:

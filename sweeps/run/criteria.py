@@ -34,13 +34,13 @@ class Criterion(NamedTuple):
         where nobody is served.
         """
         if self.variable not in report:
-            raise InputError(f"{self.variable}: is not measured by this policy; choose another criterion")
+            raise InputError("is not measured by this policy; choose another criterion", path=self.variable)
         values = report[self.variable]
         found = np.asarray(values if self.quantile is None else values[:, QUANTILES.index(self.quantile)], np.float64)
         if self.variable not in _FRACTIONS:
             found = np.where(report["measured"] == 0, np.inf, found)  # nobody past the warm-up was served
         if np.isnan(found).any():
-            raise InputError(f"{self.variable}: has no value where nothing was measured; choose another criterion")
+            raise InputError("has no value where nothing was measured; choose another criterion", path=self.variable)
         if self.quantile is not None:
             among_all = np.ceil(self.quantile * (report["measured"] + report["missed"]))
             found = np.where(among_all > report["measured"], np.inf, found)
@@ -76,9 +76,10 @@ def parse_criterion(text: str) -> Criterion:
         known = [f"{time}_{statistic}_{unit}" for time in _TIMES for statistic in _STATISTICS for unit in _PER_SECOND]
         near = did_you_mean(name, [*known, *_FRACTIONS])
         raise InputError(
-            f"--sla {text}: must be NAME_STAT_UNIT=LIMIT with NAME {one_of(_TIMES)}, STAT {one_of(_STATISTICS)}, "
+            f"must be NAME_STAT_UNIT=LIMIT with NAME {one_of(_TIMES)}, STAT {one_of(_STATISTICS)}, "
             f"UNIT {one_of(_PER_SECOND)}; or one of {', '.join(f'{name}=LIMIT' for name in _FRACTIONS)}"
-            f"{near and f'; {near}'}"
+            f"{near and f'; {near}'}",
+            path=f"--sla {text}",
         )
     try:
         limit = float(spelled)
@@ -86,10 +87,10 @@ def parse_criterion(text: str) -> Criterion:
         limit = math.nan
     if parts is None or name in _FRACTIONS:
         if not 0.0 <= limit < 1.0:
-            raise InputError(f"--sla {text}: the limit must be a number >= 0 and < 1")
+            raise InputError("the limit must be a number >= 0 and < 1", path=f"--sla {text}")
         return Criterion(name, None, limit)
     if not 0.0 < limit < math.inf:
-        raise InputError(f"--sla {text}: the limit must be a number > 0")
+        raise InputError("the limit must be a number > 0", path=f"--sla {text}")
     ending, quantile = _STATISTICS[parts[2]]
     return Criterion(f"{parts[1]}_{ending}", quantile, limit / _PER_SECOND[parts[3]])
 

@@ -68,9 +68,9 @@ def _require_memory(plan: Plan, workers: int) -> None:
     needed, there = _size(plan, workers).peak_bytes, memory_bytes()
     if needed > there:
         raise InputError(
-            f"{plan.sweep.source}: needs about {needed / 1e9:.1f} GB of memory, and this machine has "
-            f"{there / 1e9:.1f}: take fewer points, replications, requests or report.windows, or "
-            "report.histograms = false"
+            f"needs about {needed / 1e9:.1f} GB of memory, and this machine has {there / 1e9:.1f}",
+            file=plan.sweep.source,
+            allowed="take fewer points, replications, requests or report.windows, or report.histograms = false",
         )
 
 
@@ -122,7 +122,7 @@ def run_sweep(
         plan = make_plan(sweep)
         _require_memory(plan, workers or os.cpu_count() or 1)
         if old is not None and old.attrs.get("input_sha256", "") != plan.input_sha256:
-            raise InputError(f"{target}: was made from a file that has changed since; {ADVICE}")
+            raise InputError(f"was made from a file that has changed since; {ADVICE}", file=target)
         run = _Replications(plan, backend, wanted)
         if store is not None:
             run.add(store.open(_identity(sweep, plan.input_sha256), made_by, wanted, overwrite=overwrite))

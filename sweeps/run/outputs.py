@@ -23,7 +23,7 @@ def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> xr.Da
     except InputError as error:
         raise error.advised(ADVICE) from None
     if doubt := changed(cube):
-        raise InputError(f"{target}: {doubt}; {ADVICE}")
+        raise InputError(f"{doubt}; {ADVICE}", file=target)
     if ("capacity_criteria" in cube.attrs) != capacities:
         holds = (
             "no capacities, but what a run made"

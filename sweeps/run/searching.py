@@ -64,7 +64,7 @@ def scalable(plan: PointPlan) -> Scalable:
     span = float(arrival[-1] - arrival[0])
     assert workload.trace is not None
     if not span > 0:
-        raise InputError(f"{workload.trace.path}: its requests all arrive at once: there is no rate to scale")
+        raise InputError("its requests all arrive at once: there is no rate to scale", file=workload.trace.path)
     natural = (len(arrival) - 1) / span
     return Scalable(plan, natural, natural * workload.trace.rate_scale)
 
