@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from batchcube.errors import InputError, printable
 from batchcube.results import costs
-from batchcube.results.cube import axis_names, parse_specification
+from batchcube.results.cube import axis_names
 from batchcube.results.labelled import error_of, of_single
 from batchcube.results.overload import NOTES, judge
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
@@ -136,15 +136,6 @@ class View:
     def unit(self, variable: str) -> str:
         """Return the unit that a variable states."""
         return shortened(printable(self.cube[variable].attrs["units"]))
-
-    def setting(self, path: str) -> Any:
-        """Return one setting of the specification stored in the cube, or None where it is not set or is swept."""
-        if any(path in axis.paths for axis in _axes(self.whole)):
-            return None
-        at: Any = parse_specification(str(self.cube.attrs["specification"]))
-        for key in path.split("."):
-            at = at.get(key) if isinstance(at, dict) else None
-        return at
 
     def subtitle(self) -> str:
         """Return what is not measured, the cube's title, and what was selected from it."""

@@ -24,26 +24,21 @@ from batchcube.results.validation import read_validation
 from . import style
 from .batches import batch_size_distribution
 from .bins import per_bin_statistics, throughput_vs_bins, throughput_vs_predictor_error
+from .bounds import controller_bounds, memory_erratum
 from .calibration import (
     calibration_batch_factor,
     calibration_law,
     calibration_residuals,
     calibration_throughput,
 )
+from .capacity import capacity
+from .gains import gain_map
 from .modes import modes_compared, static_vs_dynamic
+from .over_time import controller_step, serving_over_time, sla_violation_over_time
 from .rates import latency_vs_rate, throughput_vs_rate
 from .reading import Figured
-from .serving import (
-    capacity,
-    controller_bounds,
-    gain_map,
-    memory_erratum,
-    serving_over_time,
-    step_throughput,
-    tbt_vs_rate,
-)
+from .tbt import step_throughput, tbt_vs_rate
 from .validation import simulated_vs_measured
-from .windows import controller_step, sla_violation_over_time
 
 
 class Description(NamedTuple):

@@ -34,7 +34,7 @@ _BLUE, _VERMILLION, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 _ORANGE, _SKY, _BLACK = "#E69F00", "#56B4E9", "#000000"
 _COLOURS = (_BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY, _BLACK)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-_GREY = "#555555"
+GREY = "#555555"
 _MOST_TEXT = 6000  # characters
 _NOTEBOOK_DPI = 150
 _DASHED = (0, (5, 2.5))
@@ -104,7 +104,7 @@ _MODES = {
 }
 
 
-SHARED = Look(_GREY, "None")
+SHARED = Look(GREY, "None")
 """One line that stands for all, where all are the same."""
 
 
@@ -267,7 +267,7 @@ def limit(axes: Axes, value: float, label: str) -> None:
 
 def zero(axes: Axes, *, vertical: bool = False) -> None:
     """Draw the line of no difference."""
-    (axes.axvline if vertical else axes.axhline)(0.0, color=_GREY, linewidth=0.8, zorder=1.5, label="no difference")
+    (axes.axvline if vertical else axes.axhline)(0.0, color=GREY, linewidth=0.8, zorder=1.5, label="no difference")
 
 
 def line_handle(label: str, look: Look) -> Line2D:
@@ -287,10 +287,10 @@ def limit_handle(source: str) -> Line2D:
 
 def band_handle() -> Patch:
     """Return the legend's entry of the interval bands."""
-    return Patch(facecolor=_GREY, alpha=0.3, linewidth=0, label="95 % interval")
+    return Patch(facecolor=GREY, alpha=0.3, linewidth=0, label="95 % interval")
 
 
-def whisker_handle(colour: str = _GREY) -> Line2D:
+def whisker_handle(colour: str = GREY) -> Line2D:
     """Return the legend's entry of intervals drawn as whiskers."""
     return Line2D([], [], color=colour, linewidth=1.4, label="95 % interval")
 
@@ -305,10 +305,15 @@ def filling(queue: str) -> dict[str, Any]:
     return _UNSTEADY[queue][0] if queue in _UNSTEADY else {}
 
 
+def mark_handle(label: str, queue: str) -> Line2D:
+    """Return a legend's entry of grey points whose queue does `queue`."""
+    return Line2D([], [], color=GREY, marker="o", linestyle="none", label=label, **filling(queue))
+
+
 def queue_handles(queue: NDArray[np.str_]) -> list[Artist]:
     """Return the legend's entries of the points that are not known to be steady, each only where there are some."""
     return [
-        Line2D([], [], color=_GREY, marker="o", linestyle=dashes, label=_SAID[state], **filled)
+        Line2D([], [], color=GREY, marker="o", linestyle=dashes, label=_SAID[state], **filled)
         for state, (filled, dashes) in _UNSTEADY.items()
         if (queue == state).any()
     ]

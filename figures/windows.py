@@ -1,4 +1,4 @@
-"""What happens over time, in windows of equal width."""
+"""Lines over time, in windows of equal width: the part that figures over time share."""
 
 from __future__ import annotations
 
@@ -9,83 +9,16 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from xarray import Dataset
 
 from batchcube.results.overload import WORDS
 from batchcube.results.statistics import Interval
 
 from . import style
 from .curves import line_names, line_places
-from .reading import BINS, MODE, PREDICTOR, VARIANT, Figured, Select, View, view
+from .reading import View
 
 Course = tuple[NDArray[np.floating], Interval]
 TIME = "time since the start (s)"
-_NO_SIGNAL = "the cube has no controller signal over time: no mode with policy.sla was run"
-_NO_VIOLATIONS = "the cube has no SLA violations over time: report.request_sla_s was not set"
-
-
-def sla_violation_over_time(
-    cube: Dataset,
-    figured: Figured,
-    *,
-    select: Select = None,
-    lines: str | None = None,
-    width_mm: float = style.DOUBLE_COLUMN_MM,
-) -> Figure:
-    """Draw arrival rate, share of requests over the SLA and queue length over time."""
-    variable = "window_request_sla_violation_fraction"
-    needs = ["window_arrivals", "window_width_s", variable, "window_queue_length_mean"]
-    if variable in cube and not bool(cube[variable].notnull().any()):
-        raise figured.lacks(_NO_VIOLATIONS)
-    seen = view(figured, cube, select, needs=needs, lines=(MODE, VARIANT, BINS, PREDICTOR), lines_named=lines)
-    if not np.isfinite(seen.array(variable)).any():
-        raise figured.lacks(_NO_VIOLATIONS)
-    rows = {
-        "arrivals": "arrivals\n(requests/s)",
-        variable: "SLA violations\n(share of requests)",
-        "window_queue_length_mean": "queue length\n(requests)",
-    }
-    figure = draw_over_time(seen, rows, width_mm)
-    caption = seen.caption(said_of_windows(seen))
-    return style.finish(
-        figure, "SLA violation over time", seen.subtitle(), run_handles(seen), band_marks(seen), caption
-    )
-
-
-def controller_step(
-    cube: Dataset,
-    figured: Figured,
-    *,
-    select: Select = None,
-    lines: str | None = None,
-    width_mm: float = style.DOUBLE_COLUMN_MM,
-) -> Figure:
-    """Draw how the SLA controller follows a change of load: b_target, b_SLA, signal and violations over time."""
-    rows = {
-        "arrivals": "arrivals\n(requests/s)",
-        "window_batch_target_mean": "target b\n(requests)",
-        "window_batch_sla_bound_mean": "b_SLA\n(requests)",
-        "window_signal_mean_s": "signal\n(s)",
-        "window_request_sla_violation_fraction": "SLA violations\n(share of requests)",
-    }
-    needs = ["window_arrivals", "window_width_s", *list(rows)[1:]]
-    if "window_signal_mean_s" in cube and not bool(cube["window_signal_mean_s"].notnull().any()):
-        raise figured.lacks(_NO_SIGNAL)
-    seen = view(figured, cube, select, needs=needs, lines=(VARIANT, MODE), lines_named=lines)
-    if not np.isfinite(seen.array("window_signal_mean_s")).any():
-        raise figured.lacks(_NO_SIGNAL)
-    violations = "window_request_sla_violation_fraction"
-    if not np.isfinite(seen.array(violations)).any():
-        del rows[violations]
-    figure = draw_over_time(seen, rows, width_mm)
-    marks = band_marks(seen)
-    target = seen.setting("policy.sla.target_s")
-    if isinstance(target, int | float):
-        panel = figure.axes[list(rows).index("window_signal_mean_s")]
-        style.limit(panel, float(target), "SLA target")
-        marks.append(style.limit_handle("SLA target of the controller"))
-    title = "SLA controller under a change of load"
-    return style.finish(figure, title, seen.subtitle(), run_handles(seen), marks, seen.caption(said_of_windows(seen)))
 
 
 def draw_over_time(

@@ -16,7 +16,7 @@ is one that lies beyond what was searched: those that are left are from one side
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -36,6 +36,14 @@ class Interval(NamedTuple):
     low: Floats
     high: Floats
     n: NDArray[np.int64]
+
+    def scaled(self, factor: float) -> Interval:
+        """Return the interval of `factor` (> 0) times the quantity."""
+        return Interval(self.estimate * factor, self.low * factor, self.high * factor, self.n)
+
+    def at(self, places: Any) -> Interval:
+        """Return the part of every array at these places."""
+        return Interval(*(part[places] for part in self))
 
 
 def mean_interval(

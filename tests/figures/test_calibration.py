@@ -13,6 +13,7 @@ from batchcube.results.cube import write_cube
 from batchcube.sweeps.calibrate.fit import fit_cells, fit_measurement
 from batchcube.sweeps.calibrate.measure import measure_engine
 from batchcube.sweeps.cli.main import main
+from helpers.artists import legend_labels, lines, said
 from helpers.engines import FakeEngine
 
 GRID = Grid((1, 2, 4, 16), (16, 64), (4, 8, 24), 3, 1)
@@ -60,10 +61,6 @@ def shown(figure):
     return [panel for panel in figure.axes if panel.get_visible()]
 
 
-def lines(panel):
-    return {line.get_label(): line for line in panel.get_lines()}
-
-
 def points(panel):
     """Return x, y and whiskers (low, high) of measured points by their label."""
     found = {}
@@ -85,14 +82,6 @@ def bands(panel):
             y = [vertices[vertices[:, 0] == place, 1] for place in places]
             found.append((np.array([v.min() for v in y]), np.array([v.max() for v in y])))
     return found
-
-
-def texts(figure):
-    return " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
-
-
-def legend_labels(figure):
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
 def title(panel):
@@ -120,9 +109,9 @@ def test_every_figure_is_drawn_and_saved(name, ending, calibration, tmp_path):
     assert path.read_bytes().startswith({".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}[ending])
     for panel in shown(figure):
         assert panel.get_xlabel() or panel.get_ylabel()
-    said = texts(figure)
+    text = said(figure)
     for part in ("mine", calibration.attrs["title"], "measured by batchcube"):
-        assert part in said
+        assert part in text
     assert min(text.get_fontsize() for text in figure.texts) >= 7
     narrow = draw(name, calibration, width_mm=120)
     assert narrow.get_figwidth() * 25.4 == pytest.approx(120)
@@ -306,7 +295,7 @@ def test_whole_batches_alone_have_no_decode_steps(batches_only):
     assert title(panel) == f"batches ({batches_only['chosen'].values[0]})"
     (panel,) = shown(draw("calibration-batch-factor", batches_only))
     assert title(panel) == "prompt not known"
-    assert "A table; Somebody, 2001" in texts(draw("calibration-law", batches_only))
+    assert "A table; Somebody, 2001" in said(draw("calibration-law", batches_only))
 
 
 def test_steps_alone_have_no_whole_batches(steps_only):

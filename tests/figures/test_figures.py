@@ -1,14 +1,14 @@
 """Figures are tested on the data in their artists against batchcube.results.statistics."""
 
-import json
-
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
 from batchcube.figures.registry import calibration_names, draw, names, save
-from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY, judge
+from batchcube.results.overload import judge
 from batchcube.results.statistics import mean_interval, paired_difference
+from helpers.artists import bands, check_curve, drawn_y, legend_labels, lines, said, texts, whiskers
+from helpers.serving_cubes import MAKERS, REPLICATIONS
 
 # What each figure is drawn from: axes of the example cube, options.
 EXAMPLES = {
@@ -23,79 +23,6 @@ EXAMPLES = {
     "controller-step": (("sla",), {}),
     "modes-compared": (("mode",), {}),
 }
-SERVING = (
-    "tbt-vs-rate",
-    "step-throughput",
-    "serving-over-time",
-    "capacity",
-    "gain-map",
-    "memory-erratum",
-    "controller-bounds",
-)
-
-
-def lines(axes):
-    return {line.get_label(): line for line in axes.get_lines()}
-
-
-def bands(axes):
-    """Return the interval bands by the name of their line: (low, high) in the order of x."""
-    found = {}
-    for collection in axes.collections:
-        label = collection.get_label()
-        if type(collection).__name__ == "FillBetweenPolyCollection" and label.endswith(", 95 % interval"):
-            x = np.concatenate([path.vertices[:, 0] for path in collection.get_paths()])
-            y = np.concatenate([path.vertices[:, 1] for path in collection.get_paths()])
-            places = np.unique(x)
-            low = np.array([y[x == place].min() for place in places])
-            high = np.array([y[x == place].max() for place in places])
-            found[label.removesuffix(", 95 % interval")] = (places, low, high)
-    return found
-
-
-def whiskers(axes, label):
-    """Return the whiskers of a label as rows (x0, y0, x1, y1)."""
-    found = [c for c in axes.collections if c.get_label() == f"{label}, 95 % interval" and hasattr(c, "get_segments")]
-    return np.array([np.ravel(segment) for c in found for segment in c.get_segments()])
-
-
-def texts(figure):
-    return [text.get_text() for text in figure.texts]
-
-
-def legend_labels(figure):
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-
-
-def drawn_y(axes, label):
-    """Return y of a line, its steady part and the others put together."""
-    found = lines(axes)
-    y = np.array(found[label].get_ydata(), dtype=float)
-    for queue in (OVERLOADED, CANNOT_TELL):
-        if f"{label}, {queue}" in found:
-            y = np.where(np.isnan(y), found[f"{label}, {queue}"].get_ydata(), y)
-    return y
-
-
-def check_curve(axes, label, x, values, queue=None):
-    """Assert that a line and its band show mean and t interval of values (x, replication)."""
-    expected = mean_interval(values)
-    np.testing.assert_allclose(lines(axes)[label].get_xdata(), x)
-    np.testing.assert_allclose(drawn_y(axes, label), expected.estimate)
-    places, low, high = bands(axes)[label]
-    np.testing.assert_allclose(places, x)
-    np.testing.assert_allclose(low, expected.low)
-    np.testing.assert_allclose(high, expected.high)
-    if queue is not None:
-        np.testing.assert_array_equal(np.isnan(lines(axes)[label].get_ydata()), queue != STEADY)
-        for state, filled, dashes in ((OVERLOADED, ("full", "white"), ":"), (CANNOT_TELL, ("left", None), "--")):
-            assert (f"{label}, {state}" in lines(axes)) == (queue == state).any()
-            if (queue == state).any():
-                drawn = lines(axes)[f"{label}, {state}"]
-                assert drawn.get_fillstyle() == filled[0]
-                assert drawn.get_markerfacecolor() == (filled[1] or lines(axes)[label].get_color())
-                assert drawn.get_linestyle() == dashes
-                np.testing.assert_array_equal(drawn.get_markevery(), np.flatnonzero(queue == state))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -113,9 +40,26 @@ def test_every_figure_is_drawn_and_saved_in_every_format(name, make_cube, tmp_pa
     assert any("3 replications of 400 requests" in text.replace("\n", " ") for text in texts(figure))
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_figure_of_serving_is_drawn_saved_and_described(name, tmp_path):
+    maker, options = MAKERS[name]
+    cube = maker()
+    figure = draw(name, cube, **options)
+    for ending, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")):
+        assert save(figure, cube, tmp_path / f"figure{ending}").read_bytes().startswith(start)
+    (entry,) = [entry for entry in names() if entry.name == name]
+    assert entry.shows.endswith(".")
+    assert entry.needs
+    assert {"select", "width_mm"} <= set(entry.options)
+    assert f"{REPLICATIONS} replications" in said(figure)
+    assert "Example" in said(figure)
+    for panel in figure.axes:
+        assert panel.get_xlabel() or panel.get_ylabel() or panel.get_title(loc="left")
+
+
 def test_every_name_has_an_example_and_a_description():
     described = names()
-    assert [entry.name for entry in described] == [*EXAMPLES, *SERVING, *calibration_names(), "simulated-vs-measured"]
+    assert [entry.name for entry in described] == [*EXAMPLES, *MAKERS, *calibration_names(), "simulated-vs-measured"]
     # Those of serving and of calibrations, which no preset makes or few do, have tests of their own.
     for entry in described[: len(EXAMPLES)]:
         assert entry.shows.endswith(".")
@@ -216,54 +160,6 @@ def test_lines_can_be_another_axis(make_cube):
     panel = draw("throughput-vs-bins", cube, lines="arrival_rate_per_s").axes[0]
     values = cube["busy_throughput_requests_per_s"].sel(arrival_rate_per_s=12.0).values
     check_curve(panel, "arrival_rate_per_s = 12", [1, 2, 4], values)
-
-
-def test_over_time_uses_the_middle_of_the_windows(make_cube):
-    cube = make_cube(axes=("mode",))
-    cube["window_arrivals"][3] += 1
-    figure = draw("sla-violation-over-time", cube)
-    width = cube["window_width_s"].values
-    part = cube.isel(mode=3)
-    time = (np.arange(10) + 0.5) * width[3]
-    arrivals = part["window_arrivals"].values / width[3]
-    names = ("window_request_sla_violation_fraction", "window_queue_length_mean")
-    for panel, values in zip(figure.axes, (arrivals, *(part[name].values for name in names)), strict=True):
-        check_curve(panel, "dynamic_only", time, np.swapaxes(values, -1, 0))
-    assert figure.axes[-1].get_xlabel() == "time since the start (s)"
-    assert all("(" in panel.get_ylabel() for panel in figure.axes)
-
-
-def test_arrivals_that_all_lines_share_are_drawn_once(make_cube):
-    cube = make_cube(axes=("mode",))
-    for name in ("window_arrivals", "window_width_s"):
-        cube[name][:] = cube[name].isel(mode=0)
-    figure = draw("sla-violation-over-time", cube)
-    assert [len(panel.lines) for panel in figure.axes] == [1, cube.sizes["mode"], cube.sizes["mode"]]
-
-
-def test_a_cube_without_a_controller_is_refused_before_a_value_is_asked_for(make_cube):
-    cube = make_cube(axes=("bins", "rate"))
-    cube["window_signal_mean_s"][:] = np.nan
-    with pytest.raises(ValueError, match="no controller signal"):
-        draw("controller-step", cube)
-
-
-def test_controller_step_overlays_both_variants_and_the_target(make_cube):
-    cube = make_cube(axes=("sla",))
-    cube.attrs["specification"] = json.dumps({"policy": {"sla": {"target_s": 0.05}}})
-    cube["window_batch_sla_bound_mean"][1] += 7.0
-    figure = draw("controller-step", cube)
-    time = (np.arange(10) + 0.5) * float(cube["window_width_s"][0])
-    for variant, place in (("paper", 0), ("heuristic", 1)):
-        for panel, name in (
-            (1, "window_batch_target_mean"),
-            (2, "window_batch_sla_bound_mean"),
-            (3, "window_signal_mean_s"),
-            (4, "window_request_sla_violation_fraction"),
-        ):
-            check_curve(figure.axes[panel], variant, time, cube[name].isel(sla_variant=place).values.T)
-    np.testing.assert_allclose(lines(figure.axes[3])["SLA target"].get_ydata(), 0.05)
-    assert "SLA target of the controller" in legend_labels(figure)
 
 
 def test_batch_sizes_are_shares_of_batches(make_cube):
@@ -425,6 +321,18 @@ def test_one_replication_gets_no_interval(name, make_cube):
     assert "95 % interval" not in legend_labels(figure)
     said = " ".join(texts(figure)).replace("\n", " ")
     assert "One replication of 400 requests: no interval can be given." in said
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_one_replication_of_serving_gets_no_interval(name):
+    maker, options = MAKERS[name]
+    cube = maker(replications=2).isel(replication=[0])
+    figure = draw(name, cube, **options)
+    for panel in figure.axes:
+        assert not [c for c in panel.collections if c.get_label().endswith("95 % interval")]
+        assert not [patch for patch in panel.patches if patch.get_hatch()]
+    assert not [label for label in legend_labels(figure) if "interval" in label]
+    assert "no interval can be given" in said(figure)
 
 
 def test_lines_differ_by_colour_and_by_marker(make_cube):

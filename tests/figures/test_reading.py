@@ -6,19 +6,12 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.text import Text
 
 from batchcube.figures.registry import draw, save
+from helpers.artists import refusal
 
 
 @pytest.fixture(scope="module")
 def cube(make_cube):
     return make_cube(axes=("bins", "rate"))
-
-
-def refusal(name, cube, **options):
-    with pytest.raises(ValueError, match=f"^figure {name}: ") as raised:
-        draw(name, cube, **options)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 def test_a_missing_axis_is_named_with_the_preset_that_has_it(cube):

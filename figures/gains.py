@@ -1,0 +1,225 @@
+"""What one policy gains over another, as a map over two axes."""
+
+from __future__ import annotations
+
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from xarray import Dataset
+
+from batchcube.results.labelled import error_of
+from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY, worse
+from batchcube.results.statistics import paired_ratio
+from batchcube.results.text import suggestion
+from batchcube.results.variables import REGISTRY
+
+from . import style
+from .capacity import CAPACITY, search_caption, searched
+from .reading import RATE, FigureAxis, Figured, Select, view
+from .settings import axes_left, compared_axis, listed
+
+# What is said of two points that are compared.
+_EITHER = {
+    OVERLOADED: "either is overloaded: not a steady state",
+    CANNOT_TELL: "cannot tell whether either is overloaded",
+}
+
+
+def gain_map(
+    cube: Dataset,
+    figured: Figured,
+    *,
+    select: Select = None,
+    lines: str | None = None,
+    x: str | None = None,
+    quantity: str = "throughput_tokens_per_s",
+    baseline: Any = None,
+    against: Any = None,
+    printed: Any = None,
+    width_mm: float | None = None,
+) -> Figure:
+    """Draw the relative gain of one policy over another as a map over two axes, with the line of a printed gain.
+
+    `lines` is the axis of the policies, `against` the one whose gain over `baseline` is drawn, `x` the horizontal axis,
+    `printed` a gain in %, or several.
+    """
+    figured.check("quantity", quantity, _single_numbers(cube))
+    levels = _levels(figured, printed)
+    left = axes_left(cube, select)
+    compared = lines or compared_axis(cube, left)
+    others = [name for name in left if name != compared]
+    if compared is None or len(others) < 2:
+        has = ", ".join(left) or "none"
+        raise figured.lacks(f"needs an axis of policies and two more, and the cube varies {has}")
+    if x is not None and x not in others:
+        raise figured.refuses(f"x = {x}: {suggestion(x, others)}")
+    rates = [name for name in others if set(left[name]) & set(RATE)]
+    across = x or (rates or others)[0]
+    up = next(name for name in others if name != across)
+    given = searched(cube)
+    seen = view(figured, given, select, needs=[quantity], x=left[across], lines_named=compared, panels=left[up])
+    assert seen.x is not None
+    assert seen.panels is not None
+    assert seen.lines is not None
+    base, other = _pair(figured, seen.lines, baseline, against)
+    values = seen.array(quantity).astype(float)
+    error = error_of(seen.cube[quantity])
+    ratio = paired_ratio(values[:, other], values[:, base], single=seen.of_single, error=error)
+    gain, low, high = (100.0 * (part - 1.0) for part in ratio[:3])
+    known = np.isfinite(gain)
+    if not known.any():
+        raise figured.refuses(f"{quantity} of the baseline is 0 everywhere: there is no relative change")
+    # More latency is no gain.
+    word = "gain" if quantity.startswith(("throughput", "capacity")) else "change"
+    rows, columns = gain.shape
+    width_mm = width_mm or (style.SINGLE_COLUMN_MM if columns <= 6 else style.DOUBLE_COLUMN_MM)
+    figure, axes = style.panels(width_mm=width_mm, height_mm=max(48.0, 18.0 + 8.0 * rows))
+    panel = axes[0, 0]
+    # Where nothing is known the grey of the panel shows.
+    panel.set_facecolor("#BBBBBB")
+    panel.grid(visible=False)
+    largest = float(np.abs(gain[known]).max()) or 1.0
+    colours, norm = colormaps["PuOr_r"], Normalize(-largest, largest)
+    edges = (np.arange(size + 1) - 0.5 for size in (columns, rows))
+    mesh = panel.pcolormesh(*edges, np.ma.masked_invalid(gain), cmap=colours, norm=norm, zorder=1)
+    bar = figure.colorbar(mesh, ax=panel, label=f"relative {word} (%)")
+    # The colours are those of the whole range on both sides of 0, the bar shows the part that occurs.
+    bar.ax.set_ylim(min(0.0, float(gain[known].min())), max(0.0, float(gain[known].max())) or 0.05 * largest)
+    unsure = known & ~((low > 0) | (high < 0)) if seen.replications > 1 else np.zeros_like(known)
+    for row, column in np.argwhere(unsure):
+        panel.add_patch(_hatched((column - 0.5, row - 0.5)))
+    queue = seen.queue()
+    either = worse(queue[:, base], queue[:, other])
+    if not REGISTRY[quantity].steady_state:
+        # Throughput under overload is what it is.
+        either[:] = STEADY
+    marked = [state for state in _EITHER if (either == state).any() and not (either == state).all()]
+    for state in marked:
+        at_row, at_column = np.nonzero(either == state)
+        corner: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 3, **style.filling(state)}
+        panel.plot(at_column + 0.36, at_row + 0.34, color=style.GREY, label=state, zorder=4, **corner)
+    if width_mm / columns >= 10.0:
+        for row, column in np.argwhere(known):
+            light = np.dot(colours(norm(gain[row, column]))[:3], (0.299, 0.587, 0.114)) > 0.5
+            box = {"facecolor": colours(norm(gain[row, column])), "edgecolor": "none", "pad": 0.8}
+            colour = "black" if light else "white"
+            panel.text(
+                column,
+                row,
+                _signed(gain[row, column]),
+                ha="center",
+                va="center",
+                size=7,
+                color=colour,
+                bbox=box,
+                zorder=3,
+            )
+    crossed = [level for level in levels if gain[known].min() < level < gain[known].max()]
+    if crossed:
+        grid = (np.arange(columns), np.arange(rows), np.ma.masked_invalid(gain))
+        looks: dict[str, Any] = {"colors": "black", "linewidths": 1.6, "zorder": 2}
+        drawn = panel.contour(*grid, levels=crossed, corner_mask=False, **looks)
+        crossed = [level for level, parts in zip(crossed, drawn.allsegs, strict=True) if any(map(len, parts))]
+    _name_places(panel, seen.x, seen.panels)
+    marks: list[Artist] = []
+    if crossed:
+        marks.append(Line2D([], [], color="black", linewidth=1.6, label=f"printed {word} of {listed(crossed)} %"))
+    if unsure.any():
+        marks.append(
+            Patch(facecolor="none", edgecolor=style.GREY, hatch="////", linewidth=0, label="95 % interval holds 0")
+        )
+    marks += [style.mark_handle(_EITHER[state], state) for state in marked]
+    first, second = (seen.lines.names()[place] for place in (base, other))
+    sentences = [
+        f"{word.capitalize()}: mean of {second} over mean of {first}, minus 1, paired by replication (common random "
+        f"numbers){'; intervals are those of Fieller' if seen.replications > 1 else ''}.",
+        "Either is overloaded at every point." if (either == OVERLOADED).all() else "",
+        "Whether either is overloaded cannot be told at any point." if (either == CANNOT_TELL).all() else "",
+        "" if known.all() else "Grey: no ratio, as one of both is unknown, or the baseline 0.",
+        "Replications without a value in both are left out." if (known & (ratio.n < seen.replications)).any() else "",
+    ]
+    missed = [level for level in levels if level not in crossed]
+    if missed:
+        span = f"{_signed(gain[known].min())} to {_signed(gain[known].max())} %"
+        sentences.append(f"No line for the printed {word} of {listed(missed)} %: what occurs here is {span}.")
+    title = f"{word.capitalize()} in {REGISTRY[quantity].long_name}: {second} over {first}"
+    caption = search_caption(seen, *sentences) if CAPACITY in cube else seen.caption(*sentences)
+    return style.finish(figure, title, seen.subtitle(), [], marks, caption)
+
+
+def _single_numbers(cube: Dataset) -> list[str]:
+    """Return the variables of a cube that hold one number for every replication."""
+    return [
+        name
+        for name, variable in REGISTRY.items()
+        if name in cube and variable.replicated and not variable.extra and cube[name].dtype.kind in "iuf"
+    ]
+
+
+def _levels(figured: Figured, printed: Any) -> list[float]:
+    """Return the printed gains, one or several, given as numbers or text."""
+    parts = printed.split(",") if isinstance(printed, str) else np.ravel([] if printed is None else printed).tolist()
+    try:
+        levels = sorted({float(part) for part in parts})
+    except (TypeError, ValueError):
+        levels = [np.nan]
+    if not np.isfinite(levels).all():
+        raise figured.refuses(f"printed = {printed}: must be a gain in %, or several")
+    return levels
+
+
+def _pair(figured: Figured, axis: FigureAxis, baseline: Any, against: Any) -> tuple[int, int]:
+    """Return the places of the baseline (default: the first) and of what is compared with it (default: the other)."""
+    base = 0 if baseline is None else _place(figured, axis, "baseline", baseline)
+    if against is None and len(axis.values) == 2:
+        return base, 1 - base
+    others = [value for place, value in enumerate(axis.values) if place != base]
+    if against is None:
+        raise figured.refuses(f"against: choose one of {', '.join(map(_text, others))}")
+    other = _place(figured, axis, "against", against)
+    if other == base:
+        raise figured.refuses(f"against = {against}: is the baseline; must be one of {', '.join(map(_text, others))}")
+    return base, other
+
+
+def _place(figured: Figured, axis: FigureAxis, option: str, wanted: Any) -> int:
+    """Return where a value of an option lies on an axis."""
+    for place, value in enumerate(axis.values):
+        if value == wanted or _text(value) == _text(wanted):
+            return place
+    raise figured.refuses(f"{option} = {wanted}: {suggestion(wanted, map(_text, axis.values))}")
+
+
+def _name_places(panel: Axes, across: FigureAxis, up: FigureAxis) -> None:
+    """Name the cells of a map, every few where there are many."""
+    panel.set_xlabel(across.title)
+    panel.set_ylabel(fill(up.title, 32))
+    for axis, named, room in ((panel.xaxis, across, 12), (panel.yaxis, up, 16)):
+        names = [_text(value) for value in named.values]
+        every = -(-len(names) // room)
+        if axis is panel.xaxis and every == 1:
+            style.name_ticks(panel, names)
+        else:
+            axis.set_ticks(range(0, len(names), every), names[::every])
+    panel.tick_params(length=0)
+
+
+def _hatched(corner: tuple[float, float]) -> Rectangle:
+    return Rectangle(corner, 1.0, 1.0, fill=False, hatch="////", edgecolor=style.GREY, linewidth=0, zorder=1.5)
+
+
+def _signed(value: float) -> str:
+    rounded = round(float(value), 1)
+    return f"{rounded:+.1f}".replace("-", "\N{MINUS SIGN}") if rounded else "0.0"
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
