@@ -11,7 +11,8 @@ import xarray as xr
 from batchcube.errors import InputError
 from batchcube.figures import reading, registry
 from batchcube.sweeps import presets
-from batchcube.sweeps.run.execution import coordinate_of, run_sweep
+from batchcube.sweeps.run.assemble import coordinate_of
+from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.spec.settings import CONTROLLED
 
