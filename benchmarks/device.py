@@ -27,6 +27,7 @@ import numpy as np
 from batchcube import engine
 from batchcube.engine.batches.jax import driver
 from batchcube.engine.batches.jax.program import key_of, sized, stack
+from batchcube.engine.policies.order import NAMED, Named
 from measure import number
 from run import SERVERS_RATE, draw, dynamic_job, static_job
 
@@ -101,7 +102,7 @@ def with_policy(**fields: Any) -> Callable[[engine.Job], engine.Job]:
 
 def cases() -> list[Case]:
     """List the lines, the most telling first."""
-    plain = with_policy()
+    plain, shortest_first = with_policy(), with_policy(ranked=True, service_order=Named(NAMED.index("shortest_first")))
     return [
         Case("multi_bin_only", 8, 128, static_jobs(8, 128, plain), sweep_counts=True),
         Case("multi_bin_only", 8, 8, static_jobs(8, 8, plain)),
@@ -113,7 +114,12 @@ def cases() -> list[Case]:
         Case("multi_bin_only, 3 servers", 8, 8, static_jobs(8, 8, with_policy(servers=3))),
         Case("multi_bin_only, max_wait 5 s", 8, 8, static_jobs(8, 8, with_policy(max_wait=5_000_000))),
         Case("multi_bin_only, own completion", 8, 8, static_jobs(8, 8, with_policy(own_completion=True))),
-        Case("multi_bin_only, shortest_first", 8, 8, static_jobs(8, 8, with_policy(shortest_first=True))),
+        Case(
+            "multi_bin_only, shortest_first",
+            8,
+            8,
+            static_jobs(8, 8, shortest_first),
+        ),
     ]
 
 

@@ -1,16 +1,16 @@
 """What one replication is given: a trace, its sorting into bins, and a setup. Plain tuples of arrays and numbers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchcube.errors import InputError
 
-from ..policies.bin_choice import CHOICES
+from ..policies.order import CHOICES, SERVICE_ORDERS, is_ranked, order_settings, reads_predictions
 from ..policies.service import Service, longest_service
 from ..policies.sla import TOKEN_GAP
-from ..policies.target import Control
+from ..policies.target import Control, has_further
 from ..simulation import Shape
 from ..statistics import TBT_UNIT
 from ..ticks import LARGEST_BATCH, LARGEST_REQUEST, LATEST, MOST_REQUESTS, NEVER, from_seconds
@@ -32,7 +32,7 @@ class Trace(NamedTuple):
     output: NDArray[np.int64]
     """Tokens; 0 where only service times are given."""
     predicted: NDArray[np.float64]
-    """Predicted length, in the unit of `length`; read by the service order `shortest_first` alone."""
+    """Predicted length, in the unit of `length`; read where a policy looks at it: see `Setup.reads_predictions`."""
 
 
 class Bins(NamedTuple):
@@ -55,12 +55,14 @@ class Policy(NamedTuple):
     """B of the released modes; largest batch of the others."""
     max_wait: int
     """Ticks after which a bin releases what it holds; NEVER for no limit."""
-    shortest_first: bool
-    """Serve the formed batch with the smallest predicted time first, instead of the first formed."""
+    service_order: Any
+    """Settings of the order in which formed batches are served."""
+    ranked: bool
+    """Serve the formed batch that comes first in `service_order`, instead of the first formed."""
     drop_tail: bool
     """Never release what is left in the bins after the last arrival."""
-    bin_choice: int
-    """Index into `bin_choice.CHOICES`."""
+    bin_choice: Any
+    """Settings of the order in which a free server chooses among bins."""
     per_bin: bool
     """One controller for each bin, instead of one for all."""
     servers: int
@@ -101,6 +103,13 @@ class Setup(NamedTuple):
     def windows(self) -> int:
         """Number of time windows of the report."""
         return self.reporting.windows
+
+    @property
+    def reads_predictions(self) -> bool:
+        """Whether a policy may look at predicted lengths; bins are known before."""
+        if self.policy.static:
+            return reads_predictions(self.policy.service_order)
+        return has_further(self.control) or reads_predictions(self.policy.bin_choice)
 
 
 class Job(NamedTuple):
@@ -200,21 +209,20 @@ def make_policy(
     batch_size: int,
     servers: int = 1,
     max_wait_s: float | None = None,
-    service_order: str = "first_formed",
+    service_order: Any = "first_formed",
     tail: str = "flush",
-    bin_choice: str = "oldest_head",
+    bin_choice: Any = "oldest_head",
     controller_scope: str = "per_bin",
     completion: str = "batch",
 ) -> Policy:
     """Build the policy of one of `MODES`; `servers=INFINITE` for infinitely many.
 
-    `batch_size` is B where batches have a fixed size, and the largest batch in the dynamic modes. Raises InputError for
-    an unknown word or a number out of range.
+    `batch_size` is B where batches have a fixed size, and the largest batch in the dynamic modes. `service_order`
+    and `bin_choice` are names, or settings of an `Order`. Raises InputError for an unknown word or a number out of
+    range.
     """
     _one_of("policy.mode", mode, MODES)
-    _one_of("policy.service_order", service_order, ("first_formed", "shortest_first"))
     _one_of("policy.tail", tail, ("flush", "drop"))
-    _one_of("policy.bin_choice", bin_choice, CHOICES)
     _one_of("policy.controller_scope", controller_scope, ("per_bin", "global"))
     _one_of("server.completion", completion, ("batch", "own"))
     if not 1 <= batch_size <= LARGEST_BATCH:
@@ -223,13 +231,15 @@ def make_policy(
         raise InputError("must be >= 0", path="policy.max_wait_s", value=max_wait_s)
     if not 1 <= servers <= INFINITE:
         raise InputError("must be >= 1 or infinite", path="server.servers", value=servers)
+    formed_order = order_settings(service_order, "policy.service_order", SERVICE_ORDERS)
     return Policy(
         static=mode in ("multi_bin_only", "fifo_fixed"),
         batch_size=int(batch_size),
         max_wait=NEVER if max_wait_s is None else int(from_seconds(max_wait_s)),
-        shortest_first=service_order == "shortest_first",
+        service_order=formed_order,
+        ranked=is_ranked(formed_order),
         drop_tail=tail == "drop",
-        bin_choice=CHOICES.index(bin_choice),
+        bin_choice=order_settings(bin_choice, "policy.bin_choice", CHOICES),
         per_bin=controller_scope == "per_bin",
         servers=int(servers),
         own_completion=completion == "own",
@@ -283,7 +293,7 @@ def check(job: Job) -> None:
             path="server.service",
             allowed=f"must be at most {LATEST // TBT_UNIT // 10**6} s",
         )
-    if setup.policy.shortest_first:
+    if setup.reads_predictions:
         least, most = float(trace.predicted.min()), float(trace.predicted.max())
         if not 0 <= least <= most <= LATEST:
             raise InputError(f"predicted lengths from {least} to {most}", allowed=f"must be in 0..{LATEST}")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..policies.bin_choice import EMPTY, rank
 from ..policies.controller import Heads, View, as_floats, controller_of
 from ..policies.estimates import Observation, RunningMeans, observe, start_means, update
+from ..policies.order import NO_RANK, Candidate, order_of, rank_of
 from ..policies.service import own_ticks, service_ticks
 from ..policies.target import Target, decider, finished_of, last_of, steps_of
 from ..ticks import NEVER, TICKS_PER_MICROSECOND
@@ -30,6 +30,7 @@ class Batch:
     completion: int = 0
     longest: int = 0
     decision: Target | None = None
+    rank: int = 0
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Simulation:
     states: list[Any] = field(default_factory=list)
     history: list[list[Observation]] = field(default_factory=list)
     last_bin: int = -1
+    formations: int = 0
     started: int = 0
 
     def __post_init__(self) -> None:
@@ -130,31 +132,42 @@ class Simulation:
 
     def release(self, j: int) -> None:
         """Form a batch of what bin j holds."""
-        self.formed.append(Batch(j, self.waiting[j], formed=self.now))
+        batch = Batch(j, self.waiting[j], formed=self.now)
+        settings = self.setup.policy.service_order
+        if self.setup.policy.ranked:
+            batch.rank = int(rank_of(order_of(settings).key(self.candidate(batch), settings)))
+        self.formed.append(batch)
         self.waiting[j] = []
+        self.formations += 1
 
     def next_formed(self) -> Batch | None:
         """Take the formed batch that is served next from the central queue."""
         if not self.formed:
             return None
-        batch = min(self.formed, key=self.predicted_time) if self.setup.policy.shortest_first else self.formed[0]
+        batch = min(self.formed, key=lambda batch: batch.rank)
         self.formed.remove(batch)
         return batch
 
-    def predicted_time(self, batch: Batch) -> int:
-        """Return T(b, L) of the longest prediction in a batch."""
-        longest = max(float(self.trace.predicted[i]) for i in batch.members)
-        return int(service_ticks(len(batch.members), longest, self.setup.service))
+    def candidate(self, batch: Batch) -> Candidate:
+        """Return what an order sees of a batch that is formed now."""
+        i, longest = batch.members[0], max(float(self.trace.predicted[i]) for i in batch.members)
+        return Candidate(
+            batch.bin,
+            len(batch.members),
+            float(i),
+            self.trace.arrival[i] * 1.0 / TICKS_PER_MICROSECOND,
+            float(self.trace.prompt[i]),
+            longest,
+            service_ticks(len(batch.members), longest, self.setup.service) / TICKS_PER_MICROSECOND,
+            -1,
+            self.formations,
+        )
 
     # Dynamic modes: a free server takes what waits, up to its target ([DB]).
 
     def take(self) -> Batch | None:
         """Choose a bin and take a batch from its head; None when nothing waits."""
-        bins = len(self.waiting)
-        ranks = [
-            rank(self.setup.policy.bin_choice, j, queue[0] if queue else EMPTY, len(queue), self.last_bin, bins)
-            for j, queue in enumerate(self.waiting)
-        ]
+        ranks = [self.rank(j) if queue else NO_RANK for j, queue in enumerate(self.waiting)]
         j = ranks.index(min(ranks))
         if not self.waiting[j]:
             return None
@@ -162,6 +175,14 @@ class Simulation:
         members, self.waiting[j] = self.waiting[j][: target.batch], self.waiting[j][target.batch :]
         self.last_bin = j
         return Batch(j, members, formed=self.now, decision=target)
+
+    def rank(self, j: int) -> int:
+        """Return where a bin in which requests wait stands."""
+        settings, i = self.setup.policy.bin_choice, self.waiting[j][0]
+        arrival = self.trace.arrival[i] * 1.0 / TICKS_PER_MICROSECOND
+        prompt, predicted = float(self.trace.prompt[i]), float(self.trace.predicted[i])
+        seen = Candidate(j, len(self.waiting[j]), float(i), arrival, prompt, predicted, 0.0, self.last_bin, 0)
+        return int(rank_of(order_of(settings).key(seen, settings)))
 
     def controller(self, j: int) -> int:
         """Return the controller that decides for bin j."""

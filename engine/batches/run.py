@@ -51,9 +51,9 @@ def _run_compiled(job: Job, tally: Tally, records: Records) -> None:
     """Simulate in a Numba kernel; compiled code is loaded on first use only."""
     trace, bins, setup = job
     if setup.policy.static:
-        from .numba.static import run_static, static_workspace
+        from .numba.static import run_static
 
-        run_static(trace, bins, setup, tally, records, static_workspace(bins, setup))
+        run_static(trace, bins, setup, tally, records)
     else:
         from .numba.dynamic import run_dynamic
 

@@ -4,16 +4,16 @@ Time is counted in picoseconds: every coefficient of the step law is a whole num
 whole number of ticks without rounding anything, and the sum over any number of steps has a closed form that is exact.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchcube.errors import InputError
 
-from ..policies.bin_choice import CHOICES
+from ..policies.order import CHOICES, order_settings, reads_predictions
 from ..policies.sla import STEP_SIGNALS, TOKEN_GAP
-from ..policies.target import Control, fixed_target
+from ..policies.target import Control, fixed_target, has_further
 from ..simulation import Shape
 
 TICKS_PER_S = 10**12
@@ -46,7 +46,7 @@ class Requests(NamedTuple):
     output: NDArray[np.int64]
     """Tokens, >= 1."""
     predicted: NDArray[np.float64]
-    """Predicted output, in tokens; read by no policy of the package."""
+    """Predicted output, in tokens; read where a policy looks at it: see `Setup.reads_predictions`."""
 
 
 class Law(NamedTuple):
@@ -93,8 +93,8 @@ class Fleet(NamedTuple):
     """K."""
     by_bin: bool
     """Admission prefers the bin being served, until it is empty or has been given `most_running` requests in a row."""
-    bin_choice: int
-    """Of `CHOICES`: the bin that is served next."""
+    bin_choice: Any
+    """Settings of the order in which bins are served."""
 
 
 class StepReporting(NamedTuple):
@@ -128,6 +128,12 @@ class Setup(NamedTuple):
     def windows(self) -> int:
         """Number of time windows of the report."""
         return self.reporting.windows
+
+    @property
+    def reads_predictions(self) -> bool:
+        """Whether a policy may look at predicted lengths; bins are known before."""
+        further = has_further(self.replica.control)
+        return further or (self.fleet.by_bin and reads_predictions(self.fleet.bin_choice))
 
 
 class Job(NamedTuple):
@@ -269,13 +275,12 @@ def make_fleet(
     routing: str = "round_robin",
     bins: int = 1,
     admission: str = "fifo",
-    bin_choice: str = "oldest_head",
+    bin_choice: Any = "oldest_head",
 ) -> Fleet:
     """Build a fleet; InputError for an unknown word, no replica or bin, and fewer bins than replicas they map to."""
     for name, value, allowed in (
         ("routing", routing, ROUTINGS),
         ("admission", admission, ADMISSIONS),
-        ("bin_choice", bin_choice, CHOICES),
     ):
         if value not in allowed:
             raise InputError(f"must be one of {', '.join(allowed)}", path=name, value=repr(value))
@@ -285,7 +290,8 @@ def make_fleet(
         raise InputError("must be >= 1", path="bins", value=bins)
     if routing == "by_bin" and bins < replicas:
         raise InputError(f"must be at least replicas = {replicas} with routing by_bin", path="bins", value=bins)
-    return Fleet(int(replicas), ROUTINGS.index(routing), int(bins), admission == "by_bin", CHOICES.index(bin_choice))
+    order = order_settings(bin_choice, "bin_choice", CHOICES)
+    return Fleet(int(replicas), ROUTINGS.index(routing), int(bins), admission == "by_bin", order)
 
 
 def make_step_reporting(

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..policies.bin_choice import EMPTY, rank
 from ..policies.controller import Heads, View, as_floats, controller_of
 from ..policies.estimates import Observation, RunningMeans, observe, start_means, update
+from ..policies.order import NO_RANK, Candidate, order_of, rank_of
 from ..policies.sla import TOKEN_GAP
 from ..policies.target import Target, decider, finished_of, last_of, steps_of, watches_steps
 from ..tally import Tally
@@ -242,12 +242,17 @@ class Engine:
         if not self.fleet.by_bin:
             return 0
         if self.serving < 0 or self.turn == 0 or not self.queues[self.serving]:
-            ranks = [
-                rank(self.fleet.bin_choice, k, queue[0] if queue else EMPTY, len(queue), self.serving, len(self.queues))
-                for k, queue in enumerate(self.queues)
-            ]
+            ranks = [self.rank(k) if queue else NO_RANK for k, queue in enumerate(self.queues)]
             self.serving, self.turn = ranks.index(min(ranks)), int(self.replica.control.largest)
         return self.serving
+
+    def rank(self, k: int) -> int:
+        """Return where a bin in which requests wait stands."""
+        settings, i, requests = self.fleet.bin_choice, self.queues[k][0], self.requests
+        arrival, prompt = requests.arrival[i] * 1.0 / TICKS_PER_MICROSECOND, float(requests.prompt[i])
+        predicted = float(requests.predicted[i])
+        seen = Candidate(k, len(self.queues[k]), float(i), arrival, prompt, predicted, 0.0, self.serving, 0)
+        return int(rank_of(order_of(settings).key(seen, settings)))
 
     def pass_time(self, decoding: list[RunningRequest]) -> Step:
         """Let the step's time pass; return what it did."""

@@ -153,6 +153,11 @@ def start_state(control: Control) -> Any:
     return decider(controller_of(control.further)).start(means, view, control)[0]
 
 
+def has_further(control: Control) -> bool:
+    """Say whether there is a controller beside the papers'."""
+    return controller_of(control.further) is not None
+
+
 def is_steady(control: Control) -> bool:
     """Say whether the target stays while nothing finishes and nobody comes, so that steps may be taken many at once."""
     further = controller_of(control.further)

@@ -54,7 +54,7 @@ class Draws:
         arrival = self._once(keys.arrivals, lambda: self._arrivals(plan))
         bins: Bins = self._once(keys.bins, lambda: self._bins(plan))
         trace = trace._replace(arrival=arrival)
-        if setup.policy.shortest_first:
+        if setup.reads_predictions:
             trace = trace._replace(predicted=self._predicted(plan, trace))
         if draws_service(plan.point):
             # Every point draws from the same stream: settings that share coefficients share the draw.
@@ -71,6 +71,8 @@ class Draws:
         if draws_service(plan.point):
             law = self._once(keys.service, lambda: drawn_law(plan.point, self._stream("coefficients")))
             setup = setup._replace(replica=setup.replica._replace(law=law))
+        if setup.reads_predictions:
+            requests = requests._replace(predicted=self._prediction(plan).predicted)
         return continuous.Job(requests._replace(arrival=arrival), bin_of, setup)
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:

@@ -22,16 +22,15 @@ from batchcube.engine import (
     sort_into_bins,
 )
 from batchcube.engine.moments import exact_sums
-from batchcube.engine.policies.bin_choice import CHOICES
 from batchcube.engine.policies.estimates import KINDS, smoothing
 from batchcube.engine.policies.memory import RULES, UNLIMITED, Memory, memory_bound, no_memory_bound
+from batchcube.engine.policies.order import CHOICES, SERVICE_ORDERS
 from batchcube.engine.policies.service import BATCH_FACTORS, Service, formula, given, measured
 from batchcube.engine.policies.sla import SIGNALS, VARIANTS, Sla, no_sla, sla_search
 from batchcube.engine.policies.target import Control
 from batchcube.engine.tally import Tally
 
 STATIC = ("multi_bin_only", "fifo_fixed")
-ORDERS = ("first_formed", "shortest_first")
 SECOND = 1_000_000
 EITHER = (True, False)
 
@@ -234,7 +233,7 @@ def random_job(rng: np.random.Generator, **only: Any) -> Job:
         batch_size=batch_size,
         servers=_pick(rng, *only.get("servers", (1, 1, 2, 3, INFINITE))),
         max_wait_s=_pick(rng, *only.get("max_wait_s", (None, 0.0, 0.5, 1.0, 2.0))) if static else None,
-        service_order=_pick(rng, *only.get("service_order", ORDERS)) if static else "first_formed",
+        service_order=_pick(rng, *only.get("service_order", SERVICE_ORDERS)) if static else "first_formed",
         tail=_pick(rng, "flush", "drop") if static else "flush",
         bin_choice=_pick(rng, *only.get("bin_choice", CHOICES)),
         controller_scope=_pick(rng, "per_bin", "global"),

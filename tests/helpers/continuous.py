@@ -20,9 +20,9 @@ from batchcube.engine.continuous import (
     make_step_reporting,
 )
 from batchcube.engine.continuous.model import NEVER, TICKS_PER_S
-from batchcube.engine.policies.bin_choice import CHOICES
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
+from batchcube.engine.policies.order import CHOICES
 from batchcube.engine.policies.sla import STEP_SIGNALS, no_sla, sla_search
 from batchcube.engine.policies.target import Control
 from batchcube.engine.tally import Tally, row_of

@@ -22,7 +22,7 @@ class Static(NamedTuple):
     """Options that make a program of bins that release batches what it is."""
 
     waits: bool
-    shortest_first: bool
+    ranked: bool
     own_completion: bool
     table: bool
     """A measured table, not a formula."""
@@ -37,7 +37,7 @@ class Dynamic(NamedTuple):
     memory: bool
     window: bool
     """Estimates over the last observations, not `ema`."""
-    longest_queue: bool
+    counted: bool
     own_completion: bool
     table: bool
     timed: bool
@@ -79,9 +79,9 @@ def options_of(key: ProgramKey) -> Options:
     """Read the options off a key."""
     table = key.pieces > 1
     if key.static:
-        return Static(key.waits, key.shortest_first, key.own_completion, table, key.timed, key.servers)
+        return Static(key.waits, key.ranked, key.own_completion, table, key.timed, key.servers)
     window = key.observations > 1
-    return Dynamic(key.sla, key.memory, window, key.longest_queue, key.own_completion, table, key.timed, key.servers)
+    return Dynamic(key.sla, key.memory, window, key.counted, key.own_completion, table, key.timed, key.servers)
 
 
 def draw(options: Options, number: int) -> Job:
@@ -95,11 +95,11 @@ def draw(options: Options, number: int) -> Job:
     if isinstance(options, Static):
         only["mode"] = STATIC
         only["max_wait_s"] = (0.0, 0.5, 1.0, 2.0) if options.waits else (None,)
-        only["service_order"] = ("shortest_first",) if options.shortest_first else ("first_formed",)
+        only["service_order"] = ("shortest_first",) if options.ranked else ("first_formed",)
     else:
         controlled = options.sla or options.memory or options.window
         only["mode"] = DYNAMIC if controlled else (*DYNAMIC, "fifo_greedy")
-        only["bin_choice"] = ("longest_queue",) if options.longest_queue else ("oldest_head", "round_robin")
+        only["bin_choice"] = ("longest_queue",) if options.counted else ("oldest_head", "round_robin")
         only |= {"sla": (options.sla,), "memory": (options.memory,)}
         only["estimates"] = ("window",) if options.window else ("ema",)
     return random_job(np.random.default_rng([number, all_options(type(options)).index(options)]), **only)

@@ -90,7 +90,7 @@ def replications_at_once(key: ProgramKey) -> int:
 def bytes_of_replication(key: ProgramKey) -> int:
     """Return what a replication takes in a device's memory; the compiler's own figures lie below it (see the tests)."""
     per_request = 8 * (40 + 5 * key.records + 4 * key.predicted + 6 * key.waits)
-    per_batch = 8 * (50 + 16 * key.shortest_first)
+    per_batch = 8 * (50 + 16 * key.ranked)
     queue = 0 if key.static else 64 * key.largest_batch
     controllers = key.bins * (key.observations + 16) * 64
     return (

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ...dialect import where, whole
-from ...policies.bin_choice import rank
 from ...policies.controller import Heads, View
 from ...policies.estimates import UNIT, Observation, RunningMeans, observe, read, start_means, update
+from ...policies.order import NO_RANK, Candidate, rank_of
 from ...policies.service import own_ticks, service_ticks
 from ...policies.target import Target, decider, finished_of, last_of, steps_of
 from ...statistics import Decision
@@ -227,10 +227,9 @@ def dispatch(state: State, replication: Replication, queue: Array, key: ProgramK
     free = running.completion == NEVER
     starting = ~jnp.any(running.completion == now) & (jnp.sum(~free) < policy.servers) & jnp.any(waiting)
     queued = 1 * waiting
-    if key.longest_queue:
+    if key.counted:
         queued = first_after(replication.came, state.head, end, now, key) - state.head
-    first = jnp.astype(replication.request[state.head], jnp.int64)
-    j = jnp.argmin(rank(policy.bin_choice, jnp.arange(key.bins), first, queued, state.previous, key.bins))
+    j = jnp.argmin(jnp.where(waiting, ranks_of(queued, state, replication, key), NO_RANK))
     target = jax.tree.map(lambda x: x[jnp.where(policy.per_bin != 0, j, 0)], state.targets)
 
     low, place = state.head[j], jnp.arange(key.largest_batch)
@@ -270,6 +269,18 @@ def dispatch(state: State, replication: Replication, queue: Array, key: ProgramK
         crowded=state.crowded | crowded,
         log=state.log.at[jnp.where(starting, state.number, key.batches)].set(row, mode="drop"),
     )
+
+
+def ranks_of(queued: Array, state: State, replication: Replication, key: ProgramKey) -> Array:
+    """Return the rank of each bin, (bin,); so many are `queued` in each."""
+    head, nothing = state.head, jnp.zeros(key.bins, jnp.int64)
+    request = replication.request[head] * 1.0
+    arrival, prompt = replication.came[head] / TICKS_PER_MICROSECOND, replication.prompt[head] * 1.0
+    predicted, previous = replication.predicted[head] * 1.0, jnp.full(key.bins, state.previous)
+    columns: Any = (jnp.arange(key.bins), queued, request, arrival, prompt, predicted, 0.0 * nothing, previous, nothing)
+    rank: Any = jax.vmap(lambda candidate: rank_of(key.order.key(candidate, replication.setup.policy.bin_choice)))
+    ranks: Array = rank(Candidate(*columns))
+    return ranks
 
 
 def read_log(replication: Replication, state: State, key: ProgramKey) -> tuple[Batches, Decision]:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...policies.bin_choice import CHOICES
 from ...policies.controller import Controller, controller_of
+from ...policies.order import BUILTIN, Order, counts_waiting, order_of
 from ...simulation import Shape
 from ...ticks import NEVER
 from ..model import INFINITE, Job, Setup
@@ -38,21 +38,25 @@ class ProgramKey(NamedTuple):
     static: bool
     waits: bool
     """Some bin releases what it holds after `max_wait`."""
-    shortest_first: bool
-    longest_queue: bool
+    ranked: bool
+    """Formed batches are served by rank, not as they are formed."""
+    counted: bool
+    """The order of bins looks at how many wait."""
     own_completion: bool
     timed: bool
     sla: bool
     memory: bool
     further: Controller | None
     """A controller beside the papers'."""
+    order: Order
+    """Of the formed batches, or of the bins."""
     records: bool
     """Say what became of each request."""
 
     @property
     def predicted(self) -> bool:
         """Whether a policy may read predicted lengths."""
-        return self.shortest_first or self.further is not None
+        return self.ranked or self.further is not None or self.order is not BUILTIN
 
 
 def roomy(count: int) -> int:
@@ -102,13 +106,14 @@ def key_of(job: Job, shape: Shape, *, records: bool, slots: int = MOST_SLOTS) ->
         else 1,
         static=policy.static,
         waits=waits,
-        shortest_first=policy.static and policy.shortest_first,
-        longest_queue=not policy.static and shape.bins > 1 and CHOICES[policy.bin_choice] == "longest_queue",
+        ranked=policy.static and policy.ranked,
+        counted=not policy.static and shape.bins > 1 and counts_waiting(policy.bin_choice),
         own_completion=policy.own_completion,
         timed=service.timed,
         sla=control.sla.enabled,
         memory=control.memory.enabled,
         further=None if policy.static else controller_of(control.further),
+        order=order_of(policy.service_order if policy.static else policy.bin_choice),
         records=records,
     )
 

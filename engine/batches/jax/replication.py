@@ -77,9 +77,7 @@ def with_structure(setup: Any, key: ProgramKey) -> Any:
     """Put plain bools, which policies ask with `if`, in place of their arrays."""
     control = setup.control
     return setup._replace(
-        policy=setup.policy._replace(
-            static=key.static, shortest_first=key.shortest_first, own_completion=key.own_completion
-        ),
+        policy=setup.policy._replace(static=key.static, ranked=key.ranked, own_completion=key.own_completion),
         service=setup.service._replace(timed=key.timed),
         control=control._replace(
             sla=control.sla._replace(enabled=key.sla), memory=control.memory._replace(enabled=key.memory)

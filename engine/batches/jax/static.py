@@ -4,17 +4,19 @@ Which requests form a batch, and when, depends on arrivals alone: all batches of
 one server or infinitely many, so are their starts; several servers take one batch after the other.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.ops import segment_max, segment_sum
 
+from ...policies.order import Candidate, rank_of
 from ...policies.service import service_ticks
-from ...ticks import NEVER
+from ...ticks import NEVER, TICKS_PER_MICROSECOND
 from .program import ProgramKey
+from .ranked import serve_ranked
 from .replication import Batches, Replication, bin_at, first_after, last_arrival
-from .shortest import serve_shortest
 
 # What releases a batch, in the order in which releases at one instant happen; ties go by a number below 2^32.
 FULL, WAITED, ENDED = (cause << 32 for cause in range(3))
@@ -41,7 +43,7 @@ def static_batches(replication: Replication, key: ProgramKey) -> Batches:
         jnp.where(there, replication.prompt + replication.output, 0), of, key.batches, indices_are_sorted=True
     )
     predicted = longest
-    if key.shortest_first:
+    if key.ranked:
         predicted = segment_max(jnp.where(there, replication.predicted, 0.0), of, key.batches, indices_are_sorted=True)
     turns = in_turn(formed, key)
     place = jnp.zeros_like(turns).at[turns].set(jnp.arange(key.batches))
@@ -56,14 +58,26 @@ def static_batches(replication: Replication, key: ProgramKey) -> Batches:
     servers = replication.setup.policy.servers
     number = place[jnp.minimum(of, key.batches - 1)]
     batches = Batches(formed.low, size, formed.bin, formed.instant, service, longest, tokens, number)
-    if key.shortest_first:
-        forecast = service_ticks(size, predicted, replication.setup.service)
-        return serve_shortest(batches, forecast, servers, key)
+    if key.ranked:
+        return serve_ranked(batches, ranks_of(batches, predicted, replication, key), servers, key)
     if key.servers == 0:
         return batches
     if key.servers == 1:
         return batches._replace(start=serve_one(formed.instant, service))
     return batches._replace(start=serve_many(formed.instant, service, servers, key.servers))
+
+
+def ranks_of(batches: Batches, predicted: Array, replication: Replication, key: ProgramKey) -> Array:
+    """Return the rank of each formed batch, given in the order of formation, by its longest `predicted` length."""
+    setup, low = replication.setup, batches.low
+    service = service_ticks(batches.size, predicted, setup.service) / TICKS_PER_MICROSECOND
+    arrival, prompt = replication.came[low] / TICKS_PER_MICROSECOND, replication.prompt[low] * 1.0
+    request, number = replication.request[low] * 1.0, jnp.arange(key.batches)
+    before = jnp.full(key.batches, -1)
+    columns: Any = (batches.bin, batches.size, request, arrival, prompt, predicted * 1.0, service, before, number)
+    rank: Any = jax.vmap(lambda candidate: rank_of(key.order.key(candidate, setup.policy.service_order)))
+    ranks: Array = rank(Candidate(*columns))
+    return ranks
 
 
 def form_full(replication: Replication, key: ProgramKey) -> tuple[Formed, Array]:

@@ -14,9 +14,9 @@ from ...numba.adders import adder
 from ...numba.heap import pop, push
 from ...numba.jit import inline, jit
 from ...numba.state import Structure, floats_of, packing, structure_of
-from ...policies.bin_choice import EMPTY, rank
 from ...policies.controller import Controller, Heads, View, controller_of
 from ...policies.estimates import UNIT, Observation, RunningMeans, observe, start_means, update
+from ...policies.order import NO_RANK, Candidate, Order, order_of, rank_of
 from ...policies.service import own_ticks, service_ticks
 from ...policies.target import Target, decider, finished_of, last_of, start_state, steps_of
 from ...statistics import BATCHES, DECISION, decision_of
@@ -126,15 +126,17 @@ def signal_of(members, start, service, longest_output, trace, setup):
 
 
 @inline
-def choose_bin(order, queues, previous, policy):
-    """Return the bin that a free server takes from."""
-    best, best_rank = 0, EMPTY
+def choose_bin(key, trace, order, queues, previous, settings):
+    """Return the bin that a free server takes from: of those in which requests wait, the first by its key."""
+    best, best_rank = 0, NO_RANK
     for j in range(len(queues)):
-        waiting = queues[j, COUNT]
-        first = np.int64(order[queues[j, HEAD]]) if waiting > 0 else EMPTY
-        value = rank(policy.bin_choice, j, first, waiting, previous, len(queues))
-        if value < best_rank:
-            best, best_rank = j, value
+        if queues[j, COUNT] > 0:
+            i = order[queues[j, HEAD]]
+            arrival, prompt = trace.arrival[i] / TICKS_PER_MICROSECOND, trace.prompt[i] * 1.0
+            seen = Candidate(j, queues[j, COUNT], i * 1.0, arrival, prompt, trace.predicted[i], 0.0, previous, 0)
+            rank = rank_of(key(seen, settings))
+            if rank < best_rank:
+                best, best_rank = j, rank
     return best
 
 
@@ -149,14 +151,15 @@ def exchanged(k, new, control, workspace):
 
 
 @cache
-def dynamic_kernel(further: Controller | None, structure: Structure) -> Callable[..., None]:
-    """Return the kernel that has the papers' controllers compiled in, and a further one where there is one.
+def dynamic_kernel(further: Controller | None, structure: Structure, bin_choice: Order) -> Callable[..., None]:
+    """Return the kernel that has an order and the papers' controllers compiled in, and a further one if there is one.
 
-    `structure` is that of their state. A kernel simulates one replication into an empty tally; it fills `records`
-    unless they have length 0.
+    `structure` is that of the controllers' state. A kernel simulates one replication into an empty tally; it fills
+    `records` unless they have length 0.
     """
     start_all, decide_all = decider(further)
     load, store = packing(structure)
+    key = bin_choice.key
 
     @jit
     def run_dynamic(trace, bins, setup, tally, records, workspace):
@@ -202,7 +205,7 @@ def dynamic_kernel(further: Controller | None, structure: Structure) -> Callable
                 arrived, waiting = arrived + 1, waiting + 1
             # (3) Dispatch until none can.
             while waiting > 0 and busy < policy.servers:
-                j = choose_bin(order, queues, previous, policy)
+                j = choose_bin(key, trace, order, queues, previous, policy.bin_choice)
                 target = target_of(j if policy.per_bin else 0, workspace)
                 low = queues[j, HEAD]
                 size = min(queues[j, COUNT], target.batch)
@@ -236,4 +239,4 @@ def run_dynamic(trace: Any, bins: Any, setup: Any, tally: Any, records: Any) -> 
         _structures[further] = structure_of(start_state(setup.control))
     structure = _structures[further]
     workspace = dynamic_workspace(bins, setup, floats_of(structure))
-    dynamic_kernel(further, structure)(trace, bins, setup, tally, records, workspace)
+    dynamic_kernel(further, structure, order_of(setup.policy.bin_choice))(trace, bins, setup, tally, records, workspace)

@@ -4,15 +4,18 @@ Nothing that happens at the servers changes which requests form a batch, or when
 each bin knows when its next batch is released, and batches are taken in that order.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...numba.heap import pop, push
 from ...numba.jit import inline, jit
+from ...policies.order import Candidate, Order, order_of, rank_of
 from ...policies.service import service_ticks
-from ...ticks import NEVER
+from ...ticks import NEVER, TICKS_PER_MICROSECOND
 from ..model import INFINITE, Bins, Setup
 from .count import count_batch, count_lost, record, span_of, start_counting
 
@@ -21,14 +24,14 @@ FULL, WAITED, ENDED = 0, 1, 2
 
 
 class StaticWorkspace(NamedTuple):
-    """Working memory of `run_static`."""
+    """Working memory of a kernel."""
 
     bins: NDArray[np.int64]
     """(bin, 5) head of the bin in `order`, and its next release: instant, cause, tie-breaker, end in `order`."""
     free: NDArray[np.int64]
     """(server,) when each server is free; one entry, always 0, when there are infinitely many."""
     formed: NDArray[np.int64]
-    """(batch, 5) heap of formed batches, for `shortest_first`: predicted ticks, number formed, bin, low, high."""
+    """(batch, 5) heap of formed batches, where they are ranked: rank, number formed, bin, low, high."""
 
 
 HEAD, INSTANT, CAUSE, TIE, END = range(5)
@@ -37,7 +40,7 @@ HEAD, INSTANT, CAUSE, TIE, END = range(5)
 def static_workspace(bins: Bins, setup: Setup) -> StaticWorkspace:
     """Allocate working memory; pages of the heap that are never touched cost nothing."""
     count = len(bins.start) - 1
-    waiting = len(bins.of) + 1 if setup.policy.shortest_first else 1
+    waiting = len(bins.of) + 1 if setup.policy.ranked else 1
     servers = 1 if setup.policy.servers == INFINITE else setup.policy.servers
     return StaticWorkspace(
         np.zeros((count, 5), np.int64), np.zeros(servers, np.int64), np.empty((waiting, 5), np.int64)
@@ -99,12 +102,14 @@ def serve(low, high, j, number, start, trace, bins, setup, limits, tally, record
 
 
 @inline
-def predicted_ticks(members, trace, law):
-    """Return T(b, L) of the longest prediction in a batch."""
-    longest = 0.0
+def candidate_of(j, members, number, trace, law):
+    """Return what an order sees of a formed batch."""
+    longest, i = 0.0, members[0]
     for m in range(len(members)):
         longest = max(longest, trace.predicted[members[m]])
-    return service_ticks(len(members), longest, law)
+    arrival, service = trace.arrival[i] / TICKS_PER_MICROSECOND, service_ticks(len(members), longest, law)
+    prompt, service_us = trace.prompt[i] * 1.0, service / TICKS_PER_MICROSECOND
+    return Candidate(j, len(members), i * 1.0, arrival, prompt, longest, service_us, -1, number)
 
 
 @inline
@@ -117,43 +122,59 @@ def earliest(free):
     return best
 
 
-@jit
-def run_static(trace, bins, setup, tally, records, workspace):
-    """Simulate one replication into an empty tally; fill `records` unless they have length 0."""
-    limits = start_counting(trace, setup, bins, tally)
-    policy, queues, free, formed = setup.policy, workspace.bins, workspace.free, workspace.formed
-    for j in range(len(queues)):
-        queues[j, HEAD] = bins.start[j]
-        plan(j, trace, bins, policy, queues)
-    number = released = released_at = waiting = 0
-    finite = policy.servers < INFINITE
-    while True:
-        j = first_of(queues)
-        now = queues[j, INSTANT]
-        server = earliest(free)
-        start = max(released_at, free[server])
-        if waiting > 0 and start < now:
-            # Every release of the last instant is in: the server takes the shortest batch that waits.
-            pop(formed, waiting)
-            waiting -= 1
-            k, low, high = formed[waiting, 2], formed[waiting, 3], formed[waiting, 4]
-        elif now == NEVER:
-            break
-        else:
-            k, low, high = j, queues[j, HEAD], queues[j, END]
-            queues[j, HEAD] = high
+@cache
+def static_kernel(service_order: Order) -> Callable[..., None]:
+    """Return the kernel that has an order compiled in.
+
+    A kernel simulates one replication into an empty tally; it fills `records` unless they have length 0.
+    """
+    key = service_order.key
+
+    @jit
+    def run_static(trace, bins, setup, tally, records, workspace):
+        limits = start_counting(trace, setup, bins, tally)
+        policy, queues, free, formed = setup.policy, workspace.bins, workspace.free, workspace.formed
+        for j in range(len(queues)):
+            queues[j, HEAD] = bins.start[j]
             plan(j, trace, bins, policy, queues)
-            released, released_at = released + 1, now
-            if policy.shortest_first:
-                row = formed[waiting]
-                row[0], row[1] = predicted_ticks(bins.order[low:high], trace, setup.service), released
-                row[2], row[3], row[4] = j, low, high
-                push(formed, waiting)
-                waiting += 1
-                continue
-            start = max(now, free[server])
-        done = serve(low, high, k, number, start, trace, bins, setup, limits, tally, records)
-        free[server] = done if finite else 0
-        number += 1
-    for j in range(len(queues)):
-        count_lost(bins.order[queues[j, HEAD] : bins.start[j + 1]], j, trace, limits, tally)
+        number = released = released_at = waiting = 0
+        finite = policy.servers < INFINITE
+        while True:
+            j = first_of(queues)
+            now = queues[j, INSTANT]
+            server = earliest(free)
+            start = max(released_at, free[server])
+            if waiting > 0 and start < now:
+                # Every release of the last instant is in: the server takes the first of the batches that wait.
+                pop(formed, waiting)
+                waiting -= 1
+                k, low, high = formed[waiting, 2], formed[waiting, 3], formed[waiting, 4]
+            elif now == NEVER:
+                break
+            else:
+                k, low, high = j, queues[j, HEAD], queues[j, END]
+                queues[j, HEAD] = high
+                plan(j, trace, bins, policy, queues)
+                released, released_at = released + 1, now
+                if policy.ranked:
+                    row = formed[waiting]
+                    seen = candidate_of(j, bins.order[low:high], released - 1, trace, setup.service)
+                    row[0], row[1] = rank_of(key(seen, policy.service_order)), released
+                    row[2], row[3], row[4] = j, low, high
+                    push(formed, waiting)
+                    waiting += 1
+                    continue
+                start = max(now, free[server])
+            done = serve(low, high, k, number, start, trace, bins, setup, limits, tally, records)
+            free[server] = done if finite else 0
+            number += 1
+        for j in range(len(queues)):
+            count_lost(bins.order[queues[j, HEAD] : bins.start[j + 1]], j, trace, limits, tally)
+
+    return run_static
+
+
+def run_static(trace: Any, bins: Any, setup: Any, tally: Any, records: Any) -> None:
+    """Simulate one replication into an empty tally; fill `records` unless they have length 0."""
+    kernel = static_kernel(order_of(setup.policy.service_order))
+    kernel(trace, bins, setup, tally, records, static_workspace(bins, setup))

@@ -7,6 +7,7 @@ from typing import Any
 from ...numba.jit import inline, jit
 from ...numba.state import Structure, floats_of, packing, structure_of
 from ...policies.controller import Controller, controller_of
+from ...policies.order import Order, order_of
 from ...policies.target import decider, start_state
 from ...statistics import CONTINUOUS
 from ..model import NEVER, REJECTED, ROUTINGS, Job
@@ -33,15 +34,16 @@ def shortest(now, replicas, workspace):
 
 
 @cache
-def fleet_kernel(further: Controller | None, structure: Structure) -> Callable[..., None]:
-    """Return the kernel that has the papers' controllers compiled in, and a further one where there is one.
+def fleet_kernel(further: Controller | None, structure: Structure, bin_choice: Order) -> Callable[..., None]:
+    """Return the kernel that has an order and the papers' controllers compiled in, and a further one if there is one.
 
-    `structure` is that of their state. A kernel serves or rejects every request. Requests order[begin[r]:begin[r + 1]]
-    are sent to replica r, known beforehand; where the way depends on the queues, there are none, and everybody is sent
-    on arrival.
+    `structure` is that of the controllers' state. A kernel serves or rejects every request. Requests
+    order[begin[r]:begin[r + 1]] are sent to replica r, known beforehand; where the way depends on the queues, there are
+    none, and everybody is sent on arrival.
     """
     start_all, decide_all = decider(further)
     load, store = packing(structure)
+    key = bin_choice.key
 
     @jit
     def run_fleet(requests, bin_of, setup, records, tally, workspace, order, begin):
@@ -60,7 +62,9 @@ def fleet_kernel(further: Controller | None, structure: Structure) -> Callable[.
             for r in range(replicas):
                 mine = order[begin[r] : begin[r + 1]]
                 part = part_of(workspace, r)
-                advance(requests, bin_of, setup, records, limits, tally, part, mine, until, decide_all, load, store)
+                advance(
+                    requests, bin_of, setup, records, limits, tally, part, mine, until, decide_all, load, store, key
+                )
                 if tally.totals[OVERRUN]:
                     return
             if i < rounds:
@@ -87,5 +91,5 @@ def run_fleet(job: Job, records: Any, tally: Any, order: Any, begin: Any) -> Non
         _structures[further] = structure_of(start_state(control))
     structure = _structures[further]
     workspace = make_workspace(job, floats_of(structure))
-    kernel = fleet_kernel(further, structure)
+    kernel = fleet_kernel(further, structure, order_of(job.setup.fleet.bin_choice))
     kernel(job.requests, job.bin_of, job.setup, records, tally, workspace, order, begin)

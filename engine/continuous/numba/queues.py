@@ -1,7 +1,8 @@
 """Requests that wait, run, decode and leave: queues, the order of admission, and the heap of those that decode."""
 
 from ...numba.jit import inline
-from ...policies.bin_choice import EMPTY, rank
+from ...policies.order import NO_RANK, Candidate, rank_of
+from ..model import TICKS_PER_MICROSECOND
 from .leaps import blocks_for
 from .workspace import (
     COUNT,
@@ -162,8 +163,11 @@ def enqueue(workspace, i, j):
 
 
 @inline
-def next_in_line(workspace, fleet, turn):
-    """Return who is admitted next, somebody waiting: a preempted request, or the first of the bin being served."""
+def next_in_line(workspace, requests, fleet, turn, key):
+    """Return who is admitted next, somebody waiting: a preempted request, or the first of the bin being served.
+
+    `key` is that of the order in which bins are served.
+    """
     state, queues = workspace.state, workspace.queue
     if state[RETURNED] != NOBODY:
         return state[RETURNED]
@@ -171,11 +175,17 @@ def next_in_line(workspace, fleet, turn):
     if fleet.by_bin:
         j = state[SERVING]
         if j == NOBODY or state[TURN] == 0 or queues[j, COUNT] == 0:
-            previous, best = j, EMPTY
+            previous, best = j, NO_RANK
             for k in range(len(queues)):
-                value = rank(fleet.bin_choice, k, queues[k, FIRST], queues[k, COUNT], previous, len(queues))
-                if value < best:
-                    j, best = k, value
+                if queues[k, COUNT] > 0:
+                    i = queues[k, FIRST]
+                    arrival, prompt = requests.arrival[i] / TICKS_PER_MICROSECOND, requests.prompt[i] * 1.0
+                    seen = Candidate(
+                        k, queues[k, COUNT], i * 1.0, arrival, prompt, requests.predicted[i], 0.0, previous, 0
+                    )
+                    rank = rank_of(key(seen, fleet.bin_choice))
+                    if rank < best:
+                        j, best = k, rank
             state[SERVING], state[TURN] = j, turn
     return queues[j, FIRST]
 

@@ -85,7 +85,7 @@ def add_chunk(i, chunk, workspace):
 
 
 @inline
-def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tally):
+def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tally, key):
     """Choose what runs in this step beside the decodes: chunks of running prefills, then admissions."""
     state, size = workspace.state, replica.block_tokens
     budget = replica.token_budget
@@ -110,7 +110,7 @@ def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tal
                     workspace.done[0], finished = i, 1
                     state[PREFILLING] = NOBODY
     while not preempted and state[WAITING] > 0 and state[RUNNING] < cap and budget > 0:
-        i = next_in_line(workspace, fleet, int(replica.control.largest))
+        i = next_in_line(workspace, requests, fleet, int(replica.control.largest), key)
         need = requests.prompt[i] + workspace.generated[i]
         chunk = min(need, budget) if replica.chunked else need
         more = blocks_for(chunk, size)
@@ -192,11 +192,11 @@ def view_of(now, requests, control, workspace):
 
 
 @inline
-def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, until, decide, load, store):
+def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, until, decide, load, store, key):
     """Take the steps of one replica that begin before `until`.
 
     `mine` are the requests that are sent here, in order. `decide` belongs to the controllers, whose state is read and
-    kept with `load` and `store`.
+    kept with `load` and `store`, and `key` to the order of bins.
     """
     replica, fleet, _ = setup
     state, law, size, control = workspace.state, replica.law, replica.block_tokens, replica.control
@@ -221,7 +221,7 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
         view = view_of(now, requests, control, workspace)
         controllers, target = decide(load(workspace.kept), means_of(STEPS, workspace), view, control)
         store(workspace.kept, controllers)
-        work = schedule(now, target.batch, replica, fleet, requests, limits, records, workspace, tally)
+        work = schedule(now, target.batch, replica, fleet, requests, limits, records, workspace, tally, key)
         preempted = work.preempted
         if not replica.chunked and work.tokens == 0:
             preempted = make_room(now, replica, requests, limits, records, workspace, tally)

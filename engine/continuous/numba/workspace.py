@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from ...histogram import bucket_edges
 from ...numba.jit import inline
-from ...policies.controller import controller_of
 from ...policies.estimates import Observation, RunningMeans, update
-from ...policies.target import is_steady, watches_steps
+from ...policies.target import has_further, is_steady, watches_steps
 from ..model import TICKS_PER_NANOSECOND, Job
 
 # Shortest gap, in ticks, that falls beyond each bucket: a gap is rounded down to a nanosecond before it is counted.
@@ -132,7 +131,7 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
         numbers=np.arange(count, dtype=np.int64),
         steady=is_steady(replica.control),
         watched=watches_steps(replica.control),
-        further=controller_of(replica.control.further) is not None,
+        further=has_further(replica.control),
     )
 
 

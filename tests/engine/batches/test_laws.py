@@ -44,7 +44,7 @@ def test_every_request_is_in_exactly_one_batch_and_served_in_order(seed):
 @given(seeds)
 def test_a_bin_is_first_in_first_out(seed):
     job = draw(seed)
-    assume(not job.setup.policy.shortest_first)
+    assume(not job.setup.policy.ranked)
     records = records_of(job)
     for j in range(len(job.bins.start) - 1):
         batches = records.batch[(job.bins.of == j) & (records.batch >= 0)]
@@ -82,7 +82,7 @@ def test_with_infinitely_many_servers_no_formed_batch_waits(seed):
 @given(seeds, st.integers(1, 4))
 def test_more_servers_never_delay_anybody_in_first_formed_order(seed, servers):
     job = draw(seed)
-    while not job.setup.policy.static or job.setup.policy.shortest_first:
+    while not job.setup.policy.static or job.setup.policy.ranked:
         seed += 1
         job = draw(seed)
     few = records_of(with_policy(job, servers=servers))

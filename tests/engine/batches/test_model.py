@@ -16,6 +16,7 @@ from batchcube.engine import (
     sort_into_bins,
 )
 from batchcube.engine.batches.model import check
+from batchcube.engine.policies.order import Named
 from batchcube.engine.policies.service import formula
 from batchcube.engine.ticks import LARGEST_BATCH, LARGEST_REQUEST, MOST_REQUESTS, NEVER
 from helpers.batches import make_job
@@ -106,8 +107,19 @@ def test_a_policy():
         controller_scope="global",
         completion="own",
     )
-    assert policy == (True, 8, 1_500_000, True, True, 2, False, 3, True)
-    assert make_policy("dynamic_only", batch_size=8) == (False, 8, NEVER, False, False, 0, True, 1, False)
+    assert policy == (True, 8, 1_500_000, Named(1), True, True, Named(4), False, 3, True)
+    assert make_policy("dynamic_only", batch_size=8) == (
+        False,
+        8,
+        NEVER,
+        Named(0),
+        False,
+        False,
+        Named(2),
+        True,
+        1,
+        False,
+    )
     assert [make_policy(mode, batch_size=1).static for mode in MODES] == [True, False, False, True, False]
 
 
@@ -173,7 +185,7 @@ def replace(part, **changes):
             "batches of up to 2",
         ),
         (replace("policy", max_wait=2**52), "could run past"),
-        (replace("policy", servers=1, static=True, shortest_first=True), None),
+        (replace("policy", servers=1, static=True, ranked=True, service_order=Named(1)), None),
     ],
 )
 def test_what_does_not_fit_together_is_refused(change, message):

@@ -10,18 +10,19 @@ from numba.core.registry import cpu_target
 
 from batchcube.engine import dialect, policies
 from batchcube.engine.batches.numba.dynamic import dynamic_kernel
-from batchcube.engine.batches.numba.static import run_static
+from batchcube.engine.batches.numba.static import static_kernel
 from batchcube.engine.continuous.numba.fleet import fleet_kernel
 from batchcube.engine.numba import heap
 from batchcube.engine.numba.source import Fingerprint, UnhashableError, source_digest
 from batchcube.engine.numba.state import structure_of
 from batchcube.engine.policies import estimates, sla
 from batchcube.engine.policies import target as target_policies
+from batchcube.engine.policies.order import BUILTIN
 from batchcube.engine.policies.target import start_state
 from helpers.batches import fixed_control
 
 STRUCTURE = structure_of(start_state(fixed_control(1)))
-KERNELS = (run_static, dynamic_kernel(None, STRUCTURE), fleet_kernel(None, STRUCTURE))
+KERNELS = (static_kernel(BUILTIN), dynamic_kernel(None, STRUCTURE, BUILTIN), fleet_kernel(None, STRUCTURE, BUILTIN))
 POLICIES = [import_module(f"{policies.__name__}.{found.name}") for found in pkgutil.iter_modules(policies.__path__)]
 
 

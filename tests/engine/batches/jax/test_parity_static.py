@@ -7,8 +7,8 @@ import pytest
 
 from batchcube.engine import INFINITE, Shape
 from batchcube.engine.batches.jax.program import ProgramKey, key_of
-from batchcube.engine.policies.bin_choice import CHOICES
 from batchcube.engine.policies.memory import RULES
+from batchcube.engine.policies.order import CHOICES, NAMED
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import SIGNALS, VARIANTS
 from batchcube.engine.ticks import NEVER
@@ -30,8 +30,8 @@ from helpers.programs import (
 # Every field of a key is either a size or an option that the chosen keys vary.
 SIZES = {"requests", "batches", "bins", "largest_batch", "windows"}
 OPTIONS = {
-    Static: {"waits", "shortest_first", "own_completion", "timed", "pieces", "servers"},
-    Dynamic: {"sla", "memory", "observations", "longest_queue", "own_completion", "timed", "pieces", "servers"},
+    Static: {"waits", "ranked", "own_completion", "timed", "pieces", "servers"},
+    Dynamic: {"sla", "memory", "observations", "counted", "own_completion", "timed", "pieces", "servers"},
 }
 
 
@@ -52,7 +52,12 @@ def test_the_chosen_forms_cover_every_pair_of_options(kind):
 @pytest.mark.parametrize("kind", [Static, Dynamic])
 def test_every_field_of_a_form_is_a_size_or_a_covered_option(kind):
     keys = [key for options in CHOSEN[kind] for key in keys_of(options)]
-    assert set(ProgramKey._fields) == SIZES | OPTIONS[Static] | OPTIONS[Dynamic] | {"static", "records"}
+    assert set(ProgramKey._fields) == SIZES | OPTIONS[Static] | OPTIONS[Dynamic] | {
+        "static",
+        "records",
+        "further",
+        "order",
+    }
     varied = {name for name in ProgramKey._fields if len({getattr(key, name) for key in keys}) > 1}
     assert varied == OPTIONS[kind]
 
@@ -62,7 +67,7 @@ def test_random_jobs_meet_every_value_that_is_no_option_of_a_form():
     dynamic = [job.setup for options in CHOSEN[Dynamic] for job in jobs_with(options)]
     assert {setup.policy.drop_tail for setup in static} == {False, True}
     assert {setup.policy.max_wait == 0 for setup in static} == {False, True}
-    assert {setup.policy.bin_choice for setup in dynamic} == set(range(len(CHOICES)))
+    assert {NAMED[setup.policy.bin_choice.which] for setup in dynamic} == set(CHOICES)
     assert {setup.policy.per_bin for setup in dynamic} == {False, True}
     searches = {(setup.control.sla.variant, setup.control.sla.signal) for setup in dynamic if setup.control.sla.enabled}
     assert searches == set(product(range(len(VARIANTS)), range(len(SIGNALS))))

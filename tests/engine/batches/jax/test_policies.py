@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from batchcube.engine.histogram import BUCKETS, bucket_of
-from batchcube.engine.policies.bin_choice import EMPTY, rank
 from batchcube.engine.policies.bins import bin_of
 from batchcube.engine.policies.controller import Both, Heads, View
 from batchcube.engine.policies.estimates import UNIT, Observation, RunningMeans, Smoothing, observe, read, update
 from batchcube.engine.policies.memory import Memory, MemoryState, fits, largest_fitting, memory_batch
+from batchcube.engine.policies.order import NAMED, Candidate, Named, named_key, rank_of
 from batchcube.engine.policies.service import Service, own_ticks, piece_of, service_ticks
 from batchcube.engine.policies.sla import (
     Range,
@@ -119,22 +119,28 @@ def test_bins():
     assert set(chosen) == {0, 1, 2, 3}
 
 
-def test_bin_choice():
+def test_orders():
+    def ranked(which, at, size, request, previous, arrival, service):
+        seen = Candidate(at, size, request * 1.0, arrival, 0.0, service, service, previous, size)
+        return named_key(seen, Named(which)), rank_of(named_key(seen, Named(which))), rank_of(arrival - service)
+
     rng = np.random.default_rng(3)
     bins = integers(rng, 1, 40)
     at = rng.integers(0, bins)
     previous = np.where(rng.random(ROWS) < 0.3, at, rng.integers(-1, bins))
-    (found,) = agree(
-        lambda *arguments: (rank(*arguments),),
-        any_of(rng, 0, 1, 2),
+    key, rank, other = agree(
+        ranked,
+        rng.integers(0, len(NAMED), ROWS),
         at,
         integers(rng, 0, 2**29),
         integers(rng, 0, 2**29),
         previous,
-        bins,
+        reals(rng, 0.0, 2.0**52),
+        any_of(rng, 0.0, 0.5, 3e15),
     )
-    assert found.max() == EMPTY
-    assert found.min() < 0 < np.median(found)
+    for number in (key, other):
+        assert number.min() < 0 < np.median(number)
+    assert (np.argsort(key, kind="stable") == np.argsort(rank, kind="stable")).all()
 
 
 def seen(rng: np.random.Generator, most: int) -> tuple[np.ndarray, ...]:

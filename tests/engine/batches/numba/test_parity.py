@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from batchcube.engine import INFINITE, Job, simulate, simulate_many
 from batchcube.engine.batches.reference import simulate_reference
 from batchcube.engine.policies.memory import RULES, UNLIMITED, memory_bound
+from batchcube.engine.policies.order import CHOICES, NAMED
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import SIGNALS, VARIANTS, sla_search
 from batchcube.engine.report import named
@@ -74,8 +75,8 @@ def features(job: Job) -> set[str]:
         full = all(len(b.members) == policy.batch_size for b in batches)
         early = [b for b in batches if len(b.members) < policy.batch_size and b.formed < trace.arrival[-1]]
         seen |= {
-            "shortest first": policy.shortest_first,
-            "first formed": not policy.shortest_first,
+            "shortest first": policy.ranked,
+            "first formed": not policy.ranked,
             "overtaking": any(a.formed > b.formed for a, b in pairwise(batches)),
             "max_wait releases": bool(early),
             "max_wait zero": policy.max_wait == 0,
@@ -86,7 +87,7 @@ def features(job: Job) -> set[str]:
     else:
         decisions = [b.decision for b in batches if b.decision is not None]
         sla, memory, smoothing = control.sla, control.memory, control.smoothing
-        found |= {f"choice {policy.bin_choice}", f"per bin {policy.per_bin}"}
+        found |= {f"choice {NAMED[policy.bin_choice.which]}", f"per bin {policy.per_bin}"}
         seen |= {
             "target moves": len({d.batch for d in decisions}) > 1,
             "target binds": any(len(b.members) == b.decision.batch < policy.batch_size for b in batches),
@@ -114,7 +115,8 @@ EXPECTED = (
     | {f"servers {c}" for c in (1, 2, 3, "infinite")}
     | {f"bins {k}" for k in (1, 2, 3, 4)}
     | {"pieces 1", "pieces 5", "windows 1", "windows 7"}
-    | {"choice 0", "choice 1", "choice 2", "smoothing 0", "smoothing 1"}
+    | {f"choice {choice}" for choice in CHOICES}
+    | {"smoothing 0", "smoothing 1"}
     | {f"observations {n}" for n in (1, 2, 5)}
     | {f"sla {variant} {signal}" for variant in VARIANTS for signal in SIGNALS}
     | {f"memory {rule}" for rule in RULES}

@@ -1,4 +1,4 @@
-"""The service order `shortest_first`: of the formed batches that wait, the one with the least predicted time."""
+"""Formed batches that are served by rank: of those that wait, the one with the lowest."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from .replication import Batches
 WORD = 64
 
 
-def serve_shortest(batches: Batches, forecast: Array, servers: Array, key: ProgramKey) -> Batches:
+def serve_ranked(batches: Batches, ranks: Array, servers: Array, key: ProgramKey) -> Batches:
     """Serve batches given in the order of release, `start` their release; return them in the order of service.
 
-    `forecast` is the predicted T(b, L) of each, in ticks.
+    `ranks` is the rank of each; on a tie, the first formed is served.
     """
     count = key.batches
     finite = key.servers > 0
-    by_rank = lax.sort((forecast, jnp.arange(count)), num_keys=2)[1]
+    by_rank = lax.sort((ranks, jnp.arange(count)), num_keys=2)[1]
     rank = jnp.zeros_like(by_rank).at[by_rank].set(jnp.arange(count))
     instants = jnp.append(batches.start, NEVER)
 
@@ -28,7 +28,7 @@ def serve_shortest(batches: Batches, forecast: Array, servers: Array, key: Progr
         now = instants[released]
         server = jnp.argmin(free)
         start = jnp.maximum(released_at, free[server])
-        # Every release of the last instant is in: the server takes the shortest batch that waits.
+        # Every release of the last instant is in: the server takes the first of the batches that wait.
         serving = (held > 0) & (start < now)
         releasing = ~serving & (now < NEVER)
         batch = by_rank[first_of(waiting)]

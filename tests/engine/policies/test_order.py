@@ -4,14 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchcube.engine.numba.jit import jit
-from batchcube.engine.policies.bin_choice import CHOICES, EMPTY, rank
+from batchcube.engine.policies.order import CHOICES, NAMED, NO_RANK, Candidate, Named, named_key, rank_of
 
 
 def chosen(choice, heads, waiting, previous):
     """Return the bin served: the lowest rank, the lower bin on a tie; None when nothing waits."""
-    bins = len(waiting)
-    ranks = [rank(CHOICES.index(choice), j, heads[j], waiting[j], previous, bins) for j in range(bins)]
-    return None if min(ranks) == EMPTY else ranks.index(min(ranks))
+    settings = Named(NAMED.index(choice))
+    seen = [
+        Candidate(j, count, float(head), 0.0, 0.0, 0.0, 0.0, previous, 0)
+        for j, (head, count) in enumerate(zip(heads, waiting, strict=True))
+    ]
+    ranks = [rank_of(named_key(candidate, settings)) if candidate.size else NO_RANK for candidate in seen]
+    return None if min(ranks) == NO_RANK else ranks.index(min(ranks))
 
 
 @pytest.mark.parametrize(
@@ -57,16 +61,25 @@ def test_round_robin_serves_all_in_turn(bins):
     assert served == [*range(bins)] * 2
 
 
+def test_formed_batches_go_by_formation_or_by_predicted_service():
+    batches = [Candidate(0, 8, 5, 0.0, 0.0, 0.0, service, -1, number) for number, service in enumerate((9.0, 3.0, 3.0))]
+    for name, wanted in (("first_formed", [0, 1, 2]), ("shortest_first", [1, 2, 0])):
+        ranks = [rank_of(named_key(batch, Named(NAMED.index(name)))) for batch in batches]
+        assert sorted(range(3), key=ranks.__getitem__) == wanted
+
+
 @jit
-def rank_all(table, out):
-    for i in range(len(table)):
-        out[i] = rank(table[i, 0], table[i, 1], table[i, 2], table[i, 3], table[i, 4], 6)
+def rank_all(numbers, out):
+    for i in range(len(numbers)):
+        out[i] = rank_of(numbers[i])
 
 
-def test_arrays_scalars_and_compiled_code_give_the_same():
-    rng = np.random.default_rng(11)
-    columns = [rng.integers(*ends, 3000) for ends in ((0, 3), (0, 6), (0, 2**31), (0, 5), (-1, 6))]
-    out = np.empty(3000, np.int64)
-    rank_all(np.stack(columns, axis=1), out)
-    np.testing.assert_array_equal(out, rank(*columns, 6))
-    assert out.tolist() == [rank(*row, 6) for row in np.stack(columns, axis=1).tolist()]
+def test_ranks_are_in_the_order_of_numbers_in_plain_and_in_compiled_code():
+    numbers = [-np.inf, -1e300, -2.5, -2.0, -5e-324, -0.0, 0.0, 5e-324, 1.0, 2.0**53, 1e300, np.inf, np.nan]
+    ranks = [rank_of(number) for number in numbers]
+    assert ranks == sorted(ranks)
+    assert [ranks.count(rank) for rank in ranks] == [1, 1, 1, 1, 1, 2, 2, 1, 1, 1, 1, 1, 1]
+    assert max(ranks) < NO_RANK
+    out = np.empty(len(numbers), np.int64)
+    rank_all(np.array(numbers), out)
+    assert out.tolist() == ranks

@@ -1,0 +1,116 @@
+"""Who is served next: of the formed batches, of the bins a free server takes from, of the bins a replica admits from.
+
+An order is a plain function in the words of `dialect`, `key(candidate, settings)`: the lowest number is served first,
+on a tie the batch formed first, or the lower bin (docs/model.md, section 3). Settings are a NamedTuple of numbers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from batchcube.errors import InputError
+
+from ..dialect import bits, policy, where
+
+SERVICE_ORDERS = ("first_formed", "shortest_first")
+CHOICES = ("oldest_head", "round_robin", "longest_queue")
+NAMED = SERVICE_ORDERS + CHOICES
+MOST_BINS = 2**20
+NO_RANK = 2**63 - 1
+"""A rank behind all others: that of a bin in which nobody waits."""
+
+
+class Candidate(NamedTuple):
+    """What an order may see of a formed batch, when it is formed, or of a bin, when one is chosen."""
+
+    bin: int
+    size: int
+    """Requests of the batch, or that wait in the bin."""
+    request: float
+    """The first of them, by its number; requests are numbered by arrival."""
+    arrival: float
+    """Its arrival in microseconds."""
+    prompt: float
+    """Its prompt in tokens."""
+    predicted: float
+    """The longest predicted length of the batch; that of the first request of the bin."""
+    service: float
+    """Predicted service time of the batch in microseconds; 0 for a bin."""
+    previous: int
+    """The bin served last, -1 before the first; -1 for a batch."""
+    number: int
+    """How many batches were formed before; 0 for a bin."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order of service; see the top of this file."""
+
+    name: str
+    settings: type
+    """NamedTuple of its settings; the type alone says whose settings a value is."""
+    key: Callable[[Any, Any], Any]
+
+    def __post_init__(self) -> None:
+        policy(self.key)
+        _of_settings[self.settings] = self
+
+
+_of_settings: dict[type, Order] = {}
+
+
+def order_of(settings: Any) -> Order:
+    """Return the order whose settings these are, the latest that was made with their type."""
+    return _of_settings[type(settings)]
+
+
+@policy
+def rank_of(key: Any) -> Any:
+    """Return an int64 that grows with a number; of what is no number, a large one."""
+    number = key * 1.0
+    pattern = bits(where(number == 0.0, 0.0, number))
+    return where(pattern < 0, pattern ^ (2**63 - 1), pattern)
+
+
+class Named(NamedTuple):
+    """Settings of the orders of the package: one function has them all, so that one kernel has."""
+
+    which: int
+    """Index into `NAMED`."""
+
+
+@policy
+def named_key(candidate: Candidate, settings: Named) -> Any:
+    """Order by formation, predicted service, first arrival, turn, or length of the queue."""
+    beyond = candidate.bin + MOST_BINS  # a remainder would cost a division
+    turn = where(candidate.bin > candidate.previous, candidate.bin, beyond) - candidate.previous
+    which, waiting = settings.which, -1.0 * candidate.size
+    of_bins = where(which == 2, candidate.request, where(which == 3, turn * 1.0, waiting))
+    return where(which == 0, candidate.number * 1.0, where(which == 1, candidate.service, of_bins))
+
+
+BUILTIN = Order("named", Named, named_key)
+
+
+def order_settings(order: Any, path: str, allowed: tuple[str, ...]) -> Any:
+    """Return the settings of an order that is given by one of the `allowed` names, or by settings of its own."""
+    if isinstance(order, tuple) and type(order) in _of_settings:
+        return order
+    if order not in allowed:
+        raise InputError(f"must be one of {', '.join(allowed)}", path=path, value=repr(order))
+    return Named(NAMED.index(order))
+
+
+def is_ranked(settings: Any) -> bool:
+    """Say whether formed batches are served in another order than that of their formation."""
+    return type(settings) is not Named or NAMED[settings.which] != "first_formed"
+
+
+def reads_predictions(settings: Any) -> bool:
+    """Say whether an order may look at predicted lengths."""
+    return order_of(settings) is not BUILTIN or NAMED[settings.which] == "shortest_first"
+
+
+def counts_waiting(settings: Any) -> bool:
+    """Say whether an order may look at how many wait."""
+    return order_of(settings) is not BUILTIN or NAMED[settings.which] == "longest_queue"
