@@ -9,6 +9,16 @@ import typer
 from batchcube.errors import InputError, printable
 
 from .help import examples
+from .options import (
+    BlockOption,
+    BudgetOption,
+    KvTokensOption,
+    LogArgument,
+    MostRunningOption,
+    OverwriteOption,
+    PrefillOption,
+    QuietOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,28 +59,9 @@ LimitOption = Annotated[
     float | None,
     typer.Option("--time-limit-s", min=1.0, help="stop measuring after so long, and keep what there is"),
 ]
-LogArgument = Annotated[Path, typer.Argument(metavar="LOG", help="request log (JSON lines)")]
-MostRunningOption = Annotated[
-    int | None, typer.Option("--max-num-seqs", min=1, help="requests that may run at once; 256 when nothing says")
-]
-BudgetOption = Annotated[
-    int | None, typer.Option("--token-budget", min=1, help="max_num_batched_tokens; 2048 when nothing says")
-]
-KvTokensOption = Annotated[
-    int | None, typer.Option("--kv-tokens", min=1, help="KV cache in tokens; never full when nothing says")
-]
-BlockOption = Annotated[
-    int | None, typer.Option("--block-tokens", min=1, help="tokens of a KV block; 16 when nothing says")
-]
-PrefillOption = Annotated[
-    str | None, typer.Option("--prefill", help="chunked (vLLM V1) or separate (V0); chunked when nothing says")
-]
 FiguresOption = Annotated[
     Path | None, typer.Option("--figures", metavar="DIR", help="folder to draw the calibration's figures into")
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what is there instead of continuing it")]
-
 _DEFAULTS = (
     "Cells are (batch size, prompt, output). On a CPU: 1,2,4,8,16 x 16,64,128 x 8,24,64, three times; on a GPU: "
     "1,2,4,...,256 x 128,512,1024,2048,4096 x 16,64, three times. A stopped measurement goes on where it was when the "

@@ -8,8 +8,18 @@ import typer
 
 from batchcube.errors import printable
 
-from .complete import preset
 from .help import examples
+from .options import (
+    BackendOption,
+    OverwriteOption,
+    QuietOption,
+    ReplicationsOption,
+    SeedOption,
+    SetOption,
+    SpecArgument,
+    WorkersOption,
+    sweep_of,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -17,20 +27,19 @@ if TYPE_CHECKING:
 
     from ..spec.document import Sweep
 
-EPILOG = examples(
-    "batchcube capacity sweep.toml --sla tbt_mean_ms=50 -o out/capacity.nc",
-    "batchcube capacity sweep.toml --sla latency_p95_s=10 --sla ttft_p99_ms=800 --low 1 --high 200",
-    "batchcube capacity sweep.toml --sla request_sla_violation_fraction=0.01 --set report.request_sla_s=20",
+app = typer.Typer()
+
+
+@app.command(
+    "capacity",
+    epilog=examples(
+        "batchcube capacity sweep.toml --sla tbt_mean_ms=50 -o out/capacity.nc",
+        "batchcube capacity sweep.toml --sla latency_p95_s=10 --sla ttft_p99_ms=800 --low 1 --high 200",
+        "batchcube capacity sweep.toml --sla request_sla_violation_fraction=0.01 --set report.request_sla_s=20",
+    ),
 )
-
-
 def capacity(
-    spec: Annotated[
-        str,
-        typer.Argument(
-            metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)", autocompletion=preset
-        ),
-    ],
+    spec: SpecArgument,
     sla: Annotated[
         list[str],
         typer.Option(
@@ -58,23 +67,13 @@ def capacity(
             show_default=True,
         ),
     ] = 0.02,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="lay a setting over the specification; may be repeated"),
-    ] = None,
-    replications: Annotated[
-        int | None, typer.Option("--replications", "-n", help="instead of the specification's")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="instead of the specification's")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="threads; all cores when left out")] = None,
-    backend: Annotated[
-        str,
-        typer.Option("--backend", metavar="NAME", help="what simulates: numba, jax or reference", show_default=True),
-    ] = "numba",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace what is there instead of continuing it")
-    ] = False,
+    settings: SetOption = None,
+    replications: ReplicationsOption = None,
+    seed: SeedOption = None,
+    workers: WorkersOption = None,
+    backend: BackendOption = "numba",
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Search the largest arrival rate at which every --sla holds, and write it as a cube.
 
@@ -89,12 +88,7 @@ def capacity(
 
     Exit status 1 when no replication of any point has an answer; the cube is written all the same.
     """
-    from ..spec.document import Sweep
-
-    overrides = list(settings or [])
-    overrides += [] if replications is None else [f"replications={replications}"]
-    overrides += [] if seed is None else [f"seed={seed}"]
-    sweep = Sweep.from_toml(spec, overrides)
+    sweep = sweep_of(spec, settings, replications, seed)
     asked = {"criteria": sla, "low": low, "high": high, "tolerance": tolerance, "growth": growth}
     to = output or Path(f"{sweep.name}-capacity.nc")
     search(sweep, asked, to, workers, backend=backend, quiet=quiet, overwrite=overwrite)

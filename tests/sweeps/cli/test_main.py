@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -11,9 +10,6 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from batchcube.results.cube import read_cube, write_cube
-from batchcube.results.provenance import batchcube_version
-from batchcube.sweeps import presets
 from batchcube.sweeps.cli.main import app, main
 from helpers.command_line import Answer
 from helpers.specifications import RATES, SMALL
@@ -34,23 +30,6 @@ COMMANDS = [
     "data",
 ]
 GROUPS = ["data", "reproduce", "calibrate"]
-
-
-@pytest.fixture
-def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.toml").write_text(SMALL + RATES)
-    return "small.toml"
-
-
-@pytest.fixture(scope="module")
-def cube(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cube")
-    (folder / "small.toml").write_text(SMALL + RATES)
-    with pytest.raises(SystemExit) as left:
-        main(["run", str(folder / "small.toml"), "-o", str(folder / "small.nc"), "--quiet"])
-    assert left.value.code == 0
-    return folder / "small.nc"
 
 
 # Help ---------------------------------------------------------------------------------------------------------------
@@ -90,156 +69,10 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
 # Commands that work -------------------------------------------------------------------------------------------------
 
 
-def test_run_writes_a_cube_and_continues_it(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    answer = Answer(capsys, "run", spec)
-    assert answer.status == 0
-    assert "6 points x 3 replications" in answer.err
-    assert "small.nc: bins 3, arrival_rate_per_s 2, replication 3" in answer.err
-    first = read_cube("small.nc")
-    assert Answer(capsys, "run", spec, "-n", "4", "-q").err == ""
-    longer = read_cube("small.nc")
-    xr.testing.assert_equal(longer["latency_mean_s"].isel(replication=[0, 1, 2]), first["latency_mean_s"])
-    assert longer.sizes["replication"] == 4
-
-
-def test_run_lays_settings_over(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ["--set", "axes.bins.values=[1, 3]", "--set", "policy.batch_size=2", "--seed", "7"]
-    assert Answer(capsys, "run", spec, "-o", "other.nc", *settings, "--workers", "1", "-q").status == 0
-    other = read_cube("other.nc")
-    assert other["bins"].values.tolist() == [1, 3]
-    assert other.attrs["seed"] == 7
-    assert json.loads(other.attrs["specification"])["policy"]["batch_size"] == 2
-
-
-def test_check_of_many_points_says_how_far_it_is(
-    spec: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert Answer(capsys, "check", spec).err == ""
-    monkeypatch.setattr("batchcube.sweeps.cli.main.MANY_POINTS", 6)
-    assert Answer(capsys, "check", spec).err == "checking points: 6 of 6, 0:00:00 left\n"
-
-
-def test_check_says_how_large_a_sweep_is(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    out = Answer(capsys, "check", spec).out
-    assert "A small sweep" in out
-    assert "bins (policy.bins): 1, 2, 4" in out
-    assert "6 points x 3 replications = 720 requests" in out
-    assert not Path("small.nc").exists()
-
-
-def test_rerun_gives_the_same_data_and_compare_says_so(
-    cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    again, other = tmp_path / "again.nc", tmp_path / "other.nc"
-    assert Answer(capsys, "rerun", cube, "-o", again, "-q").status == 0
-    same = Answer(capsys, "compare", cube, again)
-    assert same.status == 0
-    assert "exactly the same" in same.out
-    assert "latency_mean_s" not in same.out
-    assert "latency_mean_s" in Answer(capsys, "compare", cube, again, "--all").out
-    assert Answer(capsys, "run", cube.with_suffix(".toml"), "-o", other, "-q", "--seed", "2").status == 0
-    different = Answer(capsys, "compare", cube, other)
-    assert different.status == 1
-    assert "latency_mean_s" in different.out
-    assert " quantile coordinate" not in different.out
-
-
-def made_otherwise(cube: Path, to: Path, version: str, **defaults: Any) -> Path:
-    """Write a cube as another version would have, with other defaults."""
-    changed = read_cube(cube)
-    recorded = json.loads(changed.attrs["specification_defaults"])
-    changed.attrs |= {"specification_defaults": json.dumps({**recorded, **defaults}), "batchcube_version": version}
-    write_cube(changed, to)
-    return to
-
-
-def test_rerun_says_what_this_version_would_do_otherwise_and_takes_the_defaults_of_the_cube(
-    cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    again = tmp_path / "again.nc"
-    old = made_otherwise(cube, tmp_path / "old.nc", "0.0.9", **{"report.windows": 7, "policy.old": 3})
-    answer = Answer(capsys, "rerun", old, "-o", again, "-q")
-    assert answer.status == 0
-    assert answer.err == (
-        f"{old}: was made by version 0.0.9, this is {batchcube_version()}; defaults taken from the cube: "
-        "report.windows = 7 (50 in this one); settings that this version does not have: policy.old = 3\n"
-    )
-    assert read_cube(again).sizes["window"] == 7
-    same = Answer(capsys, "rerun", cube, "-o", tmp_path / "same.nc", "-q")
-    assert (same.status, same.err) == (0, "")
-
-
-def test_rerun_refuses_what_this_version_cannot_do(
-    cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    old = made_otherwise(cube, tmp_path / "old.nc", "0.0.9", **{"report.windows": 0})
-    version, refused = Answer(capsys, "rerun", old, "-o", tmp_path / "again.nc", "-q").err.splitlines()
-    assert version == f"{old}: was made by version 0.0.9, this is {batchcube_version()}"
-    assert refused.startswith(f"batchcube: {old}: default report.windows = 0: this version cannot take it")
-    assert not (tmp_path / "again.nc").exists()
-
-
-def test_rerun_reads_no_file_that_a_default_names(
-    cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    old = made_otherwise(cube, tmp_path / "old.nc", batchcube_version(), **{"workload.arrivals.path": "/etc/passwd"})
-    answer = Answer(capsys, "rerun", old, "-o", tmp_path / "again.nc", "-q")
-    assert "names /etc/passwd, which is not in its folder" in answer.mistake
-
-
-@pytest.mark.parametrize(
-    ("typed", "completed"),
-    [
-        ("batchcube capac", ["capacity"]),
-        ("batchcube run multi-bin-fig1", ["multi-bin-fig11"]),
-        ("batchcube capacity continuous-", ["continuous-bins", "continuous-rate"]),
-        ("batchcube show cube.nc -v latency_quant", ["latency_quantile_s"]),
-        ("batchcube run my-sweep", []),  # then the shell looks for files
-    ],
-)
-def test_shells_complete(typed: str, completed: list[str]) -> None:
-    asked = {"_BATCHCUBE_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
-    command = [Path(sys.executable).parent / "batchcube"]
-    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == completed
-
-
-def test_show_prints_intervals(cube: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = Answer(capsys, "show", cube, "-v", "throughput_requests_per_s").out
-    assert "A small sweep" in out
-    assert "±" in out
-
-
-def test_specs_lists_prints_and_copies_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    listed = Answer(capsys, "specs").out.splitlines()
-    assert [line.split()[0] for line in listed] == list(presets.names())
-    name = presets.names()[0]
-    text = presets.read(name).decode()
-    assert Answer(capsys, "specs", name).out == text
-    copy = tmp_path / "copy.toml"
-    assert Answer(capsys, "specs", name, "-o", copy).status == 0
-    assert copy.read_text() == text
-    assert Answer(capsys, "specs", name, "-o", copy).mistake == f"{copy}: is there already"
-    for other in (tmp_path / "copy.txt", tmp_path / "copy"):
-        assert Answer(capsys, "specs", name, "-o", other).mistake == f"{other}: must end in .toml"
-        assert not other.exists()
-
-
-def test_schema_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert json.loads(Answer(capsys, "schema").out)["title"] == "batchcube sweep"
-
-
 def test_variables_figures_and_data_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "latency_mean_s" in Answer(capsys, "variables", "latency_mean_s").out
     assert "throughput-vs-bins" in Answer(capsys, "figures").out
     assert "azure-conv-2023" in Answer(capsys, "data", "list").out
-
-
-def test_a_figure_is_drawn(cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture = tmp_path / "bins.png"
-    arguments = ["--select", "arrival_rate_per_s=0.2", "--option", "width_mm=100"]
-    assert Answer(capsys, "figure", "throughput-vs-bins", cube, "-o", picture, *arguments).status == 0
-    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_text_of_others_never_reaches_the_terminal_as_it_is(

@@ -1,0 +1,92 @@
+"""The commands that print cubes: as a table, what differs between two, and what variables mean."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from batchcube.errors import printable
+
+from . import complete
+from .help import examples
+from .options import CubeArgument
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+app = typer.Typer()
+
+
+@app.command(
+    "show",
+    epilog=examples(
+        "batchcube show out/sweep.nc",
+        "batchcube show out/sweep.nc -v latency_mean_s -v throughput_requests_per_s --all",
+    ),
+)
+def show(
+    cube: CubeArgument,
+    variables: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variable",
+            "--variables",
+            "-v",
+            metavar="NAME",
+            help="variable to show, or one quantile of it, NAME[0.99]; may be repeated",
+            autocompletion=complete.variable,
+        ),
+    ] = None,
+    all_rows: Annotated[bool, typer.Option("--all", help="every point, however many")] = False,
+) -> None:
+    """Print a cube as a table with confidence intervals."""
+    from rich.console import Console
+
+    from batchcube.results.summary import print_summary
+
+    print_summary(_read_and_tell(cube), Console(), variables, all_rows=all_rows)
+
+
+@app.command("compare", epilog=examples("batchcube compare out/sweep.nc out/again.nc"))
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="cube")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="cube")],
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0.0, help="relative difference to let pass")] = 0.0,
+    all_rows: Annotated[bool, typer.Option("--all", help="also what is the same")] = False,
+) -> None:
+    """Compare two cubes; exit status 1 when they differ."""
+    from batchcube.results.compare import EXACT, agree, compare_cubes
+
+    table = compare_cubes(_read_and_tell(a), _read_and_tell(b), tolerance)
+    different = table if all_rows else table[table["status"] != EXACT]
+    if len(different):
+        print(different.assign(name=different["name"].map(printable)).to_string(index=False, na_rep="-"))
+    same = int((table["status"] == EXACT).sum())
+    print(f"{same} of {len(table)} coordinates, variables and attributes are exactly the same")
+    if not agree(table):
+        raise typer.Exit(1)
+
+
+@app.command("variables")
+def variables(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="only these variables", autocompletion=complete.variable),
+    ] = None,
+) -> None:
+    """List the variables of a cube and what they mean."""
+    from rich.console import Console
+
+    from batchcube.results.variables import variables_table
+
+    Console().print(variables_table(names or None))
+
+
+def _read_and_tell(cube: Path) -> "xr.Dataset":
+    """Read a cube to be shown, and say first if it was changed."""
+    from batchcube.results.cube import changed, read_cube
+
+    loaded = read_cube(cube)
+    if doubt := changed(loaded):
+        print(f"{printable(cube)}: {doubt}")
+    return loaded

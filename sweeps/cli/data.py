@@ -1,0 +1,38 @@
+"""The commands below `batchcube data`: public data sets."""
+
+from typing import Annotated
+
+import typer
+
+from .help import examples
+
+app = typer.Typer(help="List, fetch and locate public data sets.")
+
+
+@app.command("list")
+def data_list() -> None:
+    """List the data sets: name, size, licence, and whether it is here."""
+    from ..workloads import datasets
+
+    for name, dataset in datasets.DATASETS.items():
+        here = "here" if (datasets.cache_folder() / dataset.file_name).exists() else "not here"
+        size = f"{dataset.size_bytes / 1e6:.1f} MB"
+        print(f"{name:<26} {size:>9}  {dataset.licence:<10} {here}")
+
+
+@app.command("fetch", epilog=examples("batchcube data fetch azure-conv-2023"))
+def data_fetch(name: Annotated[str, typer.Argument(help="data set (batchcube data list)")]) -> None:
+    """Download a data set, check its checksum, and print where it is."""
+    from ..workloads import datasets
+
+    print(datasets.fetch(name))
+
+
+@app.command(
+    "path", epilog=examples("batchcube run SPEC --set workload.trace.path=$(batchcube data path azure-conv-2023)")
+)
+def data_path(name: Annotated[str, typer.Argument(help="data set (batchcube data list)")]) -> None:
+    """Print where a fetched data set is."""
+    from ..workloads import datasets
+
+    print(datasets.locate(name))

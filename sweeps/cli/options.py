@@ -1,0 +1,65 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import complete
+
+if TYPE_CHECKING:
+    from ..spec.document import Sweep
+
+SpecArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)", autocompletion=complete.preset
+    ),
+]
+CubeArgument = Annotated[Path, typer.Argument(metavar="CUBE", help="cube written by batchcube (NetCDF)")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="lay a setting over the specification; may be repeated"),
+]
+ReplicationsOption = Annotated[int | None, typer.Option("--replications", "-n", help="instead of the specification's")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="instead of the specification's")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="threads; all cores when left out")]
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="what simulates, with the same results: numba on CPUs; jax on GPUs; "
+        "reference in plain Python, slow, the specification",
+        show_default=True,
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what is there instead of continuing it")]
+# Of the log of a real server.
+LogArgument = Annotated[Path, typer.Argument(metavar="LOG", help="request log (JSON lines)")]
+MostRunningOption = Annotated[
+    int | None, typer.Option("--max-num-seqs", min=1, help="requests that may run at once; 256 when nothing says")
+]
+BudgetOption = Annotated[
+    int | None, typer.Option("--token-budget", min=1, help="max_num_batched_tokens; 2048 when nothing says")
+]
+KvTokensOption = Annotated[
+    int | None, typer.Option("--kv-tokens", min=1, help="KV cache in tokens; never full when nothing says")
+]
+BlockOption = Annotated[
+    int | None, typer.Option("--block-tokens", min=1, help="tokens of a KV block; 16 when nothing says")
+]
+PrefillOption = Annotated[
+    str | None, typer.Option("--prefill", help="chunked (vLLM V1) or separate (V0); chunked when nothing says")
+]
+
+
+def sweep_of(spec: str, settings: list[str] | None, replications: int | None, seed: int | None) -> "Sweep":
+    """Return the sweep of a specification, with what options lay over it."""
+    from ..spec.document import Sweep
+
+    overrides = list(settings or [])
+    overrides += [] if replications is None else [f"replications={replications}"]
+    overrides += [] if seed is None else [f"seed={seed}"]
+    return Sweep.from_toml(spec, overrides)

@@ -1,0 +1,134 @@
+"""The commands below `batchcube reproduce`: what the papers claim, beside what is simulated."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .help import examples
+from .options import BackendOption, OverwriteOption, QuietOption, ReplicationsOption, WorkersOption
+
+if TYPE_CHECKING:
+    from ..papers.comparison import Reproduction
+
+app = typer.Typer(help="Run what the papers claim, and compare: cubes, figures and comparison.csv in a folder.")
+
+FolderOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="folder to write to")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="a tenth of the requests, few replications; labelled so")]
+
+
+@app.command(
+    "multi-bin",
+    epilog=examples("batchcube reproduce multi-bin", "batchcube reproduce multi-bin -o out/mb --quick"),
+)
+def reproduce_multi_bin(
+    output: FolderOption = None,
+    replications: ReplicationsOption = None,
+    quick: QuickOption = False,
+    workers: WorkersOption = None,
+    backend: BackendOption = "numba",
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Reproduce Figures 3, 4, 6, 8, 9 and 11 of Multi-Bin Batching (arXiv 2412.04504); out/multi-bin by default.
+
+    Cubes that are there already are used again.
+    """
+    from ..papers.multi_bin import reproduce_multi_bin as reproduced
+    from ..stopping import stoppable
+
+    to = _reproduction(
+        "multi-bin", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
+    )
+    with stoppable():
+        reproduced(to)
+
+
+@app.command(
+    "modes",
+    epilog=examples("batchcube reproduce modes", "batchcube reproduce modes --trace my-trace.csv -o out/mine"),
+)
+def reproduce_modes(
+    trace: Annotated[
+        str | None, typer.Option("--trace", metavar="FILE", help="recorded trace; the Azure trace when left out")
+    ] = None,
+    output: FolderOption = None,
+    replications: ReplicationsOption = None,
+    quick: QuickOption = False,
+    workers: WorkersOption = None,
+    backend: BackendOption = "numba",
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Compare five batching modes on Poisson, bursty and recorded arrivals; out/modes by default.
+
+    Says where the combination of bins and dynamic batches is best, and where dynamic batches beat static ones. Cubes
+    that are there already are used again.
+    """
+    from ..papers.modes import reproduce_modes as reproduced
+    from ..stopping import stoppable
+
+    to = _reproduction(
+        "modes", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
+    )
+    with stoppable():
+        reproduced(to, trace)
+
+
+@app.command(
+    "dynamic",
+    epilog=examples("batchcube reproduce dynamic", "batchcube reproduce dynamic -o out/db --quick"),
+)
+def reproduce_dynamic(
+    output: FolderOption = None,
+    replications: ReplicationsOption = None,
+    quick: QuickOption = False,
+    workers: WorkersOption = None,
+    backend: BackendOption = "numba",
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Reproduce Tables I and II and Figures 3 and 4 of arXiv 2503.05248, and show two errata; out/dynamic by default.
+
+    The paper leaves most settings open: they are fitted through its static columns only, and the dynamic columns are
+    predicted, at stated settings and over a range of them. Continuous batching runs with numba or reference. Cubes that
+    are there already are used again.
+    """
+    from ..papers.dynamic import reproduce_dynamic as reproduced
+    from ..stopping import stoppable
+
+    to = _reproduction(
+        "dynamic", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
+    )
+    with stoppable():
+        reproduced(to)
+
+
+def _reproduction(
+    name: str,
+    output: Path | None,
+    replications: int | None,
+    workers: int | None,
+    *,
+    backend: str,
+    quick: bool,
+    quiet: bool,
+    overwrite: bool,
+) -> "Reproduction":
+    from rich.console import Console
+
+    from ..papers.comparison import Reproduction
+    from ..progress import shown
+
+    console = Console()
+    return Reproduction(
+        output or Path("out") / (f"{name}-quick" if quick else name),
+        # A file has no width of its own.
+        console if console.is_terminal else Console(width=max(console.width, 120)),
+        replications=replications,
+        quick=quick,
+        workers=workers,
+        overwrite=overwrite,
+        backend=backend,
+        progress=lambda: shown(quiet=quiet),
+    )

@@ -1,0 +1,160 @@
+"""The commands that simulate a sweep: `run`, `check` before it, and `rerun` of what made a cube."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from batchcube.errors import InputError, printable
+
+from .capacity import search
+from .help import examples
+from .options import (
+    BackendOption,
+    CubeArgument,
+    OverwriteOption,
+    QuietOption,
+    ReplicationsOption,
+    SeedOption,
+    SetOption,
+    SpecArgument,
+    WorkersOption,
+    sweep_of,
+)
+
+if TYPE_CHECKING:
+    from ..spec.document import Sweep
+
+app = typer.Typer()
+
+MANY_POINTS = 5_000
+"""As many take seconds to check: it is said how far that is."""
+
+
+@app.command(
+    "run",
+    epilog=examples(
+        "batchcube run sweep.toml -o out/sweep.nc",
+        "batchcube run sweep.toml -o out/sweep.nc --replications 100",
+        "batchcube run sweep.toml --set policy.batch_size=32 --set axes.bins.values=[1,2,4]",
+    ),
+)
+def run(
+    spec: SpecArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="cube to write; NAME.nc when left out")] = None,
+    settings: SetOption = None,
+    replications: ReplicationsOption = None,
+    seed: SeedOption = None,
+    workers: WorkersOption = None,
+    backend: BackendOption = "numba",
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Run a sweep and write its cube.
+
+    A run that was stopped continues when it is given again; with more replications an existing cube of the same sweep
+    is extended, and what it holds stays as it is.
+    """
+    sweep = sweep_of(spec, settings, replications, seed)
+    to = output or Path(f"{sweep.name}.nc")
+    _run(sweep, to, workers, backend=backend, quiet=quiet, overwrite=overwrite)
+
+
+@app.command(
+    "check", epilog=examples("batchcube check sweep.toml", "batchcube check sweep.toml --set policy.batch_size=32")
+)
+def check(
+    spec: SpecArgument,
+    settings: SetOption = None,
+    replications: ReplicationsOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Validate a specification and say how large it is."""
+    from ..progress import Counting
+    from ..run.execution import estimate
+
+    sweep = sweep_of(spec, settings, replications, seed)
+    points = len(sweep.grid.points)
+    with Counting(points, "checking", quiet=points < MANY_POINTS) as counting:
+        size = estimate(sweep, lambda: counting.advance("points"))
+    print(f"{printable(sweep.source)}: {printable(sweep.title)}")
+    for axis in sweep.grid.axes:
+        shown = ", ".join(f"{label:.6g}" if isinstance(label, float) else printable(label) for label in axis.labels)
+        about = f" ({axis.paths[0]})" if len(axis.paths) == 1 else ""
+        print(f"  {axis.name}{about}: {shown}")
+    print(f"  {size.points} points x {sweep.replications} replications = {size.requests:,} requests")
+    print(f"  about {size.cube_bytes / 1e6:,.1f} MB of results and {size.peak_bytes / 1e6:,.0f} MB of memory")
+
+
+@app.command(
+    "rerun",
+    epilog=examples("batchcube rerun out/sweep.nc -o out/again.nc && batchcube compare out/sweep.nc out/again.nc"),
+)
+def rerun(
+    cube: CubeArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="cube to write")],
+    workers: WorkersOption = None,
+    backend: BackendOption = "numba",
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+    trust_paths: Annotated[
+        bool, typer.Option("--trust-paths", help="read files that the cube names outside its folder, too")
+    ] = False,
+) -> None:
+    """Run again what made a cube: a sweep, or a search for capacities.
+
+    A cube names the files it was made from. It may be anybody's: those outside its folder are read on request only.
+    """
+    import json
+
+    from batchcube.results.cube import changed, parse_made_from, read_cube
+    from batchcube.results.provenance import batchcube_version
+
+    from ..files import require_inside
+    from ..spec.document import files_of, remade
+    from ..spec.service import require_unchanged
+
+    loaded = read_cube(cube)
+    if doubt := changed(loaded):
+        raise InputError(f"{doubt}; it is not run again", file=cube)
+    specification, defaults = parse_made_from(loaded)
+    coefficients = str(loaded.attrs.get("service_coefficients", "{}"))
+    if not trust_paths:
+        recorded = (name for name in json.loads(coefficients) if name.endswith(".json"))
+        require_inside(cube, [*files_of(specification), *files_of(defaults), *recorded])
+    require_unchanged(coefficients)
+    made, here = str(loaded.attrs.get("batchcube_version", "?")), batchcube_version()
+    otherwise = [f"was made by version {made}, this is {here}"] if made != here else []
+    try:
+        sweep, differing = remade(specification, defaults, str(cube))
+        otherwise += [differing] if differing else []
+    finally:
+        # A setting that is no more is told as a mistake: the version says why.
+        if otherwise:
+            print(f"{printable(cube)}: {printable('; '.join(otherwise))}", file=sys.stderr)
+    if "capacity_criteria" in loaded.attrs:
+        from ..run.capacity import asked_of
+
+        asked = asked_of(loaded)
+        search(sweep, asked, output, workers, backend=backend, quiet=quiet, overwrite=overwrite)
+        return
+    _run(sweep, output, workers, backend=backend, quiet=quiet, overwrite=overwrite)
+
+
+def _run(sweep: "Sweep", output: Path, workers: int | None, *, backend: str, quiet: bool, overwrite: bool) -> None:
+    from ..progress import shown, tell_notes
+    from ..run.execution import run_sweep
+    from ..stopping import stoppable
+
+    with stoppable(), shown(quiet=quiet) as progress:
+        cube = run_sweep(sweep, output, workers=workers, progress=progress, overwrite=overwrite, backend=backend)
+    if not quiet:
+        if cube.sizes["replication"] > sweep.replications:
+            print(
+                f"{printable(output)}: has more replications than {sweep.replications} already: nothing was run",
+                file=sys.stderr,
+            )
+        sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
+        print(f"{printable(output)}: {sizes}", file=sys.stderr)
+        tell_notes(cube)

@@ -1,0 +1,79 @@
+"""The command `batchcube validate`: the log of a real server beside a simulation of it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from batchcube.errors import printable
+
+from .help import examples
+from .options import (
+    BlockOption,
+    BudgetOption,
+    KvTokensOption,
+    LogArgument,
+    MostRunningOption,
+    OverwriteOption,
+    PrefillOption,
+)
+
+app = typer.Typer()
+
+
+@app.command(
+    "validate",
+    epilog=examples(
+        "batchcube validate requests.jsonl --coefficients my-server.json",
+        "batchcube validate requests.jsonl --coefficients my-server.json --figure overlay.png -o validation.nc",
+    ),
+)
+def validate(
+    log: LogArgument,
+    coefficients: Annotated[str, typer.Option("--coefficients", metavar="NAME", help="with a step law; name or .json")],
+    skip: Annotated[
+        int | None,
+        typer.Option("--skip", min=0, help="first requests to leave out of the errors; those fitted to when left out"),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="NetCDF file to write")] = None,
+    overlay: Annotated[
+        Path | None, typer.Option("--figure", help="figure to write: simulated against measured (.png, .pdf, .svg)")
+    ] = None,
+    max_num_seqs: MostRunningOption = None,
+    token_budget: BudgetOption = None,
+    kv_tokens: KvTokensOption = None,
+    block_tokens: BlockOption = None,
+    prefill: PrefillOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Replay the request log of a real server under continuous batching, and compare what users felt.
+
+    Prints the errors of time to first token, time per output token and end-to-end latency, of throughput, and of how
+    many requests were admitted and waited. Limits that are not given are those the coefficients were fitted with. Those
+    that the log contradicts are refused, or said where preemptions may explain it.
+    """
+    from rich.console import Console
+
+    from ..calibrate.report import print_errors
+    from ..calibrate.validate import replica_settings
+    from ..calibrate.validate import validate as validated
+    from ..files import require_new, require_output
+    from ..spec.service import load
+
+    known = load(coefficients)
+    settings = replica_settings(known, max_num_seqs, token_budget, kv_tokens, block_tokens, prefill)
+    outputs = [file for file in (output, overlay) if file is not None]
+    require_new(*outputs, overwrite=overwrite)
+    for file in outputs:
+        require_output(file)
+    errors, dataset = validated(log, known, settings, skip)
+    print_errors(errors, dataset, Console())
+    if output is not None:
+        from batchcube.results.validation import write_validation
+
+        print(printable(write_validation(dataset, output)))
+    if overlay is not None:
+        from batchcube.figures import registry
+
+        drawn = registry.draw("simulated-vs-measured", dataset)
+        print(printable(registry.save(drawn, dataset, overlay)))
