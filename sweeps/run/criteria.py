@@ -16,7 +16,7 @@ from batchcube.results.variables import REGISTRY
 
 from ..spec.settings import CoefficientsLaw, Point
 from ..workloads.settings import FloatArray
-from .plan import unmeasured_costs
+from .laws import unmeasured_costs
 
 
 class Criterion(NamedTuple):

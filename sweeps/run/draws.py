@@ -21,7 +21,9 @@ from ..workloads.lengths import Lengths
 from ..workloads.predictors import Prediction
 from ..workloads.settings import FloatArray
 from ..workloads.traces import RecordedTrace, resample
-from .plan import PointPlan, drawn_law, drawn_service, least_prompt
+from .laws import drawn_law, drawn_service
+from .plan import PointPlan
+from .samples import least_prompt
 
 # Arrays of one replication that are kept for the next points; beyond it the oldest are drawn again when needed.
 MOST_BYTES = 256_000_000

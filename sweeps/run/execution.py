@@ -24,8 +24,8 @@ from ..stopping import Stop, stopping
 from .assemble import assemble, join, tell_never_served
 from .draws import Draws
 from .outputs import ADVICE, same_sweep
-from .plan import Plan, deal, make_plan, theory_of
-from .scheduler import Executor, Gain, Scheduler, Task, threads
+from .plan import Plan, make_plan, theory_of
+from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
 from .simulate import Simulator, bytes_of, require_backend, simulate_parts
 from .store import Part, Report, Store
 

@@ -161,3 +161,10 @@ def threads(count: int, stop: Stop, name: str = "batchcube") -> Iterator[ThreadP
         yield pool
     finally:
         pool.shutdown(wait=not stop.abandoned, cancel_futures=True)
+
+
+def deal(count: int, parts: int) -> Iterator[range]:
+    """Deal 0..count-1 into at most ``parts`` ranges that differ by one at most."""
+    parts = max(1, min(parts, count))
+    for part in range(parts):
+        yield range(part * count // parts, (part + 1) * count // parts)

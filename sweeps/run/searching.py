@@ -26,8 +26,8 @@ from ..workloads.settings import FloatArray
 from .bisection import PROBES, Found, Search, bisect, bracket_and_bisect, is_monotone
 from .criteria import Criterion
 from .draws import Draws
-from .plan import Plan, PointPlan, deal
-from .scheduler import Executor, Gain, Scheduler, Task, threads
+from .plan import Plan, PointPlan
+from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
 from .simulate import Simulator
 from .store import Part, Store
 

@@ -13,7 +13,7 @@ from batchcube.errors import InputError
 from batchcube.sweeps import presets
 from batchcube.sweeps.cli import main as cli
 from batchcube.sweeps.cli.main import main
-from batchcube.sweeps.run import plan as planning
+from batchcube.sweeps.run import samples
 from batchcube.sweeps.run.plan import make_plan, theory_of
 from batchcube.sweeps.spec.document import Sweep
 from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
@@ -106,13 +106,13 @@ def _refused(error: InputError) -> str:
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Drawing the samples of bins would take most of the time.
-    whole = planning._Planner._sample
+    whole = samples.Sampler.sample
 
-    def small(planner: Any, workload: Any, policy: Any, trace: Any) -> Any:
+    def small(sampler: Any, workload: Any, policy: Any, trace: Any) -> Any:
         edges = policy.edges.model_copy(update={"sample_size": min(policy.edges.sample_size, 500)})
-        return whole(planner, workload, policy.model_copy(update={"edges": edges}), trace)
+        return whole(sampler, workload, policy.model_copy(update={"edges": edges}), trace)
 
-    monkeypatch.setattr(planning._Planner, "_sample", small)
+    monkeypatch.setattr(samples.Sampler, "sample", small)
     (tmp_path / "trace.csv").write_text(TRACE)
     return tmp_path / "sweep.toml"
 

@@ -22,7 +22,8 @@ from batchcube.sweeps.run import execution
 from batchcube.sweeps.run import simulate as simulating
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import estimate, run_sweep
-from batchcube.sweeps.run.plan import deal, make_plan
+from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.scheduler import deal
 from batchcube.sweeps.run.simulate import require_backend
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.theory.bins import uniform_throughput

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from batchcube.errors import InputError
 from batchcube.sweeps import presets
-from batchcube.sweeps.run import plan as planning
+from batchcube.sweeps.run import samples
 from batchcube.sweeps.run.plan import make_plan
 from batchcube.sweeps.spec.document import Sweep, parse_toml, schema_text
 from helpers.specifications import SMALL, laid
@@ -457,7 +457,7 @@ def test_any_value_anywhere_is_accepted_or_refused(data: st.DataObject) -> None:
 
 
 def test_the_samples_of_a_sweep_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "MOST_SAMPLED", 250)
+    monkeypatch.setattr(samples, "MOST_SAMPLED", 250)
     tables = laid(FIXED, {"policy.edges": {"sample_size": 100}})
     tables["workload"]["lengths"] = {"distribution": "exponential", "unit": "seconds"}
     del tables["workload"]["requests"]
