@@ -76,8 +76,11 @@ def problems(point: Point) -> Iterator[Problem]:
     """Yield every combination of options that makes no sense at this point."""
     yield from _workload_problems(point.workload)
     yield from _policy_problems(point)
-    yield from _server_problems(point)
-    yield from _continuous_problems(point) if point.simulation.STEPWISE else _clock_problems(point)
+    if point.server.servers == "infinite" and point.policy.mode not in FIXED:
+        yield Problem(
+            ("server", "servers"), f"mode {point.policy.mode} needs finitely many servers: nothing would wait"
+        )
+    yield from _continuous_problems(point) if point.simulation.STEPWISE else _whole_batch_problems(point)
     report = point.report
     if report.warmup_requests is not None and report.warmup_fraction is not None:
         yield Problem(("report", "warmup_fraction"), "give warmup_requests or warmup_fraction, not both")
@@ -137,7 +140,7 @@ def _policy_problems(point: Point) -> Iterator[Problem]:
     if mode in BINNED:
         yield from _edge_problems(policy, workload)
     if mode in CONTROLLED:
-        yield from _controller_problems(point)
+        yield from _controller_problems(policy)
 
 
 def _edge_problems(policy: PolicySettings, workload: Workload) -> Iterator[Problem]:
@@ -178,14 +181,10 @@ def _edge_problems(policy: PolicySettings, workload: Workload) -> Iterator[Probl
             yield Problem(("workload", "predictor", "classes"), f"must be policy.bins = {policy.bins}")
 
 
-def _controller_problems(point: Point) -> Iterator[Problem]:
-    policy, workload = point.policy, point.workload
+def _controller_problems(policy: PolicySettings) -> Iterator[Problem]:
     memory, sla, estimates = policy.memory, policy.sla, policy.estimates
     if memory is not None:
-        yield from _memory_problems(memory, point)
-        if workload.in_seconds and not point.simulation.STEPWISE:
-            text = 'needs tokens, and workload.lengths.unit is "seconds"'
-            yield Problem(("policy", "memory"), text, shown=False)
+        yield from _memory_problems(memory)
     if sla is not None:
         if sla.tolerance_s >= sla.target_s:
             yield Problem(
@@ -195,15 +194,6 @@ def _controller_problems(point: Point) -> Iterator[Problem]:
             for name in ("alpha", "delta"):
                 if name in sla.model_fields_set:
                     yield Problem(("policy", "sla", name), 'variant = "heuristic" would ignore it')
-        if point.simulation.STEPWISE and sla.signal not in STEP_SIGNALS:
-            text = f"must be one of {', '.join(STEP_SIGNALS)} in mode continuous: the controller observes single steps"
-            yield Problem(("policy", "sla", "signal"), text)
-        elif not point.simulation.STEPWISE and sla.signal not in SIGNALS:
-            text = f"must be one of {', '.join(SIGNALS)}: mode {policy.mode} has no steps"
-            yield Problem(("policy", "sla", "signal"), text)
-        elif workload.in_seconds and sla.signal == "tbt" and not point.simulation.STEPWISE:
-            text = 'needs tokens, and workload.lengths.unit is "seconds"; use "batch_time" or "latency"'
-            yield Problem(("policy", "sla", "signal"), text, shown=False)
     for name in ("smallest_batch", "estimates", "controller_scope"):
         used = policy.mode in _ONLY_FOR[name]
         if used and memory is None and sla is None and name in policy.model_fields_set:
@@ -213,38 +203,53 @@ def _controller_problems(point: Point) -> Iterator[Problem]:
         yield Problem(("policy", "estimates", unused), f'kind = "{estimates.kind}" would ignore it')
 
 
-_IN_BYTES = ("max_bytes", "model_bytes", "kv_bytes_per_token")
-
-
-def _memory_problems(memory: MemorySettings, point: Point) -> Iterator[Problem]:
+def _memory_problems(memory: MemorySettings) -> Iterator[Problem]:
     at = ("policy", "memory")
-    if point.simulation.STEPWISE:
-        for name in ("capacity_tokens", *_IN_BYTES):
-            if getattr(memory, name) is not None:
-                text = "mode continuous would ignore it: the capacity is server.replica.kv_capacity_tokens"
-                yield Problem((*at, name), text)
-    else:
-        yield from _capacity_problems(memory)
     margins = [name for name in ("margin_tokens", "margin_fraction") if getattr(memory, name) is not None]
     if memory.rule == "margin" and len(margins) != 1:
         yield Problem((*at, "rule"), "needs margin_tokens or margin_fraction, one of them")
     if memory.rule != "margin":
         for name in margins:
             yield Problem((*at, name), f'rule = "{memory.rule}" would ignore it; only "margin" uses it')
-    if memory.margin_tokens is not None:
-        replica = point.server.replica
-        if point.simulation.STEPWISE:
-            if replica is not None and memory.margin_tokens >= replica.held_tokens > 0:
-                text = f"must be < server.replica.kv_capacity_tokens = {replica.kv_capacity_tokens}"
-                if replica.held_tokens < replica.kv_capacity_tokens:
-                    text += f", of which whole blocks hold {replica.held_tokens}"
-                yield Problem((*at, "margin_tokens"), text)
-        elif memory.margin_tokens >= (memory.capacity_tokens or math.inf):
-            yield Problem((*at, "margin_tokens"), "must be < policy.memory.capacity_tokens")
-        elif memory.capacity_tokens is None and memory.in_bytes and memory.margin_tokens >= memory.tokens > 0:
-            yield Problem((*at, "margin_tokens"), f"must be < {show_value(memory.tokens)}, the tokens that fit")
     if memory.rule == "margin" and "overflow_probability" in memory.model_fields_set:
         yield Problem((*at, "overflow_probability"), 'rule = "margin" would ignore it')
+
+
+def lost_by_rounding(seconds: float, ticks_per_s: int) -> str | None:
+    """Return what is wrong with a time that whole ticks change by more than 1 %; None where they do not.
+
+    From 50 ticks on, half a tick is never more.
+    """
+    exact = seconds * ticks_per_s
+    if abs(round(exact) - exact) <= 0.01 * exact:
+        return None
+    ticks = TICK_NAMES[ticks_per_s]
+    return (
+        f"would be rounded to {round(exact) / ticks_per_s:g}, in whole {ticks}: must be 0, or at least "
+        f"{50 / ticks_per_s:g}, the smallest value that is always kept within 1 %, or whole {ticks} itself"
+    )
+
+
+_IN_BYTES = ("max_bytes", "model_bytes", "kv_bytes_per_token")
+
+
+def _whole_batch_problems(point: Point) -> Iterator[Problem]:
+    """Yield what does not go with whole batches, beyond the options that `_ONLY_FOR` keeps to other modes."""
+    memory, sla, in_seconds = point.policy.memory, point.policy.sla, point.workload.in_seconds
+    if memory is not None and point.policy.mode in CONTROLLED:
+        yield from _capacity_problems(memory)
+        if in_seconds:
+            text = 'needs tokens, and workload.lengths.unit is "seconds"'
+            yield Problem(("policy", "memory"), text, shown=False)
+    if sla is not None and point.policy.mode in CONTROLLED:
+        if sla.signal not in SIGNALS:
+            text = f"must be one of {', '.join(SIGNALS)}: mode {point.policy.mode} has no steps"
+            yield Problem(("policy", "sla", "signal"), text)
+        elif in_seconds and sla.signal == "tbt":
+            text = 'needs tokens, and workload.lengths.unit is "seconds"; use "batch_time" or "latency"'
+            yield Problem(("policy", "sla", "signal"), text, shown=False)
+    yield from _whole_batch_server_problems(point)
+    yield from _clock_problems(point)
 
 
 def _capacity_problems(memory: MemorySettings) -> Iterator[Problem]:
@@ -263,16 +268,16 @@ def _capacity_problems(memory: MemorySettings) -> Iterator[Problem]:
     elif not 0 < memory.tokens <= 1e12:
         text = "must be > policy.memory.model_bytes, and leave room for at most 1e12 tokens"
         yield Problem((*at, "max_bytes"), text)
-
-
-def _server_problems(point: Point) -> Iterator[Problem]:
-    server, workload = point.server, point.workload
-    if server.servers == "infinite" and point.policy.mode not in FIXED:
-        yield Problem(
-            ("server", "servers"), f"mode {point.policy.mode} needs finitely many servers: nothing would wait"
-        )
-    if point.simulation.STEPWISE:
+    if memory.margin_tokens is None:
         return
+    if memory.margin_tokens >= (memory.capacity_tokens or math.inf):
+        yield Problem((*at, "margin_tokens"), "must be < policy.memory.capacity_tokens")
+    elif memory.capacity_tokens is None and memory.in_bytes and memory.margin_tokens >= memory.tokens > 0:
+        yield Problem((*at, "margin_tokens"), f"must be < {show_value(memory.tokens)}, the tokens that fit")
+
+
+def _whole_batch_server_problems(point: Point) -> Iterator[Problem]:
+    server, workload = point.server, point.workload
     if server.service.law == "steps":
         text = "only mode continuous goes step by step; must be a law of whole batches"
         yield Problem(("server", "service", "law"), text)
@@ -307,21 +312,6 @@ def _server_problems(point: Point) -> Iterator[Problem]:
             f"must be {show_value(memory.tokens)}, the tokens that policy.memory.max_bytes leaves, which are in force"
         )
         yield Problem(("report", "memory_capacity_tokens"), text)
-
-
-def lost_by_rounding(seconds: float, ticks_per_s: int) -> str | None:
-    """Return what is wrong with a time that whole ticks change by more than 1 %; None where they do not.
-
-    From 50 ticks on, half a tick is never more.
-    """
-    exact = seconds * ticks_per_s
-    if abs(round(exact) - exact) <= 0.01 * exact:
-        return None
-    ticks = TICK_NAMES[ticks_per_s]
-    return (
-        f"would be rounded to {round(exact) / ticks_per_s:g}, in whole {ticks}: must be 0, or at least "
-        f"{50 / ticks_per_s:g}, the smallest value that is always kept within 1 %, or whole {ticks} itself"
-    )
 
 
 def _clock_problems(point: Point) -> Iterator[Problem]:
@@ -366,6 +356,7 @@ def _continuous_problems(point: Point) -> Iterator[Problem]:
         yield Problem(("server", "servers"), f"must be <= {MOST_REPLICAS} in mode continuous")
     yield from _step_law_problems(server)
     yield from _replica_problems(policy, server)
+    yield from _step_controller_problems(policy, server)
     yield from _continuous_bin_problems(policy, server)
 
 
@@ -398,6 +389,24 @@ def _replica_problems(policy: PolicySettings, server: Server) -> Iterator[Proble
     if replica.kv_capacity_tokens < replica.block_tokens:
         text = f"must be >= server.replica.block_tokens = {replica.block_tokens}, a single block"
         yield Problem((*at, "kv_capacity_tokens"), text)
+
+
+def _step_controller_problems(policy: PolicySettings, server: Server) -> Iterator[Problem]:
+    memory, sla, replica, at = policy.memory, policy.sla, server.replica, ("policy", "memory")
+    if sla is not None and sla.signal not in STEP_SIGNALS:
+        text = f"must be one of {', '.join(STEP_SIGNALS)} in mode continuous: the controller observes single steps"
+        yield Problem(("policy", "sla", "signal"), text)
+    if memory is None:
+        return
+    for name in ("capacity_tokens", *_IN_BYTES):
+        if getattr(memory, name) is not None:
+            text = "mode continuous would ignore it: the capacity is server.replica.kv_capacity_tokens"
+            yield Problem((*at, name), text)
+    if memory.margin_tokens is not None and replica is not None and memory.margin_tokens >= replica.held_tokens > 0:
+        text = f"must be < server.replica.kv_capacity_tokens = {replica.kv_capacity_tokens}"
+        if replica.held_tokens < replica.kv_capacity_tokens:
+            text += f", of which whole blocks hold {replica.held_tokens}"
+        yield Problem((*at, "margin_tokens"), text)
 
 
 def _continuous_bin_problems(policy: PolicySettings, server: Server) -> Iterator[Problem]:
