@@ -134,12 +134,38 @@ def assemble(
     seconds = {plan.length == "seconds" for plan in plan.points}
     if len(seconds) > 1:
         notes.append("lengths are tokens at some points and seconds at others")
+    return with_provenance(
+        sweep,
+        plan,
+        arrays,
+        count,
+        made_by,
+        notes,
+        first_replication=first,
+        buckets=buckets,
+        length_units="s" if seconds == {True} else "tokens",
+    )
+
+
+def with_provenance(
+    sweep: Sweep,
+    plan: Plan,
+    arrays: Mapping[str, NDArray[Any]],
+    replications: int,
+    made_by: Sequence[MadeBy],
+    notes: Sequence[str],
+    **options: Any,
+) -> xr.Dataset:
+    """Build a cube that says where it comes from; `options` are those of `build_cube`.
+
+    The sweep is what the cube is said to be of, and may count more than the plan did.
+    """
     attrs = provenance(
         title=sweep.title,
         specification=sweep.text(),
         defaults=sweep.defaults(),
         seed=sweep.seed,
-        replications=count,
+        replications=replications,
         made_by=made_by,
         overload_test=plan.simulation.OVERLOAD_TEST,
         input_sha256=plan.input_sha256,
@@ -151,12 +177,10 @@ def assemble(
     return build_cube(
         [coordinate_of(axis, sweep) for axis in sweep.grid.axes],
         arrays,
-        replications=count,
+        replications=replications,
         attrs={**attrs, "description": sweep.description, **kept},
-        first_replication=first,
-        buckets=buckets,
-        length_units="s" if seconds == {True} else "tokens",
         coefficients_drawn=any(draws_service(plan.point) for plan in plan.points),
+        **options,
     )
 
 

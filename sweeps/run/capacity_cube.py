@@ -6,16 +6,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from batchcube.results.cube import build_cube
-from batchcube.results.provenance import MadeBy, provenance
+from batchcube.results.provenance import MadeBy
 from batchcube.results.variables import RELATIVE_ERROR
 
-from ..spec import service as coefficients
 from ..spec.document import Sweep
 from ..spec.grid import where
-from ..spec.settings import draws_service
-from .assemble import coordinate_of, in_percent
-from .plan import calibrated
+from .assemble import in_percent, with_provenance
 from .searching import Answer, Searches
 
 
@@ -30,7 +26,6 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
         "capacity_unbracketed": np.array([[answer.found.unbracketed for answer in row] for row in table], np.int64),
         "capacity_statistic": np.array([[answer.statistic for answer in row] for row in table]),
     }
-    flags = plan.unmeasured_costs.reshape(shape)
     unanswered = _unanswered(sweep, table)
     notes = [*plan.notes, *unanswered, *_wavering(sweep, table)]
     missed = max(answer.missed for row in table for answer in row)
@@ -39,23 +34,12 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
             f"up to {in_percent(missed)} of a replication's requests were never served (turned away, or left in a "
             "bin): shares count them as missed, quantiles as late for ever; means and maxima are of the others alone"
         )
-    attrs = provenance(
-        title=sweep.title,
-        specification=sweep.text(),
-        defaults=sweep.defaults(),
-        seed=sweep.seed,
-        replications=replications,
-        made_by=made_by,
-        overload_test=plan.simulation.OVERLOAD_TEST,
-        input_sha256=plan.input_sha256,
-        trace_rows_dropped=plan.rows_dropped,
-        notes=notes,
-    )
-    laws = calibrated(plan.points)
-    kept = {"service_coefficients": coefficients.record(laws, steps=plan.simulation.STEPWISE)} if laws else {}
     visited = [answer for row in table for answer in row]
     in_range = settings.low is not None and settings.high is not None
-    about: dict[str, str | int | float] = {
+    every = {name: array.reshape((*shape, replications)) for name, array in arrays.items()}
+    flags = {"unmeasured_costs": plan.unmeasured_costs.reshape(shape)}
+    cube = with_provenance(sweep, plan, flags | every, replications, made_by, notes)
+    cube.attrs |= {
         "capacity_criteria": json.dumps([criterion._asdict() for criterion in settings.criteria]),
         "capacity_low_per_s": min(a.lowest for a in visited) if settings.low is None else settings.low,
         "capacity_high_per_s": max(a.highest for a in visited) if settings.high is None else settings.high,
@@ -65,13 +49,6 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
         "capacity_range_given": int(in_range),
         "capacity_notes_unanswered": "\n".join(unanswered),
     }
-    cube = build_cube(
-        [coordinate_of(axis, sweep) for axis in sweep.grid.axes],
-        {"unmeasured_costs": flags} | {name: array.reshape((*shape, replications)) for name, array in arrays.items()},
-        replications=replications,
-        attrs={**attrs, "description": sweep.description, **kept, **about},
-        coefficients_drawn=any(draws_service(point.point) for point in plan.points),
-    )
     # All searches narrow down alike, so that their answers may be off alike: intervals are widened by it.
     errors = [answer.found.relative_error for row in table for answer in row if not answer.found.unbracketed]
     cube["capacity_requests_per_s"].attrs[RELATIVE_ERROR] = max(errors, default=0.0)
