@@ -1,37 +1,62 @@
+"""Which progress is shown where; a notebook is played by a stand-in for IPython."""
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
 import pytest
 
-from batchcube.sweeps.progress import Bar, PlainLines, Silent
+from batchcube.sweeps.progress import Bar, NotebookBar, PlainLines, Silent, shown
 
 
-def test_plain_lines_come_every_few_seconds(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    with PlainLines() as lines:
-        lines.start(3, 10, 6_000_000)
-        for now[0] in (1.0, 2.0, 6.0, 7.0):
-            lines.advance(1_000_000)
-            lines.finish_replications(1)
-    out = capsys.readouterr().err.splitlines()
-    assert out[0] == "3 points x 10 replications, 6 Mrequests"
-    assert out[1] == "50 %: 2 of 10 replications, 500 krequests/s, 0:00:06 left"
-    assert out[2] == "67 %: 4 of 10 replications, 571 krequests/s, 0:00:03 left"
-    assert len(out) == 3
+class Handle:
+    """What `display` returns: keeps what is shown."""
+
+    def __init__(self, first: Any) -> None:
+        self.shown = [first]
+
+    def update(self, what: Any) -> None:
+        self.shown.append(what)
 
 
-def test_a_bar_counts_requests_and_replications() -> None:
-    with Bar() as bar:
-        bar.start(3, 10, 1000)
-        bar.advance(400)
-        bar.finish_replications(4)
-        (task,) = bar._bar.tasks
-        assert (task.completed, task.total, task.fields["finished"]) == (400, 1000, 4)
+@pytest.fixture
+def handles(monkeypatch: pytest.MonkeyPatch) -> list[Handle]:
+    found: list[Handle] = []
+
+    def display(what: Any, *, display_id: bool) -> Handle:
+        assert display_id
+        found.append(Handle(what))
+        return found[-1]
+
+    ipython: Any = ModuleType("IPython")
+    ipython.get_ipython = lambda: SimpleNamespace(kernel=None)
+    ipython.display = ModuleType("IPython.display")
+    ipython.display.display = display
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
+    return found
 
 
-def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    silent = Silent()
-    silent.start(1, 1, 1)
-    silent.advance(1)
-    silent.finish_replications(1)
-    assert capsys.readouterr() == ("", "")
+def test_a_notebook_shows_one_bar_that_moves(handles: list[Handle], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NotebookBar, "seconds_between", 0.0)
+    with shown() as progress:
+        assert isinstance(progress, NotebookBar)
+        progress.start(3, 2, 1000)
+        progress.advance(250)
+        progress.finish_replications(2)
+        progress.advance(750)
+    (handle,) = handles
+    assert [bar.share for bar in handle.shown] == [0.0, 0.25, 1.0, 1.0]
+    assert repr(handle.shown[0]) == "3 points x 2 replications, 1 krequests"
+    assert repr(handle.shown[-1]).startswith("100 %: 2 of 2 replications")
+    assert handle.shown[1]._repr_html_().startswith('<progress value="0.2500" max="1"')
+
+
+def test_outside_of_a_kernel_ipython_is_a_terminal(handles: list[Handle], monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal, kind in ((True, Bar), (False, PlainLines)):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(sys.modules["IPython"], "get_ipython", SimpleNamespace)
+        assert isinstance(shown(), kind)
+    with shown(quiet=True) as progress:
+        assert isinstance(progress, Silent)
+    assert handles == []
