@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from batchcube.documents import parse_json, read_file, require_regular
+from batchcube.engine.continuous.model import BLOCK_TOKENS, Prefill
 from batchcube.errors import InputError, printable
 
 from .cells import BatchFit, Cells, as_table, table_error
@@ -29,6 +30,10 @@ SHIPPED = Path(__file__).parent / "shipped"
 LARGEST_FILE = 10_000_000
 """Bytes; the largest of those that come with the package has 20,000."""
 LONGEST_TEXT = 2000
+MOST_RUNNING = 256
+"""Requests that vLLM runs at once unless it is told otherwise, max_num_seqs."""
+TOKEN_BUDGET = 2048
+"""Tokens of a step of vLLM unless it is told otherwise, max_num_batched_tokens."""
 
 
 def _one_line(text: str) -> str:
@@ -180,9 +185,9 @@ class LoggedReplica(_Part):
 
     most_running: AtLeastOne = Field(description="requests that may run at once, max_num_seqs")
     token_budget: AtLeastOne = Field(description="tokens of one step, max_num_batched_tokens")
-    block_tokens: AtLeastOne = 16
+    block_tokens: AtLeastOne = BLOCK_TOKENS
     capacity_tokens: AtLeastOne | None = Field(default=None, description="KV cache; null: never full, or not known")
-    prefill: Literal["chunked", "separate"] = "chunked"
+    prefill: Prefill = "chunked"
 
 
 class FittedLog(_Part):

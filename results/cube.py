@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-QUANTILES = (0.5, 0.9, 0.95, 0.99)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # What attributes must be where a cube has them: a foreign file may hold anything.
 _ABOUT: dict[str, type] = {
@@ -122,7 +121,7 @@ def build_cube(
     replications: int,
     attrs: Mapping[str, str | int | float],
     first_replication: int = 0,
-    quantiles: Sequence[float] = QUANTILES,
+    quantiles: Sequence[float] = (),
     buckets: Mapping[str, Buckets] | None = None,
     length_units: str = "tokens",
     coefficients_drawn: bool = False,
@@ -132,9 +131,9 @@ def build_cube(
     `arrays` maps registered names to arrays shaped `(*axes, replication, *extra)`, without `replication` where the
     registry says so. Extra dimensions `bin`, `window` and `batch_size` are numbered from 0 and take their size from the
     arrays; `buckets` are those of the dimensions `latency_bucket` and `tbt_bucket`. Batch sizes and buckets beyond the
-    used range are dropped, the bucket of exact zeros always stays. `attrs` come from `provenance`. `length_units` is
-    the unit of request lengths, "tokens" or "s". With `coefficients_drawn` every replication has service coefficients
-    of its own: see `statistics` on their intervals.
+    used range are dropped, the bucket of exact zeros always stays. `quantiles` are those of the arrays that have them.
+    `attrs` come from `provenance`. `length_units` is the unit of request lengths, "tokens" or "s". With
+    `coefficients_drawn` every replication has service coefficients of its own: see `statistics` on their intervals.
     Raises InputError naming the axis or variable: unknown or taken names, wrong shapes or dtypes, impossible values.
     """
     coordinates = {axis.name: _coordinate_values(axis) for axis in axes}
@@ -333,8 +332,11 @@ def _is_criterion(criterion: object) -> bool:
     variable, quantile, limit = criterion["variable"], criterion["quantile"], criterion["limit"]
     if not isinstance(variable, str) or variable not in REGISTRY:
         return False
-    quantiles = QUANTILES if REGISTRY[variable].extra == ("quantile",) else (None,)
-    return quantile in quantiles and isinstance(limit, int | float) and 0 <= limit < np.inf
+    if REGISTRY[variable].extra != ("quantile",):
+        known = quantile is None
+    else:
+        known = isinstance(quantile, float) and 0 < quantile < 1
+    return known and isinstance(limit, int | float) and 0 <= limit < np.inf
 
 
 def _check_axis(axis: xr.DataArray) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from batchcube.errors import InputError
 
+from ..coefficients import TOKEN_BUDGET
 from ..models import SHAPES, configuration, sizes_of
 from .bench import Cell, CellTooLargeError, Sample, check_dtype
 from .clock import WALL, cpu_clock
@@ -111,7 +112,7 @@ class VllmEngine:
             "enable_prefix_caching": False,
             "async_scheduling": False,
             "max_num_seqs": largest,
-            "max_num_batched_tokens": max(budget, longest, 2048),
+            "max_num_batched_tokens": max(budget, longest, TOKEN_BUDGET),
             "max_model_len": longest,
         }
         if limits is not None:

@@ -4,7 +4,7 @@ Time is counted in picoseconds: every coefficient of the step law is a whole num
 whole number of ticks without rounding anything, and the sum over any number of steps has a closed form that is exact.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,10 +30,20 @@ LARGEST_REQUEST = 2**21
 """Most tokens (prompt and output) of one request."""
 MOST_REQUESTS = 2**29
 MOST_REPLICAS = 4096
+LARGEST_BUDGET = 2**31
+LARGEST_BLOCK = 2**16
+LARGEST_CACHE = 2**45
+BLOCK_TOKENS = 16
+"""Tokens of a block unless something else is said, as of vLLM."""
 
 SERVED, REJECTED = 0, 1
-ROUTINGS = ("round_robin", "shortest_queue", "by_bin")
-ADMISSIONS = ("fifo", "by_bin")
+Routing = Literal["round_robin", "shortest_queue", "by_bin"]
+ROUTINGS: tuple[Routing, ...] = get_args(Routing)
+Admission = Literal["fifo", "by_bin"]
+ADMISSIONS: tuple[Admission, ...] = get_args(Admission)
+Prefill = Literal["chunked", "separate"]
+PREFILLS: tuple[Prefill, ...] = get_args(Prefill)
+"""Whether prefills share steps with decodes, or have steps of their own."""
 
 
 class Requests(NamedTuple):
@@ -227,7 +237,7 @@ def make_replica(
     most_running: int,
     token_budget: int,
     capacity_tokens: int,
-    block_tokens: int = 16,
+    block_tokens: int = BLOCK_TOKENS,
     prefill: str = "chunked",
     control: Control | None = None,
 ) -> Replica:
@@ -237,17 +247,17 @@ def make_replica(
     a cap below 1, a budget that cannot hold a token of every running request, a cache without a block, and an unknown
     word for `prefill` (chunked or separate).
     """
-    if prefill not in ("chunked", "separate"):
-        raise InputError("must be one of chunked, separate", path="prefill", value=repr(prefill))
+    if prefill not in PREFILLS:
+        raise InputError(f"must be one of {', '.join(PREFILLS)}", path="prefill", value=repr(prefill))
     if not 1 <= most_running <= 2**20:
         raise InputError(f"must be in 1..{2**20}", path="most_running", value=most_running)
-    if not most_running <= token_budget <= 2**31:
+    if not most_running <= token_budget <= LARGEST_BUDGET:
         raise InputError(
             f"must be at least most_running = {most_running}, a token each", path="token_budget", value=token_budget
         )
-    if not 1 <= block_tokens <= 2**16:
-        raise InputError(f"must be in 1..{2**16}", path="block_tokens", value=block_tokens)
-    if not block_tokens <= capacity_tokens <= 2**45:
+    if not 1 <= block_tokens <= LARGEST_BLOCK:
+        raise InputError(f"must be in 1..{LARGEST_BLOCK}", path="block_tokens", value=block_tokens)
+    if not block_tokens <= capacity_tokens <= LARGEST_CACHE:
         raise InputError(
             f"must be at least block_tokens = {block_tokens}", path="capacity_tokens", value=capacity_tokens
         )

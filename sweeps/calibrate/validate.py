@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from batchcube.calibration.coefficients import (
+    MOST_RUNNING,
+    TOKEN_BUDGET,
     Coefficients,
     FitQuality,
     FittedLog,
@@ -93,7 +95,8 @@ def replica_settings(
         "prefill": prefill,
     }
     kept = {} if known is None or known.replica is None else known.replica.model_dump()
-    values = {"most_running": 256, "token_budget": 2048, **kept, **{k: v for k, v in given.items() if v is not None}}
+    stated = {k: v for k, v in given.items() if v is not None}
+    values = {"most_running": MOST_RUNNING, "token_budget": TOKEN_BUDGET, **kept, **stated}
     try:
         return LoggedReplica.model_validate(values)
     except ValidationError as error:

@@ -15,15 +15,19 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from batchcube.engine.report import QUANTILES
 from batchcube.errors import InputError
 from batchcube.results.overload import GROWTH
 from batchcube.results.provenance import batchcube_version
+from batchcube.results.summary import RATE_PATHS
+from batchcube.results.text import one_of
 
 from ..files import require_output
 from ..progress import Progress, Silent
 from ..spec.document import Sweep
 from ..spec.settings import Point
 from ..stopping import stopping
+from ..workloads.arrivals import AtRate
 from .bisection import FASTEST, SLOWEST
 from .capacity_cube import capacity_cube
 from .criteria import Criterion, never_measured, parse_criterion
@@ -34,11 +38,10 @@ from .searching import Searches, SearchSettings
 from .simulate import require_backend
 from .store import Store
 
-TOLERANCE = 0.005
 # The growth of the backlog is held against `GROWTH`: where nothing but overload ends the search, capacities come out
 # too large by about that much. The flag `overloaded` would not do: with a few thousand requests it forgives a growth of
 # 10 % and more, as it must never call a steady run overloaded.
-RATE_PATHS = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
+TOLERANCE = 0.005
 
 
 def find_capacity(
@@ -125,8 +128,14 @@ def asked_of(cube: xr.Dataset) -> dict[str, Any]:
     """Return the arguments of `find_capacity` that made a cube, beside its sweep."""
     about = cube.attrs
     given = bool(about["capacity_range_given"])
+    criteria = [Criterion(**criterion) for criterion in json.loads(str(about["capacity_criteria"]))]
+    for quantile in (criterion.quantile for criterion in criteria):
+        if quantile not in (None, *QUANTILES):
+            raise InputError(
+                f"must be one of {one_of(map(str, QUANTILES))}", path="capacity_criteria: quantile", value=quantile
+            )
     return {
-        "criteria": [Criterion(**criterion) for criterion in json.loads(str(about["capacity_criteria"]))],
+        "criteria": criteria,
         "low": float(about["capacity_low_per_s"]) if given else None,
         "high": float(about["capacity_high_per_s"]) if given else None,
         "tolerance": float(about["capacity_tolerance"]),
@@ -153,7 +162,7 @@ def _require_searchable(sweep: Sweep, criteria: Sequence[Criterion]) -> None:
 def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
     """Say why a point has no capacity that could be searched, None where it has."""
     arrivals = point.workload.arrivals
-    if arrivals is not None and not arrivals.scales_with_rate:
+    if arrivals is not None and not isinstance(arrivals, AtRate):
         return (
             f'workload.arrivals.process = "{arrivals.process}": its arrivals do not stretch with one rate, which is '
             "what is searched; use poisson, deterministic or gamma, or a recorded trace"

@@ -16,7 +16,7 @@ from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 
 from ..seeds import stream
 from ..spec.settings import draws_service
-from ..workloads.arrivals import Deterministic, Gamma, Poisson
+from ..workloads.arrivals import AtRate
 from ..workloads.lengths import Lengths
 from ..workloads.predictors import Prediction
 from ..workloads.settings import FloatArray
@@ -134,7 +134,7 @@ class Draws:
             return self._window(plan).arrival_s / workload.trace.rate_scale
         process = workload.arrivals
         assert process is not None
-        if isinstance(process, Poisson | Deterministic | Gamma):
+        if isinstance(process, AtRate):
             unit = self._once(
                 plan.keys.unit_arrivals, lambda: process.unit_arrivals(plan.requests, self._stream("arrivals"))
             )

@@ -19,6 +19,7 @@ from ..spec.grid import where
 from ..spec.settings import CONTROLLED, CoefficientsLaw, Point, TraceSettings
 from ..theory.bins import BinnedBatches
 from ..theory.expected import Expected, batches_of, expected
+from ..workloads.arrivals import AtRate
 from ..workloads.datasets import resolve
 from ..workloads.settings import FloatArray
 from ..workloads.traces import RecordedTrace, read_trace
@@ -254,15 +255,13 @@ class _Planner:
             assert process is not None
             unit = (
                 "unit",
-                process.model_copy(update={"rate_per_s": 1.0}) if process.scales_with_rate else process,
+                process.model_copy(update={"rate_per_s": 1.0}) if isinstance(process, AtRate) else process,
                 count,
             )
             arrivals = ("arrivals", process, count)
             lengths = ("lengths", workload.lengths, count)
         cut = edges.tobytes()
-        # A predictor of lengths does not look at the bins; one of classes does.
-        by_bin = workload.predictor.kind in ("adjacent", "confusion", "column")
-        prediction = ("prediction", lengths, workload.predictor, cut if by_bin else b"")
+        prediction = ("prediction", lengths, workload.predictor, cut if workload.predictor.looks_at_bins else b"")
         bins = ("bins", prediction, cut) if len(edges) > 2 else ("one bin", count)
         service = ("service", point.server.service, batch)
         keys = (unit, arrivals, lengths, ("trace", lengths, length), prediction, bins, service)

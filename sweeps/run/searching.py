@@ -21,7 +21,7 @@ from batchcube.errors import InputError
 
 from ..progress import Progress
 from ..stopping import Stop
-from ..workloads.arrivals import Deterministic, Gamma, Poisson
+from ..workloads.arrivals import AtRate
 from ..workloads.settings import FloatArray
 from .bisection import PROBES, Found, Search, bisect, bracket_and_bisect, is_monotone
 from .criteria import Criterion
@@ -58,7 +58,7 @@ def scalable(plan: PointPlan) -> Scalable:
     """Return a point at any rate; raises InputError for a trace whose requests all arrive at once."""
     workload = plan.point.workload
     if plan.recorded is None:
-        assert isinstance(workload.arrivals, Poisson | Deterministic | Gamma)  # `_problem` refuses the others
+        assert isinstance(workload.arrivals, AtRate)  # `_problem` refuses the others
         return Scalable(plan, 1.0, workload.arrivals.rate_per_s)
     arrival = plan.recorded.arrival_s
     span = float(arrival[-1] - arrival[0])

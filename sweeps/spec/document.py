@@ -188,13 +188,13 @@ def remade(specification: Mapping[str, Any], defaults: Defaults, source: str) ->
 def is_deterministic(point: Point) -> bool:
     """Say whether every replication of a point would be the same one."""
     workload = point.workload
-    trace, lengths, predictor = workload.trace, workload.lengths, workload.predictor.kind
+    trace, lengths = workload.trace, workload.lengths
     if draws_service(point):
         return False
     if trace is not None:
-        return trace.resample == "none" and predictor in ("oracle", "column")
+        return trace.resample == "none" and not workload.predictor.draws
     fixed = isinstance(lengths, Constant) and (lengths.prompt is None or isinstance(lengths.prompt, Constant))
-    return fixed and isinstance(workload.arrivals, AtOnce | Deterministic) and predictor == "oracle"
+    return fixed and isinstance(workload.arrivals, AtOnce | Deterministic) and not workload.predictor.draws
 
 
 def _mode_problems(grid: Grid) -> list[Mistake]:

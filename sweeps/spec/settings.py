@@ -4,9 +4,20 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
+from batchcube.calibration.coefficients import TOKEN_BUDGET
 from batchcube.calibration.laws import STEP_TERMS
 from batchcube.engine import batches, continuous
-from batchcube.engine.continuous.model import LATEST, TICKS_PER_S
+from batchcube.engine.continuous.model import (
+    BLOCK_TOKENS,
+    LARGEST_BLOCK,
+    LARGEST_BUDGET,
+    LARGEST_CACHE,
+    LATEST,
+    TICKS_PER_S,
+    Admission,
+    Prefill,
+    Routing,
+)
 from batchcube.engine.policies.estimates import LARGEST_WINDOW, SMALLEST_WEIGHT
 from batchcube.engine.simulation import Simulation
 from batchcube.engine.ticks import LARGEST_BATCH
@@ -215,7 +226,7 @@ class PolicySettings(Settings):
     bin_choice: Literal["oldest_head", "round_robin", "longest_queue"] = Field(
         default="oldest_head", description="bin a free server takes from, or a replica admits from"
     )
-    admission: Literal["fifo", "by_bin"] = Field(
+    admission: Admission = Field(
         default="fifo", description="whom a replica admits: the oldest, or requests of the bin being served first"
     )
     controller_scope: Literal["per_bin", "global"] = Field(
@@ -230,37 +241,41 @@ class PolicySettings(Settings):
 # Server -------------------------------------------------------------------------------------------------------------
 
 
-class ConstantLaw(Settings):
+class _TokenLaw(Settings):
+    """A law of the longest request of a batch."""
+
+    length: Literal["output", "total"] = Field(default="output", description="tokens that count")
+
+
+class _Formula(_TokenLaw):
+    """A law with a time that a batch takes before its first token."""
+
+    a0_s: SecondsOrZero | None = Field(
+        default=None,
+        description="time of a batch before its first token; left out: unknown, counts as 0",
+    )
+
+
+class ConstantLaw(_Formula):
     """T = a0 + a1 L."""
 
     law: Literal["constant"]
-    a0_s: SecondsOrZero | None = Field(
-        default=None,
-        description="time of a batch before its first token; left out: unknown, counts as 0",
-    )
     a1_s_per_token: SecondsPerToken = Field(description="time per token of the longest request")
-    length: Literal["output", "total"] = Field(default="output", description="tokens that count")
 
 
-class GrowingLaw(Settings):
+class GrowingLaw(_Formula):
     """T = a0 + a1 L h(b), with h growing in the batch size b."""
 
     law: Literal["linear", "saturating", "power"]
-    a0_s: SecondsOrZero | None = Field(
-        default=None,
-        description="time of a batch before its first token; left out: unknown, counts as 0",
-    )
     a1_s_per_token: SecondsPerToken = Field(description="time per token of a batch of one")
     gamma: Annotated[float, Field(ge=0, le=100)] = Field(description="growth with the batch size")
-    length: Literal["output", "total"] = Field(default="output", description="tokens that count")
 
 
-class TableLaw(Settings):
+class TableLaw(_TokenLaw):
     """T interpolated in a measured table of (batch size, length)."""
 
     law: Literal["table"]
     path: str = Field(min_length=1, description="measured table; relative to the specification")
-    length: Literal["output", "total"] = Field(default="output", description="tokens that count")
 
 
 class CoefficientsLaw(Settings):
@@ -325,16 +340,16 @@ Service = Annotated[
 class ReplicaSettings(Settings):
     """What one replica has room for under continuous batching."""
 
-    kv_capacity_tokens: Annotated[int, Field(ge=1, le=2**45)] = Field(
+    kv_capacity_tokens: Annotated[int, Field(ge=1, le=LARGEST_CACHE)] = Field(
         description="usable tokens of the KV cache: vLLM's less one block"
     )
-    token_budget: Annotated[int, Field(ge=1, le=2**31)] = Field(
-        default=2048, description="max_num_batched_tokens: tokens of one step, a decode counting one"
+    token_budget: Annotated[int, Field(ge=1, le=LARGEST_BUDGET)] = Field(
+        default=TOKEN_BUDGET, description="max_num_batched_tokens: tokens of one step, a decode counting one"
     )
-    block_tokens: Annotated[int, Field(ge=1, le=2**16)] = Field(
-        default=16, description="tokens of a block of the KV cache"
+    block_tokens: Annotated[int, Field(ge=1, le=LARGEST_BLOCK)] = Field(
+        default=BLOCK_TOKENS, description="tokens of a block of the KV cache"
     )
-    prefill: Literal["chunked", "separate"] = Field(
+    prefill: Prefill = Field(
         default="chunked", description="prefills share steps with decodes, or have steps of their own"
     )
 
@@ -351,9 +366,7 @@ class Server(Settings):
         default=1, description="identical servers; continuous: replicas of the engine"
     )
     completion: Literal["batch", "own"] = Field(default="batch", description="when a request of a batch is done")
-    routing: Literal["round_robin", "shortest_queue", "by_bin"] = Field(
-        default="round_robin", description="replica an arriving request goes to (mode continuous)"
-    )
+    routing: Routing = Field(default="round_robin", description="replica an arriving request goes to (mode continuous)")
     replica: ReplicaSettings | None = Field(default=None, description="limits of a replica (mode continuous)")
     service: Service = Field(description="time a batch takes, or a step of continuous batching")
 

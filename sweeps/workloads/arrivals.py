@@ -7,7 +7,7 @@ stream at another rate gives the same arrivals, stretched: common random numbers
 import math
 from abc import abstractmethod
 from functools import lru_cache
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -42,10 +42,9 @@ def _invert(operational: FloatArray, knot_s: FloatArray, knot_operational: Float
     return within
 
 
-class _AtRate(Settings):
+class AtRate(Settings):
     """A process whose arrivals at rate r are its unit-rate arrivals divided by r."""
 
-    scales_with_rate: ClassVar[bool] = True
     rate_per_s: Rate = Field(description="mean arrival rate, requests per second")
 
     @abstractmethod
@@ -66,7 +65,7 @@ class _AtRate(Settings):
         return count / self.rate_per_s
 
 
-class Poisson(_AtRate):
+class Poisson(AtRate):
     """Poisson arrivals."""
 
     process: Literal["poisson"]
@@ -76,7 +75,7 @@ class Poisson(_AtRate):
         return np.cumsum(rng.standard_exponential(count))
 
 
-class Deterministic(_AtRate):
+class Deterministic(AtRate):
     """One arrival every 1 / rate seconds, the first after one gap."""
 
     process: Literal["deterministic"]
@@ -86,7 +85,7 @@ class Deterministic(_AtRate):
         return np.arange(1.0, count + 1.0)
 
 
-class Gamma(_AtRate):
+class Gamma(AtRate):
     """Renewal arrivals with Gamma gaps of a given coefficient of variation."""
 
     process: Literal["gamma"]
@@ -105,7 +104,6 @@ class OnOff(Settings):
     stationary probabilities.
     """
 
-    scales_with_rate: ClassVar[bool] = False
     process: Literal["on_off"]
     rate_per_s: Rate = Field(description="mean arrival rate over both phases, requests per second")
     on_off_ratio: Annotated[float, Field(ge=1e-6, le=1e6)] | Literal["infinite"] = Field(
@@ -176,7 +174,6 @@ class GammaWindows(Settings):
     window's rate, so every window has its own mean rate 1 / (shape * scale). After the last window comes the first.
     """
 
-    scales_with_rate: ClassVar[bool] = False
     process: Literal["gamma_windows"]
     shapes: tuple[Annotated[float, Field(ge=1e-4, le=1e9)], ...] | None = Field(
         default=None, min_length=1, strict=False, description="Gamma shape of each window"
@@ -261,7 +258,6 @@ class GammaWindows(Settings):
 class Step(Settings):
     """Poisson arrivals whose rate is constant between given times (a step change of the load)."""
 
-    scales_with_rate: ClassVar[bool] = False
     process: Literal["step"]
     times_s: tuple[Annotated[float, Field(ge=0, le=LATEST_S)], ...] = Field(
         min_length=1, strict=False, description="start of each piece, seconds; the first is 0"
@@ -300,7 +296,6 @@ class Step(Settings):
 class AtOnce(Settings):
     """All requests at time 0 ("infinite rate", arXiv 2503.05248, Table I)."""
 
-    scales_with_rate: ClassVar[bool] = False
     process: Literal["at_once"]
 
     def draw(self, count: int, rng: np.random.Generator) -> FloatArray:

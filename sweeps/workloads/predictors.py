@@ -1,6 +1,6 @@
 """Predictors: what the scheduler believes a request's output length, or its bin, is."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,9 +64,20 @@ def _bin_count(edges: FloatArray | None) -> int:
     return 1 if edges is None else len(edges) - 1
 
 
-class Oracle(Settings):
+class _Predictor(Settings):
+    """What is known of a predictor before it is asked."""
+
+    draws: ClassVar[bool]
+    """Whether it predicts at random."""
+    looks_at_bins: ClassVar[bool]
+    """Whether what it says depends on where the bins are cut: so of classes, not of lengths."""
+
+
+class Oracle(_Predictor):
     """The scheduler knows the output length."""
 
+    draws: ClassVar[bool] = False
+    looks_at_bins: ClassVar[bool] = False
     kind: Literal["oracle"]
 
     def predict(
@@ -80,9 +91,11 @@ class Oracle(Settings):
         return Prediction(true_length, None)
 
 
-class Adjacent(Settings):
+class Adjacent(_Predictor):
     """Neighbouring-bin errors: bin i becomes i-1 or i+1, each with the error probability (arXiv 2412.04504, 6.2)."""
 
+    draws: ClassVar[bool] = True
+    looks_at_bins: ClassVar[bool] = True
     kind: Literal["adjacent"]
     error_probability: float = Field(
         ge=0, le=0.5, description="probability of each neighbouring bin; an edge bin has one neighbour"
@@ -103,9 +116,11 @@ class Adjacent(Settings):
         return _of_bins((true_bin - down + up).astype(np.int32), true_length, edges)
 
 
-class Confusion(Settings):
+class Confusion(_Predictor):
     """The predicted bin follows a confusion matrix: row = true bin, counts or probabilities."""
 
+    draws: ClassVar[bool] = True
+    looks_at_bins: ClassVar[bool] = True
     kind: Literal["confusion"]
     matrix: Literal["lmsys-2", "lmsys-4", "lmsys-8", "lmsys"] | _Matrix = Field(
         description='K x K numbers, or a matrix of arXiv 2412.04504, Fig. 10 by name; "lmsys" takes the one for K bins'
@@ -167,9 +182,11 @@ class Confusion(Settings):
         return _of_bins(predicted, true_length, edges)
 
 
-class LognormalError(Settings):
+class LognormalError(_Predictor):
     """Unbiased multiplicative error: predicted = true * exp(sigma Z - sigma^2 / 2)."""
 
+    draws: ClassVar[bool] = True
+    looks_at_bins: ClassVar[bool] = False
     kind: Literal["lognormal"]
     sigma: float = Field(ge=0, le=10, description="standard deviation of the logarithm of the error")
 
@@ -186,9 +203,11 @@ class LognormalError(Settings):
         return Prediction(true_length * error, None)
 
 
-class Column(Settings):
+class Column(_Predictor):
     """A real predictor's output, read from the trace or from the file of the lengths."""
 
+    draws: ClassVar[bool] = False
+    looks_at_bins: ClassVar[bool] = True
     kind: Literal["column"]
     content: Literal["length", "class"] = Field(
         default="length",

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 
+from batchcube.engine.report import QUANTILES
 from batchcube.results.costs import flags_of
-from batchcube.results.cube import QUANTILES, Buckets, Coordinate, build_cube
+from batchcube.results.cube import Buckets, Coordinate, build_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.variables import REGISTRY
 
@@ -99,6 +100,7 @@ def make_cube(
         arrays,
         replications=replications,
         first_replication=first_replication,
+        quantiles=QUANTILES,
         buckets={"latency_bucket": bucket},
         attrs=known | attrs,
         coefficients_drawn=coefficients_drawn,

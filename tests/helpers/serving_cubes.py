@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from batchcube.engine.report import QUANTILES
 from batchcube.results.cube import Coordinate, build_cube
 from batchcube.results.provenance import MadeBy, provenance
 
@@ -72,7 +73,8 @@ def make(axes, arrays, *, replications=REPLICATIONS, drawn=False, counts=True, *
         made_by=[MadeBy("none", "cpu", "")],
         overload_test="none",
     )
-    return build_cube(chosen, held, replications=replications, attrs=known | attrs, coefficients_drawn=drawn)
+    about = {"attrs": known | attrs, "coefficients_drawn": drawn, "quantiles": QUANTILES}
+    return build_cube(chosen, held, replications=replications, **about)
 
 
 def at_rates(*first, **options):

@@ -388,7 +388,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
             "attribute capacity_criteria: must hold variables with their",
         ),
         (
-            SEARCHED | {"capacity_criteria": '[{"variable": "latency_quantile_s", "quantile": 0.2, "limit": 1}]'},
+            SEARCHED | {"capacity_criteria": '[{"variable": "latency_quantile_s", "quantile": 1.2, "limit": 1}]'},
             "attribute capacity_criteria: must hold variables with their",
         ),
     ],

@@ -1,3 +1,4 @@
+import inspect
 import os
 import signal
 import subprocess
@@ -10,7 +11,13 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
+from batchcube.calibration.coefficients import MOST_RUNNING, TOKEN_BUDGET
+from batchcube.engine.continuous.model import BLOCK_TOKENS
+from batchcube.engine.report import QUANTILES
+from batchcube.results.overload import GROWTH
+from batchcube.sweeps.cli import capacity as cli_capacity
 from batchcube.sweeps.cli.main import app, main
+from batchcube.sweeps.run.capacity import TOLERANCE
 from helpers.command_line import Answer
 from helpers.specifications import RATES, SMALL
 
@@ -138,6 +145,19 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     before = sorted(os.listdir())
     assert Answer(capsys, *arguments).mistake.startswith(message)
     assert sorted(os.listdir()) == before
+
+
+def test_what_help_says_of_defaults_is_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line starts without what defines them."""
+    defaults = {
+        name: parameter.default for name, parameter in inspect.signature(cli_capacity.capacity).parameters.items()
+    }
+    assert (defaults["tolerance"], defaults["growth"]) == (TOLERANCE, GROWTH)
+    said = " ".join(Answer(capsys, "capacity", "--help").out.split())
+    assert ", ".join(f"p{100 * q:g}" for q in QUANTILES) in said
+    said = " ".join(Answer(capsys, "validate", "--help").out.split())
+    for number in (MOST_RUNNING, TOKEN_BUDGET, BLOCK_TOKENS):
+        assert f"{number} when nothing says" in said
 
 
 def test_several_mistakes_are_a_line_each(spec: str, capsys: pytest.CaptureFixture[str]) -> None:

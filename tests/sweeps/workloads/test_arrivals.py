@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from batchcube.errors import InputError
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.workloads import ArrivalProcess, Gamma, GammaWindows, OnOff, Poisson, Step
+from batchcube.sweeps.workloads.arrivals import AtRate
 from helpers.samples import SAMPLES
 
 ANY: TypeAdapter[Any] = TypeAdapter(ArrivalProcess)
@@ -59,7 +60,7 @@ def test_fewer_requests_are_a_prefix(name: str) -> None:
 def test_twice_the_rate_halves_the_same_arrivals(name: str) -> None:
     slow = ANY.validate_python(PROCESSES[name])
     fast = ANY.validate_python({**PROCESSES[name], "rate_per_s": 6.0})
-    assert slow.scales_with_rate
+    assert isinstance(slow, AtRate)
     unit = slow.unit_arrivals(1000, stream(1, 0, "arrivals"))
     np.testing.assert_array_equal(slow.scale(unit), slow.draw(1000, stream(1, 0, "arrivals")))
     np.testing.assert_array_equal(fast.scale(unit) * 2, slow.scale(unit))
