@@ -13,7 +13,7 @@ from batchcube.engine import simulate
 from batchcube.errors import InputError
 from batchcube.results import labelled
 from batchcube.sweeps.progress import Silent
-from batchcube.sweeps.run.capacity import find_capacity
+from batchcube.sweeps.run.capacity import asked_of, find_capacity
 from batchcube.sweeps.run.criteria import parse_criterion
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
@@ -525,3 +525,10 @@ def test_ranges_tolerances_and_backends_are_refused() -> None:
     assert "must be one of" in refusal(MD1, backend="abacus")
     with pytest.raises(InputError, match="at least one criterion is needed"):
         find_capacity(sweep(MD1), [])
+
+
+def test_a_cube_that_asks_for_another_quantile_than_is_measured_is_refused() -> None:
+    criteria = '[{"variable": "latency_quantile_s", "quantile": 0.42, "limit": 1.0}]'
+    searched = {"capacity_range_given": 0, "capacity_tolerance": 0.01, "capacity_growth": 0.02}
+    with pytest.raises(InputError, match=r"capacity_criteria: quantile = 0\.42: must be one of 0\.5, 0\.9"):
+        asked_of(xr.Dataset(attrs={**searched, "capacity_criteria": criteria}))
