@@ -91,7 +91,7 @@ def vllm_loop(given: argparse.Namespace) -> None:
     limits = Limits(loop.MOST_RUNNING, loop.TOKEN_BUDGET, loop.KV_BLOCKS, loop.LONGEST)
     server = VllmEngine(given.model, loop.GRID.cells(), dummy_weights=True, limits=limits, wall_clock=True)
     from batchcube.figures import registry
-    from batchcube.results.validation import write_validation
+    from batchcube.results.netcdf import write_dataset
     from batchcube.sweeps.calibrate.report import print_coefficients, print_errors
 
     known, errors, dataset = loop.close_loop(
@@ -99,7 +99,7 @@ def vllm_loop(given: argparse.Namespace) -> None:
     )
     print_coefficients(known, console(), None)
     print_errors(errors, dataset, console())
-    write_validation(dataset, given.output / "validation.nc")
+    write_dataset(dataset, given.output / "validation.nc")
     figure = registry.draw("simulated-vs-measured", dataset)
     registry.save(figure, dataset, given.output / "simulated-vs-measured.png")
 

@@ -9,13 +9,12 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
-from .netcdf import read_dataset, write_dataset
+from .netcdf import read_dataset
 from .provenance import CONVENTIONS, batchcube_version
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -86,20 +85,10 @@ def build_calibration(
     return xr.Dataset(variables, coords, about | dict(attrs))
 
 
-def write_calibration(calibration: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a calibration as NetCDF-4, complete or not at all; raises like `write_dataset`."""
-    return write_dataset(calibration, path)
-
-
-def is_calibration(dataset: xr.Dataset) -> bool:
-    """Say whether a dataset is a calibration."""
-    return dataset.attrs.get("kind") == KIND
-
-
 def read_calibration(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a calibration; InputError, one line naming the file, when it is missing, damaged or something else."""
     found = read_dataset(path, "a calibration")
-    if not is_calibration(found):
+    if found.attrs.get("kind") != KIND:
         raise InputError("is no calibration; batchcube calibrate fit makes one of a measurement", file=path)
     for name in ("name", "title", "source"):
         if not isinstance(found.attrs.get(name), str):

@@ -12,13 +12,12 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
-from .netcdf import read_dataset, write_dataset
+from .netcdf import read_dataset
 from .provenance import CONVENTIONS, batchcube_version, git_commit
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -76,11 +75,6 @@ def build_measurement(
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return xr.Dataset(variables, coords, about | dict(attrs))
-
-
-def write_measurement(measurement: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a measurement as NetCDF-4, complete or not at all; raises like `write_dataset`."""
-    return write_dataset(measurement, path)
 
 
 def read_measurement(path: str | os.PathLike[str]) -> xr.Dataset:

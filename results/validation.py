@@ -9,13 +9,12 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
-from .netcdf import read_dataset, write_dataset
+from .netcdf import read_dataset
 from .provenance import CONVENTIONS, batchcube_version
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -68,11 +67,6 @@ def build_validation(
             variables[name] = xr.Variable(dim, given[name], about)
     about_all = {"Conventions": CONVENTIONS, "kind": KIND, "batchcube_version": batchcube_version()}
     return xr.Dataset(variables, coords, about_all | dict(attrs))
-
-
-def write_validation(validation: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a validation as NetCDF-4, complete or not at all; raises like `write_dataset`."""
-    return write_dataset(validation, path)
 
 
 def read_validation(path: str | os.PathLike[str]) -> xr.Dataset:

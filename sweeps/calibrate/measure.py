@@ -21,7 +21,8 @@ from batchcube.calibration.measuring.bench import (
 )
 from batchcube.calibration.measuring.clock import machine
 from batchcube.errors import InputError
-from batchcube.results.measurements import build_measurement, write_measurement
+from batchcube.results.measurements import build_measurement
+from batchcube.results.netcdf import write_dataset
 from batchcube.results.provenance import batchcube_version
 
 from ..files import require_new, write_text
@@ -110,7 +111,7 @@ def measure_engine(
             file=output,
         )
     measurement = _assemble(grid, journal, about)
-    write_measurement(measurement, output)
+    write_dataset(measurement, output)
     if finished:
         journal.remove()
     return measurement

@@ -519,7 +519,7 @@ def _coefficient_files(output: Path) -> tuple[Path, Path]:
 
 def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | None, *, overwrite: bool) -> None:
     """Print coefficients, write them and what figures draw, and draw every figure there is something to draw of."""
-    from batchcube.results.calibration import write_calibration
+    from batchcube.results.netcdf import write_dataset
 
     from ..files import make_folder, require_new
 
@@ -533,7 +533,7 @@ def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | Non
     if output is not None:
         _write(known, output)
         _, beside = _coefficient_files(output)
-        write_calibration(calibration, beside)
+        write_dataset(calibration, beside)
         print(printable(f"{output}, {beside}"))
     if figures is not None:
         from batchcube.figures import registry

@@ -69,9 +69,9 @@ def validate(
     errors, dataset = validated(log, known, settings, skip)
     print_errors(errors, dataset, Console())
     if output is not None:
-        from batchcube.results.validation import write_validation
+        from batchcube.results.netcdf import write_dataset
 
-        print(printable(write_validation(dataset, output)))
+        print(printable(write_dataset(dataset, output)))
     if overlay is not None:
         from batchcube.figures import registry
 

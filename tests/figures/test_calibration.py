@@ -8,8 +8,8 @@ from matplotlib.container import ErrorbarContainer
 from batchcube.calibration.cells import Cells
 from batchcube.calibration.measuring.bench import Grid
 from batchcube.figures.registry import calibration_names, draw, names, save
-from batchcube.results.calibration import write_calibration
 from batchcube.results.cube import write_cube
+from batchcube.results.netcdf import write_dataset
 from batchcube.sweeps.calibrate.fit import fit_cells, fit_measurement
 from batchcube.sweeps.calibrate.measure import measure_engine
 from batchcube.sweeps.cli.main import main
@@ -346,7 +346,7 @@ def answer(capsys, *arguments):
 
 
 def test_the_command_line_draws_a_calibration(calibration, tmp_path, capsys):
-    file, picture = write_calibration(calibration, tmp_path / "x.fit.nc"), tmp_path / "x.svg"
+    file, picture = write_dataset(calibration, tmp_path / "x.fit.nc"), tmp_path / "x.svg"
     assert answer(capsys, "figure", "calibration-law", file, "-o", picture, "--option", "width_mm=120") == (0, "")
     text = picture.read_text()
     assert f"batchcube raw sha256 {calibration.attrs['raw_sha256']}" in text
@@ -360,7 +360,7 @@ def test_the_command_line_refuses_a_cube_and_a_calibration_where_a_cube_is_asked
     calibration, make_cube, tmp_path, capsys
 ):
     cube = write_cube(make_cube(axes=("bins", "rate"), replications=2), tmp_path / "cube.nc")
-    file = write_calibration(calibration, tmp_path / "x.fit.nc")
+    file = write_dataset(calibration, tmp_path / "x.fit.nc")
     for name, given, told in (
         ("calibration-law", cube, f"{cube}: is no calibration; batchcube calibrate fit makes one of a measurement"),
         ("throughput-vs-bins", file, f"{file}: is no batchcube cube: it has no dimension replication"),
@@ -374,5 +374,5 @@ def test_the_command_line_refuses_a_cube_and_a_calibration_where_a_cube_is_asked
         assert (status, err) == (2, f"batchcube: {told}\n")
     assert not (tmp_path / "x.png").exists()
     steps = xr.Dataset(attrs=calibration.attrs)
-    status, err = answer(capsys, "figure", "calibration-law", write_calibration(steps, file), "-o", tmp_path / "x.png")
+    status, err = answer(capsys, "figure", "calibration-law", write_dataset(steps, file), "-o", tmp_path / "x.png")
     assert (status, err) == (2, "batchcube: figure calibration-law: the calibration has no times of whole batches\n")

@@ -7,12 +7,11 @@ from batchcube.results.calibration import (
     KIND,
     VARIABLES,
     build_calibration,
-    is_calibration,
     read_calibration,
-    write_calibration,
 )
 from batchcube.results.cube import write_cube
 from batchcube.results.measurements import KIND as MEASUREMENT
+from batchcube.results.netcdf import write_dataset
 
 COORDINATES = {
     "prompt_tokens": np.array([16.0, 64.0]),
@@ -62,9 +61,6 @@ def test_every_variable_has_its_dimensions_units_and_meaning():
         assert {"units", "long_name"} == set(made[name].attrs)
     assert made.attrs["kind"] == KIND
     assert made.attrs["name"] == "mine"
-    assert is_calibration(made)
-    assert not is_calibration(made.assign_attrs(kind=MEASUREMENT))
-    assert not is_calibration(xr.Dataset())
 
 
 def test_what_there_is_nothing_to_say_of_is_left_out():
@@ -76,7 +72,7 @@ def test_what_there_is_nothing_to_say_of_is_left_out():
 
 def test_a_calibration_is_read_as_it_was_written(tmp_path):
     made = build()
-    path = write_calibration(made, tmp_path / "x.fit.nc")
+    path = write_dataset(made, tmp_path / "x.fit.nc")
     xr.testing.assert_identical(read_calibration(path), made)
     with netCDF4.Dataset(path) as raw:
         assert raw.variables["curve_batch_s"].filters()["zlib"]
@@ -107,7 +103,7 @@ def test_what_is_no_calibration_is_refused_in_a_line(tmp_path, example_cube):
     refused("is no NetCDF file")
     write_cube(example_cube, path)
     refused("is no calibration; batchcube calibrate fit makes one of a measurement")
-    write_calibration(build().assign_attrs(kind=MEASUREMENT), path)
+    write_dataset(build().assign_attrs(kind=MEASUREMENT), path)
     refused("is no calibration")
     with pytest.raises(ValueError, match="is a folder, must be a calibration"):
         read_calibration(tmp_path)

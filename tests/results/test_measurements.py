@@ -5,7 +5,8 @@ import xarray as xr
 
 from batchcube.results.calibration import KIND as CALIBRATION
 from batchcube.results.cube import write_cube
-from batchcube.results.measurements import KIND, build_measurement, read_measurement, write_measurement
+from batchcube.results.measurements import KIND, build_measurement, read_measurement
+from batchcube.results.netcdf import write_dataset
 
 AXES = {"batch_size": (1, 4), "prompt_tokens": (16, 32, 64), "output_tokens": (8,)}
 REPETITIONS, STEPS = 2, 8
@@ -63,15 +64,15 @@ def test_attributes_say_what_it_is_and_what_was_measured():
 
 def test_a_measurement_is_read_as_it_was_written(tmp_path):
     made = build({"engine": "vllm", "threads": 4, "share": 0.25})
-    path = write_measurement(made, tmp_path / "m.nc")
+    path = write_dataset(made, tmp_path / "m.nc")
     xr.testing.assert_identical(read_measurement(path), made)
-    again = write_measurement(read_measurement(path), tmp_path / "again.nc")
+    again = write_dataset(read_measurement(path), tmp_path / "again.nc")
     xr.testing.assert_identical(read_measurement(again), made)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.nc", "m.nc"]
 
 
 def test_the_netcdf_library_finds_compressed_numbers_and_plain_text(tmp_path):
-    write_measurement(build(), tmp_path / "m.nc")
+    write_dataset(build(), tmp_path / "m.nc")
     with netCDF4.Dataset(tmp_path / "m.nc") as raw:
         assert raw.variables["step_s"].filters()["zlib"]
         assert raw.variables["step_s"].units == "s"
@@ -110,21 +111,21 @@ def test_what_is_no_measurement_is_refused_in_a_line(tmp_path, example_cube):
     refused("is empty, must be a measurement")
     path.write_text("batch_size,seconds\n1,2\n")
     refused("is no NetCDF file")
-    good = write_measurement(build(), path).read_bytes()
+    good = write_dataset(build(), path).read_bytes()
     path.write_bytes(good[: len(good) // 2])
     refused("is damaged or incomplete")
     write_cube(example_cube, path)
     refused("is no measurement; batchcube calibrate vllm and calibrate transformers make them")
-    write_measurement(build().assign_attrs(kind=CALIBRATION), path)
+    write_dataset(build().assign_attrs(kind=CALIBRATION), path)
     refused("is no measurement")
-    write_measurement(build().drop_vars("refusal"), path)
+    write_dataset(build().drop_vars("refusal"), path)
     refused(r"refusal is missing or has other dimensions than \(batch_size, prompt_tokens, output_tokens\)")
-    write_measurement(build().isel(repetition=0), path)
+    write_dataset(build().isel(repetition=0), path)
     refused("step_s is missing or has other dimensions than")
 
 
 def test_a_stopped_write_leaves_the_old_measurement(tmp_path, monkeypatch):
-    path = write_measurement(build(), tmp_path / "m.nc")
+    path = write_dataset(build(), tmp_path / "m.nc")
     before = path.read_bytes()
 
     def half(self, target, **_):
@@ -133,6 +134,6 @@ def test_a_stopped_write_leaves_the_old_measurement(tmp_path, monkeypatch):
 
     monkeypatch.setattr(xr.Dataset, "to_netcdf", half)
     with pytest.raises(KeyboardInterrupt):
-        write_measurement(build({"engine": "other"}), path)
+        write_dataset(build({"engine": "other"}), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m.nc"]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from batchcube.results.netcdf import write_dataset
 from batchcube.results.validation import (
     COURSES,
     QUANTITIES,
     SIDES,
     build_validation,
     read_validation,
-    write_validation,
 )
 
 
@@ -31,7 +31,7 @@ def make(requests: int = 4, instants: int = 6) -> xr.Dataset:
 
 def test_a_validation_survives_a_file(tmp_path: Path) -> None:
     built = make()
-    xr.testing.assert_identical(read_validation(write_validation(built, tmp_path / "v.nc")), built)
+    xr.testing.assert_identical(read_validation(write_dataset(built, tmp_path / "v.nc")), built)
     assert built["simulated_tpot_s"].attrs == {"units": "s", "long_name": f"{QUANTITIES['tpot_s']}, simulated"}
     assert built["judged"].values.tolist() == [0, 0, 1, 1]
 

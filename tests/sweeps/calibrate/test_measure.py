@@ -13,7 +13,8 @@ from batchcube.calibration.laws import STEP_TERMS
 from batchcube.calibration.measuring.bench import Cell, CellTooLargeError, Grid
 from batchcube.errors import InputError
 from batchcube.results.cube import Coordinate, build_cube, write_cube
-from batchcube.results.measurements import read_measurement, write_measurement
+from batchcube.results.measurements import read_measurement
+from batchcube.results.netcdf import write_dataset
 from batchcube.sweeps.calibrate import measure as measuring
 from batchcube.sweeps.calibrate.fit import cells_of, fit_measurement
 from batchcube.sweeps.calibrate.measure import NOT_IN_TIME, measure_engine
@@ -382,7 +383,7 @@ def test_what_is_no_measurement_is_refused_by_the_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cube\.nc: is no measurement; batchcube calibrate vllm"):
         fit_measurement(path)
     found = measured(FakeEngine(), tmp_path / "m.nc")
-    write_measurement(found, tmp_path / "m.nc")
+    write_dataset(found, tmp_path / "m.nc")
     for name in (" ", "a b", "../x", ".x"):
         with pytest.raises(InputError, match=r": the name of coefficients must be letters, digits and \. _ -$"):
             fit_measurement(tmp_path / "m.nc", name)
