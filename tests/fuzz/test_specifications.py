@@ -11,7 +11,7 @@ import pytest
 
 from batchcube.errors import InputError
 from batchcube.sweeps import presets
-from batchcube.sweeps.cli import main as cli
+from batchcube.sweeps.cli import run
 from batchcube.sweeps.cli.main import main
 from batchcube.sweeps.run import samples
 from batchcube.sweeps.run.plan import make_plan, theory_of
@@ -87,7 +87,7 @@ def check(file: Path, number: int, capsys: pytest.CaptureFixture[str]) -> bool:
         else:
             try:
                 # What the command does; to build the command takes ten times as long.
-                cli.check(str(file))
+                run.check(str(file))
             except InputError as error:
                 refused = _refused(error)
         if not refused:
