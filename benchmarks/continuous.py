@@ -31,7 +31,6 @@ from batchcube.engine.continuous import (
 )
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.engine.continuous.numba.fleet import run_fleet
-from batchcube.engine.continuous.numba.workspace import make_workspace
 from batchcube.engine.continuous.run import new_records, way_of
 from batchcube.engine.statistics import CONTINUOUS
 from batchcube.engine.tally import new_tally, row_of
@@ -57,11 +56,8 @@ def job_of(requests: Requests, replica: Replica) -> Job:
 
 def simulate(job: Job, *, leaps: bool) -> Records:
     """Run the kernel, with leaps or step by step."""
-    records, space = new_records(job), make_workspace(job)
-    tally = row_of(new_tally(CONTINUOUS, 1, job.shape), 0)
-    if not leaps:
-        space = space._replace(steady=False)
-    run_fleet(job.requests, job.bin_of, job.setup, records, tally, space, *way_of(job, records))
+    records, tally = new_records(job), row_of(new_tally(CONTINUOUS, 1, job.shape), 0)
+    run_fleet(job, records, tally, *way_of(job, records), leaps=leaps)
     return records
 
 

@@ -83,13 +83,18 @@ def fleet_kernel(further: Controller | None, structure: Structure, bin_choice: O
 _structures: dict[Controller | None, Structure] = {}
 
 
-def run_fleet(job: Job, records: Any, tally: Any, order: Any, begin: Any) -> None:
-    """Serve or reject every request of a replication; fill its records, and the empty tally."""
+def run_fleet(job: Job, records: Any, tally: Any, order: Any, begin: Any, *, leaps: bool = True) -> None:
+    """Serve or reject every request of a replication; fill its records, and the empty tally.
+
+    Without `leaps`, steps that are alike are taken one by one: to measure and test what leaps are worth.
+    """
     control = job.setup.replica.control
     further = controller_of(control.further)
     if further not in _structures:
         _structures[further] = structure_of(start_state(control))
     structure = _structures[further]
     workspace = make_workspace(job, floats_of(structure))
+    if not leaps:
+        workspace = workspace._replace(steady=False)
     kernel = fleet_kernel(further, structure, order_of(job.setup.fleet.bin_choice))
     kernel(job.requests, job.bin_of, job.setup, records, tally, workspace, order, begin)
