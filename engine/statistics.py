@@ -141,10 +141,8 @@ class Decision(NamedTuple):
     target: Integer
     memory_bound: Real
     sla_bound: Real
-    learned: Integer
-    """1 where a smoothed signal was at hand."""
     signal: Integer
-    """It, in 1/1024 of a microsecond."""
+    """The smoothed signal, in 1/1024 of a microsecond; 0 before there is one."""
 
 
 class Steps(NamedTuple):
@@ -201,8 +199,7 @@ def wait(request: Request) -> Any:
 def decision_of(times: Any, target: Any, smoothing: Any) -> Decision:
     """Return a decision, given as a `Target`, as so many starts show it."""
     signal = whole(read(target.running.total.signal, target.running, smoothing) * UNIT)
-    learned = 1 * (target.running.seen > 0)
-    return Decision(times, target.batch, target.memory_bound, target.sla_bound, learned, signal)
+    return Decision(times, target.batch, target.memory_bound, target.sla_bound, signal)
 
 
 # What is counted ------------------------------------------------------------------------------------------------------
@@ -216,11 +213,16 @@ WORK = "every stretch of service: Work"
 BATCH = "every batch: Batch, at its start"
 MEASURED_BATCH = "every batch whose requests are all past the warm-up: Batch"
 DECISION = "every start under a controller: Decision, at it"
+SIGNAL = "every such start with a smoothed signal at hand: Decision, at it"
 STEP = "every step: Steps, at its start"
 MEASURED_STEP = "every step that begins within the makespan: Steps"
 MOVE = "every move between queue and replica: Move, at it"
 GAP = "every time between tokens of measured requests: Gap"
 
+IN_BINS = (ARRIVED, LOST, SERVED, MEASURED, BATCH, MEASURED_BATCH)
+"""What has a bin."""
+TIMELESS = (WORK, GAP)
+"""What has no instant, and so no window."""
 TOTALS, BINS, WINDOWS = "totals", "bins", "windows"
 EACH, WHEN_TOGETHER, ALWAYS = "each", "when together", "always"
 SUM, LARGEST, WIDE, LEVEL = "sum", "largest", "sum beyond 64 bits", "level over time"
@@ -245,7 +247,8 @@ class Count(NamedTuple):
     together: Expression | None = None
     """The same for many at once, where there is a closed form: over `Together` for requests; for steps `of` itself.
 
-    A kernel evaluates a count without it one by one. For `WORK` it is what holds for work within the makespan.
+    A kernel evaluates a count without it one by one. For `WORK` it is what holds for all work that begins within the
+    makespan.
     """
 
 
@@ -339,8 +342,8 @@ _DECISIONS = (
     _count("target", DECISION, lambda d, k: d.times * d.target, into=WINDOWS),
     _count("memory_bound", DECISION, lambda d, k: d.times * whole(d.memory_bound), into=WINDOWS),
     _count("sla_bound", DECISION, lambda d, k: d.times * whole(d.sla_bound), into=WINDOWS),
-    _count("signals", DECISION, lambda d, k: d.times * d.learned, into=WINDOWS),
-    _count("signal", DECISION, lambda d, k: where(d.learned > 0, d.times * d.signal, 0), into=WINDOWS, reducer=WIDE),
+    _count("signals", SIGNAL, lambda d, k: d.times, into=WINDOWS),
+    _count("signal", SIGNAL, lambda d, k: d.times * d.signal, into=WINDOWS, reducer=WIDE),
 )
 _TIMES = (
     _time("latency", lambda r, k: latency(r)),
@@ -552,6 +555,12 @@ class Catalogue:
     numbers: dict[str, Number]
     agree: dict[str, tuple[Number, Number]]
     """Both sides of what must be equal."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no simulation can count; ValueError."""
+        for count in self.counts:
+            if (count.into == BINS and count.over not in IN_BINS) or (count.into == WINDOWS and count.over in TIMELESS):
+                raise ValueError(f"{count.name}: nothing says which of the {count.into} it belongs to: {count.over}")
 
     @cache  # noqa: B019
     def over(self, what: str, into: str = TOTALS) -> tuple[Count, ...]:

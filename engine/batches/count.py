@@ -12,6 +12,7 @@ from ..statistics import (
     MEASURED,
     MEASURED_BATCH,
     SERVED,
+    SIGNAL,
     WORK,
     Arrival,
     Limits,
@@ -107,6 +108,8 @@ def _count_batch(trace: Trace, setup: Setup, records: Records, batch: Batch, cou
         ]
     for stretch in work:
         counter.add(WORK, stretch, instant=stretch.start + stretch.ticks, bin=batch.bin)
-    if batch.decision is not None:
-        decision = decision_of(1, batch.decision, setup.control.smoothing)
+    if (target := batch.decision) is not None:
+        decision = decision_of(1, target, setup.control.smoothing)
         counter.add(DECISION, decision, instant=batch.start, bin=batch.bin)
+        if target.running.seen > 0:
+            counter.add(SIGNAL, decision, instant=batch.start, bin=batch.bin)

@@ -13,6 +13,7 @@ from ..statistics import (
     MEASURED_STEP,
     MOVE,
     SERVED,
+    SIGNAL,
     STEP,
     Arrival,
     Gap,
@@ -109,5 +110,7 @@ def _count_step(job: Job, step: "Step", counter: Counter) -> None:
     if step.start >= counter.limits.since:
         counter.add(MEASURED_STEP, seen, instant=step.start)
         counter.tally.sizes[step.running] += 1
-    smoothing = job.setup.replica.control.smoothing
-    counter.add(DECISION, decision_of(1, step.target, smoothing), instant=step.start)
+    decision = decision_of(1, step.target, job.setup.replica.control.smoothing)
+    counter.add(DECISION, decision, instant=step.start)
+    if step.target.running.seen > 0:
+        counter.add(SIGNAL, decision, instant=step.start)

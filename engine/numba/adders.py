@@ -9,7 +9,22 @@ from typing import Any
 
 from ..dialect import nearest
 from ..moments import LOW
-from ..statistics import BINS, LARGEST, LEVEL, SUM, TOTALS, WIDE, WINDOWS, Catalogue, Count, Time
+from ..statistics import (
+    BINS,
+    DECISION,
+    LARGEST,
+    LEVEL,
+    SIGNAL,
+    SUM,
+    TOTALS,
+    WIDE,
+    WINDOWS,
+    Catalogue,
+    Count,
+    Decision,
+    Time,
+    decision_of,
+)
 from ..windows import rest_of_window
 from .jit import inline
 from .moments import add_value
@@ -56,6 +71,22 @@ def _adder(catalogue: Catalogue, counts: Sequence[Count]) -> Callable[..., None]
     if len(lines[WINDOWS]) > 1:
         body += ["if window < limits.windows:", *(f"    {line}" for line in lines[WINDOWS])]
     return _compiled("add(seen, limits, tally, bin, window, instant)", body, known)
+
+
+def adder_of_decisions(catalogue: Catalogue) -> Callable[..., None]:
+    """Return `add(times, target, smoothing, limits, tally, bin, window, instant)` for what controllers decide."""
+    add_decision, add_signal = adder(catalogue, DECISION), adder(catalogue, SIGNAL)
+
+    @inline
+    def add(times, target, smoothing, limits, tally, bin, window, instant):  # type: ignore[no-untyped-def]
+        # A division for every step would be felt: the signal is read where there is one.
+        decision = Decision(times, target.batch, target.memory_bound, target.sla_bound, 0)
+        if window < limits.windows and target.running.seen > 0:
+            decision = decision_of(times, target, smoothing)
+            add_signal(decision, limits, tally, bin, window, instant)
+        add_decision(decision, limits, tally, bin, window, instant)
+
+    return add
 
 
 def adder_of_times(catalogue: Catalogue, over: str, only: Callable[[Time], bool]) -> Callable[..., None]:

@@ -24,6 +24,7 @@ from ...statistics import (
     MEASURED,
     MEASURED_BATCH,
     SERVED,
+    SIGNAL,
     TOTALS,
     WHEN_TOGETHER,
     WIDE,
@@ -60,6 +61,15 @@ class Served(NamedTuple):
     number: Array
     bin: Array
     size: Array
+
+
+class Decided(NamedTuple):
+    """The decision under which each batch started."""
+
+    decision: Decision
+    """(batch,) each."""
+    learned: Array
+    """(batch,) whether a smoothed signal was at hand."""
 
 
 class Seen(NamedTuple):
@@ -107,11 +117,11 @@ def limits_of(replication: Replication) -> Limits:
 
 
 def count(
-    replication: Replication, batches: Batches, served: Served, decisions: Decision | None, key: ProgramKey
+    replication: Replication, batches: Batches, served: Served, decided: Decided | None, key: ProgramKey
 ) -> Tally:
     """Count everything."""
     limits = limits_of(replication)
-    each = see(replication, batches, served, decisions, limits, key)
+    each = see(replication, batches, served, decided, limits, key)
     # Scattered stores are dear: where requests complete together, what a batch adds up to is stored.
     stored = each if key.own_completion else {**each, **add_up(batches, each, limits, served, key)}
     moments, histograms = count_times(batches, each, limits, served, key)
@@ -137,7 +147,7 @@ def see(
     replication: Replication,
     batches: Batches,
     served: Served,
-    decisions: Decision | None,
+    decided: Decided | None,
     limits: Limits,
     key: ProgramKey,
 ) -> dict[str, Seen]:
@@ -184,8 +194,10 @@ def see(
     else:
         work = Work(batches.start, batches.service, sum_members(replication.output, served, key))
         seen[WORK] = Seen(work, happened, completion, batches.bin)
-    if decisions is not None:
-        seen[DECISION] = Seen(decisions, happened, batches.start, batches.bin)
+    if decided is not None:
+        decision, learned = decided
+        seen[DECISION] = Seen(decision, happened, batches.start, batches.bin)
+        seen[SIGNAL] = Seen(decision, happened & (learned > 0), batches.start, batches.bin)
     return seen
 
 

@@ -18,11 +18,12 @@ from ...policies.service import own_ticks, service_ticks
 from ...policies.target import Target, decider, finished_of, last_of, steps_of
 from ...statistics import Decision
 from ...ticks import NEVER, TICKS_PER_MICROSECOND
+from .count import Decided
 from .program import ProgramKey
 from .replication import Batches, Replication, each_replication, first_after
 
 LOG = ("low", "size", "bin", "start", "service", "longest", "tokens")
-DECIDED = Decision._fields[1:]
+DECIDED = (*Decision._fields[1:], "learned")
 
 
 class InService(NamedTuple):
@@ -63,7 +64,7 @@ class State(NamedTuple):
     """(batch, field) of LOG and DECIDED."""
 
 
-def dynamic_batches(replications: Replication, key: ProgramKey) -> tuple[Batches, Decision, Array]:
+def dynamic_batches(replications: Replication, key: ProgramKey) -> tuple[Batches, Decided, Array]:
     """Simulate replications, each field with a leading axis; the last thing returned says which need more slots."""
     queues = each_replication(queue_of, key)(replications)
     step_all = each_replication(step, key)
@@ -252,7 +253,7 @@ def dispatch(state: State, replication: Replication, queue: Array, key: ProgramK
 
     known = target.running.seen > 0
     mean = whole(read(target.running.total.signal, target.running, control.smoothing) * UNIT)
-    decided = (target.batch, whole(target.memory_bound), whole(target.sla_bound), known, mean)
+    decided = (target.batch, whole(target.memory_bound), whole(target.sla_bound), mean, known)
     row = jnp.stack([jnp.asarray(x, jnp.int64) for x in (low, size, j, now, service, longest, tokens, *decided)])
 
     slot = jnp.argmax(free)
@@ -283,7 +284,7 @@ def ranks_of(queued: Array, state: State, replication: Replication, key: Program
     return ranks
 
 
-def read_log(replication: Replication, state: State, key: ProgramKey) -> tuple[Batches, Decision]:
+def read_log(replication: Replication, state: State, key: ProgramKey) -> tuple[Batches, Decided]:
     """Return the batches of a replication, the batch of each position, and the decisions."""
     columns = state.log.T
     low, size = columns[0], columns[1]
@@ -293,4 +294,5 @@ def read_log(replication: Replication, state: State, key: ProgramKey) -> tuple[B
     position = jnp.arange(key.requests)
     began = lax.cummax(jnp.where(heads >= 0, (position << 32) + heads, -1))
     batches = Batches(**dict(zip(LOG, columns, strict=False)), of=began & 0xFFFFFFFF)
-    return batches, Decision(jnp.ones_like(size), *columns[len(LOG) :])
+    *decision, learned = columns[len(LOG) :]
+    return batches, Decided(Decision(jnp.ones_like(size), *decision), learned)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...numba.adders import adder
+from ...numba.adders import adder_of_decisions
 from ...numba.heap import pop, push
 from ...numba.jit import inline, jit
 from ...numba.state import Structure, floats_of, packing, structure_of
@@ -19,13 +19,13 @@ from ...policies.estimates import UNIT, Observation, RunningMeans, observe, star
 from ...policies.order import NO_RANK, Candidate, Order, order_of, rank_of
 from ...policies.service import own_ticks, service_ticks
 from ...policies.target import Target, decider, finished_of, last_of, start_state, steps_of
-from ...statistics import BATCHES, DECISION, decision_of
+from ...statistics import BATCHES
 from ...ticks import NEVER, TICKS_PER_MICROSECOND
 from ...windows import window_at
 from ..model import Bins, Setup
 from .count import count_batch, record, span_of, start_counting
 
-add_decision = adder(BATCHES, DECISION)
+add_decision = adder_of_decisions(BATCHES)
 
 
 class DynamicWorkspace(NamedTuple):
@@ -214,8 +214,7 @@ def dynamic_kernel(further: Controller | None, structure: Structure, bin_choice:
                 span = span_of(members, trace, setup.service.timed)
                 service = service_ticks(size, span.longest, setup.service)
                 count_batch(members, j, now, service, span, trace, setup, limits, tally)
-                decision, window = decision_of(1, target, control.smoothing), window_at(now, limits.window)
-                add_decision(decision, limits, tally, j, window, now)
+                add_decision(1, target, control.smoothing, limits, tally, j, window_at(now, limits.window), now)
                 record(members, j, number, now, service, trace, setup, records)
                 signal = signal_of(members, now, service, span.longest_output, trace, setup)
                 seen = observe(signal, size, span.tokens, span.squares)

@@ -4,13 +4,12 @@ import numpy as np
 
 from ...histogram import bucket_of
 from ...moments import COUNT, LEAST, LOW, MOST, SUM_0, SUM_1
-from ...numba.adders import adder, adder_of_times, adder_together
+from ...numba.adders import adder, adder_of_decisions, adder_of_times, adder_together
 from ...numba.jit import inline
 from ...numba.moments import add_product, carry
 from ...statistics import (
     ARRIVED,
     CONTINUOUS,
-    DECISION,
     GAP,
     LOST,
     MEASURED,
@@ -34,7 +33,7 @@ from .workspace import RUNNING, TOKENS, USED, WINDOW
 add_arrival, add_lost = adder(CONTINUOUS, ARRIVED), adder(CONTINUOUS, LOST)
 add_served, add_measured = adder(CONTINUOUS, SERVED), adder(CONTINUOUS, MEASURED)
 add_times = adder_of_times(CONTINUOUS, MEASURED, lambda _: True)
-add_move, add_decision = adder(CONTINUOUS, MOVE), adder(CONTINUOUS, DECISION)
+add_move, add_decision = adder(CONTINUOUS, MOVE), adder_of_decisions(CONTINUOUS)
 # Steps that are alike are counted at once as far as there are closed forms, the rest one by one.
 add_steps, add_measured_steps = adder_together(CONTINUOUS, STEP), adder_together(CONTINUOUS, MEASURED_STEP)
 add_step = adder(CONTINUOUS, STEP, only=lambda count: count.together is None)

@@ -7,7 +7,7 @@ from ...policies.controller import Heads, View
 from ...policies.estimates import Observation, observe
 from ...policies.sla import TOKEN_GAP
 from ...policies.target import finished_of, last_of, steps_of
-from ...statistics import CONTINUOUS, decision_of
+from ...statistics import CONTINUOUS
 from ..model import LATEST, LONGEST_GAP, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND
 from .count import add_decision, count_gaps, count_move, count_steps
 from .leaps import blocks_for, countable, growth, lasting, steps_that_fit, steps_until
@@ -256,7 +256,7 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
             break
         grown = growth(workspace, steps, size) if decoding > 0 else 0
         count_steps(now, first, growing, steps, decoding, work, grown, size, limits, workspace, tally)
-        add_decision(decision_of(steps, target, control.smoothing), limits, tally, 0, state[WINDOW], now)
+        add_decision(steps, target, control.smoothing, limits, tally, 0, state[WINDOW], now)
         signal = duration / TICKS_PER_MICROSECOND
         if decoding > 0:
             if workspace.watched and control.sla.signal == TOKEN_GAP:
