@@ -28,26 +28,26 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 
+__all__ = ["InputError", "__version__", "capacity", "interval", "load_spec", "open", "plot", "run", "simulate", "sweep"]
+
 if TYPE_CHECKING:
     from .api import capacity, interval, load_spec, open, plot, run, simulate, sweep
 
     __version__: str
+else:
+    # Unseen by type checkers, which would take any name for one that is here.
+    def __getattr__(name: str) -> Any:
+        """Load what is asked for when it is asked for, so that importing costs next to nothing."""
+        if name == "__version__":
+            from importlib.metadata import version
 
-__all__ = ["InputError", "__version__", "capacity", "interval", "load_spec", "open", "plot", "run", "simulate", "sweep"]
-
-
-def __getattr__(name: str) -> Any:
-    """Load what is asked for when it is asked for, so that importing costs next to nothing."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        value: Any = version(__name__)
-    elif name in __all__:
-        value = getattr(import_module(".api", __name__), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+            value: Any = version(__name__)
+        elif name in __all__:
+            value = getattr(import_module(".api", __name__), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
