@@ -26,8 +26,8 @@ from batchcube.engine.continuous import (
     make_fleet,
     make_law,
     make_replica,
+    make_reporting,
     make_requests,
-    make_step_reporting,
 )
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.engine.continuous.numba.fleet import run_fleet
@@ -50,7 +50,7 @@ def draw(count: int, rate_per_s: float) -> Requests:
 
 def job_of(requests: Requests, replica: Replica) -> Job:
     """Return what the engine is given: one replica, 50 windows over the arrivals."""
-    reporting = make_step_reporting(horizon_s=float(requests.arrival[-1]) / TICKS_PER_S)
+    reporting = make_reporting(horizon_s=float(requests.arrival[-1]) / TICKS_PER_S)
     return Job(requests, np.zeros(len(requests.arrival), np.int32), Setup(replica, make_fleet(), reporting))
 
 

@@ -82,7 +82,7 @@ def simulate_replica(
     Raises InputError for input that does not fit together, ArithmeticError when requests or tokens were lost on the
     way.
     """
-    setup = continuous.Setup(replica, continuous.make_fleet(), continuous.make_step_reporting(horizon_s=1.0, windows=1))
+    setup = continuous.Setup(replica, continuous.make_fleet(), continuous.make_reporting(horizon_s=1.0, windows=1))
     job = continuous.Job(requests, np.zeros(len(requests.arrival), np.int32), setup)
     tally, (records,) = simulate_records([job], job.shape, backend)
     return records, totals_of(row_of(tally, 0))

@@ -28,7 +28,6 @@ from batchcube.engine.continuous import (
     make_law,
     make_replica,
     make_requests,
-    make_step_reporting,
 )
 from batchcube.engine.policies.bins import (
     assign_bins,
@@ -390,7 +389,9 @@ def step_job_of(settings: dict[str, Any], rows: list[Row], routing: str = "round
         prefill=settings.get("prefill", "chunked"),
         control=control_of(settings, largest, 1) if "target_s" in settings else None,
     )
-    reporting = make_step_reporting(horizon_s=settings.get("horizon_s", 1.0), windows=int(settings.get("windows", 1)))
+    reporting = continuous.make_reporting(
+        horizon_s=settings.get("horizon_s", 1.0), windows=int(settings.get("windows", 1))
+    )
     fleet = make_fleet(replicas=int(settings.get("servers", 1)), routing=routing, bins=3)
     arrival_s = [value(row["arrival (ms)"]) / 1000 for row in rows]
     tokens = ([int(row[name]) for row in rows] for name in ("prompt", "output"))

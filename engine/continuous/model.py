@@ -107,7 +107,7 @@ class Fleet(NamedTuple):
     """Settings of the order in which bins are served."""
 
 
-class StepReporting(NamedTuple):
+class Reporting(NamedTuple):
     """What the report looks at (docs/model.md, section 9)."""
 
     warmup: int
@@ -127,7 +127,7 @@ class Setup(NamedTuple):
 
     replica: Replica
     fleet: Fleet
-    reporting: StepReporting
+    reporting: Reporting
 
     @property
     def largest_batch(self) -> int:
@@ -304,20 +304,20 @@ def make_fleet(
     return Fleet(int(replicas), ROUTINGS.index(routing), int(bins), admission == "by_bin", order)
 
 
-def make_step_reporting(
+def make_reporting(
     *,
     horizon_s: float,
     windows: int = 50,
     warmup_requests: int = 0,
     request_sla_s: float | None = None,
     token_sla_s: float | None = None,
-) -> StepReporting:
+) -> Reporting:
     """Build the report's settings; `windows` equal windows cover [0, horizon_s]."""
     if windows < 1:
         raise InputError("must be >= 1", path="windows", value=windows)
     if warmup_requests < 0:
         raise InputError("must be >= 0", path="warmup_requests", value=warmup_requests)
-    return StepReporting(
+    return Reporting(
         warmup=int(warmup_requests),
         request_sla=NEVER if request_sla_s is None else ticks(request_sla_s, "request_sla_s"),
         token_sla=NEVER if token_sla_s is None else ticks(token_sla_s, "token_sla_s"),

@@ -14,7 +14,6 @@ from batchcube.engine.continuous import (
     make_law,
     make_replica,
     make_requests,
-    make_step_reporting,
 )
 from batchcube.engine.continuous.model import blocks_of, never_fits
 from batchcube.engine.policies.estimates import smoothing
@@ -148,7 +147,7 @@ def step_setup(of: Simulated, seed: int, once: Once) -> continuous.Setup:
             admission=policy.admission,
             bin_choice=policy.bin_choice,
         ),
-        make_step_reporting(
+        continuous.make_reporting(
             horizon_s=span,
             windows=report.windows,
             warmup_requests=of.warmup,

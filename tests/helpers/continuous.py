@@ -10,14 +10,14 @@ from batchcube.engine.continuous import (
     Law,
     Records,
     Replica,
+    Reporting,
     Requests,
     Setup,
-    StepReporting,
     make_fleet,
     make_law,
     make_replica,
+    make_reporting,
     make_requests,
-    make_step_reporting,
 )
 from batchcube.engine.continuous.model import NEVER, TICKS_PER_S
 from batchcube.engine.policies.estimates import smoothing
@@ -101,7 +101,7 @@ def draw_job(rng: np.random.Generator) -> Job:
         admission=str(rng.choice(ADMISSIONS)),
         bin_choice=str(rng.choice(CHOICES)),
     )
-    reporting = make_step_reporting(
+    reporting = make_reporting(
         horizon_s=float(rng.choice([0.003, 0.05, 1.0, 10.0])),
         windows=int(rng.integers(1, 9)),
         warmup_requests=int(rng.integers(0, count + 1)),
@@ -149,7 +149,7 @@ def draw_large(rng: np.random.Generator) -> Job:
         prefill=str(rng.choice(["chunked", "separate"])),
         control=control if rng.integers(2) else None,
     )
-    reporting = StepReporting(
+    reporting = Reporting(
         warmup=int(rng.integers(0, count + 1)),
         request_sla=int(rng.choice([NEVER, 10 * step])),
         token_sla=int(rng.choice([NEVER, step, 2 * step])),

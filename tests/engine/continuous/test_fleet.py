@@ -10,15 +10,15 @@ from batchcube.engine.continuous import (
     make_fleet,
     make_law,
     make_replica,
+    make_reporting,
     make_requests,
-    make_step_reporting,
 )
 from helpers.continuous import draw_job, simulate_job
 
 MS = 10**9
 """Ticks of a millisecond."""
 BACKENDS = ("reference", "numba")
-REPORTING = make_step_reporting(horizon_s=1.0)
+REPORTING = make_reporting(horizon_s=1.0)
 
 
 def job(requests, bin_of, fleet, **more) -> Job:

@@ -12,8 +12,8 @@ from batchcube.engine.continuous import (
     make_fleet,
     make_law,
     make_replica,
+    make_reporting,
     make_requests,
-    make_step_reporting,
 )
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import no_memory_bound
@@ -176,7 +176,7 @@ def test_a_controller_may_see_the_prefills_between_two_tokens(backend) -> None:
             np.ones(1),
         )
         one = replica(make_law(0.01), prefill="separate", control=control)
-        setup = Setup(one, make_fleet(), make_step_reporting(horizon_s=4.0, windows=1))
+        setup = Setup(one, make_fleet(), make_reporting(horizon_s=4.0, windows=1))
         job = Job(requests, np.zeros(200, np.int32), setup)
         found = simulate_many([job], Shape(1, 8, 1), backend)
         caps[signal] = float(found["window_batch_sla_bound_mean"][0, 0])

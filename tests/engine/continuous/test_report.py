@@ -10,8 +10,8 @@ from batchcube.engine.continuous import (
     make_fleet,
     make_law,
     make_replica,
+    make_reporting,
     make_requests,
-    make_step_reporting,
 )
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import no_memory_bound
@@ -25,7 +25,7 @@ BACKENDS = ("reference", "numba")
 
 def job(arrival, prompt, output, *, law=(1e-3,), fleet=None, report=None, **more) -> Job:
     settings = {"most_running": 4, "token_budget": 64, "capacity_tokens": 1000, "block_tokens": 1} | more
-    reporting = make_step_reporting(**({"horizon_s": 0.1, "windows": 4} | (report or {})))
+    reporting = make_reporting(**({"horizon_s": 0.1, "windows": 4} | (report or {})))
     setup = Setup(make_replica(make_law(*law), **settings), fleet or make_fleet(), reporting)
     return Job(make_requests(arrival, prompt, output), np.zeros(len(arrival), np.int32), setup)
 

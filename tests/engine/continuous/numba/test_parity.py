@@ -16,8 +16,8 @@ from batchcube.engine.continuous import (
     make_fleet,
     make_law,
     make_replica,
+    make_reporting,
     make_requests,
-    make_step_reporting,
 )
 from batchcube.engine.continuous.run import Totals, totals_of
 from batchcube.engine.moments import COUNT, exact_sums
@@ -44,7 +44,7 @@ def agree_on(job: Job) -> tuple[Records, Tally]:
 
 def agree(requests: Requests, replica: Replica) -> Totals:
     """Assert that both backends give the same for one replica; return its totals."""
-    reporting = make_step_reporting(horizon_s=20.0, windows=7, token_sla_s=6e-3)
+    reporting = make_reporting(horizon_s=20.0, windows=7, token_sla_s=6e-3)
     setup = Setup(replica, make_fleet(), reporting)
     _, tally = agree_on(Job(requests, np.zeros(len(requests.arrival), np.int32), setup))
     return totals_of(tally)
