@@ -33,7 +33,7 @@ from batchcube.results.cube import (
     axis_names,
     check_cube,
     extend_cube,
-    parse_specification,
+    parse_made_from,
     read_cube,
     write_cube,
 )
@@ -41,7 +41,7 @@ from batchcube.results.summary import print_summary
 from batchcube.sweeps.cli.capacity import print_capacity
 from batchcube.sweeps.run.capacity import asked_of, find_capacity
 from batchcube.sweeps.run.execution import run_sweep
-from batchcube.sweeps.spec.document import Sweep
+from batchcube.sweeps.spec.document import Sweep, remade
 from batchcube.sweeps.spec.service import require_unchanged
 from helpers.mutation import NASTY, SECONDS, count, limited, mutants, mutate_bytes, mutate_tree
 
@@ -224,7 +224,7 @@ def serves(chance: random.Random, cube: xr.Dataset, good: xr.Dataset, folder: Pa
     with refused():
         extend_cube(cube, good)
     with refused():
-        sweep = Sweep.model_validate(parse_specification(cube.attrs["specification"]), "cube")
+        sweep, _ = remade(*parse_made_from(cube), "cube")
         sweep.identity()
         require_unchanged(str(cube.attrs.get("service_coefficients", "{}")))
     if "capacity_criteria" in cube.attrs:
