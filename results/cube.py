@@ -45,7 +45,7 @@ _ABOUT: dict[str, type] = {
     **dict.fromkeys(("specification", "specification_defaults", "specification_sha256"), str),
     **dict.fromkeys(("input_sha256", "git_commit", "created_utc"), str),
     "content_sha256": str,
-    **dict.fromkeys(("backend", "backend_device", "versions", "service_coefficients"), str),
+    **dict.fromkeys(("backend", "backend_device", "versions", "service_coefficients", "policies"), str),
     **dict.fromkeys(("seed", "replications", "trace_rows_dropped"), int),
 }
 # What a search for capacities adds, and never in part.
@@ -304,6 +304,9 @@ def _check_about(attrs: Mapping[Any, Any]) -> None:
     coefficients = _json_of(attrs, "service_coefficients", dict)
     if not all(isinstance(kept, dict) and isinstance(kept.get("sha256"), str) for kept in coefficients.values()):
         raise InputError("each must have its sha256", path="attribute service_coefficients")
+    policies = _json_of(attrs, "policies", dict)
+    if not all(isinstance(kept, dict) and set(kept) == {"origin", "sha256"} for kept in policies.values()):
+        raise InputError("each must have its origin and its sha256", path="attribute policies")
     for criterion in _json_of(attrs, "capacity_criteria", list) if searched else ():
         if not _is_criterion(criterion):
             raise InputError("must hold variables with their quantile and limit", path="attribute capacity_criteria")

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from batchcube.engine.policies import registry
+
 pytest.register_assert_rewrite("helpers")
+
+from helpers.outside import NAMES, example  # noqa: E402
 
 # The same examples on every run: a gate must not fail by chance. `--hypothesis-profile=fuzz` looks for new ones. No
 # deadline: the first example of a test may compile a kernel, and no test here is about how long anything takes.
@@ -27,3 +31,13 @@ def shared_data() -> Path:
 def strict_numerics() -> Iterator[None]:
     with np.errstate(all="raise"):
         yield
+
+
+@pytest.fixture
+def outside_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The policies of the examples, registered as a script of somebody's own would, and no others."""
+    monkeypatch.setattr(registry, "_registered", {})
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    for name in NAMES:
+        registry.register(example(name, folder))

@@ -86,7 +86,7 @@ class KernelCache(NullCache):  # type: ignore[misc]
         folder = cache_directory()
         if folder is None:
             return None
-        name = self._function.__qualname__
+        name = self._function.__name__
         try:
             source = source_digest(self._function, signature, context.typing_context)
         except UnhashableError as error:

@@ -37,6 +37,7 @@ _COMMANDS = (
     "rerun",
     "compare",
     "variables",
+    "policies",
     "schema",
 )
 app.registered_commands = sorted(

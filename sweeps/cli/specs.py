@@ -1,4 +1,4 @@
-"""The commands about specifications: the presets, and the schema."""
+"""The commands about specifications: the presets, the policies they can name, and the schema."""
 
 from pathlib import Path
 from typing import Annotated
@@ -54,6 +54,17 @@ def _write_new(path: Path, text: str) -> None:
         if made:
             path.unlink(missing_ok=True)
         raise InputError(f"cannot be written: {error.strerror}", file=path) from None
+
+
+@app.command("policies", epilog=examples("batchcube policies", "batchcube policies sla"))
+def policies(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="this policy, with its settings")] = None,
+) -> None:
+    """List the policies that a specification can name: those of batchcube, and those of installed packages."""
+    from .policies import all_policies, one_policy
+
+    for line in all_policies() if name is None else one_policy(name):
+        print(line)
 
 
 @app.command("schema", epilog=examples("batchcube schema > batchcube.schema.json"))

@@ -13,6 +13,7 @@ from batchcube.results.cube import Buckets, Coordinate, build_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.variables import BUCKETED, REGISTRY
 
+from ..spec import policies
 from ..spec import service as coefficients
 from ..spec.document import Sweep
 from ..spec.grid import Axis, setting_paths
@@ -176,6 +177,7 @@ def with_provenance(
     )
     laws = calibrated(plan.points)
     kept = {"service_coefficients": coefficients.record(laws, steps=plan.simulation.STEPWISE)} if laws else {}
+    kept |= policies.record(plan.point.policy for plan in plan.points)
     return build_cube(
         [coordinate_of(axis, sweep) for axis in sweep.grid.axes],
         arrays,

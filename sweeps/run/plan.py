@@ -16,6 +16,7 @@ from batchcube.results.costs import flags_of, warning_of
 from ..spec import service as coefficients
 from ..spec.document import Sweep
 from ..spec.grid import where
+from ..spec.policies import named_in
 from ..spec.settings import CONTROLLED, CoefficientsLaw, Point, TraceSettings
 from ..theory.bins import BinnedBatches
 from ..theory.expected import Expected, batches_of, expected
@@ -139,7 +140,8 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
         asked = coefficients.Asked(largest, mine[0].mean_prompt, max(plan.longest for plan in mine))
         about = coefficients.notes_on_steps if mine[0].point.simulation.STEPWISE else coefficients.notes_on
         notes.update(dict.fromkeys(about(law, asked)))
-    checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points))
+    policies = {known.sha256 for plan in points for known in named_in(plan.point.policy).values()}
+    checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points) | policies)
     dropped = sum(trace.rows_dropped for trace in recorded)
     flags = flags_of([unmeasured_costs(plan.point) for plan in points])
     # The first of them: what is printed or drawn begins with it.

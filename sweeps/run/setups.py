@@ -25,6 +25,7 @@ from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 from batchcube.errors import InputError, found_in
 
 from ..seeds import stream
+from ..spec.policies import order_of
 from ..spec.settings import (
     CONTROLLED,
     LONGEST_CONTINUOUS_S,
@@ -81,9 +82,9 @@ def batch_setup(of: Simulated, seed: int, once: Once) -> batches.Setup:
             batch_size=batch,
             servers=INFINITE if server.servers == "infinite" else server.servers,
             max_wait_s=policy.max_wait_s,
-            service_order=policy.service_order,
+            service_order=order_of(policy.service_order),
             tail=policy.tail,
-            bin_choice=policy.bin_choice,
+            bin_choice=order_of(policy.bin_choice),
             controller_scope=policy.controller_scope,
             completion=server.completion,
         ),
@@ -145,7 +146,7 @@ def step_setup(of: Simulated, seed: int, once: Once) -> continuous.Setup:
             routing=server.routing,
             bins=bins,
             admission=policy.admission,
-            bin_choice=policy.bin_choice,
+            bin_choice=order_of(policy.bin_choice),
         ),
         continuous.make_reporting(
             horizon_s=span,
@@ -178,11 +179,12 @@ def build_control(
     unbounded = no_memory_bound() if counted_tokens is None else no_memory_bound(counted_tokens)
     if policy.mode not in CONTROLLED:
         return fixed_target(largest_batch, largest_batch, mean, square)._replace(memory=unbounded)
-    memory, sla, estimates = policy.memory, policy.sla, policy.estimates
+    memory, sla, estimates, further = policy.memory, policy.sla, policy.estimates, policy.controller
+    signal = "tbt" if further is None or further.signal is None else further.signal
     return Control(
         smallest=float(policy.smallest_batch),
         largest=float(largest_batch),
-        sla=no_sla()
+        sla=no_sla(signal)
         if sla is None
         else sla_search(sla.variant, sla.signal, sla.target_s, sla.tolerance_s, sla.alpha, sla.delta),
         memory=unbounded
@@ -191,6 +193,7 @@ def build_control(
         smoothing=smoothing(estimates.kind, estimates.weight, estimates.observations),
         prior_tokens=mean,
         prior_squares=square,
+        further=() if further is None else further.numbers(),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
+from batchcube.engine.policies.registry import Policy, registered
 from batchcube.results.text import one_of
 from batchcube.results.variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, REPLICATION, edge_names
 
@@ -83,9 +84,14 @@ class _Wrong(Exception):  # noqa: N818 - a way out of one axis, never seen outsi
         self.found = found
 
 
-@cache
 def setting_paths() -> dict[str, tuple[str, str]]:
     """Return every settings path an axis may name, with its unit and its meaning."""
+    return _setting_paths(tuple(found.policy for found in registered().values()))
+
+
+@cache
+def _setting_paths(policies: tuple[Policy, ...]) -> dict[str, tuple[str, str]]:
+    """Return the settings paths while these policies are registered."""
     found: dict[str, tuple[str, str]] = {}
     for section, model in SECTIONS.items():
         for below, holder, field in known_paths(model):

@@ -15,6 +15,8 @@ from pydantic.fields import FieldInfo
 from batchcube.errors import InputError, InputErrors
 from batchcube.results.text import did_you_mean
 
+from .policies import NamedPolicy
+
 Path = tuple[str | int, ...]
 _ABSENT: Any = object()
 _LONGEST_VALUE = 80
@@ -94,14 +96,22 @@ def show_value(value: Any) -> str:
 # Models behind an annotation ---------------------------------------------------------------------------------------
 
 
-@cache
 def models(annotation: Any) -> tuple[type[BaseModel], ...]:
-    """Return the pydantic models an annotation can hold, looking through Annotated, Optional and unions."""
+    """Return the pydantic models an annotation can hold, looking through Annotated, Optional and unions.
+
+    Where a policy may stand, these are the settings of all that are registered by now.
+    """
+    found = _models(annotation)
+    return tuple(m for model in found for m in (model.variants() if issubclass(model, NamedPolicy) else (model,)))
+
+
+@cache
+def _models(annotation: Any) -> tuple[type[BaseModel], ...]:
     origin = get_origin(annotation)
     if origin is Annotated:
-        return models(get_args(annotation)[0])
+        return _models(get_args(annotation)[0])
     if origin is Union or origin is types.UnionType:
-        return tuple(model for part in get_args(annotation) for model in models(part))
+        return tuple(model for part in get_args(annotation) for model in _models(part))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return (annotation,)
     return ()

@@ -44,6 +44,7 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "largest_batch": CONTROLLED,
     "memory": CONTROLLED,
     "sla": CONTROLLED,
+    "controller": CONTROLLED,
     "estimates": CONTROLLED,
     "bin_choice": ("multi_bin_dynamic", "continuous"),
     "controller_scope": ("multi_bin_dynamic",),
@@ -194,13 +195,25 @@ def _controller_problems(policy: PolicySettings) -> Iterator[Problem]:
             for name in ("alpha", "delta"):
                 if name in sla.model_fields_set:
                     yield Problem(("policy", "sla", name), 'variant = "heuristic" would ignore it')
+    if sla is not None and policy.controller is not None and policy.controller.signal is not None:
+        yield Problem(("policy", "controller", "signal"), "policy.sla.signal says what is observed; remove it here")
+    controlled = not (memory is None and sla is None and policy.controller is None)
     for name in ("smallest_batch", "estimates", "controller_scope"):
         used = policy.mode in _ONLY_FOR[name]
-        if used and memory is None and sla is None and name in policy.model_fields_set:
-            yield Problem(("policy", name), "would be ignored without policy.memory or policy.sla", shown=False)
+        if used and not controlled and name in policy.model_fields_set:
+            text = "would be ignored without policy.memory, policy.sla or policy.controller"
+            yield Problem(("policy", name), text, shown=False)
     unused = "observations" if estimates.kind == "ema" else "weight"
     if unused in estimates.model_fields_set:
         yield Problem(("policy", "estimates", unused), f'kind = "{estimates.kind}" would ignore it')
+
+
+def _signals(policy: PolicySettings) -> Iterator[tuple[Path, str]]:
+    """Yield the signals that controllers say they observe, and where they say so."""
+    for name in ("sla", "controller") if policy.mode in CONTROLLED else ():
+        signal = getattr(getattr(policy, name), "signal", None)
+        if signal is not None:
+            yield ("policy", name, "signal"), signal
 
 
 def _memory_problems(memory: MemorySettings) -> Iterator[Problem]:
@@ -235,19 +248,18 @@ _IN_BYTES = ("max_bytes", "model_bytes", "kv_bytes_per_token")
 
 def _whole_batch_problems(point: Point) -> Iterator[Problem]:
     """Yield what does not go with whole batches, beyond the options that `_ONLY_FOR` keeps to other modes."""
-    memory, sla, in_seconds = point.policy.memory, point.policy.sla, point.workload.in_seconds
+    memory, in_seconds = point.policy.memory, point.workload.in_seconds
     if memory is not None and point.policy.mode in CONTROLLED:
         yield from _capacity_problems(memory)
         if in_seconds:
             text = 'needs tokens, and workload.lengths.unit is "seconds"'
             yield Problem(("policy", "memory"), text, shown=False)
-    if sla is not None and point.policy.mode in CONTROLLED:
-        if sla.signal not in SIGNALS:
-            text = f"must be one of {', '.join(SIGNALS)}: mode {point.policy.mode} has no steps"
-            yield Problem(("policy", "sla", "signal"), text)
-        elif in_seconds and sla.signal == "tbt":
+    for path, signal in _signals(point.policy):
+        if signal not in SIGNALS:
+            yield Problem(path, f"must be one of {', '.join(SIGNALS)}: mode {point.policy.mode} has no steps")
+        elif in_seconds and signal == "tbt":
             text = 'needs tokens, and workload.lengths.unit is "seconds"; use "batch_time" or "latency"'
-            yield Problem(("policy", "sla", "signal"), text, shown=False)
+            yield Problem(path, text, shown=False)
     yield from _whole_batch_server_problems(point)
     yield from _clock_problems(point)
 
@@ -392,10 +404,11 @@ def _replica_problems(policy: PolicySettings, server: Server) -> Iterator[Proble
 
 
 def _step_controller_problems(policy: PolicySettings, server: Server) -> Iterator[Problem]:
-    memory, sla, replica, at = policy.memory, policy.sla, server.replica, ("policy", "memory")
-    if sla is not None and sla.signal not in STEP_SIGNALS:
-        text = f"must be one of {', '.join(STEP_SIGNALS)} in mode continuous: the controller observes single steps"
-        yield Problem(("policy", "sla", "signal"), text)
+    memory, replica, at = policy.memory, server.replica, ("policy", "memory")
+    for path, signal in _signals(policy):
+        if signal not in STEP_SIGNALS:
+            text = f"must be one of {', '.join(STEP_SIGNALS)} in mode continuous: the controller observes single steps"
+            yield Problem(path, text)
     if memory is None:
         return
     for name in ("capacity_tokens", *_IN_BYTES):

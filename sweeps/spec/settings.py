@@ -27,6 +27,7 @@ from ..workloads.lengths import LengthDistribution
 from ..workloads.predictors import Oracle, Predictor
 from ..workloads.settings import Settings
 from ..workloads.traces import Resampling, TimeUnit, TraceFormat
+from .policies import BinChoice, ControllerSettings, ServiceOrder, Signal
 
 Mode = Literal["fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic", "continuous"]
 BINNED = ("multi_bin_only", "multi_bin_dynamic", "continuous")
@@ -187,7 +188,7 @@ class SlaSettings(Settings):
     delta: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=4, description="step that widens the search (paper)"
     )
-    signal: Literal["tbt", "batch_time", "latency", "token_gap"] = Field(
+    signal: Signal = Field(
         default="tbt",
         description="latency the controller observes: of a token, of the batch, of its requests; mode continuous: of a "
         "decode step (tbt), or between two tokens, steps of prefills between them included (token_gap)",
@@ -219,12 +220,13 @@ class PolicySettings(Settings):
         default=None, description="upper end of the controllers' range; continuous: max_num_seqs, the static cap"
     )
     max_wait_s: Seconds | None = Field(default=None, description="oldest request's wait after which a bin is released")
-    service_order: Literal["first_formed", "shortest_first"] = Field(
-        default="first_formed", description="order of batches"
+    service_order: ServiceOrder = Field(
+        default="first_formed", description="order of batches; a table for an order of your own"
     )
     tail: Literal["flush", "drop"] = Field(default="flush", description="what becomes of batches unfilled at the end")
-    bin_choice: Literal["oldest_head", "round_robin", "longest_queue"] = Field(
-        default="oldest_head", description="bin a free server takes from, or a replica admits from"
+    bin_choice: BinChoice = Field(
+        default="oldest_head",
+        description="bin a free server takes from, or a replica admits from; a table for an order of your own",
     )
     admission: Admission = Field(
         default="fifo", description="whom a replica admits: the oldest, or requests of the bin being served first"
@@ -235,6 +237,9 @@ class PolicySettings(Settings):
     edges: Edges = Field(default=Edges(), description="where the bins are cut")
     memory: MemorySettings | None = Field(default=None, description="memory bound")
     sla: SlaSettings | None = Field(default=None, description="latency controller")
+    controller: ControllerSettings | None = Field(
+        default=None, description="a controller of your own; the smallest bound of all holds"
+    )
     estimates: Estimates = Field(default=Estimates(), description="running averages of the controllers")
 
 

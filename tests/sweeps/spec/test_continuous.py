@@ -33,13 +33,16 @@ def refusals(settings: dict[str, Any], tables: dict[str, Any] = BASE) -> list[st
             {"policy.smallest_batch": 17, "policy.memory": {}},
             "policy.smallest_batch = 17: must be <= policy.largest_batch = 16",
         ),
-        ({"policy.smallest_batch": 2}, "policy.smallest_batch: would be ignored without policy.memory or policy.sla"),
+        (
+            {"policy.smallest_batch": 2},
+            "policy.smallest_batch: would be ignored without policy.memory, policy.sla or policy.controller",
+        ),
         ({"policy.batch_size": 8}, f"policy.batch_size: {UNUSED}; used by fifo_fixed, multi_bin_only, fifo_greedy"),
         ({"policy.tail": "drop"}, f"policy.tail: {UNUSED}; used by fifo_fixed, multi_bin_only"),
         ({"policy.max_wait_s": 1.0}, f"policy.max_wait_s: {UNUSED}; used by fifo_fixed, multi_bin_only"),
         ({"policy.service_order": "first_formed"}, f"policy.service_order: {UNUSED}; used by fifo_fixed, multi"),
         ({"policy.controller_scope": "global"}, f"policy.controller_scope: {UNUSED}; used by multi_bin_dynamic"),
-        ({"policy.estimates": {"weight": 0.5}}, "policy.estimates: would be ignored without policy.memory or policy."),
+        ({"policy.estimates": {"weight": 0.5}}, "policy.estimates: would be ignored without policy.memory, policy."),
         (
             {"policy.memory": {"capacity_tokens": 2000.0}},
             f"policy.memory.capacity_tokens = 2000.0: {UNUSED}: the capacity is server.replica.kv_capacity_tokens",
@@ -169,7 +172,7 @@ def test_a_smallest_batch_without_controllers_is_a_mistake(mode: str) -> None:
     server = BASE["server"] if mode == "continuous" else {"service": LINEAR}
     tables = {**BASE, "policy": policy, "server": server}
     (line,) = refusals({"policy.smallest_batch": 2}, tables)
-    assert line == "policy.smallest_batch: would be ignored without policy.memory or policy.sla"
+    assert line == "policy.smallest_batch: would be ignored without policy.memory, policy.sla or policy.controller"
     controlled = {"policy.smallest_batch": 2, "policy.sla": {"target_s": 9.0, "tolerance_s": 0.1}}
     assert Sweep.model_validate(laid(tables, controlled)).grid.points[0].policy.smallest_batch == 2
 
@@ -211,7 +214,7 @@ def test_the_specification_of_the_docs_is_valid_and_states_every_setting() -> No
     sweep = Sweep.model_validate(tomllib.loads(text))
     point = sweep.grid.points[0]
     for settings, left_out in (
-        (point.policy, {"batch_size", "max_wait_s", "service_order", "tail", "controller_scope"}),
+        (point.policy, {"batch_size", "max_wait_s", "service_order", "tail", "controller_scope", "controller"}),
         (point.server, {"completion"}),
         (point.server.service, set()),
         (point.server.replica, set()),

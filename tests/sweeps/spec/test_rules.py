@@ -202,6 +202,20 @@ RULES = [
     ),
     Rule(
         DYNAMIC,
+        {"policy.controller": {"name": "aimd", "signal": "latency"}},
+        "policy.controller.signal",
+        "policy.sla.signal says what is observed; remove it here",
+        {"policy.controller": {"name": "aimd"}},
+    ),
+    Rule(
+        DYNAMIC,
+        {"policy.sla": None, "policy.controller": {"name": "aimd", "signal": "token_gap"}},
+        "policy.controller.signal",
+        "must be one of tbt, batch_time, latency: mode multi_bin_dynamic has no steps",
+        {"policy.sla": None, "policy.controller": {"name": "aimd", "signal": "latency"}},
+    ),
+    Rule(
+        DYNAMIC,
         {"policy.sla.variant": "heuristic", "policy.sla.delta": 4},
         "policy.sla.delta",
         'variant = "heuristic" would ignore it',
@@ -238,7 +252,7 @@ RULES = [
         DYNAMIC,
         {"policy.memory": None, "policy.sla": None, "policy.estimates": {"weight": 0.5}},
         "policy.estimates",
-        "would be ignored without policy.memory or policy.sla",
+        "would be ignored without policy.memory, policy.sla or policy.controller",
         {"policy.memory": None, "policy.estimates": {"weight": 0.5}},
     ),
     Rule(
@@ -581,6 +595,7 @@ def told(problem: Problem) -> str:
     return f"{'.'.join(map(str, problem.path))}: {problem.text}"
 
 
+@pytest.mark.usefixtures("outside_policies")
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.path}-{rule.text[:24]}")
 def test_a_rule_is_broken_alone_and_kept(rule: Rule) -> None:
     (broken,) = found(rule.base, rule.broken)
@@ -588,6 +603,7 @@ def test_a_rule_is_broken_alone_and_kept(rule: Rule) -> None:
     assert found(rule.base, rule.kept) == []
 
 
+@pytest.mark.usefixtures("outside_policies")
 def test_every_rule_has_settings_here_that_break_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The places where `problems` makes a Problem are all reached."""
     reached: set[int] = set()
@@ -610,6 +626,7 @@ def test_every_rule_has_settings_here_that_break_it(monkeypatch: pytest.MonkeyPa
     assert missed == []
 
 
+@pytest.mark.usefixtures("outside_policies")
 def test_an_option_without_meaning_at_one_point_is_told_apart_from_a_mistake() -> None:
     idle = [rule.path for rule in RULES for problem in found(rule.base, rule.broken) if problem.idle]
     assert idle == ["policy.admission", "server.routing"]
