@@ -138,15 +138,25 @@ class Controller:
     def __post_init__(self) -> None:
         policy(self.init)
         policy(self.decide)
-        _of_settings[self.settings] = self
+        if self.settings is not Both:
+            _of_settings[self.settings] = self
 
 
 _of_settings: dict[type, Controller] = {}
 
 
 def controller_of(settings: Any) -> Controller | None:
-    """Return the controller whose settings these are, the latest that was made with their type; None for `()`."""
-    return None if type(settings) is tuple else _of_settings[type(settings)]
+    """Return the controller whose settings these are, None for `()`.
+
+    It is the latest that was made with their type; of settings of `Both`, the two composed as their settings are.
+    """
+    return None if type(settings) is tuple else _controller_of(settings)
+
+
+def _controller_of(settings: Any) -> Controller:
+    if isinstance(settings, Both):
+        return both(_controller_of(settings.first), _controller_of(settings.second))
+    return _of_settings[type(settings)]
 
 
 class Both(NamedTuple):
