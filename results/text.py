@@ -1,4 +1,4 @@
-"""Words for people: names in a row, suggested for those that do not exist, and cut short."""
+"""Words for people: names in a row, suggested for those that do not exist, and cut short; things counted."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def one_of(allowed: Iterable[str]) -> str:
 def all_of(names: Iterable[str]) -> str:
     """Return ``a, b and c``."""
     return _joined(names, "and")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 point`` or ``1,000 points``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _joined(names: Iterable[str], word: str) -> str:

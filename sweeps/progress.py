@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from batchcube.errors import printable
+from batchcube.results.text import counted
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,11 +43,12 @@ class Silent:
         """Report nothing."""
 
 
-def _count(number: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
-    return f"{number:.3g} "
+def _in_short(number: float, noun: str) -> str:
+    """Return ``720 requests`` or ``1.23M requests``."""
+    for size, letter in ((1e9, "G"), (1e6, "M")):
+        if number >= 0.9995 * size:  # rounded up it is one
+            return f"{number / size:.3g}{letter} {noun}s"
+    return counted(round(number), noun)
 
 
 def _duration(seconds: float) -> str:
@@ -68,7 +70,9 @@ class PlainLines(AbstractContextManager["PlainLines"]):
         """Print what there is to do."""
         self._points, self._replications, self._requests = points, replications, requests
         self._begun = self._printed = time.monotonic()
-        self._print(f"{points} points x {replications} replications, {_count(requests)}requests")
+        self._print(
+            f"{counted(points, 'point')} x {counted(replications, 'replication')}, {_in_short(requests, 'request')}"
+        )
 
     def advance(self, requests: int) -> None:
         """Count requests, and print a line when the last one is some seconds old."""
@@ -86,8 +90,8 @@ class PlainLines(AbstractContextManager["PlainLines"]):
         rate = self._done / passed
         left = (self._requests - self._done) / rate if rate > 0 else 0.0
         self._print(
-            f"{100 * self._done / max(self._requests, 1):.0f} %: {self._finished} of {self._replications} "
-            f"replications, {_count(rate)}requests/s, {_duration(left)} left"
+            f"{100 * self._done / max(self._requests, 1):.0f} %: {self._finished} of "
+            f"{counted(self._replications, 'replication')}, {_in_short(rate, 'request')}/s, {_duration(left)} left"
         )
 
     def _print(self, text: str) -> None:
@@ -109,11 +113,11 @@ class Bar(AbstractContextManager["Bar"]):
         from rich.progress import Progress as RichProgress
 
         self._bar = RichProgress(
-            TextColumn("{task.fields[points]} points"),
+            TextColumn("{task.fields[points]}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[finished]}/{task.fields[replications]} replications"),
-            TextColumn("{task.fields[rate]}requests/s"),
+            TextColumn("{task.fields[finished]}/{task.fields[replications]}"),
+            TextColumn("{task.fields[rate]}/s"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
@@ -128,14 +132,19 @@ class Bar(AbstractContextManager["Bar"]):
         """Show the bar, empty."""
         self._begun = time.monotonic()
         self._task = self._bar.add_task(
-            "", total=requests, points=points, replications=replications, finished=0, rate="0 "
+            "",
+            total=requests,
+            points=counted(points, "point"),
+            replications=counted(replications, "replication"),
+            finished=0,
+            rate=_in_short(0, "request"),
         )
 
     def advance(self, requests: int) -> None:
         """Move the bar."""
         self._bar.advance(self._task, requests)
         done = self._bar.tasks[0].completed
-        self._bar.update(self._task, rate=_count(done / max(time.monotonic() - self._begun, 1e-9)))
+        self._bar.update(self._task, rate=_in_short(done / max(time.monotonic() - self._begun, 1e-9), "request"))
 
     def finish_replications(self, count: int) -> None:
         """Count complete replications."""

@@ -71,6 +71,8 @@ def check(
     seed: SeedOption = None,
 ) -> None:
     """Validate a specification and say how large it is."""
+    from batchcube.results.text import counted
+
     from ..progress import Counting
     from ..run.execution import estimate
 
@@ -83,7 +85,8 @@ def check(
         shown = ", ".join(f"{label:.6g}" if isinstance(label, float) else printable(label) for label in axis.labels)
         about = f" ({axis.paths[0]})" if len(axis.paths) == 1 else ""
         print(f"  {axis.name}{about}: {shown}")
-    print(f"  {size.points} points x {sweep.replications} replications = {size.requests:,} requests")
+    repeated = counted(sweep.replications, "replication")
+    print(f"  {counted(size.points, 'point')} x {repeated} = {counted(size.requests, 'request')}")
     print(f"  about {size.cube_bytes / 1e6:,.1f} MB of results and {size.peak_bytes / 1e6:,.0f} MB of memory")
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from batchcube.errors import printable
-from batchcube.results.text import did_you_mean, one_of, shortened, suggestion
+from batchcube.results.text import counted, did_you_mean, one_of, shortened, suggestion
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,7 @@ def test_names_are_listed_and_suggested() -> None:
     many = [*names, *(f"window_{number}" for number in range(20))]
     assert suggestion("utilization", many) == "did you mean utilisation?"
     assert suggestion("", many) == f"must be one of {', '.join(many)}"
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    assert [counted(n, "point") for n in (0, 1, 2, 1000)] == ["0 points", "1 point", "2 points", "1,000 points"]

@@ -47,7 +47,7 @@ def test_a_notebook_shows_one_bar_that_moves(handles: list[Handle], monkeypatch:
         progress.advance(750)
     (handle,) = handles
     assert [bar.share for bar in handle.shown] == [0.0, 0.25, 1.0, 1.0]
-    assert repr(handle.shown[0]) == "3 points x 2 replications, 1 krequests"
+    assert repr(handle.shown[0]) == "3 points x 2 replications, 1,000 requests"
     assert repr(handle.shown[-1]).startswith("100 %: 2 of 2 replications")
     assert handle.shown[1]._repr_html_().startswith('<progress value="0.2500" max="1"')
 
@@ -60,3 +60,20 @@ def test_outside_of_a_kernel_ipython_is_a_terminal(handles: list[Handle], monkey
     with shown(quiet=True) as progress:
         assert isinstance(progress, Silent)
     assert handles == []
+
+
+def test_lines_count_as_people_do(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PlainLines, "seconds_between", 0.0)
+    for points, replications, requests in ((1, 1, 1), (2, 3, 999_700), (4, 20, 2_500_000_000)):
+        with PlainLines() as lines:
+            lines.start(points, replications, requests)
+    assert capsys.readouterr().err.splitlines() == [
+        "1 point x 1 replication, 1 request",
+        "2 points x 3 replications, 1M requests",
+        "4 points x 20 replications, 2.5G requests",
+    ]
+    with PlainLines() as lines:
+        lines.start(1, 1, 1000)
+        lines.finish_replications(1)
+        lines.advance(1000)
+    assert "100 %: 1 of 1 replication, " in capsys.readouterr().err
