@@ -189,7 +189,7 @@ _ALL: list[Variable] = [
         "rejected requests",
         "Requests turned away at once because they could never fit, not even alone (mode continuous).",
     ),
-    _count("unserved", "unserved requests", "Requests left in a bin that never released them (tail = drop)."),
+    _count("unserved", "unserved requests", "Requests left in their bin, in no batch (tail = drop)."),
     _count("measured", "measured requests", "Completed requests past the warm-up: those that statistics are over."),
     _count(
         "missed",

@@ -50,17 +50,17 @@ class Policy(NamedTuple):
     """How batches are formed and served (docs/model.md, section 3)."""
 
     static: bool
-    """True: bins release full batches (`multi_bin_only`). False: free servers take what waits (`dynamic_only`, ...)."""
+    """Whether a batch forms in its bin, when that is full, and not only when a server is free."""
     batch_size: int
-    """B of the released modes; largest batch of the others."""
+    """B of static batches; the largest dynamic one."""
     max_wait: int
-    """Ticks after which a bin releases what it holds; NEVER for no limit."""
+    """Ticks that the oldest request of a bin waits at most before what is there forms a batch; NEVER for no limit."""
     service_order: Any
     """Settings of the order in which formed batches are served."""
     ranked: bool
     """Serve the formed batch that comes first in `service_order`, instead of the first formed."""
     drop_tail: bool
-    """Never release what is left in the bins after the last arrival."""
+    """What is left in the bins at the last arrival never forms a batch."""
     bin_choice: Any
     """Settings of the order in which a free server chooses among bins."""
     per_bin: bool

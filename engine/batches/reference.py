@@ -76,7 +76,7 @@ class Simulation:
             self.dispatch()
 
     def next_instant(self) -> int:
-        """Return when the next completion, arrival or overdue release happens; NEVER if none will."""
+        """Return when the next completion, arrival or end of a wait in a bin happens; NEVER if none will."""
         instants = [batch.completion for batch in self.running]
         if self.next_request < len(self.trace.arrival):
             instants.append(int(self.trace.arrival[self.next_request]))
@@ -94,16 +94,16 @@ class Simulation:
                 self.learn_from(batch)
 
     def enqueue(self) -> None:
-        """Let requests join their bins in index order, then bins release what is full, overdue or left."""
+        """Let requests join their bins in index order, then full, overdue and last batches form."""
         arrival = self.trace.arrival
         while self.next_request < len(arrival) and arrival[self.next_request] == self.now:
             queue = self.waiting[int(self.bins.of[self.next_request])]
             queue.append(self.next_request)
             self.next_request += 1
             if self.setup.policy.static and len(queue) == self.setup.policy.batch_size:
-                self.release(int(self.bins.of[self.next_request - 1]))
+                self.form(int(self.bins.of[self.next_request - 1]))
         if self.setup.policy.static:
-            self.release_late()
+            self.form_late()
 
     def dispatch(self) -> None:
         """Give free servers work until there is none, or none is free."""
@@ -113,24 +113,24 @@ class Simulation:
                 return
             self.begin(batch)
 
-    # Released modes: bins hand out batches ([MB] Algorithm 1).
+    # Static batches: formed in their bin ([MB] Algorithm 1).
 
     def deadline(self, queue: list[int]) -> int:
         """Return when the oldest request of a bin has waited `max_wait`."""
         policy = self.setup.policy
         return NEVER if policy.max_wait == NEVER else int(self.trace.arrival[queue[0]]) + policy.max_wait
 
-    def release_late(self) -> None:
-        """Release the bins that have waited long enough; after the last arrival, all of them."""
+    def form_late(self) -> None:
+        """Form batches in the bins that have waited long enough; at the last arrival, in all of them."""
         for j, queue in enumerate(self.waiting):
             if queue and self.deadline(queue) == self.now:
-                self.release(j)
+                self.form(j)
         if self.next_request == len(self.trace.arrival) and not self.setup.policy.drop_tail:
             for j, queue in enumerate(self.waiting):
                 if queue:
-                    self.release(j)
+                    self.form(j)
 
-    def release(self, j: int) -> None:
+    def form(self, j: int) -> None:
         """Form a batch of what bin j holds."""
         batch = Batch(j, self.waiting[j], formed=self.now)
         settings = self.setup.policy.service_order
@@ -163,7 +163,7 @@ class Simulation:
             self.formations,
         )
 
-    # Dynamic modes: a free server takes what waits, up to its target ([DB]).
+    # Dynamic batches: formed when a server is free, up to the target ([DB]).
 
     def take(self) -> Batch | None:
         """Choose a bin and take a batch from its head; None when nothing waits."""

@@ -29,7 +29,7 @@ _NEVER_SERVED = {
     name: f"of the requests {what} (variable {name}): shares over a limit count them as missed, times are of the others"
     for name, what in (
         ("rejected", "could never fit into a replica and were turned away"),
-        ("unserved", "were left in bins that never released them"),
+        ("unserved", "were left in their bins, in no batch"),
     )
 }
 

@@ -19,7 +19,7 @@ DYNAMIC = ("dynamic_only", "multi_bin_dynamic")
 
 
 class Static(NamedTuple):
-    """Options that make a program of bins that release batches what it is."""
+    """Options that make a program of static batches what it is."""
 
     waits: bool
     ranked: bool
@@ -31,7 +31,7 @@ class Static(NamedTuple):
 
 
 class Dynamic(NamedTuple):
-    """Options that make a program of servers that take what waits what it is."""
+    """Options that make a program of dynamic batches what it is."""
 
     sla: bool
     memory: bool

@@ -1,4 +1,4 @@
-"""Free servers take what waits: `dynamic_only`, `multi_bin_dynamic`, `fifo_greedy` (docs/model.md, sections 3, 6-8).
+"""Dynamic batches: `dynamic_only`, `multi_bin_dynamic`, `fifo_greedy` (docs/model.md, sections 3, 6-8).
 
 All replications step together. In one step a replication finishes at most one batch and starts at most one; when it has
 started them all it stands still until the last one has.
@@ -34,7 +34,7 @@ class InService(NamedTuple):
     number: Array
     bin: Array
     seen: Any
-    """A `Observation`: what each will teach."""
+    """An `Observation`: what each will teach."""
 
 
 class State(NamedTuple):
@@ -49,7 +49,7 @@ class State(NamedTuple):
     states: Any
     """State of the controllers: (controller,) each."""
     history: Any
-    """A `Observation`: (controller, observation) what a window still holds."""
+    """An `Observation`: (controller, observation) what a window still holds."""
     observed: Array
     """(controller,) batches seen."""
     previous: Array
@@ -115,7 +115,7 @@ def begin(replication: Replication, key: ProgramKey) -> State:
 
 
 def seen_as(array: Any) -> Any:
-    """Return a `Observation` that holds the same array four times."""
+    """Return an `Observation` that holds the same array four times."""
     return Observation(array, array, array, array)
 
 

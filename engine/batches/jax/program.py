@@ -37,7 +37,7 @@ class ProgramKey(NamedTuple):
     """Room for what a window of estimates holds."""
     static: bool
     waits: bool
-    """Some bin releases what it holds after `max_wait`."""
+    """Some bin forms a batch of what it holds after `max_wait`."""
     ranked: bool
     """Formed batches are served by rank, not as they are formed."""
     counted: bool

@@ -13,7 +13,7 @@ WORD = 64
 
 
 def serve_ranked(batches: Batches, ranks: Array, servers: Array, key: ProgramKey) -> Batches:
-    """Serve batches given in the order of release, `start` their release; return them in the order of service.
+    """Serve batches given in the order of formation, `start` when they form; return them in the order of service.
 
     `ranks` is the rank of each; on a tie, the first formed is served.
     """
@@ -24,23 +24,23 @@ def serve_ranked(batches: Batches, ranks: Array, servers: Array, key: ProgramKey
     instants = jnp.append(batches.start, NEVER)
 
     def step(state: Any, _: None) -> tuple[Any, tuple[Array, Array, Array]]:
-        waiting, held, released, released_at, served, free = state
-        now = instants[released]
+        waiting, held, formed, formed_at, served, free = state
+        now = instants[formed]
         server = jnp.argmin(free)
-        start = jnp.maximum(released_at, free[server])
-        # Every release of the last instant is in: the server takes the first of the batches that wait.
+        start = jnp.maximum(formed_at, free[server])
+        # All that form at the last instant are in: the server takes the first of the batches that wait.
         serving = (held > 0) & (start < now)
-        releasing = ~serving & (now < NEVER)
+        forming = ~serving & (now < NEVER)
         batch = by_rank[first_of(waiting)]
-        where = jnp.where(serving, rank[batch], rank[jnp.minimum(released, count - 1)])
-        waiting = put(waiting, where, releasing, serving | releasing)
+        where = jnp.where(serving, rank[batch], rank[jnp.minimum(formed, count - 1)])
+        waiting = put(waiting, where, forming, serving | forming)
         done = jnp.where(serving & finite, start + batches.service[batch], free[server])
         taken = (jnp.where(serving, served, count), batch, start)
         state = (
             waiting,
-            held + 1 * releasing - 1 * serving,
-            released + releasing,
-            jnp.where(releasing, now, released_at),
+            held + 1 * forming - 1 * serving,
+            formed + forming,
+            jnp.where(forming, now, formed_at),
             served + serving,
             free.at[server].set(done),
         )

@@ -1,4 +1,4 @@
-"""Bins hand out batches: `multi_bin_only` and `fifo_fixed` ([MB] Algorithm 1; docs/model.md, section 3).
+"""Static batches: `multi_bin_only` and `fifo_fixed` ([MB] Algorithm 1; docs/model.md, section 3).
 
 Which requests form a batch, and when, depends on arrivals alone: all batches of a replication are formed at once. With
 one server or infinitely many, so are their starts; several servers take one batch after the other.
@@ -18,24 +18,24 @@ from .program import ProgramKey
 from .ranked import serve_ranked
 from .replication import Batches, Replication, bin_at, first_after, last_arrival
 
-# What releases a batch, in the order in which releases at one instant happen; ties go by a number below 2^32.
+# Why a batch forms, in the order in which those of one instant do; ties go by a number below 2^32.
 FULL, WAITED, ENDED = (cause << 32 for cause in range(3))
 
 
 class Formed(NamedTuple):
-    """Batches as the bins release them: (batch,) each, of size 0 where there is none."""
+    """Batches as the bins form them: (batch,) each, of size 0 where there is none."""
 
     low: Array
     size: Array
     bin: Array
     instant: Array
-    """Ticks; NEVER for what is never released."""
+    """Ticks; NEVER for what never forms a batch."""
     turn: Array
-    """Cause and tie-breaker among releases at one instant."""
+    """Cause and tie-breaker among those that form at one instant."""
 
 
 def static_batches(replication: Replication, key: ProgramKey) -> Batches:
-    """ProgramKey the batches of a replication and serve them."""
+    """Form the batches of a replication and serve them."""
     formed, of = form_late(replication, key) if key.waits else form_full(replication, key)
     there = jnp.arange(key.requests) < replication.requests
     longest = segment_max(jnp.where(there, replication.length, 0), of, key.batches, indices_are_sorted=True)
@@ -81,7 +81,7 @@ def ranks_of(batches: Batches, predicted: Array, replication: Replication, key: 
 
 
 def form_full(replication: Replication, key: ProgramKey) -> tuple[Formed, Array]:
-    """ProgramKey a batch of every B requests of a bin; what is left over waits for the last arrival.
+    """Form a batch of every B requests of a bin; what is left over waits for the last arrival.
 
     Returns the batches bin by bin, and the batch of each position.
     """
@@ -108,7 +108,7 @@ def form_full(replication: Replication, key: ProgramKey) -> tuple[Formed, Array]
 
 
 def form_late(replication: Replication, key: ProgramKey) -> tuple[Formed, Array]:
-    """ProgramKey batches where bins also release what they hold once its oldest request has waited `max_wait`.
+    """Form batches where a bin also forms one of what it holds once its oldest request has waited `max_wait`.
 
     Every position knows where a batch that began there would end. Batches are what is reached from position 0.
     """
@@ -146,7 +146,7 @@ def reached(following: Array, key: ProgramKey) -> Array:
 
 
 def in_turn(formed: Formed, key: ProgramKey) -> Array:
-    """Return the batches in the order of their release."""
+    """Return the batches in the order of their formation."""
     number = jnp.arange(key.batches)
     if key.waits:
         return lax.sort((formed.instant, formed.turn, number), num_keys=2)[-1]
@@ -157,7 +157,7 @@ def in_turn(formed: Formed, key: ProgramKey) -> Array:
 
 
 def serve_one(instant: Array, service: Array) -> Array:
-    """Return the starts at one server: start = max(release, completion before), all at once (Lindley's recursion)."""
+    """Return the starts at one server: start = max(formed, completion before), all at once (Lindley's recursion)."""
     before = jnp.cumsum(service) - service
     return before + lax.cummax(instant - before)
 
@@ -166,9 +166,9 @@ def serve_many(instant: Array, service: Array, servers: Array, slots: int) -> Ar
     """Return the starts at several servers: each batch goes to the one that is free first."""
 
     def serve(free: Array, batch: tuple[Array, Array]) -> tuple[Array, Array]:
-        release, duration = batch
+        formed, duration = batch
         server = jnp.argmin(free)
-        start = jnp.maximum(release, free[server])
+        start = jnp.maximum(formed, free[server])
         return free.at[server].set(start + duration), start
 
     free = jnp.where(jnp.arange(slots) < servers, 0, NEVER)

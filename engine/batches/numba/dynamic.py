@@ -1,4 +1,4 @@
-"""Free servers take what waits: `dynamic_only`, `multi_bin_dynamic`, `fifo_greedy` (docs/model.md, sections 3, 6-8).
+"""Dynamic batches: `dynamic_only`, `multi_bin_dynamic`, `fifo_greedy` (docs/model.md, sections 3, 6-8).
 
 Time steps from one completion or idle-server arrival to the next; while all servers are busy, arrivals only queue.
 """

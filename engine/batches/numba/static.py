@@ -1,7 +1,7 @@
-"""Bins hand out batches: `multi_bin_only` and `fifo_fixed` ([MB] Algorithm 1; docs/model.md, section 3).
+"""Static batches: `multi_bin_only` and `fifo_fixed` ([MB] Algorithm 1; docs/model.md, section 3).
 
 Nothing that happens at the servers changes which requests form a batch, or when. So there is no walk over arrivals:
-each bin knows when its next batch is released, and batches are taken in that order.
+each bin knows when its next batch forms, and batches are served in that order.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from ...ticks import NEVER, TICKS_PER_MICROSECOND
 from ..model import INFINITE, Bins, Setup
 from .count import count_batch, count_lost, record, span_of, start_counting
 
-# What releases a batch, in the order in which releases at one instant happen.
+# Why a batch forms, in the order in which those of one instant do.
 FULL, WAITED, ENDED = 0, 1, 2
 
 
@@ -27,7 +27,7 @@ class StaticWorkspace(NamedTuple):
     """Working memory of a kernel."""
 
     bins: NDArray[np.int64]
-    """(bin, 5) head of the bin in `order`, and its next release: instant, cause, tie-breaker, end in `order`."""
+    """(bin, 5) head of the bin in `order`, and its next batch: instant, cause, tie-breaker, end in `order`."""
     free: NDArray[np.int64]
     """(server,) when each server is free; one entry, always 0, when there are infinitely many."""
     formed: NDArray[np.int64]
@@ -48,8 +48,8 @@ def static_workspace(bins: Bins, setup: Setup) -> StaticWorkspace:
 
 
 @inline
-def next_release(j, head, end, trace, order, policy):
-    """Return when bin j next releases a batch, what releases it, the tie-breaker, and where it ends in `order`."""
+def next_formed(j, head, end, trace, order, policy):
+    """Return when bin j next forms a batch, why, the tie-breaker, and where the batch ends in `order`."""
     last = trace.arrival[-1]
     if head == end:
         return NEVER, ENDED, j, end
@@ -72,14 +72,14 @@ def next_release(j, head, end, trace, order, policy):
 
 @inline
 def plan(j, trace, bins, policy, queues):
-    """Note the next release of bin j."""
-    instant, cause, tie, end = next_release(j, queues[j, HEAD], bins.start[j + 1], trace, bins.order, policy)
+    """Note the next batch of bin j."""
+    instant, cause, tie, end = next_formed(j, queues[j, HEAD], bins.start[j + 1], trace, bins.order, policy)
     queues[j, INSTANT], queues[j, CAUSE], queues[j, TIE], queues[j, END] = instant, cause, tie, end
 
 
 @inline
 def first_of(queues):
-    """Return the bin that releases first."""
+    """Return the bin whose next batch forms first."""
     best = 0
     for j in range(1, len(queues)):
         for field in (INSTANT, CAUSE, TIE):
@@ -137,15 +137,15 @@ def static_kernel(service_order: Order) -> Callable[..., None]:
         for j in range(len(queues)):
             queues[j, HEAD] = bins.start[j]
             plan(j, trace, bins, policy, queues)
-        number = released = released_at = waiting = 0
+        number = formations = formed_at = waiting = 0
         finite = policy.servers < INFINITE
         while True:
             j = first_of(queues)
             now = queues[j, INSTANT]
             server = earliest(free)
-            start = max(released_at, free[server])
+            start = max(formed_at, free[server])
             if waiting > 0 and start < now:
-                # Every release of the last instant is in: the server takes the first of the batches that wait.
+                # All that form at the last instant are in: the server takes the first of the batches that wait.
                 pop(formed, waiting)
                 waiting -= 1
                 k, low, high = formed[waiting, 2], formed[waiting, 3], formed[waiting, 4]
@@ -155,11 +155,11 @@ def static_kernel(service_order: Order) -> Callable[..., None]:
                 k, low, high = j, queues[j, HEAD], queues[j, END]
                 queues[j, HEAD] = high
                 plan(j, trace, bins, policy, queues)
-                released, released_at = released + 1, now
+                formations, formed_at = formations + 1, now
                 if policy.ranked:
                     row = formed[waiting]
-                    seen = candidate_of(j, bins.order[low:high], released - 1, trace, setup.service)
-                    row[0], row[1] = rank_of(key(seen, policy.service_order)), released
+                    seen = candidate_of(j, bins.order[low:high], formations - 1, trace, setup.service)
+                    row[0], row[1] = rank_of(key(seen, policy.service_order)), formations
                     row[2], row[3], row[4] = j, low, high
                     push(formed, waiting)
                     waiting += 1

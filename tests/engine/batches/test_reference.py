@@ -68,7 +68,7 @@ def test_after_the_last_arrival_a_dropped_tail_still_waits_out(backend):
     assert story(job, backend) == [(2, 3, 0), (7, 8, 1)]
 
 
-def test_no_wait_at_all_releases_each_instant_as_a_batch(backend):
+def test_no_wait_at_all_forms_a_batch_at_each_instant(backend):
     job = make_job([0, 0, 1], [1, 2, 1], batch_size=9, max_wait_s=0.0)
     assert story(job, backend) == [(0, 2, 0), (0, 2, 0), (2, 3, 1)]
 

@@ -1,4 +1,4 @@
-"""Free servers that take what waits: the specification, the compiled kernels and JAX leave the same behind."""
+"""Dynamic batches: the specification, the compiled kernels and JAX leave the same behind."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Bins that release batches: the specification, the compiled kernels and JAX leave the same records and tallies."""
+"""Static batches: the specification, the compiled kernels and JAX leave the same records and tallies."""
 
 from itertools import product
 
@@ -83,7 +83,7 @@ def test_random_jobs_meet_every_value_that_is_no_option_of_a_form():
 
 LARGE = {
     "one bin, one server": {"mode": "fifo_fixed", "bins": 1, "servers": 1},
-    "late releases, three servers, the shortest first": {
+    "late batches, three servers, the shortest first": {
         "bins": 6,
         "servers": 3,
         "max_wait_s": 4.0,

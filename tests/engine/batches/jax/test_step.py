@@ -1,4 +1,4 @@
-"""Parts of the programs alone: one step, one release, servers, sets and searches, each against its plain meaning."""
+"""Parts of the programs alone: one step, one batch, servers, sets and searches, each against its plain meaning."""
 
 from functools import cache
 
@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from batchcube.engine.batches.jax.dynamic import begin, queue_of, step
 from batchcube.engine.batches.jax.program import key_of, stack
+from batchcube.engine.batches.jax.ranked import first_of, nothing, put
 from batchcube.engine.batches.jax.replication import each_replication, first_after, replication_of
-from batchcube.engine.batches.jax.shortest import first_of, nothing, put
 from batchcube.engine.batches.jax.static import form_full, form_late, reached, serve_many, serve_one
-from batchcube.engine.batches.numba.static import next_release
+from batchcube.engine.batches.numba.static import next_formed
 from batchcube.engine.batches.reference import Simulation
 from batchcube.engine.numba.jit import jit
 from batchcube.engine.policies.estimates import Observation
@@ -35,7 +35,7 @@ def stacked(options):
     return jobs, key, stack(jobs, key, FEW), replications
 
 
-# Free servers take what waits: the state after each instant.
+# Dynamic batches: the state after each instant.
 
 
 def states_of(options, steps):
@@ -164,17 +164,17 @@ def test_a_step_finishes_and_starts_one_batch_at_most():
     assert (busy <= servers).all()
 
 
-# Bins release batches: every batch, against the kernels' next release.
+# Static batches: every batch, against the kernels' next one.
 
 
 @jit
-def releases_of(trace, bins, policy, rows):
-    """Fill rows with bin, low, high, instant, cause, tie of each release, bin by bin; return how many there are."""
+def batches_by_kernel(trace, bins, policy, rows):
+    """Fill rows with bin, low, high, instant, cause, tie of each batch, bin by bin; return how many there are."""
     count = 0
     for j in range(len(bins.start) - 1):
         head, end = bins.start[j], bins.start[j + 1]
         while head < end:
-            instant, cause, tie, high = next_release(j, head, end, trace, bins.order, policy)
+            instant, cause, tie, high = next_formed(j, head, end, trace, bins.order, policy)
             if instant == NEVER:
                 break
             row = rows[count]
@@ -192,7 +192,7 @@ def releases_of(trace, bins, policy, rows):
     ],
     ids=["max_wait", "no max_wait where some have it", "no max_wait"],
 )
-def test_bins_form_the_batches_that_the_kernels_release(options, make):
+def test_bins_form_the_batches_that_the_kernels_form(options, make):
     jobs, key, rows, replications_of = stacked(options)
     key = key._replace(waits=make is form_late)
     with jax.enable_x64(True):
@@ -204,7 +204,7 @@ def test_bins_form_the_batches_that_the_kernels_release(options, make):
         found = np.stack([part[replication] for part in formed], axis=1)
         at = np.flatnonzero(found[:, 1] * (found[:, 3] < NEVER))
         wanted = np.zeros((len(job.trace.arrival), 6), np.int64)
-        wanted = wanted[: releases_of(job.trace, job.bins, job.setup.policy, wanted)]
+        wanted = wanted[: batches_by_kernel(job.trace, job.bins, job.setup.policy, wanted)]
         j, low, high, instant, cause, tie = wanted.T
         np.testing.assert_array_equal(
             found[at],
@@ -222,15 +222,15 @@ def test_bins_form_the_batches_that_the_kernels_release(options, make):
 
 def starts_by_a_loop(instant, service, servers):
     free, starts = [0] * servers, []
-    for release, duration in zip(instant, service, strict=True):
+    for formed, duration in zip(instant, service, strict=True):
         server = free.index(min(free))
-        starts.append(max(release, free[server]))
+        starts.append(max(formed, free[server]))
         free[server] = starts[-1] + duration
     return starts
 
 
 def static_at_last(rng):
-    """Draw rows of releases in order, with ties and pauses, the last of them never, and how long service takes."""
+    """Draw rows of formations in order, with ties and pauses, the last of them never, and how long service takes."""
     instant = np.sort(rng.integers(0, rng.choice([5, 60, 10**6, 2**50], (200, 1)), (200, 60)))
     service = rng.integers(0, 40, (200, 60)) * rng.choice([1, 1000, 2**40], (200, 1))
     instant[:, 53:], service[:, 53:] = NEVER, 0

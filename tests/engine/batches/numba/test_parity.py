@@ -78,7 +78,7 @@ def features(job: Job) -> set[str]:
             "shortest first": policy.ranked,
             "first formed": not policy.ranked,
             "overtaking": any(a.formed > b.formed for a, b in pairwise(batches)),
-            "max_wait releases": bool(early),
+            "max_wait forms": bool(early),
             "max_wait zero": policy.max_wait == 0,
             "max_wait after the last arrival": any(b.formed > trace.arrival[-1] for b in batches),
             "flush": not policy.drop_tail and not full,
@@ -124,7 +124,7 @@ EXPECTED = (
     | {"ties", "untied", "an empty bin", "overflow", "extrapolation", "late requests", "late tokens"}
     | {"warm-up inside a batch", "nothing measured", "beyond the windows", "inside the windows"}
     | {"a completion at an arrival", "completions together", "a batch waits", "moments differ from output"}
-    | {"shortest first", "first formed", "overtaking", "max_wait releases", "max_wait zero"}
+    | {"shortest first", "first formed", "overtaking", "max_wait forms", "max_wait zero"}
     | {"max_wait after the last arrival", "flush", "drop leaves unserved"}
     | {"target moves", "target binds", "target does not bind", "sla bound moves", "memory below sla"}
     | {"sla below memory", "window full", "capacity without a bound"}
