@@ -584,6 +584,15 @@ class Catalogue:
         given = dict.fromkeys(self.given if into == TOTALS else (), SUM)
         return given | {count.name: count.reducer for count in self.counts if count.into == into}
 
+    @property
+    def variables(self) -> frozenset[str]:
+        """The variables of a cube that the report makes."""
+        times = (*(time.name for time in self.times), *self.shifted)
+        of_times = (
+            f"{name}_{of}" for name in times for of in ("mean_s", "variance_s2", "min_s", "max_s", "quantile_s")
+        )
+        return frozenset((*of_times, *self.numbers))
+
     def width(self, into: str) -> int:
         """Return the columns of totals, bins or windows."""
         stop: int = max(place.stop for place in self.columns(into).values())
