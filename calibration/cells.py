@@ -81,7 +81,8 @@ def cells_of_steps(
     """Return the cells of a measurement: step_s is (batch size, prompt, output, repetition, step), NaN where missing.
 
     Every measured cell gives a batch (all its steps) and a mean decode step; each batch size and prompt a prefill, over
-    all outputs. A decode step that makes token k + 1 reads prompt + k tokens of each request.
+    all outputs. A decode step that makes token k + 1 reads prompt + k tokens of each request. Raises InputError if no
+    cell has a complete run.
     """
     parts: list[Cells] = []
     for i, b in enumerate(batch_sizes.tolist()):

@@ -88,7 +88,7 @@ def named(catalogue: Catalogue, into: str, rows: NDArray[np.int64]) -> dict[str,
 
 
 def conserve(catalogue: Catalogue, sums: SimpleNamespace, counted: NDArray[np.int64], tally: Tally) -> None:
-    """Check that every count of the same requests agrees; `counted` (run, time) is what the histograms hold."""
+    """Raise ArithmeticError unless all counts of the same requests agree; `counted` (run, time): in the histograms."""
     broken = [name for name, (one, other) in catalogue.agree.items() if not np.array_equal(one(sums), other(sums))]
     if not np.array_equal(counted, tally.moments[:, :, COUNT]):
         broken.append("values in histograms and sums")

@@ -12,7 +12,7 @@ def stream(seed: int, replication: int | None, purpose: str) -> np.random.Genera
 
     The stream depends on nothing else, so more replications, other policies or other rates leave it as it is.
     `replication=None` is for what is drawn once for all replications (the sample behind the bin edges).
-    Raises ValueError for a negative seed or replication.
+    Raises InputError for a negative seed or replication.
     """
     if seed < 0 or (replication is not None and replication < 0):
         raise InputError(f"seed = {seed}, replication = {replication}", allowed="must be >= 0")

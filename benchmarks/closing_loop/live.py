@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from batchcube.engine import Bins, Records, Setup, Trace
-from batchcube.engine.batches.reference import Batch, Simulation
+from batchcube.engine.batches.reference import Batch, System
 from batchcube.engine.ticks import NEVER, TICKS_PER_S
 from batchcube.errors import InputError
 
@@ -14,7 +14,7 @@ Serve = Callable[[Sequence[int]], None]
 """Serve a batch of requests, given by their numbers, and return when the last one is done."""
 
 
-class LiveReplication(Simulation):
+class LiveReplication(System):
     """The reference with one change: what a batch takes is not computed, it happens.
 
     Bins, queues, controllers and their learning are those of the simulator, to the line. Requests join at the times of

@@ -190,7 +190,7 @@ def make_trace(
 
 
 def sort_into_bins(bin_of_request: NDArray[np.int32], bins: int) -> Bins:
-    """Sort requests by bin, arrival order kept: (request,) bin numbers in 0..bins-1."""
+    """Sort requests by bin, arrival order kept: (request,) bin numbers in 0..bins-1; InputError for one beyond."""
     of = np.ascontiguousarray(bin_of_request, dtype=np.int32)
     counts = np.bincount(of, minlength=bins)
     if len(counts) > bins:
@@ -254,7 +254,7 @@ def make_reporting(
     request_sla_s: float | None = None,
     token_sla_s: float | None = None,
 ) -> Reporting:
-    """Build the report's settings; `windows` equal windows cover [0, horizon_s]."""
+    """Build the report's settings; `windows` equal windows cover [0, horizon_s]. InputError for any out of range."""
     if windows < 1:
         raise InputError("must be >= 1", path="report.windows", value=windows)
     if warmup_requests < 0:

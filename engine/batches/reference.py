@@ -34,7 +34,7 @@ class Batch:
 
 
 @dataclass
-class Simulation:
+class System:
     """The whole state of one replication."""
 
     trace: Trace
@@ -252,15 +252,15 @@ class Simulation:
 
 def simulate_reference(trace: Trace, bins: Bins, setup: Setup) -> tuple[Records, list[Batch]]:
     """Simulate one replication; return what became of each request, and the batches in starting order."""
-    replication = Simulation(trace, bins, setup)
-    replication.run()
+    system = System(trace, bins, setup)
+    system.run()
     records = Records(*(np.full(len(trace.arrival), -1, np.int64) for _ in Records._fields))
-    batches = sorted(replication.done, key=lambda batch: batch.number)
+    batches = sorted(system.done, key=lambda batch: batch.number)
     for batch in batches:
         for i in batch.members:
             values: tuple[Any, ...] = (
                 batch.start,
-                replication.completion_of(batch, i),
+                system.completion_of(batch, i),
                 batch.number,
                 batch.bin,
                 len(batch.members),

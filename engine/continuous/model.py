@@ -312,11 +312,11 @@ def make_reporting(
     request_sla_s: float | None = None,
     token_sla_s: float | None = None,
 ) -> Reporting:
-    """Build the report's settings; `windows` equal windows cover [0, horizon_s]."""
+    """Build the report's settings; `windows` equal windows cover [0, horizon_s]. InputError for any out of range."""
     if windows < 1:
-        raise InputError("must be >= 1", path="windows", value=windows)
+        raise InputError("must be >= 1", path="report.windows", value=windows)
     if warmup_requests < 0:
-        raise InputError("must be >= 0", path="warmup_requests", value=warmup_requests)
+        raise InputError("must be >= 0", path="report.warmup_requests", value=warmup_requests)
     return Reporting(
         warmup=int(warmup_requests),
         request_sla=NEVER if request_sla_s is None else ticks(request_sla_s, "request_sla_s"),

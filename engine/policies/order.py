@@ -93,7 +93,7 @@ BUILTIN = Order("named", Named, named_key)
 
 
 def order_settings(order: Any, path: str, allowed: tuple[str, ...]) -> Any:
-    """Return the settings of an order that is given by one of the `allowed` names, or by settings of its own."""
+    """Return the settings of an order, given by an `allowed` name or by settings of its own; InputError for others."""
     if isinstance(order, tuple) and type(order) in _of_settings:
         return order
     if order not in allowed:

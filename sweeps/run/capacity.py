@@ -125,7 +125,7 @@ def _same_search(target: Path, sweep: Sweep, settings: SearchSettings) -> xr.Dat
 
 
 def asked_of(cube: xr.Dataset) -> dict[str, Any]:
-    """Return the arguments of `find_capacity` that made a cube, beside its sweep."""
+    """Return the arguments of `find_capacity` that made a cube, beside its sweep; InputError for others."""
     about = cube.attrs
     given = bool(about["capacity_range_given"])
     criteria = [Criterion(**criterion) for criterion in json.loads(str(about["capacity_criteria"]))]

@@ -107,7 +107,7 @@ def batch_setup(of: Simulated, seed: int, once: Once) -> batches.Setup:
 
 
 def step_setup(of: Simulated, seed: int, once: Once) -> continuous.Setup:
-    """Build the setup of continuous batching."""
+    """Build the setup of continuous batching; InputError for what cannot be simulated, or not what was asked for."""
     workload, policy, server, report = of.point
     assert server.replica is not None
     assert isinstance(server.servers, int)

@@ -219,7 +219,9 @@ class PolicySettings(Settings):
     largest_batch: BatchSize | None = Field(
         default=None, description="upper end of the controllers' range; continuous: max_num_seqs, the static cap"
     )
-    max_wait_s: Seconds | None = Field(default=None, description="oldest request's wait after which a bin is released")
+    max_wait_s: Seconds | None = Field(
+        default=None, description="oldest request's wait after which its bin forms a batch"
+    )
     service_order: ServiceOrder = Field(
         default="first_formed", description="order of batches; a table for an order of your own"
     )

@@ -178,7 +178,8 @@ def exponential_levels(bins: int, batch_size: int) -> Floats:
 def exponential_edges(bins: int, batch_size: int, rate: float) -> Floats:
     """Return the (bins + 1,) edges 0, l_1, ..., l_{k-1}, inf that minimise the bound of [MB] Lemma A.1.
 
-    Lengths are Exp(rate); l_i = (1/µ) Σ_{j=1..i} log L_{k-j}. The bins are not of equal mass.
+    Lengths are Exp(rate); l_i = (1/µ) Σ_{j=1..i} log L_{k-j}. The bins are not of equal mass. Raises InputError for a
+    rate that is not > 0.
     """
     if not rate > 0:
         raise InputError("must be > 0", path="rate", value=rate)

@@ -67,7 +67,7 @@ DATASETS: dict[str, Dataset] = {
 
 
 def cache_folder() -> Path:
-    """Return the folder of the fetched files: the environment's BATCHCUBE_DATA, or the user's cache."""
+    """Return the folder of the fetched files: BATCHCUBE_DATA, or the user's cache; InputError where that is unknown."""
     chosen = os.environ.get("BATCHCUBE_DATA")
     if chosen:
         return Path(os.path.expanduser(chosen))

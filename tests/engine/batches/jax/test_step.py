@@ -14,7 +14,7 @@ from batchcube.engine.batches.jax.ranked import first_of, nothing, put
 from batchcube.engine.batches.jax.replication import each_replication, first_after, replication_of
 from batchcube.engine.batches.jax.static import form_full, form_late, reached, serve_many, serve_one
 from batchcube.engine.batches.numba.static import next_formed
-from batchcube.engine.batches.reference import Simulation
+from batchcube.engine.batches.reference import System
 from batchcube.engine.numba.jit import jit
 from batchcube.engine.policies.estimates import Observation
 from batchcube.engine.ticks import NEVER
@@ -99,7 +99,7 @@ def last_of(observed, smoothing):
 
 def reference_states(job):
     """Return what the specification knows after each instant, by instant."""
-    found, replication = {}, Simulation(*job)
+    found, replication = {}, System(*job)
     start, smoothing = job.bins.start.tolist(), job.setup.control.smoothing
     while (instant := replication.next_instant()) < NEVER:
         replication.now = instant
