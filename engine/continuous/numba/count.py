@@ -145,7 +145,7 @@ def count_steps(now, first, growing, steps, decoding, work, grown, size, limits,
     if ONE_BY_ONE:
         for k in range(steps):
             begins, lasts = now + lasting(first, growing, k), first + growing * k
-            blocks = state[USED] + growth(workspace, k + 1, size)
+            blocks = state[USED] + (growth(workspace, k + 1, size) if decoding > 0 else 0)
             kv_tokens = state[TOKENS] + decoding * (k + 1)
             one = Steps(1, begins, lasts, running, decoding, work.finished, work.tokens, blocks, kv_tokens)
             add_step(one, limits, tally, 0, window, begins)
