@@ -1,6 +1,5 @@
 """The laws of how long batches and steps take, built for the engine from settings."""
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from batchcube.engine.policies.service import Service, formula, given, measured
 
 from ..spec import service as coefficients
 from ..spec.settings import CoefficientsLaw, ConstantLaw, GrowingLaw, Point, Server, StepsLaw, TableLaw
+from ..workloads.traces import remembered
 
 
 def build_service(server: Server, largest_batch: int) -> Service:
@@ -62,7 +62,7 @@ def drawn_law(point: Point, rng: np.random.Generator) -> Law:
     return make_law(*coefficients.drawn_steps(law, rng))
 
 
-@lru_cache(maxsize=8)
+@remembered(8)
 def _read_table(path: str) -> Any:
     from batchcube.calibration.laws import fit_batch_laws
     from batchcube.calibration.tables import read_table

@@ -6,7 +6,6 @@ stream at another rate gives the same arrivals, stretched: common random numbers
 
 import math
 from abc import abstractmethod
-from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from pydantic import Field, model_validator
 from batchcube.errors import InputError
 
 from .settings import FloatArray, Rate, Settings
-from .traces import LATEST_S, read_columns
+from .traces import LATEST_S, read_columns, remembered
 
 MOST_PHASES = 5_000_000
 
@@ -157,7 +156,7 @@ class _Windows(NamedTuple):
     scale_s: FloatArray
 
 
-@lru_cache(maxsize=32)
+@remembered(32)
 def _read_windows(path: str, shape_column: str, scale_column: str, service: str | None) -> _Windows:
     columns = read_columns(path, (shape_column, scale_column), None if service is None else {"service": service})
     for name, values in columns.items():

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from batchcube.errors import InputError
 
 from .settings import FloatArray, IntArray, Settings
-from .traces import MOST_TOKENS, LengthTable, read_columns, read_lengths
+from .traces import MOST_TOKENS, LengthTable, read_columns, read_lengths, remembered
 
 if TYPE_CHECKING:
     from scipy.stats._distn_infrastructure import rv_frozen
@@ -378,7 +378,7 @@ class _Bars(NamedTuple):
     weight: FloatArray
 
 
-@lru_cache(maxsize=32)
+@remembered(32)
 def _read_bars(path: str, low: str, high: str, count: str, source: str | None) -> _Bars:
     columns = read_columns(path, (low, high, count), None if source is None else {"source": source})
     bars = _Bars(columns[low], columns[high], columns[count])

@@ -8,26 +8,25 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from batchcube.documents import read_file
 from batchcube.engine.ticks import LARGEST_REQUEST, LATEST, TICKS_PER_S
 from batchcube.errors import InputError
 
 from .datasets import resolve
+from .settings import FloatArray, IntArray
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-
+F = TypeVar("F", bound=Callable[..., Any])
 TraceFormat = Literal["auto", "csv", "azure", "burstgpt", "bailian", "mooncake"]
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "date"]
 Resampling = Literal["none", "circular", "blocks"]
@@ -457,7 +456,7 @@ def read_trace(
     kept = np.ones(arrival.size, np.bool_)
     dropped: dict[str, int] = {}
 
-    def keep(reason: str, wanted: npt.NDArray[np.bool_]) -> None:
+    def keep(reason: str, wanted: NDArray[np.bool_]) -> None:
         lost = int(np.count_nonzero(kept & ~wanted))
         if lost:
             dropped[reason] = lost
@@ -530,15 +529,36 @@ def read_lengths(
     Raises InputError, naming the file and the row, for lengths that are not whole numbers from 1 (tokens) or not
     positive (seconds). The last few files are remembered until they change.
     """
+    return _read_lengths(os.fspath(path), column, prompt_column, predicted_column, limit, unit)
+
+
+def remembered(most: int) -> Callable[[F], F]:
+    """Remember what a function read from the last files, each given by its first argument, until they change."""
+
+    def decorate(read: F) -> F:
+        @lru_cache(maxsize=most)
+        def kept(_: tuple[int, ...], path: str, *arguments: Any) -> Any:
+            return read(path, *arguments)
+
+        @wraps(read)
+        def read_again(path: str, *arguments: Any) -> Any:
+            return kept(_stamp(path), path, *arguments)
+
+        return cast("F", read_again)
+
+    return decorate
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    """Return what changes when a file does; () where there is none, as whoever reads it will say."""
     try:
         state = resolve(path).stat()
-        stamp = (state.st_mtime_ns, state.st_size)
     except (OSError, ValueError):
-        stamp = (0, 0)
-    return _read_lengths(os.fspath(path), column, prompt_column, predicted_column, limit, unit, stamp)
+        return ()
+    return state.st_mtime_ns, state.st_size, state.st_ino
 
 
-@lru_cache(maxsize=8)
+@remembered(8)
 def _read_lengths(
     path: str,
     column: str,
@@ -546,7 +566,6 @@ def _read_lengths(
     predicted_column: str | None,
     limit: int | None,
     unit: str,
-    stamp: tuple[int, int],
 ) -> LengthTable:
     file = _load(path)
     names = [name for name in (column, prompt_column, predicted_column) if name is not None]

@@ -328,6 +328,10 @@ def test_a_measured_table_is_read_and_leaving_it_is_told(tmp_path: Path) -> None
     cube = run_sweep(Sweep.model_validate(tables))
     assert (cube["extrapolated_batch_fraction"] > 0).any()
     assert "outside the measured table" in cube.attrs["notes"]
+    rows = [f"{b},{n},{0.2 + 0.02 * n * (1 + 0.1 * b)}" for b in (1, 2, 4) for n in (10, 100, 1000)]
+    table.write_text("batch_size,length_tokens,seconds\n" + "\n".join(rows))
+    changed = run_sweep(Sweep.model_validate(tables))
+    assert (changed["service_mean_s"] > 1.5 * cube["service_mean_s"]).all()
 
 
 def test_windows_of_requests_that_all_arrive_at_once_span_their_work() -> None:

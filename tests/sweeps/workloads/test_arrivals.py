@@ -157,6 +157,14 @@ def test_gamma_windows_from_the_paper_figure(shared_data: Path) -> None:
         GammaWindows(process="gamma_windows", path=path, service="nobody").draw(3, stream(1, 0, "arrivals"))
 
 
+def test_gamma_windows_of_a_file_that_changes(tmp_path: Path) -> None:
+    path = tmp_path / "windows.csv"
+    process = GammaWindows(process="gamma_windows", path=str(path), shape_column="shape", scale_column="scale")
+    for shapes in ([0.5], [0.5, 2.0]):
+        path.write_text("shape,scale\n" + "".join(f"{shape},1.0\n" for shape in shapes))
+        assert process.windows()[0].tolist() == shapes
+
+
 def test_gamma_windows_from_a_sample() -> None:
     path = SAMPLES / "burstgpt-gamma.csv"
     for service in ("conversation", "api"):

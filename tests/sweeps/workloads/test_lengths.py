@@ -250,6 +250,18 @@ def test_empirical_seconds_and_a_file_that_changes(tmp_path: Path) -> None:
         lengths.draw(3, stream(1, 0, "lengths"))
 
 
+def test_a_histogram_of_a_file_that_changes(tmp_path: Path) -> None:
+    path = tmp_path / "bars.csv"
+    lengths = Histogram(
+        distribution="histogram", path=str(path), low_column="low", high_column="high", count_column="count"
+    )
+    for low, high in ((1, 2), (10, 11)):
+        path.write_text(f"low,high,count\n{low},{high},3\n")
+        drawn = lengths.draw(50, stream(1, 0, "lengths")).output_tokens
+        assert drawn is not None
+        assert low <= drawn.min() <= drawn.max() <= high
+
+
 def test_sharegpt_lengths(shared_data: Path) -> None:
     path = shared_data / "lengths" / "sharegpt_8k_filtered_stats_llama2_tokenizer.csv"
     lengths = Empirical(
