@@ -13,8 +13,8 @@ from batchcube.engine.continuous import (
     make_fleet,
     make_law,
     make_replica,
+    make_reporting,
     make_requests,
-    make_step_reporting,
 )
 from batchcube.engine.policies.memory import no_memory_bound
 from batchcube.engine.policies.service import formula, measured
@@ -177,9 +177,7 @@ def test_continuous_batching(backend: str) -> None:
     both decode, and are done. Request 3 is prefilled, and done, from 10 to 11 ms.
     """
     replica = make_replica(make_law(1e-3), most_running=4, token_budget=64, capacity_tokens=1000, block_tokens=1)
-    reporting = make_step_reporting(
-        horizon_s=0.012, windows=3, warmup_requests=1, request_sla_s=0.002, token_sla_s=0.0015
-    )
+    reporting = make_reporting(horizon_s=0.012, windows=3, warmup_requests=1, request_sla_s=0.002, token_sla_s=0.0015)
     requests = make_requests([0.0, 0.0005, 0.0015, 0.01], [4, 6, 2000, 5], [3, 2, 5, 1])
     report = simulate(Job(requests, np.zeros(4, np.int32), Setup(replica, make_fleet(), reporting)), backend).report
     assert counts_of(report, "latency_histogram") == [1, 1]
@@ -249,7 +247,7 @@ def test_preemptions_and_what_they_cost(backend: str) -> None:
     """
     replica = make_replica(make_law(1e-3), most_running=4, token_budget=64, capacity_tokens=10, block_tokens=1)
     requests = make_requests([0.0, 0.0], [4, 4], [5, 5])
-    setup = Setup(replica, make_fleet(), make_step_reporting(horizon_s=0.008, windows=2))
+    setup = Setup(replica, make_fleet(), make_reporting(horizon_s=0.008, windows=2))
     report = simulate(Job(requests, np.zeros(2, np.int32), setup), backend).report
     assert report["preemptions"] == 1
     assert report["window_preemptions"].tolist() == [1, 0]
