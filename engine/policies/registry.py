@@ -43,6 +43,11 @@ class Setting(NamedTuple):
     """`...` where one must be given."""
     meaning: str
 
+    @property
+    def kind(self) -> Any:
+        """Its type alone."""
+        return get_args(self.type)[0] if get_origin(self.type) is Annotated else self.type
+
 
 _registered: dict[str, Registered] = {}
 
@@ -55,10 +60,9 @@ def register(policy: Policy, origin: str | None = None) -> None:
     if not policy.name.isidentifier() or policy.name in RESERVED:
         raise InputError("must be letters, digits and _, and no policy of batchcube", value=repr(policy.name))
     for setting in settings_of(policy):
-        kind = get_args(setting.type)[0] if get_origin(setting.type) is Annotated else setting.type
-        if kind not in NUMBERS or setting.name in ("name", "signal"):
+        if setting.kind not in NUMBERS or setting.name in ("name", "signal"):
             allowed = "must be a number, true or false, and not called name or signal"
-            raise InputError(allowed, path=f"{policy.name}.{setting.name}", value=kind)
+            raise InputError(allowed, path=f"{policy.name}.{setting.name}", value=setting.kind)
     source, sha256 = _source_of(policy)
     _registered[policy.name] = Registered(policy, origin or source, sha256)
 

@@ -30,7 +30,9 @@ class NamedPolicy(Settings):
     def numbers(self) -> Any:
         """Return its settings as the engine takes them."""
         policy = self.policy
-        return policy.settings(**{setting.name: getattr(self, setting.name) for setting in settings_of(policy)})
+        # A default may be an int where a float is meant.
+        given = {setting.name: setting.kind(getattr(self, setting.name)) for setting in settings_of(policy)}
+        return policy.settings(**given)
 
     @classmethod
     def variants(cls) -> tuple[type["NamedPolicy"], ...]:

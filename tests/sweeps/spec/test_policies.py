@@ -1,10 +1,12 @@
 """Policies from outside in a specification."""
 
 import json
+from typing import Annotated, NamedTuple
 
 import pytest
+from annotated_types import Gt, Le
 
-from batchcube.engine.policies import registry
+from batchcube.engine.policies import Order, registry
 from batchcube.errors import InputError
 from batchcube.sweeps.run.plan import make_plan
 from batchcube.sweeps.spec.document import Sweep, json_schema
@@ -31,6 +33,18 @@ def test_its_settings_reach_the_engine():
     assert (control.sla.enabled, control.sla.signal) == (False, 2)
     assert plan.setup.policy.bin_choice == (0.5,)
     assert plan.setup.reads_predictions
+
+
+class Limited(NamedTuple):
+    share: Annotated[float, "a part of the bins", Gt(0.0), Le(1.0)] = 1
+
+
+def test_limits_are_kept_and_a_default_gets_its_type():
+    registry.register(Order("limited", Limited, lambda candidate, settings: settings.share * candidate.size))
+    (plan,) = make_plan(sweep_of(BINS, {"policy.service_order": "limited"})).points
+    assert type(plan.setup.policy.service_order.share) is float
+    with pytest.raises(InputError, match=r"policy\.service_order\.share = 2\.0: must be <= 1"):
+        sweep_of(BINS, {"policy.service_order": {"name": "limited", "share": 2.0}})
 
 
 def test_an_order_is_given_by_its_name_alone_or_with_its_settings():
