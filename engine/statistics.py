@@ -557,10 +557,10 @@ class Catalogue:
     """Both sides of what must be equal."""
 
     def __post_init__(self) -> None:
-        """Refuse what no simulation can count; ValueError."""
+        """Refuse what no simulation can count; TypeError."""
         for count in self.counts:
             if (count.into == BINS and count.over not in IN_BINS) or (count.into == WINDOWS and count.over in TIMELESS):
-                raise ValueError(f"{count.name}: nothing says which of the {count.into} it belongs to: {count.over}")
+                raise TypeError(f"{count.name}: nothing says which of the {count.into} it belongs to: {count.over}")
 
     @cache  # noqa: B019
     def over(self, what: str, into: str = TOTALS) -> tuple[Count, ...]:
