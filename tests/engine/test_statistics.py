@@ -74,7 +74,7 @@ def test_every_count_has_columns_of_its_own(catalogue: Catalogue, into: str) -> 
 
 def test_what_has_no_bin_or_instant_is_not_counted_by_it() -> None:
     for count in (Count("work", WORK, lambda w, k: 1, WINDOWS), Count("steps", STEP, lambda s, k: 1, BINS)):
-        with pytest.raises(ValueError, match=r"nothing says which of the"):
+        with pytest.raises(TypeError, match=r"nothing says which of the"):
             Catalogue(BATCHES.clock, (), (count,), (), {}, {}, {})
 
 

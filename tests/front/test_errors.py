@@ -126,12 +126,13 @@ def test_only_validators_of_settings_raise_a_plain_value_error() -> None:
 
 
 def _validates(function: ast.FunctionDef, tree: ast.Module) -> bool:
-    """Say whether pydantic calls a function: as a decorated method, or by AfterValidator(function) and the like."""
+    """Say whether pydantic calls a function: as a decorated method, or in an AfterValidator and the like."""
     called = {
-        argument.id
+        name.id
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "").endswith("Validator")
         for argument in node.args
-        if isinstance(argument, ast.Name)
+        for name in ast.walk(argument)
+        if isinstance(name, ast.Name)
     }
     return function.name in called or any("validator" in ast.unparse(mark) for mark in function.decorator_list)
