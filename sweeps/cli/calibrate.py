@@ -188,7 +188,7 @@ def calibrate_vllm(
     prompt_tokens: PromptsOption = None,
     output_tokens: OutputsOption = None,
     repetitions: RepetitionsOption = None,
-    dtype: DtypeOption = "bfloat16",
+    dtype: EngineDtypeOption = "bfloat16",
     threads: ThreadsOption = 1,
     kv_cache_gib: Annotated[
         int | None, typer.Option("--kv-cache-gib", min=1, help="memory of the KV cache on a CPU; 2 when left out")
@@ -243,7 +243,7 @@ def calibrate_transformers(
     prompt_tokens: PromptsOption = None,
     output_tokens: OutputsOption = None,
     repetitions: RepetitionsOption = None,
-    dtype: DtypeOption = "bfloat16",
+    dtype: EngineDtypeOption = "bfloat16",
     threads: ThreadsOption = 1,
     time_limit_s: LimitOption = None,
     seed: GridSeedOption = 1,

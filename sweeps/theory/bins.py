@@ -111,9 +111,9 @@ def rounded_at_random(distribution: Distribution, limited_mean: Callable[[Floats
 # --- Closed forms -----------------------------------------------------------------------------------------------------
 
 
-def throughput_limit(batch_size: int, mean_length: float, *, intercept: float = 0.0, slope: float = 1.0) -> float:
-    """Return c_max = B / E[T] of a server whose batches hold equally long requests, requests/s ([MB] section 4)."""
-    return batch_size / (intercept + slope * mean_length)
+def throughput_limit(batch_size: int, mean_s: float) -> float:
+    """Return c_max = B / E[s] of a server whose batches hold equally long requests, requests/s ([MB] section 4)."""
+    return batch_size / mean_s
 
 
 def uniform_edges(bins: int, shortest: float, longest: float) -> Floats:
