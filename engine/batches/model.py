@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from batchcube.errors import InputError
 
+from ..dialect import policy, where
 from ..policies.order import CHOICES, SERVICE_ORDERS, is_ranked, order_settings, reads_predictions
 from ..policies.service import Service, longest_service
 from ..policies.sla import TOKEN_GAP
@@ -69,6 +70,12 @@ class Policy(NamedTuple):
     """c, or INFINITE."""
     own_completion: bool
     """Each request completes at its own length; the server stays busy until the longest is done."""
+
+
+@policy
+def release_of(arrival: Any, policy: Policy) -> Any:
+    """Return when a bin releases what it holds, whose oldest request came at `arrival`; NEVER without a longest wait."""
+    return where(policy.max_wait < NEVER, arrival + policy.max_wait, NEVER)
 
 
 class Reporting(NamedTuple):

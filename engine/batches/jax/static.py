@@ -14,6 +14,7 @@ from jax.ops import segment_max, segment_sum
 from ...policies.order import Candidate, rank_of
 from ...policies.service import service_ticks
 from ...ticks import NEVER, TICKS_PER_MICROSECOND
+from ..model import release_of
 from .program import ProgramKey
 from .ranked import serve_ranked
 from .replication import Batches, Replication, bin_at, first_after, last_arrival
@@ -117,7 +118,7 @@ def form_late(replication: Replication, key: ProgramKey) -> tuple[Formed, Array]
     j = bin_at(position, replication.start)
     end = replication.start[j + 1]
     closing = jnp.minimum(position + policy.batch_size, key.requests) - 1
-    deadline = jnp.where(policy.max_wait < NEVER, replication.came + policy.max_wait, NEVER)
+    deadline = release_of(replication.came, policy)
     full = (end - position >= policy.batch_size) & (replication.came[closing] <= deadline)
     waited = (deadline <= last) | ((policy.drop_tail != 0) & (deadline < NEVER))
     high = jnp.where(
