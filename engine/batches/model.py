@@ -74,7 +74,7 @@ class Policy(NamedTuple):
 
 @policy
 def release_of(arrival: Any, policy: Policy) -> Any:
-    """Return when a bin releases what it holds, whose oldest request came at `arrival`; NEVER without a longest wait."""
+    """Return when a bin whose oldest request came at `arrival` releases what it holds; NEVER without a longest wait."""
     return where(policy.max_wait < NEVER, arrival + policy.max_wait, NEVER)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from batchcube.errors import InputError
 
+from ..dialect import policy
 from ..policies.order import CHOICES, order_settings, reads_predictions
 from ..policies.sla import STEP_SIGNALS, TOKEN_GAP
 from ..policies.target import Control, fixed_target, has_further
@@ -329,6 +330,15 @@ def make_reporting(
 def blocks_of(tokens: int, block_tokens: int) -> int:
     """Return the blocks that hold so many tokens of one request."""
     return -(-tokens // block_tokens)
+
+
+@policy
+def is_crowded(chunk: Any, budget: Any, blocks: Any, replica: Replica) -> Any:
+    """Say whether there is no room to admit a request, whose first chunk would leave so many blocks in use.
+
+    What a preempted request needs by now may exceed every budget: it gets a step of its own.
+    """
+    return ((chunk > budget) & (budget < replica.token_budget)) | (blocks > replica.blocks)
 
 
 def never_fits(requests: Requests, replica: Replica) -> NDArray[np.bool_]:

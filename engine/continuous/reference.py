@@ -28,6 +28,7 @@ from .model import (
     Job,
     Records,
     blocks_of,
+    is_crowded,
     too_late,
 )
 
@@ -191,15 +192,15 @@ class Engine:
         self.history.moves.append(Move(self.now, -1))
         self.returned.insert(0, gone.number)
 
-    def fits(self, running: RunningRequest, chunk: int) -> bool:
-        """Say whether a chunk fits beside the chunks of this step, and the decodes if it has any."""
+    def blocks_with(self, running: RunningRequest, chunk: int) -> int:
+        """Return the blocks in use with a chunk, the chunks of this step and its decodes, if it has any."""
         size = self.replica.block_tokens
         others = sum(
             blocks_of(r.resident + r.chunk + (1 if self.replica.chunked and not r.to_prefill else 0), size)
             for r in self.running
             if r.number != running.number
         )
-        return others + blocks_of(running.resident + chunk, size) <= self.replica.blocks
+        return others + blocks_of(running.resident + chunk, size)
 
     # Work of a step.
 
@@ -207,7 +208,7 @@ class Engine:
         """Give running prefills their next chunks; return the budget left, and whether one went for lack of room."""
         for running in [r for r in self.running if r.to_prefill]:
             chunk = min(running.to_prefill, budget)
-            if chunk and not self.fits(running, chunk):
+            if chunk and self.blocks_with(running, chunk) > self.replica.blocks:
                 # It is the latest admitted: an earlier one would have had the budget first.
                 self.preempt()
                 return budget, True
@@ -223,9 +224,7 @@ class Engine:
             need = int(self.requests.prompt[number]) + len(self.history.emitted[number])
             chunk = min(need, budget) if self.replica.chunked else need
             new = RunningRequest(number, to_prefill=need)
-            # What a preempted request needs by now may exceed every budget: it gets a step of its own.
-            crowded = chunk > budget and budget < self.replica.token_budget
-            if crowded or not self.fits(new, chunk):
+            if is_crowded(chunk, budget, self.blocks_with(new, chunk), self.replica):
                 return
             new.chunk = chunk
             queue.pop(0)

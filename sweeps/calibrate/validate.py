@@ -65,14 +65,8 @@ class Error(NamedTuple):
 def replica_of(settings: LoggedReplica) -> Replica:
     """Build a replica from settings, its step law still to be given; raises InputError for settings that do not fit."""
     with found_in(path="replica"):
-        return make_replica(
-            make_law(1.0),
-            most_running=settings.most_running,
-            token_budget=settings.token_budget,
-            capacity_tokens=settings.capacity_tokens or UNBOUND_TOKENS,
-            block_tokens=settings.block_tokens,
-            prefill=settings.prefill,
-        )
+        limits = {**dict(settings), "capacity_tokens": settings.capacity_tokens or UNBOUND_TOKENS}
+        return make_replica(make_law(1.0), **limits)
 
 
 def replica_settings(

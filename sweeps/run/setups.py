@@ -1,7 +1,8 @@
 """The engine's setup of a point, of either kind of simulation; what only the data show to be impossible is refused."""
 
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from inspect import signature
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +38,12 @@ from ..spec.settings import (
     Workload,
     draws_service,
 )
-from ..workloads.settings import FloatArray
+from ..workloads.settings import FloatArray, Settings
 from ..workloads.traces import LATEST_S, RecordedTrace
 from .laws import build_service, drawn_law, drawn_service, step_seconds
 from .samples import Sample, sampling, trace_resampling
 
+Made = TypeVar("Made")
 Once = Callable[[Hashable, Callable[[], Any]], Any]
 """Gives what was made for a key before, or makes it."""
 
@@ -77,15 +79,13 @@ def batch_setup(of: Simulated, seed: int, once: Once) -> batches.Setup:
     span = span or _work_s(server, service, batch, of.requests, of.sample)
     _require_span(of, span, LATEST_S)
     return batches.Setup(
-        make_policy(
-            policy.mode,
+        _made(
+            make_policy,
+            policy,
             batch_size=batch,
             servers=INFINITE if server.servers == "infinite" else server.servers,
-            max_wait_s=policy.max_wait_s,
             service_order=order_of(policy.service_order),
-            tail=policy.tail,
             bin_choice=order_of(policy.bin_choice),
-            controller_scope=policy.controller_scope,
             completion=server.completion,
         ),
         service,
@@ -96,13 +96,7 @@ def batch_setup(of: Simulated, seed: int, once: Once) -> batches.Setup:
             None if policy.memory is None else policy.memory.tokens,
             counted_tokens=report.memory_capacity_tokens,
         ),
-        make_reporting(
-            horizon_s=span,
-            windows=report.windows,
-            warmup_requests=of.warmup,
-            request_sla_s=report.request_sla_s,
-            token_sla_s=report.token_sla_s,
-        ),
+        _made(make_reporting, report, horizon_s=span, warmup_requests=of.warmup),
     )
 
 
@@ -131,30 +125,24 @@ def step_setup(of: Simulated, seed: int, once: Once) -> continuous.Setup:
     _require_span(of, span, LONGEST_CONTINUOUS_S, " in mode continuous")
     mean, square = of.beliefs
     setup = continuous.Setup(
-        make_replica(
-            make_law(*law),
+        _made(
+            make_replica,
+            replica,
+            law=make_law(*law),
             most_running=of.batch,
-            token_budget=replica.token_budget,
             capacity_tokens=replica.kv_capacity_tokens,
-            block_tokens=replica.block_tokens,
-            prefill=replica.prefill,
             # One controller: the moments over all bins.
             control=build_control(policy, of.batch, (mean[:1], square[:1]), float(replica.held_tokens)),
         ),
-        make_fleet(
+        _made(
+            make_fleet,
+            policy,
             replicas=server.servers,
             routing=server.routing,
             bins=bins,
-            admission=policy.admission,
             bin_choice=order_of(policy.bin_choice),
         ),
-        continuous.make_reporting(
-            horizon_s=span,
-            windows=report.windows,
-            warmup_requests=of.warmup,
-            request_sla_s=report.request_sla_s,
-            token_sla_s=report.token_sla_s,
-        ),
+        _made(continuous.make_reporting, report, horizon_s=span, warmup_requests=of.warmup),
     )
     _require_fit(replica, requests, setup.replica)
     with found_in(path="server.service"):
@@ -184,17 +172,21 @@ def build_control(
     return Control(
         smallest=float(policy.smallest_batch),
         largest=float(largest_batch),
-        sla=no_sla(signal)
-        if sla is None
-        else sla_search(sla.variant, sla.signal, sla.target_s, sla.tolerance_s, sla.alpha, sla.delta),
+        sla=no_sla(signal) if sla is None else _made(sla_search, sla),
         memory=unbounded
         if memory is None or capacity_tokens is None
-        else memory_bound(memory.rule, capacity_tokens, memory.overflow_probability, memory.margin(capacity_tokens)),
-        smoothing=smoothing(estimates.kind, estimates.weight, estimates.observations),
+        else _made(memory_bound, memory, capacity_tokens=capacity_tokens, margin_tokens=memory.margin(capacity_tokens)),
+        smoothing=_made(smoothing, estimates),
         prior_tokens=mean,
         prior_squares=square,
         further=() if further is None else further.numbers(),
     )
+
+
+def _made(maker: Callable[..., Made], settings: Settings, **rest: Any) -> Made:
+    """Return what a function of the engine makes of the settings that it takes by their names, and of the rest."""
+    taken = {name: value for name, value in settings if name in signature(maker).parameters}
+    return maker(**(taken | rest))
 
 
 def _require_span(of: Simulated, span_s: float, longest_s: float, mode: str = "") -> None:

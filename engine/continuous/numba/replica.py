@@ -8,7 +8,7 @@ from ...policies.estimates import Observation, observe
 from ...policies.sla import TOKEN_GAP
 from ...policies.target import finished_of, last_of, steps_of
 from ...statistics import CONTINUOUS
-from ..model import LATEST, LONGEST_GAP, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND
+from ..model import LATEST, LONGEST_GAP, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND, is_crowded
 from .count import add_decision, count_gaps, count_move, count_steps
 from .leaps import blocks_for, countable, growth, lasting, steps_that_fit, steps_until
 from .queues import dequeue, enqueue, join, leave, next_in_line, preempt, start_decoding, stop_decoding
@@ -114,8 +114,7 @@ def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tal
         need = requests.prompt[i] + workspace.generated[i]
         chunk = min(need, budget) if replica.chunked else need
         more = blocks_for(chunk, size)
-        crowded = chunk > budget and budget < replica.token_budget
-        if crowded or state[USED] + grown + more > replica.blocks:
+        if is_crowded(chunk, budget, state[USED] + grown + more, replica):
             break
         dequeue(workspace, fleet)
         join(workspace, i)
