@@ -10,16 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
+from batchcube.results.variables import REGISTRY
+
 from . import style
-from .reading import FigureAxis, View
+from .reading import FigureAxis, View, titled
 
 THROUGHPUTS = ("throughput_requests_per_s", "busy_throughput_requests_per_s", "throughput_tokens_per_s")
 
+# Those that a figure calls otherwise than the registry does.
 _QUANTITIES = {
     "throughput_requests_per_s": "throughput (requests/s)",
     "busy_throughput_requests_per_s": "throughput of busy servers\n(requests/s)",
     "throughput_tokens_per_s": "throughput (tokens/s)",
-    "latency_mean_s": "mean latency (s)",
 }
 THROUGHPUT_THEORY = "theory (arXiv 2412.04504, Prop. 4.1)"
 LIMIT_THEORY = "limit c_max = B / E[length] (same source)"
@@ -28,7 +30,8 @@ LATENCY_THEORY = "theory (arXiv 2412.04504, Lemma 5.1)"
 
 def quantity_label(variable: str) -> str:
     """Return a variable's axis label with its unit."""
-    return _QUANTITIES[variable]
+    known = REGISTRY[variable]
+    return _QUANTITIES.get(variable) or titled(known.long_name, known.units)
 
 
 def line_names(view: View) -> list[str]:

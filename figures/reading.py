@@ -247,7 +247,7 @@ def _axes(cube: xr.Dataset) -> list[FigureAxis]:
         positions = np.asarray(coordinate.values if numeric else np.arange(coordinate.size), dtype=float)
         paths = tuple(str(coordinate.attrs["path"]).split(","))
         title = _TITLES.get(paths[0]) if len(paths) == 1 else None
-        title = title or _titled(str(coordinate.attrs["long_name"]), str(coordinate.attrs["units"]))
+        title = title or titled(str(coordinate.attrs["long_name"]), str(coordinate.attrs["units"]))
         found.append(FigureAxis(name, paths, values, positions, title, numeric))
     return found
 
@@ -319,7 +319,8 @@ def _allowed(names: Sequence[str], what: str) -> str:
     return f"{what}: {', '.join(names) or 'none'}"
 
 
-def _titled(name: str, unit: str) -> str:
+def titled(name: str, unit: str) -> str:
+    """Return the title of an axis, with its unit where it has one."""
     return shortened(printable(name if unit in ("", "1") else f"{name} ({unit})"))
 
 
