@@ -71,10 +71,15 @@ class Policy(NamedTuple):
     own_completion: bool
     """Each request completes at its own length; the server stays busy until the longest is done."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether bins form batches of what they hold after a longest wait."""
+        return self.static and self.max_wait < NEVER
+
 
 @policy
-def release_of(arrival: Any, policy: Policy) -> Any:
-    """Return when a bin whose oldest request came at `arrival` releases what it holds; NEVER without a longest wait."""
+def deadline_of(arrival: Any, policy: Policy) -> Any:
+    """Return when a bin forms a batch at the latest, its oldest request come at `arrival`; NEVER for no limit."""
     return where(policy.max_wait < NEVER, arrival + policy.max_wait, NEVER)
 
 

@@ -14,7 +14,7 @@ from ..policies.order import NO_RANK, Candidate, order_of, rank_of
 from ..policies.service import own_ticks, service_ticks
 from ..policies.target import Target, decider, finished_of, last_of, steps_of
 from ..ticks import NEVER, TICKS_PER_MICROSECOND
-from .model import Bins, Records, Setup, Trace, release_of
+from .model import Bins, Records, Setup, Trace, deadline_of
 
 
 @dataclass
@@ -116,8 +116,8 @@ class System:
     # Static batches: formed in their bin ([MB] Algorithm 1).
 
     def deadline(self, queue: list[int]) -> int:
-        """Return when the oldest request of a bin has waited `max_wait`."""
-        return int(release_of(int(self.trace.arrival[queue[0]]), self.setup.policy))
+        """Return when the oldest request of a bin has waited as long as it may."""
+        return int(deadline_of(int(self.trace.arrival[queue[0]]), self.setup.policy))
 
     def form_late(self) -> None:
         """Form batches in the bins that have waited long enough; at the last arrival, in all of them."""

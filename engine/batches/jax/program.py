@@ -37,7 +37,7 @@ class ProgramKey(NamedTuple):
     """Room for what a window of estimates holds."""
     static: bool
     waits: bool
-    """Some bin forms a batch of what it holds after `max_wait`."""
+    """Some bin forms a batch of what it holds after a longest wait."""
     ranked: bool
     """Formed batches are served by rank, not as they are formed."""
     counted: bool
@@ -78,7 +78,7 @@ def slots_for(servers: int) -> int:
 def batches_of(job: Job) -> int:
     """Return how many batches a job can have at most."""
     policy = job.setup.policy
-    if policy.static and policy.max_wait == NEVER:
+    if policy.static and not policy.waits:
         return int((-(-np.diff(job.bins.start) // policy.batch_size)).sum())
     return len(job.trace.arrival)
 
@@ -88,7 +88,6 @@ def key_of(job: Job, shape: Shape, *, records: bool, slots: int = MOST_SLOTS) ->
     setup = job.setup
     policy, service, control = setup.policy, setup.service, setup.control
     requests = len(job.trace.arrival)
-    waits = policy.static and policy.max_wait < NEVER
     if policy.static:
         servers = 0 if policy.servers == INFINITE else slots_for(policy.servers)
     else:
@@ -105,7 +104,7 @@ def key_of(job: Job, shape: Shape, *, records: bool, slots: int = MOST_SLOTS) ->
         if control.smoothing.kind == 1 and not policy.static
         else 1,
         static=policy.static,
-        waits=waits,
+        waits=policy.waits,
         ranked=policy.static and policy.ranked,
         counted=not policy.static and shape.bins > 1 and counts_waiting(policy.bin_choice),
         own_completion=policy.own_completion,

@@ -14,7 +14,7 @@ from jax.ops import segment_max, segment_sum
 from ...policies.order import Candidate, rank_of
 from ...policies.service import service_ticks
 from ...ticks import NEVER, TICKS_PER_MICROSECOND
-from ..model import release_of
+from ..model import deadline_of
 from .program import ProgramKey
 from .ranked import serve_ranked
 from .replication import Batches, Replication, bin_at, first_after, last_arrival
@@ -109,7 +109,7 @@ def form_full(replication: Replication, key: ProgramKey) -> tuple[Formed, Array]
 
 
 def form_late(replication: Replication, key: ProgramKey) -> tuple[Formed, Array]:
-    """Form batches where a bin also forms one of what it holds once its oldest request has waited `max_wait`.
+    """Form batches where a bin also forms one of what it holds once its oldest request has waited as long as it may.
 
     Every position knows where a batch that began there would end. Batches are what is reached from position 0.
     """
@@ -118,7 +118,7 @@ def form_late(replication: Replication, key: ProgramKey) -> tuple[Formed, Array]
     j = bin_at(position, replication.start)
     end = replication.start[j + 1]
     closing = jnp.minimum(position + policy.batch_size, key.requests) - 1
-    deadline = release_of(replication.came, policy)
+    deadline = deadline_of(replication.came, policy)
     full = (end - position >= policy.batch_size) & (replication.came[closing] <= deadline)
     waited = (deadline <= last) | ((policy.drop_tail != 0) & (deadline < NEVER))
     high = jnp.where(
@@ -153,7 +153,7 @@ def in_turn(formed: Formed, key: ProgramKey) -> Array:
         return lax.sort((formed.instant, formed.turn, number), num_keys=2)[-1]
     if key.bins == 1:
         return number
-    # Without `max_wait`, whatever is full comes before the tail, and in the order of the requests that close it.
+    # Without a longest wait, whatever is full comes before the tail, and in the order of the requests that close it.
     return lax.sort((formed.turn, number), num_keys=1)[-1]
 
 

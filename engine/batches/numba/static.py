@@ -16,7 +16,7 @@ from ...numba.jit import inline, jit
 from ...policies.order import Candidate, Order, order_of, rank_of
 from ...policies.service import service_ticks
 from ...ticks import NEVER, TICKS_PER_MICROSECOND
-from ..model import INFINITE, Bins, Setup, release_of
+from ..model import INFINITE, Bins, Setup, deadline_of
 from .count import count_batch, count_lost, record, span_of, start_counting
 
 # Why a batch forms, in the order in which those of one instant do.
@@ -53,7 +53,7 @@ def next_formed(j, head, end, trace, order, policy):
     last = trace.arrival[-1]
     if head == end:
         return NEVER, ENDED, j, end
-    deadline = release_of(trace.arrival[order[head]], policy)
+    deadline = deadline_of(trace.arrival[order[head]], policy)
     if end - head >= policy.batch_size:
         closing = order[head + policy.batch_size - 1]
         if trace.arrival[closing] <= deadline:
