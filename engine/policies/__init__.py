@@ -4,8 +4,8 @@ A policy of your own is a `Controller` (how many may run) or an `Order` (who is 
 `batchcube.engine.dialect`; `register` makes it known by its name. See docs/policies.md.
 """
 
-from .controller import Controller, View, both, head_of
+from .controller import Both, Controller, View, both, head_of
 from .order import Candidate, Order
 from .registry import register
 
-__all__ = ["Candidate", "Controller", "Order", "View", "both", "head_of", "register"]
+__all__ = ["Both", "Candidate", "Controller", "Order", "View", "both", "head_of", "register"]
