@@ -235,7 +235,7 @@ def test_interrupt_ends_with_status_130_and_no_half_cube(spec: str) -> None:
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         assert process.stderr is not None
-        assert "100000 replications" in process.stderr.readline()
+        assert "100,000 replications" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -144,7 +144,7 @@ def test_orders():
 
 
 def seen(rng: np.random.Generator, most: int) -> tuple[np.ndarray, ...]:
-    """Draw the four fields of a `Observation`."""
+    """Draw the four fields of an `Observation`."""
     return tuple(integers(rng, 0, most) for _ in range(4))
 
 
