@@ -13,7 +13,7 @@ from batchcube.errors import InputError, printable
 
 from . import costs, labelled, overload
 from .cube import axis_names, axis_of, check_cube
-from .text import did_you_mean
+from .text import counted, did_you_mean
 from .variables import LENGTH_UNITS, REGISTRY, REPLICATION, lookup
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def _print_head(cube: xr.Dataset, console: Console) -> None:
         for name in ("batchcube_version", "created_utc", "backend", "backend_device")
     )
     console.print(
-        f"{points} point{'s' * (points != 1)}, {count} replication{'s' * (count != 1)} each, "
+        f"{counted(points, 'point')}, {counted(count, 'replication')} each, "
         f"seed {cube.attrs.get('seed', '?')}, batchcube {version}, made {made} with {backend} on {device}",
         highlight=False,
         markup=False,
