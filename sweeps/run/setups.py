@@ -1,6 +1,7 @@
 """The engine's setup of a point, of either kind of simulation; what only the data show to be impossible is refused."""
 
 from collections.abc import Callable, Hashable
+from functools import cache
 from inspect import signature
 from typing import Any, NamedTuple, TypeVar
 
@@ -185,8 +186,14 @@ def build_control(
 
 def _made(maker: Callable[..., Made], settings: Settings, **rest: Any) -> Made:
     """Return what a function of the engine makes of the settings that it takes by their names, and of the rest."""
-    taken = {name: value for name, value in settings if name in signature(maker).parameters}
+    taken = {name: value for name, value in settings if name in _taken_by(maker)}
     return maker(**(taken | rest))
+
+
+@cache
+def _taken_by(maker: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of a function's arguments; looking them up takes as long as making a setup."""
+    return frozenset(signature(maker).parameters)
 
 
 def _require_span(of: Simulated, span_s: float, longest_s: float, mode: str = "") -> None:
