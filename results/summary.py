@@ -181,28 +181,6 @@ def _rate_axis(cube: xr.Dataset) -> str | None:
     return next((name for path in RATE_PATHS if (name := axis_of(cube, path))), None)
 
 
-def first_overloaded(cube: xr.Dataset, axis: str | None = None) -> xr.DataArray:
-    """Return the smallest value along a rate axis at which a point is overloaded, by `overload.judge`.
-
-    One value per remaining point, NaN where none is for certain: that does not show that all of them are steady. `axis`
-    defaults to the axis of the arrival rate or of the rate scale.
-    Raises InputError when there is no such axis, it has no numbers, or the cube does not say what is overloaded.
-    """
-    if axis is None:
-        axis = _rate_axis(cube)
-        if axis is None:
-            raise InputError(f"the cube has no axis of {' or '.join(RATE_PATHS)}")
-    if axis not in axis_names(cube):
-        raise InputError(f"is no axis of the cube; it has {', '.join(axis_names(cube)) or 'none'}", path=axis)
-    if cube[axis].dtype.kind not in "iuf":
-        raise InputError("has labels and no numbers, so there is no first one", path=axis)
-    if "overloaded" not in cube:
-        raise InputError("the cube does not hold this variable", path="overloaded")
-    first = cube[axis].where(overload.judge(cube) == overload.OVERLOADED).min(axis).rename(f"first_overloaded_{axis}")
-    first.attrs = {"units": cube[axis].attrs.get("units", "1"), "long_name": f"first overloaded {axis}"}
-    return first
-
-
 def print_summary(
     cube: xr.Dataset,
     console: Console,

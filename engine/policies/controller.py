@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..dialect import floor, maximum, minimum, policy, where
 
 
-class Steps(NamedTuple):
+class Observed(NamedTuple):
     """Running means of what is observed of batches, or of decode steps."""
 
     seen: int
@@ -88,7 +88,7 @@ class View(NamedTuple):
     """B_min."""
     largest: float
     """B_max."""
-    steps: Steps
+    steps: Observed
     finished: Finished
     last: Last
 

@@ -1,12 +1,13 @@
 """What finished batches have taught: running means of τ, b and the tokens per request (docs/model.md, section 8)."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from batchcube.errors import InputError
 
 from ..dialect import maximum, minimum, nearest, policy, where
 
-KINDS = ("ema", "window")
+Kind = Literal["ema", "window"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 UNIT = 1024
 """Observations are kept as integers of 1/1024, so that sums are exact and equal in every backend."""
 FINER = 1024

@@ -1,14 +1,15 @@
 """How many requests fit into memory: Algorithm 1 of [DB], arXiv 2503.05248 (docs/model.md, section 6)."""
 
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from batchcube.errors import InputError
 
 from ..dialect import floor, maximum, minimum, policy, settle, sqrt, where
 from .controller import Controller, View, middle
 
-RULES = ("exact", "buffer", "margin", "literal")
+Rule = Literal["exact", "buffer", "margin", "literal"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 UNLIMITED = 2.0**40
 """Stands for "no capacity given": more tokens than any batch holds, yet finite, as every branch is evaluated."""
 

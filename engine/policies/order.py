@@ -6,14 +6,16 @@ on a tie the batch formed first, or the lower bin (docs/model.md, section 3). Se
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from batchcube.errors import InputError
 
 from ..dialect import bits, policy, where
 
-SERVICE_ORDERS = ("first_formed", "shortest_first")
-CHOICES = ("oldest_head", "round_robin", "longest_queue")
+ServiceOrder = Literal["first_formed", "shortest_first"]
+SERVICE_ORDERS: tuple[ServiceOrder, ...] = get_args(ServiceOrder)
+BinChoice = Literal["oldest_head", "round_robin", "longest_queue"]
+CHOICES: tuple[BinChoice, ...] = get_args(BinChoice)
 NAMED = SERVICE_ORDERS + CHOICES
 MOST_BINS = 2**20
 NO_RANK = 2**63 - 1

@@ -1,6 +1,6 @@
 """Which batch size meets the latency target: Algorithm 2 of [DB], arXiv 2503.05248 (docs/model.md, section 7)."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from batchcube.errors import InputError
 
@@ -8,9 +8,11 @@ from ..dialect import floor, maximum, minimum, policy, settle, where
 from ..ticks import TICKS_PER_S
 from .controller import Controller, View, middle
 
-VARIANTS = ("paper", "heuristic")
-SIGNALS = ("tbt", "batch_time", "latency")
-STEP_SIGNALS = ("tbt", "token_gap")
+Variant = Literal["paper", "heuristic"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+Signal = Literal["tbt", "batch_time", "latency", "token_gap"]
+SIGNALS: tuple[Signal, ...] = get_args(Signal)[:-1]
+STEP_SIGNALS: tuple[Signal, ...] = ("tbt", "token_gap")
 """Under continuous batching: the time of a decode step, or the time since the tokens before it, prefills between them
 included."""
 TOKEN_GAP = len(SIGNALS)

@@ -13,7 +13,7 @@ from numpy import float64
 from numpy.typing import NDArray
 
 from ..dialect import maximum, minimum, policy, where, whole
-from .controller import Both, Controller, Finished, Heads, Last, Steps, View, both, controller_of
+from .controller import Both, Controller, Finished, Heads, Last, Observed, View, both, controller_of
 from .estimates import UNIT, Observation, RunningMeans, Smoothing, read, smoothing, start_means
 from .memory import MEMORY, Memory, no_memory_bound
 from .sla import SLA, Sla, clamp, no_sla
@@ -107,10 +107,10 @@ def decider(further: Controller | None) -> Decider:
 
 
 @policy
-def steps_of(running: RunningMeans, settings: Smoothing) -> Steps:
+def steps_of(running: RunningMeans, settings: Smoothing) -> Observed:
     """Return what controllers see of the batches, or decode steps, so far."""
     signal = read(running.total.signal, running, settings)
-    return Steps(running.seen, signal, read(running.total.batch, running, settings))
+    return Observed(running.seen, signal, read(running.total.batch, running, settings))
 
 
 @policy

@@ -29,27 +29,12 @@ from batchcube.errors import InputError, found_in
 from batchcube.results.calibration import build_calibration
 from batchcube.results.measurements import read_measurement
 
+from .measure import SAME_MEASUREMENT
+
 Floats = NDArray[np.float64]
 _CONFIDENCE = 0.95
 # What of a measurement's attributes says where its coefficients come from.
-_PROVENANCE = (
-    "engine",
-    "engine_versions",
-    "engine_options",
-    "model",
-    "weights",
-    "dtype",
-    "device",
-    "driver",
-    "processor",
-    "cores",
-    "memory",
-    "clock",
-    "threads",
-    "created_utc",
-    "batchcube_version",
-    "git_commit",
-)
+_PROVENANCE = (*SAME_MEASUREMENT, "created_utc", "git_commit")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

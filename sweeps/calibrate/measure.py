@@ -30,7 +30,7 @@ from ..progress import Counting
 
 NOT_IN_TIME = "not measured within --time-limit-s"
 # Times measured where these differ are not of one measurement; free memory, for one, may differ between two runs.
-_THE_SAME = (
+SAME_MEASUREMENT = (
     "engine",
     "engine_options",
     "engine_versions",
@@ -80,7 +80,7 @@ def measure_engine(
     engine = make_engine()
     about = {**machine(), **engine.describe(), "batchcube_version": batchcube_version()}
     cells = grid.cells()
-    journal.begin({"grid": grid._asdict(), **{name: about[name] for name in _THE_SAME}})
+    journal.begin({"grid": grid._asdict(), **{name: about[name] for name in SAME_MEASUREMENT}})
     said = {**refusals(engine, cells), **journal.refused}
     missing = [
         (cell, repetition)

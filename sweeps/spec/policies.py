@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, create_model
 from pydantic_core import PydanticCustomError
 
+from batchcube.engine.policies import order
 from batchcube.engine.policies.controller import Controller
 from batchcube.engine.policies.order import CHOICES, SERVICE_ORDERS, Order
 from batchcube.engine.policies.registry import Policy, Registered, names, registered, settings_of
+from batchcube.engine.policies.sla import Signal
 
 from ..workloads.settings import Settings
-
-Signal = Literal["tbt", "batch_time", "latency", "token_gap"]
 
 
 class NamedPolicy(Settings):
@@ -102,11 +102,11 @@ ControllerSettings = Annotated[
     SerializeAsAny[NamedController], BeforeValidator(lambda given: _named(Controller, given))
 ]
 ServiceOrder = Annotated[
-    Literal["first_formed", "shortest_first"] | SerializeAsAny[NamedOrder],
+    order.ServiceOrder | SerializeAsAny[NamedOrder],
     BeforeValidator(lambda given: _named(Order, given, SERVICE_ORDERS)),
 ]
 BinChoice = Annotated[
-    Literal["oldest_head", "round_robin", "longest_queue"] | SerializeAsAny[NamedOrder],
+    order.BinChoice | SerializeAsAny[NamedOrder],
     BeforeValidator(lambda given: _named(Order, given, CHOICES)),
 ]
 

@@ -18,7 +18,9 @@ from batchcube.engine.continuous.model import (
     Prefill,
     Routing,
 )
-from batchcube.engine.policies.estimates import LARGEST_WINDOW, SMALLEST_WEIGHT
+from batchcube.engine.policies.estimates import LARGEST_WINDOW, SMALLEST_WEIGHT, Kind
+from batchcube.engine.policies.memory import Rule
+from batchcube.engine.policies.sla import Signal, Variant
 from batchcube.engine.simulation import Simulation
 from batchcube.engine.ticks import LARGEST_BATCH
 
@@ -27,7 +29,7 @@ from ..workloads.lengths import LengthDistribution
 from ..workloads.predictors import Oracle, Predictor
 from ..workloads.settings import Settings
 from ..workloads.traces import Resampling, TimeUnit, TraceFormat
-from .policies import BinChoice, ControllerSettings, ServiceOrder, Signal
+from .policies import BinChoice, ControllerSettings, ServiceOrder
 
 Mode = Literal["fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic", "continuous"]
 BINNED = ("multi_bin_only", "multi_bin_dynamic", "continuous")
@@ -141,7 +143,7 @@ class Edges(Settings):
 class MemorySettings(Settings):
     """Memory bound on the batch size: Algorithm 1 of [DB]."""
 
-    rule: Literal["exact", "buffer", "margin", "literal"] = Field(default="exact", description="form of the bound")
+    rule: Rule = Field(default="exact", description="form of the bound")
     capacity_tokens: Annotated[float, Field(gt=0, le=1e12)] | None = Field(default=None, description="tokens that fit")
     max_bytes: Annotated[float, Field(gt=0)] | None = Field(default=None, description="memory of the device")
     model_bytes: Annotated[float, Field(ge=0)] | None = Field(default=None, description="memory the model takes")
@@ -179,7 +181,7 @@ class MemorySettings(Settings):
 class SlaSettings(Settings):
     """Latency feedback on the batch size: Algorithm 2 of [DB]."""
 
-    variant: Literal["paper", "heuristic"] = Field(default="paper", description="update rule of the controller")
+    variant: Variant = Field(default="paper", description="update rule of the controller")
     target_s: Seconds = Field(description="latency the controller steers to")
     tolerance_s: SecondsOrZero = Field(description="dead band on each side of the target")
     alpha: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
@@ -198,9 +200,7 @@ class SlaSettings(Settings):
 class Estimates(Settings):
     """Running averages the controllers see."""
 
-    kind: Literal["ema", "window"] = Field(
-        default="ema", description="exponential average, or mean of the last observations"
-    )
+    kind: Kind = Field(default="ema", description="exponential average, or mean of the last observations")
     weight: Annotated[float, Field(ge=SMALLEST_WEIGHT, le=1)] = Field(
         default=0.2, description="weight of the newest observation (ema)"
     )

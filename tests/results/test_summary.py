@@ -10,7 +10,6 @@ from batchcube.results.summary import (
     MAYBE_STEADY,
     NOT_STEADY,
     default_variables,
-    first_overloaded,
     print_summary,
     summary_table,
 )
@@ -131,11 +130,7 @@ def test_a_cube_without_axes_is_one_row(make_cube):
     assert "Z with none on cpu" in " ".join(printed(make_cube(()).assign_attrs(created_utc="today, 12:00Z")).split())
 
 
-def test_first_overloaded_rate_by_point(example_cube):
-    first = first_overloaded(example_cube)
-    assert first.dims == ("bins",)
-    assert first.values.tolist() == [24.0, 24.0, 24.0]
-    assert first.attrs["units"] == "s-1"
+def test_where_overload_begins_is_said_by_group(example_cube):
     over = example_cube["overloaded"].copy()
     over.loc[{"bins": 1, "arrival_rate_per_s": 12.0}] = [True, True, True, False, False, False]
     over.loc[{"bins": 2}] = False
@@ -144,22 +139,10 @@ def test_first_overloaded_rate_by_point(example_cube):
         overloaded=over, **{theory: example_cube[theory].copy(data=np.full(example_cube[theory].shape, np.nan))}
     )
     changed["backlog_growth_fraction"].loc[{"bins": 2}] = 0.0
-    np.testing.assert_array_equal(first_overloaded(changed), [12.0, np.nan, 24.0])
     text = printed(changed)
     assert "  steady up to 8, overloaded from 12 on: bins=1\n" in text
     assert "  steady up to 12, overloaded from 24 on: bins=4\n" in text
     assert "  steady up to 8, overloaded at none for certain: bins=2\n" in text
-
-
-def test_first_overloaded_needs_a_rate(make_cube, example_cube):
-    with pytest.raises(ValueError, match=r"the cube has no axis of workload.arrivals.rate_per_s"):
-        first_overloaded(make_cube(("bins",)))
-    with pytest.raises(ValueError, match="mode: has labels and no numbers"):
-        first_overloaded(make_cube(("mode",)), "mode")
-    with pytest.raises(ValueError, match="rate: is no axis of the cube; it has bins, arrival_rate_per_s"):
-        first_overloaded(example_cube, "rate")
-    with pytest.raises(ValueError, match="overloaded: the cube does not hold"):
-        first_overloaded(example_cube.drop_vars("overloaded"))
 
 
 @pytest.mark.parametrize("width", [80, 120, 300])
