@@ -6,6 +6,7 @@ What to run:
 
     bc.sweep(...)         a sweep from keyword arguments
     bc.load_spec(...)     a sweep from a TOML file or a preset, with settings laid over it
+    bc.register(...)      a policy of your own, known by its name from then on
 
 Run it:
 
@@ -28,10 +29,22 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 
-__all__ = ["InputError", "__version__", "capacity", "interval", "load_spec", "open", "plot", "run", "simulate", "sweep"]
+__all__ = [
+    "InputError",
+    "__version__",
+    "capacity",
+    "interval",
+    "load_spec",
+    "open",
+    "plot",
+    "register",
+    "run",
+    "simulate",
+    "sweep",
+]
 
 if TYPE_CHECKING:
-    from .api import capacity, interval, load_spec, open, plot, run, simulate, sweep
+    from .api import capacity, interval, load_spec, open, plot, register, run, simulate, sweep
 
     __version__: str
 else:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
+    from batchcube.engine.policies import Controller, Order
     from batchcube.sweeps.run.single import Replication
     from batchcube.sweeps.spec.document import Sweep
 
@@ -65,6 +66,29 @@ def load_spec(spec: str | os.PathLike[str], settings: Mapping[str, Any] | None =
     from batchcube.sweeps.spec.document import Sweep
 
     return Sweep.from_toml(spec, _plain(settings or {}))
+
+
+def register(policy: "Controller | Order") -> None:
+    """Make a policy of your own known by its name, in this process; docs/policies.md shows how to write one.
+
+    Installed packages may offer theirs without it. Raises InputError for a name that is taken by batchcube, and for
+    settings that are not numbers.
+
+    >>> from typing import NamedTuple
+    >>> from batchcube.engine.policies import Order
+    >>> class Settings(NamedTuple):
+    ...     weight: float = 1.0
+    >>> def key(candidate, settings):
+    ...     "Serve batches of many short requests first."
+    ...     return candidate.predicted - settings.weight * candidate.size
+    >>> bc.register(Order("many_short_first", Settings, key))
+    >>> order = {"policy.service_order": {"name": "many_short_first", "weight": 0.5}}
+    >>> bc.load_spec("multi-bin-fig3", order).grid.points[0].policy.service_order.weight
+    0.5
+    """
+    from batchcube.engine.policies import register as make_known
+
+    make_known(policy)
 
 
 def run(
