@@ -28,7 +28,7 @@ def test_orders_of_the_package_keep_the_laws(name):
         (SLA, sla_search("paper", "tbt", 0.02, 0.001, 2.0, 1.0)),
         (SLA, sla_search("heuristic", "tbt", 0.02, 0.001)),
     ],
-    ids=str,
+    ids=["exact", "buffer", "unbounded", "paper", "heuristic"],
 )
 def test_controllers_of_the_package_keep_the_laws(policy, settings):
     check_policy(policy, settings, backends=["reference"])
