@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +229,11 @@ def test_a_backend_that_is_not_installed_is_said_in_a_line_before_anything_is_wr
 
 
 def test_interrupt_ends_with_status_130_and_no_half_cube(spec: str) -> None:
-    arguments = command("run", spec, "-n", "100000", "--set", "workload.requests=20000")
-    # Even where the tests run in the background of a shell, which ignores SIGINT.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
+    # Python leaves SIGINT alone in the background of a shell, where tests may run.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    arguments = ["run", spec, "-n", "100000", "--set", "workload.requests=20000"]
+    program = f"{heed}; from batchcube.sweeps.cli.main import main; main({arguments!r})"
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert "100,000 replications" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
