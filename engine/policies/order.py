@@ -68,10 +68,17 @@ def order_of(settings: Any) -> Order:
 
 @policy
 def rank_of(key: Any) -> Any:
-    """Return an int64 that grows with a number; of what is no number, a large one."""
+    """Return an int64 that grows with a number; what is no number comes behind all others, but before `NO_RANK`."""
     number = key * 1.0
     pattern = bits(where(number == 0.0, 0.0, number))
-    return where(pattern < 0, pattern ^ (2**63 - 1), pattern)
+    rank = where(pattern < 0, pattern ^ (2**63 - 1), pattern)
+    return where(number == number, rank, NO_RANK - 1)
+
+
+@policy
+def is_sooner(key: Any, least: Any) -> Any:
+    """Say whether the `rank_of` a key is less than that of another, both floats: a kernel asks for every bin."""
+    return (key < least) | ((key == key) & (least != least))
 
 
 class Named(NamedTuple):

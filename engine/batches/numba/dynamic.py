@@ -16,7 +16,7 @@ from ...numba.jit import inline, jit
 from ...numba.state import Structure, floats_of, packing, structure_of
 from ...policies.controller import Controller, Heads, View, controller_of
 from ...policies.estimates import UNIT, Observation, RunningMeans, observe, start_means, update
-from ...policies.order import NO_RANK, Candidate, Order, order_of, rank_of
+from ...policies.order import Candidate, Order, is_sooner, order_of
 from ...policies.service import own_ticks, service_ticks
 from ...policies.target import Target, decider, finished_of, last_of, start_state, steps_of
 from ...statistics import BATCHES
@@ -128,15 +128,15 @@ def signal_of(members, start, service, longest_output, trace, setup):
 @inline
 def choose_bin(key, trace, order, queues, previous, settings):
     """Return the bin that a free server takes from: of those in which requests wait, the first by its key."""
-    best, best_rank = 0, NO_RANK
+    best, least = -1, np.inf
     for j in range(len(queues)):
         if queues[j, COUNT] > 0:
             i = order[queues[j, HEAD]]
             arrival, prompt = trace.arrival[i] / TICKS_PER_MICROSECOND, trace.prompt[i] * 1.0
             seen = Candidate(j, queues[j, COUNT], i * 1.0, arrival, prompt, trace.predicted[i], 0.0, previous, 0)
-            rank = rank_of(key(seen, settings))
-            if rank < best_rank:
-                best, best_rank = j, rank
+            value = key(seen, settings) * 1.0
+            if best < 0 or is_sooner(value, least):
+                best, least = j, value
     return best
 
 

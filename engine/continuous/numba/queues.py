@@ -1,7 +1,9 @@
 """Requests that wait, run, decode and leave: queues, the order of admission, and the heap of those that decode."""
 
+import math
+
 from ...numba.jit import inline
-from ...policies.order import NO_RANK, Candidate, rank_of
+from ...policies.order import Candidate, is_sooner
 from ..model import TICKS_PER_MICROSECOND
 from .leaps import blocks_for
 from .workspace import (
@@ -175,7 +177,7 @@ def next_in_line(workspace, requests, fleet, turn, key):
     if fleet.by_bin:
         j = state[SERVING]
         if j == NOBODY or state[TURN] == 0 or queues[j, COUNT] == 0:
-            previous, best = j, NO_RANK
+            previous, j, least = j, NOBODY, math.inf
             for k in range(len(queues)):
                 if queues[k, COUNT] > 0:
                     i = queues[k, FIRST]
@@ -183,9 +185,9 @@ def next_in_line(workspace, requests, fleet, turn, key):
                     seen = Candidate(
                         k, queues[k, COUNT], i * 1.0, arrival, prompt, requests.predicted[i], 0.0, previous, 0
                     )
-                    rank = rank_of(key(seen, fleet.bin_choice))
-                    if rank < best:
-                        j, best = k, rank
+                    value = key(seen, fleet.bin_choice) * 1.0
+                    if j == NOBODY or is_sooner(value, least):
+                        j, least = k, value
             state[SERVING], state[TURN] = j, turn
     return queues[j, FIRST]
 

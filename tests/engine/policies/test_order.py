@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchcube.engine.numba.jit import jit
-from batchcube.engine.policies.order import CHOICES, NAMED, NO_RANK, Candidate, Named, named_key, rank_of
+from batchcube.engine.policies.order import CHOICES, NAMED, NO_RANK, Candidate, Named, is_sooner, named_key, rank_of
 
 
 def chosen(choice, heads, waiting, previous):
@@ -83,3 +83,23 @@ def test_ranks_are_in_the_order_of_numbers_in_plain_and_in_compiled_code():
     out = np.empty(len(numbers), np.int64)
     rank_all(np.array(numbers), out)
     assert out.tolist() == ranks
+
+
+def test_what_is_no_number_comes_last_whatever_its_sign():
+    for nothing in (np.nan, -np.nan):
+        assert rank_of(np.inf) < rank_of(nothing) == rank_of(np.nan) < NO_RANK
+
+
+@jit
+def sooner_all(numbers, out):
+    for i in range(len(numbers)):
+        for j in range(len(numbers)):
+            out[i, j] = is_sooner(numbers[i], numbers[j])
+
+
+def test_a_kernel_that_compares_keys_agrees_with_their_ranks():
+    numbers = np.array([-np.inf, -2.5, -0.0, 0.0, 5e-324, 1.0, np.inf, np.nan, -np.nan])
+    out = np.zeros((len(numbers), len(numbers)), np.bool_)
+    sooner_all(numbers, out)
+    ranks = [rank_of(number) for number in numbers]
+    assert out.tolist() == [[one < other for other in ranks] for one in ranks]
