@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from batchcube.engine.policies.controller import Controller
 from batchcube.engine.policies.registry import registered, settings_of, summary_of
 from batchcube.errors import InputError, printable
-from batchcube.results.text import did_you_mean, one_of
+from batchcube.results.text import all_of, did_you_mean
 
 from ..spec.settings import MemorySettings, SlaSettings
 from ..workloads.settings import Settings
@@ -44,7 +44,7 @@ def one_policy(name: str) -> Iterator[str]:
         return
     if name not in (known := registered()):
         names = [*BUILTIN, *known]
-        raise InputError(f"no policy {name}; {did_you_mean(name, names) or f'there are {one_of(names)}'}")
+        raise InputError(f"no policy {name}; {did_you_mean(name, names) or f'there are {all_of(names)}'}")
     found = known[name]
     kind = "controller" if isinstance(found.policy, Controller) else "order"
     yield printable(f"{name}: {kind}, {summary_of(found.policy)}")
