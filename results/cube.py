@@ -459,6 +459,14 @@ def _first_difference(a: object, b: object, path: str = "") -> str | None:
     return None if a == b else f"{path} = {a!r} against {b!r}"
 
 
+def _stated_replications(specification: dict[str, object]) -> int | None:
+    """Take out of a specification how many replications it states, None where it states none; InputError for others."""
+    stated = specification.pop("replications", None)
+    if stated is not None and (not isinstance(stated, int) or isinstance(stated, bool)):
+        raise InputError("must be a whole number", path="specification: replications", value=stated)
+    return stated
+
+
 def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
     """Return the cube of both: the replications of `old` as they are, and those of `new`.
 
@@ -469,7 +477,7 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
     that both have.
     """
     specifications = [parse_specification(str(cube.attrs["specification"])) for cube in (old, new)]
-    stated = [specification.pop("replications", None) for specification in specifications]
+    stated = [_stated_replications(specification) for specification in specifications]
     difference = _first_difference(specifications[0], specifications[1])
     if difference:
         raise InputError(f"the cubes are of different sweeps: {difference}")
@@ -507,7 +515,7 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
     joined = xr.Dataset(variables, coords)
 
     total = joined.sizes[REPLICATION]
-    longer = 0 if (stated[0] or 0) > (stated[1] or 0) else 1  # type: ignore[operator]
+    longer = 0 if (stated[0] or 0) > (stated[1] or 0) else 1
     if stated[longer] not in (None, total):
         raise InputError(f"the specification states replications = {stated[longer]}, the joined cube has {total}")
     kept = old if longer == 0 else new

@@ -542,6 +542,9 @@ def test_cubes_of_different_sweeps_are_not_joined(make_cube):
     refused(rest.assign_coords(bins=[1, 2, 8]), "different axes")
     refused(rest.assign(theory_latency_s=rest["theory_latency_s"] + 1), "theory_latency_s: differs")
     refused(make_cube(first_replication=3, replications=2), "states replications = 5, the joined cube has 4")
+    for stated in ("5", True, 5.0, [5]):
+        text = json.dumps({**json.loads(str(rest.attrs["specification"])), "replications": stated})
+        refused(rest.assign_attrs(specification=text), "replications = .*: must be a whole number")
     refused(rest.assign_attrs(specification="= ["), "neither TOML nor JSON")
 
 
