@@ -22,7 +22,7 @@ from .policies.registry import Policy
 from .policies.service import formula
 from .policies.target import Control, fixed_target
 from .run import simulate_records, simulation_of
-from .simulation import Job
+from .simulation import Job, Report
 
 SMALLEST, LARGEST, BINS = 2, 8, 3
 
@@ -49,7 +49,8 @@ def check_policy(
             _watch(policy, rows)
         tally, records = simulate_records(rows, shape, "reference")
         for job, found in zip(rows, records, strict=True):
-            _require_bounds(job, found)
+            _require_served(job, found)
+        _require_bounds(simulation_of(rows[0]).summarise(tally, rows))
         kinds = [backend for backend in wanted if backend != "jax" or isinstance(rows[0], batches.Job)]
         for backend in ("reference", *kinds):
             again, records_too = simulate_records(rows, shape, backend)
@@ -93,7 +94,13 @@ def _shape_of(state: Any) -> Any:
     return (type(state), tuple(map(_shape_of, state))) if isinstance(state, tuple) else None
 
 
-def _require_bounds(job: Job, records: Any) -> None:
+def _require_bounds(report: Report) -> None:
+    """Refuse targets, where there are any, that are not held inside [B_min, B_max]."""
+    targets = report["window_batch_target_mean"]
+    assert not ((targets < SMALLEST) | (targets > LARGEST)).any(), "a target lies outside [B_min, B_max]"
+
+
+def _require_served(job: Job, records: Any) -> None:
     """Refuse batches beyond B_max, and requests that were never served."""
     if isinstance(job, batches.Job):
         assert ((records.size >= 1) & (records.size <= LARGEST)).all(), "a batch is larger than the largest"

@@ -85,6 +85,14 @@ def counting(state, view, settings):
     return State(state.bound + 1.0), view.largest
 
 
+@pytest.mark.parametrize("asked", [-1e6, 0.0, 1e6])
+def test_whatever_is_asked_for_is_held_inside_the_bounds(asked):
+    def decide(state, view, settings):
+        return state, asked
+
+    check_policy(Controller("mine", Settings, start, decide), backends=["reference"])
+
+
 @pytest.mark.parametrize(
     ("decide", "steady", "message"),
     [
