@@ -259,15 +259,32 @@ def count_late(members, completion, arrival, limits):
 
 
 @inline
-def add_descending(histogram, members, arrival, end):
-    """Count the times from each arrival to `end`; they fall from first to last: equal ends, one bucket for all."""
+def add_descending(waits, latencies, members, arrival, start, completion):
+    """Count the times from each arrival to both ends; they fall from first to last: equal ends, one bucket for all.
+
+    Both in one loop where both have several: one chain of additions to memory then does not wait for the other.
+    """
     count = len(members)
-    longest, shortest = bucket_of(end - arrival[members[0]]), bucket_of(end - arrival[members[count - 1]])
-    if longest == shortest:
-        histogram[np.uint64(longest)] += np.int32(count)
+    first, last = arrival[members[0]], arrival[members[count - 1]]
+    wait, latency = bucket_of(start - first), bucket_of(completion - first)
+    same_wait, same_latency = wait == bucket_of(start - last), latency == bucket_of(completion - last)
+    if same_wait:
+        waits[np.uint64(wait)] += np.int32(count)
+    if same_latency:
+        latencies[np.uint64(latency)] += np.int32(count)
+    if same_wait and same_latency:
         return
-    for m in range(count):
-        histogram[np.uint64(bucket_of(end - arrival[members[m]]))] += np.int32(1)
+    if same_latency:
+        for m in range(count):
+            waits[np.uint64(bucket_of(start - arrival[members[m]]))] += np.int32(1)
+    elif same_wait:
+        for m in range(count):
+            latencies[np.uint64(bucket_of(completion - arrival[members[m]]))] += np.int32(1)
+    else:
+        for m in range(count):
+            arrived = arrival[members[m]]
+            waits[np.uint64(bucket_of(start - arrived))] += np.int32(1)
+            latencies[np.uint64(bucket_of(completion - arrived))] += np.int32(1)
 
 
 @inline
@@ -293,8 +310,7 @@ def count_waits_and_latencies(members, start, completion, arrival, tally):
         low, high = np.int64(square_low), np.int64(square_high)
         add_shifted(waits, count, wait, np.int64(total), low, high, widest)
         add_shifted(latencies, count, latency, np.int64(total), low, high, widest)
-        add_descending(wait_histogram, members, arrival, start)
-        add_descending(latency_histogram, members, arrival, completion)
+        add_descending(wait_histogram, latency_histogram, members, arrival, start, completion)
     else:
         for m in range(count):
             earlier = last - arrival[members[m]]
