@@ -21,8 +21,10 @@ class TransformersEngine:
     """A causal language model that decodes greedily, all requests of a batch in step, as `generate` does.
 
     `model` is one of `models.SHAPES`, a folder, or a name on the hub; with `dummy_weights` its weights are random. On a
-    CPU steps are timed by process time on one thread, unless `wall_clock`. The cache grows by concatenation
-    (`DynamicCache`, what `generate` uses unless told otherwise).
+    CPU steps are timed by process time on one thread, unless `wall_clock`, and the cache grows by concatenation
+    (`DynamicCache`, what `generate` uses unless told otherwise). On a GPU the prefill is the same; decode steps are
+    replayed from a CUDA graph over a cache of fixed size, as serving engines do: launched one by one they take as long
+    as the CPU needs for that.
     Raises ImportError without torch and transformers, InputError for a model or device that is not there.
     """
 
@@ -54,7 +56,8 @@ class TransformersEngine:
         torch.manual_seed(seed)
         transformers.utils.logging.set_verbosity_error()
         kind = getattr(torch, dtype)
-        self._cache: Callable[..., Any] = transformers.DynamicCache
+        self._growing: Callable[..., Any] = transformers.DynamicCache
+        self._fixed: Callable[..., Any] = transformers.StaticCache
         try:
             if model in SHAPES:
                 settings = configuration(model, dtype)
@@ -84,7 +87,8 @@ class TransformersEngine:
         torch = self._torch
         said: dict[str, Any] = {
             "engine": "transformers",
-            "engine_options": "static batches in step, DynamicCache, greedy, sdpa attention, no compilation",
+            "engine_options": "static batches in step, DynamicCache, greedy, sdpa attention, no compilation"
+            + (", decode steps from a CUDA graph with StaticCache" if self.device == "cuda" else ""),
             "engine_versions": ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers")),
             "model": self._name,
             "weights": "random" if self.dummy_weights else "its own",
@@ -112,12 +116,12 @@ class TransformersEngine:
         if longest > self._positions:
             return f"{longest} tokens, the model has {self._positions} positions"
         if self.device == "cuda" and self._sizes is not None:
-            # While a layer's cache grows, its old and new copy are both there: what torch cannot give is caught later.
+            # The cache that grew and the fixed one are both there for a while: what torch cannot give is caught later.
             free, _ = self._torch.cuda.mem_get_info()
             free += self._torch.cuda.memory_reserved() - self._torch.cuda.memory_allocated()
-            need = cell.kv_tokens * self._sizes.kv_bytes_per_token
+            need = 2 * cell.kv_tokens * self._sizes.kv_bytes_per_token
             if need > free:
-                return f"a KV cache of {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+                return f"two KV caches of {need / 2e9:.1f} GB, {free / 1e9:.1f} GB are free"
         return ""
 
     def run(self, cell: Cell) -> Sample:
@@ -133,22 +137,52 @@ class TransformersEngine:
         torch = self._torch
         with torch.inference_mode(), self._room():
             tokens = torch.from_numpy(prompts).to(self.device)
-            cache = self._cache(config=self._model.config)
+            cache = self._growing(config=self._model.config)
             if self.device == "cuda":
-                # Without a wait between the steps: the GPU is timed, and what it waits for the CPU to launch.
-                events = [torch.cuda.Event(enable_timing=True) for _ in range(output_tokens + 1)]
-                events[0].record()
-                for event in events[1:]:
-                    tokens = self._step(tokens, cache)
-                    event.record()
-                torch.cuda.synchronize()
-                return np.array([a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(events)])
+                return self._generate_on_gpu(tokens, cache, output_tokens)
             step_s = np.empty(output_tokens)
             for step in range(output_tokens):
                 start = self._now()
                 tokens = self._step(tokens, cache)
                 step_s[step] = self._now() - start
             return step_s
+
+    def _generate_on_gpu(self, tokens: Any, cache: Any, output_tokens: int) -> NDArray[np.float64]:
+        cuda = self._torch.cuda
+        # Without a wait between the steps: the GPU is timed.
+        prefill = [cuda.Event(enable_timing=True) for _ in range(2)]
+        decodes = [cuda.Event(enable_timing=True) for _ in range(output_tokens)]
+        prompt = tokens.shape[1]
+        prefill[0].record()
+        tokens = self._step(tokens, cache)
+        prefill[1].record()
+        fixed = self._fixed(config=self._model.config, max_cache_len=prompt + output_tokens)
+        replay = self._captured(tokens, cache, fixed)
+        decodes[0].record()
+        for event in decodes[1:]:
+            replay()
+            event.record()
+        cuda.synchronize()
+        pairs = [tuple(prefill), *itertools.pairwise(decodes)]
+        return np.array([a.elapsed_time(b) / 1e3 for a, b in pairs])
+
+    def _captured(self, tokens: Any, cache: Any, fixed: Any) -> Callable[[], None]:
+        """Capture a decode step over `fixed`, filled from `cache`; return what replays it, which moves `tokens` on."""
+        cuda = self._torch.cuda
+        side = cuda.Stream()
+        side.wait_stream(cuda.current_stream())
+        with cuda.stream(side):
+            # Once before: kernels are loaded, and workspaces made.
+            fill(fixed, cache)
+            self._step(tokens, fixed)
+        cuda.current_stream().wait_stream(side)
+        fixed.reset()
+        fill(fixed, cache)
+        cache.layers.clear()
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph):
+            tokens.copy_(self._step(tokens, fixed))
+        return graph.replay  # type: ignore[no-any-return]
 
     def _step(self, tokens: Any, cache: Any) -> Any:
         found = self._model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -161,6 +195,12 @@ class TransformersEngine:
         except self._torch.OutOfMemoryError as error:
             self._torch.cuda.empty_cache()
             raise CellTooLargeError(f"the device's memory ended: {str(error).split('.')[0]}") from None
+
+
+def fill(fixed: Any, cache: Any) -> None:
+    """Copy what a cache holds, layer by layer, into an empty one of fixed size."""
+    for layer, filled in zip(fixed.layers, cache.layers, strict=True):
+        layer.update(filled.keys, filled.values)
 
 
 def _driver() -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from batchcube.calibration.measuring.bench import Cell, CellTooLargeError, Engine, Grid, measure, warm_up
 from batchcube.calibration.measuring.clock import PROCESS, WALL
-from batchcube.calibration.measuring.transformers_engine import TransformersEngine
+from batchcube.calibration.measuring.transformers_engine import TransformersEngine, fill
 from batchcube.calibration.measuring.vllm_engine import GPU_BUDGET, VllmEngine, prepare
 from batchcube.calibration.models import SHAPES, configuration, read_model
 
@@ -111,6 +111,25 @@ def test_transformers_decodes_what_its_own_generate_does(transformers_engine: Tr
         pad_token_id=0,
     )
     assert np.array(steps).T.tolist() == whole[:, 7:].tolist()
+
+
+def test_a_cache_of_fixed_size_goes_on_where_the_growing_one_was(transformers_engine: TransformersEngine) -> None:
+    """A GPU decodes over the one what it prefilled into the other."""
+    import torch
+
+    engine, prompts = transformers_engine, np.random.default_rng(5).integers(2, 4096, (3, 7))
+    with torch.inference_mode():
+        cache = engine._growing(config=engine._model.config)
+        tokens = engine._step(torch.from_numpy(prompts), cache)
+        fixed = engine._fixed(config=engine._model.config, max_cache_len=12)
+        fill(fixed, cache)
+        engine._step(tokens + 1, fixed)
+        fixed.reset()
+        fill(fixed, cache)
+        over_fixed = over_growing = tokens
+        for _ in range(4):
+            over_fixed, over_growing = engine._step(over_fixed, fixed), engine._step(over_growing, cache)
+            assert over_fixed.tolist() == over_growing.tolist()
 
 
 def test_transformers_reads_a_folder_and_refuses_what_is_none(
