@@ -30,6 +30,7 @@ LONGEST_GAP = 2**42
 LARGEST_REQUEST = 2**21
 """Most tokens (prompt and output) of one request."""
 MOST_REQUESTS = 2**29
+LOWEST_PRIORITY = 2**31
 MOST_REPLICAS = 4096
 LARGEST_BUDGET = 2**31
 LARGEST_BLOCK = 2**16
@@ -58,6 +59,8 @@ class Requests(NamedTuple):
     """Tokens, >= 1."""
     predicted: NDArray[np.float64]
     """Predicted output, in tokens; read where a policy looks at it: see `Setup.reads_predictions`."""
+    priority: NDArray[np.int64]
+    """Smaller first; read with `scheduling_policy = "priority"`."""
 
 
 class Law(NamedTuple):
@@ -204,11 +207,15 @@ def make_law(
 
 
 def make_requests(
-    arrival_s: ArrayLike, prompt_tokens: ArrayLike, output_tokens: ArrayLike, predicted: ArrayLike | None = None
+    arrival_s: ArrayLike,
+    prompt_tokens: ArrayLike,
+    output_tokens: ArrayLike,
+    predicted: ArrayLike | None = None,
+    priority: ArrayLike | None = None,
 ) -> Requests:
     """Build requests from arrays (request,); InputError naming the field and the first bad entry.
 
-    `predicted` is the predicted output in tokens, by default the true one.
+    `predicted` is the predicted output in tokens, by default the true one; `priority` is 0 for all by default.
     """
     arrival = np.asarray(arrival_s, np.float64)
     prompt, output = np.asarray(prompt_tokens), np.asarray(output_tokens)
@@ -229,7 +236,13 @@ def make_requests(
     guess = output.astype(np.float64) if predicted is None else np.asarray(predicted, np.float64)
     if guess.shape != arrival.shape:
         raise InputError(f"predicted has {guess.size} entries, arrival_s has {arrival.size}", allowed="must be equal")
-    return Requests(whole, prompt.astype(np.int64), output.astype(np.int64), guess)
+    ranks = np.zeros(arrival.shape) if priority is None else np.asarray(priority)
+    if ranks.shape != arrival.shape:
+        raise InputError(f"priority has {ranks.size} entries, arrival_s has {arrival.size}", allowed="must be equal")
+    _refuse(
+        "priority", (ranks != np.floor(ranks)) | (abs(ranks) > LOWEST_PRIORITY), ranks, "must be whole, within 2^31"
+    )
+    return Requests(whole, prompt.astype(np.int64), output.astype(np.int64), guess, ranks.astype(np.int64))
 
 
 def make_replica(

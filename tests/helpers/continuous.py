@@ -157,5 +157,11 @@ def draw_large(rng: np.random.Generator) -> Job:
         windows=int(rng.choice([1, 7])),
     )
     arrival = np.sort(rng.integers(0, int(rng.choice([1, 2**40, 2**57])), count))
-    requests = Requests(arrival, prompt.astype(np.int64), output.astype(np.int64), output.astype(np.float64))
+    requests = Requests(
+        arrival,
+        prompt.astype(np.int64),
+        output.astype(np.int64),
+        output.astype(np.float64),
+        rng.integers(-2, 3, count),
+    )
     return Job(requests, np.zeros(count, np.int32), Setup(replica, make_fleet(), reporting))

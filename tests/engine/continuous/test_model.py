@@ -47,6 +47,23 @@ def test_bad_requests_are_refused(arrival, prompt, output, says) -> None:
 
 
 @pytest.mark.parametrize(
+    ("priority", "says"),
+    [
+        ([1], "priority has 1 entries, arrival_s has 2"),
+        ([0, 0.5], r"priority\[1\] = 0.5: must be whole"),
+        ([2**32, 0], r"priority\[0\] = 4294967296: must be whole, within"),
+    ],
+)
+def test_bad_priorities_are_refused(priority, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        make_requests([0.0, 1.0], [1, 1], [1, 1], priority=priority)
+
+
+def test_priorities_are_all_the_same_unless_given() -> None:
+    assert not make_requests([0.0, 1.0], [1, 1], [1, 1]).priority.any()
+
+
+@pytest.mark.parametrize(
     ("coefficients", "says"),
     [((-1e-3,), "c0_s = -0.001 s"), ((0.0,), "must take some time"), ((1e-3, np.inf), "c1_s_per_request = inf")],
 )
