@@ -42,7 +42,7 @@ def simulate_one(sweep: Sweep, at: Mapping[str, object], replication: int = 0, b
     """
     if replication < 0:
         raise InputError("must be >= 0", path="replication", value=replication)
-    plan = make_plan(replace(sweep, grid=Grid((), (_point(sweep, at),))))
+    plan = make_plan(replace(sweep, grid=Grid((), (point_at(sweep, at),))))
     try:
         job = Draws(sweep.seed, replication).job(plan.points[0])
     except InputError as error:
@@ -71,7 +71,8 @@ def with_requests(tables: Mapping[str, Any], requests: Mapping[str, Any]) -> Ite
         yield Sweep.model_validate({**tables, "workload": {**workload, "trace": trace}})
 
 
-def _point(sweep: Sweep, at: Mapping[str, object]) -> Point:
+def point_at(sweep: Sweep, at: Mapping[str, object]) -> Point:
+    """Return the point at {axis: value}, axes of one value left out; InputError for one that is not there."""
     axes = sweep.grid.axes
     for name in at:
         if name not in (names := [axis.name for axis in axes]):

@@ -1,0 +1,1 @@
+"""What `benchmarks/inside_vllm.py` is made of."""
