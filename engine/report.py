@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 from .histogram import BUCKETS, bucket_middles
 from .moments import COUNT, LEAST, MOST, exact_moments
 from .ratios import column
-from .statistics import BINS, LEVEL, TOTALS, WIDE, WINDOWS, Catalogue
+from .statistics import BINS, LEVEL, QUANTILES, TOTALS, WIDE, WINDOWS, Catalogue
 from .tally import Tally
 from .windows import REST_BITS
-
-QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
 
 class Facts(NamedTuple):

@@ -24,6 +24,8 @@ class Shape(NamedTuple):
     largest_batch: int
     """Of whole batches, or the most requests that run at once."""
     windows: int
+    classes: int = 0
+    """Of requests; none unless the workload names some."""
 
 
 class Setup(Protocol):

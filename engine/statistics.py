@@ -227,6 +227,7 @@ TOTALS, BINS, WINDOWS = "totals", "bins", "windows"
 EACH, WHEN_TOGETHER, ALWAYS = "each", "when together", "always"
 SUM, LARGEST, WIDE, LEVEL = "sum", "largest", "sum beyond 64 bits", "level over time"
 
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
 TBT_UNIT = 1024
 """The time between tokens of whole batches is kept in 1/1024 tick: it is a ratio, and rarely a whole number of them."""
 
@@ -555,6 +556,8 @@ class Catalogue:
     numbers: dict[str, Number]
     agree: dict[str, tuple[Number, Number]]
     """Both sides of what must be equal."""
+    of_classes: tuple[str, ...] = ()
+    """Columns of a class of requests: counts, sums of times in two parts of 32 bits, and ranked times."""
 
     def __post_init__(self) -> None:
         """Refuse what no simulation can count; TypeError."""
@@ -632,5 +635,10 @@ CONTINUOUS = Catalogue(
     {},
     {**_NUMBERS, **_STEP_NUMBERS},
     {**_AGREE, **_STEPS_AGREE},
+    (
+        *("requests", "missed", "late", "gaps"),
+        *(f"{name}_{part}" for name in ("wait", "latency", "ttft", "decoding") for part in ("low", "high")),
+        *(f"{name}_{quantile}" for name in ("latency", "ttft", "tpot") for quantile in QUANTILES),
+    ),
 )
 """Continuous batching; a tick is a picosecond, and times are reported in nanoseconds: their squares fit the sums."""

@@ -32,6 +32,8 @@ class Tally(NamedTuple):
     """(bin, count)"""
     windows: NDArray[np.int64]
     """(window, count)"""
+    classes: NDArray[np.int64]
+    """(class, column) where requests have classes."""
 
 
 def new_tally(catalogue: Catalogue, runs: int, shape: Shape) -> Tally:
@@ -46,6 +48,7 @@ def new_tally(catalogue: Catalogue, runs: int, shape: Shape) -> Tally:
         sizes=np.zeros((runs, shape.largest_batch + 1), np.int64),
         bins=np.zeros((runs, shape.bins, catalogue.width(BINS)), np.int64),
         windows=np.zeros((runs, shape.windows, catalogue.width(WINDOWS)), np.int64),
+        classes=np.zeros((runs, shape.classes, len(catalogue.of_classes)), np.int64),
     )
 
 

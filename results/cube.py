@@ -125,6 +125,7 @@ def build_cube(
     buckets: Mapping[str, Buckets] | None = None,
     length_units: str = "tokens",
     coefficients_drawn: bool = False,
+    classes: Sequence[str] = (),
 ) -> xr.Dataset:
     """Build the labelled cube of a sweep from plain arrays.
 
@@ -132,7 +133,8 @@ def build_cube(
     registry says so. Extra dimensions `bin`, `window` and `batch_size` are numbered from 0 and take their size from the
     arrays; `buckets` are those of the dimensions `latency_bucket` and `tbt_bucket`. Batch sizes and buckets beyond the
     used range are dropped, the bucket of exact zeros always stays. `quantiles` are those of the arrays that have them.
-    `attrs` come from `provenance`. `length_units` is the unit of request lengths, "tokens" or "s". With
+    `attrs` come from `provenance`. `length_units` is the unit of request lengths, "tokens" or "s", `classes`
+    are the names of the classes of requests. With
     `coefficients_drawn` every replication has service coefficients of its own: see `statistics` on their intervals.
     Raises InputError naming the axis or variable: unknown or taken names, wrong shapes or dtypes, impossible values.
     """
@@ -143,7 +145,7 @@ def build_cube(
         raise InputError("must be >= 1", path="replications", value=replications)
     if length_units not in ("tokens", "s"):
         raise InputError("must be 'tokens' or 's'", path="length_units", value=repr(length_units))
-    sizes = {REPLICATION: replications, "quantile": len(quantiles)}
+    sizes = {REPLICATION: replications, "quantile": len(quantiles), "class": len(classes)}
     bucketed = dict(buckets or {})
     for dim, given in bucketed.items():
         if dim not in BUCKETED:
@@ -185,6 +187,8 @@ def build_cube(
         about = {"units": "1", "long_name": EXTRA_DIMENSIONS[dim]}
         if dim == "quantile":
             coords[dim] = xr.Variable(dim, np.asarray(quantiles, dtype=np.float64), about)
+        elif dim == "class":
+            coords[dim] = xr.Variable(dim, np.array(classes, dtype=np.str_), about)
         elif dim in BUCKETED:
             # check_arrays has refused a histogram without its buckets
             coords[dim] = xr.Variable(dim, bucketed[dim].representative_s, about | {"units": "s"})
@@ -373,7 +377,10 @@ def _check_dimension(cube: xr.Dataset, dim: str) -> None:
     for name in names:
         if name not in cube.coords or cube[name].dims != (dim,):
             raise InputError(f"the dimension {dim} has no such coordinate", path=name)
-        if cube[name].dtype.kind not in ("f" if dim == "quantile" or dim in BUCKETED else "iu"):
+        if dim == "class":
+            if not all(isinstance(value, str) for value in cube[name].values):
+                raise InputError("must hold names", path=name)
+        elif cube[name].dtype.kind not in ("f" if dim == "quantile" or dim in BUCKETED else "iu"):
             raise InputError("must hold numbers", path=name)
     values = cube[dim].values
     _require_all_different(dim, values)
@@ -415,7 +422,7 @@ def read_cube(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a cube into memory; InputError, one line naming the file, when it is missing, damaged or no cube."""
     cube = read_dataset(path, "a cube")
     check_cube(cube, str(path))
-    for name in axis_names(cube):
+    for name in (*axis_names(cube), *(["class"] if "class" in cube.coords else [])):
         if cube[name].dtype.kind not in "iuf":
             cube[name] = (name, cube[name].values.astype(np.str_), cube[name].attrs)
     return cube

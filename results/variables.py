@@ -20,6 +20,7 @@ REPLICATION = "replication"
 # Dimensions a variable may have besides the axes of the sweep and `replication`, with what they count.
 EXTRA_DIMENSIONS: dict[str, str] = {
     "bin": "bin of the scheduler, shortest requests first",
+    "class": "class of requests",
     "window": "time window of equal width, from time 0",
     "batch_size": "requests in a batch, or running in a step",
     "quantile": "probability of the quantile",
@@ -162,6 +163,23 @@ def _request_time(name: str) -> list[Variable]:
         ),
     ]
     return [variable._replace(rests_on=_RESTS_ON.get(name, ())) for variable in variables]
+
+
+def _class_mean(name: str) -> Variable:
+    label, _, what, grows = _REQUEST_TIMES[name]
+    definition = f"Mean over the class's measured requests of: {what}."
+    of_class = _float(
+        f"class_{name}_mean_s", "s", f"mean {label} of the class", definition, "class", steady_state=grows
+    )
+    return of_class._replace(rests_on=_RESTS_ON.get(name, ()))
+
+
+def _class_quantile(name: str) -> Variable:
+    label, _, what, grows = _REQUEST_TIMES[name]
+    label = f"quantile of the {label} of the class"
+    definition = f"Exact quantile over the class's measured requests, the ceil(qn)-th smallest of n, of: {what}."
+    of_class = _float(f"class_{name}_quantile_s", "s", label, definition, "class", "quantile", steady_state=grows)
+    return of_class._replace(rests_on=_RESTS_ON.get(name, ()))
 
 
 _ALL: list[Variable] = [
@@ -384,6 +402,41 @@ _ALL: list[Variable] = [
         "bin",
         replicated=False,
         bounds=(-np.inf, np.inf),
+    ),
+    _count("class_requests", "requests of the class", "Measured requests of the class.", "class"),
+    _count(
+        "class_missed",
+        "missed requests of the class",
+        "Requests of the class past the warm-up that could never fit and were turned away.",
+        "class",
+    ),
+    *map(_class_mean, ("latency", "wait", "ttft")),
+    _float(
+        "class_tbt_mean_s",
+        "s",
+        "mean time between tokens of the class",
+        "Mean over all tokens but first ones of the class's measured requests of the time since the token before.",
+        "class",
+        rests_on=_DECODING,
+    ),
+    *map(_class_quantile, ("latency", "ttft", "tpot")),
+    _float(
+        "class_sla_violation_fraction",
+        "1",
+        "requests of the class over a limit",
+        "Share of the class's requests past the warm-up over any of its limits: request_sla_s on the latency, "
+        "ttft_sla_s on the time to first token, tpot_sla_s on the time per output token. NaN for a class without "
+        "limits.",
+        "class",
+        steady_state=True,
+        bounds=_FRACTION,
+    ),
+    _float(
+        "class_goodput_requests_per_s",
+        "s-1",
+        "goodput of the class",
+        "Measured requests of the class within all of its limits, divided by the makespan.",
+        "class",
     ),
     _float("window_width_s", "s", "window width", "Width of one time window.", replicated=False),
     _count("window_arrivals", "arrivals in the window", "Requests that arrived in the window.", "window"),

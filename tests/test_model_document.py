@@ -41,7 +41,7 @@ from batchcube.engine.policies.memory import memory_batch, memory_bound, no_memo
 from batchcube.engine.policies.service import formula, given, measured, piece_of, service_ticks
 from batchcube.engine.policies.sla import Range, narrow, no_sla, sla_batch, sla_search
 from batchcube.engine.policies.target import Control
-from batchcube.engine.report import QUANTILES
+from batchcube.engine.statistics import QUANTILES
 from batchcube.engine.ticks import from_seconds
 from batchcube.sweeps.workloads.predictors import Adjacent
 from batchcube.sweeps.workloads.traces import RecordedTrace, resample

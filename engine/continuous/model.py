@@ -4,6 +4,7 @@ Time is counted in picoseconds: every coefficient of the step law is a whole num
 whole number of ticks without rounding anything, and the sum over any number of steps has a closed form that is exact.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -150,6 +151,18 @@ class Setup(NamedTuple):
         return further or (self.fleet.by_bin and reads_predictions(self.fleet.bin_choice))
 
 
+class Classes(NamedTuple):
+    """Classes of requests, and what each is promised in ticks: limits (class,) of its requests, NEVER where none is."""
+
+    of: NDArray[np.int64]
+    """(request,) class of each."""
+    request_sla: NDArray[np.int64]
+    """Of the latency."""
+    ttft_sla: NDArray[np.int64]
+    tpot_sla: NDArray[np.int64]
+    """Of the mean time between the tokens of a request."""
+
+
 class Job(NamedTuple):
     """One replication to simulate."""
 
@@ -157,11 +170,14 @@ class Job(NamedTuple):
     bin_of: NDArray[np.int32]
     """(request,) bin of each."""
     setup: Setup
+    classes: Classes | None = None
+    """Read by the report alone."""
 
     @property
     def shape(self) -> Shape:
         """The shape of its tally."""
-        return Shape(self.setup.fleet.bins, self.setup.largest_batch, self.setup.windows)
+        classes = 0 if self.classes is None else len(self.classes.request_sla)
+        return Shape(self.setup.fleet.bins, self.setup.largest_batch, self.setup.windows, classes)
 
 
 class Records(NamedTuple):
@@ -340,6 +356,23 @@ def make_reporting(
     )
 
 
+def make_classes(
+    of: ArrayLike,
+    request_sla_s: Sequence[float | None],
+    ttft_sla_s: Sequence[float | None],
+    tpot_sla_s: Sequence[float | None],
+) -> Classes:
+    """Build the classes of requests, `of` (request,), from the limits of each; InputError for any out of range."""
+    limits = {"request_sla_s": request_sla_s, "ttft_sla_s": ttft_sla_s, "tpot_sla_s": tpot_sla_s}
+    whole = [
+        np.array([NEVER if seconds is None else ticks(seconds, name) for seconds in given], np.int64)
+        for name, given in limits.items()
+    ]
+    found = np.asarray(of, np.int64)
+    _refuse("of", (found < 0) | (found >= len(whole[0])), found, f"must be in 0..{len(whole[0]) - 1}")
+    return Classes(found, *whole)
+
+
 def blocks_of(tokens: int, block_tokens: int) -> int:
     """Return the blocks that hold so many tokens of one request."""
     return -(-tokens // block_tokens)
@@ -376,6 +409,11 @@ def check(job: Job) -> None:
     if len(job.bin_of) != len(requests.arrival):
         raise InputError(
             f"bin_of has {len(job.bin_of)} entries, arrival has {len(requests.arrival)}", allowed="must be equal"
+        )
+    if job.classes is not None and len(job.classes.of) != len(requests.arrival):
+        raise InputError(
+            f"classes.of has {len(job.classes.of)} entries, arrival has {len(requests.arrival)}",
+            allowed="must be equal",
         )
     if int(job.bin_of.max()) >= job.setup.fleet.bins or int(job.bin_of.min()) < 0:
         raise InputError(f"must be in 0..{job.setup.fleet.bins - 1}", path="bin_of")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ..simulation import JOBS_AT_ONCE, Report, Shape
 from ..statistics import CONTINUOUS
 from ..tally import Tally, row_of
+from .classes import count_classes, summarise_classes
 from .model import (
     REJECTED,
     ROUTINGS,
@@ -59,11 +60,13 @@ def fill(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Reco
         row, told = row_of(tally, run), records[run] if records else new_records(job)
         run_one(job, row, told)
         _check_conservation(job, told, row)
+        count_classes(job, told, row.classes)
 
 
 def summarise(tally: Tally, jobs: Sequence[Job]) -> Report:
     """Return the report of full tallies, leading axis job; ArithmeticError when values were lost on the way."""
-    return summarise_steps(tally, [job.setup for job in jobs], [len(job.requests.arrival) for job in jobs])
+    report = summarise_steps(tally, [job.setup for job in jobs], [len(job.requests.arrival) for job in jobs])
+    return report | summarise_classes(tally.classes, jobs, report["makespan_s"])
 
 
 def jobs_at_once(job: Job, shape: Shape, backend: str) -> int:

@@ -8,7 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from batchcube.engine.histogram import bucket_edges, bucket_middles
-from batchcube.engine.report import QUANTILES
+from batchcube.engine.statistics import QUANTILES
 from batchcube.results.cube import Buckets, Coordinate, build_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.variables import BUCKETED, REGISTRY
@@ -147,6 +147,7 @@ def assemble(
         quantiles=QUANTILES,
         buckets=buckets,
         length_units="s" if seconds == {True} else "tokens",
+        classes=plan.points[0].point.workload.class_names,
     )
 
 

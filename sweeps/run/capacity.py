@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from batchcube.engine.report import QUANTILES
+from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
 from batchcube.results.overload import GROWTH
 from batchcube.results.provenance import batchcube_version

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.engine.report import QUANTILES
+from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
 from batchcube.results.costs import NOT_MEASURED
 from batchcube.results.text import all_of, did_you_mean, one_of

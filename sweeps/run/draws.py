@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.engine import Bins, Trace, batches, continuous, make_trace, sort_into_bins
-from batchcube.engine.continuous import Requests, make_requests
+from batchcube.engine.continuous import Classes, Requests, make_classes, make_requests
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 
 from ..seeds import stream
-from ..spec.settings import draws_service
+from ..spec.settings import CLASS_LIMITS, draws_service
 from ..workloads.arrivals import AtRate
-from ..workloads.lengths import Lengths
+from ..workloads.lengths import Lengths, Mixture
 from ..workloads.predictors import Prediction
-from ..workloads.settings import FloatArray
+from ..workloads.settings import FloatArray, IntArray
 from ..workloads.traces import RecordedTrace, resample
 from .laws import drawn_law, drawn_service
 from .plan import PointPlan
@@ -75,7 +75,7 @@ class Draws:
             setup = setup._replace(replica=setup.replica._replace(law=law))
         if setup.reads_predictions:
             requests = requests._replace(predicted=self._prediction(plan).predicted)
-        return continuous.Job(requests._replace(arrival=arrival), bin_of, setup)
+        return continuous.Job(requests._replace(arrival=arrival), bin_of, setup, self._classes(plan))
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         with self._lock:
@@ -146,13 +146,36 @@ class Draws:
         if plan.recorded is not None:
             window = self._window(plan)
             return Lengths(window.prompt_tokens, window.output_tokens, None, window.predicted)
-        lengths = plan.point.workload.lengths
+        workload, least = plan.point.workload, least_prompt(plan.point.policy)
+        lengths = workload.drawn_lengths
         assert lengths is not None
-        least = least_prompt(plan.point.policy)
-        drawn: Lengths = self._once(
-            plan.keys.lengths, lambda: lengths.draw(plan.requests, self._stream("lengths"), least)
-        )
+
+        def draw() -> Lengths:
+            rng = self._stream("lengths")
+            if workload.classes is not None:
+                assert isinstance(lengths, Mixture)
+                return lengths.draw_of(self._class_of(plan), rng, least)
+            return lengths.draw(plan.requests, rng, least)
+
+        drawn: Lengths = self._once(plan.keys.lengths, draw)
         return drawn
+
+    def _class_of(self, plan: PointPlan) -> IntArray:
+        """Return the class of every request."""
+        lengths = plan.point.workload.drawn_lengths
+        assert isinstance(lengths, Mixture)
+        of: IntArray = self._once(
+            ("classes", plan.keys.lengths), lambda: lengths.kinds(plan.requests, self._stream("classes"))
+        )
+        return of
+
+    def _classes(self, plan: PointPlan) -> Classes | None:
+        """Return the classes of the requests and what they are promised."""
+        classes = plan.point.workload.classes
+        if classes is None:
+            return None
+        limits = {name: [getattr(one, name) for one in classes] for name in CLASS_LIMITS}
+        return make_classes(self._class_of(plan), **limits)
 
     def _trace(self, plan: PointPlan) -> Trace:
         """Return the requests with all arrivals at 0: rates differ in nothing else."""

@@ -160,7 +160,7 @@ def _checksums(points: Sequence[PointPlan]) -> set[str]:
     paths = {str(locate_coefficients(law.coefficients)) for law in calibrated(points)}
     for plan in points:
         workload = plan.point.workload
-        for settings in (plan.point.server.service, workload.arrivals, workload.lengths):
+        for settings in (plan.point.server.service, workload.arrivals, workload.drawn_lengths):
             paths.update(_paths(settings))
     return {hashlib.sha256(resolve(path).read_bytes()).hexdigest() for path in paths}
 
@@ -226,7 +226,7 @@ class _Planner:
                 f"must be < {count}, the requests of a replication", path="report.warmup_requests", value=warmup
             )
         shared = workload.model_copy(update={"arrivals": None})
-        drawn_from = ("sample", workload.lengths, id(trace), sampling(policy, trace))
+        drawn_from = ("sample", workload.drawn_lengths, id(trace), sampling(policy, trace))
         sample = self._once(drawn_from, lambda: self._sampler.sample(workload, policy, trace))
         batch = policy.batch_size if policy.mode not in CONTROLLED else policy.largest_batch
         assert batch is not None
@@ -261,7 +261,7 @@ class _Planner:
                 count,
             )
             arrivals = ("arrivals", process, count)
-            lengths = ("lengths", workload.lengths, count)
+            lengths = ("lengths", workload.drawn_lengths, count)
         cut = edges.tobytes()
         prediction = ("prediction", lengths, workload.predictor, cut if workload.predictor.looks_at_bins else b"")
         bins = ("bins", prediction, cut) if len(edges) > 2 else ("one bin", count)

@@ -59,7 +59,8 @@ class Sampler:
             output = trace.output_tokens[seen].astype(np.float64)
             column = None if trace.predicted is None else trace.predicted[seen]
             return Sample(output, output + trace.prompt_tokens[seen], column)
-        assert workload.lengths is not None
+        lengths = workload.drawn_lengths
+        assert lengths is not None
         size = policy.edges.sample_size
         self.sampled += size
         if self.sampled > MOST_SAMPLED:
@@ -70,7 +71,7 @@ class Sampler:
                 value=size,
             )
         # Drawn apart from the replications: the scheduler must not see the future.
-        drawn = workload.lengths.draw(size, stream(self.seed, None, "lengths"), least_prompt(policy))
+        drawn = lengths.draw(size, stream(self.seed, None, "lengths"), least_prompt(policy))
         return sample_of(drawn)
 
     def edges(self, workload: Workload, policy: PolicySettings, batch: int, sample: Sample) -> FloatArray:

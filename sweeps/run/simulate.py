@@ -47,7 +47,8 @@ class Simulator(NamedTuple):
     def shape(self, plans: Sequence[PointPlan]) -> Shape:
         """Return the shape of a call: the least for cores; devices compile for one, so that all calls ask for it."""
         largest = max(plan.setup.largest_batch for plan in (self.plan.points if self.on_device else plans))
-        return Shape(self.plan.bins, largest, plans[0].setup.windows)
+        classes = len(plans[0].point.workload.class_names)
+        return Shape(self.plan.bins, largest, plans[0].setup.windows, classes)
 
     def simulate(self, jobs: Sequence[Job], plans: Sequence[PointPlan]) -> Report:
         """Simulate jobs of these points, leading axis job; raises InputError."""

@@ -121,6 +121,7 @@ def _of_steps(job: continuous.Job, records: continuous.Records) -> dict[str, NDA
     requests = job.requests
     return {
         "arrival_s": requests.arrival / STEP_TICKS_PER_S,
+        **({} if job.classes is None else {"class": job.classes.of}),
         "prompt_tokens": requests.prompt,
         "output_tokens": requests.output,
         "bin": job.bin_of,

@@ -125,7 +125,7 @@ class Sweep:
             raise errors_of(wrong, source)
         with found_in(file=source):
             grid, wrong = build_grid(document, axes, defaults)
-        wrong += _mode_problems(grid) + _replication_problems(grid)
+        wrong += _mode_problems(grid) + _class_problems(grid) + _replication_problems(grid)
         if wrong:
             raise errors_of(wrong, source)
         # Stated, so that a longer run of the same file differs in this number only.
@@ -201,6 +201,13 @@ def _mode_problems(grid: Grid) -> list[Mistake]:
     if len({point.simulation for point in grid.points}) > 1:
         text = 'must be "continuous" at every point or at none: what a cube of single steps holds is another thing'
         return [Mistake(("policy", "mode"), text)]
+    return []
+
+
+def _class_problems(grid: Grid) -> list[Mistake]:
+    if len({point.workload.class_names for point in grid.points}) > 1:
+        text = "must have the same names, in the same order, at every point: they are a dimension of the cube"
+        return [Mistake(("workload", "classes"), text)]
     return []
 
 

@@ -397,7 +397,7 @@ def _blame(mistake: Mistake, axes: Sequence[Axis], place: Mapping[int, int]) -> 
 def _value_at(point: Point, path: Path) -> Any:
     value: Any = point._asdict()
     for part in path:
-        value = value[part] if isinstance(value, dict) else getattr(value, str(part))
+        value = value[part] if isinstance(value, dict) or isinstance(part, int) else getattr(value, part)
     return value
 
 

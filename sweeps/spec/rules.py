@@ -14,11 +14,13 @@ from batchcube.engine.policies.sla import SIGNALS, STEP_SIGNALS
 from batchcube.engine.ticks import TICKS_PER_S as BATCH_TICKS_PER_S
 from batchcube.errors import InputError
 
-from ..workloads.lengths import Empirical
+from ..workloads.lengths import Empirical, LengthDistribution
 from ..workloads.predictors import Column, Confusion
+from ..workloads.settings import Settings
 from .messages import Path, show_value
 from .settings import (
     BINNED,
+    CLASS_LIMITS,
     CONTROLLED,
     FIXED,
     LONGEST_CONTINUOUS_S,
@@ -95,18 +97,20 @@ def _workload_problems(workload: Workload) -> Iterator[Problem]:
     if workload.trace is None:
         if workload.requests is None:
             yield Problem(("workload", "requests"), "is missing: no recorded trace says how many", shown=False)
-        for name in ("arrivals", "lengths"):
+        for name in ("arrivals",) if workload.classes is not None else ("arrivals", "lengths"):
             if getattr(workload, name) is None:
                 yield Problem(("workload", name), "is missing (or give workload.trace, a recorded trace)", shown=False)
+        yield from _class_problems(workload)
         if predictor == "column" and getattr(workload.lengths, "predicted_column", None) is None:
             text = "needs a recorded trace, or lengths from a file with a predicted_column"
             yield Problem(("workload", "predictor", "kind"), text)
-        if workload.lengths is not None and not workload.in_seconds:
-            for at, text in workload.lengths.problems_in_tokens(1):
-                yield Problem(("workload", "lengths", *at), text)
+        for where, lengths in _lengths_of(workload):
+            if lengths.unit == "tokens":
+                for at, text in lengths.problems_in_tokens(1):
+                    yield Problem((*where, *at), text)
         return
     trace = workload.trace
-    for name in ("arrivals", "lengths"):
+    for name in ("arrivals", "lengths", "classes"):
         if getattr(workload, name) is not None:
             yield Problem(("workload", name), "a recorded trace has its own; remove it or workload.trace", shown=False)
     for name in ("model", "log_type"):
@@ -119,6 +123,27 @@ def _workload_problems(workload: Workload) -> Iterator[Problem]:
     if trace.resample != "blocks" and trace.block_requests is not None:
         path: Path = ("workload", "trace", "block_requests")
         yield Problem(path, f'resample = "{trace.resample}" would ignore it; only "blocks" uses it')
+
+
+def _lengths_of(workload: Workload) -> Iterator[tuple[Path, LengthDistribution]]:
+    """Yield the distributions of lengths, and where they are: that of all requests, or those of classes."""
+    if workload.lengths is not None:
+        yield ("workload", "lengths"), workload.lengths
+    for place, one in enumerate(workload.classes or ()):
+        yield ("workload", "classes", place, "lengths"), one.lengths
+
+
+def _class_problems(workload: Workload) -> Iterator[Problem]:
+    if workload.classes is None:
+        return
+    if workload.lengths is not None:
+        yield Problem(("workload", "lengths"), "classes have their own; remove it or workload.classes", shown=False)
+    total = math.fsum(one.share for one in workload.classes)
+    if abs(total - 1.0) > 1e-6:
+        yield Problem(("workload", "classes"), f"their shares sum to {total:g}: must sum to 1", shown=False)
+    for place, name in enumerate(workload.class_names):
+        if name in workload.class_names[:place]:
+            yield Problem(("workload", "classes", place, "name"), "is the name of another class already")
 
 
 def _policy_problems(point: Point) -> Iterator[Problem]:
@@ -260,6 +285,9 @@ def _whole_batch_problems(point: Point) -> Iterator[Problem]:
         elif in_seconds and signal == "tbt":
             text = 'needs tokens, and workload.lengths.unit is "seconds"; use "batch_time" or "latency"'
             yield Problem(path, text, shown=False)
+    if point.workload.classes is not None:
+        text = f"mode {point.policy.mode} would ignore them; used by continuous"
+        yield Problem(("workload", "classes"), text, shown=False)
     yield from _whole_batch_server_problems(point)
     yield from _clock_problems(point)
 
@@ -341,35 +369,46 @@ def _clock_problems(point: Point) -> Iterator[Problem]:
 def _continuous_problems(point: Point) -> Iterator[Problem]:
     """Yield what does not go with single steps, beyond the options that `_ONLY_FOR` keeps to other modes."""
     workload, policy, server, report = point
-    if workload.in_seconds:
-        yield Problem(("workload", "lengths", "unit"), 'mode continuous needs tokens: must be "tokens"')
-    elif workload.lengths is not None and not workload.lengths.gives_prompt:
-        if isinstance(workload.lengths, Empirical):
-            name, text = "prompt_column", "is missing (or give prompt, a distribution); mode continuous needs prompts"
-        else:
-            name, text = "prompt", "is missing; mode continuous needs prompts"
-        yield Problem(("workload", "lengths", name), text, shown=False)
-    elif workload.lengths is not None:
-        for path, prompt in workload.lengths.prompts():
-            told = dict(prompt.problems_in_tokens(0))
-            for at, text in prompt.problems_in_tokens(1):
-                if at not in told:
-                    yield Problem(("workload", "lengths", *path, *at), f"{text} in mode continuous")
+    for path, lengths in _lengths_of(workload):
+        yield from _step_length_problems(path, lengths)
     if "completion" in server.model_fields_set:
         text = "mode continuous would ignore it: every request is done with its own last token"
         yield Problem(("server", "completion"), text)
     if report.memory_capacity_tokens is not None:
         text = "mode continuous would ignore it: the capacity is server.replica.kv_capacity_tokens"
         yield Problem(("report", "memory_capacity_tokens"), text)
-    for name in ("request_sla_s", "token_sla_s", "horizon_s"):
-        if (getattr(report, name) or 0) > LONGEST_CONTINUOUS_S:
-            yield Problem(("report", name), f"must be <= {LONGEST_CONTINUOUS_S} in mode continuous")
+    limited: list[tuple[Path, Settings, tuple[str, ...]]] = [
+        (("report",), report, ("request_sla_s", "token_sla_s", "horizon_s"))
+    ]
+    for place, one in enumerate(workload.classes or ()):
+        limited.append((("workload", "classes", place), one, CLASS_LIMITS))
+    for at, settings, names in limited:
+        for name in names:
+            if (getattr(settings, name) or 0) > LONGEST_CONTINUOUS_S:
+                yield Problem((*at, name), f"must be <= {LONGEST_CONTINUOUS_S} in mode continuous")
     if isinstance(server.servers, int) and server.servers > MOST_REPLICAS:
         yield Problem(("server", "servers"), f"must be <= {MOST_REPLICAS} in mode continuous")
     yield from _step_law_problems(server)
     yield from _replica_problems(policy, server)
     yield from _step_controller_problems(policy, server)
     yield from _continuous_bin_problems(policy, server)
+
+
+def _step_length_problems(path: Path, lengths: LengthDistribution) -> Iterator[Problem]:
+    if lengths.unit == "seconds":
+        yield Problem((*path, "unit"), 'mode continuous needs tokens: must be "tokens"')
+    elif not lengths.gives_prompt:
+        if isinstance(lengths, Empirical):
+            name, text = "prompt_column", "is missing (or give prompt, a distribution); mode continuous needs prompts"
+        else:
+            name, text = "prompt", "is missing; mode continuous needs prompts"
+        yield Problem((*path, name), text, shown=False)
+    else:
+        for below, prompt in lengths.prompts():
+            told = dict(prompt.problems_in_tokens(0))
+            for at, text in prompt.problems_in_tokens(1):
+                if at not in told:
+                    yield Problem((*path, *below, *at), f"{text} in mode continuous")
 
 
 def _step_law_problems(server: Server) -> Iterator[Problem]:

@@ -25,7 +25,7 @@ from batchcube.engine.simulation import Simulation
 from batchcube.engine.ticks import LARGEST_BATCH
 
 from ..workloads.arrivals import ArrivalProcess
-from ..workloads.lengths import LengthDistribution
+from ..workloads.lengths import LengthDistribution, Mixture
 from ..workloads.predictors import Oracle, Predictor
 from ..workloads.settings import Settings
 from ..workloads.traces import Resampling, TimeUnit, TraceFormat
@@ -99,6 +99,29 @@ class TraceSettings(Settings):
     )
 
 
+CLASS_LIMITS = ("request_sla_s", "ttft_sla_s", "tpot_sla_s")
+
+
+class WorkloadClass(Settings):
+    """A class of requests: of a tenant, of a priority."""
+
+    name: str = Field(min_length=1, max_length=60, description="what the cube calls it")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(description="part of all requests; all parts sum to 1")
+    lengths: LengthDistribution = Field(description="prompt and output lengths of its requests")
+    request_sla_s: Seconds | None = Field(default=None, description="latency its requests must not exceed")
+    ttft_sla_s: Seconds | None = Field(default=None, description="time to first token they must not exceed")
+    tpot_sla_s: Seconds | None = Field(
+        default=None, description="mean time between the tokens of a request that they must not exceed"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.strip() or not value.isprintable():
+            raise ValueError("must be printable and not empty")
+        return value
+
+
 class Workload(Settings):
     """Requests of one replication: drawn from distributions, or read from a recorded trace."""
 
@@ -109,6 +132,9 @@ class Workload(Settings):
     )
     arrivals: ArrivalProcess | None = Field(default=None, description="arrival process")
     lengths: LengthDistribution | None = Field(default=None, description="prompt and output lengths, or service times")
+    classes: Annotated[tuple[WorkloadClass, ...], Field(strict=False)] | None = Field(
+        default=None, description="classes of requests, instead of lengths (mode continuous)"
+    )
     predictor: Predictor = Field(
         default_factory=lambda: Oracle(kind="oracle"), description="what the scheduler believes a length to be"
     )
@@ -117,6 +143,22 @@ class Workload(Settings):
     def in_seconds(self) -> bool:
         """Whether the workload draws service times in seconds instead of tokens."""
         return getattr(self.lengths, "unit", "tokens") == "seconds"
+
+    @property
+    def drawn_lengths(self) -> LengthDistribution | None:
+        """What lengths are drawn from: with classes a mixture of theirs; None where a recorded trace has them."""
+        if self.classes is None:
+            return self.lengths
+        shares = tuple(one.share for one in self.classes)
+        # What does not go together is refused by the rules, in words of the classes.
+        return Mixture.model_construct(
+            distribution="mixture", weights=shares, components=tuple(one.lengths for one in self.classes)
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(one.name for one in self.classes or ())
 
 
 # Policy -------------------------------------------------------------------------------------------------------------

@@ -322,7 +322,8 @@ class Mixture(_Lengths):
         """Say whether draws have prompt lengths."""
         return self.prompt is not None or self.components[0].gives_prompt
 
-    def _kinds(self, count: int, rng: np.random.Generator) -> IntArray:
+    def kinds(self, count: int, rng: np.random.Generator) -> IntArray:
+        """Draw the kinds of `count` requests."""
         cumulative = np.cumsum(self.weights)
         return np.searchsorted(cumulative[:-1] / cumulative[-1], rng.random(count), side="right")
 
@@ -337,7 +338,7 @@ class Mixture(_Lengths):
     def _by_kind(
         self, count: int, rng: np.random.Generator, draw: "Callable[[LengthDistribution, int], FloatArray]"
     ) -> FloatArray:
-        kind, values = self._kinds(count, rng), np.empty(count)
+        kind, values = self.kinds(count, rng), np.empty(count)
         for number, component in enumerate(self.components):
             (mine,) = np.nonzero(kind == number)
             values[mine] = draw(component, mine.size)
@@ -361,7 +362,11 @@ class Mixture(_Lengths):
         """Draw the lengths of `count` requests; raise InputError where prompt and output exceed 2,097,152 tokens."""
         if not self.components[0].gives_prompt:
             return super().draw(count, rng, least_prompt)
-        kind = self._kinds(count, rng)
+        return self.draw_of(self.kinds(count, rng), rng, least_prompt)
+
+    def draw_of(self, kind: IntArray, rng: np.random.Generator, least_prompt: int = 0) -> Lengths:
+        """Draw the lengths of requests of known kinds (request,), where each kind has its prompts."""
+        count = len(kind)
         prompt, output = np.empty(count, np.int64), np.empty(count, np.int64)
         for number, component in enumerate(self.components):
             (mine,) = np.nonzero(kind == number)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from batchcube.engine.report import QUANTILES
+from batchcube.engine.statistics import QUANTILES
 from batchcube.results.costs import flags_of
 from batchcube.results.cube import Buckets, Coordinate, build_cube
 from batchcube.results.provenance import MadeBy, provenance
@@ -35,6 +35,8 @@ CONTINUOUS = {
     "window_kv_tokens_mean",
     "window_preemptions",
 } | {f"tpot_{name}" for name in ("mean_s", "variance_s2", "min_s", "max_s", "quantile_s")}
+# Those of them that only a workload with classes has.
+CLASSES = {name for name in REGISTRY if name.startswith("class_")}
 SEARCHED = {f"capacity_{name}" for name in ("requests_per_s", "held_requests_per_s", "unbracketed", "statistic")}
 CAPACITY = 16.0  # requests/s: points at a higher arrival rate are overloaded
 RATIO = 1.02  # between the edges of a bucket, so that its middle is within 1 %
@@ -183,5 +185,5 @@ def _replication(rate, capacity, replication, seed, requests, bins, windows, buc
         out[f"{name}_quantile_s"] = np.moveaxis(np.quantile(values, QUANTILES, axis=-1), 0, -1)
     assert {*out} | {"bin_lower_edge", "bin_upper_edge", "window_width_s", "unmeasured_costs"} | {
         name for name in REGISTRY if name.startswith("theory_")
-    } == {*REGISTRY} - CONTINUOUS - SEARCHED
+    } == {*REGISTRY} - CONTINUOUS - CLASSES - SEARCHED
     return out

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from batchcube.engine.report import QUANTILES
+from batchcube.engine.statistics import QUANTILES
 from batchcube.results.cube import Coordinate, build_cube
 from batchcube.results.provenance import MadeBy, provenance
 

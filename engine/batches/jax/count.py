@@ -139,6 +139,7 @@ def count(
         "sizes": scatter(key.largest_batch + 1, jnp.where(clean, batches.size, -1), 1 * clean),
         "bins": fill(BINS, key.bins, stored, lambda seen: jnp.where(seen.there, seen.bin, -1), limits, served, key),
         "windows": fill(WINDOWS, key.windows, stored, windows_of, limits, served, key),
+        "classes": jnp.zeros((0, 0), jnp.int64),
     }
     return Tally(**filled)
 

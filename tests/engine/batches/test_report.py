@@ -10,8 +10,8 @@ from batchcube.engine.batches.report import summarise_batches
 from batchcube.engine.histogram import BUCKETS, RELATIVE_ERROR, bucket_of
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import sla_search
-from batchcube.engine.report import QUANTILES, rank_histograms
-from batchcube.engine.statistics import BATCHES, TOTALS
+from batchcube.engine.report import rank_histograms
+from batchcube.engine.statistics import BATCHES, QUANTILES, TOTALS
 from helpers.batches import SECOND, make_control, make_job, random_job, run, shape_of
 
 SEEDS = range(7000, 7080)

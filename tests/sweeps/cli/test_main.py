@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from batchcube.calibration.coefficients import MOST_RUNNING, TOKEN_BUDGET
 from batchcube.engine.continuous.model import BLOCK_TOKENS
-from batchcube.engine.report import QUANTILES
+from batchcube.engine.statistics import QUANTILES
 from batchcube.results.overload import GROWTH
 from batchcube.sweeps.cli import capacity as cli_capacity
 from batchcube.sweeps.cli.main import app, main

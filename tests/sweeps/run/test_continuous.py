@@ -292,7 +292,7 @@ def test_values_are_those_of_the_engine_on_the_same_draws(cube: xr.Dataset) -> N
     assert plan.simulation.STEPWISE
     for number, position in enumerate(np.ndindex(len(POLICIES), 2)):
         job = Draws(1, 2).job(plan.points[number])
-        assert job.shape == (len(plan.points[number].edges) - 1, 16, 10)
+        assert job.shape == (len(plan.points[number].edges) - 1, 16, 10, 0)
         report = simulate_many([job], job.shape, "numba")
         here = cube.isel(policy=position[0], arrival_rate_per_s=position[1], replication=2)
         for name in ("latency_mean_s", "tpot_variance_s2", "tbt_quantile_s", "preemptions", "window_running_mean"):

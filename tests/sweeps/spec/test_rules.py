@@ -27,6 +27,10 @@ EMPIRICAL = {"distribution": "empirical", "path": "lengths.csv", "column": "outp
 PROMPT = {"distribution": "constant", "value": 3.0}
 
 
+CLASS = {"name": "chat", "share": 0.5, "lengths": {"distribution": "constant", "value": 3.0, "prompt": PROMPT}}
+CLASSES: Tables = laid(STEPS, {"workload.lengths": None, "workload.classes": [CLASS, {**CLASS, "name": "batch"}]})
+
+
 class Rule(NamedTuple):
     """One rule: settings over `base` that break it, where and how it says so, and the nearest that keep it."""
 
@@ -39,6 +43,34 @@ class Rule(NamedTuple):
 
 RULES = [
     # Workload
+    Rule(
+        CLASSES,
+        {"workload.lengths": CLASS["lengths"]},
+        "workload.lengths",
+        "classes have their own; remove it or workload.classes",
+        {},
+    ),
+    Rule(
+        CLASSES,
+        {"workload.classes": [CLASS]},
+        "workload.classes",
+        "their shares sum to 0.5: must sum to 1",
+        {"workload.classes": [{**CLASS, "share": 1.0}]},
+    ),
+    Rule(
+        CLASSES,
+        {"workload.classes": [CLASS, CLASS]},
+        "workload.classes.1.name",
+        "is the name of another class already",
+        {},
+    ),
+    Rule(
+        laid(TOKENS, {"workload.lengths": None}),
+        {"workload.classes": [{**CLASS, "share": 1.0}]},
+        "workload.classes",
+        "mode fifo_greedy would ignore them; used by continuous",
+        {"workload.lengths": CLASS["lengths"]},
+    ),
     Rule(
         TOKENS,
         {"workload": {**TOKENS["workload"], "requests": None}},
