@@ -122,6 +122,12 @@ def middle(view: View) -> Any:
     return floor((view.smallest + view.largest) / 2.0)
 
 
+@policy
+def least_of(view: View) -> Any:
+    """Return the least that a bound can be held at: B_min, or as many as stay in the batch."""
+    return maximum(view.smallest, view.staying * 1.0)
+
+
 @dataclass(frozen=True)
 class Controller:
     """A way to bound the batch; see the top of this file."""

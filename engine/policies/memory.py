@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from batchcube.errors import InputError
 
 from ..dialect import floor, maximum, minimum, policy, settle, sqrt, where
-from .controller import Controller, View, middle
+from .controller import Controller, View, least_of, middle
 
 Rule = Literal["exact", "buffer", "margin", "literal"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -89,7 +89,7 @@ def bound_by_memory(previous: Any, view: View, memory: Memory) -> Any:
     """Return b_mem from the running moments; `previous` is the bound before."""
     tokens = maximum(view.finished.tokens, 1.0)
     variance = maximum(settle(view.finished.squares) - settle(tokens * tokens), 0.0)
-    return memory_batch(tokens, variance, previous, view.smallest, view.largest, memory)
+    return memory_batch(tokens, variance, previous, least_of(view), view.largest, memory)
 
 
 @policy
@@ -110,7 +110,6 @@ def decide_memory(state: MemoryState, view: View, memory: Memory) -> tuple[Memor
     bound = state.bound
     if memory.enabled:
         moved = bound_by_memory(bound, view, memory)
-        moved = minimum(maximum(moved, view.staying * 1.0), view.largest)
         bound = where(view.waits & (view.running > 0), moved, bound)
     return MemoryState(bound), bound
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy import float64
 from numpy.typing import NDArray
 
-from ..dialect import maximum, minimum, policy, where, whole
-from .controller import Both, Controller, Finished, Heads, Last, Observed, View, both, controller_of
+from ..dialect import policy, where, whole
+from .controller import Both, Controller, Finished, Heads, Last, Observed, View, both, controller_of, least_of
 from .estimates import UNIT, Observation, RunningMeans, Smoothing, read, smoothing, start_means
 from .memory import MEMORY, Memory, no_memory_bound
 from .sla import SLA, Sla, clamp, no_sla
@@ -72,9 +72,8 @@ def fixed_target(
 
 @policy
 def _decided(papers: Both, bound: Any, running: RunningMeans, view: View) -> Target:
-    """Hold a bound inside [B_min, B_max], and above those that stay in the batch."""
-    held = clamp(bound, view.smallest, view.largest)
-    held = minimum(maximum(held, view.staying * 1.0), view.largest)
+    """Hold a bound inside [B_min, B_max], and no lower than the number of those that stay in the batch."""
+    held = clamp(bound, least_of(view), view.largest)
     return Target(running, papers.first.bound, papers.second.bound, whole(held))
 
 
