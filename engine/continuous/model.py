@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from batchcube.errors import InputError
 
-from ..dialect import policy
+from ..dialect import maximum, minimum, policy, where
 from ..policies.order import CHOICES, order_settings, reads_predictions
 from ..policies.sla import STEP_SIGNALS, TOKEN_GAP
 from ..policies.target import Control, fixed_target, has_further
@@ -95,6 +95,16 @@ class Replica(NamedTuple):
     """Tokens of a block of the KV cache; 1 counts single tokens."""
     blocks: int
     """Blocks of the KV cache."""
+    scheduler_reserve_full_isl: bool
+    """Whether all that a request must prefill has to fit the free blocks when it is admitted, or its first chunk."""
+    long_prefill_token_threshold: int
+    """Most tokens that one prefill gets in a step; 0: as many as the budget leaves."""
+    long_prefill_token_threshold_adaptive: bool
+    """Whether it is at least a fair share of the budget."""
+    max_num_active_seqs: int
+    """Requests that may run when one is admitted, whatever the controllers say."""
+    max_model_len: int
+    """Prompt and answer together end there; a prompt must be shorter."""
 
 
 class Fleet(NamedTuple):
@@ -266,16 +276,23 @@ def make_replica(
     *,
     most_running: int,
     token_budget: int,
-    capacity_tokens: int,
+    capacity_tokens: int | None = None,
+    num_gpu_blocks: int | None = None,
     block_tokens: int = BLOCK_TOKENS,
     prefill: str = "chunked",
+    scheduler_reserve_full_isl: bool = True,
+    long_prefill_token_threshold: int = 0,
+    long_prefill_token_threshold_adaptive: bool = False,
+    max_num_active_seqs: int | None = None,
+    max_model_len: int | None = None,
     control: Control | None = None,
 ) -> Replica:
     """Build a replica; `capacity_tokens` of KV cache are held in whole blocks.
 
-    `most_running` is the static cap; `control`, where given, moves a cap below it, step by step. Raises InputError for
-    a cap below 1, a budget that cannot hold a token of every running request, a cache without a block, and an unknown
-    word for `prefill` (chunked or separate).
+    Instead, `num_gpu_blocks` may say how many blocks vLLM counts; it never uses one of them. `most_running` is the
+    static cap; `control`, where given, moves a cap below it, step by step. Raises InputError for a cap below 1, a
+    budget that cannot hold a token of every running request, a cache without a block, an unknown word for `prefill`
+    (chunked or separate), a threshold for prefills that are whole, and a cap of active requests above the static one.
     """
     if prefill not in PREFILLS:
         raise InputError(f"must be one of {', '.join(PREFILLS)}", path="prefill", value=repr(prefill))
@@ -287,10 +304,21 @@ def make_replica(
         )
     if not 1 <= block_tokens <= LARGEST_BLOCK:
         raise InputError(f"must be in 1..{LARGEST_BLOCK}", path="block_tokens", value=block_tokens)
-    if not block_tokens <= capacity_tokens <= LARGEST_CACHE:
+    blocks = usable_blocks(capacity_tokens, num_gpu_blocks, block_tokens)
+    if not 0 <= long_prefill_token_threshold <= LARGEST_REQUEST:
         raise InputError(
-            f"must be at least block_tokens = {block_tokens}", path="capacity_tokens", value=capacity_tokens
+            f"must be in 0..{LARGEST_REQUEST}", path="long_prefill_token_threshold", value=long_prefill_token_threshold
         )
+    if long_prefill_token_threshold and prefill != "chunked":
+        raise InputError('needs prefill = "chunked"', path="long_prefill_token_threshold")
+    if long_prefill_token_threshold_adaptive and not long_prefill_token_threshold:
+        raise InputError("needs a long_prefill_token_threshold", path="long_prefill_token_threshold_adaptive")
+    active = most_running if max_num_active_seqs is None else max_num_active_seqs
+    if not 1 <= active <= most_running:
+        raise InputError(f"must be in 1..most_running = {most_running}", path="max_num_active_seqs", value=active)
+    longest = LARGEST_REQUEST if max_model_len is None else max_model_len
+    if not 2 <= longest <= LARGEST_REQUEST:
+        raise InputError(f"must be in 2..{LARGEST_REQUEST}", path="max_model_len", value=longest)
     if control is None:
         control = fixed_target(1, most_running, np.ones(1), np.ones(1))
     if not 1 <= control.smallest <= control.largest == most_running:
@@ -305,8 +333,32 @@ def make_replica(
         int(token_budget),
         prefill == "chunked",
         int(block_tokens),
-        int(capacity_tokens) // block_tokens,
+        blocks,
+        bool(scheduler_reserve_full_isl),
+        int(long_prefill_token_threshold),
+        bool(long_prefill_token_threshold_adaptive),
+        int(active),
+        int(longest),
     )
+
+
+def usable_blocks(capacity_tokens: int | None, num_gpu_blocks: int | None, block_tokens: int) -> int:
+    """Return the blocks of a KV cache given in tokens, or as vLLM counts them: one of those is never used.
+
+    Raises InputError unless exactly one is given, and for a cache without a block.
+    """
+    if (capacity_tokens is None) == (num_gpu_blocks is None):
+        raise InputError("give capacity_tokens or num_gpu_blocks, one of them")
+    if num_gpu_blocks is not None:
+        if not 2 <= num_gpu_blocks <= LARGEST_CACHE // block_tokens:
+            raise InputError("must be at least 2: one is never used", path="num_gpu_blocks", value=num_gpu_blocks)
+        return int(num_gpu_blocks) - 1
+    assert capacity_tokens is not None
+    if not block_tokens <= capacity_tokens <= LARGEST_CACHE:
+        raise InputError(
+            f"must be at least block_tokens = {block_tokens}", path="capacity_tokens", value=capacity_tokens
+        )
+    return int(capacity_tokens) // block_tokens
 
 
 def make_fleet(
@@ -379,8 +431,31 @@ def blocks_of(tokens: int, block_tokens: int) -> int:
 
 
 @policy
+def most_active(cap: Any, replica: Replica) -> Any:
+    """Return how many requests may run when one is admitted, the controllers' cap being `cap`."""
+    return minimum(cap, replica.max_num_active_seqs)
+
+
+@policy
+def longest_chunk(here: Any, replica: Replica) -> Any:
+    """Return the most tokens that one prefill may get in a step, with so many requests waiting or running.
+
+    One that is alone keeps nobody from anything.
+    """
+    fair = where(replica.long_prefill_token_threshold_adaptive, replica.token_budget // maximum(here, 1), 0)
+    limited = (replica.long_prefill_token_threshold > 0) & (here > 1)
+    return where(limited, maximum(replica.long_prefill_token_threshold, fair), replica.token_budget)
+
+
+@policy
+def must_fit(chunk: Any, need: Any, replica: Replica) -> Any:
+    """Return the tokens for which there must be room to admit a request that needs so many, and its first chunk."""
+    return where(replica.scheduler_reserve_full_isl, need, chunk)
+
+
+@policy
 def is_crowded(chunk: Any, budget: Any, blocks: Any, replica: Replica) -> Any:
-    """Say whether there is no room to admit a request, whose first chunk would leave so many blocks in use.
+    """Say whether there is no room to admit a request; what must fit would leave so many blocks in use.
 
     What a preempted request needs by now may exceed every budget: it gets a step of its own.
     """
@@ -390,12 +465,18 @@ def is_crowded(chunk: Any, budget: Any, blocks: Any, replica: Replica) -> Any:
 def never_fits(requests: Requests, replica: Replica) -> NDArray[np.bool_]:
     """Say which requests (request,) could never be served, not even alone.
 
-    The KV of a request grows to prompt + output - 1 tokens: that of its last token is never needed. Without chunks, a
-    prompt must fit the token budget whole.
+    The KV of a request grows to prompt + output - 1 tokens: that of its last token is never needed. No answer begins
+    that would end at `max_model_len` before its first token. Without chunks, a prompt must fit the token budget whole.
     """
-    most = requests.prompt + requests.output - 1
-    too_large = -(-most // replica.block_tokens) > replica.blocks
+    most = np.minimum(requests.prompt + requests.output, replica.max_model_len) - 1
+    too_large = (-(-most // replica.block_tokens) > replica.blocks) | (requests.prompt >= replica.max_model_len)
     return too_large if replica.chunked else too_large | (requests.prompt > replica.token_budget)
+
+
+def answered(requests: Requests, replica: Replica) -> Requests:
+    """Return the requests with answers that end at `max_model_len`; those of prompts that leave no room are kept."""
+    room = replica.max_model_len - requests.prompt
+    return requests._replace(output=np.where(room > 0, np.minimum(requests.output, room), requests.output))
 
 
 def check(job: Job) -> None:

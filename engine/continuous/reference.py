@@ -1,7 +1,5 @@
 """The specification, executed: every replica, step by step, in plain Python (docs/model.md, section 10).
 
-Three rules go beyond the text. As in vLLM, a step that preempts admits nobody, or the preempted request would be the
-first to be admitted into the room that was just made; and a running prefill without room for its chunk is preempted.
 With separate prefills, a preempted request that needs more than the token budget is prefilled alone.
 """
 
@@ -27,10 +25,13 @@ from .model import (
     TICKS_PER_NANOSECOND,
     Job,
     Records,
-    blocks_of,
     is_crowded,
+    longest_chunk,
+    most_active,
+    must_fit,
     too_late,
 )
+from .pool import Pool
 
 
 @dataclass
@@ -40,10 +41,10 @@ class RunningRequest:
     number: int
     resident: int = 0
     """Tokens in the KV cache."""
-    to_prefill: int = 0
-    """Tokens still to be prefilled; 0 for one that decodes."""
-    chunk: int = 0
-    """Tokens that it prefills in this step."""
+    tokens: int = 0
+    """Tokens that it gets in this step."""
+    decodes: bool = False
+    """Whether it gets one because everything but its latest token is in the cache; otherwise they are prefilled."""
 
 
 class Step(NamedTuple):
@@ -108,6 +109,7 @@ class Engine:
     def __post_init__(self) -> None:
         self.requests, (self.replica, self.fleet, _) = self.job.requests, self.job.setup
         self.queues = [[] for _ in range(self.fleet.bins if self.fleet.by_bin else 1)]
+        self.pool = Pool(self.replica.blocks, self.replica.block_tokens)
         self.seen_steps: list[Observation] = []
         self.seen_finished: list[Observation] = []
         self.steps, self.finished = start_means(), start_means()
@@ -149,92 +151,82 @@ class Engine:
     def step(self) -> None:
         """Schedule one step, let its time pass, and emit its tokens."""
         self.decide()
+        longest = longest_chunk(len(self.running) + self.waiting(), self.replica)
         if self.replica.chunked:
-            preempted = self.make_room_for_decodes()
-            budget = self.replica.token_budget - len(self.decoding())
-            budget, evicted = self.continue_prefills(budget)
-            if not (preempted or evicted):
-                self.admit(budget)
-            decoding = self.decoding()
-        else:
-            self.admit(self.replica.token_budget)
-            decoding = []
-            if not any(r.chunk for r in self.running):
-                self.make_room_for_decodes()
-                decoding = self.decoding()
-        step = self.pass_time(decoding)
-        finished = self.emit(decoding)
-        self.learn(step, finished)
+            budget, preempted = self.serve_running(longest)
+            if not preempted:
+                # Or the one that just went would be the first to come back, into the room that it left.
+                self.admit(budget, longest)
+        elif not self.admit(self.replica.token_budget, longest):
+            self.serve_running(longest)
+        step = self.pass_time()
+        self.learn(step, self.emit())
 
-    def decoding(self) -> list[RunningRequest]:
-        """Return the running requests that are past their prefill."""
-        return [r for r in self.running if not r.to_prefill]
+    def need(self, request: RunningRequest) -> int:
+        """Return how many of a request's tokens are not in the cache: of its prompt and what it has emitted."""
+        number = request.number
+        return int(self.requests.prompt[number]) + len(self.history.emitted[number]) - request.resident
 
-    # Room in the KV cache.
+    def serve_running(self, longest: int) -> tuple[int, bool]:
+        """Give tokens to the running requests in their order, no more than `longest` each, while the budget lasts.
 
-    def make_room_for_decodes(self) -> bool:
-        """Preempt the latest admitted until every decode of this step has room for one token; say whether any was."""
-        preempted = False
-        while self.used_after_decodes() > self.replica.blocks:
-            self.preempt()
-            preempted = True
-        return preempted
+        Where one has no room, the latest admitted are preempted until it has, or has gone itself. Returns the budget
+        that is left, and whether anybody was preempted.
+        """
+        budget, preempted, at = self.replica.token_budget, False, 0
+        while at < len(self.running) and budget > 0:
+            request = self.running[at]
+            need = self.need(request)
+            tokens = min(need, longest, budget)
+            while not self.pool.can_take(request.number, request.resident + tokens):
+                preempted = True
+                if self.preempt() is request:
+                    return budget, preempted
+            self.give(request, tokens)
+            request.decodes = need == 1 and len(self.history.emitted[request.number]) > 0
+            budget -= tokens
+            at += 1
+        return budget, preempted
 
-    def used_after_decodes(self) -> int:
-        """Return the blocks in use once every decoding request has one token more."""
-        size = self.replica.block_tokens
-        return sum(blocks_of(r.resident + (0 if r.to_prefill else 1), size) for r in self.running)
+    def give(self, request: RunningRequest, tokens: int) -> None:
+        """Give a request tokens in this step, and room for them."""
+        self.pool.take(request.number, request.resident + tokens)
+        request.tokens = tokens
 
-    def preempt(self) -> None:
-        """Send the latest admitted request back to the head of the queue; its KV cache is lost."""
+    def preempt(self) -> RunningRequest:
+        """Send the latest admitted request back to the head of the queue and return it; its KV cache is lost."""
         gone = self.running.pop()
+        self.pool.release(gone.number)
         self.records.preemptions[gone.number] += 1
         self.history.moves.append(Move(self.now, -1))
         self.returned.insert(0, gone.number)
+        return gone
 
-    def blocks_with(self, running: RunningRequest, chunk: int) -> int:
-        """Return the blocks in use with a chunk, the chunks of this step and its decodes, if it has any."""
-        size = self.replica.block_tokens
-        others = sum(
-            blocks_of(r.resident + r.chunk + (1 if self.replica.chunked and not r.to_prefill else 0), size)
-            for r in self.running
-            if r.number != running.number
-        )
-        return others + blocks_of(running.resident + chunk, size)
+    def admit(self, budget: int, longest: int) -> bool:
+        """Admit those that are next in line until one does not fit, with chunks of `longest` at most.
 
-    # Work of a step.
-
-    def continue_prefills(self, budget: int) -> tuple[int, bool]:
-        """Give running prefills their next chunks; return the budget left, and whether one went for lack of room."""
-        for running in [r for r in self.running if r.to_prefill]:
-            chunk = min(running.to_prefill, budget)
-            if chunk and self.blocks_with(running, chunk) > self.replica.blocks:
-                # It is the latest admitted: an earlier one would have had the budget first.
-                self.preempt()
-                return budget, True
-            running.chunk = chunk
-            budget -= chunk
-        return budget, False
-
-    def admit(self, budget: int) -> None:
-        """Admit those that are next in line; the first that does not fit stops admission."""
-        while self.waiting() and len(self.running) < self.target.batch and budget > 0:
+        Returns whether anybody was admitted.
+        """
+        cap, admitted = most_active(self.target.batch, self.replica), False
+        while self.waiting() and len(self.running) < cap and budget > 0:
             queue = self.returned or self.queues[self.bin_served()]
-            number = queue[0]
-            need = int(self.requests.prompt[number]) + len(self.history.emitted[number])
-            chunk = min(need, budget) if self.replica.chunked else need
-            new = RunningRequest(number, to_prefill=need)
-            if is_crowded(chunk, budget, self.blocks_with(new, chunk), self.replica):
-                return
-            new.chunk = chunk
+            new = RunningRequest(queue[0])
+            need = self.need(new)
+            chunk = min(need, longest, budget) if self.replica.chunked else need
+            blocks = self.pool.used_with(new.number, must_fit(chunk, need, self.replica))
+            if is_crowded(chunk, budget, blocks, self.replica):
+                break
             queue.pop(0)
             if queue is not self.returned:
                 self.turn -= 1
             self.running.append(new)
+            self.give(new, chunk)
+            admitted = True
             self.history.moves.append(Move(self.now, 1))
-            if self.records.scheduled[number] < 0:
-                self.records.scheduled[number] = self.now
+            if self.records.scheduled[new.number] < 0:
+                self.records.scheduled[new.number] = self.now
             budget -= chunk
+        return admitted
 
     def bin_served(self) -> int:
         """Return the bin that admission takes from: another one when it is empty, or its turn is over."""
@@ -253,27 +245,25 @@ class Engine:
         seen = Candidate(k, len(self.queues[k]), float(i), arrival, prompt, predicted, 0.0, self.serving, 0)
         return int(rank_of(order_of(settings).key(seen, settings)))
 
-    def pass_time(self, decoding: list[RunningRequest]) -> Step:
+    def pass_time(self) -> Step:
         """Let the step's time pass; return what it did."""
         law = self.replica.law
-        prefilling = [r for r in self.running if r.chunk]
+        decoding = [r for r in self.running if r.tokens and r.decodes]
+        prefilling = [r for r in self.running if r.tokens and not r.decodes]
         duration = law.step + law.request * len(decoding)
         duration += law.kv_token * sum(r.resident + 1 for r in decoding)
-        duration += law.prefill_token * sum(r.chunk for r in prefilling)
-        duration += law.prefill_attention * sum(r.chunk * (r.resident + r.chunk) for r in prefilling)
-        grown = {r.number for r in decoding}
+        duration += law.prefill_token * sum(r.tokens for r in prefilling)
+        duration += law.prefill_attention * sum(r.tokens * (r.resident + r.tokens) for r in prefilling)
         gaps = [self.now + duration - self.history.emitted[r.number][-1] for r in decoding]
         step = Step(
             start=self.now,
             duration=duration,
             decoding=len(decoding),
             running=len(self.running),
-            prefill_tokens=sum(r.chunk for r in prefilling),
-            prefills=sum(r.chunk == r.to_prefill for r in prefilling),
-            blocks=sum(
-                blocks_of(r.resident + r.chunk + (r.number in grown), self.replica.block_tokens) for r in self.running
-            ),
-            tokens=sum(r.resident + r.chunk + (r.number in grown) for r in self.running),
+            prefill_tokens=sum(r.tokens for r in prefilling),
+            prefills=sum(r.tokens == self.need(r) for r in prefilling),
+            blocks=self.pool.used,
+            tokens=sum(r.resident + r.tokens for r in self.running),
             mean_gap=sum(min(gap // TICKS_PER_NANOSECOND, LONGEST_GAP) for gap in gaps) // max(len(gaps), 1),
             target=self.target,
         )
@@ -284,26 +274,21 @@ class Engine:
             raise too_late()
         return step
 
-    def emit(self, decoding: list[RunningRequest]) -> list[int]:
-        """Emit a token of every decode and of every prefill that is done; let finished requests leave, return them."""
-        for running in decoding:
-            running.resident += 1
-        emitting = list(decoding)
-        for running in self.running:
-            if running.chunk:
-                running.resident += running.chunk
-                running.to_prefill -= running.chunk
-                running.chunk = 0
-                if not running.to_prefill:
-                    emitting.append(running)
+    def emit(self) -> list[int]:
+        """Emit a token of everybody who has all tokens in the cache; let finished requests leave, return them."""
         finished = []
-        for running in emitting:
-            i = running.number
+        for request in list(self.running):
+            i = request.number
+            request.resident += request.tokens
+            request.tokens = 0
+            if self.need(request):
+                continue
             tokens = self.history.emitted[i]
             tokens.append(self.now)
             if len(tokens) == self.requests.output[i]:
                 self.records.first_token[i], self.records.last_token[i] = tokens[0], self.now
-                self.running.remove(running)
+                self.running.remove(request)
+                self.pool.release(i)
                 finished.append(i)
         return finished
 

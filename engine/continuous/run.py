@@ -17,6 +17,7 @@ from .model import (
     Fleet,
     Job,
     Records,
+    answered,
     never_fits,
     too_late,
 )
@@ -58,6 +59,7 @@ def fill(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Reco
     run_one = _run_compiled if backend == "numba" else _run_reference
     for run, job in enumerate(jobs):
         row, told = row_of(tally, run), records[run] if records else new_records(job)
+        job = job._replace(requests=answered(job.requests, job.setup.replica))
         run_one(job, row, told)
         _check_conservation(job, told, row)
         count_classes(job, told, row.classes)

@@ -77,13 +77,20 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
         prior_tokens=prior,
         prior_squares=1.2 * prior**2,
     )
+    prefill = str(rng.choice(["chunked", "separate"]))
+    threshold = int(rng.choice([0, 1, 2, 5, 13])) if prefill == "chunked" else 0
     replica = make_replica(
         law,
         most_running=most,
         token_budget=int(rng.integers(most, most + 60)),
         capacity_tokens=max(int(rng.choice([60, 100, 150, 300, 1000])), size),
         block_tokens=size,
-        prefill=str(rng.choice(["chunked", "separate"])),
+        prefill=prefill,
+        scheduler_reserve_full_isl=bool(rng.integers(2)),
+        long_prefill_token_threshold=threshold,
+        long_prefill_token_threshold_adaptive=threshold > 0 and bool(rng.integers(2)),
+        max_num_active_seqs=int(rng.integers(1, most + 1)) if rng.integers(4) == 0 else None,
+        max_model_len=int(rng.integers(2, 80)) if rng.integers(4) == 0 else None,
         control=control if rng.integers(3) else None,
     )
     return make_requests(arrival, prompt, output), replica

@@ -5,13 +5,14 @@ import math
 from ...numba.jit import inline
 from ...policies.order import Candidate, is_sooner
 from ..model import TICKS_PER_MICROSECOND
-from .leaps import blocks_for
+from .pool import release
 from .workspace import (
     COUNT,
     DECODING,
     EMITTED,
     FIRST,
     GROWN,
+    HEAD,
     LAST,
     MEASURED_DECODING,
     NOBODY,
@@ -21,9 +22,7 @@ from .workspace import (
     RUNNING,
     SERVING,
     TAIL,
-    TOKENS,
     TURN,
-    USED,
     WAITING,
 )
 
@@ -90,8 +89,9 @@ def stop_decoding(workspace, i, output, warmup, size):
     state[OFFSETS] -= workspace.resident[i]
     state[MEASURED_DECODING] -= i >= warmup
     workspace.resident[i] += state[GROWN]
-    workspace.generated[i] = output - (workspace.finish[i] - state[GROWN])
-    workspace.emitted[i] = max(workspace.emitted[i], state[EMITTED])
+    generated = output - (workspace.finish[i] - state[GROWN])
+    if generated > workspace.generated[i]:
+        workspace.generated[i], workspace.emitted[i] = generated, state[EMITTED]
     last, at = state[DECODING] - 1, workspace.place[i]
     state[DECODING] = last
     if at != last:
@@ -111,6 +111,8 @@ def join(workspace, i):
     workspace.before[i], workspace.after[i] = tail, NOBODY
     if tail != NOBODY:
         workspace.after[tail] = i
+    else:
+        workspace.state[HEAD] = i
     workspace.state[TAIL] = i
     workspace.state[RUNNING] += 1
 
@@ -121,13 +123,14 @@ def leave(workspace, i, size):
     before, after = workspace.before[i], workspace.after[i]
     if before != NOBODY:
         workspace.after[before] = after
+    else:
+        workspace.state[HEAD] = after
     if after != NOBODY:
         workspace.before[after] = before
     else:
         workspace.state[TAIL] = before
     workspace.state[RUNNING] -= 1
-    workspace.state[USED] -= blocks_for(workspace.resident[i], size)
-    workspace.state[TOKENS] -= workspace.resident[i]
+    release(workspace, i, size)
 
 
 @inline
@@ -138,7 +141,7 @@ def preempt(workspace, requests, warmup, size):
     if workspace.finish[i] != NOBODY:
         stop_decoding(workspace, i, requests.output[i], warmup, size)
     else:
-        state[PREFILLING] = NOBODY
+        state[PREFILLING] -= 1
     leave(workspace, i, size)
     workspace.resident[i] = workspace.to_prefill[i] = 0
     workspace.after[i] = state[RETURNED]

@@ -8,19 +8,32 @@ from ...policies.estimates import Observation, observe
 from ...policies.sla import TOKEN_GAP
 from ...policies.target import finished_of, last_of, steps_of
 from ...statistics import CONTINUOUS
-from ..model import LATEST, LONGEST_GAP, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND, is_crowded
+from ..model import (
+    LATEST,
+    LONGEST_GAP,
+    TICKS_PER_MICROSECOND,
+    TICKS_PER_NANOSECOND,
+    is_crowded,
+    longest_chunk,
+    most_active,
+    must_fit,
+)
 from .count import add_decision, count_gaps, count_move, count_steps
 from .leaps import blocks_for, countable, growth, lasting, steps_that_fit, steps_until
+from .pool import more_blocks, take
 from .queues import dequeue, enqueue, join, leave, next_in_line, preempt, start_decoding, stop_decoding
 from .workspace import (
     COUNT,
     DECODING,
+    DONE,
     EMITTED,
     FINISHED,
     FIRST,
     FRESH,
     GROWN,
+    HEAD,
     IN_STEP,
+    LATER,
     MEASURED_DECODING,
     NEXT,
     NOBODY,
@@ -31,6 +44,7 @@ from .workspace import (
     SEEN_FINISHED,
     SEEN_STEPS,
     STEPS,
+    TAIL,
     TOKENS,
     USED,
     WAITING,
@@ -45,15 +59,15 @@ OVERRUN = CONTINUOUS.at("overrun")
 
 
 class Work(NamedTuple):
-    """What is prefilled in one step."""
+    """What a step does beside its decodes: what it prefills, and what that leaves."""
 
     tokens: int
     attention: int
     """Σ chunk * context."""
-    finished: int
-    """Prefills that end: the first of `done`."""
     budget: int
     """Tokens left."""
+    grown: int
+    """Blocks that the decodes take."""
     preempted: bool
 
 
@@ -76,95 +90,199 @@ def make_room(now, replica, requests, limits, records, workspace, tally):
 
 
 @inline
-def add_chunk(i, chunk, workspace):
-    """Prefill a chunk of a request."""
-    workspace.resident[i] += chunk
-    workspace.to_prefill[i] -= chunk
-    workspace.state[TOKENS] += chunk
-    return chunk * workspace.resident[i]
+def prefill(i, chunk, size, workspace):
+    """Prefill a chunk of a running request; return its attention."""
+    state, attention = workspace.state, take(workspace, i, chunk, size)
+    if workspace.to_prefill[i] == 0:
+        workspace.done[state[DONE]] = i
+        state[DONE] += 1
+    elif workspace.to_prefill[i] == 1 and workspace.generated[i] > 0:
+        # All but its latest token is in the cache: it decodes.
+        postpone(i, workspace)
+    return attention
+
+
+@inline
+def postpone(i, workspace):
+    """Let a running request decode from the next step on."""
+    workspace.later[workspace.state[LATER]] = i
+    workspace.state[LATER] += 1
+
+
+@inline
+def still_prefilling(i, workspace):
+    """Say whether a request that got its chunk goes on prefilling in the next step."""
+    return workspace.to_prefill[i] > (workspace.generated[i] > 0)
+
+
+@inline
+def order_is_idle(longest, replica, workspace):
+    """Say whether decodes may be looked at before prefills, though running requests are served in their order.
+
+    They may where all prefills were admitted after all decodes, or where there are budget and room for everybody.
+    """
+    state, size = workspace.state, replica.block_tokens
+    i, k = state[TAIL], state[PREFILLING]
+    while k > 0 and workspace.prefilling[k - 1] == i:
+        i, k = workspace.before[i], k - 1
+    if k == 0:
+        return True
+    tokens, blocks = state[DECODING], state[USED] + growth(workspace, 1, size)
+    for k in range(state[PREFILLING]):
+        i = workspace.prefilling[k]
+        chunk = min(workspace.to_prefill[i], longest)
+        tokens, blocks = tokens + chunk, blocks + more_blocks(workspace.resident[i], chunk, size)
+    return tokens <= replica.token_budget and blocks <= replica.blocks
+
+
+@inline
+def serve_prefills(now, longest, replica, requests, limits, records, workspace, tally):
+    """Give every decode its token, then the prefills their chunks: see `order_is_idle`."""
+    state, size = workspace.state, replica.block_tokens
+    preempted = make_room(now, replica, requests, limits, records, workspace, tally)
+    grown = growth(workspace, 1, size)
+    budget, tokens, attention, k = replica.token_budget - state[DECODING], 0, 0, 0
+    while k < state[PREFILLING] and budget > 0:
+        i = workspace.prefilling[k]
+        chunk = min(workspace.to_prefill[i], longest, budget)
+        more = more_blocks(workspace.resident[i], chunk, size)
+        while k < state[PREFILLING] and state[USED] + grown + more > replica.blocks:
+            send_back(now, replica, requests, limits, records, workspace, tally)
+            preempted = True
+        if k < state[PREFILLING]:
+            attention += prefill(i, chunk, size, workspace)
+            tokens, budget, k = tokens + chunk, budget - chunk, k + 1
+    return Work(tokens, attention, budget, grown, preempted)
+
+
+@inline
+def serve_in_order(now, longest, replica, requests, limits, records, workspace, tally):
+    """Give running requests their tokens one after the other; the decodes that the budget does not reach get none."""
+    state, size = workspace.state, replica.block_tokens
+    budget, tokens, attention, grown, preempted = replica.token_budget, 0, 0, 0, False
+    i = state[HEAD]
+    while i != NOBODY and budget > 0:
+        decodes = workspace.finish[i] != NOBODY
+        resident = workspace.resident[i] + (state[GROWN] if decodes else 0)
+        chunk = 1 if decodes else min(workspace.to_prefill[i], longest, budget)
+        more = more_blocks(resident, chunk, size)
+        served = True
+        while served and state[USED] + grown + more > replica.blocks:
+            served = state[TAIL] != i
+            send_back(now, replica, requests, limits, records, workspace, tally)
+            preempted = True
+        if not served:
+            i = NOBODY
+            break
+        if decodes:
+            grown += more
+        else:
+            attention += prefill(i, chunk, size, workspace)
+            tokens += chunk
+        budget -= chunk
+        i = workspace.after[i]
+    while i != NOBODY:
+        if workspace.finish[i] != NOBODY:
+            stop_decoding(workspace, i, requests.output[i], limits.warmup, size)
+            postpone(i, workspace)
+        i = workspace.after[i]
+    return Work(tokens, attention, budget, grown, preempted)
+
+
+@inline
+def serve_running(now, longest, replica, requests, limits, records, workspace, tally):
+    """Give running requests their tokens, as if one after the other in the order of admission."""
+    state = workspace.state
+    if order_is_idle(longest, replica, workspace):
+        work = serve_prefills(now, longest, replica, requests, limits, records, workspace, tally)
+    else:
+        work = serve_in_order(now, longest, replica, requests, limits, records, workspace, tally)
+    kept = 0
+    for k in range(state[PREFILLING]):
+        i = workspace.prefilling[k]
+        if still_prefilling(i, workspace):
+            workspace.prefilling[kept] = i
+            kept += 1
+    state[PREFILLING] = kept
+    return work
 
 
 @inline
 def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tally, key):
     """Choose what runs in this step beside the decodes: chunks of running prefills, then admissions."""
     state, size = workspace.state, replica.block_tokens
-    budget = replica.token_budget
-    tokens = attention = finished = grown = 0
-    preempted = False
+    state[DONE] = state[LATER] = 0
+    longest = longest_chunk(state[RUNNING] + state[WAITING], replica)
+    work = Work(0, 0, replica.token_budget, 0, False)
     if replica.chunked:
-        preempted = make_room(now, replica, requests, limits, records, workspace, tally)
-        grown = growth(workspace, 1, size)
-        budget -= state[DECODING]
-        i = state[PREFILLING]
-        if i != NOBODY and budget > 0:
-            chunk = min(workspace.to_prefill[i], budget)
-            more = blocks_for(workspace.resident[i] + chunk, size) - blocks_for(workspace.resident[i], size)
-            if state[USED] + grown + more > replica.blocks:
-                send_back(now, replica, requests, limits, records, workspace, tally)
-                preempted = True
-            else:
-                state[USED] += more
-                attention = add_chunk(i, chunk, workspace)
-                tokens, budget = chunk, budget - chunk
-                if workspace.to_prefill[i] == 0:
-                    workspace.done[0], finished = i, 1
-                    state[PREFILLING] = NOBODY
-    while not preempted and state[WAITING] > 0 and state[RUNNING] < cap and budget > 0:
+        work = serve_running(now, longest, replica, requests, limits, records, workspace, tally)
+    tokens, attention, budget = work.tokens, work.attention, work.budget
+    while not work.preempted and state[WAITING] > 0 and state[RUNNING] < cap and budget > 0:
         i = next_in_line(workspace, requests, fleet, int(replica.control.largest), key)
         need = requests.prompt[i] + workspace.generated[i]
-        chunk = min(need, budget) if replica.chunked else need
-        more = blocks_for(chunk, size)
-        if is_crowded(chunk, budget, state[USED] + grown + more, replica):
+        chunk = min(need, longest, budget) if replica.chunked else need
+        blocks = state[USED] + work.grown + blocks_for(must_fit(chunk, need, replica), size)
+        if is_crowded(chunk, budget, blocks, replica):
             break
         dequeue(workspace, fleet)
         join(workspace, i)
         count_move(now, 1, limits, workspace, tally)
         if records.scheduled[i] < 0:
             records.scheduled[i] = now
-        state[USED] += more
         workspace.resident[i], workspace.to_prefill[i] = 0, need
-        attention += add_chunk(i, chunk, workspace)
+        attention += prefill(i, chunk, size, workspace)
         tokens, budget = tokens + chunk, budget - chunk
-        if need == chunk:
-            workspace.done[finished] = i
-            finished += 1
-        else:
-            state[PREFILLING] = i
-    return Work(tokens, attention, finished, budget, preempted)
+        if still_prefilling(i, workspace):
+            workspace.prefilling[state[PREFILLING]] = i
+            state[PREFILLING] += 1
+    return Work(tokens, attention, budget, work.grown, work.preempted)
 
 
 @inline
 def emit_gaps(now, first, growing, steps, chunked, limits, workspace, tally):
     """Count the gaps that end with the tokens of decode steps."""
-    state, weight = workspace.state, workspace.state[MEASURED_DECODING]
-    if chunked:
-        # Decodes run in every step: a gap is a step.
-        count_gaps(first, growing, steps, weight, limits, workspace, tally)
-        return
-    # Steps of prefills alone may have come between: the first gaps are longer.
-    fresh = 0
+    state, weight, fresh = workspace.state, workspace.state[MEASURED_DECODING], 0
     for k in range(state[FRESH]):
         i = workspace.fresh[k]
         if workspace.finish[i] != NOBODY and i >= limits.warmup:
             count_gaps(now + first - workspace.emitted[i], 0, 1, 1, limits, workspace, tally)
             fresh += 1
     state[FRESH] = 0
-    count_gaps(now + first - state[EMITTED], 0, 1, weight - fresh, limits, workspace, tally)
+    longer = time_before(now, chunked, workspace)
+    if fresh == 0 and longer == 0:
+        count_gaps(first, growing, steps, weight, limits, workspace, tally)
+        return
+    count_gaps(longer + first, 0, 1, weight - fresh, limits, workspace, tally)
     count_gaps(first + growing, growing, steps - 1, weight, limits, workspace, tally)
+
+
+@inline
+def time_before(now, chunked, workspace):
+    """Return the time between the latest tokens of decodes, those of `fresh` left out, and this step.
+
+    With chunks, decodes run in every step. Without, steps of prefills alone may have come between.
+    """
+    return 0 if chunked else now - workspace.state[EMITTED]
+
+
+@inline
+def freshen(i, workspace):
+    """Keep in mind that the first gap of a request that begins to decode is its own."""
+    workspace.fresh[workspace.state[FRESH]] = i
+    workspace.state[FRESH] += 1
 
 
 @inline
 def mean_gap(now, duration, decoding, chunked, workspace):
     """Return the mean time since the tokens before those of a decode step, in microseconds."""
-    if chunked:
-        return min(duration // TICKS_PER_NANOSECOND, LONGEST_GAP) / 1000.0
     state, total, others, end = workspace.state, 0, decoding, now + duration
     for k in range(state[FRESH]):
         i = workspace.fresh[k]
         if workspace.finish[i] != NOBODY:
             total += min((end - workspace.emitted[i]) // TICKS_PER_NANOSECOND, LONGEST_GAP)
             others -= 1
-    total += others * min((end - state[EMITTED]) // TICKS_PER_NANOSECOND, LONGEST_GAP)
+    gap = time_before(now, chunked, workspace) + duration
+    total += others * min(gap // TICKS_PER_NANOSECOND, LONGEST_GAP)
     return (total // decoding) / 1000.0
 
 
@@ -220,7 +338,8 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
         view = view_of(now, requests, control, workspace)
         controllers, target = decide(load(workspace.kept), means_of(STEPS, workspace), view, control)
         store(workspace.kept, controllers)
-        work = schedule(now, target.batch, replica, fleet, requests, limits, records, workspace, tally, key)
+        cap = most_active(target.batch, replica)
+        work = schedule(now, cap, replica, fleet, requests, limits, records, workspace, tally, key)
         preempted = work.preempted
         if not replica.chunked and work.tokens == 0:
             preempted = make_room(now, replica, requests, limits, records, workspace, tally)
@@ -238,8 +357,8 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
             steps = steps_that_fit(workspace, steps, replica.blocks - state[USED], size)
             steps = countable(first, growing, decoding, steps)
             # The next to come could be admitted at once, or wake a controller.
-            open_to_all = state[RUNNING] < target.batch and work.budget > 0
-            if workspace.further or ((open_to_all or control.memory.enabled) and state[WAITING] == 0):
+            open_to_all = state[RUNNING] < cap and work.budget > 0
+            if workspace.eager or ((open_to_all or control.memory.enabled) and state[WAITING] == 0):
                 comes = until
                 if state[NEXT] < len(mine):
                     comes = min(comes, arrival[mine[state[NEXT]]])
@@ -265,6 +384,9 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
             state[TOKENS] += decoding * steps
             state[GROWN] += steps
             state[EMITTED] = now + duration
+        elif replica.chunked:
+            # Those that the budget has not reached have stopped.
+            state[FRESH] = 0
 
         # Time passes, tokens are emitted, finished requests leave.
         now += duration
@@ -276,7 +398,7 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
             records.last_token[i] = now
             tokens = prompt[i] + output[i]
             gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
-        for k in range(work.finished):
+        for k in range(state[DONE]):
             i = workspace.done[k]
             if workspace.generated[i] == 0:
                 records.first_token[i] = now
@@ -292,8 +414,12 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
             else:
                 start_decoding(workspace, i, output[i], limits.warmup, size)
                 if not replica.chunked:
-                    workspace.fresh[state[FRESH]] = i
-                    state[FRESH] += 1
+                    freshen(i, workspace)
+        for k in range(state[LATER]):
+            i = workspace.later[k]
+            workspace.to_prefill[i] = 0
+            start_decoding(workspace, i, output[i], limits.warmup, size)
+            freshen(i, workspace)
         if workspace.watched:
             keep(workspace.last[STEPS], Observation(0, 0, 0, 0))
             if decoding > 0:

@@ -22,8 +22,11 @@ NOBODY = -1
     RETURNED,  # the preempted request that is admitted next
     RUNNING,
     IN_STEP,  # requests that run in the latest step
-    TAIL,  # the request admitted last
-    PREFILLING,  # the request whose prefill has begun and not ended
+    HEAD,  # the running request that was admitted first
+    TAIL,  # the one admitted last
+    PREFILLING,  # running requests whose prefill has not ended
+    DONE,  # requests whose prefill ends in this step
+    LATER,  # requests that decode from the next step on
     DECODING,
     MEASURED_DECODING,  # those past the warm-up
     GROWN,  # decode steps so far
@@ -38,7 +41,7 @@ NOBODY = -1
     SEEN_FINISHED,
     WINDOW,
     FIELDS,
-) = range(22)
+) = range(25)
 
 
 class Workspace(NamedTuple):
@@ -70,10 +73,14 @@ class Workspace(NamedTuple):
     """(replica, 2, 4) what the latest step has shown of both, an `Observation` each; zeros where nothing."""
     heap: NDArray[np.int64]
     """(replica, running) decoding requests, the one that is done first on top."""
+    prefilling: NDArray[np.int64]
+    """(replica, running) requests whose prefill has not ended, in the order of admission."""
     done: NDArray[np.int64]
     """(replica, running) requests whose prefill ends in this step."""
+    later: NDArray[np.int64]
+    """(replica, running) requests that get no token in this step, and decode from the next on."""
     fresh: NDArray[np.int64]
-    """(replica, running) requests that began to decode after the latest step with decodes."""
+    """(replica, running) requests that decode, but whose latest token is not of the latest step with decodes."""
     phase: NDArray[np.int64]
     """(replica, token of a block) decoding requests by `resident` less `GROWN`, modulo the block."""
     queue: NDArray[np.int64]
@@ -89,7 +96,9 @@ class Workspace(NamedTuple):
     watched: bool
     """Whether a controller is shown single steps."""
     further: bool
-    """Whether there is a controller beside the papers': whoever comes may move its bound."""
+    """Whether there is a controller beside the papers'."""
+    eager: bool
+    """Whether whoever comes may change what is decided, though there are others who wait."""
 
 
 FIRST, LAST, COUNT = range(3)
@@ -101,7 +110,7 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
     count, replicas = len(requests.arrival), fleet.replicas
     running = min(int(replica.control.largest), count) + 1
     state = np.zeros((replicas, FIELDS), np.int64)
-    state[:, [RETURNED, TAIL, PREFILLING]] = NOBODY
+    state[:, [RETURNED, HEAD, TAIL]] = NOBODY
     # Nothing was served before the first turn: it begins with a choice.
     state[:, SERVING] = NOBODY
 
@@ -122,7 +131,9 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
         means=np.zeros((replicas, 2, 5), np.int64),
         last=np.zeros((replicas, 2, 4), np.int64),
         heap=np.zeros((replicas, running), np.int64),
+        prefilling=np.zeros((replicas, running), np.int64),
         done=np.zeros((replicas, running), np.int64),
+        later=np.zeros((replicas, running), np.int64),
         fresh=np.zeros((replicas, running), np.int64),
         phase=np.zeros((replicas, replica.block_tokens), np.int64),
         queue=np.full((replicas, fleet.bins if fleet.by_bin else 1, 3), (NOBODY, NOBODY, 0), np.int64),
@@ -132,6 +143,7 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
         steady=is_steady(replica.control),
         watched=watches_steps(replica.control),
         further=has_further(replica.control),
+        eager=has_further(replica.control) or replica.long_prefill_token_threshold_adaptive,
     )
 
 
@@ -152,7 +164,9 @@ def part_of(workspace, r):
         workspace.means[r],
         workspace.last[r],
         workspace.heap[r],
+        workspace.prefilling[r],
         workspace.done[r],
+        workspace.later[r],
         workspace.fresh[r],
         workspace.phase[r],
         workspace.queue[r],
@@ -162,6 +176,7 @@ def part_of(workspace, r):
         workspace.steady,
         workspace.watched,
         workspace.further,
+        workspace.eager,
     )
 
 

@@ -267,7 +267,15 @@ def test_the_makespan_begins_with_the_first_that_is_served(backend) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_first_prefill_that_is_begun_again_costs_what_was_lost(backend) -> None:
     # Request 1 prefills in chunks of what request 0 leaves of the budget, and goes when request 0 needs its room.
-    one = job([0.0, 0.0], [6, 12], [9, 1], capacity_tokens=16, token_budget=8, most_running=2)
+    one = job(
+        [0.0, 0.0],
+        [6, 12],
+        [9, 1],
+        capacity_tokens=16,
+        token_budget=8,
+        most_running=2,
+        scheduler_reserve_full_isl=False,
+    )
     found = report_of(one, backend)
     assert found["preemptions"] > 0
     _, tally = simulate_job(one, backend)
