@@ -1,0 +1,67 @@
+"""A case is served by the simulator, and its answer compared with vLLM's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from batchcube.engine import simulate_replica
+from batchcube.engine.continuous import Law, Requests, make_replica
+
+from .cases import Case
+
+FIELDS = ("scheduled", "first_token", "last_token", "preemptions")
+"""What must be the same of every request: instants, and how often it was preempted."""
+OPTIONS = (
+    "num_gpu_blocks",
+    "scheduler_reserve_full_isl",
+    "long_prefill_token_threshold",
+    "long_prefill_token_threshold_adaptive",
+    "max_model_len",
+    "max_num_active_seqs",
+)
+"""Those that have vLLM's names here too."""
+WITHOUT: dict[str, Any] = {"scheduling_policy": "fcfs", "async_scheduling": False, "enable_prefix_caching": False}
+"""What vLLM has and the engine has not; cases are made without it."""
+
+
+def serve(case: Case, backend: str) -> dict[str, Any]:
+    """Return what becomes of each request, in the form of vLLM's answer."""
+    options = case["options"]
+    replica = make_replica(
+        Law(*case["law"]),
+        most_running=options["max_num_seqs"],
+        token_budget=options["max_num_batched_tokens"],
+        block_tokens=options["block_size"],
+        **{name: options[name] for name in OPTIONS},
+    )
+    output = np.array(case["output"], np.int64)
+    requests = Requests(
+        arrival=np.array(case["arrival"], np.int64),
+        prompt=np.array(case["prompt"], np.int64),
+        output=output,
+        predicted=output.astype(np.float64),
+        priority=np.array(case["priority"], np.int64),
+    )
+    records, totals = simulate_replica(requests, replica, backend)
+    return {name: getattr(records, name).tolist() for name in FIELDS} | {"steps": totals.steps}
+
+
+def difference(case: Case, theirs: Mapping[str, Any], backend: str) -> str:
+    """Say what differs first between vLLM's answer and that of a backend; nothing where all is the same."""
+    try:
+        ours = serve(case, backend)
+    except (ArithmeticError, ValueError) as error:
+        return f"{backend}: {type(error).__name__}: {error}"
+    apart = [
+        (theirs["scheduled"][number], number, name, theirs[name][number], ours[name][number])
+        for name in FIELDS
+        for number in range(len(case["arrival"]))
+        if theirs[name][number] != ours[name][number]
+    ]
+    if apart:
+        _, number, name, expected, found = min(apart)
+        return f"request {number}, {name}: vLLM {expected}, {backend} {found}"
+    if theirs["steps"] != ours["steps"]:
+        return f"steps: vLLM {theirs['steps']}, {backend} {ours['steps']}"
+    return ""
