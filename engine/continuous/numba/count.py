@@ -28,7 +28,7 @@ from ...statistics import (
 from ...windows import window_at
 from ..model import REJECTED, TICKS_PER_NANOSECOND
 from .leaps import growth, lasting
-from .workspace import DONE, RUNNING, TOKENS, USED, WINDOW
+from .workspace import PREFILLED, RUNNING, TOKENS, USED, WINDOW
 
 add_arrival, add_lost = adder(CONTINUOUS, ARRIVED), adder(CONTINUOUS, LOST)
 add_served, add_measured = adder(CONTINUOUS, SERVED), adder(CONTINUOUS, MEASURED)
@@ -133,7 +133,7 @@ def count_steps(now, first, growing, steps, decoding, work, grown, size, limits,
         lasting(first, growing, steps),
         running,
         decoding,
-        state[DONE],
+        state[PREFILLED],
         work.tokens,
         state[USED] + grown,
         kv_tokens,
@@ -147,7 +147,7 @@ def count_steps(now, first, growing, steps, decoding, work, grown, size, limits,
             begins, lasts = now + lasting(first, growing, k), first + growing * k
             blocks = state[USED] + (growth(workspace, k + 1, size) if decoding > 0 else 0)
             kv_tokens = state[TOKENS] + decoding * (k + 1)
-            one = Steps(1, begins, lasts, running, decoding, state[DONE], work.tokens, blocks, kv_tokens)
+            one = Steps(1, begins, lasts, running, decoding, state[PREFILLED], work.tokens, blocks, kv_tokens)
             add_step(one, limits, tally, 0, window, begins)
             if begins >= limits.since:
                 add_measured_step(one, limits, tally, 0, window, begins)

@@ -33,12 +33,12 @@ from .workspace import (
     GROWN,
     HEAD,
     IN_STEP,
-    LATER,
     MEASURED_DECODING,
     NEXT,
     NOBODY,
     NOW,
     OFFSETS,
+    PREFILLED,
     PREFILLING,
     RUNNING,
     SEEN_FINISHED,
@@ -56,6 +56,8 @@ from .workspace import (
 )
 
 OVERRUN = CONTINUOUS.at("overrun")
+ALL_DECODES = -2
+"""Whoever decodes, in place of one request."""
 
 
 class Work(NamedTuple):
@@ -80,39 +82,26 @@ def send_back(now, replica, requests, limits, records, workspace, tally):
 
 
 @inline
-def make_room(now, replica, requests, limits, records, workspace, tally):
-    """Preempt the latest admitted until every decode of this step has room for one token; say whether any was."""
-    preempted = False
-    while workspace.state[USED] + growth(workspace, 1, replica.block_tokens) > replica.blocks:
-        send_back(now, replica, requests, limits, records, workspace, tally)
-        preempted = True
-    return preempted
-
-
-@inline
 def prefill(i, chunk, size, workspace):
     """Prefill a chunk of a running request; return its attention."""
     state, attention = workspace.state, take(workspace, i, chunk, size)
-    if workspace.to_prefill[i] == 0:
-        workspace.done[state[DONE]] = i
-        state[DONE] += 1
-    elif workspace.to_prefill[i] == 1 and workspace.generated[i] > 0:
-        # All but its latest token is in the cache: it decodes.
-        postpone(i, workspace)
+    if not still_prefilling(i, workspace):
+        state[PREFILLED] += workspace.to_prefill[i] == 0
+        end_prefill(i, workspace)
     return attention
 
 
 @inline
-def postpone(i, workspace):
-    """Let a running request decode from the next step on."""
-    workspace.later[workspace.state[LATER]] = i
-    workspace.state[LATER] += 1
+def still_prefilling(i, workspace):
+    """Say whether a request goes on prefilling: one that only lacks the token it emitted last decodes."""
+    return workspace.to_prefill[i] > (workspace.generated[i] > 0)
 
 
 @inline
-def still_prefilling(i, workspace):
-    """Say whether a request that got its chunk goes on prefilling in the next step."""
-    return workspace.to_prefill[i] > (workspace.generated[i] > 0)
+def end_prefill(i, workspace):
+    """Let a running request decode from the next step on."""
+    workspace.done[workspace.state[DONE]] = i
+    workspace.state[DONE] += 1
 
 
 @inline
@@ -136,67 +125,47 @@ def order_is_idle(longest, replica, workspace):
 
 
 @inline
-def serve_prefills(now, longest, replica, requests, limits, records, workspace, tally):
-    """Give every decode its token, then the prefills their chunks: see `order_is_idle`."""
-    state, size = workspace.state, replica.block_tokens
-    preempted = make_room(now, replica, requests, limits, records, workspace, tally)
-    grown = growth(workspace, 1, size)
-    budget, tokens, attention, k = replica.token_budget - state[DECODING], 0, 0, 0
-    while k < state[PREFILLING] and budget > 0:
-        i = workspace.prefilling[k]
-        chunk = min(workspace.to_prefill[i], longest, budget)
-        more = more_blocks(workspace.resident[i], chunk, size)
-        while k < state[PREFILLING] and state[USED] + grown + more > replica.blocks:
-            send_back(now, replica, requests, limits, records, workspace, tally)
-            preempted = True
-        if k < state[PREFILLING]:
-            attention += prefill(i, chunk, size, workspace)
-            tokens, budget, k = tokens + chunk, budget - chunk, k + 1
-    return Work(tokens, attention, budget, grown, preempted)
+def serve_running(now, longest, replica, requests, limits, records, workspace, tally):
+    """Give running requests their tokens, as if one after the other in the order of admission.
 
-
-@inline
-def serve_in_order(now, longest, replica, requests, limits, records, workspace, tally):
-    """Give running requests their tokens one after the other; the decodes that the budget does not reach get none."""
+    Decodes that the budget does not reach get none.
+    """
     state, size = workspace.state, replica.block_tokens
     budget, tokens, attention, grown, preempted = replica.token_budget, 0, 0, 0, False
-    i = state[HEAD]
+    idle = order_is_idle(longest, replica, workspace)
+    # Of the prefills, or of all that run; first of all the decodes together where the order is idle.
+    k, i = 0, ALL_DECODES if idle else state[HEAD]
     while i != NOBODY and budget > 0:
-        decodes = workspace.finish[i] != NOBODY
-        resident = workspace.resident[i] + (state[GROWN] if decodes else 0)
-        chunk = 1 if decodes else min(workspace.to_prefill[i], longest, budget)
-        more = more_blocks(resident, chunk, size)
-        served = True
-        while served and state[USED] + grown + more > replica.blocks:
-            served = state[TAIL] != i
-            send_back(now, replica, requests, limits, records, workspace, tally)
+        decodes = i == ALL_DECODES or workspace.finish[i] != NOBODY
+        if i == ALL_DECODES:
+            chunk, more = state[DECODING], growth(workspace, 1, size)
+        else:
+            chunk = 1 if decodes else min(workspace.to_prefill[i], longest, budget)
+            more = more_blocks(workspace.resident[i] + (state[GROWN] if decodes else 0), chunk, size)
+        if state[USED] + grown + more > replica.blocks:
             preempted = True
-        if not served:
-            i = NOBODY
-            break
+            last = state[TAIL]
+            send_back(now, replica, requests, limits, records, workspace, tally)
+            if last == i:
+                i = NOBODY
+            continue
         if decodes:
             grown += more
         else:
             attention += prefill(i, chunk, size, workspace)
             tokens += chunk
         budget -= chunk
-        i = workspace.after[i]
-    while i != NOBODY:
+        if not idle:
+            i = workspace.after[i]
+        else:
+            i = workspace.prefilling[k] if k < state[PREFILLING] else NOBODY
+            k += 1
+    while not idle and i != NOBODY:
         if workspace.finish[i] != NOBODY:
             stop_decoding(workspace, i, requests.output[i], limits.warmup, size)
-            postpone(i, workspace)
+            workspace.to_prefill[i] = 1
+            end_prefill(i, workspace)
         i = workspace.after[i]
-    return Work(tokens, attention, budget, grown, preempted)
-
-
-@inline
-def serve_running(now, longest, replica, requests, limits, records, workspace, tally):
-    """Give running requests their tokens, as if one after the other in the order of admission."""
-    state = workspace.state
-    if order_is_idle(longest, replica, workspace):
-        work = serve_prefills(now, longest, replica, requests, limits, records, workspace, tally)
-    else:
-        work = serve_in_order(now, longest, replica, requests, limits, records, workspace, tally)
     kept = 0
     for k in range(state[PREFILLING]):
         i = workspace.prefilling[k]
@@ -204,18 +173,13 @@ def serve_running(now, longest, replica, requests, limits, records, workspace, t
             workspace.prefilling[kept] = i
             kept += 1
     state[PREFILLING] = kept
-    return work
+    return Work(tokens, attention, budget, grown, preempted)
 
 
 @inline
-def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tally, key):
-    """Choose what runs in this step beside the decodes: chunks of running prefills, then admissions."""
+def admit(now, cap, longest, work, replica, fleet, requests, limits, records, workspace, tally, key):
+    """Admit those that are next in line until one does not fit, unless this step has preempted anybody."""
     state, size = workspace.state, replica.block_tokens
-    state[DONE] = state[LATER] = 0
-    longest = longest_chunk(state[RUNNING] + state[WAITING], replica)
-    work = Work(0, 0, replica.token_budget, 0, False)
-    if replica.chunked:
-        work = serve_running(now, longest, replica, requests, limits, records, workspace, tally)
     tokens, attention, budget = work.tokens, work.attention, work.budget
     while not work.preempted and state[WAITING] > 0 and state[RUNNING] < cap and budget > 0:
         i = next_in_line(workspace, requests, fleet, int(replica.control.largest), key)
@@ -236,6 +200,21 @@ def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tal
             workspace.prefilling[state[PREFILLING]] = i
             state[PREFILLING] += 1
     return Work(tokens, attention, budget, work.grown, work.preempted)
+
+
+@inline
+def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tally, key):
+    """Choose what runs in this step: running requests, then admissions; the other way round without chunks."""
+    state = workspace.state
+    state[DONE] = state[PREFILLED] = 0
+    longest = longest_chunk(state[RUNNING] + state[WAITING], replica)
+    work = Work(0, 0, replica.token_budget, 0, False)
+    for part in range(2):
+        if (part == 0) != replica.chunked:
+            work = admit(now, cap, longest, work, replica, fleet, requests, limits, records, workspace, tally, key)
+        elif work.tokens == 0:
+            work = serve_running(now, longest, replica, requests, limits, records, workspace, tally)
+    return work
 
 
 @inline
@@ -263,13 +242,6 @@ def time_before(now, chunked, workspace):
     With chunks, decodes run in every step. Without, steps of prefills alone may have come between.
     """
     return 0 if chunked else now - workspace.state[EMITTED]
-
-
-@inline
-def freshen(i, workspace):
-    """Keep in mind that the first gap of a request that begins to decode is its own."""
-    workspace.fresh[workspace.state[FRESH]] = i
-    workspace.state[FRESH] += 1
 
 
 @inline
@@ -340,9 +312,6 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
         store(workspace.kept, controllers)
         cap = most_active(target.batch, replica)
         work = schedule(now, cap, replica, fleet, requests, limits, records, workspace, tally, key)
-        preempted = work.preempted
-        if not replica.chunked and work.tokens == 0:
-            preempted = make_room(now, replica, requests, limits, records, workspace, tally)
         decoding = state[DECODING] if replica.chunked or work.tokens == 0 else 0
         state[IN_STEP] = state[RUNNING]
 
@@ -352,7 +321,7 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
         first += law.prefill_attention * work.attention
         if decoding > 0:
             first += law.kv_token * (state[OFFSETS] + decoding * (state[GROWN] + 1))
-        if work.tokens == 0 and not preempted and workspace.steady:
+        if work.tokens == 0 and not work.preempted and workspace.steady:
             steps = workspace.finish[workspace.heap[0]] - state[GROWN]
             steps = steps_that_fit(workspace, steps, replica.blocks - state[USED], size)
             steps = countable(first, growing, decoding, steps)
@@ -400,12 +369,15 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
             gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
         for k in range(state[DONE]):
             i = workspace.done[k]
-            if workspace.generated[i] == 0:
-                records.first_token[i] = now
-            elif i >= limits.warmup:
-                count_gaps(now - workspace.emitted[i], 0, 1, 1, limits, workspace, tally)
-            workspace.generated[i] += 1
-            workspace.emitted[i] = now
+            emits = workspace.to_prefill[i] == 0
+            if emits:
+                if workspace.generated[i] == 0:
+                    records.first_token[i] = now
+                elif i >= limits.warmup:
+                    count_gaps(now - workspace.emitted[i], 0, 1, 1, limits, workspace, tally)
+                workspace.generated[i] += 1
+                workspace.emitted[i] = now
+            workspace.to_prefill[i] = 0
             if workspace.generated[i] == output[i]:
                 leave(workspace, i, size)
                 records.last_token[i] = now
@@ -413,13 +385,10 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
                 gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
             else:
                 start_decoding(workspace, i, output[i], limits.warmup, size)
-                if not replica.chunked:
-                    freshen(i, workspace)
-        for k in range(state[LATER]):
-            i = workspace.later[k]
-            workspace.to_prefill[i] = 0
-            start_decoding(workspace, i, output[i], limits.warmup, size)
-            freshen(i, workspace)
+                if not (replica.chunked and emits):
+                    # Its first gap is its own.
+                    workspace.fresh[state[FRESH]] = i
+                    state[FRESH] += 1
         if workspace.watched:
             keep(workspace.last[STEPS], Observation(0, 0, 0, 0))
             if decoding > 0:

@@ -25,8 +25,8 @@ NOBODY = -1
     HEAD,  # the running request that was admitted first
     TAIL,  # the one admitted last
     PREFILLING,  # running requests whose prefill has not ended
-    DONE,  # requests whose prefill ends in this step
-    LATER,  # requests that decode from the next step on
+    DONE,  # requests that decode from the next step on
+    PREFILLED,  # those of them whose prefill ends in this step, with a token
     DECODING,
     MEASURED_DECODING,  # those past the warm-up
     GROWN,  # decode steps so far
@@ -76,9 +76,8 @@ class Workspace(NamedTuple):
     prefilling: NDArray[np.int64]
     """(replica, running) requests whose prefill has not ended, in the order of admission."""
     done: NDArray[np.int64]
-    """(replica, running) requests whose prefill ends in this step."""
-    later: NDArray[np.int64]
-    """(replica, running) requests that get no token in this step, and decode from the next on."""
+    """(replica, running) requests whose prefill ends in this step, and those that decode from the next on without: they
+    lack the token that they emitted last."""
     fresh: NDArray[np.int64]
     """(replica, running) requests that decode, but whose latest token is not of the latest step with decodes."""
     phase: NDArray[np.int64]
@@ -133,7 +132,6 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
         heap=np.zeros((replicas, running), np.int64),
         prefilling=np.zeros((replicas, running), np.int64),
         done=np.zeros((replicas, running), np.int64),
-        later=np.zeros((replicas, running), np.int64),
         fresh=np.zeros((replicas, running), np.int64),
         phase=np.zeros((replicas, replica.block_tokens), np.int64),
         queue=np.full((replicas, fleet.bins if fleet.by_bin else 1, 3), (NOBODY, NOBODY, 0), np.int64),
@@ -166,7 +164,6 @@ def part_of(workspace, r):
         workspace.heap[r],
         workspace.prefilling[r],
         workspace.done[r],
-        workspace.later[r],
         workspace.fresh[r],
         workspace.phase[r],
         workspace.queue[r],
