@@ -23,13 +23,14 @@ from batchcube.engine.continuous import (
     Replica,
     Requests,
     Setup,
+    follow,
     make_fleet,
     make_law,
     make_replica,
     make_reporting,
     make_requests,
 )
-from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.engine.continuous.model import ANYBODY, NOBODY, TICKS_PER_S
 from batchcube.engine.continuous.numba.fleet import run_fleet
 from batchcube.engine.continuous.run import new_records, way_of
 from batchcube.engine.statistics import CONTINUOUS
@@ -52,6 +53,16 @@ def job_of(requests: Requests, replica: Replica) -> Job:
     """Return what the engine is given: one replica, 50 windows over the arrivals."""
     reporting = make_reporting(horizon_s=float(requests.arrival[-1]) / TICKS_PER_S)
     return Job(requests, np.zeros(len(requests.arrival), np.int32), Setup(replica, make_fleet(), reporting))
+
+
+def closed(requests: Requests, users: int, replicas: int) -> Job:
+    """Return the same requests as users send them who wait for their answers, half a second each between two."""
+    count = len(requests.arrival)
+    whom = np.where(np.arange(count) < users, NOBODY, ANYBODY)
+    waiting = follow(requests._replace(arrival=np.zeros(count, np.int64)), whom, np.full(count, 0.5))
+    replica = make_replica(LAW, most_running=256, token_budget=2048, capacity_tokens=400_000)
+    setup = Setup(replica, make_fleet(replicas=replicas), make_reporting(horizon_s=count / 8.0))
+    return Job(waiting, np.zeros(count, np.int32), setup)
 
 
 def simulate(job: Job, *, leaps: bool) -> Records:
@@ -107,6 +118,11 @@ def main() -> None:
             return simpy_steps.mean_latency_s(few, replica)
 
         against(f"SimPy, {rate:g} requests/s, {len(few.arrival)} requests", few, replica, simpy, 3)
+    for replicas in (1, 4):
+        loop = closed(draw(count, 8.0), 64 * replicas, replicas)
+        (seconds,) = interleave(lambda _, loop=loop: simulate_many([loop], loop.shape), repetitions=repetitions)
+        each = 1e9 * float(np.median(seconds.processor)) / count
+        print(f"closed loop, {64 * replicas} users, {replicas} replicas, with its report: {number(each)} ns/request")
     million = draw(10**5 if quick else 10**6, 8.0)
     replica = make_replica(LAW, most_running=256, token_budget=2048, capacity_tokens=400_000)
     whole = job_of(million, replica)

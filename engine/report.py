@@ -19,6 +19,8 @@ class Facts(NamedTuple):
 
     arrived: NDArray[np.int64]
     """Requests."""
+    later: NDArray[np.int64]
+    """Arrivals that the growth of the backlog is a share of: those of the second half."""
     warmup: NDArray[np.int64]
     servers: NDArray[np.float64] | NDArray[np.int64]
     """NaN for infinitely many."""
@@ -62,7 +64,6 @@ def sums_of(
         counted=dict(zip(names, counted.T, strict=True)),
         histograms=dict(zip(names, np.moveaxis(tally.histograms, 1, 0), strict=True)),
         makespan_s=np.where(totals["measured"] > 0, span, np.nan),
-        later=facts.arrived - (facts.arrived // 2 + 1),
         ticks_per_s=ticks_per_s,
         units_per_s=catalogue.clock.units_per_s,
     )

@@ -37,11 +37,11 @@ class Limits(NamedTuple):
     since: Integer
     """When the makespan begins: the arrival of the first measured request."""
     half: Integer
-    """Number of the request with which half of them have arrived."""
+    """Number of the request with which half of them have arrived, of those whose arrival waits for no answer."""
     half_arrived: Integer
     """Its arrival."""
     all_arrived: Integer
-    """The last arrival."""
+    """The last arrival of those."""
     request_sla: Integer
     """D_request; NEVER when not set."""
     token_sla: Real
@@ -389,8 +389,13 @@ _BATCHES = (
 _CONTINUOUS = (
     _count("prompts", SERVED, lambda r, k: r.prompt),
     _count("last_completion", SERVED, lambda r, k: r.completion, reducer=LARGEST),
-    _count("backlog_half", SERVED, lambda r, k: (r.number <= k.half) & (r.completion > k.half_arrived)),
-    _count("backlog_all", SERVED, lambda r, k: r.completion > k.all_arrived),
+    # Who waits for an answer may come after those with higher numbers.
+    _count(
+        "backlog_half",
+        SERVED,
+        lambda r, k: (r.number <= k.half) & (r.arrival <= k.half_arrived) & (r.completion > k.half_arrived),
+    ),
+    _count("backlog_all", SERVED, lambda r, k: (r.arrival <= k.all_arrived) & (r.completion > k.all_arrived)),
     _count("running", SERVED, lambda r, k: -1, into=WINDOWS, reducer=LEVEL),
     _count("rejected", LOST, lambda r, k: 1),
     _count("missed_gaps", LOST, lambda r, k: where(r.number >= k.warmup, r.output - 1, 0)),

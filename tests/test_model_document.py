@@ -29,6 +29,7 @@ from batchcube.engine.continuous import (
     make_replica,
     make_requests,
 )
+from batchcube.engine.continuous.model import ANYBODY, NOBODY
 from batchcube.engine.continuous.run import totals_of
 from batchcube.engine.policies.bins import (
     assign_bins,
@@ -386,6 +387,9 @@ REPLICA = {
 }
 
 
+WORDS = {"nobody": NOBODY, "anybody": ANYBODY}
+
+
 def step_job_of(settings: dict[str, Any], rows: list[Row], routing: str = "round_robin") -> continuous.Job:
     """Build the replication of an example of continuous batching."""
     largest = int(settings["largest_batch"])
@@ -402,10 +406,16 @@ def step_job_of(settings: dict[str, Any], rows: list[Row], routing: str = "round
         horizon_s=settings.get("horizon_s", 1.0), windows=int(settings.get("windows", 1))
     )
     fleet = make_fleet(replicas=int(settings.get("servers", 1)), routing=routing, bins=3)
-    arrival_s = [value(row["arrival (ms)"]) / 1000 for row in rows]
+    # Where it comes about it does not count.
+    given = [value(row["arrival (ms)"]) / 1000 * (row.get("follows", "nobody") == "nobody") for row in rows]
+    arrival_s = np.maximum.accumulate(given)
     tokens = ([int(row[name]) for row in rows] for name in ("prompt", "output"))
     bins = np.array([int(row.get("bin of 3", 0)) for row in rows], np.int32)
-    return continuous.Job(make_requests(arrival_s, *tokens), bins, continuous.Setup(replica, fleet, reporting))
+    requests = make_requests(arrival_s, *tokens)
+    if "follows" in rows[0]:
+        whom = [WORDS.get(row["follows"]) or int(row["follows"]) for row in rows]
+        requests = continuous.follow(requests, whom, [value(row["d (ms)"] or "0") / 1000 for row in rows])
+    return continuous.Job(requests, bins, continuous.Setup(replica, fleet, reporting))
 
 
 def stepped_as_stated(example: Example, backend: str) -> None:
@@ -413,8 +423,8 @@ def stepped_as_stated(example: Example, backend: str) -> None:
     rows = example.tables[0]
     records, _ = simulate_job(step_job_of(example.settings, rows), backend)
     for i, row in enumerate(rows):
-        found = [records.scheduled[i], records.first_token[i], records.last_token[i]]
-        stated = [row[name] for name in ("scheduled", "first token", "last token")]
+        found = [records.arrival[i], records.scheduled[i], records.first_token[i], records.last_token[i]]
+        stated = [row[name] for name in ("arrival (ms)", "scheduled", "first token", "last token")]
         assert found == [round(value(text) * MILLISECOND) if text else -1 for text in stated], row
         assert records.preemptions[i] == int(row["preemptions"]), row
 
@@ -493,6 +503,7 @@ CHECKS: dict[str, Callable[[Example, str], None]] = {
     "10.8": stepped_as_stated,
     "10.9": routed_as_stated,
     "10.10": stepped_as_stated,
+    "10.11": stepped_as_stated,
 }
 RULES = {"1.1", "1.3", "2.1", "2.2", "4.1", "4.2", "5.1", "6.1", "7.1", "7.2", "8.1", "8.2"}
 """Examples of a single rule, the same text for every backend."""

@@ -23,8 +23,10 @@ def summarise_batches(tally: Tally, setups: Sequence[Setup], requests: Sequence[
     """Return the report of many replications, leading axis run; ArithmeticError when requests were lost or invented."""
     policies, reporting = [s.policy for s in setups], [s.reporting for s in setups]
     timed = np.array([s.service.timed for s in setups])
+    arrived = np.asarray(requests, dtype=np.int64)
     facts = Facts(
-        arrived=np.asarray(requests, dtype=np.int64),
+        arrived=arrived,
+        later=arrived - (arrived // 2 + 1),
         warmup=np.array([r.warmup for r in reporting]),
         servers=np.array([np.nan if p.servers == INFINITE else p.servers for p in policies]),
         window_s=np.array([r.window for r in reporting]) / TICKS_PER_S,

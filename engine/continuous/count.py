@@ -25,6 +25,7 @@ from ..statistics import (
     decision_of,
 )
 from ..tally import Counter, Tally
+from .following import judged_by
 from .model import SERVED as STATUS_SERVED
 from .model import TICKS_PER_NANOSECOND, Job, Records
 
@@ -36,12 +37,13 @@ def limits_of(job: Job, records: Records) -> Limits:
     """Return what holds for a whole replication."""
     reporting, arrival = job.setup.reporting, job.requests.arrival.tolist()
     measured = [i for i in range(reporting.warmup, len(arrival)) if records.status[i] == STATUS_SERVED]
+    judged = judged_by(job.requests)
     return Limits(
         warmup=reporting.warmup,
-        since=arrival[measured[0] if measured else -1],
-        half=len(arrival) // 2,
-        half_arrived=arrival[len(arrival) // 2],
-        all_arrived=arrival[-1],
+        since=min(arrival[i] for i in measured) if measured else arrival[-1],
+        half=judged.half,
+        half_arrived=arrival[judged.half],
+        all_arrived=arrival[judged.last],
         request_sla=reporting.request_sla,
         token_sla=reporting.token_sla,
         capacity=0.0,

@@ -40,6 +40,9 @@ BLOCK_TOKENS = 16
 """Tokens of a block unless something else is said, as of vLLM."""
 
 SERVED, REJECTED = 0, 1
+NOBODY, ANYBODY = -1, -2
+"""Whom a request may follow instead of another request."""
+NO_FOLLOWERS = np.zeros(0, np.int64)
 Routing = Literal["round_robin", "shortest_queue", "by_bin"]
 ROUTINGS: tuple[Routing, ...] = get_args(Routing)
 Admission = Literal["fifo", "by_bin"]
@@ -53,7 +56,7 @@ class Requests(NamedTuple):
     """The requests of one replication in arrival order, each field (request,)."""
 
     arrival: NDArray[np.int64]
-    """Ticks, non-decreasing."""
+    """Ticks, non-decreasing over those that follow nobody."""
     prompt: NDArray[np.int64]
     """Tokens, >= 1."""
     output: NDArray[np.int64]
@@ -62,6 +65,12 @@ class Requests(NamedTuple):
     """Predicted output, in tokens; read where a policy looks at it: see `Setup.reads_predictions`."""
     priority: NDArray[np.int64]
     """Smaller first; read with `scheduling_policy = "priority"`."""
+    follows: NDArray[np.int64] = NO_FOLLOWERS
+    """The request, earlier in order, after whose end it arrives: that arrival is known only then. NOBODY where its
+    arrival is known; ANYBODY after an end that nobody follows, the first of them after the first. Empty where all
+    arrivals are known."""
+    delay: NDArray[np.int64] = NO_FOLLOWERS
+    """Ticks from that end to its arrival; 0 for those that follow nobody. Empty where all arrivals are known."""
 
 
 class Law(NamedTuple):
@@ -202,6 +211,8 @@ class Records(NamedTuple):
     """SERVED, or REJECTED: it could never fit, alone."""
     replica: NDArray[np.int64]
     """That it was sent to."""
+    arrival: NDArray[np.int64]
+    """As it came about where it waited for an answer; otherwise as it was given."""
 
 
 def ticks(seconds: float, name: str) -> int:
@@ -269,6 +280,27 @@ def make_requests(
         "priority", (ranks != np.floor(ranks)) | (abs(ranks) > LOWEST_PRIORITY), ranks, "must be whole, within 2^31"
     )
     return Requests(whole, prompt.astype(np.int64), output.astype(np.int64), guess, ranks.astype(np.int64))
+
+
+def follow(requests: Requests, follows: ArrayLike, delay_s: ArrayLike) -> Requests:
+    """Return requests some of which arrive when others end, `delay_s` seconds later, see `Requests.follows`.
+
+    The arrivals of these do not count. InputError naming the first entry that follows itself or a later one, a delay
+    that cannot be, and requests of which none begins.
+    """
+    whom, delay = np.asarray(follows, np.int64), np.asarray(delay_s, np.float64)
+    number = np.arange(len(requests.arrival))
+    for name, values in (("follows", whom), ("delay_s", delay)):
+        if values.shape != number.shape:
+            raise InputError(f"{name} has {values.size} entries, arrival_s has {number.size}", allowed="must be equal")
+    _refuse("follows", (whom < ANYBODY) | (whom >= number), whom, "must be an earlier request, NOBODY or ANYBODY")
+    _refuse("delay_s", ~(np.isfinite(delay) & (delay >= 0)), delay, "must be finite and >= 0")
+    _refuse("delay_s", delay > LATEST / TICKS_PER_S / 2, delay, "is longer than can be simulated")
+    if whom[0] == ANYBODY:
+        raise InputError("must not wait for anybody: nobody would begin", path="follows[0]", value=whom[0])
+    waits = whom != NOBODY
+    ticks_later = np.where(waits, np.rint(np.where(waits, delay, 0.0) * TICKS_PER_S), 0).astype(np.int64)
+    return requests._replace(follows=whom, delay=ticks_later)
 
 
 def make_replica(

@@ -4,6 +4,7 @@ With separate prefills, a preempted request that needs more than the token budge
 """
 
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +16,13 @@ from ..policies.sla import TOKEN_GAP
 from ..policies.target import Target, decider, finished_of, last_of, steps_of, watches_steps
 from ..tally import Tally
 from .count import count_reference
+from .following import ARRIVES, ENDS
 from .model import (
+    ANYBODY,
     LATEST,
     LONGEST_GAP,
     NEVER,
+    NOBODY,
     ROUTINGS,
     SERVED,
     TICKS_PER_MICROSECOND,
@@ -140,6 +144,11 @@ class Engine:
         """Let a request wait."""
         self.queues[self.job.bin_of[number] if self.fleet.by_bin else 0].append(number)
 
+    def welcome(self, number: int, instant: int) -> None:
+        """Let a request wait that arrives at an instant up to which all steps were taken; who sleeps wakes up."""
+        self.now = max(self.now, instant)
+        self.enqueue(number)
+
     def waiting(self) -> int:
         """Return how many requests wait."""
         return len(self.returned) + sum(map(len, self.queues))
@@ -148,8 +157,8 @@ class Engine:
         """Return how many requests are here at an instant: those that the step under way completes still are."""
         return self.waiting() + (self.in_step if self.now > instant else len(self.running))
 
-    def step(self) -> None:
-        """Schedule one step, let its time pass, and emit its tokens."""
+    def step(self) -> list[int]:
+        """Schedule one step, let its time pass, and emit its tokens; return the requests that are done."""
         self.decide()
         longest = longest_chunk(len(self.running) + self.waiting(), self.replica)
         if self.replica.chunked:
@@ -160,7 +169,9 @@ class Engine:
         elif not self.admit(self.replica.token_budget, longest):
             self.serve_running(longest)
         step = self.pass_time()
-        self.learn(step, self.emit())
+        finished = self.emit()
+        self.learn(step, finished)
+        return finished
 
     def need(self, request: RunningRequest) -> int:
         """Return how many of a request's tokens are not in the cache: of its prompt and what it has emitted."""
@@ -341,24 +352,63 @@ class Engine:
         return update(means, new, oldest, smoothing)
 
 
+def way_to(job: Job, engines: list[Engine], i: int, turn: int, instant: int) -> int:
+    """Return the replica that a request goes to at an instant; it is the `turn`-th that is not turned away."""
+    fleet = job.setup.fleet
+    match ROUTINGS[fleet.routing]:
+        case "shortest_queue":
+            here = [engine.here(instant) for engine in engines]
+            return here.index(min(here))
+        case "by_bin":
+            return int(job.bin_of[i]) * fleet.replicas // fleet.bins
+        case _:
+            return turn % fleet.replicas
+
+
+def serve_following(job: Job, records: Records, engines: list[Engine]) -> None:
+    """Serve requests some of which come when others end, in the order of time over all replicas."""
+    requests, turn = job.requests, 0
+    ahead = [(int(requests.arrival[i]), ARRIVES, i) for i in np.flatnonzero(requests.follows == NOBODY).tolist()]
+    anybody = np.flatnonzero(requests.follows == ANYBODY).tolist()
+    while True:
+        starts = [engine.now if engine.running or engine.waiting() else NEVER for engine in engines]
+        start = min(starts)
+        if ahead and ahead[0][0] <= start:
+            instant, kind, i = heappop(ahead)
+            if kind == ENDS:
+                for j in np.flatnonzero(requests.follows == i).tolist() or [anybody.pop(0) for _ in anybody[:1]]:
+                    heappush(ahead, (instant + int(requests.delay[j]), ARRIVES, j))
+                continue
+            requests.arrival[i] = instant
+            if records.status[i] != SERVED:
+                heappush(ahead, (instant, ENDS, i))
+                continue
+            records.replica[i] = way_to(job, engines, i, turn, instant)
+            engines[records.replica[i]].welcome(i, instant)
+            turn += 1
+        elif start < NEVER:
+            for i in engines[starts.index(start)].step():
+                heappush(ahead, (int(records.last_token[i]), ENDS, i))
+        else:
+            return
+
+
 def simulate_reference(job: Job, records: Records, tally: Tally) -> None:
     """Serve every request that is not rejected already; fill its records, and the empty tally."""
     fleet, arrival = job.setup.fleet, job.requests.arrival.tolist()
     accepted = [i for i in range(len(arrival)) if records.status[i] == SERVED]
     history = History(emitted={i: [] for i in accepted})
     engines = [Engine(job, records, history) for _ in range(fleet.replicas)]
-    for turn, i in enumerate(accepted):
+    if len(job.requests.follows):
+        serve_following(job, records, engines)
+    for turn, i in enumerate(accepted if not len(job.requests.follows) else ()):
         if ROUTINGS[fleet.routing] == "shortest_queue":
             for engine in engines:
                 engine.advance(arrival[i])
-            here = [engine.here(arrival[i]) for engine in engines]
-            r = here.index(min(here))
-            # One that sleeps wakes up.
-            engines[r].now = max(engines[r].now, arrival[i])
-            engines[r].enqueue(i)
+            r = way_to(job, engines, i, turn, arrival[i])
+            engines[r].welcome(i, arrival[i])
         else:
-            by_bin = ROUTINGS[fleet.routing] == "by_bin"
-            r = int(job.bin_of[i]) * fleet.replicas // fleet.bins if by_bin else turn % fleet.replicas
+            r = way_to(job, engines, i, turn, arrival[i])
             engines[r].sent.append(i)
         records.replica[i] = r
     for engine in engines:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from ..report import Facts, summarise
 from ..statistics import CONTINUOUS
 from ..tally import Tally
-from .model import NEVER, TICKS_PER_S, Setup
+from .following import judged_by
+from .model import NEVER, TICKS_PER_S, Job
 
 OVERLOAD_TEST = (
     "overloaded: over the second half of the arrivals the number of requests in the system grew by more than "
@@ -17,11 +18,13 @@ OVERLOAD_TEST = (
 )
 
 
-def summarise_steps(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) -> dict[str, NDArray[Any]]:
+def summarise_steps(tally: Tally, jobs: Sequence[Job]) -> dict[str, NDArray[Any]]:
     """Return the report of many replications, leading axis run; ArithmeticError when values were lost on the way."""
+    setups = [job.setup for job in jobs]
     reporting = [setup.reporting for setup in setups]
     facts = Facts(
-        arrived=np.asarray(requests, dtype=np.int64),
+        arrived=np.array([len(job.requests.arrival) for job in jobs]),
+        later=np.array([judged_by(job.requests).later for job in jobs]),
         warmup=np.array([r.warmup for r in reporting]),
         servers=np.array([setup.fleet.replicas for setup in setups]),
         window_s=np.array([r.window for r in reporting]) / TICKS_PER_S,

@@ -11,6 +11,8 @@ from ..statistics import CONTINUOUS
 from ..tally import Tally, row_of
 from .classes import count_classes, summarise_classes
 from .model import (
+    NEVER,
+    NOBODY,
     REJECTED,
     ROUTINGS,
     SERVED,
@@ -59,7 +61,9 @@ def fill(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Reco
     run_one = _run_compiled if backend == "numba" else _run_reference
     for run, job in enumerate(jobs):
         row, told = row_of(tally, run), records[run] if records else new_records(job)
-        job = job._replace(requests=answered(job.requests, job.setup.replica))
+        # Who waits for an answer has an arrival only when it comes about.
+        requests = answered(job.requests, job.setup.replica)._replace(arrival=told.arrival)
+        job = job._replace(requests=requests)
         run_one(job, row, told)
         _check_conservation(job, told, row)
         count_classes(job, told, row.classes)
@@ -67,7 +71,7 @@ def fill(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Reco
 
 def summarise(tally: Tally, jobs: Sequence[Job]) -> Report:
     """Return the report of full tallies, leading axis job; ArithmeticError when values were lost on the way."""
-    report = summarise_steps(tally, [job.setup for job in jobs], [len(job.requests.arrival) for job in jobs])
+    report = summarise_steps(tally, jobs)
     return report | summarise_classes(tally.classes, jobs, report["makespan_s"])
 
 
@@ -79,8 +83,12 @@ def jobs_at_once(job: Job, shape: Shape, backend: str) -> int:
 def _run_compiled(job: Job, tally: Tally, records: Records) -> None:
     """Simulate in a Numba kernel; compiled code is loaded on first use only."""
     from .numba.fleet import run_fleet
+    from .numba.following import run_following
 
-    run_fleet(job, records, tally, *way_of(job, records))
+    if len(job.requests.follows):
+        run_following(job, records, tally)
+    else:
+        run_fleet(job, records, tally, *way_of(job, records))
     if tally.totals[CONTINUOUS.at("overrun")]:
         raise too_late()
 
@@ -93,11 +101,13 @@ def _run_reference(job: Job, tally: Tally, records: Records) -> None:
 
 
 def new_records(job: Job) -> Records:
-    """Return records of nothing but who is turned away."""
-    records = Records(*(np.full(len(job.requests.arrival), -1, np.int64) for _ in Records._fields))
+    """Return records of nothing but who is turned away, and the arrivals that are known."""
+    requests = job.requests
+    records = Records(*(np.full(len(requests.arrival), -1, np.int64) for _ in Records._fields))
     records.preemptions[:] = 0
-    records.status[:] = np.where(never_fits(job.requests, job.setup.replica), REJECTED, SERVED)
-    return records
+    records.status[:] = np.where(never_fits(requests, job.setup.replica), REJECTED, SERVED)
+    waits = requests.follows != NOBODY
+    return records._replace(arrival=np.where(waits, NEVER, requests.arrival) if len(waits) else requests.arrival)
 
 
 def way_of(job: Job, records: Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

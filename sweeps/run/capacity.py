@@ -162,6 +162,8 @@ def _require_searchable(sweep: Sweep, criteria: Sequence[Criterion]) -> None:
 def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
     """Say why a point has no capacity that could be searched, None where it has."""
     arrivals = point.workload.arrivals
+    if point.workload.sessions is not None:
+        return "workload.sessions: their rate is of sessions, and what is searched is one of requests; remove them"
     if arrivals is not None and not isinstance(arrivals, AtRate):
         return (
             f'workload.arrivals.process = "{arrivals.process}": its arrivals do not stretch with one rate, which is '

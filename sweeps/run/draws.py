@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.engine import Bins, Trace, batches, continuous, make_trace, sort_into_bins
-from batchcube.engine.continuous import Classes, Requests, make_classes, make_requests
+from batchcube.engine.continuous import Classes, Requests, follow, make_classes, make_requests
+from batchcube.engine.continuous.model import ANYBODY, NOBODY
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 
 from ..seeds import stream
 from ..spec.settings import CLASS_LIMITS, draws_service
-from ..workloads.arrivals import AtRate
+from ..workloads.arrivals import AtRate, Closed
 from ..workloads.lengths import Lengths, Mixture
 from ..workloads.predictors import Prediction
+from ..workloads.sessions import BoolArray, think_s, with_history
 from ..workloads.settings import FloatArray, IntArray
 from ..workloads.traces import RecordedTrace, resample
 from .laws import drawn_law, drawn_service
@@ -75,7 +77,11 @@ class Draws:
             setup = setup._replace(replica=setup.replica._replace(law=law))
         if setup.reads_predictions:
             requests = requests._replace(predicted=self._prediction(plan).predicted)
-        return continuous.Job(requests._replace(arrival=arrival), bin_of, setup, self._classes(plan))
+        requests = requests._replace(arrival=arrival)
+        if plan.point.workload.waits:
+            follows, delay = self._following(plan)
+            requests = requests._replace(follows=follows, delay=delay)
+        return continuous.Job(requests, bin_of, setup, self._classes(plan))
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         with self._lock:
@@ -134,12 +140,51 @@ class Draws:
             return self._window(plan).arrival_s / workload.trace.rate_scale
         process = workload.arrivals
         assert process is not None
+        opens = self._openings(plan)
+        count = plan.requests if opens is None else int(opens.sum())
         if isinstance(process, AtRate):
-            unit = self._once(
-                plan.keys.unit_arrivals, lambda: process.unit_arrivals(plan.requests, self._stream("arrivals"))
-            )
-            return process.scale(unit)
-        return process.draw(plan.requests, self._stream("arrivals"))
+            unit = self._once(plan.keys.unit_arrivals, lambda: process.unit_arrivals(count, self._stream("arrivals")))
+            arrival = process.scale(unit)
+        else:
+            arrival = process.draw(count, self._stream("arrivals"))
+        # A turn is not there before its session.
+        return arrival if opens is None else arrival[np.cumsum(opens) - 1]
+
+    def _openings(self, plan: PointPlan) -> BoolArray | None:
+        """Return which requests are first turns of sessions; None where there are none."""
+        sessions = plan.point.workload.sessions
+        if sessions is None:
+            return None
+        opens: BoolArray = self._once(
+            ("openings", sessions.turns, plan.requests),
+            lambda: sessions.openings(plan.requests, self._stream("sessions")),
+        )
+        return opens
+
+    def _following(self, plan: PointPlan) -> tuple[IntArray, IntArray]:
+        """Return whom every request follows, and after how many ticks."""
+        arrivals, sessions, count = plan.point.workload.arrivals, plan.point.workload.sessions, plan.requests
+        closed = arrivals if isinstance(arrivals, Closed) else None
+
+        def make() -> tuple[IntArray, IntArray]:
+            number = np.arange(count)
+            opens = self._openings(plan)
+            whom, delay_s = np.full(count, NOBODY), np.zeros(count)
+            if opens is None:
+                opens = np.full(count, True)
+            elif sessions is not None:
+                whom = np.where(opens, NOBODY, number - 1)
+                delay_s = np.where(opens, 0.0, think_s(sessions.think_s, count, self._stream("turns")))
+            if closed is not None:
+                later = opens & (np.cumsum(opens) > closed.users)
+                whom = np.where(later, ANYBODY, whom)
+                delay_s = np.where(later, think_s(closed.think_s, count, self._stream("think")), delay_s)
+            ones = np.ones(count, np.int64)
+            made = follow(make_requests(np.zeros(count), ones, ones), whom, delay_s)
+            return made.follows, made.delay
+
+        found: tuple[IntArray, IntArray] = self._once(("following", closed, sessions, count), make)
+        return found
 
     def _lengths(self, plan: PointPlan) -> Lengths:
         """Return what the requests need, and what a real predictor said of them where the source has it."""
@@ -154,8 +199,11 @@ class Draws:
             rng = self._stream("lengths")
             if workload.classes is not None:
                 assert isinstance(lengths, Mixture)
-                return lengths.draw_of(self._class_of(plan), rng, least)
-            return lengths.draw(plan.requests, rng, least)
+                drawn = lengths.draw_of(self._class_of(plan), rng, least)
+            else:
+                drawn = lengths.draw(plan.requests, rng, least)
+            opens = self._openings(plan)
+            return drawn if opens is None else with_history(drawn, opens)
 
         drawn: Lengths = self._once(plan.keys.lengths, draw)
         return drawn
@@ -164,9 +212,14 @@ class Draws:
         """Return the class of every request."""
         lengths = plan.point.workload.drawn_lengths
         assert isinstance(lengths, Mixture)
-        of: IntArray = self._once(
-            ("classes", plan.keys.lengths), lambda: lengths.kinds(plan.requests, self._stream("classes"))
-        )
+        opens = self._openings(plan)
+
+        def draw() -> IntArray:
+            senders = plan.requests if opens is None else int(opens.sum())
+            kinds = lengths.kinds(senders, self._stream("classes"))
+            return kinds if opens is None else kinds[np.cumsum(opens) - 1]
+
+        of: IntArray = self._once(("classes", plan.keys.lengths), draw)
         return of
 
     def _classes(self, plan: PointPlan) -> Classes | None:

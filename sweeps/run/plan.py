@@ -20,7 +20,7 @@ from ..spec.policies import named_in
 from ..spec.settings import CONTROLLED, CoefficientsLaw, Point, TraceSettings
 from ..theory.bins import BinnedBatches
 from ..theory.expected import Expected, batches_of, expected
-from ..workloads.arrivals import AtRate
+from ..workloads.arrivals import AtRate, Closed
 from ..workloads.datasets import resolve
 from ..workloads.settings import FloatArray
 from ..workloads.traces import RecordedTrace, read_trace
@@ -134,6 +134,16 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
             "all replications come from one recorded trace: intervals say how much the place in it and the predictor's "
             "luck matter, and are too narrow for any other trace"
         ] = None
+    if any(isinstance(plan.point.workload.arrivals, Closed) for plan in points):
+        notes[
+            "closed loop: requests arrive when answers end, so that points of the same replication have the same "
+            "requests and think times, but not the same arrivals; the rate is an outcome, and no queue can grow"
+        ] = None
+    elif any(plan.point.workload.sessions is not None for plan in points):
+        notes[
+            "sessions: turns arrive when answers end, so that points of the same replication have the same sessions, "
+            "requests and think times, but later turns arrive at other times; rates are of sessions"
+        ] = None
     for law in calibrated(points):
         mine = [plan for plan in points if plan.point.server.service == law]
         largest = max(plan.setup.largest_batch for plan in mine)
@@ -160,7 +170,12 @@ def _checksums(points: Sequence[PointPlan]) -> set[str]:
     paths = {str(locate_coefficients(law.coefficients)) for law in calibrated(points)}
     for plan in points:
         workload = plan.point.workload
-        for settings in (plan.point.server.service, workload.arrivals, workload.drawn_lengths):
+        for settings in (
+            plan.point.server.service,
+            workload.arrivals,
+            workload.drawn_lengths,
+            workload.sessions,
+        ):
             paths.update(_paths(settings))
     return {hashlib.sha256(resolve(path).read_bytes()).hexdigest() for path in paths}
 
@@ -226,7 +241,7 @@ class _Planner:
                 f"must be < {count}, the requests of a replication", path="report.warmup_requests", value=warmup
             )
         shared = workload.model_copy(update={"arrivals": None})
-        drawn_from = ("sample", workload.drawn_lengths, id(trace), sampling(policy, trace))
+        drawn_from = ("sample", workload.drawn_lengths, workload.sessions, id(trace), sampling(policy, trace))
         sample = self._once(drawn_from, lambda: self._sampler.sample(workload, policy, trace))
         batch = policy.batch_size if policy.mode not in CONTROLLED else policy.largest_batch
         assert batch is not None
@@ -259,9 +274,10 @@ class _Planner:
                 "unit",
                 process.model_copy(update={"rate_per_s": 1.0}) if isinstance(process, AtRate) else process,
                 count,
+                workload.sessions,
             )
-            arrivals = ("arrivals", process, count)
-            lengths = ("lengths", workload.drawn_lengths, count)
+            arrivals = ("arrivals", process, count, workload.sessions)
+            lengths = ("lengths", workload.drawn_lengths, count, workload.sessions)
         cut = edges.tobytes()
         prediction = ("prediction", lengths, workload.predictor, cut if workload.predictor.looks_at_bins else b"")
         bins = ("bins", prediction, cut) if len(edges) > 2 else ("one bin", count)

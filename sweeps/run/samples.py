@@ -19,6 +19,7 @@ from ..spec.settings import PolicySettings, Workload
 from ..workloads.lengths import Exponential
 from ..workloads.lengths import Lengths as DrawnLengths
 from ..workloads.lengths import Uniform as UniformLengths
+from ..workloads.sessions import with_history
 from ..workloads.settings import FloatArray
 from ..workloads.traces import RecordedTrace
 
@@ -33,6 +34,8 @@ class Sample(NamedTuple):
     tokens: FloatArray | None
     """Prompt and output tokens; None where lengths are seconds."""
     column: FloatArray | None
+    turns: float = 1.0
+    """Requests of a session, on average."""
 
 
 class Sampler:
@@ -72,7 +75,10 @@ class Sampler:
             )
         # Drawn apart from the replications: the scheduler must not see the future.
         drawn = lengths.draw(size, stream(self.seed, None, "lengths"), least_prompt(policy))
-        return sample_of(drawn)
+        if workload.sessions is None:
+            return sample_of(drawn)
+        opens = workload.sessions.openings(size, stream(self.seed, None, "sessions"))
+        return sample_of(with_history(drawn, opens))._replace(turns=size / int(opens.sum()))
 
     def edges(self, workload: Workload, policy: PolicySettings, batch: int, sample: Sample) -> FloatArray:
         """Return the edges of a policy's bins (bin + 1,), without bins that nothing can hit; `batch` is B."""

@@ -121,7 +121,7 @@ def step_setup(of: Simulated, seed: int, once: Once) -> continuous.Setup:
         drawn_law(of.point, stream(seed, None, "coefficients"))
     if policy.sla is not None:
         _require_reachable(policy.sla, law, float(requests.prompt.mean()))
-    span = report.horizon_s or _span(workload, of.trace, of.requests)
+    span = report.horizon_s or _span(workload, of.trace, round(of.requests / of.sample.turns))
     span = span or _step_work_s(server, law, of.batch, of.requests, of.sample)
     _require_span(of, span, LONGEST_CONTINUOUS_S, " in mode continuous")
     mean, square = of.beliefs

@@ -120,7 +120,8 @@ def _of_steps(job: continuous.Job, records: continuous.Records) -> dict[str, NDA
     """Return what became of each request, by the names of columns."""
     requests = job.requests
     return {
-        "arrival_s": requests.arrival / STEP_TICKS_PER_S,
+        "arrival_s": records.arrival / STEP_TICKS_PER_S,
+        **({"follows": requests.follows} if len(requests.follows) else {}),
         **({} if job.classes is None else {"class": job.classes.of}),
         "prompt_tokens": requests.prompt,
         "output_tokens": requests.output,

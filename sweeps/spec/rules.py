@@ -14,6 +14,7 @@ from batchcube.engine.policies.sla import SIGNALS, STEP_SIGNALS
 from batchcube.engine.ticks import TICKS_PER_S as BATCH_TICKS_PER_S
 from batchcube.errors import InputError
 
+from ..workloads.arrivals import Closed
 from ..workloads.lengths import Empirical, LengthDistribution
 from ..workloads.predictors import Column, Confusion
 from ..workloads.settings import Settings
@@ -101,6 +102,7 @@ def _workload_problems(workload: Workload) -> Iterator[Problem]:
             if getattr(workload, name) is None:
                 yield Problem(("workload", name), "is missing (or give workload.trace, a recorded trace)", shown=False)
         yield from _class_problems(workload)
+        yield from _waiting_problems(workload)
         if predictor == "column" and getattr(workload.lengths, "predicted_column", None) is None:
             text = "needs a recorded trace, or lengths from a file with a predicted_column"
             yield Problem(("workload", "predictor", "kind"), text)
@@ -110,7 +112,7 @@ def _workload_problems(workload: Workload) -> Iterator[Problem]:
                     yield Problem((*where, *at), text)
         return
     trace = workload.trace
-    for name in ("arrivals", "lengths", "classes"):
+    for name in ("arrivals", "lengths", "classes", "sessions"):
         if getattr(workload, name) is not None:
             yield Problem(("workload", name), "a recorded trace has its own; remove it or workload.trace", shown=False)
     for name in ("model", "log_type"):
@@ -144,6 +146,20 @@ def _class_problems(workload: Workload) -> Iterator[Problem]:
     for place, name in enumerate(workload.class_names):
         if name in workload.class_names[:place]:
             yield Problem(("workload", "classes", place, "name"), "is the name of another class already")
+
+
+def _waiting_problems(workload: Workload) -> Iterator[Problem]:
+    if isinstance(workload.arrivals, Closed) and workload.arrivals.users > (workload.requests or 0):
+        text = f"must be <= workload.requests = {workload.requests}: every user sends one"
+        yield Problem(("workload", "arrivals", "users"), text)
+    if workload.sessions is None:
+        return
+    turns, at = workload.sessions.turns, ("workload", "sessions", "turns")
+    if turns.unit == "seconds" or turns.gives_prompt:
+        yield Problem(at, "must be whole numbers of turns: no unit, and no prompt", shown=False)
+        return
+    for below, _ in turns.problems_in_tokens(1):
+        yield Problem((*at, *below), "must give whole numbers of turns, 1 or more")
 
 
 def _policy_problems(point: Point) -> Iterator[Problem]:
@@ -285,9 +301,13 @@ def _whole_batch_problems(point: Point) -> Iterator[Problem]:
         elif in_seconds and signal == "tbt":
             text = 'needs tokens, and workload.lengths.unit is "seconds"; use "batch_time" or "latency"'
             yield Problem(path, text, shown=False)
-    if point.workload.classes is not None:
-        text = f"mode {point.policy.mode} would ignore them; used by continuous"
-        yield Problem(("workload", "classes"), text, shown=False)
+    for name in ("classes", "sessions"):
+        if getattr(point.workload, name) is not None:
+            text = f"mode {point.policy.mode} would ignore them; used by continuous"
+            yield Problem(("workload", name), text, shown=False)
+    if isinstance(point.workload.arrivals, Closed):
+        text = f"mode {point.policy.mode} has no closed loop; used by continuous"
+        yield Problem(("workload", "arrivals", "process"), text)
     yield from _whole_batch_server_problems(point)
     yield from _clock_problems(point)
 

@@ -24,9 +24,10 @@ from batchcube.engine.policies.sla import Signal, Variant
 from batchcube.engine.simulation import Simulation
 from batchcube.engine.ticks import LARGEST_BATCH
 
-from ..workloads.arrivals import ArrivalProcess
+from ..workloads.arrivals import ArrivalProcess, Closed
 from ..workloads.lengths import LengthDistribution, Mixture
 from ..workloads.predictors import Oracle, Predictor
+from ..workloads.sessions import Sessions
 from ..workloads.settings import Settings
 from ..workloads.traces import Resampling, TimeUnit, TraceFormat
 from .policies import BinChoice, ControllerSettings, ServiceOrder
@@ -135,6 +136,9 @@ class Workload(Settings):
     classes: Annotated[tuple[WorkloadClass, ...], Field(strict=False)] | None = Field(
         default=None, description="classes of requests, instead of lengths (mode continuous)"
     )
+    sessions: Sessions | None = Field(
+        default=None, description="requests are turns of sessions, which arrivals are of (mode continuous)"
+    )
     predictor: Predictor = Field(
         default_factory=lambda: Oracle(kind="oracle"), description="what the scheduler believes a length to be"
     )
@@ -154,6 +158,11 @@ class Workload(Settings):
         return Mixture.model_construct(
             distribution="mixture", weights=shares, components=tuple(one.lengths for one in self.classes)
         )
+
+    @property
+    def waits(self) -> bool:
+        """Whether requests wait for answers to others, so that arrivals depend on the service."""
+        return self.sessions is not None or isinstance(self.arrivals, Closed)
 
     @property
     def class_names(self) -> tuple[str, ...]:

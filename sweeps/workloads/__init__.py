@@ -1,6 +1,6 @@
 """Synthetic workloads: arrival processes, length distributions, predictors."""
 
-from .arrivals import ArrivalProcess, AtOnce, Deterministic, Gamma, GammaWindows, OnOff, Poisson, Step
+from .arrivals import ArrivalProcess, AtOnce, Closed, Deterministic, Gamma, GammaWindows, OnOff, Poisson, Step
 from .lengths import (
     Constant,
     Empirical,
@@ -30,6 +30,7 @@ __all__ = [
     "Adjacent",
     "ArrivalProcess",
     "AtOnce",
+    "Closed",
     "Column",
     "Confusion",
     "Constant",

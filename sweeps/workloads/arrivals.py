@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from batchcube.errors import InputError
 
+from .sessions import ThinkTime
 from .settings import FloatArray, Rate, Settings
 from .traces import LATEST_S, read_columns, remembered
 
@@ -306,6 +307,24 @@ class AtOnce(Settings):
         return 0.0
 
 
+class Closed(Settings):
+    """A closed loop: as many users, each of whom sends a request when the last answer has ended."""
+
+    process: Literal["closed"]
+    users: int = Field(ge=1, le=10**6, description="users, all of whom begin at time 0; max_concurrency of benchmarks")
+    think_s: ThinkTime | None = Field(
+        default=None, description="seconds from an answer to the user's next request, a distribution; none if left out"
+    )
+
+    def draw(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Return zeros (count,), the arrivals of the first request of every user; draws nothing."""
+        return np.zeros(count)
+
+    def nominal_span_s(self, count: int) -> float:
+        """Return 0: it takes as long as the service does."""
+        return 0.0
+
+
 ArrivalProcess = Annotated[
-    Poisson | Deterministic | Gamma | OnOff | GammaWindows | Step | AtOnce, Field(discriminator="process")
+    Poisson | Deterministic | Gamma | OnOff | GammaWindows | Step | AtOnce | Closed, Field(discriminator="process")
 ]

@@ -13,13 +13,14 @@ from batchcube.engine.continuous import (
     Reporting,
     Requests,
     Setup,
+    follow,
     make_fleet,
     make_law,
     make_replica,
     make_reporting,
     make_requests,
 )
-from batchcube.engine.continuous.model import NEVER, TICKS_PER_S
+from batchcube.engine.continuous.model import ANYBODY, NEVER, NOBODY, TICKS_PER_S
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.order import CHOICES
@@ -172,3 +173,32 @@ def draw_large(rng: np.random.Generator) -> Job:
         rng.integers(-2, 3, count),
     )
     return Job(requests, np.zeros(count, np.int32), Setup(replica, make_fleet(), reporting))
+
+
+def draw_plain(rng: np.random.Generator) -> Job:
+    """Draw a job as in `draw_job`, always with the same order of bins: there is a kernel for each."""
+    job = draw_job(rng)
+    fleet = job.setup.fleet._replace(bin_choice=make_fleet().bin_choice)
+    return job._replace(setup=job.setup._replace(fleet=fleet))
+
+
+def draw_following(rng: np.random.Generator) -> Job:
+    """Draw a job as in `draw_plain` with requests that come when others end: a closed loop, sessions, or anyhow."""
+    job = draw_plain(rng)
+    count = len(job.requests.arrival)
+    number = np.arange(count)
+    match str(rng.choice(["closed", "sessions", "anyhow"])):
+        case "closed":
+            whom = np.where(number < rng.integers(1, count + 1), NOBODY, ANYBODY)
+        case "sessions":
+            turns = rng.geometric(1 / int(rng.integers(1, 6)), count)
+            starts = np.isin(number, np.concatenate([[0], np.cumsum(turns)]))
+            whom = np.where(starts, NOBODY, number - 1)
+            if rng.integers(2):
+                users = np.cumsum(starts) <= rng.integers(1, 6)
+                whom = np.where(starts & ~users, ANYBODY, whom)
+        case _:
+            whom = np.array([rng.choice([NOBODY, ANYBODY, rng.integers(0, max(i, 1))]) for i in number])
+    whom[0] = NOBODY
+    delay = np.round(rng.exponential(float(rng.choice([1e-3, 1e-2, 0.2])), count), int(rng.integers(2, 6)))
+    return job._replace(requests=follow(job.requests, whom, delay * rng.integers(2)))

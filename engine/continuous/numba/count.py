@@ -57,17 +57,16 @@ def first_arrival(requests, records, reporting):
 
 
 @inline
-def start_counting(requests, records, reporting, tally):
-    """Return what is known of the whole replication."""
-    arrival, since = requests.arrival, first_arrival(requests, records, reporting)
-    count = len(arrival)
+def start_counting(since, judged, requests, reporting, tally):
+    """Return what is known of the whole replication, in which `since` is when the makespan begins."""
+    arrival = requests.arrival
     tally.totals[FIRST_ARRIVAL] = since
     return Limits(
         reporting.warmup,
         since,
-        count // 2,
-        arrival[count // 2],
-        arrival[count - 1],
+        judged.half,
+        arrival[judged.half],
+        arrival[judged.last],
         reporting.request_sla,
         reporting.token_sla,
         0.0,

@@ -8,10 +8,11 @@ from ...numba.jit import inline, jit
 from ...numba.state import Structure, floats_of, packing, structure_of
 from ...policies.controller import Controller, controller_of
 from ...policies.order import Order, order_of
-from ...policies.target import decider, start_state
+from ...policies.target import Control, decider, start_state
 from ...statistics import CONTINUOUS
+from ..following import judged_by
 from ..model import NEVER, REJECTED, ROUTINGS, Job
-from .count import count_requests, start_counting
+from .count import count_requests, first_arrival, start_counting
 from .queues import enqueue
 from .replica import advance, view_of
 from .workspace import IN_STEP, NOW, RUNNING, STEPS, TOKENS, USED, WAITING, make_workspace, means_of, part_of
@@ -46,14 +47,14 @@ def fleet_kernel(further: Controller | None, structure: Structure, bin_choice: O
     key = bin_choice.key
 
     @jit
-    def run_fleet(requests, bin_of, setup, records, tally, workspace, order, begin):
+    def run_fleet(requests, bin_of, setup, records, tally, workspace, order, begin, judged):
         replica, fleet, reporting = setup
         arrival, replicas = requests.arrival, fleet.replicas
         for r in range(replicas):
             part = part_of(workspace, r)
             view = view_of(0, requests, replica.control, part)
             store(part.kept, start_all(means_of(STEPS, part), view, replica.control)[0])
-        limits = start_counting(requests, records, reporting, tally)
+        limits = start_counting(first_arrival(requests, records, reporting), judged, requests, reporting, tally)
         rounds = len(arrival) if fleet.routing == SHORTEST_QUEUE else 0
         for i in range(rounds + 1):
             until = arrival[i] if i < rounds else NEVER
@@ -83,18 +84,24 @@ def fleet_kernel(further: Controller | None, structure: Structure, bin_choice: O
 _structures: dict[Controller | None, Structure] = {}
 
 
+def structure_for(control: Control) -> Structure:
+    """Return the structure of the controllers' state."""
+    further = controller_of(control.further)
+    if further not in _structures:
+        _structures[further] = structure_of(start_state(control))
+    return _structures[further]
+
+
 def run_fleet(job: Job, records: Any, tally: Any, order: Any, begin: Any, *, leaps: bool = True) -> None:
     """Serve or reject every request of a replication; fill its records, and the empty tally.
 
     Without `leaps`, steps that are alike are taken one by one: to measure and test what leaps are worth.
     """
     control = job.setup.replica.control
-    further = controller_of(control.further)
-    if further not in _structures:
-        _structures[further] = structure_of(start_state(control))
-    structure = _structures[further]
+    structure = structure_for(control)
     workspace = make_workspace(job, floats_of(structure))
     if not leaps:
         workspace = workspace._replace(steady=False)
-    kernel = fleet_kernel(further, structure, order_of(job.setup.fleet.bin_choice))
-    kernel(job.requests, job.bin_of, job.setup, records, tally, workspace, order, begin)
+    kernel = fleet_kernel(controller_of(control.further), structure, order_of(job.setup.fleet.bin_choice))
+    judged = judged_by(job.requests)
+    kernel(job.requests, job.bin_of, job.setup, records, tally, workspace, order, begin, judged)

@@ -10,6 +10,7 @@ from .workspace import (
     COUNT,
     DECODING,
     EMITTED,
+    ENDED,
     FIRST,
     GROWN,
     HEAD,
@@ -131,6 +132,14 @@ def leave(workspace, i, size):
         workspace.state[TAIL] = before
     workspace.state[RUNNING] -= 1
     release(workspace, i, size)
+
+
+@inline
+def complete(workspace, i, size):
+    """Let a request that is done leave; who follows it will hear of it."""
+    leave(workspace, i, size)
+    workspace.ended[workspace.state[ENDED]] = i
+    workspace.state[ENDED] += 1
 
 
 @inline

@@ -21,12 +21,13 @@ from ..model import (
 from .count import add_decision, count_gaps, count_move, count_steps
 from .leaps import blocks_for, countable, growth, lasting, steps_that_fit, steps_until
 from .pool import more_blocks, take
-from .queues import dequeue, enqueue, join, leave, next_in_line, preempt, start_decoding, stop_decoding
+from .queues import complete, dequeue, enqueue, join, next_in_line, preempt, start_decoding, stop_decoding
 from .workspace import (
     COUNT,
     DECODING,
     DONE,
     EMITTED,
+    ENDED,
     FINISHED,
     FIRST,
     FRESH,
@@ -313,7 +314,7 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
         cap = most_active(target.batch, replica)
         work = schedule(now, cap, replica, fleet, requests, limits, records, workspace, tally, key)
         decoding = state[DECODING] if replica.chunked or work.tokens == 0 else 0
-        state[IN_STEP] = state[RUNNING]
+        state[IN_STEP], state[ENDED] = state[RUNNING], 0
 
         # How many steps at once, and how long they take.
         steps, growing = 1, law.kv_token * decoding
@@ -363,7 +364,7 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
         while decoding > 0 and state[DECODING] > 0 and workspace.finish[workspace.heap[0]] <= state[GROWN]:
             i = workspace.heap[0]
             stop_decoding(workspace, i, output[i], limits.warmup, size)
-            leave(workspace, i, size)
+            complete(workspace, i, size)
             records.last_token[i] = now
             tokens = prompt[i] + output[i]
             gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
@@ -379,7 +380,7 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
                 workspace.emitted[i] = now
             workspace.to_prefill[i] = 0
             if workspace.generated[i] == output[i]:
-                leave(workspace, i, size)
+                complete(workspace, i, size)
                 records.last_token[i] = now
                 tokens = prompt[i] + output[i]
                 gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
@@ -400,4 +401,6 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
                 new = observe(0.0, gone, gone_tokens, gone_squares)
                 see(FINISHED, new, state[SEEN_FINISHED], control.smoothing, workspace)
                 state[SEEN_FINISHED] += 1
+        if workspace.followed and state[ENDED] > 0:
+            break
     state[NOW] = now

@@ -40,8 +40,9 @@ NOBODY = -1
     SEEN_STEPS,
     SEEN_FINISHED,
     WINDOW,
+    ENDED,  # how many the latest step completed
     FIELDS,
-) = range(25)
+) = range(26)
 
 
 class Workspace(NamedTuple):
@@ -98,6 +99,10 @@ class Workspace(NamedTuple):
     """Whether there is a controller beside the papers'."""
     eager: bool
     """Whether whoever comes may change what is decided, though there are others who wait."""
+    ended: NDArray[np.int64]
+    """(replica, running) requests that the latest step completed, the first `ENDED`."""
+    followed: bool
+    """Whether somebody may follow those that end: then steps wait to hear of it."""
 
 
 FIRST, LAST, COUNT = range(3)
@@ -142,6 +147,8 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
         watched=watches_steps(replica.control),
         further=has_further(replica.control),
         eager=has_further(replica.control) or replica.long_prefill_token_threshold_adaptive,
+        ended=np.zeros((replicas, running), np.int64),
+        followed=len(requests.follows) > 0,
     )
 
 
@@ -174,6 +181,8 @@ def part_of(workspace, r):
         workspace.watched,
         workspace.further,
         workspace.eager,
+        workspace.ended[r],
+        workspace.followed,
     )
 
 

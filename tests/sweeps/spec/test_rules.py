@@ -41,8 +41,37 @@ class Rule(NamedTuple):
     kept: Tables
 
 
+CLOSED: Tables = laid(STEPS, {"workload.arrivals": {"process": "closed", "users": 5}})
 RULES = [
     # Workload
+    Rule(
+        CLOSED,
+        {"workload.arrivals.users": 101},
+        "workload.arrivals.users",
+        "must be <= workload.requests = 100: every user sends one",
+        {"workload.arrivals.users": 100},
+    ),
+    Rule(
+        TOKENS,
+        {"workload.arrivals": CLOSED["workload"]["arrivals"]},
+        "workload.arrivals.process",
+        "mode fifo_greedy has no closed loop; used by continuous",
+        {"workload.arrivals": {"process": "at_once"}},
+    ),
+    Rule(
+        STEPS,
+        {"workload.sessions": {"turns": {"distribution": "constant", "value": 3.0, "unit": "seconds"}}},
+        "workload.sessions.turns",
+        "must be whole numbers of turns: no unit, and no prompt",
+        {"workload.sessions": {"turns": {"distribution": "constant", "value": 3.0}}},
+    ),
+    Rule(
+        STEPS,
+        {"workload.sessions": {"turns": {"distribution": "constant", "value": 0.0}}},
+        "workload.sessions.turns.value",
+        "must give whole numbers of turns, 1 or more",
+        {"workload.sessions": {"turns": {"distribution": "constant", "value": 1.0}}},
+    ),
     Rule(
         CLASSES,
         {"workload.lengths": CLASS["lengths"]},

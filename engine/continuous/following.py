@@ -1,0 +1,63 @@
+"""Requests that come when an answer ends: who follows whom, and by whose arrivals growth is judged.
+
+A request whose `Requests.follows` names another arrives `Requests.delay` after that one's end; one that follows ANYBODY
+does after an end that none names, the first of them after the first such end, and so on. Ends are the instant of the
+last token, or of the arrival of a request that is turned away.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .model import ANYBODY, NOBODY, Requests
+
+ENDS, ARRIVES = range(2)
+"""What happens to a request, in the order of one instant; then by number."""
+
+
+class Followers(NamedTuple):
+    """Who follows whom."""
+
+    of: NDArray[np.int64]
+    """Requests that follow a certain one, by the one that they follow."""
+    begin: NDArray[np.int64]
+    """(request + 1,) where in `of` those begin that follow a request."""
+    anybody: NDArray[np.int64]
+    """Those that follow anybody, in order."""
+
+
+def followers(requests: Requests) -> Followers:
+    """Return who follows whom."""
+    follows = requests.follows
+    order = np.argsort(follows, kind="stable")
+    order = order[np.searchsorted(follows[order], 0) :]
+    begin = np.searchsorted(follows[order], np.arange(len(follows) + 1))
+    return Followers(order, begin, np.flatnonzero(follows == ANYBODY))
+
+
+class Judged(NamedTuple):
+    """The arrivals over which growth is judged: of the requests that follow nobody."""
+
+    half: int
+    """The request with which half of them have come."""
+    last: int
+    later: int
+    """How many come after the half: growth is a share of them."""
+
+
+def judged_by(requests: Requests) -> Judged:
+    """Return the arrivals over which growth is judged.
+
+    In a closed loop, where requests follow anybody, nothing grows: the last has the place of the half, and what did not
+    grow is a share of all.
+    """
+    count = len(requests.arrival)
+    if not len(requests.follows):
+        return Judged(count // 2, count - 1, count - (count // 2 + 1))
+    opening = np.flatnonzero(requests.follows == NOBODY)
+    last = int(opening[-1])
+    if (requests.follows == ANYBODY).any():
+        return Judged(last, last, count)
+    half = len(opening) // 2
+    return Judged(int(opening[half]), last, len(opening) - (half + 1))

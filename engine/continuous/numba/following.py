@@ -1,0 +1,196 @@
+"""Replicas whose requests come when others end: what happens is taken in the order of time over all of them."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...numba.jit import inline, jit
+from ...numba.state import Structure, floats_of, packing
+from ...policies.controller import Controller, controller_of
+from ...policies.order import Order, order_of
+from ...policies.target import decider
+from ...statistics import CONTINUOUS
+from ...tally import new_tally, row_of
+from ..following import ARRIVES, ENDS, followers, judged_by
+from ..model import NEVER, NOBODY, REJECTED, ROUTINGS, Job
+from .count import count_requests, start_counting
+from .fleet import KEPT, OVERRUN, SHORTEST_QUEUE, shortest, structure_for
+from .queues import enqueue
+from .replica import advance, view_of
+from .workspace import ENDED, NOW, RUNNING, STEPS, TOKENS, USED, WAITING, make_workspace, means_of, part_of
+
+BY_BIN = ROUTINGS.index("by_bin")
+_KIND = 2**32
+"""A request has one thing ahead of it at most: its number, and this much more where it ARRIVES."""
+
+
+class Agenda(NamedTuple):
+    """What is ahead: ends, and arrivals that are known by now."""
+
+    due: NDArray[np.int64]
+    """(request,) when."""
+    heap: NDArray[np.int64]
+    """(request,) what is ahead, the next on top: ends before arrivals at one instant, then by number."""
+
+
+@inline
+def sooner(agenda, a, b):
+    """Say whether what is at place a of the heap comes before what is at place b."""
+    one, other = agenda.heap[a], agenda.heap[b]
+    first, second = agenda.due[one % _KIND], agenda.due[other % _KIND]
+    return first < second or (first == second and one < other)
+
+
+@inline
+def exchange(agenda, a, b):
+    """Exchange two places of the heap."""
+    agenda.heap[a], agenda.heap[b] = agenda.heap[b], agenda.heap[a]
+
+
+@inline
+def put(agenda, size, instant, kind, i):
+    """Put what happens to a request onto the agenda, which held `size` before; return how many it holds."""
+    agenda.due[i], agenda.heap[size] = instant, i + _KIND * kind
+    at = size
+    while at > 0 and sooner(agenda, at, (at - 1) >> 1):
+        exchange(agenda, at, (at - 1) >> 1)
+        at = (at - 1) >> 1
+    return size + 1
+
+
+@inline
+def drop(agenda, size):
+    """Take off what is next; return how many are left."""
+    last, at = size - 1, 0
+    agenda.heap[0] = agenda.heap[last]
+    while True:
+        child = 2 * at + 1
+        if child >= last:
+            return last
+        if child + 1 < last and sooner(agenda, child + 1, child):
+            child += 1
+        if not sooner(agenda, child, at):
+            return last
+        exchange(agenda, at, child)
+        at = child
+
+
+@inline
+def first_measured(requests, records, warmup):
+    """Return the first arrival past the warm-up of those that are known, of the last request where none is served."""
+    first = NEVER
+    for i in range(warmup, len(requests.arrival)):
+        if records.status[i] != REJECTED:
+            first = min(first, requests.arrival[i])
+    return first if first < NEVER else requests.arrival[len(requests.arrival) - 1]
+
+
+@cache
+def following_kernel(further: Controller | None, structure: Structure, bin_choice: Order) -> Callable[..., None]:
+    """Return the kernel like `fleet.fleet_kernel`, for requests that come when others end.
+
+    Steps are taken on the replica whose next one begins first, as long as nothing that others bring about can come
+    before. With `rehearsal` it stops at the first arrival past the warm-up.
+    """
+    start_all, decide_all = decider(further)
+    load, store = packing(structure)
+    key = bin_choice.key
+
+    @jit
+    def run_following(requests, bin_of, setup, records, tally, workspace, agenda, after, judged, rehearsal):
+        replica, fleet, reporting = setup
+        arrival, replicas = requests.arrival, fleet.replicas
+        for r in range(replicas):
+            part = part_of(workspace, r)
+            view = view_of(0, requests, replica.control, part)
+            store(part.kept, start_all(means_of(STEPS, part), view, replica.control)[0])
+        since = first_measured(requests, records, reporting.warmup)
+        limits = start_counting(since, judged, requests, reporting, tally)
+        sent = workspace.numbers[:0]
+        ahead = turn = released = 0
+        for i in range(len(arrival)):
+            if requests.follows[i] == NOBODY:
+                ahead = put(agenda, ahead, arrival[i], ARRIVES, i)
+        while True:
+            r, start, others = 0, NEVER, NEVER
+            for one in range(replicas):
+                state = workspace.state[one]
+                if state[RUNNING] + state[WAITING] > 0:
+                    if state[NOW] < start:
+                        r, start, others = one, state[NOW], start
+                    else:
+                        others = min(others, state[NOW])
+            coming = agenda.due[agenda.heap[0] % _KIND] if ahead > 0 else NEVER
+            if ahead > 0 and coming <= start:
+                kind, i = agenda.heap[0] // _KIND, agenda.heap[0] % _KIND
+                ahead = drop(agenda, ahead)
+                if kind == ENDS:
+                    for k in range(after.begin[i], after.begin[i + 1]):
+                        j = after.of[k]
+                        ahead = put(agenda, ahead, coming + requests.delay[j], ARRIVES, j)
+                    if after.begin[i] == after.begin[i + 1] and released < len(after.anybody):
+                        j = after.anybody[released]
+                        released += 1
+                        ahead = put(agenda, ahead, coming + requests.delay[j], ARRIVES, j)
+                    continue
+                arrival[i] = coming
+                if records.status[i] == REJECTED:
+                    ahead = put(agenda, ahead, coming, ENDS, i)
+                    continue
+                if rehearsal and i >= reporting.warmup:
+                    return
+                r = turn % replicas
+                if fleet.routing == SHORTEST_QUEUE:
+                    r = shortest(coming, replicas, workspace)
+                elif fleet.routing == BY_BIN:
+                    r = bin_of[i] * replicas // fleet.bins
+                turn += 1
+                part = part_of(workspace, r)
+                part.state[NOW] = max(part.state[NOW], coming)
+                enqueue(part, i, bin_of[i] if fleet.by_bin else 0)
+                records.replica[i] = r
+                continue
+            if start == NEVER:
+                break
+            part = part_of(workspace, r)
+            until = min(coming, max(others, start + 1))
+            advance(requests, bin_of, setup, records, limits, tally, part, sent, until, decide_all, load, store, key)
+            if tally.totals[OVERRUN]:
+                return
+            for k in range(part.state[ENDED]):
+                i = part.ended[k]
+                ahead = put(agenda, ahead, records.last_token[i], ENDS, i)
+            part.state[ENDED] = 0
+        for r in range(replicas):
+            tally.totals[KEPT] += abs(workspace.state[r, TOKENS]) + abs(workspace.state[r, USED])
+        count_requests(requests, bin_of, records, limits, tally)
+
+    return run_following
+
+
+def run_following(job: Job, records: Any, tally: Any) -> None:
+    """Serve or reject every request of a replication some of which come when others end; see `fleet.run_fleet`.
+
+    When the makespan begins is not known before it does: a rehearsal of the warm-up tells.
+    """
+    control, count = job.setup.replica.control, len(job.requests.arrival)
+    structure = structure_for(control)
+    kernel = following_kernel(controller_of(control.further), structure, order_of(job.setup.fleet.bin_choice))
+    after, judged = followers(job.requests), judged_by(job.requests)
+    scratch = records._replace(**{name: getattr(records, name).copy() for name in records._fields if name != "arrival"})
+    for rehearsal in (True, False):
+        kernel(
+            job.requests,
+            job.bin_of,
+            job.setup,
+            scratch if rehearsal else records,
+            row_of(new_tally(CONTINUOUS, 1, job.shape), 0) if rehearsal else tally,
+            make_workspace(job, floats_of(structure)),
+            Agenda(np.zeros(count, np.int64), np.zeros(count, np.int64)),
+            after,
+            judged,
+            rehearsal,
+        )

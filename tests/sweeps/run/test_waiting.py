@@ -1,0 +1,166 @@
+"""Closed loops and sessions from the specification to the cube."""
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batchcube.engine import continuous
+from batchcube.engine.continuous.model import ANYBODY, NOBODY, TICKS_PER_S
+from batchcube.errors import InputError
+from batchcube.results import overload
+from batchcube.sweeps.run.capacity import find_capacity
+from batchcube.sweeps.run.draws import Draws
+from batchcube.sweeps.run.execution import run_sweep
+from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.single import simulate_one
+from batchcube.sweeps.spec.document import Sweep
+from helpers.specifications import CONTINUOUS, TOKENS, laid
+
+THINK = {"distribution": "exponential", "mean": 2.0}
+TURNS = {"distribution": "exponential", "mean": 4.0}
+CLOSED = laid(CONTINUOUS, {"workload.arrivals": {"process": "closed", "users": 8, "think_s": THINK}})
+SESSIONS = laid(
+    CONTINUOUS, {"workload.sessions": {"turns": TURNS, "think_s": THINK}, "workload.arrivals.rate_per_s": 1.0}
+)
+BOTH = laid(CLOSED, {"workload.sessions": SESSIONS["workload"]["sessions"]})
+
+
+def sweep(tables: dict[str, Any], **changes: Any) -> Sweep:
+    return Sweep.model_validate({**deepcopy(tables), **changes}, "sweep.toml")
+
+
+def job_of(tables: dict[str, Any], replication: int = 0) -> continuous.Job:
+    (plan,) = make_plan(sweep(tables)).points
+    job = Draws(1, replication).job(plan)
+    assert isinstance(job, continuous.Job)
+    return job
+
+
+def test_users_of_a_closed_loop_begin_at_once_and_follow_anybody() -> None:
+    requests = job_of(CLOSED).requests
+    assert requests.follows.tolist() == [NOBODY] * 8 + [ANYBODY] * 112
+    assert not requests.arrival.any()
+    assert not requests.delay[:8].any()
+    thought = job_of(laid(CLOSED, {"workload.requests": 20_000})).requests.delay[8:] / TICKS_PER_S
+    assert thought.mean() == pytest.approx(2.0, abs=4 * 2.0 / np.sqrt(20_000))
+
+
+def test_without_think_time_nobody_waits() -> None:
+    assert not job_of(laid(CLOSED, {"workload.arrivals": {"process": "closed", "users": 3}})).requests.delay.any()
+
+
+def test_turns_follow_each_other_and_prompts_hold_what_was_said() -> None:
+    (plain, requests) = (job_of(tables).requests for tables in (laid(SESSIONS, {"workload.sessions": None}), SESSIONS))
+    opens = requests.follows == NOBODY
+    np.testing.assert_array_equal(requests.follows[~opens], np.flatnonzero(~opens) - 1)
+    np.testing.assert_array_equal(requests.output, plain.output)
+    np.testing.assert_array_equal(requests.prompt[opens], plain.prompt[opens])
+    later = np.flatnonzero(~opens)
+    said = requests.prompt[later - 1] + requests.output[later - 1]
+    np.testing.assert_array_equal(requests.prompt[later], said + plain.prompt[later])
+    assert (np.diff(requests.arrival[opens]) >= 0).all()
+    assert (requests.delay[opens] == 0).all()
+    # 20,000 turns in sessions of 4 on average, geometric: the share of first ones by 4 standard errors.
+    many = job_of(laid(SESSIONS, {"workload.requests": 20_000})).requests.follows
+    assert (many == NOBODY).mean() == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / 20_000))
+
+
+def test_a_user_goes_on_with_a_session_and_then_begins_another() -> None:
+    requests = job_of(BOTH).requests
+    opens = np.flatnonzero(requests.follows < 0)
+    assert requests.follows[opens].tolist() == [NOBODY] * 8 + [ANYBODY] * (len(opens) - 8)
+    rest = np.setdiff1d(np.arange(120), opens)
+    np.testing.assert_array_equal(requests.follows[rest], rest - 1)
+
+
+def test_a_session_is_of_one_class() -> None:
+    lengths = SESSIONS["workload"]["lengths"]
+    classes = [{"name": name, "share": 0.5, "lengths": lengths} for name in ("one", "other")]
+    job = job_of(laid(SESSIONS, {"workload.lengths": None, "workload.classes": classes}))
+    assert job.classes is not None
+    assert 0 < job.classes.of.mean() < 1
+    same = job.classes.of[1:] == job.classes.of[:-1]
+    assert same[job.requests.follows[1:] >= 0].all()
+
+
+@pytest.mark.parametrize("tables", [CLOSED, SESSIONS, BOTH])
+def test_points_of_a_grid_have_the_same_draws(tables: dict[str, Any]) -> None:
+    axes = {"batch": {"path": "policy.largest_batch", "values": [4, 16]}}
+    if "rate_per_s" in tables["workload"]["arrivals"]:
+        axes["rate"] = {"path": "workload.arrivals.rate_per_s", "values": [0.5, 2.0]}
+    tables = (
+        laid(tables, {"policy.largest_batch": None, "workload.arrivals.rate_per_s": None})
+        if len(axes) > 1
+        else (laid(tables, {"policy.largest_batch": None}))
+    )
+    draws = Draws(1, 0)
+    jobs = [draws.job(plan) for plan in make_plan(sweep({**tables, "axes": axes})).points]
+    for job in jobs[1:]:
+        for name in ("prompt", "output", "follows", "delay"):
+            np.testing.assert_array_equal(getattr(job.requests, name), getattr(jobs[0].requests, name))
+
+
+def test_a_cube_of_a_closed_loop() -> None:
+    cube = run_sweep(sweep(CLOSED, replications=3), backend="reference")
+    assert (cube["completed"] == 120).all()
+    assert str(cube.attrs["notes"]).startswith("closed loop: requests arrive when answers end")
+    # Never more are there than users.
+    inside = cube["window_queue_length_mean"] + cube["window_running_mean"]
+    assert inside.max() <= 8 + 1e-6
+    assert overload.judge(cube).item() == overload.STEADY
+
+
+def test_a_cube_of_sessions() -> None:
+    cube = run_sweep(sweep(SESSIONS, replications=2), backend="reference")
+    assert (cube["completed"] + cube["rejected"] == 120).all()
+    assert str(cube.attrs["notes"]).startswith("sessions: turns arrive when answers end")
+
+
+def test_a_replication_says_when_requests_came_and_after_whom() -> None:
+    requests = simulate_one(sweep(laid(SESSIONS, {"server.replica.kv_capacity_tokens": 100_000})), {}).requests
+    later = requests[requests["follows"] >= 0]
+    before = requests.loc[later["follows"]]
+    assert (later["arrival_s"].to_numpy() >= before["completion_s"].to_numpy()).all()
+
+
+def test_no_capacity_is_searched_where_arrivals_wait_for_answers() -> None:
+    criteria = ["latency_mean_s=5"]
+    with pytest.raises(InputError, match=r'process = "closed": its arrivals do not stretch with one rate'):
+        find_capacity(sweep(CLOSED), criteria)
+    with pytest.raises(InputError, match=r"workload.sessions: their rate is of sessions"):
+        find_capacity(sweep(SESSIONS), criteria)
+
+
+def test_what_cannot_be_a_session_is_refused_in_a_line() -> None:
+    for settings, line in (
+        ({"workload.sessions": {}}, "workload.sessions.turns: is missing"),
+        (
+            {"workload.sessions.turns": {"distribution": "constant", "value": 0}},
+            "workload.sessions.turns.value = 0.0: must give whole numbers of turns, 1 or more",
+        ),
+        (
+            {"workload.sessions.think_s": {"distribution": "constant", "value": 1.0, "unit": "tokens"}},
+            "workload.sessions.think_s",
+        ),
+        ({"workload.arrivals": {"process": "closed"}}, "workload.arrivals.users: is missing"),
+        ({"workload.arrivals": {"process": "closed", "users": 0}}, "workload.arrivals.users = 0: must be >= 1"),
+    ):
+        with pytest.raises(InputError) as caught:
+            sweep(laid(SESSIONS, settings))
+        assert str(caught.value).startswith(f"sweep.toml: {line}")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_session_that_grows_too_long_is_refused() -> None:
+    long = {"distribution": "constant", "value": 100_000, "prompt": {"distribution": "constant", "value": 1}}
+    turns = {"distribution": "constant", "value": 100}
+    endless = sweep(laid(SESSIONS, {"workload.lengths": long, "workload.sessions.turns": turns}))
+    with pytest.raises(InputError, match=r"workload.sessions: a session grows to \d+ tokens: must be at most 2097152"):
+        make_plan(endless)
+
+
+def test_whole_batches_have_no_sessions() -> None:
+    with pytest.raises(InputError, match=r"workload.sessions: mode fifo_greedy would ignore them; used by continuous"):
+        sweep(laid(TOKENS, {"workload.sessions": {"turns": TURNS}}))
