@@ -12,7 +12,7 @@ from xarray import Dataset
 from . import style
 from .curves import line_names, line_places
 from .reading import BINS, MODE, PREDICTOR, VARIANT, Figured, Select, View, view
-from .settings import SLA_TARGET, listed, numbers_of_lines, policy_axes, settings_at, settings_of_lines
+from .settings import SLA_TARGET, kv_capacities, listed, numbers_of_lines, policy_axes, settings_at, settings_of_lines
 from .windows import band_marks, course, draw_over_time, run_handles, said_of_windows
 
 _NO_SIGNAL = "the cube has no controller signal over time: no mode with policy.sla was run"
@@ -113,7 +113,7 @@ def serving_over_time(
     # A bound that no setting asks for is B_max, and tells nothing.
     of_lines = settings_of_lines(seen)
     shown = {table: bound for table, bound in _BOUNDS.items() if any(settings.has(table) for settings in of_lines)}
-    capacities = numbers_of_lines(seen, "server.replica.kv_capacity_tokens")
+    capacities = kv_capacities(seen)
     far: list[float] = []
 
     def beside(panel: Axes, variable: str) -> None:

@@ -72,6 +72,17 @@ def numbers_of_lines(seen: View, path: str) -> list[float]:
     return sorted(float(value) for value in values if isinstance(value, int | float))
 
 
+def kv_capacities(seen: View) -> list[float]:
+    """Return the different numbers of tokens that the KV caches of the lines hold, in order."""
+    at = "server.replica."
+    found = numbers_of_lines(seen, f"{at}kv_capacity_tokens")
+    for settings in settings_of_lines(seen):
+        blocks, size = settings.value(f"{at}num_gpu_blocks"), settings.value(f"{at}block_tokens")
+        if isinstance(blocks, int | float) and isinstance(size, int | float):
+            found.append((blocks - 1.0) * size)
+    return sorted(set(found))
+
+
 def listed(values: Collection[float], scale: float = 1.0) -> str:
     """Write the values of a setting in order, each times `scale`."""
     return ", ".join(f"{scale * value:,.6g}" for value in sorted(values))

@@ -220,10 +220,29 @@ def print_summary(
 
 
 def print_warning(cube: xr.Dataset, console: Console) -> None:
-    """Print, in the first line, which costs nobody measured."""
-    text = costs.warning(cube)
-    if text:
+    """Print, in the first lines, which costs nobody measured, and whether many requests were turned away."""
+    for text in filter(None, (costs.warning(cube), refusals(cube))):
         console.print(f"warning: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+
+
+MANY_REFUSED = 0.01
+"""Share of a point's requests that are turned away, above which it is said loudly."""
+
+
+def refusals(cube: xr.Dataset) -> str:
+    """Return the warning about points that turn many requests away; nothing where none does."""
+    if not {"rejected", "requests"} <= set(cube):
+        return ""
+    counted_over = [name for name in cube["rejected"].dims if name == REPLICATION]
+    shares = np.ravel(cube["rejected"].sum(counted_over).values / cube["requests"].sum(counted_over).values)
+    many = int(np.count_nonzero(shares > MANY_REFUSED))
+    if not many:
+        return ""
+    at = "" if many == shares.size else f" at {many} of {shares.size} points"
+    return (
+        f"up to {100.0 * float(np.nanmax(shares)):.2g} % of the requests are turned away{at}, too long for a replica: "
+        "shares over a limit count them as over it, all other numbers leave them out"
+    )
 
 
 def notes_of(cube: xr.Dataset) -> list[str]:

@@ -204,7 +204,11 @@ def shown(*, quiet: bool = False) -> AbstractContextManager[Progress]:
 
 
 def tell_notes(cube: "xr.Dataset") -> None:
-    """Print the notes of a cube: what its readers must know."""
+    """Print the notes of a cube: what its readers must know; first that many requests were turned away."""
+    from batchcube.results.summary import refusals
+
+    if text := refusals(cube):
+        print(f"warning: {text}", file=sys.stderr)
     for note in filter(None, str(cube.attrs["notes"]).split("\n")):
         print(f"note: {printable(note)}", file=sys.stderr)
 

@@ -67,13 +67,11 @@ def close_loop(
     raw = folder / "measurement.nc"
     measure_engine(lambda: server, GRID, raw, overwrite=True, quiet=quiet)
     known, _ = fit_measurement(raw, "loop")
-    # vLLM keeps one block to itself.
-    capacity = server.capacity_tokens - server.block_tokens
     settings = LoggedReplica(
         most_running=MOST_RUNNING,
         token_budget=TOKEN_BUDGET,
         block_tokens=server.block_tokens,
-        capacity_tokens=capacity,
+        capacity_tokens=server.capacity_tokens,
     )
     known = known.model_copy(update={"replica": settings})
     write_text(folder / "coefficients.json", known.text())

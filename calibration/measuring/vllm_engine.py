@@ -149,7 +149,8 @@ class VllmEngine:
         self._vocabulary = int(config.model_config.get_vocab_size())
         cache = config.cache_config
         self.block_tokens = int(cache.block_size)
-        self.capacity_tokens = int(cache.num_gpu_blocks) * self.block_tokens
+        # One of the blocks is the null block, and holds nothing.
+        self.capacity_tokens = (int(cache.num_gpu_blocks) - 1) * self.block_tokens
         self._on_cpu = on_cpu
         self._numbers = itertools.count()
         self._rng = np.random.default_rng(seed)

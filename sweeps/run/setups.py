@@ -17,7 +17,7 @@ from batchcube.engine.continuous import (
     make_replica,
     make_requests,
 )
-from batchcube.engine.continuous.model import blocks_of, never_fits
+from batchcube.engine.continuous.model import answered, blocks_of, never_fits
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.service import Service, piece_of, service_ticks
@@ -266,16 +266,25 @@ def _require_fit(given: ReplicaSettings, requests: Requests, replica: Replica) -
     refused = float(never_fits(requests, replica).mean())
     if refused <= 0.5:
         return
-    most = requests.prompt + requests.output - 1
+    least = f"{100 * refused:.3g} % of the requests could never be served"
+    shortest = int(np.quantile(requests.prompt, 0.5, method="inverted_cdf")) + 1
+    if shortest > replica.max_model_len:
+        raise InputError(
+            f"must be at least {shortest}, a token more than the median prompt: {least}",
+            path="server.replica.max_model_len",
+            value=given.max_model_len,
+        )
+    kept = answered(requests, replica)
+    most = kept.prompt + kept.output - 1
     middle = int(np.quantile(most, 0.5, method="inverted_cdf"))
     room = blocks_of(middle, replica.block_tokens) * replica.block_tokens
-    least = f"{100 * refused:.3g} % of the requests could never be served"
     if room > given.held_tokens:
+        enough = room if given.num_gpu_blocks is None else room // replica.block_tokens + 1
         raise InputError(
-            f"must be at least {room}, what the median request takes, prompt + output - 1 = {middle} "
+            f"must be at least {enough}, what the median request takes, prompt + output - 1 = {middle} "
             f"tokens in blocks of {replica.block_tokens}: {least}",
-            path="server.replica.kv_capacity_tokens",
-            value=given.kv_capacity_tokens,
+            path=f"server.replica.{given.capacity}",
+            value=getattr(given, given.capacity),
         )
     # Half of the requests fit the cache: their shortest prompts, so many that they are half of all.
     prompts = np.sort(requests.prompt[most <= given.held_tokens])

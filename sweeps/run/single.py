@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from batchcube.engine import batches, continuous, simulate
 from batchcube.engine.continuous.model import TICKS_PER_S as STEP_TICKS_PER_S
+from batchcube.engine.continuous.model import answered
 from batchcube.engine.ticks import TICKS_PER_S
 from batchcube.errors import InputError
 from batchcube.results.text import did_you_mean, one_of
@@ -118,7 +119,7 @@ def _of_batches(job: batches.Job, records: batches.Records) -> dict[str, NDArray
 
 def _of_steps(job: continuous.Job, records: continuous.Records) -> dict[str, NDArray[Any]]:
     """Return what became of each request, by the names of columns."""
-    requests = job.requests
+    requests = answered(job.requests, job.setup.replica)
     return {
         "arrival_s": records.arrival / STEP_TICKS_PER_S,
         **({"follows": requests.follows} if len(requests.follows) else {}),

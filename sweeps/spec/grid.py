@@ -106,6 +106,8 @@ _UNITS = (
     ("_s_per_prefill_attention", "s/token2"),
     ("_s_per_request", "s/request"),
     ("token_budget", "token"),
+    ("token_threshold", "token"),
+    ("max_model_len", "token"),
     ("_bytes_per_token", "byte/token"),
     ("_per_s", "1/s"),
     ("_s", "s"),

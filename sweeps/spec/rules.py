@@ -395,7 +395,7 @@ def _continuous_problems(point: Point) -> Iterator[Problem]:
         text = "mode continuous would ignore it: every request is done with its own last token"
         yield Problem(("server", "completion"), text)
     if report.memory_capacity_tokens is not None:
-        text = "mode continuous would ignore it: the capacity is server.replica.kv_capacity_tokens"
+        text = "mode continuous would ignore it: the capacity is that of server.replica"
         yield Problem(("report", "memory_capacity_tokens"), text)
     limited: list[tuple[Path, Settings, tuple[str, ...]]] = [
         (("report",), report, ("request_sla_s", "token_sla_s", "horizon_s"))
@@ -457,9 +457,28 @@ def _replica_problems(policy: PolicySettings, server: Server) -> Iterator[Proble
     if policy.largest_batch is not None and replica.token_budget < policy.largest_batch:
         text = f"must be >= policy.largest_batch = {policy.largest_batch}, a token for each request"
         yield Problem((*at, "token_budget"), text)
-    if replica.kv_capacity_tokens < replica.block_tokens:
+    if replica.kv_capacity_tokens is None:
+        if replica.num_gpu_blocks is None:
+            yield Problem((*at, "kv_capacity_tokens"), "is missing (or give num_gpu_blocks)", shown=False)
+    elif replica.num_gpu_blocks is not None:
+        yield Problem((*at, "num_gpu_blocks"), "give kv_capacity_tokens or num_gpu_blocks, not both")
+    elif replica.kv_capacity_tokens < replica.block_tokens:
         text = f"must be >= server.replica.block_tokens = {replica.block_tokens}, a single block"
         yield Problem((*at, "kv_capacity_tokens"), text)
+    if (replica.max_num_active_seqs or 0) > (policy.largest_batch or math.inf):
+        text = f"must be <= policy.largest_batch = {policy.largest_batch}, the static cap"
+        yield Problem((*at, "max_num_active_seqs"), text)
+    threshold = replica.long_prefill_token_threshold
+    if threshold > (replica.max_model_len or math.inf):
+        text = f"must be <= server.replica.max_model_len = {replica.max_model_len}"
+        yield Problem((*at, "long_prefill_token_threshold"), text)
+    if replica.prefill == "separate":
+        for name, unlike in (("scheduler_reserve_full_isl", True), ("long_prefill_token_threshold", 0)):
+            if getattr(replica, name) != unlike:
+                yield Problem((*at, name), 'prefill = "separate" would ignore it: its prefills are whole', idle=True)
+    if replica.long_prefill_token_threshold_adaptive and not threshold:
+        path = (*at, "long_prefill_token_threshold_adaptive")
+        yield Problem(path, "needs server.replica.long_prefill_token_threshold > 0", idle=True)
 
 
 def _step_controller_problems(policy: PolicySettings, server: Server) -> Iterator[Problem]:
@@ -472,11 +491,12 @@ def _step_controller_problems(policy: PolicySettings, server: Server) -> Iterato
         return
     for name in ("capacity_tokens", *_IN_BYTES):
         if getattr(memory, name) is not None:
-            text = "mode continuous would ignore it: the capacity is server.replica.kv_capacity_tokens"
+            text = "mode continuous would ignore it: the capacity is that of server.replica"
             yield Problem((*at, name), text)
     if memory.margin_tokens is not None and replica is not None and memory.margin_tokens >= replica.held_tokens > 0:
-        text = f"must be < server.replica.kv_capacity_tokens = {replica.kv_capacity_tokens}"
-        if replica.held_tokens < replica.kv_capacity_tokens:
+        given = getattr(replica, replica.capacity)
+        text = f"must be < server.replica.{replica.capacity} = {given}"
+        if replica.held_tokens != given:
             text += f", of which whole blocks hold {replica.held_tokens}"
         yield Problem((*at, "margin_tokens"), text)
 

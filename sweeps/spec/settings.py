@@ -12,6 +12,7 @@ from batchcube.engine.continuous.model import (
     LARGEST_BLOCK,
     LARGEST_BUDGET,
     LARGEST_CACHE,
+    LARGEST_REQUEST,
     LATEST,
     TICKS_PER_S,
     Admission,
@@ -398,8 +399,11 @@ Service = Annotated[
 class ReplicaSettings(Settings):
     """What one replica has room for under continuous batching."""
 
-    kv_capacity_tokens: Annotated[int, Field(ge=1, le=LARGEST_CACHE)] = Field(
-        description="usable tokens of the KV cache: vLLM's less one block"
+    kv_capacity_tokens: Annotated[int, Field(ge=1, le=LARGEST_CACHE)] | None = Field(
+        default=None, description="usable tokens of the KV cache: vLLM's less one block; or give num_gpu_blocks"
+    )
+    num_gpu_blocks: Annotated[int, Field(ge=2, le=LARGEST_CACHE // LARGEST_BLOCK)] | None = Field(
+        default=None, description="blocks of the KV cache as vLLM counts them: one of them is never used"
     )
     token_budget: Annotated[int, Field(ge=1, le=LARGEST_BUDGET)] = Field(
         default=TOKEN_BUDGET, description="max_num_batched_tokens: tokens of one step, a decode counting one"
@@ -410,11 +414,33 @@ class ReplicaSettings(Settings):
     prefill: Prefill = Field(
         default="chunked", description="prefills share steps with decodes, or have steps of their own"
     )
+    scheduler_reserve_full_isl: bool = Field(
+        default=True, description="a request is admitted only if its whole prefill fits the free blocks, not one chunk"
+    )
+    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=LARGEST_REQUEST)] = Field(
+        default=0, description="most tokens of one prefill in a step, unless it is alone; 0: no limit"
+    )
+    long_prefill_token_threshold_adaptive: bool = Field(
+        default=False, description="the threshold is at least token_budget over the requests that wait or run"
+    )
+    max_num_active_seqs: BatchSize | None = Field(
+        default=None, description="requests that may run when one is admitted; policy.largest_batch when left out"
+    )
+    max_model_len: Annotated[int, Field(ge=2, le=LARGEST_REQUEST)] | None = Field(
+        default=None, description="tokens at which an answer ends, prompt included; prompts must be shorter"
+    )
+
+    @property
+    def capacity(self) -> str:
+        """The setting that says what the KV cache holds."""
+        return "kv_capacity_tokens" if self.num_gpu_blocks is None else "num_gpu_blocks"
 
     @property
     def held_tokens(self) -> int:
         """Tokens that the whole blocks of the KV cache hold."""
-        return self.kv_capacity_tokens // self.block_tokens * self.block_tokens
+        if self.num_gpu_blocks is not None:
+            return (self.num_gpu_blocks - 1) * self.block_tokens
+        return (self.kv_capacity_tokens or 0) // self.block_tokens * self.block_tokens
 
 
 class Server(Settings):

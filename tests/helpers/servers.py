@@ -15,7 +15,7 @@ class Server(FakeEngine):
     """Serves by the simulator, by the law of its steps, or one some times as slow."""
 
     block_tokens = 128
-    capacity_tokens = KV_BLOCKS * block_tokens
+    capacity_tokens = (KV_BLOCKS - 1) * block_tokens
 
     def __init__(self, slower: float = 1.0) -> None:
         super().__init__(noise=0.0)
@@ -33,7 +33,7 @@ class Server(FakeEngine):
             make_law(*(self.slower * c for c in COEFFICIENTS)),
             most_running=MOST_RUNNING,
             token_budget=TOKEN_BUDGET,
-            capacity_tokens=self.capacity_tokens - self.block_tokens,
+            capacity_tokens=self.capacity_tokens,
             block_tokens=self.block_tokens,
         )
         records, totals = simulate_replica(make_requests(arrival_s, prompt_tokens, output_tokens), replica)

@@ -1,5 +1,7 @@
 """Worked examples of continuous batching, step by step (docs/model.md, section 10)."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -189,3 +191,75 @@ def test_signals_of_whole_batches_are_refused() -> None:
     )
     with pytest.raises(ValueError, match=r"policy.sla.signal: must be one of tbt, token_gap"):
         replica(make_law(1e-3), control=control)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_whoever_is_admitted_finds_room_for_its_whole_prefill(backend) -> None:
+    # Two requests of 6000 tokens in 10,000: the second waits until the first has left, at 10.65 s, or it comes in with
+    # a chunk and is sent away again and again.
+    requests = make_requests([0.0, 1.0], [6000, 6000], [1000, 10])
+    law, room = make_law(0.01, 0.0, 0.0, 1e-4), {"token_budget": 1024, "capacity_tokens": 10_000, "block_tokens": 16}
+    records, totals = simulate_replica(requests, replica(law, **room), backend)
+    # Six steps of a prefill that costs 0.6 s, and 999 decodes.
+    assert records.last_token[0] == (600 + 10 * (6 + 999)) * MS
+    assert (records.scheduled[1], totals.preemptions) == (records.last_token[0], 0)
+    chunk = replica(law, scheduler_reserve_full_isl=False, **room)
+    records, totals = simulate_replica(requests, chunk, backend)
+    assert (records.scheduled[1] < records.last_token[0], totals.preemptions) == (True, 247)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_long_prefills_are_limited_unless_alone(backend) -> None:
+    def first_token(*prompts, **limits):
+        requests = make_requests([0.0] * len(prompts), prompts, [1] * len(prompts))
+        records, _ = simulate_replica(requests, replica(make_law(1e-3), token_budget=32, **limits), backend)
+        return (records.first_token // MS).tolist()
+
+    assert first_token(64) == first_token(64, long_prefill_token_threshold=4) == [2]
+    # Eight steps of 4 tokens beside the other, which is done in the first; the rest is alone.
+    assert first_token(64, 4, long_prefill_token_threshold=4) == [3, 1]
+    assert first_token(64, 64) == [2, 4]
+    assert first_token(64, 64, long_prefill_token_threshold=4) == [16, 16]
+    # A fair share of the budget is 16.
+    assert first_token(64, 64, long_prefill_token_threshold=4, long_prefill_token_threshold_adaptive=True) == [4, 4]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_fewer_may_be_active_than_the_static_cap_says(backend) -> None:
+    requests = make_requests([0.0] * 4, [1] * 4, [3] * 4)
+    few = replica(make_law(1e-3), most_running=4, max_num_active_seqs=2)
+    assert simulate_replica(requests, few, backend)[0].scheduled.tolist() == [0, 0, 3 * MS, 3 * MS]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_answers_end_with_the_context_and_longer_prompts_are_refused(backend) -> None:
+    requests = make_requests([0.0] * 3, [9, 10, 5], [50, 50, 50])
+    records, totals = simulate_replica(requests, replica(make_law(1e-3), max_model_len=10), backend)
+    assert records.status.tolist() == [SERVED, REJECTED, SERVED]
+    assert records.last_token.tolist() == [1 * MS, -1, 5 * MS]
+    assert totals.decode_tokens + totals.prefills == 1 + 5
+
+
+def test_blocks_are_counted_in_tokens_or_as_by_vllm() -> None:
+    sizes = {"most_running": 8, "token_budget": 64, "block_tokens": 16}
+    assert make_replica(make_law(1e-3), num_gpu_blocks=11, **sizes).blocks == 10
+    assert make_replica(make_law(1e-3), capacity_tokens=175, **sizes).blocks == 10
+    for wrong in ({}, {"capacity_tokens": 160, "num_gpu_blocks": 11}):
+        with pytest.raises(ValueError, match=r"give capacity_tokens or num_gpu_blocks, one of them"):
+            make_replica(make_law(1e-3), **sizes, **wrong)
+    with pytest.raises(ValueError, match=r"num_gpu_blocks = 1: must be at least 2: one is never used"):
+        make_replica(make_law(1e-3), num_gpu_blocks=1, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"long_prefill_token_threshold": 8, "prefill": "separate"}, 'needs prefill = "chunked"'),
+        ({"long_prefill_token_threshold_adaptive": True}, "needs a long_prefill_token_threshold"),
+        ({"max_num_active_seqs": 9}, "max_num_active_seqs = 9: must be in 1..most_running = 8"),
+        ({"max_model_len": 1}, "max_model_len = 1: must be in 2.."),
+    ],
+)
+def test_limits_that_do_not_go_together_are_refused(wrong, said) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        replica(make_law(1e-3), **wrong)

@@ -17,8 +17,9 @@ from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
 from batchcube.results.labelled import of_single
+from batchcube.results.summary import refusals
 from batchcube.results.variables import REGISTRY
-from batchcube.sweeps.progress import Silent
+from batchcube.sweeps.progress import Silent, tell_notes
 from batchcube.sweeps.run import simulate
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import estimate, run_sweep
@@ -423,6 +424,22 @@ def test_requests_that_never_fit_are_counted_and_told(cube: xr.Dataset) -> None:
     (note,) = [note for note in made.attrs["notes"].splitlines() if note.startswith(said)]
     assert "shares over a limit count them as missed" in note
     assert "turned away" not in run_sweep(sweep(BASE)).attrs["notes"]
+
+
+def test_many_prompts_that_leave_no_room_for_an_answer_are_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = {"workload.lengths.prompt": {"distribution": "uniform", "low": 1.0, "high": 100.0}}
+    limited = {**lengths, "report.request_sla_s": 1e6, "server.replica.max_model_len": 81}
+    made = run_sweep(sweep(laid(BASE, limited), replications=1))
+    job = Draws(1, 0).job(make_plan(sweep(laid(BASE, limited), replications=1)).points[0])
+    refused = int((job.requests.prompt >= 81).sum())
+    assert int(made["rejected"][0]) == refused > 0
+    # Nobody is late but those who are refused.
+    assert float(made["request_sla_violation_fraction"][0]) == pytest.approx(refused / 120)
+    tell_notes(made)
+    (loud, *notes) = capsys.readouterr().err.splitlines()
+    assert loud.startswith(f"warning: up to {100 * refused / 120:.2g} % of the requests are turned away")
+    assert any("turned away" in note for note in notes)
+    assert refusals(run_sweep(sweep(BASE))) == ""
 
 
 def test_the_note_on_requests_turned_away_is_about_the_whole_sweep(tmp_path: Path) -> None:

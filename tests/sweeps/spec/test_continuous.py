@@ -45,7 +45,7 @@ def refusals(settings: dict[str, Any], tables: dict[str, Any] = BASE) -> list[st
         ({"policy.estimates": {"weight": 0.5}}, "policy.estimates: would be ignored without policy.memory, policy."),
         (
             {"policy.memory": {"capacity_tokens": 2000.0}},
-            f"policy.memory.capacity_tokens = 2000.0: {UNUSED}: the capacity is server.replica.kv_capacity_tokens",
+            f"policy.memory.capacity_tokens = 2000.0: {UNUSED}: the capacity is that of server.replica",
         ),
         ({"policy.memory": {"max_bytes": 1e9}}, f"policy.memory.max_bytes = 1000000000.0: {UNUSED}: the capacity is"),
         ({"policy.memory": {"model_bytes": 1e9}}, f"policy.memory.model_bytes = 1000000000.0: {UNUSED}: the capacity"),
@@ -151,7 +151,7 @@ def refusals(settings: dict[str, Any], tables: dict[str, Any] = BASE) -> list[st
         ),
         (
             {"report.memory_capacity_tokens": 9.0},
-            f"report.memory_capacity_tokens = 9.0: {UNUSED}: the capacity is server.replica.kv_capacity_tokens",
+            f"report.memory_capacity_tokens = 9.0: {UNUSED}: the capacity is that of server.replica",
         ),
         ({"report.horizon_s": 1e8}, "report.horizon_s = 100000000.0: must be <= 2305843 in mode continuous"),
         ({"report.token_sla_s": 1e7}, "report.token_sla_s = 10000000.0: must be <= 2305843 in mode continuous"),
@@ -217,7 +217,7 @@ def test_the_specification_of_the_docs_is_valid_and_states_every_setting() -> No
         (point.policy, {"batch_size", "max_wait_s", "service_order", "tail", "controller_scope", "controller"}),
         (point.server, {"completion"}),
         (point.server.service, set()),
-        (point.server.replica, set()),
+        (point.server.replica, {"num_gpu_blocks"}),
         (point.policy.sla, set()),
         (point.report, {"warmup_requests", "memory_capacity_tokens"}),
     ):

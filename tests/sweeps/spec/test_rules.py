@@ -328,7 +328,7 @@ RULES = [
         STEPS,
         {"policy.memory": {"capacity_tokens": 500.0}},
         "policy.memory.capacity_tokens",
-        "mode continuous would ignore it: the capacity is server.replica.kv_capacity_tokens",
+        "mode continuous would ignore it: the capacity is that of server.replica",
         {"policy.memory": {}},
     ),
     Rule(
@@ -541,7 +541,7 @@ RULES = [
         STEPS,
         {"report": {"memory_capacity_tokens": 1000.0}},
         "report.memory_capacity_tokens",
-        "mode continuous would ignore it: the capacity is server.replica.kv_capacity_tokens",
+        "mode continuous would ignore it: the capacity is that of server.replica",
         {},
     ),
     Rule(
@@ -600,6 +600,58 @@ RULES = [
         "server.replica.kv_capacity_tokens",
         "must be >= server.replica.block_tokens = 16, a single block",
         {"server.replica.kv_capacity_tokens": 16},
+    ),
+    Rule(
+        STEPS,
+        {"server.replica.kv_capacity_tokens": None},
+        "server.replica.kv_capacity_tokens",
+        "is missing (or give num_gpu_blocks)",
+        {"server.replica.kv_capacity_tokens": None, "server.replica.num_gpu_blocks": 100},
+    ),
+    Rule(
+        STEPS,
+        {"server.replica.num_gpu_blocks": 100},
+        "server.replica.num_gpu_blocks",
+        "give kv_capacity_tokens or num_gpu_blocks, not both",
+        {},
+    ),
+    Rule(
+        STEPS,
+        {"server.replica.max_num_active_seqs": 5},
+        "server.replica.max_num_active_seqs",
+        "must be <= policy.largest_batch = 4, the static cap",
+        {"server.replica.max_num_active_seqs": 4},
+    ),
+    Rule(
+        STEPS,
+        {"server.replica.max_model_len": 30, "server.replica.long_prefill_token_threshold": 31},
+        "server.replica.long_prefill_token_threshold",
+        "must be <= server.replica.max_model_len = 30",
+        {"server.replica.max_model_len": 30, "server.replica.long_prefill_token_threshold": 30},
+    ),
+    Rule(
+        STEPS,
+        {"server.replica.prefill": "separate", "server.replica.long_prefill_token_threshold": 8},
+        "server.replica.long_prefill_token_threshold",
+        'prefill = "separate" would ignore it: its prefills are whole',
+        {"server.replica.long_prefill_token_threshold": 8},
+    ),
+    Rule(
+        STEPS,
+        {"server.replica.prefill": "separate", "server.replica.scheduler_reserve_full_isl": False},
+        "server.replica.scheduler_reserve_full_isl",
+        'prefill = "separate" would ignore it: its prefills are whole',
+        {"server.replica.scheduler_reserve_full_isl": False},
+    ),
+    Rule(
+        STEPS,
+        {"server.replica.long_prefill_token_threshold_adaptive": True},
+        "server.replica.long_prefill_token_threshold_adaptive",
+        "needs server.replica.long_prefill_token_threshold > 0",
+        {
+            "server.replica.long_prefill_token_threshold_adaptive": True,
+            "server.replica.long_prefill_token_threshold": 8,
+        },
     ),
     Rule(
         STEPS,
@@ -690,7 +742,13 @@ def test_every_rule_has_settings_here_that_break_it(monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("outside_policies")
 def test_an_option_without_meaning_at_one_point_is_told_apart_from_a_mistake() -> None:
     idle = [rule.path for rule in RULES for problem in found(rule.base, rule.broken) if problem.idle]
-    assert idle == ["policy.admission", "server.routing"]
+    assert idle == [
+        "server.replica.long_prefill_token_threshold",
+        "server.replica.scheduler_reserve_full_isl",
+        "server.replica.long_prefill_token_threshold_adaptive",
+        "policy.admission",
+        "server.routing",
+    ]
 
 
 @pytest.mark.parametrize("ticks_per_s", [TICKS_PER_S, STEP_TICKS_PER_S])
