@@ -23,8 +23,9 @@ from .replica import advance, view_of
 from .workspace import ENDED, NOW, RUNNING, STEPS, TOKENS, USED, WAITING, make_workspace, means_of, part_of
 
 BY_BIN = ROUTINGS.index("by_bin")
-_KIND = 2**32
-"""A request has one thing ahead of it at most: its number, and this much more where it ARRIVES."""
+_BITS = 32
+_NUMBER = 2**_BITS - 1
+"""A request has one thing ahead of it at most: its number, with the kind of it in the bits above."""
 
 
 class Agenda(NamedTuple):
@@ -40,7 +41,7 @@ class Agenda(NamedTuple):
 def sooner(agenda, a, b):
     """Say whether what is at place a of the heap comes before what is at place b."""
     one, other = agenda.heap[a], agenda.heap[b]
-    first, second = agenda.due[one % _KIND], agenda.due[other % _KIND]
+    first, second = agenda.due[one & _NUMBER], agenda.due[other & _NUMBER]
     return first < second or (first == second and one < other)
 
 
@@ -53,7 +54,7 @@ def exchange(agenda, a, b):
 @inline
 def put(agenda, size, instant, kind, i):
     """Put what happens to a request onto the agenda, which held `size` before; return how many it holds."""
-    agenda.due[i], agenda.heap[size] = instant, i + _KIND * kind
+    agenda.due[i], agenda.heap[size] = instant, i | kind << _BITS
     at = size
     while at > 0 and sooner(agenda, at, (at - 1) >> 1):
         exchange(agenda, at, (at - 1) >> 1)
@@ -123,9 +124,9 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
                         r, start, others = one, state[NOW], start
                     else:
                         others = min(others, state[NOW])
-            coming = agenda.due[agenda.heap[0] % _KIND] if ahead > 0 else NEVER
+            coming = agenda.due[agenda.heap[0] & _NUMBER] if ahead > 0 else NEVER
             if ahead > 0 and coming <= start:
-                kind, i = agenda.heap[0] // _KIND, agenda.heap[0] % _KIND
+                kind, i = agenda.heap[0] >> _BITS, agenda.heap[0] & _NUMBER
                 ahead = drop(agenda, ahead)
                 if kind == ENDS:
                     for k in range(after.begin[i], after.begin[i + 1]):
