@@ -3,8 +3,11 @@
 import itertools
 import json
 import os
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +32,22 @@ _ENVIRONMENT = {
 
 # Most tokens of a step on a GPU: vLLM makes buffers for a step of its full size, whether one comes or not.
 GPU_BUDGET = 131072
+
+
+# vLLM for CPUs looks, as it starts, into everything in every loaded module, and stumbles over what this one of Numba's
+# holds: an object that takes `__dict__` for a function of a library.
+_STUMBLING = "llvmlite.binding.ffi"
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Keep a module, if it is loaded, out of sight."""
+    module = sys.modules.pop(name, None)
+    try:
+        yield
+    finally:
+        if module is not None:
+            sys.modules[name] = module
 
 
 def prepare(threads: int) -> bool:
@@ -123,15 +142,16 @@ class VllmEngine:
                 "num_gpu_blocks_override": limits.kv_blocks,
             }
         try:
-            self._llm = vllm.LLM(
-                model=where,
-                load_format="dummy" if dummy_weights else "auto",
-                skip_tokenizer_init=True,
-                dtype=dtype,
-                seed=seed,
-                disable_log_stats=True,
-                **options,
-            )
+            with _hidden(_STUMBLING):
+                self._llm = vllm.LLM(
+                    model=where,
+                    load_format="dummy" if dummy_weights else "auto",
+                    skip_tokenizer_init=True,
+                    dtype=dtype,
+                    seed=seed,
+                    disable_log_stats=True,
+                    **options,
+                )
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"vLLM cannot load it: {' '.join(str(error).split())[:200]}", path=f"--model {model}"
