@@ -30,6 +30,10 @@ def policy(function: F) -> F:
     return registered
 
 
+_PLAIN = frozenset((bool, int, float))
+"""What a server that decides at every step computes with; asked first, as it waits for each word."""
+
+
 def _namespace(*values: Any) -> Any:
     """Return the array namespace of the first array among the values, or None when all are scalars."""
     for value in values:
@@ -40,23 +44,29 @@ def _namespace(*values: Any) -> Any:
 
 def where(condition: Any, yes: Any, no: Any) -> Any:
     """Choose by a condition; both branches are evaluated."""
+    if type(condition) is bool and type(yes) in _PLAIN and type(no) in _PLAIN:
+        return yes if condition else no
     space = _namespace(condition, yes, no)
     return (yes if condition else no) if space is None else space.where(condition, yes, no)
 
 
 def minimum(a: Any, b: Any) -> Any:
     """Return the smaller of two numbers."""
+    if type(a) in _PLAIN and type(b) in _PLAIN:
+        return a if a < b else b
     return where(a < b, a, b)
 
 
 def maximum(a: Any, b: Any) -> Any:
     """Return the larger of two numbers."""
+    if type(a) in _PLAIN and type(b) in _PLAIN:
+        return a if a > b else b
     return where(a > b, a, b)
 
 
 def floor(x: Any) -> Any:
     """Round down; the result stays a float."""
-    space = _namespace(x)
+    space = None if type(x) in _PLAIN else _namespace(x)
     return float(math.floor(x)) if space is None else space.floor(x)
 
 
@@ -68,7 +78,7 @@ def sqrt(x: Any) -> Any:
 
 def nearest(x: Any) -> Any:
     """Round to the nearest integer, ties to even, as an int64."""
-    space = _namespace(x)
+    space = None if type(x) in _PLAIN else _namespace(x)
     return round(x) if space is None else space.astype(space.round(x), space.int64)
 
 

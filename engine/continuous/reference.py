@@ -8,12 +8,13 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..policies.controller import Heads, View, as_floats, controller_of
-from ..policies.estimates import Observation, RunningMeans, observe, start_means, update
-from ..policies.order import NO_RANK, Candidate, order_of, rank_of
+from ..policies.controller import Heads
+from ..policies.order import Candidate
 from ..policies.sla import TOKEN_GAP
-from ..policies.target import Target, decider, finished_of, last_of, steps_of, watches_steps
+from ..policies.steering import Steering, Turns
+from ..policies.target import Target
 from ..tally import Tally
 from .count import count_reference
 from .following import ARRIVES, ENDS
@@ -101,10 +102,6 @@ class Engine:
     """Waiting requests: one queue, or one for each bin."""
     returned: list[int] = field(default_factory=list)
     """Preempted requests, the next to be admitted first."""
-    serving: int = -1
-    """The bin that admission takes from."""
-    turn: int = 0
-    """How many more it may take in a row."""
     running: list[RunningRequest] = field(default_factory=list)
     """In the order of admission."""
     in_step: int = 0
@@ -114,13 +111,8 @@ class Engine:
         self.requests, (self.replica, self.fleet, _) = self.job.requests, self.job.setup
         self.queues = [[] for _ in range(self.fleet.bins if self.fleet.by_bin else 1)]
         self.pool = Pool(self.replica.blocks, self.replica.block_tokens)
-        self.seen_steps: list[Observation] = []
-        self.seen_finished: list[Observation] = []
-        self.steps, self.finished = start_means(), start_means()
-        self.last_step = self.last_finished = self.steps.total
-        self.decider = decider(controller_of(self.replica.control.further))
-        state, self.target = self.decider.start(self.steps, self.view(), self.replica.control)
-        self.state = as_floats(state)
+        self.turns = Turns(self.fleet.bin_choice, int(self.replica.control.largest))
+        self.steering = Steering(self.replica.control, *self.seen())
 
     def advance(self, until: int) -> None:
         """Take the steps that begin before an instant."""
@@ -229,7 +221,7 @@ class Engine:
                 break
             queue.pop(0)
             if queue is not self.returned:
-                self.turn -= 1
+                self.turns.left -= 1
             self.running.append(new)
             self.give(new, chunk)
             admitted = True
@@ -243,18 +235,14 @@ class Engine:
         """Return the bin that admission takes from: another one when it is empty, or its turn is over."""
         if not self.fleet.by_bin:
             return 0
-        if self.serving < 0 or self.turn == 0 or not self.queues[self.serving]:
-            ranks = [self.rank(k) if queue else NO_RANK for k, queue in enumerate(self.queues)]
-            self.serving, self.turn = ranks.index(min(ranks)), int(self.replica.control.largest)
-        return self.serving
+        return self.turns.bin_served([len(queue) for queue in self.queues], self.candidate)
 
-    def rank(self, k: int) -> int:
-        """Return where a bin in which requests wait stands."""
-        settings, i, requests = self.fleet.bin_choice, self.queues[k][0], self.requests
+    def candidate(self, k: int, previous: int) -> Candidate:
+        """Return what the order of bins sees of one in which requests wait."""
+        i, requests = self.queues[k][0], self.requests
         arrival, prompt = requests.arrival[i] * 1.0 / TICKS_PER_MICROSECOND, float(requests.prompt[i])
         predicted = float(requests.predicted[i])
-        seen = Candidate(k, len(self.queues[k]), float(i), arrival, prompt, predicted, 0.0, self.serving, 0)
-        return int(rank_of(order_of(settings).key(seen, settings)))
+        return Candidate(k, len(self.queues[k]), float(i), arrival, prompt, predicted, 0.0, previous, 0)
 
     def pass_time(self) -> Step:
         """Let the step's time pass; return what it did."""
@@ -305,51 +293,31 @@ class Engine:
 
     def decide(self) -> None:
         """Let the controllers decide how many may run."""
-        state, self.target = self.decider.decide(self.state, self.steps, self.view(), self.replica.control)
-        self.state = as_floats(state)
+        self.steering.decide(self.steering.view(self.waiting(), len(self.running), *self.seen()))
 
-    def view(self) -> View:
-        """Return what the controllers see."""
-        control, requests = self.replica.control, self.requests
-        numbers = np.arange(len(requests.arrival))
+    @property
+    def target(self) -> Target:
+        """What the controllers have decided."""
+        return self.steering.target
+
+    def seen(self) -> tuple[NDArray[np.int64], Heads]:
+        """Return what the controllers see of those who wait: how many in each bin, and who is first."""
+        requests, numbers = self.requests, np.arange(len(self.requests.arrival))
         first = np.array([queue[0] if queue else 0 for queue in self.queues])
         predicted, per_microsecond = requests.predicted, TICKS_PER_MICROSECOND
-        prior_tokens, prior_squares = control.prior_tokens[0], control.prior_squares[0]
-        return View(
-            self.waiting() > 0,
-            self.waiting(),
-            len(self.running),
-            len(self.running),
-            np.array([len(queue) for queue in self.queues]),
-            Heads(first, numbers, requests.arrival, requests.prompt, predicted, self.now, per_microsecond),
-            -1,
-            control.smallest,
-            control.largest,
-            steps_of(self.steps, control.smoothing),
-            finished_of(self.finished, prior_tokens, prior_squares, control.smoothing),
-            last_of(self.last_step, self.last_finished),
-        )
+        heads = Heads(first, numbers, requests.arrival, requests.prompt, predicted, self.now, per_microsecond)
+        return np.array([len(queue) for queue in self.queues]), heads
 
     def learn(self, step: Step, finished: list[int]) -> None:
         """Smooth what the step has shown: its length and batch, and the requests that it finished."""
-        control = self.replica.control
-        self.last_step = self.last_finished = start_means().total
-        if step.decoding and watches_steps(control):
-            signal = step.mean_gap / 1000 if control.sla.signal == TOKEN_GAP else step.duration / TICKS_PER_MICROSECOND
-            self.last_step = observe(signal, step.decoding, 0, 0)
-            self.steps = self.updated(self.steps, self.seen_steps, self.last_step)
+        steering = self.steering
+        if step.decoding and steering.watches:
+            by_gap = steering.control.sla.signal == TOKEN_GAP
+            signal = step.mean_gap / 1000 if by_gap else step.duration / TICKS_PER_MICROSECOND
+            steering.learn_step(signal, step.decoding)
         if finished:
             tokens = [int(self.requests.prompt[i] + self.requests.output[i]) for i in finished]
-            self.last_finished = observe(0.0, len(tokens), sum(tokens), sum(t * t for t in tokens))
-            self.finished = self.updated(self.finished, self.seen_finished, self.last_finished)
-
-    def updated(self, means: RunningMeans, history: list[Observation], new: Observation) -> RunningMeans:
-        """Keep an observation, and return the means with it, less the one that leaves a full window."""
-        smoothing = self.replica.control.smoothing
-        history.append(new)
-        full = len(history) > smoothing.observations
-        oldest = history[-1 - smoothing.observations] if full else Observation(0, 0, 0, 0)
-        return update(means, new, oldest, smoothing)
+            steering.learn_finished(len(tokens), sum(tokens), sum(t * t for t in tokens))
 
 
 def way_to(job: Job, engines: list[Engine], i: int, turn: int, instant: int) -> int:
