@@ -7,12 +7,26 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from batchcube.calibration.logs import Log
 from batchcube.engine import simulate
-from batchcube.engine.continuous import Job, Records, Setup, make_fleet, make_law, make_replica, make_reporting
+from batchcube.engine.continuous import (
+    Job,
+    Law,
+    Records,
+    Replica,
+    Setup,
+    make_fleet,
+    make_law,
+    make_replica,
+    make_reporting,
+    new_records,
+)
 from batchcube.engine.continuous import make_requests as as_requests
-from batchcube.engine.continuous.model import ROUTINGS, TICKS_PER_NANOSECOND
+from batchcube.engine.continuous.model import NEVER, ROUTINGS, TICKS_PER_NANOSECOND, TICKS_PER_S
+from batchcube.engine.continuous.reference import Engine, History
 from batchcube.engine.policies.bins import assign_bins
-from batchcube.sweeps.serving.given import Given
+from batchcube.engine.policies.target import Control
+from batchcube.sweeps.serving.given import Given, Limits
 from batchcube.sweeps.serving.log import NANOSECONDS_PER_S, REQUESTS
 
 TIMES = ("scheduled_ts", "first_token_ts", "last_token_ts")
@@ -79,7 +93,20 @@ def drive(scheduler: Any, interface: Interface, time: Time, calls: Sequence[Call
     scheduler.shutdown()
 
 
-def simulated(given: Given, calls: Sequence[Call], law: Sequence[int], backend: str, **replica: Any) -> Records:
+def replica_of(control: Control, limits: Limits, law: Law, **settings: Any) -> Replica:
+    """Return the simulator's replica with the limits of a server."""
+    return make_replica(
+        law,
+        most_running=int(control.largest),
+        token_budget=limits.settings["token_budget"],
+        capacity_tokens=limits.capacity_tokens,
+        block_tokens=limits.block_tokens,
+        control=control,
+        **settings,
+    )
+
+
+def simulated(given: Given, calls: Sequence[Call], law: Sequence[int], **settings: Any) -> Records:
     """Return what the simulator makes of the same calls, under the same policies."""
     predicted = np.array([call.predicted for call in calls])
     requests = as_requests(
@@ -89,17 +116,8 @@ def simulated(given: Given, calls: Sequence[Call], law: Sequence[int], backend: 
         predicted,
     )
     arrival = np.array([call.arrival_ns for call in calls]) * TICKS_PER_NANOSECOND
-    control, limits = given.control, given.limits
     setup = Setup(
-        make_replica(
-            make_law(*(c / NANOSECONDS_PER_S for c in law)),
-            most_running=int(control.largest),
-            token_budget=limits.settings["token_budget"],
-            capacity_tokens=limits.capacity_tokens,
-            block_tokens=limits.block_tokens,
-            control=control,
-            **replica,
-        ),
+        replica_of(given.control, given.limits, make_law(*(c / NANOSECONDS_PER_S for c in law)), **settings),
         make_fleet(
             routing=ROUTINGS[0],
             bins=given.bins,
@@ -109,7 +127,8 @@ def simulated(given: Given, calls: Sequence[Call], law: Sequence[int], backend: 
         make_reporting(horizon_s=1.0),
     )
     bins = assign_bins(predicted, given.edges) if given.by_bin else np.zeros(len(calls), np.int32)
-    _, records = simulate(Job(requests._replace(arrival=arrival), bins, setup), backend)
+    records: Records
+    _, records = simulate(Job(requests._replace(arrival=arrival), bins, setup), "reference")
     return records
 
 
@@ -124,3 +143,16 @@ def instants_of(records: Records) -> list[list[int]]:
     """Return the same of records."""
     columns = [getattr(records, name) // TICKS_PER_NANOSECOND for name in ("scheduled", "first_token", "last_token")]
     return [list(row) for row in zip(*(column.tolist() for column in (*columns, records.preemptions)), strict=True)]
+
+
+def course(log: Log, replica: Replica) -> tuple[Records, list[tuple[float, int]]]:
+    """Simulate the requests of a log, step by step; return records, and of each step its beginning in s and its cap."""
+    requests = log.requests()
+    job = Job(
+        requests, np.zeros(len(requests.arrival), np.int32), Setup(replica, make_fleet(), make_reporting(horizon_s=1.0))
+    )
+    records = new_records(job)
+    history = History(emitted={i: [] for i in range(len(requests.arrival))})
+    engine = Engine(job, records, history, sent=list(range(len(requests.arrival))))
+    engine.advance(NEVER)
+    return records, [(step.start / TICKS_PER_S, step.target.batch) for step in history.steps]

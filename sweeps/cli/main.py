@@ -8,7 +8,7 @@ import typer
 
 from batchcube.errors import InputError, printable
 
-from . import calibrate, capacity, cubes, data, figures, reproduce, run, specs, validate
+from . import calibrate, capacity, cubes, data, figures, reproduce, run, served, specs, validate
 
 # typer carries click under different names from version to version; its own exception leads to click's.
 _MISTAKE: Any = typer.BadParameter.__mro__[2]
@@ -34,14 +34,16 @@ _COMMANDS = (
     "figures",
     "figure",
     "validate",
+    "served",
     "rerun",
     "compare",
     "variables",
     "policies",
     "schema",
 )
+_ROOMS = (run, capacity, specs, cubes, figures, validate, served)
 app.registered_commands = sorted(
-    (command for room in (run, capacity, specs, cubes, figures, validate) for command in room.app.registered_commands),
+    (command for room in _ROOMS for command in room.app.registered_commands),
     key=lambda command: _COMMANDS.index(command.name or ""),
 )
 app.add_typer(data.app, name="data")

@@ -22,6 +22,8 @@ from ..spec.messages import mistakes, show_value
 from ..spec.settings import Point, PolicySettings, ReplicaSettings
 from ..workloads.settings import FloatArray, Settings
 
+PREDICTED = "predicted_tokens"
+"""What a request may say of its answer, in `SamplingParams.extra_args` (`vllm_xargs` over HTTP); its name in a log."""
 TABLES = ("policy", "server", "report")
 """Of a specification, what a log keeps."""
 

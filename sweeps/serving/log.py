@@ -45,7 +45,10 @@ class Head(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """One step: what was learned since the one before, what its controllers saw, and what they decided."""
+    """One step: what was learned since the one before, what its controllers saw, and what they decided.
+
+    Where nobody waits or runs there is none, and nothing is decided: the server has nothing more to do.
+    """
 
     step: int
     at_ns: int

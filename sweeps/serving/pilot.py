@@ -39,6 +39,7 @@ class Pilot:
         self._steering = Steering(control, self._nobody, _NOBODY)
         self.watches = self._steering.watches
         """Whether a controller looks at single steps."""
+        self._moves = control.memory.enabled or control.sla.enabled or self.looks_at_queues
         self.static = int(control.largest)
         self.failed = False
         self._steps = self._flushed = 0
@@ -47,6 +48,8 @@ class Pilot:
     def decide(self, now_ns: int, seen: Queues) -> Target:
         """Decide how many may run."""
         steering = self._steering
+        if not self._moves:
+            return steering.target
         queues, heads = self._nobody, _NOBODY
         if self.looks_at_queues:
             queues, heads = np.array(seen.queues, np.int64), heads_of(seen.heads, now_ns)
@@ -78,14 +81,17 @@ class Pilot:
             )
             self.log.step(row)
             if now_ns - self._flushed > NANOSECONDS_PER_S:
-                self.rest(now_ns)
+                self.log.flush()
+                self._flushed = now_ns
         return number
 
     def rest(self, now_ns: int) -> None:
-        """Let rows reach the disk."""
+        """Keep what the last step has shown, now that nobody is here and nothing is decided."""
+        if self._seen:
+            self.began(now_ns, Queues(0, 0), self._steering.target.batch, 0, 0, 0, 0)
         if self.log is not None:
             self.log.flush()
-        self._flushed = now_ns
+            self._flushed = now_ns
 
 
 def replayed(control: Control, bins: int, steps: Iterable[Decided]) -> Iterator[tuple[Decided, Target]]:
@@ -96,7 +102,8 @@ def replayed(control: Control, bins: int, steps: Iterable[Decided]) -> Iterator[
             return
         for outcome in row.seen:
             pilot.learn(outcome)
-        yield row, pilot.decide(row.at_ns, Queues(row.waiting, row.running, row.queues, row.heads))
+        if row.waiting or row.running:
+            yield row, pilot.decide(row.at_ns, Queues(row.waiting, row.running, row.queues, row.heads))
 
 
 def outcome_of(

@@ -16,13 +16,11 @@ from batchcube.engine.continuous.model import LONGEST_GAP
 from batchcube.engine.policies.sla import TOKEN_GAP
 from batchcube.errors import InputError
 
-from .given import Limits, make_given, read_options
+from .given import PREDICTED, Limits, make_given, read_options
 from .log import NANOSECONDS_PER_S, Head, ServedLog
 from .pilot import Pilot, Queues, outcome_of
 from .queue import BinnedQueue, Place
 
-PREDICTED = "predicted_tokens"
-"""What a request may say of its answer, in `SamplingParams.extra_args` (`vllm_xargs` over HTTP)."""
 _CONFIG = "--additional-config"
 # A vLLM without one of them is another one than this was written for.
 _NEEDED = (

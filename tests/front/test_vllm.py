@@ -15,12 +15,14 @@ from batchcube.calibration.laws import STEP_TERMS
 from batchcube.calibration.logs import read_log
 from batchcube.engine.policies import Controller, Order, register
 from batchcube.errors import InputError
+from batchcube.results.cube import read_cube
 from batchcube.sweeps.calibrate.validate import validate
 from batchcube.sweeps.serving.given import Options, control_of, make_given
 from batchcube.sweeps.serving.log import REQUESTS, STEPS, read_served
 from batchcube.sweeps.serving.pilot import replayed
 from batchcube.sweeps.serving.scheduling import limits_of, predicted_tokens
 from helpers import fake_vllm
+from helpers.command_line import Answer
 from inside.virtual import Call, Time, drive, instants, instants_of, simulated
 
 pytestmark = pytest.mark.usefixtures("outside_policies")
@@ -107,18 +109,19 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Any, T
 @pytest.mark.parametrize("seed", [1, 2])
 def test_it_serves_as_it_is_simulated(tmp_path: Path, make: Any, name: str, seed: int) -> None:
     spec, log = specification(tmp_path, POLICIES[name]), tmp_path / "log"
-    scheduler, time = make({"spec": str(spec), "log": str(log)}, scheduler_reserve_full_isl=False)
+    scheduler, time = make({"spec": str(spec), "log": str(log)})
     given = make_given(Options(spec=str(spec)), limits_of(scheduler))
     sent = calls(seed)
     drive(scheduler, fake_vllm.Interface(), time, sent, LAW)
-    records = simulated(given, sent, LAW, "reference")
+    records = simulated(given, sent, LAW)
     assert instants(log) == instants_of(records)
     written = read_served(log)
     assert sum(row.preempted for row in written.steps) == records.preemptions.sum()
     caps = {row.cap for row in written.steps}
     assert caps == {8} if name == "static" else len(caps) > 1
     decided = list(replayed(control_of(written.about), written.about["bins"], written.steps))
-    assert len(decided) == len(written.steps) > 100
+    assert len(decided) > 100
+    assert len(decided) == sum(row.waiting + row.running > 0 for row in written.steps)
     for row, target in decided:
         assert (row.cap, row.memory_bound, row.sla_bound) == (target.batch, target.memory_bound, target.sla_bound)
 
@@ -133,7 +136,7 @@ def test_nobody_is_preempted_only_where_there_is_room(tmp_path: Path, make: Any)
 def test_a_log_is_what_calibrate_log_and_validate_read(tmp_path: Path, make: Any) -> None:
     folder = tmp_path / "log"
     options = {"spec": str(specification(tmp_path, "")), "log": str(folder)}
-    scheduler, time = make(options, scheduler_reserve_full_isl=False)
+    scheduler, time = make(options)
     drive(scheduler, fake_vllm.Interface(), time, calls(3), LAW)
     log = read_log(folder / REQUESTS)
     assert len(log.queued_s) == 80
@@ -147,6 +150,39 @@ def test_a_log_is_what_calibrate_log_and_validate_read(tmp_path: Path, make: Any
     limits = LoggedReplica(most_running=8, token_budget=64, capacity_tokens=640, block_tokens=16)
     errors, _ = validate(folder / REQUESTS, known, limits)
     assert max(abs(row.error) for row in errors if row.quantity in ("ttft_s", "tpot_s", "e2e_s")) < 1e-9
+
+
+def test_a_log_becomes_a_cube_as_of_a_simulation(tmp_path: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, output, again = tmp_path / "log", tmp_path / "served.nc", tmp_path / "again.nc"
+    scheduler, time = make({"spec": str(specification(tmp_path, POLICIES["sla"])), "log": str(folder)})
+    drive(scheduler, fake_vllm.Interface(), time, calls(1), LAW)
+    assert Answer(capsys, "served", folder, "-o", output).status == 0
+    cube = read_cube(output)
+    assert "served by vLLM 0.32.0, not simulated" in cube.attrs["notes"]
+    assert Answer(capsys, "rerun", output, "-o", again, "--backend", "reference", "-q").status == 0
+    simulated = read_cube(again)
+    counted = ("preemptions", "steps", "window_arrivals", "window_completions", "window_preemptions")
+    means = ("latency_mean_s", "wait_mean_s", "ttft_mean_s", "tpot_mean_s", "batch_size_mean", "utilisation")
+    windows = ("batch_target_mean", "batch_sla_bound_mean", "signal_mean_s", "running_mean", "queue_length_mean")
+    for name in (*counted, *means, *(f"window_{window}" for window in windows)):
+        np.testing.assert_allclose(cube[name].values, simulated[name].values, rtol=1e-6, err_msg=name)
+    assert np.isnan(cube["tbt_mean_s"]).all()
+    drawn = tmp_path / "over-time.png"
+    assert Answer(capsys, "figure", "serving-over-time", output, "-o", drawn).status == 0
+    assert drawn.exists()
+
+
+def test_a_folder_without_a_log_makes_no_cube(tmp_path: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    log, output = tmp_path / "log", tmp_path / "served.nc"
+    assert "served.json" in Answer(capsys, "served", tmp_path, "-o", output).mistake
+    make({"spec": str(specification(tmp_path, "")), "log": str(log)})
+    told = f"{log / REQUESTS}: holds no request that is over"
+    assert Answer(capsys, "served", log, "-o", output).mistake == told
+    assert Answer(capsys, "served", log, "-o", tmp_path / "served.txt").mistake.endswith("must end in .nc")
+    (log / STEPS).write_text("[1, 2]\n")
+    assert (
+        f"{log / STEPS}: line 1: must be a list of step, at_ns" in Answer(capsys, "served", log, "-o", output).mistake
+    )
 
 
 # Faults ---------------------------------------------------------------------------------------------------------------
@@ -190,8 +226,9 @@ def test_a_fault_in_a_controller_leaves_the_static_cap(
     assert len(written.requests) == 80
     first = next(k for k, row in enumerate(written.steps) if row.fault)
     assert first > 0
-    assert {(row.cap, row.fault) for row in written.steps[first:]} == {(8, True)}
-    assert len(list(replayed(control_of(written.about), 1, written.steps))) == first
+    assert {(row.cap, row.fault) for row in written.steps[first:] if row.batch} == {(8, True)}
+    decided = list(replayed(control_of(written.about), 1, written.steps))
+    assert len(decided) == sum(row.batch > 0 for row in written.steps[:first])
 
 
 def test_a_fault_in_an_order_leaves_arrival(tmp_path: Path, make: Any, caplog: pytest.LogCaptureFixture) -> None:

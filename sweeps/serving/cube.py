@@ -1,0 +1,164 @@
+"""A cube of what a server did, from its log: the variables of one simulated replication, but measured."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from batchcube.engine import continuous
+from batchcube.engine.continuous import Job, Replica
+from batchcube.engine.continuous.count import count_reference
+from batchcube.engine.continuous.model import SERVED, TICKS_PER_NANOSECOND, blocks_of
+from batchcube.engine.continuous.reference import History, Move, Step
+from batchcube.engine.policies.bins import assign_bins
+from batchcube.engine.policies.estimates import FINER, KINDS, UNIT, RunningMeans, Smoothing, start_means
+from batchcube.engine.policies.target import Target
+from batchcube.engine.tally import new_tally, row_of
+from batchcube.errors import InputError
+from batchcube.results.provenance import MadeBy
+
+from ..files import write_text
+from ..run.assemble import assemble, cut
+from ..run.plan import Plan, make_plan, theory_of
+from ..spec.document import Sweep
+from ..spec.settings import ReplicaSettings
+from .given import PREDICTED
+from .log import NANOSECONDS_PER_S, REQUESTS, Decided, Written, read_served
+
+_COLUMNS = {"input_toks": "prompt_tokens", "output_toks": "output_tokens", PREDICTED: "predicted_tokens"}
+# Stands for an edge that is infinite.
+_FAR = 1e12
+
+
+def served_cube(folder: Path, trace: Path) -> xr.Dataset:
+    """Build the cube of a log; its requests are written to `trace`, from which the cube's sweep would simulate them.
+
+    Times begin with the first request. There are no gaps between tokens in it: a log does not hold them. Raises
+    InputError for a folder that holds no log, and one in which nothing was served.
+    """
+    written = read_served(folder)
+    if not written.requests:
+        raise InputError("holds no request that is over", file=folder / REQUESTS)
+    rows = sorted(written.requests, key=lambda row: float(row["queued_ts"]))
+    # As in any trace the first request arrives at 0.
+    zero_ns = _nanoseconds(rows[0], "queued")
+    arrival_ns = np.array([_nanoseconds(row, "queued") - zero_ns for row in rows])
+    lines = [",".join(("arrival_s", *_COLUMNS.values()))]
+    for row, at_ns in zip(rows, arrival_ns.tolist(), strict=True):
+        lines.append(",".join([f"{at_ns / NANOSECONDS_PER_S:.9f}", *(f"{row[name]:.10g}" for name in _COLUMNS)]))
+    write_text(trace, "\n".join(lines) + "\n")
+    plan = make_plan(Sweep.model_validate(_tables(written, trace, zero_ns), str(folder)))
+    point = plan.points[0]
+    assert isinstance(point.setup, continuous.Setup)
+    predicted = np.array([float(row[PREDICTED]) for row in rows])
+    requests = continuous.make_requests(
+        arrival_ns / NANOSECONDS_PER_S,
+        [row["input_toks"] for row in rows],
+        [row["output_toks"] for row in rows],
+        predicted,
+    )._replace(arrival=arrival_ns * TICKS_PER_NANOSECOND)
+    job = Job(requests, assign_bins(predicted, point.edges), point.setup)
+    report = _report(job, rows, written.steps, zero_ns)
+    vllm = f"vllm {written.about['vllm_version']}"
+    made_by = [MadeBy(f"{vllm}, not simulated", "its own", vllm)]
+    return assemble(_noted(plan, written), [cut(report, plan)], theory_of(plan), 0, made_by)
+
+
+def _tables(written: Written, trace: Path, zero_ns: int) -> dict[str, Any]:
+    """Return the specification that simulates what was served, with the limits of the server."""
+    about = written.about
+    limits = about["limits"]
+    own = limits["settings"] | {
+        "kv_capacity_tokens": limits["capacity_tokens"],
+        "block_tokens": limits["block_tokens"],
+    }
+    known = {name: value for name, value in own.items() if name in ReplicaSettings.model_fields and value is not None}
+    policy = {name: value for name, value in about["policy"].items() if name != "edges"}
+    if about["bins"] > 1:
+        edges = np.clip(about["edges"], -_FAR, _FAR).tolist()
+        policy |= {"bins": about["bins"], "edges": {"kind": "explicit", "values": edges}}
+    else:
+        policy = {name: value for name, value in policy.items() if name not in ("bins", "admission", "bin_choice")}
+    server = {name: value for name, value in about["server"].items() if name not in ("servers", "routing")}
+    last_ns = max(_nanoseconds(row, "last_token") for row in written.requests)
+    span_s = (max(last_ns, *(row.at_ns for row in written.steps)) - zero_ns) / NANOSECONDS_PER_S
+    report = {name: value for name, value in about["report"].items() if not name.startswith("warmup")}
+    return {
+        "name": "served",
+        "title": f"Served by vLLM {about['vllm_version']}: {Path(about['specification']).name}",
+        "replications": 1,
+        "workload": {
+            "trace": {"path": str(trace.resolve()), "format": "csv", "unit": "s"},
+            "predictor": {"kind": "column"},
+        },
+        "policy": policy,
+        "server": {**server, "replica": known},
+        "report": {**report, "horizon_s": span_s},
+    }
+
+
+def _report(job: Job, rows: list[dict[str, Any]], steps: list[Decided], zero_ns: int) -> dict[str, Any]:
+    """Count what happened as a simulated replication is counted; return its variables, leading axis point."""
+    times = {
+        name: np.array([_nanoseconds(row, name) - zero_ns for row in rows]) * TICKS_PER_NANOSECOND
+        for name in ("scheduled", "first_token", "last_token")
+    }
+    preemptions = np.array([row["preemptions"] for row in rows], np.int64)
+    served, nowhere = np.full(len(rows), SERVED), np.zeros(len(rows), np.int64)
+    records = continuous.new_records(job)._replace(**times, preemptions=preemptions, status=served, replica=nowhere)
+    history = _history(steps, job.setup.replica, zero_ns)
+    history.emitted.update({i: [] for i in range(len(rows))})
+    tally = new_tally(continuous.CATALOGUE, 1, job.shape)
+    count_reference(job, records, history, 0, row_of(tally, 0))
+    return continuous.summarise(tally, [job])
+
+
+def _history(steps: list[Decided], replica: Replica, zero_ns: int) -> History:
+    """Return the steps of a log as the simulator's."""
+    shown = {outcome.step: outcome for row in steps for outcome in row.seen}
+    history = History()
+    for row in steps:
+        start = (row.at_ns - zero_ns) * TICKS_PER_NANOSECOND
+        history.moves += [Move(start, -1)] * row.preempted
+        history.moves += [Move(start, 1)] * (row.batch - row.running + row.preempted)
+        if (outcome := shown.get(row.step)) is None:
+            continue
+        target = Target(_means(row, replica.control.smoothing), row.memory_bound, row.sla_bound, row.cap)
+        seen: dict[str, Any] = {
+            "start": start,
+            "duration": outcome.duration_ns * TICKS_PER_NANOSECOND,
+            "decoding": outcome.decoding,
+            "running": row.batch,
+            "prefill_tokens": max(row.tokens - outcome.decoding, 0),
+            "blocks": blocks_of(row.kv_tokens, replica.block_tokens),
+            "tokens": row.kv_tokens,
+            "target": target,
+        }
+        # What a log does not hold is 0.
+        history.steps.append(Step(**dict.fromkeys(Step._fields, 0) | seen))
+    return history
+
+
+def _means(row: Decided, smoothing: Smoothing) -> RunningMeans:
+    """Return running means that are read as a row's signal."""
+    nothing = start_means()
+    scale = FINER if KINDS[smoothing.kind] == "ema" else max(row.signals, 1)
+    return RunningMeans(row.signals, nothing.total._replace(signal=round(row.signal_us * UNIT * scale)))
+
+
+def _noted(plan: Plan, written: Written) -> Plan:
+    """Add what must be said of numbers that were measured."""
+    notes = [f"served by vLLM {written.about['vllm_version']}, not simulated; one run has no interval"]
+    notes += [f"the server had {difference} as in its specification" for difference in written.about["differs"]]
+    if any(row.fault for row in written.steps):
+        notes.append("the policy failed: from then on the static cap held, and requests were admitted by arrival")
+    aborted = sum(bool(row.get("aborted")) for row in written.requests)
+    if aborted:
+        notes.append(f"{aborted} requests were ended from outside, and count with the tokens that they got")
+    return plan._replace(notes=(*notes, *plan.notes))
+
+
+def _nanoseconds(row: Mapping[str, Any], name: str) -> int:
+    return round(float(row[f"{name}_ts"]) * NANOSECONDS_PER_S)
