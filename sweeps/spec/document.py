@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from batchcube.documents import DEEPEST, is_deep, read_file
 from batchcube.errors import InputError, found_in
 
-from ..workloads.arrivals import AtOnce, Deterministic
+from ..workloads.arrivals import AtOnce, Closed, Deterministic
 from ..workloads.lengths import Constant
 from ..workloads.settings import Settings
 from .defaults import NO_OTHERS, Defaults, differences, in_force
@@ -193,8 +193,13 @@ def is_deterministic(point: Point) -> bool:
         return False
     if trace is not None:
         return trace.resample == "none" and not workload.predictor.draws
-    fixed = isinstance(lengths, Constant) and (lengths.prompt is None or isinstance(lengths.prompt, Constant))
-    return fixed and isinstance(workload.arrivals, AtOnce | Deterministic) and not workload.predictor.draws
+    if lengths is None or workload.predictor.draws:
+        return False
+    drawn = [lengths, lengths.prompt, getattr(workload.arrivals, "think_s", None)]
+    if workload.sessions is not None:
+        drawn += [workload.sessions.turns, workload.sessions.think_s]
+    fixed = all(part is None or isinstance(part, Constant) for part in drawn)
+    return fixed and isinstance(workload.arrivals, AtOnce | Deterministic | Closed)
 
 
 def _mode_problems(grid: Grid) -> list[Mistake]:

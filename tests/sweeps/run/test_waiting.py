@@ -102,6 +102,18 @@ def test_points_of_a_grid_have_the_same_draws(tables: dict[str, Any]) -> None:
             np.testing.assert_array_equal(getattr(job.requests, name), getattr(jobs[0].requests, name))
 
 
+def test_a_workload_in_which_nothing_is_random_has_one_replication() -> None:
+    lengths = {"distribution": "constant", "value": 20, "prompt": {"distribution": "constant", "value": 30}}
+    fixed = {"workload.lengths": lengths, "workload.predictor": None, "workload.arrivals.think_s": None}
+    same = {"distribution": "constant", "value": 2}
+    assert sweep(laid(CLOSED, fixed)).replications == 1
+    assert sweep(laid(CLOSED, {**fixed, "workload.arrivals.think_s": same})).replications == 1
+    assert sweep(laid(CLOSED, {**fixed, "workload.arrivals.think_s": THINK})).replications == 3
+    assert sweep(laid(CLOSED, {**fixed, "workload.sessions": {"turns": same, "think_s": same}})).replications == 1
+    assert sweep(laid(CLOSED, {**fixed, "workload.sessions": {"turns": TURNS}})).replications == 3
+    assert sweep(laid(CLOSED, {**fixed, "workload.sessions": {"turns": same, "think_s": THINK}})).replications == 3
+
+
 def test_a_cube_of_a_closed_loop() -> None:
     cube = run_sweep(sweep(CLOSED, replications=3), backend="reference")
     assert (cube["completed"] == 120).all()
