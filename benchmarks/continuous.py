@@ -18,6 +18,7 @@ import numpy as np
 
 from batchcube.engine import simulate_many, simulate_records
 from batchcube.engine.continuous import (
+    Content,
     Job,
     Records,
     Replica,
@@ -30,7 +31,7 @@ from batchcube.engine.continuous import (
     make_reporting,
     make_requests,
 )
-from batchcube.engine.continuous.model import ANYBODY, NOBODY, TICKS_PER_S
+from batchcube.engine.continuous.model import ANYBODY, LARGEST_REQUEST, NOBODY, TICKS_PER_S
 from batchcube.engine.continuous.numba.fleet import run_fleet
 from batchcube.engine.continuous.run import new_records, way_of
 from batchcube.engine.statistics import CONTINUOUS
@@ -47,6 +48,23 @@ def draw(count: int, rate_per_s: float) -> Requests:
     arrival = np.cumsum(rng.exponential(1 / rate_per_s, count))
     prompt, output = rng.lognormal(6.72, 0.81, count), rng.lognormal(5.12, 0.68, count)
     return make_requests(arrival, np.maximum(np.rint(prompt), 1), np.maximum(np.rint(output), 1))
+
+
+def draw_sessions(count: int, rate_per_s: float) -> Requests:
+    """Draw sessions of five turns, half a minute apart, whose prompts grow by the turns before."""
+    rng = np.random.default_rng(1)
+    sessions, turns = count // 5, 5
+    begin = np.cumsum(rng.exponential(turns / rate_per_s, sessions))
+    arrival = begin[:, None] + np.cumsum(rng.exponential(30.0, (sessions, turns)), axis=1)
+    new = np.maximum(np.rint(rng.lognormal(5.0, 0.8, (sessions, turns))), 1).astype(np.int64)
+    output = np.maximum(np.rint(rng.lognormal(5.12, 0.68, (sessions, turns))), 1).astype(np.int64)
+    prompt = np.cumsum(new, axis=1) + np.cumsum(output, axis=1) - output
+    order = np.argsort(arrival.ravel(), kind="stable")
+    prompt, output = prompt.ravel()[order], output.ravel()[order]
+    # A session is one text that grows: a request is its beginning.
+    session = np.repeat(np.arange(sessions), turns)[order]
+    content = Content(session, np.arange(sessions * turns + 1), prompt + output, LARGEST_REQUEST)
+    return make_requests(arrival.ravel()[order], prompt, output, content=content)
 
 
 def job_of(requests: Requests, replica: Replica) -> Job:
@@ -129,6 +147,27 @@ def main() -> None:
     (seconds,) = interleave(lambda _: simulate_many([whole], whole.shape), repetitions=3)
     took = float(np.median(seconds.processor))
     print(f"{len(million.arrival):,} requests at 8/s, 400,000 tokens of KV cache, with its report: {number(took)} s")
+    talks = draw_sessions(10**5 if quick else 10**6, 8.0)
+    plain, cached = (
+        job_of(
+            talks,
+            make_replica(
+                LAW, most_running=256, token_budget=2048, capacity_tokens=400_000, enable_prefix_caching=caching
+            ),
+        )
+        for caching in (False, True)
+    )
+    off, on = interleave(
+        lambda _: simulate_many([plain], plain.shape), lambda _: simulate_many([cached], cached.shape), repetitions=3
+    )
+    without, took = (float(np.median(seconds.processor)) for seconds in (off, on))
+    blocks = int((-(-(talks.prompt + talks.output) // 16)).sum())
+    hits = simulate_many([cached], cached.shape)["prefix_cache_hit_fraction"][0]
+    count = len(talks.arrival)
+    print(
+        f"{count:,} requests of sessions at 8/s, {blocks:,} blocks, prefix caching, {100 * hits:.3g} % hits: "
+        f"{number(took)} s; without {number(without)} s; {number(1e9 * (took - without) / blocks)} ns a block more"
+    )
 
 
 if __name__ == "__main__":

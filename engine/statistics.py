@@ -166,7 +166,9 @@ class Steps(NamedTuple):
     blocks: Integer
     """In use at the end of the last, before finished requests leave."""
     kv_tokens: Integer
-    """In the cache at the end of each, added up."""
+    """In the cache at the end of each, added up; those that requests share count for each."""
+    stored: Integer
+    """Blocks in use, or kept for what is in them, at the end of each, added up; 0 where prefixes are not cached."""
 
 
 class Move(NamedTuple):
@@ -174,6 +176,10 @@ class Move(NamedTuple):
 
     running: Integer
     """1, or -1."""
+    asked: Integer
+    """Tokens that were looked for in the KV cache, of a request that begins for the first time; 0 where none are."""
+    found: Integer
+    """Those of them that were there."""
 
 
 class Gap(NamedTuple):
@@ -418,7 +424,10 @@ _CONTINUOUS = (
     _steps("steps", lambda s, k: s.steps, into=WINDOWS),
     _steps("running_sum", lambda s, k: s.steps * s.running, into=WINDOWS),
     _steps("kv_tokens", lambda s, k: s.kv_tokens, into=WINDOWS),
+    _steps("stored", lambda s, k: s.stored),
     _count("preemptions", MOVE, lambda m, k: m.running < 0),
+    _count("asked", MOVE, lambda m, k: m.asked),
+    _count("found", MOVE, lambda m, k: m.found),
     _count("preemptions", MOVE, lambda m, k: m.running < 0, into=WINDOWS),
     _count("queue", MOVE, lambda m, k: -m.running, into=WINDOWS, reducer=LEVEL),
     _count("running", MOVE, lambda m, k: m.running, into=WINDOWS, reducer=LEVEL),
@@ -488,7 +497,13 @@ _STEP_NUMBERS: dict[str, Number] = {
         s.has_token_sla, share_missed(s.late_tokens, s.counted["tbt"], s.missed_gaps)
     ),
     "kv_peak_tokens": lambda s: s.peak_blocks * s.block_tokens,
-    "recomputed_token_fraction": lambda s: divide(s.prefill_tokens - s.prompts, s.prefill_tokens),
+    "recomputed_token_fraction": lambda s: divide(
+        # What one that was preempted finds when it returns may have been computed for others.
+        np.maximum(s.prefill_tokens - (s.prompts - s.found), 0),
+        s.prefill_tokens,
+    ),
+    "prefix_cache_hit_fraction": lambda s: divide(s.found, s.asked),
+    "kv_occupied_fraction": lambda s: only_if(s.caches_prefixes, divide(s.stored, s.steps * s.blocks)),
     "backlog_growth_fraction": lambda s: divide(s.backlog_all - s.backlog_half, s.later),
     # The test of whole batches: the mean number that run is the batch, and there is one queue.
     "overloaded": lambda s: (

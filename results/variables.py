@@ -315,8 +315,24 @@ _ALL: list[Variable] = [
         "recomputed_token_fraction",
         "1",
         "recomputed tokens",
-        "Prefilled tokens beyond the prompts of the served requests, over all prefilled tokens: what preemptions cost "
-        "(mode continuous).",
+        "Prefilled tokens beyond the prompts of the served requests, less what was found in the cache, over all "
+        "prefilled tokens: what preemptions cost (mode continuous).",
+        bounds=_FRACTION,
+    ),
+    _float(
+        "prefix_cache_hit_fraction",
+        "1",
+        "hits of the prefix cache",
+        "Tokens found in the KV cache over tokens looked for, of the prompts of all requests when they are admitted "
+        "for the first time; NaN without prefix caching (mode continuous).",
+        bounds=_FRACTION,
+    ),
+    _float(
+        "kv_occupied_fraction",
+        "1",
+        "occupied blocks of the KV cache",
+        "Blocks in use or kept for what is in them, over all blocks, mean over steps; NaN without prefix caching (mode "
+        "continuous).",
         bounds=_FRACTION,
     ),
     _float(

@@ -384,6 +384,7 @@ REPLICA = {
     "long_prefill_token_threshold_adaptive",
     "max_num_active_seqs",
     "max_model_len",
+    "enable_prefix_caching",
 }
 
 
@@ -411,11 +412,19 @@ def step_job_of(settings: dict[str, Any], rows: list[Row], routing: str = "round
     arrival_s = np.maximum.accumulate(given)
     tokens = ([int(row[name]) for row in rows] for name in ("prompt", "output"))
     bins = np.array([int(row.get("bin of 3", 0)) for row in rows], np.int32)
-    requests = make_requests(arrival_s, *tokens)
+    requests = make_requests(arrival_s, *tokens, content=content_of(rows, int(settings["block_tokens"])))
     if "follows" in rows[0]:
         whom = [WORDS.get(row["follows"]) or int(row["follows"]) for row in rows]
         requests = continuous.follow(requests, whom, [value(row["d (ms)"] or "0") / 1000 for row in rows])
     return continuous.Job(requests, bins, continuous.Setup(replica, fleet, reporting))
+
+
+def content_of(rows: list[Row], block_tokens: int) -> continuous.Content | None:
+    """Return what prompts contain, where letters name their blocks."""
+    if "content" not in rows[0]:
+        return None
+    ids = [[ord(letter) for letter in row["content"].split()] for row in rows]
+    return continuous.make_content(ids, [int(row["prompt"]) for row in rows], block_tokens)
 
 
 def stepped_as_stated(example: Example, backend: str) -> None:
@@ -427,6 +436,7 @@ def stepped_as_stated(example: Example, backend: str) -> None:
         stated = [row[name] for name in ("arrival (ms)", "scheduled", "first token", "last token")]
         assert found == [round(value(text) * MILLISECOND) if text else -1 for text in stated], row
         assert records.preemptions[i] == int(row["preemptions"]), row
+        assert records.cached[i] == int(row.get("cached", 0)), row
 
 
 def every_step_as_stated(example: Example, backend: str) -> None:
@@ -504,6 +514,7 @@ CHECKS: dict[str, Callable[[Example, str], None]] = {
     "10.9": routed_as_stated,
     "10.10": stepped_as_stated,
     "10.11": stepped_as_stated,
+    "10.12": stepped_as_stated,
 }
 RULES = {"1.1", "1.3", "2.1", "2.2", "4.1", "4.2", "5.1", "6.1", "7.1", "7.2", "8.1", "8.2"}
 """Examples of a single rule, the same text for every backend."""

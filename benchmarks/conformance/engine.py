@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from batchcube.engine import simulate_replica
-from batchcube.engine.continuous import Law, Requests, make_replica
+from batchcube.engine.continuous import Content, Law, Requests, make_content, make_replica
+from batchcube.engine.continuous.model import LARGEST_REQUEST
 
 from .cases import Case
 
-FIELDS = ("scheduled", "first_token", "last_token", "preemptions")
-"""What must be the same of every request: instants, and how often it was preempted."""
+FIELDS = ("scheduled", "first_token", "last_token", "preemptions", "cached")
+"""What must be the same of every request: instants, how often it was preempted, and what it found in the cache."""
 OPTIONS = (
     "num_gpu_blocks",
     "scheduler_reserve_full_isl",
@@ -19,9 +20,10 @@ OPTIONS = (
     "long_prefill_token_threshold_adaptive",
     "max_model_len",
     "max_num_active_seqs",
+    "enable_prefix_caching",
 )
 """Those that have vLLM's names here too."""
-WITHOUT: dict[str, Any] = {"scheduling_policy": "fcfs", "async_scheduling": False, "enable_prefix_caching": False}
+WITHOUT: dict[str, Any] = {"scheduling_policy": "fcfs", "async_scheduling": False}
 """What vLLM has and the engine has not; cases are made without it."""
 
 
@@ -42,9 +44,28 @@ def serve(case: Case, backend: str) -> dict[str, Any]:
         output=output,
         predicted=output.astype(np.float64),
         priority=np.array(case["priority"], np.int64),
+        content=content_of(case),
     )
     records, totals = simulate_replica(requests, replica, backend)
     return {name: getattr(records, name).tolist() for name in FIELDS} | {"steps": totals.steps}
+
+
+def content_of(case: Case) -> Content:
+    """Return what the blocks of each request hold; with one owner of their last tokens, all are the same."""
+    size = case["options"]["block_size"]
+    lengths = [prompt + output for prompt, output in zip(case["prompt"], case["output"], strict=True)]
+    rows = [
+        [owner(case, number, min(end, length) - 1) * LARGEST_REQUEST + end for end in range(size, length + size, size)]
+        for number, length in enumerate(lengths)
+    ]
+    return make_content(rows, lengths, size)
+
+
+def owner(case: Case, number: int, position: int) -> int:
+    """Return the request that a token of a request, at a position of its prompt and answer, was first of."""
+    while position < case["shared"][number]:
+        number = case["parent"][number]
+    return number
 
 
 def difference(case: Case, theirs: Mapping[str, Any], backend: str) -> str:

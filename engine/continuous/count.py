@@ -75,8 +75,8 @@ def count_reference(job: Job, records: Records, history: "History", kept: int, t
             for sooner, later in pairwise(history.emitted[i]):
                 counter.add(GAP, Gap(1, later - sooner))
                 counter.add_times(GAP, Gap(1, later - sooner))
-    for instant, running in history.moves:
-        counter.add(MOVE, Move(running), instant=instant)
+    for instant, *move in history.moves:
+        counter.add(MOVE, Move(*move), instant=instant)
     for step in history.steps:
         _count_step(job, step, counter)
     counter.close()
@@ -107,6 +107,7 @@ def _count_step(job: Job, step: "Step", counter: Counter) -> None:
         prefill_tokens=step.prefill_tokens,
         blocks=step.blocks,
         kv_tokens=step.tokens,
+        stored=(step.blocks + step.kept) * job.setup.replica.enable_prefix_caching,
     )
     counter.add(STEP, seen, instant=step.start)
     if step.start >= counter.limits.since:

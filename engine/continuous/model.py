@@ -32,6 +32,8 @@ LARGEST_REQUEST = 2**21
 """Most tokens (prompt and output) of one request."""
 MOST_REQUESTS = 2**29
 LOWEST_PRIORITY = 2**31
+LARGEST_ID = 2**40
+"""Largest id of content."""
 MOST_REPLICAS = 4096
 LARGEST_BUDGET = 2**31
 LARGEST_BLOCK = 2**16
@@ -52,6 +54,19 @@ PREFILLS: tuple[Prefill, ...] = get_args(Prefill)
 """Whether prefills share steps with decodes, or have steps of their own."""
 
 
+class Content(NamedTuple):
+    """What the first tokens of requests are: requests with the same id begin with the same tokens, up to its end."""
+
+    ids: NDArray[np.int64]
+    """(id,) those of all requests in a row; each says what its tokens are and all before them."""
+    begin: NDArray[np.int64]
+    """(request + 1,) where those of each begin."""
+    tokens: NDArray[np.int64]
+    """(request,) how many of its tokens are known: of its prompt, or of prompt and answer."""
+    tokens_each: int
+    """Tokens of an id; the last of a request may have fewer."""
+
+
 class Requests(NamedTuple):
     """The requests of one replication in arrival order, each field (request,)."""
 
@@ -65,6 +80,8 @@ class Requests(NamedTuple):
     """Predicted output, in tokens; read where a policy looks at it: see `Setup.reads_predictions`."""
     priority: NDArray[np.int64]
     """Smaller first; read with `scheduling_policy = "priority"`."""
+    content: Content
+    """What is in them; read where prefixes are cached."""
     follows: NDArray[np.int64] = NO_FOLLOWERS
     """The request, earlier in order, after whose end it arrives: that arrival is known only then. NOBODY where its
     arrival is known; ANYBODY after an end that nobody follows, the first of them after the first. Empty where all
@@ -114,6 +131,8 @@ class Replica(NamedTuple):
     """Requests that may run when one is admitted, whatever the controllers say."""
     max_model_len: int
     """Prompt and answer together end there; a prompt must be shorter."""
+    enable_prefix_caching: bool
+    """Whether full blocks are found again by what is in them."""
 
 
 class Fleet(NamedTuple):
@@ -207,6 +226,8 @@ class Records(NamedTuple):
     first_token: NDArray[np.int64]
     last_token: NDArray[np.int64]
     preemptions: NDArray[np.int64]
+    cached: NDArray[np.int64]
+    """Tokens that were found in the KV cache, at all of its admissions."""
     status: NDArray[np.int64]
     """SERVED, or REJECTED: it could never fit, alone."""
     replica: NDArray[np.int64]
@@ -243,16 +264,63 @@ def make_law(
     return Law(*values)
 
 
+def no_content(count: int) -> Content:
+    """Return the content of so many requests of which nothing is known: no two have anything in common."""
+    return Content(np.zeros(0, np.int64), np.zeros(count + 1, np.int64), np.zeros(count, np.int64), 1)
+
+
+def make_content(ids: Sequence[ArrayLike], tokens: ArrayLike, tokens_each: int) -> Content:
+    """Build content from the ids of every request, which name so many of its `tokens` (request,), `tokens_each` each.
+
+    An id stands for its tokens and all before them. InputError for ids out of range, and too few or too many of them.
+    """
+    rows = [np.asarray(row, np.int64).ravel() for row in ids]
+    known = np.asarray(tokens, np.int64)
+    counts = np.array([len(row) for row in rows], np.int64)
+    if known.shape != counts.shape:
+        raise InputError(f"content has {len(rows)} requests, {known.size} numbers of tokens", allowed="must be equal")
+    if not 1 <= tokens_each <= LARGEST_REQUEST:
+        raise InputError(f"must be in 1..{LARGEST_REQUEST}", path="tokens_each", value=tokens_each)
+    wanted = -(-known // tokens_each)
+    if (counts != wanted).any():
+        i = int(np.argmax(counts != wanted))
+        raise InputError(
+            f"{counts[i]} ids for {known[i]} tokens",
+            path=f"ids[{i}]",
+            allowed=f"must be {wanted[i]}, of {tokens_each} tokens each",
+        )
+    flat = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+    _refuse("ids", (flat < 0) | (flat > LARGEST_ID), flat, f"must be in 0..{LARGEST_ID}")
+    return Content(flat, np.concatenate(([0], np.cumsum(counts))), known, int(tokens_each))
+
+
+def parts_of(content: Content, rows: NDArray[np.integer]) -> Content:
+    """Return the content of some requests (row,); what is taken again has nothing in common with what it was before."""
+    order = np.argsort(rows, kind="stable")
+    taken = rows[order]
+    new = np.concatenate(([True], taken[1:] != taken[:-1])) if len(rows) else np.zeros(0, np.bool_)
+    places = np.arange(len(rows))
+    before = np.empty(len(rows), np.int64)
+    before[order] = places - np.maximum.accumulate(np.where(new, places, 0))
+    counts = np.diff(content.begin)[rows]
+    begin = np.concatenate(([0], np.cumsum(counts)))
+    at = np.arange(begin[-1]) - np.repeat(begin[:-1] - content.begin[rows], counts)
+    ids = content.ids[at] + np.repeat(before, counts) * (int(content.ids.max(initial=0)) + 1)
+    return Content(ids, begin, content.tokens[rows], content.tokens_each)
+
+
 def make_requests(
     arrival_s: ArrayLike,
     prompt_tokens: ArrayLike,
     output_tokens: ArrayLike,
     predicted: ArrayLike | None = None,
     priority: ArrayLike | None = None,
+    content: Content | None = None,
 ) -> Requests:
     """Build requests from arrays (request,); InputError naming the field and the first bad entry.
 
-    `predicted` is the predicted output in tokens, by default the true one; `priority` is 0 for all by default.
+    `predicted` is the predicted output in tokens, by default the true one; `priority` is 0 for all by default, and
+    without `content` no two have anything in common.
     """
     arrival = np.asarray(arrival_s, np.float64)
     prompt, output = np.asarray(prompt_tokens), np.asarray(output_tokens)
@@ -279,7 +347,11 @@ def make_requests(
     _refuse(
         "priority", (ranks != np.floor(ranks)) | (abs(ranks) > LOWEST_PRIORITY), ranks, "must be whole, within 2^31"
     )
-    return Requests(whole, prompt.astype(np.int64), output.astype(np.int64), guess, ranks.astype(np.int64))
+    content = no_content(arrival.size) if content is None else content
+    if len(content.tokens) != arrival.size:
+        raise InputError(f"content has {len(content.tokens)} entries, arrival_s has {arrival.size}")
+    _refuse("content.tokens", content.tokens > prompt + output, content.tokens, "must be at most prompt and output")
+    return Requests(whole, prompt.astype(np.int64), output.astype(np.int64), guess, ranks.astype(np.int64), content)
 
 
 def follow(requests: Requests, follows: ArrayLike, delay_s: ArrayLike) -> Requests:
@@ -317,6 +389,7 @@ def make_replica(
     long_prefill_token_threshold_adaptive: bool = False,
     max_num_active_seqs: int | None = None,
     max_model_len: int | None = None,
+    enable_prefix_caching: bool = False,
     control: Control | None = None,
 ) -> Replica:
     """Build a replica; `capacity_tokens` of KV cache are held in whole blocks.
@@ -351,6 +424,8 @@ def make_replica(
     longest = LARGEST_REQUEST if max_model_len is None else max_model_len
     if not 2 <= longest <= LARGEST_REQUEST:
         raise InputError(f"must be in 2..{LARGEST_REQUEST}", path="max_model_len", value=longest)
+    if enable_prefix_caching and prefill != "chunked":
+        raise InputError('needs prefill = "chunked"', path="enable_prefix_caching")
     if control is None:
         control = fixed_target(1, most_running, np.ones(1), np.ones(1))
     if not 1 <= control.smallest <= control.largest == most_running:
@@ -371,6 +446,7 @@ def make_replica(
         bool(long_prefill_token_threshold_adaptive),
         int(active),
         int(longest),
+        bool(enable_prefix_caching),
     )
 
 
@@ -530,6 +606,17 @@ def check(job: Job) -> None:
         )
     if int(job.bin_of.max()) >= job.setup.fleet.bins or int(job.bin_of.min()) < 0:
         raise InputError(f"must be in 0..{job.setup.fleet.bins - 1}", path="bin_of")
+    content = requests.content
+    if (
+        replica.enable_prefix_caching
+        and content.tokens_each % replica.block_tokens
+        and np.diff(content.begin).max() > 1
+    ):
+        raise InputError(
+            f"must divide tokens_each = {content.tokens_each} of the content",
+            path="block_tokens",
+            value=replica.block_tokens,
+        )
     longest = int((requests.prompt + requests.output).max())
     reads = min(replica.blocks * replica.block_tokens, most * longest)
     budget = replica.token_budget if replica.chunked else max(replica.token_budget, longest)

@@ -3,6 +3,7 @@
 With separate prefills, a preempted request that needs more than the token budget is prefilled alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from ..policies.sla import TOKEN_GAP
 from ..policies.steering import Steering, Turns
 from ..policies.target import Target
 from ..tally import Tally
+from .blocks import Cache
 from .count import count_reference
 from .following import ARRIVES, ENDS
 from .model import (
@@ -36,7 +38,6 @@ from .model import (
     must_fit,
     too_late,
 )
-from .pool import Pool
 
 
 @dataclass
@@ -63,6 +64,8 @@ class Step(NamedTuple):
     prefills: int
     blocks: int
     """In use at its end, before finished requests leave."""
+    kept: int
+    """Not in use then, but found again by what is in them."""
     tokens: int
     """In the KV cache then."""
     mean_gap: int
@@ -76,6 +79,9 @@ class Move(NamedTuple):
 
     instant: int
     running: int
+    asked: int = 0
+    """Tokens that were looked for in the cache, of one that runs for the first time."""
+    found: int = 0
 
 
 @dataclass
@@ -110,7 +116,8 @@ class Engine:
     def __post_init__(self) -> None:
         self.requests, (self.replica, self.fleet, _) = self.job.requests, self.job.setup
         self.queues = [[] for _ in range(self.fleet.bins if self.fleet.by_bin else 1)]
-        self.pool = Pool(self.replica.blocks, self.replica.block_tokens)
+        caching = self.replica.enable_prefix_caching
+        self.pool = Cache(self.requests, self.replica.blocks, self.replica.block_tokens, caching=caching)
         self.turns = Turns(self.fleet.bin_choice, int(self.replica.control.largest))
         self.steering = Steering(self.replica.control, *self.seen())
 
@@ -191,9 +198,9 @@ class Engine:
             at += 1
         return budget, preempted
 
-    def give(self, request: RunningRequest, tokens: int) -> None:
-        """Give a request tokens in this step, and room for them."""
-        self.pool.take(request.number, request.resident + tokens)
+    def give(self, request: RunningRequest, tokens: int, found: Sequence[int] = ()) -> None:
+        """Give a request tokens in this step, and room for them behind the blocks `found` for it."""
+        self.pool.take(request.number, request.resident + tokens, found)
         request.tokens = tokens
 
     def preempt(self) -> RunningRequest:
@@ -214,20 +221,27 @@ class Engine:
         while self.waiting() and len(self.running) < cap and budget > 0:
             queue = self.returned or self.queues[self.bin_served()]
             new = RunningRequest(queue[0])
+            asked = self.need(new)
+            found = self.pool.find(new.number, asked)
+            new.resident = len(found) * self.replica.block_tokens
             need = self.need(new)
             chunk = min(need, longest, budget) if self.replica.chunked else need
-            blocks = self.pool.used_with(new.number, must_fit(chunk, need, self.replica))
+            blocks = self.pool.used_with(new.number, new.resident + must_fit(chunk, need, self.replica), found)
             if is_crowded(chunk, budget, blocks, self.replica):
                 break
             queue.pop(0)
             if queue is not self.returned:
                 self.turns.left -= 1
             self.running.append(new)
-            self.give(new, chunk)
+            self.give(new, chunk, found)
             admitted = True
-            self.history.moves.append(Move(self.now, 1))
+            self.records.cached[new.number] += new.resident
             if self.records.scheduled[new.number] < 0:
                 self.records.scheduled[new.number] = self.now
+                looked_for = asked if self.pool.caching else 0
+                self.history.moves.append(Move(self.now, 1, looked_for, new.resident))
+            else:
+                self.history.moves.append(Move(self.now, 1))
             budget -= chunk
         return admitted
 
@@ -262,6 +276,7 @@ class Engine:
             prefill_tokens=sum(r.tokens for r in prefilling),
             prefills=sum(r.tokens == self.need(r) for r in prefilling),
             blocks=self.pool.used,
+            kept=len(self.pool.kept),
             tokens=sum(r.resident + r.tokens for r in self.running),
             mean_gap=sum(min(gap // TICKS_PER_NANOSECOND, LONGEST_GAP) for gap in gaps) // max(len(gaps), 1),
             target=self.target,

@@ -33,4 +33,6 @@ def summarise_steps(tally: Tally, jobs: Sequence[Job]) -> dict[str, NDArray[Any]
         has_tokens=np.full(len(setups), True),
     )
     block_tokens = np.array([float(setup.replica.block_tokens) for setup in setups])
-    return summarise(CONTINUOUS, tally, facts, block_tokens=block_tokens)
+    blocks = np.array([float(setup.replica.blocks) for setup in setups])
+    caches = np.array([setup.replica.enable_prefix_caching for setup in setups])
+    return summarise(CONTINUOUS, tally, facts, block_tokens=block_tokens, blocks=blocks, caches_prefixes=caches)

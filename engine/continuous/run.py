@@ -104,7 +104,7 @@ def new_records(job: Job) -> Records:
     """Return records of nothing but who is turned away, and the arrivals that are known."""
     requests = job.requests
     records = Records(*(np.full(len(requests.arrival), -1, np.int64) for _ in Records._fields))
-    records.preemptions[:] = 0
+    records.preemptions[:] = records.cached[:] = 0
     records.status[:] = np.where(never_fits(requests, job.setup.replica), REJECTED, SERVED)
     waits = requests.follows != NOBODY
     return records._replace(arrival=np.where(waits, NEVER, requests.arrival) if len(waits) else requests.arrival)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.engine import Bins, Trace, batches, continuous, make_trace, sort_into_bins
-from batchcube.engine.continuous import Classes, Requests, follow, make_classes, make_requests
-from batchcube.engine.continuous.model import ANYBODY, NOBODY
+from batchcube.engine.continuous import Classes, Content, Requests, follow, make_classes, make_requests
+from batchcube.engine.continuous.model import ANYBODY, LARGEST_REQUEST, NOBODY
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 
@@ -245,7 +245,13 @@ class Draws:
         drawn = self._lengths(plan)
         assert drawn.prompt_tokens is not None
         assert drawn.output_tokens is not None
-        return make_requests(np.zeros(plan.requests), drawn.prompt_tokens, drawn.output_tokens)
+        content = None if plan.recorded is None else self._window(plan).content
+        opens = self._openings(plan)
+        if opens is not None:
+            # A session is one text that grows: a turn is its beginning, prompt and answer.
+            number, tokens = np.arange(plan.requests + 1), drawn.prompt_tokens + drawn.output_tokens
+            content = Content(np.cumsum(opens) - 1, number, tokens, LARGEST_REQUEST)
+        return make_requests(np.zeros(plan.requests), drawn.prompt_tokens, drawn.output_tokens, content=content)
 
     def _prediction(self, plan: PointPlan) -> Prediction:
         def predict() -> Prediction:

@@ -17,18 +17,18 @@ from ..spec import service as coefficients
 from ..spec.document import Sweep
 from ..spec.grid import where
 from ..spec.policies import named_in
-from ..spec.settings import CONTROLLED, CoefficientsLaw, Point, TraceSettings
+from ..spec.settings import CONTROLLED, CoefficientsLaw, Point, TraceSettings, caches_prefixes
 from ..theory.bins import BinnedBatches
 from ..theory.expected import Expected, batches_of, expected
 from ..workloads.arrivals import AtRate, Closed
 from ..workloads.datasets import resolve
 from ..workloads.settings import FloatArray
-from ..workloads.traces import RecordedTrace, read_trace
+from ..workloads.traces import HASHES, RecordedTrace, read_trace
 from .laws import unmeasured_costs
 from .samples import Sampler, extent_of, sampling, trace_resampling
 from .setups import Simulated, batch_setup, step_setup
 
-_UNUSED = {"hash_ids": " (shared prefixes are computed anew)", "NumImages": " (images take no time and no memory)"}
+_UNUSED = {HASHES: " (shared prefixes are computed anew)", "NumImages": " (images take no time and no memory)"}
 """What it means that a column of a recorded trace is not used."""
 
 
@@ -95,7 +95,8 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
 
     Raises InputError for bad files, and for settings that only the data show to be impossible.
     """
-    planner = _Planner(sweep.seed)
+    caching = any(caches_prefixes(point) for point in sweep.grid.points)
+    planner = _Planner(sweep.seed, hashes=caching)
     points: list[PointPlan] = []
     notes: dict[str, None] = {}
     removals: dict[tuple[int, int], list[str]] = {}
@@ -123,6 +124,9 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
             span = float(trace.arrival_s[-1])
             pace = f": {(len(trace.arrival_s) - 1) / span:.3g} requests/s on average" if span > 0 else ""
             text = f"times taken to be in {trace.assumed_unit} (workload.trace.unit states it){pace}"
+            notes[f"{settings.path}: {text}"] = None
+        if caching and trace.content is None:
+            text = "says nothing of what prompts contain: only preempted requests find what they left in the cache"
             notes[f"{settings.path}: {text}"] = None
         if trace.unused_columns:
             unused = ", ".join(f"{name[:40]!r}{_UNUSED.get(name, '')}" for name in trace.unused_columns[:20])
@@ -213,8 +217,8 @@ def theory_of(plan: Plan) -> list[Expected]:
 class _Planner:
     """Builds the points of one sweep, sharing what they have in common."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, *, hashes: bool) -> None:
+        self.seed, self.hashes = seed, hashes
         self.recorded: dict[TraceSettings, RecordedTrace] = {}
         self._sampler = Sampler(seed)
         self._cache: dict[Hashable, Any] = {}
@@ -300,5 +304,7 @@ class _Planner:
                 start_s=settings.start_s,
                 stop_s=settings.stop_s,
                 limit=settings.limit,
+                hashes=self.hashes,
+                hash_tokens=settings.hash_tokens,
             )
         return self.recorded[rows]

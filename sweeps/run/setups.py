@@ -37,6 +37,7 @@ from ..spec.settings import (
     Server,
     SlaSettings,
     Workload,
+    caches_prefixes,
     draws_service,
 )
 from ..workloads.settings import FloatArray, Settings
@@ -116,6 +117,14 @@ def step_setup(of: Simulated, seed: int, once: Once) -> continuous.Setup:
             value='"by_bin"',
             allowed=f"must be at least server.servers = {server.servers}",
         )
+    if caches_prefixes(of.point) and of.trace is not None and of.trace.content is not None:
+        each = of.trace.content.tokens_each
+        if each % replica.block_tokens:
+            raise InputError(
+                f"must divide the {each} tokens of a block of hash_ids, for enable_prefix_caching",
+                path="server.replica.block_tokens",
+                value=replica.block_tokens,
+            )
     law = once(("steps", server.service), lambda: step_seconds(server))
     if draws_service(of.point):
         drawn_law(of.point, stream(seed, None, "coefficients"))

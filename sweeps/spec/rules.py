@@ -32,6 +32,7 @@ from .settings import (
     Server,
     StepsLaw,
     Workload,
+    caches_prefixes,
 )
 
 TICK_NAMES = {BATCH_TICKS_PER_S: "microseconds", TICKS_PER_S: "picoseconds"}
@@ -84,6 +85,9 @@ def problems(point: Point) -> Iterator[Problem]:
         yield Problem(
             ("server", "servers"), f"mode {point.policy.mode} needs finitely many servers: nothing would wait"
         )
+    if point.workload.trace is not None and point.workload.trace.hash_tokens is not None and not caches_prefixes(point):
+        text = "needs server.replica.enable_prefix_caching"
+        yield Problem(("workload", "trace", "hash_tokens"), text, idle=True)
     yield from _continuous_problems(point) if point.simulation.STEPWISE else _whole_batch_problems(point)
     report = point.report
     if report.warmup_requests is not None and report.warmup_fraction is not None:
@@ -457,6 +461,8 @@ def _replica_problems(policy: PolicySettings, server: Server) -> Iterator[Proble
     if policy.largest_batch is not None and replica.token_budget < policy.largest_batch:
         text = f"must be >= policy.largest_batch = {policy.largest_batch}, a token for each request"
         yield Problem((*at, "token_budget"), text)
+    if replica.enable_prefix_caching and replica.prefill != "chunked":
+        yield Problem((*at, "enable_prefix_caching"), 'needs server.replica.prefill = "chunked"')
     if replica.kv_capacity_tokens is None:
         if replica.num_gpu_blocks is None:
             yield Problem((*at, "kv_capacity_tokens"), "is missing (or give num_gpu_blocks)", shown=False)

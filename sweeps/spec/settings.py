@@ -81,6 +81,9 @@ class TraceSettings(Settings):
         default="auto",
         description="unit of the arrival times, or date: written dates; auto: that of the format, if it is plausible",
     )
+    hash_tokens: Annotated[int, Field(ge=1, le=LARGEST_REQUEST)] | None = Field(
+        default=None, description="tokens of a block of hash_ids, for prefix caching; mooncake: 512, bailian: 16"
+    )
     columns: TraceColumns = Field(default=TraceColumns(), description="columns that are not those of the format")
     sort: bool = Field(default=False, description="put the rows in order of arrival; they must be otherwise")
     drop_empty_prompts: bool = Field(default=False, description="leave out requests with 0 prompt tokens")
@@ -435,6 +438,10 @@ class ReplicaSettings(Settings):
         """The setting that says what the KV cache holds."""
         return "kv_capacity_tokens" if self.num_gpu_blocks is None else "num_gpu_blocks"
 
+    enable_prefix_caching: bool = Field(
+        default=False, description="full blocks are found again by what is in them; vLLM's default is true"
+    )
+
     @property
     def held_tokens(self) -> int:
         """Tokens that the whole blocks of the KV cache hold."""
@@ -508,6 +515,12 @@ class Point(NamedTuple):
     def simulation(self) -> Simulation[Any]:
         """What its mode is simulated by: whole batches, or single steps of an engine."""
         return continuous if self.policy.mode == "continuous" else batches
+
+
+def caches_prefixes(point: Point) -> bool:
+    """Say whether blocks of the KV cache are found again by what is in them."""
+    replica = point.server.replica
+    return point.policy.mode == "continuous" and replica is not None and replica.enable_prefix_caching
 
 
 def draws_service(point: Point) -> bool:

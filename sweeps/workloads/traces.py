@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.documents import read_file
+from batchcube.engine.continuous import Content
+from batchcube.engine.continuous.model import parts_of
 from batchcube.engine.ticks import LARGEST_REQUEST, LATEST, TICKS_PER_S
 from batchcube.errors import InputError
 
@@ -63,6 +65,8 @@ class RecordedTrace(NamedTuple):
     """Columns of the header, or of the first line of JSON, that were not read."""
     assumed_unit: str = ""
     """Unit of the file's times where only its layout says so; empty where the user does, or the column's name."""
+    content: Content | None = None
+    """What the prompts contain, where the file's hashes were asked for."""
 
 
 class LengthTable(NamedTuple):
@@ -83,16 +87,20 @@ class _Format(NamedTuple):
     unit: str = "s"
     mark: str | None = None
     """Column that tells it from another layout with the same names."""
+    hash_tokens: int | None = None
+    """Tokens of a block that `HASHES` name."""
 
 
 _FORMATS: dict[str, _Format] = {
     "csv": _Format("arrival_s", "prompt_tokens", "output_tokens"),
     "azure": _Format("TIMESTAMP", "ContextTokens", "GeneratedTokens", "date"),
     "burstgpt": _Format("Timestamp", "Request tokens", "Response tokens"),
-    "bailian": _Format("timestamp", "input_length", "output_length", mark="chat_id"),
-    "mooncake": _Format("timestamp", "input_length", "output_length", "ms"),
+    "bailian": _Format("timestamp", "input_length", "output_length", mark="chat_id", hash_tokens=16),
+    "mooncake": _Format("timestamp", "input_length", "output_length", "ms", hash_tokens=512),
 }
 _PREDICTED = "predicted_tokens"
+HASHES = "hash_ids"
+"""Column of the blocks of a prompt, a list of whole numbers for each request."""
 _PARTS = ("arrival", "prompt_tokens", "output_tokens", _PREDICTED)
 
 
@@ -179,14 +187,15 @@ def _need(file: _File, columns: Sequence[str]) -> None:
             raise InputError(f"no column {column!r}", file=file.name, allowed=f"has {_known(file)}")
 
 
-def _parse(file: _File, numbers: Sequence[str], texts: Sequence[str]) -> "pa.Table":
-    """Read the named columns; raise InputError naming the row that pyarrow stumbles over."""
+def _parse(file: _File, numbers: Sequence[str], texts: Sequence[str], lists: Sequence[str] = ()) -> "pa.Table":
+    """Read the named columns, `lists` of whole numbers; raise InputError naming the row that pyarrow stumbles over."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.json
 
     _need(file, (*numbers, *texts))
     types = {**dict.fromkeys(numbers, pa.float64()), **dict.fromkeys(texts, pa.string())}
+    types |= dict.fromkeys(lists, pa.list_(pa.int64()))
     try:
         if file.json_lines:
             schema = pa.schema(list(types.items()))
@@ -207,10 +216,10 @@ def _parse(file: _File, numbers: Sequence[str], texts: Sequence[str]) -> "pa.Tab
             one = pa.csv.ReadOptions(use_threads=False, block_size=block_size, **names)
             return pa.csv.read_csv(pa.BufferReader(file.content), read_options=one, convert_options=options)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise InputError(_explain(file, str(error), list(types), numbers), file=file.name) from None
+        raise InputError(_explain(file, str(error), list(types), numbers, lists), file=file.name) from None
 
 
-def _explain(file: _File, message: str, columns: Sequence[str], numbers: Sequence[str]) -> str:
+def _explain(file: _File, message: str, columns: Sequence[str], numbers: Sequence[str], lists: Sequence[str]) -> str:
     if file.json_lines:
         for row, line in enumerate(filter(None, map(bytes.strip, file.content.split(b"\n"))), start=1):
             try:
@@ -224,6 +233,11 @@ def _explain(file: _File, message: str, columns: Sequence[str], numbers: Sequenc
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     quoted = " (numbers have no quotes)" if isinstance(value, str) else ""
                     return f"row {row}, column {column!r}: {json.dumps(value)[:80]} is not a number{quoted}"
+            for column in lists:
+                value = record.get(column)
+                if not (isinstance(value, list) and all(type(part) is int and abs(part) < 2**63 for part in value)):
+                    shown = json.dumps(value)[:80]
+                    return f"row {row}, column {column!r}: {shown}: must be a list of whole numbers below 2**63"
         return f"not JSON lines: {message[:200]}"
     found = re.search(r"CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (\w+): (.*)", message, re.DOTALL)
     if found:
@@ -267,6 +281,68 @@ def _within_limit(file: _File, prompt: IntArray, output: IntArray) -> None:
             path=f"row {bad[0] + 1}",
             allowed=f"at most {MOST_TOKENS}",
         )
+
+
+def _content(file: _File, table: "pa.Table", prompt: IntArray, each: int) -> Content:
+    """Return what the prompts of all rows contain, from ids of blocks of `each` tokens.
+
+    The last block may be short, or left out. An id may stand for its block alone, or for all before it too: here it
+    does, as vLLM's hashes do.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lists = table.column(HASHES).combine_chunks()
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    wanted = -(-prompt // each)
+    bad = np.flatnonzero((counts != wanted) & (counts != prompt // each))
+    if bad.size:
+        row = int(bad[0])
+        raise InputError(
+            f"{counts[row]} ids for {prompt[row]} tokens",
+            file=file.name,
+            path=f"row {row + 1}, column {HASHES!r}",
+            allowed=f"must be {wanted[row]}, of {each} tokens each (workload.trace.hash_tokens)",
+        )
+    flat = lists.flatten().cast(pa.int64())
+    begin = np.concatenate(([0], np.cumsum(counts)))
+    row_of, at = np.repeat(np.arange(len(counts)), counts), np.arange(begin[-1]) - np.repeat(begin[:-1], counts)
+    if flat.null_count:
+        row = int(row_of[np.argmax(flat.is_null().to_numpy(zero_copy_only=False))])
+        raise InputError("an id is missing", file=file.name, path=f"row {row + 1}, column {HASHES!r}")
+    written = flat.to_numpy()
+    _, first, block = np.unique(written, return_index=True, return_inverse=True)
+    covered = np.minimum(prompt[row_of] - at * each, each)
+    bad = np.flatnonzero(covered != covered[first][block])
+    if bad.size:
+        here, there = int(bad[0]), int(first[block[bad[0]]])
+        raise InputError(
+            f"{written[here]} stands for {covered[here]} tokens, in row {row_of[there] + 1} for {covered[there]}",
+            file=file.name,
+            path=f"row {row_of[here] + 1}, column {HASHES!r}",
+            allowed="must be as many wherever it stands",
+        )
+    return Content(_chained(block, at, len(first)), begin, np.minimum(prompt, counts * each), each)
+
+
+def _chained(block: IntArray, at: IntArray, blocks: int) -> IntArray:
+    """Return ids (id,) that stand for a block and all before it, of blocks 0, 1, ... that are the `at`-th of a row."""
+    if not block.size:
+        return block
+    before = np.where(at == 0, -1, np.roll(block, 1))
+    parent = np.full(blocks, -1)
+    parent[block] = before
+    if (parent[block] == before).all():
+        return block
+    chained = np.zeros_like(block)
+    known = 0
+    for k in range(int(at.max()) + 1):
+        here = np.flatnonzero(at == k)
+        pairs = block[here] if k == 0 else chained[here - 1] * blocks + block[here]
+        _, chained[here] = np.unique(pairs, return_inverse=True)
+        chained[here] += known
+        known = int(chained[here].max()) + 1
+    return chained
 
 
 def _dates(file: _File, table: "pa.Table", column: str) -> FloatArray:
@@ -356,7 +432,7 @@ def _detect(file: _File, format: str, mapped: Mapping[str, str]) -> tuple[str, _
         raise InputError(
             f"must be one of auto, {', '.join(_FORMATS)}", file=file.name, path="format", value=repr(format)
         )
-    own = {part: column for part, column in mapped.items() if part != _PREDICTED}
+    own: dict[str, Any] = {part: column for part, column in mapped.items() if part != _PREDICTED}
     for kind, names in _FORMATS.items():
         wanted = names._replace(**own)
         if kind == format or (format == "auto" and {*wanted[:3], wanted.mark or wanted.arrival} <= set(file.columns)):
@@ -382,6 +458,8 @@ def read_trace(
     start_s: float = 0.0,
     stop_s: float | None = None,
     limit: int | None = None,
+    hashes: bool = False,
+    hash_tokens: int | None = None,
 ) -> RecordedTrace:
     """Read a recorded trace (BurstGPT, Azure or plain CSV, Mooncake or Bailian JSON lines, packed with gzip or zstd).
 
@@ -389,9 +467,11 @@ def read_trace(
     so. `columns` names the file's columns for arrival, prompt_tokens, output_tokens or predicted_tokens where they are
     not the format's. `sort` puts rows in order of arrival, which they must be in otherwise. `model` and `log_type` keep
     such rows of a BurstGPT file; `start_s <= t < stop_s` keeps a window, in seconds from the first row; `limit` keeps
-    the first rows of what is left. Failures of BurstGPT (0 response tokens) are dropped, with `drop_empty_prompts` also
-    requests of 0 prompt tokens. Everything dropped is counted: rows_read = requests + rows_dropped. Arrivals start
-    at 0. Raises InputError, naming the file and the row, for anything that is wrong in it, and where no row is left.
+    the first rows of what is left. With `hashes` the column `HASHES` is read too, where there is one: ids of blocks of
+    `hash_tokens`, by default the format's. Failures of BurstGPT (0 response tokens) are dropped, with
+    `drop_empty_prompts` also requests of 0 prompt tokens. Everything dropped is counted: rows_read = requests +
+    rows_dropped. Arrivals start at 0. Raises InputError, naming the file and the row, for anything that is wrong in it,
+    and where no row is left.
     """
     file = _load(path)
     mapped = dict(columns or {})
@@ -422,8 +502,13 @@ def read_trace(
     used = [*numbers, *texts]
     if len(set(used)) < len(used):
         raise InputError(f"one column is named twice: {', '.join(map(repr, used))}", file=file.name)
+    each = hash_tokens or names.hash_tokens
+    hashed = hashes and HASHES in file.columns and file.json_lines
+    if hashed and each is None:
+        raise InputError("needs workload.trace.hash_tokens", file=file.name, path=f"column {HASHES!r}")
+    lists = [HASHES] if hashed else []
     try:
-        table = _parse(file, numbers, texts)
+        table = _parse(file, numbers, texts, lists)
     except InputError as error:
         if stated or f"column {names.arrival!r}" not in str(error):
             raise
@@ -444,6 +529,7 @@ def read_trace(
         if bad.size:
             raise InputError("must be >= 0", file=file.name, path=f"row {bad[0] + 1}, column {predicting!r}")
 
+    content = _content(file, table, prompt, each) if hashed and each is not None else None
     disorder = np.flatnonzero(np.diff(arrival) < 0)
     if disorder.size and not sort:
         raise InputError(
@@ -487,8 +573,9 @@ def read_trace(
         arrival.size - rows.size,
         dropped,
         int(disorder.size),
-        tuple(column for column in file.columns if column not in used),
+        tuple(column for column in file.columns if column not in (*used, *lists)),
         "" if stated or of_arrivals == "date" or names.arrival == _FORMATS["csv"].arrival else of_arrivals,
+        None if content is None else parts_of(content, rows),
     )
 
 
@@ -615,7 +702,8 @@ def resample(
 
     "none": the first requests. "circular": from a random request on, around the end (one mean gap joins end and
     beginning). "blocks": moving blocks of `block_requests` (default: the root of the trace's length) from random
-    places, each request with the gap before it. The draws do not depend on `rate_scale`.
+    places, each request with the gap before it; one that is drawn again has nothing in common with what it was before.
+    The draws do not depend on `rate_scale`.
     Raises InputError where the window, a block or the scale does not fit the trace.
     """
     size = trace.arrival_s.size
@@ -655,4 +743,5 @@ def resample(
         prompt_tokens=trace.prompt_tokens[rows],
         output_tokens=trace.output_tokens[rows],
         predicted=None if trace.predicted is None else trace.predicted[rows],
+        content=None if trace.content is None else parts_of(trace.content, rows),
     )

@@ -115,11 +115,11 @@ def test_closed_forms_over_steps_are_sums_over_them(steps, first, growing, decod
     # All begin within the makespan, or the last alone ends in it.
     begin = LIMITS.since + 3 if late else LIMITS.since + 1 - sum(lasts)
     each = [
-        Steps(1, begin + sum(lasts[:k]), lasts[k], decoding + 1, decoding, 0, 2, 10 + k, 20 + decoding * (k + 1))
+        Steps(1, begin + sum(lasts[:k]), lasts[k], decoding + 1, decoding, 0, 2, 10 + k, 20 + decoding * (k + 1), 9)
         for k in range(steps)
     ]
     kv_tokens = sum(step.kv_tokens for step in each)
-    whole = Steps(steps, begin, sum(lasts), decoding + 1, decoding, 0, 2, each[-1].blocks, kv_tokens)
+    whole = Steps(steps, begin, sum(lasts), decoding + 1, decoding, 0, 2, each[-1].blocks, kv_tokens, 9 * steps)
     closed = [c for c in CONTINUOUS.counts if c.over in (STEP, MEASURED_STEP) and c.together is not None]
     assert closed
     for count in closed:

@@ -10,6 +10,7 @@ from batchcube.engine import BACKENDS, simulate
 from batchcube.engine.continuous import (
     Job,
     Setup,
+    make_content,
     make_fleet,
     make_law,
     make_replica,
@@ -215,6 +216,8 @@ def test_continuous_batching(backend: str) -> None:
         # 4, then 5 + 6, 6 + 7, then 5 tokens.
         "kv_peak_tokens": 13.0,
         "recomputed_token_fraction": 0.0,
+        "prefix_cache_hit_fraction": NAN,
+        "kv_occupied_fraction": NAN,
         # 2 in the system when three had come, 1 when all had; one came meanwhile.
         "backlog_growth_fraction": -1.0,
         "overloaded": False,
@@ -237,6 +240,23 @@ def test_continuous_batching(backend: str) -> None:
         "window_signal_mean_s": [NAN] * 3,
     }
     check(report, expected, CONTINUOUS.variables)
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_prefixes_that_are_found(backend: str) -> None:
+    """Six blocks of two tokens, example 10.12 of docs/model.md: two prompts find four tokens each."""
+    replica = make_replica(
+        make_law(1e-3), most_running=4, token_budget=8, capacity_tokens=12, block_tokens=2, enable_prefix_caching=True
+    )
+    ids, prompt = [[1, 2, 3], [1, 2, 3], [1, 2, 4], [5, 6, 7, 8], [1, 2, 3]], [6, 6, 6, 8, 6]
+    arrival_s = np.array([0, 3, 3, 6, 10]) / 1000
+    requests = make_requests(arrival_s, prompt, [2, 1, 2, 4, 1], content=make_content(ids, prompt, 2))
+    setup = Setup(replica, make_fleet(), make_reporting(horizon_s=0.01))
+    report = simulate(Job(requests, np.zeros(5, np.int32), setup), backend).report
+    assert report["prefix_cache_hit_fraction"] == (4 + 4) / (6 + 6 + 6 + 8 + 6)
+    assert report["recomputed_token_fraction"] == 0.0
+    # Request 0 takes 3 and 4 blocks; requests 1 and 2 share two of four beside one that is kept; then all are full.
+    assert report["kv_occupied_fraction"] == pytest.approx((3 + 4 + 5 + 6 * 6) / (9 * 6))
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])

@@ -20,13 +20,15 @@ from batchcube.engine.continuous import (
     make_reporting,
     make_requests,
 )
-from batchcube.engine.continuous.model import ANYBODY, NEVER, NOBODY, TICKS_PER_S
+from batchcube.engine.continuous.model import ANYBODY, NEVER, NOBODY, TICKS_PER_S, no_content
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.order import CHOICES
 from batchcube.engine.policies.sla import STEP_SIGNALS, no_sla, sla_search
 from batchcube.engine.policies.target import Control
 from batchcube.engine.tally import Tally, row_of
+
+from .content import content_of, draw_tokens
 
 
 def simulate_job(job: Job, backend: str = "numba") -> tuple[Records, Tally]:
@@ -80,6 +82,8 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
     )
     prefill = str(rng.choice(["chunked", "separate"]))
     threshold = int(rng.choice([0, 1, 2, 5, 13])) if prefill == "chunked" else 0
+    known = rng.integers(2)
+    content = content_of(draw_tokens(rng, prompt, output), prompt + known * output, size)
     replica = make_replica(
         law,
         most_running=most,
@@ -92,9 +96,10 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
         long_prefill_token_threshold_adaptive=threshold > 0 and bool(rng.integers(2)),
         max_num_active_seqs=int(rng.integers(1, most + 1)) if rng.integers(4) == 0 else None,
         max_model_len=int(rng.integers(2, 80)) if rng.integers(4) == 0 else None,
+        enable_prefix_caching=prefill == "chunked" and bool(rng.integers(2)),
         control=control if rng.integers(3) else None,
     )
-    return make_requests(arrival, prompt, output), replica
+    return make_requests(arrival, prompt, output, content=content), replica
 
 
 def draw_job(rng: np.random.Generator) -> Job:
@@ -171,6 +176,7 @@ def draw_large(rng: np.random.Generator) -> Job:
         output.astype(np.int64),
         output.astype(np.float64),
         rng.integers(-2, 3, count),
+        no_content(count),
     )
     return Job(requests, np.zeros(count, np.int32), Setup(replica, make_fleet(), reporting))
 

@@ -31,6 +31,8 @@ CONTINUOUS = {
     "preemptions",
     "kv_peak_tokens",
     "recomputed_token_fraction",
+    "prefix_cache_hit_fraction",
+    "kv_occupied_fraction",
     "window_running_mean",
     "window_kv_tokens_mean",
     "window_preemptions",

@@ -114,13 +114,13 @@ def count_gaps(first, growing, steps, weight, limits, workspace, tally):
 
 
 @inline
-def count_move(now, running, limits, workspace, tally):
-    """Count a request that leaves the queue to run (1), or goes back to it (-1)."""
-    add_move(Move(running), limits, tally, 0, workspace.state[WINDOW], now)
+def count_move(now, running, asked, found, limits, workspace, tally):
+    """Count a request that leaves the queue to run (1), or goes back to it (-1); what it found of what it asked."""
+    add_move(Move(running, asked, found), limits, tally, 0, workspace.state[WINDOW], now)
 
 
 @inline
-def count_steps(now, first, growing, steps, decoding, work, grown, size, limits, workspace, tally):
+def count_steps(now, first, growing, steps, decoding, work, grown, stored, size, limits, workspace, tally):
     """Count steps that are all alike and begin in one window; `grown` is what the blocks in use grow by."""
     state = workspace.state
     running, window = state[RUNNING], state[WINDOW]
@@ -136,6 +136,7 @@ def count_steps(now, first, growing, steps, decoding, work, grown, size, limits,
         work.tokens,
         state[USED] + grown,
         kv_tokens,
+        stored,
     )
     add_steps(seen, limits, tally, 0, window, now)
     if now >= limits.since:
@@ -146,7 +147,7 @@ def count_steps(now, first, growing, steps, decoding, work, grown, size, limits,
             begins, lasts = now + lasting(first, growing, k), first + growing * k
             blocks = state[USED] + (growth(workspace, k + 1, size) if decoding > 0 else 0)
             kv_tokens = state[TOKENS] + decoding * (k + 1)
-            one = Steps(1, begins, lasts, running, decoding, state[PREFILLED], work.tokens, blocks, kv_tokens)
+            one = Steps(1, begins, lasts, running, decoding, state[PREFILLED], work.tokens, blocks, kv_tokens, 0)
             add_step(one, limits, tally, 0, window, begins)
             if begins >= limits.since:
                 add_measured_step(one, limits, tally, 0, window, begins)

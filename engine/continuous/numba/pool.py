@@ -1,8 +1,15 @@
 """The KV cache in blocks: room for prefills, taken as they are scheduled; decodes grow all at once (`leaps`)."""
 
 from ...numba.jit import inline
+from .blocks import KEPT, NOTHING, SIZE, WANTED, content_of, steps_until_found
+from .blocks import admit as admit_with
+from .blocks import find as find_blocks
+from .blocks import grow as grow_all
+from .blocks import let_go as free_blocks
+from .blocks import part as part_from
+from .blocks import take as take_blocks
 from .leaps import blocks_for
-from .workspace import TOKENS, USED
+from .workspace import GROWN, TOKENS, USED
 
 
 @inline
@@ -18,12 +25,93 @@ def take(workspace, i, chunk, size):
     workspace.state[USED] += more_blocks(resident, chunk, size)
     workspace.state[TOKENS] += chunk
     workspace.resident[i] = resident + chunk
+    if workspace.caching:
+        take_blocks(workspace.cache, i, resident + chunk, resident + chunk)
     workspace.to_prefill[i] -= chunk
     return chunk * (resident + chunk)
 
 
 @inline
 def release(workspace, i, size):
-    """Take a request that does not decode out of the cache."""
-    workspace.state[USED] -= blocks_for(workspace.resident[i], size)
+    """Take a request that does not decode out of the cache; where prefixes are cached, its blocks go with `let_go`."""
+    if workspace.caching:
+        part_from(workspace.cache, i)
+    else:
+        workspace.state[USED] -= blocks_for(workspace.resident[i], size)
     workspace.state[TOKENS] -= workspace.resident[i]
+
+
+@inline
+def let_go(workspace):
+    """Free the blocks of those that have left, in the order in which they were served."""
+    if workspace.caching:
+        workspace.state[USED] -= free_blocks(workspace.cache)
+
+
+@inline
+def find(workspace, i, tokens):
+    """Find the first tokens of a request, which has so many, in the cache; return how many, and blocks nobody holds."""
+    if not workspace.caching:
+        return 0, 0
+    found, unheld = find_blocks(workspace.cache, i, tokens)
+    return found * workspace.cache.numbers[SIZE], unheld
+
+
+@inline
+def begin_with(workspace, i, found, unheld):
+    """Let a request begin with the tokens that were just found for it."""
+    workspace.resident[i] = found
+    workspace.state[TOKENS] += found
+    workspace.state[USED] += unheld
+    if workspace.caching:
+        admit_with(workspace.cache, i, found // workspace.cache.numbers[SIZE])
+
+
+@inline
+def extend(workspace, i, tokens):
+    """Let a decode hold so many tokens."""
+    if workspace.caching:
+        take_blocks(workspace.cache, i, tokens, tokens)
+
+
+@inline
+def extend_all(workspace):
+    """Let every decode hold one token more."""
+    if workspace.caching:
+        grow_all(workspace.cache, workspace.state[GROWN], 1, 0)
+
+
+@inline
+def extend_on(workspace, used, steps):
+    """Let all decodes go on after the first of so many steps, at whose end so many blocks are in use.
+
+    Returns the sum of the blocks in use and kept at the end of each, where prefixes are cached.
+    """
+    if not workspace.caching:
+        return 0
+    cache = workspace.cache
+    return used + cache.numbers[KEPT] + grow_all(cache, workspace.state[GROWN] + 1, steps - 1, used)
+
+
+@inline
+def want(workspace, i, found, tokens):
+    """Keep in mind what a request that was not admitted did not find first: it may fit once that is there."""
+    cache = workspace.cache
+    if workspace.caching:
+        k = found // cache.numbers[SIZE]
+        cache.numbers[WANTED] = content_of(cache, i, k) if k < (tokens - 1) // cache.numbers[SIZE] else NOTHING
+
+
+@inline
+def want_nothing(workspace):
+    """Begin a step in which nobody was refused."""
+    if workspace.caching:
+        workspace.cache.numbers[WANTED] = NOTHING
+
+
+@inline
+def steps_until_wanted(workspace, steps):
+    """Return how many of so many steps there are before a decode computes what somebody wants."""
+    if not workspace.caching:
+        return steps
+    return steps_until_found(workspace.cache, workspace.resident, workspace.state[GROWN], steps)

@@ -5,7 +5,8 @@ import math
 from ...numba.jit import inline
 from ...policies.order import Candidate, is_sooner
 from ..model import TICKS_PER_MICROSECOND
-from .pool import release
+from .blocks import line_up, step_out
+from .pool import let_go, release
 from .workspace import (
     COUNT,
     DECODING,
@@ -76,6 +77,8 @@ def start_decoding(workspace, i, output, warmup, size):
     state[OFFSETS] += workspace.resident[i]
     state[MEASURED_DECODING] += i >= warmup
     workspace.phase[workspace.resident[i] % size] += 1
+    if workspace.caching:
+        line_up(workspace.cache, i, workspace.resident[i] % size)
     last = state[DECODING]
     workspace.heap[last], workspace.place[i] = i, last
     state[DECODING] = last + 1
@@ -87,6 +90,8 @@ def stop_decoding(workspace, i, output, warmup, size):
     """Let a request decode no more, done or preempted; what it has becomes its own again."""
     state = workspace.state
     workspace.phase[workspace.resident[i] % size] -= 1
+    if workspace.caching:
+        step_out(workspace.cache, i, workspace.resident[i] % size)
     state[OFFSETS] -= workspace.resident[i]
     state[MEASURED_DECODING] -= i >= warmup
     workspace.resident[i] += state[GROWN]
@@ -152,6 +157,7 @@ def preempt(workspace, requests, warmup, size):
     else:
         state[PREFILLING] -= 1
     leave(workspace, i, size)
+    let_go(workspace)
     workspace.resident[i] = workspace.to_prefill[i] = 0
     workspace.after[i] = state[RETURNED]
     state[RETURNED] = i

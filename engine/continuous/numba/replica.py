@@ -20,7 +20,19 @@ from ..model import (
 )
 from .count import add_decision, count_gaps, count_move, count_steps
 from .leaps import blocks_for, countable, growth, lasting, steps_that_fit, steps_until
-from .pool import more_blocks, take
+from .pool import (
+    begin_with,
+    extend,
+    extend_all,
+    extend_on,
+    find,
+    let_go,
+    more_blocks,
+    steps_until_wanted,
+    take,
+    want,
+    want_nothing,
+)
 from .queues import complete, dequeue, enqueue, join, next_in_line, preempt, start_decoding, stop_decoding
 from .workspace import (
     COUNT,
@@ -79,7 +91,7 @@ def send_back(now, replica, requests, limits, records, workspace, tally):
     """Preempt the latest admitted."""
     i = preempt(workspace, requests, limits.warmup, replica.block_tokens)
     records.preemptions[i] += 1
-    count_move(now, -1, limits, workspace, tally)
+    count_move(now, -1, 0, 0, limits, workspace, tally)
 
 
 @inline
@@ -109,14 +121,19 @@ def end_prefill(i, workspace):
 def order_is_idle(longest, replica, workspace):
     """Say whether decodes may be looked at before prefills, though running requests are served in their order.
 
-    They may where all prefills were admitted after all decodes, or where there are budget and room for everybody.
+    They may where all prefills were admitted after all decodes, or where there are budget and room for everybody; not
+    where it may matter which block is taken, or computed, first.
     """
     state, size = workspace.state, replica.block_tokens
+    if workspace.caching and state[USED] + growth(workspace, 1, size) > replica.blocks:
+        return False
     i, k = state[TAIL], state[PREFILLING]
     while k > 0 and workspace.prefilling[k - 1] == i:
         i, k = workspace.before[i], k - 1
     if k == 0:
         return True
+    if workspace.caching:
+        return False
     tokens, blocks = state[DECODING], state[USED] + growth(workspace, 1, size)
     for k in range(state[PREFILLING]):
         i = workspace.prefilling[k]
@@ -152,6 +169,10 @@ def serve_running(now, longest, replica, requests, limits, records, workspace, t
             continue
         if decodes:
             grown += more
+            if i == ALL_DECODES:
+                extend_all(workspace)
+            else:
+                extend(workspace, i, workspace.resident[i] + state[GROWN] + 1)
         else:
             attention += prefill(i, chunk, size, workspace)
             tokens += chunk
@@ -184,17 +205,24 @@ def admit(now, cap, longest, work, replica, fleet, requests, limits, records, wo
     tokens, attention, budget = work.tokens, work.attention, work.budget
     while not work.preempted and state[WAITING] > 0 and state[RUNNING] < cap and budget > 0:
         i = next_in_line(workspace, requests, fleet, int(replica.control.largest), key)
-        need = requests.prompt[i] + workspace.generated[i]
+        asked = requests.prompt[i] + workspace.generated[i]
+        found, unheld = find(workspace, i, asked)
+        need = asked - found
         chunk = min(need, longest, budget) if replica.chunked else need
-        blocks = state[USED] + work.grown + blocks_for(must_fit(chunk, need, replica), size)
+        blocks = state[USED] + work.grown + unheld + blocks_for(must_fit(chunk, need, replica), size)
         if is_crowded(chunk, budget, blocks, replica):
+            want(workspace, i, found, asked)
             break
         dequeue(workspace, fleet)
         join(workspace, i)
-        count_move(now, 1, limits, workspace, tally)
-        if records.scheduled[i] < 0:
+        begins = records.scheduled[i] < 0
+        if begins:
             records.scheduled[i] = now
-        workspace.resident[i], workspace.to_prefill[i] = 0, need
+        counted = begins * workspace.caching
+        count_move(now, 1, counted * asked, counted * found, limits, workspace, tally)
+        records.cached[i] += found
+        begin_with(workspace, i, found, unheld)
+        workspace.to_prefill[i] = need
         attention += prefill(i, chunk, size, workspace)
         tokens, budget = tokens + chunk, budget - chunk
         if still_prefilling(i, workspace):
@@ -208,6 +236,7 @@ def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tal
     """Choose what runs in this step: running requests, then admissions; the other way round without chunks."""
     state = workspace.state
     state[DONE] = state[PREFILLED] = 0
+    want_nothing(workspace)
     longest = longest_chunk(state[RUNNING] + state[WAITING], replica)
     work = Work(0, 0, replica.token_budget, 0, False)
     for part in range(2):
@@ -325,6 +354,7 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
         if work.tokens == 0 and not work.preempted and workspace.steady:
             steps = workspace.finish[workspace.heap[0]] - state[GROWN]
             steps = steps_that_fit(workspace, steps, replica.blocks - state[USED], size)
+            steps = steps_until_wanted(workspace, steps)
             steps = countable(first, growing, decoding, steps)
             # The next to come could be admitted at once, or wake a controller.
             open_to_all = state[RUNNING] < cap and work.budget > 0
@@ -343,7 +373,8 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
             tally.totals[OVERRUN] = 1
             break
         grown = growth(workspace, steps, size) if decoding > 0 else 0
-        count_steps(now, first, growing, steps, decoding, work, grown, size, limits, workspace, tally)
+        stored = extend_on(workspace, state[USED] + work.grown, steps)
+        count_steps(now, first, growing, steps, decoding, work, grown, stored, size, limits, workspace, tally)
         add_decision(steps, target, control.smoothing, limits, tally, 0, state[WINDOW], now)
         signal = duration / TICKS_PER_MICROSECOND
         if decoding > 0:
@@ -390,6 +421,7 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
                     # Its first gap is its own.
                     workspace.fresh[state[FRESH]] = i
                     state[FRESH] += 1
+        let_go(workspace)
         if workspace.watched:
             keep(workspace.last[STEPS], Observation(0, 0, 0, 0))
             if decoding > 0:

@@ -10,6 +10,7 @@ from ...numba.jit import inline
 from ...policies.estimates import Observation, RunningMeans, update
 from ...policies.target import has_further, is_steady, watches_steps
 from ..model import TICKS_PER_NANOSECOND, Job
+from .blocks import Cache, cache_of, make_cache
 
 # Shortest gap, in ticks, that falls beyond each bucket: a gap is rounded down to a nanosecond before it is counted.
 BUCKET_ENDS = np.ceil(bucket_edges()[1:]).astype(np.int64) * TICKS_PER_NANOSECOND
@@ -91,6 +92,10 @@ class Workspace(NamedTuple):
     """BUCKET_ENDS: as a global it would be part of the machine code, in every part of the kernel."""
     numbers: NDArray[np.int64]
     """(request,) 0, 1, ...: where views look up the first request of a queue."""
+    cache: Cache
+    """Blocks and what is in them; read where prefixes are cached."""
+    caching: bool
+    """Whether they are."""
     steady: bool
     """Whether the cap stays while nothing finishes and nobody comes."""
     watched: bool
@@ -143,6 +148,8 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
         seen=np.zeros((replicas, 2, replica.control.smoothing.observations, 4), np.int64),
         bucket_ends=BUCKET_ENDS,
         numbers=np.arange(count, dtype=np.int64),
+        cache=make_cache(job),
+        caching=replica.enable_prefix_caching,
         steady=is_steady(replica.control),
         watched=watches_steps(replica.control),
         further=has_further(replica.control),
@@ -177,6 +184,8 @@ def part_of(workspace, r):
         workspace.seen[r],
         workspace.bucket_ends,
         workspace.numbers,
+        cache_of(workspace.cache, r),
+        workspace.caching,
         workspace.steady,
         workspace.watched,
         workspace.further,

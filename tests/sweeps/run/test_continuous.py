@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from batchcube.calibration.coefficients import locate
-from batchcube.engine import continuous, simulate_many
+from batchcube.engine import continuous, simulate_many, simulate_records
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
@@ -315,6 +315,7 @@ HELD = {
     *("throughput_requests_per_s", "throughput_tokens_per_s", "makespan_s", "utilisation", "overloaded"),
     *("batch_size_mean", "request_sla_violation_fraction", "token_sla_violation_fraction"),
     *("kv_peak_tokens", "recomputed_token_fraction", "backlog_growth_fraction"),
+    *("prefix_cache_hit_fraction", "kv_occupied_fraction"),
     *(
         "unmeasured_costs",
         "effective_bins",
@@ -473,6 +474,50 @@ def test_bins_that_nothing_hits_are_removed_and_told() -> None:
     assert "no request can fall into 2 of the 3 bins" in made.attrs["notes"]
     fifo = run_sweep(Sweep.model_validate(laid(tables, {"policy": BASE["policy"]})))
     xr.testing.assert_equal(made["latency_mean_s"], fifo["latency_mean_s"])
+
+
+def test_hashes_of_a_recorded_trace_are_found_in_the_cache(tmp_path: Path) -> None:
+    """Prompts of 64 tokens, of which all but the last 16 are alike: 3 of 4 blocks are found, but for the first time."""
+    file = tmp_path / "trace.jsonl"
+    rows = [
+        {"timestamp": float(k), "input_length": 64, "output_length": 2, "hash_ids": [7, 8 + k], "chat_id": k}
+        for k in range(50)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tables = laid(
+        {**BASE, "workload": {"trace": {"path": str(file), "hash_tokens": 48}}},
+        {
+            "server.replica.enable_prefix_caching": True,
+            "axes": {"caching": {"path": "server.replica.enable_prefix_caching", "values": [False, True]}},
+        },
+    )
+    del tables["server"]["replica"]["enable_prefix_caching"]
+    cube = run_sweep(sweep(tables, replications=1), backend="reference", workers=1)
+    assert np.isnan(cube["prefix_cache_hit_fraction"].isel(caching=0)).all()
+    assert float(cube["prefix_cache_hit_fraction"].isel(caching=1).item()) == pytest.approx(49 * 48 / (50 * 64))
+    assert not any("hash_ids" in note for note in cube.attrs["notes"])
+    tables["server"]["replica"]["block_tokens"] = 32
+    with pytest.raises(InputError, match="block_tokens = 32: must divide the 48 tokens of a block of hash_ids"):
+        make_plan(sweep(tables))
+
+
+def test_a_turn_finds_the_turns_before_it_in_the_cache() -> None:
+    """All but the token emitted last is there of the turn before, in full blocks."""
+    sessions = {"turns": {"distribution": "constant", "value": 3}}
+    tables = laid(
+        BASE,
+        {
+            "workload.sessions": sessions,
+            "workload.requests": 60,
+            "server.replica": {"kv_capacity_tokens": 10**6, "enable_prefix_caching": True},
+        },
+    )
+    (point,) = make_plan(sweep(tables)).points
+    job = Draws(1, 0).job(point)
+    _, (records,) = simulate_records([job], job.shape, "reference")
+    before = (job.requests.prompt + job.requests.output - 1) // 16 * 16
+    found = np.where(np.arange(60) % 3 == 0, 0, np.roll(before, 1))
+    assert records.cached.tolist() == found.tolist()
 
 
 def test_a_recorded_trace_runs_and_needs_prompts(tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ def refusals(settings: dict[str, Any], tables: dict[str, Any] = BASE) -> list[st
             {"policy.smallest_batch": 2},
             "policy.smallest_batch: would be ignored without policy.memory, policy.sla or policy.controller",
         ),
+        (
+            {"server.replica": {"kv_capacity_tokens": 2000, "prefill": "separate", "enable_prefix_caching": True}},
+            'server.replica.enable_prefix_caching = true: needs server.replica.prefill = "chunked"',
+        ),
         ({"policy.batch_size": 8}, f"policy.batch_size: {UNUSED}; used by fifo_fixed, multi_bin_only, fifo_greedy"),
         ({"policy.tail": "drop"}, f"policy.tail: {UNUSED}; used by fifo_fixed, multi_bin_only"),
         ({"policy.max_wait_s": 1.0}, f"policy.max_wait_s: {UNUSED}; used by fifo_fixed, multi_bin_only"),

@@ -645,6 +645,20 @@ RULES = [
     ),
     Rule(
         STEPS,
+        {"server.replica.prefill": "separate", "server.replica.enable_prefix_caching": True},
+        "server.replica.enable_prefix_caching",
+        'needs server.replica.prefill = "chunked"',
+        {"server.replica.enable_prefix_caching": True},
+    ),
+    Rule(
+        BINNED_TRACE,
+        {"workload.trace.hash_tokens": 512},
+        "workload.trace.hash_tokens",
+        "needs server.replica.enable_prefix_caching",
+        {},
+    ),
+    Rule(
+        STEPS,
         {"server.replica.long_prefill_token_threshold_adaptive": True},
         "server.replica.long_prefill_token_threshold_adaptive",
         "needs server.replica.long_prefill_token_threshold > 0",
@@ -745,6 +759,7 @@ def test_an_option_without_meaning_at_one_point_is_told_apart_from_a_mistake() -
     assert idle == [
         "server.replica.long_prefill_token_threshold",
         "server.replica.scheduler_reserve_full_isl",
+        "workload.trace.hash_tokens",
         "server.replica.long_prefill_token_threshold_adaptive",
         "policy.admission",
         "server.routing",

@@ -422,6 +422,66 @@ def test_mooncake_trace(shared_data: Path) -> None:
     assert cv == pytest.approx(3.03, abs=0.005)
 
 
+def hashed(*rows: tuple[int, list[Any]]) -> str:
+    return "".join(
+        json.dumps({"timestamp": k, "input_length": p, "output_length": 5, "hash_ids": ids}) + "\n"
+        for k, (p, ids) in enumerate(rows)
+    )
+
+
+def test_hashes_say_what_prompts_contain(write: Write) -> None:
+    file = write(hashed((1000, [7, 9]), (512, [7]), (1030, [7, 3, 4]), (1000, [3, 9])))
+    trace = read_trace(file, unit="s", hashes=True)
+    assert trace.content is not None
+    assert trace.unused_columns == ()
+    ids, begin = trace.content.ids.tolist(), trace.content.begin.tolist()
+    assert begin == [0, 2, 3, 6, 8]
+    # An id counts with all before it: 9 after 3 is not 9 after 7.
+    assert ids[0] == ids[2] == ids[3]
+    assert len(set(ids)) == 6
+    assert (trace.content.tokens.tolist(), trace.content.tokens_each) == ([1000, 512, 1030, 1000], 512)
+    window = read_trace(file, unit="s", hashes=True, start_s=1.0, stop_s=3.0).content
+    assert window is not None
+    assert window.begin.tolist() == [0, 1, 4]
+    assert window.ids[0] == window.ids[1]
+    assert read_trace(file, unit="s").content is None
+    assert read_trace(write(PLAIN), hashes=True).content is None
+
+
+def test_the_last_part_of_a_prompt_may_have_no_hash(write: Write) -> None:
+    trace = read_trace(write(hashed((40, [1, 2]), (32, [1, 2]))), unit="s", hashes=True, hash_tokens=16)
+    assert trace.content is not None
+    assert trace.content.tokens.tolist() == [32, 32]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (((1100, [7]), (512, [7])), "row 1, column 'hash_ids': 1 ids for 1100 tokens: must be 3, of 512 tokens each"),
+        (((512, [7]), (512, [7, 8])), "row 2, column 'hash_ids': 2 ids for 512 tokens: must be 1"),
+        (((512, [7]), (300, [7])), "row 2, column 'hash_ids': 7 stands for 300 tokens, in row 1 for 512"),
+        (((512, [7]), (512, ["a"])), "row 2, column 'hash_ids': [\"a\"]: must be a list of whole numbers"),
+        (((512, [7]), (512, [1.5])), "row 2, column 'hash_ids': [1.5]: must be a list of whole numbers"),
+        (((512, [7]), (512, [None])), "row 2, column 'hash_ids': an id is missing"),
+    ],
+)
+def test_wrong_hashes_are_refused(write: Write, rows: Any, said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        read_trace(write(hashed(*rows)), unit="s", hashes=True)
+    assert said in str(refused.value)
+
+
+def test_a_row_that_is_drawn_again_has_content_of_its_own(write: Write) -> None:
+    trace = read_trace(write(hashed((512, [7]), (1024, [7, 8]))), unit="s", hashes=True)
+    drawn = resample(trace, stream(1, 0, "window"), method="blocks", requests=40, block_requests=2)
+    assert drawn.content is not None
+    content = drawn.content
+    first = content.ids[content.begin[:-1]]
+    # Both rows of a block that is drawn for the n-th time begin with the same id, which no other block has.
+    assert first[::2].tolist() == first[1::2].tolist()
+    assert len(set(first.tolist())) == 20
+
+
 @pytest.mark.parametrize(
     ("name", "requests"),
     [("BurstGPT_1_first30_rows", 30), ("BurstGPT_1_dense_120", 120), ("BurstGPT_1_span30s_120", 120)],
