@@ -29,7 +29,7 @@ from inside.live import MOST_RUNNING
 from inside.virtual import Call, drive, instants, instants_of, replica_of, simulated
 
 POLICIES = ("static", "sla", "memory and sla")
-LOAD = 0.7
+LOAD = 0.6
 """Of what could be served at once."""
 STATISTICS = {"mean": np.nanmean, "p50": 0.5, "p90": 0.9}
 

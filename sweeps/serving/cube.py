@@ -74,7 +74,9 @@ def _tables(written: Written, trace: Path, zero_ns: int) -> dict[str, Any]:
         "kv_capacity_tokens": limits["capacity_tokens"],
         "block_tokens": limits["block_tokens"],
     }
-    known = {name: value for name, value in own.items() if name in ReplicaSettings.model_fields and value is not None}
+    # Blocks are the other way to say the capacity.
+    names = set(ReplicaSettings.model_fields) - {"num_gpu_blocks"}
+    known = {name: value for name, value in own.items() if name in names and value is not None}
     policy = {name: value for name, value in about["policy"].items() if name != "edges"}
     if about["bins"] > 1:
         edges = np.clip(about["edges"], -_FAR, _FAR).tolist()

@@ -109,8 +109,8 @@ class ServedLog:
         """Write what became of a request."""
         self._requests.write(json.dumps(row) + "\n")
 
-    def step(self, row: Decided) -> None:
-        """Write a step: a list, in the order of `Decided`."""
+    def step(self, row: tuple[Any, ...]) -> None:
+        """Write a step: what `Decided` holds, in its order."""
         self._steps.write(json.dumps(row) + "\n")
 
     def flush(self) -> None:

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchcube.engine.policies.estimates import read
 from batchcube.engine.policies.steering import Steering
 from batchcube.engine.policies.target import Control, Target, has_further
 
@@ -43,6 +42,7 @@ class Pilot:
         self.static = int(control.largest)
         self.failed = False
         self._steps = self._flushed = 0
+        self._signal_us = 0.0
         self._seen: list[Outcome] = []
 
     def decide(self, now_ns: int, seen: Queues) -> Target:
@@ -53,7 +53,9 @@ class Pilot:
         queues, heads = self._nobody, _NOBODY
         if self.looks_at_queues:
             queues, heads = np.array(seen.queues, np.int64), heads_of(seen.heads, now_ns)
-        return steering.decide(steering.view(seen.waiting, seen.running, queues, heads))
+        view = steering.view(seen.waiting, seen.running, queues, heads)
+        self._signal_us = view.steps.signal
+        return steering.decide(view)
 
     def learn(self, outcome: Outcome) -> None:
         """Take in what a step has shown."""
@@ -72,14 +74,9 @@ class Pilot:
         number, learned = self._steps, self._seen
         self._steps, self._seen = number + 1, []
         if self.log is not None:
-            target, settings = self._steering.target, self._steering.control.smoothing
-            running = target.running
-            signal = read(running.total.signal, running, settings)
-            row = Decided(
-                *(number, now_ns, learned, *seen, cap, target.memory_bound, target.sla_bound, signal, running.seen),
-                *(batch, tokens, kv_tokens, preempted, self.failed),
-            )
-            self.log.step(row)
+            target = self._steering.target
+            decided = (cap, target.memory_bound, target.sla_bound, self._signal_us, target.running.seen)
+            self.log.step((number, now_ns, learned, *seen, *decided, batch, tokens, kv_tokens, preempted, self.failed))
             if now_ns - self._flushed > NANOSECONDS_PER_S:
                 self.log.flush()
                 self._flushed = now_ns

@@ -322,6 +322,7 @@ def limits_of(scheduler: Any) -> Limits:
         "scheduling_policy": scheduling.policy,
         "max_model_len": config.model_config.max_model_len,
         "enable_prefix_caching": config.cache_config.enable_prefix_caching,
+        "num_gpu_blocks": cache.num_blocks,
     }
     # One block is never used, and a token takes a part of one in each group of layers.
     blocks = (cache.num_blocks - 1) // max(len(cache.kv_cache_groups), 1)
