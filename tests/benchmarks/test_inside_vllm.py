@@ -49,6 +49,14 @@ def test_what_keeps_to_its_law_is_predicted(run: inside_vllm.Live) -> None:
     assert slower["cap", "mean over steps"] < served["cap", "mean over steps"]
 
 
+def test_predictions_of_a_run_by_its_own_law_are_right(run: inside_vllm.Live) -> None:
+    table = inside_vllm.predictions({"both": run})
+    columns = [list(column.cells) for column in table.columns]
+    assert set(columns[0]) == {"both"}
+    assert {float(str(factor)) for factor in columns[5]} == {1.0}
+    assert all("(+0.0 %)" in str(cell) or "(-0.0 %)" in str(cell) or "of none" in str(cell) for cell in columns[4])
+
+
 def test_compiled_code_decides_the_same(run: inside_vllm.Live) -> None:
     steps, different = inside_vllm.decided_again(run)
     assert steps > 100
