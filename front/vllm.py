@@ -32,12 +32,17 @@ class Scheduler(AsyncScheduler):  # type: ignore[misc]
     unix_clock = staticmethod(time.time_ns)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _check_version()
-        super().__init__(*args, **kwargs)
-        # Not before: on a CPU vLLM looks into every module that is loaded when it starts, and stumbles over Numba's.
-        from batchcube.sweeps.serving.scheduling import Serving
+        try:
+            _check_version()
+            super().__init__(*args, **kwargs)
+            # Not before: on a CPU vLLM looks into every loaded module as it starts, and stumbles over Numba's.
+            from batchcube.sweeps.serving.scheduling import Serving
 
-        self.serving = Serving(self, vllm.__version__, logger, self.clock, self.unix_clock)
+            self.serving = Serving(self, vllm.__version__, logger, self.clock, self.unix_clock)
+        except InputError as error:
+            # The engine may be a process of its own, whose tracebacks are long.
+            logger.error("batchcube: %s", error)
+            raise
 
     def add_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """Let a request wait."""

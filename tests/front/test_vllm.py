@@ -172,6 +172,16 @@ def test_a_log_becomes_a_cube_as_of_a_simulation(tmp_path: Path, make: Any, caps
     assert drawn.exists()
 
 
+def test_a_server_that_caches_prefixes_has_a_cube_too(
+    tmp_path: Path, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"spec": str(specification(tmp_path, "")), "log": str(tmp_path / "log")}
+    scheduler, time = make(options, caching=True, async_scheduling=True)
+    drive(scheduler, fake_vllm.Interface(), time, calls(1), LAW)
+    assert Answer(capsys, "served", tmp_path / "log", "-o", tmp_path / "served.nc").err == ""
+    assert float(read_cube(tmp_path / "served.nc")["completed"].item()) == 80
+
+
 def test_a_folder_without_a_log_makes_no_cube(tmp_path: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
     log, output = tmp_path / "log", tmp_path / "served.nc"
     assert "served.json" in Answer(capsys, "served", tmp_path, "-o", output).mistake
@@ -362,11 +372,12 @@ def test_a_vllm_that_is_too_old_or_unknown_is_refused(tmp_path: Path, make: Any)
     assert refused(make, options, "0.33", Other) == told
 
 
-def test_what_cannot_be_run_is_refused_in_a_line(tmp_path: Path, make: Any) -> None:
+def test_what_cannot_be_run_is_refused_in_a_line(tmp_path: Path, make: Any, caplog: pytest.LogCaptureFixture) -> None:
     spec = specification(tmp_path, "")
     options = {"spec": str(spec)}
     told = """--additional-config: no specification is given: must hold {"batchcube": {"spec": FILE}}"""
     assert refused(make, None) == told
+    assert [record.getMessage() for record in caplog.records] == [f"batchcube: {told}"]
     assert "batchcube.spce: no such setting; did you mean spec?" in refused(make, {**options, "spce": 1})
     assert refused(make, {"spec": str(tmp_path / "none.toml")}).startswith(str(tmp_path / "none.toml"))
     assert refused(make, {"spec": "multi-bin-fig3", "at": {"bins": 1, "arrival_rate_per_s": 13.0}}).endswith(

@@ -186,6 +186,7 @@ def config(
     policy: str = "fcfs",
     max_num_active_seqs: int | None = None,
     ranks: int = 1,
+    caching: bool = False,
     **scheduling: Any,
 ) -> dict[str, Any]:
     """Return the arguments of a scheduler."""
@@ -205,7 +206,7 @@ def config(
             scheduler_config=scheduler_config,
             additional_config={} if additional is None else {"batchcube": additional},
             model_config=SimpleNamespace(max_model_len=8192),
-            cache_config=SimpleNamespace(enable_prefix_caching=False),
+            cache_config=SimpleNamespace(enable_prefix_caching=caching),
             parallel_config=SimpleNamespace(data_parallel_size=ranks, data_parallel_index=ranks - 1),
         ),
         "kv_cache_config": SimpleNamespace(num_blocks=blocks, kv_cache_groups=[None]),
