@@ -111,6 +111,8 @@ def content_of(cache, i, k):
     """Return what block k of a request contains once it is full: content of its own where nobody knows."""
     if k >= cache.request[i, KNOWN]:
         return -1 - i * LARGEST_REQUEST - k
+    if k < cache.numbers[EACH]:  # divisions take their time
+        return cache.ids[cache.request[i, BEGIN]] * cache.numbers[EACH] + k
     return cache.ids[cache.request[i, BEGIN] + k // cache.numbers[EACH]] * cache.numbers[EACH] + k % cache.numbers[EACH]
 
 
@@ -356,15 +358,16 @@ def grow(cache, grown, steps, used):
 
     Those that need a block take it first: it may be full at once. Returns the sum of blocks in use and kept after each.
     """
-    stored = 0
-    for step in range(grown, grown + steps):
-        i = cache.line[-step % cache.numbers[SIZE], 0]
+    stored, phase = 0, -grown % cache.numbers[SIZE]
+    for _ in range(steps):
+        i = cache.line[phase, 0]
         while i != NONE:
             cache.table[cache.request[i, ROW], cache.request[i, HELD]] = next_block(cache)
             cache.request[i, HELD] += 1
             used += 1
             i = cache.request[i, BEHIND]
-        i = cache.line[(-step - 1) % cache.numbers[SIZE], 0]
+        phase = (phase if phase > 0 else cache.numbers[SIZE]) - 1
+        i = cache.line[phase, 0]
         while i != NONE:
             k = cache.request[i, HELD] - 1
             give_content(cache, np.int64(cache.table[cache.request[i, ROW], k]), content_of(cache, i, k))
