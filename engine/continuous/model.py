@@ -550,9 +550,12 @@ def longest_chunk(here: Any, replica: Replica) -> Any:
 
     One that is alone keeps nobody from anything.
     """
-    fair = where(replica.long_prefill_token_threshold_adaptive, replica.token_budget // maximum(here, 1), 0)
-    limited = (replica.long_prefill_token_threshold > 0) & (here > 1)
-    return where(limited, maximum(replica.long_prefill_token_threshold, fair), replica.token_budget)
+    threshold = replica.long_prefill_token_threshold
+    if threshold == 0 or here <= 1:
+        return replica.token_budget
+    if replica.long_prefill_token_threshold_adaptive:
+        return maximum(threshold, replica.token_budget // here)
+    return threshold
 
 
 @policy
@@ -577,12 +580,15 @@ def never_fits(requests: Requests, replica: Replica) -> NDArray[np.bool_]:
     that would end at `max_model_len` before its first token. Without chunks, a prompt must fit the token budget whole.
     """
     most = np.minimum(requests.prompt + requests.output, replica.max_model_len) - 1
-    too_large = (-(-most // replica.block_tokens) > replica.blocks) | (requests.prompt >= replica.max_model_len)
+    too_large: NDArray[np.bool_] = -(-most // replica.block_tokens) > replica.blocks
+    too_large |= requests.prompt >= replica.max_model_len
     return too_large if replica.chunked else too_large | (requests.prompt > replica.token_budget)
 
 
 def answered(requests: Requests, replica: Replica) -> Requests:
     """Return the requests with answers that end at `max_model_len`; those of prompts that leave no room are kept."""
+    if replica.max_model_len == LARGEST_REQUEST:
+        return requests
     room = replica.max_model_len - requests.prompt
     return requests._replace(output=np.where(room > 0, np.minimum(requests.output, room), requests.output))
 

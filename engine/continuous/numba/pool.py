@@ -19,16 +19,15 @@ def more_blocks(resident, tokens, size):
 
 
 @inline
-def take(workspace, i, chunk, size):
-    """Prefill a chunk of a request, for which there is room; return its attention, chunk * context."""
-    resident = workspace.resident[i]
-    workspace.state[USED] += more_blocks(resident, chunk, size)
+def take(workspace, i, chunk, more):
+    """Prefill a chunk of a request that takes so many blocks more; return its attention, chunk * context."""
+    workspace.state[USED] += more
     workspace.state[TOKENS] += chunk
-    workspace.resident[i] = resident + chunk
+    workspace.resident[i] += chunk
     if workspace.caching:
-        take_blocks(workspace.cache, i, resident + chunk, resident + chunk)
+        take_blocks(workspace.cache, i, workspace.resident[i], workspace.resident[i])
     workspace.to_prefill[i] -= chunk
-    return chunk * (resident + chunk)
+    return chunk * workspace.resident[i]
 
 
 @inline

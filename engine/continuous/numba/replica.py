@@ -95,9 +95,9 @@ def send_back(now, replica, requests, limits, records, workspace, tally):
 
 
 @inline
-def prefill(i, chunk, size, workspace):
-    """Prefill a chunk of a running request; return its attention."""
-    state, attention = workspace.state, take(workspace, i, chunk, size)
+def prefill(i, chunk, more, workspace):
+    """Prefill a chunk of a running request that takes so many blocks more; return its attention."""
+    state, attention = workspace.state, take(workspace, i, chunk, more)
     if not still_prefilling(i, workspace):
         state[PREFILLED] += workspace.to_prefill[i] == 0
         end_prefill(i, workspace)
@@ -174,7 +174,7 @@ def serve_running(now, longest, replica, requests, limits, records, workspace, t
             else:
                 extend(workspace, i, workspace.resident[i] + state[GROWN] + 1)
         else:
-            attention += prefill(i, chunk, size, workspace)
+            attention += prefill(i, chunk, more, workspace)
             tokens += chunk
         budget -= chunk
         if not idle:
@@ -209,8 +209,9 @@ def admit(now, cap, longest, work, replica, fleet, requests, limits, records, wo
         found, unheld = find(workspace, i, asked)
         need = asked - found
         chunk = min(need, longest, budget) if replica.chunked else need
-        blocks = state[USED] + work.grown + unheld + blocks_for(must_fit(chunk, need, replica), size)
-        if is_crowded(chunk, budget, blocks, replica):
+        more = blocks_for(chunk, size)
+        must = more if chunk == need else blocks_for(must_fit(chunk, need, replica), size)
+        if is_crowded(chunk, budget, state[USED] + work.grown + unheld + must, replica):
             want(workspace, i, found, asked)
             break
         dequeue(workspace, fleet)
@@ -223,7 +224,7 @@ def admit(now, cap, longest, work, replica, fleet, requests, limits, records, wo
         records.cached[i] += found
         begin_with(workspace, i, found, unheld)
         workspace.to_prefill[i] = need
-        attention += prefill(i, chunk, size, workspace)
+        attention += prefill(i, chunk, more, workspace)
         tokens, budget = tokens + chunk, budget - chunk
         if still_prefilling(i, workspace):
             workspace.prefilling[state[PREFILLING]] = i
