@@ -148,7 +148,7 @@ def main() -> None:
     took = float(np.median(seconds.processor))
     print(f"{len(million.arrival):,} requests at 8/s, 400,000 tokens of KV cache, with its report: {number(took)} s")
     talks = draw_sessions(10**5 if quick else 10**6, 8.0)
-    plain, cached = (
+    uncached, cached = (
         job_of(
             talks,
             make_replica(
@@ -158,7 +158,9 @@ def main() -> None:
         for caching in (False, True)
     )
     off, on = interleave(
-        lambda _: simulate_many([plain], plain.shape), lambda _: simulate_many([cached], cached.shape), repetitions=3
+        lambda _: simulate_many([uncached], uncached.shape),
+        lambda _: simulate_many([cached], cached.shape),
+        repetitions=3,
     )
     without, took = (float(np.median(seconds.processor)) for seconds in (off, on))
     blocks = int((-(-(talks.prompt + talks.output) // 16)).sum())

@@ -1,5 +1,7 @@
 """Blocks of a KV cache, in plain Python and in arrays, against each other, vLLM's answers, and worked examples."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from batchcube.engine.continuous import (
 )
 from batchcube.engine.continuous.blocks import Cache
 from batchcube.engine.continuous.numba import blocks as arrays
+from batchcube.sweeps.workloads.traces import read_trace
 from helpers.content import content_of, draw_tokens
 
 
@@ -152,3 +155,24 @@ def test_one_that_waits_is_admitted_as_soon_as_a_decode_computes_its_prompt(back
     records, _ = simulate_replica(requests, replica, backend)
     assert records.scheduled.tolist() == [0, 2 * 10**9]
     assert records.cached.tolist() == [0, 6]
+
+
+def test_with_room_for_all_a_prompt_finds_whatever_began_a_prompt_before_it(shared_data: Path) -> None:
+    """Of the Mooncake trace, slowly replayed: blocks of 512 tokens by their ids, the engine's of 16 within them."""
+    trace = read_trace(shared_data / "mooncake" / "conversation_trace.jsonl", hashes=True, limit=2000)
+    content = trace.content
+    assert content is not None
+    seen: set[int] = set()
+    found = 0
+    for i, prompt in enumerate(content.tokens.tolist()):
+        ids = content.ids[content.begin[i] : content.begin[i + 1]].tolist()
+        known = next((k for k, name in enumerate(ids) if name not in seen), len(ids))
+        found += min(512 * known, (prompt - 1) // 16 * 16)
+        seen.update(ids)
+    replica = make_replica(
+        make_law(1e-3), most_running=4, token_budget=2**20, capacity_tokens=10**9, enable_prefix_caching=True
+    )
+    arrival_s = 10.0 * np.arange(len(content.tokens))
+    requests = make_requests(arrival_s, trace.prompt_tokens, trace.output_tokens, content=content)
+    records, _ = simulate_replica(requests, replica)
+    assert records.cached.sum() == found > 10**6
