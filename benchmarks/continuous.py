@@ -13,6 +13,7 @@ latencies are apart.
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,17 @@ from batchcube.engine.tally import new_tally, row_of
 from measure import interleave, number, ratio
 from peers import every_step, simpy_steps
 
+RULES: dict[str, dict[str, Any]] = {
+    "scheduler_reserve_full_isl": {},
+    "long_prefill_token_threshold": {"long_prefill_token_threshold": 512},
+    "long_prefill_token_threshold_adaptive": {
+        "long_prefill_token_threshold": 512,
+        "long_prefill_token_threshold_adaptive": True,
+    },
+    "max_num_active_seqs": {"max_num_active_seqs": 64},
+    "max_model_len": {"max_model_len": 4096},
+}
+"""Rules of vLLM's scheduler, and what asks for each; all but the first hold beside the first."""
 LAW = make_law(0.0062, 0.00008, 4e-8, 3e-5, 1e-9)
 
 
@@ -147,6 +159,17 @@ def main() -> None:
     (seconds,) = interleave(lambda _: simulate_many([whole], whole.shape), repetitions=3)
     took = float(np.median(seconds.processor))
     print(f"{len(million.arrival):,} requests at 8/s, 400,000 tokens of KV cache, with its report: {number(took)} s")
+    plain_rules = {"most_running": 256, "token_budget": 2048, "capacity_tokens": 100_000}
+    without = make_replica(LAW, **plain_rules, scheduler_reserve_full_isl=False)
+    requests = draw(count, 8.0)
+    for name, asked in RULES.items():
+        jobs = [job_of(requests, replica) for replica in (make_replica(LAW, **plain_rules, **asked), without)]
+        ours, theirs = interleave(
+            *(lambda _, job=job: simulate_many([job], job.shape) for job in jobs), repetitions=repetitions
+        )
+        each = 1e9 * float(np.median(ours.processor)) / count
+        said = ratio(ours.processor, theirs.processor)
+        print(f"{name}, 8 requests/s, 100,000 tokens: {number(each)} ns/request, {said} times as long as without")
     talks = draw_sessions(10**5 if quick else 10**6, 8.0)
     uncached, cached = (
         job_of(
