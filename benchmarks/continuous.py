@@ -118,6 +118,23 @@ def against(name: str, requests: Requests, replica: Replica, peer: Callable[[], 
     print(f"{name}: ours {number(each)} ns/request, {said} times as fast; mean latency apart {100 * apart:.2g} %")
 
 
+def reported(job: Job) -> Callable[[int], object]:
+    """Return what simulates a job, with its report."""
+    return lambda _: simulate_many([job], job.shape)
+
+
+def rules(requests: Requests, repetitions: int) -> None:
+    """Print a line for each rule of vLLM's scheduler: its time against that without any."""
+    limits: dict[str, Any] = {"most_running": 256, "token_budget": 2048, "capacity_tokens": 100_000}
+    plain = job_of(requests, make_replica(LAW, **limits, scheduler_reserve_full_isl=False))
+    for name, asked in RULES.items():
+        job = job_of(requests, make_replica(LAW, **limits, **asked))
+        ours, theirs = interleave(reported(job), reported(plain), repetitions=repetitions)
+        each = 1e9 * float(np.median(ours.processor)) / len(requests.arrival)
+        said = ratio(ours.processor, theirs.processor)
+        print(f"{name}, 8 requests/s, 100,000 tokens: {number(each)} ns/request, {said} times as long as without")
+
+
 def main() -> None:
     """Print every line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,7 +167,7 @@ def main() -> None:
         against(f"SimPy, {rate:g} requests/s, {len(few.arrival)} requests", few, replica, simpy, 3)
     for replicas in (1, 4):
         loop = closed(draw(count, 8.0), 64 * replicas, replicas)
-        (seconds,) = interleave(lambda _, loop=loop: simulate_many([loop], loop.shape), repetitions=repetitions)
+        (seconds,) = interleave(reported(loop), repetitions=repetitions)
         each = 1e9 * float(np.median(seconds.processor)) / count
         print(f"closed loop, {64 * replicas} users, {replicas} replicas, with its report: {number(each)} ns/request")
     million = draw(10**5 if quick else 10**6, 8.0)
@@ -159,17 +176,7 @@ def main() -> None:
     (seconds,) = interleave(lambda _: simulate_many([whole], whole.shape), repetitions=3)
     took = float(np.median(seconds.processor))
     print(f"{len(million.arrival):,} requests at 8/s, 400,000 tokens of KV cache, with its report: {number(took)} s")
-    plain_rules = {"most_running": 256, "token_budget": 2048, "capacity_tokens": 100_000}
-    without = make_replica(LAW, **plain_rules, scheduler_reserve_full_isl=False)
-    requests = draw(count, 8.0)
-    for name, asked in RULES.items():
-        jobs = [job_of(requests, replica) for replica in (make_replica(LAW, **plain_rules, **asked), without)]
-        ours, theirs = interleave(
-            *(lambda _, job=job: simulate_many([job], job.shape) for job in jobs), repetitions=repetitions
-        )
-        each = 1e9 * float(np.median(ours.processor)) / count
-        said = ratio(ours.processor, theirs.processor)
-        print(f"{name}, 8 requests/s, 100,000 tokens: {number(each)} ns/request, {said} times as long as without")
+    rules(draw(count, 8.0), repetitions)
     talks = draw_sessions(10**5 if quick else 10**6, 8.0)
     uncached, cached = (
         job_of(
