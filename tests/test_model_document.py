@@ -385,6 +385,8 @@ REPLICA = {
     "max_num_active_seqs",
     "max_model_len",
     "enable_prefix_caching",
+    "scheduling_policy",
+    "async_scheduling",
 }
 
 
@@ -412,7 +414,8 @@ def step_job_of(settings: dict[str, Any], rows: list[Row], routing: str = "round
     arrival_s = np.maximum.accumulate(given)
     tokens = ([int(row[name]) for row in rows] for name in ("prompt", "output"))
     bins = np.array([int(row.get("bin of 3", 0)) for row in rows], np.int32)
-    requests = make_requests(arrival_s, *tokens, content=content_of(rows, int(settings["block_tokens"])))
+    priority, content = [int(row.get("priority", 0)) for row in rows], content_of(rows, int(settings["block_tokens"]))
+    requests = make_requests(arrival_s, *tokens, priority=priority, content=content)
     if "follows" in rows[0]:
         whom = [WORDS.get(row["follows"]) or int(row["follows"]) for row in rows]
         requests = continuous.follow(requests, whom, [value(row["d (ms)"] or "0") / 1000 for row in rows])
@@ -511,10 +514,12 @@ CHECKS: dict[str, Callable[[Example, str], None]] = {
     "10.6": stepped_as_stated,
     "10.7": stepped_as_stated,
     "10.8": stepped_as_stated,
-    "10.9": routed_as_stated,
+    "10.9": stepped_as_stated,
     "10.10": stepped_as_stated,
-    "10.11": stepped_as_stated,
+    "10.11": routed_as_stated,
     "10.12": stepped_as_stated,
+    "10.13": stepped_as_stated,
+    "10.14": stepped_as_stated,
 }
 RULES = {"1.1", "1.3", "2.1", "2.2", "4.1", "4.2", "5.1", "6.1", "7.1", "7.2", "8.1", "8.2"}
 """Examples of a single rule, the same text for every backend."""

@@ -21,10 +21,22 @@ OPTIONS = (
     "max_model_len",
     "max_num_active_seqs",
     "enable_prefix_caching",
+    "scheduling_policy",
+    "async_scheduling",
 )
 """Those that have vLLM's names here too."""
-WITHOUT: dict[str, Any] = {"scheduling_policy": "fcfs", "async_scheduling": False}
-"""What vLLM has and the engine has not; cases are made without it."""
+
+
+def modelled(options: Mapping[str, Any]) -> bool:
+    """Say whether the engine has what a case asks for: prefix caching, but not with priorities or steps ahead."""
+    ahead = options["async_scheduling"] or options["scheduling_policy"] == "priority"
+    return not (ahead and options["enable_prefix_caching"])
+
+
+def within(case: Case) -> Case:
+    """Return a case without prefix caching, where the engine does not have it together with the rest."""
+    off = {} if modelled(case["options"]) else {"enable_prefix_caching": False}
+    return Case({**case, "options": case["options"] | off})
 
 
 def serve(case: Case, backend: str) -> dict[str, Any]:

@@ -190,7 +190,9 @@ class Replay:
             prompt_token_ids=[token(self.case, number, position) for position in range(self.case["prompt"][number])],
             sampling_params=SamplingParams(max_tokens=self.case["output"][number], ignore_eos=True),
             pooling_params=None,
-            arrival_time=self.case["arrival"][number],
+            # No two requests of a server arrive at one instant. Where priorities and arrivals are the same, vLLM
+            # preempts who has run longest, and with it everybody in turn, for ever.
+            arrival_time=number,
             priority=self.case["priority"][number],
             block_hasher=self.hasher,
         )
@@ -254,7 +256,7 @@ def engine_core(scheduler: Any, executor: Replay, config: Any) -> Any:
 
 
 def name(number: int) -> str:
-    """Return vLLM's name of a request: names decide where priorities and arrivals are the same."""
+    """Return vLLM's name of a request."""
     return f"{number:06d}"
 
 

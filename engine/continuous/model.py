@@ -52,6 +52,9 @@ ADMISSIONS: tuple[Admission, ...] = get_args(Admission)
 Prefill = Literal["chunked", "separate"]
 PREFILLS: tuple[Prefill, ...] = get_args(Prefill)
 """Whether prefills share steps with decodes, or have steps of their own."""
+SchedulingPolicy = Literal["fcfs", "priority"]
+SCHEDULING_POLICIES: tuple[SchedulingPolicy, ...] = get_args(SchedulingPolicy)
+"""Who is admitted first and preempted last: the first to come, or that of the smallest `Requests.priority`."""
 
 
 class Content(NamedTuple):
@@ -133,6 +136,10 @@ class Replica(NamedTuple):
     """Prompt and answer together end there; a prompt must be shorter."""
     enable_prefix_caching: bool
     """Whether full blocks are found again by what is in them."""
+    by_priority: bool
+    """Whether priorities come before the order of arrival and admission."""
+    async_scheduling: bool
+    """Whether a step is scheduled when the one before begins, or when that has ended."""
 
 
 class Fleet(NamedTuple):
@@ -390,6 +397,8 @@ def make_replica(
     max_num_active_seqs: int | None = None,
     max_model_len: int | None = None,
     enable_prefix_caching: bool = False,
+    scheduling_policy: str = "fcfs",
+    async_scheduling: bool = False,
     control: Control | None = None,
 ) -> Replica:
     """Build a replica; `capacity_tokens` of KV cache are held in whole blocks.
@@ -397,7 +406,8 @@ def make_replica(
     Instead, `num_gpu_blocks` may say how many blocks vLLM counts; it never uses one of them. `most_running` is the
     static cap; `control`, where given, moves a cap below it, step by step. Raises InputError for a cap below 1, a
     budget that cannot hold a token of every running request, a cache without a block, an unknown word for `prefill`
-    (chunked or separate), a threshold for prefills that are whole, and a cap of active requests above the static one.
+    (chunked or separate) or `scheduling_policy` (fcfs or priority), what needs chunks where prefills are whole, and a
+    cap of active requests above the static one.
     """
     if prefill not in PREFILLS:
         raise InputError(f"must be one of {', '.join(PREFILLS)}", path="prefill", value=repr(prefill))
@@ -414,8 +424,20 @@ def make_replica(
         raise InputError(
             f"must be in 0..{LARGEST_REQUEST}", path="long_prefill_token_threshold", value=long_prefill_token_threshold
         )
-    if long_prefill_token_threshold and prefill != "chunked":
-        raise InputError('needs prefill = "chunked"', path="long_prefill_token_threshold")
+    if scheduling_policy not in SCHEDULING_POLICIES:
+        allowed = ", ".join(SCHEDULING_POLICIES)
+        raise InputError(f"must be one of {allowed}", path="scheduling_policy", value=repr(scheduling_policy))
+    by_priority = scheduling_policy == "priority"
+    for name, asked in (
+        ("long_prefill_token_threshold", long_prefill_token_threshold),
+        ("scheduling_policy", by_priority),
+        ("async_scheduling", async_scheduling),
+    ):
+        if asked and prefill != "chunked":
+            raise InputError('needs prefill = "chunked"', path=name)
+    if enable_prefix_caching and (by_priority or async_scheduling):
+        with_what = "async_scheduling" if async_scheduling else "scheduling_policy = priority"
+        raise InputError(f"is not modelled together with {with_what}", path="enable_prefix_caching")
     if long_prefill_token_threshold_adaptive and not long_prefill_token_threshold:
         raise InputError("needs a long_prefill_token_threshold", path="long_prefill_token_threshold_adaptive")
     active = most_running if max_num_active_seqs is None else max_num_active_seqs
@@ -447,6 +469,8 @@ def make_replica(
         int(active),
         int(longest),
         bool(enable_prefix_caching),
+        by_priority,
+        bool(async_scheduling),
     )
 
 
@@ -623,6 +647,8 @@ def check(job: Job) -> None:
             path="block_tokens",
             value=replica.block_tokens,
         )
+    if replica.by_priority and job.setup.fleet.by_bin:
+        raise InputError('needs admission = "fifo"', path="scheduling_policy")
     longest = int((requests.prompt + requests.output).max())
     reads = min(replica.blocks * replica.block_tokens, most * longest)
     budget = replica.token_budget if replica.chunked else max(replica.token_budget, longest)

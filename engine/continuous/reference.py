@@ -3,6 +3,7 @@
 With separate prefills, a preempted request that needs more than the token budget is prefilled alone.
 """
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -46,11 +47,37 @@ class RunningRequest:
 
     number: int
     resident: int = 0
-    """Tokens in the KV cache."""
-    tokens: int = 0
-    """Tokens that it gets in this step."""
-    decodes: bool = False
-    """Whether it gets one because everything but its latest token is in the cache; otherwise they are prefilled."""
+    """Tokens in the KV cache, those of the steps that have been scheduled included."""
+    coming: int = 0
+    """Tokens that it will emit in the steps that have been scheduled."""
+
+
+class Given(NamedTuple):
+    """What a running request gets in a step."""
+
+    request: RunningRequest
+    tokens: int
+    decodes: bool
+    """Whether it is one because everything but its latest token is in the cache; otherwise they are prefilled."""
+    emits: bool
+    """Whether everything is in the cache then: the step ends with a token of its."""
+
+
+class Plan(NamedTuple):
+    """A step that has been scheduled."""
+
+    given: list[Given]
+    duration: int
+    running: int
+    """Requests that run in it, with those that it has no tokens for."""
+    blocks: int
+    """In use when it has been scheduled."""
+    kept: int
+    """Not in use then, but found again by what is in them."""
+    tokens: int
+    """In the KV cache at its end, before finished requests leave."""
+    target: Target
+    """What the controllers had decided."""
 
 
 class Step(NamedTuple):
@@ -63,11 +90,8 @@ class Step(NamedTuple):
     prefill_tokens: int
     prefills: int
     blocks: int
-    """In use at its end, before finished requests leave."""
     kept: int
-    """Not in use then, but found again by what is in them."""
     tokens: int
-    """In the KV cache then."""
     mean_gap: int
     """Nanoseconds since the tokens before those of its decodes."""
     target: Target
@@ -112,6 +136,10 @@ class Engine:
     """In the order of admission."""
     in_step: int = 0
     """Requests that run in the latest step."""
+    given: dict[int, Given] = field(default_factory=dict)
+    """What requests get in the step that is being scheduled."""
+    under_way: Plan | None = None
+    """The step that begins now; the next is scheduled before its tokens are known."""
 
     def __post_init__(self) -> None:
         self.requests, (self.replica, self.fleet, _) = self.job.requests, self.job.setup
@@ -141,7 +169,10 @@ class Engine:
 
     def enqueue(self, number: int) -> None:
         """Let a request wait."""
-        self.queues[self.job.bin_of[number] if self.fleet.by_bin else 0].append(number)
+        if self.replica.by_priority:
+            insort(self.queues[0], number, key=self.in_line)
+        else:
+            self.queues[self.job.bin_of[number] if self.fleet.by_bin else 0].append(number)
 
     def welcome(self, number: int, instant: int) -> None:
         """Let a request wait that arrives at an instant up to which all steps were taken; who sleeps wakes up."""
@@ -157,8 +188,16 @@ class Engine:
         return self.waiting() + (self.in_step if self.now > instant else len(self.running))
 
     def step(self) -> list[int]:
-        """Schedule one step, let its time pass, and emit its tokens; return the requests that are done."""
+        """Schedule one step and take it, or the one under way once the next has been scheduled; return who is done."""
+        plan = self.schedule()
+        if self.replica.async_scheduling:
+            plan, self.under_way = self.under_way, plan
+        return self.take(plan) if plan else []
+
+    def schedule(self) -> Plan | None:
+        """Choose who gets tokens in the next step; None where nobody can."""
         self.decide()
+        self.given = {}
         longest = longest_chunk(len(self.running) + self.waiting(), self.replica)
         if self.replica.chunked:
             budget, preempted = self.serve_running(longest)
@@ -167,50 +206,77 @@ class Engine:
                 self.admit(budget, longest)
         elif not self.admit(self.replica.token_budget, longest):
             self.serve_running(longest)
-        step = self.pass_time()
-        finished = self.emit()
-        self.learn(step, finished)
-        return finished
+        return self.planned() if self.given else None
 
-    def need(self, request: RunningRequest) -> int:
-        """Return how many of a request's tokens are not in the cache: of its prompt and what it has emitted."""
-        number = request.number
-        return int(self.requests.prompt[number]) + len(self.history.emitted[number]) - request.resident
+    def begins(self) -> int:
+        """Return when the step that is being scheduled begins."""
+        return self.now + (self.under_way.duration if self.under_way else 0)
+
+    def known(self, number: int) -> int:
+        """Return how many tokens a request has: its prompt, and what it has emitted."""
+        return int(self.requests.prompt[number]) + len(self.history.emitted[number])
+
+    def ends(self, request: RunningRequest) -> bool:
+        """Say whether the step under way ends a request."""
+        emitted = len(self.history.emitted[request.number]) + request.coming
+        return emitted == int(self.requests.output[request.number])
 
     def serve_running(self, longest: int) -> tuple[int, bool]:
         """Give tokens to the running requests in their order, no more than `longest` each, while the budget lasts.
 
-        Where one has no room, the latest admitted are preempted until it has, or has gone itself. Returns the budget
-        that is left, and whether anybody was preempted.
+        Where one has no room, others are preempted until it has, or has gone itself: nobody behind it gets tokens then.
+        Returns the budget that is left, and whether anybody was preempted.
         """
         budget, preempted, at = self.replica.token_budget, False, 0
         while at < len(self.running) and budget > 0:
             request = self.running[at]
-            need = self.need(request)
+            if self.ends(request):
+                at += 1
+                continue
+            need = self.known(request.number) + request.coming - request.resident
             tokens = min(need, longest, budget)
             while not self.pool.can_take(request.number, request.resident + tokens):
                 preempted = True
-                if self.preempt() is request:
+                gone = self.victim()
+                at -= self.running.index(gone) < at
+                self.preempt(gone)
+                taken_back = self.given.pop(gone.number, None)
+                budget += taken_back.tokens if taken_back else 0
+                if gone is request:
                     return budget, preempted
-            self.give(request, tokens)
-            request.decodes = need == 1 and len(self.history.emitted[request.number]) > 0
+            self.give(request, need, tokens)
             budget -= tokens
             at += 1
         return budget, preempted
 
-    def give(self, request: RunningRequest, tokens: int, found: Sequence[int] = ()) -> None:
-        """Give a request tokens in this step, and room for them behind the blocks `found` for it."""
-        self.pool.take(request.number, request.resident + tokens, found)
-        request.tokens = tokens
+    def give(self, request: RunningRequest, need: int, tokens: int, found: Sequence[int] | None = None) -> None:
+        """Give a request tokens of those that it needs, and room for them; behind the blocks `found`, if it is new."""
+        begun = self.known(request.number) + request.coming > self.requests.prompt[request.number]
+        self.pool.take(request.number, request.resident + tokens, found or ())
+        decodes = need == 1 and begun and found is None
+        self.given[request.number] = Given(request, tokens, decodes, tokens == need)
+        request.resident += tokens
 
-    def preempt(self) -> RunningRequest:
-        """Send the latest admitted request back to the head of the queue and return it; its KV cache is lost."""
-        gone = self.running.pop()
+    def victim(self) -> RunningRequest:
+        """Return who is preempted next: the latest admitted, or who would be admitted last by priority."""
+        if not self.replica.by_priority:
+            return self.running[-1]
+        return max(self.running, key=lambda request: self.in_line(request.number))
+
+    def in_line(self, number: int) -> tuple[int, int]:
+        """Return where a request stands by priority; of those that are equal, who came first is first."""
+        return int(self.requests.priority[number]), number
+
+    def preempt(self, gone: RunningRequest) -> None:
+        """Send a request back to the head of the queue, or to its place; its KV cache is lost."""
+        self.running.remove(gone)
         self.pool.release(gone.number)
         self.records.preemptions[gone.number] += 1
-        self.history.moves.append(Move(self.now, -1))
-        self.returned.insert(0, gone.number)
-        return gone
+        self.history.moves.append(Move(self.begins(), -1))
+        if self.replica.by_priority:
+            self.enqueue(gone.number)
+        else:
+            self.returned.insert(0, gone.number)
 
     def admit(self, budget: int, longest: int) -> bool:
         """Admit those that are next in line until one does not fit, with chunks of `longest` at most.
@@ -220,28 +286,28 @@ class Engine:
         cap, admitted = most_active(self.target.batch, self.replica), False
         while self.waiting() and len(self.running) < cap and budget > 0:
             queue = self.returned or self.queues[self.bin_served()]
-            new = RunningRequest(queue[0])
-            asked = self.need(new)
-            found = self.pool.find(new.number, asked)
-            new.resident = len(found) * self.replica.block_tokens
-            need = self.need(new)
+            number = queue[0]
+            asked = self.known(number)
+            found = self.pool.find(number, asked)
+            new = RunningRequest(number, resident=len(found) * self.replica.block_tokens)
+            need = asked - new.resident
             chunk = min(need, longest, budget) if self.replica.chunked else need
-            blocks = self.pool.used_with(new.number, new.resident + must_fit(chunk, need, self.replica), found)
+            blocks = self.pool.used_with(number, new.resident + must_fit(chunk, need, self.replica), found)
             if is_crowded(chunk, budget, blocks, self.replica):
                 break
             queue.pop(0)
             if queue is not self.returned:
                 self.turns.left -= 1
             self.running.append(new)
-            self.give(new, chunk, found)
-            admitted = True
-            self.records.cached[new.number] += new.resident
-            if self.records.scheduled[new.number] < 0:
-                self.records.scheduled[new.number] = self.now
+            self.records.cached[number] += new.resident
+            if self.records.scheduled[number] < 0:
+                self.records.scheduled[number] = self.begins()
                 looked_for = asked if self.pool.caching else 0
-                self.history.moves.append(Move(self.now, 1, looked_for, new.resident))
+                self.history.moves.append(Move(self.begins(), 1, looked_for, new.resident))
             else:
-                self.history.moves.append(Move(self.now, 1))
+                self.history.moves.append(Move(self.begins(), 1))
+            self.give(new, need, chunk, found)
+            admitted = True
             budget -= chunk
         return admitted
 
@@ -258,53 +324,70 @@ class Engine:
         predicted = float(requests.predicted[i])
         return Candidate(k, len(self.queues[k]), float(i), arrival, prompt, predicted, 0.0, previous, 0)
 
-    def pass_time(self) -> Step:
-        """Let the step's time pass; return what it did."""
-        law = self.replica.law
-        decoding = [r for r in self.running if r.tokens and r.decodes]
-        prefilling = [r for r in self.running if r.tokens and not r.decodes]
+    def planned(self) -> Plan:
+        """Return the step that has been scheduled; its tokens are on their way."""
+        law, given = self.replica.law, list(self.given.values())
+        decoding = [g for g in given if g.decodes]
+        prefilling = [g for g in given if not g.decodes]
         duration = law.step + law.request * len(decoding)
-        duration += law.kv_token * sum(r.resident + 1 for r in decoding)
-        duration += law.prefill_token * sum(r.tokens for r in prefilling)
-        duration += law.prefill_attention * sum(r.tokens * (r.resident + r.tokens) for r in prefilling)
-        gaps = [self.now + duration - self.history.emitted[r.number][-1] for r in decoding]
+        duration += law.kv_token * sum(g.request.resident for g in decoding)
+        duration += law.prefill_token * sum(g.tokens for g in prefilling)
+        duration += law.prefill_attention * sum(g.tokens * g.request.resident for g in prefilling)
+        running = [r for r in self.running if r.number in self.given or not self.ends(r)]
+        for g in given:
+            g.request.coming += g.emits
+        tokens = sum(r.resident for r in running)
+        return Plan(given, duration, len(running), self.pool.used, len(self.pool.kept), tokens, self.target)
+
+    def take(self, plan: Plan) -> list[int]:
+        """Let the time of a step pass, and emit its tokens; return the requests that are done."""
+        decoding = [g.request for g in plan.given if g.decodes]
+        prefilling = [g for g in plan.given if not g.decodes]
+        gaps = [self.now + plan.duration - self.history.emitted[r.number][-1] for r in decoding]
         step = Step(
             start=self.now,
-            duration=duration,
+            duration=plan.duration,
             decoding=len(decoding),
-            running=len(self.running),
-            prefill_tokens=sum(r.tokens for r in prefilling),
-            prefills=sum(r.tokens == self.need(r) for r in prefilling),
-            blocks=self.pool.used,
-            kept=len(self.pool.kept),
-            tokens=sum(r.resident + r.tokens for r in self.running),
+            running=plan.running,
+            prefill_tokens=sum(g.tokens for g in prefilling),
+            prefills=sum(g.emits for g in prefilling),
+            blocks=plan.blocks,
+            kept=plan.kept,
+            tokens=plan.tokens,
             mean_gap=sum(min(gap // TICKS_PER_NANOSECOND, LONGEST_GAP) for gap in gaps) // max(len(gaps), 1),
-            target=self.target,
+            target=plan.target,
         )
         self.history.steps.append(step)
-        self.in_step = len(self.running)
-        self.now += duration
+        self.now += plan.duration
         if self.now > LATEST:
             raise too_late()
-        return step
+        finished = self.emit(plan)
+        self.in_step = len(self.running) + len(finished)
+        self.learn(step, finished)
+        return finished
 
-    def emit(self) -> list[int]:
-        """Emit a token of everybody who has all tokens in the cache; let finished requests leave, return them."""
+    def emit(self, plan: Plan) -> list[int]:
+        """Emit the tokens of a step; let finished requests leave, return them."""
         finished = []
-        for request in list(self.running):
-            i = request.number
-            request.resident += request.tokens
-            request.tokens = 0
-            if self.need(request):
-                continue
-            tokens = self.history.emitted[i]
+        for request in [g.request for g in plan.given if g.emits]:
+            i, tokens = request.number, self.history.emitted[request.number]
             tokens.append(self.now)
+            request.coming -= 1
             if len(tokens) == self.requests.output[i]:
                 self.records.first_token[i], self.records.last_token[i] = tokens[0], self.now
-                self.running.remove(request)
-                self.pool.release(i)
+                self.leave(request)
                 finished.append(i)
         return finished
+
+    def leave(self, request: RunningRequest) -> None:
+        """Let a finished request leave, be it that it waits: it was preempted while its last token was on its way."""
+        if request in self.running:
+            self.running.remove(request)
+            self.pool.release(request.number)
+            return
+        self.history.moves.append(Move(self.now, 1))
+        queue = self.returned if request.number in self.returned else self.queues[0]
+        queue.remove(request.number)
 
     def decide(self) -> None:
         """Let the controllers decide how many may run."""

@@ -77,7 +77,9 @@ class Draws:
             setup = setup._replace(replica=setup.replica._replace(law=law))
         if setup.reads_predictions:
             requests = requests._replace(predicted=self._prediction(plan).predicted)
-        requests = requests._replace(arrival=arrival)
+        requests, classes = requests._replace(arrival=arrival), plan.point.workload.classes
+        if classes is not None:
+            requests = requests._replace(priority=np.array([one.priority for one in classes])[self._class_of(plan)])
         if plan.point.workload.waits:
             follows, delay = self._following(plan)
             requests = requests._replace(follows=follows, delay=delay)

@@ -478,6 +478,14 @@ def _replica_problems(policy: PolicySettings, server: Server) -> Iterator[Proble
     if threshold > (replica.max_model_len or math.inf):
         text = f"must be <= server.replica.max_model_len = {replica.max_model_len}"
         yield Problem((*at, "long_prefill_token_threshold"), text)
+    by_priority = replica.scheduling_policy == "priority"
+    for name, asked in (("scheduling_policy", by_priority), ("async_scheduling", replica.async_scheduling)):
+        if asked and replica.prefill != "chunked":
+            yield Problem((*at, name), 'needs server.replica.prefill = "chunked"')
+        if asked and replica.enable_prefix_caching:
+            yield Problem((*at, name), "is not modelled together with server.replica.enable_prefix_caching")
+    if by_priority and policy.admission == "by_bin":
+        yield Problem((*at, "scheduling_policy"), 'needs policy.admission = "fifo"')
     if replica.prefill == "separate":
         for name, unlike in (("scheduler_reserve_full_isl", True), ("long_prefill_token_threshold", 0)):
             if getattr(replica, name) != unlike:

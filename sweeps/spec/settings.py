@@ -14,10 +14,12 @@ from batchcube.engine.continuous.model import (
     LARGEST_CACHE,
     LARGEST_REQUEST,
     LATEST,
+    LOWEST_PRIORITY,
     TICKS_PER_S,
     Admission,
     Prefill,
     Routing,
+    SchedulingPolicy,
 )
 from batchcube.engine.policies.estimates import LARGEST_WINDOW, SMALLEST_WEIGHT, Kind
 from batchcube.engine.policies.memory import Rule
@@ -113,6 +115,9 @@ class WorkloadClass(Settings):
     name: str = Field(min_length=1, max_length=60, description="what the cube calls it")
     share: Annotated[float, Field(gt=0, le=1)] = Field(description="part of all requests; all parts sum to 1")
     lengths: LengthDistribution = Field(description="prompt and output lengths of its requests")
+    priority: Annotated[int, Field(ge=-LOWEST_PRIORITY, le=LOWEST_PRIORITY)] = Field(
+        default=0, description='smaller first (server.replica.scheduling_policy = "priority")'
+    )
     request_sla_s: Seconds | None = Field(default=None, description="latency its requests must not exceed")
     ttft_sla_s: Seconds | None = Field(default=None, description="time to first token they must not exceed")
     tpot_sla_s: Seconds | None = Field(
@@ -431,6 +436,12 @@ class ReplicaSettings(Settings):
     )
     max_model_len: Annotated[int, Field(ge=2, le=LARGEST_REQUEST)] | None = Field(
         default=None, description="tokens at which an answer ends, prompt included; prompts must be shorter"
+    )
+    scheduling_policy: SchedulingPolicy = Field(
+        default="fcfs", description="who is admitted first and preempted last: by arrival, or by priority"
+    )
+    async_scheduling: bool = Field(
+        default=False, description="a step is scheduled when the one before begins, not when it has ended"
     )
 
     @property

@@ -6,6 +6,7 @@ from batchcube.engine import simulate_records
 from batchcube.engine.continuous import (
     ADMISSIONS,
     ROUTINGS,
+    SCHEDULING_POLICIES,
     Job,
     Law,
     Records,
@@ -82,6 +83,8 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
     )
     prefill = str(rng.choice(["chunked", "separate"]))
     threshold = int(rng.choice([0, 1, 2, 5, 13])) if prefill == "chunked" else 0
+    policy = str(rng.choice(SCHEDULING_POLICIES)) if prefill == "chunked" else "fcfs"
+    ahead = prefill == "chunked" and bool(rng.integers(2))
     known = rng.integers(2)
     content = content_of(draw_tokens(rng, prompt, output), prompt + known * output, size)
     replica = make_replica(
@@ -96,10 +99,12 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
         long_prefill_token_threshold_adaptive=threshold > 0 and bool(rng.integers(2)),
         max_num_active_seqs=int(rng.integers(1, most + 1)) if rng.integers(4) == 0 else None,
         max_model_len=int(rng.integers(2, 80)) if rng.integers(4) == 0 else None,
-        enable_prefix_caching=prefill == "chunked" and bool(rng.integers(2)),
+        scheduling_policy=policy,
+        async_scheduling=ahead,
+        enable_prefix_caching=prefill == "chunked" and policy == "fcfs" and not ahead and bool(rng.integers(2)),
         control=control if rng.integers(3) else None,
     )
-    return make_requests(arrival, prompt, output, content=content), replica
+    return make_requests(arrival, prompt, output, priority=rng.integers(-1, 2, count), content=content), replica
 
 
 def draw_job(rng: np.random.Generator) -> Job:
@@ -111,7 +116,7 @@ def draw_job(rng: np.random.Generator) -> Job:
         replicas=replicas,
         routing=str(rng.choice(ROUTINGS)),
         bins=bins,
-        admission=str(rng.choice(ADMISSIONS)),
+        admission="fifo" if replica.by_priority else str(rng.choice(ADMISSIONS)),
         bin_choice=str(rng.choice(CHOICES)),
     )
     reporting = make_reporting(

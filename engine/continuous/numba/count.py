@@ -28,7 +28,7 @@ from ...statistics import (
 from ...windows import window_at
 from ..model import REJECTED, TICKS_PER_NANOSECOND
 from .leaps import growth, lasting
-from .workspace import PREFILLED, RUNNING, TOKENS, USED, WINDOW
+from .workspace import PREFILLED, RUNNING, STAYING, STAYING_TOKENS, TOKENS, USED, WINDOW
 
 add_arrival, add_lost = adder(CONTINUOUS, ARRIVED), adder(CONTINUOUS, LOST)
 add_served, add_measured = adder(CONTINUOUS, SERVED), adder(CONTINUOUS, MEASURED)
@@ -123,9 +123,10 @@ def count_move(now, running, asked, found, limits, workspace, tally):
 def count_steps(now, first, growing, steps, decoding, work, grown, stored, size, limits, workspace, tally):
     """Count steps that are all alike and begin in one window; `grown` is what the blocks in use grow by."""
     state = workspace.state
-    running, window = state[RUNNING], state[WINDOW]
+    # Those that the step before ends had their room when this one was scheduled, but do not run in it.
+    running, tokens, window = state[RUNNING] - state[STAYING], state[TOKENS] - state[STAYING_TOKENS], state[WINDOW]
     # The chunks are in the cache already, the tokens of the decodes are not.
-    kv_tokens = steps * state[TOKENS] + decoding * (steps * (steps + 1) // 2)
+    kv_tokens = steps * tokens + decoding * (steps * (steps + 1) // 2)
     seen = Steps(
         steps,
         now,
@@ -146,7 +147,7 @@ def count_steps(now, first, growing, steps, decoding, work, grown, stored, size,
         for k in range(steps):
             begins, lasts = now + lasting(first, growing, k), first + growing * k
             blocks = state[USED] + (growth(workspace, k + 1, size) if decoding > 0 else 0)
-            kv_tokens = state[TOKENS] + decoding * (k + 1)
+            kv_tokens = tokens + decoding * (k + 1)
             one = Steps(1, begins, lasts, running, decoding, state[PREFILLED], work.tokens, blocks, kv_tokens, 0)
             add_step(one, limits, tally, 0, window, begins)
             if begins >= limits.since:

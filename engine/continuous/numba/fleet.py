@@ -72,7 +72,7 @@ def fleet_kernel(further: Controller | None, structure: Structure, bin_choice: O
                 r = shortest(until, replicas, workspace)
                 part = part_of(workspace, r)
                 part.state[NOW] = max(part.state[NOW], until)
-                enqueue(part, i, bin_of[i] if fleet.by_bin else 0)
+                enqueue(part, i, bin_of[i] if fleet.by_bin else 0, requests, replica)
                 records.replica[i] = r
         for r in range(replicas):
             tally.totals[KEPT] += abs(workspace.state[r, TOKENS]) + abs(workspace.state[r, USED])

@@ -151,7 +151,7 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
                 turn += 1
                 part = part_of(workspace, r)
                 part.state[NOW] = max(part.state[NOW], coming)
-                enqueue(part, i, bin_of[i] if fleet.by_bin else 0)
+                enqueue(part, i, bin_of[i] if fleet.by_bin else 0, requests, replica)
                 records.replica[i] = r
                 continue
             if start == NEVER:

@@ -7,6 +7,7 @@ from ...policies.order import Candidate, is_sooner
 from ..model import TICKS_PER_MICROSECOND
 from .blocks import line_up, step_out
 from .pool import let_go, release
+from .priorities import insert, without_first
 from .workspace import (
     COUNT,
     DECODING,
@@ -23,6 +24,9 @@ from .workspace import (
     RETURNED,
     RUNNING,
     SERVING,
+    STAYED,
+    STAYING,
+    STAYING_TOKENS,
     TAIL,
     TURN,
     WAITING,
@@ -107,77 +111,22 @@ def stop_decoding(workspace, i, output, warmup, size):
     workspace.finish[i] = NOBODY
 
 
-# Running requests ----------------------------------------------------------------------------------------------------
-
-
-@inline
-def join(workspace, i):
-    """Put a request at the end of the running ones."""
-    tail = workspace.state[TAIL]
-    workspace.before[i], workspace.after[i] = tail, NOBODY
-    if tail != NOBODY:
-        workspace.after[tail] = i
-    else:
-        workspace.state[HEAD] = i
-    workspace.state[TAIL] = i
-    workspace.state[RUNNING] += 1
-
-
-@inline
-def leave(workspace, i, size):
-    """Take a request out of the running ones, and what it has out of the cache."""
-    before, after = workspace.before[i], workspace.after[i]
-    if before != NOBODY:
-        workspace.after[before] = after
-    else:
-        workspace.state[HEAD] = after
-    if after != NOBODY:
-        workspace.before[after] = before
-    else:
-        workspace.state[TAIL] = before
-    workspace.state[RUNNING] -= 1
-    release(workspace, i, size)
-
-
-@inline
-def complete(workspace, i, size):
-    """Let a request that is done leave; who follows it will hear of it."""
-    leave(workspace, i, size)
-    workspace.ended[workspace.state[ENDED]] = i
-    workspace.state[ENDED] += 1
-
-
-@inline
-def preempt(workspace, requests, warmup, size):
-    """Send the latest admitted request back to the head of the queue and return it; its KV cache is lost."""
-    state = workspace.state
-    i = state[TAIL]
-    if workspace.finish[i] != NOBODY:
-        stop_decoding(workspace, i, requests.output[i], warmup, size)
-    else:
-        state[PREFILLING] -= 1
-    leave(workspace, i, size)
-    let_go(workspace)
-    workspace.resident[i] = workspace.to_prefill[i] = 0
-    workspace.after[i] = state[RETURNED]
-    state[RETURNED] = i
-    state[WAITING] += 1
-    return i
-
-
 # Waiting requests ----------------------------------------------------------------------------------------------------
 
 
 @inline
-def enqueue(workspace, i, j):
-    """Put a request at the end of a queue."""
+def enqueue(workspace, i, j, requests, replica):
+    """Put a request at the end of a queue, or where its priority has its place."""
     row = workspace.queue[j]
-    workspace.after[i] = NOBODY
-    if row[COUNT] == 0:
-        row[FIRST] = i
+    if replica.by_priority:
+        row[FIRST] = insert(workspace, requests, row[FIRST], i)
     else:
-        workspace.after[row[LAST]] = i
-    row[LAST] = i
+        workspace.after[i] = NOBODY
+        if row[COUNT] == 0:
+            row[FIRST] = i
+        else:
+            workspace.after[row[LAST]] = i
+        row[LAST] = i
     row[COUNT] += 1
     workspace.state[WAITING] += 1
 
@@ -211,7 +160,7 @@ def next_in_line(workspace, requests, fleet, turn, key):
 
 
 @inline
-def dequeue(workspace, fleet):
+def dequeue(workspace, requests, replica, fleet):
     """Take the one that is next in line out of the queue."""
     state = workspace.state
     state[WAITING] -= 1
@@ -219,6 +168,101 @@ def dequeue(workspace, fleet):
         state[RETURNED] = workspace.after[state[RETURNED]]
         return
     row = workspace.queue[state[SERVING] if fleet.by_bin else 0]
-    row[FIRST] = workspace.after[row[FIRST]]
+    if replica.by_priority:
+        row[FIRST] = without_first(workspace, requests, row[FIRST])
+    else:
+        row[FIRST] = workspace.after[row[FIRST]]
     row[COUNT] -= 1
     state[TURN] -= 1
+
+
+# Running requests ----------------------------------------------------------------------------------------------------
+
+
+@inline
+def join(workspace, i):
+    """Put a request at the end of the running ones."""
+    tail = workspace.state[TAIL]
+    workspace.before[i], workspace.after[i] = tail, NOBODY
+    if tail != NOBODY:
+        workspace.after[tail] = i
+    else:
+        workspace.state[HEAD] = i
+    workspace.state[TAIL] = i
+    workspace.state[RUNNING] += 1
+
+
+@inline
+def leave(workspace, i, size):
+    """Take a request out of the running ones, and what it has out of the cache."""
+    before, after = workspace.before[i], workspace.after[i]
+    if before != NOBODY:
+        workspace.after[before] = after
+    else:
+        workspace.state[HEAD] = after
+    if after != NOBODY:
+        workspace.before[after] = before
+    else:
+        workspace.state[TAIL] = before
+    workspace.state[RUNNING] -= 1
+    release(workspace, i, size)
+
+
+@inline
+def complete(workspace, i, replica):
+    """Let a request leave that the step ends, or stay until it does; who follows it will hear of it."""
+    if replica.async_scheduling:
+        workspace.staying[workspace.state[STAYING]] = i
+        workspace.state[STAYING] += 1
+        workspace.state[STAYING_TOKENS] += workspace.resident[i]
+    else:
+        leave(workspace, i, replica.block_tokens)
+    workspace.ended[workspace.state[ENDED]] = i
+    workspace.state[ENDED] += 1
+
+
+@inline
+def dismiss(workspace, size):
+    """Let those leave whom the step under way has ended."""
+    state = workspace.state
+    for k in range(state[STAYING]):
+        leave(workspace, workspace.staying[k], size)
+    state[STAYING] = state[STAYING_TOKENS] = 0
+
+
+@inline
+def remove(members, count, i):
+    """Take a number out of the first `count` of an array, in which it is; the others keep their order."""
+    k = count - 1
+    while members[k] != i:
+        k -= 1
+    for later in range(k + 1, count):
+        members[later - 1] = members[later]
+
+
+@inline
+def preempt(workspace, i, requests, replica, warmup):
+    """Take a running request out; its KV cache is lost. Returns whether it waits: the step under way may end it."""
+    state, size = workspace.state, replica.block_tokens
+    waits = True
+    if workspace.finish[i] != NOBODY:
+        stop_decoding(workspace, i, requests.output[i], warmup, size)
+    elif workspace.to_prefill[i] > 0:
+        remove(workspace.prefilling, state[PREFILLING], i)
+        state[PREFILLING] -= 1
+    else:
+        remove(workspace.staying, state[STAYING], i)
+        state[STAYING] -= 1
+        state[STAYING_TOKENS] -= workspace.resident[i]
+        state[STAYED] += 1
+        waits = False
+    leave(workspace, i, size)
+    let_go(workspace)
+    workspace.resident[i] = workspace.to_prefill[i] = 0
+    if waits and replica.by_priority:
+        enqueue(workspace, i, 0, requests, replica)
+    elif waits:
+        workspace.after[i] = state[RETURNED]
+        state[RETURNED] = i
+        state[WAITING] += 1
+    return waits

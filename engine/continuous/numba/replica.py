@@ -33,8 +33,10 @@ from .pool import (
     want,
     want_nothing,
 )
-from .queues import complete, dequeue, enqueue, join, next_in_line, preempt, start_decoding, stop_decoding
+from .priorities import lowest
+from .queues import complete, dequeue, dismiss, enqueue, join, next_in_line, preempt, start_decoding, stop_decoding
 from .workspace import (
+    BEGINS,
     COUNT,
     DECODING,
     DONE,
@@ -56,6 +58,8 @@ from .workspace import (
     RUNNING,
     SEEN_FINISHED,
     SEEN_STEPS,
+    STAYED,
+    STAYING,
     STEPS,
     TAIL,
     TOKENS,
@@ -87,11 +91,13 @@ class Work(NamedTuple):
 
 
 @inline
-def send_back(now, replica, requests, limits, records, workspace, tally):
-    """Preempt the latest admitted."""
-    i = preempt(workspace, requests, limits.warmup, replica.block_tokens)
+def send_back(i, now, replica, requests, limits, records, workspace, tally):
+    """Preempt a running request."""
     records.preemptions[i] += 1
     count_move(now, -1, 0, 0, limits, workspace, tally)
+    if not preempt(workspace, i, requests, replica, limits.warmup):
+        # It leaves from where it waits, at that very instant.
+        count_move(now, 1, 0, 0, limits, workspace, tally)
 
 
 @inline
@@ -127,19 +133,32 @@ def order_is_idle(longest, replica, workspace):
     state, size = workspace.state, replica.block_tokens
     if workspace.caching and state[USED] + growth(workspace, 1, size) > replica.blocks:
         return False
-    i, k = state[TAIL], state[PREFILLING]
+    if prefills_are_last(workspace):
+        return True
+    return not workspace.caching and everybody_fits(False, longest, replica, workspace)
+
+
+@inline
+def prefills_are_last(workspace):
+    """Say whether all prefills were admitted after all decodes."""
+    i, k = workspace.state[TAIL], workspace.state[PREFILLING]
     while k > 0 and workspace.prefilling[k - 1] == i:
         i, k = workspace.before[i], k - 1
-    if k == 0:
-        return True
-    if workspace.caching:
-        return False
-    tokens, blocks = state[DECODING], state[USED] + growth(workspace, 1, size)
+    return k == 0
+
+
+@inline
+def everybody_fits(clipped, longest, replica, workspace):
+    """Say whether there are budget and room for all that run; for what the budget leaves them, if it is `clipped`."""
+    state, size = workspace.state, replica.block_tokens
+    budget, blocks = replica.token_budget - state[DECODING], state[USED] + growth(workspace, 1, size)
     for k in range(state[PREFILLING]):
         i = workspace.prefilling[k]
         chunk = min(workspace.to_prefill[i], longest)
-        tokens, blocks = tokens + chunk, blocks + more_blocks(workspace.resident[i], chunk, size)
-    return tokens <= replica.token_budget and blocks <= replica.blocks
+        if clipped:
+            chunk = min(chunk, budget)
+        budget, blocks = budget - chunk, blocks + more_blocks(workspace.resident[i], chunk, size)
+    return budget >= 0 and blocks <= replica.blocks
 
 
 @inline
@@ -163,7 +182,7 @@ def serve_running(now, longest, replica, requests, limits, records, workspace, t
         if state[USED] + grown + more > replica.blocks:
             preempted = True
             last = state[TAIL]
-            send_back(now, replica, requests, limits, records, workspace, tally)
+            send_back(last, now, replica, requests, limits, records, workspace, tally)
             if last == i:
                 i = NOBODY
             continue
@@ -173,7 +192,7 @@ def serve_running(now, longest, replica, requests, limits, records, workspace, t
                 extend_all(workspace)
             else:
                 extend(workspace, i, workspace.resident[i] + state[GROWN] + 1)
-        else:
+        elif chunk > 0:
             attention += prefill(i, chunk, more, workspace)
             tokens += chunk
         budget -= chunk
@@ -184,17 +203,76 @@ def serve_running(now, longest, replica, requests, limits, records, workspace, t
             k += 1
     while not idle and i != NOBODY:
         if workspace.finish[i] != NOBODY:
-            stop_decoding(workspace, i, requests.output[i], limits.warmup, size)
-            workspace.to_prefill[i] = 1
-            end_prefill(i, workspace)
+            pass_over(i, requests, limits, size, workspace)
         i = workspace.after[i]
-    kept = 0
+    keep_prefilling(workspace)
+    return Work(tokens, attention, budget, grown, preempted)
+
+
+@inline
+def pass_over(i, requests, limits, size, workspace):
+    """Let a decode get no token in this step."""
+    stop_decoding(workspace, i, requests.output[i], limits.warmup, size)
+    workspace.to_prefill[i] = 1
+    end_prefill(i, workspace)
+
+
+@inline
+def keep_prefilling(workspace):
+    """Keep those whose prefill has not ended."""
+    state, kept = workspace.state, 0
     for k in range(state[PREFILLING]):
         i = workspace.prefilling[k]
         if still_prefilling(i, workspace):
             workspace.prefilling[kept] = i
             kept += 1
     state[PREFILLING] = kept
+
+
+@inline
+def resident_in(i, workspace):
+    """Return the tokens that a running request has in the cache."""
+    return workspace.resident[i] + (workspace.state[GROWN] if workspace.finish[i] != NOBODY else 0)
+
+
+@inline
+def serve_by_priority(now, longest, replica, requests, limits, records, workspace, tally):
+    """Give running requests their tokens in the order of admission, where the last by priority are preempted.
+
+    What they were given in this step is taken back; behind one that goes itself nobody gets any.
+    """
+    state, size, given = workspace.state, replica.block_tokens, workspace.given
+    budget, blocks, preempted = replica.token_budget, 0, False
+    i = state[HEAD]
+    while i != NOBODY and budget > 0:
+        chunk = 1 if workspace.finish[i] != NOBODY else min(workspace.to_prefill[i], longest, budget)
+        more, gone = more_blocks(resident_in(i, workspace), chunk, size), NOBODY
+        while gone != i and chunk > 0 and state[USED] + blocks + more > replica.blocks:
+            gone = lowest(workspace, requests, state[HEAD])
+            blocks -= more_blocks(resident_in(gone, workspace), given[gone], size)
+            budget += given[gone]
+            given[gone] = 0
+            send_back(gone, now, replica, requests, limits, records, workspace, tally)
+            preempted = True
+        if gone == i:
+            break
+        given[i] = chunk
+        blocks, budget = blocks + more, budget - chunk
+        i = workspace.after[i]
+    tokens = attention = grown = 0
+    i = state[HEAD]
+    while i != NOBODY:
+        chunk, given[i] = given[i], 0
+        if workspace.finish[i] == NOBODY:
+            if chunk > 0:
+                attention += prefill(i, chunk, more_blocks(workspace.resident[i], chunk, size), workspace)
+                tokens += chunk
+        elif chunk > 0:
+            grown += more_blocks(resident_in(i, workspace), 1, size)
+        else:
+            pass_over(i, requests, limits, size, workspace)
+        i = workspace.after[i]
+    keep_prefilling(workspace)
     return Work(tokens, attention, budget, grown, preempted)
 
 
@@ -214,7 +292,7 @@ def admit(now, cap, longest, work, replica, fleet, requests, limits, records, wo
         if is_crowded(chunk, budget, state[USED] + work.grown + unheld + must, replica):
             want(workspace, i, found, asked)
             break
-        dequeue(workspace, fleet)
+        dequeue(workspace, requests, replica, fleet)
         join(workspace, i)
         begins = records.scheduled[i] < 0
         if begins:
@@ -236,13 +314,15 @@ def admit(now, cap, longest, work, replica, fleet, requests, limits, records, wo
 def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tally, key):
     """Choose what runs in this step: running requests, then admissions; the other way round without chunks."""
     state = workspace.state
-    state[DONE] = state[PREFILLED] = 0
+    state[DONE] = state[PREFILLED] = state[STAYED] = 0
     want_nothing(workspace)
     longest = longest_chunk(state[RUNNING] + state[WAITING], replica)
     work = Work(0, 0, replica.token_budget, 0, False)
     for part in range(2):
         if (part == 0) != replica.chunked:
             work = admit(now, cap, longest, work, replica, fleet, requests, limits, records, workspace, tally, key)
+        elif replica.by_priority and not everybody_fits(prefills_are_last(workspace), longest, replica, workspace):
+            work = serve_by_priority(now, longest, replica, requests, limits, records, workspace, tally)
         elif work.tokens == 0:
             work = serve_running(now, longest, replica, requests, limits, records, workspace, tally)
     return work
@@ -312,8 +392,38 @@ def view_of(now, requests, control, workspace):
 
 
 @inline
+def decode_next(i, own_gap, output, limits, size, workspace):
+    """Let a running request decode from the next step on; its first gap may be its own."""
+    workspace.to_prefill[i] = 0
+    start_decoding(workspace, i, output[i], limits.warmup, size)
+    if own_gap:
+        workspace.fresh[workspace.state[FRESH]] = i
+        workspace.state[FRESH] += 1
+
+
+@inline
+def learn(control, workspace):
+    """Show the controllers what the step under way has shown, which has ended."""
+    if workspace.watched:
+        show(STEPS, SEEN_STEPS, control, workspace)
+    if control.memory.enabled or workspace.further:
+        show(FINISHED, SEEN_FINISHED, control, workspace)
+
+
+@inline
+def show(which, seen, control, workspace):
+    """Show the controllers an observation, if there is anything in it."""
+    new = observation_of(workspace.coming[which])
+    if new.batch > 0:
+        see(which, new, workspace.state[seen], control.smoothing, workspace)
+        workspace.state[seen] += 1
+    else:
+        keep(workspace.last[which], Observation(0, 0, 0, 0))
+
+
+@inline
 def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, until, decide, load, store, key):
-    """Take the steps of one replica that begin before `until`.
+    """Take the steps of one replica that are scheduled before `until`.
 
     `mine` are the requests that are sent here, in order. `decide` belongs to the controllers, whose state is read and
     kept with `load` and `store`, and `key` to the order of bins.
@@ -321,11 +431,11 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
     replica, fleet, _ = setup
     state, law, size, control = workspace.state, replica.law, replica.block_tokens, replica.control
     arrival, prompt, output = requests.arrival, requests.prompt, requests.output
-    now = state[NOW]
+    now, begins, ahead = state[NOW], state[BEGINS], 1 if replica.async_scheduling else 0
     while True:
         while state[NEXT] < len(mine) and arrival[mine[state[NEXT]]] <= now:
             i = mine[state[NEXT]]
-            enqueue(workspace, i, bin_of[i] if fleet.by_bin else 0)
+            enqueue(workspace, i, bin_of[i] if fleet.by_bin else 0, requests, replica)
             state[NEXT] += 1
         if state[RUNNING] == 0 and state[WAITING] == 0:
             if state[NEXT] == len(mine) or arrival[mine[state[NEXT]]] >= until:
@@ -334,7 +444,8 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
             continue
         if now >= until:
             break
-        while state[WINDOW] < limits.windows and (state[WINDOW] + 1) * limits.window <= now:
+        begins = max(begins, now)
+        while state[WINDOW] < limits.windows and (state[WINDOW] + 1) * limits.window <= begins:
             state[WINDOW] += 1
 
         # What runs in this step.
@@ -342,9 +453,19 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
         controllers, target = decide(load(workspace.kept), means_of(STEPS, workspace), view, control)
         store(workspace.kept, controllers)
         cap = most_active(target.batch, replica)
-        work = schedule(now, cap, replica, fleet, requests, limits, records, workspace, tally, key)
+        work = schedule(begins, cap, replica, fleet, requests, limits, records, workspace, tally, key)
         decoding = state[DECODING] if replica.chunked or work.tokens == 0 else 0
-        state[IN_STEP], state[ENDED] = state[RUNNING], 0
+        state[IN_STEP], state[ENDED] = state[RUNNING] + state[STAYED], 0
+        if decoding == 0 and work.tokens == 0:
+            # Nobody can run: the step under way must end first, or who was just preempted must come back.
+            state[FRESH] = 0
+            for k in range(state[DONE]):
+                decode_next(workspace.done[k], True, output, limits, size, workspace)
+            if begins > now:
+                dismiss(workspace, size)
+                learn(control, workspace)
+                now = begins
+            continue
 
         # How many steps at once, and how long they take.
         steps, growing = 1, law.kv_token * decoding
@@ -352,52 +473,57 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
         first += law.prefill_attention * work.attention
         if decoding > 0:
             first += law.kv_token * (state[OFFSETS] + decoding * (state[GROWN] + 1))
-        if work.tokens == 0 and not work.preempted and workspace.steady:
+        if work.tokens == 0 and not work.preempted and workspace.steady and state[STAYING] == 0:
             steps = workspace.finish[workspace.heap[0]] - state[GROWN]
             steps = steps_that_fit(workspace, steps, replica.blocks - state[USED], size)
             steps = steps_until_wanted(workspace, steps)
             steps = countable(first, growing, decoding, steps)
             # The next to come could be admitted at once, or wake a controller.
-            open_to_all = state[RUNNING] < cap and work.budget > 0
-            if workspace.eager or ((open_to_all or control.memory.enabled) and state[WAITING] == 0):
+            open_to_all, nobody_waits = state[RUNNING] < cap and work.budget > 0, state[WAITING] == 0
+            heard = (open_to_all and (nobody_waits or replica.by_priority)) or (control.memory.enabled and nobody_waits)
+            if workspace.eager or heard:
                 comes = until
                 if state[NEXT] < len(mine):
                     comes = min(comes, arrival[mine[state[NEXT]]])
-                steps = steps_until(first, growing, comes - now, steps)
+                # Ahead, the step that begins next is scheduled already when somebody comes.
+                steps = steps_until(first, growing, comes - begins, steps - ahead) + ahead if comes > begins else 1
             # Steps that are counted together begin in one window, and all before the first measured arrival or none.
             if state[WINDOW] < limits.windows:
-                steps = steps_until(first, growing, (state[WINDOW] + 1) * limits.window - now, steps)
-            if now < limits.since:
-                steps = steps_until(first, growing, limits.since - now, steps)
+                steps = steps_until(first, growing, (state[WINDOW] + 1) * limits.window - begins, steps)
+            if begins < limits.since:
+                steps = steps_until(first, growing, limits.since - begins, steps)
         duration = lasting(first, growing, steps)
-        if now + duration > LATEST:
+        ends = begins + duration
+        if ends > LATEST:
             tally.totals[OVERRUN] = 1
             break
         grown = growth(workspace, steps, size) if decoding > 0 else 0
         stored = extend_on(workspace, state[USED] + work.grown, steps)
-        count_steps(now, first, growing, steps, decoding, work, grown, stored, size, limits, workspace, tally)
-        add_decision(steps, target, control.smoothing, limits, tally, 0, state[WINDOW], now)
+        count_steps(begins, first, growing, steps, decoding, work, grown, stored, size, limits, workspace, tally)
+        add_decision(steps, target, control.smoothing, limits, tally, 0, state[WINDOW], begins)
         signal = duration / TICKS_PER_MICROSECOND
         if decoding > 0:
             if workspace.watched and control.sla.signal == TOKEN_GAP:
-                signal = mean_gap(now, duration, decoding, replica.chunked, workspace)
-            emit_gaps(now, first, growing, steps, replica.chunked, limits, workspace, tally)
+                signal = mean_gap(begins, duration, decoding, replica.chunked, workspace)
+            emit_gaps(begins, first, growing, steps, replica.chunked, limits, workspace, tally)
             state[USED] += grown
             state[TOKENS] += decoding * steps
             state[GROWN] += steps
-            state[EMITTED] = now + duration
+            state[EMITTED] = ends
         elif replica.chunked:
             # Those that the budget has not reached have stopped.
             state[FRESH] = 0
+        if ahead and begins > now:
+            dismiss(workspace, size)
+            learn(control, workspace)
 
         # Time passes, tokens are emitted, finished requests leave.
-        now += duration
         gone = gone_tokens = gone_squares = 0
         while decoding > 0 and state[DECODING] > 0 and workspace.finish[workspace.heap[0]] <= state[GROWN]:
             i = workspace.heap[0]
             stop_decoding(workspace, i, output[i], limits.warmup, size)
-            complete(workspace, i, size)
-            records.last_token[i] = now
+            complete(workspace, i, replica)
+            records.last_token[i] = ends
             tokens = prompt[i] + output[i]
             gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
         for k in range(state[DONE]):
@@ -405,35 +531,36 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
             emits = workspace.to_prefill[i] == 0
             if emits:
                 if workspace.generated[i] == 0:
-                    records.first_token[i] = now
+                    records.first_token[i] = ends
                 elif i >= limits.warmup:
-                    count_gaps(now - workspace.emitted[i], 0, 1, 1, limits, workspace, tally)
+                    count_gaps(ends - workspace.emitted[i], 0, 1, 1, limits, workspace, tally)
                 workspace.generated[i] += 1
-                workspace.emitted[i] = now
-            workspace.to_prefill[i] = 0
+                workspace.emitted[i] = ends
             if workspace.generated[i] == output[i]:
-                complete(workspace, i, size)
-                records.last_token[i] = now
+                complete(workspace, i, replica)
+                records.last_token[i] = ends
                 tokens = prompt[i] + output[i]
                 gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
             else:
-                start_decoding(workspace, i, output[i], limits.warmup, size)
-                if not (replica.chunked and emits):
-                    # Its first gap is its own.
-                    workspace.fresh[state[FRESH]] = i
-                    state[FRESH] += 1
+                decode_next(i, not (replica.chunked and emits), output, limits, size, workspace)
         let_go(workspace)
         if workspace.watched:
-            keep(workspace.last[STEPS], Observation(0, 0, 0, 0))
+            shown = Observation(0, 0, 0, 0)
             if decoding > 0:
-                see(STEPS, observe(signal, decoding, 0, 0), state[SEEN_STEPS], control.smoothing, workspace)
-                state[SEEN_STEPS] += 1
+                shown = observe(signal, decoding, 0, 0)
+            keep(workspace.coming[STEPS], shown)
         if control.memory.enabled or workspace.further:
-            keep(workspace.last[FINISHED], Observation(0, 0, 0, 0))
+            shown = Observation(0, 0, 0, 0)
             if gone > 0:
-                new = observe(0.0, gone, gone_tokens, gone_squares)
-                see(FINISHED, new, state[SEEN_FINISHED], control.smoothing, workspace)
-                state[SEEN_FINISHED] += 1
+                shown = observe(0.0, gone, gone_tokens, gone_squares)
+            keep(workspace.coming[FINISHED], shown)
+        if ahead:
+            # The next is scheduled when the last of these steps begins.
+            now = ends - (first + growing * (steps - 1))
+        else:
+            learn(control, workspace)
+            now = ends
+        begins = ends
         if workspace.followed and state[ENDED] > 0:
             break
-    state[NOW] = now
+    state[NOW], state[BEGINS] = now, begins

@@ -17,7 +17,8 @@ BUCKET_ENDS = np.ceil(bucket_edges()[1:]).astype(np.int64) * TICKS_PER_NANOSECON
 NOBODY = -1
 # Numbers that the parts of the kernel share and change, for each replica.
 (
-    NOW,
+    NOW,  # when the next step is scheduled
+    BEGINS,  # when it begins: later, if steps are scheduled ahead
     NEXT,  # how many of the requests that are sent here have arrived
     WAITING,
     RETURNED,  # the preempted request that is admitted next
@@ -27,6 +28,9 @@ NOBODY = -1
     TAIL,  # the one admitted last
     PREFILLING,  # running requests whose prefill has not ended
     DONE,  # requests that decode from the next step on
+    STAYING,  # requests that the step under way ends: no step has tokens for them any more, but they run
+    STAYING_TOKENS,  # that they have in the cache
+    STAYED,  # requests that it ends, and that were preempted since
     PREFILLED,  # those of them whose prefill ends in this step, with a token
     DECODING,
     MEASURED_DECODING,  # those past the warm-up
@@ -43,7 +47,7 @@ NOBODY = -1
     WINDOW,
     ENDED,  # how many the latest step completed
     FIELDS,
-) = range(26)
+) = range(30)
 
 
 class Workspace(NamedTuple):
@@ -71,6 +75,8 @@ class Workspace(NamedTuple):
     """(replica, number) state of the controllers."""
     means: NDArray[np.int64]
     """(replica, 2, 5) running means of decode steps, and of finished requests."""
+    coming: NDArray[np.int64]
+    """(replica, 2, 4) what the step under way will show of both."""
     last: NDArray[np.int64]
     """(replica, 2, 4) what the latest step has shown of both, an `Observation` each; zeros where nothing."""
     heap: NDArray[np.int64]
@@ -80,6 +86,10 @@ class Workspace(NamedTuple):
     done: NDArray[np.int64]
     """(replica, running) requests whose prefill ends in this step, and those that decode from the next on without: they
     lack the token that they emitted last."""
+    staying: NDArray[np.int64]
+    """(replica, running) running requests that the step under way ends, the first `STAYING`."""
+    given: NDArray[np.int64]
+    """(request,) tokens that a running request gets in the step that is being scheduled."""
     fresh: NDArray[np.int64]
     """(replica, running) requests that decode, but whose latest token is not of the latest step with decodes."""
     phase: NDArray[np.int64]
@@ -138,10 +148,13 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
         state=state,
         kept=np.zeros((replicas, numbers), np.float64),
         means=np.zeros((replicas, 2, 5), np.int64),
+        coming=np.zeros((replicas, 2, 4), np.int64),
         last=np.zeros((replicas, 2, 4), np.int64),
         heap=np.zeros((replicas, running), np.int64),
         prefilling=np.zeros((replicas, running), np.int64),
         done=np.zeros((replicas, running), np.int64),
+        staying=np.zeros((replicas, running), np.int64),
+        given=every(),
         fresh=np.zeros((replicas, running), np.int64),
         phase=np.zeros((replicas, replica.block_tokens), np.int64),
         queue=np.full((replicas, fleet.bins if fleet.by_bin else 1, 3), (NOBODY, NOBODY, 0), np.int64),
@@ -174,10 +187,13 @@ def part_of(workspace, r):
         workspace.state[r],
         workspace.kept[r],
         workspace.means[r],
+        workspace.coming[r],
         workspace.last[r],
         workspace.heap[r],
         workspace.prefilling[r],
         workspace.done[r],
+        workspace.staying[r],
+        workspace.given,
         workspace.fresh[r],
         workspace.phase[r],
         workspace.queue[r],

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchcube.engine import simulate_replica
-from batchcube.engine.continuous import make_law, make_replica, make_requests
+from batchcube.engine.continuous import (
+    Job,
+    Setup,
+    check,
+    make_fleet,
+    make_law,
+    make_replica,
+    make_reporting,
+    make_requests,
+)
 from batchcube.engine.continuous.numba.leaps import lasting, steps_until
 
 LAW = make_law(1e-3)
@@ -20,6 +29,9 @@ LAW = make_law(1e-3)
         ({"capacity_tokens": 15}, "capacity_tokens = 15: must be at least block_tokens = 16"),
         ({"block_tokens": 0}, "block_tokens = 0"),
         ({"prefill": "mixed"}, "prefill = 'mixed': must be one of chunked, separate"),
+        ({"scheduling_policy": "lifo"}, "scheduling_policy = 'lifo': must be one of fcfs, priority"),
+        ({"scheduling_policy": "priority", "prefill": "separate"}, "scheduling_policy: needs prefill"),
+        ({"async_scheduling": True, "prefill": "separate"}, "async_scheduling: needs prefill"),
     ],
 )
 def test_an_impossible_replica_is_refused(change, says) -> None:
@@ -57,6 +69,13 @@ def test_bad_requests_are_refused(arrival, prompt, output, says) -> None:
 def test_bad_priorities_are_refused(priority, says) -> None:
     with pytest.raises(ValueError, match=says):
         make_requests([0.0, 1.0], [1, 1], [1, 1], priority=priority)
+
+
+def test_priorities_and_bins_are_refused_together() -> None:
+    replica = make_replica(LAW, most_running=8, token_budget=64, capacity_tokens=1000, scheduling_policy="priority")
+    setup = Setup(replica, make_fleet(bins=2, admission="by_bin"), make_reporting(horizon_s=1.0))
+    with pytest.raises(ValueError, match='scheduling_policy: needs admission = "fifo"'):
+        check(Job(make_requests([0.0], [1], [1]), np.zeros(1, np.int32), setup))
 
 
 def test_priorities_are_all_the_same_unless_given() -> None:

@@ -76,6 +76,19 @@ def test_shares_and_lengths_are_those_of_the_classes() -> None:
     assert job.requests.output[chat].mean() == pytest.approx(15.5, abs=4 * 8.66 / np.sqrt(15_000))
 
 
+def test_priorities_are_those_of_the_classes_and_change_no_draw() -> None:
+    first = deepcopy(CLASSES)
+    first[1]["priority"] = -3
+    tables = laid(BASE, {"workload.classes": first, "server.replica.scheduling_policy": "priority"})
+    ((one,), (two,)) = (make_plan(sweep(given)).points for given in (BASE, tables))
+    plain, ranked = Draws(1, 0).job(one), Draws(1, 0).job(two)
+    assert plain.classes is not None
+    assert not plain.requests.priority.any()
+    assert (ranked.requests.priority == np.where(plain.classes.of == 1, -3, 0)).all()
+    for name in ("arrival", "prompt", "output"):
+        assert (getattr(plain.requests, name) == getattr(ranked.requests, name)).all()
+
+
 def test_the_classes_of_requests_do_not_depend_on_lengths_or_rates() -> None:
     other = deepcopy(CLASSES)
     other[0]["lengths"] = LONG

@@ -1,0 +1,68 @@
+"""Waiting requests by priority: a pairing heap in the links of the requests, so that it costs no memory of its own.
+
+The heap is named by its first request; `before` leads to the first child of a waiting request, `after` to its next
+sibling.
+"""
+
+from ...numba.jit import inline
+from .workspace import NOBODY
+
+
+@inline
+def precedes(requests, a, b):
+    """Say whether a request is admitted before another: by priority, then in the order of arrival."""
+    return requests.priority[a] < requests.priority[b] or (requests.priority[a] == requests.priority[b] and a < b)
+
+
+@inline
+def meld(workspace, requests, a, b):
+    """Return the first request of two heaps that become one; either may be empty."""
+    if a == NOBODY:
+        return b
+    if b == NOBODY:
+        return a
+    first, second = (a, b) if precedes(requests, a, b) else (b, a)
+    workspace.after[second] = workspace.before[first]
+    workspace.before[first] = second
+    return first
+
+
+@inline
+def insert(workspace, requests, root, i):
+    """Put a request into a heap; return the first."""
+    workspace.before[i] = workspace.after[i] = NOBODY
+    return meld(workspace, requests, root, i)
+
+
+@inline
+def without_first(workspace, requests, root):
+    """Take the first request out of a heap; return the next."""
+    # Children are melded in pairs, the pairs then from the last to the first.
+    child, pairs = workspace.before[root], NOBODY
+    while child != NOBODY:
+        other = workspace.after[child]
+        rest = NOBODY if other == NOBODY else workspace.after[other]
+        workspace.after[child] = NOBODY
+        if other != NOBODY:
+            workspace.after[other] = NOBODY
+        pair = meld(workspace, requests, child, other)
+        workspace.after[pair] = pairs
+        child, pairs = rest, pair
+    first = NOBODY
+    while pairs != NOBODY:
+        rest = workspace.after[pairs]
+        workspace.after[pairs] = NOBODY
+        first = meld(workspace, requests, first, pairs)
+        pairs = rest
+    return first
+
+
+@inline
+def lowest(workspace, requests, head):
+    """Return the running request that is preempted first: it would be admitted last."""
+    found, i = head, workspace.after[head]
+    while i != NOBODY:
+        if precedes(requests, found, i):
+            found = i
+        i = workspace.after[i]
+    return found
