@@ -263,9 +263,9 @@ class Engine:
             return self.running[-1]
         return max(self.running, key=lambda request: self.in_line(request.number))
 
-    def in_line(self, number: int) -> tuple[int, int]:
+    def in_line(self, number: int) -> tuple[int, int, int]:
         """Return where a request stands by priority; of those that are equal, who came first is first."""
-        return int(self.requests.priority[number]), number
+        return int(self.requests.priority[number]), int(self.requests.arrival[number]), number
 
     def preempt(self, gone: RunningRequest) -> None:
         """Send a request back to the head of the queue, or to its place; its KV cache is lost."""

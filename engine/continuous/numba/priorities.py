@@ -11,7 +11,11 @@ from .workspace import NOBODY
 @inline
 def precedes(requests, a, b):
     """Say whether a request is admitted before another: by priority, then in the order of arrival."""
-    return requests.priority[a] < requests.priority[b] or (requests.priority[a] == requests.priority[b] and a < b)
+    if requests.priority[a] != requests.priority[b]:
+        return requests.priority[a] < requests.priority[b]
+    # Those that waited for answers may have come in another order than that of their numbers.
+    first, second = requests.arrival[a], requests.arrival[b]
+    return first < second or (first == second and a < b)
 
 
 @inline

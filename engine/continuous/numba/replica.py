@@ -452,6 +452,8 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
         view = view_of(now, requests, control, workspace)
         controllers, target = decide(load(workspace.kept), means_of(STEPS, workspace), view, control)
         store(workspace.kept, controllers)
+        keep(workspace.last[STEPS], Observation(0, 0, 0, 0))
+        keep(workspace.last[FINISHED], Observation(0, 0, 0, 0))
         cap = most_active(target.batch, replica)
         work = schedule(begins, cap, replica, fleet, requests, limits, records, workspace, tally, key)
         decoding = state[DECODING] if replica.chunked or work.tokens == 0 else 0

@@ -78,6 +78,14 @@ def test_who_is_turned_away_ends_on_arrival(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_of_equal_priorities_who_came_first_is_first_whatever_the_numbers(backend: str) -> None:
+    # Request 1 comes as 0 ends, at 5 ms; request 2 waits since 1 ms.
+    requests = follow(make_requests([0.0, 0.0, 0.001], [1] * 3, [5, 1, 1]), [NOBODY, 0, NOBODY], [0.0] * 3)
+    records, _ = simulate_job(job(requests, scheduling_policy="priority"), backend)
+    assert records.scheduled.tolist() == [0, 6 * MS, 5 * MS]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_whose_end_is_sooner_is_heard_sooner_wherever_it_is(backend: str) -> None:
     # Replica 0 takes a step of 5 ms at 0; replica 1 takes two of 1 ms from 1 ms on, and both their ends come before.
     requests = make_requests([0.0, 0.001, 0.001, 0.001], [5, 1, 1, 1], [1, 1, 1, 1])
