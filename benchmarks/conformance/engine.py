@@ -20,23 +20,11 @@ OPTIONS = (
     "long_prefill_token_threshold_adaptive",
     "max_model_len",
     "max_num_active_seqs",
-    "enable_prefix_caching",
     "scheduling_policy",
     "async_scheduling",
+    "enable_prefix_caching",
 )
 """Those that have vLLM's names here too."""
-
-
-def modelled(options: Mapping[str, Any]) -> bool:
-    """Say whether the engine has what a case asks for: prefix caching, but not with priorities or steps ahead."""
-    ahead = options["async_scheduling"] or options["scheduling_policy"] == "priority"
-    return not (ahead and options["enable_prefix_caching"])
-
-
-def within(case: Case) -> Case:
-    """Return a case without prefix caching, where the engine does not have it together with the rest."""
-    off = {} if modelled(case["options"]) else {"enable_prefix_caching": False}
-    return Case({**case, "options": case["options"] | off})
 
 
 def serve(case: Case, backend: str) -> dict[str, Any]:

@@ -79,8 +79,7 @@ class Cache:
             block = self._next()
             self.users[block] = 1
             mine.append(block)
-        if self.caching:
-            self._fill(number, (tokens if computed is None else computed) // self.size)
+        self.fill(number, tokens if computed is None else computed)
 
     def release(self, number: int) -> None:
         """Take everything from a request."""
@@ -95,9 +94,12 @@ class Cache:
                     blank.append(block)
         self.blank += reversed(blank)
 
-    def _fill(self, number: int, full: int) -> None:
-        """Give content to the first blocks of a request, so many of which are full."""
-        mine, first = self.held[number], full
+    def fill(self, number: int, tokens: int) -> None:
+        """Give content to the blocks of a request that so many tokens fill."""
+        if not self.caching:
+            return
+        mine, full = self.held[number], tokens // self.size
+        first = full
         while first and mine[first - 1] not in self.content:
             first -= 1
         for k in range(first, full):

@@ -134,12 +134,12 @@ class Replica(NamedTuple):
     """Requests that may run when one is admitted, whatever the controllers say."""
     max_model_len: int
     """Prompt and answer together end there; a prompt must be shorter."""
-    enable_prefix_caching: bool
-    """Whether full blocks are found again by what is in them."""
     by_priority: bool
     """Whether priorities come before the order of arrival and admission."""
     async_scheduling: bool
     """Whether a step is scheduled when the one before begins, or when that has ended."""
+    enable_prefix_caching: bool
+    """Whether full blocks are found again by what is in them."""
 
 
 class Fleet(NamedTuple):
@@ -396,9 +396,9 @@ def make_replica(
     long_prefill_token_threshold_adaptive: bool = False,
     max_num_active_seqs: int | None = None,
     max_model_len: int | None = None,
-    enable_prefix_caching: bool = False,
     scheduling_policy: str = "fcfs",
     async_scheduling: bool = False,
+    enable_prefix_caching: bool = False,
     control: Control | None = None,
 ) -> Replica:
     """Build a replica; `capacity_tokens` of KV cache are held in whole blocks.
@@ -435,9 +435,6 @@ def make_replica(
     ):
         if asked and prefill != "chunked":
             raise InputError('needs prefill = "chunked"', path=name)
-    if enable_prefix_caching and (by_priority or async_scheduling):
-        with_what = "async_scheduling" if async_scheduling else "scheduling_policy = priority"
-        raise InputError(f"is not modelled together with {with_what}", path="enable_prefix_caching")
     if long_prefill_token_threshold_adaptive and not long_prefill_token_threshold:
         raise InputError("needs a long_prefill_token_threshold", path="long_prefill_token_threshold_adaptive")
     active = most_running if max_num_active_seqs is None else max_num_active_seqs
@@ -468,9 +465,9 @@ def make_replica(
         bool(long_prefill_token_threshold_adaptive),
         int(active),
         int(longest),
-        bool(enable_prefix_caching),
         by_priority,
         bool(async_scheduling),
+        bool(enable_prefix_caching),
     )
 
 
@@ -636,6 +633,8 @@ def check(job: Job) -> None:
         )
     if int(job.bin_of.max()) >= job.setup.fleet.bins or int(job.bin_of.min()) < 0:
         raise InputError(f"must be in 0..{job.setup.fleet.bins - 1}", path="bin_of")
+    if replica.by_priority and job.setup.fleet.by_bin:
+        raise InputError('needs admission = "fifo"', path="scheduling_policy")
     content = requests.content
     if (
         replica.enable_prefix_caching
@@ -647,8 +646,6 @@ def check(job: Job) -> None:
             path="block_tokens",
             value=replica.block_tokens,
         )
-    if replica.by_priority and job.setup.fleet.by_bin:
-        raise InputError('needs admission = "fifo"', path="scheduling_policy")
     longest = int((requests.prompt + requests.output).max())
     reads = min(replica.blocks * replica.block_tokens, most * longest)
     budget = replica.token_budget if replica.chunked else max(replica.token_budget, longest)

@@ -91,6 +91,7 @@ class Step(NamedTuple):
     prefills: int
     blocks: int
     kept: int
+    """Not in use then, but found again by what is in them."""
     tokens: int
     mean_gap: int
     """Nanoseconds since the tokens before those of its decodes."""
@@ -250,12 +251,16 @@ class Engine:
         return budget, preempted
 
     def give(self, request: RunningRequest, need: int, tokens: int, found: Sequence[int] | None = None) -> None:
-        """Give a request tokens of those that it needs, and room for them; behind the blocks `found`, if it is new."""
-        begun = self.known(request.number) + request.coming > self.requests.prompt[request.number]
-        self.pool.take(request.number, request.resident + tokens, found or ())
-        decodes = need == 1 and begun and found is None
-        self.given[request.number] = Given(request, tokens, decodes, tokens == need)
-        request.resident += tokens
+        """Give a request tokens of those that it needs, and room for them; one that is new begins with what is `found`.
+
+        Blocks have content up to the last token that is known.
+        """
+        known = self.known(request.number)
+        begun = known + request.coming > self.requests.prompt[request.number]
+        after = request.resident + tokens
+        self.pool.take(request.number, after, found or (), computed=min(after, known))
+        self.given[request.number] = Given(request, tokens, need == 1 and begun and found is None, tokens == need)
+        request.resident = after
 
     def victim(self) -> RunningRequest:
         """Return who is preempted next: the latest admitted, or who would be admitted last by priority."""
@@ -286,26 +291,26 @@ class Engine:
         cap, admitted = most_active(self.target.batch, self.replica), False
         while self.waiting() and len(self.running) < cap and budget > 0:
             queue = self.returned or self.queues[self.bin_served()]
-            number = queue[0]
-            asked = self.known(number)
-            found = self.pool.find(number, asked)
-            new = RunningRequest(number, resident=len(found) * self.replica.block_tokens)
+            new = RunningRequest(queue[0])
+            asked = self.known(new.number)
+            found = self.pool.find(new.number, asked)
+            new.resident = len(found) * self.replica.block_tokens
             need = asked - new.resident
             chunk = min(need, longest, budget) if self.replica.chunked else need
-            blocks = self.pool.used_with(number, new.resident + must_fit(chunk, need, self.replica), found)
+            blocks = self.pool.used_with(new.number, new.resident + must_fit(chunk, need, self.replica), found)
             if is_crowded(chunk, budget, blocks, self.replica):
                 break
             queue.pop(0)
             if queue is not self.returned:
                 self.turns.left -= 1
-            self.running.append(new)
-            self.records.cached[number] += new.resident
-            if self.records.scheduled[number] < 0:
-                self.records.scheduled[number] = self.begins()
+            self.records.cached[new.number] += new.resident
+            if self.records.scheduled[new.number] < 0:
+                self.records.scheduled[new.number] = self.begins()
                 looked_for = asked if self.pool.caching else 0
                 self.history.moves.append(Move(self.begins(), 1, looked_for, new.resident))
             else:
                 self.history.moves.append(Move(self.begins(), 1))
+            self.running.append(new)
             self.give(new, need, chunk, found)
             admitted = True
             budget -= chunk
@@ -336,8 +341,15 @@ class Engine:
         running = [r for r in self.running if r.number in self.given or not self.ends(r)]
         for g in given:
             g.request.coming += g.emits
-        tokens = sum(r.resident for r in running)
-        return Plan(given, duration, len(running), self.pool.used, len(self.pool.kept), tokens, self.target)
+        return Plan(
+            given,
+            duration,
+            len(running),
+            self.pool.used,
+            len(self.pool.kept),
+            sum(r.resident for r in running),
+            self.target,
+        )
 
     def take(self, plan: Plan) -> list[int]:
         """Let the time of a step pass, and emit its tokens; return the requests that are done."""
@@ -373,6 +385,8 @@ class Engine:
             i, tokens = request.number, self.history.emitted[request.number]
             tokens.append(self.now)
             request.coming -= 1
+            if request in self.running:
+                self.pool.fill(i, request.resident - request.coming)
             if len(tokens) == self.requests.output[i]:
                 self.records.first_token[i], self.records.last_token[i] = tokens[0], self.now
                 self.leave(request)

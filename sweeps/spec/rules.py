@@ -482,8 +482,6 @@ def _replica_problems(policy: PolicySettings, server: Server) -> Iterator[Proble
     for name, asked in (("scheduling_policy", by_priority), ("async_scheduling", replica.async_scheduling)):
         if asked and replica.prefill != "chunked":
             yield Problem((*at, name), 'needs server.replica.prefill = "chunked"')
-        if asked and replica.enable_prefix_caching:
-            yield Problem((*at, name), "is not modelled together with server.replica.enable_prefix_caching")
     if by_priority and policy.admission == "by_bin":
         yield Problem((*at, "scheduling_policy"), 'needs policy.admission = "fifo"')
     if replica.prefill == "separate":

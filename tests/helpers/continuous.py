@@ -83,8 +83,6 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
     )
     prefill = str(rng.choice(["chunked", "separate"]))
     threshold = int(rng.choice([0, 1, 2, 5, 13])) if prefill == "chunked" else 0
-    policy = str(rng.choice(SCHEDULING_POLICIES)) if prefill == "chunked" else "fcfs"
-    ahead = prefill == "chunked" and bool(rng.integers(2))
     known = rng.integers(2)
     content = content_of(draw_tokens(rng, prompt, output), prompt + known * output, size)
     replica = make_replica(
@@ -99,9 +97,9 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
         long_prefill_token_threshold_adaptive=threshold > 0 and bool(rng.integers(2)),
         max_num_active_seqs=int(rng.integers(1, most + 1)) if rng.integers(4) == 0 else None,
         max_model_len=int(rng.integers(2, 80)) if rng.integers(4) == 0 else None,
-        scheduling_policy=policy,
-        async_scheduling=ahead,
-        enable_prefix_caching=prefill == "chunked" and policy == "fcfs" and not ahead and bool(rng.integers(2)),
+        scheduling_policy=str(rng.choice(SCHEDULING_POLICIES)) if prefill == "chunked" else "fcfs",
+        async_scheduling=prefill == "chunked" and bool(rng.integers(2)),
+        enable_prefix_caching=prefill == "chunked" and bool(rng.integers(2)),
         control=control if rng.integers(3) else None,
     )
     return make_requests(arrival, prompt, output, priority=rng.integers(-1, 2, count), content=content), replica

@@ -21,7 +21,7 @@ CONTENT, USERS, NEXT, PREVIOUS, LATER, SOONER, PARTS = range(7)
 # name.
 ROW, HELD, TURN, BEFORE, BEHIND, BEGIN, KNOWN, COLUMNS = range(8)
 # Numbers of a replica.
-BLANK, UNUSED, OLDEST, NEWEST, KEPT, ROWS, ADMITTED, LEAVING, EACH, SIZE, WANTED, FIELDS = range(12)
+BLANK, UNUSED, OLDEST, NEWEST, KEPT, ROWS, ADMITTED, LEAVING, EACH, SIZE, WANTED, LATE, FIELDS = range(13)
 # Lists of a replica: its free rows begin at ROWS; LEAVING requests leave after this step, in the order of admission.
 FREE, GONE = range(2)
 MIXER = -7046029254386353131
@@ -71,6 +71,7 @@ def make_cache(job: Job) -> Cache:
     numbers = np.zeros((replicas, FIELDS), np.int64)
     numbers[:, [BLANK, OLDEST, NEWEST]] = NONE
     numbers[:, WANTED] = NOTHING
+    numbers[:, LATE] = replica.async_scheduling
     numbers[:, EACH], numbers[:, SIZE] = -(-content.tokens_each // size), size
     request = np.zeros((count, COLUMNS), np.int64)
     request[:, BEGIN], request[:, KNOWN] = content.begin[:count], content.tokens[:count] // size
@@ -356,9 +357,10 @@ def step_out(cache, i, phase):
 def grow(cache, grown, steps, used):
     """Let all decodes take so many steps, after `grown` of them, with so many blocks in use.
 
-    Those that need a block take it first: it may be full at once. Returns the sum of blocks in use and kept after each.
+    Those that need a block take it first: it may be full at once. Where steps are scheduled ahead, the token that fills
+    it is known one step later. Returns the sum of blocks in use and kept after each.
     """
-    stored, phase = 0, -grown % cache.numbers[SIZE]
+    stored, late, phase = 0, cache.numbers[LATE], -grown % cache.numbers[SIZE]
     for _ in range(steps):
         i = cache.line[phase, 0]
         while i != NONE:
@@ -366,11 +368,13 @@ def grow(cache, grown, steps, used):
             cache.request[i, HELD] += 1
             used += 1
             i = cache.request[i, BEHIND]
-        phase = (phase if phase > 0 else cache.numbers[SIZE]) - 1
-        i = cache.line[phase, 0]
+        before, phase = phase, (phase if phase > 0 else cache.numbers[SIZE]) - 1
+        i = cache.line[before if late > 0 else phase, 0]
         while i != NONE:
-            k = cache.request[i, HELD] - 1
-            give_content(cache, np.int64(cache.table[cache.request[i, ROW], k]), content_of(cache, i, k))
+            k = cache.request[i, HELD] - 1 - late
+            b = np.int64(cache.table[cache.request[i, ROW], k])
+            if cache.block[b, CONTENT] == NOTHING:
+                give_content(cache, b, content_of(cache, i, k))
             i = cache.request[i, BEHIND]
         stored += used + cache.numbers[KEPT]
     return stored
@@ -385,9 +389,10 @@ def steps_until_found(cache, resident, grown, steps):
     wanted, size = cache.numbers[WANTED], cache.numbers[SIZE]
     if wanted != NOTHING:
         for k in range(1, steps):
-            i = cache.line[(-grown - k - 1) % size, 0]
+            full = grown + k + 1 - cache.numbers[LATE]
+            i = cache.line[-full % size, 0]
             while i != NONE:
-                if content_of(cache, i, (resident[i] + grown + k + 1) // size - 1) == wanted:
+                if content_of(cache, i, (resident[i] + full) // size - 1) == wanted:
                     return k
                 i = cache.request[i, BEHIND]
     return steps

@@ -1,7 +1,7 @@
 """The KV cache in blocks: room for prefills, taken as they are scheduled; decodes grow all at once (`leaps`)."""
 
 from ...numba.jit import inline
-from .blocks import KEPT, NOTHING, SIZE, WANTED, content_of, steps_until_found
+from .blocks import KEPT, LATE, NOTHING, SIZE, WANTED, content_of, steps_until_found
 from .blocks import admit as admit_with
 from .blocks import find as find_blocks
 from .blocks import grow as grow_all
@@ -9,7 +9,7 @@ from .blocks import let_go as free_blocks
 from .blocks import part as part_from
 from .blocks import take as take_blocks
 from .leaps import blocks_for
-from .workspace import GROWN, TOKENS, USED
+from .workspace import FRESH, GROWN, NOBODY, TOKENS, USED
 
 
 @inline
@@ -32,7 +32,7 @@ def take(workspace, i, chunk, more):
 
 @inline
 def release(workspace, i, size):
-    """Take a request that does not decode out of the cache; where prefixes are cached, its blocks go with `let_go`."""
+    """Take a request that does not decode out of the cache; where prefixes are cached, its blocks go with `free`."""
     if workspace.caching:
         part_from(workspace.cache, i)
     else:
@@ -41,7 +41,7 @@ def release(workspace, i, size):
 
 
 @inline
-def let_go(workspace):
+def free(workspace):
     """Free the blocks of those that have left, in the order in which they were served."""
     if workspace.caching:
         workspace.state[USED] -= free_blocks(workspace.cache)
@@ -68,9 +68,28 @@ def begin_with(workspace, i, found, unheld):
 
 @inline
 def extend(workspace, i, tokens):
-    """Let a decode hold so many tokens."""
+    """Let a running request hold so many tokens; where steps are scheduled ahead, a decode's last is not yet known."""
     if workspace.caching:
-        take_blocks(workspace.cache, i, tokens, tokens)
+        ahead = workspace.cache.numbers[LATE] if workspace.finish[i] != NOBODY else 0
+        take_blocks(workspace.cache, i, tokens, tokens - ahead)
+
+
+@inline
+def fill(workspace, i):
+    """Give content to all full blocks of a request that does not decode: its tokens are known."""
+    if workspace.caching:
+        take_blocks(workspace.cache, i, workspace.resident[i], workspace.resident[i])
+
+
+@inline
+def fill_fresh(workspace):
+    """Give content to the full blocks of decodes that began with a token that was known, once they have one more."""
+    if workspace.caching and workspace.cache.numbers[LATE] > 0:
+        for k in range(workspace.state[FRESH]):
+            i = workspace.fresh[k]
+            if workspace.finish[i] != NOBODY:
+                tokens = workspace.resident[i] + workspace.state[GROWN] + 1
+                take_blocks(workspace.cache, i, tokens, tokens)
 
 
 @inline

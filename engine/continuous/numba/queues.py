@@ -6,7 +6,7 @@ from ...numba.jit import inline
 from ...policies.order import Candidate, is_sooner
 from ..model import TICKS_PER_MICROSECOND
 from .blocks import line_up, step_out
-from .pool import let_go, release
+from .pool import fill, free, release
 from .priorities import insert, without_first
 from .workspace import (
     COUNT,
@@ -222,12 +222,14 @@ def complete(workspace, i, replica):
 
 
 @inline
-def dismiss(workspace, size):
+def let_go(workspace, size):
     """Let those leave whom the step under way has ended."""
     state = workspace.state
     for k in range(state[STAYING]):
+        fill(workspace, workspace.staying[k])
         leave(workspace, workspace.staying[k], size)
     state[STAYING] = state[STAYING_TOKENS] = 0
+    free(workspace)
 
 
 @inline
@@ -257,7 +259,7 @@ def preempt(workspace, i, requests, replica, warmup):
         state[STAYED] += 1
         waits = False
     leave(workspace, i, size)
-    let_go(workspace)
+    free(workspace)
     workspace.resident[i] = workspace.to_prefill[i] = 0
     if waits and replica.by_priority:
         enqueue(workspace, i, 0, requests, replica)

@@ -25,8 +25,10 @@ from .pool import (
     extend,
     extend_all,
     extend_on,
+    fill,
+    fill_fresh,
     find,
-    let_go,
+    free,
     more_blocks,
     steps_until_wanted,
     take,
@@ -34,7 +36,7 @@ from .pool import (
     want_nothing,
 )
 from .priorities import lowest
-from .queues import complete, dequeue, dismiss, enqueue, join, next_in_line, preempt, start_decoding, stop_decoding
+from .queues import complete, dequeue, enqueue, join, let_go, next_in_line, preempt, start_decoding, stop_decoding
 from .workspace import (
     BEGINS,
     COUNT,
@@ -130,8 +132,7 @@ def order_is_idle(longest, replica, workspace):
     They may where all prefills were admitted after all decodes, or where there are budget and room for everybody; not
     where it may matter which block is taken, or computed, first.
     """
-    state, size = workspace.state, replica.block_tokens
-    if workspace.caching and state[USED] + growth(workspace, 1, size) > replica.blocks:
+    if workspace.caching and workspace.state[USED] + growth(workspace, 1, replica.block_tokens) > replica.blocks:
         return False
     if prefills_are_last(workspace):
         return True
@@ -249,7 +250,11 @@ def serve_by_priority(now, longest, replica, requests, limits, records, workspac
         more, gone = more_blocks(resident_in(i, workspace), chunk, size), NOBODY
         while gone != i and chunk > 0 and state[USED] + blocks + more > replica.blocks:
             gone = lowest(workspace, requests, state[HEAD])
-            blocks -= more_blocks(resident_in(gone, workspace), given[gone], size)
+            back = more_blocks(resident_in(gone, workspace), given[gone], size)
+            blocks -= back
+            if workspace.caching:
+                # They were taken already, and are freed with the others.
+                state[USED] += back
             budget += given[gone]
             given[gone] = 0
             send_back(gone, now, replica, requests, limits, records, workspace, tally)
@@ -257,6 +262,8 @@ def serve_by_priority(now, longest, replica, requests, limits, records, workspac
         if gone == i:
             break
         given[i] = chunk
+        if chunk > 0:
+            extend(workspace, i, resident_in(i, workspace) + chunk)
         blocks, budget = blocks + more, budget - chunk
         i = workspace.after[i]
     tokens = attention = grown = 0
@@ -323,8 +330,10 @@ def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tal
             work = admit(now, cap, longest, work, replica, fleet, requests, limits, records, workspace, tally, key)
         elif replica.by_priority and not everybody_fits(prefills_are_last(workspace), longest, replica, workspace):
             work = serve_by_priority(now, longest, replica, requests, limits, records, workspace, tally)
+            fill_fresh(workspace)
         elif work.tokens == 0:
             work = serve_running(now, longest, replica, requests, limits, records, workspace, tally)
+            fill_fresh(workspace)
     return work
 
 
@@ -462,9 +471,10 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
             # Nobody can run: the step under way must end first, or who was just preempted must come back.
             state[FRESH] = 0
             for k in range(state[DONE]):
+                fill(workspace, workspace.done[k])
                 decode_next(workspace.done[k], True, output, limits, size, workspace)
             if begins > now:
-                dismiss(workspace, size)
+                let_go(workspace, size)
                 learn(control, workspace)
                 now = begins
             continue
@@ -516,7 +526,7 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
             # Those that the budget has not reached have stopped.
             state[FRESH] = 0
         if ahead and begins > now:
-            dismiss(workspace, size)
+            let_go(workspace, size)
             learn(control, workspace)
 
         # Time passes, tokens are emitted, finished requests leave.
@@ -544,8 +554,10 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
                 tokens = prompt[i] + output[i]
                 gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
             else:
+                if not emits:
+                    fill(workspace, i)
                 decode_next(i, not (replica.chunked and emits), output, limits, size, workspace)
-        let_go(workspace)
+        free(workspace)
         if workspace.watched:
             shown = Observation(0, 0, 0, 0)
             if decoding > 0:

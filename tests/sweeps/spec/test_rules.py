@@ -676,13 +676,6 @@ RULES = [
     ),
     Rule(
         STEPS,
-        {"server.replica.async_scheduling": True, "server.replica.enable_prefix_caching": True},
-        "server.replica.async_scheduling",
-        "is not modelled together with server.replica.enable_prefix_caching",
-        {"server.replica.enable_prefix_caching": True},
-    ),
-    Rule(
-        STEPS,
         {"server.replica.async_scheduling": True, "server.replica.prefill": "separate"},
         "server.replica.async_scheduling",
         'needs server.replica.prefill = "chunked"',
