@@ -244,7 +244,7 @@ def test_continuous_batching(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
 def test_prefixes_that_are_found(backend: str) -> None:
-    """Six blocks of two tokens, example 10.12 of docs/model.md: two prompts find four tokens each."""
+    """Six blocks of two tokens, two prompts that find four tokens each: docs/model.md, section 10."""
     replica = make_replica(
         make_law(1e-3), most_running=4, token_budget=8, capacity_tokens=12, block_tokens=2, enable_prefix_caching=True
     )
