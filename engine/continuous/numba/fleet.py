@@ -14,7 +14,7 @@ from ..following import judged_by
 from ..model import NEVER, REJECTED, ROUTINGS, Job
 from .count import count_requests, first_arrival, start_counting
 from .queues import enqueue
-from .replica import advance, view_of
+from .replica import advance, has_rules, view_of, with_rules
 from .workspace import IN_STEP, NOW, RUNNING, STEPS, TOKENS, USED, WAITING, make_workspace, means_of, part_of
 
 SHORTEST_QUEUE = ROUTINGS.index("shortest_queue")
@@ -35,12 +35,14 @@ def shortest(now, replicas, workspace):
 
 
 @cache
-def fleet_kernel(further: Controller | None, structure: Structure, bin_choice: Order) -> Callable[..., None]:
+def fleet_kernel(
+    further: Controller | None, structure: Structure, bin_choice: Order, rules: bool
+) -> Callable[..., None]:
     """Return the kernel that has an order and the papers' controllers compiled in, and a further one if there is one.
 
-    `structure` is that of the controllers' state. A kernel serves or rejects every request. Requests
-    order[begin[r]:begin[r + 1]] are sent to replica r, known beforehand; where the way depends on the queues, there are
-    none, and everybody is sent on arrival.
+    `structure` is that of the controllers' state; `rules` are those of `replica.has_rules`. A kernel serves or rejects
+    every request. Requests order[begin[r]:begin[r + 1]] are sent to replica r, known beforehand; where the way depends
+    on the queues, there are none, and everybody is sent on arrival.
     """
     start_all, decide_all = decider(further)
     load, store = packing(structure)
@@ -48,10 +50,11 @@ def fleet_kernel(further: Controller | None, structure: Structure, bin_choice: O
 
     @jit
     def run_fleet(requests, bin_of, setup, records, tally, workspace, order, begin, judged):
-        replica, fleet, reporting = setup
+        given, fleet, reporting = setup
+        replica = with_rules(given, rules)
         arrival, replicas = requests.arrival, fleet.replicas
         for r in range(replicas):
-            part = part_of(workspace, r)
+            part = part_of(workspace, r, rules and workspace.caching, False)
             view = view_of(0, requests, replica.control, part)
             store(part.kept, start_all(means_of(STEPS, part), view, replica.control)[0])
         limits = start_counting(first_arrival(requests, records, reporting), judged, requests, reporting, tally)
@@ -62,15 +65,16 @@ def fleet_kernel(further: Controller | None, structure: Structure, bin_choice: O
                 continue
             for r in range(replicas):
                 mine = order[begin[r] : begin[r + 1]]
-                part = part_of(workspace, r)
+                part = part_of(workspace, r, rules and workspace.caching, False)
                 advance(
-                    requests, bin_of, setup, records, limits, tally, part, mine, until, decide_all, load, store, key
-                )
+                    requests, bin_of, replica, fleet, records, limits, tally, part, mine, until, decide_all, load,
+                    store, key,
+                )  # fmt: skip
                 if tally.totals[OVERRUN]:
                     return
             if i < rounds:
                 r = shortest(until, replicas, workspace)
-                part = part_of(workspace, r)
+                part = part_of(workspace, r, rules and workspace.caching, False)
                 part.state[NOW] = max(part.state[NOW], until)
                 enqueue(part, i, bin_of[i] if fleet.by_bin else 0, requests, replica)
                 records.replica[i] = r
@@ -102,7 +106,8 @@ def run_fleet(job: Job, records: Any, tally: Any, order: Any, begin: Any, *, lea
     workspace = make_workspace(job, floats_of(structure))
     if not leaps:
         workspace = workspace._replace(steady=False)
-    kernel = fleet_kernel(controller_of(control.further), structure, order_of(job.setup.fleet.bin_choice))
+    further, order_of_bins = controller_of(control.further), order_of(job.setup.fleet.bin_choice)
+    kernel = fleet_kernel(further, structure, order_of_bins, has_rules(job.setup.replica))
     judged = judged_by(job.requests)
     # Content is in the workspace; in the requests it would go through every part of the kernel.
     requests: Any = cast("Any", job.requests)._replace(content=())

@@ -105,7 +105,7 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
         replica, fleet, reporting = setup
         arrival, replicas = requests.arrival, fleet.replicas
         for r in range(replicas):
-            part = part_of(workspace, r)
+            part = part_of(workspace, r, workspace.caching, True)
             view = view_of(0, requests, replica.control, part)
             store(part.kept, start_all(means_of(STEPS, part), view, replica.control)[0])
         since = first_measured(requests, records, reporting.warmup)
@@ -149,16 +149,19 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
                 elif fleet.routing == BY_BIN:
                     r = bin_of[i] * replicas // fleet.bins
                 turn += 1
-                part = part_of(workspace, r)
+                part = part_of(workspace, r, workspace.caching, True)
                 part.state[NOW] = max(part.state[NOW], coming)
                 enqueue(part, i, bin_of[i] if fleet.by_bin else 0, requests, replica)
                 records.replica[i] = r
                 continue
             if start == NEVER:
                 break
-            part = part_of(workspace, r)
+            part = part_of(workspace, r, workspace.caching, True)
             until = min(coming, max(others, start + 1))
-            advance(requests, bin_of, setup, records, limits, tally, part, sent, until, decide_all, load, store, key)
+            advance(
+                requests, bin_of, replica, fleet, records, limits, tally, part, sent, until, decide_all, load,
+                store, key,
+            )  # fmt: skip
             if tally.totals[OVERRUN]:
                 return
             for k in range(part.state[ENDED]):

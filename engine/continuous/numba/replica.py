@@ -13,6 +13,7 @@ from ..model import (
     LONGEST_GAP,
     TICKS_PER_MICROSECOND,
     TICKS_PER_NANOSECOND,
+    Replica,
     is_crowded,
     longest_chunk,
     most_active,
@@ -379,6 +380,35 @@ def mean_gap(now, duration, decoding, chunked, workspace):
 
 
 @inline
+def with_rules(replica, rules):
+    """Return the settings of a replica, without the `rules` that `has_rules` asks for where there are none.
+
+    Where there are none as the kernel is compiled, it has no code for them.
+    """
+    return Replica(
+        replica.law,
+        replica.control,
+        replica.token_budget,
+        replica.chunked,
+        replica.block_tokens,
+        replica.blocks,
+        replica.scheduler_reserve_full_isl,
+        replica.long_prefill_token_threshold,
+        replica.long_prefill_token_threshold_adaptive,
+        replica.max_num_active_seqs,
+        replica.max_model_len,
+        replica.by_priority and rules,
+        replica.async_scheduling and rules,
+        replica.enable_prefix_caching and rules,
+    )
+
+
+def has_rules(replica: Replica) -> bool:
+    """Say whether a replica has any of the rules that a kernel can be compiled without."""
+    return bool(replica.by_priority or replica.async_scheduling or replica.enable_prefix_caching)
+
+
+@inline
 def view_of(now, requests, control, workspace):
     """Return what the controllers of a replica see at the start of a step."""
     state, queues, smoothing = workspace.state, workspace.queue, control.smoothing
@@ -431,13 +461,12 @@ def show(which, seen, control, workspace):
 
 
 @inline
-def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, until, decide, load, store, key):
+def advance(requests, bin_of, replica, fleet, records, limits, tally, workspace, mine, until, decide, load, store, key):
     """Take the steps of one replica that are scheduled before `until`.
 
     `mine` are the requests that are sent here, in order. `decide` belongs to the controllers, whose state is read and
     kept with `load` and `store`, and `key` to the order of bins.
     """
-    replica, fleet, _ = setup
     state, law, size, control = workspace.state, replica.law, replica.block_tokens, replica.control
     arrival, prompt, output = requests.arrival, requests.prompt, requests.output
     now, begins, ahead = state[NOW], state[BEGINS], 1 if replica.async_scheduling else 0
@@ -461,8 +490,10 @@ def advance(requests, bin_of, setup, records, limits, tally, workspace, mine, un
         view = view_of(now, requests, control, workspace)
         controllers, target = decide(load(workspace.kept), means_of(STEPS, workspace), view, control)
         store(workspace.kept, controllers)
-        keep(workspace.last[STEPS], Observation(0, 0, 0, 0))
-        keep(workspace.last[FINISHED], Observation(0, 0, 0, 0))
+        if workspace.watched:
+            keep(workspace.last[STEPS], Observation(0, 0, 0, 0))
+        if control.memory.enabled or workspace.further:
+            keep(workspace.last[FINISHED], Observation(0, 0, 0, 0))
         cap = most_active(target.batch, replica)
         work = schedule(begins, cap, replica, fleet, requests, limits, records, workspace, tally, key)
         decoding = state[DECODING] if replica.chunked or work.tokens == 0 else 0

@@ -168,13 +168,13 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
         further=has_further(replica.control),
         eager=has_further(replica.control) or replica.long_prefill_token_threshold_adaptive,
         ended=np.zeros((replicas, running), np.int64),
-        followed=len(requests.follows) > 0,
+        followed=False,
     )
 
 
 @inline
-def part_of(workspace, r):
-    """Return the working memory of one replica."""
+def part_of(workspace, r, caching, followed):
+    """Return the working memory of one replica; what is false as the kernel is compiled costs nothing there."""
     return Workspace(
         workspace.resident,
         workspace.to_prefill,
@@ -201,13 +201,13 @@ def part_of(workspace, r):
         workspace.bucket_ends,
         workspace.numbers,
         cache_of(workspace.cache, r),
-        workspace.caching,
+        caching,
         workspace.steady,
         workspace.watched,
         workspace.further,
         workspace.eager,
         workspace.ended[r],
-        workspace.followed,
+        followed,
     )
 
 

@@ -22,7 +22,11 @@ from batchcube.engine.policies.target import start_state
 from helpers.batches import fixed_control
 
 STRUCTURE = structure_of(start_state(fixed_control(1)))
-KERNELS = (static_kernel(BUILTIN), dynamic_kernel(None, STRUCTURE, BUILTIN), fleet_kernel(None, STRUCTURE, BUILTIN))
+KERNELS = (
+    static_kernel(BUILTIN),
+    dynamic_kernel(None, STRUCTURE, BUILTIN),
+    fleet_kernel(None, STRUCTURE, BUILTIN, False),
+)
 POLICIES = [import_module(f"{policies.__name__}.{found.name}") for found in pkgutil.iter_modules(policies.__path__)]
 
 
