@@ -28,7 +28,10 @@ _NEEDED = (
     *("kv_cache_manager", "kv_cache_config", "scheduler_config", "vllm_config", "block_size", "get_request_counts"),
 )
 # Settings of `server.replica` that are called so in vLLM's own, too.
-_SCHEDULING = ("long_prefill_token_threshold", "scheduler_reserve_full_isl", "async_scheduling", "max_num_active_seqs")
+_SCHEDULING = (
+    *("long_prefill_token_threshold", "long_prefill_token_threshold_adaptive", "scheduler_reserve_full_isl"),
+    *("async_scheduling", "max_num_active_seqs"),
+)
 
 P = ParamSpec("P")
 
