@@ -145,7 +145,9 @@ def _class_problems(workload: Workload) -> Iterator[Problem]:
     if workload.lengths is not None:
         yield Problem(("workload", "lengths"), "classes have their own; remove it or workload.classes", shown=False)
     total = math.fsum(one.share for one in workload.classes)
-    if abs(total - 1.0) > 1e-6:
+    if not workload.classes:
+        yield Problem(("workload", "classes"), "must not be empty", shown=False)
+    elif abs(total - 1.0) > 1e-6:
         yield Problem(("workload", "classes"), f"their shares sum to {total:g}: must sum to 1", shown=False)
     for place, name in enumerate(workload.class_names):
         if name in workload.class_names[:place]:
@@ -414,6 +416,7 @@ def _continuous_problems(point: Point) -> Iterator[Problem]:
         yield Problem(("server", "servers"), f"must be <= {MOST_REPLICAS} in mode continuous")
     yield from _step_law_problems(server)
     yield from _replica_problems(policy, server)
+    yield from _priority_problems(point.workload, server)
     yield from _step_controller_problems(policy, server)
     yield from _continuous_bin_problems(policy, server)
 
@@ -461,8 +464,6 @@ def _replica_problems(policy: PolicySettings, server: Server) -> Iterator[Proble
     if policy.largest_batch is not None and replica.token_budget < policy.largest_batch:
         text = f"must be >= policy.largest_batch = {policy.largest_batch}, a token for each request"
         yield Problem((*at, "token_budget"), text)
-    if replica.enable_prefix_caching and replica.prefill != "chunked":
-        yield Problem((*at, "enable_prefix_caching"), 'needs server.replica.prefill = "chunked"')
     if replica.kv_capacity_tokens is None:
         if replica.num_gpu_blocks is None:
             yield Problem((*at, "kv_capacity_tokens"), "is missing (or give num_gpu_blocks)", shown=False)
@@ -479,18 +480,31 @@ def _replica_problems(policy: PolicySettings, server: Server) -> Iterator[Proble
         text = f"must be <= server.replica.max_model_len = {replica.max_model_len}"
         yield Problem((*at, "long_prefill_token_threshold"), text)
     by_priority = replica.scheduling_policy == "priority"
-    for name, asked in (("scheduling_policy", by_priority), ("async_scheduling", replica.async_scheduling)):
+    for name, asked in (
+        ("scheduling_policy", by_priority),
+        ("async_scheduling", replica.async_scheduling),
+        ("enable_prefix_caching", replica.enable_prefix_caching),
+        ("long_prefill_token_threshold", threshold > 0),
+    ):
         if asked and replica.prefill != "chunked":
             yield Problem((*at, name), 'needs server.replica.prefill = "chunked"')
     if by_priority and policy.admission == "by_bin":
         yield Problem((*at, "scheduling_policy"), 'needs policy.admission = "fifo"')
-    if replica.prefill == "separate":
-        for name, unlike in (("scheduler_reserve_full_isl", True), ("long_prefill_token_threshold", 0)):
-            if getattr(replica, name) != unlike:
-                yield Problem((*at, name), 'prefill = "separate" would ignore it: its prefills are whole', idle=True)
+    if replica.prefill == "separate" and not replica.scheduler_reserve_full_isl:
+        text = 'prefill = "separate" would ignore it: its prefills are whole'
+        yield Problem((*at, "scheduler_reserve_full_isl"), text, idle=True)
     if replica.long_prefill_token_threshold_adaptive and not threshold:
         path = (*at, "long_prefill_token_threshold_adaptive")
-        yield Problem(path, "needs server.replica.long_prefill_token_threshold > 0", idle=True)
+        yield Problem(path, "needs server.replica.long_prefill_token_threshold > 0")
+
+
+def _priority_problems(workload: Workload, server: Server) -> Iterator[Problem]:
+    if server.replica is None or server.replica.scheduling_policy == "priority":
+        return
+    for place, one in enumerate(workload.classes or ()):
+        if one.priority:
+            path: Path = ("workload", "classes", place, "priority")
+            yield Problem(path, 'needs server.replica.scheduling_policy = "priority"', idle=True)
 
 
 def _step_controller_problems(policy: PolicySettings, server: Server) -> Iterator[Problem]:

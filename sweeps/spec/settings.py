@@ -142,7 +142,7 @@ class Workload(Settings):
     )
     arrivals: ArrivalProcess | None = Field(default=None, description="arrival process")
     lengths: LengthDistribution | None = Field(default=None, description="prompt and output lengths, or service times")
-    classes: Annotated[tuple[WorkloadClass, ...], Field(strict=False, min_length=1)] | None = Field(
+    classes: Annotated[tuple[WorkloadClass, ...], Field(strict=False)] | None = Field(
         default=None, description="classes of requests, instead of lengths (mode continuous)"
     )
     sessions: Sessions | None = Field(

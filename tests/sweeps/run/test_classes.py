@@ -139,7 +139,7 @@ def test_a_replication_says_the_class_of_every_request() -> None:
         ),
         (
             {"workload.classes": []},
-            "workload.classes: their shares sum to 0: must sum to 1",
+            "workload.classes: must not be empty",
         ),
     ],
 )

@@ -81,6 +81,13 @@ RULES = [
     ),
     Rule(
         CLASSES,
+        {"workload.classes": []},
+        "workload.classes",
+        "must not be empty",
+        {"workload.classes": [{**CLASS, "share": 1.0}]},
+    ),
+    Rule(
+        CLASSES,
         {"workload.classes": [CLASS]},
         "workload.classes",
         "their shares sum to 0.5: must sum to 1",
@@ -633,7 +640,7 @@ RULES = [
         STEPS,
         {"server.replica.prefill": "separate", "server.replica.long_prefill_token_threshold": 8},
         "server.replica.long_prefill_token_threshold",
-        'prefill = "separate" would ignore it: its prefills are whole',
+        'needs server.replica.prefill = "chunked"',
         {"server.replica.long_prefill_token_threshold": 8},
     ),
     Rule(
@@ -656,6 +663,16 @@ RULES = [
         "workload.trace.hash_tokens",
         "needs server.replica.enable_prefix_caching",
         {},
+    ),
+    Rule(
+        CLASSES,
+        {"workload.classes": [CLASS, {**CLASS, "name": "batch", "priority": 1}]},
+        "workload.classes.1.priority",
+        'needs server.replica.scheduling_policy = "priority"',
+        {
+            "workload.classes": [CLASS, {**CLASS, "name": "batch", "priority": 1}],
+            "server.replica.scheduling_policy": "priority",
+        },
     ),
     Rule(
         STEPS,
@@ -778,10 +795,9 @@ def test_every_rule_has_settings_here_that_break_it(monkeypatch: pytest.MonkeyPa
 def test_an_option_without_meaning_at_one_point_is_told_apart_from_a_mistake() -> None:
     idle = [rule.path for rule in RULES for problem in found(rule.base, rule.broken) if problem.idle]
     assert idle == [
-        "server.replica.long_prefill_token_threshold",
         "server.replica.scheduler_reserve_full_isl",
         "workload.trace.hash_tokens",
-        "server.replica.long_prefill_token_threshold_adaptive",
+        "workload.classes.1.priority",
         "policy.admission",
         "server.routing",
     ]
