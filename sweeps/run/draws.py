@@ -176,11 +176,15 @@ class Draws:
                 opens = np.full(count, True)
             elif sessions is not None:
                 whom = np.where(opens, NOBODY, number - 1)
-                delay_s = np.where(opens, 0.0, think_s(sessions.think_s, count, self._stream("turns")))
+                delay_s = np.where(
+                    opens, 0.0, think_s(sessions.think_s, count, self._stream("turns"), "workload.sessions.think_s")
+                )
             if closed is not None:
                 later = opens & (np.cumsum(opens) > closed.users)
                 whom = np.where(later, ANYBODY, whom)
-                delay_s = np.where(later, think_s(closed.think_s, count, self._stream("think")), delay_s)
+                delay_s = np.where(
+                    later, think_s(closed.think_s, count, self._stream("think"), "workload.arrivals.think_s"), delay_s
+                )
             ones = np.ones(count, np.int64)
             made = follow(make_requests(np.zeros(count), ones, ones), whom, delay_s)
             return made.follows, made.delay

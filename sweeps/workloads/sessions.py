@@ -6,12 +6,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from batchcube.engine.continuous.model import LATEST, TICKS_PER_S
 from batchcube.errors import InputError
 
 from .lengths import LengthDistribution, Lengths
 from .settings import FloatArray, Settings
 from .traces import MOST_TOKENS
 
+LONGEST_THINK_S = LATEST // TICKS_PER_S // 2
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -30,9 +32,17 @@ ThinkTime = Annotated[LengthDistribution, BeforeValidator(_meant_in_seconds), Af
 """A distribution of seconds."""
 
 
-def think_s(think: LengthDistribution | None, count: int, rng: np.random.Generator) -> FloatArray:
-    """Draw how long is thought before each of `count` requests, in seconds: not at all where nothing is given."""
-    return np.zeros(count) if think is None else think.draw_values(count, rng)
+def think_s(think: LengthDistribution | None, count: int, rng: np.random.Generator, path: str) -> FloatArray:
+    """Draw how long is thought before each of `count` requests, in seconds: not at all where nothing is given.
+
+    Raises InputError, naming the setting at `path`, for a time longer than can be simulated.
+    """
+    if think is None:
+        return np.zeros(count)
+    drawn = think.draw_values(count, rng)
+    if (most := float(drawn.max())) > LONGEST_THINK_S:
+        raise InputError(f"drew {most:g} s", path=path, allowed=f"must be at most {LONGEST_THINK_S} s")
+    return drawn
 
 
 class Sessions(Settings):

@@ -173,6 +173,14 @@ def test_a_session_that_grows_too_long_is_refused() -> None:
         make_plan(endless)
 
 
+@pytest.mark.parametrize(("tables", "at"), [(CLOSED, "workload.arrivals"), (SESSIONS, "workload.sessions")])
+def test_a_think_time_that_is_too_long_is_refused_where_it_stands(tables: dict[str, Any], at: str) -> None:
+    endless = sweep(laid(tables, {f"{at}.think_s": {"distribution": "constant", "value": 2e6}}))
+    with pytest.raises(InputError) as caught:
+        Draws(1, 0).job(make_plan(endless).points[0])
+    assert str(caught.value) == f"{at}.think_s: drew 2e+06 s: must be at most 1152921 s"
+
+
 def test_whole_batches_have_no_sessions() -> None:
     with pytest.raises(InputError, match=r"workload.sessions: mode fifo_greedy would ignore them; used by continuous"):
         sweep(laid(TOKENS, {"workload.sessions": {"turns": TURNS}}))
