@@ -78,6 +78,9 @@ def _tables(written: Written, trace: Path, zero_ns: int) -> dict[str, Any]:
     names = set(ReplicaSettings.model_fields) - {"num_gpu_blocks"}
     known = {name: value for name, value in own.items() if name in names and value is not None}
     policy = {name: value for name, value in about["policy"].items() if name != "edges"}
+    # A limit above the static cap holds nobody back, and is none in a specification.
+    if known.get("max_num_active_seqs", 0) > policy["largest_batch"]:
+        del known["max_num_active_seqs"]
     if about["bins"] > 1:
         edges = np.clip(about["edges"], -_FAR, _FAR).tolist()
         policy |= {"bins": about["bins"], "edges": {"kind": "explicit", "values": edges}}

@@ -182,6 +182,15 @@ def test_a_server_that_caches_prefixes_has_a_cube_too(
     assert float(read_cube(tmp_path / "served.nc")["completed"].item()) == 80
 
 
+def test_a_limit_of_the_server_above_the_cap_is_none(
+    tmp_path: Path, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"spec": str(specification(tmp_path, "")), "log": str(tmp_path / "log")}
+    scheduler, time = make(options, max_num_seqs=4096, max_num_active_seqs=4000)
+    drive(scheduler, fake_vllm.Interface(), time, calls(1), LAW)
+    assert Answer(capsys, "served", tmp_path / "log", "-o", tmp_path / "served.nc").err == ""
+
+
 def test_a_folder_without_a_log_makes_no_cube(tmp_path: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
     log, output = tmp_path / "log", tmp_path / "served.nc"
     assert "served.json" in Answer(capsys, "served", tmp_path, "-o", output).mistake
