@@ -10,7 +10,7 @@ import pytest
 import conform
 from conformance.cases import Told, draw_case, read_told, write_told
 
-RECORDED = Path(__file__).resolve().parents[1] / "data" / "vllm-conformance.jsonl"
+RECORDED = Path(__file__).resolve().parents[1] / "recorded" / "vllm-conformance.jsonl"
 
 
 def run(*arguments: str) -> int:

@@ -1,6 +1,6 @@
 """Every request of recorded cases is scheduled at the instants of vLLM's own scheduler, which answered them once.
 
-`python benchmarks/conform.py --vllm-python ... --record tests/data/vllm-conformance.jsonl` records them anew.
+`python benchmarks/conform.py --vllm-python ... --record tests/recorded/vllm-conformance.jsonl` records them anew.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ import pytest
 from conformance.cases import Told, read_told
 from conformance.engine import difference
 
-RECORDED = Path(__file__).resolve().parents[2] / "data" / "vllm-conformance.jsonl"
+RECORDED = Path(__file__).resolve().parents[2] / "recorded" / "vllm-conformance.jsonl"
 
 
 @pytest.fixture(scope="module")
