@@ -68,10 +68,19 @@ def begin_with(workspace, i, found, unheld):
 
 @inline
 def extend(workspace, i, tokens):
-    """Let a running request hold so many tokens; where steps are scheduled ahead, a decode's last is not yet known."""
+    """Let a running request hold so many tokens; where steps are scheduled ahead, a decode's last may not be known."""
     if workspace.caching:
-        ahead = workspace.cache.numbers[LATE] if workspace.finish[i] != NOBODY else 0
-        take_blocks(workspace.cache, i, tokens, tokens - ahead)
+        late = workspace.finish[i] != NOBODY and not is_fresh(workspace, i)
+        take_blocks(workspace.cache, i, tokens, tokens - (workspace.cache.numbers[LATE] if late else 0))
+
+
+@inline
+def is_fresh(workspace, i):
+    """Say whether a decode goes on from a token that is not of the latest step with decodes: that one is known."""
+    fresh = False
+    for k in range(workspace.state[FRESH]):
+        fresh = fresh or workspace.fresh[k] == i
+    return fresh
 
 
 @inline
@@ -79,17 +88,6 @@ def fill(workspace, i):
     """Give content to all full blocks of a request that does not decode: its tokens are known."""
     if workspace.caching:
         take_blocks(workspace.cache, i, workspace.resident[i], workspace.resident[i])
-
-
-@inline
-def fill_fresh(workspace):
-    """Give content to the full blocks of decodes that began with a token that was known, once they have one more."""
-    if workspace.caching and workspace.cache.numbers[LATE] > 0:
-        for k in range(workspace.state[FRESH]):
-            i = workspace.fresh[k]
-            if workspace.finish[i] != NOBODY:
-                tokens = workspace.resident[i] + workspace.state[GROWN] + 1
-                take_blocks(workspace.cache, i, tokens, tokens)
 
 
 @inline

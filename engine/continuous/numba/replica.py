@@ -27,7 +27,6 @@ from .pool import (
     extend_all,
     extend_on,
     fill,
-    fill_fresh,
     find,
     free,
     more_blocks,
@@ -133,8 +132,11 @@ def order_is_idle(longest, replica, workspace):
     They may where all prefills were admitted after all decodes, or where there are budget and room for everybody; not
     where it may matter which block is taken, or computed, first.
     """
-    if workspace.caching and workspace.state[USED] + growth(workspace, 1, replica.block_tokens) > replica.blocks:
-        return False
+    if workspace.caching:
+        if workspace.state[USED] + growth(workspace, 1, replica.block_tokens) > replica.blocks:
+            return False
+        if replica.async_scheduling and workspace.state[FRESH] > 0:
+            return False
     if prefills_are_last(workspace):
         return True
     return not workspace.caching and everybody_fits(False, longest, replica, workspace)
@@ -331,10 +333,8 @@ def schedule(now, cap, replica, fleet, requests, limits, records, workspace, tal
             work = admit(now, cap, longest, work, replica, fleet, requests, limits, records, workspace, tally, key)
         elif replica.by_priority and not everybody_fits(prefills_are_last(workspace), longest, replica, workspace):
             work = serve_by_priority(now, longest, replica, requests, limits, records, workspace, tally)
-            fill_fresh(workspace)
         elif work.tokens == 0:
             work = serve_running(now, longest, replica, requests, limits, records, workspace, tally)
-            fill_fresh(workspace)
     return work
 
 

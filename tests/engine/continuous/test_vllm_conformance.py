@@ -40,5 +40,5 @@ def test_the_cases_are_about_all_options(recorded: list[Told]) -> None:
         met["asynchronous, preempted"] += options["async_scheduling"] and sum(answer["preemptions"]) > 0
         met["together"] += len(set(case["arrival"])) < len(case["arrival"])
     assert {told.answer["vllm"] for told in recorded} == {"0.32.0"}
-    assert len(recorded) == 400
+    assert len(recorded) == 401
     assert min(met.values()) > 20, met
