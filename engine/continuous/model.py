@@ -204,6 +204,7 @@ class Classes(NamedTuple):
     request_sla: NDArray[np.int64]
     """Of the latency."""
     ttft_sla: NDArray[np.int64]
+    """Of the time to the first token."""
     tpot_sla: NDArray[np.int64]
     """Of the mean time between the tokens of a request."""
 
@@ -432,6 +433,7 @@ def make_replica(
         ("long_prefill_token_threshold", long_prefill_token_threshold),
         ("scheduling_policy", by_priority),
         ("async_scheduling", async_scheduling),
+        ("enable_prefix_caching", enable_prefix_caching),
     ):
         if asked and prefill != "chunked":
             raise InputError('needs prefill = "chunked"', path=name)
@@ -443,8 +445,6 @@ def make_replica(
     longest = LARGEST_REQUEST if max_model_len is None else max_model_len
     if not 2 <= longest <= LARGEST_REQUEST:
         raise InputError(f"must be in 2..{LARGEST_REQUEST}", path="max_model_len", value=longest)
-    if enable_prefix_caching and prefill != "chunked":
-        raise InputError('needs prefill = "chunked"', path="enable_prefix_caching")
     if control is None:
         control = fixed_target(1, most_running, np.ones(1), np.ones(1))
     if not 1 <= control.smallest <= control.largest == most_running:

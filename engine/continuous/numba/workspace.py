@@ -31,7 +31,7 @@ NOBODY = -1
     STAYING,  # requests that the step under way ends: no step has tokens for them any more, but they run
     STAYING_TOKENS,  # that they have in the cache
     STAYED,  # requests that it ends, and that were preempted since
-    PREFILLED,  # those of them whose prefill ends in this step, with a token
+    PREFILLED,  # prefills that end in this step, with a token
     DECODING,
     MEASURED_DECODING,  # those past the warm-up
     GROWN,  # decode steps so far
