@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from batchcube.vllm import Scheduler
 
@@ -25,7 +25,7 @@ class Timed(Scheduler):
 
     clock = unix_clock = staticmethod(ProcessTime.clock)
     # Of the class: whoever makes an engine of vLLM is not given its scheduler.
-    rows: list[list[int]] = []  # noqa: RUF012
+    rows: ClassVar[list[list[int]]] = []
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -182,7 +182,8 @@ class TransformersEngine:
         graph = cuda.CUDAGraph()
         with cuda.graph(graph):
             tokens.copy_(self._step(tokens, fixed))
-        return graph.replay  # type: ignore[no-any-return]
+        replay: Callable[[], None] = graph.replay
+        return replay
 
     def _step(self, tokens: Any, cache: Any) -> Any:
         found = self._model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -480,7 +480,8 @@ def usable_blocks(capacity_tokens: int | None, num_gpu_blocks: int | None, block
         raise InputError("give capacity_tokens or num_gpu_blocks, one of them")
     if num_gpu_blocks is not None:
         if not 2 <= num_gpu_blocks <= LARGEST_CACHE // block_tokens:
-            raise InputError("must be at least 2: one is never used", path="num_gpu_blocks", value=num_gpu_blocks)
+            allowed = f"must be in 2..{LARGEST_CACHE // block_tokens}: one is never used"
+            raise InputError(allowed, path="num_gpu_blocks", value=num_gpu_blocks)
         return int(num_gpu_blocks) - 1
     assert capacity_tokens is not None
     if not block_tokens <= capacity_tokens <= LARGEST_CACHE:
