@@ -20,17 +20,9 @@ from batchcube.calibration.coefficients import (
     Raw,
     StepCoefficients,
 )
+from batchcube.calibration.fitting import FITS, QUANTITIES, fit_log, replay, times_of_log, times_of_records
 from batchcube.calibration.laws import STEP_TERMS
-from batchcube.calibration.logs import (
-    FITS,
-    QUANTITIES,
-    Log,
-    fit_log,
-    read_log,
-    replay,
-    times_of_log,
-    times_of_records,
-)
+from batchcube.calibration.logs import Log, read_log
 from batchcube.engine.continuous import Replica, make_law, make_replica
 from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
 from batchcube.errors import InputError, found_in

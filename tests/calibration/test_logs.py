@@ -1,41 +1,15 @@
-"""Request logs of a real server: read, replayed, and turned into a step law by simulating them."""
+"""Request logs of a real server: what is read of them, and what is refused."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from batchcube.calibration import logs
-from batchcube.calibration.logs import Log, fit_log, read_log, replay, times_of_log, times_of_records
-from batchcube.engine.continuous import Replica, make_law, make_replica
-from batchcube.engine.continuous.model import TICKS_PER_S
-from helpers.samples import SAMPLES, VLLM_LAW
+from batchcube.calibration.fitting import times_of_log
+from batchcube.calibration.logs import read_log
 
-TRUTH = np.array([8e-3, 1e-4, 5e-8, 4e-5, 2e-9])
 GOOD = {"input_toks": 10, "output_toks": 5, "queued_ts": 1.0, "first_token_ts": 2.0, "last_token_ts": 3.0}
-
-
-def server(**more: int) -> Replica:
-    settings = {"most_running": 16, "token_budget": 512, "capacity_tokens": 10**6} | more
-    return make_replica(make_law(1e-3), **settings)
-
-
-def made(count: int = 90, noise: float = 0.0, seed: int = 3) -> Log:
-    """Return the log of a server whose law is `TRUTH`, with every time off by a little."""
-    rng = np.random.default_rng(seed)
-    queued = np.cumsum(rng.exponential(0.12, count))
-    queued -= queued[0]
-    prompt, output = rng.integers(20, 1500, count), rng.integers(20, 250, count)
-    empty = np.zeros(count)
-    log = Log(queued, empty, empty, empty, prompt, output, "")
-    records = replay(log, server(), TRUTH)
-    first, last = records.first_token / TICKS_PER_S, records.last_token / TICKS_PER_S
-    scatter = 1 + noise * rng.standard_normal((2, count))
-    first = queued + (first - queued) * scatter[0]
-    last = np.maximum(first, queued + (last - queued) * scatter[1])
-    return log._replace(scheduled_s=records.scheduled / TICKS_PER_S, first_token_s=first, last_token_s=last)
 
 
 def write(path: Path, *entries: dict[str, object] | str) -> Path:
@@ -103,80 +77,3 @@ def test_a_missing_or_empty_log_is_named(tmp_path: Path) -> None:
         read_log(tmp_path / "gone.jsonl")
     with pytest.raises(ValueError, match="holds 1 requests: needs at least 2"):
         read_log(write(tmp_path / "one.jsonl", GOOD))
-
-
-def test_a_replay_with_the_true_law_gives_the_log_again() -> None:
-    log = made()
-    for measured, simulated in zip(times_of_log(log), times_of_records(log, replay(log, server(), TRUTH)), strict=True):
-        np.testing.assert_allclose(simulated, measured, rtol=1e-9)
-
-
-def test_the_law_behind_a_log_is_found_and_predicts_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_STARTS", 10)
-    monkeypatch.setattr(logs, "_STARTS_AGAIN", 2)
-    log = made(noise=0.003)
-    counted = []
-    found = fit_log(log, server(), until=45, done=lambda: counted.append(1))
-    assert len(counted) == logs.FITS
-    assert found.requests == 45
-    # What every step costs, and every prefill token, is told well; the other terms within their errors.
-    assert found.coefficients[[0, 3]] == pytest.approx(TRUTH[[0, 3]], rel=0.05)
-    sure = [name not in found.unsure for name in logs.STEP_TERMS]
-    z = (found.coefficients - TRUTH) / found.standard_errors
-    assert (np.abs(z[sure]) < 6).all()
-    simulated = times_of_records(log, replay(log, server(), found.coefficients))
-    rest = ~log.first(45)
-    for measured, predicted in zip(times_of_log(log), simulated, strict=True):
-        assert np.nanmean(predicted[rest]) == pytest.approx(np.nanmean(measured[rest]), rel=0.02)
-
-
-def test_a_term_that_nothing_in_the_log_moves_is_called_unsure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_STARTS", 4)
-    monkeypatch.setattr(logs, "_STARTS_AGAIN", 1)
-    log = made(count=40)
-    short = log._replace(prompt_tokens=np.ones(40, np.int64))
-    records = replay(short, server(), TRUTH)
-    short = short._replace(
-        first_token_s=records.first_token / TICKS_PER_S, last_token_s=records.last_token / TICKS_PER_S
-    )
-    # Prompts of one token: their attention is nothing beside a step.
-    assert "c4_s_per_prefill_attention" in fit_log(short, server()).unsure
-
-
-def test_what_cannot_be_fitted_is_refused() -> None:
-    with pytest.raises(ValueError, match="20 requests to fit to: needs at least 30"):
-        fit_log(made(count=40), server(), until=20)
-    with pytest.raises(ValueError, match="its KV capacity is too small"):
-        fit_log(made(count=40), server(capacity_tokens=400))
-    log = made(count=40)
-    instant = log._replace(first_token_s=log.queued_s, last_token_s=log.queued_s)
-    with pytest.raises(ValueError, match="no time between queued, first and last token"):
-        fit_log(instant, server())
-
-
-def predicted_from_its_first(requests: int, path: Path, most_running: int, token_budget: int) -> NDArray[np.float64]:
-    """Fit a log to its first requests, predict the others, and return the law."""
-    log = read_log(path)
-    limits = {"most_running": most_running, "token_budget": token_budget, "capacity_tokens": 10**6}
-    replica = make_replica(make_law(1e-3), **limits)
-    found = fit_log(log, replica, until=requests)
-    simulated = times_of_records(log, replay(log, replica, found.coefficients))
-    rest = ~log.first(requests)
-    for measured, predicted in zip(times_of_log(log), simulated, strict=True):
-        assert np.nanmean(predicted[rest]) == pytest.approx(np.nanmean(measured[rest]), rel=0.02)
-        assert np.nanquantile(predicted[rest], 0.9) == pytest.approx(np.nanquantile(measured[rest], 0.9), rel=0.04)
-    return found.coefficients
-
-
-def test_a_real_vllm_run_is_predicted_from_its_first_third(shared_data: Path) -> None:
-    folder = shared_data / "calibration" / "llmservingsim"
-    predicted_from_its_first(100, folder / "vllm_requests_RTXPRO6000_Llama-3.1-8B.jsonl", 128, 2048)
-
-
-def test_a_sample_of_a_log_is_predicted_from_its_first_third() -> None:
-    law = predicted_from_its_first(40, SAMPLES / "vllm-requests.jsonl", 16, 512)
-    assert law[0] == pytest.approx(VLLM_LAW[0], rel=0.05)
-    log = read_log(SAMPLES / "vllm-requests.jsonl")
-    assert np.diff(log.queued_s).min() >= 0
-    assert (log.scheduled_s >= log.queued_s).all()
-    assert len(log.queued_s) == 120

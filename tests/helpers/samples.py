@@ -214,7 +214,8 @@ def vllm_requests() -> Iterable[str]:
     """The log of a simulated server: 120 requests, some 8 a second, at most 16 at once, times off by 0.5 %."""
     import numpy as np
 
-    from batchcube.calibration.logs import Log, replay
+    from batchcube.calibration.fitting import replay
+    from batchcube.calibration.logs import Log
     from batchcube.engine.continuous import make_law, make_replica
     from batchcube.engine.continuous.model import TICKS_PER_S
 

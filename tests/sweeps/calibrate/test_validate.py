@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batchcube.calibration import logs
+from batchcube.calibration import fitting
 from batchcube.calibration.coefficients import Coefficients, FittedLog, Raw
-from batchcube.calibration.logs import Log, read_log, replay
+from batchcube.calibration.fitting import replay
+from batchcube.calibration.logs import Log, read_log
 from batchcube.engine.continuous import make_law, make_replica
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.errors import InputError
@@ -44,8 +45,8 @@ def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_STARTS", 4)
-    monkeypatch.setattr(logs, "_STARTS_AGAIN", 1)
+    monkeypatch.setattr(fitting, "_STARTS", 4)
+    monkeypatch.setattr(fitting, "_STARTS_AGAIN", 1)
 
 
 def test_from_a_log_to_coefficients_to_errors_to_a_figure(
