@@ -462,12 +462,13 @@ def calibrate_show(
 @app.command(
     "memory",
     epilog=examples(
-        "batchcube calibrate memory qwen3-0.6b --gib 141", "batchcube calibrate memory ./my-model --gib 80 --used 0.9"
+        "batchcube calibrate memory llama-3.1-8b --gib 80 --used 0.92",
+        "batchcube calibrate memory ./my-model --gib 141",
     ),
 )
 def calibrate_memory(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="qwen3-0.6b, qwen3-tiny, or a folder with a config.json")
+        str, typer.Argument(metavar="MODEL", help="for instance llama-3.1-70b, or a folder with a config.json")
     ],
     gib: Annotated[float, typer.Option("--gib", min=0.001, help="memory of the device, in GiB")],
     used: Annotated[float, typer.Option("--used", min=0.01, max=1.0, help="part of it that is used")] = 1.0,
@@ -486,6 +487,11 @@ def calibrate_memory(
     token = known.kv_bytes_per_token
     print(f"{known.name}, {known.dtype}: {known.parameters / 1e6:,.1f} million parameters")
     print(f"  {token:,} bytes of KV cache per token, room for {known.capacity_tokens(most):,.0f} tokens")
+    if known.windowed_layers:
+        print(
+            f"  {known.windowed_layers} of {known.layers} layers keep the last {known.window} tokens only: up to "
+            f"{known.window_bytes:,} bytes of a request, which are not in these numbers"
+        )
     print(f"  policy.memory = {{ max_bytes = {most:.0f}, model_bytes = {weights}, kv_bytes_per_token = {token} }}")
 
 

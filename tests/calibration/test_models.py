@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchcube.calibration.models import SHAPES, configuration, read_model, sizes_of
+from batchcube.calibration.models import COUNTED, SHAPES, configuration, read_model, sizes_of
 
 LLAMA = {
     "num_hidden_layers": 32,
@@ -52,6 +52,50 @@ def test_a_shape_written_as_a_configuration_reads_the_same(tmp_path: Path, name:
     assert read_model(folder(tmp_path, configuration(name)))[1:] == read_model(name)[1:]
 
 
+# What their makers or their checkpoints state: parameters, and bytes of KV cache per token.
+PUBLISHED = {
+    "qwen3-8b": (8_190_735_360, 147_456),
+    "qwen3-32b": (32_762_123_264, 262_144),
+    "qwen3-30b-a3b": (30_532_122_624, 98_304),
+    "llama-3.1-8b": (8_030_261_248, 131_072),
+    "llama-3.1-70b": (70_553_706_496, 327_680),
+    "llama-3.1-405b": (405_853_388_800, 516_096),
+    "gpt-oss-20b": (20_914_757_184, 24_576),
+    "gpt-oss-120b": (116_829_156_672, 36_864),
+    "deepseek-v3": (671_026_419_200, 70_272),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_common_models_have_the_sizes_that_they_are_published_with(tmp_path: Path, name: str) -> None:
+    parameters, token = PUBLISHED[name]
+    model = read_model(name)
+    # Biases are left out, and norms of heads counted where there are none.
+    assert model.parameters == pytest.approx(parameters, rel=5e-4)
+    assert model.kv_bytes_per_token == token
+    assert read_model(folder(tmp_path, COUNTED[name]))[1:] == model[1:]
+
+
+@pytest.mark.parametrize("name", ["qwen3-8b", "qwen3-32b", "qwen3-30b-a3b"])
+def test_without_biases_not_a_parameter_is_missed(name: str) -> None:
+    assert read_model(name).parameters == PUBLISHED[name][0]
+
+
+def test_quantized_weights_are_as_large_as_their_checkpoints() -> None:
+    # Safetensors of the hub: 65.3 GB (gpt-oss-120b), 13.8 GB (gpt-oss-20b), 688.6 GB (DeepSeek-V3 with 14 B of MTP).
+    assert read_model("gpt-oss-120b").weight_bytes == pytest.approx(65.2e9, rel=0.01)
+    assert read_model("gpt-oss-20b").weight_bytes == pytest.approx(13.8e9, rel=0.01)
+    assert read_model("deepseek-v3").weight_bytes == pytest.approx(673e9, rel=0.01)
+    assert read_model("qwen3-30b-a3b").weight_bytes == 2 * 30_532_122_624
+
+
+def test_a_window_keeps_a_fixed_number_of_tokens() -> None:
+    model = read_model("gpt-oss-20b")
+    assert (model.windowed_layers, model.window) == (12, 128)
+    assert model.window_bytes == 12 * 128 * 2 * 8 * 64 * 2
+    assert read_model("llama-3.1-8b").window_bytes == 0
+
+
 def test_a_folder_is_read_with_the_usual_defaults(tmp_path: Path) -> None:
     model = read_model(folder(tmp_path, LLAMA))
     assert model.name == tmp_path.name
@@ -89,13 +133,25 @@ def test_a_bad_configuration_is_one_clear_line(tmp_path: Path, content: Any, say
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank"])
-def test_what_follows_other_formulas_is_refused_by_its_key(tmp_path: Path, key: str) -> None:
-    other = LLAMA | {key: 8}
-    with pytest.raises(ValueError, match=rf"config\.json: {key} = 8: only dense models with a key and a value "):
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("decoder_sparse_step", 2, "experts must be in every layer but the first few"),
+        ("mlp_only_layers", [3], "experts must be in every layer but the first few"),
+        ("quantization_config", {"quant_method": "awq"}, "only fp8 or mxfp4 is known"),
+        ("kv_lora_rank", 512, "must be a whole number >= 1"),
+        ("num_experts", "many", "must be a whole number >= 1"),
+    ],
+)
+def test_what_follows_other_formulas_is_refused_by_its_key(tmp_path: Path, key: str, value: Any, says: str) -> None:
+    other = LLAMA | {"num_experts": 8, key: value}
+    with pytest.raises(ValueError, match=rf"config\.json: .* = .*: {says}"):
         read_model(folder(tmp_path, other))
     assert sizes_of("other", other, "bfloat16") is None
-    # Configurations of dense models may have it too, as nothing.
+
+
+@pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank"])
+def test_configurations_of_dense_models_may_have_it_as_nothing(tmp_path: Path, key: str) -> None:
     for nothing in (None, 0):
         assert read_model(folder(tmp_path, LLAMA | {key: nothing})) == read_model(folder(tmp_path, LLAMA))
     assert sizes_of(tmp_path.name, LLAMA, "float16") == read_model(folder(tmp_path, LLAMA), "float16")
@@ -103,7 +159,7 @@ def test_what_follows_other_formulas_is_refused_by_its_key(tmp_path: Path, key: 
 
 def test_what_is_no_model_and_no_dtype_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"config\.json: cannot be read: No such file .*or one of qwen3-0\.6b, qwen3-tiny"
+        ValueError, match=r"config\.json: cannot be read: No such file .*or one of qwen3-0\.6b, qwen3-8b, "
     ):
         read_model(str(tmp_path / "gone"))
     with pytest.raises(ValueError, match="dtype = 'int3': must be one of float64, float32, bfloat16"):

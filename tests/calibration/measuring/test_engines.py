@@ -153,7 +153,7 @@ def test_transformers_reads_a_folder_and_refuses_what_is_none(
 def test_transformers_measures_a_mixture_of_experts_whose_size_it_does_not_know(tmp_path: Path) -> None:
     for package in ("torch", "transformers"):
         pytest.importorskip(package)
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "decoder_sparse_step": 1}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "decoder_sparse_step": 2}
     mixture = configuration(TINY, "float32") | experts | {"model_type": "qwen3_moe"}
     (tmp_path / "config.json").write_text(json.dumps(mixture | {"architectures": ["Qwen3MoeForCausalLM"]}))
     engine = TransformersEngine(str(tmp_path), dummy_weights=True, dtype="float32")
@@ -252,16 +252,16 @@ def test_the_size_of_the_cache_is_asked_for_on_a_cpu_only(stand: Any) -> None:
     assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "4"
 
 
-@pytest.mark.parametrize("key", ["num_experts", "kv_lora_rank"])
-def test_vllm_measures_models_whose_size_is_not_known(stand: Any, key: str) -> None:
+@pytest.mark.parametrize("other", [{"num_experts": 8, "decoder_sparse_step": 2}, {"kv_lora_rank": 8}])
+def test_vllm_measures_models_whose_size_is_not_known(stand: Any, other: dict[str, Any]) -> None:
     stand()
     dense = VllmEngine("somebody/dense", GRID.cells()).describe()
-    stand(configuration(TINY) | {key: 8})
-    other = VllmEngine("somebody/other", GRID.cells()).describe()
-    assert set(dense) - set(other) == {"kv_bytes_per_token", "model_bytes"}
-    assert set(other) <= set(dense)
+    stand(configuration(TINY) | other)
+    said = VllmEngine("somebody/other", GRID.cells()).describe()
+    assert set(dense) - set(said) == {"kv_bytes_per_token", "model_bytes"}
+    assert set(said) <= set(dense)
     # One of 10^6 blocks is never used.
-    assert (other["model"], other["dtype"], other["kv_capacity_tokens"]) == ("somebody/other", "bfloat16", 16 * 999_999)
+    assert (said["model"], said["dtype"], said["kv_capacity_tokens"]) == ("somebody/other", "bfloat16", 16 * 999_999)
 
 
 # vLLM, in a process of its own: it leaves threads and distributed groups behind, and reads its settings once.

@@ -645,3 +645,9 @@ def test_memory_says_how_many_tokens_fit(folder: Path, capsys: pytest.CaptureFix
     assert f"room for {(most - weights) / token:,.0f} tokens" in out
     half = Answer(capsys, "calibrate", "memory", "qwen3-0.6b", "--gib", "80", "--dtype", "float32").out
     assert f"{2 * token:,} bytes" in half
+    assert "keep the last" not in out
+
+
+def test_memory_says_what_layers_with_a_window_keep(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Answer(capsys, "calibrate", "memory", "gpt-oss-120b", "--gib", "80").out
+    assert "18 of 36 layers keep the last 128 tokens only: up to 4,718,592 bytes of a request" in out
