@@ -490,6 +490,7 @@ _BATCH_NUMBERS: dict[str, Number] = {
 _STEP_NUMBERS: dict[str, Number] = {
     "tbt_histogram": lambda s: s.histograms["tbt"].astype(np.uint64),
     "rejected": lambda s: s.rejected,
+    "truncated": lambda s: s.truncated,
     "steps": lambda s: s.steps,
     "preemptions": lambda s: s.preemptions,
     "batch_size_mean": lambda s: divide(s.running, s.measured_steps),
@@ -644,7 +645,7 @@ BATCHES = Catalogue(
 """Whole batches; a tick is a microsecond."""
 CONTINUOUS = Catalogue(
     Clock(10**12, 1000),
-    ("first_arrival", "overrun", "kept"),
+    ("first_arrival", "overrun", "kept", "truncated"),
     (*_REQUESTS, *_CONTINUOUS, *_DECISIONS),
     (
         *_TIMES,

@@ -207,6 +207,11 @@ _ALL: list[Variable] = [
         "rejected requests",
         "Requests turned away at once because they could never fit, not even alone (mode continuous).",
     ),
+    _count(
+        "truncated",
+        "truncated answers",
+        "Served requests whose answer server.replica.max_model_len ended before it was whole (mode continuous).",
+    ),
     _count("unserved", "unserved requests", "Requests left in their bin, in no batch (tail = drop)."),
     _count("measured", "measured requests", "Completed requests past the warm-up: those that statistics are over."),
     _count(

@@ -63,6 +63,8 @@ def fill(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Reco
         row, told = row_of(tally, run), records[run] if records else new_records(job)
         # Who waits for an answer has an arrival only when it comes about.
         requests = answered(job.requests, job.setup.replica)._replace(arrival=told.arrival)
+        cut = (requests.output < job.requests.output) & (told.status == SERVED)
+        row.totals[CONTINUOUS.at("truncated")] = np.count_nonzero(cut)
         job = job._replace(requests=requests)
         run_one(job, row, told)
         _check_conservation(job, told, row)

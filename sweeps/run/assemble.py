@@ -24,12 +24,14 @@ from .store import Part, Report
 
 # Arrays of varying length: cut to the part that is used, which begins at an index that is kept beside it.
 _CUT = ("latency_histogram", "tbt_histogram", "batch_size_histogram")
-# What the notes say of those who are never served, by the variable that counts them.
-_NEVER_SERVED = {
-    name: f"of the requests {what} (variable {name}): shares over a limit count them as missed, times are of the others"
-    for name, what in (
-        ("rejected", "could never fit into a replica and were turned away"),
-        ("unserved", "were left in their bins, in no batch"),
+_MISSED = "shares over a limit count them as missed, times are of the others"
+# What the notes say of those who are not served, or not whole, by the variable that counts them.
+_NOT_WHOLE = {
+    name: f"of the requests {what} (variable {name}): {so}"
+    for name, what, so in (
+        ("rejected", "could never fit into a replica and were turned away", _MISSED),
+        ("unserved", "were left in their bins, in no batch", _MISSED),
+        ("truncated", "had their answers cut by max_model_len", "times are of what was answered"),
     )
 }
 
@@ -126,7 +128,7 @@ def assemble(
     arrays["effective_bins"] = np.repeat(effective[:, None], count, axis=1).reshape((*shape, count))
     arrays["unmeasured_costs"] = plan.unmeasured_costs.reshape(shape)
     notes = list(plan.notes)
-    notes += _never_served(arrays)
+    notes += _not_whole(arrays)
     if not plan.simulation.STEPWISE:
         for k, name in enumerate(("throughput_requests_per_s", "throughput_limit_requests_per_s", "latency_s")):
             values = np.array([said[k] for said in theory], np.float64)
@@ -189,11 +191,11 @@ def with_provenance(
     )
 
 
-def _never_served(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Return the notes about requests that were never served, if any were."""
+def _not_whole(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Return the notes about requests that were not served, or not whole, if there are any."""
     requests = float(arrays["requests"].sum())
-    shares = {name: float(arrays[name].sum()) / requests for name in _NEVER_SERVED if name in arrays}
-    return [f"{in_percent(share)} {_NEVER_SERVED[name]}" for name, share in shares.items() if share]
+    shares = {name: float(arrays[name].sum()) / requests for name in _NOT_WHOLE if name in arrays}
+    return [f"{in_percent(share)} {_NOT_WHOLE[name]}" for name, share in shares.items() if share]
 
 
 def in_percent(share: float) -> str:
@@ -201,14 +203,14 @@ def in_percent(share: float) -> str:
     return f"{100.0 * share:.{'2g' if share < 0.1 else '0f'}} %"
 
 
-def tell_never_served(cube: xr.Dataset) -> None:
-    """Replace the notes of the parts of a cube about requests never served by those about them all."""
+def tell_not_whole(cube: xr.Dataset) -> None:
+    """Replace the notes of the parts of a cube about requests not served whole by those about them all."""
     notes = str(cube.attrs["notes"]).splitlines()
-    said = [number for number, note in enumerate(notes) if note.endswith(tuple(_NEVER_SERVED.values()))]
+    said = [number for number, note in enumerate(notes) if note.endswith(tuple(_NOT_WHOLE.values()))]
     if said:
-        kept = [note for note in notes if not note.endswith(tuple(_NEVER_SERVED.values()))]
+        kept = [note for note in notes if not note.endswith(tuple(_NOT_WHOLE.values()))]
         counts = {str(name): array.values for name, array in cube.data_vars.items()}
-        cube.attrs["notes"] = "\n".join([*kept[: said[0]], *_never_served(counts), *kept[said[0] :]])
+        cube.attrs["notes"] = "\n".join([*kept[: said[0]], *_not_whole(counts), *kept[said[0] :]])
 
 
 def _bucketed(counts: NDArray[Any], low: int, units_per_s: int) -> tuple[NDArray[Any], Buckets]:

@@ -14,6 +14,7 @@ from batchcube.engine.continuous import Classes, Content, Requests, follow, make
 from batchcube.engine.continuous.model import ANYBODY, LARGEST_REQUEST, NOBODY
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
+from batchcube.errors import InputError
 
 from ..seeds import stream
 from ..spec.settings import CLASS_LIMITS, draws_service
@@ -78,6 +79,8 @@ class Draws:
         if setup.reads_predictions:
             requests = requests._replace(predicted=self._prediction(plan).predicted)
         requests, classes = requests._replace(arrival=arrival), plan.point.workload.classes
+        if plan.recorded is not None and (priority := self._window(plan).priority) is not None:
+            requests = requests._replace(priority=priority)
         if classes is not None:
             requests = requests._replace(priority=np.array([one.priority for one in classes])[self._class_of(plan)])
         if plan.point.workload.waits:
@@ -180,7 +183,14 @@ class Draws:
                     opens, 0.0, think_s(sessions.think_s, count, self._stream("turns"), "workload.sessions.think_s")
                 )
             if closed is not None:
-                later = opens & (np.cumsum(opens) > closed.users)
+                senders = np.cumsum(opens)
+                if senders[-1] < closed.users:
+                    raise InputError(
+                        f"must be <= {senders[-1]}, the sessions that {count} requests make: every user sends one",
+                        path="workload.arrivals.users",
+                        value=closed.users,
+                    )
+                later = opens & (senders > closed.users)
                 whom = np.where(later, ANYBODY, whom)
                 delay_s = np.where(
                     later, think_s(closed.think_s, count, self._stream("think"), "workload.arrivals.think_s"), delay_s
@@ -205,7 +215,7 @@ class Draws:
             rng = self._stream("lengths")
             if workload.classes is not None:
                 assert isinstance(lengths, Mixture)
-                drawn = lengths.draw_of(self._class_of(plan), rng, least)
+                drawn = lengths.draw_of(self._class_of(plan), rng, least, workload.class_paths)
             else:
                 drawn = lengths.draw(plan.requests, rng, least)
             opens = self._openings(plan)

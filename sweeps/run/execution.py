@@ -21,7 +21,7 @@ from ..files import require_output
 from ..progress import Progress, Silent
 from ..spec.document import Sweep
 from ..stopping import Stop, stopping
-from .assemble import assemble, join, tell_never_served
+from .assemble import assemble, join, tell_not_whole
 from .draws import Draws
 from .outputs import ADVICE, same_sweep
 from .plan import Plan, make_plan, theory_of
@@ -138,7 +138,7 @@ def run_sweep(
             aside.shutdown(wait=not stop.abandoned)
         if old is not None:
             cube = extend_cube(old, cube)
-            tell_never_served(cube)
+            tell_not_whole(cube)
         overload.tell(cube)
         if store is not None:
             store.put(cube)

@@ -17,7 +17,7 @@ from ..spec import service as coefficients
 from ..spec.document import Sweep
 from ..spec.grid import where
 from ..spec.policies import named_in
-from ..spec.settings import CONTROLLED, CoefficientsLaw, Point, TraceSettings, caches_prefixes
+from ..spec.settings import CONTROLLED, CoefficientsLaw, Point, TraceSettings, caches_prefixes, goes_by_priority
 from ..theory.bins import BinnedBatches
 from ..theory.expected import Expected, batches_of, expected
 from ..workloads.arrivals import AtRate, Closed
@@ -30,6 +30,7 @@ from .setups import Simulated, batch_setup, step_setup
 
 _UNUSED = {HASHES: " (shared prefixes are computed anew)", "NumImages": " (images take no time and no memory)"}
 """What it means that a column of a recorded trace is not used."""
+_NO_CONTENT = "says nothing of what prompts contain: only preempted requests find what they left in the cache"
 
 
 class Keys(NamedTuple):
@@ -96,7 +97,7 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
     Raises InputError for bad files, and for settings that only the data show to be impossible.
     """
     caching = any(caches_prefixes(point) for point in sweep.grid.points)
-    planner = _Planner(sweep.seed, hashes=caching)
+    planner = _Planner(sweep.seed, hashes=caching, priorities=any(map(goes_by_priority, sweep.grid.points)))
     points: list[PointPlan] = []
     notes: dict[str, None] = {}
     removals: dict[tuple[int, int], list[str]] = {}
@@ -126,11 +127,12 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
             text = f"times taken to be in {trace.assumed_unit} (workload.trace.unit states it){pace}"
             notes[f"{settings.path}: {text}"] = None
         if caching and trace.content is None:
-            text = "says nothing of what prompts contain: only preempted requests find what they left in the cache"
-            notes[f"{settings.path}: {text}"] = None
+            notes[f"{settings.path}: {_NO_CONTENT}"] = None
         if trace.unused_columns:
             unused = ", ".join(f"{name[:40]!r}{_UNUSED.get(name, '')}" for name in trace.unused_columns[:20])
             notes[f"{settings.path}: columns not used: {unused}"] = None
+    if any(_has_no_prefixes(point) for point in sweep.grid.points):
+        notes[f"workload: {_NO_CONTENT} (workload.sessions would)"] = None
     if sweep.replications == 1 and sweep.document.get("replications", 2) != 1 and recorded:
         notes["a recorded trace without resampling and with nothing random has one replication and no interval"] = None
     if recorded and sweep.replications > 1:
@@ -161,6 +163,11 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
     # The first of them: what is printed or drawn begins with it.
     said = tuple(filter(None, (warning_of(flags), *notes)))
     return Plan(sweep, tuple(points), said, ",".join(checksums), dropped, flags)
+
+
+def _has_no_prefixes(point: Point) -> bool:
+    """Say whether prefixes are cached of drawn prompts that have nothing in common."""
+    return caches_prefixes(point) and point.workload.trace is None and point.workload.sessions is None
 
 
 def refusal(sweep: Sweep, error: InputError, position: tuple[int, ...] | None) -> InputError:
@@ -217,8 +224,8 @@ def theory_of(plan: Plan) -> list[Expected]:
 class _Planner:
     """Builds the points of one sweep, sharing what they have in common."""
 
-    def __init__(self, seed: int, *, hashes: bool) -> None:
-        self.seed, self.hashes = seed, hashes
+    def __init__(self, seed: int, *, hashes: bool, priorities: bool) -> None:
+        self.seed, self.hashes, self.priorities = seed, hashes, priorities
         self.recorded: dict[TraceSettings, RecordedTrace] = {}
         self._sampler = Sampler(seed)
         self._cache: dict[Hashable, Any] = {}
@@ -306,5 +313,6 @@ class _Planner:
                 limit=settings.limit,
                 hashes=self.hashes,
                 hash_tokens=settings.hash_tokens,
+                priorities=self.priorities,
             )
         return self.recorded[rows]

@@ -16,7 +16,7 @@ from batchcube.errors import InputError
 
 from ..seeds import stream
 from ..spec.settings import PolicySettings, Workload
-from ..workloads.lengths import Exponential
+from ..workloads.lengths import Exponential, Mixture
 from ..workloads.lengths import Lengths as DrawnLengths
 from ..workloads.lengths import Uniform as UniformLengths
 from ..workloads.sessions import with_history
@@ -74,7 +74,12 @@ class Sampler:
                 value=size,
             )
         # Drawn apart from the replications: the scheduler must not see the future.
-        drawn = lengths.draw(size, stream(self.seed, None, "lengths"), least_prompt(policy))
+        rng = stream(self.seed, None, "lengths")
+        if workload.classes is None:
+            drawn = lengths.draw(size, rng, least_prompt(policy))
+        else:
+            assert isinstance(lengths, Mixture)
+            drawn = lengths.draw_of(lengths.kinds(size, rng), rng, least_prompt(policy), workload.class_paths)
         if workload.sessions is None:
             return sample_of(drawn)
         opens = workload.sessions.openings(size, stream(self.seed, None, "sessions"))

@@ -39,6 +39,7 @@ from ..spec.settings import (
     Workload,
     caches_prefixes,
     draws_service,
+    goes_by_priority,
 )
 from ..workloads.settings import FloatArray, Settings
 from ..workloads.traces import LATEST_S, RecordedTrace
@@ -125,6 +126,12 @@ def step_setup(of: Simulated, seed: int, once: Once) -> continuous.Setup:
                 path="server.replica.block_tokens",
                 value=replica.block_tokens,
             )
+    if goes_by_priority(of.point) and of.trace is not None and of.trace.priority is None:
+        raise InputError(
+            'the trace says no priorities: needs a column "priority", or workload.trace.columns.priority',
+            path="server.replica.scheduling_policy",
+            value='"priority"',
+        )
     law = once(("steps", server.service), lambda: step_seconds(server))
     if draws_service(of.point):
         drawn_law(of.point, stream(seed, None, "coefficients"))
@@ -255,7 +262,8 @@ def _requests(of: Simulated) -> Requests:
     output: NDArray[Any]
     if of.trace is None:
         assert of.sample.tokens is not None
-        source, prompt, output = "workload.lengths", of.sample.tokens - of.sample.length, of.sample.length
+        source = "workload.lengths" if of.point.workload.classes is None else "workload.classes"
+        prompt, output = of.sample.tokens - of.sample.length, of.sample.length
     else:
         seen = slice(0, of.requests if trace_resampling(of.point.workload) == "none" else None)
         source, prompt, output = "workload.trace", of.trace.prompt_tokens[seen], of.trace.output_tokens[seen]

@@ -33,6 +33,7 @@ from .settings import (
     StepsLaw,
     Workload,
     caches_prefixes,
+    goes_by_priority,
 )
 
 TICK_NAMES = {BATCH_TICKS_PER_S: "microseconds", TICKS_PER_S: "picoseconds"}
@@ -416,7 +417,7 @@ def _continuous_problems(point: Point) -> Iterator[Problem]:
         yield Problem(("server", "servers"), f"must be <= {MOST_REPLICAS} in mode continuous")
     yield from _step_law_problems(server)
     yield from _replica_problems(policy, server)
-    yield from _priority_problems(point.workload, server)
+    yield from _priority_problems(point)
     yield from _step_controller_problems(policy, server)
     yield from _continuous_bin_problems(policy, server)
 
@@ -498,13 +499,21 @@ def _replica_problems(policy: PolicySettings, server: Server) -> Iterator[Proble
         yield Problem(path, "needs server.replica.long_prefill_token_threshold > 0")
 
 
-def _priority_problems(workload: Workload, server: Server) -> Iterator[Problem]:
-    if server.replica is None or server.replica.scheduling_policy == "priority":
+def _priority_problems(point: Point) -> Iterator[Problem]:
+    """Yield priorities that nothing looks at, and what would look at priorities that are all the same."""
+    workload = point.workload
+    if goes_by_priority(point):
+        if workload.trace is None and len({one.priority for one in workload.classes or ()}) < 2:
+            path: Path = ("server", "replica", "scheduling_policy")
+            yield Problem(path, "needs workload.classes of different priorities", idle=True)
         return
-    for place, one in enumerate(workload.classes or ()):
-        if one.priority:
-            path: Path = ("workload", "classes", place, "priority")
-            yield Problem(path, 'needs server.replica.scheduling_policy = "priority"', idle=True)
+    said: list[Path] = [
+        ("workload", "classes", place, "priority") for place, one in enumerate(workload.classes or ()) if one.priority
+    ]
+    if workload.trace is not None and workload.trace.columns.priority is not None:
+        said.append(("workload", "trace", "columns", "priority"))
+    for path in said:
+        yield Problem(path, 'needs server.replica.scheduling_policy = "priority"', idle=True)
 
 
 def _step_controller_problems(policy: PolicySettings, server: Server) -> Iterator[Problem]:

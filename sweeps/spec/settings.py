@@ -68,6 +68,11 @@ class TraceColumns(Settings):
         min_length=1,
         description="column of a real predictor's lengths or classes",
     )
+    priority: str | None = Field(
+        default=None,
+        min_length=1,
+        description='column of priorities, smaller first (server.replica.scheduling_policy = "priority")',
+    )
 
     def named(self) -> dict[str, str]:
         """Return the columns that are given."""
@@ -177,6 +182,11 @@ class Workload(Settings):
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes."""
         return tuple(one.name for one in self.classes or ())
+
+    @property
+    def class_paths(self) -> tuple[str, ...]:
+        """Where the lengths of each class are said."""
+        return tuple(f"workload.classes[{place}].lengths" for place in range(len(self.classes or ())))
 
 
 # Policy -------------------------------------------------------------------------------------------------------------
@@ -532,6 +542,12 @@ def caches_prefixes(point: Point) -> bool:
     """Say whether blocks of the KV cache are found again by what is in them."""
     replica = point.server.replica
     return point.policy.mode == "continuous" and replica is not None and replica.enable_prefix_caching
+
+
+def goes_by_priority(point: Point) -> bool:
+    """Say whether priorities decide who is admitted first and preempted last."""
+    replica = point.server.replica
+    return point.policy.mode == "continuous" and replica is not None and replica.scheduling_policy == "priority"
 
 
 def draws_service(point: Point) -> bool:

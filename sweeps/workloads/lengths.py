@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -79,42 +79,40 @@ class _Lengths(Settings):
         """Return the scipy.stats distribution of the lengths in seconds, or None where scipy has none."""
         return None
 
-    def draw(self, count: int, rng: np.random.Generator, least_prompt: int = 0) -> Lengths:
+    def draw(
+        self, count: int, rng: np.random.Generator, least_prompt: int = 0, path: str = "workload.lengths"
+    ) -> Lengths:
         """Draw the lengths of `count` requests; raise InputError where prompt and output exceed 2,097,152 tokens.
 
-        Prompts drawn from a distribution have `least_prompt` tokens, 0 or 1, or more.
+        Prompts drawn from a distribution have `least_prompt` tokens, 0 or 1, or more. `path` is what messages call it.
         """
         if self.unit == "seconds":
             values = self.draw_values(count, rng)
             if not values.max(initial=0.0) <= LONGEST:
                 raise InputError(
                     f"drew a service time of {values.max():g} s",
-                    path="workload.lengths",
+                    path=path,
                     allowed=f"at most {LONGEST:g} s",
                 )
             return Lengths(None, None, values)
-        output = _as_integers(self.draw_tokens(count, rng, 1))
+        output = _as_integers(self.draw_tokens(count, rng, 1), path)
         if self.prompt is None:
             return Lengths(None, output, None)
-        prompt = _as_integers(self.prompt.draw_tokens(count, rng, least_prompt))
-        return Lengths(_within_limit(prompt, output), output, None)
+        prompt = _as_integers(self.prompt.draw_tokens(count, rng, least_prompt), path)
+        return Lengths(_within_limit(prompt, output, path), output, None)
 
 
-def _as_integers(values: FloatArray) -> IntArray:
+def _as_integers(values: FloatArray, path: str) -> IntArray:
     most = values.max(initial=0.0)
     if not most <= MOST_TOKENS:
-        raise InputError(
-            f"drew a length of {most:g} tokens", path="workload.lengths", allowed=f"at most {MOST_TOKENS} a request"
-        )
+        raise InputError(f"drew a length of {most:g} tokens", path=path, allowed=f"at most {MOST_TOKENS} a request")
     return values.astype(np.int64)
 
 
-def _within_limit(prompt: IntArray, output: IntArray) -> IntArray:
+def _within_limit(prompt: IntArray, output: IntArray, path: str) -> IntArray:
     most = int((prompt + output).max(initial=0))
     if most > MOST_TOKENS:
-        raise InputError(
-            f"drew a request of {most} tokens: prompt and output at most {MOST_TOKENS}", path="workload.lengths"
-        )
+        raise InputError(f"drew a request of {most} tokens: prompt and output at most {MOST_TOKENS}", path=path)
     return prompt
 
 
@@ -358,19 +356,25 @@ class Mixture(_Lengths):
             for path, prompt in component.prompts():
                 yield ("components", number, *path), prompt
 
-    def draw(self, count: int, rng: np.random.Generator, least_prompt: int = 0) -> Lengths:
+    def draw(
+        self, count: int, rng: np.random.Generator, least_prompt: int = 0, path: str = "workload.lengths"
+    ) -> Lengths:
         """Draw the lengths of `count` requests; raise InputError where prompt and output exceed 2,097,152 tokens."""
         if not self.components[0].gives_prompt:
-            return super().draw(count, rng, least_prompt)
-        return self.draw_of(self.kinds(count, rng), rng, least_prompt)
+            return super().draw(count, rng, least_prompt, path)
+        paths = [f"{path}.components[{number}]" for number in range(len(self.components))]
+        return self.draw_of(self.kinds(count, rng), rng, least_prompt, paths)
 
-    def draw_of(self, kind: IntArray, rng: np.random.Generator, least_prompt: int = 0) -> Lengths:
-        """Draw the lengths of requests of known kinds (request,), where each kind has its prompts."""
+    def draw_of(self, kind: IntArray, rng: np.random.Generator, least_prompt: int, paths: Sequence[str]) -> Lengths:
+        """Draw the lengths of requests of known kinds (request,), where each kind has its prompts.
+
+        `paths` are what messages call the kinds.
+        """
         count = len(kind)
         prompt, output = np.empty(count, np.int64), np.empty(count, np.int64)
         for number, component in enumerate(self.components):
             (mine,) = np.nonzero(kind == number)
-            drawn = component.draw(mine.size, rng, least_prompt)
+            drawn = component.draw(mine.size, rng, least_prompt, paths[number])
             assert drawn.prompt_tokens is not None
             assert drawn.output_tokens is not None
             prompt[mine], output[mine] = drawn.prompt_tokens, drawn.output_tokens
@@ -514,7 +518,9 @@ class Empirical(_Lengths):
         values = self.table().length
         return values[rng.integers(0, values.size, count)]
 
-    def draw(self, count: int, rng: np.random.Generator, least_prompt: int = 0) -> Lengths:
+    def draw(
+        self, count: int, rng: np.random.Generator, least_prompt: int = 0, path: str = "workload.lengths"
+    ) -> Lengths:
         """Draw the lengths of `count` requests jointly by row; raise InputError for a bad file."""
         table = self.table()
         row = rng.integers(0, table.length.size, count)
@@ -523,8 +529,8 @@ class Empirical(_Lengths):
             return Lengths(None, None, table.length[row], predicted)
         output = table.length[row].astype(np.int64)
         if self.prompt is not None:
-            prompt = _as_integers(self.prompt.draw_tokens(count, rng, least_prompt))
-            return Lengths(_within_limit(prompt, output), output, None, predicted)
+            prompt = _as_integers(self.prompt.draw_tokens(count, rng, least_prompt), path)
+            return Lengths(_within_limit(prompt, output, path), output, None, predicted)
         return Lengths(None if table.prompt_tokens is None else table.prompt_tokens[row], output, None, predicted)
 
 

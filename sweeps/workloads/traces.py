@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from batchcube.documents import read_file
 from batchcube.engine.continuous import Content
-from batchcube.engine.continuous.model import parts_of
+from batchcube.engine.continuous.model import LOWEST_PRIORITY, parts_of
 from batchcube.engine.ticks import LARGEST_REQUEST, LATEST, TICKS_PER_S
 from batchcube.errors import InputError
 
@@ -67,6 +67,8 @@ class RecordedTrace(NamedTuple):
     """Unit of the file's times where only its layout says so; empty where the user does, or the column's name."""
     content: Content | None = None
     """What the prompts contain, where the file's hashes were asked for."""
+    priority: IntArray | None = None
+    """Smaller first; where priorities were asked for."""
 
 
 class LengthTable(NamedTuple):
@@ -101,7 +103,8 @@ _FORMATS: dict[str, _Format] = {
 _PREDICTED = "predicted_tokens"
 HASHES = "hash_ids"
 """Column of the blocks of a prompt, a list of whole numbers for each request."""
-_PARTS = ("arrival", "prompt_tokens", "output_tokens", _PREDICTED)
+_PRIORITY = "priority"
+_PARTS = ("arrival", "prompt_tokens", "output_tokens", _PREDICTED, _PRIORITY)
 
 
 class _File(NamedTuple):
@@ -271,6 +274,16 @@ def _tokens(file: _File, values: FloatArray, column: str, least: int) -> IntArra
     return values.astype(np.int64)
 
 
+def _priorities(file: _File, table: "pa.Table", column: str) -> IntArray:
+    allowed = f"must be a whole number from {-LOWEST_PRIORITY} to {LOWEST_PRIORITY}"
+    values = _numbers(file, table, column, allowed)
+    bad = np.flatnonzero((abs(values) > LOWEST_PRIORITY) | (values != np.floor(values)))
+    if bad.size:
+        place = f"row {bad[0] + 1}, column {column!r}"
+        raise InputError(f"{values[bad[0]]:g}", file=file.name, path=place, allowed=allowed)
+    return values.astype(np.int64)
+
+
 def _within_limit(file: _File, prompt: IntArray, output: IntArray) -> None:
     bad = np.flatnonzero(prompt + output > MOST_TOKENS)
     if bad.size:
@@ -432,7 +445,7 @@ def _detect(file: _File, format: str, mapped: Mapping[str, str]) -> tuple[str, _
         raise InputError(
             f"must be one of auto, {', '.join(_FORMATS)}", file=file.name, path="format", value=repr(format)
         )
-    own: dict[str, Any] = {part: column for part, column in mapped.items() if part != _PREDICTED}
+    own: dict[str, Any] = {part: column for part, column in mapped.items() if part in _Format._fields}
     for kind, names in _FORMATS.items():
         wanted = names._replace(**own)
         if kind == format or (format == "auto" and {*wanted[:3], wanted.mark or wanted.arrival} <= set(file.columns)):
@@ -460,18 +473,19 @@ def read_trace(
     limit: int | None = None,
     hashes: bool = False,
     hash_tokens: int | None = None,
+    priorities: bool = False,
 ) -> RecordedTrace:
     """Read a recorded trace (BurstGPT, Azure or plain CSV, Mooncake or Bailian JSON lines, packed with gzip or zstd).
 
     `path` may be "dataset:NAME". `unit` is that of the arrival times, "auto" the format's, refused where it is hardly
-    so. `columns` names the file's columns for arrival, prompt_tokens, output_tokens or predicted_tokens where they are
-    not the format's. `sort` puts rows in order of arrival, which they must be in otherwise. `model` and `log_type` keep
-    such rows of a BurstGPT file; `start_s <= t < stop_s` keeps a window, in seconds from the first row; `limit` keeps
-    the first rows of what is left. With `hashes` the column `HASHES` is read too, where there is one: ids of blocks of
-    `hash_tokens`, by default the format's. Failures of BurstGPT (0 response tokens) are dropped, with
-    `drop_empty_prompts` also requests of 0 prompt tokens. Everything dropped is counted: rows_read = requests +
-    rows_dropped. Arrivals start at 0. Raises InputError, naming the file and the row, for anything that is wrong in it,
-    and where no row is left.
+    so. `columns` names the file's columns for arrival, prompt_tokens, output_tokens, predicted_tokens or priority where
+    they are not the format's. `sort` puts rows in order of arrival, which they must be in otherwise. `model` and
+    `log_type` keep such rows of a BurstGPT file; `start_s <= t < stop_s` keeps a window, in seconds from the first row;
+    `limit` keeps the first rows of what is left. With `hashes` the column `HASHES` is read too, where there is one: ids
+    of blocks of `hash_tokens`, by default the format's; with `priorities` that of priorities, likewise. Failures of
+    BurstGPT (0 response tokens) are dropped, with `drop_empty_prompts` also requests of 0 prompt tokens. Everything
+    dropped is counted: rows_read = requests + rows_dropped. Arrivals start at 0. Raises InputError, naming the file and
+    the row, for anything that is wrong in it, and where no row is left.
     """
     file = _load(path)
     mapped = dict(columns or {})
@@ -499,11 +513,17 @@ def read_trace(
     predicting = mapped.get(_PREDICTED, _PREDICTED if kind == "csv" and _PREDICTED in file.columns else None)
     if predicting is not None:
         numbers.append(predicting)
+    ranking = mapped.get(_PRIORITY, _PRIORITY if _PRIORITY in file.columns else None) if priorities else None
+    if ranking is not None:
+        numbers.append(ranking)
     used = [*numbers, *texts]
     if len(set(used)) < len(used):
         raise InputError(f"one column is named twice: {', '.join(map(repr, used))}", file=file.name)
     each = hash_tokens or names.hash_tokens
     hashed = hashes and HASHES in file.columns and file.json_lines
+    if hashes and not hashed and hash_tokens is not None:
+        text = f"there is no column {HASHES!r} of JSON lines"
+        raise InputError(text, file=file.name, path="workload.trace.hash_tokens", value=hash_tokens)
     if hashed and each is None:
         raise InputError("needs workload.trace.hash_tokens", file=file.name, path=f"column {HASHES!r}")
     lists = [HASHES] if hashed else []
@@ -529,6 +549,7 @@ def read_trace(
         if bad.size:
             raise InputError("must be >= 0", file=file.name, path=f"row {bad[0] + 1}, column {predicting!r}")
 
+    priority = None if ranking is None else _priorities(file, table, ranking)
     content = _content(file, table, prompt, each) if hashed and each is not None else None
     disorder = np.flatnonzero(np.diff(arrival) < 0)
     if disorder.size and not sort:
@@ -576,6 +597,7 @@ def read_trace(
         tuple(column for column in file.columns if column not in (*used, *lists)),
         "" if stated or of_arrivals == "date" or names.arrival == _FORMATS["csv"].arrival else of_arrivals,
         None if content is None else parts_of(content, rows),
+        None if priority is None else priority[rows],
     )
 
 
@@ -744,4 +766,5 @@ def resample(
         output_tokens=trace.output_tokens[rows],
         predicted=None if trace.predicted is None else trace.predicted[rows],
         content=None if trace.content is None else parts_of(trace.content, rows),
+        priority=None if trace.priority is None else trace.priority[rows],
     )

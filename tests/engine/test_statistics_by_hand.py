@@ -197,6 +197,7 @@ def test_continuous_batching(backend: str) -> None:
         "requests": 4,
         "completed": 3,
         "rejected": 1,
+        "truncated": 0,
         "measured": 2,
         "missed": 1,
         "steps": 4,

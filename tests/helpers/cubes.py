@@ -27,6 +27,7 @@ AXES = {
 CONTINUOUS = {
     "tbt_histogram",
     "rejected",
+    "truncated",
     "steps",
     "preemptions",
     "kv_peak_tokens",

@@ -161,6 +161,14 @@ def test_requests_turned_away_count_as_missed(backend) -> None:
     assert report_of(in_time, backend)["token_sla_violation_fraction"] == 8 / (2 + 8)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_answers_that_end_at_the_longest_are_counted_where_they_would_go_on(backend) -> None:
+    # Up to 10 tokens: the answers to the second and third end there, one of them by itself; the last is turned away.
+    one = job([0.0] * 4, [2, 4, 4, 10], [3, 9, 6, 3], max_model_len=10)
+    found = report_of(one, backend)
+    assert (found["truncated"], found["rejected"], found["completed"]) == (1, 1, 3)
+
+
 def test_overload_is_seen() -> None:
     rng = np.random.default_rng(5)
     count = 2000

@@ -41,6 +41,20 @@ def cube() -> xr.Dataset:
     return run_sweep(sweep(), backend="reference")
 
 
+@pytest.mark.parametrize(
+    ("lengths", "said"),
+    [
+        ({**LONG, "value": 2**22}, "drew a length of 4.1943e+06 tokens"),
+        ({**LONG, "value": 2**21}, "drew a request of 2097352 tokens"),
+    ],
+)
+def test_lengths_that_are_too_large_are_said_of_their_class(lengths: dict[str, Any], said: str) -> None:
+    tables = laid(BASE, {"workload.classes": [CLASSES[0], {**CLASSES[1], "lengths": lengths}]})
+    with pytest.raises(InputError) as refused:
+        make_plan(sweep(tables))
+    assert str(refused.value).startswith(f"sweep.toml: workload.classes[1].lengths: {said}")
+
+
 def test_classes_are_a_dimension_of_the_cube(cube: xr.Dataset, tmp_path: Path) -> None:
     assert cube["class"].values.tolist() == ["chat", "batch jobs"]
     assert cube["class_ttft_quantile_s"].dims == ("replication", "class", "quantile")

@@ -21,9 +21,11 @@ from batchcube.results.summary import refusals
 from batchcube.results.variables import REGISTRY
 from batchcube.sweeps.progress import Silent, tell_notes
 from batchcube.sweeps.run import simulate
+from batchcube.sweeps.run.assemble import in_percent
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import estimate, run_sweep
 from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.single import simulate_one
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.spec.service import drawn_steps, load
@@ -441,6 +443,47 @@ def test_many_prompts_that_leave_no_room_for_an_answer_are_said_loudly(capsys: p
     assert loud.startswith(f"warning: up to {100 * refused / 120:.2g} % of the requests are turned away")
     assert any("turned away" in note for note in notes)
     assert refusals(run_sweep(sweep(BASE))) == ""
+
+
+def test_answers_that_are_cut_are_counted_and_told() -> None:
+    tables = laid(BASE, {"server.replica.max_model_len": 150, "server.replica.kv_capacity_tokens": 10_000})
+    made = run_sweep(sweep(tables))
+    numba = run_sweep(sweep(tables), backend="numba")
+    cut = 0
+    for replication in range(3):
+        requests = Draws(1, replication).job(make_plan(sweep(tables)).points[0]).requests
+        long = (requests.prompt + requests.output > 150) & (requests.prompt < 150)
+        assert int(made["truncated"][replication]) == int(numba["truncated"][replication]) == long.sum()
+        cut += int(long.sum())
+    assert 0 < cut < 360
+    assert f"{in_percent(cut / 360)} of the requests had their answers cut by max_model_len" in made.attrs["notes"]
+    assert "cut by" not in run_sweep(sweep(BASE)).attrs["notes"]
+
+
+def test_priorities_of_a_recorded_trace(tmp_path: Path) -> None:
+    """One runs at a time; those who wait come in by their priority."""
+    file = tmp_path / "trace.csv"
+    rows = [(0.0, 5), (0.001, 3), (0.002, 1), (0.003, 2)]
+    text = "".join(f"{at},10,20,{rank}\n" for at, rank in rows)
+    file.write_text("arrival_s,prompt_tokens,output_tokens,priority\n" + text)
+    tables = {**BASE, "workload": {"trace": {"path": str(file), "unit": "s"}}}
+    tables = laid(tables, {"policy": {"mode": "continuous", "largest_batch": 1}})
+    by_priority = laid(tables, {"server.replica.scheduling_policy": "priority"})
+    assert simulate_one(sweep(tables), {}).requests["start_s"].argsort().tolist() == [0, 1, 2, 3]
+    assert simulate_one(sweep(by_priority), {}).requests["start_s"].argsort().tolist() == [0, 2, 3, 1]
+    file.write_text(file.read_text().replace("priority", "rank"))
+    with pytest.raises(InputError, match=r'scheduling_policy = "priority": the trace says no priorities'):
+        make_plan(sweep(by_priority))
+    named = laid(by_priority, {"workload.trace.columns": {"priority": "rank"}})
+    assert simulate_one(sweep(named), {}).requests["start_s"].argsort().tolist() == [0, 2, 3, 1]
+
+
+def test_caching_of_prompts_that_have_nothing_in_common_is_told() -> None:
+    caching = laid(BASE, {"server.replica.enable_prefix_caching": True})
+    said = "workload: says nothing of what prompts contain"
+    assert said in "\n".join(make_plan(sweep(caching)).notes)
+    sessions = {"workload.sessions": {"turns": {"distribution": "constant", "value": 3}}}
+    assert said not in "\n".join(make_plan(sweep(laid(caching, sessions))).notes)
 
 
 def test_the_note_on_requests_turned_away_is_about_the_whole_sweep(tmp_path: Path) -> None:

@@ -124,6 +124,14 @@ def test_a_cube_of_a_closed_loop() -> None:
     assert overload.judge(cube).item() == overload.STEADY
 
 
+def test_users_without_a_session_are_refused() -> None:
+    tables = laid(CLOSED, {"workload.sessions": {"turns": {"distribution": "constant", "value": 20}}})
+    with pytest.raises(InputError, match=r"users = 8: must be <= 6, the sessions that 120 requests make"):
+        run_sweep(sweep(tables), backend="reference", workers=1)
+    fewer = run_sweep(sweep(laid(tables, {"workload.arrivals.users": 6})), backend="reference", workers=1)
+    assert (fewer["completed"] + fewer["rejected"] == 120).all()
+
+
 def test_a_cube_of_sessions() -> None:
     cube = run_sweep(sweep(SESSIONS, replications=2), backend="reference")
     assert (cube["completed"] + cube["rejected"] == 120).all()

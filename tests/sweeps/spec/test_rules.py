@@ -29,6 +29,9 @@ PROMPT = {"distribution": "constant", "value": 3.0}
 
 CLASS = {"name": "chat", "share": 0.5, "lengths": {"distribution": "constant", "value": 3.0, "prompt": PROMPT}}
 CLASSES: Tables = laid(STEPS, {"workload.lengths": None, "workload.classes": [CLASS, {**CLASS, "name": "batch"}]})
+RANKS = [CLASS, {**CLASS, "name": "batch", "priority": 1}]
+RANKED: Tables = laid(CLASSES, {"workload.classes": RANKS, "server.replica.scheduling_policy": "priority"})
+STEPS_TRACE: Tables = laid(STEPS, {"workload": {"trace": {"path": "trace.csv"}}})
 
 
 class Rule(NamedTuple):
@@ -666,13 +669,10 @@ RULES = [
     ),
     Rule(
         CLASSES,
-        {"workload.classes": [CLASS, {**CLASS, "name": "batch", "priority": 1}]},
+        {"workload.classes": RANKS},
         "workload.classes.1.priority",
         'needs server.replica.scheduling_policy = "priority"',
-        {
-            "workload.classes": [CLASS, {**CLASS, "name": "batch", "priority": 1}],
-            "server.replica.scheduling_policy": "priority",
-        },
+        {"workload.classes": RANKS, "server.replica.scheduling_policy": "priority"},
     ),
     Rule(
         STEPS,
@@ -685,11 +685,25 @@ RULES = [
         },
     ),
     Rule(
-        STEPS,
-        {"server.replica.scheduling_policy": "priority", "server.replica.prefill": "separate"},
+        RANKED,
+        {"server.replica.prefill": "separate"},
         "server.replica.scheduling_policy",
         'needs server.replica.prefill = "chunked"',
+        {},
+    ),
+    Rule(
+        CLASSES,
         {"server.replica.scheduling_policy": "priority"},
+        "server.replica.scheduling_policy",
+        "needs workload.classes of different priorities",
+        {},
+    ),
+    Rule(
+        STEPS_TRACE,
+        {"workload.trace.columns": {"priority": "rank"}},
+        "workload.trace.columns.priority",
+        'needs server.replica.scheduling_policy = "priority"',
+        {"workload.trace.columns": {"priority": "rank"}, "server.replica.scheduling_policy": "priority"},
     ),
     Rule(
         STEPS,
@@ -699,11 +713,11 @@ RULES = [
         {"server.replica.async_scheduling": True},
     ),
     Rule(
-        STEPS,
-        {"server.replica.scheduling_policy": "priority", "policy.bins": 2, "policy.admission": "by_bin"},
+        RANKED,
+        {"policy.bins": 2, "policy.admission": "by_bin"},
         "server.replica.scheduling_policy",
         'needs policy.admission = "fifo"',
-        {"policy.bins": 2, "policy.admission": "by_bin"},
+        {},
     ),
     Rule(
         STEPS,
@@ -798,6 +812,8 @@ def test_an_option_without_meaning_at_one_point_is_told_apart_from_a_mistake() -
         "server.replica.scheduler_reserve_full_isl",
         "workload.trace.hash_tokens",
         "workload.classes.1.priority",
+        "server.replica.scheduling_policy",
+        "workload.trace.columns.priority",
         "policy.admission",
         "server.routing",
     ]

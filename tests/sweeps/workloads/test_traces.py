@@ -471,6 +471,38 @@ def test_wrong_hashes_are_refused(write: Write, rows: Any, said: str) -> None:
     assert said in str(refused.value)
 
 
+def test_tokens_of_hashes_are_refused_where_there_are_none(write: Write) -> None:
+    said = r"workload.trace.hash_tokens = 48: there is no column 'hash_ids' of JSON lines"
+    with pytest.raises(InputError, match=said):
+        read_trace(write(PLAIN), hashes=True, hash_tokens=48)
+
+
+RANKED = "arrival_s,prompt_tokens,output_tokens,priority\n0.5,10,20,-3\n2.0,30,40,0\n1.0,1,1,7\n"
+
+
+def test_priorities_are_read_where_they_are_asked_for(write: Write) -> None:
+    file = write(RANKED)
+    trace = read_trace(file, priorities=True, sort=True)
+    assert trace.priority is not None
+    assert trace.priority.tolist() == [-3, 7, 0]
+    assert trace.unused_columns == ()
+    drawn = resample(trace, stream(1, 0, "window"), method="circular", requests=2)
+    assert drawn.priority is not None
+    assert dict(zip(drawn.prompt_tokens.tolist(), drawn.priority.tolist(), strict=True)).items() <= {
+        (10, -3),
+        (1, 7),
+        (30, 0),
+    }
+    unread = read_trace(file, sort=True)
+    assert (unread.priority, unread.unused_columns) == (None, ("priority",))
+
+
+@pytest.mark.parametrize("bad", ["0.5", "1e12", "high"])
+def test_wrong_priorities_are_refused(write: Write, bad: str) -> None:
+    with pytest.raises(InputError, match=r"row 3, column 'priority': .*must be a"):
+        read_trace(write(RANKED.replace(",7", f",{bad}")), priorities=True)
+
+
 def test_a_row_that_is_drawn_again_has_content_of_its_own(write: Write) -> None:
     trace = read_trace(write(hashed((512, [7]), (1024, [7, 8]))), unit="s", hashes=True)
     drawn = resample(trace, stream(1, 0, "window"), method="blocks", requests=40, block_requests=2)
