@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from batchcube.errors import InputError
 
-from ..dialect import maximum, minimum, policy, where
+from ..dialect import maximum, minimum, policy, settle, where
 from ..policies.order import CHOICES, order_settings, reads_predictions
 from ..policies.sla import STEP_SIGNALS, TOKEN_GAP
 from ..policies.target import Control, fixed_target, has_further
@@ -45,8 +45,11 @@ SERVED, REJECTED = 0, 1
 NOBODY, ANYBODY = -1, -2
 """Whom a request may follow instead of another request."""
 NO_FOLLOWERS = np.zeros(0, np.int64)
-Routing = Literal["round_robin", "shortest_queue", "by_bin"]
+Routing = Literal["round_robin", "shortest_queue", "by_bin", "least_loaded", "least_waiting"]
 ROUTINGS: tuple[Routing, ...] = get_args(Routing)
+SHORTEST_QUEUE, BY_BIN, LEAST_LOADED, LEAST_WAITING = range(1, len(ROUTINGS))
+COUNTED_EVERY = TICKS_PER_S // 10
+"""Ticks between two counts of the requests on every replica, as vLLM's coordinator publishes them."""
 Admission = Literal["fifo", "by_bin"]
 ADMISSIONS: tuple[Admission, ...] = get_args(Admission)
 Prefill = Literal["chunked", "separate"]
@@ -147,8 +150,8 @@ class Fleet(NamedTuple):
 
     replicas: int
     routing: int
-    """Of `ROUTINGS`: in turn; to the replica with the fewest requests, the first of them on a tie; or bin j of K to
-    replica j c // K of c."""
+    """Of `ROUTINGS`: in turn; to the replica with the fewest requests, the first of them on a tie; bin j of K to
+    replica j c // K of c; or to the replica of the least `load_of`, by what was counted last."""
     bins: int
     """K."""
     by_bin: bool
@@ -558,6 +561,40 @@ def make_classes(
 def blocks_of(tokens: int, block_tokens: int) -> int:
     """Return the blocks that hold so many tokens of one request."""
     return -(-tokens // block_tokens)
+
+
+@policy
+def looks_at_queues(fleet: Fleet) -> Any:
+    """Say whether the way of a request depends on who is where when it comes."""
+    return (fleet.routing == SHORTEST_QUEUE) | counts_loads(fleet)
+
+
+@policy
+def counts_loads(fleet: Fleet) -> Any:
+    """Say whether the way of a request depends on what was counted every `COUNTED_EVERY`."""
+    return (fleet.routing == LEAST_LOADED) | (fleet.routing == LEAST_WAITING)
+
+
+@policy
+def load_of(waiting: Any, running: Any, used: Any, setup: Setup) -> Any:
+    """Return the load of a replica, as the front of vLLM estimates it; the next request goes where it is least.
+
+    `waiting` and `running` requests and `used` blocks are as counted last, and those that were sent there since wait.
+    `least_loaded` is the rule of vLLM 0.32: where the KV cache is more than half full, who waits counts up to four
+    times. `least_waiting` is that of earlier ones: who waits counts four times. That vLLM 0.32 counts no fewer than the
+    requests it has sent and has no end of is no rule of its own here, where nothing is on its way.
+    """
+    full = settle(waiting * 6.0 * maximum(0.0, used / setup.replica.blocks - 0.5))
+    return where(setup.fleet.routing == LEAST_WAITING, waiting * 4.0, waiting + full) + running
+
+
+@policy
+def first_asked(turn: Any, fleet: Fleet) -> Any:
+    """Return the replica that the `turn`-th request goes to if all have the same load; the next on a tie.
+
+    vLLM 0.32 begins with another one every time, earlier ones always with the first.
+    """
+    return where(fleet.routing == LEAST_LOADED, turn % fleet.replicas, 0)
 
 
 @policy

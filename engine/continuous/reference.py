@@ -23,6 +23,7 @@ from .count import count_reference
 from .following import ARRIVES, ENDS
 from .model import (
     ANYBODY,
+    COUNTED_EVERY,
     LATEST,
     LONGEST_GAP,
     NEVER,
@@ -33,8 +34,12 @@ from .model import (
     TICKS_PER_NANOSECOND,
     Job,
     Records,
+    counts_loads,
+    first_asked,
     is_crowded,
+    load_of,
     longest_chunk,
+    looks_at_queues,
     most_active,
     must_fit,
     too_late,
@@ -432,27 +437,66 @@ class Engine:
             steering.learn_finished(len(tokens), sum(tokens), sum(t * t for t in tokens))
 
 
-def way_to(job: Job, engines: list[Engine], i: int, turn: int, instant: int) -> int:
-    """Return the replica that a request goes to at an instant; it is the `turn`-th that is not turned away."""
-    fleet = job.setup.fleet
-    match ROUTINGS[fleet.routing]:
-        case "shortest_queue":
-            here = [engine.here(instant) for engine in engines]
-            return here.index(min(here))
-        case "by_bin":
-            return int(job.bin_of[i]) * fleet.replicas // fleet.bins
-        case _:
-            return turn % fleet.replicas
+@dataclass
+class Front:
+    """Where requests come in: it sends each to a replica."""
+
+    job: Job
+    engines: list[Engine]
+    turn: int = 0
+    """Requests that it has sent."""
+    counted: int = 0
+    """When it was told last who is where."""
+    counts: list[list[int]] = field(default_factory=list)
+    """Of each replica: requests that wait, those it has sent since among them; requests that run; blocks in use."""
+
+    def __post_init__(self) -> None:
+        self.counts = [[0, 0, 0] for _ in self.engines]
+
+    def due(self, instant: int) -> int | None:
+        """Return when it is told last before an instant, None unless that is news."""
+        due = instant // COUNTED_EVERY * COUNTED_EVERY
+        return due if counts_loads(self.job.setup.fleet) and due > self.counted else None
+
+    def count(self, instant: int) -> None:
+        """Let it be told who is where at an instant up to which all steps were taken."""
+        self.counted = instant
+        self.counts = [
+            [engine.waiting(), engine.here(instant) - engine.waiting(), engine.pool.used] for engine in self.engines
+        ]
+
+    def way_to(self, i: int, instant: int) -> int:
+        """Return the replica that a request goes to, which comes at an instant and is not turned away."""
+        fleet, turn = self.job.setup.fleet, self.turn
+        self.turn += 1
+        match ROUTINGS[fleet.routing]:
+            case "shortest_queue":
+                here = [engine.here(instant) for engine in self.engines]
+                return here.index(min(here))
+            case "by_bin":
+                return int(self.job.bin_of[i]) * fleet.replicas // fleet.bins
+            case "round_robin":
+                return turn % fleet.replicas
+        loads = [load_of(*count, self.job.setup) for count in self.counts]
+        first = first_asked(turn, fleet)
+        in_turn = [(first + k) % fleet.replicas for k in range(fleet.replicas)]
+        least = min(in_turn, key=loads.__getitem__)
+        self.counts[least][0] += 1
+        return least
 
 
 def serve_following(job: Job, records: Records, engines: list[Engine]) -> None:
     """Serve requests some of which come when others end, in the order of time over all replicas."""
-    requests, turn = job.requests, 0
+    requests, front = job.requests, Front(job, engines)
     ahead = [(int(requests.arrival[i]), ARRIVES, i) for i in np.flatnonzero(requests.follows == NOBODY).tolist()]
     anybody = np.flatnonzero(requests.follows == ANYBODY).tolist()
     while True:
         starts = [engine.now if engine.running or engine.waiting() else NEVER for engine in engines]
         start = min(starts)
+        # Until then nothing changes.
+        due = front.due(min(start, ahead[0][0] if ahead else NEVER))
+        if due is not None:
+            front.count(due)
         if ahead and ahead[0][0] <= start:
             instant, kind, i = heappop(ahead)
             if kind == ENDS:
@@ -463,14 +507,19 @@ def serve_following(job: Job, records: Records, engines: list[Engine]) -> None:
             if records.status[i] != SERVED:
                 heappush(ahead, (instant, ENDS, i))
                 continue
-            records.replica[i] = way_to(job, engines, i, turn, instant)
+            records.replica[i] = front.way_to(i, instant)
             engines[records.replica[i]].welcome(i, instant)
-            turn += 1
         elif start < NEVER:
             for i in engines[starts.index(start)].step():
                 heappush(ahead, (int(records.last_token[i]), ENDS, i))
         else:
             return
+
+
+def advance_all(engines: list[Engine], until: int) -> None:
+    """Take the steps of all replicas that begin before an instant."""
+    for engine in engines:
+        engine.advance(until)
 
 
 def simulate_reference(job: Job, records: Records, tally: Tally) -> None:
@@ -481,17 +530,20 @@ def simulate_reference(job: Job, records: Records, tally: Tally) -> None:
     engines = [Engine(job, records, history) for _ in range(fleet.replicas)]
     if len(job.requests.follows):
         serve_following(job, records, engines)
-    for turn, i in enumerate(accepted if not len(job.requests.follows) else ()):
-        if ROUTINGS[fleet.routing] == "shortest_queue":
-            for engine in engines:
-                engine.advance(arrival[i])
-            r = way_to(job, engines, i, turn, arrival[i])
+    front = Front(job, engines)
+    for i in accepted if not len(job.requests.follows) else ():
+        if looks_at_queues(fleet):
+            due = front.due(arrival[i])
+            if due is not None:
+                advance_all(engines, due)
+                front.count(due)
+            advance_all(engines, arrival[i])
+            r = front.way_to(i, arrival[i])
             engines[r].welcome(i, arrival[i])
         else:
-            r = way_to(job, engines, i, turn, arrival[i])
+            r = front.way_to(i, arrival[i])
             engines[r].sent.append(i)
         records.replica[i] = r
-    for engine in engines:
-        engine.advance(NEVER)
+    advance_all(engines, NEVER)
     kept = sum(running.resident for engine in engines for running in engine.running)
     count_reference(job, records, history, kept, tally)

@@ -11,15 +11,16 @@ from ..statistics import CONTINUOUS
 from ..tally import Tally, row_of
 from .classes import count_classes, summarise_classes
 from .model import (
+    BY_BIN,
     NEVER,
     NOBODY,
     REJECTED,
-    ROUTINGS,
     SERVED,
     Fleet,
     Job,
     Records,
     answered,
+    looks_at_queues,
     never_fits,
     too_late,
 )
@@ -119,11 +120,10 @@ def way_of(job: Job, records: Records) -> tuple[NDArray[np.int64], NDArray[np.in
     """
     fleet: Fleet = job.setup.fleet
     accepted = np.flatnonzero(records.status == SERVED)
-    word = ROUTINGS[fleet.routing]
-    if word == "shortest_queue":
+    if looks_at_queues(fleet):
         return accepted[:0], np.zeros(fleet.replicas + 1, np.int64)
     to = np.arange(len(accepted)) % fleet.replicas
-    if word == "by_bin":
+    if fleet.routing == BY_BIN:
         to = job.bin_of[accepted].astype(np.int64) * fleet.replicas // fleet.bins
     records.replica[accepted] = to
     counts = np.bincount(to, minlength=fleet.replicas)

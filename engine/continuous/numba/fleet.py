@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
+import numpy as np
+
 from ...numba.jit import inline, jit
 from ...numba.state import Structure, floats_of, packing, structure_of
 from ...policies.controller import Controller, controller_of
@@ -11,26 +13,54 @@ from ...policies.order import Order, order_of
 from ...policies.target import Control, decider, start_state
 from ...statistics import CONTINUOUS
 from ..following import judged_by
-from ..model import NEVER, REJECTED, ROUTINGS, Job
+from ..model import (
+    COUNTED_EVERY,
+    NEVER,
+    REJECTED,
+    SHORTEST_QUEUE,
+    Job,
+    counts_loads,
+    first_asked,
+    load_of,
+    looks_at_queues,
+)
 from .count import count_requests, first_arrival, start_counting
 from .queues import enqueue
 from .replica import advance, has_rules, view_of, with_rules
 from .workspace import IN_STEP, NOW, RUNNING, STEPS, TOKENS, USED, WAITING, make_workspace, means_of, part_of
 
-SHORTEST_QUEUE = ROUTINGS.index("shortest_queue")
 OVERRUN, KEPT = CONTINUOUS.at("overrun"), CONTINUOUS.at("kept")
 
 
 @inline
-def shortest(now, replicas, workspace):
-    """Return the replica with the fewest requests, the first of them on a tie."""
-    best, fewest = 0, NEVER
-    for r in range(replicas):
-        state = workspace.state[r]
-        # Those that its step under way completes are still there.
-        here = state[WAITING] + (state[IN_STEP] if state[NOW] > now else state[RUNNING])
-        if here < fewest:
-            best, fewest = r, here
+def running_at(now, state):
+    """Return how many run: those that the step under way completes still do."""
+    return state[IN_STEP] if state[NOW] > now else state[RUNNING]
+
+
+@inline
+def count_all(now, workspace):
+    """Tell the front who is where."""
+    for r in range(len(workspace.counts)):
+        state, known = workspace.state[r], workspace.counts[r]
+        known[0], known[1], known[2] = state[WAITING], running_at(now, state), state[USED]
+
+
+@inline
+def way_to(now, turn, setup, workspace):
+    """Return the replica that a request goes to, and count it there; it is the `turn`-th that is not turned away."""
+    fleet = setup.fleet
+    best = first = first_asked(turn, fleet)
+    least = np.inf
+    for k in range(fleet.replicas):
+        r = (first + k) % fleet.replicas
+        state, known = workspace.state[r], workspace.counts[r]
+        load = (state[WAITING] + running_at(now, state)) * 1.0
+        if fleet.routing != SHORTEST_QUEUE:
+            load = load_of(known[0], known[1], known[2], setup)
+        if load < least:
+            best, least = r, load
+    workspace.counts[best, 0] += 1
     return best
 
 
@@ -58,22 +88,30 @@ def fleet_kernel(
             view = view_of(0, requests, replica.control, part)
             store(part.kept, start_all(means_of(STEPS, part), view, replica.control)[0])
         limits = start_counting(first_arrival(requests, records, reporting), judged, requests, reporting, tally)
-        rounds = len(arrival) if fleet.routing == SHORTEST_QUEUE else 0
+        rounds = len(arrival) if looks_at_queues(fleet) else 0
+        counted = turn = 0
         for i in range(rounds + 1):
-            until = arrival[i] if i < rounds else NEVER
             if i < rounds and records.status[i] == REJECTED:
                 continue
-            for r in range(replicas):
-                mine = order[begin[r] : begin[r + 1]]
-                part = part_of(workspace, r, rules and workspace.caching, False)
-                advance(
-                    requests, bin_of, replica, fleet, records, limits, tally, part, mine, until, decide_all, load,
-                    store, key,
-                )  # fmt: skip
-                if tally.totals[OVERRUN]:
-                    return
+            until = arrival[i] if i < rounds else NEVER
+            due = until // COUNTED_EVERY * COUNTED_EVERY
+            counting = i < rounds and counts_loads(fleet) and due > counted
+            for last in range(0 if counting else 1, 2):
+                for r in range(replicas):
+                    mine = order[begin[r] : begin[r + 1]]
+                    part = part_of(workspace, r, rules and workspace.caching, False)
+                    advance(
+                        requests, bin_of, replica, fleet, records, limits, tally, part, mine, until if last else due,
+                        decide_all, load, store, key,
+                    )  # fmt: skip
+                    if tally.totals[OVERRUN]:
+                        return
+                if not last:
+                    count_all(due, workspace)
+                    counted = due
             if i < rounds:
-                r = shortest(until, replicas, workspace)
+                r = way_to(until, turn, setup, workspace)
+                turn += 1
                 part = part_of(workspace, r, rules and workspace.caching, False)
                 part.state[NOW] = max(part.state[NOW], until)
                 enqueue(part, i, bin_of[i] if fleet.by_bin else 0, requests, replica)

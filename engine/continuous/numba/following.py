@@ -15,14 +15,13 @@ from ...policies.target import decider
 from ...statistics import CONTINUOUS
 from ...tally import new_tally, row_of
 from ..following import ARRIVES, ENDS, followers, judged_by
-from ..model import NEVER, NOBODY, REJECTED, ROUTINGS, Job
+from ..model import BY_BIN, COUNTED_EVERY, NEVER, NOBODY, REJECTED, Job, counts_loads, looks_at_queues
 from .count import count_requests, start_counting
-from .fleet import KEPT, OVERRUN, SHORTEST_QUEUE, shortest, structure_for
+from .fleet import KEPT, OVERRUN, count_all, structure_for, way_to
 from .queues import enqueue
 from .replica import advance, view_of
 from .workspace import ENDED, NOW, RUNNING, STEPS, TOKENS, USED, WAITING, make_workspace, means_of, part_of
 
-BY_BIN = ROUTINGS.index("by_bin")
 _BITS = 32
 _NUMBER = 2**_BITS - 1
 """A request has one thing ahead of it at most: its number, with the kind of it in the bits above."""
@@ -111,7 +110,7 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
         since = first_measured(requests, records, reporting.warmup)
         limits = start_counting(since, judged, requests, reporting, tally)
         sent = workspace.numbers[:0]
-        ahead = turn = released = 0
+        ahead = turn = released = counted = 0
         for i in range(len(arrival)):
             if requests.follows[i] == NOBODY:
                 ahead = put(agenda, ahead, arrival[i], ARRIVES, i)
@@ -125,6 +124,12 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
                     else:
                         others = min(others, state[NOW])
             coming = agenda.due[agenda.heap[0] & _NUMBER] if ahead > 0 else NEVER
+            if counts_loads(fleet):
+                # Until then nothing changes.
+                due = min(start, coming) // COUNTED_EVERY * COUNTED_EVERY
+                if due > counted:
+                    count_all(due, workspace)
+                    counted = due
             if ahead > 0 and coming <= start:
                 kind, i = agenda.heap[0] >> _BITS, agenda.heap[0] & _NUMBER
                 ahead = drop(agenda, ahead)
@@ -144,8 +149,8 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
                 if rehearsal and i >= reporting.warmup:
                     return
                 r = turn % replicas
-                if fleet.routing == SHORTEST_QUEUE:
-                    r = shortest(coming, replicas, workspace)
+                if looks_at_queues(fleet):
+                    r = way_to(coming, turn, setup, workspace)
                 elif fleet.routing == BY_BIN:
                     r = bin_of[i] * replicas // fleet.bins
                 turn += 1
@@ -158,6 +163,8 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
                 break
             part = part_of(workspace, r, workspace.caching, True)
             until = min(coming, max(others, start + 1))
+            if counts_loads(fleet):
+                until = min(until, (start // COUNTED_EVERY + 1) * COUNTED_EVERY)
             advance(
                 requests, bin_of, replica, fleet, records, limits, tally, part, sent, until, decide_all, load,
                 store, key,

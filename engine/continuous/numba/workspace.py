@@ -9,7 +9,7 @@ from ...histogram import bucket_edges
 from ...numba.jit import inline
 from ...policies.estimates import Observation, RunningMeans, update
 from ...policies.target import has_further, is_steady, watches_steps
-from ..model import TICKS_PER_NANOSECOND, Job
+from ..model import LEAST_LOADED, TICKS_PER_NANOSECOND, Job
 from .blocks import Cache, cache_of, make_cache
 
 # Shortest gap, in ticks, that falls beyond each bucket: a gap is rounded down to a nanosecond before it is counted.
@@ -113,11 +113,13 @@ class Workspace(NamedTuple):
     further: bool
     """Whether there is a controller beside the papers'."""
     eager: bool
-    """Whether whoever comes may change what is decided, though there are others who wait."""
+    """Whether whoever comes may change what is decided, or where they are sent, though there are others who wait."""
     ended: NDArray[np.int64]
     """(replica, running) requests that the latest step completed, the first `ENDED`."""
     followed: bool
     """Whether somebody may follow those that end: then steps wait to hear of it."""
+    counts: NDArray[np.int64]
+    """(replica, 3) what the front of the fleet knows: requests that wait, that run, blocks in use."""
 
 
 FIRST, LAST, COUNT = range(3)
@@ -166,9 +168,12 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
         steady=is_steady(replica.control),
         watched=watches_steps(replica.control),
         further=has_further(replica.control),
-        eager=has_further(replica.control) or replica.long_prefill_token_threshold_adaptive,
+        eager=has_further(replica.control)
+        or replica.long_prefill_token_threshold_adaptive
+        or fleet.routing == LEAST_LOADED,
         ended=np.zeros((replicas, running), np.int64),
         followed=False,
+        counts=np.zeros((replicas, 3), np.int64),
     )
 
 
@@ -208,6 +213,7 @@ def part_of(workspace, r, caching, followed):
         workspace.eager,
         workspace.ended[r],
         followed,
+        workspace.counts[r],
     )
 
 

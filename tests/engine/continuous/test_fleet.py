@@ -47,6 +47,35 @@ def test_to_the_shortest_queue_and_who_is_just_leaving_still_counts(backend) -> 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_to_the_least_loaded_by_what_was_counted_last(backend) -> None:
+    # The first four go to replica 0, 1, 0, 1, as nothing is counted before 100 ms. At 99 ms replica 1 is empty, but the
+    # front takes both for equal: turn 4 and the first come to replica 0. Then one is counted at 0, who waits at 0, too.
+    requests = make_requests([0.0] * 4 + [0.099, 0.1, 0.2, 0.3], [1] * 8, [80, 1, 60, 1, 1, 1, 1, 1])
+    expected = {
+        "shortest_queue": [0, 1, 0, 1, 1, 1, 0, 0],
+        # Both are empty at 0.2 and 0.3 s: replica 6 mod 2, then 7 mod 2.
+        "least_loaded": [0, 1, 0, 1, 0, 1, 0, 1],
+        "least_waiting": [0, 1, 0, 1, 0, 1, 0, 0],
+    }
+    for routing, to in expected.items():
+        records, _ = simulate_job(job(requests, [0] * 8, make_fleet(replicas=2, routing=routing)), backend)
+        assert records.replica.tolist() == to, routing
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_who_waits_for_a_full_cache_counts_more(backend) -> None:
+    # At 0.1 s three are on each replica. On replica 0 two of them wait for the cache: 900 + 100 of 1200 tokens are in
+    # use. 1 + 2 + 2 * 6 * (1000/1200 - 0.5) = 7 against 3; 1 + 2 * 4 = 9 against 3.
+    requests = make_requests([0.0] * 6 + [0.1], [900, 1, 900, 1, 1, 1, 1], [200] * 6 + [1])
+    for routing, to in {"shortest_queue": 0, "least_loaded": 1, "least_waiting": 1}.items():
+        fleet = make_fleet(replicas=2, routing=routing)
+        for capacity, sent in ((1200, to), (10_000, 0)):
+            limits = {"most_running": 4, "token_budget": 2000, "capacity_tokens": capacity}
+            records, _ = simulate_job(job(requests, [0] * 7, fleet, **limits), backend)
+            assert records.replica[-1] == sent, (routing, capacity)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_bins_have_replicas_of_their_own(backend) -> None:
     requests = make_requests([0.0] * 6, [1] * 6, [1, 2, 3, 4, 1, 2])
     fleet = make_fleet(replicas=2, routing="by_bin", bins=4)
@@ -113,7 +142,7 @@ def test_what_holds_for_every_fleet() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"routing": "random"}, "routing = 'random': must be one of round_robin, shortest_queue, by_bin"),
+        ({"routing": "random"}, "routing = 'random': must be one of round_robin, shortest_queue, by_bin, least_"),
         ({"admission": "lifo"}, "admission = 'lifo': must be one of fifo, by_bin"),
         ({"bin_choice": "any"}, "bin_choice = 'any'"),
         ({"replicas": 0}, "replicas = 0: must be in 1.."),

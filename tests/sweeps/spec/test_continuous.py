@@ -87,7 +87,7 @@ def refusals(settings: dict[str, Any], tables: dict[str, Any] = BASE) -> list[st
         ),
         (
             {"server.routing": "random"},
-            'server.routing = "random": must be "round_robin", "shortest_queue" or "by_bin"',
+            'server.routing = "random": must be "round_robin", "shortest_queue", "by_bin", "least_loaded" or "least_',
         ),
         ({"server.servers": "infinite"}, 'server.servers = "infinite": mode continuous needs finitely many servers'),
         ({"server.servers": 5000}, "server.servers = 5000: must be <= 4096 in mode continuous"),

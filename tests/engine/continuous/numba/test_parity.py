@@ -64,6 +64,8 @@ def test_thousands_of_small_cases_agree_exactly() -> None:
             leaped=totals["decode_tokens"] > 100,
             chunked=bool(replica.chunked and (requests.prompt > replica.token_budget).any()),
             shortest_queue=routed and ROUTINGS[fleet.routing] == "shortest_queue",
+            least_loaded=routed and ROUTINGS[fleet.routing] == "least_loaded",
+            least_waiting=routed and ROUTINGS[fleet.routing] == "least_waiting",
             bins_to_replicas=routed and ROUTINGS[fleet.routing] == "by_bin",
             by_bin=fleet.by_bin and fleet.bins > 1 and totals["steps"] > totals["decode_tokens"],
             late_tokens=0 < totals["late_tokens"] < tally.moments[CONTINUOUS.time("tbt"), COUNT],
@@ -76,7 +78,7 @@ def test_thousands_of_small_cases_agree_exactly() -> None:
             free, _ = simulate_job(job._replace(setup=job.setup._replace(replica=replica._replace(control=static))))
             met["controlled"] += not np.array_equal(free.scheduled, records.scheduled)
     # The cases are about something.
-    assert len(met) == 11
+    assert len(met) == 13
     assert min(met.values()) > 100, met
 
 
