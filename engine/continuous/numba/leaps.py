@@ -8,7 +8,7 @@ each has is kept as an offset against one counter (`GROWN`), and a leap touches 
 import math
 
 from ...numba.jit import inline
-from .workspace import DECODING, GROWN
+from .workspace import DECODING, FULL, GROWN
 
 
 @inline
@@ -20,27 +20,38 @@ def blocks_for(tokens, size):
 @inline
 def growth(workspace, steps, size):
     """Return the blocks that all decodes need for so many steps more."""
-    state = workspace.state
-    cycles = steps // size
-    need = cycles * state[DECODING]
-    for k in range(cycles * size, steps):
+    # Divisions take their time.
+    cycles = steps // size if steps >= size else 0
+    need, phase = cycles * workspace.state[DECODING], workspace.state[FULL]
+    for _ in range(steps - cycles * size):
         # A request needs a block when those it has are full.
-        need += workspace.phase[(-(state[GROWN] + k)) % size]
+        need += workspace.phase[phase]
+        phase = (phase if phase > 0 else size) - 1
     return need
+
+
+@inline
+def grow(workspace, steps, size):
+    """Let so many decode steps pass."""
+    state = workspace.state
+    state[GROWN] += steps
+    phase = state[FULL] - steps
+    state[FULL] = phase if phase >= 0 else -state[GROWN] % size
 
 
 @inline
 def steps_that_fit(workspace, steps, free, size):
     """Return how many of so many steps all decodes have room for."""
-    decoding = workspace.state[DECODING]
-    if (steps // size + 1) * decoding <= free:
+    decoding, phase = workspace.state[DECODING], workspace.state[FULL]
+    if (steps + size) * decoding <= free * size:
         return steps
-    fitting = free // decoding * size
-    free -= free // decoding * decoding
+    cycles = free // decoding
+    fitting, free = cycles * size, free - cycles * decoding
     while fitting < steps:
-        free -= workspace.phase[(-(workspace.state[GROWN] + fitting)) % size]
+        free -= workspace.phase[phase]
         if free < 0:
             break
+        phase = (phase if phase > 0 else size) - 1
         fitting += 1
     return min(fitting, steps)
 

@@ -36,40 +36,37 @@ from .workspace import (
 
 
 @inline
-def sooner(workspace, a, b):
-    """Say whether the request at place a is done before the one at place b."""
-    return workspace.finish[workspace.heap[a]] < workspace.finish[workspace.heap[b]]
+def put(workspace, i, at):
+    """Put a request at a place of the heap."""
+    workspace.heap[at], workspace.place[i] = i, at
 
 
 @inline
-def exchange(workspace, a, b):
-    """Exchange two places of the heap."""
-    first, second = workspace.heap[a], workspace.heap[b]
-    workspace.heap[a], workspace.heap[b] = second, first
-    workspace.place[first], workspace.place[second] = b, a
-
-
-@inline
-def rise(workspace, at):
-    """Move a request up to where it belongs."""
-    while at > 0 and sooner(workspace, at, (at - 1) >> 1):
-        exchange(workspace, at, (at - 1) >> 1)
+def rise(workspace, i, at):
+    """Put a request where it belongs, from a free place upwards."""
+    while at > 0:
+        above = workspace.heap[(at - 1) >> 1]
+        if workspace.finish[above] <= workspace.finish[i]:
+            break
+        put(workspace, above, at)
         at = (at - 1) >> 1
+    put(workspace, i, at)
 
 
 @inline
-def sink(workspace, at, count):
-    """Move a request down to where it belongs among the first `count`."""
-    while True:
+def sink(workspace, i, at, count):
+    """Put a request where it belongs among the first `count`, from a free place downwards."""
+    while 2 * at + 1 < count:
         child = 2 * at + 1
-        if child >= count:
-            return
-        if child + 1 < count and sooner(workspace, child + 1, child):
-            child += 1
-        if not sooner(workspace, child, at):
-            return
-        exchange(workspace, at, child)
+        if child + 1 < count:
+            # Added, not asked: which of them is done first cannot be predicted.
+            child += workspace.finish[workspace.heap[child + 1]] < workspace.finish[workspace.heap[child]]
+        below = workspace.heap[child]
+        if workspace.finish[i] <= workspace.finish[below]:
+            break
+        put(workspace, below, at)
         at = child
+    put(workspace, i, at)
 
 
 @inline
@@ -83,10 +80,8 @@ def start_decoding(workspace, i, output, warmup, size):
     workspace.phase[workspace.resident[i] % size] += 1
     if workspace.caching:
         line_up(workspace.cache, i, workspace.resident[i] % size)
-    last = state[DECODING]
-    workspace.heap[last], workspace.place[i] = i, last
-    state[DECODING] = last + 1
-    rise(workspace, last)
+    rise(workspace, i, state[DECODING])
+    state[DECODING] += 1
 
 
 @inline
@@ -102,12 +97,13 @@ def stop_decoding(workspace, i, output, warmup, size):
     generated = output - (workspace.finish[i] - state[GROWN])
     if generated > workspace.generated[i]:
         workspace.generated[i], workspace.emitted[i] = generated, state[EMITTED]
-    last, at = state[DECODING] - 1, workspace.place[i]
-    state[DECODING] = last
-    if at != last:
-        exchange(workspace, at, last)
-        rise(workspace, at)
-        sink(workspace, at, last)
+    state[DECODING] -= 1
+    # The last of the heap takes its place.
+    at, last = workspace.place[i], workspace.heap[state[DECODING]]
+    if at > 0 and workspace.finish[last] < workspace.finish[i]:
+        rise(workspace, last, at)
+    elif last != i:
+        sink(workspace, last, at, state[DECODING])
     workspace.finish[i] = NOBODY
 
 

@@ -20,7 +20,7 @@ from ..model import (
     must_fit,
 )
 from .count import add_decision, count_gaps, count_move, count_steps
-from .leaps import blocks_for, countable, growth, lasting, steps_that_fit, steps_until
+from .leaps import blocks_for, countable, grow, growth, lasting, steps_that_fit, steps_until
 from .pool import (
     begin_with,
     extend,
@@ -349,11 +349,10 @@ def emit_gaps(now, first, growing, steps, chunked, limits, workspace, tally):
             fresh += 1
     state[FRESH] = 0
     longer = time_before(now, chunked, workspace)
-    if fresh == 0 and longer == 0:
-        count_gaps(first, growing, steps, weight, limits, workspace, tally)
-        return
-    count_gaps(longer + first, 0, 1, weight - fresh, limits, workspace, tally)
-    count_gaps(first + growing, growing, steps - 1, weight, limits, workspace, tally)
+    if fresh > 0 or longer > 0:
+        count_gaps(longer + first, 0, 1, weight - fresh, limits, workspace, tally)
+        first, steps = first + growing, steps - 1
+    count_gaps(first, growing, steps, weight, limits, workspace, tally)
 
 
 @inline
@@ -470,6 +469,8 @@ def advance(requests, bin_of, replica, fleet, records, limits, tally, workspace,
     state, law, size, control = workspace.state, replica.law, replica.block_tokens, replica.control
     arrival, prompt, output = requests.arrival, requests.prompt, requests.output
     now, begins, ahead = state[NOW], state[BEGINS], 1 if replica.async_scheduling else 0
+    # Where nothing moves the cap, the first decision holds.
+    moving, decided = workspace.watched or workspace.further or control.memory.enabled, False
     while True:
         while state[NEXT] < len(mine) and arrival[mine[state[NEXT]]] <= now:
             i = mine[state[NEXT]]
@@ -487,9 +488,11 @@ def advance(requests, bin_of, replica, fleet, records, limits, tally, workspace,
             state[WINDOW] += 1
 
         # What runs in this step.
-        view = view_of(now, requests, control, workspace)
-        controllers, target = decide(load(workspace.kept), means_of(STEPS, workspace), view, control)
-        store(workspace.kept, controllers)
+        if moving or not decided:
+            view = view_of(now, requests, control, workspace)
+            controllers, target = decide(load(workspace.kept), means_of(STEPS, workspace), view, control)
+            store(workspace.kept, controllers)
+            decided = True
         if workspace.watched:
             keep(workspace.last[STEPS], Observation(0, 0, 0, 0))
         if control.memory.enabled or workspace.further:
@@ -551,7 +554,7 @@ def advance(requests, bin_of, replica, fleet, records, limits, tally, workspace,
             emit_gaps(begins, first, growing, steps, replica.chunked, limits, workspace, tally)
             state[USED] += grown
             state[TOKENS] += decoding * steps
-            state[GROWN] += steps
+            grow(workspace, steps, size)
             state[EMITTED] = ends
         elif replica.chunked:
             # Those that the budget has not reached have stopped.

@@ -35,6 +35,7 @@ NOBODY = -1
     DECODING,
     MEASURED_DECODING,  # those past the warm-up
     GROWN,  # decode steps so far
+    FULL,  # where those stand in `phase` whose blocks are full: -GROWN modulo the block
     OFFSETS,  # tokens that decoding requests have in the cache, less `GROWN` each
     TOKENS,  # in the cache
     USED,  # blocks
@@ -47,7 +48,7 @@ NOBODY = -1
     WINDOW,
     ENDED,  # how many the latest step completed
     FIELDS,
-) = range(30)
+) = range(31)
 
 
 class Workspace(NamedTuple):
