@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +13,8 @@ from batchcube.errors import InputError
 
 DEEPEST = 24
 """Levels of tables and lists; no specification, coefficients or log has more."""
+LARGEST_FILE = 2_000_000_000
+"""Bytes of a data file, unpacked: what pyarrow reads as one block of JSON lines."""
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:
@@ -37,6 +40,30 @@ def read_file(path: str | os.PathLike[str], most_bytes: float = math.inf) -> byt
     return data
 
 
+def unpacked(content: bytes) -> bytes:
+    """Return what a .gz or .zst file holds, known by its first bytes; anything else as it is.
+
+    Raises InputError for what cannot be unpacked, and for what has more than `LARGEST_FILE` bytes then.
+    """
+    packed = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+    codec = next((codec for mark, codec in packed.items() if content.startswith(mark)), None)
+    if codec is None:
+        return content
+    import pyarrow as pa
+
+    parts, size = [], 0
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(content), codec) as stream:
+            while part := stream.read(1 << 24):
+                parts.append(part)
+                size += len(part)
+                if size > LARGEST_FILE:
+                    raise InputError(f"holds more than {LARGEST_FILE} bytes once unpacked: too large")
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"cannot be unpacked ({codec}): {str(error)[:120]}") from None
+    return b"".join(parts)
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return what JSON holds; InputError saying what is wrong: no JSON, or nested deeper than `DEEPEST`."""
     deeper = f"is nested deeper than {DEEPEST} levels"
@@ -44,11 +71,22 @@ def parse_json(text: str | bytes) -> Any:
         content = json.loads(text)
     except RecursionError:
         raise InputError(deeper) from None
-    except ValueError:
-        raise InputError("is not JSON") from None
+    except ValueError as error:
+        raise InputError(f"is not JSON{' (cut off?)' if _ends_early(error) else ''}") from None
     if isinstance(content, dict | list) and is_deep(content):
         raise InputError(deeper)
     return content
+
+
+def _ends_early(error: ValueError) -> bool:
+    """Say whether there is nothing wrong but that JSON ends: a file was cut off."""
+    if not isinstance(error, json.JSONDecodeError) or not error.doc.strip():
+        return False
+    # At most part of a number or of a word is left.
+    return (
+        error.msg.startswith("Unterminated string")
+        or re.fullmatch(r"[\w.+-]{0,4}\s*", error.doc[error.pos :]) is not None
+    )
 
 
 def is_deep(content: Mapping[str, Any] | list[Any]) -> bool:

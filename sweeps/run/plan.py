@@ -28,7 +28,7 @@ from .laws import unmeasured_costs
 from .samples import Sampler, extent_of, sampling, trace_resampling
 from .setups import Simulated, batch_setup, step_setup
 
-_UNUSED = {HASHES: " (shared prefixes are computed anew)", "NumImages": " (images take no time and no memory)"}
+_UNUSED = {HASHES: " (shared prefixes are computed anew)"}
 """What it means that a column of a recorded trace is not used."""
 _NO_CONTENT = "says nothing of what prompts contain: only preempted requests find what they left in the cache"
 
@@ -128,6 +128,9 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
             notes[f"{settings.path}: {text}"] = None
         if caching and trace.content is None:
             notes[f"{settings.path}: {_NO_CONTENT}"] = None
+        if trace.images:
+            text = f"{trace.with_images} of {len(trace.arrival_s)} requests have images, {trace.images} in all"
+            notes[f"{settings.path}: {text}: they take no time and no memory"] = None
         if trace.unused_columns:
             unused = ", ".join(f"{name[:40]!r}{_UNUSED.get(name, '')}" for name in trace.unused_columns[:20])
             notes[f"{settings.path}: columns not used: {unused}"] = None

@@ -83,7 +83,9 @@ class TraceSettings(Settings):
     """A recorded trace: where it is, which rows count, how it is scaled and resampled between replications."""
 
     path: str = Field(min_length=1, description='trace file, relative to the specification, or "dataset:NAME"')
-    format: TraceFormat = Field(default="auto", description="layout of the file; auto: by its columns")
+    format: TraceFormat = Field(
+        default="auto", description="layout of the file, or the tool that wrote a log; auto: by its content"
+    )
     unit: TimeUnit = Field(
         default="auto",
         description="unit of the arrival times, or date: written dates; auto: that of the format, if it is plausible",

@@ -11,16 +11,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.documents import read_file
+from batchcube.calibration.logs import Arrivals, RecordedFormat, read_arrivals
+from batchcube.documents import LARGEST_FILE, read_file, unpacked
 from batchcube.engine.continuous import Content
 from batchcube.engine.continuous.model import LOWEST_PRIORITY, parts_of
 from batchcube.engine.ticks import LARGEST_REQUEST, LATEST, TICKS_PER_S
-from batchcube.errors import InputError
+from batchcube.errors import InputError, found_in
 
 from .datasets import resolve
 from .settings import FloatArray, IntArray
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 F = TypeVar("F", bound=Callable[..., Any])
-TraceFormat = Literal["auto", "csv", "azure", "burstgpt", "bailian", "mooncake"]
+TraceFormat = Literal["auto", "csv", "azure", "burstgpt", "bailian", "mooncake", RecordedFormat]
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "date"]
 Resampling = Literal["none", "circular", "blocks"]
 
@@ -37,8 +38,6 @@ MOST_TOKENS = LARGEST_REQUEST
 """Prompt and output tokens of one request: what the engine can hold."""
 LATEST_S = LATEST / TICKS_PER_S
 """Latest arrival, seconds: what the engine can hold."""
-LARGEST_FILE = 2_000_000_000
-"""Bytes of a data file, unpacked: what pyarrow reads as one block of JSON lines."""
 PLAUSIBLE_PER_S = (0.01, 200.0)
 """Least and largest mean rate that a recorded trace is believed to have while nobody states the unit of its times.
 
@@ -69,6 +68,10 @@ class RecordedTrace(NamedTuple):
     """What the prompts contain, where the file's hashes were asked for."""
     priority: IntArray | None = None
     """Smaller first; where priorities were asked for."""
+    images: int = 0
+    """In the prompts of all requests."""
+    with_images: int = 0
+    """Requests with images."""
 
 
 class LengthTable(NamedTuple):
@@ -87,8 +90,8 @@ class _Format(NamedTuple):
     prompt_tokens: str
     output_tokens: str
     unit: str = "s"
-    mark: str | None = None
-    """Column that tells it from another layout with the same names."""
+    marks: tuple[str, ...] = ()
+    """Columns any of which tells it from another layout with the same names."""
     hash_tokens: int | None = None
     """Tokens of a block that `HASHES` name."""
 
@@ -97,13 +100,17 @@ _FORMATS: dict[str, _Format] = {
     "csv": _Format("arrival_s", "prompt_tokens", "output_tokens"),
     "azure": _Format("TIMESTAMP", "ContextTokens", "GeneratedTokens", "date"),
     "burstgpt": _Format("Timestamp", "Request tokens", "Response tokens"),
-    "bailian": _Format("timestamp", "input_length", "output_length", mark="chat_id", hash_tokens=16),
+    "bailian": _Format(
+        "timestamp", "input_length", "output_length", marks=("chat_id", "parent_chat_id", "turn"), hash_tokens=16
+    ),
     "mooncake": _Format("timestamp", "input_length", "output_length", "ms", hash_tokens=512),
 }
 _PREDICTED = "predicted_tokens"
 HASHES = "hash_ids"
 """Column of the blocks of a prompt, a list of whole numbers for each request."""
 _PRIORITY = "priority"
+_IMAGES = "NumImages"
+_LOGGED = get_args(RecordedFormat)
 _PARTS = ("arrival", "prompt_tokens", "output_tokens", _PREDICTED, _PRIORITY)
 
 
@@ -119,28 +126,8 @@ class _File(NamedTuple):
     """Of the file as it is, packed or not."""
 
 
-def _unpacked(content: bytes, name: str) -> bytes:
-    """Return what a .gz or .zst file holds, known by its first bytes; anything else as it is."""
-    packed = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-    codec = next((codec for mark, codec in packed.items() if content.startswith(mark)), None)
-    if codec is None:
-        return content
-    import pyarrow as pa
-
-    parts, size = [], 0
-    try:
-        with pa.CompressedInputStream(pa.BufferReader(content), codec) as stream:
-            while part := stream.read(1 << 24):
-                parts.append(part)
-                size += len(part)
-                if size > LARGEST_FILE:
-                    raise InputError(f"holds more than {LARGEST_FILE} bytes once unpacked: too large", file=name)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"cannot be unpacked ({codec}): {str(error)[:120]}", file=name) from None
-    return b"".join(parts)
-
-
-def _load(path: str | os.PathLike[str]) -> _File:
+def _read(path: str | os.PathLike[str]) -> tuple[str, bytes, str]:
+    """Return the name of a file, what it holds once unpacked, and the SHA-256 of what it is."""
     file = resolve(path)
     name = str(path)
     with suppress(OSError):  # whoever opens it says why that cannot be
@@ -148,7 +135,16 @@ def _load(path: str | os.PathLike[str]) -> _File:
             raise InputError("is not a file" if file.exists() else "no such file", file=name)
     content = read_file(file, LARGEST_FILE)
     sha256 = hashlib.sha256(content).hexdigest()
-    content = _unpacked(content, name).removeprefix(b"\xef\xbb\xbf")
+    with found_in(file=name):
+        return name, unpacked(content).removeprefix(b"\xef\xbb\xbf"), sha256
+
+
+def _load(path: str | os.PathLike[str]) -> _File:
+    return _table(*_read(path))
+
+
+def _table(name: str, content: bytes, sha256: str) -> _File:
+    """Look at the first line of a file of rows."""
     if not content or content.isspace():
         raise InputError("is empty: needs a header and at least one row", file=name)
     # Deleting and comparing lengths is ten times as fast as looking for the first.
@@ -429,10 +425,14 @@ def _arrivals(file: _File, table: "pa.Table", column: str, unit: str, *, stated:
             )
     span = float(seconds.max() - seconds.min())
     low, high = PLAUSIBLE_PER_S
-    if span > 0 and not low <= (seconds.size - 1) / span <= high:
+    rate = (seconds.size - 1) / span if span > 0 else low
+    if not low <= rate <= high:
+        # Of the other units, those in which the rate is one that is seen.
+        others = {other: rate * per_s / _PER_S[unit] for other, per_s in _PER_S.items() if other != unit}
+        likely = "".join(f", in {other} {at:.3g}" for other, at in others.items() if low <= at <= high)
         raise InputError(
-            f"in {unit} these were {(seconds.size - 1) / span:.3g} requests/s on average, hardly "
-            f"from {low:g} to {high:g}: {_STATE_UNIT}",
+            f"in {unit} these were {rate:.3g} requests/s on average, hardly from {low:g} to {high:g}{likely}: "
+            f"{_STATE_UNIT}",
             file=file.name,
             path=f"column {column!r}",
         )
@@ -441,19 +441,16 @@ def _arrivals(file: _File, table: "pa.Table", column: str, unit: str, *, stated:
 
 def _detect(file: _File, format: str, mapped: Mapping[str, str]) -> tuple[str, _Format]:
     """Return a layout's name, and its columns with the `mapped` ones in place of its own."""
-    if format != "auto" and format not in _FORMATS:
-        raise InputError(
-            f"must be one of auto, {', '.join(_FORMATS)}", file=file.name, path="format", value=repr(format)
-        )
     own: dict[str, Any] = {part: column for part, column in mapped.items() if part in _Format._fields}
     for kind, names in _FORMATS.items():
         wanted = names._replace(**own)
-        if kind == format or (format == "auto" and {*wanted[:3], wanted.mark or wanted.arrival} <= set(file.columns)):
+        marked = not wanted.marks or not set(wanted.marks).isdisjoint(file.columns)
+        if kind == format or (format == "auto" and marked and set(wanted[:3]) <= set(file.columns)):
             return kind, wanted
     needed = "; ".join(f"{kind}: {', '.join(names[:3])}" for kind, names in _FORMATS.items())
     raise InputError(
         f"format not recognised from its columns {_known(file)}: needs one of {needed}; or name "
-        "the columns in workload.trace.columns",
+        f"the columns in workload.trace.columns; or a log of {', '.join(_LOGGED)}",
         file=file.name,
     )
 
@@ -475,10 +472,11 @@ def read_trace(
     hash_tokens: int | None = None,
     priorities: bool = False,
 ) -> RecordedTrace:
-    """Read a recorded trace (BurstGPT, Azure or plain CSV, Mooncake or Bailian JSON lines, packed with gzip or zstd).
+    """Read a recorded trace (BurstGPT, Azure or plain CSV, Mooncake or Bailian JSON lines), or the log of a server.
 
-    `path` may be "dataset:NAME". `unit` is that of the arrival times, "auto" the format's, refused where it is hardly
-    so. `columns` names the file's columns for arrival, prompt_tokens, output_tokens, predicted_tokens or priority where
+    Either may be packed with gzip or zstd. What a log leaves out is dropped, and its requests are put in order. `path`
+    may be "dataset:NAME". `unit` is that of the arrival times, "auto" the format's, refused where it is hardly so.
+    `columns` names the file's columns for arrival, prompt_tokens, output_tokens, predicted_tokens or priority where
     they are not the format's. `sort` puts rows in order of arrival, which they must be in otherwise. `model` and
     `log_type` keep such rows of a BurstGPT file; `start_s <= t < stop_s` keeps a window, in seconds from the first row;
     `limit` keeps the first rows of what is left. With `hashes` the column `HASHES` is read too, where there is one: ids
@@ -487,22 +485,35 @@ def read_trace(
     dropped is counted: rows_read = requests + rows_dropped. Arrivals start at 0. Raises InputError, naming the file and
     the row, for anything that is wrong in it, and where no row is left.
     """
-    file = _load(path)
+    name, content, sha256 = _read(path)
     mapped = dict(columns or {})
-    unknown = sorted(set(mapped) - set(_PARTS))
-    if unknown:
-        raise InputError(f"must be one of {', '.join(_PARTS)}", file=file.name, path=f"columns.{unknown[0]}")
+    logged = None
+    with found_in(file=name):
+        if format not in get_args(TraceFormat):
+            raise InputError(f"must be one of {', '.join(get_args(TraceFormat))}", path="format", value=repr(format))
+        if unknown := sorted(set(mapped) - set(_PARTS)):
+            raise InputError(f"must be one of {', '.join(_PARTS)}", path=f"columns.{unknown[0]}")
+        if not 0 <= start_s < (np.inf if stop_s is None else stop_s):
+            problem = f"window from start_s = {start_s} to stop_s = {stop_s}"
+            raise InputError(problem, allowed="must be 0 <= start < stop")
+        if limit is not None and limit < 1:
+            raise InputError("must be >= 1", path="limit", value=limit)
+        if format not in ("burstgpt", "auto") and (model is not None or log_type is not None):
+            raise InputError(f"filters on model and log_type need format = 'burstgpt', not {format!r}")
+        if format in _LOGGED and (mapped or unit != "auto"):
+            option = "columns" if mapped else "unit"
+            raise InputError(f"workload.trace.{option} is for other formats: logs of {format} have their own")
+        if format in _LOGGED or (format == "auto" and not mapped and unit == "auto"):
+            logged = read_arrivals(content, None if format == "auto" else cast("RecordedFormat", format))
+    chosen = _Chosen(name, start_s, stop_s, limit)
+    if logged is not None:
+        return _of_log(logged, sha256, chosen)
+    file = _table(name, content, sha256)
     kind, names = _detect(file, format, mapped)
     if file.json_lines and kind in ("azure", "burstgpt"):
         raise InputError(f"holds JSON lines, but format = {kind!r} is a CSV file", file=file.name)
     if kind != "burstgpt" and (model is not None or log_type is not None):
         raise InputError(f"filters on model and log_type need format = 'burstgpt', not {kind!r}", file=file.name)
-    if not 0 <= start_s < (np.inf if stop_s is None else stop_s):
-        raise InputError(
-            f"window from start_s = {start_s} to stop_s = {stop_s}", file=file.name, allowed="must be 0 <= start < stop"
-        )
-    if limit is not None and limit < 1:
-        raise InputError("must be >= 1", file=file.name, path="limit", value=limit)
 
     stated = unit != "auto"
     of_arrivals = unit if stated else names.unit
@@ -516,6 +527,9 @@ def read_trace(
     ranking = mapped.get(_PRIORITY, _PRIORITY if _PRIORITY in file.columns else None) if priorities else None
     if ranking is not None:
         numbers.append(ranking)
+    pictured = kind == "azure" and _IMAGES in file.columns
+    if pictured:
+        numbers.append(_IMAGES)
     used = [*numbers, *texts]
     if len(set(used)) < len(used):
         raise InputError(f"one column is named twice: {', '.join(map(repr, used))}", file=file.name)
@@ -550,7 +564,7 @@ def read_trace(
             raise InputError("must be >= 0", file=file.name, path=f"row {bad[0] + 1}, column {predicting!r}")
 
     priority = None if ranking is None else _priorities(file, table, ranking)
-    content = _content(file, table, prompt, each) if hashed and each is not None else None
+    hashed_content = _content(file, table, prompt, each) if hashed and each is not None else None
     disorder = np.flatnonzero(np.diff(arrival) < 0)
     if disorder.size and not sort:
         raise InputError(
@@ -560,30 +574,19 @@ def read_trace(
         )
     order = np.argsort(arrival, kind="stable") if disorder.size else np.arange(arrival.size)
     since = arrival[order] - arrival[order[0]]
-    kept = np.ones(arrival.size, np.bool_)
-    dropped: dict[str, int] = {}
-
-    def keep(reason: str, wanted: NDArray[np.bool_]) -> None:
-        lost = int(np.count_nonzero(kept & ~wanted))
-        if lost:
-            dropped[reason] = lost
-        np.logical_and(kept, wanted, out=kept)
-
+    chosen.begin(arrival.size)
     for column, value in filters.items():
         if value is not None:
             import pyarrow.compute as pc
 
-            keep(f"other {column.lower()}", pc.equal(table.column(column), value).to_numpy()[order])
-    keep("failed (0 response tokens)", output[order] > 0)
+            chosen.keep(f"other {column.lower()}", pc.equal(table.column(column), value).to_numpy()[order])
+    chosen.keep("failed (0 response tokens)", output[order] > 0)
     if drop_empty_prompts:
-        keep("without a prompt (0 tokens)", prompt[order] > 0)
-    keep("outside the window", (since >= start_s) & (since < (np.inf if stop_s is None else stop_s)))
-    if limit is not None:
-        keep("past the row limit", np.cumsum(kept) <= limit)
-    rows = order[kept]
-    if rows.size == 0:
-        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        raise InputError(f"no rows left of {arrival.size}: {why}", file=file.name)
+        chosen.keep("without a prompt (0 tokens)", prompt[order] > 0)
+    rows = order[chosen.rows(since)]
+    images = np.zeros(0, np.int64)
+    if pictured:
+        images = _tokens(file, _numbers(file, table, _IMAGES, "must be a whole number >= 0"), _IMAGES, 0)[rows]
     return RecordedTrace(
         arrival[rows] - arrival[rows[0]],
         prompt[rows],
@@ -592,12 +595,65 @@ def read_trace(
         file.sha256,
         arrival.size,
         arrival.size - rows.size,
-        dropped,
+        chosen.dropped,
         int(disorder.size),
         tuple(column for column in file.columns if column not in (*used, *lists)),
         "" if stated or of_arrivals == "date" or names.arrival == _FORMATS["csv"].arrival else of_arrivals,
-        None if content is None else parts_of(content, rows),
+        None if hashed_content is None else parts_of(hashed_content, rows),
         None if priority is None else priority[rows],
+        int(images.sum()),
+        int(np.count_nonzero(images)),
+    )
+
+
+class _Chosen:
+    """Which rows of a file are kept, and why the others are not."""
+
+    def __init__(self, name: str, start_s: float, stop_s: float | None, limit: int | None) -> None:
+        """`start_s <= t < stop_s` keeps a window, `limit` the first rows of what is left."""
+        self.name, self.limit = name, limit
+        self.start_s, self.stop_s = start_s, np.inf if stop_s is None else stop_s
+        self.dropped: dict[str, int] = {}
+
+    def begin(self, rows: int, dropped: Mapping[str, int] | None = None) -> None:
+        """Keep all rows, beside those that were `dropped` before."""
+        self.kept = np.ones(rows, np.bool_)
+        self.dropped.update(dropped or {})
+
+    def keep(self, reason: str, wanted: NDArray[np.bool_]) -> None:
+        """Keep the rows that are wanted, and count the others."""
+        lost = int(np.count_nonzero(self.kept & ~wanted))
+        if lost:
+            self.dropped[reason] = lost
+        np.logical_and(self.kept, wanted, out=self.kept)
+
+    def rows(self, since_s: FloatArray) -> IntArray:
+        """Return the rows in the window, of all that were kept; raises InputError where none is left."""
+        self.keep("outside the window", (since_s >= self.start_s) & (since_s < self.stop_s))
+        if self.limit is not None:
+            self.keep("past the row limit", np.cumsum(self.kept) <= self.limit)
+        rows = np.flatnonzero(self.kept)
+        if rows.size == 0:
+            why = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+            raise InputError(f"no rows left of {self.kept.size}: {why}", file=self.name)
+        return rows
+
+
+def _of_log(log: Arrivals, sha256: str, chosen: _Chosen) -> RecordedTrace:
+    """Return the requests of a log as a trace; they have prompts of 1 token at least."""
+    left_out = {reason.replace("_", "-"): count for reason, count in log.left_out.items()}
+    chosen.begin(log.arrival_s.size, left_out)
+    rows = chosen.rows(log.arrival_s)
+    dropped = sum(chosen.dropped.values())
+    return RecordedTrace(
+        log.arrival_s[rows] - log.arrival_s[rows[0]],
+        log.prompt_tokens[rows],
+        log.output_tokens[rows],
+        None,
+        sha256,
+        rows.size + dropped,
+        dropped,
+        chosen.dropped,
     )
 
 

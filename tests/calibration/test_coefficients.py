@@ -196,7 +196,7 @@ def test_a_file_that_does_not_hold_together_is_refused(path: tuple[str | int, ..
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"{", "x.json: is not JSON, must be a file of coefficients"),
+        (b"{,", "x.json: is not JSON, must be a file of coefficients"),
         (b"\xff\xfe", "x.json: is not JSON"),
         (b"[]", "x.json: is no table, must be a file of coefficients"),
         (b"[" * 100_000, "x.json: is nested deeper than 24 levels, must be"),

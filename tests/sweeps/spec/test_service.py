@@ -460,7 +460,7 @@ def test_a_mistake_is_one_line(
     ("content", "line"),
     [
         (None, "cannot be read: No such file or directory"),
-        (b"{", "is not JSON, must be a file of coefficients"),
+        (b"{,", "is not JSON, must be a file of coefficients"),
         (b"\xff\xfe\x00", "is not JSON, must be a file of coefficients"),
         (b"[" * 100_000, "is nested deeper than 24 levels, must be a file of coefficients"),
         (b" " * 10_000_001, "is larger than 10000000 bytes"),
