@@ -1,11 +1,12 @@
 """Logs of real servers, as the servers and their benchmark tools write them: one `Log`, whatever the format."""
 
 from .log import Log
-from .reading import Arrivals, Reading, aligned, read_arrivals, read_log
+from .reading import BY_CONTENT, Arrivals, Reading, aligned, read_arrivals, read_log
 from .registry import FORMATS, LogFormat, RecordedFormat
 from .tables import PARTS
 
 __all__ = [
+    "BY_CONTENT",
     "FORMATS",
     "PARTS",
     "Arrivals",

@@ -36,6 +36,9 @@ class Reading(NamedTuple):
     """Requests that a closed loop kept under way, for a file without arrivals; what the file says when None."""
 
 
+BY_CONTENT = Reading()
+
+
 class Arrivals(NamedTuple):
     """Requests of a file in the order of arrival, each field (request,), seconds since the first."""
 
@@ -51,7 +54,7 @@ class _Found(NamedTuple):
     left_out: Counter[LeftOut]
 
 
-def read_log(path: str | Path, how: Reading = Reading()) -> Log:  # noqa: B008 - immutable
+def read_log(path: str | Path, how: Reading = BY_CONTENT) -> Log:
     """Read a request log, plain or packed with gzip or zstd.
 
     Raises InputError, one line naming the file and the place in it, for a format that is none or unknown, what is no

@@ -117,6 +117,8 @@ def print_errors(errors: "Sequence[Error]", validation: "xr.Dataset", console: "
 
     for line in str(validation.attrs["warnings"]).splitlines():
         console.print(f"warning: {line}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+    for line in str(validation.attrs["log_notes"]).splitlines():
+        console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
     preempted = validation.attrs["preemptions_simulated"]
     judged = f"requests judged: {validation.attrs['judged']}; preemptions simulated: {preempted}"
     console.print(judged, highlight=False, markup=False, soft_wrap=True)

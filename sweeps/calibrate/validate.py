@@ -22,7 +22,7 @@ from batchcube.calibration.coefficients import (
 )
 from batchcube.calibration.fitting import FITS, QUANTITIES, fit_log, replay, times_of_log, times_of_records
 from batchcube.calibration.laws import STEP_TERMS
-from batchcube.calibration.logs import Log, read_log
+from batchcube.calibration.logs import BY_CONTENT, Log, Reading, read_log
 from batchcube.engine.continuous import Replica, make_law, make_replica
 from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
 from batchcube.errors import InputError, found_in
@@ -101,11 +101,18 @@ def unmeasured_of(known: Coefficients) -> list[str]:
     return [name for name in STEP_TERMS if known.step_law is not None and getattr(known.step_law, name) is None]
 
 
-def fit(log_path: Path, settings: LoggedReplica, until: int | None, name: str, quiet: bool = False) -> Coefficients:
+def fit(
+    log_path: Path,
+    settings: LoggedReplica,
+    until: int | None,
+    name: str,
+    quiet: bool = False,
+    how: Reading = BY_CONTENT,
+) -> Coefficients:
     """Fit the step law to the first ``until`` requests of a log, all when None; raises InputError for a bad log."""
     if not NAME.fullmatch(name):
         raise InputError("the name must be letters, digits and . _ -", path=f"--output {name}.json")
-    log = read_log(log_path)
+    log = read_log(log_path, how)
     if until is not None and not 1 <= until <= len(log.queued_s):
         raise InputError(f"must be from 1 to {len(log.queued_s)}, the requests of the log", path=f"--fit-until {until}")
     replica = replica_of(settings)
@@ -126,7 +133,7 @@ def fit(log_path: Path, settings: LoggedReplica, until: int | None, name: str, q
             leave_one_size_out_rms=None,
         ),
     )
-    doubts = [*contradictions(log, settings, log_path)]
+    doubts, remarks = [*contradictions(log, settings, log_path)], log.remarks()
     fitted = FittedLog(
         requests=len(log.queued_s),
         fitted_to=found.requests,
@@ -141,14 +148,18 @@ def fit(log_path: Path, settings: LoggedReplica, until: int | None, name: str, q
         provenance={"batchcube_version": batchcube_version(), "log": log_path.name},
         raw=Raw(file=log_path.name, sha256=log.sha256),
         step_law=law,
-        plausibility=Plausibility(flags=doubts, notes=[]) if doubts else None,
+        plausibility=Plausibility(flags=doubts, notes=remarks) if doubts or remarks else None,
         replica=settings,
         log=fitted,
     )
 
 
 def validate(
-    log_path: Path, known: Coefficients, settings: LoggedReplica, skip: int | None = None
+    log_path: Path,
+    known: Coefficients,
+    settings: LoggedReplica,
+    skip: int | None = None,
+    how: Reading = BY_CONTENT,
 ) -> tuple[list[Error], xr.Dataset]:
     """Replay a log with coefficients; return the errors, and everything measured and simulated.
 
@@ -157,7 +168,7 @@ def validate(
     Times that rest on a cost which nobody measured are NaN, and have no error. Raises InputError for a bad log,
     coefficients without a step law, a replica that could not have served the log, and where no request is left.
     """
-    log = read_log(log_path)
+    log = read_log(log_path, how)
     count = len(log.queued_s)
     fitted = known.log.fitted_to if known.log and known.raw and known.raw.sha256 == log.sha256 else 0
     if skip is None and fitted >= count:
@@ -204,6 +215,7 @@ def validate(
         "judged": but if skipped else "all",
         "warnings": "\n".join(warnings),
         "log_sha256": log.sha256,
+        "log_notes": "\n".join(log.remarks()),
         "preemptions_simulated": int(records.preemptions.sum()),
     }
     return errors, build_validation(log.queued_s, judged, times, time_s, courses, attrs)

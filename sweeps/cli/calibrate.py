@@ -12,12 +12,16 @@ from .help import examples
 from .options import (
     BlockOption,
     BudgetOption,
+    ColumnOption,
+    ConcurrencyOption,
     KvTokensOption,
     LogArgument,
+    LogFormatOption,
     MostRunningOption,
     OverwriteOption,
     PrefillOption,
     QuietOption,
+    reading_of,
 )
 
 if TYPE_CHECKING:
@@ -396,6 +400,9 @@ def _wide_console() -> "Console":
     epilog=examples(
         "batchcube calibrate log requests.jsonl --max-num-seqs 128 -o my-server.json",
         "batchcube calibrate log requests.jsonl --max-num-seqs 128 --fit-until 100 -o my-server.json",
+        "batchcube calibrate log profile_export.jsonl.gz -o my-server.json",
+        "batchcube calibrate log mine.csv --column arrival=sent:ms --column ttft=ttft_ms --column e2e=total_ms "
+        "-o my-server.json",
         "batchcube validate requests.jsonl --coefficients my-server.json",
     ),
 )
@@ -407,6 +414,9 @@ def calibrate_log(
     kv_tokens: KvTokensOption = None,
     block_tokens: BlockOption = None,
     prefill: PrefillOption = None,
+    format: LogFormatOption = None,
+    column: ColumnOption = None,
+    concurrency: ConcurrencyOption = None,
     fit_until: Annotated[
         int | None, typer.Option("--fit-until", min=1, help="fit to the first requests only; all when left out")
     ] = None,
@@ -415,8 +425,8 @@ def calibrate_log(
 ) -> None:
     """Fit the step law c0..c4 to the request log of a real server, by simulating it under continuous batching.
 
-    A log has a JSON object in each line: input_toks, output_toks, queued_ts (or arrival_time), first_token_ts,
-    last_token_ts and, where known, scheduled_ts, in seconds of one clock. The server's limits are taken as given.
+    The log is what vLLM, or a benchmark tool, writes of each request: docs/logs.md has the formats, which are told by
+    content. Requests that failed, were cancelled or warmed up are left out. The server's limits are taken as given.
     """
     from ..calibrate.validate import fit, replica_settings
     from ..files import require_new, require_output
@@ -426,7 +436,7 @@ def calibrate_log(
     require_new(output, overwrite=overwrite)
     require_output(output)
     settings = replica_settings(None, max_num_seqs, token_budget, kv_tokens, block_tokens, prefill)
-    known = fit(log, settings, fit_until, output.stem, quiet)
+    known = fit(log, settings, fit_until, output.stem, quiet, reading_of(format, column, concurrency))
     _print(known, output)
     _write(known, output)
     print(printable(output))

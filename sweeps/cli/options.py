@@ -1,13 +1,17 @@
 """Arguments and options that several commands share."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+from batchcube.errors import InputError
 
 from . import complete
 
 if TYPE_CHECKING:
+    from batchcube.calibration.logs import LogFormat, Reading
+
     from ..spec.document import Sweep
 
 SpecArgument = Annotated[
@@ -37,7 +41,20 @@ BackendOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what is there instead of continuing it")]
 # Of the log of a real server.
-LogArgument = Annotated[Path, typer.Argument(metavar="LOG", help="request log (JSON lines)")]
+LogArgument = Annotated[
+    Path, typer.Argument(metavar="LOG", help="request log, of a server or a benchmark tool (docs/logs.md)")
+]
+LogFormatOption = Annotated[
+    str | None, typer.Option("--format", metavar="NAME", help="of the log; by its content when left out")
+]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="PART=NAME", help="column of a log of one's own, arrival=t:ms; may be repeated"),
+]
+ConcurrencyOption = Annotated[
+    int | None,
+    typer.Option("--concurrency", min=1, help="requests that a closed loop kept under way, for a log without arrivals"),
+]
 MostRunningOption = Annotated[
     int | None, typer.Option("--max-num-seqs", min=1, help="requests that may run at once; 256 when nothing says")
 ]
@@ -63,3 +80,16 @@ def sweep_of(spec: str, settings: list[str] | None, replications: int | None, se
     overrides += [] if replications is None else [f"replications={replications}"]
     overrides += [] if seed is None else [f"seed={seed}"]
     return Sweep.from_toml(spec, overrides)
+
+
+def reading_of(format: str | None, columns: list[str] | None, concurrency: int | None) -> "Reading":
+    """Return how a log is read; raises InputError for columns that are not PART=NAME, each once."""
+    from batchcube.calibration.logs import Reading
+
+    named: dict[str, str] = {}
+    for column in columns or []:
+        part, equals, name = column.partition("=")
+        if not (equals and name) or part in named:
+            raise InputError("must be PART=NAME, each PART once", path="--column", value=column)
+        named[part] = name
+    return Reading(cast("LogFormat | None", format), named or None, concurrency)

@@ -11,11 +11,15 @@ from .help import examples
 from .options import (
     BlockOption,
     BudgetOption,
+    ColumnOption,
+    ConcurrencyOption,
     KvTokensOption,
     LogArgument,
+    LogFormatOption,
     MostRunningOption,
     OverwriteOption,
     PrefillOption,
+    reading_of,
 )
 
 app = typer.Typer()
@@ -25,6 +29,7 @@ app = typer.Typer()
     "validate",
     epilog=examples(
         "batchcube validate requests.jsonl --coefficients my-server.json",
+        "batchcube validate benchmarks.json.gz --coefficients my-server.json",
         "batchcube validate requests.jsonl --coefficients my-server.json --figure overlay.png -o validation.nc",
     ),
 )
@@ -44,6 +49,9 @@ def validate(
     kv_tokens: KvTokensOption = None,
     block_tokens: BlockOption = None,
     prefill: PrefillOption = None,
+    format: LogFormatOption = None,
+    column: ColumnOption = None,
+    concurrency: ConcurrencyOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Replay the request log of a real server under continuous batching, and compare what users felt.
@@ -66,7 +74,7 @@ def validate(
     require_new(*outputs, overwrite=overwrite)
     for file in outputs:
         require_output(file)
-    errors, dataset = validated(log, known, settings, skip)
+    errors, dataset = validated(log, known, settings, skip, reading_of(format, column, concurrency))
     print_errors(errors, dataset, Console())
     if output is not None:
         from batchcube.results.netcdf import write_dataset

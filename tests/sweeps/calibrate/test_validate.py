@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from batchcube.calibration import fitting
-from batchcube.calibration.coefficients import Coefficients, FittedLog, Raw
+from batchcube.calibration.coefficients import Coefficients, FittedLog, LoggedReplica, Raw
 from batchcube.calibration.fitting import replay
 from batchcube.calibration.logs import Log, read_log
 from batchcube.engine.continuous import make_law, make_replica
@@ -17,6 +17,7 @@ from batchcube.figures import registry
 from batchcube.results.validation import read_validation
 from batchcube.sweeps.calibrate.validate import contradictions, fit, replica_settings, validate
 from batchcube.sweeps.spec.service import load
+from helpers import logs
 from helpers.command_line import Answer
 
 TRUTH = [8e-3, 1e-4, 5e-8, 4e-5, 2e-9]
@@ -243,3 +244,34 @@ def test_the_figure_draws_what_is_judged(log_file: Path) -> None:
     nobody = dataset.assign(judged=dataset["judged"] * 0)
     with pytest.raises(ValueError, match="the validation judges no request"):
         registry.draw("simulated-vs-measured", nobody)
+
+
+@pytest.mark.parametrize("name", ["aiperf", "vllm-bench", "sglang"])
+def test_logs_of_clients_are_judged_and_say_whose_clock_it_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(logs.FORMATS[name].write(logs.some()))
+    _, dataset = validate(path, load("qwen3-0.6b-cpu-vllm"), LoggedReplica(most_running=8, token_budget=512))
+    said = dataset.attrs["log_notes"].splitlines()
+    assert "1 failed" in said[0]
+    assert said[1] == "times by the client's clock: network and tokeniser are in them"
+    assert any("reckoned for a closed loop of 1" in line for line in said) == (name == "sglang")
+
+
+def test_columns_of_ones_own_are_named_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("sent,prompt,out,wait_ms,total_ms\n" + "".join(f"{k * 900},50,9,40,700\n" for k in range(6)))
+    columns = ("arrival=sent:ms", "prompt_tokens=prompt", "output_tokens=out", "ttft=wait_ms", "e2e=total_ms")
+    options = [word for column in columns for word in ("--column", column)]
+    judged = ["validate", str(path), "--coefficients", "qwen3-0.6b-cpu-vllm"]
+    answer = Answer(capsys, *judged, *options)
+    assert answer.status == 0
+    assert "note: times by the client's clock" in answer.out
+    for wrong, says in (
+        ([], "format not recognised, has 'sent', 'prompt'"),
+        ([*options, "--column", "ttft=x"], "--column = ttft=x: must be PART=NAME, each PART once"),
+        ([*options, "--format", "blis"], "--column: names columns, and blis has its own"),
+        ([*options, "--concurrency", "2"], "--concurrency: the file has arrival times"),
+    ):
+        answer = Answer(capsys, *judged, *wrong)
+        assert (answer.status, len(answer.err.splitlines())) == (2, 1)
+        assert says in answer.err

@@ -23,6 +23,7 @@ from batchcube.sweeps.workloads.traces import (
     read_trace,
     resample,
 )
+from helpers import logs
 from helpers.samples import SAMPLES
 
 PLAIN = "arrival_s,prompt_tokens,output_tokens\n0.5,10,20\n0.5,0,1\n2.25,30,40\n"
@@ -654,3 +655,77 @@ def test_blocks_have_the_mean_rate_of_the_trace(recorded: RecordedTrace) -> None
 def test_windows_that_do_not_fit_are_refused(recorded: RecordedTrace, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         resample(recorded, window_rng(0), **options)
+
+
+# Logs of servers ----------------------------------------------------------------------------------------------------
+
+
+def test_a_log_is_a_workload(tmp_path: Path) -> None:
+    requests = logs.some()
+    sent = np.array(requests)[:, 0]
+    path = tmp_path / "profile_export.jsonl"
+    path.write_bytes(gzip.compress(logs.aiperf(requests)))
+    trace = read_trace(path)
+    assert trace.output_tokens.tolist() == [r.output for r in requests]
+    np.testing.assert_allclose(trace.arrival_s, sent - sent[0], atol=1e-6)
+    assert (trace.rows_read, trace.rows_dropped) == (15, 3)
+    assert trace.dropped_reasons == {"warm-up": 1, "cancelled": 1, "failed": 1}
+    cut = read_trace(path, "aiperf", start_s=sent[4] - sent[0] - 0.01, limit=5)
+    assert cut.prompt_tokens.tolist() == [r.prompt for r in requests[4:9]]
+    assert cut.dropped_reasons == trace.dropped_reasons | {"outside the window": 4, "past the row limit": 3}
+    assert cut.arrival_s[0] == 0.0
+    with pytest.raises(InputError, match="no rows left of 12: 1 warm-up, 1 cancelled, 1 failed, 12 outside the window"):
+        read_trace(path, start_s=1e6)
+
+
+@pytest.mark.parametrize("name", logs.FORMATS)
+def test_every_format_with_arrivals_is_a_workload(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(logs.FORMATS[name].write(logs.some()))
+    if logs.FORMATS[name].has_arrivals:
+        assert read_trace(path).prompt_tokens.size == 12
+    else:
+        with pytest.raises(InputError, match="log: has durations, but no arrival times: no workload"):
+            read_trace(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"format": "aiperf", "unit": "ms"}, "workload.trace.unit is for other formats: logs of aiperf have their own"),
+        ({"format": "aiperf", "columns": {"arrival": "t"}}, "workload.trace.columns is for other formats"),
+        ({"format": "guidellm"}, "line 1: is of aiperf, but other requests of the file of guidellm"),
+        ({"format": "plain"}, "must be one of auto, csv, azure"),
+        ({"format": "aiperf", "model": "GPT-4"}, "filters on model and log_type need format = 'burstgpt'"),
+    ],
+)
+def test_what_a_log_has_of_its_own_is_not_for_others_to_say(tmp_path: Path, options: dict[str, Any], says: str) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(logs.aiperf(logs.some()))
+    with pytest.raises(InputError) as caught:
+        read_trace(path, **options)
+    assert says in str(caught.value)
+
+
+def test_images_are_counted_and_said(tmp_path: Path) -> None:
+    rows = [f"2025-11-16 18:15:{10 + k}.0,{images},374,44" for k, images in enumerate((0, 2, 0, 3))]
+    path = tmp_path / "azure.csv"
+    path.write_text("\n".join(["TIMESTAMP,NumImages,ContextTokens,GeneratedTokens", *rows, ""]))
+    trace = read_trace(path)
+    assert (trace.images, trace.with_images, trace.unused_columns) == (5, 2, ())
+    assert read_trace(path, limit=3).images == 2
+    document = {
+        "replications": 1,
+        "workload": {"trace": {"path": str(path)}},
+        "policy": {"mode": "continuous", "largest_batch": 4},
+        "server": {"service": {"law": "steps", "c0_s": 0.01}, "replica": {"kv_capacity_tokens": 1000}},
+    }
+    plan = make_plan(Sweep.model_validate(document))
+    assert any("2 of 4 requests have images, 5 in all: they take no time" in note for note in plan.notes)
+
+
+def test_any_of_bailians_columns_tells_its_unit(write: Write) -> None:
+    for column in ("chat_id", "parent_chat_id", "turn"):
+        rows = [{column: n, "timestamp": 0.5 * n, "input_length": 10, "output_length": 5} for n in range(4)]
+        trace = read_trace(write("".join(f"{json.dumps(row)}\n" for row in rows)))
+        assert trace.arrival_s.tolist() == [0.0, 0.5, 1.0, 1.5]
