@@ -172,7 +172,7 @@ class Latent(NamedTuple):
 class Experts(NamedTuple):
     """The feed-forward part of a mixture of experts."""
 
-    count: int
+    number: int
     intermediate: int
     shared: int
     """Experts beside them that every token uses."""
@@ -250,7 +250,7 @@ class Model(NamedTuple):
             each = query_rank * (self.hidden + queries) if query_rank else self.hidden * queries
             each += self.hidden * (rank + rope) + self.query_heads * (rank * (key + value) + value * self.hidden)
         dense = self.layers if self.experts is None else self.experts.dense_layers
-        routed = 0 if self.experts is None else (self.layers - dense) * self.hidden * self.experts.count
+        routed = 0 if self.experts is None else (self.layers - dense) * self.hidden * self.experts.number
         return self.layers * each + dense * 3 * self.hidden * self.intermediate + routed
 
     @property
@@ -258,7 +258,7 @@ class Model(NamedTuple):
         if self.experts is None:
             return 0
         each = 3 * self.hidden * self.experts.intermediate
-        return (self.layers - self.experts.dense_layers) * (self.experts.count + self.experts.shared) * each
+        return (self.layers - self.experts.dense_layers) * (self.experts.number + self.experts.shared) * each
 
     def capacity_tokens(self, memory_bytes: float) -> float:
         """Return η, the tokens whose KV cache fits beside the weights into `memory_bytes`, M_max."""

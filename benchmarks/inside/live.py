@@ -74,7 +74,7 @@ def serve(engine: Any, stream: Stream, rate_per_s: float | None) -> float:
     """Serve a stream by the clock of the process, all of it at once without a rate; return the seconds it took."""
     import vllm
 
-    from inside.timed import ProcessTime
+    from inside.clock import ProcessTime
 
     requests = len(stream.prompt)
     rng = np.random.default_rng(0)

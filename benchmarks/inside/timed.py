@@ -1,4 +1,4 @@
-"""The scheduler with a stop-watch, on a clock that others cannot stop: the time of this process on its core."""
+"""The scheduler with a stop-watch, on a clock that others cannot stop."""
 
 import time
 from collections.abc import Callable
@@ -6,18 +6,9 @@ from typing import Any, ClassVar
 
 from batchcube.vllm import Scheduler
 
+from .clock import ProcessTime
+
 OURS = ("decide", "began", "learn")
-
-
-class ProcessTime:
-    """What this process has computed; idle time passes when it is told to."""
-
-    skipped_ns = 0
-
-    @classmethod
-    def clock(cls) -> int:
-        """Return the nanoseconds that have passed."""
-        return time.process_time_ns() + cls.skipped_ns
 
 
 class Timed(Scheduler):

@@ -6,7 +6,7 @@ import typer
 
 from .help import examples
 
-app = typer.Typer(help="List, fetch and locate public data sets.")
+app = typer.Typer(help="List, fetch and locate data sets.")
 
 
 @app.command("list")
@@ -18,6 +18,8 @@ def data_list() -> None:
         here = "here" if (datasets.cache_folder() / dataset.file_name).exists() else "not here"
         size = f"{dataset.size_bytes / 1e6:.1f} MB"
         print(f"{name:<26} {size:>9}  {dataset.licence:<10} {here}")
+    for name, file in datasets.OWN.items():
+        print(f"{name:<26} {f'{file.stat().st_size / 1e6:.1f} MB':>9}  {'Apache-2.0':<10} comes with batchcube")
 
 
 @app.command("fetch", epilog=examples("batchcube data fetch azure-conv-2023"))
@@ -32,7 +34,7 @@ def data_fetch(name: Annotated[str, typer.Argument(help="data set (batchcube dat
     "path", epilog=examples("batchcube run SPEC --set workload.trace.path=$(batchcube data path azure-conv-2023)")
 )
 def data_path(name: Annotated[str, typer.Argument(help="data set (batchcube data list)")]) -> None:
-    """Print where a fetched data set is."""
+    """Print where a data set is that was fetched, or comes with batchcube."""
     from ..workloads import datasets
 
     print(datasets.locate(name))

@@ -1,4 +1,4 @@
-"""Public data sets by name: fetched once, checked against their checksum."""
+"""Data sets by name: public ones, fetched once and checked against their checksum, and one that ships."""
 
 import hashlib
 import os
@@ -65,6 +65,9 @@ DATASETS: dict[str, Dataset] = {
     ),
 }
 
+OWN = {"qwen3-tiny-vllm": Path(__file__).parent / "logs" / "qwen3-tiny-vllm.jsonl"}
+"""Files that come with the package: the log of 150 requests that vLLM served, made by `benchmarks/example_log.py`."""
+
 
 def cache_folder() -> Path:
     """Return the folder of the fetched files: BATCHCUBE_DATA, or the user's cache; InputError where that is unknown."""
@@ -84,7 +87,7 @@ def cache_folder() -> Path:
 
 def _known(name: str) -> Dataset:
     if name not in DATASETS:
-        raise InputError(f"not known: {suggestion(name, DATASETS)}", path=f"dataset {name!r}")
+        raise InputError(f"not known: {suggestion(name, [*DATASETS, *OWN])}", path=f"dataset {name!r}")
     return DATASETS[name]
 
 
@@ -99,6 +102,8 @@ def _by_hand(name: str, reason: str) -> InputError:
 
 def _present(name: str) -> Path | None:
     """Return the file if it is there and is the right one, None if it is missing."""
+    if name in OWN:
+        return OWN[name]
     dataset = _known(name)
     file = cache_folder() / dataset.file_name
     try:

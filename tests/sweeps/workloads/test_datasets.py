@@ -122,3 +122,14 @@ def test_the_azure_file_here_is_the_public_one(shared_data: Path) -> None:
     assert dataset.file_name == file.name
     assert file.stat().st_size == dataset.size_bytes
     assert hashlib.sha256(file.read_bytes()).hexdigest() == dataset.sha256
+
+
+def test_a_log_comes_with_the_package(folder: Path) -> None:
+    from batchcube.calibration.logs import read_log
+
+    assert datasets.locate("qwen3-tiny-vllm") == datasets.fetch("qwen3-tiny-vllm") == datasets.OWN["qwen3-tiny-vllm"]
+    log = read_log(datasets.locate("qwen3-tiny-vllm"))
+    assert len(log.queued_s) == 150
+    assert (log.prompt_tokens % 16 == 0).all()
+    with pytest.raises(InputError, match=r"not known: did you mean qwen3-tiny-vllm\?"):
+        datasets.locate("qwen3-tiny-vlm")
