@@ -41,7 +41,7 @@ from measure import interleave, number, ratio
 from peers import every_step, simpy_steps
 
 RULES: dict[str, dict[str, Any]] = {
-    "scheduler_reserve_full_isl": {},
+    "scheduler_reserve_full_isl = false": {"scheduler_reserve_full_isl": False},
     "long_prefill_token_threshold": {"long_prefill_token_threshold": 512},
     "long_prefill_token_threshold_adaptive": {
         "long_prefill_token_threshold": 512,
@@ -49,17 +49,20 @@ RULES: dict[str, dict[str, Any]] = {
     },
     "max_num_active_seqs": {"max_num_active_seqs": 64},
     "max_model_len": {"max_model_len": 4096},
+    "scheduling_policy": {"scheduling_policy": "priority"},
+    "async_scheduling": {"async_scheduling": True},
 }
-"""Rules of vLLM's scheduler, and what asks for each; all but the first hold beside the first."""
+"""What asks for each rule of vLLM's scheduler that does not hold by default, and for the default one not to hold."""
 LAW = make_law(0.0062, 0.00008, 4e-8, 3e-5, 1e-9)
 
 
 def draw(count: int, rate_per_s: float) -> Requests:
-    """Draw requests like those of the Azure conversation trace."""
+    """Draw requests like those of the Azure conversation trace, each of one of three priorities."""
     rng = np.random.default_rng(1)
     arrival = np.cumsum(rng.exponential(1 / rate_per_s, count))
     prompt, output = rng.lognormal(6.72, 0.81, count), rng.lognormal(5.12, 0.68, count)
-    return make_requests(arrival, np.maximum(np.rint(prompt), 1), np.maximum(np.rint(output), 1))
+    prompt, output = np.maximum(np.rint(prompt), 1), np.maximum(np.rint(output), 1)
+    return make_requests(arrival, prompt, output, priority=rng.integers(3, size=count))
 
 
 def draw_sessions(count: int, rate_per_s: float) -> Requests:
@@ -123,16 +126,18 @@ def reported(job: Job) -> Callable[[int], object]:
     return lambda _: simulate_many([job], job.shape)
 
 
-def rules(requests: Requests, repetitions: int) -> None:
-    """Print a line for each rule of vLLM's scheduler: its time against that without any."""
+def rules(count: int, rate_per_s: float, repetitions: int) -> None:
+    """Print a line for each rule of vLLM's scheduler: its time against that of the rules that hold by default."""
+    requests = draw(count, rate_per_s)
     limits: dict[str, Any] = {"most_running": 256, "token_budget": 2048, "capacity_tokens": 100_000}
-    plain = job_of(requests, make_replica(LAW, **limits, scheduler_reserve_full_isl=False))
+    default = job_of(requests, make_replica(LAW, **limits))
     for name, asked in RULES.items():
         job = job_of(requests, make_replica(LAW, **limits, **asked))
-        ours, theirs = interleave(reported(job), reported(plain), repetitions=repetitions)
-        each = 1e9 * float(np.median(ours.processor)) / len(requests.arrival)
+        ours, theirs = interleave(reported(job), reported(default), repetitions=repetitions)
+        each = 1e9 * float(np.median(ours.processor)) / count
         said = ratio(ours.processor, theirs.processor)
-        print(f"{name}, 8 requests/s, 100,000 tokens: {number(each)} ns/request, {said} times as long as without")
+        what = f"{name}, {rate_per_s:g} requests/s, 100,000 tokens of KV cache, with its report"
+        print(f"{what}: {number(each)} ns/request, {said} times as long as by default")
 
 
 def main() -> None:
@@ -176,7 +181,8 @@ def main() -> None:
     (seconds,) = interleave(lambda _: simulate_many([whole], whole.shape), repetitions=3)
     took = float(np.median(seconds.processor))
     print(f"{len(million.arrival):,} requests at 8/s, 400,000 tokens of KV cache, with its report: {number(took)} s")
-    rules(draw(count, 8.0), repetitions)
+    for rate in (8.0, 20.0):
+        rules(count, rate, repetitions)
     talks = draw_sessions(10**5 if quick else 10**6, 8.0)
     uncached, cached = (
         job_of(

@@ -9,13 +9,16 @@ from batchcube.engine.continuous.model import TICKS_PER_S
 
 def mean_latency_s(requests: Requests, replica: Replica) -> float:
     """Return the mean end-to-end latency in seconds of one replica that never runs out of KV cache."""
-    total = _run(*requests, tuple(replica.law), int(replica.control.largest), replica.token_budget)
+    law = replica.law
+    times = law.step, law.request, law.kv_token, law.prefill_token, law.prefill_attention
+    lengths = requests.prompt, requests.output
+    total = _run(requests.arrival, *lengths, times, int(replica.control.largest), replica.token_budget)
     return float(total) / TICKS_PER_S
 
 
 @njit(nogil=True)
-def _run(arrival, prompt, output, law, cap, token_budget):
-    c0, c1, c2, c3, c4 = law
+def _run(arrival, prompt, output, times, cap, token_budget):
+    c0, c1, c2, c3, c4 = times
     count = len(arrival)
     running = np.empty(cap, np.int64)
     resident, left, to_prefill = np.zeros(count, np.int64), output.copy(), prompt.copy()

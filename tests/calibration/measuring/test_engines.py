@@ -282,7 +282,7 @@ said = {
     "warm": warm,
     "samples": samples,
     "room": room,
-    "refusals": [engine.refusal(Cell(1, room - 1, 1)), engine.refusal(Cell(1, room, 1))],
+    "refusals": [engine.refusal(Cell(1, 1, room - 1)), engine.refusal(Cell(1, 1, room))],
     "unfinished": engine._llm.llm_engine.has_unfinished_requests(),
 }
 print("SAID " + json.dumps(said), flush=True)
