@@ -24,7 +24,7 @@ import numpy as np
 
 from batchcube.errors import InputError
 from batchcube.sweeps.progress import Counting
-from conformance.asking import Oracle
+from conformance.asking import Oracle, untried
 from conformance.cases import Told, draw_case, read_told, write_told
 from conformance.engine import difference
 
@@ -128,8 +128,10 @@ def tell(found: Sequence[Compared], given: argparse.Namespace) -> int:
         differences = given.output / "differences.jsonl"
         write_told(differences, (compared.told for _, compared in apart))
         print(f"{differences}: the cases that differ, with vLLM's answers")
-    versions = ", ".join(sorted({compared.told.answer["vllm"] for compared in found}))
-    print(f"{len(found) - len(apart)} of {len(found)} cases at vLLM's own instants (vLLM {versions})")
+    versions = sorted({compared.told.answer["vllm"] for compared in found})
+    for warning in filter(None, map(untried, versions)):
+        print(f"warning: {warning}")
+    print(f"{len(found) - len(apart)} of {len(found)} cases at vLLM's own instants (vLLM {', '.join(versions)})")
     return 1 if apart else 0
 
 

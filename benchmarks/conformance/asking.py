@@ -12,10 +12,18 @@ from batchcube.errors import InputError
 from .cases import Case
 
 ORACLE = Path(__file__).with_name("oracle.py")
+TRIED = (0, 32)
+"""Version of vLLM: those before have not all of the options, those after may have other rules."""
+_TRIED = ".".join(map(str, TRIED))
 
 
-OLDEST = (0, 32)
-"""Version of vLLM: those before have not all of the options."""
+def untried(version: str) -> str:
+    """Return what must be said of a vLLM that is newer than the one that was tried; nothing of any other."""
+    return f"vLLM {version} was not tried, {_TRIED} was: its rules may be others" if _minor(version) > TRIED else ""
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))
 
 
 class Oracle:
@@ -23,7 +31,7 @@ class Oracle:
 
     def __init__(self, python: str) -> None:
         """Start it with the interpreter of vLLM's environment; InputError where that is none, or vLLM is too old."""
-        self.python = python
+        self.python, self.newer = python, ""
         with ExitStack() as opened:
             self.said = opened.enter_context(tempfile.TemporaryFile("w+"))
             try:
@@ -39,10 +47,9 @@ class Oracle:
             except OSError as error:
                 raise InputError(str(error.strerror), file=python) from None
             version = str(self.hear()["vllm"])
-            if tuple(map(int, version.split(".")[:2])) < OLDEST:
-                raise InputError(
-                    f"vLLM {version} is there", file=python, allowed=f"must be {OLDEST[0]}.{OLDEST[1]} or newer"
-                )
+            if _minor(version) < TRIED:
+                raise InputError(f"vLLM {version} is there", file=python, allowed=f"must be {_TRIED} or newer")
+            self.newer = untried(version)
             self.close = opened.pop_all().close
 
     def ask(self, case: Case) -> dict[str, Any]:
@@ -60,6 +67,7 @@ class Oracle:
             self.process.wait()
             self.said.seek(0)
             last = [line for line in self.said.read().split("\n") if line.strip()][-1:]
-            raise InputError(f"vLLM does not run there: {last[0] if last else 'it said nothing'}", file=self.python)
+            refused = InputError(f"vLLM does not run there: {last[0] if last else 'it said nothing'}", file=self.python)
+            raise refused.advised(self.newer) if self.newer else refused
         answer: dict[str, Any] = json.loads(line)
         return answer
