@@ -22,7 +22,7 @@ app = typer.Typer()
 )
 def served(
     log: Annotated[Path, typer.Argument(metavar="LOG", help="folder that the scheduler inside vLLM wrote")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="cube to write (.nc); its requests beside it (.csv)")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="cube to write, .nc; its requests beside it, .jsonl")],
     overwrite: OverwriteOption = False,
 ) -> None:
     """Make a cube of what a server did, with the variables of one simulated replication, but measured.
@@ -36,7 +36,7 @@ def served(
 
     if output.suffix != ".nc":
         raise InputError("must end in .nc", file=output)
-    trace = output.with_suffix(".csv")
+    trace = output.with_suffix(".jsonl")
     require_new(output, trace, overwrite=overwrite)
     require_output(output)
     cube = served_cube(log, trace)

@@ -1,5 +1,6 @@
 """A cube of what a server did, from its log: the variables of one simulated replication, but measured."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import xarray as xr
 from batchcube.engine import continuous
 from batchcube.engine.continuous import Job, Replica
 from batchcube.engine.continuous.count import count_reference
-from batchcube.engine.continuous.model import SERVED, TICKS_PER_NANOSECOND, blocks_of
+from batchcube.engine.continuous.model import LARGEST_REQUEST, SERVED, TICKS_PER_NANOSECOND, blocks_of
 from batchcube.engine.continuous.reference import History, Move, Step
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.policies.estimates import FINER, KINDS, UNIT, RunningMeans, Smoothing, start_means
@@ -25,7 +26,7 @@ from ..run.plan import Plan, make_plan, theory_of
 from ..spec.document import Sweep
 from ..spec.settings import ReplicaSettings
 from .given import PREDICTED
-from .log import NANOSECONDS_PER_S, REQUESTS, Decided, Written, read_served
+from .log import HASHES, NANOSECONDS_PER_S, PRIORITY, REQUESTS, Decided, Written, read_served
 
 _COLUMNS = {"input_toks": "prompt_tokens", "output_toks": "output_tokens", PREDICTED: "predicted_tokens"}
 # Stands for an edge that is infinite.
@@ -45,11 +46,18 @@ def served_cube(folder: Path, trace: Path) -> xr.Dataset:
     # As in any trace the first request arrives at 0.
     zero_ns = _nanoseconds(rows[0], "queued")
     arrival_ns = np.array([_nanoseconds(row, "queued") - zero_ns for row in rows])
-    lines = [",".join(("arrival_s", *_COLUMNS.values()))]
-    for row, at_ns in zip(rows, arrival_ns.tolist(), strict=True):
-        lines.append(",".join([f"{at_ns / NANOSECONDS_PER_S:.9f}", *(f"{row[name]:.10g}" for name in _COLUMNS)]))
+    tables = _tables(written, trace, zero_ns)
+    columns = dict(_COLUMNS)
+    if tables["server"]["replica"].get("scheduling_policy") == "priority":
+        columns[PRIORITY] = PRIORITY
+    if "hash_tokens" in tables["workload"]["trace"]:
+        columns[HASHES] = HASHES
+    lines = [
+        json.dumps({"arrival_s": at_ns / NANOSECONDS_PER_S} | {name: row[own] for own, name in columns.items()})
+        for row, at_ns in zip(rows, arrival_ns.tolist(), strict=True)
+    ]
     write_text(trace, "\n".join(lines) + "\n")
-    plan = make_plan(Sweep.model_validate(_tables(written, trace, zero_ns), str(folder)))
+    plan = make_plan(Sweep.model_validate(tables, str(folder)))
     point = plan.points[0]
     assert isinstance(point.setup, continuous.Setup)
     predicted = np.array([float(row[PREDICTED]) for row in rows])
@@ -78,9 +86,20 @@ def _tables(written: Written, trace: Path, zero_ns: int) -> dict[str, Any]:
     names = set(ReplicaSettings.model_fields) - {"num_gpu_blocks"}
     known = {name: value for name, value in own.items() if name in names and value is not None}
     policy = {name: value for name, value in about["policy"].items() if name != "edges"}
-    # A limit above the static cap holds nobody back, and is none in a specification.
-    if known.get("max_num_active_seqs", 0) > policy["largest_batch"]:
-        del known["max_num_active_seqs"]
+    # What holds nobody back is no limit in a specification.
+    for name, most in (
+        ("max_num_active_seqs", policy["largest_batch"]),
+        ("max_model_len", LARGEST_REQUEST),
+        ("long_prefill_token_threshold", LARGEST_REQUEST),
+    ):
+        if known.get(name, 0) > most:
+            del known[name]
+    if not known.get("long_prefill_token_threshold"):
+        known.pop("long_prefill_token_threshold_adaptive", None)
+    each = limits["hash_tokens"]
+    # An engine whose blocks are larger than those it hashes finds parts of them, which no simulation does.
+    hashed = known["enable_prefix_caching"] and each % limits["block_tokens"] == 0
+    hashed &= all(len(row[HASHES]) == row["input_toks"] // each for row in written.requests if hashed)
     if about["bins"] > 1:
         edges = np.clip(about["edges"], -_FAR, _FAR).tolist()
         policy |= {"bins": about["bins"], "edges": {"kind": "explicit", "values": edges}}
@@ -95,7 +114,8 @@ def _tables(written: Written, trace: Path, zero_ns: int) -> dict[str, Any]:
         "title": f"Served by vLLM {about['vllm_version']}: {Path(about['specification']).name}",
         "replications": 1,
         "workload": {
-            "trace": {"path": str(trace.resolve()), "format": "csv", "unit": "s"},
+            "trace": {"path": str(trace.resolve()), "format": "csv", "unit": "s"}
+            | ({"hash_tokens": each} if hashed else {}),
             "predictor": {"kind": "column"},
         },
         "policy": policy,
@@ -116,6 +136,9 @@ def _report(job: Job, rows: list[dict[str, Any]], steps: list[Decided], zero_ns:
     history = _history(steps, job.setup.replica, zero_ns)
     history.emitted.update({i: [] for i in range(len(rows))})
     tally = new_tally(continuous.CATALOGUE, 1, job.shape)
+    # Nobody knows which of them would have gone on.
+    ended = job.requests.prompt + job.requests.output >= job.setup.replica.max_model_len
+    tally.totals[0, continuous.CATALOGUE.at("truncated")] = np.count_nonzero(ended)
     count_reference(job, records, history, 0, row_of(tally, 0))
     return continuous.summarise(tally, [job])
 
@@ -157,6 +180,8 @@ def _noted(plan: Plan, written: Written) -> Plan:
     """Add what must be said of numbers that were measured."""
     notes = [f"served by vLLM {written.about['vllm_version']}, not simulated; one run has no interval"]
     notes += [f"the server had {difference} as in its specification" for difference in written.about["differs"]]
+    unlike = written.about["limits"]["not_simulated"]
+    notes += [f"no simulation does what the server did: {what}" for what in unlike]
     if any(row.fault for row in written.steps):
         notes.append("the policy failed: from then on the static cap held, and requests were admitted by arrival")
     aborted = sum(bool(row.get("aborted")) for row in written.requests)

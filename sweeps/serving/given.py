@@ -1,6 +1,6 @@
 """What a server is told to do: a point of a sweep, with the limits that the server itself has."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -46,6 +46,10 @@ class Limits(NamedTuple):
     block_tokens: int
     settings: Mapping[str, Any]
     """Its other settings, by their names in `server.replica`."""
+    hash_tokens: int
+    """Of a block that it knows by its hash."""
+    not_simulated: Sequence[str] = ()
+    """What it does as no simulation does, in words."""
 
 
 class Given(NamedTuple):

@@ -14,6 +14,8 @@ from batchcube.engine.policies.controller import Heads
 from batchcube.errors import InputError, found_in
 
 ABOUT, REQUESTS, STEPS = "served.json", "requests.jsonl", "steps.jsonl"
+PRIORITY, HASHES = "priority", "hash_ids"
+"""Of a request in the log."""
 NANOSECONDS_PER_S = 10**9
 _BUFFER = 2**20
 

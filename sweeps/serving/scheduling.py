@@ -17,7 +17,7 @@ from batchcube.engine.policies.sla import TOKEN_GAP
 from batchcube.errors import InputError
 
 from .given import PREDICTED, Limits, make_given, read_options
-from .log import NANOSECONDS_PER_S, Head, ServedLog
+from .log import HASHES, NANOSECONDS_PER_S, PRIORITY, Head, ServedLog
 from .pilot import Pilot, Queues, outcome_of
 from .queue import BinnedQueue, Place
 
@@ -32,6 +32,7 @@ _SCHEDULING = (
     *("long_prefill_token_threshold", "long_prefill_token_threshold_adaptive", "scheduler_reserve_full_isl"),
     *("async_scheduling", "max_num_active_seqs"),
 )
+_WHOLE = "enable_chunked_prefill = false: a prompt waits until all of it fits the token budget beside the decodes"
 
 P = ParamSpec("P")
 
@@ -139,6 +140,8 @@ class Serving:
         self.pilot = Pilot(control, given.bins, log)
         for difference in given.differs:
             logger.warning("batchcube: this server has %s as in %s", difference, source)
+        for unlike in self.limits.not_simulated:
+            logger.warning("batchcube: no simulation does what this server does: %s", unlike)
         logger.info("batchcube: %s decides, step by step", source)
 
     # Around the scheduler's methods -------------------------------------------------------------------------------
@@ -290,6 +293,8 @@ class Serving:
                 {"request_id": request.request_id, "input_toks": prompt, "output_toks": output}
                 | {name: at_ns / NANOSECONDS_PER_S for name, at_ns in times.items()}
                 | {"preemptions": request.num_preemptions, PREDICTED: place.head.predicted, "bin": place.bin}
+                | {PRIORITY: request.priority}
+                | ({HASHES: hash_ids(request, self.limits)} if self.limits.settings["enable_prefix_caching"] else {})
                 | ({"aborted": True} if aborted else {})
             )
         return int(prompt + output)
@@ -321,7 +326,7 @@ def limits_of(scheduler: Any) -> Limits:
     settings = {name: getattr(scheduling, name) for name in _SCHEDULING if hasattr(scheduling, name)}
     settings |= {
         "token_budget": scheduling.max_num_batched_tokens,
-        "prefill": "chunked" if scheduling.enable_chunked_prefill else "separate",
+        "prefill": "chunked",
         "scheduling_policy": scheduling.policy,
         "max_model_len": config.model_config.max_model_len,
         "enable_prefix_caching": config.cache_config.enable_prefix_caching,
@@ -329,7 +334,19 @@ def limits_of(scheduler: Any) -> Limits:
     }
     # One block is never used, and a token takes a part of one in each group of layers.
     blocks = (cache.num_blocks - 1) // max(len(cache.kv_cache_groups), 1)
-    return Limits(scheduler.max_num_running_reqs, blocks * scheduler.block_size, scheduler.block_size, settings)
+    size = scheduler.block_size
+    hashed = getattr(scheduler, "hash_block_size", size)
+    unlike = () if scheduling.enable_chunked_prefill else (_WHOLE,)
+    return Limits(scheduler.max_num_running_reqs, blocks * size, size, settings, hashed, unlike)
+
+
+def hash_ids(request: Any, limits: Limits) -> list[int]:
+    """Return what the full blocks of a prompt are known by, as whole numbers.
+
+    They are the first 63 bits of each hash: of 10^8 different blocks two are the same with a probability of 0.0005.
+    """
+    blocks = request.num_prompt_tokens // limits.hash_tokens
+    return [int.from_bytes(known[:8]) >> 1 for known in request.block_hashes[:blocks]]
 
 
 def predicted_tokens(request: Any) -> float:

@@ -1,5 +1,6 @@
 """The scheduler inside vLLM, on what stands in for vLLM; and on vLLM itself where that is installed."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
 from batchcube.sweeps.calibrate.validate import validate
 from batchcube.sweeps.serving.given import Options, control_of, make_given
-from batchcube.sweeps.serving.log import REQUESTS, STEPS, read_served
+from batchcube.sweeps.serving.log import ABOUT, REQUESTS, STEPS, read_served
 from batchcube.sweeps.serving.pilot import replayed
 from batchcube.sweeps.serving.scheduling import limits_of, predicted_tokens
 from helpers import fake_vllm
@@ -178,8 +179,71 @@ def test_a_server_that_caches_prefixes_has_a_cube_too(
     options = {"spec": str(specification(tmp_path, "")), "log": str(tmp_path / "log")}
     scheduler, time = make(options, caching=True, async_scheduling=True)
     drive(scheduler, fake_vllm.Interface(), time, calls(1), LAW)
+    served, again = tmp_path / "served.nc", tmp_path / "again.nc"
+    assert Answer(capsys, "served", tmp_path / "log", "-o", served).err == ""
+    assert float(read_cube(served)["completed"].item()) == 80
+    # The prompts of every second request begin alike, and are found again.
+    assert Answer(capsys, "rerun", served, "-o", again, "--backend", "reference", "-q").status == 0
+    assert float(read_cube(again)["prefix_cache_hit_fraction"].item()) > 0.2
+
+
+def test_a_server_by_priority_is_simulated_by_priority(
+    tmp_path: Path, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served, again = tmp_path / "served.nc", tmp_path / "again.nc"
+    scheduler, time = make({"spec": str(specification(tmp_path, "")), "log": str(tmp_path / "log")}, policy="priority")
+
+    class Ranked(fake_vllm.Interface):
+        def request(self, name: str, call: Call) -> fake_vllm.Request:
+            made = super().request(name, call)
+            made.priority = int(name) % 3 - 1
+            return made
+
+    drive(scheduler, Ranked(), time, calls(1), LAW)
+    assert Answer(capsys, "served", tmp_path / "log", "-o", served).err == ""
+    rows = [json.loads(line) for line in served.with_suffix(".jsonl").read_text().splitlines()]
+    assert sorted({row["priority"] for row in rows}) == [-1, 0, 1]
+    assert Answer(capsys, "rerun", served, "-o", again, "--backend", "reference", "-q").status == 0
+    assert '"scheduling_policy": "priority"' in read_cube(again).attrs["specification"]
+
+
+def test_what_no_simulation_does_is_said(
+    tmp_path: Path, make: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"spec": str(specification(tmp_path, "")), "log": str(tmp_path / "log")}
+    server = {"enable_chunked_prefill": False, "async_scheduling": True, "long_prefill_token_threshold_adaptive": True}
+    scheduler, time = make(options, caching=True, **server)
+    assert "no simulation does what this server does: enable_chunked_prefill = false" in caplog.text
+    drive(scheduler, fake_vllm.Interface(), time, calls(1), LAW)
     assert Answer(capsys, "served", tmp_path / "log", "-o", tmp_path / "served.nc").err == ""
-    assert float(read_cube(tmp_path / "served.nc")["completed"].item()) == 80
+    notes = read_cube(tmp_path / "served.nc").attrs["notes"]
+    assert "no simulation does what the server did: enable_chunked_prefill = false" in notes
+
+
+def test_a_model_longer_than_any_request_has_a_cube(
+    tmp_path: Path, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    scheduler, time = make({"spec": str(specification(tmp_path, "")), "log": str(log)})
+    drive(scheduler, fake_vllm.Interface(), time, calls(1), LAW)
+    about = json.loads((log / ABOUT).read_text())
+    about["limits"]["settings"]["max_model_len"] = 10_485_760
+    (log / ABOUT).write_text(json.dumps(about))
+    assert Answer(capsys, "served", log, "-o", tmp_path / "served.nc").err == ""
+
+
+def test_answers_that_end_at_the_longest_count_as_cut(
+    tmp_path: Path, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    scheduler, time = make({"spec": str(specification(tmp_path, "")), "log": str(log)})
+    drive(scheduler, fake_vllm.Interface(), time, calls(1), LAW)
+    longest = max(row["input_toks"] + row["output_toks"] for row in read_served(log).requests)
+    about = json.loads((log / ABOUT).read_text())
+    about["limits"]["settings"]["max_model_len"] = longest
+    (log / ABOUT).write_text(json.dumps(about))
+    assert Answer(capsys, "served", log, "-o", tmp_path / "served.nc").err == ""
+    assert float(read_cube(tmp_path / "served.nc")["truncated"].item()) >= 1
 
 
 def test_a_limit_of_the_server_above_the_cap_is_none(

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections import deque
 from enum import Enum
+from hashlib import sha256
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,10 @@ class Request:
         self.status = Status.WAITING
         self.num_computed_tokens = self.num_output_tokens = self.num_preemptions = 0
         self.is_prefill_chunk = False
+        self.priority = 0
+        # Of blocks of 16 tokens: those of every second request are all the same.
+        same = int(request_id) % 2 == 0 if request_id.isdigit() else False
+        self.block_hashes = [sha256(f"{k}{'' if same else request_id}".encode()).digest() for k in range(prompt // 16)]
 
     @property
     def num_tokens(self) -> int:
