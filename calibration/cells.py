@@ -136,7 +136,7 @@ def fit_batches(cells: Cells) -> list[BatchFit]:
 
 
 def terms_of(steps: Cells) -> Floats:
-    """Return the terms (cell, 5) of cells that are steps; what is not known of a step counts as 0.
+    """Return the terms (cell, 6) of cells that are steps; what is not known of a step counts as 0.
 
     The attention of a prefill of b prompts of p tokens is b * p * p: chunk and context are the whole prompt.
     """

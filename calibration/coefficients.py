@@ -10,18 +10,18 @@ import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from batchcube.documents import parse_json, read_file, require_regular
-from batchcube.engine.continuous.model import BLOCK_TOKENS, Prefill
+from batchcube.engine.continuous.model import BLOCK_TOKENS, STEP_TERMS, TABLED, Prefill, table_problems
 from batchcube.errors import InputError, printable
 
 from .cells import BatchFit, Cells, as_table, table_error
-from .laws import STEP_TERMS, BatchLaw, H, Quality, StepLaw
+from .laws import BatchLaw, H, Quality, StepLaw
 from .plausibility import Finding
 
 Floats = NDArray[np.float64]
@@ -30,6 +30,8 @@ SHIPPED = Path(__file__).parent / "shipped"
 LARGEST_FILE = 10_000_000
 """Bytes; the largest of those that come with the package has 20,000."""
 LONGEST_TEXT = 2000
+MOST_NODES = 1000
+"""Nodes of a table."""
 MOST_RUNNING = 256
 """Requests that vLLM runs at once unless it is told otherwise, max_num_seqs."""
 TOKEN_BUDGET = 2048
@@ -57,6 +59,19 @@ Error = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # As in a specification.
 Seconds = Annotated[float, Field(ge=0, le=1e6)]
 Label = Literal["measured", "literature", "table"]
+Uncertain = Literal[
+    "c0_s",
+    "c1_s_per_request",
+    "c2_s_per_kv_token",
+    "c3_s_per_prefill_token",
+    "c4_s_per_prefill_attention",
+    "c5_s_per_prefill_step",
+    "decode",
+    "prefill",
+    "speed",
+]
+UNCERTAIN: tuple[Uncertain, ...] = get_args(Uncertain)
+"""What of a step law may be off: its terms, its tables, and all of it."""
 Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
@@ -148,21 +163,73 @@ class BatchLaws(_Part):
         return self
 
 
-class StepCoefficients(_Part):
-    """Seconds of one engine step; a term that nothing measured is null."""
+class DecodeNodes(_Part):
+    """Steps of decodes at some numbers of requests, see `DecodeTable` of the engine."""
 
-    c0_s: Seconds | None
-    c1_s_per_request: Seconds | None
-    c2_s_per_kv_token: Seconds | None
-    c3_s_per_prefill_token: Seconds | None
-    c4_s_per_prefill_attention: Seconds | None
-    standard_errors: Annotated[list[NonNegative | None], Field(min_length=5, max_length=5)]
-    covariance: (
-        Annotated[list[Annotated[list[Element], Field(min_length=5, max_length=5)]], Field(min_length=5, max_length=5)]
-        | None
-    ) = None
+    requests: Annotated[list[Count], Field(max_length=MOST_NODES)]
+    s: Annotated[list[Seconds], Field(max_length=MOST_NODES)]
+    s_per_kv_token: Annotated[list[Seconds], Field(max_length=MOST_NODES)]
+
+
+class PrefillNodes(_Part):
+    """What prefills add to a step at some numbers of tokens, see `PrefillTable` of the engine."""
+
+    tokens: Annotated[list[Count], Field(max_length=MOST_NODES)]
+    s: Annotated[list[Seconds], Field(max_length=MOST_NODES)]
+
+
+class StepErrors(_Part):
+    """What is left open of a step law, in some ways that it may be off."""
+
+    of: Annotated[list[Uncertain], Field(max_length=len(UNCERTAIN))] = Field(
+        description="what may be off: seconds of a term, which come on top of a table that stands in its place; or, as "
+        "a fraction, all of a table (decode, prefill) or of the law (speed)"
+    )
+    covariance: list[list[Element]] = Field(description="of these, a row for each")
     degrees_of_freedom: Count
+
+    @model_validator(mode="after")
+    def _square(self) -> "StepErrors":
+        if len(set(self.of)) != len(self.of):
+            raise ValueError("of must not say anything twice")
+        if [len(row) for row in self.covariance] != [len(self.of)] * len(self.of):
+            raise ValueError(f"covariance must be {len(self.of)} x {len(self.of)}")
+        return self
+
+
+class StepCoefficients(_Part):
+    """Seconds of one engine step; a term that nothing measured is null, unless a table stands in its place."""
+
+    c0_s: Seconds | None = None
+    c1_s_per_request: Seconds | None = None
+    c2_s_per_kv_token: Seconds | None = None
+    c3_s_per_prefill_token: Seconds | None = None
+    c4_s_per_prefill_attention: Seconds | None = None
+    c5_s_per_prefill_step: Seconds = 0.0
+    decode: DecodeNodes | None = Field(default=None, description="in place of c0 to c2")
+    prefill: PrefillNodes | None = Field(default=None, description="in place of c3")
+    errors: StepErrors | None = Field(default=None, description="null where nothing is known of them")
     quality: FitQuality
+
+    @model_validator(mode="after")
+    def _whole(self) -> "StepCoefficients":
+        for name, terms in TABLED.items():
+            table = getattr(self, name)
+            if table is None:
+                continue
+            for path, text in table_problems(table):
+                raise ValueError(f"{name}.{'.'.join(map(str, path))} {text}")
+            for term in terms:
+                if getattr(self, term) is not None:
+                    raise ValueError(f"{term} must be null: {name} stands in its place")
+        return self
+
+    def standard_error(self, name: str) -> float | None:
+        """Return the standard error of a term, or of what else may be off; None where it is not known."""
+        if self.errors is None or name not in self.errors.of:
+            return None
+        at = self.errors.of.index(name)
+        return math.sqrt(max(self.errors.covariance[at][at], 0.0))
 
 
 class KvMemory(_Part):
@@ -323,13 +390,25 @@ def range_of(values: Floats) -> list[float]:
 def step_coefficients(law: StepLaw, cells: Cells | None) -> StepCoefficients:
     """Return a fitted step law as the file states it."""
     values: dict[str, Any] = {name: _known(c) for name, c in zip(STEP_TERMS, law.coefficients.tolist(), strict=True)}
+    values["c5_s_per_prefill_step"] = values["c5_s_per_prefill_step"] or 0.0
     return StepCoefficients(
         **values,
-        standard_errors=[_known(error) for error in law.standard_errors.tolist()],
-        covariance=_matrix(law.covariance),
-        degrees_of_freedom=max(law.quality.measurements - len(law.free), 0),
+        errors=errors_of(law.covariance, STEP_TERMS, law.quality.measurements - len(law.free)),
         quality=quality_of(law.quality, cells),
     )
+
+
+def errors_of(covariance: Floats, names: Sequence[str], degrees_of_freedom: int) -> StepErrors | None:
+    """Return the errors of a step law as the file states them, without what did not vary; None where they are unknown.
+
+    `names` are those of `UNCERTAIN` that the rows of the covariance (name, name) belong to.
+    """
+    if not np.isfinite(covariance).all():
+        return None
+    varied = np.flatnonzero(np.diag(covariance) > 0)
+    rows: list[list[float]] = covariance[np.ix_(varied, varied)].tolist()
+    of: list[Any] = [names[at] for at in varied.tolist()]
+    return StepErrors(of=of, covariance=rows, degrees_of_freedom=max(degrees_of_freedom, 0)) if of else None
 
 
 def plausibility_of(found: Sequence[Finding]) -> Plausibility:
@@ -379,6 +458,58 @@ def drawn(law: BatchCoefficients, rng: np.random.Generator) -> BatchCoefficients
             "gamma": min(max(gamma, 0.0), 100.0),
         }
     )
+
+
+def drawn_steps(law: StepCoefficients, rng: np.random.Generator) -> StepCoefficients:
+    """Draw a step law from what its errors leave open: multivariate t around the estimates, nothing below 0.
+
+    Raises InputError where the errors are not known; where c0 (c1 where that is 0), the term that every decode step
+    has, or a table of them is less than four of its standard errors; and where a scale is off by a quarter or more.
+    """
+    errors = law.errors
+    if errors is None or errors.degrees_of_freedom < 1:
+        raise InputError("nothing is known of the errors of a step's coefficients")
+    covariance = np.array(errors.covariance)
+    free = np.flatnonzero(np.diag(covariance) > 0)
+    scale = np.sqrt(np.diag(covariance)[free])
+    names = [errors.of[at] for at in free]
+    always = "c0_s" if law.c0_s or law.decode is not None else "c1_s_per_request"
+    shortest = (getattr(law, always) or 0.0) if law.decode is None else law.decode.s[1]
+    for name, error in zip(names, scale.tolist(), strict=True):
+        if name not in STEP_TERMS and error > 0.25:
+            raise InputError(f"{name} may be off by {error:.2g} of it: draws could be negative")
+        if name == always and shortest < 4.0 * error:
+            raise InputError(f"{name} is less than four of its standard errors: draws could be negative")
+    correlation = np.clip(correlation_of(covariance[np.ix_(free, free)]), -1.0, 1.0)
+    # By its eigenvalues: what was fitted with a bound can have a correlation that rounding makes a hair below 0.
+    eigenvalues, vectors = np.linalg.eigh((correlation + correlation.T) / 2.0)
+    normal = vectors @ (np.sqrt(np.clip(eigenvalues, 0.0, None)) * rng.standard_normal(free.size))
+    # Normal deviates over the root of a chi-squared one: a t distribution, as the scatter itself was estimated.
+    heavy = math.sqrt(errors.degrees_of_freedom / rng.chisquare(errors.degrees_of_freedom))
+    off = dict(zip(names, (scale * normal * heavy).tolist(), strict=True))
+
+    def times(*of: Uncertain) -> float:
+        return math.prod(max(1.0 + off.get(name, 0.0), 1e-3) for name in of)
+
+    values: dict[str, Any] = {
+        name: max(getattr(law, name) * times("speed") + off.get(name, 0.0), 0.0)
+        for name in STEP_TERMS
+        if getattr(law, name) is not None
+    }
+    if law.decode is None:
+        values[always] = max(values[always], shortest / 1000.0)
+    else:
+        at, s, kv = (np.array(column, np.float64) for _, column in law.decode)
+        s = s * times("speed", "decode") + off.get("c0_s", 0.0) + at * off.get("c1_s_per_request", 0.0)
+        kv = kv * times("speed", "decode") + off.get("c2_s_per_kv_token", 0.0)
+        kept = np.maximum.accumulate(np.maximum(s, np.array(law.decode.s) / 1000.0))
+        nodes = {"s": kept.tolist(), "s_per_kv_token": np.maximum(kv, 0.0).tolist()}
+        values["decode"] = law.decode.model_copy(update=nodes)
+    if law.prefill is not None:
+        at, s = (np.array(column, np.float64) for _, column in law.prefill)
+        s = s * times("speed", "prefill") + at * off.get("c3_s_per_prefill_token", 0.0)
+        values["prefill"] = law.prefill.model_copy(update={"s": np.maximum.accumulate(np.maximum(s, 0.0)).tolist()})
+    return law.model_copy(update=values)
 
 
 # Files --------------------------------------------------------------------------------------------------------------

@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.engine import simulate_replica
-from batchcube.engine.continuous import Records, Replica, make_law
-from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
+from batchcube.engine.continuous import Law, Records, Replica, make_law
+from batchcube.engine.continuous.model import SERVED, STEP_TERMS, TICKS_PER_S
 from batchcube.errors import InputError
 
-from .laws import STEP_TERMS
 from .logs import Log
 
 Floats = NDArray[np.float64]
@@ -26,6 +25,8 @@ FITS = 1 + _GROUPS
 """Fits that `fit_log` makes: one for the coefficients, the others for their errors."""
 _STARTS_AGAIN = 6
 _UNSURE = 0.5
+FITTED = STEP_TERMS[:5]
+"""Terms of the step law that are fitted to a log."""
 
 
 class Times(NamedTuple):
@@ -43,7 +44,7 @@ class LogFit(NamedTuple):
     """A step law fitted to a log."""
 
     coefficients: Floats
-    """(5,) in the order of `STEP_TERMS`, seconds."""
+    """(5,) in the order of `FITTED`, seconds."""
     covariance: Floats
     """(5, 5)."""
     unsure: tuple[str, ...]
@@ -79,9 +80,8 @@ def _times(queued: Floats, first: Floats, last: Floats, output: NDArray[np.int64
     return Times(first - queued, tpot, last - queued)
 
 
-def replay(log: Log, replica: Replica, coefficients: Sequence[float] | Floats) -> Records:
-    """Simulate a log's requests with these coefficients of a replica's step law; raises like `simulate_replica`."""
-    law = make_law(*(float(c) for c in coefficients))
+def replay(log: Log, replica: Replica, law: Law) -> Records:
+    """Simulate a log's requests with this step law of a replica; raises like `simulate_replica`."""
     records, _ = simulate_replica(log.requests(), replica._replace(law=law))
     return records
 
@@ -121,7 +121,7 @@ def fit_log(
     errors = np.sqrt(np.diag(covariance))
     at_limit = (best < search.low + 0.1) | (best > search.high - 0.1)
     unsure = tuple(
-        name for name, error, stuck in zip(STEP_TERMS, errors, at_limit, strict=True) if stuck or not error <= _UNSURE
+        name for name, error, stuck in zip(FITTED, errors, at_limit, strict=True) if stuck or not error <= _UNSURE
     )
     rms = [float(np.sqrt(np.mean(part**2))) for part in search.residuals(best, kept)]
     return LogFit(coefficients, covariance * np.outer(coefficients, coefficients), unsure, tuple(rms), int(kept.sum()))
@@ -145,7 +145,7 @@ class _Search:
     def residuals(self, logarithms: Floats, kept: NDArray[np.bool_]) -> list[Floats]:
         """Return simulated less measured of the requests kept, for every quantity, in units of its mean."""
         inside = np.exp(np.clip(logarithms, self.low, self.high))
-        simulated = times_of_records(self.log, replay(self.log, self.replica, inside))
+        simulated = times_of_records(self.log, replay(self.log, self.replica, make_law(*inside.tolist())))
         parts = [
             ((sim - seen) / unit)[kept & np.isfinite(seen)]
             for sim, seen, unit in zip(simulated, self.measured, self.units, strict=True)

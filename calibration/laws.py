@@ -5,12 +5,14 @@ size. Coefficients are >= 0. Each measurement is the mean of a cell, so that wha
 and widens the errors, as it should: many repetitions of a cell do not make a wrong law right.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batchcube.engine.continuous import Law, make_law
+from batchcube.engine.continuous.model import STEP_TERMS, TABLED
 from batchcube.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -18,16 +20,7 @@ Floats = NDArray[np.float64]
 H = Literal["constant", "linear", "saturating", "power"]
 LAWS: tuple[H, ...] = get_args(H)
 """Names of h(b): 1, 1 + γ(b-1), 1 + γ(b-1)/b, b^γ; a simpler law stands before one with more freedom."""
-STEP_TERMS = (
-    "c0_s",
-    "c1_s_per_request",
-    "c2_s_per_kv_token",
-    "c3_s_per_prefill_token",
-    "c4_s_per_prefill_attention",
-)
-"""What a step's time is made of (docs/model.md, section 10): itself, decoding requests, KV tokens that they read,
-prefill tokens, and Σ chunk * context of the prefill, where the context of a chunk includes the chunk."""
-
+_CONSTANT = STEP_TERMS.index("c5_s_per_prefill_step")
 _LARGEST_GAMMA = {"linear": 100.0, "saturating": 100.0, "power": 8.0}
 
 
@@ -84,32 +77,54 @@ class BatchLaw(NamedTuple):
 
 
 class StepLaw(NamedTuple):
-    """The seconds of one engine step, linear in `STEP_TERMS`; a term that no measurement varies is NaN."""
+    """The seconds of one engine step, linear in `STEP_TERMS`; one that no measurement varies is NaN, c5 is 0 then."""
 
     coefficients: Floats
-    """(5,)"""
+    """(6,)"""
     covariance: Floats
-    """(5, 5), rows of zeros for coefficients that ended at 0 or were not measured."""
+    """(6, 6), rows of zeros for coefficients that ended at 0 or were not measured."""
     free: tuple[int, ...]
     quality: Quality
 
     @property
     def standard_errors(self) -> Floats:
-        """(5,) standard errors."""
+        """(6,) standard errors."""
         return _errors(self.covariance, self.free)
 
     def seconds(self, terms: ArrayLike) -> Floats:
-        """Return the seconds of steps with terms (step, 5), see `step_terms`."""
+        """Return the seconds of steps with terms (step, 6), see `step_terms`."""
         return np.asarray(np.asarray(terms, np.float64) @ np.nan_to_num(self.coefficients))
+
+
+def law_of(stated: Any) -> Law:
+    """Return the engine's law of what states the seconds of a step under the names that `make_law` takes, or None."""
+    terms: dict[str, Any] = {name: getattr(stated, name) or 0.0 for name in STEP_TERMS}
+    return make_law(**terms, decode=stated.decode, prefill=stated.prefill)
+
+
+def stated_seconds(stated: Any) -> Iterator[tuple[tuple[str | int, ...], float]]:
+    """Yield every number of seconds that such states, and where."""
+    for name in STEP_TERMS:
+        if getattr(stated, name) is not None:
+            yield (name,), getattr(stated, name)
+    for name in TABLED:
+        for field in ("s", "s_per_kv_token"):
+            values = getattr(getattr(stated, name), field, ())
+            yield from (((name, field, i), seconds) for i, seconds in enumerate(values))
+
+
+def unstated_terms(stated: Any) -> tuple[str, ...]:
+    """Return the terms that such states neither as a number nor in a table."""
+    tabled = {term for name, terms in TABLED.items() if getattr(stated, name) is not None for term in terms}
+    return tuple(name for name in STEP_TERMS if getattr(stated, name) is None and name not in tabled)
 
 
 def step_terms(
     decoding: ArrayLike, kv_tokens: ArrayLike, prefill_tokens: ArrayLike, prefill_attention: ArrayLike
 ) -> Floats:
-    """Return the terms (step, 5) of steps; see `STEP_TERMS`."""
-    parts = np.broadcast_arrays(
-        1.0, *(np.asarray(a, np.float64) for a in (decoding, kv_tokens, prefill_tokens, prefill_attention))
-    )
+    """Return the terms (step, 6) of steps; see `STEP_TERMS`."""
+    given = [np.asarray(a, np.float64) for a in (decoding, kv_tokens, prefill_tokens, prefill_attention)]
+    parts = np.broadcast_arrays(1.0, *given, 1.0 * (given[2] > 0))
     return np.stack(parts, axis=-1)
 
 
@@ -170,12 +185,15 @@ def fit_batch_laws(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLik
     return next(h for h, score in scores.items() if score <= enough), fits
 
 
-def fit_step_law(terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLike | None = None) -> StepLaw:
-    """Fit the step law to the terms (n, 5) of measured steps, see `step_terms`, and their seconds (n,).
+def fit_step_law(
+    terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLike | None = None, *, constant: bool = False
+) -> StepLaw:
+    """Fit the step law to the terms (n, 6) of measured steps, see `step_terms`, and their seconds (n,).
 
     `batch_sizes` (n,), where given, are those that are left out one by one to tell how well the law carries over.
 
-    A term that is 0 in every step is not measured: its coefficient is NaN. Raises InputError for times that are not
+    c5, the constant of prefills, is 0 unless a `constant` is asked for. Another term that is 0 in every step is not
+    measured: its coefficient is NaN. Raises InputError for times that are not
     finite and > 0, terms that are not finite and >= 0, and for fewer steps, or fewer different ones, than terms.
     """
     x, y = np.asarray(terms, np.float64), np.asarray(seconds, np.float64)
@@ -187,7 +205,7 @@ def fit_step_law(terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLike | 
         raise InputError("every term must be finite and >= 0", path="steps")
     if not y.size:
         raise InputError("there are none", path="steps")
-    measured = [i for i in range(x.shape[1]) if x[:, i].any()]
+    measured = [i for i in range(len(STEP_TERMS) - (not constant)) if x[:, i].any()]
     scaled = x[:, measured] / np.abs(x[:, measured]).max(axis=0)
     if np.linalg.matrix_rank(scaled, tol=1e-6) < len(measured):
         raise InputError(
@@ -208,7 +226,7 @@ def fit_step_law(terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLike | 
     covariance = _covariance(x, y, fitted / y - 1, active, one_scatter=False)
     sizes = None if batch_sizes is None else np.asarray(batch_sizes, np.float64)
     quality = _quality(y, fitted, lambda kept: x[~kept] @ solve(kept), len(measured), sizes)
-    shown = np.where([i in measured for i in range(x.shape[1])], coefficients, np.nan)
+    shown = np.where([i in measured or i == _CONSTANT for i in range(x.shape[1])], coefficients, np.nan)
     return StepLaw(shown, covariance, active, quality)
 
 

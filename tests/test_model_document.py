@@ -24,12 +24,14 @@ from batchcube.engine import (
 )
 from batchcube.engine.continuous import (
     ROUTINGS,
+    DecodeTable,
+    PrefillTable,
     make_fleet,
     make_law,
     make_replica,
     make_requests,
 )
-from batchcube.engine.continuous.model import ANYBODY, NOBODY
+from batchcube.engine.continuous.model import ANYBODY, NOBODY, STEP_TERMS
 from batchcube.engine.continuous.run import totals_of
 from batchcube.engine.policies.bins import (
     assign_bins,
@@ -376,7 +378,6 @@ def moments_as_stated(example: Example, _: str) -> None:
 
 # Continuous batching ------------------------------------------------------------------------------------------------
 
-TERMS = ("c0_s", "c1_s_per_request", "c2_s_per_kv_token", "c3_s_per_prefill_token", "c4_s_per_prefill_attention")
 REPLICA = {
     "prefill",
     "scheduler_reserve_full_isl",
@@ -397,7 +398,7 @@ def step_job_of(settings: dict[str, Any], rows: list[Row], routing: str = "round
     """Build the replication of an example of continuous batching."""
     largest = int(settings["largest_batch"])
     replica = make_replica(
-        make_law(*(settings.get(name, 0.0) for name in TERMS)),
+        make_law(**{name: settings[name] for name in STEP_TERMS if name in settings}, **settings.get("tables", {})),
         most_running=largest,
         token_budget=int(settings["token_budget"]),
         capacity_tokens=int(settings["kv_capacity_tokens"]),
@@ -440,6 +441,13 @@ def stepped_as_stated(example: Example, backend: str) -> None:
         assert found == [round(value(text) * MILLISECOND) if text else -1 for text in stated], row
         assert records.preemptions[i] == int(row["preemptions"]), row
         assert records.cached[i] == int(row.get("cached", 0)), row
+
+
+def bent_as_stated(example: Example, backend: str) -> None:
+    """Take the tables of decodes and prefills into the step law."""
+    nodes = [{name: [value(row[name]) for row in rows] for name in rows[0]} for rows in example.tables[:2]]
+    tables = {"decode": DecodeTable(**nodes[0]), "prefill": PrefillTable(**nodes[1])}
+    stepped_as_stated(Example(example.settings | {"tables": tables}, example.tables[2:]), backend)
 
 
 def every_step_as_stated(example: Example, backend: str) -> None:
@@ -520,6 +528,7 @@ CHECKS: dict[str, Callable[[Example, str], None]] = {
     "10.12": stepped_as_stated,
     "10.13": stepped_as_stated,
     "10.14": stepped_as_stated,
+    "10.15": bent_as_stated,
 }
 RULES = {"1.1", "1.3", "2.1", "2.2", "4.1", "4.2", "5.1", "6.1", "7.1", "7.2", "8.1", "8.2"}
 """Examples of a single rule, the same text for every backend."""

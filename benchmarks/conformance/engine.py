@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from batchcube.engine import simulate_replica
-from batchcube.engine.continuous import Content, Law, Requests, make_content, make_replica
-from batchcube.engine.continuous.model import LARGEST_REQUEST
+from batchcube.engine.continuous import Content, Requests, make_content, make_law, make_replica
+from batchcube.engine.continuous.model import LARGEST_REQUEST, TICKS_PER_S
 
 from .cases import Case
 
@@ -31,7 +31,7 @@ def serve(case: Case, backend: str) -> dict[str, Any]:
     """Return what becomes of each request, in the form of vLLM's answer."""
     options = case["options"]
     replica = make_replica(
-        Law(*case["law"]),
+        make_law(*(ticks / TICKS_PER_S for ticks in case["law"])),
         most_running=options["max_num_seqs"],
         token_budget=options["max_num_batched_tokens"],
         block_tokens=options["block_size"],

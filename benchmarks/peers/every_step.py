@@ -6,12 +6,12 @@ from numba import njit
 from batchcube.engine.continuous import Replica, Requests
 from batchcube.engine.continuous.model import TICKS_PER_S
 
+from . import terms_of
+
 
 def mean_latency_s(requests: Requests, replica: Replica) -> float:
     """Return the mean end-to-end latency in seconds of one replica that never runs out of KV cache."""
-    law = replica.law
-    times = law.step, law.request, law.kv_token, law.prefill_token, law.prefill_attention
-    lengths = requests.prompt, requests.output
+    times, lengths = terms_of(replica.law), (requests.prompt, requests.output)
     total = _run(requests.arrival, *lengths, times, int(replica.control.largest), replica.token_budget)
     return float(total) / TICKS_PER_S
 

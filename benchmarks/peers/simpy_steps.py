@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from batchcube.engine.continuous import Replica, Requests
 from batchcube.engine.continuous.model import TICKS_PER_S
 
+from . import terms_of
+
 
 def mean_latency_s(requests: Requests, replica: Replica) -> float:
     """Return the mean end-to-end latency with chunked prefills, a cap and a token budget; the KV cache never fills."""
     environment = simpy.Environment()
-    law = replica.law
+    c0, c1, c2, c3, c4 = terms_of(replica.law)
     waiting: list[int] = []
     done: NDArray[np.float64] = np.zeros(len(requests.arrival))
     came: list[Any] = [environment.event()]
@@ -44,9 +46,9 @@ def mean_latency_s(requests: Requests, replica: Replica) -> float:
                 running[i] = [0, int(requests.prompt[i]), int(requests.output[i])]
                 chunks.append((running[i], min(running[i][1], budget)))
                 budget -= chunks[-1][1]
-            duration = law.step + law.request * len(decodes) + law.kv_token * sum(s[0] + 1 for s in decodes)
+            duration = c0 + c1 * len(decodes) + c2 * sum(s[0] + 1 for s in decodes)
             for state, chunk in chunks:
-                duration += law.prefill_token * chunk + law.prefill_attention * chunk * (state[0] + chunk)
+                duration += c3 * chunk + c4 * chunk * (state[0] + chunk)
             yield environment.timeout(duration)
             for state in decodes:
                 state[0] += 1

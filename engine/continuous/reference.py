@@ -35,13 +35,16 @@ from .model import (
     Job,
     Records,
     counts_loads,
+    decode_ticks,
     first_asked,
     is_crowded,
+    kv_token_ticks,
     load_of,
     longest_chunk,
     looks_at_queues,
     most_active,
     must_fit,
+    prefill_ticks,
     too_late,
 )
 
@@ -339,10 +342,11 @@ class Engine:
         law, given = self.replica.law, list(self.given.values())
         decoding = [g for g in given if g.decodes]
         prefilling = [g for g in given if not g.decodes]
-        duration = law.step + law.request * len(decoding)
-        duration += law.kv_token * sum(g.request.resident for g in decoding)
-        duration += law.prefill_token * sum(g.tokens for g in prefilling)
-        duration += law.prefill_attention * sum(g.tokens * g.request.resident for g in prefilling)
+        duration = int(decode_ticks(len(decoding), law))
+        duration += int(kv_token_ticks(len(decoding), law)) * sum(g.request.resident for g in decoding)
+        if prefilling:
+            attention = sum(g.tokens * g.request.resident for g in prefilling)
+            duration += int(prefill_ticks(sum(g.tokens for g in prefilling), attention, law))
         running = [r for r in self.running if r.number in self.given or not self.ends(r)]
         for g in given:
             g.request.coming += g.emits

@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 from batchcube.calibration.coefficients import Coefficients, FittedLog, KvMemory
+from batchcube.calibration.laws import unstated_terms
 from batchcube.errors import printable
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _STEP_UNITS = {
     "c2_s_per_kv_token": (1e6, "us per KV token read"),
     "c3_s_per_prefill_token": (1e6, "us per prefill token"),
     "c4_s_per_prefill_attention": (1e9, "ns per prefill token and token of its context"),
+    "c5_s_per_prefill_step": (1e3, "ms of a step with any prefill"),
 }
 
 
@@ -73,12 +75,24 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
     step = known.step_law
     if step is not None:
         table = Table("step term", "coefficient", "unit")
-        for (name, (scale, unit)), error in zip(_STEP_UNITS.items(), step.standard_errors, strict=True):
-            value = getattr(step, name)
+        unknown = unstated_terms(step)
+        for name, (scale, unit) in _STEP_UNITS.items():
+            value, error = getattr(step, name), step.standard_error(name)
             scaled = None if error is None else scale * error
-            shown = "not measured" if value is None else _with_error(scale * value, scaled)
-            table.add_row(name.partition("_")[0], shown, unit)
+            if value is not None or name in unknown:
+                shown = "not measured" if value is None else _with_error(scale * value, scaled)
+                table.add_row(name.partition("_")[0], shown, unit)
         console.print(table)
+        if step.decode is not None:
+            table = Table("decodes", "ms of a step", "us per KV token read")
+            for requests, s, kv in zip(step.decode.requests, step.decode.s, step.decode.s_per_kv_token, strict=True):
+                table.add_row(str(requests), f"{1e3 * s:.4g}", f"{1e6 * kv:.4g}")
+            console.print(table)
+        if step.prefill is not None:
+            table = Table("prefill tokens", "ms that they add")
+            for tokens, s in zip(step.prefill.tokens, step.prefill.s, strict=True):
+                table.add_row(str(tokens), f"{1e3 * s:.4g}")
+            console.print(table)
         quality = step.quality
     if known.log is not None:
         console.print(printable(log_in_words(known.log)), highlight=False, markup=False)

@@ -19,11 +19,12 @@ from batchcube.calibration.coefficients import (
     Plausibility,
     Raw,
     StepCoefficients,
+    errors_of,
 )
-from batchcube.calibration.fitting import FITS, QUANTITIES, fit_log, replay, times_of_log, times_of_records
-from batchcube.calibration.laws import STEP_TERMS
+from batchcube.calibration.fitting import FITS, FITTED, QUANTITIES, fit_log, replay, times_of_log, times_of_records
+from batchcube.calibration.laws import law_of, unstated_terms
 from batchcube.calibration.logs import BY_CONTENT, Log, Reading, read_log
-from batchcube.engine.continuous import Replica, make_law, make_replica
+from batchcube.engine.continuous import Law, Replica, make_law, make_replica
 from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
 from batchcube.errors import InputError, found_in
 from batchcube.results.costs import flags_of, warning_of
@@ -89,16 +90,16 @@ def replica_settings(
         raise mistakes(LoggedReplica, values, error)[0].error().at(path="replica") from None
 
 
-def step_coefficients_of(known: Coefficients) -> list[float]:
-    """Return c0..c4 in seconds, 0 for a term that nothing measured; raises InputError without a step law."""
+def step_law_of(known: Coefficients) -> Law:
+    """Return the engine's step law, 0 for a term that nothing measured; raises InputError without one."""
     if known.step_law is None:
         raise InputError("hold no step law", path=f"coefficients {known.name}")
-    return [getattr(known.step_law, name) or 0.0 for name in STEP_TERMS]
+    return law_of(known.step_law)
 
 
 def unmeasured_of(known: Coefficients) -> list[str]:
     """Return the terms of a step that nothing measured."""
-    return [name for name in STEP_TERMS if known.step_law is not None and getattr(known.step_law, name) is None]
+    return [] if known.step_law is None else list(unstated_terms(known.step_law))
 
 
 def fit(
@@ -118,12 +119,10 @@ def fit(
     replica = replica_of(settings)
     with found_in(file=log_path), Counting(FITS, "fitting", quiet=quiet) as progress:
         found = fit_log(log, replica, until, done=progress.advance)
-    values: dict[str, Any] = dict(zip(STEP_TERMS, found.coefficients.tolist(), strict=True))
+    values: dict[str, Any] = dict(zip(FITTED, found.coefficients.tolist(), strict=True))
     law = StepCoefficients(
         **values,
-        standard_errors=found.standard_errors.tolist(),
-        covariance=found.covariance.tolist(),
-        degrees_of_freedom=max(found.requests - len(STEP_TERMS), 0),
+        errors=errors_of(found.covariance, FITTED, found.requests - len(FITTED)),
         quality=FitQuality(
             measurements=found.requests,
             r_squared=None,
@@ -181,11 +180,11 @@ def validate(
         raise InputError(f"must be below {count}, the requests of the log", path=f"--skip {skip}")
     skipped = fitted if skip is None else skip
     warnings = [*contradictions(log, settings, log_path)]
-    coefficients = step_coefficients_of(known)
+    law = step_law_of(known)
     unknown = unmeasured_of(known)
     replica = replica_of(settings)
     with found_in(file=log_path):
-        records = replay(log, replica, coefficients)
+        records = replay(log, replica, law)
     rejected = int((records.status != SERVED).sum())
     if rejected:
         raise InputError(

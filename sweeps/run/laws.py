@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from batchcube.calibration.laws import STEP_TERMS
-from batchcube.engine.continuous import Law, make_law
+from batchcube.calibration.laws import law_of, unstated_terms
+from batchcube.engine.continuous import Law
 from batchcube.engine.policies.service import Service, formula, given, measured
 
 from ..spec import service as coefficients
@@ -36,13 +36,13 @@ def drawn_service(point: Point, largest_batch: int, rng: np.random.Generator) ->
     return coefficients.build(law, largest_batch, rng)
 
 
-def step_seconds(server: Server) -> tuple[float, ...]:
-    """Return c0 to c4 of a step in seconds; raises InputError for coefficients without a law of single steps."""
+def step_law(server: Server) -> Law:
+    """Return the law of single steps; raises InputError for coefficients that have none."""
     law = server.service
     if isinstance(law, CoefficientsLaw):
         return coefficients.steps_of(law)
     assert isinstance(law, StepsLaw)
-    return law.seconds
+    return law_of(law)
 
 
 def unmeasured_costs(point: Point) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def unmeasured_costs(point: Point) -> tuple[str, ...]:
     if isinstance(law, CoefficientsLaw):
         return coefficients.unmeasured(law, steps=point.simulation.STEPWISE)
     if isinstance(law, StepsLaw):
-        return tuple(name for name in STEP_TERMS if getattr(law, name) is None)
+        return unstated_terms(law)
     return ("a0_s",) if isinstance(law, ConstantLaw | GrowingLaw) and law.a0_s is None else ()
 
 
@@ -59,7 +59,7 @@ def drawn_law(point: Point, rng: np.random.Generator) -> Law:
     """Build a step law with coefficients drawn from what the calibration leaves open."""
     law = point.server.service
     assert isinstance(law, CoefficientsLaw)
-    return make_law(*coefficients.drawn_steps(law, rng))
+    return coefficients.drawn_steps(law, rng)
 
 
 @remembered(8)

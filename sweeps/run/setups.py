@@ -10,14 +10,22 @@ from numpy.typing import NDArray
 
 from batchcube.engine import INFINITE, batches, continuous, make_policy, make_reporting
 from batchcube.engine.continuous import (
+    Law,
     Replica,
     Requests,
     make_fleet,
-    make_law,
     make_replica,
     make_requests,
 )
-from batchcube.engine.continuous.model import answered, blocks_of, never_fits
+from batchcube.engine.continuous.model import TICKS_PER_S as STEP_TICKS_PER_S
+from batchcube.engine.continuous.model import (
+    answered,
+    blocks_of,
+    decode_ticks,
+    kv_token_ticks,
+    never_fits,
+    prefill_ticks,
+)
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.service import Service, piece_of, service_ticks
@@ -43,7 +51,7 @@ from ..spec.settings import (
 )
 from ..workloads.settings import FloatArray, Settings
 from ..workloads.traces import LATEST_S, RecordedTrace
-from .laws import build_service, drawn_law, drawn_service, step_seconds
+from .laws import build_service, drawn_law, drawn_service, step_law
 from .samples import Sample, sampling, trace_resampling
 
 Made = TypeVar("Made")
@@ -132,7 +140,7 @@ def step_setup(of: Simulated, seed: int, once: Once) -> continuous.Setup:
             path="server.replica.scheduling_policy",
             value='"priority"',
         )
-    law = once(("steps", server.service), lambda: step_seconds(server))
+    law = once(("steps", server.service), lambda: step_law(server))
     if draws_service(of.point):
         drawn_law(of.point, stream(seed, None, "coefficients"))
     if policy.sla is not None:
@@ -145,7 +153,7 @@ def step_setup(of: Simulated, seed: int, once: Once) -> continuous.Setup:
         _made(
             make_replica,
             replica,
-            law=make_law(*law),
+            law=law,
             most_running=of.batch,
             capacity_tokens=replica.kv_capacity_tokens,
             # One controller: the moments over all bins.
@@ -312,13 +320,13 @@ def _require_fit(given: ReplicaSettings, requests: Requests, replica: Replica) -
     )
 
 
-def _require_reachable(sla: SlaSettings, law: tuple[float, ...], mean_prompt: float) -> None:
+def _require_reachable(sla: SlaSettings, law: Law, mean_prompt: float) -> None:
     """Refuse a target that even a decode step of one request, with a prompt of mean length, misses."""
-    alone_s = law[0] + law[1] + law[2] * (mean_prompt + 1.0)
+    alone_s = (decode_ticks(1, law) + kv_token_ticks(1, law) * (mean_prompt + 1.0)) / STEP_TICKS_PER_S
     if sla.target_s + sla.tolerance_s < (1.0 - 1e-12) * alone_s:
         raise InputError(
-            f"must be, with tolerance_s = {sla.tolerance_s:g}, at least c0_s + c1_s_per_request + "
-            f"{mean_prompt + 1.0:.1f} c2_s_per_kv_token = {alone_s:g}: a single request misses it",
+            f"must be, with tolerance_s = {sla.tolerance_s:g}, at least {alone_s:g}, a decode step of one request that "
+            f"reads {mean_prompt + 1.0:.1f} tokens: a single request misses it",
             path="policy.sla.target_s",
             value=f"{sla.target_s:g}",
         )
@@ -340,15 +348,15 @@ def _work_s(server: Server, service: Service, batch: int, count: int, sample: Sa
     return float(batch_s) * (1.0 if server.servers == "infinite" else count / (batch * server.servers))
 
 
-def _step_work_s(server: Server, law: tuple[float, ...], batch: int, count: int, sample: Sample) -> float:
+def _step_work_s(server: Server, law: Law, batch: int, count: int, sample: Sample) -> float:
     """Return how long the replicas are busy if as many requests run as there is room for, in seconds."""
-    c0, c1, c2, c3, c4 = law
     assert isinstance(server.servers, int)
     assert server.replica is not None
     assert sample.tokens is not None
     output, tokens = float(sample.length.mean()), float(sample.tokens.mean())
     prompt = tokens - output
     running = min(float(batch), max(server.replica.held_tokens / tokens, 1.0))
-    step_s = c0 + running * (c1 + c2 * (prompt + output / 2.0))
-    prefill_s = c3 * prompt + c4 * prompt * prompt / 2.0
-    return count / server.servers * (output / running * step_s + prefill_s)
+    decodes = int(running)
+    step = float(decode_ticks(decodes, law)) + running * kv_token_ticks(decodes, law) * (prompt + output / 2.0)
+    prefill = float(prefill_ticks(int(prompt), prompt * prompt / 2.0, law))
+    return float(count / server.servers * (output / running * step + prefill) / STEP_TICKS_PER_S)

@@ -104,6 +104,7 @@ _UNITS = (
     ("_s_per_kv_token", "s/token"),
     ("_s_per_prefill_token", "s/token"),
     ("_s_per_prefill_attention", "s/token2"),
+    ("_s_per_prefill_step", "s"),
     ("_s_per_request", "s/request"),
     ("token_budget", "token"),
     ("token_threshold", "token"),

@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from batchcube.calibration.laws import STEP_TERMS
-from batchcube.engine.continuous.model import MOST_REPLICAS, TICKS_PER_S
+from batchcube.calibration.laws import stated_seconds
+from batchcube.engine.continuous.model import MOST_REPLICAS, TABLED, TICKS_PER_S, table_problems
 from batchcube.engine.policies.sla import SIGNALS, STEP_SIGNALS
 from batchcube.engine.ticks import TICKS_PER_S as BATCH_TICKS_PER_S
 from batchcube.errors import InputError
@@ -442,11 +442,17 @@ def _step_length_problems(path: Path, lengths: LengthDistribution) -> Iterator[P
 def _step_law_problems(server: Server) -> Iterator[Problem]:
     law, at = server.service, ("server", "service")
     if isinstance(law, StepsLaw):
-        for name, seconds in zip(STEP_TERMS, law.seconds, strict=True):
+        wrong = [*_table_problems(law)]
+        yield from (Problem((*at, *path), text) for path, text in wrong)
+        if wrong:
+            return
+        for path, seconds in stated_seconds(law):
             text = lost_by_rounding(seconds, TICKS_PER_S)
             if text is not None:
-                yield Problem((*at, name), text)
-        if not any(law.seconds[:2]):
+                yield Problem((*at, *path), text)
+        if law.decode is None and law.c0_s is None:
+            yield Problem((*at, "c0_s"), "is missing (or give decode, a table)", shown=False)
+        elif law.decode is None and not (law.c0_s or law.c1_s_per_request):
             yield Problem((*at, "c0_s"), "must be > 0, or c1_s_per_request must: a decode step takes some time")
     elif isinstance(law, CoefficientsLaw):
         for name in ("h", "prompt_tokens"):
@@ -455,6 +461,15 @@ def _step_law_problems(server: Server) -> Iterator[Problem]:
                 yield Problem((*at, name), text)
     else:
         yield Problem((*at, "law"), 'must be "steps" in mode continuous (or give coefficients)')
+
+
+def _table_problems(law: StepsLaw) -> Iterator[tuple[Path, str]]:
+    for name, terms in TABLED.items():
+        table = getattr(law, name)
+        if table is not None:
+            yield from (((name, *path), text) for path, text in table_problems(table))
+            both = [term for term in terms if getattr(law, term) is not None]
+            yield from (((term,), f"server.service.{name} stands in its place: remove one") for term in both)
 
 
 def _replica_problems(policy: PolicySettings, server: Server) -> Iterator[Problem]:

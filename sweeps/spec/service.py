@@ -1,7 +1,6 @@
 """Coefficients by name: files read once, mistakes told in one line, the engine's service law built from them."""
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,14 +16,16 @@ from batchcube.calibration.coefficients import (
     StepCoefficients,
     locate,
 )
-from batchcube.calibration.laws import STEP_TERMS
+from batchcube.calibration.laws import law_of as engine_law
+from batchcube.calibration.laws import stated_seconds, unstated_terms
 from batchcube.documents import parse_json
+from batchcube.engine.continuous import Law
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.engine.policies.service import Service, formula, measured
 from batchcube.errors import InputError, found_in
 from batchcube.results.text import did_you_mean
 
-from .messages import mistakes
+from .messages import mistakes, show_path
 from .rules import lost_by_rounding
 from .settings import CoefficientsLaw
 
@@ -94,56 +95,32 @@ def step_law_of(settings: CoefficientsLaw) -> StepCoefficients:
     return law
 
 
-def steps_of(settings: CoefficientsLaw) -> tuple[float, ...]:
-    """Return c0 to c4 of a step in seconds, 0 for those that nothing measured.
+def steps_of(settings: CoefficientsLaw) -> Law:
+    """Return the engine's law of a step, 0 for those terms that nothing measured.
 
     Raises InputError without a law, and for coefficients that do not survive in whole picoseconds.
     """
     law = step_law_of(settings)
-    values = tuple(getattr(law, name) or 0.0 for name in STEP_TERMS)
-    for name, seconds in zip(STEP_TERMS, values, strict=True):
+    file = f"coefficients {settings.coefficients}"
+    for path, seconds in stated_seconds(law):
         text = lost_by_rounding(seconds, TICKS_PER_S)
         if text is not None:
-            raise InputError(
-                text, file=f"coefficients {settings.coefficients}", path=f"step_law.{name}", value=f"{seconds:g}"
-            )
-    return values
+            raise InputError(text, file=file, path=show_path(("step_law", *path)), value=f"{seconds:g}")
+    with found_in(file=file, path="step_law"):
+        return engine_law(law)
 
 
 def unmeasured(settings: CoefficientsLaw, *, steps: bool) -> tuple[str, ...]:
     """Return what nothing measured of the law of single steps, or of batches: those made of decodes have no prefill."""
     if steps:
-        law = step_law_of(settings)
-        return tuple(name for name in STEP_TERMS if getattr(law, name) is None)
+        return unstated_terms(step_law_of(settings))
     return ("a0_s",) if laws_of(settings).from_steps else ()
 
 
-def drawn_steps(settings: CoefficientsLaw, rng: np.random.Generator) -> tuple[float, ...]:
-    """Draw c0 to c4 of a step from what the fit leaves open: multivariate t around the estimates, never below 0.
-
-    Raises InputError for coefficients whose errors are not known, or whose c0 (c1 where that is 0), the term that
-    every decode step has, is less than four of its standard errors.
-    """
-    law = step_law_of(settings)
-    asked = f"server.service.draw: coefficients {settings.coefficients}"
-    if law.covariance is None or law.degrees_of_freedom < 1:
-        raise InputError("nothing is known of the errors of a step's coefficients", path=asked)
-    values, covariance = np.array(steps_of(settings)), np.array(law.covariance)
-    always = 0 if values[0] > 0 else 1
-    if values[always] < 4.0 * math.sqrt(max(covariance[always, always], 0.0)):
-        name = STEP_TERMS[always]
-        raise InputError(f"{name} is less than four of its standard errors: draws could be negative", path=asked)
-    least = values[always] / 1000.0
-    free = np.flatnonzero(np.diag(covariance) > 0)
-    scale = np.sqrt(np.diag(covariance)[free])
-    correlation = np.clip(files.correlation_of(covariance[np.ix_(free, free)]), -1.0, 1.0)
-    # By its eigenvalues: what was fitted with a bound can have a correlation that rounding makes a hair below 0.
-    eigenvalues, vectors = np.linalg.eigh((correlation + correlation.T) / 2.0)
-    normal = vectors @ (np.sqrt(np.clip(eigenvalues, 0.0, None)) * rng.standard_normal(free.size))
-    # Normal deviates over the root of a chi-squared one: a t distribution, as the scatter itself was estimated.
-    values[free] += scale * normal * math.sqrt(law.degrees_of_freedom / rng.chisquare(law.degrees_of_freedom))
-    values[always] = max(values[always], least)
-    return tuple(np.maximum(values, 0.0).tolist())
+def drawn_steps(settings: CoefficientsLaw, rng: np.random.Generator) -> Law:
+    """Draw a law of single steps from what the fit leaves open; InputError where that is not known, or too much."""
+    with found_in(path=f"server.service.draw: coefficients {settings.coefficients}"):
+        return engine_law(files.drawn_steps(step_law_of(settings), rng))
 
 
 class Asked(NamedTuple):

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from batchcube.calibration.coefficients import TOKEN_BUDGET
-from batchcube.calibration.laws import STEP_TERMS
 from batchcube.engine import batches, continuous
 from batchcube.engine.continuous.model import (
     BLOCK_TOKENS,
@@ -390,25 +389,55 @@ class GivenLaw(Settings):
     law: Literal["given"]
 
 
-class StepsLaw(Settings):
-    """Time of one step of continuous batching: c0 + c1 b + c2 (KV read) + c3 (prefill) + c4 (prefill attention).
+class DecodeSettings(Settings):
+    """Steps of decodes at some numbers of requests, linear between them and beyond the last."""
 
-    A term that is left out counts as 0 but is unknown: what rests on it is refused or marked. 0 says it costs nothing.
+    requests: Annotated[tuple[int, ...], Field(strict=False)] = Field(
+        description="decoding requests of each node, increasing from 0"
+    )
+    s: Annotated[tuple[StepSeconds, ...], Field(strict=False)] = Field(
+        description="time of a step at each, but for the KV tokens that it reads; never falling"
+    )
+    s_per_kv_token: Annotated[tuple[StepSeconds, ...], Field(strict=False)] = Field(
+        description="time per KV token that decodes read, at each"
+    )
+
+
+class PrefillSettings(Settings):
+    """What prefills add to a step at some numbers of tokens, linear between them and beyond the last."""
+
+    tokens: Annotated[tuple[int, ...], Field(strict=False)] = Field(
+        description="prefilled tokens of each node, increasing from 0"
+    )
+    s: Annotated[tuple[StepSeconds, ...], Field(strict=False)] = Field(
+        description="time that they add at each, from 0 on; never falling"
+    )
+
+
+class StepsLaw(Settings):
+    """Time of one step of continuous batching: c0 + c1 b + c2 (KV read) + c3 (prefill) + c4 (prefill attention) + c5.
+
+    A term that is left out counts as 0 but is unknown: what rests on it is refused or marked. 0 says it costs nothing;
+    c5, which only steps with a prefill take, is 0 unless it is given. Tables stand in place of c0 to c2, and of c3.
     """
 
     law: Literal["steps"]
-    c0_s: StepSeconds = Field(description="time of a step, whatever it holds")
+    c0_s: StepSeconds | None = Field(
+        default=None, description="time of a step, whatever it holds; needed without decode"
+    )
     c1_s_per_request: StepSeconds | None = Field(default=None, description="time per decoding request")
     c2_s_per_kv_token: StepSeconds | None = Field(default=None, description="time per KV token that decodes read")
     c3_s_per_prefill_token: StepSeconds | None = Field(default=None, description="time per prefilled token")
     c4_s_per_prefill_attention: StepSeconds | None = Field(
         default=None, description="time per prefilled token and token of its context"
     )
-
-    @property
-    def seconds(self) -> tuple[float, ...]:
-        """c0 to c4, 0 for those left out."""
-        return tuple(getattr(self, name) or 0.0 for name in STEP_TERMS)
+    c5_s_per_prefill_step: StepSeconds = Field(default=0.0, description="time of a step with any prefill, beside that")
+    decode: DecodeSettings | None = Field(
+        default=None, description="steps of decodes as a table over requests, in place of c0 to c2"
+    )
+    prefill: PrefillSettings | None = Field(
+        default=None, description="prefills as a table over their tokens, in place of c3"
+    )
 
 
 Service = Annotated[

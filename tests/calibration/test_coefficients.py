@@ -94,7 +94,10 @@ def test_what_is_not_known_is_null() -> None:
     steps = step_coefficients(fit_step_law(step_terms([1, 2, 3], 0, 0, 0), [1.0, 2.1, 2.9]), None)
     assert (steps.c2_s_per_kv_token, steps.c3_s_per_prefill_token, steps.c4_s_per_prefill_attention) == (None,) * 3
     assert steps.c1_s_per_request == pytest.approx(0.98, abs=0.05)
-    assert steps.degrees_of_freedom == 1
+    assert steps.c5_s_per_prefill_step == 0.0
+    assert steps.errors is not None
+    assert (steps.errors.of, steps.errors.degrees_of_freedom) == (["c0_s", "c1_s_per_request"], 1)
+    assert steps.standard_error("c3_s_per_prefill_token") is None
     for part in (exact, constant, steps):
         assert type(part).model_validate_json(part.model_dump_json()) == part
 
@@ -177,12 +180,15 @@ def changed(path: tuple[str | int, ...], value: Any) -> bytes:
         (("batch_laws", 0, "laws", "linear", "degrees_of_freedom"), -1),
         (("step_law", "c0_s"), -1),
         (("step_law", "c0_s"), 1e300),
-        (("step_law", "degrees_of_freedom"), 10**30),
+        (("step_law", "errors", "degrees_of_freedom"), 10**30),
         (("title",), "x" * 2001),
         (("batch_laws", 0, "laws", "linear", "a1_s_per_token"), 1e300),
         (("batch_laws", 0, "batch_sizes"), [1, 1e300]),
-        (("step_law", "standard_errors"), [0.1]),
-        (("step_law", "covariance"), [[1, 0], [0, 1]]),
+        (("step_law", "errors", "of"), ["c0_s", "c9_s"]),
+        (("step_law", "errors"), {"of": ["c0_s"], "covariance": [[1, 0], [0, 1]], "degrees_of_freedom": 1}),
+        (("step_law", "errors"), {"of": ["c0_s", "c0_s"], "covariance": [[1, 0], [0, 1]], "degrees_of_freedom": 1}),
+        (("step_law", "decode"), {"requests": [0, 1], "s": [0.1, 0.2], "s_per_kv_token": [0, 0]}),
+        (("step_law", "prefill"), {"tokens": [0, 1], "s": [0.1, 0.2]}),
     ],
 )
 def test_a_file_that_does_not_hold_together_is_refused(path: tuple[str | int, ...], value: Any) -> None:

@@ -29,7 +29,7 @@ def made(count: int = 90, noise: float = 0.0, seed: int = 3) -> Log:
     prompt, output = rng.integers(20, 1500, count), rng.integers(20, 250, count)
     empty = np.zeros(count)
     log = Log(queued, empty, empty, empty, prompt, output, "")
-    records = replay(log, server(), TRUTH)
+    records = replay(log, server(), make_law(*TRUTH))
     first, last = records.first_token / TICKS_PER_S, records.last_token / TICKS_PER_S
     scatter = 1 + noise * rng.standard_normal((2, count))
     first = queued + (first - queued) * scatter[0]
@@ -39,7 +39,8 @@ def made(count: int = 90, noise: float = 0.0, seed: int = 3) -> Log:
 
 def test_a_replay_with_the_true_law_gives_the_log_again() -> None:
     log = made()
-    for measured, simulated in zip(times_of_log(log), times_of_records(log, replay(log, server(), TRUTH)), strict=True):
+    records = replay(log, server(), make_law(*TRUTH))
+    for measured, simulated in zip(times_of_log(log), times_of_records(log, records), strict=True):
         np.testing.assert_allclose(simulated, measured, rtol=1e-9)
 
 
@@ -53,10 +54,10 @@ def test_the_law_behind_a_log_is_found_and_predicts_the_rest(monkeypatch: pytest
     assert found.requests == 45
     # What every step costs, and every prefill token, is told well; the other terms within their errors.
     assert found.coefficients[[0, 3]] == pytest.approx(TRUTH[[0, 3]], rel=0.05)
-    sure = [name not in found.unsure for name in fitting.STEP_TERMS]
+    sure = [name not in found.unsure for name in fitting.FITTED]
     z = (found.coefficients - TRUTH) / found.standard_errors
     assert (np.abs(z[sure]) < 6).all()
-    simulated = times_of_records(log, replay(log, server(), found.coefficients))
+    simulated = times_of_records(log, replay(log, server(), make_law(*found.coefficients)))
     rest = ~log.first(45)
     for measured, predicted in zip(times_of_log(log), simulated, strict=True):
         assert np.nanmean(predicted[rest]) == pytest.approx(np.nanmean(measured[rest]), rel=0.02)
@@ -67,7 +68,7 @@ def test_a_term_that_nothing_in_the_log_moves_is_called_unsure(monkeypatch: pyte
     monkeypatch.setattr(fitting, "_STARTS_AGAIN", 1)
     log = made(count=40)
     short = log._replace(prompt_tokens=np.ones(40, np.int64))
-    records = replay(short, server(), TRUTH)
+    records = replay(short, server(), make_law(*TRUTH))
     short = short._replace(
         first_token_s=records.first_token / TICKS_PER_S, last_token_s=records.last_token / TICKS_PER_S
     )
@@ -92,7 +93,7 @@ def predicted_from_its_first(requests: int, path: Path, most_running: int, token
     limits = {"most_running": most_running, "token_budget": token_budget, "capacity_tokens": 10**6}
     replica = make_replica(make_law(1e-3), **limits)
     found = fit_log(log, replica, until=requests)
-    simulated = times_of_records(log, replay(log, replica, found.coefficients))
+    simulated = times_of_records(log, replay(log, replica, make_law(*found.coefficients)))
     rest = ~log.first(requests)
     for measured, predicted in zip(times_of_log(log), simulated, strict=True):
         assert np.nanmean(predicted[rest]) == pytest.approx(np.nanmean(measured[rest]), rel=0.02)

@@ -46,7 +46,7 @@ def all_steps() -> Floats:
     return np.concatenate([decodes, prefills, mixed])
 
 
-STEP_TRUTH = np.array([8e-3, 2e-4, 3e-7, 5e-5, 2e-8])
+STEP_TRUTH = np.array([8e-3, 2e-4, 3e-7, 5e-5, 2e-8, 0.0])
 
 
 def intervals_cover(fits: int, fit: Callable[[np.random.Generator], tuple[Floats, Floats, int]], truth: Floats) -> None:
@@ -266,9 +266,9 @@ def test_t_intervals_hold_all_five_terms_of_a_step_as_often_as_they_say() -> Non
 
     def fit(rng: np.random.Generator) -> tuple[Floats, Floats, int]:
         law = fit_step_law(terms, exact * (1 + 0.01 * rng.standard_normal(exact.size)))
-        return law.coefficients, law.standard_errors, len(exact) - len(law.free)
+        return law.coefficients[:5], law.standard_errors[:5], len(exact) - len(law.free)
 
-    intervals_cover(2000, fit, STEP_TRUTH)
+    intervals_cover(2000, fit, STEP_TRUTH[:5])
 
 
 def test_the_left_out_error_of_steps_is_that_of_a_plain_loop() -> None:
@@ -286,7 +286,7 @@ def test_a_term_of_no_step_is_not_measured_and_one_that_wants_less_than_nothing_
     b = np.array([1.0, 2, 4, 8, 16])
     law = fit_step_law(step_terms(b, 100 * b * b, 0, 0), 0.02 + 0.002 * b - 1e-7 * 100 * b * b)
     assert law.coefficients[2] == 0.0
-    assert np.isnan(law.coefficients[3:]).all()
+    assert np.isnan(law.coefficients[3:5]).all()
     assert np.isnan(law.standard_errors[2:]).all()
     assert law.free == (0, 1)
     assert (law.standard_errors[:2] > 0).all()
@@ -297,13 +297,13 @@ def test_a_term_of_no_step_is_not_measured_and_one_that_wants_less_than_nothing_
 @pytest.mark.parametrize(
     ("terms", "seconds", "says"),
     [
-        (np.ones((3, 4)), [1, 2, 3], r"shape \(3, 4\): must be \(3, 5\)"),
-        (np.ones((2, 5)), [1, 2, 3], r"shape \(2, 5\): must be \(3, 5\)"),
+        (np.ones((3, 4)), [1, 2, 3], r"shape \(3, 4\): must be \(3, 6\)"),
+        (np.ones((2, 6)), [1, 2, 3], r"shape \(2, 6\): must be \(3, 6\)"),
         (step_terms([1, 2, 3], 0, 0, 0), [1, 0, 3], "every time must be finite and > 0"),
         (step_terms([1, 2, 3], 0, 0, 0), [1, np.nan, 3], "every time must be finite and > 0"),
         (step_terms([1, np.nan, 3], 0, 0, 0), [1, 2, 3], "every term must be finite and >= 0"),
         (step_terms([1, -2, 3], 0, 0, 0), [1, 2, 3], "every term must be finite and >= 0"),
-        (np.zeros((0, 5)), [], "there are none"),
+        (np.zeros((0, 6)), [], "there are none"),
         (step_terms([3, 3, 3], 0, 0, 0), [1, 2, 3], "1 different steps cannot tell the terms c0_s, c1_s_per_request"),
         (step_terms([1, 2], [5, 9], 0, 0), [1, 2], "2 different steps cannot tell"),
         (step_terms([1, 2, 3], [7, 14, 21], 0, 0), [1, 2, 3], "cannot tell the terms .*c2_s_per_kv_token apart"),
@@ -354,8 +354,9 @@ def test_steps_that_say_nothing_of_batches_are_refused() -> None:
 
 
 def test_step_terms_are_broadcast_in_the_order_of_their_names() -> None:
-    assert step_terms([1, 2], 30, 4, 5).tolist() == [[1, 1, 30, 4, 5], [1, 2, 30, 4, 5]]
-    assert len(STEP_TERMS) == 5
+    assert step_terms([1, 2], 30, 4, 5).tolist() == [[1, 1, 30, 4, 5, 1], [1, 2, 30, 4, 5, 1]]
+    assert step_terms(1, 30, 0, 0).tolist() == [1, 1, 30, 0, 0, 0]
+    assert len(STEP_TERMS) == 6
 
 
 # Real measurements

@@ -5,13 +5,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from batchcube.calibration.coefficients import Coefficients, LoggedReplica
+from batchcube.calibration.coefficients import Coefficients, LoggedReplica, StepCoefficients
 from batchcube.calibration.laws import STEP_TERMS
 from batchcube.calibration.logs import read_log
 from batchcube.engine.policies import Controller, Order, register
@@ -146,7 +145,7 @@ def test_a_log_is_what_calibrate_log_and_validate_read(tmp_path: Path, make: Any
         title="",
         log=None,
         raw=None,
-        step_law=SimpleNamespace(**dict(zip(STEP_TERMS, (c / 1e9 for c in LAW), strict=True))),
+        step_law=StepCoefficients.model_construct(**dict(zip(STEP_TERMS, (c / 1e9 for c in LAW), strict=False))),
     )
     limits = LoggedReplica(most_running=8, token_budget=64, capacity_tokens=640, block_tokens=16)
     errors, _ = validate(folder / REQUESTS, known, limits)

@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from batchcube.calibration.coefficients import locate
-from batchcube.engine.continuous import make_law
 from batchcube.engine.policies.service import longest_service
 from batchcube.errors import InputError
 from batchcube.sweeps.calibrate.report import print_coefficients
@@ -53,8 +52,8 @@ def use(path: Path, data: bytes) -> None:
             lambda: longest_service(coefficients.build(batches, 64), 10_000),
             lambda: longest_service(coefficients.build(batches, 64, rng), 10_000),
             lambda: longest_service(coefficients.build(table, 64), 10_000),
-            lambda: make_law(*coefficients.steps_of(batches)),
-            lambda: make_law(*coefficients.drawn_steps(batches, rng)),
+            lambda: coefficients.steps_of(batches),
+            lambda: coefficients.drawn_steps(batches, rng),
             lambda: coefficients.notes_on(batches, ASKED),
             lambda: coefficients.notes_on_steps(batches, ASKED),
             lambda: coefficients.record([batches, table]),

@@ -7,8 +7,10 @@ from batchcube.engine.continuous import (
     ADMISSIONS,
     ROUTINGS,
     SCHEDULING_POLICIES,
+    DecodeTable,
     Job,
     Law,
+    PrefillTable,
     Records,
     Replica,
     Reporting,
@@ -38,8 +40,35 @@ def simulate_job(job: Job, backend: str = "numba") -> tuple[Records, Tally]:
     return records, row_of(tally, 0)
 
 
+def draw_law(rng: np.random.Generator) -> Law:
+    """Draw a step law of any of the terms, straight or bent at a few requests, tokens or both."""
+    straight = {
+        "c0_s": 1e-3 * int(rng.integers(1, 5)),
+        "c1_s_per_request": float(rng.choice([0.0, 1e-4, 3e-3])),
+        "c2_s_per_kv_token": float(rng.choice([0.0, 1e-5, 3e-4])),
+    }
+    tokens = {"c3_s_per_prefill_token": float(rng.choice([0.0, 1e-4]))}
+    others = {
+        "c4_s_per_prefill_attention": float(rng.choice([0.0, 1e-6])),
+        "c5_s_per_prefill_step": float(rng.choice([0.0, 2e-3])),
+    }
+    decode = prefill = None
+    if rng.integers(2):
+        nodes = int(rng.integers(2, 5))
+        requests = [0, *sorted(rng.choice(np.arange(1, 16), nodes - 1, replace=False).tolist())]
+        s = np.cumsum(rng.choice([0.0, 1e-3, 0.7e-3, 1 / 3000], nodes))
+        decode = DecodeTable(requests, (s + 1e-3).tolist(), rng.choice([0.0, 1e-5, 1e-5 / 3, 2e-4], nodes).tolist())
+        straight = {}
+    if rng.integers(2):
+        nodes = int(rng.integers(2, 5))
+        at = [0, *sorted(rng.choice(np.arange(1, 60), nodes - 1, replace=False).tolist())]
+        s = np.cumsum([0.0, *rng.choice([0.0, 1e-3, 1 / 3000], nodes - 1)])
+        prefill, tokens = PrefillTable(at, s.tolist()), {}
+    return make_law(**straight, **tokens, **others, decode=decode, prefill=prefill)
+
+
 def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
-    """Draw requests and a replica: ties, bursts, tight memory, small budgets, laws with any of the five terms."""
+    """Draw requests and a replica: ties, bursts, tight memory, small budgets, any law."""
     count = int(rng.integers(1, 40))
     gap = float(rng.choice([0.0, 0.001, 0.01, 0.1]))
     arrival = np.cumsum(rng.exponential(gap, count)) if gap else np.zeros(count)
@@ -47,13 +76,7 @@ def draw_case(rng: np.random.Generator) -> tuple[Requests, Replica]:
     arrival = np.round(arrival, int(rng.integers(2, 6)))
     longest_prompt, longest_output = int(rng.choice([3, 20, 40])), int(rng.choice([2, 12, 50]))
     prompt, output = rng.integers(1, longest_prompt, count), rng.integers(1, longest_output, count)
-    law = make_law(
-        1e-3 * int(rng.integers(1, 5)),
-        float(rng.choice([0.0, 1e-4, 3e-3])),
-        float(rng.choice([0.0, 1e-5, 3e-4])),
-        float(rng.choice([0.0, 1e-4])),
-        float(rng.choice([0.0, 1e-6])),
-    )
+    law = draw_law(rng)
     most = int(rng.integers(1, 12))
     size = int(rng.choice([1, 2, 4, 16]))
     prior = np.array([float(prompt.mean() + output.mean())])
@@ -137,13 +160,14 @@ def draw_large(rng: np.random.Generator) -> Job:
     prompt = rng.integers(1, int(rng.choice([2, 1000, 100_000])), count)
     longest = int((output + prompt).max())
     step = max(int(2**60 // longest // most // 8 * rng.choice([1.0, 0.5, 1e-3, 1e-6])), 10**6)
-    law = Law(
+    terms = (
         step,
         int(rng.choice([0, step])),
         int(rng.choice([0, step // (most * longest), 1])),
         int(rng.choice([0, step // (most * longest)])),
         int(rng.choice([0, step // (most * longest * longest)])),
     )
+    law = make_law(*(ticks / TICKS_PER_S for ticks in terms))
     size, prior = int(rng.choice([1, 16, 1000])), np.array([float(longest)])
     sla = sla_search("paper", str(rng.choice(STEP_SIGNALS)), step / TICKS_PER_S, 0.0, 2.0, 1.0)
     memory = memory_bound("exact", 3.0 * longest, 0.05)

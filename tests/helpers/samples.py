@@ -225,7 +225,7 @@ def vllm_requests() -> Iterable[str]:
     output = np.array([rng.randint(20, 250) for _ in range(count)])
     replica = make_replica(make_law(1e-3), most_running=16, token_budget=512, capacity_tokens=10**6)
     empty = np.zeros(count)
-    served = replay(Log(queued, empty, empty, empty, prompt, output, ""), replica, np.array(VLLM_LAW))
+    served = replay(Log(queued, empty, empty, empty, prompt, output, ""), replica, make_law(*VLLM_LAW))
     for number in range(count):
         start = float(queued[number])
         first = served.first_token[number] / TICKS_PER_S - start

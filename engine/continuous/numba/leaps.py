@@ -1,8 +1,8 @@
 """How many identical steps can be taken at once, and how long they last: closed forms that are exact in whole ticks.
 
 While nobody can be admitted, preempted, prefilled or done, every step has the same decodes, and step k of n takes
-c0 + c1 D + c2 (R + D k) for D decodes that read R tokens in the first. All decodes grow by one token a step, so what
-each has is kept as an offset against one counter (`GROWN`), and a leap touches none.
+decode(D) + slope(D) (R + D k) for D decodes that read R tokens in the first. All decodes grow by one token a step, so
+what each has is kept as an offset against one counter (`GROWN`), and a leap touches none.
 """
 
 import math

@@ -14,10 +14,13 @@ from ..model import (
     TICKS_PER_MICROSECOND,
     TICKS_PER_NANOSECOND,
     Replica,
+    decode_ticks,
     is_crowded,
+    kv_token_ticks,
     longest_chunk,
     most_active,
     must_fit,
+    prefill_ticks,
 )
 from .count import add_decision, count_gaps, count_move, count_steps
 from .leaps import blocks_for, countable, grow, growth, lasting, steps_that_fit, steps_until
@@ -514,11 +517,12 @@ def advance(requests, bin_of, replica, fleet, records, limits, tally, workspace,
             continue
 
         # How many steps at once, and how long they take.
-        steps, growing = 1, law.kv_token * decoding
-        first = law.step + law.request * decoding + law.prefill_token * work.tokens
-        first += law.prefill_attention * work.attention
+        kv_token = kv_token_ticks(decoding, law)
+        steps, first, growing = 1, decode_ticks(decoding, law), kv_token * decoding
+        if work.tokens > 0:
+            first += prefill_ticks(work.tokens, work.attention, law)
         if decoding > 0:
-            first += law.kv_token * (state[OFFSETS] + decoding * (state[GROWN] + 1))
+            first += kv_token * (state[OFFSETS] + decoding * (state[GROWN] + 1))
         if work.tokens == 0 and not work.preempted and workspace.steady and state[STAYING] == 0:
             steps = workspace.finish[workspace.heap[0]] - state[GROWN]
             steps = steps_that_fit(workspace, steps, replica.blocks - state[USED], size)

@@ -32,7 +32,7 @@ def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompt, output = rng.integers(20, 900, COUNT), rng.integers(20, 150, COUNT)
     nothing = np.zeros(COUNT)
     server = make_replica(make_law(1.0), most_running=8, token_budget=512, capacity_tokens=10**6)
-    records = replay(Log(queued, nothing, nothing, nothing, prompt, output, ""), server, TRUTH)
+    records = replay(Log(queued, nothing, nothing, nothing, prompt, output, ""), server, make_law(*TRUTH))
     path = tmp_path_factory.mktemp("log") / "server.jsonl"
     rows = zip(queued, prompt, output, records.scheduled, records.first_token, records.last_token, strict=True)
     with path.open("w") as file:

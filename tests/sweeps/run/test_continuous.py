@@ -87,7 +87,7 @@ EQUAL = {
 def test_coefficients_that_whole_picoseconds_keep_are_allowed(seconds: float) -> None:
     service = {"law": "steps", "c0_s": 0.1, "c3_s_per_prefill_token": seconds}
     (point,) = make_plan(sweep(laid(BASE, {"server.service": service}))).points
-    kept = point.setup.replica.law.prefill_token / TICKS_PER_S
+    kept = point.setup.replica.law.prefill_token[0] / TICKS_PER_S
     assert kept == pytest.approx(seconds, rel=0.01)
 
 
@@ -699,7 +699,7 @@ def test_coefficients_give_their_law_of_steps() -> None:
     assert law is not None
     (point,) = make_plan(sweep(SLOW)).points
     built = point.setup.replica.law
-    assert built.step == round(law.c0_s * 1e12)
+    assert built.decode[0] == round(law.c0_s * 1e12)
     assert built.prefill_attention == round(law.c4_s_per_prefill_attention * 1e12)
     made = run_sweep(sweep(SLOW))
     notes = made.attrs["notes"]
@@ -723,12 +723,12 @@ def test_what_nothing_measured_and_what_is_extrapolated_is_told() -> None:
     [
         (lambda content: content.pop("step_law"), False, "hold no law of single steps, mode continuous needs it"),
         (
-            lambda content: content["step_law"].update(covariance=None),
+            lambda content: content["step_law"].update(errors=None),
             True,
             "nothing is known of the errors of a step's coefficients",
         ),
         (
-            lambda content: content["step_law"]["covariance"][0].__setitem__(0, 1.0),
+            lambda content: content["step_law"]["errors"]["covariance"][0].__setitem__(0, 1.0),
             True,
             "c0_s is less than four of its standard errors: draws could be negative",
         ),
@@ -760,7 +760,8 @@ def test_coefficients_that_cannot_be_used_are_refused_in_a_line(
 def test_a_target_below_a_single_request_of_coefficients_is_refused() -> None:
     tables = laid(SLOW, {"policy.sla": {"target_s": 0.07, "tolerance_s": 0.001}})
     with pytest.raises(
-        InputError, match=r"policy\.sla\.target_s = 0\.07: must be, .* 101\.0 c2_s_per_kv_token = 0\.07998"
+        InputError,
+        match=r"policy\.sla\.target_s = 0\.07: must be, .* 0\.07998, a decode step .* reads 101\.0 tokens",
     ):
         run_sweep(Sweep.model_validate(tables))
 
@@ -774,12 +775,12 @@ def test_replications_draw_coefficients_of_their_own_and_points_share_them() -> 
     for replication in range(3):
         draws = Draws(checked.seed, replication)
         one, other = (draws.job(point).setup.replica.law for point in plan.points)
-        assert one == other
+        assert str(one) == str(other)
         laws.append(one)
-    assert len({law.step for law in laws}) == 3
+    assert len({int(law.decode[0]) for law in laws}) == 3
     settings = CoefficientsLaw(**VLLM, draw=True)
     expected = drawn_steps(settings, stream(checked.seed, 2, "coefficients"))
-    assert laws[2].step == round(expected[0] * 1e12)
+    assert str(laws[2]) == str(expected)
     made = run_sweep(checked)
     assert of_single(made["latency_mean_s"])
     assert "drawn anew for every replication" in made.attrs["notes"]
@@ -794,16 +795,17 @@ def test_drawn_coefficients_scatter_as_their_covariance_says() -> None:
     settings = CoefficientsLaw(**VLLM, draw=True)
     law = load(VLLM["coefficients"]).step_law
     assert law is not None
-    assert law.covariance is not None
+    assert law.errors is not None
     rng = np.random.default_rng(1)
-    draws = np.array([drawn_steps(settings, rng) for _ in range(4000)])
+    laws = [drawn_steps(settings, rng) for _ in range(4000)]
+    draws = np.array([[law.decode[0], law.decode_further, law.prefill_token[0]] for law in laws]) / TICKS_PER_S
     assert (draws >= 0).all()
     # The terms that are far from 0; variance of a t distribution is n / (n - 2) times that of the normal one.
-    near, covariance = draws[:, [0, 1, 3]], np.array(law.covariance)[np.ix_([0, 1, 3], [0, 1, 3])]
+    covariance = np.array(law.errors.covariance)[np.ix_([0, 1, 3], [0, 1, 3])]
     scale = np.sqrt(np.diag(covariance))
-    wide = law.degrees_of_freedom / (law.degrees_of_freedom - 2)
+    wide = law.errors.degrees_of_freedom / (law.errors.degrees_of_freedom - 2)
     np.testing.assert_allclose(
-        np.cov(near.T) / np.outer(scale, scale), wide * covariance / np.outer(scale, scale), atol=0.1
+        np.cov(draws.T) / np.outer(scale, scale), wide * covariance / np.outer(scale, scale), atol=0.1
     )
     values = [law.c0_s, law.c1_s_per_request, law.c3_s_per_prefill_token]
-    np.testing.assert_allclose(near.mean(axis=0), values, atol=4 * scale.max() / np.sqrt(4000))
+    np.testing.assert_allclose(draws.mean(axis=0), values, atol=4 * scale.max() / np.sqrt(4000))

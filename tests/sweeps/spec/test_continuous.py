@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from batchcube.engine.continuous.model import TABLED
 from batchcube.errors import InputError
 from batchcube.sweeps.spec.document import Sweep
 from helpers.specifications import CONTINUOUS as BASE
@@ -214,13 +215,16 @@ def test_other_modes_have_no_steps(settings: dict[str, Any], line: str) -> None:
 
 
 def test_the_specification_of_the_docs_is_valid_and_states_every_setting() -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "continuous.md").read_text(encoding="utf-8"), re.DOTALL)
-    sweep = Sweep.model_validate(tomllib.loads(text))
-    point = sweep.grid.points[0]
+    texts = re.findall(r"```toml\n(.*?)```", (DOCS / "continuous.md").read_text(encoding="utf-8"), re.DOTALL)
+    stated, bent = map(tomllib.loads, texts)
+    point = Sweep.model_validate(stated).grid.points[0]
+    stated["server"]["service"] = bent["server"]["service"]
+    tables = Sweep.model_validate(stated).grid.points[0].server.service
     for settings, left_out in (
         (point.policy, {"batch_size", "max_wait_s", "service_order", "tail", "controller_scope", "controller"}),
         (point.server, {"completion"}),
-        (point.server.service, set()),
+        (point.server.service, set(TABLED)),
+        (tables, {"c0_s", "c1_s_per_request", "c2_s_per_kv_token", "c3_s_per_prefill_token"}),
         (point.server.replica, {"num_gpu_blocks"}),
         (point.policy.sla, set()),
         (point.report, {"warmup_requests", "memory_capacity_tokens"}),
@@ -236,3 +240,30 @@ def test_a_grid_is_continuous_everywhere_or_nowhere() -> None:
     del mixed["policy"], mixed["server"]
     (line,) = refusals({}, mixed)
     assert line.startswith('policy.mode: must be "continuous" at every point or at none')
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "line"),
+    [
+        ("decode", {"requests": [0]}, "requests = [0]: must have two nodes at least"),
+        ("decode", {"requests": [1, 2, 4]}, "requests[0] = 1: must be 0"),
+        ("decode", {"requests": [0, 4, 4]}, "requests[2] = 4: must be whole, larger than the one before, and at most"),
+        ("decode", {"requests": [0, 4, 2**16 + 1]}, "requests[2] = 65537: must be whole, larger than the one before"),
+        ("decode", {"requests": [0, 1.5, 2]}, "requests[1] = 1.5: must be a whole number"),
+        ("decode", {"s": [0.1, 0.2]}, "s = [0.1, 0.2]: has 2 values, must have 3, one for each of requests"),
+        ("decode", {"s": [0.1, 0.3, 0.2]}, "s[2] = 0.2: must not be less than the one before"),
+        ("decode", {"s": [0.0, 0.0, 0.2]}, "s[1] = 0.0: must be > 0: a decode step takes some time"),
+        ("decode", {"s": [0.1, -0.1, 0.2]}, "s[1] = -0.1: must be >= 0"),
+        ("decode", {"s": [0.1, float("inf"), 0.2]}, "s[1] = inf: must be a finite number"),
+        ("decode", {"s_per_kv_token": [1e-9, 1e-9, 1.4e-12]}, "s_per_kv_token[2] = 1.4e-12: would be rounded to 1e-12"),
+        ("prefill", {"tokens": [0, 4, 3]}, "tokens[2] = 3: must be whole, larger than the one before, and at most"),
+        ("prefill", {"s": [0.1, 0.2, 0.3]}, "s[0] = 0.1: must be 0: what a step with any prefill takes longer is c5_"),
+    ],
+)
+def test_tables_that_are_none_are_refused_in_a_line(table: str, changes: dict[str, Any], line: str) -> None:
+    nodes = {"decode": {"requests": [0, 1, 2], "s": [0.1, 0.2, 0.3], "s_per_kv_token": [1e-9, 1e-9, 1e-9]}}
+    nodes["prefill"] = {"tokens": [0, 1, 2], "s": [0.0, 0.2, 0.3]}
+    service = {"law": "steps", **nodes, table: nodes[table] | changes}
+    server = {**BASE["server"], "service": service}
+    (found,) = refusals({}, {**BASE, "server": server})
+    assert found.startswith(f"server.service.{table}.{line}"), found

@@ -577,6 +577,20 @@ RULES = [
     ),
     Rule(
         STEPS,
+        {"server.service.decode": {"requests": [0, 4], "s": [0.1, 0.2], "s_per_kv_token": [0.0, 0.0]}},
+        "server.service.c0_s",
+        "server.service.decode stands in its place: remove one",
+        {"server.service.prefill": {"tokens": [0, 4], "s": [0.0, 0.2]}},
+    ),
+    Rule(
+        STEPS,
+        {"server.service": {"law": "steps", "c1_s_per_request": 0.1}},
+        "server.service.c0_s",
+        "is missing (or give decode, a table)",
+        {"server.service": {"law": "steps", "c0_s": 0.1}},
+    ),
+    Rule(
+        STEPS,
         {"server.service.c0_s": 0.0},
         "server.service.c0_s",
         "must be > 0, or c1_s_per_request must: a decode step takes some time",
