@@ -3,8 +3,10 @@
 import csv
 import io
 import re
+from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import xarray as xr
 from rich.console import Console
 
 from batchcube.errors import InputError
+from batchcube.figures import registry
 from batchcube.results.cube import Coordinate, build_cube, check_cube, read_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.sweeps.cli.main import main
@@ -28,20 +31,38 @@ from batchcube.sweeps.papers.dynamic import (
 )
 from batchcube.sweeps.progress import Silent
 
+# Eight settings of Algorithm 2, not 120, of which the same is told.
+FEW = ["axes.delta.values=[1, 4]", "axes.tolerance_s.values=[0.0005, 0.002]", "axes.weight.values=[0.02, 0.2]"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_settings() -> Iterator[None]:
+    plain = Reproduction._sweep
+
+    def fewer(self: Reproduction, preset: str, overrides: Any, **more: Any) -> Any:
+        return plain(self, preset, [*overrides, *(FEW if preset == "dynamic-table2-settings" else [])], **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reproduction, "_sweep", fewer)
+        yield
+
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder, and what was printed."""
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[Path]]:
+    """The folder, what was printed, and the figures drawn; saving them all would take most of the time."""
     folder = tmp_path_factory.mktemp("reproduce") / "dynamic"
     out = io.StringIO()
-    with pytest.raises(SystemExit) as left, redirect_stdout(out):
-        main(["reproduce", "dynamic", "-o", str(folder), "--quick", "--quiet"])
+    drawn: list[Path] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "save", lambda figure, cube, file: drawn.append(file))
+        with pytest.raises(SystemExit) as left, redirect_stdout(out):
+            main(["reproduce", "dynamic", "-o", str(folder), "--quick", "--quiet"])
     assert left.value.code == 0
-    return folder, out.getvalue()
+    return folder, out.getvalue(), drawn
 
 
 @pytest.fixture(scope="module")
-def folder(told: tuple[Path, str]) -> Path:
+def folder(told: tuple[Path, str, list[Path]]) -> Path:
     return told[0]
 
 
@@ -50,9 +71,11 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_everything_is_written(folder: Path) -> None:
-    figures = {file.stem for file in folder.glob("*.png")}
-    assert figures == {file.stem for file in folder.glob("*.pdf")}
+def test_everything_is_written(told: tuple[Path, str, list[Path]]) -> None:
+    folder, _, drawn = told
+    assert {file.parent for file in drawn} == {folder}
+    figures = {file.stem for file in drawn if file.suffix == ".png"}
+    assert figures == {file.stem for file in drawn if file.suffix == ".pdf"}
     table_1 = {f"dynamic-table1-{row}" for row in ("llama-65b", "llama3-70b-454-out", "llama3-70b-382-out", "fixed")}
     rows = ("llama-65b", "llama3-70b", "llama3-70b-pd-fusion")
     table_2 = {f"dynamic-table2-{row}-growth-{growth}" for row in rows for growth in (2, 20)}
@@ -93,7 +116,7 @@ def test_every_row_of_the_paper_is_there_with_its_assumptions(folder: Path) -> N
     assert "at 3.3 requests/s" in tokens[1]["setting"]
 
 
-def test_every_verdict_has_two_sides_and_is_counted(told: tuple[Path, str]) -> None:
+def test_every_verdict_has_two_sides_and_is_counted(told: tuple[Path, str, list[Path]]) -> None:
     rows = table(told[0])
     for row in rows:
         others = [row[name] for name in ("paper", "theory", "limit") if row[name]]
