@@ -25,7 +25,7 @@ def _aiperf(request: Fields) -> Entry | LeftOut:
     def duration(*names: str) -> float:
         path, _ = request.find(*(f"metrics.{name}" for name in names))
         unit = request.get(f"{path}.unit")
-        if unit not in PER_S:
+        if not isinstance(unit, str) or unit not in PER_S:
             raise request.wrong(f"{path}.unit", unit, f"must be one of {', '.join(PER_S)}")
         return request.duration(f"{path}.value", unit=unit)
 

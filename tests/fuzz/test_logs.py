@@ -1,17 +1,24 @@
-"""Request logs, mutated: read, replayed and judged, or refused in one line."""
+"""Request logs of every format, mutated: read, replayed and judged, or refused in one line."""
 
+import gzip
 import json
+import random
 import warnings
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from batchcube.calibration.coefficients import LoggedReplica
+from batchcube.calibration.logs import LogFormat, Reading, read_log
 from batchcube.errors import InputError
 from batchcube.sweeps.calibrate.validate import validate
 from batchcube.sweeps.spec.service import load
+from batchcube.sweeps.workloads.traces import read_trace
+from helpers.logs import FORMATS, some
 from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
 
 SETTINGS = LoggedReplica(most_running=8, token_budget=512, capacity_tokens=100_000)
@@ -54,3 +61,93 @@ def test_mutated_logs_are_judged_or_refused(tmp_path: Path) -> None:
 def _text(rows: Any) -> bytes:
     lines = rows if isinstance(rows, list) else [rows]
     return "".join(f"{json.dumps(row)}\n" for row in lines).encode()
+
+
+# Every format ---------------------------------------------------------------------------------------------------------
+
+HOW = (
+    Reading(),
+    Reading(concurrency=1),
+    Reading(concurrency=3),
+    Reading(columns={"arrival": "launch_time:ms", "e2e": "generation_time", "output_tokens": "generation_tokens"}),
+    *(Reading(name, None, None) for name in get_args(LogFormat)),
+)
+
+
+def read(path: Path, data: bytes, number: int) -> bool:
+    """Read a file as a log and as a workload; say whether it was accepted."""
+    path.write_bytes(data)
+    accepted = 0
+    with limited():
+        for how in (HOW[0], HOW[number % len(HOW)]):
+            try:
+                log = read_log(path, how)
+            except InputError as error:
+                _refused(error)
+                continue
+            accepted += 1
+            assert log.queued_s[0] == 0.0
+            assert (np.diff(log.queued_s) >= 0).all()
+            assert (log.queued_s <= log.first_token_s + 1e-5).all()
+            assert (log.first_token_s <= log.last_token_s + 1e-5).all()
+            assert min(log.prompt_tokens.min(), log.output_tokens.min()) >= 1
+            assert all(line.isprintable() for line in log.remarks())
+        try:
+            trace = read_trace(path)
+        except InputError as error:
+            _refused(error)
+        else:
+            assert trace.rows_read == trace.arrival_s.size + trace.rows_dropped
+    return accepted > 0
+
+
+def _mutated(path: Path, goods: list[Any], mutate: Any, text_of: Any, seed: int) -> None:
+    def one(chance: random.Random, wrong: Any) -> Any:
+        return mutate(chance, chance.choice(wrong) if wrong is goods or isinstance(wrong, list) else wrong)
+
+    accepted = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number, wrong in enumerate(mutants(goods, one, seed)):
+            content = text_of(wrong)
+            try:
+                accepted += read(path, content, number)
+            except BaseException as error:
+                error.add_note(f"mutant {number}:\n{content[:5000]!r}")
+                raise
+    assert accepted > 0
+
+
+@pytest.mark.slow
+def test_mutated_files_of_every_format_are_read_or_refused(tmp_path: Path) -> None:
+    plain = [written.write(some(4)) for written in FORMATS.values()]
+    packed = [
+        pack(text) for text in plain for pack in (gzip.compress, lambda text: pa.compress(text, "zstd", asbytes=True))
+    ]
+    _mutated(tmp_path / "log", [*plain, *packed], mutate_bytes, bytes, 3)
+
+
+@pytest.mark.slow
+def test_mutated_values_of_every_format_are_read_or_refused(tmp_path: Path) -> None:
+    goods = []
+    for written in FORMATS.values():
+        with suppress(ValueError):  # tables are no JSON
+            goods.append({"values": [json.loads(line) for line in joined(written.write(some(4))).splitlines()]})
+
+    def text_of(wrong: Any) -> bytes:
+        values = wrong.get("values", wrong) if isinstance(wrong, dict) else wrong
+        return _text(values)
+
+    _mutated(tmp_path / "log", goods, mutate_tree, text_of, 4)
+
+
+def joined(content: bytes) -> bytes:
+    """Return JSON of several lines on one, and JSON lines as they are."""
+    try:
+        return json.dumps(json.loads(content)).encode()
+    except ValueError:
+        return content
+
+
+def _refused(error: InputError) -> None:
+    assert str(error).isprintable()
