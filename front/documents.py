@@ -17,6 +17,10 @@ LARGEST_FILE = 2_000_000_000
 """Bytes of a data file, unpacked: what pyarrow reads as one block of JSON lines."""
 
 
+# Of which there are millions: to ask whether they are a Mapping would take longer than to parse them.
+_LEAVES = (float, int, str, type(None))
+
+
 def require_regular(path: str | os.PathLike[str]) -> None:
     """Refuse pipes, sockets and devices, of which a reader may never see the end; raises InputError naming the file."""
     mode = 0
@@ -97,7 +101,7 @@ def is_deep(content: Mapping[str, Any] | list[Any]) -> bool:
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, Mapping) else outer)
-            if isinstance(inner, Mapping | list | tuple)
+            if not isinstance(inner, _LEAVES) and isinstance(inner, Mapping | list | tuple)
         ]
         if not level:
             return False

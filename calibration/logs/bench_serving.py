@@ -1,6 +1,7 @@
 """`vllm bench serve` and SGLang's bench_serving, children of one script: arrays with a value for each request."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +25,12 @@ def _requests(run: Fields) -> Iterator[Fields]:
             raise InputError(problem, path=": ".join(filter(None, (run.place, name))))
     all_at_once = run.get("request_rate") in ("inf", float("inf"))
     at_once = run.count("max_concurrency") or count
-    options: dict[str, int | str] = {_AT_ONCE: min(at_once, count) if all_at_once else int(at_once == 1)}
+    options: dict[str, Any] = {_AT_ONCE: min(at_once, count) if all_at_once else int(at_once == 1)}
     if run.has("max_concurrency"):
         options[_NOTE] = f"a closed loop of at most {at_once} requests: later ones waited for answers before them"
+    if run.has("cached_tokens") and any(run.items("cached_tokens")):
+        cached = "parts of prompts were found in the server's cache (cached_tokens): all are prefilled here"
+        options[_NOTE] = "; ".join(filter(None, (options.get(_NOTE), cached)))
     where = f"{run.place}, " if run.place else ""
     for k, request in enumerate(zip(*arrays.values(), strict=True), start=1):
         yield Fields(dict(zip(arrays, request, strict=True)) | options, f"{where}request {k}", run.run)

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -51,7 +50,7 @@ class Fields:
 
     def __init__(self, values: Any, place: str = "", run: int = 0) -> None:
         """`place` is where they stand in the file, `run` the number of what they are in."""
-        if not isinstance(values, Mapping):
+        if not isinstance(values, dict):
             raise InputError("is no JSON object", path=place)
         self.values, self.place, self.run = values, place, run
 
@@ -118,11 +117,16 @@ class Fields:
         """Return a list of points in time, or with `least` 0 of durations, in seconds."""
         path, _ = self.find(*paths)
         per_s, values = PER_S[unit], self.items(*paths)
-        for k, value in enumerate(values):
-            if type(value) not in (int, float) or not least * per_s <= value <= _LATEST_S * per_s:
-                allowed = f"must be a number from {least * per_s:.15g} to {_LATEST_S * per_s:.15g}"
-                raise self.wrong(f"{path}[{k}]", value, allowed)
-        return [value / per_s for value in values]
+        low, high = least * per_s, _LATEST_S * per_s
+        # All at once: a file may have millions. NaN, which compares with nothing, spoils the sum.
+        known = set(map(type, values)) <= {int, float}
+        if not (known and (not values or (low <= min(values) and max(values) <= high and not math.isnan(sum(values))))):
+            numbers = (
+                k for k, value in enumerate(values) if type(value) not in (int, float) or not low <= value <= high
+            )
+            k = next(numbers)
+            raise self.wrong(f"{path}[{k}]", values[k], f"must be a number from {low:.15g} to {high:.15g}")
+        return values if per_s == 1 else [value / per_s for value in values]
 
     def within(self, *paths: str) -> "list[Fields]":
         """Return the fields of each element of a list."""
@@ -138,7 +142,7 @@ class Fields:
 
 def _at(values: Any, path: str) -> Any:
     """Return what stands at a path; a name may have dots of its own."""
-    if not isinstance(values, Mapping):
+    if not isinstance(values, dict):
         return _MISSING
     if path in values:
         return values[path]

@@ -99,11 +99,11 @@ def read_arrivals(content: bytes, format: LogFormat | None = None) -> Arrivals |
 
     Raises InputError like `read_log`, and for logs that only hold durations.
     """
-    if format is None:
-        head = Source(head_of(content))
-        if head.layout != "document" and recognised(head) in (None, PLAIN):
-            return None
-    found = _found(Source(content), Reading(format))
+    head = head_of(content) if format is None else content
+    source = Source(head)
+    if format is None and source.layout != "document" and recognised(source) in (None, PLAIN):
+        return None
+    found = _found(source if len(head) == len(content) else Source(content), Reading(format))
     if any(np.isnan(entry.queued_s) for entry in found.entries):
         raise InputError("has durations, but no arrival times: no workload (`calibrate log` may use it)")
     entries = sorted(found.entries, key=lambda entry: entry.queued_s)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,10 +12,14 @@ from typing import Any
 from batchcube.documents import parse_json
 from batchcube.errors import InputError, found_in
 
+_DIGITS = 30
+"""Digits of a whole number; with more it is of no field, and read as any other number."""
 _LOOKED_AT = 20
 """Values from which a format is recognised: the first may be of requests that failed."""
 # Lines that a YAML header before a table may have.
 _HEADER = re.compile(r"\s*(#|---|- |\.\.\.|[A-Za-z_]\w*\s*:|$)")
+
+_OBJECT = re.compile(r"\s*\{")
 
 
 class Source:
@@ -30,12 +33,17 @@ class Source:
         if "\0" in text[:1_000_000]:
             raise InputError("not a text file (JSON, JSON lines or CSV, as it is or packed with gzip or zstd)")
         self._text = text
+        self._parsed: dict[int, Any] = {}
         self._lines: list[str] = []
         self._header: list[str] = []
         start = text.lstrip()
         if start[0] in "[{":
-            first, _, rest = start.partition("\n")
-            if start[0] == "{" and (_is_object(first) or rest.lstrip().startswith("{")):
+            end = start.find("\n") % (len(start) + 1)
+            if start[0] == "{":
+                with suppress(InputError):
+                    self._parsed[1 + text[: len(text) - len(start)].count("\n")] = parse_json(start[:end])
+            # An object of its own on each line, even if the first is wrong.
+            if self._parsed or (start[0] == "{" and _OBJECT.match(start, end)):
                 self.layout = "lines"
                 self._lines = text.split("\n")
             else:
@@ -75,8 +83,11 @@ class Source:
             for number, line in enumerate(self._lines, start=1):
                 if line.strip():
                     place = f"line {number}"
-                    with found_in(path=place):
-                        value = _parsed(line)
+                    if (value := self._parsed.get(number)) is None:
+                        with found_in(path=place):
+                            value = _parsed(line)
+                        if number <= _LOOKED_AT:
+                            self._parsed[number] = value
                     yield place, value
         elif isinstance(self._document, list):
             yield from ((f"[{k}]", value) for k, value in enumerate(self._document))
@@ -111,24 +122,13 @@ def _parsed(line: str) -> Any:
         raise InputError(f"{error}: a log has one JSON object in each line") from None
 
 
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
 def _cell(text: str) -> Any:
     """Return the number that a cell holds, else its text, None where it is empty."""
     text = text.strip()
-    if "_" in text:
-        return text
-    try:
+    if text.isdecimal() and len(text) < _DIGITS:
         return int(text)
-    except ValueError:
-        pass
     try:
-        return float(text)
+        return text or None if "_" in text else float(text)
     except ValueError:
         return text or None
 

@@ -550,7 +550,12 @@ def read_trace(
     if table.num_rows == 0:
         raise InputError("has a header but no rows", file=file.name)
 
-    arrival = _arrivals(file, table, names.arrival, of_arrivals, stated=stated)
+    try:
+        arrival = _arrivals(file, table, names.arrival, of_arrivals, stated=stated)
+    except InputError as error:
+        if file.json_lines and b'"delay"' in content:
+            raise error.advised("rows with delay in its place are later turns of a session: leave them out") from None
+        raise
     prompt_values = _numbers(file, table, names.prompt_tokens, "must be a whole number >= 0")
     prompt = _tokens(file, prompt_values, names.prompt_tokens, 0)
     output_values = _numbers(file, table, names.output_tokens, "must be a whole number >= 1")

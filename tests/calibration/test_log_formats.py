@@ -179,6 +179,11 @@ def test_a_closed_loop_of_vllms_benchmark_is_said(tmp_path: Path) -> None:
     assert any("a closed loop of at most 4 requests" in line for line in log.remarks())
 
 
+def test_prompts_that_were_in_the_cache_are_said(tmp_path: Path) -> None:
+    run = json.loads(logs.sglang(REQUESTS)) | {"cached_tokens": [0] * 12 + [5]}
+    assert "(cached_tokens): all are prefilled here" in read_log(put(tmp_path, json.dumps(run).encode())).remarks()[2]
+
+
 def test_tokens_that_nobody_counted_are_taken_from_chunks_and_characters(tmp_path: Path) -> None:
     log = read_log(put(tmp_path, logs.genai_perf(REQUESTS, usage=False)))
     assert log.output_tokens.tolist() == [r.output for r in REQUESTS]

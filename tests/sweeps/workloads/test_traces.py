@@ -342,6 +342,10 @@ def row(text: str) -> str:
         (BURSTGPT.replace(",18,", ",-1,"), "row 1, column 'Response tokens': -1"),
         (MOONCAKE + "{", "row 4 is not a JSON object"),
         (MOONCAKE + '{"timestamp": 9000}\n', "row 4, column 'input_length': missing"),
+        (
+            MOONCAKE + '{"delay": 500, "input_length": 5, "output_length": 5}\n',
+            "row 4, column 'timestamp': missing: must be a number of ms; rows with delay in its place are later turns",
+        ),
         (MOONCAKE.replace("500", '"many"'), "row 1, column 'output_length': \"many\" is not a number"),
         (MOONCAKE.replace("3000", "-3000"), "row 3, column 'timestamp': -3000"),
         ("[1]\n", "format not recognised"),
