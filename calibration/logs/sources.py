@@ -106,7 +106,7 @@ class Source:
                 row = next(rows, None)
             if row is None:
                 return
-            if not any(map(str.strip, row)):
+            if len(row) < 2 and not "".join(row).strip():
                 continue
             number += 1
             if len(row) != len(self._header):

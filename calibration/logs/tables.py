@@ -74,9 +74,11 @@ PARTS = {
     "e2e": ("e2e_s", "e2e_ms"),
     "prompt_tokens": ("prompt_tokens",),
     "output_tokens": ("output_tokens",),
+    "error": ("error",),
 }
 """What a column of a plain log may be, and its names where a user names none."""
 _COUNTS = ("prompt_tokens", "output_tokens")
+_NO_ERROR = (None, 0, "", "ok", "OK", "false", "False", "None")
 
 
 def plain(columns: Mapping[str, str]) -> Format:
@@ -108,6 +110,8 @@ def plain(columns: Mapping[str, str]) -> Format:
 
     def entry(request: Fields) -> Entry | LeftOut:
         prompt, output = (_unit_of(names[part][0])[0] for part in _COUNTS)
+        if request.get(*names["error"]) not in _NO_ERROR:
+            return "failed"
         if request.number(output, least=0) == 0:
             return "failed"
         tokens = request.tokens(prompt), request.tokens(output)

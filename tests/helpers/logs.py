@@ -288,18 +288,18 @@ def vllm_spans(requests: Sequence[Request]) -> bytes:
 
 
 def plain(requests: Sequence[Request]) -> bytes:
-    return _table(
-        [
-            {
-                "arrival_s": r.sent,
-                "prompt_tokens": r.prompt,
-                "output_tokens": r.output,
-                "ttft_s": r.first - r.sent,
-                "e2e_s": r.last - r.sent,
-            }
-            for r in requests
-        ]
-    )
+    rows = [
+        {
+            "arrival_s": r.sent,
+            "prompt_tokens": r.prompt,
+            "output_tokens": r.output,
+            "ttft_s": r.first - r.sent,
+            "e2e_s": r.last - r.sent,
+            "error": "",
+        }
+        for r in requests
+    ]
+    return _table([*rows, dict.fromkeys(rows[0], "") | {"error": "timeout"}])
 
 
 class Written(NamedTuple):
@@ -325,5 +325,5 @@ FORMATS = {
     "lmbench": Written(lmbench, 1),
     "blis": Written(blis, 1),
     "vllm-spans": Written(vllm_spans, clock="server"),
-    "plain": Written(plain),
+    "plain": Written(plain, 1),
 }
