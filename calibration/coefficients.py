@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from batchcube.documents import parse_json, read_file, require_regular
-from batchcube.engine.continuous.model import BLOCK_TOKENS, STEP_TERMS, TABLED, Prefill, table_problems
+from batchcube.engine.continuous.model import BLOCK_TOKENS, STEP_TERMS, TABLED, Prefill, Routing, table_problems
 from batchcube.errors import InputError, printable
 
 from .cells import BatchFit, Cells, as_table, table_error
@@ -247,14 +247,32 @@ class Raw(_Part):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class LoggedReplica(_Part):
-    """The engine's limits under continuous batching (docs/model.md, section 10)."""
+class LoggedServer(_Part):
+    """The settings of a server under continuous batching (docs/model.md, section 10); limits are those of a replica."""
 
-    most_running: AtLeastOne = Field(description="requests that may run at once, max_num_seqs")
-    token_budget: AtLeastOne = Field(description="tokens of one step, max_num_batched_tokens")
+    most_running: AtLeastOne = Field(default=MOST_RUNNING, description="requests that may run at once, max_num_seqs")
+    token_budget: AtLeastOne = Field(default=TOKEN_BUDGET, description="tokens of one step, max_num_batched_tokens")
     block_tokens: AtLeastOne = BLOCK_TOKENS
-    capacity_tokens: AtLeastOne | None = Field(default=None, description="KV cache; null: never full, or not known")
+    capacity_tokens: AtLeastOne | None = Field(default=None, description="usable tokens of the KV cache")
+    num_gpu_blocks: AtLeastOne | None = Field(
+        default=None, description="the same in blocks, one of which is never used; both null: never full, or not known"
+    )
     prefill: Prefill = "chunked"
+    scheduler_reserve_full_isl: bool = True
+    long_prefill_token_threshold: Count = 0
+    long_prefill_token_threshold_adaptive: bool = False
+    max_num_active_seqs: AtLeastOne | None = None
+    max_model_len: AtLeastOne | None = None
+    async_scheduling: bool = False
+    replicas: AtLeastOne = Field(default=1, description="engines behind one endpoint, data_parallel_size")
+    routing: Routing = Field(default="least_loaded", description="replica that a request goes to")
+
+    @property
+    def held_tokens(self) -> int | None:
+        """Tokens that the KV cache of a replica holds, None where it is never full or not known."""
+        if self.num_gpu_blocks is not None:
+            return (self.num_gpu_blocks - 1) * self.block_tokens
+        return self.capacity_tokens
 
 
 class FittedLog(_Part):
@@ -290,7 +308,7 @@ class Coefficients(_Part):
     batch_laws: list[BatchLaws] = Field(default_factory=list, max_length=100, description="one for each prompt length")
     step_law: StepCoefficients | None = None
     plausibility: Plausibility | None = None
-    replica: LoggedReplica | None = None
+    replica: LoggedServer | None = Field(default=None, description="the settings of the server that was logged")
     log: FittedLog | None = None
 
     def at_prompt(self, prompt_tokens: float | None) -> BatchLaws:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.engine import simulate_replica
-from batchcube.engine.continuous import Law, Records, Replica, make_law
+from batchcube.engine.continuous import Fleet, Law, Records, Replica, make_law
 from batchcube.engine.continuous.model import SERVED, STEP_TERMS, TICKS_PER_S
 from batchcube.errors import InputError
 
@@ -29,15 +29,22 @@ FITTED = STEP_TERMS[:5]
 """Terms of the step law that are fitted to a log."""
 
 
+class Server(NamedTuple):
+    """What served a log: replicas that are all alike, and how requests find their way to one."""
+
+    replica: Replica
+    fleet: Fleet
+
+
 class Times(NamedTuple):
     """What users of a server feel, each (request,), seconds; NaN where a request was rejected."""
 
     ttft_s: Floats
-    """Time to first token, from when the request was queued."""
+    """Time to first token, from when the request came."""
     tpot_s: Floats
     """Time per output token after the first; NaN for a single token."""
     e2e_s: Floats
-    """From queued to the last token."""
+    """From then to the last token."""
 
 
 class LogFit(NamedTuple):
@@ -62,7 +69,7 @@ class LogFit(NamedTuple):
 
 def times_of_log(log: Log) -> Times:
     """Return what was measured."""
-    return _times(log.queued_s, log.first_token_s, log.last_token_s, log.output_tokens)
+    return _times(log.came_s, log.first_token_s, log.last_token_s, log.output_tokens)
 
 
 def times_of_records(log: Log, records: Records) -> Times:
@@ -71,23 +78,23 @@ def times_of_records(log: Log, records: Records) -> Times:
         np.where(records.status == SERVED, ticks, np.nan) / TICKS_PER_S
         for ticks in (records.first_token, records.last_token)
     )
-    return _times(log.queued_s, first, last, log.output_tokens)
+    return _times(log.came_s, first, last, log.output_tokens)
 
 
-def _times(queued: Floats, first: Floats, last: Floats, output: NDArray[np.int64]) -> Times:
+def _times(came: Floats, first: Floats, last: Floats, output: NDArray[np.int64]) -> Times:
     with np.errstate(invalid="ignore"):
         tpot = np.where(output > 1, (last - first) / np.maximum(output - 1, 1), np.nan)
-    return Times(first - queued, tpot, last - queued)
+    return Times(first - came, tpot, last - came)
 
 
-def replay(log: Log, replica: Replica, law: Law) -> Records:
-    """Simulate a log's requests with this step law of a replica; raises like `simulate_replica`."""
-    records, _ = simulate_replica(log.requests(), replica._replace(law=law))
+def replay(log: Log, server: Server, law: Law) -> Records:
+    """Simulate a log's requests with this step law of a server; raises like `simulate_replica`."""
+    records, _ = simulate_replica(log.requests(), server.replica._replace(law=law), fleet=server.fleet)
     return records
 
 
 def fit_log(
-    log: Log, replica: Replica, until: int | None = None, seed: int = 1, done: Callable[[], None] = lambda: None
+    log: Log, server: Server, until: int | None = None, seed: int = 1, done: Callable[[], None] = lambda: None
 ) -> LogFit:
     """Fit the step law to the first ``until`` requests of a log, all when None, by simulating it.
 
@@ -98,13 +105,13 @@ def fit_log(
     simplex from the best, as the simulation moves in small jumps. The covariance is a jackknife's: the fit is repeated
     without each of ten consecutive groups, because requests that wait for each other are not independent, and a
     Jacobian of jumps says little. ``done`` is called after each of the 1 + 10 fits. Raises InputError for a log that is
-    too short, or that the replica could not have served.
+    too short, or that the server could not have served.
     """
     count = len(log.queued_s)
     kept = log.first(count if until is None else until)
     if kept.sum() < 3 * _GROUPS:
         raise InputError(f"{int(kept.sum())} requests to fit to: needs at least {3 * _GROUPS}")
-    search = _Search(log, replica, kept)
+    search = _Search(log, server, kept)
     rng = np.random.default_rng(seed)
     starts = [search.guess + rng.normal(0.0, 1.0, search.guess.size) for _ in range(_STARTS)]
     best = search.best(starts, kept)
@@ -130,8 +137,8 @@ def fit_log(
 class _Search:
     """Looks for the logarithms of the coefficients that replay a log best."""
 
-    def __init__(self, log: Log, replica: Replica, kept: NDArray[np.bool_]) -> None:
-        self.log, self.replica = log, replica
+    def __init__(self, log: Log, server: Server, kept: NDArray[np.bool_]) -> None:
+        self.log, self.server = log, server
         self.measured = times_of_log(log)
         known = [values[kept & np.isfinite(values)] for values in self.measured]
         self.units = [float(values.mean()) if values.size else 0.0 for values in known]
@@ -145,13 +152,13 @@ class _Search:
     def residuals(self, logarithms: Floats, kept: NDArray[np.bool_]) -> list[Floats]:
         """Return simulated less measured of the requests kept, for every quantity, in units of its mean."""
         inside = np.exp(np.clip(logarithms, self.low, self.high))
-        simulated = times_of_records(self.log, replay(self.log, self.replica, make_law(*inside.tolist())))
+        simulated = times_of_records(self.log, replay(self.log, self.server, make_law(*inside.tolist())))
         parts = [
             ((sim - seen) / unit)[kept & np.isfinite(seen)]
             for sim, seen, unit in zip(simulated, self.measured, self.units, strict=True)
         ]
         if not all(np.isfinite(part).all() for part in parts):
-            raise InputError("the replica could never serve some requests of the log: its KV capacity is too small")
+            raise InputError("the server could never serve some requests of the log: its KV capacity is too small")
         return parts
 
     def cost(self, logarithms: Floats, kept: NDArray[np.bool_]) -> float:

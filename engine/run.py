@@ -75,14 +75,19 @@ def simulate_records(jobs: Sequence[Job], shape: Shape, backend: str = "numba") 
 
 
 def simulate_replica(
-    requests: continuous.Requests, replica: continuous.Replica, backend: str = "numba"
+    requests: continuous.Requests,
+    replica: continuous.Replica,
+    backend: str = "numba",
+    fleet: continuous.Fleet | None = None,
 ) -> tuple[continuous.Records, Totals]:
-    """Simulate a single replica under continuous batching; return what became of each request, and what was done.
+    """Simulate a replica, or a fleet of them, under continuous batching.
 
+    Returns what became of each request, and what was done; there is one bin, and nothing is reported.
     Raises InputError for input that does not fit together, ArithmeticError when requests or tokens were lost on the
     way.
     """
-    setup = continuous.Setup(replica, continuous.make_fleet(), continuous.make_reporting(horizon_s=1.0, windows=1))
+    reporting = continuous.make_reporting(horizon_s=1.0, windows=1)
+    setup = continuous.Setup(replica, fleet or continuous.make_fleet(), reporting)
     job = continuous.Job(requests, np.zeros(len(requests.arrival), np.int32), setup)
     tally, (records,) = simulate_records([job], job.shape, backend)
     return records, totals_of(row_of(tally, 0))

@@ -32,7 +32,7 @@ SIDES = ("measured", "simulated")
 
 
 def build_validation(
-    queued_s: NDArray[np.float64],
+    came_s: NDArray[np.float64],
     judged: NDArray[np.bool_],
     times: Mapping[str, NDArray[np.float64]],
     time_s: NDArray[np.float64],
@@ -46,11 +46,11 @@ def build_validation(
     fit.
     """
     coords = {
-        "request": xr.Variable("request", np.arange(queued_s.size), {"units": "1", "long_name": "request by arrival"}),
+        "request": xr.Variable("request", np.arange(came_s.size), {"units": "1", "long_name": "request by arrival"}),
         "time_s": xr.Variable("time_s", time_s, {"units": "s", "long_name": "time since the first request"}),
     }
     variables = {
-        "queued_s": xr.Variable("request", queued_s, {"units": "s", "long_name": "when the request was queued"}),
+        "came_s": xr.Variable("request", came_s, {"units": "s", "long_name": "when the request came"}),
         "judged": xr.Variable(
             "request", judged.astype(np.int8), {"units": "1", "long_name": "1 where the errors are over the request"}
         ),
@@ -74,7 +74,7 @@ def read_validation(path: str | os.PathLike[str]) -> xr.Dataset:
     found = read_dataset(path, "a validation")
     if found.attrs.get("kind") != KIND:
         raise InputError("is no validation; batchcube validate makes them", file=path)
-    dims = dict.fromkeys(("queued_s", "judged"), "request")
+    dims = dict.fromkeys(("came_s", "judged"), "request")
     dims |= {f"{side}_{quantity}": "request" for quantity in QUANTITIES for side in SIDES}
     dims |= {f"{side}_{course}": "time_s" for course in COURSES for side in SIDES}
     for name, dim in dims.items():

@@ -57,7 +57,7 @@ def close_loop(
     `UTILISATION` of what `MOST_RUNNING` requests at once could emit; the KV cache is too small for as many. Nothing of
     what is served goes into the calibration.
     """
-    from batchcube.calibration.coefficients import LoggedReplica
+    from batchcube.calibration.coefficients import LoggedServer
     from batchcube.sweeps.calibrate.fit import fit_measurement
     from batchcube.sweeps.calibrate.measure import measure_engine
     from batchcube.sweeps.calibrate.validate import step_coefficients_of, validate
@@ -67,7 +67,7 @@ def close_loop(
     raw = folder / "measurement.nc"
     measure_engine(lambda: server, GRID, raw, overwrite=True, quiet=quiet)
     known, _ = fit_measurement(raw, "loop")
-    settings = LoggedReplica(
+    settings = LoggedServer(
         most_running=MOST_RUNNING,
         token_budget=TOKEN_BUDGET,
         block_tokens=server.block_tokens,

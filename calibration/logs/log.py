@@ -12,7 +12,7 @@ Clock = Literal["server", "client"]
 
 
 class Log(NamedTuple):
-    """A request log in the order of arrival, each field (request,); seconds since the first request was queued."""
+    """A request log in the order in which requests were queued, each field (request,); seconds since the first came."""
 
     queued_s: Floats
     """When the server had a request; where the clock is the client's, when that sent it."""
@@ -35,9 +35,17 @@ class Log(NamedTuple):
     notes: tuple[str, ...] = ()
     """What must be known of the times, a line each."""
 
+    @property
+    def came_s(self) -> Floats:
+        """(request,) when requests came: arrived, where the log says so, but none before those queued ahead of it.
+
+        A server that is busy may queue a request a step after it arrived, and users wait from its arrival on.
+        """
+        return self.queued_s if self.arrival_s is None else np.maximum.accumulate(self.arrival_s)
+
     def requests(self) -> Requests:
         """Return what the simulator replays."""
-        return make_requests(self.queued_s, self.prompt_tokens, self.output_tokens)
+        return make_requests(self.came_s, self.prompt_tokens, self.output_tokens)
 
     def first(self, count: int) -> NDArray[np.bool_]:
         """Say which requests are among the first ``count``."""

@@ -77,7 +77,8 @@ def read_log(path: str | Path, how: Reading = BY_CONTENT) -> Log:
         np.array([getattr(entry, f"{name}_s") for entry in entries])
         for name in ("queued", "scheduled", "first_token", "last_token", "arrival")
     )
-    start, prompt, output = queued[0], *_tokens(entries)
+    came = None if np.isnan(arrival).any() else aligned(arrival, queued)
+    start, prompt, output = queued[0] if came is None else came[0], *_tokens(entries)
     return Log(
         queued - start,
         scheduled - start,
@@ -86,7 +87,7 @@ def read_log(path: str | Path, how: Reading = BY_CONTENT) -> Log:
         prompt,
         output,
         hashlib.sha256(data).hexdigest(),
-        None if np.isnan(arrival).any() else aligned(arrival, queued) - start,
+        None if came is None else came - start,
         found.name,
         FORMATS[found.name].clock,
         *_counts(found.left_out),

@@ -7,15 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from batchcube.calibration.coefficients import (
-    MOST_RUNNING,
-    TOKEN_BUDGET,
     Coefficients,
     FitQuality,
     FittedLog,
-    LoggedReplica,
+    LoggedServer,
     Plausibility,
     Raw,
     StepCoefficients,
@@ -24,7 +21,7 @@ from batchcube.calibration.coefficients import (
 from batchcube.calibration.fitting import FITS, FITTED, QUANTITIES, fit_log, replay, times_of_log, times_of_records
 from batchcube.calibration.laws import law_of, unstated_terms
 from batchcube.calibration.logs import BY_CONTENT, Log, Reading, read_log
-from batchcube.engine.continuous import Law, Replica, make_law, make_replica
+from batchcube.engine.continuous import Law
 from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
 from batchcube.errors import InputError, found_in
 from batchcube.results.costs import flags_of, warning_of
@@ -33,14 +30,14 @@ from batchcube.results.validation import build_validation
 from batchcube.results.variables import REGISTRY
 
 from ..progress import Counting
-from ..spec.messages import mistakes
 from .fit import NAME
+from .server import server_of
 
 Floats = NDArray[np.float64]
 
 STATISTICS = {"mean": np.nanmean, "p50": 0.5, "p90": 0.9, "p99": 0.99}
-# More tokens than any KV cache: it then binds nobody.
-UNBOUND_TOKENS = 2**40
+# Steps without an admission while somebody waits: a prompt that takes so many chunks is rare.
+_LONG_WAIT = 10
 # Times of a log that rest on some costs as these variables of a cube do.
 _LIKE = {"ttft_s": "ttft_mean_s", "tpot_s": "tpot_mean_s"}
 
@@ -53,41 +50,6 @@ class Error(NamedTuple):
     measured: float
     simulated: float
     error: float
-
-
-def replica_of(settings: LoggedReplica) -> Replica:
-    """Build a replica from settings, its step law still to be given; raises InputError for settings that do not fit."""
-    with found_in(path="replica"):
-        limits = {**dict(settings), "capacity_tokens": settings.capacity_tokens or UNBOUND_TOKENS}
-        return make_replica(make_law(1.0), **limits)
-
-
-def replica_settings(
-    known: Coefficients | None,
-    most_running: int | None = None,
-    token_budget: int | None = None,
-    capacity_tokens: int | None = None,
-    block_tokens: int | None = None,
-    prefill: str | None = None,
-) -> LoggedReplica:
-    """Return a replica's limits: those given, then those of coefficients, then the defaults of vLLM.
-
-    Raises InputError for a value out of range.
-    """
-    given = {
-        "most_running": most_running,
-        "token_budget": token_budget,
-        "capacity_tokens": capacity_tokens,
-        "block_tokens": block_tokens,
-        "prefill": prefill,
-    }
-    kept = {} if known is None or known.replica is None else known.replica.model_dump()
-    stated = {k: v for k, v in given.items() if v is not None}
-    values = {"most_running": MOST_RUNNING, "token_budget": TOKEN_BUDGET, **kept, **stated}
-    try:
-        return LoggedReplica.model_validate(values)
-    except ValidationError as error:
-        raise mistakes(LoggedReplica, values, error)[0].error().at(path="replica") from None
 
 
 def step_law_of(known: Coefficients) -> Law:
@@ -104,7 +66,7 @@ def unmeasured_of(known: Coefficients) -> list[str]:
 
 def fit(
     log_path: Path,
-    settings: LoggedReplica,
+    settings: LoggedServer,
     until: int | None,
     name: str,
     quiet: bool = False,
@@ -116,9 +78,9 @@ def fit(
     log = read_log(log_path, how)
     if until is not None and not 1 <= until <= len(log.queued_s):
         raise InputError(f"must be from 1 to {len(log.queued_s)}, the requests of the log", path=f"--fit-until {until}")
-    replica = replica_of(settings)
+    server = server_of(settings)
     with found_in(file=log_path), Counting(FITS, "fitting", quiet=quiet) as progress:
-        found = fit_log(log, replica, until, done=progress.advance)
+        found = fit_log(log, server, until, done=progress.advance)
     values: dict[str, Any] = dict(zip(FITTED, found.coefficients.tolist(), strict=True))
     law = StepCoefficients(
         **values,
@@ -156,7 +118,7 @@ def fit(
 def validate(
     log_path: Path,
     known: Coefficients,
-    settings: LoggedReplica,
+    settings: LoggedServer,
     skip: int | None = None,
     how: Reading = BY_CONTENT,
 ) -> tuple[list[Error], xr.Dataset]:
@@ -165,7 +127,7 @@ def validate(
     The errors are over all requests but the first ``skip``; when None, but those that the coefficients were fitted to,
     where this is the log that they were fitted to. What must be said first is in the attribute `warnings`, a line each.
     Times that rest on a cost which nobody measured are NaN, and have no error. Raises InputError for a bad log,
-    coefficients without a step law, a replica that could not have served the log, and where no request is left.
+    coefficients without a step law, a server that could not have served the log, and where no request is left.
     """
     log = read_log(log_path, how)
     count = len(log.queued_s)
@@ -182,9 +144,9 @@ def validate(
     warnings = [*contradictions(log, settings, log_path)]
     law = step_law_of(known)
     unknown = unmeasured_of(known)
-    replica = replica_of(settings)
+    server = server_of(settings)
     with found_in(file=log_path):
-        records = replay(log, replica, law)
+        records = replay(log, server, law)
     rejected = int((records.status != SERVED).sum())
     if rejected:
         raise InputError(
@@ -201,8 +163,8 @@ def validate(
             simulated = simulated._replace(**{name: np.full(count, np.nan)})
     scheduled, last = records.scheduled / TICKS_PER_S, records.last_token / TICKS_PER_S
     time_s = np.linspace(0.0, float(max(log.last_token_s.max(), last.max())), 400)
-    courses = _courses("measured", log.queued_s, log.scheduled_s, log.last_token_s, time_s)
-    courses |= _courses("simulated", log.queued_s, scheduled, last, time_s)
+    courses = _courses("measured", log.came_s, log.scheduled_s, log.last_token_s, time_s)
+    courses |= _courses("simulated", log.came_s, scheduled, last, time_s)
     errors = [*_time_rows(measured, simulated, judged), *_rate_rows(log, last), *_course_rows(courses)]
     times: dict[str, Floats] = {}
     for side, values in (("measured", measured), ("simulated", simulated)):
@@ -217,28 +179,91 @@ def validate(
         "log_notes": "\n".join(log.remarks()),
         "preemptions_simulated": int(records.preemptions.sum()),
     }
-    return errors, build_validation(log.queued_s, judged, times, time_s, courses, attrs)
+    return errors, build_validation(log.came_s, judged, times, time_s, courses, attrs)
 
 
-def contradictions(log: Log, settings: LoggedReplica, source: Path) -> Iterator[str]:
-    """Say where a log shows more than a server with these limits can have held at once.
+def contradictions(log: Log, settings: LoggedServer, source: Path) -> Iterator[str]:
+    """Say where a log shows more than a server with these settings can have served.
 
     Who is preempted gives room to others, so that only without preemptions, in a cache that is never full, it is
-    certain: raises InputError then.
+    certain that too many ran: raises InputError then, and for requests that are longer than any can be.
     """
+    total, capacity = log.prompt_tokens + log.output_tokens, settings.held_tokens
+    longest, each = int(total.max()), f" on each of {settings.replicas} replicas" if settings.replicas > 1 else ""
+    if settings.max_model_len is not None and longest > settings.max_model_len:
+        raise InputError(
+            f"must be at least {longest}, the tokens of a request of the log",
+            file=source,
+            path=f"max_model_len {settings.max_model_len}",
+        )
+    if capacity is not None and longest - 1 > capacity:
+        raise InputError(f"a request of {longest} tokens could never fit into the KV cache of {capacity}", file=source)
     began = np.where(np.isfinite(log.scheduled_s), log.scheduled_s, log.first_token_s)
     most, at = _most_at_once(began, log.last_token_s, np.ones(len(began)))
-    if most > settings.most_running:
-        said = f"{most:.0f} requests ran at once, {at:.6g} s after the first was queued"
-        if settings.capacity_tokens is None:
-            raise InputError(f"--max-num-seqs {settings.most_running} must be at least as many", file=source, path=said)
-        yield f"{said}: more than max_num_seqs = {settings.most_running}, unless some were preempted"
+    if most > settings.replicas * settings.most_running:
+        said = f"{most:.0f} requests ran at once, {at:.6g} s after the first came"
+        if capacity is None:
+            raise InputError(
+                f"--max-num-seqs {settings.most_running}{each} must be at least as many", file=source, path=said
+            )
+        yield f"{said}: more than max_num_seqs = {settings.most_running}{each}, unless some were preempted"
     held, at = _most_at_once(log.first_token_s, log.last_token_s, log.prompt_tokens.astype(np.float64))
-    if settings.capacity_tokens is not None and held > settings.capacity_tokens:
+    if capacity is not None and held > settings.replicas * capacity:
         yield (
-            f"the prompts of the requests that ran {at:.6g} s after the first was queued have {held:.0f} tokens: more "
-            f"than the KV cache of {settings.capacity_tokens}, unless some were preempted or shared theirs"
+            f"the prompts of the requests that ran {at:.6g} s after the first came have {held:.0f} tokens: more "
+            f"than the KV cache of {capacity}{each}, unless some were preempted or shared theirs"
         )
+    prompts, at = _most_begun(log)
+    if prompts > settings.token_budget and not settings.long_prefill_token_threshold:
+        yield (
+            f"requests with {prompts} tokens of prompts were begun and all but the last prefilled in the step at "
+            f"{at:.6g} s: more than the token budget of {settings.token_budget}, unless prompts were cached"
+        )
+    waited = _waited_for_room(log, settings)
+    if capacity is None and waited:
+        yield (
+            f"{waited} requests waited while fewer than max_num_seqs = {settings.most_running}{each} ran and nobody "
+            "was admitted: the KV cache was full, and its size is not known (--kv-tokens)"
+        )
+
+
+def _most_begun(log: Log) -> tuple[int, float]:
+    """Return the most tokens of prompts that one step must have prefilled whole, and when it began.
+
+    Of those that are admitted at the same instant, in one step, only the last may be left with a part of its prompt.
+    """
+    most, at = 0, 0.0
+    known = np.flatnonzero(np.isfinite(log.scheduled_s))
+    for instant in np.unique(log.scheduled_s[known]):
+        together = known[log.scheduled_s[known] == instant]
+        prompts = log.prompt_tokens[together]
+        # Clocks may be too coarse to tell two steps apart: nobody knows who was the last.
+        whole = int(prompts.sum() - prompts.max()) + (len(together) > 1)
+        if whole > most:
+            most, at = whole, float(instant)
+    return most, at
+
+
+def _waited_for_room(log: Log, settings: LoggedServer) -> int:
+    """Return how many requests waited while there was place, and nobody was admitted for ten steps or more."""
+    if not np.isfinite(log.scheduled_s).all() or not (log.output_tokens > 1).any():
+        return 0
+    step = float(np.nanquantile(times_of_log(log).tpot_s, 0.9))
+    admitted = np.sort(log.scheduled_s)
+    ended = np.sort(log.last_token_s)
+    waited = 0
+    for queued, scheduled in zip(log.queued_s, log.scheduled_s, strict=True):
+        if scheduled - queued < _LONG_WAIT * step:
+            continue
+        instants = admitted[(admitted >= queued) & (admitted <= scheduled)]
+        before = np.concatenate(([queued], instants[:-1]))
+        longest = int(np.argmax(instants - before))
+        at = instants[longest]
+        running = np.searchsorted(admitted, at, side="left") - np.searchsorted(ended, before[longest], side="right")
+        waited += bool(
+            at - before[longest] >= _LONG_WAIT * step and running < settings.replicas * settings.most_running
+        )
+    return waited
 
 
 def _most_at_once(began: Floats, ended: Floats, weight: Floats) -> tuple[float, float]:

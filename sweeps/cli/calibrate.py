@@ -10,6 +10,7 @@ from batchcube.errors import InputError, printable
 
 from .help import examples
 from .options import (
+    AsyncOption,
     BlockOption,
     BudgetOption,
     ColumnOption,
@@ -21,6 +22,12 @@ from .options import (
     OverwriteOption,
     PrefillOption,
     QuietOption,
+    ReplicasOption,
+    RoutingOption,
+    ServerConfigOption,
+    ServerLogOption,
+    ServerOption,
+    given_settings,
     reading_of,
 )
 
@@ -403,6 +410,7 @@ def _wide_console() -> "Console":
         "batchcube calibrate log profile_export.jsonl.gz -o my-server.json",
         "batchcube calibrate log mine.csv --column arrival=sent:ms --column ttft=ttft_ms --column e2e=total_ms "
         "-o my-server.json",
+        "batchcube calibrate log requests.jsonl --server-config meta.json --server-log vllm.log -o my-server.json",
         "batchcube validate requests.jsonl --coefficients my-server.json",
     ),
 )
@@ -417,6 +425,12 @@ def calibrate_log(
     format: LogFormatOption = None,
     column: ColumnOption = None,
     concurrency: ConcurrencyOption = None,
+    replicas: ReplicasOption = None,
+    routing: RoutingOption = None,
+    async_scheduling: AsyncOption = None,
+    server: ServerOption = None,
+    server_config: ServerConfigOption = None,
+    server_log: ServerLogOption = None,
     fit_until: Annotated[
         int | None, typer.Option("--fit-until", min=1, help="fit to the first requests only; all when left out")
     ] = None,
@@ -428,14 +442,29 @@ def calibrate_log(
     The log is what vLLM, or a benchmark tool, writes of each request: docs/logs.md has the formats, which are told by
     content. Requests that failed, were cancelled or warmed up are left out. The server's limits are taken as given.
     """
-    from ..calibrate.validate import fit, replica_settings
+    from ..calibrate.server import origins, server_settings, stated_by
+    from ..calibrate.validate import fit
     from ..files import require_new, require_output
 
     if output.suffix != ".json":
         raise InputError("must end in .json", file=output)
     require_new(output, overwrite=overwrite)
     require_output(output)
-    settings = replica_settings(None, max_num_seqs, token_budget, kv_tokens, block_tokens, prefill)
+    given = given_settings(
+        server,
+        most_running=max_num_seqs,
+        token_budget=token_budget,
+        capacity_tokens=kv_tokens,
+        block_tokens=block_tokens,
+        prefill=prefill,
+        replicas=replicas,
+        routing=routing,
+        async_scheduling=async_scheduling,
+    )
+    stated = stated_by(server_config, server_log)
+    settings = server_settings(None, given, stated)
+    for line in origins(stated, given):
+        print(printable(line))
     known = fit(log, settings, fit_until, output.stem, quiet, reading_of(format, column, concurrency))
     _print(known, output)
     _write(known, output)

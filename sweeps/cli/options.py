@@ -70,6 +70,39 @@ BlockOption = Annotated[
 PrefillOption = Annotated[
     str | None, typer.Option("--prefill", help="chunked (vLLM V1) or separate (V0); chunked when nothing says")
 ]
+ReplicasOption = Annotated[
+    int | None, typer.Option("--replicas", min=1, help="engines behind one endpoint, data_parallel_size; 1 by default")
+]
+RoutingOption = Annotated[
+    str | None, typer.Option("--routing", help="replica that a request goes to; least_loaded, as of vLLM, by default")
+]
+AsyncOption = Annotated[
+    bool | None,
+    typer.Option("--async-scheduling/--no-async-scheduling", help="a step is scheduled when the one before begins"),
+]
+ServerOption = Annotated[
+    list[str] | None,
+    typer.Option("--server", metavar="NAME=VALUE", help="another setting of the server; may be repeated"),
+]
+ServerConfigOption = Annotated[
+    Path | None,
+    typer.Option("--server-config", metavar="FILE", help="dump of vLLM's settings (JSON); options come first"),
+]
+ServerLogOption = Annotated[
+    Path | None,
+    typer.Option("--server-log", metavar="FILE", help="vLLM's start-up log, or its metrics as text: KV cache and more"),
+]
+
+
+def given_settings(server: list[str] | None, **options: object) -> dict[str, object]:
+    """Return the settings of a server that options give, `server` those NAME=VALUE; raises InputError for bad ones."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for text in server or []:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value) or name in given:
+            raise InputError("must be NAME=VALUE, each setting given once", path="--server", value=text)
+        given[name] = value
+    return given
 
 
 def sweep_of(spec: str, settings: list[str] | None, replications: int | None, seed: int | None) -> "Sweep":

@@ -9,6 +9,7 @@ from batchcube.errors import printable
 
 from .help import examples
 from .options import (
+    AsyncOption,
     BlockOption,
     BudgetOption,
     ColumnOption,
@@ -19,6 +20,12 @@ from .options import (
     MostRunningOption,
     OverwriteOption,
     PrefillOption,
+    ReplicasOption,
+    RoutingOption,
+    ServerConfigOption,
+    ServerLogOption,
+    ServerOption,
+    given_settings,
     reading_of,
 )
 
@@ -52,6 +59,12 @@ def validate(
     format: LogFormatOption = None,
     column: ColumnOption = None,
     concurrency: ConcurrencyOption = None,
+    replicas: ReplicasOption = None,
+    routing: RoutingOption = None,
+    async_scheduling: AsyncOption = None,
+    server: ServerOption = None,
+    server_config: ServerConfigOption = None,
+    server_log: ServerLogOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Replay the request log of a real server under continuous batching, and compare what users felt.
@@ -63,17 +76,31 @@ def validate(
     from rich.console import Console
 
     from ..calibrate.report import print_errors
-    from ..calibrate.validate import replica_settings
+    from ..calibrate.server import origins, server_settings, stated_by
     from ..calibrate.validate import validate as validated
     from ..files import require_new, require_output
     from ..spec.service import load
 
     known = load(coefficients)
-    settings = replica_settings(known, max_num_seqs, token_budget, kv_tokens, block_tokens, prefill)
+    given = given_settings(
+        server,
+        most_running=max_num_seqs,
+        token_budget=token_budget,
+        capacity_tokens=kv_tokens,
+        block_tokens=block_tokens,
+        prefill=prefill,
+        replicas=replicas,
+        routing=routing,
+        async_scheduling=async_scheduling,
+    )
+    stated = stated_by(server_config, server_log)
+    settings = server_settings(known, given, stated)
     outputs = [file for file in (output, overlay) if file is not None]
     require_new(*outputs, overwrite=overwrite)
     for file in outputs:
         require_output(file)
+    for line in origins(stated, given):
+        print(printable(line))
     errors, dataset = validated(log, known, settings, skip, reading_of(format, column, concurrency))
     print_errors(errors, dataset, Console())
     if output is not None:

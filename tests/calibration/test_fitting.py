@@ -7,18 +7,18 @@ import pytest
 from numpy.typing import NDArray
 
 from batchcube.calibration import fitting
-from batchcube.calibration.fitting import fit_log, replay, times_of_log, times_of_records
+from batchcube.calibration.fitting import Server, fit_log, replay, times_of_log, times_of_records
 from batchcube.calibration.logs import Log, read_log
-from batchcube.engine.continuous import Replica, make_law, make_replica
+from batchcube.engine.continuous import make_fleet, make_law, make_replica
 from batchcube.engine.continuous.model import TICKS_PER_S
 from helpers.samples import SAMPLES, VLLM_LAW
 
 TRUTH = np.array([8e-3, 1e-4, 5e-8, 4e-5, 2e-9])
 
 
-def server(**more: int) -> Replica:
+def server(**more: int) -> Server:
     settings = {"most_running": 16, "token_budget": 512, "capacity_tokens": 10**6} | more
-    return make_replica(make_law(1e-3), **settings)
+    return Server(make_replica(make_law(1e-3), **settings), make_fleet())
 
 
 def made(count: int = 90, noise: float = 0.0, seed: int = 3) -> Log:
@@ -91,9 +91,9 @@ def predicted_from_its_first(requests: int, path: Path, most_running: int, token
     """Fit a log to its first requests, predict the others, and return the law."""
     log = read_log(path)
     limits = {"most_running": most_running, "token_budget": token_budget, "capacity_tokens": 10**6}
-    replica = make_replica(make_law(1e-3), **limits)
-    found = fit_log(log, replica, until=requests)
-    simulated = times_of_records(log, replay(log, replica, make_law(*found.coefficients)))
+    there = server(**limits)
+    found = fit_log(log, there, until=requests)
+    simulated = times_of_records(log, replay(log, there, make_law(*found.coefficients)))
     rest = ~log.first(requests)
     for measured, predicted in zip(times_of_log(log), simulated, strict=True):
         assert np.nanmean(predicted[rest]) == pytest.approx(np.nanmean(measured[rest]), rel=0.02)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from batchcube.calibration.coefficients import Coefficients, LoggedReplica, StepCoefficients
+from batchcube.calibration.coefficients import Coefficients, LoggedServer, StepCoefficients
 from batchcube.calibration.laws import STEP_TERMS
 from batchcube.calibration.logs import read_log
 from batchcube.engine.policies import Controller, Order, register
@@ -147,7 +147,7 @@ def test_a_log_is_what_calibrate_log_and_validate_read(tmp_path: Path, make: Any
         raw=None,
         step_law=StepCoefficients.model_construct(**dict(zip(STEP_TERMS, (c / 1e9 for c in LAW), strict=False))),
     )
-    limits = LoggedReplica(most_running=8, token_budget=64, capacity_tokens=640, block_tokens=16)
+    limits = LoggedServer(most_running=8, token_budget=64, capacity_tokens=640, block_tokens=16)
     errors, _ = validate(folder / REQUESTS, known, limits)
     assert max(abs(row.error) for row in errors if row.quantity in ("ttft_s", "tpot_s", "e2e_s")) < 1e-9
 

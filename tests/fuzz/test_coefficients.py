@@ -14,7 +14,7 @@ from batchcube.calibration.coefficients import locate
 from batchcube.engine.policies.service import longest_service
 from batchcube.errors import InputError
 from batchcube.sweeps.calibrate.report import print_coefficients
-from batchcube.sweeps.calibrate.validate import replica_of, replica_settings
+from batchcube.sweeps.calibrate.server import server_of, server_settings
 from batchcube.sweeps.spec import service as coefficients
 from batchcube.sweeps.spec.service import Asked
 from batchcube.sweeps.spec.settings import CoefficientsLaw
@@ -58,7 +58,7 @@ def use(path: Path, data: bytes) -> None:
             lambda: coefficients.notes_on_steps(batches, ASKED),
             lambda: coefficients.record([batches, table]),
             lambda: coefficients.record([batches], steps=True),
-            lambda: replica_of(replica_settings(known)),
+            lambda: server_of(server_settings(known, {})),
         ):
             try:
                 step()

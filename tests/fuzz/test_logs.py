@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batchcube.calibration.coefficients import LoggedReplica
+from batchcube.calibration.coefficients import LoggedServer
 from batchcube.calibration.logs import LogFormat, Reading, read_log
 from batchcube.errors import InputError
 from batchcube.sweeps.calibrate.validate import validate
@@ -21,7 +21,7 @@ from batchcube.sweeps.workloads.traces import read_trace
 from helpers.logs import FORMATS, some
 from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
 
-SETTINGS = LoggedReplica(most_running=8, token_budget=512, capacity_tokens=100_000)
+SETTINGS = LoggedServer(most_running=8, token_budget=512, capacity_tokens=100_000)
 ROWS = 12
 
 

@@ -214,9 +214,9 @@ def vllm_requests() -> Iterable[str]:
     """The log of a simulated server: 120 requests, some 8 a second, at most 16 at once, times off by 0.5 %."""
     import numpy as np
 
-    from batchcube.calibration.fitting import replay
+    from batchcube.calibration.fitting import Server, replay
     from batchcube.calibration.logs import Log
-    from batchcube.engine.continuous import make_law, make_replica
+    from batchcube.engine.continuous import make_fleet, make_law, make_replica
     from batchcube.engine.continuous.model import TICKS_PER_S
 
     rng, count = random.Random("vllm"), 120
@@ -225,7 +225,9 @@ def vllm_requests() -> Iterable[str]:
     output = np.array([rng.randint(20, 250) for _ in range(count)])
     replica = make_replica(make_law(1e-3), most_running=16, token_budget=512, capacity_tokens=10**6)
     empty = np.zeros(count)
-    served = replay(Log(queued, empty, empty, empty, prompt, output, ""), replica, make_law(*VLLM_LAW))
+    served = replay(
+        Log(queued, empty, empty, empty, prompt, output, ""), Server(replica, make_fleet()), make_law(*VLLM_LAW)
+    )
     for number in range(count):
         start = float(queued[number])
         first = served.first_token[number] / TICKS_PER_S - start

@@ -7,33 +7,37 @@ import numpy as np
 import pytest
 
 from batchcube.calibration import fitting
-from batchcube.calibration.coefficients import Coefficients, FittedLog, LoggedReplica, Raw
+from batchcube.calibration.coefficients import Coefficients, FittedLog, LoggedServer, Raw
 from batchcube.calibration.fitting import replay
 from batchcube.calibration.logs import Log, read_log
-from batchcube.engine.continuous import make_law, make_replica
+from batchcube.engine.continuous import make_law
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.errors import InputError
 from batchcube.figures import registry
 from batchcube.results.validation import read_validation
-from batchcube.sweeps.calibrate.validate import contradictions, fit, replica_settings, validate
+from batchcube.sweeps.calibrate.server import server_of, server_settings, stated_by
+from batchcube.sweeps.calibrate.validate import contradictions, fit, validate
 from batchcube.sweeps.spec.service import load
 from helpers import logs
 from helpers.command_line import Answer
 
 TRUTH = [8e-3, 1e-4, 5e-8, 4e-5, 2e-9]
 COUNT = 60
+LIMITS = {"most_running": 8, "token_budget": 512}
 
 
-@pytest.fixture(scope="module")
-def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_log(path: Path, settings: dict[str, object], apart_s: float = 0.1) -> Path:
     """Write the log of a simulated server whose law is `TRUTH`."""
     rng = np.random.default_rng(5)
-    queued = np.cumsum(rng.exponential(0.1, COUNT))
+    queued = np.cumsum(rng.exponential(apart_s, COUNT))
+    queued -= queued[0]
     prompt, output = rng.integers(20, 900, COUNT), rng.integers(20, 150, COUNT)
     nothing = np.zeros(COUNT)
-    server = make_replica(make_law(1.0), most_running=8, token_budget=512, capacity_tokens=10**6)
-    records = replay(Log(queued, nothing, nothing, nothing, prompt, output, ""), server, make_law(*TRUTH))
-    path = tmp_path_factory.mktemp("log") / "server.jsonl"
+    records = replay(
+        Log(queued, nothing, nothing, nothing, prompt, output, ""),
+        server_of(server_settings(None, settings)),
+        make_law(*TRUTH),
+    )
     rows = zip(queued, prompt, output, records.scheduled, records.first_token, records.last_token, strict=True)
     with path.open("w") as file:
         for q, p, o, scheduled, first, last in rows:
@@ -42,6 +46,11 @@ def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             entry |= {name: 100.0 + int(value) / TICKS_PER_S for name, value in ticks}
             file.write(json.dumps(entry) + "\n")
     return path
+
+
+@pytest.fixture(scope="module")
+def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_log(tmp_path_factory.mktemp("log") / "server.jsonl", LIMITS)
 
 
 @pytest.fixture
@@ -96,8 +105,8 @@ def exact(settings: dict[str, int] | None = None):
     assert known.step_law is not None
     names = ("c0_s", "c1_s_per_request", "c2_s_per_kv_token", "c3_s_per_prefill_token", "c4_s_per_prefill_attention")
     law = known.step_law.model_copy(update=dict(zip(names, TRUTH, strict=True)))
-    limits = {"most_running": 8, "token_budget": 512} | (settings or {})
-    return known.model_copy(update={"step_law": law}), replica_settings(None, **limits)
+    limits = LIMITS | (settings or {})
+    return known.model_copy(update={"step_law": law}), server_settings(None, limits)
 
 
 def test_the_true_law_has_no_error(log_file: Path) -> None:
@@ -147,22 +156,105 @@ def test_limits_that_the_log_contradicts_are_refused(tmp_path: Path, log_file: P
     with pytest.raises(
         InputError, match=r"8 requests ran at once, .* s after the first .*: --max-num-seqs 7 must be at"
     ):
-        validate(log_file, known, replica_settings(None, most_running=7, token_budget=512))
+        validate(log_file, known, server_settings(None, {"most_running": 7, "token_budget": 512}))
     with pytest.raises(InputError, match=r"--max-num-seqs 4 must be at least as many"):
-        fit(log_file, replica_settings(None, most_running=4, token_budget=512), None, "mine", quiet=True)
+        fit(log_file, server_settings(None, {"most_running": 4, "token_budget": 512}), None, "mine", quiet=True)
     # Where the cache may be full, the requests over the limit may have been preempted.
-    settings = replica_settings(None, most_running=7, token_budget=512, capacity_tokens=10**6)
+    settings = server_settings(None, {"most_running": 7, "token_budget": 512, "capacity_tokens": 10**6})
     _, dataset = validate(log_file, known, settings)
     assert dataset.attrs["warnings"].startswith("8 requests ran at once")
     assert "more than max_num_seqs = 7, unless some were preempted" in dataset.attrs["warnings"]
-    _, dataset = validate(log_file, known, replica_settings(None, 8, 512, capacity_tokens=1600))
+    _, dataset = validate(
+        log_file, known, server_settings(None, {"most_running": 8, "token_budget": 512, "capacity_tokens": 1600})
+    )
     assert "more than the KV cache of 1600, unless some were preempted or shared" in dataset.attrs["warnings"]
     # One that ends as another begins is not beside it.
     entry = {"input_toks": 5, "output_toks": 2, "queued_ts": 0.0, "first_token_ts": 0.5, "last_token_ts": 1.0}
     after = entry | {"queued_ts": 0.2, "scheduled_ts": 1.0, "first_token_ts": 1.5, "last_token_ts": 2.0}
     path = tmp_path / "log.jsonl"
     path.write_text(f"{json.dumps(entry | {'scheduled_ts': 0.0})}\n{json.dumps(after)}\n")
-    assert list(contradictions(read_log(path), replica_settings(None, most_running=1), path)) == []
+    assert list(contradictions(read_log(path), server_settings(None, {"most_running": 1}), path)) == []
+
+
+def test_users_wait_from_their_arrival_on_not_from_the_queue(tmp_path: Path) -> None:
+    # A server that schedules ahead takes requests in between steps, and stamps them then; arrivals have another clock.
+    path = write_log(tmp_path / "server.jsonl", LIMITS | {"async_scheduling": True})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rng = np.random.default_rng(2)
+    late = np.where(rng.random(COUNT) < 0.3, 0.0, rng.uniform(0.0, 5e-3, COUNT))
+    for row, delay in zip(rows, late, strict=True):
+        row["arrival_time"] = 1.7e9 + row["queued_ts"]
+        row["queued_ts"] = min(row["queued_ts"] + delay, row["scheduled_ts"])
+    came = np.mean([row["arrival_time"] for row in rows]) - 1.7e9
+    rows.sort(key=lambda row: row["queued_ts"])
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    errors, _ = validate(path, *exact({"async_scheduling": True}))
+    # The wall clock of a log is known to a fraction of a microsecond.
+    assert max(abs(row.error) for row in errors if row.quantity in ("ttft_s", "tpot_s", "e2e_s")) < 1e-4
+    for row in rows:
+        del row["arrival_time"]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    shorter, _ = validate(path, *exact({"async_scheduling": True}))
+    ttft, after_queue = (
+        next(row.measured for row in rows if (row.quantity, row.statistic) == ("ttft_s", "mean"))
+        for rows in (errors, shorter)
+    )
+    assert ttft - after_queue == pytest.approx(np.mean([row["queued_ts"] for row in rows]) - came, rel=1e-3)
+
+
+def test_the_log_of_two_replicas_is_one_of_two(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "two.jsonl", LIMITS | {"replicas": 2}, 0.05)
+    errors, _ = validate(path, *exact({"replicas": 2, "routing": "least_loaded"}))
+    assert max(abs(row.error) for row in errors) < 1e-6
+    with pytest.raises(InputError, match=r"16 requests ran at once, .*: --max-num-seqs 8 must be at least as many"):
+        validate(path, *exact())
+    with pytest.raises(InputError, match="--max-num-seqs 7 on each of 2 replicas must be at least as many"):
+        validate(path, *exact({"replicas": 2, "most_running": 7}))
+    # Nothing contradicts one replica with place for all of them, but its steps are too long, and everybody waits.
+    errors, _ = validate(path, *exact({"most_running": 16}))
+    assert {row.quantity: row.error for row in errors if row.statistic == "mean"}["tpot_s"] > 0.1
+
+
+def test_what_no_server_with_these_settings_does_is_refused_or_said(tmp_path: Path, log_file: Path) -> None:
+    with pytest.raises(InputError, match=r"server\.jsonl: max_model_len 900: must be at least 10\d\d, the tokens of a"):
+        validate(log_file, *exact({"max_model_len": 900}))
+    with pytest.raises(InputError, match=r"a request of 10\d\d tokens could never fit into the KV cache of 800"):
+        validate(log_file, *exact({"capacity_tokens": 800}))
+    _, dataset = validate(log_file, *exact({"token_budget": 8}))
+    assert "tokens of prompts were begun and all but the last prefilled in the step" in dataset.attrs["warnings"]
+    short = write_log(tmp_path / "short.jsonl", LIMITS | {"capacity_tokens": 2000})
+    _, dataset = validate(short, *exact())
+    assert "requests waited while fewer than max_num_seqs = 8 ran" in dataset.attrs["warnings"]
+    errors, dataset = validate(short, *exact({"capacity_tokens": 2000}))
+    assert "waited while" not in dataset.attrs["warnings"]
+    assert max(abs(row.error) for row in errors) < 1e-6
+
+
+def test_settings_come_from_options_then_files_then_coefficients(
+    tmp_path: Path, log_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    meta = {"vllm_version": "0.19.0", "max_num_seqs": 16, "max_num_batched_tokens": 512, "data_parallel_size": 2}
+    Path("meta.json").write_text(json.dumps(meta))
+    Path("vllm.log").write_text("INFO GPU KV cache size: 160,000 tokens\nINFO non-default args: {'max_num_seqs': 8}\n")
+    files = ["--server-config", "meta.json", "--server-log", "vllm.log"]
+    law = ["--coefficients", "dynamic-batching-fig3"]
+    judged = Answer(capsys, "validate", str(log_file), *law, *files, "--replicas", "1")
+    assert judged.out.splitlines()[:4] == [
+        "meta.json: token_budget = 512, async_scheduling = True, routing = least_waiting",
+        "meta.json: async_scheduling is not stated: True, as of vLLM 0.19",
+        "meta.json: routing is not stated: least_waiting, as of vLLM 0.19",
+        "vllm.log: most_running = 8, num_gpu_blocks = 10000",
+    ]
+    stated = stated_by(Path("meta.json"), Path("vllm.log"))
+    known = load("dynamic-batching-fig3").model_copy(update={"replica": server_settings(None, {"block_tokens": 32})})
+    settings = server_settings(known, {"capacity_tokens": 5000}, stated)
+    assert (settings.block_tokens, settings.num_gpu_blocks, settings.held_tokens) == (32, None, 5000)
+    assert (settings.most_running, settings.replicas, settings.async_scheduling) == (8, 2, True)
+    wrong = Answer(capsys, "validate", str(log_file), *law, "--server", "replica=2")
+    assert wrong.mistake == "server: replica: no such setting; did you mean replicas?"
+    wrong = Answer(capsys, "validate", str(log_file), *law, "--server", "max_model_len=many")
+    assert wrong.mistake.startswith('server: max_model_len = "many": ')
 
 
 def test_a_time_that_rests_on_what_nobody_measured_is_not_compared(log_file: Path) -> None:
@@ -194,7 +286,9 @@ def test_a_log_without_some_times_has_no_errors_of_them(tmp_path: Path, output: 
 
 def test_who_is_preempted_stays_admitted_on_both_sides(log_file: Path) -> None:
     known, _ = exact()
-    _, dataset = validate(log_file, known, replica_settings(None, 8, 512, capacity_tokens=2000))
+    _, dataset = validate(
+        log_file, known, server_settings(None, {"most_running": 8, "token_budget": 512, "capacity_tokens": 2000})
+    )
     assert dataset.attrs["preemptions_simulated"] > 0
     assert "preempted" in dataset["simulated_admitted"].attrs["long_name"]
     assert "simulated_running" not in dataset
@@ -222,9 +316,9 @@ def test_what_cannot_be_validated_is_said_in_one_line(
         (["validate", log, "--coefficients", law, "--kv-tokens", "100"], f"{log}: "),
         (
             ["validate", log, "--coefficients", law, "--token-budget", "4"],
-            "replica: token_budget = 4: must be at least",
+            "server: token_budget = 4: must be at least",
         ),
-        (["validate", log, "--coefficients", law, "--prefill", "mixed"], 'replica: prefill = "mixed": must be'),
+        (["validate", log, "--coefficients", law, "--prefill", "mixed"], 'server: prefill = "mixed": must be'),
         (["calibrate", "log", log, "-o", "out.txt"], "out.txt: must end in .json"),
         (["calibrate", "log", log, "-o", "a b.json"], "--output a b.json: the name must be"),
         (["calibrate", "log", log, "--fit-until", "61", "-o", "out.json"], "--fit-until 61: must be from 1 to 60"),
@@ -250,7 +344,7 @@ def test_the_figure_draws_what_is_judged(log_file: Path) -> None:
 def test_logs_of_clients_are_judged_and_say_whose_clock_it_is(tmp_path: Path, name: str) -> None:
     path = tmp_path / "log"
     path.write_bytes(logs.FORMATS[name].write(logs.some()))
-    _, dataset = validate(path, load("qwen3-0.6b-cpu-vllm"), LoggedReplica(most_running=8, token_budget=512))
+    _, dataset = validate(path, load("qwen3-0.6b-cpu-vllm"), LoggedServer(most_running=8, token_budget=512))
     said = dataset.attrs["log_notes"].splitlines()
     assert "1 failed" in said[0]
     assert said[1] == "times by the client's clock: network and tokeniser are in them"

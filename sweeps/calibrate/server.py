@@ -1,0 +1,71 @@
+"""The settings of a real server: said on the command line, by the server's own files, or by coefficients."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from batchcube.calibration.coefficients import Coefficients, LoggedServer
+from batchcube.calibration.fitting import Server
+from batchcube.calibration.servers import Stated
+from batchcube.engine.continuous import make_fleet, make_law, make_replica
+from batchcube.errors import found_in
+
+from ..spec.messages import mistakes
+
+# More tokens than any KV cache: it then binds nobody.
+UNBOUND_TOKENS = 2**40
+_CACHE = ("capacity_tokens", "num_gpu_blocks")
+_OF_FLEET = ("replicas", "routing")
+
+
+def server_of(settings: LoggedServer) -> Server:
+    """Build a server from settings, its step law still to be given; raises InputError for settings that do not fit."""
+    values = settings.model_dump()
+    fleet = {name: values.pop(name) for name in _OF_FLEET}
+    if settings.held_tokens is None:
+        values["capacity_tokens"] = UNBOUND_TOKENS
+    with found_in(path="server"):
+        return Server(make_replica(make_law(1.0), **values), make_fleet(**fleet))
+
+
+def server_settings(
+    known: Coefficients | None, given: Mapping[str, Any], stated: Sequence[Stated] = ()
+) -> LoggedServer:
+    """Return a server's settings: those given, but None, then the last stated, those of coefficients, vLLM's defaults.
+
+    Raises InputError for a value out of range.
+    """
+    kept: dict[str, Any] = {} if known is None or known.replica is None else known.replica.model_dump()
+    for layer in (*(one.values for one in stated), {name: v for name, v in given.items() if v is not None}):
+        # Who says how large the cache is says it for both ways of saying it.
+        if any(name in layer for name in _CACHE):
+            kept = {name: value for name, value in kept.items() if name not in _CACHE}
+        kept |= layer
+    try:
+        return LoggedServer.model_validate(kept)
+    except ValidationError as error:
+        raise mistakes(LoggedServer, kept, error)[0].error().at(path="server") from None
+
+
+def origins(stated: Sequence[Stated], given: Mapping[str, Any]) -> Iterator[str]:
+    """Say, a line each, which settings were taken from which file, and what else the files say."""
+    later = {name for name, value in given.items() if value is not None}
+    if later & set(_CACHE):
+        later |= set(_CACHE)
+    said: list[str] = []
+    for one in reversed(stated):
+        taken = {name: value for name, value in one.values.items() if name not in later}
+        later |= set(taken)
+        lines = [", ".join(f"{name} = {value}" for name, value in taken.items()), *one.remarks]
+        said = [*(f"{one.source}: {line}" for line in lines if line), *said]
+    yield from said
+
+
+def stated_by(config: Path | None, log: Path | None) -> list[Stated]:
+    """Read what a server's files state of it, what it said itself last; raises InputError for a bad file."""
+    from batchcube.calibration.servers import read_server_config, read_server_log
+
+    found = [] if config is None else [read_server_config(config)]
+    return found if log is None else [*found, read_server_log(log)]
