@@ -481,10 +481,10 @@ class Front:
                 return int(self.job.bin_of[i]) * fleet.replicas // fleet.bins
             case "round_robin":
                 return turn % fleet.replicas
-        loads = [load_of(*count, self.job.setup) for count in self.counts]
+        loads = [load_of(waiting, running, used, self.job.setup) for waiting, running, used in self.counts]
         first = first_asked(turn, fleet)
         in_turn = [(first + k) % fleet.replicas for k in range(fleet.replicas)]
-        least = min(in_turn, key=loads.__getitem__)
+        least: int = min(in_turn, key=loads.__getitem__)
         self.counts[least][0] += 1
         return least
 
