@@ -172,7 +172,7 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
             if tally.totals[OVERRUN]:
                 return
             for k in range(part.state[ENDED]):
-                i = part.ended[k]
+                i = part.lists[ENDED, k]
                 ahead = put(agenda, ahead, records.last_token[i], ENDS, i)
             part.state[ENDED] = 0
         for r in range(replicas):

@@ -9,7 +9,7 @@ from .blocks import let_go as free_blocks
 from .blocks import part as part_from
 from .blocks import take as take_blocks
 from .leaps import blocks_for
-from .workspace import FRESH, GROWN, NOBODY, TOKENS, USED
+from .workspace import FRESH, GROWN, NOBODY, RESIDENT, TO_PREFILL, TOKENS, USED
 
 
 @inline
@@ -23,11 +23,11 @@ def take(workspace, i, chunk, more):
     """Prefill a chunk of a request that takes so many blocks more; return its attention, chunk * context."""
     workspace.state[USED] += more
     workspace.state[TOKENS] += chunk
-    workspace.resident[i] += chunk
+    workspace.request[i, RESIDENT] += chunk
     if workspace.caching:
-        take_blocks(workspace.cache, i, workspace.resident[i], workspace.resident[i])
-    workspace.to_prefill[i] -= chunk
-    return chunk * workspace.resident[i]
+        take_blocks(workspace.cache, i, workspace.request[i, RESIDENT], workspace.request[i, RESIDENT])
+    workspace.request[i, TO_PREFILL] -= chunk
+    return chunk * workspace.request[i, RESIDENT]
 
 
 @inline
@@ -36,8 +36,8 @@ def release(workspace, i, size):
     if workspace.caching:
         part_from(workspace.cache, i)
     else:
-        workspace.state[USED] -= blocks_for(workspace.resident[i], size)
-    workspace.state[TOKENS] -= workspace.resident[i]
+        workspace.state[USED] -= blocks_for(workspace.request[i, RESIDENT], size)
+    workspace.state[TOKENS] -= workspace.request[i, RESIDENT]
 
 
 @inline
@@ -59,7 +59,7 @@ def find(workspace, i, tokens):
 @inline
 def begin_with(workspace, i, found, unheld):
     """Let a request begin with the tokens that were just found for it."""
-    workspace.resident[i] = found
+    workspace.request[i, RESIDENT] = found
     workspace.state[TOKENS] += found
     workspace.state[USED] += unheld
     if workspace.caching:
@@ -79,7 +79,7 @@ def is_fresh(workspace, i):
     """Say whether a decode goes on from a token that is not of the latest step with decodes: that one is known."""
     fresh = False
     for k in range(workspace.state[FRESH]):
-        fresh = fresh or workspace.fresh[k] == i
+        fresh = fresh or workspace.lists[FRESH, k] == i
     return fresh
 
 
@@ -87,7 +87,7 @@ def is_fresh(workspace, i):
 def fill(workspace, i):
     """Give content to all full blocks of a request that does not decode: its tokens are known."""
     if workspace.caching:
-        take_blocks(workspace.cache, i, workspace.resident[i], workspace.resident[i])
+        take_blocks(workspace.cache, i, workspace.request[i, RESIDENT], workspace.request[i, RESIDENT])
 
 
 @inline
@@ -130,4 +130,4 @@ def steps_until_wanted(workspace, steps):
     """Return how many of so many steps there are before a decode computes what somebody wants."""
     if not workspace.caching:
         return steps
-    return steps_until_found(workspace.cache, workspace.resident, workspace.state[GROWN], steps)
+    return steps_until_found(workspace.cache, workspace.request[:, RESIDENT], workspace.state[GROWN], steps)

@@ -1,11 +1,11 @@
 """Waiting requests by priority: a pairing heap in the links of the requests, so that it costs no memory of its own.
 
-The heap is named by its first request; `before` leads to the first child of a waiting request, `after` to its next
+The heap is named by its first request; `BEFORE` leads to the first child of a waiting request, `AFTER` to its next
 sibling.
 """
 
 from ...numba.jit import inline
-from .workspace import NOBODY
+from .workspace import AFTER, BEFORE, NOBODY
 
 
 @inline
@@ -26,15 +26,15 @@ def meld(workspace, requests, a, b):
     if b == NOBODY:
         return a
     first, second = (a, b) if precedes(requests, a, b) else (b, a)
-    workspace.after[second] = workspace.before[first]
-    workspace.before[first] = second
+    workspace.request[second, AFTER] = workspace.request[first, BEFORE]
+    workspace.request[first, BEFORE] = second
     return first
 
 
 @inline
 def insert(workspace, requests, root, i):
     """Put a request into a heap; return the first."""
-    workspace.before[i] = workspace.after[i] = NOBODY
+    workspace.request[i, BEFORE] = workspace.request[i, AFTER] = NOBODY
     return meld(workspace, requests, root, i)
 
 
@@ -42,20 +42,20 @@ def insert(workspace, requests, root, i):
 def without_first(workspace, requests, root):
     """Take the first request out of a heap; return the next."""
     # Children are melded in pairs, the pairs then from the last to the first.
-    child, pairs = workspace.before[root], NOBODY
+    child, pairs = workspace.request[root, BEFORE], NOBODY
     while child != NOBODY:
-        other = workspace.after[child]
-        rest = NOBODY if other == NOBODY else workspace.after[other]
-        workspace.after[child] = NOBODY
+        other = workspace.request[child, AFTER]
+        rest = NOBODY if other == NOBODY else workspace.request[other, AFTER]
+        workspace.request[child, AFTER] = NOBODY
         if other != NOBODY:
-            workspace.after[other] = NOBODY
+            workspace.request[other, AFTER] = NOBODY
         pair = meld(workspace, requests, child, other)
-        workspace.after[pair] = pairs
+        workspace.request[pair, AFTER] = pairs
         child, pairs = rest, pair
     first = NOBODY
     while pairs != NOBODY:
-        rest = workspace.after[pairs]
-        workspace.after[pairs] = NOBODY
+        rest = workspace.request[pairs, AFTER]
+        workspace.request[pairs, AFTER] = NOBODY
         first = meld(workspace, requests, first, pairs)
         pairs = rest
     return first
@@ -64,9 +64,9 @@ def without_first(workspace, requests, root):
 @inline
 def lowest(workspace, requests, head):
     """Return the running request that is preempted first: it would be admitted last."""
-    found, i = head, workspace.after[head]
+    found, i = head, workspace.request[head, AFTER]
     while i != NOBODY:
         if precedes(requests, found, i):
             found = i
-        i = workspace.after[i]
+        i = workspace.request[i, AFTER]
     return found

@@ -9,18 +9,24 @@ from .blocks import line_up, step_out
 from .pool import fill, free, release
 from .priorities import insert, without_first
 from .workspace import (
+    AFTER,
+    BEFORE,
     COUNT,
+    DECODED,
     DECODING,
     EMITTED,
     ENDED,
     FIRST,
+    GENERATED,
     GROWN,
     HEAD,
     LAST,
     MEASURED_DECODING,
     NOBODY,
     OFFSETS,
+    PLACE,
     PREFILLING,
+    RESIDENT,
     RETURNED,
     RUNNING,
     SERVING,
@@ -28,6 +34,7 @@ from .workspace import (
     STAYING,
     STAYING_TOKENS,
     TAIL,
+    TO_PREFILL,
     TURN,
     WAITING,
 )
@@ -38,14 +45,14 @@ from .workspace import (
 @inline
 def put(workspace, i, at):
     """Put a request at a place of the heap."""
-    workspace.heap[at], workspace.place[i] = i, at
+    workspace.lists[DECODING, at], workspace.request[i, PLACE] = i, at
 
 
 @inline
 def rise(workspace, i, at):
     """Put a request where it belongs, from a free place upwards."""
     while at > 0:
-        above = workspace.heap[(at - 1) >> 1]
+        above = workspace.lists[DECODING, (at - 1) >> 1]
         if workspace.finish[above] <= workspace.finish[i]:
             break
         put(workspace, above, at)
@@ -60,8 +67,11 @@ def sink(workspace, i, at, count):
         child = 2 * at + 1
         if child + 1 < count:
             # Added, not asked: which of them is done first cannot be predicted.
-            child += workspace.finish[workspace.heap[child + 1]] < workspace.finish[workspace.heap[child]]
-        below = workspace.heap[child]
+            child += (
+                workspace.finish[workspace.lists[DECODING, child + 1]]
+                < workspace.finish[workspace.lists[DECODING, child]]
+            )
+        below = workspace.lists[DECODING, child]
         if workspace.finish[i] <= workspace.finish[below]:
             break
         put(workspace, below, at)
@@ -73,13 +83,13 @@ def sink(workspace, i, at, count):
 def start_decoding(workspace, i, output, warmup, size):
     """Let a request decode from the next step on."""
     state = workspace.state
-    workspace.resident[i] -= state[GROWN]
-    workspace.finish[i] = state[GROWN] + output - workspace.generated[i]
-    state[OFFSETS] += workspace.resident[i]
+    workspace.request[i, RESIDENT] -= state[GROWN]
+    workspace.finish[i] = state[GROWN] + output - workspace.request[i, GENERATED]
+    state[OFFSETS] += workspace.request[i, RESIDENT]
     state[MEASURED_DECODING] += i >= warmup
-    workspace.phase[workspace.resident[i] % size] += 1
+    workspace.phase[workspace.request[i, RESIDENT] % size] += 1
     if workspace.caching:
-        line_up(workspace.cache, i, workspace.resident[i] % size)
+        line_up(workspace.cache, i, workspace.request[i, RESIDENT] % size)
     rise(workspace, i, state[DECODING])
     state[DECODING] += 1
 
@@ -88,18 +98,18 @@ def start_decoding(workspace, i, output, warmup, size):
 def stop_decoding(workspace, i, output, warmup, size):
     """Let a request decode no more, done or preempted; what it has becomes its own again."""
     state = workspace.state
-    workspace.phase[workspace.resident[i] % size] -= 1
+    workspace.phase[workspace.request[i, RESIDENT] % size] -= 1
     if workspace.caching:
-        step_out(workspace.cache, i, workspace.resident[i] % size)
-    state[OFFSETS] -= workspace.resident[i]
+        step_out(workspace.cache, i, workspace.request[i, RESIDENT] % size)
+    state[OFFSETS] -= workspace.request[i, RESIDENT]
     state[MEASURED_DECODING] -= i >= warmup
-    workspace.resident[i] += state[GROWN]
+    workspace.request[i, RESIDENT] += state[GROWN]
     generated = output - (workspace.finish[i] - state[GROWN])
-    if generated > workspace.generated[i]:
-        workspace.generated[i], workspace.emitted[i] = generated, state[EMITTED]
+    if generated > workspace.request[i, GENERATED]:
+        workspace.request[i, GENERATED], workspace.request[i, EMITTED] = generated, state[DECODED]
     state[DECODING] -= 1
     # The last of the heap takes its place.
-    at, last = workspace.place[i], workspace.heap[state[DECODING]]
+    at, last = workspace.request[i, PLACE], workspace.lists[DECODING, state[DECODING]]
     if at > 0 and workspace.finish[last] < workspace.finish[i]:
         rise(workspace, last, at)
     elif last != i:
@@ -117,11 +127,11 @@ def enqueue(workspace, i, j, requests, replica):
     if replica.by_priority:
         row[FIRST] = insert(workspace, requests, row[FIRST], i)
     else:
-        workspace.after[i] = NOBODY
+        workspace.request[i, AFTER] = NOBODY
         if row[COUNT] == 0:
             row[FIRST] = i
         else:
-            workspace.after[row[LAST]] = i
+            workspace.request[row[LAST], AFTER] = i
         row[LAST] = i
     row[COUNT] += 1
     workspace.state[WAITING] += 1
@@ -161,13 +171,13 @@ def dequeue(workspace, requests, replica, fleet):
     state = workspace.state
     state[WAITING] -= 1
     if state[RETURNED] != NOBODY:
-        state[RETURNED] = workspace.after[state[RETURNED]]
+        state[RETURNED] = workspace.request[state[RETURNED], AFTER]
         return
     row = workspace.queue[state[SERVING] if fleet.by_bin else 0]
     if replica.by_priority:
         row[FIRST] = without_first(workspace, requests, row[FIRST])
     else:
-        row[FIRST] = workspace.after[row[FIRST]]
+        row[FIRST] = workspace.request[row[FIRST], AFTER]
     row[COUNT] -= 1
     state[TURN] -= 1
 
@@ -179,9 +189,9 @@ def dequeue(workspace, requests, replica, fleet):
 def join(workspace, i):
     """Put a request at the end of the running ones."""
     tail = workspace.state[TAIL]
-    workspace.before[i], workspace.after[i] = tail, NOBODY
+    workspace.request[i, BEFORE], workspace.request[i, AFTER] = tail, NOBODY
     if tail != NOBODY:
-        workspace.after[tail] = i
+        workspace.request[tail, AFTER] = i
     else:
         workspace.state[HEAD] = i
     workspace.state[TAIL] = i
@@ -191,13 +201,13 @@ def join(workspace, i):
 @inline
 def leave(workspace, i, size):
     """Take a request out of the running ones, and what it has out of the cache."""
-    before, after = workspace.before[i], workspace.after[i]
+    before, after = workspace.request[i, BEFORE], workspace.request[i, AFTER]
     if before != NOBODY:
-        workspace.after[before] = after
+        workspace.request[before, AFTER] = after
     else:
         workspace.state[HEAD] = after
     if after != NOBODY:
-        workspace.before[after] = before
+        workspace.request[after, BEFORE] = before
     else:
         workspace.state[TAIL] = before
     workspace.state[RUNNING] -= 1
@@ -208,12 +218,12 @@ def leave(workspace, i, size):
 def complete(workspace, i, replica):
     """Let a request leave that the step ends, or stay until it does; who follows it will hear of it."""
     if replica.async_scheduling:
-        workspace.staying[workspace.state[STAYING]] = i
+        workspace.lists[STAYING, workspace.state[STAYING]] = i
         workspace.state[STAYING] += 1
-        workspace.state[STAYING_TOKENS] += workspace.resident[i]
+        workspace.state[STAYING_TOKENS] += workspace.request[i, RESIDENT]
     else:
         leave(workspace, i, replica.block_tokens)
-    workspace.ended[workspace.state[ENDED]] = i
+    workspace.lists[ENDED, workspace.state[ENDED]] = i
     workspace.state[ENDED] += 1
 
 
@@ -222,8 +232,8 @@ def let_go(workspace, size):
     """Let those leave whom the step under way has ended."""
     state = workspace.state
     for k in range(state[STAYING]):
-        fill(workspace, workspace.staying[k])
-        leave(workspace, workspace.staying[k], size)
+        fill(workspace, workspace.lists[STAYING, k])
+        leave(workspace, workspace.lists[STAYING, k], size)
     state[STAYING] = state[STAYING_TOKENS] = 0
     free(workspace)
 
@@ -245,22 +255,22 @@ def preempt(workspace, i, requests, replica, warmup):
     waits = True
     if workspace.finish[i] != NOBODY:
         stop_decoding(workspace, i, requests.output[i], warmup, size)
-    elif workspace.to_prefill[i] > 0:
-        remove(workspace.prefilling, state[PREFILLING], i)
+    elif workspace.request[i, TO_PREFILL] > 0:
+        remove(workspace.lists[PREFILLING], state[PREFILLING], i)
         state[PREFILLING] -= 1
     else:
-        remove(workspace.staying, state[STAYING], i)
+        remove(workspace.lists[STAYING], state[STAYING], i)
         state[STAYING] -= 1
-        state[STAYING_TOKENS] -= workspace.resident[i]
+        state[STAYING_TOKENS] -= workspace.request[i, RESIDENT]
         state[STAYED] += 1
         waits = False
     leave(workspace, i, size)
     free(workspace)
-    workspace.resident[i] = workspace.to_prefill[i] = 0
+    workspace.request[i, RESIDENT] = workspace.request[i, TO_PREFILL] = 0
     if waits and replica.by_priority:
         enqueue(workspace, i, 0, requests, replica)
     elif waits:
-        workspace.after[i] = state[RETURNED]
+        workspace.request[i, AFTER] = state[RETURNED]
         state[RETURNED] = i
         state[WAITING] += 1
     return waits

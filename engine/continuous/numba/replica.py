@@ -41,8 +41,11 @@ from .pool import (
 from .priorities import lowest
 from .queues import complete, dequeue, enqueue, join, let_go, next_in_line, preempt, start_decoding, stop_decoding
 from .workspace import (
+    AFTER,
+    BEFORE,
     BEGINS,
     COUNT,
+    DECODED,
     DECODING,
     DONE,
     EMITTED,
@@ -50,6 +53,8 @@ from .workspace import (
     FINISHED,
     FIRST,
     FRESH,
+    GENERATED,
+    GIVEN,
     GROWN,
     HEAD,
     IN_STEP,
@@ -60,6 +65,7 @@ from .workspace import (
     OFFSETS,
     PREFILLED,
     PREFILLING,
+    RESIDENT,
     RUNNING,
     SEEN_FINISHED,
     SEEN_STEPS,
@@ -67,6 +73,7 @@ from .workspace import (
     STAYING,
     STEPS,
     TAIL,
+    TO_PREFILL,
     TOKENS,
     USED,
     WAITING,
@@ -110,7 +117,7 @@ def prefill(i, chunk, more, workspace):
     """Prefill a chunk of a running request that takes so many blocks more; return its attention."""
     state, attention = workspace.state, take(workspace, i, chunk, more)
     if not still_prefilling(i, workspace):
-        state[PREFILLED] += workspace.to_prefill[i] == 0
+        state[PREFILLED] += workspace.request[i, TO_PREFILL] == 0
         end_prefill(i, workspace)
     return attention
 
@@ -118,13 +125,13 @@ def prefill(i, chunk, more, workspace):
 @inline
 def still_prefilling(i, workspace):
     """Say whether a request goes on prefilling: one that only lacks the token it emitted last decodes."""
-    return workspace.to_prefill[i] > (workspace.generated[i] > 0)
+    return workspace.request[i, TO_PREFILL] > (workspace.request[i, GENERATED] > 0)
 
 
 @inline
 def end_prefill(i, workspace):
     """Let a running request decode from the next step on."""
-    workspace.done[workspace.state[DONE]] = i
+    workspace.lists[DONE, workspace.state[DONE]] = i
     workspace.state[DONE] += 1
 
 
@@ -149,8 +156,8 @@ def order_is_idle(longest, replica, workspace):
 def prefills_are_last(workspace):
     """Say whether all prefills were admitted after all decodes."""
     i, k = workspace.state[TAIL], workspace.state[PREFILLING]
-    while k > 0 and workspace.prefilling[k - 1] == i:
-        i, k = workspace.before[i], k - 1
+    while k > 0 and workspace.lists[PREFILLING, k - 1] == i:
+        i, k = workspace.request[i, BEFORE], k - 1
     return k == 0
 
 
@@ -160,11 +167,11 @@ def everybody_fits(clipped, longest, replica, workspace):
     state, size = workspace.state, replica.block_tokens
     budget, blocks = replica.token_budget - state[DECODING], state[USED] + growth(workspace, 1, size)
     for k in range(state[PREFILLING]):
-        i = workspace.prefilling[k]
-        chunk = min(workspace.to_prefill[i], longest)
+        i = workspace.lists[PREFILLING, k]
+        chunk = min(workspace.request[i, TO_PREFILL], longest)
         if clipped:
             chunk = min(chunk, budget)
-        budget, blocks = budget - chunk, blocks + more_blocks(workspace.resident[i], chunk, size)
+        budget, blocks = budget - chunk, blocks + more_blocks(workspace.request[i, RESIDENT], chunk, size)
     return budget >= 0 and blocks <= replica.blocks
 
 
@@ -184,8 +191,8 @@ def serve_running(now, longest, replica, requests, limits, records, workspace, t
         if i == ALL_DECODES:
             chunk, more = state[DECODING], growth(workspace, 1, size)
         else:
-            chunk = 1 if decodes else min(workspace.to_prefill[i], longest, budget)
-            more = more_blocks(workspace.resident[i] + (state[GROWN] if decodes else 0), chunk, size)
+            chunk = 1 if decodes else min(workspace.request[i, TO_PREFILL], longest, budget)
+            more = more_blocks(workspace.request[i, RESIDENT] + (state[GROWN] if decodes else 0), chunk, size)
         if state[USED] + grown + more > replica.blocks:
             preempted = True
             last = state[TAIL]
@@ -198,20 +205,20 @@ def serve_running(now, longest, replica, requests, limits, records, workspace, t
             if i == ALL_DECODES:
                 extend_all(workspace)
             else:
-                extend(workspace, i, workspace.resident[i] + state[GROWN] + 1)
+                extend(workspace, i, workspace.request[i, RESIDENT] + state[GROWN] + 1)
         elif chunk > 0:
             attention += prefill(i, chunk, more, workspace)
             tokens += chunk
         budget -= chunk
         if not idle:
-            i = workspace.after[i]
+            i = workspace.request[i, AFTER]
         else:
-            i = workspace.prefilling[k] if k < state[PREFILLING] else NOBODY
+            i = workspace.lists[PREFILLING, k] if k < state[PREFILLING] else NOBODY
             k += 1
     while not idle and i != NOBODY:
         if workspace.finish[i] != NOBODY:
             pass_over(i, requests, limits, size, workspace)
-        i = workspace.after[i]
+        i = workspace.request[i, AFTER]
     keep_prefilling(workspace)
     return Work(tokens, attention, budget, grown, preempted)
 
@@ -220,7 +227,7 @@ def serve_running(now, longest, replica, requests, limits, records, workspace, t
 def pass_over(i, requests, limits, size, workspace):
     """Let a decode get no token in this step."""
     stop_decoding(workspace, i, requests.output[i], limits.warmup, size)
-    workspace.to_prefill[i] = 1
+    workspace.request[i, TO_PREFILL] = 1
     end_prefill(i, workspace)
 
 
@@ -229,9 +236,9 @@ def keep_prefilling(workspace):
     """Keep those whose prefill has not ended."""
     state, kept = workspace.state, 0
     for k in range(state[PREFILLING]):
-        i = workspace.prefilling[k]
+        i = workspace.lists[PREFILLING, k]
         if still_prefilling(i, workspace):
-            workspace.prefilling[kept] = i
+            workspace.lists[PREFILLING, kept] = i
             kept += 1
     state[PREFILLING] = kept
 
@@ -239,7 +246,7 @@ def keep_prefilling(workspace):
 @inline
 def resident_in(i, workspace):
     """Return the tokens that a running request has in the cache."""
-    return workspace.resident[i] + (workspace.state[GROWN] if workspace.finish[i] != NOBODY else 0)
+    return workspace.request[i, RESIDENT] + (workspace.state[GROWN] if workspace.finish[i] != NOBODY else 0)
 
 
 @inline
@@ -248,43 +255,43 @@ def serve_by_priority(now, longest, replica, requests, limits, records, workspac
 
     What they were given in this step is taken back; behind one that goes itself nobody gets any.
     """
-    state, size, given = workspace.state, replica.block_tokens, workspace.given
+    state, size = workspace.state, replica.block_tokens
     budget, blocks, preempted = replica.token_budget, 0, False
     i = state[HEAD]
     while i != NOBODY and budget > 0:
-        chunk = 1 if workspace.finish[i] != NOBODY else min(workspace.to_prefill[i], longest, budget)
+        chunk = 1 if workspace.finish[i] != NOBODY else min(workspace.request[i, TO_PREFILL], longest, budget)
         more, gone = more_blocks(resident_in(i, workspace), chunk, size), NOBODY
         while gone != i and chunk > 0 and state[USED] + blocks + more > replica.blocks:
             gone = lowest(workspace, requests, state[HEAD])
-            back = more_blocks(resident_in(gone, workspace), given[gone], size)
+            back = more_blocks(resident_in(gone, workspace), workspace.request[gone, GIVEN], size)
             blocks -= back
             if workspace.caching:
                 # They were taken already, and are freed with the others.
                 state[USED] += back
-            budget += given[gone]
-            given[gone] = 0
+            budget += workspace.request[gone, GIVEN]
+            workspace.request[gone, GIVEN] = 0
             send_back(gone, now, replica, requests, limits, records, workspace, tally)
             preempted = True
         if gone == i:
             break
-        given[i] = chunk
+        workspace.request[i, GIVEN] = chunk
         if chunk > 0:
             extend(workspace, i, resident_in(i, workspace) + chunk)
         blocks, budget = blocks + more, budget - chunk
-        i = workspace.after[i]
+        i = workspace.request[i, AFTER]
     tokens = attention = grown = 0
     i = state[HEAD]
     while i != NOBODY:
-        chunk, given[i] = given[i], 0
+        chunk, workspace.request[i, GIVEN] = workspace.request[i, GIVEN], 0
         if workspace.finish[i] == NOBODY:
             if chunk > 0:
-                attention += prefill(i, chunk, more_blocks(workspace.resident[i], chunk, size), workspace)
+                attention += prefill(i, chunk, more_blocks(workspace.request[i, RESIDENT], chunk, size), workspace)
                 tokens += chunk
         elif chunk > 0:
             grown += more_blocks(resident_in(i, workspace), 1, size)
         else:
             pass_over(i, requests, limits, size, workspace)
-        i = workspace.after[i]
+        i = workspace.request[i, AFTER]
     keep_prefilling(workspace)
     return Work(tokens, attention, budget, grown, preempted)
 
@@ -296,7 +303,7 @@ def admit(now, cap, longest, work, replica, fleet, requests, limits, records, wo
     tokens, attention, budget = work.tokens, work.attention, work.budget
     while not work.preempted and state[WAITING] > 0 and state[RUNNING] < cap and budget > 0:
         i = next_in_line(workspace, requests, fleet, int(replica.control.largest), key)
-        asked = requests.prompt[i] + workspace.generated[i]
+        asked = requests.prompt[i] + workspace.request[i, GENERATED]
         found, unheld = find(workspace, i, asked)
         need = asked - found
         chunk = min(need, longest, budget) if replica.chunked else need
@@ -314,11 +321,11 @@ def admit(now, cap, longest, work, replica, fleet, requests, limits, records, wo
         count_move(now, 1, counted * asked, counted * found, limits, workspace, tally)
         records.cached[i] += found
         begin_with(workspace, i, found, unheld)
-        workspace.to_prefill[i] = need
+        workspace.request[i, TO_PREFILL] = need
         attention += prefill(i, chunk, more, workspace)
         tokens, budget = tokens + chunk, budget - chunk
         if still_prefilling(i, workspace):
-            workspace.prefilling[state[PREFILLING]] = i
+            workspace.lists[PREFILLING, state[PREFILLING]] = i
             state[PREFILLING] += 1
     return Work(tokens, attention, budget, work.grown, work.preempted)
 
@@ -346,9 +353,9 @@ def emit_gaps(now, first, growing, steps, chunked, limits, workspace, tally):
     """Count the gaps that end with the tokens of decode steps."""
     state, weight, fresh = workspace.state, workspace.state[MEASURED_DECODING], 0
     for k in range(state[FRESH]):
-        i = workspace.fresh[k]
+        i = workspace.lists[FRESH, k]
         if workspace.finish[i] != NOBODY and i >= limits.warmup:
-            count_gaps(now + first - workspace.emitted[i], 0, 1, 1, limits, workspace, tally)
+            count_gaps(now + first - workspace.request[i, EMITTED], 0, 1, 1, limits, workspace, tally)
             fresh += 1
     state[FRESH] = 0
     longer = time_before(now, chunked, workspace)
@@ -364,7 +371,7 @@ def time_before(now, chunked, workspace):
 
     With chunks, decodes run in every step. Without, steps of prefills alone may have come between.
     """
-    return 0 if chunked else now - workspace.state[EMITTED]
+    return 0 if chunked else now - workspace.state[DECODED]
 
 
 @inline
@@ -372,9 +379,9 @@ def mean_gap(now, duration, decoding, chunked, workspace):
     """Return the mean time since the tokens before those of a decode step, in microseconds."""
     state, total, others, end = workspace.state, 0, decoding, now + duration
     for k in range(state[FRESH]):
-        i = workspace.fresh[k]
+        i = workspace.lists[FRESH, k]
         if workspace.finish[i] != NOBODY:
-            total += min((end - workspace.emitted[i]) // TICKS_PER_NANOSECOND, LONGEST_GAP)
+            total += min((end - workspace.request[i, EMITTED]) // TICKS_PER_NANOSECOND, LONGEST_GAP)
             others -= 1
     gap = time_before(now, chunked, workspace) + duration
     total += others * min(gap // TICKS_PER_NANOSECOND, LONGEST_GAP)
@@ -435,10 +442,10 @@ def view_of(now, requests, control, workspace):
 @inline
 def decode_next(i, own_gap, output, limits, size, workspace):
     """Let a running request decode from the next step on; its first gap may be its own."""
-    workspace.to_prefill[i] = 0
+    workspace.request[i, TO_PREFILL] = 0
     start_decoding(workspace, i, output[i], limits.warmup, size)
     if own_gap:
-        workspace.fresh[workspace.state[FRESH]] = i
+        workspace.lists[FRESH, workspace.state[FRESH]] = i
         workspace.state[FRESH] += 1
 
 
@@ -508,8 +515,8 @@ def advance(requests, bin_of, replica, fleet, records, limits, tally, workspace,
             # Nobody can run: the step under way must end first, or who was just preempted must come back.
             state[FRESH] = 0
             for k in range(state[DONE]):
-                fill(workspace, workspace.done[k])
-                decode_next(workspace.done[k], True, output, limits, size, workspace)
+                fill(workspace, workspace.lists[DONE, k])
+                decode_next(workspace.lists[DONE, k], True, output, limits, size, workspace)
             if begins > now:
                 let_go(workspace, size)
                 learn(control, workspace)
@@ -524,7 +531,7 @@ def advance(requests, bin_of, replica, fleet, records, limits, tally, workspace,
         if decoding > 0:
             first += kv_token * (state[OFFSETS] + decoding * (state[GROWN] + 1))
         if work.tokens == 0 and not work.preempted and workspace.steady and state[STAYING] == 0:
-            steps = workspace.finish[workspace.heap[0]] - state[GROWN]
+            steps = workspace.finish[workspace.lists[DECODING, 0]] - state[GROWN]
             steps = steps_that_fit(workspace, steps, replica.blocks - state[USED], size)
             steps = steps_until_wanted(workspace, steps)
             steps = countable(first, growing, decoding, steps)
@@ -559,7 +566,7 @@ def advance(requests, bin_of, replica, fleet, records, limits, tally, workspace,
             state[USED] += grown
             state[TOKENS] += decoding * steps
             grow(workspace, steps, size)
-            state[EMITTED] = ends
+            state[DECODED] = ends
         elif replica.chunked:
             # Those that the budget has not reached have stopped.
             state[FRESH] = 0
@@ -569,24 +576,24 @@ def advance(requests, bin_of, replica, fleet, records, limits, tally, workspace,
 
         # Time passes, tokens are emitted, finished requests leave.
         gone = gone_tokens = gone_squares = 0
-        while decoding > 0 and state[DECODING] > 0 and workspace.finish[workspace.heap[0]] <= state[GROWN]:
-            i = workspace.heap[0]
+        while decoding > 0 and state[DECODING] > 0 and workspace.finish[workspace.lists[DECODING, 0]] <= state[GROWN]:
+            i = workspace.lists[DECODING, 0]
             stop_decoding(workspace, i, output[i], limits.warmup, size)
             complete(workspace, i, replica)
             records.last_token[i] = ends
             tokens = prompt[i] + output[i]
             gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
         for k in range(state[DONE]):
-            i = workspace.done[k]
-            emits = workspace.to_prefill[i] == 0
+            i = workspace.lists[DONE, k]
+            emits = workspace.request[i, TO_PREFILL] == 0
             if emits:
-                if workspace.generated[i] == 0:
+                if workspace.request[i, GENERATED] == 0:
                     records.first_token[i] = ends
                 elif i >= limits.warmup:
-                    count_gaps(ends - workspace.emitted[i], 0, 1, 1, limits, workspace, tally)
-                workspace.generated[i] += 1
-                workspace.emitted[i] = ends
-            if workspace.generated[i] == output[i]:
+                    count_gaps(ends - workspace.request[i, EMITTED], 0, 1, 1, limits, workspace, tally)
+                workspace.request[i, GENERATED] += 1
+                workspace.request[i, EMITTED] = ends
+            if workspace.request[i, GENERATED] == output[i]:
                 complete(workspace, i, replica)
                 records.last_token[i] = ends
                 tokens = prompt[i] + output[i]

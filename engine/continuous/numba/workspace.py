@@ -15,8 +15,16 @@ from .blocks import Cache, cache_of, make_cache
 # Shortest gap, in ticks, that falls beyond each bucket: a gap is rounded down to a nanosecond before it is counted.
 BUCKET_ENDS = np.ceil(bucket_edges()[1:]).astype(np.int64) * TICKS_PER_NANOSECOND
 NOBODY = -1
-# Numbers that the parts of the kernel share and change, for each replica.
+# Numbers that the parts of the kernel share and change, for each replica. The first are lengths: of the list of `lists`
+# that has the same number.
 (
+    DECODING,  # decoding requests, in a heap: the one that is done first on top
+    PREFILLING,  # running requests whose prefill has not ended, in the order of admission
+    DONE,  # requests whose prefill ends in this step, and those that decode from the next on without: they lack the
+    # token that they emitted last
+    STAYING,  # requests that the step under way ends: no step has tokens for them any more, but they run
+    FRESH,  # requests that decode, but whose latest token is not of the latest step with decodes
+    ENDED,  # requests that the latest step completed
     NOW,  # when the next step is scheduled
     BEGINS,  # when it begins: later, if steps are scheduled ahead
     NEXT,  # how many of the requests that are sent here have arrived
@@ -26,50 +34,46 @@ NOBODY = -1
     IN_STEP,  # requests that run in the latest step
     HEAD,  # the running request that was admitted first
     TAIL,  # the one admitted last
-    PREFILLING,  # running requests whose prefill has not ended
-    DONE,  # requests that decode from the next step on
-    STAYING,  # requests that the step under way ends: no step has tokens for them any more, but they run
-    STAYING_TOKENS,  # that they have in the cache
-    STAYED,  # requests that it ends, and that were preempted since
+    STAYING_TOKENS,  # that those that stay have in the cache
+    STAYED,  # requests that the step under way ends, and that were preempted since
     PREFILLED,  # prefills that end in this step, with a token
-    DECODING,
-    MEASURED_DECODING,  # those past the warm-up
+    MEASURED_DECODING,  # decoding requests past the warm-up
     GROWN,  # decode steps so far
     FULL,  # where those stand in `phase` whose blocks are full: -GROWN modulo the block
     OFFSETS,  # tokens that decoding requests have in the cache, less `GROWN` each
     TOKENS,  # in the cache
     USED,  # blocks
-    EMITTED,  # end of the latest step with decodes
-    FRESH,  # requests that began to decode after it
+    DECODED,  # end of the latest step with decodes
     SERVING,  # bin that admission takes from
     TURN,  # how many more it may take in a row
     SEEN_STEPS,
     SEEN_FINISHED,
     WINDOW,
-    ENDED,  # how many the latest step completed
     FIELDS,
 ) = range(31)
+LISTS = 6
+# What is known of a request, in a row, so that it is found in one place: a line of the processor's cache.
+(
+    RESIDENT,  # tokens in the KV cache; less `GROWN` while the request decodes
+    TO_PREFILL,
+    GENERATED,  # tokens emitted, up to date while the request does not decode
+    EMITTED,  # when it emitted its latest token, but for tokens of decode steps that ended later
+    BEFORE,  # running requests in the order of admission, linked both ways
+    AFTER,  # the same; of a waiting request, the one behind it
+    PLACE,  # where in the heap it is
+    GIVEN,  # tokens that a running request gets in the step that is being scheduled
+    COLUMNS,
+) = range(9)
 
 
 class Workspace(NamedTuple):
     """Working memory of the fleet, and of one replica: the same without the leading axis replica."""
 
-    resident: NDArray[np.int64]
-    """(request,) tokens in the KV cache; less `GROWN` while the request decodes."""
-    to_prefill: NDArray[np.int64]
-    """(request,)"""
-    generated: NDArray[np.int64]
-    """(request,) tokens emitted, up to date while the request does not decode."""
+    request: NDArray[np.int64]
+    """(request, COLUMNS)"""
     finish: NDArray[np.int64]
-    """(request,) value of `GROWN` at which a decoding request is done; NOBODY while it does not decode."""
-    emitted: NDArray[np.int64]
-    """(request,) when it emitted its latest token, but for tokens of decode steps that ended later."""
-    before: NDArray[np.int64]
-    """(request,) running requests in the order of admission, linked both ways."""
-    after: NDArray[np.int64]
-    """(request,) the same; of a waiting request, the one behind it."""
-    place: NDArray[np.int64]
-    """(request,) where in the heap it is."""
+    """(request,) value of `GROWN` at which a decoding request is done; NOBODY while it does not decode. By itself: the
+    heap goes through many."""
     state: NDArray[np.int64]
     """(replica, FIELDS)"""
     kept: NDArray[np.float64]
@@ -80,21 +84,10 @@ class Workspace(NamedTuple):
     """(replica, 2, 4) what the step under way will show of both."""
     last: NDArray[np.int64]
     """(replica, 2, 4) what the latest step has shown of both, an `Observation` each; zeros where nothing."""
-    heap: NDArray[np.int64]
-    """(replica, running) decoding requests, the one that is done first on top."""
-    prefilling: NDArray[np.int64]
-    """(replica, running) requests whose prefill has not ended, in the order of admission."""
-    done: NDArray[np.int64]
-    """(replica, running) requests whose prefill ends in this step, and those that decode from the next on without: they
-    lack the token that they emitted last."""
-    staying: NDArray[np.int64]
-    """(replica, running) running requests that the step under way ends, the first `STAYING`."""
-    given: NDArray[np.int64]
-    """(request,) tokens that a running request gets in the step that is being scheduled."""
-    fresh: NDArray[np.int64]
-    """(replica, running) requests that decode, but whose latest token is not of the latest step with decodes."""
+    lists: NDArray[np.int64]
+    """(replica, LISTS, running) requests"""
     phase: NDArray[np.int64]
-    """(replica, token of a block) decoding requests by `resident` less `GROWN`, modulo the block."""
+    """(replica, token of a block) decoding requests by their RESIDENT, modulo the block."""
     queue: NDArray[np.int64]
     """(replica, bin, 3) first and last waiting request of a bin, and how many."""
     seen: NDArray[np.int64]
@@ -115,8 +108,6 @@ class Workspace(NamedTuple):
     """Whether there is a controller beside the papers'."""
     eager: bool
     """Whether whoever comes may change what is decided, or where they are sent, though there are others who wait."""
-    ended: NDArray[np.int64]
-    """(replica, running) requests that the latest step completed, the first `ENDED`."""
     followed: bool
     """Whether somebody may follow those that end: then steps wait to hear of it."""
     counts: NDArray[np.int64]
@@ -136,29 +127,17 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
     # Nothing was served before the first turn: it begins with a choice.
     state[:, SERVING] = NOBODY
 
-    def every(value: int = 0) -> NDArray[np.int64]:
-        return np.full(count, value, np.int64)
-
+    request = np.zeros((count, COLUMNS), np.int64)
+    request[:, [BEFORE, AFTER]] = NOBODY
     return Workspace(
-        resident=every(),
-        to_prefill=every(),
-        generated=every(),
-        finish=every(NOBODY),
-        emitted=every(),
-        before=every(NOBODY),
-        after=every(NOBODY),
-        place=every(),
+        request=request,
+        finish=np.full(count, NOBODY, np.int64),
         state=state,
         kept=np.zeros((replicas, numbers), np.float64),
         means=np.zeros((replicas, 2, 5), np.int64),
         coming=np.zeros((replicas, 2, 4), np.int64),
         last=np.zeros((replicas, 2, 4), np.int64),
-        heap=np.zeros((replicas, running), np.int64),
-        prefilling=np.zeros((replicas, running), np.int64),
-        done=np.zeros((replicas, running), np.int64),
-        staying=np.zeros((replicas, running), np.int64),
-        given=every(),
-        fresh=np.zeros((replicas, running), np.int64),
+        lists=np.zeros((replicas, LISTS, running), np.int64),
         phase=np.zeros((replicas, replica.block_tokens), np.int64),
         queue=np.full((replicas, fleet.bins if fleet.by_bin else 1, 3), (NOBODY, NOBODY, 0), np.int64),
         seen=np.zeros((replicas, 2, replica.control.smoothing.observations, 4), np.int64),
@@ -172,7 +151,6 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
         eager=has_further(replica.control)
         or replica.long_prefill_token_threshold_adaptive
         or fleet.routing == LEAST_LOADED,
-        ended=np.zeros((replicas, running), np.int64),
         followed=False,
         counts=np.zeros((replicas, 3), np.int64),
     )
@@ -182,25 +160,14 @@ def make_workspace(job: Job, numbers: int) -> Workspace:
 def part_of(workspace, r, caching, followed):
     """Return the working memory of one replica; what is false as the kernel is compiled costs nothing there."""
     return Workspace(
-        workspace.resident,
-        workspace.to_prefill,
-        workspace.generated,
+        workspace.request,
         workspace.finish,
-        workspace.emitted,
-        workspace.before,
-        workspace.after,
-        workspace.place,
         workspace.state[r],
         workspace.kept[r],
         workspace.means[r],
         workspace.coming[r],
         workspace.last[r],
-        workspace.heap[r],
-        workspace.prefilling[r],
-        workspace.done[r],
-        workspace.staying[r],
-        workspace.given,
-        workspace.fresh[r],
+        workspace.lists[r],
         workspace.phase[r],
         workspace.queue[r],
         workspace.seen[r],
@@ -212,7 +179,6 @@ def part_of(workspace, r, caching, followed):
         workspace.watched,
         workspace.further,
         workspace.eager,
-        workspace.ended[r],
         followed,
         workspace.counts[r],
     )
