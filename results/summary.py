@@ -212,7 +212,7 @@ def print_summary(
 
     groups: dict[tuple[str, ...], list[tuple[str, float | None]]] = {}
     for name, quantile in chosen:
-        extra = REGISTRY[name].extra if quantile is None else ()
+        extra = tuple(of for of in REGISTRY[name].extra if quantile is None or of != "quantile")
         groups.setdefault(extra, []).append((name, quantile))
     for extra, members in groups.items():
         _print_group(cube, console, table, extra, members, None if all_rows else max_rows, confidence)

@@ -1,16 +1,18 @@
 """Classes of requests from the specification to the cube."""
 
 from copy import deepcopy
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from rich.console import Console
 
 from batchcube.errors import InputError
 from batchcube.results.cube import extend_cube, read_cube, write_cube
-from batchcube.results.summary import summary_table
+from batchcube.results.summary import print_summary, summary_table
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.plan import make_plan
@@ -53,6 +55,13 @@ def test_lengths_that_are_too_large_are_said_of_their_class(lengths: dict[str, A
     with pytest.raises(InputError) as refused:
         make_plan(sweep(tables))
     assert str(refused.value).startswith(f"sweep.toml: workload.classes[1].lengths: {said}")
+
+
+def test_a_quantile_is_printed_class_by_class(cube: xr.Dataset) -> None:
+    console = Console(file=StringIO(), width=100)
+    print_summary(cube, console, ["class_ttft_quantile_s[0.99]", "latency_quantile_s[0.99]"])
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert printed.count("batch jobs") == printed.count("chat") == 1
 
 
 def test_classes_are_a_dimension_of_the_cube(cube: xr.Dataset, tmp_path: Path) -> None:
