@@ -299,7 +299,7 @@ def plain(requests: Sequence[Request]) -> bytes:
         }
         for r in requests
     ]
-    return _table([*rows, dict.fromkeys(rows[0], "") | {"error": "timeout"}])
+    return _table([*rows, rows[-1] | {"error": "timeout"}])
 
 
 class Written(NamedTuple):
