@@ -58,9 +58,10 @@ def close_loop(
     what is served goes into the calibration.
     """
     from batchcube.calibration.coefficients import LoggedServer
+    from batchcube.calibration.laws import STEP_TERMS
     from batchcube.sweeps.calibrate.fit import fit_measurement
     from batchcube.sweeps.calibrate.measure import measure_engine
-    from batchcube.sweeps.calibrate.validate import step_coefficients_of, validate
+    from batchcube.sweeps.calibrate.validate import validate
     from batchcube.sweeps.files import write_text
     from batchcube.sweeps.seeds import stream
 
@@ -79,7 +80,8 @@ def close_loop(
     prompt = PROMPT_STEP * rng.integers(1, LONGEST_PROMPT // PROMPT_STEP + 1, requests)
     drawn = np.ceil(rng.lognormal(np.log(50.0), 0.8, requests))
     output = np.clip(drawn, SHORTEST_OUTPUT, LONGEST_OUTPUT).astype(np.int64)
-    c0, c1, c2, _, _ = step_coefficients_of(known)
+    assert known.step_law is not None
+    c0, c1, c2 = (getattr(known.step_law, name) or 0.0 for name in STEP_TERMS[:3])
     step = c0 + MOST_RUNNING * (c1 + c2 * float(prompt.mean() + output.mean() / 2))
     rate = UTILISATION * MOST_RUNNING / (step * float(output.mean()))
     for k in range(WARM_UP_STREAMS):

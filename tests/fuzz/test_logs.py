@@ -86,7 +86,7 @@ def read(path: Path, data: bytes, number: int) -> bool:
                 _refused(error)
                 continue
             accepted += 1
-            assert log.queued_s[0] == 0.0
+            assert log.came_s[0] == 0.0
             assert (np.diff(log.queued_s) >= 0).all()
             assert (log.queued_s <= log.first_token_s + 1e-5).all()
             assert (log.first_token_s <= log.last_token_s + 1e-5).all()
