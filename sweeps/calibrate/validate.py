@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from batchcube.calibration.capacity import find_capacity, fullest
 from batchcube.calibration.coefficients import (
     Coefficients,
     FitQuality,
@@ -21,7 +22,7 @@ from batchcube.calibration.coefficients import (
 from batchcube.calibration.fitting import FITS, FITTED, QUANTITIES, fit_log, replay, times_of_log, times_of_records
 from batchcube.calibration.laws import law_of, unstated_terms
 from batchcube.calibration.logs import BY_CONTENT, Log, Reading, read_log
-from batchcube.engine.continuous import Law
+from batchcube.engine.continuous import Law, make_law
 from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
 from batchcube.errors import InputError, found_in
 from batchcube.results.costs import flags_of, warning_of
@@ -38,6 +39,9 @@ Floats = NDArray[np.float64]
 STATISTICS = {"mean": np.nanmean, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 # Steps without an admission while somebody waits: a prompt that takes so many chunks is rare.
 _LONG_WAIT = 10
+_TURNS = 3
+# Sizes of a cache closer than this are taken for the same.
+_SAME_CACHE = 0.005
 # Times of a log that rest on some costs as these variables of a cube do.
 _LIKE = {"ttft_s": "ttft_mean_s", "tpot_s": "tpot_mean_s"}
 
@@ -71,16 +75,24 @@ def fit(
     name: str,
     quiet: bool = False,
     how: Reading = BY_CONTENT,
+    find_cache: bool = False,
 ) -> Coefficients:
-    """Fit the step law to the first ``until`` requests of a log, all when None; raises InputError for a bad log."""
+    """Fit the step law to the first ``until`` requests of a log, all when None; raises InputError for a bad log.
+
+    With ``find_cache`` the size of the KV cache is fitted too.
+    """
     if not NAME.fullmatch(name):
         raise InputError("the name must be letters, digits and . _ -", path=f"--output {name}.json")
     log = read_log(log_path, how)
     if until is not None and not 1 <= until <= len(log.queued_s):
         raise InputError(f"must be from 1 to {len(log.queued_s)}, the requests of the log", path=f"--fit-until {until}")
-    server = server_of(settings)
-    with found_in(file=log_path), Counting(FITS, "fitting", quiet=quiet) as progress:
-        found = fit_log(log, server, until, done=progress.advance)
+    said: list[str] = []
+    with found_in(file=log_path):
+        if find_cache:
+            settings, told = _with_cache(log, settings, until, quiet)
+            said.append(told)
+        with Counting(FITS, "fitting", quiet=quiet) as progress:
+            found = fit_log(log, server_of(settings), until, done=progress.advance)
     values: dict[str, Any] = dict(zip(FITTED, found.coefficients.tolist(), strict=True))
     law = StepCoefficients(
         **values,
@@ -94,7 +106,7 @@ def fit(
             leave_one_size_out_rms=None,
         ),
     )
-    doubts, remarks = [*contradictions(log, settings, log_path)], log.remarks()
+    doubts, remarks = [*contradictions(log, settings, log_path)], [*said, *log.remarks()]
     fitted = FittedLog(
         requests=len(log.queued_s),
         fitted_to=found.requests,
@@ -113,6 +125,30 @@ def fit(
         replica=settings,
         log=fitted,
     )
+
+
+def _with_cache(log: Log, settings: LoggedServer, until: int | None, quiet: bool) -> tuple[LoggedServer, str]:
+    """Return settings with the KV cache that the log tells, and what it is in words: law and cache in turn.
+
+    Times per output token tell the law, and waits the cache, so that few turns do.
+    """
+    kept = log.first(len(log.came_s) if until is None else until)
+    tokens, before = max(fullest(log) / settings.replicas, float((log.prompt_tokens + log.output_tokens).max())), 0.0
+    for _ in range(_TURNS):
+        settings = settings.model_copy(update={"capacity_tokens": int(np.ceil(tokens)), "num_gpu_blocks": None})
+        with Counting(FITS, "looking for the KV cache", quiet=quiet) as progress:
+            found = fit_log(log, server_of(settings), until, done=progress.advance)
+        told = find_capacity(log, server_of(settings), make_law(*found.coefficients), kept)
+        if told is None:
+            text = (
+                f"the log does not tell how large the KV cache was: it never held more than {fullest(log):.0f} tokens"
+            )
+            return settings.model_copy(update={"capacity_tokens": None}), text
+        tokens, before = float(told), tokens
+        if abs(tokens / before - 1) < _SAME_CACHE:
+            break
+    settings = settings.model_copy(update={"capacity_tokens": int(tokens)})
+    return settings, f"a KV cache of {int(tokens)} tokens is fitted to the log: how long its requests waited"
 
 
 def validate(
@@ -223,7 +259,7 @@ def contradictions(log: Log, settings: LoggedServer, source: Path) -> Iterator[s
     if capacity is None and waited:
         yield (
             f"{waited} requests waited while fewer than max_num_seqs = {settings.most_running}{each} ran and nobody "
-            "was admitted: the KV cache was full, and its size is not known (--kv-tokens)"
+            "was admitted: the KV cache was full, and its size is not known (--kv-tokens N, or fit)"
         )
 
 

@@ -15,7 +15,6 @@ from .options import (
     BudgetOption,
     ColumnOption,
     ConcurrencyOption,
-    KvTokensOption,
     LogArgument,
     LogFormatOption,
     MostRunningOption,
@@ -411,6 +410,7 @@ def _wide_console() -> "Console":
         "batchcube calibrate log mine.csv --column arrival=sent:ms --column ttft=ttft_ms --column e2e=total_ms "
         "-o my-server.json",
         "batchcube calibrate log requests.jsonl --server-config meta.json --server-log vllm.log -o my-server.json",
+        "batchcube calibrate log requests.jsonl --max-num-seqs 128 --kv-tokens fit -o my-server.json",
         "batchcube validate requests.jsonl --coefficients my-server.json",
     ),
 )
@@ -419,7 +419,10 @@ def calibrate_log(
     output: Annotated[Path, typer.Option("--output", "-o", help="coefficients to write (.json)")],
     max_num_seqs: MostRunningOption = None,
     token_budget: BudgetOption = None,
-    kv_tokens: KvTokensOption = None,
+    kv_tokens: Annotated[
+        str | None,
+        typer.Option("--kv-tokens", metavar="N|fit", help="KV cache in tokens, or fit; never full when nothing says"),
+    ] = None,
     block_tokens: BlockOption = None,
     prefill: PrefillOption = None,
     format: LogFormatOption = None,
@@ -454,7 +457,7 @@ def calibrate_log(
         server,
         most_running=max_num_seqs,
         token_budget=token_budget,
-        capacity_tokens=kv_tokens,
+        capacity_tokens=None if kv_tokens == "fit" else kv_tokens,
         block_tokens=block_tokens,
         prefill=prefill,
         replicas=replicas,
@@ -465,7 +468,9 @@ def calibrate_log(
     settings = server_settings(None, given, stated)
     for line in origins(stated, given):
         print(printable(line))
-    known = fit(log, settings, fit_until, output.stem, quiet, reading_of(format, column, concurrency))
+    known = fit(
+        log, settings, fit_until, output.stem, quiet, reading_of(format, column, concurrency), kv_tokens == "fit"
+    )
     _print(known, output)
     _write(known, output)
     print(printable(output))

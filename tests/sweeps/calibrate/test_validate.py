@@ -8,13 +8,14 @@ import pytest
 
 from batchcube.calibration import fitting
 from batchcube.calibration.coefficients import Coefficients, FittedLog, LoggedServer, Raw
-from batchcube.calibration.fitting import replay
+from batchcube.calibration.fitting import LogFit, replay
 from batchcube.calibration.logs import Log, read_log
 from batchcube.engine.continuous import make_law
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.errors import InputError
 from batchcube.figures import registry
 from batchcube.results.validation import read_validation
+from batchcube.sweeps.calibrate import validate as judging
 from batchcube.sweeps.calibrate.server import server_of, server_settings, stated_by
 from batchcube.sweeps.calibrate.validate import contradictions, fit, validate
 from batchcube.sweeps.spec.service import load
@@ -228,6 +229,37 @@ def test_what_no_server_with_these_settings_does_is_refused_or_said(tmp_path: Pa
     errors, dataset = validate(short, *exact({"capacity_tokens": 2000}))
     assert "waited while" not in dataset.attrs["warnings"]
     assert max(abs(row.error) for row in errors) < 1e-6
+
+
+def test_law_and_cache_are_fitted_in_turn(
+    tmp_path: Path, log_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # How laws are found is tested where they are: here one 3 % off, then the true one.
+    made = []
+
+    def fitted(log: Log, *_: object, **__: object) -> LogFit:
+        made.append(np.array(TRUTH) * (1.0 if made else 1.03))
+        return LogFit(made[-1], np.diag(made[-1] ** 2) / 100, (), (0.1, 0.1, 0.1), len(log.came_s))
+
+    monkeypatch.setattr(judging, "fit_log", fitted)
+    short = write_log(tmp_path / "short.jsonl", LIMITS | {"capacity_tokens": 2000})
+    monkeypatch.chdir(tmp_path)
+    limits = ["--max-num-seqs", "8", "--token-budget", "512", "--kv-tokens", "fit", "--quiet"]
+    assert Answer(capsys, "calibrate", "log", str(short), *limits, "-o", "mine.json").status == 0
+    known = load("mine.json")
+    assert known.replica is not None
+    assert known.replica.capacity_tokens == pytest.approx(2000, rel=0.01)
+    assert known.plausibility is not None
+    assert known.plausibility.notes[0].startswith("a KV cache of 2000 tokens is fitted to the log")
+    assert len(made) == 4
+    assert Answer(capsys, "calibrate", "log", str(log_file), *limits, "-o", "free.json").status == 0
+    known = load("free.json")
+    assert known.replica is not None
+    assert known.replica.capacity_tokens is None
+    assert known.plausibility is not None
+    assert known.plausibility.notes[0].startswith("the log does not tell how large the KV cache was")
+    wrong = Answer(capsys, "calibrate", "log", str(log_file), "--kv-tokens", "some", "-o", "wrong.json")
+    assert wrong.mistake.startswith('server: capacity_tokens = "some": ')
 
 
 def test_settings_come_from_options_then_files_then_coefficients(
