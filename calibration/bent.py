@@ -53,7 +53,8 @@ def fit_bent(
 ) -> BentLaw:
     """Fit the law to steps (n,) with least squares of the relative residuals; times never fall from node to node.
 
-    First the decodes, from steps without prefills. Then all else, which cannot worsen them.
+    First the decodes, from steps without prefills. Then all else, which cannot worsen them. Where no step has both,
+    nothing tells decode(0) from c5: it lies on the line of the first two nodes.
     """
     at, token_at = np.asarray(requests, np.float64), np.asarray(tokens, np.float64)
     alone = prefill_tokens == 0
@@ -71,8 +72,14 @@ def fit_bent(
     rest = np.column_stack([behind, prefill_attention, prefill_tokens > 0, share[:, 0]])[~alone]
     most = np.full(rest.shape[1], np.inf)
     most[-1] = max(decode_s[1], np.finfo(float).tiny)
-    found = _relative(rest, (seconds - known)[~alone], seconds[~alone], most)
-    decode_s[0] = found[-1]
+    target = (seconds - known)[~alone]
+    if decodes[~alone].any():
+        found = _relative(rest, target, seconds[~alone], most)
+        decode_s[0] = found[-1]
+    else:
+        line = decode_s[1] - at[1] * (decode_s[2] - decode_s[1]) / (at[2] - at[1]) if at.size > 2 else 0.0
+        decode_s[0] = max(line, 0.0)
+        found = np.append(_relative(rest[:, :-1], target - decode_s[0], seconds[~alone], most[:-1]), decode_s[0])
     prefill_s = np.concatenate(([0.0], np.cumsum(found[: token_at.size - 1])))
     slopes = np.concatenate(([slopes[0]], slopes))
     return BentLaw(at, decode_s, slopes, token_at, prefill_s, float(found[-3]), float(found[-2]))
@@ -95,5 +102,6 @@ def _relative(terms: Floats, target: Floats, seconds: Floats, most: Floats) -> F
     matrix = terms / seconds[:, None]
     scale = np.linalg.norm(matrix, axis=0)
     scale[scale == 0] = 1.0
-    found: Floats = lsq_linear(matrix / scale, target / seconds, bounds=(0.0, most * scale)).x
-    return found / scale
+    # By active sets: what wants less than nothing is 0, and not a little more.
+    found = lsq_linear(matrix / scale, target / seconds, bounds=(0.0, most * scale), method="bvls")
+    return np.asarray(found.x / scale)

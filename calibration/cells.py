@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from batchcube.errors import InputError
 
-from .laws import BatchLaw, H, StepLaw, fit_batch_laws, fit_step_law, step_terms
+from .laws import BatchLaw, H, StepLaw, fit_batch_laws, fit_step_laws, step_terms
 
 Floats = NDArray[np.float64]
 
@@ -148,14 +148,18 @@ def terms_of(steps: Cells) -> Floats:
 
 
 def fit_steps(cells: Cells) -> tuple[StepLaw, Cells] | None:
-    """Fit the step law to all cells that are steps; None where there are none, or too few to tell its terms apart."""
+    """Fit the step law to all cells that are steps, in the form that predicts left-out ones best, see `fit_step_laws`.
+
+    None where there are none, or too few to tell its terms apart.
+    """
     steps = cells.where(cells.kind != "batch")
     if not steps.seconds.size:
         return None
     try:
-        return fit_step_law(terms_of(steps), steps.seconds, steps.batch_size), steps
+        chosen, laws = fit_step_laws(terms_of(steps), steps.seconds, steps.batch_size)
     except InputError:
         return None
+    return laws[chosen], steps
 
 
 def as_table(batches: Cells) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats] | None:

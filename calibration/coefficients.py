@@ -20,6 +20,7 @@ from batchcube.documents import parse_json, read_file, require_regular
 from batchcube.engine.continuous.model import BLOCK_TOKENS, STEP_TERMS, TABLED, Prefill, Routing, table_problems
 from batchcube.errors import InputError, printable
 
+from .bent import BentLaw
 from .cells import BatchFit, Cells, as_table, table_error
 from .laws import BatchLaw, H, Quality, StepLaw
 from .plausibility import Finding
@@ -408,12 +409,24 @@ def range_of(values: Floats) -> list[float]:
 def step_coefficients(law: StepLaw, cells: Cells | None) -> StepCoefficients:
     """Return a fitted step law as the file states it."""
     values: dict[str, Any] = {name: _known(c) for name, c in zip(STEP_TERMS, law.coefficients.tolist(), strict=True)}
-    values["c5_s_per_prefill_step"] = values["c5_s_per_prefill_step"] or 0.0
+    if law.bent is not None:
+        values |= tables_of(law.bent)
     return StepCoefficients(
         **values,
-        errors=errors_of(law.covariance, STEP_TERMS, law.quality.measurements - len(law.free)),
+        errors=errors_of(law.covariance, law.of, law.degrees_of_freedom),
         quality=quality_of(law.quality, cells),
     )
+
+
+def tables_of(law: BentLaw) -> dict[str, Any]:
+    """Return the tables of a bent law as the file states them, under their names, in whole picoseconds."""
+    times: list[list[float]] = [
+        np.round(column, 12).tolist() for column in (law.decode_s, law.decode_s_per_kv_token, law.prefill_s)
+    ]
+    return {
+        "decode": DecodeNodes(requests=law.requests.astype(int).tolist(), s=times[0], s_per_kv_token=times[1]),
+        "prefill": PrefillNodes(tokens=law.tokens.astype(int).tolist(), s=times[2]),
+    }
 
 
 def errors_of(covariance: Floats, names: Sequence[str], degrees_of_freedom: int) -> StepErrors | None:

@@ -6,6 +6,7 @@ and widens the errors, as it should: many repetitions of a cell do not make a wr
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -15,11 +16,18 @@ from batchcube.engine.continuous import Law, make_law
 from batchcube.engine.continuous.model import STEP_TERMS, TABLED
 from batchcube.errors import InputError
 
+from .bent import BentLaw, fit_bent
+
 Floats = NDArray[np.float64]
 
 H = Literal["constant", "linear", "saturating", "power"]
 LAWS: tuple[H, ...] = get_args(H)
 """Names of h(b): 1, 1 + γ(b-1), 1 + γ(b-1)/b, b^γ; a simpler law stands before one with more freedom."""
+Form = Literal["straight", "constant", "bent"]
+FORMS: tuple[Form, ...] = get_args(Form)
+"""Forms of the step law: five terms, these and a constant of prefills, tables; the simpler ones first."""
+_CELLS_PER_NODE = 4
+"""Prefills for each node of their table."""
 _CONSTANT = STEP_TERMS.index("c5_s_per_prefill_step")
 _LARGEST_GAMMA = {"linear": 100.0, "saturating": 100.0, "power": 8.0}
 
@@ -77,23 +85,31 @@ class BatchLaw(NamedTuple):
 
 
 class StepLaw(NamedTuple):
-    """The seconds of one engine step, linear in `STEP_TERMS`; one that no measurement varies is NaN, c5 is 0 then."""
+    """The seconds of one engine step, linear in `STEP_TERMS`, or bent."""
 
     coefficients: Floats
-    """(6,)"""
+    """(6,) NaN where no measurement varies the term, or a table stands in its place; c5 is 0 then."""
     covariance: Floats
-    """(6, 6), rows of zeros for coefficients that ended at 0 or were not measured."""
+    """(6, 6), rows of zeros for coefficients that ended at 0 or were not measured; of a bent law (4, 4), see `of`."""
     free: tuple[int, ...]
     quality: Quality
+    bent: BentLaw | None = None
+    of: tuple[str, ...] = STEP_TERMS
+    """What the rows of the covariance belong to; of a bent law how far its tables may be off, c4 and c5."""
+    degrees_of_freedom: int = 0
+    """Measurements less all numbers that were fitted to them."""
 
     @property
     def standard_errors(self) -> Floats:
-        """(6,) standard errors."""
+        """Standard errors, one for each row of the covariance."""
         return _errors(self.covariance, self.free)
 
     def seconds(self, terms: ArrayLike) -> Floats:
         """Return the seconds of steps with terms (step, 6), see `step_terms`."""
-        return np.asarray(np.asarray(terms, np.float64) @ np.nan_to_num(self.coefficients))
+        x = np.asarray(terms, np.float64)
+        if self.bent is not None:
+            return self.bent.seconds(*np.moveaxis(x[..., 1:5], -1, 0))
+        return np.asarray(x @ np.nan_to_num(self.coefficients))
 
 
 def law_of(stated: Any) -> Law:
@@ -227,7 +243,83 @@ def fit_step_law(
     sizes = None if batch_sizes is None else np.asarray(batch_sizes, np.float64)
     quality = _quality(y, fitted, lambda kept: x[~kept] @ solve(kept), len(measured), sizes)
     shown = np.where([i in measured or i == _CONSTANT for i in range(x.shape[1])], coefficients, np.nan)
-    return StepLaw(shown, covariance, active, quality)
+    return StepLaw(shown, covariance, active, quality, degrees_of_freedom=y.size - len(active))
+
+
+def fit_bent_step_law(terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLike | None = None) -> StepLaw:
+    """Fit a bent step law to measured steps, as `fit_step_law` does; nodes at the batch sizes, and among the prefills.
+
+    Raises InputError as that does, and where measurements do not carry tables: fewer than three batch sizes that
+    decode, each with two numbers of KV tokens at least, and fewer prefills than two nodes need.
+    """
+    straight = fit_step_law(terms, seconds, batch_sizes)
+    x, y = np.asarray(terms, np.float64), np.asarray(seconds, np.float64)
+    decoding = x[:, 3] == 0
+    sizes = np.unique(x[decoding, 1])
+    contexts = [np.unique(x[decoding & (x[:, 1] == size), 2]).size for size in sizes]
+    if np.isnan(straight.coefficients[:4]).any() or len(sizes) < 3 or min(contexts) < 2:
+        raise InputError(f"{len(sizes)} batch sizes that decode cannot carry a table", path="steps")
+    if (~decoding).sum() < 2 * _CELLS_PER_NODE:
+        raise InputError(f"{(~decoding).sum()} prefills cannot carry a table", path="steps")
+
+    def solve(kept: NDArray[np.bool_]) -> BentLaw:
+        tokens = np.sort(x[kept & ~decoding, 3])
+        # None at the fewest tokens: what these take at least is c5, and not a slope that nothing was measured on.
+        levels = np.linspace(0.0, 1.0, max(tokens.size // _CELLS_PER_NODE, 1) + 1)[1:]
+        nodes = np.unique(np.quantile(tokens, levels, method="nearest"))
+        requests = np.unique(x[kept & decoding, 1])
+        decodes, kv_tokens, prefills, attention = x[kept, 1:5].T
+        at, token_at = np.append(0.0, requests), np.append(0.0, nodes)
+        return fit_bent(decodes, kv_tokens, prefills, attention, y[kept], at, token_at)
+
+    law = solve(np.ones(y.size, bool))
+    fitted = law.seconds(*x[:, 1:5].T)
+    # How far each table may be off as a whole, and the two terms that have none.
+    decode = law._replace(prefill_s=0.0 * law.prefill_s, c4_s_per_prefill_attention=0.0, c5_s_per_prefill_step=0.0)
+    parts = np.column_stack([decode.seconds(*x[:, 1:5].T), np.zeros(y.size), x[:, 4], x[:, 5]])
+    constants = np.array([0.0, 0.0, law.c4_s_per_prefill_attention, law.c5_s_per_prefill_step])
+    parts[:, 1] = fitted - parts[:, 0] - parts @ constants
+    free = (0, *(i for i in (1, 2, 3) if (parts[:, i] * (constants[i] if i > 1 else 1.0)).any()))
+    covariance = _covariance(parts, y, fitted / y - 1, free, one_scatter=False)
+    count = 2 * (law.requests.size - 1) + law.tokens.size - 1 + int(np.count_nonzero(constants))
+    if y.size <= count:
+        covariance = np.full_like(covariance, np.nan)
+    quality = _quality(
+        y,
+        fitted,
+        lambda kept: solve(kept).seconds(*x[~kept, 1:5].T),
+        count,
+        None if batch_sizes is None else np.asarray(batch_sizes, np.float64),
+    )
+    coefficients = np.append(np.full(4, np.nan), constants[2:])
+    return StepLaw(coefficients, covariance, free, quality, law, ("decode", "prefill", *STEP_TERMS[4:]), y.size - count)
+
+
+def fit_step_laws(
+    terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLike | None = None
+) -> tuple[Form, dict[Form, StepLaw]]:
+    """Fit the straight step law, that with a constant of prefills, and the bent one, and choose by cross-validation.
+
+    The score is the root mean square of the relative error over measurements that are predicted from the others: each
+    from all, or those of a batch size from those of other sizes, whichever is larger, as cells of a size hang together.
+    The first form within a fifth of the best score wins: a tenth made one of forty samples of a straight law bent.
+    Raises InputError where not even the straight law can be fitted, see `fit_step_law`.
+    """
+    fits: dict[Form, StepLaw] = {"straight": fit_step_law(terms, seconds, batch_sizes)}
+    with suppress(InputError):
+        fits["constant"] = fit_step_law(terms, seconds, batch_sizes, constant=True)
+    with suppress(InputError):
+        fits["bent"] = fit_bent_step_law(terms, seconds, batch_sizes)
+    scores = {form: _carried_over(law.quality) for form, law in fits.items()}
+    enough = 1.2 * min(scores.values()) + 1e-9
+    return next(form for form, score in scores.items() if score <= enough), fits
+
+
+def _carried_over(quality: Quality) -> float:
+    """Return the larger error on what was left out, infinite where nothing could be."""
+    return max(
+        (rms for rms in (quality.leave_one_out_rms, quality.leave_one_size_out_rms) if np.isfinite(rms)), default=np.inf
+    )
 
 
 def batch_law_of_steps(step: StepLaw) -> BatchLaw:
@@ -236,6 +328,8 @@ def batch_law_of_steps(step: StepLaw) -> BatchLaw:
     The prefill is not in it. Raises InputError where no measured step decodes, or decoding takes no time, and where a
     step also depends on the KV tokens it reads: then the time of a batch is not linear in its length.
     """
+    if step.bent is not None:
+        raise InputError("the step law bends: no law linear in the batch follows from it")
     if np.isnan(step.coefficients[1]):
         raise InputError("no measured step decodes: no law of whole batches follows from prefills")
     c0, c1, c2 = (float(c) for c in np.nan_to_num(step.coefficients[:3]))

@@ -242,7 +242,8 @@ def _perfect_fit(cells: Cells, batches: list[BatchFit]) -> Iterator[Finding]:
         yield from _unexplained(law.quality, len(law.free), f"law {fit.chosen} of whole batches")
     steps = fit_steps(cells)
     if steps is not None:
-        yield from _unexplained(steps[0].quality, len(steps[0].free), "step law")
+        step = steps[0]
+        yield from _unexplained(step.quality, step.quality.measurements - step.degrees_of_freedom, "step law")
 
 
 def _unexplained(quality: Quality, free: int, name: str) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from batchcube.calibration import laws
 from batchcube.calibration.laws import (
+    FORMS,
     LAWS,
     STEP_TERMS,
     BatchLaw,
@@ -18,7 +19,9 @@ from batchcube.calibration.laws import (
     batch_law_of_steps,
     fit_batch_law,
     fit_batch_laws,
+    fit_bent_step_law,
     fit_step_law,
+    fit_step_laws,
     step_terms,
 )
 from batchcube.engine.policies.service import BATCH_FACTORS, batch_factor
@@ -312,6 +315,44 @@ def test_a_term_of_no_step_is_not_measured_and_one_that_wants_less_than_nothing_
 def test_steps_that_fix_no_law_are_refused(terms: Floats, seconds: list[float], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         fit_step_law(terms, seconds)
+
+
+def measured_steps(bend: float, constant: float) -> tuple[Floats, Floats]:
+    """Return the terms and seconds of decodes and prefills: `bend` is what the square root of the batch takes."""
+    b, kv = (grid.ravel() for grid in np.meshgrid([1.0, 2, 4, 8, 16, 32], [100.0, 400, 1600]))
+    tokens = np.array([16.0, 32, 64, 128, 256, 512, 1024, 2048, 4096])
+    terms = np.concatenate([step_terms(b, b * kv, 0, 0), step_terms(0, 0, tokens, tokens * tokens)])
+    seconds = terms @ STEP_TRUTH + bend * np.sqrt(terms[:, 1]) + constant * terms[:, 5]
+    return terms, seconds * (1 + 0.005 * np.random.default_rng(3).standard_normal(seconds.size))
+
+
+@pytest.mark.parametrize(
+    ("bend", "constant", "form"), [(0.0, 0.0, "straight"), (0.0, 0.02, "constant"), (0.02, 0.02, "bent")]
+)
+def test_the_form_of_the_step_law_is_that_of_the_steps(bend: float, constant: float, form: str) -> None:
+    terms, seconds = measured_steps(bend, constant)
+    chosen, laws = fit_step_laws(terms, seconds, np.where(terms[:, 1] > 0, terms[:, 1], np.nan))
+    assert chosen == form
+    assert list(laws) == list(FORMS)
+    assert laws[chosen].quality.rms_residual < 0.01
+    if form == "constant":
+        assert laws["constant"].coefficients[5] == pytest.approx(constant, rel=0.3)
+    law = laws["bent"]
+    assert law.bent is not None
+    assert law.seconds(terms) == pytest.approx(seconds, rel=0.05)
+    assert law.bent.requests.tolist() == [0, 1, 2, 4, 8, 16, 32]
+    # Scatter of 0.5 %, over 18 decodes and 9 prefills.
+    assert 0.0005 < law.standard_errors[0] < 0.005
+
+
+def test_what_cannot_carry_a_table_has_none() -> None:
+    terms, seconds = measured_steps(0.02, 0.0)
+    for few in (terms[:, 1] < 3, (terms[:, 3] == 0) | (terms[:, 3] < 500), terms[:, 3] == 0):
+        with pytest.raises(ValueError, match=r"cannot carry a table|cannot tell"):
+            fit_bent_step_law(terms[few], seconds[few])
+    law = fit_bent_step_law(terms, seconds)
+    with pytest.raises(ValueError, match="the step law bends"):
+        batch_law_of_steps(law)
 
 
 # From steps to batches

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from batchcube.engine import simulate_replica
 from batchcube.engine.continuous import (
+    DecodeTable,
     Job,
+    PrefillTable,
     Setup,
     check,
     make_fleet,
@@ -16,6 +18,7 @@ from batchcube.engine.continuous import (
     make_reporting,
     make_requests,
 )
+from batchcube.engine.continuous.model import decode_ticks, kv_token_ticks
 from batchcube.engine.continuous.numba.leaps import lasting, steps_until
 
 LAW = make_law(1e-3)
@@ -89,6 +92,47 @@ def test_priorities_are_all_the_same_unless_given() -> None:
 def test_bad_laws_are_refused(coefficients, says) -> None:
     with pytest.raises(ValueError, match=says):
         make_law(*coefficients)
+
+
+def test_a_straight_law_given_as_tables_is_the_same_law() -> None:
+    straight = make_law(1e-3, 2e-5, 4e-8, 3e-6, 1e-9, 2e-3)
+    decode = DecodeTable([0, 7, 50], [1e-3, 1e-3 + 7 * 2e-5, 1e-3 + 50 * 2e-5], [4e-8] * 3)
+    prefill = PrefillTable([0, 100, 2000], [0.0, 3e-4, 6e-3])
+    tabled = make_law(c4_s_per_prefill_attention=1e-9, c5_s_per_prefill_step=2e-3, decode=decode, prefill=prefill)
+    for decodes in (0, 1, 7, 30, 50, 51, 1000):
+        assert decode_ticks(decodes, tabled) == decode_ticks(decodes, straight)
+        assert kv_token_ticks(decodes, tabled) == kv_token_ticks(decodes, straight)
+    for law in (straight, tabled):
+        assert law.prefill_token.tolist() == [3 * 10**6] * len(law.prefill_token)
+    assert tabled.prefill.tolist() == [0, 3 * 10**8]
+    assert (tabled.prefill_attention, tabled.prefill_step) == (1000, 2 * 10**9)
+
+
+def test_times_between_nodes_are_the_nearest_whole_ticks() -> None:
+    law = make_law(
+        decode=DecodeTable([0, 3, 6], [1e-12, 2e-12, 1e-3], [3e-12, 1e-12, 0.0]),
+        prefill=PrefillTable([0, 3, 8], [0.0, 1e-9, 1e-9]),
+    )
+    assert law.decode.tolist() == [1, 1, 2, 2, 333333335, 666666667, 10**9]
+    assert law.kv_token.tolist() == [3, 2, 2, 1, 1, 0, 0]
+    # Beyond the last node the last segment goes on, and a slope ends at 0.
+    assert decode_ticks(8, law) == 10**9 + 2 * 333333333
+    assert kv_token_ticks(8, law) == 0
+    assert (law.prefill.tolist(), law.prefill_token.tolist()) == ([0, 999], [333, 0])
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ({"c0_s": 1e-3, "decode": DecodeTable([0, 1], [1.0, 1.0], [0.0, 0.0])}, "c0_s = 0.001: goes without decode"),
+        ({"decode": DecodeTable([0, 1], [1.0, 0.5], [0.0, 0.0])}, r"decode\.s\[1\] = 0\.5: must not be less than"),
+        ({"decode": DecodeTable([0, 1], [1.0, np.nan], [0.0, 0.0])}, r"decode\.s\[1\] = nan: must be from 0 to"),
+        ({"c0_s": 1.0, "prefill": PrefillTable([0, 2, 2], [0.0, 1.0, 1.0])}, r"prefill\.tokens\[2\] = 2: must be"),
+    ],
+)
+def test_bad_tables_are_refused(tables, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        make_law(**tables)
 
 
 def test_what_could_overflow_is_refused_before_it_runs() -> None:
