@@ -1,5 +1,6 @@
 """The laws of how long batches and steps take, built for the engine from settings."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,23 @@ def unmeasured_costs(point: Point) -> tuple[str, ...]:
     if isinstance(law, StepsLaw):
         return unstated_terms(law)
     return ("a0_s",) if isinstance(law, ConstantLaw | GrowingLaw) and law.a0_s is None else ()
+
+
+def beyond_tables(point: Point, largest_batch: int) -> Iterator[str]:
+    """Say where steps may be larger than the tables reach that a specification states of them."""
+    law, replica = point.server.service, point.server.replica
+    if not isinstance(law, StepsLaw):
+        return
+    if law.decode is not None and largest_batch > law.decode.requests[-1]:
+        yield (
+            f"server.service.decode ends at {law.decode.requests[-1]} requests, up to {largest_batch} may run: the "
+            "times of larger steps are extrapolated"
+        )
+    if law.prefill is not None and replica is not None and replica.token_budget > law.prefill.tokens[-1]:
+        yield (
+            f"server.service.prefill ends at {law.prefill.tokens[-1]} tokens, a step may have {replica.token_budget}: "
+            "the times of larger prefills are extrapolated"
+        )
 
 
 def drawn_law(point: Point, rng: np.random.Generator) -> Law:

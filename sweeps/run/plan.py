@@ -24,7 +24,7 @@ from ..workloads.arrivals import AtRate, Closed
 from ..workloads.datasets import resolve
 from ..workloads.settings import FloatArray
 from ..workloads.traces import HASHES, RecordedTrace, read_trace
-from .laws import unmeasured_costs
+from .laws import beyond_tables, unmeasured_costs
 from .samples import Sampler, extent_of, sampling, trace_resampling
 from .setups import Simulated, batch_setup, step_setup
 
@@ -159,6 +159,8 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
         asked = coefficients.Asked(largest, mine[0].mean_prompt, max(plan.longest for plan in mine))
         about = coefficients.notes_on_steps if mine[0].point.simulation.STEPWISE else coefficients.notes_on
         notes.update(dict.fromkeys(about(law, asked)))
+    for plan in points:
+        notes.update(dict.fromkeys(beyond_tables(plan.point, plan.setup.largest_batch)))
     policies = {known.sha256 for plan in points for known in named_in(plan.point.policy).values()}
     checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points) | policies)
     dropped = sum(trace.rows_dropped for trace in recorded)

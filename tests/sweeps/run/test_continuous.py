@@ -24,6 +24,7 @@ from batchcube.sweeps.run import simulate
 from batchcube.sweeps.run.assemble import in_percent
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import estimate, run_sweep
+from batchcube.sweeps.run.laws import unmeasured_costs
 from batchcube.sweeps.run.plan import make_plan
 from batchcube.sweeps.run.single import simulate_one
 from batchcube.sweeps.seeds import stream
@@ -678,6 +679,70 @@ def test_a_stopped_run_continues(tmp_path: Path, cube: xr.Dataset) -> None:
 def test_a_cube_says_how_to_make_it_again(cube: xr.Dataset) -> None:
     again = run_sweep(Sweep.model_validate(json.loads(cube.attrs["specification"])))
     xr.testing.assert_identical(data_of(again), data_of(cube))
+
+
+# Tables -------------------------------------------------------------------------------------------------------------
+
+STRAIGHT = {
+    "law": "steps",
+    "c0_s": 0.02,
+    "c1_s_per_request": 1e-3,
+    "c2_s_per_kv_token": 1e-6,
+    "c3_s_per_prefill_token": 2e-4,
+    "c4_s_per_prefill_attention": 0.0,
+}
+TABLES = {
+    "law": "steps",
+    "c4_s_per_prefill_attention": 0.0,
+    "decode": {"requests": [0, 2, 5], "s": [0.02, 0.022, 0.025], "s_per_kv_token": [1e-6, 1e-6, 1e-6]},
+    "prefill": {"tokens": [0, 10, 40], "s": [0.0, 2e-3, 8e-3]},
+}
+
+
+def test_a_straight_law_given_as_tables_makes_the_same_cube_and_says_where_they_end() -> None:
+    straight, tables = (run_sweep(sweep(laid(BASE, {"server.service": law}))) for law in (STRAIGHT, TABLES))
+    assert not tables["unmeasured_costs"].any()
+    for name in tables.data_vars:
+        xr.testing.assert_equal(tables[name], straight[name])
+    assert "extrapolated" not in straight.attrs["notes"]
+    assert "server.service.decode ends at 5 requests, up to 16 may run: the times of larger" in tables.attrs["notes"]
+    assert "server.service.prefill ends at 40 tokens, a step may have" in tables.attrs["notes"]
+
+
+def test_a_table_states_the_terms_that_it_stands_for() -> None:
+    few = {name: TABLES[name] for name in ("law", "decode")}
+    (point,) = sweep(laid(BASE, {"server.service": few})).grid.points
+    assert unmeasured_costs(point) == ("c3_s_per_prefill_token", "c4_s_per_prefill_attention")
+
+
+def test_drawn_tables_are_scaled_and_shifted_as_their_errors_say(tmp_path: Path) -> None:
+    errors = {
+        "of": ["c0_s", "speed", "prefill", "c5_s_per_prefill_step"],
+        "covariance": np.diag([1e-4**2, 0.02**2, 0.01**2, 1e-4**2]).tolist(),
+        "degrees_of_freedom": 1000,
+    }
+    law = {**{name: TABLES[name] for name in ("decode", "prefill")}, "c5_s_per_prefill_step": 0.01, "errors": errors}
+
+    def bend(content: Any) -> None:
+        content["step_law"] = law | {"quality": content["step_law"]["quality"]}
+
+    settings = CoefficientsLaw(coefficients=written(tmp_path / "bent.json", bend), draw=True)
+    rng = np.random.default_rng(2)
+    laws = [drawn_steps(settings, rng) for _ in range(2000)]
+    decode = np.array([law.decode for law in laws]) / TICKS_PER_S
+    assert (np.diff(decode, axis=1) >= 0).all()
+    near = {"rel": 5 / np.sqrt(2 * 2000)}
+    assert decode[:, 5].std() == pytest.approx(np.hypot(0.02 * 0.025, 1e-4), **near)
+    prefill = np.array([law.prefill[1] for law in laws]) / TICKS_PER_S
+    assert prefill.std() == pytest.approx(2e-3 * np.hypot(0.02, 0.01), **near)
+    constant = np.array([law.prefill_step for law in laws]) / TICKS_PER_S
+    assert constant.std() == pytest.approx(np.hypot(0.02 * 0.01, 1e-4), **near)
+    # One draw of the speed for all of it.
+    assert np.corrcoef(decode[:, 5] - decode[:, 2], prefill)[0, 1] == pytest.approx(2 / np.sqrt(5), abs=0.03)
+    errors["covariance"][1][1] = 0.3**2
+    wide = CoefficientsLaw(coefficients=written(tmp_path / "wide.json", bend), draw=True)
+    with pytest.raises(InputError, match=r"speed may be off by 0\.3 of it: draws could be negative"):
+        drawn_steps(wide, rng)
 
 
 # Coefficients -------------------------------------------------------------------------------------------------------
