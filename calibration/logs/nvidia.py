@@ -1,15 +1,16 @@
 """NVIDIA's clients: AIPerf, and GenAI-Perf before it."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
+from batchcube.documents import parse_json
 from batchcube.errors import InputError
 
 from .fields import PER_S, Entry, Fields, LeftOut
 from .formats import Format
 
 _CANCELLED = 499
+_UNITS = {"sec": "s"} | {unit: unit for unit in PER_S}
 _CHARACTERS = 4
 """Of a token, roughly."""
 
@@ -25,9 +26,9 @@ def _aiperf(request: Fields) -> Entry | LeftOut:
     def duration(*names: str) -> float:
         path, _ = request.find(*(f"metrics.{name}" for name in names))
         unit = request.get(f"{path}.unit")
-        if not isinstance(unit, str) or unit not in PER_S:
-            raise request.wrong(f"{path}.unit", unit, f"must be one of {', '.join(PER_S)}")
-        return request.duration(f"{path}.value", unit=unit)
+        if not isinstance(unit, str) or unit not in _UNITS:
+            raise request.wrong(f"{path}.unit", unit, f"must be one of {', '.join(_UNITS)}")
+        return request.duration(f"{path}.value", unit=_UNITS[unit])
 
     sent = request.time("metadata.request_start_ns", "metadata.timestamp_ns", unit="ns")
     gaps = request.get("metrics.inter_chunk_latency.value")
@@ -85,7 +86,10 @@ def _genai_perf(request: Fields) -> Entry | LeftOut:
 
 
 def _chunks(answer: Any) -> list[Any]:
-    """Return what a response says: server-sent events hold JSON each, `[DONE]` and empty ones nothing."""
+    """Return what a response says: server-sent events hold JSON each, `[DONE]` and empty ones nothing.
+
+    An event that is split over two responses came with the first of them.
+    """
     text = answer.get("response", answer) if isinstance(answer, dict) else answer
     if not isinstance(text, str):
         return [text]
@@ -94,9 +98,9 @@ def _chunks(answer: Any) -> list[Any]:
         data = event.strip().removeprefix("data:").strip()
         if data and data != "[DONE]":
             try:
-                found.append(json.loads(data))
-            except (ValueError, RecursionError):
-                found.append(data)
+                found.append(parse_json(data))
+            except InputError:
+                found.extend([data] if event.startswith("data:") else [])
     return found
 
 
@@ -125,17 +129,24 @@ def _characters(request: Fields) -> int:
         inputs = inputs[0]
     if isinstance(inputs, str):
         try:
-            inputs = json.loads(inputs)
-        except (ValueError, RecursionError):
+            inputs = parse_json(inputs)
+        except InputError:
             return len(inputs)
     prompt = inputs
-    for name in ("messages", "prompt", "text_input"):
+    for name in ("messages", "prompt", "text_input", "inputs"):
         if _inside(inputs, name) is not None:
             prompt = inputs[name]
             break
+    return _length(prompt)
+
+
+def _length(prompt: Any) -> int:
+    """Return the characters of text, of messages, or of parts of one that have text."""
     if isinstance(prompt, list):
-        return sum(len(str(_inside(part, "content") or part)) for part in prompt)
-    return len(str(prompt))
+        return sum(map(_length, prompt))
+    if isinstance(prompt, dict):
+        return _length(prompt.get("content", prompt.get("text")))
+    return len(prompt) if isinstance(prompt, str) else 0
 
 
 GENAI_PERF = Format("GenAI-Perf: profile_export.json", "client", ("experiments",), _genai_perf, _genai_perf_requests)

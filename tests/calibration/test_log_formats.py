@@ -191,6 +191,25 @@ def test_tokens_that_nobody_counted_are_taken_from_chunks_and_characters(tmp_pat
     assert "the answers have no usage" in log.remarks()[-1]
 
 
+def test_events_that_were_split_or_are_no_data_count_once(tmp_path: Path) -> None:
+    report = json.loads(logs.genai_perf(REQUESTS, usage=False))
+    for entry in report["experiments"][0]["requests"][:-1]:
+        entry["request_inputs"] = {
+            "payload": json.dumps({"messages": [{"content": [{"type": "text", "text": "x" * 40}]}]})
+        }
+        second = entry["response_outputs"][2]["response"]
+        entry["response_outputs"][2:3] = [
+            {"response": second[:15]},
+            {"response": second[15:]},
+            {"response": ": ping\n\n"},
+        ]
+        at = entry["response_timestamps"]
+        at[3:3] = [at[2] + 1, at[2] + 2]
+    log = read_log(put(tmp_path, json.dumps(report).encode()))
+    assert log.output_tokens.tolist() == [r.output for r in REQUESTS]
+    assert set(log.prompt_tokens) == {10}
+
+
 def test_a_trace_that_nobody_observed_is_a_workload_and_no_log(tmp_path: Path) -> None:
     lines = logs.blis(REQUESTS, header=False).decode().splitlines()
     names = lines[0].split(",")
@@ -333,7 +352,7 @@ def bench(**changed: Any) -> bytes:
         ),
         (
             logs.aiperf(REQUESTS).replace(b'"unit": "ms"', b'"unit": "h"', 1).replace(b"warmup", b"profiling"),
-            'line 1: metrics.time_to_first_token.unit = "h": must be one of s, ms, us, ns',
+            'line 1: metrics.time_to_first_token.unit = "h": must be one of sec, s, ms, us, ns',
         ),
         (
             logs.aiperf(REQUESTS).replace(b"time_to_first_token", b"ttlt"),
