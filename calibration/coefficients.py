@@ -7,7 +7,7 @@ module; each says in `label` whether this package measured it or somebody publis
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -70,9 +70,12 @@ Uncertain = Literal[
     "decode",
     "prefill",
     "speed",
+    "bend",
 ]
 UNCERTAIN: tuple[Uncertain, ...] = get_args(Uncertain)
-"""What of a step law may be off: its terms, its tables, and all of it."""
+"""What of a step law may be off: its terms, its tables, all of it, and how far a table of decodes bends."""
+BENDS_WITHIN = 16.0
+"""Decodes over which a bend comes: 1 - exp(-decodes / 16) of it is there, as of many experts in use."""
 Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
@@ -184,7 +187,7 @@ class StepErrors(_Part):
 
     of: Annotated[list[Uncertain], Field(max_length=len(UNCERTAIN))] = Field(
         description="what may be off: seconds of a term, which come on top of a table that stands in its place; or, as "
-        "a fraction, all of a table (decode, prefill) or of the law (speed)"
+        "a fraction, all of a table (decode, prefill) or of the law (speed); or seconds by which decodes bend"
     )
     covariance: list[list[Element]] = Field(description="of these, a row for each")
     degrees_of_freedom: Count
@@ -276,13 +279,60 @@ class LoggedServer(_Part):
         return self.capacity_tokens
 
 
+class FoundWay(_Part):
+    """A way in which a law may have been off from what was known before its log was read."""
+
+    of: Uncertain
+    value: Element = Field(description="how far it is off, as in the errors of a step law")
+    standard_error: NonNegative
+    known_within: NonNegative = Field(description="standard deviation before the log was read")
+    least: Element = Field(description="the least by which the law may be off from itself")
+
+
+class ToldStep(_Part):
+    """A step such as the log has, in words, and what is known of it."""
+
+    what: Text
+    s: Seconds
+    standard_error_s: NonNegative
+
+
+class LogRanges(_Part):
+    """What a log shows, from the least to the most."""
+
+    running: Range = Field(description="requests at once between first and last token")
+    context_tokens: Range = Field(description="of a request")
+    prompt_tokens: Range
+    requests_per_s: NonNegative = Field(description="that came on average")
+
+
+class StepScatter(_Part):
+    """How far steps were off the law, as fractions, and times to first token beyond that."""
+
+    step: Error = Field(description="standard deviation of one step, independent from step to step")
+    drift: Error = Field(description="standard deviation of a speed that stays for some time")
+    step_s: Positive
+    drift_lasts_s: Positive
+    ttft_s: NonNegative
+
+
 class FittedLog(_Part):
     """The request log that a step law was fitted to, by simulating it."""
 
     requests: AtLeastOne
     fitted_to: AtLeastOne
     rms: dict[Text, Error] = Field(description="residuals of each quantity in units of its mean")
-    unsure: Texts = Field(description="terms that the log cannot tell")
+    unsure: Texts = Field(description="ways that the log says little of: what was known before holds")
+    together: Annotated[list[Texts], Field(max_length=100)] = Field(
+        default_factory=list, description="ways that the log cannot tell apart"
+    )
+    prior: Text | None = Field(default=None, description="coefficients that were known before")
+    found: Annotated[list[FoundWay], Field(max_length=len(UNCERTAIN))] = Field(default_factory=list)
+    steps: Annotated[list[ToldStep], Field(max_length=100)] = Field(default_factory=list)
+    seen: LogRanges | None = None
+    scatter: StepScatter | None = None
+    client_s: NonNegative = Field(default=0.0, description="that a client's clock adds to the time to first token")
+    client_error_s: NonNegative = 0.0
 
 
 class Plausibility(_Part):
@@ -511,27 +561,64 @@ def drawn_steps(law: StepCoefficients, rng: np.random.Generator) -> StepCoeffici
             raise InputError(f"{name} may be off by {error:.2g} of it: draws could be negative")
         if name == always and shortest < 4.0 * error:
             raise InputError(f"{name} is less than four of its standard errors: draws could be negative")
+    return shifted(law, drawn_off(law, errors, {}, rng))
+
+
+def drawn_off(
+    law: StepCoefficients, errors: StepErrors, least: Mapping[Uncertain, float], rng: np.random.Generator
+) -> dict[Uncertain, float]:
+    """Draw what a step law is off by: multivariate t, nothing below ``least`` where that is given.
+
+    What would bring a term below 0 is moved to the likeliest place where none is, as a fit would have been: the others
+    make up for it.
+    """
+    covariance = np.array(errors.covariance)
+    free = np.flatnonzero(np.diag(covariance) > 0)
+    scale = np.sqrt(np.diag(covariance)[free])
+    names = [errors.of[at] for at in free]
     correlation = np.clip(correlation_of(covariance[np.ix_(free, free)]), -1.0, 1.0)
     # By its eigenvalues: what was fitted with a bound can have a correlation that rounding makes a hair below 0.
     eigenvalues, vectors = np.linalg.eigh((correlation + correlation.T) / 2.0)
-    normal = vectors @ (np.sqrt(np.clip(eigenvalues, 0.0, None)) * rng.standard_normal(free.size))
+    eigenvalues = np.clip(eigenvalues, 1e-9, None)
+    normal = vectors @ (np.sqrt(eigenvalues) * rng.standard_normal(free.size))
     # Normal deviates over the root of a chi-squared one: a t distribution, as the scatter itself was estimated.
-    heavy = math.sqrt(errors.degrees_of_freedom / rng.chisquare(errors.degrees_of_freedom))
-    off = dict(zip(names, (scale * normal * heavy).tolist(), strict=True))
+    freedom = max(errors.degrees_of_freedom, 1)
+    off = normal * math.sqrt(freedom / rng.chisquare(freedom))
+    low = np.array([least.get(name, _least_off(law, name)) for name in names]) / scale
+    if (off < low).any():
+        from scipy.optimize import lsq_linear
+
+        root = vectors.T / np.sqrt(eigenvalues)[:, None]
+        off = lsq_linear(root, root @ off, bounds=(low, np.inf), method="bvls").x
+    return dict(zip(names, (scale * off).tolist(), strict=True))
+
+
+def _least_off(law: StepCoefficients, name: Uncertain) -> float:
+    """Return the least that a law may be off by in some way."""
+    if name not in STEP_TERMS:
+        return -np.inf if name == "bend" else 1e-3 - 1.0
+    value = getattr(law, name)
+    return -np.inf if value is None else -value
+
+
+def shifted(law: StepCoefficients, off: Mapping[Uncertain, float]) -> StepCoefficients:
+    """Return a step law that is off by so much, see `StepErrors`; nothing falls below 0, no decode step to 0."""
 
     def times(*of: Uncertain) -> float:
         return math.prod(max(1.0 + off.get(name, 0.0), 1e-3) for name in of)
 
     values: dict[str, Any] = {
         name: max(getattr(law, name) * times("speed") + off.get(name, 0.0), 0.0)
-        for name in STEP_TERMS
+        for name in UNCERTAIN[: len(STEP_TERMS)]
         if getattr(law, name) is not None
     }
     if law.decode is None:
-        values[always] = max(values[always], shortest / 1000.0)
+        always = "c0_s" if law.c0_s else "c1_s_per_request"
+        values[always] = max(values[always] or 0.0, (getattr(law, always) or 0.0) / 1000.0)
     else:
         at, s, kv = (np.array(column, np.float64) for _, column in law.decode)
         s = s * times("speed", "decode") + off.get("c0_s", 0.0) + at * off.get("c1_s_per_request", 0.0)
+        s = s + (1.0 - np.exp(-at / BENDS_WITHIN)) * off.get("bend", 0.0)
         kv = kv * times("speed", "decode") + off.get("c2_s_per_kv_token", 0.0)
         kept = np.maximum.accumulate(np.maximum(s, np.array(law.decode.s) / 1000.0))
         nodes = {"s": kept.tolist(), "s_per_kv_token": np.maximum(kv, 0.0).tolist()}

@@ -1,32 +1,79 @@
-"""The step law of a real server, fitted to its request log by simulating it."""
+"""The step law of a real server, fitted to its request log by simulating it, from what was known of it before.
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+What is open of a law (`opening`) is estimated from the times of the log's requests, with what was known before as a
+prior. Every trial replays all requests: the first ones share the server with those behind them. The simulation moves in
+small jumps as the law changes, so that no derivative of it says much: laws are drawn in a cloud around the best so far,
+each replayed once with steps that scatter (`scatter`), and a plane is laid through what came of them. The errors of the
+estimates are those of other logs: what the estimate would have been with other scatter of the steps, as large as the
+residuals show, since requests that run together are late together and count as few.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.engine import simulate_replica
-from batchcube.engine.continuous import Fleet, Law, Records, Replica, make_law
-from batchcube.engine.continuous.model import SERVED, STEP_TERMS, TICKS_PER_S
+from batchcube.engine.continuous import Fleet, Law, Records, Replica, Requests
+from batchcube.engine.continuous.model import (
+    SERVED,
+    STEP_TERMS,
+    TICKS_PER_S,
+    decode_ticks,
+    kv_token_ticks,
+    prefill_ticks,
+)
 from batchcube.errors import InputError
 
+from .coefficients import (
+    Coefficients,
+    FittedLog,
+    FoundWay,
+    LogRanges,
+    StepCoefficients,
+    StepErrors,
+    StepScatter,
+    ToldStep,
+    Uncertain,
+    drawn_off,
+    shifted,
+)
+from .laws import law_of
 from .logs import Log
+from .opening import Means, Opening, means_of, opened
+from .scatter import OwnTime, Scatter, draw_time
 
 Floats = NDArray[np.float64]
 
 QUANTITIES = ("ttft_s", "tpot_s", "e2e_s")
-_STARTS = 24
-_REFINED = 3
-# Residuals below this, in units of the mean, are as good as none: timestamps themselves are no better.
-_SMALLEST = 1e-5
-_GROUPS = 10
-FITS = 1 + _GROUPS
-"""Fits that `fit_log` makes: one for the coefficients, the others for their errors."""
-_STARTS_AGAIN = 6
-_UNSURE = 0.5
-FITTED = STEP_TERMS[:5]
-"""Terms of the step law that are fitted to a log."""
+FEWEST = 10
+"""Requests that a fit needs."""
+# What a client's clock adds to the time to first token, network and tokeniser: known before within this.
+_CLIENT_WIDTH_S = 0.05
+_CLOUDS, _CLOUD, _SETTLED, _LAST_CLOUDS, _POOLED = 8, 96, 5, 3, 3
+FITS = _CLOUDS + _LAST_CLOUDS
+"""Rounds that `fit_log` announces: clouds at most, and the errors."""
+# Of the steps of trials: enough to wash out where a step begins.
+_TRIAL_SCATTER = 0.03
+# Residuals as fractions of the mean of each of `QUANTITIES` before any are known; the least that is believed.
+_FIRST_RESIDUALS, _SMALLEST = (0.1, 0.02, 0.02), 1e-4
+# A cloud is so many standard errors wide: residuals of requests that run together are alike, and count as few.
+_CLOUD_ERRORS = 5.0
+_FARTHEST = 3.0
+_REPLAYS_OF_SCATTER, _MODES = 64, 12
+_STEP_SCATTER, _DRIFT = 0.05, 0.02
+# What is likely before a log is read, and within which factor, of the logarithm: scatter of steps, drift.
+_LIKELY, _LIKELY_WITHIN = (0.05, 0.01), (1.0, 0.5)
+LEAST_DRIFT = 0.01
+"""Drift that no log is believed to be free of: one short log says little of what stays for its whole length."""
+# Of a standard error before the log was read: above, the log says little. Of a variance: above, ways are not told
+# apart; without a prior all that was known before is that no step takes longer.
+_LITTLE_TOLD, _OPEN, _OPEN_ALONE = 0.8, 0.5, 0.1
+# Ways are in a group with a load above this.
+_LOADS = 0.3
+# A log says of its requests up to this much beyond the last that is fitted to.
+_BEYOND = 1.25
 
 
 class Server(NamedTuple):
@@ -50,21 +97,72 @@ class Times(NamedTuple):
 class LogFit(NamedTuple):
     """A step law fitted to a log."""
 
-    coefficients: Floats
-    """(5,) in the order of `FITTED`, seconds."""
+    opening: Opening
+    """What was open of the law."""
+    values: Floats
+    """(way,) how far the law is off from what was known before."""
     covariance: Floats
-    """(5, 5)."""
-    unsure: tuple[str, ...]
-    """Terms that the log cannot tell: a standard error above half of the coefficient."""
+    """(way, way)."""
+    client_s: float
+    """What a client's clock adds to the time to first token; 0 where the clock is the server's."""
+    client_error_s: float
+    scatter: Scatter
     rms: tuple[float, ...]
     """Root mean square of the residuals of each of `QUANTITIES`, in units of its mean."""
     requests: int
     """Requests that it was fitted to."""
 
     @property
+    def law(self) -> StepCoefficients:
+        """The law, without errors."""
+        return self.opening.at(self.values)
+
+    @property
     def standard_errors(self) -> Floats:
-        """(5,)."""
+        """(way,)."""
         return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def left_open(self) -> Floats:
+        """(way,) standard error as a fraction of what it was before the log was read."""
+        return self.standard_errors / self.opening.width
+
+    @property
+    def errors(self) -> tuple[tuple[Uncertain, ...], Floats]:
+        """What the law may be off, from itself: names and covariance."""
+        names, values = self.opening.names, self.values
+        turned = np.eye(len(names))
+        if "speed" in names:
+            at = names.index("speed")
+            of_fitted = 1.0 / (1.0 + values[at])
+            for k, name in enumerate(names):
+                if name in STEP_TERMS or name == "bend":
+                    # Off by a fraction, a fitted law is off in what was added, too.
+                    turned[k, at] -= values[k] * of_fitted
+                elif name == "prefill":
+                    turned[k, k] = 1.0 / (1.0 + values[k])
+            turned[at, at] = of_fitted
+        return names, turned @ self.covariance @ turned.T
+
+    @property
+    def least(self) -> Floats:
+        """(way,) the least that the law may be off from itself, as far as it was open."""
+        fraction = np.isin(self.opening.names, ("speed", "prefill"))
+        return np.asarray((self.opening.low - self.values) / np.where(fraction, 1.0 + self.values, 1.0))
+
+    def inseparable(self, still_open: float) -> list[list[Uncertain]]:
+        """Return the ways that the log cannot tell apart, in groups.
+
+        Their difference has at least ``still_open`` of the variance that it had before the log was read.
+        """
+        scaled = self.covariance / np.outer(self.opening.width, self.opening.width)
+        left, ways = np.linalg.eigh(scaled)
+        names, groups = self.opening.names, list[list[Uncertain]]()
+        for part, way in zip(left[::-1], ways.T[::-1], strict=True):
+            strong = [name for name, load in zip(names, way, strict=True) if abs(load) > _LOADS]
+            if part >= still_open and len(strong) > 1 and strong not in groups:
+                groups.append(strong)
+        return groups
 
 
 def times_of_log(log: Log) -> Times:
@@ -74,11 +172,15 @@ def times_of_log(log: Log) -> Times:
 
 def times_of_records(log: Log, records: Records) -> Times:
     """Return what was simulated."""
+    return _times(log.came_s, *_tokens_s(records), log.output_tokens)
+
+
+def _tokens_s(records: Records) -> tuple[Floats, Floats]:
     first, last = (
         np.where(records.status == SERVED, ticks, np.nan) / TICKS_PER_S
         for ticks in (records.first_token, records.last_token)
     )
-    return _times(log.came_s, first, last, log.output_tokens)
+    return first, last
 
 
 def _times(came: Floats, first: Floats, last: Floats, output: NDArray[np.int64]) -> Times:
@@ -89,114 +191,393 @@ def _times(came: Floats, first: Floats, last: Floats, output: NDArray[np.int64])
 
 def replay(log: Log, server: Server, law: Law) -> Records:
     """Simulate a log's requests with this step law of a server; raises like `simulate_replica`."""
-    records, _ = simulate_replica(log.requests(), server.replica._replace(law=law), fleet=server.fleet)
+    return _served(log.requests(), server, law)
+
+
+def scattered(log: Log, server: Server, law: Law, time: OwnTime) -> Times:
+    """Return what users feel of a server that follows a law on a time of its own; raises like `replay`."""
+    requests = log.requests()
+    own = np.rint(time.own(requests.arrival / TICKS_PER_S) * TICKS_PER_S).astype(np.int64)
+    records = _served(requests._replace(arrival=own), server, law)
+    first, last = (time.ours(token) for token in _tokens_s(records))
+    return _times(log.came_s, first, last, log.output_tokens)
+
+
+def _served(requests: Requests, server: Server, law: Law) -> Records:
+    records, _ = simulate_replica(requests, server.replica._replace(law=law), fleet=server.fleet)
     return records
 
 
 def fit_log(
-    log: Log, server: Server, until: int | None = None, seed: int = 1, done: Callable[[], None] = lambda: None
+    log: Log,
+    server: Server,
+    until: int | None = None,
+    prior: StepCoefficients | None = None,
+    seed: int = 1,
+    done: Callable[[], None] = lambda: None,
 ) -> LogFit:
-    """Fit the step law to the first ``until`` requests of a log, all when None, by simulating it.
+    """Fit a step law to the first ``until`` requests of a log, all when None, by simulating it.
 
-    Every trial replays all requests (the first ones share the server with those behind them) and compares time to first
-    token, time per output token and end-to-end latency of the requests fitted to. The likelihood takes the residuals of
-    each quantity for normal, of a variance of its own: time to first token scatters by a step or more, the others do
-    not. It is searched by reweighted least squares in the logarithms of the coefficients, from many starts, and by
-    simplex from the best, as the simulation moves in small jumps. The covariance is a jackknife's: the fit is repeated
-    without each of ten consecutive groups, because requests that wait for each other are not independent, and a
-    Jacobian of jumps says little. ``done`` is called after each of the 1 + 10 fits. Raises InputError for a log that is
-    too short, or that the server could not have served.
+    Without a ``prior``, all that is known is that no term is below 0, and that none makes a step longer than they were.
+    Where the clock is a client's, what it adds is estimated too. ``done`` is called at most `FITS` times. Raises
+    InputError for a log that is too short, or that the server could not have served.
     """
     count = len(log.queued_s)
     kept = log.first(count if until is None else until)
-    if kept.sum() < 3 * _GROUPS:
-        raise InputError(f"{int(kept.sum())} requests to fit to: needs at least {3 * _GROUPS}")
-    search = _Search(log, server, kept)
-    rng = np.random.default_rng(seed)
-    starts = [search.guess + rng.normal(0.0, 1.0, search.guess.size) for _ in range(_STARTS)]
-    best = search.best(starts, kept)
-    done()
-    others = []
-    for group in np.array_split(np.flatnonzero(kept), _GROUPS):
-        without = kept.copy()
-        without[group] = False
-        others.append(search.best([best, *starts[:_STARTS_AGAIN]], without))
+    if kept.sum() < FEWEST:
+        raise InputError(f"{int(kept.sum())} requests to fit to: needs at least {FEWEST}")
+    ends = _BEYOND * float(log.last_token_s[kept].max())
+    near = kept | (log.queued_s <= ends)
+    fit = _Fit(_part(log, near), server, kept[near], prior, np.random.default_rng(seed))
+    for _ in range(_CLOUDS):
+        settled = fit.improve()
         done()
-    spread = np.stack(others) - np.mean(others, axis=0)
-    covariance = (_GROUPS - 1) / _GROUPS * spread.T @ spread
-    coefficients = np.exp(best)
-    errors = np.sqrt(np.diag(covariance))
-    at_limit = (best < search.low + 0.1) | (best > search.high - 0.1)
-    unsure = tuple(
-        name for name, error, stuck in zip(FITTED, errors, at_limit, strict=True) if stuck or not error <= _UNSURE
+        if settled:
+            break
+    fit.know_scatter()
+    for _ in range(_LAST_CLOUDS):
+        fit.improve()
+        done()
+    return fit.judged()
+
+
+def _part(log: Log, near: NDArray[np.bool_]) -> Log:
+    """Return some requests of a log."""
+    count = len(near)
+    return Log(*(v[near] if isinstance(v, np.ndarray) and v.shape == (count,) else v for v in log))  # type: ignore[arg-type]
+
+
+def stated(found: LogFit, log: Log, prior: str | None) -> tuple[StepCoefficients, FittedLog]:
+    """Return a fit as a file of coefficients states it; ``prior`` is the name of what was known before."""
+    names, covariance = found.errors
+    errors = StepErrors(of=list(names), covariance=covariance.tolist(), degrees_of_freedom=found.requests)
+    law = found.law.model_copy(update={"errors": errors})
+    kept = log.first(found.requests)
+    ways = [
+        FoundWay(of=name, value=value, standard_error=error, known_within=width, least=least)
+        for name, value, error, width, least in zip(
+            names,
+            found.values.tolist(),
+            found.standard_errors.tolist(),
+            found.opening.width.tolist(),
+            found.least.tolist(),
+            strict=True,
+        )
+    ]
+    fitted = FittedLog(
+        requests=len(log.queued_s),
+        fitted_to=found.requests,
+        rms=dict(zip(QUANTITIES, found.rms, strict=True)),
+        unsure=[name for name, left in zip(names, found.left_open, strict=True) if left > _LITTLE_TOLD],
+        together=[list(map(str, group)) for group in found.inseparable(_OPEN if prior else _OPEN_ALONE)],
+        prior=prior,
+        found=ways,
+        steps=_told(law, log, kept),
+        seen=_seen(log, kept),
+        scatter=StepScatter(**found.scatter._asdict()),
+        client_s=found.client_s,
+        client_error_s=found.client_error_s,
     )
-    rms = [float(np.sqrt(np.mean(part**2))) for part in search.residuals(best, kept)]
-    return LogFit(coefficients, covariance * np.outer(coefficients, coefficients), unsure, tuple(rms), int(kept.sum()))
+    return law, fitted
 
 
-class _Search:
-    """Looks for the logarithms of the coefficients that replay a log best."""
+def _told(law: StepCoefficients, log: Log, kept: NDArray[np.bool_]) -> list[ToldStep]:
+    """Return steps such as a log has: decodes of few, of the usual number, and of many, and a prefill."""
+    means = means_of(log)
+    several = kept & means.several
+    decodes, kv_tokens = (means.terms[several, k] / means.terms[several, 0] for k in (1, 2))
+    fitted = np.polyfit(decodes, kv_tokens, 1) if np.ptp(decodes) > 1 else (kv_tokens.mean() / decodes.mean(), 0.0)
+    rows = []
+    for many in sorted({round(float(np.quantile(decodes, part))) for part in (0.1, 0.5, 0.9)}):
+        reads = max(float(np.polyval(fitted, many)), 0.0)
+        rows.append((f"{many} decodes that read {reads:.0f} KV tokens", (many, reads, 0, 0.0)))
+    prompt = int(np.median(log.prompt_tokens[kept]))
+    rows.append((f"a prefill of {prompt} tokens", (0, 0.0, prompt, float(prompt) ** 2)))
+    return [ToldStep(what=what, **_with_error(law, *step)) for what, step in rows]
 
-    def __init__(self, log: Log, server: Server, kept: NDArray[np.bool_]) -> None:
-        self.log, self.server = log, server
-        self.measured = times_of_log(log)
-        known = [values[kept & np.isfinite(values)] for values in self.measured]
-        self.units = [float(values.mean()) if values.size else 0.0 for values in known]
-        if not all(unit > 0 for unit in self.units):
+
+def _with_error(law: StepCoefficients, decodes: int, reads: float, prefill: int, attention: float) -> dict[str, float]:
+    """Return the seconds of a step and their error."""
+
+    def seconds(of: StepCoefficients) -> float:
+        ticks = law_of(of)
+        took = float(decode_ticks(decodes, ticks)) + float(kv_token_ticks(decodes, ticks)) * reads
+        return (took + (float(prefill_ticks(prefill, attention, ticks)) if prefill else 0.0)) / TICKS_PER_S
+
+    assert law.errors is not None
+    here, covariance = seconds(law), np.array(law.errors.covariance)
+    # By differences to one side, where nothing is cut off: a law is linear in all of this.
+    far = np.sqrt(np.diag(covariance))
+    slopes = [(seconds(shifted(law, {name: by})) - here) / by for name, by in zip(law.errors.of, far, strict=True)]
+    return {"s": here, "standard_error_s": float(np.sqrt(slopes @ covariance @ slopes))}
+
+
+def _seen(log: Log, kept: NDArray[np.bool_]) -> LogRanges:
+    """Return what the requests of a log show that are kept."""
+    begin = log.first_token_s[kept, None]
+    at_once = ((log.first_token_s <= begin) & (begin <= log.last_token_s)).sum(axis=1)
+    prompt, whole = log.prompt_tokens[kept], (log.prompt_tokens + log.output_tokens)[kept]
+    lasts = max(float(log.queued_s[kept].max()), 1e-9)
+    return LogRanges(
+        running=[1.0, float(at_once.max())],
+        context_tokens=[float(prompt.min()), float(whole.max())],
+        prompt_tokens=[float(prompt.min()), float(prompt.max())],
+        requests_per_s=float(kept.sum()) / lasts,
+    )
+
+
+def predicted(log: Log, server: Server, known: Coefficients, count: int = 60, seed: int = 1) -> list[Times]:
+    """Return what users may feel of a server that serves a log, ``count`` times.
+
+    Laws are drawn from what their errors leave open, and steps scatter as they did around the law in the log that it
+    was fitted to. Raises like `replay`; InputError for coefficients without a step law.
+    """
+    law, fitted = known.step_law, known.log
+    if law is None:
+        raise InputError("hold no step law", path=f"coefficients {known.name}")
+    rng = np.random.default_rng(seed)
+    end_s = _BEYOND * float(log.last_token_s.max())
+    least = {} if fitted is None else {way.of: way.least for way in fitted.found}
+    came = []
+    for _ in range(count):
+        drawn = law_of(law if law.errors is None else shifted(law, drawn_off(law, law.errors, least, rng)))
+        if fitted is None or fitted.scatter is None:
+            came.append(times_of_records(log, replay(log, server, drawn)))
+            continue
+        scatter = Scatter(**fitted.scatter.model_dump())
+        times = scattered(log, server, drawn, draw_time(scatter, end_s, rng))
+        client_s = max(rng.normal(fitted.client_s, fitted.client_error_s), 0.0) if log.clock == "client" else 0.0
+        late = np.maximum(scatter.ttft_s * rng.standard_normal(len(log.queued_s)), -times.ttft_s) + client_s
+        came.append(Times(times.ttft_s + late, times.tpot_s, times.e2e_s + late))
+    return came
+
+
+class _Plane(NamedTuple):
+    """What comes of laws near one, (observation,): a constant, and what each way adds, (observation, way)."""
+
+    at: Floats
+    slope: Floats
+    off: Floats
+    """(trial, observation) what came of the trials that it does not follow, each in units of its weight."""
+    noise: Floats
+    """(way, way) covariance of the slopes of an observation that scatters by 1."""
+
+
+class _Fit:
+    """Looks for the law that replays a log best."""
+
+    def __init__(
+        self,
+        log: Log,
+        server: Server,
+        kept: NDArray[np.bool_],
+        prior: StepCoefficients | None,
+        rng: np.random.Generator,
+    ) -> None:
+        self.log, self.server, self.kept, self.rng = log, server, kept, rng
+        measured = times_of_log(log)
+        self.where = [kept & np.isfinite(values) for values in measured]
+        self.seen = self._observed(measured)
+        sizes = [int(mask.sum()) for mask in self.where]
+        self.quantity = np.repeat(np.arange(len(QUANTITIES)), sizes)
+        self.units = np.array([self.seen[self.quantity == k].mean() if size else 0.0 for k, size in enumerate(sizes)])
+        if not (self.units > 0).all():
             raise InputError("the log has no time between queued, first and last token to fit to")
-        # A decode step takes about as long as the fastest requests say; the other terms are some way below it.
-        step = float(np.nanquantile(self.measured.tpot_s[kept], 0.05))
-        self.guess = np.log(step * np.array([0.5, 3e-3, 2e-6, 2e-3, 3e-8]))
-        self.low, self.high = self.guess - 7.0, self.guess + 4.0
+        self.opening = opened(prior, log, kept)
+        self.client = client = log.clock == "client"
+        self.width = np.append(self.opening.width, [_CLIENT_WIDTH_S] if client else [])
+        self.low = np.append(self.opening.low, [0.0] if client else [])
+        self.known = np.diag(self.width**-2.0)
+        means = means_of(log)
+        several = kept & means.several
+        self.step_s = float(np.median(means.seconds[several] / means.terms[several, 0]))
+        lasts = float(np.median(measured.e2e_s[kept]))
+        self.scatter = Scatter(_TRIAL_SCATTER, 0.0, self.step_s, lasts, 0.0)
+        self.end_s = _BEYOND * float(log.last_token_s.max())
+        self.values = np.zeros(self.width.size)
+        self.most = self.width * (0.5 if prior is not None else 0.1)
+        if prior is None:
+            self.values[: len(STEP_TERMS)] = _regressed(
+                means, several, self.opening.width[: len(STEP_TERMS)], self.step_s
+            )
+        self.cloud = np.diag((0.75 * self.most) ** 2)
+        self.rms = np.array(_FIRST_RESIDUALS) * self.units
+        self.clouds: list[tuple[Floats, Floats]] = []
+        self.curvature = self.known
+        self.alike: Floats | None = None
 
-    def residuals(self, logarithms: Floats, kept: NDArray[np.bool_]) -> list[Floats]:
-        """Return simulated less measured of the requests kept, for every quantity, in units of its mean."""
-        inside = np.exp(np.clip(logarithms, self.low, self.high))
-        simulated = times_of_records(self.log, replay(self.log, self.server, make_law(*inside.tolist())))
-        parts = [
-            ((sim - seen) / unit)[kept & np.isfinite(seen)]
-            for sim, seen, unit in zip(simulated, self.measured, self.units, strict=True)
-        ]
-        if not all(np.isfinite(part).all() for part in parts):
+    def _observed(self, times: Times) -> Floats:
+        return np.concatenate([values[mask] for values, mask in zip(times, self.where, strict=True)])
+
+    def trial(self, values: Floats, scatter: Scatter) -> Floats:
+        """Replay with a law that is off by values, and scatter; return what comes of it, (observation,)."""
+        law = self.opening.at(values[: len(self.opening.names)])
+        times = scattered(self.log, self.server, law_of(law), draw_time(scatter, self.end_s, self.rng))
+        came = self._observed(times)
+        if not np.isfinite(came).all():
             raise InputError("the server could never serve some requests of the log: its KV capacity is too small")
-        return parts
+        if self.client:
+            came = came + values[-1] * (self.quantity != 1)
+        if scatter.ttft_s:
+            came = came + self._spread_of_ttft(scatter.ttft_s)
+        return came
 
-    def cost(self, logarithms: Floats, kept: NDArray[np.bool_]) -> float:
-        """Return the negative logarithm of the likelihood, less a constant."""
-        return sum(
-            0.5 * part.size * float(np.log(np.mean(part**2) + _SMALLEST**2))
-            for part in self.residuals(logarithms, kept)
+    def _spread_of_ttft(self, ttft_s: float) -> Floats:
+        """Return times by which first tokens come late, with the ends of the same requests."""
+        late = ttft_s * self.rng.standard_normal(len(self.kept))
+        return np.concatenate([late[self.where[0]], np.zeros(int(self.where[1].sum())), late[self.where[2]]])
+
+    def improve(self) -> bool:
+        """Draw a cloud of laws, and go where the plane through it says; return whether that was no way to go."""
+        root = np.linalg.cholesky(self.cloud)
+        values = self.values + self.rng.standard_normal((_CLOUD, self.width.size)) @ root.T
+        # What is cut off below is mirrored there, so that the cloud stays as wide.
+        values = self.low + np.abs(values - self.low)
+        came = np.array([self.trial(row, self.scatter) for row in values])
+        self.clouds.append((values, came))
+        plane = self._plane(
+            self.clouds[-2:] if len(self.clouds) > _SETTLED or self.alike is not None else self.clouds[-1:]
+        )
+        target, self.curvature = self._solved(plane)
+        way = target - self.values
+        far = float(np.sqrt(way @ np.linalg.solve(self.cloud, way)))
+        step = min(1.0, _FARTHEST / max(far, 1e-9)) * way
+        moved = float(np.sqrt(step @ self.curvature @ step))
+        self.values = self.values + step
+        self.plane, self.residuals = plane, self.seen - plane.at - plane.slope @ step
+        squares = [float(np.mean(self.residuals[self.quantity == k] ** 2)) for k in range(len(QUANTITIES))]
+        rms = np.maximum(np.sqrt(squares), _SMALLEST * self.units)
+        self.rms = rms if len(self.clouds) < 3 else np.sqrt(self.rms * rms)
+        self.cloud = self._narrowed(self.curvature)
+        return len(self.clouds) > _SETTLED and moved < 1.0
+
+    def _plane(self, clouds: list[tuple[Floats, Floats]]) -> _Plane:
+        """Lay a plane through clouds; what is near the best law, and near the log, counts most."""
+        values, came = (np.vstack(part) for part in zip(*clouds, strict=True))
+        off = values - self.values
+        away = np.einsum("ij,ji->i", off, np.linalg.solve(self.cloud, off.T)) / self.width.size
+        wrong = np.sqrt(np.mean(((came - self.seen) / self.units[self.quantity]) ** 2, axis=1))
+        weight = 1.0 / (1.0 + away / 2.0) / (1.0 + (wrong / np.median(wrong)) ** 2)
+        root = np.sqrt(weight)[:, None]
+        terms = np.column_stack([np.ones(len(off)), off / self.width]) * root
+        ridge = 1e-3 * np.eye(self.width.size + 1)[1:]
+        rows = np.vstack([terms, ridge])
+        inverse = np.linalg.inv(rows.T @ rows)
+        found = inverse @ (terms.T @ (came * root))
+        noise = inverse[1:, 1:] / np.outer(self.width, self.width)
+        left = (came * root - terms @ found) * np.sqrt(len(off) / max(len(off) - terms.shape[1], 1))
+        return _Plane(found[0], (found[1:] / self.width[:, None]).T, left, noise)
+
+    def _solved(self, plane: _Plane) -> tuple[Floats, Floats]:
+        """Return the values most likely by a plane and what was known before, and the curvature there."""
+        from scipy.optimize import lsq_linear
+
+        weighed = self._weighed(plane.slope)
+        curvature = weighed @ plane.slope + self.known
+        pull = weighed @ (self.seen - plane.at) + curvature @ self.values - self.known @ self.values
+        # In units of the widths: terms differ by factors of a million.
+        root = np.linalg.cholesky(curvature * np.outer(self.width, self.width)).T
+        found = lsq_linear(
+            root, np.linalg.solve(root.T, pull * self.width), bounds=(self.low / self.width, np.inf), method="bvls"
+        )
+        return found.x * self.width, self._unbiased(weighed @ plane.slope, plane) + self.known
+
+    def _unbiased(self, told: Floats, plane: _Plane) -> Floats:
+        """Return what the log tells, (way, way), without what slopes that are uncertain seem to tell."""
+        chance = float(np.mean(np.sum(self._weighed(plane.off.T) * plane.off, axis=1)))
+        scaled = (told - chance * plane.noise) * np.outer(self.width, self.width)
+        parts, ways = np.linalg.eigh((scaled + scaled.T) / 2.0)
+        return np.asarray((ways * np.maximum(parts, 0.0)) @ ways.T / np.outer(self.width, self.width))
+
+    def _weighed(self, slope: Floats) -> Floats:
+        """Return the transpose of what each way adds, (way, observation), over what observations scatter.
+
+        Once it is known how requests that run together scatter alike, the covariance of that comes on top.
+        """
+        sizes = self.rms[self.quantity]
+        scaled = slope.T / sizes
+        if self.alike is not None:
+            rows = self.alike / sizes
+            inner = np.eye(len(rows)) + rows @ rows.T
+            scaled = scaled - np.linalg.solve(inner, rows @ scaled.T).T @ rows
+        return np.asarray(scaled / sizes)
+
+    def know_scatter(self) -> None:
+        """Find what scatter the residuals show, and count requests that are late together as few from now on."""
+        weighed = self._weighed(self.plane.slope)
+        gain = np.asarray(np.linalg.solve(weighed @ self.plane.slope + self.known, weighed), np.float64)
+        self.found = self._scatter_seen(gain)
+        away = self._scattered(self.found)
+        self.alike = away / np.sqrt(len(away) - 1.0)
+        _, curvature = self._solved(self.plane)
+        self.cloud, self.clouds = self._narrowed(curvature), []
+
+    def _narrowed(self, curvature: Floats) -> Floats:
+        """Return a cloud as wide as the errors, and nowhere wider than at most: its thin sides stay as they are."""
+        wide = _CLOUD_ERRORS if self.alike is None else 1.0
+        return np.asarray(np.linalg.inv(curvature / wide**2 + np.diag(self.most**-2.0)))
+
+    def judged(self) -> LogFit:
+        """Return the fit, with errors of as much scatter as the residuals show."""
+        covariance = np.asarray(np.linalg.inv(self.curvature), np.float64)
+        ways = len(self.opening.names)
+        return LogFit(
+            self.opening,
+            self.values[:ways],
+            covariance[:ways, :ways],
+            float(self.values[-1]) if self.client else 0.0,
+            float(np.sqrt(covariance[-1, -1])) if self.client else 0.0,
+            self.found,
+            tuple((self.rms / self.units).tolist()),
+            int(self.kept.sum()),
         )
 
-    def best(self, starts: Sequence[Floats], kept: NDArray[np.bool_]) -> Floats:
-        """Return the best that is found from any start."""
-        from scipy.optimize import least_squares, minimize
+    def _scattered(self, scatter: Scatter) -> Floats:
+        """Return what scatter alone does, (replay, observation), around its mean."""
+        came = np.array([self.trial(self.values, scatter) for _ in range(_REPLAYS_OF_SCATTER)])
+        return np.asarray(came - came.mean(axis=0))
 
-        def weighted(logarithms: Floats, scatter: Sequence[float]) -> Floats:
-            parts = zip(self.residuals(logarithms, kept), scatter, strict=True)
-            return np.concatenate([part / width for part, width in parts])
+    def _scatter_seen(self, gain: Floats) -> Scatter:
+        """Return the scatter that makes residuals like those seen most likely.
 
-        def cost(logarithms: Floats) -> float:
-            return self.cost(logarithms, kept)
+        In the leading ways in which scatter of either kind shows, by its likelihood, with what a fit takes up of it
+        taken out.
+        """
+        unfitted = (np.eye(self.seen.size) - self.plane.slope @ gain).T
+        later = self.quantity != 0
+        sizes = self.rms[self.quantity]
+        kinds = [
+            self._scattered(self.scatter._replace(step=step, drift=drift)) @ unfitted / sizes
+            for step, drift in ((_STEP_SCATTER, 0.0), (0.0, _DRIFT))
+        ]
+        alike = np.vstack([kind[:, later] / np.sqrt(np.mean(kind[:, later] ** 2)) for kind in kinds])
+        modes = np.linalg.svd(alike, full_matrices=False)[2][:_MODES].T
+        residual = (self.residuals / sizes)[later] @ modes
+        step_parts, drift_parts = (np.cov((kind[:, later] @ modes).T) for kind in kinds)
+        factors = np.geomspace(0.02, 20.0, 25)
+        best = (-np.inf, 1.0, 1.0)
+        for a in factors:
+            for b in factors:
+                covariance = a * a * step_parts + b * b * drift_parts
+                likely = -np.linalg.slogdet(covariance)[1] - residual @ np.linalg.solve(covariance, residual)
+                likely -= (np.log(a * _STEP_SCATTER / _LIKELY[0]) / _LIKELY_WITHIN[0]) ** 2
+                likely -= (np.log(b * _DRIFT / _LIKELY[1]) / _LIKELY_WITHIN[1]) ** 2
+                best = max(best, (float(likely), float(a), float(b)))
+        scatter = self.scatter._replace(
+            step=min(best[1] * _STEP_SCATTER, 1.0), drift=float(np.clip(best[2] * _DRIFT, LEAST_DRIFT, 0.3))
+        )
+        first = self.quantity == 0
+        explained = np.mean((self._scattered(scatter) @ unfitted)[:, first] ** 2)
+        left = float(np.mean(self.residuals[first] ** 2) - explained)
+        return scatter._replace(ttft_s=float(np.sqrt(max(left, 0.0))))
 
-        found = []
-        for start in starts:
-            at, scatter = start, [0.1, 0.01, 0.01]
-            # Coarse differences step over the jumps, fine ones finish.
-            for difference in (1e-1, 1e-2, 1e-3):
-                inside = np.clip(at, self.low + 1e-3, self.high - 1e-3)
-                bounds = (self.low, self.high)
-                at = least_squares(
-                    weighted, inside, diff_step=[difference], max_nfev=30, bounds=bounds, args=(scatter,)
-                ).x
-                scatter = [max(float(np.sqrt(np.mean(p**2))), _SMALLEST) for p in self.residuals(at, kept)]
-            found.append((self.cost(at, kept), at))
-        found.sort(key=lambda pair: pair[0])
-        refined = []
-        for _, at in found[:_REFINED]:
-            corners = np.vstack([at, at + 0.3 * np.eye(at.size)])
-            options: Any = {"maxiter": 1500, "xatol": 1e-4, "fatol": 1e-6, "initial_simplex": corners}
-            end = minimize(cost, at, method="Nelder-Mead", options=options)
-            refined.append((float(end.fun), np.clip(np.asarray(end.x, np.float64), self.low, self.high)))
-        best: Floats = min(refined, key=lambda pair: pair[0])[1]
-        return best
+
+def _regressed(means: Means, several: NDArray[np.bool_], width: Floats, step_s: float) -> Floats:
+    """Return the terms by least squares of what decode steps took, as the log has them composed."""
+    from scipy.optimize import nnls
+
+    terms, seconds = means.terms[several], means.seconds[several]
+    exact = 10.0 / np.sqrt(seconds * step_s)
+    rows = np.vstack([terms * width * exact[:, None], np.eye(width.size)])
+    found, _ = nnls(rows, np.concatenate([seconds * exact, np.zeros(width.size)]))
+    return np.asarray(found * width, np.float64)

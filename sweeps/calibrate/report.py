@@ -8,7 +8,7 @@ from batchcube.calibration.laws import unstated_terms
 from batchcube.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import xarray as xr
     from rich.console import Console
@@ -27,6 +27,14 @@ _STEP_UNITS = {
     "c4_s_per_prefill_attention": (1e9, "ns per prefill token and token of its context"),
     "c5_s_per_prefill_step": (1e3, "ms of a step with any prefill"),
 }
+_WAYS = {
+    "speed": (100.0, "% of all of it"),
+    "decode": (100.0, "% of decodes"),
+    "prefill": (100.0, "% of prefills"),
+    "bend": (1e3, "ms of a step with many decodes"),
+}
+# Standard errors below this part of what they were before are the log's alone.
+_TOLD = 0.33
 
 
 def print_coefficients(known: Coefficients, console: "Console", file: str | None) -> None:
@@ -95,7 +103,7 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
             console.print(table)
         quality = step.quality
     if known.log is not None:
-        console.print(printable(log_in_words(known.log)), highlight=False, markup=False)
+        _print_log(known.log, console)
     elif step is not None and step.quality.measurements:
         console.print(
             f"{quality.measurements} steps, R2 {_number(quality.r_squared, '.4f')}, left-out error "
@@ -143,13 +151,56 @@ def print_errors(errors: "Sequence[Error]", validation: "xr.Dataset", console: "
     console.print(table)
 
 
-def log_in_words(log: FittedLog) -> str:
-    """Return what a log was fitted with, how well, and what it cannot tell."""
+def _print_log(log: FittedLog, console: "Console") -> None:
+    """Print what a log was fitted with and how well, what it tells and what it cannot."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if log.found:
+        table = Table("off from the prior by" if log.prior else "term", "found", "unit", "known before", "told by")
+        for way in log.found:
+            scale, unit = _STEP_UNITS.get(way.of, _WAYS.get(way.of, (1.0, "")))
+            left = way.standard_error / way.known_within if way.known_within else 1.0
+            told = "log" if left < _TOLD else "log and prior" if way.of not in log.unsure else "prior"
+            table.add_row(
+                way.of.partition("_")[0],
+                _with_error(scale * way.value, scale * way.standard_error),
+                unit,
+                f"± {scale * way.known_within:.2g}",
+                told if log.prior or told == "log" else "log, not well" if told == "log and prior" else "nothing",
+            )
+        console.print(table)
+    if log.steps:
+        table = Table("steps as in the log", "ms")
+        for step in log.steps:
+            table.add_row(escape(printable(step.what)), _with_error(1e3 * step.s, 1e3 * step.standard_error_s))
+        console.print(table)
+    for line in log_in_words(log):
+        console.print(printable(line), highlight=False, markup=False)
+
+
+def log_in_words(log: FittedLog) -> "Iterator[str]":
+    """Yield how well a log was fitted, how far steps are off, what it cannot tell, and what it shows, a line each."""
     rms = ", ".join(f"{name.removesuffix('_s').upper()} {_percent(value)}" for name, value in log.rms.items())
-    said = f"fitted to {log.fitted_to} of {log.requests} requests; residuals (rms, of the mean): {rms}"
+    yield f"fitted to {log.fitted_to} of {log.requests} requests; residuals (rms, of the mean): {rms}"
+    if log.scatter is not None:
+        yield (
+            f"steps scatter by {_percent(log.scatter.step)} around the law, the speed drifts by "
+            f"{_percent(log.scatter.drift)}"
+        )
+    if log.client_s:
+        yield f"the client adds {_with_error(1e3 * log.client_s, 1e3 * log.client_error_s)} ms to the first token"
     if log.unsure:
-        said += f"; the log cannot tell {', '.join(name.partition('_')[0] for name in log.unsure)}"
-    return said
+        whose = "they are the prior's" if log.prior else "they may be anything small"
+        yield f"the log cannot tell {', '.join(name.partition('_')[0] for name in log.unsure)}: {whose}"
+    for group in log.together:
+        yield f"the log tells of {' and '.join(name.partition('_')[0] for name in group)} only what they make together"
+    if log.seen is not None:
+        (_, most), (_, context) = log.seen.running, log.seen.context_tokens
+        yield (
+            f"the log shows up to {most:.0f} requests at once, contexts of up to {context:.0f} tokens, "
+            f"{log.seen.requests_per_s:.3g} requests/s: beyond, the law is extrapolated"
+        )
 
 
 def memory_in_words(memory: KvMemory) -> str:

@@ -11,18 +11,15 @@ from numpy.typing import NDArray
 from batchcube.calibration.capacity import find_capacity, fullest
 from batchcube.calibration.coefficients import (
     Coefficients,
-    FitQuality,
-    FittedLog,
     LoggedServer,
     Plausibility,
     Raw,
     StepCoefficients,
-    errors_of,
 )
-from batchcube.calibration.fitting import FITS, FITTED, QUANTITIES, fit_log, replay, times_of_log, times_of_records
+from batchcube.calibration.fitting import FITS, fit_log, replay, stated, times_of_log, times_of_records
 from batchcube.calibration.laws import law_of, unstated_terms
 from batchcube.calibration.logs import BY_CONTENT, Log, Reading, read_log
-from batchcube.engine.continuous import Law, make_law
+from batchcube.engine.continuous import Law
 from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
 from batchcube.errors import InputError, found_in
 from batchcube.results.costs import flags_of, warning_of
@@ -58,9 +55,13 @@ class Error(NamedTuple):
 
 def step_law_of(known: Coefficients) -> Law:
     """Return the engine's step law, 0 for a term that nothing measured; raises InputError without one."""
+    return law_of(_step_coefficients(known))
+
+
+def _step_coefficients(known: Coefficients) -> StepCoefficients:
     if known.step_law is None:
         raise InputError("hold no step law", path=f"coefficients {known.name}")
-    return law_of(known.step_law)
+    return known.step_law
 
 
 def unmeasured_of(known: Coefficients) -> list[str]:
@@ -76,48 +77,34 @@ def fit(
     quiet: bool = False,
     how: Reading = BY_CONTENT,
     find_cache: bool = False,
+    prior: Coefficients | None = None,
 ) -> Coefficients:
-    """Fit the step law to the first ``until`` requests of a log, all when None; raises InputError for a bad log.
+    """Fit the step law to the first ``until`` requests of a log, all when None, from what ``prior`` knows before.
 
-    With ``find_cache`` the size of the KV cache is fitted too.
+    With ``find_cache`` the size of the KV cache is fitted too. Raises InputError for a bad log, and for a prior
+    without a step law.
     """
     if not NAME.fullmatch(name):
         raise InputError("the name must be letters, digits and . _ -", path=f"--output {name}.json")
     log = read_log(log_path, how)
     if until is not None and not 1 <= until <= len(log.queued_s):
         raise InputError(f"must be from 1 to {len(log.queued_s)}, the requests of the log", path=f"--fit-until {until}")
+    before = None if prior is None else _step_coefficients(prior)
     said: list[str] = []
     with found_in(file=log_path):
         if find_cache:
-            settings, told = _with_cache(log, settings, until, quiet)
+            settings, told = _with_cache(log, settings, until, before, quiet)
             said.append(told)
         with Counting(FITS, "fitting", quiet=quiet) as progress:
-            found = fit_log(log, server_of(settings), until, done=progress.advance)
-    values: dict[str, Any] = dict(zip(FITTED, found.coefficients.tolist(), strict=True))
-    law = StepCoefficients(
-        **values,
-        errors=errors_of(found.covariance, FITTED, found.requests - len(FITTED)),
-        quality=FitQuality(
-            measurements=found.requests,
-            r_squared=None,
-            rms_residual=None,
-            worst_residual=None,
-            leave_one_out_rms=None,
-            leave_one_size_out_rms=None,
-        ),
-    )
+            found = fit_log(log, server_of(settings), until, before, done=progress.advance)
+    law, fitted = stated(found, log, None if prior is None else prior.name)
     doubts, remarks = [*contradictions(log, settings, log_path)], [*said, *log.remarks()]
-    fitted = FittedLog(
-        requests=len(log.queued_s),
-        fitted_to=found.requests,
-        rms=dict(zip(QUANTITIES, found.rms, strict=True)),
-        unsure=list(found.unsure),
-    )
     return Coefficients(
         name=name,
         label="measured",
         title=f"step law fitted to {found.requests} of {len(log.queued_s)} requests of {log_path.name}",
-        source="fitted by batchcube to a request log, by simulating it",
+        source="fitted by batchcube to a request log, by simulating it"
+        + ("" if prior is None else f", from {prior.name} ({prior.label}): {prior.title}"),
         provenance={"batchcube_version": batchcube_version(), "log": log_path.name},
         raw=Raw(file=log_path.name, sha256=log.sha256),
         step_law=law,
@@ -127,7 +114,9 @@ def fit(
     )
 
 
-def _with_cache(log: Log, settings: LoggedServer, until: int | None, quiet: bool) -> tuple[LoggedServer, str]:
+def _with_cache(
+    log: Log, settings: LoggedServer, until: int | None, prior: StepCoefficients | None, quiet: bool
+) -> tuple[LoggedServer, str]:
     """Return settings with the KV cache that the log tells, and what it is in words: law and cache in turn.
 
     Times per output token tell the law, and waits the cache, so that few turns do.
@@ -137,8 +126,8 @@ def _with_cache(log: Log, settings: LoggedServer, until: int | None, quiet: bool
     for _ in range(_TURNS):
         settings = settings.model_copy(update={"capacity_tokens": int(np.ceil(tokens)), "num_gpu_blocks": None})
         with Counting(FITS, "looking for the KV cache", quiet=quiet) as progress:
-            found = fit_log(log, server_of(settings), until, done=progress.advance)
-        told = find_capacity(log, server_of(settings), make_law(*found.coefficients), kept)
+            found = fit_log(log, server_of(settings), until, prior, done=progress.advance)
+        told = find_capacity(log, server_of(settings), law_of(found.law), kept)
         if told is None:
             text = (
                 f"the log does not tell how large the KV cache was: it never held more than {fullest(log):.0f} tokens"

@@ -406,6 +406,7 @@ def _wide_console() -> "Console":
     epilog=examples(
         "batchcube calibrate log requests.jsonl --max-num-seqs 128 -o my-server.json",
         "batchcube calibrate log requests.jsonl --max-num-seqs 128 --fit-until 100 -o my-server.json",
+        "batchcube calibrate log requests.jsonl --prior tables.json -o my-server.json",
         "batchcube calibrate log profile_export.jsonl.gz -o my-server.json",
         "batchcube calibrate log mine.csv --column arrival=sent:ms --column ttft=ttft_ms --column e2e=total_ms "
         "-o my-server.json",
@@ -437,22 +438,30 @@ def calibrate_log(
     fit_until: Annotated[
         int | None, typer.Option("--fit-until", min=1, help="fit to the first requests only; all when left out")
     ] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option("--prior", metavar="NAME", help="what is known before, of tables for instance; name or .json"),
+    ] = None,
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Fit the step law c0..c4 to the request log of a real server, by simulating it under continuous batching.
+    """Fit the step law to the request log of a real server, by simulating it under continuous batching.
 
     The log is what vLLM, or a benchmark tool, writes of each request: docs/logs.md has the formats, which are told by
     content. Requests that failed, were cancelled or warmed up are left out. The server's limits are taken as given.
+    With a prior, the law of tables (calibrate hardware) or of a similar server, a few requests do: what the log cannot
+    tell is the prior's.
     """
     from ..calibrate.server import origins, server_settings, stated_by
     from ..calibrate.validate import fit
     from ..files import require_new, require_output
+    from ..spec.service import load
 
     if output.suffix != ".json":
         raise InputError("must end in .json", file=output)
     require_new(output, overwrite=overwrite)
     require_output(output)
+    before = None if prior is None else load(prior)
     given = given_settings(
         server,
         most_running=max_num_seqs,
@@ -465,12 +474,11 @@ def calibrate_log(
         async_scheduling=async_scheduling,
     )
     stated = stated_by(server_config, server_log)
-    settings = server_settings(None, given, stated)
+    settings = server_settings(before, given, stated)
     for line in origins(stated, given):
         print(printable(line))
-    known = fit(
-        log, settings, fit_until, output.stem, quiet, reading_of(format, column, concurrency), kv_tokens == "fit"
-    )
+    how = reading_of(format, column, concurrency)
+    known = fit(log, settings, fit_until, output.stem, quiet, how, kv_tokens == "fit", before)
     _print(known, output)
     _write(known, output)
     print(printable(output))

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batchcube.calibration import fitting
 from batchcube.calibration.coefficients import Coefficients, FittedLog, LoggedServer, Raw
 from batchcube.calibration.fitting import LogFit, replay
 from batchcube.calibration.logs import Log, read_log
+from batchcube.calibration.opening import opened
+from batchcube.calibration.scatter import Scatter
 from batchcube.engine.continuous import make_law
 from batchcube.engine.continuous.model import TICKS_PER_S
 from batchcube.errors import InputError
@@ -54,16 +55,9 @@ def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_log(tmp_path_factory.mktemp("log") / "server.jsonl", LIMITS)
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "_STARTS", 4)
-    monkeypatch.setattr(fitting, "_STARTS_AGAIN", 1)
-
-
 def test_from_a_log_to_coefficients_to_errors_to_a_figure(
     tmp_path: Path,
     log_file: Path,
-    quick: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -76,8 +70,8 @@ def test_from_a_log_to_coefficients_to_errors_to_a_figure(
     assert "fitted to 40 of 60 requests" in fitted.out
     known = load("server.json")
     assert known.step_law is not None
-    # Few starts: how well laws are found is tested where they are fitted.
-    assert known.step_law.c0_s == pytest.approx(TRUTH[0], rel=0.15)
+    assert known.step_law.decode is not None
+    assert np.interp(4, known.step_law.decode.requests, known.step_law.decode.s) == pytest.approx(8.4e-3, rel=0.1)
     assert known.replica is not None
     assert (known.replica.most_running, known.replica.token_budget) == (8, 512)
     judged = Answer(
@@ -98,6 +92,30 @@ def test_from_a_log_to_coefficients_to_errors_to_a_figure(
     assert "requests judged: all;" in every.out
     refused = Answer(capsys, "validate", str(log_file), "--coefficients", "server.json", "-o", "v.nc")
     assert refused.mistake == "v.nc: is there already; choose another output, or --overwrite"
+
+
+def test_a_prior_is_named_and_what_the_log_cannot_tell_is_its(
+    tmp_path: Path, log_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    known, _ = exact()
+    Path("tables.json").write_text(known.model_copy(update={"name": "tables"}).text())
+    arguments = ("calibrate", "log", str(log_file), "--max-num-seqs", "8", "--token-budget", "512", "--fit-until", "12")
+    fitted = Answer(capsys, *arguments, "--prior", "tables.json", "-o", "server.json", "--quiet")
+    assert fitted.status == 0
+    assert "off from the prior by" in fitted.out
+    assert "the log cannot tell" in fitted.out
+    law = load("server.json")
+    assert law.log is not None
+    assert (law.log.prior, law.log.fitted_to) == ("tables", 12)
+    assert {way.of for way in law.log.found} >= {"speed", "c0_s", "c5_s_per_prefill_step", "bend"}
+    assert all(way.standard_error > 0 for way in law.log.found)
+    assert "tables" in law.source
+    refused = Answer(capsys, *arguments, "--prior", "gone.json", "-o", "other.json")
+    assert refused.mistake.startswith("gone.json: cannot be read")
+    Path("none.json").write_text(known.model_copy(update={"name": "none", "step_law": None}).text())
+    refused = Answer(capsys, *arguments, "--prior", "none.json", "-o", "other.json")
+    assert refused.mistake == "coefficients none: hold no step law"
 
 
 def exact(settings: dict[str, int] | None = None):
@@ -238,8 +256,11 @@ def test_law_and_cache_are_fitted_in_turn(
     made = []
 
     def fitted(log: Log, *_: object, **__: object) -> LogFit:
-        made.append(np.array(TRUTH) * (1.0 if made else 1.03))
-        return LogFit(made[-1], np.diag(made[-1] ** 2) / 100, (), (0.1, 0.1, 0.1), len(log.came_s))
+        opening = opened(None, log, log.first(len(log.came_s)))
+        made.append(np.array([*TRUTH, 0.0, 0.0]) * (1.0 if made else 1.03))
+        scatter = Scatter(0.01, 0.01, 1e-2, 1.0, 0.0)
+        covariance = np.diag(opening.width**2) / 1e6
+        return LogFit(opening, made[-1], covariance, 0.0, 0.0, scatter, (0.1, 0.1, 0.1), len(log.came_s))
 
     monkeypatch.setattr(judging, "fit_log", fitted)
     short = write_log(tmp_path / "short.jsonl", LIMITS | {"capacity_tokens": 2000})
@@ -354,7 +375,7 @@ def test_what_cannot_be_validated_is_said_in_one_line(
         (["calibrate", "log", log, "-o", "out.txt"], "out.txt: must end in .json"),
         (["calibrate", "log", log, "-o", "a b.json"], "--output a b.json: the name must be"),
         (["calibrate", "log", log, "--fit-until", "61", "-o", "out.json"], "--fit-until 61: must be from 1 to 60"),
-        (["calibrate", "log", log, "--fit-until", "20", "-o", "out.json"], f"{log}: 20 requests to fit to"),
+        (["calibrate", "log", log, "--fit-until", "9", "-o", "out.json"], f"{log}: 9 requests to fit to"),
     ]
     for arguments, line in cases:
         assert Answer(capsys, *arguments).mistake.startswith(line), arguments

@@ -1,0 +1,174 @@
+"""What is open of a step law before a log is read: the ways in which it may be off, and how far.
+
+With a prior, a law of tables or of another server, these are a speed, a constant of each step that the host adds, and
+smaller ones; without, all terms of a straight law, each of which may take as long as the steps of the log did.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchcube.engine.continuous.model import STEP_TERMS
+
+from .coefficients import UNCERTAIN, DecodeNodes, FitQuality, StepCoefficients, Uncertain, shifted
+from .logs import Log
+
+Floats = NDArray[np.float64]
+
+# How far a prior may be off, standard deviations: seconds that the host adds to each step, and for each request in it,
+# that a step with prefills takes longer; fractions of all of it, of how it grows with the batch, of a KV token, of
+# prefills, of their attention.
+HOST_S, HOST_S_PER_REQUEST, PREFILL_STEP_S = 5e-3, 2e-5, 10e-3
+SPEED, GROWTH, KV_TOKEN, PREFILL, ATTENTION = 0.2, 0.3, 0.2, 0.2, 0.3
+# The law is never faster than this fraction of a prior.
+_LEAST_SPEED = 0.3
+# Requests over which the growth of a table is taken, and which a KV token is read with.
+_BATCH = 64
+_TERMS: tuple[Uncertain, ...] = UNCERTAIN[: len(STEP_TERMS)]
+_NODES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
+# Of a law of nothing, as a decode step takes some time.
+_NO_TIME_S = 1e-9
+
+
+class Opening(NamedTuple):
+    """Ways in which a law may be off, (way,) each: independent normal, cut off below."""
+
+    law: StepCoefficients
+    """What they are off from."""
+    names: tuple[Uncertain, ...]
+    width: Floats
+    """Standard deviations around 0."""
+    low: Floats
+    """Least values."""
+
+    def at(self, values: Sequence[float] | Floats) -> StepCoefficients:
+        """Return the law that is off by so much, (way,)."""
+        return shifted(self.law, dict(zip(self.names, map(float, values), strict=True)))
+
+
+class Means(NamedTuple):
+    """What the decode steps between first and last token of each request were made of, (request, term), sums."""
+
+    terms: Floats
+    """In the order of `STEP_TERMS`: steps, tokens of decodes, KV tokens read, prefill tokens, attention, prefills."""
+    seconds: Floats
+    """(request,) what they took."""
+    several: NDArray[np.bool_]
+    """(request,) whether there is any such step."""
+
+
+def means_of(log: Log) -> Means:
+    """Take decode steps apart by what a log says of others that run; tokens come evenly between first and last."""
+    first, last = log.first_token_s, log.last_token_s
+    prompt, output = log.prompt_tokens.astype(np.float64), log.output_tokens.astype(np.float64)
+    lasts = np.maximum(last - first, 1e-9)
+    terms = np.zeros((len(first), len(STEP_TERMS)))
+    for i in range(len(first)):
+        begin, end = np.maximum(first, first[i]), np.minimum(last, last[i])
+        share = np.maximum(end - begin, 0.0) / lasts
+        tokens = share * (output - 1.0)
+        grown = ((begin + end) / 2.0 - first) / lasts * (output - 1.0)
+        inside = (first > first[i]) & (first <= last[i])
+        terms[i] = (
+            output[i] - 1.0,
+            tokens.sum(),
+            (tokens * (prompt + grown))[share > 0].sum(),
+            prompt[inside].sum(),
+            (prompt[inside] ** 2).sum(),
+            inside.sum(),
+        )
+    return Means(terms, last - first, (output > 1) & (last > first))
+
+
+def opened(prior: StepCoefficients | None, log: Log, kept: NDArray[np.bool_]) -> Opening:
+    """Return what is open before a log is fitted to the requests kept, (request,)."""
+    weak = _weak_widths(log, kept)
+    if prior is None:
+        law = StepCoefficients(
+            decode=_straight(_NO_TIME_S, 0.0, 0.0),
+            c3_s_per_prefill_token=0.0,
+            c4_s_per_prefill_attention=0.0,
+            quality=_NO_QUALITY,
+        )
+        names: tuple[Uncertain, ...] = (*_TERMS, "bend")
+        return Opening(law, names, np.array([weak[name] for name in names]), np.zeros(len(names)))
+    law = _tabled(prior)
+    growth, sizes = _growth(law), _sizes(law)
+    ways: list[tuple[Uncertain, float, float]] = [("speed", SPEED, _LEAST_SPEED - 1.0), ("c0_s", HOST_S, 0.0)]
+    # What a prior does not know at all is as open as without one.
+    for name, part in zip(_TERMS[1:5], (GROWTH, KV_TOKEN, PREFILL, ATTENTION), strict=True):
+        if name == "c3_s_per_prefill_token" and law.prefill is not None:
+            ways.append(("prefill", PREFILL, _LEAST_SPEED - 1.0))
+        else:
+            host_s = HOST_S_PER_REQUEST if name == "c1_s_per_request" else 0.0
+            ways.append((name, float(np.hypot(part * sizes[name], host_s)) or weak[name], -sizes[name]))
+    ways.append(("c5_s_per_prefill_step", PREFILL_STEP_S, -law.c5_s_per_prefill_step))
+    ways.append(("bend", GROWTH * growth if growth else weak["bend"], -growth))
+    widths, low = (np.array([way[k] for way in ways]) for k in (1, 2))
+    return Opening(law, tuple(name for name, _, _ in ways), widths, low)
+
+
+_NO_QUALITY = FitQuality(
+    measurements=0,
+    r_squared=None,
+    rms_residual=None,
+    worst_residual=None,
+    leave_one_out_rms=None,
+    leave_one_size_out_rms=None,
+)
+
+
+def _straight(c0: float, c1: float, c2: float) -> DecodeNodes:
+    """Return a straight law of decodes as a table, which can bend."""
+    seconds = [c0 + c1 * node for node in _NODES]
+    return DecodeNodes(requests=list(_NODES), s=seconds, s_per_kv_token=[c2] * len(_NODES))
+
+
+def _tabled(prior: StepCoefficients) -> StepCoefficients:
+    """Return a law with its decodes as a table, and 0 for what it does not know."""
+    values: dict[str, object] = {"errors": None}
+    if prior.decode is None:
+        c0, c1, c2 = (getattr(prior, name) or 0.0 for name in STEP_TERMS[:3])
+        values |= dict.fromkeys(STEP_TERMS[:3]) | {"decode": _straight(c0, c1, c2)}
+    if prior.prefill is None and prior.c3_s_per_prefill_token is None:
+        values["c3_s_per_prefill_token"] = 0.0
+    if prior.c4_s_per_prefill_attention is None:
+        values["c4_s_per_prefill_attention"] = 0.0
+    return prior.model_copy(update=values)
+
+
+def _growth(law: StepCoefficients) -> float:
+    """Return by how much a decode step of `_BATCH` takes longer than one of one."""
+    assert law.decode is not None
+    few, many = np.interp([1, _BATCH], law.decode.requests, law.decode.s)
+    return float(many - few)
+
+
+def _sizes(law: StepCoefficients) -> dict[str, float]:
+    """Return the terms of a law; what a table of decodes comes to in their place."""
+    assert law.decode is not None
+    kv_token = float(np.interp(_BATCH, law.decode.requests, law.decode.s_per_kv_token))
+    tabled = {"c1_s_per_request": _growth(law) / (_BATCH - 1), "c2_s_per_kv_token": kv_token}
+    return {name: getattr(law, name) or 0.0 for name in STEP_TERMS} | tabled
+
+
+def _weak_widths(log: Log, kept: NDArray[np.bool_]) -> dict[str, float]:
+    """Return for every term what it would be if the steps of the log consisted of it alone."""
+    means = means_of(log)
+    several = kept & means.several
+    steps = means.terms[several, 0]
+    step_s = float(np.median(means.seconds[several] / steps))
+    decodes, kv_tokens = (float(np.median(means.terms[several, k] / steps)) for k in (1, 2))
+    first_s = float(np.median((log.first_token_s - log.came_s)[kept]))
+    prompt = log.prompt_tokens[kept].astype(np.float64)
+    widths = (
+        step_s,
+        step_s / decodes,
+        step_s / kv_tokens,
+        first_s / prompt.mean(),
+        first_s / (prompt**2).mean(),
+        first_s,
+    )
+    return dict(zip(STEP_TERMS, widths, strict=True)) | {"bend": step_s}
