@@ -15,7 +15,8 @@ _OUTPUT = ("output_toks", "num_generation_tokens", "output_tokens")
 
 
 def _request(request: Fields) -> Entry | LeftOut:
-    if request.get("aborted") is True:
+    # One that a stop string ended was served like any other.
+    if request.get("aborted") is True and request.number(*_OUTPUT, least=0) == 0:
         return "cancelled"
     own = request.has("arrival_time") and request.has("queued_ts")
     queued, first, last = (request.time(*names) for names in _STAMPS)

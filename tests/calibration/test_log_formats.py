@@ -119,6 +119,13 @@ def test_what_was_left_out_and_whose_clock_it_is_are_said(tmp_path: Path) -> Non
     assert read_log(put(tmp_path, logs.vllm_requests(REQUESTS, aborted=0))).remarks() == []
 
 
+def test_who_was_ended_by_a_stop_string_was_served(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in logs.vllm_requests(REQUESTS, aborted=0).splitlines()]
+    rows[3]["aborted"] = True
+    log = read_log(put(tmp_path, "\n".join(map(json.dumps, rows)).encode()))
+    assert (len(log.queued_s), log.cancelled) == (12, 0)
+
+
 # Durations only -----------------------------------------------------------------------------------------------------
 
 

@@ -74,7 +74,7 @@ def vllm_requests(requests: Sequence[Request], *, offset: float = 300.0, aborted
         }
         for k, r in enumerate(requests)
     ]
-    return _lines(rows + [rows[0] | {"aborted": True}] * aborted)
+    return _lines(rows + [rows[0] | {"output_toks": 0, "aborted": True}] * aborted)
 
 
 def bench_serving(requests: Sequence[Request], *, starts: bool, **more: Any) -> dict[str, Any]:

@@ -682,6 +682,24 @@ def test_a_log_is_a_workload(tmp_path: Path) -> None:
         read_trace(path, start_s=1e6)
 
 
+def test_hashes_and_priorities_of_a_log_are_read_where_its_columns_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    rows = [json.loads(line) for line in logs.vllm_requests(logs.some(), aborted=0).splitlines()]
+    for k, row in enumerate(rows):
+        row |= {
+            "priority": k % 2,
+            "hash_ids": [0] if row["input_toks"] >= 16 else [],
+            "input_toks": row["input_toks"] % 32,
+        }
+        row["hash_ids"] = row["hash_ids"][: row["input_toks"] // 16]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in reversed(rows)))
+    named = {"arrival": "queued_ts", "prompt_tokens": "input_toks", "output_tokens": "output_toks"}
+    trace = read_trace(path, columns=named, sort=True, hashes=True, hash_tokens=16, priorities=True)
+    assert trace.priority is not None
+    assert trace.priority.tolist() == [k % 2 for k in range(12)]
+    assert trace.content is not None
+
+
 @pytest.mark.parametrize("name", logs.FORMATS)
 def test_every_format_with_arrivals_is_a_workload(tmp_path: Path, name: str) -> None:
     path = tmp_path / "log"
