@@ -111,7 +111,10 @@ class DecodeTable(NamedTuple):
 
 
 class PrefillTable(NamedTuple):
-    """Seconds that prefills add to a step at some numbers of tokens, linear between them and beyond the last."""
+    """Seconds of tokens beside c5, at some numbers of them; linear between these and beyond the last.
+
+    Prefills add what it has behind the tokens that decode: all pass the same matrices.
+    """
 
     tokens: Sequence[int]
     """Tokens of each node; the first is 0."""
@@ -350,8 +353,8 @@ def make_law(
     begin, slope = np.zeros(1, np.int64), np.array([c3], np.int64)
     if prefill is not None:
         _require_table("prefill", prefill)
-        begin = np.asarray(prefill.tokens[:-1], np.int64)
-        width, rise = np.diff(prefill.tokens), np.diff([ticks(s, "prefill.s") for s in prefill.s])
+        at = np.asarray(prefill.tokens, np.int64)
+        begin, width, rise = at[:-1], np.diff(at), np.diff([ticks(s, "prefill.s") for s in prefill.s])
         slope = (2 * rise + width) // (2 * width)
     at_begin = np.concatenate(([0], np.cumsum(slope[:-1] * np.diff(begin)))).astype(np.int64)
     return Law(decodes, further, kv_tokens, kv_further, begin, at_begin, slope, c4, c5)
@@ -787,13 +790,22 @@ def kv_token_ticks(decodes: Any, law: Law) -> Any:
 
 
 @policy
-def prefill_ticks(tokens: Any, attention: Any, law: Law) -> Any:
-    """Return the ticks that the prefill of some tokens, one at least, adds to a step."""
+def tabled_ticks(tokens: Any, law: Law) -> Any:
+    """Return the ticks at so many tokens in the table of prefills."""
     piece = 0
     for k in range(1, law.prefill_tokens.shape[0]):
         piece = where(tokens >= law.prefill_tokens[k], k, piece)
-    inside = law.prefill_token[piece] * (tokens - law.prefill_tokens[piece])
-    return law.prefill_step + law.prefill[piece] + inside + law.prefill_attention * attention
+    return law.prefill[piece] + law.prefill_token[piece] * (tokens - law.prefill_tokens[piece])
+
+
+@policy
+def prefill_ticks(tokens: Any, attention: Any, decodes: Any, law: Law) -> Any:
+    """Return the ticks that the prefill of some tokens, one at least, adds to a step of so many decodes.
+
+    All pass the same matrices, so the table is read behind those that decode.
+    """
+    behind = tabled_ticks(decodes + tokens, law) - tabled_ticks(decodes, law)
+    return law.prefill_step + behind + law.prefill_attention * attention
 
 
 def never_fits(requests: Requests, replica: Replica) -> NDArray[np.bool_]:
@@ -856,7 +868,7 @@ def check(job: Job) -> None:
     fields: Any = (field.astype(object) if isinstance(field, np.ndarray) else field for field in law)
     exact = Law(*fields)
     slowest = max(*exact.kv_token[: most + 1], kv_token_ticks(most, exact))
-    step = decode_ticks(most, exact) + slowest * reads + prefill_ticks(tokens, tokens * longest, exact)
+    step = decode_ticks(most, exact) + slowest * reads + prefill_ticks(most + tokens, tokens * longest, 0, exact)
     if step * longest > LATEST // 2:
         raise InputError(
             f"a request of {longest} tokens could take {step * longest / TICKS_PER_S:.3g} s",

@@ -346,7 +346,7 @@ class Engine:
         duration += int(kv_token_ticks(len(decoding), law)) * sum(g.request.resident for g in decoding)
         if prefilling:
             attention = sum(g.tokens * g.request.resident for g in prefilling)
-            duration += int(prefill_ticks(sum(g.tokens for g in prefilling), attention, law))
+            duration += int(prefill_ticks(sum(g.tokens for g in prefilling), attention, len(decoding), law))
         running = [r for r in self.running if r.number in self.given or not self.ends(r)]
         for g in given:
             g.request.coming += g.emits

@@ -358,5 +358,5 @@ def _step_work_s(server: Server, law: Law, batch: int, count: int, sample: Sampl
     running = min(float(batch), max(server.replica.held_tokens / tokens, 1.0))
     decodes = int(running)
     step = float(decode_ticks(decodes, law)) + running * kv_token_ticks(decodes, law) * (prompt + output / 2.0)
-    prefill = float(prefill_ticks(int(prompt), prompt * prompt / 2.0, law))
+    prefill = float(prefill_ticks(int(prompt), prompt * prompt / 2.0, 0, law))
     return float(count / server.servers * (output / running * step + prefill) / STEP_TICKS_PER_S)

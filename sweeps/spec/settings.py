@@ -404,10 +404,10 @@ class DecodeSettings(Settings):
 
 
 class PrefillSettings(Settings):
-    """What prefills add to a step at some numbers of tokens, linear between them and beyond the last."""
+    """Seconds of tokens, linear between nodes and beyond the last; prefills add what is behind those that decode."""
 
     tokens: Annotated[tuple[int, ...], Field(strict=False)] = Field(
-        description="prefilled tokens of each node, increasing from 0"
+        description="tokens of each node, increasing from 0"
     )
     s: Annotated[tuple[StepSeconds, ...], Field(strict=False)] = Field(
         description="time that they add at each, from 0 on; never falling"

@@ -527,7 +527,7 @@ def advance(requests, bin_of, replica, fleet, records, limits, tally, workspace,
         kv_token = kv_token_ticks(decoding, law)
         steps, first, growing = 1, decode_ticks(decoding, law), kv_token * decoding
         if work.tokens > 0:
-            first += prefill_ticks(work.tokens, work.attention, law)
+            first += prefill_ticks(work.tokens, work.attention, decoding, law)
         if decoding > 0:
             first += kv_token * (state[OFFSETS] + decoding * (state[GROWN] + 1))
         if work.tokens == 0 and not work.preempted and workspace.steady and state[STAYING] == 0:
