@@ -59,7 +59,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Error = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # As in a specification.
 Seconds = Annotated[float, Field(ge=0, le=1e6)]
-Label = Literal["measured", "literature", "table"]
+Label = Literal["measured", "literature", "tables"]
 Uncertain = Literal[
     "c0_s",
     "c1_s_per_request",
@@ -201,6 +201,14 @@ class StepErrors(_Part):
         return self
 
 
+class StepRanges(_Part):
+    """The steps that a law was made from: the least and the most of each."""
+
+    decodes: Range | None = Field(description="requests that decode")
+    context_tokens: Range | None = Field(description="that a decode reads")
+    prefill_tokens: Range | None = Field(description="of a step")
+
+
 class StepCoefficients(_Part):
     """Seconds of one engine step; a term that nothing measured is null, unless a table stands in its place."""
 
@@ -213,6 +221,10 @@ class StepCoefficients(_Part):
     decode: DecodeNodes | None = Field(default=None, description="in place of c0 to c2")
     prefill: PrefillNodes | None = Field(default=None, description="in place of c3")
     errors: StepErrors | None = Field(default=None, description="null where nothing is known of them")
+    ranges: StepRanges | None = None
+    rms_by_kind: dict[Literal["decode", "prefill", "mixed"], Error] = Field(
+        default_factory=dict, description="relative residuals of steps of each kind"
+    )
     quality: FitQuality
 
     @model_validator(mode="after")
@@ -348,7 +360,7 @@ class Coefficients(_Part):
     format: Literal[1] = 1
     name: Annotated[Text, Field(min_length=1, max_length=100)]
     label: Label = Field(
-        description="measured by this package, published by others (with their citation), or read from somebody's table"
+        description="measured by this package, published by others (with their citation), or made of somebody's tables"
     )
     title: Text
     source: Text = Field(description="how and where it was measured, or the citation")

