@@ -18,7 +18,7 @@ from batchcube.engine.continuous import (
 from batchcube.engine.continuous.model import ANYBODY, NOBODY, SERVED
 from batchcube.engine.moments import exact_sums
 from batchcube.errors import InputError
-from helpers.continuous import draw_following, draw_plain, simulate_job
+from helpers.continuous import draw_following, draw_job, simulate_job
 
 MS = 10**9
 """Ticks of a millisecond."""
@@ -121,7 +121,7 @@ def test_compiled_and_reference_agree() -> None:
 def test_who_follows_nobody_is_served_as_ever(backend: str) -> None:
     """The way through the order of events gives what the way of known arrivals gives, to the last count."""
     for seed in range(150):
-        known = draw_plain(np.random.default_rng([1, seed]))
+        known = draw_job(np.random.default_rng([1, seed]))
         count = len(known.requests.arrival)
         other = known._replace(requests=follow(known.requests, np.full(count, NOBODY), np.zeros(count)))
         (records, tally), (found, counted) = simulate_job(known, backend), simulate_job(other, backend)
