@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING
 
 from batchcube.calibration.coefficients import Coefficients, FittedLog, KvMemory, StepCoefficients
 from batchcube.calibration.laws import unstated_terms
+from batchcube.calibration.reach import validity
 from batchcube.errors import printable
+
+from .trust import INTERVAL, REPEATS, repeats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from rich.console import Console
 
+    from batchcube.calibration.logs import Log
     from batchcube.calibration.plausibility import Finding
 
     from .validate import Error
@@ -113,6 +117,8 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
             f"worst {_worst(quality.worst_residual, quality.worst_at)}",
             highlight=False,
         )
+    if step is not None and validity(known):
+        console.print(printable(validity(known)), highlight=False, markup=False)
     if known.memory is not None:
         console.print(printable(memory_in_words(known.memory)), highlight=False, markup=False)
     if known.plausibility is not None:
@@ -139,6 +145,27 @@ def print_errors(errors: "Sequence[Error]", validation: "xr.Dataset", console: "
     """Print what must be said first, what was measured, what was simulated, and the errors."""
     from rich.table import Table
 
+    print_remarks(validation, console)
+    parts = {
+        "requests that were fitted": [row for row in errors if row.fitted],
+        "requests judged": [row for row in errors if not row.fitted and row.of_requests],
+        "the whole log": [row for row in errors if not row.fitted and not row.of_requests],
+    }
+    for title, rows in parts.items():
+        if not rows:
+            continue
+        table = Table("quantity", "statistic", "measured", "simulated", "error", title=title, title_justify="left")
+        known = any(math.isfinite(row.low) for row in rows)
+        if known:
+            table.add_column(f"{100 * INTERVAL:.0f} % interval")
+        for row in rows:
+            cells = [row.quantity, row.statistic, f"{row.measured:.5g}", f"{row.simulated:.5g}", _signed(row.error)]
+            table.add_row(*cells, *([_between(row)] if known else []))
+        console.print(table)
+
+
+def print_remarks(validation: "xr.Dataset", console: "Console") -> None:
+    """Print what must be said of a validation first, and which requests judge."""
     for line in str(validation.attrs["warnings"]).splitlines():
         console.print(f"warning: {line}", style="bold red", highlight=False, markup=False, soft_wrap=True)
     for line in str(validation.attrs["log_notes"]).splitlines():
@@ -146,11 +173,59 @@ def print_errors(errors: "Sequence[Error]", validation: "xr.Dataset", console: "
     preempted = validation.attrs["preemptions_simulated"]
     judged = f"requests judged: {validation.attrs['judged']}; preemptions simulated: {preempted}"
     console.print(judged, highlight=False, markup=False, soft_wrap=True)
-    table = Table("quantity", "statistic", "measured", "simulated", "error")
-    for row in errors:
-        error = "-" if math.isnan(row.error) else f"{100 * row.error:+.2f} %"
-        table.add_row(row.quantity, row.statistic, f"{row.measured:.5g}", f"{row.simulated:.5g}", error)
+
+
+def _signed(error: float) -> str:
+    return "-" if math.isnan(error) else f"{100 * error:+.2f} %"
+
+
+def _between(row: "Error") -> str:
+    """Return where an error may lie, and mark one that lies where 0 cannot be."""
+    if math.isnan(row.low):
+        return ""
+    off = "" if row.low <= 0.0 <= row.high else " (off)"
+    return f"{100 * row.low:+.1f} … {100 * row.high:+.1f} %{off}"
+
+
+def print_summary(found: "Sequence[tuple[str, Sequence[Error]]]", console: "Console") -> None:
+    """Print the errors of several logs, each a row for the requests fitted to and one for those that judge."""
+    from rich.table import Table
+
+    shown = (
+        ("ttft_s", "mean"),
+        ("ttft_s", "p99"),
+        ("tpot_s", "mean"),
+        ("tpot_s", "p99"),
+        ("e2e_s", "mean"),
+        ("throughput_tokens_per_s", "all"),
+    )
+    names = [f"{name.removesuffix('_tokens_per_s').removesuffix('_s')} {what}" for name, what in shown]
+    table = Table("log", "requests", *names)
+    for name, errors in found:
+        for fitted in (True, False):
+            by = {(row.quantity, row.statistic): row for row in errors if row.fitted == fitted}
+            if by:
+                cells = []
+                for key in shown:
+                    between = _between(by[key]) if key in by else ""
+                    cells.append((_signed(by[key].error) if key in by else "-") + (f" ({between})" if between else ""))
+                table.add_row(printable(name), "fitted" if fitted else "judged", *cells)
     console.print(table)
+
+
+def print_repeats(names: "Sequence[str]", logs: "Sequence[Log]", console: "Console") -> None:
+    """Print how far real runs differ: those of the same requests among the logs, and what is known from elsewhere."""
+    for group, spread in repeats(logs).items():
+        said = ", ".join(
+            f"{name.removesuffix('_s').upper()} {100 * value:.1f} %" for name, value in spread._asdict().items()
+        )
+        line = f"{', '.join(names[k] for k in group)} are runs of the same requests, whose means differ by {said}"
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+    low, high = (f"{100 * value:.0f}" for value in REPEATS)
+    line = (
+        f"repeated runs of a real server were seen to differ by {low} to {high} %: a smaller error of one says little"
+    )
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_log(log: FittedLog, console: "Console") -> None:
@@ -197,12 +272,6 @@ def log_in_words(log: FittedLog) -> "Iterator[str]":
         yield f"the log cannot tell {', '.join(name.partition('_')[0] for name in log.unsure)}: {whose}"
     for group in log.together:
         yield f"the log tells of {' and '.join(name.partition('_')[0] for name in group)} only what they make together"
-    if log.seen is not None:
-        (_, most), (_, context) = log.seen.running, log.seen.context_tokens
-        yield (
-            f"the log shows up to {most:.0f} requests at once, contexts of up to {context:.0f} tokens, "
-            f"{log.seen.requests_per_s:.3g} requests/s: beyond, the law is extrapolated"
-        )
 
 
 def steps_in_words(step: StepCoefficients) -> "Iterator[str]":

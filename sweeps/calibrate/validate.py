@@ -1,6 +1,6 @@
 """Hold a step law against the log of a real server: replay its arrivals, compare what users felt."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,10 @@ from batchcube.calibration.coefficients import (
     Raw,
     StepCoefficients,
 )
-from batchcube.calibration.fitting import FITS, fit_log, replay, stated, times_of_log, times_of_records
+from batchcube.calibration.fitting import FITS, Times, fit_log, replay, stated, times_of_log, times_of_records
 from batchcube.calibration.laws import law_of, unstated_terms
 from batchcube.calibration.logs import BY_CONTENT, Log, Reading, read_log
+from batchcube.calibration.reach import Reach, beyond
 from batchcube.engine.continuous import Law
 from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
 from batchcube.errors import InputError, found_in
@@ -30,6 +31,7 @@ from batchcube.results.variables import REGISTRY
 from ..progress import Counting
 from .fit import NAME
 from .server import server_of
+from .trust import draws_of, interval
 
 Floats = NDArray[np.float64]
 
@@ -51,6 +53,16 @@ class Error(NamedTuple):
     measured: float
     simulated: float
     error: float
+    low: float = np.nan
+    """Least relative error that what is not known of law and steps explains, NaN where nothing is known of it."""
+    high: float = np.nan
+    fitted: bool = False
+    """Whether it is over the requests that the coefficients were fitted to, or over those that judge them."""
+
+    @property
+    def of_requests(self) -> bool:
+        """Whether it is of the times of requests, or of the whole log."""
+        return self.statistic in STATISTICS
 
 
 def step_law_of(known: Coefficients) -> Law:
@@ -140,6 +152,11 @@ def _with_cache(
     return settings, f"a KV cache of {int(tokens)} tokens is fitted to the log: how long its requests waited"
 
 
+def fitted_part(known: Coefficients, log: Log) -> int:
+    """Return how many of the first requests of a log the coefficients were fitted to."""
+    return known.log.fitted_to if known.log and known.raw and known.raw.sha256 == log.sha256 else 0
+
+
 def validate(
     log_path: Path,
     known: Coefficients,
@@ -156,7 +173,7 @@ def validate(
     """
     log = read_log(log_path, how)
     count = len(log.queued_s)
-    fitted = known.log.fitted_to if known.log and known.raw and known.raw.sha256 == log.sha256 else 0
+    fitted = fitted_part(known, log)
     if skip is None and fitted >= count:
         raise InputError(
             f"coefficients {known.name} were fitted to all {count} requests, none is left to judge "
@@ -182,6 +199,7 @@ def validate(
     if skipped < fitted:
         warnings.append(f"{fitted - skipped} of the {count - skipped} requests judged are those that were fitted")
     judged = ~log.first(skipped)
+    draws = draws_of(log, server, known)
     measured, simulated = times_of_log(log), times_of_records(log, records)
     for name, variable in _LIKE.items():
         if set(REGISTRY[variable].rests_on) & set(unknown):
@@ -190,7 +208,19 @@ def validate(
     time_s = np.linspace(0.0, float(max(log.last_token_s.max(), last.max())), 400)
     courses = _courses("measured", log.came_s, log.scheduled_s, log.last_token_s, time_s)
     courses |= _courses("simulated", log.came_s, scheduled, last, time_s)
-    errors = [*_time_rows(measured, simulated, judged), *_rate_rows(log, last), *_course_rows(courses)]
+    most, _ = _most_at_once(records.first_token / TICKS_PER_S, last, np.ones(count))
+    came = log.came_s[judged]
+    asked = Reach(
+        most / settings.replicas,
+        float((log.prompt_tokens + log.output_tokens)[judged].max()),
+        float(min(settings.token_budget, int(log.prompt_tokens[judged].sum()))),
+        float(len(came) / np.ptp(came)) if np.ptp(came) > 0 else None,
+    )
+    warnings += beyond(known, asked)
+    errors = [*_time_rows(measured, simulated, judged, draws), *_rate_rows(log, last), *_course_rows(courses)]
+    if skipped == fitted > 0:
+        rows = _time_rows(measured, simulated, ~judged, draws)
+        errors += [row._replace(fitted=True) for row in rows if row.statistic == "mean"]
     times: dict[str, Floats] = {}
     for side, values in (("measured", measured), ("simulated", simulated)):
         times |= {f"{side}_{name}": column for name, column in values._asdict().items()}
@@ -314,17 +344,20 @@ def _courses(side: str, queued: Floats, scheduled: Floats, last: Floats, time_s:
     return {f"{side}_admitted": admitted, f"{side}_waiting": waiting}
 
 
-def _time_rows(measured: Any, simulated: Any, judged: NDArray[np.bool_]) -> list[Error]:
+def _time_rows(measured: Times, simulated: Times, of: NDArray[np.bool_], draws: Sequence[Times]) -> list[Error]:
+    """Return the statistics of the times of some requests, and what those of the draws leave open."""
     rows = []
-    for name, seen, found in zip(measured._fields, measured, simulated, strict=True):
-        if np.isnan(found[judged]).all() or np.isnan(seen[judged]).all():
+    for name in measured._fields:
+        seen, found, drawn = (getattr(measured, name), getattr(simulated, name), [getattr(d, name) for d in draws])
+        if np.isnan(found[of]).all() or np.isnan(seen[of]).all():
             continue
         for statistic, what in STATISTICS.items():
-            a, b = (
-                float(np.nanquantile(v[judged], what) if isinstance(what, float) else np.nanmean(v[judged]))
-                for v in (seen, found)
+            a, b, *others = (
+                float(np.nanquantile(v[of], what) if isinstance(what, float) else np.nanmean(v[of]))
+                for v in (seen, found, *drawn)
             )
-            rows.append(Error(name, statistic, a, b, _error(a, b)))
+            low, high = (_error(a, end) for end in interval(others))
+            rows.append(Error(name, statistic, a, b, _error(a, b), low, high))
     return rows
 
 

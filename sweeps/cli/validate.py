@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from batchcube.errors import printable
+from batchcube.errors import InputError, printable
 
 from .help import examples
 from .options import (
@@ -15,7 +15,6 @@ from .options import (
     ColumnOption,
     ConcurrencyOption,
     KvTokensOption,
-    LogArgument,
     LogFormatOption,
     MostRunningOption,
     OverwriteOption,
@@ -37,11 +36,12 @@ app = typer.Typer()
     epilog=examples(
         "batchcube validate requests.jsonl --coefficients my-server.json",
         "batchcube validate benchmarks.json.gz --coefficients my-server.json",
+        "batchcube validate light.jsonl heavy.jsonl --coefficients my-server.json",
         "batchcube validate requests.jsonl --coefficients my-server.json --figure overlay.png -o validation.nc",
     ),
 )
 def validate(
-    log: LogArgument,
+    logs: Annotated[list[Path], typer.Argument(metavar="LOG...", help="request logs (docs/logs.md)")],
     coefficients: Annotated[str, typer.Option("--coefficients", metavar="NAME", help="with a step law; name or .json")],
     skip: Annotated[
         int | None,
@@ -75,8 +75,11 @@ def validate(
     """
     from rich.console import Console
 
-    from ..calibrate.report import print_errors
+    from batchcube.calibration.logs import read_log
+
+    from ..calibrate.report import print_errors, print_remarks, print_repeats, print_summary
     from ..calibrate.server import origins, server_settings, stated_by
+    from ..calibrate.validate import fitted_part
     from ..calibrate.validate import validate as validated
     from ..files import require_new, require_output
     from ..spec.service import load
@@ -96,13 +99,29 @@ def validate(
     stated = stated_by(server_config, server_log)
     settings = server_settings(known, given, stated)
     outputs = [file for file in (output, overlay) if file is not None]
+    if outputs and len(logs) > 1:
+        raise InputError("is of one log", path="--output" if output is not None else "--figure")
     require_new(*outputs, overwrite=overwrite)
     for file in outputs:
         require_output(file)
     for line in origins(stated, given):
         print(printable(line))
-    errors, dataset = validated(log, known, settings, skip, reading_of(format, column, concurrency))
-    print_errors(errors, dataset, Console())
+    console, how = Console(), reading_of(format, column, concurrency)
+    found, read = [], [read_log(log, how) for log in logs]
+    for log, one in zip(logs, read, strict=True):
+        # Beside other logs, one that was fitted whole shows how well.
+        whole = len(logs) > 1 and skip is None and fitted_part(known, one) >= len(one.came_s)
+        errors, dataset = validated(log, known, settings, 0 if whole else skip, how)
+        errors = [row._replace(fitted=True) for row in errors] if whole else errors
+        if len(logs) > 1:
+            console.print(printable(f"{log}:"), highlight=False, markup=False, style="bold", soft_wrap=True)
+            print_remarks(dataset, console)
+        else:
+            print_errors(errors, dataset, console)
+        found.append((str(log), errors))
+    if len(logs) > 1:
+        print_summary(found, console)
+    print_repeats([str(log) for log in logs], read, console)
     if output is not None:
         from batchcube.results.netcdf import write_dataset
 

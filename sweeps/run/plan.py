@@ -156,7 +156,8 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
     for law in calibrated(points):
         mine = [plan for plan in points if plan.point.server.service == law]
         largest = max(plan.setup.largest_batch for plan in mine)
-        asked = coefficients.Asked(largest, mine[0].mean_prompt, max(plan.longest for plan in mine))
+        budget = max(plan.point.server.replica.token_budget if plan.point.server.replica else 0 for plan in mine)
+        asked = coefficients.Asked(largest, mine[0].mean_prompt, max(plan.longest for plan in mine), budget)
         about = coefficients.notes_on_steps if mine[0].point.simulation.STEPWISE else coefficients.notes_on
         notes.update(dict.fromkeys(about(law, asked)))
     for plan in points:

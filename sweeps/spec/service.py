@@ -18,6 +18,7 @@ from batchcube.calibration.coefficients import (
 )
 from batchcube.calibration.laws import law_of as engine_law
 from batchcube.calibration.laws import stated_seconds, unstated_terms
+from batchcube.calibration.reach import Reach, beyond
 from batchcube.documents import parse_json
 from batchcube.engine.continuous import Law
 from batchcube.engine.continuous.model import TICKS_PER_S
@@ -131,6 +132,8 @@ class Asked(NamedTuple):
     """0 where the workload has no prompts."""
     longest_output_tokens: float
     """Of the sample that the bins are cut by."""
+    token_budget: int = 0
+    """Of a step, where there are steps."""
 
 
 def notes_on(settings: CoefficientsLaw, asked: Asked) -> list[str]:
@@ -159,9 +162,8 @@ def notes_on_steps(settings: CoefficientsLaw, asked: Asked) -> list[str]:
     if law.quality.leave_one_out_rms is not None:
         parts.append(f"the law predicts left-out measurements within {100 * law.quality.leave_one_out_rms:.2g} % (rms)")
     said = ["; ".join(parts)]
-    measured = [laws.batch_sizes[1] for laws in known.batch_laws if laws.batch_sizes is not None]
-    if measured and asked.largest_batch > max(measured):
-        said.append(_larger(name, max(measured), asked.largest_batch))
+    context = asked.mean_prompt_tokens + asked.longest_output_tokens
+    said += beyond(known, Reach(asked.largest_batch, context, asked.token_budget, None))
     return said + _doubts(settings, known)
 
 

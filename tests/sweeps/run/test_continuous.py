@@ -780,7 +780,7 @@ def test_what_nothing_measured_and_what_is_extrapolated_is_told() -> None:
     tables = laid(BASE, {"server.service": service, "policy.largest_batch": 2000, "server.replica.token_budget": 2048})
     notes = make_plan(Sweep.model_validate(tables)).notes
     assert notes[0].startswith("neither measured nor given, counted as 0: c2_s_per_kv_token (KV tokens read), c3_s_per")
-    assert any("measured up to batches of" in note and "some of up to 2000" in note for note in notes)
+    assert any("up to 2000 requests at once" in note and "extrapolated" in note for note in notes)
 
 
 @pytest.mark.parametrize(

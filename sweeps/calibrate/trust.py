@@ -1,0 +1,62 @@
+"""How far to trust a prediction: what may come of what is not known, and how far real runs differ."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchcube.calibration.coefficients import Coefficients
+from batchcube.calibration.fitting import Server, Times, predicted, times_of_log
+from batchcube.calibration.logs import Log
+
+Floats = NDArray[np.float64]
+
+REPEATS = (0.15, 0.22)
+"""How far repeated runs of one real server were seen to differ, elsewhere: a smaller error of one run says little."""
+INTERVAL = 0.9
+"""Share of what may come that an interval of a prediction holds."""
+_AS_FAST = 1.05
+
+
+def draws_of(log: Log, server: Server, known: Coefficients) -> list[Times]:
+    """Return what users may feel, time after time, where it is known how far the law may be off; none elsewhere."""
+    if known.step_law is None or known.step_law.errors is None:
+        return []
+    return predicted(log, server, known)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the middle `INTERVAL` of what may come, NaN where nothing is known."""
+    if not len(values) or np.isnan(values).any():
+        return np.nan, np.nan
+    low, high = np.quantile(values, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    return float(low), float(high)
+
+
+def repeats(logs: Sequence[Log]) -> dict[tuple[int, ...], Times]:
+    """Return, for logs of the same requests, which they are and how far the means of their times differ, as fractions.
+
+    Requests are the same where their tokens are, whatever the order in which they came, and came about as fast.
+    """
+    groups: list[list[int]] = []
+    for number, log in enumerate(logs):
+        alike = (group for group in groups if _are_same(logs[group[0]], log))
+        group = next(alike, None)
+        if group is None:
+            groups.append([number])
+        else:
+            group.append(number)
+    return {tuple(group): _spread([logs[k] for k in group]) for group in groups if len(group) > 1}
+
+
+def _are_same(one: Log, other: Log) -> bool:
+    """Say whether two logs are of the same requests."""
+    tokens = [np.stack([log.prompt_tokens, log.output_tokens]) for log in (one, other)]
+    a, b = (pairs[:, np.lexsort(pairs)] for pairs in tokens)
+    spans = [float(np.ptp(log.came_s)) for log in (one, other)]
+    return np.array_equal(a, b) and max(spans) <= _AS_FAST * min(spans)
+
+
+def _spread(logs: Sequence[Log]) -> Times:
+    means = np.array([[np.nanmean(values) for values in times_of_log(log)] for log in logs])
+    return Times(*(np.ptp(means, axis=0) / means.mean(axis=0)))

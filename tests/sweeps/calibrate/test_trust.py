@@ -1,0 +1,120 @@
+"""How far coefficients reach, how far a prediction may be off, and how far real runs differ."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batchcube.calibration.coefficients import DecodeNodes, FittedLog, LogRanges, PrefillNodes, StepErrors
+from batchcube.calibration.logs import Log
+from batchcube.calibration.reach import Reach, beyond, reach_of, validity
+from batchcube.sweeps.calibrate.trust import interval, repeats
+from batchcube.sweeps.calibrate.validate import validate
+from batchcube.sweeps.spec.service import load
+from helpers.command_line import Answer
+
+from .test_validate import COUNT, LIMITS, TRUTH, exact, fitted_to, write_log
+
+SEEN = LogRanges(running=[1, 20], context_tokens=[30, 900], prompt_tokens=[20, 700], requests_per_s=4.0)
+
+
+def known(**law: Any):
+    """Return coefficients that were fitted to a log, with these tables."""
+    one, _ = exact()
+    assert one.step_law is not None
+    log = FittedLog(requests=COUNT, fitted_to=COUNT, rms={}, unsure=[], seen=SEEN)
+    return one.model_copy(update={"log": log, "batch_laws": [], "step_law": one.step_law.model_copy(update=law)})
+
+
+def test_a_law_reaches_as_far_as_its_log_and_tables_further() -> None:
+    assert reach_of(known()) == Reach(20, 900, None, 4.0)
+    tables = {
+        "decode": DecodeNodes(requests=[0, 64], s=[0.0, 0.01], s_per_kv_token=[0.0, 0.0]),
+        "prefill": PrefillNodes(tokens=[0, 4096], s=[0.0, 0.2]),
+    }
+    assert reach_of(known(**tables)) == Reach(64, 900, 4096, 4.0)
+    assert reach_of(load("qwen3-0.6b-cpu-vllm")).requests == 16
+    assert validity(known()) == (
+        "measured, fitted or tabled up to 20 requests at once, contexts of 900 tokens, 4 requests/s: beyond, steps are "
+        "extrapolated"
+    )
+
+
+def test_what_leaves_it_is_marked() -> None:
+    assert list(beyond(known(), Reach(20, 900, 10_000, 4.1))) == []
+    (line,) = beyond(known(), Reach(40, 100, None, None))
+    assert (
+        line
+        == "up to 40 requests at once, coefficients dynamic-batching-fig3 reach to 20 requests at once: extrapolated"
+    )
+    assert len(list(beyond(known(), Reach(40, 1000, 1, 8.0)))) == 3
+
+
+def test_an_interval_holds_nine_of_ten() -> None:
+    assert interval(list(np.linspace(0.0, 1.0, 101))) == pytest.approx((0.05, 0.95))
+    assert np.isnan(interval([])).all()
+    assert np.isnan(interval([1.0, np.nan])).all()
+
+
+def test_runs_of_the_same_requests_are_known_by_their_tokens() -> None:
+    come, prompt, output = np.arange(3.0), np.array([10, 20, 30]), np.array([5, 5, 9])
+    one = Log(come, np.full(3, np.nan), come + 1.0, come + 5.0, prompt, output, "")
+    other = one._replace(first_token_s=come + 1.2, prompt_tokens=prompt[::-1], output_tokens=output[::-1])
+    third, faster = one._replace(prompt_tokens=prompt + 1), one._replace(queued_s=come / 2)
+    ((group, spread),) = repeats([one, third, faster, other]).items()
+    assert group == (0, 3)
+    assert spread.ttft_s == pytest.approx(0.2 / 1.1)
+    assert spread.e2e_s == 0.0
+
+
+def test_intervals_stand_beside_errors_where_it_is_known_how_far_the_law_may_be_off(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "server.jsonl", LIMITS)
+    one, settings = exact()
+    assert one.step_law is not None
+    errors, _ = validate(path, one, settings)
+    assert all(np.isnan(row.low) for row in errors)
+    # A tenth of c0, nothing else: nearly all of a step, and so of the time per output token.
+    c0 = StepErrors(of=["c0_s"], covariance=[[(0.1 * TRUTH[0]) ** 2]], degrees_of_freedom=10**6)
+    drawn = one.model_copy(update={"step_law": one.step_law.model_copy(update={"errors": c0})})
+    errors, _ = validate(path, drawn, settings)
+    (tpot,) = (row for row in errors if (row.quantity, row.statistic) == ("tpot_s", "mean"))
+    assert tpot.error == pytest.approx(0.0, abs=1e-6)
+    # Of 60 draws the ends of the middle nine tenths lie at 1.64 standard errors, 0.127 here, give or take 0.08.
+    assert -0.21 < tpot.low < -0.045
+    assert 0.045 < tpot.high < 0.21
+
+
+def test_several_logs_make_one_table_of_what_was_fitted_and_what_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    light, heavy = write_log(Path("light.jsonl"), LIMITS, 0.3), write_log(Path("heavy.jsonl"), LIMITS, 0.05)
+    part = fitted_to(light, 40)
+    assert part.log is not None
+    part = part.model_copy(update={"log": part.log.model_copy(update={"seen": SEEN})})
+    Path("mine.json").write_text(part.text())
+    limits = ["--max-num-seqs", "8", "--token-budget", "512"]
+    answer = Answer(capsys, "validate", str(light), str(heavy), "--coefficients", "mine.json", *limits)
+    assert answer.status == 0
+    rows = [line.split("│")[1:3] for line in answer.out.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["light.jsonl", "fitted"],
+        ["light.jsonl", "judged"],
+        ["heavy.jsonl", "judged"],
+    ]
+    loads = [line for line in answer.out.splitlines() if line.startswith("warning") and "requests/s" in line]
+    assert len(loads) == 1
+    assert loads[0].endswith("requests/s, coefficients dynamic-batching-fig3 reach to 4 requests/s: extrapolated")
+    assert "are runs of the same requests" not in answer.out
+    assert "repeated runs of a real server were seen to differ by 15 to 22 %" in answer.out
+    Path("whole.json").write_text(fitted_to(light, COUNT).text())
+    answer = Answer(capsys, "validate", str(light), str(heavy), "--coefficients", "whole.json", *limits)
+    assert answer.status == 0
+    wrong = Answer(capsys, "validate", str(light), str(heavy), "--coefficients", "mine.json", "-o", "v.nc")
+    assert wrong.mistake == "--output: is of one log"
+    again = Answer(capsys, "validate", str(light), str(light), "--coefficients", "mine.json", *limits)
+    assert "light.jsonl, light.jsonl are runs of the same requests, whose means differ by TTFT 0.0 %" in again.out
+    alone = Answer(capsys, "validate", str(light), "--coefficients", "mine.json", *limits)
+    assert "requests that were fitted" in alone.out
