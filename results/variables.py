@@ -210,7 +210,8 @@ _ALL: list[Variable] = [
     _count(
         "truncated",
         "truncated answers",
-        "Served requests whose answer server.replica.max_model_len ended before it was whole (mode continuous).",
+        "Measured requests whose answer server.replica.max_model_len ended before it was whole (mode continuous). "
+        "Shares over a limit count them as over it.",
     ),
     _count("unserved", "unserved requests", "Requests left in their bin, in no batch (tail = drop)."),
     _count("measured", "measured requests", "Completed requests past the warm-up: those that statistics are over."),
@@ -287,8 +288,8 @@ _ALL: list[Variable] = [
         "request_sla_violation_fraction",
         "1",
         "requests over the latency limit",
-        "Requests whose latency exceeds report.request_sla_s, or that were never served (variable missed), over the "
-        "measured and the missed requests; NaN when the limit is not set.",
+        "Requests whose latency exceeds report.request_sla_s, or that were never served (variable missed) or cut off "
+        "(truncated), over the measured and the missed requests; NaN when the limit is not set.",
         steady_state=True,
         bounds=_FRACTION,
     ),
@@ -296,9 +297,9 @@ _ALL: list[Variable] = [
         "token_sla_violation_fraction",
         "1",
         "tokens over the time-between-tokens limit",
-        "Tokens whose time between tokens exceeds report.token_sla_s, or that missed requests (variable missed) "
-        "wanted, over all tokens of the measured and the missed requests (mode continuous: first tokens left out); NaN "
-        "when the limit is not set.",
+        "Tokens whose time between tokens exceeds report.token_sla_s, or that missed requests (variable missed) and "
+        "those cut off (truncated) wanted and did not get, over all tokens of the measured and the missed requests "
+        "(mode continuous: first tokens left out); NaN when the limit is not set.",
         bounds=_FRACTION,
         rests_on=_DECODING,
     ),

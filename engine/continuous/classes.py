@@ -1,4 +1,4 @@
-"""Classes of requests (tenants, priorities): what each is promised, and what became of its requests.
+"""What requests were promised: answers that were cut off, and classes (tenants, priorities).
 
 Counted once all is done, from what became of each request, whatever simulated it.
 """
@@ -12,14 +12,30 @@ from numpy.typing import NDArray
 
 from ..moments import LOW
 from ..ratios import column, divide, only_if, share_missed
-from ..statistics import CONTINUOUS, QUANTILES
+from ..statistics import CONTINUOUS, QUANTILES, WINDOWS
+from ..tally import Tally
 from .model import NEVER, SERVED, TICKS_PER_NANOSECOND, Job, Records
 
 COLUMNS = CONTINUOUS.of_classes
 """Times in nanoseconds; a ranked one is -1 where there is none."""
 
 
-def count_classes(job: Job, records: Records, rows: NDArray[np.int64]) -> None:
+def count_cut(job: Job, records: Records, cut: NDArray[np.int64], tally: Tally) -> None:
+    """Count the served requests that were cut off as missing every limit; `cut` (request,): tokens left out."""
+    if not cut.any():
+        return
+    reporting = job.setup.reporting
+    measured = np.arange(len(cut)) >= reporting.warmup
+    in_time = (cut > 0) & (records.last_token - job.requests.arrival <= reporting.request_sla)
+    tally.totals[CONTINUOUS.at("truncated")] = np.count_nonzero(cut[measured])
+    tally.totals[CONTINUOUS.at("missed_gaps")] += cut[measured].sum()
+    tally.totals[CONTINUOUS.at("late_requests")] += np.count_nonzero(in_time & measured)
+    window = records.last_token[in_time] // reporting.window
+    inside = np.bincount(window[window < reporting.windows], minlength=reporting.windows)
+    tally.windows[: reporting.windows, CONTINUOUS.at("late_requests", WINDOWS)] += inside
+
+
+def count_classes(job: Job, records: Records, cut: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
     """Fill the empty rows (class, COLUMNS) of a tally with what became of the measured requests of each class."""
     classes, requests = job.classes, job.requests
     if classes is None:
@@ -30,7 +46,7 @@ def count_classes(job: Job, records: Records, rows: NDArray[np.int64]) -> None:
     decoding, gaps = records.last_token - records.first_token, requests.output - 1
     tpot = decoding // np.maximum(gaps, 1)
     late = (latency > classes.request_sla[classes.of]) | (ttft > classes.ttft_sla[classes.of])
-    late |= (gaps > 0) & (tpot > classes.tpot_sla[classes.of])
+    late |= (gaps > 0) & (tpot > classes.tpot_sla[classes.of]) | (cut > 0)
     sums = {"wait": records.scheduled - requests.arrival, "latency": latency, "ttft": ttft, "decoding": decoding}
     for k, row in enumerate(rows):
         here = measured & (classes.of == k)

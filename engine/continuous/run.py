@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..simulation import JOBS_AT_ONCE, Report, Shape
 from ..statistics import CONTINUOUS
 from ..tally import Tally, row_of
-from .classes import count_classes, summarise_classes
+from .classes import count_classes, count_cut, summarise_classes
 from .model import (
     BY_BIN,
     NEVER,
@@ -64,12 +64,12 @@ def fill(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Reco
         row, told = row_of(tally, run), records[run] if records else new_records(job)
         # Who waits for an answer has an arrival only when it comes about.
         requests = answered(job.requests, job.setup.replica)._replace(arrival=told.arrival)
-        cut = (requests.output < job.requests.output) & (told.status == SERVED)
-        row.totals[CONTINUOUS.at("truncated")] = np.count_nonzero(cut)
+        cut = np.where(told.status == SERVED, job.requests.output - requests.output, 0)
         job = job._replace(requests=requests)
         run_one(job, row, told)
         _check_conservation(job, told, row)
-        count_classes(job, told, row.classes)
+        count_cut(job, told, cut, row)
+        count_classes(job, told, cut, row.classes)
 
 
 def summarise(tally: Tally, jobs: Sequence[Job]) -> Report:

@@ -31,7 +31,11 @@ _NOT_WHOLE = {
     for name, what, so in (
         ("rejected", "could never fit into a replica and were turned away", _MISSED),
         ("unserved", "were left in their bins, in no batch", _MISSED),
-        ("truncated", "had their answers cut by max_model_len", "times are of what was answered"),
+        (
+            "truncated",
+            "had their answers cut by max_model_len",
+            "shares over a limit count them as missed, times are of what was answered",
+        ),
     )
 }
 

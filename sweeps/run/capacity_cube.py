@@ -32,7 +32,8 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
     if missed:
         notes.append(
             f"up to {in_percent(missed)} of a replication's requests were never served (turned away, or left in a "
-            "bin): shares count them as missed, quantiles as late for ever; means and maxima are of the others alone"
+            "bin), or had their answers cut off: shares count them as missed, times as late for ever, so that no limit "
+            "on a mean or a maximum holds"
         )
     visited = [answer for row in table for answer in row]
     in_range = settings.low is not None and settings.high is not None

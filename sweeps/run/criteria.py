@@ -30,26 +30,31 @@ class Criterion(NamedTuple):
     def values(self, report: Mapping[str, NDArray[Any]]) -> FloatArray:
         """Return the statistic (job,) of a report with leading axis job; InputError where there is none.
 
-        A request that is never served is late for ever: a quantile among such is infinite, and so are mean and maximum
-        where nobody is served.
+        A request that is never served, or whose answer is cut off, is late for ever: a quantile among such is infinite,
+        and so are mean and maximum where there is one.
         """
         if self.variable not in report:
             raise InputError("is not measured by this policy; choose another criterion", path=self.variable)
         values = report[self.variable]
         found = np.asarray(values if self.quantile is None else values[:, QUANTILES.index(self.quantile)], np.float64)
         if self.variable not in _FRACTIONS:
-            found = np.where(report["measured"] == 0, np.inf, found)  # nobody past the warm-up was served
+            every, late = report["measured"] + report["missed"], never_in_time(report)
+            rank = every if self.quantile is None else np.ceil(self.quantile * every)
+            found = np.where(rank > every - late, np.inf, found)
         if np.isnan(found).any():
             raise InputError("has no value where nothing was measured; choose another criterion", path=self.variable)
-        if self.quantile is not None:
-            among_all = np.ceil(self.quantile * (report["measured"] + report["missed"]))
-            found = np.where(among_all > report["measured"], np.inf, found)
         return found
 
     @property
     def unit(self) -> str:
         """Unit of the limit and the statistic."""
         return "1" if self.variable in _FRACTIONS else "s"
+
+
+def never_in_time(report: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Return how many requests past the warm-up (job,) were never served, or not to the end of their answers."""
+    missed, cut = report["missed"], report.get("truncated")
+    return missed if cut is None else missed + cut
 
 
 _TIMES = ("latency", "wait", "ttft", "tpot", "tbt")

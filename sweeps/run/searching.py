@@ -24,7 +24,7 @@ from ..stopping import Stop
 from ..workloads.arrivals import AtRate
 from ..workloads.settings import FloatArray
 from .bisection import PROBES, Found, Search, bisect, bracket_and_bisect, is_monotone
-from .criteria import Criterion
+from .criteria import Criterion, never_in_time
 from .draws import Draws
 from .plan import Plan, PointPlan
 from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
@@ -104,7 +104,7 @@ class Answer(NamedTuple):
     highest: float
     """Of the rates that were looked at."""
     missed: float
-    """Largest share of the requests past the warm-up that was never served at one of them."""
+    """Largest share of the requests past the warm-up that was never served, or cut off, at one of them."""
 
 
 class Searching(NamedTuple):
@@ -133,7 +133,7 @@ class Seen(NamedTuple):
     statistic: float
     """Of the first criterion."""
     missed: float
-    """Share of the requests past the warm-up that was never served."""
+    """Share of the requests past the warm-up that was never served, or cut off."""
 
 
 class PointSearch:
@@ -183,7 +183,7 @@ def look(searching: Searching, looks: Sequence[Look], together: int) -> list[See
     report = searching.simulator.simulate(every, [plans[k] for k in jobs])
     report = {name: values[: len(jobs)] for name, values in report.items()}
     holds, statistic = _judge(searching.settings, report)
-    missed = report["missed"] / (report["measured"] + report["missed"])
+    missed = never_in_time(report) / (report["measured"] + report["missed"])
     for k, *answer in zip(jobs, holds.tolist(), statistic.tolist(), missed.tolist(), strict=True):
         seen[k] = Seen(*answer)
     return seen

@@ -7,6 +7,7 @@ from batchcube.engine import simulate
 from batchcube.engine.continuous import (
     Job,
     Setup,
+    make_classes,
     make_fleet,
     make_law,
     make_replica,
@@ -167,6 +168,27 @@ def test_answers_that_end_at_the_longest_are_counted_where_they_would_go_on(back
     one = job([0.0] * 4, [2, 4, 4, 10], [3, 9, 6, 3], max_model_len=10)
     found = report_of(one, backend)
     assert (found["truncated"], found["rejected"], found["completed"]) == (1, 1, 3)
+    settings = {"request_sla_s": 5.5e-3, "token_sla_s": 2e-3}
+    of_warm_up = report_of(
+        job([0.0] * 4, [2, 4, 4, 10], [3, 9, 6, 3], max_model_len=10, report={"warmup_requests": 2, **settings}),
+        backend,
+    )
+    assert (of_warm_up["truncated"], of_warm_up["request_sla_violation_fraction"]) == (0, 1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("limit_s", "over"), [(10e-3, 2), (5.5e-3, 3)])
+def test_answers_that_are_cut_off_have_missed_every_limit(backend, limit_s, over) -> None:
+    # Done after 3, 6 and 6 ms; the second is 3 tokens short of its 9, the last is turned away. One limit is kept by
+    # all, the other missed by the third: the second counts once.
+    settings = {"request_sla_s": limit_s, "token_sla_s": 2e-3}
+    one = job([0.0] * 4, [2, 4, 4, 10], [3, 9, 6, 3], max_model_len=10, report=settings)
+    found = report_of(one._replace(classes=make_classes([0, 1, 1, 0], [1.0, 1.0], [None] * 2, [None] * 2)), backend)
+    assert found["request_sla_violation_fraction"] == over / 4
+    np.testing.assert_array_equal(found["window_request_sla_violation_fraction"], [over / 4, np.nan, np.nan, np.nan])
+    # 2 + 5 + 5 gaps are in time; 2 of who was turned away, and the 3 tokens that were cut off, are not.
+    assert found["token_sla_violation_fraction"] == pytest.approx(5 / 17)
+    np.testing.assert_array_equal(found["class_sla_violation_fraction"], [1 / 2, 1 / 2])
 
 
 def test_overload_is_seen() -> None:

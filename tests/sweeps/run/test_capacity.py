@@ -433,24 +433,49 @@ def test_under_a_cap_the_time_between_tokens_alone_does_not_see_overload() -> No
 def test_requests_that_never_fit_are_said() -> None:
     tables = deepcopy(CONTINUOUS)
     tables["server"]["replica"]["kv_capacity_tokens"] = 160
-    found = find_capacity(sweep(tables), ["ttft_mean_ms=800"])
+    found = find_capacity(sweep(tables), ["ttft_p50_ms=800"])
     (said,) = [note for note in found.attrs["notes"].splitlines() if "never served" in note]
     assert re.match(r"up to [0-9.]+ % of a replication's requests were never served", said)
-    assert "means and maxima are of the others alone" in said
+    assert "no limit on a mean or a maximum holds" in said
 
 
-def test_requests_that_never_fit_miss_every_share_and_quantile() -> None:
-    """Some 4 % do not fit: a limit of 2 % on misses, or one on the 99th percentile, holds at no rate."""
+def test_requests_that_never_fit_miss_every_limit() -> None:
+    """Some 4 % do not fit: a limit of 2 % on misses, on the 99th percentile, or on a mean holds at no rate."""
     tables = deepcopy(CONTINUOUS)
     tables["server"]["replica"]["kv_capacity_tokens"] = 160
     tables["report"]["request_sla_s"] = 60.0
     share = run_sweep(Sweep.model_validate({**tables, "axes": {}}))
     missed = share["missed"] / share["requests"]
     assert ((missed > 0.02) & (missed < 0.1)).all()
-    for never in ("request_sla_violation_fraction=0.02", "ttft_p99_s=60", "tbt_p99_s=1"):
+    for never in (
+        "request_sla_violation_fraction=0.02",
+        "ttft_p99_s=60",
+        "tbt_p99_s=1",
+        "ttft_mean_s=60",
+        "tbt_max_s=60",
+    ):
         assert (find_capacity(sweep(tables), [never], low=0.5, high=4)["capacity_unbracketed"] == -1).all()
-    for may in ("request_sla_violation_fraction=0.1", "ttft_p90_s=60", "ttft_mean_s=60"):
+    for may in ("request_sla_violation_fraction=0.1", "ttft_p90_s=60"):
         assert (find_capacity(sweep(tables), [may], low=0.5, high=100)["capacity_unbracketed"] == 0).all()
+
+
+def test_answers_that_are_cut_off_are_late_for_ever() -> None:
+    """Of 100 requests, 2 were never served and 3 had their answers cut off."""
+    report = {
+        "measured": np.array([98]),
+        "missed": np.array([2]),
+        "truncated": np.array([3]),
+        "ttft_mean_s": np.array([1.0]),
+        "ttft_quantile_s": np.array([[1.0, 2.0, 3.0, 4.0]]),
+        "request_sla_violation_fraction": np.array([0.05]),
+    }
+    for criterion, value in (
+        ("ttft_mean_s=9", np.inf),
+        ("ttft_p95_s=9", 3.0),
+        ("ttft_p99_s=9", np.inf),
+        ("request_sla_violation_fraction=0.1", 0.05),
+    ):
+        assert parse_criterion(criterion).values(report) == [value]
 
 
 def test_an_empty_replica_that_misses_is_said_at_the_lowest_rate_that_the_clock_holds() -> None:
