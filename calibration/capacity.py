@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from batchcube.engine.continuous import Law
 from batchcube.engine.continuous.model import SERVED
 
-from .fitting import Server, Times, replay, times_of_log, times_of_records
+from .fitting import Server, replay, times_of_log, times_of_records
 from .logs import Log
 
 # A cache is looked for on a grid of so many sizes, then on finer ones around the best of them.
@@ -43,14 +43,10 @@ def find_capacity(log: Log, server: Server, law: Law, kept: NDArray[np.bool_]) -
     """
     size = server.replica.block_tokens
     least = float(max(int((log.prompt_tokens + log.output_tokens).max()), size))
-    measured = times_of_log(log)
 
     def cost(tokens: float) -> float:
         replica = server.replica._replace(blocks=max(int(tokens) // size, 1))
-        records = replay(log, server._replace(replica=replica), law)
-        if (records.status != SERVED).any():
-            return np.inf
-        return _misfit(measured, times_of_records(log, records), kept)
+        return misfit(log, server._replace(replica=replica), law, kept)
 
     never_full = cost(server.fleet.replicas * float((log.prompt_tokens + log.output_tokens).sum()) + size)
     low, high = np.log(least), np.log(max(_ROOM * fullest(log) / server.fleet.replicas, 2 * least))
@@ -65,10 +61,16 @@ def find_capacity(log: Log, server: Server, law: Law, kept: NDArray[np.bool_]) -
         low, high = max(best - 2 * apart, np.log(least)), best + 2 * apart
 
 
-def _misfit(measured: Times, simulated: Times, kept: NDArray[np.bool_]) -> float:
-    """Return the negative logarithm of the likelihood, less a constant."""
+def misfit(log: Log, server: Server, law: Law, kept: NDArray[np.bool_]) -> float:
+    """Return how badly a server replays the kept requests of a log: the negative logarithm of the likelihood.
+
+    Less a constant; infinite where some request could never be served.
+    """
+    records = replay(log, server, law)
+    if (records.status != SERVED).any():
+        return np.inf
     total = 0.0
-    for seen, found in zip(measured, simulated, strict=True):
+    for seen, found in zip(times_of_log(log), times_of_records(log, records), strict=True):
         known = kept & np.isfinite(seen)
         if known.any():
             residuals = (found[known] - seen[known]) / max(float(seen[known].mean()), 1e-12)

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from batchcube.calibration.capacity import find_capacity, fullest
+from batchcube.calibration.capacity import find_capacity, fullest, misfit
 from batchcube.calibration.coefficients import (
     Coefficients,
     LoggedServer,
@@ -16,7 +16,7 @@ from batchcube.calibration.coefficients import (
     Raw,
     StepCoefficients,
 )
-from batchcube.calibration.fitting import FITS, Times, fit_log, replay, stated, times_of_log, times_of_records
+from batchcube.calibration.fitting import FITS, Server, Times, fit_log, replay, stated, times_of_log, times_of_records
 from batchcube.calibration.laws import law_of, unstated_terms
 from batchcube.calibration.logs import BY_CONTENT, Log, Reading, read_log
 from batchcube.calibration.reach import Reach, beyond
@@ -38,9 +38,8 @@ Floats = NDArray[np.float64]
 STATISTICS = {"mean": np.nanmean, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 # Steps without an admission while somebody waits: a prompt that takes so many chunks is rare.
 _LONG_WAIT = 10
-_TURNS = 3
-# Sizes of a cache closer than this are taken for the same.
-_SAME_CACHE = 0.005
+# Sizes of a KV cache that the search for it begins with, of what the requests under way would fill.
+_STARTS = (1.0, 0.93, 0.86, 0.8)
 # Times of a log that rest on some costs as these variables of a cube do.
 _LIKE = {"ttft_s": "ttft_mean_s", "tpot_s": "tpot_mean_s"}
 
@@ -129,27 +128,30 @@ def fit(
 def _with_cache(
     log: Log, settings: LoggedServer, until: int | None, prior: StepCoefficients | None, quiet: bool
 ) -> tuple[LoggedServer, str]:
-    """Return settings with the KV cache that the log tells, and what it is in words: law and cache in turn.
+    """Return settings with the KV cache that the log tells, and what it is in words.
 
-    Times per output token tell the law, and waits the cache, so that few turns do.
+    Law and cache are fitted in turn, from several sizes, as what one lacks the other may make up for; the likeliest
+    pair counts.
     """
     kept = log.first(len(log.came_s) if until is None else until)
-    tokens, before = max(fullest(log) / settings.replicas, float((log.prompt_tokens + log.output_tokens).max())), 0.0
-    for _ in range(_TURNS):
-        settings = settings.model_copy(update={"capacity_tokens": int(np.ceil(tokens)), "num_gpu_blocks": None})
-        with Counting(FITS, "looking for the KV cache", quiet=quiet) as progress:
-            found = fit_log(log, server_of(settings), until, prior, done=progress.advance)
-        told = find_capacity(log, server_of(settings), law_of(found.law), kept)
-        if told is None:
-            text = (
-                f"the log does not tell how large the KV cache was: it never held more than {fullest(log):.0f} tokens"
-            )
-            return settings.model_copy(update={"capacity_tokens": None}), text
-        tokens, before = float(told), tokens
-        if abs(tokens / before - 1) < _SAME_CACHE:
-            break
-    settings = settings.model_copy(update={"capacity_tokens": int(tokens)})
-    return settings, f"a KV cache of {int(tokens)} tokens is fitted to the log: how long its requests waited"
+    longest, most = float((log.prompt_tokens + log.output_tokens).max()), fullest(log) / settings.replicas
+    found: list[tuple[float, int]] = []
+    with Counting(2 * len(_STARTS) * FITS, "looking for the KV cache", quiet=quiet) as progress:
+
+        def fitted(tokens: float) -> tuple[Server, Law]:
+            at = settings.model_copy(update={"capacity_tokens": int(np.ceil(tokens)), "num_gpu_blocks": None})
+            return server_of(at), law_of(fit_log(log, server_of(at), until, prior, done=progress.advance).law)
+
+        for part in _STARTS:
+            told = find_capacity(log, *fitted(max(part * most, longest)), kept)
+            if told is not None:
+                found.append((misfit(log, *fitted(told), kept), told))
+    if not found:
+        text = f"the log does not tell how large the KV cache was: it never held more than {fullest(log):.0f} tokens"
+        return settings.model_copy(update={"capacity_tokens": None}), text
+    _, tokens = min(found)
+    settings = settings.model_copy(update={"capacity_tokens": tokens, "num_gpu_blocks": None})
+    return settings, f"a KV cache of {tokens} tokens is fitted to the log: how long its requests waited"
 
 
 def fitted_part(known: Coefficients, log: Log) -> int:

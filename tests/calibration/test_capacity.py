@@ -54,5 +54,5 @@ def test_requests_under_way_hold_their_prompts_and_what_they_answered() -> None:
         np.array([0.0, 0.0]), np.array([0.0, 2.0]), np.array([1.0, 3.0]), np.array([3.0, 3.0]),
         np.array([100, 50]), np.array([11, 1]), "",
     )  # fmt: skip
-    assert fullest(log) == pytest.approx(100 + 11 + 50 + 1)
+    assert fullest(log) == pytest.approx(100 + 11 + 50)
     assert fullest(log._replace(scheduled_s=np.full(2, np.nan))) == pytest.approx(100 + 11)
