@@ -28,7 +28,7 @@ from batchcube.sweeps.cli.main import app
 from helpers.command_line import Answer
 from helpers.engines import FakeEngine
 
-COMMANDS = ["vllm", "transformers", "fit", "hardware", "table", "log", "list", "show", "memory"]
+COMMANDS = ["vllm", "transformers", "hardware", "fit", "table", "log", "list", "show", "memory"]
 GRID = Grid((1, 2, 4), (16, 32), (4, 8), 2, 1)
 CELLS = ["--batch-sizes", "1,2,4", "--prompt-tokens", "16,32", "--output-tokens", "4,8", "--repetitions", "2"]
 MAPPED = ["--column=batch_size=batch_size", "--column=seconds=seconds"]
@@ -590,7 +590,7 @@ def test_list_and_show_what_comes_with_the_package(
     Answer(capsys, "calibrate", "table", latency, "-o", "shipped/b.json", "--title", "A table")
     monkeypatch.setattr("batchcube.calibration.coefficients.SHIPPED", Path("shipped"))
     listed = Answer(capsys, "calibrate", "list").out.splitlines()
-    assert [line.split()[:2] for line in listed] == [["b", "table"], ["measured", "measured"]]
+    assert [line.split()[:2] for line in listed] == [["b", "tables"], ["measured", "measured"]]
     assert listed[0].endswith("A table")
     shown = Answer(capsys, "calibrate", "show", "measured").out
     assert "measured (measured): nobody's (bfloat16, random weights) with fake" in shown
@@ -686,7 +686,7 @@ def test_hardware_lists_derives_and_writes(folder: Path, capsys: pytest.CaptureF
     assert re.search(r"rms: decode \d.* %, prefill \d.* %, mixed \d.* %", shown.out)
     again = Answer(capsys, *asked, "-o", "mine.json")
     assert again.status == 2
-    assert "mine.json: exists" in again.err
+    assert "mine.json: is there already" in again.err
 
 
 @pytest.mark.parametrize(
