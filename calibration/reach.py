@@ -28,9 +28,11 @@ class Reach(NamedTuple):
 
 
 def reach_of(known: Coefficients) -> Reach:
-    """Return how far coefficients reach; tables reach beyond the log that they were adapted to."""
+    """Return how far coefficients reach; tables known before reach beyond the log that they were adapted to."""
     law, seen = known.step_law, None if known.log is None else known.log.seen
-    decode, prefill = (None, None) if law is None else (law.decode, law.prefill)
+    # The nodes of a law that a log alone was fitted with say nothing: only how a bend is written down.
+    tabled = law is not None and (known.log is None or known.log.prior is not None)
+    decode, prefill = (law.decode, law.prefill) if law is not None and tabled else (None, None)
     batches = [laws for laws in known.batch_laws if laws.batch_sizes is not None]
     requests = [laws.batch_sizes[1] for laws in batches if laws.batch_sizes is not None]
     context = [

@@ -289,16 +289,16 @@ def _most_begun(log: Log) -> tuple[int, float]:
 
     Of those that are admitted at the same instant, in one step, only the last may be left with a part of its prompt.
     """
-    most, at = 0, 0.0
-    known = np.flatnonzero(np.isfinite(log.scheduled_s))
-    for instant in np.unique(log.scheduled_s[known]):
-        together = known[log.scheduled_s[known] == instant]
-        prompts = log.prompt_tokens[together]
-        # Clocks may be too coarse to tell two steps apart: nobody knows who was the last.
-        whole = int(prompts.sum() - prompts.max()) + (len(together) > 1)
-        if whole > most:
-            most, at = whole, float(instant)
-    return most, at
+    known = np.isfinite(log.scheduled_s)
+    if not known.any():
+        return 0, 0.0
+    instants, step = np.unique(log.scheduled_s[known], return_inverse=True)
+    prompts, largest = log.prompt_tokens[known], np.zeros(len(instants), np.int64)
+    np.maximum.at(largest, step, prompts)
+    # Clocks may be too coarse to tell two steps apart: nobody knows who was the last.
+    whole = np.bincount(step, prompts).astype(np.int64) - largest + (np.bincount(step) > 1)
+    most = int(np.argmax(whole))
+    return int(whole[most]), float(instants[most])
 
 
 def _waited_for_room(log: Log, settings: LoggedServer) -> int:
@@ -312,7 +312,7 @@ def _waited_for_room(log: Log, settings: LoggedServer) -> int:
     for queued, scheduled in zip(log.queued_s, log.scheduled_s, strict=True):
         if scheduled - queued < _LONG_WAIT * step:
             continue
-        instants = admitted[(admitted >= queued) & (admitted <= scheduled)]
+        instants = admitted[np.searchsorted(admitted, queued) : np.searchsorted(admitted, scheduled, side="right")]
         before = np.concatenate(([queued], instants[:-1]))
         longest = int(np.argmax(instants - before))
         at = instants[longest]

@@ -19,11 +19,11 @@ from .test_validate import COUNT, LIMITS, TRUTH, exact, fitted_to, write_log
 SEEN = LogRanges(running=[1, 20], context_tokens=[30, 900], prompt_tokens=[20, 700], requests_per_s=4.0)
 
 
-def known(**law: Any):
+def known(prior: str | None = None, **law: Any):
     """Return coefficients that were fitted to a log, with these tables."""
     one, _ = exact()
     assert one.step_law is not None
-    log = FittedLog(requests=COUNT, fitted_to=COUNT, rms={}, unsure=[], seen=SEEN)
+    log = FittedLog(requests=COUNT, fitted_to=COUNT, rms={}, unsure=[], seen=SEEN, prior=prior)
     return one.model_copy(update={"log": log, "batch_laws": [], "step_law": one.step_law.model_copy(update=law)})
 
 
@@ -33,7 +33,8 @@ def test_a_law_reaches_as_far_as_its_log_and_tables_further() -> None:
         "decode": DecodeNodes(requests=[0, 64], s=[0.0, 0.01], s_per_kv_token=[0.0, 0.0]),
         "prefill": PrefillNodes(tokens=[0, 4096], s=[0.0, 0.2]),
     }
-    assert reach_of(known(**tables)) == Reach(64, 900, 4096, 4.0)
+    assert reach_of(known("tables", **tables)) == Reach(64, 900, 4096, 4.0)
+    assert reach_of(known(**tables)) == reach_of(known())
     assert reach_of(load("qwen3-0.6b-cpu-vllm")).requests == 16
     assert validity(known()) == (
         "measured, fitted or tabled up to 20 requests at once, contexts of 900 tokens, 4 requests/s: beyond, steps are "
