@@ -19,7 +19,7 @@ class Reach(NamedTuple):
     """The most of everything that coefficients were measured, fitted or tabled with; None where nothing is known."""
 
     requests: float | None
-    """At once."""
+    """At once on a replica."""
     context_tokens: float | None
     """Of a request."""
     prefill_tokens: float | None
@@ -39,7 +39,7 @@ def reach_of(known: Coefficients) -> Reach:
         (laws.prompt_tokens or 0.0) + laws.output_tokens[1] for laws in batches if laws.output_tokens is not None
     ]
     if seen is not None:
-        requests.append(seen.running[1])
+        requests.append(seen.running[1] / (1 if known.replica is None else known.replica.replicas))
         context.append(seen.context_tokens[1])
     if decode is not None:
         requests.append(float(decode.requests[-1]))

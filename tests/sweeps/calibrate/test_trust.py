@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batchcube.calibration.coefficients import DecodeNodes, FittedLog, LogRanges, PrefillNodes, StepErrors
+from batchcube.calibration.coefficients import DecodeNodes, FittedLog, LoggedServer, LogRanges, PrefillNodes, StepErrors
 from batchcube.calibration.logs import Log
 from batchcube.calibration.reach import Reach, beyond, reach_of, validity
 from batchcube.sweeps.calibrate.trust import interval, repeats
@@ -29,6 +29,8 @@ def known(prior: str | None = None, **law: Any):
 
 def test_a_law_reaches_as_far_as_its_log_and_tables_further() -> None:
     assert reach_of(known()) == Reach(20, 900, None, 4.0)
+    two = known().model_copy(update={"replica": LoggedServer(replicas=2)})
+    assert reach_of(two).requests == 10
     tables = {
         "decode": DecodeNodes(requests=[0, 64], s=[0.0, 0.01], s_per_kv_token=[0.0, 0.0]),
         "prefill": PrefillNodes(tokens=[0, 4096], s=[0.0, 0.2]),
