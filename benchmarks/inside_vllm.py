@@ -297,6 +297,7 @@ def compared(run: Live, log: Any, law: list[float] | None) -> dict[tuple[str, st
     from batchcube.calibration.fitting import QUANTITIES, times_of_log, times_of_records
     from batchcube.calibration.logs import read_log
     from batchcube.engine.continuous import make_law
+    from batchcube.engine.continuous.model import STEP_TERMS
     from batchcube.sweeps.serving.given import Limits, control_of
     from batchcube.sweeps.serving.log import REQUESTS
     from inside.virtual import course
@@ -309,7 +310,8 @@ def compared(run: Live, log: Any, law: list[float] | None) -> dict[tuple[str, st
         times, preemptions = times_of_log(requests), sum(row["preemptions"] for row in log.requests)
         caps = [(row.at_ns / 1e9 - first_s, row.cap) for row in log.steps if row.batch]
     else:
-        replica = replica_of(control_of(log.about), Limits(**log.about["limits"]), make_law(*law))
+        terms: dict[str, Any] = dict(zip(STEP_TERMS, law, strict=False))
+        replica = replica_of(control_of(log.about), Limits(**log.about["limits"]), make_law(**terms))
         records, caps = course(requests, replica)
         times, preemptions = times_of_records(requests, records), int(records.preemptions.sum())
     found = {}

@@ -43,6 +43,8 @@ def reach_of(known: Coefficients) -> Reach:
         context.append(seen.context_tokens[1])
     if decode is not None:
         requests.append(float(decode.requests[-1]))
+    if law is not None and law.ranges is not None and law.ranges.context_tokens is not None:
+        context.append(law.ranges.context_tokens[1])
     return Reach(
         max(requests, default=None),
         max(context, default=None),

@@ -22,7 +22,7 @@ from batchcube.engine.continuous import (
     new_records,
 )
 from batchcube.engine.continuous import make_requests as as_requests
-from batchcube.engine.continuous.model import NEVER, ROUTINGS, TICKS_PER_NANOSECOND, TICKS_PER_S
+from batchcube.engine.continuous.model import NEVER, ROUTINGS, STEP_TERMS, TICKS_PER_NANOSECOND, TICKS_PER_S
 from batchcube.engine.continuous.reference import Engine, History
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.policies.target import Control
@@ -116,8 +116,9 @@ def simulated(given: Given, calls: Sequence[Call], law: Sequence[int], **setting
         predicted,
     )
     arrival = np.array([call.arrival_ns for call in calls]) * TICKS_PER_NANOSECOND
+    terms: dict[str, Any] = {name: c / NANOSECONDS_PER_S for name, c in zip(STEP_TERMS, law, strict=False)}
     setup = Setup(
-        replica_of(given.control, given.limits, make_law(*(c / NANOSECONDS_PER_S for c in law)), **settings),
+        replica_of(given.control, given.limits, make_law(**terms), **settings),
         make_fleet(
             routing=ROUTINGS[0],
             bins=given.bins,

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from batchcube.calibration.coefficients import Coefficients, FittedLog, KvMemory, StepCoefficients
+from batchcube.calibration.coefficients import Coefficients, FittedLog, KvMemory, LoggedServer
 from batchcube.calibration.laws import unstated_terms
 from batchcube.calibration.reach import validity
 from batchcube.errors import printable
@@ -105,8 +105,9 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
             for tokens, s in zip(step.prefill.tokens, step.prefill.s, strict=True):
                 table.add_row(str(tokens), f"{1e3 * s:.4g}")
             console.print(table)
-        for line in steps_in_words(step):
-            console.print(printable(line), highlight=False, markup=False)
+        if step.rms_by_kind:
+            rms = ", ".join(f"{kind} {_percent(value)}" for kind, value in step.rms_by_kind.items())
+            console.print(f"rms: {rms}", highlight=False)
         quality = step.quality
     if known.log is not None:
         _print_log(known.log, console)
@@ -119,6 +120,8 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
         )
     if step is not None and validity(known):
         console.print(printable(validity(known)), highlight=False, markup=False)
+    if known.replica is not None:
+        console.print(server_in_words(known.replica), highlight=False, markup=False)
     if known.memory is not None:
         console.print(printable(memory_in_words(known.memory)), highlight=False, markup=False)
     if known.plausibility is not None:
@@ -274,18 +277,10 @@ def log_in_words(log: FittedLog) -> "Iterator[str]":
         yield f"the log tells of {' and '.join(name.partition('_')[0] for name in group)} only what they make together"
 
 
-def steps_in_words(step: StepCoefficients) -> "Iterator[str]":
-    """Yield what steps a law was made from, and how well it follows each kind, where it says so."""
-    if step.ranges is not None:
-        parts = (
-            (step.ranges.decodes, "{} to {} decodes"),
-            (step.ranges.context_tokens, "contexts of {} to {} tokens"),
-            (step.ranges.prefill_tokens, "{} to {} prefill tokens a step"),
-        )
-        said = [words.format(*(f"{limit:.0f}" for limit in ends)) for ends, words in parts if ends is not None]
-        yield f"made from {', '.join(said)}"
-    if step.rms_by_kind:
-        yield f"rms: {', '.join(f'{kind} {_percent(rms)}' for kind, rms in step.rms_by_kind.items())}"
+def server_in_words(server: LoggedServer) -> str:
+    """Return the limits of a replica in one line."""
+    held = "" if server.held_tokens is None else f", {server.held_tokens:,} tokens in the KV cache"
+    return f"a replica: {server.most_running} requests at once, {server.token_budget} tokens a step{held}"
 
 
 def memory_in_words(memory: KvMemory) -> str:

@@ -7,6 +7,7 @@ import shipped_laws
 from batchcube.calibration import hardware
 from batchcube.calibration.coefficients import Coefficients, shipped_names
 from batchcube.calibration.hardware import Deployment, Steps
+from batchcube.calibration.reach import validity
 from batchcube.errors import InputError
 from batchcube.sweeps.calibrate.hardware import derive, dips, missing, usual_limits
 from batchcube.sweeps.spec.service import load
@@ -60,6 +61,8 @@ def test_what_ships_says_how_far_it_goes_and_what_is_not_in_it(name: str) -> Non
     assert ranges.context_tokens is not None
     assert ranges.context_tokens[1] <= known.replica.capacity_tokens
     assert known.replica.capacity_tokens == 16 * known.provenance["kv_blocks"]
+    most = f"{known.replica.most_running} requests at once, contexts of {ranges.context_tokens[1]:.0f} tokens"
+    assert most in validity(known)
     assert set(rms) == {"decode", "prefill", "mixed"}
     # Two further percent where steps are short, latent attention has tables of its own, or tables have dips.
     wide = ("qwen3-0.6b", "deepseek", "gpt-oss-120b", "llama-3.1-8b-l40s")

@@ -682,7 +682,10 @@ def test_hardware_lists_derives_and_writes(folder: Path, capsys: pytest.CaptureF
     assert made.status == 0
     assert made.out.splitlines()[-1] == "mine.json"
     shown = Answer(capsys, "calibrate", "show", "mine.json")
-    assert "made from 1 to 64 decodes, contexts of 128 to 32768 tokens, 16 to 8192 prefill tokens a step" in shown.out
+    assert "tabled up to 64 requests at once, contexts of 32768 tokens, 8192 prefill tokens in a step" in shown.out
+    assert re.search(
+        r"a replica: 64 requests at once, 8192 tokens a step, 6\d\d,\d\d\d tokens in the KV cache", shown.out
+    )
     assert re.search(r"rms: decode \d.* %, prefill \d.* %, mixed \d.* %", shown.out)
     again = Answer(capsys, *asked, "-o", "mine.json")
     assert again.status == 2
