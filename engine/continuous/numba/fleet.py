@@ -81,7 +81,7 @@ def fleet_kernel(
     @jit
     def run_fleet(requests, bin_of, setup, records, tally, workspace, order, begin, judged):
         given, fleet, reporting = setup
-        replica = with_rules(given, rules)
+        law, replica = given.law, with_rules(given, rules)
         arrival, replicas = requests.arrival, fleet.replicas
         for r in range(replicas):
             part = part_of(workspace, r, rules and workspace.caching, False)
@@ -101,8 +101,8 @@ def fleet_kernel(
                     mine = order[begin[r] : begin[r + 1]]
                     part = part_of(workspace, r, rules and workspace.caching, False)
                     advance(
-                        requests, bin_of, replica, fleet, records, limits, tally, part, mine, until if last else due,
-                        decide_all, load, store, key,
+                        requests, bin_of, law, replica, fleet, records, limits, tally, part, mine,
+                        until if last else due, decide_all, load, store, key,
                     )  # fmt: skip
                     if tally.totals[OVERRUN]:
                         return

@@ -19,7 +19,7 @@ from ..model import BY_BIN, COUNTED_EVERY, NEVER, NOBODY, REJECTED, Job, counts_
 from .count import count_requests, start_counting
 from .fleet import KEPT, OVERRUN, count_all, structure_for, way_to
 from .queues import enqueue
-from .replica import advance, view_of
+from .replica import advance, view_of, with_rules
 from .workspace import ENDED, NOW, RUNNING, STEPS, TOKENS, USED, WAITING, make_workspace, means_of, part_of
 
 _BITS = 32
@@ -101,7 +101,8 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
 
     @jit
     def run_following(requests, bin_of, setup, records, tally, workspace, agenda, after, judged, rehearsal):
-        replica, fleet, reporting = setup
+        given, fleet, reporting = setup
+        law, replica = given.law, with_rules(given, True)
         arrival, replicas = requests.arrival, fleet.replicas
         for r in range(replicas):
             part = part_of(workspace, r, workspace.caching, True)
@@ -166,8 +167,8 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
             if counts_loads(fleet):
                 until = min(until, (start // COUNTED_EVERY + 1) * COUNTED_EVERY)
             advance(
-                requests, bin_of, replica, fleet, records, limits, tally, part, sent, until, decide_all, load,
-                store, key,
+                requests, bin_of, law, replica, fleet, records, limits, tally, part, sent, until, decide_all,
+                load, store, key,
             )  # fmt: skip
             if tally.totals[OVERRUN]:
                 return

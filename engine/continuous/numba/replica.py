@@ -392,10 +392,11 @@ def mean_gap(now, duration, decoding, chunked, workspace):
 def with_rules(replica, rules):
     """Return the settings of a replica, without the `rules` that `has_rules` asks for where there are none.
 
-    Where there are none as the kernel is compiled, it has no code for them.
+    Where there are none as the kernel is compiled, it has no code for them. Nor is there the law: what is handed from
+    function to function shall be small, and one asks for it.
     """
     return Replica(
-        replica.law,
+        (),
         replica.control,
         replica.token_budget,
         replica.chunked,
@@ -470,13 +471,15 @@ def show(which, seen, control, workspace):
 
 
 @inline
-def advance(requests, bin_of, replica, fleet, records, limits, tally, workspace, mine, until, decide, load, store, key):
+def advance(
+    requests, bin_of, law, replica, fleet, records, limits, tally, workspace, mine, until, decide, load, store, key
+):
     """Take the steps of one replica that are scheduled before `until`.
 
     `mine` are the requests that are sent here, in order. `decide` belongs to the controllers, whose state is read and
     kept with `load` and `store`, and `key` to the order of bins.
     """
-    state, law, size, control = workspace.state, replica.law, replica.block_tokens, replica.control
+    state, size, control = workspace.state, replica.block_tokens, replica.control
     arrival, prompt, output = requests.arrival, requests.prompt, requests.output
     now, begins, ahead = state[NOW], state[BEGINS], 1 if replica.async_scheduling else 0
     # Where nothing moves the cap, the first decision holds.
