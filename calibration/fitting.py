@@ -283,9 +283,8 @@ def stated(found: LogFit, log: Log, prior: str | None) -> tuple[StepCoefficients
 
 def _told(law: StepCoefficients, log: Log, kept: NDArray[np.bool_]) -> list[ToldStep]:
     """Return steps such as a log has: decodes of few, of the usual number, and of many, and a prefill."""
-    means = means_of(log)
-    several = kept & means.several
-    decodes, kv_tokens = (means.terms[several, k] / means.terms[several, 0] for k in (1, 2))
+    means = means_of(log, kept)
+    decodes, kv_tokens = (means.terms[:, k] / means.terms[:, 0] for k in (1, 2))
     fitted = np.polyfit(decodes, kv_tokens, 1) if np.ptp(decodes) > 1 else (kv_tokens.mean() / decodes.mean(), 0.0)
     rows = []
     for many in sorted({round(float(np.quantile(decodes, part))) for part in (0.1, 0.5, 0.9)}):
@@ -314,8 +313,9 @@ def _with_error(law: StepCoefficients, decodes: int, reads: float, prefill: int,
 
 def _seen(log: Log, kept: NDArray[np.bool_]) -> LogRanges:
     """Return what the requests of a log show that are kept."""
-    begin = log.first_token_s[kept, None]
-    at_once = ((log.first_token_s <= begin) & (begin <= log.last_token_s)).sum(axis=1)
+    begin = log.first_token_s[kept]
+    begun, ended = (np.sort(times) for times in (log.first_token_s, log.last_token_s))
+    at_once = np.searchsorted(begun, begin, side="right") - np.searchsorted(ended, begin, side="left")
     prompt, whole = log.prompt_tokens[kept], (log.prompt_tokens + log.output_tokens)[kept]
     lasts = max(float(log.queued_s[kept].max()), 1e-9)
     return LogRanges(
@@ -388,18 +388,16 @@ class _Fit:
         self.width = np.append(self.opening.width, [_CLIENT_WIDTH_S] if client else [])
         self.low = np.append(self.opening.low, [0.0] if client else [])
         self.known = np.diag(self.width**-2.0)
-        means = means_of(log)
-        several = kept & means.several
-        self.step_s = float(np.median(means.seconds[several] / means.terms[several, 0]))
+        means = means_of(log, kept)
+        self.step_s = float(np.median(means.seconds / means.terms[:, 0]))
         lasts = float(np.median(measured.e2e_s[kept]))
         self.scatter = Scatter(_TRIAL_SCATTER, 0.0, self.step_s, lasts, 0.0)
         self.end_s = _BEYOND * float(log.last_token_s.max())
         self.values = np.zeros(self.width.size)
         self.most = self.width * (0.5 if prior is not None else 0.1)
         if prior is None:
-            self.values[: len(STEP_TERMS)] = _regressed(
-                means, several, self.opening.width[: len(STEP_TERMS)], self.step_s
-            )
+            terms = len(STEP_TERMS)
+            self.values[:terms] = _regressed(means, self.opening.width[:terms], self.step_s)
         self.cloud = np.diag((0.75 * self.most) ** 2)
         self.rms = np.array(_FIRST_RESIDUALS) * self.units
         self.clouds: list[tuple[Floats, Floats]] = []
@@ -543,11 +541,14 @@ class _Fit:
         In the leading ways in which scatter of either kind shows, by its likelihood, with what a fit takes up of it
         taken out.
         """
-        unfitted = (np.eye(self.seen.size) - self.plane.slope @ gain).T
+
+        def unfitted(came: Floats) -> Floats:
+            return np.asarray(came - (came @ gain.T) @ self.plane.slope.T)
+
         later = self.quantity != 0
         sizes = self.rms[self.quantity]
         kinds = [
-            self._scattered(self.scatter._replace(step=step, drift=drift)) @ unfitted / sizes
+            unfitted(self._scattered(self.scatter._replace(step=step, drift=drift))) / sizes
             for step, drift in ((_STEP_SCATTER, 0.0), (0.0, _DRIFT))
         ]
         alike = np.vstack([kind[:, later] / np.sqrt(np.mean(kind[:, later] ** 2)) for kind in kinds])
@@ -567,16 +568,16 @@ class _Fit:
             step=min(best[1] * _STEP_SCATTER, 1.0), drift=float(np.clip(best[2] * _DRIFT, LEAST_DRIFT, 0.3))
         )
         first = self.quantity == 0
-        explained = np.mean((self._scattered(scatter) @ unfitted)[:, first] ** 2)
+        explained = np.mean(unfitted(self._scattered(scatter))[:, first] ** 2)
         left = float(np.mean(self.residuals[first] ** 2) - explained)
         return scatter._replace(ttft_s=float(np.sqrt(max(left, 0.0))))
 
 
-def _regressed(means: Means, several: NDArray[np.bool_], width: Floats, step_s: float) -> Floats:
+def _regressed(means: Means, width: Floats, step_s: float) -> Floats:
     """Return the terms by least squares of what decode steps took, as the log has them composed."""
     from scipy.optimize import nnls
 
-    terms, seconds = means.terms[several], means.seconds[several]
+    terms, seconds = means.terms, means.seconds
     exact = 10.0 / np.sqrt(seconds * step_s)
     rows = np.vstack([terms * width * exact[:, None], np.eye(width.size)])
     found, _ = nnls(rows, np.concatenate([seconds * exact, np.zeros(width.size)]))

@@ -28,6 +28,8 @@ _LEAST_SPEED = 0.3
 _BATCH = 64
 _TERMS: tuple[Uncertain, ...] = UNCERTAIN[: len(STEP_TERMS)]
 _NODES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
+# Requests that decode steps are taken from: each takes a look at all others.
+_ENOUGH = 400
 # Of a law of nothing, as a decode step takes some time.
 _NO_TIME_S = 1e-9
 
@@ -49,29 +51,33 @@ class Opening(NamedTuple):
 
 
 class Means(NamedTuple):
-    """What the decode steps between first and last token of each request were made of, (request, term), sums."""
+    """What the decode steps between first and last token of some requests were made of."""
 
     terms: Floats
-    """In the order of `STEP_TERMS`: steps, tokens of decodes, KV tokens read, prefill tokens, attention, prefills."""
+    """(request, term), sums in the order of `STEP_TERMS`: steps, tokens of decodes, KV tokens read, prefill tokens,
+    attention, prefills."""
     seconds: Floats
     """(request,) what they took."""
-    several: NDArray[np.bool_]
-    """(request,) whether there is any such step."""
 
 
-def means_of(log: Log) -> Means:
-    """Take decode steps apart by what a log says of others that run; tokens come evenly between first and last."""
+def means_of(log: Log, kept: NDArray[np.bool_]) -> Means:
+    """Take decode steps apart by what a log says of others that run; tokens come evenly between first and last.
+
+    Those of the requests kept that have any, every so many where there are more than enough.
+    """
     first, last = log.first_token_s, log.last_token_s
     prompt, output = log.prompt_tokens.astype(np.float64), log.output_tokens.astype(np.float64)
     lasts = np.maximum(last - first, 1e-9)
-    terms = np.zeros((len(first), len(STEP_TERMS)))
-    for i in range(len(first)):
+    rows = np.flatnonzero(kept & (output > 1) & (last > first))
+    rows = rows[:: -(-len(rows) // _ENOUGH)] if len(rows) else rows
+    terms = np.zeros((len(rows), len(STEP_TERMS)))
+    for row, i in enumerate(rows):
         begin, end = np.maximum(first, first[i]), np.minimum(last, last[i])
         share = np.maximum(end - begin, 0.0) / lasts
         tokens = share * (output - 1.0)
         grown = ((begin + end) / 2.0 - first) / lasts * (output - 1.0)
         inside = (first > first[i]) & (first <= last[i])
-        terms[i] = (
+        terms[row] = (
             output[i] - 1.0,
             tokens.sum(),
             (tokens * (prompt + grown))[share > 0].sum(),
@@ -79,7 +85,7 @@ def means_of(log: Log) -> Means:
             (prompt[inside] ** 2).sum(),
             inside.sum(),
         )
-    return Means(terms, last - first, (output > 1) & (last > first))
+    return Means(terms, (last - first)[rows])
 
 
 def opened(prior: StepCoefficients | None, log: Log, kept: NDArray[np.bool_]) -> Opening:
@@ -156,12 +162,11 @@ def _sizes(law: StepCoefficients) -> dict[str, float]:
 
 def _weak_widths(log: Log, kept: NDArray[np.bool_]) -> dict[str, float]:
     """Return for every term what it would be if the steps of the log consisted of it alone."""
-    means = means_of(log)
-    several = kept & means.several
-    steps = means.terms[several, 0]
-    step_s = float(np.median(means.seconds[several] / steps))
-    decodes, kv_tokens = (float(np.median(means.terms[several, k] / steps)) for k in (1, 2))
-    first_s = float(np.median((log.first_token_s - log.came_s)[kept]))
+    means = means_of(log, kept)
+    steps = means.terms[:, 0]
+    step_s = float(np.median(means.seconds / steps))
+    decodes, kv_tokens = (float(np.median(means.terms[:, k] / steps)) for k in (1, 2))
+    first_s = float(np.mean((log.first_token_s - log.came_s)[kept]))
     prompt = log.prompt_tokens[kept].astype(np.float64)
     widths = (
         step_s,

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from batchcube.calibration.coefficients import Coefficients, FittedLog, KvMemory, LoggedServer
+from batchcube.calibration.coefficients import Coefficients, FittedLog, FoundWay, KvMemory, LoggedServer
 from batchcube.calibration.laws import unstated_terms
 from batchcube.calibration.reach import validity
 from batchcube.errors import printable
@@ -37,6 +37,8 @@ _WAYS = {
     "prefill": (100.0, "% of prefills"),
     "bend": (1e3, "ms of a step with many decodes"),
 }
+# Standard deviations of what was known before; beyond, it was wrong.
+_FAR = 2.5
 # Standard errors below this part of what they were before are the log's alone.
 _TOLD = 0.33
 
@@ -240,14 +242,12 @@ def _print_log(log: FittedLog, console: "Console") -> None:
         table = Table("off from the prior by" if log.prior else "term", "found", "unit", "known before", "told by")
         for way in log.found:
             scale, unit = _STEP_UNITS.get(way.of, _WAYS.get(way.of, (1.0, "")))
-            left = way.standard_error / way.known_within if way.known_within else 1.0
-            told = "log" if left < _TOLD else "log and prior" if way.of not in log.unsure else "prior"
             table.add_row(
                 way.of.partition("_")[0],
                 _with_error(scale * way.value, scale * way.standard_error),
                 unit,
                 f"± {scale * way.known_within:.2g}",
-                told if log.prior or told == "log" else "log, not well" if told == "log and prior" else "nothing",
+                _told_by(way, log),
             )
         console.print(table)
     if log.steps:
@@ -259,6 +259,15 @@ def _print_log(log: FittedLog, console: "Console") -> None:
         console.print(printable(line), highlight=False, markup=False)
 
 
+def _told_by(way: FoundWay, log: FittedLog) -> str:
+    """Say what tells how far a law is off in some way."""
+    if way.of in log.unsure:
+        return "prior" if log.prior else "nothing"
+    if way.standard_error > _TOLD * way.known_within:
+        return "log and prior" if log.prior else "log, not well"
+    return "log" if log.prior or 2.0 * way.standard_error < abs(way.value) else "log, as a limit"
+
+
 def log_in_words(log: FittedLog) -> "Iterator[str]":
     """Yield how well a log was fitted, how far steps are off, what it cannot tell, and what it shows, a line each."""
     rms = ", ".join(f"{name.removesuffix('_s').upper()} {_percent(value)}" for name, value in log.rms.items())
@@ -268,6 +277,9 @@ def log_in_words(log: FittedLog) -> "Iterator[str]":
             f"steps scatter by {_percent(log.scatter.step)} around the law, the speed drifts by "
             f"{_percent(log.scatter.drift)}"
         )
+    far = [way.of.partition("_")[0] for way in log.found if abs(way.value) > _FAR * way.known_within]
+    if log.prior and far:
+        yield f"far off the prior, by more than {_FAR:g} of what was known before: {', '.join(far)}"
     if log.client_s:
         yield f"the client adds {_with_error(1e3 * log.client_s, 1e3 * log.client_error_s)} ms to the first token"
     if log.unsure:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from batchcube.calibration.coefficients import Coefficients, StepCoefficients
 from batchcube.calibration.fitting import (
@@ -136,11 +137,15 @@ def test_lone_requests_of_one_length_tell_no_terms_apart() -> None:
     assert decodes.standard_error_s < 0.05 * decodes.s
 
 
-def test_errors_are_those_of_other_logs_and_predictions_hold() -> None:
-    """Twelve servers, each off from the prior as far as that allows; errors and intervals hold for all of them."""
+def errors_and_intervals(count: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Fit the logs of servers that are as far off a prior as it says.
+
+    Returns how many standard errors each way is off, (server, way), and whether the mean of each quantity of the
+    requests that were not fitted lies in its interval of 95 %, (server, quantity).
+    """
     rng, base = np.random.default_rng(6), made(count=60)
     off, held = [], []
-    for seed in range(12):
+    for seed in range(count):
         opening = opened(prior(), base, base.first(30))
         values = np.maximum(rng.normal(0.0, opening.width), opening.low)
         truth = law_of(opening.at(values))
@@ -149,14 +154,31 @@ def test_errors_are_those_of_other_logs_and_predictions_hold() -> None:
         found = fit_log(log, server(), until=30, prior=prior(), seed=seed)
         off.append((found.values - values) / found.standard_errors)
         rest = ~log.first(30)
-        came = predicted(log, server(), coefficients(found, log), 30, seed)
-        for k, measured in enumerate(times):
-            low, high = np.quantile([np.nanmean(one[k][rest]) for one in came], (0.025, 0.975))
-            held.append(low <= np.nanmean(measured[rest]) <= high)
-    # Standard errors off: of 12 x 8 about normal values the root mean square is within 0.3 of 1 but for a way cut off.
-    assert 0.5 < np.sqrt(np.mean(np.square(off))) < 1.5
-    # Quantities of one server go together: of twelve, two may miss.
-    assert np.mean(held) >= 0.8
+        came = predicted(log, server(), coefficients(found, log), 40, seed)
+        means = np.array([[np.nanmean(times[rest]) for times in one] for one in came])
+        low, high = np.quantile(means, (0.025, 0.975), axis=0)
+        seen = np.array([np.nanmean(quantity[rest]) for quantity in times])
+        held.append((low <= seen) & (seen <= high))
+    return np.array(off), np.array(held)
+
+
+def test_errors_are_those_of_other_logs_and_predictions_hold() -> None:
+    off, held = errors_and_intervals(6)
+    assert 0.4 < np.sqrt(np.mean(off**2)) < 1.6
+    # Quantities of one server go together: one may miss.
+    assert held.all(axis=1).sum() >= 5
+
+
+@pytest.mark.slow
+def test_of_many_servers_errors_and_intervals_hold_as_often_as_they_say() -> None:
+    off, held = errors_and_intervals(60)
+    # Ways that are cut off at 0 are off by less; of 60 standard normal values the root mean square is within 0.37 of 1.
+    each = np.sqrt(np.mean(off**2, axis=0))
+    assert (each < 1.4).all()
+    assert 0.7 < np.sqrt(np.mean(off**2)) < 1.2
+    assert np.mean(np.abs(off) < 2.0) > 0.92
+    # 95 % less four standard errors of 60 servers.
+    assert (held.mean(axis=0) > 0.84).all()
 
 
 def test_a_client_s_clock_is_told_from_the_server() -> None:
