@@ -128,8 +128,9 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
         console.print(printable(memory_in_words(known.memory)), highlight=False, markup=False)
     if known.plausibility is not None:
         _print_plausibility(known.plausibility.flags, known.plausibility.notes, console)
-    if file is not None and known.batch_laws:
-        console.print(f'in a sweep: server.service = {{ coefficients = "{file}" }}', highlight=False, markup=False)
+    if file is not None and (known.batch_laws or step is not None):
+        where = "a sweep" if known.batch_laws else "a sweep of mode continuous"
+        console.print(f'in {where}: server.service = {{ coefficients = "{file}" }}', highlight=False, markup=False)
 
 
 def print_findings(found: "Sequence[Finding]", console: "Console", where: str = "") -> None:

@@ -31,6 +31,7 @@ from batchcube.sweeps.spec.document import Sweep, json_schema
 from batchcube.sweeps.spec.messages import show_value
 from batchcube.sweeps.spec.service import load
 from helpers.command_line import Answer
+from helpers.specifications import CONTINUOUS, laid
 
 SIZES, LENGTHS = (1, 2, 4, 8), (16, 64, 128)
 SWEEP: dict[str, Any] = {
@@ -375,7 +376,24 @@ def texts(content: Any) -> dict[str, Any]:
     return {path: value for path, value in leaves(content) if not isinstance(value, int | float)}
 
 
-@pytest.mark.parametrize("name", shipped_names())
+TABLED = [name for name in shipped_names() if name.endswith("-tables")]
+
+
+@pytest.mark.parametrize("name", TABLED)
+def test_shipped_tables_of_steps_can_be_swept_in_mode_continuous(name: str) -> None:
+    known = load(name)
+    assert known.step_law is not None
+    assert known.step_law.decode is not None
+    plan = make_plan(Sweep.model_validate(laid(CONTINUOUS, {"server.service": {"coefficients": name}})))
+    assert sum(f"step times of {name} (tables): {known.title}" in note for note in plan.notes) == 1
+    law = plan.points[0].setup.replica.law
+    assert law.decode[1] == pytest.approx(1e12 * known.step_law.decode.s[1])
+    # Every term is there.
+    assert not any("neither measured" in note for note in plan.notes)
+    assert "hold no law of whole batches" in refusal({"coefficients": name})
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_names() if name not in TABLED])
 def test_every_shipped_system_can_be_swept(name: str) -> None:
     known = load(name)
     assert known.name == name
