@@ -36,6 +36,7 @@ LEAST_LOADED_SINCE = (0, 32)
 _REMARKS = {
     "enable_prefix_caching": "prefixes are cached, but no log says what is in prompts: nothing is found again here",
     "speculative_config": "decoding is speculative: steps that give several tokens are not simulated",
+    "enable_expert_parallel": "engines that share experts step together there: here each replica steps by itself",
     "scheduling_policy": "requests have priorities, which a log does not give: they come in turn here",
 }
 """What is said of further settings where they are on."""
@@ -135,7 +136,8 @@ def _stated(path: str | Path, found: dict[str, Any]) -> Stated:
     values = {NAMES[name]: value for name, value in found.items() if name in NAMES}
     if not values:
         raise InputError("states no setting of a vLLM server", allowed=f"looked for {', '.join(NAMES)}")
-    remarks = [text for name, text in _REMARKS.items() if found.get(name) not in _OFF]
+    alone = {"enable_expert_parallel"} if values.get("replicas", 1) == 1 else set()
+    remarks = [text for name, text in _REMARKS.items() if name not in alone and found.get(name) not in _OFF]
     version = re.match(r"v?(\d+)\.(\d+)", str(found.get("vllm_version", "")))
     if version:
         number = int(version[1]), int(version[2])

@@ -97,6 +97,12 @@ def test_speculative_decoding_is_said(tmp_path: Path) -> None:
     assert stated.remarks == ("decoding is speculative: steps that give several tokens are not simulated",)
 
 
+def test_engines_that_share_experts_are_said_to_step_apart_here(tmp_path: Path) -> None:
+    for replicas, said in ((1, 0), (2, 1)):
+        dump = {"data_parallel_size": replicas, "enable_expert_parallel": True}
+        assert len(read_server_config(write(tmp_path / "m.json", dump)).remarks) == said
+
+
 def test_a_real_dump_is_read(shared_data: Path) -> None:
     folder = shared_data / "calibration" / "llmservingsim"
     stated = read_server_config(folder / "vllm_meta_RTXPRO6000_Llama-3.1-8B.json")
