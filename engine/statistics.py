@@ -497,6 +497,8 @@ _STEP_NUMBERS: dict[str, Number] = {
     "token_sla_violation_fraction": lambda s: only_if(
         s.has_token_sla, share_missed(s.late_tokens, s.counted["tbt"], s.missed_gaps)
     ),
+    "goodput_fraction": lambda s: only_if(s.is_promised, divide(s.measured - s.broken, s.measured + s.missed)),
+    "goodput_requests_per_s": lambda s: only_if(s.is_promised, divide(s.measured - s.broken, s.makespan_s)),
     "kv_peak_tokens": lambda s: s.peak_blocks * s.block_tokens,
     "recomputed_token_fraction": lambda s: divide(
         # What one that was preempted finds when it returns may have been computed for others.
@@ -645,7 +647,7 @@ BATCHES = Catalogue(
 """Whole batches; a tick is a microsecond."""
 CONTINUOUS = Catalogue(
     Clock(10**12, 1000),
-    ("first_arrival", "overrun", "kept", "truncated"),
+    ("first_arrival", "overrun", "kept", "truncated", "broken"),
     (*_REQUESTS, *_CONTINUOUS, *_DECISIONS),
     (
         *_TIMES,

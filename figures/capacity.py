@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from xarray import Dataset
 
 from batchcube.results.overload import OVERLOADED, STEADY
-from batchcube.results.variables import REGISTRY
+from batchcube.results.variables import GOODPUT, REGISTRY
 
 from . import style
 from .curves import line_names, line_places
@@ -122,7 +122,8 @@ def _criterion(criterion: Mapping[str, Any]) -> str:
     if criterion.get("quantile") is not None:
         name = f"p{100 * float(criterion['quantile']):g} {name.removeprefix('quantile of the ')}"
     unit = "" if variable.units == "1" else f" {variable.units}"
-    return f"{name} ≤ {float(criterion['limit']):g}{unit}"
+    within = "≥" if criterion["variable"] == GOODPUT else "≤"
+    return f"{name} {within} {float(criterion['limit']):g}{unit}"
 
 
 def searched(cube: Dataset) -> Dataset:

@@ -14,7 +14,7 @@ from batchcube.errors import InputError, printable
 from . import costs, labelled, overload
 from .cube import axis_names, axis_of, check_cube
 from .text import counted, did_you_mean
-from .variables import LENGTH_UNITS, REGISTRY, REPLICATION, lookup
+from .variables import GOODPUT, LENGTH_UNITS, REGISTRY, REPLICATION, lookup
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -45,6 +45,7 @@ _CONTINUOUS_DEFAULTS: tuple[tuple[str, float | None], ...] = (
     ("tpot_mean_s", None),
     ("tbt_quantile_s", 0.5),
     ("tbt_quantile_s", 0.99),
+    (GOODPUT, None),
     ("request_sla_violation_fraction", None),
     ("token_sla_violation_fraction", None),
     ("utilisation", None),
@@ -226,7 +227,7 @@ def print_warning(cube: xr.Dataset, console: Console) -> None:
 
 
 MANY_REFUSED = 0.01
-"""Share of a point's requests that are turned away, above which it is said loudly."""
+"""Share of the requests of a point, turned away, above which it is said loudly; in a search no mean is in time then."""
 
 
 def refusals(cube: xr.Dataset) -> str:

@@ -29,6 +29,8 @@ EXTRA_DIMENSIONS: dict[str, str] = {
 }
 # Those of them that are buckets of seconds, and have the coordinates `edge_names` beside their own.
 BUCKETED = ("latency_bucket", "tbt_bucket")
+# The one criterion of a capacity that must not fall below its limit.
+GOODPUT = "goodput_fraction"
 # The attribute of a variable whose values a search found: how far each may be off, all of them alike.
 RELATIVE_ERROR = "relative_error"
 # What the attribute `interval_of` of a variable says where every replication has service coefficients of its own.
@@ -294,6 +296,22 @@ _ALL: list[Variable] = [
         bounds=_FRACTION,
     ),
     _float(
+        GOODPUT,
+        "1",
+        "goodput, share of requests",
+        "Requests past the warm-up that keep every limit of report and of their class (request_sla_s, ttft_sla_s, "
+        "tpot_sla_s) at once, and are not cut off, over the measured and the missed requests (mode continuous); NaN "
+        "without any limit.",
+        steady_state=True,
+        bounds=_FRACTION,
+    ),
+    _float(
+        "goodput_requests_per_s",
+        "s-1",
+        "goodput",
+        "The same requests, over the makespan (mode continuous); NaN without any limit.",
+    ),
+    _float(
         "token_sla_violation_fraction",
         "1",
         "tokens over the time-between-tokens limit",
@@ -446,9 +464,9 @@ _ALL: list[Variable] = [
         "class_sla_violation_fraction",
         "1",
         "requests of the class over a limit",
-        "Share of the class's requests past the warm-up over any of its limits: request_sla_s on the latency, "
-        "ttft_sla_s on the time to first token, tpot_sla_s on the time per output token. NaN for a class without "
-        "limits.",
+        "Share of the class's requests past the warm-up over any limit of its own or of report: request_sla_s on the "
+        "latency, ttft_sla_s on the time to first token, tpot_sla_s on the time per output token; never served and cut "
+        "off ones too. NaN where there is no limit.",
         "class",
         steady_state=True,
         bounds=_FRACTION,
@@ -457,7 +475,7 @@ _ALL: list[Variable] = [
         "class_goodput_requests_per_s",
         "s-1",
         "goodput of the class",
-        "Measured requests of the class within all of its limits, divided by the makespan.",
+        "Measured requests of the class within all limits that hold for it, and not cut off, divided by the makespan.",
         "class",
     ),
     _float("window_width_s", "s", "window width", "Width of one time window.", replicated=False),

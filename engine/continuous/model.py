@@ -205,6 +205,10 @@ class Reporting(NamedTuple):
     """Number of first requests left out."""
     request_sla: int
     """D_request in ticks; NEVER when not set."""
+    ttft_sla: int
+    """Limit of the time to the first token in ticks; NEVER when not set."""
+    tpot_sla: int
+    """Limit of the mean time between the tokens of a request in ticks; NEVER when not set."""
     token_sla: int
     """D_token in ticks; NEVER when not set."""
     window: int
@@ -668,6 +672,8 @@ def make_reporting(
     windows: int = 50,
     warmup_requests: int = 0,
     request_sla_s: float | None = None,
+    ttft_sla_s: float | None = None,
+    tpot_sla_s: float | None = None,
     token_sla_s: float | None = None,
 ) -> Reporting:
     """Build the report's settings; `windows` equal windows cover [0, horizon_s]. InputError for any out of range."""
@@ -678,6 +684,8 @@ def make_reporting(
     return Reporting(
         warmup=int(warmup_requests),
         request_sla=NEVER if request_sla_s is None else ticks(request_sla_s, "request_sla_s"),
+        ttft_sla=NEVER if ttft_sla_s is None else ticks(ttft_sla_s, "ttft_sla_s"),
+        tpot_sla=NEVER if tpot_sla_s is None else ticks(tpot_sla_s, "tpot_sla_s"),
         token_sla=NEVER if token_sla_s is None else ticks(token_sla_s, "token_sla_s"),
         window=max(1, -(-ticks(horizon_s, "horizon_s") // windows)),
         windows=int(windows),

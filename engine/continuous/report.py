@@ -11,6 +11,7 @@ from ..statistics import CONTINUOUS
 from ..tally import Tally
 from .following import judged_by
 from .model import NEVER, TICKS_PER_S, Job
+from .promises import is_promised
 
 OVERLOAD_TEST = (
     "overloaded: over the second half of the arrivals the number of requests in the system grew by more than "
@@ -35,4 +36,13 @@ def summarise_steps(tally: Tally, jobs: Sequence[Job]) -> dict[str, NDArray[Any]
     block_tokens = np.array([float(setup.replica.block_tokens) for setup in setups])
     blocks = np.array([float(setup.replica.blocks) for setup in setups])
     caches = np.array([setup.replica.enable_prefix_caching for setup in setups])
-    return summarise(CONTINUOUS, tally, facts, block_tokens=block_tokens, blocks=blocks, caches_prefixes=caches)
+    promised = [job.classes is not None and is_promised(job.classes).any() for job in jobs]
+    return summarise(
+        CONTINUOUS,
+        tally,
+        facts,
+        block_tokens=block_tokens,
+        blocks=blocks,
+        caches_prefixes=caches,
+        is_promised=np.array(promised) | [bool(is_promised(r)) for r in reporting],
+    )

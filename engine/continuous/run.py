@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from ..simulation import JOBS_AT_ONCE, Report, Shape
 from ..statistics import CONTINUOUS
 from ..tally import Tally, row_of
-from .classes import count_classes, count_cut, summarise_classes
 from .model import (
     BY_BIN,
     NEVER,
@@ -24,6 +23,7 @@ from .model import (
     never_fits,
     too_late,
 )
+from .promises import count_promises, summarise_classes
 from .report import summarise_steps
 
 NAME = "continuous batching"
@@ -68,8 +68,7 @@ def fill(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Reco
         job = job._replace(requests=requests)
         run_one(job, row, told)
         _check_conservation(job, told, row)
-        count_cut(job, told, cut, row)
-        count_classes(job, told, cut, row.classes)
+        count_promises(job, told, cut, row)
 
 
 def summarise(tally: Tally, jobs: Sequence[Job]) -> Report:

@@ -36,6 +36,7 @@ app = typer.Typer()
         "batchcube capacity sweep.toml --sla tbt_mean_ms=50 -o out/capacity.nc",
         "batchcube capacity sweep.toml --sla latency_p95_s=10 --sla ttft_p99_ms=800 --low 1 --high 200",
         "batchcube capacity sweep.toml --sla request_sla_violation_fraction=0.01 --set report.request_sla_s=20",
+        "batchcube capacity sweep.toml --sla goodput=0.95 --set report.ttft_sla_s=1 --set report.tpot_sla_s=0.05",
     ),
 )
 def capacity(
@@ -47,7 +48,8 @@ def capacity(
             metavar="NAME_STAT_UNIT=LIMIT",
             help="what must hold; may be repeated, all must. NAME: latency, wait, ttft, tpot, tbt; STAT: mean, max, "
             "p50, p90, p95, p99; UNIT: ms, s. Or request_sla_violation_fraction=LIMIT, "
-            "token_sla_violation_fraction=LIMIT",
+            "token_sla_violation_fraction=LIMIT; or goodput=SHARE, the least part of all requests within the limits of "
+            "report and of their class",
         ),
     ],
     output: Annotated[
@@ -169,8 +171,11 @@ def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0
 
 def _in_words(criterion: "dict[str, str | float | None]") -> str:
     """Return a criterion as a reader writes it: ``latency_quantile_s[0.95] <= 10``."""
+    from batchcube.results.variables import GOODPUT
+
     quantile = "" if criterion["quantile"] is None else f"[{criterion['quantile']:g}]"
-    return f"{criterion['variable']}{quantile} <= {criterion['limit']:g}"
+    within = ">=" if criterion["variable"] == GOODPUT else "<="
+    return f"{criterion['variable']}{quantile} {within} {criterion['limit']:g}"
 
 
 def _plain(value: object) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from batchcube.results.provenance import MadeBy
+from batchcube.results.summary import MANY_REFUSED
 from batchcube.results.variables import RELATIVE_ERROR
 
 from ..spec.document import Sweep
@@ -32,8 +33,8 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
     if missed:
         notes.append(
             f"up to {in_percent(missed)} of a replication's requests were never served (turned away, or left in a "
-            "bin), or had their answers cut off: shares count them as missed, times as late for ever, so that no limit "
-            "on a mean or a maximum holds"
+            "bin), or had their answers cut off: shares count them as missed, times as late for ever; means are of the "
+            f"others, and hold no limit where more than {in_percent(MANY_REFUSED)} are such"
         )
     visited = [answer for row in table for answer in row]
     in_range = settings.low is not None and settings.high is not None

@@ -11,35 +11,41 @@ from numpy.typing import NDArray
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
 from batchcube.results.costs import NOT_MEASURED
+from batchcube.results.summary import MANY_REFUSED
 from batchcube.results.text import all_of, did_you_mean, one_of
-from batchcube.results.variables import REGISTRY
+from batchcube.results.variables import GOODPUT, REGISTRY
 
-from ..spec.settings import CoefficientsLaw, Point
+from ..spec.settings import REQUEST_LIMITS, CoefficientsLaw, Point
 from ..workloads.settings import FloatArray
 from .laws import unmeasured_costs
 
 
 class Criterion(NamedTuple):
-    """A limit that a statistic of a replication must not exceed."""
+    """A limit that a statistic of a replication must not exceed; the goodput must not fall below it."""
 
     variable: str
     quantile: float | None
     limit: float
     """In the variable's unit: seconds, or a fraction."""
 
+    def holds(self, values: FloatArray) -> NDArray[np.bool_]:
+        """Say of each value of the statistic whether it is within the limit."""
+        return values >= self.limit if self.variable == GOODPUT else values <= self.limit
+
     def values(self, report: Mapping[str, NDArray[Any]]) -> FloatArray:
         """Return the statistic (job,) of a report with leading axis job; InputError where there is none.
 
         A request that is never served, or whose answer is cut off, is late for ever: a quantile among such is infinite,
-        and so are mean and maximum where there is one.
+        and so is a maximum where there is one. A mean, which any single one would make so, forgives `MANY_REFUSED`.
         """
         if self.variable not in report:
             raise InputError("is not measured by this policy; choose another criterion", path=self.variable)
         values = report[self.variable]
         found = np.asarray(values if self.quantile is None else values[:, QUANTILES.index(self.quantile)], np.float64)
-        if self.variable not in _FRACTIONS:
+        if self.variable not in _SHARES:
             every, late = report["measured"] + report["missed"], never_in_time(report)
-            rank = every if self.quantile is None else np.ceil(self.quantile * every)
+            forgiving = 1.0 - MANY_REFUSED if self.variable.endswith("_mean_s") else 1.0
+            rank = np.ceil((forgiving if self.quantile is None else self.quantile) * every)
             found = np.where(rank > every - late, np.inf, found)
         if np.isnan(found).any():
             raise InputError("has no value where nothing was measured; choose another criterion", path=self.variable)
@@ -48,7 +54,7 @@ class Criterion(NamedTuple):
     @property
     def unit(self) -> str:
         """Unit of the limit and the statistic."""
-        return "1" if self.variable in _FRACTIONS else "s"
+        return "1" if self.variable in _SHARES else "s"
 
 
 def never_in_time(report: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
@@ -68,6 +74,9 @@ _FRACTIONS = {
     "request_sla_violation_fraction": "request_sla_s",
     "token_sla_violation_fraction": "token_sla_s",
 }
+_SHARES = (*_FRACTIONS, GOODPUT)
+_SPELLED = {name: name for name in _FRACTIONS} | {"goodput": GOODPUT}
+"""Shares as a user writes them."""
 _OF_TOKENS = ("ttft_", "tpot_", "tbt_", "token_sla_")
 
 
@@ -75,14 +84,14 @@ def parse_criterion(text: str) -> Criterion:
     """Read a criterion, ``tbt_mean_ms=50`` or ``request_sla_violation_fraction=0.01``; raises InputError."""
     name, _, spelled = (part.strip() for part in text.partition("="))
     parts = re.fullmatch(r"([a-z]+)_([a-z0-9]+)_([a-z]+)", name)
-    if name not in _FRACTIONS and not (
+    if name not in _SPELLED and not (
         parts and parts[1] in _TIMES and parts[2] in _STATISTICS and parts[3] in _PER_SECOND
     ):
         known = [f"{time}_{statistic}_{unit}" for time in _TIMES for statistic in _STATISTICS for unit in _PER_SECOND]
-        near = did_you_mean(name, [*known, *_FRACTIONS])
+        near = did_you_mean(name, [*known, *_SPELLED])
         raise InputError(
             f"must be NAME_STAT_UNIT=LIMIT with NAME {one_of(_TIMES)}, STAT {one_of(_STATISTICS)}, "
-            f"UNIT {one_of(_PER_SECOND)}; or one of {', '.join(f'{name}=LIMIT' for name in _FRACTIONS)}"
+            f"UNIT {one_of(_PER_SECOND)}; or one of {', '.join(f'{name}=LIMIT' for name in _SPELLED)}"
             f"{near and f'; {near}'}",
             path=f"--sla {text}",
         )
@@ -90,10 +99,12 @@ def parse_criterion(text: str) -> Criterion:
         limit = float(spelled)
     except ValueError:
         limit = math.nan
-    if parts is None or name in _FRACTIONS:
-        if not 0.0 <= limit < 1.0:
-            raise InputError("the limit must be a number >= 0 and < 1", path=f"--sla {text}")
-        return Criterion(name, None, limit)
+    if name == "goodput" and not 0.0 < limit <= 1.0:
+        raise InputError("the least share must be a number > 0 and <= 1", path=f"--sla {text}")
+    if name in _FRACTIONS and not 0.0 <= limit < 1.0:
+        raise InputError("the limit must be a number >= 0 and < 1", path=f"--sla {text}")
+    if parts is None or name in _SPELLED:
+        return Criterion(_SPELLED[name], None, limit)
     if not 0.0 < limit < math.inf:
         raise InputError("the limit must be a number > 0", path=f"--sla {text}")
     ending, quantile = _STATISTICS[parts[2]]
@@ -105,6 +116,11 @@ def never_measured(criterion: Criterion, point: Point) -> str | None:
     variable = criterion.variable
     if variable in _FRACTIONS and getattr(point.report, _FRACTIONS[variable]) is None:
         return f"{variable}: needs report.{_FRACTIONS[variable]}, beyond which it counts as a violation"
+    if variable == GOODPUT and not point.simulation.STEPWISE:
+        return 'goodput: is measured with policy.mode = "continuous" only; use request_sla_violation_fraction'
+    promises = (point.report, *(point.workload.classes or ()))
+    if variable == GOODPUT and not any(getattr(one, name) for one in promises for name in REQUEST_LIMITS):
+        return f"goodput: needs a limit, {one_of([f'report.{name}' for name in REQUEST_LIMITS])}, or one of a class"
     if variable.startswith(_OF_TOKENS) and point.workload.in_seconds:
         return f'{variable}: needs tokens, and workload.lengths.unit is "seconds"'
     if variable.startswith("tpot_") and not point.simulation.STEPWISE:

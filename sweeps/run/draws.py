@@ -17,7 +17,7 @@ from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 from batchcube.errors import InputError
 
 from ..seeds import stream
-from ..spec.settings import CLASS_LIMITS, draws_service
+from ..spec.settings import REQUEST_LIMITS, draws_service
 from ..workloads.arrivals import AtRate, Closed
 from ..workloads.lengths import Lengths, Mixture
 from ..workloads.predictors import Prediction
@@ -243,7 +243,7 @@ class Draws:
         classes = plan.point.workload.classes
         if classes is None:
             return None
-        limits = {name: [getattr(one, name) for one in classes] for name in CLASS_LIMITS}
+        limits = {name: [getattr(one, name) for one in classes] for name in REQUEST_LIMITS}
         return make_classes(self._class_of(plan), **limits)
 
     def _trace(self, plan: PointPlan) -> Trace:

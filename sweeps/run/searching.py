@@ -206,7 +206,7 @@ def _judge(settings: SearchSettings, report: Mapping[str, NDArray[Any]]) -> tupl
     """Return whether all criteria hold (job,), and the statistic of the first of them."""
     values = [criterion.values(report) for criterion in settings.criteria]
     holds = np.logical_and.reduce(
-        [mine <= criterion.limit for mine, criterion in zip(values, settings.criteria, strict=True)]
+        [criterion.holds(mine) for mine, criterion in zip(values, settings.criteria, strict=True)]
     )
     # Nothing grows where there are too few requests to tell.
     holds &= ~(report["backlog_growth_fraction"] > settings.growth)

@@ -12,6 +12,7 @@ from batchcube.engine import continuous
 from batchcube.engine.continuous import Job, Replica
 from batchcube.engine.continuous.count import count_reference
 from batchcube.engine.continuous.model import LARGEST_REQUEST, SERVED, TICKS_PER_NANOSECOND, blocks_of
+from batchcube.engine.continuous.promises import count_promises
 from batchcube.engine.continuous.reference import History, Move, Step
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.policies.estimates import FINER, KINDS, UNIT, RunningMeans, Smoothing, start_means
@@ -140,6 +141,7 @@ def _report(job: Job, rows: list[dict[str, Any]], steps: list[Decided], zero_ns:
     ended = job.requests.prompt + job.requests.output >= job.setup.replica.max_model_len
     tally.totals[0, continuous.CATALOGUE.at("truncated")] = np.count_nonzero(ended)
     count_reference(job, records, history, 0, row_of(tally, 0))
+    count_promises(job, records, np.zeros(len(rows), np.int64), row_of(tally, 0))
     return continuous.summarise(tally, [job])
 
 

@@ -21,10 +21,10 @@ from ..workloads.settings import Settings
 from .messages import Path, show_value
 from .settings import (
     BINNED,
-    CLASS_LIMITS,
     CONTROLLED,
     FIXED,
     LONGEST_CONTINUOUS_S,
+    REQUEST_LIMITS,
     CoefficientsLaw,
     MemorySettings,
     Point,
@@ -312,6 +312,10 @@ def _whole_batch_problems(point: Point) -> Iterator[Problem]:
         if getattr(point.workload, name) is not None:
             text = f"mode {point.policy.mode} would ignore them; used by continuous"
             yield Problem(("workload", name), text, shown=False)
+    for name in ("ttft_sla_s", "tpot_sla_s"):
+        if getattr(point.report, name) is not None:
+            text = f"mode {point.policy.mode} would ignore it; used by continuous"
+            yield Problem(("report", name), text, shown=False)
     if isinstance(point.workload.arrivals, Closed):
         text = f"mode {point.policy.mode} has no closed loop; used by continuous"
         yield Problem(("workload", "arrivals", "process"), text)
@@ -405,10 +409,10 @@ def _continuous_problems(point: Point) -> Iterator[Problem]:
         text = "mode continuous would ignore it: the capacity is that of server.replica"
         yield Problem(("report", "memory_capacity_tokens"), text)
     limited: list[tuple[Path, Settings, tuple[str, ...]]] = [
-        (("report",), report, ("request_sla_s", "token_sla_s", "horizon_s"))
+        (("report",), report, (*REQUEST_LIMITS, "token_sla_s", "horizon_s"))
     ]
     for place, one in enumerate(workload.classes or ()):
-        limited.append((("workload", "classes", place), one, CLASS_LIMITS))
+        limited.append((("workload", "classes", place), one, REQUEST_LIMITS))
     for at, settings, names in limited:
         for name in names:
             if (getattr(settings, name) or 0) > LONGEST_CONTINUOUS_S:

@@ -112,7 +112,8 @@ class TraceSettings(Settings):
     )
 
 
-CLASS_LIMITS = ("request_sla_s", "ttft_sla_s", "tpot_sla_s")
+REQUEST_LIMITS = ("request_sla_s", "ttft_sla_s", "tpot_sla_s")
+"""Of a class, or of all requests in the report."""
 
 
 class WorkloadClass(Settings):
@@ -541,6 +542,10 @@ class Report(Settings):
     )
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] | None = Field(default=None, description="first part left out")
     request_sla_s: Seconds | None = Field(default=None, description="latency a request must not exceed")
+    ttft_sla_s: Seconds | None = Field(default=None, description="time to first token it must not exceed (continuous)")
+    tpot_sla_s: Seconds | None = Field(
+        default=None, description="mean time between the tokens of a request that it must not exceed (continuous)"
+    )
     token_sla_s: Seconds | None = Field(default=None, description="time between tokens a request must not exceed")
     memory_capacity_tokens: Annotated[float, Field(gt=0, le=1e12)] | None = Field(
         default=None, description="capacity whose overflows are counted where policy.memory does not set one"

@@ -178,7 +178,9 @@ def test_continuous_batching(backend: str) -> None:
     both decode, and are done. Request 3 is prefilled, and done, from 10 to 11 ms.
     """
     replica = make_replica(make_law(1e-3), most_running=4, token_budget=64, capacity_tokens=1000, block_tokens=1)
-    reporting = make_reporting(horizon_s=0.012, windows=3, warmup_requests=1, request_sla_s=0.002, token_sla_s=0.0015)
+    reporting = make_reporting(
+        horizon_s=0.012, windows=3, warmup_requests=1, request_sla_s=0.002, ttft_sla_s=0.0012, token_sla_s=0.0015
+    )
     requests = make_requests([0.0, 0.0005, 0.0015, 0.01], [4, 6, 2000, 5], [3, 2, 5, 1])
     report = simulate(Job(requests, np.zeros(4, np.int32), Setup(replica, make_fleet(), reporting)), backend).report
     assert counts_of(report, "latency_histogram") == [1, 1]
@@ -214,6 +216,9 @@ def test_continuous_batching(backend: str) -> None:
         "request_sla_violation_fraction": 2 / 3,
         # A gap of 1 ms, and the four of request 2.
         "token_sla_violation_fraction": 4 / 5,
+        # Request 3 alone has all that it was promised.
+        "goodput_fraction": 1 / 3,
+        "goodput_requests_per_s": 1 / (10.5 * ms),
         # 4, then 5 + 6, 6 + 7, then 5 tokens.
         "kv_peak_tokens": 13.0,
         "recomputed_token_fraction": 0.0,

@@ -192,6 +192,8 @@ def draw_large(rng: np.random.Generator) -> Job:
     reporting = Reporting(
         warmup=int(rng.integers(0, count + 1)),
         request_sla=int(rng.choice([NEVER, 10 * step])),
+        ttft_sla=NEVER,
+        tpot_sla=NEVER,
         token_sla=int(rng.choice([NEVER, step, 2 * step])),
         window=int(rng.choice([1, step, 2**57])),
         windows=int(rng.choice([1, 7])),

@@ -30,6 +30,8 @@ CONTINUOUS = {
     "truncated",
     "steps",
     "preemptions",
+    "goodput_fraction",
+    "goodput_requests_per_s",
     "kv_peak_tokens",
     "recomputed_token_fraction",
     "prefix_cache_hit_fraction",

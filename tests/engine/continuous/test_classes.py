@@ -20,7 +20,7 @@ from batchcube.results.variables import REGISTRY
 NAN = float("nan")
 
 
-def job(of: list[int], **limits: list[float | None]) -> Job:
+def job(of: list[int] | None, *, report: dict[str, float] | None = None, **limits: list[float | None]) -> Job:
     """Five requests on a replica with room for one at a time, in steps of 1 s; the first is warm-up.
 
     request       0   1   2   3   4
@@ -30,12 +30,13 @@ def job(of: list[int], **limits: list[float | None]) -> Job:
     last token    1   3   6   7   - s
     """
     replica = make_replica(make_law(1.0), most_running=1, token_budget=8, capacity_tokens=4, block_tokens=1)
-    reporting = make_reporting(horizon_s=10.0, windows=1, warmup_requests=1)
+    reporting = make_reporting(horizon_s=10.0, windows=1, warmup_requests=1, **(report or {}))
     requests = make_requests([0.0] * 5, [1] * 5, [1, 2, 3, 1, 9])
     none: list[float | None] = [None] * 3
     given = {"request_sla_s": none, "ttft_sla_s": none, "tpot_sla_s": none} | limits
     setup = Setup(replica, make_fleet(), reporting)
-    return Job(requests, np.zeros(5, np.int32), setup, make_classes(of, **given))
+    classes = None if of is None else make_classes(of, **given)
+    return Job(requests, np.zeros(5, np.int32), setup, classes)
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
@@ -78,6 +79,41 @@ def test_a_request_must_keep_every_limit(limits: dict[str, list[float | None]], 
     report = simulate(job([0, 0, 1, 0, 1], **limits)).report
     assert report["class_sla_violation_fraction"][0] == late / 2
     assert report["class_goodput_requests_per_s"][0] == pytest.approx((2 - late) / 7)
+
+
+@pytest.mark.parametrize(
+    ("report", "good"),
+    [
+        # Of requests 1, 2 and 3, with first tokens after 2, 4 and 7 s, last ones after 3, 6 and 7, 1 s between tokens.
+        ({"ttft_sla_s": 4.0}, 2),
+        ({"ttft_sla_s": 3.9}, 1),
+        ({"tpot_sla_s": 0.9}, 1),
+        ({"request_sla_s": 6.0}, 2),
+        # 1 is out by the time between tokens, 3 by that to the first: only together they leave nobody.
+        ({"ttft_sla_s": 4.0, "tpot_sla_s": 0.9}, 0),
+        ({"ttft_sla_s": 9.0, "tpot_sla_s": 1.0, "request_sla_s": 9.0}, 3),
+    ],
+)
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_goodput_is_of_all_that_arrived(backend: str, report: dict[str, float], good: int) -> None:
+    found = simulate(job(None, report=report), backend).report
+    # The last one was turned away, and the first is warm-up.
+    assert (found["measured"], found["missed"]) == (3, 1)
+    assert found["goodput_fraction"] == good / 4
+    assert found["goodput_requests_per_s"] == pytest.approx(good / 7)
+
+
+def test_limits_of_all_and_of_a_class_hold_together() -> None:
+    """Request 1 is of class 0, whose limit on the first token it exceeds; request 3, too, is over that of all."""
+    found = simulate(
+        job([0, 0, 1, 0, 1], ttft_sla_s=[1.5, None, None], report={"request_sla_s": 6.9}), "reference"
+    ).report
+    assert found["goodput_fraction"] == 1 / 4
+    # Of class 1, request 2 is in time and request 4 was turned away; nobody is of class 2.
+    np.testing.assert_array_equal(found["class_sla_violation_fraction"], [1, 1 / 2, np.nan])
+    assert found["class_goodput_requests_per_s"].sum() == pytest.approx(found["goodput_requests_per_s"])
+    none = simulate(job([0, 0, 1, 0, 1]), "reference").report
+    assert np.isnan(none["goodput_fraction"])
 
 
 def test_sums_of_long_times_are_exact() -> None:

@@ -436,7 +436,7 @@ def test_requests_that_never_fit_are_said() -> None:
     found = find_capacity(sweep(tables), ["ttft_p50_ms=800"])
     (said,) = [note for note in found.attrs["notes"].splitlines() if "never served" in note]
     assert re.match(r"up to [0-9.]+ % of a replication's requests were never served", said)
-    assert "no limit on a mean or a maximum holds" in said
+    assert "means are of the others, and hold no limit where more than 1 % are such" in said
 
 
 def test_requests_that_never_fit_miss_every_limit() -> None:
@@ -466,16 +466,38 @@ def test_answers_that_are_cut_off_are_late_for_ever() -> None:
         "missed": np.array([2]),
         "truncated": np.array([3]),
         "ttft_mean_s": np.array([1.0]),
+        "ttft_max_s": np.array([8.0]),
         "ttft_quantile_s": np.array([[1.0, 2.0, 3.0, 4.0]]),
         "request_sla_violation_fraction": np.array([0.05]),
     }
     for criterion, value in (
         ("ttft_mean_s=9", np.inf),
+        ("ttft_max_s=9", np.inf),
         ("ttft_p95_s=9", 3.0),
         ("ttft_p99_s=9", np.inf),
         ("request_sla_violation_fraction=0.1", 0.05),
     ):
         assert parse_criterion(criterion).values(report) == [value]
+    # A single one of 100 leaves the mean, not the maximum.
+    single = report | {"measured": np.array([99]), "missed": np.array([1]), "truncated": np.array([0])}
+    assert parse_criterion("ttft_mean_s=9").values(single) == [1.0]
+    assert parse_criterion("ttft_max_s=9").values(single) == [np.inf]
+
+
+def test_the_capacity_by_goodput_is_that_of_both_limits_together() -> None:
+    """The share that keeps both is 0.9 at the capacity, less above it; apart, each limit would allow more."""
+    tables = deepcopy(CONTINUOUS)
+    tables["report"] |= {"ttft_sla_s": 0.5, "tpot_sla_s": 0.024}
+    found = find_capacity(sweep(tables), ["goodput=0.9"])
+    assert (found["capacity_unbracketed"] == 0).all()
+    assert (found["capacity_statistic"] >= 0.9).all()
+    for name in ("ttft_sla_s", "tpot_sla_s"):
+        alone = deepcopy(tables)
+        del alone["report"][name]
+        allowed = find_capacity(sweep(alone), ["goodput=0.9"])["capacity_requests_per_s"]
+        assert (found["capacity_requests_per_s"] <= allowed).all()
+    report = report_at(tables, 1.02 * float(found["capacity_requests_per_s"].values[0, 0]), 0, 0)
+    assert report["goodput_fraction"] < 0.9
 
 
 def test_an_empty_replica_that_misses_is_said_at_the_lowest_rate_that_the_clock_holds() -> None:
@@ -531,6 +553,9 @@ def test_criteria_that_are_not_measured_are_refused() -> None:
         "violation"
     )
     assert "needs report.token_sla_s" in refusal(MD1, "token_sla_violation_fraction=0.1")
+    assert "goodput: is measured with policy.mode" in refusal(MD1, "goodput=0.9")
+    assert "goodput: needs a limit, report.request_sla_s" in refusal(CONTINUOUS, "goodput=0.9")
+    assert "--sla goodput=0: the least share must be a number > 0 and <= 1" in refusal(CONTINUOUS, "goodput=0")
     assert refusal(CAPPED, "tpot_mean_ms=1") == (
         'specification: tpot_mean_s: is measured with policy.mode = "continuous" only; use tbt '
         '(at mode = "fifo_greedy")'

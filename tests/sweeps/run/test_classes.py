@@ -31,7 +31,15 @@ CLASSES: list[dict[str, Any]] = [
     {"name": "chat", "share": 0.75, "lengths": SHORT, "ttft_sla_s": 0.5, "tpot_sla_s": 0.03},
     {"name": "batch jobs", "share": 0.25, "lengths": LONG},
 ]
-BASE = laid(CONTINUOUS, {"workload.lengths": None, "workload.classes": CLASSES, "workload.requests": 400})
+BASE = laid(
+    CONTINUOUS,
+    {
+        "workload.lengths": None,
+        "workload.classes": CLASSES,
+        "workload.requests": 400,
+        "report.request_sla_s": None,
+    },
+)
 
 
 def sweep(tables: dict[str, Any] = BASE, **changes: Any) -> Sweep:
@@ -72,6 +80,8 @@ def test_classes_are_a_dimension_of_the_cube(cube: xr.Dataset, tmp_path: Path) -
     assert cube["class_sla_violation_fraction"].isnull().values.tolist() == [[False, True]] * 3
     good = cube["class_goodput_requests_per_s"].sel({"class": "batch jobs"}) * cube["makespan_s"]
     np.testing.assert_allclose(good, cube["class_requests"].sel({"class": "batch jobs"}))
+    # The goodput of all is that of the classes.
+    np.testing.assert_allclose(cube["goodput_requests_per_s"], cube["class_goodput_requests_per_s"].sum("class"))
     # The mean over all is that of the classes, weighted.
     weighted = (cube["class_latency_mean_s"] * cube["class_requests"]).sum("class") / cube["measured"]
     np.testing.assert_allclose(weighted, cube["latency_mean_s"], rtol=1e-9)

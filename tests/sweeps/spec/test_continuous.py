@@ -160,6 +160,7 @@ def refusals(settings: dict[str, Any], tables: dict[str, Any] = BASE) -> list[st
         ),
         ({"report.horizon_s": 1e8}, "report.horizon_s = 100000000.0: must be <= 2305843 in mode continuous"),
         ({"report.token_sla_s": 1e7}, "report.token_sla_s = 10000000.0: must be <= 2305843 in mode continuous"),
+        ({"report.tpot_sla_s": 1e7}, "report.tpot_sla_s = 10000000.0: must be <= 2305843 in mode continuous"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_path(settings: dict[str, Any], line: str) -> None:

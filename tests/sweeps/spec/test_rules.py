@@ -469,6 +469,13 @@ RULES = [
         {"server.service": {"law": "coefficients", "coefficients": "x.json", "h": "linear", "draw": True}},
     ),
     Rule(
+        DYNAMIC,
+        {"report": {"ttft_sla_s": 0.1}},
+        "report.ttft_sla_s",
+        "mode multi_bin_dynamic would ignore it; used by continuous",
+        {"report": {"request_sla_s": 0.1}},
+    ),
+    Rule(
         SECONDS,
         {"report": {"token_sla_s": 0.1}},
         "report.token_sla_s",

@@ -1,4 +1,4 @@
-"""What requests were promised: answers that were cut off, and classes (tenants, priorities).
+"""What requests were promised, all of them or those of a class (tenants, priorities), and what became of that.
 
 Counted once all is done, from what became of each request, whatever simulated it.
 """
@@ -14,16 +14,45 @@ from ..moments import LOW
 from ..ratios import column, divide, only_if, share_missed
 from ..statistics import CONTINUOUS, QUANTILES, WINDOWS
 from ..tally import Tally
-from .model import NEVER, SERVED, TICKS_PER_NANOSECOND, Job, Records
+from .model import NEVER, SERVED, TICKS_PER_NANOSECOND, Classes, Job, Records, Reporting
 
 COLUMNS = CONTINUOUS.of_classes
 """Times in nanoseconds; a ranked one is -1 where there is none."""
 
 
-def count_cut(job: Job, records: Records, cut: NDArray[np.int64], tally: Tally) -> None:
-    """Count the served requests that were cut off as missing every limit; `cut` (request,): tokens left out."""
-    if not cut.any():
-        return
+def count_promises(job: Job, records: Records, cut: NDArray[np.int64], tally: Tally) -> None:
+    """Count what became of promises; `cut` (request,): tokens that the answers of served requests were cut off by."""
+    if cut.any():
+        _count_cut(job, records, cut, tally)
+    if job.classes is not None or is_promised(job.setup.reporting):
+        broken = _broken(job, records, cut)
+        measured = np.arange(len(cut)) >= job.setup.reporting.warmup
+        tally.totals[CONTINUOUS.at("broken")] = np.count_nonzero(broken & measured & (records.status == SERVED))
+        if job.classes is not None:
+            _count_classes(job, job.classes, records, broken, tally.classes)
+
+
+def is_promised(limits: Reporting | Classes) -> NDArray[np.bool_]:
+    """Say whether there is any limit: for all requests, or (class,) for those of each class."""
+    least: NDArray[np.bool_] = np.minimum(np.minimum(limits.request_sla, limits.ttft_sla), limits.tpot_sla) < NEVER
+    return least
+
+
+def _broken(job: Job, records: Records, cut: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Say of each served request whether it exceeds any limit, of all or of its class; who is cut off does."""
+    requests, classes, reporting = job.requests, job.classes, job.setup.reporting
+    latency, ttft = records.last_token - requests.arrival, records.first_token - requests.arrival
+    gaps = requests.output - 1
+    tpot = np.where(gaps > 0, (records.last_token - records.first_token) // np.maximum(gaps, 1), 0)
+    broken = (cut > 0) | (latency > reporting.request_sla) | (ttft > reporting.ttft_sla) | (tpot > reporting.tpot_sla)
+    if classes is not None:
+        of = classes.of
+        broken |= (latency > classes.request_sla[of]) | (ttft > classes.ttft_sla[of]) | (tpot > classes.tpot_sla[of])
+    return broken
+
+
+def _count_cut(job: Job, records: Records, cut: NDArray[np.int64], tally: Tally) -> None:
+    """Count the requests that were cut off as missing every limit."""
     reporting = job.setup.reporting
     measured = np.arange(len(cut)) >= reporting.warmup
     in_time = (cut > 0) & (records.last_token - job.requests.arrival <= reporting.request_sla)
@@ -35,18 +64,16 @@ def count_cut(job: Job, records: Records, cut: NDArray[np.int64], tally: Tally) 
     tally.windows[: reporting.windows, CONTINUOUS.at("late_requests", WINDOWS)] += inside
 
 
-def count_classes(job: Job, records: Records, cut: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+def _count_classes(
+    job: Job, classes: Classes, records: Records, broken: NDArray[np.bool_], rows: NDArray[np.int64]
+) -> None:
     """Fill the empty rows (class, COLUMNS) of a tally with what became of the measured requests of each class."""
-    classes, requests = job.classes, job.requests
-    if classes is None:
-        return
+    requests = job.requests
     measured = np.arange(len(requests.arrival)) >= job.setup.reporting.warmup
     served = records.status == SERVED
     latency, ttft = records.last_token - requests.arrival, records.first_token - requests.arrival
     decoding, gaps = records.last_token - records.first_token, requests.output - 1
     tpot = decoding // np.maximum(gaps, 1)
-    late = (latency > classes.request_sla[classes.of]) | (ttft > classes.ttft_sla[classes.of])
-    late |= (gaps > 0) & (tpot > classes.tpot_sla[classes.of]) | (cut > 0)
     sums = {"wait": records.scheduled - requests.arrival, "latency": latency, "ttft": ttft, "decoding": decoding}
     for k, row in enumerate(rows):
         here = measured & (classes.of == k)
@@ -54,7 +81,7 @@ def count_classes(job: Job, records: Records, cut: NDArray[np.int64], rows: NDAr
         seen = {
             "requests": mine.sum(),
             "missed": (here & ~served).sum(),
-            "late": (mine & late).sum(),
+            "late": (mine & broken).sum(),
             "gaps": gaps[mine].sum(),
         }
         for name, ticks in sums.items():
@@ -87,9 +114,8 @@ def summarise_classes(
         name: (s[f"{name}_low"] + s[f"{name}_high"] * 2.0**32) / units_per_s
         for name in ("wait", "latency", "ttft", "decoding")
     }
-    promised = np.array(
-        [np.minimum(np.minimum(of.request_sla, of.ttft_sla), of.tpot_sla) < NEVER for of in classes], bool
-    )
+    promised = np.array([is_promised(of) for of in classes], bool)
+    promised |= column(np.array([is_promised(job.setup.reporting) for job in jobs], bool))
     report = {
         "class_requests": s["requests"],
         "class_missed": s["missed"],
