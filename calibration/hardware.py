@@ -258,6 +258,8 @@ class Tables:
 
     def steps(self, most_running: int, token_budget: int, capacity_tokens: int) -> Steps:
         """Ask for steps of decodes, of prefills and of both that can occur, over contexts and prefixes."""
+        # Beyond that the package goes on without having measured.
+        most_running, token_budget = min(most_running, _DECODES[-1]), min(token_budget, _PREFILLS[-1])
         longest = min(self.longest, capacity_tokens)
         decodes = [d for d in sorted({*_DECODES, most_running}) if d <= most_running]
         prefills = [p for p in sorted({*_PREFILLS, token_budget}) if p <= token_budget]

@@ -135,6 +135,7 @@ def step_coefficients(steps: Steps) -> StepCoefficients:
         rms_by_kind={
             kind: _rounded(float(np.sqrt(np.mean(residual[steps.only(kind)] ** 2))))
             for kind in ("decode", "prefill", "mixed")
+            if steps.only(kind).any()
         },
         quality=FitQuality(
             measurements=residual.size,

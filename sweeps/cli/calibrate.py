@@ -318,7 +318,7 @@ def calibrate_hardware(
     ] = None,
     token_budget: Annotated[
         int | None,
-        typer.Option("--token-budget", min=1, help="max_num_batched_tokens; as in vLLM on this GPU when left out"),
+        typer.Option("--token-budget", min=32, help="max_num_batched_tokens; as in vLLM on this GPU when left out"),
     ] = None,
     listing: Annotated[bool, typer.Option("--list", help="print GPUs, engines and models, and nothing else")] = False,
     overwrite: OverwriteOption = False,

@@ -97,6 +97,8 @@ def test_steps_that_cannot_occur_are_not_asked_for(llama: Tables) -> None:
     mixed = steps.only("mixed")
     assert (steps.prefill_tokens + steps.decodes)[mixed].max() <= 1000
     assert sum(steps.only(kind).sum() for kind in ("decode", "prefill", "mixed")) == steps.seconds.size
+    beyond = llama.steps(most_running=5000, token_budget=10**6, capacity_tokens=10**7)
+    assert (beyond.decodes.max(), beyond.prefill_tokens.max()) == (1024, 16384)
     law = steps.law()
     np.testing.assert_array_equal(law.requests, [0, 1, 2, 4, 8, 16, 32, 64, 96, 100])
     assert law.tokens[-1] == 1000
