@@ -64,7 +64,7 @@ _FARTHEST = 3.0
 _REPLAYS_OF_SCATTER, _MODES = 64, 12
 _STEP_SCATTER, _DRIFT = 0.05, 0.02
 # What is likely before a log is read, and within which factor, of the logarithm: scatter of steps, drift.
-_LIKELY, _LIKELY_WITHIN = (0.05, 0.01), (1.0, 0.5)
+_LIKELY, _LIKELY_WITHIN = (0.05, 0.01), (1.0, 0.3)
 LEAST_DRIFT = 0.01
 """Drift that no log is believed to be free of: one short log says little of what stays for its whole length."""
 # Of a standard error before the log was read: above, the log says little. Of a variance: above, ways are not told
