@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from batchcube.figures.capacity import _criterion
 from batchcube.figures.registry import draw
 from batchcube.results.statistics import mean_interval
+from batchcube.sweeps.cli.capacity import _in_words
 from helpers.artists import legend_labels, lines, refusal, said, whiskers
 from helpers.serving_cubes import AXES, POLICIES, at_rates, capacities
 
@@ -69,3 +71,11 @@ def test_capacity_refuses():
     assert "`batchcube capacity` makes a cube that has it" in refusal("capacity", at_rates())
     cube = capacities(("policy", "cv", "largest"))
     assert "select one value of largest_batch (largest_batch=VALUE): 8, 32, 128" in refusal("capacity", cube)
+
+
+def test_the_goodput_is_a_least_and_a_time_a_most() -> None:
+    goodput = {"variable": "goodput_fraction", "quantile": None, "limit": 0.95}
+    written = (_criterion(goodput), _in_words(goodput))
+    assert written == ("goodput, share of requests ≥ 0.95", "goodput_fraction >= 0.95")
+    wait = {"variable": "wait_mean_s", "quantile": None, "limit": 2.0}
+    assert _in_words(wait) == "wait_mean_s <= 2"
