@@ -63,5 +63,5 @@ def beyond(known: Coefficients, asked: Reach) -> Iterator[str]:
     """Say, a line each, where what is asked leaves what coefficients were measured, fitted or tabled with."""
     for (name, most), wanted in zip(reach_of(known)._asdict().items(), asked, strict=True):
         if most is not None and wanted is not None and wanted > _HARDLY * most:
-            text = _WORDS[name]
-            yield f"up to {text.format(wanted)}, coefficients {known.name} reach to {text.format(most)}: extrapolated"
+            may_come, reaches_to = (_WORDS[name].format(number) for number in (wanted, most))
+            yield f"up to {may_come} may come, coefficients {known.name} reach to {reaches_to}: extrapolated"

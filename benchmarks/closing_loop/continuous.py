@@ -59,6 +59,7 @@ def close_loop(
     """
     from batchcube.calibration.coefficients import LoggedServer
     from batchcube.calibration.laws import STEP_TERMS
+    from batchcube.calibration.logs import read_log
     from batchcube.sweeps.calibrate.fit import fit_measurement
     from batchcube.sweeps.calibrate.measure import measure_engine
     from batchcube.sweeps.calibrate.validate import validate
@@ -91,5 +92,5 @@ def close_loop(
     log = folder / "log.jsonl"
     rows = server.serve(arrival, prompt, output)
     write_text(log, "".join(f"{json.dumps(row)}\n" for row in rows))
-    errors, dataset = validate(log, known, settings)
+    errors, dataset = validate(read_log(log), log, known, settings)
     return known, errors, dataset

@@ -41,6 +41,8 @@ class Entry(NamedTuple):
     """Where only durations are known: requests that a closed loop keeps under way; 0 where nothing says."""
     run: int = 0
     """Where only durations are known: runs of a file follow one another."""
+    ended: bool = False
+    """Whether its answer was ended from outside: what there is of it was served."""
     note: str = ""
     """What must be known of such requests."""
 

@@ -41,7 +41,7 @@ class Log(NamedTuple):
 
         A server that is busy may queue a request a step after it arrived, and users wait from its arrival on.
         """
-        return self.queued_s if self.arrival_s is None else np.maximum.accumulate(self.arrival_s)
+        return in_turn(self.queued_s, self.arrival_s)
 
     def requests(self) -> Requests:
         """Return what the simulator replays."""
@@ -59,6 +59,11 @@ class Log(NamedTuple):
             *(["times by the client's clock: network and tokeniser are in them"] if self.clock == "client" else []),
             *self.notes,
         ]
+
+
+def in_turn(queued_s: Floats, arrival_s: Floats | None) -> Floats:
+    """Return (request,) when requests came: `Log.came_s`."""
+    return queued_s if arrival_s is None else np.maximum.accumulate(arrival_s)
 
 
 def left_out_of(failed: int, cancelled: int, warm_up: int) -> str:

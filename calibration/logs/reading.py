@@ -15,7 +15,7 @@ from batchcube.documents import read_file, unpacked
 from batchcube.errors import InputError, found_in
 
 from .fields import Entry, Fields, LeftOut, check
-from .log import Floats, Log, left_out_of
+from .log import Floats, Log, in_turn, left_out_of
 from .registry import FORMATS, PLAIN, LogFormat, format_of, format_of_value, recognised
 from .sources import Source, head_of
 
@@ -77,7 +77,7 @@ def read_log(path: str | Path, how: Reading = BY_CONTENT) -> Log:
         np.array([getattr(entry, f"{name}_s") for entry in entries])
         for name in ("queued", "scheduled", "first_token", "last_token", "arrival")
     )
-    came = None if np.isnan(arrival).any() else aligned(arrival, queued)
+    came = _arrived(arrival, queued)
     start, prompt, output = queued[0] if came is None else came[0], *_tokens(entries)
     return Log(
         queued - start,
@@ -91,13 +91,14 @@ def read_log(path: str | Path, how: Reading = BY_CONTENT) -> Log:
         found.name,
         FORMATS[found.name].clock,
         *_counts(found.left_out),
-        (*notes, *_chunky(entries)),
+        (*notes, *_chunky(entries), *_ended(entries)),
     )
 
 
 def read_arrivals(content: bytes, format: LogFormat | None = None) -> Arrivals | None:
     """Return when requests of unpacked content arrived and how long they were; None where no log is recognised.
 
+    They arrive as in the replay of a log: by the stamp of the arrival where there is one beside that of the queue.
     Raises InputError like `read_log`, and for logs that only hold durations.
     """
     head = head_of(content) if format is None else content
@@ -110,8 +111,14 @@ def read_arrivals(content: bytes, format: LogFormat | None = None) -> Arrivals |
     entries = sorted(found.entries, key=lambda entry: entry.queued_s)
     if not entries:
         raise InputError(f"has no request but {left_out_of(*_counts(found.left_out))}")
-    arrival = np.array([entry.queued_s for entry in entries])
-    return Arrivals(arrival - arrival[0], *_tokens(entries), dict(found.left_out))
+    queued, arrival = (np.array([getattr(entry, name) for entry in entries]) for name in ("queued_s", "arrival_s"))
+    came = in_turn(queued, _arrived(arrival, queued))
+    return Arrivals(came - came[0], *_tokens(entries), dict(found.left_out))
+
+
+def _arrived(arrival: Floats, queued: Floats) -> Floats | None:
+    """Return (request,) when requests arrived, None where some have no such stamp beside that of the queue."""
+    return None if np.isnan(arrival).any() else aligned(arrival, queued)
 
 
 def aligned(arrival_s: Floats, queued_s: Floats) -> Floats:
@@ -213,3 +220,11 @@ def _chunky(entries: Sequence[Entry]) -> list[str]:
         f"{tokens / chunks:.2f} tokens a chunk: speculative decoding, or tokens joined on their way; a step of the "
         "simulation makes one for each request"
     ]
+
+
+def _ended(entries: Sequence[Entry]) -> list[str]:
+    """Say how many answers were ended from outside, after some tokens."""
+    count = sum(entry.ended for entry in entries)
+    if not count:
+        return []
+    return [f"{count} requests were ended from outside, by a stop string or their client: they count as served so far"]

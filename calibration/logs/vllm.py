@@ -15,8 +15,9 @@ _OUTPUT = ("output_toks", "num_generation_tokens", "output_tokens")
 
 
 def _request(request: Fields) -> Entry | LeftOut:
-    # One that a stop string ended was served like any other.
-    if request.get("aborted") is True and request.number(*_OUTPUT, least=0) == 0:
+    # One that a stop string ended was served like any other; nothing tells it from one that its client gave up.
+    aborted = request.get("aborted") is True
+    if aborted and request.number(*_OUTPUT, least=0) == 0:
         return "cancelled"
     own = request.has("arrival_time") and request.has("queued_ts")
     queued, first, last = (request.time(*names) for names in _STAMPS)
@@ -28,6 +29,7 @@ def _request(request: Fields) -> Entry | LeftOut:
         last,
         request.time("scheduled_ts") if request.has("scheduled_ts") else np.nan,
         request.time("arrival_time") if own else np.nan,
+        ended=aborted,
     )
 
 

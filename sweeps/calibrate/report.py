@@ -8,7 +8,7 @@ from batchcube.calibration.laws import unstated_terms
 from batchcube.calibration.reach import validity
 from batchcube.errors import printable
 
-from .trust import INTERVAL, REPEATS, repeats
+from .trust import INTERVAL, repeats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -220,18 +220,17 @@ def print_summary(found: "Sequence[tuple[str, Sequence[Error]]]", console: "Cons
 
 
 def print_repeats(names: "Sequence[str]", logs: "Sequence[Log]", console: "Console") -> None:
-    """Print how far real runs differ: those of the same requests among the logs, and what is known from elsewhere."""
-    for group, spread in repeats(logs).items():
+    """Print how far real runs differ, those of the same requests among the logs; that it is not known without any."""
+    found = repeats(logs)
+    for group, spread in found.items():
         said = ", ".join(
             f"{name.removesuffix('_s').upper()} {100 * value:.1f} %" for name, value in spread._asdict().items()
         )
         line = f"{', '.join(names[k] for k in group)} are runs of the same requests, whose means differ by {said}"
         console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
-    low, high = (f"{100 * value:.0f}" for value in REPEATS)
-    line = (
-        f"repeated runs of a real server were seen to differ by {low} to {high} %: a smaller error of one says little"
-    )
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not found:
+        line = "how far repeated runs of this server differ is not known: that takes two logs of the same requests"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_log(log: FittedLog, console: "Console") -> None:

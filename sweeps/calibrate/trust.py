@@ -11,8 +11,6 @@ from batchcube.calibration.logs import Log
 
 Floats = NDArray[np.float64]
 
-REPEATS = (0.15, 0.22)
-"""How far repeated runs of one real server were seen to differ, elsewhere: a smaller error of one run says little."""
 INTERVAL = 0.9
 """Share of what may come that an interval of a prediction holds."""
 _AS_FAST = 1.05

@@ -148,7 +148,7 @@ def _with_cache(
                 found.append((misfit(log, *fitted(told), kept), told))
     if not found:
         text = f"the log does not tell how large the KV cache was: it never held more than {fullest(log):.0f} tokens"
-        return settings.model_copy(update={"capacity_tokens": None}), text
+        return settings.model_copy(update={"capacity_tokens": None, "num_gpu_blocks": None}), text
     _, tokens = min(found)
     settings = settings.model_copy(update={"capacity_tokens": tokens, "num_gpu_blocks": None})
     return settings, f"a KV cache of {tokens} tokens is fitted to the log: how long its requests waited"
@@ -160,41 +160,40 @@ def fitted_part(known: Coefficients, log: Log) -> int:
 
 
 def validate(
-    log_path: Path,
+    log: Log,
+    source: Path,
     known: Coefficients,
     settings: LoggedServer,
     skip: int | None = None,
-    how: Reading = BY_CONTENT,
 ) -> tuple[list[Error], xr.Dataset]:
-    """Replay a log with coefficients; return the errors, and everything measured and simulated.
+    """Replay the log of a file with coefficients; return the errors, and everything measured and simulated.
 
     The errors are over all requests but the first ``skip``; when None, but those that the coefficients were fitted to,
     where this is the log that they were fitted to. What must be said first is in the attribute `warnings`, a line each.
-    Times that rest on a cost which nobody measured are NaN, and have no error. Raises InputError for a bad log,
+    Times that rest on a cost which nobody measured are NaN, and have no error. Raises InputError for
     coefficients without a step law, a server that could not have served the log, and where no request is left.
     """
-    log = read_log(log_path, how)
     count = len(log.queued_s)
     fitted = fitted_part(known, log)
     if skip is None and fitted >= count:
         raise InputError(
             f"coefficients {known.name} were fitted to all {count} requests, none is left to judge "
             "them: fit to some (calibrate log --fit-until), or give --skip 0",
-            file=log_path,
+            file=source,
         )
     if skip is not None and skip >= count:
         raise InputError(f"must be below {count}, the requests of the log", path=f"--skip {skip}")
     skipped = fitted if skip is None else skip
-    warnings = [*contradictions(log, settings, log_path)]
+    warnings = [*contradictions(log, settings, source)]
     law = step_law_of(known)
     unknown = unmeasured_of(known)
     server = server_of(settings)
-    with found_in(file=log_path):
+    with found_in(file=source):
         records = replay(log, server, law)
     rejected = int((records.status != SERVED).sum())
     if rejected:
         raise InputError(
-            f"{rejected} requests could never fit into the replica's KV cache or token budget", file=log_path
+            f"{rejected} requests could never fit into the replica's KV cache or token budget", file=source
         )
     if unknown:
         warnings.append(warning_of(flags_of([unknown])))
@@ -229,7 +228,7 @@ def validate(
     but = f"all but the first {skipped}" + (", which were fitted" if skipped == fitted else "")
     attrs: dict[str, Any] = {
         "name": known.name,
-        "source": f"{known.title}; log {log_path.name}",
+        "source": f"{known.title}; log {source.name}",
         "judged": but if skipped else "all",
         "warnings": "\n".join(warnings),
         "log_sha256": log.sha256,
@@ -280,7 +279,8 @@ def contradictions(log: Log, settings: LoggedServer, source: Path) -> Iterator[s
     if capacity is None and waited:
         yield (
             f"{waited} requests waited while fewer than max_num_seqs = {settings.most_running}{each} ran and nobody "
-            "was admitted: the KV cache was full, and its size is not known (--kv-tokens N, or fit)"
+            "was admitted: the KV cache was full, and its size is not known (--kv-tokens N; calibrate log finds it "
+            "with --kv-tokens fit)"
         )
 
 

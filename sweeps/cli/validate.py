@@ -111,7 +111,7 @@ def validate(
     for log, one in zip(logs, read, strict=True):
         # Beside other logs, one that was fitted whole shows how well.
         whole = len(logs) > 1 and skip is None and fitted_part(known, one) >= len(one.came_s)
-        errors, dataset = validated(log, known, settings, 0 if whole else skip, how)
+        errors, dataset = validated(one, log, known, settings, 0 if whole else skip)
         errors = [row._replace(fitted=True) for row in errors] if whole else errors
         if len(logs) > 1:
             console.print(printable(f"{log}:"), highlight=False, markup=False, style="bold", soft_wrap=True)

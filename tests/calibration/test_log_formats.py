@@ -124,6 +124,9 @@ def test_who_was_ended_by_a_stop_string_was_served(tmp_path: Path) -> None:
     rows[3]["aborted"] = True
     log = read_log(put(tmp_path, "\n".join(map(json.dumps, rows)).encode()))
     assert (len(log.queued_s), log.cancelled) == (12, 0)
+    # Nothing tells it from one that its client gave up.
+    (said,) = log.remarks()
+    assert said.startswith("1 requests were ended from outside, by a stop string or their client")
 
 
 # Durations only -----------------------------------------------------------------------------------------------------
@@ -257,6 +260,14 @@ def test_arrivals_are_laid_on_the_clock_of_the_queue(tmp_path: Path) -> None:
     log = read_log(put(tmp_path, logs.vllm_requests(REQUESTS, offset=-4e5)))
     assert log.arrival_s is not None
     np.testing.assert_allclose(log.queued_s - log.arrival_s, [0.001 * (k % 3) for k in range(12)], atol=1e-6)
+
+
+def test_a_workload_has_the_arrivals_that_a_replay_has(tmp_path: Path) -> None:
+    content = logs.vllm_requests(REQUESTS, offset=-4e5)
+    log, found = read_log(put(tmp_path, content)), read_arrivals(content)
+    assert found is not None
+    np.testing.assert_array_equal(found.arrival_s, log.came_s)
+    assert (found.arrival_s != log.queued_s - log.queued_s[0]).any()
 
 
 def test_one_bad_stamp_does_not_move_a_clock() -> None:

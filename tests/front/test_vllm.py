@@ -148,7 +148,7 @@ def test_a_log_is_what_calibrate_log_and_validate_read(tmp_path: Path, make: Any
         step_law=StepCoefficients.model_construct(**dict(zip(STEP_TERMS, (c / 1e9 for c in LAW), strict=False))),
     )
     limits = LoggedServer(most_running=8, token_budget=64, capacity_tokens=640, block_tokens=16)
-    errors, _ = validate(folder / REQUESTS, known, limits)
+    errors, _ = validate(log, folder / REQUESTS, known, limits)
     assert max(abs(row.error) for row in errors if row.quantity in ("ttft_s", "tpot_s", "e2e_s")) < 1e-9
 
 

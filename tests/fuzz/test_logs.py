@@ -40,7 +40,7 @@ def judge(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     try:
         with limited():
-            validate(path, load("qwen3-0.6b-cpu-vllm"), SETTINGS)
+            validate(read_log(path), path, load("qwen3-0.6b-cpu-vllm"), SETTINGS)
     except InputError:
         pass
 
@@ -49,7 +49,7 @@ def judge(path: Path, data: bytes) -> None:
 def test_mutated_logs_are_judged_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_bytes(_text(good()))
-    validate(path, load("qwen3-0.6b-cpu-vllm"), SETTINGS)  # compiles, without a limit
+    validate(read_log(path), path, load("qwen3-0.6b-cpu-vllm"), SETTINGS)  # compiles, without a limit
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for wrong in mutants(good(), mutate_tree, 1):

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from batchcube.calibration.coefficients import Coefficients, FittedLog, LoggedServer, Raw
 from batchcube.calibration.fitting import LogFit, replay
@@ -18,7 +20,7 @@ from batchcube.figures import registry
 from batchcube.results.validation import read_validation
 from batchcube.sweeps.calibrate import validate as judging
 from batchcube.sweeps.calibrate.server import server_of, server_settings, stated_by
-from batchcube.sweeps.calibrate.validate import contradictions, fit, validate
+from batchcube.sweeps.calibrate.validate import Error, contradictions, fit, validate
 from batchcube.sweeps.spec.service import load
 from helpers import logs
 from helpers.command_line import Answer
@@ -118,6 +120,11 @@ def test_a_prior_is_named_and_what_the_log_cannot_tell_is_its(
     assert refused.mistake == "coefficients none: hold no step law"
 
 
+def judge(path: Path, *how: Any) -> tuple[list[Error], xr.Dataset]:
+    """Validate the log of a file."""
+    return validate(read_log(path), path, *how)
+
+
 def exact(settings: dict[str, int] | None = None):
     """Return coefficients of the true law, and a replica's limits."""
     known = load("dynamic-batching-fig3")
@@ -129,7 +136,7 @@ def exact(settings: dict[str, int] | None = None):
 
 
 def test_the_true_law_has_no_error(log_file: Path) -> None:
-    errors, dataset = validate(log_file, *exact())
+    errors, dataset = judge(log_file, *exact())
     for row in errors:
         # Timestamps of 100 s and more have some ten digits behind the point.
         assert row.error == pytest.approx(0.0, abs=1e-6), row
@@ -153,19 +160,19 @@ def fitted_to(log_file: Path, count: int, sha256: str | None = None) -> Coeffici
 def test_requests_that_were_fitted_judge_nothing_unless_asked(log_file: Path) -> None:
     _, settings = exact()
     known = fitted_to(log_file, 25)
-    _, dataset = validate(log_file, known, settings)
+    _, dataset = judge(log_file, known, settings)
     assert (dataset["judged"].values == (np.arange(COUNT) >= 25)).all()
     assert dataset.attrs["judged"] == "all but the first 25, which were fitted"
-    _, dataset = validate(log_file, known, settings, 10)
+    _, dataset = judge(log_file, known, settings, 10)
     assert dataset["judged"].values.sum() == COUNT - 10
     assert dataset.attrs["warnings"] == "15 of the 50 requests judged are those that were fitted"
     every = fitted_to(log_file, COUNT)
     with pytest.raises(InputError, match=r"were fitted to all 60 requests, none is left to judge them: fit to some"):
-        validate(log_file, every, settings)
-    _, dataset = validate(log_file, every, settings, 0)
+        judge(log_file, every, settings)
+    _, dataset = judge(log_file, every, settings, 0)
     assert dataset.attrs["warnings"] == "60 of the 60 requests judged are those that were fitted"
     # Another log judges them whole.
-    _, dataset = validate(log_file, fitted_to(log_file, COUNT, "0" * 64), settings)
+    _, dataset = judge(log_file, fitted_to(log_file, COUNT, "0" * 64), settings)
     assert dataset["judged"].values.all()
     assert dataset.attrs["warnings"] == ""
 
@@ -175,15 +182,15 @@ def test_limits_that_the_log_contradicts_are_refused(tmp_path: Path, log_file: P
     with pytest.raises(
         InputError, match=r"8 requests ran at once, .* s after the first .*: --max-num-seqs 7 must be at"
     ):
-        validate(log_file, known, server_settings(None, {"most_running": 7, "token_budget": 512}))
+        judge(log_file, known, server_settings(None, {"most_running": 7, "token_budget": 512}))
     with pytest.raises(InputError, match=r"--max-num-seqs 4 must be at least as many"):
         fit(log_file, server_settings(None, {"most_running": 4, "token_budget": 512}), None, "mine", quiet=True)
     # Where the cache may be full, the requests over the limit may have been preempted.
     settings = server_settings(None, {"most_running": 7, "token_budget": 512, "capacity_tokens": 10**6})
-    _, dataset = validate(log_file, known, settings)
+    _, dataset = judge(log_file, known, settings)
     assert dataset.attrs["warnings"].startswith("8 requests ran at once")
     assert "more than max_num_seqs = 7, unless some were preempted" in dataset.attrs["warnings"]
-    _, dataset = validate(
+    _, dataset = judge(
         log_file, known, server_settings(None, {"most_running": 8, "token_budget": 512, "capacity_tokens": 1600})
     )
     assert "more than the KV cache of 1600, unless some were preempted or shared" in dataset.attrs["warnings"]
@@ -207,13 +214,13 @@ def test_users_wait_from_their_arrival_on_not_from_the_queue(tmp_path: Path) -> 
     came = np.mean([row["arrival_time"] for row in rows]) - 1.7e9
     rows.sort(key=lambda row: row["queued_ts"])
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    errors, _ = validate(path, *exact({"async_scheduling": True}))
+    errors, _ = judge(path, *exact({"async_scheduling": True}))
     # The wall clock of a log is known to a fraction of a microsecond.
     assert max(abs(row.error) for row in errors if row.quantity in ("ttft_s", "tpot_s", "e2e_s")) < 1e-4
     for row in rows:
         del row["arrival_time"]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    shorter, _ = validate(path, *exact({"async_scheduling": True}))
+    shorter, _ = judge(path, *exact({"async_scheduling": True}))
     ttft, after_queue = (
         next(row.measured for row in rows if (row.quantity, row.statistic) == ("ttft_s", "mean"))
         for rows in (errors, shorter)
@@ -223,28 +230,29 @@ def test_users_wait_from_their_arrival_on_not_from_the_queue(tmp_path: Path) -> 
 
 def test_the_log_of_two_replicas_is_one_of_two(tmp_path: Path) -> None:
     path = write_log(tmp_path / "two.jsonl", LIMITS | {"replicas": 2}, 0.05)
-    errors, _ = validate(path, *exact({"replicas": 2, "routing": "least_loaded"}))
+    errors, _ = judge(path, *exact({"replicas": 2, "routing": "least_loaded"}))
     assert max(abs(row.error) for row in errors) < 1e-6
     with pytest.raises(InputError, match=r"16 requests ran at once, .*: --max-num-seqs 8 must be at least as many"):
-        validate(path, *exact())
+        judge(path, *exact())
     with pytest.raises(InputError, match="--max-num-seqs 7 on each of 2 replicas must be at least as many"):
-        validate(path, *exact({"replicas": 2, "most_running": 7}))
+        judge(path, *exact({"replicas": 2, "most_running": 7}))
     # Nothing contradicts one replica with place for all of them, but its steps are too long, and everybody waits.
-    errors, _ = validate(path, *exact({"most_running": 16}))
+    errors, _ = judge(path, *exact({"most_running": 16}))
     assert {row.quantity: row.error for row in errors if row.statistic == "mean"}["tpot_s"] > 0.1
 
 
 def test_what_no_server_with_these_settings_does_is_refused_or_said(tmp_path: Path, log_file: Path) -> None:
     with pytest.raises(InputError, match=r"server\.jsonl: max_model_len 900: must be at least 10\d\d, the tokens of a"):
-        validate(log_file, *exact({"max_model_len": 900}))
+        judge(log_file, *exact({"max_model_len": 900}))
     with pytest.raises(InputError, match=r"a request of 10\d\d tokens could never fit into the KV cache of 800"):
-        validate(log_file, *exact({"capacity_tokens": 800}))
-    _, dataset = validate(log_file, *exact({"token_budget": 8}))
+        judge(log_file, *exact({"capacity_tokens": 800}))
+    _, dataset = judge(log_file, *exact({"token_budget": 8}))
     assert "tokens of prompts were begun and all but the last prefilled in the step" in dataset.attrs["warnings"]
     short = write_log(tmp_path / "short.jsonl", LIMITS | {"capacity_tokens": 2000})
-    _, dataset = validate(short, *exact())
+    _, dataset = judge(short, *exact())
     assert "requests waited while fewer than max_num_seqs = 8 ran" in dataset.attrs["warnings"]
-    errors, dataset = validate(short, *exact({"capacity_tokens": 2000}))
+    assert dataset.attrs["warnings"].endswith("(--kv-tokens N; calibrate log finds it with --kv-tokens fit)")
+    errors, dataset = judge(short, *exact({"capacity_tokens": 2000}))
     assert "waited while" not in dataset.attrs["warnings"]
     assert max(abs(row.error) for row in errors) < 1e-6
 
@@ -274,10 +282,12 @@ def test_law_and_cache_are_fitted_in_turn(
     assert known.plausibility.notes[0].startswith("a KV cache of 2000 tokens is fitted to the log")
     # Two fits from each of the sizes it begins with, and the last.
     assert len(made) == 9
-    assert Answer(capsys, "calibrate", "log", str(log_file), *limits, "-o", "free.json").status == 0
+    Path("vllm.log").write_text("INFO # GPU blocks: 900\n")
+    options = [*limits, "--server-log", "vllm.log"]
+    assert Answer(capsys, "calibrate", "log", str(log_file), *options, "-o", "free.json").status == 0
     known = load("free.json")
     assert known.replica is not None
-    assert known.replica.capacity_tokens is None
+    assert (known.replica.capacity_tokens, known.replica.num_gpu_blocks) == (None, None)
     assert known.plausibility is not None
     assert known.plausibility.notes[0].startswith("the log does not tell how large the KV cache was")
     wrong = Answer(capsys, "calibrate", "log", str(log_file), "--kv-tokens", "some", "-o", "wrong.json")
@@ -315,7 +325,7 @@ def test_a_time_that_rests_on_what_nobody_measured_is_not_compared(log_file: Pat
     known, settings = exact()
     assert known.step_law is not None
     law = known.step_law.model_copy(update={"c3_s_per_prefill_token": None})
-    errors, dataset = validate(log_file, known.model_copy(update={"step_law": law}), settings)
+    errors, dataset = judge(log_file, known.model_copy(update={"step_law": law}), settings)
     assert {row.quantity for row in errors} >= {"tpot_s", "e2e_s"}
     assert "ttft_s" not in {row.quantity for row in errors}
     assert np.isnan(dataset["simulated_ttft_s"]).all()
@@ -330,7 +340,7 @@ def test_a_log_without_some_times_has_no_errors_of_them(tmp_path: Path, output: 
     path = tmp_path / "log.jsonl"
     path.write_text(f"{json.dumps(entry | {'last_token_ts': 1.0 + lasts})}\n" * 40)
     known, settings = exact({"most_running": 64})
-    errors, _ = validate(path, known, settings)
+    errors, _ = judge(path, known, settings)
     means = {row.quantity: row.error for row in errors if row.statistic in ("mean", "all")}
     assert ("tpot_s" in means) == (output > 1)
     assert np.isnan(means["ttft_s"]) == np.isnan(means["makespan_s"]) == (lasts == 0.0)
@@ -340,7 +350,7 @@ def test_a_log_without_some_times_has_no_errors_of_them(tmp_path: Path, output: 
 
 def test_who_is_preempted_stays_admitted_on_both_sides(log_file: Path) -> None:
     known, _ = exact()
-    _, dataset = validate(
+    _, dataset = judge(
         log_file, known, server_settings(None, {"most_running": 8, "token_budget": 512, "capacity_tokens": 2000})
     )
     assert dataset.attrs["preemptions_simulated"] > 0
@@ -352,7 +362,7 @@ def test_a_slower_law_is_late_everywhere(log_file: Path) -> None:
     known, settings = exact()
     assert known.step_law is not None
     slow = known.model_copy(update={"step_law": known.step_law.model_copy(update={"c0_s": 2 * TRUTH[0]})})
-    errors, _ = validate(log_file, slow, settings, 10)
+    errors, _ = judge(log_file, slow, settings, 10)
     by_name = {(row.quantity, row.statistic): row.error for row in errors}
     assert by_name["tpot_s", "mean"] > 0.5
     assert by_name["throughput_tokens_per_s", "all"] < 0
@@ -384,7 +394,7 @@ def test_what_cannot_be_validated_is_said_in_one_line(
 
 
 def test_the_figure_draws_what_is_judged(log_file: Path) -> None:
-    _, dataset = validate(log_file, *exact(), 40)
+    _, dataset = judge(log_file, *exact(), 40)
     figure = registry.draw("simulated-vs-measured", dataset)
     lines = {line.get_label(): line for line in figure.axes[2].get_lines()}
     judged = np.sort(dataset["measured_e2e_s"].values[40:])
@@ -398,7 +408,7 @@ def test_the_figure_draws_what_is_judged(log_file: Path) -> None:
 def test_logs_of_clients_are_judged_and_say_whose_clock_it_is(tmp_path: Path, name: str) -> None:
     path = tmp_path / "log"
     path.write_bytes(logs.FORMATS[name].write(logs.some()))
-    _, dataset = validate(path, load("qwen3-0.6b-cpu-vllm"), LoggedServer(most_running=8, token_budget=512))
+    _, dataset = judge(path, load("qwen3-0.6b-cpu-vllm"), LoggedServer(most_running=8, token_budget=512))
     said = dataset.attrs["log_notes"].splitlines()
     assert "1 failed" in said[0]
     assert said[1] == "times by the client's clock: network and tokeniser are in them"
