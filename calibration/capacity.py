@@ -35,8 +35,10 @@ def fullest(log: Log) -> float:
     return most
 
 
-def find_capacity(log: Log, server: Server, law: Law, kept: NDArray[np.bool_]) -> int | None:
+def find_capacity(log: Log, server: Server, law: Law, kept: NDArray[np.bool_], client_s: float = 0.0) -> int | None:
     """Return the tokens of KV cache of a replica with which a step law replays the kept requests of a log best.
+
+    A client's clock adds ``client_s``.
 
     The likelihood is that of the fit: residuals of time to first token, time per output token and end-to-end latency,
     each of a variance of its own. None where a cache that is never full does as well: the log does not tell.
@@ -46,7 +48,7 @@ def find_capacity(log: Log, server: Server, law: Law, kept: NDArray[np.bool_]) -
 
     def cost(tokens: float) -> float:
         replica = server.replica._replace(blocks=max(int(tokens) // size, 1))
-        return misfit(log, server._replace(replica=replica), law, kept)
+        return misfit(log, server._replace(replica=replica), law, kept, client_s)
 
     never_full = cost(server.fleet.replicas * float((log.prompt_tokens + log.output_tokens).sum()) + size)
     low, high = np.log(least), np.log(max(_ROOM * fullest(log) / server.fleet.replicas, 2 * least))
@@ -61,16 +63,16 @@ def find_capacity(log: Log, server: Server, law: Law, kept: NDArray[np.bool_]) -
         low, high = max(best - 2 * apart, np.log(least)), best + 2 * apart
 
 
-def misfit(log: Log, server: Server, law: Law, kept: NDArray[np.bool_]) -> float:
+def misfit(log: Log, server: Server, law: Law, kept: NDArray[np.bool_], client_s: float = 0.0) -> float:
     """Return how badly a server replays the kept requests of a log: the negative logarithm of the likelihood.
 
-    Less a constant; infinite where some request could never be served.
+    Less a constant; infinite where some request could never be served. A client's clock adds ``client_s``.
     """
     records = replay(log, server, law)
     if (records.status != SERVED).any():
         return np.inf
     total = 0.0
-    for seen, found in zip(times_of_log(log), times_of_records(log, records), strict=True):
+    for seen, found in zip(times_of_log(log), times_of_records(log, records, client_s), strict=True):
         known = kept & np.isfinite(seen)
         if known.any():
             residuals = (found[known] - seen[known]) / max(float(seen[known].mean()), 1e-12)

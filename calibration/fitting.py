@@ -170,9 +170,14 @@ def times_of_log(log: Log) -> Times:
     return _times(log.came_s, log.first_token_s, log.last_token_s, log.output_tokens)
 
 
-def times_of_records(log: Log, records: Records) -> Times:
-    """Return what was simulated."""
-    return _times(log.came_s, *_tokens_s(records), log.output_tokens)
+def times_of_records(log: Log, records: Records, client_s: float = 0.0) -> Times:
+    """Return what was simulated, with what a client's clock adds where the log's is one."""
+    return _late(_times(log.came_s, *_tokens_s(records), log.output_tokens), client_s if log.clock == "client" else 0.0)
+
+
+def _late(times: Times, by_s: float | Floats) -> Times:
+    """Return times whose tokens all come so much later."""
+    return Times(times.ttft_s + by_s, times.tpot_s, times.e2e_s + by_s)
 
 
 def _tokens_s(records: Records) -> tuple[Floats, Floats]:
@@ -341,14 +346,16 @@ def predicted(log: Log, server: Server, known: Coefficients, count: int = 60, se
     came = []
     for _ in range(count):
         drawn = law_of(law if law.errors is None else shifted(law, drawn_off(law, law.errors, least, rng)))
+        client_s = 0.0
+        if fitted is not None and log.clock == "client":
+            client_s = max(rng.normal(fitted.client_s, fitted.client_error_s), 0.0)
         if fitted is None or fitted.scatter is None:
-            came.append(times_of_records(log, replay(log, server, drawn)))
+            came.append(times_of_records(log, replay(log, server, drawn), client_s))
             continue
         scatter = Scatter(**fitted.scatter.model_dump())
         times = scattered(log, server, drawn, draw_time(scatter, end_s, rng))
-        client_s = max(rng.normal(fitted.client_s, fitted.client_error_s), 0.0) if log.clock == "client" else 0.0
-        late = np.maximum(scatter.ttft_s * rng.standard_normal(len(log.queued_s)), -times.ttft_s) + client_s
-        came.append(Times(times.ttft_s + late, times.tpot_s, times.e2e_s + late))
+        late = np.maximum(scatter.ttft_s * rng.standard_normal(len(log.queued_s)), -times.ttft_s)
+        came.append(_late(times, late + client_s))
     return came
 
 

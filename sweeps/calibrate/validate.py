@@ -138,14 +138,15 @@ def _with_cache(
     found: list[tuple[float, int]] = []
     with Counting(2 * len(_STARTS) * FITS, "looking for the KV cache", quiet=quiet) as progress:
 
-        def fitted(tokens: float) -> tuple[Server, Law]:
+        def fitted(tokens: float) -> tuple[Server, Law, NDArray[np.bool_], float]:
             at = settings.model_copy(update={"capacity_tokens": int(np.ceil(tokens)), "num_gpu_blocks": None})
-            return server_of(at), law_of(fit_log(log, server_of(at), until, prior, done=progress.advance).law)
+            once = fit_log(log, server_of(at), until, prior, done=progress.advance)
+            return server_of(at), law_of(once.law), kept, once.client_s
 
         for part in _STARTS:
-            told = find_capacity(log, *fitted(max(part * most, longest)), kept)
+            told = find_capacity(log, *fitted(max(part * most, longest)))
             if told is not None:
-                found.append((misfit(log, *fitted(told), kept), told))
+                found.append((misfit(log, *fitted(told)), told))
     if not found:
         text = f"the log does not tell how large the KV cache was: it never held more than {fullest(log):.0f} tokens"
         return settings.model_copy(update={"capacity_tokens": None, "num_gpu_blocks": None}), text
@@ -201,14 +202,15 @@ def validate(
         warnings.append(f"{fitted - skipped} of the {count - skipped} requests judged are those that were fitted")
     judged = ~log.first(skipped)
     draws = draws_of(log, server, known)
-    measured, simulated = times_of_log(log), times_of_records(log, records)
+    measured, simulated = times_of_log(log), times_of_records(log, records, known.log.client_s if known.log else 0.0)
+    ended = log.came_s + simulated.e2e_s
     for name, variable in _LIKE.items():
         if set(REGISTRY[variable].rests_on) & set(unknown):
             simulated = simulated._replace(**{name: np.full(count, np.nan)})
     scheduled, last = records.scheduled / TICKS_PER_S, records.last_token / TICKS_PER_S
-    time_s = np.linspace(0.0, float(max(log.last_token_s.max(), last.max())), 400)
+    time_s = np.linspace(0.0, float(max(log.last_token_s.max(), ended.max())), 400)
     courses = _courses("measured", log.came_s, log.scheduled_s, log.last_token_s, time_s)
-    courses |= _courses("simulated", log.came_s, scheduled, last, time_s)
+    courses |= _courses("simulated", log.came_s, scheduled, ended, time_s)
     most, _ = _most_at_once(records.first_token / TICKS_PER_S, last, np.ones(count))
     came = log.came_s[judged]
     asked = Reach(
@@ -218,7 +220,7 @@ def validate(
         float(len(came) / np.ptp(came)) if np.ptp(came) > 0 else None,
     )
     warnings += beyond(known, asked)
-    errors = [*_time_rows(measured, simulated, judged, draws), *_rate_rows(log, last), *_course_rows(courses)]
+    errors = [*_time_rows(measured, simulated, judged, draws), *_rate_rows(log, ended), *_course_rows(courses)]
     if skipped == fitted > 0:
         rows = _time_rows(measured, simulated, ~judged, draws)
         errors += [row._replace(fitted=True) for row in rows if row.statistic == "mean"]

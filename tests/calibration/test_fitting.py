@@ -187,6 +187,15 @@ def test_a_client_s_clock_is_told_from_the_server() -> None:
     found = fit_log(late, server())
     assert found.client_s == pytest.approx(0.05, abs=5 * found.client_error_s)
     assert 0 < found.client_error_s < 0.02
+    # It is in the prediction as it is in the draws around it.
+    simulated = times_of_records(late, replay(late, server(), law_of(found.law)), found.client_s)
+    draws = predicted(late, server(), coefficients(found, late), 40)
+    for point, *drawn in zip(simulated, *draws, strict=True):
+        means = [float(np.nanmean(values)) for values in drawn]
+        assert min(means) < np.nanmean(point) < max(means)
+    # A server's clock adds nothing.
+    at_server = times_of_records(log, replay(log, server(), law_of(found.law)), found.client_s)
+    np.testing.assert_allclose(simulated.ttft_s - at_server.ttft_s, found.client_s)
 
 
 def test_a_server_s_own_time_goes_there_and_back() -> None:
