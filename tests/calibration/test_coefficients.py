@@ -14,6 +14,7 @@ from scipy import stats
 from batchcube.calibration import coefficients
 from batchcube.calibration.cells import Cells, fit_batches, fit_steps, join
 from batchcube.calibration.coefficients import (
+    UNCERTAIN,
     BatchCoefficients,
     BatchTable,
     Coefficients,
@@ -32,6 +33,7 @@ from batchcube.calibration.coefficients import (
 )
 from batchcube.calibration.laws import fit_batch_law, fit_step_law, step_terms
 from batchcube.calibration.plausibility import judge
+from batchcube.engine.continuous.model import STEP_TERMS
 
 Floats = NDArray[np.float64]
 
@@ -100,6 +102,10 @@ def test_what_is_not_known_is_null() -> None:
     assert steps.standard_error("c3_s_per_prefill_token") is None
     for part in (exact, constant, steps):
         assert type(part).model_validate_json(part.model_dump_json()) == part
+
+
+def test_terms_that_may_be_off_are_those_of_the_step_law_in_its_order() -> None:
+    assert UNCERTAIN[: len(STEP_TERMS)] == STEP_TERMS
 
 
 def test_the_table_is_the_measured_grid() -> None:
