@@ -16,7 +16,7 @@ from batchcube.engine.continuous import Law, make_law
 from batchcube.engine.continuous.model import STEP_TERMS, TABLED
 from batchcube.errors import InputError
 
-from .bent import BentLaw, fit_bent
+from .bent import BentLaw, errors_of_bent, fit_bent
 
 Floats = NDArray[np.float64]
 
@@ -93,11 +93,13 @@ class StepLaw(NamedTuple):
     """(6, 6), rows of zeros for coefficients that ended at 0 or were not measured; of a bent law (4, 4), see `of`."""
     free: tuple[int, ...]
     quality: Quality
+    fitted: int
+    """Numbers that were fitted."""
     bent: BentLaw | None = None
     of: tuple[str, ...] = STEP_TERMS
     """What the rows of the covariance belong to; of a bent law how far its tables may be off, c4 and c5."""
     degrees_of_freedom: int = 0
-    """Measurements less all numbers that were fitted to them."""
+    """Measurements less what was fitted to them; of a bent law of decodes or of prefills, whichever is less."""
 
     @property
     def standard_errors(self) -> Floats:
@@ -243,7 +245,7 @@ def fit_step_law(
     sizes = None if batch_sizes is None else np.asarray(batch_sizes, np.float64)
     quality = _quality(y, fitted, lambda kept: x[~kept] @ solve(kept), len(measured), sizes)
     shown = np.where([i in measured or i == _CONSTANT for i in range(x.shape[1])], coefficients, np.nan)
-    return StepLaw(shown, covariance, active, quality, degrees_of_freedom=y.size - len(active))
+    return StepLaw(shown, covariance, active, quality, len(active), degrees_of_freedom=y.size - len(active))
 
 
 def fit_bent_step_law(terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLike | None = None) -> StepLaw:
@@ -274,16 +276,10 @@ def fit_bent_step_law(terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLi
 
     law = solve(np.ones(y.size, bool))
     fitted = law.seconds(*x[:, 1:5].T)
-    # How far each table may be off as a whole, and the two terms that have none.
-    decode = law._replace(prefill_s=0.0 * law.prefill_s, c4_s_per_prefill_attention=0.0, c5_s_per_prefill_step=0.0)
-    parts = np.column_stack([decode.seconds(*x[:, 1:5].T), np.zeros(y.size), x[:, 4], x[:, 5]])
-    constants = np.array([0.0, 0.0, law.c4_s_per_prefill_attention, law.c5_s_per_prefill_step])
-    parts[:, 1] = fitted - parts[:, 0] - parts @ constants
-    free = (0, *(i for i in (1, 2, 3) if (parts[:, i] * (constants[i] if i > 1 else 1.0)).any()))
-    covariance = _covariance(parts, y, fitted / y - 1, free, one_scatter=False)
+    covariance, spare = errors_of_bent(law, *x[:, 1:5].T, seconds=y)
+    constants = np.array([law.c4_s_per_prefill_attention, law.c5_s_per_prefill_step])
+    free = tuple(np.flatnonzero([law.decode_s.any(), law.prefill_s.any(), *(constants > 0)]).tolist())
     count = 2 * (law.requests.size - 1) + law.tokens.size - 1 + int(np.count_nonzero(constants))
-    if y.size <= count:
-        covariance = np.full_like(covariance, np.nan)
     quality = _quality(
         y,
         fitted,
@@ -291,8 +287,9 @@ def fit_bent_step_law(terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLi
         count,
         None if batch_sizes is None else np.asarray(batch_sizes, np.float64),
     )
-    coefficients = np.append(np.full(4, np.nan), constants[2:])
-    return StepLaw(coefficients, covariance, free, quality, law, ("decode", "prefill", *STEP_TERMS[4:]), y.size - count)
+    coefficients = np.append(np.full(4, np.nan), constants)
+    of = ("decode", "prefill", *STEP_TERMS[4:])
+    return StepLaw(coefficients, covariance, free, quality, count, law, of, spare)
 
 
 def fit_step_laws(
@@ -340,8 +337,8 @@ def batch_law_of_steps(step: StepLaw) -> BatchLaw:
         raise InputError("decode steps take no time by the step law: no law of whole batches follows from it")
     jacobian = np.array([[0.0, 0.0], [1.0, 1.0], [-c1 / a1**2, c0 / a1**2]])
     covariance = jacobian @ step.covariance[:2, :2] @ jacobian.T
-    spare = step.quality.measurements - len(step.free)
-    return BatchLaw(0.0, a1, "linear", c1 / a1, covariance, (1, 2) if c1 > 0 else (1,), spare, step.quality)
+    free = (1, 2) if c1 > 0 else (1,)
+    return BatchLaw(0.0, a1, "linear", c1 / a1, covariance, free, step.degrees_of_freedom, step.quality)
 
 
 # Least squares ------------------------------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ def _perfect_fit(cells: Cells, batches: list[BatchFit]) -> Iterator[Finding]:
     steps = fit_steps(cells)
     if steps is not None:
         step = steps[0]
-        yield from _unexplained(step.quality, step.quality.measurements - step.degrees_of_freedom, "step law")
+        yield from _unexplained(step.quality, step.fitted, "step law")
 
 
 def _unexplained(quality: Quality, free: int, name: str) -> Iterator[Finding]:

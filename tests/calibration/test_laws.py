@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from batchcube.calibration import laws
+from batchcube.calibration.bent import BentLaw
 from batchcube.calibration.laws import (
     FORMS,
     LAWS,
@@ -341,8 +342,40 @@ def test_the_form_of_the_step_law_is_that_of_the_steps(bend: float, constant: fl
     assert law.bent is not None
     assert law.seconds(terms) == pytest.approx(seconds, rel=0.05)
     assert law.bent.requests.tolist() == [0, 1, 2, 4, 8, 16, 32]
-    # Scatter of 0.5 %, over 18 decodes and 9 prefills.
-    assert 0.0005 < law.standard_errors[0] < 0.005
+
+
+@pytest.mark.usefixtures("nothing_left_out")
+def test_intervals_of_tables_hold_the_truth_as_often_as_they_say() -> None:
+    """What every node takes from the measurements counts: with four numbers in place of them errors were half of it."""
+    terms, _ = measured_steps(0.0, 0.0)
+    prefills = np.geomspace(16.0, 8192.0, 24).round()
+    before = np.tile([0.0, 1000, 4000], 8)
+    terms = np.concatenate([terms[terms[:, 3] == 0], step_terms(0, 0, prefills, prefills * (prefills + before))])
+    exact = terms @ STEP_TRUTH + 0.02 * np.sqrt(terms[:, 1]) + 0.02 * terms[:, 5]
+    decoding = terms[:, 3] == 0
+    truth = fit_bent_step_law(terms, exact).bent
+    assert truth is not None
+    # Decodes are the quieter ones.
+    scatter = np.where(decoding, 0.004, 0.02)
+
+    def tables(law: BentLaw) -> tuple[Floats, Floats]:
+        """Return what the tables add to the measured steps, relative to what these take."""
+        rest = terms[:, 4] * law.c4_s_per_prefill_attention + terms[:, 5] * law.c5_s_per_prefill_step
+        seconds = law.seconds(*terms[:, 1:5].T)
+        prefill = seconds - rest - law.decode_s[0]
+        return (seconds / exact)[decoding], (prefill / exact)[~decoding]
+
+    def fit(rng: np.random.Generator) -> tuple[Floats, Floats, int]:
+        law = fit_bent_step_law(terms, exact * (1 + scatter * rng.standard_normal(exact.size)))
+        assert law.bent is not None
+        scales = [mine @ true / (true @ true) for mine, true in zip(tables(law.bent), tables(truth), strict=True)]
+        # Nothing tells c5 from decode(0).
+        c5 = law.bent.c5_s_per_prefill_step + law.bent.decode_s[0] - truth.decode_s[0]
+        found = np.array([*scales, law.bent.c4_s_per_prefill_attention, c5])
+        return found, law.standard_errors, law.degrees_of_freedom
+
+    stated = np.array([1.0, 1.0, truth.c4_s_per_prefill_attention, truth.c5_s_per_prefill_step])
+    intervals_cover(400, fit, stated)
 
 
 def test_what_cannot_carry_a_table_has_none() -> None:
