@@ -32,11 +32,15 @@ NAMES = {
 ASYNC_SINCE = (0, 14)
 """The version of vLLM from which on steps are scheduled ahead unless it is told otherwise."""
 LEAST_LOADED_SINCE = (0, 32)
-"""The version whose balancer of data-parallel engines is known to be `least_loaded`."""
+"""The version whose balancer of data-parallel engines is known to be `least_loaded`.
+
+Earlier ones balance engines of models with experts, `least_waiting`, and send requests to all others in turn.
+"""
+_EXPERTS = "enable_expert_parallel"
 _REMARKS = {
     "enable_prefix_caching": "prefixes are cached, but no log says what is in prompts: nothing is found again here",
     "speculative_config": "decoding is speculative: steps that give several tokens are not simulated",
-    "enable_expert_parallel": "engines that share experts step together there: here each replica steps by itself",
+    _EXPERTS: "engines that share experts step together there: here each replica steps by itself",
     "scheduling_policy": "requests have priorities, which a log does not give: they come in turn here",
 }
 """What is said of further settings where they are on."""
@@ -136,15 +140,17 @@ def _stated(path: str | Path, found: dict[str, Any]) -> Stated:
     values = {NAMES[name]: value for name, value in found.items() if name in NAMES}
     if not values:
         raise InputError("states no setting of a vLLM server", allowed=f"looked for {', '.join(NAMES)}")
-    alone = {"enable_expert_parallel"} if values.get("replicas", 1) == 1 else set()
+    alone = {_EXPERTS} if values.get("replicas", 1) == 1 else set()
     remarks = [text for name, text in _REMARKS.items() if name not in alone and found.get(name) not in _OFF]
     version = re.match(r"v?(\d+)\.(\d+)", str(found.get("vllm_version", "")))
     if version:
         number = int(version[1]), int(version[2])
         defaults: dict[str, Any] = {"async_scheduling": number >= ASYNC_SINCE}
         if values.get("replicas", 1) > 1 and number < LEAST_LOADED_SINCE:
-            defaults["routing"] = "least_waiting"
+            defaults["routing"] = "round_robin" if found.get(_EXPERTS) in _OFF else "least_waiting"
         defaults = {name: value for name, value in defaults.items() if name not in values}
         values |= defaults
         remarks += [f"{name} is not stated: {value}, as of vLLM {version[0]}" for name, value in defaults.items()]
+        if defaults.get("routing") == "round_robin":
+            remarks.append("if its model has experts, and does not share them, its routing is least_waiting")
     return Stated(Path(path).name, values, tuple(remarks))

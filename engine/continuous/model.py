@@ -733,7 +733,8 @@ def load_of(waiting: Any, running: Any, used: Any, setup: Setup) -> Any:
     `waiting` and `running` requests and `used` blocks are as counted last, and those that were sent there since wait.
     `least_loaded` is the rule of vLLM 0.32: where the KV cache is more than half full, who waits counts up to four
     times. `least_waiting` is that of earlier ones: who waits counts four times. That vLLM 0.32 counts no fewer than the
-    requests it has sent and has no end of is no rule of its own here, where nothing is on its way.
+    requests it has sent and has no end of is no rule of its own here, where nothing is on its way and one front sends
+    all of them.
     """
     full = settle(waiting * 6.0 * maximum(0.0, used / setup.replica.blocks - 0.5))
     return where(setup.fleet.routing == LEAST_WAITING, waiting * 4.0, waiting + full) + running

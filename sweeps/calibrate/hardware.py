@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from batchcube.calibration.coefficients import (
+    MOST_RUNNING,
+    TOKEN_BUDGET,
     Coefficients,
     DecodeNodes,
     FitQuality,
@@ -44,7 +46,7 @@ def usual_limits(gpu: str, gpu_bytes: int) -> Limits:
         return Limits(1024, 16384, MEMORY_UTILIZATION)
     if gpu_bytes >= 70 * _GIB and not gpu.startswith("a100"):
         return Limits(1024, 8192, MEMORY_UTILIZATION)
-    return Limits(256, 2048, MEMORY_UTILIZATION)
+    return Limits(MOST_RUNNING, TOKEN_BUDGET, MEMORY_UTILIZATION)
 
 
 def derive(

@@ -18,6 +18,8 @@ from ..spec.messages import mistakes
 UNBOUND_TOKENS = 2**40
 _CACHE = ("capacity_tokens", "num_gpu_blocks")
 _OF_FLEET = ("replicas", "routing")
+# vLLM's defaults of these are not the same everywhere.
+_VARY = ("most_running", "token_budget", "async_scheduling")
 
 
 def server_of(settings: LoggedServer) -> Server:
@@ -49,8 +51,8 @@ def server_settings(
         raise mistakes(LoggedServer, kept, error)[0].error().at(path="server") from None
 
 
-def origins(stated: Sequence[Stated], given: Mapping[str, Any]) -> Iterator[str]:
-    """Say, a line each, which settings were taken from which file, and what else the files say."""
+def origins(stated: Sequence[Stated], given: Mapping[str, Any], settings: LoggedServer) -> Iterator[str]:
+    """Say, a line each, which settings were taken from which file, what else the files say, and what is assumed."""
     later = {name for name, value in given.items() if value is not None}
     if later & set(_CACHE):
         later |= set(_CACHE)
@@ -61,6 +63,19 @@ def origins(stated: Sequence[Stated], given: Mapping[str, Any]) -> Iterator[str]
         lines = [", ".join(f"{name} = {value}" for name, value in taken.items()), *one.remarks]
         said = [*(f"{one.source}: {line}" for line in lines if line), *said]
     yield from said
+    assumed = [f"{name} = {getattr(settings, name)}" for name in _VARY if name not in settings.model_fields_set]
+    if assumed:
+        yield f"not said by anything, and assumed: {', '.join(assumed)}; vLLM's own hang on its GPU and version"
+
+
+def remarks_on(settings: LoggedServer) -> list[str]:
+    """Return what must be known of how a server with these settings is simulated, a line each."""
+    if settings.replicas == 1 or settings.routing != "least_loaded":
+        return []
+    return [
+        "least_loaded is vLLM's balancer with one API server (--api-server-count 1): by default it has as many as "
+        "engines, each of which knows its own requests at once and those of the others 0.1 s later"
+    ]
 
 
 def stated_by(config: Path | None, log: Path | None) -> list[Stated]:

@@ -30,7 +30,7 @@ from batchcube.results.variables import REGISTRY
 
 from ..progress import Counting
 from .fit import NAME
-from .server import server_of
+from .server import remarks_on, server_of
 from .trust import draws_of, interval
 
 Floats = NDArray[np.float64]
@@ -109,7 +109,7 @@ def fit(
         with Counting(FITS, "fitting", quiet=quiet) as progress:
             found = fit_log(log, server_of(settings), until, before, done=progress.advance)
     law, fitted = stated(found, log, None if prior is None else prior.name)
-    doubts, remarks = [*contradictions(log, settings, log_path)], [*said, *log.remarks()]
+    doubts, remarks = [*contradictions(log, settings, log_path)], [*said, *log.remarks(), *remarks_on(settings)]
     return Coefficients(
         name=name,
         label="measured",
@@ -185,7 +185,7 @@ def validate(
     if skip is not None and skip >= count:
         raise InputError(f"must be below {count}, the requests of the log", path=f"--skip {skip}")
     skipped = fitted if skip is None else skip
-    warnings = [*contradictions(log, settings, source)]
+    warnings = [*contradictions(log, settings, source), *remarks_on(settings)]
     law = step_law_of(known)
     unknown = unmeasured_of(known)
     server = server_of(settings)

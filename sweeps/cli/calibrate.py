@@ -573,7 +573,7 @@ def calibrate_log(
     )
     stated = stated_by(server_config, server_log)
     settings = server_settings(before, given, stated)
-    for line in origins(stated, given):
+    for line in origins(stated, given, settings):
         print(printable(line))
     how = reading_of(format, column, concurrency)
     known = fit(log, settings, fit_until, output.stem, quiet, how, kv_tokens == "fit", before)

@@ -104,7 +104,7 @@ def validate(
     require_new(*outputs, overwrite=overwrite)
     for file in outputs:
         require_output(file)
-    for line in origins(stated, given):
+    for line in origins(stated, given, settings):
         print(printable(line))
     console, how = Console(), reading_of(format, column, concurrency)
     found, read = [], [read_log(log, how) for log in logs]

@@ -52,7 +52,15 @@ def test_a_dump_of_settings_is_read_however_deep_they_lie(tmp_path: Path) -> Non
 
 def test_the_balancer_of_several_engines_is_that_of_the_version(tmp_path: Path) -> None:
     several = META | {"engine_kwargs": {"data_parallel_size": 2}}
-    assert read_server_config(write(tmp_path / "a.json", several)).values["routing"] == "least_waiting"
+    stated = read_server_config(write(tmp_path / "a.json", several))
+    assert stated.values["routing"] == "round_robin"
+    assert stated.remarks[-2:] == (
+        "routing is not stated: round_robin, as of vLLM 0.19",
+        "if its model has experts, and does not share them, its routing is least_waiting",
+    )
+    experts = read_server_config(write(tmp_path / "c.json", several | {"enable_expert_parallel": True}))
+    assert experts.values["routing"] == "least_waiting"
+    assert experts.remarks[-1] == "routing is not stated: least_waiting, as of vLLM 0.19"
     stated = read_server_config(write(tmp_path / "b.json", several | {"vllm_version": "0.32.0"}))
     assert "routing" not in stated.values
 

@@ -230,8 +230,12 @@ def test_users_wait_from_their_arrival_on_not_from_the_queue(tmp_path: Path) -> 
 
 def test_the_log_of_two_replicas_is_one_of_two(tmp_path: Path) -> None:
     path = write_log(tmp_path / "two.jsonl", LIMITS | {"replicas": 2}, 0.05)
-    errors, _ = judge(path, *exact({"replicas": 2, "routing": "least_loaded"}))
+    errors, dataset = judge(path, *exact({"replicas": 2, "routing": "least_loaded"}))
     assert max(abs(row.error) for row in errors) < 1e-6
+    # Of vLLM's balancers it is the one of a single front.
+    assert dataset.attrs["warnings"].startswith("least_loaded is vLLM's balancer with one API server")
+    _, dataset = judge(path, *exact({"replicas": 2, "routing": "round_robin"}))
+    assert "API server" not in dataset.attrs["warnings"]
     with pytest.raises(InputError, match=r"16 requests ran at once, .*: --max-num-seqs 8 must be at least as many"):
         judge(path, *exact())
     with pytest.raises(InputError, match="--max-num-seqs 7 on each of 2 replicas must be at least as many"):
@@ -304,12 +308,18 @@ def test_settings_come_from_options_then_files_then_coefficients(
     files = ["--server-config", "meta.json", "--server-log", "vllm.log"]
     law = ["--coefficients", "dynamic-batching-fig3"]
     judged = Answer(capsys, "validate", str(log_file), *law, *files, "--replicas", "1")
-    assert judged.out.splitlines()[:4] == [
-        "meta.json: token_budget = 512, async_scheduling = True, routing = least_waiting",
+    assert judged.out.splitlines()[:5] == [
+        "meta.json: token_budget = 512, async_scheduling = True, routing = round_robin",
         "meta.json: async_scheduling is not stated: True, as of vLLM 0.19",
-        "meta.json: routing is not stated: least_waiting, as of vLLM 0.19",
+        "meta.json: routing is not stated: round_robin, as of vLLM 0.19",
+        "meta.json: if its model has experts, and does not share them, its routing is least_waiting",
         "vllm.log: most_running = 8, num_gpu_blocks = 10000",
     ]
+    judged = Answer(capsys, "validate", str(log_file), *law, "--server-log", "vllm.log")
+    assert judged.out.splitlines()[1] == (
+        "not said by anything, and assumed: token_budget = 2048, async_scheduling = False; vLLM's own hang on its GPU "
+        "and version"
+    )
     stated = stated_by(Path("meta.json"), Path("vllm.log"))
     known = load("dynamic-batching-fig3").model_copy(update={"replica": server_settings(None, {"block_tokens": 32})})
     settings = server_settings(known, {"capacity_tokens": 5000}, stated)
