@@ -1,6 +1,6 @@
 """One replica: schedule a step, take it as often as nothing changes, emit its tokens."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...numba.jit import inline
 from ...policies.controller import Heads, View
@@ -85,6 +85,8 @@ from .workspace import (
 )
 
 OVERRUN = CONTINUOUS.at("overrun")
+# In place of a law, where the settings of a replica are handed on without it.
+NO_LAW: Any = ()
 ALL_DECODES = -2
 """Whoever decodes, in place of one request."""
 
@@ -396,7 +398,7 @@ def with_rules(replica, rules):
     function to function shall be small, and one asks for it.
     """
     return Replica(
-        (),
+        NO_LAW,
         replica.control,
         replica.token_budget,
         replica.chunked,
