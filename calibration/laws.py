@@ -276,7 +276,8 @@ def fit_bent_step_law(terms: ArrayLike, seconds: ArrayLike, batch_sizes: ArrayLi
 
     law = solve(np.ones(y.size, bool))
     fitted = law.seconds(*x[:, 1:5].T)
-    covariance, spare = errors_of_bent(law, *x[:, 1:5].T, seconds=y)
+    decodes, kv_tokens, prefills, attention = x[:, 1:5].T
+    covariance, spare = errors_of_bent(law, decodes, kv_tokens, prefills, attention, y)
     constants = np.array([law.c4_s_per_prefill_attention, law.c5_s_per_prefill_step])
     free = tuple(np.flatnonzero([law.decode_s.any(), law.prefill_s.any(), *(constants > 0)]).tolist())
     count = 2 * (law.requests.size - 1) + law.tokens.size - 1 + int(np.count_nonzero(constants))
