@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from batchcube.calibration.capacity import find_capacity, fullest, misfit
+from batchcube.calibration.capacity import Capacity, find_capacity, fullest, misfit
 from batchcube.calibration.coefficients import (
     Coefficients,
     LoggedServer,
@@ -135,7 +135,7 @@ def _with_cache(
     """
     kept = log.first(len(log.came_s) if until is None else until)
     longest, most = float((log.prompt_tokens + log.output_tokens).max()), fullest(log) / settings.replicas
-    found: list[tuple[float, int]] = []
+    found: list[tuple[float, Capacity]] = []
     with Counting(2 * len(_STARTS) * FITS, "looking for the KV cache", quiet=quiet) as progress:
 
         def fitted(tokens: float) -> tuple[Server, Law, NDArray[np.bool_], float]:
@@ -146,13 +146,16 @@ def _with_cache(
         for part in _STARTS:
             told = find_capacity(log, *fitted(max(part * most, longest)))
             if told is not None:
-                found.append((misfit(log, *fitted(told)), told))
+                found.append((misfit(log, *fitted(told.tokens)), told))
     if not found:
         text = f"the log does not tell how large the KV cache was: it never held more than {fullest(log):.0f} tokens"
         return settings.model_copy(update={"capacity_tokens": None, "num_gpu_blocks": None}), text
-    _, tokens = min(found)
-    settings = settings.model_copy(update={"capacity_tokens": tokens, "num_gpu_blocks": None})
-    return settings, f"a KV cache of {tokens} tokens is fitted to the log: how long its requests waited"
+    _, told = min(found)
+    settings = settings.model_copy(update={"capacity_tokens": told.tokens, "num_gpu_blocks": None})
+    return settings, (
+        f"a KV cache of {told.tokens} tokens is fitted to the log, to how long its requests waited; it may be from "
+        f"{told.low} to {told.high} if the law is right, and further off where that is not"
+    )
 
 
 def fitted_part(known: Coefficients, log: Log) -> int:

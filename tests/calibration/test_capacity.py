@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from batchcube.calibration.capacity import find_capacity, fullest
-from batchcube.calibration.fitting import Server, replay
+from batchcube.calibration.fitting import Server, replay, scattered
 from batchcube.calibration.logs import Log
+from batchcube.calibration.scatter import Scatter, draw_time
 from batchcube.engine.continuous import make_fleet, make_law, make_replica
 from batchcube.engine.continuous.model import TICKS_PER_S
 
@@ -37,10 +38,28 @@ def test_the_cache_behind_a_log_is_found(capacity: int, replicas: int) -> None:
     log, kept = made(server(capacity, replicas)), np.ones(COUNT, bool)
     known_as = server(10**6, replicas)
     # It does not hang on the cache that the search begins with, and little on the law.
-    assert find_capacity(log, known_as, make_law(*TRUTH), kept) == pytest.approx(capacity, rel=0.01)
+    found = find_capacity(log, known_as, make_law(*TRUTH), kept)
+    assert found is not None
+    assert found.tokens == pytest.approx(capacity, rel=0.01)
+    assert found.low <= capacity <= found.high
     # With several replicas another law sends requests to other ones.
     for off in (0.95, 1.05) if replicas == 1 else ():
-        assert find_capacity(log, known_as, make_law(*(off * TRUTH)), kept) == pytest.approx(capacity, rel=0.06)
+        found = find_capacity(log, known_as, make_law(*(off * TRUTH)), kept)
+        assert found is not None
+        assert found.tokens == pytest.approx(capacity, rel=0.06)
+
+
+@pytest.mark.parametrize("capacity", [1600, 2000, 3200])
+def test_the_cache_is_among_those_that_are_not_ruled_out(capacity: int) -> None:
+    log, kept, law = made(server(capacity)), np.ones(COUNT, bool), make_law(*TRUTH)
+    ends_s = 2.0 * float(log.last_token_s.max())
+    for seed in range(6):
+        time = draw_time(Scatter(0.05, 0.02, 1e-2, 1.0, 0.0), ends_s, np.random.default_rng(seed))
+        times = scattered(log, server(capacity), law, time)
+        late = log._replace(first_token_s=log.queued_s + times.ttft_s, last_token_s=log.queued_s + times.e2e_s)
+        found = find_capacity(late, server(10**6), law, kept)
+        assert found is not None
+        assert found.low <= capacity <= found.high < 1.05 * capacity
 
 
 def test_a_log_in_which_nobody_waits_for_the_cache_does_not_tell() -> None:

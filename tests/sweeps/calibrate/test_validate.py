@@ -284,6 +284,7 @@ def test_law_and_cache_are_fitted_in_turn(
     assert known.replica.capacity_tokens == pytest.approx(2000, rel=0.01)
     assert known.plausibility is not None
     assert known.plausibility.notes[0].startswith("a KV cache of 2000 tokens is fitted to the log")
+    assert "it may be from 1984 to 2016 if the law is right" in known.plausibility.notes[0]
     # Two fits from each of the sizes it begins with, and the last.
     assert len(made) == 9
     Path("vllm.log").write_text("INFO # GPU blocks: 900\n")
