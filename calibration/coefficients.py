@@ -21,7 +21,7 @@ from batchcube.engine.continuous.model import BLOCK_TOKENS, STEP_TERMS, TABLED, 
 from batchcube.errors import InputError, printable
 
 from .bent import BentLaw
-from .cells import BatchFit, Cells, as_table, table_error
+from .cells import BatchFit, Cells, as_table, table_error, terms_of
 from .laws import BatchLaw, H, Quality, StepLaw
 from .plausibility import Finding
 
@@ -468,6 +468,14 @@ def range_of(values: Floats) -> list[float]:
     return [float(np.nanmin(values)), float(np.nanmax(values))]
 
 
+def ranges_of(decodes: Floats, kv_tokens: Floats, prefill_tokens: Floats) -> StepRanges:
+    """Return the range of steps, (step,) each, as the file states it; null where no step has any."""
+    decoding = decodes > 0
+    context = kv_tokens[decoding] / decodes[decoding]
+    ranges = [range_of(some[some > 0]) if (some > 0).any() else None for some in (decodes, context, prefill_tokens)]
+    return StepRanges(decodes=ranges[0], context_tokens=ranges[1], prefill_tokens=ranges[2])
+
+
 def step_coefficients(law: StepLaw, cells: Cells | None) -> StepCoefficients:
     """Return a fitted step law as the file states it."""
     values: dict[str, Any] = {name: _known(c) for name, c in zip(STEP_TERMS, law.coefficients.tolist(), strict=True)}
@@ -476,6 +484,7 @@ def step_coefficients(law: StepLaw, cells: Cells | None) -> StepCoefficients:
     return StepCoefficients(
         **values,
         errors=errors_of(law.covariance, law.of, law.degrees_of_freedom),
+        ranges=None if cells is None else ranges_of(*terms_of(cells)[:, 1:4].T),
         quality=quality_of(law.quality, cells),
     )
 

@@ -28,11 +28,12 @@ class Reach(NamedTuple):
 
 
 def reach_of(known: Coefficients) -> Reach:
-    """Return how far coefficients reach; tables known before reach beyond the log that they were adapted to."""
-    law, seen = known.step_law, None if known.log is None else known.log.seen
-    # The nodes of a law that a log alone was fitted with say nothing: only how a bend is written down.
-    tabled = law is not None and (known.log is None or known.log.prior is not None)
-    decode, prefill = (law.decode, law.prefill) if law is not None and tabled else (None, None)
+    """Return how far coefficients reach; steps of a prior reach beyond the log that it was adapted to.
+
+    Nodes of tables do not tell: a straight law that a log bends is written down at some that nobody measured.
+    """
+    ranges = None if known.step_law is None else known.step_law.ranges
+    seen = None if known.log is None else known.log.seen
     batches = [laws for laws in known.batch_laws if laws.batch_sizes is not None]
     requests = [laws.batch_sizes[1] for laws in batches if laws.batch_sizes is not None]
     context = [
@@ -41,14 +42,15 @@ def reach_of(known: Coefficients) -> Reach:
     if seen is not None:
         requests.append(seen.running[1] / (1 if known.replica is None else known.replica.replicas))
         context.append(seen.context_tokens[1])
-    if decode is not None:
-        requests.append(float(decode.requests[-1]))
-    if law is not None and law.ranges is not None and law.ranges.context_tokens is not None:
-        context.append(law.ranges.context_tokens[1])
+    prefill = None
+    if ranges is not None:
+        requests += ranges.decodes[1:] if ranges.decodes else []
+        context += ranges.context_tokens[1:] if ranges.context_tokens else []
+        prefill = ranges.prefill_tokens[1] if ranges.prefill_tokens else None
     return Reach(
         max(requests, default=None),
         max(context, default=None),
-        None if prefill is None else float(prefill.tokens[-1]),
+        prefill,
         None if seen is None else seen.requests_per_s,
     )
 

@@ -15,8 +15,7 @@ from batchcube.calibration.coefficients import (
     Plausibility,
     PrefillNodes,
     StepCoefficients,
-    StepRanges,
-    range_of,
+    ranges_of,
 )
 from batchcube.calibration.hardware import DISTRIBUTION, ENGINES, Deployment, Steps, Tables, models, package_version
 from batchcube.engine.continuous.model import BLOCK_TOKENS
@@ -118,7 +117,6 @@ def step_coefficients(steps: Steps) -> StepCoefficients:
     law = steps.law()
     residual = law.seconds(*steps[:4]) / steps.seconds - 1.0
     worst = int(np.argmax(np.abs(residual)))
-    decoding, prefilling = steps.decodes > 0, steps.prefill_tokens > 0
     spread = float(np.sum((steps.seconds - steps.seconds.mean()) ** 2))
     return StepCoefficients(
         c4_s_per_prefill_attention=_rounded(law.c4_s_per_prefill_attention),
@@ -129,11 +127,7 @@ def step_coefficients(steps: Steps) -> StepCoefficients:
             s_per_kv_token=[_rounded(s) for s in law.decode_s_per_kv_token],
         ),
         prefill=PrefillNodes(tokens=law.tokens.astype(int).tolist(), s=[_rounded(s) for s in law.prefill_s]),
-        ranges=StepRanges(
-            decodes=range_of(steps.decodes[decoding]),
-            context_tokens=range_of(steps.kv_tokens[decoding] / steps.decodes[decoding]),
-            prefill_tokens=range_of(steps.prefill_tokens[prefilling]),
-        ),
+        ranges=ranges_of(steps.decodes, steps.kv_tokens, steps.prefill_tokens),
         rms_by_kind={
             kind: _rounded(float(np.sqrt(np.mean(residual[steps.only(kind)] ** 2))))
             for kind in ("decode", "prefill", "mixed")

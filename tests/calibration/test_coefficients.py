@@ -104,6 +104,15 @@ def test_what_is_not_known_is_null() -> None:
         assert type(part).model_validate_json(part.model_dump_json()) == part
 
 
+def test_a_measured_step_law_states_the_steps_that_it_is_made_from() -> None:
+    law, steps = known().step_law, measured().only("decode")
+    assert law is not None
+    assert law.ranges is not None
+    assert (law.ranges.decodes, law.ranges.prefill_tokens) == ([1, 16], None)
+    context = steps.kv_tokens / steps.batch_size
+    assert law.ranges.context_tokens == [context.min(), context.max()]
+
+
 def test_terms_that_may_be_off_are_those_of_the_step_law_in_its_order() -> None:
     assert UNCERTAIN[: len(STEP_TERMS)] == STEP_TERMS
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batchcube.calibration.coefficients import DecodeNodes, FittedLog, LoggedServer, LogRanges, PrefillNodes, StepErrors
+from batchcube.calibration.coefficients import DecodeNodes, FittedLog, LoggedServer, LogRanges, StepErrors, StepRanges
 from batchcube.calibration.logs import Log
 from batchcube.calibration.reach import Reach, beyond, reach_of, validity
 from batchcube.sweeps.calibrate.trust import interval, repeats
@@ -30,13 +30,12 @@ def test_a_law_reaches_as_far_as_its_log_and_tables_further() -> None:
     assert reach_of(known()) == Reach(20, 900, None, 4.0)
     two = known().model_copy(update={"replica": LoggedServer(replicas=2)})
     assert reach_of(two).requests == 10
-    tables = {
-        "decode": DecodeNodes(requests=[0, 64], s=[0.0, 0.01], s_per_kv_token=[0.0, 0.0]),
-        "prefill": PrefillNodes(tokens=[0, 4096], s=[0.0, 0.2]),
-    }
-    assert reach_of(known("tables", **tables)) == Reach(64, 900, 4096, 4.0)
-    assert reach_of(known(**tables)) == reach_of(known())
-    assert reach_of(load("qwen3-0.6b-cpu-vllm")).requests == 16
+    ranges = StepRanges(decodes=[1, 64], context_tokens=[128, 800], prefill_tokens=[16, 4096])
+    assert reach_of(known("tables", ranges=ranges)) == Reach(64, 900, 4096, 4.0)
+    # A table says nothing of where its nodes are from: that of a straight law ends at 256.
+    nodes = DecodeNodes(requests=[0, 256], s=[0.0, 0.01], s_per_kv_token=[0.0, 0.0])
+    assert reach_of(known(decode=nodes)) == reach_of(known("straight", decode=nodes)) == reach_of(known())
+    assert reach_of(load("qwen3-0.6b-cpu-vllm")) == Reach(16, 192, 2048, None)
     assert validity(known()) == (
         "measured, fitted or tabled up to 20 requests at once, contexts of 900 tokens, 4 requests/s: beyond, steps are "
         "extrapolated"
