@@ -346,6 +346,11 @@ class FittedLog(_Part):
     client_s: NonNegative = Field(default=0.0, description="that a client's clock adds to the time to first token")
     client_error_s: NonNegative = 0.0
 
+    @property
+    def least(self) -> dict[Uncertain, float]:
+        """The least that the law may be off by from itself, in each way that was open."""
+        return {way.of: way.least for way in self.found}
+
 
 class Plausibility(_Part):
     """What `plausibility.judge` found in the measurement."""
@@ -562,9 +567,11 @@ def drawn(law: BatchCoefficients, rng: np.random.Generator) -> BatchCoefficients
     )
 
 
-def drawn_steps(law: StepCoefficients, rng: np.random.Generator) -> StepCoefficients:
+def drawn_steps(law: StepCoefficients, rng: np.random.Generator, fitted: FittedLog | None = None) -> StepCoefficients:
     """Draw a step law from what its errors leave open: multivariate t around the estimates, nothing below 0.
 
+    Of a law that was ``fitted`` to a log, nothing is less than what was open to the fit, and all of it is faster or
+    slower by the drift that the log shows. How single steps scatter, and times to first token beyond them, is left out.
     Raises InputError where the errors are not known; where c0 (c1 where that is 0), the term that every decode step
     has, or a table of them is less than four of its standard errors; and where a scale is off by a quarter or more.
     """
@@ -582,7 +589,11 @@ def drawn_steps(law: StepCoefficients, rng: np.random.Generator) -> StepCoeffici
             raise InputError(f"{name} may be off by {error:.2g} of it: draws could be negative")
         if name == always and shortest < 4.0 * error:
             raise InputError(f"{name} is less than four of its standard errors: draws could be negative")
-    return shifted(law, drawn_off(law, errors, {}, rng))
+    if fitted is None:
+        return shifted(law, drawn_off(law, errors, {}, rng))
+    off = drawn_off(law, errors, fitted.least, rng)
+    drift = 0.0 if fitted.scatter is None else fitted.scatter.drift
+    return shifted(shifted(law, off), {"speed": rng.normal(0.0, drift)})
 
 
 def drawn_off(

@@ -74,6 +74,8 @@ _LITTLE_TOLD, _OPEN, _OPEN_ALONE = 0.8, 0.5, 0.1
 _LOADS = 0.3
 # A log says of its requests up to this much beyond the last that is fitted to.
 _BEYOND = 1.25
+# Draws of a prediction, of short logs and of long ones: requests that all of them may serve.
+_DRAWS, _MOST_SERVED = (60, 200), 200_000
 
 
 class Server(NamedTuple):
@@ -111,6 +113,8 @@ class LogFit(NamedTuple):
     """Root mean square of the residuals of each of `QUANTITIES`, in units of its mean."""
     requests: int
     """Requests that it was fitted to."""
+    replicas: int
+    """Of the server."""
 
     @property
     def law(self) -> StepCoefficients:
@@ -277,7 +281,7 @@ def stated(found: LogFit, log: Log, prior: str | None) -> tuple[StepCoefficients
         together=[list(map(str, group)) for group in found.inseparable(_OPEN if prior else _OPEN_ALONE)],
         prior=prior,
         found=ways,
-        steps=_told(law, log, kept),
+        steps=_told(law, log, kept, found.replicas),
         seen=_seen(log, kept),
         scatter=StepScatter(**found.scatter._asdict()),
         client_s=found.client_s,
@@ -286,9 +290,9 @@ def stated(found: LogFit, log: Log, prior: str | None) -> tuple[StepCoefficients
     return law, fitted
 
 
-def _told(law: StepCoefficients, log: Log, kept: NDArray[np.bool_]) -> list[ToldStep]:
+def _told(law: StepCoefficients, log: Log, kept: NDArray[np.bool_], replicas: int) -> list[ToldStep]:
     """Return steps such as a log has: decodes of few, of the usual number, and of many, and a prefill."""
-    means = means_of(log, kept)
+    means = means_of(log, kept, replicas)
     decodes, kv_tokens = (means.terms[:, k] / means.terms[:, 0] for k in (1, 2))
     fitted = np.polyfit(decodes, kv_tokens, 1) if np.ptp(decodes) > 1 else (kv_tokens.mean() / decodes.mean(), 0.0)
     rows = []
@@ -331,20 +335,31 @@ def _seen(log: Log, kept: NDArray[np.bool_]) -> LogRanges:
     )
 
 
-def predicted(log: Log, server: Server, known: Coefficients, count: int = 60, seed: int = 1) -> list[Times]:
-    """Return what users may feel of a server that serves a log, ``count`` times.
+def is_open_prior(known: Coefficients) -> bool:
+    """Say whether coefficients are tables whose errors nobody knows: they may be as far off as a prior."""
+    return known.label == "tables" and known.step_law is not None and known.step_law.errors is None
 
-    Laws are drawn from what their errors leave open, and steps scatter as they did around the law in the log that it
-    was fitted to. Raises like `replay`; InputError for coefficients without a step law.
+
+def predicted(log: Log, server: Server, known: Coefficients, count: int | None = None, seed: int = 1) -> list[Times]:
+    """Return what users may feel of a server that serves a log, ``count`` times; as often as is soon done when None.
+
+    Laws are drawn from what their errors leave open, those of tables, which have none, from how far a prior may be off;
+    steps scatter as they did around the law in the log that it was fitted to. Raises like `replay`; InputError for
+    coefficients without a step law.
     """
     law, fitted = known.step_law, known.log
     if law is None:
         raise InputError("hold no step law", path=f"coefficients {known.name}")
     rng = np.random.default_rng(seed)
+    if count is None:
+        count = int(np.clip(_MOST_SERVED // len(log.queued_s), *_DRAWS))
     end_s = _BEYOND * float(log.last_token_s.max())
-    least = {} if fitted is None else {way.of: way.least for way in fitted.found}
+    least = {} if fitted is None else fitted.least
+    opening = opened(law, log, log.first(len(log.came_s)), server.fleet.replicas) if is_open_prior(known) else None
     came = []
     for _ in range(count):
+        if opening is not None:
+            law = opening.drawn(rng)
         drawn = law_of(law if law.errors is None else shifted(law, drawn_off(law, law.errors, least, rng)))
         client_s = 0.0
         if fitted is not None and log.clock == "client":
@@ -390,12 +405,13 @@ class _Fit:
         self.units = np.array([self.seen[self.quantity == k].mean() if size else 0.0 for k, size in enumerate(sizes)])
         if not (self.units > 0).all():
             raise InputError("the log has no time between queued, first and last token to fit to")
-        self.opening = opened(prior, log, kept)
+        replicas = server.fleet.replicas
+        self.opening = opened(prior, log, kept, replicas)
         self.client = client = log.clock == "client"
         self.width = np.append(self.opening.width, [_CLIENT_WIDTH_S] if client else [])
         self.low = np.append(self.opening.low, [0.0] if client else [])
         self.known = np.diag(self.width**-2.0)
-        means = means_of(log, kept)
+        means = means_of(log, kept, replicas)
         self.step_s = float(np.median(means.seconds / means.terms[:, 0]))
         lasts = float(np.median(measured.e2e_s[kept]))
         self.scatter = Scatter(_TRIAL_SCATTER, 0.0, self.step_s, lasts, 0.0)
@@ -535,6 +551,7 @@ class _Fit:
             self.found,
             tuple((self.rms / self.units).tolist()),
             int(self.kept.sum()),
+            self.server.fleet.replicas,
         )
 
     def _scattered(self, scatter: Scatter) -> Floats:

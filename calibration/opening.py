@@ -5,6 +5,7 @@ smaller ones; without, all terms of a straight law, each of which may take as lo
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +50,11 @@ class Opening(NamedTuple):
         """Return the law that is off by so much, (way,)."""
         return shifted(self.law, dict(zip(self.names, map(float, values), strict=True)))
 
+    def drawn(self, rng: np.random.Generator) -> StepCoefficients:
+        """Draw a law from what is open."""
+        # Mirrored: half of a normal is what is left of one that is cut in its middle.
+        return self.at(self.low + np.abs(rng.normal(0.0, self.width) - self.low))
+
 
 class Means(NamedTuple):
     """What the decode steps between first and last token of some requests were made of."""
@@ -60,10 +66,11 @@ class Means(NamedTuple):
     """(request,) what they took."""
 
 
-def means_of(log: Log, kept: NDArray[np.bool_]) -> Means:
+def means_of(log: Log, kept: NDArray[np.bool_], replicas: int) -> Means:
     """Take decode steps apart by what a log says of others that run; tokens come evenly between first and last.
 
-    Those of the requests kept that have any, every so many where there are more than enough.
+    Those of the requests kept that have any, every so many where there are more than enough. A log does not say which
+    replica served a request: of the others, as many share its own as on average.
     """
     first, last = log.first_token_s, log.last_token_s
     prompt, output = log.prompt_tokens.astype(np.float64), log.output_tokens.astype(np.float64)
@@ -77,21 +84,23 @@ def means_of(log: Log, kept: NDArray[np.bool_]) -> Means:
         tokens = share * (output - 1.0)
         grown = ((begin + end) / 2.0 - first) / lasts * (output - 1.0)
         inside = (first > first[i]) & (first <= last[i])
+        here = np.full(len(first), 1.0 / replicas)
+        here[i] = 1.0
         terms[row] = (
             output[i] - 1.0,
-            tokens.sum(),
-            (tokens * (prompt + grown))[share > 0].sum(),
-            prompt[inside].sum(),
-            (prompt[inside] ** 2).sum(),
-            inside.sum(),
+            (tokens * here).sum(),
+            (tokens * here * (prompt + grown))[share > 0].sum(),
+            (prompt * here)[inside].sum(),
+            (prompt**2 * here)[inside].sum(),
+            here[inside].sum(),
         )
     return Means(terms, (last - first)[rows])
 
 
-def opened(prior: StepCoefficients | None, log: Log, kept: NDArray[np.bool_]) -> Opening:
-    """Return what is open before a log is fitted to the requests kept, (request,)."""
-    weak = _weak_widths(log, kept)
+def opened(prior: StepCoefficients | None, log: Log, kept: NDArray[np.bool_], replicas: int = 1) -> Opening:
+    """Return what is open before a log of so many replicas is fitted to the requests kept, (request,)."""
     if prior is None:
+        weak = _weak_widths(log, kept, replicas)
         law = StepCoefficients(
             decode=_straight(_NO_TIME_S, 0.0, 0.0),
             c3_s_per_prefill_token=0.0,
@@ -100,6 +109,7 @@ def opened(prior: StepCoefficients | None, log: Log, kept: NDArray[np.bool_]) ->
         )
         names: tuple[Uncertain, ...] = (*_TERMS, "bend")
         return Opening(law, names, np.array([weak[name] for name in names]), np.zeros(len(names)))
+    weak_widths = cache(lambda: _weak_widths(log, kept, replicas))
     law = _tabled(prior)
     growth, sizes = _growth(law), _sizes(law)
     ways: list[tuple[Uncertain, float, float]] = [("speed", SPEED, _LEAST_SPEED - 1.0), ("c0_s", HOST_S, 0.0)]
@@ -109,9 +119,9 @@ def opened(prior: StepCoefficients | None, log: Log, kept: NDArray[np.bool_]) ->
             ways.append(("prefill", PREFILL, _LEAST_SPEED - 1.0))
         else:
             host_s = HOST_S_PER_REQUEST if name == "c1_s_per_request" else 0.0
-            ways.append((name, float(np.hypot(part * sizes[name], host_s)) or weak[name], -sizes[name]))
+            ways.append((name, float(np.hypot(part * sizes[name], host_s)) or weak_widths()[name], -sizes[name]))
     ways.append(("c5_s_per_prefill_step", PREFILL_STEP_S, -law.c5_s_per_prefill_step))
-    ways.append(("bend", GROWTH * growth if growth else weak["bend"], -growth))
+    ways.append(("bend", GROWTH * growth if growth else weak_widths()["bend"], -growth))
     widths, low = (np.array([way[k] for way in ways]) for k in (1, 2))
     return Opening(law, tuple(name for name, _, _ in ways), widths, low)
 
@@ -133,8 +143,11 @@ def _straight(c0: float, c1: float, c2: float) -> DecodeNodes:
 
 
 def _tabled(prior: StepCoefficients) -> StepCoefficients:
-    """Return a law with its decodes as a table, and 0 for what it does not know."""
-    values: dict[str, object] = {"errors": None}
+    """Return a law with its decodes as a table, and 0 for what it does not know.
+
+    It still reaches as far as it was measured; how well it followed what it was made from says nothing of another law.
+    """
+    values: dict[str, object] = {"errors": None, "quality": _NO_QUALITY, "rms_by_kind": {}}
     if prior.decode is None:
         c0, c1, c2 = (getattr(prior, name) or 0.0 for name in STEP_TERMS[:3])
         values |= dict.fromkeys(STEP_TERMS[:3]) | {"decode": _straight(c0, c1, c2)}
@@ -160,9 +173,9 @@ def _sizes(law: StepCoefficients) -> dict[str, float]:
     return {name: getattr(law, name) or 0.0 for name in STEP_TERMS} | tabled
 
 
-def _weak_widths(log: Log, kept: NDArray[np.bool_]) -> dict[str, float]:
+def _weak_widths(log: Log, kept: NDArray[np.bool_], replicas: int) -> dict[str, float]:
     """Return for every term what it would be if the steps of the log consisted of it alone."""
-    means = means_of(log, kept)
+    means = means_of(log, kept, replicas)
     steps = means.terms[:, 0]
     step_s = float(np.median(means.seconds / steps))
     decodes, kv_tokens = (float(np.median(means.terms[:, k] / steps)) for k in (1, 2))

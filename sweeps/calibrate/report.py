@@ -39,6 +39,8 @@ _WAYS = {
 }
 # Standard deviations of what was known before; beyond, it was wrong.
 _FAR = 2.5
+# Fractions of a law this close to the least that was open are there.
+_AT_LIMIT = 1e-6
 # Standard errors below this part of what they were before are the log's alone.
 _TOLD = 0.33
 
@@ -280,6 +282,10 @@ def log_in_words(log: FittedLog) -> "Iterator[str]":
     far = [way.of.partition("_")[0] for way in log.found if abs(way.value) > _FAR * way.known_within]
     if log.prior and far:
         yield f"far off the prior, by more than {_FAR:g} of what was known before: {', '.join(far)}"
+    lowest = [way for way in log.found if way.of in ("speed", "prefill") and way.least >= -_AT_LIMIT]
+    for way in lowest if log.prior else ():
+        least = f"{100 * way.value:.0f} %"
+        yield f"{way.of} is off the prior by {least}, the most below it that a fit allows: take another prior, or none"
     if log.client_s:
         yield f"the client adds {_with_error(1e3 * log.client_s, 1e3 * log.client_error_s)} ms to the first token"
     if log.unsure:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.calibration.coefficients import Coefficients
-from batchcube.calibration.fitting import Server, Times, predicted, times_of_log
+from batchcube.calibration.fitting import Server, Times, is_open_prior, predicted, times_of_log
 from batchcube.calibration.logs import Log
 
 Floats = NDArray[np.float64]
@@ -17,8 +17,11 @@ _AS_FAST = 1.05
 
 
 def draws_of(log: Log, server: Server, known: Coefficients) -> list[Times]:
-    """Return what users may feel, time after time, where it is known how far the law may be off; none elsewhere."""
-    if known.step_law is None or known.step_law.errors is None:
+    """Return what users may feel, time after time, where it is known how far the law may be off; none elsewhere.
+
+    Tables may be as far off as a fit assumes before it reads a log.
+    """
+    if known.step_law is None or (known.step_law.errors is None and not is_open_prior(known)):
         return []
     return predicted(log, server, known)
 

@@ -16,7 +16,17 @@ from batchcube.calibration.coefficients import (
     Raw,
     StepCoefficients,
 )
-from batchcube.calibration.fitting import FITS, Server, Times, fit_log, replay, stated, times_of_log, times_of_records
+from batchcube.calibration.fitting import (
+    FITS,
+    Server,
+    Times,
+    fit_log,
+    is_open_prior,
+    replay,
+    stated,
+    times_of_log,
+    times_of_records,
+)
 from batchcube.calibration.laws import law_of, unstated_terms
 from batchcube.calibration.logs import BY_CONTENT, Log, Reading, read_log
 from batchcube.calibration.reach import Reach, beyond
@@ -40,6 +50,7 @@ STATISTICS = {"mean": np.nanmean, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 _LONG_WAIT = 10
 # Sizes of a KV cache that the search for it begins with, of what the requests under way would fill.
 _STARTS = (1.0, 0.93, 0.86, 0.8)
+_OF_A_PRIOR = "intervals are those of the prior of a fit, a host on top of the tables first: nothing was measured of it"
 # Times of a log that rest on some costs as these variables of a cube do.
 _LIKE = {"ttft_s": "ttft_mean_s", "tpot_s": "tpot_mean_s"}
 
@@ -237,7 +248,7 @@ def validate(
         "judged": but if skipped else "all",
         "warnings": "\n".join(warnings),
         "log_sha256": log.sha256,
-        "log_notes": "\n".join(log.remarks()),
+        "log_notes": "\n".join([*log.remarks(), *([_OF_A_PRIOR] if is_open_prior(known) else [])]),
         "preemptions_simulated": int(records.preemptions.sum()),
     }
     return errors, build_validation(log.came_s, judged, times, time_s, courses, attrs)

@@ -121,7 +121,7 @@ def unmeasured(settings: CoefficientsLaw, *, steps: bool) -> tuple[str, ...]:
 def drawn_steps(settings: CoefficientsLaw, rng: np.random.Generator) -> Law:
     """Draw a law of single steps from what the fit leaves open; InputError where that is not known, or too much."""
     with found_in(path=f"server.service.draw: coefficients {settings.coefficients}"):
-        return engine_law(files.drawn_steps(step_law_of(settings), rng))
+        return engine_law(files.drawn_steps(step_law_of(settings), rng, load(settings.coefficients).log))
 
 
 class Asked(NamedTuple):

@@ -18,12 +18,17 @@ from batchcube.calibration.coefficients import (
     BatchCoefficients,
     BatchTable,
     Coefficients,
+    FittedLog,
+    FoundWay,
     KvMemory,
     Raw,
+    StepErrors,
+    StepScatter,
     batch_coefficients,
     batch_laws,
     describe_cell,
     drawn,
+    drawn_steps,
     locate,
     parse,
     plausibility_of,
@@ -410,3 +415,25 @@ def test_the_law_of_a_fit_can_be_drawn() -> None:
     law = known().at_prompt(None)
     for one in law.laws.values():
         assert drawn(one, np.random.default_rng(1)).a1_s_per_token > 0
+
+
+def test_a_law_of_a_log_is_drawn_with_its_drift_and_not_below_what_was_open() -> None:
+    known = parse(locate("dynamic-batching-fig3").read_bytes(), "").step_law
+    assert known is not None
+    assert known.c0_s
+    errors = StepErrors(of=["c0_s"], covariance=[[(1e-6 * known.c0_s) ** 2]], degrees_of_freedom=10**6)
+    law = known.model_copy(update={"errors": errors})
+    scatter = StepScatter(step=0.5, drift=0.05, step_s=0.01, drift_lasts_s=3.0, ttft_s=1.0)
+    fitted = FittedLog(requests=9, fitted_to=9, rms={}, unsure=[], scatter=scatter)
+    rng = np.random.default_rng(3)
+    laws = [drawn_steps(law, rng, fitted) for _ in range(1000)]
+    c0, c1 = np.array([[one.c0_s, one.c1_s_per_request] for one in laws]).T / [[known.c0_s], [known.c1_s_per_request]]
+    # The speed of all of it, give or take five standard errors.
+    assert c0.std() == pytest.approx(0.05, rel=5 / np.sqrt(2 * 1000))
+    np.testing.assert_allclose(c0, c1, rtol=1e-4)
+    # Off by a tenth, but a fit allowed no less.
+    wide = errors.model_copy(update={"covariance": [[(0.1 * known.c0_s) ** 2]]})
+    way = FoundWay(of="c0_s", value=0.0, standard_error=0.0, known_within=1.0, least=0.0)
+    still = fitted.model_copy(update={"found": [way], "scatter": None})
+    lowest = [drawn_steps(law.model_copy(update={"errors": wide}), rng, still).c0_s for _ in range(100)]
+    assert min(lowest) == pytest.approx(known.c0_s)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from batchcube.calibration import fitting
 from batchcube.calibration.coefficients import Coefficients, StepCoefficients
 from batchcube.calibration.fitting import (
     FITS,
@@ -21,7 +22,7 @@ from batchcube.calibration.fitting import (
 )
 from batchcube.calibration.laws import law_of
 from batchcube.calibration.logs import Log, read_log
-from batchcube.calibration.opening import opened
+from batchcube.calibration.opening import means_of, opened
 from batchcube.calibration.scatter import Scatter, draw_time
 from batchcube.engine.continuous import make_fleet, make_law, make_replica
 from batchcube.engine.continuous.model import STEP_TERMS, TICKS_PER_S
@@ -196,6 +197,53 @@ def test_a_client_s_clock_is_told_from_the_server() -> None:
     # A server's clock adds nothing.
     at_server = times_of_records(log, replay(log, server(), law_of(found.law)), found.client_s)
     np.testing.assert_allclose(simulated.ttft_s - at_server.ttft_s, found.client_s)
+
+
+def test_a_step_of_one_replica_has_its_share_of_the_others() -> None:
+    # Three that decode side by side, and one whose prefill is in the middle of it.
+    first, last, output = np.array([1.0, 1.0, 1.0, 2.0]), np.array([3.0, 3.0, 3.0, 2.0]), np.array([21, 21, 21, 1])
+    nothing = np.full(4, np.nan)
+    log = Log(np.array([0.0, 0.0, 0.0, 1.5]), nothing, first, last, np.array([100, 100, 100, 60]), output, "")
+    alone, two = (means_of(log, log.first(4), replicas).terms[0] for replicas in (1, 2))
+    np.testing.assert_allclose(alone, [20, 3 * 20, 3 * 20 * 110, 60, 3600, 1])
+    np.testing.assert_allclose(two, [20, 2 * 20, 2 * 20 * 110, 30, 1800, 0.5])
+    # Without a prior, terms are as open as a step is long over what is in it.
+    widths = [
+        dict(zip(one.names, one.width, strict=True)) for one in (opened(None, log, log.first(4), n) for n in (1, 2))
+    ]
+    assert widths[1]["c1_s_per_request"] == pytest.approx(1.5 * widths[0]["c1_s_per_request"])
+    assert widths[1]["c2_s_per_kv_token"] == pytest.approx(1.5 * widths[0]["c2_s_per_kv_token"])
+
+
+def test_of_a_prior_only_how_far_it_reaches_is_kept() -> None:
+    known, log = load("llama-3.1-8b-h100-vllm-tables").step_law, made(count=20)
+    assert known is not None
+    law = opened(known, log, log.first(20)).law
+    assert known.rms_by_kind
+    assert known.quality.measurements > 0
+    assert (law.rms_by_kind, law.quality.measurements, law.quality.rms_residual) == ({}, 0, None)
+    assert law.ranges == known.ranges
+
+
+def test_a_short_log_is_predicted_more_often_than_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = made(count=20)
+    known = load("llama-3.1-8b-h100-vllm-tables")
+    assert len(predicted(log, server(), known)) == 200
+    monkeypatch.setattr(fitting, "_MOST_SERVED", 2000)
+    assert len(predicted(log, server(), known)) == 100
+    monkeypatch.setattr(fitting, "_MOST_SERVED", 20)
+    assert len(predicted(log, server(), known)) == 60
+
+
+def test_tables_may_be_as_far_off_as_a_prior() -> None:
+    known = load("llama-3.1-8b-h100-vllm-tables")
+    assert known.step_law is not None
+    log = made(count=20)
+    point = np.nanmean(times_of_records(log, replay(log, server(), law_of(known.step_law))).tpot_s)
+    means = np.array([np.nanmean(times.tpot_s) for times in predicted(log, server(), known)])
+    # A host adds half a normal of 5 ms, 3.4 in the median, and more where it delays requests.
+    assert point + 2.5e-3 < np.median(means) < point + 6e-3
+    assert means.std() > 2e-3
 
 
 def test_a_server_s_own_time_goes_there_and_back() -> None:
