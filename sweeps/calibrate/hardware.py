@@ -175,8 +175,8 @@ def missing(deployment: Deployment, sources: dict[str, float]) -> Iterator[str]:
     """Say what the tables do not hold."""
     yield (
         "not in it: the host, which prepares every step (some ms), and links between machines; of a public log (vLLM "
-        "0.19, Llama-3.1-8B, RTX PRO 6000) tables put times to first token 25 % too low and times per output token 11 %; "
-        "of a model with experts (Llama-4-Scout, four H100) steps were three to four times too slow"
+        "0.19, Llama-3.1-8B, RTX PRO 6000) tables put times to first token 25 % too low and times per output token "
+        "11 %; of a model with experts (Llama-4-Scout, four H100) steps were three to four times too slow"
     )
     decode, prefill = (f"{100 * sources[kind]:.0f} %" for kind in ("decode", "prefill"))
     yield (

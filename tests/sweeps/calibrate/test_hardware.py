@@ -71,6 +71,7 @@ def test_what_ships_says_how_far_it_goes_and_what_is_not_in_it(name: str) -> Non
     assert "Apache-2.0, copyright NVIDIA" in known.source
     assert known.plausibility is not None
     assert known.plausibility.notes[0].startswith("not in it: the host")
+    assert known.plausibility.notes[0] == next(missing(shipped_laws.LAWS[name], {"decode": 1.0, "prefill": 1.0}))
 
 
 @needs_tables
