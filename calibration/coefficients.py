@@ -349,7 +349,7 @@ class FittedLog(_Part):
     @property
     def least(self) -> dict[Uncertain, float]:
         """The least that the law may be off by from itself, in each way that was open."""
-        return {way.of: way.least for way in self.found}
+        return {way.of: min(way.least, 0.0) for way in self.found}
 
 
 class Plausibility(_Part):
@@ -573,7 +573,8 @@ def drawn_steps(law: StepCoefficients, rng: np.random.Generator, fitted: FittedL
     Of a law that was ``fitted`` to a log, nothing is less than what was open to the fit, and all of it is faster or
     slower by the drift that the log shows. How single steps scatter, and times to first token beyond them, is left out.
     Raises InputError where the errors are not known; where c0 (c1 where that is 0), the term that every decode step
-    has, or a table of them is less than four of its standard errors; and where a scale is off by a quarter or more.
+    has, or a table of them is less than four of its standard errors; and where a scale is off, or the speed drifts, by
+    more than a quarter.
     """
     errors = law.errors
     if errors is None or errors.degrees_of_freedom < 1:
@@ -591,8 +592,10 @@ def drawn_steps(law: StepCoefficients, rng: np.random.Generator, fitted: FittedL
             raise InputError(f"{name} is less than four of its standard errors: draws could be negative")
     if fitted is None:
         return shifted(law, drawn_off(law, errors, {}, rng))
-    off = drawn_off(law, errors, fitted.least, rng)
     drift = 0.0 if fitted.scatter is None else fitted.scatter.drift
+    if drift > 0.25:
+        raise InputError(f"the speed drifts by {drift:.2g} of it: draws could be negative")
+    off = drawn_off(law, errors, fitted.least, rng)
     return shifted(shifted(law, off), {"speed": rng.normal(0.0, drift)})
 
 

@@ -39,6 +39,7 @@ from batchcube.calibration.coefficients import (
 from batchcube.calibration.laws import fit_batch_law, fit_step_law, step_terms
 from batchcube.calibration.plausibility import judge
 from batchcube.engine.continuous.model import STEP_TERMS
+from batchcube.errors import InputError
 
 Floats = NDArray[np.float64]
 
@@ -437,3 +438,6 @@ def test_a_law_of_a_log_is_drawn_with_its_drift_and_not_below_what_was_open() ->
     still = fitted.model_copy(update={"found": [way], "scatter": None})
     lowest = [drawn_steps(law.model_copy(update={"errors": wide}), rng, still).c0_s for _ in range(100)]
     assert min(lowest) == pytest.approx(known.c0_s)
+    wild = fitted.model_copy(update={"scatter": scatter.model_copy(update={"drift": 1e300})})
+    with pytest.raises(InputError, match=r"the speed drifts by 1e\+300 of it: draws could be negative"):
+        drawn_steps(law, rng, wild)
