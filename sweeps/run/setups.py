@@ -356,7 +356,11 @@ def _step_work_s(server: Server, law: Law, batch: int, count: int, sample: Sampl
     output, tokens = float(sample.length.mean()), float(sample.tokens.mean())
     prompt = tokens - output
     running = min(float(batch), max(server.replica.held_tokens / tokens, 1.0))
-    decodes = int(running)
-    step = float(decode_ticks(decodes, law)) + running * kv_token_ticks(decodes, law) * (prompt + output / 2.0)
+    fewer = int(running)
+    step, step_of_one_more = (
+        float(decode_ticks(k, law)) + k * float(kv_token_ticks(k, law)) * (prompt + output / 2.0)
+        for k in (fewer, fewer + 1)
+    )
+    step += (running - fewer) * (step_of_one_more - step)
     prefill = float(prefill_ticks(int(prompt), prompt * prompt / 2.0, 0, law))
     return float(count / server.servers * (output / running * step + prefill) / STEP_TICKS_PER_S)

@@ -97,7 +97,8 @@ def test_coefficients_that_whole_picoseconds_keep_are_allowed(seconds: float) ->
     [
         (
             {"policy.sla": {"target_s": 0.0194, "tolerance_s": 0.001}},
-            "policy.sla.target_s = 0.0194: must be, with tolerance_s = 0.001, at least c0_s + c1_s_per_request + 101.",
+            "policy.sla.target_s = 0.0194: must be, with tolerance_s = 0.001, at least 0.0205101, a decode step "
+            "of one request that reads 101.0 tokens: a single request misses it",
         ),
         (
             {**EQUAL, "server.replica": {"kv_capacity_tokens": 63}},
@@ -220,8 +221,8 @@ def test_a_target_counts_the_reading_of_a_prompt_and_the_tolerance(target_s: flo
     with pytest.raises(InputError) as caught:
         make_plan(sweep(laid(BASE, settings)))
     assert str(caught.value) == (
-        "sweep.toml: policy.sla.target_s = 0.0202: must be, with tolerance_s = 0.0005, at least c0_s + "
-        "c1_s_per_request + 31.0 c2_s_per_kv_token = 0.02081: a single request misses it"
+        "sweep.toml: policy.sla.target_s = 0.0202: must be, with tolerance_s = 0.0005, at least 0.02081, a decode step "
+        "of one request that reads 31.0 tokens: a single request misses it"
     )
 
 
@@ -314,10 +315,11 @@ KINDS = ("latency", "wait", "service", "ttft", "tpot", "tbt")
 HELD = {
     *(f"{kind}_{name}" for kind in KINDS for name in ("mean_s", "variance_s2", "min_s", "max_s", "quantile_s")),
     *("latency_histogram", "tbt_histogram", "batch_size_histogram"),
-    *("requests", "completed", "rejected", "measured", "missed", "steps", "preemptions"),
+    *("requests", "completed", "rejected", "measured", "missed", "truncated", "steps", "preemptions"),
     *("throughput_requests_per_s", "throughput_tokens_per_s", "makespan_s", "utilisation", "overloaded"),
     *("batch_size_mean", "request_sla_violation_fraction", "token_sla_violation_fraction"),
     *("kv_peak_tokens", "recomputed_token_fraction", "backlog_growth_fraction"),
+    *("goodput_fraction", "goodput_requests_per_s"),
     *("prefix_cache_hit_fraction", "kv_occupied_fraction"),
     *(
         "unmeasured_costs",
