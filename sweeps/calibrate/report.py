@@ -1,6 +1,7 @@
 """Coefficients in words: where they come from, laws with their errors, plausibility, lines for a specification."""
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchcube.calibration.coefficients import Coefficients, FittedLog, FoundWay, KvMemory, LoggedServer
@@ -196,29 +197,29 @@ def _between(row: "Error") -> str:
 
 
 def print_summary(found: "Sequence[tuple[str, Sequence[Error]]]", console: "Console") -> None:
-    """Print the errors of several logs, each a row for the requests fitted to and one for those that judge."""
+    """Print the errors of several logs: of the requests fitted to, and then of those that judge."""
     from rich.table import Table
 
-    shown = (
-        ("ttft_s", "mean"),
-        ("ttft_s", "p99"),
-        ("tpot_s", "mean"),
-        ("tpot_s", "p99"),
-        ("e2e_s", "mean"),
-        ("throughput_tokens_per_s", "all"),
-    )
-    names = [f"{name.removesuffix('_tokens_per_s').removesuffix('_s')} {what}" for name, what in shown]
-    table = Table("log", "requests", *names)
-    for name, errors in found:
-        for fitted in (True, False):
+    shown = {
+        "TTFT mean": ("ttft_s", "mean"),
+        "TTFT p99": ("ttft_s", "p99"),
+        "TPOT mean": ("tpot_s", "mean"),
+        "TPOT p99": ("tpot_s", "p99"),
+        "E2E mean": ("e2e_s", "mean"),
+        "throughput": ("throughput_tokens_per_s", "all"),
+    }
+    for fitted in (True, False):
+        table = Table("requests fitted to" if fitted else "requests judged", "error", "nine of ten")
+        for name, errors in found:
             by = {(row.quantity, row.statistic): row for row in errors if row.fitted == fitted}
             if by:
-                cells = []
-                for key in shown:
-                    between = _between(by[key]) if key in by else ""
-                    cells.append((_signed(by[key].error) if key in by else "-") + (f" ({between})" if between else ""))
-                table.add_row(printable(name), "fitted" if fitted else "judged", *cells)
-    console.print(table)
+                table.add_section()
+                table.add_row(printable(Path(name).name), style="bold")
+            for label, key in shown.items():
+                if key in by:
+                    table.add_row(f"  {label}", _signed(by[key].error), _between(by[key]))
+        if table.row_count:
+            console.print(table)
 
 
 def print_repeats(names: "Sequence[str]", logs: "Sequence[Log]", console: "Console") -> None:

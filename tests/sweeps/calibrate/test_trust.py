@@ -134,11 +134,14 @@ def test_several_logs_make_one_table_of_what_was_fitted_and_what_judges(
     answer = Answer(capsys, "validate", str(light), str(heavy), "--coefficients", "mine.json", *limits)
     assert answer.status == 0
     rows = [line.split("│")[1:3] for line in answer.out.splitlines() if line.startswith("│")]
-    assert [[cell.strip() for cell in row] for row in rows] == [
-        ["light.jsonl", "fitted"],
-        ["light.jsonl", "judged"],
-        ["heavy.jsonl", "judged"],
-    ]
+    times = ["TTFT mean", "TTFT p99", "TPOT mean", "TPOT p99", "E2E mean"]
+    means = [time for time in times if time.endswith("mean")]
+    judged = [*times, "throughput"]
+    assert [row[0].strip() for row in rows] == ["light.jsonl", *means, "light.jsonl", *judged, "heavy.jsonl", *judged]
+    assert all(row[1].strip().endswith("%") for row in rows if not row[0].strip().endswith(".jsonl"))
+    heads = [line for line in answer.out.splitlines() if line.startswith("┃")]
+    assert ["fitted to" in head for head in heads] == [True, False]
+    assert "requests judged" in heads[1]
     loads = [line for line in answer.out.splitlines() if line.startswith("warning") and "requests/s" in line]
     assert len(loads) == 1
     assert loads[0].endswith(
