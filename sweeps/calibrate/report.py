@@ -102,13 +102,14 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
         console.print(table)
         if step.decode is not None:
             table = Table("decodes", "ms of a step", "us per KV token read")
-            for requests, s, kv in zip(step.decode.requests, step.decode.s, step.decode.s_per_kv_token, strict=True):
-                table.add_row(str(requests), f"{1e3 * s:.4g}", f"{1e6 * kv:.4g}")
+            for k in _corners(step.decode.requests, step.decode.s, step.decode.s_per_kv_token):
+                s, kv = step.decode.s[k], step.decode.s_per_kv_token[k]
+                table.add_row(str(step.decode.requests[k]), f"{1e3 * s:.4g}", f"{1e6 * kv:.4g}")
             console.print(table)
         if step.prefill is not None:
             table = Table("prefill tokens", "ms that they add")
-            for tokens, s in zip(step.prefill.tokens, step.prefill.s, strict=True):
-                table.add_row(str(tokens), f"{1e3 * s:.4g}")
+            for k in _corners(step.prefill.tokens, step.prefill.s):
+                table.add_row(str(step.prefill.tokens[k]), f"{1e3 * step.prefill.s[k]:.4g}")
             console.print(table)
         if step.rms_by_kind:
             rms = ", ".join(f"{kind} {_percent(value)}" for kind, value in step.rms_by_kind.items())
@@ -234,6 +235,18 @@ def print_repeats(names: "Sequence[str]", logs: "Sequence[Log]", console: "Conso
     if not found:
         line = "how far repeated runs of this server differ is not known: that takes two logs of the same requests"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _corners(nodes: "Sequence[int]", *columns: "Sequence[float]") -> "list[int]":
+    """Return which nodes of a table a reader needs: the first, the last, and those between that no line meets."""
+
+    def on_line(k: int, values: "Sequence[float]") -> bool:
+        share = (nodes[k] - nodes[k - 1]) / (nodes[k + 1] - nodes[k - 1])
+        between = values[k - 1] + share * (values[k + 1] - values[k - 1])
+        return math.isclose(values[k], between, rel_tol=1e-9)
+
+    inner = range(1, len(nodes) - 1)
+    return [0, *(k for k in inner if not all(on_line(k, values) for values in columns)), len(nodes) - 1]
 
 
 def _print_log(log: FittedLog, console: "Console") -> None:
