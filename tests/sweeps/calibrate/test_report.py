@@ -1,9 +1,10 @@
 import io
 
+from rich.console import Console
+
 from batchcube.calibration.coefficients import DecodeNodes
 from batchcube.sweeps.calibrate.report import print_coefficients
 from batchcube.sweeps.spec.service import load
-from rich.console import Console
 
 
 def test_of_a_table_the_nodes_are_shown_that_no_line_meets() -> None:
