@@ -58,8 +58,8 @@ def close_loop(
     what is served goes into the calibration.
     """
     from batchcube.calibration.coefficients import LoggedServer
-    from batchcube.calibration.laws import STEP_TERMS
     from batchcube.calibration.logs import read_log
+    from batchcube.engine.continuous.model import STEP_TERMS
     from batchcube.sweeps.calibrate.fit import fit_measurement
     from batchcube.sweeps.calibrate.measure import measure_engine
     from batchcube.sweeps.calibrate.validate import validate

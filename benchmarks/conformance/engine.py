@@ -7,7 +7,7 @@ import numpy as np
 
 from batchcube.engine import simulate_replica
 from batchcube.engine.continuous import Content, Requests, make_content, make_law, make_replica
-from batchcube.engine.continuous.model import LARGEST_REQUEST, TICKS_PER_S
+from batchcube.engine.continuous.model import LARGEST_REQUEST, STEP_TERMS, TICKS_PER_S
 
 from .cases import Case
 
@@ -30,8 +30,9 @@ OPTIONS = (
 def serve(case: Case, backend: str) -> dict[str, Any]:
     """Return what becomes of each request, in the form of vLLM's answer."""
     options = case["options"]
+    terms: dict[str, Any] = {name: ticks / TICKS_PER_S for name, ticks in zip(STEP_TERMS, case["law"], strict=False)}
     replica = make_replica(
-        make_law(*(ticks / TICKS_PER_S for ticks in case["law"])),
+        make_law(**terms),
         most_running=options["max_num_seqs"],
         token_budget=options["max_num_batched_tokens"],
         block_tokens=options["block_size"],

@@ -34,7 +34,7 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
         notes.append(
             f"up to {in_percent(missed)} of a replication's requests were never served (turned away, or left in a "
             "bin), or had their answers cut off: shares count them as missed, times as late for ever; means are of the "
-            f"others, and hold no limit where more than {in_percent(MANY_REFUSED)} are such"
+            f"others, and hold no limit where more than {in_percent(MANY_REFUSED)} were turned away or cut off"
         )
     visited = [answer for row in table for answer in row]
     in_range = settings.low is not None and settings.high is not None

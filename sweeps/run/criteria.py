@@ -37,6 +37,7 @@ class Criterion(NamedTuple):
 
         A request that is never served, or whose answer is cut off, is late for ever: a quantile among such is infinite,
         and so is a maximum where there is one. A mean, which any single one would make so, forgives `MANY_REFUSED`.
+        Mean and maximum forgive whom batches leave in a bin: a longer run would have served them.
         """
         if self.variable not in report:
             raise InputError("is not measured by this policy; choose another criterion", path=self.variable)
@@ -44,6 +45,8 @@ class Criterion(NamedTuple):
         found = np.asarray(values if self.quantile is None else values[:, QUANTILES.index(self.quantile)], np.float64)
         if self.variable not in _SHARES:
             every, late = report["measured"] + report["missed"], never_in_time(report)
+            if self.quantile is None and "truncated" not in report:  # whole batches: nobody is turned away
+                late = np.where(report["measured"] == 0, late, 0)
             forgiving = 1.0 - MANY_REFUSED if self.variable.endswith("_mean_s") else 1.0
             rank = np.ceil((forgiving if self.quantile is None else self.quantile) * every)
             found = np.where(rank > every - late, np.inf, found)

@@ -142,6 +142,7 @@ def test_a_log_is_what_calibrate_log_and_validate_read(tmp_path: Path, make: Any
     assert len(log.queued_s) == 80
     known = Coefficients.model_construct(
         name="law",
+        label="measured",
         title="",
         log=None,
         raw=None,

@@ -436,7 +436,7 @@ def test_requests_that_never_fit_are_said() -> None:
     found = find_capacity(sweep(tables), ["ttft_p50_ms=800"])
     (said,) = [note for note in found.attrs["notes"].splitlines() if "never served" in note]
     assert re.match(r"up to [0-9.]+ % of a replication's requests were never served", said)
-    assert "means are of the others, and hold no limit where more than 1 % are such" in said
+    assert "means are of the others, and hold no limit where more than 1 % were turned away or cut off" in said
 
 
 def test_requests_that_never_fit_miss_every_limit() -> None:

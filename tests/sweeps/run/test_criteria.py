@@ -40,7 +40,7 @@ def test_unknown_criteria_are_refused_with_what_is_allowed(text: str, near: str)
     assert str(refusal.value) == (
         f"--sla {text}: must be NAME_STAT_UNIT=LIMIT with NAME latency, wait, ttft, tpot or tbt, STAT mean, max, p50, "
         "p90, p95 or p99, UNIT ms or s; or one of request_sla_violation_fraction=LIMIT, "
-        f"token_sla_violation_fraction=LIMIT{near and f'; did you mean {near}?'}"
+        f"token_sla_violation_fraction=LIMIT, goodput=LIMIT{near and f'; did you mean {near}?'}"
     )
 
 

@@ -19,7 +19,7 @@ from batchcube.sweeps.spec.settings import (
 )
 
 CAPACITY = {"capacity_tokens", "max_bytes", "model_bytes", "kv_bytes_per_token", "margin_fraction"}
-COUNTED = {"warmup_fraction", "memory_capacity_tokens", "histograms"}
+COUNTED = {"warmup_fraction", "memory_capacity_tokens", "histograms", "ttft_sla_s", "tpot_sla_s"}
 CUT = {"bins", "edges"}
 CONTROLLED = {"smallest_batch", "largest_batch", "memory", "sla", "controller", "estimates"}
 
