@@ -1,6 +1,6 @@
 """How large the KV cache of a server was, found by simulating how long the requests of its log waited."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,23 @@ def fullest(log: Log) -> float:
     Of a request its prompt, from its admission on (its first token where that is not known), and its answer as it grew.
     """
     began = np.where(np.isfinite(log.scheduled_s), log.scheduled_s, log.first_token_s)
-    lasts = np.maximum(log.last_token_s - log.first_token_s, 1e-12)
-    most = 0.0
-    for instant in log.last_token_s:
-        here = (began < instant) & (instant <= log.last_token_s)
-        grown = np.clip((instant - log.first_token_s) / lasts, 0.0, 1.0)
-        most = max(most, float((log.prompt_tokens + log.output_tokens * grown)[here].sum()))
-    return most
+    first, last = log.first_token_s, log.last_token_s
+    lasts = last - first
+    per_s = np.divide(log.output_tokens, lasts, out=np.zeros(len(first)), where=lasts > 0)
+
+    def under_way(began: NDArray[np.float64], amount: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the sum of an amount (request,) over those that are between two times, as each request ends."""
+        return _before(began, amount, last) - _before(last, amount, last)
+
+    growing = under_way(first, per_s) * last - under_way(first, per_s * first)
+    return float((under_way(began, log.prompt_tokens) + growing).max())
+
+
+def _before(times: NDArray[np.float64], amount: NDArray[Any], instants: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sum of an amount (request,) over the times that are before each instant."""
+    order = np.argsort(times)
+    sums = np.concatenate(([0.0], np.cumsum(amount[order])))
+    return np.asarray(sums[np.searchsorted(times[order], instants)])
 
 
 class Capacity(NamedTuple):

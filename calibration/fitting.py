@@ -9,7 +9,7 @@ residuals show, since requests that run together are late together and count as 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -252,8 +252,9 @@ def fit_log(
 
 def _part(log: Log, near: NDArray[np.bool_]) -> Log:
     """Return some requests of a log."""
-    count = len(near)
-    return Log(*(v[near] if isinstance(v, np.ndarray) and v.shape == (count,) else v for v in log))  # type: ignore[arg-type]
+    every = log._asdict().items()
+    kept: dict[str, Any] = {name: v[near] for name, v in every if isinstance(v, np.ndarray) and v.shape == near.shape}
+    return log._replace(**kept)
 
 
 def stated(found: LogFit, log: Log, prior: str | None) -> tuple[StepCoefficients, FittedLog]:
