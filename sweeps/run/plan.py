@@ -16,6 +16,8 @@ from batchcube.results.costs import flags_of, warning_of
 from ..spec import service as coefficients
 from ..spec.document import Sweep
 from ..spec.grid import where
+from ..spec.limits import taken
+from ..spec.messages import show_value
 from ..spec.policies import named_in
 from ..spec.settings import CONTROLLED, CoefficientsLaw, Point, TraceSettings, caches_prefixes, goes_by_priority
 from ..theory.bins import BinnedBatches
@@ -160,6 +162,9 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
         asked = coefficients.Asked(largest, mine[0].mean_prompt, max(plan.longest for plan in mine), budget)
         about = coefficients.notes_on_steps if mine[0].point.simulation.STEPWISE else coefficients.notes_on
         notes.update(dict.fromkeys(about(law, asked)))
+        limits = {f"{path} = {show_value(value)}": None for plan in mine for path, value in taken(plan.point).items()}
+        if limits:
+            notes[f"left out here, and as coefficients {law.coefficients} say: {', '.join(limits)}"] = None
     for plan in points:
         notes.update(dict.fromkeys(beyond_tables(plan.point, plan.setup.largest_batch)))
     policies = {known.sha256 for plan in points for known in named_in(plan.point.policy).values()}

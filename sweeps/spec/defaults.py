@@ -61,7 +61,7 @@ def _replaced(value: Any, path: str, others: Defaults, *, stated: bool) -> Any:
             here, said = f"{path}.{name}", stated and name in value.model_fields_set
             parts[name] = _replaced(getattr(value, name), here, others, stated=said)
             if here in others and not said:
-                parts[name] = _checked(field, here, others[here])
+                parts[name] = checked(field, f"default {here}", others[here])
         # Unlike a copy with changes, this leaves it known that they were left out.
         return type(value).model_construct(_fields_set=set(value.model_fields_set), **parts)
     if stated and isinstance(value, tuple):
@@ -69,14 +69,13 @@ def _replaced(value: Any, path: str, others: Defaults, *, stated: bool) -> Any:
     return value
 
 
-def _checked(field: Any, path: str, value: Any) -> Any:
+def checked(field: Any, path: str, value: Any) -> Any:
+    """Return a value as the field of a setting takes it; raises InputError with the path where it cannot."""
     try:
         return TypeAdapter(Annotated[field.annotation, field], config=Settings.model_config).validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise InputError(
-            f"this version cannot take it: {reason}", path=f"default {path}", value=show_value(value)
-        ) from None
+        raise InputError(f"this version cannot take it: {reason}", path=path, value=show_value(value)) from None
 
 
 def differences(theirs: Defaults, ours: Defaults) -> str:

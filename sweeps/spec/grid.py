@@ -16,6 +16,7 @@ from batchcube.results.variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, RE
 
 from ..workloads.settings import Settings
 from .defaults import NO_OTHERS, Defaults, with_defaults
+from .limits import explained, with_limits
 from .messages import Mistake, Path, known_paths, mistakes, show_path, show_value
 from .rules import Problem, problems
 from .settings import SECTIONS, Point
@@ -415,13 +416,19 @@ def build_grid(
     wrong: dict[str, Mistake] = {}
     idle: dict[tuple[Path, Any], list[Mistake]] = {}
     points: list[Point] = []
+    # Points share what no axis touches.
+    limited: dict[tuple[int, int], Point] = {}
     for position in product(*(range(len(axis.labels)) for axis in axes)):
         parts = [section.at(position) for section in sections]
         if any(part is None for part in parts):
             continue
         point = Point(*parts)
+        shared = (id(point.policy), id(point.server))
+        if shared not in limited:
+            limited[shared] = with_limits(point)
+        point = point._replace(policy=limited[shared].policy, server=limited[shared].server)
         for problem in problems(point):
-            mistake = _explain(problem, point, axes, position)
+            mistake = _explain(explained(problem, point), point, axes, position)
             if problem.idle:
                 idle.setdefault((problem.path, _value_at(point, problem.path)), []).append(mistake)
             else:

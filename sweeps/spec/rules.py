@@ -181,7 +181,9 @@ def _policy_problems(point: Point) -> Iterator[Problem]:
             continue
         yield Problem(("policy", name), f"mode {mode} would ignore it; used by {', '.join(modes)}", shown=False)
     for name in _REQUIRED[mode]:
-        if name not in policy.model_fields_set or getattr(policy, name) is None:
+        # A default of the package is no choice, as a limit of coefficients is.
+        defaulted = getattr(policy, name) == PolicySettings.model_fields[name].default
+        if getattr(policy, name) is None or (defaulted and name not in policy.model_fields_set):
             yield Problem(("policy", name), f"is missing; mode {mode} needs it", shown=False)
     if mode in CONTROLLED and policy.largest_batch is not None and policy.smallest_batch > policy.largest_batch:
         limit = f"must be <= policy.largest_batch = {policy.largest_batch}"

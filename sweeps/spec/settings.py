@@ -511,7 +511,11 @@ class Server(Settings):
     )
     completion: Literal["batch", "own"] = Field(default="batch", description="when a request of a batch is done")
     routing: Routing = Field(default="round_robin", description="replica an arriving request goes to (mode continuous)")
-    replica: ReplicaSettings | None = Field(default=None, description="limits of a replica (mode continuous)")
+    replica: ReplicaSettings | None = Field(
+        default=None,
+        description="limits of a replica (mode continuous); what is left out of it, of servers, routing and "
+        "policy.largest_batch is as coefficients know it of their server",
+    )
     service: Service = Field(description="time a batch takes, or a step of continuous batching")
 
     @model_validator(mode="before")
