@@ -2,5 +2,6 @@
 
 Import the modules you need; this package imports none of them, so that the command line starts quickly:
 `variables` (what each variable means), `cube` (build, write, read, extend), `provenance` (where a cube came from),
-`statistics` (on plain arrays), `labelled` (the same over named dimensions), `summary` (tables), `compare` (two cubes).
+`statistics` (on plain arrays), `labelled` (the same over named dimensions), `selection` (which of several systems holds
+its limits and is best), `summary` (tables), `compare` (two cubes).
 """
