@@ -48,7 +48,7 @@ from scipy import special
 
 from batchcube.errors import InputError
 
-from .statistics import Interval
+from .statistics import Interval, mean_and_error, t_factor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,8 +192,8 @@ class _Race:
     def _limits(self, going: NDArray[np.intp], count: int) -> None:
         shares = self.shares[:, going, :count]
         never = np.asarray(np.isinf(shares).any(axis=-1))
-        mean, error = _mean_and_error(np.where(never[..., None], 0.0, shares))
-        half = _t(count, self.alpha * self.of_limits) * error
+        mean, error = mean_and_error(np.where(never[..., None], 0.0, shares))
+        half = t_factor(count, self.alpha * self.of_limits) * error
         low, high = np.maximum(self.low[:, going], mean - half), np.minimum(self.high[:, going], mean + half)
         apart = np.asarray(low > high)  # happens with probability alpha at most
         low, high = np.where(apart, mean - half, low), np.where(apart, mean + half, high)
@@ -215,24 +215,24 @@ class _Race:
         if not len(holding):
             self.best, self.assurance = None, 0.0
             return
-        factor = _t(count, self.alpha * self.of_pairs)
+        factor = t_factor(count, self.alpha * self.of_pairs)
         values = self.values[:, :count]
         beaten = np.zeros(len(going), dtype=bool)
         for one in holding:
-            mean, error = _mean_and_error(values[going] - values[one])
+            mean, error = mean_and_error(values[going] - values[one])
             beaten |= mean - factor * error > 0.0
         means = values[holding].mean(axis=-1)
         self.best = best = int(holding[means.argmin()])
         self.states[going[beaten]] = BEATEN
         left = going[~beaten & (going != best)]
         zone = self.indifference * abs(values[best].mean())
-        mean, error = _mean_and_error(values[best] - values[left])
+        mean, error = mean_and_error(values[best] - values[left])
         self.is_decided = bool((mean + factor * error <= zone).all())
         self.assurance = 1.0 - self.alpha if self.is_decided else self._reached(best, count, zone - mean, error)
 
     def _reached(self, best: int, count: int, room: Floats, error: Floats) -> float:
         """Return the highest assurance with which the last look would have named the best."""
-        mean, of_mean = _mean_and_error(self.shares[:, best, :count])
+        mean, of_mean = mean_and_error(self.shares[:, best, :count])
         chances = np.append(
             _chance(count, 1.0 - mean, of_mean) / self.of_limits, _chance(count, room, error) / self.of_pairs
         )
@@ -272,24 +272,9 @@ class _Race:
         if nearest is None or np.isinf(nearest[0]):
             return None, none
         count = int(self.seen[nearest[1]])
-        mean, error = _mean_and_error(self.values[self.best, :count] - self.values[nearest[1], :count])
-        half = _t(count, self.alpha * self.of_pairs) * error
+        mean, error = mean_and_error(self.values[self.best, :count] - self.values[nearest[1], :count])
+        half = t_factor(count, self.alpha * self.of_pairs) * error
         return nearest[1], Interval(mean, mean - half, mean + half, np.array(count))
-
-
-def _mean_and_error(values: Floats) -> tuple[Floats, Floats]:
-    """Return the mean along the last axis and its standard error; of equal values the error is exactly 0."""
-    first = values[..., :1]
-    rest = values - first
-    offset = rest.mean(axis=-1)
-    squares = ((rest - offset[..., None]) ** 2).sum(axis=-1)
-    count = values.shape[-1]
-    return first[..., 0] + offset, np.sqrt(squares / (count - 1) / count)
-
-
-def _t(count: int, chance: float) -> float:
-    """Return the factor with which a one-sided t bound fails with this chance."""
-    return float(-special.stdtrit(count - 1, chance))
 
 
 def _chance(count: int, room: Floats, error: Floats) -> Floats:

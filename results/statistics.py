@@ -238,6 +238,21 @@ def bucket_error(representative: ArrayLike, lower: ArrayLike, upper: ArrayLike) 
     return float(np.maximum(middle / below - 1.0, 1.0 - middle / above).max(initial=0.0))
 
 
+def mean_and_error(values: Floats) -> tuple[Floats, Floats]:
+    """Return the mean along the last axis and its standard error (NaN of one value); of equal values exactly 0."""
+    first = values[..., :1]
+    rest = values - first
+    offset = rest.mean(axis=-1)
+    squares = ((rest - offset[..., None]) ** 2).sum(axis=-1)
+    count = values.shape[-1]
+    return first[..., 0] + offset, np.sqrt(squares / (count - 1) / count) if count > 1 else np.full_like(offset, np.nan)
+
+
+def t_factor(count: int, chance: float) -> float:
+    """Return the factor with which a one-sided t bound fails with this chance."""
+    return float(-special.stdtrit(count - 1, chance))
+
+
 def _last(x: ArrayLike, axis: int) -> Floats:
     return np.moveaxis(np.asarray(x, dtype=np.float64), axis, -1)
 

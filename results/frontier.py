@@ -1,0 +1,128 @@
+"""Which of several systems lie on the frontier of several objectives: surely, possibly, or not.
+
+For figures and tables of a cube there is one call:
+
+    found = frontier.of_cube(cube, ["throughput_tokens_per_s", "ttft_mean_s", "tpot_mean_s"])
+
+which gives the state of every point, `SURELY`, `POSSIBLY` or `NOT`, with the mean of each variable beside it. Of arrays
+`of_arrays` does the same: `(objective, system, replication)`, less is better. What a cube does not hold, such as a cost
+or a throughput per GPU, is given as a named array over the axes of the cube, with replications or without.
+
+A system is on the frontier where no other is at least as good in every objective and better in one. Replications are
+paired by common random numbers, and all statements rest on t bounds of the mean paired differences that hold for all
+objectives and ordered pairs of systems at once with probability 1 - alpha (Bonferroni). With it, a system is *surely*
+on the frontier when it is surely better in some objective than each other one (or surely as good in all); *not* on it
+when another one is surely as good in all and surely better in one; otherwise it is *possibly* on it. More replications
+turn "possibly" into one of the others, unless systems are equal. Differences that are the same in every replication,
+such as those of prices, are taken as known.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from batchcube.errors import InputError
+
+from .cube import axis_names
+from .labelled import of_single
+from .selection import ALPHA
+from .statistics import mean_and_error, t_factor
+from .variables import REPLICATION, lookup
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+SURELY, POSSIBLY, NOT = "surely", "possibly", "not"
+_WANTED_LARGE = ("throughput", "goodput", "utilisation", "hit_fraction", "capacity_requests")
+
+
+class Frontier(NamedTuple):
+    """Hold what is known of each system."""
+
+    states: NDArray[np.str_]
+    """`(system,)`, "surely", "possibly" or "not" on the frontier."""
+    beaten_by: NDArray[np.int64]
+    """`(system,)`, one that is surely at least as good in all objectives and better in one; -1 where there is none."""
+
+
+def of_arrays(values: ArrayLike, alpha: float = ALPHA, *, single: bool = False) -> Frontier:
+    """Return which systems are on the frontier, from `(objective, system, replication)`, less is better.
+
+    `inf` is worse than any number, and as good as itself. Of a system with a NaN nothing is said: it is possibly on the
+    frontier. A single replication tells nothing but what is equal. With `single` the bounds are those of a single
+    replication's differences (see `statistics`).
+    Raises InputError for other shapes and an alpha outside (0, 1).
+    """
+    given = np.asarray(values, dtype=np.float64)
+    if given.ndim != 3 or not given.size:
+        raise InputError("must be (objective, system, replication)", path="values")
+    if not 0.0 < alpha < 1.0:
+        raise InputError("must lie between 0 and 1", path="alpha", value=alpha)
+    objectives, systems, count = given.shape
+    unknown = np.asarray(np.isnan(given).any(axis=(0, 2)))
+    never = np.asarray(np.isinf(given).any(axis=-1))
+    given = np.where(never[..., None] | unknown[:, None], 0.0, given)
+    factor = np.inf
+    if count > 1:
+        factor = t_factor(count, alpha / max(objectives * systems * (systems - 1), 1)) * np.sqrt(
+            1 + count if single else 1
+        )
+    found = np.full(systems, POSSIBLY, dtype=object)
+    beaten_by = np.full(systems, -1)
+    for one in np.flatnonzero(~unknown):
+        mean, error = mean_and_error(given[:, [one]] - given)
+        known = (error == 0.0) if count > 1 else (mean == 0.0)
+        half = np.where(known, 0.0, factor * error)
+        low, high = mean - half, mean + half
+        low, high = (np.where(never[:, [one]] & ~never, np.inf, end) for end in (low, high))
+        low, high = (np.where(~never[:, [one]] & never, -np.inf, end) for end in (low, high))
+        others = ~unknown & (np.arange(systems) != one)
+        worse = others & (low >= 0.0).all(axis=0) & (low > 0.0).any(axis=0)
+        not_worse = (high < 0.0).any(axis=0) | (high <= 0.0).all(axis=0)
+        if worse.any():
+            found[one], beaten_by[one] = NOT, int(np.flatnonzero(worse)[0])
+        elif (not_worse | ~others).all() and not unknown.any():
+            found[one] = SURELY
+    return Frontier(found.astype(str), beaten_by)
+
+
+def more_is_better(name: str) -> bool:
+    """Say whether a variable is wanted to be large, by its name: throughput, goodput, utilisation, hits, capacity."""
+    return any(part in name for part in _WANTED_LARGE)
+
+
+def of_cube(cube: xr.Dataset, objectives: Sequence[str | xr.DataArray], alpha: float = ALPHA) -> xr.Dataset:
+    """Return which points of a cube are on the frontier of some of its variables, or of named arrays over its axes.
+
+    The result has the axes of the cube: `state`, "surely", "possibly" or "not", and each objective's mean over the
+    replications. Throughputs, goodput and utilisation are wanted to be large, all others small (`more_is_better`).
+    Raises InputError for fewer than two objectives, and for one that is not in the cube or has further dimensions.
+    """
+    axes = axis_names(cube)
+    like = xr.DataArray(np.zeros([cube.sizes[name] for name in (*axes, REPLICATION)]), dims=(*axes, REPLICATION))
+    columns: dict[str, xr.DataArray] = {}
+    single = False
+    for objective in objectives:
+        name = str(objective.name) if isinstance(objective, xr.DataArray) else lookup(objective).name
+        if isinstance(objective, str) and objective not in cube:
+            raise InputError("the cube does not hold this variable", path=name)
+        found = cube[objective] if isinstance(objective, str) else objective
+        if not set(found.dims) <= set(like.dims):
+            raise InputError("must have no dimensions but the axes and the replications", path=name)
+        single |= of_single(found)
+        columns[name] = found.broadcast_like(like).transpose(*like.dims)
+    if len(columns) < 2:
+        raise InputError("a frontier needs two or more", path="objectives")
+    signs = np.array([-1.0 if more_is_better(name) else 1.0 for name in columns])
+    values = np.stack([column.values.astype(np.float64).reshape(-1, like.shape[-1]) for column in columns.values()])
+    states = of_arrays(values * signs[:, None, None], alpha, single=single).states.reshape(like.shape[:-1])
+    attrs = {"long_name": "on the frontier", "assurance": 1.0 - alpha}
+    state = xr.DataArray(states, {name: cube[name] for name in axes}, axes, attrs=attrs)
+    return xr.Dataset(
+        {"state": state} | {name: column.mean(REPLICATION, keep_attrs=True) for name, column in columns.items()}
+    )

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+from batchcube.errors import InputError
+from batchcube.results import frontier
+from batchcube.results.frontier import NOT, POSSIBLY, SURELY, of_arrays, of_cube
+
+# Of two objectives, less is better: the third is beaten by the second, the last by all but the first.
+MEANS = np.array([[1.0, 2.0, 2.1, 3.0, 3.1], [3.0, 2.0, 2.1, 1.0, 3.1]])
+RUNS = 300
+
+
+def noise(run, shape, scale):
+    rng = np.random.default_rng([run, 23])
+    return scale * (rng.normal(size=shape[-1]) + rng.normal(size=shape))
+
+
+def truth(means):
+    worse = [
+        [(means[:, j] <= means[:, i]).all() and (means[:, j] < means[:, i]).any() for j in range(means.shape[1])]
+        for i in range(means.shape[1])
+    ]
+    return np.array(worse).any(axis=1)
+
+
+@pytest.mark.parametrize("scale", [0.002, 0.05, 0.2])
+def test_no_statement_is_wrong_more_often_than_alpha(scale):
+    dominated = truth(MEANS)
+    assert dominated.tolist() == [False, False, True, False, True]
+    wrong = said = 0
+    for run in range(RUNS):
+        found = of_arrays(MEANS[..., None] + noise(run, (2, 5, 10), scale)).states
+        wrong += np.any(np.where(dominated, found == SURELY, found == NOT))
+        said += np.mean(found != POSSIBLY)
+    assert wrong / RUNS <= 0.05 + 4.5 * np.sqrt(0.05 * 0.95 / RUNS)
+    if scale == 0.002:
+        assert said == RUNS
+
+
+def test_a_bound_is_simultaneous_over_objectives_and_ordered_pairs():
+    values = np.array([[5.0], [4.0]])[..., None] + noise(1, (2, 1, 12), 0.3)
+    values = np.concatenate([values, values + noise(2, (2, 1, 12), 0.1) + 0.1], axis=1)
+    pairs = values[:, 1] - values[:, 0]
+    least = max(stats.ttest_1samp(pair, 0.0, alternative="greater").pvalue for pair in pairs)
+    assert of_arrays(values, 3.99 * least).states[1] == POSSIBLY
+    assert of_arrays(values, 4.01 * least).beaten_by.tolist() == [-1, 0]
+
+
+def test_what_is_the_same_in_every_replication_is_known():
+    prices = np.array([1.0, 2.0, 2.0])[:, None] * np.ones(2)
+    times = np.array([3.0, 3.0, 4.0])[:, None] * np.ones(2)
+    assert of_arrays([prices, times]).states.tolist() == [SURELY, NOT, NOT]
+    assert of_arrays([prices[1:], times[1:]]).states.tolist() == [SURELY, NOT]
+    assert of_arrays([prices[:1], times[:1]]).states.tolist() == [SURELY]
+
+
+def test_equal_systems_are_all_on_it():
+    values = np.tile(np.random.default_rng(0).normal(size=(2, 1, 8)), (1, 3, 1))
+    assert of_arrays(values).states.tolist() == [SURELY] * 3
+
+
+def test_a_single_replication_tells_nothing_but_what_is_equal():
+    assert of_arrays([[[1.0], [2.0]], [[1.0], [2.0]]]).states.tolist() == [POSSIBLY, POSSIBLY]
+    assert of_arrays([[[1.0], [1.0]], [[2.0], [2.0]]]).states.tolist() == [SURELY, SURELY]
+
+
+def test_never_served_is_worse_than_any_number_and_missing_values_tell_nothing():
+    values = np.array([[[1.0, 1.1], [1.0, np.inf]], [[2.0, 2.1], [2.0, 2.1]]])
+    assert of_arrays(values).states.tolist() == [SURELY, NOT]
+    values[0, 1, 1] = np.nan
+    assert of_arrays(values).states.tolist() == [POSSIBLY, POSSIBLY]
+
+
+def test_intervals_of_a_single_replication_do_not_narrow():
+    values = np.array([[1.0, 1.5], [1.0, 1.5]])[..., None] + noise(3, (2, 2, 200), 0.3)
+    assert of_arrays(values).states.tolist() == [SURELY, NOT]
+    assert of_arrays(values, single=True).states.tolist() == [POSSIBLY, POSSIBLY]
+
+
+def test_points_of_a_cube(example_cube):
+    axes = ("bins", "arrival_rate_per_s")
+    price = xr.DataArray([1.0, 2.0, 4.0], dims="bins", name="price")
+    found = of_cube(example_cube, ["throughput_requests_per_s", "latency_mean_s", price])
+    assert found["state"].dims == axes
+    assert set(np.unique(found["state"])) <= {SURELY, POSSIBLY, NOT}
+    assert found["price"].dims == axes
+    np.testing.assert_allclose(found["latency_mean_s"], example_cube["latency_mean_s"].mean("replication"))
+    flat = [example_cube[name].values.reshape(12, -1) for name in ("throughput_requests_per_s", "latency_mean_s")]
+    values = np.stack([-flat[0], flat[1], np.repeat([1.0, 2.0, 4.0], 4)[:, None] * np.ones(6)])
+    assert found["state"].values.ravel().tolist() == of_arrays(values).states.tolist()
+    assert (found["state"] != POSSIBLY).any()
+
+
+def test_what_is_wanted_to_be_large():
+    assert [
+        name
+        for name in ("throughput_tokens_per_s", "ttft_mean_s", "goodput_fraction", "price")
+        if frontier.more_is_better(name)
+    ] == ["throughput_tokens_per_s", "goodput_fraction"]
+
+
+def test_mistakes_are_named(example_cube):
+    for objectives, message in (
+        (["latency_mean_s"], "objectives: a frontier needs two or more"),
+        (["latency_mean_s", "latency_quantile_s"], "latency_quantile_s: must have no dimensions but"),
+        (["latency_mean_s", "no_such"], "no_such: no such variable"),
+        (["latency_mean_s", "steps"], "steps: the cube does not hold this variable"),
+    ):
+        with pytest.raises(InputError, match=message):
+            of_cube(example_cube, objectives)
+    with pytest.raises(InputError, match="values: must be"):
+        of_arrays([[1.0]])
+    with pytest.raises(InputError, match="alpha = 2"):
+        of_arrays([[[1.0]]], alpha=2)
