@@ -297,7 +297,7 @@ def compared(run: Live, log: Any, law: list[float] | None) -> dict[tuple[str, st
     from batchcube.calibration.fitting import QUANTITIES, times_of_log, times_of_records
     from batchcube.calibration.logs import read_log
     from batchcube.engine.continuous import make_law
-    from batchcube.engine.continuous.model import STEP_TERMS
+    from batchcube.engine.continuous.steps import STEP_TERMS
     from batchcube.sweeps.serving.given import Limits, control_of
     from batchcube.sweeps.serving.log import REQUESTS
     from inside.virtual import course

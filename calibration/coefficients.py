@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from batchcube.documents import parse_json, read_file, require_regular
-from batchcube.engine.continuous.model import BLOCK_TOKENS, STEP_TERMS, TABLED, Prefill, Routing, table_problems
+from batchcube.engine.continuous.fleet import Routing
+from batchcube.engine.continuous.model import BLOCK_TOKENS, Prefill
+from batchcube.engine.continuous.steps import STEP_TERMS, TABLED, table_problems
 from batchcube.errors import InputError, printable
 
 from .bent import BentLaw

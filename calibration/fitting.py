@@ -16,14 +16,9 @@ from numpy.typing import NDArray
 
 from batchcube.engine import simulate_replica
 from batchcube.engine.continuous import Fleet, Law, Records, Replica, Requests
-from batchcube.engine.continuous.model import (
-    SERVED,
-    STEP_TERMS,
-    TICKS_PER_S,
-    decode_ticks,
-    kv_token_ticks,
-    prefill_ticks,
-)
+from batchcube.engine.continuous.model import SERVED
+from batchcube.engine.continuous.steps import STEP_TERMS, decode_ticks, kv_token_ticks, prefill_ticks
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.errors import InputError
 
 from .coefficients import (

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchcube.engine.continuous import Law, make_law
-from batchcube.engine.continuous.model import STEP_TERMS, TABLED
+from batchcube.engine.continuous.steps import STEP_TERMS, TABLED
 from batchcube.errors import InputError
 
 from .bent import BentLaw, errors_of_bent, fit_bent

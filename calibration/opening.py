@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.engine.continuous.model import STEP_TERMS
+from batchcube.engine.continuous.steps import STEP_TERMS
 
 from .coefficients import UNCERTAIN, DecodeNodes, FitQuality, StepCoefficients, Uncertain, shifted
 from .logs import Log

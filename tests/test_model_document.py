@@ -31,8 +31,9 @@ from batchcube.engine.continuous import (
     make_replica,
     make_requests,
 )
-from batchcube.engine.continuous.model import ANYBODY, NOBODY, STEP_TERMS
+from batchcube.engine.continuous.model import ANYBODY, NOBODY
 from batchcube.engine.continuous.run import totals_of
+from batchcube.engine.continuous.steps import STEP_TERMS
 from batchcube.engine.policies.bins import (
     assign_bins,
     distinct_edges,

@@ -59,7 +59,7 @@ def close_loop(
     """
     from batchcube.calibration.coefficients import LoggedServer
     from batchcube.calibration.logs import read_log
-    from batchcube.engine.continuous.model import STEP_TERMS
+    from batchcube.engine.continuous.steps import STEP_TERMS
     from batchcube.sweeps.calibrate.fit import fit_measurement
     from batchcube.sweeps.calibrate.measure import measure_engine
     from batchcube.sweeps.calibrate.validate import validate

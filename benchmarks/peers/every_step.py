@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from batchcube.engine.continuous import Replica, Requests
-from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 
 from . import terms_of
 

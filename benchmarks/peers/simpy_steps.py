@@ -7,7 +7,7 @@ import simpy
 from numpy.typing import NDArray
 
 from batchcube.engine.continuous import Replica, Requests
-from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 
 from . import terms_of
 

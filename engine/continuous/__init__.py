@@ -3,19 +3,14 @@
 A `Simulation`.
 """
 
+from .fleet import ADMISSIONS, ROUTINGS, Fleet, make_fleet
 from .model import (
-    ADMISSIONS,
     REJECTED,
-    ROUTINGS,
     SCHEDULING_POLICIES,
     SERVED,
     Classes,
     Content,
-    DecodeTable,
-    Fleet,
     Job,
-    Law,
-    PrefillTable,
     Records,
     Replica,
     Reporting,
@@ -25,14 +20,13 @@ from .model import (
     follow,
     make_classes,
     make_content,
-    make_fleet,
-    make_law,
     make_replica,
     make_reporting,
     make_requests,
 )
 from .report import OVERLOAD_TEST
 from .run import BACKENDS, CATALOGUE, NAME, STEPWISE, fill, jobs_at_once, new_records, summarise
+from .steps import DecodeTable, Law, PrefillTable, make_law
 
 __all__ = [
     "ADMISSIONS",

@@ -27,7 +27,8 @@ from ..statistics import (
 from ..tally import Counter, Tally
 from .following import judged_by
 from .model import SERVED as STATUS_SERVED
-from .model import TICKS_PER_NANOSECOND, Job, Records
+from .model import Job, Records
+from .ticks import TICKS_PER_NANOSECOND
 
 if TYPE_CHECKING:
     from .reference import History, Step

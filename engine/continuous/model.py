@@ -1,11 +1,6 @@
-"""What continuous batching is given: requests, a step law in whole ticks, replicas with limits, and who gets what.
+"""What continuous batching is given: requests, and replicas with limits."""
 
-Time is counted in picoseconds: every coefficient of the step law is a whole number of them, so that a step takes a
-whole number of ticks without rounding anything, and the sum over any number of steps has a closed form that is exact.
-"""
-
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -13,20 +8,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from batchcube.errors import InputError
 
-from ..dialect import maximum, minimum, policy, settle, where
-from ..policies.order import CHOICES, order_settings, reads_predictions
+from ..dialect import maximum, minimum, policy, where
+from ..policies.order import reads_predictions
 from ..policies.sla import STEP_SIGNALS, TOKEN_GAP
 from ..policies.target import Control, fixed_target, has_further
 from ..simulation import Shape
+from .fleet import Fleet
+from .steps import LARGEST_BUDGET, Law, decode_ticks, kv_token_ticks, prefill_ticks
+from .ticks import LATEST, NEVER, TICKS_PER_S, ticks
 
-TICKS_PER_S = 10**12
-TICKS_PER_MICROSECOND = 10**6
-"""Controllers count in microseconds, as at the request level."""
-TICKS_PER_NANOSECOND = 1000
-"""Reports count in whole nanoseconds: their squares then fit the sums, and their logarithms the histograms."""
-LATEST = 2**61
-"""Last instant, 26 days: twice that still fits int64."""
-NEVER = 2**62
 LONGEST_GAP = 2**42
 """Nanoseconds, 73 minutes: a longer gap between tokens is held there before controllers see it."""
 LARGEST_REQUEST = 2**21
@@ -35,12 +25,8 @@ MOST_REQUESTS = 2**29
 LOWEST_PRIORITY = 2**31
 LARGEST_ID = 2**40
 """Largest id of content."""
-MOST_REPLICAS = 4096
-LARGEST_BUDGET = 2**31
 LARGEST_BLOCK = 2**16
 LARGEST_CACHE = 2**45
-MOST_TABLED = 2**16
-"""Most requests at a node of a table."""
 BLOCK_TOKENS = 16
 """Tokens of a block unless something else is said, as of vLLM."""
 
@@ -48,13 +34,6 @@ SERVED, REJECTED = 0, 1
 NOBODY, ANYBODY = -1, -2
 """Whom a request may follow instead of another request."""
 NO_FOLLOWERS = np.zeros(0, np.int64)
-Routing = Literal["round_robin", "shortest_queue", "by_bin", "least_loaded", "least_waiting"]
-ROUTINGS: tuple[Routing, ...] = get_args(Routing)
-SHORTEST_QUEUE, BY_BIN, LEAST_LOADED, LEAST_WAITING = range(1, len(ROUTINGS))
-COUNTED_EVERY = TICKS_PER_S // 10
-"""Ticks between two counts of the requests on every replica, as vLLM's coordinator publishes them."""
-Admission = Literal["fifo", "by_bin"]
-ADMISSIONS: tuple[Admission, ...] = get_args(Admission)
 Prefill = Literal["chunked", "separate"]
 PREFILLS: tuple[Prefill, ...] = get_args(Prefill)
 """Whether prefills share steps with decodes, or have steps of their own."""
@@ -99,55 +78,6 @@ class Requests(NamedTuple):
     """Ticks from that end to its arrival; 0 for those that follow nobody. Empty where all arrivals are known."""
 
 
-class DecodeTable(NamedTuple):
-    """Seconds of steps of decodes at some numbers of requests, linear between them and beyond the last."""
-
-    requests: Sequence[int]
-    """Decodes of each node; the first is 0."""
-    s: Sequence[float]
-    """Seconds of a step, but for the KV tokens it reads; they never fall."""
-    s_per_kv_token: Sequence[float]
-    """Seconds for each KV token read."""
-
-
-class PrefillTable(NamedTuple):
-    """Seconds of tokens beside c5, at some numbers of them; linear between these and beyond the last.
-
-    Prefills add what it has behind the tokens that decode: all pass the same matrices.
-    """
-
-    tokens: Sequence[int]
-    """Tokens of each node; the first is 0."""
-    s: Sequence[float]
-    """The first is 0; they never fall."""
-
-
-class Law(NamedTuple):
-    """Ticks of one step: decodes, KV tokens that they read, prefill tokens, their attention, and of having any.
-
-    A decode reads the tokens resident before it and its own; the attention of a prefill is Σ chunk * context, the
-    context of a chunk being the tokens resident once it is done.
-    """
-
-    decode: NDArray[np.int64]
-    """(decodes,) ticks of a step with so many, but for what they read; a straight law has that of none."""
-    decode_further: int
-    """Ticks of each decode beyond those."""
-    kv_token: NDArray[np.int64]
-    """(decodes,) ticks of a KV token that one of so many reads."""
-    kv_token_further: int
-    """What each decode beyond those adds to it; never below 0 in all."""
-    prefill_tokens: NDArray[np.int64]
-    """(piece,) tokens at which each straight piece begins; the first is 0."""
-    prefill: NDArray[np.int64]
-    """(piece,) ticks there."""
-    prefill_token: NDArray[np.int64]
-    """(piece,) ticks of each token from there on."""
-    prefill_attention: int
-    prefill_step: int
-    """Ticks of a step that prefills anything."""
-
-
 class Replica(NamedTuple):
     """One engine: when it admits, and what it has room for."""
 
@@ -181,21 +111,6 @@ class Replica(NamedTuple):
     """Whether a step is scheduled when the one before begins, or when that has ended."""
     enable_prefix_caching: bool
     """Whether full blocks are found again by what is in them."""
-
-
-class Fleet(NamedTuple):
-    """Replicas that are all alike, and how requests find their way to one and into its batch."""
-
-    replicas: int
-    routing: int
-    """Of `ROUTINGS`: in turn; to the replica with the fewest requests, the first of them on a tie; bin j of K to
-    replica j c // K of c; or to the replica of the least `load_of`, by what was counted last."""
-    bins: int
-    """K."""
-    by_bin: bool
-    """Admission prefers the bin being served, until it is empty or has been given `most_running` requests in a row."""
-    bin_choice: Any
-    """Settings of the order in which bins are served."""
 
 
 class Reporting(NamedTuple):
@@ -287,139 +202,6 @@ class Records(NamedTuple):
     """That it was sent to."""
     arrival: NDArray[np.int64]
     """As it came about where it waited for an answer; otherwise as it was given."""
-
-
-def ticks(seconds: float, name: str) -> int:
-    """Return seconds as whole ticks; InputError with their name if negative, not finite, or beyond `LATEST`."""
-    value = float(seconds) * TICKS_PER_S
-    if not 0 <= value <= LATEST:
-        raise InputError(f"must be from 0 to {LATEST // TICKS_PER_S} s", path=name, value=f"{seconds} s")
-    return round(value)
-
-
-STEP_TERMS = (
-    "c0_s",
-    "c1_s_per_request",
-    "c2_s_per_kv_token",
-    "c3_s_per_prefill_token",
-    "c4_s_per_prefill_attention",
-    "c5_s_per_prefill_step",
-)
-"""What a step's time is made of: itself, decodes, KV tokens that they read, prefill tokens, their attention, and a
-constant of steps that have any."""
-TABLED = {"decode": STEP_TERMS[:3], "prefill": STEP_TERMS[3:4]}
-"""Tables, and the terms in whose place they stand."""
-
-
-def make_law(
-    c0_s: float = 0.0,
-    c1_s_per_request: float = 0.0,
-    c2_s_per_kv_token: float = 0.0,
-    c3_s_per_prefill_token: float = 0.0,
-    c4_s_per_prefill_attention: float = 0.0,
-    c5_s_per_prefill_step: float = 0.0,
-    decode: DecodeTable | None = None,
-    prefill: PrefillTable | None = None,
-) -> Law:
-    """Build the step law from seconds, each rounded to a picosecond; InputError naming one out of range.
-
-    `decode` stands in place of c0 to c2, `prefill` in place of c3. Between nodes of `decode` a time is rounded to the
-    nearest picosecond; between nodes of `prefill` a token takes a whole number of them, and the times at the nodes
-    follow from that.
-    """
-    given = (
-        c0_s,
-        c1_s_per_request,
-        c2_s_per_kv_token,
-        c3_s_per_prefill_token,
-        c4_s_per_prefill_attention,
-        c5_s_per_prefill_step,
-    )
-    values = dict(zip(STEP_TERMS, given, strict=True))
-    for name, table in (("decode", decode), ("prefill", prefill)):
-        both = [term for term in TABLED[name] if table is not None and values[term]]
-        if both:
-            raise InputError(f"goes without {name}, which stands in its place", path=both[0], value=values[both[0]])
-    c0, c1, c2, c3, c4, c5 = (ticks(seconds, name) for name, seconds in values.items())
-    if decode is None:
-        if not c0 and not c1:
-            raise InputError("a decode step must take some time", path="c0_s = 0, c1_s_per_request", value=0)
-        decodes, kv_tokens = np.array([c0], np.int64), np.array([c2], np.int64)
-        further, kv_further = c1, 0
-    else:
-        _require_table("decode", decode)
-        decodes, further = _between(decode.requests, [ticks(s, "decode.s") for s in decode.s])
-        kv_tokens, kv_further = _between(
-            decode.requests, [ticks(s, "decode.s_per_kv_token") for s in decode.s_per_kv_token]
-        )
-        if not decodes[1]:
-            raise InputError("a decode step must take some time", path="decode.s[1]", value=decode.s[1])
-    begin, slope = np.zeros(1, np.int64), np.array([c3], np.int64)
-    if prefill is not None:
-        _require_table("prefill", prefill)
-        at = np.asarray(prefill.tokens, np.int64)
-        begin, width, rise = at[:-1], np.diff(at), np.diff([ticks(s, "prefill.s") for s in prefill.s])
-        slope = (2 * rise + width) // (2 * width)
-    at_begin = np.concatenate(([0], np.cumsum(slope[:-1] * np.diff(begin)))).astype(np.int64)
-    return Law(decodes, further, kv_tokens, kv_further, begin, at_begin, slope, c4, c5)
-
-
-def table_problems(table: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Yield what is wrong with a table of decodes or prefills, and where in it: first of all what others follow from.
-
-    Any with the fields of `DecodeTable` or `PrefillTable` will do.
-    """
-    axis, largest = ("requests", MOST_TABLED) if hasattr(table, "requests") else ("tokens", LARGEST_BUDGET)
-    nodes, fields = getattr(table, axis), ("s", "s_per_kv_token") if axis == "requests" else ("s",)
-    if len(nodes) < 2:
-        yield (axis,), "must have two nodes at least"
-        return
-    if nodes[0] != 0:
-        yield (axis, 0), "must be 0"
-        return
-    for i, (before, node) in enumerate(pairwise(nodes), start=1):
-        if node != int(node) or not before < node <= largest:
-            yield (axis, i), f"must be whole, larger than the one before, and at most {largest}"
-            return
-    for name in fields:
-        values = getattr(table, name)
-        if len(values) != len(nodes):
-            yield (name,), f"has {len(values)} values, must have {len(nodes)}, one for each of {axis}"
-            return
-        for i, seconds in enumerate(values):
-            if not 0 <= seconds * TICKS_PER_S <= LATEST:
-                yield (name, i), f"must be from 0 to {LATEST // TICKS_PER_S} s"
-                return
-    for i, (before, seconds) in enumerate(pairwise(table.s), start=1):
-        if seconds < before:
-            yield ("s", i), "must not be less than the one before"
-            return
-    if axis == "tokens" and table.s[0] != 0:
-        yield ("s", 0), "must be 0: what a step with any prefill takes longer is c5_s_per_prefill_step"
-    if axis == "requests" and not table.s[1]:
-        yield ("s", 1), "must be > 0: a decode step takes some time"
-
-
-def _require_table(name: str, table: DecodeTable | PrefillTable) -> None:
-    for path, text in table_problems(table):
-        value: Any = table
-        for part in path:
-            value = getattr(value, part) if isinstance(part, str) else value[part]
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-        raise InputError(text, path=f"{name}{place}", value=value)
-
-
-def _between(nodes: Sequence[int], values: Sequence[int]) -> tuple[NDArray[np.int64], int]:
-    """Return the ticks (n,) at 0 to the last node, to the nearest between nodes, and those for each beyond the last."""
-    at, ticks_at = np.asarray(nodes, np.int64), np.asarray(values, np.int64)
-    width, rise = np.diff(at), np.diff(ticks_at)
-    piece = np.repeat(np.arange(width.size), width)
-    beyond = np.arange(at[-1]) - at[piece]
-    # By whole ticks and what is left of them: no product leaves int64.
-    each, left = rise // width, rise % width
-    filled = ticks_at[piece] + each[piece] * beyond + (2 * left[piece] * beyond + width[piece]) // (2 * width[piece])
-    last = int(2 * rise[-1] + width[-1]) // int(2 * width[-1])
-    return np.append(filled, ticks_at[-1]), last
 
 
 def no_content(count: int) -> Content:
@@ -641,31 +423,6 @@ def usable_blocks(capacity_tokens: int | None, num_gpu_blocks: int | None, block
     return int(capacity_tokens) // block_tokens
 
 
-def make_fleet(
-    *,
-    replicas: int = 1,
-    routing: str = "round_robin",
-    bins: int = 1,
-    admission: str = "fifo",
-    bin_choice: Any = "oldest_head",
-) -> Fleet:
-    """Build a fleet; InputError for an unknown word, no replica or bin, and fewer bins than replicas they map to."""
-    for name, value, allowed in (
-        ("routing", routing, ROUTINGS),
-        ("admission", admission, ADMISSIONS),
-    ):
-        if value not in allowed:
-            raise InputError(f"must be one of {', '.join(allowed)}", path=name, value=repr(value))
-    if not 1 <= replicas <= MOST_REPLICAS:
-        raise InputError(f"must be in 1..{MOST_REPLICAS}", path="replicas", value=replicas)
-    if bins < 1:
-        raise InputError("must be >= 1", path="bins", value=bins)
-    if routing == "by_bin" and bins < replicas:
-        raise InputError(f"must be at least replicas = {replicas} with routing by_bin", path="bins", value=bins)
-    order = order_settings(bin_choice, "bin_choice", CHOICES)
-    return Fleet(int(replicas), ROUTINGS.index(routing), int(bins), admission == "by_bin", order)
-
-
 def make_reporting(
     *,
     horizon_s: float,
@@ -715,41 +472,6 @@ def blocks_of(tokens: int, block_tokens: int) -> int:
 
 
 @policy
-def looks_at_queues(fleet: Fleet) -> Any:
-    """Say whether the way of a request depends on who is where when it comes."""
-    return (fleet.routing == SHORTEST_QUEUE) | counts_loads(fleet)
-
-
-@policy
-def counts_loads(fleet: Fleet) -> Any:
-    """Say whether the way of a request depends on what was counted every `COUNTED_EVERY`."""
-    return (fleet.routing == LEAST_LOADED) | (fleet.routing == LEAST_WAITING)
-
-
-@policy
-def load_of(waiting: Any, running: Any, used: Any, setup: Setup) -> Any:
-    """Return the load of a replica, as the front of vLLM estimates it; the next request goes where it is least.
-
-    `waiting` and `running` requests and `used` blocks are as counted last, and those that were sent there since wait.
-    `least_loaded` is the rule of vLLM 0.32: where the KV cache is more than half full, who waits counts up to four
-    times. `least_waiting` is that of earlier ones: who waits counts four times. That vLLM 0.32 counts no fewer than the
-    requests it has sent and has no end of is no rule of its own here, where nothing is on its way and one front sends
-    all of them.
-    """
-    full = settle(waiting * 6.0 * maximum(0.0, used / setup.replica.blocks - 0.5))
-    return where(setup.fleet.routing == LEAST_WAITING, waiting * 4.0, waiting + full) + running
-
-
-@policy
-def first_asked(turn: Any, fleet: Fleet) -> Any:
-    """Return the replica that the `turn`-th request goes to if all have the same load; the next on a tie.
-
-    vLLM 0.32 begins with another one every time, earlier ones always with the first.
-    """
-    return where(fleet.routing == LEAST_LOADED, turn % fleet.replicas, 0)
-
-
-@policy
 def most_active(cap: Any, replica: Replica) -> Any:
     """Return how many requests may run when one is admitted, the controllers' cap being `cap`."""
     return minimum(cap, replica.max_num_active_seqs)
@@ -782,39 +504,6 @@ def is_crowded(chunk: Any, budget: Any, blocks: Any, replica: Replica) -> Any:
     What a preempted request needs by now may exceed every budget: it gets a step of its own.
     """
     return ((chunk > budget) & (budget < replica.token_budget)) | (blocks > replica.blocks)
-
-
-@policy
-def decode_ticks(decodes: Any, law: Law) -> Any:
-    """Return the ticks of a step with so many decodes, but for what they read and for prefills."""
-    known = minimum(decodes, law.decode.shape[0] - 1)
-    return law.decode[known] + law.decode_further * (decodes - known)
-
-
-@policy
-def kv_token_ticks(decodes: Any, law: Law) -> Any:
-    """Return the ticks of a KV token that one of so many decodes reads."""
-    known = minimum(decodes, law.kv_token.shape[0] - 1)
-    return maximum(law.kv_token[known] + law.kv_token_further * (decodes - known), 0)
-
-
-@policy
-def tabled_ticks(tokens: Any, law: Law) -> Any:
-    """Return the ticks at so many tokens in the table of prefills."""
-    piece = 0
-    for k in range(1, law.prefill_tokens.shape[0]):
-        piece = where(tokens >= law.prefill_tokens[k], k, piece)
-    return law.prefill[piece] + law.prefill_token[piece] * (tokens - law.prefill_tokens[piece])
-
-
-@policy
-def prefill_ticks(tokens: Any, attention: Any, decodes: Any, law: Law) -> Any:
-    """Return the ticks that the prefill of some tokens, one at least, adds to a step of so many decodes.
-
-    All pass the same matrices, so the table is read behind those that decode.
-    """
-    behind = tabled_ticks(decodes + tokens, law) - tabled_ticks(decodes, law)
-    return law.prefill_step + behind + law.prefill_attention * attention
 
 
 def never_fits(requests: Requests, replica: Replica) -> NDArray[np.bool_]:
@@ -888,11 +577,6 @@ def check(job: Job) -> None:
             f"a step could take {step / TICKS_PER_S:.3g} s",
             allowed=f"must be at most {LATEST // 2 / most / TICKS_PER_S:.3g} s with up to {most} requests running",
         )
-
-
-def too_late() -> InputError:
-    """Return the error of a clock that passed the last instant."""
-    return InputError(f"the requests take longer than {LATEST // TICKS_PER_S} s, the longest that can be simulated")
 
 
 def _refuse(name: str, bad: NDArray[np.bool_], values: NDArray[np.generic], rule: str) -> None:

@@ -14,7 +14,8 @@ from ..moments import LOW
 from ..ratios import column, divide, only_if, share_missed
 from ..statistics import CONTINUOUS, QUANTILES, WINDOWS
 from ..tally import Tally
-from .model import NEVER, SERVED, TICKS_PER_NANOSECOND, Classes, Job, Records, Reporting
+from .model import SERVED, Classes, Job, Records, Reporting
+from .ticks import NEVER, TICKS_PER_NANOSECOND
 
 COLUMNS = CONTINUOUS.of_classes
 """Times in nanoseconds; a ranked one is -1 where there is none."""

@@ -20,33 +20,22 @@ from ..policies.target import Target
 from ..tally import Tally
 from .blocks import Cache
 from .count import count_reference
+from .fleet import COUNTED_EVERY, ROUTINGS, counts_loads, first_asked, load_of, looks_at_queues
 from .following import ARRIVES, ENDS
 from .model import (
     ANYBODY,
-    COUNTED_EVERY,
-    LATEST,
     LONGEST_GAP,
-    NEVER,
     NOBODY,
-    ROUTINGS,
     SERVED,
-    TICKS_PER_MICROSECOND,
-    TICKS_PER_NANOSECOND,
     Job,
     Records,
-    counts_loads,
-    decode_ticks,
-    first_asked,
     is_crowded,
-    kv_token_ticks,
-    load_of,
     longest_chunk,
-    looks_at_queues,
     most_active,
     must_fit,
-    prefill_ticks,
-    too_late,
 )
+from .steps import decode_ticks, kv_token_ticks, prefill_ticks
+from .ticks import LATEST, NEVER, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND, too_late
 
 
 @dataclass
@@ -481,7 +470,8 @@ class Front:
                 return int(self.job.bin_of[i]) * fleet.replicas // fleet.bins
             case "round_robin":
                 return turn % fleet.replicas
-        loads = [load_of(waiting, running, used, self.job.setup) for waiting, running, used in self.counts]
+        blocks = self.job.setup.replica.blocks
+        loads = [load_of(waiting, running, used, blocks, fleet) for waiting, running, used in self.counts]
         first = first_asked(turn, fleet)
         in_turn = [(first + k) % fleet.replicas for k in range(fleet.replicas)]
         least: int = min(in_turn, key=loads.__getitem__)

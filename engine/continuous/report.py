@@ -10,8 +10,9 @@ from ..report import Facts, summarise
 from ..statistics import CONTINUOUS
 from ..tally import Tally
 from .following import judged_by
-from .model import NEVER, TICKS_PER_S, Job
+from .model import Job
 from .promises import is_promised
+from .ticks import NEVER, TICKS_PER_S
 
 OVERLOAD_TEST = (
     "overloaded: over the second half of the arrivals the number of requests in the system grew by more than "

@@ -31,7 +31,8 @@ from batchcube.calibration.laws import law_of, unstated_terms
 from batchcube.calibration.logs import BY_CONTENT, Log, Reading, read_log
 from batchcube.calibration.reach import Reach, beyond
 from batchcube.engine.continuous import Law
-from batchcube.engine.continuous.model import SERVED, TICKS_PER_S
+from batchcube.engine.continuous.model import SERVED
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.errors import InputError, found_in
 from batchcube.results.costs import flags_of, warning_of
 from batchcube.results.provenance import batchcube_version

@@ -17,15 +17,9 @@ from batchcube.engine.continuous import (
     make_replica,
     make_requests,
 )
-from batchcube.engine.continuous.model import TICKS_PER_S as STEP_TICKS_PER_S
-from batchcube.engine.continuous.model import (
-    answered,
-    blocks_of,
-    decode_ticks,
-    kv_token_ticks,
-    never_fits,
-    prefill_ticks,
-)
+from batchcube.engine.continuous.model import answered, blocks_of, never_fits
+from batchcube.engine.continuous.steps import decode_ticks, kv_token_ticks, prefill_ticks
+from batchcube.engine.continuous.ticks import TICKS_PER_S as STEP_TICKS_PER_S
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.service import Service, piece_of, service_ticks

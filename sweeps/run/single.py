@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchcube.engine import batches, continuous, simulate
-from batchcube.engine.continuous.model import TICKS_PER_S as STEP_TICKS_PER_S
 from batchcube.engine.continuous.model import answered
+from batchcube.engine.continuous.ticks import TICKS_PER_S as STEP_TICKS_PER_S
 from batchcube.engine.ticks import TICKS_PER_S
 from batchcube.errors import InputError
 from batchcube.results.text import did_you_mean, one_of

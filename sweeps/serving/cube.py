@@ -11,9 +11,10 @@ import xarray as xr
 from batchcube.engine import continuous
 from batchcube.engine.continuous import Job, Replica
 from batchcube.engine.continuous.count import count_reference
-from batchcube.engine.continuous.model import LARGEST_REQUEST, SERVED, TICKS_PER_NANOSECOND, blocks_of
+from batchcube.engine.continuous.model import LARGEST_REQUEST, SERVED, blocks_of
 from batchcube.engine.continuous.promises import count_promises
 from batchcube.engine.continuous.reference import History, Move, Step
+from batchcube.engine.continuous.ticks import TICKS_PER_NANOSECOND
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.policies.estimates import FINER, KINDS, UNIT, RunningMeans, Smoothing, start_means
 from batchcube.engine.policies.target import Target

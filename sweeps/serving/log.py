@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from batchcube.documents import parse_json, read_file
-from batchcube.engine.continuous.model import TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND
+from batchcube.engine.continuous.ticks import TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND
 from batchcube.engine.policies.controller import Heads
 from batchcube.errors import InputError, found_in
 

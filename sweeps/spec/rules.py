@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from batchcube.calibration.laws import stated_seconds
-from batchcube.engine.continuous.model import MOST_REPLICAS, TABLED, TICKS_PER_S, table_problems
+from batchcube.engine.continuous.fleet import MOST_REPLICAS
+from batchcube.engine.continuous.steps import TABLED, table_problems
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.engine.policies.sla import SIGNALS, STEP_SIGNALS
 from batchcube.engine.ticks import TICKS_PER_S as BATCH_TICKS_PER_S
 from batchcube.errors import InputError

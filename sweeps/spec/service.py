@@ -21,7 +21,7 @@ from batchcube.calibration.laws import stated_seconds, unstated_terms
 from batchcube.calibration.reach import Reach, beyond
 from batchcube.documents import parse_json
 from batchcube.engine.continuous import Law
-from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.engine.policies.service import Service, formula, measured
 from batchcube.errors import InputError, found_in
 from batchcube.results.text import did_you_mean

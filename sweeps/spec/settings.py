@@ -6,20 +6,18 @@ from pydantic import Field, field_validator, model_validator
 
 from batchcube.calibration.coefficients import TOKEN_BUDGET
 from batchcube.engine import batches, continuous
+from batchcube.engine.continuous.fleet import Admission, Routing
 from batchcube.engine.continuous.model import (
     BLOCK_TOKENS,
     LARGEST_BLOCK,
-    LARGEST_BUDGET,
     LARGEST_CACHE,
     LARGEST_REQUEST,
-    LATEST,
     LOWEST_PRIORITY,
-    TICKS_PER_S,
-    Admission,
     Prefill,
-    Routing,
     SchedulingPolicy,
 )
+from batchcube.engine.continuous.steps import LARGEST_BUDGET
+from batchcube.engine.continuous.ticks import LATEST, TICKS_PER_S
 from batchcube.engine.policies.estimates import LARGEST_WINDOW, SMALLEST_WEIGHT, Kind
 from batchcube.engine.policies.memory import Rule
 from batchcube.engine.policies.sla import Signal, Variant

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from batchcube.engine.continuous.model import LATEST, TICKS_PER_S
+from batchcube.engine.continuous.ticks import LATEST, TICKS_PER_S
 from batchcube.errors import InputError
 
 from .lengths import LengthDistribution, Lengths

@@ -8,7 +8,7 @@ from batchcube.calibration.fitting import Server, replay, scattered
 from batchcube.calibration.logs import Log
 from batchcube.calibration.scatter import Scatter, draw_time
 from batchcube.engine.continuous import make_fleet, make_law, make_replica
-from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 
 TRUTH = np.array([8e-3, 1e-4, 5e-8, 4e-5, 2e-9])
 COUNT = 60

@@ -38,7 +38,7 @@ from batchcube.calibration.coefficients import (
 )
 from batchcube.calibration.laws import fit_batch_law, fit_step_law, step_terms
 from batchcube.calibration.plausibility import judge
-from batchcube.engine.continuous.model import STEP_TERMS
+from batchcube.engine.continuous.steps import STEP_TERMS
 from batchcube.errors import InputError
 
 Floats = NDArray[np.float64]

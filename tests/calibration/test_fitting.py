@@ -25,7 +25,8 @@ from batchcube.calibration.logs import Log, read_log
 from batchcube.calibration.opening import means_of, opened
 from batchcube.calibration.scatter import Scatter, draw_time
 from batchcube.engine.continuous import make_fleet, make_law, make_replica
-from batchcube.engine.continuous.model import STEP_TERMS, TICKS_PER_S
+from batchcube.engine.continuous.steps import STEP_TERMS
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.sweeps.spec.service import load
 from helpers.samples import SAMPLES, VLLM_LAW
 

@@ -23,7 +23,8 @@ from batchcube.engine.continuous import (
     make_reporting,
     make_requests,
 )
-from batchcube.engine.continuous.model import ANYBODY, NEVER, NOBODY, TICKS_PER_S, no_content
+from batchcube.engine.continuous.model import ANYBODY, NOBODY, no_content
+from batchcube.engine.continuous.ticks import NEVER, TICKS_PER_S
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.order import CHOICES

@@ -217,7 +217,7 @@ def vllm_requests() -> Iterable[str]:
     from batchcube.calibration.fitting import Server, replay
     from batchcube.calibration.logs import Log
     from batchcube.engine.continuous import make_fleet, make_law, make_replica
-    from batchcube.engine.continuous.model import TICKS_PER_S
+    from batchcube.engine.continuous.ticks import TICKS_PER_S
 
     rng, count = random.Random("vllm"), 120
     queued = np.cumsum([rng.expovariate(8.0) for _ in range(count)])

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from batchcube.engine import simulate_replica
 from batchcube.engine.continuous import make_law, make_replica, make_requests
-from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 from closing_loop.continuous import KV_BLOCKS, LONGEST, MOST_RUNNING, TOKEN_BUDGET
 
 from .engines import COEFFICIENTS, FakeEngine

@@ -26,7 +26,8 @@ from ...statistics import (
     Steps,
 )
 from ...windows import window_at
-from ..model import REJECTED, TICKS_PER_NANOSECOND
+from ..model import REJECTED
+from ..ticks import TICKS_PER_NANOSECOND
 from .leaps import growth, lasting
 from .workspace import PREFILLED, RUNNING, STAYING, STAYING_TOKENS, TOKENS, USED, WINDOW
 

@@ -12,18 +12,10 @@ from ...policies.controller import Controller, controller_of
 from ...policies.order import Order, order_of
 from ...policies.target import Control, decider, start_state
 from ...statistics import CONTINUOUS
+from ..fleet import COUNTED_EVERY, SHORTEST_QUEUE, counts_loads, first_asked, load_of, looks_at_queues
 from ..following import judged_by
-from ..model import (
-    COUNTED_EVERY,
-    NEVER,
-    REJECTED,
-    SHORTEST_QUEUE,
-    Job,
-    counts_loads,
-    first_asked,
-    load_of,
-    looks_at_queues,
-)
+from ..model import REJECTED, Job
+from ..ticks import NEVER
 from .count import count_requests, first_arrival, start_counting
 from .queues import enqueue
 from .replica import advance, has_rules, view_of, with_rules
@@ -57,7 +49,7 @@ def way_to(now, turn, setup, workspace):
         state, known = workspace.state[r], workspace.counts[r]
         load = (state[WAITING] + running_at(now, state)) * 1.0
         if fleet.routing != SHORTEST_QUEUE:
-            load = load_of(known[0], known[1], known[2], setup)
+            load = load_of(known[0], known[1], known[2], setup.replica.blocks, fleet)
         if load < least:
             best, least = r, load
     workspace.counts[best, 0] += 1

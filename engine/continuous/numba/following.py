@@ -14,8 +14,10 @@ from ...policies.order import Order, order_of
 from ...policies.target import decider
 from ...statistics import CONTINUOUS
 from ...tally import new_tally, row_of
+from ..fleet import BY_BIN, COUNTED_EVERY, counts_loads, looks_at_queues
 from ..following import ARRIVES, ENDS, followers, judged_by
-from ..model import BY_BIN, COUNTED_EVERY, NEVER, NOBODY, REJECTED, Job, counts_loads, looks_at_queues
+from ..model import NOBODY, REJECTED, Job
+from ..ticks import NEVER
 from .count import count_requests, start_counting
 from .fleet import KEPT, OVERRUN, count_all, structure_for, way_to
 from .queues import enqueue

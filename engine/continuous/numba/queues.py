@@ -4,7 +4,7 @@ import math
 
 from ...numba.jit import inline
 from ...policies.order import Candidate, is_sooner
-from ..model import TICKS_PER_MICROSECOND
+from ..ticks import TICKS_PER_MICROSECOND
 from .blocks import line_up, step_out
 from .pool import fill, free, release
 from .priorities import insert, without_first

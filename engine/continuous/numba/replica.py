@@ -8,20 +8,9 @@ from ...policies.estimates import Observation, observe
 from ...policies.sla import TOKEN_GAP
 from ...policies.target import finished_of, last_of, steps_of
 from ...statistics import CONTINUOUS
-from ..model import (
-    LATEST,
-    LONGEST_GAP,
-    TICKS_PER_MICROSECOND,
-    TICKS_PER_NANOSECOND,
-    Replica,
-    decode_ticks,
-    is_crowded,
-    kv_token_ticks,
-    longest_chunk,
-    most_active,
-    must_fit,
-    prefill_ticks,
-)
+from ..model import LONGEST_GAP, Replica, is_crowded, longest_chunk, most_active, must_fit
+from ..steps import decode_ticks, kv_token_ticks, prefill_ticks
+from ..ticks import LATEST, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND
 from .count import add_decision, count_gaps, count_move, count_steps
 from .leaps import blocks_for, countable, grow, growth, lasting, steps_that_fit, steps_until
 from .pool import (

@@ -9,7 +9,9 @@ from ...histogram import bucket_edges
 from ...numba.jit import inline
 from ...policies.estimates import Observation, RunningMeans, update
 from ...policies.target import has_further, is_steady, watches_steps
-from ..model import LEAST_LOADED, TICKS_PER_NANOSECOND, Job
+from ..fleet import LEAST_LOADED
+from ..model import Job
+from ..ticks import TICKS_PER_NANOSECOND
 from .blocks import Cache, cache_of, make_cache
 
 # Shortest gap, in ticks, that falls beyond each bucket: a gap is rounded down to a nanosecond before it is counted.

@@ -18,8 +18,8 @@ from batchcube.engine.continuous import (
     make_reporting,
     make_requests,
 )
-from batchcube.engine.continuous.model import decode_ticks, kv_token_ticks
 from batchcube.engine.continuous.numba.leaps import lasting, steps_until
+from batchcube.engine.continuous.steps import decode_ticks, kv_token_ticks
 
 LAW = make_law(1e-3)
 

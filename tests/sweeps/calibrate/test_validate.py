@@ -14,7 +14,7 @@ from batchcube.calibration.logs import Log, read_log
 from batchcube.calibration.opening import opened
 from batchcube.calibration.scatter import Scatter
 from batchcube.engine.continuous import make_law
-from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.errors import InputError
 from batchcube.figures import registry
 from batchcube.results.validation import read_validation

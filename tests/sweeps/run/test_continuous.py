@@ -13,7 +13,7 @@ import xarray as xr
 
 from batchcube.calibration.coefficients import locate
 from batchcube.engine import continuous, simulate_many, simulate_records
-from batchcube.engine.continuous.model import TICKS_PER_S
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
 from batchcube.results.labelled import of_single

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batchcube.engine.continuous.model import TICKS_PER_S as STEP_TICKS_PER_S
+from batchcube.engine.continuous.ticks import TICKS_PER_S as STEP_TICKS_PER_S
 from batchcube.engine.policies.bins import exponential_edges
 from batchcube.engine.ticks import TICKS_PER_S
 from batchcube.errors import InputError

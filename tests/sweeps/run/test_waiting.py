@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from batchcube.engine import continuous
-from batchcube.engine.continuous.model import ANYBODY, NOBODY, TICKS_PER_S
+from batchcube.engine.continuous.model import ANYBODY, NOBODY
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.errors import InputError
 from batchcube.results import overload
 from batchcube.sweeps.run.capacity import find_capacity

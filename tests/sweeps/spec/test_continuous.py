@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchcube.engine.continuous.model import TABLED
+from batchcube.engine.continuous.steps import TABLED
 from batchcube.errors import InputError
 from batchcube.sweeps.spec.document import Sweep
 from helpers.specifications import CONTINUOUS as BASE

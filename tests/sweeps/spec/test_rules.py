@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchcube.engine.continuous.model import TICKS_PER_S as STEP_TICKS_PER_S
+from batchcube.engine.continuous.ticks import TICKS_PER_S as STEP_TICKS_PER_S
 from batchcube.engine.ticks import TICKS_PER_S
 from batchcube.sweeps.spec import rules
 from batchcube.sweeps.spec.rules import Problem, lost_by_rounding, problems
