@@ -294,8 +294,8 @@ def step_law(log: Any, warm_up: int) -> list[float]:
 
 def compared(run: Live, log: Any, law: list[float] | None) -> dict[tuple[str, str], float]:
     """Return what the requests of the second half felt, and the cap; as it was, or as a law has it."""
-    from batchcube.calibration.fitting import QUANTITIES, times_of_log, times_of_records
     from batchcube.calibration.logs import read_log
+    from batchcube.calibration.prediction import QUANTITIES, times_of_log, times_of_records
     from batchcube.engine.continuous import make_law
     from batchcube.engine.continuous.steps import STEP_TERMS
     from batchcube.sweeps.serving.given import Limits, control_of

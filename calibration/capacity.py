@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from batchcube.engine.continuous import Law
 from batchcube.engine.continuous.model import SERVED
 
-from .fitting import Server, replay, times_of_log, times_of_records
 from .logs import Log
+from .prediction import Server, replay, times_of_log, times_of_records
 
 # A cache is looked for on a grid of so many sizes, then on finer ones around the best of them.
 _SIZES = 24

@@ -7,10 +7,9 @@ module; each says in `label` whether this package measured it or somebody publis
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from batchcube.documents import parse_json, read_file, require_regular
 from batchcube.engine.continuous.fleet import Routing
 from batchcube.engine.continuous.model import BLOCK_TOKENS, Prefill
-from batchcube.engine.continuous.steps import STEP_TERMS, TABLED, table_problems
+from batchcube.engine.continuous.steps import TABLED, table_problems
 from batchcube.errors import InputError, printable
 
-from .bent import BentLaw
-from .cells import BatchFit, Cells, as_table, table_error, terms_of
-from .laws import BatchLaw, H, Quality, StepLaw
-from .plausibility import Finding
+from .laws import H
 
 Floats = NDArray[np.float64]
 
@@ -401,133 +397,6 @@ class Coefficients(_Part):
         return self.model_dump_json(indent=1) + "\n"
 
 
-def quality_of(quality: Quality, cells: Cells | None) -> FitQuality:
-    """Return a fit's quality as the file states it."""
-    at = "" if cells is None else describe_cell(cells, quality.worst_at)
-    return FitQuality(
-        measurements=quality.measurements,
-        r_squared=_known(quality.r_squared),
-        rms_residual=_known(quality.rms_residual),
-        worst_residual=_known(quality.worst_residual),
-        worst_at=at,
-        leave_one_out_rms=_known(quality.leave_one_out_rms),
-        leave_one_size_out_rms=_known(quality.leave_one_size_out_rms),
-    )
-
-
-def describe_cell(cells: Cells, number: int) -> str:
-    """Return a cell in words: its kind, unless it is a whole batch, and the numbers that are known of it."""
-    fields = {"batch_size": "b =", "prompt_tokens": "prompt", "output_tokens": "output"}
-    said = [
-        f"{word} {getattr(cells, name)[number]:g}"
-        for name, word in fields.items()
-        if np.isfinite(getattr(cells, name)[number])
-    ]
-    kind = "" if cells.kind[number] == "batch" else f"{cells.kind[number]} "
-    return kind + ", ".join(said)
-
-
-def batch_coefficients(law: BatchLaw, cells: Cells | None) -> BatchCoefficients:
-    """Return a fitted batch law as the file states it."""
-    return BatchCoefficients(
-        h=law.h,
-        a0_s=law.a0_s,
-        a1_s_per_token=law.a1_s_per_token,
-        gamma=law.gamma,
-        standard_errors=[_known(error) for error in law.standard_errors.tolist()],
-        covariance=_matrix(law.covariance),
-        degrees_of_freedom=max(law.degrees_of_freedom, 0),
-        quality=quality_of(law.quality, cells),
-    )
-
-
-def batch_laws(fits: Sequence[BatchFit]) -> list[BatchLaws]:
-    """Return fitted batch laws as the file states them."""
-    stated = []
-    for fit in fits:
-        grid = as_table(fit.cells)
-        table = None
-        if grid is not None:
-            sizes, lengths, seconds = grid
-            table = BatchTable(
-                batch_sizes=sizes.tolist(),
-                output_tokens=lengths.tolist(),
-                seconds=seconds.tolist(),
-                leave_one_size_out_rms=_known(table_error(*grid)),
-            )
-        laws: dict[H, BatchCoefficients] = {h: batch_coefficients(law, fit.cells) for h, law in fit.laws.items()}
-        stated.append(
-            BatchLaws(
-                prompt_tokens=_known(fit.prompt_tokens),
-                from_steps=False,
-                batch_sizes=range_of(fit.cells.batch_size),
-                output_tokens=range_of(fit.cells.output_tokens),
-                chosen=fit.chosen,
-                laws=laws,
-                table=table,
-            )
-        )
-    return stated
-
-
-def range_of(values: Floats) -> list[float]:
-    """Return the smallest and the largest of measured sizes or lengths."""
-    return [float(np.nanmin(values)), float(np.nanmax(values))]
-
-
-def ranges_of(decodes: Floats, kv_tokens: Floats, prefill_tokens: Floats) -> StepRanges:
-    """Return the range of steps, (step,) each, as the file states it; null where no step has any."""
-    decoding = decodes > 0
-    context = kv_tokens[decoding] / decodes[decoding]
-    ranges = [range_of(some[some > 0]) if (some > 0).any() else None for some in (decodes, context, prefill_tokens)]
-    return StepRanges(decodes=ranges[0], context_tokens=ranges[1], prefill_tokens=ranges[2])
-
-
-def step_coefficients(law: StepLaw, cells: Cells | None) -> StepCoefficients:
-    """Return a fitted step law as the file states it."""
-    values: dict[str, Any] = {name: _known(c) for name, c in zip(STEP_TERMS, law.coefficients.tolist(), strict=True)}
-    if law.bent is not None:
-        values |= tables_of(law.bent)
-    return StepCoefficients(
-        **values,
-        errors=errors_of(law.covariance, law.of, law.degrees_of_freedom),
-        ranges=None if cells is None else ranges_of(*terms_of(cells)[:, 1:4].T),
-        quality=quality_of(law.quality, cells),
-    )
-
-
-def tables_of(law: BentLaw) -> dict[str, Any]:
-    """Return the tables of a bent law as the file states them, under their names, in whole picoseconds."""
-    times: list[list[float]] = [
-        np.round(column, 12).tolist() for column in (law.decode_s, law.decode_s_per_kv_token, law.prefill_s)
-    ]
-    return {
-        "decode": DecodeNodes(requests=law.requests.astype(int).tolist(), s=times[0], s_per_kv_token=times[1]),
-        "prefill": PrefillNodes(tokens=law.tokens.astype(int).tolist(), s=times[2]),
-    }
-
-
-def errors_of(covariance: Floats, names: Sequence[str], degrees_of_freedom: int) -> StepErrors | None:
-    """Return the errors of a step law as the file states them, without what did not vary; None where they are unknown.
-
-    `names` are those of `UNCERTAIN` that the rows of the covariance (name, name) belong to.
-    """
-    if not np.isfinite(covariance).all():
-        return None
-    varied = np.flatnonzero(np.diag(covariance) > 0)
-    rows: list[list[float]] = covariance[np.ix_(varied, varied)].tolist()
-    of: list[Any] = [names[at] for at in varied.tolist()]
-    return StepErrors(of=of, covariance=rows, degrees_of_freedom=max(degrees_of_freedom, 0)) if of else None
-
-
-def plausibility_of(found: Sequence[Finding]) -> Plausibility:
-    """Return findings as the file states them."""
-    return Plausibility(
-        flags=[f"{one.sign}: {one.text}" for one in found if one.level == "flag"],
-        notes=[f"{one.sign}: {one.text}" for one in found if one.level == "note"],
-    )
-
-
 def correlation_of(covariance: Floats) -> Floats:
     """Return the correlation of a covariance, which stays as it is where a variance is 0; inf where it is none."""
     scale = np.sqrt(np.clip(np.diag(covariance), 0.0, None))
@@ -536,135 +405,6 @@ def correlation_of(covariance: Floats) -> Floats:
         # One after the other: the product of two small ones may be 0.
         correlation: Floats = covariance / scale / scale[:, None]
     return correlation
-
-
-def drawn(law: BatchCoefficients, rng: np.random.Generator) -> BatchCoefficients:
-    """Draw coefficients from what the fit leaves open: multivariate t around the estimate.
-
-    A draw below 0 is set to 0, a1 to a thousandth of its estimate. Raises InputError where the errors are not known, or
-    a1 is less than four of its standard errors.
-    """
-    errors = law.standard_errors
-    if law.covariance is None or law.degrees_of_freedom < 1:
-        raise InputError("nothing is known of the coefficients' errors")
-    if errors[1] is None or law.a1_s_per_token < 4 * errors[1]:
-        raise InputError("a1_s_per_token is less than four of its standard errors: draws could be negative")
-    covariance = np.array(law.covariance)
-    free = np.flatnonzero(np.diag(covariance) > 0)
-    scale = np.sqrt(np.diag(covariance)[free])
-    correlation = correlation_of(covariance[np.ix_(free, free)])
-    least = float(np.linalg.eigvalsh(correlation).min(initial=0.0))
-    root = np.linalg.cholesky(correlation + (1e-12 - least) * np.eye(free.size))
-    # Normal deviates over the root of a chi-squared one: a t distribution, as the scatter itself was estimated.
-    heavy = math.sqrt(law.degrees_of_freedom / rng.chisquare(law.degrees_of_freedom))
-    values = np.array([law.a0_s, law.a1_s_per_token, law.gamma])
-    values[free] += scale * (root @ rng.standard_normal(free.size)) * heavy
-    a0, a1, gamma = values.tolist()
-    return law.model_copy(
-        update={
-            "a0_s": max(a0, 0.0),
-            "a1_s_per_token": max(a1, law.a1_s_per_token / 1000),
-            "gamma": min(max(gamma, 0.0), 100.0),
-        }
-    )
-
-
-def drawn_steps(law: StepCoefficients, rng: np.random.Generator, fitted: FittedLog | None = None) -> StepCoefficients:
-    """Draw a step law from what its errors leave open: multivariate t around the estimates, nothing below 0.
-
-    Of a law that was ``fitted`` to a log, nothing is less than what was open to the fit, and all of it is faster or
-    slower by the drift that the log shows. How single steps scatter, and times to first token beyond them, is left out.
-    Raises InputError where the errors are not known; where c0 (c1 where that is 0), the term that every decode step
-    has, or a table of them is less than four of its standard errors; and where a scale is off, or the speed drifts, by
-    more than a quarter.
-    """
-    errors = law.errors
-    if errors is None or errors.degrees_of_freedom < 1:
-        raise InputError("nothing is known of the errors of a step's coefficients")
-    covariance = np.array(errors.covariance)
-    free = np.flatnonzero(np.diag(covariance) > 0)
-    scale = np.sqrt(np.diag(covariance)[free])
-    names = [errors.of[at] for at in free]
-    always = "c0_s" if law.c0_s or law.decode is not None else "c1_s_per_request"
-    shortest = (getattr(law, always) or 0.0) if law.decode is None else law.decode.s[1]
-    for name, error in zip(names, scale.tolist(), strict=True):
-        if name not in STEP_TERMS and error > 0.25:
-            raise InputError(f"{name} may be off by {error:.2g} of it: draws could be negative")
-        if name == always and shortest < 4.0 * error:
-            raise InputError(f"{name} is less than four of its standard errors: draws could be negative")
-    if fitted is None:
-        return shifted(law, drawn_off(law, errors, {}, rng))
-    drift = 0.0 if fitted.scatter is None else fitted.scatter.drift
-    if drift > 0.25:
-        raise InputError(f"the speed drifts by {drift:.2g} of it: draws could be negative")
-    off = drawn_off(law, errors, fitted.least, rng)
-    return shifted(shifted(law, off), {"speed": rng.normal(0.0, drift)})
-
-
-def drawn_off(
-    law: StepCoefficients, errors: StepErrors, least: Mapping[Uncertain, float], rng: np.random.Generator
-) -> dict[Uncertain, float]:
-    """Draw what a step law is off by: multivariate t, nothing below ``least`` where that is given.
-
-    What would bring a term below 0 is moved to the likeliest place where none is, as a fit would have been: the others
-    make up for it.
-    """
-    covariance = np.array(errors.covariance)
-    free = np.flatnonzero(np.diag(covariance) > 0)
-    scale = np.sqrt(np.diag(covariance)[free])
-    names = [errors.of[at] for at in free]
-    correlation = np.clip(correlation_of(covariance[np.ix_(free, free)]), -1.0, 1.0)
-    # By its eigenvalues: what was fitted with a bound can have a correlation that rounding makes a hair below 0.
-    eigenvalues, vectors = np.linalg.eigh((correlation + correlation.T) / 2.0)
-    eigenvalues = np.clip(eigenvalues, 1e-9, None)
-    normal = vectors @ (np.sqrt(eigenvalues) * rng.standard_normal(free.size))
-    # Normal deviates over the root of a chi-squared one: a t distribution, as the scatter itself was estimated.
-    freedom = max(errors.degrees_of_freedom, 1)
-    off = normal * math.sqrt(freedom / rng.chisquare(freedom))
-    low = np.array([least.get(name, _least_off(law, name)) for name in names]) / scale
-    if (off < low).any():
-        from scipy.optimize import lsq_linear
-
-        root = vectors.T / np.sqrt(eigenvalues)[:, None]
-        off = lsq_linear(root, root @ off, bounds=(low, np.inf), method="bvls").x
-    return dict(zip(names, (scale * off).tolist(), strict=True))
-
-
-def _least_off(law: StepCoefficients, name: Uncertain) -> float:
-    """Return the least that a law may be off by in some way."""
-    if name not in STEP_TERMS:
-        return -np.inf if name == "bend" else 1e-3 - 1.0
-    value = getattr(law, name)
-    return -np.inf if value is None else -value
-
-
-def shifted(law: StepCoefficients, off: Mapping[Uncertain, float]) -> StepCoefficients:
-    """Return a step law that is off by so much, see `StepErrors`; nothing falls below 0, no decode step to 0."""
-
-    def times(*of: Uncertain) -> float:
-        return math.prod(max(1.0 + off.get(name, 0.0), 1e-3) for name in of)
-
-    values: dict[str, Any] = {
-        name: max(getattr(law, name) * times("speed") + off.get(name, 0.0), 0.0)
-        for name in UNCERTAIN[: len(STEP_TERMS)]
-        if getattr(law, name) is not None
-    }
-    if law.decode is None:
-        always = "c0_s" if law.c0_s else "c1_s_per_request"
-        values[always] = max(values[always] or 0.0, (getattr(law, always) or 0.0) / 1000.0)
-    else:
-        at, s, kv = (np.array(column, np.float64) for _, column in law.decode)
-        s = s * times("speed", "decode") + off.get("c0_s", 0.0) + at * off.get("c1_s_per_request", 0.0)
-        s = s + (1.0 - np.exp(-at / BENDS_WITHIN)) * off.get("bend", 0.0)
-        kv = kv * times("speed", "decode") + off.get("c2_s_per_kv_token", 0.0)
-        kept = np.maximum.accumulate(np.maximum(s, np.array(law.decode.s) / 1000.0))
-        nodes = {"s": kept.tolist(), "s_per_kv_token": np.maximum(kv, 0.0).tolist()}
-        values["decode"] = law.decode.model_copy(update=nodes)
-    if law.prefill is not None:
-        at, s = (np.array(column, np.float64) for _, column in law.prefill)
-        s = s * times("speed", "prefill") + at * off.get("c3_s_per_prefill_token", 0.0)
-        values["prefill"] = law.prefill.model_copy(update={"s": np.maximum.accumulate(np.maximum(s, 0.0)).tolist()})
-    return law.model_copy(update=values)
 
 
 # Files --------------------------------------------------------------------------------------------------------------
@@ -710,12 +450,3 @@ def sha256_of(file: Path) -> str:
     require_regular(file)
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _known(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _matrix(covariance: Floats) -> list[list[float]] | None:
-    rows: list[list[float]] = covariance.tolist()
-    return rows if np.isfinite(covariance).all() else None

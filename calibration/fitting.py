@@ -14,39 +14,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.engine import simulate_replica
-from batchcube.engine.continuous import Fleet, Law, Records, Replica, Requests
-from batchcube.engine.continuous.model import SERVED
-from batchcube.engine.continuous.steps import STEP_TERMS, decode_ticks, kv_token_ticks, prefill_ticks
-from batchcube.engine.continuous.ticks import TICKS_PER_S
+from batchcube.engine.continuous.steps import STEP_TERMS
 from batchcube.errors import InputError
 
-from .coefficients import (
-    Coefficients,
-    FittedLog,
-    FoundWay,
-    LogRanges,
-    StepCoefficients,
-    StepErrors,
-    StepScatter,
-    ToldStep,
-    Uncertain,
-    drawn_off,
-    shifted,
-)
+from .coefficients import StepCoefficients, Uncertain
 from .laws import law_of
 from .logs import Log
 from .opening import Means, Opening, means_of, opened
-from .scatter import OwnTime, Scatter, draw_time
+from .prediction import BEYOND, QUANTITIES, Server, Times, scattered, times_of_log
+from .scatter import Scatter, draw_time
 
 Floats = NDArray[np.float64]
 
-QUANTITIES = ("ttft_s", "tpot_s", "e2e_s")
 FEWEST = 10
 """Requests that a fit needs."""
 # What a client's clock adds to the time to first token, network and tokeniser: known before within this.
 _CLIENT_WIDTH_S = 0.05
-_CLOUDS, _CLOUD, _SETTLED, _LAST_CLOUDS, _POOLED = 8, 96, 5, 3, 3
+_CLOUDS, _CLOUD, _SETTLED, _LAST_CLOUDS = 8, 96, 5, 3
 FITS = _CLOUDS + _LAST_CLOUDS
 """Rounds that `fit_log` announces: clouds at most, and the errors."""
 # Of the steps of trials: enough to wash out where a step begins.
@@ -62,33 +46,8 @@ _STEP_SCATTER, _DRIFT = 0.05, 0.02
 _LIKELY, _LIKELY_WITHIN = (0.05, 0.01), (1.0, 0.3)
 LEAST_DRIFT = 0.01
 """Drift that no log is believed to be free of: one short log says little of what stays for its whole length."""
-# Of a standard error before the log was read: above, the log says little. Of a variance: above, ways are not told
-# apart; without a prior all that was known before is that no step takes longer.
-_LITTLE_TOLD, _OPEN, _OPEN_ALONE = 0.8, 0.5, 0.1
 # Ways are in a group with a load above this.
 _LOADS = 0.3
-# A log says of its requests up to this much beyond the last that is fitted to.
-_BEYOND = 1.25
-# Draws of a prediction, of short logs and of long ones: requests that all of them may serve.
-_DRAWS, _MOST_SERVED = (60, 200), 200_000
-
-
-class Server(NamedTuple):
-    """What served a log: replicas that are all alike, and how requests find their way to one."""
-
-    replica: Replica
-    fleet: Fleet
-
-
-class Times(NamedTuple):
-    """What users of a server feel, each (request,), seconds; NaN where a request was rejected."""
-
-    ttft_s: Floats
-    """Time to first token, from when the request came."""
-    tpot_s: Floats
-    """Time per output token after the first; NaN for a single token."""
-    e2e_s: Floats
-    """From then to the last token."""
 
 
 class LogFit(NamedTuple):
@@ -164,54 +123,6 @@ class LogFit(NamedTuple):
         return groups
 
 
-def times_of_log(log: Log) -> Times:
-    """Return what was measured."""
-    return _times(log.came_s, log.first_token_s, log.last_token_s, log.output_tokens)
-
-
-def times_of_records(log: Log, records: Records, client_s: float = 0.0) -> Times:
-    """Return what was simulated, with what a client's clock adds where the log's is one."""
-    return _late(_times(log.came_s, *_tokens_s(records), log.output_tokens), client_s if log.clock == "client" else 0.0)
-
-
-def _late(times: Times, by_s: float | Floats) -> Times:
-    """Return times whose tokens all come so much later."""
-    return Times(times.ttft_s + by_s, times.tpot_s, times.e2e_s + by_s)
-
-
-def _tokens_s(records: Records) -> tuple[Floats, Floats]:
-    first, last = (
-        np.where(records.status == SERVED, ticks, np.nan) / TICKS_PER_S
-        for ticks in (records.first_token, records.last_token)
-    )
-    return first, last
-
-
-def _times(came: Floats, first: Floats, last: Floats, output: NDArray[np.int64]) -> Times:
-    with np.errstate(invalid="ignore"):
-        tpot = np.where(output > 1, (last - first) / np.maximum(output - 1, 1), np.nan)
-    return Times(first - came, tpot, last - came)
-
-
-def replay(log: Log, server: Server, law: Law) -> Records:
-    """Simulate a log's requests with this step law of a server; raises like `simulate_replica`."""
-    return _served(log.requests(), server, law)
-
-
-def scattered(log: Log, server: Server, law: Law, time: OwnTime) -> Times:
-    """Return what users feel of a server that follows a law on a time of its own; raises like `replay`."""
-    requests = log.requests()
-    own = np.rint(time.own(requests.arrival / TICKS_PER_S) * TICKS_PER_S).astype(np.int64)
-    records = _served(requests._replace(arrival=own), server, law)
-    first, last = (time.ours(token) for token in _tokens_s(records))
-    return _times(log.came_s, first, last, log.output_tokens)
-
-
-def _served(requests: Requests, server: Server, law: Law) -> Records:
-    records, _ = simulate_replica(requests, server.replica._replace(law=law), fleet=server.fleet)
-    return records
-
-
 def fit_log(
     log: Log,
     server: Server,
@@ -230,7 +141,7 @@ def fit_log(
     kept = log.first(count if until is None else until)
     if kept.sum() < FEWEST:
         raise InputError(f"{int(kept.sum())} requests to fit to: needs at least {FEWEST}")
-    ends = _BEYOND * float(log.last_token_s[kept].max())
+    ends = BEYOND * float(log.last_token_s[kept].max())
     near = kept | (log.queued_s <= ends)
     fit = _Fit(_part(log, near), server, kept[near], prior, np.random.default_rng(seed))
     for _ in range(_CLOUDS):
@@ -250,124 +161,6 @@ def _part(log: Log, near: NDArray[np.bool_]) -> Log:
     every = log._asdict().items()
     kept: dict[str, Any] = {name: v[near] for name, v in every if isinstance(v, np.ndarray) and v.shape == near.shape}
     return log._replace(**kept)
-
-
-def stated(found: LogFit, log: Log, prior: str | None) -> tuple[StepCoefficients, FittedLog]:
-    """Return a fit as a file of coefficients states it; ``prior`` is the name of what was known before."""
-    names, covariance = found.errors
-    errors = StepErrors(of=list(names), covariance=covariance.tolist(), degrees_of_freedom=found.requests)
-    law = found.law.model_copy(update={"errors": errors})
-    kept = log.first(found.requests)
-    ways = [
-        FoundWay(of=name, value=value, standard_error=error, known_within=width, least=least)
-        for name, value, error, width, least in zip(
-            names,
-            found.values.tolist(),
-            found.standard_errors.tolist(),
-            found.opening.width.tolist(),
-            found.least.tolist(),
-            strict=True,
-        )
-    ]
-    fitted = FittedLog(
-        requests=len(log.queued_s),
-        fitted_to=found.requests,
-        rms=dict(zip(QUANTITIES, found.rms, strict=True)),
-        unsure=[name for name, left in zip(names, found.left_open, strict=True) if left > _LITTLE_TOLD],
-        together=[list(map(str, group)) for group in found.inseparable(_OPEN if prior else _OPEN_ALONE)],
-        prior=prior,
-        found=ways,
-        steps=_told(law, log, kept, found.replicas),
-        seen=_seen(log, kept),
-        scatter=StepScatter(**found.scatter._asdict()),
-        client_s=found.client_s,
-        client_error_s=found.client_error_s,
-    )
-    return law, fitted
-
-
-def _told(law: StepCoefficients, log: Log, kept: NDArray[np.bool_], replicas: int) -> list[ToldStep]:
-    """Return steps such as a log has: decodes of few, of the usual number, and of many, and a prefill."""
-    means = means_of(log, kept, replicas)
-    decodes, kv_tokens = (means.terms[:, k] / means.terms[:, 0] for k in (1, 2))
-    fitted = np.polyfit(decodes, kv_tokens, 1) if np.ptp(decodes) > 1 else (kv_tokens.mean() / decodes.mean(), 0.0)
-    rows = []
-    for many in sorted({round(float(np.quantile(decodes, part))) for part in (0.1, 0.5, 0.9)}):
-        reads = max(float(np.polyval(fitted, many)), 0.0)
-        rows.append((f"{many} decodes that read {reads:.0f} KV tokens", (many, reads, 0, 0.0)))
-    prompt = int(np.median(log.prompt_tokens[kept]))
-    rows.append((f"a prefill of {prompt} tokens", (0, 0.0, prompt, float(prompt) ** 2)))
-    return [ToldStep(what=what, **_with_error(law, *step)) for what, step in rows]
-
-
-def _with_error(law: StepCoefficients, decodes: int, reads: float, prefill: int, attention: float) -> dict[str, float]:
-    """Return the seconds of a step and their error."""
-
-    def seconds(of: StepCoefficients) -> float:
-        ticks = law_of(of)
-        took = float(decode_ticks(decodes, ticks)) + float(kv_token_ticks(decodes, ticks)) * reads
-        return (took + (float(prefill_ticks(prefill, attention, decodes, ticks)) if prefill else 0.0)) / TICKS_PER_S
-
-    assert law.errors is not None
-    here, covariance = seconds(law), np.array(law.errors.covariance)
-    # By differences to one side, where nothing is cut off: a law is linear in all of this.
-    far = np.sqrt(np.diag(covariance))
-    slopes = [(seconds(shifted(law, {name: by})) - here) / by for name, by in zip(law.errors.of, far, strict=True)]
-    return {"s": here, "standard_error_s": float(np.sqrt(slopes @ covariance @ slopes))}
-
-
-def _seen(log: Log, kept: NDArray[np.bool_]) -> LogRanges:
-    """Return what the requests of a log show that are kept."""
-    begin = log.first_token_s[kept]
-    begun, ended = (np.sort(times) for times in (log.first_token_s, log.last_token_s))
-    at_once = np.searchsorted(begun, begin, side="right") - np.searchsorted(ended, begin, side="left")
-    prompt, whole = log.prompt_tokens[kept], (log.prompt_tokens + log.output_tokens)[kept]
-    lasts = max(float(log.queued_s[kept].max()), 1e-9)
-    return LogRanges(
-        running=[1.0, float(at_once.max())],
-        context_tokens=[float(prompt.min()), float(whole.max())],
-        prompt_tokens=[float(prompt.min()), float(prompt.max())],
-        requests_per_s=float(kept.sum()) / lasts,
-    )
-
-
-def is_open_prior(known: Coefficients) -> bool:
-    """Say whether coefficients are tables whose errors nobody knows: they may be as far off as a prior."""
-    return known.label == "tables" and known.step_law is not None and known.step_law.errors is None
-
-
-def predicted(log: Log, server: Server, known: Coefficients, count: int | None = None, seed: int = 1) -> list[Times]:
-    """Return what users may feel of a server that serves a log, ``count`` times; as often as is soon done when None.
-
-    Laws are drawn from what their errors leave open, those of tables, which have none, from how far a prior may be off;
-    steps scatter as they did around the law in the log that it was fitted to. Raises like `replay`; InputError for
-    coefficients without a step law.
-    """
-    law, fitted = known.step_law, known.log
-    if law is None:
-        raise InputError("hold no step law", path=f"coefficients {known.name}")
-    rng = np.random.default_rng(seed)
-    if count is None:
-        count = int(np.clip(_MOST_SERVED // len(log.queued_s), *_DRAWS))
-    end_s = _BEYOND * float(log.last_token_s.max())
-    least = {} if fitted is None else fitted.least
-    opening = opened(law, log, log.first(len(log.came_s)), server.fleet.replicas) if is_open_prior(known) else None
-    came = []
-    for _ in range(count):
-        if opening is not None:
-            law = opening.drawn(rng)
-        drawn = law_of(law if law.errors is None else shifted(law, drawn_off(law, law.errors, least, rng)))
-        client_s = 0.0
-        if fitted is not None and log.clock == "client":
-            client_s = max(rng.normal(fitted.client_s, fitted.client_error_s), 0.0)
-        if fitted is None or fitted.scatter is None:
-            came.append(times_of_records(log, replay(log, server, drawn), client_s))
-            continue
-        scatter = Scatter(**fitted.scatter.model_dump())
-        times = scattered(log, server, drawn, draw_time(scatter, end_s, rng))
-        late = np.maximum(scatter.ttft_s * rng.standard_normal(len(log.queued_s)), -times.ttft_s)
-        came.append(_late(times, late + client_s))
-    return came
 
 
 class _Plane(NamedTuple):
@@ -411,7 +204,7 @@ class _Fit:
         self.step_s = float(np.median(means.seconds / means.terms[:, 0]))
         lasts = float(np.median(measured.e2e_s[kept]))
         self.scatter = Scatter(_TRIAL_SCATTER, 0.0, self.step_s, lasts, 0.0)
-        self.end_s = _BEYOND * float(log.last_token_s.max())
+        self.end_s = BEYOND * float(log.last_token_s.max())
         self.values = np.zeros(self.width.size)
         self.most = self.width * (0.5 if prior is not None else 0.1)
         if prior is None:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from batchcube.engine.continuous.steps import STEP_TERMS
 
-from .coefficients import UNCERTAIN, DecodeNodes, FitQuality, StepCoefficients, Uncertain, shifted
+from .coefficients import UNCERTAIN, DecodeNodes, FitQuality, StepCoefficients, Uncertain
+from .drawing import shifted
 from .logs import Log
 
 Floats = NDArray[np.float64]
@@ -121,7 +122,8 @@ def opened(prior: StepCoefficients | None, log: Log, kept: NDArray[np.bool_], re
             host_s = HOST_S_PER_REQUEST if name == "c1_s_per_request" else 0.0
             ways.append((name, float(np.hypot(part * sizes[name], host_s)) or weak_widths()[name], -sizes[name]))
     ways.append(("c5_s_per_prefill_step", PREFILL_STEP_S, -law.c5_s_per_prefill_step))
-    ways.append(("bend", GROWTH * growth if growth else weak_widths()["bend"], -growth))
+    bend = float(np.hypot(GROWTH * growth, HOST_S_PER_REQUEST * _BATCH))
+    ways.append(("bend", bend if growth else weak_widths()["bend"], -growth))
     widths, low = (np.array([way[k] for way in ways]) for k in (1, 2))
     return Opening(law, tuple(name for name, _, _ in ways), widths, low)
 

@@ -10,21 +10,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from batchcube.calibration.cells import BatchFit, Cells, cells_of_steps, fit_batches, fit_steps, terms_of
-from batchcube.calibration.coefficients import (
-    BatchLaws,
-    Coefficients,
-    KvMemory,
-    Label,
-    Raw,
-    batch_coefficients,
-    batch_laws,
-    plausibility_of,
-    range_of,
-    sha256_of,
-    step_coefficients,
-)
+from batchcube.calibration.coefficients import BatchLaws, Coefficients, KvMemory, Label, Raw, sha256_of
 from batchcube.calibration.laws import LAWS, BatchLaw, StepLaw, batch_law_of_steps, step_terms
 from batchcube.calibration.plausibility import judge
+from batchcube.calibration.stating import batch_coefficients, batch_laws, plausibility_of, range_of, step_coefficients
 from batchcube.errors import InputError, found_in
 from batchcube.results.calibration import build_calibration
 from batchcube.results.measurements import read_measurement

@@ -15,9 +15,9 @@ from batchcube.calibration.coefficients import (
     Plausibility,
     PrefillNodes,
     StepCoefficients,
-    ranges_of,
 )
 from batchcube.calibration.hardware import DISTRIBUTION, ENGINES, Deployment, Steps, Tables, models, package_version
+from batchcube.calibration.stating import ranges_of
 from batchcube.engine.continuous.model import BLOCK_TOKENS
 from batchcube.errors import InputError
 

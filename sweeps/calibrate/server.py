@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from batchcube.calibration.coefficients import Coefficients, LoggedServer
-from batchcube.calibration.fitting import Server
+from batchcube.calibration.prediction import Server
 from batchcube.calibration.servers import Stated
 from batchcube.engine.continuous import make_fleet, make_law, make_replica
 from batchcube.errors import found_in

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.calibration.coefficients import Coefficients
-from batchcube.calibration.fitting import Server, Times, is_open_prior, predicted, times_of_log
 from batchcube.calibration.logs import Log
+from batchcube.calibration.prediction import Server, Times, is_open_prior, predicted, times_of_log
 
 Floats = NDArray[np.float64]
 

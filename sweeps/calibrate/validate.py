@@ -16,20 +16,12 @@ from batchcube.calibration.coefficients import (
     Raw,
     StepCoefficients,
 )
-from batchcube.calibration.fitting import (
-    FITS,
-    Server,
-    Times,
-    fit_log,
-    is_open_prior,
-    replay,
-    stated,
-    times_of_log,
-    times_of_records,
-)
+from batchcube.calibration.fitting import FITS, fit_log
 from batchcube.calibration.laws import law_of, unstated_terms
 from batchcube.calibration.logs import BY_CONTENT, Log, Reading, read_log
+from batchcube.calibration.prediction import Server, Times, is_open_prior, replay, times_of_log, times_of_records
 from batchcube.calibration.reach import Reach, beyond
+from batchcube.calibration.stating import stated
 from batchcube.engine.continuous import Law
 from batchcube.engine.continuous.model import SERVED
 from batchcube.engine.continuous.ticks import TICKS_PER_S

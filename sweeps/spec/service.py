@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from batchcube.calibration import coefficients as files
+from batchcube.calibration import drawing
 from batchcube.calibration.coefficients import (
     BatchCoefficients,
     BatchLaws,
@@ -74,7 +75,7 @@ def build(settings: CoefficientsLaw, largest_batch: int, rng: np.random.Generato
     law = law_of(settings)
     if rng is not None:
         with found_in(path=f"server.service.draw: coefficients {settings.coefficients}"):
-            law = files.drawn(law, rng)
+            law = drawing.drawn(law, rng)
     built = formula(law.a0_s, law.a1_s_per_token, law.h, law.gamma, largest_batch=largest_batch)
     if settings.h != "table":
         return built
@@ -121,7 +122,7 @@ def unmeasured(settings: CoefficientsLaw, *, steps: bool) -> tuple[str, ...]:
 def drawn_steps(settings: CoefficientsLaw, rng: np.random.Generator) -> Law:
     """Draw a law of single steps from what the fit leaves open; InputError where that is not known, or too much."""
     with found_in(path=f"server.service.draw: coefficients {settings.coefficients}"):
-        return engine_law(files.drawn_steps(step_law_of(settings), rng, load(settings.coefficients).log))
+        return engine_law(drawing.drawn_steps(step_law_of(settings), rng, load(settings.coefficients).log))
 
 
 class Asked(NamedTuple):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from batchcube.calibration.capacity import find_capacity, fullest
-from batchcube.calibration.fitting import Server, replay, scattered
 from batchcube.calibration.logs import Log
+from batchcube.calibration.prediction import Server, replay, scattered
 from batchcube.calibration.scatter import Scatter, draw_time
 from batchcube.engine.continuous import make_fleet, make_law, make_replica
 from batchcube.engine.continuous.ticks import TICKS_PER_S

@@ -24,20 +24,21 @@ from batchcube.calibration.coefficients import (
     Raw,
     StepErrors,
     StepScatter,
+    locate,
+    parse,
+    sha256_of,
+    shipped_names,
+)
+from batchcube.calibration.drawing import drawn, drawn_steps
+from batchcube.calibration.laws import fit_batch_law, fit_step_law, step_terms
+from batchcube.calibration.plausibility import judge
+from batchcube.calibration.stating import (
     batch_coefficients,
     batch_laws,
     describe_cell,
-    drawn,
-    drawn_steps,
-    locate,
-    parse,
     plausibility_of,
-    sha256_of,
-    shipped_names,
     step_coefficients,
 )
-from batchcube.calibration.laws import fit_batch_law, fit_step_law, step_terms
-from batchcube.calibration.plausibility import judge
 from batchcube.engine.continuous.steps import STEP_TERMS
 from batchcube.errors import InputError
 

@@ -6,24 +6,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from batchcube.calibration import fitting
+from batchcube.calibration import prediction
 from batchcube.calibration.coefficients import Coefficients, StepCoefficients
-from batchcube.calibration.fitting import (
-    FITS,
-    LogFit,
-    Server,
-    fit_log,
-    predicted,
-    replay,
-    scattered,
-    stated,
-    times_of_log,
-    times_of_records,
-)
+from batchcube.calibration.fitting import FITS, LogFit, fit_log
 from batchcube.calibration.laws import law_of
 from batchcube.calibration.logs import Log, read_log
 from batchcube.calibration.opening import means_of, opened
+from batchcube.calibration.prediction import Server, predicted, replay, scattered, times_of_log, times_of_records
 from batchcube.calibration.scatter import Scatter, draw_time
+from batchcube.calibration.stating import stated
 from batchcube.engine.continuous import make_fleet, make_law, make_replica
 from batchcube.engine.continuous.steps import STEP_TERMS
 from batchcube.engine.continuous.ticks import TICKS_PER_S
@@ -230,9 +221,9 @@ def test_a_short_log_is_predicted_more_often_than_a_long_one(monkeypatch: pytest
     log = made(count=20)
     known = load("llama-3.1-8b-h100-vllm-tables")
     assert len(predicted(log, server(), known)) == 200
-    monkeypatch.setattr(fitting, "_MOST_SERVED", 2000)
+    monkeypatch.setattr(prediction, "_MOST_SERVED", 2000)
     assert len(predicted(log, server(), known)) == 100
-    monkeypatch.setattr(fitting, "_MOST_SERVED", 20)
+    monkeypatch.setattr(prediction, "_MOST_SERVED", 20)
     assert len(predicted(log, server(), known)) == 60
 
 

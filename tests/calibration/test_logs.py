@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batchcube.calibration.fitting import times_of_log
 from batchcube.calibration.logs import read_log
+from batchcube.calibration.prediction import times_of_log
 
 GOOD = {"input_toks": 10, "output_toks": 5, "queued_ts": 1.0, "first_token_ts": 2.0, "last_token_ts": 3.0}
 

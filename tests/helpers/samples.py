@@ -214,8 +214,8 @@ def vllm_requests() -> Iterable[str]:
     """The log of a simulated server: 120 requests, some 8 a second, at most 16 at once, times off by 0.5 %."""
     import numpy as np
 
-    from batchcube.calibration.fitting import Server, replay
     from batchcube.calibration.logs import Log
+    from batchcube.calibration.prediction import Server, replay
     from batchcube.engine.continuous import make_fleet, make_law, make_replica
     from batchcube.engine.continuous.ticks import TICKS_PER_S
 

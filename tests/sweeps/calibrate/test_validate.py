@@ -9,9 +9,10 @@ import pytest
 import xarray as xr
 
 from batchcube.calibration.coefficients import Coefficients, FittedLog, LoggedServer, Raw
-from batchcube.calibration.fitting import LogFit, replay
+from batchcube.calibration.fitting import LogFit
 from batchcube.calibration.logs import Log, read_log
 from batchcube.calibration.opening import opened
+from batchcube.calibration.prediction import replay
 from batchcube.calibration.scatter import Scatter
 from batchcube.engine.continuous import make_law
 from batchcube.engine.continuous.ticks import TICKS_PER_S

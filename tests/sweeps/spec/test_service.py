@@ -11,13 +11,8 @@ import pytest
 import xarray as xr
 
 from batchcube.calibration.cells import Cells, join
-from batchcube.calibration.coefficients import (
-    SHIPPED,
-    BatchCoefficients,
-    Coefficients,
-    drawn,
-    shipped_names,
-)
+from batchcube.calibration.coefficients import SHIPPED, BatchCoefficients, Coefficients, shipped_names
+from batchcube.calibration.drawing import drawn
 from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
 from batchcube.results.labelled import mean_interval, of_single

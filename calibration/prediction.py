@@ -1,0 +1,132 @@
+"""What users of a server feel: replays of a log by a step law, and what may come of what is not known of it."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchcube.engine import simulate_replica
+from batchcube.engine.continuous import Fleet, Law, Records, Replica, Requests
+from batchcube.engine.continuous.model import SERVED
+from batchcube.engine.continuous.ticks import TICKS_PER_S
+from batchcube.errors import InputError
+
+from .coefficients import Coefficients
+from .drawing import drawn_off, shifted
+from .laws import law_of
+from .logs import Log
+from .opening import opened
+from .scatter import OwnTime, Scatter, draw_time
+
+Floats = NDArray[np.float64]
+
+QUANTITIES = ("ttft_s", "tpot_s", "e2e_s")
+BEYOND = 1.25
+"""A log says of its requests up to this much beyond the last that is looked at."""
+# Draws of a prediction, of short logs and of long ones: requests that all of them may serve.
+_DRAWS, _MOST_SERVED = (60, 200), 200_000
+
+
+class Server(NamedTuple):
+    """What served a log: replicas that are all alike, and how requests find their way to one."""
+
+    replica: Replica
+    fleet: Fleet
+
+
+class Times(NamedTuple):
+    """What users of a server feel, each (request,), seconds; NaN where a request was rejected."""
+
+    ttft_s: Floats
+    """Time to first token, from when the request came."""
+    tpot_s: Floats
+    """Time per output token after the first; NaN for a single token."""
+    e2e_s: Floats
+    """From then to the last token."""
+
+
+def times_of_log(log: Log) -> Times:
+    """Return what was measured."""
+    return _times(log.came_s, log.first_token_s, log.last_token_s, log.output_tokens)
+
+
+def times_of_records(log: Log, records: Records, client_s: float = 0.0) -> Times:
+    """Return what was simulated, with what a client's clock adds where the log's is one."""
+    return _late(_times(log.came_s, *_tokens_s(records), log.output_tokens), client_s if log.clock == "client" else 0.0)
+
+
+def _late(times: Times, by_s: float | Floats) -> Times:
+    """Return times whose tokens all come so much later."""
+    return Times(times.ttft_s + by_s, times.tpot_s, times.e2e_s + by_s)
+
+
+def _tokens_s(records: Records) -> tuple[Floats, Floats]:
+    first, last = (
+        np.where(records.status == SERVED, ticks, np.nan) / TICKS_PER_S
+        for ticks in (records.first_token, records.last_token)
+    )
+    return first, last
+
+
+def _times(came: Floats, first: Floats, last: Floats, output: NDArray[np.int64]) -> Times:
+    with np.errstate(invalid="ignore"):
+        tpot = np.where(output > 1, (last - first) / np.maximum(output - 1, 1), np.nan)
+    return Times(first - came, tpot, last - came)
+
+
+def replay(log: Log, server: Server, law: Law) -> Records:
+    """Simulate a log's requests with this step law of a server; raises like `simulate_replica`."""
+    return _served(log.requests(), server, law)
+
+
+def scattered(log: Log, server: Server, law: Law, time: OwnTime) -> Times:
+    """Return what users feel of a server that follows a law on a time of its own; raises like `replay`."""
+    requests = log.requests()
+    own = np.rint(time.own(requests.arrival / TICKS_PER_S) * TICKS_PER_S).astype(np.int64)
+    records = _served(requests._replace(arrival=own), server, law)
+    first, last = (time.ours(token) for token in _tokens_s(records))
+    return _times(log.came_s, first, last, log.output_tokens)
+
+
+def _served(requests: Requests, server: Server, law: Law) -> Records:
+    records, _ = simulate_replica(requests, server.replica._replace(law=law), fleet=server.fleet)
+    return records
+
+
+def is_open_prior(known: Coefficients) -> bool:
+    """Say whether coefficients are tables whose errors nobody knows: they may be as far off as a prior."""
+    return known.label == "tables" and known.step_law is not None and known.step_law.errors is None
+
+
+def predicted(log: Log, server: Server, known: Coefficients, count: int | None = None, seed: int = 1) -> list[Times]:
+    """Return what users may feel of a server that serves a log, ``count`` times; as often as is soon done when None.
+
+    Laws are drawn from what their errors leave open, those of tables, which have none, from how far a prior may be off;
+    steps scatter as they did around the law in the log that it was fitted to. Raises like `replay`; InputError for
+    coefficients without a step law.
+    """
+    law, fitted = known.step_law, known.log
+    if law is None:
+        raise InputError("hold no step law", path=f"coefficients {known.name}")
+    rng = np.random.default_rng(seed)
+    if count is None:
+        count = int(np.clip(_MOST_SERVED // len(log.queued_s), *_DRAWS))
+    end_s = BEYOND * float(log.last_token_s.max())
+    least = {} if fitted is None else fitted.least
+    opening = opened(law, log, log.first(len(log.came_s)), server.fleet.replicas) if is_open_prior(known) else None
+    came = []
+    for _ in range(count):
+        if opening is not None:
+            law = opening.drawn(rng)
+        drawn = law_of(law if law.errors is None else shifted(law, drawn_off(law, law.errors, least, rng)))
+        client_s = 0.0
+        if fitted is not None and log.clock == "client":
+            client_s = max(rng.normal(fitted.client_s, fitted.client_error_s), 0.0)
+        if fitted is None or fitted.scatter is None:
+            came.append(times_of_records(log, replay(log, server, drawn), client_s))
+            continue
+        scatter = Scatter(**fitted.scatter.model_dump())
+        times = scattered(log, server, drawn, draw_time(scatter, end_s, rng))
+        late = np.maximum(scatter.ttft_s * rng.standard_normal(len(log.queued_s)), -times.ttft_s)
+        came.append(_late(times, late + client_s))
+    return came
