@@ -462,6 +462,121 @@ def show(which, seen, control, workspace):
 
 
 @inline
+def decision(now, requests, control, workspace, decide, load, store):
+    """Return what the controllers decide as a step is scheduled."""
+    view = view_of(now, requests, control, workspace)
+    controllers, target = decide(load(workspace.kept), means_of(STEPS, workspace), view, control)
+    store(workspace.kept, controllers)
+    # What the latest step has shown is shown once.
+    if workspace.watched:
+        keep(workspace.last[STEPS], Observation(0, 0, 0, 0))
+    if control.memory.enabled or workspace.further:
+        keep(workspace.last[FINISHED], Observation(0, 0, 0, 0))
+    return target
+
+
+@inline
+def come_out_empty(now, begins, replica, requests, limits, workspace):
+    """End the scheduling of a step that has tokens for nobody; the step under way, begun at `now`, ends as it begins.
+
+    Nobody can run: that one must end first, or who was just preempted must come back.
+    """
+    state, size = workspace.state, replica.block_tokens
+    state[FRESH] = 0
+    for k in range(state[DONE]):
+        fill(workspace, workspace.lists[DONE, k])
+        decode_next(workspace.lists[DONE, k], True, requests.output, limits, size, workspace)
+    if begins > now:
+        let_go(workspace, size)
+        learn(replica.control, workspace)
+
+
+@inline
+def ticks_of(decoding, work, law, workspace):
+    """Return the ticks of a step, and how much longer the next is if it has the same decodes."""
+    kv_token = kv_token_ticks(decoding, law)
+    ticks = decode_ticks(decoding, law)
+    if work.tokens > 0:
+        ticks += prefill_ticks(work.tokens, work.attention, decoding, law)
+    if decoding > 0:
+        ticks += kv_token * (workspace.state[OFFSETS] + decoding * (workspace.state[GROWN] + 1))
+    return ticks, kv_token * decoding
+
+
+@inline
+def take_steps(
+    now, begins, first, growing, steps, decoding, work, target, replica, requests, limits, records, workspace, tally
+):
+    """Take steps that are all alike: the first lasts `first` ticks, each `growing` longer than the one before.
+
+    Those that the step under way ends leave before that; it may have begun at `now`.
+    """
+    state, size, control = workspace.state, replica.block_tokens, replica.control
+    prompt, output = requests.prompt, requests.output
+    duration = lasting(first, growing, steps)
+    ends = begins + duration
+    grown = growth(workspace, steps, size) if decoding > 0 else 0
+    stored = extend_on(workspace, state[USED] + work.grown, steps)
+    count_steps(begins, first, growing, steps, decoding, work, grown, stored, size, limits, workspace, tally)
+    add_decision(steps, target, control.smoothing, limits, tally, 0, state[WINDOW], begins)
+    signal = duration / TICKS_PER_MICROSECOND
+    if decoding > 0:
+        if workspace.watched and control.sla.signal == TOKEN_GAP:
+            signal = mean_gap(begins, duration, decoding, replica.chunked, workspace)
+        emit_gaps(begins, first, growing, steps, replica.chunked, limits, workspace, tally)
+        state[USED] += grown
+        state[TOKENS] += decoding * steps
+        grow(workspace, steps, size)
+        state[DECODED] = ends
+    elif replica.chunked:
+        # Those that the budget has not reached have stopped.
+        state[FRESH] = 0
+    if replica.async_scheduling and begins > now:
+        let_go(workspace, size)
+        learn(control, workspace)
+
+    # Time passes, tokens are emitted, finished requests leave.
+    gone = gone_tokens = gone_squares = 0
+    while decoding > 0 and state[DECODING] > 0 and workspace.finish[workspace.lists[DECODING, 0]] <= state[GROWN]:
+        i = workspace.lists[DECODING, 0]
+        stop_decoding(workspace, i, output[i], limits.warmup, size)
+        complete(workspace, i, replica)
+        records.last_token[i] = ends
+        tokens = prompt[i] + output[i]
+        gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
+    for k in range(state[DONE]):
+        i = workspace.lists[DONE, k]
+        emits = workspace.request[i, TO_PREFILL] == 0
+        if emits:
+            if workspace.request[i, GENERATED] == 0:
+                records.first_token[i] = ends
+            elif i >= limits.warmup:
+                count_gaps(ends - workspace.request[i, EMITTED], 0, 1, 1, limits, workspace, tally)
+            workspace.request[i, GENERATED] += 1
+            workspace.request[i, EMITTED] = ends
+        if workspace.request[i, GENERATED] == output[i]:
+            complete(workspace, i, replica)
+            records.last_token[i] = ends
+            tokens = prompt[i] + output[i]
+            gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
+        else:
+            if not emits:
+                fill(workspace, i)
+            decode_next(i, not (replica.chunked and emits), output, limits, size, workspace)
+    free(workspace)
+    if workspace.watched:
+        shown = Observation(0, 0, 0, 0)
+        if decoding > 0:
+            shown = observe(signal, decoding, 0, 0)
+        keep(workspace.coming[STEPS], shown)
+    if control.memory.enabled or workspace.further:
+        shown = Observation(0, 0, 0, 0)
+        if gone > 0:
+            shown = observe(0.0, gone, gone_tokens, gone_squares)
+        keep(workspace.coming[FINISHED], shown)
+
+
+@inline
 def advance(
     requests, bin_of, law, replica, fleet, records, limits, tally, workspace, mine, until, decide, load, store, key
 ):
@@ -471,7 +586,7 @@ def advance(
     kept with `load` and `store`, and `key` to the order of bins.
     """
     state, size, control = workspace.state, replica.block_tokens, replica.control
-    arrival, prompt, output = requests.arrival, requests.prompt, requests.output
+    arrival = requests.arrival
     now, begins, ahead = state[NOW], state[BEGINS], 1 if replica.async_scheduling else 0
     # Where nothing moves the cap, the first decision holds.
     moving, decided = workspace.watched or workspace.further or control.memory.enabled, False
@@ -493,37 +608,19 @@ def advance(
 
         # What runs in this step.
         if moving or not decided:
-            view = view_of(now, requests, control, workspace)
-            controllers, target = decide(load(workspace.kept), means_of(STEPS, workspace), view, control)
-            store(workspace.kept, controllers)
+            target = decision(now, requests, control, workspace, decide, load, store)
             decided = True
-        if workspace.watched:
-            keep(workspace.last[STEPS], Observation(0, 0, 0, 0))
-        if control.memory.enabled or workspace.further:
-            keep(workspace.last[FINISHED], Observation(0, 0, 0, 0))
         cap = most_active(target.batch, replica)
         work = schedule(begins, cap, replica, fleet, requests, limits, records, workspace, tally, key)
         decoding = state[DECODING] if replica.chunked or work.tokens == 0 else 0
         state[IN_STEP], state[ENDED] = state[RUNNING] + state[STAYED], 0
         if decoding == 0 and work.tokens == 0:
-            # Nobody can run: the step under way must end first, or who was just preempted must come back.
-            state[FRESH] = 0
-            for k in range(state[DONE]):
-                fill(workspace, workspace.lists[DONE, k])
-                decode_next(workspace.lists[DONE, k], True, output, limits, size, workspace)
-            if begins > now:
-                let_go(workspace, size)
-                learn(control, workspace)
-                now = begins
+            come_out_empty(now, begins, replica, requests, limits, workspace)
+            now = begins
             continue
 
         # How many steps at once, and how long they take.
-        kv_token = kv_token_ticks(decoding, law)
-        steps, first, growing = 1, decode_ticks(decoding, law), kv_token * decoding
-        if work.tokens > 0:
-            first += prefill_ticks(work.tokens, work.attention, decoding, law)
-        if decoding > 0:
-            first += kv_token * (state[OFFSETS] + decoding * (state[GROWN] + 1))
+        (first, growing), steps = ticks_of(decoding, work, law, workspace), 1
         if work.tokens == 0 and not work.preempted and workspace.steady and state[STAYING] == 0:
             steps = workspace.finish[workspace.lists[DECODING, 0]] - state[GROWN]
             steps = steps_that_fit(workspace, steps, replica.blocks - state[USED], size)
@@ -543,70 +640,14 @@ def advance(
                 steps = steps_until(first, growing, (state[WINDOW] + 1) * limits.window - begins, steps)
             if begins < limits.since:
                 steps = steps_until(first, growing, limits.since - begins, steps)
-        duration = lasting(first, growing, steps)
-        ends = begins + duration
+        ends = begins + lasting(first, growing, steps)
         if ends > LATEST:
             tally.totals[OVERRUN] = 1
             break
-        grown = growth(workspace, steps, size) if decoding > 0 else 0
-        stored = extend_on(workspace, state[USED] + work.grown, steps)
-        count_steps(begins, first, growing, steps, decoding, work, grown, stored, size, limits, workspace, tally)
-        add_decision(steps, target, control.smoothing, limits, tally, 0, state[WINDOW], begins)
-        signal = duration / TICKS_PER_MICROSECOND
-        if decoding > 0:
-            if workspace.watched and control.sla.signal == TOKEN_GAP:
-                signal = mean_gap(begins, duration, decoding, replica.chunked, workspace)
-            emit_gaps(begins, first, growing, steps, replica.chunked, limits, workspace, tally)
-            state[USED] += grown
-            state[TOKENS] += decoding * steps
-            grow(workspace, steps, size)
-            state[DECODED] = ends
-        elif replica.chunked:
-            # Those that the budget has not reached have stopped.
-            state[FRESH] = 0
-        if ahead and begins > now:
-            let_go(workspace, size)
-            learn(control, workspace)
-
-        # Time passes, tokens are emitted, finished requests leave.
-        gone = gone_tokens = gone_squares = 0
-        while decoding > 0 and state[DECODING] > 0 and workspace.finish[workspace.lists[DECODING, 0]] <= state[GROWN]:
-            i = workspace.lists[DECODING, 0]
-            stop_decoding(workspace, i, output[i], limits.warmup, size)
-            complete(workspace, i, replica)
-            records.last_token[i] = ends
-            tokens = prompt[i] + output[i]
-            gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
-        for k in range(state[DONE]):
-            i = workspace.lists[DONE, k]
-            emits = workspace.request[i, TO_PREFILL] == 0
-            if emits:
-                if workspace.request[i, GENERATED] == 0:
-                    records.first_token[i] = ends
-                elif i >= limits.warmup:
-                    count_gaps(ends - workspace.request[i, EMITTED], 0, 1, 1, limits, workspace, tally)
-                workspace.request[i, GENERATED] += 1
-                workspace.request[i, EMITTED] = ends
-            if workspace.request[i, GENERATED] == output[i]:
-                complete(workspace, i, replica)
-                records.last_token[i] = ends
-                tokens = prompt[i] + output[i]
-                gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
-            else:
-                if not emits:
-                    fill(workspace, i)
-                decode_next(i, not (replica.chunked and emits), output, limits, size, workspace)
-        free(workspace)
-        if workspace.watched:
-            shown = Observation(0, 0, 0, 0)
-            if decoding > 0:
-                shown = observe(signal, decoding, 0, 0)
-            keep(workspace.coming[STEPS], shown)
-        if control.memory.enabled or workspace.further:
-            shown = Observation(0, 0, 0, 0)
-            if gone > 0:
-                shown = observe(0.0, gone, gone_tokens, gone_squares)
-            keep(workspace.coming[FINISHED], shown)
+        take_steps(
+            now, begins, first, growing, steps, decoding, work, target, replica, requests, limits, records, workspace,
+            tally,
+        )  # fmt: skip
         if ahead:
             # The next is scheduled when the last of these steps begins.
             now = ends - (first + growing * (steps - 1))
