@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from batchcube.errors import InputError, printable
 from batchcube.results import costs
-from batchcube.results.cube import axis_names
+from batchcube.results.cube import as_written, axis_names, place_of
 from batchcube.results.labelled import error_of, of_single
 from batchcube.results.overload import NOTES, judge
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
@@ -57,12 +57,12 @@ class FigureAxis(NamedTuple):
     def names(self) -> list[str]:
         """Return what to call each value in a legend."""
         if BINS[0] in self.paths and MODE[0] not in self.paths and self.numeric:
-            return [f"{_plain(v)} bin" if v == 1 else f"{_plain(v)} bins" for v in self.values]
+            return [f"{as_written(v)} bin" if v == 1 else f"{as_written(v)} bins" for v in self.values]
         if SERVERS[0] in self.paths:
             return [_servers(v) for v in self.values]
         if self.numeric:
-            return [f"{self.name} = {_plain(v)}" for v in self.values]
-        return [shortened(_plain(v)) for v in self.values]
+            return [f"{self.name} = {as_written(v)}" for v in self.values]
+        return [shortened(as_written(v)) for v in self.values]
 
 
 class Figured(NamedTuple):
@@ -215,7 +215,7 @@ def view(
     if left:
         first = left[0]
         raise figured.refuses(
-            f"select one value of {first.name} ({first.name}=VALUE): {', '.join(_plain(v) for v in first.values)}"
+            f"select one value of {first.name} ({first.name}=VALUE): {', '.join(as_written(v) for v in first.values)}"
         )
     for name in needs:
         unknown = costs.missing(cut, name)
@@ -272,28 +272,25 @@ def _cut(
         several = isinstance(wanted, list | tuple | np.ndarray)
         places = list(dict.fromkeys(_place(figured, axis, value) for value in (wanted if several else [wanted])))
         if not places:
-            raise figured.refuses(f"select {name}: needs a value, one of {', '.join(_plain(v) for v in axis.values)}")
+            raise figured.refuses(
+                f"select {name}: needs a value, one of {', '.join(as_written(v) for v in axis.values)}"
+            )
         cube = cube.isel({name: places if several or name == "replication" else places[0]})
         if not several:
-            chosen.append(f"{name} = {_plain(axis.values[places[0]])}")
+            chosen.append(f"{name} = {as_written(axis.values[places[0]])}")
     for axis in _axes(cube):
         if len(axis.values) == 1:
-            chosen.append(f"{axis.name} = {_plain(axis.values[0])}")
+            chosen.append(f"{axis.name} = {as_written(axis.values[0])}")
             cube = cube.isel({axis.name: 0})
     return cube, chosen
 
 
 def _place(figured: Figured, axis: FigureAxis, wanted: Any) -> int:
     """Return where a value lies on an axis; text is read as a number where the axis has numbers."""
-    for place, value in enumerate(axis.values):
-        if value == wanted or _plain(value) == str(wanted):
-            return place
-        try:
-            if isinstance(value, int | float) and np.isclose(value, float(wanted), rtol=1e-9, atol=0.0):
-                return place
-        except (TypeError, ValueError):
-            continue
-    raise figured.refuses(f"select {axis.name} = {wanted}: {suggestion(wanted, map(_plain, axis.values))}")
+    place = place_of(axis.values, wanted)
+    if place is not None:
+        return place
+    raise figured.refuses(f"select {axis.name} = {wanted}: {suggestion(wanted, map(as_written, axis.values))}")
 
 
 def _first(axes: Mapping[str, FigureAxis], wanted: Sequence[Sequence[str]], used: set[str]) -> FigureAxis | None:
@@ -328,15 +325,8 @@ def _sentence(note: str) -> str:
     return note[:1].upper() + note[1:].rstrip(".") + "." if note else ""
 
 
-def _plain(value: Any) -> str:
-    """Write a value as a specification does."""
-    if isinstance(value, float):
-        return "infinite" if value == np.inf else f"{value:g}"
-    return printable(value)
-
-
 def _servers(value: Any) -> str:
-    text = _plain(value)
+    text = as_written(value)
     if text == "infinite":
         return "infinitely many servers"
     return "1 server" if text == "1" else f"{text} servers"

@@ -14,11 +14,12 @@ import numpy as np
 import xarray as xr
 
 from batchcube.documents import DEEPEST, is_deep, parse_json
-from batchcube.errors import InputError, found_in
+from batchcube.errors import InputError, found_in, printable
 
 from .costs import FLAGS, flag_attributes
 from .netcdf import read_dataset, write_dataset
 from .provenance import CONVENTIONS, batchcube_version, named_together, versions_together
+from .text import suggestion
 from .variables import (
     BUCKETED,
     EXTRA_DIMENSIONS,
@@ -416,6 +417,49 @@ def axis_names(cube: xr.Dataset) -> list[str]:
 def axis_of(cube: xr.Dataset, path: str) -> str | None:
     """Return the name of the axis that gives this setting (`policy.bins`), None when the cube has no such axis."""
     return next((name for name in axis_names(cube) if path in str(cube[name].attrs["path"]).split(",")), None)
+
+
+def as_written(value: object) -> str:
+    """Write a value of an axis as a specification does."""
+    if isinstance(value, float | np.floating):
+        return "infinite" if value == np.inf else f"{value:g}"
+    return printable(value)
+
+
+def place_of(values: Sequence[object], wanted: object) -> int | None:
+    """Return where a value lies on an axis, None where it does not; text is read as a number where these are."""
+    for place, value in enumerate(values):
+        if value == wanted or as_written(value) == str(wanted):
+            return place
+        try:
+            if isinstance(value, int | float) and np.isclose(value, float(wanted), rtol=1e-9, atol=0.0):  # type: ignore[arg-type]
+                return place
+        except (TypeError, ValueError):
+            continue
+    return None
+
+
+def select_points(cube: xr.Dataset, select: Mapping[str, object]) -> xr.Dataset:
+    """Return a cube of the chosen values of some axes, {axis: value or values}; every axis stays, if with one value.
+
+    Raises InputError, which says what there is, for an axis or a value that the cube does not have.
+    """
+    axes = axis_names(cube)
+    for name, wanted in select.items():
+        if name not in axes:
+            raise InputError(f"no such axis; the cube has {', '.join(axes) or 'none'}", path=f"--select {name}")
+        values = cube[name].values.tolist()
+        places: dict[int, None] = {}
+        for one in wanted if isinstance(wanted, list | tuple) else [wanted]:
+            place = place_of(values, one)
+            if place is None:
+                hint = suggestion(one, map(as_written, values))
+                raise InputError(hint, path=f"--select {name}", value=one)
+            places[place] = None
+        if not places:
+            raise InputError("needs a value", path=f"--select {name}")
+        cube = cube.isel({name: list(places)})
+    return cube
 
 
 def read_cube(path: str | os.PathLike[str]) -> xr.Dataset:

@@ -13,7 +13,8 @@ from batchcube.errors import InputError, printable
 
 from . import costs, labelled, overload
 from .cube import axis_names, axis_of, check_cube
-from .text import counted, did_you_mean
+from .tables import Column, print_table
+from .text import counted, did_you_mean, papers_of
 from .variables import GOODPUT, LENGTH_UNITS, REGISTRY, REPLICATION, lookup
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from rich.console import Console
-    from rich.table import Table
 
 # What `show` prints unless told otherwise: (variable, quantile or None).
 _DEFAULTS: tuple[tuple[str, float | None], ...] = (
@@ -39,10 +39,10 @@ _DEFAULTS: tuple[tuple[str, float | None], ...] = (
 # The same of mode continuous, whose cubes are told by their steps.
 _CONTINUOUS_DEFAULTS: tuple[tuple[str, float | None], ...] = (
     ("throughput_requests_per_s", None),
-    ("throughput_tokens_per_s", None),
-    ("latency_mean_s", None),
     ("ttft_mean_s", None),
     ("tpot_mean_s", None),
+    ("latency_mean_s", None),
+    ("throughput_tokens_per_s", None),
     ("tbt_quantile_s", 0.5),
     ("tbt_quantile_s", 0.99),
     (GOODPUT, None),
@@ -56,6 +56,7 @@ NOT_STEADY = "not a steady-state figure"
 UNMEASURED = "rests on what nobody measured"
 MAYBE_STEADY = "perhaps no steady-state figure"
 _OF_QUEUE = {overload.STEADY: "", overload.OVERLOADED: NOT_STEADY, overload.CANNOT_TELL: MAYBE_STEADY}
+_ANY = 1_000_000  # characters a line: more than anything takes
 _MARKS = {UNMEASURED: "?"} | {_OF_QUEUE[queue]: mark for queue, mark in overload.MARKS.items() if mark}
 RATE_PATHS = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
 
@@ -188,14 +189,16 @@ def print_summary(
     variables: Sequence[str] | None = None,
     *,
     all_rows: bool = False,
+    wide: bool = False,
     max_rows: int = 40,
     confidence: float = 0.95,
 ) -> None:
     """Print what a cube is, its points with intervals, and where it is overloaded or may be.
 
     `variables` are names, or names with one of the cube's quantiles as they are printed, ``latency_quantile_s[0.99]``.
-    Columns that do not fit the console side by side go into further tables below; rows beyond `max_rows` are left out
-    with their number unless `all_rows`. Raises InputError as `summary_table` does.
+    Of the usual variables the first are shown, as many as the console has room for, and the others named, unless
+    `wide`: lines are then as long as they need be. Those that are chosen go into further tables below. Rows beyond
+    `max_rows` are left out with their number unless `all_rows`. Raises InputError as `summary_table` does.
     """
     check_cube(cube, str(cube.attrs.get("title", "cube")))
     chosen: list[tuple[str, float | None]]
@@ -215,15 +218,17 @@ def print_summary(
     for name, quantile in chosen:
         extra = tuple(of for of in REGISTRY[name].extra if quantile is None or of != "quantile")
         groups.setdefault(extra, []).append((name, quantile))
+    console.print()
+    usual = variables is None
     for extra, members in groups.items():
-        _print_group(cube, console, table, extra, members, None if all_rows else max_rows, confidence)
-    _print_notes(cube, console, table, confidence, default=variables is None)
+        _print_group(cube, console, table, extra, members, None if all_rows else max_rows, usual=usual, wide=wide)
+    _print_notes(cube, console, table, confidence, default=usual)
 
 
 def print_warning(cube: xr.Dataset, console: Console) -> None:
     """Print, in the first lines, which costs nobody measured, and whether many requests were turned away."""
     for text in filter(None, (costs.warning(cube), refusals(cube))):
-        console.print(f"warning: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"warning: {text}", style="bold red", highlight=False, markup=False)
 
 
 MANY_REFUSED = 0.01
@@ -257,7 +262,10 @@ def _print_head(cube: xr.Dataset, console: Console) -> None:
     print_warning(cube, console)
     points = int(np.prod([cube.sizes[name] for name in axis_names(cube)], dtype=np.int64))
     count = cube.sizes[REPLICATION]
-    console.print(f"[bold]{escape(printable(cube.attrs.get('title') or 'cube'))}[/bold]")
+    title = printable(cube.attrs.get("title") or "cube")
+    console.print(f"[bold]{escape(title)}[/bold]")
+    if papers := papers_of(title):
+        console.print(papers, highlight=False, markup=False)
     version, made, backend, device = (
         printable(cube.attrs.get(name, "?"))
         for name in ("batchcube_version", "created_utc", "backend", "backend_device")
@@ -289,10 +297,13 @@ def _print_group(
     extra: tuple[str, ...],
     members: list[tuple[str, float | None]],
     max_rows: int | None,
-    confidence: float,
+    *,
+    usual: bool,
+    wide: bool,
 ) -> None:
+    """Print variables of the same dimensions: the usual ones as far as there is room, chosen ones below each other."""
     keys = [*axis_names(cube), *extra]
-    columns: dict[str, list[str]] = {}
+    columns: list[Column] = []
     first: pd.DataFrame | None = None
     for name, quantile in members:
         rows = table[table["variable"] == name]
@@ -304,70 +315,29 @@ def _print_group(
         label = name if quantile is None else f"{name} [{quantile:g}]"
         units = printable(rows["units"].iloc[0]) if len(rows) else REGISTRY[name].units
         label = label if units in ("1", LENGTH_UNITS) or _says_unit(name) else f"{label} ({units})"
-        columns[label] = [_cell(row) for row in shown.itertuples(index=False)]
+        cells = [_cell(row) for row in shown.itertuples(index=False)]
+        styles = ["yellow" if cell.endswith(tuple(_MARKS.values())) else "" for cell in cells]
+        # The last ones go first.
+        columns.append(Column(label, cells, len(members) - len(columns), styles=styles))
     assert first is not None  # a group has members
     shown = first if max_rows is None else first.head(max_rows)
-    fixed = {key: [_plain(value) for value in shown[key]] for key in keys}
+    fixed = [Column(key, list(map(_plain, shown[key])), words=shown[key].dtype.kind not in "iuf") for key in keys]
     if "overloaded" in cube:
-        fixed["queue"] = list(shown["queue"])
-    left = len(first) - len(shown)
-    for part in _fitting(fixed, columns, console.width):
-        console.print(_table(fixed, part))
-    if left:
-        console.print(f"{left} of {len(first)} rows are not shown: --all shows them", style="bold", highlight=False)
+        queue = list(shown["queue"])
+        fixed.append(Column("queue", queue, words=True, short=[overload.MARKS[one] for one in queue]))
+    columns[0] = columns[0]._replace(goes=0)
+    hint = "--wide shows them, or -v NAME" if usual else ""
+    while columns:
+        left = print_table(console, [*fixed, *columns], width=_ANY if wide else None, hint=hint)
+        columns = [] if usual else [column._replace(goes=len(left) - k if k else 0) for k, column in enumerate(left)]
+        console.print()
+    if len(first) > len(shown):
+        said = f"{len(first) - len(shown)} of {len(first)} rows are not shown: --all shows them"
+        console.print(said, style="bold", highlight=False)
 
 
 def _says_unit(name: str) -> bool:
     return name.endswith(("_s", "_s2", "_per_s", "_tokens"))
-
-
-def _fitting(fixed: dict[str, list[str]], columns: dict[str, list[str]], width: int) -> list[dict[str, list[str]]]:
-    """Split the columns into tables that each fit beside the fixed ones; a column too wide alone gets its own."""
-
-    def needed(header: str, cells: list[str]) -> int:
-        # A header may break at its underscores, a cell may not break at all; 3 = padding and line.
-        return max([_longest_word(header), *map(len, cells)]) + 3
-
-    space = width - 1 - sum(needed(header, cells) for header, cells in fixed.items())
-    parts: list[dict[str, list[str]]] = []
-    left = 0
-    for header, cells in columns.items():
-        size = needed(header, cells)
-        if not parts or size > left:
-            parts.append({})
-            left = space
-        parts[-1][header] = cells
-        left -= size
-    return parts
-
-
-def _longest_word(header: str) -> int:
-    return max(len(line) for line in _broken(header).splitlines())
-
-
-def _broken(header: str) -> str:
-    """Break a long name at its underscores into lines of about 14 characters, losing none of it."""
-    lines = [""]
-    for word in header.replace("_", "_\0").replace(" ", " \0").split("\0"):
-        if lines[-1] and len(lines[-1]) + len(word) > 14:
-            lines.append("")
-        lines[-1] += word
-    return "\n".join(line.strip() for line in lines)
-
-
-def _table(fixed: dict[str, list[str]], columns: dict[str, list[str]]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in fixed:
-        table.add_column(Text(_broken(header)), justify="right", overflow="fold")
-    for header in columns:
-        table.add_column(Text(_broken(header)), justify="right", overflow="fold")
-    for row in zip(*fixed.values(), *columns.values(), strict=True):
-        table.add_row(*[Text(cell, style="yellow" if cell.endswith(tuple(_MARKS.values())) else "") for cell in row])
-    return table
 
 
 def _cell(row: object) -> str:
@@ -381,14 +351,14 @@ def _cell(row: object) -> str:
         return f"{_plain(mean)}{mark}"
     if low == high:
         return f"{_plain(mean)} \u00b1 0{mark}"
-    digits = _digits(high - low)
+    places = digits(high - low)
     # An interval clipped to possible values is not centred on the mean and is written out.
     if abs((high - mean) - (mean - low)) > 1e-6 * (high - low):
-        return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{mark}"
-    return f"{mean:.{digits}f} \u00b1 {high - mean:.{digits}f}{mark}"
+        return f"{mean:.{places}f} [{low:.{places}f}, {high:.{places}f}]{mark}"
+    return f"{mean:.{places}f} \u00b1 {high - mean:.{places}f}{mark}"
 
 
-def _digits(width: float) -> int:
+def digits(width: float) -> int:
     """Return the decimals that show two digits of an interval's width."""
     return int(np.clip(1 - np.floor(np.log10(width)), 0, 9))
 

@@ -9,6 +9,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+PAPERS = {
+    "[MB]": "Multi-Bin Batching (arXiv 2412.04504)",
+    "[DB]": "Memory-aware and SLA-constrained Dynamic Batching (arXiv 2503.05248)",
+}
+"""What titles call papers by."""
+
+
+def papers_of(text: str) -> str:
+    """Return a sentence on each paper that a text names by its letters; nothing where it names none."""
+    return " ".join(f"{letters} is {paper}." for letters, paper in PAPERS.items() if letters in text)
+
+
 def shortened(text: str, most: int = 60) -> str:
     """Return text that is no longer than `most` characters, the end left out."""
     return text if len(text) <= most else text[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"

@@ -8,22 +8,23 @@ from batchcube.calibration.coefficients import Coefficients, FittedLog, FoundWay
 from batchcube.calibration.laws import unstated_terms
 from batchcube.calibration.reach import validity
 from batchcube.errors import printable
+from batchcube.results.tables import columns_of, print_table
 
 from .trust import INTERVAL, repeats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import xarray as xr
     from rich.console import Console
 
     from batchcube.calibration.logs import Log
     from batchcube.calibration.plausibility import Finding
+    from batchcube.results.tables import Column
 
     from .validate import Error
 
-# Columns of a terminal that all laws are shown on.
-_WIDE = 110
+_TERMS = ("step term", "coefficient", "unit")
 _STEP_UNITS = {
     "c0_s": (1e3, "ms"),
     "c1_s_per_request": (1e3, "ms per decoding request"),
@@ -52,25 +53,21 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
     `file` is what a sweep calls them by; None where they are not kept.
     """
     from rich.markup import escape
-    from rich.table import Table
 
     name, title = (escape(printable(text)) for text in (known.name, known.title))
     console.print(f"[bold]{name}[/bold] ({known.label}): {title}", highlight=False)
     console.print(printable(known.source), highlight=False, markup=False)
     if known.batch_laws:
         how_well = ("R2", "left out", "size left out", "worst cell")
-        table = Table("prompt", "law h(b)", "a0 (s)", "a1 (ms/token)", "gamma", *how_well)
-        narrow = console.width < _WIDE
+        names = ("prompt", "law h(b)", "a0 (s)", "a1 (ms/token)", "gamma", *how_well)
+        rows: list[tuple[str, ...]] = []
         for laws in known.batch_laws:
             prompt = "-" if laws.prompt_tokens is None else f"{laws.prompt_tokens:g}"
             for h, law in laws.laws.items():
-                if narrow and h != laws.chosen:
-                    continue
                 errors = law.standard_errors
-                mark = " *" if h == laws.chosen and not narrow else ""
-                table.add_row(
+                row = (
                     prompt,
-                    h + mark,
+                    h + (" *" if h == laws.chosen else ""),
                     _with_error(law.a0_s, errors[0]),
                     _with_error(1e3 * law.a1_s_per_token, None if errors[1] is None else 1e3 * errors[1]),
                     _with_error(law.gamma, errors[2]),
@@ -79,38 +76,39 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
                     _percent(law.quality.leave_one_size_out_rms),
                     _worst(law.quality.worst_residual, law.quality.worst_at),
                 )
+                rows.append(row)
             if laws.table is not None:
                 left_out = _percent(laws.table.leave_one_size_out_rms)
-                table.add_row(prompt, "table", "-", "-", "-", "-", "-", left_out, "")
-        if narrow:
-            del table.columns[-1]  # the worst cell takes more lines than all the rest
-        console.print(table)
-        chosen = f"the law with the least error on left-out cells; all laws on {_WIDE} columns"
-        if not narrow:
-            chosen = "* chosen: least error on left-out cells"
-        console.print(f"T(b, L) = a0 + a1 L h(b), L output tokens; {chosen}", highlight=False)
+                rows.append((prompt, "table", "-", "-", "-", "-", "-", left_out, ""))
+        going = ("worst cell", "R2", "size left out", "left out")
+        _print(console, columns_of(names, rows, words=("law h(b)", "worst cell"), goes=going))
+        console.print(
+            "T(b, L) = a0 + a1 L h(b), L output tokens; * chosen: least error on left-out cells", highlight=False
+        )
     step = known.step_law
     if step is not None:
-        table = Table("step term", "coefficient", "unit")
         unknown = unstated_terms(step)
+        terms = []
         for name, (scale, unit) in _STEP_UNITS.items():
             value, error = getattr(step, name), step.standard_error(name)
             scaled = None if error is None else scale * error
             if value is not None or name in unknown:
                 shown = "not measured" if value is None else _with_error(scale * value, scaled)
-                table.add_row(name.partition("_")[0], shown, unit)
-        console.print(table)
+                terms.append((name.partition("_")[0], shown, unit))
+        _print(console, columns_of(_TERMS, terms, words=_TERMS))
         if step.decode is not None:
-            table = Table("decodes", "ms of a step", "us per KV token read")
-            for k in _corners(step.decode.requests, step.decode.s, step.decode.s_per_kv_token):
-                s, kv = step.decode.s[k], step.decode.s_per_kv_token[k]
-                table.add_row(str(step.decode.requests[k]), f"{1e3 * s:.4g}", f"{1e6 * kv:.4g}")
-            console.print(table)
+            decodes = [
+                (str(step.decode.requests[k]), f"{1e3 * step.decode.s[k]:.4g}", f"{1e6 * per_token:.4g}")
+                for k in _corners(step.decode.requests, step.decode.s, step.decode.s_per_kv_token)
+                for per_token in [step.decode.s_per_kv_token[k]]
+            ]
+            _print(console, columns_of(("decodes", "ms of a step", "us per KV token read"), decodes))
         if step.prefill is not None:
-            table = Table("prefill tokens", "ms that they add")
-            for k in _corners(step.prefill.tokens, step.prefill.s):
-                table.add_row(str(step.prefill.tokens[k]), f"{1e3 * step.prefill.s[k]:.4g}")
-            console.print(table)
+            prefills = [
+                (str(step.prefill.tokens[k]), f"{1e3 * step.prefill.s[k]:.4g}")
+                for k in _corners(step.prefill.tokens, step.prefill.s)
+            ]
+            _print(console, columns_of(("prefill tokens", "ms that they add"), prefills))
         if step.rms_by_kind:
             rms = ", ".join(f"{kind} {_percent(value)}" for kind, value in step.rms_by_kind.items())
             console.print(f"rms: {rms}", highlight=False)
@@ -153,8 +151,6 @@ def _print_plausibility(flags: "Sequence[str]", notes: "Sequence[str]", console:
 
 def print_errors(errors: "Sequence[Error]", validation: "xr.Dataset", console: "Console") -> None:
     """Print what must be said first, what was measured, what was simulated, and the errors."""
-    from rich.table import Table
-
     print_remarks(validation, console)
     parts = {
         "requests that were fitted": [row for row in errors if row.fitted],
@@ -164,25 +160,29 @@ def print_errors(errors: "Sequence[Error]", validation: "xr.Dataset", console: "
     for title, rows in parts.items():
         if not rows:
             continue
-        table = Table("quantity", "statistic", "measured", "simulated", "error", title=title, title_justify="left")
+        names = ["quantity", "statistic", "measured", "simulated", "error"]
         known = any(math.isfinite(row.low) for row in rows)
         if known:
-            table.add_column(f"{100 * INTERVAL:.0f} % interval")
-        for row in rows:
-            cells = [row.quantity, row.statistic, f"{row.measured:.5g}", f"{row.simulated:.5g}", _signed(row.error)]
-            table.add_row(*cells, *([_between(row)] if known else []))
-        console.print(table)
+            names.append(f"{100 * INTERVAL:.0f} % interval")
+        cells = [
+            (row.quantity, row.statistic, f"{row.measured:.5g}", f"{row.simulated:.5g}", _signed(row.error))
+            + ((_between(row),) if known else ())
+            for row in rows
+        ]
+        console.print(title, highlight=False, style="bold")
+        _print(console, columns_of(names, cells, words=("quantity", "statistic")))
+    _explain_star(errors, console)
 
 
 def print_remarks(validation: "xr.Dataset", console: "Console") -> None:
     """Print what must be said of a validation first, and which requests judge."""
     for line in str(validation.attrs["warnings"]).splitlines():
-        console.print(f"warning: {line}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"warning: {line}", style="bold red", highlight=False, markup=False)
     for line in str(validation.attrs["log_notes"]).splitlines():
-        console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"note: {line}", highlight=False, markup=False)
     preempted = validation.attrs["preemptions_simulated"]
     judged = f"requests judged: {validation.attrs['judged']}; preemptions simulated: {preempted}"
-    console.print(judged, highlight=False, markup=False, soft_wrap=True)
+    console.print(judged, highlight=False, markup=False)
 
 
 def _signed(error: float) -> str:
@@ -190,17 +190,15 @@ def _signed(error: float) -> str:
 
 
 def _between(row: "Error") -> str:
-    """Return where an error may lie, and mark one that lies where 0 cannot be."""
+    """Return where an error may lie, and mark one that lies where 0 cannot be with a star."""
     if math.isnan(row.low):
         return ""
-    off = "" if row.low <= 0.0 <= row.high else " (off)"
+    off = "  " if row.low <= 0.0 <= row.high else " *"
     return f"{100 * row.low:+.1f} … {100 * row.high:+.1f} %{off}"
 
 
 def print_summary(found: "Sequence[tuple[str, Sequence[Error]]]", console: "Console") -> None:
     """Print the errors of several logs: of the requests fitted to, and then of those that judge."""
-    from rich.table import Table
-
     shown = {
         "TTFT mean": ("ttft_s", "mean"),
         "TTFT p99": ("ttft_s", "p99"),
@@ -210,17 +208,31 @@ def print_summary(found: "Sequence[tuple[str, Sequence[Error]]]", console: "Cons
         "throughput": ("throughput_tokens_per_s", "all"),
     }
     for fitted in (True, False):
-        table = Table("requests fitted to" if fitted else "requests judged", "error", "nine of ten")
+        rows: list[tuple[str, str, str]] = []
+        sections = {}
         for name, errors in found:
             by = {(row.quantity, row.statistic): row for row in errors if row.fitted == fitted}
             if by:
-                table.add_section()
-                table.add_row(printable(Path(name).name), style="bold")
+                sections[len(rows)] = printable(Path(name).name)
             for label, key in shown.items():
                 if key in by:
-                    table.add_row(f"  {label}", _signed(by[key].error), _between(by[key]))
-        if table.row_count:
-            console.print(table)
+                    rows.append((f"  {label}", _signed(by[key].error), _between(by[key])))
+        if rows:
+            names = ("requests fitted to" if fitted else "requests judged", "error", "nine of ten")
+            _print(console, columns_of(names, rows, words=names[:1]), sections)
+    _explain_star([row for _, errors in found for row in errors], console)
+
+
+def _explain_star(errors: "Sequence[Error]", console: "Console") -> None:
+    """Say what the star of an interval is, where there is one."""
+    if any(_between(row).endswith("*") for row in errors):
+        console.print("* 0 lies outside: what the fit knew does not explain the error", highlight=False)
+
+
+def _print(console: "Console", columns: "Sequence[Column]", sections: "Mapping[int, str] | None" = None) -> None:
+    """Print a table with room below it."""
+    print_table(console, columns, sections=sections)
+    console.print()
 
 
 def print_repeats(names: "Sequence[str]", logs: "Sequence[Log]", console: "Console") -> None:
@@ -231,10 +243,10 @@ def print_repeats(names: "Sequence[str]", logs: "Sequence[Log]", console: "Conso
             f"{name.removesuffix('_s').upper()} {100 * value:.1f} %" for name, value in spread._asdict().items()
         )
         line = f"{', '.join(names[k] for k in group)} are runs of the same requests, whose means differ by {said}"
-        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False)
     if not found:
         line = "how far repeated runs of this server differ is not known: that takes two logs of the same requests"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False)
 
 
 def _corners(nodes: "Sequence[int]", *columns: "Sequence[float]") -> "list[int]":
@@ -251,26 +263,24 @@ def _corners(nodes: "Sequence[int]", *columns: "Sequence[float]") -> "list[int]"
 
 def _print_log(log: FittedLog, console: "Console") -> None:
     """Print what a log was fitted with and how well, what it tells and what it cannot."""
-    from rich.markup import escape
-    from rich.table import Table
-
     if log.found:
-        table = Table("off from the prior by" if log.prior else "term", "found", "unit", "known before", "told by")
+        term = "off from the prior by" if log.prior else "term"
+        found = []
         for way in log.found:
             scale, unit = _STEP_UNITS.get(way.of, _WAYS.get(way.of, (1.0, "")))
-            table.add_row(
+            row = (
                 way.of.partition("_")[0],
                 _with_error(scale * way.value, scale * way.standard_error),
                 unit,
                 f"± {scale * way.known_within:.2g}",
                 _told_by(way, log),
             )
-        console.print(table)
+            found.append(row)
+        names = (term, "found", "unit", "known before", "told by")
+        _print(console, columns_of(names, found, words=(term, "unit", "told by"), goes=("unit",)))
     if log.steps:
-        table = Table("steps as in the log", "ms")
-        for step in log.steps:
-            table.add_row(escape(printable(step.what)), _with_error(1e3 * step.s, 1e3 * step.standard_error_s))
-        console.print(table)
+        steps = [(printable(step.what), _with_error(1e3 * step.s, 1e3 * step.standard_error_s)) for step in log.steps]
+        _print(console, columns_of(("steps as in the log", "ms"), steps, words=("steps as in the log",)))
     for line in log_in_words(log):
         console.print(printable(line), highlight=False, markup=False)
 

@@ -33,8 +33,6 @@ from .options import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rich.console import Console
-
     from batchcube.calibration.measuring.bench import Engine, Grid
 
 app = typer.Typer(help="Measure how long batches take on a real engine, fit service laws, and judge tables.")
@@ -491,14 +489,6 @@ def calibrate_table(
     _keep(known, calibration, output, figures, overwrite=overwrite)
 
 
-def _wide_console() -> "Console":
-    from rich.console import Console
-
-    console = Console()
-    # A file has no width of its own.
-    return console if console.is_terminal else Console(width=max(console.width, 140))
-
-
 @app.command(
     "log",
     epilog=examples(
@@ -550,6 +540,8 @@ def calibrate_log(
     With a prior, the law of tables (calibrate hardware) or of a similar server, a few requests do: what the log cannot
     tell is the prior's.
     """
+    from rich.console import Console
+
     from ..calibrate.server import origins, server_settings, stated_by
     from ..calibrate.validate import fit
     from ..files import require_new, require_output
@@ -573,8 +565,9 @@ def calibrate_log(
     )
     stated = stated_by(server_config, server_log)
     settings = server_settings(before, given, stated)
+    console = Console()
     for line in origins(stated, given, settings):
-        print(printable(line))
+        console.print(printable(line), highlight=False, markup=False)
     how = reading_of(format, column, concurrency)
     known = fit(log, settings, fit_until, output.stem, quiet, how, kv_tokens == "fit", before)
     _print(known, output)
@@ -603,10 +596,12 @@ def calibrate_show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="shipped coefficients, or a .json file")],
 ) -> None:
     """Print coefficients: where they come from, every law with its errors, and how plausible the measurement is."""
+    from rich.console import Console
+
     from ..calibrate.report import print_coefficients
     from ..spec.service import load
 
-    print_coefficients(load(name), _wide_console(), name)
+    print_coefficients(load(name), Console(), name)
 
 
 @app.command(
@@ -656,9 +651,11 @@ def _pairs(flag: str, texts: list[str] | None) -> dict[str, str]:
 
 
 def _print(known: Any, output: Path | None) -> None:
+    from rich.console import Console
+
     from ..calibrate.report import print_coefficients
 
-    print_coefficients(known, _wide_console(), None if output is None else str(output))
+    print_coefficients(known, Console(), None if output is None else str(output))
 
 
 def _write(known: Any, output: Path) -> None:

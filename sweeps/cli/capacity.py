@@ -117,9 +117,7 @@ def search(
         cube = find_capacity(
             sweep, **asked, output=to, workers=workers, progress=progress, overwrite=overwrite, backend=backend
         )
-    console = Console()
-    # A file has no width of its own.
-    print_capacity(cube, console if console.is_terminal else Console(width=max(console.width, 120)))
+    print_capacity(cube, Console())
     if not quiet:
         sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
         print(f"{printable(to)}: {sizes}", file=sys.stderr)
@@ -133,13 +131,12 @@ def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0
     import json
 
     import numpy as np
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
 
     from batchcube.results import labelled
     from batchcube.results.cube import axis_names
     from batchcube.results.summary import notes_of, print_warning
+    from batchcube.results.tables import columns_of, print_table
 
     axes = axis_names(cube)
     capacities = cube["capacity_requests_per_s"].transpose(*axes, "replication")
@@ -149,22 +146,25 @@ def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0
     print_warning(cube, console)
     console.print(f"[bold]{escape(printable(cube.attrs.get('title', 'capacity')))}[/bold]")
     console.print(f"capacity in requests/s with {escape(limits)}{growth}", highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in (*axes, "mean", f"{100 * confidence:g} % interval", "lowest to highest", "without answer"):
-        table.add_column(escape(name), justify="right")
+    rows = []
     for position in np.ndindex(capacities.shape[:-1]):
         values = capacities.values[position]
         known = values[~np.isnan(values)]
         labels = [_plain(cube[name].values[i]) for name, i in zip(axes, position, strict=True)]
         mean, low, high = (float(found[name].values[position]) for name in ("mean", "low", "high"))
-        table.add_row(
-            *map(escape, labels),
+        row = (
+            *labels,
             _plain(mean) if len(known) else "-",
             "-" if np.isnan(low) else f"{_plain(low)} to {_plain(high)}",
             f"{_plain(known.min())} to {_plain(known.max())}" if len(known) else "-",
             f"{len(values) - len(known)} of {len(values)}",
         )
-    console.print(table)
+        rows.append(row)
+    names = (*axes, "mean", f"{100 * confidence:g} % interval", "lowest to highest", "without answer")
+    words = {name for name in axes if cube[name].dtype.kind not in "iuf"}
+    console.print()
+    print_table(console, columns_of(names, rows, words=words, goes=("lowest to highest", "without answer")))
+    console.print()
     for line in notes_of(cube):
         console.print(f"note: {escape(printable(line))}", highlight=False)
 

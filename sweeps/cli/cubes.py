@@ -9,7 +9,7 @@ from batchcube.errors import printable
 
 from . import complete
 from .help import examples
-from .options import CubeArgument
+from .options import CubeArgument, SelectOption, selection_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,6 +22,7 @@ app = typer.Typer()
     epilog=examples(
         "batchcube show out/sweep.nc",
         "batchcube show out/sweep.nc -v latency_mean_s -v throughput_requests_per_s --all",
+        "batchcube show out/sweep.nc --select bins=4 --select 'arrival_rate_per_s=[8, 12]'",
     ),
 )
 def show(
@@ -37,14 +38,24 @@ def show(
             autocompletion=complete.variable,
         ),
     ] = None,
+    select: SelectOption = None,
     all_rows: Annotated[bool, typer.Option("--all", help="every point, however many")] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="every usual variable, in lines as long as they need be")
+    ] = False,
 ) -> None:
-    """Print a cube as a table with confidence intervals."""
+    """Print a cube as a table with confidence intervals.
+
+    Lines are as wide as the terminal, or 80 characters in a file or pipe, or as COLUMNS says. Of the usual variables
+    the last have to go where there is no room; those that -v names go into further tables.
+    """
     from rich.console import Console
 
+    from batchcube.results.cube import select_points
     from batchcube.results.summary import print_summary
 
-    print_summary(_read_and_tell(cube), Console(), variables, all_rows=all_rows)
+    chosen = select_points(_read_and_tell(cube), selection_of(select))
+    print_summary(chosen, Console(), variables, all_rows=all_rows, wide=wide)
 
 
 @app.command("compare", epilog=examples("batchcube compare out/sweep.nc out/again.nc"))

@@ -2,14 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from batchcube.errors import InputError, printable
+from batchcube.errors import printable
 
 from .help import examples
-from .options import CubeArgument
+from .options import CubeArgument, SelectOption, assignment, selection_of
 
 app = typer.Typer()
 
@@ -36,9 +36,7 @@ def figure(
     name: Annotated[str, typer.Argument(help="figure to draw (batchcube figures)")],
     cube: CubeArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write: .png, .pdf or .svg")],
-    select: Annotated[
-        list[str] | None, typer.Option("--select", metavar="AXIS=VALUE", help="keep these values of an axis")
-    ] = None,
+    select: SelectOption = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="option of the figure")
     ] = None,
@@ -47,22 +45,10 @@ def figure(
     from batchcube.figures import registry
     from batchcube.results.cube import changed
 
-    options = dict(_assignment("--option", text) for text in option or [])
+    options = dict(assignment("--option", text) for text in option or [])
     if select:
-        options["select"] = dict(_assignment("--select", text) for text in select)
+        options["select"] = selection_of(select)
     loaded = registry.read(name, cube)
     if "specification" in loaded.attrs and (doubt := changed(loaded)):
         print(f"{printable(cube)}: {doubt}", file=sys.stderr)
     registry.save(registry.draw(name, loaded, **options), loaded, output)
-
-
-def _assignment(flag: str, text: str) -> tuple[str, Any]:
-    import tomllib
-
-    key, equals, spelled = text.partition("=")
-    if not equals or not key.strip():
-        raise InputError("must be name=value", path=f"{flag} {text}")
-    try:
-        return key.strip(), tomllib.loads(f"value = {spelled.strip()}")["value"]
-    except (ValueError, RecursionError):
-        return key.strip(), spelled.strip()

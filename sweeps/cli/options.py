@@ -1,7 +1,7 @@
 """Arguments and options that several commands share."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -21,6 +21,10 @@ SpecArgument = Annotated[
     ),
 ]
 CubeArgument = Annotated[Path, typer.Argument(metavar="CUBE", help="cube written by batchcube (NetCDF)")]
+SelectOption = Annotated[
+    list[str] | None,
+    typer.Option("--select", metavar="AXIS=VALUE", help="keep a value of an axis, or [several]; may be repeated"),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="lay a setting over the specification; may be repeated"),
@@ -103,6 +107,24 @@ def given_settings(server: list[str] | None, **options: object) -> dict[str, obj
             raise InputError("must be NAME=VALUE, each setting given once", path="--server", value=text)
         given[name] = value
     return given
+
+
+def assignment(flag: str, text: str) -> tuple[str, Any]:
+    """Return name and value of an option NAME=VALUE, the value as TOML has it, or plain text."""
+    import tomllib
+
+    key, equals, spelled = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError("must be name=value", path=f"{flag} {text}")
+    try:
+        return key.strip(), tomllib.loads(f"value = {spelled.strip()}")["value"]
+    except (ValueError, RecursionError):
+        return key.strip(), spelled.strip()
+
+
+def selection_of(select: list[str] | None) -> dict[str, Any]:
+    """Return what --select keeps, {axis: value or values}."""
+    return dict(assignment("--select", text) for text in select or [])
 
 
 def sweep_of(spec: str, settings: list[str] | None, replications: int | None, seed: int | None) -> "Sweep":

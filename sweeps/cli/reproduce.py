@@ -120,11 +120,9 @@ def _reproduction(
     from ..papers.comparison import Reproduction
     from ..progress import shown
 
-    console = Console()
     return Reproduction(
         output or Path("out") / (f"{name}-quick" if quick else name),
-        # A file has no width of its own.
-        console if console.is_terminal else Console(width=max(console.width, 120)),
+        Console(),
         replications=replications,
         quick=quick,
         workers=workers,

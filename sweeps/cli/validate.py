@@ -104,9 +104,9 @@ def validate(
     require_new(*outputs, overwrite=overwrite)
     for file in outputs:
         require_output(file)
-    for line in origins(stated, given, settings):
-        print(printable(line))
     console, how = Console(), reading_of(format, column, concurrency)
+    for line in origins(stated, given, settings):
+        console.print(printable(line), highlight=False, markup=False)
     found, read = [], [read_log(log, how) for log in logs]
     for log, one in zip(logs, read, strict=True):
         # Beside other logs, one that was fitted whole shows how well.
@@ -114,7 +114,7 @@ def validate(
         errors, dataset = validated(one, log, known, settings, 0 if whole else skip)
         errors = [row._replace(fitted=True) for row in errors] if whole else errors
         if len(logs) > 1:
-            console.print(printable(f"{log}:"), highlight=False, markup=False, style="bold", soft_wrap=True)
+            console.print(printable(f"{log}:"), highlight=False, markup=False, style="bold")
             print_remarks(dataset, console)
         else:
             print_errors(errors, dataset, console)

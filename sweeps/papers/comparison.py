@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -21,25 +23,37 @@ if TYPE_CHECKING:
     import xarray as xr
     from rich.console import Console
 
+    from batchcube.results.tables import Column
+
     from ..progress import Progress
 
 CONFIDENCE = 0.95
 COLUMNS = (
     *("experiment", "setting", "quantity", "paper", "theory", "limit", "simulated", "ci_low", "ci_high", "agrees"),
-    "note",
+    *("note", "cube", "selection", "command"),
 )
 _NUMBERS = ("paper", "theory", "limit", "simulated")
 _QUICK = "quick run, reduced size"
 
 Verdict = Literal["", "yes", "no", "equal", "cannot tell"]
-AGREEMENT: Mapping[Verdict, str] = {
-    "yes": "agree",
-    "no": "differ",
-    "equal": "are equal",
-    "cannot tell": "cannot be told",
-    "": "have no verdict",
+VERDICTS: Mapping[Verdict, str] = {
+    "yes": "yes",
+    "no": "no",
+    "equal": "equal",
+    "cannot tell": "cannot tell",
+    "": "no verdict",
 }
-"""What is said of the rows with each verdict."""
+"""What the rows with each verdict are counted as."""
+
+
+class Origin(NamedTuple):
+    """What the simulated number of a row is made of, or theory's."""
+
+    variable: str
+    select: Mapping[str, Any] = {}
+    """Points of the cube, {axis: value or values}; axes that are left out with all of theirs."""
+    cube: str = ""
+    """The file's name; that of the cube that was run last when left out."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +78,19 @@ class Row:
     """Whether the screen shows the row too; a row that disagrees is always shown."""
     limit: float = np.nan
     """What the simulated number is held against where that is neither paper nor theory: a bound, 0 for a difference."""
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         known = {name: not np.isnan(getattr(self, name)) for name in _NUMBERS}
         found = known["simulated"] and (known["paper"] or known["theory"] or known["limit"])
         if self.agrees and not (found or (known["paper"] and known["theory"])):
             object.__setattr__(self, "agrees", "cannot tell")
+
+    def of(self, cube: str) -> "Row":
+        """Return the row, of this cube where its origin names none."""
+        if self.origin is None or self.origin.cube:
+            return self
+        return replace(self, origin=self.origin._replace(cube=cube))
 
 
 class Drawing(NamedTuple):
@@ -85,8 +106,8 @@ class Found(NamedTuple):
 
     rows: list[Row]
     sentences: list[str]
-    tables: Sequence[Any] = ()
-    """What the screen shows instead of the rows, tables of rich."""
+    tables: Sequence["Table"] = ()
+    """What the screen shows instead of the rows."""
 
 
 class Interval(NamedTuple):
@@ -189,6 +210,7 @@ class Reproduction:
         self._replications = replications if replications is not None or not quick else 4
         self._quick_requests = quick_requests
         self._workers, self._overwrite, self._backend, self._progress = workers, overwrite, backend, progress
+        self._cube = ""
         self.rows: list[Row] = []
 
     def run(
@@ -202,7 +224,8 @@ class Reproduction:
         from ..run.execution import run_sweep
 
         sweep = self._sweep(preset, overrides, whole=whole)
-        file = self.folder / f"{name or preset}.nc"
+        self._cube = f"{name or preset}.nc"
+        file = self.folder / self._cube
         self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
         with self._progress() as progress:
             cube = run_sweep(
@@ -222,7 +245,8 @@ class Reproduction:
         from ..run.capacity import find_capacity
 
         sweep = self._sweep(preset, ())
-        file = self.folder / f"{name or preset}.nc"
+        self._cube = f"{name or preset}.nc"
+        file = self.folder / self._cube
         self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
         with self._progress() as progress:
             return find_capacity(
@@ -263,14 +287,21 @@ class Reproduction:
                 registry.save(figure, cube, self.folder / f"{file}.{ending}")
 
     def say(self, text: str) -> None:
-        """Print one line for people."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """Print a sentence for people."""
+        self.console.print(text, highlight=False, markup=False)
 
     def tell(self, title: str, found: Found) -> None:
         """Show what an experiment found, and keep its rows for `comparison.csv`."""
-        self.rows += found.rows
+        from batchcube.results.tables import print_table
+
+        self.rows += [row.of(self._cube) for row in found.rows]
         for table in found.tables or (_table(title, found.rows),):
-            self.console.print(table)
+            self.console.print(table.title, style="bold", highlight=False, markup=False)
+            self.console.print()
+            print_table(self.console, table.columns, sections=table.sections, hint="they are in comparison.csv")
+            if table.below:
+                self.console.print(table.below, style="italic", highlight=False, markup=False)
+            self.console.print()
         for sentence in found.sentences:
             self.console.print(f"  {sentence}", highlight=False, markup=False)
         self.console.print()
@@ -284,9 +315,19 @@ class Reproduction:
         for row in self.rows:
             note = "; ".join(part for part in (_QUICK if self.quick else "", row.note) if part)
             numbers = (row.paper, row.theory, row.limit, row.simulated, row.ci_low, row.ci_high)
-            writer.writerow([row.experiment, row.setting, row.quantity, *map(_in_csv, numbers), row.agrees, note])
+            made_of = ("", "", "") if row.origin is None else self._made_of(row.origin)
+            writer.writerow(
+                [row.experiment, row.setting, row.quantity, *map(_in_csv, numbers), row.agrees, note, *made_of]
+            )
         write_text(target, text.getvalue())
         return target
+
+    def _made_of(self, origin: Origin) -> tuple[str, str, str]:
+        """Return the cube of a row, what is selected of it, and the command that shows it."""
+        chosen = [f"{axis}={_spelled(value)}" for axis, value in origin.select.items()]
+        command = ["batchcube", "show", str(self.folder / origin.cube)]
+        command += [part for one in chosen for part in ("--select", one)]
+        return origin.cube, "; ".join(chosen), shlex.join([*command, "-v", origin.variable])
 
     def finish(self) -> None:
         """Write `comparison.csv` and say where everything is."""
@@ -295,12 +336,10 @@ class Reproduction:
             self.say("This was a quick run of reduced size: intervals are wide, and its files say so.")
         self.say(f"{printable(self.folder)}: cubes (.nc), figures (.png, .pdf), {target.name}")
 
-    def count_verdicts(self, words: Mapping[Verdict, str] = AGREEMENT) -> None:
-        """Say how many rows have each verdict, in the words given: the counts sum to the number of rows."""
-        counts = {verdict: sum(row.agrees == verdict for row in self.rows) for verdict in AGREEMENT}
-        said = ", ".join(
-            f"{count} {words.get(verdict, AGREEMENT[verdict])}" for verdict, count in counts.items() if count
-        )
+    def count_verdicts(self) -> None:
+        """Say how many rows have each verdict: the counts sum to the number of rows."""
+        counts = {verdict: sum(row.agrees == verdict for row in self.rows) for verdict in VERDICTS}
+        said = ", ".join(f"{count} {VERDICTS[verdict]}" for verdict, count in counts.items() if count)
         self.say(f"{len(self.rows)} rows: {said or 'none'}.")
 
     def name_others(self) -> None:
@@ -315,34 +354,59 @@ def _in_csv(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.6g}"
 
 
-def _table(title: str, rows: Sequence[Row]) -> Any:
+def _spelled(value: Any) -> str:
+    """Spell a value, or several, as --select takes them."""
+    from batchcube.results.cube import as_written
+
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(json.dumps(one) if isinstance(one, str) else as_written(one) for one in value)}]"
+    return as_written(value)
+
+
+@dataclass
+class Table:
+    """A table for the screen."""
+
+    title: str
+    columns: list["Column"]
+    sections: dict[int, str] = field(default_factory=dict)
+    """What stands above some of the rows."""
+    below: str = ""
+
+
+def _table(title: str, rows: Sequence[Row]) -> Table:
+    """Return the table of some rows, those of one quantity below each other."""
+    from batchcube.results.tables import Column
+
     shown = [row for row in rows if row.on_screen or row.agrees in ("no", "cannot tell")]
     hidden = len(rows) - len(shown)
-    table = new_table(title)
-    if hidden:
-        table.caption, table.caption_justify = f"{hidden} more rows, none of which differs, in comparison.csv", "left"
-    known = {name: any(not np.isnan(getattr(row, name)) for row in shown) for name in _NUMBERS}
-    table.add_column("setting", overflow="fold")
-    table.add_column("quantity", overflow="fold")
-    for name, any_known in known.items():
-        if any_known:
-            table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("interval", justify="right", no_wrap=True)
-    table.add_column("agrees", no_wrap=True)
-    for row in shown:
-        values = [_on_screen(getattr(row, name)) for name, any_known in known.items() if any_known]
-        interval = "" if np.isnan(row.ci_low) else f"{_on_screen(row.ci_low)} .. {_on_screen(row.ci_high)}"
-        table.add_row(row.setting, row.quantity, *values, interval, row.agrees)
-    return table
+    quantities = list(dict.fromkeys(row.quantity for row in shown))
+    shown.sort(key=lambda row: quantities.index(row.quantity))
+    firsts = {quantity: [row.quantity for row in shown].index(quantity) for quantity in quantities}
+    columns = [Column("setting", [row.setting for row in shown], words=True)]
+    for name in ("paper", "theory", "limit"):
+        cells = [_on_screen(getattr(row, name)) for row in shown]
+        if any(cells):
+            columns.append(Column(name, cells))
+    columns.append(Column("simulated", [_on_screen(row.simulated) for row in shown]))
+    between = [_between(row.ci_low, row.ci_high) for row in shown]
+    if any(between):
+        columns.append(Column("interval", between))
+    columns.append(Column("agrees", [row.agrees for row in shown], words=True))
+    below = f"{hidden} more rows, none of which differs, in comparison.csv" if hidden else ""
+    return Table(title, columns, {place: quantity for quantity, place in firsts.items()}, below)
 
 
-def new_table(title: str) -> Any:
-    """Return an empty table for the screen."""
-    from rich import box
-    from rich.table import Table
+def _between(low: float, high: float) -> str:
+    """Return the ends of an interval with the decimals that show two digits of its width; nothing without a low end."""
+    from batchcube.results.summary import digits
 
-    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    if np.isnan(low) or np.isnan(high) or low == high:
+        return "" if np.isnan(low) else f"{_on_screen(low)}..{_on_screen(high)}"
+    places = digits(high - low)
+    return f"{low:.{places}f}..{high:.{places}f}"
 
 
 def _on_screen(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.5g}"
+    """Return a number with four digits: rows stay in lines of 80 characters."""
+    return "" if np.isnan(value) else f"{value:.4g}"

@@ -15,12 +15,14 @@ import xarray as xr
 
 from batchcube.results.cube import axis_names, write_cube
 from batchcube.results.overload import GROWTH
+from batchcube.results.text import papers_of
 
 from ..workloads.settings import FloatArray
 from .comparison import (
     Drawing,
     Found,
     Interval,
+    Origin,
     Reproduction,
     Row,
     Verdict,
@@ -68,6 +70,7 @@ _TABLE_1 = (
     _Gain("PanGu-38B", "", 2215, 2569, 26.0),
     _Gain("PanGu-135B", "", 1342, 1449, 8.0),
 )
+_GAINS_1, _GAINS_FIXED = "dynamic-table1-gains", "dynamic-table1-fixed-gains"
 # vLLM's own default of that time for the cap; memory for about as many requests of some 500 tokens.
 _STATED_CAP, _STATED_KV = 256, 120_000
 
@@ -128,14 +131,15 @@ _ASSUMED = {
 
 def reproduce_dynamic(to: Reproduction) -> None:
     """Run the presets of [DB] into a folder: cubes, figures, `comparison.csv`, and a plain sentence per row."""
+    to.say(papers_of("[DB]"))
     _, cube = to.run("dynamic-fig3", whole=True)
     to.draw(cube, [Drawing("step-throughput", "dynamic-fig3")])
     to.tell("[DB] Figure 3", _figure_3(cube))
 
     random = _static_and_dynamic(to.run("dynamic-table1")[1])
     fixed = _static_and_dynamic(to.run("dynamic-table1-fixed", whole=True)[1])
-    write_cube(random, to.folder / "dynamic-table1-gains.nc")
-    write_cube(fixed, to.folder / "dynamic-table1-fixed-gains.nc")
+    write_cube(random, to.folder / f"{_GAINS_1}.nc")
+    write_cube(fixed, to.folder / f"{_GAINS_FIXED}.nc")
     to.draw(random, [_map_of_table_1(row) for row in map(str, random["row"].values)])
     to.draw(fixed, [_map_of_table_1("")])
     to.tell("[DB] Table I: all requests at once, tokens per second", _table_1(random, fixed))
@@ -146,15 +150,13 @@ def reproduce_dynamic(to: Reproduction) -> None:
     gains: dict[float, xr.Dataset] = {}
     for growth in _GROWTHS:
         # Static caps end by their times: what the backlog may do does not matter to them.
-        name = f"dynamic-table2-growth-{100 * growth:g}"
+        name = _gains_2(growth).removesuffix("-gains.nc")
         over = to.capacity("dynamic-table2-settings", [_SLA], growth=growth, name=name)
         gains[growth] = _beside(static, over)
-        write_cube(gains[growth], to.folder / f"{name}-gains.nc")
+        write_cube(gains[growth], to.folder / _gains_2(growth))
         to.draw(gains[growth], [_map_of_table_2(row, growth) for row in _TABLE_2])
     at_rates = {
-        rate: to.run(
-            "dynamic-table2", name=f"dynamic-table2-at-{rate:g}", overrides=[f"workload.arrivals.rate_per_s={rate}"]
-        )[1]
+        rate: to.run("dynamic-table2", name=_at_rate(rate), overrides=[f"workload.arrivals.rate_per_s={rate}"])[1]
         for rate in sorted({rate for row in _TABLE_2 for rate in (row.static, row.dynamic)})
     }
     to.tell("[DB] Table II: capacity with a mean time between tokens of 50 ms", _table_2(capacity, gains, at_rates))
@@ -189,15 +191,30 @@ def _figure_3(cube: xr.Dataset) -> Found:
         found = float(at[_TOKENS])
         near: Verdict = "yes" if abs(found / line - 1.0) < 0.005 else "no"
         note = "theory: b / (30 + 0.22 b ms), the plotted curve; agrees: within 0.5 %, first tokens come with prefills"
-        rows.append(Row("Fig. 3", f"b = {b}", "tokens/s", theory=line, simulated=found, agrees=near, note=note))
+        of = Origin(_TOKENS, {"largest_batch": b})
+        rows.append(
+            Row("Fig. 3", f"b = {b}", "tokens/s", theory=line, simulated=found, agrees=near, note=note, origin=of)
+        )
     # What the text reads off the curve is not on the line.
     at_50, at_80 = (0.050 - _C0) / _C1, 230.0 / (_C0 + _C1 * 230)
     rows += [
-        Row("Fig. 3", "target 50 ms", "b", paper=100.0, theory=at_50, note="the text reads about 100 off the figure"),
-        Row("Fig. 3", "b = 230", "tokens/s", paper=2700.0, theory=at_80, note="the text's number for 80 ms"),
+        Row(
+            *("Fig. 3", "target 50 ms", "b"),
+            paper=100.0,
+            theory=at_50,
+            note="the text reads about 100 off the figure",
+            origin=Origin("tbt_mean_s"),
+        ),
+        Row(
+            *("Fig. 3", "b = 230", "tokens/s"),
+            paper=2700.0,
+            theory=at_80,
+            note="the text's number for 80 ms",
+            origin=Origin(_TOKENS),
+        ),
     ]
-    of = "batch sizes lie on the printed line"
-    said = f"Figure 3: {in_words([row.agrees for row in rows if row.agrees], of)}; it reaches 50 ms at {at_50:.1f}"
+    on_line = in_words([row.agrees for row in rows if row.agrees], "batch sizes lie on the printed line")
+    said = f"Figure 3: {on_line}; it reaches 50 ms at {at_50:.1f}"
     return Found(rows, [f"{said} requests, where the text reads about 100, and gives {at_80:.0f} tokens/s at 230."])
 
 
@@ -241,20 +258,26 @@ def _table_1(random: xr.Dataset, fixed: xr.Dataset) -> Found:
         ratio = ratio_of(stated.sel(cap="dynamic"), stated.sel(cap="static"), len(_TABLE_1))
         gain = Interval(*(100.0 * (part - 1.0) for part in ratio))
         speed = float(stated.sel(cap="static").mean()) / printed.static
-        setting = f"{printed.model}, static cap {_STATED_CAP}, KV cache {_STATED_KV:,}"
-        note = f"all times x {speed:.3g} gives the printed static column; no ratio depends on that"
+        setting = f"{printed.model}, as stated"
+        stated_at = f"static cap {_STATED_CAP}, KV cache of {_STATED_KV:,} tokens"
+        note = f"{stated_at}; all times x {speed:.3g} gives the printed static column; no ratio depends on that"
         low, mean, high = (printed.static * part for part in (ratio.low, ratio.mean, ratio.high))
-        rows.append(Row("Table I", setting, "tokens/s, dynamic", printed.dynamic, np.nan, mean, low, high, "", note))
+        own: dict[str, object] = {"row": printed.row} if printed.row else {}
+        at = {**own, "static_cap": _STATED_CAP, "kv_capacity_tokens": _STATED_KV}
+        of = Origin(_TOKENS, at, f"{_GAINS_1 if printed.row else _GAINS_FIXED}.nc")
+        quantity = "tokens/s, dynamic"
+        rows.append(Row("Table I", setting, quantity, printed.dynamic, np.nan, mean, low, high, "", note, origin=of))
         target = printed.gain
         agreement = f"agrees: within {_TABLE_1_TOLERANCE:g} percentage points; {said_simultaneous(len(_TABLE_1))}"
         if not printed.row:
             agreement = f"agrees: within {_TABLE_1_TOLERANCE:g} percentage points; nothing is random: no interval"
         if abs(target - printed.printed) > 0.1:
             agreement = f"printed {printed.printed:g} %, its own columns give {target:.1f} %; {agreement}"
+        agreement = f"{stated_at}; {agreement}"
         holds: Verdict = "yes" if abs(gain.mean - target) <= _TABLE_1_TOLERANCE else "no"
-        rows.append(Row("Table I", setting, "gain (%)", target, np.nan, *gain, holds, agreement))
+        rows.append(Row("Table I", setting, "gain (%)", target, np.nan, *gain, holds, agreement, origin=of))
         found = _reached(here, target)
-        rows.append(found.row(printed.model, target))
+        rows.append(replace(found.row(printed.model, target), origin=of._replace(select=own)))
         sentences.append(_said_of_table_1(printed, gain, holds, found))
     sentences.append(
         "The gain says how far the static cap was from what the memory holds, and the paper states neither: static "
@@ -276,7 +299,7 @@ class _Reached(NamedTuple):
         note = f"nearest of a grid with gains from {self.least:.1f} to {self.most:.1f} %"
         if self.places:
             note += f"; between neighbours: {'; '.join(self.places)}"
-        return Row("Table I", f"{model}, over caps and memory", "gain (%)", target, np.nan, self.nearest, note=note)
+        return Row("Table I", f"{model}, whole range", "gain (%)", target, np.nan, self.nearest, note=note)
 
 
 def _reached(here: xr.Dataset, target: float) -> _Reached:
@@ -313,6 +336,16 @@ def _said_of_table_1(printed: _Gain, gain: Interval, holds: Verdict, found: _Rea
 # Table II -----------------------------------------------------------------------------------------------------------
 
 
+def _gains_2(growth: float) -> str:
+    """Return the file of the gains of Table II where the backlog may grow by so much."""
+    return f"dynamic-table2-growth-{100 * growth:g}-gains.nc"
+
+
+def _at_rate(rate: float) -> str:
+    """Return the name of the run of Table II at a printed rate."""
+    return f"dynamic-table2-at-{rate:g}"
+
+
 def _map_of_table_2(row: _Rates, growth: float) -> Drawing:
     printed = f"{100.0 * (row.dynamic / row.static - 1.0):.1f}"
     select = {"row": row.row, "delta": _SHOWN_DELTA}
@@ -336,13 +369,19 @@ def _table_2(capacity: xr.Dataset, gains: Mapping[float, xr.Dataset], at_rates: 
         fitted, predicted, blind = mean_of(static), mean_of(dynamic, every), mean_of(steps, every)
         note = "fitted: all times of the server by one number; agrees: 95 % interval"
         holds = fitted.holds(printed.static)
-        rows.append(Row("Table II", f"{printed.row}, static", name, printed.static, np.nan, *fitted, holds, note))
+        of = [
+            Origin(_CAPACITY, {"row": printed.row, "cap": cap}, "dynamic-table2.nc")
+            for cap in ("static", "dynamic", "dynamic (steps)")
+        ]
+        setting = f"{printed.row}, static"
+        rows.append(Row("Table II", setting, name, printed.static, np.nan, *fitted, holds, note, origin=of[0]))
         verdict = Interval(predicted.mean, predicted.low - 0.05, predicted.high + 0.05).holds(printed.dynamic)
         note = f"predicted; agrees: inside, to the printed decimal; {said_simultaneous(every)}"
         setting = f"{printed.row}, dynamic"
-        rows.append(Row("Table II", setting, name, printed.dynamic, np.nan, *predicted, verdict, note))
+        rows.append(Row("Table II", setting, name, printed.dynamic, np.nan, *predicted, verdict, note, origin=of[1]))
         note = "Algorithm 2 is told the time of decode steps, in which no prefill of its own step is seen"
-        rows.append(Row("Table II", f"{setting}, sees steps", name, np.nan, np.nan, *blind, "", note))
+        setting = f"{setting}, steps"
+        rows.append(Row("Table II", setting, name, np.nan, np.nan, *blind, "", note, origin=of[2]))
         served = [_served_at(printed, cap, at_rates) for cap in ("static", "dynamic")]
         over = [_gain_over_settings(printed, growth, cube) for growth, cube in gains.items()]
         rows += [*(one.row for one in served), *(one.row for one in over)]
@@ -379,7 +418,11 @@ def _served_at(printed: _Rates, cap: str, at_rates: Mapping[float, xr.Dataset]) 
     near: Verdict = "yes" if abs(found.mean / tokens - 1.0) <= _TOLERANCE else "no"
     note = f"the backlog grows by {100 * growth:.1f} % of the arrivals; agrees: within {100 * _TOLERANCE:g} % of it"
     row = Row(
-        "Table II", f"{printed.row}, {cap}, at {rate:g} requests/s", "tokens/s", tokens, np.nan, *found, near, note
+        *("Table II", f"{printed.row}, {cap}, {rate:g}/s", "tokens/s", tokens, np.nan),
+        *found,
+        near,
+        note,
+        origin=Origin(_TOKENS, {"row": printed.row, "cap": cap}, f"{_at_rate(rate)}.nc"),
     )
     return _Served(row, 1e3 * float(there["tbt_mean_s"].mean()), growth)
 
@@ -403,18 +446,30 @@ def _gain_over_settings(printed: _Rates, growth: float, cube: xr.Dataset) -> _Ov
     most = Interval(*(100.0 * (part - 1.0) for part in ratio_of(dynamic, static)))
     delta, tolerance, weight = capacities["setting"].values[best]
     note = (
-        f"at delta {delta:g}, tolerance {1e3 * tolerance:g} ms, weight {weight:g}, the best of {gain.size} settings, "
+        f"any setting, where the backlog grows by up to {100 * growth:g} % of the arrivals; at delta {delta:g}, "
+        f"tolerance {1e3 * tolerance:g} ms, weight {weight:g}, the best of {gain.size} settings, "
         f"whose gains are from {np.nanmin(gain):.1f} %; its paired 95 % interval knows nothing of the choice; {inside} "
         f"settings within {low:.1f} to {high:.1f} %, what the printed decimals stand for; agrees: any is, and the best "
         "gains for certain"
     )
-    setting = f"{printed.row}, any setting, backlog grows by up to {100 * growth:g} %"
+    setting = f"{printed.row}, growth {100 * growth:g} %"
     target = 100.0 * (printed.dynamic / printed.static - 1.0)
     # What chance makes of no gain at all is not reached, and what its interval holds is not missed.
     reached: Verdict = "yes" if inside and most.low > 0.0 else "no" if most.high < low and not inside else "cannot tell"
     # Only a steady state is a claim: a capacity with a queue that grows is none.
     reached = reached if growth == _GROWTHS[0] else ""
-    return _Over(growth, inside, Row("Table II", setting, "largest gain (%)", target, np.nan, *most, reached, note))
+    row = Row(
+        *("Table II", setting, "largest gain (%)", target, np.nan),
+        *most,
+        reached,
+        note,
+        origin=Origin(
+            _CAPACITY,
+            {"row": printed.row, "delta": delta, "tolerance_s": tolerance, "weight": weight},
+            _gains_2(growth),
+        ),
+    )
+    return _Over(growth, inside, row)
 
 
 def _said_of_table_2(
@@ -452,10 +507,11 @@ def _figure_4(cube: xr.Dataset) -> Found:
             found = mean_of(1e3 * cube["tbt_mean_s"].sel(server=server, arrival_rate_per_s=rate))
             near: Verdict = "yes" if abs(found.mean / printed - 1.0) <= _TOLERANCE else "no"
             note = f"against the printed {line} line; agrees: within {100 * _TOLERANCE:g} % of it"
-            setting = f"{server}, {rate:g} requests/s"
+            setting = f"{server}, {rate:g}/s"
             # The third is no claim of the paper: what else could give its line.
             judged = near if server != "static (chunked)" else ""
-            rows.append(Row("Fig. 4", setting, "TBT (ms)", printed, np.nan, *found, judged, note, False))
+            of = Origin("tbt_mean_s", {"server": server, "arrival_rate_per_s": rate})
+            rows.append(Row("Fig. 4", setting, "TBT (ms)", printed, np.nan, *found, judged, note, False, origin=of))
             held.setdefault(server, []).append(near)
     within = f"within {100 * _TOLERANCE:g} %"
     fastest = max(_FIGURE_4["dynamic"])
@@ -496,8 +552,11 @@ def _erratum(sweep: "Sweep", cube: xr.Dataset) -> Found:
         bounds[rule] = float(_settled(at["window_batch_memory_bound_mean"], 1).mean())
         kept = overflow.at_most(allowed)
         note = "paper: the allowed probability; agrees: not above it for certain"
-        rows.append(Row("Algorithm 1", rule, "batches over capacity (share)", allowed, np.nan, *overflow, kept, note))
-        rows.append(Row("Algorithm 1", rule, "b_mem at the end", np.nan, np.nan, bounds[rule]))
+        of = Origin("memory_overflow_fraction", {"rule": rule})
+        quantity = "batches over capacity (share)"
+        rows.append(Row("Algorithm 1", rule, quantity, allowed, np.nan, *overflow, kept, note, origin=of))
+        of = of._replace(variable="window_batch_memory_bound_mean")
+        rows.append(Row("Algorithm 1", rule, "b_mem at the end", np.nan, np.nan, bounds[rule], origin=of))
     share, kept_to = 100 * rows[0].simulated, 100 * rows[2].simulated
     said = (
         f"As printed, b_mem grows to {bounds['literal']:.0f} (B_max = {largest}), and {share:.0f} % of batches do not "
@@ -527,7 +586,8 @@ def _bounds(sweep: "Sweep", cube: xr.Dataset) -> Found:
         nearer = least if found.mean < (least + most) / 2 else most
         note = f"a step of {asked[-1]:.1f} requests takes the target; agrees: within alpha / 2 of neither bound"
         setting = f"target {1e3 * target:g} ms"
-        rows.append(Row("Algorithm 2", setting, "b_SLA", np.nan, np.nan, *found, inside, note, limit=nearer))
+        of = Origin("window_batch_sla_bound_mean", {"target_s": target})
+        rows.append(Row("Algorithm 2", setting, "b_SLA", np.nan, np.nan, *found, inside, note, limit=nearer, origin=of))
     said = (
         f"In [{low}, {high}] with alpha = {sla.alpha} the cap stays within [{least:g}, {most:g}]: "
         f"{rows[-1].simulated:.0f} under a target that never binds, and {rows[0].simulated:.0f} under one that asks "

@@ -20,11 +20,12 @@ from .comparison import (
     Drawing,
     Found,
     Interval,
+    Origin,
     Reproduction,
     Row,
+    Table,
     Verdict,
     mean_of,
-    new_table,
     said_simultaneous,
 )
 
@@ -118,7 +119,8 @@ def reproduce_modes(to: Reproduction, trace: str | None) -> None:
     sla = sweep.grid.points[0].policy.sla
     assert sla is not None
     to.tell("SLA controller under a step of the load", _after_step(cube, times, sla.target_s + sla.tolerance_s))
-    to.count_verdicts({"yes": "better", "no": "worse", "equal": "equal"})
+    to.count_verdicts()
+    to.say("yes: better for certain; no: worse; equal: by less than is worth naming.")
     to.finish()
 
 
@@ -212,45 +214,51 @@ def _matrix(
     compared: dict[tuple[str, str, str], list[_Compared]],
     others: Sequence[str],
     rates: Sequence[float],
-) -> Any:
+) -> Table:
     """Return a table of all comparisons: one row a pair and a quantity, one column a rate."""
+    from batchcube.results.tables import columns_of
+
     marks: dict[Verdict, str] = {"yes": "+", "equal": "=", "no": "-", "cannot tell": "?"}
-    table = new_table(f"Five modes: {workload.name} (+ better, - worse, = equal, ? cannot tell; {_LEGEND_OF_BOTH})")
-    table.padding = (0, 1, 0, 0)
-    for name in ("mode", "against", "on"):
-        table.add_column(name, no_wrap=True)
-    for rate in rates:
-        table.add_column(f"{rate:g}", justify="center", no_wrap=True)
+    rows: list[tuple[str, ...]] = []
     for mode, static in _DYNAMIC_AND_STATIC:
         for quantity in _QUANTITIES:
             found = compared[mode, static, quantity.variable]
             cells = [marks[one.verdict] + _mark_of([one]) for one in found]
-            table.add_row(mode, static, quantity.name.split(" (")[0], *cells)
-        table.add_section()
+            rows.append((mode, static, quantity.name.split(" (")[0], *cells))
     for quantity in _QUANTITIES:
         columns = [[compared[_COMBINATION, other, quantity.variable][i] for other in others] for i in range(len(rates))]
         cells = [marks[_against_all(column)] + _mark_of(column) for column in columns]
-        table.add_row(_COMBINATION, "all others", quantity.name.split(" (")[0], *cells)
-    return table
+        rows.append((_COMBINATION, "all others", quantity.name.split(" (")[0], *cells))
+    sections = {}
+    for k, (mode, against, *_) in enumerate(rows):
+        if k % len(_QUANTITIES) == 0:
+            sections[k] = f"{mode} against {against}"
+    names = ("on", *(f"{rate:g}" for rate in rates))
+    return Table(
+        f"Five modes: {workload.name} (+ better, - worse, = equal, ? cannot tell; {_LEGEND_OF_BOTH})",
+        columns_of(names, [(f"  {on}", *cells) for _, _, on, *cells in rows], words=names),
+        sections,
+    )
 
 
-def _levels(workload: _Workload, cube: "xr.Dataset", modes: Sequence[str]) -> Any:
+def _levels(workload: _Workload, cube: "xr.Dataset", modes: Sequence[str]) -> Table:
     """Return a table of every mode at a few rates."""
-    table = new_table(f"Five modes: {workload.name} (mean, half of the 95 % interval; {_LEGEND})")
-    table.add_column("rate", no_wrap=True)
-    table.add_column("mode", no_wrap=True)
-    for quantity in _QUANTITIES:
-        table.add_column(quantity.name, justify="right")
+    from batchcube.results.tables import columns_of
+
+    rows: list[tuple[str, ...]] = []
+    sections = {}
     for rate in workload.shown:
+        sections[len(rows)] = f"{rate:g}{workload.unit}"
         for mode in modes:
             point = _at(workload, cube, mode, rate)
-            cells = []
-            for quantity in _QUANTITIES:
-                found = mean_of(point[quantity.variable])
-                cells.append(_cell(found))
-            table.add_row(f"{rate:g}{workload.unit}", _marked(mode, _queue(point)), *cells)
-        table.add_section()
-    return table
+            cells = [_cell(mean_of(point[quantity.variable])) for quantity in _QUANTITIES]
+            rows.append((f"  {_marked(mode, _queue(point))}", *cells))
+    names = ("mode", *(quantity.name for quantity in _QUANTITIES))
+    return Table(
+        f"Five modes: {workload.name} (mean, half of the 95 % interval; {_LEGEND})",
+        columns_of(names, rows, words=("mode",)),
+        sections,
+    )
 
 
 def _cell(found: Interval) -> str:
@@ -299,6 +307,7 @@ def _level(workload: _Workload, cube: "xr.Dataset", mode: str, rate: float, quan
         ci_low=found.low,
         ci_high=found.high,
         note="; ".join(notes),
+        origin=Origin(quantity.variable, {"mode": mode, workload.axis: rate}),
     )
 
 
@@ -335,6 +344,7 @@ def _row(workload: _Workload, one: _Compared, rows: int) -> Row:
         agrees=one.verdict,
         note="; ".join(notes),
         limit=0.0,
+        origin=Origin(one.quantity.variable, {"mode": [one.mode, one.baseline], workload.axis: one.rate}),
     )
 
 
@@ -413,11 +423,11 @@ def _after_step(cube: "xr.Dataset", times: Sequence[float], ceiling: float) -> F
         target: Any = point["window_batch_target_mean"].mean("window")
         found = mean_of(1000 * signal, 2)
         verdict = found.at_most(1000 * ceiling)
-        judged: tuple[tuple[str, Interval, Verdict, float], ...] = (
-            ("signal while loaded (ms)", found, verdict, 1000 * ceiling),
-            ("batch target while loaded (requests)", mean_of(target, 2), "", np.nan),
+        judged: tuple[tuple[str, str, Interval, Verdict, float], ...] = (
+            ("signal while loaded (ms)", "window_signal_mean_s", found, verdict, 1000 * ceiling),
+            ("batch target while loaded (requests)", "window_batch_target_mean", mean_of(target, 2), "", np.nan),
         )
-        for quantity, interval, agrees, limit in judged:
+        for quantity, variable, interval, agrees, limit in judged:
             rows.append(
                 Row(
                     "controller-step",
@@ -431,6 +441,7 @@ def _after_step(cube: "xr.Dataset", times: Sequence[float], ceiling: float) -> F
                     + ("agrees: at most the limit, target + tolerance; " if agrees else "")
                     + said_simultaneous(2),
                     limit=limit,
+                    origin=Origin(variable, {"sla_variant": str(variant)}),
                 )
             )
         sentences.append(

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from batchcube.results.text import papers_of
+
 from ..spec.document import Sweep
 from ..theory import bins as theory
 from ..theory.expected import law_of
@@ -12,6 +14,7 @@ from .comparison import (
     Drawing,
     Found,
     Interval,
+    Origin,
     Reproduction,
     Row,
     Verdict,
@@ -33,12 +36,14 @@ _FIG6_TOLERANCE = 0.02
 
 def reproduce_multi_bin(to: Reproduction) -> None:
     """Run the presets of [MB] into a folder: cubes, figures, `comparison.csv`, and tables on the screen."""
+    to.say(papers_of("[MB]"))
     for number, compare, drawings in _EXPERIMENTS:
         sweep, cube = to.run(f"multi-bin-fig{number}")
         found = compare(sweep, cube)
         if number == 11:
             more = _figure_11_endless(to)
-            found = Found(found.rows + more.rows, found.sentences + more.sentences)
+            rows = [row.of(f"multi-bin-fig{number}.nc") for row in found.rows] + more.rows
+            found = Found(rows, found.sentences + more.sentences)
         to.draw(cube, drawings)
         to.tell(f"[MB] Figure {number}", found)
     to.count_verdicts()
@@ -91,6 +96,7 @@ def _figure_3(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 ci_high=found.high,
                 agrees=found.holds(expected),
                 note=criterion,
+                origin=Origin(_BUSY, {"bins": k, _RATE: float(fastest[_RATE])}),
             )
         )
     theorem = _verdicts(rows)
@@ -108,6 +114,7 @@ def _figure_3(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 note="what the paper plots; below saturation, as the first batch fills and the last one drains in this "
                 "time too; no closed form",
                 on_screen=False,
+                origin=Origin("throughput_requests_per_s", {"bins": k, _RATE: rate}),
             )
         )
     limit = theory.throughput_limit(batch, (low + high) / 2)
@@ -120,6 +127,7 @@ def _figure_3(sweep: Sweep, cube: "xr.Dataset") -> Found:
             theory=limit,
             agrees="yes" if round(limit, 1) == 12.3 else "no",
             note=f"erratum: the paper's text prints 12.3; B / E[l] = {batch} / {(low + high) / 2:g} = {limit:.2f}",
+            origin=Origin("theory_throughput_limit_requests_per_s"),
         )
     )
     return Found(
@@ -181,6 +189,7 @@ def _infinite_servers(experiment: str, sweep: Sweep, cube: "xr.Dataset") -> tupl
                     note=f"Lemma 5.1; unfilled last batches dropped, so all batches are full; {_WEIGHTED}; "
                     f"{said_simultaneous(count)}",
                     on_screen=i in (0, len(rates) // 2, len(rates) - 1),
+                    origin=Origin("bin_latency_mean_s", {"servers": np.inf, "bins": k, _RATE: float(rate)}),
                 )
             )
     said = (
@@ -219,6 +228,7 @@ def _overloads(experiment: str, cube: "xr.Dataset") -> tuple[list[Row], str]:
                 note="interval: from the highest rate that is steady for certain to the lowest that is overloaded for "
                 f"certain; agrees: theory inside, to the {100 * GROWTH:g} % by which a backlog may grow and count as "
                 "steady; latencies from there on are no steady-state figures",
+                origin=Origin("backlog_growth_fraction", {"servers": 1, "bins": int(k)}),
             )
         )
     return rows, f"One server leaves the steady state where theory says for {in_words(_verdicts(rows), 'curves')}."
@@ -259,6 +269,7 @@ def _figure_6(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 f"the paper's ratio is {100 * off:+.1f} % from the simulated one; agrees: theory of the assumed "
                 f"lengths inside, paper within {100 * _FIG6_TOLERANCE:g} %; lengths assumed (lognormal, coefficient of "
                 f"variation fitted to the printed rates); {said_simultaneous(len(bins) - 1)}",
+                origin=Origin(_BUSY, {"bins": [1, k], _RATE: float(fastest[_RATE])}),
             )
         )
     ratios = _verdicts(rows)
@@ -280,6 +291,7 @@ def _figure_6(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 "s per batch at 0.0366 s per token is 77 tokens for the longest of 8, short for GSM8K answers; "
                 f"{said_simultaneous(len(bins))}",
                 on_screen=False,
+                origin=Origin(_BUSY, {"bins": k, _RATE: float(fastest[_RATE])}),
             )
         )
     return Found(
@@ -318,6 +330,7 @@ def _figure_8(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 agrees=found.holds(expected),
                 note=f"exact quadrature of E[max] for mixed bins (Prop. 4.1); {said_simultaneous(count)}",
                 on_screen=k == 1 or i in (0, len(errors) // 2, len(errors) - 1),
+                origin=Origin(_BUSY, {"bins": k, "error_probability": float(errors[i])}),
             )
         )
     exact = _verdicts(rows)
@@ -335,7 +348,7 @@ def _figure_8(sweep: Sweep, cube: "xr.Dataset") -> Found:
         rows.append(
             Row(
                 "fig8",
-                f"k = {k}, from p_e = {errors[0]:g} to {errors[-1]:g}",
+                f"k = {k}, p_e from {errors[0]:g} to {errors[-1]:g}",
                 "change of throughput (req/s)",
                 theory=float(said.isel(error_probability=-1) - said.isel(error_probability=0)),
                 simulated=whole.mean,
@@ -345,6 +358,7 @@ def _figure_8(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 note=f"agrees: falls over the whole range, and rises in no step; {sum(s.high < 0 for s in each)} of "
                 f"{len(each)} steps fall for certain, the others are too flat to tell; paired differences; "
                 f"{said_simultaneous(len(bins))}, for the steps over {steps}",
+                origin=Origin(_BUSY, {"bins": k, "error_probability": [float(errors[0]), float(errors[-1])]}),
             )
         )
     above: list[Verdict] = []
@@ -369,7 +383,7 @@ def _figure_8(sweep: Sweep, cube: "xr.Dataset") -> Found:
             rows.append(
                 Row(
                     "fig8",
-                    f"k = {k}, p_e = {errors[i]:g}, minus k = 1",
+                    f"k = {k}, p_e = {errors[i]:g}",
                     "gain over no binning (req/s)",
                     theory=0.0 if equal else float(said.isel(error_probability=i)) - one_bin,
                     simulated=gain.mean,
@@ -379,6 +393,7 @@ def _figure_8(sweep: Sweep, cube: "xr.Dataset") -> Found:
                     note=f"paired difference; agrees: {'0 inside' if equal else 'above 0'}; "
                     f"{said_simultaneous(count - 1)}",
                     on_screen=i == len(errors) - 1,
+                    origin=Origin(_BUSY, {"bins": [1, k], "error_probability": float(errors[i])}),
                 )
             )
     return Found(
@@ -431,6 +446,7 @@ def _figure_9(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 note="Corollary A.1.1; "
                 + ("exact for one bin; agrees: inside" if same else "agrees: simulated mean not below it")
                 + f"; {_WEIGHTED}; {said_simultaneous(len(weights))}",
+                origin=Origin("bin_length_max_mean", {"servers": 1, "bins": k, _RATE: float(fastest[_RATE])}),
             )
         )
         rows.append(
@@ -444,6 +460,7 @@ def _figure_9(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 ci_high=found.high,
                 agrees=found.holds(exact),
                 note=f"quadrature; {_WEIGHTED}; {said_simultaneous(len(weights))}",
+                origin=Origin("bin_length_max_mean", {"servers": 1, "bins": k, _RATE: float(fastest[_RATE])}),
             )
         )
     held, inside = _verdicts(bounds), _verdicts(rows)
@@ -462,6 +479,7 @@ def _figure_9(sweep: Sweep, cube: "xr.Dataset") -> Found:
 
 # Figure 11 ----------------------------------------------------------------------------------------------------------
 
+_ENDLESS = "multi-bin-fig11-endless"
 _FIG11_PRINTED = {"oracle": 1.45, "predicted": 1.08}
 _FIG11_WHY = (
     "under the assumptions (these lengths, batch time proportional to the longest answer) theory itself gives more "
@@ -479,7 +497,7 @@ def _figure_11(sweep: Sweep, cube: "xr.Dataset") -> Found:
         rows.append(
             Row(
                 "fig11",
-                f"k = 4 against 1, {predictor} bins",
+                f"{predictor}, k = 4 against 1",
                 "ratio of throughputs",
                 paper=paper,
                 simulated=found.mean,
@@ -488,6 +506,7 @@ def _figure_11(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 agrees=found.holds(paper),
                 note=f"800 requests as in the paper, lengths assumed; agrees: paper inside; {_FIG11_WHY}; "
                 f"{said_simultaneous(2)}",
+                origin=Origin("throughput_requests_per_s", {"predictor": predictor, "bins": [1, 4]}),
             )
         )
     kept = mean_of(
@@ -505,6 +524,7 @@ def _figure_11(sweep: Sweep, cube: "xr.Dataset") -> Found:
             ci_high=kept.high,
             agrees=kept.holds(0.08 / 0.45),
             note="mean of the replications' own parts; paper: 8 % of 45 %; 95 % interval; agrees: paper inside",
+            origin=Origin("throughput_requests_per_s", {"bins": [1, 4]}),
         )
     )
     oracle, predicted = (100 * (row.simulated - 1) for row in rows[:2])
@@ -531,7 +551,7 @@ def _figure_11_endless(to: Reproduction) -> Found:
     """Run Figure 11 without an end: many requests, and unfilled last batches dropped."""
     sweep, cube = to.run(
         "multi-bin-fig11",
-        name="multi-bin-fig11-endless",
+        name=_ENDLESS,
         overrides=[
             'policy.tail="drop"',
             "workload.requests=80000",
@@ -550,7 +570,7 @@ def _figure_11_endless(to: Reproduction) -> Found:
         rows.append(
             Row(
                 "fig11",
-                f"k = 4 against 1, {predictor} bins, endless run",
+                f"{predictor}, k = 4 against 1, endless",
                 "ratio of saturation throughputs",
                 theory=expected,
                 simulated=found.mean,
@@ -559,6 +579,7 @@ def _figure_11_endless(to: Reproduction) -> Found:
                 agrees=found.holds(expected),
                 note=f"{count} requests, unfilled last batches dropped: theory of full batches, not the paper's run; "
                 f"agrees: theory inside; {said_simultaneous(2)}",
+                origin=Origin(_BUSY, {"predictor": predictor, "bins": [1, 4]}, f"{_ENDLESS}.nc"),
             )
         )
     oracle, predicted = (100 * (row.theory - 1) for row in rows)

@@ -102,10 +102,10 @@ def test_of_continuous_batching_tokens_are_shown(example_cube):
     names = default_variables(cube)
     assert names[:6] == [
         "throughput_requests_per_s",
-        "throughput_tokens_per_s",
-        "latency_mean_s",
         "ttft_mean_s",
         "tpot_mean_s",
+        "latency_mean_s",
+        "throughput_tokens_per_s",
         "tbt_quantile_s",
     ]
     assert names[-1] == "preemptions"

@@ -15,5 +15,9 @@ def test_of_a_table_the_nodes_are_shown_that_no_line_meets() -> None:
     out = io.StringIO()
     print_coefficients(bent, Console(file=out, width=110), None)
     decodes = out.getvalue().partition("decodes")[2].partition("prefill tokens")[0]
-    rows = [line.split("│") for line in decodes.splitlines() if line.startswith("│")]
-    assert [(row[1].strip(), row[2].strip()) for row in rows] == [("0", "2"), ("4", "6"), ("16", "9")]
+    rows = [
+        line.split()
+        for line in decodes.partition("\N{BOX DRAWINGS LIGHT HORIZONTAL}\n")[2].splitlines()
+        if line.strip()
+    ]
+    assert [tuple(row[:2]) for row in rows if row[0].isdigit()] == [("0", "2"), ("4", "6"), ("16", "9")]

@@ -27,6 +27,7 @@ from batchcube.sweeps.cli import calibrate as cli_calibrate
 from batchcube.sweeps.cli.main import app
 from helpers.command_line import Answer
 from helpers.engines import FakeEngine
+from helpers.widths import check_width
 
 COMMANDS = ["vllm", "transformers", "hardware", "fit", "table", "log", "list", "show", "memory"]
 GRID = Grid((1, 2, 4), (16, 32), (4, 8), 2, 1)
@@ -599,31 +600,29 @@ def test_list_and_show_what_comes_with_the_package(
     # What is not known is no number.
     literature = Answer(capsys, "calibrate", "show", "b").out
     assert "step term" not in literature
-    (table,) = [line for line in literature.splitlines() if "│ table " in line]
-    assert "│ - " in table.partition("│ table ")[0]
+    (table,) = [line.split() for line in literature.splitlines() if " table " in line and line.split()[1] == "table"]
+    assert table[0] == "-"
 
 
-def test_a_narrow_terminal_is_shown_the_chosen_law_and_the_table(measurement: Path) -> None:
+def test_all_laws_are_shown_at_any_width(measurement: Path) -> None:
     known = fit_measurement(measurement)[0]
-    said = {}
-    for width in (80, 109, 110, 140):
+    for width in (80, 110, 200):
         console = Console(width=width, file=io.StringIO())
         print_coefficients(known, console, "m.json")
-        said[width] = console.file.getvalue()  # type: ignore[attr-defined]
-    prompts = len(known.batch_laws)
-    for width, text in said.items():
-        laws = [line.split("│")[2].strip() for line in text.splitlines() if line.count("│") > 4]
-        shown = [law for law in laws if law.removesuffix(" *") in (*LAWS, "table")]
-        if width >= 110:
-            assert len(shown) == sum(len(laws.laws) for laws in known.batch_laws) + prompts
-            assert "* chosen: least error on left-out cells" in text
-        else:
-            assert shown == [law for laws in known.batch_laws for law in (laws.chosen, "table")]
-            assert "the law with the least error on left-out cells; all laws on 110 columns" in words(text)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        names = (*LAWS, "table")
+        shown = [
+            law for line in text.splitlines() for law in line.split()[1:2] if law in names and len(line.split()) > 4
+        ]
+        assert shown == [law for laws in known.batch_laws for law in (*laws.laws, "table")]
+        assert "* chosen: least error on left-out cells" in words(text)
         assert max(map(len, text.splitlines())) <= width
+        assert ("80 columns have no room for R2, " in text) == (width == 80)
 
 
-def test_everything_shipped_is_listed_and_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_shipped_is_listed_and_can_be_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from batchcube.calibration.coefficients import shipped_names
 
     listed = Answer(capsys, "calibrate", "list").out.splitlines()
@@ -633,6 +632,12 @@ def test_everything_shipped_is_listed_and_can_be_shown(capsys: pytest.CaptureFix
         answer = Answer(capsys, "calibrate", "show", name)
         assert answer.status == 0
         assert answer.out.startswith(f"{name} (")
+        monkeypatch.setenv("COLUMNS", "400")
+        check_width(
+            answer.out,
+            f"{Answer(capsys, 'calibrate', 'show', name).out} columns have no room for cell: more with COLUMNS=200",
+        )
+        monkeypatch.delenv("COLUMNS")
 
 
 def test_memory_says_how_many_tokens_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -682,9 +687,11 @@ def test_hardware_lists_derives_and_writes(folder: Path, capsys: pytest.CaptureF
     assert made.status == 0
     assert made.out.splitlines()[-1] == "mine.json"
     shown = Answer(capsys, "calibrate", "show", "mine.json")
-    assert "tabled up to 64 requests at once, contexts of 32768 tokens, 8192 prefill tokens in a step" in shown.out
+    assert "tabled up to 64 requests at once, contexts of 32768 tokens, 8192 prefill tokens in a step" in words(
+        shown.out
+    )
     assert re.search(
-        r"a replica: 64 requests at once, 8192 tokens a step, 6\d\d,\d\d\d tokens in the KV cache", shown.out
+        r"a replica: 64 requests at once, 8192 tokens a step, 6\d\d,\d\d\d tokens in the KV cache", words(shown.out)
     )
     assert re.search(r"rms: decode \d.* %, prefill \d.* %, mixed \d.* %", shown.out)
     again = Answer(capsys, *asked, "-o", "mine.json")

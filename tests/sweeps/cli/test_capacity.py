@@ -20,6 +20,7 @@ from batchcube.sweeps.run import searching
 from batchcube.sweeps.run.capacity import find_capacity
 from batchcube.sweeps.spec.document import Sweep
 from helpers.command_line import Answer
+from helpers.widths import check_width
 
 TOML = """\
 name = "md1"
@@ -61,6 +62,22 @@ def test_a_search_without_a_title_is_printed(cube: xr.Dataset) -> None:
     out = io.StringIO()
     cli_capacity.print_capacity(untitled, Console(file=out, width=100))
     assert "capacity in requests/s with wait_mean_s <= 0.7" in out.getvalue()
+
+
+def test_many_axes_fit_eighty_columns(cube: xr.Dataset) -> None:
+    many = cube.rename(largest="largest_batch_of_all")
+    for name in ("model", "gpu", "policy_of_the_scheduler"):
+        long = [f"{name} that has a long name, {k}" for k in range(2)]
+        about = {"path": f"policy.{name}", "units": "1", "long_name": name}
+        many = xr.concat([many] * 2, dim=xr.Variable(name, long, about), data_vars="all")
+    said = {}
+    for width in (80, 400):
+        out = io.StringIO()
+        cli_capacity.print_capacity(many, Console(file=out, width=width))
+        said[width] = out.getvalue()
+    check_width(said[80], f"{said[400]} columns have no room for: more with COLUMNS=200")
+    hint = "80 columns have no room for lowest to highest, without answer: more with COLUMNS=200"
+    assert hint in " ".join(said[80].split())
 
 
 @pytest.fixture

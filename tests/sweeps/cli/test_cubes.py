@@ -3,9 +3,63 @@ from pathlib import Path
 import pytest
 
 from helpers.command_line import Answer
+from helpers.widths import check_width
 
 
 def test_show_prints_intervals(cube: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = Answer(capsys, "show", cube, "-v", "throughput_requests_per_s").out
     assert "A small sweep" in out
     assert "±" in out
+
+
+HINT = "--wide shows them, or -v NAME"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("-v", "latency_quantile_s", "-v", "bin_wait_mean_s", "--all"), ("--select", "arrival_rate_per_s=0.2")],
+)
+def test_show_fits_eighty_columns_and_cuts_no_word(
+    cube: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    wide = Answer(capsys, "show", cube, *options).out
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = Answer(capsys, "show", cube, *options).out
+    monkeypatch.delenv("COLUMNS")
+    assert Answer(capsys, "show", cube, *options).out == narrow, "a pipe is 80 columns wide"
+    check_width(narrow, f"{wide} columns have no room for: {HINT}")
+
+
+def test_show_says_what_had_no_room_and_shows_it_when_asked(
+    cube: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = Answer(capsys, "show", cube).out
+    assert "60 columns have no room for" in narrow
+    assert HINT in " ".join(narrow.split())
+    wide = Answer(capsys, "show", cube, "--wide").out
+    assert "no room" not in wide
+    assert max(map(len, wide.splitlines())) > 60
+    for name in ("throughput_requests_per_s", "latency_mean_s", "utilisation", "batch_size_mean"):
+        assert name in wide
+    asked = Answer(capsys, "show", cube, "-v", "utilisation", "-v", "latency_mean_s", "-v", "wait_mean_s").out
+    assert "no room" not in asked
+    assert "utilisation" in asked
+
+
+def test_show_selects_points(cube: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = Answer(capsys, "show", cube).out
+    part = Answer(capsys, "show", cube, "--select", "arrival_rate_per_s=0.2", "--select", "bins=[1]").out
+    (row,), (alone,) = (
+        [line.split()[:6] for line in text.splitlines() if line.split()[:2] == ["1", "0.2"]] for text in (whole, part)
+    )
+    assert alone == row
+    assert "1 point, " in part
+    for wrong, said in (
+        ("speed=1", "--select speed: no such axis; the cube has bins, arrival_rate_per_s"),
+        ("bins=7", "--select bins = 7: must be one of 1, "),
+        ("bins=[]", "--select bins: needs a value"),
+        ("bins", "--select bins: must be name=value"),
+    ):
+        assert said in Answer(capsys, "show", cube, "--select", wrong).mistake

@@ -30,6 +30,7 @@ from batchcube.sweeps.papers.dynamic import (
     _static_and_dynamic,
 )
 from batchcube.sweeps.progress import Silent
+from helpers.comparisons import check_origins, check_screen
 
 # Eight settings of Algorithm 2, not 120, of which the same is told.
 FEW = ["axes.delta.values=[1, 4]", "axes.tolerance_s.values=[0.0005, 0.002]", "axes.weight.values=[0.02, 0.2]"]
@@ -101,19 +102,19 @@ def test_every_row_of_the_paper_is_there_with_its_assumptions(folder: Path) -> N
     printed = [float(row["paper"]) for row in gains[::2]]
     np.testing.assert_allclose(printed, [8.2, 6.5, 12.2, 28.2, 16.0, 8.0], atol=0.05)
     assert "printed 26 %, its own columns give 16.0 %" in gains[8]["note"]
-    assert all("static cap 256, KV cache 120,000" in row["setting"] for row in gains[::2])
+    assert all("static cap 256, KV cache of 120,000 tokens" in row["note"] for row in gains[::2])
     capacities = [row for row in rows if row["experiment"] == "Table II" and row["quantity"].startswith("capacity")]
     assert [row["paper"] for row in capacities] == ["3", "3.3", "", "5.4", "6.6", "", "3", "3.8", ""]
     # With a tenth of the requests, the backlog of a steady run wavers by more than 2 % of the arrivals.
     assert all(0.3 < float(row["simulated"]) / float(row["paper"]) < 1.3 for row in capacities[::3])
-    over = [row for row in rows if row["experiment"] == "Table II" and "any setting" in row["setting"]]
-    assert [row["setting"].rpartition("up to ")[2] for row in over] == ["2 %", "20 %"] * 3
+    over = [row for row in rows if row["experiment"] == "Table II" and ", growth " in row["setting"]]
+    assert [row["setting"].rpartition("growth ")[2] for row in over] == ["2 %", "20 %"] * 3
     # Only a steady state is a claim.
     assert [bool(row["agrees"]) for row in over] == [True, False] * 3
     assert all(float(row["ci_low"]) <= float(row["simulated"]) <= float(row["ci_high"]) for row in over)
     tokens = [row for row in rows if row["experiment"] == "Table II" and row["quantity"] == "tokens/s"]
     assert [row["paper"] for row in tokens] == ["1190", "1223", "331", "405", "1322", "1665"]
-    assert "at 3.3 requests/s" in tokens[1]["setting"]
+    assert ", 3.3/s" in tokens[1]["setting"]
 
 
 def test_every_verdict_has_two_sides_and_is_counted(told: tuple[Path, str, list[Path]]) -> None:
@@ -131,6 +132,11 @@ def test_every_verdict_has_two_sides_and_is_counted(told: tuple[Path, str, list[
         assert row["agrees"] in (("cannot tell", "no") if wide else ("yes", "no"))
 
 
+def test_every_row_names_a_cube_its_points_and_a_command(told: tuple[Path, str, list[Path]]) -> None:
+    check_origins(table(told[0]))
+    check_screen(told[1])
+
+
 def test_every_row_says_what_was_assumed(folder: Path) -> None:
     assert all("assumed: " in row["note"] for row in table(folder) if row["experiment"] != "Fig. 3")
 
@@ -145,7 +151,7 @@ def test_the_line_of_figure_3_is_met_exactly(folder: Path) -> None:
 
 def test_nothing_random_has_no_interval(folder: Path) -> None:
     assert read_cube(folder / "dynamic-table1-fixed.nc").sizes["replication"] == 1
-    fixed = [row for row in table(folder) if row["setting"].startswith("PanGu") and "static cap" in row["setting"]]
+    fixed = [row for row in table(folder) if row["setting"].startswith("PanGu") and "as stated" in row["setting"]]
     assert fixed
     assert {row["ci_low"] for row in fixed} == {""}
 

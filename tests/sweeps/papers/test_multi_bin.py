@@ -22,6 +22,7 @@ from batchcube.sweeps.papers.comparison import (
     Drawing,
     Found,
     Interval,
+    Origin,
     Reproduction,
     Row,
     in_words,
@@ -30,6 +31,7 @@ from batchcube.sweeps.papers.comparison import (
     simultaneous,
 )
 from batchcube.sweeps.progress import Silent
+from helpers.comparisons import check_origins, check_screen
 
 Table = list[dict[str, str]]
 
@@ -49,7 +51,7 @@ def said_by(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 def reproduction(folder: Path, **options: object) -> tuple[Reproduction, io.StringIO]:
     text = io.StringIO()
-    console = Console(file=text, width=120)
+    console = Console(file=text, width=80)
     return Reproduction(folder, console, progress=lambda: nullcontext(Silent()), **options), text  # type: ignore[arg-type]
 
 
@@ -167,6 +169,8 @@ def test_every_verdict_of_multi_bin_has_two_sides_and_is_counted(told: tuple[Pat
     folder, text = told
     rows = table(folder)
     check_verdicts(rows, text)
+    check_origins(rows)
+    check_screen(text)
     claims = re.findall(r"where theory says for (both|all \d+|\d+ of \d+) curves", " ".join(text.split()))
     assert len(claims) == 2
     for experiment, claim in zip(("fig4", "fig9"), claims, strict=True):
@@ -210,10 +214,10 @@ def test_what_differs_from_the_paper_is_shown(multi_bin: Path) -> None:
     assert (limit["paper"], limit["agrees"]) == ("12.3", "no")
     assert float(limit["theory"]) == pytest.approx(128 / 10.5, rel=1e-5)
     assert "erratum" in limit["note"]
-    oracle = rows["fig11", "k = 4 against 1, oracle bins"]
+    oracle = rows["fig11", "oracle, k = 4 against 1"]
     assert (oracle["paper"], oracle["agrees"]) == ("1.45", "no")
     assert float(oracle["ci_low"]) > 1.45
-    endless = rows["fig11", "k = 4 against 1, predicted bins, endless run"]
+    endless = rows["fig11", "predicted, k = 4 against 1, endless"]
     assert float(endless["theory"]) == pytest.approx(1.267, abs=1e-3)
     assert endless["paper"] == ""
 
@@ -223,8 +227,8 @@ def test_figures_8_and_9_hold(multi_bin: Path) -> None:
     gains = {row["setting"]: row for row in rows if row["quantity"].startswith("gain over no binning")}
     assert len(gains) == 33
     assert "no" not in {row["agrees"] for row in gains.values()}
-    assert gains["k = 2, p_e = 0.5, minus k = 1"]["theory"] == "0"
-    assert gains["k = 8, p_e = 0.5, minus k = 1"]["agrees"] == "yes"
+    assert gains["k = 2, p_e = 0.5"]["theory"] == "0"
+    assert gains["k = 8, p_e = 0.5"]["agrees"] == "yes"
     bounds = [row for row in rows if "lower bound" in row["quantity"]]
     assert [float(row["theory"]) for row in bounds] == pytest.approx([3.402, 7.217, 9.904, 11.746], abs=6e-4)
     assert "no" not in {row["agrees"] for row in bounds}
@@ -309,13 +313,16 @@ def test_modes_says_where_the_claim_holds_and_where_not(modes: tuple[Path, str, 
     best = re.findall(r"the combination is best \(.*?\), \S+: (.*?)\. A claim holds", text)
     assert len(best) == 3
     assert all("*" in said for said in best)
-    against_all = [line for line in modes[1].splitlines() if " all others " in line]
+    tables = re.findall(r"^multi_bin_dynamic against all others\n((?:  .*\n){4})", modes[1], re.MULTILINE)
+    against_all = [line for table in tables for line in table.splitlines()]
     assert len(against_all) == 3 * 4
     assert all(line.rstrip().endswith(("*", "(*)")) for line in against_all)
 
 
 def test_every_verdict_of_modes_has_two_sides_and_is_counted(modes: tuple[Path, str, list[str]]) -> None:
     check_verdicts(table(modes[0]), modes[1])
+    check_origins(table(modes[0]))
+    check_screen(modes[1])
 
 
 def test_modes_say_that_static_batches_cannot_break_the_token_sla(modes: tuple[Path, str, list[str]]) -> None:
@@ -326,7 +333,7 @@ def test_without_a_trace_one_line_says_how_to_give_one(tmp_path: Path, monkeypat
     monkeypatch.setenv("BATCHCUBE_DATA", str(tmp_path / "empty"))
     to, text = reproduction(tmp_path)
     assert reproduce_modes.trace_setting(to, None) is None
-    assert "batchcube data fetch azure-conv-2023" in text.getvalue()
+    assert "batchcube data fetch azure-conv-2023" in " ".join(text.getvalue().split())
     assert "--trace FILE" in " ".join(text.getvalue().split())
 
 
@@ -382,17 +389,30 @@ def test_rows_are_written_as_numbers_and_words(tmp_path: Path) -> None:
     to, text = reproduction(tmp_path)
     rows = [
         Row("one", "a, b", "x", 1.0, np.nan, 2.0, 1.5, 2.5, "no", 'said "so"'),
-        Row("two", "c", "y", on_screen=False),
+        Row("two", "c", "y", on_screen=False, origin=Origin("wait_mean_s", {"bins": [1, 4], "of": "d e"}, "a.nc")),
     ]
     to.tell("Title", Found(rows, ["A sentence."]))
     to.count_verdicts()
     to.name_others()
     to.finish()
     assert table(tmp_path) == [
-        dict(zip(COLUMNS, ["one", "a, b", "x", "1", "", "", "2", "1.5", "2.5", "no", 'said "so"'], strict=True)),
-        dict(zip(COLUMNS, ["two", "c", "y", *[""] * 8], strict=True)),
+        dict(
+            zip(
+                COLUMNS, ["one", "a, b", "x", "1", "", "", "2", "1.5", "2.5", "no", 'said "so"', *[""] * 3], strict=True
+            )
+        ),
+        dict(
+            zip(
+                COLUMNS,
+                [
+                    *("two", "c", "y", *[""] * 8, "a.nc", "bins=[1, 4]; of=d e"),
+                    f"batchcube show {tmp_path}/a.nc --select 'bins=[1, 4]' --select 'of=d e' -v wait_mean_s",
+                ],
+                strict=True,
+            )
+        ),
     ]
     assert "A sentence." in text.getvalue()
     assert "differs: one, a, b: x" in text.getvalue()
     check_verdicts(table(tmp_path), text.getvalue())
-    assert "2 rows: 1 differ, 1 have no verdict." in text.getvalue()
+    assert "2 rows: 1 no, 1 no verdict." in text.getvalue()
