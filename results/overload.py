@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from .cube import axis_names, parse_specification
-from .statistics import mean_interval
+from .labelled import of_single
+from .statistics import Interval, mean_interval
 from .variables import REPLICATION
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 STEADY, OVERLOADED, CANNOT_TELL = "steady", "overloaded", "cannot tell"
@@ -26,64 +29,114 @@ NOTES = {
 WORDS = {STEADY: "", OVERLOADED: "overloaded", CANNOT_TELL: "perhaps overloaded"}
 MARKS = {STEADY: "", OVERLOADED: "*", CANNOT_TELL: "(*)"}
 """What stands beside such points, and beside what was measured there."""
+_LOAD = {"utilisation", "throughput_requests_per_s", "makespan_s", "batch_size_mean", "measured", "missed"}
+"""Variables that show the load."""
 _ARRIVALS = "workload.arrivals"
 _RATE, _SERVERS = f"{_ARRIVALS}.rate_per_s", "server.servers"
+_RENEWING = ("poisson", "deterministic", "gamma", "on_off")
+"""Processes whose stated rate is that of the requests in the long run, and whose scatter is known."""
 
 
 def judge(cube: xr.Dataset, *, by_theory: bool = True) -> xr.DataArray:
     """Say of each point, over all its replications, that it is "steady", "overloaded", or that one "cannot tell".
 
-    Overloaded: theory knows a throughput that the arrival rate reaches (left out unless `by_theory`); or half of the
-    replications or more are flagged by themselves where s = 1; or the 95 % interval of the mean growth of the backlog
-    lies above both `GROWTH` and s / sqrt(m). Here m are the arrivals of the second half, over which growth is counted,
-    and s is how much more their number scatters than that of Poisson arrivals (`_scatter`): a queue at load 1 that
-    starts empty grows by about a third of s / sqrt(m) by chance.
+    Overloaded: the load (`_load`) is at least 1 for certain; or it may be, and the 95 % interval of the mean growth of
+    the backlog lies above both `GROWTH` and s / (3 sqrt(m)), by which a queue at load 1 that starts empty grows by
+    chance. Here m are the arrivals of the second half, over which growth is counted, and s is the scatter of what they
+    bring, that of Poisson arrivals of equal requests being 1.
 
-    Steady: none of this, no replication is flagged, and the interval lies below `GROWTH`. Growth of whole batches is
-    counted beyond the B (K + c) requests that K bins and c servers may hold, so that they are added first. Where whole
-    batches are served, idle servers show it too, beside a mean growth of at most `GROWTH`: when the interval of the
-    utilisation lies further below 1 than B (K + c) requests and s / sqrt(m) account for. With infinitely many servers
-    nothing queues.
+    Steady: not overloaded, and either the load is below 1 for certain, and the interval of the growth does not lie
+    above `GROWTH` (the run is long enough to be steady in); or that interval lies below `GROWTH`. Growth of whole
+    batches is counted beyond the B (K + c) requests that K bins and c servers may hold, so that they are added first.
+    With infinitely many servers nothing queues.
 
-    A single replication has no interval: 4 s / sqrt(m) stands for half of it, what its own flag allows for chance. A
-    cube without the variables that this needs cannot tell.
+    A single replication has no interval: 4 s / sqrt(m) stands for half of that of its growth. A cube without the
+    variables that this needs cannot tell. Unless `by_theory`, what theory knows of the throughput is left out.
     """
     names = axis_names(cube)
-    if not {"overloaded", "requests", "backlog_growth_fraction"} <= set(cube.data_vars):
+    if not {"requests", "backlog_growth_fraction"} <= set(cube.data_vars):
         point = xr.Dataset(coords={name: cube[name] for name in names})
         return xr.DataArray(CANNOT_TELL).broadcast_like(point).transpose(*names).rename("queue")
 
-    def values(name: str) -> NDArray[np.float64]:
-        return cube[name].transpose(*names, REPLICATION).values.astype(np.float64)
-
-    def low_and_high(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        found = mean_interval(values(name))
-        alone = cube.sizes[REPLICATION] == 1
-        half = 4.0 * chance
-        return (found.estimate - half, found.estimate + half) if alone else (found.low, found.high)
-
-    flagged, requests = values("overloaded").mean(axis=-1), values("requests").mean(axis=-1)
+    values = _replications(cube)
+    requests = values("requests").mean(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         later = requests - requests // 2 - 1
-        scatter = _scatter(cube)
-        chance = scatter / np.sqrt(later)
-        low, high = low_and_high("backlog_growth_fraction")
-        # Flags allow for the scatter of Poisson arrivals.
-        over = (flagged >= 0.5) & (scatter == 1.0)
-        over |= low > np.maximum(GROWTH, chance)
-        if by_theory and "theory_throughput_requests_per_s" in cube:
-            most = cube["theory_throughput_requests_per_s"].transpose(*names).values
-            over |= _setting(cube, _RATE, np.nan) >= most
-        if {"batch_size_mean", "effective_bins", "utilisation"} <= set(cube.data_vars) and "steps" not in cube:
+        chance = _scatter(cube) / np.sqrt(later)
+        growth = mean_interval(values("backlog_growth_fraction"), single=of_single(cube["backlog_growth_fraction"]))
+        low, high = growth.low, growth.high
+        if cube.sizes[REPLICATION] == 1:
+            low, high = growth.estimate - 4.0 * chance, growth.estimate + 4.0 * chance
+        least, most = _load(cube, by_theory=by_theory)
+        over = (least >= 1.0) | (low > np.maximum(GROWTH, chance / 3.0)) & ~(most < 1.0)
+        calm = (most < 1.0) & ~(low > GROWTH)
+        if "steps" in cube:
+            calm |= high <= GROWTH
+        elif {"batch_size_mean", "effective_bins"} <= set(cube.data_vars):
             servers = _setting(cube, _SERVERS, 1.0)
             held = values("batch_size_mean").mean(axis=-1) * (values("effective_bins").mean(axis=-1) + servers)
-            busy = low_and_high("utilisation")[1]
-            idle = (busy + held / requests + chance < 1.0) & (0.5 * (low + high) <= GROWTH)
-            calm = (high + held / later <= GROWTH) | idle | np.isinf(servers)
-        else:
-            calm = high <= GROWTH if "steps" in cube else np.zeros_like(over)
-    found = np.where(over, OVERLOADED, np.where(calm & (flagged == 0.0), STEADY, CANNOT_TELL))
+            calm |= (high + held / later <= GROWTH) | np.isinf(servers)
+    found = np.where(over, OVERLOADED, np.where(calm, STEADY, CANNOT_TELL))
     return xr.DataArray(found, {name: cube[name] for name in names}, names, "queue")
+
+
+def _number(value: object) -> float:
+    """Return a setting as a number, "infinite" servers as infinity; NaN for what is none."""
+    try:
+        return float("inf" if value == "infinite" else value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _load(cube: xr.Dataset, *, by_theory: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the load of each point, offered work over what servers can do, as the ends of an interval; NaN: any.
+
+    Theory may know it: the rate of the arrivals over the throughput. Otherwise a request takes so much time of a
+    server, in the mean, and so many come in a second; by their stated rate, as the number that happened to come
+    scatters with their bursts. Fuller batches take no more time of a request, so that the load cannot be higher than
+    that; nor can it be lower by more than the share of the largest batch that the mean one fills.
+    """
+    rate = _rate(cube)
+    if not set(cube.data_vars) >= _LOAD:
+        least = most = np.full_like(rate, np.nan)
+    else:
+        values = _replications(cube)
+        # Who is turned away brings no work.
+        come = 1.0 - values("rejected") / values("requests") if "rejected" in cube else 1.0
+        served = values("throughput_requests_per_s")
+        # Those that are served while the warm-up ends are counted whole, and their time is not.
+        beside = values("batch_size_mean") * _setting(cube, _SERVERS, 1.0)[..., None] / values("makespan_s")
+        warm = values("measured") + values("missed") < values("requests")
+
+        def load(served: NDArray[np.float64]) -> Interval:
+            every = rate[..., None] * come * values("utilisation") / np.where(served > 0.0, served, np.nan)
+            return mean_interval(every, single=of_single(cube["utilisation"]))
+
+        least, most = load(served).low, load(served - np.where(warm, beside, 0.0)).high
+        largest = _setting(cube, "policy.largest_batch", np.nan)
+        largest = np.where(np.isnan(largest), _setting(cube, "policy.batch_size", np.nan), largest)
+        least = least * values("batch_size_mean").mean(axis=-1) / largest
+        # One of several replicas may be overloaded where requests cannot choose.
+        if "steps" in cube:
+            chosen = _setting(cube, "server.routing", "round_robin", str) != "by_bin"
+            most = np.where(chosen | (_setting(cube, _SERVERS, 1.0) == 1.0), most, np.nan)
+    if by_theory and "theory_throughput_requests_per_s" in cube:
+        known = rate / cube["theory_throughput_requests_per_s"].transpose(*axis_names(cube)).values
+        least, most = np.where(np.isnan(known), least, known), np.where(np.isnan(known), most, known)
+    return least, most
+
+
+def _rate(cube: xr.Dataset) -> NDArray[np.float64]:
+    """Return the stated rate of the arrivals; NaN where that is not what comes in the long run, or none is stated."""
+    process = _setting(cube, f"{_ARRIVALS}.process", "", str)
+    alone = _at(parse_specification(str(cube.attrs.get("specification", "{}"))), "workload.sessions") is None
+    return np.where(np.isin(process, _RENEWING) & alone, _setting(cube, _RATE, np.nan), np.nan)
+
+
+def _replications(cube: xr.Dataset) -> Callable[[str], NDArray[np.float64]]:
+    """Return how to get the values of a variable, replications last."""
+    names = axis_names(cube)
+    return lambda name: cube[name].transpose(*names, REPLICATION).values.astype(np.float64)
 
 
 def worse(first: NDArray[np.str_], second: NDArray[np.str_]) -> NDArray[np.str_]:
@@ -100,11 +153,13 @@ def tell(cube: xr.Dataset) -> None:
 
 
 def _scatter(cube: xr.Dataset) -> NDArray[np.float64]:
-    """Return the standard deviation of the number of arrivals over a long time, Poisson arrivals having 1, at least 1.
+    """Return by how much the work that comes in a long time scatters, Poisson arrivals of equal requests having 1.
 
-    Of gaps drawn independently it is their coefficient of variation; of arrivals whose rate switches after exponential
-    times, with mean r, difference d, and mean phases a and b, its square is 1 + 2 (d²/r) (a b)² / (a + b)³. Of recorded
-    and other arrivals it is not known, and taken to be 1.
+    Its square is the sum of two. Of the number of arrivals: for gaps drawn independently the square of their
+    coefficient of variation; for a rate that switches after exponential times, with mean r, difference d, and mean
+    phases a and b, 1 + 2 (d²/r) (a b)² / (a + b)³; of recorded and other arrivals what their numbers in windows of time
+    show, variance over mean. All of these are taken to be at least 1. And of the service times: the square of their
+    coefficient of variation, times the requests of a batch.
     """
     gaps = _setting(cube, f"{_ARRIVALS}.cv", 1.0)
     ratio, on, off = (
@@ -113,33 +168,47 @@ def _scatter(cube: xr.Dataset) -> NDArray[np.float64]:
     # As shares of the mean rate.
     apart = (1.0 - 1.0 / ratio) * (on + off) / (on + off / ratio)
     bursts = 2.0 * _setting(cube, _RATE, np.nan) * apart**2 * (on * off) ** 2 / (on + off) ** 3
-    return np.maximum(gaps, np.sqrt(1.0 + np.where(ratio == 1.0, 0.0, bursts)))
+    of_arrivals = np.maximum(gaps**2, 1.0 + np.where(ratio == 1.0, 0.0, bursts))
+    values = _replications(cube)
+    if "window_arrivals" in cube:
+        seen = cube["window_arrivals"].astype(np.float64)
+        shown = (seen.var(("window", REPLICATION)) / seen.mean(("window", REPLICATION))).transpose(*axis_names(cube))
+        known = np.isin(_setting(cube, f"{_ARRIVALS}.process", "", str), _RENEWING)
+        of_arrivals = np.where(known, of_arrivals, np.fmax(of_arrivals, shown.values))
+    if {"service_mean_s", "service_variance_s2"} <= set(cube.data_vars):
+        together = 1.0 if "steps" in cube else values("batch_size_mean").mean(axis=-1)
+        squared = values("service_variance_s2").mean(axis=-1) / values("service_mean_s").mean(axis=-1) ** 2
+        of_arrivals = of_arrivals + together * np.where(np.isfinite(squared), squared, 0.0)
+    return np.asarray(np.sqrt(of_arrivals), np.float64)
 
 
-def _setting(cube: xr.Dataset, path: str, default: float) -> NDArray[np.float64]:
-    """Return a number of the specification, broadcast to the axes of the cube; NaN where that cannot be known."""
+def _setting(cube: xr.Dataset, path: str, default: Any, read: Callable[[object], Any] = _number) -> NDArray[Any]:
+    """Return a setting of the specification, broadcast to the axes of the cube; NaN where that cannot be known."""
     specification = parse_specification(str(cube.attrs.get("specification", "{}")))
     axes = specification.pop("axes", None)
     axes = axes if isinstance(axes, dict) else {}
-    base = _number(_at(specification, path), default)
+
+    def value(given: object, otherwise: Any) -> Any:
+        return otherwise if given is None else read(given)
+
+    base = value(_at(specification, path), default)
     names = axis_names(cube)
-    found = np.full([cube.sizes[name] for name in names], base)
+    found = np.full([cube.sizes[name] for name in names], base, dtype=object)
     for name, coordinate in cube.coords.items():
         if path in str(coordinate.attrs.get("path", "")).split(","):
             points = _at(axes.get(name), "points")
             labels = np.ravel(coordinate.values).tolist()
             given = [
-                _number(_at(_at(points, str(label)), path), base) if points else _number(label, np.nan)
-                for label in labels
+                value(_at(_at(points, str(label)), path), base) if points else value(label, np.nan) for label in labels
             ]
             shape = [len(given) if other == name else 1 for other in names]
-            found = np.broadcast_to(np.reshape(given, shape), found.shape)
+            found = np.broadcast_to(np.reshape(np.array(given, dtype=object), shape), found.shape)
     for name, axis in axes.items():
         points = _at(axis, "points")
         sets = isinstance(points, dict) and any(_at(one, path) is not None for one in points.values())
         if name not in cube.coords and (sets or _at(axis, "path") == path):
-            return np.full_like(found, np.nan)  # one value of it was selected, and is not known any more
-    return found
+            found = np.full_like(found, np.nan)  # one value of it was selected, and is not known any more
+    return found.astype(str if read is str else np.float64)
 
 
 def _at(settings: object, path: str) -> object:
@@ -150,13 +219,3 @@ def _at(settings: object, path: str) -> object:
         if path.startswith(f"{key}.") and (found := _at(value, path.removeprefix(f"{key}."))) is not None:
             return found
     return None
-
-
-def _number(value: object, default: float) -> float:
-    """Return a setting as a number, "infinite" servers as infinity; the default where it is not set."""
-    if value is None:
-        return default
-    try:
-        return float("inf" if value == "infinite" else value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return float("nan")

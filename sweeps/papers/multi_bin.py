@@ -212,8 +212,8 @@ def _overloads(experiment: str, cube: "xr.Dataset") -> tuple[list[Row], str]:
         saturation = float(one["theory_throughput_requests_per_s"].sel(bins=k).isel({_RATE: 0}))
         steady, over = rates[queue == STEADY], rates[queue == OVERLOADED]
         last, first = steady.max(initial=-np.inf), over.min(initial=np.inf)
-        # A backlog that grows by at most that share of the arrivals counts as steady.
-        holds = last * (1 - GROWTH) <= saturation <= first * (1 - GROWTH)
+        # Where the load cannot tell, a backlog that grows by at most that share of the arrivals counts as steady.
+        holds = last * (1 - GROWTH) <= saturation <= first
         verdict: Verdict = "no" if not holds else "yes" if steady.size and over.size else "cannot tell"
         rows.append(
             Row(

@@ -67,8 +67,9 @@ def test_gain_map_takes_any_quantity_axis_and_capacities():
 
 def test_gain_map_marks_overload():
     cube = gains()
-    cube["overloaded"].values[2, 3, 1] = True
-    cube["overloaded"].values[2, 2, 1, 0] = True
+    growth = cube["backlog_growth_fraction"]
+    growth.values[2, 3, 1] = 0.5
+    growth.values[2, 2, 1, 0] = 0.5
     options = {"against": "both", "quantity": "latency_mean_s"}
     panel = draw("gain-map", cube, **options).axes[0]
     np.testing.assert_allclose(lines(panel)["overloaded"].get_xydata(), [[3.36, 1.34]])
@@ -76,7 +77,7 @@ def test_gain_map_marks_overload():
     assert {"either is overloaded: not a steady state", "cannot tell whether either is overloaded"} <= set(
         legend_labels(draw("gain-map", cube, **options))
     )
-    everywhere = cube.assign(overloaded=cube["overloaded"] | True)
+    everywhere = cube.assign(backlog_growth_fraction=0.0 * growth + 0.5)
     assert "Either is overloaded at every point." in said(draw("gain-map", everywhere, **options))
     # Throughput means the same under overload.
     assert "overloaded" not in lines(draw("gain-map", cube, against="both").axes[0])

@@ -92,7 +92,10 @@ def make_cube(
     arrays["unmeasured_costs"] = np.zeros(shape, np.int64)
     arrays["unmeasured_costs"][(0,) * len(shape)] = flags_of([unmeasured])[0]
     total = first_replication + replications
-    specification = json.dumps({"name": "example", "seed": seed, "replications": total, "axes": list(axes)})
+    workload = {"arrivals": {"process": "poisson", "rate_per_s": 8.0}}
+    specification = json.dumps(
+        {"name": "example", "seed": seed, "replications": total, "workload": workload, "axes": list(axes)}
+    )
     known = provenance(
         title="Example",
         specification=specification,
@@ -163,7 +166,8 @@ def _replication(rate, capacity, replication, seed, requests, bins, windows, buc
         "memory_overflow_fraction": np.full(shape, np.nan),
         "memory_peak_tokens": size * 1000,
         "extrapolated_batch_fraction": np.zeros(shape),
-        "backlog_growth_fraction": np.maximum(1.0 - 1.0 / load, 0.0),
+        # Near load 1 a run is too short to be steady in.
+        "backlog_growth_fraction": np.maximum(1.0 - 1.0 / load, np.where(load > 0.65, 0.04, 0.0)),
         "overloaded": over,
         "bin_requests": np.full((*shape, bins), int(requests * share)),
         "bin_batches": np.ones((*shape, bins), np.int64) * (batches // bins)[..., None],

@@ -10,13 +10,12 @@ from batchcube.results.overload import CANNOT_TELL, GROWTH, NOTES, OVERLOADED, S
 from batchcube.results.provenance import MadeBy, provenance
 
 
-def cube_of(growth, *, requests=100_000, flags=0, axes=(), specification=None, **arrays):
-    """Return a cube of one point, or of the axes, with the growth (..., replication); the first `flags` are flagged."""
+def cube_of(growth, *, requests=100_000, axes=(), specification=None, **arrays):
+    """Return a cube of one point, or of the axes, with the growth (..., replication)."""
     growth = np.asarray(growth, dtype=float)
     held = {
         "backlog_growth_fraction": growth,
         "requests": np.full(growth.shape, requests),
-        "overloaded": np.arange(growth.shape[-1]) < flags | np.zeros(growth.shape, int),
         **{name: np.broadcast_to(value, growth.shape) for name, value in arrays.items()},
     }
     known = provenance(
@@ -37,36 +36,47 @@ def steps(growth, **options):
     return cube_of(growth, steps=1000, **options)
 
 
-def batches(growth, busy=1.0, **options):
+def batches(growth, **options):
     """Return a cube of whole batches of 8 in one bin on one server."""
-    return cube_of(growth, utilisation=busy, batch_size_mean=8.0, effective_bins=1, **options)
+    return cube_of(growth, batch_size_mean=8.0, effective_bins=1, **options)
 
 
 SPREAD = np.array([-0.002, -0.001, 0.0, 0.001, 0.002])
+POISSON = {"process": "poisson", "rate_per_s": 2.0}
+
+
+def busy(load, *, make=steps, growth=0.0, size=8.0, largest=8, arrivals=POISSON, **options):
+    """Return a cube of one point with the load (replication,) of its server: less came than the stated 2/s."""
+    load = np.asarray(load, dtype=float)
+    specification = {"workload": {"arrivals": arrivals}, "policy": {"largest_batch": largest}}
+    specification |= options.pop("specification", {})
+    used = np.linspace(0.6, 0.9, load.size)
+    more = {"utilisation": used, "throughput_requests_per_s": 2.0 * used / load, "makespan_s": 1000.0}
+    more |= {"measured": options.get("requests", 100_000), "missed": 0}
+    options = {"specification": specification, "batch_size_mean": size, **more, **options}
+    return cube_of(growth + np.zeros(load.size), **{"steps": 1000, **options})
 
 
 @pytest.mark.parametrize(
-    ("growth", "flags", "queue"),
+    ("growth", "queue"),
     [
-        (0.0, 0, STEADY),
-        (0.017, 0, STEADY),  # 95 %: +- 0.00196
-        (0.0185, 0, CANNOT_TELL),
-        (0.0215, 0, CANNOT_TELL),
-        (0.0225, 0, OVERLOADED),
-        (0.0, 1, CANNOT_TELL),
-        (0.0, 3, OVERLOADED),
+        (0.0, STEADY),
+        (0.017, STEADY),  # 95 %: +- 0.00196
+        (0.0185, CANNOT_TELL),
+        (0.0215, CANNOT_TELL),
+        (0.0225, OVERLOADED),
     ],
 )
-def test_the_interval_of_the_growth_decides(growth, flags, queue):
-    assert judge(steps(growth + SPREAD, flags=flags)).item() == queue
+def test_the_interval_of_the_growth_decides(growth, queue):
+    assert judge(steps(growth + SPREAD)).item() == queue
     # Growth of whole batches leaves out the 16 requests that batches hold, of 50,000.
-    assert judge(batches(growth + SPREAD, flags=flags)).item() == queue
+    assert judge(batches(growth + SPREAD)).item() == queue
 
 
 def test_a_short_run_must_show_more():
-    # Of 499 arrivals a queue at load 1 is left with some 7, by chance: overload shows from 1 / sqrt(499) = 4.5 % on.
-    assert judge(steps(0.04 + SPREAD, requests=1000)).item() == CANNOT_TELL
-    assert judge(steps(0.05 + SPREAD, requests=1000)).item() == OVERLOADED
+    # Of 111 arrivals a queue at load 1 is left with some 3, by chance: overload shows from 1/3 / sqrt(111) = 3.2 % on.
+    assert judge(steps(0.033 + SPREAD, requests=224)).item() == CANNOT_TELL
+    assert judge(steps(0.035 + SPREAD, requests=224)).item() == OVERLOADED
 
 
 @pytest.mark.parametrize(
@@ -82,49 +92,103 @@ def test_a_short_run_must_show_more():
         ({"process": "on_off", "rate_per_s": 3.0, "on_off_ratio": 1.0, "mean_on_s": 30.0, "mean_off_s": 10.0}, 1.0),
     ],
 )
-def test_arrivals_that_scatter_more_must_show_more(arrivals, scatter):
-    later = int(499 * scatter**2)
-    of_scatter = {"requests": 2 * later + 2, "specification": {"workload": {"arrivals": arrivals}}}
-    chance = 1.0 / np.sqrt(499)
-    flags = 5 if scatter > 1.0 else 0
-    assert judge(steps(0.98 * chance + SPREAD, flags=flags, **of_scatter)).item() == CANNOT_TELL
-    assert judge(steps(1.1 * chance + SPREAD, **of_scatter)).item() == OVERLOADED
-    # A single replication: four times that, on either side, stand for its interval.
-    assert judge(steps([4.9 * chance], **of_scatter)).item() == CANNOT_TELL
-    assert judge(steps([5.1 * chance], **of_scatter)).item() == OVERLOADED
+def test_work_that_scatters_more_must_show_more(arrivals, scatter):
+    of = {"specification": {"workload": {"arrivals": arrivals}}}
+    # Service times with a coefficient of variation of 2, in steps; half that, in batches of 8.
+    for make, times, more in (  # and what they add to the square
+        (steps, {}, 0.0),
+        (steps, {"service_mean_s": 3.0, "service_variance_s2": 36.0}, 4.0),
+        (batches, {"service_mean_s": 3.0, "service_variance_s2": 4.5}, 4.0),
+    ):
+        later = int(99 * (scatter**2 + more))
+        chance = 1.0 / np.sqrt(99)
+        of |= {"requests": 2 * later + 2, **times}
+        assert judge(make(0.97 * chance / 3 + SPREAD, **of)).item() == CANNOT_TELL
+        assert judge(make(1.1 * chance / 3 + SPREAD, **of)).item() == OVERLOADED
+        # A single replication: four times the whole of it, on either side, stand for its interval.
+        assert judge(make([4.3 * chance], **of)).item() == CANNOT_TELL
+        assert judge(make([4.4 * chance], **of)).item() == OVERLOADED
 
 
-def test_what_batches_hold_may_hide_growth_and_an_idle_server_shows_that_there_is_none():
+def test_of_other_arrivals_what_is_seen_in_windows_says_how_they_scatter():
+    # All of 10 windows' arrivals in one of them: variance 10 * 10**2 / 10 - 1, mean 1.
+    seen = np.zeros((5, 10))
+    seen[:, 3] = 10.0
+    chance = 3.0 / np.sqrt(99)
+    for arrivals, found in (({}, CANNOT_TELL), ({"process": "poisson"}, OVERLOADED)):
+        cube = steps(0.9 * chance / 3 + SPREAD, requests=200, specification={"workload": {"arrivals": arrivals}})
+        cube["window_arrivals"] = ("replication", "window"), seen
+        assert judge(cube).item() == found
+
+
+def test_the_load_decides_where_it_is_known_whatever_came():
+    assert judge(busy(0.95 + 10 * SPREAD, growth=0.018)).item() == STEADY  # 95 %: +- 0.0196
+    assert judge(busy(0.985 + 10 * SPREAD, growth=0.018)).item() == STEADY, "the growth is below 2 %"
+    assert judge(busy(0.985 + 10 * SPREAD, growth=0.3)).item() == OVERLOADED
+    assert judge(busy(0.95 + 10 * SPREAD, growth=0.3)).item() == CANNOT_TELL, "a burst at the end of a short run"
+    short = {"requests": 200, "growth": 0.03}
+    assert judge(busy(0.95 + 10 * SPREAD, **short)).item() == CANNOT_TELL, "it is still growing"
+    assert judge(busy(0.985 + 10 * SPREAD, **short)).item() == CANNOT_TELL
+    assert judge(busy(1.01 + 10 * SPREAD, **short)).item() == CANNOT_TELL
+    assert judge(busy(1.03 + 10 * SPREAD, **short)).item() == OVERLOADED
+    # Batches may get fuller: 7 of at most 8.
+    assert judge(busy(1.03 + 10 * SPREAD, size=7.0, **short)).item() == CANNOT_TELL
+    assert judge(busy(1.18 + 10 * SPREAD, size=7.0, **short)).item() == OVERLOADED
+    # Half of them are turned away.
+    rejected = {"rejected": 100, "requests": 200, "growth": 0.0}
+    assert judge(busy(1.9 + 10 * SPREAD, **rejected)).item() == STEADY
+    assert judge(busy(2.1 + 10 * SPREAD, **rejected)).item() == OVERLOADED
+
+
+def test_the_load_is_not_known_of_recorded_arrivals_sessions_and_replicas_that_are_given_their_requests():
+    # 16 of 99 requests may be held in batches: growth alone does not show that they are steady.
+    calm = {"requests": 200, "growth": 0.03}
+    assert judge(busy(0.5 + SPREAD, growth=0.0)).item() == STEADY
+    for arrivals in ({"process": "gamma_windows", "rate_per_s": 2.0}, {"process": "step"}, {}):
+        assert judge(busy(2.5 + SPREAD, arrivals=arrivals, **calm)).item() == CANNOT_TELL
+    sessions = {"workload": {"arrivals": POISSON, "sessions": {"turns": 3}}}
+    assert judge(busy(2.5 + SPREAD, specification=sessions, **calm)).item() == CANNOT_TELL
+    by_bin = {"workload": {"arrivals": POISSON}, "server": {"servers": 2, "routing": "by_bin"}}
+    in_turn = {"workload": {"arrivals": POISSON}, "server": {"servers": 2, "routing": "round_robin"}}
+    spread = {"growth": 0.0, "backlog_growth_fraction": 0.02 + SPREAD}
+    assert judge(busy(0.5 + SPREAD, specification=in_turn, **spread)).item() == STEADY
+    assert judge(busy(0.5 + SPREAD, specification=by_bin, **spread)).item() == CANNOT_TELL
+
+
+def test_those_served_while_the_warm_up_ends_count_whole():
+    # 8 of them in 1000 s are 0.008 of the 1.2 to 1.8 that are served in a second: 0.5 %.
+    warm = {"measured": 90_000, "missed": 0, "backlog_growth_fraction": 0.02 + SPREAD}
+    assert judge(busy(0.990 + SPREAD, **warm)).item() == STEADY
+    assert judge(busy(0.996 + SPREAD, **warm)).item() == CANNOT_TELL
+    assert judge(busy(0.996 + SPREAD, **{**warm, "measured": 100_000})).item() == STEADY
+
+
+def test_what_batches_hold_may_hide_growth():
     # 16 of 499 requests are 3.2 %.
     assert judge(batches(np.zeros(5), requests=1000)).item() == CANNOT_TELL
-    # 1 - 16 / 1000 - 1 / sqrt(499) = 0.939.
-    assert judge(batches(np.zeros(5), requests=1000, busy=0.93)).item() == STEADY
-    assert judge(batches(np.zeros(5), requests=1000, busy=0.945)).item() == CANNOT_TELL
-    assert judge(batches(0.1 + SPREAD, requests=1000, busy=0.5)).item() == OVERLOADED
-    # Growth that is too much is not made good by it, and of several replicas one may be overloaded beside idle ones.
-    assert judge(batches(0.021 + SPREAD, busy=0.5)).item() == CANNOT_TELL
-    assert judge(steps(0.02 + SPREAD, utilisation=0.5)).item() == CANNOT_TELL
 
 
 def test_one_replication_shows_little():
     assert judge(steps([0.0])).item() == STEADY  # 4 / sqrt(49999) = 1.8 %
     assert judge(steps([0.0], requests=50_000)).item() == CANNOT_TELL
     assert judge(steps([0.3], requests=1000)).item() == OVERLOADED
-    assert judge(steps([0.0], flags=1)).item() == OVERLOADED
 
 
 RATES = Coordinate("rate", (1.0, 2.0, 3.0), "workload.arrivals.rate_per_s", "s-1")
 
 
 def test_theory_knows_before_a_run_shows_it():
-    cube = steps(np.zeros((3, 5)), axes=[RATES])
+    poisson = {"workload": {"arrivals": {"process": "poisson"}}}
+    cube = steps(np.zeros((3, 5)), axes=[RATES], specification=poisson)
     cube["theory_throughput_requests_per_s"] = "rate", np.array([2.0, 2.0, 2.0])
     assert judge(cube).values.tolist() == [STEADY, OVERLOADED, OVERLOADED]
     assert judge(cube, by_theory=False).values.tolist() == [STEADY] * 3
     assert judge(cube.isel(rate=2)).item() == OVERLOADED
-    set_once = steps(np.zeros(5), specification={"workload": {"arrivals": {"rate_per_s": 2.5}}})
-    set_once["theory_throughput_requests_per_s"] = 2.0
-    assert judge(set_once).item() == OVERLOADED
+    at_once = {"workload": {"arrivals": {"process": "poisson", "rate_per_s": 2.5}}}
+    set_once = batches(np.zeros(5), requests=1000, specification=at_once)
+    for throughput, queue in ((2.0, OVERLOADED), (3.0, STEADY), (np.nan, CANNOT_TELL)):
+        set_once["theory_throughput_requests_per_s"] = throughput
+        assert judge(set_once).item() == queue
 
 
 def test_servers_are_known_from_axes_labelled_points_and_the_specification():
@@ -148,7 +212,6 @@ def test_without_what_it_needs_it_cannot_tell():
     cube = steps(np.zeros((3, 5)), axes=[RATES])
     assert (judge(cube.drop_vars("backlog_growth_fraction")) == CANNOT_TELL).all()
     assert (judge(cube.drop_vars("steps")) == CANNOT_TELL).all()
-    assert judge(cube.drop_vars("overloaded")).dims == ("rate",)
     assert judge(steps([np.nan, np.nan])).item() == CANNOT_TELL
 
 

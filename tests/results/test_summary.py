@@ -131,14 +131,10 @@ def test_a_cube_without_axes_is_one_row(make_cube):
 
 
 def test_where_overload_begins_is_said_by_group(example_cube):
-    over = example_cube["overloaded"].copy()
-    over.loc[{"bins": 1, "arrival_rate_per_s": 12.0}] = [True, True, True, False, False, False]
-    over.loc[{"bins": 2}] = False
-    theory = "theory_throughput_requests_per_s"
-    changed = example_cube.assign(
-        overloaded=over, **{theory: example_cube[theory].copy(data=np.full(example_cube[theory].shape, np.nan))}
-    )
-    changed["backlog_growth_fraction"].loc[{"bins": 2}] = 0.0
+    changed = example_cube.copy(deep=True)
+    changed["theory_throughput_requests_per_s"].loc[{"bins": 1}] = 11.0
+    changed["theory_throughput_requests_per_s"].loc[{"bins": 2}] = np.nan
+    changed["backlog_growth_fraction"].loc[{"bins": 2, "arrival_rate_per_s": 24.0}] = 0.0
     text = printed(changed)
     assert "  steady up to 8, overloaded from 12 on: bins=1\n" in text
     assert "  steady up to 12, overloaded from 24 on: bins=4\n" in text
@@ -199,8 +195,7 @@ def test_chosen_variables_with_their_own_dimensions(example_cube):
 def test_axes_are_told_by_their_labels_and_one_line_tells_what_is_never_overloaded(example_cube):
     cube = example_cube.copy(deep=True)
     cube["bins"].attrs |= {"path": "policy.mode,policy.bins,policy.memory.rule", "units": "1"}
-    cube["overloaded"][:] = False
-    cube["overloaded"][{"bins": 0}] = True
+    cube["theory_throughput_requests_per_s"][{"bins": 0}] = 1.0
     text = printed(cube, width=400)
     assert f"  bins: {cube['bins'].values[0]}, " in text
     assert "policy.memory.rule" not in text

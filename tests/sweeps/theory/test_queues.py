@@ -38,28 +38,38 @@ STEPWISE: dict[str, Any] = {
 }
 
 
+# The same with lengths that scatter: M/G/1, and G/G/1 with bursts.
+LENGTHS = {"distribution": "exponential", "mean": 10.0}
+
+
+@pytest.mark.parametrize("cv", [1.0, 3.0, 7.0])
 @pytest.mark.parametrize("tables", [SINGLE, STEPWISE], ids=["batches", "steps"])
-def test_a_load_of_1_1_is_never_steady_and_one_of_0_9_never_overloaded(tables: dict[str, Any]) -> None:
+def test_however_bursty_a_load_above_1_is_never_steady_and_one_below_never_overloaded(
+    tables: dict[str, Any], cv: float
+) -> None:
+    workload = {**tables["workload"], "arrivals": {"process": "gamma", "cv": cv}}
+    workload["lengths"] = {**workload["lengths"], **LENGTHS}
+    del workload["lengths"]["value"]
     found = []
     for seed in range(20):
-        cube = run_sweep(Sweep.model_validate({**tables, "seed": seed}))
+        cube = run_sweep(Sweep.model_validate({**tables, "workload": workload, "seed": seed}))
         found.append(judge(cube, by_theory=False).values)
-        # What the flags of single replications would say.
-        assert float(cube["overloaded"].sel(load=1.1).mean()) < 0.5
     low, below, above, high = np.array(found).T
-    assert (low == STEADY).all()
-    assert OVERLOADED not in below
-    assert STEADY not in above
-    assert {CANNOT_TELL, OVERLOADED} == set(above)
+    assert (low == STEADY).sum() >= 18
+    assert OVERLOADED not in [*low, *below]
+    assert STEADY not in [*above, *high]
+    assert (above == OVERLOADED).sum() >= 18
     assert (high == OVERLOADED).all()
+    # A run of 1000 requests whose gaps have a coefficient of variation of 7 is still growing, or is not.
+    assert (below == STEADY).sum() >= (18 if cv < 7.0 else 8)
 
 
 def test_a_sweep_that_cannot_tell_says_so() -> None:
-    short = {**SINGLE, "replications": 4, "workload": {**SINGLE["workload"], "requests": 100}}
+    workload = {**SINGLE["workload"], "requests": 100, "lengths": LENGTHS}
+    short = {**SINGLE, "replications": 4, "workload": workload}
     cube = run_sweep(
         Sweep.model_validate({**short, "axes": {"load": {**SINGLE["axes"]["load"], "values": [0.95, 1.05]}}})
     )
-    assert not cube["overloaded"].any()
     assert cube.attrs["notes"].splitlines()[-1] == NOTES[CANNOT_TELL]
     text = io.StringIO()
     print_summary(cube, Console(file=text, width=200))
