@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from xarray import Dataset
 
-from batchcube.results.labelled import error_of
+from batchcube.results.labelled import error_of, level_of
 from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY, worse
 from batchcube.results.statistics import paired_ratio
 from batchcube.results.text import suggestion
@@ -71,8 +71,10 @@ def gain_map(
     assert seen.lines is not None
     base, other = _pair(figured, seen.lines, baseline, against)
     values = seen.array(quantity).astype(float)
-    error = error_of(seen.cube[quantity])
-    ratio = paired_ratio(values[:, other], values[:, base], single=seen.of_single, error=error)
+    of = seen.cube[quantity]
+    ratio = paired_ratio(
+        values[:, other], values[:, base], confidence=level_of(of), single=seen.of_single, error=error_of(of)
+    )
     gain, low, high = (100.0 * (part - 1.0) for part in ratio[:3])
     known = np.isfinite(gain)
     if not known.any():

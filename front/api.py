@@ -99,24 +99,38 @@ def run(
     backend: str = "numba",
     overwrite: bool = False,
     quiet: bool = False,
+    precision: str | Iterable[str] | Mapping[str, float | str] | None = None,
+    max_replications: int | None = None,
 ) -> "xr.Dataset":
     """Simulate every point and replication of a sweep and return the cube; with `output`, also write it there.
 
     `sweep` may be what `load_spec` reads. With `output`, a run that was stopped goes on where it was, and a cube of the
     same sweep with fewer replications is extended, unless `overwrite` begins afresh. `workers` are threads, all cores
     when left out; `backend` is "numba", "jax" (GPUs) or "reference" (plain Python), with the same numbers. Progress and
-    notes are shown unless `quiet`.
+    notes are shown unless `quiet`. With `precision`, ``"2%"`` or ``{"latency_mean_s": "1%"}``, replications are added
+    until half the width of every 95 % interval is at most that part of its mean (points, of shares), or there are
+    `max_replications`; those of the sweep are what the first look is at.
 
     >>> cube = bc.run(bc.load_spec("multi-bin-fig8", {"workload.requests": 1000, "replications": 2}), quiet=True)
     >>> dict(cube["latency_mean_s"].sizes)
     {'bins': 4, 'error_probability': 11, 'replication': 2}
     """
+    from batchcube.results.precision import asked
     from batchcube.sweeps.progress import shown, tell_notes
     from batchcube.sweeps.run.execution import run_sweep
 
+    texts = [] if precision is None else [precision] if isinstance(precision, str) else precision
+    if isinstance(texts, Mapping):
+        texts = [f"{name}={width}" for name, width in texts.items()]
     with shown(quiet=quiet) as progress:
         cube = run_sweep(
-            _sweep(sweep), output, workers=workers, progress=progress, overwrite=overwrite, backend=backend
+            _sweep(sweep),
+            output,
+            workers=workers,
+            progress=progress,
+            overwrite=overwrite,
+            backend=backend,
+            precision=asked(texts, max_replications),
         )
     if not quiet:
         tell_notes(cube)

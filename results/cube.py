@@ -23,6 +23,7 @@ from .text import suggestion
 from .variables import (
     BUCKETED,
     EXTRA_DIMENSIONS,
+    FIRST_LOOK,
     LENGTH_UNITS,
     REGISTRY,
     RELATIVE_ERROR,
@@ -48,6 +49,12 @@ _ABOUT: dict[str, type] = {
     "content_sha256": str,
     **dict.fromkeys(("backend", "backend_device", "versions", "service_coefficients", "policies"), str),
     **dict.fromkeys(("seed", "replications", "trace_rows_dropped"), int),
+}
+# What a run that stops when its intervals are narrow adds, and never in part.
+_NARROWED: dict[str, type] = {
+    **dict.fromkeys(("precision_wanted", "precision_looks"), str),
+    "precision_reached": int,
+    "precision_level": float,
 }
 # What a search for capacities adds, and never in part.
 _SEARCHED: dict[str, type] = {
@@ -294,13 +301,18 @@ def check_cube(cube: xr.Dataset, source: str) -> None:
 
 
 def _check_about(attrs: Mapping[Any, Any]) -> None:
-    searched = "capacity_criteria" in attrs
-    needed = {"specification", *(_SEARCHED if searched else ())}
-    for name, kind in (_ABOUT | (_SEARCHED if searched else {})).items():
+    added = {
+        **(_SEARCHED if "capacity_criteria" in attrs else {}),
+        **(_NARROWED if "precision_looks" in attrs else {}),
+    }
+    needed = {"specification", *added}
+    for name, kind in (_ABOUT | added).items():
         if name in attrs:
             _require(attrs, name, kind)
         elif name in needed:
             raise InputError(f"has no attribute {name}")
+    if not re.fullmatch(r"\d{1,9}(, \d{1,9})*", attrs.get("precision_looks", "1")):
+        raise InputError("must be numbers of replications", path="attribute precision_looks")
     parse_specification(attrs["specification"])
     _json_of(attrs, "specification_defaults", dict)
     versions = _json_of(attrs, "versions", dict)
@@ -312,7 +324,7 @@ def _check_about(attrs: Mapping[Any, Any]) -> None:
     policies = _json_of(attrs, "policies", dict)
     if not all(isinstance(kept, dict) and set(kept) == {"origin", "sha256"} for kept in policies.values()):
         raise InputError("each must have its origin and its sha256", path="attribute policies")
-    for criterion in _json_of(attrs, "capacity_criteria", list) if searched else ():
+    for criterion in _json_of(attrs, "capacity_criteria", list):
         if not _is_criterion(criterion):
             raise InputError("must hold variables with their quantile and limit", path="attribute capacity_criteria")
 
@@ -365,9 +377,11 @@ def _check_variable(found: xr.DataArray, axes: Sequence[str]) -> None:
         raise InputError(f"{found.name} has dimensions ({dims}), must be ({', '.join(variable.dims(axes))})")
     if found.dtype != np.dtype(variable.dtype):
         raise InputError(f"{found.name} has dtype {found.dtype}, must be {variable.dtype}")
-    for label, kind in (("units", str), ("interval_of", str), (RELATIVE_ERROR, float)):
+    for label, kind in (("units", str), ("interval_of", str), (RELATIVE_ERROR, float), (FIRST_LOOK, int)):
         if label == "units" or label in found.attrs:
             _require(found.attrs, label, kind, f"{found.name}: its ")
+    if found.attrs.get(FIRST_LOOK, 2) < 2:
+        raise InputError(f"its attribute {FIRST_LOOK}", path=found.name, allowed="must be 2 or more")
     if not 0 <= found.attrs.get(RELATIVE_ERROR, 0) < 1:
         raise InputError(f"its attribute {RELATIVE_ERROR}", path=found.name, allowed="must be from 0 to below 1")
     check_values(variable, found.values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import xarray as xr
@@ -11,12 +11,21 @@ import xarray as xr
 from batchcube.errors import InputError
 
 from . import statistics
-from .variables import REGISTRY, RELATIVE_ERROR, REPLICATION, SINGLE
+from .precision import level
+from .variables import FIRST_LOOK, REGISTRY, RELATIVE_ERROR, REPLICATION, SINGLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from numpy.typing import NDArray
+
+
+class _Kind(TypedDict):
+    """What kind of interval a variable has."""
+
+    confidence: float
+    single: bool
+    error: float
 
 
 def mean_interval(
@@ -28,19 +37,14 @@ def mean_interval(
 
     The interval of a registered variable is clipped to the values that variable can have. Where a cube drew its
     coefficients anew for every replication, here and below, intervals are those of a single replication; where a search
-    found the values, they are widened by its tolerance.
+    found the values, they are widened by its tolerance; where replications were added until intervals were narrow, they
+    are at the level that has the confidence at that moment (`precision`).
     """
     variable = REGISTRY.get(str(da.name))
     bounds = variable.bounds if variable else (-np.inf, np.inf)
     return _reduced(
         "mean",
-        partial(
-            statistics.mean_interval,
-            confidence=confidence,
-            bounds=bounds,
-            single=of_single(da),
-            error=error_of(da),
-        ),
+        partial(statistics.mean_interval, bounds=bounds, **_kind_of(da, confidence)),
         [da],
         dim,
         _attrs(da),
@@ -49,7 +53,7 @@ def mean_interval(
 
 def quantile_interval(da: xr.DataArray, q: float, dim: str = REPLICATION, confidence: float = 0.95) -> xr.Dataset:
     """Return the quantile of the replications (not of the requests: see `pooled_quantile`), low, high and n."""
-    apply = partial(_swapped_quantile, q=q, confidence=confidence, error=error_of(da))
+    apply = partial(_swapped_quantile, q=q, confidence=level_of(da, confidence), error=error_of(da))
     return _reduced("quantile", apply, [da], dim, _attrs(da))
 
 
@@ -62,7 +66,7 @@ def paired_difference(
     """
     others, reference = _against(da, along, baseline)
     attrs = _attrs(da) | {"baseline": f"{along} = {baseline}"}
-    apply = partial(statistics.paired_difference, confidence=confidence, single=of_single(da), error=error_of(da))
+    apply = partial(statistics.paired_difference, **_kind_of(da, confidence))
     return _reduced("difference", apply, [others, reference], dim, attrs)
 
 
@@ -75,7 +79,7 @@ def paired_ratio(
     """
     others, reference = _against(da, along, baseline)
     attrs = _attrs(da) | {"units": "1", "baseline": f"{along} = {baseline}"}
-    apply = partial(statistics.paired_ratio, confidence=confidence, single=of_single(da), error=error_of(da))
+    apply = partial(statistics.paired_ratio, **_kind_of(da, confidence))
     return _reduced("ratio", apply, [others, reference], dim, attrs)
 
 
@@ -92,7 +96,7 @@ def pooled_quantile(cube: xr.Dataset, q: float, dim: str = REPLICATION, confiden
     order = [name for name in counts.dims if name not in (dim, "latency_bucket")]
     counts = counts.transpose(*order, dim, "latency_bucket")
     found = statistics.pooled_quantile(
-        counts.values, middle, lower, upper, q, confidence=confidence, single=of_single(counts)
+        counts.values, middle, lower, upper, q, confidence=level_of(counts, confidence), single=of_single(counts)
     )
     attrs = {
         "units": "s",
@@ -120,6 +124,15 @@ def of_single(da: xr.DataArray) -> bool:
 def error_of(da: xr.DataArray) -> float:
     """Return the largest relative error of a variable's values: half of the tolerance of a search, 0 of the others."""
     return float(da.attrs.get(RELATIVE_ERROR, 0.0))
+
+
+def level_of(da: xr.DataArray, confidence: float = 0.95) -> float:
+    """Return the level at which intervals of a variable have a confidence: above it where looks said when to stop."""
+    return level(int(da.attrs[FIRST_LOOK]), confidence) if FIRST_LOOK in da.attrs else confidence
+
+
+def _kind_of(da: xr.DataArray, confidence: float) -> _Kind:
+    return {"confidence": level_of(da, confidence), "single": of_single(da), "error": error_of(da)}
 
 
 def _swapped_quantile(

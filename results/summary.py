@@ -63,12 +63,17 @@ RATE_PATHS = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
 
 def default_variables(cube: xr.Dataset) -> list[str]:
     """Return the variables that `show` prints: those of the usual ones that the cube has values of."""
-    names = dict.fromkeys(name for name, _ in _usual(cube))
+    names = dict.fromkeys(name for name, _ in _usual_of(cube))
     return [name for name in names if name in cube and bool(cube[name].notnull().any())]
 
 
-def _usual(cube: xr.Dataset) -> tuple[tuple[str, float | None], ...]:
-    return _CONTINUOUS_DEFAULTS if "steps" in cube else _DEFAULTS
+def usual(*, stepwise: bool) -> tuple[tuple[str, float | None], ...]:
+    """Return the variables, and quantiles of them, that `show` prints where a cube has them."""
+    return _CONTINUOUS_DEFAULTS if stepwise else _DEFAULTS
+
+
+def _usual_of(cube: xr.Dataset) -> tuple[tuple[str, float | None], ...]:
+    return usual(stepwise="steps" in cube)
 
 
 def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, confidence: float = 0.95) -> pd.DataFrame:
@@ -204,7 +209,7 @@ def print_summary(
     chosen: list[tuple[str, float | None]]
     if variables is None:
         names = set(default_variables(cube))
-        chosen = [(name, quantile) for name, quantile in _usual(cube) if name in names]
+        chosen = [(name, quantile) for name, quantile in _usual_of(cube) if name in names]
         chosen = [
             (name, quantile) for name, quantile in chosen if quantile is None or quantile in cube["quantile"].values
         ]

@@ -33,6 +33,8 @@ BUCKETED = ("latency_bucket", "tbt_bucket")
 GOODPUT = "goodput_fraction"
 # The attribute of a variable whose values a search found: how far each may be off, all of them alike.
 RELATIVE_ERROR = "relative_error"
+# The attribute of a variable whose replications were added until intervals were narrow: how many the first look was at.
+FIRST_LOOK = "first_look"
 # What the attribute `interval_of` of a variable says where every replication has service coefficients of its own.
 SINGLE = "single replication"
 # What makes the time of a step (mode continuous) or batch, and what it is paid for; the flags of `unmeasured_costs`.

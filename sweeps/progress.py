@@ -29,6 +29,9 @@ class Progress(Protocol):
     def finish_replications(self, count: int) -> None:
         """Report replications that are complete."""
 
+    def say(self, text: str) -> None:
+        """Report what was seen; more work may be announced after it."""
+
 
 class Silent:
     """Report nothing."""
@@ -40,6 +43,9 @@ class Silent:
         """Report nothing."""
 
     def finish_replications(self, count: int) -> None:
+        """Report nothing."""
+
+    def say(self, text: str) -> None:
         """Report nothing."""
 
 
@@ -69,6 +75,7 @@ class PlainLines(AbstractContextManager["PlainLines"]):
     def start(self, points: int, replications: int, requests: int) -> None:
         """Print what there is to do."""
         self._points, self._replications, self._requests = points, replications, requests
+        self._done = self._finished = 0
         self._begun = self._printed = time.monotonic()
         self._print(
             f"{counted(points, 'point')} x {counted(replications, 'replication')}, {_in_short(requests, 'request')}"
@@ -83,6 +90,10 @@ class PlainLines(AbstractContextManager["PlainLines"]):
     def finish_replications(self, count: int) -> None:
         """Count complete replications."""
         self._finished += count
+
+    def say(self, text: str) -> None:
+        """Print what was seen."""
+        self._print(text)
 
     def _line(self) -> None:
         self._printed = time.monotonic()
@@ -129,8 +140,10 @@ class Bar(AbstractContextManager["Bar"]):
         return self
 
     def start(self, points: int, replications: int, requests: int) -> None:
-        """Show the bar, empty."""
+        """Show the bar, empty; one before it is done with."""
         self._begun = time.monotonic()
+        if self._task is not None:
+            self._bar.remove_task(self._task)
         self._task = self._bar.add_task(
             "",
             total=requests,
@@ -143,12 +156,16 @@ class Bar(AbstractContextManager["Bar"]):
     def advance(self, requests: int) -> None:
         """Move the bar."""
         self._bar.advance(self._task, requests)
-        done = self._bar.tasks[0].completed
+        done = self._bar.tasks[-1].completed
         self._bar.update(self._task, rate=_in_short(done / max(time.monotonic() - self._begun, 1e-9), "request"))
 
     def finish_replications(self, count: int) -> None:
         """Count complete replications."""
-        self._bar.update(self._task, finished=self._bar.tasks[0].fields["finished"] + count)
+        self._bar.update(self._task, finished=self._bar.tasks[-1].fields["finished"] + count)
+
+    def say(self, text: str) -> None:
+        """Print what was seen, above the bar."""
+        self._bar.console.print(text, highlight=False, markup=False)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

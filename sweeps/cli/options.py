@@ -30,6 +30,18 @@ SetOption = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="lay a setting over the specification; may be repeated"),
 ]
 ReplicationsOption = Annotated[int | None, typer.Option("--replications", "-n", help="instead of the specification's")]
+PrecisionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision",
+        metavar="[NAME=]WIDTH",
+        help="add replications until intervals are so narrow: 2% (all that `show` prints), NAME=1%, NAME=0.005; "
+        "may be repeated",
+    ),
+]
+MaxReplicationsOption = Annotated[
+    int | None, typer.Option("--max-replications", help="with --precision: where it gives up; 1000 when left out")
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="instead of the specification's")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="threads; all cores when left out")]
 BackendOption = Annotated[

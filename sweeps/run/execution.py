@@ -15,6 +15,7 @@ from batchcube.engine import jobs_at_once
 from batchcube.errors import InputError
 from batchcube.results import overload
 from batchcube.results.cube import extend_cube, parse_made_from
+from batchcube.results.precision import Precision, record
 from batchcube.results.provenance import batchcube_version
 
 from ..files import require_output
@@ -23,6 +24,7 @@ from ..spec.document import Sweep
 from ..stopping import Stop, stopping
 from .assemble import assemble, join, tell_not_whole
 from .draws import Draws
+from .narrowing import Narrowing
 from .outputs import ADVICE, same_sweep
 from .plan import Plan, make_plan, theory_of
 from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
@@ -44,11 +46,11 @@ class Size(NamedTuple):
 
 def estimate(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Size:
     """Return how large a sweep is on all cores; reads its files and raises InputError like a run. See `make_plan`."""
-    return _size(make_plan(sweep, done), os.cpu_count() or 1)
+    return _size(make_plan(sweep, done), sweep.replications, os.cpu_count() or 1)
 
 
-def _size(plan: Plan, workers: int) -> Size:
-    points, replications = len(plan.points), plan.sweep.replications
+def _size(plan: Plan, replications: int, workers: int) -> Size:
+    points = len(plan.points)
     windows = plan.points[0].point.report.windows
     # A histogram spans some ten doublings of 64 buckets; that of the gaps between tokens has numbers of 8 bytes.
     histogram = 640 * (12 if plan.simulation.STEPWISE else 4) if plan.points[0].point.report.histograms else 0
@@ -63,9 +65,9 @@ def _size(plan: Plan, workers: int) -> Size:
     return Size(points, plan.requests * replications, cube_bytes, round(kept + drawn) + 300_000_000)
 
 
-def _require_memory(plan: Plan, workers: int) -> None:
+def _require_memory(plan: Plan, replications: int, workers: int) -> None:
     """Refuse what this machine cannot hold, instead of after hours."""
-    needed, there = _size(plan, workers).peak_bytes, memory_bytes()
+    needed, there = _size(plan, replications, workers).peak_bytes, memory_bytes()
     if needed > there:
         raise InputError(
             f"needs about {needed / 1e9:.1f} GB of memory, and this machine has {there / 1e9:.1f}",
@@ -91,6 +93,7 @@ def run_sweep(
     overwrite: bool = False,
     backend: str = "numba",
     executor: Executor | None = None,
+    precision: Precision | None = None,
 ) -> xr.Dataset:
     """Simulate every point and replication and return the cube; with ``output``, also write it there.
 
@@ -99,7 +102,8 @@ def run_sweep(
     ``overwrite`` begins afresh. ``backend`` is "numba" (on the cores of a CPU), "jax" (on GPUs) or "reference" (plain
     Python, slow: the specification); the numbers are the same with each, and one may continue or extend what another
     began. Mode continuous has no "jax". With ``executor``, one of `concurrent.futures` or what is like one, the tasks
-    run there, so many ``workers`` at a time, instead of on threads.
+    run there, so many ``workers`` at a time, instead of on threads. With ``precision``, replications are added in looks
+    until the intervals wanted are narrow enough at all points; those of the sweep are then what the first look is at.
     Raises InputError for a backend that is not there, and for what only the data can show (a missing file, a request no
     batch can hold).
     """
@@ -114,32 +118,54 @@ def run_sweep(
             # Worded as it is there, where a file states defaults or leaves them out.
             sweep = sweep.worded(parse_made_from(old)[0])
         first = 0 if old is None else old.sizes["replication"]
-        wanted = range(first, max(first, sweep.replications))
-        if store is not None and old is not None and not wanted:
+        narrowing = None if precision is None else Narrowing(sweep, precision, old)
+        looks = [max(first, sweep.replications)] if narrowing is None else narrowing.counts
+        wanted = range(first, looks[-1])
+        if store is not None and old is not None and narrowing is None and not wanted:
             with suppress(InputError):  # parts of another run are none of this one's business
                 store.open(_identity(sweep, str(old.attrs.get("input_sha256", ""))), made_by, wanted)
             return old
         plan = make_plan(sweep)
-        _require_memory(plan, workers or os.cpu_count() or 1)
+        at_once = workers or os.cpu_count() or 1
+        _require_memory(plan, looks[0], at_once)
         if old is not None and old.attrs.get("input_sha256", "") != plan.input_sha256:
             raise InputError(f"was made from a file that has changed since; {ADVICE}", file=target)
-        run = _Replications(plan, backend, wanted)
+        kept: Sequence[Part] = ()
         if store is not None:
-            run.add(store.open(_identity(sweep, plan.input_sha256), made_by, wanted, overwrite=overwrite))
+            kept = store.open(_identity(sweep, plan.input_sha256), made_by, wanted, overwrite=overwrite)
+        shown = progress or Silent()
+        reports: dict[int, Report] = {}
+        simulated = False
         # Importing scipy for the theory takes longer than many a run: it goes on beside the simulation.
         aside = ThreadPoolExecutor(1)
         theory = aside.submit(theory_of, plan)
         try:
-            simulated = run.work(store, stop, progress or Silent(), executor, workers or os.cpu_count() or 1)
+            for look in looks:
+                if reports and _size(plan, look, at_once).peak_bytes > memory_bytes():
+                    break
+                run = _Replications(plan, backend, range(first + len(reports), look))
+                run.add(part for part in kept if part.replication in run.wanted)
+                if narrowing is None or len(run.finished) < len(run.wanted):
+                    simulated |= run.work(store, stop, shown, executor, at_once)
+                reports |= run.finished
+                if narrowing is not None and narrowing.look(look, reports, shown):
+                    break
+            wanted = range(first, first + len(reports))
             makers = [*(store.makers if store is not None else ()), *([made_by] if simulated else ())]
-            cube = assemble(plan, [run.finished.pop(r) for r in wanted], theory.result(), first, makers)
+            plan = plan._replace(sweep=sweep.repeated(wanted.stop)) if narrowing is not None else plan
+            cube = (
+                old if not wanted else assemble(plan, [reports.pop(r) for r in wanted], theory.result(), first, makers)
+            )
         finally:
             stop.wait_for([theory])
             aside.shutdown(wait=not stop.abandoned)
-        if old is not None:
+        assert cube is not None  # a run without an old cube has replications
+        if old is not None and wanted:
             cube = extend_cube(old, cube)
             tell_not_whole(cube)
         overload.tell(cube)
+        if narrowing is not None:
+            record(cube, narrowing.texts, narrowing.looked, narrowing.missing)
         if store is not None:
             store.put(cube)
             with stop.held():

@@ -146,6 +146,10 @@ class Sweep:
         """Return this sweep in the words of another specification that means the same, but for the replications."""
         return replace(self, document={**document, "replications": self.document["replications"]})
 
+    def repeated(self, replications: int) -> "Sweep":
+        """Return this sweep with another number of replications."""
+        return replace(self, document={**self.document, "replications": replications}, replications=replications)
+
     def text(self) -> str:
         """Return the whole specification as JSON, from which `model_validate` makes the same sweep."""
         return json.dumps(self.document, ensure_ascii=False)

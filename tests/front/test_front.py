@@ -114,6 +114,14 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert bc.open(file).equals(four)
 
 
+def test_a_run_goes_on_until_it_is_precise() -> None:
+    cube = bc.run(spec(), quiet=True, precision={"latency_mean_s": "0.01%"}, max_replications=9)
+    assert (cube.attrs["precision_wanted"], cube.attrs["precision_looks"]) == ("latency_mean_s=0.01%", "8, 9")
+    assert bc.run(spec(), quiet=True, precision="90%").attrs["precision_looks"] == "8"
+    with pytest.raises(ValueError, match="max-replications = 9: goes with a precision only"):
+        bc.run(spec(), quiet=True, max_replications=9)
+
+
 def test_notes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     # Batches are dropped that never fill up.
     cube = bc.run(spec(**{"workload.requests": 100}))

@@ -354,6 +354,12 @@ SEARCHED = {
     "capacity_tolerance": 0.1,
     "capacity_growth": 0.02,
 }
+NARROWED = {
+    "precision_wanted": "2%",
+    "precision_looks": "8, 12",
+    "precision_reached": 1,
+    "precision_level": 0.96,
+}
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -378,6 +384,9 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ({"service_coefficients": "[["}, "attribute service_coefficients: is not JSON"),
         ({"service_coefficients": "[]"}, "attribute service_coefficients: must be a table in JSON"),
         ({"service_coefficients": '{"a": 1}'}, "attribute service_coefficients: each must have its sha256"),
+        (NARROWED | {"precision_looks": "8,12"}, "attribute precision_looks: must be numbers of replications"),
+        (NARROWED | {"precision_level": None}, "has no attribute precision_level"),
+        (NARROWED | {"precision_reached": "yes"}, "attribute precision_reached: must be a whole number"),
         (SEARCHED | {"capacity_low_per_s": "[]"}, "attribute capacity_low_per_s: must be a number"),
         (SEARCHED | {"capacity_tolerance": np.nan}, "attribute capacity_tolerance: must be a number"),
         (SEARCHED | {"capacity_growth": None}, "has no attribute capacity_growth"),

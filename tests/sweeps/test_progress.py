@@ -77,3 +77,17 @@ def test_lines_count_as_people_do(capsys: pytest.CaptureFixture[str], monkeypatc
         lines.finish_replications(1)
         lines.advance(1000)
     assert "100 %: 1 of 1 replication, " in capsys.readouterr().err
+
+
+def test_work_may_be_announced_again_after_what_was_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    for progress in (PlainLines(), Bar()):
+        with progress:
+            for _ in range(2):
+                progress.start(3, 2, 1000)
+                progress.advance(1000)
+                progress.finish_replications(2)
+                progress.say("look at 2 replications")
+        shown_lines = capsys.readouterr().err
+        assert shown_lines.count("look at 2 replications") == 2
+        assert "4 of 2" not in shown_lines
+        assert "4/2" not in shown_lines

@@ -31,6 +31,31 @@ def test_run_lays_settings_over(spec: str, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(other.attrs["specification"])["policy"]["batch_size"] == 2
 
 
+def test_run_to_a_precision_and_again(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ["--precision", "latency_mean_s=30%", "--precision", "utilisation=0.5", "--max-replications", "30"]
+    answer = Answer(capsys, "run", spec, *wanted)
+    assert answer.status == 0
+    assert "look at 8 replications: " in answer.err
+    assert "nothing was run" not in answer.err
+    found = read_cube("small.nc")
+    assert found.attrs["precision_wanted"] == "latency_mean_s=30%, utilisation=0.5"
+    assert "note: replications were added in looks (at 8" in answer.err
+    assert "replications were added in looks (at 8" in " ".join(Answer(capsys, "show", "small.nc").out.split())
+    assert Answer(capsys, "rerun", "small.nc", "-o", tmp_path / "again.nc", "-q").status == 0
+    again = read_cube(tmp_path / "again.nc")
+    xr.testing.assert_equal(again, found)
+    for name in ("precision_wanted", "precision_looks", "precision_level", "precision_reached", "specification"):
+        assert again.attrs[name] == found.attrs[name]
+    assert again["utilisation"].attrs == found["utilisation"].attrs
+
+
+def test_run_refuses_a_precision_that_makes_no_sense(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Answer(capsys, "run", spec, "--precision", "two").mistake.startswith("precision = two: must be a width")
+    only = Answer(capsys, "run", spec, "--max-replications", "20").mistake
+    assert only == "max-replications = 20: goes with a precision only"
+    assert not Path("small.nc").exists()
+
+
 def test_check_of_many_points_says_how_far_it_is(
     spec: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

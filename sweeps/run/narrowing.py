@@ -1,0 +1,112 @@
+"""Adding replications until intervals are narrow enough: looks, and what each of them shows.
+
+The cube stays rectangular: all points get as many replications, those that are narrow already too.
+"""
+
+from collections.abc import Mapping
+from itertools import chain
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from batchcube.engine.statistics import QUANTILES
+from batchcube.errors import InputError
+from batchcube.results.precision import FEWEST, Precision, Wanted, level, looked_at, looks, parse
+from batchcube.results.statistics import mean_interval
+from batchcube.results.summary import usual
+from batchcube.results.variables import FIRST_LOOK, REGISTRY
+
+from ..progress import Progress
+from ..spec.document import Sweep
+from ..spec.grid import where
+from ..spec.settings import draws_service
+from .store import Report
+
+
+class Narrowing:
+    """Looks of one run: where they are, and which interval is the widest."""
+
+    def __init__(self, sweep: Sweep, precision: Precision, held: xr.Dataset | None) -> None:
+        """Plan the looks; `held` is the cube that is there already.
+
+        Raises InputError for a precision that makes no sense, and where no number of replications narrows intervals.
+        """
+        self.texts = precision.texts
+        self.wanted = parse(precision.texts, usual(stepwise=sweep.grid.points[0].simulation.STEPWISE))
+        if not self.wanted:
+            raise InputError("asks for nothing", path="precision", allowed="such as 2% or NAME=1%")
+        if precision.most < FEWEST:
+            raise InputError(f"must be >= {FEWEST}", path="max-replications", value=precision.most)
+        if any(map(draws_service, sweep.grid.points)):
+            text = "every replication has coefficients of its own: no number of them narrows what these leave open"
+            raise InputError(text, path="precision", file=sweep.source)
+        if sweep.replications == 1 and sweep.document["replications"] > 1:
+            raise InputError("nothing is random: one replication says it all", path="precision", file=sweep.source)
+        for wanted in self.wanted:
+            if wanted.quantile is not None and wanted.quantile not in QUANTILES:
+                known = ", ".join(f"{quantile:g}" for quantile in QUANTILES)
+                raise InputError(f"no such quantile; cubes have {known}", path="precision", value=wanted.label)
+        self.axes, self.shape = sweep.grid.axes, sweep.grid.shape
+        self.held = held
+        self.looked = [] if held is None else list(looked_at(held))
+        there = 0 if held is None else held.sizes["replication"]
+        if self.looked and held is not None:
+            self.first = int(held["requests"].attrs[FIRST_LOOK])
+        else:
+            self.first = max(there, min(max(sweep.replications, FEWEST), precision.most))
+        self.counts = [count for count in looks(self.first, max(precision.most, there)) if count >= there]
+        if there and self.looked and there not in self.counts:
+            self.counts.insert(0, there)
+        self.missing = ""
+        """Which interval is the widest still, in words; "" where all are narrow enough."""
+
+    def look(self, count: int, reports: Mapping[int, Report], progress: Progress) -> bool:
+        """Look at so many replications, and say whether they are enough; `reports` has those that no cube holds."""
+        widest: tuple[float, str] = (0.0, "")
+        for wanted in self.wanted:
+            for ratio, text in self._widest(wanted, reports):
+                widest = max(widest, (ratio, text))
+        self.missing = widest[1] if widest[0] > 1.0 else ""
+        if count not in self.looked:
+            self.looked.append(count)
+        said = "all intervals are narrow enough"
+        if self.missing:
+            enough = f"; about {count * widest[0] ** 2:,.0f} would do" if widest[0] < np.inf else ""
+            said = f"{self.missing} is the widest{enough}"
+        progress.say(f"look at {count} replications: {said}")
+        return not self.missing
+
+    def _widest(self, wanted: Wanted, reports: Mapping[int, Report]) -> list[tuple[float, str]]:
+        """Return the widest interval of a variable: half its width over that wanted, and the same in words."""
+        values = self._values(wanted.name, reports)
+        if values is None or np.isnan(values).all():
+            if wanted.named:
+                raise InputError("has no values in this sweep", path="precision", value=wanted.label)
+            return []
+        if wanted.quantile is not None:
+            values = values[..., QUANTILES.index(wanted.quantile)]
+        values = np.moveaxis(values, 1, -1)
+        there = ~np.isnan(values).all(axis=-1)
+        found = mean_interval(values, -1, level(self.first), REGISTRY[wanted.name].bounds)
+        half = np.maximum(found.high - found.estimate, found.estimate - found.low)
+        limit = wanted.width * (np.abs(found.estimate) if wanted.relative else 1.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(half == 0.0, 0.0, half / limit)
+        ratio = np.where(there, np.where(np.isnan(ratio), np.inf, ratio), 0.0)
+        at = np.unravel_index(int(ratio.argmax()), ratio.shape)
+        width = f"{100 * half[at] / abs(found.estimate[at]):.2g} %" if wanted.relative else f"{half[at]:.2g}"
+        point = where(self.axes, tuple(map(int, np.unravel_index(at[0], self.shape)))) if self.axes else ""
+        return [(float(ratio[at]), f"{wanted.label} ± {width}" + (f" ({point})" if point else ""))]
+
+    def _values(self, name: str, reports: Mapping[int, Report]) -> NDArray[np.float64] | None:
+        """Return a variable of all replications, (point, replication, ...)."""
+        parts = []
+        if self.held is not None and name in self.held:
+            kept = self.held[name].values
+            parts.append(kept.reshape(-1, *kept.shape[len(self.shape) :]))
+        new = [reports[number].get(name) for number in sorted(reports)]
+        if any(part is None for part in new) or not (parts or new):
+            return None
+        parts += [np.stack([part for part in new if part is not None], axis=1)] if new else []
+        return np.concatenate(list(chain(parts)), axis=1).astype(np.float64)

@@ -1,0 +1,187 @@
+"""Runs that add replications until intervals are narrow enough."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xarray as xr
+
+from batchcube.errors import InputError
+from batchcube.results import labelled
+from batchcube.results.cube import check_cube, read_cube
+from batchcube.results.precision import Precision, level, looked_at
+from batchcube.sweeps.progress import Silent
+from batchcube.sweeps.run import execution
+from batchcube.sweeps.run.execution import run_sweep
+from batchcube.sweeps.spec.document import Sweep
+
+SWEEP: dict[str, Any] = {
+    "name": "narrow",
+    "replications": 8,
+    "workload": {
+        "requests": 200,
+        "arrivals": {"process": "poisson"},
+        "lengths": {"distribution": "uniform", "unit": "seconds", "low": 1.0, "high": 20.0},
+    },
+    "policy": {"mode": "multi_bin_only", "batch_size": 4, "bins": 2},
+    "server": {"service": {"law": "given"}},
+    "axes": {"arrival_rate_per_s": {"path": "workload.arrivals.rate_per_s", "values": [0.05, 0.1]}},
+}
+LATENCY = Precision(("latency_mean_s=3%",), 200)
+
+
+class Said(Silent):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def sweep(**changes: Any) -> Sweep:
+    return Sweep.model_validate(SWEEP | changes)
+
+
+def relative_half(cube: xr.Dataset, name: str = "latency_mean_s") -> float:
+    found = labelled.mean_interval(cube[name])
+    return float(((found["high"] - found["mean"]) / found["mean"]).max())
+
+
+def same_data(first: xr.Dataset, second: xr.Dataset) -> None:
+    xr.testing.assert_equal(first, second)
+    for name in ("precision_wanted", "precision_looks", "precision_reached", "precision_level", "notes"):
+        assert first.attrs[name] == second.attrs[name]
+
+
+def test_replications_are_added_until_all_points_are_narrow() -> None:
+    said = Said()
+    cube = run_sweep(sweep(), precision=LATENCY, progress=said)
+    check_cube(cube, "cube")
+    looked = looked_at(cube)
+    count = cube.sizes["replication"]
+    assert looked == (8, 12, 18, 27, 41, 62, 93, 140)[: len(looked)]
+    assert looked[-1] == count == cube.attrs["replications"]
+    assert 1 < len(looked) < 8
+    assert cube.attrs["precision_reached"] == 1
+    assert cube.attrs["precision_level"] == level(8)
+    assert relative_half(cube) <= 0.03
+    before = cube.isel(replication=slice(looked[-2]))
+    assert relative_half(before) > 0.03
+    # All of it is the cube of as many replications.
+    plain = run_sweep(sweep(replications=count))
+    xr.testing.assert_equal(cube, plain)
+    assert relative_half(plain) < relative_half(cube)
+    assert len(said.texts) == len(looked)
+    assert said.texts[0].startswith("look at 8 replications: latency_mean_s ± ")
+    assert "(arrival_rate_per_s = 0.05) is the widest; about " in said.texts[0]
+    assert said.texts[-1].endswith("all intervals are narrow enough")
+
+
+def test_a_budget_ends_it_and_more_continues_it(tmp_path: Path) -> None:
+    target = tmp_path / "cube.nc"
+    cut = run_sweep(sweep(), target, precision=LATENCY._replace(most=10))
+    assert looked_at(cut) == (8, 10)
+    assert cut.attrs["precision_reached"] == 0
+    assert "this was not reached: latency_mean_s ± " in cut.attrs["notes"]
+    more = run_sweep(sweep(), target, precision=LATENCY)
+    assert looked_at(more)[:3] == (8, 10, 12)
+    assert more.attrs["precision_reached"] == 1
+    assert "this was not reached" not in more.attrs["notes"]
+    whole = run_sweep(sweep(), precision=LATENCY)
+    xr.testing.assert_equal(more, whole)
+    same_data(read_cube(target), more)
+    again = run_sweep(sweep(), target, precision=LATENCY)
+    same_data(again, more)
+
+
+def test_a_cube_of_a_plain_run_is_continued(tmp_path: Path) -> None:
+    target = tmp_path / "cube.nc"
+    run_sweep(sweep(replications=15), target)
+    cube = run_sweep(sweep(), target, precision=LATENCY)
+    assert looked_at(cube)[:2] == (15, 23)
+    assert cube["latency_mean_s"].attrs["first_look"] == 15
+    wide = run_sweep(sweep(), target, precision=Precision(("50%",)))
+    assert wide.sizes == cube.sizes
+    assert wide.attrs["precision_wanted"] == "50%"
+    longer = run_sweep(sweep(replications=cube.sizes["replication"] + 2), target)
+    assert longer["latency_mean_s"].attrs["first_look"] == 15
+    assert "precision_looks" not in longer.attrs
+    assert "replications were added in looks" in longer.attrs["notes"]
+
+
+def test_what_was_stopped_continues_with_the_same_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class StopLater(Silent):
+        def say(self, text: str) -> None:
+            if text.startswith("look at 12"):
+                raise KeyboardInterrupt
+
+    target = tmp_path / "cube.nc"
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep(), target, precision=LATENCY, progress=StopLater())
+    assert not target.exists()
+
+    simulated: list[int] = []
+    real = execution._Replications.work
+
+    def work(self: Any, *arguments: Any) -> bool:
+        simulated.extend(r for r in self.wanted if r not in self.finished)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(execution._Replications, "work", work)
+    cube = run_sweep(sweep(), target, precision=LATENCY)
+    assert min(simulated) == 12
+    same_data(cube, run_sweep(sweep(), precision=LATENCY))
+
+
+def test_shares_are_meant_in_points_and_several_variables_together() -> None:
+    wanted = Precision(("utilisation=0.01", "latency_quantile_s[0.95]=10%"), 100)
+    cube = run_sweep(sweep(), precision=wanted)
+    found = labelled.mean_interval(cube["utilisation"])
+    assert float((found["high"] - found["mean"]).max()) <= 0.01
+    assert relative_half(cube.sel(quantile=0.95), "latency_quantile_s") <= 0.1
+    usual = run_sweep(sweep(), precision=Precision(("30%",), 100))
+    assert usual.attrs["precision_reached"] == 1
+
+
+def test_memory_is_a_budget_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = execution._size
+    monkeypatch.setattr(
+        execution,
+        "_size",
+        lambda plan, replications, workers: real(plan, replications, workers)._replace(peak_bytes=replications),
+    )
+    monkeypatch.setattr(execution, "memory_bytes", lambda: 12.0)
+    cube = run_sweep(sweep(), precision=LATENCY)
+    assert looked_at(cube) == (8, 12)
+    assert cube.attrs["precision_reached"] == 0
+
+
+def test_fewer_than_eight_replications_are_not_looked_at() -> None:
+    cube = run_sweep(sweep(replications=2), precision=Precision(("latency_mean_s=99%",)))
+    assert looked_at(cube) == (8,)
+    assert cube.attrs["replications"] == 8
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes", "message"),
+    [
+        (Precision(("preemptions=1",)), {}, "precision = preemptions: has no values in this sweep"),
+        (Precision(("request_sla_violation_fraction=0.1",)), {}, "has no values in this sweep"),
+        (Precision(("latency_quantile_s[0.7]=1%",)), {}, "no such quantile; cubes have 0.5, 0.9, 0.95, 0.99"),
+        (Precision(("2%",), 5), {}, "max-replications = 5: must be >= 8"),
+        (
+            Precision(("2%",)),
+            {
+                "workload": SWEEP["workload"]
+                | {
+                    "arrivals": {"process": "deterministic"},
+                    "lengths": {"distribution": "constant", "unit": "seconds", "value": 2.0},
+                }
+            },
+            "nothing is random",
+        ),
+    ],
+)
+def test_mistakes_are_named(precision: Precision, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run_sweep(sweep(**changes), precision=precision)
