@@ -280,6 +280,7 @@ class LoggedServer(_Part):
     async_scheduling: bool = False
     replicas: AtLeastOne = Field(default=1, description="engines behind one endpoint, data_parallel_size")
     routing: Routing = Field(default="least_loaded", description="replica that a request goes to")
+    lockstep: bool = Field(default=False, description="all replicas step at once")
 
     @property
     def held_tokens(self) -> int | None:

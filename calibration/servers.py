@@ -36,11 +36,11 @@ LEAST_LOADED_SINCE = (0, 32)
 
 Earlier ones balance engines of models with experts, `least_waiting`, and send requests to all others in turn.
 """
-_EXPERTS = "enable_expert_parallel"
+_EXPERTS = ("enable_expert_parallel", "is_moe_model")
+"""Settings one of which is on where a model has experts: several engines of one step together."""
 _REMARKS = {
     "enable_prefix_caching": "prefixes are cached, but no log says what is in prompts: nothing is found again here",
     "speculative_config": "decoding is speculative: steps that give several tokens are not simulated",
-    _EXPERTS: "engines that share experts step together there: here each replica steps by itself",
     "scheduling_policy": "requests have priorities, which a log does not give: they come in turn here",
 }
 """What is said of further settings where they are on."""
@@ -48,7 +48,7 @@ _OFF = (None, False, "", "fcfs")
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
 # In a log settings are listed as 'name': value, name=value or name="value".
 _LISTED = re.compile(r"non-default args|with config:|cache_config_info")
-_SETTING = re.compile(rf"\b({'|'.join([*NAMES, *_REMARKS])})['\"]?\s*[:=]\s*['\"]?(\d+\b|[A-Za-z]+|{{)")
+_SETTING = re.compile(rf"\b({'|'.join([*NAMES, *_REMARKS, *_EXPERTS])})['\"]?\s*[:=]\s*['\"]?(\d+\b|[A-Za-z]+|{{)")
 _LINES = {
     "vllm_version": re.compile(r"LLM engine \(v([\d.]+)|vLLM API server version ([\d.]+)"),
     "cached_tokens": re.compile(r"KV cache size: ([\d,]+) tokens"),
@@ -128,7 +128,7 @@ def read_server_log(path: str | Path) -> Stated:
 def _leaves(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield what is stated anywhere in a document and may be a setting."""
     for name, value in document.items():
-        if name in NAMES or name in _REMARKS or name == "vllm_version":
+        if name in NAMES or name in _REMARKS or name in _EXPERTS or name == "vllm_version":
             if value is not None:
                 yield name, value
         elif isinstance(value, dict):
@@ -140,17 +140,20 @@ def _stated(path: str | Path, found: dict[str, Any]) -> Stated:
     values = {NAMES[name]: value for name, value in found.items() if name in NAMES}
     if not values:
         raise InputError("states no setting of a vLLM server", allowed=f"looked for {', '.join(NAMES)}")
-    alone = {_EXPERTS} if values.get("replicas", 1) == 1 else set()
-    remarks = [text for name, text in _REMARKS.items() if name not in alone and found.get(name) not in _OFF]
+    several, experts = values.get("replicas", 1) > 1, any(found.get(name) not in _OFF for name in _EXPERTS)
+    if several and experts:
+        values["lockstep"] = True
+    remarks = [text for name, text in _REMARKS.items() if found.get(name) not in _OFF]
     version = re.match(r"v?(\d+)\.(\d+)", str(found.get("vllm_version", "")))
     if version:
         number = int(version[1]), int(version[2])
         defaults: dict[str, Any] = {"async_scheduling": number >= ASYNC_SINCE}
-        if values.get("replicas", 1) > 1 and number < LEAST_LOADED_SINCE:
-            defaults["routing"] = "round_robin" if found.get(_EXPERTS) in _OFF else "least_waiting"
+        if several and number < LEAST_LOADED_SINCE:
+            defaults["routing"] = "least_waiting" if experts else "round_robin"
         defaults = {name: value for name, value in defaults.items() if name not in values}
         values |= defaults
         remarks += [f"{name} is not stated: {value}, as of vLLM {version[0]}" for name, value in defaults.items()]
-        if defaults.get("routing") == "round_robin":
-            remarks.append("if its model has experts, and does not share them, its routing is least_waiting")
+    if several and not experts and found.get("is_moe_model") is not False:
+        routed = ", and its routing is least_waiting" if values.get("routing") == "round_robin" else ""
+        remarks.append(f"if its model has experts its engines step together, lockstep{routed}")
     return Stated(Path(path).name, values, tuple(remarks))

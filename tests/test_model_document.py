@@ -410,7 +410,8 @@ def step_job_of(settings: dict[str, Any], rows: list[Row], routing: str = "round
     reporting = continuous.make_reporting(
         horizon_s=settings.get("horizon_s", 1.0), windows=int(settings.get("windows", 1))
     )
-    fleet = make_fleet(replicas=int(settings.get("servers", 1)), routing=routing, bins=3)
+    replicas, lockstep = int(settings.get("servers", 1)), bool(settings.get("lockstep", 0))
+    fleet = make_fleet(replicas=replicas, routing=routing, bins=3, lockstep=lockstep)
     # Where it comes about it does not count.
     given = [value(row["arrival (ms)"]) / 1000 * (row.get("follows", "nobody") == "nobody") for row in rows]
     arrival_s = np.maximum.accumulate(given)
@@ -530,6 +531,7 @@ CHECKS: dict[str, Callable[[Example, str], None]] = {
     "10.13": stepped_as_stated,
     "10.14": stepped_as_stated,
     "10.15": bent_as_stated,
+    "10.16": stepped_as_stated,
 }
 RULES = {"1.1", "1.3", "2.1", "2.2", "4.1", "4.2", "5.1", "6.1", "7.1", "7.2", "8.1", "8.2"}
 """Examples of a single rule, the same text for every backend."""

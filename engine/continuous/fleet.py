@@ -31,6 +31,8 @@ class Fleet(NamedTuple):
     """Admission prefers the bin being served, until it is empty or has been given `most_running` requests in a row."""
     bin_choice: Any
     """Settings of the order in which bins are served."""
+    lockstep: bool
+    """Whether steps begin and end on all replicas together, each as long as the longest."""
 
 
 def make_fleet(
@@ -40,6 +42,7 @@ def make_fleet(
     bins: int = 1,
     admission: str = "fifo",
     bin_choice: Any = "oldest_head",
+    lockstep: bool = False,
 ) -> Fleet:
     """Build a fleet; InputError for an unknown word, no replica or bin, and fewer bins than replicas they map to."""
     for name, value, allowed in (
@@ -55,7 +58,7 @@ def make_fleet(
     if routing == "by_bin" and bins < replicas:
         raise InputError(f"must be at least replicas = {replicas} with routing by_bin", path="bins", value=bins)
     order = order_settings(bin_choice, "bin_choice", CHOICES)
-    return Fleet(int(replicas), ROUTINGS.index(routing), int(bins), admission == "by_bin", order)
+    return Fleet(int(replicas), ROUTINGS.index(routing), int(bins), admission == "by_bin", order, bool(lockstep))
 
 
 @policy

@@ -27,9 +27,14 @@ class Followers(NamedTuple):
     """Those that follow anybody, in order."""
 
 
+def follows_of(requests: Requests) -> NDArray[np.int64]:
+    """Return whom each request follows, NOBODY for all where all arrivals are known."""
+    return requests.follows if len(requests.follows) else np.full(len(requests.arrival), NOBODY, np.int64)
+
+
 def followers(requests: Requests) -> Followers:
     """Return who follows whom."""
-    follows = requests.follows
+    follows = follows_of(requests)
     order = np.argsort(follows, kind="stable")
     order = order[np.searchsorted(follows[order], 0) :]
     begin = np.searchsorted(follows[order], np.arange(len(follows) + 1))

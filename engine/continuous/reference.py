@@ -21,7 +21,7 @@ from ..tally import Tally
 from .blocks import Cache
 from .count import count_reference
 from .fleet import COUNTED_EVERY, ROUTINGS, counts_loads, first_asked, load_of, looks_at_queues
-from .following import ARRIVES, ENDS
+from .following import ARRIVES, ENDS, follows_of
 from .model import (
     ANYBODY,
     LONGEST_GAP,
@@ -73,8 +73,12 @@ class Plan(NamedTuple):
     """Not in use then, but found again by what is in them."""
     tokens: int
     """In the KV cache at its end, before finished requests leave."""
-    target: Target
+    target: Target | None
     """What the controllers had decided."""
+
+
+NOTHING = Plan([], 0, 0, 0, 0, 0, None)
+"""A step that came out empty."""
 
 
 class Step(NamedTuple):
@@ -136,8 +140,8 @@ class Engine:
     """Requests that run in the latest step."""
     given: dict[int, Given] = field(default_factory=dict)
     """What requests get in the step that is being scheduled."""
-    under_way: Plan | None = None
-    """The step that begins now; the next is scheduled before its tokens are known."""
+    under_way: Plan = NOTHING
+    """The step that begins now, if the next is scheduled before its tokens are known."""
 
     def __post_init__(self) -> None:
         self.requests, (self.replica, self.fleet, _) = self.job.requests, self.job.setup
@@ -187,13 +191,16 @@ class Engine:
 
     def step(self) -> list[int]:
         """Schedule one step and take it, or the one under way once the next has been scheduled; return who is done."""
-        plan = self.schedule()
+        return self.go_on(self.schedule())
+
+    def go_on(self, plan: Plan) -> list[int]:
+        """Take a step that has been scheduled, or in its place the one under way; return who is done."""
         if self.replica.async_scheduling:
             plan, self.under_way = self.under_way, plan
-        return self.take(plan) if plan else []
+        return self.take(plan)
 
-    def schedule(self) -> Plan | None:
-        """Choose who gets tokens in the next step; None where nobody can."""
+    def schedule(self) -> Plan:
+        """Choose who gets tokens in the next step."""
         self.decide()
         self.given = {}
         longest = longest_chunk(len(self.running) + self.waiting(), self.replica)
@@ -204,11 +211,11 @@ class Engine:
                 self.admit(budget, longest)
         elif not self.admit(self.replica.token_budget, longest):
             self.serve_running(longest)
-        return self.planned() if self.given else None
+        return self.planned() if self.given else NOTHING
 
     def begins(self) -> int:
         """Return when the step that is being scheduled begins."""
-        return self.now + (self.under_way.duration if self.under_way else 0)
+        return self.now + self.under_way.duration
 
     def known(self, number: int) -> int:
         """Return how many tokens a request has: its prompt, and what it has emitted."""
@@ -351,6 +358,10 @@ class Engine:
 
     def take(self, plan: Plan) -> list[int]:
         """Let the time of a step pass, and emit its tokens; return the requests that are done."""
+        if plan.target is None:
+            self.now += plan.duration
+            self.in_step = len(self.running)
+            return []
         decoding = [g.request for g in plan.given if g.decodes]
         prefilling = [g for g in plan.given if not g.decodes]
         gaps = [self.now + plan.duration - self.history.emitted[r.number][-1] for r in decoding]
@@ -479,11 +490,24 @@ class Front:
         return least
 
 
-def serve_following(job: Job, records: Records, engines: list[Engine]) -> None:
-    """Serve requests some of which come when others end, in the order of time over all replicas."""
-    requests, front = job.requests, Front(job, engines)
-    ahead = [(int(requests.arrival[i]), ARRIVES, i) for i in np.flatnonzero(requests.follows == NOBODY).tolist()]
-    anybody = np.flatnonzero(requests.follows == ANYBODY).tolist()
+def step_together(engines: list[Engine]) -> list[int]:
+    """Let all replicas step at once, each step being as long as the longest of them; return who is done."""
+    now = max(engine.now for engine in engines)
+    for engine in engines:
+        engine.now = now
+    plans = [engine.schedule() if engine.running or engine.waiting() else NOTHING for engine in engines]
+    longest = max(plan.duration for plan in plans)
+    return [
+        i for engine, plan in zip(engines, plans, strict=True) for i in engine.go_on(plan._replace(duration=longest))
+    ]
+
+
+def serve_in_order(job: Job, records: Records, engines: list[Engine]) -> None:
+    """Serve requests in the order of time over all replicas, as some come when others end, or all step together."""
+    requests, front, lockstep = job.requests, Front(job, engines), job.setup.fleet.lockstep
+    whom = follows_of(requests)
+    ahead = [(int(requests.arrival[i]), ARRIVES, i) for i in np.flatnonzero(whom == NOBODY).tolist()]
+    anybody = np.flatnonzero(whom == ANYBODY).tolist()
     while True:
         starts = [engine.now if engine.running or engine.waiting() else NEVER for engine in engines]
         start = min(starts)
@@ -494,17 +518,18 @@ def serve_following(job: Job, records: Records, engines: list[Engine]) -> None:
         if ahead and ahead[0][0] <= start:
             instant, kind, i = heappop(ahead)
             if kind == ENDS:
-                for j in np.flatnonzero(requests.follows == i).tolist() or [anybody.pop(0) for _ in anybody[:1]]:
+                for j in np.flatnonzero(whom == i).tolist() or [anybody.pop(0) for _ in anybody[:1]]:
                     heappush(ahead, (instant + int(requests.delay[j]), ARRIVES, j))
                 continue
-            requests.arrival[i] = instant
+            if whom[i] != NOBODY:
+                requests.arrival[i] = instant
             if records.status[i] != SERVED:
                 heappush(ahead, (instant, ENDS, i))
                 continue
             records.replica[i] = front.way_to(i, instant)
             engines[records.replica[i]].welcome(i, instant)
         elif start < NEVER:
-            for i in engines[starts.index(start)].step():
+            for i in step_together(engines) if lockstep else engines[starts.index(start)].step():
                 heappush(ahead, (int(records.last_token[i]), ENDS, i))
         else:
             return
@@ -522,10 +547,11 @@ def simulate_reference(job: Job, records: Records, tally: Tally) -> None:
     accepted = [i for i in range(len(arrival)) if records.status[i] == SERVED]
     history = History(emitted={i: [] for i in accepted})
     engines = [Engine(job, records, history) for _ in range(fleet.replicas)]
-    if len(job.requests.follows):
-        serve_following(job, records, engines)
+    in_order = fleet.lockstep or len(job.requests.follows) > 0
+    if in_order:
+        serve_in_order(job, records, engines)
     front = Front(job, engines)
-    for i in accepted if not len(job.requests.follows) else ():
+    for i in accepted if not in_order else ():
         if looks_at_queues(fleet):
             due = front.due(arrival[i])
             if due is not None:

@@ -76,7 +76,7 @@ def _run_compiled(job: Job, tally: Tally, records: Records) -> None:
     from .numba.fleet import run_fleet
     from .numba.following import run_following
 
-    if len(job.requests.follows):
+    if len(job.requests.follows) or job.setup.fleet.lockstep:
         run_following(job, records, tally)
     else:
         run_fleet(job, records, tally, *way_of(job, records))

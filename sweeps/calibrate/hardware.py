@@ -78,6 +78,7 @@ def derive(
         capacity_tokens=memory.capacity_tokens,
         async_scheduling=deployment.engine == "vllm",
         replicas=deployment.data_parallel,
+        lockstep=deployment.data_parallel > 1,
     )
     given = {field: value for field, value in deployment._asdict().items() if value not in (None, 1, False)}
     return Coefficients(

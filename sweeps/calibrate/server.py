@@ -17,7 +17,7 @@ from ..spec.messages import mistakes
 # More tokens than any KV cache: it then binds nobody.
 UNBOUND_TOKENS = 2**40
 _CACHE = ("capacity_tokens", "num_gpu_blocks")
-_OF_FLEET = ("replicas", "routing")
+_OF_FLEET = ("replicas", "routing", "lockstep")
 # vLLM's defaults of these are not the same everywhere.
 _VARY = ("most_running", "token_budget", "async_scheduling")
 

@@ -15,6 +15,7 @@ from .options import (
     BudgetOption,
     ColumnOption,
     ConcurrencyOption,
+    LockstepOption,
     LogArgument,
     LogFormatOption,
     MostRunningOption,
@@ -519,6 +520,7 @@ def calibrate_log(
     concurrency: ConcurrencyOption = None,
     replicas: ReplicasOption = None,
     routing: RoutingOption = None,
+    lockstep: LockstepOption = None,
     async_scheduling: AsyncOption = None,
     server: ServerOption = None,
     server_config: ServerConfigOption = None,
@@ -561,6 +563,7 @@ def calibrate_log(
         prefill=prefill,
         replicas=replicas,
         routing=routing,
+        lockstep=lockstep,
         async_scheduling=async_scheduling,
     )
     stated = stated_by(server_config, server_log)

@@ -92,6 +92,10 @@ ReplicasOption = Annotated[
 RoutingOption = Annotated[
     str | None, typer.Option("--routing", help="replica that a request goes to; least_loaded, as of vLLM, by default")
 ]
+LockstepOption = Annotated[
+    bool | None,
+    typer.Option("--lockstep/--no-lockstep", help="replicas step at once, as engines of a model with experts do"),
+]
 AsyncOption = Annotated[
     bool | None,
     typer.Option("--async-scheduling/--no-async-scheduling", help="a step is scheduled when the one before begins"),

@@ -15,6 +15,7 @@ from .options import (
     ColumnOption,
     ConcurrencyOption,
     KvTokensOption,
+    LockstepOption,
     LogFormatOption,
     MostRunningOption,
     OverwriteOption,
@@ -61,6 +62,7 @@ def validate(
     concurrency: ConcurrencyOption = None,
     replicas: ReplicasOption = None,
     routing: RoutingOption = None,
+    lockstep: LockstepOption = None,
     async_scheduling: AsyncOption = None,
     server: ServerOption = None,
     server_config: ServerConfigOption = None,
@@ -94,6 +96,7 @@ def validate(
         prefill=prefill,
         replicas=replicas,
         routing=routing,
+        lockstep=lockstep,
         async_scheduling=async_scheduling,
     )
     stated = stated_by(server_config, server_log)

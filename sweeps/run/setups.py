@@ -158,6 +158,7 @@ def step_setup(of: Simulated, seed: int, once: Once) -> continuous.Setup:
             policy,
             replicas=server.servers,
             routing=server.routing,
+            lockstep=server.lockstep,
             bins=bins,
             bin_choice=order_of(policy.bin_choice),
         ),

@@ -40,9 +40,10 @@ def _said(known: LoggedServer, point: Point) -> Iterator[tuple[str, Settings, st
     _, policy, server, _ = point
     yield "policy", policy, "largest_batch", known.most_running
     yield "server", server, "servers", known.replicas
-    # With one replica nothing is routed.
+    # With one replica nothing is routed, and nobody waits for others.
     if known.replicas > 1 and (server.servers if "servers" in server.model_fields_set else known.replicas) != 1:
         yield "server", server, "routing", known.routing
+        yield "server", server, "lockstep", known.lockstep
     replica = server.replica if server.replica is not None and "replica" in server.model_fields_set else _NOTHING
     for name in ReplicaSettings.model_fields:
         if name in LoggedServer.model_fields and name not in _CACHE:

@@ -356,7 +356,7 @@ def _whole_batch_server_problems(point: Point) -> Iterator[Problem]:
     if server.service.law == "steps":
         text = "only mode continuous goes step by step; must be a law of whole batches"
         yield Problem(("server", "service", "law"), text)
-    for name in ("routing", "replica"):
+    for name in ("routing", "lockstep", "replica"):
         if name in server.model_fields_set and getattr(server, name) is not None:
             text = f"mode {point.policy.mode} would ignore it; used by continuous"
             yield Problem(("server", name), text, shown=False)
@@ -575,6 +575,8 @@ def _continuous_bin_problems(policy: PolicySettings, server: Server) -> Iterator
         # The default of a single replica means nothing, whether it is stated or not.
         if server.routing != "round_robin":
             yield Problem(("server", "routing"), "needs server.servers > 1", idle=True)
+        if server.lockstep:
+            yield Problem(("server", "lockstep"), "needs server.servers > 1", idle=True)
     elif routed and isinstance(server.servers, int) and policy.bins < server.servers:
         text = f'must be >= server.servers = {server.servers}: routing = "by_bin" gives every replica a bin'
         yield Problem(("policy", "bins"), text)

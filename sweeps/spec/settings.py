@@ -509,10 +509,13 @@ class Server(Settings):
     )
     completion: Literal["batch", "own"] = Field(default="batch", description="when a request of a batch is done")
     routing: Routing = Field(default="round_robin", description="replica an arriving request goes to (mode continuous)")
+    lockstep: bool = Field(
+        default=False, description="all replicas step at once, as engines of a model with experts do (mode continuous)"
+    )
     replica: ReplicaSettings | None = Field(
         default=None,
-        description="limits of a replica (mode continuous); what is left out of it, of servers, routing and "
-        "policy.largest_batch is as coefficients know it of their server",
+        description="limits of a replica (mode continuous); what is left out of it, of servers, routing, lockstep "
+        "and policy.largest_batch is as coefficients know it of their server",
     )
     service: Service = Field(description="time a batch takes, or a step of continuous batching")
 

@@ -56,7 +56,7 @@ def test_the_balancer_of_several_engines_is_that_of_the_version(tmp_path: Path) 
     assert stated.values["routing"] == "round_robin"
     assert stated.remarks[-2:] == (
         "routing is not stated: round_robin, as of vLLM 0.19",
-        "if its model has experts, and does not share them, its routing is least_waiting",
+        "if its model has experts its engines step together, lockstep, and its routing is least_waiting",
     )
     experts = read_server_config(write(tmp_path / "c.json", several | {"enable_expert_parallel": True}))
     assert experts.values["routing"] == "least_waiting"
@@ -105,10 +105,23 @@ def test_speculative_decoding_is_said(tmp_path: Path) -> None:
     assert stated.remarks == ("decoding is speculative: steps that give several tokens are not simulated",)
 
 
-def test_engines_that_share_experts_are_said_to_step_apart_here(tmp_path: Path) -> None:
-    for replicas, said in ((1, 0), (2, 1)):
-        dump = {"data_parallel_size": replicas, "enable_expert_parallel": True}
-        assert len(read_server_config(write(tmp_path / "m.json", dump)).remarks) == said
+@pytest.mark.parametrize("name", ["enable_expert_parallel", "is_moe_model"])
+def test_several_engines_of_a_model_with_experts_step_together(tmp_path: Path, name: str) -> None:
+    for replicas in (1, 2):
+        stated = read_server_config(write(tmp_path / "m.json", {"data_parallel_size": replicas, name: True}))
+        assert stated.values == {"replicas": replicas} | ({"lockstep": True} if replicas > 1 else {})
+        assert stated.remarks == ()
+    said = read_server_log(
+        write(tmp_path / "vllm.log", f"non-default args: {{'data_parallel_size': 2, '{name}': True}}")
+    )
+    assert said.values["lockstep"]
+
+
+def test_nothing_is_said_of_experts_that_are_said_not_to_be_there(tmp_path: Path) -> None:
+    unknown = read_server_config(write(tmp_path / "m.json", {"data_parallel_size": 2}))
+    assert unknown.remarks == ("if its model has experts its engines step together, lockstep",)
+    dense = read_server_config(write(tmp_path / "m.json", {"data_parallel_size": 2, "is_moe_model": False}))
+    assert dense.remarks == ()
 
 
 def test_a_real_dump_is_read(shared_data: Path) -> None:

@@ -25,6 +25,7 @@ from batchcube.engine.continuous import (
 )
 from batchcube.engine.continuous.model import ANYBODY, NOBODY, no_content
 from batchcube.engine.continuous.ticks import NEVER, TICKS_PER_S
+from batchcube.engine.moments import exact_sums
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.order import CHOICES
@@ -39,6 +40,17 @@ def simulate_job(job: Job, backend: str = "numba") -> tuple[Records, Tally]:
     """Return what became of each request, and the tally."""
     tally, (records,) = simulate_records([job], job.shape, backend)
     return records, row_of(tally, 0)
+
+
+def assert_alike(one: tuple[Records, Tally], other: tuple[Records, Tally]) -> None:
+    """Assert that two simulations gave the same, to the tick and the last count."""
+    for kind, twin in zip(one, other, strict=True):
+        for name, a, b in zip(kind._fields, kind, twin, strict=True):
+            if name == "moments":
+                # Sums are kept in limbs, and not carried alike.
+                assert list(map(exact_sums, a)) == list(map(exact_sums, b))
+            else:
+                np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 def draw_law(rng: np.random.Generator) -> Law:

@@ -1,4 +1,4 @@
-"""Replicas whose requests come when others end: what happens is taken in the order of time over all of them."""
+"""Replicas whose requests come when others end, or that step together: all of them in the order of time."""
 
 from collections.abc import Callable
 from functools import cache
@@ -15,11 +15,12 @@ from ...policies.target import decider
 from ...statistics import CONTINUOUS
 from ...tally import new_tally, row_of
 from ..fleet import BY_BIN, COUNTED_EVERY, counts_loads, looks_at_queues
-from ..following import ARRIVES, ENDS, followers, judged_by
+from ..following import ARRIVES, ENDS, followers, follows_of, judged_by
 from ..model import NOBODY, REJECTED, Job
 from ..ticks import NEVER
 from .count import count_requests, start_counting
 from .fleet import KEPT, OVERRUN, count_all, structure_for, way_to
+from .lockstep import PLANNED, step_together
 from .queues import enqueue
 from .replica import advance, view_of, with_rules
 from .workspace import ENDED, NOW, RUNNING, STEPS, TOKENS, USED, WAITING, make_workspace, means_of, part_of
@@ -91,8 +92,10 @@ def first_measured(requests, records, warmup):
 
 
 @cache
-def following_kernel(further: Controller | None, structure: Structure, bin_choice: Order) -> Callable[..., None]:
-    """Return the kernel like `fleet.fleet_kernel`, for requests that come when others end.
+def following_kernel(
+    further: Controller | None, structure: Structure, bin_choice: Order, lockstep: bool
+) -> Callable[..., None]:
+    """Return the kernel like `fleet.fleet_kernel`, for requests that come when others end, or replicas in `lockstep`.
 
     Steps are taken on the replica whose next one begins first, as long as nothing that others bring about can come
     before. With `rehearsal` it stops at the first arrival past the warm-up.
@@ -102,7 +105,7 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
     key = bin_choice.key
 
     @jit
-    def run_following(requests, bin_of, setup, records, tally, workspace, agenda, after, judged, rehearsal):
+    def run_following(requests, bin_of, setup, records, tally, workspace, agenda, after, judged, rehearsal, plans):
         given, fleet, reporting = setup
         law, replica = given.law, with_rules(given, True)
         arrival, replicas = requests.arrival, fleet.replicas
@@ -164,20 +167,29 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
                 continue
             if start == NEVER:
                 break
-            part = part_of(workspace, r, workspace.caching, True)
-            until = min(coming, max(others, start + 1))
-            if counts_loads(fleet):
-                until = min(until, (start // COUNTED_EVERY + 1) * COUNTED_EVERY)
-            advance(
-                requests, bin_of, law, replica, fleet, records, limits, tally, part, sent, until, decide_all,
-                load, store, key,
-            )  # fmt: skip
+            first, last = 0, replicas
+            if lockstep:
+                step_together(
+                    start, plans, requests, law, replica, fleet, records, limits, tally, workspace, decide_all,
+                    load, store, key,
+                )  # fmt: skip
+            else:
+                first, last = r, r + 1
+                until = min(coming, max(others, start + 1))
+                if counts_loads(fleet):
+                    until = min(until, (start // COUNTED_EVERY + 1) * COUNTED_EVERY)
+                part = part_of(workspace, r, workspace.caching, True)
+                advance(
+                    requests, bin_of, law, replica, fleet, records, limits, tally, part, sent, until, decide_all,
+                    load, store, key,
+                )  # fmt: skip
             if tally.totals[OVERRUN]:
                 return
-            for k in range(part.state[ENDED]):
-                i = part.lists[ENDED, k]
-                ahead = put(agenda, ahead, records.last_token[i], ENDS, i)
-            part.state[ENDED] = 0
+            for r in range(first, last):
+                for k in range(workspace.state[r, ENDED]):
+                    i = workspace.lists[r, ENDED, k]
+                    ahead = put(agenda, ahead, records.last_token[i], ENDS, i)
+                workspace.state[r, ENDED] = 0
         for r in range(replicas):
             tally.totals[KEPT] += abs(workspace.state[r, TOKENS]) + abs(workspace.state[r, USED])
         count_requests(requests, bin_of, records, limits, tally)
@@ -186,18 +198,23 @@ def following_kernel(further: Controller | None, structure: Structure, bin_choic
 
 
 def run_following(job: Job, records: Any, tally: Any) -> None:
-    """Serve or reject every request of a replication some of which come when others end; see `fleet.run_fleet`.
+    """Serve or reject every request of a replication; see `fleet.run_fleet`.
 
-    When the makespan begins is not known before it does: a rehearsal of the warm-up tells.
+    When the makespan begins is not known before it does where requests follow others: a rehearsal of the warm-up tells.
     """
-    control, count = job.setup.replica.control, len(job.requests.arrival)
-    structure = structure_for(control)
-    kernel = following_kernel(controller_of(control.further), structure, order_of(job.setup.fleet.bin_choice))
+    control, fleet, whom = job.setup.replica.control, job.setup.fleet, follows_of(job.requests)
+    count, follow_others = len(whom), len(job.requests.follows) > 0
+    structure, order = structure_for(control), order_of(fleet.bin_choice)
+    kernel = following_kernel(controller_of(control.further), structure, order, fleet.lockstep)
+    requests = job.requests
+    if not follow_others:
+        # The kernel writes arrivals as they come about: as they were given.
+        requests = requests._replace(follows=whom, delay=np.zeros_like(whom), arrival=requests.arrival.copy())
     after, judged = followers(job.requests), judged_by(job.requests)
     scratch = records._replace(**{name: getattr(records, name).copy() for name in records._fields if name != "arrival"})
-    for rehearsal in (True, False):
+    for rehearsal in (True, False) if follow_others else (False,):
         kernel(
-            job.requests,
+            requests,
             job.bin_of,
             job.setup,
             scratch if rehearsal else records,
@@ -207,4 +224,5 @@ def run_following(job: Job, records: Any, tally: Any) -> None:
             after,
             judged,
             rehearsal,
+            np.zeros((fleet.replicas, PLANNED), np.int64),
         )

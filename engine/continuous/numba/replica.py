@@ -505,7 +505,7 @@ def ticks_of(decoding, work, law, workspace):
 
 @inline
 def take_steps(
-    now, begins, first, growing, steps, decoding, work, target, replica, requests, limits, records, workspace, tally
+    now, begins, first, growing, steps, decoding, work, replica, requests, limits, records, workspace, tally
 ):
     """Take steps that are all alike: the first lasts `first` ticks, each `growing` longer than the one before.
 
@@ -518,7 +518,6 @@ def take_steps(
     grown = growth(workspace, steps, size) if decoding > 0 else 0
     stored = extend_on(workspace, state[USED] + work.grown, steps)
     count_steps(begins, first, growing, steps, decoding, work, grown, stored, size, limits, workspace, tally)
-    add_decision(steps, target, control.smoothing, limits, tally, 0, state[WINDOW], begins)
     signal = duration / TICKS_PER_MICROSECOND
     if decoding > 0:
         if workspace.watched and control.sla.signal == TOKEN_GAP:
@@ -644,10 +643,10 @@ def advance(
         if ends > LATEST:
             tally.totals[OVERRUN] = 1
             break
+        add_decision(steps, target, control.smoothing, limits, tally, 0, state[WINDOW], begins)
         take_steps(
-            now, begins, first, growing, steps, decoding, work, target, replica, requests, limits, records, workspace,
-            tally,
-        )  # fmt: skip
+            now, begins, first, growing, steps, decoding, work, replica, requests, limits, records, workspace, tally
+        )
         if ahead:
             # The next is scheduled when the last of these steps begins.
             now = ends - (first + growing * (steps - 1))

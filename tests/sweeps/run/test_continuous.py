@@ -47,6 +47,7 @@ POLICIES: dict[str, Any] = {
     "separate": {"server": {"replica": {"prefill": "separate", "token_budget": 2048, "block_tokens": 1}}},
     "by bin": {"policy": {"admission": "by_bin", "bins": 3, "bin_choice": "longest_queue"}},
     "shortest queue": {"server": {"servers": 2, "routing": "shortest_queue"}},
+    "in lockstep": {"server": {"servers": 2, "lockstep": True}},
     "replica by bin": {"server": {"servers": 2, "routing": "by_bin"}, "policy": {"bins": 3}},
 }
 SWEEP: dict[str, Any] = {

@@ -72,11 +72,11 @@ def test_what_is_stated_holds() -> None:
 
 
 def test_a_value_that_is_stated_holds_even_where_it_is_the_default(tmp_path: Path) -> None:
-    mine = known_with(tmp_path, replicas=3, routing="shortest_queue")
+    mine = known_with(tmp_path, replicas=3, routing="shortest_queue", lockstep=True)
     left_out = only(spec({"service": {"coefficients": mine}}))
-    assert (left_out.server.servers, left_out.server.routing) == (3, "shortest_queue")
+    assert (left_out.server.servers, left_out.server.routing, left_out.server.lockstep) == (3, "shortest_queue", True)
     stated = only(spec({"service": {"coefficients": mine}, "servers": 1}))
-    assert (stated.server.servers, stated.server.routing) == (1, "round_robin")
+    assert (stated.server.servers, stated.server.routing, stated.server.lockstep) == (1, "round_robin", False)
     routed = only(spec({"service": {"coefficients": mine}, "servers": 5, "routing": "round_robin"}))
     assert (routed.server.servers, routed.server.routing) == (5, "round_robin")
 

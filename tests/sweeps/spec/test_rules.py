@@ -776,6 +776,13 @@ RULES = [
         {"server.routing": "shortest_queue", "server.servers": 2},
     ),
     Rule(
+        STEPS,
+        {"server.lockstep": True},
+        "server.lockstep",
+        "needs server.servers > 1",
+        {"server.lockstep": True, "server.servers": 2},
+    ),
+    Rule(
         TWO_REPLICAS,
         {"server.servers": 3},
         "policy.bins",
@@ -837,6 +844,7 @@ def test_an_option_without_meaning_at_one_point_is_told_apart_from_a_mistake() -
         "workload.trace.columns.priority",
         "policy.admission",
         "server.routing",
+        "server.lockstep",
     ]
 
 

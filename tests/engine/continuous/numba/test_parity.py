@@ -20,26 +20,19 @@ from batchcube.engine.continuous import (
     make_requests,
 )
 from batchcube.engine.continuous.run import Totals, totals_of
-from batchcube.engine.moments import COUNT, exact_sums
+from batchcube.engine.moments import COUNT
 from batchcube.engine.policies.target import fixed_target
 from batchcube.engine.report import named
 from batchcube.engine.statistics import CONTINUOUS, TOTALS, WINDOWS
 from batchcube.engine.tally import Tally
-from helpers.continuous import draw_job, draw_large, simulate_job
+from helpers.continuous import assert_alike, draw_job, draw_large, simulate_job
 
 
 def agree_on(job: Job) -> tuple[Records, Tally]:
     """Assert that both backends give the same, to the tick and the last count; return it."""
-    (records, tally), (compiled_records, compiled) = simulate_job(job, "reference"), simulate_job(job, "numba")
-    for name, a, b in zip(records._fields, records, compiled_records, strict=True):
-        np.testing.assert_array_equal(a, b, err_msg=name)
-    for name, a, b in zip(tally._fields, tally, compiled, strict=True):
-        if name == "moments":
-            # Sums are kept in limbs, and not carried alike.
-            assert list(map(exact_sums, a)) == list(map(exact_sums, b))
-        else:
-            np.testing.assert_array_equal(a, b, err_msg=name)
-    return records, tally
+    expected = simulate_job(job, "reference")
+    assert_alike(simulate_job(job, "numba"), expected)
+    return expected
 
 
 def agree(requests: Requests, replica: Replica) -> Totals:
