@@ -319,13 +319,13 @@ def _model(name: str) -> str:
     known = models()
     short: dict[str, list[str]] = {}
     for one in known:
-        short.setdefault(_short(one), []).append(one)
-    found = [name] if name in known else short.get(_short(name), [])
+        short.setdefault(short_name(one), []).append(one)
+    found = [name] if name in known else short.get(short_name(name), [])
     if len(found) == 1:
         return found[0]
     if found:
         raise InputError(f"may be {' or '.join(found)}", path=f"--model {name}")
-    near = difflib.get_close_matches(_short(name), short, n=4, cutoff=0.5)
+    near = difflib.get_close_matches(short_name(name), short, n=4, cutoff=0.5)
     raise InputError(
         f"is none of the {len(known)} models that come with {DISTRIBUTION} (calibrate hardware --list), "
         f"and no folder with a config.json{_like([short[one][0] for one in near])}",
@@ -333,7 +333,7 @@ def _model(name: str) -> str:
     )
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """Return what models of the same shapes have in common: neither who published it nor what it was trained for."""
     said = name.rpartition("/")[2].casefold()
     return said.removeprefix("meta-").removesuffix("-instruct").removesuffix("-hf")

@@ -494,6 +494,7 @@ _STEP_NUMBERS: dict[str, Number] = {
     "steps": lambda s: s.steps,
     "preemptions": lambda s: s.preemptions,
     "batch_size_mean": lambda s: divide(s.running, s.measured_steps),
+    "step_tokens_mean": lambda s: divide(s.decode_tokens + s.prefill_tokens, s.steps),
     "token_sla_violation_fraction": lambda s: only_if(
         s.has_token_sla, share_missed(s.late_tokens, s.counted["tbt"], s.missed_gaps)
     ),

@@ -12,6 +12,7 @@ Run it:
 
     bc.run(...)           every point and replication, into a cube (an xarray.Dataset)
     bc.capacity(...)      the largest arrival rate at which latency limits hold
+    bc.plan(...)          the best setting and the replicas it needs, and how sure that is
     bc.simulate(...)      one replication of one point, and what became of each request
 
 Look at it:
@@ -36,6 +37,7 @@ __all__ = [
     "interval",
     "load_spec",
     "open",
+    "plan",
     "plot",
     "register",
     "run",
@@ -44,7 +46,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .api import capacity, interval, load_spec, open, plot, register, run, simulate, sweep
+    from .api import capacity, interval, load_spec, open, plan, plot, register, run, simulate, sweep
 
     __version__: str
 else:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from batchcube.engine.policies import Controller, Order
+    from batchcube.sweeps.planning.answer import Answer
     from batchcube.sweeps.run.single import Replication
     from batchcube.sweeps.spec.document import Sweep
 
@@ -27,6 +28,23 @@ class Tables(TypedDict, total=False):
     server: Mapping[str, Any]
     report: Mapping[str, Any]
     axes: Mapping[str, Any]
+
+
+class Asked(TypedDict, total=False):
+    """What else a plan may be asked."""
+
+    goodput: float
+    gpu_price: float
+    replicas_max: int
+    objective: str
+    confidence: float
+    indifference: float
+    budget: str | float
+    model: str
+    gpu: str
+    tensor_parallel: int
+    lengths: str | os.PathLike[str]
+    trace: str | os.PathLike[str]
 
 
 def sweep(**tables: Unpack[Tables]) -> "Sweep":
@@ -183,6 +201,44 @@ def capacity(
     if not quiet:
         tell_notes(cube)
     return cube
+
+
+def plan(
+    spec: str | os.PathLike[str] | None = None,
+    slo: Mapping[str, float] | Iterable[str] = (),
+    output: str | os.PathLike[str] | None = None,
+    *,
+    rate: float | None = None,
+    vary: Mapping[str, Iterable[Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    backend: str = "numba",
+    overwrite: bool = False,
+    quiet: bool = False,
+    **question: Unpack[Asked],
+) -> "Answer":
+    """Decide which setting holds all limits on the fewest GPUs, and say how sure that is.
+
+    `spec` is what `load_spec` reads; without one, `model`, `gpu` and `rate` are needed. `slo` names the limits as the
+    command does, `vary` has the values of settings by their dotted paths, `settings` are laid over the specification.
+    `question` may set `goodput`, `gpu_price`, `replicas_max`, `objective`, `confidence`, `indifference`, `budget`, and
+    without a specification `model`, `gpu`, `tensor_parallel`, `lengths` and `trace`. The answer prints in words; it has
+    `best`, `fewer`, `runner_up` and more, `as_dict()`, and its `cube`. With `output` a plan that was stopped goes on.
+
+    >>> limits = {"ttft_p99_s": 5.0, "tpot_mean_s": 0.1}
+    >>> few = {"workload.requests": 300}
+    >>> answer = bc.plan("continuous-rate", limits, rate=4.0, vary={"policy.bins": [1]}, settings=few, quiet=True)
+    >>> answer.found, answer.best.replicas
+    (True, 1)
+    """
+    from batchcube.sweeps.planning.planned import decide
+    from batchcube.sweeps.planning.question import ask
+    from batchcube.sweeps.progress import say_to
+
+    limits = [f"{name}={limit}" for name, limit in slo.items()] if isinstance(slo, Mapping) else list(slo)
+    values = {path: _plain(list(given)) for path, given in (vary or {}).items()}
+    asked = ask(spec, slo=limits, rate=rate, vary=values, settings=_plain(settings or {}), **question)
+    return decide(asked, output, workers=workers, overwrite=overwrite, backend=backend, say=say_to(quiet=quiet))
 
 
 def simulate(

@@ -48,6 +48,7 @@ _ABOUT: dict[str, type] = {
     **dict.fromkeys(("input_sha256", "git_commit", "created_utc"), str),
     "content_sha256": str,
     **dict.fromkeys(("backend", "backend_device", "versions", "service_coefficients", "policies"), str),
+    **dict.fromkeys(("plan", "plan_identity"), str),
     **dict.fromkeys(("seed", "replications", "trace_rows_dropped"), int),
 }
 # What a run that stops when its intervals are narrow adds, and never in part.
@@ -324,6 +325,11 @@ def _check_about(attrs: Mapping[Any, Any]) -> None:
     policies = _json_of(attrs, "policies", dict)
     if not all(isinstance(kept, dict) and set(kept) == {"origin", "sha256"} for kept in policies.values()):
         raise InputError("each must have its origin and its sha256", path="attribute policies")
+    if "plan" in attrs:
+        from .planned import is_plan  # which scipy comes with
+
+        if not is_plan(_json_of(attrs, "plan", dict)):
+            raise InputError("must hold the answer of a plan", path="attribute plan")
     for criterion in _json_of(attrs, "capacity_criteria", list):
         if not _is_criterion(criterion):
             raise InputError("must hold variables with their quantile and limit", path="attribute capacity_criteria")

@@ -275,6 +275,13 @@ _ALL: list[Variable] = [
         "Mean number of requests in a batch; mode continuous: running in a step, decoding or prefilling, over the "
         "steps from the arrival of the first measured request on.",
     ),
+    _float(
+        "step_tokens_mean",
+        "tokens",
+        "mean tokens of a step",
+        "Mean over all steps of the tokens that they decode and prefill, of server.replica.token_budget that they may "
+        "have (mode continuous).",
+    ),
     _count(
         "batch_size_histogram",
         "batch size histogram",
@@ -603,6 +610,33 @@ _ALL: list[Variable] = [
         "1",
         "criterion at capacity",
         "Value of the first criterion's statistic at capacity_held_requests_per_s, in the unit of its variable.",
+    ),
+    _float(
+        "plan_largest_ratio",
+        "1",
+        "largest share of a limit that is used up",
+        "Largest of the statistics over their limits, of goodput what is missed over what may be; above 1 where one "
+        "does not hold. NaN where a setting was not simulated any more.",
+    ),
+    Variable(
+        "plan_state",
+        (),
+        "int64",
+        "1",
+        "what became of a setting",
+        "In the race that decided a plan (attributes flag_values, flag_meanings).",
+        replicated=False,
+        bounds=(0.0, 5.0),
+    ),
+    Variable(
+        "plan_replications",
+        (),
+        "int64",
+        "count",
+        "replications of a setting",
+        "Those that were looked at until it left the race that decided a plan, or that ended.",
+        replicated=False,
+        bounds=_POSITIVE,
     ),
 ]
 REGISTRY: dict[str, Variable] = {variable.name: variable for variable in _ALL}

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from html import escape
 from types import TracebackType
@@ -218,6 +219,16 @@ def shown(*, quiet: bool = False) -> AbstractContextManager[Progress]:
     if _in_notebook():
         return NotebookBar()
     return Bar() if sys.stderr.isatty() else PlainLines()
+
+
+def say_to(*, quiet: bool = False) -> Callable[[str], None]:
+    """Return what prints lines on standard error, or nothing if `quiet`."""
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(printable(text), file=sys.stderr, flush=True)
+
+    return say
 
 
 def tell_notes(cube: "xr.Dataset") -> None:

@@ -44,17 +44,24 @@ def show(
         bool, typer.Option("--wide", help="every usual variable, in lines as long as they need be")
     ] = False,
 ) -> None:
-    """Print a cube as a table with confidence intervals.
+    """Print a cube as a table with confidence intervals; of a plan its answer, unless variables or points are chosen.
 
     Lines are as wide as the terminal, or 80 characters in a file or pipe, or as COLUMNS says. Of the usual variables
     the last have to go where there is no room; those that -v names go into further tables.
     """
+    import json
+
     from rich.console import Console
 
     from batchcube.results.cube import select_points
+    from batchcube.results.planned import in_words
     from batchcube.results.summary import print_summary
 
-    chosen = select_points(_read_and_tell(cube), selection_of(select))
+    loaded = _read_and_tell(cube)
+    if "plan" in loaded.attrs and not (variables or select):
+        print(in_words(json.loads(str(loaded.attrs["plan"]))))
+        return
+    chosen = select_points(loaded, selection_of(select))
     print_summary(chosen, Console(), variables, all_rows=all_rows, wide=wide)
 
 

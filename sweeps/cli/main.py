@@ -8,7 +8,7 @@ import typer
 
 from batchcube.errors import InputError, printable
 
-from . import calibrate, capacity, cubes, data, figures, reproduce, run, served, specs, validate
+from . import calibrate, capacity, cubes, data, figures, plan, reproduce, run, served, specs, validate
 
 # typer carries click under different names from version to version; its own exception leads to click's.
 _MISTAKE: Any = typer.BadParameter.__mro__[2]
@@ -29,6 +29,7 @@ _COMMANDS = (
     "run",
     "check",
     "capacity",
+    "plan",
     "specs",
     "show",
     "figures",
@@ -41,7 +42,7 @@ _COMMANDS = (
     "policies",
     "schema",
 )
-_ROOMS = (run, capacity, specs, cubes, figures, validate, served)
+_ROOMS = (run, capacity, plan, specs, cubes, figures, validate, served)
 app.registered_commands = sorted(
     (command for room in _ROOMS for command in room.app.registered_commands),
     key=lambda command: _COMMANDS.index(command.name or ""),

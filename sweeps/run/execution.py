@@ -234,6 +234,10 @@ class _Replications:
             scheduler.run(executor or opened.enter_context(threads(at_once, stop)), at_once)
         return True
 
+    def tell(self, store: Store) -> str:
+        """Say how many replications are kept."""
+        return store.tell(self.points, self.replications)
+
     def next_task(self) -> Task | None:
         """Return what is left of a task, or the next one."""
         return self._continued.pop() if self._continued else next(self._tasks, None)

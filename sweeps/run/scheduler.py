@@ -43,13 +43,8 @@ class Gain(NamedTuple):
 class Work(Protocol):
     """Where tasks come from, and where their results go; only the thread that runs the scheduler asks it."""
 
-    @property
-    def points(self) -> int:
-        """Points of a replication."""
-
-    @property
-    def replications(self) -> int:
-        """Replications wanted, finished or not."""
+    def tell(self, store: Store) -> str:
+        """Say in a sentence what is kept of it."""
 
     def next_task(self) -> Task | None:
         """Return what may be done next; None where that depends on tasks under way, or nothing is left."""
@@ -139,7 +134,7 @@ class Scheduler:
 
     def _tell_kept(self) -> None:
         if self.store is not None:
-            self.stop.kept = self.store.tell(self.work.points, self.work.replications)
+            self.stop.kept = self.work.tell(self.store)
 
     def _keep(self) -> None:
         """Save on the way out: what cannot be saved is told, and does not hide what led here."""

@@ -264,6 +264,10 @@ class Searches:
             scheduler.run(executor or opened.enter_context(threads(at_once, stop)), at_once)
         return bool(left)
 
+    def tell(self, store: Store) -> str:
+        """Say how many replications are kept."""
+        return store.tell(self.points, self.replications)
+
     def next_task(self) -> Task | None:
         """Return the next look of a group that waits for it, or the first one of another."""
         group = self._waiting.popleft() if self._waiting else next(self._groups, None)

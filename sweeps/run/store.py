@@ -21,9 +21,11 @@ from batchcube.errors import InputError
 from batchcube.results.cube import write_cube
 from batchcube.results.disk import lock, sync_folder
 from batchcube.results.provenance import MadeBy
+from batchcube.results.text import counted
 
 from ..files import make_folder
 
+NOTHING_KEPT = "Nothing was finished, nothing is kept."
 _LOG = logging.getLogger(__name__)
 Report = dict[str, NDArray[Any]]
 """Variables of one replication or of some of its points, leading axis point."""
@@ -130,9 +132,16 @@ class Store(AbstractContextManager["Store"]):
         complete = sum(count == points for count in self._points.values())
         others = sum(count for count in self._points.values() if count < points)
         if not complete and not others:
-            return "Nothing was finished, nothing is kept."
+            return NOTHING_KEPT
         also = f" and {others} points of others" if others else ""
         return f"{complete} of {wanted} replications{also} are kept in {self.folder}: the same command continues."
+
+    def tell_simulations(self) -> str:
+        """Return a sentence on how many points of replications are kept, of a work that nobody knows the size of."""
+        kept = sum(self._points.values())
+        if not kept:
+            return NOTHING_KEPT
+        return f"{counted(kept, 'simulation')} are kept in {self.folder}: the same command continues."
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import date, time
@@ -88,7 +88,7 @@ class Sweep:
         `overrides` are texts ``path=value``, or values by their dotted paths.
         Raises InputError with one line for each kind of mistake.
         """
-        return cls._from_document(*read_document(path), _overrides(overrides))
+        return cls.from_document(*read_document(path), overriding(overrides))
 
     @classmethod
     def model_validate(
@@ -98,21 +98,22 @@ class Sweep:
 
         Raises InputError with one line for each kind of mistake.
         """
-        return cls._from_document(dict(data), source, Path.cwd(), (), defaults)
+        return cls.from_document(dict(data), source, Path.cwd(), (), defaults)
 
     @classmethod
-    def _from_document(
+    def from_document(
         cls,
         document: dict[str, Any],
         source: str,
         folder: Path,
-        overrides: Iterable["_Override"],
+        overrides: Iterable["_Override"] = (),
         defaults: Defaults = NO_OTHERS,
     ) -> "Sweep":
-        _refuse_depth(document, source)
-        document = _with_absolute_paths(deepcopy(document), folder)
-        for override in overrides:
-            document = _lay_over(document, override)
+        """Build a sweep from the tables of a file, whose paths start from a folder, with settings laid over them.
+
+        Raises InputError, whose lines begin with `source`, with one line for each kind of mistake.
+        """
+        document = laid_over(document, source, folder, overrides)
         if wrong := list(_unwritable(document)):
             raise errors_of(wrong, source)
         try:
@@ -364,7 +365,7 @@ class _Override(NamedTuple):
     """How the values of an axis are given."""
 
 
-def _overrides(given: Iterable[str] | Mapping[str, Any]) -> Iterator[_Override]:
+def overriding(given: Iterable[str] | Mapping[str, Any]) -> Iterator[_Override]:
     """Yield what texts ``path=value`` say (the value is TOML, or text where it is no TOML), or values by path."""
     if isinstance(given, Mapping):
         for path, value in given.items():
@@ -374,11 +375,27 @@ def _overrides(given: Iterable[str] | Mapping[str, Any]) -> Iterator[_Override]:
         path, equals, spelled = text.partition("=")
         if not equals:
             raise InputError("must be path=value, for instance policy.bins=4", path=f"--set {text}")
-        try:
-            value = tomllib.loads(f"value = {spelled.strip()}")["value"]
-        except (ValueError, RecursionError):
-            value = spelled.strip()
-        yield _Override(path.strip(), value, f"--set {text}", "--set axes.{}.values=[...]")
+        yield _Override(path.strip(), value_of(spelled), f"--set {text}", "--set axes.{}.values=[...]")
+
+
+def value_of(spelled: str) -> Any:
+    """Return the value that a text spells in TOML; the text itself where it spells none."""
+    try:
+        return tomllib.loads(f"value = {spelled.strip()}")["value"]
+    except (ValueError, RecursionError):
+        return spelled.strip()
+
+
+def laid_over(document: dict[str, Any], source: str, folder: Path, overrides: Iterable[_Override]) -> dict[str, Any]:
+    """Return the tables of a file, whose paths start from a folder, with settings laid over them.
+
+    Raises InputError for tables that are nested too deeply, and for a setting that cannot be laid there.
+    """
+    _refuse_depth(document, source)
+    document = _with_absolute_paths(deepcopy(document), folder)
+    for override in overrides:
+        document = _lay_over(document, override)
+    return document
 
 
 def _lay_over(document: dict[str, Any], override: _Override) -> dict[str, Any]:
@@ -405,6 +422,33 @@ def _lay_over(document: dict[str, Any], override: _Override) -> dict[str, Any]:
         table = inner
     table[keys[-1]] = value
     return _with_absolute_paths(document, Path.cwd())
+
+
+def varied(document: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Return the tables of a specification in which settings take several values, instead of what it says of them.
+
+    `vary` are values by dotted path. Each becomes an axis, called by the end of its path.
+    """
+    made = deepcopy(dict(document))
+    ends = [path.rpartition(".")[2] for path in vary]
+    axes = {name: axis for name, axis in made.get("axes", {}).items() if _path_of(axis) not in vary}
+    for path, values in vary.items():
+        _remove(made, path.split("."))
+        end = path.rpartition(".")[2]
+        axes[end if ends.count(end) == 1 else path.replace(".", "_")] = {"path": path, "values": list(values)}
+    return made | {"axes": axes}
+
+
+def _path_of(axis: Any) -> Any:
+    return axis.get("path") if isinstance(axis, dict) else None
+
+
+def _remove(table: Any, keys: Sequence[str]) -> None:
+    """Remove a setting of nested tables, if it is there."""
+    for key in keys[:-1]:
+        table = table.get(key) if isinstance(table, dict) else None
+    if isinstance(table, dict):
+        table.pop(keys[-1], None)
 
 
 # Schema -------------------------------------------------------------------------------------------------------------

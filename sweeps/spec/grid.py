@@ -166,17 +166,22 @@ def _leaves(tree: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, 
             yield path, value
 
 
-def _require_known(path: str, at: Path, value: Any) -> None:
+def cannot_vary(path: str) -> str | None:
+    """Say why no axis can set a path, None where one can."""
     known = setting_paths()
     if path in known:
-        if path.count(".") == 0 or path in ("report.windows", "report.histograms"):
-            raise _Wrong(Mistake(at, "must be the same over the whole grid", value))
-        return
+        is_fixed = path.count(".") == 0 or path in ("report.windows", "report.histograms")
+        return "must be the same over the whole grid" if is_fixed else None
     close = get_close_matches(path, known, n=3, cutoff=0.6)
     # A right name in the wrong place is a common slip: policy.servers.
     close += [p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2] and p not in close][:3]
     hint = f"; did you mean {one_of(close)}?" if close else f"; it starts with {one_of(SECTIONS)}"
-    raise _Wrong(Mistake(at, f"no such setting{hint}", value))
+    return f"no such setting{hint}"
+
+
+def _require_known(path: str, at: Path, value: Any) -> None:
+    if (problem := cannot_vary(path)) is not None:
+        raise _Wrong(Mistake(at, problem, value))
 
 
 def _require_unset(path: str, name: str, base: Mapping[str, Any]) -> None:

@@ -209,6 +209,8 @@ def test_continuous_batching(backend: str) -> None:
         "throughput_requests_per_s": 3 / (10.5 * ms),
         "throughput_tokens_per_s": 6 / (10.5 * ms),
         "utilisation": 3.5 / 10.5,
+        # 4, 6 + 1, 2, and 5 tokens.
+        "step_tokens_mean": 4.5,
         # Three steps begin in it, with 2, 2 and 1 running.
         "batch_size_mean": 5 / 3,
         "batch_size_histogram": [0, 1, 2, 0, 0],

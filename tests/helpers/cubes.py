@@ -33,6 +33,7 @@ CONTINUOUS = {
     "goodput_fraction",
     "goodput_requests_per_s",
     "kv_peak_tokens",
+    "step_tokens_mean",
     "recomputed_token_fraction",
     "prefix_cache_hit_fraction",
     "kv_occupied_fraction",
@@ -43,6 +44,7 @@ CONTINUOUS = {
 # Those of them that only a workload with classes has.
 CLASSES = {name for name in REGISTRY if name.startswith("class_")}
 SEARCHED = {f"capacity_{name}" for name in ("requests_per_s", "held_requests_per_s", "unbracketed", "statistic")}
+PLANNED = {f"plan_{name}" for name in ("largest_ratio", "state", "replications")}
 CAPACITY = 16.0  # requests/s: points at a higher arrival rate are overloaded
 RATIO = 1.02  # between the edges of a bucket, so that its middle is within 1 %
 
@@ -194,5 +196,5 @@ def _replication(rate, capacity, replication, seed, requests, bins, windows, buc
         out[f"{name}_quantile_s"] = np.moveaxis(np.quantile(values, QUANTILES, axis=-1), 0, -1)
     assert {*out} | {"bin_lower_edge", "bin_upper_edge", "window_width_s", "unmeasured_costs"} | {
         name for name in REGISTRY if name.startswith("theory_")
-    } == {*REGISTRY} - CONTINUOUS - CLASSES - SEARCHED
+    } == {*REGISTRY} - CONTINUOUS - CLASSES - SEARCHED - PLANNED
     return out

@@ -80,6 +80,9 @@ class Squares:
         self.found: dict[int, int] = {}
         self.gave_up = False
 
+    def tell(self, store: Store) -> str:
+        return store.tell(self.points, self.replications)
+
     def next_task(self) -> Task | None:
         if not self.left and not self.missing:
             self.left, self.later = self.later, []

@@ -1,0 +1,199 @@
+"""The answer of a plan in words: 80 columns, from the JSON that its cube and its file hold."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from batchcube.errors import printable
+
+from .selection import FAILED
+from .text import all_of, counted, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+WIDTH = 80
+_LABEL = 12
+
+
+def in_words(plan: Mapping[str, Any]) -> str:
+    """Return the answer of a plan in words, 80 columns wide: what to take, how sure, and why."""
+    lines = [_headline(plan), ""]
+    for label, text in _parts(plan):
+        lines += _filled(label, text)
+    for label, command in plan["commands"].items():
+        lines += _pasted("serve" if label == "vllm" else "or", command)
+    return "\n".join(map(printable, lines))
+
+
+def is_plan(table: Mapping[str, Any]) -> bool:
+    """Say whether a table, anybody's, holds all that is said of a plan."""
+    try:
+        in_words(table)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _headline(plan: Mapping[str, Any]) -> str:
+    best, rate = plan["best"], plan["asked"]["rate_per_s"]
+    needed = f"{counted(best['replicas'], 'replica')} on {counted(best['gpus'], 'GPU')}"
+    answer = f", {rate:.6g} requests/s: {needed if plan['found'] else 'no setting holds'}"
+    return shortened(plan["title"], WIDTH - len(answer)) + answer
+
+
+def _parts(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    best, found = plan["best"], plan["found"]
+    yield "best" if found else "nearest", f"{_called(best['at'])}{'' if found else _on(best)}"
+    yield "how sure", _assurance(plan)
+    for number, limit in enumerate(best["limits"]):
+        yield "" if number else "limits", _limit(limit)
+    if found:
+        yield (
+            "queue",
+            {"steady": "steady", "cannot tell": "cannot tell whether it grows"}.get(plan["queue"], plan["queue"]),
+        )
+        yield "replicas", _replicas(plan)
+        yield "runner-up", _runner_up(plan)
+    yield "binds", _binds(plan)
+    if found:
+        yield "cost", _cost(plan)
+    for number, text in enumerate(plan["assumed"]):
+        yield "" if number else "assumed", text
+    yield "simulated", _simulated(plan)
+
+
+def _called(at: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {_plain(value)}" for name, value in at.items()) or "the only setting"
+
+
+def _on(setting: Mapping[str, Any]) -> str:
+    return f", on {counted(setting['replicas'], 'replica')}"
+
+
+def _assurance(plan: Mapping[str, Any]) -> str:
+    asked = plan["asked"]
+    sure = f"{100 * plan['assurance']:.3g} %"
+    if not plan["found"]:
+        states = plan["races"][-1]["states"]
+        fail, every = states.get(FAILED, 0), counted(sum(states.values()), "setting")
+        on = counted(plan["races"][-1]["gpus"], "GPU")
+        more = "; more seem to make no difference" if plan["is_hopeless"] else ""
+        return f"{sure}: all of {every} fail on {on}{more}" if plan["assurance"] else f"{fail} of {every} fail on {on}"
+    of = asked["objective"] or "the largest share of a limit that is used up"
+    zone = f"{100 * asked['indifference']:.3g} %"
+    if not plan["settings"]:
+        return f"{sure} or more that it holds all limits{_early(plan)}"
+    if plan["is_decided"]:
+        return f"{sure} or more that it holds, and that none on as few GPUs is better by over {zone} in {of}"
+    return f"{sure} only: {counted(plan['tied'], 'setting')} may be better by over {zone} in {of}{_early(plan)}"
+
+
+def _early(plan: Mapping[str, Any]) -> str:
+    if plan["is_decided"]:
+        return ""
+    return "; the budget ended it" if plan["ended_early"] else "; more replications would not be simulated"
+
+
+def _limit(limit: Mapping[str, Any]) -> str:
+    within = ">=" if limit["name"] == "goodput" else "<="
+    unit = " s" if limit["unit"] == "s" else ""
+    mean = "never served" if limit["mean"] is None else f"{_plain(limit['mean'])}{unit}"
+    bounds = (
+        "" if limit["low"] is None or limit["high"] is None else f" ({_plain(limit['low'])} to {_plain(limit['high'])})"
+    )
+    return f"{limit['name']} {within} {_plain(limit['limit'])}{unit}: {limit['verdict']}, {mean}{bounds}"
+
+
+def _replicas(plan: Mapping[str, Any]) -> str:
+    best, fewer = plan["best"], plan["fewer"]
+    needed = counted(best["replicas"], "replica")
+    if fewer is None:
+        reason = "there is no fewer" if best["replicas"] == 1 else "fewer were not looked at"
+        return f"{needed}; {reason}"
+    nearest = fewer["nearest"]
+    worst = max(nearest["limits"], key=_used_up)
+    if fewer["verdict"] == "fails":
+        sure = f"no setting holds on {counted(fewer['gpus'], 'GPU')} ({100 * fewer['assurance']:.3g} %)"
+    else:
+        sure = f"whether {counted(fewer['gpus'], 'GPU')} would do one cannot tell"
+    return f"{needed}; {sure}, the nearest has {_limit(worst)}"
+
+
+def _used_up(limit: Mapping[str, Any]) -> float:
+    if limit["mean"] is None:
+        return float("inf")
+    if limit["name"] == "goodput":
+        return float((1.0 - limit["mean"]) / max(1.0 - limit["limit"], 1e-12))
+    return float(limit["mean"] / max(limit["limit"], 1e-12))
+
+
+def _runner_up(plan: Mapping[str, Any]) -> str:
+    second = plan["runner_up"]
+    if second is None:
+        return "none: no other setting holds"
+    of = plan["asked"]["objective"] or "largest share of a limit"
+    if second["difference"] == second["low"] == second["high"] == 0.0:
+        return f"{_called(second['at'])}; its {of} is the same in every replication"
+    return (
+        f"{_called(second['at'])}; its {of} is {second['difference']:+.3g} from the best's "
+        f"({second['low']:+.3g} to {second['high']:+.3g}), same requests"
+    )
+
+
+def _binds(plan: Mapping[str, Any]) -> str:
+    of = plan["measures"]
+    preempted = of["preemptions_per_request"]
+    said = [
+        *([] if of["load_fraction"] is None else [f"load {100 * of['load_fraction']:.0f} % of what it can serve"]),
+        f"KV cache {100 * of['kv_peak_fraction']:.0f} % at its peak, "
+        + ("no preemptions" if not preempted else f"{preempted:.3g} preemptions a request"),
+        f"{100 * of['steps_at_cap_fraction']:.0f} % of the steps at the cap",
+        f"{100 * of['budget_fraction']:.0f} % of the token budget used",
+    ]
+    return f"{all_of(plan['binds']) if plan['binds'] else 'nothing'} ({'; '.join(said)})"
+
+
+def _cost(plan: Mapping[str, Any]) -> str:
+    text = f"{plan['output_tokens_per_gpu_second']:,.0f} output tokens per GPU second"
+    per_output, per_token = plan["cost_per_million_output_tokens"], plan["cost_per_million_tokens"]
+    if per_output is None:
+        return f"{text} (--gpu-price says what they cost)"
+    return f"{per_output:.3g} per million output tokens, {per_token:.3g} with those of prompts; {text}"
+
+
+def _simulated(plan: Mapping[str, Any]) -> str:
+    fewer = plan["full_grid_requests"] / plan["requests"]
+    saved = f", {fewer:.1f} times fewer than all settings to the end" if fewer > 1.05 else ""
+    return f"{plan['requests']:,} requests in {counted(plan['simulations'], 'simulation')}{saved}"
+
+
+def _filled(label: str, text: str) -> list[str]:
+    lines = textwrap.wrap(text, WIDTH - _LABEL, break_long_words=False, break_on_hyphens=False)
+    return [f"{label if not number else '':<{_LABEL}}{line}" for number, line in enumerate(lines)]
+
+
+def _pasted(label: str, command: str) -> list[str]:
+    """Return a command on lines of a shell."""
+    words, lines = command.split(" "), []
+    # An option stays with its value.
+    parts: list[str] = []
+    for word in words:
+        if parts and not word.startswith("--") and parts[-1].startswith("--"):
+            parts[-1] += f" {word}"
+        else:
+            parts.append(word)
+    line = ""
+    for part in parts:
+        if line and len(line) + len(part) + 3 > WIDTH - _LABEL:
+            lines.append(f"{line} \\")
+            line = f"  {part}"
+        else:
+            line = f"{line} {part}" if line else part
+    lines.append(line)
+    return [f"{label if not number else '':<{_LABEL}}{line}" for number, line in enumerate(lines)]
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

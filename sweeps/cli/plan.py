@@ -1,0 +1,156 @@
+"""The command `batchcube plan`: which setting, on how many replicas, and how sure."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from batchcube.errors import printable
+
+from . import complete
+from .help import examples
+from .options import BackendOption, OverwriteOption, QuietOption, SeedOption, SetOption, WorkersOption
+
+app = typer.Typer()
+
+
+@app.command(
+    "plan",
+    epilog=examples(
+        "batchcube plan --model meta-llama/Llama-3.1-8B --gpu h100 --rate 40 --slo ttft_p99_s=2 "
+        "--slo tpot_mean_s=0.05 --vary policy.largest_batch=32,64,128,256",
+        "batchcube plan sweep.toml --rate 40 --slo ttft_p99_s=2 --goodput 0.95 "
+        "--vary policy.largest_batch=64,128 --vary server.replica.token_budget=1024,2048,8192 -o out/plan.nc",
+        "batchcube plan sweep.toml --slo tpot_p95_ms=50 --objective latency_mean_s --gpu-price 2.5 --json",
+    ),
+)
+def plan(
+    spec: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SPEC]",
+            help="TOML file or preset of mode continuous; --model, --gpu and --rate do without",
+            autocompletion=complete.preset,
+        ),
+    ] = None,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slo",
+            metavar="NAME_STAT_UNIT=LIMIT",
+            help="what must hold, ttft_p99_s=2 or tpot_mean_ms=50; may be repeated, all must; as capacity --sla",
+        ),
+    ] = None,
+    goodput: Annotated[
+        float | None,
+        typer.Option(
+            "--goodput",
+            help="least share of all requests within the limits of report; within those of --slo where it has none",
+        ),
+    ] = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="requests/s; SPEC's when left out")] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary", metavar="PATH=VALUE,...", help="a setting and the values to choose from; may be repeated"
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="without SPEC: name of a model, as of a hub")] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="without SPEC: h100, h200, a100, b200, l40s, ...")] = None,
+    tensor_parallel: Annotated[
+        int, typer.Option("--tensor-parallel", min=1, help="without SPEC: GPUs of a replica", show_default=True)
+    ] = 1,
+    lengths: Annotated[
+        Path | None,
+        typer.Option("--lengths", metavar="FILE", help="without SPEC: CSV with prompt_tokens,output_tokens"),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", metavar="FILE", help="without SPEC: recorded trace, or the log of a server"),
+    ] = None,
+    gpu_price: Annotated[
+        float | None, typer.Option("--gpu-price", help="of a GPU for an hour, in any currency")
+    ] = None,
+    replicas_max: Annotated[
+        int, typer.Option("--replicas-max", min=1, help="replicas at most", show_default=True)
+    ] = 256,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            "--objective",
+            metavar="VARIABLE",
+            help="what decides among settings on as few GPUs; the largest used-up share of a limit when left out",
+        ),
+    ] = None,
+    confidence: Annotated[
+        float, typer.Option("--confidence", help="with which the answer is right", show_default=True)
+    ] = 0.95,
+    indifference: Annotated[
+        float,
+        typer.Option("--indifference", help="share by which the best may be worse than another", show_default=True),
+    ] = 0.02,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="N|SECONDS", help="requests to simulate at most, 2e7, or time to take, 60s"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="cube to write (.nc), with its JSON beside it")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of words")] = False,
+    settings: SetOption = None,
+    seed: SeedOption = None,
+    workers: WorkersOption = None,
+    backend: BackendOption = "numba",
+    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Decide which setting to serve with, on how many replicas, and say how sure that is.
+
+    Settings are the combinations of all --vary, and of the axes of SPEC. All see the same requests; those that surely
+    fail a limit, or are surely worse, leave the race early. The fewest GPUs count on which a setting holds all limits,
+    simulated with as many replicas and their routing; among settings on as few, the one with most room.
+
+    With -o a plan that was stopped goes on when it is given again. Without SPEC the step times and limits are those of
+    tables for the model and GPU (batchcube calibrate list; others need the extra `hardware`), and what else is assumed
+    is printed.
+
+    Exit status 1 when no setting holds; the nearest miss is printed.
+    """
+    from ..progress import say_to
+
+    # The first words before all that takes long to load.
+    say = say_to(quiet=quiet)
+    say(f"planning {spec or ' on '.join(filter(None, (model, gpu)))}")
+    from ..planning.planned import decide
+    from ..planning.question import ask, parse_vary
+    from ..stopping import stoppable
+
+    question = ask(
+        spec,
+        slo=slo or [],
+        goodput=goodput,
+        rate=rate,
+        vary=parse_vary(vary or []),
+        settings=[*(settings or []), *([] if seed is None else [f"seed={seed}"])],
+        model=model,
+        gpu=gpu,
+        tensor_parallel=tensor_parallel,
+        lengths=lengths,
+        trace=trace,
+        gpu_price=gpu_price,
+        replicas_max=replicas_max,
+        objective=objective,
+        confidence=confidence,
+        indifference=indifference,
+        budget=budget,
+    )
+    with stoppable():
+        answer = decide(question, output, workers=workers, overwrite=overwrite, backend=backend, say=say)
+    print(answer.text() if as_json else answer, end="" if as_json else "\n")
+    if not quiet:
+        for note in answer.notes:
+            print(f"note: {printable(note)}", file=sys.stderr)
+    if not answer.found:
+        print("batchcube: no setting holds all limits", file=sys.stderr)
+        raise typer.Exit(1)

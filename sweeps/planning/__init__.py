@@ -1,0 +1,1 @@
+"""From a question to a decision: which of many settings, on how many replicas, and how sure."""

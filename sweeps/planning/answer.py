@@ -1,0 +1,404 @@
+"""The answer of a plan as plain data: JSON, the attribute of its cube, and what is printed are made of it."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from batchcube.calibration.coefficients import Coefficients
+from batchcube.engine.continuous.model import BLOCK_TOKENS
+from batchcube.results.selection import AT_LIMIT, BEATEN, FAILED
+from batchcube.results.variables import GOODPUT
+
+from ..run.criteria import Criterion
+from ..spec.service import load
+from ..spec.settings import CoefficientsLaw, Point
+from .question import MORE_IS_BETTER, Question, spelled
+from .race import Decision, Race
+from .values import AT_CAP, Values
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_HOUR_S = 3600.0
+# From here on they bind: shares of steps at the cap, of the cache at its peak, of what can be served, of the budget.
+_OFTEN, _FULL, _LOADED, _FILLED = 0.05, 0.95, 0.8, 0.5
+_SPAN = 10.0
+"""Mean latencies that a run should last, or more, for its end not to matter."""
+At = dict[str, Any]
+"""A setting: value by axis."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What is known of a limit."""
+
+    name: str
+    limit: float
+    unit: str
+    verdict: str
+    mean: float | None
+    """None where requests were never served."""
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting on some replicas, and what became of it."""
+
+    at: At
+    replicas: int
+    gpus: int
+    state: str
+    replications: int
+    objective: float | None
+    """Mean; None where requests were never served."""
+    limits: tuple[Limit, ...]
+
+
+@dataclass(frozen=True)
+class RunnerUp:
+    """The next best, and how much more of the objective it has, by the same requests."""
+
+    at: At
+    replicas: int
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Fewer:
+    """What is known of the next lower number of GPUs."""
+
+    gpus: int
+    verdict: str
+    """"fails", or "cannot tell"."""
+    nearest: Setting
+    assurance: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a plan came to."""
+
+    title: str
+    asked: dict[str, Any]
+    settings: dict[str, list[Any]]
+    """Axes and their values."""
+    found: bool
+    """Whether a setting holds all limits."""
+    best: Setting
+    """The best, or the nearest miss."""
+    is_decided: bool
+    assurance: float
+    """That the best holds all limits, and that none is better by more than the indifference zone."""
+    queue: str
+    fewer: Fewer | None
+    runner_up: RunnerUp | None
+    tied: int
+    """Settings that cannot be told from the best within the indifference zone, or need not be."""
+    binds: tuple[str, ...]
+    measures: dict[str, float | None]
+    """Of the best; fractions, tokens and seconds."""
+    output_tokens_per_gpu_second: float | None
+    cost_per_million_output_tokens: float | None
+    cost_per_million_tokens: float | None
+    commands: dict[str, str]
+    races: tuple[dict[str, Any], ...]
+    """For each number of GPUs, the last first: chance of error, and every setting with its state."""
+    rounds: tuple[dict[str, Any], ...]
+    simulations: int
+    requests: int
+    """That were simulated."""
+    full_grid_requests: int
+    """That all settings on as many GPUs with as many replications as the best needed would have taken."""
+    ended_early: bool
+    is_hopeless: bool
+    """Whether no setting holds, and more GPUs seem to make no difference."""
+    assumed: tuple[str, ...]
+    notes: tuple[str, ...]
+    cube: "xr.Dataset | None" = field(default=None, repr=False, compare=False)
+    """Of the race that decided: what was simulated of each setting."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all but the cube as JSON has it."""
+        found: dict[str, Any] = asdict(replace(self, cube=None))
+        del found["cube"]
+        return found
+
+    def text(self) -> str:
+        """Return the text of its JSON file."""
+        return json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
+
+    def __str__(self) -> str:
+        """Return it in words, 80 columns wide."""
+        from batchcube.results.planned import in_words
+
+        return in_words(self.as_dict())
+
+
+def restored(table: Any, cube: "xr.Dataset") -> Answer:
+    """Return the answer that its JSON and its cube hold."""
+    again: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+    again["best"] = _restored_setting(table["best"])
+    if (fewer := table["fewer"]) is not None:
+        again["fewer"] = Fewer(**{**fewer, "nearest": _restored_setting(fewer["nearest"])})
+    if table["runner_up"] is not None:
+        again["runner_up"] = RunnerUp(**table["runner_up"])
+    return Answer(**again, cube=cube)
+
+
+def _restored_setting(table: Mapping[str, Any]) -> Setting:
+    return Setting(**{**table, "limits": tuple(Limit(**limit) for limit in table["limits"])})
+
+
+def answer_of(
+    question: Question,
+    decision: Decision,
+    values: Values,
+    rounds: Sequence[dict[str, Any]],
+    notes: Sequence[str],
+    mean_prompt: float,
+    most_served: Callable[[int, int], float],
+) -> Answer:
+    """Return what a decision comes to; the mean prompt is in tokens, `most_served` the requests/s of a setting."""
+    race = decision.race
+    found = race.found.best is not None
+    place = race.found.best if race.found.best is not None else _nearest(race)
+    best = _setting(question, race, place)
+    point = question.on(best.replicas, [int(race.settings[place])])[0]
+    count = int(race.found.replications[place])
+    report = {
+        name: column.mean(axis=0)
+        for name, column in values.report(race.settings[[place]], race.replicas[[place]], count).items()
+    }
+    served = most_served(int(race.settings[place]), best.replicas)
+    measures = _measures(point, report, mean_prompt) | {"load_fraction": _finite(question.rate / served)}
+    per_gpu = _tokens_per_gpu(question, measures, best.gpus) if found else None
+    requests = point.workload.requests or int(report["requests"])
+    lower = max((gpus for gpus in decision.races if gpus < race.gpus), default=None)
+    return Answer(
+        title=question.sweep.title,
+        asked=question.asked(),
+        settings={axis.name: list(axis.labels) for axis in question.sweep.grid.axes},
+        found=found,
+        best=best,
+        is_decided=race.found.is_decided,
+        assurance=race.found.assurance if found else 1.0 - race.alpha if race.found.is_decided else 0.0,
+        queue=race.queue,
+        fewer=None if lower is None or not found else _fewer(question, decision.races[lower]),
+        runner_up=_runner_up(question, race),
+        tied=_tied(race) if found else 0,
+        binds=tuple(_binds(measures)),
+        measures=measures,
+        output_tokens_per_gpu_second=per_gpu,
+        cost_per_million_output_tokens=_cost(question, per_gpu, 1.0),
+        cost_per_million_tokens=_cost(question, per_gpu, measures["output_tokens"] / measures["tokens"]),
+        commands=_commands(question, point) if found else {},
+        races=tuple(_race(question, decision.races[gpus]) for gpus in sorted(decision.races)),
+        rounds=tuple(rounds),
+        simulations=values.simulations,
+        requests=values.simulations * requests,
+        full_grid_requests=_full_grid(question, decision, requests),
+        ended_early=decision.ended_early,
+        is_hopeless=decision.is_hopeless,
+        assumed=question.assumed,
+        notes=(*notes, *_too_short(question, report, requests)),
+    )
+
+
+def _nearest(race: Race) -> int:
+    """Return the system whose largest ratio is least, on average."""
+    ratios = np.where(np.isnan(race.found.ratios.estimate), np.inf, race.found.ratios.estimate)
+    return int(ratios.max(axis=0).argmin())
+
+
+def _setting(question: Question, race: Race, place: int) -> Setting:
+    number, replicas, found = int(race.settings[place]), int(race.replicas[place]), race.found
+    (point,) = question.on(replicas, [number])
+    limits = tuple(
+        _limit(criterion, found.verdicts[row, place], *(float(bound[row, place]) for bound in found.ratios[:3]))
+        for row, criterion in enumerate(question.criteria)
+    )
+    objective = float(found.objective[place])
+    if question.objective in MORE_IS_BETTER:
+        objective = -objective
+    return Setting(
+        at=question.at(number),
+        replicas=replicas,
+        gpus=replicas * gpus_each(point),
+        state=str(found.states[place]),
+        replications=int(found.replications[place]),
+        objective=_finite(objective),
+        limits=limits,
+    )
+
+
+def _limit(criterion: Criterion, verdict: str, mean: float, low: float, high: float) -> Limit:
+    bounds = [bound * criterion.limit for bound in (mean, low, high)]
+    if criterion.variable == GOODPUT:
+        mean, low, high = (1.0 - ratio * (1.0 - criterion.limit) for ratio in (mean, high, low))
+        bounds = [max(bound, 0.0) for bound in (mean, low, high)]
+    return Limit(spelled(criterion), criterion.limit, criterion.unit, str(verdict), *map(_finite, bounds))
+
+
+def _fewer(question: Question, race: Race) -> Fewer:
+    surely = race.found.is_decided and bool((race.found.states == FAILED).all())
+    nearest = _setting(question, race, _nearest(race))
+    return Fewer(race.gpus, "fails" if surely else "cannot tell", nearest, 1.0 - race.alpha if surely else 0.0)
+
+
+def _runner_up(question: Question, race: Race) -> RunnerUp | None:
+    found = race.found
+    if found.runner_up is None:
+        return None
+    mean, low, high = (float(bound) for bound in found.difference[:3])
+    sign = -1.0 if question.objective in MORE_IS_BETTER else 1.0
+    # What the best has less is what the runner-up has more.
+    low, high = sorted((-sign * low, -sign * high))
+    number = int(race.settings[found.runner_up])
+    return RunnerUp(question.at(number), int(race.replicas[found.runner_up]), -sign * mean, low, high)
+
+
+def _tied(race: Race) -> int:
+    """Return how many settings are neither known to fail nor to be worse, beside the best."""
+    states = np.delete(race.found.states, race.found.best or 0)
+    return int((~np.isin(states, (FAILED, BEATEN, AT_LIMIT))).sum())
+
+
+def _race(question: Question, race: Race) -> dict[str, Any]:
+    every = [asdict(_setting(question, race, place)) for place in range(len(race.settings))]
+    settings = [{**one, "limits": list(one["limits"])} for one in every]
+    states = Counter(race.found.states.tolist())
+    about = {"gpus": race.gpus, "alpha": race.alpha, "is_decided": race.found.is_decided, "states": dict(states)}
+    return about | {"settings": settings}
+
+
+def _full_grid(question: Question, decision: Decision, requests: int) -> int:
+    """Return the requests of all settings with as many replications as the longest look of each race."""
+    looked = sum(int(race.found.replications.max()) for race in decision.races.values())
+    return looked * len(question.sweep.grid.points) * requests
+
+
+# What binds, and what it costs ----------------------------------------------------------------------------------------
+
+
+def _measures(point: Point, report: Mapping[str, Any], mean_prompt: float) -> dict[str, Any]:
+    replica = point.server.replica
+    assert replica is not None
+    served = float(report["throughput_requests_per_s"])
+    output = float(report["throughput_tokens_per_s"]) / served
+    return {
+        "busy_fraction": float(report["utilisation"]),
+        "kv_peak_fraction": float(report["kv_peak_tokens"]) / replica.held_tokens,
+        "preemptions_per_request": float(report["preemptions"]) / float(report["requests"]),
+        "budget_fraction": float(report["step_tokens_mean"]) / replica.token_budget,
+        "steps_at_cap_fraction": float(report[AT_CAP]),
+        "batch_size_mean": float(report["batch_size_mean"]),
+        "output_tokens": output,
+        "tokens": output + mean_prompt,
+        "ttft_mean_s": float(report["ttft_mean_s"]),
+        "tpot_mean_s": float(report["tpot_mean_s"]),
+        "latency_mean_s": float(report["latency_mean_s"]),
+        "goodput_fraction": _finite(float(report["goodput_fraction"])),
+    }
+
+
+def _binds(measures: Mapping[str, Any]) -> Iterator[str]:
+    if measures["kv_peak_fraction"] >= _FULL or measures["preemptions_per_request"] > 0.0:
+        yield "KV cache"
+    if measures["steps_at_cap_fraction"] >= _OFTEN:
+        yield "cap on running requests"
+    if measures["budget_fraction"] >= _FILLED:
+        yield "token budget"
+    if (measures["load_fraction"] or 0.0) >= _LOADED:
+        yield "compute"
+
+
+def gpus_each(point: Point) -> int:
+    """Return the GPUs of a replica, as its coefficients say; 1 where they do not."""
+    known = _known(point)
+    of: Mapping[str, Any] = {} if known is None else known.provenance
+    return math.prod(int(of.get(name, 1)) for name in ("tensor_parallel", "pipeline_parallel"))
+
+
+def _known(point: Point) -> Coefficients | None:
+    law = point.server.service
+    return load(law.coefficients) if isinstance(law, CoefficientsLaw) else None
+
+
+def _tokens_per_gpu(question: Question, measures: Mapping[str, Any], gpus: int) -> float:
+    """Return output tokens of a GPU in a second at the rate asked for, that of a run being less as it ends."""
+    return float(question.rate * measures["output_tokens"] / gpus)
+
+
+def _cost(question: Question, per_gpu: float | None, share: float) -> float | None:
+    if question.gpu_price is None or per_gpu is None:
+        return None
+    return question.gpu_price / _HOUR_S / per_gpu * 1e6 * share
+
+
+def _too_short(question: Question, report: Mapping[str, Any], requests: int) -> Iterator[str]:
+    span, latency = requests / question.rate, float(report["latency_mean_s"])
+    if span < _SPAN * latency:
+        yield (
+            f"a replication lasts about {span:.3g} s, and a request {latency:.3g} s: how it begins and ends weighs in; "
+            f"take workload.requests = {math.ceil(_SPAN * latency * question.rate)} or more"
+        )
+
+
+# How to serve it ------------------------------------------------------------------------------------------------------
+
+
+def _commands(question: Question, point: Point) -> dict[str, str]:
+    """Return a line to paste for each engine; what it cannot say is left out of it."""
+    replica, policy, known = point.server.replica, point.policy, _known(point)
+    assert replica is not None
+    of: Mapping[str, Any] = {} if known is None else known.provenance
+    model = question.model or str(of.get("model", "MODEL"))
+    tensor, pipeline = int(of.get("tensor_parallel", 1)), int(of.get("pipeline_parallel", 1))
+    count = point.server.servers
+    is_own = policy.admission == "by_bin" or any((policy.memory, policy.sla, policy.controller))
+    vllm = {
+        "--max-num-seqs": policy.largest_batch,
+        "--max-num-batched-tokens": replica.token_budget,
+        "--tensor-parallel-size": tensor if tensor > 1 else None,
+        "--pipeline-parallel-size": pipeline if pipeline > 1 else None,
+        "--data-parallel-size": count if count != 1 else None,
+        "--gpu-memory-utilization": of.get("gpu_memory_utilization"),
+        "--max-model-len": replica.max_model_len,
+        "--block-size": replica.block_tokens if replica.block_tokens != BLOCK_TOKENS else None,
+        "--long-prefill-token-threshold": replica.long_prefill_token_threshold or None,
+        "--scheduling-policy": replica.scheduling_policy if replica.scheduling_policy != "fcfs" else None,
+        # docs/inside-vllm.md: what else of a policy vLLM does not have.
+        "--scheduler-cls": "batchcube.vllm.Scheduler" if is_own else None,
+    }
+    sglang = {
+        "--model-path": model,
+        "--max-running-requests": policy.largest_batch,
+        "--chunked-prefill-size": replica.token_budget,
+        "--tp-size": tensor if tensor > 1 else None,
+        "--pp-size": pipeline if pipeline > 1 else None,
+        "--dp-size": count if count != 1 else None,
+        "--context-length": replica.max_model_len,
+    }
+    lines = {"vllm": " ".join(["vllm serve", model, *_options(vllm)])}
+    if not is_own:
+        lines["sglang"] = " ".join(["python -m sglang.launch_server", *_options(sglang)])
+    return lines
+
+
+def _options(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if value is not None:
+            yield f"{name} {value}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

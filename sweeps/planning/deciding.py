@@ -1,0 +1,172 @@
+"""The work of a plan: simulations as its races ask for them, kept as they are finished."""
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from batchcube.engine import Shape, simulate_many
+
+from ..progress import Silent
+from ..run.draws import Draws
+from ..run.plan import Plan, PointPlan, make_plan
+from ..run.scheduler import Gain, Scheduler, Task, threads
+from ..run.searching import scalable
+from ..run.store import Part, Store
+from ..spec.grid import Axis, Grid
+from ..stopping import Stop
+from ..workloads.arrivals import AtRate
+from ..workloads.settings import FloatArray
+from .question import Question
+from .race import Decider, Decision
+from .values import KEPT, Values, Wanted, vectors
+
+REQUESTS_OF_A_TASK = 200_000
+"""Simulated in some tenths of a second."""
+SECONDS_BETWEEN_LINES = 5.0
+AT_ONCE = 1000.0
+"""Times the rate that is more than anything serves."""
+FEW = 4
+"""Replications of what need not be exact."""
+Say = Callable[[str], None]
+
+
+class Some(NamedTuple):
+    """Settings on some replicas, planned together: plain data, so that a task may be done in another process."""
+
+    backend: str
+    seed: int
+    plans: tuple[PointPlan, ...]
+
+
+def simulate_settings(some: Some, replication: int) -> FloatArray:
+    """Simulate settings on a replication and return what is kept of each, (setting, value); raises InputError."""
+    draws = Draws(some.seed, replication)
+    with np.errstate(all="ignore"):
+        jobs = [draws.job(plan) for plan in some.plans]
+        caps = [plan.setup.largest_batch for plan in some.plans]
+        bins = max(len(plan.edges) - 1 for plan in some.plans)
+        shape = Shape(bins, max(caps), some.plans[0].setup.windows, len(some.plans[0].point.workload.class_names))
+        return vectors(simulate_many(jobs, shape, some.backend), caps)
+
+
+class Deciding:
+    """Simulates what a decision asks for, look after look."""
+
+    def __init__(self, question: Question, plan: Plan, gpus_each: Sequence[int], backend: str, say: Say) -> None:
+        self.question, self.backend, self._say = question, backend, say
+        self.values = Values()
+        self.decision: Decision | None = None
+        self._begun = self._said = time.monotonic()
+        self._requests = max(one.requests for one in plan.points)
+        self.decider = Decider(question, gpus_each, self.values, say, self._is_over_budget)
+        self._steps = self.decider.decide()
+        self._plans: dict[int, dict[int, tuple[int, PointPlan]]] = {}
+        """By replicas and setting, with the number of the plan that it is part of."""
+        # All settings are planned on two replicas: their mistakes are told with their places.
+        self._plans[2] = {number: (0, one) for number, one in enumerate(plan.points)}
+        self._made = 1
+        self._tasks: deque[Task] = deque()
+        self._under_way = self._looked = self._of_look = 0
+
+    def add(self, parts: Sequence[Part]) -> None:
+        """Add what was finished before."""
+        settings = len(self.question.sweep.grid.points)
+        for part in parts:
+            for point, row in zip(part.points, part.report["values"], strict=True):
+                replicas, setting = divmod(point, settings)
+                self.values.add([setting], replicas, part.replication, row[None])
+
+    def work(self, store: Store | None, stop: Stop, workers: int | None) -> Decision:
+        """Simulate until the question is decided."""
+        at_once = workers or os.cpu_count() or 1
+        self._at_once = at_once
+        with ExitStack() as opened:
+            Scheduler(self, store, stop, Silent()).run(opened.enter_context(threads(at_once, stop)), at_once)
+        assert self.decision is not None
+        return self.decision
+
+    def most_served(self, setting: int, replicas: int) -> float:
+        """Return the requests per second that a setting serves when all are there at once; NaN where none scales."""
+        (plan,) = _planned_together(self.question, replicas, [setting]).points
+        if plan.recorded is None and not isinstance(plan.point.workload.arrivals, AtRate):
+            return math.nan
+        some = Some(self.backend, self.question.sweep.seed, (scalable(plan).at(AT_ONCE * self.question.rate),))
+        place = KEPT["throughput_requests_per_s"].start
+        return float(np.mean([simulate_settings(some, replication)[0, place] for replication in range(FEW)]))
+
+    def tell(self, store: Store) -> str:
+        """Say how much is kept."""
+        return store.tell_simulations()
+
+    def next_task(self) -> Task | None:
+        """Return the next simulations of a look; those of the next one when all of it are there."""
+        while not self._tasks and not self._under_way and self.decision is None:
+            try:
+                self._deal(next(self._steps))
+            except StopIteration as stop:
+                self.decision = stop.value
+        if not self._tasks:
+            return None
+        self._under_way += 1
+        return self._tasks.popleft()
+
+    def take(self, task: Task, result: FloatArray) -> Gain:
+        """Take what simulations gave."""
+        settings, replicas, replication = task.note
+        self._under_way -= 1
+        self.values.add(settings, replicas, replication, result)
+        self._looked += len(settings)
+        if time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            self._say(f"{self._looked} of {self._of_look} simulations of this look")
+        points = tuple(replicas * len(self.question.sweep.grid.points) + setting for setting in settings)
+        return Gain([Part(replication, points, {"values": result})], 0, 0)
+
+    def give_up(self) -> None:
+        """Do nothing: no task takes long."""
+
+    def _deal(self, wanted: Sequence[Wanted]) -> None:
+        """Make tasks of what is wanted."""
+        self._of_look, self._looked = sum(len(one.settings) for one in wanted), 0
+        # So many that no thread waits for another.
+        most = max(1, min(REQUESTS_OF_A_TASK // self._requests, -(-self._of_look // (4 * self._at_once))))
+        for one in wanted:
+            groups: dict[int, list[int]] = {}
+            for setting in one.settings:
+                groups.setdefault(self._plan(one, setting)[0], []).append(setting)
+            for group in groups.values():
+                for start in range(0, len(group), most):
+                    some = group[start : start + most]
+                    plans = tuple(self._plan(one, setting)[1] for setting in some)
+                    arguments = (Some(self.backend, self.question.sweep.seed, plans), one.replication)
+                    self._tasks.append(Task(simulate_settings, arguments, (tuple(some), one.replicas, one.replication)))
+
+    def _plan(self, wanted: Wanted, setting: int) -> tuple[int, PointPlan]:
+        """Return the plan of a setting, made together with all that are wanted beside it, and the number of theirs."""
+        there = self._plans.setdefault(wanted.replicas, {})
+        if setting not in there:
+            numbers = [number for number in wanted.settings if number not in there]
+            # What is drawn is told apart by numbers that hold within one plan.
+            together = _planned_together(self.question, wanted.replicas, numbers).points
+            there |= {number: (self._made, plan) for number, plan in zip(numbers, together, strict=True)}
+            self._made += 1
+        return there[setting]
+
+    def _is_over_budget(self, more: int = 0) -> bool:
+        requests = (self.values.simulations + more) * self._requests
+        return requests > self.question.budget or time.monotonic() - self._begun > self.question.budget_s
+
+
+def _planned_together(question: Question, replicas: int, numbers: Sequence[int]) -> Plan:
+    """Return some settings on so many replicas as a plan; raises InputError for what only the data show."""
+    labels = tuple(question.called(number) for number in numbers)
+    # What an error says of a point: the setting in words.
+    axis = Axis("setting", "setting", (), labels, ({},) * len(numbers), labelled=True)
+    return make_plan(replace(question.sweep, grid=Grid((axis,), tuple(question.on(replicas, numbers)))))

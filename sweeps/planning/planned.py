@@ -1,0 +1,192 @@
+"""Decide a question: races simulated and kept, the answer, its cube and its JSON written."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from batchcube.documents import parse_json, read_file
+from batchcube.engine.statistics import QUANTILES
+from batchcube.errors import InputError
+from batchcube.results.cube import changed, read_cube
+from batchcube.results.provenance import MadeBy, batchcube_version
+from batchcube.results.selection import AT_LIMIT, BEATEN, FAILED, IN_RACE
+from batchcube.results.variables import REGISTRY
+
+from ..files import require_output, write_text
+from ..run.assemble import with_provenance
+from ..run.outputs import ADVICE
+from ..run.plan import Plan, make_plan
+from ..run.simulate import require_backend
+from ..run.store import Store
+from ..stopping import stopping
+from .answer import Answer, answer_of, gpus_each, restored
+from .deciding import Deciding
+from .question import Question
+from .race import MOST, Decider, Decision
+from .values import KEPT
+
+STATES = (IN_RACE, FAILED, BEATEN, AT_LIMIT, "best", "not looked at")
+"""The values of `plan_state`, from 0."""
+IDENTITY = "plan_identity"
+LARGEST_JSON = 100_000_000
+
+
+def decide(
+    question: Question,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    workers: int | None = None,
+    overwrite: bool = False,
+    backend: str = "numba",
+    say: Callable[[str], None] = lambda _: None,
+) -> Answer:
+    """Decide a question and return the answer, with its cube; with `output` the cube is written there, JSON beside it.
+
+    With `output` a plan that was stopped goes on where it was, and one that is there already is returned as it is,
+    unless `overwrite` begins afresh. `say` is told how far it is, a line each time. The answer depends neither on the
+    number of `workers`, threads, all cores when None, nor on the `backend`, "numba" or "reference".
+    Raises InputError for what only the data can show.
+    """
+    made_by = require_backend(backend, question.sweep.grid.points[0].simulation)
+    with stopping() as stop, ExitStack() as opened:
+        target = None if output is None else _cube_file(Path(output))
+        store = None if target is None else opened.enter_context(Store(target))
+        plan = make_plan(_only_totals(question))
+        question = replace(question, sweep=plan.sweep)
+        identity = _identity(question, plan)
+        if target is not None and target.exists() and not overwrite:
+            return _same_plan(target, identity)
+        deciding = Deciding(question, plan, [gpus_each(point) for point in question.sweep.grid.points], backend, say)
+        if store is not None:
+            deciding.add(store.open(identity, made_by, range(MOST), overwrite=overwrite))
+        simulated = deciding.values.simulations
+        decision = deciding.work(store, stop, workers)
+        makers = list(store.makers if store is not None else ())
+        if deciding.values.simulations > simulated or not makers:
+            makers.append(made_by)
+        answer = answer_of(
+            question,
+            decision,
+            deciding.values,
+            deciding.decider.rounds,
+            plan.notes,
+            plan.points[0].mean_prompt,
+            deciding.most_served,
+        )
+        cube = _cube(question, plan, deciding.decider, decision, answer, makers, identity)
+        answer = replace(answer, cube=cube)
+        if store is not None and target is not None:
+            write_text(_json_file(target), answer.text())
+            store.put(cube)
+            with stop.held():
+                stop.kept = f"{target} is complete."
+                store.forget(range(MOST))
+        return answer
+
+
+def _cube_file(output: Path) -> Path:
+    if output.suffix != ".nc":
+        raise InputError("must end in .nc: its JSON is written beside it", file=output)
+    return require_output(output)
+
+
+def _json_file(target: Path) -> Path:
+    return target.with_suffix(".json")
+
+
+def _only_totals(question: Question) -> Any:
+    """Return the sweep of a question without windows and histograms, which nothing looks at."""
+    sweep = question.sweep
+    points = [
+        point._replace(report=point.report.model_copy(update={"windows": 1, "histograms": False}))
+        for point in sweep.grid.points
+    ]
+    return replace(sweep, grid=sweep.grid._replace(points=tuple(points)))
+
+
+def _identity(question: Question, plan: Plan) -> dict[str, str]:
+    """Return what makes the simulations of a plan: with all of it the same, they are the same."""
+    return {
+        "plan": json.dumps(question.asked()),
+        "sweep": question.sweep.identity(),
+        "version": batchcube_version(),
+        "input_sha256": plan.input_sha256,
+    }
+
+
+def _sha256(identity: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def _same_plan(target: Path, identity: dict[str, str]) -> Answer:
+    """Return the answer that is there already; raises InputError unless the same question made it."""
+    try:
+        cube = read_cube(target)
+    except InputError as error:
+        raise error.advised(ADVICE) from None
+    if doubt := changed(cube):
+        raise InputError(f"{doubt}; {ADVICE}", file=target)
+    if cube.attrs.get(IDENTITY) != _sha256(identity):
+        raise InputError(f"holds no answer to this question; {ADVICE}", file=target)
+    beside = _json_file(target)
+    return restored(parse_json(read_file(beside, LARGEST_JSON)), cube)
+
+
+def _cube(
+    question: Question,
+    plan: Plan,
+    decider: Decider,
+    decision: Decision,
+    answer: Answer,
+    made_by: list[MadeBy],
+    identity: dict[str, str],
+) -> xr.Dataset:
+    """Build the cube of the race that decided: what was simulated of each setting, NaN where it had left the race."""
+    race = decision.race
+    found, shape = race.found, question.sweep.grid.shape
+    points, most = len(question.sweep.grid.points), int(race.found.replications.max())
+    states = np.full(points, STATES.index("not looked at"), np.int64)
+    seen = np.zeros(points, np.int64)
+    # Settings that are not in this race failed in one on more GPUs.
+    for other in decision.races.values():
+        states[other.settings[other.found.states == FAILED]] = STATES.index(FAILED)
+    states[race.settings] = [STATES.index(state) for state in found.states]
+    seen[race.settings] = found.replications
+    if race.best is not None:
+        states[race.best] = STATES.index("best")
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, place in KEPT.items():
+        if name in REGISTRY and np.dtype(REGISTRY[name].dtype).kind == "f":
+            arrays[name] = np.full((points, most, place.stop - place.start), np.nan)
+    ratio = np.full((points, most), np.nan)
+    for row, (setting, count) in enumerate(zip(race.settings.tolist(), found.replications.tolist(), strict=True)):
+        report = decider.values.report(race.settings[[row]], race.replicas[[row]], count)
+        for name, array in arrays.items():
+            array[setting, :count] = report[name].reshape(count, -1)
+        ratio[setting, :count] = decider.ratios(race.settings[[row]], race.replicas[[row]], count).max(axis=0)[0]
+    for name, array in arrays.items():
+        extra = array.shape[2:] if REGISTRY[name].extra else ()
+        arrays[name] = array.reshape((*shape, most, *extra))
+    arrays |= {
+        "plan_largest_ratio": ratio.reshape((*shape, most)),
+        "plan_state": states.reshape(shape),
+        "plan_replications": seen.reshape(shape),
+        "unmeasured_costs": plan.unmeasured_costs.reshape(shape),
+    }
+    cube = with_provenance(question.sweep, plan, arrays, most, made_by, answer.notes, quantiles=QUANTILES)
+    cube["plan_state"].attrs |= {
+        "flag_values": np.arange(len(STATES), dtype=np.int64),
+        "flag_meanings": " ".join(state.replace(" ", "_") for state in STATES),
+    }
+    # What became of each setting is in the variables.
+    short = {**answer.as_dict(), "races": [{**one, "settings": []} for one in answer.races]}
+    return cube.assign_attrs({"plan": json.dumps(short), IDENTITY: _sha256(identity)})

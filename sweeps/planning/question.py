@@ -1,0 +1,342 @@
+"""What a plan is asked: settings that vary, limits that must hold, and what stands for what nobody said."""
+
+import math
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from batchcube.errors import InputError
+from batchcube.results.variables import GOODPUT, REGISTRY
+
+from ..run.criteria import Criterion, never_measured, parse_criterion
+from ..run.plan import make_plan, refusal
+from ..run.searching import Scalable, scalable
+from ..spec.document import Sweep, laid_over, overriding, read_document, value_of, varied
+from ..spec.grid import Grid, cannot_vary
+from ..spec.settings import Point
+from ..workloads.arrivals import Closed
+from .unspecified import unspecified
+
+CONFIDENCE = 0.95
+INDIFFERENCE = 0.02
+MOST_REPLICAS = 256
+MORE_IS_BETTER = ("throughput_requests_per_s", "throughput_tokens_per_s", GOODPUT, "goodput_requests_per_s")
+"""Objectives of which more is better; of all others less is."""
+# Limits of single requests, which goodput is about, that a limit of a statistic of the same time stands for.
+_OF_REQUESTS = {"ttft": "ttft_sla_s", "tpot": "tpot_sla_s", "latency": "request_sla_s"}
+_RATES = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
+_SERVERS = "server.servers"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be decided."""
+
+    sweep: Sweep
+    """All settings, each a point, on two replicas: as many as it takes for all rules to apply."""
+    criteria: tuple[Criterion, ...]
+    rate: float
+    """Requests per second."""
+    objective: str | None
+    """Variable that is best when least (or most, `MORE_IS_BETTER`); the largest ratio of value and limit when None."""
+    confidence: float
+    indifference: float
+    replicas_max: int
+    start: int
+    """Replicas that the specification states; 1 where it does not."""
+    gpu: str
+    """What a replica runs on, in words."""
+    gpu_price: float | None
+    """Of one for an hour."""
+    model: str
+    budget: float
+    """Requests that may be simulated."""
+    budget_s: float
+    """Seconds that may pass."""
+    assumed: tuple[str, ...]
+    """What stands for what nobody said, a line each."""
+
+    def asked(self) -> dict[str, Any]:
+        """Return what was asked beside the sweep, as JSON has it."""
+        return {
+            "limits": [criterion._asdict() for criterion in self.criteria],
+            "rate_per_s": self.rate,
+            "objective": self.objective,
+            "confidence": self.confidence,
+            "indifference": self.indifference,
+            "replicas_max": self.replicas_max,
+            "gpu_price_per_hour": self.gpu_price,
+            "budget_requests": None if math.isinf(self.budget) else self.budget,
+        }
+
+    def at(self, number: int) -> dict[str, Any]:
+        """Return a setting, by its number: value by axis."""
+        grid = self.sweep.grid
+        position = np.unravel_index(number, grid.shape) if grid.shape else ()
+        return {axis.name: axis.labels[int(k)] for axis, k in zip(grid.axes, position, strict=True)}
+
+    def called(self, number: int) -> str:
+        """Return a setting in words."""
+        return ", ".join(f"{name} = {value}" for name, value in self.at(number).items()) or "the only setting"
+
+    def on(self, replicas: int, numbers: Sequence[int]) -> list[Point]:
+        """Return some settings, by their numbers, on so many replicas each."""
+        # With one replica nothing is routed.
+        routed = {"routing": "round_robin"} if replicas == 1 else {}
+        return [
+            point._replace(server=point.server.model_copy(update={"servers": replicas, **routed}))
+            for point in (self.sweep.grid.points[number] for number in numbers)
+        ]
+
+
+def ask(
+    spec: str | os.PathLike[str] | None = None,
+    *,
+    slo: Iterable[str] = (),
+    goodput: float | None = None,
+    rate: float | None = None,
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    settings: Iterable[str] | Mapping[str, Any] = (),
+    model: str | None = None,
+    gpu: str | None = None,
+    tensor_parallel: int = 1,
+    lengths: str | os.PathLike[str] | None = None,
+    trace: str | os.PathLike[str] | None = None,
+    gpu_price: float | None = None,
+    replicas_max: int = MOST_REPLICAS,
+    objective: str | None = None,
+    confidence: float = CONFIDENCE,
+    indifference: float = INDIFFERENCE,
+    budget: str | float | None = None,
+) -> Question:
+    """Return the question that arguments make; raises InputError with one line for each mistake."""
+    criteria = _criteria(slo, goodput)
+    _require_shares(confidence, indifference, gpu_price, replicas_max, rate)
+    assumed: tuple[str, ...] = ()
+    if spec is None:
+        document, assumed = unspecified(model, gpu, tensor_parallel, lengths, trace, rate)
+        source, folder = "plan", Path.cwd()
+    else:
+        for option, value in (("--model", model), ("--lengths", lengths), ("--trace", trace)):
+            if value is not None:
+                raise InputError("says what a SPEC says: leave out the one or the other", path=option)
+        document, source, folder = read_document(spec)
+    vary = vary or {}
+    laid = list(overriding(settings))
+    _require_variable(vary, {override.path for override in laid})
+    document = varied(laid_over(document, source, folder, laid), vary)
+    start = _take_replicas(document, source)
+    if rate is not None:
+        _take_rates(document)
+    sweep = Sweep.from_document(document, source, Path.cwd(), _limits_of_requests(document, criteria))
+    if rate is not None:
+        _require_no_axis(sweep)
+        sweep = Sweep.from_document(sweep.document, source, Path.cwd(), overriding(_at_rate(sweep, rate)))
+    _require_plannable(sweep, criteria, objective)
+    budget_requests, budget_s = _budget(budget)
+    return Question(
+        sweep,
+        criteria,
+        _rate_of(sweep),
+        objective,
+        confidence,
+        indifference,
+        replicas_max,
+        start,
+        gpu or "",
+        gpu_price,
+        model or "",
+        budget_requests,
+        budget_s,
+        assumed,
+    )
+
+
+def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
+    """Return what texts ``path=value,value`` say, values by path; raises InputError for others."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        path, equals, spelled = (part.strip() for part in text.partition("="))
+        if not (path and equals and spelled):
+            raise InputError(
+                "must be PATH=VALUE,VALUE,..., for instance policy.largest_batch=64,128", path=f"--vary {text}"
+            )
+        if path in found:
+            raise InputError("is given twice", path=f"--vary {path}")
+        listed = value_of(spelled)
+        found[path] = listed if isinstance(listed, list) else [value_of(part) for part in spelled.split(",")]
+    return found
+
+
+def spelled(criterion: Criterion) -> str:
+    """Return a criterion's name as a user writes it, in seconds."""
+    if criterion.variable == GOODPUT:
+        return "goodput"
+    if criterion.quantile is None:
+        return criterion.variable
+    return criterion.variable.replace("quantile", f"p{round(100 * criterion.quantile)}")
+
+
+def _criteria(slo: Iterable[str], goodput: float | None) -> tuple[Criterion, ...]:
+    texts = [*slo, *([] if goodput is None else [f"goodput={goodput:g}"])]
+    if not texts:
+        raise InputError("at least one limit is needed, for instance ttft_p99_s=2", path="--slo")
+    found = []
+    for text in texts:
+        try:
+            found.append(parse_criterion(text))
+        except InputError as error:
+            raise InputError(error.problem, path=f"--slo {text}") from None
+    names = [criterion[:2] for criterion in found]
+    for criterion in found:
+        if names.count(criterion[:2]) > 1:
+            raise InputError("is given twice", path=f"--slo {spelled(criterion)}")
+    return tuple(found)
+
+
+def _require_shares(
+    confidence: float, indifference: float, gpu_price: float | None, replicas_max: int, rate: float | None
+) -> None:
+    for option, share in (("--confidence", confidence), ("--indifference", indifference)):
+        if not 0.0 < share < 1.0:
+            raise InputError("must be > 0 and < 1", path=f"{option} {share:g}")
+    for option, number in (("--gpu-price", gpu_price), ("--rate", rate)):
+        if number is not None and not 0.0 < number < math.inf:
+            raise InputError("must be a number > 0", path=f"{option} {number:g}")
+    if replicas_max < 1:
+        raise InputError("must be >= 1", path=f"--replicas-max {replicas_max}")
+
+
+def _require_variable(vary: Mapping[str, Sequence[Any]], stated: Collection[str]) -> None:
+    for path, values in vary.items():
+        if path in stated:
+            raise InputError("is what --set says", path=f"--vary {path}")
+        if path == _SERVERS:
+            raise InputError("is what a plan searches; --replicas-max limits it", path=f"--vary {path}")
+        if path in _RATES:
+            raise InputError("is what --rate says", path=f"--vary {path}")
+        if (problem := cannot_vary(path)) is not None:
+            raise InputError(problem, path=f"--vary {path}")
+        if not values:
+            raise InputError("needs at least one value", path=f"--vary {path}")
+
+
+def _take_replicas(document: dict[str, Any], source: str) -> int:
+    """Put two replicas in place of those that a document states, and return these: the search begins there."""
+    for name, axis in document.get("axes", {}).items():
+        if _is_of(axis, (_SERVERS,)):
+            raise InputError("how many is what a plan searches; remove the axis", file=source, path=f"axes.{name}")
+    server = document.setdefault("server", {})
+    if not isinstance(server, dict):
+        return 1
+    stated = server.get("servers", 1)
+    server["servers"] = 2
+    return stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else 1
+
+
+def _take_rates(document: dict[str, Any]) -> None:
+    """Remove the axes whose values are arrival rates: another one is asked for."""
+    axes = document.get("axes", {})
+    document["axes"] = {name: axis for name, axis in axes.items() if not _is_of(axis, _RATES)}
+    arrivals = document.get("workload", {}).get("arrivals")
+    if isinstance(arrivals, dict):
+        # As some rate is needed until that of a trace is known.
+        arrivals["rate_per_s"] = arrivals.get("rate_per_s", 1.0)
+
+
+def _is_of(axis: Any, paths: Collection[str]) -> bool:
+    return isinstance(axis, dict) and axis.get("path") in paths
+
+
+def _limits_of_requests(document: Mapping[str, Any], criteria: Sequence[Criterion]) -> list[Any]:
+    """Return what report counts as kept, for goodput: the limits, where the report and the classes say none."""
+    report = document.get("report", {})
+    names = {criterion.variable.partition("_")[0]: criterion.limit for criterion in criteria if criterion.unit == "s"}
+    if not any(criterion.variable == GOODPUT for criterion in criteria) or not isinstance(report, dict):
+        return []
+    if any(name in report for name in _OF_REQUESTS.values()):
+        return []
+    limits = {f"report.{_OF_REQUESTS[name]}": limit for name, limit in names.items() if name in _OF_REQUESTS}
+    return list(overriding(limits))
+
+
+def _require_no_axis(sweep: Sweep) -> None:
+    for axis in sweep.grid.axes:
+        for path in _RATES:
+            if path in axis.paths:
+                raise InputError(
+                    f"sets {path}, which --rate sets; remove the axis", file=sweep.source, path=f"axes.{axis.name}"
+                )
+
+
+def _at_rate(sweep: Sweep, rate: float) -> dict[str, float]:
+    """Return the setting that makes the rate, by its path."""
+    if sweep.grid.points[0].workload.trace is None:
+        return {_RATES[0]: rate}
+    return {_RATES[1]: rate / _recorded(sweep).natural}
+
+
+def _recorded(sweep: Sweep) -> Scalable:
+    """Return the first point with the rate of its trace; reads the trace."""
+    plan = make_plan(replace(sweep, grid=Grid((), sweep.grid.points[:1])))
+    return scalable(plan.points[0])
+
+
+def _rate_of(sweep: Sweep) -> float:
+    workload = sweep.grid.points[0].workload
+    if workload.trace is not None:
+        return _recorded(sweep).start
+    return float(getattr(workload.arrivals, "rate_per_s", math.nan))
+
+
+def _require_plannable(sweep: Sweep, criteria: Sequence[Criterion], objective: str | None) -> None:
+    """Refuse what a plan cannot decide, with the point where it is."""
+    if objective is not None:
+        variable = REGISTRY.get(objective)
+        if variable is None or not variable.replicated or variable.extra:
+            raise InputError(
+                "must be a variable of one number (batchcube variables)",
+                path=f"--objective {objective}",
+            )
+    for position, point in zip(np.ndindex(sweep.grid.shape), sweep.grid.points, strict=True):
+        if problem := _problem(point, criteria):
+            raise refusal(sweep, InputError(problem), position)
+    rates = {getattr(point.workload.arrivals, "rate_per_s", None) for point in sweep.grid.points}
+    if len(rates) > 1:
+        raise InputError("settings are compared at one arrival rate; give --rate", file=sweep.source)
+
+
+def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
+    workload = point.workload
+    if not point.simulation.STEPWISE:
+        return f'policy.mode = "{point.policy.mode}": plans are made of mode continuous only'
+    if workload.sessions is not None:
+        return "workload.sessions: their rate is of sessions, and a plan is of requests; remove them"
+    if isinstance(workload.arrivals, Closed):
+        return 'workload.arrivals.process = "closed": who waits for answers brings no rate that replicas must carry'
+    if workload.trace is None and not hasattr(workload.arrivals, "rate_per_s"):
+        return f'workload.arrivals.process = "{getattr(workload.arrivals, "process", "")}": has no rate to plan for'
+    if workload.trace is not None and workload.trace.resample == "none":
+        return 'workload.trace.resample = "none": every replication would be the same; set "circular" or "blocks"'
+    if point.server.routing == "by_bin":
+        return 'server.routing = "by_bin": gives every replica a bin, so that there is no number of them to search'
+    return next(filter(None, (never_measured(criterion, point) for criterion in criteria)), None)
+
+
+def _budget(budget: str | float | None) -> tuple[float, float]:
+    """Return requests and seconds that may be spent."""
+    if budget is None:
+        return math.inf, math.inf
+    text = str(budget).strip()
+    in_seconds = text.endswith("s")
+    try:
+        value = float(text.removesuffix("s"))
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise InputError("must be a number of requests, 2e6, or of seconds, 60s", path=f"--budget {text}")
+    return (math.inf, value) if in_seconds else (value, math.inf)

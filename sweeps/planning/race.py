@@ -1,0 +1,311 @@
+"""How a plan is decided: settings race on a number of GPUs, at fewer and fewer of them until none holds its limits.
+
+All of it is one generator, which asks for simulations and is told when they are there; see docs/planning.md.
+"""
+
+import json
+import math
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from batchcube.results import overload
+from batchcube.results.selection import FAILED, FIRST, Selection, looks, select
+from batchcube.results.text import counted
+from batchcube.results.variables import REPLICATION
+
+from ..run.criteria import Criterion
+from ..workloads.settings import FloatArray
+from .question import MORE_IS_BETTER, Question
+from .values import Values, Wanted
+
+MOST = 256
+"""Replications of a setting at most."""
+_MORE, _GAIN = 1.5, 0.1
+"""With so many times the GPUs the least of the largest ratios comes nearer to 1 by this share, or no number does."""
+PROMISING = 32
+"""Settings that are looked at to find the number of GPUs to begin with."""
+
+
+class Race(NamedTuple):
+    """What is known of settings on a number of GPUs."""
+
+    gpus: int
+    settings: NDArray[np.int64]
+    """`(system,)` their numbers: those that are not known to fail on more GPUs."""
+    replicas: NDArray[np.int64]
+    """`(system,)`."""
+    found: Selection
+    alpha: float
+    """Chance of error that it was allowed."""
+    queue: str
+    """Of the best: whether it stays within bounds; "" without a best."""
+
+    @property
+    def best(self) -> int | None:
+        """Number of the setting that is best."""
+        return None if self.found.best is None else int(self.settings[self.found.best])
+
+
+@dataclass
+class Decision:
+    """What the races came to."""
+
+    races: dict[int, Race]
+    """By GPUs."""
+    gpus: int
+    """On which a setting holds; the most that were tried where none does."""
+    ended_early: bool
+    """Whether the budget ended a race."""
+    is_hopeless: bool
+    """Whether no setting holds, and more GPUs seem to make no difference."""
+
+    @property
+    def race(self) -> Race:
+        """The race that decided."""
+        return self.races[self.gpus]
+
+
+Steps = Generator[list[Wanted], None, Decision]
+
+
+class Decider:
+    """Decides a question by simulations that it asks for."""
+
+    def __init__(
+        self,
+        question: Question,
+        gpus_each: Sequence[int],
+        values: Values,
+        say: Callable[[str], None],
+        over_budget: Callable[[int], bool],
+    ) -> None:
+        self.question, self.values, self.say = question, values, say
+        self.gpus_each = np.array(gpus_each, np.int64)
+        """`(setting,)` GPUs of a replica."""
+        self._over_budget = over_budget
+        self._planned = looks(FIRST, MOST)
+        self._overloaded: set[tuple[int, int]] = set()
+        """Settings on replicas whose queue is known to grow."""
+        self._stopped = self._is_hopeless = False
+        most = question.replicas_max
+        self.levels = sorted({count * each for each in set(gpus_each) for count in range(1, most + 1)})
+        self.rounds: list[dict[str, Any]] = []
+
+    def replicas_on(self, gpus: int) -> NDArray[np.int64]:
+        """Return the replicas (setting,) that so many GPUs hold, 0 where not one."""
+        return np.minimum(gpus // self.gpus_each, self.question.replicas_max)
+
+    def decide(self) -> Steps:
+        """Race at the number of GPUs that seems to be the least, then below or above it until it is."""
+        level = yield from self._guess()
+        share = 1.0 - self.question.confidence
+        races: dict[int, Race] = {}
+        while True:
+            # Half of what is left of the error, so that all races together keep to it.
+            share = share / 2.0 if len(self.levels) > 1 else share
+            race = yield from self._race(level, races, share)
+            races[self.levels[level]] = race
+            level += -1 if race.best is not None else 1
+            if not 0 <= level < len(self.levels) or self.levels[level] in races or self._stopped:
+                break
+            if race.best is None and self._is_hopeless:
+                break
+        holding = [gpus for gpus, race in races.items() if race.best is not None]
+        is_hopeless = not holding and self._is_hopeless
+        return Decision(races, min(holding, default=max(races)), self._stopped, is_hopeless)
+
+    # Where to begin -------------------------------------------------------------------------------------------------
+
+    def _guess(self) -> Generator[list[Wanted], None, int]:
+        """Return the level at which a setting seems to hold, and at none below; by a single replication."""
+        every = np.arange(len(self.gpus_each))
+        first = min(self.question.start, self.question.replicas_max)
+        self.say(f"looking at {counted(len(every), 'setting')} for the GPUs that they need")
+        if wanted := self.values.missing(every.tolist(), first, 1):
+            yield wanted
+        on = np.full(len(every), first)
+        ratio = self.ratios(every, on, 1).max(axis=0)[:, 0]
+        # What replicas serve that have more than enough to do is what they can serve.
+        served = self.values.of("throughput_requests_per_s", every, on, 1)[:, 0] / first
+        needed = self.gpus_each * np.ceil(self.question.rate / np.maximum(served, 1e-9))
+        chosen = np.sort(np.lexsort((ratio, needed))[:PROMISING])
+        last = len(self.levels) - 1
+        if (ratio <= 1.0).any():
+            low, high = -1, int(np.searchsorted(self.levels, (self.gpus_each * first)[ratio <= 1.0].min()))
+            chosen = np.union1d(chosen, every[ratio <= 1.0][:PROMISING])
+        else:
+            high, step = min(int(np.searchsorted(self.levels, needed.min())), last), 1
+            low = high - 1
+            before = math.inf
+            while (least := (yield from self._least_ratio(chosen, high))) > 1.0:
+                if high == last:
+                    return last
+                # Where it is not the load that is too high, more replicas do not help.
+                self._is_hopeless = self.levels[high] >= _MORE * self.levels[low] and (
+                    before - least < _GAIN * (least - 1.0)
+                )
+                if self._is_hopeless:
+                    return high
+                low, high, step, before = high, min(high + step, last), 2 * step, least
+        while high - low > 1:
+            middle = (low + high) // 2
+            if (yield from self._least_ratio(chosen, middle)) <= 1.0:
+                high = middle
+            else:
+                low = middle
+        return high
+
+    def _least_ratio(self, settings: NDArray[np.int64], level: int) -> Generator[list[Wanted], None, float]:
+        """Return the least of settings' largest ratios, in a single replication; infinity where no replica is there."""
+        replicas = self.replicas_on(self.levels[level])
+        there = settings[replicas[settings] > 0]
+        if not len(there):
+            return math.inf
+        yield from self._need(there, self.levels[level], 1)
+        return float(self.ratios(there, replicas[there], 1).max(axis=0).min())
+
+    # A race ---------------------------------------------------------------------------------------------------------
+
+    def _race(self, level: int, races: dict[int, Race], alpha: float) -> Generator[list[Wanted], None, Race]:
+        gpus = self.levels[level]
+        systems = self._left(gpus, races)
+        replicas = self.replicas_on(gpus)[systems]
+        while True:
+            found = yield from self._looks(systems, gpus, alpha)
+            if found.best is None:
+                return Race(gpus, systems, replicas, found, alpha, "")
+            best = int(systems[found.best])
+            queue = yield from self._queue(best, int(replicas[found.best]), int(found.replications[found.best]))
+            if queue != overload.OVERLOADED:
+                return Race(gpus, systems, replicas, found, alpha, queue)
+            self.say(f"{self.question.called(best)} keeps its limits for so long, but its queue grows: it fails")
+            self._overloaded.add((best, int(replicas[found.best])))
+
+    def _left(self, gpus: int, races: dict[int, Race]) -> NDArray[np.int64]:
+        """Return the settings that are not known to fail on more GPUs, and of which a replica is there."""
+        failed = {
+            int(setting)
+            for other, race in races.items()
+            for setting, state in zip(race.settings, race.found.states, strict=True)
+            if other > gpus and state == FAILED
+        }
+        there = self.replicas_on(gpus) > 0
+        return np.array([k for k in range(len(there)) if there[k] and k not in failed], np.int64)
+
+    def _looks(self, systems: NDArray[np.int64], gpus: int, alpha: float) -> Generator[list[Wanted], None, Selection]:
+        """Look again and again until it is known which is best, or that none holds; or until the budget ends."""
+        found: Selection | None = None
+        for count in self._planned:
+            going = systems if found is None else systems[found.in_race]
+            if found is not None and self._stops(going, gpus, count):
+                break
+            yield from self._need(going, gpus, count)
+            found = self._select(systems, found, gpus, count, alpha)
+            self._tell(found, gpus, count)
+            if found.is_decided:
+                break
+        assert found is not None
+        return found
+
+    def _select(
+        self, systems: NDArray[np.int64], before: Selection | None, gpus: int, count: int, alpha: float
+    ) -> Selection:
+        ratios = np.full((len(self.question.criteria), len(systems), count), np.nan)
+        objective = np.full((len(systems), count), np.nan)
+        # Those that had left the race were not simulated further.
+        seen = np.full(len(systems), count) if before is None else np.where(before.in_race, count, before.replications)
+        for number in np.unique(seen):
+            rows = np.flatnonzero(seen == number)
+            ratios[:, rows, :number] = self.ratios(systems[rows], self.replicas_on(gpus)[systems[rows]], number)
+            objective[rows, :number] = self._objective(systems[rows], gpus, number, ratios[:, rows, :number])
+        return select(objective, ratios, self._planned, alpha=alpha, indifference=self.question.indifference)
+
+    def ratios(self, settings: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> FloatArray:
+        """Return each statistic over its limit, (criterion, system, replication); inf where a queue grows."""
+        report = self.values.report(settings, replicas, count)
+        every = [_ratio(criterion, criterion.values(report)) for criterion in self.question.criteria]
+        found: FloatArray = np.reshape(every, (len(every), len(settings), count))
+        for row, at in enumerate(zip(settings.tolist(), replicas.tolist(), strict=True)):
+            if at in self._overloaded:
+                found[:, row] = np.inf
+        return found
+
+    def _objective(self, settings: NDArray[np.int64], gpus: int, count: int, ratios: FloatArray) -> FloatArray:
+        """Return what is to be least, (system, replication)."""
+        name = self.question.objective
+        if name is None:
+            largest: FloatArray = ratios.max(axis=0)
+            return largest
+        values = self.values.of(name, settings, self.replicas_on(gpus)[settings], count)
+        return -values if name in MORE_IS_BETTER else values
+
+    def _queue(self, setting: int, replicas: int, count: int) -> Generator[list[Wanted], None, str]:
+        """Say whether the queue of a setting stays within bounds, by more replications where it cannot be told."""
+        while True:
+            found = overload.judge(self._cube_of(setting, replicas, count)).item()
+            more = [look for look in self._planned if look > count]
+            if found != overload.CANNOT_TELL or not more or self._over_budget(0):
+                return str(found)
+            count = more[0]
+            wanted = self.values.missing([setting], replicas, count)
+            if wanted:
+                yield wanted
+
+    def _cube_of(self, setting: int, replicas: int, count: int) -> xr.Dataset:
+        """Return what judging a queue takes, as a cube of one point."""
+        report = self.values.report(np.array([setting]), np.array([replicas]), count)
+        (point,) = self.question.on(replicas, [setting])
+        tables = {name: getattr(point, name).model_dump(mode="json") for name in ("workload", "policy", "server")}
+        return xr.Dataset(
+            {name: (REPLICATION, values) for name, values in report.items() if values.ndim == 1},
+            attrs={"specification": json.dumps(tables)},
+        )
+
+    # Simulations ----------------------------------------------------------------------------------------------------
+
+    def _need(self, settings: Iterable[int], gpus: int, count: int) -> Generator[list[Wanted], None, None]:
+        """Ask for what is not there of the first replications of settings."""
+        replicas = self.replicas_on(gpus)
+        wanted: list[Wanted] = []
+        chosen = [int(setting) for setting in settings]
+        for number in sorted({int(replicas[setting]) for setting in chosen}):
+            mine = [setting for setting in chosen if replicas[setting] == number]
+            wanted += self.values.missing(mine, number, count)
+        if wanted:
+            yield wanted
+
+    def _stops(self, going: NDArray[np.int64], gpus: int, count: int) -> bool:
+        """Say whether the budget does not hold another look."""
+        replicas = self.replicas_on(gpus)
+        more = sum(
+            len(wanted.settings)
+            for number in set(replicas[going].tolist())
+            for wanted in self.values.missing(going[replicas[going] == number].tolist(), number, count)
+        )
+        self._stopped = self._stopped or self._over_budget(more)
+        return self._stopped
+
+    def _tell(self, found: Selection, gpus: int, count: int) -> None:
+        left = int((found.states == "in the race").sum())
+        self.rounds.append({"gpus": gpus, "replications": count, "settings": len(found.states), "left": left})
+        on = counted(gpus, "GPU")
+        fails = int((found.states == FAILED).sum())
+        self.say(
+            f"{on}, {count} replications: {fails} of {counted(len(found.states), 'setting')} fail, {left} in the race"
+        )
+
+
+def _ratio(criterion: Criterion, values: FloatArray) -> FloatArray:
+    """Return values over their limit, at most 1 within it; of goodput what is missed over what may be."""
+    if criterion.variable == "goodput_fraction":
+        values, limit = 1.0 - values, 1.0 - criterion.limit
+    else:
+        limit = criterion.limit
+    if limit > 0.0:
+        return values / limit
+    return np.where(values > 0.0, math.inf, 0.0)

@@ -1,0 +1,115 @@
+"""A specification for who has none: a model, GPUs, lengths and a rate, and a stated default for all the rest."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from batchcube.calibration.coefficients import Coefficients, shipped_names
+from batchcube.calibration.hardware import Deployment, is_installed, short_name
+from batchcube.engine.cache import cache_directory
+from batchcube.errors import InputError
+
+from ..calibrate.hardware import derive
+from ..files import write_text
+from ..spec.service import load
+
+SPAN_S = 120.0
+"""Time that the requests of a replication arrive in."""
+LEAST_REQUESTS = 2000
+WARMUP = 0.25
+"""Part of it that is left out, as it begins with nobody there."""
+# Output and prompt of the Azure conversation trace of 2023: mean tokens and coefficients of variation.
+OUTPUT, PROMPT = (211.0, 0.77), (1155.0, 0.96)
+
+
+def unspecified(
+    model: str | None,
+    gpu: str | None,
+    tensor_parallel: int,
+    lengths: str | os.PathLike[str] | None,
+    trace: str | os.PathLike[str] | None,
+    rate: float | None,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the tables of a specification, and what they assume, a line each.
+
+    Raises InputError where model, GPU or rate are missing, or nothing is known of the pair.
+    """
+    for option, value in (("--model", model), ("--gpu", gpu), ("--rate", rate)):
+        if value is None:
+            raise InputError("is missing: without a SPEC, --model, --gpu and --rate are needed", path=option)
+    assert model is not None
+    assert gpu is not None
+    assert rate is not None
+    if lengths is not None and trace is not None:
+        raise InputError("has lengths of its own; leave --lengths out", path="--trace")
+    name, said = coefficients_of(model, gpu, tensor_parallel)
+    requests = max(LEAST_REQUESTS, round(SPAN_S * rate))
+    assumed = [said]
+    if trace is not None:
+        workload: dict[str, Any] = {"trace": {"path": os.path.abspath(trace), "resample": "blocks"}}
+        assumed.append(f"requests of {Path(trace).name} in blocks drawn at random, its times stretched to the rate")
+    else:
+        workload = {"arrivals": {"process": "poisson", "rate_per_s": rate}, "lengths": _lengths(lengths)}
+        assumed.append("Poisson arrivals")
+    if lengths is None and trace is None:
+        assumed.append(
+            f"lengths: lognormal, prompts of {PROMPT[0]:g} tokens on average, outputs of {OUTPUT[0]:g}, as in the "
+            "Azure conversation trace of 2023 (--lengths FILE or --trace FILE has yours)"
+        )
+    assumed.append(f"{requests:,} requests a replication, the first {WARMUP:.0%} left out")
+    document = {
+        "name": "plan",
+        "title": f"{Path(model).name} on {_in_words(gpu, tensor_parallel)}",
+        "workload": {**workload, "requests": requests},
+        "policy": {"mode": "continuous"},
+        "server": {"routing": "least_loaded", "service": {"coefficients": name}},
+        "report": {"warmup_fraction": WARMUP},
+    }
+    return document, tuple(assumed)
+
+
+def coefficients_of(model: str, gpu: str, tensor_parallel: int) -> tuple[str, str]:
+    """Return the name of the coefficients of a model on GPUs, and where they are from: shipped, or derived and kept.
+
+    Raises InputError for a pair that nothing is known of.
+    """
+    for name in shipped_names():
+        known = load(name)
+        if known.label == "tables" and _is_of(known, model, gpu, tensor_parallel):
+            return name, f"step times of {name} ({known.title})"
+    if not is_installed():
+        raise InputError(
+            "no coefficients of this pair come with batchcube (batchcube calibrate list); others are derived with "
+            "aiconfigurator-core: pip install 'batchcube[hardware]', in the clone '.[hardware]'",
+            path=f"--model {model} --gpu {gpu}",
+        )
+    called = f"{short_name(model)}-{tensor_parallel}x{gpu}"
+    known = derive(Deployment(model, gpu, tensor_parallel=tensor_parallel), called)
+    folder = cache_directory()
+    if folder is None:
+        raise InputError(
+            "nothing can be kept here; derive them with `batchcube calibrate hardware`, and name them in a SPEC",
+            path=f"--model {model} --gpu {gpu}",
+        )
+    file = folder.parent / "tables" / f"{called}.json"
+    if not file.exists() or file.read_text(encoding="utf-8") != known.text():
+        write_text(file, known.text())
+    return str(file), f"step times of {known.title}, kept in {file}"
+
+
+def _is_of(known: Coefficients, model: str, gpu: str, tensor_parallel: int) -> bool:
+    of = known.provenance
+    same = short_name(str(of.get("model", ""))) == short_name(model) and of.get("gpu") in (gpu, f"{gpu}_sxm")
+    others = {"pipeline_parallel", "data_parallel", "expert_parallel", "quantization", "kv_cache_dtype"} & set(of)
+    return same and of.get("engine") == "vllm" and int(of.get("tensor_parallel", 1)) == tensor_parallel and not others
+
+
+def _lengths(file: str | os.PathLike[str] | None) -> dict[str, Any]:
+    if file is None:
+        prompt = {"distribution": "lognormal", "mean": PROMPT[0], "cv": PROMPT[1]}
+        return {"distribution": "lognormal", "mean": OUTPUT[0], "cv": OUTPUT[1], "prompt": prompt}
+    return {"distribution": "empirical", "path": os.path.abspath(file), "prompt_column": "prompt_tokens"}
+
+
+def _in_words(gpu: str, count: int) -> str:
+    return f"one {gpu}" if count == 1 else f"{count} {gpu}"

@@ -1,0 +1,93 @@
+"""What simulations of a plan gave: a vector of numbers for each setting, number of replicas and replication."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchcube.engine.continuous import CATALOGUE
+from batchcube.engine.statistics import QUANTILES
+from batchcube.results.variables import REGISTRY
+
+from ..workloads.settings import FloatArray
+
+AT_CAP = "at_cap"
+"""Share of the steps that ran as many requests as may run."""
+
+
+class Wanted(NamedTuple):
+    """Simulations that a decision needs next: settings, on so many replicas each, in a replication."""
+
+    settings: tuple[int, ...]
+    replicas: int
+    replication: int
+
+
+def _kept() -> dict[str, slice]:
+    """Return where in a vector each variable of a report is that a plan keeps: totals and quantiles."""
+    found, end = {}, 0
+    for name in sorted(CATALOGUE.variables):
+        variable = REGISTRY.get(name)
+        if variable is not None and variable.replicated and variable.extra in ((), ("quantile",)):
+            width = len(QUANTILES) if variable.extra else 1
+            found[name] = slice(end, end + width)
+            end += width
+    return {**found, AT_CAP: slice(end, end + 1)}
+
+
+KEPT = _kept()
+WIDTH = KEPT[AT_CAP].stop
+
+
+def vectors(report: Mapping[str, NDArray[Any]], caps: Sequence[int]) -> FloatArray:
+    """Return what is kept of a report, (job, value); `caps` (job,) are the most requests that may run."""
+    jobs = len(caps)
+    found = np.full((jobs, WIDTH), np.nan)
+    for name, place in KEPT.items():
+        if name in report:
+            found[:, place] = np.reshape(report[name], (jobs, -1))
+    steps = report["batch_size_histogram"]
+    full = np.array([steps[job, cap] if cap < steps.shape[1] else 0 for job, cap in enumerate(caps)])
+    found[:, KEPT[AT_CAP].start] = full / np.maximum(steps.sum(axis=1), 1)
+    return found
+
+
+class Values:
+    """What was simulated so far."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, int], dict[int, FloatArray]] = {}
+        """By setting and replicas, then replication."""
+        self.simulations = 0
+
+    def add(self, settings: Iterable[int], replicas: int, replication: int, rows: FloatArray) -> None:
+        """Add vectors (setting, value)."""
+        for setting, row in zip(settings, rows, strict=True):
+            self._found.setdefault((setting, replicas), {})[replication] = row
+            self.simulations += 1
+
+    def missing(self, settings: Sequence[int], replicas: int, count: int) -> list[Wanted]:
+        """Return what is not there of the first replications of settings."""
+        wanted = []
+        for replication in range(count):
+            left = tuple(k for k in settings if replication not in self._found.get((k, replicas), {}))
+            if left:
+                wanted.append(Wanted(left, replicas, replication))
+        return wanted
+
+    def report(self, settings: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> dict[str, NDArray[Any]]:
+        """Return the first replications of settings as a report with leading axis (setting x replication)."""
+        every = self._rows(settings, replicas, count)
+        return {
+            name: every[:, place] if place.stop - place.start > 1 else every[:, place.start]
+            for name, place in KEPT.items()
+        }
+
+    def of(self, name: str, settings: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> FloatArray:
+        """Return a variable, (setting, replication)."""
+        return self._rows(settings, replicas, count)[:, KEPT[name].start].reshape(len(settings), count)
+
+    def _rows(self, settings: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> FloatArray:
+        pairs = zip(settings.tolist(), replicas.tolist(), strict=True)
+        return np.array([self._found[pair][r] for pair in pairs for r in range(count)])

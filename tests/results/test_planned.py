@@ -1,0 +1,91 @@
+"""The words of a plan, from its JSON: anybody's."""
+
+import json
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from batchcube.results.planned import WIDTH, in_words, is_plan
+
+SETTING: dict[str, Any] = {
+    "at": {"largest_batch": 128, "mode": "a\x1b[2Jb"},
+    "replicas": 3,
+    "gpus": 12,
+    "state": "in the race",
+    "replications": 8,
+    "objective": 0.5,
+    "limits": [
+        {"name": "ttft_p99_s", "limit": 2.0, "unit": "s", "verdict": "holds", "mean": 1.0, "low": 0.9, "high": 1.1},
+        {"name": "goodput", "limit": 0.95, "unit": "1", "verdict": "holds", "mean": 0.99, "low": 0.98, "high": 1.0},
+    ],
+}
+PLAN: dict[str, Any] = {
+    "title": "A server " * 20,
+    "asked": {"rate_per_s": 40.0, "objective": None, "indifference": 0.02},
+    "settings": {"largest_batch": [64, 128]},
+    "found": True,
+    "best": SETTING,
+    "is_decided": True,
+    "assurance": 0.975,
+    "queue": "steady",
+    "fewer": {"gpus": 8, "verdict": "fails", "nearest": SETTING, "assurance": 0.9875},
+    "runner_up": {"at": {"largest_batch": 64}, "replicas": 3, "difference": 0.1, "low": 0.05, "high": 0.15},
+    "tied": 0,
+    "binds": ["KV cache", "compute"],
+    "measures": {
+        "load_fraction": 0.83,
+        "kv_peak_fraction": 0.99,
+        "preemptions_per_request": 0.25,
+        "steps_at_cap_fraction": 0.01,
+        "budget_fraction": 0.4,
+    },
+    "output_tokens_per_gpu_second": 1234.5,
+    "cost_per_million_output_tokens": 0.56,
+    "cost_per_million_tokens": 0.1,
+    "commands": {"vllm": "vllm serve MODEL " + " ".join(f"--option-{k} {k}" for k in range(9))},
+    "races": [{"gpus": 12, "states": {"fails": 2}}],
+    "simulations": 100,
+    "requests": 1_000_000,
+    "full_grid_requests": 5_000_000,
+    "ended_early": False,
+    "is_hopeless": False,
+    "assumed": ["Poisson arrivals"],
+}
+
+
+def test_words_keep_to_80_columns_and_to_what_terminals_may_get() -> None:
+    words = in_words(PLAN)
+    assert max(map(len, words.split("\n"))) <= WIDTH
+    assert "\x1b" not in words
+    assert words.split("\n")[0].endswith("\N{HORIZONTAL ELLIPSIS}, 40 requests/s: 3 replicas on 12 GPUs")
+    flowing = _flowing(PLAN)
+    assert "0.25 preemptions a request" in flowing
+    assert "goodput >= 0.95: holds, 0.99 (0.98 to 1)" in flowing
+    assert "0.56 per million output tokens, 0.1 with those of prompts; 1,234 output tokens per GPU second" in flowing
+    pasted = "".join(line[12:].strip().removesuffix("\\") for line in words[words.index("serve  ") :].split("\n"))
+    assert pasted == PLAN["commands"]["vllm"]
+
+
+def test_what_is_not_known_is_said() -> None:
+    one = {**deepcopy(PLAN), "found": False, "is_decided": False, "assurance": 0.0}
+    one["best"]["limits"][0] |= {"verdict": "fails", "mean": None, "low": None, "high": None}
+    words = in_words(one)
+    assert ": no setting holds\n" in words
+    assert "ttft_p99_s <= 2 s: fails, never served\n" in words
+    undecided = _flowing({**PLAN, "is_decided": False, "assurance": 0.5, "tied": 2, "ended_early": True})
+    assert "50 % only: 2 settings may be better by over 2 % in" in undecided
+    assert "the budget ended it" in undecided
+    fewer = {**PLAN["fewer"], "verdict": "cannot tell"}
+    assert "whether 8 GPUs would do one cannot tell" in _flowing({**PLAN, "fewer": fewer})
+
+
+def _flowing(plan: dict[str, Any]) -> str:
+    return " ".join(in_words(plan).split())
+
+
+@pytest.mark.parametrize("name", sorted(PLAN))
+def test_what_is_no_plan_is_told(name: str) -> None:
+    assert is_plan(json.loads(json.dumps(PLAN)))
+    if name not in ("cost_per_million_tokens", "ended_early", "is_hopeless", "tied", "races"):
+        assert not is_plan({key: value for key, value in PLAN.items() if key != name})

@@ -1,0 +1,404 @@
+"""Plans end to end: decided as an exhaustive run decides, stopped and gone on with, said in words, JSON and cube."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batchcube.errors import InputError
+from batchcube.results.cube import read_cube
+from batchcube.results.planned import WIDTH, in_words
+from batchcube.sweeps.planning import deciding
+from batchcube.sweeps.planning.answer import Answer
+from batchcube.sweeps.planning.planned import STATES, decide
+from batchcube.sweeps.planning.question import Question, ask
+from batchcube.sweeps.run.execution import run_sweep
+from batchcube.sweeps.spec.document import Sweep
+from helpers.command_line import Answer as Said
+
+SPEC = """\
+name = "small"
+title = "Caps on a small server"
+seed = {seed}
+[workload]
+requests = 300
+[workload.arrivals]
+process = "poisson"
+rate_per_s = 12.0
+[workload.lengths]
+distribution = "lognormal"
+mean = 40.0
+cv = 0.8
+[workload.lengths.prompt]
+distribution = "lognormal"
+mean = 100.0
+cv = 0.8
+[policy]
+mode = "continuous"
+largest_batch = 16
+[server]
+service = {{ law = "steps", c0_s = 0.02, c1_s_per_request = 0.001, c2_s_per_kv_token = 0.0, \
+c3_s_per_prefill_token = 0.0001, c4_s_per_prefill_attention = 0.0 }}
+[server.replica]
+kv_capacity_tokens = 8000
+token_budget = 512
+[report]
+warmup_fraction = 0.2
+"""
+SLO = ("ttft_p99_s=1", "tpot_mean_s=0.04")
+CAPS = {"policy.largest_batch": [4, 8, 16, 32]}
+MOST = 3
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], str]:
+    monkeypatch.chdir(tmp_path)
+
+    def write(seed: int) -> str:
+        file = tmp_path / f"small-{seed}.toml"
+        file.write_text(SPEC.format(seed=seed))
+        return str(file)
+
+    return write
+
+
+def question(spec: str, **asked: Any) -> Question:
+    return ask(spec, **({"slo": SLO, "vary": CAPS} | asked))
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """The largest ratio (replicas, cap, replication) of all settings, many replications each."""
+    file = tmp_path_factory.mktemp("truth") / "all.toml"
+    file.write_text(SPEC.format(seed=1000))
+    found = []
+    for replicas in range(1, MOST + 1):
+        # One replica of two would be a mistake, as nothing is routed.
+        settings = {"server.servers": replicas, "replications": 150, "report.windows": 1, "report.histograms": False}
+        settings |= {"axes.cap": {"path": "policy.largest_batch", "values": CAPS["policy.largest_batch"]}}
+        text = file.read_text().replace("largest_batch = 16\n", "")
+        file.with_name("varied.toml").write_text(text)
+        cube = run_sweep(Sweep.from_toml(file.with_name("varied.toml"), settings))
+        ttft = cube["ttft_quantile_s"].sel(quantile=0.99).transpose("cap", "replication").values / 1.0
+        found.append(np.maximum(ttft, cube["tpot_mean_s"].transpose("cap", "replication").values / 0.04))
+    return np.array(found)
+
+
+def test_the_answer_is_that_of_an_exhaustive_run(spec: Callable[[int], str], truth: np.ndarray) -> None:
+    mean = truth.mean(axis=-1)
+    error = truth.std(axis=-1) / np.sqrt(truth.shape[-1])
+    # The case is clear: no setting is within five standard errors of its limit.
+    assert (np.abs(mean - 1.0) > 5 * error).all()
+    needed = int(np.flatnonzero((mean <= 1.0).any(axis=1))[0])
+    least = mean[needed][mean[needed] <= 1.0].min()
+    good = [cap for cap, ratio in zip(CAPS["policy.largest_batch"], mean[needed], strict=True) if ratio <= 1.02 * least]
+    wrong = 0
+    for seed in range(12):
+        answer = decide(question(spec(seed)))
+        assert answer.is_decided
+        assert answer.fewer is None or answer.fewer.verdict == "fails"
+        wrong += answer.best.replicas != needed + 1 or answer.best.at["largest_batch"] not in good
+    assert wrong == 0
+
+
+@pytest.mark.parametrize("rate", [5.0, 31.0])
+def test_replicas_are_the_least_that_a_search_one_by_one_finds(spec: Callable[[int], str], rate: float) -> None:
+    asked = question(spec(1), vary={}, rate=rate, settings={"workload.requests": 1000})
+    answer = decide(asked)
+    assert answer.found
+    for replicas in range(1, answer.best.replicas + 1):
+        settings: dict[str, Any] = {"server.servers": replicas, "workload.arrivals.rate_per_s": rate}
+        cube = run_sweep(Sweep.from_toml(spec(2), settings | {"replications": 40, "workload.requests": 1000}))
+        ratios = [float(cube["ttft_quantile_s"].sel(quantile=0.99).mean()), float(cube["tpot_mean_s"].mean()) / 0.04]
+        assert (max(ratios) <= 1.0) == (replicas == answer.best.replicas)
+
+
+def test_replicas_that_are_stated_are_where_the_search_begins(spec: Callable[[int], str]) -> None:
+    from_above = decide(question(spec(1), settings={"server.servers": 6, "server.routing": "least_loaded"}))
+    from_below = decide(question(spec(1), settings={"server.routing": "least_loaded"}))
+    assert from_above.best == from_below.best
+    assert from_above.best.replicas == 2
+
+
+def test_no_setting_holds(spec: Callable[[int], str]) -> None:
+    answer = decide(question(spec(1), replicas_max=1))
+    assert not answer.found
+    assert answer.is_decided
+    assert answer.assurance == 0.95
+    assert (answer.commands, answer.fewer, answer.runner_up) == ({}, None, None)
+    assert any(limit.verdict == "fails" for limit in answer.best.limits)
+    hopeless = decide(question(spec(1), slo=["tpot_mean_s=0.005"]))
+    assert hopeless.is_hopeless
+    assert not hopeless.found
+    assert hopeless.best.replicas < 20
+
+
+def test_overload_does_not_hold_however_loose_the_limits(spec: Callable[[int], str]) -> None:
+    answer = decide(question(spec(1), slo=["ttft_p99_s=1000"], vary={}, settings={"workload.requests": 2000}))
+    assert answer.found
+    assert answer.queue == "steady"
+    assert answer.best.replicas == 2
+
+
+def test_goodput_counts_the_limits_of_single_requests(spec: Callable[[int], str]) -> None:
+    answer = decide(question(spec(1), goodput=0.9))
+    assert [limit.name for limit in answer.best.limits] == ["ttft_p99_s", "tpot_mean_s", "goodput"]
+    goodput = answer.best.limits[-1]
+    assert goodput.mean is not None
+    assert goodput.low is not None
+    assert 0.9 <= goodput.low <= goodput.mean <= 1.0
+    assert goodput.verdict == "holds"
+
+
+def test_another_objective(spec: Callable[[int], str]) -> None:
+    least = decide(question(spec(1), objective="batch_size_mean"))
+    assert least.best.objective == pytest.approx(least.measures["batch_size_mean"])
+    most = decide(question(spec(1), objective="goodput_requests_per_s", goodput=0.9))
+    assert most.best.objective is not None
+    assert most.best.objective > 0.0
+
+
+def test_cost_and_lines_to_paste(spec: Callable[[int], str]) -> None:
+    answer = decide(question(spec(1), gpu_price=3.6))
+    assert answer.output_tokens_per_gpu_second is not None
+    assert answer.output_tokens_per_gpu_second == pytest.approx(12.0 * 40.0 / 2, rel=0.05)
+    # A thousandth of a unit of money for each GPU second.
+    assert answer.cost_per_million_output_tokens == pytest.approx(1e3 / answer.output_tokens_per_gpu_second)
+    assert answer.cost_per_million_tokens == pytest.approx(answer.cost_per_million_output_tokens * 40 / 140, rel=0.05)
+    cap = answer.best.at["largest_batch"]
+    assert answer.commands["vllm"] == (
+        f"vllm serve MODEL --max-num-seqs {cap} --max-num-batched-tokens 512 --data-parallel-size 2"
+    )
+    assert f"--max-running-requests {cap} --chunked-prefill-size 512 --dp-size 2" in answer.commands["sglang"]
+
+
+def test_words_json_and_cube_say_the_same(spec: Callable[[int], str], tmp_path: Path) -> None:
+    answer = decide(question(spec(1)), tmp_path / "out" / "plan.nc")
+    table = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert table == json.loads(answer.text())
+    words = str(answer)
+    assert max(map(len, words.split("\n"))) <= WIDTH
+    assert in_words(table) == words
+    cube = read_cube(tmp_path / "out" / "plan.nc")
+    assert in_words(json.loads(cube.attrs["plan"])) == words
+    assert cube.sizes["largest_batch"] == 4
+    states = [STATES[int(state)] for state in cube["plan_state"].values]
+    assert states.index("best") == CAPS["policy.largest_batch"].index(answer.best.at["largest_batch"])
+    (race,) = [one for one in answer.races if one["gpus"] == answer.best.gpus]
+    for setting, seen in zip(race["settings"], cube["plan_replications"].values, strict=True):
+        assert setting["replications"] == seen
+    mean = cube["plan_largest_ratio"].sel(largest_batch=answer.best.at["largest_batch"]).mean()
+    assert float(mean) == pytest.approx(answer.best.objective)
+    ttft = cube["ttft_quantile_s"].sel(largest_batch=answer.best.at["largest_batch"], quantile=0.99).mean()
+    assert float(ttft) == pytest.approx(answer.best.limits[0].mean)
+
+
+def test_a_plan_that_is_there_is_not_made_again(
+    spec: Callable[[int], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "plan.nc"
+    first = decide(question(spec(1)), output)
+    with monkeypatch.context() as nothing:
+        nothing.setattr(deciding, "simulate_settings", None)
+        assert decide(question(spec(1)), output) == first
+    with pytest.raises(InputError, match="holds no answer to this question; choose another output, or --overwrite"):
+        decide(question(spec(2)), output)
+    assert decide(question(spec(2)), output, overwrite=True).found
+
+
+def test_a_plan_that_was_stopped_goes_on(
+    spec: Callable[[int], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = decide(question(spec(1)))
+    done: list[int] = []
+
+    def until_stopped(some: deciding.Some, replication: int) -> Any:
+        if len(done) == 10:
+            raise KeyboardInterrupt
+        done.append(len(some.plans))
+        return simulate(some, replication)
+
+    simulate = deciding.simulate_settings
+    output = tmp_path / "plan.nc"
+    with monkeypatch.context() as stopped:
+        stopped.setattr(deciding, "simulate_settings", until_stopped)
+        with pytest.raises(KeyboardInterrupt):
+            decide(question(spec(1)), output, workers=1)
+    assert list((tmp_path / "plan.nc.partial").glob("*.npz"))
+    assert not output.exists()
+    again: list[int] = []
+
+    def counted(some: deciding.Some, replication: int) -> Any:
+        again.append(len(some.plans))
+        return simulate(some, replication)
+
+    monkeypatch.setattr(deciding, "simulate_settings", counted)
+    assert decide(question(spec(1)), output) == whole
+    assert sum(again) == whole.simulations - sum(done) + _few(whole)
+    assert not (tmp_path / "plan.nc.partial").exists()
+
+
+def _few(answer: Answer) -> int:
+    """Return how many simulations are beside the races: of what can be served."""
+    assert answer.found
+    return deciding.FEW
+
+
+def test_the_budget_ends_a_plan_at_a_look(spec: Callable[[int], str]) -> None:
+    short = decide(question(spec(1), vary={"policy.largest_batch": [14, 15, 16]}, slo=["ttft_p99_s=0.105"], budget=2e4))
+    assert short.ended_early
+    assert not short.is_decided
+    assert short.requests < 6e4
+    assert "the budget ended it" in str(short) or "fail" in str(short)
+
+
+def test_workers_and_backends_make_no_difference(spec: Callable[[int], str]) -> None:
+    settings = {"workload.requests": 24, "workload.arrivals.rate_per_s": 2.0}
+    asked = question(spec(1), vary={"policy.largest_batch": [8, 16]}, settings=settings, slo=["tpot_mean_s=1"])
+    one = decide(asked, workers=1)
+    assert decide(asked, workers=3) == one
+    assert decide(asked, backend="reference") == one
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+ASKED = ("--slo", "ttft_p99_s=1", "--slo", "tpot_mean_ms=40", "--vary", "policy.largest_batch=8,16")
+
+
+def test_the_command_prints_the_answer(
+    spec: Callable[[int], str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = Said(capsys, "plan", spec(1), *ASKED, "-o", tmp_path / "plan.nc")
+    assert said.status == 0
+    assert said.out.startswith("Caps on a small server, 12 requests/s: 2 replicas on 2 GPUs\n")
+    assert said.err.startswith("planning ")
+    shown = Said(capsys, "show", tmp_path / "plan.nc")
+    assert shown.out == said.out
+    as_json = Said(capsys, "plan", spec(1), *ASKED, "--json", "-q")
+    assert as_json.err == ""
+    assert json.loads(as_json.out) == json.loads((tmp_path / "plan.json").read_text())
+
+
+def test_the_command_fails_when_no_setting_holds(
+    spec: Callable[[int], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = Said(capsys, "plan", spec(1), *ASKED, "--replicas-max", "1")
+    assert said.status == 1
+    assert ": no setting holds\n" in said.out
+    assert "nearest     largest_batch = " in said.out
+    assert said.err.endswith("batchcube: no setting holds all limits\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mistake"),
+    [
+        (("--vary", "policy.bins=1"), "--slo: at least one limit is needed, for instance ttft_p99_s=2"),
+        (("--slo", "ttft_p98_s=2"), "--slo ttft_p98_s=2: must be NAME_STAT_UNIT=LIMIT"),
+        ((*ASKED, "--slo", "ttft_p99_ms=5"), "--slo ttft_p99_s: is given twice"),
+        ((*ASKED, "--vary", "policy.largest_bach=4"), "--vary policy.largest_bach: no such setting; did you mean"),
+        ((*ASKED, "--vary", "policy.largest_batch=4"), "--vary policy.largest_batch: is given twice"),
+        ((*ASKED, "--vary", "policy"), "--vary policy: must be PATH=VALUE,VALUE"),
+        ((*ASKED, "--vary", "server.servers=1,2"), "--vary server.servers: is what a plan searches; --replicas-max"),
+        ((*ASKED, "--vary", "workload.arrivals.rate_per_s=1,2"), "is what --rate says"),
+        (
+            (*ASKED, "--vary", "server.replica.token_budget=4,512"),
+            "axes.token_budget.values[0] = 4: must be >= policy.largest_batch = 8",
+        ),
+        ((*ASKED, "--vary", "server.replica.token_budget=many"), 'axes.token_budget.values[0] = "many": must be a'),
+        ((*ASKED, "--set", "policy.largest_batch=4"), "--vary policy.largest_batch: is what --set says"),
+        ((*ASKED, "--rate", "0"), "--rate 0: must be a number > 0"),
+        ((*ASKED, "--confidence", "1"), "--confidence 1: must be > 0 and < 1"),
+        ((*ASKED, "--objective", "speed"), "--objective speed: must be a variable of one number"),
+        ((*ASKED, "--objective", "latency_quantile_s"), "--objective latency_quantile_s: must be a variable of one"),
+        ((*ASKED, "--budget", "little"), "--budget little: must be a number of requests, 2e6, or of seconds, 60s"),
+        ((*ASKED, "--model", "qwen3-8b"), "--model: says what a SPEC says"),
+        ((*ASKED, "-o", "plan.json"), "plan.json: must end in .nc"),
+        (
+            (*ASKED, "--set", "server.routing=by_bin", "--set", "policy.bins=2"),
+            'server.routing = "by_bin": gives every',
+        ),
+        ((*ASKED, "--set", 'workload.arrivals={process="closed",users=4}'), 'process = "closed": who waits for'),
+    ],
+)
+def test_mistakes_are_one_line(
+    spec: Callable[[int], str], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], mistake: str
+) -> None:
+    said = Said(capsys, "plan", spec(1), *arguments, "-q")
+    assert said.status == 2
+    assert mistake in said.err
+
+
+def test_whole_batches_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said(capsys, "plan", "multi-bin-fig3", "--slo", "latency_mean_s=60", "--rate", "1", "-q")
+    assert 'policy.mode = "multi_bin_only": plans are made of mode continuous only' in said.mistake
+
+
+def test_axes_and_rates_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("plan", "continuous-rate", "--slo", "ttft_p99_s=5", "--set", "workload.requests=200", "-q")
+    assert "settings are compared at one arrival rate; give --rate" in Said(capsys, *arguments).err
+    said = Said(capsys, *arguments, "--rate", "3")
+    assert said.status == 0
+    assert "best        cap = " in said.out
+
+
+# Without a specification ----------------------------------------------------------------------------------------------
+
+
+def test_a_model_a_gpu_and_a_rate_will_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = (
+        "plan",
+        "--model",
+        "Llama-3.1-8B-Instruct",
+        "--gpu",
+        "h100",
+        "--rate",
+        "10",
+        "--slo",
+        "tpot_mean_ms=20",
+    )
+    small = ("--set", "workload.requests=300", "-q")
+    said = Said(capsys, *arguments, *small)
+    assert said.status == 0
+    assert "step times of llama-3.1-8b-h100-vllm-tables" in said.out
+    assert "lognormal, prompts of 1155 tokens" in said.out
+    assert "vllm serve Llama-3.1-8B-Instruct --max-num-seqs 1024 \\\n" in said.out
+    lengths = tmp_path / "lengths.csv"
+    lengths.write_text("prompt_tokens,output_tokens\n" + "100,20\n200,30\n" * 50)
+    with_lengths = Said(capsys, *arguments, *small, "--lengths", lengths)
+    assert with_lengths.status == 0
+    assert "lognormal" not in with_lengths.out
+    trace = tmp_path / "trace.csv"
+    rows = "".join(f"{0.5 * i},{100 + i},{20 + i % 7}\n" for i in range(400))
+    trace.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
+    with_trace = Said(capsys, *arguments, *small, "--trace", trace)
+    assert with_trace.status == 0
+    assert ", 10 requests/s:" in with_trace.out
+    assert "trace.csv in blocks drawn at random" in with_trace.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mistake"),
+    [
+        (("--gpu", "h100", "--rate", "1"), "--model: is missing: without a SPEC, --model, --gpu and --rate are needed"),
+        (("--model", "qwen3-8b", "--rate", "1"), "--gpu: is missing"),
+        (("--model", "qwen3-8b", "--gpu", "h100"), "--rate: is missing"),
+        (("--model", "qwen3-8b", "--gpu", "h100", "--rate", "1", "--lengths", "a", "--trace", "b"), "--trace: has len"),
+    ],
+)
+def test_what_is_missing_without_a_specification(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], mistake: str
+) -> None:
+    assert Said(capsys, "plan", "--slo", "tpot_mean_s=1", *arguments, "-q").mistake.startswith(mistake)
+
+
+def test_a_pair_that_is_not_known_needs_the_tables(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from batchcube.sweeps.planning import unspecified
+
+    monkeypatch.setattr(unspecified, "is_installed", lambda: False)
+    arguments = ("--model", "qwen3-8b", "--gpu", "l4", "--rate", "1", "--slo", "tpot_mean_s=1", "-q")
+    assert "pip install 'batchcube[hardware]'" in Said(capsys, "plan", *arguments).mistake
