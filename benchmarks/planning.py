@@ -94,8 +94,8 @@ def main() -> None:
             simulations += answer.simulations
         seconds, processor = time.perf_counter() - begun, time.process_time() - busy
     print(f"right in {right} of {arguments.seeds}, decided in {decided}; chosen: {dict(chosen)}")
-    print(f"{simulations / arguments.seeds:.0f} simulations, {processor / arguments.seeds:.2f} s of processor time and ")
-    print(f"{seconds / arguments.seeds:.2f} s by the clock each")
+    each = (simulations / arguments.seeds, processor / arguments.seeds, seconds / arguments.seeds)
+    print("each: {:.0f} simulations, {:.2f} s of processor time, {:.2f} s by the clock".format(*each))
 
 
 if __name__ == "__main__":
