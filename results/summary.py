@@ -11,7 +11,7 @@ import xarray as xr
 
 from batchcube.errors import InputError, printable
 
-from . import costs, labelled, overload
+from . import costs, labelled, long_run, overload
 from .cube import axis_names, axis_of, check_cube
 from .tables import Column, print_table
 from .text import counted, did_you_mean, papers_of
@@ -401,7 +401,8 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
         if table["note"].str.contains(note, regex=False).any():
             console.print(f"{_MARKS[note]} {note}: {why}", style="yellow", highlight=False)
     _print_queues(cube, console)
-    for line in notes_of(cube):
+    late = long_run.warmup_note(cube)
+    for line in [*notes_of(cube), *([late] if late else [])]:
         console.print(f"note: {escape(printable(line))}", highlight=False)
     if default:
         more = len(cube.data_vars) - table["variable"].nunique()

@@ -126,6 +126,7 @@ class Draws:
                 method=settings.resample,
                 requests=plan.requests,
                 block_requests=settings.block_requests,
+                replication=self.replication,
             )
 
         window: RecordedTrace = self._once(plan.keys.unit_arrivals, cut)

@@ -140,8 +140,9 @@ def run_sweep(
         aside = ThreadPoolExecutor(1)
         theory = aside.submit(theory_of, plan)
         try:
-            for look in looks:
-                if reports and _size(plan, look, at_once).peak_bytes > memory_bytes():
+            for planned in looks:
+                look = planned if narrowing is None else int(min(planned, max(first, plan.most_replications)))
+                if reports and (look == first + len(reports) or _size(plan, look, at_once).peak_bytes > memory_bytes()):
                     break
                 run = _Replications(plan, backend, range(first + len(reports), look))
                 run.add(part for part in kept if part.replication in run.wanted)

@@ -1,6 +1,7 @@
 """Everything about a sweep that does not depend on the replication: files read, bins cut, setups built."""
 
 import hashlib
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,15 @@ from .setups import Simulated, batch_setup, step_setup
 
 _UNUSED = {HASHES: " (shared prefixes are computed anew)"}
 """What it means that a column of a recorded trace is not used."""
+_OF_WINDOWS = (
+    "all replications come from one recorded trace, in windows that overlap: intervals say how much the place in it "
+    "and the predictor's luck matter, and are too narrow for any other trace; those of successive parts are not "
+    '(workload.trace.resample = "parts")'
+)
+_OF_PARTS = (
+    "replications are successive parts of one recorded trace: intervals are those of batch means, right where parts "
+    "are long against what lasts in the trace"
+)
 _NO_CONTENT = "says nothing of what prompts contain: only preempted requests find what they left in the cache"
 
 
@@ -88,6 +98,19 @@ class Plan(NamedTuple):
         return max(len(plan.edges) - 1 for plan in self.points)
 
     @property
+    def most_replications(self) -> float:
+        """Replications that there can be: a recorded trace has so many parts."""
+        settings = ((plan, plan.point.workload.trace) for plan in self.points)
+        return min(
+            (
+                len(plan.recorded.arrival_s) // plan.requests
+                for plan, trace in settings
+                if trace is not None and trace.resample == "parts" and plan.recorded is not None
+            ),
+            default=math.inf,
+        )
+
+    @property
     def requests(self) -> int:
         """Requests of one replication of the whole grid."""
         return sum(plan.requests for plan in self.points)
@@ -141,10 +164,8 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
     if sweep.replications == 1 and sweep.document.get("replications", 2) != 1 and recorded:
         notes["a recorded trace without resampling and with nothing random has one replication and no interval"] = None
     if recorded and sweep.replications > 1:
-        notes[
-            "all replications come from one recorded trace: intervals say how much the place in it and the predictor's "
-            "luck matter, and are too narrow for any other trace"
-        ] = None
+        kinds = {plan.point.workload.trace.resample for plan in points if plan.point.workload.trace is not None}
+        notes[_OF_PARTS if kinds == {"parts"} else _OF_WINDOWS] = None
     if any(isinstance(plan.point.workload.arrivals, Closed) for plan in points):
         notes[
             "closed loop: requests arrive when answers end, so that points of the same replication have the same "
@@ -173,7 +194,15 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
     flags = flags_of([unmeasured_costs(plan.point) for plan in points])
     # The first of them: what is printed or drawn begins with it.
     said = tuple(filter(None, (warning_of(flags), *notes)))
-    return Plan(sweep, tuple(points), said, ",".join(checksums), dropped, flags)
+    whole = Plan(sweep, tuple(points), said, ",".join(checksums), dropped, flags)
+    if sweep.replications > (most := whole.most_replications):
+        raise InputError(
+            f"the trace has {most:.0f} parts of workload.requests, one for each replication",
+            file=sweep.source,
+            path="replications",
+            value=sweep.replications,
+        )
+    return whole
 
 
 def _has_no_prefixes(point: Point) -> bool:

@@ -232,7 +232,7 @@ def _replication_problems(grid: Grid) -> list[Mistake]:
     ):
         text = (
             "this point has nothing random, others have: replications would be copies and their interval a fiction; "
-            'set resample = "circular" or "blocks"'
+            'set resample = "parts", "circular" or "blocks"'
         )
         return [Mistake(("workload", "trace", "resample"), text, "none")]
     return []

@@ -103,7 +103,8 @@ class TraceSettings(Settings):
     rate_scale: float = Field(default=1.0, gt=0, le=1e6, description="arrival times are divided by this")
     resample: Resampling = Field(
         default="none",
-        description="how replications differ: not at all, by a circular start, by blocks drawn at random",
+        description="how replications differ: not at all, as successive parts, by a circular start, by blocks drawn at "
+        "random",
     )
     block_requests: Count | None = Field(
         default=None, description="length of a block (resample = blocks); root of the trace's length when left out"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 TraceFormat = Literal["auto", "csv", "azure", "burstgpt", "bailian", "mooncake", RecordedFormat]
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "date"]
-Resampling = Literal["none", "circular", "blocks"]
+Resampling = Literal["none", "parts", "circular", "blocks"]
 
 MOST_TOKENS = LARGEST_REQUEST
 """Prompt and output tokens of one request: what the engine can hold."""
@@ -780,12 +780,15 @@ def resample(
     requests: int | None = None,
     block_requests: int | None = None,
     rate_scale: float = 1.0,
+    replication: int = 0,
 ) -> RecordedTrace:
     """Cut one replication's window of `requests` (default: all) out of a trace; arrivals become (a - a_0) / rate_scale.
 
-    "none": the first requests. "circular": from a random request on, around the end (one mean gap joins end and
-    beginning). "blocks": moving blocks of `block_requests` (default: the root of the trace's length) from random
-    places, each request with the gap before it; one that is drawn again has nothing in common with what it was before.
+    "none": the first requests. "parts": successive requests, those of a replication after those of the one before it;
+    no two share any: the batches of the method of batch means. "circular": from a random request on, around the end
+    (one mean gap joins end and beginning). "blocks": moving blocks of `block_requests` (default: the root of the
+    trace's length) from random places, each request with the gap before it; one that is drawn again has nothing in
+    common with what it was before.
     The draws do not depend on `rate_scale`.
     Raises InputError where the window, a block or the scale does not fit the trace.
     """
@@ -800,9 +803,16 @@ def resample(
         raise InputError(f"needs resample = 'blocks', not {method!r}", path="workload.trace.block_requests")
     arrival = trace.arrival_s
     mean_gap = (arrival[-1] - arrival[0]) / max(size - 1, 1)
-    if method == "none":
-        rows = np.arange(count)
-        times = arrival[:count]
+    if method in ("none", "parts"):
+        first = count * replication if method == "parts" else 0
+        if first + count > size:
+            raise InputError(
+                f"replication {replication} would end at request {first + count}, and the trace has {size}",
+                path="workload.trace.resample",
+                value=method,
+            )
+        rows = np.arange(first, first + count)
+        times = arrival[rows]
     elif method == "circular":
         rows = int(rng.integers(size)) + np.arange(count)
         wrapped = rows >= size

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from batchcube.errors import InputError
+from batchcube.results.precision import Precision
 from batchcube.sweeps.run import execution
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
@@ -57,6 +58,31 @@ def test_a_resampled_trace_has_replications_that_differ_and_share_windows_across
     one, two = (Draws(1, 2).job(point).trace for point in plan.points)
     np.testing.assert_array_equal(one.output, two.output)
     np.testing.assert_allclose(one.arrival, 2 * two.arrival, atol=2)
+
+
+def test_successive_parts_of_a_trace_are_replications(trace: Path) -> None:
+    tables = trace_sweep(trace, resample="parts")
+    tables["workload"]["requests"] = 40
+    plan = make_plan(Sweep.model_validate(tables))
+    outputs = np.loadtxt(trace, delimiter=",", skiprows=1)[:, 2]
+    drawn = [Draws(1, replication).job(plan.points[0]).trace.output for replication in range(4)]
+    np.testing.assert_array_equal(np.concatenate(drawn), outputs[:160])
+    cube = run_sweep(Sweep.model_validate(tables))
+    assert "intervals are those of batch means" in cube.attrs["notes"]
+    assert "too narrow" not in cube.attrs["notes"]
+    with pytest.raises(InputError) as caught:
+        run_sweep(Sweep.model_validate({**tables, "replications": 6}, "sweep.toml"))
+    assert str(caught.value) == (
+        "sweep.toml: replications = 6: the trace has 5 parts of workload.requests, one for each replication"
+    )
+
+
+def test_parts_end_what_a_precision_asks_for(trace: Path) -> None:
+    tables = trace_sweep(trace, resample="parts")
+    tables["workload"]["requests"] = 20
+    cube = run_sweep(Sweep.model_validate(tables), precision=Precision(("latency_mean_s=0.01%",)))
+    assert cube.attrs["precision_looks"] == "8, 10"
+    assert cube.attrs["precision_reached"] == 0
 
 
 def test_edges_of_a_prefix_see_the_prefix_only(trace: Path) -> None:

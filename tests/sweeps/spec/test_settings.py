@@ -28,7 +28,7 @@ def point(tables: Tables, settings: Tables | None = None) -> Point:
         (TRACE, "workload.trace.rate_scale", [1e-9, 1e6], [0.0, 1.001e6]),
         (TRACE, "workload.trace.limit", [1, 2**40], [0, 2**40 + 1]),
         (TRACE, "workload.trace.path", ["x"], ["", 3]),
-        (TRACE, "workload.trace.resample", ["none", "circular", "blocks"], ["block", None]),
+        (TRACE, "workload.trace.resample", ["none", "parts", "circular", "blocks"], ["block", None]),
         (BINS, "policy.bins", [1, 10_000], [0, 10_001]),
         (BINS, "policy.batch_size", [1, LARGEST_BATCH], [0, LARGEST_BATCH + 1]),
         (BINS, "policy.max_wait_s", [1e-9, 1e8], [0.0, 1.001e8, float("inf"), float("nan")]),

@@ -609,6 +609,16 @@ def test_circular_windows_follow_the_trace_around_its_end(recorded: RecordedTrac
     assert len(starts) > 20
 
 
+def test_parts_follow_each_other_and_share_nothing(recorded: RecordedTrace) -> None:
+    parts = [resample(recorded, window_rng(r), method="parts", requests=120, replication=r) for r in range(4)]
+    assert np.concatenate([part.prompt_tokens for part in parts]).tolist() == recorded.prompt_tokens[:480].tolist()
+    for number, part in enumerate(parts):
+        own = recorded.arrival_s[120 * number : 120 * (number + 1)]
+        np.testing.assert_allclose(part.arrival_s, own - own[0])
+    with pytest.raises(InputError, match="replication 4 would end at request 600, and the trace has 500"):
+        resample(recorded, window_rng(4), method="parts", requests=120, replication=4)
+
+
 @pytest.mark.parametrize("block", [None, 1, 40, 500])
 @pytest.mark.parametrize("requests", [1, 300, 2000])
 def test_blocks_keep_their_gaps(recorded: RecordedTrace, block: int | None, requests: int) -> None:
