@@ -99,9 +99,9 @@ def warmup_suggested(cube: xr.Dataset) -> xr.DataArray:
 def warmup_note(cube: xr.Dataset) -> str:
     """Return the note on points whose warm-up is shorter than the windows suggest; "" where none is.
 
-    A point counts where the replications bear it out, and where it matters: the queue in the windows that were to be left
-    out as well and the queue in those after them differ, by their paired 99 % interval, and without them the mean
-    changes by `BIAS` or more.
+    A point counts where the replications bear it out, and where it matters: the queue in the windows to be left out as
+    well differs from that in those after them, by their paired 99 % interval, and without them the mean changes by
+    `BIAS` or more.
     """
     if not {"requests", "measured", "missed"} <= set(cube):
         return ""
