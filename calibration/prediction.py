@@ -98,11 +98,17 @@ def is_open_prior(known: Coefficients) -> bool:
     return known.label == "tables" and known.step_law is not None and known.step_law.errors is None
 
 
+def fitted_part(known: Coefficients, log: Log) -> int:
+    """Return how many of the first requests of a log coefficients were fitted to, 0 of any other log."""
+    return known.log.fitted_to if known.log and known.raw and known.raw.sha256 == log.sha256 else 0
+
+
 def predicted(log: Log, server: Server, known: Coefficients, count: int | None = None, seed: int = 1) -> list[Times]:
     """Return what users may feel of a server that serves a log, ``count`` times; as often as is soon done when None.
 
     Laws are drawn from what their errors leave open, those of tables, which have none, from how far a prior may be off;
-    steps scatter as they did around the law in the log that it was fitted to. Raises like `replay`; InputError for
+    steps scatter as they did around the law in the log that it was fitted to. Any other log is of another run, which
+    may be faster or slower all along, by as much as the speed drifts within one. Raises like `replay`; InputError for
     coefficients without a step law.
     """
     law, fitted = known.step_law, known.log
@@ -114,18 +120,21 @@ def predicted(log: Log, server: Server, known: Coefficients, count: int | None =
     end_s = BEYOND * float(log.last_token_s.max())
     least = {} if fitted is None else fitted.least
     opening = opened(law, log, log.first(len(log.came_s)), server.fleet.replicas) if is_open_prior(known) else None
+    scatter = None if fitted is None or fitted.scatter is None else Scatter(**fitted.scatter.model_dump())
+    other_run_by = 0.0 if scatter is None or fitted_part(known, log) else scatter.drift
     came = []
     for _ in range(count):
         if opening is not None:
             law = opening.drawn(rng)
-        drawn = law_of(law if law.errors is None else shifted(law, drawn_off(law, law.errors, least, rng)))
-        client_s = 0.0
+        of_run = law if law.errors is None else shifted(law, drawn_off(law, law.errors, least, rng))
+        if other_run_by:
+            of_run = shifted(of_run, {"speed": rng.normal(0.0, other_run_by)})
+        drawn, client_s = law_of(of_run), 0.0
         if fitted is not None and log.clock == "client":
             client_s = max(rng.normal(fitted.client_s, fitted.client_error_s), 0.0)
-        if fitted is None or fitted.scatter is None:
+        if scatter is None:
             came.append(times_of_records(log, replay(log, server, drawn), client_s))
             continue
-        scatter = Scatter(**fitted.scatter.model_dump())
         times = scattered(log, server, drawn, draw_time(scatter, end_s, rng))
         late = np.maximum(scatter.ttft_s * rng.standard_normal(len(log.queued_s)), -times.ttft_s)
         came.append(_late(times, late + client_s))

@@ -1,6 +1,7 @@
 """From tables of operators to coefficients: the step law of a model on GPUs that nobody has at hand."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,10 @@ MEMORY_UTILIZATION = 0.92
 _GIB = 2**30
 # Times that fall by more than this as the batch grows are said.
 _DIP = 0.05
+# Decodes, and tokens that each reads, that weights of several kinds are compared with: the largest, and those that
+# kernels of experts are best with.
+_COMPARED = (8, 512)
+_WIDE, _IN_BLOCKS = "bfloat16", "fp8_block"
 _DIGITS = 6
 
 
@@ -102,7 +107,7 @@ def derive(
             "kv_blocks": memory.capacity_tokens // BLOCK_TOKENS,
         },
         step_law=step_coefficients(steps),
-        plausibility=Plausibility(flags=[], notes=[*missing(deployment, sources), *dips(steps)]),
+        plausibility=Plausibility(flags=[], notes=[*missing(deployment, sources), *dips(steps), *slower(tables)]),
         replica=replica,
     )
 
@@ -172,12 +177,38 @@ def dips(steps: Steps) -> Iterator[str]:
         )
 
 
+def slower(tables: Tables) -> Iterator[str]:
+    """Say where steps take longer with smaller weights than with those of bfloat16: slow kernels were measured.
+
+    A server reads fewer bytes then, and takes no kernel that is slower; tables have such, of experts in fp8 above all.
+    """
+    asked = tables.deployment.quantization
+    if asked is None:
+        return
+
+    def seconds(quantization: str) -> float:
+        # Not every model has tables of every kind.
+        with suppress(InputError):
+            return Tables(tables.deployment._replace(quantization=quantization)).decode_s(*_COMPARED)
+        return np.inf
+
+    mine, wide = tables.decode_s(*_COMPARED), seconds(_WIDE)
+    if mine > (1.0 + _DIP) * wide:
+        said, blocks = f"{1e3 * wide:.3g} ms in {_WIDE}", seconds(_IN_BLOCKS)
+        if blocks < mine:
+            said += f", {1e3 * blocks:.3g} ms in {_IN_BLOCKS}"
+        yield (
+            f"slower: {_COMPARED[0]} decodes take {1e3 * mine:.3g} ms in {asked}, {said}: the kernels that were "
+            "measured are slow ones, and another --quantization may be nearer to a server"
+        )
+
+
 def missing(deployment: Deployment, sources: dict[str, float]) -> Iterator[str]:
     """Say what the tables do not hold."""
     yield (
         "not in it: the host, which prepares every step (some ms), and links between machines; of a public log (vLLM "
         "0.19, Llama-3.1-8B, RTX PRO 6000) tables put times to first token 25 % too low and times per output token "
-        "11 %; of a model with experts (Llama-4-Scout, four H100) steps were three to four times too slow"
+        "11 %"
     )
     decode, prefill = (f"{100 * sources[kind]:.0f} %" for kind in ("decode", "prefill"))
     yield (

@@ -19,7 +19,15 @@ from batchcube.calibration.coefficients import (
 from batchcube.calibration.fitting import FITS, fit_log
 from batchcube.calibration.laws import law_of, unstated_terms
 from batchcube.calibration.logs import BY_CONTENT, Log, Reading, read_log
-from batchcube.calibration.prediction import Server, Times, is_open_prior, replay, times_of_log, times_of_records
+from batchcube.calibration.prediction import (
+    Server,
+    Times,
+    fitted_part,
+    is_open_prior,
+    replay,
+    times_of_log,
+    times_of_records,
+)
 from batchcube.calibration.reach import Reach, beyond
 from batchcube.calibration.stating import stated
 from batchcube.engine.continuous import Law
@@ -160,11 +168,6 @@ def _with_cache(
         f"a KV cache of {told.tokens} tokens is fitted to the log, to how long its requests waited; it may be from "
         f"{told.low} to {told.high} if the law is right, and further off where that is not"
     )
-
-
-def fitted_part(known: Coefficients, log: Log) -> int:
-    """Return how many of the first requests of a log the coefficients were fitted to."""
-    return known.log.fitted_to if known.log and known.raw and known.raw.sha256 == log.sha256 else 0
 
 
 def validate(

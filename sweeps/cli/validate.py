@@ -78,10 +78,10 @@ def validate(
     from rich.console import Console
 
     from batchcube.calibration.logs import read_log
+    from batchcube.calibration.prediction import fitted_part
 
     from ..calibrate.report import print_errors, print_remarks, print_repeats, print_summary
     from ..calibrate.server import origins, server_settings, stated_by
-    from ..calibrate.validate import fitted_part
     from ..calibrate.validate import validate as validated
     from ..files import require_new, require_output
     from ..spec.service import load

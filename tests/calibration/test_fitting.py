@@ -6,13 +6,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import intervals
 from batchcube.calibration import prediction
-from batchcube.calibration.coefficients import Coefficients, StepCoefficients
+from batchcube.calibration.coefficients import Coefficients, FittedLog, Raw, StepCoefficients, StepScatter
 from batchcube.calibration.fitting import FITS, LogFit, fit_log
 from batchcube.calibration.laws import law_of
 from batchcube.calibration.logs import Log, read_log
 from batchcube.calibration.opening import means_of, opened
-from batchcube.calibration.prediction import Server, predicted, replay, scattered, times_of_log, times_of_records
+from batchcube.calibration.prediction import (
+    Server,
+    fitted_part,
+    predicted,
+    replay,
+    scattered,
+    times_of_log,
+    times_of_records,
+)
 from batchcube.calibration.scatter import Scatter, draw_time
 from batchcube.calibration.stating import stated
 from batchcube.engine.continuous import make_fleet, make_law, make_replica
@@ -36,7 +45,7 @@ def made(count: int = 90, noise: float = 0.0, seed: int = 3) -> Log:
     queued -= queued[0]
     prompt, output = rng.integers(20, 1500, count), rng.integers(20, 250, count)
     empty = np.zeros(count)
-    log = Log(queued, empty, empty, empty, prompt, output, "")
+    log = Log(queued, empty, empty, empty, prompt, output, "0" * 64)
     records = replay(log, server(), make_law(*TRUTH))
     first, last = records.first_token / TICKS_PER_S, records.last_token / TICKS_PER_S
     scatter = 1 + noise * rng.standard_normal((2, count))
@@ -60,7 +69,8 @@ def decode_s(law: StepCoefficients, decodes: float) -> float:
 
 def coefficients(found: LogFit, log: Log) -> Coefficients:
     law, fitted = stated(found, log, None)
-    return Coefficients(name="log", label="measured", title="", source="", step_law=law, log=fitted)
+    raw = Raw(file="log", sha256=log.sha256)
+    return Coefficients(name="log", label="measured", title="", source="", raw=raw, step_law=law, log=fitted)
 
 
 def prior(**more: float) -> StepCoefficients:
@@ -160,6 +170,37 @@ def test_errors_are_those_of_other_logs_and_predictions_hold() -> None:
     assert 0.4 < np.sqrt(np.mean(off**2)) < 1.6
     # Quantities of one server go together: one may miss.
     assert held.all(axis=1).sum() >= 5
+
+
+def test_intervals_of_what_follows_no_law_of_a_fit() -> None:
+    """Steps that grow with the square root of the batch, fitted without a prior: means and p99 in intervals of 90 %."""
+    outside = intervals.Case("square root", 100, False, 0.01)
+    found = [one for number in range(4) for one in intervals.predictions(outside, number)]
+    for statistic in ("TPOT mean", "TTFT p99"):
+        held = [one.held for one in found if one.statistic == statistic and one.judged != "the rest"]
+        assert len(held) == 8
+        # Of eight, five at least with a chance of 99.5 %, were they all apart.
+        assert sum(held) >= 5, statistic
+    assert max(abs(one.error) for one in found if one.statistic == "TPOT mean") < 0.06
+
+
+def test_another_run_may_be_faster_or_slower_all_along() -> None:
+    log = made(count=40)
+    law = prior().model_copy(update={"errors": None})
+    scatter = StepScatter(step=0.0, drift=0.05, step_s=1e-2, drift_lasts_s=1e-3, ttft_s=0.0)
+    fitted = FittedLog(requests=40, fitted_to=20, rms={}, unsure=[], scatter=scatter)
+    known = Coefficients(name="log", label="measured", title="", source="", step_law=law, log=fitted)
+    own = known.model_copy(update={"raw": Raw(file="log", sha256=log.sha256)})
+    assert fitted_part(own, log) == 20
+    assert fitted_part(known, log) == 0
+    spread = {
+        name: np.std([np.nanmean(times.tpot_s) for times in predicted(log, server(), one, 100)])
+        for name, one in (("own", own), ("other", known))
+    }
+    tpot = np.nanmean(times_of_records(log, replay(log, server(), law_of(law))).tpot_s)
+    # A drift that is forgotten at once says nothing of the mean of one run.
+    assert spread["own"] < 0.01 * tpot
+    assert spread["other"] == pytest.approx(0.05 * tpot, rel=0.4)
 
 
 @pytest.mark.slow
