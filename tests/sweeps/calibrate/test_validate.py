@@ -243,6 +243,20 @@ def test_the_log_of_two_replicas_is_one_of_two(tmp_path: Path) -> None:
         judge(path, *exact())
     with pytest.raises(InputError, match="--max-num-seqs 7 on each of 2 replicas must be at least as many"):
         judge(path, *exact({"replicas": 2, "most_running": 7}))
+
+
+def test_the_log_of_replicas_that_step_together_is_one_of_such(tmp_path: Path) -> None:
+    together = {"replicas": 2, "lockstep": True}
+    path = write_log(tmp_path / "together.jsonl", LIMITS | together, 0.05)
+    errors, _ = judge(path, *exact(together))
+    assert max(abs(row.error) for row in errors) < 1e-6
+    apart, _ = judge(path, *exact({"replicas": 2}))
+    ttft, tpot = (
+        next(r.error for r in apart if (r.quantity, r.statistic) == (q, "mean")) for q in ("ttft_s", "tpot_s")
+    )
+    # Nobody waits for anybody there.
+    assert ttft < 0
+    assert tpot < 0
     # Nothing contradicts one replica with place for all of them, but its steps are too long, and everybody waits.
     errors, _ = judge(path, *exact({"most_running": 16}))
     assert {row.quantity: row.error for row in errors if row.statistic == "mean"}["tpot_s"] > 0.1
