@@ -292,7 +292,7 @@ def contradictions(log: Log, settings: LoggedServer, source: Path) -> Iterator[s
         yield (
             f"{waited} requests waited while fewer than max_num_seqs = {settings.most_running}{each} ran and nobody "
             "was admitted: the KV cache was full, and its size is not known (--kv-tokens N; calibrate log finds it "
-            "with --kv-tokens fit)"
+            f"with --kv-tokens fit), or no more than the {most:.0f} that ran at once may run (--max-num-seqs)"
         )
 
 
