@@ -14,19 +14,22 @@ import numpy as np
 
 try:
     from numba.extending import overload, register_jitable
+
+    from .parts import PART
 except ImportError:  # Numba refuses a NumPy newer than itself; the other backends do without it
 
     def _nothing(*_: Any, **__: Any) -> Any:
         return lambda function: function
 
     overload = register_jitable = _nothing
+    PART = {}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def policy(function: F) -> F:
     """Let compiled code call a plain function; the function itself stays plain Python."""
-    registered: F = register_jitable(forceinline=True)(function)
+    registered: F = register_jitable(**PART)(function)
     return registered
 
 
@@ -102,44 +105,44 @@ def settle(x: Any) -> Any:
     return nearest(x * 1024.0) / 1024.0
 
 
-@overload(where)
+@overload(where, jit_options=PART)
 def _where(condition, yes, no):  # type: ignore[no-untyped-def]
     return lambda condition, yes, no: yes if condition else no
 
 
-@overload(minimum)
+@overload(minimum, jit_options=PART)
 def _minimum(a, b):  # type: ignore[no-untyped-def]
     return lambda a, b: a if a < b else b
 
 
-@overload(maximum)
+@overload(maximum, jit_options=PART)
 def _maximum(a, b):  # type: ignore[no-untyped-def]
     return lambda a, b: a if a > b else b
 
 
-@overload(floor)
+@overload(floor, jit_options=PART)
 def _floor(x):  # type: ignore[no-untyped-def]
     return lambda x: float(math.floor(x))
 
 
-@overload(sqrt)
+@overload(sqrt, jit_options=PART)
 def _sqrt(x):  # type: ignore[no-untyped-def]
     return lambda x: math.sqrt(x)
 
 
-@overload(nearest)
+@overload(nearest, jit_options=PART)
 def _nearest(x):  # type: ignore[no-untyped-def]
     return lambda x: round(x)
 
 
-@overload(whole)
+@overload(whole, jit_options=PART)
 def _whole(x):  # type: ignore[no-untyped-def]
     return lambda x: int(x)
 
 
-@overload(bits)
+@overload(bits, jit_options=PART)
 def _bits(x):  # type: ignore[no-untyped-def]
     return lambda x: np.float64(x).view(np.int64)
 
 
-register_jitable(settle)
+policy(settle)

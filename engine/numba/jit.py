@@ -17,11 +17,12 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 from ..cache import cache_directory, note
+from ..parts import PART
 from .source import UnhashableError, source_digest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
+_OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -112,5 +113,5 @@ def jit(function: F) -> F:
 
 def inline(function: F) -> F:
     """Mark a part of a kernel: compiled into each kernel that calls it."""
-    registered: F = numba.extending.register_jitable(forceinline=True)(function)
+    registered: F = numba.extending.register_jitable(**PART)(function)
     return registered
