@@ -10,6 +10,7 @@ from numba.core import config
 
 from batchcube.engine import cache
 from batchcube.engine.numba.jit import inline, jit
+from batchcube.engine.parts import LARGEST_ALONE, PartLibrary
 
 
 @pytest.fixture
@@ -43,6 +44,28 @@ def run(values=(1.0, 2.0)):
     compiled, out = jit(kernel), np.empty(len(values))
     compiled(np.array(values), out)
     return out.tolist(), sum(compiled.stats.cache_hits.values()) == 1
+
+
+def branching(choices):
+    """Return a rule of so many branches."""
+    body = "".join(f"    if x == {k}.0:\n        return {k + 1}.0\n" for k in range(choices))
+    names = {"__name__": __name__}
+    exec(f"def branches(x):\n{body}    return 2.0 * x\n", names)
+    return inline(names["branches"])
+
+
+@pytest.mark.parametrize("choices", [1, LARGEST_ALONE])
+def test_a_part_becomes_machine_code_with_its_kernels_only(kept, monkeypatch, choices):
+    monkeypatch.setitem(globals(), "rule", branching(choices))
+    compiled, out = jit(kernel), np.empty(2)
+    compiled(np.array([0.0, 1.5]), out)
+    assert out.tolist() == [1.0 * FACTOR, 3.0 * FACTOR]
+    (made,) = compiled.overloads.values()
+    (part,) = (library for library in made.library._linking_libraries if "branches" in library.name)
+    assert isinstance(part, PartLibrary)
+    assert not [made for made in part.get_defined_functions() if part.codegen._engine.is_symbol_defined(made.name)]
+    code = made.library.get_asm_str()
+    assert not [line for line in code.splitlines() if "call" in line and "branches" in line]
 
 
 def test_a_kernel_is_compiled_once_and_found_again(kept, caplog):
