@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,14 @@ def capacity(
     *,
     select: Select = None,
     lines: str | None = None,
+    printed: Any = None,
     width_mm: float = style.SINGLE_COLUMN_MM,
 ) -> Figure:
-    """Draw the largest arrival rate at which the SLA holds, a row per policy, a panel per value of a second axis."""
+    """Draw the largest arrival rate at which the SLA holds, a row per policy, a panel per value of a second axis.
+
+    `printed` are values of a paper to draw beside: names of rows with a number for every panel, as
+    `static=3,5.4;dynamic=3.3,6.6`.
+    """
     flag = "capacity_unbracketed"
     if CAPACITY not in cube:
         raise figured.refuses(f"the cube has no variable {CAPACITY}; `batchcube capacity` makes a cube that has it")
@@ -47,6 +52,7 @@ def capacity(
     seen = view(figured, given, select, needs=[CAPACITY, flag], lines_named=compared, panels=groups)
     names = line_names(seen)
     count = len(seen.panels.values) if seen.panels else 1
+    beside = _printed_values(figured, printed, names, count)
     height = 12 + 6 * len(names)
     figure, axes = style.panels(count, 1, width_mm=width_mm, height_mm=height)
     unanswered: dict[str, list[str]] = {}
@@ -58,6 +64,8 @@ def capacity(
             interval = seen.interval(CAPACITY, **at)
             queue = OVERLOADED if missing.any() else STEADY  # hollow where some have no answer
             style.dot(panel, float(row), interval, queue, name, style.look(row, name))
+            if name in beside:
+                style.printed(panel, [beside[name][place]], [float(row)], f"{name}, as printed", "black")
             if missing.all():
                 room = panel.get_yaxis_transform()
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
@@ -80,11 +88,30 @@ def capacity(
             panel.tick_params(labelbottom=False)
     axes[-1, 0].set_xlabel("capacity (requests/s)")
     marks: list[Artist] = [style.whisker_handle()] if seen.replications > 1 else []
+    if beside:
+        marks.append(style.printed_handle("as printed", "black"))
     if hollow:
         marks.append(style.mark_handle("some replications without an answer", OVERLOADED))
     said = [f"Left out of the means: replications that {what}, {'; '.join(rows)}." for what, rows in unanswered.items()]
     caption = search_caption(seen, *said)
     return style.finish(figure, "Capacity under the SLA", seen.subtitle(), [], marks, caption)
+
+
+def _printed_values(figured: Figured, printed: Any, names: Sequence[str], panels: int) -> dict[str, list[float]]:
+    """Return the numbers that `printed` names, one for every panel."""
+    found = {}
+    for group in str(printed).split(";") if printed is not None else ():
+        name, _, spelled = group.partition("=")
+        try:
+            found[name.strip()] = [float(part) for part in spelled.split(",")]
+        except ValueError:
+            found[name.strip()] = []
+        if name.strip() not in names or len(found[name.strip()]) != panels:
+            raise figured.refuses(
+                f"printed = {printed}: must be names of rows ({', '.join(names)}) with {panels} numbers each, as "
+                "static=3,5.4;dynamic=3.3,6.6"
+            )
+    return found
 
 
 def search_caption(seen: View, *said: str) -> str:
@@ -112,7 +139,7 @@ def search_caption(seen: View, *said: str) -> str:
         for note in str(about.get("notes", "")).splitlines()
         if note and note not in told
     ]
-    return " ".join(part for part in (*sentences, *said, "Of the whole cube:" if notes else "", *notes) if part)
+    return " ".join(part for part in (*sentences, *said, style.OF_WHOLE if notes else "", *notes) if part)
 
 
 def _criterion(criterion: Mapping[str, Any]) -> str:

@@ -26,6 +26,8 @@ from .capacity import CAPACITY, search_caption, searched
 from .reading import RATE, FigureAxis, Figured, Select, view
 from .settings import axes_left, compared_axis, listed
 
+# Of the lines of printed gains, which differ in nothing else.
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 1.5, 1, 1.5)))
 # What is said of two points that are compared.
 _EITHER = {
     OVERLOADED: "either is overloaded: not a steady state",
@@ -127,13 +129,15 @@ def gain_map(
     crossed = [level for level in levels if gain[known].min() < level < gain[known].max()]
     if crossed:
         grid = (np.arange(columns), np.arange(rows), np.ma.masked_invalid(gain))
-        looks: dict[str, Any] = {"colors": "black", "linewidths": 1.6, "zorder": 2}
+        dashes = [_DASHES[levels.index(level) % len(_DASHES)] for level in crossed]
+        looks: dict[str, Any] = {"colors": "black", "linewidths": 1.4, "linestyles": dashes, "zorder": 2}
         drawn = panel.contour(*grid, levels=crossed, corner_mask=False, **looks)
         crossed = [level for level, parts in zip(crossed, drawn.allsegs, strict=True) if any(map(len, parts))]
     _name_places(panel, seen.x, seen.panels)
     marks: list[Artist] = []
-    if crossed:
-        marks.append(Line2D([], [], color="black", linewidth=1.6, label=f"printed {word} of {listed(crossed)} %"))
+    for level in crossed:
+        looks = {"color": "black", "linewidth": 1.4, "linestyle": _DASHES[levels.index(level) % len(_DASHES)]}
+        marks.append(Line2D([], [], label=f"printed {word} of {level:g} %", **looks))
     if unsure.any():
         marks.append(
             Patch(facecolor="none", edgecolor=style.GREY, hatch="////", linewidth=0, label="95 % interval holds 0")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -9,12 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from xarray import Dataset
 
+from batchcube.results.cube import parse_made_from
+
 from . import style
 from .curves import line_names, line_places
 from .reading import BINS, MODE, PREDICTOR, VARIANT, Figured, Select, View, view
 from .settings import SLA_TARGET, kv_capacities, listed, numbers_of_lines, policy_axes, settings_at, settings_of_lines
 from .windows import band_marks, course, draw_over_time, run_handles, said_of_windows
 
+_BURSTY = ("on_off", "gamma_windows")
 _NO_SIGNAL = "the cube has no controller signal over time: no mode with policy.sla was run"
 _NO_VIOLATIONS = "the cube has no SLA violations over time: report.request_sla_s was not set"
 # What sets a bound of the cap -> its variable, dashes and name.
@@ -37,19 +42,38 @@ def sla_violation_over_time(
     needs = ["window_arrivals", "window_width_s", variable, "window_queue_length_mean"]
     if variable in cube and not bool(cube[variable].notnull().any()):
         raise figured.lacks(_NO_VIOLATIONS)
+    select, one = _of_bursts(cube, select)
     seen = view(figured, cube, select, needs=needs, lines=(MODE, VARIANT, BINS, PREDICTOR), lines_named=lines)
     if not np.isfinite(seen.array(variable)).any():
         raise figured.lacks(_NO_VIOLATIONS)
+    limits = numbers_of_lines(seen, "report.request_sla_s")
+    over = f"over {listed(limits)} s" if limits else "over the SLA"
     rows = {
         "arrivals": "arrivals\n(requests/s)",
-        variable: "SLA violations\n(share of requests)",
+        variable: f"{over}\n(share of requests)",
         "window_queue_length_mean": "queue length\n(requests)",
     }
     figure = draw_over_time(seen, rows, width_mm)
-    caption = seen.caption(said_of_windows(seen))
-    return style.finish(
-        figure, "SLA violation over time", seen.subtitle(), run_handles(seen), band_marks(seen), caption
-    )
+    caption = seen.caption(said_of_windows(seen), one)
+    limit = f" (latency limit {listed(limits)} s)" if limits else ""
+    title = f"SLA violation over time{limit}"
+    return style.finish(figure, title, seen.subtitle(), run_handles(seen), band_marks(seen), caption)
+
+
+def _of_bursts(cube: Dataset, select: Select) -> tuple[Select, str]:
+    """Return the selection, with the first replication alone where arrivals come in bursts of their own in each.
+
+    The mean of replications whose bursts lie elsewhere shows none.
+    """
+    specification, _ = parse_made_from(cube)
+    workload = specification.get("workload", {})
+    arrivals = workload.get("arrivals", {}) if isinstance(workload, Mapping) else {}
+    bursty = isinstance(arrivals, Mapping) and arrivals.get("process") in _BURSTY
+    if "replication" in (select or {}) or cube.sizes["replication"] == 1 or not bursty:
+        return select, ""
+    first = cube["replication"].values[0].item()
+    said = f"Replication {first} alone, as bursts lie elsewhere in each; --select replication=[...] draws a mean."
+    return {**(select or {}), "replication": first}, said
 
 
 def controller_step(
@@ -77,11 +101,19 @@ def controller_step(
     violations = "window_request_sla_violation_fraction"
     if not np.isfinite(seen.array(violations)).any():
         del rows[violations]
-    figure = draw_over_time(seen, rows, width_mm)
-    marks = band_marks(seen)
+    target, bound = "window_batch_target_mean", "window_batch_sla_bound_mean"
+    if np.array_equal(seen.array(target), seen.array(bound), equal_nan=True):
+        # Nothing else bounds the target.
+        del rows[bound]
+        rows[target] = "target b = b_SLA\n(requests)"
     targets = numbers_of_lines(seen, SLA_TARGET)
-    for target in targets:
-        style.limit(figure.axes[list(rows).index("window_signal_mean_s")], target, "SLA target")
+
+    def beside(panel: Axes, variable: str) -> None:
+        for seconds in targets if variable == "window_signal_mean_s" else ():
+            style.limit(panel, seconds, "SLA target")
+
+    figure = draw_over_time(seen, rows, width_mm, beside)
+    marks = band_marks(seen)
     if targets:
         marks.append(style.limit_handle("SLA target of the controller"))
     title = "SLA controller under a change of load"

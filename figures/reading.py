@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +20,8 @@ from batchcube.results.overload import NOTES, judge
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
 from batchcube.results.text import all_of, shortened, suggestion
 from batchcube.results.variables import REGISTRY
+
+from . import style
 
 Select = Mapping[str, Any] | None
 _QUEUE = "queue"
@@ -42,6 +46,10 @@ _TITLES = {
 }
 
 
+# How names of axes end that have a unit, the longest first.
+_UNITS = {"_per_s": "/s", "_tokens": " tokens", "_bytes": " bytes", "_ms": " ms", "_s": " s"}
+
+
 class FigureAxis(NamedTuple):
     """One axis of the sweep as a figure sees it."""
 
@@ -56,20 +64,41 @@ class FigureAxis(NamedTuple):
 
     def names(self) -> list[str]:
         """Return what to call each value in a legend."""
-        if BINS[0] in self.paths and MODE[0] not in self.paths and self.numeric:
-            return [f"{as_written(v)} bin" if v == 1 else f"{as_written(v)} bins" for v in self.values]
+        if self.numeric or SERVERS[0] in self.paths:
+            return [self.in_words(value) for value in self.values]
+        return [shortened(as_written(value)) for value in self.values]
+
+    def in_words(self, value: Any) -> str:
+        """Say which value of the axis is meant: 4 bins, arrival rate 3/s, target 0.05 s, policy: both."""
+        text = as_written(value)
         if SERVERS[0] in self.paths:
-            return [_servers(v) for v in self.values]
-        if self.numeric:
-            return [f"{self.name} = {as_written(v)}" for v in self.values]
-        return [shortened(as_written(v)) for v in self.values]
+            return _servers(value)
+        if not self.numeric:
+            return shortened(f"{self.name.replace('_', ' ')}: {text}")
+        if BINS[0] in self.paths and MODE[0] not in self.paths:
+            return f"{text} bin" if value == 1 else f"{text} bins"
+        for ending, unit in _UNITS.items():
+            if self.name.endswith(ending):
+                return f"{self.name.removesuffix(ending).replace('_', ' ')} {text}{unit}"
+        return f"{self.name.replace('_', ' ')} {text}"
 
 
 class Figured(NamedTuple):
-    """What errors say of a figure: its name, and the presets whose cubes it can draw."""
+    """What errors say of a figure: its name, the presets whose cubes it can draw, and the options it was given."""
 
     name: str
     presets: tuple[str, ...]
+    options: Mapping[str, Any] = {}
+
+    def command(self, cube: xr.Dataset, chosen: Mapping[str, Any]) -> str:
+        """Return the command that draws the figure with its options, some values chosen besides."""
+        words = ["batchcube", "figure", self.name, str(cube.encoding.get("source", "CUBE.nc"))]
+        given = {name: value for name, value in self.options.items() if name != "select" and value is not None}
+        words += [f"{name}={value}" for name, value in given.items()]
+        for axis, value in {**(self.options.get("select") or {}), **chosen}.items():
+            several = isinstance(value, list | tuple | np.ndarray)
+            words += ["--select", f"{axis}={json.dumps(list(value)) if several else as_written(value)}"]
+        return shlex.join([*words, "-o", f"{self.name}.png"])
 
     def lacks(self, what: str) -> InputError:
         """Return the error of a cube that lacks `what`."""
@@ -168,7 +197,7 @@ class View:
         # Overload is marked in the figure itself and explained in its legend.
         lines = str(self.cube.attrs.get("notes", "")).splitlines()
         notes = [_sentence(note) for note in lines if note not in NOTES.values()]
-        return " ".join(part for part in (said, *sentences, "Of the whole cube:" if notes else "", *notes) if part)
+        return " ".join(part for part in (said, *sentences, style.OF_WHOLE if notes else "", *notes) if part)
 
 
 def view(
@@ -183,13 +212,16 @@ def view(
     lines_needed: bool = False,
     lines_named: str | None = None,
     panels: Sequence[str] = (),
+    every: bool = False,
 ) -> View:
     """Find the axes of a figure by their settings paths and cut the cube down to them.
 
-    `needs` are the variables of the figure, the first of them the one it cannot do without.
+    `needs` are the variables of the figure, the first of them the one it cannot do without. Where it draws `every`
+    axis, none must be selected.
 
-    Axes of one value are dropped, and every further axis must be selected. Raises InputError naming the figure and
-    what is missing, or the values to select from.
+    Axes of one value are dropped. Where there are no `lines`, a single further axis of few values becomes them; of all
+    others a value must be selected. Raises InputError naming the figure and what is missing, or all that must be
+    selected with a command that works.
     """
     missing = [name for name in (*needs, "requests", "overloaded") if name not in cube.data_vars]
     if missing:
@@ -217,11 +249,11 @@ def view(
         raise figured.lacks(f"needs two or more values of {wanted}, and {_axes_of(axes)}")
     used |= {drawn_lines.name} if drawn_lines else set()
     left = [axis for name, axis in axes.items() if name not in used]
-    if left:
-        first = left[0]
-        raise figured.refuses(
-            f"select one value of {first.name} ({first.name}=VALUE): {', '.join(as_written(v) for v in first.values)}"
-        )
+    if len(left) == 1 and lines and drawn_lines is None and len(left[0].values) <= style.MOST_LINES:
+        # All that is left to choose can be drawn.
+        drawn_lines, left = left[0], []
+    if left and not every:
+        raise figured.refuses(_to_choose(figured, cube, left))
     for name in needs:
         unknown = costs.missing(cut, name)
         if unknown:
@@ -230,6 +262,13 @@ def view(
         raise figured.refuses(f"{needs[0]} is NaN everywhere in this cube")
     cut = cut.assign({_QUEUE: judge(cut)})
     return View(figured, cube, cut, drawn_x, drawn_lines, drawn_panels, tuple(chosen))
+
+
+def _to_choose(figured: Figured, cube: xr.Dataset, left: Sequence[FigureAxis]) -> str:
+    """Say of which axes a value must be chosen, what there is, and a command that works."""
+    said = all_of(f"{axis.name} ({', '.join(map(as_written, axis.values))})" for axis in left)
+    middle = {axis.name: axis.values[len(axis.values) // 2] for axis in left}
+    return f"choose one value of {said}, for instance: {figured.command(cube, middle)}"
 
 
 def _drawable(cube: xr.Dataset) -> xr.Dataset:
@@ -282,10 +321,10 @@ def _cut(
             )
         cube = cube.isel({name: places if several or name == "replication" else places[0]})
         if not several:
-            chosen.append(f"{name} = {as_written(axis.values[places[0]])}")
+            chosen.append(axis.in_words(axis.values[places[0]]))
     for axis in _axes(cube):
         if len(axis.values) == 1:
-            chosen.append(f"{axis.name} = {as_written(axis.values[0])}")
+            chosen.append(axis.in_words(axis.values[0]))
             cube = cube.isel({axis.name: 0})
     return cube, chosen
 

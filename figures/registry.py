@@ -18,7 +18,7 @@ from batchcube.errors import InputError, printable
 from batchcube.results.calibration import read_calibration
 from batchcube.results.cube import read_cube
 from batchcube.results.disk import output_file
-from batchcube.results.text import shortened, suggestion
+from batchcube.results.text import one_of, shortened, suggestion
 from batchcube.results.validation import read_validation
 
 from . import style
@@ -32,7 +32,9 @@ from .calibration import (
     calibration_throughput,
 )
 from .capacity import capacity
+from .frontier import frontier
 from .gains import gain_map
+from .lines import lines, serving_times, time_split
 from .modes import modes_compared, static_vs_dynamic
 from .over_time import controller_step, serving_over_time, sla_violation_over_time
 from .rates import latency_vs_rate, throughput_vs_rate
@@ -83,6 +85,12 @@ _FIGURES: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
     "controller-step": (controller_step, "a dynamic mode with policy.sla set", ("controller-step",)),
     "modes-compared": (modes_compared, "an axis over policy.mode", ("modes-poisson", "modes-on-off", "modes-trace")),
 }
+_ANY: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
+    "lines": (lines, "an axis of two or more values; any variable", ("multi-bin-fig3", "continuous-rate")),
+    "serving-times": (serving_times, "an axis of two or more values", ("continuous-rate", "modes-poisson")),
+    "time-split": (time_split, "an axis of two or more values", ("continuous-rate", "modes-poisson")),
+    "frontier": (frontier, "two or more points", ("continuous-rate", "dynamic-table2-settings")),
+}
 # What no preset makes, a sweep of one's own does.
 _SERVING: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
     "tbt-vs-rate": (tbt_vs_rate, _ANY_RATE, ("continuous-rate", "continuous-bins", "dynamic-fig4", "dynamic-sla")),
@@ -108,7 +116,7 @@ _CALIBRATIONS: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
 _VALIDATIONS: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
     "simulated-vs-measured": (simulated_vs_measured, "a validation: batchcube validate LOG -o NAME.nc", ()),
 }
-_EVERY = _FIGURES | _SERVING | _CALIBRATIONS | _VALIDATIONS
+_EVERY = _ANY | _FIGURES | _SERVING | _CALIBRATIONS | _VALIDATIONS
 _FORMATS = (".png", ".pdf", ".svg")
 
 
@@ -131,30 +139,41 @@ def read(name: str, path: str | os.PathLike[str]) -> Dataset:
     return reads.get(name, read_cube)(path)
 
 
-def draw(name: str, cube: Dataset, **options: Any) -> Figure:
+PAPER_MM = {1: style.SINGLE_COLUMN_MM, 2: style.DOUBLE_COLUMN_MM}
+"""Widths of a figure over one column of a paper, and over two."""
+
+
+def draw(name: str, cube: Dataset, *, paper: int | None = None, **options: Any) -> Figure:
     """Draw a figure from a cube, or from a calibration where the figure is of one.
 
-    All take `width_mm`, those of a cube `select` ({axis: value} or {axis: [values]}; `replication` is selected like an
-    axis); `names()` lists the others. Raises InputError, one line naming the figure: unknown name or option, what
-    the cube lacks and which preset makes it, or the values to select from.
+    For a `paper` it is as wide as 1 column or 2, without title, subtitle and caption (`save` writes them beside it),
+    and its symbols are typeset. All take `width_mm`, those of a cube `select` ({axis: value} or {axis: [values]};
+    `replication` is selected like an axis); `names()` lists the others. Raises InputError, one line
+    naming the figure: unknown name or option, what the cube lacks and which preset makes it, or the values to select
+    from with a command that works.
     """
     if name not in _EVERY:
         raise InputError(f"no such figure; {suggestion(name, _EVERY)}", path=f"figure {name}")
     function, _, presets = _EVERY[name]
-    figured = Figured(name, presets) if presets else _OwnSweep(name, ())
+    figured = (Figured if presets else _OwnSweep)(name, presets, options)
     for option in options:
         if option not in _options(function):
             raise figured.refuses(f"no option {option}; it takes {', '.join(_options(function))}")
+    if paper is not None:
+        if paper not in PAPER_MM:
+            raise figured.refuses(f"paper = {paper}: must be {one_of(map(str, PAPER_MM))} columns")
+        options = {"width_mm": PAPER_MM[paper]} | options
     if "width_mm" in options:
         options["width_mm"] = _width(figured, options["width_mm"])
-    with style.styled():
+    with style.styled(paper=paper is not None):
         return function(cube, figured, **options)
 
 
 def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     """Save a figure as .png (300 dpi), .pdf or .svg, complete or not at all, and return its path.
 
-    The file states the cube's title and the SHA-256 of what it was made from; the same cube gives the same bytes.
+    The file states the cube's title and the SHA-256 of what it was made from; the same cube gives the same bytes. Title
+    and caption of a figure for a paper are written beside it, `NAME.txt`.
     Raises InputError for another ending, a missing folder and what `output_file` refuses, OSError when the file cannot
     be written.
     """
@@ -174,15 +193,21 @@ def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     buffer = io.BytesIO()
     with style.styled():
         figure.savefig(buffer, format=ending[1:], metadata=metadata[ending])
+    _write(target, buffer.getvalue())
+    if isinstance(figure, style.Drawn) and figure.for_paper:
+        _write(target.with_suffix(".txt"), f"{figure.said}\n".encode())
+    return target
+
+
+def _write(target: Path, data: bytes) -> None:
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        part.write_bytes(buffer.getvalue())
+        part.write_bytes(data)
         part.replace(target)
     except OSError as error:
-        raise OSError(f"{path}: cannot be written: {error.strerror}") from error
+        raise OSError(f"{target}: cannot be written: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
-    return target
 
 
 def _made_from(cube: Dataset) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import matplotlib.style
@@ -18,24 +20,34 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from batchcube.errors import printable
 from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY
 from batchcube.results.statistics import Interval
-from batchcube.results.text import shortened
+from batchcube.results.text import papers_of, shortened
 
 SINGLE_COLUMN_MM = 85.0
 DOUBLE_COLUMN_MM = 178.0
 
-# Okabe and Ito's palette without its yellow, which is too light for a line on white paper.
-_BLUE, _VERMILLION, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-_ORANGE, _SKY, _BLACK = "#E69F00", "#56B4E9", "#000000"
-_COLOURS = (_BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY, _BLACK)
+# Colours that differ in lightness (CIE L* 29, 71, 42, 62, 50, 21, 0), so that they stay apart in grey, and for readers
+# who do not see red, green or blue: of all choices from the palettes of Okabe and Ito, Tol, and ColorBrewer the one
+# whose nearest two are farthest apart (L* by 8 or more, and 17 or more in CIE Lab under each kind of vision).
+_BLUE, _GOLD, _PURPLE, _SKY = "#004488", "#E69F00", "#AA3377", "#6699CC"
+_GREEN, _BROWN, _BLACK = "#228833", "#661100", "#000000"
+COLOURS = (_BLUE, _GOLD, _PURPLE, _SKY, _GREEN, _BROWN, _BLACK)
+"""Colours of lines, in their order."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+MOST_LINES = len(_MARKERS)
+"""Lines that differ by their markers."""
 GREY = "#555555"
 _MOST_TEXT = 6000  # characters
+_MOST_LINES = 6  # of the caption below a figure
+OF_WHOLE = "Of the whole cube:"
+"""After this a caption has notes that are not about what is drawn alone."""
+_MORE = "`batchcube show` has more to say."
 _NOTEBOOK_DPI = 150
 _DASHED = (0, (5, 2.5))
 _DASH_DOT = (0, (6, 2, 1, 2))
@@ -81,11 +93,34 @@ _RC: dict[str, Any] = {
 }
 
 
+_FOR_PAPER: ContextVar[bool] = ContextVar("for_paper", default=False)
+# What figures call by symbols, as mathematics has them.
+_SYMBOLS = {
+    "B_min": r"$B_{\mathrm{min}}$",
+    "B_max": r"$B_{\mathrm{max}}$",
+    "b_mem": r"$b_{\mathrm{mem}}$",
+    "b_SLA": r"$b_{\mathrm{SLA}}$",
+    "b_t": "$b_t$",
+    "c_max": r"$c_{\mathrm{max}}$",
+    "ε_M": r"$\varepsilon_M$",
+    "α/2": r"$\alpha/2$",
+    "τ(b)": r"$\tau(b)$",
+    "p_e": "$p_e$",
+}
+
+
 @contextmanager
-def styled() -> Iterator[None]:
-    """Draw inside with the figures' settings, whatever the user's matplotlibrc says."""
-    with matplotlib.style.context(["default", _RC]):
-        yield
+def styled(*, paper: bool = False) -> Iterator[None]:
+    """Draw inside with the figures' settings, whatever the user's matplotlibrc says.
+
+    For a `paper` figures have no title, subtitle and caption, and their symbols are typeset.
+    """
+    token = _FOR_PAPER.set(paper)
+    try:
+        with matplotlib.style.context(["default", _RC]):
+            yield
+    finally:
+        _FOR_PAPER.reset(token)
 
 
 class Look(NamedTuple):
@@ -95,11 +130,12 @@ class Look(NamedTuple):
     marker: str
 
 
+_PRINTED: dict[str, Any] = {"marker": "x", "linestyle": "none", "markersize": 5, "markeredgewidth": 0.8}
 _MODES = {
     "fifo_fixed": Look(_BLACK, "o"),
     "fifo_greedy": Look(_PURPLE, "v"),
     "multi_bin_only": Look(_BLUE, "s"),
-    "dynamic_only": Look(_ORANGE, "^"),
+    "dynamic_only": Look(_GOLD, "^"),
     "multi_bin_dynamic": Look(_GREEN, "D"),
 }
 
@@ -116,11 +152,16 @@ def look(index: int, name: str = "") -> Look:
     mode, space, _ = name.partition(" ")
     if space and mode in _MODES:
         return Look(_MODES[mode].colour, _MARKERS[index % len(_MARKERS)])
-    return _MODES.get(name, Look(_COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]))
+    return _MODES.get(name, Look(COLOURS[index % len(COLOURS)], _MARKERS[index % len(_MARKERS)]))
 
 
 class Drawn(Figure):
     """A figure that a notebook shows by itself, once, with nothing of pyplot behind it."""
+
+    said: str = ""
+    """Title, subtitle and the whole caption, a paragraph each."""
+    for_paper: bool = False
+    """Whether it is drawn without them."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -142,14 +183,24 @@ def finish(
 ) -> Figure:
     """Add title and legends above the panels and the caption below, making the page taller by what they need.
 
-    The legend of the lines comes first, below it that of the marks (theory, interval, overload).
+    The legend of the lines comes first, below it that of the marks (theory, interval, overload). Of a caption of many
+    lines the first are shown. A figure for a paper has the legends alone: its text is kept in `Drawn.said`.
     """
+    assert isinstance(figure, Drawn)
     width, height = figure.get_size_inches()
     edge = _inches(1.5)
+    papers = papers_of(f"{title} {subtitle} {caption}")
+    title, subtitle, caption = printable(title), printable(subtitle), printable(caption)
+    figure.said = "\n\n".join(part for part in (title, subtitle, f"{caption} {papers}".strip()) if part)
+    figure.for_paper = _FOR_PAPER.get()
+    if figure.for_paper:
+        title = subtitle = caption = papers = ""
+        for artist in figure.findobj(Text):
+            _typeset(artist)
     above: list[tuple[float, str, float, str]] = []
     top = edge
     for text, size, weight in ((title, 9.0, "bold"), (subtitle, 8.0, "normal")):
-        for words in _wrapped(figure, printable(text), size, weight, width - 2 * edge):
+        for words in _wrapped(figure, text, size, weight, width - 2 * edge):
             above.append((top, words, size, weight))
             top += 1.3 * size / 72
     legends: list[tuple[float, Legend]] = []
@@ -159,19 +210,42 @@ def finish(
             legends.append((top + _inches(1.0), legend))
             top += legend.get_window_extent().height / figure.dpi + _inches(1.0)
     top += _inches(1.0)
-    below = _wrapped(figure, printable(caption), 7.0, "normal", width - 2 * edge)
-    bottom = len(below) * 1.3 * 7.0 / 72 + edge + _inches(0.5)
+    below = _caption_lines(figure, caption, papers, width - 2 * edge)
+    bottom = len(below) * 1.3 * 7.0 / 72 + (edge + _inches(0.5) if below else 0.0)
     total = top + height + bottom
     figure.set_size_inches(width, total)
     for offset, text, size, weight in above:
         figure.text(edge / width, 1 - offset / total, text, size=size, weight=weight, va="top", ha="left")
     for offset, legend in legends:
         legend.set_bbox_to_anchor((edge / width, 1 - offset / total))
-    figure.text(edge / width, edge / total, "\n".join(below), size=7, va="bottom", ha="left", linespacing=1.25)
+    if below:
+        figure.text(edge / width, edge / total, "\n".join(below), size=7, va="bottom", ha="left", linespacing=1.25)
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
     engine.set(rect=(0.0, bottom / total, 1.0 - edge / width, height / total))
     return figure
+
+
+def _caption_lines(figure: Figure, caption: str, papers: str, width: float) -> list[str]:
+    """Break a caption into lines, then `papers`; of notes on the whole cube those that a few lines have room for."""
+    own, whole, notes = caption.partition(OF_WHOLE)
+    lines = _wrapped(figure, f"{caption} {papers}".strip(), 7.0, "normal", width)
+    while len(lines) > _MOST_LINES and notes:
+        notes = notes.rpartition(". ")[0]
+        told = f"{whole}{notes}. " if notes else ""
+        lines = _wrapped(figure, f"{own}{told}{_MORE} {papers}".strip(), 7.0, "normal", width)
+    return lines
+
+
+def _typeset(text: Text) -> None:
+    """Set the symbols of a text as mathematics; one with a dollar of its own stays as it is."""
+    said = text.get_text()
+    if "$" in said or not any(symbol in said for symbol in _SYMBOLS):
+        return
+    for symbol, typeset in _SYMBOLS.items():
+        said = re.sub(rf"(?<!\w){re.escape(symbol)}(?!\w)", typeset.replace("\\", r"\\"), said)
+    text.set_text(said)
+    text.set_parse_math(True)
 
 
 def line(
@@ -232,6 +306,16 @@ def dot(axes: Axes, position: float, interval: Interval, queue: str, label: str,
     axes.plot([mean], [position], color=look.colour, linestyle="none", zorder=3, label=label, **style)
 
 
+def printed(axes: Axes, x: Sequence[float], y: Sequence[float], label: str, colour: str) -> None:
+    """Draw what a paper prints as thin crosses that leave what lies below them to be seen."""
+    axes.plot(x, y, color=colour, label=label, zorder=4, **_PRINTED)
+
+
+def printed_handle(label: str, colour: str) -> Line2D:
+    """Return the legend's entry of `printed`."""
+    return Line2D([], [], color=colour, label=label, **_PRINTED)
+
+
 def theory(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], label: str, colour: str) -> bool:
     """Draw a dashed theory line where `y` (x,) is finite and say whether there was any."""
     y = np.asarray(y, dtype=float)
@@ -243,15 +327,15 @@ def theory(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], label: st
     return True
 
 
-def bars(axes: Axes, size: NDArray[np.float64], interval: Interval, label: str, look: Look) -> None:
-    """Draw shares (size,) as bars one wide, each with a whisker over its interval."""
-    edges = np.append(size - 0.5, size[-1] + 0.5)
+def bars(axes: Axes, edges: NDArray[np.float64], interval: Interval, label: str, look: Look) -> None:
+    """Draw shares (bar,) between their edges (bar + 1,), each with a whisker over its interval."""
     axes.stairs(interval.estimate, edges, fill=True, color=look.colour, alpha=0.65, linewidth=0.6, label=label)
     known = np.isfinite(interval.low) & np.isfinite(interval.high) & (interval.estimate > 0)
     name = f"{label}, 95 % interval"
+    middle = 0.5 * (edges[:-1] + edges[1:])
     if known.any():
-        width = 0.9 if size.size <= 64 else 0.5
-        axes.vlines(size[known], interval.low[known], interval.high[known], color=_BLACK, linewidth=width, label=name)
+        width = 0.9 if known.size <= 16 else 0.5
+        axes.vlines(middle[known], interval.low[known], interval.high[known], color=_BLACK, linewidth=width, label=name)
 
 
 def mean_mark(axes: Axes, value: float) -> None:
@@ -334,9 +418,17 @@ def name_ticks(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xticks(range(len(names)), names, rotation=30 if crowded else 0, ha="right" if crowded else "center")
 
 
-def from_zero(axes: Axes) -> None:
-    """Start the vertical axis at zero, with room above the largest value."""
-    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+def from_zero(axes: Axes, values: NDArray[Any] | None = None) -> None:
+    """Start a linear vertical axis at zero, with room above the largest value.
+
+    With the `values` that matter, intervals that reach far above all of them are cut off.
+    """
+    if axes.get_yscale() != "linear":
+        return
+    top = axes.get_ylim()[1]
+    if values is not None and np.isfinite(values).any():
+        top = min(top, 1.6 * float(np.nanmax(values[np.isfinite(values)])))
+    axes.set_ylim(0, 1.06 * top)
 
 
 def short_numbers(axes: Axes) -> None:
@@ -358,6 +450,8 @@ def _legend(figure: Figure, handles: Sequence[Artist], width: float) -> Legend |
     """Place a legend of as few rows as fit into `width` inches."""
     for rows in range(1, len(handles) + 1):
         legend = figure.legend(handles=list(handles), loc="upper left", ncols=-(-len(handles) // rows))
+        for text in legend.get_texts() if _FOR_PAPER.get() else ():
+            _typeset(text)
         if rows == len(handles) or legend.get_window_extent().width <= width * figure.dpi:
             legend.set_in_layout(False)
             return legend

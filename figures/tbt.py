@@ -16,7 +16,9 @@ from .settings import SLA_TARGET, PointSettings, listed, numbers_of_lines, polic
 from .windows import band_marks
 
 _STATISTICS = {"mean": None, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
-_PRINTED_MARKERS = ("x", "+", "1", "2")
+_MOST_PRINTED = 4
+# Printed points more than so many times as high as all lines stand in the caption.
+_FAR = 1.5
 
 
 def tbt_vs_rate(
@@ -45,16 +47,31 @@ def tbt_vs_rate(
     for i, (name, at) in enumerate(zip(line_names(seen), line_places(seen), strict=True)):
         interval = seen.interval(variable, **at, **part).scaled(1e3)
         style.line(panel, seen.x.positions, interval, seen.queue(**at), name, style.look(i, name))
-    given = []
-    for marker, (name, points) in zip(_PRINTED_MARKERS, others.items(), strict=False):
-        look = {"color": "black", "marker": marker, "linestyle": "none", "markersize": 5, "markerfacecolor": "none"}
-        given += panel.plot(*zip(*points, strict=True), label=f"{name}, as printed", zorder=4, **look)
+    given: list[Artist] = []
+    names = line_names(seen)
+    shown = np.concatenate([np.ravel(line.get_ydata()) for line in panel.get_lines()]).astype(float)
+    highest = _FAR * float(np.nanmax(shown))
+    far = []
+    for k, (name, points) in enumerate(others.items()):
+        # In the colour of the line that is held against it.
+        colour = style.look(names.index(name) if name in names else k, name).colour
+        near = [(rate, ms) for rate, ms in points if ms <= highest]
+        far += [(name, rate, ms) for rate, ms in points if ms > highest]
+        rates, times = zip(*near, strict=True) if near else ((), ())
+        style.printed(panel, rates, times, f"{name}, as printed", colour)
+        given.append(style.printed_handle(f"{name}, as printed", colour))
     x_axis(panel, seen.x)
     panel.set_ylabel(f"{statistic} time between tokens (ms)")
     targets = numbers_of_lines(seen, SLA_TARGET)
     for target in targets:
         style.limit(panel, 1e3 * target, "SLA target")
-    style.from_zero(panel)
+    if others:
+        # What is compared fills the panel.
+        drawn = np.concatenate([np.ravel(line.get_ydata()) for line in panel.get_lines()]).astype(float)
+        room = 0.15 * float(np.nanmax(drawn) - np.nanmin(drawn))
+        panel.set_ylim(np.nanmin(drawn) - room, np.nanmax(drawn) + room)
+    else:
+        style.from_zero(panel)
     marks = mark_handles(seen)
     if targets:
         marks.insert(0, style.limit_handle(f"SLA target of the controller ({listed(targets, 1e3)} ms)"))
@@ -63,8 +80,12 @@ def tbt_vs_rate(
         if "preemptions" in seen.cube
         else "Over requests, each with the decoding time per token of its batch."
     )
+    outside = ", ".join(f"{ms:g} ms at {rate:g}/s ({name})" for name, rate, ms in far)
+    beyond = f"Printed, and beyond the panel: {outside}." if far else ""
     title = "Time between tokens against arrival rate"
-    return style.finish(figure, title, seen.subtitle(), [*line_handles(seen), *given], marks, seen.caption(over))
+    return style.finish(
+        figure, title, seen.subtitle(), [*line_handles(seen), *given], marks, seen.caption(over, beyond)
+    )
 
 
 def _printed_points(figured: Figured, printed: Any) -> dict[str, list[tuple[float, float]]]:
@@ -79,8 +100,8 @@ def _printed_points(figured: Figured, printed: Any) -> dict[str, list[tuple[floa
             raise figured.refuses(
                 f"printed = {printed}: must be names with rate:ms, as static=4:44,5.4:51.1;dynamic=4:36.9"
             ) from None
-    if len(points) > len(_PRINTED_MARKERS):
-        raise figured.refuses(f"printed: must be at most {len(_PRINTED_MARKERS)} names, not {len(points)}")
+    if len(points) > _MOST_PRINTED:
+        raise figured.refuses(f"printed: must be at most {_MOST_PRINTED} names, not {len(points)}")
     return points
 
 

@@ -40,9 +40,25 @@ def draw_over_time(
         if panel is not axes[-1, 0]:
             panel.sharex(axes[-1, 0])
             panel.tick_params(labelbottom=False)
+    _end_where_nothing_happens(list(axes[:, 0]))
     axes[-1, 0].set_xlabel(TIME)
     figure.align_ylabels(list(axes[:, 0]))
     return figure
+
+
+def _end_where_nothing_happens(axes: Sequence[Axes]) -> None:
+    """End the time axis behind the last window in which any line is above zero."""
+    last, end = 0.0, 0.0
+    for panel in axes:
+        for line in panel.get_lines():
+            x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+            if x.size < 2 or line.get_transform() != panel.transData:
+                continue
+            end = max(end, float(x[-1]))
+            alive = np.flatnonzero(np.isfinite(y) & (y > 0.0))
+            last = max(last, float(x[min(alive[-1] + 1, x.size - 1)]) if alive.size else 0.0)
+    if 0.0 < last < 0.9 * end:
+        axes[-1].set_xlim(0, last)
 
 
 def draw_courses(seen: View, panel: Axes, drawn: Sequence[Course]) -> None:

@@ -17,38 +17,54 @@ app = typer.Typer()
 @app.command("figures")
 def figures() -> None:
     """List the figures and what each needs."""
-    from batchcube.figures import registry
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
 
+    from batchcube.figures import registry
+    from batchcube.results.text import PAPERS, papers_of
+
+    console = Console()
     for figure in registry.names():
-        print(f"{figure.name}: {figure.shows}")
+        console.print(f"{figure.name}: {figure.shows}", highlight=False, markup=False)
         presets = f"; presets: {', '.join(figure.presets)}" if figure.presets else ""
-        print(f"    needs {figure.needs}{presets}; options: {', '.join(figure.options)}")
+        needs = f"needs {figure.needs}{presets}; options: {', '.join(figure.options)}"
+        console.print(Padding(Text(needs), (0, 0, 0, 4)), highlight=False)
+    console.print(papers_of(" ".join(PAPERS)), highlight=False, markup=False)
 
 
 @app.command(
     "figure",
     epilog=examples(
         "batchcube figure throughput-vs-bins out/sweep.nc -o bins.pdf",
-        "batchcube figure latency-vs-rate out/sweep.nc -o rate.png --select bins=4 --option width_mm=120",
+        "batchcube figure latency-vs-rate out/sweep.nc width_mm=120 -o rate.png --select bins=4",
+        "batchcube figure lines out/sweep.nc x=bins y=latency_p99_s -o lines.png",
+        "batchcube figure throughput-vs-rate out/sweep.nc -o fig3.pdf --paper 1",
     ),
 )
 def figure(
     name: Annotated[str, typer.Argument(help="figure to draw (batchcube figures)")],
     cube: CubeArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write: .png, .pdf or .svg")],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="options of the figure (batchcube figures)")
+    ] = None,
     select: SelectOption = None,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="option of the figure")
+    paper: Annotated[
+        int | None,
+        typer.Option(
+            "--paper", metavar="COLUMNS", help="for a paper, over 1 or 2 columns: no title, and the caption in NAME.txt"
+        ),
     ] = None,
 ) -> None:
     """Draw a figure from a cube."""
     from batchcube.figures import registry
     from batchcube.results.cube import changed
 
-    options = dict(assignment("--option", text) for text in option or [])
+    given = dict(assignment("option", text) for text in options or [])
     if select:
-        options["select"] = selection_of(select)
+        given["select"] = selection_of(select)
     loaded = registry.read(name, cube)
     if "specification" in loaded.attrs and (doubt := changed(loaded)):
         print(f"{printable(cube)}: {doubt}", file=sys.stderr)
-    registry.save(registry.draw(name, loaded, **options), loaded, output)
+    registry.save(registry.draw(name, loaded, paper=paper, **given), loaded, output)

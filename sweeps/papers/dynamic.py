@@ -145,7 +145,7 @@ def reproduce_dynamic(to: Reproduction) -> None:
     to.tell("[DB] Table I: all requests at once, tokens per second", _table_1(random, fixed))
 
     capacity = to.capacity("dynamic-table2", [_SLA])
-    to.draw(capacity, [Drawing("capacity", "dynamic-table2", {"lines": "cap"})])
+    to.draw(capacity, [Drawing("capacity", "dynamic-table2", {"lines": "cap", "printed": _as_printed()})])
     static = capacity.sel(cap="static", drop=True)
     gains: dict[float, xr.Dataset] = {}
     for growth in _GROWTHS:
@@ -334,6 +334,12 @@ def _said_of_table_1(printed: _Gain, gain: Interval, holds: Verdict, found: _Rea
 
 
 # Table II -----------------------------------------------------------------------------------------------------------
+
+
+def _as_printed() -> str:
+    """Spell the capacities of Table II as the figure takes them."""
+    values = {"static": [row.static for row in _TABLE_2], "dynamic": [row.dynamic for row in _TABLE_2]}
+    return ";".join(f"{name}={','.join(f'{value:g}' for value in each)}" for name, each in values.items())
 
 
 def _gains_2(growth: float) -> str:

@@ -12,7 +12,7 @@ def test_throughput_vs_bins(make_cube):
     figure = draw("throughput-vs-bins", cube, select={"arrival_rate_per_s": "8"})
     part = cube.sel(arrival_rate_per_s=8.0)
     check_curve(figure.axes[0], "simulated", [1, 2, 4], part["busy_throughput_requests_per_s"].values)
-    assert "Example; arrival_rate_per_s\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}8" in texts(figure)
+    assert "Example; arrival\N{NO-BREAK SPACE}rate\N{NO-BREAK SPACE}8/s" in texts(figure)
     tokens = draw("throughput-vs-bins", cube, select={"arrival_rate_per_s": 8}, quantity="throughput_tokens_per_s")
     check_curve(tokens.axes[0], "simulated", [1, 2, 4], part["throughput_tokens_per_s"].values)
     assert tokens.axes[0].get_ylabel() == "throughput (tokens/s)"
@@ -30,7 +30,7 @@ def test_lines_can_be_another_axis(make_cube):
     cube = make_cube(axes=("bins", "rate"))
     panel = draw("throughput-vs-bins", cube, lines="arrival_rate_per_s").axes[0]
     values = cube["busy_throughput_requests_per_s"].sel(arrival_rate_per_s=12.0).values
-    check_curve(panel, "arrival_rate_per_s = 12", [1, 2, 4], values)
+    check_curve(panel, "arrival rate 12/s", [1, 2, 4], values)
 
 
 def test_per_bin_statistics_show_the_bins_that_a_point_has(make_cube):

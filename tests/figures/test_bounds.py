@@ -56,7 +56,7 @@ def test_controller_bounds_show_the_ends_and_where_it_settles():
     for place, target in enumerate(AXES["target"].values):
         values = cube["window_batch_sla_bound_mean"].isel(target_s=place).values.T
         expected = mean_interval(values, bounds=(0, 128))
-        np.testing.assert_allclose(lines(panel)[f"target_s = {target:g}"].get_ydata(), expected.estimate)
+        np.testing.assert_allclose(lines(panel)[f"target {target:g} s"].get_ydata(), expected.estimate)
     marks = {
         label: sorted({line.get_ydata()[0] for line in panel.get_lines() if line.get_label() == label})
         for label in lines(panel)
@@ -65,7 +65,7 @@ def test_controller_bounds_show_the_ends_and_where_it_settles():
     np.testing.assert_allclose(marks["B_min + α/2, B_max − α/2"], [9, 120])
     assert "B_min + α/2, B_max − α/2 = 9, 120" in legend_labels(figure)
     last = cube["window_batch_sla_bound_mean"].values[1, :, -1].mean()
-    assert f"target_s = 0.05: {last:.1f}" in said(figure)
+    assert f"target 0.05 s: {last:.1f}" in said(figure)
 
 
 def test_controller_bounds_follow_the_settings_of_the_cube():

@@ -347,7 +347,7 @@ def answer(capsys, *arguments):
 
 def test_the_command_line_draws_a_calibration(calibration, tmp_path, capsys):
     file, picture = write_dataset(calibration, tmp_path / "x.fit.nc"), tmp_path / "x.svg"
-    assert answer(capsys, "figure", "calibration-law", file, "-o", picture, "--option", "width_mm=120") == (0, "")
+    assert answer(capsys, "figure", "calibration-law", file, "width_mm=120", "-o", picture) == (0, "")
     text = picture.read_text()
     assert f"batchcube raw sha256 {calibration.attrs['raw_sha256']}" in text
     assert calibration.attrs["title"].replace("'", "&#x27;") in text or calibration.attrs["title"] in text

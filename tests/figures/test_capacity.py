@@ -13,7 +13,7 @@ from helpers.serving_cubes import AXES, POLICIES, at_rates, capacities
 def test_capacity_shows_dots_by_policy_and_a_panel_per_value():
     cube = capacities()
     figure = draw("capacity", cube)
-    assert [panel.get_title(loc="left") for panel in figure.axes] == [f"output_cv = {v:g}" for v in AXES["cv"].values]
+    assert [panel.get_title(loc="left") for panel in figure.axes] == [f"output cv {v:g}" for v in AXES["cv"].values]
     for place, panel in enumerate(figure.axes):
         assert [label.get_text() for label in panel.get_yticklabels()] == list(POLICIES)
         for row, policy in enumerate(POLICIES):
@@ -35,8 +35,8 @@ def test_capacity_names_what_has_no_answer_and_the_criteria():
     figure = draw("capacity", cube)
     text = said(figure)
     assert unanswered not in text
-    assert "replications that miss the criteria already at the lowest rate, output_cv = 0.2, static (1 of 4)." in text
-    assert "replications that still meet the criteria at the highest rate, output_cv = 1, both (4 of 4)." in text
+    assert "replications that miss the criteria already at the lowest rate, output cv 0.2, static (1 of 4)." in text
+    assert "replications that still meet the criteria at the highest rate, output cv 1, both (4 of 4)." in text
     assert (
         "with mean time between tokens ≤ 0.05 s and p99 latency ≤ 60 s and a backlog that grows by at most 2 %" in text
     )
@@ -46,9 +46,9 @@ def test_capacity_names_what_has_no_answer_and_the_criteria():
     whole = draw("capacity", capacities(), select={"policy": "memory"})
     assert "Left out" not in said(whole)
     assert [label.get_text() for label in whole.axes[0].get_yticklabels()] == [
-        "output_cv = 0.2",
-        "output_cv = 0.5",
-        "output_cv = 1",
+        "output cv 0.2",
+        "output cv 0.5",
+        "output cv 1",
     ]
 
 
@@ -70,7 +70,9 @@ def test_capacity_of_one_point_and_of_lines_by_name():
 def test_capacity_refuses():
     assert "`batchcube capacity` makes a cube that has it" in refusal("capacity", at_rates())
     cube = capacities(("policy", "cv", "largest"))
-    assert "select one value of largest_batch (largest_batch=VALUE): 8, 32, 128" in refusal("capacity", cube)
+    assert "choose one value of largest_batch (8, 32, 128), for instance: batchcube figure capacity" in refusal(
+        "capacity", cube
+    )
 
 
 def test_the_goodput_is_a_least_and_a_time_a_most() -> None:
@@ -79,3 +81,17 @@ def test_the_goodput_is_a_least_and_a_time_a_most() -> None:
     assert written == ("goodput, share of requests ≥ 0.95", "goodput_fraction >= 0.95")
     wait = {"variable": "wait_mean_s", "quantile": None, "limit": 2.0}
     assert _in_words(wait) == "wait_mean_s <= 2"
+
+
+def test_printed_capacities_stand_beside_their_rows():
+    figure = draw("capacity", capacities(), printed="static=3,4,5;both=7,8,9")
+    for place, panel in enumerate(figure.axes):
+        drawn = lines(panel)
+        np.testing.assert_array_equal(drawn["static, as printed"].get_xydata(), [[3 + place, 0]])
+        np.testing.assert_array_equal(drawn["both, as printed"].get_xydata(), [[7 + place, 2]])
+        assert "memory, as printed" not in drawn
+    assert "as printed" in legend_labels(figure)
+    for wrong in ("nobody=1,2,3", "static=1,2", "static=a,b,c", "static"):
+        assert "must be names of rows (static, memory, both) with 3 numbers each" in refusal(
+            "capacity", capacities(), printed=wrong
+        )

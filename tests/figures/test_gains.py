@@ -37,6 +37,13 @@ def test_gain_map_shows_paired_ratios():
     assert "95 % interval holds 0" in legend_labels(figure)
 
 
+def test_every_printed_gain_has_a_line_of_its_own():
+    figure = draw("gain-map", gains(), against="both", printed="1,5")
+    handles = {handle.get_label(): handle for legend in figure.legends for handle in legend.legend_handles}
+    looks = [handles[f"printed gain of {level} %"].get_linestyle() for level in (1, 5)]
+    assert len(set(looks)) == 2
+
+
 @pytest.mark.parametrize("printed", [5, 5.0, "5", [5.0], "5,40"])
 def test_gain_map_draws_the_printed_gain_where_it_lies(printed):
     figure = draw("gain-map", gains(), against="both", printed=printed)

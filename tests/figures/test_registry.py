@@ -9,6 +9,10 @@ from helpers.serving_cubes import MAKERS, REPLICATIONS
 
 # What each figure is drawn from: axes of the example cube, options.
 EXAMPLES = {
+    "lines": (("bins", "rate"), {"y": "latency_p90_s"}),
+    "serving-times": (("mode", "rate"), {"statistic": "p90"}),
+    "time-split": (("bins", "rate"), {}),
+    "frontier": (("mode", "rate"), {}),
     "throughput-vs-bins": (("bins", "rate"), {"select": {"arrival_rate_per_s": 24.0}}),
     "throughput-vs-rate": (("bins", "rate"), {}),
     "latency-vs-rate": (("bins", "rate", "servers"), {}),

@@ -40,7 +40,7 @@ def test_tbt_vs_rate_without_a_controller_has_no_target():
     assert "SLA target" not in lines(figure.axes[0])
     alone = draw("tbt-vs-rate", at_rates(), select={"policy": "both"})
     np.testing.assert_allclose(lines(alone.axes[0])["SLA target"].get_ydata(), 50.0)
-    assert "Example; policy = both" in said(alone)
+    assert "Example; policy: both" in said(alone)
 
 
 def test_tbt_vs_rate_works_on_cubes_of_whole_batches(make_cube):
@@ -113,8 +113,14 @@ def test_tbt_vs_rate_draws_printed_points():
     figure = draw("tbt-vs-rate", at_rates(), printed="static=4:44,5.4:51.1;dynamic=4:36.9")
     drawn = lines(figure.axes[0])
     np.testing.assert_array_equal(drawn["static, as printed"].get_xydata(), [[4, 44], [5.4, 51.1]])
+    assert drawn["static, as printed"].get_color() == drawn["static"].get_color()
     np.testing.assert_array_equal(drawn["dynamic, as printed"].get_xydata(), [[4, 36.9]])
     assert "dynamic, as printed" in legend_labels(figure)
+    far = draw("tbt-vs-rate", at_rates(), printed="static=4:44,5.4:300")
+    np.testing.assert_array_equal(lines(far.axes[0])["static, as printed"].get_xydata(), [[4, 44]])
+    assert "Printed, and beyond the panel: 300 ms at 5.4/s (static)." in said(far)
+    low, high = far.axes[0].get_ylim()
+    assert 0 < low < 34 < 63 < high < 100
     with pytest.raises(ValueError, match=r"printed = 4;5: must be names with rate:ms"):
         draw("tbt-vs-rate", at_rates(), printed="4;5")
     with pytest.raises(ValueError, match="must be at most 4 names, not 5"):

@@ -7,6 +7,6 @@ from helpers.command_line import Answer
 
 def test_a_figure_is_drawn(cube: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "bins.png"
-    arguments = ["--select", "arrival_rate_per_s=0.2", "--option", "width_mm=100"]
+    arguments = ["--select", "arrival_rate_per_s=0.2", "width_mm=100"]
     assert Answer(capsys, "figure", "throughput-vs-bins", cube, "-o", picture, *arguments).status == 0
     assert picture.read_bytes().startswith(b"\x89PNG")

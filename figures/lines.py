@@ -1,0 +1,317 @@
+"""Any number of a cube over any of its axes: times by their quantiles with their limits, and where the time goes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from xarray import Dataset
+
+from batchcube.results.cube import axis_names
+from batchcube.results.overload import OVERLOADED, STEADY
+from batchcube.results.statistics import Interval, pooled_quantile
+from batchcube.results.text import did_you_mean, suggestion
+from batchcube.results.variables import REGISTRY
+
+from . import style
+from .curves import latency_scale, line_handles, line_names, line_places, mark_handles, quantity_label, x_axis
+from .reading import RATE, Figured, Select, View, view
+from .settings import SLA_TARGET, axes_left, listed, numbers_of_lines, policy_axes
+
+# Times of requests and tokens: what they are called, and the settings that limit them, the first that is set.
+_TIMES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "latency": ("latency", ("report.request_sla_s",)),
+    "wait": ("wait", ()),
+    "service": ("service time", ()),
+    "ttft": ("time to first token", ("report.ttft_sla_s",)),
+    "tpot": ("time per output token", ("report.tpot_sla_s",)),
+    "tbt": ("time between tokens", ("report.token_sla_s", SLA_TARGET)),
+}
+_TIME = re.compile(rf"({'|'.join(_TIMES)})_(mean|min|max|p\d+(?:\.\d+)?)_(s|ms)")
+_QUANTILE = re.compile(r"(\w+)_quantile_s ?\[([\d.]+)\]")
+# Those whose distributions a cube may keep, so that all requests are pooled.
+_POOLED = ("latency", "tbt")
+_STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+
+
+class Quantity(NamedTuple):
+    """What is drawn: a variable, or a quantile of a time."""
+
+    variable: str
+    label: str
+    scale: float = 1.0
+    time: str = ""
+    """Of `_TIMES`, empty for what is no time."""
+    quantile: float | None = None
+    pooled: bool = False
+    """Whether the quantile is that of all requests of all replications, from their histograms."""
+
+    def interval(self, seen: View, **at: int) -> Interval:
+        """Return the estimate with its 95 % interval: over replications of means, or of the pooled quantile."""
+        if self.quantile is None:
+            return seen.interval(self.variable, **at).scaled(self.scale)
+        if not self.pooled:
+            place = int(np.flatnonzero(np.isclose(seen.cube["quantile"].values, self.quantile))[0])
+            return seen.interval(self.variable, **at, quantile=place).scaled(self.scale)
+        counts = np.swapaxes(seen.array(self.variable, **at), -1, -2)  # (..., replication, bucket)
+        bucket = self.variable.replace("_histogram", "_bucket")
+        middle, lower, upper = (seen.cube[f"{bucket}{end}"].values for end in ("", "_lower_s", "_upper_s"))
+        found = pooled_quantile(counts, middle, lower, upper, self.quantile, single=seen.of_single)
+        return found.scaled(self.scale)
+
+    def limits(self, seen: View) -> list[float]:
+        """Return the limits that the specification sets to it, in the unit of the axis."""
+        for path in _TIMES[self.time][1] if self.time else ():
+            if found := numbers_of_lines(seen, path):
+                return [self.scale * limit for limit in found]
+        return []
+
+
+def quantity_of(figured: Figured, cube: Dataset, name: str) -> Quantity:
+    """Return what `name` means: a variable, `latency_quantile_s[0.99]`, or a time as `latency_p99_s`, `tbt_mean_ms`."""
+    spelled, quantile = _TIME.fullmatch(name), _QUANTILE.fullmatch(name)
+    if spelled or (quantile and quantile[1] in _TIMES):
+        time, statistic, unit = spelled.groups() if spelled else (quantile[1], f"p{100 * float(quantile[2]):g}", "s")  # type: ignore[index]
+        scale = 1e3 if unit == "ms" else 1.0
+        label = f"{statistic} {_TIMES[time][0]} ({unit})"
+        if not statistic.startswith("p"):
+            return _held(figured, cube, Quantity(f"{time}_{statistic}_s", label, scale, time))
+        probability = float(statistic[1:]) / 100.0
+        if time in _POOLED and f"{time}_histogram" in cube:
+            return Quantity(f"{time}_histogram", label, scale, time, probability, pooled=True)
+        known = cube["quantile"].values if "quantile" in cube.coords else np.array([])
+        found = _held(figured, cube, Quantity(f"{time}_quantile_s", label, scale, time, probability))
+        if not np.isclose(known, probability).any():
+            raise figured.refuses(f"y = {name}: the cube has {', '.join(f'p{100 * q:g}' for q in known) or 'none'}")
+        return found
+    numbers = [one for one, known in REGISTRY.items() if one in cube and known.replicated and not known.extra]
+    if name not in numbers:
+        times = [f"{time}_p99_s" for time in _TIMES if f"{time}_quantile_s" in cube]
+        close = did_you_mean(name, [*numbers, *times])
+        allowed = f"must be a variable of the cube (`batchcube variables` says what there is), or a time as {times[0]}"
+        raise figured.refuses(f"y = {name}: {close or (allowed if times else suggestion(name, numbers))}")
+    return Quantity(name, quantity_label(name))
+
+
+def _held(figured: Figured, cube: Dataset, quantity: Quantity) -> Quantity:
+    if quantity.variable not in cube:
+        raise figured.refuses(f"the cube has no variable {quantity.variable}")
+    return quantity
+
+
+def lines(
+    cube: Dataset,
+    figured: Figured,
+    *,
+    select: Select = None,
+    x: str | None = None,
+    y: str | None = None,
+    lines: str | None = None,
+    slo: Any = None,
+    width_mm: float = style.SINGLE_COLUMN_MM,
+) -> Figure:
+    """Draw any variable, or a quantile of a time, over any axis, one line per value of another, with the limit set.
+
+    `x` is an axis, `y` a variable or a time as `ttft_p99_s` and `tbt_mean_ms`, `slo` a limit in the unit of `y`.
+    """
+    quantity = quantity_of(figured, cube, y or _usual(cube))
+    seen = _seen(figured, cube, select, [quantity.variable], x, lines)
+    assert seen.x is not None
+    figure, axes = style.panels(width_mm=width_mm, height_mm=62)
+    limits = _draw(seen, axes[0, 0], quantity, slo)
+    marks = [*_limit_marks(limits, quantity), *mark_handles(seen)]
+    name = quantity.label.rpartition(" (")[0] or quantity.label
+    title = f"{name[:1].upper()}{name[1:]} against {seen.x.title.rpartition(' (')[0] or seen.x.title}"
+    caption = seen.caption(_said_of([quantity]))
+    return style.finish(figure, title.replace("\n", " "), seen.subtitle(), line_handles(seen), marks, caption)
+
+
+def serving_times(
+    cube: Dataset,
+    figured: Figured,
+    *,
+    select: Select = None,
+    x: str | None = None,
+    lines: str | None = None,
+    statistic: str = "p99",
+    width_mm: float = style.DOUBLE_COLUMN_MM,
+) -> Figure:
+    """Draw time to first token, per output token, and latency against the rate or another axis, with their limits.
+
+    `statistic` is mean or any quantile the cube has, as p99; `x` an axis.
+    """
+    if not re.fullmatch(r"mean|p\d+(\.\d+)?", statistic):
+        raise figured.refuses(f"statistic = {statistic}: {suggestion(statistic, _STATISTICS)}")
+    times = [time for time in ("ttft", "tpot", "latency") if f"{time}_mean_s" in cube]
+    if not times:
+        raise figured.lacks("the cube has no variable latency_mean_s")
+    quantities = [quantity_of(figured, cube, f"{time}_{statistic}_s") for time in times]
+    seen = _seen(figured, cube, select, [quantity.variable for quantity in quantities], x, lines)
+    figure, axes = style.panels(1, len(times), width_mm=width_mm, height_mm=58)
+    limited = False
+    for panel, quantity in zip(axes[0], quantities, strict=True):
+        limited |= bool(_draw(seen, panel, quantity, None))
+    marks = [*([style.limit_handle("limit set by the specification")] if limited else []), *mark_handles(seen)]
+    title = f"What users feel: {'mean' if statistic == 'mean' else statistic} times"
+    caption = seen.caption(_said_of(quantities))
+    return style.finish(figure, title, seen.subtitle(), line_handles(seen), marks, caption)
+
+
+# What a latency is made of, from the ground up: looks that differ in grey too.
+_PARTS = {"wait": ("#D9D9D9", ""), "prefill": (style.COLOURS[3], "///"), "decode": (style.COLOURS[0], "")}
+
+
+def time_split(
+    cube: Dataset,
+    figured: Figured,
+    *,
+    select: Select = None,
+    x: str | None = None,
+    lines: str | None = None,
+    width_mm: float | None = None,
+) -> Figure:
+    """Draw where the time of a request goes, wait, prefill and decode, as stacked bars over an axis.
+
+    `x` is an axis; there is a panel per value of another one.
+    """
+    needs = ["latency_mean_s", "wait_mean_s", "ttft_mean_s"]
+    seen = _seen(figured, cube, select, needs, x, lines)
+    assert seen.x is not None
+    names = line_names(seen)
+    columns = min(len(names), 2 if len(names) in (2, 4) else 3)
+    width_mm = width_mm or (style.SINGLE_COLUMN_MM if columns == 1 else style.DOUBLE_COLUMN_MM)
+    rows = -(-len(names) // columns)
+    figure, axes = style.panels(rows, columns, width_mm=width_mm, height_mm=52)
+    place = np.arange(len(seen.x.values), dtype=float)
+    highest = 0.0
+    queues = seen.queue()
+    for panel, name, at in zip(axes.flat, names, line_places(seen), strict=False):
+        parts = _split(seen, at)
+        bottom = np.zeros_like(place)
+        for part, (colour, hatch) in _PARTS.items():
+            looks: dict[str, Any] = {"color": colour, "edgecolor": "white", "linewidth": 0.4, "hatch": hatch}
+            panel.bar(place, parts[part], 0.8, bottom=bottom, label=part, **looks)
+            bottom = bottom + parts[part]
+        total = seen.interval("latency_mean_s", **at)
+        known = np.isfinite(total.low) & np.isfinite(total.high)
+        label = f"{name}, 95 % interval"
+        if known.any():
+            panel.vlines(place[known], total.low[known], total.high[known], color="black", linewidth=0.9, label=label)
+        for k, queue in enumerate(seen.queue(**at)):
+            if queue != STEADY:
+                panel.plot([place[k]], [bottom[k]], **_grey_mark(str(queue)))
+        style.name_ticks(panel, [f"{value:g}" if seen.x.numeric else str(value) for value in seen.x.values])
+        highest = max(highest, float(np.nanmax(bottom, initial=0.0)))
+        if seen.lines:
+            panel.set_title(name)
+        panel.set_xlabel(seen.x.title)
+    for panel in axes.flat[len(names) :]:
+        panel.set_visible(False)
+    for panel in axes.flat:
+        # Intervals of few replications may be many times as long as the bars.
+        panel.set_ylim(0, 1.25 * highest or 1.0)
+    for row in axes:
+        row[0].set_ylabel("mean time of a request (s)")
+    handles: list[Artist] = [
+        Patch(facecolor=colour, edgecolor="white", hatch=hatch, linewidth=0.4, label=part)
+        for part, (colour, hatch) in _PARTS.items()
+    ]
+    marks = [*([style.whisker_handle("black")] if seen.replications > 1 else []), *style.queue_handles(queues)]
+    said = (
+        "Wait: from arrival until the request is first served; prefill: from there to its first token; decode: from "
+        "there to its last, preemptions included. Intervals are those of the whole."
+    )
+    return style.finish(figure, "Where the time goes", seen.subtitle(), handles, marks, seen.caption(said))
+
+
+def _split(seen: View, at: dict[str, int]) -> dict[str, NDArray[np.float64]]:
+    """Return the mean of each part of the latency at every x."""
+    latency, wait, first = (
+        seen.interval(name, **at).estimate for name in ("latency_mean_s", "wait_mean_s", "ttft_mean_s")
+    )
+    return {"wait": wait, "prefill": first - wait, "decode": latency - first}
+
+
+def _grey_mark(queue: str) -> dict[str, Any]:
+    style_of = {"marker": "o", "linestyle": "none", "color": style.GREY, "label": queue, "zorder": 4}
+    return style_of | style.filling(queue)
+
+
+def _usual(cube: Dataset) -> str:
+    """Return what is drawn of a cube where nothing is said."""
+    for name in ("ttft_p99_s", "latency_p99_s"):
+        if f"{name.partition('_')[0]}_quantile_s" in cube and ("steps" in cube or name.startswith("latency")):
+            return name
+    return "throughput_requests_per_s" if "throughput_requests_per_s" in cube else next(map(str, cube.data_vars))
+
+
+def _seen(
+    figured: Figured, cube: Dataset, select: Select, needs: Sequence[str], x: str | None, lines: str | None
+) -> View:
+    """Return the cube over an axis: that of `x`, else of the rate, else the one of most values."""
+    left = axes_left(cube, select)
+    if x is not None and x not in axis_names(cube):
+        raise figured.refuses(f"x = {x}: {suggestion(x, axis_names(cube))}")
+    rates = [name for name, paths in left.items() if set(paths) & set(RATE)]
+    free = [name for name in left if name != lines]
+    across = x or next(iter([*rates, *sorted(free, key=lambda name: -cube.sizes[name])]), None)
+    paths = str(cube[across].attrs["path"]).split(",") if across else ["an axis"]
+    return view(figured, cube, select, needs=needs, x=paths, lines=policy_axes(cube), lines_named=lines)
+
+
+def _draw(seen: View, panel: Axes, quantity: Quantity, slo: Any) -> list[float]:
+    """Draw a quantity over the x axis with its limits, and return these."""
+    assert seen.x is not None
+    estimates = []
+    steady_only = quantity.time or REGISTRY[quantity.variable].steady_state
+    for i, (name, at) in enumerate(zip(line_names(seen), line_places(seen), strict=True)):
+        interval = quantity.interval(seen, **at)
+        queue = seen.queue(**at) if steady_only else np.where(seen.queue(**at) == OVERLOADED, OVERLOADED, STEADY)
+        style.line(panel, seen.x.positions, interval, queue, name, style.look(i, name))
+        estimates.append(interval.estimate)
+    x_axis(panel, seen.x)
+    panel.set_ylabel(quantity.label)
+    limits = quantity.limits(seen) if slo is None else _numbers(seen.figured, "slo", slo)
+    for limit in limits:
+        style.limit(panel, limit, "limit")
+    if quantity.time:
+        latency_scale([panel], np.concatenate([*estimates, np.asarray(limits)]))
+    style.from_zero(panel, np.concatenate([*estimates, np.asarray(limits)]))
+    return limits
+
+
+def _limit_marks(limits: Sequence[float], quantity: Quantity) -> list[Artist]:
+    unit = quantity.label.rpartition("(")[2].rstrip(")") if quantity.time else ""
+    return [style.limit_handle(f"limit: {listed(limits)} {unit}".strip())] if limits else []
+
+
+def _numbers(figured: Figured, option: str, given: Any) -> list[float]:
+    """Return numbers given as such or as text, several with commas."""
+    try:
+        return sorted({float(part) for part in (given.split(",") if isinstance(given, str) else np.ravel(given))})
+    except (TypeError, ValueError):
+        raise figured.refuses(f"{option} = {given}: must be a number, or several with commas") from None
+
+
+def _said_of(quantities: Sequence[Quantity]) -> str:
+    """Say of which requests quantiles are."""
+    if not any(quantity.quantile for quantity in quantities):
+        return ""
+    pooled = [_TIMES[quantity.time][0] for quantity in quantities if quantity.pooled]
+    single = [_TIMES[quantity.time][0] for quantity in quantities if quantity.quantile and not quantity.pooled]
+    said = []
+    if pooled:
+        said.append(
+            f"Quantiles of the {' and '.join(pooled)} are over all requests of all replications, with intervals by "
+            "Woodruff."
+        )
+    if single:
+        said.append(f"Those of the {' and '.join(single)} are means of the replications' own quantiles.")
+    return " ".join(said)
