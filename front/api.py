@@ -328,7 +328,7 @@ def plot(
     """Draw a figure from a cube, or from its file, and return it, a Matplotlib figure that a notebook shows by itself.
 
     `batchcube figures` lists the figures, what each needs, and its options; all take `select`, {axis: value or values},
-    and `width_mm`. With `output` it is also written there: .png, .pdf or .svg.
+    `width_mm`, and `paper`, 1 or 2 columns. With `output` it is also written there: .png, .pdf or .svg.
 
     >>> cube = bc.run(bc.load_spec("multi-bin-fig8", {"workload.requests": 1000, "replications": 4}), quiet=True)
     >>> figure = bc.plot(cube, "throughput-vs-predictor-error", "fig8.png", select={"bins": [1, 4]})
