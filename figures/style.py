@@ -227,10 +227,14 @@ def finish(
 
 
 def _caption_lines(figure: Figure, caption: str, papers: str, width: float) -> list[str]:
-    """Break a caption into lines, then `papers`; of notes on the whole cube those that a few lines have room for."""
+    """Break a caption into lines, then `papers`; of notes on the whole cube those that a few lines have room for.
+
+    Two lines of notes have room in any case.
+    """
     own, whole, notes = caption.partition(OF_WHOLE)
     lines = _wrapped(figure, f"{caption} {papers}".strip(), 7.0, "normal", width)
-    while len(lines) > _MOST_LINES and notes:
+    most = max(_MOST_LINES, len(_wrapped(figure, f"{own}{papers}", 7.0, "normal", width)) + 2)
+    while len(lines) > most and notes:
         notes = notes.rpartition(". ")[0]
         told = f"{whole}{notes}. " if notes else ""
         lines = _wrapped(figure, f"{own}{told}{_MORE} {papers}".strip(), 7.0, "normal", width)

@@ -41,6 +41,40 @@ def test_a_cube_without_a_controller_is_refused_before_a_value_is_asked_for(make
         draw("controller-step", cube)
 
 
+def test_a_bound_that_is_the_target_has_no_panel_of_its_own(make_cube):
+    cube = make_cube(axes=("sla",))
+    np.testing.assert_array_equal(cube["window_batch_target_mean"], cube["window_batch_sla_bound_mean"])
+    figure = draw("controller-step", cube)
+    labels = [panel.get_ylabel() for panel in figure.axes]
+    assert labels[1] == "target b = b_SLA\n(requests)"
+    assert not [label for label in labels if label.startswith("b_SLA")]
+
+
+def test_time_ends_where_nothing_happens_any_more(make_cube):
+    cube = make_cube(axes=("mode",))
+    width = float(cube["window_width_s"][0])
+    last = draw("sla-violation-over-time", cube).axes[-1].get_xlim()[1]
+    assert last > 9 * width
+    for name in ("window_arrivals", "window_request_sla_violation_fraction", "window_queue_length_mean"):
+        cube[name][..., 4:] = 0
+    assert draw("sla-violation-over-time", cube).axes[-1].get_xlim() == (0.0, pytest.approx(4.5 * width))
+
+
+def test_of_bursts_one_replication_is_drawn_and_said(make_cube):
+    cube = make_cube(axes=("mode",), first_replication=2)
+    bursts = {"workload": {"arrivals": {"process": "on_off"}}, "report": {"request_sla_s": 10.0}}
+    bursty = cube.assign_attrs(specification=json.dumps(bursts))
+    figure = draw("sla-violation-over-time", bursty)
+    queue = cube["window_queue_length_mean"].isel(mode=3)
+    np.testing.assert_allclose(lines(figure.axes[2])["dynamic_only"].get_ydata(), queue.isel(replication=0))
+    assert "Replication 2 alone, as bursts lie elsewhere in each" in said(figure)
+    assert "SLA violation over time (latency limit 10 s)" in said(figure)
+    assert figure.axes[1].get_ylabel() == "over 10 s\n(share of requests)"
+    asked = draw("sla-violation-over-time", bursty, select={"replication": cube["replication"].values.tolist()})
+    np.testing.assert_allclose(lines(asked.axes[2])["dynamic_only"].get_ydata(), queue.mean("replication"))
+    assert "alone" not in said(asked)
+
+
 def test_controller_step_overlays_both_variants_and_the_target(make_cube):
     cube = make_cube(axes=("sla",))
     cube.attrs["specification"] = json.dumps({"policy": {"sla": {"target_s": 0.05}}})
