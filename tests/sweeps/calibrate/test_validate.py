@@ -332,7 +332,7 @@ def test_settings_come_from_options_then_files_then_coefficients(
         "meta.json: token_budget = 512, async_scheduling = True, routing = round_robin",
         "meta.json: async_scheduling is not stated: True, as of vLLM 0.19",
         "meta.json: routing is not stated: round_robin, as of vLLM 0.19",
-        "meta.json: if its model has experts, and does not share them, its routing is least_waiting",
+        "meta.json: if its model has experts its engines step together, lockstep, and its routing is least_waiting",
         "vllm.log: most_running = 8, num_gpu_blocks = 10000",
     ]
     judged = Answer(capsys, "validate", str(log_file), *law, "--server-log", "vllm.log")
