@@ -28,10 +28,11 @@ but across 1 are *at their limit* and leave the race: they need not be told apar
 Where Kim and Nelson have a triangle about the sum of the differences, with a variance from the first look alone, here
 are repeated confidence intervals (Jennison and Turnbull) with the variance of all replications so far. Both bound the
 same error. The triangle costs h² S² / delta² replications at a tie and about h² S² / (2 delta d) at a difference d,
-h² being 26 to 90 after a first look of 8; intervals cost z² S² / delta² and z² S² / d², with z² of 11 to 16.
+h² being 26 (12 systems) to 90 (500) after a first look of 8; intervals cost z² S² / delta² and z² S² / d², with z² of
+12 to 19.
 
 **What is assumed.** Replications are independent. Means of that many replications are about normal: the values may be
-quantiles or maxima of a replication, and skewed; tests/results/test_selection.py says how far that goes.
+quantiles or maxima of a replication, and skewed; docs/statistics.md says how far that goes.
 
 Sources: Kim and Nelson, ACM TOMACS 11 (2001) 251-273; Andradottir and Kim, Naval Research Logistics 57 (2010) 403-421,
 and Batur and Kim, ACM TOMACS 20 (2010) 13 (limits on one and several criteria); Jennison and Turnbull, Group Sequential
