@@ -584,10 +584,30 @@ _ALL: list[Variable] = [
         "capacity_requests_per_s",
         "s-1",
         "capacity",
-        "Largest arrival rate of the replication at which every criterion (attribute capacity_criteria) holds: the "
-        "middle between a rate at which all were seen to hold and one at which they were not (attribute "
-        "relative_error: half of what lies between); NaN where the search range (capacity_low_per_s to "
-        "capacity_high_per_s) holds no answer.",
+        "Largest arrival rate at which every criterion (attribute capacity_criteria) holds in the mean over the "
+        "replications: the middle between a rate at which all were seen to hold and one at which they were not "
+        "(attribute relative_error: half of what lies between). Of a replication its part in it, by a jackknife: the "
+        "mean of the parts is the capacity, their scatter its uncertainty. NaN where the search range "
+        "(capacity_low_per_s to capacity_high_per_s) holds no answer.",
+        bounds=(-np.inf, np.inf),
+    ),
+    _float(
+        "capacity_served_requests_per_s",
+        "s-1",
+        "requests that servers can do",
+        "Requests of the replication that the servers serve in a second when they always have work; infinite where "
+        "that was not asked or is no limit.",
+    ),
+    Variable(
+        "capacity_ended_by",
+        (),
+        "int64",
+        "1",
+        "what ends the search",
+        "Number of the criterion (attribute capacity_criteria) that is missed just above the capacity, by most where "
+        "several are; that of the last one more for overload; -1 without an answer.",
+        replicated=False,
+        bounds=(-1.0, np.inf),
     ),
     _float(
         "capacity_held_requests_per_s",

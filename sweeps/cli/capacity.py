@@ -64,11 +64,11 @@ def capacity(
         float,
         typer.Option(
             "--growth",
-            help="largest growth of the backlog over the second half of the arrivals, as a share of them; 1 lets "
+            help="share of the arrivals that the servers need not keep up with: the backlog grows by it; 1 lets "
             "overload count",
             show_default=True,
         ),
-    ] = 0.02,
+    ] = 0.0,
     settings: SetOption = None,
     replications: ReplicationsOption = None,
     seed: SeedOption = None,
@@ -79,16 +79,16 @@ def capacity(
 ) -> None:
     """Search the largest arrival rate at which every --sla holds, and write it as a cube.
 
-    Every replication of every point is searched by bisection with the same random numbers at every rate, and has a
-    capacity of its own: the mean has an interval, and policies are compared in pairs. The search starts from the
-    arrival rate of SPEC and doubles or halves it, at most 20 times; with --low and --high it stays between them. No
+    Every point is searched by bisection with the same random numbers at every rate; an --sla holds where the mean over
+    the replications keeps it. The answer has an interval, and policies are compared in pairs. The search starts from
+    the arrival rate of SPEC and doubles or halves it, at most 20 times; with --low and --high it stays between them. No
     axis may set the rate.
 
-    A rate at which the backlog grows does not count, even where every --sla holds: under a cap on the batch size the
-    time between tokens can stay within its limit while the queue grows without end. --growth says how much of the
-    second half of the arrivals may be left over.
+    A rate that the servers cannot keep up with does not count, even where every --sla holds: under a cap on the batch
+    size the time between tokens can stay within its limit while the queue grows without end. --growth says which share
+    of the arrivals may be left over.
 
-    Exit status 1 when no replication of any point has an answer; the cube is written all the same.
+    Exit status 1 when no point has an answer; the cube is written all the same.
     """
     sweep = sweep_of(spec, settings, replications, seed)
     asked = {"criteria": sla, "low": low, "high": high, "tolerance": tolerance, "growth": growth}
@@ -122,12 +122,12 @@ def search(
         sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
         print(f"{printable(to)}: {sizes}", file=sys.stderr)
     if (cube["capacity_unbracketed"] != 0).all():
-        print("batchcube: no replication of any point has a capacity in the range that was searched", file=sys.stderr)
+        print("batchcube: no point has a capacity in the range that was searched", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0.95) -> None:
-    """Print a row for each point: mean capacity, interval, range over the replications, share without an answer."""
+    """Print a row for each point: capacity, interval, what the servers can do, and what ended the search."""
     import json
 
     import numpy as np
@@ -142,28 +142,30 @@ def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0
     capacities = cube["capacity_requests_per_s"].transpose(*axes, "replication")
     found = labelled.mean_interval(capacities, confidence=confidence)
     limits = "; ".join(_in_words(criterion) for criterion in json.loads(str(cube.attrs["capacity_criteria"])))
-    growth = f"; the backlog grows by at most {100 * float(cube.attrs['capacity_growth']):g} % of the arrivals"
+    left = float(cube.attrs["capacity_growth"])
+    growth = "" if left >= 1.0 else f"; servers keep up with {100 * (1.0 - left):g} % of the arrivals"
     print_warning(cube, console)
     console.print(f"[bold]{escape(printable(cube.attrs.get('title', 'capacity')))}[/bold]")
     console.print(f"capacity in requests/s with {escape(limits)}{growth}", highlight=False)
     rows = []
+    ended_by = cube["capacity_ended_by"].transpose(*axes).values
+    served = cube["capacity_served_requests_per_s"].mean("replication").transpose(*axes).values
+    ends = [_in_words(criterion).split(" ")[0] for criterion in json.loads(str(cube.attrs["capacity_criteria"]))]
     for position in np.ndindex(capacities.shape[:-1]):
-        values = capacities.values[position]
-        known = values[~np.isnan(values)]
         labels = [_plain(cube[name].values[i]) for name, i in zip(axes, position, strict=True)]
         mean, low, high = (float(found[name].values[position]) for name in ("mean", "low", "high"))
         row = (
             *labels,
-            _plain(mean) if len(known) else "-",
+            "-" if np.isnan(mean) else _plain(mean),
             "-" if np.isnan(low) else f"{_plain(low)} to {_plain(high)}",
-            f"{_plain(known.min())} to {_plain(known.max())}" if len(known) else "-",
-            f"{len(values) - len(known)} of {len(values)}",
+            _plain(float(served[position])) if np.isfinite(served[position]) else "-",
+            "no answer" if ended_by[position] < 0 else [*ends, "overload"][ended_by[position]],
         )
         rows.append(row)
-    names = (*axes, "mean", f"{100 * confidence:g} % interval", "lowest to highest", "without answer")
-    words = {name for name in axes if cube[name].dtype.kind not in "iuf"}
+    names = (*axes, "capacity", f"{100 * confidence:g} % interval", "servers can do", "ended by")
+    words = {"ended by", *(name for name in axes if cube[name].dtype.kind not in "iuf")}
     console.print()
-    print_table(console, columns_of(names, rows, words=words, goes=("lowest to highest", "without answer")))
+    print_table(console, columns_of(names, rows, words=words, goes=("servers can do",)))
     console.print()
     for line in notes_of(cube):
         console.print(f"note: {escape(printable(line))}", highlight=False)

@@ -82,6 +82,29 @@ def _narrow(low: float, high: float, tolerance: float, allowed: tuple[float, flo
     return Found(low, high, 0, math.nan)
 
 
+MOST_FILLINGS = 32
+LEAST_GROWTH, MOST_GROWTH = 1 / 6, 1 / 2
+"""Shares of the arrivals that are left over where servers have always work, and serve many all the same."""
+
+Filling = Generator[float, float, bool]
+"""Yields rates and is sent by what share of the arrivals the backlog grows; returns whether servers were full."""
+
+
+def fill(start: float) -> Filling:
+    """Search for a rate that servers cannot keep up with, from one that is likely near."""
+    rate = start
+    for _ in range(MOST_FILLINGS):
+        growth = yield rate
+        if LEAST_GROWTH <= growth <= MOST_GROWTH:
+            return True
+        # What is served, and a third more.
+        following = rate * (4.0 if growth < LEAST_GROWTH else (1.0 - growth) * 4 / 3)
+        if not SLOWEST <= following <= FASTEST:
+            break
+        rate = following
+    return growth > MOST_GROWTH
+
+
 def is_monotone(visited: Mapping[float, bool]) -> bool:
     """Say whether the criteria hold up to some rate and fail above it, at the rates that were looked at."""
     holds = [visited[rate] for rate in sorted(visited)]

@@ -1,7 +1,8 @@
-"""Search the capacity: the largest arrival rate at which criteria on latency hold, replication by replication.
+"""Search the capacity: the largest arrival rate at which criteria on latency hold in the mean over the replications.
 
-Every rate meets the same requests and the same unit arrivals, stretched (common random numbers), so that a replication
-has one capacity of its own: policies are compared in pairs, and the mean has an interval like any other variable.
+Every rate meets the same requests and the same unit arrivals, stretched (common random numbers). Each replication has
+its part in the answer, by a jackknife: the mean of these parts is the capacity, and they scatter as it does. Policies
+are compared in pairs by them, and the mean has an interval like any other variable.
 """
 
 import json
@@ -17,7 +18,6 @@ import xarray as xr
 
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
-from batchcube.results.overload import GROWTH
 from batchcube.results.provenance import batchcube_version
 from batchcube.results.summary import RATE_PATHS
 from batchcube.results.text import one_of
@@ -38,9 +38,8 @@ from .searching import Searches, SearchSettings
 from .simulate import require_backend
 from .store import Store
 
-# The growth of the backlog is held against `GROWTH`: where nothing but overload ends the search, capacities come out
-# too large by about that much. The flag `overloaded` would not do: with a few thousand requests it forgives a growth of
-# 10 % and more, as it must never call a steady run overloaded.
+GROWTH = 0.0
+"""Share of the arrivals that the servers need not keep up with."""
 TOLERANCE = 0.005
 
 
@@ -61,15 +60,17 @@ def find_capacity(
 ) -> xr.Dataset:
     """Search the capacity of every point and replication of a sweep and return the cube.
 
-    The capacity is the largest arrival rate, in requests per second, at which every criterion holds (a `Criterion`, or
-    text as for `parse_criterion`) and `backlog_growth_fraction` is at most `growth`, 1 for any. It is the middle
-    between a rate that holds (`capacity_held_requests_per_s`) and one that fails, apart by the relative `tolerance` at
-    most, between `low` and `high` or, without them, from the rate of the specification by at most 20 doublings or
-    halvings; its attribute `relative_error` widens intervals. For a recorded trace it is the scale times the mean rate
-    of the trace. The cube does not depend on the number of `workers`, nor on the `backend` or the `executor`, which are
-    those of `run_sweep`. Without an answer the capacity is NaN, and `capacity_unbracketed` and the notes say why.
-    With `output` the cube is also written there, a search that was stopped continues where it was, and a cube of the
-    same search with as many replications is returned as it is, unless `overwrite` begins afresh.
+    The capacity is the largest arrival rate, in requests per second, at which every criterion holds in the mean
+    over the replications (a `Criterion`, or text as for `parse_criterion`; the mean of the statistic is held
+    against the limit) and which exceeds what the servers can do by at most the share `growth` of the arrivals, 1
+    for any. It is the middle between a rate that holds (`capacity_held_requests_per_s`) and one that fails, apart
+    by the relative `tolerance` at most, between `low` and `high` or, without them, from the rate of the
+    specification by at most 20 doublings or halvings; its attribute `relative_error` widens intervals. For a
+    recorded trace it is the scale times the mean rate of the trace. The cube does not depend on the number of
+    `workers`, nor on the `backend` or the `executor`, which are those of `run_sweep`. Without an answer the
+    capacity is NaN, and `capacity_unbracketed` and the notes say why.
+    With `output` the cube is also written there, a search that was stopped continues where it was, and a cube of
+    the same search is returned as it is, unless `overwrite` begins afresh.
     Raises InputError for a sweep with an axis over the rate or arrivals that do not scale with one, and for criteria
     that it does not measure.
     """
@@ -85,11 +86,10 @@ def find_capacity(
         store = None if target is None else opened.enter_context(Store(target))
         if target is not None and store is not None and target.exists() and not overwrite:
             old = _same_search(target, sweep, settings)
-            if old.sizes["replication"] >= sweep.replications:
-                with suppress(InputError):  # parts of another search are none of this one's business
-                    identity = _identity(sweep, settings, str(old.attrs.get("input_sha256", "")))
-                    store.open(identity, made_by, range(old.sizes["replication"], old.sizes["replication"]))
-                return old
+            with suppress(InputError):  # parts of another search are none of this one's business
+                identity = _identity(sweep, settings, str(old.attrs.get("input_sha256", "")))
+                store.open(identity, made_by, range(sweep.replications, sweep.replications))
+            return old
         plan = make_plan(_only_totals(sweep))
         searches = Searches(plan, settings, backend)
         if store is not None:
@@ -110,6 +110,7 @@ def _identity(sweep: Sweep, settings: SearchSettings, input_sha256: str) -> dict
     """Return what makes the answers of a search: with all of it the same, they are the same."""
     return {
         "search": json.dumps(settings),
+        "replications": str(sweep.replications),
         "sweep": sweep.identity(),
         "version": batchcube_version(),
         "input_sha256": input_sha256,
@@ -119,7 +120,8 @@ def _identity(sweep: Sweep, settings: SearchSettings, input_sha256: str) -> dict
 def _same_search(target: Path, sweep: Sweep, settings: SearchSettings) -> xr.Dataset:
     """Return the cube that is there already; raises InputError unless the same search made it."""
     cube = same_sweep(target, sweep, capacities=True)
-    if asked_of(cube) != {**settings._asdict(), "criteria": list(settings.criteria)}:
+    same = asked_of(cube) == {**settings._asdict(), "criteria": list(settings.criteria)}
+    if not same or cube.sizes["replication"] != sweep.replications:
         raise InputError(f"holds another search; {ADVICE}", file=target)
     return cube
 

@@ -13,6 +13,7 @@ from batchcube.results.variables import RELATIVE_ERROR
 from ..spec.document import Sweep
 from ..spec.grid import where
 from .assemble import in_percent, with_provenance
+from .criteria import Criterion
 from .searching import Answer, Searches
 
 
@@ -22,13 +23,15 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
     shape, replications = sweep.grid.shape, sweep.replications
     table = [[searches.answers[k, r] for r in range(replications)] for k in range(len(plan.points))]
     arrays = {
-        "capacity_requests_per_s": np.array([[answer.found.rate for answer in row] for row in table]),
+        "capacity_requests_per_s": np.array([[answer.rate for answer in row] for row in table]),
         "capacity_held_requests_per_s": np.array([[answer.found.held for answer in row] for row in table]),
         "capacity_unbracketed": np.array([[answer.found.unbracketed for answer in row] for row in table], np.int64),
         "capacity_statistic": np.array([[answer.statistic for answer in row] for row in table]),
+        "capacity_served_requests_per_s": np.array([[answer.served for answer in row] for row in table]),
     }
+    ended_by = np.array([row[0].ended_by for row in table], np.int64).reshape(shape)
     unanswered = _unanswered(sweep, table)
-    notes = [*plan.notes, *unanswered, *_wavering(sweep, table)]
+    notes = [*plan.notes, *unanswered, *_wavering(sweep, table), *_never_full(sweep, searches, table)]
     missed = max(answer.missed for row in table for answer in row)
     if missed:
         notes.append(
@@ -39,7 +42,7 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
     visited = [answer for row in table for answer in row]
     in_range = settings.low is not None and settings.high is not None
     every = {name: array.reshape((*shape, replications)) for name, array in arrays.items()}
-    flags = {"unmeasured_costs": plan.unmeasured_costs.reshape(shape)}
+    flags = {"unmeasured_costs": plan.unmeasured_costs.reshape(shape), "capacity_ended_by": ended_by}
     cube = with_provenance(sweep, plan, flags | every, replications, made_by, notes)
     cube.attrs |= {
         "capacity_criteria": json.dumps([criterion._asdict() for criterion in settings.criteria]),
@@ -55,6 +58,10 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
     errors = [answer.found.relative_error for row in table for answer in row if not answer.found.unbracketed]
     cube["capacity_requests_per_s"].attrs[RELATIVE_ERROR] = max(errors, default=0.0)
     cube["capacity_statistic"].attrs["units"] = settings.criteria[0].unit
+    cube["capacity_ended_by"].attrs |= {
+        "flag_values": np.arange(-1, len(settings.criteria) + 1),
+        "flag_meanings": " ".join(["none", *map(_spelled, settings.criteria), "overload"]),
+    }
     cube["capacity_unbracketed"].attrs |= {
         "flag_values": np.array([-1, 0, 1], np.int64),
         "flag_meanings": "misses_at_the_lowest_rate found meets_at_the_highest_rate",
@@ -62,40 +69,38 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
     return cube
 
 
+def _spelled(criterion: Criterion) -> str:
+    return criterion.variable if criterion.quantile is None else f"{criterion.variable}_p{100 * criterion.quantile:g}"
+
+
 def _unanswered(sweep: Sweep, table: Sequence[Sequence[Answer]]) -> list[str]:
-    """Say which replications of which points have no answer, and why."""
+    """Say which points have no answer, and why."""
     places: dict[str, list[int]] = {}
     for k, row in enumerate(table):
         for flag, what in (
-            (-1, "miss the criteria already at {}/s, the lowest rate looked at"),
-            (1, "still meet the criteria at {}/s, the highest rate looked at"),
+            (-1, "the criteria are missed already at {}/s, the lowest rate looked at"),
+            (1, "the criteria still hold at {}/s, the highest rate looked at"),
         ):
-            edges = [answer.found.edge for answer in row if answer.found.unbracketed == flag]
-            if edges:
-                rates = " to ".join(dict.fromkeys(f"{edge:.6g}" for edge in (min(edges), max(edges))))
-                places.setdefault(f"{len(edges)} of {len(row)} replications {what.format(rates)}", []).append(k)
-    notes = _with_places(sweep, places)
-    flags = {answer.found.unbracketed for row in table for answer in row}
-    if 0 in flags and len(flags) > 1:
-        notes.append("replications without an answer have no capacity (NaN): means leave them out and have no interval")
-    return notes
+            if row[0].found.unbracketed == flag:
+                places.setdefault(what.format(f"{row[0].found.edge:.6g}"), []).append(k)
+    return _with_places(sweep, places)
 
 
 def _wavering(sweep: Sweep, table: Sequence[Sequence[Answer]]) -> list[str]:
-    """Say where there may be several answers: at how many points, and where in most replications."""
-    wavering = [sum(not answer.monotone for answer in row) for row in table]
-    most = max(wavering)
-    if not most:
+    """Say where there may be several answers."""
+    places = [k for k, row in enumerate(table) if not row[0].monotone]
+    text = "the criteria hold again above a rate at which they fail: the capacity is one crossing of several"
+    return _with_places(sweep, {text: places}) if places else []
+
+
+def _never_full(sweep: Sweep, searches: Searches, table: Sequence[Sequence[Answer]]) -> list[str]:
+    """Say at which points overload was to end the search, and no rate was found that is too much for the servers."""
+    if searches.settings.growth >= 1.0:
         return []
-    text = (
-        f"in {most} of {sweep.replications} replications the criteria hold again above a rate at which they fail: "
-        "their capacity is one crossing of several"
-    )
-    if not sweep.grid.axes:
-        return [text]
-    at = where(sweep.grid.axes, list(np.ndindex(sweep.grid.shape))[wavering.index(most)])
-    points = sum(count > 0 for count in wavering)
-    return [f"{text} (at {at}; {points} of {len(table)} points have such replications)"]
+    finite = [point.point.server.servers != "infinite" for point in searches.plan.points]
+    places = [k for k, row in enumerate(table) if finite[k] and not np.isfinite(row[0].served)]
+    text = "too few requests to see what the servers can do: overload does not end the search"
+    return _with_places(sweep, {text: places}) if places else []
 
 
 def _with_places(sweep: Sweep, places: Mapping[str, Sequence[int]]) -> list[str]:

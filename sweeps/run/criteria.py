@@ -28,9 +28,11 @@ class Criterion(NamedTuple):
     limit: float
     """In the variable's unit: seconds, or a fraction."""
 
-    def holds(self, values: FloatArray) -> NDArray[np.bool_]:
-        """Say of each value of the statistic whether it is within the limit."""
-        return values >= self.limit if self.variable == GOODPUT else values <= self.limit
+    def ratios(self, values: FloatArray) -> FloatArray:
+        """Return each value of the statistic in units of what is allowed; of a goodput, the share that falls short."""
+        short = self.variable == GOODPUT
+        found, allowed = (1.0 - values, 1.0 - self.limit) if short else (values, self.limit)
+        return found / allowed if allowed > 0.0 else np.where(found > 0.0, np.inf, 0.0)
 
     def values(self, report: Mapping[str, NDArray[Any]]) -> FloatArray:
         """Return the statistic (job,) of a report with leading axis job; InputError where there is none.

@@ -45,13 +45,21 @@ class Draws:
         """Another process draws the same arrays itself."""
         return Draws, (self.seed, self.replication)
 
-    def job(self, plan: PointPlan) -> batches.Job | continuous.Job:
-        """Return a point's requests in this replication, with their bins."""
+    def job(self, plan: PointPlan, evenly_at: float | None = None) -> batches.Job | continuous.Job:
+        """Return a point's requests in this replication, with their bins; coming evenly at a rate, if one is given."""
+        found: batches.Job | continuous.Job
         match plan.setup:
             case batches.Setup() as setup:
-                return self._batch_job(plan, setup)
+                found = self._batch_job(plan, setup)
             case continuous.Setup() as setup:
-                return self._step_job(plan, setup)
+                found = self._step_job(plan, setup)
+        if evenly_at is None:
+            return found
+        even_s = np.arange(1.0, plan.requests + 1.0) / evenly_at
+        if isinstance(found, batches.Job):
+            return found._replace(trace=found.trace._replace(arrival=from_seconds(even_s)))
+        token = np.ones(plan.requests, np.int64)
+        return found._replace(requests=found.requests._replace(arrival=make_requests(even_s, token, token).arrival))
 
     def _batch_job(self, plan: PointPlan, setup: batches.Setup) -> batches.Job:
         keys = plan.keys

@@ -1,7 +1,9 @@
-"""The work of a search for capacities: searches of all points in all replications, some at a time in step.
+"""The work of a search for capacities: a search for every point over all its replications, some at a time in step.
 
-A task looks at one rate of some searches of one replication, or of several on a device; its answers say which rate each
-of them looks at next.
+A task looks at one rate of some points in one replication, or in several on a device; once all replications have
+answered, each search goes on to its next rate. Whether a criterion holds at a rate is asked of the mean over the
+replications, as each alone has met its own bursts: the mean of capacities that each found for itself is far too large
+where they are few. Overload is asked first, with requests that come evenly.
 """
 
 import math
@@ -9,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,13 +25,18 @@ from ..progress import Progress
 from ..stopping import Stop
 from ..workloads.arrivals import AtRate
 from ..workloads.settings import FloatArray
-from .bisection import PROBES, Found, Search, bisect, bracket_and_bisect, is_monotone
+from .bisection import PROBES, Found, Search, bisect, bracket_and_bisect, fill, is_monotone
 from .criteria import Criterion, never_in_time
 from .draws import Draws
 from .plan import Plan, PointPlan
 from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
 from .simulate import Simulator
 from .store import Part, Store
+
+LEAST_GROUPS = 8
+"""Groups that points are dealt to: what is finished is kept."""
+MOST_DRAWS = 32
+"""Replications whose arrays are kept for the next rate; the others are drawn again."""
 
 
 class Scalable(NamedTuple):
@@ -90,15 +97,21 @@ class SearchSettings(NamedTuple):
         explicit = self.low is not None and self.high is not None
         ratio = self.high / self.low if self.low is not None and self.high is not None else 2.0
         halvings = math.ceil(math.log2(max(1.0, math.log(ratio) / math.log1p(self.tolerance))))
-        return halvings + (2 if explicit else 3) + len(PROBES)
+        return halvings + (2 if explicit else 3) + len(PROBES) + (2 if self.growth < 1.0 else 0)
 
 
 class Answer(NamedTuple):
-    """What became of one point in one replication."""
+    """What became of one point, as one replication has it."""
 
     found: Found
+    rate: float
+    """The replication's part in the capacity: their mean is that, and they scatter as it does; NaN without one."""
+    served: float
+    """Requests per second that the servers serve when they always have work; infinite where that is no limit."""
     statistic: float
     """Value of the first criterion at the rate that held; NaN without one."""
+    ended_by: int
+    """Number of the criterion that ends the search, that of the last one more for overload; -1 without an answer."""
     monotone: bool
     lowest: float
     highest: float
@@ -122,6 +135,8 @@ class Look(NamedTuple):
     number: int
     """Of the point."""
     rate: float
+    evenly: bool
+    """Whether the requests are to come at even distances: how bursty they are has no part in what servers can do."""
     may_end: bool
     """Whether a rate too low for the engine's clock is an answer: only a search's own halving leads there."""
 
@@ -129,45 +144,127 @@ class Look(NamedTuple):
 class Seen(NamedTuple):
     """What a task answers."""
 
-    holds: bool
+    ratios: tuple[float, ...]
+    """Of each criterion, in units of what is allowed."""
     statistic: float
     """Of the first criterion."""
     missed: float
     """Share of the requests past the warm-up that was never served, or cut off."""
+    growth: float
+    """Of the backlog, as a share of the arrivals meanwhile."""
+    served: float
+    """Requests per second that the servers serve, if they always have work."""
 
 
 class PointSearch:
-    """A search under way, of one point in one replication."""
+    """A search under way, of one point over all its replications."""
 
-    def __init__(self, draws: Draws, number: int, search: Search) -> None:
-        self.draws, self.number, self.search = draws, number, search
-        self.rate = next(search)
+    def __init__(self, point: Scalable, number: int, settings: SearchSettings) -> None:
+        self.number, self.settings = number, settings
+        self.search = settings.begin(point.start)
+        servers = point.plan.point.server.servers
+        self.filling = fill(point.start) if settings.growth < 1.0 and servers != "infinite" else None
+        self.rate = next(self.filling or self.search)
+        self.load = np.zeros(1)
+        """(replication,) by how much a rate of 1 is more than may come; 0 where anything may."""
         self.visited: dict[float, bool] = {}
-        self.statistics: dict[float, float] = {}
+        self.ratios: dict[float, FloatArray] = {}
+        """(criterion, replication) by rate, where it was simulated."""
+        self.statistics: dict[float, list[float]] = {}
         self.missed = 0.0
-        self.answer: Answer | None = None
+        self.answers: list[Answer] | None = None
 
     @property
     def is_lowest(self) -> bool:
         """Whether the next rate is below all that were looked at."""
         return bool(self.visited) and self.rate < min(self.visited)
 
-    def tell(self, seen: Seen | None) -> None:
-        """Go on to the next rate, or to the answer."""
-        if seen is not None:
-            self.missed = max(self.missed, seen.missed)
-            self.visited[self.rate], self.statistics[self.rate] = seen.holds, seen.statistic
+    def tell(self, seen: Sequence[Seen | None]) -> None:
+        """Go on to the next rate, or to the answers, with what was seen in each replication."""
+        known = [one for one in seen if one is not None]
+        whole = len(known) == len(seen)
+        if self.filling is not None:
+            try:
+                self.rate = self.filling.send(float(np.mean([one.growth for one in known])))
+            except StopIteration as stop:
+                self.filling = None
+                served = np.array([one.served for one in known])
+                if stop.value and (served > 0.0).all():
+                    self.load = (1.0 - self.settings.growth) / served
+                self.load = self.load + np.zeros(len(seen))
+                self._go(next(self.search))
+            return
+        holds: bool | None = None
+        if whole:
+            ratios = np.array([one.ratios for one in known]).T
+            holds = bool((ratios.mean(axis=1) <= 1.0).all())
+            self.missed = max(self.missed, *(one.missed for one in known))
+            self.visited[self.rate], self.ratios[self.rate] = holds, ratios
+            self.statistics[self.rate] = [one.statistic for one in known]
         try:
-            self.rate = self.search.send(None if seen is None else seen.holds)
+            self._go(self.search.send(holds))
         except StopIteration as stop:
-            found: Found = stop.value
-            value = self.statistics[found.held] if found.unbracketed == 0 else math.nan
-            rates = min(self.visited), max(self.visited)
-            self.answer = Answer(found, value, is_monotone(self.visited), *rates, self.missed)
+            self._end(stop.value, len(seen))
+
+    def _go(self, rate: float) -> None:
+        """Go on to a rate, and past those that are more than the servers can do."""
+        try:
+            while rate * self.load.mean() > 1.0:
+                self.visited[rate] = False
+                rate = self.search.send(False)
+            self.rate = rate
+        except StopIteration as stop:
+            self._end(stop.value, self.load.size)
+
+    def _end(self, found: Found, replications: int) -> None:
+        self.load = self.load + np.zeros(replications)
+        rates, ended_by = np.full(replications, math.nan), -1
+        statistics = [math.nan] * replications
+        if found.unbracketed == 0:
+            rates = found.rate + self._scatter(found)
+            statistics = self.statistics[found.held]
+            at = self.ratios.get(found.failed)
+            ended_by = len(self.settings.criteria) if at is None else int(at.mean(axis=1).argmax())
+        limited = self.load > 0.0
+        served = np.where(limited, (1.0 - self.settings.growth) / np.where(limited, self.load, 1.0), math.inf)
+        monotone, lowest, highest = is_monotone(self.visited), min(self.visited), max(self.visited)
+        self.answers = [
+            Answer(found, *mine, ended_by, monotone, lowest, highest, self.missed)
+            for mine in zip(rates.tolist(), served.tolist(), statistics, strict=True)
+        ]
+
+    def _scatter(self, found: Found) -> FloatArray:
+        """Return by how much the replications' parts differ from the answer: a jackknife, what it is without each."""
+        without = np.array([self._crossing(found.held, r) for r in range(self.load.size)])
+        apart: FloatArray = (self.load.size - 1) * (without.mean() - without)
+        return apart
+
+    def _crossing(self, held: float, left_out: int) -> float:
+        """Return the rate up to which all criteria hold in the other replications, between those looked at."""
+        others = np.arange(self.load.size) != left_out
+        if not others.any():
+            return 0.0
+        rates = np.array(sorted(self.ratios))
+        # m / (1 + m), as statistics may be infinite: within (0, 1), and 1/2 at the limit.
+        mean = np.array([self.ratios[rate][:, others].mean(axis=1).max() for rate in rates])
+        share = np.where(np.isinf(mean), 1.0, mean / (1.0 + np.where(np.isinf(mean), 0.0, mean)))
+        start = int(np.searchsorted(rates, held))
+        while start > 0 and share[start] > 0.5:
+            start -= 1
+        while start + 1 < rates.size and share[start + 1] <= 0.5:
+            start += 1
+        load = float(self.load[others].mean())
+        most = 1.0 / load if load > 0.0 else math.inf
+        if share[start] > 0.5:
+            return min(float(rates[start]), most)
+        if start + 1 == rates.size:
+            return most if math.isfinite(most) else float(rates[start])
+        part = (0.5 - share[start]) / (share[start + 1] - share[start])
+        return min(float(rates[start] * (rates[start + 1] / rates[start]) ** part), most)
 
 
 def look(searching: Searching, looks: Sequence[Look], together: int) -> list[Seen | None]:
-    """Simulate, and say of each look whether all criteria hold; None where the clock ends before the last arrival.
+    """Simulate, and say what each look shows; None where the clock ends before the last arrival.
 
     A device simulates `together` jobs, the last of them several times: its programs are compiled for a number of jobs,
     and searches end one after the other. Raises InputError where a job cannot be simulated or a criterion has no value.
@@ -182,18 +279,35 @@ def look(searching: Searching, looks: Sequence[Look], together: int) -> list[See
         every += [every[-1]] * (together - len(every))
     report = searching.simulator.simulate(every, [plans[k] for k in jobs])
     report = {name: values[: len(jobs)] for name, values in report.items()}
-    holds, statistic = _judge(searching.settings, report)
+    values = [criterion.values(report) for criterion in searching.settings.criteria]
+    ratios = np.array([one.ratios(mine) for one, mine in zip(searching.settings.criteria, values, strict=True)]).T
     missed = never_in_time(report) / (report["measured"] + report["missed"])
-    for k, *answer in zip(jobs, holds.tolist(), statistic.tolist(), missed.tolist(), strict=True):
-        seen[k] = Seen(*answer)
+    # Nothing grows where there are too few requests to tell.
+    growth = np.nan_to_num(report["backlog_growth_fraction"])
+    served = _served(report, np.array([looks[k].rate for k in jobs]))
+    every_seen = zip(ratios.tolist(), *(one.tolist() for one in (values[0], missed, growth, served)), strict=True)
+    for k, (mine, *others) in zip(jobs, every_seen, strict=True):
+        seen[k] = Seen(tuple(mine), *others)
     return seen
+
+
+def _served(report: Mapping[str, NDArray[Any]], rate: FloatArray) -> FloatArray:
+    """Return how many requests a second (job,) are served by servers that always have work.
+
+    Of those that come evenly, at a rate that is too high, what is not left over; whole batches, which may be few, are
+    counted over the time in which servers are busy.
+    """
+    if "steps" in report:
+        return rate * (1.0 - report["backlog_growth_fraction"])
+    found: FloatArray = report["throughput_requests_per_s"] / report["utilisation"]
+    return found
 
 
 def _job(one: Look, plan: PointPlan) -> Job | None:
     """Return the job of a point; None where the engine's clock would end before the last of its arrivals."""
     try:
         with np.errstate(all="ignore"):
-            job = one.draws.job(plan)
+            job = one.draws.job(plan, evenly_at=one.rate if one.evenly else None)
             check(job)
     except InputError:
         if one.may_end:
@@ -202,30 +316,25 @@ def _job(one: Look, plan: PointPlan) -> Job | None:
     return job
 
 
-def _judge(settings: SearchSettings, report: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.bool_], FloatArray]:
-    """Return whether all criteria hold (job,), and the statistic of the first of them."""
-    values = [criterion.values(report) for criterion in settings.criteria]
-    holds = np.logical_and.reduce(
-        [criterion.holds(mine) for mine, criterion in zip(values, settings.criteria, strict=True)]
-    )
-    # Nothing grows where there are too few requests to tell.
-    holds &= ~(report["backlog_growth_fraction"] > settings.growth)
-    return holds, values[0]
-
-
 @dataclass
 class _Group:
     """Searches that look at their rates together."""
 
     searches: list[PointSearch]
     together: int
-    """How many they were."""
+    """Jobs of a task on a device."""
     requests: int
     """How many of those announced to the progress they have left."""
+    looks: deque[list[Look]]
+    """Of tasks that are yet to be done before they go on."""
+    seen: dict[tuple[int, int], Seen | None]
+    """By point and replication, since they went on."""
+    under_way: int = 0
+    """Tasks."""
 
 
 class Searches:
-    """The work of a search for capacities: every point in every replication, in groups that go in step."""
+    """The work of a search for capacities: every point over all replications, in groups that go in step."""
 
     def __init__(self, plan: Plan, settings: SearchSettings, backend: str) -> None:
         self.plan, self.settings = plan, settings
@@ -239,9 +348,11 @@ class Searches:
         self._searching = Searching(simulator, tuple(map(scalable, plan.points)), settings)
         self._groups: Iterator[_Group] = iter(())
         self._waiting: deque[_Group] = deque()
-        """Groups that know which rates they look at next."""
-        self._undone: dict[int, int] = {}
-        """Searches left, by replication."""
+        """Groups that have looks to give away."""
+        self._draws: dict[int, Draws] = {}
+        """By replication."""
+        self._asked = self._answered = 0
+        """Points that are to have an answer, and those that have."""
 
     def add(self, parts: Iterable[Part]) -> None:
         """Add the answers of searches that were finished before."""
@@ -252,12 +363,12 @@ class Searches:
     def work(
         self, store: Store | None, stop: Stop, progress: Progress, executor: Executor | None, workers: int
     ) -> bool:
-        """Search every point in every replication that has no answer, and say whether there was any to search."""
+        """Search every point that has no answer, and say whether there was any to search."""
         scheduler = Scheduler(self, store, stop, progress)
-        left = {r: [k for k in range(self.points) if (k, r) not in self.answers] for r in range(self.replications)}
-        left = {r: mine for r, mine in left.items() if mine}
-        self._undone = {r: len(mine) for r, mine in left.items()}
-        progress.start(self.points, len(left), sum(self._expected(k) for mine in left.values() for k in mine))
+        # What was kept of a point may lack some of its replications.
+        left = [k for k in range(self.points) if any((k, r) not in self.answers for r in range(self.replications))]
+        self._asked = len(left)
+        progress.start(self.points, self.replications if left else 0, sum(map(self._expected, left)))
         self._groups = self._deal(left, workers)
         at_once = min(2, workers) if self._searching.simulator.on_device else workers
         with ExitStack() as opened:
@@ -269,32 +380,41 @@ class Searches:
         return store.tell(self.points, self.replications)
 
     def next_task(self) -> Task | None:
-        """Return the next look of a group that waits for it, or the first one of another."""
-        group = self._waiting.popleft() if self._waiting else next(self._groups, None)
+        """Return the next looks of a group that waits for it, or the first ones of another."""
+        group = self._waiting[0] if self._waiting else next(self._groups, None)
         if group is None:
             return None
-        looks = [
-            Look(one.draws, one.number, one.rate, self.settings.low is None and one.is_lowest) for one in group.searches
-        ]
-        return Task(look, (self._searching, looks, group.together), group)
+        if not self._waiting:
+            self._waiting.append(group)
+        looks = group.looks.popleft()
+        if not group.looks:
+            self._waiting.popleft()
+        group.under_way += 1
+        return Task(look, (self._searching, looks, group.together), (group, looks))
 
     def take(self, task: Task, result: list[Seen | None]) -> Gain:
-        """Take what was seen: searches go on to their next rates, or have their answers."""
-        group: _Group = task.note
-        simulated = 0
-        for one, seen in zip(group.searches, result, strict=True):
-            one.tell(seen)
-            if seen is not None:
-                simulated += self.plan.points[one.number].requests
-        answered = {(one.number, one.draws.replication): one.answer for one in group.searches if one.answer is not None}
+        """Take what was seen; once it is all replications, searches go on to their next rates or have their answers."""
+        group, looks = task.note
+        group.under_way -= 1
+        group.seen |= {(one.number, one.draws.replication): seen for one, seen in zip(looks, result, strict=True)}
+        if group.looks or group.under_way:
+            return Gain([], 0, 0)
+        for one in group.searches:
+            one.tell([group.seen[one.number, r] for r in range(self.replications)])
+        simulated = sum(
+            self.plan.points[number].requests for (number, _), seen in group.seen.items() if seen is not None
+        )
+        answered = {(one.number, r): answer for one in group.searches for r, answer in enumerate(one.answers or ())}
         self.answers |= answered
-        complete = 0
-        for _, replication in answered:
-            self._undone[replication] -= 1
-            complete += self._undone[replication] == 0
-        group.searches = [one for one in group.searches if one.answer is None]
+        before = len(group.searches)
+        group.searches = [one for one in group.searches if one.answers is None]
+        complete = self.replications * self._answered // self._asked
+        self._answered += before - len(group.searches)
+        # As points are finished over all replications, those are said to be complete by and by.
+        complete = self.replications * self._answered // self._asked - complete
         if group.searches:
             simulated = min(simulated, group.requests)
+            self._ask(group)
             self._waiting.append(group)
         else:
             simulated = group.requests
@@ -306,28 +426,44 @@ class Searches:
 
     def _expected(self, number: int) -> int:
         """Return about how many requests the search of a point simulates."""
-        return self.settings.expected_rates * self.plan.points[number].requests
+        return self.settings.expected_rates * self.plan.points[number].requests * self.replications
 
-    def _deal(self, left: Mapping[int, Sequence[int]], workers: int) -> Iterator[_Group]:
-        """Yield groups of what is left: replications that lack the same points go together."""
-        most, on_device = self._searching.simulator.jobs_at_once, self._searching.simulator.on_device
-        # Few replications: several threads share one. A device takes as many as it holds.
-        blocks = 1 if on_device else -(-4 * workers // max(1, len(left)))
-        together = max(1, most // self.points) if on_device else 1
-        for points, group in groupby(left, key=lambda r: left[r]):
-            while numbers := list(islice(group, together)):
-                draws = [Draws(self.plan.sweep.seed, number) for number in numbers]
-                for block in deal(len(points), blocks):
-                    every = [(one, k) for one in draws for k in points[block.start : block.stop]]
-                    for start in range(0, len(every), most):
-                        yield self._group(every[start : start + most])
+    def _deal(self, left: Sequence[int], workers: int) -> Iterator[_Group]:
+        """Yield groups of what is left: as many points together as leave work for all workers."""
+        simulator = self._searching.simulator
+        most = max(1, simulator.jobs_at_once // (self.replications if simulator.on_device else 1))
+        blocks = 1 if simulator.on_device else max(LEAST_GROUPS, -(-4 * workers // self.replications))
+        for block in deal(len(left), max(blocks, -(-len(left) // most))) if left else ():
+            points = left[block.start : block.stop]
+            searches = [PointSearch(self._searching.points[k], k, self.settings) for k in points]
+            together = min(simulator.jobs_at_once, len(points) * self.replications)
+            group = _Group(searches, together, sum(map(self._expected, points)), deque(), {})
+            self._ask(group)
+            yield group
 
-    def _group(self, members: Sequence[tuple[Draws, int]]) -> _Group:
-        starts = [self._searching.points[k].start for _, k in members]
-        searches = [
-            PointSearch(draws, k, self.settings.begin(start)) for (draws, k), start in zip(members, starts, strict=True)
+    def _ask(self, group: _Group) -> None:
+        """Write down which looks a group has to do next: a task each replication, or as many jobs as a device holds."""
+        group.seen = {}
+        every = [
+            Look(
+                self._draws_of(r),
+                one.number,
+                one.rate,
+                one.filling is not None,
+                self.settings.low is None and one.is_lowest,
+            )
+            for r in range(self.replications)
+            for one in group.searches
         ]
-        return _Group(searches, len(searches), sum(self._expected(k) for _, k in members))
+        size = group.together if self._searching.simulator.on_device else len(group.searches)
+        group.looks = deque(every[start : start + size] for start in range(0, len(every), size))
+
+    def _draws_of(self, replication: int) -> Draws:
+        """Return the draws of a replication, kept where not too many are."""
+        found = self._draws.get(replication) or Draws(self.plan.sweep.seed, replication)
+        if len(self._draws) < MOST_DRAWS:
+            self._draws[replication] = found
+        return found
 
 
 def parts_of(answers: Mapping[tuple[int, int], Answer]) -> list[Part]:
@@ -336,7 +472,7 @@ def parts_of(answers: Mapping[tuple[int, int], Answer]) -> list[Part]:
     for number, group in groupby(sorted(answers, key=lambda at: at[::-1]), key=lambda at: at[1]):
         places = list(group)
         mine = [answers[at] for at in places]
-        report = {name: np.array([getattr(one.found, name) for one in mine]) for name in Found._fields}
+        report = {f"found_{name}": np.array([getattr(one.found, name) for one in mine]) for name in Found._fields}
         report |= {name: np.array([getattr(one, name) for one in mine]) for name in Answer._fields if name != "found"}
         parts.append(Part(number, tuple(k for k, _ in places), report))
     return parts
@@ -344,6 +480,8 @@ def parts_of(answers: Mapping[tuple[int, int], Answer]) -> list[Part]:
 
 def answers_of(report: Mapping[str, NDArray[Any]]) -> list[Answer]:
     """Return what `parts_of` made of answers as they were."""
-    found = [Found(*values) for values in zip(*(report[name].tolist() for name in Found._fields), strict=True)]
+    found = [
+        Found(*values) for values in zip(*(report[f"found_{name}"].tolist() for name in Found._fields), strict=True)
+    ]
     rest = zip(*(report[name].tolist() for name in Answer._fields if name != "found"), strict=True)
     return [Answer(one, *values) for one, values in zip(found, rest, strict=True)]

@@ -112,11 +112,6 @@ def report_at(tables: dict[str, Any], rate: float, point: int, replication: int)
     return simulate(Draws(plan.sweep.seed, replication).job(plan.points[point])).report
 
 
-def grows(report: dict[str, Any]) -> bool:
-    """Say whether the backlog grew too much for a rate to hold."""
-    return bool(report["backlog_growth_fraction"] > 0.02)
-
-
 # Known answers ------------------------------------------------------------------------------------------------------
 
 
@@ -130,17 +125,64 @@ def test_capacity_of_md1_is_what_its_formula_says() -> None:
     assert abs(float(interval["mean"]) - 0.5) < 4.5 * error
     assert float(interval["low"]) < float(interval["mean"]) < float(interval["high"])
     assert (cube["capacity_unbracketed"] == 0).all()
-    assert (cube["capacity_statistic"] <= 0.5).all()
-    assert (cube["capacity_statistic"] > 0.499).all()
+    assert 0.499 < float(cube["capacity_statistic"].mean()) <= 0.5
+    assert (cube["capacity_ended_by"] == 0).all()
     # Searches coarser than the replications are apart agree to the last digit; the interval says what that is worth.
     coarse = find_capacity(sweep(tables, replications=3), ["wait_mean_ms=500"], tolerance=0.05)
     wide = labelled.mean_interval(coarse["capacity_requests_per_s"])
     assert float(wide["low"]) < 0.5 < float(wide["high"])
     assert float(wide["high"] - wide["low"]) >= 2 * coarse["capacity_requests_per_s"].attrs["relative_error"] * 0.49
-    held = coarse["capacity_held_requests_per_s"]
-    assert (held < coarse["capacity_requests_per_s"]).all()
-    assert (coarse["capacity_requests_per_s"] < held * 1.026).all()
+    held = float(coarse["capacity_held_requests_per_s"][0])
+    assert (coarse["capacity_held_requests_per_s"] == held).all()
+    assert held < float(wide["mean"]) < held * 1.026
     assert cube.attrs["notes"] == ""  # of one server, waits grow with the rate on every path (Lindley)
+
+
+@pytest.mark.parametrize("cv", [1.0, 3.0, 7.0])
+@pytest.mark.parametrize("stepwise", [False, True], ids=["batches", "steps"])
+def test_of_one_server_the_capacity_is_its_service_rate_however_bursty_the_arrivals(cv: float, stepwise: bool) -> None:
+    lengths: dict[str, Any] = {"distribution": "exponential", "mean": 100.0}
+    arrivals = {"process": "gamma", "cv": cv, "rate_per_s": 3.0}
+    tables = {
+        **MD1,
+        "replications": 10,
+        "server": {"service": {"law": "constant", "a0_s": 0.0, "a1_s_per_token": 1e-3}},
+    }
+    if stepwise:
+        lengths["prompt"] = {"distribution": "constant", "value": 1}
+        tables["policy"] = {"mode": "continuous", "largest_batch": 1}
+        service = {"law": "steps", "c0_s": 1e-3, "c1_s_per_request": 0.0}
+        tables["server"] = {"service": service, "replica": {"kv_capacity_tokens": 16000, "prefill": "separate"}}
+    tables["workload"] = {"requests": 1000, "arrivals": arrivals, "lengths": lengths}
+    parts = []
+    for seed in range(6):
+        cube = find_capacity(sweep(tables, seed=seed), ["latency_mean_s=10000"])
+        assert int(cube["capacity_ended_by"]) == 1
+        parts.append(cube["capacity_requests_per_s"].values)
+    # The arrivals have no part in it: 10 replications of 1000 exponential times, or of the 40 % that a step sees.
+    found = np.mean(parts, axis=1)
+    error = 10.0 / np.sqrt(10 * (400 if stepwise else 1000))
+    assert abs(found.mean() - 10.0) < 4.5 * error / np.sqrt(6)
+    assert found.std() < 2.5 * error
+    assert 0.4 * error < np.mean(np.std(parts, axis=1, ddof=1)) / np.sqrt(10) < 2.0 * error
+
+
+def test_under_bursts_a_limit_is_met_in_the_mean_and_the_interval_holds_what_many_replications_find() -> None:
+    arrivals = {"process": "gamma", "cv": 3.0, "rate_per_s": 0.3}
+    tables = with_workload(MD1, arrivals=arrivals, requests=1000)
+    many = find_capacity(sweep(tables, replications=200, seed=99), ["wait_mean_s=5"])
+    truth = float(many["capacity_requests_per_s"].mean())
+    alone, covered = [], 0
+    for seed in range(12):
+        cube = find_capacity(sweep(tables, replications=8, seed=seed), ["wait_mean_s=5"])
+        interval = labelled.mean_interval(cube["capacity_requests_per_s"])
+        covered += float(interval["low"]) <= truth <= float(interval["high"])
+        alone.append(
+            find_capacity(sweep(tables, replications=1, seed=seed), ["wait_mean_s=5"])["capacity_requests_per_s"]
+        )
+    assert covered >= 10
+    # One by one they find more: their mean is no answer.
+    assert np.mean(alone) > truth
 
 
 @pytest.mark.parametrize("criterion", ["wait_mean_ms=700", "latency_p95_s=3", "wait_max_s=6"])
@@ -151,36 +193,35 @@ def test_bisection_finds_what_a_scan_of_all_rates_finds(criterion: str) -> None:
     cube = find_capacity(sweep(tables, replications=2), [criterion], 0.1, 3.0)
     rates = np.geomspace(0.1, 3.0, 120)
     for point in range(2):
-        for replication in range(2):
-            holds = []
-            for rate in rates:
-                report = report_at(tables, rate, point, replication)
-                value = report[variable] if quantile is None else report[variable][2]
-                holds.append(bool(value <= limit and not grows(report)))
-            below = int(np.argmin(holds)) - 1
-            assert not any(holds[below + 1 :]), "the case has a single crossing"
-            found = float(cube["capacity_held_requests_per_s"].values[point, replication])
-            assert rates[below] / 1.005 <= found <= rates[below + 1]
+        served = cube["capacity_served_requests_per_s"].values[point]
+        holds = []
+        for rate in rates:
+            reports = [report_at(tables, rate, point, replication) for replication in range(2)]
+            values = [report[variable] if quantile is None else report[variable][2] for report in reports]
+            holds.append(bool(np.mean(values) <= limit and np.mean(rate / served) <= 1.0))
+        below = int(np.argmin(holds)) - 1
+        assert not any(holds[below + 1 :]), "the case has a single crossing"
+        found = float(cube["capacity_held_requests_per_s"].values[point, 0])
+        assert rates[below] / 1.005 <= found <= rates[below + 1]
 
 
 def test_the_statistic_is_that_of_a_run_at_the_capacity() -> None:
+    limits = {"ttft_mean_s": 4.0, "request_sla_violation_fraction": 0.2}
     cube = find_capacity(sweep(CAPPED), ["latency_p95_s=6", "ttft_mean_ms=4000", "request_sla_violation_fraction=0.2"])
     assert (cube["capacity_unbracketed"] == 0).all()
     for point in range(2):
-        for replication in range(2):
-            rate = float(cube["capacity_held_requests_per_s"].values[point, replication])
-            report = report_at(CAPPED, rate, point, replication)
-            assert report["latency_quantile_s"][2] == cube["capacity_statistic"].values[point, replication]
-            assert report["latency_quantile_s"][2] <= 6.0
-            assert report["ttft_mean_s"] <= 4.0
-            assert report["request_sla_violation_fraction"] <= 0.2
-            above = report_at(CAPPED, rate * 1.005, point, replication)
-            assert (
-                grows(above)
-                or above["latency_quantile_s"][2] > 6.0
-                or above["ttft_mean_s"] > 4.0
-                or above["request_sla_violation_fraction"] > 0.2
-            )
+        held = float(cube["capacity_held_requests_per_s"].values[point, 0])
+        excess = []
+        for rate in (held, held * 1.005):
+            reports = [report_at(CAPPED, rate, point, replication) for replication in range(2)]
+            p95 = [report["latency_quantile_s"][2] for report in reports]
+            means = [np.mean([report[name] for report in reports]) / limit for name, limit in limits.items()]
+            load = np.mean(rate / cube["capacity_served_requests_per_s"].values[point])
+            excess.append([np.mean(p95) / 6.0, *means, load])
+            if rate == held:
+                assert p95 == cube["capacity_statistic"].values[point].tolist()
+        assert max(excess[0]) <= 1.0 < max(excess[1])
+        assert int(np.argmax(excess[1])) == int(cube["capacity_ended_by"][point])
 
 
 def test_a_recorded_trace_is_scaled_and_its_capacity_is_in_requests_per_second(tmp_path: Path) -> None:
@@ -192,13 +233,12 @@ def test_a_recorded_trace_is_scaled_and_its_capacity_is_in_requests_per_second(t
         "workload": {"requests": 300, "trace": {"path": str(file), "resample": "circular", "rate_scale": 0.5}},
     }
     cube = find_capacity(sweep(tables, replications=2), ["wait_mean_ms=900"])
-    for replication in range(2):
-        rate = float(cube["capacity_held_requests_per_s"][replication])
-        scale = rate / 4.0
-        report = report_at(tables, scale, 0, replication)
-        assert report["wait_mean_s"] == cube["capacity_statistic"].values[replication] <= 0.9
-        above = report_at(tables, scale * 1.005, 0, replication)
-        assert above["wait_mean_s"] > 0.9 or grows(above)
+    rate = float(cube["capacity_held_requests_per_s"][0])
+    waits = [report_at(tables, rate / 4.0, 0, replication)["wait_mean_s"] for replication in range(2)]
+    assert waits == cube["capacity_statistic"].values.tolist()
+    assert np.mean(waits) <= 0.9
+    assert int(cube["capacity_ended_by"]) == 0
+    assert np.mean([report_at(tables, rate / 4.0 * 1.005, 0, r)["wait_mean_s"] for r in range(2)]) > 0.9
     assert cube.attrs["input_sha256"]
     assert "recorded trace" in cube.attrs["notes"]
     del tables["workload"]["trace"]["rate_scale"]
@@ -220,8 +260,9 @@ def cube() -> xr.Dataset:
 
 
 def test_a_cube_has_the_axes_and_says_what_was_searched(cube: xr.Dataset) -> None:
-    names = ("requests_per_s", "held_requests_per_s", "unbracketed", "statistic")
-    assert set(cube.data_vars) == {f"capacity_{name}" for name in names} | {"unmeasured_costs"}
+    names = ("requests_per_s", "held_requests_per_s", "unbracketed", "statistic", "served_requests_per_s")
+    assert set(cube.data_vars) == {f"capacity_{name}" for name in names} | {"capacity_ended_by", "unmeasured_costs"}
+    assert cube["capacity_ended_by"].attrs["flag_meanings"] == "none wait_mean_s latency_quantile_s_p99 overload"
     assert (cube["unmeasured_costs"] == 0).all()
     for name in names:
         assert dict(cube[f"capacity_{name}"].sizes) == {"largest": 3, "replication": 3}
@@ -249,12 +290,13 @@ def test_the_number_of_workers_changes_nothing(cube: xr.Dataset, workers: int) -
     xr.testing.assert_identical(data_of(again), data_of(cube))
 
 
-def test_more_replications_leave_the_earlier_ones_as_they_are(cube: xr.Dataset) -> None:
-    longer = sweep(MD1, policy={"mode": "fifo_greedy"}, axes=SIZES, replications=5)
-    more = find_capacity(longer, ["wait_mean_ms=700", "latency_p99_s=20"])
-    for name in cube.data_vars:
-        first = more[name].isel(replication=slice(0, 3), missing_dims="ignore")
-        np.testing.assert_array_equal(first, cube[name])
+def test_a_search_over_more_replications_is_another(tmp_path: Path) -> None:
+    target = tmp_path / "cube.nc"
+    found = find_capacity(sweep(MD1), ["wait_mean_ms=700"], output=target)
+    again = find_capacity(sweep(MD1), ["wait_mean_ms=700"], output=target)
+    xr.testing.assert_identical(data_of(again), data_of(found))
+    with pytest.raises(InputError, match="holds another search"):
+        find_capacity(sweep(MD1, replications=5), ["wait_mean_ms=700"], output=target)
 
 
 @pytest.mark.parametrize("backend", ["reference", "jax"])
@@ -321,9 +363,8 @@ def test_no_answer_is_nan_and_said() -> None:
     assert np.isnan(found["capacity_statistic"].isel(largest=[0, 2])).all()
     assert found["capacity_unbracketed"].attrs["flag_values"].tolist() == [-1, 0, 1]
     assert found.attrs["notes"].splitlines() == [
-        "3 of 3 replications miss the criteria already at 0.8/s, the lowest rate looked at (at largest = 1)",
-        "3 of 3 replications still meet the criteria at 1.5/s, the highest rate looked at (at largest = 8)",
-        "replications without an answer have no capacity (NaN): means leave them out and have no interval",
+        "the criteria are missed already at 0.8/s, the lowest rate looked at (at largest = 1)",
+        "the criteria still hold at 1.5/s, the highest rate looked at (at largest = 8)",
     ]
     assert found.attrs["capacity_notes_unanswered"] == found.attrs["notes"]
     assert (found.attrs["capacity_low_per_s"], found.attrs["capacity_high_per_s"]) == (0.8, 1.5)
@@ -347,13 +388,11 @@ def test_an_objective_that_an_empty_server_misses_has_no_answer() -> None:
     found = find_capacity(sweep(MD1), ["latency_mean_ms=900"])
     assert (found["capacity_unbracketed"] == -1).all()
     lowest = 0.3 / 2**20
-    assert found.attrs["notes"] == (
-        f"3 of 3 replications miss the criteria already at {lowest:.6g}/s, the lowest rate looked at"
-    )
+    assert found.attrs["notes"] == f"the criteria are missed already at {lowest:.6g}/s, the lowest rate looked at"
     # A clock of 142 years ends before 20 halvings.
     seldom = with_workload(MD1, arrivals={"process": "poisson", "rate_per_s": 4e-7}, requests=400)
     found = find_capacity(sweep(seldom), ["latency_mean_ms=900"])
-    assert found.attrs["notes"] == "3 of 3 replications miss the criteria already at 1e-07/s, the lowest rate looked at"
+    assert found.attrs["notes"] == "the criteria are missed already at 1e-07/s, the lowest rate looked at"
     with pytest.raises(InputError, match="would arrive after more than"):
         find_capacity(sweep(MD1), ["latency_mean_ms=900"], 1e-9, 1.0)
 
@@ -364,10 +403,14 @@ def test_an_overloaded_run_does_not_hold_unless_allowed() -> None:
     assert (refused["capacity_unbracketed"] == 0).all()
     allowed = find_capacity(sweep(CAPPED), criteria, growth=1.0)
     assert (allowed["capacity_unbracketed"] == 1).all()
-    assert (refused.attrs["capacity_growth"], allowed.attrs["capacity_growth"]) == (0.02, 1.0)
-    rate = float(refused["capacity_held_requests_per_s"].values[0, 0])
-    assert not grows(report_at(CAPPED, rate, 0, 0))
-    assert grows(report_at(CAPPED, 1.005 * rate, 0, 0))
+    assert (refused.attrs["capacity_growth"], allowed.attrs["capacity_growth"]) == (0.0, 1.0)
+    assert np.isinf(allowed["capacity_served_requests_per_s"]).all()
+    served = refused["capacity_served_requests_per_s"]
+    limit = (1.0 / (1.0 / served).mean("replication")).values
+    np.testing.assert_allclose(refused["capacity_requests_per_s"].mean("replication"), limit, rtol=0.0025)
+    assert (refused["capacity_ended_by"] == 1).all()
+    more = find_capacity(sweep(CAPPED), criteria, growth=0.2)
+    np.testing.assert_allclose(more["capacity_requests_per_s"].mean("replication"), limit / 0.8, rtol=0.0025)
 
 
 def test_criteria_that_hold_again_are_said() -> None:
@@ -379,8 +422,7 @@ def test_criteria_that_hold_again_are_said() -> None:
     low, high = (report_at({**tables, "policy": policy}, rate, 0, 1)["latency_mean_s"] for rate in (5.0, 6.0))
     assert low > 1.685 >= high
     assert found.attrs["notes"] == (
-        "in 1 of 2 replications the criteria hold again above a rate at which they fail: their capacity is one "
-        "crossing of several"
+        "the criteria hold again above a rate at which they fail: the capacity is one crossing of several"
     )
     assert found.attrs["capacity_notes_unanswered"] == ""
 
@@ -393,21 +435,19 @@ def test_continuous_batching_has_a_capacity() -> None:
     found = find_capacity(sweep(CONTINUOUS), criteria)
     assert (found["capacity_unbracketed"] == 0).all()
     assert found.attrs["overload_test"].endswith("c replicas")
+    limits = {"ttft_max_s": 2.0, "token_sla_violation_fraction": 0.3}
     for point in range(2):
-        for replication in range(2):
-            rate = float(found["capacity_held_requests_per_s"].values[point, replication])
-            report = report_at(CONTINUOUS, rate, point, replication)
-            assert report["tpot_quantile_s"][2] == found["capacity_statistic"].values[point, replication] <= 0.031
-            assert report["ttft_max_s"] <= 2.0
-            assert report["token_sla_violation_fraction"] <= 0.3
-            assert not grows(report)
-            above = report_at(CONTINUOUS, rate * 1.005, point, replication)
-            assert (
-                grows(above)
-                or above["tpot_quantile_s"][2] > 0.031
-                or above["ttft_max_s"] > 2.0
-                or above["token_sla_violation_fraction"] > 0.3
-            )
+        held = float(found["capacity_held_requests_per_s"].values[point, 0])
+        excess = []
+        for rate in (held, held * 1.005):
+            reports = [report_at(CONTINUOUS, rate, point, replication) for replication in range(2)]
+            tpot = [report["tpot_quantile_s"][2] for report in reports]
+            means = [np.mean([report[name] for report in reports]) / limit for name, limit in limits.items()]
+            load = np.mean(rate / found["capacity_served_requests_per_s"].values[point])
+            excess.append([np.mean(tpot) / 0.031, *means, load])
+            if rate == held:
+                assert tpot == found["capacity_statistic"].values[point].tolist()
+        assert max(excess[0]) <= 1.0 < max(excess[1])
     ratio = found["capacity_requests_per_s"].sel(servers=2) / found["capacity_requests_per_s"].sel(servers=1)
     assert (ratio > 1.2).all()
 
@@ -490,20 +530,20 @@ def test_the_capacity_by_goodput_is_that_of_both_limits_together() -> None:
     tables["report"] |= {"ttft_sla_s": 0.5, "tpot_sla_s": 0.024}
     found = find_capacity(sweep(tables), ["goodput=0.9"])
     assert (found["capacity_unbracketed"] == 0).all()
-    assert (found["capacity_statistic"] >= 0.9).all()
+    assert (found["capacity_statistic"].mean("replication") >= 0.9).all()
     for name in ("ttft_sla_s", "tpot_sla_s"):
         alone = deepcopy(tables)
         del alone["report"][name]
         allowed = find_capacity(sweep(alone), ["goodput=0.9"])["capacity_requests_per_s"]
-        assert (found["capacity_requests_per_s"] <= allowed).all()
-    report = report_at(tables, 1.02 * float(found["capacity_requests_per_s"].values[0, 0]), 0, 0)
-    assert report["goodput_fraction"] < 0.9
+        assert (found["capacity_requests_per_s"].mean("replication") <= allowed.mean("replication")).all()
+    above = 1.02 * float(found["capacity_requests_per_s"].mean("replication")[0])
+    assert np.mean([report_at(tables, above, 0, r)["goodput_fraction"] for r in range(2)]) < 0.9
 
 
 def test_an_empty_replica_that_misses_is_said_at_the_lowest_rate_that_the_clock_holds() -> None:
     found = find_capacity(sweep(CONTINUOUS), ["tbt_mean_ms=15"])
     assert (found["capacity_unbracketed"] == -1).all()
-    assert "miss the criteria already at" in found.attrs["notes"]
+    assert "the criteria are missed already at" in found.attrs["notes"]
     assert found.attrs["capacity_low_per_s"] < 0.01
 
 
