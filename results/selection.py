@@ -18,12 +18,13 @@ that holds its own, by `tolerance` or more, has an objective that is better by m
 
 **How.** Half of alpha goes to the limits, half to the comparison (all of it to the one where there is no other), and
 each half in equal parts to the looks (Bonferroni: valid whatever the dependence between looks, systems and criteria).
-Limits have two-sided t intervals of the mean ratio, simultaneous over criteria and systems; those of several looks are
-all valid at once, so that their intersection is taken. The comparison is the race of Kim and Nelson: a system goes out
-as soon as one that surely holds is surely better, by their paired differences; the race ends when the best that holds
-is at most the indifference zone worse than any that is left. Only the k - 1 differences from the true best can mislead
-it, so that each has 1 / (k - 1) of the error, on one side. Systems whose interval of a ratio lies within 1 ± tolerance
-but across 1 are *at their limit* and leave the race: they need not be told apart from it.
+Limits have two-sided t intervals of the mean ratio, simultaneous over criteria and systems, whose end on the side of
+the longer tail is moved out by the skewness of the values (Johnson); those of several looks are all valid at once, so
+that their intersection is taken. The comparison is the race of Kim and Nelson: a system goes out as soon as one that
+surely holds is surely better, by their paired differences; the race ends when the best that holds is at most the
+indifference zone worse than any that is left. Only the k - 1 differences from the true best can mislead it, so that
+each has 1 / (k - 1) of the error, on one side. Systems whose interval of a ratio lies within 1 ± tolerance but across 1
+are *at their limit* and leave the race: they need not be told apart from it.
 
 Where Kim and Nelson have a triangle about the sum of the differences, with a variance from the first look alone, here
 are repeated confidence intervals (Jennison and Turnbull) with the variance of all replications so far. Both bound the
@@ -35,7 +36,8 @@ h² being 26 (12 systems) to 90 (500) after a first look of 8; intervals cost z�
 quantiles or maxima of a replication, and skewed; docs/statistics.md says how far that goes.
 
 Sources: Kim and Nelson, ACM TOMACS 11 (2001) 251-273; Andradottir and Kim, Naval Research Logistics 57 (2010) 403-421,
-and Batur and Kim, ACM TOMACS 20 (2010) 13 (limits on one and several criteria); Jennison and Turnbull, Group Sequential
+and Batur and Kim, ACM TOMACS 20 (2010) 13 (limits on one and several criteria); Johnson, J. Am. Statist. Assoc. 73
+(1978) 536-544; Jennison and Turnbull, Group Sequential
 Methods (2000), chapter 9.
 """
 
@@ -193,11 +195,14 @@ class _Race:
     def _limits(self, going: NDArray[np.intp], count: int) -> None:
         shares = self.shares[:, going, :count]
         never = np.asarray(np.isinf(shares).any(axis=-1))
-        mean, error = mean_and_error(np.where(never[..., None], 0.0, shares))
-        half = t_factor(count, self.alpha * self.of_limits) * error
-        low, high = np.maximum(self.low[:, going], mean - half), np.minimum(self.high[:, going], mean + half)
+        known = np.where(never[..., None], 0.0, shares)
+        mean, error = mean_and_error(known)
+        factor, lean = t_factor(count, self.alpha * self.of_limits), _lean(known)
+        more = np.abs(lean) * (1.0 + 2.0 * factor**2)
+        below, above = (error * (factor + np.where(side, more, 0.0)) for side in (lean < 0.0, lean > 0.0))
+        low, high = np.maximum(self.low[:, going], mean - below), np.minimum(self.high[:, going], mean + above)
         apart = np.asarray(low > high)  # happens with probability alpha at most
-        low, high = np.where(apart, mean - half, low), np.where(apart, mean + half, high)
+        low, high = np.where(apart, mean - below, low), np.where(apart, mean + above, high)
         low, high = np.where(never, np.inf, low), np.where(never, np.inf, high)
         self.low[:, going], self.high[:, going] = low, high
         self.verdicts[:, going] = np.where(high <= 1.0, HOLDS, np.where(low > 1.0, FAILS, CANNOT_TELL))
@@ -233,9 +238,11 @@ class _Race:
 
     def _reached(self, best: int, count: int, room: Floats, error: Floats) -> float:
         """Return the highest assurance with which the last look would have named the best."""
-        mean, of_mean = mean_and_error(self.shares[:, best, :count])
+        shares = self.shares[:, best, :count]
+        mean, of_mean = mean_and_error(shares)
         chances = np.append(
-            _chance(count, 1.0 - mean, of_mean) / self.of_limits, _chance(count, room, error) / self.of_pairs
+            _chance(count, 1.0 - mean, of_mean, np.maximum(_lean(shares), 0.0)) / self.of_limits,
+            _chance(count, room, error, np.zeros_like(room)) / self.of_pairs,
         )
         return float(np.clip(1.0 - chances.max(initial=0.0), 0.0, 1.0 - self.alpha))
 
@@ -278,8 +285,20 @@ class _Race:
         return nearest[1], Interval(mean, mean - half, mean + half, np.array(count))
 
 
-def _chance(count: int, room: Floats, error: Floats) -> Floats:
+def _lean(values: Floats) -> Floats:
+    """Return the skewness of values along the last axis over 6 sqrt(n), with which Johnson's bound of a mean leans."""
+    count = values.shape[-1]
+    rest = values - values.mean(axis=-1, keepdims=True)
+    variance = (rest**2).mean(axis=-1)
+    third = (rest**3).mean(axis=-1) / np.where(variance > 0.0, variance, 1.0) ** 1.5
+    return np.asarray(third * np.sqrt(count * (count - 1.0)) / (count - 2) / (6.0 * np.sqrt(count)))
+
+
+def _chance(count: int, room: Floats, error: Floats, lean: Floats) -> Floats:
     """Return the chance of error that a one-sided bound must have to be no further than `room` from the mean."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(error > 0.0, room / error, np.where(room >= 0.0, np.inf, -np.inf))
-    return np.asarray(special.stdtr(count - 1, -ratio))
+        # The factor t of which t + lean (1 + 2 t²) is that ratio.
+        root = np.sqrt(1.0 + 8.0 * lean * (ratio - lean))
+        factor = np.where((lean > 0.0) & np.isfinite(ratio), 2.0 * (ratio - lean) / (1.0 + root), ratio)
+    return np.asarray(special.stdtr(count - 1, -np.where(np.isnan(factor), -np.inf, factor)))
