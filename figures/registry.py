@@ -6,7 +6,6 @@ import inspect
 import io
 import math
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from xarray import Dataset
 from batchcube.errors import InputError, printable
 from batchcube.results.calibration import read_calibration
 from batchcube.results.cube import read_cube
-from batchcube.results.disk import output_file
+from batchcube.results.disk import output_file, write_whole
 from batchcube.results.text import one_of, shortened, suggestion
 from batchcube.results.validation import read_validation
 
@@ -193,21 +192,10 @@ def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     buffer = io.BytesIO()
     with style.styled():
         figure.savefig(buffer, format=ending[1:], metadata=metadata[ending])
-    _write(target, buffer.getvalue())
+    write_whole(target, buffer.getvalue())
     if isinstance(figure, style.Drawn) and figure.for_paper:
-        _write(target.with_suffix(".txt"), f"{figure.said}\n".encode())
+        write_whole(target.with_suffix(".txt"), f"{figure.said}\n".encode())
     return target
-
-
-def _write(target: Path, data: bytes) -> None:
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(target)
-    except OSError as error:
-        raise OSError(f"{target}: cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _made_from(cube: Dataset) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,18 @@ def output_file(path: Path) -> Path:
     except UnicodeEncodeError:
         raise InputError("is not UTF-8, must be a name that is", file=path) from None
     return target
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its target, then move it into place: complete or not at all; raises OSError naming it."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def lock(opened: int, *, shared: bool = False) -> None:

@@ -27,6 +27,11 @@ def in_words(plan: Mapping[str, Any]) -> str:
     return "\n".join(map(printable, lines))
 
 
+def as_parts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the same as labels with texts, without commands; the headline comes first, a label of "" continues one."""
+    return [(label, printable(text)) for label, text in (("", _headline(plan)), *_parts(plan))]
+
+
 def is_plan(table: Mapping[str, Any]) -> bool:
     """Say whether a table, anybody's, holds all that is said of a plan."""
     try:

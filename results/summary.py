@@ -345,6 +345,11 @@ def _says_unit(name: str) -> bool:
     return name.endswith(("_s", "_s2", "_per_s", "_tokens"))
 
 
+def cells(table: pd.DataFrame) -> list[str]:
+    """Return the rows of a `summary_table` as they are printed: mean and interval, to the digits that it has."""
+    return [_cell(row) for row in table.itertuples(index=False)]
+
+
 def _cell(row: object) -> str:
     mean, low, high, note = (getattr(row, name) for name in ("mean", "ci_low", "ci_high", "note"))
     if np.isnan(mean):
@@ -400,7 +405,8 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
     ):
         if table["note"].str.contains(note, regex=False).any():
             console.print(f"{_MARKS[note]} {note}: {why}", style="yellow", highlight=False)
-    _print_queues(cube, console)
+    for number, line in enumerate(queues_in_words(cube)):
+        console.print(f"  {line}" if number else line, highlight=False, markup=False)
     late = long_run.warmup_note(cube)
     for line in [*notes_of(cube), *([late] if late else [])]:
         console.print(f"note: {escape(printable(line))}", highlight=False)
@@ -412,11 +418,14 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
         )
 
 
-def _print_queues(cube: xr.Dataset, console: Console) -> None:
-    """Say up to which rate each point is steady, and from which on it is overloaded."""
+def queues_in_words(cube: xr.Dataset) -> list[str]:
+    """Say up to which rate each point is steady, and from which on it is overloaded; nothing without an axis of rates.
+
+    The first line is a heading.
+    """
     axis = _rate_axis(cube)
     if axis is None or "overloaded" not in cube or cube[axis].dtype.kind not in "iuf":
-        return
+        return []
     found = overload.judge(cube).sortby(axis)
     rates = found[axis].values
     # Most points share their rates with their neighbours along an axis; a line for each keeps this short and complete.
@@ -429,11 +438,12 @@ def _print_queues(cube: xr.Dataset, console: Console) -> None:
         steady = len(rates) if calm.all() else int(calm.argmin())
         ends = (rates[steady - 1] if steady else -np.inf, rates[over.argmax()] if over.any() else np.inf)
         lines.setdefault((float(ends[1]), float(ends[0])), []).append(point)
-    console.print(f"queues by {axis}; what lies between both ends cannot be told:", highlight=False)
+    told = [f"queues by {axis}; what lies between both ends cannot be told:"]
     for first, last in sorted(lines):
         points = "; ".join(lines[first, last]) if len(lines) > 1 else "all points"
         steady_to = "steady at none for certain" if np.isinf(last) else f"steady up to {_plain(last)}"
         over_from = "overloaded at none for certain" if np.isinf(first) else f"overloaded from {_plain(first)} on"
         if last == rates[-1]:
             over_from = "the highest"
-        console.print(f"  {steady_to}, {over_from}: {points}", highlight=False, markup=False)
+        told.append(f"{steady_to}, {over_from}: {points}")
+    return told

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from types import NoneType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from batchcube.errors import InputError
+from batchcube.documents import parse_json
+from batchcube.errors import InputError, found_in
 
 from .netcdf import read_dataset
 from .provenance import CONVENTIONS, batchcube_version
@@ -29,6 +32,18 @@ COURSES = {
     "waiting": "requests that wait for their first admission",
 }
 SIDES = ("measured", "simulated")
+# What the attribute `errors` holds of each error; numbers are None where they are not known.
+_NUMBER = (float, int, NoneType)
+ERROR: dict[str, type | tuple[type, ...]] = {
+    "quantity": str,
+    "statistic": str,
+    "measured": _NUMBER,
+    "simulated": _NUMBER,
+    "error": _NUMBER,
+    "low": _NUMBER,
+    "high": _NUMBER,
+    "fitted": bool,
+}
 
 
 def build_validation(
@@ -80,6 +95,18 @@ def read_validation(path: str | os.PathLike[str]) -> xr.Dataset:
     for name, dim in dims.items():
         if name not in found or found[name].dims != (dim,) or found[name].dtype.kind not in "iuf":
             raise InputError(f"{name} is missing or holds no numbers over {dim}", file=path)
+    _check_errors(path, found.attrs.get("errors"))
     if "time_s" not in found.coords or not isinstance(found.attrs.get("judged"), str):
         raise InputError("is no whole validation: the coordinate time_s or the attribute judged is missing", file=path)
     return found
+
+
+def _check_errors(path: str | os.PathLike[str], errors: object) -> None:
+    """Raise InputError unless errors are what a validation keeps: a list in JSON of tables with `ERROR`."""
+    with found_in(file=path, path="attribute errors"):
+        listed = parse_json(errors) if isinstance(errors, str) else None
+        if not isinstance(listed, list) or not all(isinstance(row, dict) and set(row) == set(ERROR) for row in listed):
+            raise InputError(f"must be a list in JSON of tables with {', '.join(ERROR)}")
+        for row, (name, kind) in itertools.product(listed, ERROR.items()):
+            if not isinstance(row[name], kind):
+                raise InputError(f"{name} is no {'text' if kind is str else 'number'}")

@@ -1,5 +1,7 @@
 """Hold a step law against the log of a real server: replay its arrivals, compare what users felt."""
 
+import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +71,11 @@ class Error(NamedTuple):
     high: float = np.nan
     fitted: bool = False
     """Whether it is over the requests that the coefficients were fitted to, or over those that judge them."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it, None for what is not known."""
+        plain = self._asdict().items()
+        return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain}
 
     @property
     def of_requests(self) -> bool:
@@ -246,6 +253,7 @@ def validate(
         "log_sha256": log.sha256,
         "log_notes": "\n".join([*log.remarks(), *([_OF_A_PRIOR] if is_open_prior(known) else [])]),
         "preemptions_simulated": int(records.preemptions.sum()),
+        "errors": json.dumps([row.as_dict() for row in errors]),
     }
     return errors, build_validation(log.came_s, judged, times, time_s, courses, attrs)
 

@@ -1,5 +1,6 @@
 """The command `batchcube plan`: which setting, on how many replicas, and how sure."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -97,6 +98,9 @@ def plan(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="cube to write (.nc), with its JSON beside it")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="page to write, .html: the answer, and figures of all settings")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of words")] = False,
     settings: SetOption = None,
     seed: SeedOption = None,
@@ -145,9 +149,23 @@ def plan(
         indifference=indifference,
         budget=budget,
     )
+    if report is not None:
+        from batchcube.figures.report import require
+
+        from ..files import require_output
+
+        require()
+        require_output(report)
     with stoppable():
         answer = decide(question, output, workers=workers, overwrite=overwrite, backend=backend, say=say)
     print(answer.text() if as_json else answer, end="" if as_json else "\n")
+    if report is not None and answer.cube is not None:
+        from batchcube.figures.report.page import write_report
+        from batchcube.figures.report.sections import Subject
+
+        command = shlex.join(["batchcube", *sys.argv[1:]])
+        subject = Subject(answer.cube, "" if output is None else str(output), command)
+        say(str(write_report([subject], report, command=command)))
     if not quiet:
         for note in answer.notes:
             print(f"note: {printable(note)}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """The commands below `batchcube reproduce`: what the papers claim, beside what is simulated."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,6 +72,8 @@ def reproduce_modes(
     to = _reproduction(
         "modes", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
     )
+    if trace is not None:
+        to.command += f" --trace {shlex.quote(trace)}"
     with stoppable():
         reproduced(to, trace)
 
@@ -120,13 +123,17 @@ def _reproduction(
     from ..papers.comparison import Reproduction
     from ..progress import shown
 
+    folder = output or Path("out") / (f"{name}-quick" if quick else name)
+    command = ["batchcube", "reproduce", name, "-o", str(folder)]
+    command += ["-n", str(replications)] if replications is not None else []
     return Reproduction(
-        output or Path("out") / (f"{name}-quick" if quick else name),
+        folder,
         Console(),
         replications=replications,
         quick=quick,
         workers=workers,
         overwrite=overwrite,
         backend=backend,
+        command=shlex.join([*command, *(["--quick"] if quick else [])]),
         progress=lambda: shown(quiet=quiet),
     )

@@ -1,5 +1,7 @@
 """The command `batchcube validate`: the log of a real server beside a simulation of it."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +41,7 @@ app = typer.Typer()
         "batchcube validate benchmarks.json.gz --coefficients my-server.json",
         "batchcube validate light.jsonl heavy.jsonl --coefficients my-server.json",
         "batchcube validate requests.jsonl --coefficients my-server.json --figure overlay.png -o validation.nc",
+        "batchcube validate light.jsonl heavy.jsonl --coefficients my-server.json --report report.html",
     ),
 )
 def validate(
@@ -51,6 +54,9 @@ def validate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="NetCDF file to write")] = None,
     overlay: Annotated[
         Path | None, typer.Option("--figure", help="figure to write: simulated against measured (.png, .pdf, .svg)")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="page to write, .html: answer, distributions, errors")
     ] = None,
     max_num_seqs: MostRunningOption = None,
     token_budget: BudgetOption = None,
@@ -104,13 +110,18 @@ def validate(
     outputs = [file for file in (output, overlay) if file is not None]
     if outputs and len(logs) > 1:
         raise InputError("is of one log", path="--output" if output is not None else "--figure")
+    if report is not None:
+        from batchcube.figures.report import require
+
+        require()
+        outputs.append(report)
     require_new(*outputs, overwrite=overwrite)
     for file in outputs:
         require_output(file)
     console, how = Console(), reading_of(format, column, concurrency)
     for line in origins(stated, given, settings):
         console.print(printable(line), highlight=False, markup=False)
-    found, read = [], [read_log(log, how) for log in logs]
+    found, datasets, read = [], [], [read_log(log, how) for log in logs]
     for log, one in zip(logs, read, strict=True):
         # Beside other logs, one that was fitted whole shows how well.
         whole = len(logs) > 1 and skip is None and fitted_part(known, one) >= len(one.came_s)
@@ -122,6 +133,7 @@ def validate(
         else:
             print_errors(errors, dataset, console)
         found.append((str(log), errors))
+        datasets.append(dataset)
     if len(logs) > 1:
         print_summary(found, console)
     print_repeats([str(log) for log in logs], read, console)
@@ -134,3 +146,11 @@ def validate(
 
         drawn = registry.draw("simulated-vs-measured", dataset)
         print(printable(registry.save(drawn, dataset, overlay)))
+    if report is not None:
+        from batchcube.figures.report.page import write_report
+        from batchcube.figures.report.sections import Subject
+
+        command = shlex.join(["batchcube", *sys.argv[1:]])
+        written = "" if output is None else str(output)
+        subjects = [Subject(dataset, written, command) for dataset in datasets]
+        print(printable(write_report(subjects, report, command=command)))

@@ -1,18 +1,17 @@
 """What the `batchcube reproduce` commands share: run presets into a folder, compare, draw, and say what was found."""
 
-import csv
-import io
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from batchcube.errors import printable
+from batchcube.results.comparison import Row, Verdict, count_verdicts, named, write_rows
 
 from ..files import write_text
 from ..run.plan import make_plan
@@ -28,69 +27,7 @@ if TYPE_CHECKING:
     from ..progress import Progress
 
 CONFIDENCE = 0.95
-COLUMNS = (
-    *("experiment", "setting", "quantity", "paper", "theory", "limit", "simulated", "ci_low", "ci_high", "agrees"),
-    *("note", "cube", "selection", "command"),
-)
-_NUMBERS = ("paper", "theory", "limit", "simulated")
 _QUICK = "quick run, reduced size"
-
-Verdict = Literal["", "yes", "no", "equal", "cannot tell"]
-VERDICTS: Mapping[Verdict, str] = {
-    "yes": "yes",
-    "no": "no",
-    "equal": "equal",
-    "cannot tell": "cannot tell",
-    "": "no verdict",
-}
-"""What the rows with each verdict are counted as."""
-
-
-class Origin(NamedTuple):
-    """What the simulated number of a row is made of, or theory's."""
-
-    variable: str
-    select: Mapping[str, Any] = {}
-    """Points of the cube, {axis: value or values}; axes that are left out with all of theirs."""
-    cube: str = ""
-    """The file's name; that of the cube that was run last when left out."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of `comparison.csv`; NaN where there is no number, no verdict where nothing can agree or disagree.
-
-    A verdict needs two sides: the simulated number beside the paper's, theory's or a limit, or the paper's beside
-    theory's. With one of them missing it is "cannot tell", whatever was given.
-    """
-
-    experiment: str
-    setting: str
-    quantity: str
-    paper: float = np.nan
-    theory: float = np.nan
-    simulated: float = np.nan
-    ci_low: float = np.nan
-    ci_high: float = np.nan
-    agrees: Verdict = ""
-    note: str = ""
-    on_screen: bool = True
-    """Whether the screen shows the row too; a row that disagrees is always shown."""
-    limit: float = np.nan
-    """What the simulated number is held against where that is neither paper nor theory: a bound, 0 for a difference."""
-    origin: Origin | None = None
-
-    def __post_init__(self) -> None:
-        known = {name: not np.isnan(getattr(self, name)) for name in _NUMBERS}
-        found = known["simulated"] and (known["paper"] or known["theory"] or known["limit"])
-        if self.agrees and not (found or (known["paper"] and known["theory"])):
-            object.__setattr__(self, "agrees", "cannot tell")
-
-    def of(self, cube: str) -> "Row":
-        """Return the row, of this cube where its origin names none."""
-        if self.origin is None or self.origin.cube:
-            return self
-        return replace(self, origin=self.origin._replace(cube=cube))
 
 
 class Drawing(NamedTuple):
@@ -200,6 +137,7 @@ class Reproduction:
         workers: int | None = None,
         overwrite: bool = False,
         backend: str = "numba",
+        command: str = "",
         progress: Callable[[], AbstractContextManager["Progress"]],
     ) -> None:
         from ..run.simulate import require_backend
@@ -211,7 +149,11 @@ class Reproduction:
         self._quick_requests = quick_requests
         self._workers, self._overwrite, self._backend, self._progress = workers, overwrite, backend, progress
         self._cube = ""
+        self._files: list[str] = []
+        self.command = command
+        """What makes everything here again."""
         self.rows: list[Row] = []
+        self._said: list[tuple[str, Sequence[str]]] = []
 
     def run(
         self, preset: str, *, name: str | None = None, overrides: Iterable[str] = (), whole: bool = False
@@ -225,6 +167,7 @@ class Reproduction:
 
         sweep = self._sweep(preset, overrides, whole=whole)
         self._cube = f"{name or preset}.nc"
+        self._files.append(self._cube)
         file = self.folder / self._cube
         self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
         with self._progress() as progress:
@@ -246,6 +189,7 @@ class Reproduction:
 
         sweep = self._sweep(preset, ())
         self._cube = f"{name or preset}.nc"
+        self._files.append(self._cube)
         file = self.folder / self._cube
         self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
         with self._progress() as progress:
@@ -290,11 +234,16 @@ class Reproduction:
         """Print a sentence for people."""
         self.console.print(text, highlight=False, markup=False)
 
-    def tell(self, title: str, found: Found) -> None:
-        """Show what an experiment found, and keep its rows for `comparison.csv`."""
+    def tell(self, title: str, found: Found, source: str = "") -> None:
+        """Show what an experiment found, and keep its rows for `comparison.csv`.
+
+        `source` is where its claims stand, put before what a row says of its own.
+        """
         from batchcube.results.tables import print_table
 
-        self.rows += [row.of(self._cube) for row in found.rows]
+        self.rows += [
+            replace(row.of(self._cube), source=", ".join(filter(None, (source, row.source)))) for row in found.rows
+        ]
         for table in found.tables or (_table(title, found.rows),):
             self.console.print(table.title, style="bold", highlight=False, markup=False)
             self.console.print()
@@ -302,6 +251,7 @@ class Reproduction:
             if table.below:
                 self.console.print(table.below, style="italic", highlight=False, markup=False)
             self.console.print()
+        self._said.append((title, found.sentences))
         for sentence in found.sentences:
             self.console.print(f"  {sentence}", highlight=False, markup=False)
         self.console.print()
@@ -309,38 +259,57 @@ class Reproduction:
     def write(self) -> Path:
         """Write `comparison.csv`, complete or not at all, and return its path."""
         target = self.folder / "comparison.csv"
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in self.rows:
-            note = "; ".join(part for part in (_QUICK if self.quick else "", row.note) if part)
-            numbers = (row.paper, row.theory, row.limit, row.simulated, row.ci_low, row.ci_high)
-            made_of = ("", "", "") if row.origin is None else self._made_of(row.origin)
-            writer.writerow(
-                [row.experiment, row.setting, row.quantity, *map(_in_csv, numbers), row.agrees, note, *made_of]
-            )
-        write_text(target, text.getvalue())
+        write_text(target, write_rows(self._whole_rows()))
         return target
 
-    def _made_of(self, origin: Origin) -> tuple[str, str, str]:
-        """Return the cube of a row, what is selected of it, and the command that shows it."""
-        chosen = [f"{axis}={_spelled(value)}" for axis, value in origin.select.items()]
-        command = ["batchcube", "show", str(self.folder / origin.cube)]
+    def _whole_rows(self) -> list[Row]:
+        """Return the rows with their names and all that says where they are from."""
+        rows = [self._made_of(replace(row, again=self.command)) for row in self.rows]
+        if self.quick:
+            rows = [replace(row, note="; ".join(filter(None, (_QUICK, row.note)))) for row in rows]
+        return named(rows)
+
+    def _made_of(self, row: Row) -> Row:
+        """Return a row with its cube, what is selected of it, and the command that shows it."""
+        if row.origin is None:
+            return row
+        variable, select, cube = row.origin
+        chosen = [f"{axis}={_spelled(value)}" for axis, value in select.items()]
+        command = ["batchcube", "show", str(self.folder / cube)]
         command += [part for one in chosen for part in ("--select", one)]
-        return origin.cube, "; ".join(chosen), shlex.join([*command, "-v", origin.variable])
+        return replace(row, cube=cube, selection="; ".join(chosen), command=shlex.join([*command, "-v", variable]))
 
     def finish(self) -> None:
-        """Write `comparison.csv` and say where everything is."""
-        target = self.write()
+        """Write `comparison.csv` and the report, and say where everything is."""
+        from batchcube.figures.report import missing
+
+        written = [self.write().name]
+        if lacking := missing():
+            self.say(f"no report.html: {lacking}")
+        else:
+            written.append(self._report().name)
         if self.quick:
             self.say("This was a quick run of reduced size: intervals are wide, and its files say so.")
-        self.say(f"{printable(self.folder)}: cubes (.nc), figures (.png, .pdf), {target.name}")
+        self.say(f"{printable(self.folder)}: cubes (.nc), figures (.png, .pdf), {', '.join(written)}")
+
+    def _report(self) -> Path:
+        """Write the page that shows all of it, and return its path."""
+        from batchcube.figures.report.page import write_report
+        from batchcube.figures.report.sections import Subject, read
+
+        rows = self._whole_rows()
+        # Cubes that were run, and those that were made of them.
+        files = dict.fromkeys([*self._files, *(row.cube for row in rows if row.cube)])
+        subjects = [
+            Subject(read(self.folder / file), str(self.folder / file), self.command if file not in self._files else "")
+            for file in files
+        ]
+        target, title = self.folder / "report.html", self.command.removeprefix("batchcube ").partition(" -")[0]
+        return write_report(subjects, target, comparison=rows, answer=self._said, title=title, command=self.command)
 
     def count_verdicts(self) -> None:
         """Say how many rows have each verdict: the counts sum to the number of rows."""
-        counts = {verdict: sum(row.agrees == verdict for row in self.rows) for verdict in VERDICTS}
-        said = ", ".join(f"{count} {VERDICTS[verdict]}" for verdict, count in counts.items() if count)
-        self.say(f"{len(self.rows)} rows: {said or 'none'}.")
+        self.say(f"{len(self.rows)} rows: {count_verdicts(self.rows)}.")
 
     def name_others(self) -> None:
         """Name the rows whose verdict is another than that they agree."""
@@ -348,10 +317,6 @@ class Reproduction:
             if row.agrees not in ("", "yes"):
                 said = "differs" if row.agrees == "no" else row.agrees
                 self.say(f"  {said}: {row.experiment}, {row.setting}: {row.quantity}")
-
-
-def _in_csv(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.6g}"
 
 
 def _spelled(value: Any) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xarray as xr
 
+from batchcube.results.comparison import Origin, Row, Verdict
 from batchcube.results.cube import axis_names, write_cube
 from batchcube.results.overload import GROWTH
 from batchcube.results.text import papers_of
@@ -22,10 +23,7 @@ from .comparison import (
     Drawing,
     Found,
     Interval,
-    Origin,
     Reproduction,
-    Row,
-    Verdict,
     in_words,
     mean_of,
     ratio_of,
@@ -134,7 +132,7 @@ def reproduce_dynamic(to: Reproduction) -> None:
     to.say(papers_of("[DB]"))
     _, cube = to.run("dynamic-fig3", whole=True)
     to.draw(cube, [Drawing("step-throughput", "dynamic-fig3")])
-    to.tell("[DB] Figure 3", _figure_3(cube))
+    to.tell("[DB] Figure 3", _figure_3(cube), "[DB] Figure 3")
 
     random = _static_and_dynamic(to.run("dynamic-table1")[1])
     fixed = _static_and_dynamic(to.run("dynamic-table1-fixed", whole=True)[1])
@@ -142,7 +140,8 @@ def reproduce_dynamic(to: Reproduction) -> None:
     write_cube(fixed, to.folder / f"{_GAINS_FIXED}.nc")
     to.draw(random, [_map_of_table_1(row) for row in map(str, random["row"].values)])
     to.draw(fixed, [_map_of_table_1("")])
-    to.tell("[DB] Table I: all requests at once, tokens per second", _table_1(random, fixed))
+    title = "[DB] Table I: all requests at once, tokens per second"
+    to.tell(title, _table_1(random, fixed), "[DB] Table I")
 
     capacity = to.capacity("dynamic-table2", [_SLA])
     to.draw(capacity, [Drawing("capacity", "dynamic-table2", {"lines": "cap", "printed": _as_printed()})])
@@ -159,19 +158,21 @@ def reproduce_dynamic(to: Reproduction) -> None:
         rate: to.run("dynamic-table2", name=_at_rate(rate), overrides=[f"workload.arrivals.rate_per_s={rate}"])[1]
         for rate in sorted({rate for row in _TABLE_2 for rate in (row.static, row.dynamic)})
     }
-    to.tell("[DB] Table II: capacity with a mean time between tokens of 50 ms", _table_2(capacity, gains, at_rates))
+    title = "[DB] Table II: capacity with a mean time between tokens of 50 ms"
+    to.tell(title, _table_2(capacity, gains, at_rates), "[DB] Table II")
 
     _, cube = to.run("dynamic-fig4")
     to.draw(cube, [Drawing("tbt-vs-rate", "dynamic-fig4", {"printed": _as_text(_FIGURE_4)})])
-    to.tell("[DB] Figure 4", _figure_4(cube))
+    to.tell("[DB] Figure 4", _figure_4(cube), "[DB] Figure 4")
 
     sweep, cube = to.run("dynamic-erratum")
     to.draw(cube, [Drawing("memory-erratum", "dynamic-erratum")])
-    to.tell("[DB] Algorithm 1 as printed, and as its constraint asks", _erratum(sweep, cube))
+    title = "[DB] Algorithm 1 as printed, and as its constraint asks"
+    to.tell(title, _erratum(sweep, cube), "[DB] Algorithm 1")
 
     sweep, cube = to.run("dynamic-bounds", whole=True)
     to.draw(cube, [Drawing("controller-bounds", "dynamic-bounds")])
-    to.tell("[DB] Algorithm 2 and its bounds", _bounds(sweep, cube))
+    to.tell("[DB] Algorithm 2 and its bounds", _bounds(sweep, cube), "[DB] Algorithm 2")
     for k, row in enumerate(to.rows):
         if row.experiment in _ASSUMED:
             to.rows[k] = replace(row, note="; ".join(filter(None, [row.note, f"assumed: {_ASSUMED[row.experiment]}"])))

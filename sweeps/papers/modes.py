@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from batchcube.errors import InputError
+from batchcube.results.comparison import Origin, Row, Verdict
 from batchcube.results.overload import MARKS, OVERLOADED, STEADY, WORDS, worse
 from batchcube.results.overload import judge as judge_queue
 
@@ -20,11 +21,8 @@ from .comparison import (
     Drawing,
     Found,
     Interval,
-    Origin,
     Reproduction,
-    Row,
     Table,
-    Verdict,
     mean_of,
     said_simultaneous,
 )
@@ -70,6 +68,11 @@ class _Quantity(NamedTuple):
     """Differences within it are none worth naming."""
     relative: bool
     """Whether the margin is a part of the baseline's mean."""
+
+    @property
+    def short(self) -> str:
+        """The name without its unit."""
+        return self.name.partition(" (")[0]
 
 
 _QUANTITIES = (
@@ -118,7 +121,8 @@ def reproduce_modes(to: Reproduction, trace: str | None) -> None:
     times: Sequence[float] = getattr(arrivals, "times_s", ())
     sla = sweep.grid.points[0].policy.sla
     assert sla is not None
-    to.tell("SLA controller under a step of the load", _after_step(cube, times, sla.target_s + sla.tolerance_s))
+    found = _after_step(cube, times, sla.target_s + sla.tolerance_s)
+    to.tell("SLA controller under a step of the load", found, "[DB] Algorithm 2")
     to.count_verdicts()
     to.say("yes: better for certain; no: worse; equal: by less than is worth naming.")
     to.finish()
@@ -224,11 +228,11 @@ def _matrix(
         for quantity in _QUANTITIES:
             found = compared[mode, static, quantity.variable]
             cells = [marks[one.verdict] + _mark_of([one]) for one in found]
-            rows.append((mode, static, quantity.name.split(" (")[0], *cells))
+            rows.append((mode, static, quantity.short, *cells))
     for quantity in _QUANTITIES:
         columns = [[compared[_COMBINATION, other, quantity.variable][i] for other in others] for i in range(len(rates))]
         cells = [marks[_against_all(column)] + _mark_of(column) for column in columns]
-        rows.append((_COMBINATION, "all others", quantity.name.split(" (")[0], *cells))
+        rows.append((_COMBINATION, "all others", quantity.short, *cells))
     sections = {}
     for k, (mode, against, *_) in enumerate(rows):
         if k % len(_QUANTITIES) == 0:
@@ -308,6 +312,7 @@ def _level(workload: _Workload, cube: "xr.Dataset", mode: str, rate: float, quan
         ci_high=found.high,
         note="; ".join(notes),
         origin=Origin(quantity.variable, {"mode": mode, workload.axis: rate}),
+        row=f"{rate:g} {mode} {quantity.short}",
     )
 
 
@@ -345,6 +350,8 @@ def _row(workload: _Workload, one: _Compared, rows: int) -> Row:
         note="; ".join(notes),
         limit=0.0,
         origin=Origin(one.quantity.variable, {"mode": [one.mode, one.baseline], workload.axis: one.rate}),
+        row=f"{one.rate:g} {one.mode} minus {one.baseline} {one.quantity.short}",
+        source="the claim that bins and dynamic batches together are best, which no paper makes",
     )
 
 

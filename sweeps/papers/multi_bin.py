@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from batchcube.results.comparison import Origin, Row, Verdict
 from batchcube.results.text import papers_of
 
 from ..spec.document import Sweep
@@ -14,10 +15,7 @@ from .comparison import (
     Drawing,
     Found,
     Interval,
-    Origin,
     Reproduction,
-    Row,
-    Verdict,
     in_words,
     mean_of,
     ratio_of,
@@ -45,7 +43,7 @@ def reproduce_multi_bin(to: Reproduction) -> None:
             rows = [row.of(f"multi-bin-fig{number}.nc") for row in found.rows] + more.rows
             found = Found(rows, found.sentences + more.sentences)
         to.draw(cube, drawings)
-        to.tell(f"[MB] Figure {number}", found)
+        to.tell(f"[MB] Figure {number}", found, f"[MB] Figure {number}")
     to.count_verdicts()
     to.name_others()
     to.finish()
@@ -96,6 +94,7 @@ def _figure_3(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 ci_high=found.high,
                 agrees=found.holds(expected),
                 note=criterion,
+                source="Theorem 4.2",
                 origin=Origin(_BUSY, {"bins": k, _RATE: float(fastest[_RATE])}),
             )
         )
@@ -126,6 +125,7 @@ def _figure_3(sweep: Sweep, cube: "xr.Dataset") -> Found:
             paper=12.3,
             theory=limit,
             agrees="yes" if round(limit, 1) == 12.3 else "no",
+            source="c_max in the text",
             note=f"erratum: the paper's text prints 12.3; B / E[l] = {batch} / {(low + high) / 2:g} = {limit:.2f}",
             origin=Origin("theory_throughput_limit_requests_per_s"),
         )
@@ -186,6 +186,8 @@ def _infinite_servers(experiment: str, sweep: Sweep, cube: "xr.Dataset") -> tupl
                     ci_low=found.low,
                     ci_high=found.high,
                     agrees=found.holds(expected),
+                    source="Lemma 5.1",
+                    row=f"k {k} infinite servers {rate:g}",
                     note=f"Lemma 5.1; unfilled last batches dropped, so all batches are full; {_WEIGHTED}; "
                     f"{said_simultaneous(count)}",
                     on_screen=i in (0, len(rates) // 2, len(rates) - 1),
@@ -225,6 +227,7 @@ def _overloads(experiment: str, cube: "xr.Dataset") -> tuple[list[Row], str]:
                 ci_low=float(last) if steady.size else np.nan,
                 ci_high=float(first) if over.size else np.nan,
                 agrees=verdict,
+                source="Proposition 4.1",
                 note="interval: from the highest rate that is steady for certain to the lowest that is overloaded for "
                 f"certain; agrees: theory inside, to the {100 * GROWTH:g} % by which a backlog may grow and count as "
                 "steady; latencies from there on are no steady-state figures",
@@ -328,6 +331,7 @@ def _figure_8(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 ci_low=found.low,
                 ci_high=found.high,
                 agrees=found.holds(expected),
+                source="Proposition 4.1",
                 note=f"exact quadrature of E[max] for mixed bins (Prop. 4.1); {said_simultaneous(count)}",
                 on_screen=k == 1 or i in (0, len(errors) // 2, len(errors) - 1),
                 origin=Origin(_BUSY, {"bins": k, "error_probability": float(errors[i])}),
@@ -443,6 +447,7 @@ def _figure_9(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 ci_low=found.low,
                 ci_high=found.high,
                 agrees=found.holds(bound) if same else _at_least(found, bound),
+                source="Corollary A.1.1",
                 note="Corollary A.1.1; "
                 + ("exact for one bin; agrees: inside" if same else "agrees: simulated mean not below it")
                 + f"; {_WEIGHTED}; {said_simultaneous(len(weights))}",
@@ -459,6 +464,7 @@ def _figure_9(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 ci_low=found.low,
                 ci_high=found.high,
                 agrees=found.holds(exact),
+                source="Proposition 4.1",
                 note=f"quadrature; {_WEIGHTED}; {said_simultaneous(len(weights))}",
                 origin=Origin("bin_length_max_mean", {"servers": 1, "bins": k, _RATE: float(fastest[_RATE])}),
             )
@@ -504,6 +510,7 @@ def _figure_11(sweep: Sweep, cube: "xr.Dataset") -> Found:
                 ci_low=found.low,
                 ci_high=found.high,
                 agrees=found.holds(paper),
+                source="measured gains",
                 note=f"800 requests as in the paper, lengths assumed; agrees: paper inside; {_FIG11_WHY}; "
                 f"{said_simultaneous(2)}",
                 origin=Origin("throughput_requests_per_s", {"predictor": predictor, "bins": [1, 4]}),
@@ -523,6 +530,7 @@ def _figure_11(sweep: Sweep, cube: "xr.Dataset") -> Found:
             ci_low=kept.low,
             ci_high=kept.high,
             agrees=kept.holds(0.08 / 0.45),
+            source="measured gains",
             note="mean of the replications' own parts; paper: 8 % of 45 %; 95 % interval; agrees: paper inside",
             origin=Origin("throughput_requests_per_s", {"bins": [1, 4]}),
         )
@@ -577,6 +585,7 @@ def _figure_11_endless(to: Reproduction) -> Found:
                 ci_low=found.low,
                 ci_high=found.high,
                 agrees=found.holds(expected),
+                source="Proposition 4.1",
                 note=f"{count} requests, unfilled last batches dropped: theory of full batches, not the paper's run; "
                 f"agrees: theory inside; {said_simultaneous(2)}",
                 origin=Origin(_BUSY, {"predictor": predictor, "bins": [1, 4]}, f"{_ENDLESS}.nc"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchcube.results.planned import WIDTH, in_words, is_plan
+from batchcube.results.planned import WIDTH, as_parts, in_words, is_plan
 
 SETTING: dict[str, Any] = {
     "at": {"largest_batch": 128, "mode": "a\x1b[2Jb"},
@@ -89,3 +89,11 @@ def test_what_is_no_plan_is_told(name: str) -> None:
     assert is_plan(json.loads(json.dumps(PLAN)))
     if name not in ("cost_per_million_tokens", "ended_early", "is_hopeless", "tied", "races"):
         assert not is_plan({key: value for key, value in PLAN.items() if key != name})
+
+
+def test_parts_say_what_the_words_say() -> None:
+    parts = as_parts(PLAN)
+    assert parts[0][0] == ""
+    words = " ".join(in_words(PLAN).split())
+    assert all(" ".join(text.split()) in words for _, text in parts)
+    assert {"best", "how sure", "limits", "binds"} <= {label for label, _ in parts}

@@ -1,5 +1,6 @@
 """Validations: labelled, written, read again, and refused where something does not fit."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,21 @@ from batchcube.results.validation import (
     read_validation,
 )
 
+ERRORS = json.dumps(
+    [
+        {
+            "quantity": "ttft_s",
+            "statistic": "mean",
+            "measured": 1.0,
+            "simulated": 1.1,
+            "error": 0.1,
+            "low": -0.05,
+            "high": 0.2,
+            "fitted": False,
+        }
+    ]
+)
+
 
 def make(requests: int = 4, instants: int = 6) -> xr.Dataset:
     times = {f"{side}_{q}": np.arange(requests) + k for k, side in enumerate(SIDES) for q in QUANTITIES}
@@ -25,7 +41,7 @@ def make(requests: int = 4, instants: int = 6) -> xr.Dataset:
         {name: values.astype(float) for name, values in times.items()},
         np.linspace(0, 5, instants),
         courses,
-        {"name": "law", "judged": "all but the first 2"},
+        {"name": "law", "judged": "all but the first 2", "errors": ERRORS},
     )
 
 
@@ -64,3 +80,10 @@ def test_a_foreign_validation_is_checked(tmp_path: Path) -> None:
         wrong.to_netcdf(path)
         with pytest.raises(ValueError, match=message):
             read_validation(path)
+
+
+@pytest.mark.parametrize("errors", ["", "[1]", '[{"quantity": "ttft_s"}]', ERRORS.replace("1.1", '"much"')])
+def test_errors_that_are_none_are_refused(tmp_path: Path, errors: str) -> None:
+    path = write_dataset(make().assign_attrs(errors=errors), tmp_path / "v.nc")
+    with pytest.raises(ValueError, match=r"v\.nc: attribute errors: "):
+        read_validation(path)

@@ -15,11 +15,12 @@ from rich.console import Console
 
 from batchcube.errors import InputError
 from batchcube.figures import registry
+from batchcube.results.comparison import Row, Verdict
 from batchcube.results.cube import Coordinate, build_cube, check_cube, read_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.sweeps.cli.main import main
 from batchcube.sweeps.papers import dynamic as reproduce_dynamic
-from batchcube.sweeps.papers.comparison import Interval, Reproduction, Row, Verdict
+from batchcube.sweeps.papers.comparison import Interval, Reproduction
 from batchcube.sweeps.papers.dynamic import (
     _beside,
     _Gain,

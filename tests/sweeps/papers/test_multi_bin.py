@@ -14,17 +14,15 @@ from rich.console import Console
 
 from batchcube.errors import InputError
 from batchcube.figures import registry
+from batchcube.results.comparison import COLUMNS, Origin, Row
 from batchcube.results.cube import read_cube
 from batchcube.sweeps.cli.main import main
 from batchcube.sweeps.papers import modes as reproduce_modes
 from batchcube.sweeps.papers.comparison import (
-    COLUMNS,
     Drawing,
     Found,
     Interval,
-    Origin,
     Reproduction,
-    Row,
     in_words,
     mean_of,
     ratio_of,
@@ -52,7 +50,8 @@ def said_by(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 def reproduction(folder: Path, **options: object) -> tuple[Reproduction, io.StringIO]:
     text = io.StringIO()
     console = Console(file=text, width=80)
-    return Reproduction(folder, console, progress=lambda: nullcontext(Silent()), **options), text  # type: ignore[arg-type]
+    options = {"command": "batchcube reproduce it", "progress": lambda: nullcontext(Silent()), **options}
+    return Reproduction(folder, console, **options), text  # type: ignore[arg-type]
 
 
 # Verdicts -----------------------------------------------------------------------------------------------------------
@@ -391,27 +390,15 @@ def test_rows_are_written_as_numbers_and_words(tmp_path: Path) -> None:
         Row("one", "a, b", "x", 1.0, np.nan, 2.0, 1.5, 2.5, "no", 'said "so"'),
         Row("two", "c", "y", on_screen=False, origin=Origin("wait_mean_s", {"bins": [1, 4], "of": "d e"}, "a.nc")),
     ]
-    to.tell("Title", Found(rows, ["A sentence."]))
+    to.tell("Title", Found(rows, ["A sentence."]), "Table 1")
     to.count_verdicts()
     to.name_others()
-    to.finish()
-    assert table(tmp_path) == [
-        dict(
-            zip(
-                COLUMNS, ["one", "a, b", "x", "1", "", "", "2", "1.5", "2.5", "no", 'said "so"', *[""] * 3], strict=True
-            )
-        ),
-        dict(
-            zip(
-                COLUMNS,
-                [
-                    *("two", "c", "y", *[""] * 8, "a.nc", "bins=[1, 4]; of=d e"),
-                    f"batchcube show {tmp_path}/a.nc --select 'bins=[1, 4]' --select 'of=d e' -v wait_mean_s",
-                ],
-                strict=True,
-            )
-        ),
-    ]
+    to.write()
+    first = ["one-a-b", "one", "a, b", "x", "1", "", "", "2", "1.5", "2.5", "no", 'said "so"', "Table 1", *[""] * 3]
+    shows = f"batchcube show {tmp_path}/a.nc --select 'bins=[1, 4]' --select 'of=d e' -v wait_mean_s"
+    second = ["two-c", "two", "c", "y", *[""] * 8, "Table 1", "a.nc", "bins=[1, 4]; of=d e", shows]
+    again = "batchcube reproduce it"
+    assert table(tmp_path) == [dict(zip(COLUMNS, [*row, again], strict=True)) for row in (first, second)]
     assert "A sentence." in text.getvalue()
     assert "differs: one, a, b: x" in text.getvalue()
     check_verdicts(table(tmp_path), text.getvalue())

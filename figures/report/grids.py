@@ -1,0 +1,234 @@
+"""What of a cube goes into a report: means and intervals at every point, and over time, small enough to embed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from batchcube.errors import printable
+from batchcube.results import overload
+from batchcube.results.cube import axis_names
+from batchcube.results.labelled import mean_interval
+from batchcube.results.summary import cells, default_variables, summary_table
+from batchcube.results.text import shortened
+from batchcube.results.variables import REGISTRY, REPLICATION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+CAPACITY = "capacity_requests_per_s"
+_NUMBERS = 40_000
+"""Numbers of a cube that are embedded at most, of points and of windows each: some 300 kB."""
+# What theory says of a variable, where a cube has both.
+_THEORY = {
+    "throughput_requests_per_s": "theory_throughput_requests_per_s",
+    "busy_throughput_requests_per_s": "theory_throughput_requests_per_s",
+    "latency_mean_s": "theory_latency_s",
+}
+# Of windows, those that are looked at first.
+_OVER_TIME = (
+    "window_queue_length_mean",
+    "window_running_mean",
+    "window_batch_size_mean",
+    "window_request_sla_violation_fraction",
+    "window_completions",
+    "window_batch_target_mean",
+    "window_signal_mean_s",
+    "window_kv_tokens_mean",
+    "window_preemptions",
+)
+_UNITS = {"1": "", "count": "", "s-1": "per second", "tokens s-1": "tokens/s"}
+
+
+class Quantity(NamedTuple):
+    """A variable, or one of its quantiles, as a report shows it: numbers (point,), in the order of the axes."""
+
+    key: str
+    """As `batchcube show -v` takes it: ``latency_quantile_s[0.99]``."""
+    title: str
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    text: list[str]
+    """Mean with interval as `batchcube show` writes them, without the marks of queues."""
+    theory: NDArray[np.float64] | None = None
+
+
+class Grid(NamedTuple):
+    """The points of a cube, with what was counted there; a cube without axes has one point."""
+
+    axes: list[dict[str, Any]]
+    queue: NDArray[np.str_] | None
+    """What the queue of each point does (point,); None where a cube does not say."""
+    quantities: list[Quantity]
+    left_out: int
+    """Quantities that the cube has and that are not here, for want of room."""
+
+    @property
+    def points(self) -> int:
+        """The number of points."""
+        return int(np.prod([len(axis["labels"]) for axis in self.axes], dtype=np.int64))
+
+    def point(self, at: Mapping[str, object]) -> int:
+        """Return the number of the point with these values, 0 on axes that are not named or do not have theirs."""
+        places = [
+            axis["labels"].index(_plain(at[axis["name"]])) if _plain(at.get(axis["name"])) in axis["labels"] else 0
+            for axis in self.axes
+        ]
+        return int(np.ravel_multi_index(places, [len(axis["labels"]) for axis in self.axes])) if places else 0
+
+    def label(self, point: int) -> str:
+        """Return a point in words: its value on each axis of several values."""
+        places = np.unravel_index(point, [len(axis["labels"]) for axis in self.axes]) if self.axes else ()
+        named = zip(self.axes, places, strict=True)
+        return ", ".join(f"{axis['name']} = {axis['labels'][i]}" for axis, i in named if len(axis["labels"]) > 1)
+
+
+def grid_of(cube: xr.Dataset, share: float = 1.0) -> Grid:
+    """Return the points of a cube with means and 95 % intervals, the usual variables first.
+
+    ``share`` is the part of the room for numbers that it may take.
+    """
+    names = axis_names(cube)
+    axes = [_axis(cube, name) for name in names]
+    points = int(np.prod([cube.sizes[name] for name in names], dtype=np.int64))
+    keys = _keys(cube)
+    kept = keys[: max(6, int(share * _NUMBERS / (4 * points)))]
+    quantities = _quantities(cube, kept)
+    queue = overload.judge(cube).transpose(*names).values.ravel() if "overloaded" in cube else None
+    return Grid(axes, queue, quantities, len(keys) - len(kept))
+
+
+def _axis(cube: xr.Dataset, name: str) -> dict[str, Any]:
+    coordinate = cube[name]
+    numeric = coordinate.dtype.kind in "iuf" and bool(np.isfinite(coordinate.values).all())
+    labels = [shortened(_plain(value), 40) for value in coordinate.values.tolist()]
+    attrs = coordinate.attrs
+    return {
+        "name": name,
+        "title": titled(str(attrs["long_name"]), str(attrs["units"])),
+        "numeric": numeric,
+        "values": [float(value) for value in coordinate.values] if numeric else labels,
+        "labels": labels,
+        "path": shortened(printable(attrs["path"])),
+    }
+
+
+def _keys(cube: xr.Dataset) -> list[tuple[str, float | None]]:
+    """Return the variables of a cube that have one number a point, or one for each quantile, the usual ones first."""
+    plain = {
+        name for name, variable in REGISTRY.items() if variable.replicated and variable.extra in ((), ("quantile",))
+    }
+    plain -= {"overloaded", "capacity_unbracketed"}
+    usual = default_variables(cube)
+    rest = [name for name in REGISTRY if name not in usual and not name.endswith(("_variance_s2", "_min_s", "_max_s"))]
+    keys: list[tuple[str, float | None]] = []
+    for name in dict.fromkeys([CAPACITY, *usual, *rest]):
+        # That a search has no answer is one.
+        if name in plain and name in cube and (name == CAPACITY or bool(cube[name].notnull().any())):
+            quantiles = cube["quantile"].values.tolist() if REGISTRY[name].extra else [None]
+            keys += [(name, quantile) for quantile in quantiles]
+    return keys
+
+
+def _quantities(cube: xr.Dataset, keys: list[tuple[str, float | None]]) -> list[Quantity]:
+    table = summary_table(cube, list(dict.fromkeys(name for name, _ in keys)))
+    found = []
+    for name, quantile in keys:
+        rows = table[table["variable"] == name]
+        rows = rows if quantile is None else rows[rows["quantile"] == quantile]
+        long_name = REGISTRY[name].long_name
+        title = long_name if quantile is None else long_name.replace("quantile", f"{100 * quantile:g} % quantile", 1)
+        theory = _THEORY.get(name, "")
+        found.append(
+            Quantity(
+                key=name if quantile is None else f"{name}[{quantile:g}]",
+                title=titled(title, _unit(cube, name)),
+                mean=rows["mean"].to_numpy(np.float64),
+                low=rows["ci_low"].to_numpy(np.float64),
+                high=rows["ci_high"].to_numpy(np.float64),
+                text=[_unmarked(cell) for cell in cells(rows)],
+                theory=_at_points(cube, theory) if theory in cube and cube[theory].notnull().any() else None,
+            )
+        )
+    return found
+
+
+def _unit(cube: xr.Dataset, name: str) -> str:
+    return "requests/s" if name.endswith("requests_per_s") else str(cube[name].attrs["units"])
+
+
+def _unmarked(cell: str) -> str:
+    for mark in filter(None, overload.MARKS.values()):
+        cell = cell.removesuffix(f" {mark}")
+    return cell
+
+
+def _at_points(cube: xr.Dataset, name: str) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = cube[name].transpose(*axis_names(cube)).values.astype(np.float64).ravel()
+    return values
+
+
+class Courses(NamedTuple):
+    """Variables over time: means with intervals in windows (point, window), and the middle of the windows (same)."""
+
+    time_s: NDArray[np.float64]
+    quantities: list[Quantity]
+
+
+def courses_of(cube: xr.Dataset, share: float = 1.0) -> Courses | None:
+    """Return what a cube has over time, as much as there is room for; None where it has one window or none."""
+    names = axis_names(cube)
+    if cube.sizes.get("window", 1) < 2 or "window_width_s" not in cube:
+        return None
+    points = int(np.prod([cube.sizes[name] for name in names], dtype=np.int64))
+    windows = cube.sizes["window"]
+    most = int(share * _NUMBERS / (3 * points * windows))
+    have = [
+        name
+        for name in _OVER_TIME
+        if name in cube and bool(cube[name].notnull().any()) and bool((cube[name] != 0).any())
+    ]
+    quantities = []
+    for name in have[:most]:
+        found = mean_interval(cube[name])
+        mean, low, high = (
+            found[part].transpose(*names, "window").values.reshape(points, windows) for part in ("mean", "low", "high")
+        )
+        title = titled(REGISTRY[name].long_name, _unit(cube, name))
+        quantities.append(Quantity(name, title, mean, low, high, []))
+    if not quantities:
+        return None
+    width = _at_points(cube, "window_width_s")
+    return Courses(width[:, None] * (np.arange(windows) + 0.5), quantities)
+
+
+def requests_of(cube: xr.Dataset) -> str:
+    """Return how many requests a replication has, in words."""
+    if "requests" not in cube or REPLICATION not in cube["requests"].dims:
+        return ""
+    low, high = int(cube["requests"].min()), int(cube["requests"].max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def titled(name: str, units: str) -> str:
+    """Return a name with its unit, as a title; a name that says it already is left alone."""
+    unit = "" if "per second" in name else _UNITS.get(units, units)
+    return shortened(printable(f"{name} ({unit})" if unit else name), 90)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return "infinite" if value == np.inf else f"{value:g}"
+    return printable(value)
+
+
+def rounded(values: NDArray[np.float64], digits: int = 6) -> list[Any]:
+    """Return numbers as JSON takes them, with so many digits; None where there is none."""
+    if values.ndim > 1:
+        return [rounded(row, digits) for row in values]
+    return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values.tolist()]

@@ -1,0 +1,227 @@
+"""Reports: of every kind of file, valid charts, nothing loaded from anywhere, and small."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import altair as alt
+import numpy as np
+import pytest
+
+from batchcube.errors import InputError
+from batchcube.figures.report import answers
+from batchcube.figures.report.page import page, write_report
+from batchcube.figures.report.sections import Subject, section_of
+from helpers.reports import ROWS, subjects
+
+KINDS = subjects()
+
+
+class Loads(HTMLParser):
+    """Collects what a page would load, its scripts, and the text outside of them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.scripts, self.words, self._in = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self._in = tag if tag in ("script", "style") else self._in
+        if tag == "script":
+            self.scripts.append((dict(attrs), []))
+        self.loads += [value for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+
+    def handle_endtag(self, tag):
+        self._in = "" if tag == self._in else self._in
+
+    def handle_data(self, data):
+        if self._in == "script":
+            self.scripts[-1][1].append(data)
+        elif not self._in:
+            self.words.append(data)
+
+    @property
+    def data(self):
+        return json.loads("".join(next(text for attrs, text in self.scripts if attrs.get("id") == "data")))
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_file_has_a_report(kind):
+    found = Loads(page([Subject(KINDS[kind], "out/a file.nc")]))
+    assert all(load.startswith(("#", "data:")) for load in found.loads)
+    assert "The answer" in found.text
+    assert "batchcube report 'out/a file.nc' -o report.html" in found.text
+    assert "nan" not in json.dumps(found.data).lower()
+    (section,) = found.data["sections"]
+    assert section.get("grid") or section["plain"][0]["rows"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_chart_is_valid_by_the_schema_of_vega_lite(kind):
+    for spec in Loads(page([Subject(KINDS[kind])], comparison=ROWS)).data["specs"].values():
+        alt.LayerChart.from_dict(spec, validate=True)
+        assert spec["width"] == "container"
+        assert spec["data"] == {"name": "rows"}
+
+
+def test_a_report_is_about_a_megabyte_and_reads_on_a_phone(tmp_path):
+    path = write_report([Subject(KINDS["sweep"], "a.nc")], tmp_path / "report.html")
+    text = path.read_text()
+    assert 500_000 < path.stat().st_size < 1_300_000
+    assert '<meta name="viewport" content="width=device-width' in text
+    assert "@media print" in text
+    assert "default-src 'none'" in text
+    # The libraries are strings of this page: whatever they could load, the policy above forbids.
+    assert not re.search(r"<(script|link|img|iframe)[^>]*https?://", text)
+
+
+def test_no_number_of_a_single_replication_is_embedded():
+    cube = KINDS["sweep"]
+    grid = Loads(page([Subject(cube)])).data["sections"][0]["grid"]
+    assert {len(one["mean"]) for one in grid["quantities"]} == {3 * 4 * 2}
+    latency = next(one for one in grid["quantities"] if one["key"] == "latency_mean_s")
+    np.testing.assert_allclose(latency["mean"], cube["latency_mean_s"].mean("replication").values.ravel(), rtol=1e-5)
+
+
+def test_a_large_cube_gives_up_quantities_and_not_points():
+    cube = KINDS["sweep"]
+    whole, small = (section_of(Subject(cube), share).data["grid"] for share in (1.0, 0.01))
+    assert len(small["quantities"]) < len(whole["quantities"])
+    assert len(small["quantities"][0]["mean"]) == 24
+    assert [one["key"] for one in small["quantities"]] == [
+        one["key"] for one in whole["quantities"][: len(small["quantities"])]
+    ]
+
+
+def test_what_somebody_wrote_into_a_cube_is_shown_and_not_run(tmp_path):
+    evil = "<img src=https://evil.example/x onerror=alert(1)></script><script>alert(2)</script>"
+    cube = KINDS["sweep"].assign_attrs(title=evil, notes=evil)
+    cube["bins"].attrs["long_name"] = evil
+    found = Loads(page([Subject(cube, evil)], title=evil))
+    assert all(load.startswith(("#", "data:")) for load in found.loads)
+    assert len(found.scripts) == 3
+    assert evil in found.text
+
+
+# Answers ------------------------------------------------------------------------------------------------------------
+
+
+def said(kind):
+    section = section_of(Subject(KINDS[kind]))
+    return " ".join(text for one in section.answers for text in (one.text, *one.parts)), section
+
+
+def test_a_sweep_says_what_is_steady_and_what_is_best():
+    text, section = said("sweep")
+    assert "24 points (3 of bins × 4 of arrival_rate_per_s × 2 of servers), 6 replications each" in text
+    assert "steady" in text
+    assert "throughput is largest at" in section.main
+    assert "paired difference" in section.main
+
+
+def test_one_replication_claims_no_interval():
+    text, _ = said("one replication")
+    assert "paired difference" not in text
+    assert "±" not in text
+
+
+def test_equal_points_are_no_winner_and_runner_up():
+    cube = KINDS["labels"].copy(deep=True)
+    cube["throughput_requests_per_s"].values[:] = 5.0
+    cube["goodput_requests_per_s"] = cube["throughput_requests_per_s"]
+    text = section_of(Subject(cube)).main
+    assert "5.00000" not in text
+    assert re.search(r"as at \d+ other points\.$|as at mode = [^;]*\.$", text)
+
+
+def test_a_search_says_its_capacities_and_what_they_are():
+    text, section = said("capacity")
+    assert "tbt_mean_s ≤ 0.05 and latency_quantile_s[0.99] ≤ 60 and the backlog grows by at most 2 %" in text
+    assert section.main.startswith("Capacity is largest at")
+    assert section.kind == "capacities"
+    nowhere, section = said("capacity of one point")
+    assert section.main == "No replication has a capacity within the rates that were looked at."
+    assert "Still above." in nowhere
+
+
+def test_a_validation_says_how_far_off_and_whether_that_is_explained():
+    text, section = said("validation")
+    assert section.warnings == ["too hot"]
+    assert "20 requests judged: all but the first 20." in text
+    assert "The mean time to first token is off by +10.0 %, nine times of ten from -5.0 % to +20.0 %" in text
+    assert "time per output token" not in text
+
+
+def test_a_calibration_says_how_far_its_law_is_off():
+    text, _ = said("calibration")
+    assert text == "6 cells of decode steps: the fitted law is off by 4.1 % (root mean square), by +10 % at worst."
+
+
+def test_a_measurement_leaves_out_what_was_refused():
+    text, section = said("measurement")
+    assert "4 cells, 3 repetitions each; 1 not measured, or not whole." in text
+    rows = section.data["plain"][0]["rows"]
+    # Three cells, of each a prefill and a decode.
+    assert len(rows) == 6
+    assert all(row[5] < row[4] < row[6] for row in rows)
+
+
+def test_a_plan_gives_its_own_answer_and_points_at_its_best(monkeypatch):
+    parts = [("", "two replicas"), ("limits", "ttft holds"), ("", "tpot holds"), ("best", "bins = 2")]
+    monkeypatch.setattr(answers, "as_parts", lambda plan: parts)
+    plan = {"best": {"at": {"bins": 2, "arrival_rate_per_s": 12.0}}, "commands": {"vllm": "vllm serve it"}}
+    section = section_of(Subject(KINDS["sweep"].assign_attrs(plan=json.dumps(plan)), "plan.nc"))
+    assert [(one.text, one.parts) for one in section.answers] == [
+        ("two replicas", ()),
+        ("Limits: ttft holds", ("tpot holds",)),
+        ("Best: bins = 2", ()),
+    ]
+    assert section.main == "two replicas"
+    assert section.kind == "plan"
+    assert ("serves so (vllm)", "vllm serve it") in section.commands
+    assert not any("rerun" in command for _, command in section.commands)
+    assert section.data["grid"]["best"] == 1 * 8 + 2 * 2
+
+
+# Comparisons --------------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_counts_its_verdicts_and_tells_why():
+    found = Loads(page([], comparison=ROWS, answer=[("Figure 4", ["It is not reproduced."])]))
+    for part in (
+        "4 rows: 1 yes, 1 no, 1 cannot tell, 1 no verdict.",
+        "It is not reproduced.",
+        "differs: simulated 49.07 [48.77, 49.37] against paper 45.1; the rule: within 5 % of it",
+        "Poisson arrivals",
+        "batchcube why fig4-dynamic-6.4",
+        "batchcube reproduce dynamic",
+    ):
+        assert part in found.text
+    # Nothing is divided by a claim of 0, and no ratio is drawn of what nobody claims.
+    assert [row[1] for row in found.data["comparison"]["rows"]] == ["fig4-dynamic-6.4", "fig4-static"]
+
+
+def test_several_files_have_a_line_each_at_the_top():
+    found = Loads(page([Subject(KINDS["sweep"], f"{k}.nc") for k in range(5)]))
+    for k in range(5):
+        assert f"[{k}]" in found.text
+        assert f"#s{k}" in found.loads
+
+
+# Mistakes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_on_nothing_or_to_nowhere_is_refused(tmp_path):
+    subject = [Subject(KINDS["sweep"])]
+    for given, output, why in (
+        ([], "a.html", "is given nothing to report on"),
+        (subject, "a.pdf", "must end in .html"),
+        (subject, "nowhere/a.html", "does not exist"),
+    ):
+        with pytest.raises(InputError, match=why):
+            write_report(given, tmp_path / output)
+    assert list(tmp_path.iterdir()) == []
