@@ -476,6 +476,10 @@ _BATCH_NUMBERS: dict[str, Number] = {
     "token_sla_violation_fraction": lambda s: only_if(
         s.has_token_sla & s.has_tokens, share_missed(s.late_tokens, s.output_tokens, s.missed_tokens)
     ),
+    "goodput_fraction": lambda s: only_if(
+        s.has_request_sla, divide(s.measured - s.late_requests, s.measured + s.missed)
+    ),
+    "goodput_requests_per_s": lambda s: only_if(s.has_request_sla, divide(s.measured - s.late_requests, s.makespan_s)),
     "memory_overflow_fraction": lambda s: only_if(s.has_capacity, divide(s.overflows, s.batches)),
     "memory_peak_tokens": lambda s: s.peak_tokens,
     "extrapolated_batch_fraction": lambda s: divide(s.extrapolated, s.batches),

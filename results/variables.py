@@ -309,8 +309,8 @@ _ALL: list[Variable] = [
         "1",
         "goodput, share of requests",
         "Requests past the warm-up that keep every limit of report and of their class (request_sla_s, ttft_sla_s, "
-        "tpot_sla_s) at once, and are not cut off, over the measured and the missed requests (mode continuous); NaN "
-        "without any limit.",
+        "tpot_sla_s) at once, and are not cut off, over the measured and the missed requests; whole batches: that keep "
+        "request_sla_s. NaN without any limit.",
         steady_state=True,
         bounds=_FRACTION,
     ),
@@ -318,7 +318,7 @@ _ALL: list[Variable] = [
         "goodput_requests_per_s",
         "s-1",
         "goodput",
-        "The same requests, over the makespan (mode continuous); NaN without any limit.",
+        "The same requests, over the makespan; NaN without any limit.",
     ),
     _float(
         "token_sla_violation_fraction",

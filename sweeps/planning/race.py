@@ -18,7 +18,6 @@ from batchcube.results.selection import FAILED, FIRST, Selection, looks, select
 from batchcube.results.text import counted
 from batchcube.results.variables import REPLICATION
 
-from ..run.criteria import Criterion
 from ..workloads.settings import FloatArray
 from .question import MORE_IS_BETTER, Question
 from .values import Values, Wanted
@@ -228,7 +227,7 @@ class Decider:
     def ratios(self, settings: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> FloatArray:
         """Return each statistic over its limit, (criterion, system, replication); inf where a queue grows."""
         report = self.values.report(settings, replicas, count)
-        every = [_ratio(criterion, criterion.values(report)) for criterion in self.question.criteria]
+        every = [criterion.ratios(criterion.values(report)) for criterion in self.question.criteria]
         found: FloatArray = np.reshape(every, (len(every), len(settings), count))
         for row, at in enumerate(zip(settings.tolist(), replicas.tolist(), strict=True)):
             if at in self._overloaded:
@@ -298,14 +297,3 @@ class Decider:
         self.say(
             f"{on}, {count} replications: {fails} of {counted(len(found.states), 'setting')} fail, {left} in the race"
         )
-
-
-def _ratio(criterion: Criterion, values: FloatArray) -> FloatArray:
-    """Return values over their limit, at most 1 within it; of goodput what is missed over what may be."""
-    if criterion.variable == "goodput_fraction":
-        values, limit = 1.0 - values, 1.0 - criterion.limit
-    else:
-        limit = criterion.limit
-    if limit > 0.0:
-        return values / limit
-    return np.where(values > 0.0, math.inf, 0.0)

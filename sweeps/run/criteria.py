@@ -121,8 +121,8 @@ def never_measured(criterion: Criterion, point: Point) -> str | None:
     variable = criterion.variable
     if variable in _FRACTIONS and getattr(point.report, _FRACTIONS[variable]) is None:
         return f"{variable}: needs report.{_FRACTIONS[variable]}, beyond which it counts as a violation"
-    if variable == GOODPUT and not point.simulation.STEPWISE:
-        return 'goodput: is measured with policy.mode = "continuous" only; use request_sla_violation_fraction'
+    if variable == GOODPUT and not point.simulation.STEPWISE and point.report.request_sla_s is None:
+        return "goodput: needs a limit, report.request_sla_s"
     promises = (point.report, *(point.workload.classes or ()))
     if variable == GOODPUT and not any(getattr(one, name) for one in promises for name in REQUEST_LIMITS):
         return f"goodput: needs a limit, {one_of([f'report.{name}' for name in REQUEST_LIMITS])}, or one of a class"

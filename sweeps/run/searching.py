@@ -33,6 +33,8 @@ from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
 from .simulate import Simulator
 from .store import Part, Store
 
+ROUNDING = 1e-12
+"""By how much a mean of ratios may exceed 1 for want of digits."""
 LEAST_GROUPS = 8
 """Groups that points are dealt to: what is finished is kept."""
 MOST_DRAWS = 32
@@ -197,7 +199,7 @@ class PointSearch:
         holds: bool | None = None
         if whole:
             ratios = np.array([one.ratios for one in known]).T
-            holds = bool((ratios.mean(axis=1) <= 1.0).all())
+            holds = bool((ratios.mean(axis=1) <= 1.0 + ROUNDING).all())
             self.missed = max(self.missed, *(one.missed for one in known))
             self.visited[self.rate], self.ratios[self.rate] = holds, ratios
             self.statistics[self.rate] = [one.statistic for one in known]

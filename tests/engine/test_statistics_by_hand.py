@@ -109,6 +109,8 @@ def test_whole_batches(backend: str) -> None:
         "padding_waste": 1 / 3,
         # 15, 21 and 13 s, and the one never served.
         "request_sla_violation_fraction": 4 / 6,
+        "goodput_fraction": 2 / 6,
+        "goodput_requests_per_s": 2 / 23,
         # None of 3 + 1 + 2 + 4 + 1 tokens, and the 5 never made.
         "token_sla_violation_fraction": 5 / 16,
         # 85 and 103 tokens.

@@ -540,6 +540,16 @@ def test_the_capacity_by_goodput_is_that_of_both_limits_together() -> None:
     assert np.mean([report_at(tables, above, 0, r)["goodput_fraction"] for r in range(2)]) < 0.9
 
 
+def test_the_capacity_of_whole_batches_by_goodput_is_that_by_violations() -> None:
+    tables = {**MD1, "report": {"request_sla_s": 3.0}}
+    by_goodput, by_violations = (
+        find_capacity(sweep(tables), [sla]) for sla in ("goodput=0.9", "request_sla_violation_fraction=0.1")
+    )
+    name = "capacity_requests_per_s"
+    xr.testing.assert_allclose(by_goodput[name], by_violations[name], rtol=1e-9)
+    xr.testing.assert_allclose(by_goodput["capacity_statistic"], 1.0 - by_violations["capacity_statistic"])
+
+
 def test_an_empty_replica_that_misses_is_said_at_the_lowest_rate_that_the_clock_holds() -> None:
     found = find_capacity(sweep(CONTINUOUS), ["tbt_mean_ms=15"])
     assert (found["capacity_unbracketed"] == -1).all()
@@ -593,7 +603,7 @@ def test_criteria_that_are_not_measured_are_refused() -> None:
         "violation"
     )
     assert "needs report.token_sla_s" in refusal(MD1, "token_sla_violation_fraction=0.1")
-    assert "goodput: is measured with policy.mode" in refusal(MD1, "goodput=0.9")
+    assert "goodput: needs a limit, report.request_sla_s" in refusal(MD1, "goodput=0.9")
     assert "goodput: needs a limit, report.request_sla_s" in refusal(CONTINUOUS, "goodput=0.9")
     assert "--sla goodput=0: the least share must be a number > 0 and <= 1" in refusal(CONTINUOUS, "goodput=0")
     assert refusal(CAPPED, "tpot_mean_ms=1") == (
