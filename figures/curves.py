@@ -31,7 +31,8 @@ LATENCY_THEORY = "theory (arXiv 2412.04504, Lemma 5.1)"
 def quantity_label(variable: str) -> str:
     """Return a variable's axis label with its unit."""
     known = REGISTRY[variable]
-    return _QUANTITIES.get(variable) or titled(known.long_name, known.units)
+    units = "requests/s" if variable.endswith("_requests_per_s") else known.units
+    return _QUANTITIES.get(variable) or titled(known.long_name, units)
 
 
 def line_names(view: View) -> list[str]:

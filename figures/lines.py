@@ -21,9 +21,11 @@ from batchcube.results.text import did_you_mean, suggestion
 from batchcube.results.variables import REGISTRY
 
 from . import style
+from .capacity import CAPACITY, search_caption, searched
 from .curves import latency_scale, line_handles, line_names, line_places, mark_handles, quantity_label, x_axis
 from .reading import RATE, Figured, Select, View, view
 from .settings import SLA_TARGET, axes_left, listed, numbers_of_lines, policy_axes
+from .windows import band_marks
 
 # Times of requests and tokens: what they are called, and the settings that limit them, the first that is set.
 _TIMES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -94,9 +96,9 @@ def quantity_of(figured: Figured, cube: Dataset, name: str) -> Quantity:
     numbers = [one for one, known in REGISTRY.items() if one in cube and known.replicated and not known.extra]
     if name not in numbers:
         times = [f"{time}_p99_s" for time in _TIMES if f"{time}_quantile_s" in cube]
-        close = did_you_mean(name, [*numbers, *times])
-        allowed = f"must be a variable of the cube (`batchcube variables` says what there is), or a time as {times[0]}"
-        raise figured.refuses(f"y = {name}: {close or (allowed if times else suggestion(name, numbers))}")
+        allowed = "must be a variable of the cube (`batchcube variables` says what there is)"
+        allowed += f", or a time as {times[0]}" if times else ""
+        raise figured.refuses(f"y = {name}: {did_you_mean(name, [*numbers, *times]) or allowed}")
     return Quantity(name, quantity_label(name))
 
 
@@ -122,14 +124,15 @@ def lines(
     `x` is an axis, `y` a variable or a time as `ttft_p99_s` and `tbt_mean_ms`, `slo` a limit in the unit of `y`.
     """
     quantity = quantity_of(figured, cube, y or _usual(cube))
-    seen = _seen(figured, cube, select, [quantity.variable], x, lines)
+    seen = _seen(figured, searched(cube), select, [quantity.variable], x, lines)
     assert seen.x is not None
     figure, axes = style.panels(width_mm=width_mm, height_mm=62)
     limits = _draw(seen, axes[0, 0], quantity, slo)
-    marks = [*_limit_marks(limits, quantity), *mark_handles(seen)]
+    marks = [*_limit_marks(limits, quantity), *band_marks(seen), *style.queue_handles(_marked(seen, quantity))]
     name = quantity.label.rpartition(" (")[0] or quantity.label
     title = f"{name[:1].upper()}{name[1:]} against {seen.x.title.rpartition(' (')[0] or seen.x.title}"
-    caption = seen.caption(_said_of([quantity]))
+    said = _said_of([quantity])
+    caption = search_caption(seen, said) if CAPACITY in cube else seen.caption(said)
     return style.finish(figure, title.replace("\n", " "), seen.subtitle(), line_handles(seen), marks, caption)
 
 
@@ -246,6 +249,8 @@ def _grey_mark(queue: str) -> dict[str, Any]:
 
 def _usual(cube: Dataset) -> str:
     """Return what is drawn of a cube where nothing is said."""
+    if CAPACITY in cube:
+        return CAPACITY
     for name in ("ttft_p99_s", "latency_p99_s"):
         if f"{name.partition('_')[0]}_quantile_s" in cube and ("steps" in cube or name.startswith("latency")):
             return name
@@ -255,13 +260,14 @@ def _usual(cube: Dataset) -> str:
 def _seen(
     figured: Figured, cube: Dataset, select: Select, needs: Sequence[str], x: str | None, lines: str | None
 ) -> View:
-    """Return the cube over an axis: that of `x`, else of the rate, else the one of most values."""
+    """Return the cube over an axis: that of `x`, else of the rate, else the numbers of most values."""
     left = axes_left(cube, select)
     if x is not None and x not in axis_names(cube):
         raise figured.refuses(f"x = {x}: {suggestion(x, axis_names(cube))}")
     rates = [name for name, paths in left.items() if set(paths) & set(RATE)]
-    free = [name for name in left if name != lines]
-    across = x or next(iter([*rates, *sorted(free, key=lambda name: -cube.sizes[name])]), None)
+    # Rather numbers than labels.
+    free = sorted(left, key=lambda name: (name == lines, cube[name].dtype.kind not in "iuf", -cube.sizes[name]))
+    across = x or next(iter([*rates, *free]), None)
     paths = str(cube[across].attrs["path"]).split(",") if across else ["an axis"]
     return view(figured, cube, select, needs=needs, x=paths, lines=policy_axes(cube), lines_named=lines)
 
@@ -270,10 +276,9 @@ def _draw(seen: View, panel: Axes, quantity: Quantity, slo: Any) -> list[float]:
     """Draw a quantity over the x axis with its limits, and return these."""
     assert seen.x is not None
     estimates = []
-    steady_only = quantity.time or REGISTRY[quantity.variable].steady_state
     for i, (name, at) in enumerate(zip(line_names(seen), line_places(seen), strict=True)):
         interval = quantity.interval(seen, **at)
-        queue = seen.queue(**at) if steady_only else np.where(seen.queue(**at) == OVERLOADED, OVERLOADED, STEADY)
+        queue = _marked(seen, quantity, **at)
         style.line(panel, seen.x.positions, interval, queue, name, style.look(i, name))
         estimates.append(interval.estimate)
     x_axis(panel, seen.x)
@@ -285,6 +290,14 @@ def _draw(seen: View, panel: Axes, quantity: Quantity, slo: Any) -> list[float]:
         latency_scale([panel], np.concatenate([*estimates, np.asarray(limits)]))
     style.from_zero(panel, np.concatenate([*estimates, np.asarray(limits)]))
     return limits
+
+
+def _marked(seen: View, quantity: Quantity, **at: int) -> NDArray[np.str_]:
+    """Return how the queues of points are marked: of what is the same under overload, those that are for certain."""
+    queue = seen.queue(**at)
+    if quantity.time or REGISTRY[quantity.variable].steady_state:
+        return queue
+    return np.where(queue == OVERLOADED, OVERLOADED, STEADY)
 
 
 def _limit_marks(limits: Sequence[float], quantity: Quantity) -> list[Artist]:

@@ -219,9 +219,9 @@ def view(
     `needs` are the variables of the figure, the first of them the one it cannot do without. Where it draws `every`
     axis, none must be selected.
 
-    Axes of one value are dropped. Where there are no `lines`, a single further axis of few values becomes them; of all
-    others a value must be selected. Raises InputError naming the figure and what is missing, or all that must be
-    selected with a command that works.
+    Axes of one value are dropped. Where there are no `lines`, a further axis of few values becomes them; of all others
+    a value must be selected. Raises InputError naming the figure and what is missing, or all that must be selected with
+    a command that works.
     """
     missing = [name for name in (*needs, "requests", "overloaded") if name not in cube.data_vars]
     if missing:
@@ -249,9 +249,12 @@ def view(
         raise figured.lacks(f"needs two or more values of {wanted}, and {_axes_of(axes)}")
     used |= {drawn_lines.name} if drawn_lines else set()
     left = [axis for name, axis in axes.items() if name not in used]
-    if len(left) == 1 and lines and drawn_lines is None and len(left[0].values) <= style.MOST_LINES:
-        # All that is left to choose can be drawn.
-        drawn_lines, left = left[0], []
+    if left and lines and drawn_lines is None:
+        # Rather policies beside each other than rates.
+        free = [axis for axis in left if len(axis.values) <= style.MOST_LINES]
+        free.sort(key=lambda axis: bool(set(axis.paths) & set(RATE)))
+        drawn_lines = free[0] if free else None
+        left = [axis for axis in left if axis is not drawn_lines]
     if left and not every:
         raise figured.refuses(_to_choose(figured, cube, left))
     for name in needs:

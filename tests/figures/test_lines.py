@@ -9,7 +9,7 @@ from batchcube.figures.registry import draw
 from batchcube.results.labelled import pooled_quantile
 from batchcube.results.statistics import mean_interval
 from helpers.artists import bands, check_curve, drawn_y, legend_labels, lines, refusal, said, whiskers
-from helpers.serving_cubes import at_rates
+from helpers.serving_cubes import at_rates, capacities
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,17 @@ def test_what_cannot_be_drawn_is_refused(cube):
     assert "the cube has no variable tpot_mean_s" in refusal("lines", cube, y="tpot_mean_s")
     bins = {"bins": 1, "arrival_rate_per_s": 8}
     assert "needs two or more values of an axis" in refusal("lines", cube, select=bins)
+
+
+def test_capacities_are_drawn_as_any_other_number():
+    found = capacities()
+    figure = draw("lines", found)
+    panel = figure.axes[0]
+    assert panel.get_ylabel() == "capacity (requests/s)"
+    expected = mean_interval(found["capacity_requests_per_s"].values[1])
+    assert "Capacity: largest arrival rate with mean time between tokens" in said(figure)
+    assert not [label for label in legend_labels(figure) if "overloaded" in label]
+    np.testing.assert_allclose(lines(panel)["memory"].get_ydata(), expected.estimate)
 
 
 def test_serving_times_have_a_panel_and_a_limit_each(make_cube):

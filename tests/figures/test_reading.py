@@ -37,13 +37,14 @@ def test_a_single_further_axis_is_drawn_as_lines(cube):
 
 
 def test_all_further_axes_are_named_with_a_command_that_works(make_cube, tmp_path, monkeypatch):
-    many = make_cube(axes=("bins", "rate", "servers"))
+    many = make_cube(axes=("bins", "rate", "servers", "error"))
     write_cube(many, tmp_path / "a cube.nc")
     read = read_cube(tmp_path / "a cube.nc")
     message = refusal("throughput-vs-bins", read, quantity="throughput_requests_per_s")
     said, _, command = message.partition(", for instance: ")
     assert said == (
-        "figure throughput-vs-bins: choose one value of arrival_rate_per_s (4, 8, 12, 24) and servers (1, infinite)"
+        "figure throughput-vs-bins: choose one value of arrival_rate_per_s (4, 8, 12, 24) and error_probability (0, "
+        "0.1, 0.3)"
     )
     words = shlex.split(command)
     assert words[:4] == ["batchcube", "figure", "throughput-vs-bins", str(tmp_path / "a cube.nc")]
