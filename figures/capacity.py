@@ -127,7 +127,7 @@ def search_caption(seen: View, *said: str) -> str:
     criteria = [_criterion(criterion) for criterion in json.loads(str(about.get("capacity_criteria", "[]")))]
     if criteria:
         growth = float(about.get("capacity_growth", 1.0))
-        steady = [f"a backlog that grows by at most {100 * growth:g} % of the arrivals"] if growth < 1 else []
+        steady = [f"servers that keep up with {100 * (1 - growth):g} % of the arrivals"] if growth < 1 else []
         sentences.append(f"Capacity: largest arrival rate with {' and '.join([*criteria, *steady])}.")
     if {"capacity_low_per_s", "capacity_high_per_s"} <= set(about):
         low, high = (float(about[f"capacity_{end}_per_s"]) for end in ("low", "high"))

@@ -37,9 +37,7 @@ def test_capacity_names_what_has_no_answer_and_the_criteria():
     assert unanswered not in text
     assert "replications that miss the criteria already at the lowest rate, output cv 0.2, static (1 of 4)." in text
     assert "replications that still meet the criteria at the highest rate, output cv 1, both (4 of 4)." in text
-    assert (
-        "with mean time between tokens ≤ 0.05 s and p99 latency ≤ 60 s and a backlog that grows by at most 2 %" in text
-    )
+    assert "with mean time between tokens ≤ 0.05 s and p99 latency ≤ 60 s and servers that keep up with 98 % of" in text
     assert "Searched from 0.5 to 32 requests/s." in text
     assert text.endswith("Of the whole cube: Bins were removed.")
     assert "some replications without an answer" in legend_labels(figure)
