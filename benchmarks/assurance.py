@@ -256,12 +256,12 @@ def controls(runs: int) -> None:
     """By how much control variates would narrow intervals: mean gap, mean lengths of each replication."""
     import batchcube as bc
     from batchcube.sweeps.run.draws import Draws
-    from batchcube.sweeps.run.plan import make_plan
+    from batchcube.sweeps.run.preparing import prepare
 
     count = runs // 10
     for spec, points in (("continuous-rate", (0, 1, 3)), ("modes-poisson", (0, 8, 9))):
         planned = bc.load_spec(spec, {"replications": count, "workload.requests": 2000})
-        cube, plan = bc.run(planned, quiet=True), make_plan(planned)
+        cube, plan = bc.run(planned, quiet=True), prepare(planned)
         for point in points:
             beside = np.array([realised(Draws(planned.seed, r).job(plan.points[point])) for r in range(count)])
             place = np.unravel_index(point, planned.grid.shape)

@@ -14,7 +14,7 @@ from batchcube.errors import printable
 from batchcube.results.comparison import Row, Verdict, count_verdicts, named, write_rows
 
 from ..files import write_text
-from ..run.plan import make_plan
+from ..run.preparing import prepare
 from ..spec.document import Sweep
 from ..spec.settings import DRAWN_REQUESTS
 
@@ -206,7 +206,7 @@ class Reproduction:
 
     def check(self, preset: str, overrides: Iterable[str] = ()) -> None:
         """Read the files of a preset, so that a bad one is refused before anything runs."""
-        make_plan(self._sweep(preset, overrides))
+        prepare(self._sweep(preset, overrides))
 
     def _sweep(self, preset: str, overrides: Iterable[str], *, whole: bool = False) -> Sweep:
         settings = list(overrides)

@@ -15,7 +15,7 @@ from batchcube.engine import Shape, simulate_many
 
 from ..progress import Silent
 from ..run.draws import Draws
-from ..run.plan import Plan, PointPlan, make_plan
+from ..run.preparing import Prepared, PreparedPoint, prepare
 from ..run.scheduler import Gain, Scheduler, Task, threads
 from ..run.searching import scalable
 from ..run.store import Part, Store
@@ -42,7 +42,7 @@ class Some(NamedTuple):
 
     backend: str
     seed: int
-    plans: tuple[PointPlan, ...]
+    plans: tuple[PreparedPoint, ...]
 
 
 def simulate_settings(some: Some, replication: int) -> FloatArray:
@@ -59,7 +59,7 @@ def simulate_settings(some: Some, replication: int) -> FloatArray:
 class Deciding:
     """Simulates what a decision asks for, look after look."""
 
-    def __init__(self, question: Question, plan: Plan, gpus_each: Sequence[int], backend: str, say: Say) -> None:
+    def __init__(self, question: Question, plan: Prepared, gpus_each: Sequence[int], backend: str, say: Say) -> None:
         self.question, self.backend, self._say = question, backend, say
         self.values = Values()
         self.decision: Decision | None = None
@@ -67,7 +67,7 @@ class Deciding:
         self._requests = max(one.requests for one in plan.points)
         self.decider = Decider(question, gpus_each, self.values, say, self._is_over_budget)
         self._steps = self.decider.decide()
-        self._plans: dict[int, dict[int, tuple[int, PointPlan]]] = {}
+        self._plans: dict[int, dict[int, tuple[int, PreparedPoint]]] = {}
         """By replicas and setting, with the number of the plan that it is part of."""
         # All settings are planned on two replicas: their mistakes are told with their places.
         self._plans[2] = {number: (0, one) for number, one in enumerate(plan.points)}
@@ -148,7 +148,7 @@ class Deciding:
                     arguments = (Some(self.backend, self.question.sweep.seed, plans), one.replication)
                     self._tasks.append(Task(simulate_settings, arguments, (tuple(some), one.replicas, one.replication)))
 
-    def _plan(self, wanted: Wanted, setting: int) -> tuple[int, PointPlan]:
+    def _plan(self, wanted: Wanted, setting: int) -> tuple[int, PreparedPoint]:
         """Return the plan of a setting, made together with all that are wanted beside it, and the number of theirs."""
         there = self._plans.setdefault(wanted.replicas, {})
         if setting not in there:
@@ -164,9 +164,9 @@ class Deciding:
         return requests > self.question.budget or time.monotonic() - self._begun > self.question.budget_s
 
 
-def _planned_together(question: Question, replicas: int, numbers: Sequence[int]) -> Plan:
+def _planned_together(question: Question, replicas: int, numbers: Sequence[int]) -> Prepared:
     """Return some settings on so many replicas as a plan; raises InputError for what only the data show."""
     labels = tuple(question.called(number) for number in numbers)
     # What an error says of a point: the setting in words.
     axis = Axis("setting", "setting", (), labels, ({},) * len(numbers), labelled=True)
-    return make_plan(replace(question.sweep, grid=Grid((axis,), tuple(question.on(replicas, numbers)))))
+    return prepare(replace(question.sweep, grid=Grid((axis,), tuple(question.on(replicas, numbers)))))

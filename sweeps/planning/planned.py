@@ -24,7 +24,7 @@ from batchcube.results.variables import REGISTRY
 from ..files import require_output, write_text
 from ..run.assemble import with_provenance
 from ..run.outputs import ADVICE
-from ..run.plan import Plan, make_plan
+from ..run.preparing import Prepared, prepare
 from ..run.simulate import require_backend
 from ..run.store import Store
 from ..stopping import stopping
@@ -60,7 +60,7 @@ def decide(
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else _cube_file(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
-        plan = make_plan(_only_totals(question))
+        plan = prepare(_only_totals(question))
         question = replace(question, sweep=plan.sweep)
         identity = _identity(question, plan)
         if target is not None and target.exists() and not overwrite:
@@ -113,7 +113,7 @@ def _only_totals(question: Question) -> Any:
     return replace(sweep, grid=sweep.grid._replace(points=tuple(points)))
 
 
-def _identity(question: Question, plan: Plan) -> dict[str, str]:
+def _identity(question: Question, plan: Prepared) -> dict[str, str]:
     """Return what makes the simulations of a plan: with all of it the same, they are the same."""
     return {
         "plan": json.dumps(question.asked()),
@@ -143,7 +143,7 @@ def _same_plan(target: Path, identity: dict[str, str]) -> Answer:
 
 def _cube(
     question: Question,
-    plan: Plan,
+    plan: Prepared,
     decider: Decider,
     decision: Decision,
     answer: Answer,

@@ -13,7 +13,7 @@ from batchcube.errors import InputError
 from batchcube.results.variables import GOODPUT, REGISTRY
 
 from ..run.criteria import Criterion, never_measured, parse_criterion
-from ..run.plan import make_plan, refusal
+from ..run.preparing import prepare, refusal
 from ..run.searching import Scalable, scalable
 from ..spec.document import Sweep, laid_over, overriding, read_document, value_of, varied
 from ..spec.grid import Grid, cannot_vary
@@ -282,7 +282,7 @@ def _at_rate(sweep: Sweep, rate: float) -> dict[str, float]:
 
 def _recorded(sweep: Sweep) -> Scalable:
     """Return the first point with the rate of its trace; reads the trace."""
-    plan = make_plan(replace(sweep, grid=Grid((), sweep.grid.points[:1])))
+    plan = prepare(replace(sweep, grid=Grid((), sweep.grid.points[:1])))
     return scalable(plan.points[0])
 
 

@@ -1,1 +1,1 @@
-"""Running a sweep: plan, draws, scheduling, the store of finished parts, the cube, the search for capacities."""
+"""Running a sweep: preparing it, draws, scheduling, the store of finished parts, the cube, capacities."""

@@ -19,7 +19,7 @@ from ..spec.document import Sweep
 from ..spec.grid import Axis, setting_paths
 from ..spec.settings import draws_service
 from ..theory.expected import Expected
-from .plan import Plan, calibrated
+from .preparing import Prepared, calibrated
 from .store import Part, Report
 
 # Arrays of varying length: cut to the part that is used, which begins at an index that is kept beside it.
@@ -40,10 +40,10 @@ _NOT_WHOLE = {
 }
 
 
-def cut(report: Report, plan: Plan) -> Report:
+def cut(report: Report, prepared: Prepared) -> Report:
     """Return what of a block's report goes into the cube, in the cube's units, cut to what is used."""
     report = dict(report)
-    if not plan.points[0].point.report.histograms:
+    if not prepared.points[0].point.report.histograms:
         for name in ("latency_histogram", "tbt_histogram"):
             report.pop(name, None)
     for name in _CUT:
@@ -93,11 +93,11 @@ def _widen(arrays: Sequence[NDArray[Any]], starts: Sequence[int]) -> tuple[NDArr
 
 
 def assemble(
-    plan: Plan, reports: list[Report], theory: Sequence[Expected], first: int, made_by: Sequence[MadeBy]
+    prepared: Prepared, reports: list[Report], theory: Sequence[Expected], first: int, made_by: Sequence[MadeBy]
 ) -> xr.Dataset:
     """Build the cube of consecutive replications, each a report (point, ...)."""
-    sweep = plan.sweep
-    shape, points, count = sweep.grid.shape, len(plan.points), len(reports)
+    sweep = prepared.sweep
+    shape, points, count = sweep.grid.shape, len(prepared.points), len(reports)
     arrays: dict[str, NDArray[Any]] = {}
     offsets: dict[str, int] = {}
     for name in [name for name in reports[0] if not name.endswith("/from")]:
@@ -117,34 +117,34 @@ def assemble(
     for dim in BUCKETED:
         name = f"{dim.removesuffix('_bucket')}_histogram"
         if name in arrays:
-            unit = plan.simulation.CATALOGUE.clock.units_per_s
+            unit = prepared.simulation.CATALOGUE.clock.units_per_s
             arrays[name], buckets[dim] = _bucketed(arrays[name], offsets[name], unit)
     sizes = arrays["batch_size_histogram"]
     arrays["batch_size_histogram"] = np.concatenate(
         [np.zeros((*sizes.shape[:-1], offsets["batch_size_histogram"]), sizes.dtype), sizes], axis=-1
     )
-    edges_of = np.full((2, points, plan.bins), np.nan)
-    for k, point in enumerate(plan.points):
+    edges_of = np.full((2, points, prepared.bins), np.nan)
+    for k, point in enumerate(prepared.points):
         edges_of[0, k, : len(point.edges) - 1] = point.edges[:-1]
         edges_of[1, k, : len(point.edges) - 1] = point.edges[1:]
-    arrays["bin_lower_edge"], arrays["bin_upper_edge"] = edges_of.reshape((2, *shape, plan.bins))
-    effective = np.array([len(point.edges) - 1 for point in plan.points], np.int64)
+    arrays["bin_lower_edge"], arrays["bin_upper_edge"] = edges_of.reshape((2, *shape, prepared.bins))
+    effective = np.array([len(point.edges) - 1 for point in prepared.points], np.int64)
     arrays["effective_bins"] = np.repeat(effective[:, None], count, axis=1).reshape((*shape, count))
-    arrays["unmeasured_costs"] = plan.unmeasured_costs.reshape(shape)
-    notes = list(plan.notes)
+    arrays["unmeasured_costs"] = prepared.unmeasured_costs.reshape(shape)
+    notes = list(prepared.notes)
     notes += _not_whole(arrays)
-    if not plan.simulation.STEPWISE:
+    if not prepared.simulation.STEPWISE:
         for k, name in enumerate(("throughput_requests_per_s", "throughput_limit_requests_per_s", "latency_s")):
             values = np.array([said[k] for said in theory], np.float64)
             arrays[f"theory_{name}"] = values.reshape(shape)
         if np.nanmax(arrays["extrapolated_batch_fraction"], initial=0.0) > 0:
             notes.append("some batches lie outside the measured table; their times follow the fitted law")
-    seconds = {plan.length == "seconds" for plan in plan.points}
+    seconds = {prepared.length == "seconds" for prepared in prepared.points}
     if len(seconds) > 1:
         notes.append("lengths are tokens at some points and seconds at others")
     return with_provenance(
         sweep,
-        plan,
+        prepared,
         arrays,
         count,
         made_by,
@@ -153,13 +153,13 @@ def assemble(
         quantiles=QUANTILES,
         buckets=buckets,
         length_units="s" if seconds == {True} else "tokens",
-        classes=plan.points[0].point.workload.class_names,
+        classes=prepared.points[0].point.workload.class_names,
     )
 
 
 def with_provenance(
     sweep: Sweep,
-    plan: Plan,
+    prepared: Prepared,
     arrays: Mapping[str, NDArray[Any]],
     replications: int,
     made_by: Sequence[MadeBy],
@@ -168,7 +168,7 @@ def with_provenance(
 ) -> xr.Dataset:
     """Build a cube that says where it comes from; `options` are those of `build_cube`.
 
-    The sweep is what the cube is said to be of, and may count more than the plan did.
+    The sweep is what the cube is said to be of, and may count more than was prepared.
     """
     attrs = provenance(
         title=sweep.title,
@@ -177,20 +177,20 @@ def with_provenance(
         seed=sweep.seed,
         replications=replications,
         made_by=made_by,
-        overload_test=plan.simulation.OVERLOAD_TEST,
-        input_sha256=plan.input_sha256,
-        trace_rows_dropped=plan.rows_dropped,
+        overload_test=prepared.simulation.OVERLOAD_TEST,
+        input_sha256=prepared.input_sha256,
+        trace_rows_dropped=prepared.rows_dropped,
         notes=notes,
     )
-    laws = calibrated(plan.points)
-    kept = {"service_coefficients": coefficients.record(laws, steps=plan.simulation.STEPWISE)} if laws else {}
-    kept |= policies.record(plan.point.policy for plan in plan.points)
+    laws = calibrated(prepared.points)
+    kept = {"service_coefficients": coefficients.record(laws, steps=prepared.simulation.STEPWISE)} if laws else {}
+    kept |= policies.record(prepared.point.policy for prepared in prepared.points)
     return build_cube(
         [coordinate_of(axis, sweep) for axis in sweep.grid.axes],
         arrays,
         replications=replications,
         attrs={**attrs, "description": sweep.description, **kept},
-        coefficients_drawn=any(draws_service(plan.point) for plan in plan.points),
+        coefficients_drawn=any(draws_service(prepared.point) for prepared in prepared.points),
         **options,
     )
 

@@ -32,7 +32,7 @@ from .bisection import FASTEST, SLOWEST
 from .capacity_cube import capacity_cube
 from .criteria import Criterion, never_measured, parse_criterion
 from .outputs import ADVICE, same_sweep
-from .plan import make_plan, refusal
+from .preparing import prepare, refusal
 from .scheduler import Executor
 from .searching import Searches, SearchSettings
 from .simulate import require_backend
@@ -90,10 +90,10 @@ def find_capacity(
                 identity = _identity(sweep, settings, str(old.attrs.get("input_sha256", "")))
                 store.open(identity, made_by, range(sweep.replications, sweep.replications))
             return old
-        plan = make_plan(_only_totals(sweep))
-        searches = Searches(plan, settings, backend)
+        prepared = prepare(_only_totals(sweep))
+        searches = Searches(prepared, settings, backend)
         if store is not None:
-            identity = _identity(sweep, settings, plan.input_sha256)
+            identity = _identity(sweep, settings, prepared.input_sha256)
             searches.add(store.open(identity, made_by, range(sweep.replications), overwrite=overwrite))
         searched = searches.work(store, stop, progress or Silent(), executor, workers or os.cpu_count() or 1)
         makers = [*(store.makers if store is not None else ()), *([made_by] if searched else ())]

@@ -19,9 +19,9 @@ from .searching import Answer, Searches
 
 def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -> xr.Dataset:
     """Build the cube of searches that all have their answers."""
-    plan, settings = searches.plan, searches.settings
+    prepared, settings = searches.prepared, searches.settings
     shape, replications = sweep.grid.shape, sweep.replications
-    table = [[searches.answers[k, r] for r in range(replications)] for k in range(len(plan.points))]
+    table = [[searches.answers[k, r] for r in range(replications)] for k in range(len(prepared.points))]
     arrays = {
         "capacity_requests_per_s": np.array([[answer.rate for answer in row] for row in table]),
         "capacity_held_requests_per_s": np.array([[answer.found.held for answer in row] for row in table]),
@@ -31,7 +31,7 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
     }
     ended_by = np.array([row[0].ended_by for row in table], np.int64).reshape(shape)
     unanswered = _unanswered(sweep, table)
-    notes = [*plan.notes, *unanswered, *_wavering(sweep, table), *_never_full(sweep, searches, table)]
+    notes = [*prepared.notes, *unanswered, *_wavering(sweep, table), *_never_full(sweep, searches, table)]
     missed = max(answer.missed for row in table for answer in row)
     if missed:
         notes.append(
@@ -42,8 +42,8 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
     visited = [answer for row in table for answer in row]
     in_range = settings.low is not None and settings.high is not None
     every = {name: array.reshape((*shape, replications)) for name, array in arrays.items()}
-    flags = {"unmeasured_costs": plan.unmeasured_costs.reshape(shape), "capacity_ended_by": ended_by}
-    cube = with_provenance(sweep, plan, flags | every, replications, made_by, notes)
+    flags = {"unmeasured_costs": prepared.unmeasured_costs.reshape(shape), "capacity_ended_by": ended_by}
+    cube = with_provenance(sweep, prepared, flags | every, replications, made_by, notes)
     cube.attrs |= {
         "capacity_criteria": json.dumps([criterion._asdict() for criterion in settings.criteria]),
         "capacity_low_per_s": min(a.lowest for a in visited) if settings.low is None else settings.low,
@@ -97,7 +97,7 @@ def _never_full(sweep: Sweep, searches: Searches, table: Sequence[Sequence[Answe
     """Say at which points overload was to end the search, and no rate was found that is too much for the servers."""
     if searches.settings.growth >= 1.0:
         return []
-    finite = [point.point.server.servers != "infinite" for point in searches.plan.points]
+    finite = [point.point.server.servers != "infinite" for point in searches.prepared.points]
     places = [k for k, row in enumerate(table) if finite[k] and not np.isfinite(row[0].served)]
     text = "too few requests to see what the servers can do: overload does not end the search"
     return _with_places(sweep, {text: places}) if places else []

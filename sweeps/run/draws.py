@@ -25,7 +25,7 @@ from ..workloads.sessions import BoolArray, think_s, with_history
 from ..workloads.settings import FloatArray, IntArray
 from ..workloads.traces import RecordedTrace, resample
 from .laws import drawn_law, drawn_service
-from .plan import PointPlan
+from .preparing import PreparedPoint
 from .samples import least_prompt
 
 # Arrays of one replication that are kept for the next points; beyond it the oldest are drawn again when needed.
@@ -45,56 +45,58 @@ class Draws:
         """Another process draws the same arrays itself."""
         return Draws, (self.seed, self.replication)
 
-    def job(self, plan: PointPlan, evenly_at: float | None = None) -> batches.Job | continuous.Job:
+    def job(self, prepared: PreparedPoint, evenly_at: float | None = None) -> batches.Job | continuous.Job:
         """Return a point's requests in this replication, with their bins; coming evenly at a rate, if one is given."""
         found: batches.Job | continuous.Job
-        match plan.setup:
+        match prepared.setup:
             case batches.Setup() as setup:
-                found = self._batch_job(plan, setup)
+                found = self._batch_job(prepared, setup)
             case continuous.Setup() as setup:
-                found = self._step_job(plan, setup)
+                found = self._step_job(prepared, setup)
         if evenly_at is None:
             return found
-        even_s = np.arange(1.0, plan.requests + 1.0) / evenly_at
+        even_s = np.arange(1.0, prepared.requests + 1.0) / evenly_at
         if isinstance(found, batches.Job):
             return found._replace(trace=found.trace._replace(arrival=from_seconds(even_s)))
-        token = np.ones(plan.requests, np.int64)
+        token = np.ones(prepared.requests, np.int64)
         return found._replace(requests=found.requests._replace(arrival=make_requests(even_s, token, token).arrival))
 
-    def _batch_job(self, plan: PointPlan, setup: batches.Setup) -> batches.Job:
-        keys = plan.keys
-        trace: Trace = self._once(keys.trace, lambda: self._trace(plan))
-        arrival = self._once(keys.arrivals, lambda: self._arrivals(plan))
-        bins: Bins = self._once(keys.bins, lambda: self._bins(plan))
+    def _batch_job(self, prepared: PreparedPoint, setup: batches.Setup) -> batches.Job:
+        keys = prepared.keys
+        trace: Trace = self._once(keys.trace, lambda: self._trace(prepared))
+        arrival = self._once(keys.arrivals, lambda: self._arrivals(prepared))
+        bins: Bins = self._once(keys.bins, lambda: self._bins(prepared))
         trace = trace._replace(arrival=arrival)
         if setup.reads_predictions:
-            trace = trace._replace(predicted=self._predicted(plan, trace))
-        if draws_service(plan.point):
+            trace = trace._replace(predicted=self._predicted(prepared, trace))
+        if draws_service(prepared.point):
             # Every point draws from the same stream: settings that share coefficients share the draw.
             largest = setup.policy.batch_size
-            made = self._once(keys.service, lambda: drawn_service(plan.point, largest, self._stream("coefficients")))
+            made = self._once(
+                keys.service, lambda: drawn_service(prepared.point, largest, self._stream("coefficients"))
+            )
             setup = setup._replace(service=made)
         return batches.Job(trace, bins, setup)
 
-    def _step_job(self, plan: PointPlan, setup: continuous.Setup) -> continuous.Job:
-        keys = plan.keys
-        requests: Requests = self._once(keys.trace, lambda: self._requests(plan))
-        arrival = self._once(keys.arrivals, lambda: self._step_arrivals(plan))
-        bin_of = self._once(keys.bins, lambda: self._bin_of(plan))
-        if draws_service(plan.point):
-            law = self._once(keys.service, lambda: drawn_law(plan.point, self._stream("coefficients")))
+    def _step_job(self, prepared: PreparedPoint, setup: continuous.Setup) -> continuous.Job:
+        keys = prepared.keys
+        requests: Requests = self._once(keys.trace, lambda: self._requests(prepared))
+        arrival = self._once(keys.arrivals, lambda: self._step_arrivals(prepared))
+        bin_of = self._once(keys.bins, lambda: self._bin_of(prepared))
+        if draws_service(prepared.point):
+            law = self._once(keys.service, lambda: drawn_law(prepared.point, self._stream("coefficients")))
             setup = setup._replace(replica=setup.replica._replace(law=law))
         if setup.reads_predictions:
-            requests = requests._replace(predicted=self._prediction(plan).predicted)
-        requests, classes = requests._replace(arrival=arrival), plan.point.workload.classes
-        if plan.recorded is not None and (priority := self._window(plan).priority) is not None:
+            requests = requests._replace(predicted=self._prediction(prepared).predicted)
+        requests, classes = requests._replace(arrival=arrival), prepared.point.workload.classes
+        if prepared.recorded is not None and (priority := self._window(prepared).priority) is not None:
             requests = requests._replace(priority=priority)
         if classes is not None:
-            requests = requests._replace(priority=np.array([one.priority for one in classes])[self._class_of(plan)])
-        if plan.point.workload.waits:
-            follows, delay = self._following(plan)
+            requests = requests._replace(priority=np.array([one.priority for one in classes])[self._class_of(prepared)])
+        if prepared.point.workload.waits:
+            follows, delay = self._following(prepared)
             requests = requests._replace(follows=follows, delay=delay)
-        return continuous.Job(requests, bin_of, setup, self._classes(plan))
+        return continuous.Job(requests, bin_of, setup, self._classes(prepared))
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         with self._lock:
@@ -121,68 +123,71 @@ class Draws:
     def _stream(self, purpose: str) -> np.random.Generator:
         return stream(self.seed, self.replication, purpose)
 
-    def _window(self, plan: PointPlan) -> RecordedTrace:
-        settings = plan.point.workload.trace
+    def _window(self, prepared: PreparedPoint) -> RecordedTrace:
+        settings = prepared.point.workload.trace
         assert settings is not None
-        assert plan.recorded is not None
-        recorded = plan.recorded
+        assert prepared.recorded is not None
+        recorded = prepared.recorded
 
         def cut() -> RecordedTrace:
             return resample(
                 recorded,
                 self._stream("window"),
                 method=settings.resample,
-                requests=plan.requests,
+                requests=prepared.requests,
                 block_requests=settings.block_requests,
                 replication=self.replication,
             )
 
-        window: RecordedTrace = self._once(plan.keys.unit_arrivals, cut)
+        window: RecordedTrace = self._once(prepared.keys.unit_arrivals, cut)
         return window
 
-    def _arrivals(self, plan: PointPlan) -> NDArray[np.int64]:
-        return from_seconds(self._arrival_s(plan))
+    def _arrivals(self, prepared: PreparedPoint) -> NDArray[np.int64]:
+        return from_seconds(self._arrival_s(prepared))
 
-    def _step_arrivals(self, plan: PointPlan) -> NDArray[np.int64]:
+    def _step_arrivals(self, prepared: PreparedPoint) -> NDArray[np.int64]:
         """Return the arrivals in the ticks of continuous batching."""
-        token = np.ones(plan.requests, np.int64)
-        return make_requests(self._arrival_s(plan), token, token).arrival
+        token = np.ones(prepared.requests, np.int64)
+        return make_requests(self._arrival_s(prepared), token, token).arrival
 
-    def _arrival_s(self, plan: PointPlan) -> FloatArray:
-        workload = plan.point.workload
+    def _arrival_s(self, prepared: PreparedPoint) -> FloatArray:
+        workload = prepared.point.workload
         if workload.trace is not None:
-            return self._window(plan).arrival_s / workload.trace.rate_scale
+            return self._window(prepared).arrival_s / workload.trace.rate_scale
         process = workload.arrivals
         assert process is not None
-        opens = self._openings(plan)
-        count = plan.requests if opens is None else int(opens.sum())
+        opens = self._openings(prepared)
+        count = prepared.requests if opens is None else int(opens.sum())
         if isinstance(process, AtRate):
-            unit = self._once(plan.keys.unit_arrivals, lambda: process.unit_arrivals(count, self._stream("arrivals")))
+            unit = self._once(
+                prepared.keys.unit_arrivals, lambda: process.unit_arrivals(count, self._stream("arrivals"))
+            )
             arrival = process.scale(unit)
         else:
             arrival = process.draw(count, self._stream("arrivals"))
         # A turn is not there before its session.
         return arrival if opens is None else arrival[np.cumsum(opens) - 1]
 
-    def _openings(self, plan: PointPlan) -> BoolArray | None:
+    def _openings(self, prepared: PreparedPoint) -> BoolArray | None:
         """Return which requests are first turns of sessions; None where there are none."""
-        sessions = plan.point.workload.sessions
+        sessions = prepared.point.workload.sessions
         if sessions is None:
             return None
         opens: BoolArray = self._once(
-            ("openings", sessions.turns, plan.requests),
-            lambda: sessions.openings(plan.requests, self._stream("sessions")),
+            ("openings", sessions.turns, prepared.requests),
+            lambda: sessions.openings(prepared.requests, self._stream("sessions")),
         )
         return opens
 
-    def _following(self, plan: PointPlan) -> tuple[IntArray, IntArray]:
+    def _following(self, prepared: PreparedPoint) -> tuple[IntArray, IntArray]:
         """Return whom every request follows, and after how many ticks."""
-        arrivals, sessions, count = plan.point.workload.arrivals, plan.point.workload.sessions, plan.requests
+        workload, count = prepared.point.workload, prepared.requests
+        arrivals, sessions = workload.arrivals, workload.sessions
         closed = arrivals if isinstance(arrivals, Closed) else None
 
         def make() -> tuple[IntArray, IntArray]:
             number = np.arange(count)
-            opens = self._openings(plan)
+            opens = self._openings(prepared)
             whom, delay_s = np.full(count, NOBODY), np.zeros(count)
             if opens is None:
                 opens = np.full(count, True)
@@ -211,12 +216,12 @@ class Draws:
         found: tuple[IntArray, IntArray] = self._once(("following", closed, sessions, count), make)
         return found
 
-    def _lengths(self, plan: PointPlan) -> Lengths:
+    def _lengths(self, prepared: PreparedPoint) -> Lengths:
         """Return what the requests need, and what a real predictor said of them where the source has it."""
-        if plan.recorded is not None:
-            window = self._window(plan)
+        if prepared.recorded is not None:
+            window = self._window(prepared)
             return Lengths(window.prompt_tokens, window.output_tokens, None, window.predicted)
-        workload, least = plan.point.workload, least_prompt(plan.point.policy)
+        workload, least = prepared.point.workload, least_prompt(prepared.point.policy)
         lengths = workload.drawn_lengths
         assert lengths is not None
 
@@ -224,87 +229,87 @@ class Draws:
             rng = self._stream("lengths")
             if workload.classes is not None:
                 assert isinstance(lengths, Mixture)
-                drawn = lengths.draw_of(self._class_of(plan), rng, least, workload.class_paths)
+                drawn = lengths.draw_of(self._class_of(prepared), rng, least, workload.class_paths)
             else:
-                drawn = lengths.draw(plan.requests, rng, least)
-            opens = self._openings(plan)
+                drawn = lengths.draw(prepared.requests, rng, least)
+            opens = self._openings(prepared)
             return drawn if opens is None else with_history(drawn, opens)
 
-        drawn: Lengths = self._once(plan.keys.lengths, draw)
+        drawn: Lengths = self._once(prepared.keys.lengths, draw)
         return drawn
 
-    def _class_of(self, plan: PointPlan) -> IntArray:
+    def _class_of(self, prepared: PreparedPoint) -> IntArray:
         """Return the class of every request."""
-        lengths = plan.point.workload.drawn_lengths
+        lengths = prepared.point.workload.drawn_lengths
         assert isinstance(lengths, Mixture)
-        opens = self._openings(plan)
+        opens = self._openings(prepared)
 
         def draw() -> IntArray:
-            senders = plan.requests if opens is None else int(opens.sum())
+            senders = prepared.requests if opens is None else int(opens.sum())
             kinds = lengths.kinds(senders, self._stream("classes"))
             return kinds if opens is None else kinds[np.cumsum(opens) - 1]
 
-        of: IntArray = self._once(("classes", plan.keys.lengths), draw)
+        of: IntArray = self._once(("classes", prepared.keys.lengths), draw)
         return of
 
-    def _classes(self, plan: PointPlan) -> Classes | None:
+    def _classes(self, prepared: PreparedPoint) -> Classes | None:
         """Return the classes of the requests and what they are promised."""
-        classes = plan.point.workload.classes
+        classes = prepared.point.workload.classes
         if classes is None:
             return None
         limits = {name: [getattr(one, name) for one in classes] for name in REQUEST_LIMITS}
-        return make_classes(self._class_of(plan), **limits)
+        return make_classes(self._class_of(prepared), **limits)
 
-    def _trace(self, plan: PointPlan) -> Trace:
+    def _trace(self, prepared: PreparedPoint) -> Trace:
         """Return the requests with all arrivals at 0: rates differ in nothing else."""
-        drawn = self._lengths(plan)
-        at_once = np.zeros(plan.requests)
+        drawn = self._lengths(prepared)
+        at_once = np.zeros(prepared.requests)
         if drawn.service_s is not None:
             return make_trace(at_once, service_s=drawn.service_s)
         return make_trace(
-            at_once, output_tokens=drawn.output_tokens, prompt_tokens=drawn.prompt_tokens, length=plan.length
+            at_once, output_tokens=drawn.output_tokens, prompt_tokens=drawn.prompt_tokens, length=prepared.length
         )
 
-    def _requests(self, plan: PointPlan) -> Requests:
+    def _requests(self, prepared: PreparedPoint) -> Requests:
         """Return the requests of continuous batching with all arrivals at 0."""
-        drawn = self._lengths(plan)
+        drawn = self._lengths(prepared)
         assert drawn.prompt_tokens is not None
         assert drawn.output_tokens is not None
-        content = None if plan.recorded is None else self._window(plan).content
-        opens = self._openings(plan)
+        content = None if prepared.recorded is None else self._window(prepared).content
+        opens = self._openings(prepared)
         if opens is not None:
             # A session is one text that grows: a turn is its beginning, prompt and answer.
-            number, tokens = np.arange(plan.requests + 1), drawn.prompt_tokens + drawn.output_tokens
+            number, tokens = np.arange(prepared.requests + 1), drawn.prompt_tokens + drawn.output_tokens
             content = Content(np.cumsum(opens) - 1, number, tokens, LARGEST_REQUEST)
-        return make_requests(np.zeros(plan.requests), drawn.prompt_tokens, drawn.output_tokens, content=content)
+        return make_requests(np.zeros(prepared.requests), drawn.prompt_tokens, drawn.output_tokens, content=content)
 
-    def _prediction(self, plan: PointPlan) -> Prediction:
+    def _prediction(self, prepared: PreparedPoint) -> Prediction:
         def predict() -> Prediction:
-            drawn = self._lengths(plan)
+            drawn = self._lengths(prepared)
             true = drawn.service_s if drawn.service_s is not None else drawn.output_tokens
             assert true is not None
-            edges = plan.edges if len(plan.edges) > 2 else None
-            predictor = plan.point.workload.predictor
+            edges = prepared.edges if len(prepared.edges) > 2 else None
+            predictor = prepared.point.workload.predictor
             return predictor.predict(true.astype(np.float64), edges, self._stream("predictor"), drawn.predicted)
 
-        prediction: Prediction = self._once(plan.keys.prediction, predict)
+        prediction: Prediction = self._once(prepared.keys.prediction, predict)
         return prediction
 
-    def _predicted(self, plan: PointPlan, trace: Trace) -> FloatArray:
+    def _predicted(self, prepared: PreparedPoint, trace: Trace) -> FloatArray:
         """Return predicted lengths in the trace's unit."""
-        predicted = self._prediction(plan).predicted
-        if plan.length == "seconds":
+        predicted = self._prediction(prepared).predicted
+        if prepared.length == "seconds":
             return predicted * TICKS_PER_S
-        return predicted + trace.prompt if plan.length == "total" else predicted
+        return predicted + trace.prompt if prepared.length == "total" else predicted
 
-    def _bins(self, plan: PointPlan) -> Bins:
-        return sort_into_bins(self._bin_of(plan), len(plan.edges) - 1)
+    def _bins(self, prepared: PreparedPoint) -> Bins:
+        return sort_into_bins(self._bin_of(prepared), len(prepared.edges) - 1)
 
-    def _bin_of(self, plan: PointPlan) -> NDArray[np.int32]:
-        if len(plan.edges) == 2:
-            return np.zeros(plan.requests, np.int32)
-        prediction = self._prediction(plan)
-        of = assign_bins(prediction.predicted, plan.edges) if prediction.bin is None else prediction.bin
+    def _bin_of(self, prepared: PreparedPoint) -> NDArray[np.int32]:
+        if len(prepared.edges) == 2:
+            return np.zeros(prepared.requests, np.int32)
+        prediction = self._prediction(prepared)
+        of = assign_bins(prediction.predicted, prepared.edges) if prediction.bin is None else prediction.bin
         return np.ascontiguousarray(of, np.int32)
 
 

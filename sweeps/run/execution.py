@@ -26,7 +26,7 @@ from .assemble import assemble, join, tell_not_whole
 from .draws import Draws
 from .narrowing import Narrowing
 from .outputs import ADVICE, same_sweep
-from .plan import Plan, make_plan, theory_of
+from .preparing import Prepared, prepare, theory_of
 from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
 from .simulate import Simulator, bytes_of, require_backend, simulate_parts
 from .store import Part, Report, Store
@@ -45,33 +45,32 @@ class Size(NamedTuple):
 
 
 def estimate(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Size:
-    """Return how large a sweep is on all cores; reads its files and raises InputError like a run. See `make_plan`."""
-    return _size(make_plan(sweep, done), sweep.replications, os.cpu_count() or 1)
+    """Return how large a sweep is on all cores; reads its files and raises InputError like a run. See `prepare`."""
+    return _size(prepare(sweep, done), sweep.replications, os.cpu_count() or 1)
 
 
-def _size(plan: Plan, replications: int, workers: int) -> Size:
-    points = len(plan.points)
-    windows = plan.points[0].point.report.windows
+def _size(prepared: Prepared, replications: int, workers: int) -> Size:
+    points = len(prepared.points)
+    windows = prepared.points[0].point.report.windows
     # A histogram spans some ten doublings of 64 buckets; that of the gaps between tokens has numbers of 8 bytes.
-    histogram = 640 * (12 if plan.simulation.STEPWISE else 4) if plan.points[0].point.report.histograms else 0
-    largest = max(p.setup.largest_batch for p in plan.points)
-    values = 60 + 6 * plan.bins + 10 * windows + min(largest, 1000)
+    histogram = 640 * (12 if prepared.simulation.STEPWISE else 4) if prepared.points[0].point.report.histograms else 0
+    largest = max(p.setup.largest_batch for p in prepared.points)
+    values = 60 + 6 * prepared.bins + 10 * windows + min(largest, 1000)
     cube_bytes = points * replications * (8 * values + histogram)
     # What follows was measured: reports are kept until the cube is built, and copied then; each is some hundred arrays.
     kept = 3.3 * cube_bytes + 24_000 * replications
-    drawn = (
-        (350 if plan.simulation.STEPWISE else 95) * max(p.requests for p in plan.points) * min(workers, replications)
-    )
-    return Size(points, plan.requests * replications, cube_bytes, round(kept + drawn) + 300_000_000)
+    each = 350 if prepared.simulation.STEPWISE else 95
+    drawn = each * max(point.requests for point in prepared.points) * min(workers, replications)
+    return Size(points, prepared.requests * replications, cube_bytes, round(kept + drawn) + 300_000_000)
 
 
-def _require_memory(plan: Plan, replications: int, workers: int) -> None:
+def _require_memory(prepared: Prepared, replications: int, workers: int) -> None:
     """Refuse what this machine cannot hold, instead of after hours."""
-    needed, there = _size(plan, replications, workers).peak_bytes, memory_bytes()
+    needed, there = _size(prepared, replications, workers).peak_bytes, memory_bytes()
     if needed > there:
         raise InputError(
             f"needs about {needed / 1e9:.1f} GB of memory, and this machine has {there / 1e9:.1f}",
-            file=plan.sweep.source,
+            file=prepared.sweep.source,
             allowed="take fewer points, replications, requests or report.windows, or report.histograms = false",
         )
 
@@ -125,26 +124,27 @@ def run_sweep(
             with suppress(InputError):  # parts of another run are none of this one's business
                 store.open(_identity(sweep, str(old.attrs.get("input_sha256", ""))), made_by, wanted)
             return old
-        plan = make_plan(sweep)
+        prepared = prepare(sweep)
         at_once = workers or os.cpu_count() or 1
-        _require_memory(plan, looks[0], at_once)
-        if old is not None and old.attrs.get("input_sha256", "") != plan.input_sha256:
+        _require_memory(prepared, looks[0], at_once)
+        if old is not None and old.attrs.get("input_sha256", "") != prepared.input_sha256:
             raise InputError(f"was made from a file that has changed since; {ADVICE}", file=target)
         kept: Sequence[Part] = ()
         if store is not None:
-            kept = store.open(_identity(sweep, plan.input_sha256), made_by, wanted, overwrite=overwrite)
+            kept = store.open(_identity(sweep, prepared.input_sha256), made_by, wanted, overwrite=overwrite)
         shown = progress or Silent()
         reports: dict[int, Report] = {}
         simulated = False
         # Importing scipy for the theory takes longer than many a run: it goes on beside the simulation.
         aside = ThreadPoolExecutor(1)
-        theory = aside.submit(theory_of, plan)
+        theory = aside.submit(theory_of, prepared)
         try:
             for planned in looks:
-                look = planned if narrowing is None else int(min(planned, max(first, plan.most_replications)))
-                if reports and (look == first + len(reports) or _size(plan, look, at_once).peak_bytes > memory_bytes()):
+                look = planned if narrowing is None else int(min(planned, max(first, prepared.most_replications)))
+                nothing_new = look == first + len(reports)
+                if reports and (nothing_new or _size(prepared, look, at_once).peak_bytes > memory_bytes()):
                     break
-                run = _Replications(plan, backend, range(first + len(reports), look))
+                run = _Replications(prepared, backend, range(first + len(reports), look))
                 run.add(part for part in kept if part.replication in run.wanted)
                 if narrowing is None or len(run.finished) < len(run.wanted):
                     simulated |= run.work(store, stop, shown, executor, at_once)
@@ -153,10 +153,10 @@ def run_sweep(
                     break
             wanted = range(first, first + len(reports))
             makers = [*(store.makers if store is not None else ()), *([made_by] if simulated else ())]
-            plan = plan._replace(sweep=sweep.repeated(wanted.stop)) if narrowing is not None else plan
-            cube = (
-                old if not wanted else assemble(plan, [reports.pop(r) for r in wanted], theory.result(), first, makers)
-            )
+            prepared = prepared._replace(sweep=sweep.repeated(wanted.stop)) if narrowing is not None else prepared
+            cube = old
+            if wanted:
+                cube = assemble(prepared, [reports.pop(r) for r in wanted], theory.result(), first, makers)
         finally:
             stop.wait_for([theory])
             aside.shutdown(wait=not stop.abandoned)
@@ -186,16 +186,16 @@ def _identity(sweep: Sweep, input_sha256: str) -> dict[str, str]:
 class _Replications:
     """The work of a run: replications of all points, in tasks of some points of some replications."""
 
-    def __init__(self, plan: Plan, backend: str, wanted: range) -> None:
-        self.plan, self.backend, self.wanted = plan, backend, wanted
-        self.points, self.replications = len(plan.points), len(wanted)
+    def __init__(self, prepared: Prepared, backend: str, wanted: range) -> None:
+        self.prepared, self.backend, self.wanted = prepared, backend, wanted
+        self.points, self.replications = len(prepared.points), len(wanted)
         self.finished: dict[int, Report] = {}
         """Complete replications, points in the order of the grid."""
         self._parts: dict[int, list[Part]] = {}
         """What is finished of the others."""
         # Points that share bins and arrivals follow each other, so that what was drawn is used while it is kept.
-        keys = [(p.keys.trace, p.keys.bins, p.keys.arrivals) for p in plan.points]
-        self._order = sorted(range(len(plan.points)), key=lambda k: keys[k])
+        keys = [(p.keys.trace, p.keys.bins, p.keys.arrivals) for p in prepared.points]
+        self._order = sorted(range(len(prepared.points)), key=lambda k: keys[k])
         self._tasks: Iterator[Task] = iter(())
         self._continued: list[Task] = []
         """What is left of tasks that came back before their end."""
@@ -220,8 +220,8 @@ class _Replications:
         begun = {r: {k for part in parts for k in part.points} for r, parts in self._parts.items()}
         left = {r: [k for k in self._order if k not in points] for r, points in begun.items()}
         numbers = [*left, *(r for r in self.wanted if r not in left and r not in self.finished)]
-        requests = self.plan.requests * (len(numbers) - len(left))
-        requests += sum(self.plan.points[k].requests for points in left.values() for k in points)
+        requests = self.prepared.requests * (len(numbers) - len(left))
+        requests += sum(self.prepared.points[k].requests for points in left.values() for k in points)
         progress.start(self.points, len(numbers), requests)
         if not numbers:
             return False
@@ -249,7 +249,7 @@ class _Replications:
         done = sum(len(part.points) for part in result) // len(draws)
         if done < len(points):
             self._continued.append(task._replace(arguments=(simulator, draws, points[done:], drawing)))
-        requests = sum(self.plan.points[k].requests for part in result for k in part.points)
+        requests = sum(self.prepared.points[k].requests for part in result for k in part.points)
         return Gain(result, requests, self.add(result))
 
     def give_up(self) -> None:
@@ -259,9 +259,9 @@ class _Replications:
 
     def _deal(self, numbers: Sequence[int], left: Mapping[int, Sequence[int]], workers: int) -> Iterator[Task]:
         """Yield the tasks: of what is left of replications that were begun, then of others."""
-        first = Draws(self.plan.sweep.seed, numbers[0])
+        first = Draws(self.prepared.sweep.seed, numbers[0])
         simulator, together, blocks = self._sizes(first, len(numbers), workers)
-        every = chain([first], (Draws(self.plan.sweep.seed, r) for r in numbers[1:]))
+        every = chain([first], (Draws(self.prepared.sweep.seed, r) for r in numbers[1:]))
         del first  # its arrays are its task's alone
         for points in left.values():
             one = next(every)
@@ -276,10 +276,10 @@ class _Replications:
 
     def _sizes(self, first: Draws, replications: int, workers: int) -> tuple[Simulator, int, list[range]]:
         """Return how many jobs a call simulates, of how many replications a task is, and the blocks of points."""
-        plans = self.plan.points
-        one = Simulator(self.plan, self.backend, 1)
-        largest = one.job(first, max(range(self.points), key=lambda k: plans[k].requests))
-        jobs = jobs_at_once(largest, one.shape(plans), self.backend)
+        prepared_points = self.prepared.points
+        one = Simulator(self.prepared, self.backend, 1)
+        largest = one.job(first, max(range(self.points), key=lambda k: prepared_points[k].requests))
+        jobs = jobs_at_once(largest, one.shape(prepared_points), self.backend)
         simulator = one._replace(jobs_at_once=jobs)
         if not one.on_device:
             # Few replications: several threads share one, and what it draws.

@@ -28,7 +28,7 @@ class Narrowing:
     """Looks of one run: where they are, and which interval is the widest."""
 
     def __init__(self, sweep: Sweep, precision: Precision, held: xr.Dataset | None) -> None:
-        """Plan the looks; `held` is the cube that is there already.
+        """Lay out the looks; `held` is the cube that is there already.
 
         Raises InputError for a precision that makes no sense, and where no number of replications narrows intervals.
         """

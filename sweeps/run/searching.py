@@ -28,7 +28,7 @@ from ..workloads.settings import FloatArray
 from .bisection import PROBES, Found, Search, bisect, bracket_and_bisect, fill, is_monotone
 from .criteria import Criterion, never_in_time
 from .draws import Draws
-from .plan import Plan, PointPlan
+from .preparing import Prepared, PreparedPoint
 from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
 from .simulate import Simulator
 from .store import Part, Store
@@ -44,38 +44,38 @@ MOST_DRAWS = 32
 class Scalable(NamedTuple):
     """A point of the grid at any arrival rate."""
 
-    plan: PointPlan
+    prepared: PreparedPoint
     natural: float
     """Mean rate of a recorded trace at rate_scale = 1, requests per second; 1 where arrivals are drawn."""
     start: float
     """Rate that the specification sets, requests per second."""
 
-    def at(self, rate: float) -> PointPlan:
+    def at(self, rate: float) -> PreparedPoint:
         """Return the point at a rate; points that share arrivals share them at a common rate."""
-        workload = self.plan.point.workload
+        workload = self.prepared.point.workload
         if workload.trace is not None:
             changed: dict[str, Any] = {"trace": workload.trace.model_copy(update={"rate_scale": rate / self.natural})}
         else:
             assert workload.arrivals is not None
             changed = {"arrivals": workload.arrivals.model_copy(update={"rate_per_s": rate})}
-        point = self.plan.point._replace(workload=workload.model_copy(update=changed))
-        keys = self.plan.keys._replace(arrivals=(self.plan.keys.unit_arrivals, rate))
-        return self.plan._replace(point=point, keys=keys)
+        point = self.prepared.point._replace(workload=workload.model_copy(update=changed))
+        keys = self.prepared.keys._replace(arrivals=(self.prepared.keys.unit_arrivals, rate))
+        return self.prepared._replace(point=point, keys=keys)
 
 
-def scalable(plan: PointPlan) -> Scalable:
+def scalable(prepared: PreparedPoint) -> Scalable:
     """Return a point at any rate; raises InputError for a trace whose requests all arrive at once."""
-    workload = plan.point.workload
-    if plan.recorded is None:
+    workload = prepared.point.workload
+    if prepared.recorded is None:
         assert isinstance(workload.arrivals, AtRate)  # `_problem` refuses the others
-        return Scalable(plan, 1.0, workload.arrivals.rate_per_s)
-    arrival = plan.recorded.arrival_s
+        return Scalable(prepared, 1.0, workload.arrivals.rate_per_s)
+    arrival = prepared.recorded.arrival_s
     span = float(arrival[-1] - arrival[0])
     assert workload.trace is not None
     if not span > 0:
         raise InputError("its requests all arrive at once: there is no rate to scale", file=workload.trace.path)
     natural = (len(arrival) - 1) / span
-    return Scalable(plan, natural, natural * workload.trace.rate_scale)
+    return Scalable(prepared, natural, natural * workload.trace.rate_scale)
 
 
 class SearchSettings(NamedTuple):
@@ -164,7 +164,7 @@ class PointSearch:
     def __init__(self, point: Scalable, number: int, settings: SearchSettings) -> None:
         self.number, self.settings = number, settings
         self.search = settings.begin(point.start)
-        servers = point.plan.point.server.servers
+        servers = point.prepared.point.server.servers
         self.filling = fill(point.start) if settings.growth < 1.0 and servers != "infinite" else None
         self.rate = next(self.filling or self.search)
         self.load = np.zeros(1)
@@ -271,15 +271,15 @@ def look(searching: Searching, looks: Sequence[Look], together: int) -> list[See
     A device simulates `together` jobs, the last of them several times: its programs are compiled for a number of jobs,
     and searches end one after the other. Raises InputError where a job cannot be simulated or a criterion has no value.
     """
-    plans = [searching.points[one.number].at(one.rate) for one in looks]
-    jobs = {k: job for k, one in enumerate(looks) if (job := _job(one, plans[k])) is not None}
+    prepared_points = [searching.points[one.number].at(one.rate) for one in looks]
+    jobs = {k: job for k, one in enumerate(looks) if (job := _job(one, prepared_points[k])) is not None}
     seen: list[Seen | None] = [None] * len(looks)
     if not jobs:
         return seen
     every = list(jobs.values())
     if searching.simulator.on_device:
         every += [every[-1]] * (together - len(every))
-    report = searching.simulator.simulate(every, [plans[k] for k in jobs])
+    report = searching.simulator.simulate(every, [prepared_points[k] for k in jobs])
     report = {name: values[: len(jobs)] for name, values in report.items()}
     values = [criterion.values(report) for criterion in searching.settings.criteria]
     ratios = np.array([one.ratios(mine) for one, mine in zip(searching.settings.criteria, values, strict=True)]).T
@@ -305,11 +305,11 @@ def _served(report: Mapping[str, NDArray[Any]], rate: FloatArray) -> FloatArray:
     return found
 
 
-def _job(one: Look, plan: PointPlan) -> Job | None:
+def _job(one: Look, prepared: PreparedPoint) -> Job | None:
     """Return the job of a point; None where the engine's clock would end before the last of its arrivals."""
     try:
         with np.errstate(all="ignore"):
-            job = one.draws.job(plan, evenly_at=one.rate if one.evenly else None)
+            job = one.draws.job(prepared, evenly_at=one.rate if one.evenly else None)
             check(job)
     except InputError:
         if one.may_end:
@@ -338,16 +338,16 @@ class _Group:
 class Searches:
     """The work of a search for capacities: every point over all replications, in groups that go in step."""
 
-    def __init__(self, plan: Plan, settings: SearchSettings, backend: str) -> None:
-        self.plan, self.settings = plan, settings
-        self.points, self.replications = len(plan.points), plan.sweep.replications
+    def __init__(self, prepared: Prepared, settings: SearchSettings, backend: str) -> None:
+        self.prepared, self.settings = prepared, settings
+        self.points, self.replications = len(prepared.points), prepared.sweep.replications
         self.answers: dict[tuple[int, int], Answer] = {}
         """By point and replication."""
-        simulator = Simulator(plan, backend, JOBS_AT_ONCE)
+        simulator = Simulator(prepared, backend, JOBS_AT_ONCE)
         if simulator.on_device:
-            job = Draws(plan.sweep.seed, 0).job(max(plan.points, key=lambda point: point.requests))
-            simulator = simulator._replace(jobs_at_once=jobs_at_once(job, simulator.shape(plan.points), backend))
-        self._searching = Searching(simulator, tuple(map(scalable, plan.points)), settings)
+            job = Draws(prepared.sweep.seed, 0).job(max(prepared.points, key=lambda point: point.requests))
+            simulator = simulator._replace(jobs_at_once=jobs_at_once(job, simulator.shape(prepared.points), backend))
+        self._searching = Searching(simulator, tuple(map(scalable, prepared.points)), settings)
         self._groups: Iterator[_Group] = iter(())
         self._waiting: deque[_Group] = deque()
         """Groups that have looks to give away."""
@@ -404,7 +404,7 @@ class Searches:
         for one in group.searches:
             one.tell([group.seen[one.number, r] for r in range(self.replications)])
         simulated = sum(
-            self.plan.points[number].requests for (number, _), seen in group.seen.items() if seen is not None
+            self.prepared.points[number].requests for (number, _), seen in group.seen.items() if seen is not None
         )
         answered = {(one.number, r): answer for one in group.searches for r, answer in enumerate(one.answers or ())}
         self.answers |= answered
@@ -428,7 +428,7 @@ class Searches:
 
     def _expected(self, number: int) -> int:
         """Return about how many requests the search of a point simulates."""
-        return self.settings.expected_rates * self.plan.points[number].requests * self.replications
+        return self.settings.expected_rates * self.prepared.points[number].requests * self.replications
 
     def _deal(self, left: Sequence[int], workers: int) -> Iterator[_Group]:
         """Yield groups of what is left: as many points together as leave work for all workers."""
@@ -462,7 +462,7 @@ class Searches:
 
     def _draws_of(self, replication: int) -> Draws:
         """Return the draws of a replication, kept where not too many are."""
-        found = self._draws.get(replication) or Draws(self.plan.sweep.seed, replication)
+        found = self._draws.get(replication) or Draws(self.prepared.sweep.seed, replication)
         if len(self._draws) < MOST_DRAWS:
             self._draws[replication] = found
         return found

@@ -1,4 +1,4 @@
-"""Simulate points of a plan on replications: what tasks are made of, wherever they are done."""
+"""Simulate prepared points on replications: what tasks are made of, wherever they are done."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from batchcube.results.provenance import MadeBy
 
 from .assemble import cut
 from .draws import Draws
-from .plan import Plan, PointPlan, refusal
+from .preparing import Prepared, PreparedPoint, refusal
 from .store import Part, Report
 
 SECONDS_OF_A_TASK = 1.0
@@ -32,9 +32,9 @@ def require_backend(backend: str, simulation: Simulation[Any] = batches) -> Made
 
 
 class Simulator(NamedTuple):
-    """A plan and what simulates it: plain data, so that a task may be done in another process."""
+    """A prepared sweep and what simulates it: plain data, so that a task may be done in another process."""
 
-    plan: Plan
+    prepared: Prepared
     backend: str
     jobs_at_once: int
     """What one call of the engine is given."""
@@ -44,22 +44,24 @@ class Simulator(NamedTuple):
         """Whether a device takes many jobs at once, one call after the other; cores each take a part of the work."""
         return self.backend == "jax"
 
-    def shape(self, plans: Sequence[PointPlan]) -> Shape:
+    def shape(self, prepared_points: Sequence[PreparedPoint]) -> Shape:
         """Return the shape of a call: the least for cores; devices compile for one, so that all calls ask for it."""
-        largest = max(plan.setup.largest_batch for plan in (self.plan.points if self.on_device else plans))
-        classes = len(plans[0].point.workload.class_names)
-        return Shape(self.plan.bins, largest, plans[0].setup.windows, classes)
+        largest = max(
+            prepared.setup.largest_batch for prepared in (self.prepared.points if self.on_device else prepared_points)
+        )
+        classes = len(prepared_points[0].point.workload.class_names)
+        return Shape(self.prepared.bins, largest, prepared_points[0].setup.windows, classes)
 
-    def simulate(self, jobs: Sequence[Job], plans: Sequence[PointPlan]) -> Report:
+    def simulate(self, jobs: Sequence[Job], prepared_points: Sequence[PreparedPoint]) -> Report:
         """Simulate jobs of these points, leading axis job; raises InputError."""
         with np.errstate(all="ignore"):
-            return simulate_many(jobs, self.shape(plans), self.backend)
+            return simulate_many(jobs, self.shape(prepared_points), self.backend)
 
     def job(self, draws: Draws, number: int) -> Job:
         """Return a point's job of one replication; InputError naming the point where it cannot be made."""
         try:
             with np.errstate(all="ignore"):
-                return draws.job(self.plan.points[number])
+                return draws.job(self.prepared.points[number])
         except InputError as error:
             raise self._refusal(error, number) from None
 
@@ -76,15 +78,15 @@ class Simulator(NamedTuple):
         each = map(drawn, draws) if drawing is None or len(draws) == 1 else drawing.map(drawn, draws)
         jobs = list(chain.from_iterable(each))
         try:
-            return self.simulate(jobs, [self.plan.points[number] for number in numbers])
+            return self.simulate(jobs, [self.prepared.points[number] for number in numbers])
         except InputError as error:
             raise self._refusal(error, self._culprit(jobs, numbers)) from None
 
     def _refusal(self, error: InputError, number: int | None) -> InputError:
         """Return an error as a line about the sweep, and about its point where that is known."""
-        grid = self.plan.sweep.grid
+        grid = self.prepared.sweep.grid
         at = None if number is None else tuple(int(k) for k in np.unravel_index(number, grid.shape))
-        return refusal(self.plan.sweep, error, at)
+        return refusal(self.prepared.sweep, error, at)
 
     def _culprit(self, jobs: Sequence[Job], numbers: Sequence[int]) -> int | None:
         """Return the point that is to blame for an error of jobs, replication by replication."""
@@ -96,7 +98,7 @@ class Simulator(NamedTuple):
                 try:
                     check(job)
                     if again:
-                        self.simulate([job], [self.plan.points[number]])
+                        self.simulate([job], [self.prepared.points[number]])
                 except InputError:
                     return number
         return None
@@ -115,7 +117,7 @@ def simulate_parts(
         for row, one in enumerate(draws):
             rows = slice(row * len(some), (row + 1) * len(some))
             mine = {name: array[rows] for name, array in report.items()}
-            parts.append(Part(one.replication, some, cut(mine, simulator.plan)))
+            parts.append(Part(one.replication, some, cut(mine, simulator.prepared)))
         if time.monotonic() - begun > SECONDS_OF_A_TASK:
             break
     return parts

@@ -23,7 +23,7 @@ from ..spec.grid import Grid
 from ..spec.messages import show_value
 from ..spec.settings import Point
 from .draws import Draws
-from .plan import make_plan, refusal
+from .preparing import prepare, refusal
 
 
 class Replication(NamedTuple):
@@ -43,9 +43,9 @@ def simulate_one(sweep: Sweep, at: Mapping[str, object], replication: int = 0, b
     """
     if replication < 0:
         raise InputError("must be >= 0", path="replication", value=replication)
-    plan = make_plan(replace(sweep, grid=Grid((), (point_at(sweep, at),))))
+    prepared = prepare(replace(sweep, grid=Grid((), (point_at(sweep, at),))))
     try:
-        job = Draws(sweep.seed, replication).job(plan.points[0])
+        job = Draws(sweep.seed, replication).job(prepared.points[0])
     except InputError as error:
         raise refusal(sweep, error, None) from None
     report, records = simulate(job, backend)

@@ -24,7 +24,7 @@ from batchcube.results.provenance import MadeBy
 
 from ..files import write_text
 from ..run.assemble import assemble, cut
-from ..run.plan import Plan, make_plan, theory_of
+from ..run.preparing import Prepared, prepare, theory_of
 from ..spec.document import Sweep
 from ..spec.settings import ReplicaSettings
 from .given import PREDICTED
@@ -59,7 +59,7 @@ def served_cube(folder: Path, trace: Path) -> xr.Dataset:
         for row, at_ns in zip(rows, arrival_ns.tolist(), strict=True)
     ]
     write_text(trace, "\n".join(lines) + "\n")
-    plan = make_plan(Sweep.model_validate(tables, str(folder)))
+    plan = prepare(Sweep.model_validate(tables, str(folder)))
     point = plan.points[0]
     assert isinstance(point.setup, continuous.Setup)
     predicted = np.array([float(row[PREDICTED]) for row in rows])
@@ -179,7 +179,7 @@ def _means(row: Decided, smoothing: Smoothing) -> RunningMeans:
     return RunningMeans(row.signals, nothing.total._replace(signal=round(row.signal_us * UNIT * scale)))
 
 
-def _noted(plan: Plan, written: Written) -> Plan:
+def _noted(plan: Prepared, written: Written) -> Prepared:
     """Add what must be said of numbers that were measured."""
     notes = [f"served by vLLM {written.about['vllm_version']}, not simulated; one run has no interval"]
     notes += [f"the server had {difference} as in its specification" for difference in written.about["differs"]]

@@ -13,7 +13,7 @@ from batchcube.engine.policies.target import Control
 from batchcube.errors import InputError, found_in
 from batchcube.results.provenance import batchcube_version
 
-from ..run.plan import make_plan
+from ..run.preparing import prepare
 from ..run.setups import build_control
 from ..run.single import point_at
 from ..spec.document import Sweep
@@ -124,7 +124,7 @@ def make_given(options: Options, limits: Limits) -> Given:
             path="policy.largest_batch",
             value=policy.largest_batch,
         )
-    planned = make_plan(replace(sweep, grid=Grid((), (point,)))).points[0]
+    planned = prepare(replace(sweep, grid=Grid((), (point,)))).points[0]
     assert isinstance(planned.setup, continuous.Setup)
     simulated, fleet = planned.setup.replica.control, planned.setup.fleet
     beliefs = simulated.prior_tokens, simulated.prior_squares

@@ -14,7 +14,7 @@ from batchcube.sweeps import presets
 from batchcube.sweeps.cli import run
 from batchcube.sweeps.cli.main import main
 from batchcube.sweeps.run import samples
-from batchcube.sweeps.run.plan import make_plan, theory_of
+from batchcube.sweeps.run.preparing import prepare, theory_of
 from batchcube.sweeps.spec.document import Sweep
 from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
 
@@ -91,7 +91,7 @@ def check(file: Path, number: int, capsys: pytest.CaptureFixture[str]) -> bool:
             except InputError as error:
                 refused = _refused(error)
         if not refused:
-            theory = theory_of(make_plan(Sweep.from_toml(file)))
+            theory = theory_of(prepare(Sweep.from_toml(file)))
             assert not np.isinf(theory).any()
     lines = refused.splitlines()
     assert len(lines) < 200

@@ -17,7 +17,7 @@ from batchcube.sweeps.run.capacity import asked_of, find_capacity
 from batchcube.sweeps.run.criteria import parse_criterion
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
-from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.spec.document import Sweep
 
 # Requests of one second each, one at a time: M/D/1.
@@ -108,7 +108,7 @@ def report_at(tables: dict[str, Any], rate: float, point: int, replication: int)
         changed["workload"]["trace"]["rate_scale"] = rate
     else:
         changed["workload"]["arrivals"]["rate_per_s"] = rate
-    plan = make_plan(sweep(changed))
+    plan = prepare(sweep(changed))
     return simulate(Draws(plan.sweep.seed, replication).job(plan.points[point])).report
 
 

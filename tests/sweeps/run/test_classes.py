@@ -15,7 +15,7 @@ from batchcube.results.cube import extend_cube, read_cube, write_cube
 from batchcube.results.summary import print_summary, summary_table
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
-from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.run.single import simulate_one
 from batchcube.sweeps.spec.document import Sweep
 from helpers.specifications import CONTINUOUS, TOKENS, laid
@@ -61,7 +61,7 @@ def cube() -> xr.Dataset:
 def test_lengths_that_are_too_large_are_said_of_their_class(lengths: dict[str, Any], said: str) -> None:
     tables = laid(BASE, {"workload.classes": [CLASSES[0], {**CLASSES[1], "lengths": lengths}]})
     with pytest.raises(InputError) as refused:
-        make_plan(sweep(tables))
+        prepare(sweep(tables))
     assert str(refused.value).startswith(f"sweep.toml: workload.classes[1].lengths: {said}")
 
 
@@ -97,7 +97,7 @@ def test_a_cube_with_classes_is_extended(cube: xr.Dataset) -> None:
 
 
 def test_shares_and_lengths_are_those_of_the_classes() -> None:
-    (plan,) = make_plan(sweep(laid(BASE, {"workload.requests": 20_000}))).points
+    (plan,) = prepare(sweep(laid(BASE, {"workload.requests": 20_000}))).points
     job = Draws(1, 0).job(plan)
     assert job.classes is not None
     chat = job.classes.of == 0
@@ -113,7 +113,7 @@ def test_priorities_are_those_of_the_classes_and_change_no_draw() -> None:
     first = deepcopy(CLASSES)
     first[1]["priority"] = -3
     tables = laid(BASE, {"workload.classes": first, "server.replica.scheduling_policy": "priority"})
-    ((one,), (two,)) = (make_plan(sweep(given)).points for given in (BASE, tables))
+    ((one,), (two,)) = (prepare(sweep(given)).points for given in (BASE, tables))
     plain, ranked = Draws(1, 0).job(one), Draws(1, 0).job(two)
     assert plain.classes is not None
     assert not plain.requests.priority.any()
@@ -126,7 +126,7 @@ def test_the_classes_of_requests_do_not_depend_on_lengths_or_rates() -> None:
     other = deepcopy(CLASSES)
     other[0]["lengths"] = LONG
     tables = laid(BASE, {"workload.classes": other, "workload.arrivals.rate_per_s": 2.0})
-    ((one,), (two,)) = (make_plan(sweep(given)).points for given in (BASE, tables))
+    ((one,), (two,)) = (prepare(sweep(given)).points for given in (BASE, tables))
     first, second = Draws(1, 0).job(one), Draws(1, 0).job(two)
     assert first.classes is not None
     assert second.classes is not None

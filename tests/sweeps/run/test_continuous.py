@@ -25,7 +25,7 @@ from batchcube.sweeps.run.assemble import in_percent
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import estimate, run_sweep
 from batchcube.sweeps.run.laws import unmeasured_costs
-from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.run.single import simulate_one
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.spec.document import Sweep
@@ -88,7 +88,7 @@ EQUAL = {
 @pytest.mark.parametrize("seconds", [0.0, 1e-12, 3e-12, 1.001e-12, 4.04e-11, 5e-11, 5.05e-11, 1.0])
 def test_coefficients_that_whole_picoseconds_keep_are_allowed(seconds: float) -> None:
     service = {"law": "steps", "c0_s": 0.1, "c3_s_per_prefill_token": seconds}
-    (point,) = make_plan(sweep(laid(BASE, {"server.service": service}))).points
+    (point,) = prepare(sweep(laid(BASE, {"server.service": service}))).points
     kept = point.setup.replica.law.prefill_token[0] / TICKS_PER_S
     assert kept == pytest.approx(seconds, rel=0.01)
 
@@ -194,7 +194,7 @@ def test_of_a_recorded_trace_all_that_may_be_simulated_is_looked_at(tmp_path: Pa
     def plan(**settings: Any) -> None:
         workload = {"trace": {"path": str(file), **settings}, "requests": 50, "predictor": {"kind": "oracle"}}
         replica = {"kv_capacity_tokens": 48, "block_tokens": 1}
-        make_plan(sweep(laid({**BASE, "workload": workload}, {"server.replica": replica})))
+        prepare(sweep(laid({**BASE, "workload": workload}, {"server.replica": replica})))
 
     with pytest.raises(
         InputError, match=r"^sweep\.toml: server\.replica\.kv_capacity_tokens = 48: must be at least 49"
@@ -205,7 +205,7 @@ def test_of_a_recorded_trace_all_that_may_be_simulated_is_looked_at(tmp_path: Pa
 
 def test_the_memory_controller_knows_whole_blocks() -> None:
     settings = {"server.replica.kv_capacity_tokens": 2015, "policy.memory": {"rule": "margin", "margin_fraction": 0.5}}
-    (point,) = make_plan(sweep(laid(BASE, settings))).points
+    (point,) = prepare(sweep(laid(BASE, settings))).points
     replica = point.setup.replica
     assert replica.control.memory.capacity == replica.blocks * replica.block_tokens == 2000.0
     assert replica.control.memory.margin == 1000.0
@@ -217,10 +217,10 @@ def test_a_target_counts_the_reading_of_a_prompt_and_the_tolerance(target_s: flo
     service = {**STEP_LAW, "c2_s_per_kv_token": 1e-5}
     settings = {**EQUAL, "server.service": service, "policy.sla": {"target_s": target_s, "tolerance_s": 0.0005}}
     if allowed:
-        make_plan(sweep(laid(BASE, settings)))
+        prepare(sweep(laid(BASE, settings)))
         return
     with pytest.raises(InputError) as caught:
-        make_plan(sweep(laid(BASE, settings)))
+        prepare(sweep(laid(BASE, settings)))
     assert str(caught.value) == (
         "sweep.toml: policy.sla.target_s = 0.0202: must be, with tolerance_s = 0.0005, at least 0.02081, a decode step "
         "of one request that reads 31.0 tokens: a single request misses it"
@@ -294,7 +294,7 @@ def test_the_number_of_threads_changes_nothing(cube: xr.Dataset) -> None:
 
 
 def test_values_are_those_of_the_engine_on_the_same_draws(cube: xr.Dataset) -> None:
-    plan = make_plan(sweep())
+    plan = prepare(sweep())
     assert plan.simulation.STEPWISE
     for number, position in enumerate(np.ndindex(len(POLICIES), 2)):
         job = Draws(1, 2).job(plan.points[number])
@@ -389,7 +389,7 @@ def test_windows_of_requests_that_all_arrive_at_once_span_their_work() -> None:
 
 
 def test_rates_share_their_random_numbers() -> None:
-    plan = make_plan(sweep())
+    plan = prepare(sweep())
     draws = Draws(1, 0)
     jobs = [draws.job(point) for point in plan.points]
     assert all(isinstance(job, continuous.Job) for job in jobs)
@@ -410,8 +410,8 @@ def test_rates_share_their_random_numbers() -> None:
 
 def test_the_requests_are_those_of_whole_batches() -> None:
     policy, server = {"mode": "fifo_greedy", "batch_size": 4}, {"service": TOKENS["server"]["service"]}
-    whole = make_plan(sweep({**BASE, "policy": policy, "server": server})).points[0]
-    trace, requests = Draws(1, 0).job(whole).trace, Draws(1, 0).job(make_plan(sweep(BASE)).points[0]).requests
+    whole = prepare(sweep({**BASE, "policy": policy, "server": server})).points[0]
+    trace, requests = Draws(1, 0).job(whole).trace, Draws(1, 0).job(prepare(sweep(BASE)).points[0]).requests
     np.testing.assert_array_equal(trace.prompt, requests.prompt)
     np.testing.assert_array_equal(trace.output, requests.output)
     np.testing.assert_allclose(trace.arrival * 1e6, requests.arrival, atol=1e6)
@@ -423,7 +423,7 @@ def test_requests_that_never_fit_are_counted_and_told(cube: xr.Dataset) -> None:
     made = run_sweep(Sweep.model_validate(tables))
     assert (made["rejected"] > 0).any()
     for replication in range(3):
-        job = Draws(1, replication).job(make_plan(Sweep.model_validate(tables)).points[0])
+        job = Draws(1, replication).job(prepare(Sweep.model_validate(tables)).points[0])
         too_large = (job.requests.prompt + job.requests.output - 1 > 320).sum()
         assert int(made["rejected"][replication]) == too_large
     percent = 100.0 * float(made["rejected"].sum()) / 360
@@ -437,7 +437,7 @@ def test_many_prompts_that_leave_no_room_for_an_answer_are_said_loudly(capsys: p
     lengths = {"workload.lengths.prompt": {"distribution": "uniform", "low": 1.0, "high": 100.0}}
     limited = {**lengths, "report.request_sla_s": 1e6, "server.replica.max_model_len": 81}
     made = run_sweep(sweep(laid(BASE, limited), replications=1))
-    job = Draws(1, 0).job(make_plan(sweep(laid(BASE, limited), replications=1)).points[0])
+    job = Draws(1, 0).job(prepare(sweep(laid(BASE, limited), replications=1)).points[0])
     refused = int((job.requests.prompt >= 81).sum())
     assert int(made["rejected"][0]) == refused > 0
     # Nobody is late but those who are refused, and those whose answers are cut off.
@@ -456,7 +456,7 @@ def test_answers_that_are_cut_are_counted_and_told() -> None:
     numba = run_sweep(sweep(tables), backend="numba")
     cut = 0
     for replication in range(3):
-        requests = Draws(1, replication).job(make_plan(sweep(tables)).points[0]).requests
+        requests = Draws(1, replication).job(prepare(sweep(tables)).points[0]).requests
         long = (requests.prompt + requests.output > 150) & (requests.prompt < 150)
         assert int(made["truncated"][replication]) == int(numba["truncated"][replication]) == long.sum()
         cut += int(long.sum())
@@ -478,7 +478,7 @@ def test_priorities_of_a_recorded_trace(tmp_path: Path) -> None:
     assert simulate_one(sweep(by_priority), {}).requests["start_s"].argsort().tolist() == [0, 2, 3, 1]
     file.write_text(file.read_text().replace("priority", "rank"))
     with pytest.raises(InputError, match=r'scheduling_policy = "priority": the trace says no priorities'):
-        make_plan(sweep(by_priority))
+        prepare(sweep(by_priority))
     named = laid(by_priority, {"workload.trace.columns": {"priority": "rank"}})
     assert simulate_one(sweep(named), {}).requests["start_s"].argsort().tolist() == [0, 2, 3, 1]
 
@@ -486,9 +486,9 @@ def test_priorities_of_a_recorded_trace(tmp_path: Path) -> None:
 def test_caching_of_prompts_that_have_nothing_in_common_is_told() -> None:
     caching = laid(BASE, {"server.replica.enable_prefix_caching": True})
     said = "workload: says nothing of what prompts contain"
-    assert said in "\n".join(make_plan(sweep(caching)).notes)
+    assert said in "\n".join(prepare(sweep(caching)).notes)
     sessions = {"workload.sessions": {"turns": {"distribution": "constant", "value": 3}}}
-    assert said not in "\n".join(make_plan(sweep(laid(caching, sessions))).notes)
+    assert said not in "\n".join(prepare(sweep(laid(caching, sessions))).notes)
 
 
 def test_the_note_on_requests_turned_away_is_about_the_whole_sweep(tmp_path: Path) -> None:
@@ -546,7 +546,7 @@ def test_hashes_of_a_recorded_trace_are_found_in_the_cache(tmp_path: Path) -> No
     assert not any("hash_ids" in note for note in cube.attrs["notes"])
     tables["server"]["replica"]["block_tokens"] = 32
     with pytest.raises(InputError, match="block_tokens = 32: must divide the 48 tokens of a block of hash_ids"):
-        make_plan(sweep(tables))
+        prepare(sweep(tables))
 
 
 def test_a_turn_finds_the_turns_before_it_in_the_cache() -> None:
@@ -560,7 +560,7 @@ def test_a_turn_finds_the_turns_before_it_in_the_cache() -> None:
             "server.replica": {"kv_capacity_tokens": 10**6, "enable_prefix_caching": True},
         },
     )
-    (point,) = make_plan(sweep(tables)).points
+    (point,) = prepare(sweep(tables)).points
     job = Draws(1, 0).job(point)
     _, (records,) = simulate_records([job], job.shape, "reference")
     before = (job.requests.prompt + job.requests.output - 1) // 16 * 16
@@ -605,7 +605,7 @@ def test_drawn_prompts_have_at_least_a_token_and_their_mean(prompt: dict[str, An
     mixture = {"distribution": "mixture", "weights": [1.0], "components": [{**BASE["workload"]["lengths"]}]}
     mixture["components"][0]["prompt"] = prompt
     for lengths in ({**BASE["workload"]["lengths"], "prompt": prompt}, mixture):
-        plan = make_plan(sweep(laid(BASE, {"workload.lengths": lengths, "workload.requests": 20_000})))
+        plan = prepare(sweep(laid(BASE, {"workload.lengths": lengths, "workload.requests": 20_000})))
         job = Draws(1, 0).job(plan.points[0])
         assert isinstance(job, continuous.Job)
         tokens = job.requests.prompt
@@ -766,7 +766,7 @@ def written(path: Path, change: Callable[[Any], None]) -> str:
 def test_coefficients_give_their_law_of_steps() -> None:
     law = load(VLLM["coefficients"]).step_law
     assert law is not None
-    (point,) = make_plan(sweep(SLOW)).points
+    (point,) = prepare(sweep(SLOW)).points
     built = point.setup.replica.law
     assert built.decode[0] == round(law.c0_s * 1e12)
     assert built.prefill_attention == round(law.c4_s_per_prefill_attention * 1e12)
@@ -782,7 +782,7 @@ def test_coefficients_give_their_law_of_steps() -> None:
 def test_what_nothing_measured_and_what_is_extrapolated_is_told() -> None:
     service = {"coefficients": "ml-energy-llama-3.1-8b-h100"}
     tables = laid(BASE, {"server.service": service, "policy.largest_batch": 2000, "server.replica.token_budget": 2048})
-    notes = make_plan(Sweep.model_validate(tables)).notes
+    notes = prepare(Sweep.model_validate(tables)).notes
     assert notes[0].startswith("neither measured nor given, counted as 0: c2_s_per_kv_token (KV tokens read), c3_s_per")
     assert any("up to 2000 requests at once" in note and "extrapolated" in note for note in notes)
 
@@ -839,7 +839,7 @@ def test_replications_draw_coefficients_of_their_own_and_points_share_them() -> 
     tables = laid(SLOW, {"server.service": {**VLLM, "draw": True}, "policy.largest_batch": None})
     tables["axes"] = {"cap": {"path": "policy.largest_batch", "values": [4, 16]}}
     checked = sweep(tables)
-    plan = make_plan(checked)
+    plan = prepare(checked)
     laws = []
     for replication in range(3):
         draws = Draws(checked.seed, replication)

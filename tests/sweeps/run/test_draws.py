@@ -10,7 +10,7 @@ import pytest
 
 from batchcube.sweeps.run import draws as drawing
 from batchcube.sweeps.run.draws import Draws
-from batchcube.sweeps.run.plan import PointPlan, make_plan
+from batchcube.sweeps.run.preparing import PreparedPoint, prepare
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.spec.document import Sweep
 from helpers.specifications import BINS, STEPS, Tables, laid
@@ -21,12 +21,12 @@ DRAWN = laid(BINS, {"workload.lengths": UNIFORM, "workload.predictor": {"kind": 
 """A workload of which everything is drawn: arrivals, prompts and outputs, and what a predictor says of them."""
 
 
-def plans(tables: Tables, settings: Tables | None = None) -> tuple[PointPlan, ...]:
-    return make_plan(Sweep.model_validate(laid(tables, settings or {}), "sweep.toml")).points
+def plans(tables: Tables, settings: Tables | None = None) -> tuple[PreparedPoint, ...]:
+    return prepare(Sweep.model_validate(laid(tables, settings or {}), "sweep.toml")).points
 
 
-def along(path: str, values: list[Any]) -> tuple[PointPlan, ...]:
-    """Plan one point for each value of a setting."""
+def along(path: str, values: list[Any]) -> tuple[PreparedPoint, ...]:
+    """Prepare one point for each value of a setting."""
     axes = {"axes": {"x": {"path": path, "values": values}}}
     above, _, last = path.rpartition(".")
     table: Any = DRAWN
@@ -186,7 +186,7 @@ def test_threads_that_ask_together_get_the_same_arrays(purposes: list[str]) -> N
     points = along("policy.batch_size", list(range(1, threads + 1)))
     start = Barrier(threads)
 
-    def ask(plan: PointPlan) -> dict[str, np.ndarray]:
+    def ask(plan: PreparedPoint) -> dict[str, np.ndarray]:
         start.wait()
         return arrays(draws.job(plan))
 

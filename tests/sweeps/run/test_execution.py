@@ -22,7 +22,7 @@ from batchcube.sweeps.run import execution
 from batchcube.sweeps.run import simulate as simulating
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import estimate, run_sweep
-from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.run.scheduler import deal
 from batchcube.sweeps.run.simulate import require_backend
 from batchcube.sweeps.spec.document import Sweep
@@ -115,7 +115,7 @@ def test_a_cube_has_the_axes_and_says_how_to_make_it_again(cube: xr.Dataset) -> 
 
 
 def test_values_are_those_of_the_engine_on_the_same_draws(cube: xr.Dataset) -> None:
-    plan = make_plan(sweep(SWEEP))
+    plan = prepare(sweep(SWEEP))
     for number, position in enumerate(np.ndindex(3, 2)):
         for replication in range(3):
             report = simulate(Draws(1, replication).job(plan.points[number]), backend="reference").report
@@ -256,7 +256,7 @@ def test_draws_that_do_not_fit_into_memory_are_drawn_again(cube: xr.Dataset, mon
 
 
 def test_edges_come_from_a_sample_of_their_own() -> None:
-    few, many = (make_plan(sweep(SWEEP, workload={**SWEEP["workload"], "requests": n})) for n in (10, 1000))
+    few, many = (prepare(sweep(SWEEP, workload={**SWEEP["workload"], "requests": n})) for n in (10, 1000))
     edges = few.points[-1].edges
     np.testing.assert_array_equal(edges, many.points[-1].edges)
     np.testing.assert_allclose(edges, [1.0, 5.75, 10.5, 15.25, 20.0], atol=0.1)

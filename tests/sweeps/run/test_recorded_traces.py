@@ -11,7 +11,7 @@ from batchcube.results.precision import Precision
 from batchcube.sweeps.run import execution
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
-from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.run.simulate import require_backend
 from batchcube.sweeps.run.store import Part, Store
 from batchcube.sweeps.spec.document import Sweep
@@ -54,7 +54,7 @@ def test_a_resampled_trace_has_replications_that_differ_and_share_windows_across
     checked = Sweep.model_validate(tables)
     cube = run_sweep(checked)
     assert len(np.unique(cube["latency_mean_s"].isel(rate_scale=0))) == 4
-    plan = make_plan(checked)
+    plan = prepare(checked)
     one, two = (Draws(1, 2).job(point).trace for point in plan.points)
     np.testing.assert_array_equal(one.output, two.output)
     np.testing.assert_allclose(one.arrival, 2 * two.arrival, atol=2)
@@ -63,7 +63,7 @@ def test_a_resampled_trace_has_replications_that_differ_and_share_windows_across
 def test_successive_parts_of_a_trace_are_replications(trace: Path) -> None:
     tables = trace_sweep(trace, resample="parts")
     tables["workload"]["requests"] = 40
-    plan = make_plan(Sweep.model_validate(tables))
+    plan = prepare(Sweep.model_validate(tables))
     outputs = np.loadtxt(trace, delimiter=",", skiprows=1)[:, 2]
     drawn = [Draws(1, replication).job(plan.points[0]).trace.output for replication in range(4)]
     np.testing.assert_array_equal(np.concatenate(drawn), outputs[:160])
@@ -89,7 +89,7 @@ def test_edges_of_a_prefix_see_the_prefix_only(trace: Path) -> None:
     tables = trace_sweep(trace)
     tables["policy"]["edges"] = {"sample": "prefix", "prefix_requests": 10}
     outputs = np.loadtxt(trace, delimiter=",", skiprows=1)[:10, 2]
-    edges = make_plan(Sweep.model_validate(tables)).points[0].edges
+    edges = prepare(Sweep.model_validate(tables)).points[0].edges
     np.testing.assert_array_equal(edges, np.quantile(outputs, [0, 0.5, 1]))
 
 

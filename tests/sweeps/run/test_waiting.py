@@ -14,7 +14,7 @@ from batchcube.results import overload
 from batchcube.sweeps.run.capacity import find_capacity
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
-from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.run.single import simulate_one
 from batchcube.sweeps.spec.document import Sweep
 from helpers.specifications import CONTINUOUS, TOKENS, laid
@@ -33,7 +33,7 @@ def sweep(tables: dict[str, Any], **changes: Any) -> Sweep:
 
 
 def job_of(tables: dict[str, Any], replication: int = 0) -> continuous.Job:
-    (plan,) = make_plan(sweep(tables)).points
+    (plan,) = prepare(sweep(tables)).points
     job = Draws(1, replication).job(plan)
     assert isinstance(job, continuous.Job)
     return job
@@ -97,7 +97,7 @@ def test_points_of_a_grid_have_the_same_draws(tables: dict[str, Any]) -> None:
         else (laid(tables, {"policy.largest_batch": None}))
     )
     draws = Draws(1, 0)
-    jobs = [draws.job(plan) for plan in make_plan(sweep({**tables, "axes": axes})).points]
+    jobs = [draws.job(plan) for plan in prepare(sweep({**tables, "axes": axes})).points]
     for job in jobs[1:]:
         for name in ("prompt", "output", "follows", "delay"):
             np.testing.assert_array_equal(getattr(job.requests, name), getattr(jobs[0].requests, name))
@@ -179,14 +179,14 @@ def test_a_session_that_grows_too_long_is_refused() -> None:
     turns = {"distribution": "constant", "value": 100}
     endless = sweep(laid(SESSIONS, {"workload.lengths": long, "workload.sessions.turns": turns}))
     with pytest.raises(InputError, match=r"workload.sessions: a session grows to \d+ tokens: must be at most 2097152"):
-        make_plan(endless)
+        prepare(endless)
 
 
 @pytest.mark.parametrize(("tables", "at"), [(CLOSED, "workload.arrivals"), (SESSIONS, "workload.sessions")])
 def test_a_think_time_that_is_too_long_is_refused_where_it_stands(tables: dict[str, Any], at: str) -> None:
     endless = sweep(laid(tables, {f"{at}.think_s": {"distribution": "constant", "value": 2e6}}))
     with pytest.raises(InputError) as caught:
-        Draws(1, 0).job(make_plan(endless).points[0])
+        Draws(1, 0).job(prepare(endless).points[0])
     assert str(caught.value) == f"{at}.think_s: drew 2e+06 s: must be at most 1152921 s"
 
 

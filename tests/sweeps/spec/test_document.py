@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from batchcube.errors import InputError
 from batchcube.sweeps import presets
 from batchcube.sweeps.run import samples
-from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.spec.document import Sweep, parse_toml, schema_text
 from helpers.specifications import SMALL, laid
 
@@ -240,7 +240,7 @@ def test_times_per_token_are_long_enough_for_a_microsecond() -> None:
 def test_a_rate_that_takes_too_long_is_named() -> None:
     slow = Sweep.model_validate(laid(FIXED, {"workload.arrivals.rate_per_s": 1e-9}), "sweep.toml")
     with pytest.raises(InputError) as caught:
-        make_plan(slow)
+        prepare(slow)
     assert str(caught.value) == (
         "sweep.toml: workload.requests = 100 with workload.arrivals.rate_per_s = 1e-09: arrive, or are served, within "
         "about 1e+11 s: must be at most 4503599627 s"
@@ -464,9 +464,9 @@ def test_the_samples_of_a_sweep_are_bounded_together(monkeypatch: pytest.MonkeyP
     axis = {"path": "workload.lengths.mean", "values": [1.0, 2.0]}
     # Numbers of requests share the samples of their lengths.
     counts = {"path": "workload.requests", "start": 100, "stop": 500, "step": 100}
-    make_plan(Sweep.model_validate({**tables, "axes": {"mean": axis, "n": counts}}))
+    prepare(Sweep.model_validate({**tables, "axes": {"mean": axis, "n": counts}}))
     axis["values"] = [1.0, 2.0, 3.0]
     with pytest.raises(
         InputError, match=r"policy.edges.sample_size = 100: .* at most 250 requests: .* \(at mean = 3.0"
     ):
-        make_plan(Sweep.model_validate({**tables, "axes": {"mean": axis, "n": counts}}))
+        prepare(Sweep.model_validate({**tables, "axes": {"mean": axis, "n": counts}}))

@@ -8,7 +8,7 @@ from annotated_types import Gt, Le
 
 from batchcube.engine.policies import Order, registry
 from batchcube.errors import InputError
-from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.spec.document import Sweep, json_schema
 from helpers.outside import EXAMPLES, example
 from helpers.specifications import BINS, DYNAMIC, laid
@@ -26,7 +26,7 @@ def test_its_settings_reach_the_engine():
         "policy.controller": {"name": "aimd", "target_ms": 30, "signal": "latency"},
         "policy.bin_choice": {"name": "weighted_shortest", "weight": 0.5},
     }
-    (plan,) = make_plan(sweep_of(CONTROLLED, settings)).points
+    (plan,) = prepare(sweep_of(CONTROLLED, settings)).points
     control = plan.setup.control
     assert control.further == (30.0, 1.0, 0.5)
     assert type(control.further) is registry.registered()["aimd"].policy.settings
@@ -41,7 +41,7 @@ class Limited(NamedTuple):
 
 def test_limits_are_kept_and_a_default_gets_its_type():
     registry.register(Order("limited", Limited, lambda candidate, settings: settings.share * candidate.size))
-    (plan,) = make_plan(sweep_of(BINS, {"policy.service_order": "limited"})).points
+    (plan,) = prepare(sweep_of(BINS, {"policy.service_order": "limited"})).points
     assert type(plan.setup.policy.service_order.share) is float
     with pytest.raises(InputError, match=r"policy\.service_order\.share = 2\.0: must be <= 1"):
         sweep_of(BINS, {"policy.service_order": {"name": "limited", "share": 2.0}})
@@ -49,7 +49,7 @@ def test_limits_are_kept_and_a_default_gets_its_type():
 
 def test_an_order_is_given_by_its_name_alone_or_with_its_settings():
     for given, weight in (("weighted_shortest", 1.0), ({"name": "weighted_shortest", "weight": 0.0}, 0.0)):
-        (plan,) = make_plan(sweep_of(BINS, {"policy.service_order": given})).points
+        (plan,) = prepare(sweep_of(BINS, {"policy.service_order": given})).points
         assert plan.setup.policy.service_order == (weight,)
         assert plan.setup.policy.ranked
     for given in ("shortest_first", {"name": "shortest_first"}):
@@ -117,10 +117,10 @@ def test_the_schema_knows_the_settings_of_what_is_registered(monkeypatch):
 
 def test_another_text_of_a_policy_is_another_input(tmp_path):
     settings = {"policy.controller": {"name": "aimd"}}
-    before = make_plan(sweep_of(CONTROLLED, settings)).input_sha256
-    assert make_plan(sweep_of(CONTROLLED, settings)).input_sha256 == before != ""
+    before = prepare(sweep_of(CONTROLLED, settings)).input_sha256
+    assert prepare(sweep_of(CONTROLLED, settings)).input_sha256 == before != ""
     text = (EXAMPLES / "aimd.py").read_text()
     policy = example("aimd", tmp_path)
     (tmp_path / "aimd.py").write_text(text + "# changed\n")
     registry.register(policy)
-    assert make_plan(sweep_of(CONTROLLED, settings)).input_sha256 != before
+    assert prepare(sweep_of(CONTROLLED, settings)).input_sha256 != before

@@ -20,7 +20,7 @@ from batchcube.results.statistics import mean_interval as plain_mean_interval
 from batchcube.sweeps.calibrate.fit import fit_cells, fit_measurement
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
-from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.spec.document import Sweep, json_schema
 from batchcube.sweeps.spec.messages import show_value
@@ -379,7 +379,7 @@ def test_shipped_tables_of_steps_can_be_swept_in_mode_continuous(name: str) -> N
     known = load(name)
     assert known.step_law is not None
     assert known.step_law.decode is not None
-    plan = make_plan(Sweep.model_validate(laid(CONTINUOUS, {"server.service": {"coefficients": name}})))
+    plan = prepare(Sweep.model_validate(laid(CONTINUOUS, {"server.service": {"coefficients": name}})))
     assert sum(f"step times of {name} (tables): {known.title}" in note for note in plan.notes) == 1
     law = plan.points[0].setup.replica.law
     assert law.decode[1] == pytest.approx(1e12 * known.step_law.decode.s[1])
@@ -392,7 +392,7 @@ def test_shipped_tables_of_steps_can_be_swept_in_mode_continuous(name: str) -> N
 def test_every_shipped_system_can_be_swept(name: str) -> None:
     known = load(name)
     assert known.name == name
-    plan = make_plan(sweep({"coefficients": name}))
+    plan = prepare(sweep({"coefficients": name}))
     assert sum(f"service times of {name} ({known.label}): {known.title}" in note for note in plan.notes) == 1
     assert not any("implausible" in note for note in plan.notes)
     # A token of a batch of 4 takes between 10 microseconds and 10 seconds.
@@ -545,7 +545,7 @@ def test_where_on_an_axis_coefficients_cannot_be_used_is_said(tmp_path: Path, fi
 def drawn_laws(checked: Sweep, replication: int) -> list[tuple[int, list[float]]]:
     """The intercept and slopes of every point in a replication, of batches up to 4."""
     draws = Draws(checked.seed, replication)
-    services = [draws.job(point).setup.service for point in make_plan(checked).points]
+    services = [draws.job(point).setup.service for point in prepare(checked).points]
     return [(int(service.base[1, 0]), service.slope[1:5, 0].tolist()) for service in services]
 
 
@@ -575,7 +575,7 @@ def test_replications_differ_and_points_share_the_draw(file: str, known: Coeffic
 def test_all_else_is_drawn_as_without(file: str) -> None:
     axes = {"bins": SWEEP["axes"]["bins"]}
     fixed, random = (
-        make_plan(sweep({"coefficients": file, "draw": draw}, axes=axes, workload=ONE_RATE)) for draw in (False, True)
+        prepare(sweep({"coefficients": file, "draw": draw}, axes=axes, workload=ONE_RATE)) for draw in (False, True)
     )
     for replication in range(2):
         one, other = Draws(1, replication), Draws(1, replication)

@@ -15,7 +15,7 @@ from batchcube.results.cube import read_cube
 from batchcube.sweeps import presets
 from batchcube.sweeps.run.capacity import find_capacity
 from batchcube.sweeps.run.execution import run_sweep
-from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.spec.document import Sweep
 from helpers.command_line import Answer
 
@@ -90,7 +90,7 @@ def sweep(tables: dict[str, Any], service: dict[str, Any] | None = None, **more:
 def test_a_cube_says_first_what_nobody_measured(
     tables: dict[str, Any], service: dict[str, Any] | None, names: list[str]
 ) -> None:
-    plan = make_plan(sweep(tables, service))
+    plan = prepare(sweep(tables, service))
     assert costs.names_of(plan.unmeasured_costs) == names
     warned = [note for note in plan.notes if costs.NOT_MEASURED in note]
     assert warned == ([plan.notes[0]] if names else [])
@@ -129,7 +129,7 @@ def test_the_point_that_is_to_blame_is_named() -> None:
     tables["server"]["service"] = {}
     with pytest.raises(InputError, match=rf'\(at system = "{DECODES_ONLY}"\)'):
         find_capacity(sweep(tables, axes=both), ["ttft_p99_ms=800"])
-    plan = make_plan(sweep(tables, axes=both))
+    plan = prepare(sweep(tables, axes=both))
     assert (plan.unmeasured_costs > 0).tolist() == [False, True]
     assert "counted as 0 at 1 of 2 points" in plan.notes[0]
 
@@ -194,4 +194,4 @@ def test_what_a_fit_found_to_be_0_is_measured(tmp_path: Path) -> None:
     content["step_law"]["c3_s_per_prefill_token"] = 0.0
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(content))
-    assert costs.names_of(make_plan(sweep(STEPS, {"coefficients": str(file)})).unmeasured_costs) == []
+    assert costs.names_of(prepare(sweep(STEPS, {"coefficients": str(file)})).unmeasured_costs) == []

@@ -12,7 +12,7 @@ import pytest
 
 from batchcube import documents
 from batchcube.errors import InputError
-from batchcube.sweeps.run.plan import make_plan
+from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.workloads import traces
@@ -276,7 +276,7 @@ def test_the_cube_says_what_was_dropped_sorted_and_not_used(tmp_path: Path) -> N
         "policy": {"mode": "continuous", "largest_batch": 4},
         "server": {"service": {"law": "steps", "c0_s": 0.01}, "replica": {"kv_capacity_tokens": 1000}},
     }
-    plan = make_plan(Sweep.model_validate(document))
+    plan = prepare(Sweep.model_validate(document))
     assert plan.requests == 2
     about = [note.removeprefix(f"{trace['path']}: ") for note in plan.notes if note.startswith(str(trace["path"]))]
     assert about == [
@@ -287,7 +287,7 @@ def test_the_cube_says_what_was_dropped_sorted_and_not_used(tmp_path: Path) -> N
     ]
     trace["drop_empty_prompts"] = False
     with pytest.raises(InputError, match=r"1 of 3 prompts have no tokens: .* workload.trace.drop_empty_prompts = true"):
-        make_plan(Sweep.model_validate(document))
+        prepare(Sweep.model_validate(document))
 
 
 def test_window_and_limit(write: Write) -> None:
@@ -753,7 +753,7 @@ def test_images_are_counted_and_said(tmp_path: Path) -> None:
         "policy": {"mode": "continuous", "largest_batch": 4},
         "server": {"service": {"law": "steps", "c0_s": 0.01}, "replica": {"kv_capacity_tokens": 1000}},
     }
-    plan = make_plan(Sweep.model_validate(document))
+    plan = prepare(Sweep.model_validate(document))
     assert any("2 of 4 requests have images, 5 in all: they take no time" in note for note in plan.notes)
 
 

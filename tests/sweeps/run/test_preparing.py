@@ -1,4 +1,4 @@
-"""What a plan makes of its settings, against numbers worked out by hand."""
+"""What is prepared from settings, against numbers worked out by hand."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -13,7 +13,7 @@ from batchcube.engine.ticks import TICKS_PER_S
 from batchcube.errors import InputError
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
-from batchcube.sweeps.run.plan import PointPlan, make_plan
+from batchcube.sweeps.run.preparing import PreparedPoint, prepare
 from batchcube.sweeps.spec.document import Sweep
 from helpers.specifications import laid
 
@@ -81,7 +81,7 @@ def test_service_times_that_whole_microseconds_change_are_refused(
     tables: dict[str, Any], settings: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        make_plan(sweep(tables, settings))
+        prepare(sweep(tables, settings))
     assert str(caught.value).startswith(f"sweep.toml: {line}")
 
 
@@ -97,7 +97,7 @@ def test_service_times_that_whole_microseconds_change_are_refused(
 def test_service_times_that_whole_microseconds_keep_are_allowed(
     tables: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    make_plan(sweep(tables, settings))
+    prepare(sweep(tables, settings))
 
 
 def test_a_queue_of_the_smallest_service_times_has_the_load_that_was_asked_for() -> None:
@@ -154,9 +154,9 @@ def recorded(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def planned(tables: dict[str, Any], settings: dict[str, Any] | None = None) -> PointPlan:
-    """Plan the single point of a sweep."""
-    (point,) = make_plan(sweep(tables, settings or {})).points
+def planned(tables: dict[str, Any], settings: dict[str, Any] | None = None) -> PreparedPoint:
+    """Prepare the single point of a sweep."""
+    (point,) = prepare(sweep(tables, settings or {})).points
     return point
 
 
@@ -377,7 +377,7 @@ BINNED: dict[str, Any] = {
 )
 def test_points_share_the_draws_that_a_setting_does_not_touch(path: str, values: list[Any], shared: str) -> None:
     settings = {path: None, "axes": {"values": {"path": path, "values": values}}}
-    one, two = (plan.keys._asdict() for plan in make_plan(sweep(BINNED, settings)).points)
+    one, two = (plan.keys._asdict() for plan in prepare(sweep(BINNED, settings)).points)
     assert {name for name in one if one[name] == two[name]} == set(shared.split())
 
 
@@ -389,11 +389,11 @@ def test_predictions_of_bins_depend_on_the_bins(predictor: str, shared: bool) ->
         "policy.bins": None,
         "axes": {"values": {"path": "policy.bins", "values": [2, 3]}},
     }
-    one, two = (plan.keys for plan in make_plan(sweep(BINNED, settings)).points)
+    one, two = (plan.keys for plan in prepare(sweep(BINNED, settings)).points)
     assert (one.prediction == two.prediction) is shared
 
 
 def test_rates_of_a_recorded_trace_share_the_window(recorded: dict[str, Any]) -> None:
     axes = {"values": {"path": "workload.trace.rate_scale", "values": [1.0, 2.0]}}
-    one, two = (plan.keys._asdict() for plan in make_plan(sweep(recorded, {"axes": axes})).points)
+    one, two = (plan.keys._asdict() for plan in prepare(sweep(recorded, {"axes": axes})).points)
     assert {name for name in one if one[name] != two[name]} == {"arrivals"}

@@ -57,7 +57,7 @@ class Keys(NamedTuple):
     service: int
 
 
-class PointPlan(NamedTuple):
+class PreparedPoint(NamedTuple):
     """One point of the grid, ready to run on any replication."""
 
     point: Point
@@ -76,11 +76,11 @@ class PointPlan(NamedTuple):
     """Longest output of that sample."""
 
 
-class Plan(NamedTuple):
+class Prepared(NamedTuple):
     """A sweep, ready to run."""
 
     sweep: Sweep
-    points: tuple[PointPlan, ...]
+    points: tuple[PreparedPoint, ...]
     notes: tuple[str, ...]
     input_sha256: str
     rows_dropped: int
@@ -95,17 +95,17 @@ class Plan(NamedTuple):
     @property
     def bins(self) -> int:
         """Most bins of any point."""
-        return max(len(plan.edges) - 1 for plan in self.points)
+        return max(len(prepared.edges) - 1 for prepared in self.points)
 
     @property
     def most_replications(self) -> float:
         """Replications that there can be: a recorded trace has so many parts."""
-        settings = ((plan, plan.point.workload.trace) for plan in self.points)
+        settings = ((prepared, prepared.point.workload.trace) for prepared in self.points)
         return min(
             (
-                len(plan.recorded.arrival_s) // plan.requests
-                for plan, trace in settings
-                if trace is not None and trace.resample == "parts" and plan.recorded is not None
+                len(prepared.recorded.arrival_s) // prepared.requests
+                for prepared, trace in settings
+                if trace is not None and trace.resample == "parts" and prepared.recorded is not None
             ),
             default=math.inf,
         )
@@ -113,28 +113,28 @@ class Plan(NamedTuple):
     @property
     def requests(self) -> int:
         """Requests of one replication of the whole grid."""
-        return sum(plan.requests for plan in self.points)
+        return sum(prepared.requests for prepared in self.points)
 
 
-def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
+def prepare(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Prepared:
     """Read the files of a sweep, cut its bins and build the engine's setup of every point; call `done` after each.
 
     Raises InputError for bad files, and for settings that only the data show to be impossible.
     """
     caching = any(caches_prefixes(point) for point in sweep.grid.points)
     planner = _Planner(sweep.seed, hashes=caching, priorities=any(map(goes_by_priority, sweep.grid.points)))
-    points: list[PointPlan] = []
+    points: list[PreparedPoint] = []
     notes: dict[str, None] = {}
     removals: dict[tuple[int, int], list[str]] = {}
     for position, point in zip(np.ndindex(sweep.grid.shape), sweep.grid.points, strict=True):
         try:
-            plan = planner.point(point)
+            prepared = planner.point(point)
         except InputError as error:
             raise refusal(sweep, error, position) from None
-        removed = point.policy.bins - (len(plan.edges) - 1)
+        removed = point.policy.bins - (len(prepared.edges) - 1)
         if removed:
             removals.setdefault((removed, point.policy.bins), []).append(where(sweep.grid.axes, position))
-        points.append(plan)
+        points.append(prepared)
         done()
     for (removed, bins), places in removals.items():
         at = places[0] + (f" and {len(places) - 1} more points" if len(places) > 1 else "")
@@ -164,37 +164,43 @@ def make_plan(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Plan:
     if sweep.replications == 1 and sweep.document.get("replications", 2) != 1 and recorded:
         notes["a recorded trace without resampling and with nothing random has one replication and no interval"] = None
     if recorded and sweep.replications > 1:
-        kinds = {plan.point.workload.trace.resample for plan in points if plan.point.workload.trace is not None}
+        kinds = {
+            prepared.point.workload.trace.resample for prepared in points if prepared.point.workload.trace is not None
+        }
         notes[_OF_PARTS if kinds == {"parts"} else _OF_WINDOWS] = None
-    if any(isinstance(plan.point.workload.arrivals, Closed) for plan in points):
+    if any(isinstance(prepared.point.workload.arrivals, Closed) for prepared in points):
         notes[
             "closed loop: requests arrive when answers end, so that points of the same replication have the same "
             "requests and think times, but not the same arrivals; the rate is an outcome, and no queue can grow"
         ] = None
-    elif any(plan.point.workload.sessions is not None for plan in points):
+    elif any(prepared.point.workload.sessions is not None for prepared in points):
         notes[
             "sessions: turns arrive when answers end, so that points of the same replication have the same sessions, "
             "requests and think times, but later turns arrive at other times; rates are of sessions"
         ] = None
     for law in calibrated(points):
-        mine = [plan for plan in points if plan.point.server.service == law]
-        largest = max(plan.setup.largest_batch for plan in mine)
-        budget = max(plan.point.server.replica.token_budget if plan.point.server.replica else 0 for plan in mine)
-        asked = coefficients.Asked(largest, mine[0].mean_prompt, max(plan.longest for plan in mine), budget)
+        mine = [prepared for prepared in points if prepared.point.server.service == law]
+        largest = max(prepared.setup.largest_batch for prepared in mine)
+        budget = max(
+            prepared.point.server.replica.token_budget if prepared.point.server.replica else 0 for prepared in mine
+        )
+        asked = coefficients.Asked(largest, mine[0].mean_prompt, max(prepared.longest for prepared in mine), budget)
         about = coefficients.notes_on_steps if mine[0].point.simulation.STEPWISE else coefficients.notes_on
         notes.update(dict.fromkeys(about(law, asked)))
-        limits = {f"{path} = {show_value(value)}": None for plan in mine for path, value in taken(plan.point).items()}
+        limits = {
+            f"{path} = {show_value(value)}": None for prepared in mine for path, value in taken(prepared.point).items()
+        }
         if limits:
             notes[f"left out here, and as coefficients {law.coefficients} say: {', '.join(limits)}"] = None
-    for plan in points:
-        notes.update(dict.fromkeys(beyond_tables(plan.point, plan.setup.largest_batch)))
-    policies = {known.sha256 for plan in points for known in named_in(plan.point.policy).values()}
+    for prepared in points:
+        notes.update(dict.fromkeys(beyond_tables(prepared.point, prepared.setup.largest_batch)))
+    policies = {known.sha256 for prepared in points for known in named_in(prepared.point.policy).values()}
     checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points) | policies)
     dropped = sum(trace.rows_dropped for trace in recorded)
-    flags = flags_of([unmeasured_costs(plan.point) for plan in points])
+    flags = flags_of([unmeasured_costs(prepared.point) for prepared in points])
     # The first of them: what is printed or drawn begins with it.
     said = tuple(filter(None, (warning_of(flags), *notes)))
-    whole = Plan(sweep, tuple(points), said, ",".join(checksums), dropped, flags)
+    whole = Prepared(sweep, tuple(points), said, ",".join(checksums), dropped, flags)
     if sweep.replications > (most := whole.most_replications):
         raise InputError(
             f"the trace has {most:.0f} parts of workload.requests, one for each replication",
@@ -216,13 +222,13 @@ def refusal(sweep: Sweep, error: InputError, position: tuple[int, ...] | None) -
     return error.at(file=sweep.source, point=point)
 
 
-def _checksums(points: Sequence[PointPlan]) -> set[str]:
+def _checksums(points: Sequence[PreparedPoint]) -> set[str]:
     """Return the sha256 of every file but the traces that the points' settings name."""
     paths = {str(locate_coefficients(law.coefficients)) for law in calibrated(points)}
-    for plan in points:
-        workload = plan.point.workload
+    for prepared in points:
+        workload = prepared.point.workload
         for settings in (
-            plan.point.server.service,
+            prepared.point.server.service,
             workload.arrivals,
             workload.drawn_lengths,
             workload.sessions,
@@ -231,9 +237,9 @@ def _checksums(points: Sequence[PointPlan]) -> set[str]:
     return {hashlib.sha256(resolve(path).read_bytes()).hexdigest() for path in paths}
 
 
-def calibrated(points: Iterable[PointPlan]) -> list[CoefficientsLaw]:
+def calibrated(points: Iterable[PreparedPoint]) -> list[CoefficientsLaw]:
     """Return the distinct service settings of points that name coefficients."""
-    services = (plan.point.server.service for plan in points)
+    services = (prepared.point.server.service for prepared in points)
     return list(dict.fromkeys(service for service in services if isinstance(service, CoefficientsLaw)))
 
 
@@ -246,11 +252,11 @@ def _paths(settings: Any) -> Iterator[str]:
             yield from _paths(part)
 
 
-def theory_of(plan: Plan) -> list[Expected]:
-    """Return what theory says about every point of a plan."""
+def theory_of(prepared: Prepared) -> list[Expected]:
+    """Return what theory says about every point."""
     known: dict[Hashable, BinnedBatches | None] = {}
     said: list[Expected] = []
-    for edges, point in ((plan.edges, plan.point) for plan in plan.points):
+    for edges, point in ((prepared.edges, prepared.point) for prepared in prepared.points):
         workload, policy, server, _ = point
         # Rates share the batches of their bins, and the quadrature is what costs.
         drawn = workload.model_copy(update={"arrivals": None})
@@ -276,7 +282,7 @@ class _Planner:
             self._cache[key] = make()
         return self._cache[key]
 
-    def point(self, point: Point) -> PointPlan:
+    def point(self, point: Point) -> PreparedPoint:
         workload, policy, server, report = point
         trace = None if workload.trace is None else self._read(workload.trace)
         count = workload.requests or (0 if trace is None else len(trace.arrival_s))
@@ -307,7 +313,7 @@ class _Planner:
         setup = build(of, self.seed, self._once)
         length = "seconds" if workload.in_seconds else getattr(server.service, "length", "output")
         extent = self._once(("extent", drawn_from), lambda: extent_of(sample))
-        return PointPlan(
+        return PreparedPoint(
             point, count, edges, setup, self._keys(point, batch, count, length, edges), trace, length, *extent
         )
 
