@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from batchcube.calibration.coefficients import MOST_RUNNING, TOKEN_BUDGET
 from batchcube.engine.continuous.model import BLOCK_TOKENS
 from batchcube.engine.statistics import QUANTILES
-from batchcube.results.overload import GROWTH
+from batchcube.results.precision import MOST
 from batchcube.sweeps.cli import capacity as cli_capacity
 from batchcube.sweeps.cli.main import app, main
-from batchcube.sweeps.run.capacity import TOLERANCE
+from batchcube.sweeps.run.capacity import GROWTH, TOLERANCE
 from helpers.command_line import Answer
 from helpers.specifications import RATES, SMALL
 
@@ -154,6 +154,8 @@ def test_what_help_says_of_defaults_is_so(capsys: pytest.CaptureFixture[str]) ->
     assert (defaults["tolerance"], defaults["growth"]) == (TOLERANCE, GROWTH)
     said = " ".join(Answer(capsys, "capacity", "--help").out.split())
     assert ", ".join(f"p{100 * q:g}" for q in QUANTILES) in said
+    said = " ".join(Answer(capsys, "run", "--help").out.split())
+    assert f"{MOST} when left out" in said
     said = " ".join(Answer(capsys, "validate", "--help").out.split())
     for number in (MOST_RUNNING, TOKEN_BUDGET, BLOCK_TOKENS):
         assert f"{number} when nothing says" in said
