@@ -276,10 +276,9 @@ def _said_of_errors(errors: list[dict[str, Any]], judged: int, which: str) -> li
         label = QUANTITIES.get(key[0], "throughput in tokens")
         within = ""
         if row["low"] is not None:
-            explained = (
-                "which what is not known of the law explains" if row["low"] <= 0 <= row["high"] else "off for certain"
-            )
-            within = f", nine times of ten from {_percent(row['low'])} to {_percent(row['high'])}: {explained}"
+            explained = "may explain it" if row["low"] <= 0 <= row["high"] else "does not explain it"
+            between = f"{_percent(row['low'])} to {_percent(row['high'])}"
+            within = f" (90 % interval {between}: what is not known of the law {explained})"
         text = f"The {'mean ' if key[1] == 'mean' else ''}{label} is off by {_percent(row['error'])}{within}."
         said.append(Said(text, main=len(said) == 1))
     return said

@@ -23,8 +23,8 @@ _SOME = 6  # names in a message
     "why",
     epilog=examples(
         "batchcube why",
-        "batchcube why fig8-k-2-p_e-0.5",
-        "batchcube why table-ii llama3 dynamic --from out/dynamic/comparison.csv",
+        "batchcube why fig11-oracle-k-4-against-1",
+        "batchcube why table-ii llama-65b growth 2 --from out/dynamic/comparison.csv",
     ),
 )
 def why(

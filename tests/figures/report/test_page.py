@@ -152,7 +152,7 @@ def test_a_validation_says_how_far_off_and_whether_that_is_explained():
     text, section = said("validation")
     assert section.warnings == ["too hot"]
     assert "20 requests judged: all but the first 20." in text
-    assert "The mean time to first token is off by +10.0 %, nine times of ten from -5.0 % to +20.0 %" in text
+    assert "is off by +10.0 % (90 % interval -5.0 % to +20.0 %: what is not known of the law may explain it)." in text
     assert "time per output token" not in text
 
 
