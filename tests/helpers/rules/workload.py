@@ -1,0 +1,121 @@
+"""Settings that break the rules of the workload, and the nearest ones that do not."""
+
+from helpers.rules.rule import CLASS, CLASSES, CLOSED, EMPIRICAL, TRACE, Rule
+from helpers.specifications import STEPS, TOKENS, laid
+
+RULES = [
+    Rule(
+        CLOSED,
+        {"workload.arrivals.users": 101},
+        "workload.arrivals.users",
+        "must be <= workload.requests = 100: every user sends one",
+        {"workload.arrivals.users": 100},
+    ),
+    Rule(
+        TOKENS,
+        {"workload.arrivals": CLOSED["workload"]["arrivals"]},
+        "workload.arrivals.process",
+        "mode fifo_greedy has no closed loop; used by continuous",
+        {"workload.arrivals": {"process": "at_once"}},
+    ),
+    Rule(
+        STEPS,
+        {"workload.sessions": {"turns": {"distribution": "constant", "value": 3.0, "unit": "seconds"}}},
+        "workload.sessions.turns",
+        "must be whole numbers of turns: no unit, and no prompt",
+        {"workload.sessions": {"turns": {"distribution": "constant", "value": 3.0}}},
+    ),
+    Rule(
+        STEPS,
+        {"workload.sessions": {"turns": {"distribution": "constant", "value": 0.0}}},
+        "workload.sessions.turns.value",
+        "must give whole numbers of turns, 1 or more",
+        {"workload.sessions": {"turns": {"distribution": "constant", "value": 1.0}}},
+    ),
+    Rule(
+        CLASSES,
+        {"workload.lengths": CLASS["lengths"]},
+        "workload.lengths",
+        "classes have their own; remove it or workload.classes",
+        {},
+    ),
+    Rule(
+        CLASSES,
+        {"workload.classes": []},
+        "workload.classes",
+        "must not be empty",
+        {"workload.classes": [{**CLASS, "share": 1.0}]},
+    ),
+    Rule(
+        CLASSES,
+        {"workload.classes": [CLASS]},
+        "workload.classes",
+        "their shares sum to 0.5: must sum to 1",
+        {"workload.classes": [{**CLASS, "share": 1.0}]},
+    ),
+    Rule(
+        CLASSES,
+        {"workload.classes": [CLASS, CLASS]},
+        "workload.classes.1.name",
+        "is the name of another class already",
+        {},
+    ),
+    Rule(
+        laid(TOKENS, {"workload.lengths": None}),
+        {"workload.classes": [{**CLASS, "share": 1.0}]},
+        "workload.classes",
+        "mode fifo_greedy would ignore them; used by continuous",
+        {"workload.lengths": CLASS["lengths"]},
+    ),
+    Rule(
+        TOKENS,
+        {"workload": {**TOKENS["workload"], "requests": None}},
+        "workload.requests",
+        "is missing: no recorded trace says how many",
+        {"workload": {**TRACE["workload"], "requests": None}},
+    ),
+    Rule(TOKENS, {"workload.arrivals": None}, "workload.arrivals", "is missing (or give workload.trace", {}),
+    Rule(TOKENS, {"workload.lengths": None}, "workload.lengths", "is missing (or give workload.trace", {}),
+    Rule(
+        TOKENS,
+        {"workload.predictor": {"kind": "column"}},
+        "workload.predictor.kind",
+        "needs a recorded trace, or lengths from a file with a predicted_column",
+        {"workload.predictor": {"kind": "column"}, "workload.lengths": {**EMPIRICAL, "predicted_column": "predicted"}},
+    ),
+    Rule(
+        TOKENS,
+        {"workload.lengths.value": 0.5},
+        "workload.lengths.value",
+        "must be a whole number of tokens, 1 or more",
+        {"workload.lengths.value": 1.0},
+    ),
+    Rule(
+        TRACE,
+        {"workload.arrivals": {"process": "at_once"}},
+        "workload.arrivals",
+        "a recorded trace has its own",
+        {},
+    ),
+    Rule(
+        TRACE,
+        {"workload.trace.format": "mooncake", "workload.trace.model": "ChatGPT"},
+        "workload.trace.model",
+        'format "mooncake" has no such column; only "burstgpt" has',
+        {"workload.trace.format": "burstgpt", "workload.trace.model": "ChatGPT"},
+    ),
+    Rule(
+        TRACE,
+        {"workload.trace.start_s": 5.0, "workload.trace.stop_s": 5.0},
+        "workload.trace.start_s",
+        "must be < workload.trace.stop_s = 5",
+        {"workload.trace.start_s": 4.0, "workload.trace.stop_s": 5.0},
+    ),
+    Rule(
+        TRACE,
+        {"workload.trace.resample": "circular", "workload.trace.block_requests": 9},
+        "workload.trace.block_requests",
+        'resample = "circular" would ignore it; only "blocks" uses it',
+        {"workload.trace.resample": "blocks", "workload.trace.block_requests": 9},
+    ),
+]
