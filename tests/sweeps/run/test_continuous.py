@@ -71,7 +71,7 @@ HELD = {
     *("latency_histogram", "tbt_histogram", "batch_size_histogram"),
     *("requests", "completed", "rejected", "measured", "missed", "truncated", "steps", "preemptions"),
     *("throughput_requests_per_s", "throughput_tokens_per_s", "makespan_s", "utilisation", "overloaded"),
-    *("batch_size_mean", "request_sla_violation_fraction", "token_sla_violation_fraction"),
+    *("batch_size_mean", "step_tokens_mean", "request_sla_violation_fraction", "token_sla_violation_fraction"),
     *("kv_peak_tokens", "recomputed_token_fraction", "backlog_growth_fraction"),
     *("goodput_fraction", "goodput_requests_per_s"),
     *("prefix_cache_hit_fraction", "kv_occupied_fraction"),
