@@ -139,11 +139,13 @@ def _runner_up(plan: Mapping[str, Any]) -> str:
     if second is None:
         return "none: no other setting holds"
     of = plan["asked"]["objective"] or "largest share of a limit"
+    # Those that the race did not have to tell apart.
+    others = f"; {counted(plan['tied'] - 1, 'more setting')} may be as good" if plan["tied"] > 1 else ""
     if second["difference"] == second["low"] == second["high"] == 0.0:
-        return f"{_called(second['at'])}; its {of} is the same in every replication"
+        return f"{_called(second['at'])}; its {of} is the same in every replication{others}"
     return (
         f"{_called(second['at'])}; its {of} is {second['difference']:+.3g} from the best's "
-        f"({second['low']:+.3g} to {second['high']:+.3g}), same requests"
+        f"({second['low']:+.3g} to {second['high']:+.3g}), same requests{others}"
     )
 
 

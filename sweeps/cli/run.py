@@ -134,6 +134,8 @@ def rerun(
     loaded = read_cube(cube)
     if doubt := changed(loaded):
         raise InputError(f"{doubt}; it is not run again", file=cube)
+    if "plan" in loaded.attrs:
+        raise InputError("holds the answer of a plan: ask again with batchcube plan", file=cube)
     specification, defaults = parse_made_from(loaded)
     coefficients = str(loaded.attrs.get("service_coefficients", "{}"))
     if not trust_paths:

@@ -102,7 +102,7 @@ class Answer:
     fewer: Fewer | None
     runner_up: RunnerUp | None
     tied: int
-    """Settings that cannot be told from the best within the indifference zone, or need not be."""
+    """Settings that are neither known to fail nor to be worse, beside the best."""
     binds: tuple[str, ...]
     measures: dict[str, float | None]
     """Of the best; fractions, tokens and seconds."""
@@ -176,7 +176,7 @@ def answer_of(
     count = int(race.found.replications[place])
     report = {
         name: column.mean(axis=0)
-        for name, column in values.report(race.settings[[place]], race.replicas[[place]], count).items()
+        for name, column in values.report(race.same[[place]], race.replicas[[place]], count).items()
     }
     served = most_served(int(race.settings[place]), best.replicas)
     measures = _measures(point, report, mean_prompt) | {"load_fraction": _finite(question.rate / served)}

@@ -29,7 +29,7 @@ from .values import KEPT, Values, Wanted, vectors
 
 REQUESTS_OF_A_TASK = 200_000
 """Simulated in some tenths of a second."""
-SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_LINES = 20.0
 AT_ONCE = 1000.0
 """Times the rate that is more than anything serves."""
 FEW = 4

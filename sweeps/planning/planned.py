@@ -169,10 +169,10 @@ def _cube(
             arrays[name] = np.full((points, most, place.stop - place.start), np.nan)
     ratio = np.full((points, most), np.nan)
     for row, (setting, count) in enumerate(zip(race.settings.tolist(), found.replications.tolist(), strict=True)):
-        report = decider.values.report(race.settings[[row]], race.replicas[[row]], count)
+        report = decider.values.report(race.same[[row]], race.replicas[[row]], count)
         for name, array in arrays.items():
             array[setting, :count] = report[name].reshape(count, -1)
-        ratio[setting, :count] = decider.ratios(race.settings[[row]], race.replicas[[row]], count).max(axis=0)[0]
+        ratio[setting, :count] = decider.ratios(race.same[[row]], race.replicas[[row]], count).max(axis=0)[0]
     for name, array in arrays.items():
         extra = array.shape[2:] if REGISTRY[name].extra else ()
         arrays[name] = array.reshape((*shape, most, *extra))

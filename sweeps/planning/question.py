@@ -85,8 +85,8 @@ class Question:
 
     def on(self, replicas: int, numbers: Sequence[int]) -> list[Point]:
         """Return some settings, by their numbers, on so many replicas each."""
-        # With one replica nothing is routed.
-        routed = {"routing": "round_robin"} if replicas == 1 else {}
+        # With one replica nothing is routed, and nothing waits for another's step.
+        routed: dict[str, Any] = {"routing": "round_robin", "lockstep": False} if replicas == 1 else {}
         return [
             point._replace(server=point.server.model_copy(update={"servers": replicas, **routed}))
             for point in (self.sweep.grid.points[number] for number in numbers)

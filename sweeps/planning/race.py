@@ -14,7 +14,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from batchcube.results import overload
-from batchcube.results.selection import FAILED, FIRST, Selection, looks, select
+from batchcube.results.selection import FAILED, FIRST, IN_RACE, Selection, looks, select
+from batchcube.results.statistics import Interval
 from batchcube.results.text import counted
 from batchcube.results.variables import REPLICATION
 
@@ -24,6 +25,11 @@ from .values import Values, Wanted
 
 MOST = 256
 """Replications of a setting at most."""
+COMPARED = 4 * FIRST
+"""Replications at which settings are compared first. A cap that is reached in every tenth replication, and harms there,
+may have done no harm in the first look, and is not to win by it: there settings leave that fail, and no others."""
+_OF_FIRST = 0.25
+"""Share of the error of a race that is its first look's."""
 _MORE, _GAIN = 1.5, 0.1
 """With so many times the GPUs the least of the largest ratios comes nearer to 1 by this share, or no number does."""
 PROMISING = 32
@@ -39,6 +45,8 @@ class Race(NamedTuple):
     replicas: NDArray[np.int64]
     """`(system,)`."""
     found: Selection
+    same: NDArray[np.int64]
+    """`(system,)` number of the setting that was simulated in its place, as both were the same before; or its own."""
     alpha: float
     """Chance of error that it was allowed."""
     queue: str
@@ -87,7 +95,7 @@ class Decider:
         self.gpus_each = np.array(gpus_each, np.int64)
         """`(setting,)` GPUs of a replica."""
         self._over_budget = over_budget
-        self._planned = looks(FIRST, MOST)
+        self._planned = looks(COMPARED, MOST)
         self._overloaded: set[tuple[int, int]] = set()
         """Settings on replicas whose queue is known to grow."""
         self._stopped = self._is_hopeless = False
@@ -175,15 +183,16 @@ class Decider:
         systems = self._left(gpus, races)
         replicas = self.replicas_on(gpus)[systems]
         while True:
-            found = yield from self._looks(systems, gpus, alpha)
+            found, same = yield from self._looks(systems, gpus, alpha)
             if found.best is None:
-                return Race(gpus, systems, replicas, found, alpha, "")
+                return Race(gpus, systems, replicas, found, systems[same], alpha, "")
             best = int(systems[found.best])
             queue = yield from self._queue(best, int(replicas[found.best]), int(found.replications[found.best]))
             if queue != overload.OVERLOADED:
-                return Race(gpus, systems, replicas, found, alpha, queue)
+                return Race(gpus, systems, replicas, found, systems[same], alpha, queue)
             self.say(f"{self.question.called(best)} keeps its limits for so long, but its queue grows: it fails")
-            self._overloaded.add((best, int(replicas[found.best])))
+            alike = systems[same == same[found.best]]
+            self._overloaded |= {(setting, int(replicas[found.best])) for setting in alike.tolist()}
 
     def _left(self, gpus: int, races: dict[int, Race]) -> NDArray[np.int64]:
         """Return the settings that are not known to fail on more GPUs, and of which a replica is there."""
@@ -196,33 +205,57 @@ class Decider:
         there = self.replicas_on(gpus) > 0
         return np.array([k for k in range(len(there)) if there[k] and k not in failed], np.int64)
 
-    def _looks(self, systems: NDArray[np.int64], gpus: int, alpha: float) -> Generator[list[Wanted], None, Selection]:
-        """Look again and again until it is known which is best, or that none holds; or until the budget ends."""
+    def _looks(
+        self, systems: NDArray[np.int64], gpus: int, alpha: float
+    ) -> Generator[list[Wanted], None, tuple[Selection, NDArray[np.int64]]]:
+        """Look at all, then again and again at those that do not fail, until it is known which is best, or none holds.
+
+        Or until the budget ends. Returns beside it whom each system (system,) is the same as: its own place, or that of
+        one that was the same in every replication so far. Only that one is simulated further, and stands for both.
+        """
+        same = np.arange(len(systems))
+        yield from self._need(systems, gpus, FIRST)
+        objective, ratios = self._table(systems, gpus, np.full(len(systems), FIRST))
+        first = self._select(objective, ratios, (FIRST,), _OF_FIRST * alpha)
+        left = np.flatnonzero(first.states != FAILED)
+        self._tell(first, gpus, FIRST, len(left))
+        if not len(left):
+            return first, same
+        same[left] = left[_alike(objective[left], ratios[:, left])]
         found: Selection | None = None
         for count in self._planned:
-            going = systems if found is None else systems[found.in_race]
-            if found is not None and self._stops(going, gpus, count):
+            going = left if found is None else left[found.in_race]
+            if self._stops(systems[np.unique(same[going])], gpus, count):
                 break
-            yield from self._need(going, gpus, count)
-            found = self._select(systems, found, gpus, count, alpha)
-            self._tell(found, gpus, count)
+            yield from self._need(systems[np.unique(same[going])], gpus, count)
+            seen = np.full(len(left), count) if found is None else np.where(found.in_race, count, found.replications)
+            objective, ratios = self._table(systems[same[left]], gpus, seen)
+            found = self._select(objective, ratios, self._planned, (1.0 - _OF_FIRST) * alpha)
+            self._tell(found, gpus, count, int((found.states == IN_RACE).sum()))
             if found.is_decided:
                 break
-        assert found is not None
-        return found
+            mine = np.flatnonzero(found.in_race)
+            same[left[mine]] = left[mine][_alike(objective[mine], ratios[:, mine])]
+        if found is None:
+            return first._replace(is_decided=False, assurance=0.0), same
+        return _together(first, found, left, _OF_FIRST * alpha), same
 
-    def _select(
-        self, systems: NDArray[np.int64], before: Selection | None, gpus: int, count: int, alpha: float
-    ) -> Selection:
-        ratios = np.full((len(self.question.criteria), len(systems), count), np.nan)
-        objective = np.full((len(systems), count), np.nan)
-        # Those that had left the race were not simulated further.
-        seen = np.full(len(systems), count) if before is None else np.where(before.in_race, count, before.replications)
+    def _select(self, objective: FloatArray, ratios: FloatArray, planned: Sequence[int], alpha: float) -> Selection:
+        return select(objective, ratios, planned, alpha=alpha, indifference=self.question.indifference)
+
+    def _table(self, settings: NDArray[np.int64], gpus: int, seen: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+        """Return objective (system, replication) and ratios (criterion, system, replication) of those seen (system,).
+
+        NaN stands for replications of those who had left the race.
+        """
+        most = int(seen.max())
+        ratios = np.full((len(self.question.criteria), len(settings), most), np.nan)
+        objective = np.full((len(settings), most), np.nan)
         for number in np.unique(seen):
             rows = np.flatnonzero(seen == number)
-            ratios[:, rows, :number] = self.ratios(systems[rows], self.replicas_on(gpus)[systems[rows]], number)
-            objective[rows, :number] = self._objective(systems[rows], gpus, number, ratios[:, rows, :number])
-        return select(objective, ratios, self._planned, alpha=alpha, indifference=self.question.indifference)
+            ratios[:, rows, :number] = self.ratios(settings[rows], self.replicas_on(gpus)[settings[rows]], number)
+            objective[rows, :number] = self._objective(settings[rows], gpus, number, ratios[:, rows, :number])
+        return objective, ratios
 
     def ratios(self, settings: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> FloatArray:
         """Return each statistic over its limit, (criterion, system, replication); inf where a queue grows."""
@@ -289,11 +322,38 @@ class Decider:
         self._stopped = self._stopped or self._over_budget(more)
         return self._stopped
 
-    def _tell(self, found: Selection, gpus: int, count: int) -> None:
-        left = int((found.states == "in the race").sum())
+    def _tell(self, found: Selection, gpus: int, count: int, left: int) -> None:
         self.rounds.append({"gpus": gpus, "replications": count, "settings": len(found.states), "left": left})
-        on = counted(gpus, "GPU")
-        fails = int((found.states == FAILED).sum())
-        self.say(
-            f"{on}, {count} replications: {fails} of {counted(len(found.states), 'setting')} fail, {left} in the race"
-        )
+        of = f"{int((found.states == FAILED).sum())} of {counted(len(found.states), 'setting')}"
+        self.say(f"{counted(gpus, 'GPU')}, {count} replications: {of} failed, {left} in the race")
+
+
+def _alike(objective: FloatArray, ratios: FloatArray) -> NDArray[np.int64]:
+    """Return for every system (system,) the first that has the same values in all replications."""
+    first: dict[bytes, int] = {}
+    seen = [values.tobytes() + ratios[:, place].tobytes() for place, values in enumerate(objective)]
+    return np.array([first.setdefault(one, place) for place, one in enumerate(seen)], np.int64)
+
+
+def _together(first: Selection, found: Selection, left: NDArray[np.int64], spent: float) -> Selection:
+    """Return what is known of all systems: of those that were left after the first look by what was `found` later."""
+
+    def merged(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
+        result = np.array(before)
+        result[..., left] = after
+        return result
+
+    states = np.array(first.states, dtype=object)
+    states[left] = found.states
+    verdicts = np.array(first.verdicts, dtype=object)
+    verdicts[:, left] = found.verdicts
+    return found._replace(
+        replications=merged(first.replications, found.replications),
+        verdicts=verdicts.astype(str),
+        ratios=Interval(*(merged(before, after) for before, after in zip(first.ratios, found.ratios, strict=True))),
+        objective=merged(first.objective, found.objective),
+        states=states.astype(str),
+        best=None if found.best is None else int(left[found.best]),
+        assurance=max(found.assurance - spent, 0.0),
+        runner_up=None if found.runner_up is None else int(left[found.runner_up]),
+    )

@@ -31,6 +31,8 @@ def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> xr.Da
             else "capacities, which a search made and no run can continue"
         )
         raise InputError(f"holds {holds}; {ADVICE}", file=target)
+    if "plan" in cube.attrs:
+        raise InputError(f"holds the answer of a plan, which nothing can continue; {ADVICE}", file=target)
     version = cube.attrs["batchcube_version"]
     if version != batchcube_version():
         raise InputError(f"was made by version {version}; {ADVICE}", file=target)

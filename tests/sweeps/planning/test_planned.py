@@ -175,6 +175,53 @@ def test_cost_and_lines_to_paste(spec: Callable[[int], str]) -> None:
     assert f"--max-running-requests {cap} --chunked-prefill-size 512 --dp-size 2" in answer.commands["sglang"]
 
 
+def test_gpus_are_those_of_the_coefficients(spec: Callable[[int], str]) -> None:
+    names = ["llama-3.1-70b-4xh100-vllm-tables", "llama-3.1-70b-2xh200-vllm-tables"]
+    answer = decide(
+        question(
+            spec(1),
+            slo=["tpot_mean_s=0.05"],
+            settings={
+                "workload.requests": 200,
+                "server.replica.token_budget": 2048,
+                "server.service": {"coefficients": names[0]},
+            },
+            vary={"server.service.coefficients": names},
+        )
+    )
+    assert answer.best.at == {"coefficients": names[1]}
+    assert (answer.best.replicas, answer.best.gpus) == (1, 2)
+    # Nothing of four GPUs is there.
+    (race,) = answer.races
+    assert (race["gpus"], len(race["settings"])) == (2, 1)
+    assert "--tensor-parallel-size 2" in answer.commands["vllm"]
+
+
+def test_settings_that_are_the_same_are_simulated_once(spec: Callable[[int], str]) -> None:
+    caps = [12, 13, *range(60, 80)]
+    answer = decide(question(spec(1), vary={"policy.largest_batch": caps}, indifference=1e-4))
+    assert answer.found
+    (race,) = [one for one in answer.races if one["gpus"] == answer.best.gpus]
+    looked = [setting["replications"] for setting in race["settings"] if setting["at"]["largest_batch"] >= 60]
+    assert len(set(looked)) == 1
+    assert looked[0] >= 32
+    # 20 caps that nobody reaches: eight replications of each, then of one.
+    assert answer.simulations < len(caps) * looked[0] / 2
+
+
+def test_a_cube_of_a_plan_is_not_run(
+    spec: Callable[[int], str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "plan.nc"
+    decide(question(spec(1)), output)
+    said = Said(capsys, "rerun", output, "-o", tmp_path / "again.nc")
+    assert said.mistake.endswith("holds the answer of a plan: ask again with batchcube plan")
+    said = Said(capsys, "run", spec(1), "-o", output)
+    assert "holds the answer of a plan, which nothing can continue" in said.mistake
+    shown = Said(capsys, "show", output, "-v", "ttft_mean_s")
+    assert shown.status == 0
+
+
 def test_words_json_and_cube_say_the_same(spec: Callable[[int], str], tmp_path: Path) -> None:
     answer = decide(question(spec(1)), tmp_path / "out" / "plan.nc")
     table = json.loads((tmp_path / "out" / "plan.json").read_text())
