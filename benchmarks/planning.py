@@ -69,7 +69,7 @@ def main() -> None:
     """Compare, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=200)
-    parser.add_argument("--replications", type=int, default=2000)
+    parser.add_argument("--replications", type=int, default=600)
     arguments = parser.parse_args()
     with TemporaryDirectory() as name:
         folder = Path(name)
