@@ -99,7 +99,7 @@ def test_a_cube_holds_what_steps_give_and_nothing_of_whole_batches(cube: xr.Data
     assert cube.attrs["overload_test"] == continuous.OVERLOAD_TEST
     assert (cube["completed"] + cube["rejected"] == cube["requests"]).all()
     assert (cube["window_width_s"].sel(arrival_rate_per_s=6.0) == 120 / 6.0 / 10).all()
-    assert cube["effective_bins"].isel(replication=0, arrival_rate_per_s=0).values.tolist() == [1] * 6 + [3, 1, 3]
+    assert cube["effective_bins"].isel(replication=0, arrival_rate_per_s=0).values.tolist() == [1] * 6 + [3, 1, 1, 3]
     # Every option makes a difference.
     assert len(np.unique(cube["latency_mean_s"].sel(arrival_rate_per_s=12.0).mean("replication"))) == len(POLICIES)
     preempted = cube["preemptions"].sum(["replication", "arrival_rate_per_s"])
