@@ -65,7 +65,9 @@ class Quantity(NamedTuple):
         counts = np.swapaxes(seen.array(self.variable, **at), -1, -2)  # (..., replication, bucket)
         bucket = self.variable.replace("_histogram", "_bucket")
         middle, lower, upper = (seen.cube[f"{bucket}{end}"].values for end in ("", "_lower_s", "_upper_s"))
-        found = pooled_quantile(counts, middle, lower, upper, self.quantile, single=seen.of_single)
+        found = pooled_quantile(
+            counts, middle, lower, upper, self.quantile, confidence=seen.level, single=seen.of_single
+        )
         return found.scaled(self.scale)
 
     def limits(self, seen: View) -> list[float]:

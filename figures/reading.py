@@ -142,14 +142,14 @@ class View:
 
     def mean(self, values: NDArray[Any], bounds: tuple[float, float], *, error: float = 0.0) -> Interval:
         """Return mean and 95 % t interval of values (..., replication), each off by a relative `error` at most."""
-        return mean_interval(values, -1, self._level, bounds, single=self.of_single, error=error)
+        return mean_interval(values, -1, self.level, bounds, single=self.of_single, error=error)
 
     def difference(self, values: NDArray[Any], baseline: NDArray[Any]) -> Interval:
         """Return the paired difference and its 95 % t interval of values (..., replication)."""
-        return paired_difference(values, baseline, -1, self._level, single=self.of_single)
+        return paired_difference(values, baseline, -1, self.level, single=self.of_single)
 
     @property
-    def _level(self) -> float:
+    def level(self) -> float:
         """The level of intervals that hold in 95 % of the cases, however it was decided when to stop."""
         return level_of(self.cube["requests"])
 

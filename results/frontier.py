@@ -28,9 +28,10 @@ from batchcube.errors import InputError
 
 from .cube import axis_names
 from .labelled import of_single
+from .precision import level
 from .selection import ALPHA
 from .statistics import mean_and_error, t_factor
-from .variables import REPLICATION, lookup
+from .variables import FIRST_LOOK, REPLICATION, lookup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,12 +51,15 @@ class Frontier(NamedTuple):
     """`(system,)`, one that is surely at least as good in all objectives and better in one; -1 where there is none."""
 
 
-def of_arrays(values: ArrayLike, alpha: float = ALPHA, *, single: bool = False) -> Frontier:
+def of_arrays(
+    values: ArrayLike, alpha: float = ALPHA, *, single: bool = False, first_look: int | None = None
+) -> Frontier:
     """Return which systems are on the frontier, from `(objective, system, replication)`, less is better.
 
     `inf` is worse than any number, and as good as itself. Of a system with a NaN nothing is said: it is possibly on the
     frontier. A single replication tells nothing but what is equal. With `single` the bounds are those of a single
-    replication's differences (see `statistics`).
+    replication's differences (see `statistics`). Where looks said when to stop adding replications, `first_look` is how
+    many the first was at: bounds are wider by as much as intervals are (see `precision`).
     Raises InputError for other shapes and an alpha outside (0, 1).
     """
     given = np.asarray(values, dtype=np.float64)
@@ -69,9 +73,10 @@ def of_arrays(values: ArrayLike, alpha: float = ALPHA, *, single: bool = False) 
     given = np.where(never[..., None] | unknown[:, None], 0.0, given)
     factor = np.inf
     if count > 1:
-        factor = t_factor(count, alpha / max(objectives * systems * (systems - 1), 1)) * np.sqrt(
-            1 + count if single else 1
-        )
+        chance = alpha / max(objectives * systems * (systems - 1), 1)
+        if first_look is not None:
+            chance = 0.5 * (1.0 - level(first_look, 1.0 - 2.0 * chance))
+        factor = t_factor(count, chance) * np.sqrt(1 + count if single else 1)
     found = np.full(systems, POSSIBLY, dtype=object)
     beaten_by = np.full(systems, -1)
     for one in np.flatnonzero(~unknown):
@@ -111,16 +116,18 @@ def of_cube(cube: xr.Dataset, objectives: Sequence[str | xr.DataArray], alpha: f
         name = str(objective.name) if isinstance(objective, xr.DataArray) else lookup(objective).name
         if isinstance(objective, str) and objective not in cube:
             raise InputError("the cube does not hold this variable", path=name)
-        found = cube[objective] if isinstance(objective, str) else objective
-        if not set(found.dims) <= set(like.dims):
+        column = cube[objective] if isinstance(objective, str) else objective
+        if not set(column.dims) <= set(like.dims):
             raise InputError("must have no dimensions but the axes and the replications", path=name)
-        single |= of_single(found)
-        columns[name] = found.broadcast_like(like).transpose(*like.dims)
+        single |= of_single(column)
+        columns[name] = column.broadcast_like(like).transpose(*like.dims)
     if len(columns) < 2:
         raise InputError("a frontier needs two or more", path="objectives")
     signs = np.array([-1.0 if more_is_better(name) else 1.0 for name in columns])
     values = np.stack([column.values.astype(np.float64).reshape(-1, like.shape[-1]) for column in columns.values()])
-    states = of_arrays(values * signs[:, None, None], alpha, single=single).states.reshape(like.shape[:-1])
+    looked = [int(each.attrs[FIRST_LOOK]) for each in cube.data_vars.values() if FIRST_LOOK in each.attrs]
+    found = of_arrays(values * signs[:, None, None], alpha, single=single, first_look=min(looked, default=None))
+    states = found.states.reshape(like.shape[:-1])
     attrs = {"long_name": "on the frontier", "assurance": 1.0 - alpha}
     state = xr.DataArray(states, {name: cube[name] for name in axes}, axes, attrs=attrs)
     return xr.Dataset(

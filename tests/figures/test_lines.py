@@ -7,6 +7,7 @@ import pytest
 
 from batchcube.figures.registry import draw
 from batchcube.results.labelled import pooled_quantile
+from batchcube.results.precision import record
 from batchcube.results.statistics import mean_interval
 from helpers.artists import bands, check_curve, drawn_y, legend_labels, lines, refusal, said, whiskers
 from helpers.serving_cubes import at_rates, capacities
@@ -49,6 +50,16 @@ def test_any_quantile_of_the_latency_is_that_of_all_requests(cube, spelled):
     np.testing.assert_allclose(low, scale * expected["low"].values)
     np.testing.assert_allclose(high, scale * expected["high"].values)
     assert "over all requests of all replications" in said(draw("lines", cube, y=spelled))
+
+
+def test_quantiles_of_all_requests_are_at_the_level_of_the_looks(cube):
+    looked = cube.copy(deep=True)
+    record(looked, ["2%"], [3], "")
+    _, low, high = bands(draw("lines", looked, y="latency_p90_s").axes[0])["2 bins"]
+    expected = pooled_quantile(looked, 0.9).sel(bins=2)
+    np.testing.assert_allclose([low, high], [expected["low"], expected["high"]])
+    plain = pooled_quantile(cube, 0.9).sel(bins=2)
+    assert (expected["high"] - expected["low"] > plain["high"] - plain["low"]).any()
 
 
 def test_quantiles_without_histograms_are_those_of_the_replications(cube):

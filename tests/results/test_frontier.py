@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import xarray as xr
-from scipy import stats
+from scipy import special, stats
 
 from batchcube.errors import InputError
 from batchcube.results import frontier
 from batchcube.results.frontier import NOT, POSSIBLY, SURELY, of_arrays, of_cube
+from batchcube.results.precision import level, record
 
 # Of two objectives, less is better: the third is beaten by the second, the last by all but the first.
 MEANS = np.array([[1.0, 2.0, 2.1, 3.0, 3.1], [3.0, 2.0, 2.1, 1.0, 3.1]])
@@ -77,6 +78,27 @@ def test_intervals_of_a_single_replication_do_not_narrow():
     values = np.array([[1.0, 1.5], [1.0, 1.5]])[..., None] + noise(3, (2, 2, 200), 0.3)
     assert of_arrays(values).states.tolist() == [SURELY, NOT]
     assert of_arrays(values, single=True).states.tolist() == [POSSIBLY, POSSIBLY]
+
+
+def test_bounds_are_wider_where_looks_said_when_to_stop(example_cube):
+    count = 8
+    statements = 2 * 2 * 1
+    between = 0.5 * sum(
+        special.stdtrit(count - 1, 1.0 - chance)
+        for chance in (0.05 / statements, 0.5 * (1.0 - level(count, 1.0 - 0.1 / statements)))
+    )
+    spread = np.arange(count) - (count - 1) / 2
+    error = spread.std(ddof=1) / np.sqrt(count)
+    values = np.zeros((2, 2, count))
+    values[:, 1] = between * error + spread
+    assert of_arrays(values).states.tolist() == [SURELY, NOT]
+    assert of_arrays(values, first_look=count).states.tolist() == [POSSIBLY, POSSIBLY]
+    cube = example_cube.isel(bins=slice(2), arrival_rate_per_s=[0], replication=np.arange(count) % 6).copy(deep=True)
+    for number, name in enumerate(("latency_mean_s", "wait_mean_s")):
+        cube[name].values = values[number].reshape(2, 1, count)
+    assert of_cube(cube, ["latency_mean_s", "wait_mean_s"])["state"].values.ravel().tolist() == [SURELY, NOT]
+    record(cube, ["2%"], [count], "")
+    assert of_cube(cube, ["latency_mean_s", "wait_mean_s"])["state"].values.ravel().tolist() == [POSSIBLY, POSSIBLY]
 
 
 def test_points_of_a_cube(example_cube):
