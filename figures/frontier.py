@@ -45,17 +45,14 @@ def frontier(
 ) -> Figure:
     """Draw all points over two objectives, and say which no other one beats: surely, possibly, or not.
 
-    `x` and `y` are variables (throughputs and goodput are wanted large, others small), `third` one that counts too;
-    `lines` is the axis whose values have colours of their own.
+    `x` and `y` are variables, or quantiles as ttft_p99_s, `third` one that counts too (the caption says which
+    are wanted large); `lines` is the axis whose values have colours of their own.
     """
     steps = "tpot_mean_s" in cube
     x = x or ("tpot_mean_s" if steps else "throughput_requests_per_s")
     y = y or ("ttft_mean_s" if steps else "latency_mean_s")
     objectives = list(dict.fromkeys(name for name in (x, y, third) if name is not None))
-    quantities = {name: quantity_of(figured, cube, name) for name in objectives}
-    for name, quantity in quantities.items():
-        if quantity.quantile is not None:
-            raise figured.refuses(f"{name}: a frontier compares replications: choose a mean or another variable")
+    quantities = {name: quantity_of(figured, cube, name, pools=False) for name in objectives}
     names = [quantity.variable for quantity in quantities.values()]
     select, chosen_rate = _at_one_rate(cube, select)
     left = axes_left(cube, select)
@@ -66,11 +63,11 @@ def frontier(
     assert seen.lines is not None
     over = (seen.cube["queue"] == OVERLOADED).values
     axes = axis_names(seen.cube)
-    found = of_cube(seen.cube, [_steady_only(seen, name, over) for name in names])
+    found = of_cube(seen.cube, [_steady_only(seen, q, name, over) for name, q in quantities.items()])
     figure, grid = style.panels(width_mm=width_mm, height_mm=68)
     panel = grid[0, 0]
     across, up = (quantities[name] for name in (x, y))
-    means = {q: labelled.mean_interval(seen.cube[q.variable]) for q in (across, up)}
+    means = {q: labelled.mean_interval(_values(seen, q)) for q in (across, up)}
     value = {q: means[q]["mean"].transpose(*axes).values * q.scale for q in means}
     states = found["state"].transpose(*axes).values
     counts = dict.fromkeys(_MARKS, 0)
@@ -112,8 +109,7 @@ def frontier(
         for name, look in ((name, style.look(i, name)) for i, name in enumerate(seen.lines.names()))
     ]
     wanted = " and ".join(
-        f"{'more' if more_is_better(q.variable) else 'less'} {REGISTRY[q.variable].long_name}"
-        for q in quantities.values()
+        f"{'more' if more_is_better(q.variable) else 'less'} {_called(q)}" for q in quantities.values()
     )
     rest = [axis for axis in axes if axis != seen.lines.name]
     caption = seen.caption(
@@ -123,6 +119,10 @@ def frontier(
         chosen_rate,
     )
     return style.finish(figure, "Frontier", seen.subtitle(), handles, marks, caption)
+
+
+def _called(quantity: Quantity) -> str:
+    return REGISTRY[quantity.variable].long_name if quantity.quantile is None else quantity.label.rpartition(" (")[0]
 
 
 def _at_one_rate(cube: Dataset, select: Select) -> tuple[Select, str]:
@@ -139,9 +139,15 @@ def _at_one_rate(cube: Dataset, select: Select) -> tuple[Select, str]:
     return {**(select or {}), rates[0]: rate}, "The rate is the largest at which the fewest points are overloaded."
 
 
-def _steady_only(seen: View, name: str, over: Any) -> xr.DataArray:
-    """Return a variable whose values are worst of all where the queue keeps growing."""
-    values = seen.cube[name].astype(float)
+def _values(seen: View, quantity: Quantity) -> xr.DataArray:
+    """Return what each replication has of a quantity, in the unit of its variable."""
+    values = seen.cube[quantity.variable]
+    return values if quantity.quantile is None else values.sel(quantile=quantity.quantile, method="nearest", drop=True)
+
+
+def _steady_only(seen: View, quantity: Quantity, name: str, over: Any) -> xr.DataArray:
+    """Return a quantity, by name, whose values are worst of all where the queue keeps growing."""
+    values = _values(seen, quantity).astype(float)
     where = xr.DataArray(over, dims=seen.cube["queue"].dims)
     return values.where(~where, -np.inf if more_is_better(name) else np.inf).rename(name).assign_attrs(values.attrs)
 

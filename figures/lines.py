@@ -14,11 +14,12 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from xarray import Dataset
 
+from batchcube.errors import InputError
 from batchcube.results.cube import axis_names
 from batchcube.results.overload import OVERLOADED, STEADY
 from batchcube.results.statistics import Interval, pooled_quantile
 from batchcube.results.text import did_you_mean, suggestion
-from batchcube.results.variables import REGISTRY
+from batchcube.results.variables import REGISTRY, Statistic, statistic_of
 
 from . import style
 from .capacity import CAPACITY, search_caption, searched
@@ -36,8 +37,6 @@ _TIMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "tpot": ("time per output token", ("report.tpot_sla_s",)),
     "tbt": ("time between tokens", ("report.token_sla_s", SLA_TARGET)),
 }
-_TIME = re.compile(rf"({'|'.join(_TIMES)})_(mean|min|max|p\d+(?:\.\d+)?)_(s|ms)")
-_QUANTILE = re.compile(r"(\w+)_quantile_s ?\[([\d.]+)\]")
 # Those whose distributions a cube may keep, so that all requests are pooled.
 _POOLED = ("latency", "tbt")
 _STATISTICS = ("mean", "p50", "p90", "p95", "p99")
@@ -78,21 +77,27 @@ class Quantity(NamedTuple):
         return []
 
 
-def quantity_of(figured: Figured, cube: Dataset, name: str) -> Quantity:
-    """Return what `name` means: a variable, `latency_quantile_s[0.99]`, or a time as `latency_p99_s`, `tbt_mean_ms`."""
-    spelled, quantile = _TIME.fullmatch(name), _QUANTILE.fullmatch(name)
-    if spelled or (quantile and quantile[1] in _TIMES):
-        time, statistic, unit = spelled.groups() if spelled else (quantile[1], f"p{100 * float(quantile[2]):g}", "s")  # type: ignore[index]
-        scale = 1e3 if unit == "ms" else 1.0
-        label = f"{statistic} {_TIMES[time][0]} ({unit})"
-        if not statistic.startswith("p"):
-            return _held(figured, cube, Quantity(f"{time}_{statistic}_s", label, scale, time))
-        probability = float(statistic[1:]) / 100.0
-        if time in _POOLED and f"{time}_histogram" in cube:
-            return Quantity(f"{time}_histogram", label, scale, time, probability, pooled=True)
+def quantity_of(figured: Figured, cube: Dataset, name: str, *, pools: bool = True) -> Quantity:
+    """Return what `name` means: a variable, `latency_quantile_s[0.99]`, or a time as `latency_p99_s`, `tbt_mean_ms`.
+
+    A quantile is that of all requests where the cube has their histogram and it `pools`, else the replications' own.
+    """
+    try:
+        meant = statistic_of(name)
+    except InputError:
+        meant = Statistic("")
+    variable, quantile, scale = meant
+    time, _, statistic = variable.removesuffix("_s").rpartition("_")
+    if time in _TIMES and (quantile is not None or statistic in ("mean", "min", "max")):
+        statistic = statistic if quantile is None else f"p{100 * quantile:g}"
+        label = f"{statistic} {_TIMES[time][0]} ({'ms' if scale == 1e3 else 's'})"
+        if quantile is None:
+            return _held(figured, cube, Quantity(variable, label, scale, time))
+        if pools and time in _POOLED and f"{time}_histogram" in cube:
+            return Quantity(f"{time}_histogram", label, scale, time, quantile, pooled=True)
         known = cube["quantile"].values if "quantile" in cube.coords else np.array([])
-        found = _held(figured, cube, Quantity(f"{time}_quantile_s", label, scale, time, probability))
-        if not np.isclose(known, probability).any():
+        found = _held(figured, cube, Quantity(variable, label, scale, time, quantile))
+        if not np.isclose(known, quantile).any():
             raise figured.refuses(f"y = {name}: the cube has {', '.join(f'p{100 * q:g}' for q in known) or 'none'}")
         return found
     numbers = [one for one, known in REGISTRY.items() if one in cube and known.replicated and not known.extra]

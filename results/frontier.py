@@ -31,7 +31,7 @@ from .labelled import of_single
 from .precision import level
 from .selection import ALPHA
 from .statistics import mean_and_error, t_factor
-from .variables import FIRST_LOOK, REPLICATION, lookup
+from .variables import FIRST_LOOK, REPLICATION, statistic_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,6 +101,21 @@ def more_is_better(name: str) -> bool:
     return any(part in name for part in _WANTED_LARGE)
 
 
+def _named(cube: xr.Dataset, name: str) -> xr.DataArray:
+    """Return a variable of a cube, or the quantiles of its replications, by any name of `statistic_of`."""
+    meant = statistic_of(name)
+    if meant.variable not in cube:
+        raise InputError("the cube does not hold this variable", path=name)
+    column = cube[meant.variable]
+    if meant.quantile is not None:
+        known = cube["quantile"].values
+        at = np.flatnonzero(np.isclose(known, meant.quantile))
+        if not len(at):
+            raise InputError(f"the cube has {', '.join(f'p{100 * q:g}' for q in known)}", path=name)
+        column = column.isel(quantile=int(at[0]), drop=True)
+    return column if meant.scale == 1.0 else (column * meant.scale).assign_attrs(column.attrs, units="ms")
+
+
 def of_cube(cube: xr.Dataset, objectives: Sequence[str | xr.DataArray], alpha: float = ALPHA) -> xr.Dataset:
     """Return which points of a cube are on the frontier of some of its variables, or of named arrays over its axes.
 
@@ -113,10 +128,8 @@ def of_cube(cube: xr.Dataset, objectives: Sequence[str | xr.DataArray], alpha: f
     columns: dict[str, xr.DataArray] = {}
     single = False
     for objective in objectives:
-        name = str(objective.name) if isinstance(objective, xr.DataArray) else lookup(objective).name
-        if isinstance(objective, str) and objective not in cube:
-            raise InputError("the cube does not hold this variable", path=name)
-        column = cube[objective] if isinstance(objective, str) else objective
+        name = objective if isinstance(objective, str) else str(objective.name)
+        column = _named(cube, objective) if isinstance(objective, str) else objective
         if not set(column.dims) <= set(like.dims):
             raise InputError("must have no dimensions but the axes and the replications", path=name)
         single |= of_single(column)

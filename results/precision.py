@@ -22,7 +22,7 @@ from scipy import special
 
 from batchcube.errors import InputError
 
-from .variables import FIRST_LOOK, REGISTRY, REPLICATION, lookup
+from .variables import FIRST_LOOK, REGISTRY, REPLICATION, statistic_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -40,7 +40,6 @@ _PATHS = 10_000
 _FAR = 40
 """Looks that come at more than so many times the replications of the first do not matter to the level."""
 _PERCENT = re.compile(r"(.+?)\s*%")
-_QUANTILE = re.compile(r"(\w+)\s*\[(.*)\]")
 
 
 class Wanted(NamedTuple):
@@ -82,11 +81,11 @@ def asked(texts: Iterable[str], most: int | None) -> Precision | None:
 
 
 def parse(texts: Iterable[str], usual: Sequence[tuple[str, float | None]]) -> tuple[Wanted, ...]:
-    """Return what ``2%``, ``NAME=1%``, ``NAME[0.99]=1%`` and ``NAME=0.005`` ask for.
+    """Return what ``2%``, ``NAME=1%``, ``latency_p99_s=1%`` and ``NAME=0.005`` ask for.
 
     A percentage alone is for the `usual` variables but counts; of shares it means points (0.02 of 1), of all others a
-    part of the mean, as it does for a NAME. A number without a percent sign is in the unit of the variable. What names
-    a variable comes before what is for all. Raises InputError for anything else and for a variable asked for twice.
+    part of the mean, as it does for a NAME. A number without a percent sign is in the unit that NAME ends with. What
+    names a variable comes before what is for all. Raises InputError for anything else and for what is asked for twice.
     """
     named: dict[tuple[str, float | None], Wanted] = {}
     overall: float | None = None
@@ -99,15 +98,18 @@ def parse(texts: Iterable[str], usual: Sequence[tuple[str, float | None]]) -> tu
                 raise InputError("must be a percentage, given once", path="precision", value=text, allowed="such as 2%")
             overall = width
             continue
-        key = _named(name, text)
-        if key in named:
+        variable, quantile, scale = statistic_of(name)
+        if not REGISTRY[variable].replicated:
+            raise InputError("is the same in every replication", path="precision", value=text)
+        if (variable, quantile) in named:
             raise InputError("is asked for twice", path="precision", value=text)
-        named[key] = Wanted(*key, width, percent is not None)
+        relative = percent is not None
+        named[variable, quantile] = Wanted(variable, quantile, width if relative else width / scale, relative)
     if overall is not None:
         for name, quantile in usual:
-            variable = REGISTRY[name]
-            if (name, quantile) not in named and (name, None) not in named and np.dtype(variable.dtype).kind == "f":
-                named[name, quantile] = Wanted(name, quantile, overall, variable.bounds != (0.0, 1.0), False)
+            usually = REGISTRY[name]
+            if (name, quantile) not in named and (name, None) not in named and np.dtype(usually.dtype).kind == "f":
+                named[name, quantile] = Wanted(name, quantile, overall, usually.bounds != (0.0, 1.0), False)
     return tuple(named.values())
 
 
@@ -121,18 +123,6 @@ def _number(text: str, whole: str) -> float:
             "must be a width above 0", path="precision", value=whole, allowed="such as 2%, NAME=1% or NAME=0.005"
         )
     return width
-
-
-def _named(name: str, text: str) -> tuple[str, float | None]:
-    spelled = _QUANTILE.fullmatch(name)
-    variable = lookup(spelled[1] if spelled else name)
-    if not variable.replicated:
-        raise InputError("is the same in every replication", path="precision", value=text)
-    if spelled is None:
-        return name, None
-    if "quantile" not in variable.extra:
-        raise InputError("this variable has no quantiles", path="precision", value=text)
-    return variable.name, _number(spelled[2], text)
 
 
 def looks(first: int, most: int) -> Iterator[int]:

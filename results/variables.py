@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -668,6 +669,39 @@ def lookup(name: str) -> Variable:
         return REGISTRY[name]
     hint = did_you_mean(name, REGISTRY) or "`batchcube variables` lists all of them"
     raise InputError(f"no such variable; {hint}", path=name)
+
+
+class Statistic(NamedTuple):
+    """A variable, or one of the quantiles that it has, in the unit in which somebody named it."""
+
+    variable: str
+    quantile: float | None = None
+    """None for all of the variable."""
+    scale: float = 1.0
+    """How many of that unit make one of the variable's: 1000 of ms."""
+
+
+_STATISTIC = re.compile(r"(\w+?)_(mean|min|max|p\d+(?:\.\d+)?)_(s|ms)")
+_QUANTILE = re.compile(r"(\w+?) ?\[(0?\.\d+)\]")
+
+
+def statistic_of(name: str) -> Statistic:
+    """Return what `latency_p99_s`, `tbt_mean_ms`, `latency_quantile_s[0.99]` or the name of a variable means.
+
+    Raises InputError, as `lookup` does, for anything else, and for a quantile of what has none.
+    """
+    if (spelled := _STATISTIC.fullmatch(name)) is not None:
+        time, statistic, unit = spelled.groups()
+        scale = 1000.0 if unit == "ms" else 1.0
+        quantile = float(f"{statistic[1:]}e-2") if statistic[0] == "p" else None
+        variable = f"{time}_{statistic if quantile is None else 'quantile'}_s"
+        if variable in REGISTRY and (quantile is None or 0.0 < quantile < 1.0):
+            return Statistic(variable, quantile, scale)
+    elif (spelled := _QUANTILE.fullmatch(name)) is not None:
+        if "quantile" not in lookup(spelled[1]).extra:
+            raise InputError("this variable has no quantiles", path=name)
+        return Statistic(spelled[1], float(spelled[2]))
+    return Statistic(lookup(name).name)
 
 
 def check_arrays(

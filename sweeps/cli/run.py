@@ -41,7 +41,7 @@ MANY_POINTS = 5_000
     epilog=examples(
         "batchcube run sweep.toml -o out/sweep.nc",
         "batchcube run sweep.toml -o out/sweep.nc --replications 100",
-        "batchcube run sweep.toml --precision 2% --precision 'latency_quantile_s[0.99]=5%' --max-replications 500",
+        "batchcube run sweep.toml --precision 2% --precision latency_p99_s=5% --max-replications 500",
         "batchcube run sweep.toml --set policy.batch_size=32 --set axes.bins.values=[1,2,4]",
     ),
 )

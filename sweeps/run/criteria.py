@@ -1,7 +1,6 @@
 """What must hold at a rate for it to count: limits on latency, and how they are spelled."""
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from batchcube.errors import InputError
 from batchcube.results.costs import NOT_MEASURED
 from batchcube.results.summary import MANY_REFUSED
 from batchcube.results.text import all_of, did_you_mean, one_of
-from batchcube.results.variables import GOODPUT, REGISTRY
+from batchcube.results.variables import GOODPUT, REGISTRY, Statistic, statistic_of
 
 from ..spec.settings import REQUEST_LIMITS, CoefficientsLaw, Point
 from ..workloads.settings import FloatArray
@@ -74,7 +73,8 @@ _STATISTICS = {
     "max": ("max_s", None),
     **{f"p{round(100 * q)}": ("quantile_s", q) for q in QUANTILES},
 }
-_PER_SECOND = {"ms": 1000.0, "s": 1.0}
+_UNITS = ("ms", "s")
+_OF_TIMES = [(f"{time}_{ending}", quantile) for time in _TIMES for ending, quantile in _STATISTICS.values()]
 _FRACTIONS = {
     "request_sla_violation_fraction": "request_sla_s",
     "token_sla_violation_fraction": "token_sla_s",
@@ -88,15 +88,16 @@ _OF_TOKENS = ("ttft_", "tpot_", "tbt_", "token_sla_")
 def parse_criterion(text: str) -> Criterion:
     """Read a criterion, ``tbt_mean_ms=50`` or ``request_sla_violation_fraction=0.01``; raises InputError."""
     name, _, spelled = (part.strip() for part in text.partition("="))
-    parts = re.fullmatch(r"([a-z]+)_([a-z0-9]+)_([a-z]+)", name)
-    if name not in _SPELLED and not (
-        parts and parts[1] in _TIMES and parts[2] in _STATISTICS and parts[3] in _PER_SECOND
-    ):
-        known = [f"{time}_{statistic}_{unit}" for time in _TIMES for statistic in _STATISTICS for unit in _PER_SECOND]
+    try:
+        meant = None if name in _SPELLED else statistic_of(name)
+    except InputError:
+        meant = Statistic("")
+    if meant is not None and meant[:2] not in _OF_TIMES:
+        known = [f"{time}_{statistic}_{unit}" for time in _TIMES for statistic in _STATISTICS for unit in _UNITS]
         near = did_you_mean(name, [*known, *_SPELLED])
         raise InputError(
             f"must be NAME_STAT_UNIT=LIMIT with NAME {one_of(_TIMES)}, STAT {one_of(_STATISTICS)}, "
-            f"UNIT {one_of(_PER_SECOND)}; or one of {', '.join(f'{name}=LIMIT' for name in _SPELLED)}"
+            f"UNIT {one_of(_UNITS)}; or one of {', '.join(f'{name}=LIMIT' for name in _SPELLED)}"
             f"{near and f'; {near}'}",
             path=f"--sla {text}",
         )
@@ -108,12 +109,11 @@ def parse_criterion(text: str) -> Criterion:
         raise InputError("the least share must be a number > 0 and <= 1", path=f"--sla {text}")
     if name in _FRACTIONS and not 0.0 <= limit < 1.0:
         raise InputError("the limit must be a number >= 0 and < 1", path=f"--sla {text}")
-    if parts is None or name in _SPELLED:
+    if meant is None:
         return Criterion(_SPELLED[name], None, limit)
     if not 0.0 < limit < math.inf:
         raise InputError("the limit must be a number > 0", path=f"--sla {text}")
-    ending, quantile = _STATISTICS[parts[2]]
-    return Criterion(f"{parts[1]}_{ending}", quantile, limit / _PER_SECOND[parts[3]])
+    return Criterion(meant.variable, meant.quantile, limit / meant.scale)
 
 
 def never_measured(criterion: Criterion, point: Point) -> str | None:

@@ -34,6 +34,18 @@ def test_points_are_drawn_by_what_is_known_of_them(cube):
     assert "not on it" in legend_labels(figure)
 
 
+def test_quantiles_are_those_of_the_replications(cube):
+    figure = draw("frontier", cube, x="latency_p90_ms", y="ttft_p99_s", select={"arrival_rate_per_s": 8})
+    at = cube.sel(arrival_rate_per_s=8.0)
+    states = of_cube(at, ["latency_p90_ms", "ttft_p99_s"])["state"].values
+    drawn = lines(figure.axes[0])
+    for mode, state in zip(cube["mode"].values, states, strict=True):
+        own = at.sel(mode=mode).mean("replication")
+        mean = [1e3 * own["latency_quantile_s"].sel(quantile=0.9), own["ttft_quantile_s"].sel(quantile=0.99)]
+        np.testing.assert_allclose(drawn[f"{mode}, {STATES[state]}"].get_xydata()[0], mean)
+    assert "less p90 latency and less p99 time to first token" in said(figure)
+
+
 def test_without_a_rate_the_largest_is_taken_at_which_the_fewest_are_overloaded(cube):
     figure = draw("frontier", cube)
     assert "arrival rate 12/s" in said(figure)
@@ -51,5 +63,5 @@ def test_overloaded_points_are_left_out(cube):
 
 def test_the_frontier_refuses(cube):
     assert "only one point" in refusal("frontier", cube, select={"arrival_rate_per_s": 8, "mode": "fifo_fixed"})
-    assert "a frontier compares replications" in refusal("frontier", cube, y="latency_p99_s")
+    assert "y = latency_p42_s: the cube has p50, p90, p95, p99" in refusal("frontier", cube, y="latency_p42_s")
     assert "y = zzz: must be a variable of the cube" in refusal("frontier", cube, y="zzz")

@@ -115,6 +115,17 @@ def test_points_of_a_cube(example_cube):
     assert (found["state"] != POSSIBLY).any()
 
 
+def test_quantiles_of_replications_are_objectives_too(example_cube):
+    found = of_cube(example_cube, ["latency_p90_ms", "wait_mean_s"])
+    place = example_cube["quantile"].values.tolist().index(0.9)
+    one = example_cube["latency_quantile_s"].isel(quantile=place)
+    np.testing.assert_allclose(found["latency_p90_ms"], 1000.0 * one.mean("replication"))
+    assert found["latency_p90_ms"].attrs["units"] == "ms"
+    values = [one.values, example_cube["wait_mean_s"].values]
+    expected = of_arrays(np.stack([value.reshape(12, -1) for value in values])).states
+    assert found["state"].values.ravel().tolist() == expected.tolist()
+
+
 def test_what_is_wanted_to_be_large():
     assert [
         name
@@ -128,6 +139,7 @@ def test_mistakes_are_named(example_cube):
         (["latency_mean_s"], "objectives: a frontier needs two or more"),
         (["latency_mean_s", "latency_quantile_s"], "latency_quantile_s: must have no dimensions but"),
         (["latency_mean_s", "no_such"], "no_such: no such variable"),
+        (["latency_mean_s", "latency_p42_s"], "latency_p42_s: the cube has p50, p90, p95, p99"),
         (["latency_mean_s", "steps"], "steps: the cube does not hold this variable"),
     ):
         with pytest.raises(InputError, match=message):

@@ -85,6 +85,10 @@ def test_what_a_precision_asks_for():
         Wanted("latency_mean_s", None, 0.5, False),
         Wanted("latency_quantile_s", 0.99, 0.01, True),
     )
+    assert parse(["latency_p99_s=1%", "tbt_p50_ms=5"], USUAL) == (
+        Wanted("latency_quantile_s", 0.99, 0.01, True),
+        Wanted("tbt_quantile_s", 0.5, 0.005, False),
+    )
     assert [wanted.label for wanted in found[2:]] == ["latency_quantile_s[0.95]", "utilisation"]
     assert asked([], None) is None
     assert asked(["2%"], None).most == 1000
@@ -101,6 +105,7 @@ def test_what_a_precision_asks_for():
         (["latency_mean_s[0.9]=2%"], "this variable has no quantiles"),
         (["bin_lower_edge=2%"], "is the same in every replication"),
         (["latency_mean_s=2%", "latency_mean_s=1%"], "is asked for twice"),
+        (["latency_p99_s=2%", "latency_quantile_s[0.99]=1%"], "is asked for twice"),
     ],
 )
 def test_mistakes_are_named(texts, message):

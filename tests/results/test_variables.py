@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from batchcube.errors import InputError
 from batchcube.results.variables import (
     BUCKETED,
     EXTRA_DIMENSIONS,
     REGISTRY,
+    Statistic,
     check_arrays,
     edge_names,
     lookup,
+    statistic_of,
     variables_table,
 )
 
@@ -98,3 +101,37 @@ def test_right_arrays_get_their_dtype():
     checked = check_arrays({"requests": np.ones((2, 3), np.int32), "utilisation": np.full((2, 3), np.nan)}, AXES, SIZES)
     assert checked["requests"].dtype == np.int64
     assert np.isnan(checked["utilisation"]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("utilisation", Statistic("utilisation")),
+        ("latency_mean_s", Statistic("latency_mean_s")),
+        ("tbt_mean_ms", Statistic("tbt_mean_s", None, 1000.0)),
+        ("latency_p99_s", Statistic("latency_quantile_s", 0.99)),
+        ("ttft_p97.5_ms", Statistic("ttft_quantile_s", 0.975, 1000.0)),
+        ("class_ttft_p50_s", Statistic("class_ttft_quantile_s", 0.5)),
+        ("latency_quantile_s[0.99]", Statistic("latency_quantile_s", 0.99)),
+        ("latency_quantile_s", Statistic("latency_quantile_s")),
+    ],
+)
+def test_how_a_statistic_is_spelled(name, meant):
+    assert statistic_of(name) == meant
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("latency_p100_s", "no such variable"),
+        ("latency_p0_s", "no such variable"),
+        ("latency_p99", "no such variable"),
+        ("makespan_p99_s", "no such variable"),
+        ("latency_mean_ns", "no such variable; did you mean latency_mean_s"),
+        ("latency_mean_s[0.9]", "this variable has no quantiles"),
+        ("latency_quantile_s[2]", "no such variable"),
+    ],
+)
+def test_other_spellings_are_refused(name, message):
+    with pytest.raises(InputError, match=message):
+        statistic_of(name)
