@@ -51,9 +51,10 @@ def decide(
 ) -> Answer:
     """Decide a question and return the answer, with its cube; with `output` the cube is written there, JSON beside it.
 
-    With `output` a plan that was stopped goes on where it was, and one that is there already is returned as it is,
-    unless `overwrite` begins afresh. `say` is told how far it is, a line each time. The answer depends neither on the
-    number of `workers`, threads, all cores when None, nor on the `backend`, "numba" or "reference".
+    With `output` a plan that was stopped, or that its budget ended, goes on where it was, and one that is there already
+    is returned as it is, unless `overwrite` begins afresh. `say` is told how far it is, a line each time. The answer
+    depends neither on the number of `workers`, threads, all cores when None, nor on the `backend`, "numba" or
+    "reference".
     Raises InputError for what only the data can show.
     """
     made_by = require_backend(backend, question.sweep.grid.points[0].simulation)
@@ -64,7 +65,9 @@ def decide(
         question = replace(question, sweep=plan.sweep)
         identity = _identity(question, plan)
         if target is not None and target.exists() and not overwrite:
-            return _same_plan(target, identity)
+            before = _same_plan(target, identity)
+            if not before.ended_early:
+                return before
         deciding = Deciding(question, plan, [gpus_each(point) for point in question.sweep.grid.points], backend, say)
         if store is not None:
             deciding.add(store.open(identity, made_by, range(MOST), overwrite=overwrite))
@@ -89,7 +92,9 @@ def decide(
             store.put(cube)
             with stop.held():
                 stop.kept = f"{target} is complete."
-                store.forget(range(MOST))
+                # What a budget ended may go on.
+                if not decision.ended_early:
+                    store.forget(range(MOST))
         return answer
 
 
@@ -114,9 +119,10 @@ def _only_totals(question: Question) -> Any:
 
 
 def _identity(question: Question, plan: Prepared) -> dict[str, str]:
-    """Return what makes the simulations of a plan: with all of it the same, they are the same."""
+    """Return what makes the simulations of a plan: with all of it the same, they are the same, on any budget."""
+    asked = {name: value for name, value in question.asked().items() if not name.startswith("budget_")}
     return {
-        "plan": json.dumps(question.asked()),
+        "plan": json.dumps(asked),
         "sweep": question.sweep.identity(),
         "version": batchcube_version(),
         "input_sha256": plan.input_sha256,

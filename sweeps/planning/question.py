@@ -71,6 +71,7 @@ class Question:
             "replicas_max": self.replicas_max,
             "gpu_price_per_hour": self.gpu_price,
             "budget_requests": None if math.isinf(self.budget) else self.budget,
+            "budget_s": None if math.isinf(self.budget_s) else self.budget_s,
         }
 
     def at(self, number: int) -> dict[str, Any]:

@@ -281,7 +281,10 @@ class Decider:
         while True:
             found = overload.judge(self._cube_of(setting, replicas, count)).item()
             more = [look for look in self._planned if look > count]
-            if found != overload.CANNOT_TELL or not more or self._over_budget(0):
+            if found != overload.CANNOT_TELL or not more:
+                return str(found)
+            if self._over_budget(0):
+                self._stopped = True
                 return str(found)
             count = more[0]
             wanted = self.values.missing([setting], replicas, count)

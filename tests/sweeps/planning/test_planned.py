@@ -302,6 +302,21 @@ def test_the_budget_ends_a_plan_at_a_look(spec: Callable[[int], str]) -> None:
     assert "the budget ended it" in str(short) or "fail" in str(short)
 
 
+def test_a_plan_that_its_budget_ended_goes_on(spec: Callable[[int], str], tmp_path: Path) -> None:
+    whole = decide(question(spec(1)))
+    output = tmp_path / "plan.nc"
+    short = decide(question(spec(1), budget="0.000001s"), output)
+    assert short.ended_early
+    assert read_cube(output).attrs["plan"]
+    again = decide(question(spec(1)), output)
+    assert not again.ended_early
+    assert again.simulations >= whole.simulations
+    assert (again.best, again.is_decided, again.assurance) == (whole.best, True, whole.assurance)
+    assert not (tmp_path / "plan.nc.partial").exists()
+    # What is decided is what any budget gets.
+    assert decide(question(spec(1), budget=1e4), output) == again
+
+
 def test_workers_and_backends_make_no_difference(spec: Callable[[int], str]) -> None:
     settings = {"workload.requests": 24, "workload.arrivals.rate_per_s": 2.0}
     asked = question(spec(1), vary={"policy.largest_batch": [8, 16]}, settings=settings, slo=["tpot_mean_s=1"])
