@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 _LABEL = 12
+_ENGINES = {"vllm": "vLLM", "sglang": "SGLang"}
 
 
 def in_words(plan: Mapping[str, Any]) -> str:
@@ -67,6 +68,8 @@ def _parts(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for number, text in enumerate(plan["assumed"]):
         yield "" if number else "assumed", text
     yield "simulated", _simulated(plan)
+    if unsaid := [f"{_ENGINES[engine]}: {', '.join(names)}" for engine, names in plan["unsaid"].items() if names]:
+        yield "no option", f"the lines to serve with cannot carry what was simulated of {'; '.join(unsaid)}"
 
 
 def _called(at: Mapping[str, Any]) -> str:

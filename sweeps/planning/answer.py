@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from batchcube.calibration.coefficients import Coefficients
-from batchcube.engine.continuous.model import BLOCK_TOKENS
 from batchcube.results.selection import AT_LIMIT, BEATEN, FAILED
 from batchcube.results.variables import GOODPUT
 
 from ..run.criteria import Criterion
-from ..spec.service import load
-from ..spec.settings import CoefficientsLaw, Point
+from ..spec.settings import Point
 from .question import MORE_IS_BETTER, Question, spelled
 from .race import Decision, Race
+from .serving import known_of, lines_to_serve, unsaid_of
 from .values import AT_CAP, Values
 
 if TYPE_CHECKING:
@@ -110,6 +108,9 @@ class Answer:
     cost_per_million_output_tokens: float | None
     cost_per_million_tokens: float | None
     commands: dict[str, str]
+    """A line to paste for each engine."""
+    unsaid: dict[str, list[str]]
+    """Settings that were simulated, and that the line of an engine cannot carry."""
     races: tuple[dict[str, Any], ...]
     """For each number of GPUs, the last first: chance of error, and every setting with its state."""
     rounds: tuple[dict[str, Any], ...]
@@ -200,7 +201,8 @@ def answer_of(
         output_tokens_per_gpu_second=per_gpu,
         cost_per_million_output_tokens=_cost(question, per_gpu, 1.0),
         cost_per_million_tokens=_cost(question, per_gpu, measures["output_tokens"] / measures["tokens"]),
-        commands=_commands(question, point) if found else {},
+        commands=lines_to_serve(question.model, point) if found else {},
+        unsaid=unsaid_of(point) if found else {},
         races=tuple(_race(question, decision.races[gpus]) for gpus in sorted(decision.races)),
         rounds=tuple(rounds),
         simulations=values.simulations,
@@ -323,14 +325,9 @@ def _binds(measures: Mapping[str, Any]) -> Iterator[str]:
 
 def gpus_each(point: Point) -> int:
     """Return the GPUs of a replica, as its coefficients say; 1 where they do not."""
-    known = _known(point)
+    known = known_of(point)
     of: Mapping[str, Any] = {} if known is None else known.provenance
     return math.prod(int(of.get(name, 1)) for name in ("tensor_parallel", "pipeline_parallel"))
-
-
-def _known(point: Point) -> Coefficients | None:
-    law = point.server.service
-    return load(law.coefficients) if isinstance(law, CoefficientsLaw) else None
 
 
 def _tokens_per_gpu(question: Question, measures: Mapping[str, Any], gpus: int) -> float:
@@ -351,53 +348,6 @@ def _too_short(question: Question, report: Mapping[str, Any], requests: int) -> 
             f"a replication lasts about {span:.3g} s, and a request {latency:.3g} s: how it begins and ends weighs in; "
             f"take workload.requests = {math.ceil(_SPAN * latency * question.rate)} or more"
         )
-
-
-# How to serve it ------------------------------------------------------------------------------------------------------
-
-
-def _commands(question: Question, point: Point) -> dict[str, str]:
-    """Return a line to paste for each engine; what it cannot say is left out of it."""
-    replica, policy, known = point.server.replica, point.policy, _known(point)
-    assert replica is not None
-    of: Mapping[str, Any] = {} if known is None else known.provenance
-    model = question.model or str(of.get("model", "MODEL"))
-    tensor, pipeline = int(of.get("tensor_parallel", 1)), int(of.get("pipeline_parallel", 1))
-    count = point.server.servers
-    is_own = policy.admission == "by_bin" or any((policy.memory, policy.sla, policy.controller))
-    vllm = {
-        "--max-num-seqs": policy.largest_batch,
-        "--max-num-batched-tokens": replica.token_budget,
-        "--tensor-parallel-size": tensor if tensor > 1 else None,
-        "--pipeline-parallel-size": pipeline if pipeline > 1 else None,
-        "--data-parallel-size": count if count != 1 else None,
-        "--gpu-memory-utilization": of.get("gpu_memory_utilization"),
-        "--max-model-len": replica.max_model_len,
-        "--block-size": replica.block_tokens if replica.block_tokens != BLOCK_TOKENS else None,
-        "--long-prefill-token-threshold": replica.long_prefill_token_threshold or None,
-        "--scheduling-policy": replica.scheduling_policy if replica.scheduling_policy != "fcfs" else None,
-        # docs/inside-vllm.md: what else of a policy vLLM does not have.
-        "--scheduler-cls": "batchcube.vllm.Scheduler" if is_own else None,
-    }
-    sglang = {
-        "--model-path": model,
-        "--max-running-requests": policy.largest_batch,
-        "--chunked-prefill-size": replica.token_budget,
-        "--tp-size": tensor if tensor > 1 else None,
-        "--pp-size": pipeline if pipeline > 1 else None,
-        "--dp-size": count if count != 1 else None,
-        "--context-length": replica.max_model_len,
-    }
-    lines = {"vllm": " ".join(["vllm serve", model, *_options(vllm)])}
-    if not is_own:
-        lines["sglang"] = " ".join(["python -m sglang.launch_server", *_options(sglang)])
-    return lines
-
-
-def _options(values: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in values.items():
-        if value is not None:
-            yield f"{name} {value}"
 
 
 def _finite(value: float) -> float | None:

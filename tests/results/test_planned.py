@@ -44,6 +44,7 @@ PLAN: dict[str, Any] = {
     "cost_per_million_output_tokens": 0.56,
     "cost_per_million_tokens": 0.1,
     "commands": {"vllm": "vllm serve MODEL " + " ".join(f"--option-{k} {k}" for k in range(9))},
+    "unsaid": {"vllm": ["server.routing = round_robin", "server.replica.prefill = separate"], "sglang": []},
     "races": [{"gpus": 12, "states": {"fails": 2}}],
     "simulations": 100,
     "requests": 1_000_000,
@@ -63,6 +64,7 @@ def test_words_keep_to_80_columns_and_to_what_terminals_may_get() -> None:
     assert "0.25 preemptions a request" in flowing
     assert "goodput >= 0.95: holds, 0.99 (0.98 to 1)" in flowing
     assert "0.56 per million output tokens, 0.1 with those of prompts; 1,234 output tokens per GPU second" in flowing
+    assert "cannot carry what was simulated of vLLM: server.routing = round_robin, server.replica.prefill" in flowing
     pasted = "".join(line[12:].strip().removesuffix("\\") for line in words[words.index("serve  ") :].split("\n"))
     assert pasted == PLAN["commands"]["vllm"]
 

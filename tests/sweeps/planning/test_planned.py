@@ -170,9 +170,13 @@ def test_cost_and_lines_to_paste(spec: Callable[[int], str]) -> None:
     assert answer.cost_per_million_tokens == pytest.approx(answer.cost_per_million_output_tokens * 40 / 140, rel=0.05)
     cap = answer.best.at["largest_batch"]
     assert answer.commands["vllm"] == (
-        f"vllm serve MODEL --max-num-seqs {cap} --max-num-batched-tokens 512 --data-parallel-size 2"
+        f"vllm serve MODEL --max-num-seqs {cap} --max-num-batched-tokens 512 --data-parallel-size 2 "
+        "--num-gpu-blocks-override 501 --no-enable-prefix-caching --no-async-scheduling"
     )
     assert f"--max-running-requests {cap} --chunked-prefill-size 512 --dp-size 2" in answer.commands["sglang"]
+    assert answer.commands["sglang"].endswith(
+        "--max-total-tokens 8000 --disable-radix-cache --disable-overlap-schedule"
+    )
 
 
 def test_gpus_are_those_of_the_coefficients(spec: Callable[[int], str]) -> None:

@@ -1,0 +1,128 @@
+"""How to serve with a setting: a line to paste for each engine, and what such a line cannot say."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from batchcube.calibration.coefficients import Coefficients
+from batchcube.engine.continuous.model import BLOCK_TOKENS
+
+from ..spec.service import load
+from ..spec.settings import CoefficientsLaw, Point, ReplicaSettings
+
+
+def known_of(point: Point) -> Coefficients | None:
+    """Return the coefficients that a point takes its step times from, None where it states a law of its own."""
+    law = point.server.service
+    return load(law.coefficients) if isinstance(law, CoefficientsLaw) else None
+
+
+def lines_to_serve(model: str, point: Point) -> dict[str, str]:
+    """Return a line to paste for each engine; `unsaid_of` has what it cannot say; no `model`: the coefficients'."""
+    replica, policy, known = point.server.replica, point.policy, known_of(point)
+    assert replica is not None
+    of: Mapping[str, Any] = {} if known is None else known.provenance
+    model = model or str(of.get("model", "MODEL"))
+    tensor, pipeline = int(of.get("tensor_parallel", 1)), int(of.get("pipeline_parallel", 1))
+    count = point.server.servers
+    vllm = {
+        "--max-num-seqs": policy.largest_batch,
+        "--max-num-active-seqs": replica.max_num_active_seqs,
+        "--max-num-batched-tokens": replica.token_budget,
+        "--tensor-parallel-size": tensor if tensor > 1 else None,
+        "--pipeline-parallel-size": pipeline if pipeline > 1 else None,
+        "--data-parallel-size": count if count != 1 else None,
+        "--enable-expert-parallel": True if of.get("expert_parallel") else None,
+        "--gpu-memory-utilization": of.get("gpu_memory_utilization"),
+        # One block is never used.
+        "--num-gpu-blocks-override": None if _fills(point) else replica.held_tokens // replica.block_tokens + 1,
+        "--max-model-len": replica.max_model_len,
+        "--block-size": replica.block_tokens if replica.block_tokens != BLOCK_TOKENS else None,
+        "--long-prefill-token-threshold": replica.long_prefill_token_threshold or None,
+        "--long-prefill-token-threshold-adaptive": replica.long_prefill_token_threshold_adaptive or None,
+        "--scheduling-policy": replica.scheduling_policy if replica.scheduling_policy != "fcfs" else None,
+        "--scheduler-reserve-full-isl": None if replica.scheduler_reserve_full_isl else False,
+        # On by default in vLLM where it can be, and not here.
+        "--enable-prefix-caching": replica.enable_prefix_caching,
+        "--async-scheduling": replica.async_scheduling,
+        "--scheduler-cls": "batchcube.vllm.Scheduler" if any(_of_scheduler(point)) else None,
+    }
+    sglang = {
+        "--model-path": model,
+        "--max-running-requests": policy.largest_batch,
+        "--chunked-prefill-size": replica.token_budget,
+        "--tp-size": tensor if tensor > 1 else None,
+        "--pp-size": pipeline if pipeline > 1 else None,
+        "--dp-size": count if count != 1 else None,
+        "--context-length": replica.max_model_len,
+        "--max-total-tokens": None if _fills(point) else replica.held_tokens,
+        "--page-size": replica.block_tokens if replica.block_tokens != BLOCK_TOKENS else None,
+        "--disable-radix-cache": None if replica.enable_prefix_caching else True,
+        "--disable-overlap-schedule": None if replica.async_scheduling else True,
+    }
+    lines = {"vllm": " ".join(["vllm serve", model, *_options(vllm)])}
+    if not any(_of_scheduler(point)):
+        lines["sglang"] = " ".join(["python -m sglang.launch_server", *_options(sglang)])
+    return lines
+
+
+def unsaid_of(point: Point) -> dict[str, list[str]]:
+    """Return, for each engine, the settings that were simulated and that its line has no option for."""
+    server, replica, known = point.server, point.server.replica, known_of(point)
+    assert replica is not None
+    of: Mapping[str, Any] = {} if known is None else known.provenance
+    both = [f"{name} = {of[name]}" for name in ("quantization", "kv_cache_dtype") if of.get(name)]
+    if replica.prefill != "chunked":
+        both.append(f"server.replica.prefill = {replica.prefill}")
+    routing = [] if server.servers == 1 else [f"server.routing = {server.routing}"]
+    return {
+        "vllm": [
+            *(f"{name} (--additional-config with a SPEC)" for name in _of_scheduler(point)),
+            *both,
+            *(routing if server.routing != "least_loaded" else []),
+        ],
+        "sglang": []
+        if any(_of_scheduler(point))
+        else [
+            *both,
+            *routing,
+            *(f"server.replica.{name} = {getattr(replica, name)}" for name in _OF_VLLM if _is_stated(replica, name)),
+        ],
+    }
+
+
+# Settings of a replica that SGLang has no option for.
+_OF_VLLM = (
+    *("max_num_active_seqs", "long_prefill_token_threshold", "long_prefill_token_threshold_adaptive"),
+    *("scheduling_policy", "scheduler_reserve_full_isl"),
+)
+
+
+def _is_stated(replica: ReplicaSettings, name: str) -> bool:
+    """Say whether a setting is another than that of a replica of which nothing is said."""
+    return bool(getattr(replica, name) != ReplicaSettings.model_fields[name].default)
+
+
+def _of_scheduler(point: Point) -> Iterator[str]:
+    """Return what of a policy takes batchcube's scheduler, which reads it from a specification."""
+    for name in ("memory", "sla", "controller"):
+        if getattr(point.policy, name):
+            yield f"policy.{name}"
+    if point.policy.admission == "by_bin":
+        yield "policy.admission = by_bin"
+
+
+def _fills(point: Point) -> bool:
+    """Say whether the KV cache is what an engine makes of the memory that it is given, as coefficients know it."""
+    replica, known = point.server.replica, known_of(point)
+    assert replica is not None
+    if known is None or known.replica is None or "gpu_memory_utilization" not in known.provenance:
+        return False
+    return known.replica.held_tokens == replica.held_tokens
+
+
+def _options(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, bool):
+            yield name if value else f"--no-{name.removeprefix('--')}"
+        elif value is not None:
+            yield f"{name} {value}"
