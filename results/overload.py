@@ -37,7 +37,7 @@ _RENEWING = ("poisson", "deterministic", "gamma", "on_off")
 """Processes whose stated rate is that of the requests in the long run, and whose scatter is known."""
 
 
-def judge(cube: xr.Dataset, *, by_theory: bool = True) -> xr.DataArray:
+def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95) -> xr.DataArray:
     """Say of each point, over all its replications, that it is "steady", "overloaded", or that one "cannot tell".
 
     Overloaded: the load (`_load`) is at least 1 for certain; or it may be, and the 95 % interval of the mean growth of
@@ -52,6 +52,7 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True) -> xr.DataArray:
 
     A single replication has no interval: 4 s / sqrt(m) stands for half of that of its growth. A cube without the
     variables that this needs cannot tell. Unless `by_theory`, what theory knows of the throughput is left out.
+    Intervals of growth and load have another `confidence` where many points, or looks, are to be right at once.
     """
     names = axis_names(cube)
     if not {"requests", "backlog_growth_fraction"} <= set(cube.data_vars):
@@ -63,11 +64,12 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True) -> xr.DataArray:
     with np.errstate(invalid="ignore", divide="ignore"):
         later = requests - requests // 2 - 1
         chance = _scatter(cube) / np.sqrt(later)
-        growth = mean_interval(values("backlog_growth_fraction"), single=of_single(cube["backlog_growth_fraction"]))
+        single = of_single(cube["backlog_growth_fraction"])
+        growth = mean_interval(values("backlog_growth_fraction"), confidence=confidence, single=single)
         low, high = growth.low, growth.high
         if cube.sizes[REPLICATION] == 1:
             low, high = growth.estimate - 4.0 * chance, growth.estimate + 4.0 * chance
-        least, most = _load(cube, by_theory=by_theory)
+        least, most = _load(cube, by_theory=by_theory, confidence=confidence)
         over = (least >= 1.0) | (low > np.maximum(GROWTH, chance / 3.0)) & ~(most < 1.0)
         calm = (most < 1.0) & ~(low > GROWTH)
         if "steps" in cube:
@@ -88,7 +90,7 @@ def _number(value: object) -> float:
         return float("nan")
 
 
-def _load(cube: xr.Dataset, *, by_theory: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _load(cube: xr.Dataset, *, by_theory: bool, confidence: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the load of each point, offered work over what servers can do, as the ends of an interval; NaN: any.
 
     Theory may know it: the rate of the arrivals over the throughput. Otherwise a request takes so much time of a
@@ -110,7 +112,7 @@ def _load(cube: xr.Dataset, *, by_theory: bool) -> tuple[NDArray[np.float64], ND
 
         def load(served: NDArray[np.float64]) -> Interval:
             every = rate[..., None] * come * values("utilisation") / np.where(served > 0.0, served, np.nan)
-            return mean_interval(every, single=of_single(cube["utilisation"]))
+            return mean_interval(every, confidence=confidence, single=of_single(cube["utilisation"]))
 
         least, most = load(served).low, load(served - np.where(warm, beside, 0.0)).high
         largest = _setting(cube, "policy.largest_batch", np.nan)

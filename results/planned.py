@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchcube.errors import printable
 
-from .selection import FAILED
+from .selection import AT_LIMIT, CANNOT_TELL, FAILED
 from .text import all_of, counted, shortened
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _parts(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "best" if found else "nearest", f"{_called(best['at'])}{'' if found else _on(best)}"
     yield "how sure", _assurance(plan)
     for number, limit in enumerate(best["limits"]):
-        yield "" if number else "limits", _limit(limit)
+        yield "" if number else "limits", _limit(limit, best)
     if found:
         yield (
             "queue",
@@ -85,10 +85,15 @@ def _assurance(plan: Mapping[str, Any]) -> str:
     sure = f"{100 * plan['assurance']:.3g} %"
     if not plan["found"]:
         states = plan["races"][-1]["states"]
-        fail, every = states.get(FAILED, 0), counted(sum(states.values()), "setting")
-        on = counted(plan["races"][-1]["gpus"], "GPU")
+        fail, most = states.get(FAILED, 0), sum(states.values())
+        text = f"{'all' if fail == most else fail} of {counted(most, 'setting')} fail"
+        text += f" on {counted(plan['races'][-1]['gpus'], 'GPU')}"
+        if at_limit := states.get(AT_LIMIT, 0):
+            text += f"; {at_limit} so near {'its' if at_limit == 1 else 'their'} limit that one cannot tell"
+        if others := most - fail - at_limit:
+            text += f"; of {others} one cannot tell yet"
         more = "; more seem to make no difference" if plan["is_hopeless"] else ""
-        return f"{sure}: all of {every} fail on {on}{more}" if plan["assurance"] else f"{fail} of {every} fail on {on}"
+        return f"{sure if plan['assurance'] else 'not decided'}: {text}{more}"
     of = asked["objective"] or "the largest share of a limit that is used up"
     zone = f"{100 * asked['indifference']:.3g} %"
     if not plan["settings"]:
@@ -104,10 +109,11 @@ def _early(plan: Mapping[str, Any]) -> str:
     return "; the budget ended it" if plan["ended_early"] else "; more replications would not be simulated"
 
 
-def _limit(limit: Mapping[str, Any]) -> str:
+def _limit(limit: Mapping[str, Any], setting: Mapping[str, Any]) -> str:
     within = ">=" if limit["name"] == "goodput" else "<="
     unit = " s" if limit["unit"] == "s" else ""
-    mean = "never served" if limit["mean"] is None else f"{_plain(limit['mean'])}{unit}"
+    unknown = "its queue grows" if setting["grows"] else "never served"
+    mean = unknown if limit["mean"] is None else f"{_plain(limit['mean'])}{unit}"
     bounds = (
         "" if limit["low"] is None or limit["high"] is None else f" ({_plain(limit['low'])} to {_plain(limit['high'])})"
     )
@@ -126,7 +132,7 @@ def _replicas(plan: Mapping[str, Any]) -> str:
         sure = f"no setting holds on {counted(fewer['gpus'], 'GPU')} ({100 * fewer['assurance']:.3g} %)"
     else:
         sure = f"whether {counted(fewer['gpus'], 'GPU')} would do one cannot tell"
-    return f"{needed}; {sure}, the nearest has {_limit(worst)}"
+    return f"{needed}; {sure}, the nearest has {_limit(worst, nearest)}"
 
 
 def _used_up(limit: Mapping[str, Any]) -> float:
@@ -144,6 +150,9 @@ def _runner_up(plan: Mapping[str, Any]) -> str:
     of = plan["asked"]["objective"] or "largest share of a limit"
     # Those that the race did not have to tell apart.
     others = f"; {counted(plan['tied'] - 1, 'more setting')} may be as good" if plan["tied"] > 1 else ""
+    others = {AT_LIMIT: "; it is at a limit", CANNOT_TELL: "; whether it holds one cannot tell"}.get(
+        second["verdict"], ""
+    ) + others
     if second["difference"] == second["low"] == second["high"] == 0.0:
         return f"{_called(second['at'])}; its {of} is the same in every replication{others}"
     return (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from batchcube.results.selection import AT_LIMIT, BEATEN, FAILED
+from batchcube.results.selection import AT_LIMIT, BEATEN, CANNOT_TELL, FAILED, HOLDS
 from batchcube.results.variables import GOODPUT
 
 from ..run.criteria import Criterion
@@ -40,7 +40,7 @@ class Limit:
     unit: str
     verdict: str
     mean: float | None
-    """None where requests were never served."""
+    """None where requests were never served, or the queue grows."""
     low: float | None
     high: float | None
 
@@ -57,6 +57,8 @@ class Setting:
     objective: float | None
     """Mean; None where requests were never served."""
     limits: tuple[Limit, ...]
+    grows: bool
+    """Whether it fails as its queue is known to grow."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class RunnerUp:
 
     at: At
     replicas: int
+    verdict: str
+    """Of its limits: "holds", "at its limit" or "cannot tell"."""
     difference: float
     low: float
     high: float
@@ -112,7 +116,7 @@ class Answer:
     unsaid: dict[str, list[str]]
     """Settings that were simulated, and that the line of an engine cannot carry."""
     races: tuple[dict[str, Any], ...]
-    """For each number of GPUs, the last first: chance of error, and every setting with its state."""
+    """For each number of GPUs, the fewest first: chance of error, and every setting with its state."""
     rounds: tuple[dict[str, Any], ...]
     simulations: int
     requests: int
@@ -191,9 +195,9 @@ def answer_of(
         found=found,
         best=best,
         is_decided=race.found.is_decided,
-        assurance=race.found.assurance if found else 1.0 - race.alpha if race.found.is_decided else 0.0,
+        assurance=_assurance(decision, race.gpus),
         queue=race.queue,
-        fewer=None if lower is None or not found else _fewer(question, decision.races[lower]),
+        fewer=None if lower is None or not found else _fewer(question, decision, lower),
         runner_up=_runner_up(question, race),
         tied=_tied(race) if found else 0,
         binds=tuple(_binds(measures)),
@@ -239,6 +243,7 @@ def _setting(question: Question, race: Race, place: int) -> Setting:
         replications=int(found.replications[place]),
         objective=_finite(objective),
         limits=limits,
+        grows=bool(race.grows[place]),
     )
 
 
@@ -250,10 +255,21 @@ def _limit(criterion: Criterion, verdict: str, mean: float, low: float, high: fl
     return Limit(spelled(criterion), criterion.limit, criterion.unit, str(verdict), *map(_finite, bounds))
 
 
-def _fewer(question: Question, race: Race) -> Fewer:
+def _assurance(decision: Decision, gpus: int) -> float:
+    """Return 1 - the error of the race on so many GPUs, and of all that kept settings from it."""
+    race = decision.races[gpus]
+    if not race.found.is_decided and race.best is None:
+        return 0.0
+    own = race.found.assurance if race.best is not None else 1.0 - race.alpha
+    return max(own + race.alpha - decision.alpha(gpus), 0.0)
+
+
+def _fewer(question: Question, decision: Decision, gpus: int) -> Fewer:
+    race = decision.races[gpus]
     surely = race.found.is_decided and bool((race.found.states == FAILED).all())
     nearest = _setting(question, race, _nearest(race))
-    return Fewer(race.gpus, "fails" if surely else "cannot tell", nearest, 1.0 - race.alpha if surely else 0.0)
+    assurance = _assurance(decision, gpus) if surely else 0.0
+    return Fewer(gpus, "fails" if surely else "cannot tell", nearest, assurance)
 
 
 def _runner_up(question: Question, race: Race) -> RunnerUp | None:
@@ -264,8 +280,12 @@ def _runner_up(question: Question, race: Race) -> RunnerUp | None:
     sign = -1.0 if question.objective in MORE_IS_BETTER else 1.0
     # What the best has less is what the runner-up has more.
     low, high = sorted((-sign * low, -sign * high))
-    number = int(race.settings[found.runner_up])
-    return RunnerUp(question.at(number), int(race.replicas[found.runner_up]), -sign * mean, low, high)
+    place = found.runner_up
+    verdict = HOLDS if (found.verdicts[:, place] == HOLDS).all() else CANNOT_TELL
+    if found.states[place] == AT_LIMIT:
+        verdict = AT_LIMIT
+    number = int(race.settings[place])
+    return RunnerUp(question.at(number), int(race.replicas[place]), verdict, -sign * mean, low, high)
 
 
 def _tied(race: Race) -> int:
@@ -296,6 +316,7 @@ def _measures(point: Point, report: Mapping[str, Any], mean_prompt: float) -> di
     assert replica is not None
     served = float(report["throughput_requests_per_s"])
     output = float(report["throughput_tokens_per_s"]) / served
+    past_warm_up = float(report["measured"]) + float(report["missed"])
     return {
         "busy_fraction": float(report["utilisation"]),
         "kv_peak_fraction": float(report["kv_peak_tokens"]) / replica.held_tokens,
@@ -303,6 +324,7 @@ def _measures(point: Point, report: Mapping[str, Any], mean_prompt: float) -> di
         "budget_fraction": float(report["step_tokens_mean"]) / replica.token_budget,
         "steps_at_cap_fraction": float(report[AT_CAP]),
         "batch_size_mean": float(report["batch_size_mean"]),
+        "served_fraction": float(report["measured"]) / past_warm_up,
         "output_tokens": output,
         "tokens": output + mean_prompt,
         "ttft_mean_s": float(report["ttft_mean_s"]),
@@ -331,8 +353,11 @@ def gpus_each(point: Point) -> int:
 
 
 def _tokens_per_gpu(question: Question, measures: Mapping[str, Any], gpus: int) -> float:
-    """Return output tokens of a GPU in a second at the rate asked for, that of a run being less as it ends."""
-    return float(question.rate * measures["output_tokens"] / gpus)
+    """Return output tokens of a GPU in a second at the rate asked for, that of a run being less as it ends.
+
+    Requests that were never served have none.
+    """
+    return float(question.rate * measures["served_fraction"] * measures["output_tokens"] / gpus)
 
 
 def _cost(question: Question, per_gpu: float | None, share: float) -> float | None:

@@ -28,8 +28,8 @@ MOST = 256
 COMPARED = 4 * FIRST
 """Replications at which settings are compared first. A cap that is reached in every tenth replication, and harms there,
 may have done no harm in the first look, and is not to win by it: there settings leave that fail, and no others."""
-_OF_FIRST = 0.25
-"""Share of the error of a race that is its first look's."""
+_OF_FIRST, _OF_QUEUE = 0.25, 0.1
+"""Shares of the error of a race: of its first look, and of what is said of queues."""
 _MORE, _GAIN = 1.5, 0.1
 """With so many times the GPUs the least of the largest ratios comes nearer to 1 by this share, or no number does."""
 PROMISING = 32
@@ -51,6 +51,8 @@ class Race(NamedTuple):
     """Chance of error that it was allowed."""
     queue: str
     """Of the best: whether it stays within bounds; "" without a best."""
+    grows: NDArray[np.bool_]
+    """`(system,)`, whether a setting fails as its queue is known to grow."""
 
     @property
     def best(self) -> int | None:
@@ -62,6 +64,8 @@ class Race(NamedTuple):
 class Decision:
     """What the races came to."""
 
+    settings: int
+    """How many there are."""
     races: dict[int, Race]
     """By GPUs."""
     gpus: int
@@ -75,6 +79,15 @@ class Decision:
     def race(self) -> Race:
         """The race that decided."""
         return self.races[self.gpus]
+
+    def alpha(self, gpus: int) -> float:
+        """Return the chance of error of the race on so many GPUs, and of all on more that kept settings from it."""
+        absent = set(range(self.settings)) - set(self.races[gpus].settings.tolist())
+        used = [self.races[gpus]]
+        for other, race in self.races.items():
+            if other > gpus and absent & set(race.settings[race.found.states == FAILED].tolist()):
+                used.append(race)
+        return sum(race.alpha for race in used)
 
 
 Steps = Generator[list[Wanted], None, Decision]
@@ -124,7 +137,7 @@ class Decider:
                 break
         holding = [gpus for gpus, race in races.items() if race.best is not None]
         is_hopeless = not holding and self._is_hopeless
-        return Decision(races, min(holding, default=max(races)), self._stopped, is_hopeless)
+        return Decision(len(self.gpus_each), races, min(holding, default=max(races)), self._stopped, is_hopeless)
 
     # Where to begin -------------------------------------------------------------------------------------------------
 
@@ -185,14 +198,23 @@ class Decider:
         while True:
             found, same = yield from self._looks(systems, gpus, alpha)
             if found.best is None:
-                return Race(gpus, systems, replicas, found, systems[same], alpha, "")
+                return self._raced(gpus, systems, found, same, alpha, "")
             best = int(systems[found.best])
-            queue = yield from self._queue(best, int(replicas[found.best]), int(found.replications[found.best]))
+            # Of any system, at any look; of its growth or of its load.
+            chance = _OF_QUEUE * alpha / (2 * len(systems) * len(self._planned))
+            queue = yield from self._queue(best, int(replicas[found.best]), int(found.replications[found.best]), chance)
             if queue != overload.OVERLOADED:
-                return Race(gpus, systems, replicas, found, systems[same], alpha, queue)
+                return self._raced(gpus, systems, found, same, alpha, queue)
             self.say(f"{self.question.called(best)} keeps its limits for so long, but its queue grows: it fails")
             alike = systems[same == same[found.best]]
             self._overloaded |= {(setting, int(replicas[found.best])) for setting in alike.tolist()}
+
+    def _raced(
+        self, gpus: int, systems: NDArray[np.int64], found: Selection, same: NDArray[np.int64], alpha: float, queue: str
+    ) -> Race:
+        replicas = self.replicas_on(gpus)[systems]
+        grows = np.array([at in self._overloaded for at in zip(systems.tolist(), replicas.tolist(), strict=True)])
+        return Race(gpus, systems, replicas, found, systems[same], alpha, queue, grows)
 
     def _left(self, gpus: int, races: dict[int, Race]) -> NDArray[np.int64]:
         """Return the settings that are not known to fail on more GPUs, and of which a replica is there."""
@@ -230,7 +252,7 @@ class Decider:
             yield from self._need(systems[np.unique(same[going])], gpus, count)
             seen = np.full(len(left), count) if found is None else np.where(found.in_race, count, found.replications)
             objective, ratios = self._table(systems[same[left]], gpus, seen)
-            found = self._select(objective, ratios, self._planned, (1.0 - _OF_FIRST) * alpha)
+            found = self._select(objective, ratios, self._planned, (1.0 - _OF_FIRST - _OF_QUEUE) * alpha)
             self._tell(found, gpus, count, int((found.states == IN_RACE).sum()))
             if found.is_decided:
                 break
@@ -238,7 +260,7 @@ class Decider:
             same[left[mine]] = left[mine][_alike(objective[mine], ratios[:, mine])]
         if found is None:
             return first._replace(is_decided=False, assurance=0.0), same
-        return _together(first, found, left, _OF_FIRST * alpha), same
+        return _together(first, found, left, (_OF_FIRST + _OF_QUEUE) * alpha), same
 
     def _select(self, objective: FloatArray, ratios: FloatArray, planned: Sequence[int], alpha: float) -> Selection:
         return select(objective, ratios, planned, alpha=alpha, indifference=self.question.indifference)
@@ -276,10 +298,13 @@ class Decider:
         values = self.values.of(name, settings, self.replicas_on(gpus)[settings], count)
         return -values if name in MORE_IS_BETTER else values
 
-    def _queue(self, setting: int, replicas: int, count: int) -> Generator[list[Wanted], None, str]:
-        """Say whether the queue of a setting stays within bounds, by more replications where it cannot be told."""
+    def _queue(self, setting: int, replicas: int, count: int, chance: float) -> Generator[list[Wanted], None, str]:
+        """Say whether the queue of a setting stays within bounds, by more replications where it cannot be told.
+
+        `chance` is that of an error, of each interval at each look.
+        """
         while True:
-            found = overload.judge(self._cube_of(setting, replicas, count)).item()
+            found = overload.judge(self._cube_of(setting, replicas, count), confidence=1.0 - chance).item()
             more = [look for look in self._planned if look > count]
             if found != overload.CANNOT_TELL or not more:
                 return str(found)

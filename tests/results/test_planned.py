@@ -14,6 +14,7 @@ SETTING: dict[str, Any] = {
     "gpus": 12,
     "state": "in the race",
     "replications": 8,
+    "grows": False,
     "objective": 0.5,
     "limits": [
         {"name": "ttft_p99_s", "limit": 2.0, "unit": "s", "verdict": "holds", "mean": 1.0, "low": 0.9, "high": 1.1},
@@ -30,7 +31,14 @@ PLAN: dict[str, Any] = {
     "assurance": 0.975,
     "queue": "steady",
     "fewer": {"gpus": 8, "verdict": "fails", "nearest": SETTING, "assurance": 0.9875},
-    "runner_up": {"at": {"largest_batch": 64}, "replicas": 3, "difference": 0.1, "low": 0.05, "high": 0.15},
+    "runner_up": {
+        "at": {"largest_batch": 64},
+        "replicas": 3,
+        "verdict": "holds",
+        "difference": 0.1,
+        "low": 0.05,
+        "high": 0.15,
+    },
     "tied": 0,
     "binds": ["KV cache", "compute"],
     "measures": {
@@ -80,6 +88,33 @@ def test_what_is_not_known_is_said() -> None:
     assert "the budget ended it" in undecided
     fewer = {**PLAN["fewer"], "verdict": "cannot tell"}
     assert "whether 8 GPUs would do one cannot tell" in _flowing({**PLAN, "fewer": fewer})
+
+
+def test_a_queue_that_grows_is_not_called_never_served() -> None:
+    nearest = deepcopy(SETTING) | {"grows": True}
+    nearest["limits"][0] |= {"verdict": "fails", "mean": None, "low": None, "high": None}
+    words = _flowing({**PLAN, "fewer": {**PLAN["fewer"], "nearest": nearest}})
+    assert "the nearest has ttft_p99_s <= 2 s: fails, its queue grows" in words
+    assert "never served" not in words
+
+
+def test_settings_at_their_limit_are_not_said_to_fail() -> None:
+    one = {**PLAN, "found": False, "races": [{"gpus": 12, "states": {"fails": 9, "at its limit": 2}}]}
+    words = _flowing(one)
+    assert "97.5 %: 9 of 11 settings fail on 12 GPUs; 2 so near their limit that one cannot tell" in words
+    one["races"] = [{"gpus": 12, "states": {"fails": 11}}]
+    assert "97.5 %: all of 11 settings fail on 12 GPUs" in _flowing(one)
+    one |= {"assurance": 0.0, "races": [{"gpus": 12, "states": {"fails": 9, "in the race": 2}}]}
+    assert "not decided: 9 of 11 settings fail on 12 GPUs; of 2 one cannot tell yet" in _flowing(one)
+
+
+def test_the_runner_up_may_not_be_known_to_hold() -> None:
+    assert "same requests binds" in _flowing(PLAN)
+    for verdict, said in (
+        ("at its limit", "; it is at a limit"),
+        ("cannot tell", "; whether it holds one cannot tell"),
+    ):
+        assert f"same requests{said}" in _flowing({**PLAN, "runner_up": {**PLAN["runner_up"], "verdict": verdict}})
 
 
 def _flowing(plan: dict[str, Any]) -> str:

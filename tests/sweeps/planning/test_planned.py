@@ -11,10 +11,12 @@ import pytest
 from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
 from batchcube.results.planned import WIDTH, in_words
+from batchcube.results.selection import select
 from batchcube.sweeps.planning import deciding
 from batchcube.sweeps.planning.answer import Answer
 from batchcube.sweeps.planning.planned import STATES, decide
 from batchcube.sweeps.planning.question import Question, ask
+from batchcube.sweeps.planning.race import Decision, Race
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
 from helpers.command_line import Answer as Said
@@ -123,6 +125,31 @@ def test_replicas_that_are_stated_are_where_the_search_begins(spec: Callable[[in
     assert from_above.best.replicas == 2
 
 
+def test_how_sure_one_is_counts_every_race_that_had_a_say(spec: Callable[[int], str]) -> None:
+    def race(gpus: int, alpha: float, states: dict[int, str]) -> Race:
+        every = np.array(list(states))
+        looked = np.full(len(every), 8)
+        found = select(np.ones((1, 3)), np.ones((0, 1, 3)), (3,))._replace(states=np.array(list(states.values())))
+        return Race(gpus, every, looked, found, every, alpha, "", np.zeros(len(every), np.bool_))
+
+    above = race(3, 0.025, {0: "in the race", 1: "fails", 2: "fails"})
+    below = race(2, 0.0125, {0: "fails"})
+    decision = Decision(3, {3: above, 2: below}, 3, ended_early=False, is_hopeless=False)
+    assert decision.alpha(3) == 0.025
+    # What failed on three was not looked at on two.
+    assert decision.alpha(2) == pytest.approx(0.0375)
+    all_of_two = race(2, 0.0125, dict.fromkeys(range(3), "fails"))
+    assert Decision(3, {3: above, 2: all_of_two}, 3, ended_early=False, is_hopeless=False).alpha(2) == 0.0125
+    answer = decide(question(spec(1)))
+    assert answer.is_decided
+    errors = {one["gpus"]: one["alpha"] for one in answer.races}
+    assert sum(errors.values()) < 0.05
+    assert answer.assurance == pytest.approx(1.0 - errors[2])
+    assert answer.fewer is not None
+    left_out = {one["gpus"]: len(one["settings"]) for one in answer.races}[1] < 4
+    assert answer.fewer.assurance == pytest.approx(1.0 - errors[1] - (errors[2] if left_out else 0.0))
+
+
 def test_no_setting_holds(spec: Callable[[int], str]) -> None:
     answer = decide(question(spec(1), replicas_max=1))
     assert not answer.found
@@ -141,6 +168,10 @@ def test_overload_does_not_hold_however_loose_the_limits(spec: Callable[[int], s
     assert answer.found
     assert answer.queue == "steady"
     assert answer.best.replicas == 2
+    assert answer.fewer is not None
+    assert answer.fewer.nearest.grows
+    assert "fails, its queue grows" in " ".join(str(answer).split())
+    assert "never served" not in str(answer)
 
 
 def test_goodput_counts_the_limits_of_single_requests(spec: Callable[[int], str]) -> None:
@@ -154,11 +185,21 @@ def test_goodput_counts_the_limits_of_single_requests(spec: Callable[[int], str]
 
 
 def test_another_objective(spec: Callable[[int], str]) -> None:
-    least = decide(question(spec(1), objective="batch_size_mean"))
-    assert least.best.objective == pytest.approx(least.measures["batch_size_mean"])
-    most = decide(question(spec(1), objective="goodput_requests_per_s", goodput=0.9))
-    assert most.best.objective is not None
-    assert most.best.objective > 0.0
+    asked: dict[str, Any] = {"vary": {"policy.largest_batch": [3, 4, 32]}, "slo": ["ttft_p99_s=10"], "rate": 3.0}
+    found = {}
+    for name in ("batch_size_mean", "throughput_requests_per_s"):
+        found[name] = answer = decide(question(spec(1), **asked, objective=name))
+        assert answer.is_decided
+        assert answer.best.objective == pytest.approx(answer.measures.get(name, answer.best.objective))
+        (race,) = answer.races
+        assert [one["state"] for one in race["settings"]].count("fails") == 0
+        every = [one["objective"] for one in race["settings"]]
+        # Of batches the fewest requests are best, of throughput the most.
+        best, worst = (min(every), max(every)) if name == "batch_size_mean" else (max(every), min(every))
+        assert answer.best.objective == best
+        assert abs(best - worst) > 0.015 * best
+    assert found["batch_size_mean"].best.at == {"largest_batch": 3}
+    assert found["throughput_requests_per_s"].best.at != {"largest_batch": 3}
 
 
 def test_cost_and_lines_to_paste(spec: Callable[[int], str]) -> None:
@@ -177,6 +218,16 @@ def test_cost_and_lines_to_paste(spec: Callable[[int], str]) -> None:
     assert answer.commands["sglang"].endswith(
         "--max-total-tokens 8000 --disable-radix-cache --disable-overlap-schedule"
     )
+
+
+def test_requests_that_are_not_served_bring_no_tokens(spec: Callable[[int], str]) -> None:
+    # The longest prompts are turned away.
+    settings = {"server.replica.max_model_len": 256, "report.request_sla_s": 100}
+    answer = decide(question(spec(1), slo=["request_sla_violation_fraction=0.5"], vary={}, settings=settings))
+    assert 0.5 < answer.measures["served_fraction"] < 0.98
+    assert answer.output_tokens_per_gpu_second is not None
+    output = 12.0 * answer.measures["served_fraction"] * answer.measures["output_tokens"]
+    assert answer.output_tokens_per_gpu_second == pytest.approx(output / answer.best.gpus)
 
 
 def test_gpus_are_those_of_the_coefficients(spec: Callable[[int], str]) -> None:
