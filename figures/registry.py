@@ -164,6 +164,10 @@ def draw(name: str, cube: Dataset, *, paper: int | None = None, **options: Any) 
         options = {"width_mm": PAPER_MM[paper]} | options
     if "width_mm" in options:
         options["width_mm"] = _width(figured, options["width_mm"])
+    texts = {
+        option: str(value) for option, value in options.items() if value is not None and _is_text(function, option)
+    }
+    options |= texts
     with style.styled(paper=paper is not None):
         return function(cube, figured, **options)
 
@@ -172,7 +176,8 @@ def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     """Save a figure as .png (300 dpi), .pdf or .svg, complete or not at all, and return its path.
 
     The file states the cube's title and the SHA-256 of what it was made from; the same cube gives the same bytes. Title
-    and caption of a figure for a paper are written beside it, `NAME.txt`.
+    and caption of a figure for a paper are written beside it, `NAME.caption.txt`, and replaced
+    with it.
     Raises InputError for another ending, a missing folder and what `output_file` refuses, OSError when the file cannot
     be written.
     """
@@ -180,6 +185,7 @@ def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     ending = Path(path).suffix.lower()
     if ending not in _FORMATS:
         raise InputError(f"must end in {', '.join(_FORMATS)}", file=path)
+    beside = output_file(target.with_suffix(".caption.txt"))
     if not target.parent.is_dir():
         raise InputError(f"the folder {target.parent} does not exist", file=path)
     title = shortened(printable(cube.attrs.get("title", "")), 1000)
@@ -194,7 +200,7 @@ def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
         figure.savefig(buffer, format=ending[1:], metadata=metadata[ending])
     write_whole(target, buffer.getvalue())
     if isinstance(figure, style.Drawn) and figure.for_paper:
-        write_whole(target.with_suffix(".txt"), f"{figure.said}\n".encode())
+        write_whole(beside, f"{figure.said}\n".encode())
     return target
 
 
@@ -215,6 +221,11 @@ def _width(figured: Figured, given: Any) -> float:
     if not 60 <= width <= 400:
         raise figured.refuses(f"width_mm = {given}: must be a number from 60 to 400")
     return width
+
+
+def _is_text(function: Callable[..., Figure], option: str) -> bool:
+    """Say whether an option is text: what a command line gives may read as a number, and names nothing then."""
+    return str(inspect.signature(function).parameters[option].annotation) in ("str", "str | None")
 
 
 def _options(function: Callable[..., Figure]) -> tuple[str, ...]:

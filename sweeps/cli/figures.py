@@ -53,7 +53,9 @@ def figure(
     paper: Annotated[
         int | None,
         typer.Option(
-            "--paper", metavar="COLUMNS", help="for a paper, over 1 or 2 columns: no title, and the caption in NAME.txt"
+            "--paper",
+            metavar="COLUMNS",
+            help="for a paper, over 1 or 2 columns: no title, and the caption in NAME.caption.txt",
         ),
     ] = None,
 ) -> None:

@@ -92,6 +92,9 @@ def test_what_cannot_be_drawn_is_refused(cube):
     assert "x = speed: must be one of bins, arrival_rate_per_s" in refusal("lines", cube, x="speed")
     assert "y = latency_mean: did you mean latency_mean_s" in refusal("lines", cube, y="latency_mean")
     assert "must be a variable of the cube" in refusal("lines", cube, y="zzz")
+    for number in (3, 2.5, True, [1, 2]):
+        assert f"y = {number}: must be a variable of the cube" in refusal("lines", cube, y=number)
+        assert f"x = {number}: must be one of bins" in refusal("lines", cube, x=number)
     assert "the cube has no variable tpot_mean_s" in refusal("lines", cube, y="tpot_mean_s")
     bins = {"bins": 1, "arrival_rate_per_s": 8}
     assert "needs two or more values of an axis" in refusal("lines", cube, select=bins)
@@ -117,7 +120,8 @@ def test_serving_times_have_a_panel_and_a_limit_each(make_cube):
         check_curve(panel, "dynamic_only", [4, 8, 12, 24], cube[variable].sel(mode="dynamic_only").values)
         np.testing.assert_allclose(lines(panel)["limit"].get_ydata(), limit)
     assert "limit set by the specification" in legend_labels(figure)
-    assert "statistic = most: must be one of mean, p50" in refusal("serving-times", cube, statistic="most")
+    for other in ("most", 99):
+        assert f"statistic = {other}: must be one of mean, p50" in refusal("serving-times", cube, statistic=other)
 
 
 def test_the_parts_of_the_time_add_up_to_the_latency(cube):

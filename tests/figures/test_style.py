@@ -59,16 +59,18 @@ def test_a_figure_for_a_paper_has_its_caption_beside_it(make_cube, tmp_path, col
     assert texts(figure) == []
     assert figure.get_figwidth() * 25.4 == pytest.approx(width)
     assert "2 bins" in legend_labels(figure)
+    (tmp_path / "figure.txt").write_text("notes of one's own")
     for ending in ("pdf", "png", "svg"):
         path = save(figure, cube, tmp_path / f"figure.{ending}")
         assert path.stat().st_size > 1000
-    beside = (tmp_path / "figure.txt").read_text()
+    beside = (tmp_path / "figure.caption.txt").read_text()
     usual = draw("throughput-vs-rate", cube)
     assert beside == f"{usual.said}\n"
     assert beside.startswith("Throughput against arrival rate\n\nExample\n\nMeans of 6 replications of 400 requests;")
     assert "Means of 6 replications" in said(usual)
     save(usual, cube, tmp_path / "usual.png")
-    assert not (tmp_path / "usual.txt").exists()
+    assert not (tmp_path / "usual.caption.txt").exists()
+    assert (tmp_path / "figure.txt").read_text() == "notes of one's own"
 
 
 def test_symbols_are_typeset_for_a_paper_alone():
