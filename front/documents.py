@@ -5,6 +5,7 @@ import math
 import os
 import re
 import stat
+import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -91,6 +92,14 @@ def _ends_early(error: ValueError) -> bool:
         error.msg.startswith("Unterminated string")
         or re.fullmatch(r"[\w.+-]{0,4}\s*", error.doc[error.pos :]) is not None
     )
+
+
+def value_of(spelled: str) -> Any:
+    """Return the value that a text spells in TOML; the text itself where it spells none."""
+    try:
+        return tomllib.loads(f"value = {spelled.strip()}")["value"]
+    except (ValueError, RecursionError):
+        return spelled.strip()
 
 
 def is_deep(content: Mapping[str, Any] | list[Any]) -> bool:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from batchcube.documents import value_of
 from batchcube.errors import InputError
 
 from . import complete
@@ -127,15 +128,10 @@ def given_settings(server: list[str] | None, **options: object) -> dict[str, obj
 
 def assignment(flag: str, text: str) -> tuple[str, Any]:
     """Return name and value of an option NAME=VALUE, the value as TOML has it, or plain text."""
-    import tomllib
-
     key, equals, spelled = text.partition("=")
     if not equals or not key.strip():
         raise InputError("must be name=value", path=f"{flag} {text}")
-    try:
-        return key.strip(), tomllib.loads(f"value = {spelled.strip()}")["value"]
-    except (ValueError, RecursionError):
-        return key.strip(), spelled.strip()
+    return key.strip(), value_of(spelled)
 
 
 def selection_of(select: list[str] | None) -> dict[str, Any]:

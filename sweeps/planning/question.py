@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from batchcube.documents import value_of
 from batchcube.errors import InputError
 from batchcube.results.variables import GOODPUT, REGISTRY
 
 from ..run.criteria import Criterion, never_measured, parse_criterion
 from ..run.preparing import prepare, refusal
 from ..run.searching import Scalable, scalable
-from ..spec.document import Sweep, laid_over, overriding, read_document, value_of, varied
+from ..spec.document import Sweep, laid_over, overriding, read_document, varied
 from ..spec.grid import Grid, cannot_vary
 from ..spec.settings import Point
 from ..workloads.arrivals import Closed

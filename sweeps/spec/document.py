@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from batchcube.documents import DEEPEST, is_deep, read_file
+from batchcube.documents import DEEPEST, is_deep, read_file, value_of
 from batchcube.errors import InputError, found_in
 
 from ..workloads.arrivals import AtOnce, Closed, Deterministic
@@ -378,23 +378,19 @@ def overriding(given: Iterable[str] | Mapping[str, Any]) -> Iterator[_Override]:
         yield _Override(path.strip(), value_of(spelled), f"--set {text}", "--set axes.{}.values=[...]")
 
 
-def value_of(spelled: str) -> Any:
-    """Return the value that a text spells in TOML; the text itself where it spells none."""
-    try:
-        return tomllib.loads(f"value = {spelled.strip()}")["value"]
-    except (ValueError, RecursionError):
-        return spelled.strip()
-
-
 def laid_over(document: dict[str, Any], source: str, folder: Path, overrides: Iterable[_Override]) -> dict[str, Any]:
     """Return the tables of a file, whose paths start from a folder, with settings laid over them.
 
-    Raises InputError for tables that are nested too deeply, and for a setting that cannot be laid there.
+    Raises InputError for tables that are nested too deeply, for a setting that cannot be laid there, and for what must
+    be a table and is none.
     """
     _refuse_depth(document, source)
     document = _with_absolute_paths(deepcopy(document), folder)
     for override in overrides:
         document = _lay_over(document, override)
+    tables = ((name, document[name]) for name in (*SECTIONS, "axes") if name in document)
+    if wrong := [Mistake((name,), "must be a table", table) for name, table in tables if not isinstance(table, dict)]:
+        raise errors_of(wrong, source)
     return document
 
 

@@ -16,7 +16,7 @@ from batchcube.errors import InputError
 from batchcube.sweeps import presets
 from batchcube.sweeps.run import samples
 from batchcube.sweeps.run.preparing import prepare
-from batchcube.sweeps.spec.document import Sweep, parse_toml, schema_text
+from batchcube.sweeps.spec.document import Sweep, laid_over, parse_toml, schema_text
 from helpers.specifications import SMALL, laid
 
 FIXED: dict[str, Any] = {
@@ -81,6 +81,8 @@ def refusal(tables: dict[str, Any]) -> list[str]:
         ("workload.requests", 0, "workload.requests = 0: must be >= 1"),
         ("workload.request", 5, "workload.request: no such setting; did you mean requests?"),
         ("workload", 3, "workload = 3: must be a table"),
+        ("axes", 3, "axes = 3: must be a table"),
+        ("axes", [{"path": "policy.bins"}], 'axes = [{path = "policy.bins"}]: must be a table'),
         ("workloads", {}, "workloads: no such setting; did you mean workload?"),
         ("workload.lengths.unit", "tokens", 'server.service.law = "given": needs service times in seconds'),
         ("workload.trace", {"path": "x.csv"}, "workload.arrivals: a recorded trace has its own"),
@@ -272,6 +274,13 @@ def test_a_sweep_comes_back_from_its_own_text() -> None:
     assert again.identity() == sweep.identity()
     assert Sweep.model_validate({**sweep.document, "replications": 99}).identity() == sweep.identity()
     assert Sweep.model_validate({**sweep.document, "seed": 99}).identity() != sweep.identity()
+
+
+@pytest.mark.parametrize("tables", [{"axes": 3}, {"axes": [{"path": "policy.bins"}]}, {"workload": 3}, {"server": []}])
+def test_settings_are_laid_over_tables_only(tables: dict[str, Any]) -> None:
+    (name,) = tables
+    with pytest.raises(InputError, match=rf"^sweep.toml: {name} = .*: must be a table$"):
+        laid_over(tables, "sweep.toml", Path.cwd(), ())
 
 
 def test_files_are_read_with_settings_laid_over(tmp_path: Path) -> None:
