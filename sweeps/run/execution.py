@@ -125,6 +125,10 @@ def run_sweep(
                 store.open(_identity(sweep, str(old.attrs.get("input_sha256", ""))), made_by, wanted)
             return old
         prepared = prepare(sweep)
+        if narrowing is not None:
+            narrowing.limit(prepared.most_replications)
+            looks = narrowing.counts
+            wanted = range(first, looks[-1])
         at_once = workers or os.cpu_count() or 1
         _require_memory(prepared, looks[0], at_once)
         if old is not None and old.attrs.get("input_sha256", "") != prepared.input_sha256:
@@ -139,10 +143,8 @@ def run_sweep(
         aside = ThreadPoolExecutor(1)
         theory = aside.submit(theory_of, prepared)
         try:
-            for planned in looks:
-                look = planned if narrowing is None else int(min(planned, max(first, prepared.most_replications)))
-                nothing_new = look == first + len(reports)
-                if reports and (nothing_new or _size(prepared, look, at_once).peak_bytes > memory_bytes()):
+            for look in looks:
+                if reports and _size(prepared, look, at_once).peak_bytes > memory_bytes():
                     break
                 run = _Replications(prepared, backend, range(first + len(reports), look))
                 run.add(part for part in kept if part.replication in run.wanted)

@@ -55,11 +55,27 @@ class Narrowing:
             self.first = int(held["requests"].attrs[FIRST_LOOK])
         else:
             self.first = max(there, min(max(sweep.replications, FEWEST), precision.most))
-        self.counts = [count for count in looks(self.first, max(precision.most, there)) if count >= there]
-        if there and self.looked and there not in self.counts:
-            self.counts.insert(0, there)
+        self._source, self._there, self._most = sweep.source, there, max(precision.most, there)
+        self.counts = self._counts()
+        """At how many replications to look."""
         self.missing = ""
         """Which interval is the widest still, in words; "" where all are narrow enough."""
+
+    def _counts(self) -> list[int]:
+        counts = [count for count in looks(self.first, self._most) if count >= self._there]
+        return [self._there, *counts] if self.looked and self._there not in counts else counts
+
+    def limit(self, most: float) -> None:
+        """Look at no more replications than there can be, the parts of a recorded trace.
+
+        Raises InputError where these are too few to look at.
+        """
+        if most < FEWEST:
+            text = f"looks begin at {FEWEST} replications, and the trace has {most} parts of workload.requests"
+            raise InputError(text, path="precision", file=self._source)
+        if most < self._most:
+            self._most = int(most)
+            self.counts = self._counts()
 
     def look(self, count: int, reports: Mapping[int, Report], progress: Progress) -> bool:
         """Look at so many replications, and say whether they are enough; `reports` has those that no cube holds."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from batchcube.errors import InputError
-from batchcube.results.precision import Precision
+from batchcube.results.precision import Precision, level, looked_at
 from batchcube.sweeps.run import execution
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
@@ -18,6 +18,7 @@ from batchcube.sweeps.spec.document import Sweep
 from helpers.samples import SAMPLES
 
 NUMBA = require_backend("numba")
+PRECISE = Precision(("latency_mean_s=0.01%",))
 
 
 def trace_sweep(path: Path, **trace: Any) -> dict[str, Any]:
@@ -80,9 +81,23 @@ def test_successive_parts_of_a_trace_are_replications(trace: Path) -> None:
 def test_parts_end_what_a_precision_asks_for(trace: Path) -> None:
     tables = trace_sweep(trace, resample="parts")
     tables["workload"]["requests"] = 20
-    cube = run_sweep(Sweep.model_validate(tables), precision=Precision(("latency_mean_s=0.01%",)))
+    cube = run_sweep(Sweep.model_validate(tables), precision=PRECISE)
     assert cube.attrs["precision_looks"] == "8, 10"
     assert cube.attrs["precision_reached"] == 0
+    assert cube.attrs["precision_level"] == level(8)
+    again = Precision((cube.attrs["precision_wanted"],), looked_at(cube)[-1])
+    repeated = Sweep.model_validate(tables).repeated(looked_at(cube)[0])
+    np.testing.assert_array_equal(run_sweep(repeated, precision=again)["latency_mean_s"], cube["latency_mean_s"])
+
+
+def test_few_parts_are_no_precision(trace: Path) -> None:
+    tables = trace_sweep(trace, resample="parts")
+    tables["workload"]["requests"] = 33
+    with pytest.raises(InputError) as caught:
+        run_sweep(Sweep.model_validate(tables, "sweep.toml"), precision=PRECISE)
+    assert str(caught.value) == (
+        "sweep.toml: precision: looks begin at 8 replications, and the trace has 6 parts of workload.requests"
+    )
 
 
 def test_edges_of_a_prefix_see_the_prefix_only(trace: Path) -> None:
