@@ -3,14 +3,20 @@
 import ctypes
 from typing import Any
 
-from numba.core.codegen import JITCodeLibrary
+from numba.core import codegen
 from numba.core.compiler import Compiler
 
 LARGEST_ALONE = 100
 """Basic blocks, with what is compiled in, of the largest part that is optimised before it goes into a kernel."""
 
 
-class PartLibrary(JITCodeLibrary):  # type: ignore[misc]
+_Library: Any = getattr(codegen, "JITCodeLibrary", object)
+# What the code below changes and calls, none of which Numba promises to keep.
+_OF_LIBRARY = ("_optimize_final_module", "_finalize_final_module", "_finalize_dynamic_globals", "_ensure_finalized")
+_OF_ENGINE = ("is_symbol_defined", "add_global_mapping")
+
+
+class PartLibrary(_Library):  # type: ignore[misc]
     """The code of a part, which becomes machine code with the kernel only.
 
     Numba optimises every function by itself, with all that is compiled into it, and makes machine code of it: half of
@@ -33,11 +39,19 @@ class PartLibrary(JITCodeLibrary):  # type: ignore[misc]
         self._finalized = True
 
 
+def is_known(generator: Any) -> bool:
+    """Say whether Numba's insides, of which `generator` makes code, are those that `PartLibrary` is written for."""
+    engine = getattr(generator, "_engine", None)
+    return all(hasattr(_Library, name) for name in _OF_LIBRARY) and all(hasattr(engine, name) for name in _OF_ENGINE)
+
+
 class PartCompiler(Compiler):  # type: ignore[misc]
-    """Numba's own, but for the library that the code goes into."""
+    """Numba's own, but for the library that the code goes into, where Numba's insides are known: else it is slower."""
 
     def _compile_core(self) -> Any:
-        self.state.library = PartLibrary(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
+        generator = self.state.targetctx.codegen()
+        if is_known(generator):
+            self.state.library = PartLibrary(generator, self.state.func_id.func_qualname)
         return super()._compile_core()
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numba.core import config
+from numba.core.codegen import JITCodeLibrary
 
-from batchcube.engine import cache
+from batchcube.engine import cache, parts
 from batchcube.engine.numba.jit import inline, jit
 from batchcube.engine.parts import LARGEST_ALONE, PartLibrary
 
@@ -66,6 +67,18 @@ def test_a_part_becomes_machine_code_with_its_kernels_only(kept, monkeypatch, ch
     assert not [made for made in part.get_defined_functions() if part.codegen._engine.is_symbol_defined(made.name)]
     code = made.library.get_asm_str()
     assert not [line for line in code.splitlines() if "call" in line and "branches" in line]
+
+
+@pytest.mark.parametrize("what", ["_OF_LIBRARY", "_OF_ENGINE"])
+def test_parts_have_numbas_own_library_where_its_insides_are_others(kept, monkeypatch, what):
+    monkeypatch.setattr(parts, what, (*getattr(parts, what), "_renamed_since"))
+    monkeypatch.setitem(globals(), "rule", branching(1))
+    compiled, out = jit(kernel), np.empty(2)
+    compiled(np.array([0.0, 1.5]), out)
+    assert out.tolist() == [1.0 * FACTOR, 3.0 * FACTOR]
+    (made,) = compiled.overloads.values()
+    (part,) = (library for library in made.library._linking_libraries if "branches" in library.name)
+    assert type(part) is JITCodeLibrary
 
 
 def test_a_kernel_is_compiled_once_and_found_again(kept, caplog):
