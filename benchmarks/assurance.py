@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from batchcube.results import frontier, long_run, statistics
-from batchcube.results.precision import level, looks
-from batchcube.results.selection import CANNOT_TELL, FAILS, HOLDS, select
-from batchcube.results.selection import looks as doubling
+from batchcube.results.precision import level, schedule
+from batchcube.results.selection import CANNOT_TELL, FAILS, HOLDS, looks, select
 
 Floats = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, int, int], Floats]
@@ -65,7 +64,7 @@ SETTINGS = {
 
 def selection(runs: int) -> None:
     """How often the choice is wrong (5 % are promised), and how many replications it takes."""
-    planned = doubling(8, 512)
+    planned = looks(8, 512)
     for kind, draw in KINDS.items():
         for name, means in SETTINGS.items():
             wrong = decided = used = 0
@@ -83,7 +82,7 @@ def selection(runs: int) -> None:
 
 def limits(runs: int) -> None:
     """How often a verdict on a limit is wrong, or an interval misses, over systems and looks (2.5 % are promised)."""
-    planned = doubling(8, 512)
+    planned = looks(8, 512)
     for kind, draw in KINDS.items():
         for name, means in (
             ("0.8 0.9 0.95 1.05 1.1 1.2", [0.8, 0.9, 0.95, 1.05, 1.1, 1.2]),
@@ -126,7 +125,7 @@ def kim_nelson(runs: int) -> None:
     from sim_tools.ovs.indifference_zone import KN  # type: ignore[import-untyped]
 
     draw = KINDS["normal, cv 0.05"]
-    planned = doubling(8, 512)
+    planned = looks(8, 512)
     for means in ([1.05, 1.0], [1.0, 1.03], [1.2, 1.05, 1.0, 1.1], [1.0, *np.linspace(1.03, 2.0, 19)]):
         ours = theirs = same = 0
         for run in range(runs // 10):
@@ -164,7 +163,7 @@ def stopped(first: int, width: float, draw: Callable[[int, int], Floats], at: fl
     held = np.zeros(len(values), dtype=bool)
     waiting = np.arange(len(values))
     last = 0
-    for count in looks(first, 1000):
+    for count in schedule(first, 1000):
         values = np.concatenate([values, draw(values.shape[1], count)[waiting]], axis=1)
         found = statistics.mean_interval(values, confidence=at)
         ends = (found.high - found.estimate <= width * np.abs(found.estimate)) | (count == 1000)

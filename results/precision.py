@@ -125,8 +125,8 @@ def _number(text: str, whole: str) -> float:
     return width
 
 
-def looks(first: int, most: int) -> Iterator[int]:
-    """Yield at how many replications to look: first, then each time half as many more, and last at `most`."""
+def schedule(first: int, most: int) -> Iterator[int]:
+    """Yield at how many replications a run looks: first, then each time half as many more, and last at `most`."""
     yield from takewhile(lambda count: count < most, _growing(first))
     yield most
 

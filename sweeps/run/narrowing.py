@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
-from batchcube.results.precision import FEWEST, Precision, Wanted, level, looked_at, looks, parse
+from batchcube.results.precision import FEWEST, Precision, Wanted, level, looked_at, parse, schedule
 from batchcube.results.statistics import mean_interval
 from batchcube.results.summary import usual
 from batchcube.results.variables import FIRST_LOOK, REGISTRY
@@ -62,7 +62,7 @@ class Narrowing:
         """Which interval is the widest still, in words; "" where all are narrow enough."""
 
     def _counts(self) -> list[int]:
-        counts = [count for count in looks(self.first, self._most) if count >= self._there]
+        counts = [count for count in schedule(self.first, self._most) if count >= self._there]
         return [self._there, *counts] if self.looked and self._there not in counts else counts
 
     def limit(self, most: float) -> None:

@@ -4,7 +4,7 @@ import xarray as xr
 
 from batchcube.errors import InputError
 from batchcube.results import labelled, statistics
-from batchcube.results.precision import Wanted, asked, level, looked_at, looks, parse, record
+from batchcube.results.precision import Wanted, asked, level, looked_at, parse, record, schedule
 from batchcube.results.variables import FIRST_LOOK
 
 RUNS = 8000
@@ -16,7 +16,7 @@ def stopped(first, width, draw, most=1000):
     rng = np.random.default_rng([first, 5])
     values = draw(rng, (RUNS, 0))
     holds, waiting = np.zeros(RUNS, dtype=bool), np.arange(RUNS)
-    for count in looks(first, most):
+    for count in schedule(first, most):
         values = np.concatenate([values, draw(rng, (len(values), count - values.shape[1]))], axis=1)
         found = statistics.mean_interval(values, confidence=level(first))
         ends = (found.high - found.estimate <= width * found.estimate) | (count == most)
@@ -39,7 +39,7 @@ def test_plain_intervals_do_not():
     # What the level is for: the same runs, stopped by plain intervals.
     rng = np.random.default_rng(6)
     values, plain = rng.normal(1.0, 0.1, (RUNS, 2000)), np.full(RUNS, np.nan)
-    for count in looks(8, 2000):
+    for count in schedule(8, 2000):
         found = statistics.mean_interval(values[:, :count])
         ends = np.isnan(plain) & (found.high - found.low <= 0.1)
         plain[ends] = ((found.low <= 1.0) & (found.high >= 1.0))[ends]
@@ -70,8 +70,8 @@ def test_the_level_falls_to_the_confidence_and_is_the_same_every_time():
 
 
 def test_looks_grow_by_half_to_the_last():
-    assert list(looks(8, 50)) == [8, 12, 18, 27, 41, 50]
-    assert list(looks(20, 10)) == [10]
+    assert list(schedule(8, 50)) == [8, 12, 18, 27, 41, 50]
+    assert list(schedule(20, 10)) == [10]
 
 
 def test_what_a_precision_asks_for():
