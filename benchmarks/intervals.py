@@ -129,7 +129,7 @@ def predictions(case: Case, number: int) -> Iterator[Held]:
     server = Server(replica, make_fleet())
     base = requests(rng, PER_S, "0" * 64)
     truth = truth_of(case.truth, prior, base, rng)
-    scatter = Scatter(rng.uniform(0.03, 0.15), case.drift, 1e-2, 3.0, 0.0)
+    scatter = Scatter(rng.uniform(0.03, 0.15), case.drift, 1e-2, (3.0, 3.0), 0.0)
     log = served(base, server, truth, scatter, rng)
     found = fit_log(log, server, case.fitted_to, prior if case.with_prior else None, number)
     law, fitted = stated(found, log, PRIOR if case.with_prior else None)

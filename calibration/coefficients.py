@@ -69,11 +69,14 @@ Uncertain = Literal[
     "prefill",
     "speed",
     "bend",
+    "knee",
 ]
 UNCERTAIN: tuple[Uncertain, ...] = get_args(Uncertain)
-"""What of a step law may be off: its terms, its tables, all of it, and how far a table of decodes bends."""
+"""What of a step law may be off: its terms, its tables, all of it, and how far tables of both bend."""
 BENDS_WITHIN = 16.0
 """Decodes over which a bend comes: 1 - exp(-decodes / 16) of it is there, as of many experts in use."""
+KNEE_TOKENS = 256.0
+"""Prefill tokens over which a knee comes: few pass while weights are read, many take as long as each takes."""
 Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
@@ -323,7 +326,7 @@ class StepScatter(_Part):
     step: Error = Field(description="standard deviation of one step, independent from step to step")
     drift: Error = Field(description="standard deviation of a speed that stays for some time")
     step_s: Positive
-    drift_lasts_s: Positive
+    drift_lasts_s: Range
     ttft_s: NonNegative
 
 

@@ -11,6 +11,7 @@ from batchcube.errors import InputError
 
 from .coefficients import (
     BENDS_WITHIN,
+    KNEE_TOKENS,
     UNCERTAIN,
     BatchCoefficients,
     FittedLog,
@@ -116,7 +117,7 @@ def drawn_off(
 def _least_off(law: StepCoefficients, name: Uncertain) -> float:
     """Return the least that a law may be off by in some way."""
     if name not in STEP_TERMS:
-        return -np.inf if name == "bend" else 1e-3 - 1.0
+        return -np.inf if name in ("bend", "knee") else 1e-3 - 1.0
     value = getattr(law, name)
     return -np.inf if value is None else -value
 
@@ -146,5 +147,6 @@ def shifted(law: StepCoefficients, off: Mapping[Uncertain, float]) -> StepCoeffi
     if law.prefill is not None:
         at, s = (np.array(column, np.float64) for _, column in law.prefill)
         s = s * times("speed", "prefill") + at * off.get("c3_s_per_prefill_token", 0.0)
+        s = s + (at - KNEE_TOKENS * (1.0 - np.exp(-at / KNEE_TOKENS))) * off.get("knee", 0.0)
         values["prefill"] = law.prefill.model_copy(update={"s": np.maximum.accumulate(np.maximum(s, 0.0)).tolist()})
     return law.model_copy(update=values)

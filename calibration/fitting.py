@@ -94,7 +94,7 @@ class LogFit(NamedTuple):
             at = names.index("speed")
             of_fitted = 1.0 / (1.0 + values[at])
             for k, name in enumerate(names):
-                if name in STEP_TERMS or name == "bend":
+                if name in STEP_TERMS or name in ("bend", "knee"):
                     # Off by a fraction, a fitted law is off in what was added, too.
                     turned[k, at] -= values[k] * of_fitted
                 elif name == "prefill":
@@ -202,8 +202,13 @@ class _Fit:
         self.known = np.diag(self.width**-2.0)
         means = means_of(log, kept, replicas)
         self.step_s = float(np.median(means.seconds / means.terms[:, 0]))
-        lasts = float(np.median(measured.e2e_s[kept]))
-        self.scatter = Scatter(_TRIAL_SCATTER, 0.0, self.step_s, lasts, 0.0)
+        # Nobody knows how long a drift lasts: a request at least, as shorter ones are scatter of steps, and at most all
+        # that is fitted, as longer ones are in the law. The fit counts requests as if by the shortest: by longer ones
+        # only what differs between requests would count, where what no law follows shows most; and what they add to the
+        # error of a law they have in common with what comes next.
+        least, most = float(np.median(measured.e2e_s[kept])), float(log.last_token_s[kept].max())
+        self.lasts_s = (least, max(least, most))
+        self.scatter = Scatter(_TRIAL_SCATTER, 0.0, self.step_s, (least, least), 0.0)
         self.end_s = BEYOND * float(log.last_token_s.max())
         self.values = np.zeros(self.width.size)
         self.most = self.width * (0.5 if prior is not None else 0.1)
@@ -337,7 +342,7 @@ class _Fit:
             covariance[:ways, :ways],
             float(self.values[-1]) if self.client else 0.0,
             float(np.sqrt(covariance[-1, -1])) if self.client else 0.0,
-            self.found,
+            self.found._replace(drift_lasts_s=self.lasts_s),
             tuple((self.rms / self.units).tolist()),
             int(self.kept.sum()),
             self.server.fleet.replicas,

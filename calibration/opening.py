@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from batchcube.engine.continuous.steps import STEP_TERMS
 
-from .coefficients import UNCERTAIN, DecodeNodes, FitQuality, StepCoefficients, Uncertain
+from .coefficients import UNCERTAIN, DecodeNodes, FitQuality, PrefillNodes, StepCoefficients, Uncertain
 from .drawing import shifted
 from .logs import Log
 
@@ -30,6 +30,7 @@ _LEAST_SPEED = 0.3
 _BATCH = 64
 _TERMS: tuple[Uncertain, ...] = UNCERTAIN[: len(STEP_TERMS)]
 _NODES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
+_TOKENS = (0, 64, 128, 192, 256, 384, 512, 768, 1024, 2048)
 # Requests that decode steps are taken from: each takes a look at all others.
 _ENOUGH = 400
 # Of a law of nothing, as a decode step takes some time.
@@ -104,11 +105,11 @@ def opened(prior: StepCoefficients | None, log: Log, kept: NDArray[np.bool_], re
         weak = _weak_widths(log, kept, replicas)
         law = StepCoefficients(
             decode=_straight(_NO_TIME_S, 0.0, 0.0),
-            c3_s_per_prefill_token=0.0,
+            prefill=PrefillNodes(tokens=list(_TOKENS), s=[0.0] * len(_TOKENS)),
             c4_s_per_prefill_attention=0.0,
             quality=_NO_QUALITY,
         )
-        names: tuple[Uncertain, ...] = (*_TERMS, "bend")
+        names: tuple[Uncertain, ...] = (*_TERMS, "bend", "knee")
         return Opening(law, names, np.array([weak[name] for name in names]), np.zeros(len(names)))
     weak_widths = cache(lambda: _weak_widths(log, kept, replicas))
     law = _tabled(prior)
@@ -191,4 +192,4 @@ def _weak_widths(log: Log, kept: NDArray[np.bool_], replicas: int) -> dict[str, 
         first_s / (prompt**2).mean(),
         first_s,
     )
-    return dict(zip(STEP_TERMS, widths, strict=True)) | {"bend": step_s}
+    return dict(zip(STEP_TERMS, widths, strict=True)) | {"bend": step_s, "knee": first_s / prompt.mean()}

@@ -25,8 +25,8 @@ class Scatter(NamedTuple):
     """Standard deviation of a speed that stays for some time, as a fraction of it: what the law does not follow."""
     step_s: float
     """Seconds of a step."""
-    drift_lasts_s: float
-    """Seconds after which a drift is forgotten."""
+    drift_lasts_s: tuple[float, float]
+    """Seconds after which a drift is forgotten, at least and at most: each draw has one, all magnitudes alike."""
     ttft_s: float
     """Standard deviation of the time to first token that no step explains."""
 
@@ -55,7 +55,9 @@ def draw_time(scatter: Scatter, end_s: float, rng: np.random.Generator) -> OwnTi
     width = ours[1]
     faster = rng.normal(0.0, scatter.step * np.sqrt(scatter.step_s / width), pieces)
     if scatter.drift:
-        kept = np.exp(-width / scatter.drift_lasts_s)
+        least, most = scatter.drift_lasts_s
+        lasts = least if most == least else float(np.exp(rng.uniform(np.log(least), np.log(most))))
+        kept = np.exp(-width / lasts)
         steps = rng.standard_normal(pieces)
         steps[1:] *= np.sqrt(1.0 - kept * kept)
         faster += scatter.drift * lfilter([1.0], [1.0, -kept], steps)

@@ -54,7 +54,7 @@ def test_the_cache_is_among_those_that_are_not_ruled_out(capacity: int) -> None:
     log, kept, law = made(server(capacity)), np.ones(COUNT, bool), make_law(*TRUTH)
     ends_s = 2.0 * float(log.last_token_s.max())
     for seed in range(6):
-        time = draw_time(Scatter(0.05, 0.02, 1e-2, 1.0, 0.0), ends_s, np.random.default_rng(seed))
+        time = draw_time(Scatter(0.05, 0.02, 1e-2, (1.0, 1.0), 0.0), ends_s, np.random.default_rng(seed))
         times = scattered(log, server(capacity), law, time)
         late = log._replace(first_token_s=log.queued_s + times.ttft_s, last_token_s=log.queued_s + times.e2e_s)
         found = find_capacity(late, server(10**6), law, kept)

@@ -425,7 +425,7 @@ def test_a_law_of_a_log_is_drawn_with_its_drift_and_not_below_what_was_open() ->
     assert known.c0_s
     errors = StepErrors(of=["c0_s"], covariance=[[(1e-6 * known.c0_s) ** 2]], degrees_of_freedom=10**6)
     law = known.model_copy(update={"errors": errors})
-    scatter = StepScatter(step=0.5, drift=0.05, step_s=0.01, drift_lasts_s=3.0, ttft_s=1.0)
+    scatter = StepScatter(step=0.5, drift=0.05, step_s=0.01, drift_lasts_s=[3.0, 3.0], ttft_s=1.0)
     fitted = FittedLog(requests=9, fitted_to=9, rms={}, unsure=[], scatter=scatter)
     rng = np.random.default_rng(3)
     laws = [drawn_steps(law, rng, fitted) for _ in range(1000)]

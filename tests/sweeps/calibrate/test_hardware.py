@@ -130,6 +130,11 @@ def test_experts_in_fp8_that_are_slower_than_in_bfloat16_are_told() -> None:
     scout = Deployment("meta-llama/Llama-4-Scout-17B-16E-Instruct", "h100_sxm", tensor_parallel=4, quantization="fp8")
     (said,) = slower(Tables(scout))
     assert said.startswith("slower: 8 decodes take 21.6 ms in fp8, 11 ms in bfloat16, 12.8 ms in fp8_block: ")
+    # In blocks they are a little slower than in bfloat16, and nothing as small is faster: it is the nearest there is.
+    assert list(slower(Tables(scout._replace(quantization="fp8_block")))) == []
+    # On other GPUs it is the kernels in blocks that are slow.
+    (said,) = slower(Tables(Deployment("Qwen/Qwen3-30B-A3B", "b200_sxm", quantization="fp8_block")))
+    assert said.startswith("slower: 8 decodes take 20.6 ms in fp8_block, 5.27 ms in bfloat16, 4.04 ms in fp8: ")
     # Without experts fp8 is as fast as it should be; nobody asked for the weights that a model comes with.
     assert list(slower(Tables(Deployment("Qwen/Qwen3-8B", "h100_sxm", quantization="fp8")))) == []
     assert list(slower(Tables(scout._replace(quantization=None)))) == []

@@ -104,8 +104,10 @@ def test_a_prior_is_named_and_what_the_log_cannot_tell_is_its(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     known, _ = exact()
-    Path("tables.json").write_text(known.model_copy(update={"name": "tables"}).text())
-    arguments = ("calibrate", "log", str(log_file), "--max-num-seqs", "8", "--token-budget", "512", "--fit-until", "12")
+    ahead = server_settings(None, {"async_scheduling": True})
+    Path("tables.json").write_text(known.model_copy(update={"name": "tables", "replica": ahead}).text())
+    limits = ("--max-num-seqs", "8", "--token-budget", "512", "--no-async-scheduling")
+    arguments = ("calibrate", "log", str(log_file), *limits, "--fit-until", "12")
     fitted = Answer(capsys, *arguments, "--prior", "tables.json", "-o", "server.json", "--quiet")
     assert fitted.status == 0
     assert "off from the prior by" in " ".join(line.split("  ")[0] for line in fitted.out.splitlines())
@@ -113,6 +115,9 @@ def test_a_prior_is_named_and_what_the_log_cannot_tell_is_its(
     law = load("server.json")
     assert law.log is not None
     assert (law.log.prior, law.log.fitted_to) == ("tables", 12)
+    # An option is heard before the prior's server.
+    assert law.replica is not None
+    assert not law.replica.async_scheduling
     assert {way.of for way in law.log.found} >= {"speed", "c0_s", "c5_s_per_prefill_step", "bend"}
     assert all(way.standard_error > 0 for way in law.log.found)
     assert "tables" in law.source
@@ -287,8 +292,8 @@ def test_law_and_cache_are_fitted_in_turn(
 
     def fitted(log: Log, *_: object, **__: object) -> LogFit:
         opening = opened(None, log, log.first(len(log.came_s)))
-        made.append(np.array([*TRUTH, 0.0, 0.0]) * (1.0 if made else 1.03))
-        scatter = Scatter(0.01, 0.01, 1e-2, 1.0, 0.0)
+        made.append(np.array([*TRUTH, 0.0, 0.0, 0.0]) * (1.0 if made else 1.03))
+        scatter = Scatter(0.01, 0.01, 1e-2, (1.0, 1.0), 0.0)
         covariance = np.diag(opening.width**2) / 1e6
         return LogFit(opening, made[-1], covariance, 0.0, 0.0, scatter, (0.1, 0.1, 0.1), len(log.came_s), 1)
 
@@ -386,6 +391,29 @@ def test_who_is_preempted_stays_admitted_on_both_sides(log_file: Path) -> None:
     assert dataset.attrs["preemptions_simulated"] > 0
     assert "preempted" in dataset["simulated_admitted"].attrs["long_name"]
     assert "simulated_running" not in dataset
+
+
+def test_tables_schedule_ahead_unless_the_server_or_an_option_says_otherwise(tmp_path: Path) -> None:
+    tables = load("llama-3.1-8b-h100-vllm-tables")
+    assert server_settings(tables, {}).async_scheduling
+    old, off, silent = (tmp_path / f"{name}.json" for name in ("old", "off", "silent"))
+    old.write_text(json.dumps({"vllm_version": "0.9.2", "max_num_seqs": 16}))
+    off.write_text(json.dumps({"vllm_version": "0.19.0", "async_scheduling": False}))
+    silent.write_text(json.dumps({"max_num_seqs": 16}))
+    start = tmp_path / "vllm.log"
+    start.write_text("INFO Initializing a V1 LLM engine (v0.9.2) with config: max_num_seqs=16\n")
+    ahead = {"async_scheduling": True}
+    for files, given, expected in (
+        ((silent, None), {}, True),
+        ((old, None), {}, False),
+        ((off, None), {}, False),
+        ((None, start), {}, False),
+        ((old, None), ahead, True),
+        ((None, None), {"async_scheduling": False}, False),
+        ((None, None), {"async_scheduling": None}, True),
+    ):
+        settings = server_settings(tables, given, stated_by(*files))
+        assert settings.async_scheduling is expected, (files, given)
 
 
 def test_a_slower_law_is_late_everywhere(log_file: Path) -> None:
