@@ -236,8 +236,7 @@ def plan(
     from batchcube.sweeps.progress import say_to
 
     limits = [f"{name}={limit}" for name, limit in slo.items()] if isinstance(slo, Mapping) else list(slo)
-    values = {path: _plain(list(given)) for path, given in (vary or {}).items()}
-    asked = ask(spec, slo=limits, rate=rate, vary=values, settings=_plain(settings or {}), **question)
+    asked = ask(spec, slo=limits, rate=rate, vary=_plain(vary or {}), settings=_plain(settings or {}), **question)
     return decide(asked, output, workers=workers, overwrite=overwrite, backend=backend, say=say_to(quiet=quiet))
 
 

@@ -60,8 +60,8 @@ def plan(
     model: Annotated[str | None, typer.Option("--model", help="without SPEC: name of a model, as of a hub")] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="without SPEC: h100, h200, a100, b200, l40s, ...")] = None,
     tensor_parallel: Annotated[
-        int, typer.Option("--tensor-parallel", min=1, help="without SPEC: GPUs of a replica", show_default=True)
-    ] = 1,
+        int | None, typer.Option("--tensor-parallel", min=1, help="without SPEC: GPUs of a replica; one when left out")
+    ] = None,
     lengths: Annotated[
         Path | None,
         typer.Option("--lengths", metavar="FILE", help="without SPEC: CSV with prompt_tokens,output_tokens"),

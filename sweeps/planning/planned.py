@@ -21,7 +21,7 @@ from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.selection import AT_LIMIT, BEATEN, FAILED, IN_RACE
 from batchcube.results.variables import REGISTRY
 
-from ..files import require_output, write_text
+from ..files import require_new, require_output, write_text
 from ..run.assemble import with_provenance
 from ..run.outputs import ADVICE
 from ..run.preparing import Prepared, prepare
@@ -71,6 +71,9 @@ def decide(
         deciding = Deciding(question, plan, [gpus_each(point) for point in question.sweep.grid.points], backend, say)
         if store is not None:
             deciding.add(store.open(identity, made_by, range(MOST), overwrite=overwrite))
+            # A plan that was stopped may have been about to write its cube.
+            if target is not None and not target.exists() and not store.makers:
+                require_new(_json_file(target), overwrite=overwrite)
         simulated = deciding.values.simulations
         decision = deciding.work(store, stop, workers)
         makers = list(store.makers if store is not None else ())

@@ -21,6 +21,7 @@ from ..spec.grid import Grid, cannot_vary
 from ..spec.settings import Point
 from ..workloads.arrivals import Closed
 from .unspecified import unspecified
+from .values import KEPT
 
 CONFIDENCE = 0.95
 INDIFFERENCE = 0.02
@@ -49,8 +50,6 @@ class Question:
     replicas_max: int
     start: int
     """Replicas that the specification states; 1 where it does not."""
-    gpu: str
-    """What a replica runs on, in words."""
     gpu_price: float | None
     """Of one for an hour."""
     model: str
@@ -105,7 +104,7 @@ def ask(
     settings: Iterable[str] | Mapping[str, Any] = (),
     model: str | None = None,
     gpu: str | None = None,
-    tensor_parallel: int = 1,
+    tensor_parallel: int | None = None,
     lengths: str | os.PathLike[str] | None = None,
     trace: str | os.PathLike[str] | None = None,
     gpu_price: float | None = None,
@@ -123,7 +122,8 @@ def ask(
         document, assumed = unspecified(model, gpu, tensor_parallel, lengths, trace, rate)
         source, folder = "plan", Path.cwd()
     else:
-        for option, value in (("--model", model), ("--lengths", lengths), ("--trace", trace)):
+        without = {"--model": model, "--gpu": gpu, "--tensor-parallel": tensor_parallel}
+        for option, value in {**without, "--lengths": lengths, "--trace": trace}.items():
             if value is not None:
                 raise InputError("says what a SPEC says: leave out the one or the other", path=option)
         document, source, folder = read_document(spec)
@@ -149,7 +149,6 @@ def ask(
         indifference,
         replicas_max,
         start,
-        gpu or "",
         gpu_price,
         model or "",
         budget_requests,
@@ -213,8 +212,10 @@ def _require_shares(
         raise InputError("must be >= 1", path=f"--replicas-max {replicas_max}")
 
 
-def _require_variable(vary: Mapping[str, Sequence[Any]], stated: Collection[str]) -> None:
+def _require_variable(vary: Mapping[str, Any], stated: Collection[str]) -> None:
     for path, values in vary.items():
+        if not isinstance(values, list | tuple):
+            raise InputError("must be a list of values", path=f"--vary {path}")
         if path in stated:
             raise InputError("is what --set says", path=f"--vary {path}")
         if path == _SERVERS:
@@ -229,7 +230,7 @@ def _require_variable(vary: Mapping[str, Sequence[Any]], stated: Collection[str]
 
 def _take_replicas(document: dict[str, Any], source: str) -> int:
     """Put two replicas in place of those that a document states, and return these: the search begins there."""
-    for name, axis in document.get("axes", {}).items():
+    for name, axis in _table(document, "axes").items():
         if _is_of(axis, (_SERVERS,)):
             raise InputError("how many is what a plan searches; remove the axis", file=source, path=f"axes.{name}")
     server = document.setdefault("server", {})
@@ -242,12 +243,19 @@ def _take_replicas(document: dict[str, Any], source: str) -> int:
 
 def _take_rates(document: dict[str, Any]) -> None:
     """Remove the axes whose values are arrival rates: another one is asked for."""
-    axes = document.get("axes", {})
-    document["axes"] = {name: axis for name, axis in axes.items() if not _is_of(axis, _RATES)}
-    arrivals = document.get("workload", {}).get("arrivals")
+    axes = _table(document, "axes")
+    for name in [name for name, axis in axes.items() if _is_of(axis, _RATES)]:
+        del axes[name]
+    arrivals = _table(document, "workload").get("arrivals")
     if isinstance(arrivals, dict):
         # As some rate is needed until that of a trace is known.
         arrivals["rate_per_s"] = arrivals.get("rate_per_s", 1.0)
+
+
+def _table(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a table of a document; an empty one where it is missing or, a mistake told later, no table."""
+    found = document.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _is_of(axis: Any, paths: Collection[str]) -> bool:
@@ -297,16 +305,22 @@ def _rate_of(sweep: Sweep) -> float:
 
 def _require_plannable(sweep: Sweep, criteria: Sequence[Criterion], objective: str | None) -> None:
     """Refuse what a plan cannot decide, with the point where it is."""
-    if objective is not None:
-        variable = REGISTRY.get(objective)
-        if variable is None or not variable.replicated or variable.extra:
-            raise InputError(
-                "must be a variable of one number (batchcube variables)",
-                path=f"--objective {objective}",
-            )
+    one = {name for name in KEPT if name in REGISTRY and not REGISTRY[name].extra}
+    if objective is not None and objective not in one:
+        raise InputError(
+            "must be a variable of one number, of mode continuous (batchcube variables)",
+            path=f"--objective {objective}",
+        )
     for position, point in zip(np.ndindex(sweep.grid.shape), sweep.grid.points, strict=True):
         if problem := _problem(point, criteria):
             raise refusal(sweep, InputError(problem), position)
+    for axis in sweep.grid.axes:
+        if _SERVERS in axis.paths:
+            raise InputError(
+                "sets server.servers, and how many is what a plan searches; leave it out",
+                file=sweep.source,
+                path=f"axes.{axis.name}",
+            )
     rates = {getattr(point.workload.arrivals, "rate_per_s", None) for point in sweep.grid.points}
     if len(rates) > 1:
         raise InputError("settings are compared at one arrival rate; give --rate", file=sweep.source)
@@ -322,6 +336,8 @@ def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
         return 'workload.arrivals.process = "closed": who waits for answers brings no rate that replicas must carry'
     if workload.trace is None and not hasattr(workload.arrivals, "rate_per_s"):
         return f'workload.arrivals.process = "{getattr(workload.arrivals, "process", "")}": has no rate to plan for'
+    if workload.trace is not None and workload.trace.resample == "parts":
+        return 'workload.trace.resample = "parts": replications end with the parts; set "circular" or "blocks"'
     if workload.trace is not None and workload.trace.resample == "none":
         return 'workload.trace.resample = "none": every replication would be the same; set "circular" or "blocks"'
     if point.server.routing == "by_bin":

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from batchcube.calibration.coefficients import Coefficients, shipped_names
-from batchcube.calibration.hardware import Deployment, is_installed, short_name
+from batchcube.calibration.hardware import Deployment, gpus, is_installed, short_name
 from batchcube.engine.cache import cache_directory
 from batchcube.errors import InputError
 
@@ -25,7 +25,7 @@ OUTPUT, PROMPT = (211.0, 0.77), (1155.0, 0.96)
 def unspecified(
     model: str | None,
     gpu: str | None,
-    tensor_parallel: int,
+    tensor_parallel: int | None,
     lengths: str | os.PathLike[str] | None,
     trace: str | os.PathLike[str] | None,
     rate: float | None,
@@ -42,7 +42,8 @@ def unspecified(
     assert rate is not None
     if lengths is not None and trace is not None:
         raise InputError("has lengths of its own; leave --lengths out", path="--trace")
-    name, said = coefficients_of(model, gpu, tensor_parallel)
+    gpu, each = gpu.lower(), tensor_parallel or 1
+    name, said = coefficients_of(model, gpu, each)
     requests = max(LEAST_REQUESTS, round(SPAN_S * rate))
     assumed = [said]
     if trace is not None:
@@ -59,7 +60,7 @@ def unspecified(
     assumed.append(f"{requests:,} requests a replication, the first {WARMUP:.0%} left out")
     document = {
         "name": "plan",
-        "title": f"{Path(model).name} on {_in_words(gpu, tensor_parallel)}",
+        "title": f"{Path(model).name} on {_in_words(gpu, each)}",
         "workload": {**workload, "requests": requests},
         "policy": {"mode": "continuous"},
         "server": {"routing": "least_loaded", "service": {"coefficients": name}},
@@ -84,7 +85,8 @@ def coefficients_of(model: str, gpu: str, tensor_parallel: int) -> tuple[str, st
             path=f"--model {model} --gpu {gpu}",
         )
     called = f"{short_name(model)}-{tensor_parallel}x{gpu}"
-    known = derive(Deployment(model, gpu, tensor_parallel=tensor_parallel), called)
+    measured = gpu if gpu in gpus() or f"{gpu}_sxm" not in gpus() else f"{gpu}_sxm"
+    known = derive(Deployment(model, measured, tensor_parallel=tensor_parallel), called)
     folder = cache_directory()
     if folder is None:
         raise InputError(

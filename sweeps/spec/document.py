@@ -21,7 +21,7 @@ from ..workloads.arrivals import AtOnce, Closed, Deterministic
 from ..workloads.lengths import Constant
 from ..workloads.settings import Settings
 from .defaults import NO_OTHERS, Defaults, differences, in_force
-from .grid import AxisSettings, Grid, build_grid, read_axes
+from .grid import AxisSettings, Grid, build_grid, read_axes, reserved_names
 from .messages import Mistake, errors_of, mistakes, show_value
 from .messages import Path as Place
 from .settings import SECTIONS, Point, PolicySettings, Report, Server, Workload, draws_service
@@ -423,15 +423,22 @@ def _lay_over(document: dict[str, Any], override: _Override) -> dict[str, Any]:
 def varied(document: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Return the tables of a specification in which settings take several values, instead of what it says of them.
 
-    `vary` are values by dotted path. Each becomes an axis, called by the end of its path.
+    `vary` are values by dotted path. Each becomes an axis, called by the end of its path, or by all of it where the end
+    is the name of something else.
     """
     made = deepcopy(dict(document))
     ends = [path.rpartition(".")[2] for path in vary]
-    axes = {name: axis for name, axis in made.get("axes", {}).items() if _path_of(axis) not in vary}
+    stated = made.get("axes", {})
+    if not isinstance(stated, dict):
+        # Told as a mistake of the file.
+        return made
+    axes = {name: axis for name, axis in stated.items() if _path_of(axis) not in vary}
+    taken = {*axes, *reserved_names()}
     for path, values in vary.items():
         _remove(made, path.split("."))
         end = path.rpartition(".")[2]
-        axes[end if ends.count(end) == 1 else path.replace(".", "_")] = {"path": path, "values": list(values)}
+        name = path.replace(".", "_") if ends.count(end) > 1 or end in taken else end
+        axes[name] = {"path": path, "values": list(values)}
     return made | {"axes": axes}
 
 

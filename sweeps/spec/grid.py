@@ -262,7 +262,8 @@ def _labelled_axis(name: str, settings: AxisSettings) -> Axis:
     return Axis(name, long_name, tuple(paths), tuple(settings.points), tuple(sets), labelled=True)
 
 
-def _reserved_names() -> frozenset[str]:
+def reserved_names() -> frozenset[str]:
+    """Return the names that a cube uses itself, so that no axis can have them."""
     edges = (name for dim in BUCKETED for name in edge_names(dim))
     return frozenset({REPLICATION, *EXTRA_DIMENSIONS, *REGISTRY, *edges})
 
@@ -274,7 +275,7 @@ def read_axes(tables: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[list[
     for name, table in tables.items():
         at: Path = ("axes", name)
         try:
-            if not (name.isascii() and name.isidentifier()) or name in _reserved_names():
+            if not (name.isascii() and name.isidentifier()) or name in reserved_names():
                 allowed = "letters, digits and _, and no name the cube uses itself"
                 raise _Wrong(Mistake(at, f"cannot be the name of an axis: {allowed}"))
             settings = AxisSettings.model_validate(table)

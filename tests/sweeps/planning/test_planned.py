@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import batchcube as bc
 from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
 from batchcube.results.planned import WIDTH, in_words
 from batchcube.results.selection import select
-from batchcube.sweeps.planning import deciding
+from batchcube.sweeps.planning import deciding, unspecified
 from batchcube.sweeps.planning.answer import Answer
 from batchcube.sweeps.planning.planned import STATES, decide
 from batchcube.sweeps.planning.question import Question, ask
@@ -431,7 +432,24 @@ def test_the_command_fails_when_no_setting_holds(
         ((*ASKED, "--objective", "speed"), "--objective speed: must be a variable of one number"),
         ((*ASKED, "--objective", "latency_quantile_s"), "--objective latency_quantile_s: must be a variable of one"),
         ((*ASKED, "--budget", "little"), "--budget little: must be a number of requests, 2e6, or of seconds, 60s"),
+        (
+            (*ASKED, "--objective", "busy_throughput_requests_per_s"),
+            "must be a variable of one number, of mode",
+        ),
         ((*ASKED, "--model", "qwen3-8b"), "--model: says what a SPEC says"),
+        ((*ASKED, "--gpu", "h100"), "--gpu: says what a SPEC says"),
+        ((*ASKED, "--tensor-parallel", "1"), "--tensor-parallel: says what a SPEC says"),
+        ((*ASKED, "--set", "axes=3"), "axes = 3: must be a table"),
+        ((*ASKED, "--set", "workload=3", "--rate", "3"), "workload = 3: must be a table"),
+        ((*ASKED, "--set", "server=3"), "server = 3: must be a table"),
+        (
+            (*ASKED, "--set", "axes.which.points={a={server={servers=3}},b={server={servers=4}}}"),
+            "axes.which: sets server.servers, and how many is what a plan searches",
+        ),
+        (
+            (*ASKED, "--set", 'workload={requests=9,trace={path="t.csv",resample="parts"}}'),
+            'workload.trace.resample = "parts": replications end with the parts',
+        ),
         ((*ASKED, "-o", "plan.json"), "plan.json: must end in .nc"),
         (
             (*ASKED, "--set", "server.routing=by_bin", "--set", "policy.bins=2"),
@@ -446,6 +464,34 @@ def test_mistakes_are_one_line(
     said = Said(capsys, "plan", spec(1), *arguments, "-q")
     assert said.status == 2
     assert mistake in said.err
+
+
+def test_axes_that_are_no_table(spec: Callable[[int], str], capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path(spec(1))
+    file.write_text(f"{file.read_text()}[[axes]]\n")
+    assert "axes = [{}]: must be a table" in Said(capsys, "plan", file, *ASKED, "-q").mistake
+
+
+def test_values_that_are_no_list(spec: Callable[[int], str]) -> None:
+    with pytest.raises(InputError, match=r"--vary policy\.largest_batch: must be a list of values"):
+        bc.plan(spec(1), {"ttft_p99_s": 1.0}, vary={"policy.largest_batch": 64}, quiet=True)  # type: ignore[dict-item]
+
+
+def test_axes_are_called_by_their_paths_where_the_end_is_taken(spec: Callable[[int], str]) -> None:
+    caps = {"axes.bins": {"path": "policy.largest_batch", "values": [8, 16]}, "policy": {"mode": "continuous"}}
+    asked = question(spec(1), settings=caps, vary={"policy.bins": [1], "workload.requests": [100, 200]})
+    assert [axis.name for axis in asked.sweep.grid.axes] == ["bins", "policy_bins", "workload_requests"]
+
+
+def test_a_file_that_is_there_is_not_written_over(spec: Callable[[int], str], tmp_path: Path) -> None:
+    beside = tmp_path / "mine.json"
+    beside.write_text("{}")
+    with pytest.raises(InputError, match=r"mine\.json: is there already; choose another output, or --overwrite"):
+        decide(question(spec(1)), tmp_path / "mine.nc")
+    assert beside.read_text() == "{}"
+    assert not list(tmp_path.glob("mine.nc*"))
+    assert decide(question(spec(1)), tmp_path / "mine.nc", overwrite=True).found
+    assert beside.read_text() != "{}"
 
 
 def test_whole_batches_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -496,6 +542,29 @@ def test_a_model_a_gpu_and_a_rate_will_do(capsys: pytest.CaptureFixture[str], tm
     assert "trace.csv in blocks drawn at random" in with_trace.out
 
 
+def test_gpus_are_known_in_capitals_and_by_their_short_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unspecified, "is_installed", lambda: True)
+    monkeypatch.setattr(unspecified, "gpus", lambda: {"h100_sxm": {}, "l40s": {}})
+    monkeypatch.setattr(unspecified, "derive", derived := Derived())
+    assert unspecified.coefficients_of("Llama-3.1-8B", "h100", 1)[0] == "llama-3.1-8b-h100-vllm-tables"
+    for gpu, tensor_parallel in (("H100", 2), ("h100", 2), ("L40S", 1)):
+        asked = {"model": "Qwen3-14B", "gpu": gpu, "tensor_parallel": tensor_parallel, "rate": 1.0}
+        with pytest.raises(InputError, match="no tables here"):
+            ask(slo=SLO, **asked)
+    assert [(one.gpu, one.tensor_parallel) for one in derived.asked] == [("h100_sxm", 2), ("h100_sxm", 2), ("l40s", 1)]
+
+
+class Derived:
+    """Remembers what it is asked to derive, and derives nothing."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def __call__(self, deployment: Any, name: str) -> Any:
+        self.asked.append(deployment)
+        raise InputError("no tables here")
+
+
 @pytest.mark.parametrize(
     ("arguments", "mistake"),
     [
@@ -514,8 +583,6 @@ def test_what_is_missing_without_a_specification(
 def test_a_pair_that_is_not_known_needs_the_tables(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from batchcube.sweeps.planning import unspecified
-
     monkeypatch.setattr(unspecified, "is_installed", lambda: False)
     arguments = ("--model", "qwen3-8b", "--gpu", "l4", "--rate", "1", "--slo", "tpot_mean_s=1", "-q")
     assert "pip install 'batchcube[hardware]'" in Said(capsys, "plan", *arguments).mistake
