@@ -31,7 +31,7 @@ from .labelled import of_single
 from .precision import level
 from .selection import ALPHA
 from .statistics import mean_and_error, t_factor
-from .variables import FIRST_LOOK, REPLICATION, statistic_of
+from .variables import FIRST_LOOK, REGISTRY, REPLICATION, statistic_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 SURELY, POSSIBLY, NOT = "surely", "possibly", "not"
-_WANTED_LARGE = ("throughput", "goodput", "utilisation", "hit_fraction", "capacity_requests")
 
 
 class Frontier(NamedTuple):
@@ -97,8 +96,8 @@ def of_arrays(
 
 
 def more_is_better(name: str) -> bool:
-    """Say whether a variable is wanted to be large, by its name: throughput, goodput, utilisation, hits, capacity."""
-    return any(part in name for part in _WANTED_LARGE)
+    """Say whether a variable is wanted to be large, as the registry says; what it does not know is not."""
+    return name in REGISTRY and REGISTRY[name].more_is_better
 
 
 def _named(cube: xr.Dataset, name: str) -> xr.DataArray:
@@ -120,7 +119,7 @@ def of_cube(cube: xr.Dataset, objectives: Sequence[str | xr.DataArray], alpha: f
     """Return which points of a cube are on the frontier of some of its variables, or of named arrays over its axes.
 
     The result has the axes of the cube: `state`, "surely", "possibly" or "not", and each objective's mean over the
-    replications. Throughputs, goodput and utilisation are wanted to be large, all others small (`more_is_better`).
+    replications. What the registry says is better when more is wanted large, all else small (`more_is_better`).
     Raises InputError for fewer than two objectives, and for one that is not in the cube or has further dimensions.
     """
     axes = axis_names(cube)

@@ -75,6 +75,9 @@ class Variable(NamedTuple):
     rests_on: tuple[str, ...] = ()
     """Those of `COSTS` without which nothing is left of it: unless all are known, no criterion or figure may use it."""
 
+    more_is_better: bool = False
+    """Whether of two systems the one that has more of it is the better; of all others less is better, or neither."""
+
     def dims(self, axes: Iterable[str]) -> tuple[str, ...]:
         """Return the dimensions of this variable in a cube with these axes, in order."""
         return (*axes, *((REPLICATION,) if self.replicated else ()), *self.extra)
@@ -99,8 +102,10 @@ def _float(
     steady_state: bool = False,
     bounds: tuple[float, float] = _POSITIVE,
     rests_on: tuple[str, ...] = (),
+    more_is_better: bool = False,
 ) -> Variable:
-    return Variable(name, extra, "float64", units, long_name, definition, replicated, steady_state, bounds, rests_on)
+    described = (units, long_name, definition, replicated, steady_state, bounds, rests_on, more_is_better)
+    return Variable(name, extra, "float64", *described)
 
 
 def _count(
@@ -239,6 +244,7 @@ _ALL: list[Variable] = [
         "s-1",
         "throughput",
         "Requests that complete within the makespan, over the makespan; those of the warm-up that it finishes too.",
+        more_is_better=True,
     ),
     _float(
         "throughput_tokens_per_s",
@@ -247,6 +253,7 @@ _ALL: list[Variable] = [
         "Tokens generated within the makespan, whose requests they are, over the makespan. Whole batches make theirs "
         "evenly over their service time, those that complete at their own length each over its own: what is under way "
         "when the makespan begins counts by that share, in whole tokens.",
+        more_is_better=True,
     ),
     _float(
         "busy_throughput_requests_per_s",
@@ -254,6 +261,7 @@ _ALL: list[Variable] = [
         "throughput of busy servers",
         "Servers x batched requests / total batch service time, which arXiv 2412.04504 calls throughput; NaN for "
         "infinitely many servers.",
+        more_is_better=True,
     ),
     _float(
         "makespan_s",
@@ -268,6 +276,7 @@ _ALL: list[Variable] = [
         "utilisation",
         "Share of the servers' time spent serving anybody, over the makespan; NaN for infinitely many servers.",
         bounds=_FRACTION,
+        more_is_better=True,
     ),
     _float(
         "batch_size_mean",
@@ -314,12 +323,14 @@ _ALL: list[Variable] = [
         "request_sla_s. NaN without any limit.",
         steady_state=True,
         bounds=_FRACTION,
+        more_is_better=True,
     ),
     _float(
         "goodput_requests_per_s",
         "s-1",
         "goodput",
         "The same requests, over the makespan; NaN without any limit.",
+        more_is_better=True,
     ),
     _float(
         "token_sla_violation_fraction",
@@ -360,6 +371,7 @@ _ALL: list[Variable] = [
         "Tokens found in the KV cache over tokens looked for, of the prompts of all requests when they are admitted "
         "for the first time; NaN without prefix caching (mode continuous).",
         bounds=_FRACTION,
+        more_is_better=True,
     ),
     _float(
         "kv_occupied_fraction",
@@ -487,6 +499,7 @@ _ALL: list[Variable] = [
         "goodput of the class",
         "Measured requests of the class within all limits that hold for it, and not cut off, divided by the makespan.",
         "class",
+        more_is_better=True,
     ),
     _float("window_width_s", "s", "window width", "Width of one time window.", replicated=False),
     _count("window_arrivals", "arrivals in the window", "Requests that arrived in the window.", "window"),
@@ -566,6 +579,7 @@ _ALL: list[Variable] = [
         "throughput, theory",
         "Throughput expected by arXiv 2412.04504 for this number of bins; NaN where no theory applies.",
         replicated=False,
+        more_is_better=True,
     ),
     _float(
         "theory_throughput_limit_requests_per_s",
@@ -573,6 +587,7 @@ _ALL: list[Variable] = [
         "throughput limit, theory",
         "Largest throughput any number of bins can reach (c_max of arXiv 2412.04504); NaN where no theory applies.",
         replicated=False,
+        more_is_better=True,
     ),
     _float(
         "theory_latency_s",
@@ -591,6 +606,7 @@ _ALL: list[Variable] = [
         "mean of the parts is the capacity, their scatter its uncertainty. NaN where the search range "
         "(capacity_low_per_s to capacity_high_per_s) holds no answer.",
         bounds=(-np.inf, np.inf),
+        more_is_better=True,
     ),
     _float(
         "capacity_served_requests_per_s",

@@ -14,7 +14,7 @@ from batchcube.results.variables import GOODPUT
 
 from ..run.criteria import Criterion
 from ..spec.settings import Point
-from .question import MORE_IS_BETTER, Question, spelled
+from .question import Question, spelled
 from .race import Decision, Race
 from .serving import known_of, lines_to_serve, unsaid_of
 from .values import AT_CAP, Values
@@ -233,7 +233,7 @@ def _setting(question: Question, race: Race, place: int) -> Setting:
         for row, criterion in enumerate(question.criteria)
     )
     objective = float(found.objective[place])
-    if question.objective in MORE_IS_BETTER:
+    if question.wants_more:
         objective = -objective
     return Setting(
         at=question.at(number),
@@ -277,7 +277,7 @@ def _runner_up(question: Question, race: Race) -> RunnerUp | None:
     if found.runner_up is None:
         return None
     mean, low, high = (float(bound) for bound in found.difference[:3])
-    sign = -1.0 if question.objective in MORE_IS_BETTER else 1.0
+    sign = -1.0 if question.wants_more else 1.0
     # What the best has less is what the runner-up has more.
     low, high = sorted((-sign * low, -sign * high))
     place = found.runner_up

@@ -26,8 +26,6 @@ from .values import KEPT
 CONFIDENCE = 0.95
 INDIFFERENCE = 0.02
 MOST_REPLICAS = 256
-MORE_IS_BETTER = ("throughput_requests_per_s", "throughput_tokens_per_s", GOODPUT, "goodput_requests_per_s")
-"""Objectives of which more is better; of all others less is."""
 # Limits of single requests, which goodput is about, that a limit of a statistic of the same time stands for.
 _OF_REQUESTS = {"ttft": "ttft_sla_s", "tpot": "tpot_sla_s", "latency": "request_sla_s"}
 _RATES = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
@@ -44,7 +42,7 @@ class Question:
     rate: float
     """Requests per second."""
     objective: str | None
-    """Variable that is best when least (or most, `MORE_IS_BETTER`); the largest ratio of value and limit when None."""
+    """Variable that is best when least (or most, `wants_more`); the largest ratio of value and limit when None."""
     confidence: float
     indifference: float
     replicas_max: int
@@ -59,6 +57,11 @@ class Question:
     """Seconds that may pass."""
     assumed: tuple[str, ...]
     """What stands for what nobody said, a line each."""
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether more of the objective is better."""
+        return self.objective is not None and REGISTRY[self.objective].more_is_better
 
     def asked(self) -> dict[str, Any]:
         """Return what was asked beside the sweep, as JSON has it."""

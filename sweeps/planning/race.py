@@ -20,7 +20,7 @@ from batchcube.results.text import counted
 from batchcube.results.variables import REPLICATION
 
 from ..workloads.settings import FloatArray
-from .question import MORE_IS_BETTER, Question
+from .question import Question
 from .values import Values, Wanted
 
 MOST = 256
@@ -296,7 +296,7 @@ class Decider:
             largest: FloatArray = ratios.max(axis=0)
             return largest
         values = self.values.of(name, settings, self.replicas_on(gpus)[settings], count)
-        return -values if name in MORE_IS_BETTER else values
+        return -values if self.question.wants_more else values
 
     def _queue(self, setting: int, replicas: int, count: int, chance: float) -> Generator[list[Wanted], None, str]:
         """Say whether the queue of a setting stays within bounds, by more replications where it cannot be told.

@@ -129,9 +129,9 @@ def test_quantiles_of_replications_are_objectives_too(example_cube):
 def test_what_is_wanted_to_be_large():
     assert [
         name
-        for name in ("throughput_tokens_per_s", "ttft_mean_s", "goodput_fraction", "price")
+        for name in ("throughput_tokens_per_s", "ttft_mean_s", "prefix_cache_hit_fraction", "price")
         if frontier.more_is_better(name)
-    ] == ["throughput_tokens_per_s", "goodput_fraction"]
+    ] == ["throughput_tokens_per_s", "prefix_cache_hit_fraction"]
 
 
 def test_mistakes_are_named(example_cube):

@@ -586,3 +586,13 @@ def test_a_pair_that_is_not_known_needs_the_tables(
     monkeypatch.setattr(unspecified, "is_installed", lambda: False)
     arguments = ("--model", "qwen3-8b", "--gpu", "l4", "--rate", "1", "--slo", "tpot_mean_s=1", "-q")
     assert "pip install 'batchcube[hardware]'" in Said(capsys, "plan", *arguments).mistake
+
+
+@pytest.mark.parametrize(
+    ("objective", "more"),
+    [(None, False), ("ttft_mean_s", False), ("prefix_cache_hit_fraction", True), ("goodput_fraction", True)],
+)
+def test_which_direction_of_an_objective_is_better(
+    spec: Callable[[int], str], objective: str | None, more: bool
+) -> None:
+    assert question(spec(1), objective=objective).wants_more == more
