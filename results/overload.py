@@ -33,7 +33,7 @@ _LOAD = {"utilisation", "throughput_requests_per_s", "makespan_s", "batch_size_m
 """Variables that show the load."""
 _ARRIVALS = "workload.arrivals"
 _RATE, _SERVERS = f"{_ARRIVALS}.rate_per_s", "server.servers"
-_RENEWING = ("poisson", "deterministic", "gamma", "on_off")
+RENEWING = ("poisson", "deterministic", "gamma", "on_off")
 """Processes whose stated rate is that of the requests in the long run, and whose scatter is known."""
 
 
@@ -132,7 +132,7 @@ def _rate(cube: xr.Dataset) -> NDArray[np.float64]:
     """Return the stated rate of the arrivals; NaN where that is not what comes in the long run, or none is stated."""
     process = _setting(cube, f"{_ARRIVALS}.process", "", str)
     alone = _at(parse_specification(str(cube.attrs.get("specification", "{}"))), "workload.sessions") is None
-    return np.where(np.isin(process, _RENEWING) & alone, _setting(cube, _RATE, np.nan), np.nan)
+    return np.where(np.isin(process, RENEWING) & alone, _setting(cube, _RATE, np.nan), np.nan)
 
 
 def _replications(cube: xr.Dataset) -> Callable[[str], NDArray[np.float64]]:
@@ -160,8 +160,8 @@ def _scatter(cube: xr.Dataset) -> NDArray[np.float64]:
     Its square is the sum of two. Of the number of arrivals: for gaps drawn independently the square of their
     coefficient of variation; for a rate that switches after exponential times, with mean r, difference d, and mean
     phases a and b, 1 + 2 (d²/r) (a b)² / (a + b)³; of recorded and other arrivals what their numbers in windows of time
-    show, variance over mean. All of these are taken to be at least 1. And of the service times: the square of their
-    coefficient of variation, times the requests of a batch.
+    show, variance over mean, and unknown (NaN) of recorded ones without windows. All of these are taken to be at least
+    1. And of the service times: the square of their coefficient of variation, times the requests of a batch.
     """
     gaps = _setting(cube, f"{_ARRIVALS}.cv", 1.0)
     ratio, on, off = (
@@ -172,11 +172,14 @@ def _scatter(cube: xr.Dataset) -> NDArray[np.float64]:
     bursts = 2.0 * _setting(cube, _RATE, np.nan) * apart**2 * (on * off) ** 2 / (on + off) ** 3
     of_arrivals = np.maximum(gaps**2, 1.0 + np.where(ratio == 1.0, 0.0, bursts))
     values = _replications(cube)
-    if "window_arrivals" in cube:
+    process = _setting(cube, f"{_ARRIVALS}.process", "", str)
+    if "window_arrivals" in cube and cube.sizes["window"] > 1:
         seen = cube["window_arrivals"].astype(np.float64)
-        shown = (seen.var(("window", REPLICATION)) / seen.mean(("window", REPLICATION))).transpose(*axis_names(cube))
-        known = np.isin(_setting(cube, f"{_ARRIVALS}.process", "", str), _RENEWING)
-        of_arrivals = np.where(known, of_arrivals, np.fmax(of_arrivals, shown.values))
+        variance, mean = seen.var(("window", REPLICATION)), seen.mean(("window", REPLICATION))
+        shown = (variance / mean).transpose(*axis_names(cube)).values
+        of_arrivals = np.where(np.isin(process, RENEWING), of_arrivals, np.fmax(of_arrivals, shown))
+    elif _at(parse_specification(str(cube.attrs.get("specification", "{}"))), "workload.trace") is not None:
+        of_arrivals = np.where(process == "", np.nan, of_arrivals)
     if {"service_mean_s", "service_variance_s2"} <= set(cube.data_vars):
         together = 1.0 if "steps" in cube else values("batch_size_mean").mean(axis=-1)
         squared = values("service_variance_s2").mean(axis=-1) / values("service_mean_s").mean(axis=-1) ** 2

@@ -17,6 +17,7 @@ from batchcube.documents import parse_json, read_file
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
 from batchcube.results.cube import changed, read_cube
+from batchcube.results.overload import RENEWING
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.selection import AT_LIMIT, BEATEN, FAILED, IN_RACE
 from batchcube.results.variables import REGISTRY
@@ -27,6 +28,7 @@ from ..run.outputs import ADVICE
 from ..run.preparing import Prepared, prepare
 from ..run.simulate import require_backend
 from ..run.store import Store
+from ..spec.settings import Point, Report
 from ..stopping import stopping
 from .answer import Answer, answer_of, gpus_each, restored
 from .deciding import Deciding
@@ -112,13 +114,18 @@ def _json_file(target: Path) -> Path:
 
 
 def _only_totals(question: Question) -> Any:
-    """Return the sweep of a question without windows and histograms, which nothing looks at."""
+    """Return the sweep of a question without histograms and windows, which nothing looks at.
+
+    But for windows where nothing else shows how arrivals scatter.
+    """
     sweep = question.sweep
-    points = [
-        point._replace(report=point.report.model_copy(update={"windows": 1, "histograms": False}))
-        for point in sweep.grid.points
-    ]
-    return replace(sweep, grid=sweep.grid._replace(points=tuple(points)))
+
+    def totals(point: Point) -> Point:
+        is_known = getattr(point.workload.arrivals, "process", None) in RENEWING
+        windows = 1 if is_known else Report.model_fields["windows"].default
+        return point._replace(report=point.report.model_copy(update={"windows": windows, "histograms": False}))
+
+    return replace(sweep, grid=sweep.grid._replace(points=tuple(map(totals, sweep.grid.points))))
 
 
 def _identity(question: Question, plan: Prepared) -> dict[str, str]:

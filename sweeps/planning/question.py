@@ -11,6 +11,7 @@ import numpy as np
 
 from batchcube.documents import value_of
 from batchcube.errors import InputError
+from batchcube.results.text import all_of
 from batchcube.results.variables import GOODPUT, REGISTRY
 
 from ..run.criteria import Criterion, never_measured, parse_criterion
@@ -18,7 +19,7 @@ from ..run.preparing import prepare, refusal
 from ..run.searching import Scalable, scalable
 from ..spec.document import Sweep, laid_over, overriding, read_document, varied
 from ..spec.grid import Grid, cannot_vary
-from ..spec.settings import Point
+from ..spec.settings import REQUEST_LIMITS, Point, draws_service
 from ..workloads.arrivals import Closed
 from .unspecified import unspecified
 from .values import KEPT
@@ -137,7 +138,11 @@ def ask(
     start = _take_replicas(document, source)
     if rate is not None:
         _take_rates(document)
-    sweep = Sweep.from_document(document, source, Path.cwd(), _limits_of_requests(document, criteria))
+    limits = _limits_of_requests(document, criteria)
+    if limits:
+        kept = all_of([f"{path} = {limit:g}" for path, limit in limits.items()])
+        assumed += (f"goodput counts requests that keep {kept}, the limits of --slo",)
+    sweep = Sweep.from_document(document, source, Path.cwd(), overriding(limits))
     if rate is not None:
         _require_no_axis(sweep)
         sweep = Sweep.from_document(sweep.document, source, Path.cwd(), overriding(_at_rate(sweep, rate)))
@@ -265,16 +270,28 @@ def _is_of(axis: Any, paths: Collection[str]) -> bool:
     return isinstance(axis, dict) and axis.get("path") in paths
 
 
-def _limits_of_requests(document: Mapping[str, Any], criteria: Sequence[Criterion]) -> list[Any]:
-    """Return what report counts as kept, for goodput: the limits, where the report and the classes say none."""
-    report = document.get("report", {})
-    names = {criterion.variable.partition("_")[0]: criterion.limit for criterion in criteria if criterion.unit == "s"}
-    if not any(criterion.variable == GOODPUT for criterion in criteria) or not isinstance(report, dict):
-        return []
-    if any(name in report for name in _OF_REQUESTS.values()):
-        return []
-    limits = {f"report.{_OF_REQUESTS[name]}": limit for name, limit in names.items() if name in _OF_REQUESTS}
-    return list(overriding(limits))
+def _limits_of_requests(document: Mapping[str, Any], criteria: Sequence[Criterion]) -> dict[str, float]:
+    """Return what goodput counts as kept, by path: the limits asked for, where the report and the classes say none.
+
+    Raises InputError where two of them are of one time: which of them a single request must keep nobody said.
+    """
+    workload, found = document.get("workload"), {}
+    classes = workload.get("classes") if isinstance(workload, dict) else None
+    tables = [document.get("report", {}), *(classes if isinstance(classes, list) else ())]
+    if not any(criterion.variable == GOODPUT for criterion in criteria):
+        return {}
+    if any(not isinstance(table, dict) or any(name in table for name in REQUEST_LIMITS) for table in tables):
+        return {}
+    for criterion in criteria:
+        name = _OF_REQUESTS.get(criterion.variable.partition("_")[0])
+        if name is None or criterion.unit != "s":
+            continue
+        path = f"report.{name}"
+        if path in found:
+            problem = f"is the second limit of one time: say which single requests must keep, --set {path}=SECONDS"
+            raise InputError(problem, path=f"--slo {spelled(criterion)}")
+        found[path] = criterion.limit
+    return found
 
 
 def _require_no_axis(sweep: Sweep) -> None:
@@ -333,6 +350,8 @@ def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
     workload = point.workload
     if not point.simulation.STEPWISE:
         return f'policy.mode = "{point.policy.mode}": plans are made of mode continuous only'
+    if draws_service(point):
+        return "server.service.draw = true: every replication has coefficients of its own, which none can be sure of"
     if workload.sessions is not None:
         return "workload.sessions: their rate is of sessions, and a plan is of requests; remove them"
     if isinstance(workload.arrivals, Closed):

@@ -21,7 +21,7 @@ from batchcube.results.variables import REPLICATION
 
 from ..workloads.settings import FloatArray
 from .question import Question
-from .values import Values, Wanted
+from .values import ARRIVED, Values, Wanted
 
 MOST = 256
 """Replications of a setting at most."""
@@ -321,10 +321,10 @@ class Decider:
         report = self.values.report(np.array([setting]), np.array([replicas]), count)
         (point,) = self.question.on(replicas, [setting])
         tables = {name: getattr(point, name).model_dump(mode="json") for name in ("workload", "policy", "server")}
-        return xr.Dataset(
-            {name: (REPLICATION, values) for name, values in report.items() if values.ndim == 1},
-            attrs={"specification": json.dumps(tables)},
-        )
+        variables: dict[str, Any] = {name: (REPLICATION, values) for name, values in report.items() if values.ndim == 1}
+        if not np.isnan(report[ARRIVED]).any():
+            variables["window_arrivals"] = ((REPLICATION, "window"), report[ARRIVED])
+        return xr.Dataset(variables, attrs={"specification": json.dumps(tables)})
 
     # Simulations ----------------------------------------------------------------------------------------------------
 

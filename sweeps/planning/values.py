@@ -14,6 +14,8 @@ from ..workloads.settings import FloatArray
 
 AT_CAP = "at_cap"
 """Share of the steps that ran as many requests as may run."""
+ARRIVED = "arrived_in_two_windows"
+"""Numbers of arrivals in two windows that have the mean and the variance of those in all of them; NaN with one."""
 
 
 class Wanted(NamedTuple):
@@ -33,11 +35,11 @@ def _kept() -> dict[str, slice]:
             width = len(QUANTILES) if variable.extra else 1
             found[name] = slice(end, end + width)
             end += width
-    return {**found, AT_CAP: slice(end, end + 1)}
+    return {**found, AT_CAP: slice(end, end + 1), ARRIVED: slice(end + 1, end + 3)}
 
 
 KEPT = _kept()
-WIDTH = KEPT[AT_CAP].stop
+WIDTH = KEPT[ARRIVED].stop
 
 
 def vectors(report: Mapping[str, NDArray[Any]], caps: Sequence[int]) -> FloatArray:
@@ -47,6 +49,10 @@ def vectors(report: Mapping[str, NDArray[Any]], caps: Sequence[int]) -> FloatArr
     for name, place in KEPT.items():
         if name in report:
             found[:, place] = np.reshape(report[name], (jobs, -1))
+    arrived = report["window_arrivals"]
+    if arrived.shape[1] > 1:
+        apart = arrived.std(axis=1, keepdims=True) * np.array([-1.0, 1.0])
+        found[:, KEPT[ARRIVED]] = arrived.mean(axis=1, keepdims=True) + apart
     steps = report["batch_size_histogram"]
     full = np.array([steps[job, cap] if cap < steps.shape[1] else 0 for job, cap in enumerate(caps)])
     found[:, KEPT[AT_CAP].start] = full / np.maximum(steps.sum(axis=1), 1)

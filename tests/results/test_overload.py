@@ -121,6 +121,27 @@ def test_of_other_arrivals_what_is_seen_in_windows_says_how_they_scatter():
         assert judge(cube).item() == found
 
 
+def test_of_recorded_arrivals_without_windows_one_cannot_tell():
+    trace = {"path": "trace.csv"}
+    for workload, found in (
+        ({"trace": trace}, CANNOT_TELL),
+        ({"trace": trace, "arrivals": {"process": "poisson"}}, OVERLOADED),
+        ({"arrivals": {"process": "poisson"}}, OVERLOADED),
+    ):
+        cube = steps(0.5 + SPREAD, requests=200, specification={"workload": workload})
+        assert judge(cube).item() == found
+        # One window has all requests, in every replication.
+        cube["window_arrivals"] = ("replication", "window"), np.full((5, 1), 200.0)
+        assert judge(cube).item() == found
+        assert judge(steps(SPREAD, specification={"workload": workload})).item() == STEADY
+
+
+def test_another_confidence_makes_intervals_wider():
+    assert judge(steps(0.0225 + SPREAD)).item() == OVERLOADED
+    assert judge(steps(0.0225 + SPREAD), confidence=0.999).item() == CANNOT_TELL
+    assert judge(steps(0.04 + SPREAD), confidence=0.999).item() == OVERLOADED
+
+
 def test_the_load_decides_where_it_is_known_whatever_came():
     assert judge(busy(0.95 + 10 * SPREAD, growth=0.018)).item() == STEADY  # 95 %: +- 0.0196
     assert judge(busy(0.985 + 10 * SPREAD, growth=0.018)).item() == STEADY, "the growth is below 2 %"

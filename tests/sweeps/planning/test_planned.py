@@ -11,6 +11,7 @@ import pytest
 import batchcube as bc
 from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
+from batchcube.results.overload import OVERLOADED, judge
 from batchcube.results.planned import WIDTH, in_words
 from batchcube.results.selection import select
 from batchcube.sweeps.planning import deciding, unspecified
@@ -175,6 +176,26 @@ def test_overload_does_not_hold_however_loose_the_limits(spec: Callable[[int], s
     assert "never served" not in str(answer)
 
 
+def test_queues_of_recorded_arrivals_are_judged_as_a_run_is(spec: Callable[[int], str], tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    # Bursts of 20 requests, 10 s apart.
+    rows = "".join(f"{10 * (i // 20) + 0.01 * (i % 20)},100,40\n" for i in range(400))
+    trace.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
+    file = Path(spec(1))
+    text = file.read_text()
+    workload = text[text.index("[workload]") : text.index("[policy]")]
+    recorded = f'[workload]\nrequests = 400\n[workload.trace]\npath = "{trace}"\nresample = "blocks"\n'
+    file.write_text(text.replace(workload, recorded))
+    answer = decide(ask(file, slo=["ttft_p99_s=1000"], rate=12.0))
+    # As a run's windows show how they scatter, so do a plan's.
+    settings = {"workload.trace.rate_scale": 6.0, "replications": 32}
+    queues = []
+    for servers in range(1, answer.best.replicas + 1):
+        queues.append(judge(run_sweep(Sweep.from_toml(file, settings | {"server.servers": servers}))).item())
+    assert queues == [OVERLOADED] * (answer.best.replicas - 1) + [answer.queue]
+    assert answer.best.replicas > 1
+
+
 def test_goodput_counts_the_limits_of_single_requests(spec: Callable[[int], str]) -> None:
     answer = decide(question(spec(1), goodput=0.9))
     assert [limit.name for limit in answer.best.limits] == ["ttft_p99_s", "tpot_mean_s", "goodput"]
@@ -183,6 +204,29 @@ def test_goodput_counts_the_limits_of_single_requests(spec: Callable[[int], str]
     assert goodput.low is not None
     assert 0.9 <= goodput.low <= goodput.mean <= 1.0
     assert goodput.verdict == "holds"
+    taken = "goodput counts requests that keep report.ttft_sla_s = 1 and report.tpot_sla_s = 0.04, the limits of --slo"
+    assert answer.assumed == (taken,)
+    twice = [*SLO, "ttft_mean_s=0.5"]
+    with pytest.raises(InputError, match=r"--slo ttft_mean_s: is the second limit of one time: say which .* --set rep"):
+        question(spec(1), slo=twice, goodput=0.9)
+    assert question(spec(1), slo=twice).assumed == ()
+    assert question(spec(1), slo=twice, goodput=0.9, settings={"report.ttft_sla_s": 2.0}).assumed == ()
+
+
+def test_limits_of_classes_are_what_goodput_counts(spec: Callable[[int], str]) -> None:
+    file = Path(spec(1))
+    text = file.read_text()
+    lengths = text[text.index("[workload.lengths]") : text.index("[policy]")]
+    constant = 'lengths = { distribution = "constant", value = 40, prompt = { distribution = "constant", value = 90 } }'
+
+    def one_class(name: str, limit: str) -> str:
+        return f'[[workload.classes]]\nname = "{name}"\nshare = 0.5\n{limit}\n{constant}\n'
+
+    for limit, assumed in (("ttft_sla_s = 3.0", 0), ("", 1)):
+        file.write_text(text.replace(lengths, "".join(map(one_class, ("a", "b"), (limit, "")))))
+        asked = question(str(file), goodput=0.9)
+        assert len(asked.assumed) == assumed
+        assert (asked.sweep.grid.points[0].report.ttft_sla_s is None) == (not assumed)
 
 
 def test_another_objective(spec: Callable[[int], str]) -> None:
@@ -456,6 +500,10 @@ def test_the_command_fails_when_no_setting_holds(
             'server.routing = "by_bin": gives every',
         ),
         ((*ASKED, "--set", 'workload.arrivals={process="closed",users=4}'), 'process = "closed": who waits for'),
+        (
+            (*ASKED, "--set", 'server.service={coefficients="qwen3-0.6b-h100-transformers",draw=true}'),
+            "server.service.draw = true: every replication has coefficients of its own",
+        ),
     ],
 )
 def test_mistakes_are_one_line(
