@@ -327,7 +327,7 @@ def _model(name: str) -> str:
         raise InputError(f"may be {' or '.join(found)}", path=f"--model {name}")
     near = difflib.get_close_matches(short_name(name), short, n=4, cutoff=0.5)
     raise InputError(
-        f"is none of the {len(known)} models that come with {DISTRIBUTION} (calibrate hardware --list), "
+        f"is none of the {len(known)} models that come with {DISTRIBUTION} (batchcube calibrate hardware --list), "
         f"and no folder with a config.json{_like([short[one][0] for one in near])}",
         path=f"--model {name}",
     )

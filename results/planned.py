@@ -23,13 +23,15 @@ def in_words(plan: Mapping[str, Any]) -> str:
     lines = [_headline(plan), ""]
     for label, text in _parts(plan):
         lines += _filled(label, text)
+    for number, note in enumerate(plan["notes"]):
+        lines += _filled("" if number else "notes", note)
     for label, command in plan["commands"].items():
         lines += _pasted("serve" if label == "vllm" else "or", command)
     return "\n".join(map(printable, lines))
 
 
 def as_parts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the same as labels with texts, without commands; the headline comes first, a label of "" continues one."""
+    """Return the same as labels with texts, without notes and commands; the headline is first, a "" continues one."""
     return [(label, printable(text)) for label, text in (("", _headline(plan)), *_parts(plan))]
 
 

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from batchcube.errors import printable
-
 from . import complete
 from .help import examples
 from .options import BackendOption, OverwriteOption, QuietOption, SeedOption, SetOption, WorkersOption
@@ -166,9 +164,6 @@ def plan(
         command = shlex.join(["batchcube", *sys.argv[1:]])
         subject = Subject(answer.cube, "" if output is None else str(output), command)
         say(str(write_report([subject], report, command=command)))
-    if not quiet:
-        for note in answer.notes:
-            print(f"note: {printable(note)}", file=sys.stderr)
     if not answer.found:
         print("batchcube: no setting holds all limits", file=sys.stderr)
         raise typer.Exit(1)

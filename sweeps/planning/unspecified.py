@@ -43,9 +43,9 @@ def unspecified(
     if lengths is not None and trace is not None:
         raise InputError("has lengths of its own; leave --lengths out", path="--trace")
     gpu, each = gpu.lower(), tensor_parallel or 1
-    name, said = coefficients_of(model, gpu, each)
+    name = coefficients_of(model, gpu, each)
     requests = max(LEAST_REQUESTS, round(SPAN_S * rate))
-    assumed = [said]
+    assumed = []
     if trace is not None:
         workload: dict[str, Any] = {"trace": {"path": os.path.abspath(trace), "resample": "blocks"}}
         assumed.append(f"requests of {Path(trace).name} in blocks drawn at random, its times stretched to the rate")
@@ -69,15 +69,15 @@ def unspecified(
     return document, tuple(assumed)
 
 
-def coefficients_of(model: str, gpu: str, tensor_parallel: int) -> tuple[str, str]:
-    """Return the name of the coefficients of a model on GPUs, and where they are from: shipped, or derived and kept.
+def coefficients_of(model: str, gpu: str, tensor_parallel: int) -> str:
+    """Return the name of the coefficients of a model on GPUs, shipped, or the file where derived ones are kept.
 
     Raises InputError for a pair that nothing is known of.
     """
     for name in shipped_names():
         known = load(name)
         if known.label == "tables" and _is_of(known, model, gpu, tensor_parallel):
-            return name, f"step times of {name} ({known.title})"
+            return name
     if not is_installed():
         raise InputError(
             "no coefficients of this pair come with batchcube (batchcube calibrate list); others are derived with "
@@ -96,7 +96,7 @@ def coefficients_of(model: str, gpu: str, tensor_parallel: int) -> tuple[str, st
     file = folder.parent / "tables" / f"{called}.json"
     if not file.exists() or file.read_text(encoding="utf-8") != known.text():
         write_text(file, known.text())
-    return str(file), f"step times of {known.title}, kept in {file}"
+    return str(file)
 
 
 def _is_of(known: Coefficients, model: str, gpu: str, tensor_parallel: int) -> bool:

@@ -60,6 +60,7 @@ PLAN: dict[str, Any] = {
     "ended_early": False,
     "is_hopeless": False,
     "assumed": ["Poisson arrivals"],
+    "notes": ["left out here: " + ", ".join(f"server.replica.setting_{k} = {k}" for k in range(9)), "another"],
 }
 
 
@@ -73,6 +74,7 @@ def test_words_keep_to_80_columns_and_to_what_terminals_may_get() -> None:
     assert "goodput >= 0.95: holds, 0.99 (0.98 to 1)" in flowing
     assert "0.56 per million output tokens, 0.1 with those of prompts; 1,234 output tokens per GPU second" in flowing
     assert "cannot carry what was simulated of vLLM: server.routing = round_robin, server.replica.prefill" in flowing
+    assert "server.replica.setting_8 = 8" in flowing
     pasted = "".join(line[12:].strip().removesuffix("\\") for line in words[words.index("serve  ") :].split("\n"))
     assert pasted == PLAN["commands"]["vllm"]
 

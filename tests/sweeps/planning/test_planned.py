@@ -573,7 +573,9 @@ def test_a_model_a_gpu_and_a_rate_will_do(capsys: pytest.CaptureFixture[str], tm
     small = ("--set", "workload.requests=300", "-q")
     said = Said(capsys, *arguments, *small)
     assert said.status == 0
-    assert "step times of llama-3.1-8b-h100-vllm-tables" in said.out
+    assert said.err == ""
+    assert said.out.count("step times of llama-3.1-8b-h100-vllm-tables") == 1
+    assert max(map(len, said.out.split("\n"))) <= WIDTH
     assert "lognormal, prompts of 1155 tokens" in said.out
     assert "vllm serve Llama-3.1-8B-Instruct --max-num-seqs 1024 \\\n" in said.out
     lengths = tmp_path / "lengths.csv"
@@ -594,7 +596,7 @@ def test_gpus_are_known_in_capitals_and_by_their_short_names(monkeypatch: pytest
     monkeypatch.setattr(unspecified, "is_installed", lambda: True)
     monkeypatch.setattr(unspecified, "gpus", lambda: {"h100_sxm": {}, "l40s": {}})
     monkeypatch.setattr(unspecified, "derive", derived := Derived())
-    assert unspecified.coefficients_of("Llama-3.1-8B", "h100", 1)[0] == "llama-3.1-8b-h100-vllm-tables"
+    assert unspecified.coefficients_of("Llama-3.1-8B", "h100", 1) == "llama-3.1-8b-h100-vllm-tables"
     for gpu, tensor_parallel in (("H100", 2), ("h100", 2), ("L40S", 1)):
         asked = {"model": "Qwen3-14B", "gpu": gpu, "tensor_parallel": tensor_parallel, "rate": 1.0}
         with pytest.raises(InputError, match="no tables here"):
