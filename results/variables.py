@@ -675,6 +675,16 @@ _ALL: list[Variable] = [
         replicated=False,
         bounds=_POSITIVE,
     ),
+    Variable(
+        "plan_replicas",
+        (),
+        "int64",
+        "count",
+        "replicas of a setting",
+        "Those that the GPUs of the race that decided a plan hold; 0 where not one.",
+        replicated=False,
+        bounds=_POSITIVE,
+    ),
 ]
 REGISTRY: dict[str, Variable] = {variable.name: variable for variable in _ALL}
 

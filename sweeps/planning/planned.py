@@ -28,6 +28,7 @@ from ..run.outputs import ADVICE
 from ..run.preparing import Prepared, prepare
 from ..run.simulate import require_backend
 from ..run.store import Store
+from ..spec.document import Sweep
 from ..spec.settings import Point, Report
 from ..stopping import stopping
 from .answer import Answer, answer_of, gpus_each, restored
@@ -157,6 +158,13 @@ def _same_plan(target: Path, identity: dict[str, str]) -> Answer:
     return restored(parse_json(read_file(beside, LARGEST_JSON)), cube)
 
 
+def _on_replicas(sweep: Sweep, replicas: NDArray[np.int64]) -> Sweep:
+    """Return a sweep whose specification says the replicas (setting,) that were simulated, or which variable does."""
+    numbers = set(replicas[replicas > 0].tolist())
+    server = {**sweep.document["server"], "servers": min(numbers) if len(numbers) == 1 else "plan_replicas"}
+    return sweep.worded({**sweep.document, "server": server})
+
+
 def _cube(
     question: Question,
     plan: Prepared,
@@ -168,6 +176,7 @@ def _cube(
 ) -> xr.Dataset:
     """Build the cube of the race that decided: what was simulated of each setting, NaN where it had left the race."""
     race = decision.race
+    replicas = decider.replicas_on(race.gpus)
     found, shape = race.found, question.sweep.grid.shape
     points, most = len(question.sweep.grid.points), int(race.found.replications.max())
     states = np.full(points, STATES.index("not looked at"), np.int64)
@@ -196,9 +205,12 @@ def _cube(
         "plan_largest_ratio": ratio.reshape((*shape, most)),
         "plan_state": states.reshape(shape),
         "plan_replications": seen.reshape(shape),
+        "plan_replicas": replicas.reshape(shape),
         "unmeasured_costs": plan.unmeasured_costs.reshape(shape),
     }
-    cube = with_provenance(question.sweep, plan, arrays, most, made_by, answer.notes, quantiles=QUANTILES)
+    cube = with_provenance(
+        _on_replicas(question.sweep, replicas), plan, arrays, most, made_by, answer.notes, quantiles=QUANTILES
+    )
     cube["plan_state"].attrs |= {
         "flag_values": np.arange(len(STATES), dtype=np.int64),
         "flag_meanings": " ".join(state.replace(" ", "_") for state in STATES),

@@ -16,7 +16,7 @@ from batchcube.results.planned import WIDTH, in_words
 from batchcube.results.selection import select
 from batchcube.sweeps.planning import deciding, unspecified
 from batchcube.sweeps.planning.answer import Answer
-from batchcube.sweeps.planning.planned import STATES, decide
+from batchcube.sweeps.planning.planned import STATES, _on_replicas, decide
 from batchcube.sweeps.planning.question import Question, ask
 from batchcube.sweeps.planning.race import Decision, Race
 from batchcube.sweeps.run.execution import run_sweep
@@ -294,6 +294,9 @@ def test_gpus_are_those_of_the_coefficients(spec: Callable[[int], str]) -> None:
     # Nothing of four GPUs is there.
     (race,) = answer.races
     assert (race["gpus"], len(race["settings"])) == (2, 1)
+    assert answer.cube is not None
+    assert answer.cube["plan_replicas"].values.tolist() == [0, 1]
+    assert json.loads(answer.cube.attrs["specification"])["server"]["servers"] == 1
     assert "--tensor-parallel-size 2" in answer.commands["vllm"]
 
 
@@ -332,6 +335,11 @@ def test_words_json_and_cube_say_the_same(spec: Callable[[int], str], tmp_path: 
     cube = read_cube(tmp_path / "out" / "plan.nc")
     assert in_words(json.loads(cube.attrs["plan"])) == words
     assert cube.sizes["largest_batch"] == 4
+    assert (cube["plan_replicas"].values == answer.best.replicas).all()
+    assert json.loads(cube.attrs["specification"])["server"]["servers"] == answer.best.replicas
+    # Settings on as many GPUs may have replicas of their own.
+    various = _on_replicas(question(spec(1)).sweep, np.array([2, 4, 4, 0]))
+    assert various.document["server"]["servers"] == "plan_replicas"
     states = [STATES[int(state)] for state in cube["plan_state"].values]
     assert states.index("best") == CAPS["policy.largest_batch"].index(answer.best.at["largest_batch"])
     (race,) = [one for one in answer.races if one["gpus"] == answer.best.gpus]
