@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batchcube.engine.continuous.steps import STEP_TERMS
 from batchcube.errors import InputError
@@ -114,6 +115,11 @@ def drawn_off(
     return dict(zip(names, (scale * off).tolist(), strict=True))
 
 
+def knee_tokens(tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return of prefill tokens, of any shape, those that lie beyond a knee: all but some `KNEE_TOKENS` of many."""
+    return np.asarray(tokens - KNEE_TOKENS * (1.0 - np.exp(-tokens / KNEE_TOKENS)))
+
+
 def _least_off(law: StepCoefficients, name: Uncertain) -> float:
     """Return the least that a law may be off by in some way."""
     if name not in STEP_TERMS:
@@ -147,6 +153,6 @@ def shifted(law: StepCoefficients, off: Mapping[Uncertain, float]) -> StepCoeffi
     if law.prefill is not None:
         at, s = (np.array(column, np.float64) for _, column in law.prefill)
         s = s * times("speed", "prefill") + at * off.get("c3_s_per_prefill_token", 0.0)
-        s = s + (at - KNEE_TOKENS * (1.0 - np.exp(-at / KNEE_TOKENS))) * off.get("knee", 0.0)
+        s = s + knee_tokens(at) * off.get("knee", 0.0)
         values["prefill"] = law.prefill.model_copy(update={"s": np.maximum.accumulate(np.maximum(s, 0.0)).tolist()})
     return law.model_copy(update=values)

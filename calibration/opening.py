@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from batchcube.engine.continuous.steps import STEP_TERMS
 
 from .coefficients import UNCERTAIN, DecodeNodes, FitQuality, PrefillNodes, StepCoefficients, Uncertain
-from .drawing import shifted
+from .drawing import knee_tokens, shifted
 from .logs import Log
 
 Floats = NDArray[np.float64]
@@ -33,6 +33,8 @@ _NODES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (0, 64, 128, 192, 256, 384, 512, 768, 1024, 2048)
 # Requests that decode steps are taken from: each takes a look at all others.
 _ENOUGH = 400
+# A part of prefills that prompts show by less than this share of what they show most is left out of a law.
+_LEAST_SHOWN = 1e-3
 # Of a law of nothing, as a decode step takes some time.
 _NO_TIME_S = 1e-9
 
@@ -109,7 +111,7 @@ def opened(prior: StepCoefficients | None, log: Log, kept: NDArray[np.bool_], re
             c4_s_per_prefill_attention=0.0,
             quality=_NO_QUALITY,
         )
-        names: tuple[Uncertain, ...] = (*_TERMS, "bend", "knee")
+        names: tuple[Uncertain, ...] = (*_TERMS, "bend", *(("knee",) if _shows_knee(log.prompt_tokens[kept]) else ()))
         return Opening(law, names, np.array([weak[name] for name in names]), np.zeros(len(names)))
     weak_widths = cache(lambda: _weak_widths(log, kept, replicas))
     law = _tabled(prior)
@@ -127,6 +129,13 @@ def opened(prior: StepCoefficients | None, log: Log, kept: NDArray[np.bool_], re
     ways.append(("bend", bend if growth else weak_widths()["bend"], -growth))
     widths, low = (np.array([way[k] for way in ways]) for k in (1, 2))
     return Opening(law, tuple(name for name, _, _ in ways), widths, low)
+
+
+def _shows_knee(prompts: NDArray[np.int64]) -> bool:
+    """Say whether prompts (request,) differ enough for a knee to be told from a constant, tokens and attention."""
+    tokens = prompts.astype(np.float64)
+    terms = np.column_stack([np.ones_like(tokens), tokens, tokens**2, knee_tokens(tokens)])
+    return bool(np.linalg.matrix_rank(terms / np.linalg.norm(terms, axis=0), rtol=_LEAST_SHOWN) == terms.shape[1])
 
 
 _NO_QUALITY = FitQuality(
