@@ -1,6 +1,6 @@
 """How often a plan is right: the answers of many seeds against an exhaustive run of many replications.
 
-    python benchmarks/planning.py [--seeds 200]
+    python benchmarks/planning.py [--seeds 200] [--first 0]
 
 Every seed is another plan of the same question. Right is who needs as many replicas as the exhaustive run does, and
 chooses a setting that is at most the indifference zone worse than the best there.
@@ -69,6 +69,7 @@ def main() -> None:
     """Compare, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--replications", type=int, default=600)
     arguments = parser.parse_args()
     with TemporaryDirectory() as name:
@@ -83,7 +84,7 @@ def main() -> None:
         chosen: Counter[Any] = Counter()
         right, decided, simulations = 0, 0, 0
         begun, busy = time.perf_counter(), time.process_time()
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.first, arguments.first + arguments.seeds):
             file = folder / "plan.toml"
             file.write_text(SPEC.format(seed=seed, replications=1, servers=1))
             answer = decide(ask(file, slo=SLO, vary=VARY, indifference=INDIFFERENCE))
