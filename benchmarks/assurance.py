@@ -16,6 +16,7 @@ from scipy import signal
 from batchcube.results import frontier, long_run, statistics
 from batchcube.results.precision import level, schedule
 from batchcube.results.selection import CANNOT_TELL, FAILS, HOLDS, looks, select
+from batchcube.sweeps.planning.defaults import INDIFFERENCE
 
 Floats = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, int, int], Floats]
@@ -70,7 +71,7 @@ def selection(runs: int) -> None:
             wrong = decided = used = 0
             for run in range(runs):
                 values = np.array(means)[:, None] * draw(np.random.default_rng([run, 1]), len(means), planned[-1])
-                found = select(values, np.empty((0, *values.shape)), planned)
+                found = select(values, np.empty((0, *values.shape)), planned, indifference=INDIFFERENCE)
                 decided += found.is_decided
                 wrong += found.is_decided and found.best is not None and means[found.best] > 1.02 * min(means)
                 used += int(found.replications.sum())
@@ -93,7 +94,7 @@ def limits(runs: int) -> None:
             for run in range(runs):
                 ratios = truth[:, None] * draw(np.random.default_rng([run, 2]), len(means), planned[-1])
                 # The same objective for all: what is asked is the limits alone.
-                found = select(np.ones_like(ratios), ratios[None], planned)
+                found = select(np.ones_like(ratios), ratios[None], planned, indifference=INDIFFERENCE)
                 says = found.verdicts[0]
                 wrong += bool(np.where(truth <= 1.0, says == FAILS, says == HOLDS).any())
                 missed += not ((found.ratios.low[0] <= truth) & (truth <= found.ratios.high[0])).all()
@@ -132,7 +133,9 @@ def kim_nelson(runs: int) -> None:
             values = np.array(means)[:, None] * draw(np.random.default_rng([run, 3]), len(means), 20_000)
             recorded = Recorded(values)
             chosen = KN(recorded, len(means), delta=0.02, alpha=0.05, n_0=8, obj="min").solve()
-            found = select(values[:, : planned[-1]], np.empty((0, len(means), planned[-1])), planned)
+            found = select(
+                values[:, : planned[-1]], np.empty((0, len(means), planned[-1])), planned, indifference=INDIFFERENCE
+            )
             ours, theirs = ours + int(found.replications.sum()), theirs + int(recorded.asked.sum())
             same += found.best == chosen[0]
         count = runs // 10

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from batchcube.sweeps.planning.defaults import INDIFFERENCE
 from batchcube.sweeps.planning.planned import decide
 from batchcube.sweeps.planning.question import ask
 from batchcube.sweeps.run.execution import run_sweep
@@ -48,7 +49,6 @@ histograms = false
 """
 VARY: dict[str, list[int]] = {"policy.largest_batch": [4, 6, 8, 12, 16, 32], "server.replica.token_budget": [64, 512]}
 SLO = ("ttft_p99_s=1", "tpot_mean_s=0.04")
-INDIFFERENCE = 0.02
 MOST_REPLICAS = 3
 
 

@@ -95,7 +95,7 @@ def _assurance(plan: Mapping[str, Any]) -> str:
         if others := most - fail - at_limit:
             text += f"; of {others} one cannot tell yet"
         more = "; more seem to make no difference" if plan["is_hopeless"] else ""
-        return f"{sure if plan['assurance'] else 'not decided'}: {text}{more}"
+        return f"{sure if plan['assurance'] else 'not decided'}: {text}{more}{_early(plan) if others else ''}"
     of = asked["objective"] or "the largest share of a limit that is used up"
     zone = f"{100 * asked['indifference']:.3g} %"
     if not plan["settings"]:

@@ -8,7 +8,7 @@ that can be said with the assurance asked for:
     planned = looks()
     for count in planned:
         ...  # simulate replications up to `count` of the systems still in the race; NaN for those of the others
-        found = select(objective, ratios, planned)
+        found = select(objective, ratios, planned, indifference=0.02)
         if found.is_decided:
             break
 
@@ -64,8 +64,6 @@ HOLDS, FAILS, CANNOT_TELL = "holds", "fails", "cannot tell"
 IN_RACE, FAILED, BEATEN, AT_LIMIT = "in the race", "fails", "beaten", "at its limit"
 
 ALPHA = 0.05
-INDIFFERENCE = 0.02
-"""Share of the objective by which a system may be worse than the best and still be chosen."""
 TOLERANCE = 0.02
 """How far a mean ratio may lie from 1, as a share, before one must know on which side."""
 FIRST, MOST = 8, 512
@@ -123,7 +121,7 @@ def select(
     planned: Sequence[int],
     *,
     alpha: float = ALPHA,
-    indifference: float = INDIFFERENCE,
+    indifference: float,
     tolerance: float = TOLERANCE,
 ) -> Selection:
     """Return what is known of k systems after the last of the `planned` looks that the values reach.
@@ -134,6 +132,7 @@ def select(
     NaN stands for what was not simulated: the last replications of systems that had left the race. All looks up to now
     are gone through again, so that the same values always give the same answer.
 
+    `indifference` is the share of the objective by which a system may be worse than the best and still be chosen.
     Raises InputError where shapes, looks or shares make no sense, and where a value of a system in the race is missing.
     """
     values, shares = np.asarray(objective, dtype=np.float64), np.asarray(ratios, dtype=np.float64)

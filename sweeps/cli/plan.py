@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..planning.defaults import CONFIDENCE, INDIFFERENCE, MOST_REPLICAS
 from . import complete
 from .help import examples
 from .options import BackendOption, OverwriteOption, QuietOption, SeedOption, SetOption, WorkersOption
@@ -73,7 +74,7 @@ def plan(
     ] = None,
     replicas_max: Annotated[
         int, typer.Option("--replicas-max", min=1, help="replicas at most", show_default=True)
-    ] = 256,
+    ] = MOST_REPLICAS,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -84,14 +85,16 @@ def plan(
     ] = None,
     confidence: Annotated[
         float, typer.Option("--confidence", help="with which the answer is right", show_default=True)
-    ] = 0.95,
+    ] = CONFIDENCE,
     indifference: Annotated[
         float,
         typer.Option("--indifference", help="share by which the best may be worse than another", show_default=True),
-    ] = 0.02,
+    ] = INDIFFERENCE,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", metavar="N|SECONDS", help="requests to simulate at most, 2e7, or time to take, 60s"),
+        typer.Option(
+            "--budget", metavar="N|SECONDS", help="requests, 2e7, or time, 60s, beyond which no look is begun"
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="cube to write (.nc), with its JSON beside it")

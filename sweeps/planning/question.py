@@ -21,12 +21,10 @@ from ..spec.document import Sweep, laid_over, overriding, read_document, varied
 from ..spec.grid import Grid, cannot_vary
 from ..spec.settings import REQUEST_LIMITS, Point, draws_service
 from ..workloads.arrivals import Closed
+from .defaults import CONFIDENCE, INDIFFERENCE, MOST_REPLICAS
 from .unspecified import unspecified
 from .values import KEPT
 
-CONFIDENCE = 0.95
-INDIFFERENCE = 0.02
-MOST_REPLICAS = 256
 # Limits of single requests, which goodput is about, that a limit of a statistic of the same time stands for.
 _OF_REQUESTS = {"ttft": "ttft_sla_s", "tpot": "tpot_sla_s", "latency": "request_sla_s"}
 _RATES = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")

@@ -353,7 +353,7 @@ class Decider:
     def _tell(self, found: Selection, gpus: int, count: int, left: int) -> None:
         self.rounds.append({"gpus": gpus, "replications": count, "settings": len(found.states), "left": left})
         of = f"{int((found.states == FAILED).sum())} of {counted(len(found.states), 'setting')}"
-        self.say(f"{counted(gpus, 'GPU')}, {count} replications: {of} failed, {left} in the race")
+        self.say(f"{counted(gpus, 'GPU')}, {count} replications: {of} failed, {left} {IN_RACE}")
 
 
 def _alike(objective: FloatArray, ratios: FloatArray) -> NDArray[np.int64]:

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,8 +17,12 @@ from batchcube.results.selection import (
     HOLDS,
     IN_RACE,
     looks,
-    select,
 )
+from batchcube.results.selection import (
+    select as select_within,
+)
+
+select = partial(select_within, indifference=0.02)
 
 RUNS = 300
 PLANNED = looks(8, 512)

@@ -1,0 +1,5 @@
+"""What a plan takes where nothing else is asked; the command has it in its help, so that this loads nothing."""
+
+CONFIDENCE = 0.95
+INDIFFERENCE = 0.02
+MOST_REPLICAS = 256
