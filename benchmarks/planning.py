@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from batchcube.sweeps.planning.decide import decide
 from batchcube.sweeps.planning.defaults import INDIFFERENCE
-from batchcube.sweeps.planning.planned import decide
 from batchcube.sweeps.planning.question import ask
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep

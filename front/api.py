@@ -231,13 +231,13 @@ def plan(
     >>> answer.found, answer.best.replicas
     (True, 1)
     """
-    from batchcube.sweeps.planning.planned import decide
+    from batchcube.sweeps.planning.decide import decide
     from batchcube.sweeps.planning.question import ask
-    from batchcube.sweeps.progress import say_to
+    from batchcube.sweeps.progress import print_lines
 
     limits = [f"{name}={limit}" for name, limit in slo.items()] if isinstance(slo, Mapping) else list(slo)
     asked = ask(spec, slo=limits, rate=rate, vary=_plain(vary or {}), settings=_plain(settings or {}), **question)
-    return decide(asked, output, workers=workers, overwrite=overwrite, backend=backend, say=say_to(quiet=quiet))
+    return decide(asked, output, workers=workers, overwrite=overwrite, backend=backend, say=print_lines(quiet=quiet))
 
 
 def simulate(

@@ -221,7 +221,7 @@ def shown(*, quiet: bool = False) -> AbstractContextManager[Progress]:
     return Bar() if sys.stderr.isatty() else PlainLines()
 
 
-def say_to(*, quiet: bool = False) -> Callable[[str], None]:
+def print_lines(*, quiet: bool = False) -> Callable[[str], None]:
     """Return what prints lines on standard error, or nothing if `quiet`."""
 
     def say(text: str) -> None:

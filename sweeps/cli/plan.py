@@ -122,12 +122,12 @@ def plan(
 
     Exit status 1 when no setting holds; the nearest miss is printed.
     """
-    from ..progress import say_to
+    from ..progress import print_lines
 
     # The first words before all that takes long to load.
-    say = say_to(quiet=quiet)
+    say = print_lines(quiet=quiet)
     say(f"planning {spec or ' on '.join(filter(None, (model, gpu)))}")
-    from ..planning.planned import decide
+    from ..planning.decide import decide
     from ..planning.question import ask, parse_vary
     from ..stopping import stoppable
 

@@ -32,9 +32,9 @@ from ..spec.document import Sweep
 from ..spec.settings import Point, Report
 from ..stopping import stopping
 from .answer import Answer, answer_of, gpus_each, restored
-from .deciding import Deciding
 from .question import Question
 from .race import MOST, Decider, Decision
+from .simulating import Simulating
 from .values import KEPT
 
 STATES = (IN_RACE, FAILED, BEATEN, AT_LIMIT, "best", "not looked at")
@@ -71,27 +71,29 @@ def decide(
             before = _same_plan(target, identity)
             if not before.ended_early:
                 return before
-        deciding = Deciding(question, plan, [gpus_each(point) for point in question.sweep.grid.points], backend, say)
+        simulating = Simulating(
+            question, plan, [gpus_each(point) for point in question.sweep.grid.points], backend, say
+        )
         if store is not None:
-            deciding.add(store.open(identity, made_by, range(MOST), overwrite=overwrite))
+            simulating.add(store.open(identity, made_by, range(MOST), overwrite=overwrite))
             # A plan that was stopped may have been about to write its cube.
             if target is not None and not target.exists() and not store.makers:
                 require_new(_json_file(target), overwrite=overwrite)
-        simulated = deciding.values.simulations
-        decision = deciding.work(store, stop, workers)
+        simulated = simulating.values.simulations
+        decision = simulating.work(store, stop, workers)
         makers = list(store.makers if store is not None else ())
-        if deciding.values.simulations > simulated or not makers:
+        if simulating.values.simulations > simulated or not makers:
             makers.append(made_by)
         answer = answer_of(
             question,
             decision,
-            deciding.values,
-            deciding.decider.rounds,
+            simulating.values,
+            simulating.decider.rounds,
             plan.notes,
             plan.points[0].mean_prompt,
-            deciding.most_served,
+            simulating.most_served,
         )
-        cube = _cube(question, plan, deciding.decider, decision, answer, makers, identity)
+        cube = _cube(question, plan, simulating.decider, decision, answer, makers, identity)
         answer = replace(answer, cube=cube)
         if store is not None and target is not None:
             write_text(_json_file(target), answer.text())

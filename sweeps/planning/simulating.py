@@ -56,7 +56,7 @@ def simulate_settings(some: Some, replication: int) -> FloatArray:
         return vectors(simulate_many(jobs, shape, some.backend), caps)
 
 
-class Deciding:
+class Simulating:
     """Simulates what a decision asks for, look after look."""
 
     def __init__(self, question: Question, plan: Prepared, gpus_each: Sequence[int], backend: str, say: Say) -> None:

@@ -14,9 +14,9 @@ from batchcube.results.cube import read_cube
 from batchcube.results.overload import OVERLOADED, judge
 from batchcube.results.planned import WIDTH, in_words
 from batchcube.results.selection import select
-from batchcube.sweeps.planning import deciding, unspecified
+from batchcube.sweeps.planning import simulating, unspecified
 from batchcube.sweeps.planning.answer import Answer
-from batchcube.sweeps.planning.planned import STATES, _on_replicas, decide
+from batchcube.sweeps.planning.decide import STATES, _on_replicas, decide
 from batchcube.sweeps.planning.question import Question, ask
 from batchcube.sweeps.planning.race import Decision, Race
 from batchcube.sweeps.run.execution import run_sweep
@@ -358,7 +358,7 @@ def test_a_plan_that_is_there_is_not_made_again(
     output = tmp_path / "plan.nc"
     first = decide(question(spec(1)), output)
     with monkeypatch.context() as nothing:
-        nothing.setattr(deciding, "simulate_settings", None)
+        nothing.setattr(simulating, "simulate_settings", None)
         assert decide(question(spec(1)), output) == first
     with pytest.raises(InputError, match="holds no answer to this question; choose another output, or --overwrite"):
         decide(question(spec(2)), output)
@@ -371,27 +371,27 @@ def test_a_plan_that_was_stopped_goes_on(
     whole = decide(question(spec(1)))
     done: list[int] = []
 
-    def until_stopped(some: deciding.Some, replication: int) -> Any:
+    def until_stopped(some: simulating.Some, replication: int) -> Any:
         if len(done) == 10:
             raise KeyboardInterrupt
         done.append(len(some.plans))
         return simulate(some, replication)
 
-    simulate = deciding.simulate_settings
+    simulate = simulating.simulate_settings
     output = tmp_path / "plan.nc"
     with monkeypatch.context() as stopped:
-        stopped.setattr(deciding, "simulate_settings", until_stopped)
+        stopped.setattr(simulating, "simulate_settings", until_stopped)
         with pytest.raises(KeyboardInterrupt):
             decide(question(spec(1)), output, workers=1)
     assert list((tmp_path / "plan.nc.partial").glob("*.npz"))
     assert not output.exists()
     again: list[int] = []
 
-    def counted(some: deciding.Some, replication: int) -> Any:
+    def counted(some: simulating.Some, replication: int) -> Any:
         again.append(len(some.plans))
         return simulate(some, replication)
 
-    monkeypatch.setattr(deciding, "simulate_settings", counted)
+    monkeypatch.setattr(simulating, "simulate_settings", counted)
     assert decide(question(spec(1)), output) == whole
     assert sum(again) == whole.simulations - sum(done) + _few(whole)
     assert not (tmp_path / "plan.nc.partial").exists()
@@ -400,7 +400,7 @@ def test_a_plan_that_was_stopped_goes_on(
 def _few(answer: Answer) -> int:
     """Return how many simulations are beside the races: of what can be served."""
     assert answer.found
-    return deciding.FEW
+    return simulating.FEW
 
 
 def test_the_budget_ends_a_plan_at_a_look(spec: Callable[[int], str]) -> None:
