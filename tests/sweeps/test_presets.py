@@ -189,7 +189,7 @@ def test_every_figure_names_a_preset() -> None:
     # Those of calibrations and validations are drawn from no cube.
     others = [*registry.calibration_names(), "simulated-vs-measured", *NOT_OF_PRESETS]
     made = [figure for figure in registry.names() if figure.name not in others]
-    assert len(made) == 15
+    assert len(made) == 19
     assert all(figure.presets for figure in made)
     assert {preset for figure in registry.names() for preset in figure.presets} <= set(NAMES)
 

@@ -119,7 +119,7 @@ def test_a_sweep_says_what_is_steady_and_what_is_best():
     text, section = said("sweep")
     assert "24 points (3 of bins × 4 of arrival_rate_per_s × 2 of servers), 6 replications each" in text
     assert "steady" in text
-    assert "throughput is largest at" in section.main
+    assert "goodput is largest at" in section.main
     assert "paired difference" in section.main
 
 
