@@ -121,7 +121,7 @@ def search_caption(seen: View, *said: str) -> str:
     sentences = [
         "One replication: no interval can be given."
         if seen.replications == 1
-        else f"Means of {seen.replications} replications, each searched by itself; intervals are 95 % {kind}, "
+        else f"Searched over {seen.replications} replications together; intervals are 95 % {kind} (jackknife), "
         "widened by what the search leaves open."
     ]
     criteria = [_criterion(criterion) for criterion in json.loads(str(about.get("capacity_criteria", "[]")))]
