@@ -174,8 +174,8 @@ def named(rows: Iterable[Row]) -> list[Row]:
         name if short.count(name) == 1 else f"{name}-{_hyphened(re.sub(r'[(].*?[)]', '', row.quantity))}"
         for name, row in zip(short, listed, strict=True)
     ]
-    if len(set(names)) < len(names):
-        raise ValueError(f"rows of one name: {sorted(name for name in set(names) if names.count(name) > 1)}")
+    twice = sorted(name for name in set(names) if names.count(name) > 1)
+    assert not twice, f"rows of one name: {twice}"
     return [replace(row, row=name) for name, row in zip(names, listed, strict=True)]
 
 

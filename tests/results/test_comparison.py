@@ -49,7 +49,7 @@ def test_names_are_words_with_hyphens_and_stay_when_a_queue_is_marked_otherwise(
         "fig9-k-1-throughput-lower-bound",
         "fig9-short",
     ]
-    with pytest.raises(ValueError, match="rows of one name"):
+    with pytest.raises(AssertionError, match="rows of one name"):
         named([rows[0], rows[0]])
 
 
