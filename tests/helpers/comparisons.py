@@ -20,9 +20,10 @@ def check_origins(rows: Sequence[dict[str, str]]) -> None:
     for command in commands:
         words = shlex.split(command)
         assert words[:2] == ["batchcube", "show"]
-        cube = cubes.setdefault(words[2], read_cube(words[2]))
+        if words[2] not in cubes:
+            cubes[words[2]] = read_cube(words[2])
         select = selection_of([value for flag, value in itertools.pairwise(words) if flag == "--select"])
-        table = summary_table(select_points(cube, select), [words[-1]])
+        table = summary_table(select_points(cubes[words[2]], select), [words[-1]])
         assert table["mean"].notna().any(), command
     for row in rows:
         assert row["cube"] == Path(shlex.split(row["command"])[2]).name
