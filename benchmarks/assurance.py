@@ -8,6 +8,7 @@ Each part has known truths and fixed seeds; "±" is one standard error of the sh
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,13 +112,13 @@ class Recorded:
     def __init__(self, values: Floats) -> None:
         self.values, self.asked = values, np.zeros(len(values), dtype=np.int64)
 
-    def register_observer(self, observer: object) -> None:
+    def register_observer(self, observer: Any) -> None:
         """Remember who is to be told."""
         self.observer = observer
 
     def simulate(self, design: int) -> None:
         """Tell the next value of a system."""
-        self.observer.feedback(self, design, self.values[design, self.asked[design]])  # type: ignore[attr-defined]
+        self.observer.feedback(self, design, self.values[design, self.asked[design]])
         self.asked[design] += 1
 
 
@@ -157,6 +158,11 @@ def frontiers(runs: int) -> None:
         print(f"cv {cv:4.2f}: wrong {share(wrong, runs)}, told {100 * said / runs / 5:.0f} % of the points")
 
 
+def drawn_from(pool: Floats) -> Callable[[int, int], Floats]:
+    """Return what draws from values that are there, (run, value)."""
+    return lambda begin, end: pool[:, begin:end]
+
+
 def stopped(first: int, width: float, draw: Callable[[int, int], Floats], at: float, truth: float) -> tuple[float, int]:
     """Return the share of runs whose interval at a level holds the truth where it is narrow enough, and the last look.
 
@@ -177,19 +183,24 @@ def stopped(first: int, width: float, draw: Callable[[int, int], Floats], at: fl
     return float(held.mean()), last
 
 
+def values_of(name: str, rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
+    """Return values of mean 1 and standard deviation 0.1."""
+    if name == "normal":
+        return rng.normal(1.0, 0.1, shape)
+    if name == "skewness 1":
+        return 0.8 + 0.2 * rng.gamma(4.0, 0.25, shape)
+    return 0.9 + 0.1 * rng.exponential(1.0, shape)
+
+
 def stopping(runs: int) -> None:
     """Coverage at the moment at which looks stop (95 %), and that of plain intervals stopped so."""
     runs *= 5
     widths = (0.2, 0.1, 0.07, 0.05, 0.03, 0.02)
     for first in (8, 20):
-        for name, make in (
-            ("normal", lambda rng: rng.normal(1.0, 0.1, (runs, 1000))),
-            ("skewness 1", lambda rng: 0.8 + 0.2 * rng.gamma(4.0, 0.25, (runs, 1000))),
-            ("skewness 2", lambda rng: 0.9 + 0.1 * rng.exponential(1.0, (runs, 1000))),
-        ):
-            pool = make(np.random.default_rng([first, 5]))  # type: ignore[no-untyped-call]
+        for name in ("normal", "skewness 1", "skewness 2"):
+            pool = values_of(name, np.random.default_rng([first, 5]), (runs, 1000))
             for label, at in (("looks", level(first)), ("plain", 0.95)):
-                found = [stopped(first, width, lambda a, b: pool[:, a:b], at, 1.0)[0] for width in widths]  # noqa: B023
+                found = [stopped(first, width, drawn_from(pool), at, 1.0)[0] for width in widths]
                 shown = " ".join(f"{100 * c:5.1f}" for c in found)
                 print(f"first look {first:2d}, {name:10s} {label} ({at:.4f}): {shown}   widths {widths}")
 
@@ -222,7 +233,7 @@ def sweep(runs: int) -> None:
     ):
         values = cube[name].sel(at).values.astype(np.float64)
         blocks = values[: len(values) // 60 * 60].reshape(-1, 60)
-        held, _ = stopped(8, width, lambda a, b: blocks[:, a:b], level(8), float(values.mean()))  # noqa: B023
+        held, _ = stopped(8, width, drawn_from(blocks), level(8), float(values.mean()))
         third = ((values - values.mean()) ** 3).mean() / values.std() ** 3
         print(
             f"{name:28s} ± {100 * width:.0f} %: {share(round(held * len(blocks)), len(blocks))}, skewness {third:.1f}"
@@ -277,12 +288,12 @@ def controls(runs: int) -> None:
             print(f"    {'latency_quantile_s[0.99]':28s} width x {narrowed(values, beside):.2f}")
 
 
-def realised(job: object) -> Sequence[float]:
+def realised(job: Any) -> Sequence[float]:
     """Return the mean gap, and the mean prompt and output or length, of a replication."""
     if hasattr(job, "trace"):
         trace = job.trace
         return [float(np.diff(trace.arrival).mean()), float(trace.prompt.mean()), float(trace.length.mean())]
-    requests = job.requests  # type: ignore[attr-defined]
+    requests = job.requests
     return [float(np.diff(requests.arrival).mean()), float(requests.prompt.mean()), float(requests.output.mean())]
 
 

@@ -25,7 +25,7 @@ from batchcube.results.variables import REGISTRY
 from ..files import require_new, require_output, write_text
 from ..run.assemble import with_provenance
 from ..run.outputs import ADVICE
-from ..run.preparing import Prepared, prepare
+from ..run.preparing import Prepared, only_totals, prepare
 from ..run.simulate import require_backend
 from ..run.store import Store
 from ..spec.document import Sweep
@@ -64,7 +64,7 @@ def decide(
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else _cube_file(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
-        plan = prepare(_only_totals(question))
+        plan = prepare(only_totals(question.sweep, _windows))
         question = replace(question, sweep=plan.sweep)
         identity = _identity(question, plan)
         if target is not None and target.exists() and not overwrite:
@@ -116,19 +116,10 @@ def _json_file(target: Path) -> Path:
     return target.with_suffix(".json")
 
 
-def _only_totals(question: Question) -> Any:
-    """Return the sweep of a question without histograms and windows, which nothing looks at.
-
-    But for windows where nothing else shows how arrivals scatter.
-    """
-    sweep = question.sweep
-
-    def totals(point: Point) -> Point:
-        is_known = getattr(point.workload.arrivals, "process", None) in RENEWING
-        windows = 1 if is_known else Report.model_fields["windows"].default
-        return point._replace(report=point.report.model_copy(update={"windows": windows, "histograms": False}))
-
-    return replace(sweep, grid=sweep.grid._replace(points=tuple(map(totals, sweep.grid.points))))
+def _windows(point: Point) -> int:
+    """Return in how many windows of time to count: in several where nothing else shows how arrivals scatter."""
+    is_known = getattr(point.workload.arrivals, "process", None) in RENEWING
+    return 1 if is_known else int(Report.model_fields["windows"].default)
 
 
 def _identity(question: Question, plan: Prepared) -> dict[str, str]:

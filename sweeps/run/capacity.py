@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from .bisection import FASTEST, SLOWEST
 from .capacity_cube import capacity_cube
 from .criteria import Criterion, never_measured, parse_criterion
 from .outputs import ADVICE, same_sweep
-from .preparing import prepare, refusal
+from .preparing import only_totals, prepare, refusal
 from .scheduler import Executor
 from .searching import Searches, SearchSettings
 from .simulate import require_backend
@@ -90,7 +89,7 @@ def find_capacity(
                 identity = _identity(sweep, settings, str(old.attrs.get("input_sha256", "")))
                 store.open(identity, made_by, range(sweep.replications, sweep.replications))
             return old
-        prepared = prepare(_only_totals(sweep))
+        prepared = prepare(only_totals(sweep))
         searches = Searches(prepared, settings, backend)
         if store is not None:
             identity = _identity(sweep, settings, prepared.input_sha256)
@@ -184,12 +183,3 @@ def _require_range(low: float | None, high: float | None, tolerance: float, grow
         raise InputError("must be from 0 to 1, a share of the arrivals", path=f"--growth {growth:g}")
     if not 0.0 < tolerance < 1.0:
         raise InputError("must be > 0 and < 1", path=f"--tolerance {tolerance:g}")
-
-
-def _only_totals(sweep: Sweep) -> Sweep:
-    """Return a sweep that counts no time windows, whose width would depend on the rate; nothing else looks at them."""
-    points = [
-        point._replace(report=point.report.model_copy(update={"windows": 1, "histograms": False}))
-        for point in sweep.grid.points
-    ]
-    return replace(sweep, grid=sweep.grid._replace(points=tuple(points)))

@@ -4,7 +4,6 @@ The cube stays rectangular: all points get as many replications, those that are 
 """
 
 from collections.abc import Mapping
-from itertools import chain
 
 import numpy as np
 import xarray as xr
@@ -125,4 +124,4 @@ class Narrowing:
         if any(part is None for part in new) or not (parts or new):
             return None
         parts += [np.stack([part for part in new if part is not None], axis=1)] if new else []
-        return np.concatenate(list(chain(parts)), axis=1).astype(np.float64)
+        return np.concatenate(parts, axis=1).astype(np.float64)

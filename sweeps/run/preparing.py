@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -209,6 +210,15 @@ def prepare(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Prepared:
             value=sweep.replications,
         )
     return whole
+
+
+def only_totals(sweep: Sweep, windows: Callable[[Point], int] = lambda _: 1) -> Sweep:
+    """Return a sweep without histograms, and with as many time windows as are said of a point: nobody looks at more."""
+    points = [
+        point._replace(report=point.report.model_copy(update={"windows": windows(point), "histograms": False}))
+        for point in sweep.grid.points
+    ]
+    return replace(sweep, grid=sweep.grid._replace(points=tuple(points)))
 
 
 def _has_no_prefixes(point: Point) -> bool:
