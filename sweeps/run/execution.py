@@ -14,7 +14,8 @@ import xarray as xr
 from batchcube.engine import jobs_at_once
 from batchcube.errors import InputError
 from batchcube.results import overload
-from batchcube.results.cube import extend_cube, parse_made_from
+from batchcube.results.cube import parse_made_from
+from batchcube.results.joining import extend_cube
 from batchcube.results.precision import Precision, record
 from batchcube.results.provenance import batchcube_version
 

@@ -32,11 +32,11 @@ from batchcube.results.compare import compare_cubes
 from batchcube.results.cube import (
     axis_names,
     check_cube,
-    extend_cube,
     parse_made_from,
     read_cube,
     write_cube,
 )
+from batchcube.results.joining import extend_cube
 from batchcube.results.summary import print_summary
 from batchcube.sweeps.cli.capacity import print_capacity
 from batchcube.sweeps.run.capacity import asked_of, find_capacity

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from batchcube.results import costs
-from batchcube.results.cube import extend_cube, read_cube, write_cube
+from batchcube.results.cube import read_cube, write_cube
+from batchcube.results.joining import extend_cube
 from batchcube.results.summary import UNMEASURED, print_summary, summary_table
 from batchcube.results.variables import COSTS, REGISTRY
 

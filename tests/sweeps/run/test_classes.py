@@ -11,7 +11,8 @@ import xarray as xr
 from rich.console import Console
 
 from batchcube.errors import InputError
-from batchcube.results.cube import extend_cube, read_cube, write_cube
+from batchcube.results.cube import read_cube, write_cube
+from batchcube.results.joining import extend_cube
 from batchcube.results.summary import print_summary, summary_table
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
