@@ -706,6 +706,14 @@ class Statistic(NamedTuple):
     scale: float = 1.0
     """How many of that unit make one of the variable's: 1000 of ms."""
 
+    @property
+    def name(self) -> str:
+        """Its name, which `statistic_of` reads."""
+        name = self.variable
+        if self.quantile is not None:
+            name = name.replace("quantile", f"p{100 * self.quantile:.10g}")
+        return name if self.scale == 1.0 else f"{name.removesuffix('_s')}_ms"
+
 
 _STATISTIC = re.compile(r"(\w+?)_(mean|min|max|p\d+(?:\.\d+)?)_(s|ms)")
 _QUANTILE = re.compile(r"(\w+?) ?\[(0?\.\d+)\]")

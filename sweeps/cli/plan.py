@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..planning.defaults import CONFIDENCE, INDIFFERENCE, MOST_REPLICAS
+from ..planning.defaults import CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
 from . import complete
 from .help import examples
 from .options import BackendOption, OverwriteOption, QuietOption, SeedOption, SetOption, WorkersOption
@@ -74,7 +74,7 @@ def plan(
     ] = None,
     replicas_max: Annotated[
         int, typer.Option("--replicas-max", min=1, help="replicas at most", show_default=True)
-    ] = MOST_REPLICAS,
+    ] = REPLICAS_MAX,
     objective: Annotated[
         str | None,
         typer.Option(

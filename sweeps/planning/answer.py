@@ -14,7 +14,7 @@ from batchcube.results.variables import GOODPUT
 
 from ..run.criteria import Criterion
 from ..spec.settings import Point
-from .question import Question, spelled
+from .question import Question
 from .race import Decision, Race
 from .serving import known_of, lines_to_serve, unsaid_of
 from .values import AT_CAP, Values
@@ -252,7 +252,7 @@ def _limit(criterion: Criterion, verdict: str, mean: float, low: float, high: fl
     if criterion.variable == GOODPUT:
         mean, low, high = (1.0 - ratio * (1.0 - criterion.limit) for ratio in (mean, high, low))
         bounds = [max(bound, 0.0) for bound in (mean, low, high)]
-    return Limit(spelled(criterion), criterion.limit, criterion.unit, str(verdict), *map(_finite, bounds))
+    return Limit(criterion.name, criterion.limit, criterion.unit, str(verdict), *map(_finite, bounds))
 
 
 def _assurance(decision: Decision, gpus: int) -> float:

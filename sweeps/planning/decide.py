@@ -64,15 +64,15 @@ def decide(
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else _cube_file(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
-        plan = prepare(only_totals(question.sweep, _windows))
-        question = replace(question, sweep=plan.sweep)
-        identity = _identity(question, plan)
+        prepared = prepare(only_totals(question.sweep, _windows))
+        question = replace(question, sweep=prepared.sweep)
+        identity = _identity(question, prepared)
         if target is not None and target.exists() and not overwrite:
             before = _same_plan(target, identity)
             if not before.ended_early:
                 return before
         simulating = Simulating(
-            question, plan, [gpus_each(point) for point in question.sweep.grid.points], backend, say
+            question, prepared, [gpus_each(point) for point in question.sweep.grid.points], backend, say
         )
         if store is not None:
             simulating.add(store.open(identity, made_by, range(MOST), overwrite=overwrite))
@@ -89,11 +89,11 @@ def decide(
             decision,
             simulating.values,
             simulating.decider.rounds,
-            plan.notes,
-            plan.points[0].mean_prompt,
+            prepared.notes,
+            prepared.points[0].mean_prompt,
             simulating.most_served,
         )
-        cube = _cube(question, plan, simulating.decider, decision, answer, makers, identity)
+        cube = _cube(question, prepared, simulating.decider, decision, answer, makers, identity)
         answer = replace(answer, cube=cube)
         if store is not None and target is not None:
             write_text(_json_file(target), answer.text())
@@ -122,14 +122,14 @@ def _windows(point: Point) -> int:
     return 1 if is_known else int(Report.model_fields["windows"].default)
 
 
-def _identity(question: Question, plan: Prepared) -> dict[str, str]:
+def _identity(question: Question, prepared: Prepared) -> dict[str, str]:
     """Return what makes the simulations of a plan: with all of it the same, they are the same, on any budget."""
     asked = {name: value for name, value in question.asked().items() if not name.startswith("budget_")}
     return {
         "plan": json.dumps(asked),
         "sweep": question.sweep.identity(),
         "version": batchcube_version(),
-        "input_sha256": plan.input_sha256,
+        "input_sha256": prepared.input_sha256,
     }
 
 
@@ -160,7 +160,7 @@ def _on_replicas(sweep: Sweep, replicas: NDArray[np.int64]) -> Sweep:
 
 def _cube(
     question: Question,
-    plan: Prepared,
+    prepared: Prepared,
     decider: Decider,
     decision: Decision,
     answer: Answer,
@@ -199,10 +199,10 @@ def _cube(
         "plan_state": states.reshape(shape),
         "plan_replications": seen.reshape(shape),
         "plan_replicas": replicas.reshape(shape),
-        "unmeasured_costs": plan.unmeasured_costs.reshape(shape),
+        "unmeasured_costs": prepared.unmeasured_costs.reshape(shape),
     }
     cube = with_provenance(
-        _on_replicas(question.sweep, replicas), plan, arrays, most, made_by, answer.notes, quantiles=QUANTILES
+        _on_replicas(question.sweep, replicas), prepared, arrays, most, made_by, answer.notes, quantiles=QUANTILES
     )
     cube["plan_state"].attrs |= {
         "flag_values": np.arange(len(STATES), dtype=np.int64),

@@ -21,7 +21,7 @@ from ..spec.document import Sweep, laid_over, overriding, read_document, varied
 from ..spec.grid import Grid, cannot_vary
 from ..spec.settings import REQUEST_LIMITS, Point, draws_service
 from ..workloads.arrivals import Closed
-from .defaults import CONFIDENCE, INDIFFERENCE, MOST_REPLICAS
+from .defaults import CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
 from .unspecified import unspecified
 from .values import KEPT
 
@@ -110,7 +110,7 @@ def ask(
     lengths: str | os.PathLike[str] | None = None,
     trace: str | os.PathLike[str] | None = None,
     gpu_price: float | None = None,
-    replicas_max: int = MOST_REPLICAS,
+    replicas_max: int = REPLICAS_MAX,
     objective: str | None = None,
     confidence: float = CONFIDENCE,
     indifference: float = INDIFFERENCE,
@@ -179,15 +179,6 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
     return found
 
 
-def spelled(criterion: Criterion) -> str:
-    """Return a criterion's name as a user writes it, in seconds."""
-    if criterion.variable == GOODPUT:
-        return "goodput"
-    if criterion.quantile is None:
-        return criterion.variable
-    return criterion.variable.replace("quantile", f"p{round(100 * criterion.quantile)}")
-
-
 def _criteria(slo: Iterable[str], goodput: float | None) -> tuple[Criterion, ...]:
     texts = [*slo, *([] if goodput is None else [f"goodput={goodput:g}"])]
     if not texts:
@@ -201,7 +192,7 @@ def _criteria(slo: Iterable[str], goodput: float | None) -> tuple[Criterion, ...
     names = [criterion[:2] for criterion in found]
     for criterion in found:
         if names.count(criterion[:2]) > 1:
-            raise InputError("is given twice", path=f"--slo {spelled(criterion)}")
+            raise InputError("is given twice", path=f"--slo {criterion.name}")
     return tuple(found)
 
 
@@ -287,7 +278,7 @@ def _limits_of_requests(document: Mapping[str, Any], criteria: Sequence[Criterio
         path = f"report.{name}"
         if path in found:
             problem = f"is the second limit of one time: say which single requests must keep, --set {path}=SECONDS"
-            raise InputError(problem, path=f"--slo {spelled(criterion)}")
+            raise InputError(problem, path=f"--slo {criterion.name}")
         found[path] = criterion.limit
     return found
 
@@ -310,8 +301,8 @@ def _at_rate(sweep: Sweep, rate: float) -> dict[str, float]:
 
 def _recorded(sweep: Sweep) -> Scalable:
     """Return the first point with the rate of its trace; reads the trace."""
-    plan = prepare(replace(sweep, grid=Grid((), sweep.grid.points[:1])))
-    return scalable(plan.points[0])
+    prepared = prepare(replace(sweep, grid=Grid((), sweep.grid.points[:1])))
+    return scalable(prepared.points[0])
 
 
 def _rate_of(sweep: Sweep) -> float:

@@ -38,39 +38,41 @@ Say = Callable[[str], None]
 
 
 class Some(NamedTuple):
-    """Settings on some replicas, planned together: plain data, so that a task may be done in another process."""
+    """Settings on some replicas, prepared together: plain data, so that a task may be done in another process."""
 
     backend: str
     seed: int
-    plans: tuple[PreparedPoint, ...]
+    points: tuple[PreparedPoint, ...]
 
 
 def simulate_settings(some: Some, replication: int) -> FloatArray:
     """Simulate settings on a replication and return what is kept of each, (setting, value); raises InputError."""
     draws = Draws(some.seed, replication)
     with np.errstate(all="ignore"):
-        jobs = [draws.job(plan) for plan in some.plans]
-        caps = [plan.setup.largest_batch for plan in some.plans]
-        bins = max(len(plan.edges) - 1 for plan in some.plans)
-        shape = Shape(bins, max(caps), some.plans[0].setup.windows, len(some.plans[0].point.workload.class_names))
+        jobs = [draws.job(point) for point in some.points]
+        caps = [point.setup.largest_batch for point in some.points]
+        bins = max(len(point.edges) - 1 for point in some.points)
+        shape = Shape(bins, max(caps), some.points[0].setup.windows, len(some.points[0].point.workload.class_names))
         return vectors(simulate_many(jobs, shape, some.backend), caps)
 
 
 class Simulating:
     """Simulates what a decision asks for, look after look."""
 
-    def __init__(self, question: Question, plan: Prepared, gpus_each: Sequence[int], backend: str, say: Say) -> None:
+    def __init__(
+        self, question: Question, prepared: Prepared, gpus_each: Sequence[int], backend: str, say: Say
+    ) -> None:
         self.question, self.backend, self._say = question, backend, say
         self.values = Values()
         self.decision: Decision | None = None
         self._begun = self._said = time.monotonic()
-        self._requests = max(one.requests for one in plan.points)
+        self._requests = max(one.requests for one in prepared.points)
         self.decider = Decider(question, gpus_each, self.values, say, self._is_over_budget)
         self._steps = self.decider.decide()
-        self._plans: dict[int, dict[int, tuple[int, PreparedPoint]]] = {}
-        """By replicas and setting, with the number of the plan that it is part of."""
-        # All settings are planned on two replicas: their mistakes are told with their places.
-        self._plans[2] = {number: (0, one) for number, one in enumerate(plan.points)}
+        self._prepared: dict[int, dict[int, tuple[int, PreparedPoint]]] = {}
+        """By replicas and setting, with the number of the preparation that it is part of."""
+        # All settings are prepared on two replicas: their mistakes are told with their places.
+        self._prepared[2] = {number: (0, one) for number, one in enumerate(prepared.points)}
         self._made = 1
         self._tasks: deque[Task] = deque()
         self._under_way = self._looked = self._of_look = 0
@@ -94,10 +96,10 @@ class Simulating:
 
     def most_served(self, setting: int, replicas: int) -> float:
         """Return the requests per second that a setting serves when all are there at once; NaN where none scales."""
-        (plan,) = _planned_together(self.question, replicas, [setting]).points
-        if plan.recorded is None and not isinstance(plan.point.workload.arrivals, AtRate):
+        (point,) = _prepared_together(self.question, replicas, [setting]).points
+        if point.recorded is None and not isinstance(point.point.workload.arrivals, AtRate):
             return math.nan
-        some = Some(self.backend, self.question.sweep.seed, (scalable(plan).at(AT_ONCE * self.question.rate),))
+        some = Some(self.backend, self.question.sweep.seed, (scalable(point).at(AT_ONCE * self.question.rate),))
         place = KEPT["throughput_requests_per_s"].start
         return float(np.mean([simulate_settings(some, replication)[0, place] for replication in range(FEW)]))
 
@@ -140,22 +142,22 @@ class Simulating:
         for one in wanted:
             groups: dict[int, list[int]] = {}
             for setting in one.settings:
-                groups.setdefault(self._plan(one, setting)[0], []).append(setting)
+                groups.setdefault(self._point(one, setting)[0], []).append(setting)
             for group in groups.values():
                 for start in range(0, len(group), most):
                     some = group[start : start + most]
-                    plans = tuple(self._plan(one, setting)[1] for setting in some)
-                    arguments = (Some(self.backend, self.question.sweep.seed, plans), one.replication)
+                    points = tuple(self._point(one, setting)[1] for setting in some)
+                    arguments = (Some(self.backend, self.question.sweep.seed, points), one.replication)
                     self._tasks.append(Task(simulate_settings, arguments, (tuple(some), one.replicas, one.replication)))
 
-    def _plan(self, wanted: Wanted, setting: int) -> tuple[int, PreparedPoint]:
-        """Return the plan of a setting, made together with all that are wanted beside it, and the number of theirs."""
-        there = self._plans.setdefault(wanted.replicas, {})
+    def _point(self, wanted: Wanted, setting: int) -> tuple[int, PreparedPoint]:
+        """Return a setting prepared together with all that are wanted beside it, and the number of that preparation."""
+        there = self._prepared.setdefault(wanted.replicas, {})
         if setting not in there:
             numbers = [number for number in wanted.settings if number not in there]
-            # What is drawn is told apart by numbers that hold within one plan.
-            together = _planned_together(self.question, wanted.replicas, numbers).points
-            there |= {number: (self._made, plan) for number, plan in zip(numbers, together, strict=True)}
+            # What is drawn is told apart by numbers that hold within one preparation.
+            together = _prepared_together(self.question, wanted.replicas, numbers).points
+            there |= {number: (self._made, point) for number, point in zip(numbers, together, strict=True)}
             self._made += 1
         return there[setting]
 
@@ -164,8 +166,8 @@ class Simulating:
         return requests > self.question.budget or time.monotonic() - self._begun > self.question.budget_s
 
 
-def _planned_together(question: Question, replicas: int, numbers: Sequence[int]) -> Prepared:
-    """Return some settings on so many replicas as a plan; raises InputError for what only the data show."""
+def _prepared_together(question: Question, replicas: int, numbers: Sequence[int]) -> Prepared:
+    """Return some settings on so many replicas, prepared; raises InputError for what only the data show."""
     labels = tuple(question.called(number) for number in numbers)
     # What an error says of a point: the setting in words.
     axis = Axis("setting", "setting", (), labels, ({},) * len(numbers), labelled=True)

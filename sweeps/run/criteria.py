@@ -56,6 +56,12 @@ class Criterion(NamedTuple):
         return found
 
     @property
+    def name(self) -> str:
+        """Name of the statistic, as a user writes it, in seconds."""
+        named = {variable: name for name, variable in _SPELLED.items()}
+        return named.get(self.variable) or Statistic(self.variable, self.quantile).name
+
+    @property
     def unit(self) -> str:
         """Unit of the limit and the statistic."""
         return "1" if self.variable in _SHARES else "s"

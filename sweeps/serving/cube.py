@@ -59,8 +59,8 @@ def served_cube(folder: Path, trace: Path) -> xr.Dataset:
         for row, at_ns in zip(rows, arrival_ns.tolist(), strict=True)
     ]
     write_text(trace, "\n".join(lines) + "\n")
-    plan = prepare(Sweep.model_validate(tables, str(folder)))
-    point = plan.points[0]
+    prepared = prepare(Sweep.model_validate(tables, str(folder)))
+    point = prepared.points[0]
     assert isinstance(point.setup, continuous.Setup)
     predicted = np.array([float(row[PREDICTED]) for row in rows])
     requests = continuous.make_requests(
@@ -73,7 +73,7 @@ def served_cube(folder: Path, trace: Path) -> xr.Dataset:
     report = _report(job, rows, written.steps, zero_ns)
     vllm = f"vllm {written.about['vllm_version']}"
     made_by = [MadeBy(f"{vllm}, not simulated", "its own", vllm)]
-    return assemble(_noted(plan, written), [cut(report, plan)], theory_of(plan), 0, made_by)
+    return assemble(_noted(prepared, written), [cut(report, prepared)], theory_of(prepared), 0, made_by)
 
 
 def _tables(written: Written, trace: Path, zero_ns: int) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _means(row: Decided, smoothing: Smoothing) -> RunningMeans:
     return RunningMeans(row.signals, nothing.total._replace(signal=round(row.signal_us * UNIT * scale)))
 
 
-def _noted(plan: Prepared, written: Written) -> Prepared:
+def _noted(prepared: Prepared, written: Written) -> Prepared:
     """Add what must be said of numbers that were measured."""
     notes = [f"served by vLLM {written.about['vllm_version']}, not simulated; one run has no interval"]
     notes += [f"the server had {difference} as in its specification" for difference in written.about["differs"]]
@@ -190,7 +190,7 @@ def _noted(plan: Prepared, written: Written) -> Prepared:
     aborted = sum(bool(row.get("aborted")) for row in written.requests)
     if aborted:
         notes.append(f"{aborted} requests were ended from outside, and count with the tokens that they got")
-    return plan._replace(notes=(*notes, *plan.notes))
+    return prepared._replace(notes=(*notes, *prepared.notes))
 
 
 def _nanoseconds(row: Mapping[str, Any], name: str) -> int:

@@ -118,6 +118,8 @@ def test_right_arrays_get_their_dtype():
 )
 def test_how_a_statistic_is_spelled(name, meant):
     assert statistic_of(name) == meant
+    assert statistic_of(meant.name) == meant
+    assert meant.name == name or "[" in name
 
 
 @pytest.mark.parametrize(

@@ -374,7 +374,7 @@ def test_a_plan_that_was_stopped_goes_on(
     def until_stopped(some: simulating.Some, replication: int) -> Any:
         if len(done) == 10:
             raise KeyboardInterrupt
-        done.append(len(some.plans))
+        done.append(len(some.points))
         return simulate(some, replication)
 
     simulate = simulating.simulate_settings
@@ -388,7 +388,7 @@ def test_a_plan_that_was_stopped_goes_on(
     again: list[int] = []
 
     def counted(some: simulating.Some, replication: int) -> Any:
-        again.append(len(some.plans))
+        again.append(len(some.points))
         return simulate(some, replication)
 
     monkeypatch.setattr(simulating, "simulate_settings", counted)

@@ -108,8 +108,8 @@ def report_at(tables: dict[str, Any], rate: float, point: int, replication: int)
         changed["workload"]["trace"]["rate_scale"] = rate
     else:
         changed["workload"]["arrivals"]["rate_per_s"] = rate
-    plan = prepare(sweep(changed))
-    return simulate(Draws(plan.sweep.seed, replication).job(plan.points[point])).report
+    prepared = prepare(sweep(changed))
+    return simulate(Draws(prepared.sweep.seed, replication).job(prepared.points[point])).report
 
 
 # Known answers ------------------------------------------------------------------------------------------------------

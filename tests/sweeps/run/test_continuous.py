@@ -47,11 +47,11 @@ def test_the_number_of_threads_changes_nothing(cube: xr.Dataset) -> None:
 
 
 def test_values_are_those_of_the_engine_on_the_same_draws(cube: xr.Dataset) -> None:
-    plan = prepare(sweep())
-    assert plan.simulation.STEPWISE
+    prepared = prepare(sweep())
+    assert prepared.simulation.STEPWISE
     for number, position in enumerate(np.ndindex(len(POLICIES), 2)):
-        job = Draws(1, 2).job(plan.points[number])
-        assert job.shape == (len(plan.points[number].edges) - 1, 16, 10, 0)
+        job = Draws(1, 2).job(prepared.points[number])
+        assert job.shape == (len(prepared.points[number].edges) - 1, 16, 10, 0)
         report = simulate_many([job], job.shape, "numba")
         here = cube.isel(policy=position[0], arrival_rate_per_s=position[1], replication=2)
         for name in ("latency_mean_s", "tpot_variance_s2", "tbt_quantile_s", "preemptions", "window_running_mean"):
@@ -142,9 +142,9 @@ def test_windows_of_requests_that_all_arrive_at_once_span_their_work() -> None:
 
 
 def test_rates_share_their_random_numbers() -> None:
-    plan = prepare(sweep())
+    prepared = prepare(sweep())
     draws = Draws(1, 0)
-    jobs = [draws.job(point) for point in plan.points]
+    jobs = [draws.job(point) for point in prepared.points]
     assert all(isinstance(job, continuous.Job) for job in jobs)
     slow, fast, memory = (jobs[k].requests for k in (0, 1, 2))
     assert slow.prompt is fast.prompt
@@ -157,7 +157,7 @@ def test_rates_share_their_random_numbers() -> None:
     assert by_bin.bin_of is routed.bin_of
     assert np.bincount(by_bin.bin_of).min() > 20
     assert jobs[0].bin_of.max() == 0
-    other = Draws(1, 1).job(plan.points[0])
+    other = Draws(1, 1).job(prepared.points[0])
     assert not np.array_equal(other.requests.prompt, slow.prompt)
 
 

@@ -182,11 +182,11 @@ def test_replications_draw_coefficients_of_their_own_and_points_share_them() -> 
     tables = laid(SLOW, {"server.service": {**VLLM, "draw": True}, "policy.largest_batch": None})
     tables["axes"] = {"cap": {"path": "policy.largest_batch", "values": [4, 16]}}
     checked = sweep(tables)
-    plan = prepare(checked)
+    prepared = prepare(checked)
     laws = []
     for replication in range(3):
         draws = Draws(checked.seed, replication)
-        one, other = (draws.job(point).setup.replica.law for point in plan.points)
+        one, other = (draws.job(point).setup.replica.law for point in prepared.points)
         assert str(one) == str(other)
         laws.append(one)
     assert len({int(law.decode[0]) for law in laws}) == 3

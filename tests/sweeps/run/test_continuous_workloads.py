@@ -200,8 +200,8 @@ def test_drawn_prompts_have_at_least_a_token_and_their_mean(prompt: dict[str, An
     mixture = {"distribution": "mixture", "weights": [1.0], "components": [{**BASE["workload"]["lengths"]}]}
     mixture["components"][0]["prompt"] = prompt
     for lengths in ({**BASE["workload"]["lengths"], "prompt": prompt}, mixture):
-        plan = prepare(sweep(laid(BASE, {"workload.lengths": lengths, "workload.requests": 20_000})))
-        job = Draws(1, 0).job(plan.points[0])
+        prepared = prepare(sweep(laid(BASE, {"workload.lengths": lengths, "workload.requests": 20_000})))
+        job = Draws(1, 0).job(prepared.points[0])
         assert isinstance(job, continuous.Job)
         tokens = job.requests.prompt
         assert tokens.min() == 1

@@ -115,10 +115,10 @@ def test_a_cube_has_the_axes_and_says_how_to_make_it_again(cube: xr.Dataset) -> 
 
 
 def test_values_are_those_of_the_engine_on_the_same_draws(cube: xr.Dataset) -> None:
-    plan = prepare(sweep(SWEEP))
+    prepared = prepare(sweep(SWEEP))
     for number, position in enumerate(np.ndindex(3, 2)):
         for replication in range(3):
-            report = simulate(Draws(1, replication).job(plan.points[number]), backend="reference").report
+            report = simulate(Draws(1, replication).job(prepared.points[number]), backend="reference").report
             here = cube.isel(bins=position[0], arrival_rate_per_s=position[1], replication=replication)
             for name in ("latency_mean_s", "wait_max_s", "batches", "padding_waste", "latency_quantile_s"):
                 np.testing.assert_array_equal(here[name], report[name])

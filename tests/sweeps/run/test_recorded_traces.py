@@ -55,8 +55,8 @@ def test_a_resampled_trace_has_replications_that_differ_and_share_windows_across
     checked = Sweep.model_validate(tables)
     cube = run_sweep(checked)
     assert len(np.unique(cube["latency_mean_s"].isel(rate_scale=0))) == 4
-    plan = prepare(checked)
-    one, two = (Draws(1, 2).job(point).trace for point in plan.points)
+    prepared = prepare(checked)
+    one, two = (Draws(1, 2).job(point).trace for point in prepared.points)
     np.testing.assert_array_equal(one.output, two.output)
     np.testing.assert_allclose(one.arrival, 2 * two.arrival, atol=2)
 
@@ -64,9 +64,9 @@ def test_a_resampled_trace_has_replications_that_differ_and_share_windows_across
 def test_successive_parts_of_a_trace_are_replications(trace: Path) -> None:
     tables = trace_sweep(trace, resample="parts")
     tables["workload"]["requests"] = 40
-    plan = prepare(Sweep.model_validate(tables))
+    prepared = prepare(Sweep.model_validate(tables))
     outputs = np.loadtxt(trace, delimiter=",", skiprows=1)[:, 2]
-    drawn = [Draws(1, replication).job(plan.points[0]).trace.output for replication in range(4)]
+    drawn = [Draws(1, replication).job(prepared.points[0]).trace.output for replication in range(4)]
     np.testing.assert_array_equal(np.concatenate(drawn), outputs[:160])
     cube = run_sweep(Sweep.model_validate(tables))
     assert "intervals are those of batch means" in cube.attrs["notes"]

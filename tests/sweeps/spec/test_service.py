@@ -379,12 +379,12 @@ def test_shipped_tables_of_steps_can_be_swept_in_mode_continuous(name: str) -> N
     known = load(name)
     assert known.step_law is not None
     assert known.step_law.decode is not None
-    plan = prepare(Sweep.model_validate(laid(CONTINUOUS, {"server.service": {"coefficients": name}})))
-    assert sum(f"step times of {name} (tables): {known.title}" in note for note in plan.notes) == 1
-    law = plan.points[0].setup.replica.law
+    prepared = prepare(Sweep.model_validate(laid(CONTINUOUS, {"server.service": {"coefficients": name}})))
+    assert sum(f"step times of {name} (tables): {known.title}" in note for note in prepared.notes) == 1
+    law = prepared.points[0].setup.replica.law
     assert law.decode[1] == pytest.approx(1e12 * known.step_law.decode.s[1])
     # Every term is there.
-    assert not any("neither measured" in note for note in plan.notes)
+    assert not any("neither measured" in note for note in prepared.notes)
     assert "hold no law of whole batches" in refusal({"coefficients": name})
 
 
@@ -392,11 +392,11 @@ def test_shipped_tables_of_steps_can_be_swept_in_mode_continuous(name: str) -> N
 def test_every_shipped_system_can_be_swept(name: str) -> None:
     known = load(name)
     assert known.name == name
-    plan = prepare(sweep({"coefficients": name}))
-    assert sum(f"service times of {name} ({known.label}): {known.title}" in note for note in plan.notes) == 1
-    assert not any("implausible" in note for note in plan.notes)
+    prepared = prepare(sweep({"coefficients": name}))
+    assert sum(f"service times of {name} ({known.label}): {known.title}" in note for note in prepared.notes) == 1
+    assert not any("implausible" in note for note in prepared.notes)
     # A token of a batch of 4 takes between 10 microseconds and 10 seconds.
-    assert 10 < plan.points[0].setup.service.slope[4, 0] < 1e7
+    assert 10 < prepared.points[0].setup.service.slope[4, 0] < 1e7
 
 
 def test_a_file_that_was_fitted_anew_is_read_anew(tmp_path: Path, file: str) -> None:

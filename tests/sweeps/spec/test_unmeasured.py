@@ -90,10 +90,10 @@ def sweep(tables: dict[str, Any], service: dict[str, Any] | None = None, **more:
 def test_a_cube_says_first_what_nobody_measured(
     tables: dict[str, Any], service: dict[str, Any] | None, names: list[str]
 ) -> None:
-    plan = prepare(sweep(tables, service))
-    assert costs.names_of(plan.unmeasured_costs) == names
-    warned = [note for note in plan.notes if costs.NOT_MEASURED in note]
-    assert warned == ([plan.notes[0]] if names else [])
+    prepared = prepare(sweep(tables, service))
+    assert costs.names_of(prepared.unmeasured_costs) == names
+    warned = [note for note in prepared.notes if costs.NOT_MEASURED in note]
+    assert warned == ([prepared.notes[0]] if names else [])
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_the_point_that_is_to_blame_is_named() -> None:
     tables["server"]["service"] = {}
     with pytest.raises(InputError, match=rf'\(at system = "{DECODES_ONLY}"\)'):
         find_capacity(sweep(tables, axes=both), ["ttft_p99_ms=800"])
-    plan = prepare(sweep(tables, axes=both))
-    assert (plan.unmeasured_costs > 0).tolist() == [False, True]
-    assert "counted as 0 at 1 of 2 points" in plan.notes[0]
+    prepared = prepare(sweep(tables, axes=both))
+    assert (prepared.unmeasured_costs > 0).tolist() == [False, True]
+    assert "counted as 0 at 1 of 2 points" in prepared.notes[0]
 
 
 def test_a_stated_0_is_a_number_to_search_with() -> None:

@@ -276,9 +276,9 @@ def test_the_cube_says_what_was_dropped_sorted_and_not_used(tmp_path: Path) -> N
         "policy": {"mode": "continuous", "largest_batch": 4},
         "server": {"service": {"law": "steps", "c0_s": 0.01}, "replica": {"kv_capacity_tokens": 1000}},
     }
-    plan = prepare(Sweep.model_validate(document))
-    assert plan.requests == 2
-    about = [note.removeprefix(f"{trace['path']}: ") for note in plan.notes if note.startswith(str(trace["path"]))]
+    prepared = prepare(Sweep.model_validate(document))
+    assert prepared.requests == 2
+    about = [note.removeprefix(f"{trace['path']}: ") for note in prepared.notes if note.startswith(str(trace["path"]))]
     assert about == [
         "1 of 3 rows dropped: 1 without a prompt (0 tokens)",
         "rows sorted: 1 were earlier than the row before",
@@ -753,8 +753,8 @@ def test_images_are_counted_and_said(tmp_path: Path) -> None:
         "policy": {"mode": "continuous", "largest_batch": 4},
         "server": {"service": {"law": "steps", "c0_s": 0.01}, "replica": {"kv_capacity_tokens": 1000}},
     }
-    plan = prepare(Sweep.model_validate(document))
-    assert any("2 of 4 requests have images, 5 in all: they take no time" in note for note in plan.notes)
+    prepared = prepare(Sweep.model_validate(document))
+    assert any("2 of 4 requests have images, 5 in all: they take no time" in note for note in prepared.notes)
 
 
 def test_any_of_bailians_columns_tells_its_unit(write: Write) -> None:
