@@ -29,7 +29,7 @@ from ..workloads.datasets import resolve
 from ..workloads.settings import FloatArray
 from ..workloads.traces import HASHES, RecordedTrace, read_trace
 from .laws import beyond_tables, unmeasured_costs
-from .samples import Sampler, extent_of, sampling, trace_resampling
+from .samples import Sampler, draws_classes, extent_of, sampling, trace_resampling
 from .setups import Simulated, batch_setup, step_setup
 
 _UNUSED = {HASHES: " (shared prefixes are computed anew)"}
@@ -312,7 +312,8 @@ class _Planner:
         sample = self._once(drawn_from, lambda: self._sampler.sample(workload, policy, trace))
         batch = policy.batch_size if policy.mode not in CONTROLLED else policy.largest_batch
         assert batch is not None
-        cut = ("edges", shared, policy.edges, policy.bins, batch if policy.edges.kind == "exponential" else 0)
+        cut_by = shared.model_copy(update={"predictor": None}) if draws_classes(workload.predictor) else shared
+        cut = ("edges", cut_by, policy.edges, policy.bins, batch if policy.edges.kind == "exponential" else 0)
         edges = self._once(cut, lambda: self._sampler.edges(workload, policy, batch, sample))
         first_beliefs = self._once(
             ("beliefs", shared, sampling(policy, trace), edges.tobytes(), policy.controller_scope, policy.mode),

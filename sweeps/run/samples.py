@@ -19,6 +19,7 @@ from ..spec.settings import PolicySettings, Workload
 from ..workloads.lengths import Exponential, Mixture
 from ..workloads.lengths import Lengths as DrawnLengths
 from ..workloads.lengths import Uniform as UniformLengths
+from ..workloads.predictors import Predictor
 from ..workloads.sessions import with_history
 from ..workloads.settings import FloatArray
 from ..workloads.traces import RecordedTrace
@@ -104,6 +105,8 @@ class Sampler:
 
     def _predicted(self, workload: Workload, sample: Sample) -> FloatArray:
         """Return the predicted lengths of the sample; the true ones where the predictor gives classes, not lengths."""
+        if draws_classes(workload.predictor):
+            return sample.length
         rng = stream(self.seed, None, "predictor")
         prediction = workload.predictor.predict(sample.length, None, rng, sample.column)
         return sample.length if prediction.bin is not None else prediction.predicted
@@ -115,7 +118,7 @@ class Sampler:
         bins = len(edges) - 1
         tokens = np.zeros(len(sample.length)) if sample.tokens is None else sample.tokens
         mean, square = np.full(bins, tokens.mean()), np.full(bins, np.square(tokens).mean())
-        if policy.controller_scope == "per_bin" and bins > 1 and policy.mode != "continuous":
+        if policy.controller_scope == "per_bin" and bins > 1 and policy.mode == "multi_bin_dynamic":
             rng = stream(self.seed, None, "predictor")
             predicted = workload.predictor.predict(sample.length, edges, rng, sample.column)
             of = assign_bins(predicted.predicted, edges) if predicted.bin is None else predicted.bin
@@ -124,6 +127,11 @@ class Sampler:
                 if len(mine):
                     mean[j], square[j] = mine.mean(), np.square(mine).mean()
         return mean, square
+
+
+def draws_classes(predictor: Predictor) -> bool:
+    """Say whether a predictor draws classes around the true ones: bins are cut without it."""
+    return predictor.draws and predictor.looks_at_bins
 
 
 def least_prompt(policy: PolicySettings) -> int:
