@@ -43,6 +43,7 @@ class Asked(TypedDict, total=False):
     model: str
     gpu: str
     tensor_parallel: int
+    coefficients: str | os.PathLike[str]
     lengths: str | os.PathLike[str]
     trace: str | os.PathLike[str]
 
@@ -219,11 +220,12 @@ def plan(
 ) -> "Answer":
     """Decide which setting holds all limits on the fewest GPUs, and say how sure that is.
 
-    `spec` is what `load_spec` reads; without one, `model`, `gpu` and `rate` are needed. `slo` names the limits as the
-    command does, `vary` has the values of settings by their dotted paths, `settings` are laid over the specification.
-    `question` may set `goodput`, `gpu_price`, `replicas_max`, `objective`, `confidence`, `indifference`, `budget`, and
-    without a specification `model`, `gpu`, `tensor_parallel`, `lengths` and `trace`. The answer prints in words; it has
-    `best`, `fewer`, `runner_up` and more, `as_dict()`, and its `cube`. With `output` a plan that was stopped goes on.
+    `spec` is what `load_spec` reads; without one, `rate` is needed, and `model` and `gpu` or `coefficients`. `slo`
+    names the limits as the command does, `vary` has the values of settings by their dotted paths, `settings` are laid
+    over the specification. `question` may set `goodput`, `gpu_price`, `replicas_max`, `objective`, `confidence`,
+    `indifference`, `budget`, and without a specification `model`, `gpu`, `tensor_parallel`, `coefficients`, `lengths`
+    and `trace`. The answer prints in words; it has `best`, `fewer`, `runner_up` and more, `as_dict()`, and its `cube`.
+    With `output` a plan that was stopped goes on.
 
     >>> limits = {"ttft_p99_s": 5.0, "tpot_mean_s": 0.1}
     >>> few = {"workload.requests": 300}

@@ -30,7 +30,7 @@ def plan(
         str | None,
         typer.Argument(
             metavar="[SPEC]",
-            help="TOML file or preset of mode continuous; --model, --gpu and --rate do without",
+            help="TOML file or preset of mode continuous; --rate with --model and --gpu, or --coefficients, do without",
             autocompletion=complete.preset,
         ),
     ] = None,
@@ -60,6 +60,10 @@ def plan(
     gpu: Annotated[str | None, typer.Option("--gpu", help="without SPEC: h100, h200, a100, b200, l40s, ...")] = None,
     tensor_parallel: Annotated[
         int | None, typer.Option("--tensor-parallel", min=1, help="without SPEC: GPUs of a replica; one when left out")
+    ] = None,
+    coefficients: Annotated[
+        str | None,
+        typer.Option("--coefficients", metavar="NAME|FILE", help="without SPEC: step times, in place of model and GPU"),
     ] = None,
     lengths: Annotated[
         Path | None,
@@ -117,8 +121,8 @@ def plan(
     simulated with as many replicas and their routing; among settings on as few, the one with most room.
 
     With -o a plan that was stopped goes on when it is given again. Without SPEC the step times and limits are those of
-    tables for the model and GPU (batchcube calibrate list; others need the extra `hardware`), and what else is assumed
-    is printed.
+    --coefficients, shipped or of your own (batchcube calibrate), or of tables for the model and GPU (batchcube
+    calibrate list; others need the extra `hardware`), and what else is assumed is printed.
 
     Exit status 1 when no setting holds; the nearest miss is printed.
     """
@@ -126,7 +130,7 @@ def plan(
 
     # The first words before all that takes long to load.
     say = print_lines(quiet=quiet)
-    say(f"planning {spec or ' on '.join(filter(None, (model, gpu)))}")
+    say(f"planning {spec or ' on '.join(filter(None, (model, gpu or coefficients)))}")
     from ..planning.decide import decide
     from ..planning.question import ask, parse_vary
     from ..stopping import stoppable
@@ -141,6 +145,7 @@ def plan(
         model=model,
         gpu=gpu,
         tensor_parallel=tensor_parallel,
+        coefficients=coefficients,
         lengths=lengths,
         trace=trace,
         gpu_price=gpu_price,

@@ -107,6 +107,7 @@ def ask(
     model: str | None = None,
     gpu: str | None = None,
     tensor_parallel: int | None = None,
+    coefficients: str | os.PathLike[str] | None = None,
     lengths: str | os.PathLike[str] | None = None,
     trace: str | os.PathLike[str] | None = None,
     gpu_price: float | None = None,
@@ -121,11 +122,18 @@ def ask(
     _require_shares(confidence, indifference, gpu_price, replicas_max, rate)
     assumed: tuple[str, ...] = ()
     if spec is None:
-        document, assumed = unspecified(model, gpu, tensor_parallel, lengths, trace, rate)
+        document, assumed = unspecified(model, gpu, tensor_parallel, coefficients, lengths, trace, rate)
         source, folder = "plan", Path.cwd()
     else:
-        without = {"--model": model, "--gpu": gpu, "--tensor-parallel": tensor_parallel}
-        for option, value in {**without, "--lengths": lengths, "--trace": trace}.items():
+        without = {
+            "--model": model,
+            "--gpu": gpu,
+            "--tensor-parallel": tensor_parallel,
+            "--coefficients": coefficients,
+            "--lengths": lengths,
+            "--trace": trace,
+        }
+        for option, value in without.items():
             if value is not None:
                 raise InputError("says what a SPEC says: leave out the one or the other", path=option)
         document, source, folder = read_document(spec)

@@ -1,4 +1,4 @@
-"""A specification for who has none: a model, GPUs, lengths and a rate, and a stated default for all the rest."""
+"""A specification for who has none: model and GPUs, or a law of one's own; a rate; and stated defaults for the rest."""
 
 import os
 from pathlib import Path
@@ -21,29 +21,27 @@ WARMUP = 0.25
 # Output and prompt of the Azure conversation trace of 2023: mean tokens and coefficients of variation.
 OUTPUT, PROMPT = (211.0, 0.77), (1155.0, 0.96)
 
+_NEEDED = "without a SPEC, --rate is needed, and --model and --gpu, or --coefficients"
+
 
 def unspecified(
     model: str | None,
     gpu: str | None,
     tensor_parallel: int | None,
+    coefficients: str | os.PathLike[str] | None,
     lengths: str | os.PathLike[str] | None,
     trace: str | os.PathLike[str] | None,
     rate: float | None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the tables of a specification, and what they assume, a line each.
 
-    Raises InputError where model, GPU or rate are missing, or nothing is known of the pair.
+    Raises InputError where model and GPU (or coefficients) or the rate are missing, or nothing is known of the pair.
     """
-    for option, value in (("--model", model), ("--gpu", gpu), ("--rate", rate)):
-        if value is None:
-            raise InputError("is missing: without a SPEC, --model, --gpu and --rate are needed", path=option)
-    assert model is not None
-    assert gpu is not None
-    assert rate is not None
+    if rate is None:
+        raise InputError(f"is missing: {_NEEDED}", path="--rate")
+    name, title = _served_by(model, gpu, tensor_parallel, coefficients)
     if lengths is not None and trace is not None:
         raise InputError("has lengths of its own; leave --lengths out", path="--trace")
-    gpu, each = gpu.lower(), tensor_parallel or 1
-    name = coefficients_of(model, gpu, each)
     requests = max(LEAST_REQUESTS, round(SPAN_S * rate))
     assumed = []
     if trace is not None:
@@ -60,13 +58,32 @@ def unspecified(
     assumed.append(f"{requests:,} requests a replication, the first {WARMUP:.0%} left out")
     document = {
         "name": "plan",
-        "title": f"{Path(model).name} on {_in_words(gpu, each)}",
+        "title": title,
         "workload": {**workload, "requests": requests},
         "policy": {"mode": "continuous"},
         "server": {"routing": "least_loaded", "service": {"coefficients": name}},
         "report": {"warmup_fraction": WARMUP},
     }
     return document, tuple(assumed)
+
+
+def _served_by(
+    model: str | None, gpu: str | None, tensor_parallel: int | None, coefficients: str | os.PathLike[str] | None
+) -> tuple[str, str]:
+    """Return the coefficients that are meant, by their name or file, and what a plan with them is called."""
+    if coefficients is not None:
+        for option, value in (("--gpu", gpu), ("--tensor-parallel", tensor_parallel)):
+            if value is not None:
+                raise InputError("says what --coefficients say: leave out the one or the other", path=option)
+        name = os.fspath(coefficients)
+        return os.path.abspath(name) if name.endswith(".json") else name, Path(name).stem
+    for option, value in (("--model", model), ("--gpu", gpu)):
+        if value is None:
+            raise InputError(f"is missing: {_NEEDED}", path=option)
+    assert model is not None
+    assert gpu is not None
+    gpu, each = gpu.lower(), tensor_parallel or 1
+    return coefficients_of(model, gpu, each), f"{Path(model).name} on {_in_words(gpu, each)}"
 
 
 def coefficients_of(model: str, gpu: str, tensor_parallel: int) -> str:

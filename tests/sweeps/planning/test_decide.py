@@ -21,6 +21,7 @@ from batchcube.sweeps.planning.question import Question, ask
 from batchcube.sweeps.planning.race import Decision, Race
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
+from batchcube.sweeps.spec.service import load
 from helpers.command_line import Answer as Said
 
 SPEC = """\
@@ -494,6 +495,7 @@ def test_the_command_fails_when_no_setting_holds(
         ((*ASKED, "--model", "qwen3-8b"), "--model: says what a SPEC says"),
         ((*ASKED, "--gpu", "h100"), "--gpu: says what a SPEC says"),
         ((*ASKED, "--tensor-parallel", "1"), "--tensor-parallel: says what a SPEC says"),
+        ((*ASKED, "--coefficients", "mine.json"), "--coefficients: says what a SPEC says"),
         ((*ASKED, "--set", "axes=3"), "axes = 3: must be a table"),
         ((*ASKED, "--set", "workload=3", "--rate", "3"), "workload = 3: must be a table"),
         ((*ASKED, "--set", "server=3"), "server = 3: must be a table"),
@@ -603,6 +605,19 @@ def test_a_model_a_gpu_and_a_rate_will_do(capsys: pytest.CaptureFixture[str], tm
     assert "trace.csv in blocks drawn at random" in with_trace.out
 
 
+def test_a_law_of_ones_own_takes_the_place_of_model_and_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    known = load("qwen3-8b-h100-vllm-tables")
+    mine = tmp_path / "mine.json"
+    mine.write_text(known.text(), encoding="utf-8")
+    small = ("--rate", "10", "--slo", "tpot_mean_s=1", "--set", "workload.requests=500", "-q", "--json")
+    answers = []
+    for of in (("--coefficients", mine), ("--model", "qwen3-8b", "--gpu", "h100")):
+        said = Said(capsys, "plan", *of, *small)
+        assert said.status == 0
+        answers.append(json.loads(said.out))
+    assert answers[0]["best"]["limits"] == answers[1]["best"]["limits"]
+
+
 def test_gpus_are_known_in_capitals_and_by_their_short_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unspecified, "is_installed", lambda: True)
     monkeypatch.setattr(unspecified, "gpus", lambda: {"h100_sxm": {}, "l40s": {}})
@@ -629,9 +644,12 @@ class Derived:
 @pytest.mark.parametrize(
     ("arguments", "mistake"),
     [
-        (("--gpu", "h100", "--rate", "1"), "--model: is missing: without a SPEC, --model, --gpu and --rate are needed"),
+        (("--gpu", "h100", "--rate", "1"), "--model: is missing: without a SPEC, --rate is needed, and"),
         (("--model", "qwen3-8b", "--rate", "1"), "--gpu: is missing"),
         (("--model", "qwen3-8b", "--gpu", "h100"), "--rate: is missing"),
+        (("--coefficients", "qwen3-8b-h100-vllm-tables"), "--rate: is missing"),
+        (("--coefficients", "mine.json", "--gpu", "h100", "--rate", "1"), "--gpu: says what --coefficients say"),
+        (("--coefficients", "mine.json", "--rate", "1"), f"plan: {Path.cwd() / 'mine.json'}: cannot be read"),
         (("--model", "qwen3-8b", "--gpu", "h100", "--rate", "1", "--lengths", "a", "--trace", "b"), "--trace: has len"),
     ],
 )
