@@ -87,7 +87,7 @@ def find_capacity(
             old = _same_search(target, sweep, settings)
             with suppress(InputError):  # parts of another search are none of this one's business
                 identity = _identity(sweep, settings, str(old.attrs.get("input_sha256", "")))
-                store.open(identity, made_by, range(sweep.replications, sweep.replications))
+                store.open(identity, made_by, (), held=range(sweep.replications))
             return old
         prepared = prepare(only_totals(sweep))
         searches = Searches(prepared, settings, backend)

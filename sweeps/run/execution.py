@@ -2,38 +2,35 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import xarray as xr
 
-from batchcube.engine import jobs_at_once
 from batchcube.errors import InputError
 from batchcube.results import overload
 from batchcube.results.cube import parse_made_from
 from batchcube.results.joining import extend_cube
 from batchcube.results.precision import Precision, record
-from batchcube.results.provenance import batchcube_version
+from batchcube.results.provenance import MadeBy, batchcube_version
+from batchcube.results.variables import REPLICATION
 
 from ..files import require_output
 from ..progress import Progress, Silent
 from ..spec.document import Sweep
 from ..stopping import Stop, stopping
-from .assemble import assemble, join, tell_not_whole
-from .draws import Draws
+from ..theory.expected import Expected
+from .assemble import assemble, tell_not_whole
 from .narrowing import Narrowing
 from .outputs import ADVICE, same_sweep
 from .preparing import Prepared, prepare, theory_of
-from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
-from .simulate import Simulator, bytes_of, require_backend, simulate_parts
+from .replicating import Replications
+from .scheduler import Executor
+from .simulate import require_backend
 from .store import Part, Report, Store
-
-# Traces that one task hands to a device at once.
-MOST_BYTES_OF_TRACES = 4_000_000_000
 
 
 class Size(NamedTuple):
@@ -111,186 +108,134 @@ def run_sweep(
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else require_output(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
-        old = None
-        if target is not None and target.exists() and not overwrite:
-            old = same_sweep(target, sweep)
-        if old is not None:
-            # Worded as it is there, where a file states defaults or leaves them out.
-            sweep = sweep.worded(parse_made_from(old)[0])
-        first = 0 if old is None else old.sizes["replication"]
-        narrowing = None if precision is None else Narrowing(sweep, precision, old)
-        looks = [max(first, sweep.replications)] if narrowing is None else narrowing.counts
-        wanted = range(first, looks[-1])
-        if store is not None and old is not None and narrowing is None and not wanted:
+        course = Course(sweep, target, precision, backend, overwrite=overwrite)
+        if store is not None and course.held is not None and course.is_complete:
             with suppress(InputError):  # parts of another run are none of this one's business
-                store.open(_identity(sweep, str(old.attrs.get("input_sha256", ""))), made_by, wanted)
-            return old
-        prepared = prepare(sweep)
-        if narrowing is not None:
-            narrowing.limit(prepared.most_replications)
-            looks = narrowing.counts
-            wanted = range(first, looks[-1])
+                store.open(course.identity, made_by, course.wanted, held=course.numbers_held)
+            return course.held
         at_once = workers or os.cpu_count() or 1
-        _require_memory(prepared, looks[0], at_once)
-        if old is not None and old.attrs.get("input_sha256", "") != prepared.input_sha256:
-            raise InputError(f"was made from a file that has changed since; {ADVICE}", file=target)
-        kept: Sequence[Part] = ()
+        course.prepare(at_once)
         if store is not None:
-            kept = store.open(_identity(sweep, prepared.input_sha256), made_by, wanted, overwrite=overwrite)
+            course.kept = store.open(
+                course.identity, made_by, course.wanted, held=course.numbers_held, overwrite=overwrite
+            )
         shown = progress or Silent()
-        reports: dict[int, Report] = {}
         simulated = False
         # Importing scipy for the theory takes longer than many a run: it goes on beside the simulation.
         aside = ThreadPoolExecutor(1)
-        theory = aside.submit(theory_of, prepared)
+        theory = aside.submit(theory_of, course.prepared)
         try:
-            for look in looks:
-                if reports and _size(prepared, look, at_once).peak_bytes > memory_bytes():
-                    break
-                run = _Replications(prepared, backend, range(first + len(reports), look))
-                run.add(part for part in kept if part.replication in run.wanted)
-                if narrowing is None or len(run.finished) < len(run.wanted):
-                    simulated |= run.work(store, stop, shown, executor, at_once)
-                reports |= run.finished
-                if narrowing is not None and narrowing.look(look, reports, shown):
-                    break
-            wanted = range(first, first + len(reports))
+            for work in course.rounds(shown):
+                simulated |= work.work(store, stop, shown, executor, at_once)
             makers = [*(store.makers if store is not None else ()), *([made_by] if simulated else ())]
-            prepared = prepared._replace(sweep=sweep.repeated(wanted.stop)) if narrowing is not None else prepared
-            cube = old
-            if wanted:
-                cube = assemble(prepared, [reports.pop(r) for r in wanted], theory.result(), first, makers)
+            cube = course.cube(theory.result(), makers)
         finally:
             stop.wait_for([theory])
             aside.shutdown(wait=not stop.abandoned)
+        if store is not None:
+            course.put(cube, store, stop)
+        return cube
+
+
+class Course:
+    """The way of a run from what its output holds to what it is to hold, in as many rounds as it has looks.
+
+    However a round is done, by the run itself or in shards, the cube is the same.
+    """
+
+    def __init__(
+        self, sweep: Sweep, target: Path | None, precision: Precision | None, backend: str, *, overwrite: bool = False
+    ) -> None:
+        """Find out what is there; raises InputError where that is something else, and for senseless precisions."""
+        self.target, self.backend = target, backend
+        self.held: xr.Dataset | None = None
+        """The cube that is there already."""
+        if target is not None and target.exists() and not overwrite:
+            self.held = same_sweep(target, sweep)
+            # Worded as it is there, where a file states defaults or leaves them out.
+            sweep = sweep.worded(parse_made_from(self.held)[0])
+        self.sweep = sweep
+        self.numbers_held: frozenset[int] = frozenset()
+        if self.held is not None:
+            self.numbers_held = frozenset(self.held[REPLICATION].values.tolist())
+        self.narrowing = None if precision is None else Narrowing(sweep, precision, self.held)
+        first = max(self.numbers_held, default=-1) + 1
+        self._looks = [max(first, sweep.replications)] if self.narrowing is None else self.narrowing.counts
+        self.kept: Sequence[Part] = ()
+        """What was finished before."""
+        self.round = 0
+        """Number of the look that is at work, from 1."""
+        self.reports: dict[int, Report] = {}
+        """Complete replications that no cube holds."""
+
+    @property
+    def wanted(self) -> list[int]:
+        """Replications that no cube holds, as many as there may be."""
+        return [number for number in range(self._looks[-1]) if number not in self.numbers_held]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.narrowing is None and not self.wanted
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What makes the replications: with all of it the same, they are the same."""
+        held = "" if self.held is None else str(self.held.attrs.get("input_sha256", ""))
+        return _identity(self.sweep, held if self.is_complete else self.prepared.input_sha256)
+
+    def prepare(self, workers: int, shards: int = 1) -> None:
+        """Draw and read what all replications share; raises InputError as a run does for what only data can show."""
+        self.prepared = prepare(self.sweep)
+        if self.narrowing is not None:
+            self.narrowing.limit(self.prepared.most_replications)
+            self._looks = self.narrowing.counts
+        self._workers = workers
+        _require_memory(self.prepared, -(-self._looks[0] // shards), workers)
+        if self.held is not None and self.held.attrs.get("input_sha256", "") != self.prepared.input_sha256:
+            raise InputError(f"was made from a file that has changed since; {ADVICE}", file=self.target)
+
+    def rounds(self, progress: Progress) -> Iterator[Replications]:
+        """Yield the work of one look after the other; whoever asks for the next one has done it."""
+        for number, look in enumerate(self._looks, 1):
+            if self.reports and _size(self.prepared, look, self._workers).peak_bytes > memory_bytes():
+                break
+            left = [r for r in range(look) if r not in self.numbers_held and r not in self.reports]
+            work, mine = Replications(self.prepared, self.backend, left), frozenset(left)
+            work.add(part for part in self.kept if part.replication in mine)
+            self.round = number
+            if self.narrowing is None or not work.is_complete:
+                yield work
+            self.reports |= work.finished
+            if self.narrowing is not None and self.narrowing.look(look, self.reports, progress):
+                break
+
+    def cube(self, theory: Sequence[Expected], makers: Sequence[MadeBy]) -> xr.Dataset:
+        """Build the cube of all replications that are held or complete."""
+        numbers = sorted(self.reports)
+        cube = self.held
+        if numbers:
+            prepared = self.prepared
+            if self.narrowing is not None:
+                prepared = prepared._replace(sweep=self.sweep.repeated(len(self.numbers_held) + len(numbers)))
+            cube = assemble(prepared, [self.reports.pop(r) for r in numbers], theory, numbers[0], makers)
         assert cube is not None  # a run without an old cube has replications
-        if old is not None and wanted:
-            cube = extend_cube(old, cube)
+        if self.held is not None and numbers:
+            cube = extend_cube(self.held, cube)
             tell_not_whole(cube)
         overload.tell(cube)
-        if narrowing is not None:
-            record(cube, narrowing.texts, narrowing.looked, narrowing.missing)
-        if store is not None:
-            store.put(cube)
-            with stop.held():
-                stop.kept = f"{target} is complete."
-                store.forget(range(wanted.stop))
+        if self.narrowing is not None:
+            record(cube, self.narrowing.texts, self.narrowing.looked, self.narrowing.missing)
         return cube
+
+    def put(self, cube: xr.Dataset, store: Store, stop: Stop) -> None:
+        """Write the cube, and forget the parts that are in it."""
+        store.put(cube)
+        with stop.held():
+            stop.kept = f"{self.target} is complete."
+            store.forget(frozenset(cube[REPLICATION].values.tolist()))
 
 
 def _identity(sweep: Sweep, input_sha256: str) -> dict[str, str]:
     """Return what makes the replications of a run: with all of it the same, they are the same."""
     return {"run": sweep.identity(), "version": batchcube_version(), "input_sha256": input_sha256}
-
-
-# Running ------------------------------------------------------------------------------------------------------------
-
-
-class _Replications:
-    """The work of a run: replications of all points, in tasks of some points of some replications."""
-
-    def __init__(self, prepared: Prepared, backend: str, wanted: range) -> None:
-        self.prepared, self.backend, self.wanted = prepared, backend, wanted
-        self.points, self.replications = len(prepared.points), len(wanted)
-        self.finished: dict[int, Report] = {}
-        """Complete replications, points in the order of the grid."""
-        self._parts: dict[int, list[Part]] = {}
-        """What is finished of the others."""
-        # Points that share bins and arrivals follow each other, so that what was drawn is used while it is kept.
-        keys = [(p.keys.trace, p.keys.bins, p.keys.arrivals) for p in prepared.points]
-        self._order = sorted(range(len(prepared.points)), key=lambda k: keys[k])
-        self._tasks: Iterator[Task] = iter(())
-        self._continued: list[Task] = []
-        """What is left of tasks that came back before their end."""
-        self._drawing: ThreadPoolExecutor | None = None
-
-    def add(self, parts: Iterable[Part]) -> int:
-        """Add finished parts, and return how many replications are complete with them."""
-        complete = 0
-        for part in parts:
-            mine = self._parts.setdefault(part.replication, [])
-            mine.append(part)
-            if sum(len(one.points) for one in mine) == self.points:
-                self.finished[part.replication] = join(self._parts.pop(part.replication))
-                complete += 1
-        return complete
-
-    def work(
-        self, store: Store | None, stop: Stop, progress: Progress, executor: Executor | None, workers: int
-    ) -> bool:
-        """Simulate what no part holds, and say whether that was anything."""
-        scheduler = Scheduler(self, store, stop, progress)
-        begun = {r: {k for part in parts for k in part.points} for r, parts in self._parts.items()}
-        left = {r: [k for k in self._order if k not in points] for r, points in begun.items()}
-        numbers = [*left, *(r for r in self.wanted if r not in left and r not in self.finished)]
-        requests = self.prepared.requests * (len(numbers) - len(left))
-        requests += sum(self.prepared.points[k].requests for points in left.values() for k in points)
-        progress.start(self.points, len(numbers), requests)
-        if not numbers:
-            return False
-        with ExitStack() as opened:
-            # Two tasks keep a device busy: one draws the next traces, on all threads, while the device has the other.
-            at_once = workers
-            if self.backend == "jax" and executor is None:
-                at_once = min(2, workers)
-                self._drawing = opened.enter_context(threads(workers, stop, "batchcube-draws"))
-            self._tasks = self._deal(numbers, left, workers)
-            scheduler.run(executor or opened.enter_context(threads(at_once, stop)), at_once)
-        return True
-
-    def tell(self, store: Store) -> str:
-        """Say how many replications are kept."""
-        return store.tell(self.points, self.replications)
-
-    def next_task(self) -> Task | None:
-        """Return what is left of a task, or the next one."""
-        return self._continued.pop() if self._continued else next(self._tasks, None)
-
-    def take(self, task: Task, result: list[Part]) -> Gain:
-        """Take parts, and see to what the task has left."""
-        simulator, draws, points, drawing = task.arguments
-        done = sum(len(part.points) for part in result) // len(draws)
-        if done < len(points):
-            self._continued.append(task._replace(arguments=(simulator, draws, points[done:], drawing)))
-        requests = sum(self.prepared.points[k].requests for part in result for k in part.points)
-        return Gain(result, requests, self.add(result))
-
-    def give_up(self) -> None:
-        """Draw nothing more."""
-        if self._drawing is not None:
-            self._drawing.shutdown(wait=False, cancel_futures=True)
-
-    def _deal(self, numbers: Sequence[int], left: Mapping[int, Sequence[int]], workers: int) -> Iterator[Task]:
-        """Yield the tasks: of what is left of replications that were begun, then of others."""
-        first = Draws(self.prepared.sweep.seed, numbers[0])
-        simulator, together, blocks = self._sizes(first, len(numbers), workers)
-        every = chain([first], (Draws(self.prepared.sweep.seed, r) for r in numbers[1:]))
-        del first  # its arrays are its task's alone
-        for points in left.values():
-            one = next(every)
-            for block in deal(len(points), len(blocks)):
-                yield self._task(simulator, [one], points[block.start : block.stop])
-        while group := list(islice(every, together)):
-            for block in blocks:
-                yield self._task(simulator, group, self._order[block.start : block.stop])
-
-    def _task(self, simulator: Simulator, draws: Sequence[Draws], points: Sequence[int]) -> Task:
-        return Task(simulate_parts, (simulator, draws, points, self._drawing))
-
-    def _sizes(self, first: Draws, replications: int, workers: int) -> tuple[Simulator, int, list[range]]:
-        """Return how many jobs a call simulates, of how many replications a task is, and the blocks of points."""
-        prepared_points = self.prepared.points
-        one = Simulator(self.prepared, self.backend, 1)
-        largest = one.job(first, max(range(self.points), key=lambda k: prepared_points[k].requests))
-        jobs = jobs_at_once(largest, one.shape(prepared_points), self.backend)
-        simulator = one._replace(jobs_at_once=jobs)
-        if not one.on_device:
-            # Few replications: several threads share one, and what it draws.
-            return simulator, 1, list(deal(self.points, -(-4 * workers // replications)))
-        # Equal parts, but for the last: jobs in other numbers may have to be compiled for.
-        if jobs < self.points:
-            size = -(-self.points // -(-self.points // jobs))
-            return simulator, 1, [range(start, min(start + size, self.points)) for start in range(0, self.points, size)]
-        drawn = bytes_of([one.job(first, k) for k in range(self.points)])
-        most = max(1, min(jobs // self.points, MOST_BYTES_OF_TRACES // drawn))
-        return simulator, -(-replications // -(-replications // most)), [range(self.points)]

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -41,6 +41,72 @@ class Part(NamedTuple):
     """Of these points, in this order."""
 
 
+About = dict[str, Any]
+"""What a file of parts says of itself: what makes them the same, and under `made_by` what simulated them."""
+
+
+def packed(about: Mapping[str, Any], parts: Sequence[Part]) -> bytes:
+    """Return parts and what made them as the content of a file: the same bytes for the same parts."""
+    arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
+    for number, part in enumerate(parts):
+        arrays[f"{number}/"] = np.array([part.replication, *part.points], np.int64)
+        arrays |= {f"{number}/{name}": array for name, array in part.report.items()}
+    stream = BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def unpacked(content: bytes) -> tuple[About, list[Part]]:
+    """Return what `packed` made a file of."""
+    reports: dict[str, Report] = {}
+    with np.load(BytesIO(content), allow_pickle=False) as arrays:
+        about = json.loads(str(arrays["about"]))
+        for key in arrays.files:
+            number, slash, name = key.partition("/")
+            if slash:
+                reports.setdefault(number, {})[name] = arrays[key]
+    parts = []
+    for report in reports.values():
+        replication, *points = report.pop("").tolist()
+        parts.append(Part(replication, tuple(points), report))
+    return about, parts
+
+
+def is_whole(content: bytes, name: str) -> bool:
+    """Say whether the content of a file is what its name, which ends with a SHA-256, says."""
+    return name.endswith(hashlib.sha256(content).hexdigest())
+
+
+def is_of(about: About, identity: Mapping[str, Any]) -> bool:
+    """Say whether what made parts is what an identity says."""
+    return all(about.get(name) == value for name, value in identity.items())
+
+
+def keep(folder: Path, name: str, content: bytes) -> Path:
+    """Write a file, complete or not at all, and onto the disk; its name is that given and the SHA-256 of its content.
+
+    Raises InputError if the disk is full.
+    """
+    file = folder / f"{name}{hashlib.sha256(content).hexdigest()}.npz"
+    part_file = file.with_suffix(".part")
+    try:
+        with part_file.open("wb") as written:
+            written.write(content)
+            written.flush()
+            os.fsync(written.fileno())
+        part_file.replace(file)
+    except OSError as error:
+        part_file.unlink(missing_ok=True)
+        raise InputError(f"cannot be written: {error.strerror}", file=folder) from None
+    sync_folder(folder)
+    return file
+
+
+def folder_of(output: Path) -> Path:
+    """Return where what is finished of an output is kept."""
+    return output.with_name(f"{output.name}.partial")
+
+
 class Store(AbstractContextManager["Store"]):
     """Keeps finished parts of a run, and puts the cube into its place; locked until it is closed.
 
@@ -51,7 +117,7 @@ class Store(AbstractContextManager["Store"]):
     def __init__(self, output: Path) -> None:
         """Lock the store of an output; raises InputError when another process has it or nothing can be written."""
         self.output = output
-        self.folder = output.with_name(f"{output.name}.partial")
+        self.folder = folder_of(output)
         self.makers: list[MadeBy] = []
         """What simulated the parts that were found: they may be continued with another backend."""
         self._files: dict[Path, set[int]] = {}
@@ -60,15 +126,21 @@ class Store(AbstractContextManager["Store"]):
         self._before: tuple[int, ...] | None = _stamp(output)
 
     def open(
-        self, identity: Mapping[str, str], made_by: MadeBy, wanted: range, *, overwrite: bool = False
+        self,
+        identity: Mapping[str, str],
+        made_by: MadeBy,
+        wanted: Container[int],
+        *,
+        held: Container[int] = (),
+        overwrite: bool = False,
     ) -> list[Part]:
         """Return the parts of the replications wanted, and remember what those to be saved are of.
 
-        Replications below those wanted are in the cube: parts that hold no others are removed. A damaged part is
+        Replications that are `held` are in the cube: parts that hold no others are removed. A damaged part is
         removed with a warning. With `overwrite` all are removed, and the output may be what it likes.
         Raises InputError for parts of anything with another identity.
         """
-        self._about = {**identity, "made_by": list(made_by)}
+        self._about = {**identity, "made_by": [list(made_by)]}
         for file in self.folder.glob("*.part"):
             file.unlink()
         if overwrite:
@@ -77,43 +149,27 @@ class Store(AbstractContextManager["Store"]):
                 file.unlink()
         found: list[Part] = []
         for file, about, parts in self._read():
-            if {**about, "made_by": None} != {**identity, "made_by": None}:
+            if not is_of(about, identity):
                 raise InputError(
                     "holds a stopped run of another sweep, version or trace file; remove it, or --overwrite",
                     file=self.folder,
                 )
-            self._files[file] = {part.replication for part in parts}
-            mine = [part for part in parts if part.replication in wanted]
-            self._count(mine)
-            maker = MadeBy(*about["made_by"])
-            if mine and maker not in self.makers:
-                self.makers.append(maker)
-            found += mine
-        self.forget(range(wanted.start))
+            found += self._found(file, about, parts, wanted)
+        self.forget(held)
         return found
+
+    def take(self, file: Path, about: About, parts: Sequence[Part]) -> None:
+        """Take a file of parts from elsewhere on the same disk, which are then kept like any other."""
+        *_, name = file.name.split(".")[:-1]
+        taken = self.folder / f"{name}.npz"
+        file.replace(taken)
+        self._found(taken, about, parts, {part.replication for part in parts})
 
     def save(self, parts: Sequence[Part]) -> None:
         """Write parts to one file of their own, complete or not at all, and onto the disk; InputError if it is full."""
         if not parts:
             return
-        arrays: dict[str, Any] = {"about": np.array(json.dumps(self._about))}
-        for number, part in enumerate(parts):
-            arrays[f"{number}/"] = np.array([part.replication, *part.points], np.int64)
-            arrays |= {f"{number}/{name}": array for name, array in part.report.items()}
-        stream = BytesIO()
-        np.savez(stream, **arrays)
-        file = self.folder / f"{hashlib.sha256(stream.getbuffer()).hexdigest()}.npz"
-        part_file = file.with_suffix(".part")
-        try:
-            with part_file.open("wb") as written:
-                written.write(stream.getbuffer())
-                written.flush()
-                os.fsync(written.fileno())
-            part_file.replace(file)
-        except OSError as error:
-            part_file.unlink(missing_ok=True)
-            raise InputError(f"cannot be written: {error.strerror}", file=self.folder) from None
-        sync_folder(self.folder)
+        file = keep(self.folder, "", packed(self._about, parts))
         self._files[file] = {part.replication for part in parts}
         self._count(parts)
 
@@ -121,7 +177,7 @@ class Store(AbstractContextManager["Store"]):
         """Write the cube to the output; raises InputError if somebody else has written there since this was opened."""
         write_cube(cube, self.output, ready=self._require_as_before)
 
-    def forget(self, held: range) -> None:
+    def forget(self, held: Container[int]) -> None:
         """Remove the parts that hold no other replications than these, which are in the cube."""
         for file in [file for file, replications in self._files.items() if all(r in held for r in replications)]:
             file.unlink()
@@ -160,26 +216,25 @@ class Store(AbstractContextManager["Store"]):
         for part in parts:
             self._points[part.replication] += len(part.points)
 
-    def _read(self) -> Iterator[tuple[Path, dict[str, Any], list[Part]]]:
+    def _found(self, file: Path, about: About, parts: Sequence[Part], wanted: Container[int]) -> list[Part]:
+        """Return those of a file's parts that are wanted, and remember it."""
+        self._files[file] = {part.replication for part in parts}
+        mine = [part for part in parts if part.replication in wanted]
+        self._count(mine)
+        for maker in (MadeBy(*maker) for maker in about["made_by"]) if mine else ():
+            if maker not in self.makers:
+                self.makers.append(maker)
+        return mine
+
+    def _read(self) -> Iterator[tuple[Path, About, list[Part]]]:
         """Yield the files that are whole, what made them, and their parts."""
         for file in sorted(self.folder.glob("*.npz")):
-            data = file.read_bytes()
-            if hashlib.sha256(data).hexdigest() != file.stem:
+            content = file.read_bytes()
+            if not is_whole(content, file.stem):
                 _LOG.warning("batchcube: %s: is damaged and was removed; what it held is done again", file)
                 file.unlink()
                 continue
-            reports: dict[str, Report] = {}
-            with np.load(BytesIO(data), allow_pickle=False) as arrays:
-                about = json.loads(str(arrays["about"]))
-                for key in arrays.files:
-                    number, slash, name = key.partition("/")
-                    if slash:
-                        reports.setdefault(number, {})[name] = arrays[key]
-            parts = []
-            for report in reports.values():
-                replication, *points = report.pop("").tolist()
-                parts.append(Part(replication, tuple(points), report))
-            yield file, about, parts
+            yield file, *unpacked(content)
 
     def _require_as_before(self) -> None:
         if self._before is not None and _stamp(self.output) != self._before:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from batchcube.sweeps.papers.comparison import Reproduction
 from batchcube.sweeps.progress import Silent
-from batchcube.sweeps.run import execution, searching
+from batchcube.sweeps.run import replicating, searching
 
 
 class StopAfterOne(Silent):
@@ -38,7 +38,7 @@ def a_search(to: Reproduction) -> xr.Dataset:
 def replications(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Those in which anything is simulated; of a search its points, which are finished over all replications."""
     seen: set[int] = set()
-    simulate, look = execution.simulate_parts, searching.look
+    simulate, look = replicating.simulate_parts, searching.look
 
     def simulated(simulator: Any, draws: Any, *arguments: Any) -> Any:
         seen.update(one.replication for one in draws)
@@ -48,7 +48,7 @@ def replications(monkeypatch: pytest.MonkeyPatch) -> set[int]:
         seen.update(one.number for one in looks)
         return look(known, looks, together)
 
-    monkeypatch.setattr(execution, "simulate_parts", simulated)
+    monkeypatch.setattr(replicating, "simulate_parts", simulated)
     monkeypatch.setattr(searching, "look", looked)
     return seen
 

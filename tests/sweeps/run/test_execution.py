@@ -18,7 +18,7 @@ from batchcube.engine.run import Described
 from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
 from batchcube.sweeps.progress import Silent
-from batchcube.sweeps.run import execution
+from batchcube.sweeps.run import execution, replicating
 from batchcube.sweeps.run import simulate as simulating
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import estimate, run_sweep
@@ -183,7 +183,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 def most_jobs(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(execution, "jobs_at_once", lambda job, shape, backend: count)
+    monkeypatch.setattr(replicating, "jobs_at_once", lambda job, shape, backend: count)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_traces_that_do_not_fit_into_memory_are_not_drawn_at_once(
     cube: xr.Dataset, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most_jobs(monkeypatch, 100)
-    monkeypatch.setattr(execution, "MOST_BYTES_OF_TRACES", 1)
+    monkeypatch.setattr(replicating, "MOST_BYTES_OF_TRACES", 1)
     xr.testing.assert_identical(data_of(run_sweep(sweep(SWEEP), backend="jax")), data_of(cube))
     assert [jobs for jobs, _ in calls] == [6, 6, 6]
 

@@ -11,7 +11,7 @@ from batchcube.results import labelled
 from batchcube.results.cube import check_cube, read_cube
 from batchcube.results.precision import Precision, level, looked_at
 from batchcube.sweeps.progress import Silent
-from batchcube.sweeps.run import execution
+from batchcube.sweeps.run import execution, replicating
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
 
@@ -121,13 +121,13 @@ def test_what_was_stopped_continues_with_the_same_looks(tmp_path: Path, monkeypa
     assert not target.exists()
 
     simulated: list[int] = []
-    real = execution._Replications.work
+    real = replicating.Replications.work
 
     def work(self: Any, *arguments: Any) -> bool:
         simulated.extend(r for r in self.wanted if r not in self.finished)
         return real(self, *arguments)
 
-    monkeypatch.setattr(execution._Replications, "work", work)
+    monkeypatch.setattr(replicating.Replications, "work", work)
     cube = run_sweep(sweep(), target, precision=LATENCY)
     assert min(simulated) == 12
     same_data(cube, run_sweep(sweep(), precision=LATENCY))

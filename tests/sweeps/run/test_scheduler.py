@@ -257,7 +257,7 @@ simulate_many = simulate.simulate_many
 def test_a_task_that_takes_long_comes_back_with_a_part(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run_sweep(sweep, backend="reference")
     monkeypatch.setattr(simulate, "SECONDS_OF_A_TASK", -1.0)
-    monkeypatch.setattr("batchcube.sweeps.run.execution.jobs_at_once", lambda *_: 1)
+    monkeypatch.setattr("batchcube.sweeps.run.replicating.jobs_at_once", lambda *_: 1)
     done: list[tuple[int, int]] = []
 
     class Told(Silent):

@@ -17,7 +17,7 @@ import xarray as xr
 from batchcube.errors import InputError
 from batchcube.results.cube import changed, read_cube, write_cube
 from batchcube.sweeps.progress import Silent
-from batchcube.sweeps.run import execution
+from batchcube.sweeps.run import execution, replicating
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.simulate import require_backend
 from batchcube.sweeps.run.store import Part, Store
@@ -60,14 +60,14 @@ def files() -> list[str]:
 def simulated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The replication and points of each block that is simulated."""
     done: list[tuple[int, ...]] = []
-    simulate = execution.simulate_parts
+    simulate = replicating.simulate_parts
 
     def noted(*arguments: Any) -> list[Part]:
         parts = simulate(*arguments)
         done.extend((part.replication, k) for part in parts for k in part.points)
         return parts
 
-    monkeypatch.setattr(execution, "simulate_parts", noted)
+    monkeypatch.setattr(replicating, "simulate_parts", noted)
     return done
 
 

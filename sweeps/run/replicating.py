@@ -1,0 +1,135 @@
+"""The work of a run: replications of all points, in tasks of some points of some replications."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import chain, islice
+
+from batchcube.engine import jobs_at_once
+
+from ..progress import Progress
+from ..stopping import Stop
+from .assemble import join
+from .draws import Draws
+from .preparing import Prepared
+from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
+from .simulate import Simulator, bytes_of, simulate_parts
+from .store import Part, Report, Store
+
+MOST_BYTES_OF_TRACES = 4_000_000_000
+"""Traces that one task hands to a device at once."""
+
+
+class Replications:
+    """The work of a run, or of a look of it."""
+
+    def __init__(self, prepared: Prepared, backend: str, wanted: Sequence[int]) -> None:
+        self.prepared, self.backend, self.wanted = prepared, backend, wanted
+        self.points, self.replications = len(prepared.points), len(wanted)
+        self.finished: dict[int, Report] = {}
+        """Complete replications, points in the order of the grid."""
+        self._parts: dict[int, list[Part]] = {}
+        """What is finished of the others."""
+        # Points that share bins and arrivals follow each other, so that what was drawn is used while it is kept.
+        keys = [(p.keys.trace, p.keys.bins, p.keys.arrivals) for p in prepared.points]
+        self._order = sorted(range(len(prepared.points)), key=lambda k: keys[k])
+        self._tasks: Iterator[Task] = iter(())
+        self._continued: list[Task] = []
+        """What is left of tasks that came back before their end."""
+        self._drawing: ThreadPoolExecutor | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that is wanted is finished."""
+        return len(self.finished) == len(self.wanted)
+
+    def add(self, parts: Iterable[Part]) -> int:
+        """Add finished parts, and return how many replications are complete with them."""
+        complete = 0
+        for part in parts:
+            mine = self._parts.setdefault(part.replication, [])
+            mine.append(part)
+            if sum(len(one.points) for one in mine) == self.points:
+                self.finished[part.replication] = join(self._parts.pop(part.replication))
+                complete += 1
+        return complete
+
+    def work(
+        self, store: Store | None, stop: Stop, progress: Progress, executor: Executor | None, workers: int
+    ) -> bool:
+        """Simulate what no part holds, and say whether that was anything."""
+        scheduler = Scheduler(self, store, stop, progress)
+        begun = {r: {k for part in parts for k in part.points} for r, parts in self._parts.items()}
+        left = {r: [k for k in self._order if k not in points] for r, points in begun.items()}
+        numbers = [*left, *(r for r in self.wanted if r not in left and r not in self.finished)]
+        requests = self.prepared.requests * (len(numbers) - len(left))
+        requests += sum(self.prepared.points[k].requests for points in left.values() for k in points)
+        progress.start(self.points, len(numbers), requests)
+        if not numbers:
+            return False
+        with ExitStack() as opened:
+            # Two tasks keep a device busy: one draws the next traces, on all threads, while the device has the other.
+            at_once = workers
+            if self.backend == "jax" and executor is None:
+                at_once = min(2, workers)
+                self._drawing = opened.enter_context(threads(workers, stop, "batchcube-draws"))
+            self._tasks = self._deal(numbers, left, workers)
+            scheduler.run(executor or opened.enter_context(threads(at_once, stop)), at_once)
+        return True
+
+    def tell(self, store: Store) -> str:
+        """Say how many replications are kept."""
+        return store.tell(self.points, self.replications)
+
+    def next_task(self) -> Task | None:
+        """Return what is left of a task, or the next one."""
+        return self._continued.pop() if self._continued else next(self._tasks, None)
+
+    def take(self, task: Task, result: list[Part]) -> Gain:
+        """Take parts, and see to what the task has left."""
+        simulator, draws, points, drawing = task.arguments
+        done = sum(len(part.points) for part in result) // len(draws)
+        if done < len(points):
+            self._continued.append(task._replace(arguments=(simulator, draws, points[done:], drawing)))
+        requests = sum(self.prepared.points[k].requests for part in result for k in part.points)
+        return Gain(result, requests, self.add(result))
+
+    def give_up(self) -> None:
+        """Draw nothing more."""
+        if self._drawing is not None:
+            self._drawing.shutdown(wait=False, cancel_futures=True)
+
+    def _deal(self, numbers: Sequence[int], left: Mapping[int, Sequence[int]], workers: int) -> Iterator[Task]:
+        """Yield the tasks: of what is left of replications that were begun, then of others."""
+        first = Draws(self.prepared.sweep.seed, numbers[0])
+        simulator, together, blocks = self._sizes(first, len(numbers), workers)
+        every = chain([first], (Draws(self.prepared.sweep.seed, r) for r in numbers[1:]))
+        del first  # its arrays are its task's alone
+        for points in left.values():
+            one = next(every)
+            for block in deal(len(points), len(blocks)):
+                yield self._task(simulator, [one], points[block.start : block.stop])
+        while group := list(islice(every, together)):
+            for block in blocks:
+                yield self._task(simulator, group, self._order[block.start : block.stop])
+
+    def _task(self, simulator: Simulator, draws: Sequence[Draws], points: Sequence[int]) -> Task:
+        return Task(simulate_parts, (simulator, draws, points, self._drawing))
+
+    def _sizes(self, first: Draws, replications: int, workers: int) -> tuple[Simulator, int, list[range]]:
+        """Return how many jobs a call simulates, of how many replications a task is, and the blocks of points."""
+        prepared_points = self.prepared.points
+        one = Simulator(self.prepared, self.backend, 1)
+        largest = one.job(first, max(range(self.points), key=lambda k: prepared_points[k].requests))
+        jobs = jobs_at_once(largest, one.shape(prepared_points), self.backend)
+        simulator = one._replace(jobs_at_once=jobs)
+        if not one.on_device:
+            # Few replications: several threads share one, and what it draws.
+            return simulator, 1, list(deal(self.points, -(-4 * workers // replications)))
+        # Equal parts, but for the last: jobs in other numbers may have to be compiled for.
+        if jobs < self.points:
+            size = -(-self.points // -(-self.points // jobs))
+            return simulator, 1, [range(start, min(start + size, self.points)) for start in range(0, self.points, size)]
+        drawn = bytes_of([one.job(first, k) for k in range(self.points)])
+        most = max(1, min(jobs // self.points, MOST_BYTES_OF_TRACES // drawn))
+        return simulator, -(-replications // -(-replications // most)), [range(self.points)]
