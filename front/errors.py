@@ -44,6 +44,10 @@ class InputError(ValueError):
         line = ": ".join(filter(None, (self.file, place, self.problem, self.allowed)))
         return printable(f"{line} (at {self.point})" if self.point else line)
 
+    def __reduce__(self) -> tuple[type["InputError"], tuple[object, ...], dict[str, object]]:
+        """Give copies fields of their own; tblib, which comes with Dask, has exceptions without this share theirs."""
+        return type(self), self.args, self.__dict__.copy()
+
     def at(self, *, file: object = "", path: object = "", point: str = "") -> "InputError":
         """Return the same mistake, with a file and a path put before its own, and a point unless a file is at fault."""
         found = copy(self)

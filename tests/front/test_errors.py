@@ -1,6 +1,7 @@
 """The one exception that refuses input, and what becomes of every other one."""
 
 import ast
+import copyreg
 import pickle
 import subprocess
 import sys
@@ -70,6 +71,19 @@ def test_several_are_one_line_each() -> None:
 def test_errors_travel_between_processes(error: InputError) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (type(error), str(error))
+
+
+def test_copies_have_fields_of_their_own_where_dask_is_installed_too() -> None:
+    tblib = pytest.importorskip("tblib.pickling_support")
+    before = copyreg.dispatch_table.copy()
+    tblib.install(InputError)
+    try:
+        refused = InputError("no", path="p")
+        assert str(refused.at(file="f", point="q")) == "f: p: no (at q)"
+        assert str(refused) == "p: no"
+    finally:
+        copyreg.dispatch_table.clear()
+        copyreg.dispatch_table.update(before)
 
 
 def test_the_command_line_tells_a_mistake_and_shows_a_fault(
