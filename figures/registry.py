@@ -132,10 +132,13 @@ def calibration_names() -> list[str]:
     return list(_CALIBRATIONS)
 
 
-def read(name: str, path: str | os.PathLike[str]) -> Dataset:
-    """Read what a figure is drawn from: a calibration, a validation, or a cube; InputError as those who read them."""
+def read(name: str, path: str | os.PathLike[str], doubt: Callable[[str], None] | None = None) -> Dataset:
+    """Read what a figure is drawn from: a calibration, a validation, or a cube; InputError as those who read them.
+
+    See `read_cube` on `doubt`.
+    """
     reads = {**dict.fromkeys(_CALIBRATIONS, read_calibration), **dict.fromkeys(_VALIDATIONS, read_validation)}
-    return reads.get(name, read_cube)(path)
+    return reads[name](path) if name in reads else read_cube(path, doubt)
 
 
 PAPER_MM = {1: style.SINGLE_COLUMN_MM, 2: style.DOUBLE_COLUMN_MM}

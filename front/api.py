@@ -287,12 +287,9 @@ def open(path: str | os.PathLike[str]) -> "xr.Dataset":
     >>> bc.open("fig8.nc").equals(cube)
     True
     """
-    from batchcube.results.cube import changed, read_cube
+    from batchcube.results.cube import read_cube
 
-    cube = read_cube(path)
-    if doubt := changed(cube):
-        warnings.warn(f"{os.fspath(path)}: {doubt}", stacklevel=2)
-    return cube
+    return read_cube(path, lambda doubt: warnings.warn(f"{os.fspath(path)}: {doubt}", stacklevel=2))
 
 
 def interval(

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tomllib
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ from batchcube.documents import DEEPEST, is_deep, parse_json
 from batchcube.errors import InputError, found_in, printable
 
 from .costs import FLAGS, flag_attributes
-from .netcdf import read_dataset, write_dataset
+from .netcdf import open_dataset, write_dataset
+from .pieces import read_later, values_of
 from .provenance import CONVENTIONS, batchcube_version
 from .text import suggestion
 from .variables import (
@@ -35,18 +37,24 @@ from .variables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from hashlib import _Hash as Digest
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+AT_ONCE = 2**28
+"""Bytes up to which a cube is read into memory."""
+CHECKSUMS = _CONTENT, _VARIABLES = ("content_sha256", "variables_sha256")
+"""The attributes that `write_cube` adds."""
+_CHANGED = "was changed after it was written: its content has another checksum"
 # What attributes must be where a cube has them: a foreign file may hold anything.
 _ABOUT: dict[str, type] = {
     **dict.fromkeys(("title", "description", "notes", "overload_test", "batchcube_version"), str),
     **dict.fromkeys(("specification", "specification_defaults", "specification_sha256"), str),
     **dict.fromkeys(("input_sha256", "git_commit", "created_utc"), str),
-    "content_sha256": str,
+    **dict.fromkeys((_CONTENT, _VARIABLES), str),
     **dict.fromkeys(("backend", "backend_device", "versions", "service_coefficients", "policies"), str),
     **dict.fromkeys(("plan", "plan_identity"), str),
     **dict.fromkeys(("seed", "replications", "trace_rows_dropped"), int),
@@ -232,35 +240,41 @@ def _used_range(counts: NDArray[np.generic]) -> NDArray[np.intp]:
 def write_cube(cube: xr.Dataset, path: str | os.PathLike[str], *, ready: Callable[[], None] = lambda: None) -> Path:
     """Write a cube as compressed NetCDF-4, complete or not at all, and return its path; see `write_dataset`.
 
-    Its attribute `content_sha256` is of all it holds: `changed` tells by it what was changed after this.
+    Its attribute `content_sha256` is of all it holds: by it `read_cube` tells what was changed after this.
     """
-    check_cube(cube, str(path))
-    return write_dataset(cube.assign_attrs(content_sha256=_content_sha256(cube)), path, ready=ready)
+    _check_form(cube, str(path))
+    digests = {str(name): _begun(name, variable) for name, variable in cube.variables.items()}
+
+    def seen(name: Hashable, values: NDArray[Any]) -> None:
+        if name in REGISTRY:
+            with found_in(file=str(path)):
+                check_values(REGISTRY[str(name)], values)
+        _add(digests[str(name)], values)
+
+    def last() -> dict[str, str]:
+        found = json.dumps({name: digest.hexdigest() for name, digest in sorted(digests.items())})
+        return {_VARIABLES: found, _CONTENT: _content_sha256({**cube.attrs, _VARIABLES: found})}
+
+    return write_dataset(cube, path, ready=ready, seen=seen, last=last)
 
 
-def changed(cube: xr.Dataset) -> str | None:
-    """Return a sentence about a cube as `read_cube` returns it that is not as `write_cube` left it, None for others.
-
-    This finds accidents and edits; whoever means to deceive can compute the checksum anew.
-    """
-    if "content_sha256" not in cube.attrs:
-        return "has no checksum of its content: it may have been changed after it was made"
-    if cube.attrs["content_sha256"] != _content_sha256(cube):
-        return "was changed after it was written: its content has another checksum"
-    return None
+def _content_sha256(attrs: Mapping[Any, Any]) -> str:
+    """Return the SHA-256 of the attributes of a cube but this one: one of them has those of all variables."""
+    return hashlib.sha256(_plain({name: attrs[name] for name in attrs if name != _CONTENT})).hexdigest()
 
 
-def _content_sha256(cube: xr.Dataset) -> str:
-    """Return the SHA-256 of specification, data, coordinates and all attributes of a cube but this one itself."""
-    digest = hashlib.sha256(_plain({name: cube.attrs[name] for name in cube.attrs if name != "content_sha256"}))
-    for name in sorted(map(str, cube.variables)):
-        variable = cube.variables[name]
-        numeric = variable.dtype.kind in "biuf"
-        about = f"{name} {variable.dims} {variable.shape} {variable.dtype.str if numeric else 'text'}"
-        digest.update(about.encode() + _plain(variable.attrs))
-        text = json.dumps([str(value) for value in variable.values.flat]) if not numeric else ""
-        digest.update(np.ascontiguousarray(variable.values).tobytes() if numeric else text.encode())
-    return digest.hexdigest()
+def _begun(name: Hashable, variable: xr.Variable) -> Digest:
+    """Return the SHA-256 of a variable without its values, which are to be added in the order of `values_of`."""
+    kind = variable.dtype.str if variable.dtype.kind in "biuf" else "text"
+    about = f"{name} {variable.dims} {variable.shape} {kind}"
+    return hashlib.sha256(about.encode() + _plain(variable.attrs))
+
+
+def _add(digest: Digest, values: NDArray[Any]) -> None:
+    if values.dtype.kind in "biuf":
+        digest.update(np.ascontiguousarray(values).reshape(-1).data)
+    else:
+        digest.update("".join(json.dumps(str(value)) for value in values.flat).encode())
 
 
 def _plain(attrs: Mapping[Any, Any]) -> bytes:
@@ -275,6 +289,16 @@ def check_cube(cube: xr.Dataset, source: str) -> None:
     dimensions have coordinates without gaps, and every registered variable has its dimensions, its dtype, its unit and
     possible values.
     """
+    _check_form(cube, source)
+    with found_in(file=source):
+        for name, variable in cube.variables.items():
+            if name in REGISTRY:
+                for _, piece in values_of(variable):
+                    check_values(REGISTRY[str(name)], piece.values)
+
+
+def _check_form(cube: xr.Dataset, source: str) -> None:
+    """Do what `check_cube` does, but look at the values of coordinates only."""
     if "batchcube_version" not in cube.attrs:
         raise InputError("is no batchcube cube: it has no attribute batchcube_version", file=source)
     if REPLICATION not in cube.dims or REPLICATION not in cube.coords:
@@ -313,7 +337,8 @@ def _check_about(attrs: Mapping[Any, Any]) -> None:
     if not re.fullmatch(r"\d{1,9}(, \d{1,9})*", attrs.get("precision_looks", "1")):
         raise InputError("must be numbers of replications", path="attribute precision_looks")
     parse_specification(attrs["specification"])
-    _json_of(attrs, "specification_defaults", dict)
+    for name in ("specification_defaults", _VARIABLES):
+        _json_of(attrs, name, dict)
     versions = _json_of(attrs, "versions", dict)
     if not all(isinstance(version, str) for version in versions.values()):
         raise InputError("must hold text only", path="attribute versions")
@@ -388,7 +413,6 @@ def _check_variable(found: xr.DataArray, axes: Sequence[str]) -> None:
         raise InputError(f"its attribute {FIRST_LOOK}", path=found.name, allowed="must be 2 or more")
     if not 0 <= found.attrs.get(RELATIVE_ERROR, 0) < 1:
         raise InputError(f"its attribute {RELATIVE_ERROR}", path=found.name, allowed="must be from 0 to below 1")
-    check_values(variable, found.values)
 
 
 def _check_dimension(cube: xr.Dataset, dim: str) -> None:
@@ -480,14 +504,83 @@ def select_points(cube: xr.Dataset, select: Mapping[str, object]) -> xr.Dataset:
     return cube
 
 
-def read_cube(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read a cube into memory; InputError, one line naming the file, when it is missing, damaged or no cube."""
-    cube = read_dataset(path, "a cube")
-    check_cube(cube, str(path))
+def read_cube(path: str | os.PathLike[str], doubt: Callable[[str], None] | None = None) -> xr.Dataset:
+    """Read a cube; InputError, one line naming the file, when it is missing, damaged or no cube.
+
+    One of more than `AT_ONCE` bytes is opened only: each of its variables is read, piece by piece, where somebody asks
+    for its values, and looked at as a whole before the first time. It is best closed after use (`with`).
+    `doubt` is called with a sentence about a cube that is not as `write_cube` left it, at once or then. This finds
+    accidents and edits; whoever means to deceive can compute the checksums anew.
+    """
+    opened = cube = open_dataset(path, "a cube")
+    later = cube.nbytes > AT_ONCE
+    with ExitStack() as failing:
+        failing.callback(opened.close)
+        _check_form(cube if later else cube.load(), str(path))
+        looking = _Looking(cube, path, doubt)
+        for name, variable in cube.variables.items():
+            if name in cube.coords or not later:
+                looking.at(name, variable)
+        if later:
+            cube = cube.assign({name: looking.later(name, array.variable) for name, array in cube.data_vars.items()})
+            cube.set_close(opened.close)
+            failing.pop_all()
     for name in (*axis_names(cube), *(["class"] if "class" in cube.coords else [])):
         if cube[name].dtype.kind not in "iuf":
             cube[name] = (name, cube[name].values.astype(np.str_), cube[name].attrs)
     return cube
+
+
+def refuse_changed(path: str | os.PathLike[str], advice: str = "") -> Callable[[str], None]:
+    """Return what raises InputError, naming the file, with each doubt that `read_cube` has."""
+
+    def refuse(doubt: str) -> None:
+        raise InputError(f"{doubt}; {advice}" if advice else doubt, file=path)
+
+    return refuse
+
+
+class _Looking:
+    """Looks at what is in a file of a cube: whether its values are possible, and as they were written."""
+
+    def __init__(self, cube: xr.Dataset, path: str | os.PathLike[str], doubt: Callable[[str], None] | None) -> None:
+        self._path, self._doubt = path, doubt
+        self._written: dict[str, str] = json.loads(cube.attrs.get(_VARIABLES, "{}"))
+        if _CONTENT not in cube.attrs:
+            self._tell("has no checksum of its content: it may have been changed after it was made")
+        elif cube.attrs[_CONTENT] != _content_sha256(cube.attrs) or set(self._written) != set(cube.variables):
+            self._tell(_CHANGED)
+
+    def at(self, name: Hashable, variable: xr.Variable) -> None:
+        """Look at a variable."""
+        digest = _begun(name, variable)
+        for _, piece in values_of(variable):
+            if name in REGISTRY:
+                with found_in(file=self._path):
+                    check_values(REGISTRY[str(name)], piece.values)
+            if self._doubt is not None:
+                _add(digest, piece.values)
+        if self._doubt is not None and self._written.get(str(name)) != digest.hexdigest():
+            self._tell(_CHANGED)
+
+    def later(self, name: Hashable, variable: xr.Variable) -> xr.Variable:
+        """Return the variable, at which is looked before it is read first."""
+        looked = False
+
+        def read(key: tuple[int | slice, ...]) -> NDArray[Any]:
+            nonlocal looked
+            if not looked:
+                self.at(name, variable)
+                looked = True
+            return np.asarray(variable[key].values)
+
+        return read_later(variable, read)
+
+    def _tell(self, sentence: str) -> None:
+        """Tell of a doubt, if it is the first."""
+        if self._doubt is not None:
+            doubt, self._doubt = self._doubt, None
+            doubt(sentence)
 
 
 def parse_specification(text: str) -> dict[str, object]:

@@ -9,7 +9,7 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
-from .cube import axis_names, parse_specification
+from .cube import CHECKSUMS, axis_names, parse_specification
 from .provenance import named_together, versions_together
 from .variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, REPLICATION, edge_names
 
@@ -98,7 +98,8 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
         "notes": "\n".join(dict.fromkeys(notes)),
         **_made_by_both(old, new),
     }
-    joined.attrs.pop("content_sha256", None)
+    for name in CHECKSUMS:
+        joined.attrs.pop(name, None)
     return joined
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from batchcube.errors import printable
 from batchcube.results import calibration, costs, measurements, statistics, validation
 from batchcube.results.calibration import read_calibration
-from batchcube.results.cube import changed, read_cube
+from batchcube.results.cube import read_cube
 from batchcube.results.measurements import read_measurement
-from batchcube.results.netcdf import read_dataset
+from batchcube.results.netcdf import open_dataset
 from batchcube.results.summary import notes_of, refusals
 from batchcube.results.text import counted
 from batchcube.results.validation import QUANTITIES, SIDES, read_validation
@@ -25,7 +25,7 @@ from .answers import Said
 from .grids import Grid, Quantity, courses_of, grid_of, rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -43,6 +43,8 @@ class Subject(NamedTuple):
     """As commands are to name it; "" where it was not written."""
     command: str = ""
     """What makes it again; found out where it is a cube and nothing is said."""
+    doubts: Sequence[str] = ()
+    """Of a cube that was read; there may be more once its variables are."""
 
 
 class Table(NamedTuple):
@@ -82,14 +84,18 @@ class Section:
         return next((said.text for said in self.answers if said.main), self.answers[0].text)
 
 
-def read(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read whatever a report can be about; InputError naming the file for anything else."""
+def read(path: str | os.PathLike[str], command: str = "") -> Subject:
+    """Read whatever a report can be about, and what made it; InputError naming the file for anything else."""
     reading: dict[str, Callable[[str | os.PathLike[str]], xr.Dataset]] = {
         calibration.KIND: read_calibration,
         measurements.KIND: read_measurement,
         validation.KIND: read_validation,
     }
-    return reading.get(str(read_dataset(path, "a cube").attrs.get("kind", "")), read_cube)(path)
+    with open_dataset(path, "a cube") as opened:
+        kind = str(opened.attrs.get("kind", ""))
+    doubts: list[str] = []
+    dataset = reading[kind](path) if kind in reading else read_cube(path, doubts.append)
+    return Subject(dataset, str(path), command, doubts)
 
 
 def section_of(subject: Subject, share: float = 1.0) -> Section:
@@ -101,6 +107,7 @@ def section_of(subject: Subject, share: float = 1.0) -> Section:
         validation.KIND: _validation,
     }
     section = making[kind](subject.dataset) if kind in making else _cube(subject.dataset, share)
+    section.warnings += [f"this cube {doubt}" for doubt in subject.doubts]
     file = shlex.quote(subject.file) if subject.file else ""
     section.file = subject.file
     if subject.command:
@@ -136,7 +143,7 @@ def _cube(cube: xr.Dataset, share: float) -> Section:
             "quantities": [_embedded(quantity, 4) for quantity in courses.quantities],
         }
     kinds = {"plan": plan is not None, "capacities": search, "served, not simulated": served, "sweep": True}
-    section = Section(
+    return Section(
         title=printable(cube.attrs.get("title") or "cube"),
         kind=next(kind for kind, applies in kinds.items() if applies),
         answers=answers.answers_of(cube, grid) if plan is None else answers.plan_in_words(plan),
@@ -148,10 +155,6 @@ def _cube(cube: xr.Dataset, share: float) -> Section:
         defaults=str(cube.attrs.get("specification_defaults", "")),
         commands=[] if plan is None else [(f"serves so ({label})", text) for label, text in plan["commands"].items()],
     )
-    # Cubes that were made in memory have no checksum yet.
-    if "content_sha256" in cube.attrs and (doubt := changed(cube)):
-        section.warnings.append(f"this cube {doubt}")
-    return section
 
 
 def _embedded(quantity: Quantity, digits: int = 6) -> dict[str, Any]:

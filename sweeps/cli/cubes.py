@@ -102,9 +102,6 @@ def variables(
 
 def _read_and_tell(cube: Path) -> "xr.Dataset":
     """Read a cube to be shown, and say first if it was changed."""
-    from batchcube.results.cube import changed, read_cube
+    from batchcube.results.cube import read_cube
 
-    loaded = read_cube(cube)
-    if doubt := changed(loaded):
-        print(f"{printable(cube)}: {doubt}")
-    return loaded
+    return read_cube(cube, lambda doubt: print(f"{printable(cube)}: {doubt}"))

@@ -61,12 +61,9 @@ def figure(
 ) -> None:
     """Draw a figure from a cube."""
     from batchcube.figures import registry
-    from batchcube.results.cube import changed
 
     given = dict(assignment("option", text) for text in options or [])
     if select:
         given["select"] = selection_of(select)
-    loaded = registry.read(name, cube)
-    if "specification" in loaded.attrs and (doubt := changed(loaded)):
-        print(f"{printable(cube)}: {doubt}", file=sys.stderr)
+    loaded = registry.read(name, cube, lambda doubt: print(f"{printable(cube)}: {doubt}", file=sys.stderr))
     registry.save(registry.draw(name, loaded, paper=paper, **given), loaded, output)

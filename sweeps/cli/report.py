@@ -42,12 +42,12 @@ def report(
 
     require()
     from batchcube.figures.report.page import write_report
-    from batchcube.figures.report.sections import Subject, read
+    from batchcube.figures.report.sections import read
 
     files = [file for source in sources for file in _files(source)]
     rows: list[Row] = [row for file in files if file.suffix == ".csv" for row in read_comparison(file)]
     makers = {row.cube: row.again for row in rows}
-    subjects = [Subject(read(file), str(file), makers.get(file.name, "")) for file in files if file.suffix != ".csv"]
+    subjects = [read(file, makers.get(file.name, "")) for file in files if file.suffix != ".csv"]
     command = shlex.join(["batchcube", "report", *map(str, sources), "-o", str(output)])
     require_output(output)
     print(printable(write_report(subjects, output, comparison=rows, command=command)))

@@ -123,7 +123,7 @@ def rerun(
     """
     import json
 
-    from batchcube.results.cube import changed, parse_made_from, read_cube
+    from batchcube.results.cube import parse_made_from, read_cube, refuse_changed
     from batchcube.results.precision import Precision, looked_at
     from batchcube.results.provenance import batchcube_version
 
@@ -131,9 +131,7 @@ def rerun(
     from ..spec.document import files_of, remade
     from ..spec.service import require_unchanged
 
-    loaded = read_cube(cube)
-    if doubt := changed(loaded):
-        raise InputError(f"{doubt}; it is not run again", file=cube)
+    loaded = read_cube(cube, refuse_changed(cube, "it is not run again"))
     if "plan" in loaded.attrs:
         raise InputError("holds the answer of a plan: ask again with batchcube plan", file=cube)
     specification, defaults = parse_made_from(loaded)

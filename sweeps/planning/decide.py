@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from batchcube.documents import parse_json, read_file
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
-from batchcube.results.cube import changed, read_cube
+from batchcube.results.cube import read_cube, refuse_changed
 from batchcube.results.overload import RENEWING
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.selection import AT_LIMIT, BEATEN, FAILED, IN_RACE
@@ -140,11 +140,9 @@ def _sha256(identity: dict[str, str]) -> str:
 def _same_plan(target: Path, identity: dict[str, str]) -> Answer:
     """Return the answer that is there already; raises InputError unless the same question made it."""
     try:
-        cube = read_cube(target)
+        cube = read_cube(target, refuse_changed(target))
     except InputError as error:
         raise error.advised(ADVICE) from None
-    if doubt := changed(cube):
-        raise InputError(f"{doubt}; {ADVICE}", file=target)
     if cube.attrs.get(IDENTITY) != _sha256(identity):
         raise InputError(f"holds no answer to this question; {ADVICE}", file=target)
     beside = _json_file(target)

@@ -5,7 +5,7 @@ from pathlib import Path
 import xarray as xr
 
 from batchcube.errors import InputError
-from batchcube.results.cube import changed, parse_made_from, read_cube
+from batchcube.results.cube import parse_made_from, read_cube, refuse_changed
 from batchcube.results.provenance import batchcube_version
 
 from ..spec.document import Sweep, remade
@@ -19,11 +19,9 @@ def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> xr.Da
     With `capacities` it must hold those, which a search made and no run can continue.
     """
     try:
-        cube = read_cube(target)
+        cube = read_cube(target, refuse_changed(target))
     except InputError as error:
         raise error.advised(ADVICE) from None
-    if doubt := changed(cube):
-        raise InputError(f"{doubt}; {ADVICE}", file=target)
     if ("capacity_criteria" in cube.attrs) != capacities:
         holds = (
             "no capacities, but what a run made"

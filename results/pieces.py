@@ -1,0 +1,109 @@
+"""What is too large for memory: cubes of arrays that are read later, and gone through piece by piece.
+
+A cube like any other: arrays that are read later are read where somebody asks for their values, each time anew. Whoever
+selects, transposes or reduces all of a variable at once needs memory for it, whoever goes through `pieces` does not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from .variables import REPLICATION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Key = tuple[int | slice, ...]
+
+MOST_BYTES = 2**26
+"""Of a piece. What is computed from one takes several times as much."""
+_SMALLEST_CHUNK, _LARGEST_CHUNK = 2**16, 2**20
+
+
+def cut(shape: Sequence[int], bytes_each: int, most_bytes: int) -> tuple[int, ...]:
+    """Return how large the pieces of an array are, of so many bytes at most: its last dimensions as whole as can be."""
+    sizes = list(shape)
+    for dim in range(len(sizes)):
+        rest = int(np.prod(sizes[dim + 1 :], dtype=np.int64)) * bytes_each
+        sizes[dim] = max(1, min(sizes[dim], most_bytes // max(rest, 1)))
+    return tuple(sizes)
+
+
+def pieces(
+    sizes: Mapping[Hashable, int], bytes_each: int, *, chunks: Mapping[Hashable, int] | None = None
+) -> Iterator[dict[Hashable, slice]]:
+    """Yield slices of dimensions that cover them, one after the other in the order in which arrays have their elements.
+
+    `bytes_each` is what one place of these dimensions takes; a piece takes `MOST_BYTES` at most, if it is more than one
+    place. Where they can, pieces end where `chunks`, that lie together in a file, do.
+    """
+    slices = []
+    for (dim, size), step in zip(sizes.items(), cut(tuple(sizes.values()), bytes_each, MOST_BYTES), strict=True):
+        chunk = (chunks or {}).get(dim, 1)
+        aligned = step // chunk * chunk if chunk <= step < size else step
+        slices.append([slice(start, min(start + aligned, size)) for start in range(0, size, aligned)])
+    for places in itertools.product(*slices):
+        yield dict(zip(sizes, places, strict=True))
+
+
+def together(dataset: xr.Dataset) -> int:
+    """Return how many replications of a dataset are a piece, all variables together."""
+    count = dataset.sizes.get(REPLICATION, 1)
+    total = sum(variable.nbytes for variable in dataset.variables.values() if REPLICATION in variable.dims)
+    return max(1, min(count, MOST_BYTES * count // max(total, 1)))
+
+
+def chunks(variable: xr.Variable, at_once: int) -> tuple[int, ...]:
+    """Return in which chunks a file has a variable, of which so many replications are written at once.
+
+    Each is of replications that are written at once. They are small enough that a piece can be all replications of what
+    a chunk has of points.
+    """
+    sizes = dict(variable.sizes)
+    most_bytes = _LARGEST_CHUNK
+    if REPLICATION in sizes:
+        most_bytes = min(most_bytes, max(_SMALLEST_CHUNK, MOST_BYTES * at_once // max(sizes[REPLICATION], 1)))
+        sizes[REPLICATION] = at_once
+    return cut([sizes[dim] for dim in variable.dims], variable.dtype.itemsize, most_bytes)
+
+
+def values_of(variable: xr.Variable) -> Iterator[tuple[dict[Hashable, slice], xr.Variable]]:
+    """Yield a variable piece by piece in memory, each with its place: replications are first, before all dimensions.
+
+    So each replication is whole before the next begins, and whoever has them one after the other has the same pieces'
+    elements in the same order.
+    """
+    sizes: dict[Hashable, int] = dict(variable.sizes)
+    if REPLICATION in sizes:
+        sizes = {REPLICATION: sizes.pop(REPLICATION), **sizes}
+    for place in pieces(sizes, variable.dtype.itemsize, chunks=variable.encoding.get("preferred_chunks", {})):
+        yield place, xr.Variable(variable.dims, variable.isel(place).values).transpose(*sizes)
+
+
+def read_later(like: xr.Variable, read: Callable[[Key], NDArray[Any]]) -> xr.Variable:
+    """Return a variable like another one, whose values are what is read, each time that somebody asks for them.
+
+    `read` takes a number or slice for each dimension.
+    """
+    return xr.Variable(
+        like.dims, indexing.LazilyIndexedArray(_ReadLater(like.shape, like.dtype, read)), like.attrs, like.encoding
+    )
+
+
+class _ReadLater(BackendArray):
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], read: Callable[[Key], NDArray[Any]]) -> None:
+        self.shape, self.dtype, self._read = shape, dtype, read
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> NDArray[Any]:
+        found: NDArray[Any] = indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.BASIC, self._read
+        )
+        return found

@@ -1,0 +1,196 @@
+import gc
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import pytest
+import xarray as xr
+
+from batchcube.errors import InputError
+from batchcube.results import cube as cubes
+from batchcube.results import pieces
+from batchcube.results.cube import CHECKSUMS, read_cube, write_cube
+from batchcube.results.variables import REPLICATION
+
+CHANGED = "was changed after it was written: its content has another checksum"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Let every cube be too large for memory, and pieces be small."""
+    monkeypatch.setattr(cubes, "AT_ONCE", 0)
+    monkeypatch.setattr(pieces, "MOST_BYTES", 4_000)
+
+
+def counted(array, keys):
+    """Return a variable that is read later, and writes down how many elements it was asked for each time."""
+
+    def read(key):
+        found = array[key]
+        keys.append(np.size(found))
+        return found
+
+    return pieces.read_later(xr.Variable(("x", REPLICATION, "y"), array), read)
+
+
+# ---- pieces
+
+
+@pytest.mark.parametrize("most_bytes", [1, 8, 24, 100, 2**20])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5])
+def test_pieces_cover_everything_once_and_in_order(monkeypatch, most_bytes, chunk):
+    monkeypatch.setattr(pieces, "MOST_BYTES", most_bytes)
+    whole = np.arange(4 * 7 * 3).reshape(4, 7, 3)
+    found = list(pieces.pieces({"a": 4, "b": 7, "c": 3}, 8, chunks={"b": chunk}))
+    assert np.concatenate([whole[tuple(place.values())].ravel() for place in found]).tolist() == list(range(84))
+    assert all(whole[tuple(place.values())].size * 8 <= max(most_bytes, 8) for place in found)
+    assert list(pieces.pieces({}, 8)) == [{}]
+
+
+def test_pieces_end_where_chunks_do(monkeypatch):
+    monkeypatch.setattr(pieces, "MOST_BYTES", 8 * 5)
+    assert [place["a"].stop for place in pieces.pieces({"a": 9}, 8, chunks={"a": 2})] == [4, 8, 9]
+    assert [place["a"].stop for place in pieces.pieces({"a": 9}, 8, chunks={"a": 7})] == [5, 9]
+
+
+def test_values_come_replication_by_replication_whatever_the_pieces(monkeypatch):
+    array, keys = np.arange(60.0).reshape(4, 5, 3), []
+    expected = np.moveaxis(array, 1, 0).ravel().tolist()
+    for most_bytes in (1, 30, 100, 250, 10_000):
+        monkeypatch.setattr(pieces, "MOST_BYTES", most_bytes)
+        keys.clear()
+        found = list(pieces.values_of(counted(array, keys)))
+        assert np.concatenate([np.ascontiguousarray(piece.values).ravel() for _, piece in found]).tolist() == expected
+        assert max(keys) * 8 <= max(most_bytes, 8)
+        assert sum(keys) == array.size
+
+
+def test_what_is_read_later_is_selected_without_being_read():
+    array, keys = np.arange(60.0).reshape(4, 5, 3), []
+    later = xr.Dataset({"a": counted(array, keys)})
+    part = later.isel(x=2)[["a"]].isel(replication=[4, 1]).assign_attrs(title="t")
+    assert later.nbytes == array.nbytes
+    assert not keys
+    np.testing.assert_array_equal(part["a"], array[2, [4, 1]])
+    assert max(keys) <= 12
+
+
+# ---- cubes
+
+
+def test_a_cube_that_is_read_later_is_the_same(make_cube, tmp_path, small, monkeypatch):
+    cube = make_cube(("mode", "rate"), replications=7)
+    path = write_cube(cube, tmp_path / "a.nc")
+    doubts = []
+    with read_cube(path, doubts.append) as later:
+        xr.testing.assert_identical(later.load(), cube.assign_attrs({name: later.attrs[name] for name in CHECKSUMS}))
+    assert not doubts
+    # Another length of pieces gives another file with the same content, and the same checksum.
+    with netCDF4.Dataset(path) as raw:
+        assert raw.dimensions[REPLICATION].isunlimited()
+        assert raw["latency_histogram"].chunking()[2] == 1
+    monkeypatch.setattr(pieces, "MOST_BYTES", 2**26)
+    with read_cube(path) as later:
+        whole = write_cube(later, tmp_path / "b.nc")
+    with netCDF4.Dataset(whole) as raw:
+        assert raw["latency_histogram"].chunking()[2] == 7
+    with read_cube(path) as first, read_cube(whole) as second:
+        xr.testing.assert_identical(first.load(), second.load())
+
+
+def test_a_cube_is_written_over_the_file_that_it_is_read_from(make_cube, tmp_path, small):
+    cube = make_cube(replications=5)
+    path = write_cube(cube, tmp_path / "a.nc")
+    with read_cube(path) as later:
+        write_cube(later.assign_attrs(title="other"), path)
+        with read_cube(path) as again:
+            assert again.attrs["title"] == "other"
+            xr.testing.assert_equal(again.load(), cube)
+
+
+def test_no_more_than_a_piece_is_read_at_a_time(tmp_path, small):
+    """Opening, selecting and writing: what is read is counted."""
+    array = np.arange(20.0 * 50 * 4).reshape(20, 50, 4)
+    keys = []
+    cube = xr.Dataset(
+        {"window_queue_length_mean": counted(array, keys).copy()},
+        {
+            "x": ("x", np.arange(20), {"path": "policy.bins", "units": "1", "long_name": "x"}),
+            REPLICATION: np.arange(50),
+            "y": np.arange(4),
+        },
+        {"batchcube_version": "1", "specification": "{}"},
+    )
+    cube = cube.rename(y="window")
+    cube["window_queue_length_mean"].attrs["units"] = "1"
+    path = write_cube(cube, tmp_path / "a.nc")
+    assert max(keys) * 8 <= pieces.MOST_BYTES
+    assert sum(keys) == array.size
+    with read_cube(path) as later:
+        np.testing.assert_array_equal(later["window_queue_length_mean"].isel(x=3), array[3])
+
+
+def edit(path: Path, name: str) -> None:
+    with netCDF4.Dataset(path, "a") as file:
+        file[name][...] = file[name][...] * 2
+
+
+def test_a_variable_that_was_changed_is_told_of_when_it_is_read_and_once(make_cube, tmp_path, small):
+    path = write_cube(make_cube(), tmp_path / "a.nc")
+    edit(path, "latency_mean_s")
+    edit(path, "wait_mean_s")
+    doubts = []
+    with read_cube(path, doubts.append) as later:
+        later["requests"].load()
+        assert not doubts
+        later["latency_mean_s"].isel(bins=0).load()
+        assert doubts == [CHANGED]
+        later["wait_mean_s"].load()
+    assert doubts == [CHANGED]
+
+
+@pytest.mark.parametrize("change", ["attribute", "coordinate", "absent"])
+def test_what_every_reader_needs_is_looked_at_at_once(make_cube, tmp_path, small, change):
+    path = write_cube(make_cube(), tmp_path / "a.nc")
+    if change == "absent":
+        with xr.open_dataset(path, decode_timedelta=False) as opened:
+            opened.drop_vars("wait_mean_s").load().to_netcdf(tmp_path / "b.nc")
+        path = tmp_path / "b.nc"
+    else:
+        with netCDF4.Dataset(path, "a") as file:
+            if change == "attribute":
+                file.title = "another"
+            else:
+                file["arrival_rate_per_s"][0] = 0.5
+    doubts = []
+    read_cube(path, doubts.append).close()
+    assert doubts == [CHANGED]
+
+
+def test_impossible_values_and_damage_are_one_line_when_they_are_read(make_cube, tmp_path, small):
+    path = write_cube(make_cube(), tmp_path / "a.nc")
+    with netCDF4.Dataset(path, "a") as file:
+        file["utilisation"][...] = -1.0
+    with (
+        read_cube(path) as later,
+        pytest.raises(InputError, match=r"a.nc: utilisation: holds values outside \[0, 1\]$"),
+    ):
+        later["utilisation"].mean()
+    path = write_cube(make_cube(), tmp_path / "b.nc")
+    middle = np.random.default_rng(1).bytes(path.stat().st_size // 2)
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 4)
+        file.write(middle)
+    with pytest.raises(InputError, match=r"b.nc: is damaged or incomplete: ") as error:
+        read_cube(path).load()
+    assert "\n" not in str(error.value)
+
+
+def test_files_are_closed(make_cube, tmp_path, small):
+    path = write_cube(make_cube(), tmp_path / "a.nc")
+    for _ in range(3):
+        with read_cube(path) as later:
+            later["requests"].load()
+    gc.collect()
+    opened = [link.resolve() for link in Path("/proc/self/fd").iterdir() if link.exists()]
+    assert path.resolve() not in opened
