@@ -7,13 +7,14 @@ Each part has known truths and fixed seeds; "±" is one standard error of the sh
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
+from batchcube.results import controls as control_variates
 from batchcube.results import frontier, long_run, statistics
 from batchcube.results.precision import level, schedule
 from batchcube.results.selection import CANNOT_TELL, FAILS, HOLDS, looks, select
@@ -265,45 +266,57 @@ def waits(rng: np.random.Generator, count: int, load: float) -> Floats:
     return np.asarray(walk - np.minimum(np.minimum.accumulate(walk), 0.0))
 
 
-def controls(runs: int) -> None:
-    """By how much control variates would narrow intervals: mean gap, mean lengths of each replication."""
-    import batchcube as bc
-    from batchcube.sweeps.run.draws import Draws
-    from batchcube.sweeps.run.preparing import prepare
+def queue(rng: np.random.Generator, load: float, cv: float, shape: tuple[int, int]) -> tuple[Floats, list[Floats]]:
+    """Draw latencies (replication, request) of M/G/1 begun empty, and what each replication drew, less its mean.
 
-    count = runs // 10
+    Services have mean 1 and are exponential, of another cv lognormal.
+    """
+    gaps = rng.exponential(1 / load, shape)
+    variance = np.log1p(cv**2)
+    services = rng.exponential(1.0, shape) if cv == 1 else rng.lognormal(-variance / 2, variance**0.5, shape)
+    steps = np.concatenate([np.zeros((shape[0], 1)), services[:, :-1] - gaps[:, 1:]], axis=1)
+    walk = np.cumsum(steps, axis=1)
+    latency = walk - np.minimum(np.minimum.accumulate(walk, axis=1), 0.0) + services
+    return latency, [gaps[:, 1:].mean(axis=1) * load - 1.0, services.mean(axis=1) - 1.0]
+
+
+def controls(runs: int) -> None:
+    """Coverage of intervals with control variates (95 %), and how wide they are of plain ones."""
+    import batchcube as bc
+
+    for load, cv, requests in ((0.5, 1, 500), (0.8, 1, 500), (0.8, 1, 5000), (0.7, 2, 2000)):
+        count = 60 * runs
+        each = [queue(np.random.default_rng([k, 7]), load, cv, (runs, requests)) for k in range(60)]
+        found = {
+            "mean": np.concatenate([latency.mean(axis=1) for latency, _ in each]),
+            "p99": np.concatenate([np.quantile(latency, 0.99, axis=1) for latency, _ in each]),
+        }
+        drawn = [np.concatenate([beside[k] for _, beside in each]) for k in range(2)]
+        for name, values in found.items():
+            # Of so many replications together the mean is the truth, to a part of an interval's width.
+            truth = float(values.mean())
+            said = []
+            for n in (20, 40, 100):
+                blocks, *beside = (of[: count // n * n].reshape(-1, n) for of in (values, *drawn))
+                plain = statistics.mean_interval(blocks)
+                narrow = control_variates.mean_interval(blocks, *beside)
+                held = [100 * float(((of.low <= truth) & (truth <= of.high)).mean()) for of in (plain, narrow)]
+                said.append(f"{n}: {held[0]:.1f} {held[1]:.1f} x {narrow.narrowed.mean():.2f}")
+            print(f"M/G/1 at {load}, cv {cv}, {requests:5d} requests, {name:4s} {';  '.join(said)}")
     for spec, points in (("continuous-rate", (0, 1, 3)), ("modes-poisson", (0, 8, 9))):
-        planned = bc.load_spec(spec, {"replications": count, "workload.requests": 2000})
-        cube, plan = bc.run(planned, quiet=True), prepare(planned)
+        planned = bc.load_spec(spec, {"replications": runs // 10, "workload.requests": 2000})
+        cube = bc.run(planned, quiet=True)
         for point in points:
-            beside = np.array([realised(Draws(planned.seed, r).job(plan.points[point])) for r in range(count)])
             place = np.unravel_index(point, planned.grid.shape)
             at = {axis.name: int(i) for axis, i in zip(planned.grid.axes, place, strict=True)}
             print(f"{spec}, " + ", ".join(f"{axis.name} = {axis.labels[at[axis.name]]}" for axis in planned.grid.axes))
-            for name in ("latency_mean_s", "ttft_mean_s", "tpot_mean_s", "throughput_requests_per_s", "utilisation"):
-                values = cube[name].isel(at).values if name in cube else np.full(count, np.nan)
-                if not np.isnan(values).any() and values.std() > 0:
-                    print(f"    {name:28s} width x {narrowed(values, beside):.2f}")
-            values = cube["latency_quantile_s"].isel(at).sel(quantile=0.99).values
-            print(f"    {'latency_quantile_s[0.99]':28s} width x {narrowed(values, beside):.2f}")
-
-
-def realised(job: Any) -> Sequence[float]:
-    """Return the mean gap, and the mean prompt and output or length, of a replication."""
-    if hasattr(job, "trace"):
-        trace = job.trace
-        return [float(np.diff(trace.arrival).mean()), float(trace.prompt.mean()), float(trace.length.mean())]
-    requests = job.requests
-    return [float(np.diff(requests.arrival).mean()), float(requests.prompt.mean()), float(requests.output.mean())]
-
-
-def narrowed(values: Floats, beside: Floats) -> float:
-    """Return the width of a regression-adjusted interval over that of the plain one."""
-    varied = beside[:, beside.std(axis=0) > 0]
-    varied = (varied - varied.mean(axis=0)) / varied.std(axis=0)
-    design = np.column_stack([np.ones(len(values)), varied])
-    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
-    return float(np.sqrt((rest**2).sum() / (len(values) - design.shape[1]) / values.var(ddof=1)))
+            for name in (
+                *("latency_mean_s", "ttft_mean_s", "tpot_mean_s", "throughput_requests_per_s", "utilisation"),
+                "latency_quantile_s[0.99]",
+            ):
+                if name.partition("[")[0] in cube:
+                    narrowed = float(bc.interval(cube, name, controls=True)["narrowed"].isel(at))
+                    print(f"    {name:28s} width x {narrowed:.2f}")
 
 
 PARTS: dict[str, Callable[[int], None]] = {

@@ -299,11 +299,14 @@ def interval(
     ratio_to: Mapping[str, object] | None = None,
     difference_to: Mapping[str, object] | None = None,
     confidence: float = 0.95,
+    controls: bool = False,
 ) -> "xr.Dataset":
     """Return a variable's mean over replications at every point, with its interval: mean, low, high and n.
 
     `variable` is a name (`batchcube variables`), or one quantile of a variable, ``latency_quantile_s[0.95]``.
     `ratio_to` or `difference_to`, {axis: value}, compares with the points at that value instead, paired by replication.
+    With `controls`, of 20 replications or more, a mean or a difference is without what the luck of arrivals and lengths
+    explains, and `narrowed` says how wide its interval is of the plain one.
 
     >>> cube = bc.run(bc.load_spec("multi-bin-fig8", {"workload.requests": 1000, "replications": 4}), quiet=True)
     >>> found = bc.interval(cube, "latency_quantile_s[0.95]").sel(bins=4, error_probability=0.1)
@@ -314,7 +317,9 @@ def interval(
     """
     from batchcube.results.summary import interval as found
 
-    return found(cube, variable, ratio_to=ratio_to, difference_to=difference_to, confidence=confidence)
+    return found(
+        cube, variable, ratio_to=ratio_to, difference_to=difference_to, confidence=confidence, controls=controls
+    )
 
 
 def plot(

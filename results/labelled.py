@@ -10,6 +10,7 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
+from . import controls as controlled
 from . import statistics
 from .precision import level
 from .variables import FIRST_LOOK, REGISTRY, RELATIVE_ERROR, REPLICATION, SINGLE
@@ -32,23 +33,21 @@ def mean_interval(
     da: xr.DataArray,
     dim: str = REPLICATION,
     confidence: float = 0.95,
+    controls: Sequence[xr.DataArray] = (),
 ) -> xr.Dataset:
     """Return mean, low, high and n over `dim`; without that dimension the value itself, n = 1 and a NaN interval.
+
+    With `controls`, those of the cube (`controls.held`), without what they explain, and `narrowed`, the width over that
+    of the plain interval.
 
     The interval of a registered variable is clipped to the values that variable can have. Where a cube drew its
     coefficients anew for every replication, here and below, intervals are those of a single replication; where a search
     found the values, they are widened by its tolerance; where replications were added until intervals were narrow, they
     are at the level that has the confidence at that moment (`precision`).
     """
-    variable = REGISTRY.get(str(da.name))
-    bounds = variable.bounds if variable else (-np.inf, np.inf)
-    return _reduced(
-        "mean",
-        partial(statistics.mean_interval, bounds=bounds, **_kind_of(da, confidence)),
-        [da],
-        dim,
-        _attrs(da),
-    )
+    interval = controlled.mean_interval if controls else statistics.mean_interval
+    apply = partial(interval, bounds=_bounds_of(da), **_kind_of(da, confidence))
+    return _reduced("mean", apply, [da, *controls], dim, _attrs(da))
 
 
 def quantile_interval(da: xr.DataArray, q: float, dim: str = REPLICATION, confidence: float = 0.95) -> xr.Dataset:
@@ -58,16 +57,25 @@ def quantile_interval(da: xr.DataArray, q: float, dim: str = REPLICATION, confid
 
 
 def paired_difference(
-    da: xr.DataArray, along: str, baseline: object, dim: str = REPLICATION, confidence: float = 0.95
+    da: xr.DataArray,
+    along: str,
+    baseline: object,
+    dim: str = REPLICATION,
+    confidence: float = 0.95,
+    controls: Sequence[xr.DataArray] = (),
 ) -> xr.Dataset:
     """Return the difference to the baseline coordinate along an axis, low, high and n, paired by replication.
 
-    The baseline itself is left out of the result. InputError when there is no such axis or coordinate.
+    The baseline itself is left out of the result. `controls` are those of `mean_interval`. InputError when there is no
+    such axis or coordinate.
     """
-    others, reference = _against(da, along, baseline)
+    parts = [part for of in (da, *controls) for part in _against(of, along, baseline)]
     attrs = _attrs(da) | {"baseline": f"{along} = {baseline}"}
+    apply: Callable[..., statistics.Interval | controlled.Controlled]
     apply = partial(statistics.paired_difference, **_kind_of(da, confidence))
-    return _reduced("difference", apply, [others, reference], dim, attrs)
+    if controls:
+        apply = partial(controlled.paired_difference, bounds=_bounds_of(da), **_kind_of(da, confidence))
+    return _reduced("difference", apply, parts, dim, attrs)
 
 
 def paired_ratio(
@@ -135,6 +143,11 @@ def _kind_of(da: xr.DataArray, confidence: float) -> _Kind:
     return {"confidence": level_of(da, confidence), "single": of_single(da), "error": error_of(da)}
 
 
+def _bounds_of(da: xr.DataArray) -> tuple[float, float]:
+    variable = REGISTRY.get(str(da.name))
+    return variable.bounds if variable else (-np.inf, np.inf)
+
+
 def _swapped_quantile(
     values: NDArray[np.float64], axis: int, q: float, confidence: float, error: float
 ) -> statistics.Interval:
@@ -157,7 +170,7 @@ def _attrs(da: xr.DataArray) -> dict[str, object]:
 
 def _reduced(
     label: str,
-    apply: Callable[..., statistics.Interval],
+    apply: Callable[..., statistics.Interval | controlled.Controlled],
     parts: list[xr.DataArray],
     dim: str,
     attrs: Mapping[str, object],
@@ -170,12 +183,18 @@ def _reduced(
 
 
 def _dataset(
-    label: str, found: statistics.Interval, dims: Sequence[Hashable], like: xr.DataArray, attrs: Mapping[str, object]
+    label: str,
+    found: statistics.Interval | controlled.Controlled,
+    dims: Sequence[Hashable],
+    like: xr.DataArray,
+    attrs: Mapping[str, object],
 ) -> xr.Dataset:
-    values = dict(zip((label, "low", "high", "n"), found, strict=True))
+    values = {label if name == "estimate" else name: value for name, value in found._asdict().items()}
     coords = {name: coord for name, coord in like.coords.items() if set(coord.dims) <= set(dims)}
     result = xr.Dataset({name: (dims, np.asarray(value)) for name, value in values.items()}, coords)
     for name in (label, "low", "high"):
         result[name].attrs = dict(attrs)
     result["n"].attrs = {"units": "count", "long_name": "replications used"}
+    if "narrowed" in result:
+        result["narrowed"].attrs = {"units": "1", "long_name": "width over that of the plain interval"}
     return result

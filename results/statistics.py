@@ -62,7 +62,7 @@ def mean_interval(
     """
     values = _last(x, axis)
     t = _t(values, confidence)
-    n, mean, deviation = _moments(values)
+    n, mean, deviation = moments(values)
     with np.errstate(invalid="ignore"):
         half = t * deviation * np.sqrt(_share(n, single)) + error * np.abs(mean) + _beyond(values, error)
         low, high = np.clip(mean - half, *bounds), np.clip(mean + half, *bounds)
@@ -130,7 +130,7 @@ def paired_difference(
     """
     first, second = _pairs(x, baseline, axis)
     found = mean_interval(first - second, -1, confidence, single=single)
-    beside = error * (np.abs(_moments(first)[1]) + np.abs(_moments(second)[1])) + _beyond(first, error)
+    beside = error * (np.abs(moments(first)[1]) + np.abs(moments(second)[1])) + _beyond(first, error)
     return found._replace(low=found.low - beside, high=found.high + beside)
 
 
@@ -152,13 +152,13 @@ def paired_ratio(
     """
     first, second = _pairs(x, baseline, axis)
     t = _t(first, confidence)
-    n, mean_x, _ = _moments(first)
-    _, mean_y, deviation_y = _moments(second)
+    n, mean_x, _ = moments(first)
+    _, mean_y, deviation_y = moments(second)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         ratio = np.where(mean_y == 0.0, np.nan, mean_x / np.where(mean_y == 0.0, 1.0, mean_y))
         # Shift the unknown ratio by its estimate: the quadratic in d = r - ratio loses no digits to cancellation.
         rest = first - ratio[..., None] * second
-        _, _, deviation_rest = _moments(rest)
+        _, _, deviation_rest = moments(rest)
         centred = np.where(np.isnan(rest), 0.0, rest * (second - mean_y[..., None]))
         covariance = centred.sum(axis=-1) / np.maximum(n - 1, 1)
         h = t**2 * _share(n, single)
@@ -253,17 +253,14 @@ def t_factor(count: int, chance: float) -> float:
     return float(-special.stdtrit(count - 1, chance))
 
 
-def _last(x: ArrayLike, axis: int) -> Floats:
-    return np.moveaxis(np.asarray(x, dtype=np.float64), axis, -1)
+def t_of(freedom: NDArray[np.int64], confidence: float) -> Floats:
+    """Return Student's t factor of two-sided intervals; NaN without degrees of freedom."""
+    _check_confidence(confidence)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(special.stdtrit(np.where(freedom > 0, freedom, np.nan), 0.5 + 0.5 * confidence))
 
 
-def _pairs(x: ArrayLike, baseline: ArrayLike, axis: int) -> tuple[Floats, Floats]:
-    first, second = np.broadcast_arrays(_last(x, axis), _last(baseline, axis))
-    missing = np.isnan(first) | np.isnan(second)
-    return np.where(missing, np.nan, first), np.where(missing, np.nan, second)
-
-
-def _moments(values: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+def moments(values: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
     """Return count, mean and standard deviation along the last axis without NaN; equal values give exactly 0."""
     known = ~np.isnan(values)
     n = np.count_nonzero(known, axis=-1).astype(np.int64)
@@ -277,6 +274,16 @@ def _moments(values: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
         mean = np.where(n > 0, shift[..., 0] + offset, np.nan)
         deviation = np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1)), np.nan)
     return n, mean, deviation
+
+
+def _last(x: ArrayLike, axis: int) -> Floats:
+    return np.moveaxis(np.asarray(x, dtype=np.float64), axis, -1)
+
+
+def _pairs(x: ArrayLike, baseline: ArrayLike, axis: int) -> tuple[Floats, Floats]:
+    first, second = np.broadcast_arrays(_last(x, axis), _last(baseline, axis))
+    missing = np.isnan(first) | np.isnan(second)
+    return np.where(missing, np.nan, first), np.where(missing, np.nan, second)
 
 
 def _check_confidence(confidence: float) -> None:
@@ -296,7 +303,4 @@ def _share(n: NDArray[np.int64], single: bool) -> Floats:
 
 def _t(values: Floats, confidence: float) -> Floats:
     """Return Student's t factor for the number of values along the last axis; NaN for fewer than two."""
-    _check_confidence(confidence)
-    freedom = np.count_nonzero(~np.isnan(values), axis=-1) - 1.0
-    with np.errstate(invalid="ignore"):
-        return np.asarray(special.stdtrit(np.where(freedom > 0, freedom, np.nan), 0.5 + 0.5 * confidence))
+    return t_of(np.count_nonzero(~np.isnan(values), axis=-1) - 1, confidence)

@@ -12,6 +12,7 @@ import xarray as xr
 from batchcube.errors import InputError, printable
 
 from . import costs, labelled, long_run, overload
+from .controls import FEWEST, held
 from .cube import axis_names, axis_of, check_cube
 from .tables import Column, print_table
 from .text import counted, did_you_mean, papers_of
@@ -76,7 +77,9 @@ def _usual_of(cube: xr.Dataset) -> tuple[tuple[str, float | None], ...]:
     return usual(stepwise="steps" in cube)
 
 
-def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, confidence: float = 0.95) -> pd.DataFrame:
+def summary_table(
+    cube: xr.Dataset, variables: Sequence[str] | None = None, confidence: float = 0.95, *, controls: bool = False
+) -> pd.DataFrame:
     """Return a tidy table: one row per variable and point, with mean, interval, n, and what its queue does.
 
     Columns: the axes, the extra dimensions of the chosen variables (NaN for variables without them), `variable`,
@@ -84,16 +87,20 @@ def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, conf
     cube does not say), `queue` (of the point, by `overload.judge`) and `note`: for latencies and the like "not a
     steady-state figure" where the point is overloaded and "perhaps no steady-state figure" where one cannot tell,
     "rests on what nobody measured" where nothing is left of a value without a cost that is unknown, or both.
-    `variables` defaults to the usual ones. Raises InputError for a variable that is unknown or not in the cube.
+    `variables` defaults to the usual ones. With `controls` intervals are without what control variates explain, and a
+    column `narrowed` says how wide they are of plain ones. Raises InputError for a variable that is unknown or not in
+    the cube.
     """
     axes = axis_names(cube)
     chosen = _chosen(cube, variables)
     extra = list(dict.fromkeys(dim for name in chosen for dim in REGISTRY[name].extra))
     share = labelled.overloaded_share(cube).transpose(*axes)
     queue = overload.judge(cube)
+    beside = held(cube) if controls else []
+    measured = ("mean", "ci_low", "ci_high", "n", *(("narrowed",) if beside else ()))
     parts = []
     for name in chosen:
-        interval = labelled.mean_interval(cube[name], confidence=confidence)
+        interval = labelled.mean_interval(cube[name], confidence=confidence, controls=beside)
         index = [*axes, *REGISTRY[name].extra]
         shape = tuple(cube.sizes[dim] for dim in index)
         grids = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij") if index else []
@@ -108,8 +115,8 @@ def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, conf
         columns |= {dim: np.full(rows, np.nan) for dim in extra if dim not in index}
         columns["variable"] = np.full(rows, name, dtype=object)
         columns["units"] = np.full(rows, str(cube[name].attrs.get("units", REGISTRY[name].units)), dtype=object)
-        for column, kind in (("mean", "mean"), ("ci_low", "low"), ("ci_high", "high"), ("n", "n")):
-            columns[column] = interval[kind].transpose(*index).values.ravel()
+        for column in measured:
+            columns[column] = interval[column.removeprefix("ci_")].transpose(*index).values.ravel()
         columns["overloaded_share"] = flagged
         columns["queue"] = queues.astype(object)
         unknown = np.broadcast_to(_at_points(cube, name, axes, len(REGISTRY[name].extra)), shape).ravel()
@@ -119,7 +126,7 @@ def summary_table(cube: xr.Dataset, variables: Sequence[str] | None = None, conf
         ]
         columns["note"] = np.array(["; ".join(filter(None, both)) for both in said], dtype=object)
         parts.append(pd.DataFrame(columns))
-    order = [*axes, *extra, "variable", "units", "mean", "ci_low", "ci_high", "n", "overloaded_share", "queue", "note"]
+    order = [*axes, *extra, "variable", "units", *measured, "overloaded_share", "queue", "note"]
     return pd.concat(parts, ignore_index=True)[order]
 
 
@@ -164,24 +171,31 @@ def interval(
     ratio_to: Mapping[str, object] | None = None,
     difference_to: Mapping[str, object] | None = None,
     confidence: float = 0.95,
+    controls: bool = False,
 ) -> xr.Dataset:
     """Return a variable's mean over replications at every point, with its interval: mean, low, high and n.
 
     `variable` is a name, or one of the quantiles of a variable as it is printed, ``latency_quantile_s[0.99]``.
     `ratio_to` and `difference_to`, {axis: value}, compare with the points at that value instead, paired by replication.
+    With `controls` means and differences are without what control variates explain, where the cube has any, and
+    `narrowed` says how wide an interval is of the plain one; docs/statistics.md says when they are used.
     Raises InputError for a variable that is unknown or not in the cube, and for an axis or value that is not there.
     """
     name, quantile = _named(cube, variable)
     _chosen(cube, [name])
     values = cube[name] if quantile is None else cube[name].sel(quantile=quantile, drop=True)
+    beside = held(cube) if controls else []
     if ratio_to is None and difference_to is None:
-        return labelled.mean_interval(values, confidence=confidence)
-    compare = labelled.paired_difference if ratio_to is None else labelled.paired_ratio
+        return labelled.mean_interval(values, confidence=confidence, controls=beside)
     against = {**(ratio_to or {}), **(difference_to or {})}
     if (ratio_to is not None and difference_to is not None) or len(against) != 1:
         raise InputError("compares along one axis: give ratio_to or difference_to, {axis: value}", path=variable)
     ((axis, baseline),) = against.items()
-    return compare(values, axis, baseline, confidence=confidence)
+    if ratio_to is None:
+        return labelled.paired_difference(values, axis, baseline, confidence=confidence, controls=beside)
+    if controls:
+        raise InputError("is for means and differences, not for ratios", path="controls")
+    return labelled.paired_ratio(values, axis, baseline, confidence=confidence)
 
 
 def _rate_axis(cube: xr.Dataset) -> str | None:
@@ -197,13 +211,15 @@ def print_summary(
     wide: bool = False,
     max_rows: int = 40,
     confidence: float = 0.95,
+    controls: bool = False,
 ) -> None:
     """Print what a cube is, its points with intervals, and where it is overloaded or may be.
 
     `variables` are names, or names with one of the cube's quantiles as they are printed, ``latency_quantile_s[0.99]``.
     Of the usual variables the first are shown, as many as the console has room for, and the others named, unless
     `wide`: lines are then as long as they need be. Those that are chosen go into further tables below. Rows beyond
-    `max_rows` are left out with their number unless `all_rows`. Raises InputError as `summary_table` does.
+    `max_rows` are left out with their number unless `all_rows`. With `controls` intervals are without what control
+    variates explain, and it is said by how much they are narrower. Raises InputError as `summary_table` does.
     """
     check_cube(cube, str(cube.attrs.get("title", "cube")))
     chosen: list[tuple[str, float | None]]
@@ -217,7 +233,7 @@ def print_summary(
         chosen = list(dict.fromkeys(_named(cube, text) for text in variables))
         _chosen(cube, [name for name, _ in chosen])
     _print_head(cube, console)
-    table = summary_table(cube, [name for name, _ in chosen] or None, confidence)
+    table = summary_table(cube, [name for name, _ in chosen] or None, confidence, controls=controls)
 
     groups: dict[tuple[str, ...], list[tuple[str, float | None]]] = {}
     for name, quantile in chosen:
@@ -228,6 +244,9 @@ def print_summary(
     for extra, members in groups.items():
         _print_group(cube, console, table, extra, members, None if all_rows else max_rows, usual=usual, wide=wide)
     _print_notes(cube, console, table, confidence, default=usual)
+    if controls:
+        for line in _controls_in_words(cube, table, chosen):
+            console.print(line, highlight=False, markup=False)
 
 
 def print_warning(cube: xr.Dataset, console: Console) -> None:
@@ -416,6 +435,31 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
             f"{more} more variables: choose with -v NAME; `batchcube variables` says what they are",
             highlight=False,
         )
+
+
+def _controls_in_words(cube: xr.Dataset, table: pd.DataFrame, chosen: Sequence[tuple[str, float | None]]) -> list[str]:
+    """Say which controls intervals of the variables chosen are without, and how wide they are of plain ones."""
+    beside = [str(control.name) for control in held(cube)]
+    if not beside:
+        return ["controls: the cube has none, intervals are plain"]
+    if cube.sizes[REPLICATION] < FEWEST:
+        return [f"controls: used with {FEWEST} replications or more, intervals are plain"]
+    lines = [f"controls: {', '.join(beside)}; widths of intervals over those of plain ones:"]
+    for name, quantile in chosen:
+        rows = table[table["variable"] == name]
+        if quantile is not None:
+            rows = rows[rows["quantile"] == quantile]
+        widths = rows.loc[rows["narrowed"] != 1.0, "narrowed"]
+        label = name if quantile is None else f"{name} [{quantile:g}]"
+        if not len(widths):
+            lines.append(f"  {label}: plain")
+            continue
+        low, high = f"{widths.min():.2f}", f"{widths.max():.2f}"
+        plain = len(rows) - len(widths)
+        lines.append(
+            f"  {label}: {low if low == high else f'{low} to {high}'}" + (f", plain in {plain} rows" if plain else "")
+        )
+    return lines
 
 
 def queues_in_words(cube: xr.Dataset) -> list[str]:

@@ -32,6 +32,8 @@ EXTRA_DIMENSIONS: dict[str, str] = {
 BUCKETED = ("latency_bucket", "tbt_bucket")
 # The one criterion of a capacity that must not fall below its limit.
 GOODPUT = "goodput_fraction"
+# What a replication happened to draw, over what it draws on average: their means are 1, exactly.
+CONTROLS = ("drawn_gap_ratio", "drawn_prompt_ratio", "drawn_output_ratio")
 # The attribute of a variable whose values a search found: how far each may be off, all of them alike.
 RELATIVE_ERROR = "relative_error"
 # The attribute of a variable whose replications were added until intervals were narrow: how many the first look was at.
@@ -112,6 +114,17 @@ def _count(
     name: str, long_name: str, definition: str, *extra: str, dtype: str = "int64", rests_on: tuple[str, ...] = ()
 ) -> Variable:
     return Variable(name, extra, dtype, "count", long_name, definition, bounds=_POSITIVE, rests_on=rests_on)
+
+
+def _drawn(name: str, label: str, what: str) -> Variable:
+    return _float(
+        name,
+        "1",
+        f"mean {label} drawn, over its expectation",
+        f"Mean {what} that the replication drew, those of the warm-up included, over the mean of its law: its "
+        "expectation is exactly 1, so that it is a control variate. NaN of recorded traces, and where nothing is drawn "
+        "or no exact mean is known (arrivals on_off, gamma_windows, step).",
+    )
 
 
 _MEASURED = "over the measured requests"
@@ -237,6 +250,16 @@ _ALL: list[Variable] = [
         "preemptions",
         "preemptions",
         "Times that a running request lost its KV cache and went back to the queue (mode continuous).",
+    ),
+    *map(
+        _drawn,
+        CONTROLS,
+        ("gap between arrivals", "prompt", "output"),
+        (
+            "gap between the arrivals (of sessions: of their first turns)",
+            "prompt of the requests (of sessions: without what turns before it left)",
+            "output of the requests, or time where service times are given",
+        ),
     ),
     _count("effective_bins", "effective bins", "Bins left after those that no request can fall into were removed."),
     _float(

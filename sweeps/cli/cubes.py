@@ -43,6 +43,12 @@ def show(
     wide: Annotated[
         bool, typer.Option("--wide", help="every usual variable, in lines as long as they need be")
     ] = False,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls", help="intervals without what the luck of arrivals and lengths explains, and how much narrower"
+        ),
+    ] = False,
 ) -> None:
     """Print a cube as a table with confidence intervals; of a plan its answer, unless variables or points are chosen.
 
@@ -62,7 +68,7 @@ def show(
         print(in_words(json.loads(str(loaded.attrs["plan"]))))
         return
     chosen = select_points(loaded, selection_of(select))
-    print_summary(chosen, Console(), variables, all_rows=all_rows, wide=wide)
+    print_summary(chosen, Console(), variables, all_rows=all_rows, wide=wide, controls=controls)
 
 
 @app.command("compare", epilog=examples("batchcube compare out/sweep.nc out/again.nc"))

@@ -1,5 +1,6 @@
 """The random side of one replication: every array is drawn once and shared by all points that need it."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from batchcube.engine.continuous.model import ANYBODY, LARGEST_REQUEST, NOBODY
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 from batchcube.errors import InputError
+from batchcube.results.variables import CONTROLS
 
 from ..seeds import stream
 from ..spec.settings import REQUEST_LIMITS, draws_service
@@ -40,6 +42,9 @@ class Draws:
         self._lock = Lock()
         self._made: OrderedDict[Hashable, Future[Any]] = OrderedDict()
         self._bytes: dict[Hashable, int] = {}
+        self._gaps: dict[int, float] = {}
+        self._means: dict[int, tuple[float, float]] = {}
+        """Of what was drawn, over the mean of its law, by its key: kept where the arrays are not."""
 
     def __reduce__(self) -> tuple[type["Draws"], tuple[int, int]]:
         """Another process draws the same arrays itself."""
@@ -60,6 +65,12 @@ class Draws:
             return found._replace(trace=found.trace._replace(arrival=from_seconds(even_s)))
         token = np.ones(prepared.requests, np.int64)
         return found._replace(requests=found.requests._replace(arrival=make_requests(even_s, token, token).arrival))
+
+    def ratios(self, prepared: PreparedPoint) -> dict[str, float]:
+        """Return, of a point whose job was made, the means of what was drawn over those of its laws; NaN of no law."""
+        keys, nothing = prepared.keys, (math.nan, math.nan)
+        gap, (prompt, output) = self._gaps.get(keys.unit_arrivals, math.nan), self._means.get(keys.lengths, nothing)
+        return dict(zip(CONTROLS, (gap, prompt, output), strict=True))
 
     def _batch_job(self, prepared: PreparedPoint, setup: batches.Setup) -> batches.Job:
         keys = prepared.keys
@@ -159,10 +170,14 @@ class Draws:
         opens = self._openings(prepared)
         count = prepared.requests if opens is None else int(opens.sum())
         if isinstance(process, AtRate):
-            unit = self._once(
-                prepared.keys.unit_arrivals, lambda: process.unit_arrivals(count, self._stream("arrivals"))
-            )
-            arrival = process.scale(unit)
+
+            def unit_arrivals() -> FloatArray:
+                made = process.unit_arrivals(count, self._stream("arrivals"))
+                if count > 1:
+                    self._gaps[prepared.keys.unit_arrivals] = float(made[-1] - made[0]) / (count - 1)
+                return made
+
+            arrival = process.scale(self._once(prepared.keys.unit_arrivals, unit_arrivals))
         else:
             arrival = process.draw(count, self._stream("arrivals"))
         # A turn is not there before its session.
@@ -232,6 +247,7 @@ class Draws:
                 drawn = lengths.draw_of(self._class_of(prepared), rng, least, workload.class_paths)
             else:
                 drawn = lengths.draw(prepared.requests, rng, least)
+            self._means[prepared.keys.lengths] = _over_means(drawn, lengths.means(least))
             opens = self._openings(prepared)
             return drawn if opens is None else with_history(drawn, opens)
 
@@ -311,6 +327,16 @@ class Draws:
         prediction = self._prediction(prepared)
         of = assign_bins(prediction.predicted, prepared.edges) if prediction.bin is None else prediction.bin
         return np.ascontiguousarray(of, np.int32)
+
+
+def _over_means(drawn: Lengths, means: tuple[float, float]) -> tuple[float, float]:
+    """Return the mean prompt, and the mean output or time, over the means of their laws; NaN where there is none."""
+    prompt, output = drawn.prompt_tokens, drawn.output_tokens if drawn.service_s is None else drawn.service_s
+    prompts, outputs = (
+        float(values.mean()) / mean if values is not None and mean > 0.0 else math.nan
+        for values, mean in zip((prompt, output), means, strict=True)
+    )
+    return prompts, outputs
 
 
 def _size(value: Any) -> int:

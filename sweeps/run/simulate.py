@@ -13,6 +13,7 @@ from batchcube.engine import MissingBackendError, Shape, Simulation, batches, ch
 from batchcube.engine.simulation import Job
 from batchcube.errors import InputError
 from batchcube.results.provenance import MadeBy
+from batchcube.results.variables import CONTROLS
 
 from .assemble import cut
 from .draws import Draws
@@ -117,6 +118,8 @@ def simulate_parts(
         for row, one in enumerate(draws):
             rows = slice(row * len(some), (row + 1) * len(some))
             mine = {name: array[rows] for name, array in report.items()}
+            ratios = [one.ratios(simulator.prepared.points[number]) for number in some]
+            mine |= {name: np.array([of[name] for of in ratios]) for name in CONTROLS}
             parts.append(Part(one.replication, some, cut(mine, simulator.prepared)))
         if time.monotonic() - begun > SECONDS_OF_A_TASK:
             break

@@ -45,12 +45,13 @@ def simulate_one(sweep: Sweep, at: Mapping[str, object], replication: int = 0, b
         raise InputError("must be >= 0", path="replication", value=replication)
     prepared = prepare(replace(sweep, grid=Grid((), (point_at(sweep, at),))))
     try:
-        job = Draws(sweep.seed, replication).job(prepared.points[0])
+        draws = Draws(sweep.seed, replication)
+        job = draws.job(prepared.points[0])
     except InputError as error:
         raise refusal(sweep, error, None) from None
     report, records = simulate(job, backend)
     columns = _of_batches(job, records) if isinstance(job, batches.Job) else _of_steps(job, records)
-    return Replication(pd.DataFrame(columns).rename_axis("request"), report)
+    return Replication(pd.DataFrame(columns).rename_axis("request"), report | draws.ratios(prepared.points[0]))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -63,6 +63,21 @@ class _Lengths(Settings):
     def draw_tokens(self, count: int, rng: np.random.Generator, least: int) -> FloatArray:
         """Draw the lengths (count,) in whole tokens, `least` of them or more; their mean is the one that is stated."""
         return np.maximum(self.draw_values(count, rng), least)
+
+    @abstractmethod
+    def mean_value(self) -> float:
+        """Return the exact mean of what `draw_values` draws; raise InputError for a bad file."""
+
+    def mean_in_tokens(self, least: int) -> float:
+        """Return the exact mean of what `draw_tokens` draws, for a `least` of 0 or 1."""
+        return self.mean_value()
+
+    def means(self, least_prompt: int = 0) -> tuple[float, float]:
+        """Return the exact means of the prompts, NaN without any, and of the outputs or seconds that `draw` draws."""
+        if self.unit == "seconds":
+            return math.nan, self.mean_value()
+        prompt = math.nan if self.prompt is None else self.prompt.mean_in_tokens(least_prompt)
+        return prompt, self.mean_in_tokens(1)
 
     def problems_in_tokens(self, least: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield settings, by path, that lengths of `least` whole tokens or more cannot keep, and what is allowed."""
@@ -126,6 +141,10 @@ class Constant(_Lengths):
         """Return the value (count,); draws nothing."""
         return np.full(count, self.value)
 
+    def mean_value(self) -> float:
+        """Return the value."""
+        return self.value
+
     def problems_in_tokens(self, least: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield what whole tokens cannot keep."""
         yield from super().problems_in_tokens(least)
@@ -162,6 +181,10 @@ class Uniform(_Lengths):
         """Draw the lengths (count,) in whole tokens."""
         return self.low + np.floor((self.high - self.low + 1.0) * rng.random(count))
 
+    def mean_value(self) -> float:
+        """Return the middle, which is the mean of the whole numbers too."""
+        return 0.5 * (self.low + self.high)
+
     def problems_in_tokens(self, least: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield what whole tokens cannot keep."""
         yield from super().problems_in_tokens(least)
@@ -192,6 +215,10 @@ class Exponential(_Lengths):
         beyond = self.mean - least
         rate = math.log1p(1.0 / beyond) if beyond > 0 else math.inf
         return least + np.floor(rng.standard_exponential(count) / rate)
+
+    def mean_value(self) -> float:
+        """Return the mean, which is that of the whole numbers too."""
+        return self.mean
 
     def problems_in_tokens(self, least: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield what whole tokens cannot keep."""
@@ -226,6 +253,10 @@ class Lognormal(_Lengths):
         """Draw the lengths (count,) in whole tokens."""
         values = self.scale_in_tokens(least) * self.draw_values(count, rng)
         return np.maximum(np.floor(values + rng.random(count)), least)
+
+    def mean_value(self) -> float:
+        """Return the mean, which `scale_in_tokens` keeps in tokens."""
+        return self.mean
 
     def scale_in_tokens(self, least: int) -> float:
         """Return the s with E[max(s X, least)] = E[X], by halving; for a least of 0 or 1."""
@@ -285,6 +316,10 @@ class Zipf(_Lengths):
             + 1
         )
 
+    def mean_value(self) -> float:
+        """Return the mean: the sum over n of the probability of more than n tokens."""
+        return 1.0 + float((1.0 - _zipf_cumulative(self.exponent, self.largest)[:-1]).sum())
+
     def scipy_distribution(self) -> "rv_frozen[Any, Any]":
         """Return the discrete scipy.stats distribution of the lengths."""
         from scipy import stats
@@ -332,6 +367,24 @@ class Mixture(_Lengths):
     def draw_tokens(self, count: int, rng: np.random.Generator, least: int) -> FloatArray:
         """Draw the lengths (count,) in whole tokens."""
         return self._by_kind(count, rng, lambda component, size: component.draw_tokens(size, rng, least))
+
+    def mean_value(self) -> float:
+        """Return the mean over the kinds, by their weights."""
+        return self._over_kinds(component.mean_value() for component in self.components)
+
+    def mean_in_tokens(self, least: int) -> float:
+        """Return the mean in whole tokens over the kinds, by their weights."""
+        return self._over_kinds(component.mean_in_tokens(least) for component in self.components)
+
+    def means(self, least_prompt: int = 0) -> tuple[float, float]:
+        """Return the means of prompts and outputs or seconds, over the kinds where these have their prompts."""
+        if not self.components[0].gives_prompt:
+            return super().means(least_prompt)
+        prompts, outputs = zip(*(component.means(least_prompt) for component in self.components), strict=True)
+        return self._over_kinds(prompts), self._over_kinds(outputs)
+
+    def _over_kinds(self, means: Iterable[float]) -> float:
+        return float(np.average(list(means), weights=self.weights))
 
     def _by_kind(
         self, count: int, rng: np.random.Generator, draw: "Callable[[LengthDistribution, int], FloatArray]"
@@ -469,6 +522,25 @@ class Histogram(_Lengths):
             values = np.minimum(np.floor(values), np.ceil(bars.high[bar]) - 1)
         return values
 
+    def mean_value(self) -> float:
+        """Return the mean of the seconds, or of the whole numbers in the bins."""
+        if self.unit == "tokens":
+            return self.mean_in_tokens(0)
+        bars = self._bars()
+        return float(np.average(0.5 * (bars.low + bars.high), weights=bars.weight))
+
+    def mean_in_tokens(self, least: int) -> float:
+        """Return the mean of the whole numbers in the bins, each `least` or more."""
+        bars = self._bars()
+
+        def below(x: FloatArray) -> FloatArray:
+            """Return the area below the whole part, or `least` where that is more, from 0 to x."""
+            whole = np.floor(x)
+            return np.asarray(0.5 * whole * (whole - 1.0) + whole * (x - whole) + least * np.minimum(x, 1.0))
+
+        means = (below(bars.high) - below(bars.low)) / (bars.high - bars.low)
+        return float(np.average(means, weights=bars.weight))
+
     def scipy_distribution(self) -> "rv_frozen[Any, Any] | Any":
         """Return the scipy.stats distribution of the lengths in seconds."""
         from scipy import stats
@@ -517,6 +589,21 @@ class Empirical(_Lengths):
         """Draw the output lengths (count,); raise InputError for a bad file."""
         values = self.table().length
         return values[rng.integers(0, values.size, count)]
+
+    def mean_value(self) -> float:
+        """Return the mean of the rows."""
+        return float(self.table().length.mean())
+
+    def mean_in_tokens(self, least: int) -> float:
+        """Return the mean of the rows, each `least` or more."""
+        return float(np.maximum(self.table().length, least).mean())
+
+    def means(self, least_prompt: int = 0) -> tuple[float, float]:
+        """Return the means over the rows, as `draw` reads them."""
+        table = self.table()
+        if table.prompt_tokens is None:
+            return super().means(least_prompt)[0], self.mean_value()
+        return float(table.prompt_tokens.mean()), self.mean_value()
 
     def draw(
         self, count: int, rng: np.random.Generator, least_prompt: int = 0, path: str = "workload.lengths"

@@ -195,6 +195,12 @@ def _replication(rate, capacity, replication, seed, requests, bins, windows, buc
         out[f"{name}_min_s"] = values.min(axis=-1)
         out[f"{name}_max_s"] = values.max(axis=-1)
         out[f"{name}_quantile_s"] = np.moveaxis(np.quantile(values, QUANTILES, axis=-1), 0, -1)
+    # A prompt of which no exact mean is known.
+    drawn = (*rng.normal(1.0, 0.02, 2), np.nan)
+    out |= {
+        name: ratio * one
+        for name, ratio in zip(("drawn_gap_ratio", "drawn_output_ratio", "drawn_prompt_ratio"), drawn, strict=True)
+    }
     assert {*out} | {"bin_lower_edge", "bin_upper_edge", "window_width_s", "unmeasured_costs"} | {
         name for name in REGISTRY if name.startswith("theory_")
     } == {*REGISTRY} - CONTINUOUS - CLASSES - SEARCHED - PLANNED

@@ -48,6 +48,30 @@ def test_show_says_what_had_no_room_and_shows_it_when_asked(
     assert "utilisation" in asked
 
 
+def test_show_says_by_how_much_controls_narrow(
+    spec: str, cube: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        "controls: used with 20 replications or more, intervals are plain"
+        in Answer(capsys, "show", cube, "--controls").out
+    )
+    many = ("--set", "replications=20", "--set", "workload.requests=50", "-o", "many.nc", "--quiet")
+    assert Answer(capsys, "run", spec, *many).status == 0
+    variables = ("-v", "latency_mean_s", "-v", "overloaded", "-v", "latency_quantile_s[0.5]")
+    plain, out = (Answer(capsys, "show", "many.nc", *variables, *with_).out for with_ in ((), ("--controls",)))
+    assert "controls" not in plain
+    monkeypatch.setenv("COLUMNS", "200")
+    *_, head, mean, share, quantile = Answer(capsys, "show", "many.nc", *variables, "--controls").out.splitlines()
+    assert head.startswith(
+        "controls: drawn_gap_ratio, drawn_output_ratio; widths of intervals over those of plain ones:"
+    )
+    low, high = map(float, mean.removeprefix("  latency_mean_s: ").split(" to "))
+    assert 0.0 < low < 1.0 < high < 1.3, "what explains little costs degrees of freedom"
+    assert share == "  overloaded: plain"
+    assert quantile.startswith("  latency_quantile_s [0.5]: ")
+    assert out != plain
+
+
 def test_show_selects_points(cube: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = Answer(capsys, "show", cube).out
     part = Answer(capsys, "show", cube, "--select", "arrival_rate_per_s=0.2", "--select", "bins=[1]").out

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from batchcube.results.variables import CONTROLS
 from batchcube.sweeps.run import draws as drawing
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.preparing import PreparedPoint, prepare
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.spec.document import Sweep
-from helpers.specifications import BINS, STEPS, Tables, laid
+from helpers.specifications import BINS, SECONDS, STEPS, Tables, laid
 
 PROMPTS = {"distribution": "uniform", "low": 100.0, "high": 300.0}
 UNIFORM = {"distribution": "uniform", "low": 50.0, "high": 150.0, "prompt": PROMPTS}
@@ -220,6 +221,88 @@ def test_who_asks_for_an_array_that_could_not_be_drawn_is_told_each_time(monkeyp
     for plan in along("policy.batch_size", [2, 4]):
         with pytest.raises(RuntimeError, match="no such stream"):
             draws.job(plan)
+
+
+# What was drawn, over what is drawn on average ----------------------------------------------------------------------
+
+
+def test_what_was_drawn_is_told_over_its_mean() -> None:
+    (plan,) = plans(DRAWN)
+    draws = Draws(1, 3)
+    trace = draws.job(plan).trace
+    gaps = np.diff(trace.arrival) / 10**6
+    expected = (gaps.mean() / 1.0, trace.prompt.mean() / 200.0, trace.output.mean() / 100.0)
+    assert [*draws.ratios(plan)] == [*CONTROLS]
+    np.testing.assert_allclose([*draws.ratios(plan).values()], expected, rtol=1e-6)
+    (seconds,) = plans(SECONDS, {"workload.arrivals.rate_per_s": 4.0})
+    faster = Draws(1, 3)
+    trace = faster.job(seconds).trace
+    gap, prompt, output = faster.ratios(seconds).values()
+    assert np.isnan(prompt)
+    assert output == pytest.approx(trace.length.mean() / 10**6 / 10.5, rel=1e-6)
+    assert gap == pytest.approx(draws.ratios(plan)["drawn_gap_ratio"], rel=1e-12), "a rate only stretches"
+
+
+@pytest.mark.parametrize("process", [{"process": "poisson"}, {"process": "gamma", "cv": 2.0}])
+@pytest.mark.parametrize("tables", [DRAWN, STEPS])
+def test_over_replications_the_mean_of_what_was_drawn_is_one(tables: Tables, process: Tables) -> None:
+    lengths = {
+        "distribution": "lognormal",
+        "mean": 3.0,
+        "cv": 1.5,
+        "prompt": {"distribution": "exponential", "mean": 2},
+    }
+    sessions = {"sessions": {"turns": {"distribution": "uniform", "low": 1, "high": 4}}} if tables is STEPS else {}
+    workload = {"arrivals": {"rate_per_s": 3.0, **process}, "lengths": lengths, "requests": 50, **sessions}
+    (plan,) = plans({**tables, "workload": workload})
+    found = []
+    for replication in range(1000):
+        draws = Draws(5, replication)
+        draws.job(plan)
+        found.append([*draws.ratios(plan).values()])
+    errors = np.std(found, axis=0) / np.sqrt(len(found))
+    assert (errors > 0.0).all()
+    assert (np.abs(np.mean(found, axis=0) - 1.0) < 4.5 * errors).all()
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "known"),
+    [
+        ({"process": "deterministic", "rate_per_s": 1.0}, 1.0),
+        ({"process": "at_once"}, np.nan),
+        ({"process": "step", "times_s": [0.0, 5.0], "rates_per_s": [1.0, 2.0]}, np.nan),
+        (
+            {"process": "on_off", "rate_per_s": 1.0, "on_off_ratio": 3.0, "mean_on_s": 1.0, "mean_off_s": 1.0},
+            np.nan,
+        ),
+        ({"process": "gamma_windows", "shapes": [0.5], "scales_s": [1.0]}, np.nan),
+    ],
+)
+def test_only_what_has_an_exact_mean_is_told(arrivals: Tables, known: float) -> None:
+    (plan,) = plans(
+        DRAWN, {"workload.arrivals": arrivals, "workload.lengths.prompt": {"distribution": "constant", "value": 0.0}}
+    )
+    draws = Draws(1, 0)
+    draws.job(plan)
+    gap, prompt, output = draws.ratios(plan).values()
+    np.testing.assert_equal(gap, known)
+    assert np.isnan(prompt), "there is nothing to divide by"
+    assert output > 0.0
+
+
+def test_a_recorded_trace_a_closed_loop_and_a_lone_request_have_no_gap(recorded: Tables) -> None:
+    (plan,) = plans(recorded, {"workload.trace.resample": "circular"})
+    draws = Draws(1, 0)
+    draws.job(plan)
+    assert np.isnan([*draws.ratios(plan).values()]).all()
+    closed = {"workload.arrivals": {"process": "closed", "users": 3}, "workload.lengths": UNIFORM}
+    for settings in (closed, {"workload.requests": 1, "workload.lengths": UNIFORM}):
+        (plan,) = plans(STEPS, settings)
+        draws = Draws(1, 0)
+        draws.job(plan)
+        gap, prompt, output = draws.ratios(plan).values()
+        assert np.isnan(gap)
+        assert prompt > 0.0 < output
 
 
 # Windows of a recorded trace ----------------------------------------------------------------------------------------

@@ -75,6 +75,60 @@ def test_tokens_have_the_mean_that_is_stated(settings: dict[str, Any], mean: flo
         assert abs(tokens.mean() - mean) <= 4.5 * error * (tokens.std() > 0)
 
 
+# Where draws have the mean that they say, not one that is stated.
+SAID: list[dict[str, Any]] = [
+    {"distribution": "zipf", "exponent": 1.1},
+    {"distribution": "zipf", "exponent": 2.0, "largest": 50},
+    {"distribution": "zipf", "largest": 1},
+    {"distribution": "histogram", "edges": [0, 0.5, 3.7, 10.25, 40], "counts": [5, 3, 1, 0.5]},
+    {
+        "distribution": "mixture",
+        "weights": [1.0, 3.0],
+        "components": [
+            {"distribution": "zipf", "largest": 9},
+            {"distribution": "histogram", "edges": [0, 3, 7.5], "counts": [1, 1]},
+        ],
+    },
+]
+
+
+@pytest.mark.parametrize("settings", [*(of for of, _ in STATED), *SAID])
+@pytest.mark.parametrize("least", [0, 1])
+def test_draws_have_the_mean_that_is_said_of_them(settings: dict[str, Any], least: int) -> None:
+    lengths = ANY.validate_python({**settings, "prompt": settings})
+    drawn = lengths.draw(10 * COUNT, stream(2, 0, "lengths"), least)
+    prompt, output = lengths.means(least)
+    for tokens, mean in ((drawn.prompt_tokens, prompt), (drawn.output_tokens, output)):
+        error = max(tokens.std(), np.sqrt(mean / COUNT / 10)) / np.sqrt(10 * COUNT)
+        assert abs(tokens.mean() - mean) <= 4.5 * error * (tokens.std() > 0)
+    stated = [mean for of, mean in STATED if of is settings]
+    assert all(output == pytest.approx(mean, rel=1e-12) for mean in stated)
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_seconds_have_the_mean_that_is_said_of_them(name: str) -> None:
+    seconds = {**CONTINUOUS[name], "unit": "seconds"}
+    prompt, mean = ANY.validate_python(seconds).means()
+    assert np.isnan(prompt)
+    assert mean == pytest.approx(ANY.validate_python(seconds).scipy_distribution().mean(), rel=1e-12)
+    both = {"distribution": "mixture", "unit": "seconds", "weights": [1, 3], "components": [seconds, seconds]}
+    assert ANY.validate_python(both).means()[1] == pytest.approx(mean, rel=1e-12)
+
+
+def test_means_over_kinds_with_their_prompts_and_over_rows(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("in,out,s\n4,2,0.5\n0,5,1.5\n")
+    rows = {"distribution": "empirical", "path": str(tmp_path / "rows.csv"), "column": "out"}
+    kinds = [{**rows, "prompt_column": "in"}, {**rows, "prompt": {"distribution": "zipf", "exponent": 0, "largest": 9}}]
+    assert ANY.validate_python(kinds[0]).means(0) == (2.0, 3.5)
+    assert ANY.validate_python(kinds[1]).means(1) == (5.0, 3.5)
+    both = {"distribution": "mixture", "weights": [1.0, 2.0], "components": kinds}
+    assert ANY.validate_python(both).means() == pytest.approx((4.0, 3.5))
+    assert ANY.validate_python({**rows, "column": "s", "unit": "seconds"}).means()[1] == 1.0
+    # Drawn as prompts, rows of 0 have the least that prompts may have.
+    of_prompts = {"distribution": "constant", "value": 1, "prompt": {**rows, "column": "out"}}
+    assert ANY.validate_python(of_prompts).means(1) == (3.5, 1.0)
+
+
 @pytest.mark.parametrize("mean", [0.01, 0.3, 1.0, 4.0])
 def test_prompts_may_be_shorter_than_a_token_on_average(mean: float) -> None:
     for law in ({"distribution": "exponential", "mean": mean}, {"distribution": "lognormal", "mean": mean, "cv": 1.0}):
