@@ -18,7 +18,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy  # its parts are loaded when they are used
 
 from batchcube.errors import InputError
 
@@ -153,12 +153,12 @@ def level(first: int, confidence: float = 0.95) -> float:
     squares = np.random.Generator(np.random.Philox(0)).chisquare(np.diff(freedom, prepend=0), (_PATHS, len(numbers)))
     deviations = np.sqrt(np.cumsum(squares, axis=1) / freedom)
     # Widths from those reached at the first look to those reached at the last but one.
-    at_once = special.stdtrit(freedom, 0.5 + 0.5 * confidence) / np.sqrt(numbers)
+    at_once = scipy.special.stdtrit(freedom, 0.5 + 0.5 * confidence) / np.sqrt(numbers)
     widths = np.geomspace(1.5 * at_once[0], at_once[-2], 16)
 
     def least(at: float) -> float:
-        factors = special.stdtrit(freedom, 0.5 + 0.5 * at) * deviations
-        missed = 2.0 * special.ndtr(-factors)
+        factors = scipy.special.stdtrit(freedom, 0.5 + 0.5 * at) * deviations
+        missed = 2.0 * scipy.special.ndtr(-factors)
         halves = factors / np.sqrt(numbers)
         worst = 0.0
         for width in widths:

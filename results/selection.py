@@ -47,7 +47,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy  # its parts are loaded when they are used
 
 from batchcube.errors import InputError
 
@@ -300,4 +300,4 @@ def _chance(count: int, room: Floats, error: Floats, lean: Floats) -> Floats:
         # The factor t of which t + lean (1 + 2 t²) is that ratio.
         root = np.sqrt(1.0 + 8.0 * lean * (ratio - lean))
         factor = np.where((lean > 0.0) & np.isfinite(ratio), 2.0 * (ratio - lean) / (1.0 + root), ratio)
-    return np.asarray(special.stdtr(count - 1, -np.where(np.isnan(factor), -np.inf, factor)))
+    return np.asarray(scipy.special.stdtr(count - 1, -np.where(np.isnan(factor), -np.inf, factor)))

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy  # its parts are loaded when they are used
 
 from batchcube.errors import InputError
 
@@ -103,7 +103,7 @@ def order_statistics(n: int, q: float, confidence: float = 0.95) -> tuple[int, i
     Of the pairs equally near the one with the highest coverage is taken. Coverage of (l, u) is P(l <= X < u) with
     X binomial(n, q).
     """
-    below = np.concatenate([[0.0], special.bdtr(np.arange(n), n, q)])  # below[k] = P(X < k)
+    below = np.concatenate([[0.0], scipy.special.bdtr(np.arange(n), n, q)])  # below[k] = P(X < k)
     best: tuple[int, float, int, int] | None = None
     for lower in range(1, n):
         upper = max(int(np.searchsorted(below, below[lower] + confidence)), lower + 1)
@@ -250,14 +250,14 @@ def mean_and_error(values: Floats) -> tuple[Floats, Floats]:
 
 def t_factor(count: int, chance: float) -> float:
     """Return the factor with which a one-sided t bound fails with this chance."""
-    return float(-special.stdtrit(count - 1, chance))
+    return float(-scipy.special.stdtrit(count - 1, chance))
 
 
 def t_of(freedom: NDArray[np.int64], confidence: float) -> Floats:
     """Return Student's t factor of two-sided intervals; NaN without degrees of freedom."""
     _check_confidence(confidence)
     with np.errstate(invalid="ignore"):
-        return np.asarray(special.stdtrit(np.where(freedom > 0, freedom, np.nan), 0.5 + 0.5 * confidence))
+        return np.asarray(scipy.special.stdtrit(np.where(freedom > 0, freedom, np.nan), 0.5 + 0.5 * confidence))
 
 
 def moments(values: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:

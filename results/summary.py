@@ -16,7 +16,7 @@ from .controls import FEWEST, held
 from .cube import axis_names, axis_of, check_cube
 from .tables import Column, print_table
 from .text import counted, did_you_mean, papers_of
-from .variables import GOODPUT, LENGTH_UNITS, REGISTRY, REPLICATION, lookup
+from .variables import LENGTH_UNITS, MANY_REFUSED, RATE_PATHS, REGISTRY, REPLICATION, lookup, usual
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -24,53 +24,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import Console
 
-# What `show` prints unless told otherwise: (variable, quantile or None).
-_DEFAULTS: tuple[tuple[str, float | None], ...] = (
-    ("throughput_requests_per_s", None),
-    ("latency_mean_s", None),
-    ("latency_quantile_s", 0.95),
-    ("request_sla_violation_fraction", None),
-    ("token_sla_violation_fraction", None),
-    ("utilisation", None),
-    ("batch_size_mean", None),
-    ("capacity_requests_per_s", None),
-    ("capacity_statistic", None),
-    ("capacity_unbracketed", None),
-)
-# The same of mode continuous, whose cubes are told by their steps.
-_CONTINUOUS_DEFAULTS: tuple[tuple[str, float | None], ...] = (
-    ("throughput_requests_per_s", None),
-    ("ttft_mean_s", None),
-    ("tpot_mean_s", None),
-    ("latency_mean_s", None),
-    ("throughput_tokens_per_s", None),
-    ("tbt_quantile_s", 0.5),
-    ("tbt_quantile_s", 0.99),
-    (GOODPUT, None),
-    ("request_sla_violation_fraction", None),
-    ("token_sla_violation_fraction", None),
-    ("utilisation", None),
-    ("batch_size_mean", None),
-    ("preemptions", None),
-)
 NOT_STEADY = "not a steady-state figure"
 UNMEASURED = "rests on what nobody measured"
 MAYBE_STEADY = "perhaps no steady-state figure"
 _OF_QUEUE = {overload.STEADY: "", overload.OVERLOADED: NOT_STEADY, overload.CANNOT_TELL: MAYBE_STEADY}
 _ANY = 1_000_000  # characters a line: more than anything takes
 _MARKS = {UNMEASURED: "?"} | {_OF_QUEUE[queue]: mark for queue, mark in overload.MARKS.items() if mark}
-RATE_PATHS = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
 
 
 def default_variables(cube: xr.Dataset) -> list[str]:
     """Return the variables that `show` prints: those of the usual ones that the cube has values of."""
     names = dict.fromkeys(name for name, _ in _usual_of(cube))
     return [name for name in names if name in cube and bool(cube[name].notnull().any())]
-
-
-def usual(*, stepwise: bool) -> tuple[tuple[str, float | None], ...]:
-    """Return the variables, and quantiles of them, that `show` prints where a cube has them."""
-    return _CONTINUOUS_DEFAULTS if stepwise else _DEFAULTS
 
 
 def _usual_of(cube: xr.Dataset) -> tuple[tuple[str, float | None], ...]:
@@ -240,10 +205,10 @@ def print_summary(
         extra = tuple(of for of in REGISTRY[name].extra if quantile is None or of != "quantile")
         groups.setdefault(extra, []).append((name, quantile))
     console.print()
-    usual = variables is None
+    default = variables is None
     for extra, members in groups.items():
-        _print_group(cube, console, table, extra, members, None if all_rows else max_rows, usual=usual, wide=wide)
-    _print_notes(cube, console, table, confidence, default=usual)
+        _print_group(cube, console, table, extra, members, None if all_rows else max_rows, default=default, wide=wide)
+    _print_notes(cube, console, table, confidence, default=default)
     if controls:
         for line in _controls_in_words(cube, table, chosen):
             console.print(line, highlight=False, markup=False)
@@ -253,10 +218,6 @@ def print_warning(cube: xr.Dataset, console: Console) -> None:
     """Print, in the first lines, which costs nobody measured, and whether many requests were turned away."""
     for text in filter(None, (costs.warning(cube), refusals(cube))):
         console.print(f"warning: {text}", style="bold red", highlight=False, markup=False)
-
-
-MANY_REFUSED = 0.01
-"""Share of the requests of a point, turned away, above which it is said loudly; in a search no mean is in time then."""
 
 
 def refusals(cube: xr.Dataset) -> str:
@@ -322,7 +283,7 @@ def _print_group(
     members: list[tuple[str, float | None]],
     max_rows: int | None,
     *,
-    usual: bool,
+    default: bool,
     wide: bool,
 ) -> None:
     """Print variables of the same dimensions: the usual ones as far as there is room, chosen ones below each other."""
@@ -350,10 +311,10 @@ def _print_group(
         queue = list(shown["queue"])
         fixed.append(Column("queue", queue, words=True, short=[overload.MARKS[one] for one in queue]))
     columns[0] = columns[0]._replace(goes=0)
-    hint = "--wide shows them, or -v NAME" if usual else ""
+    hint = "--wide shows them, or -v NAME" if default else ""
     while columns:
         left = print_table(console, [*fixed, *columns], width=_ANY if wide else None, hint=hint)
-        columns = [] if usual else [column._replace(goes=len(left) - k if k else 0) for k, column in enumerate(left)]
+        columns = [] if default else [column._replace(goes=len(left) - k if k else 0) for k, column in enumerate(left)]
         console.print()
     if len(first) > len(shown):
         said = f"{len(first) - len(shown)} of {len(first)} rows are not shown: --all shows them"

@@ -34,6 +34,10 @@ BUCKETED = ("latency_bucket", "tbt_bucket")
 GOODPUT = "goodput_fraction"
 # What a replication happened to draw, over what it draws on average: their means are 1, exactly.
 CONTROLS = ("drawn_gap_ratio", "drawn_prompt_ratio", "drawn_output_ratio")
+# Share of the requests of a point, turned away, above which it is said loudly; in a search no mean is in time then.
+MANY_REFUSED = 0.01
+# The settings that a rate is an axis over.
+RATE_PATHS = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
 # The attribute of a variable whose values a search found: how far each may be off, all of them alike.
 RELATIVE_ERROR = "relative_error"
 # The attribute of a variable whose replications were added until intervals were narrow: how many the first look was at.
@@ -710,6 +714,40 @@ _ALL: list[Variable] = [
     ),
 ]
 REGISTRY: dict[str, Variable] = {variable.name: variable for variable in _ALL}
+# What `show` prints unless told otherwise: (variable, quantile or None).
+_DEFAULTS: tuple[tuple[str, float | None], ...] = (
+    ("throughput_requests_per_s", None),
+    ("latency_mean_s", None),
+    ("latency_quantile_s", 0.95),
+    ("request_sla_violation_fraction", None),
+    ("token_sla_violation_fraction", None),
+    ("utilisation", None),
+    ("batch_size_mean", None),
+    ("capacity_requests_per_s", None),
+    ("capacity_statistic", None),
+    ("capacity_unbracketed", None),
+)
+# The same of mode continuous, whose cubes are told by their steps.
+_CONTINUOUS_DEFAULTS: tuple[tuple[str, float | None], ...] = (
+    ("throughput_requests_per_s", None),
+    ("ttft_mean_s", None),
+    ("tpot_mean_s", None),
+    ("latency_mean_s", None),
+    ("throughput_tokens_per_s", None),
+    ("tbt_quantile_s", 0.5),
+    ("tbt_quantile_s", 0.99),
+    (GOODPUT, None),
+    ("request_sla_violation_fraction", None),
+    ("token_sla_violation_fraction", None),
+    ("utilisation", None),
+    ("batch_size_mean", None),
+    ("preemptions", None),
+)
+
+
+def usual(*, stepwise: bool) -> tuple[tuple[str, float | None], ...]:
+    """Return the variables, and quantiles of them, that `show` prints where a cube has them."""
+    return _CONTINUOUS_DEFAULTS if stepwise else _DEFAULTS
 
 
 def lookup(name: str) -> Variable:

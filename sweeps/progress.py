@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from html import escape
 from types import TracebackType
@@ -13,6 +13,7 @@ from batchcube.results.text import counted
 
 if TYPE_CHECKING:
     import xarray as xr
+    from rich.console import RenderableType
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_DISPLAYS = 0.2
@@ -30,6 +31,9 @@ class Progress(Protocol):
     def finish_replications(self, count: int) -> None:
         """Report replications that are complete."""
 
+    def show(self, text: str) -> None:
+        """Report what the work came to so far, in place of what was reported of it before."""
+
     def say(self, text: str) -> None:
         """Report what was seen; more work may be announced after it."""
 
@@ -44,6 +48,9 @@ class Silent:
         """Report nothing."""
 
     def finish_replications(self, count: int) -> None:
+        """Report nothing."""
+
+    def show(self, text: str) -> None:
         """Report nothing."""
 
     def say(self, text: str) -> None:
@@ -71,6 +78,7 @@ class PlainLines(AbstractContextManager["PlainLines"]):
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
         self._points = self._replications = self._requests = self._done = self._finished = 0
+        self._so_far = ""
         self._begun = self._printed = time.monotonic()
 
     def start(self, points: int, replications: int, requests: int) -> None:
@@ -91,6 +99,12 @@ class PlainLines(AbstractContextManager["PlainLines"]):
     def finish_replications(self, count: int) -> None:
         """Count complete replications."""
         self._finished += count
+
+    def show(self, text: str) -> None:
+        """Print the first result; what it becomes is in the cube."""
+        if not self._so_far:
+            self._print(text)
+        self._so_far = text
 
     def say(self, text: str) -> None:
         """Print what was seen."""
@@ -123,8 +137,17 @@ class Bar(AbstractContextManager["Bar"]):
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
+        from rich.text import Text
 
-        self._bar = RichProgress(
+        class WithResults(RichProgress):
+            so_far = ""
+
+            def get_renderables(self) -> "Iterator[RenderableType]":
+                yield from super().get_renderables()
+                if self.so_far:
+                    yield Text(self.so_far)
+
+        self._bar = WithResults(
             TextColumn("{task.fields[points]}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
@@ -164,6 +187,10 @@ class Bar(AbstractContextManager["Bar"]):
         """Count complete replications."""
         self._bar.update(self._task, finished=self._bar.tasks[-1].fields["finished"] + count)
 
+    def show(self, text: str) -> None:
+        """Show it below the bar."""
+        self._bar.so_far = text
+
     def say(self, text: str) -> None:
         """Print what was seen, above the bar."""
         self._bar.console.print(text, highlight=False, markup=False)
@@ -196,10 +223,14 @@ class NotebookBar(PlainLines):
         super().__init__()
         self._shown: Any = None
 
+    def show(self, text: str) -> None:
+        """Show it beside the bar."""
+        self._so_far = text
+
     def _print(self, text: str) -> None:
         from IPython.display import display
 
-        bar = _Display(text, self._done / max(self._requests, 1))
+        bar = _Display(f"{text}; {self._so_far}" if self._so_far else text, self._done / max(self._requests, 1))
         if self._shown is None:
             self._shown = display(bar, display_id=True)
         else:

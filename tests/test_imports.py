@@ -78,6 +78,30 @@ def test_starting_the_command_line_loads_nothing_heavy() -> None:
     assert loaded & heavy == set()
 
 
+UNTIL_THE_FIRST_RESULT = """
+import sys
+from batchcube.sweeps.cli.main import main
+from batchcube.sweeps.progress import PlainLines
+
+def show(self, text):
+    print(*sorted(sys.modules), file=sys.stdout, flush=True)
+    raise KeyboardInterrupt
+
+PlainLines.show = show
+main(["run", "multi-bin-fig8", "--replications", "2", "--set", "workload.requests=500"])
+"""
+
+
+def test_a_run_loads_nothing_before_its_first_result_that_only_cubes_need(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNTIL_THE_FIRST_RESULT], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 130, done.stderr
+    loaded = set(done.stdout.split())
+    assert "batchcube.engine.batches.numba.static" in loaded
+    assert loaded & {"xarray", "pandas", "matplotlib", "netCDF4", "pyarrow", "scipy.special", "scipy.stats"} == set()
+
+
 def imported(node: ast.AST) -> list[str]:
     """Give the absolute module names that a statement imports."""
     if isinstance(node, ast.ImportFrom):

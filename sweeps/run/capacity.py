@@ -10,16 +10,15 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
 from batchcube.results.provenance import batchcube_version
-from batchcube.results.summary import RATE_PATHS
 from batchcube.results.text import one_of
+from batchcube.results.variables import RATE_PATHS
 
 from ..files import require_output
 from ..progress import Progress, Silent
@@ -28,7 +27,6 @@ from ..spec.settings import Point
 from ..stopping import stopping
 from ..workloads.arrivals import AtRate
 from .bisection import FASTEST, SLOWEST
-from .capacity_cube import capacity_cube
 from .criteria import Criterion, never_measured, parse_criterion
 from .outputs import ADVICE, same_sweep
 from .preparing import only_totals, prepare, refusal
@@ -36,6 +34,9 @@ from .scheduler import Executor
 from .searching import Searches, SearchSettings
 from .simulate import require_backend
 from .store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 GROWTH = 0.0
 """Share of the arrivals that the servers need not keep up with."""
@@ -56,7 +57,7 @@ def find_capacity(
     overwrite: bool = False,
     backend: str = "numba",
     executor: Executor | None = None,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Search the capacity of every point and replication of a sweep and return the cube.
 
     The capacity is the largest arrival rate, in requests per second, at which every criterion holds in the mean
@@ -95,6 +96,9 @@ def find_capacity(
             identity = _identity(sweep, settings, prepared.input_sha256)
             searches.add(store.open(identity, made_by, range(sweep.replications), overwrite=overwrite))
         searched = searches.work(store, stop, progress or Silent(), executor, workers or os.cpu_count() or 1)
+        # Not before: importing xarray takes longer than the first rates.
+        from .capacity_cube import capacity_cube
+
         makers = [*(store.makers if store is not None else ()), *([made_by] if searched else ())]
         cube = capacity_cube(sweep, searches, makers)
         if store is not None:
@@ -116,7 +120,7 @@ def _identity(sweep: Sweep, settings: SearchSettings, input_sha256: str) -> dict
     }
 
 
-def _same_search(target: Path, sweep: Sweep, settings: SearchSettings) -> xr.Dataset:
+def _same_search(target: Path, sweep: Sweep, settings: SearchSettings) -> "xr.Dataset":
     """Return the cube that is there already; raises InputError unless the same search made it."""
     cube = same_sweep(target, sweep, capacities=True)
     same = asked_of(cube) == {**settings._asdict(), "criteria": list(settings.criteria)}
@@ -125,7 +129,7 @@ def _same_search(target: Path, sweep: Sweep, settings: SearchSettings) -> xr.Dat
     return cube
 
 
-def asked_of(cube: xr.Dataset) -> dict[str, Any]:
+def asked_of(cube: "xr.Dataset") -> dict[str, Any]:
     """Return the arguments of `find_capacity` that made a cube, beside its sweep; InputError for others."""
     about = cube.attrs
     given = bool(about["capacity_range_given"])

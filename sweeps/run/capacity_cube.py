@@ -7,8 +7,7 @@ import numpy as np
 import xarray as xr
 
 from batchcube.results.provenance import MadeBy
-from batchcube.results.summary import MANY_REFUSED
-from batchcube.results.variables import RELATIVE_ERROR
+from batchcube.results.variables import MANY_REFUSED, RELATIVE_ERROR
 
 from ..spec.document import Sweep
 from ..spec.grid import where

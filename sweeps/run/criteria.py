@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
 from batchcube.results.costs import NOT_MEASURED
-from batchcube.results.summary import MANY_REFUSED
 from batchcube.results.text import all_of, did_you_mean, one_of
-from batchcube.results.variables import GOODPUT, REGISTRY, Statistic, statistic_of
+from batchcube.results.variables import GOODPUT, MANY_REFUSED, REGISTRY, Statistic, statistic_of
 
 from ..spec.settings import REQUEST_LIMITS, CoefficientsLaw, Point
 from ..workloads.settings import FloatArray

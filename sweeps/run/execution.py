@@ -3,17 +3,13 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
-
-import xarray as xr
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchcube.errors import InputError
-from batchcube.results import overload
-from batchcube.results.cube import parse_made_from
-from batchcube.results.joining import extend_cube
 from batchcube.results.precision import Precision, record
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.variables import REPLICATION
@@ -23,7 +19,6 @@ from ..progress import Progress, Silent
 from ..spec.document import Sweep
 from ..stopping import Stop, stopping
 from ..theory.expected import Expected
-from .assemble import assemble, tell_not_whole
 from .narrowing import Narrowing
 from .outputs import ADVICE, same_sweep
 from .preparing import Prepared, prepare, theory_of
@@ -31,6 +26,9 @@ from .replicating import Replications
 from .scheduler import Executor
 from .simulate import require_backend
 from .store import Part, Report, Store
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 class Size(NamedTuple):
@@ -91,7 +89,7 @@ def run_sweep(
     backend: str = "numba",
     executor: Executor | None = None,
     precision: Precision | None = None,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Simulate every point and replication and return the cube; with ``output``, also write it there.
 
     Runs on ``workers`` threads, all cores when None; the cube does not depend on how many. With ``output``, a run that
@@ -121,20 +119,48 @@ def run_sweep(
             )
         shown = progress or Silent()
         simulated = False
-        # Importing scipy for the theory takes longer than many a run: it goes on beside the simulation.
-        aside = ThreadPoolExecutor(1)
-        theory = aside.submit(theory_of, course.prepared)
+        aside = _Aside(course.prepared)
         try:
             for work in course.rounds(shown):
-                simulated |= work.work(store, stop, shown, executor, at_once)
+                simulated |= work.work(store, stop, shown, executor, at_once, aside.begin)
             makers = [*(store.makers if store is not None else ()), *([made_by] if simulated else ())]
-            cube = course.cube(theory.result(), makers)
+            cube = course.cube(aside.theory(), makers)
         finally:
-            stop.wait_for([theory])
-            aside.shutdown(wait=not stop.abandoned)
+            aside.end(stop)
         if store is not None:
             course.put(cube, store, stop)
         return cube
+
+
+class _Aside:
+    """What the cube takes beside the simulation: theory, and importing what builds it (xarray, scipy).
+
+    Importing takes longer than many a run: it goes on in a thread, and not before there is a first result to be seen.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self._pool = ThreadPoolExecutor(1)
+        self._begun: list[Future[list[Expected]]] = []
+
+    def begin(self) -> None:
+        """Begin, unless that was done."""
+        if not self._begun:
+            self._begun.append(self._pool.submit(self._do))
+
+    def theory(self) -> list[Expected]:
+        """Return what theory says about every point."""
+        self.begin()
+        return self._begun[0].result()
+
+    def end(self, stop: Stop) -> None:
+        """Wait for what is under way."""
+        stop.wait_for(self._begun)
+        self._pool.shutdown(wait=not stop.abandoned)
+
+    def _do(self) -> list[Expected]:
+        import_module(".assemble", __package__)
+        return theory_of(self._prepared)
 
 
 class Course:
@@ -151,6 +177,8 @@ class Course:
         self.held: xr.Dataset | None = None
         """The cube that is there already."""
         if target is not None and target.exists() and not overwrite:
+            from batchcube.results.cube import parse_made_from
+
             self.held = same_sweep(target, sweep)
             # Worded as it is there, where a file states defaults or leaves them out.
             sweep = sweep.worded(parse_made_from(self.held)[0])
@@ -210,8 +238,13 @@ class Course:
             if self.narrowing is not None and self.narrowing.look(look, self.reports, progress):
                 break
 
-    def cube(self, theory: Sequence[Expected], makers: Sequence[MadeBy]) -> xr.Dataset:
+    def cube(self, theory: Sequence[Expected], makers: Sequence[MadeBy]) -> "xr.Dataset":
         """Build the cube of all replications that are held or complete."""
+        from batchcube.results import overload
+        from batchcube.results.joining import extend_cube
+
+        from .assemble import assemble, tell_not_whole
+
         numbers = sorted(self.reports)
         cube = self.held
         if numbers:
@@ -228,7 +261,7 @@ class Course:
             record(cube, self.narrowing.texts, self.narrowing.looked, self.narrowing.missing)
         return cube
 
-    def put(self, cube: xr.Dataset, store: Store, stop: Stop) -> None:
+    def put(self, cube: "xr.Dataset", store: Store, stop: Stop) -> None:
         """Write the cube, and forget the parts that are in it."""
         store.put(cube)
         with stop.held():

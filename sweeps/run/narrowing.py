@@ -4,17 +4,16 @@ The cube stays rectangular: all points get as many replications, those that are 
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
 from batchcube.results.precision import FEWEST, Precision, Wanted, level, looked_at, parse, schedule
 from batchcube.results.statistics import mean_interval
-from batchcube.results.summary import usual
-from batchcube.results.variables import FIRST_LOOK, REGISTRY
+from batchcube.results.variables import FIRST_LOOK, REGISTRY, usual
 
 from ..progress import Progress
 from ..spec.document import Sweep
@@ -22,11 +21,14 @@ from ..spec.grid import where
 from ..spec.settings import draws_service
 from .store import Report
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 
 class Narrowing:
     """Looks of one run: where they are, and which interval is the widest."""
 
-    def __init__(self, sweep: Sweep, precision: Precision, held: xr.Dataset | None) -> None:
+    def __init__(self, sweep: Sweep, precision: Precision, held: "xr.Dataset | None") -> None:
         """Lay out the looks; `held` is the cube that is there already.
 
         Raises InputError for a precision that makes no sense, and where no number of replications narrows intervals.

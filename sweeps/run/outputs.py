@@ -1,23 +1,26 @@
 """What is at an output already, and whether a run or a search may go on from it."""
 
 from pathlib import Path
-
-import xarray as xr
+from typing import TYPE_CHECKING
 
 from batchcube.errors import InputError
-from batchcube.results.cube import parse_made_from, read_cube, refuse_changed
 from batchcube.results.provenance import batchcube_version
 
 from ..spec.document import Sweep, remade
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 ADVICE = "choose another output, or --overwrite"
 
 
-def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> xr.Dataset:
+def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> "xr.Dataset":
     """Return the cube that is there already; raises InputError unless a run of the same sweep made it.
 
     With `capacities` it must hold those, which a search made and no run can continue.
     """
+    from batchcube.results.cube import parse_made_from, read_cube, refuse_changed
+
     try:
         cube = read_cube(target, refuse_changed(target))
     except InputError as error:

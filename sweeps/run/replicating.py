@@ -1,16 +1,21 @@
 """The work of a run: replications of all points, in tasks of some points of some replications."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, islice
 
-from batchcube.engine import jobs_at_once
+import numpy as np
+from numpy.typing import NDArray
 
-from ..progress import Progress
+from batchcube.engine import jobs_at_once
+from batchcube.results.text import counted
+from batchcube.results.variables import REGISTRY, usual
+
+from ..progress import Progress, Silent
 from ..stopping import Stop
-from .assemble import join
 from .draws import Draws
+from .parts import join
 from .preparing import Prepared
 from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
 from .simulate import Simulator, bytes_of, simulate_parts
@@ -18,6 +23,8 @@ from .store import Part, Report, Store
 
 MOST_BYTES_OF_TRACES = 4_000_000_000
 """Traces that one task hands to a device at once."""
+HEADLINES = 2
+"""Of the usual variables so many are shown while a run goes on."""
 
 
 class Replications:
@@ -37,6 +44,11 @@ class Replications:
         self._continued: list[Task] = []
         """What is left of tasks that came back before their end."""
         self._drawing: ThreadPoolExecutor | None = None
+        self._progress: Progress = Silent()
+        self._aside: Callable[[], None] = lambda: None
+        names = [name for name, _ in usual(stepwise=prepared.simulation.STEPWISE)][:HEADLINES]
+        self._sums: dict[str, NDArray[np.float64]] = dict.fromkeys(names, np.zeros(self.points))
+        """Of complete replications, (point,)."""
 
     @property
     def is_complete(self) -> bool:
@@ -50,14 +62,37 @@ class Replications:
             mine = self._parts.setdefault(part.replication, [])
             mine.append(part)
             if sum(len(one.points) for one in mine) == self.points:
-                self.finished[part.replication] = join(self._parts.pop(part.replication))
+                report = self.finished[part.replication] = join(self._parts.pop(part.replication))
+                self._sums = {name: total + report[name] for name, total in self._sums.items()}
                 complete += 1
         return complete
 
+    def so_far(self) -> str:
+        """Say what the complete replications come to: from the least mean of a point to the largest."""
+        told = []
+        for name, total in self._sums.items():
+            means = total[np.isfinite(total)] / len(self.finished)
+            if means.size:
+                low, high = (f"{end:.3g}" for end in (means.min(), means.max()))
+                unit = REGISTRY[name].units.replace("s-1", "requests/s")
+                told.append(f"{REGISTRY[name].long_name} {low if low == high else f'{low} to {high}'} {unit}")
+        return f"in {counted(len(self.finished), 'replication')}: {', '.join(told)}"
+
     def work(
-        self, store: Store | None, stop: Stop, progress: Progress, executor: Executor | None, workers: int
+        self,
+        store: Store | None,
+        stop: Stop,
+        progress: Progress,
+        executor: Executor | None,
+        workers: int,
+        aside: Callable[[], None] = lambda: None,
     ) -> bool:
-        """Simulate what no part holds, and say whether that was anything."""
+        """Simulate what no part holds, and say whether that was anything.
+
+        `aside` begins what else there is to do: it is called, more than once perhaps, when there is a first result, or
+        no task left.
+        """
+        self._progress, self._aside = progress, aside
         scheduler = Scheduler(self, store, stop, progress)
         begun = {r: {k for part in parts for k in part.points} for r, parts in self._parts.items()}
         left = {r: [k for k in self._order if k not in points] for r, points in begun.items()}
@@ -83,7 +118,10 @@ class Replications:
 
     def next_task(self) -> Task | None:
         """Return what is left of a task, or the next one."""
-        return self._continued.pop() if self._continued else next(self._tasks, None)
+        task = self._continued.pop() if self._continued else next(self._tasks, None)
+        if task is None:
+            self._aside()
+        return task
 
     def take(self, task: Task, result: list[Part]) -> Gain:
         """Take parts, and see to what the task has left."""
@@ -92,7 +130,11 @@ class Replications:
         if done < len(points):
             self._continued.append(task._replace(arguments=(simulator, draws, points[done:], drawing)))
         requests = sum(self.prepared.points[k].requests for part in result for k in part.points)
-        return Gain(result, requests, self.add(result))
+        complete = self.add(result)
+        if complete:
+            self._progress.show(self.so_far())
+            self._aside()
+        return Gain(result, requests, complete)
 
     def give_up(self) -> None:
         """Draw nothing more."""

@@ -15,8 +15,8 @@ from batchcube.errors import InputError
 from batchcube.results.provenance import MadeBy
 from batchcube.results.variables import CONTROLS
 
-from .assemble import cut
 from .draws import Draws
+from .parts import cut
 from .preparing import Prepared, PreparedPoint, refusal
 from .store import Part, Report
 

@@ -11,19 +11,20 @@ from contextlib import AbstractContextManager, suppress
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from batchcube.errors import InputError
-from batchcube.results.cube import write_cube
 from batchcube.results.disk import lock, sync_folder
 from batchcube.results.provenance import MadeBy
 from batchcube.results.text import counted
 
 from ..files import make_folder
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 NOTHING_KEPT = "Nothing was finished, nothing is kept."
 _LOG = logging.getLogger(__name__)
@@ -173,8 +174,10 @@ class Store(AbstractContextManager["Store"]):
         self._files[file] = {part.replication for part in parts}
         self._count(parts)
 
-    def put(self, cube: xr.Dataset) -> None:
+    def put(self, cube: "xr.Dataset") -> None:
         """Write the cube to the output; raises InputError if somebody else has written there since this was opened."""
+        from batchcube.results.cube import write_cube
+
         write_cube(cube, self.output, ready=self._require_as_before)
 
     def forget(self, held: Container[int]) -> None:

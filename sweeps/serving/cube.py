@@ -23,7 +23,8 @@ from batchcube.errors import InputError
 from batchcube.results.provenance import MadeBy
 
 from ..files import write_text
-from ..run.assemble import assemble, cut
+from ..run.assemble import assemble
+from ..run.parts import cut
 from ..run.preparing import Prepared, prepare, theory_of
 from ..spec.document import Sweep
 from ..spec.settings import ReplicaSettings

@@ -91,3 +91,27 @@ def test_work_may_be_announced_again_after_what_was_seen(capsys: pytest.CaptureF
         assert shown_lines.count("look at 2 replications") == 2
         assert "4 of 2" not in shown_lines
         assert "4/2" not in shown_lines
+
+
+def test_lines_tell_the_first_result_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainLines() as lines:
+        lines.start(2, 3, 3000)
+        for count in (1, 2, 3):
+            lines.show(f"in {count}: 8 to 9 s")
+            lines.finish_replications(1)
+            lines.advance(1000)
+    told = capsys.readouterr().err.splitlines()
+    assert told[1] == "in 1: 8 to 9 s"
+    assert len(told) == 3
+
+
+def test_a_bar_ends_with_the_last_result(capsys: pytest.CaptureFixture[str], handles: list[Handle]) -> None:
+    for progress in (Bar(), NotebookBar()):
+        with progress:
+            progress.start(2, 2, 2000)
+            for count in (1, 2):
+                progress.show(f"in {count}: 8 to 9 s")
+                progress.finish_replications(1)
+                progress.advance(1000)
+    assert "in 2: 8 to 9 s" in capsys.readouterr().err
+    assert repr(handles[0].shown[-1]).endswith(" left; in 2: 8 to 9 s")

@@ -376,12 +376,9 @@ def test_another_sweep_in_the_file_is_refused_unless_overwritten(tmp_path: Path)
 def test_a_stopped_run_keeps_what_is_finished_and_continues(
     tmp_path: Path, cube: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupt:
+    class Interrupt(Silent):
         def start(self, points: int, replications: int, requests: int) -> None:
             self.replications = replications
-
-        def advance(self, requests: int) -> None:
-            pass
 
         def finish_replications(self, count: int) -> None:
             raise KeyboardInterrupt
@@ -529,3 +526,19 @@ def test_every_file_that_a_sweep_reads_leaves_its_checksum(tmp_path: Path) -> No
     }
     said = str(run_sweep(Sweep.model_validate(document)).attrs["input_sha256"]).split(",")
     assert sorted(said) == sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in (table, bars))
+
+
+def test_what_comes_out_is_told_while_a_run_goes_on(cube: xr.Dataset) -> None:
+    told: list[str] = []
+
+    class Told(Silent):
+        def show(self, text: str) -> None:
+            told.append(text)
+
+    made = run_sweep(sweep(SWEEP), progress=Told(), workers=1)
+    count = made.sizes["replication"]
+    assert [text.split(":")[0] for text in told] == [
+        f"in {number} replication{'s' * (number > 1)}" for number in range(1, count + 1)
+    ]
+    latency = made["latency_mean_s"].mean("replication").values
+    assert told[-1].endswith(f"mean latency {latency.min():.3g} to {latency.max():.3g} s")
