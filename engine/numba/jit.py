@@ -6,12 +6,14 @@ import pickle
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import llvmlite
 import numba
 import numpy as np
+from llvmlite.binding import address_of_symbol
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
@@ -44,7 +46,6 @@ class KernelCache(NullCache):  # type: ignore[misc]
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """Return the kernel compiled for a signature, None where there is none; a damaged file is deleted."""
-        context.refresh()
         file = self._file(signature, context)
         if file is None or not file.is_file():
             return None
@@ -58,10 +59,16 @@ class KernelCache(NullCache):  # type: ignore[misc]
             with suppress(OSError):
                 file.unlink()
             return None
+        stream = BytesIO(payload)
         try:
-            return CompileResult._rebuild(context, *pickle.loads(payload))
+            compiled, needed = pickle.load(stream), pickle.load(stream)
         except (ImportError, AttributeError):  # it names a user's module, which is not to be found from here
             return None
+        # Numba begins by loading all that can be compiled, its linear algebra included: for most of our kernels that
+        # would take longer than all else, and they need none of it.
+        if any(address_of_symbol(name) is None for name in needed):
+            context.refresh()
+        return CompileResult._rebuild(context, *compiled)
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keep a compiled kernel; where that is impossible, the next run compiles again."""
@@ -70,7 +77,9 @@ class KernelCache(NullCache):  # type: ignore[misc]
         file = self._file(signature, compiled.target_context)
         if file is None:
             return
-        payload = dumps(compiled._reduce())
+        module = compiled.library._final_module
+        needed = [part.name for part in (*module.functions, *module.global_variables) if part.is_declaration]
+        payload = dumps(compiled._reduce()) + dumps([name for name in needed if not name.startswith("llvm.")])
         # Always under the same name, so that what a killed process leaves is overwritten. Two processes that write at
         # the same time may damage the file, which its hash shows; the slower one finds nothing left to move.
         part = file.with_suffix(".part")
@@ -89,7 +98,7 @@ class KernelCache(NullCache):  # type: ignore[misc]
             return None
         name = self._function.__name__
         try:
-            source = source_digest(self._function, signature, context.typing_context)
+            source = source_digest(self._function, signature)
         except UnhashableError as error:
             note(f"{name}: compiled on every run, as it uses {error}")
             return None

@@ -7,23 +7,23 @@ from typing import Any
 
 import numpy as np
 from numba.core.dispatcher import Dispatcher
-from numba.core.errors import NumbaError
 from numba.core.types.containers import BaseNamedTuple
+from numba.core.typing.templates import builtin_registry
 
 
 class UnhashableError(TypeError):
     """A kernel is compiled from something that has no hash: whether it is still the same cannot be seen."""
 
 
-def source_digest(function: Callable[..., Any], arguments: Any, context: Any) -> str:
+def source_digest(function: Callable[..., Any], arguments: Any) -> str:
     """Return a hash over what a kernel is compiled from, for arguments of some Numba types.
 
     It covers the code and the constants of the kernel and of every function that can be reached from it, ours or a
-    user's, as they are in this process, through what Numba's typing `context` compiles in place of them; and the fields
-    of its arguments. Of other libraries it knows the names only. Raises UnhashableError where something that may be
-    compiled in cannot be distinguished from another of its kind.
+    user's, as they are in this process, through what Numba compiles in place of them; and the fields of its arguments.
+    Of other libraries it knows the names only. Raises UnhashableError where something that may be compiled in cannot be
+    distinguished from another of its kind.
     """
-    fingerprint = Fingerprint(context)
+    fingerprint = Fingerprint()
     fingerprint.arguments(arguments)
     fingerprint.value(function)
     return fingerprint.digest.hexdigest()
@@ -32,9 +32,8 @@ def source_digest(function: Callable[..., Any], arguments: Any, context: Any) ->
 class Fingerprint:
     """A walk over what a kernel is compiled from, which writes all of it into a hash."""
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self) -> None:
         self.digest = hashlib.sha256()
-        self.context = context
         self.seen: dict[int, int] = {}
 
     def write(self, *words: Any) -> None:
@@ -102,12 +101,16 @@ class Fingerprint:
         self.value(code.co_consts)
 
     def implementations(self, function: types.FunctionType) -> list[types.FunctionType]:
-        """Return what Numba compiles in place of a function."""
-        try:
-            known = self.context.resolve_value_type(function)
-        except (NumbaError, ValueError):  # none: only the functions of other libraries, and what is never called
+        """Return what Numba compiles in place of a function.
+
+        It is looked up where `overload` puts it: Numba's typing context has it too, but takes as long to be filled as
+        all else that a kernel is loaded with. What Numba has for functions of NumPy comes with its version.
+        """
+        if function.__module__.partition(".")[0] == "numpy":
             return []
-        return [template._overload_func for template in known.templates if hasattr(template, "_overload_func")]
+        known = (kind for value, kind in builtin_registry.globals if value is function)
+        templates = (template for kind in known for template in kind.templates)
+        return [template._overload_func for template in templates if hasattr(template, "_overload_func")]
 
 
 def _names(code: types.CodeType) -> set[str]:

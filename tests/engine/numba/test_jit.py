@@ -1,6 +1,8 @@
 import errno
 import logging
 import os
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from numba.core import config
 from numba.core.codegen import JITCodeLibrary
+from numba.core.cpu import CPUContext
 
 from batchcube.engine import cache, parts
 from batchcube.engine.numba.jit import inline, jit
@@ -88,6 +91,43 @@ def test_a_kernel_is_compiled_once_and_found_again(kept, caplog):
     assert run() == ([6.0, 12.0], True)
     assert list(kept.iterdir()) == [file]
     assert caplog.messages == []
+
+
+IN_ANOTHER_PROCESS = """
+import sys
+import numpy as np
+from batchcube.engine.numba.jit import jit
+
+@jit
+def double(values, out):
+    for i in range(len(values)):
+        out[i] = 2.0 * values[i]
+
+out = np.empty(2)
+double(np.array([1.0, 2.0]), out)
+print(out, sum(double.stats.cache_hits.values()), "numba.np.linalg" in sys.modules)
+"""
+
+
+def test_a_kernel_is_loaded_without_what_compiles(kept):
+    environment = {**os.environ, "BATCHCUBE_CACHE": str(kept.parents[1])}
+    for told in ("[2. 4.] 0 True\n", "[2. 4.] 1 False\n"):
+        done = subprocess.run(
+            [sys.executable, "-c", IN_ANOTHER_PROCESS], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == told
+
+
+def test_what_compiles_is_loaded_before_a_kernel_that_needs_something_of_it(kept, monkeypatch):
+    refreshed = []
+    refresh = CPUContext.refresh
+    run()
+    monkeypatch.setattr(CPUContext, "refresh", lambda context: [refreshed.append(1), refresh(context)])
+    assert run() == ([6.0, 12.0], True)
+    assert refreshed == []
+    monkeypatch.setattr("batchcube.engine.numba.jit.address_of_symbol", lambda name: None)
+    assert run() == ([6.0, 12.0], True)
+    assert refreshed
 
 
 @pytest.mark.parametrize("what", ["rule", "constant"])

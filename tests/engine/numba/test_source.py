@@ -6,7 +6,6 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from numba.core.registry import cpu_target
 
 from batchcube.engine import dialect, policies
 from batchcube.engine.batches.numba.dynamic import dynamic_kernel
@@ -30,15 +29,9 @@ KERNELS = (
 POLICIES = [import_module(f"{policies.__name__}.{found.name}") for found in pkgutil.iter_modules(policies.__path__)]
 
 
-@pytest.fixture(scope="module")
-def context():
-    cpu_target.target_context.refresh()
-    return cpu_target.typing_context
-
-
 @pytest.fixture
-def digests(context):
-    return lambda: [source_digest(kernel, (), context) for kernel in KERNELS]
+def digests():
+    return lambda: [source_digest(kernel, ()) for kernel in KERNELS]
 
 
 def test_a_digest_is_the_same_as_long_as_nothing_changes(digests):
@@ -69,8 +62,8 @@ def test_code_replaced_in_place_changes_the_kernels_that_use_it(digests, monkeyp
     assert [one == other for one, other in zip(before, digests(), strict=True)] == [False, False, True]
 
 
-def test_every_policy_and_every_word_that_compiles_is_covered(context):
-    fingerprint = Fingerprint(context)
+def test_every_policy_and_every_word_that_compiles_is_covered():
+    fingerprint = Fingerprint()
     for kernel in KERNELS:
         fingerprint.value(kernel)
     compiled = {
@@ -86,13 +79,13 @@ def test_every_policy_and_every_word_that_compiles_is_covered(context):
     }  # no kernel bins requests; only further controllers look at heads
 
 
-def told(context, value):
-    fingerprint = Fingerprint(context)
+def told(value):
+    fingerprint = Fingerprint()
     fingerprint.value(value)
     return fingerprint.digest.hexdigest()
 
 
-def test_values_are_told_apart(context):
+def test_values_are_told_apart():
     def closure(n):
         return lambda x: x + n
 
@@ -105,10 +98,10 @@ def test_values_are_told_apart(context):
         np.dtype([("a", "i8")]), math.floor, math.ceil, closure(1), closure(2), lambda x: x, lambda x, y=1: x,
         lambda x, y=2: x, lambda x: (lambda: x),
     ]  # fmt: skip
-    assert len({told(context, value) for value in values}) == len(values)
+    assert len({told(value) for value in values}) == len(values)
 
 
 @pytest.mark.parametrize("value", [object(), {"a": 1}, np.array([None]), target_policies, types.SimpleNamespace()])
-def test_what_cannot_be_told_is_refused(context, value):
+def test_what_cannot_be_told_is_refused(value):
     with pytest.raises(UnhashableError):
-        told(context, value)
+        told(value)
