@@ -62,7 +62,8 @@ class KernelCache(NullCache):  # type: ignore[misc]
         stream = BytesIO(payload)
         try:
             compiled, needed = pickle.load(stream), pickle.load(stream)
-        except (ImportError, AttributeError):  # it names a user's module, which is not to be found from here
+        # It names a user's module, which is not to be found from here; or is of a version that kept less.
+        except (ImportError, AttributeError, EOFError):
             return None
         # Numba begins by loading all that can be compiled, its linear algebra included: for most of our kernels that
         # would take longer than all else, and they need none of it.
