@@ -14,7 +14,7 @@ from xarray import Dataset
 from batchcube.results import labelled
 from batchcube.results.cube import as_written, axis_names
 from batchcube.results.frontier import NOT, POSSIBLY, SURELY, more_is_better, of_cube
-from batchcube.results.overload import OVERLOADED, judge
+from batchcube.results.overload import OVERLOADED, is_told, judge
 from batchcube.results.variables import REGISTRY
 
 from . import style
@@ -131,7 +131,7 @@ def _at_one_rate(cube: Dataset, select: Select) -> tuple[Select, str]:
     A rate is no setting that one may choose to do better.
     """
     rates = [name for name, paths in axes_left(cube, select).items() if set(paths) & set(RATE)]
-    if not rates or "overloaded" not in cube:
+    if not rates or not is_told(cube):
         return select, ""
     queue = judge(cube)
     over = (queue == OVERLOADED).sum([dim for dim in queue.dims if dim != rates[0]]).values

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-STEADY, OVERLOADED, CANNOT_TELL = "steady", "overloaded", "cannot tell"
+STEADY, OVERLOADED, CANNOT_TELL = QUEUES = "steady", "overloaded", "cannot tell"
+PLAN_QUEUE = "plan_queue"
+"""Variable of a plan's cube that holds what was judged there, as places in `QUEUES`."""
 GROWTH = 0.02
 """Growth of the backlog, as a share of the arrivals meanwhile, up to which a queue is taken not to grow."""
 NOTES = {
@@ -53,8 +55,12 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95)
     A single replication has no interval: 4 s / sqrt(m) stands for half of that of its growth. A cube without the
     variables that this needs cannot tell. Unless `by_theory`, what theory knows of the throughput is left out.
     Intervals of growth and load have another `confidence` where many points, or looks, are to be right at once.
+    What a plan has judged, of settings that left it at different looks, stands in its cube and is returned as it is.
     """
     names = axis_names(cube)
+    if PLAN_QUEUE in cube:
+        said = cube[PLAN_QUEUE].transpose(*names)
+        return said.copy(data=np.array(QUEUES)[said.values]).rename("queue").reset_coords(drop=True)
     if not {"requests", "backlog_growth_fraction"} <= set(cube.data_vars):
         point = xr.Dataset(coords={name: cube[name] for name in names})
         return xr.DataArray(CANNOT_TELL).broadcast_like(point).transpose(*names).rename("queue")
@@ -80,6 +86,11 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95)
             calm |= (high + held / later <= GROWTH) | np.isinf(servers)
     found = np.where(over, OVERLOADED, np.where(calm, STEADY, CANNOT_TELL))
     return xr.DataArray(found, {name: cube[name] for name in names}, names, "queue")
+
+
+def is_told(cube: xr.Dataset) -> bool:
+    """Say whether a cube tells of its queues."""
+    return "overloaded" in cube or PLAN_QUEUE in cube
 
 
 def _number(value: object) -> float:

@@ -241,12 +241,19 @@ def notes_of(cube: xr.Dataset) -> list[str]:
     return [line for line in str(cube.attrs.get("notes", "")).splitlines() if line != costs.warning(cube)]
 
 
+def _replications(cube: xr.Dataset) -> str:
+    """Say how many replications points have: settings that left a plan have fewer."""
+    most = cube.sizes[REPLICATION]
+    seen = cube["plan_replications"].values if "plan_replications" in cube else np.array([most])
+    fewest = int(seen[seen > 0].min(initial=most))
+    return counted(most, "replication") if fewest == most else f"{fewest} to {most} replications"
+
+
 def _print_head(cube: xr.Dataset, console: Console) -> None:
     from rich.markup import escape
 
     print_warning(cube, console)
     points = int(np.prod([cube.sizes[name] for name in axis_names(cube)], dtype=np.int64))
-    count = cube.sizes[REPLICATION]
     title = printable(cube.attrs.get("title") or "cube")
     console.print(f"[bold]{escape(title)}[/bold]")
     if papers := papers_of(title):
@@ -256,7 +263,7 @@ def _print_head(cube: xr.Dataset, console: Console) -> None:
         for name in ("batchcube_version", "created_utc", "backend", "backend_device")
     )
     console.print(
-        f"{counted(points, 'point')}, {counted(count, 'replication')} each, "
+        f"{counted(points, 'point')}, {_replications(cube)} each, "
         f"seed {cube.attrs.get('seed', '?')}, batchcube {version}, made {made} with {backend} on {device}",
         highlight=False,
         markup=False,
@@ -307,7 +314,7 @@ def _print_group(
     assert first is not None  # a group has members
     shown = first if max_rows is None else first.head(max_rows)
     fixed = [Column(key, list(map(_plain, shown[key])), words=shown[key].dtype.kind not in "iuf") for key in keys]
-    if "overloaded" in cube:
+    if overload.is_told(cube):
         queue = list(shown["queue"])
         fixed.append(Column("queue", queue, words=True, short=[overload.MARKS[one] for one in queue]))
     columns[0] = columns[0]._replace(goes=0)
@@ -360,11 +367,10 @@ def _plain(value: object) -> str:
 def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confidence: float, *, default: bool) -> None:
     from rich.markup import escape
 
-    count = cube.sizes[REPLICATION]
-    if count > 1:
+    if cube.sizes[REPLICATION] > 1:
         kind = "prediction" if any(labelled.of_single(cube[name]) for name in cube.data_vars) else "Student t"
         console.print(
-            f"mean \u00b1 half of the {100 * confidence:g} % {kind} interval over {count} replications, "
+            f"mean \u00b1 half of the {100 * confidence:g} % {kind} interval over {_replications(cube)}, "
             "or mean [interval] where it meets a bound; \u00b1 0: all replications "
             "gave the same value (a quantile: the same bucket); -: no value",
             highlight=False,
@@ -429,7 +435,7 @@ def queues_in_words(cube: xr.Dataset) -> list[str]:
     The first line is a heading.
     """
     axis = _rate_axis(cube)
-    if axis is None or "overloaded" not in cube or cube[axis].dtype.kind not in "iuf":
+    if axis is None or not overload.is_told(cube) or cube[axis].dtype.kind not in "iuf":
         return []
     found = overload.judge(cube).sortby(axis)
     rates = found[axis].values

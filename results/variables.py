@@ -693,6 +693,17 @@ _ALL: list[Variable] = [
         bounds=(0.0, 5.0),
     ),
     Variable(
+        "plan_queue",
+        (),
+        "int64",
+        "1",
+        "queue of a setting",
+        "Whether it grows, in the race that decided a plan (attributes flag_values, flag_meanings): of the best as the "
+        "plan found; of others by their replications, as `batchcube show` judges points of a sweep.",
+        replicated=False,
+        bounds=(0.0, 2.0),
+    ),
+    Variable(
         "plan_replications",
         (),
         "int64",

@@ -99,7 +99,7 @@ def grid_of(cube: xr.Dataset, share: float = 1.0) -> Grid:
     keys = _keys(cube)
     kept = keys[: max(6, int(share * _NUMBERS / (4 * points)))]
     quantities = _quantities(cube, kept)
-    queue = overload.judge(cube).transpose(*names).values.ravel() if "overloaded" in cube else None
+    queue = overload.judge(cube).transpose(*names).values.ravel() if overload.is_told(cube) else None
     return Grid(axes, queue, quantities, len(keys) - len(kept))
 
 

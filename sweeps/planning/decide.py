@@ -17,7 +17,7 @@ from batchcube.documents import parse_json, read_file
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
 from batchcube.results.cube import read_cube, refuse_changed
-from batchcube.results.overload import RENEWING
+from batchcube.results.overload import CANNOT_TELL, OVERLOADED, PLAN_QUEUE, QUEUES, RENEWING
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.selection import AT_LIMIT, BEATEN, FAILED, IN_RACE
 from batchcube.results.variables import REGISTRY
@@ -33,7 +33,7 @@ from ..spec.settings import Point, Report
 from ..stopping import stopping
 from .answer import Answer, answer_of, gpus_each, restored
 from .question import Question
-from .race import MOST, Decider, Decision
+from .race import MOST, Decider, Decision, Race
 from .simulating import Simulating
 from .values import KEPT
 
@@ -184,17 +184,20 @@ def _cube(
         if name in REGISTRY and np.dtype(REGISTRY[name].dtype).kind == "f":
             arrays[name] = np.full((points, most, place.stop - place.start), np.nan)
     ratio = np.full((points, most), np.nan)
+    queues = np.full(points, QUEUES.index(CANNOT_TELL), np.int64)
     for row, (setting, count) in enumerate(zip(race.settings.tolist(), found.replications.tolist(), strict=True)):
         report = decider.values.report(race.same[[row]], race.replicas[[row]], count)
         for name, array in arrays.items():
             array[setting, :count] = report[name].reshape(count, -1)
         ratio[setting, :count] = decider.ratios(race.same[[row]], race.replicas[[row]], count).max(axis=0)[0]
+        queues[setting] = QUEUES.index(_queue(decider, race, row))
     for name, array in arrays.items():
         extra = array.shape[2:] if REGISTRY[name].extra else ()
         arrays[name] = array.reshape((*shape, most, *extra))
     arrays |= {
         "plan_largest_ratio": ratio.reshape((*shape, most)),
         "plan_state": states.reshape(shape),
+        PLAN_QUEUE: queues.reshape(shape),
         "plan_replications": seen.reshape(shape),
         "plan_replicas": replicas.reshape(shape),
         "unmeasured_costs": prepared.unmeasured_costs.reshape(shape),
@@ -202,10 +205,20 @@ def _cube(
     cube = with_provenance(
         _on_replicas(question.sweep, replicas), prepared, arrays, most, made_by, answer.notes, quantiles=QUANTILES
     )
-    cube["plan_state"].attrs |= {
-        "flag_values": np.arange(len(STATES), dtype=np.int64),
-        "flag_meanings": " ".join(state.replace(" ", "_") for state in STATES),
-    }
+    for name, meanings in (("plan_state", STATES), (PLAN_QUEUE, QUEUES)):
+        cube[name].attrs |= {
+            "flag_values": np.arange(len(meanings), dtype=np.int64),
+            "flag_meanings": " ".join(meaning.replace(" ", "_") for meaning in meanings),
+        }
     # What became of each setting is in the variables.
     short = {**answer.as_dict(), "races": [{**one, "settings": []} for one in answer.races]}
     return cube.assign_attrs({"plan": json.dumps(short), IDENTITY: _sha256(identity)})
+
+
+def _queue(decider: Decider, race: Race, row: int) -> str:
+    """Say what the queue of a system does: as the race found, of others as it is judged of any point of a sweep."""
+    if race.found.best is not None and race.same[row] == race.same[race.found.best]:
+        return race.queue
+    if race.grows[row]:
+        return OVERLOADED
+    return decider.judged(int(race.same[row]), int(race.replicas[row]), int(race.found.replications[row]))

@@ -304,27 +304,28 @@ class Decider:
         `chance` is that of an error, of each interval at each look.
         """
         while True:
-            found = overload.judge(self._cube_of(setting, replicas, count), confidence=1.0 - chance).item()
+            found = self.judged(setting, replicas, count, confidence=1.0 - chance)
             more = [look for look in self._planned if look > count]
             if found != overload.CANNOT_TELL or not more:
-                return str(found)
+                return found
             if self._over_budget(0):
                 self._stopped = True
-                return str(found)
+                return found
             count = more[0]
             wanted = self.values.missing([setting], replicas, count)
             if wanted:
                 yield wanted
 
-    def _cube_of(self, setting: int, replicas: int, count: int) -> xr.Dataset:
-        """Return what judging a queue takes, as a cube of one point."""
+    def judged(self, setting: int, replicas: int, count: int, confidence: float = 0.95) -> str:
+        """Say what the queue of a setting does in its first replications; see `overload.judge`."""
         report = self.values.report(np.array([setting]), np.array([replicas]), count)
         (point,) = self.question.on(replicas, [setting])
         tables = {name: getattr(point, name).model_dump(mode="json") for name in ("workload", "policy", "server")}
         variables: dict[str, Any] = {name: (REPLICATION, values) for name, values in report.items() if values.ndim == 1}
         if not np.isnan(report[ARRIVED]).any():
             variables["window_arrivals"] = ((REPLICATION, "window"), report[ARRIVED])
-        return xr.Dataset(variables, attrs={"specification": json.dumps(tables)})
+        cube = xr.Dataset(variables, attrs={"specification": json.dumps(tables)})
+        return str(overload.judge(cube, confidence=confidence).item())
 
     # Simulations ----------------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ CONTINUOUS = {
 CLASSES = {name for name in REGISTRY if name.startswith("class_")}
 _SEARCHED = ("requests_per_s", "held_requests_per_s", "unbracketed", "statistic", "served_requests_per_s", "ended_by")
 SEARCHED = {f"capacity_{name}" for name in _SEARCHED}
-PLANNED = {f"plan_{name}" for name in ("largest_ratio", "state", "replications", "replicas")}
+PLANNED = {f"plan_{name}" for name in ("largest_ratio", "state", "queue", "replications", "replicas")}
 CAPACITY = 16.0  # requests/s: points at a higher arrival rate are overloaded
 RATIO = 1.02  # between the edges of a bucket, so that its middle is within 1 %
 

@@ -11,7 +11,7 @@ import pytest
 import batchcube as bc
 from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
-from batchcube.results.overload import OVERLOADED, judge
+from batchcube.results.overload import OVERLOADED, STEADY, judge
 from batchcube.results.planned import WIDTH, in_words
 from batchcube.results.selection import select
 from batchcube.sweeps.planning import simulating, unspecified
@@ -351,6 +351,28 @@ def test_words_json_and_cube_say_the_same(spec: Callable[[int], str], tmp_path: 
     assert float(mean) == pytest.approx(answer.best.objective)
     ttft = cube["ttft_quantile_s"].sel(largest_batch=answer.best.at["largest_batch"], quantile=0.99).mean()
     assert float(ttft) == pytest.approx(answer.best.limits[0].mean)
+
+
+def test_a_cube_of_a_plan_knows_the_queues(
+    spec: Callable[[int], str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    settings = {"workload.requests": 2000}
+    answer = decide(question(spec(1), slo=["ttft_p99_s=3"], settings=settings), tmp_path / "plan.nc")
+    cube = read_cube(tmp_path / "plan.nc")
+    found = dict(zip(CAPS["policy.largest_batch"], judge(cube).values.tolist(), strict=True))
+    assert found[answer.best.at["largest_batch"]] == answer.queue == STEADY
+    for cap, queue in found.items():
+        settings |= {"replications": int(cube["plan_replications"].sel(largest_batch=cap)), "policy.largest_batch": cap}
+        run = run_sweep(Sweep.from_toml(spec(1), settings | {"server.servers": answer.best.replicas}))
+        assert judge(run).item() == queue
+    # A cap of 4 is too little.
+    assert found[4] == OVERLOADED
+    shown = Said(capsys, "show", tmp_path / "plan.nc", "-v", "ttft_mean_s").out
+    rows = [line.split() for line in shown.partition("─\n")[2].partition("\n\n")[0].split("\n")]
+    assert {int(row[0]): row[1] for row in rows} == found
+    assert [row[-1] == "*" for row in rows] == [queue == OVERLOADED for queue in found.values()]
+    assert "4 points, 8 to 32 replications each" in shown
+    assert "interval over 8 to 32 replications" in shown
 
 
 def test_a_plan_that_is_there_is_not_made_again(
