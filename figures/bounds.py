@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from xarray import Dataset
 
+from batchcube.results.pieces import any_of
+
 from . import style
 from .curves import line_names, line_places, mark_handles
 from .reading import LARGEST_BATCH, Figured, Select, View, view
@@ -30,7 +32,7 @@ def memory_erratum(
     overflow = "memory_overflow_fraction"
     needs = [overflow, _MEMORY_BOUND, "window_width_s"]
     seen = view(figured, cube, select, needs=needs, lines=(_RULE,), lines_needed=True)
-    if not np.isfinite(seen.array(_MEMORY_BOUND)).any():
+    if not any_of(seen.cube[_MEMORY_BOUND], np.isfinite):
         raise figured.lacks("the cube has no memory bound over time: no mode with policy.memory was run")
     figure, axes = style.panels(1, 2, width_mm=width_mm, height_mm=62)
     left, right = axes[0]

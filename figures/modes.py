@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from xarray import Dataset
 
 from batchcube.results.overload import worse
+from batchcube.results.pieces import any_of
 from batchcube.results.statistics import Interval
 from batchcube.results.text import suggestion
 
@@ -136,7 +137,7 @@ def _throughput(seen: View) -> _Quantity:
 def _violations(seen: View) -> list[_Quantity]:
     """Return the SLA violations that the cube has: of requests, or else of tokens."""
     for variable, unit in zip(_VIOLATIONS, ("share of requests", "share of tokens"), strict=True):
-        if variable in seen.cube and np.isfinite(seen.cube[variable].values).any():
+        if variable in seen.cube and any_of(seen.cube[variable], np.isfinite):
             return [_Quantity("SLA violations", unit, seen.array(variable), (0.0, 1.0))]
     return []
 

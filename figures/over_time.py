@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from xarray import Dataset
 
 from batchcube.results.cube import parse_made_from
+from batchcube.results.pieces import any_of, has_values
 
 from . import style
 from .curves import line_names, line_places
@@ -40,11 +41,11 @@ def sla_violation_over_time(
     """Draw arrival rate, share of requests over the SLA and queue length over time."""
     variable = "window_request_sla_violation_fraction"
     needs = ["window_arrivals", "window_width_s", variable, "window_queue_length_mean"]
-    if variable in cube and not bool(cube[variable].notnull().any()):
+    if variable in cube and not has_values(cube[variable]):
         raise figured.lacks(_NO_VIOLATIONS)
     select, one = _of_bursts(cube, select)
     seen = view(figured, cube, select, needs=needs, lines=(MODE, VARIANT, BINS, PREDICTOR), lines_named=lines)
-    if not np.isfinite(seen.array(variable)).any():
+    if not any_of(seen.cube[variable], np.isfinite):
         raise figured.lacks(_NO_VIOLATIONS)
     limits = numbers_of_lines(seen, "report.request_sla_s")
     over = f"over {listed(limits)} s" if limits else "over the SLA"
@@ -93,13 +94,13 @@ def controller_step(
         "window_request_sla_violation_fraction": "SLA violations\n(share of requests)",
     }
     needs = ["window_arrivals", "window_width_s", *list(rows)[1:]]
-    if "window_signal_mean_s" in cube and not bool(cube["window_signal_mean_s"].notnull().any()):
+    if "window_signal_mean_s" in cube and not has_values(cube["window_signal_mean_s"]):
         raise figured.lacks(_NO_SIGNAL)
     seen = view(figured, cube, select, needs=needs, lines=(VARIANT, MODE), lines_named=lines)
-    if not np.isfinite(seen.array("window_signal_mean_s")).any():
+    if not any_of(seen.cube["window_signal_mean_s"], np.isfinite):
         raise figured.lacks(_NO_SIGNAL)
     violations = "window_request_sla_violation_fraction"
-    if not np.isfinite(seen.array(violations)).any():
+    if not any_of(seen.cube[violations], np.isfinite):
         del rows[violations]
     target, bound = "window_batch_target_mean", "window_batch_sla_bound_mean"
     if np.array_equal(seen.array(target), seen.array(bound), equal_nan=True):
@@ -141,7 +142,7 @@ def serving_over_time(
     needs = ["window_running_mean", "window_arrivals", "window_width_s"]
     needs += [*(variable for variable, _, _ in _BOUNDS.values()), *list(rows)[1:]]
     seen = view(figured, cube, select, needs=needs, lines=policy_axes(cube), lines_named=lines)
-    rows = {name: label for name, label in rows.items() if name == "arrivals" or np.isfinite(seen.array(name)).any()}
+    rows = {name: label for name, label in rows.items() if name == "arrivals" or any_of(seen.cube[name], np.isfinite)}
     # A bound that no setting asks for is B_max, and tells nothing.
     of_lines = settings_of_lines(seen)
     shown = {table: bound for table, bound in _BOUNDS.items() if any(settings.has(table) for settings in of_lines)}

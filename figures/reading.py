@@ -17,6 +17,7 @@ from batchcube.results import costs
 from batchcube.results.cube import as_written, axis_names, place_of
 from batchcube.results.labelled import error_of, level_of, of_single
 from batchcube.results.overload import NOTES, judge
+from batchcube.results.pieces import any_of, read_later
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
 from batchcube.results.text import all_of, shortened, suggestion
 from batchcube.results.variables import REGISTRY
@@ -261,7 +262,7 @@ def view(
         unknown = costs.missing(cut, name)
         if unknown:
             raise figured.refuses(f"{name} rests on {all_of(unknown)}, {costs.NOT_MEASURED}")
-    if not np.isfinite(cut[needs[0]].values).any():
+    if not any_of(cut[needs[0]], np.isfinite):
         raise figured.refuses(f"{needs[0]} is NaN everywhere in this cube")
     cut = cut.assign({_QUEUE: judge(cut)})
     return View(figured, cube, cut, drawn_x, drawn_lines, drawn_panels, tuple(chosen))
@@ -276,12 +277,17 @@ def _to_choose(figured: Figured, cube: xr.Dataset, left: Sequence[FigureAxis]) -
 
 def _drawable(cube: xr.Dataset) -> xr.Dataset:
     """Return a cube in which numbers that no axis can reach are infinite: those are not drawn."""
-    beyond = {
-        name: found.copy(data=np.where(np.abs(found.values) > _LARGEST, np.inf, found.values))
-        for name, found in cube.data_vars.items()
-        if found.dtype.kind == "f" and np.nanmax(np.abs(found.values), initial=0.0) > _LARGEST
-    }
-    return cube.assign(beyond) if beyond else cube
+
+    def bounded(found: xr.Variable) -> xr.Variable:
+        def read(key: tuple[int | slice, ...]) -> NDArray[Any]:
+            values = found[key].values
+            return np.where(np.abs(values) > _LARGEST, np.inf, values)
+
+        return read_later(found, read)
+
+    return cube.assign(
+        {name: bounded(found.variable) for name, found in cube.data_vars.items() if found.dtype.kind == "f"}
+    )
 
 
 def _axes(cube: xr.Dataset) -> list[FigureAxis]:

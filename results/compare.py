@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import pandas as pd
 from batchcube.errors import InputError
 
 from .cube import axis_names
+from .pieces import values_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -56,11 +57,24 @@ def _difference(a: xr.DataArray, b: xr.DataArray, tolerance: float) -> tuple[str
     if a.dims != b.dims or a.shape != b.shape:
         return SHAPE, np.nan, np.nan
     numeric = a.dtype.kind in "biuf" and b.dtype.kind in "biuf"
+    found = [
+        _of_values(piece.values, b.variable.isel(place).transpose(*piece.dims).values, tolerance, numeric=numeric)
+        for place, piece in values_of(a.variable)
+    ]
+    states, *largest = zip(*found, strict=True)
+    worst = next(state for state in (DIFFERS, WITHIN, EXACT) if state in states)
     if not numeric:
-        return (EXACT if bool(np.all(a.values == b.values)) else DIFFERS), np.nan, np.nan
-    first, second = a.values.astype(np.float64), b.values.astype(np.float64)
+        return worst, np.nan, np.nan
+    absolute, relative = (max(each) for each in largest)
+    return WITHIN if worst == EXACT and a.dtype != b.dtype else worst, absolute, relative
+
+
+def _of_values(a: NDArray[Any], b: NDArray[Any], tolerance: float, *, numeric: bool) -> tuple[str, float, float]:
+    if not numeric:
+        return (EXACT if bool(np.all(a == b)) else DIFFERS), np.nan, np.nan
+    first, second = a.astype(np.float64), b.astype(np.float64)
     nan = np.isnan(first) & np.isnan(second)
-    if a.dtype == b.dtype and bool(np.all((a.values == b.values) | nan)):
+    if bool(np.all((a == b) | nan)):
         return EXACT, 0.0, 0.0
     return _distance(first, second, nan, tolerance)
 

@@ -12,6 +12,7 @@ from batchcube.errors import InputError
 
 from . import controls as controlled
 from . import statistics
+from .pieces import pieces
 from .precision import level
 from .variables import FIRST_LOOK, REGISTRY, RELATIVE_ERROR, REPLICATION, SINGLE
 
@@ -102,10 +103,16 @@ def pooled_quantile(cube: xr.Dataset, q: float, dim: str = REPLICATION, confiden
     names = ("latency_bucket", "latency_bucket_lower_s", "latency_bucket_upper_s")
     middle, lower, upper = (cube[name].values for name in names)
     order = [name for name in counts.dims if name not in (dim, "latency_bucket")]
-    counts = counts.transpose(*order, dim, "latency_bucket")
-    found = statistics.pooled_quantile(
-        counts.values, middle, lower, upper, q, confidence=level_of(counts, confidence), single=of_single(counts)
+    apply = partial(
+        statistics.pooled_quantile,
+        representative=middle,
+        lower=lower,
+        upper=upper,
+        q=q,
+        confidence=level_of(counts, confidence),
+        single=of_single(counts),
     )
+    found = _by_pieces(apply, [counts.variable], [*order, dim, "latency_bucket"], within=2)
     attrs = {
         "units": "s",
         "long_name": f"{100 * q:g} % quantile of the latency of all requests",
@@ -148,10 +155,8 @@ def _bounds_of(da: xr.DataArray) -> tuple[float, float]:
     return variable.bounds if variable else (-np.inf, np.inf)
 
 
-def _swapped_quantile(
-    values: NDArray[np.float64], axis: int, q: float, confidence: float, error: float
-) -> statistics.Interval:
-    return statistics.quantile_interval(values, q, axis, confidence, error=error)
+def _swapped_quantile(values: NDArray[np.float64], q: float, confidence: float, error: float) -> statistics.Interval:
+    return statistics.quantile_interval(values, q, -1, confidence, error=error)
 
 
 def _against(da: xr.DataArray, along: str, baseline: object) -> tuple[xr.DataArray, xr.DataArray]:
@@ -175,11 +180,41 @@ def _reduced(
     dim: str,
     attrs: Mapping[str, object],
 ) -> xr.Dataset:
-    expanded = [part if dim in part.dims else part.expand_dims(dim) for part in parts]
-    aligned = xr.broadcast(*expanded) if len(expanded) > 1 else tuple(expanded)
     order = [name for name in parts[0].dims if name != dim]
-    arrays = [part.transpose(*order, dim).values for part in aligned]
-    return _dataset(label, apply(*arrays, axis=-1), order, aligned[0], attrs)
+    return _dataset(label, _by_pieces(apply, [part.variable for part in parts], [*order, dim]), order, parts[0], attrs)
+
+
+def _by_pieces(
+    apply: Callable[..., statistics.Interval | controlled.Controlled],
+    parts: Sequence[xr.Variable],
+    order: Sequence[Hashable],
+    within: int = 1,
+) -> statistics.Interval | controlled.Controlled:
+    """Return what is found of variables whose dimensions are brought into an order, with some of them in memory.
+
+    The last `within` dimensions are reduced, by what is applied, and never cut.
+    """
+    sizes = {dim: max(part.sizes.get(dim, 1) for part in parts) for dim in order}
+    kept = {dim: sizes[dim] for dim in order[: len(order) - within]}
+    each = 8 * int(np.prod([sizes[dim] for dim in order[len(order) - within :]], dtype=np.int64))
+    found = None
+    for place in pieces(kept, each, chunks=parts[0].encoding.get("preferred_chunks")):
+        shape = {dim: place[dim].stop - place[dim].start if dim in place else size for dim, size in sizes.items()}
+        arrays = []
+        for part in parts:
+            here = part.isel({dim: at for dim, at in place.items() if dim in part.dims})
+            absent = {dim: size for dim, size in shape.items() if dim not in here.dims}
+            laid_out = xr.DataArray(here.values, dims=here.dims).expand_dims(absent).transpose(*order)
+            # Sums depend on how arrays lie in memory: not on where they were cut.
+            arrays.append(np.ascontiguousarray(laid_out.values))
+        some = apply(*arrays)
+        found = found or some._replace(
+            **{name: np.empty(tuple(kept.values()), piece.dtype) for name, piece in some._asdict().items()}
+        )
+        for whole, piece in zip(found, some, strict=True):
+            whole[tuple(place.values())] = piece
+    assert found is not None  # there is at least one piece
+    return found
 
 
 def _dataset(

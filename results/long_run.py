@@ -21,6 +21,7 @@ from batchcube.errors import InputError
 
 from . import overload
 from .cube import axis_names
+from .pieces import points_of
 from .statistics import Interval, mean_interval
 from .variables import REPLICATION
 
@@ -106,7 +107,10 @@ def warmup_note(cube: xr.Dataset) -> str:
     if not {"requests", "measured", "missed"} <= set(cube):
         return ""
     axes = axis_names(cube)
-    kept = ((cube["measured"] + cube["missed"]) / cube["requests"]).mean(REPLICATION).transpose(*axes).values
+    kept = np.empty([cube.sizes[name] for name in axes])
+    for places, points in points_of(cube, ("measured", "missed", "requests"), axes):
+        share = (points["measured"] + points["missed"]) / points["requests"]
+        kept[places] = share.mean(REPLICATION).transpose(*axes).values
     late: list[float] = []
     for at, queue in _settling(cube):
         windows = queue.shape[1]
@@ -128,13 +132,14 @@ def _settling(cube: xr.Dataset) -> Iterator[tuple[tuple[int, ...], NDArray[np.fl
         return
     axes = axis_names(cube)
     steady = (overload.judge(cube) == overload.STEADY).transpose(*axes).values
-    queue, arrivals = (
-        cube[name].transpose(*axes, REPLICATION, "window").values.astype(np.float64)
-        for name in (_QUEUE, "window_arrivals")
-    )
-    for at in np.ndindex(steady.shape):
-        mean = arrivals[at].mean(axis=0)
-        usual = np.flatnonzero(mean >= 0.5 * np.median(mean[mean > 0])) if mean.any() else np.array([0])
-        of_arrivals = queue[at][:, : int(usual[-1])]
-        if steady[at] and of_arrivals.shape[1] >= FEWEST_WINDOWS and np.isfinite(of_arrivals).all():
-            yield at, of_arrivals
+    for places, points in points_of(cube, (_QUEUE, "window_arrivals"), axes):
+        queue, arrivals = (
+            points[name].transpose(*axes, REPLICATION, "window").values.astype(np.float64)
+            for name in (_QUEUE, "window_arrivals")
+        )
+        for at in np.ndindex(steady[places].shape):
+            mean = arrivals[at].mean(axis=0)
+            usual = np.flatnonzero(mean >= 0.5 * np.median(mean[mean > 0])) if mean.any() else np.array([0])
+            of_arrivals = queue[at][:, : int(usual[-1])]
+            if steady[places][at] and of_arrivals.shape[1] >= FEWEST_WINDOWS and np.isfinite(of_arrivals).all():
+                yield tuple(place.start + i for place, i in zip(places, at, strict=True)), of_arrivals

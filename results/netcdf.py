@@ -16,7 +16,7 @@ import xarray as xr
 from batchcube.errors import InputError
 
 from .disk import lock, output_file, sync_folder
-from .pieces import chunks, read_later, together, values_of
+from .pieces import LARGEST_CHUNK, chunks, read_later, together, values_of
 from .variables import REPLICATION
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _write(
         encoding=_encoding(clean, at_once),
         unlimited_dims=[REPLICATION] if growing else [],
     )
-    with netCDF4.Dataset(part, "a") as file:
+    with _small_caches(), netCDF4.Dataset(part, "a") as file:
         file.set_auto_maskandscale(False)
         for start in range(0, clean.sizes[REPLICATION] if growing else 0, at_once):
             for name in growing:
@@ -152,7 +152,7 @@ def open_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
     # The classic format (CDF) lacks our types, and the library takes seconds over a damaged count in it.
     if start != b"\x89HDF\r\n\x1a\n":
         raise InputError(f"is no {'NetCDF-4' if start.startswith(b'CDF') else 'NetCDF'} file", file=path)
-    with _reading(path):
+    with _reading(path), _small_caches():
         opened = xr.open_dataset(source, engine="netcdf4", decode_timedelta=False, cache=False)
         try:
             for coordinate in opened.coords.values():
@@ -179,6 +179,17 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except Exception as error:  # xarray and the NetCDF library raise whatever a damaged byte leads them to
         raise InputError(f"is damaged or incomplete: {error}", file=path) from error
+
+
+@contextmanager
+def _small_caches() -> Iterator[None]:
+    """Let the NetCDF library keep one chunk of each variable of a file that is opened now, not 64 MiB of it."""
+    before = netCDF4.get_chunk_cache()
+    netCDF4.set_chunk_cache(LARGEST_CHUNK, *before[1:])
+    try:
+        yield
+    finally:
+        netCDF4.set_chunk_cache(*before)
 
 
 def _encoding(dataset: xr.Dataset, at_once: int) -> dict[Hashable, dict[str, object]]:

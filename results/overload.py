@@ -9,6 +9,7 @@ import xarray as xr
 
 from .cube import axis_names, parse_specification
 from .labelled import of_single
+from .pieces import points_of
 from .statistics import Interval, mean_interval
 from .variables import REPLICATION
 
@@ -33,6 +34,11 @@ MARKS = {STEADY: "", OVERLOADED: "*", CANNOT_TELL: "(*)"}
 """What stands beside such points, and beside what was measured there."""
 _LOAD = {"utilisation", "throughput_requests_per_s", "makespan_s", "batch_size_mean", "measured", "missed"}
 """Variables that show the load."""
+_READ = _LOAD | {
+    *("requests", "backlog_growth_fraction", "steps", "effective_bins", "rejected", "window_arrivals"),
+    *("service_mean_s", "service_variance_s2", "theory_throughput_requests_per_s"),
+}
+"""All variables that `judge` looks at."""
 _ARRIVALS = "workload.arrivals"
 _RATE, _SERVERS = f"{_ARRIVALS}.rate_per_s", "server.servers"
 RENEWING = ("poisson", "deterministic", "gamma", "on_off")
@@ -64,7 +70,13 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95)
     if not {"requests", "backlog_growth_fraction"} <= set(cube.data_vars):
         point = xr.Dataset(coords={name: cube[name] for name in names})
         return xr.DataArray(CANNOT_TELL).broadcast_like(point).transpose(*names).rename("queue")
+    found = np.full([cube.sizes[name] for name in names], CANNOT_TELL)
+    for places, points in points_of(cube, _READ, names):
+        found[places] = _judge(points, by_theory=by_theory, confidence=confidence)
+    return xr.DataArray(found, {name: cube[name] for name in names}, names, "queue")
 
+
+def _judge(cube: xr.Dataset, *, by_theory: bool, confidence: float) -> NDArray[np.str_]:
     values = _replications(cube)
     requests = values("requests").mean(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -84,8 +96,7 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95)
             servers = _setting(cube, _SERVERS, 1.0)
             held = values("batch_size_mean").mean(axis=-1) * (values("effective_bins").mean(axis=-1) + servers)
             calm |= (high + held / later <= GROWTH) | np.isinf(servers)
-    found = np.where(over, OVERLOADED, np.where(calm, STEADY, CANNOT_TELL))
-    return xr.DataArray(found, {name: cube[name] for name in names}, names, "queue")
+    return np.where(over, OVERLOADED, np.where(calm, STEADY, CANNOT_TELL))
 
 
 def is_told(cube: xr.Dataset) -> bool:

@@ -17,7 +17,7 @@ from xarray.core import indexing
 from .variables import REPLICATION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**26
 """Of a piece. What is computed from one takes several times as much."""
-_SMALLEST_CHUNK, _LARGEST_CHUNK = 2**16, 2**20
+_SMALLEST_CHUNK, LARGEST_CHUNK = 2**16, 2**20
 
 
 def cut(shape: Sequence[int], bytes_each: int, most_bytes: int) -> tuple[int, ...]:
@@ -49,7 +49,7 @@ def pieces(
     for (dim, size), step in zip(sizes.items(), cut(tuple(sizes.values()), bytes_each, MOST_BYTES), strict=True):
         chunk = (chunks or {}).get(dim, 1)
         aligned = step // chunk * chunk if chunk <= step < size else step
-        slices.append([slice(start, min(start + aligned, size)) for start in range(0, size, aligned)])
+        slices.append([slice(start, min(start + aligned, size)) for start in range(0, max(size, 1), aligned)])
     for places in itertools.product(*slices):
         yield dict(zip(sizes, places, strict=True))
 
@@ -68,7 +68,7 @@ def chunks(variable: xr.Variable, at_once: int) -> tuple[int, ...]:
     a chunk has of points.
     """
     sizes = dict(variable.sizes)
-    most_bytes = _LARGEST_CHUNK
+    most_bytes = LARGEST_CHUNK
     if REPLICATION in sizes:
         most_bytes = min(most_bytes, max(_SMALLEST_CHUNK, MOST_BYTES * at_once // max(sizes[REPLICATION], 1)))
         sizes[REPLICATION] = at_once
@@ -86,6 +86,28 @@ def values_of(variable: xr.Variable) -> Iterator[tuple[dict[Hashable, slice], xr
         sizes = {REPLICATION: sizes.pop(REPLICATION), **sizes}
     for place in pieces(sizes, variable.dtype.itemsize, chunks=variable.encoding.get("preferred_chunks", {})):
         yield place, xr.Variable(variable.dims, variable.isel(place).values).transpose(*sizes)
+
+
+def points_of(
+    cube: xr.Dataset, names: Iterable[str], axes: Sequence[str]
+) -> Iterator[tuple[tuple[slice, ...], xr.Dataset]]:
+    """Yield some variables of a cube, points by points in memory, each time with the places on these axes."""
+    chosen = cube[[name for name in names if name in cube]]
+    sizes: dict[Hashable, int] = {name: cube.sizes[name] for name in axes}
+    points = int(np.prod(list(sizes.values()), dtype=np.int64))
+    each = sum(8 * variable.size for variable in chosen.data_vars.values()) // max(points, 1)
+    for place in pieces(sizes, each):
+        yield tuple(place.values()), chosen.isel(place).compute()
+
+
+def any_of(array: xr.DataArray, holds: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> bool:
+    """Say whether any value of an array is such that this `holds`."""
+    return any(bool(holds(piece.values).any()) for _, piece in values_of(array.variable))
+
+
+def has_values(array: xr.DataArray) -> bool:
+    """Say whether an array holds anything but NaN."""
+    return any_of(array, lambda values: ~np.isnan(values) if values.dtype.kind == "f" else np.ones(values.shape, bool))
 
 
 def read_later(like: xr.Variable, read: Callable[[Key], NDArray[Any]]) -> xr.Variable:

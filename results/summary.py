@@ -14,6 +14,7 @@ from batchcube.errors import InputError, printable
 from . import costs, labelled, long_run, overload
 from .controls import FEWEST, held
 from .cube import axis_names, axis_of, check_cube
+from .pieces import has_values
 from .tables import Column, print_table
 from .text import counted, did_you_mean, papers_of
 from .variables import LENGTH_UNITS, MANY_REFUSED, RATE_PATHS, REGISTRY, REPLICATION, lookup, usual
@@ -35,7 +36,7 @@ _MARKS = {UNMEASURED: "?"} | {_OF_QUEUE[queue]: mark for queue, mark in overload
 def default_variables(cube: xr.Dataset) -> list[str]:
     """Return the variables that `show` prints: those of the usual ones that the cube has values of."""
     names = dict.fromkeys(name for name, _ in _usual_of(cube))
-    return [name for name in names if name in cube and bool(cube[name].notnull().any())]
+    return [name for name in names if name in cube and has_values(cube[name])]
 
 
 def _usual_of(cube: xr.Dataset) -> tuple[tuple[str, float | None], ...]:

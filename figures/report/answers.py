@@ -161,8 +161,10 @@ def _best(cube: xr.Dataset, grid: Grid, aim: _Aim) -> str:
 
 def _difference(cube: xr.Dataset, name: str, first: int, second: int) -> statistics.Interval:
     names = axis_names(cube)
-    values = cube[name].transpose(*names, REPLICATION).values.reshape(-1, cube.sizes[REPLICATION])
-    return statistics.paired_difference(values[first], values[second], single=of_single(cube[name]))
+    shape = [cube.sizes[axis] for axis in names]
+    places = (dict(zip(names, np.unravel_index(point, shape), strict=True)) for point in (first, second))
+    one, other = (cube[name].isel(place).values for place in places)
+    return statistics.paired_difference(one, other, single=of_single(cube[name]))
 
 
 def _capacities(cube: xr.Dataset, grid: Grid) -> list[Said]:

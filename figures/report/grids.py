@@ -10,6 +10,7 @@ from batchcube.errors import printable
 from batchcube.results import overload
 from batchcube.results.cube import axis_names
 from batchcube.results.labelled import mean_interval
+from batchcube.results.pieces import any_of, has_values
 from batchcube.results.summary import cells, default_variables, summary_table
 from batchcube.results.text import shortened
 from batchcube.results.variables import REGISTRY, REPLICATION
@@ -129,7 +130,7 @@ def _keys(cube: xr.Dataset) -> list[tuple[str, float | None]]:
     keys: list[tuple[str, float | None]] = []
     for name in dict.fromkeys([CAPACITY, *usual, *rest]):
         # That a search has no answer is one.
-        if name in plain and name in cube and (name == CAPACITY or bool(cube[name].notnull().any())):
+        if name in plain and name in cube and (name == CAPACITY or has_values(cube[name])):
             quantiles = cube["quantile"].values.tolist() if REGISTRY[name].extra else [None]
             keys += [(name, quantile) for quantile in quantiles]
     return keys
@@ -152,7 +153,7 @@ def _quantities(cube: xr.Dataset, keys: list[tuple[str, float | None]]) -> list[
                 low=rows["ci_low"].to_numpy(np.float64),
                 high=rows["ci_high"].to_numpy(np.float64),
                 text=[_unmarked(cell) for cell in cells(rows)],
-                theory=_at_points(cube, theory) if theory in cube and cube[theory].notnull().any() else None,
+                theory=_at_points(cube, theory) if theory in cube and has_values(cube[theory]) else None,
             )
         )
     return found
@@ -191,7 +192,7 @@ def courses_of(cube: xr.Dataset, share: float = 1.0) -> Courses | None:
     have = [
         name
         for name in _OVER_TIME
-        if name in cube and bool(cube[name].notnull().any()) and bool((cube[name] != 0).any())
+        if name in cube and has_values(cube[name]) and any_of(cube[name], lambda values: values != 0)
     ]
     quantities = []
     for name in have[:most]:

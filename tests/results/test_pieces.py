@@ -3,14 +3,19 @@ from pathlib import Path
 
 import netCDF4
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 from batchcube.errors import InputError
+from batchcube.figures.report.sections import Subject, section_of
 from batchcube.results import cube as cubes
-from batchcube.results import pieces
+from batchcube.results import labelled, long_run, overload, pieces
+from batchcube.results.compare import compare_cubes
 from batchcube.results.cube import CHECKSUMS, read_cube, write_cube
+from batchcube.results.summary import summary_table
 from batchcube.results.variables import REPLICATION
+from batchcube.sweeps.cli.main import main
 
 CHANGED = "was changed after it was written: its content has another checksum"
 
@@ -194,3 +199,97 @@ def test_files_are_closed(make_cube, tmp_path, small):
     gc.collect()
     opened = [link.resolve() for link in Path("/proc/self/fd").iterdir() if link.exists()]
     assert path.resolve() not in opened
+
+
+# ---- statistics
+
+
+def run(*command):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command])
+    assert stopped.value.code == 0
+
+
+def test_intervals_do_not_depend_on_where_variables_are_cut(make_cube, monkeypatch):
+    cube = make_cube(("mode", "rate"), replications=5)
+    found = []
+    for most_bytes in (2**26, 4_000, 100):
+        monkeypatch.setattr(pieces, "MOST_BYTES", most_bytes)
+        found.append(
+            [
+                labelled.mean_interval(cube["latency_quantile_s"]),
+                labelled.mean_interval(cube["window_queue_length_mean"]),
+                labelled.quantile_interval(cube["latency_mean_s"], 0.5),
+                labelled.paired_ratio(cube["latency_mean_s"], "mode", "fifo_greedy"),
+                labelled.paired_difference(cube["latency_quantile_s"], "arrival_rate_per_s", 4.0),
+                labelled.pooled_quantile(cube, 0.9),
+                overload.judge(cube).to_dataset(),
+                long_run.warmup_suggested(cube).to_dataset(),
+            ]
+        )
+    for others in found[1:]:
+        for whole, cut in zip(found[0], others, strict=True):
+            xr.testing.assert_identical(whole, cut)
+
+
+def test_cubes_are_compared_piece_by_piece(make_cube, monkeypatch):
+    cube = make_cube(replications=5)
+    other = cube.assign(latency_mean_s=cube["latency_mean_s"] * (1.0 + 1e-9), requests=cube["requests"] + 0)
+    tables = []
+    for most_bytes in (2**26, 100):
+        monkeypatch.setattr(pieces, "MOST_BYTES", most_bytes)
+        tables.append(compare_cubes(cube, other, 1e-6))
+    pd.testing.assert_frame_equal(*tables)
+    assert tables[0].set_index("name")["status"]["latency_mean_s"] == "within tolerance"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", "a.nc", "--all", "--wide"),
+        ("show", "a.nc", "-v", "latency_quantile_s", "--select", "bins=[1,4]"),
+        ("compare", "a.nc", "a.nc"),
+    ],
+)
+def test_commands_print_the_same_of_cubes_that_are_read_later(
+    make_cube, tmp_path, monkeypatch, capsys, command, request
+):
+    monkeypatch.chdir(tmp_path)
+    write_cube(make_cube(("bins", "rate")), "a.nc")
+    run(*command)
+    whole = capsys.readouterr()
+    request.getfixturevalue("small")
+    run(*command)
+    assert capsys.readouterr() == whole
+
+
+def test_figures_and_reports_are_the_same_of_cubes_that_are_read_later(make_cube, tmp_path, small, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_cube(make_cube(("bins", "rate")), "a.nc")
+    drawn = []
+    for most in (2**26, 0):
+        monkeypatch.setattr(cubes, "AT_ONCE", most)
+        run("figure", "lines", "a.nc", "x=arrival_rate_per_s", "y=latency_p95_s", "-o", "a.png")
+        drawn.append(Path("a.png").read_bytes())
+        with read_cube("a.nc") as cube:
+            drawn.append(repr(section_of(Subject(cube))))
+    assert drawn[:2] == drawn[2:]
+
+
+def test_a_table_reads_each_variable_a_piece_at_a_time(make_cube, monkeypatch):
+    monkeypatch.setattr(pieces, "MOST_BYTES", 4_000)
+    cube, asked = make_cube(("bins", "rate"), replications=40), []
+
+    def later(array):
+        def read(key):
+            found = array.values[key]
+            asked.append(found.nbytes)
+            return found
+
+        return pieces.read_later(array.variable, read)
+
+    whole = summary_table(cube)
+    table = summary_table(cube.assign({name: later(array) for name, array in cube.data_vars.items()}))
+    pd.testing.assert_frame_equal(table, whole)
+    each = max(cube[name].nbytes for name in ("latency_quantile_s", "window_arrivals"))
+    assert max(asked) <= 4_000 < each
