@@ -27,6 +27,8 @@ class Facts(NamedTuple):
     window_s: NDArray[np.float64]
     has_request_sla: NDArray[np.bool_]
     has_token_sla: NDArray[np.bool_]
+    is_promised: NDArray[np.bool_]
+    """Requests have some limit: there is a goodput."""
     has_tokens: NDArray[np.bool_]
     """Requests have tokens, and not only service times."""
 

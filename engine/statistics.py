@@ -452,6 +452,8 @@ _NUMBERS: dict[str, Number] = {
     "request_sla_violation_fraction": lambda s: only_if(
         s.has_request_sla, share_missed(s.late_requests, s.measured, s.missed)
     ),
+    "goodput_fraction": lambda s: only_if(s.is_promised, divide(s.measured - s.broken, s.measured + s.missed)),
+    "goodput_requests_per_s": lambda s: only_if(s.is_promised, divide(s.measured - s.broken, s.makespan_s)),
     "bin_requests": lambda s: s.bins.requests,
     "bin_wait_mean_s": lambda s: divide(s.bins.wait, s.bins.requests) / s.units_per_s,
     "bin_latency_mean_s": lambda s: divide(s.bins.latency, s.bins.requests) / s.units_per_s,
@@ -476,10 +478,6 @@ _BATCH_NUMBERS: dict[str, Number] = {
     "token_sla_violation_fraction": lambda s: only_if(
         s.has_token_sla & s.has_tokens, share_missed(s.late_tokens, s.output_tokens, s.missed_tokens)
     ),
-    "goodput_fraction": lambda s: only_if(
-        s.has_request_sla, divide(s.measured - s.late_requests, s.measured + s.missed)
-    ),
-    "goodput_requests_per_s": lambda s: only_if(s.has_request_sla, divide(s.measured - s.late_requests, s.makespan_s)),
     "memory_overflow_fraction": lambda s: only_if(s.has_capacity, divide(s.overflows, s.batches)),
     "memory_peak_tokens": lambda s: s.peak_tokens,
     "extrapolated_batch_fraction": lambda s: divide(s.extrapolated, s.batches),
@@ -502,8 +500,6 @@ _STEP_NUMBERS: dict[str, Number] = {
     "token_sla_violation_fraction": lambda s: only_if(
         s.has_token_sla, share_missed(s.late_tokens, s.counted["tbt"], s.missed_gaps)
     ),
-    "goodput_fraction": lambda s: only_if(s.is_promised, divide(s.measured - s.broken, s.measured + s.missed)),
-    "goodput_requests_per_s": lambda s: only_if(s.is_promised, divide(s.measured - s.broken, s.makespan_s)),
     "kv_peak_tokens": lambda s: s.peak_blocks * s.block_tokens,
     "recomputed_token_fraction": lambda s: divide(
         # What one that was preempted finds when it returns may have been computed for others.
@@ -641,7 +637,7 @@ class Catalogue:
 
 BATCHES = Catalogue(
     Clock(10**6, 1),
-    ("first_arrival",),
+    ("first_arrival", "broken"),
     (*_REQUESTS, *_BATCHES, *_DECISIONS),
     (*_TIMES, _time("tbt", lambda r, k: r.pace, when=lambda r, k: k.tokens, finer=TBT_UNIT, alike=ALWAYS)),
     # The first token comes a constant time after the start.

@@ -346,8 +346,8 @@ _ALL: list[Variable] = [
         "1",
         "goodput, share of requests",
         "Requests past the warm-up that keep every limit of report and of their class (request_sla_s, ttft_sla_s, "
-        "tpot_sla_s) at once, and are not cut off, over the measured and the missed requests; whole batches: that keep "
-        "request_sla_s. NaN without any limit.",
+        "tpot_sla_s; whole batches: the time between tokens of their batch) at once, and are not cut off, over the "
+        "measured and the missed requests. NaN without any limit.",
         steady_state=True,
         bounds=_FRACTION,
         more_is_better=True,

@@ -90,6 +90,10 @@ class Reporting(NamedTuple):
     """Number of first requests left out."""
     request_sla: int
     """D_request in ticks; NEVER when not set."""
+    ttft_sla: int
+    """Of the time to first token, in ticks; NEVER when not set."""
+    tpot_sla: float
+    """Of the time between the tokens of a request, in ticks; infinite when not set."""
     token_sla: float
     """D_token in ticks per token; infinite when not set."""
     window: int
@@ -264,6 +268,8 @@ def make_reporting(
     windows: int = 50,
     warmup_requests: int = 0,
     request_sla_s: float | None = None,
+    ttft_sla_s: float | None = None,
+    tpot_sla_s: float | None = None,
     token_sla_s: float | None = None,
 ) -> Reporting:
     """Build the report's settings; `windows` equal windows cover [0, horizon_s]. InputError for any out of range."""
@@ -274,6 +280,8 @@ def make_reporting(
     return Reporting(
         warmup=int(warmup_requests),
         request_sla=NEVER if request_sla_s is None else int(from_seconds(request_sla_s)),
+        ttft_sla=NEVER if ttft_sla_s is None else int(from_seconds(ttft_sla_s)),
+        tpot_sla=float("inf") if tpot_sla_s is None else tpot_sla_s * 1e6,
         token_sla=float("inf") if token_sla_s is None else token_sla_s * 1e6,
         window=max(1, -(-int(from_seconds(horizon_s)) // windows)),
         windows=int(windows),

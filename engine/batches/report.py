@@ -12,6 +12,7 @@ from ..statistics import BATCHES
 from ..tally import Tally
 from ..ticks import NEVER, TICKS_PER_S
 from .model import INFINITE, Setup
+from .promises import is_promised
 
 OVERLOAD_TEST = (
     "overloaded: over the second half of the arrivals the number of requests in the system grew by more than "
@@ -32,6 +33,7 @@ def summarise_batches(tally: Tally, setups: Sequence[Setup], requests: Sequence[
         window_s=np.array([r.window for r in reporting]) / TICKS_PER_S,
         has_request_sla=np.array([r.request_sla < NEVER for r in reporting]),
         has_token_sla=np.array([np.isfinite(r.token_sla) for r in reporting]),
+        is_promised=np.array([is_promised(r) for r in reporting]),
         has_tokens=~timed,
     )
     places = [

@@ -9,6 +9,7 @@ from ..statistics import BATCHES
 from ..tally import Tally, row_of
 from . import report
 from .model import Job, Records
+from .promises import count_promises, looks_at_tokens
 
 NAME = "static and dynamic batching"
 STEPWISE = False
@@ -23,14 +24,18 @@ def new_records(job: Job) -> Records:
 
 def fill(jobs: Sequence[Job], shape: Shape, tally: Tally, records: Sequence[Records], backend: str) -> None:
     """Fill empty tallies, leading axis job, and the records of every job if there are any."""
+    if not records and any(looks_at_tokens(job.setup.reporting) for job in jobs):
+        records = [new_records(job) for job in jobs]
     if backend == "jax":
         from .jax.driver import run_replications
 
         run_replications(jobs, shape, tally, records)
-        return
     run_one = _run_compiled if backend == "numba" else _run_reference
     for run, job in enumerate(jobs):
-        run_one(job, row_of(tally, run), records[run] if records else _NO_RECORDS)
+        row, told = row_of(tally, run), records[run] if records else _NO_RECORDS
+        if backend != "jax":
+            run_one(job, row, told)
+        count_promises(job, told, row)
 
 
 def summarise(tally: Tally, jobs: Sequence[Job]) -> Report:

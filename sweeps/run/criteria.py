@@ -123,15 +123,14 @@ def parse_criterion(text: str) -> Criterion:
 
 def never_measured(criterion: Criterion, point: Point) -> str | None:
     """Say why a point has no statistic to hold against a criterion, None where it has."""
-    variable = criterion.variable
+    variable, in_seconds = criterion.variable, point.workload.in_seconds
     if variable in _FRACTIONS and getattr(point.report, _FRACTIONS[variable]) is None:
         return f"{variable}: needs report.{_FRACTIONS[variable]}, beyond which it counts as a violation"
-    if variable == GOODPUT and not point.simulation.STEPWISE and point.report.request_sla_s is None:
-        return "goodput: needs a limit, report.request_sla_s"
     promises = (point.report, *(point.workload.classes or ()))
     if variable == GOODPUT and not any(getattr(one, name) for one in promises for name in REQUEST_LIMITS):
-        return f"goodput: needs a limit, {one_of([f'report.{name}' for name in REQUEST_LIMITS])}, or one of a class"
-    if variable.startswith(_OF_TOKENS) and point.workload.in_seconds:
+        limits = one_of([f"report.{name}" for name in REQUEST_LIMITS if name == "request_sla_s" or not in_seconds])
+        return f"goodput: needs a limit, {limits}{', or one of a class' if point.simulation.STEPWISE else ''}"
+    if variable.startswith(_OF_TOKENS) and in_seconds:
         return f'{variable}: needs tokens, and workload.lengths.unit is "seconds"'
     if variable.startswith("tpot_") and not point.simulation.STEPWISE:
         return f'{variable}: is measured with policy.mode = "continuous" only; use tbt'

@@ -316,10 +316,6 @@ def _whole_batch_problems(point: Point) -> Iterator[Problem]:
         if getattr(point.workload, name) is not None:
             text = f"mode {point.policy.mode} would ignore them; used by continuous"
             yield Problem(("workload", name), text, shown=False)
-    for name in ("ttft_sla_s", "tpot_sla_s"):
-        if getattr(point.report, name) is not None:
-            text = f"mode {point.policy.mode} would ignore it; used by continuous"
-            yield Problem(("report", name), text, shown=False)
     if isinstance(point.workload.arrivals, Closed):
         text = f"mode {point.policy.mode} has no closed loop; used by continuous"
         yield Problem(("workload", "arrivals", "process"), text)
@@ -372,7 +368,7 @@ def _whole_batch_server_problems(point: Point) -> Iterator[Problem]:
     service = server.service
     if isinstance(service, CoefficientsLaw) and service.draw and service.h == "table":
         yield Problem(("server", "service", "draw"), 'h = "table" has no coefficients to draw')
-    for name in ("token_sla_s", "memory_capacity_tokens"):
+    for name in ("ttft_sla_s", "tpot_sla_s", "token_sla_s", "memory_capacity_tokens"):
         if getattr(point.report, name) is not None and workload.in_seconds:
             yield Problem(("report", name), 'needs tokens, and workload.lengths.unit is "seconds"')
     memory, capacity = point.policy.memory, point.report.memory_capacity_tokens
@@ -395,6 +391,7 @@ def _clock_problems(point: Point) -> Iterator[Problem]:
         (("policy", "max_wait_s"), point.policy.max_wait_s),
         (("server", "service", "a0_s"), getattr(point.server.service, "a0_s", None)),
         (("report", "request_sla_s"), point.report.request_sla_s),
+        (("report", "ttft_sla_s"), point.report.ttft_sla_s),
     ):
         text = lost_by_rounding(seconds or 0.0, BATCH_TICKS_PER_S)
         if text is not None:

@@ -548,9 +548,9 @@ class Report(Settings):
     )
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] | None = Field(default=None, description="first part left out")
     request_sla_s: Seconds | None = Field(default=None, description="latency a request must not exceed")
-    ttft_sla_s: Seconds | None = Field(default=None, description="time to first token it must not exceed (continuous)")
+    ttft_sla_s: Seconds | None = Field(default=None, description="time to first token it must not exceed")
     tpot_sla_s: Seconds | None = Field(
-        default=None, description="mean time between the tokens of a request that it must not exceed (continuous)"
+        default=None, description="mean time between the tokens of a request that it must not exceed"
     )
     token_sla_s: Seconds | None = Field(default=None, description="time between tokens a request must not exceed")
     memory_capacity_tokens: Annotated[float, Field(gt=0, le=1e12)] | None = Field(

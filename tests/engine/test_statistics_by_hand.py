@@ -167,6 +167,36 @@ def test_decisions_and_late_tokens(backend: str) -> None:
     assert report["window_signal_mean_s"].tolist() == [2.0]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_limits_of_whole_batches_on_tokens(backend: str) -> None:
+    """Batches of two, 1 s and 1 s (alone) or 2 s (two) for each token of the longest; request 0 is warm-up.
+
+    request         0   1   2   3   4
+    arrival         0   0   1   2  20
+    output          2   1   3   2   4
+    first token     1   1   6   6  21
+    completion      5   5  12  12  25
+    ttft            1   1   5   4   1
+    tbt             2   2   2   2   1
+    """
+
+    def good(**limits: float) -> float:
+        job = make_job([0, 0, 1, 2, 20], output=[2, 1, 3, 2, 4], batch_size=2, law=OUTSIDE, warmup=1, **limits)
+        report = simulate(job, backend).report
+        assert report["makespan_s"] == 25.0
+        np.testing.assert_allclose(report["goodput_requests_per_s"], report["goodput_fraction"] * 4 / 25)
+        return float(report["goodput_fraction"])
+
+    assert np.isnan(good())
+    assert np.isnan(good(token_sla_s=1.5))
+    assert [good(ttft_sla_s=limit) for limit in (0.5, 1.0, 4.0, 5.0)] == [0.0, 0.5, 0.75, 1.0]
+    # Request 1 has one token, and no time between two.
+    assert [good(tpot_sla_s=limit) for limit in (0.9, 1.0, 1.9, 2.0)] == [0.25, 0.5, 0.5, 1.0]
+    assert [good(request_sla_s=limit) for limit in (4.9, 5.0, 10.0, 11.0)] == [0.0, 0.5, 0.75, 1.0]
+    assert good(ttft_sla_s=4.0, tpot_sla_s=1.9) == 0.5
+    assert good(ttft_sla_s=4.0, request_sla_s=9.0, tpot_sla_s=2.0) == 0.5
+
+
 @pytest.mark.parametrize("backend", ["reference", "numba"])
 def test_continuous_batching(backend: str) -> None:
     """Four requests, steps of 1 ms; the third can never fit, the first is warm-up.

@@ -79,6 +79,8 @@ def make_job(
     windows: int = 1,
     warmup: int = 0,
     request_sla_s: float | None = None,
+    ttft_sla_s: float | None = None,
+    tpot_sla_s: float | None = None,
     token_sla_s: float | None = None,
     **policy: Any,
 ) -> Job:
@@ -96,6 +98,8 @@ def make_job(
             windows=windows,
             warmup_requests=warmup,
             request_sla_s=request_sla_s,
+            ttft_sla_s=ttft_sla_s,
+            tpot_sla_s=tpot_sla_s,
             token_sla_s=token_sla_s,
         ),
     )

@@ -18,6 +18,7 @@ from ...simulation import Shape
 from ...statistics import BATCHES
 from ...tally import Tally
 from ..model import Job, Records
+from ..promises import looks_at_tokens
 from .count import Served, count, serve_positions
 from .dynamic import dynamic_batches
 from .program import MOST_SLOTS, ProgramKey, Stack, key_of, roomy, rows_for, sized, stack
@@ -75,7 +76,7 @@ def run_replications(jobs: Sequence[Job], shape: Shape, tally: Tally, records: S
 
 def replications_for(job: Job, shape: Shape) -> int:
     """Return how many jobs like one run side by side."""
-    return replications_at_once(sized(key_of(job, shape, records=False), [job]))
+    return replications_at_once(sized(key_of(job, shape, records=looks_at_tokens(job.setup.reporting)), [job]))
 
 
 def replications_at_once(key: ProgramKey) -> int:

@@ -54,19 +54,15 @@ RULES = [
         'h = "table" has no coefficients to draw',
         {"server.service": {"law": "coefficients", "coefficients": "x.json", "h": "linear", "draw": True}},
     ),
-    Rule(
-        DYNAMIC,
-        {"report": {"ttft_sla_s": 0.1}},
-        "report.ttft_sla_s",
-        "mode multi_bin_dynamic would ignore it; used by continuous",
-        {"report": {"request_sla_s": 0.1}},
-    ),
-    Rule(
-        SECONDS,
-        {"report": {"token_sla_s": 0.1}},
-        "report.token_sla_s",
-        'needs tokens, and workload.lengths.unit is "seconds"',
-        {"report": {"request_sla_s": 0.1}},
+    *(
+        Rule(
+            SECONDS,
+            {"report": {name: 0.1}},
+            f"report.{name}",
+            'needs tokens, and workload.lengths.unit is "seconds"',
+            {"report": {"request_sla_s": 0.1}},
+        )
+        for name in ("ttft_sla_s", "tpot_sla_s", "token_sla_s")
     ),
     Rule(
         DYNAMIC,

@@ -548,6 +548,13 @@ def test_the_capacity_of_whole_batches_by_goodput_is_that_by_violations() -> Non
     name = "capacity_requests_per_s"
     xr.testing.assert_allclose(by_goodput[name], by_violations[name], rtol=1e-9)
     xr.testing.assert_allclose(by_goodput["capacity_statistic"], 1.0 - by_violations["capacity_statistic"])
+    # Every service takes 1 s, and a token 0.1 s: the first one of who waits 2 s is in time, where latencies of 3 s are.
+    by_tokens, never = (
+        find_capacity(sweep({**MD1, "report": {"ttft_sla_s": 2.0, "tpot_sla_s": limit}}), ["goodput=0.9"])
+        for limit in (0.1, 0.099)
+    )
+    xr.testing.assert_equal(by_tokens[name], by_goodput[name])
+    assert (never["capacity_unbracketed"] == -1).all()
 
 
 def test_an_empty_replica_that_misses_is_said_at_the_lowest_rate_that_the_clock_holds() -> None:

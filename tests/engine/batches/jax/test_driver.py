@@ -294,7 +294,7 @@ ON_TWO = """
 import pickle, sys
 import jax
 import numpy as np
-from batchcube.engine import describe
+from batchcube.engine import batches, describe
 from batchcube.engine.batches.jax import driver
 from batchcube.engine.batches.jax.program import key_of, sized, stack
 from batchcube.engine.statistics import BATCHES
@@ -304,7 +304,7 @@ shape, blocks = pickle.load(open(sys.argv[1], "rb"))
 tallies = []
 for jobs in blocks:
     tallies.append(new_tally(BATCHES, len(jobs), shape))
-    driver.run_replications(jobs, shape, tallies[-1])
+    batches.fill(jobs, shape, tallies[-1], (), "jax")
 with jax.enable_x64(True):
     key = sized(key_of(blocks[0][0], shape, records=False), blocks[0])
     devices = tuple(jax.devices())
