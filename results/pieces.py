@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**26
 """Of a piece. What is computed from one takes several times as much."""
 _SMALLEST_CHUNK, LARGEST_CHUNK = 2**16, 2**20
+_PART = 4
+"""Pieces of several variables at once are of fewer points."""
 
 
 def cut(shape: Sequence[int], bytes_each: int, most_bytes: int) -> tuple[int, ...]:
@@ -55,22 +57,23 @@ def pieces(
 
 
 def together(dataset: xr.Dataset) -> int:
-    """Return how many replications of a dataset are a piece, all variables together."""
+    """Return how many replications of a dataset are a piece, of whichever of its variables."""
     count = dataset.sizes.get(REPLICATION, 1)
-    total = sum(variable.nbytes for variable in dataset.variables.values() if REPLICATION in variable.dims)
-    return max(1, min(count, MOST_BYTES * count // max(total, 1)))
+    bytes_of = (variable.nbytes for variable in dataset.variables.values() if REPLICATION in variable.dims)
+    largest = max(bytes_of, default=1)
+    return max(1, min(count, MOST_BYTES * count // max(largest, 1)))
 
 
 def chunks(variable: xr.Variable, at_once: int) -> tuple[int, ...]:
     """Return in which chunks a file has a variable, of which so many replications are written at once.
 
-    Each is of replications that are written at once. They are small enough that a piece can be all replications of what
-    a chunk has of points.
+    Each is of replications that are written at once. All replications of the points of a chunk are a `_PART`th of a
+    piece.
     """
     sizes = dict(variable.sizes)
     most_bytes = LARGEST_CHUNK
     if REPLICATION in sizes:
-        most_bytes = min(most_bytes, max(_SMALLEST_CHUNK, MOST_BYTES * at_once // max(sizes[REPLICATION], 1)))
+        most_bytes = min(most_bytes, max(_SMALLEST_CHUNK, MOST_BYTES // _PART * at_once // max(sizes[REPLICATION], 1)))
         sizes[REPLICATION] = at_once
     return cut([sizes[dim] for dim in variable.dims], variable.dtype.itemsize, most_bytes)
 
@@ -96,7 +99,8 @@ def points_of(
     sizes: dict[Hashable, int] = {name: cube.sizes[name] for name in axes}
     points = int(np.prod(list(sizes.values()), dtype=np.int64))
     each = sum(8 * variable.size for variable in chosen.data_vars.values()) // max(points, 1)
-    for place in pieces(sizes, each):
+    largest = max(chosen.data_vars.values(), key=lambda variable: variable.size)
+    for place in pieces(sizes, each, chunks=largest.encoding.get("preferred_chunks")):
         yield tuple(place.values()), chosen.isel(place).compute()
 
 
