@@ -299,10 +299,14 @@ def _axes(cube: xr.Dataset) -> list[FigureAxis]:
         values = tuple(coordinate.values.tolist())
         positions = np.asarray(coordinate.values if numeric else np.arange(coordinate.size), dtype=float)
         paths = tuple(str(coordinate.attrs["path"]).split(","))
-        title = _TITLES.get(paths[0]) if len(paths) == 1 else None
-        title = title or titled(str(coordinate.attrs["long_name"]), str(coordinate.attrs["units"]))
-        found.append(FigureAxis(name, paths, values, positions, title, numeric))
+        found.append(FigureAxis(name, paths, values, positions, title_of(coordinate), numeric))
     return found
+
+
+def title_of(coordinate: xr.DataArray) -> str:
+    """Return what an axis of a cube is called on figures, with its unit."""
+    attrs = coordinate.attrs
+    return _TITLES.get(str(attrs["path"])) or titled(str(attrs["long_name"]), str(attrs["units"]))
 
 
 def _cut(

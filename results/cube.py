@@ -87,6 +87,9 @@ class Coordinate(NamedTuple):
     path: str
     units: str = "1"
     long_name: str = ""
+    """What it is called, in few words; its name when left out."""
+    definition: str = ""
+    """What the setting is, in full."""
 
 
 class Buckets(NamedTuple):
@@ -193,6 +196,7 @@ def build_cube(
     coords: dict[str, xr.Variable] = {}
     for axis in axes:
         labels = {"path": axis.path, "units": axis.units, "long_name": axis.long_name or axis.name.replace("_", " ")}
+        labels |= {"definition": axis.definition} if axis.definition else {}
         coords[axis.name] = xr.Variable(axis.name, coordinates[axis.name], labels)
     number = np.arange(first_replication, first_replication + replications, dtype=np.int64)
     about = {"units": "1", "long_name": "replication; its random numbers depend on the seed and this number only"}

@@ -10,6 +10,7 @@ import numpy as np
 from batchcube.errors import printable
 from batchcube.results import overload, statistics
 from batchcube.results.cube import axis_names
+from batchcube.results.frontier import POSSIBLY, SURELY
 from batchcube.results.labelled import of_single
 from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY
 from batchcube.results.planned import as_parts
@@ -20,11 +21,11 @@ from batchcube.results.variables import GOODPUT, REPLICATION
 from .grids import CAPACITY, requests_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import xarray as xr
 
-    from .grids import Grid, Quantity
+    from .grids import Frontier, Grid, Quantity
 
 _MOST_LINES = 8
 
@@ -157,6 +158,19 @@ def _best(cube: xr.Dataset, grid: Grid, aim: _Aim) -> str:
     said = "apart from it for certain" if low > 0.0 or high < 0.0 else "which cannot be told from it"
     between = f"{float(difference.estimate):+.3g} [{low:+.3g}, {high:+.3g}]"
     return f"{first}; next is {second}, {said} (paired difference {between}, 95 %, knows nothing of the choice)."
+
+
+def frontier_in_words(frontiers: Sequence[Frontier], grid: Grid, trade: Sequence[str]) -> list[Said]:
+    """Return which points no other one beats in the two quantities that are held against each other first."""
+    for found in frontiers:
+        if {found.across, found.up} == set(trade):
+            sure, possible = (np.flatnonzero(found.states == state) for state in (SURELY, POSSIBLY))
+            names = " and ".join(_quantity(grid, key).title.partition(" (")[0] for key in trade)
+            among = " of its arrival rate" if any(axis["is_rate"] for axis in grid.axes) else ""
+            text = f"On the frontier of {names}, where no other point{among} is better in one and as good in the other"
+            told = f"{text}: {len(sure) or 'none'} surely, {len(possible) or 'none'} possibly."
+            return [Said(told, tuple(map(grid.label, sure.tolist())) if len(sure) <= _MOST_LINES else ())]
+    return []
 
 
 def _difference(cube: xr.Dataset, name: str, first: int, second: int) -> statistics.Interval:

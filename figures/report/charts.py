@@ -99,7 +99,8 @@ def lines() -> dict[str, Any]:
 def scatter() -> dict[str, Any]:
     """Return a chart of one mean against another, a marker for each point, with both intervals.
 
-    Rows: x, x_low, x_high, y, low, high, filling, queue.
+    Rows: x, x_low, x_high, y, low, high, filling, queue, frontier; points surely on the frontier have a ring at ring_x
+    and ring_y, those possibly on it a broken one.
     """
     x, y = alt.X("x:Q", scale=alt.Scale(zero=False, padding=12)), alt.Y("y:Q", scale=alt.Scale(zero=False, padding=12))
     base = _data()
@@ -110,12 +111,17 @@ def scatter() -> dict[str, Any]:
         alt.Tooltip("x_text:N"),
         alt.Tooltip("text:N"),
         alt.Tooltip("queue:N", title="queue"),
+        alt.Tooltip("frontier:N", title="on the frontier"),
     ]
+    broken = alt.when("datum.frontier == 'possibly'").then(alt.value([2, 2])).otherwise(alt.value([1, 0]))
     return _fit(
         alt.layer(
             base.mark_rule(strokeWidth=1).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=_colour()),
             base.mark_rule(strokeWidth=1).encode(x=alt.X("x_low:Q"), x2="x_high:Q", y=y, color=_colour()),
             base.mark_point(filled=True, size=64).encode(x=x, y=y, color=_colour(), shape=_shape(), opacity=_filling()),
+            base.mark_point(size=190, color="#222222", strokeWidth=1.2).encode(
+                x=alt.X("ring_x:Q"), y=alt.Y("ring_y:Q"), strokeDash=broken
+            ),
             base.mark_point(cursor="pointer").encode(
                 x=x, y=y, color=_colour(), shape=_shape(), size=size, strokeWidth=width, tooltip=tooltip
             ),
@@ -186,7 +192,7 @@ def claims() -> dict[str, Any]:
     colour = alt.Color(
         "series:N",
         scale=alt.Scale(domain=domain, range=[colour for colour, _ in _VERDICTS.values()]),
-        legend=alt.Legend(orient="top", title="agrees"),
+        legend=alt.Legend(orient="top", title="agrees", columns=2),
     )
     shape = alt.Shape("series:N", scale=alt.Scale(domain=domain, range=[shape for _, shape in _VERDICTS.values()]))
     name = alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=190))

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import xarray as xr
 
 from batchcube.errors import printable
 from batchcube.results import overload
 from batchcube.results.cube import axis_names
+from batchcube.results.frontier import NOT, more_is_better, of_cube
 from batchcube.results.labelled import mean_interval
 from batchcube.results.pieces import any_of, has_values
 from batchcube.results.summary import cells, default_variables, summary_table
 from batchcube.results.text import shortened
 from batchcube.results.variables import REGISTRY, REPLICATION
 
+from ..reading import RATE, title_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import xarray as xr
     from numpy.typing import NDArray
 
 CAPACITY = "capacity_requests_per_s"
@@ -42,6 +46,15 @@ _OVER_TIME = (
     "window_kv_tokens_mean",
     "window_preemptions",
 )
+# Of these any two are held against each other: work that one wants more of, and times it costs.
+_OBJECTIVES = (
+    *("throughput_tokens_per_s", "throughput_requests_per_s", "goodput_requests_per_s"),
+    *("latency_mean_s", "ttft_mean_s", "tpot_mean_s"),
+)
+_MOST_COMPARED = 500
+"""Points of a frontier: each is compared with each other one."""
+LEFT_OUT = "overloaded"
+"""What a point is that no frontier is asked about."""
 _UNITS = {"1": "", "count": "", "s-1": "per second", "tokens s-1": "tokens/s"}
 
 
@@ -108,15 +121,20 @@ def _axis(cube: xr.Dataset, name: str) -> dict[str, Any]:
     coordinate = cube[name]
     numeric = coordinate.dtype.kind in "iuf" and bool(np.isfinite(coordinate.values).all())
     labels = [shortened(_plain(value), 40) for value in coordinate.values.tolist()]
-    attrs = coordinate.attrs
     return {
         "name": name,
-        "title": titled(str(attrs["long_name"]), str(attrs["units"])),
+        "title": title_of(coordinate),
         "numeric": numeric,
         "values": [float(value) for value in coordinate.values] if numeric else labels,
         "labels": labels,
-        "path": shortened(printable(attrs["path"])),
+        "path": shortened(printable(coordinate.attrs["path"])),
+        "is_rate": _is_rate(coordinate),
+        "definition": printable(coordinate.attrs.get("definition", "")),
     }
+
+
+def _is_rate(coordinate: xr.DataArray) -> bool:
+    return bool(set(str(coordinate.attrs["path"]).split(",")) & set(RATE))
 
 
 def _keys(cube: xr.Dataset) -> list[tuple[str, float | None]]:
@@ -204,8 +222,61 @@ def courses_of(cube: xr.Dataset, share: float = 1.0) -> Courses | None:
         quantities.append(Quantity(name, title, mean, low, high, []))
     if not quantities:
         return None
+    # Windows after the last thing that happens anywhere would only take room.
+    last = max(np.flatnonzero(np.nan_to_num(quantity.mean).any(axis=0))[-1] for quantity in quantities)
+    quantities = [
+        quantity._replace(**{end: getattr(quantity, end)[:, : last + 1] for end in ("mean", "low", "high")})
+        for quantity in quantities
+    ]
     width = _at_points(cube, "window_width_s")
-    return Courses(width[:, None] * (np.arange(windows) + 0.5), quantities)
+    return Courses(width[:, None] * (np.arange(last + 1) + 0.5), quantities)
+
+
+class Frontier(NamedTuple):
+    """What is known of the frontier of two quantities."""
+
+    across: str
+    up: str
+    states: NDArray[np.str_]
+    """`(point,)`: "surely", "possibly" or "not" on it, among the points of the same arrival rate, or `LEFT_OUT`."""
+
+
+def frontiers_of(cube: xr.Dataset, grid: Grid) -> list[Frontier]:
+    """Return the frontiers of any two objectives that a cube has; none where nothing can be told.
+
+    A rate is no setting that one may choose to do better: only points of one rate are compared. Queues that keep
+    growing are worse than any other.
+    """
+    names = axis_names(cube)
+    rates = [name for name in names if _is_rate(cube[name])]
+    compared = int(np.prod([cube.sizes[name] for name in names if name not in rates], dtype=np.int64))
+    if not 1 < compared <= _MOST_COMPARED or cube.sizes[REPLICATION] < 2:
+        return []
+    keys = {quantity.key for quantity in grid.quantities}
+    objectives = {name: cube[name].astype(np.float64) for name in _OBJECTIVES if name in keys}
+    over = None
+    if grid.queue is not None:
+        over = xr.DataArray(
+            (grid.queue == overload.OVERLOADED).reshape([cube.sizes[name] for name in names]), dims=names
+        )
+        for name, values in objectives.items():
+            worst = -np.inf if more_is_better(name) else np.inf
+            objectives[name] = values.where(~over, worst).assign_attrs(values.attrs)
+    found = []
+    for pair in combinations(objectives, 2):
+        two = [objectives[name].rename(name) for name in pair]
+        states = np.full([cube.sizes[name] for name in names], NOT, dtype="<U10")
+        for place in np.ndindex(*(cube.sizes[name] for name in rates)):
+            here = {name: [k] for name, k in zip(rates, place, strict=True)}
+            at = tuple(here.get(name, slice(None)) for name in names)
+            part = of_cube(
+                cube.isel(here), [values.isel({k: v for k, v in here.items() if k in values.dims}) for values in two]
+            )
+            states[at] = part["state"].transpose(*names).values
+        if over is not None:
+            states[over.values] = LEFT_OUT
+        found.append(Frontier(*pair, states.ravel()))
+    return found
 
 
 def requests_of(cube: xr.Dataset) -> str:

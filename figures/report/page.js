@@ -1,9 +1,16 @@
 // Puts the data of the page into its charts, and lets the reader choose what they show. No request leaves the page.
-const data = JSON.parse(document.getElementById("data").textContent);
+const data = JSON.parse(await unpacked("data"));
+new Function(await unpacked("library"))();
 const LOG = { type: "log" };
 // How much of a marker is filled, as in the figures.
 const FILLING = { "steady": 1, "cannot tell": 0.35, "overloaded": 0 };
+const RINGED = new Set(["surely", "possibly"]);
 const all = [];
+
+async function unpacked(id) {
+  const packed = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+}
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -59,14 +66,19 @@ class Chart {
     const made = this.make();
     const spec = JSON.parse(JSON.stringify(data.specs[this.name]));
     const logs = made.logs ?? {};
-    const rows = made.rows.map((row) => ({ ...positive(row, logs, made.rows), filling: FILLING[row.queue] ?? 1 }));
+    const rows = made.rows.map((row) => positive(row, logs, made.rows)).map((row) => ({
+      ...row, filling: FILLING[row.queue] ?? 1, ...(RINGED.has(row.frontier) ? { ring_x: row.x, ring_y: row.y } : {}),
+    }));
     spec.data = { values: rows };
     // A layer of numbers that nobody has, as of theory, would only be complained of.
     const known = (channel) => !channel?.field || rows.some((row) => typeof row[channel.field] !== "undefined" && row[channel.field] !== null);
     if (rows.length) spec.layer = spec.layer.filter((layer) => known(layer.encoding?.x) && known(layer.encoding?.y));
+    // Between labels there is nothing that a band could be of.
+    if (made.ordinal) spec.layer = spec.layer.filter((layer) => layer.mark.type !== "area");
     for (const param of spec.params ?? []) if (param.name === "picked") param.value = made.picked ?? [];
-    for (const layer of spec.layer) dress(layer, made, logs, this.plot.clientWidth);
     if (made.height) spec.height = made.height;
+    // Beside the plot are the numbers of its axis and the menu.
+    for (const layer of spec.layer) dress(layer, made, logs, this.plot.clientWidth - 90, spec.height);
     const result = await vegaEmbed(this.plot, spec, {
       renderer: "svg", downloadFileName: "batchcube", tooltip: { theme: "light" },
       actions: { export: true, source: false, compiled: false, editor: false },
@@ -96,10 +108,22 @@ function positive(row, logs, rows) {
   return found;
 }
 
-function dress(layer, made, logs, width) {
+// Titles are as long as they are: in lines of what a place has room for.
+function wrapped(text, pixels) {
+  const most = Math.max(12, Math.floor(pixels / 6.8));
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const longer = `${lines.at(-1)} ${word}`.trim();
+    if (longer.length > most && lines.at(-1)) lines.push(word); else lines[lines.length - 1] = longer;
+  }
+  return lines;
+}
+
+function dress(layer, made, logs, width, height) {
   for (const [channel, encoding] of Object.entries(layer.encoding ?? {})) {
     if ((channel === "x" || channel === "y") && encoding.field) {
-      if (made.titles?.[channel] !== undefined) encoding.title = made.titles[channel];
+      if (made.titles?.[channel] !== undefined) encoding.title = wrapped(made.titles[channel], channel === "x" ? width : height);
+      if (channel === "x") encoding.axis = { ...encoding.axis, tickCount: Math.max(3, Math.floor(width / 80)) };
       if (channel === "x" && made.ordinal) {
         encoding.type = "ordinal";
         encoding.sort = null;
@@ -111,10 +135,11 @@ function dress(layer, made, logs, width) {
       encoding.scale = { ...encoding.scale, domain: made.domain };
       if (encoding.scale.range) encoding.scale.range = encoding.scale.range.slice(0, made.domain.length);
       const columns = Math.max(1, Math.floor(width / (40 + 7 * Math.max(1, ...made.domain.map((one) => Math.min(one.length, 30))))));
-      encoding.legend = made.domain.length > 1 ? { ...encoding.legend, columns } : null;
+      const title = made.legend ?? null;
+      encoding.legend = made.domain.length > 1 && encoding.legend !== null ? { ...encoding.legend, columns, title } : null;
     }
     if (channel === "tooltip" && Array.isArray(encoding)) {
-      layer.encoding.tooltip = encoding.filter((one) => made.hasQueue || one.field !== "queue").map((one) => {
+      layer.encoding.tooltip = encoding.filter((one) => (made.hasQueue || one.field !== "queue") && (made.hasFrontier || one.field !== "frontier")).map((one) => {
         if (one.field === "text" && made.titles?.y && !one.title) return { ...one, title: made.titles.y };
         if (one.field === "x_text" && made.titles?.x) return { ...one, title: made.titles.x };
         if (one.field === "y" && made.titles?.y && !one.title) return { ...one, title: made.titles.y };
@@ -123,6 +148,9 @@ function dress(layer, made, logs, width) {
     }
   }
 }
+
+// Values over two powers of ten lie on each other on a plain axis.
+function spreads({ numeric, values }) { return numeric && Math.min(...values) > 0 && Math.max(...values) >= 100 * Math.min(...values); }
 
 // Cubes ----------------------------------------------------------------------------------------------------------
 
@@ -184,10 +212,17 @@ class Cube {
     return said.length ? ` Markers: ${said.join("; ")}.` : "";
   }
 
+  rings(frontier) {
+    if (!frontier) return "";
+    const count = (state) => frontier.filter((one) => one === state).length;
+    const among = this.grid.axes.some((axis) => axis.is_rate) ? ", among the points of their arrival rate" : "";
+    return ` Ringed: surely on the frontier (${count("surely")}${among}); broken ring: possibly (${count("possibly")}).`;
+  }
+
   lines() {
     const numeric = this.axes.filter((axis) => axis.numeric);
     const longest = [...(numeric.length ? numeric : this.axes)].sort((a, b) => b.labels.length - a.labels.length)[0];
-    const state = this.state = { y: this.grid.quantities[0].key, x: longest.index, lines: -1, logX: false, logY: false };
+    const state = this.state = { y: this.grid.quantities[0].key, x: longest.index, lines: -1, logX: spreads(longest), logY: false };
     const others = this.axes.filter((axis) => axis.index !== state.x);
     if (others.length) state.lines = others.reduce((a, b) => (b.labels.length <= 9 && b.labels.length > a.labels.length) || a.labels.length > 9 ? b : a).index;
     const chart = new Chart(this.box, "lines", () => this.lineRows(chart), { title: "Along an axis", onPick: (point) => this.pick(point), aria: "means over an axis with intervals" });
@@ -198,7 +233,7 @@ class Cube {
       chart.controls.replaceChildren(
         choice("quantity", this.options(), state.y, (key) => { state.y = key; chart.draw(); }),
         ...(this.axes.length > 1 ? [
-          choice("across", axisOptions, state.x, (index) => { if (Number(index) === state.lines) state.lines = state.x; state.x = Number(index); rebuild(); }),
+          choice("across", axisOptions, state.x, (index) => { if (Number(index) === state.lines) state.lines = state.x; state.x = Number(index); state.logX = spreads(this.grid.axes[state.x]); rebuild(); }),
           choice("lines", [...axisOptions.filter(([index]) => index !== state.x), [-1, "none"]], state.lines, (index) => { state.lines = Number(index); rebuild(); }),
         ] : []),
         ...free.map((axis) => {
@@ -225,33 +260,39 @@ class Cube {
       if (free.some((axis) => places[axis.index] !== this.fixed[axis.index])) continue;
       rows.push({
         id: point, x: across.values[places[x]], y: quantity.mean[point], low: quantity.low[point], high: quantity.high[point],
-        theory: quantity.theory?.[point] ?? null, series: along ? `${along.numeric ? `${along.name} = ` : ""}${along.labels[places[lines]]}` : "mean",
+        theory: quantity.theory?.[point] ?? null, series: along ? along.labels[places[lines]] : "mean",
         at: this.at(point), text: quantity.text[point], queue: this.grid.queue?.[point],
       });
     }
     const theory = quantity.theory ? " Dashed: theory." : "";
-    const interval = quantity.low.some((value) => value !== null) ? " Bands and bars: 95 % intervals over replications." : " There is one replication, or nothing is random: no interval.";
-    this.say(chart, `Means.${interval}${theory}${this.marks()} Click markers to pick points, here, below and in the table.`, y);
+    const interval = quantity.low.some((value) => value !== null) ? ` ${across.numeric ? "Bands and bars" : "Bars"}: 95 % intervals over replications.` : " There is one replication, or nothing is random: no interval.";
+    const about = [across, ...(along ? [along] : [])].filter((axis) => axis.definition && !axis.title.startsWith(axis.definition));
+    const axes = about.map((axis) => ` ${axis.name} (${axis.path}): ${axis.definition}.`).join("");
+    this.say(chart, `Means.${interval}${theory}${this.marks()}${axes} Click markers to pick points, here, below and in the table.`, y);
     return {
       rows, picked: this.picked, hasQueue: Boolean(this.grid.queue), logs: { x: logX, y: logY }, ordinal: across.numeric ? null : across.labels,
-      titles: { x: across.title, y: quantity.title }, domain: [...new Set(rows.map((row) => row.series))],
+      titles: { x: across.title, y: quantity.title }, domain: [...new Set(rows.map((row) => row.series))], legend: along?.numeric ? along.name : null,
     };
   }
+
+  // What each point is on the frontier of two quantities, in either order; none where it is not known.
+  frontier(x, y) { return this.grid.frontiers.find(({ of }) => of.includes(x) && of.includes(y) && x !== y)?.states; }
 
   scatter() {
     const [x, y] = this.grid.trade;
     const state = { x, y, logX: false, logY: false, colour: this.axes.reduce((a, b) => (a.labels.length <= b.labels.length ? a : b)).index };
     const chart = new Chart(this.box, "scatter", () => {
       const across = this.quantity(state.x), up = this.quantity(state.y), axis = this.grid.axes[state.colour];
+      const frontier = this.frontier(state.x, state.y);
       const rows = this.places.map((places, point) => ({
         id: point, x: across.mean[point], x_low: across.low[point], x_high: across.high[point], y: up.mean[point], low: up.low[point], high: up.high[point],
-        series: `${axis.numeric ? `${axis.name} = ` : ""}${axis.labels[places[axis.index ?? state.colour]]}`, at: this.at(point), x_text: across.text[point], text: up.text[point],
-        queue: this.grid.queue?.[point],
+        series: axis.labels[places[state.colour]], at: this.at(point), x_text: across.text[point], text: up.text[point],
+        queue: this.grid.queue?.[point], frontier: frontier?.[point],
       }));
-      this.say(chart, `Every point, with its 95 % intervals.${this.marks()} Click to pick.`, state.x, state.y);
+      this.say(chart, `Every point${up.low.some((value) => value !== null) ? ", with its 95 % intervals" : ""}.${this.marks()}${this.rings(frontier)} Click to pick.`, state.x, state.y);
       return {
-        rows, picked: this.picked, hasQueue: Boolean(this.grid.queue), logs: { x: state.logX, y: state.logY },
-        titles: { x: across.title, y: up.title }, domain: [...new Set(axis.labels.map((label) => `${axis.numeric ? `${axis.name} = ` : ""}${label}`))],
+        rows, picked: this.picked, hasQueue: Boolean(this.grid.queue), hasFrontier: Boolean(frontier), logs: { x: state.logX, y: state.logY },
+        titles: { x: across.title, y: up.title }, domain: axis.labels, legend: axis.numeric ? axis.name : null,
       };
     }, { title: "One against another", onPick: (point) => this.pick(point), aria: "one mean against another, a marker for each point" });
     const set = (name) => (value) => { state[name] = name === "colour" ? Number(value) : value; chart.draw(); };
@@ -273,7 +314,8 @@ class Cube {
       const rows = this.picked.flatMap((point, k) => time[point].map((x, window) => ({
         x, y: quantity.mean[point][window], low: quantity.low[point][window], high: quantity.high[point][window], series: named[k],
       })));
-      const chosen = this.picked.length ? "of the points that are picked" : "of no point: pick some above";
+      const one = this.picked.length === 1 ? named[0] : "";
+      const chosen = one ? `of ${one}` : this.picked.length ? "of the points that are picked" : "of no point: pick some above";
       this.say(chart, `Means over replications in windows of time, ${chosen}, with 95 % intervals.`, state.key);
       return { rows, logs: { y: state.log }, titles: { y: quantity.title }, domain: named };
     }, { title: "Over time", aria: "means over time of the points that are picked" });
@@ -285,6 +327,36 @@ class Cube {
     this.charts.push(chart);
     chart.draw();
   }
+}
+
+// Comparisons --------------------------------------------------------------------------------------------------------
+
+function comparedRow(row) {
+  const verdict = element("span", { class: `verdict v-${row.verdict.replaceAll(" ", "-")}` }, row.verdict);
+  const line = [verdict, element("span", { class: "what" }, row.what), element("span", { class: "numbers" }, row.numbers)];
+  if (!row.story) return element("div", { class: "row" }, ...line);
+  const told = row.story.flatMap(([label, text]) => [element("dt", {}, label), element("dd", {}, text)]);
+  for (const [label, command] of [["its numbers", row.command], ["in a terminal", `batchcube why ${row.name}`]]) {
+    if (command) told.push(element("dt", {}, label), element("dd", {}, element("code", {}, command)));
+  }
+  return element("details", { class: "row", id: row.name }, element("summary", {}, ...line), element("dl", {}, ...told));
+}
+
+function comparedRows({ name, counts, groups }) {
+  const inside = groups.flatMap(({ verdict, open, rows }) => {
+    const made = rows.map(comparedRow);
+    return open ? made : [element("details", { class: "group" }, element("summary", {}, `${rows.length} ${verdict}`), ...made)];
+  });
+  return element("details", { class: "experiment", open: groups.some((group) => group.open) }, element("summary", {}, element("b", {}, name), `: ${counts}`), ...inside);
+}
+
+// Tables -----------------------------------------------------------------------------------------------------------
+
+function table({ title, columns, rows, words, below, points }) {
+  const cells = (tag, row) => row.map((text, k) => element(tag, { class: k < words ? "word" : false }, text));
+  const body = rows.map((row, point) => element("tr", { "data-point": points && String(point) }, ...cells("td", row)));
+  const whole = element("table", {}, element("thead", {}, element("tr", {}, ...cells("th", columns))), element("tbody", {}, ...body));
+  return element("details", { class: "table" }, element("summary", {}, title), element("div", { class: "scroll" }, whole), ...(below ? [element("p", { class: "small" }, below)] : []));
 }
 
 // Charts of given rows ---------------------------------------------------------------------------------------------
@@ -310,9 +382,11 @@ function plainChart(place, plain) {
 
 data.sections.forEach((section, index) => {
   const place = document.getElementById(`s${index}`);
+  place.querySelector(".tables").append(...section.tables.map(table));
   if (section.grid) new Cube(place, section.grid);
   for (const plain of section.plain ?? []) plainChart(place.querySelector(".charts"), plain);
 });
+document.getElementById("experiments")?.append(...data.experiments.map(comparedRows));
 if (data.comparison) plainChart(document.getElementById("claims"), data.comparison);
 
 // On paper nothing opens any more: what differs or cannot be told is told whole, and tables that are short.
@@ -323,6 +397,11 @@ window.addEventListener("beforeprint", () => {
   for (const one of closed) one.open = true;
 });
 window.addEventListener("afterprint", () => { for (const one of closed) one.open = false; });
+
+// What an address names is there only now.
+const named = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+for (let one = named; one; one = one.parentElement) if (one.matches("details")) one.open = true;
+named?.scrollIntoView();
 
 // For whoever waits until everything is drawn.
 window.drawn = Promise.all(all.map((chart) => chart.queue)).then(() => { document.body.dataset.drawn = "yes"; return all.length; });

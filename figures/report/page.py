@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from datetime import UTC, datetime
 from functools import cache
@@ -14,7 +16,7 @@ import numpy as np
 import vl_convert
 
 from batchcube.errors import InputError
-from batchcube.results.comparison import Row, Verdict, count_verdicts
+from batchcube.results.comparison import VERDICTS, Row, Verdict, count_verdicts
 from batchcube.results.disk import output_file, write_whole
 from batchcube.results.provenance import batchcube_version
 
@@ -31,6 +33,8 @@ _FEW = 3
 """Files whose whole answers stand at the top of a page; of more, one sentence each."""
 # What vl_convert bundles with its libraries.
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
+# In which order a page tells verdicts, what differs first.
+_ORDER: tuple[Verdict, ...] = ("no", "cannot tell", "equal", "yes", "")
 _SPECS: dict[str, Callable[[], dict[str, Any]]] = {
     "lines": charts.lines,
     "scatter": charts.scatter,
@@ -82,7 +86,11 @@ def page(
     for section in sections if len(sections) > 1 else ():
         section.title = f"{section.title} [{Path(section.file).stem}]" if section.file else section.title
     compared = _compared(comparison) if comparison else None
-    data: dict[str, Any] = {"sections": [section.data for section in sections]}
+    data: dict[str, Any] = {
+        "sections": [section.data | {"tables": [one._asdict() for one in section.tables]} for section in sections]
+    }
+    if compared is not None:
+        data["experiments"] = compared.experiments
     if compared is not None and compared.chart["rows"]:
         data["comparison"] = compared.chart
     used = {chart["spec"] for section in sections for chart in section.data.get("plain", ())}
@@ -94,7 +102,7 @@ def page(
             title=title or (sections[0].title if len(sections) == 1 else "Report"),
             sections=sections,
             comparison=compared,
-            answer=answer,
+            answer=_said_once(answer),
             short=bool(comparison) or len(sections) > _FEW,
             command=command,
             version=batchcube_version(),
@@ -102,31 +110,32 @@ def page(
             css=_text("page.css"),
             library=_library(),
             script=_text("page.js"),
-            # No text in it can end the script that it is in.
-            data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+            data=_packed(json.dumps(data, separators=(",", ":"), allow_nan=False)),
         )
     )
 
 
-class _Experiment(NamedTuple):
-    """The rows of an experiment."""
+def _said_once(answer: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[str, list[str]]]:
+    """Return what follows from a comparison, each sentence where it is said first."""
+    before: set[str] = set()
+    told = []
+    for heading, lines in answer:
+        told.append((heading, [line for line in lines if line not in before]))
+        before.update(lines)
+    return told
 
-    name: str
-    counts: str
-    rows: Sequence[Row]
-    """Those that differ first, those that agree last."""
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the page shows its rows at once."""
-        return any(row.agrees in ("no", "cannot tell") for row in self.rows) or len(self.rows) <= _SHOWN
+def _packed(text: str) -> str:
+    """Return a text small enough to embed, the same one always, as letters that can end no script."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 class _Compared(NamedTuple):
     """What a page says of a comparison."""
 
     answer: list[str]
-    experiments: list[_Experiment]
+    experiments: list[dict[str, Any]]
+    """For the page's script: each `name`, with its rows in `groups` of one verdict."""
     chart: dict[str, Any]
     command: str
 
@@ -136,13 +145,32 @@ def _compared(rows: Sequence[Row]) -> _Compared:
     groups = {
         name: [row for row in rows if row.experiment == name] for name in dict.fromkeys(row.experiment for row in rows)
     }
-    order: tuple[Verdict, ...] = ("no", "cannot tell", "equal", "yes", "")
-    experiments = [
-        _Experiment(name, count_verdicts(of), sorted(of, key=lambda row: order.index(row.agrees)))
-        for name, of in groups.items()
-    ]
-    answer += [f"{one.name}: {one.counts}." for one in experiments if len(experiments) > 1]
+    answer += [f"{name}: {count_verdicts(of)}." for name, of in groups.items() if len(groups) > 1]
+    experiments = [_experiment(name, of) for name, of in groups.items()]
     return _Compared(answer, experiments, _ratios(rows), next((row.again for row in rows if row.again), ""))
+
+
+def _experiment(name: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the rows of an experiment; those that differ and groups of few are shown without being asked for."""
+    groups = []
+    for verdict in _ORDER:
+        of = [row for row in rows if row.agrees == verdict]
+        if of:
+            shown = verdict == "no" or (verdict == "cannot tell" and len(of) <= _SHOWN) or len(rows) <= _SHOWN
+            groups.append({"verdict": VERDICTS[verdict], "open": shown, "rows": [_told(row) for row in of]})
+    return {"name": name, "counts": count_verdicts(rows), "groups": groups}
+
+
+def _told(row: Row) -> dict[str, Any]:
+    """Return a row as the page shows it, with its whole story where it has a verdict."""
+    numbers = " · ".join(filter(None, (row.simulated_in_words(), row.claimed())))
+    told = {
+        "name": row.row,
+        "verdict": VERDICTS[row.agrees],
+        "what": f"{row.setting}: {row.quantity}",
+        "numbers": numbers,
+    }
+    return told | ({"story": row.story(), "command": row.command} if row.agrees else {})
 
 
 def _ratios(rows: Sequence[Row]) -> dict[str, Any]:
@@ -164,8 +192,8 @@ def _spec(name: str) -> dict[str, Any]:
 
 @cache
 def _library() -> str:
-    """Return Vega, Vega-Lite and vega-embed as one text of JavaScript that sets `vegaEmbed` and loads nothing."""
-    return str(vl_convert.javascript_bundle(_SNIPPET)).replace("</script", "<\\/script")
+    """Return Vega, Vega-Lite and vega-embed, packed, as JavaScript that sets `vegaEmbed` and loads nothing."""
+    return _packed(vl_convert.javascript_bundle(_SNIPPET))
 
 
 def _text(name: str) -> str:

@@ -22,7 +22,7 @@ from batchcube.results.validation import QUANTITIES, SIDES, read_validation
 
 from . import answers
 from .answers import Said
-from .grids import Grid, Quantity, courses_of, grid_of, rounded
+from .grids import Grid, Quantity, courses_of, frontiers_of, grid_of, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -136,6 +136,8 @@ def _cube(cube: xr.Dataset, share: float) -> Section:
         "best": best,
         "trade": [] if search else _trade(grid),
     }
+    frontiers = frontiers_of(cube, grid) if data["trade"] else []
+    data["frontiers"] = [{"of": [one.across, one.up], "states": one.states.tolist()} for one in frontiers]
     courses = courses_of(cube, share)
     if courses is not None:
         data["courses"] = {
@@ -146,7 +148,9 @@ def _cube(cube: xr.Dataset, share: float) -> Section:
     return Section(
         title=printable(cube.attrs.get("title") or "cube"),
         kind=next(kind for kind, applies in kinds.items() if applies),
-        answers=answers.answers_of(cube, grid) if plan is None else answers.plan_in_words(plan),
+        answers=[*answers.answers_of(cube, grid), *answers.frontier_in_words(frontiers, grid, data["trade"])]
+        if plan is None
+        else answers.plan_in_words(plan),
         warnings=[text for text in (costs.warning(cube), refusals(cube)) if text],
         data={"grid": data},
         tables=[_points(cube, grid)],

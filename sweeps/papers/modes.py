@@ -452,7 +452,9 @@ def _after_step(cube: "xr.Dataset", times: Sequence[float], ceiling: float) -> F
                 )
             )
         sentences.append(
-            f"{variant}: with the queue full the signal settles at {found.mean:.2f} ms, "
+            f"{variant}: nothing is observed in the second half of the load: where the signal settles cannot be told."
+            if np.isnan(found.mean)
+            else f"{variant}: with the queue full the signal settles at {found.mean:.2f} ms, "
             + {
                 "yes": f"within target and tolerance ({1000 * ceiling:g} ms).",
                 "no": f"above target and tolerance ({1000 * ceiling:g} ms): it is stuck above the feasible batch size.",

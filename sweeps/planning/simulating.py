@@ -170,5 +170,5 @@ def _prepared_together(question: Question, replicas: int, numbers: Sequence[int]
     """Return some settings on so many replicas, prepared; raises InputError for what only the data show."""
     labels = tuple(question.called(number) for number in numbers)
     # What an error says of a point: the setting in words.
-    axis = Axis("setting", "setting", (), labels, ({},) * len(numbers), labelled=True)
+    axis = Axis("setting", "setting", "", (), labels, ({},) * len(numbers), labelled=True)
     return prepare(replace(question.sweep, grid=Grid((axis,), tuple(question.on(replicas, numbers)))))

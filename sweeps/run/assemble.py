@@ -184,4 +184,4 @@ def coordinate_of(axis: Axis, sweep: Sweep) -> Coordinate:
         in_seconds = all(point.workload.in_seconds for point in sweep.grid.points)
         if name in ("mean", "low", "high", "value"):
             units = "s" if in_seconds else "token"
-    return Coordinate(axis.name, list(axis.labels), ",".join(axis.paths), units, axis.long_name)
+    return Coordinate(axis.name, list(axis.labels), ",".join(axis.paths), units, axis.long_name, axis.meaning)

@@ -1,6 +1,7 @@
 """Named axes and the grid of points they span."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
@@ -52,6 +53,9 @@ class Axis(NamedTuple):
 
     name: str
     long_name: str
+    """What it is called, in few words."""
+    meaning: str
+    """What the setting is, in full; "" where several are set."""
     paths: tuple[str, ...]
     """Settings the axis touches."""
     labels: tuple[Scalar, ...]
@@ -237,8 +241,9 @@ def _value_axis(name: str, settings: AxisSettings, base: Mapping[str, Any]) -> A
     _require_distinct(labels, at)
     parts = tuple(path.split("."))
     meaning = setting_paths()[path][1]
-    long_name = settings.title or meaning or path
-    return Axis(name, long_name, (path,), labels, tuple({parts: value} for value in values), labelled=False)
+    # Descriptions begin with what the setting is called.
+    long_name = settings.title or re.split(r"[;:]| \(", meaning)[0] or path
+    return Axis(name, long_name, meaning, (path,), labels, tuple({parts: value} for value in values), labelled=False)
 
 
 def _labelled_axis(name: str, settings: AxisSettings) -> Axis:
@@ -259,7 +264,7 @@ def _labelled_axis(name: str, settings: AxisSettings) -> Axis:
             paths[".".join(map(str, path))] = None
         sets.append(made)
     long_name = settings.title or name.replace("_", " ")
-    return Axis(name, long_name, tuple(paths), tuple(settings.points), tuple(sets), labelled=True)
+    return Axis(name, long_name, "", tuple(paths), tuple(settings.points), tuple(sets), labelled=True)
 
 
 def reserved_names() -> frozenset[str]:

@@ -204,7 +204,7 @@ class Edges(Settings):
     )
     prefix_requests: Count | None = Field(default=None, description="first requests the edges see (sample = prefix)")
     sample_size: Annotated[int, Field(ge=2, le=10_000_000)] = Field(
-        default=100_000, description="drawn workload: size of the sample drawn apart from the replications"
+        default=100_000, description="size of the sample drawn apart from the replications (drawn workload)"
     )
     values: Annotated[tuple[float, ...], Field(strict=False, min_length=2)] | None = Field(
         default=None, description="bins + 1 increasing edges (kind = explicit)"
@@ -286,9 +286,10 @@ class PolicySettings(Settings):
     mode: Mode = Field(description="batching mode")
     bins: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1, description="number of length bins")
     batch_size: BatchSize | None = Field(default=None, description="requests in a batch (fixed-size modes)")
-    smallest_batch: BatchSize = Field(default=1, description="lower end of the controllers' range")
+    smallest_batch: BatchSize = Field(default=1, description="fewest requests of a batch, where a controller chooses")
     largest_batch: BatchSize | None = Field(
-        default=None, description="upper end of the controllers' range; continuous: max_num_seqs, the static cap"
+        default=None,
+        description="most requests of a batch; continuous: that run at once (max_num_seqs), the static cap",
     )
     max_wait_s: Seconds | None = Field(
         default=None, description="oldest request's wait after which its bin forms a batch"
@@ -361,7 +362,8 @@ class CoefficientsLaw(Settings):
 
     law: Literal["coefficients"] = "coefficients"
     coefficients: str = Field(
-        min_length=1, description="name (batchcube calibrate list), or a .json file relative to the specification"
+        min_length=1,
+        description="calibration by its name (batchcube calibrate list), or a .json file relative to the specification",
     )
     h: Literal["chosen", "constant", "linear", "saturating", "power", "table"] = Field(
         default="chosen",
@@ -455,7 +457,7 @@ class ReplicaSettings(Settings):
         default=None, description="blocks of the KV cache as vLLM counts them: one of them is never used"
     )
     token_budget: Annotated[int, Field(ge=1, le=LARGEST_BUDGET)] = Field(
-        default=TOKEN_BUDGET, description="max_num_batched_tokens: tokens of one step, a decode counting one"
+        default=TOKEN_BUDGET, description="most tokens of a step (max_num_batched_tokens), a decode counting one"
     )
     block_tokens: Annotated[int, Field(ge=1, le=LARGEST_BLOCK)] = Field(
         default=BLOCK_TOKENS, description="tokens of a block of the KV cache"

@@ -57,6 +57,16 @@ def _leaves(url):
     return not url.startswith(("file:", "data:", "blob:"))
 
 
+# Words of charts that stand out of them.
+_CUT_OFF = """[...document.querySelectorAll('.plot svg')].flatMap((svg) => {
+  const box = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].filter((text) => {
+    const found = text.getBoundingClientRect();
+    return found.width && (found.left < box.left - 1 || found.right > box.right + 1);
+  }).map((text) => text.textContent);
+})"""
+
+
 def marks(chart):
     """Return what a chart shows, as text."""
     return chart.locator("svg.marks").inner_html()
@@ -77,6 +87,7 @@ def test_all_charts_are_drawn_without_a_complaint_and_fit_the_page(opened, width
     assert count > 15
     assert page.locator(".plot svg.marks").count() == count
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(_CUT_OFF) == []
     assert page.complaints == []
 
 

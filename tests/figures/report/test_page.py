@@ -1,7 +1,10 @@
 """Reports: of every kind of file, valid charts, nothing loaded from anywhere, and small."""
 
+import base64
+import gzip
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import altair as alt
@@ -12,6 +15,8 @@ from batchcube.errors import InputError
 from batchcube.figures.report import answers
 from batchcube.figures.report.page import page, write_report
 from batchcube.figures.report.sections import Subject, section_of
+from batchcube.results.cube import build_cube
+from helpers.cubes import AXES
 from helpers.reports import ROWS, subjects
 
 KINDS = subjects()
@@ -42,7 +47,8 @@ class Loads(HTMLParser):
 
     @property
     def data(self):
-        return json.loads("".join(next(text for attrs, text in self.scripts if attrs.get("id") == "data")))
+        packed = "".join(next(text for attrs, text in self.scripts if attrs.get("id") == "data"))
+        return json.loads(gzip.decompress(base64.b64decode(packed)))
 
     @property
     def text(self):
@@ -68,10 +74,12 @@ def test_every_chart_is_valid_by_the_schema_of_vega_lite(kind):
         assert spec["data"] == {"name": "rows"}
 
 
-def test_a_report_is_about_a_megabyte_and_reads_on_a_phone(tmp_path):
+def test_a_report_is_half_a_megabyte_and_reads_on_a_phone(tmp_path):
     path = write_report([Subject(KINDS["sweep"], "a.nc")], tmp_path / "report.html")
     text = path.read_text()
-    assert 500_000 < path.stat().st_size < 1_300_000
+    assert 400_000 < path.stat().st_size < 550_000
+    many = write_report([Subject(cube, f"{kind}.nc") for kind, cube in KINDS.items()], tmp_path / "many.html")
+    assert many.stat().st_size < 750_000
     assert '<meta name="viewport" content="width=device-width' in text
     assert "@media print" in text
     assert "default-src 'none'" in text
@@ -195,14 +203,78 @@ def test_a_comparison_counts_its_verdicts_and_tells_why():
     for part in (
         "4 rows: 1 yes, 1 no, 1 cannot tell, 1 no verdict.",
         "It is not reproduced.",
-        "differs: simulated 49.07 [48.77, 49.37] against paper 45.1; the rule: within 5 % of it",
-        "Poisson arrivals",
-        "batchcube why fig4-dynamic-6.4",
         "batchcube reproduce dynamic",
     ):
         assert part in found.text
+    row = json.dumps(found.data["experiments"][0]["groups"][0]["rows"])
+    for part in (
+        "differs: simulated 49.07 [48.77, 49.37] against paper 45.1; the rule: within 5 % of it",
+        "Poisson arrivals",
+        "fig4-dynamic-6.4",
+        "batchcube show sweep.nc",
+    ):
+        assert part in row
     # Nothing is divided by a claim of 0, and no ratio is drawn of what nobody claims.
     assert [row[1] for row in found.data["comparison"]["rows"]] == ["fig4-dynamic-6.4", "fig4-static"]
+
+
+def test_of_many_rows_those_that_differ_are_shown_at_once():
+    differing, agreeing = ROWS[0], [replace(ROWS[1], row=f"r{k}") for k in range(40)]
+    (experiment,) = Loads(page([], comparison=[*agreeing, differing])).data["experiments"]
+    assert [(one["verdict"], one["open"], len(one["rows"])) for one in experiment["groups"]] == [
+        ("no", True, 1),
+        ("yes", False, 40),
+    ]
+
+
+def test_what_is_said_of_several_experiments_is_said_once():
+    answer = [("A", ["It holds.", "Both rest on this."]), ("B", ["It fails.", "Both rest on this."])]
+    text = Loads(page([], comparison=ROWS, answer=answer)).text
+    assert text.count("Both rest on this.") == 1
+    assert "It fails." in text
+
+
+# Frontiers ----------------------------------------------------------------------------------------------------------
+
+
+def test_points_of_one_rate_are_surely_possibly_or_not_on_the_frontier(make_frontier):
+    cube = make_frontier({"a": (10.0, 1.0), "b": (8.0, 2.0), "c": (12.0, 3.0), "d": (10.0, 1.0)}, noisy="d")
+    section = section_of(Subject(cube))
+    (frontier,) = section.data["grid"]["frontiers"]
+    assert frontier["of"] == ["throughput_requests_per_s", "latency_mean_s"]
+    # The second rate is twice the first: no point of it beats one of the first.
+    assert frontier["states"] == ["possibly", "possibly", "not", "not", "surely", "surely", "possibly", "possibly"]
+    said = section.answers[-1]
+    assert (
+        "where no other point of its arrival rate is better in one and as good in the other: 2 surely, 4" in said.text
+    )
+    assert said.parts == ("mode = c, arrival_rate_per_s = 4", "mode = c, arrival_rate_per_s = 8")
+
+
+def test_an_overloaded_point_is_on_no_frontier():
+    grid = section_of(Subject(KINDS["labels"])).data["grid"]
+    over = np.array(grid["queue"]) == "overloaded"
+    assert over.any()
+    for frontier in grid["frontiers"]:
+        np.testing.assert_array_equal(np.array(frontier["states"]) == "overloaded", over)
+
+
+@pytest.fixture
+def make_frontier():
+    """Return a function that makes a cube of modes at two rates, from throughput and latency of each."""
+
+    def make(modes, noisy=""):
+        rng = np.random.default_rng(1)
+        shape = (len(modes), 2, 6)
+        scale = np.array([1.0, 2.0])[None, :, None]
+        noise = np.array([1.0 if mode == noisy else 1e-9 for mode in modes])[:, None, None] * rng.normal(size=shape)
+        work, time = (np.array([pair[k] for pair in modes.values()])[:, None, None] for k in (0, 1))
+        arrays = {"throughput_requests_per_s": work * scale + noise, "latency_mean_s": time + 0.01 * np.abs(noise)}
+        axes = [AXES["mode"]._replace(values=tuple(modes)), AXES["rate"]._replace(values=(4.0, 8.0))]
+        attrs = {"title": "t", "specification": "{}"}
+        return build_cube(axes, arrays, replications=6, attrs=attrs)
+
+    return make
 
 
 def test_several_files_have_a_line_each_at_the_top():
