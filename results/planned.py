@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 _LABEL = 12
+_PIECE = re.compile(r"(?:'[^']*'|[^ '])+")
+"""A word of a shell, with what is in quotation marks."""
 _ENGINES = {"vllm": "vLLM", "sglang": "SGLang"}
 
 
@@ -197,7 +200,7 @@ def _filled(label: str, text: str) -> list[str]:
 
 def _pasted(label: str, command: str) -> list[str]:
     """Return a command on lines of a shell."""
-    words, lines = command.split(" "), []
+    words, lines = _PIECE.findall(command), []
     # An option stays with its value.
     parts: list[str] = []
     for word in words:
@@ -212,8 +215,21 @@ def _pasted(label: str, command: str) -> list[str]:
             line = f"  {part}"
         else:
             line = f"{line} {part}" if line else part
+        # A line that ends between the members of a table, in quotation marks, is white space of JSON.
+        *whole, line = _wrapped(line)
+        lines += whole
     lines.append(line)
     return [f"{label if not number else '':<{_LABEL}}{line}" for number, line in enumerate(lines)]
+
+
+def _wrapped(line: str) -> list[str]:
+    """Return a part of a command on as many lines as the tables in it need."""
+    width, lines = WIDTH - _LABEL - 2, []
+    while len(line) > width and ',"' in line:
+        comma = line.rfind(',"', 0, width) if ',"' in line[:width] else line.index(',"')
+        lines.append(line[: comma + 1])
+        line = f"    {line[comma + 1 :]}"
+    return [*lines, line]
 
 
 def _plain(value: Any) -> str:

@@ -22,13 +22,16 @@ from ..spec.grid import Grid, cannot_vary
 from ..spec.settings import REQUEST_LIMITS, Point, draws_service
 from ..workloads.arrivals import Closed
 from .defaults import CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
+from .serving import leaves_caching
 from .unspecified import unspecified
 from .values import KEPT
 
 # Limits of single requests, which goodput is about, that a limit of a statistic of the same time stands for.
 _OF_REQUESTS = {"ttft": "ttft_sla_s", "tpot": "tpot_sla_s", "latency": "request_sla_s"}
+_NO_PREFIXES = "no prompt begins like another: where prompts share prefixes, an engine that caches them does better"
 _RATES = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
 _SERVERS = "server.servers"
+_OF_ALL_REPLICAS = (_SERVERS, "server.routing", "server.lockstep")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Question:
     """Seconds that may pass."""
     assumed: tuple[str, ...]
     """What stands for what nobody said, a line each."""
+    spec: str | None
+    """The specification, as it was named; None without one."""
+    stated: dict[str, Any]
+    """What stands over it at every setting, by path."""
 
     @property
     def wants_more(self) -> bool:
@@ -81,6 +88,18 @@ class Question:
         grid = self.sweep.grid
         position = np.unravel_index(number, grid.shape) if grid.shape else ()
         return {axis.name: axis.labels[int(k)] for axis, k in zip(grid.axes, position, strict=True)}
+
+    def given(self, number: int) -> dict[str, Any] | None:
+        """Return what the scheduler of a replica is given to follow a setting; None without a specification.
+
+        See `sweeps.serving.given.Options`.
+        """
+        if self.spec is None:
+            return None
+        grid, chosen = self.sweep.grid, dict(self.stated)
+        for axis, k in zip(grid.axes, np.unravel_index(number, grid.shape) if grid.shape else (), strict=True):
+            chosen |= {".".join(map(str, path)): value for path, value in axis.sets[int(k)].items()}
+        return {"spec": self.spec, "set": {path: v for path, v in chosen.items() if path not in _OF_ALL_REPLICAS}}
 
     def called(self, number: int) -> str:
         """Return a setting in words."""
@@ -140,6 +159,9 @@ def ask(
     vary = vary or {}
     laid = list(overriding(settings))
     _require_variable(vary, {override.path for override in laid})
+    stated = {override.path: override.value for override in laid if not override.path.startswith("axes.")}
+    if document.get("axes"):
+        stated = {"axes": {}} | stated
     document = varied(laid_over(document, source, folder, laid), vary)
     start = _take_replicas(document, source)
     if rate is not None:
@@ -151,8 +173,12 @@ def ask(
     sweep = Sweep.from_document(document, source, Path.cwd(), overriding(limits))
     if rate is not None:
         _require_no_axis(sweep)
-        sweep = Sweep.from_document(sweep.document, source, Path.cwd(), overriding(_at_rate(sweep, rate)))
+        at_rate = _at_rate(sweep, rate)
+        sweep = Sweep.from_document(sweep.document, source, Path.cwd(), overriding(at_rate))
+        stated |= at_rate
     _require_plannable(sweep, criteria, objective)
+    if any(map(leaves_caching, sweep.grid.points)):
+        assumed += (_NO_PREFIXES,)
     budget_requests, budget_s = _budget(budget)
     return Question(
         sweep,
@@ -168,6 +194,8 @@ def ask(
         budget_requests,
         budget_s,
         assumed,
+        None if spec is None else os.fspath(spec),
+        stated,
     )
 
 

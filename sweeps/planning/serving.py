@@ -1,5 +1,7 @@
 """How to serve with a setting: a line to paste for each engine, and what such a line cannot say."""
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,14 +18,18 @@ def known_of(point: Point) -> Coefficients | None:
     return load(law.coefficients) if isinstance(law, CoefficientsLaw) else None
 
 
-def lines_to_serve(model: str, point: Point) -> dict[str, str]:
-    """Return a line to paste for each engine; `unsaid_of` has what it cannot say; no `model`: the coefficients'."""
+def lines_to_serve(model: str, point: Point, given: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return a line to paste for each engine; `unsaid_of` has what it cannot say; no `model`: the coefficients'.
+
+    Batchcube's scheduler takes what is `given` to it, where the point needs one; None without a specification.
+    """
     replica, policy, known = point.server.replica, point.policy, known_of(point)
     assert replica is not None
     of: Mapping[str, Any] = {} if known is None else known.provenance
     model = model or str(of.get("model", "MODEL"))
     tensor, pipeline = int(of.get("tensor_parallel", 1)), int(of.get("pipeline_parallel", 1))
     count = point.server.servers
+    ours = any(_of_scheduler(point))
     vllm = {
         "--max-num-seqs": policy.largest_batch,
         "--max-num-active-seqs": replica.max_num_active_seqs,
@@ -42,9 +48,10 @@ def lines_to_serve(model: str, point: Point) -> dict[str, str]:
         "--scheduling-policy": replica.scheduling_policy if replica.scheduling_policy != "fcfs" else None,
         "--scheduler-reserve-full-isl": None if replica.scheduler_reserve_full_isl else False,
         # On by default in vLLM where it can be, and not here.
-        "--enable-prefix-caching": replica.enable_prefix_caching,
+        "--enable-prefix-caching": None if leaves_caching(point) else replica.enable_prefix_caching,
         "--async-scheduling": replica.async_scheduling,
-        "--scheduler-cls": "batchcube.vllm.Scheduler" if any(_of_scheduler(point)) else None,
+        "--scheduler-cls": "batchcube.vllm.Scheduler" if ours else None,
+        "--additional-config": _quoted({"batchcube": given}) if ours and given is not None else None,
     }
     sglang = {
         "--model-path": model,
@@ -56,17 +63,20 @@ def lines_to_serve(model: str, point: Point) -> dict[str, str]:
         "--context-length": replica.max_model_len,
         "--max-total-tokens": None if _fills(point) else replica.held_tokens,
         "--page-size": replica.block_tokens if replica.block_tokens != BLOCK_TOKENS else None,
-        "--disable-radix-cache": None if replica.enable_prefix_caching else True,
+        "--disable-radix-cache": None if replica.enable_prefix_caching or leaves_caching(point) else True,
         "--disable-overlap-schedule": None if replica.async_scheduling else True,
     }
     lines = {"vllm": " ".join(["vllm serve", model, *_options(vllm)])}
-    if not any(_of_scheduler(point)):
+    if not ours:
         lines["sglang"] = " ".join(["python -m sglang.launch_server", *_options(sglang)])
     return lines
 
 
-def unsaid_of(point: Point) -> dict[str, list[str]]:
-    """Return, for each engine, the settings that were simulated and that its line has no option for."""
+def unsaid_of(point: Point, *, has_specification: bool) -> dict[str, list[str]]:
+    """Return, for each engine, the settings that were simulated and that its line has no option for.
+
+    Batchcube's scheduler, which a line may name, reads its policy from a specification.
+    """
     server, replica, known = point.server, point.server.replica, known_of(point)
     assert replica is not None
     of: Mapping[str, Any] = {} if known is None else known.provenance
@@ -76,7 +86,7 @@ def unsaid_of(point: Point) -> dict[str, list[str]]:
     routing = [] if server.servers == 1 else [f"server.routing = {server.routing}"]
     return {
         "vllm": [
-            *(f"{name} (--additional-config with a SPEC)" for name in _of_scheduler(point)),
+            *(() if has_specification else (f"{name} (takes a SPEC)" for name in _of_scheduler(point))),
             *both,
             *(routing if server.routing != "least_loaded" else []),
         ],
@@ -88,6 +98,13 @@ def unsaid_of(point: Point) -> dict[str, list[str]]:
             *(f"server.replica.{name} = {getattr(replica, name)}" for name in _OF_VLLM if _is_stated(replica, name)),
         ],
     }
+
+
+def leaves_caching(point: Point) -> bool:
+    """Say whether nobody asked for prefixes to be cached or not: none are found again here, and engines do better."""
+    replica = point.server.replica
+    assert replica is not None
+    return not replica.enable_prefix_caching and "enable_prefix_caching" not in replica.model_fields_set
 
 
 # Settings of a replica that SGLang has no option for.
@@ -118,6 +135,11 @@ def _fills(point: Point) -> bool:
     if known is None or known.replica is None or "gpu_memory_utilization" not in known.provenance:
         return False
     return known.replica.held_tokens == replica.held_tokens
+
+
+def _quoted(table: Mapping[str, Any]) -> str:
+    """Return a table as an argument of a shell, in JSON."""
+    return shlex.quote(json.dumps(table, separators=(",", ":")))
 
 
 def _options(values: Mapping[str, Any]) -> Iterator[str]:

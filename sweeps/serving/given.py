@@ -32,6 +32,7 @@ class Options(Settings):
     """What a server is given of batchcube."""
 
     spec: str = Field(min_length=1, description="specification: a TOML file, or a preset by its name")
+    set: dict[str, Any] = Field(default_factory=dict, description="settings that stand over those there: {path: value}")
     at: dict[str, Any] = Field(default_factory=dict, description="point of a sweep with axes: {axis: value}")
     log: str | None = Field(default=None, min_length=1, description="folder to log to; none by default")
 
@@ -109,7 +110,7 @@ def make_given(options: Options, limits: Limits) -> Given:
     The capacity that Algorithm 1 works with is the server's. Raises InputError for a specification that is none, a
     point that it does not have, one without continuous batching, and a cap that the server does not reach.
     """
-    sweep = Sweep.from_toml(options.spec)
+    sweep = Sweep.from_toml(options.spec, options.set)
     point = point_at(sweep, options.at)
     policy, server = point.policy, point.server
     if policy.mode != "continuous":

@@ -1,6 +1,7 @@
 """Plans end to end: decided as an exhaustive run decides, stopped and gone on with, said in words, JSON and cube."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from batchcube.sweeps.planning.decide import STATES, _on_replicas, decide
 from batchcube.sweeps.planning.question import Question, ask
 from batchcube.sweeps.planning.race import Decision, Race
 from batchcube.sweeps.run.execution import run_sweep
+from batchcube.sweeps.serving.given import read_options
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.spec.service import load
 from helpers.command_line import Answer as Said
@@ -207,12 +209,15 @@ def test_goodput_counts_the_limits_of_single_requests(spec: Callable[[int], str]
     assert 0.9 <= goodput.low <= goodput.mean <= 1.0
     assert goodput.verdict == "holds"
     taken = "goodput counts requests that keep report.ttft_sla_s = 1 and report.tpot_sla_s = 0.04, the limits of --slo"
-    assert answer.assumed == (taken,)
+    assert answer.assumed[0] == taken
     twice = [*SLO, "ttft_mean_s=0.5"]
     with pytest.raises(InputError, match=r"--slo ttft_mean_s: is the second limit of one time: say which .* --set rep"):
         question(spec(1), slo=twice, goodput=0.9)
-    assert question(spec(1), slo=twice).assumed == ()
-    assert question(spec(1), slo=twice, goodput=0.9, settings={"report.ttft_sla_s": 2.0}).assumed == ()
+    for asked in (
+        question(spec(1), slo=twice),
+        question(spec(1), slo=twice, goodput=0.9, settings={"report.ttft_sla_s": 2.0}),
+    ):
+        assert not [line for line in asked.assumed if line.startswith("goodput")]
 
 
 def test_limits_of_classes_are_what_goodput_counts(spec: Callable[[int], str]) -> None:
@@ -227,7 +232,7 @@ def test_limits_of_classes_are_what_goodput_counts(spec: Callable[[int], str]) -
     for limit, assumed in (("ttft_sla_s = 3.0", 0), ("", 1)):
         file.write_text(text.replace(lengths, "".join(map(one_class, ("a", "b"), (limit, "")))))
         asked = question(str(file), goodput=0.9)
-        assert len(asked.assumed) == assumed
+        assert sum(line.startswith("goodput") for line in asked.assumed) == assumed
         assert (asked.sweep.grid.points[0].report.ttft_sla_s is None) == (not assumed)
 
 
@@ -259,12 +264,37 @@ def test_cost_and_lines_to_paste(spec: Callable[[int], str]) -> None:
     cap = answer.best.at["largest_batch"]
     assert answer.commands["vllm"] == (
         f"vllm serve MODEL --max-num-seqs {cap} --max-num-batched-tokens 512 --data-parallel-size 2 "
-        "--num-gpu-blocks-override 501 --no-enable-prefix-caching --no-async-scheduling"
+        "--num-gpu-blocks-override 501 --no-async-scheduling"
     )
     assert f"--max-running-requests {cap} --chunked-prefill-size 512 --dp-size 2" in answer.commands["sglang"]
-    assert answer.commands["sglang"].endswith(
-        "--max-total-tokens 8000 --disable-radix-cache --disable-overlap-schedule"
-    )
+    assert answer.commands["sglang"].endswith("--max-total-tokens 8000 --disable-overlap-schedule")
+
+
+def test_controllers_are_given_to_the_scheduler_that_follows_them(spec: Callable[[int], str]) -> None:
+    file = Path(spec(1))
+    text = file.read_text().replace("[policy]\n", '[policy]\nbins = 2\nadmission = "by_bin"\n')
+    text += '[axes.sla]\npoints = { none = {}, sla = { "policy.sla" = { target_s = 0.03, tolerance_s = 0.005 } } }\n'
+    file.write_text(text)
+    room = {"workload.requests": 1000, "policy.memory": {}}
+    answer = decide(question(file.name, vary={"policy.largest_batch": [24, 32]}, rate=10.0, settings=room))
+    command = answer.commands["vllm"]
+    printed = str(answer)
+    assert max(map(len, printed.split("\n"))) <= WIDTH
+    pasted = "\n".join(line[12:] for line in printed[printed.index("\nserve") + 1 :].split("\n"))
+    line, again = shlex.split(command), shlex.split(pasted.replace("\\\n", ""))
+    assert line[line.index("--scheduler-cls") + 1] == "batchcube.vllm.Scheduler"
+    given = json.loads(line[-1])
+    assert json.loads(again[-1]) == given
+    assert again[:-1] == line[:-1]
+    sweep = Sweep.from_toml(given["batchcube"]["spec"], given["batchcube"]["set"])
+    (point,) = sweep.grid.points
+    asked = question(file.name, vary={"policy.largest_batch": [24, 32]}, rate=10.0, settings=room)
+    number = [asked.at(k) for k in range(4)].index(answer.best.at)
+    for name in ("workload", "policy", "report"):
+        assert getattr(point, name) == getattr(asked.sweep.grid.points[number], name)
+    assert read_options(given["batchcube"], "--additional-config").set == given["batchcube"]["set"]
+    assert "sglang" not in answer.commands
+    assert answer.unsaid["vllm"] == ["server.routing = round_robin"]
 
 
 def test_requests_that_are_not_served_bring_no_tokens(spec: Callable[[int], str]) -> None:

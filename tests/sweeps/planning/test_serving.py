@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import batchcube as bc
-from batchcube.sweeps.planning.serving import lines_to_serve, unsaid_of
+from batchcube.sweeps.planning.serving import leaves_caching, lines_to_serve, unsaid_of
 from batchcube.sweeps.spec.settings import Point, ReplicaSettings
 
 STEPS = {
@@ -68,7 +68,7 @@ def test_each_setting_of_a_replica_is_in_the_line_or_named(name: str) -> None:
     # Some need other settings beside them, which make no difference here.
     replica = point.server.replica.model_copy(update={name: value})
     point = point._replace(server=point.server.model_copy(update={"replica": replica}))
-    lines, unsaid = lines_to_serve("m", point), unsaid_of(point)
+    lines, unsaid = lines_to_serve("m", point, None), unsaid_of(point, has_specification=False)
     for engine, option in zip(("vllm", "sglang"), options, strict=True):
         named = f"server.replica.{name} = {value}"
         assert (named in unsaid[engine]) == (option is None)
@@ -77,31 +77,46 @@ def test_each_setting_of_a_replica_is_in_the_line_or_named(name: str) -> None:
 
 def test_what_is_as_engines_have_it_is_not_said() -> None:
     point = point_of({"kv_capacity_tokens": 8000, "enable_prefix_caching": True, "async_scheduling": True})
-    assert lines_to_serve("m", point) == {
+    assert lines_to_serve("m", point, None) == {
         "vllm": "vllm serve m --max-num-seqs 16 --max-num-batched-tokens 512 --num-gpu-blocks-override 501 "
         "--enable-prefix-caching --async-scheduling",
         "sglang": "python -m sglang.launch_server --model-path m --max-running-requests 16 "
         "--chunked-prefill-size 512 --max-total-tokens 8000",
     }
-    assert unsaid_of(point) == {"vllm": [], "sglang": []}
+    assert unsaid_of(point, has_specification=False) == {"vllm": [], "sglang": []}
+
+
+def test_caching_that_nobody_asked_about_is_left_to_engines() -> None:
+    for replica, vllm, sglang in (
+        ({}, "", ""),
+        ({"enable_prefix_caching": False}, "--no-enable-prefix-caching", "--disable-radix-cache"),
+        ({"enable_prefix_caching": True}, "--enable-prefix-caching", ""),
+    ):
+        point = point_of({"kv_capacity_tokens": 8000, **replica})
+        lines = lines_to_serve("m", point, None)
+        assert leaves_caching(point) == (not replica)
+        assert [word for word in lines["vllm"].split() if "prefix" in word] == vllm.split()
+        assert [word for word in lines["sglang"].split() if "radix" in word] == sglang.split()
 
 
 def test_the_cache_of_coefficients_is_what_the_memory_holds() -> None:
     service = {"coefficients": "llama-3.1-8b-h100-vllm-tables"}
-    line = lines_to_serve("", point_of({}, service=service))["vllm"]
+    line = lines_to_serve("", point_of({}, service=service), None)["vllm"]
     assert "--gpu-memory-utilization 0.92" in line
     assert "--num-gpu-blocks-override" not in line
-    line = lines_to_serve("", point_of({"kv_capacity_tokens": 16000}, service=service))["vllm"]
+    line = lines_to_serve("", point_of({"kv_capacity_tokens": 16000}, service=service), None)["vllm"]
     assert "--num-gpu-blocks-override 1001" in line
 
 
 def test_routing_and_policies_of_our_own_are_named() -> None:
     room = {"kv_capacity_tokens": 8000}
-    assert unsaid_of(point_of(room, servers=2, routing="shortest_queue"))["vllm"] == ["server.routing = shortest_queue"]
-    assert unsaid_of(point_of(room, servers=2, routing="least_loaded"))["vllm"] == []
+    for routing, unsaid in (("shortest_queue", ["server.routing = shortest_queue"]), ("least_loaded", [])):
+        point = point_of(room, servers=2, routing=routing)
+        assert unsaid_of(point, has_specification=True)["vllm"] == unsaid
     sla = {"sla": {"target_s": 0.05, "tolerance_s": 0.005}}
     point = point_of(room, policy=sla)
-    lines = lines_to_serve("m", point)
+    lines = lines_to_serve("m", point, None)
     assert "--scheduler-cls batchcube.vllm.Scheduler" in lines["vllm"]
     assert "sglang" not in lines
-    assert unsaid_of(point) == {"vllm": ["policy.sla (--additional-config with a SPEC)"], "sglang": []}
+    assert unsaid_of(point, has_specification=False) == {"vllm": ["policy.sla (takes a SPEC)"], "sglang": []}
+    assert unsaid_of(point, has_specification=True) == {"vllm": [], "sglang": []}
