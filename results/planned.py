@@ -129,7 +129,8 @@ def _replicas(plan: Mapping[str, Any]) -> str:
     best, fewer = plan["best"], plan["fewer"]
     needed = counted(best["replicas"], "replica")
     if fewer is None:
-        reason = "there is no fewer" if best["replicas"] == 1 else "fewer were not looked at"
+        early = ": the budget ended it" if plan["ended_early"] else ""
+        reason = "there is no fewer" if best["replicas"] == 1 else f"fewer were not looked at{early}"
         return f"{needed}; {reason}"
     nearest = fewer["nearest"]
     worst = max(nearest["limits"], key=_used_up)

@@ -97,7 +97,9 @@ def plan(
     budget: Annotated[
         str | None,
         typer.Option(
-            "--budget", metavar="N|SECONDS", help="requests, 2e7, or time, 60s, beyond which no look is begun"
+            "--budget",
+            metavar="N|SECONDS",
+            help="requests, 2e7, or time, 60s, that no look may exceed but the first: the least that an answer takes",
         ),
     ] = None,
     output: Annotated[

@@ -135,6 +135,8 @@ class Decider:
                 break
             if race.best is None and self._is_hopeless:
                 break
+            if self._stops(self._left(self.levels[level], races), self.levels[level], FIRST):
+                break
         holding = [gpus for gpus, race in races.items() if race.best is not None]
         is_hopeless = not holding and self._is_hopeless
         return Decision(len(self.gpus_each), races, min(holding, default=max(races)), self._stopped, is_hopeless)
@@ -308,11 +310,11 @@ class Decider:
             more = [look for look in self._planned if look > count]
             if found != overload.CANNOT_TELL or not more:
                 return found
-            if self._over_budget(0):
+            wanted = self.values.missing([setting], replicas, more[0])
+            if self._over_budget(len(wanted)):
                 self._stopped = True
                 return found
             count = more[0]
-            wanted = self.values.missing([setting], replicas, count)
             if wanted:
                 yield wanted
 

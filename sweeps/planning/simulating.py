@@ -66,6 +66,7 @@ class Simulating:
         self.values = Values()
         self.decision: Decision | None = None
         self._begun = self._said = time.monotonic()
+        self._before = 0
         self._requests = max(one.requests for one in prepared.points)
         self.decider = Decider(question, gpus_each, self.values, say, self._is_over_budget)
         self._steps = self.decider.decide()
@@ -84,6 +85,7 @@ class Simulating:
             for point, row in zip(part.points, part.report["values"], strict=True):
                 replicas, setting = divmod(point, settings)
                 self.values.add([setting], replicas, part.replication, row[None])
+        self._before = self.values.simulations
 
     def work(self, store: Store | None, stop: Stop, workers: int | None) -> Decision:
         """Simulate until the question is decided."""
@@ -161,9 +163,12 @@ class Simulating:
             self._made += 1
         return there[setting]
 
-    def _is_over_budget(self, more: int = 0) -> bool:
+    def _is_over_budget(self, more: int) -> bool:
+        """Say whether so many more simulations exceed the budget, each as fast as those so far."""
         requests = (self.values.simulations + more) * self._requests
-        return requests > self.question.budget or time.monotonic() - self._begun > self.question.budget_s
+        passed = time.monotonic() - self._begun
+        each = passed / max(self.values.simulations - self._before, 1)
+        return requests > self.question.budget or passed + more * each > self.question.budget_s
 
 
 def _prepared_together(question: Question, replicas: int, numbers: Sequence[int]) -> Prepared:

@@ -126,6 +126,16 @@ def test_it_serves_as_it_is_simulated(tmp_path: Path, make: Any, name: str, seed
         assert (row.cap, row.memory_bound, row.sla_bound) == (target.batch, target.memory_bound, target.sla_bound)
 
 
+def test_settings_stand_over_those_of_the_specification(tmp_path: Path, make: Any) -> None:
+    spec = str(specification(tmp_path, POLICIES["sla"]))
+    options = {"spec": spec, "set": {"policy.largest_batch": 4, "policy.sla.target_s": 5e-6}}
+    scheduler, _ = make(options)
+    given = make_given(Options(**options), limits_of(scheduler))
+    assert given.control.largest == 4
+    assert given.point.policy.sla.target_s == 5e-6
+    assert "policy.largest_bach" in refused(make, {"spec": spec, "set": {"policy.largest_bach": 4}})
+
+
 def test_nobody_is_preempted_only_where_there_is_room(tmp_path: Path, make: Any) -> None:
     log = tmp_path / "log"
     scheduler, time = make({"spec": str(specification(tmp_path, "")), "log": str(log)})

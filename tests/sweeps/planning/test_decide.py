@@ -466,6 +466,25 @@ def test_the_budget_ends_a_plan_at_a_look(spec: Callable[[int], str]) -> None:
     assert "the budget ended it" in str(short)
 
 
+def test_the_least_that_an_answer_takes_is_simulated_on_any_budget(spec: Callable[[int], str]) -> None:
+    whole = decide(question(spec(1)))
+    looks = [(one["gpus"], one["replications"]) for one in whole.rounds]
+    assert looks == [(2, 8), (2, 32), (1, 8)]
+    for budget in (1, "1e-9s"):
+        short = decide(question(spec(1), budget=budget))
+        assert [(one["gpus"], one["replications"]) for one in short.rounds] == [(2, 8)]
+        # A replication of four settings on one replica, and eight on two.
+        assert short.simulations == 4 + 4 * 8
+        assert short.ended_early
+        assert not short.is_decided
+    # Enough for all that is looked at on two GPUs, and not for all of a look at one.
+    spent = whole.requests - 1
+    enough = decide(question(spec(1), budget=spent))
+    assert [(one["gpus"], one["replications"]) for one in enough.rounds] == looks[:2]
+    assert enough.requests <= spent
+    assert "fewer were not looked at: the budget ended it" in " ".join(str(enough).split())
+
+
 def test_a_plan_that_its_budget_ended_goes_on(spec: Callable[[int], str], tmp_path: Path) -> None:
     whole = decide(question(spec(1)))
     output = tmp_path / "plan.nc"
