@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import Any, NamedTuple
 
 import matplotlib.style
@@ -49,6 +50,7 @@ OF_WHOLE = "Of the whole cube:"
 """After this a caption has notes that are not about what is drawn alone."""
 _MORE = "`batchcube show` has more to say."
 _NOTEBOOK_DPI = 150
+_BELOW_A_PANEL = 0.45  # inches of its row that its ticks and the label of its x axis take
 _DASHED = (0, (5, 2.5))
 _DASH_DOT = (0, (6, 2, 1, 2))
 # Points that are not known to be steady: how their markers are filled, and the line that joins them to others.
@@ -197,6 +199,7 @@ def finish(
         title = subtitle = caption = papers = ""
         for artist in figure.findobj(Text):
             _typeset(artist)
+    _break_labels(figure, height)
     above: list[tuple[float, str, float, str]] = []
     top = edge
     for text, size, weight in ((title, 9.0, "bold"), (subtitle, 8.0, "normal")):
@@ -461,6 +464,19 @@ def _legend(figure: Figure, handles: Sequence[Artist], width: float) -> Legend |
             return legend
         legend.remove()
     return None
+
+
+def _break_labels(figure: Figure, height: float) -> None:
+    """Break labels of y axes that would be longer than their panel is high, of a figure of so many inches."""
+    for axes in figure.axes:
+        spec, label = axes.get_subplotspec(), axes.yaxis.label
+        if spec is None or not label.get_text():
+            continue
+        ratios = spec.get_gridspec().get_height_ratios()
+        mine = sum(ratios[spec.rowspan.start : spec.rowspan.stop]) / sum(ratios)
+        room = mine * height - (_BELOW_A_PANEL if axes.get_xlabel() else 0.0)
+        lines = (_wrapped(figure, line, label.get_size(), "normal", room) for line in label.get_text().split("\n"))
+        label.set_text("\n".join(chain.from_iterable(lines)))
 
 
 def _wrapped(figure: Figure, text: str, size: float, weight: str, width: float) -> list[str]:

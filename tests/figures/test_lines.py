@@ -31,6 +31,17 @@ def test_lines_draw_any_variable_over_any_axis(cube):
     assert panel.get_ylabel() == "utilisation"
 
 
+def test_the_label_of_a_panel_is_not_longer_than_it_is_high(cube):
+    name = "token_sla_violation_fraction"
+    figure = draw("lines", cube.assign({name: cube[name].copy(data=cube["utilisation"].values)}), y=name)
+    figure.draw_without_rendering()
+    (panel,) = figure.axes
+    assert "\n" in panel.get_ylabel()
+    label = panel.yaxis.label.get_window_extent()
+    assert label.height <= 1.05 * panel.get_window_extent().height
+    assert figure.bbox.x0 <= label.x0
+
+
 def test_over_the_rate_where_nothing_is_said(cube):
     figure = draw("lines", cube)
     panel = figure.axes[0]
