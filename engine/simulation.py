@@ -60,8 +60,6 @@ class Simulation(Protocol[AnyJob]):
     STEPWISE: bool
     """Whether it goes through single steps of an engine, instead of whole batches."""
     BACKENDS: tuple[str, ...]
-    OVERLOAD_TEST: str
-    """When a report calls a replication overloaded."""
     CATALOGUE: Catalogue
     """What it counts and reports."""
 

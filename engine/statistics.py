@@ -482,8 +482,6 @@ _BATCH_NUMBERS: dict[str, Number] = {
     "memory_peak_tokens": lambda s: s.peak_tokens,
     "extrapolated_batch_fraction": lambda s: divide(s.extrapolated, s.batches),
     "backlog_growth_fraction": lambda s: divide(_growth_beyond_batches(s), s.later),
-    # `OVERLOAD_TEST`
-    "overloaded": lambda s: _growth_beyond_batches(s) > 4.0 * np.sqrt(s.later),
     "bin_batches": lambda s: s.bins.batches,
     "bin_batch_size_mean": lambda s: divide(s.bins.members, s.bins.batches),
     "bin_length_max_mean": lambda s: divide(s.bins.longest, s.bins.batches) / column(s.length_unit),
@@ -509,11 +507,6 @@ _STEP_NUMBERS: dict[str, Number] = {
     "prefix_cache_hit_fraction": lambda s: divide(s.found, s.asked),
     "kv_occupied_fraction": lambda s: only_if(s.caches_prefixes, divide(s.stored, s.steps * s.blocks)),
     "backlog_growth_fraction": lambda s: divide(s.backlog_all - s.backlog_half, s.later),
-    # The test of whole batches: the mean number that run is the batch, and there is one queue.
-    "overloaded": lambda s: (
-        s.backlog_all - s.backlog_half
-        > np.nan_to_num(divide(s.running, s.measured_steps)) * (1 + s.servers) + 4.0 * np.sqrt(s.later)
-    ),
     "window_running_mean": lambda s: s.windows.running,
     "window_preemptions": lambda s: s.windows.preemptions,
     "window_batch_size_mean": lambda s: divide(s.windows.running_sum, s.windows.steps),
@@ -525,8 +518,8 @@ def _growth_beyond_batches(s: Any) -> Any:
     """Return by how much the requests in the system grew beyond what batches hold.
 
     B (K + c), with B the mean batch, may be forming in bins and running on servers. The mean batch, not the largest
-    allowed: a controller may be free to go to 256 and stay near 90, and with that much room a short run with several
-    bins could not be called overloaded whatever its queue did. With infinitely many servers nothing grows beyond.
+    allowed: a controller may be free to go to 256 and stay near 90, and with that much room nothing would grow in a
+    short run with several bins, whatever its queue did. With infinitely many servers nothing grows beyond.
     """
     growth = (s.arrived - s.done_all) - (s.arrived - s.later - s.done_half)
     size = np.where(s.batches > 0, divide(s.members, s.batches), s.largest)

@@ -154,9 +154,7 @@ def _criterion(criterion: Mapping[str, Any]) -> str:
 
 
 def searched(cube: Dataset) -> Dataset:
-    """Return a cube; one of capacities with the variables that `view` asks of every cube: a capacity is no overload."""
-    if CAPACITY not in cube:
+    """Return a cube; one of capacities with the variable that `view` asks of every cube."""
+    if CAPACITY not in cube or "requests" in cube:
         return cube
-    stand_ins = {"requests": np.int64, "overloaded": np.bool_}
-    like = cube[CAPACITY]
-    return cube.assign({name: xr.zeros_like(like, dtype) for name, dtype in stand_ins.items() if name not in cube})
+    return cube.assign(requests=xr.zeros_like(cube[CAPACITY], np.int64))

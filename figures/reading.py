@@ -224,7 +224,7 @@ def view(
     a value must be selected. Raises InputError naming the figure and what is missing, or all that must be selected with
     a command that works.
     """
-    missing = [name for name in (*needs, "requests", "overloaded") if name not in cube.data_vars]
+    missing = [name for name in (*needs, "requests") if name not in cube.data_vars]
     if missing:
         raise figured.lacks(f"the cube has no variable {', '.join(missing)}")
     axes = {axis.name: axis for axis in _axes(cube)}

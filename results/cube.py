@@ -51,7 +51,7 @@ CHECKSUMS = _CONTENT, _VARIABLES = ("content_sha256", "variables_sha256")
 _CHANGED = "was changed after it was written: its content has another checksum"
 # What attributes must be where a cube has them: a foreign file may hold anything.
 _ABOUT: dict[str, type] = {
-    **dict.fromkeys(("title", "description", "notes", "overload_test", "batchcube_version"), str),
+    **dict.fromkeys(("title", "description", "notes", "batchcube_version"), str),
     **dict.fromkeys(("specification", "specification_defaults", "specification_sha256"), str),
     **dict.fromkeys(("input_sha256", "git_commit", "created_utc"), str),
     **dict.fromkeys((_CONTENT, _VARIABLES), str),
@@ -223,9 +223,6 @@ def build_cube(
         if variable.replicated and coefficients_drawn:
             labels["interval_of"] = SINGLE
         variables[name] = xr.Variable(variable.dims(coordinates), data[name], labels)
-    if "overloaded" in variables:
-        flags = {"flag_values": np.array([0, 1], np.int8), "flag_meanings": "not_flagged overloaded"}
-        variables["overloaded"].attrs |= flags
     if FLAGS in variables:
         variables[FLAGS].attrs |= flag_attributes()
     about_all = {"Conventions": CONVENTIONS, "batchcube_version": batchcube_version(), **attrs}

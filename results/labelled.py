@@ -121,16 +121,6 @@ def pooled_quantile(cube: xr.Dataset, q: float, dim: str = REPLICATION, confiden
     return _dataset("quantile", found, order, counts, attrs)
 
 
-def overloaded_share(cube: xr.Dataset, dim: str = REPLICATION) -> xr.DataArray:
-    """Return the share of the replications of each point that are marked overloaded; NaN when the cube does not say."""
-    if "overloaded" not in cube:
-        point = cube.isel({dim: 0}, drop=True)
-        names = [name for name in cube.coords if "path" in cube[name].attrs and name in cube.dims]
-        shape = [point.sizes[name] for name in names]
-        return xr.DataArray(np.full(shape, np.nan), {name: cube[name] for name in names}, names, "overloaded_share")
-    return cube["overloaded"].mean(dim).rename("overloaded_share")
-
-
 def of_single(da: xr.DataArray) -> bool:
     """Say whether the intervals of a variable are those of a single replication; see `statistics`."""
     return bool(da.attrs.get("interval_of", "") == SINGLE)

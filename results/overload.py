@@ -101,7 +101,7 @@ def _judge(cube: xr.Dataset, *, by_theory: bool, confidence: float) -> NDArray[n
 
 def is_told(cube: xr.Dataset) -> bool:
     """Say whether a cube tells of its queues."""
-    return "overloaded" in cube or PLAN_QUEUE in cube
+    return "backlog_growth_fraction" in cube or PLAN_QUEUE in cube
 
 
 def _number(value: object) -> float:

@@ -66,7 +66,6 @@ def provenance(
     seed: int,
     replications: int,
     made_by: Sequence[MadeBy],
-    overload_test: str,
     input_sha256: str = "",
     trace_rows_dropped: int = 0,
     notes: Sequence[str] = (),
@@ -97,7 +96,6 @@ def provenance(
         "input_sha256": input_sha256,
         "trace_rows_dropped": trace_rows_dropped,
         "notes": "\n".join(notes),
-        "overload_test": overload_test,
     }
 
 

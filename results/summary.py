@@ -49,10 +49,10 @@ def summary_table(
     """Return a tidy table: one row per variable and point, with mean, interval, n, and what its queue does.
 
     Columns: the axes, the extra dimensions of the chosen variables (NaN for variables without them), `variable`,
-    `units`, `mean`, `ci_low`, `ci_high`, `n`, `overloaded_share` (of the replications that are flagged; NaN when the
-    cube does not say), `queue` (of the point, by `overload.judge`) and `note`: for latencies and the like "not a
-    steady-state figure" where the point is overloaded and "perhaps no steady-state figure" where one cannot tell,
-    "rests on what nobody measured" where nothing is left of a value without a cost that is unknown, or both.
+    `units`, `mean`, `ci_low`, `ci_high`, `n`, `queue` (of the point, by `overload.judge`) and `note`: for latencies and
+    the like "not a steady-state figure" where the point is overloaded and "perhaps no steady-state figure" where one
+    cannot tell, "rests on what nobody measured" where nothing is left of a value without a cost that is unknown, or
+    both.
     `variables` defaults to the usual ones. With `controls` intervals are without what control variates explain, and a
     column `narrowed` says how wide they are of plain ones. Raises InputError for a variable that is unknown or not in
     the cube.
@@ -60,8 +60,7 @@ def summary_table(
     axes = axis_names(cube)
     chosen = _chosen(cube, variables)
     extra = list(dict.fromkeys(dim for name in chosen for dim in REGISTRY[name].extra))
-    share = labelled.overloaded_share(cube).transpose(*axes)
-    queue = overload.judge(cube)
+    queue = overload.judge(cube).transpose(*axes).values
     beside = held(cube) if controls else []
     measured = ("mean", "ci_low", "ci_high", "n", *(("narrowed",) if beside else ()))
     parts = []
@@ -75,15 +74,12 @@ def summary_table(
             columns[dim] = cube[dim].values[at.ravel()]
         rows = int(np.prod(shape, dtype=np.int64))
         more = (1,) * len(REGISTRY[name].extra)
-        flagged, queues = (
-            np.broadcast_to(point.values.reshape(point.shape + more), shape).ravel() for point in (share, queue)
-        )
+        queues = np.broadcast_to(queue.reshape(queue.shape + more), shape).ravel()
         columns |= {dim: np.full(rows, np.nan) for dim in extra if dim not in index}
         columns["variable"] = np.full(rows, name, dtype=object)
         columns["units"] = np.full(rows, str(cube[name].attrs.get("units", REGISTRY[name].units)), dtype=object)
         for column in measured:
             columns[column] = interval[column.removeprefix("ci_")].transpose(*index).values.ravel()
-        columns["overloaded_share"] = flagged
         columns["queue"] = queues.astype(object)
         unknown = np.broadcast_to(_at_points(cube, name, axes, len(REGISTRY[name].extra)), shape).ravel()
         said = [
@@ -92,7 +88,7 @@ def summary_table(
         ]
         columns["note"] = np.array(["; ".join(filter(None, both)) for both in said], dtype=object)
         parts.append(pd.DataFrame(columns))
-    order = [*axes, *extra, "variable", "units", *measured, "overloaded_share", "queue", "note"]
+    order = [*axes, *extra, "variable", "units", *measured, "queue", "note"]
     return pd.concat(parts, ignore_index=True)[order]
 
 

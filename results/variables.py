@@ -425,17 +425,6 @@ _ALL: list[Variable] = [
         bounds=(-np.inf, 1.0),
     ),
     Variable(
-        "overloaded",
-        (),
-        "bool",
-        "1",
-        "overloaded",
-        "True when the queue of the replication grew by more than chance allows (the test is in the attribute "
-        "overload_test): latencies are then no steady-state figures. False does not show a steady state: a short run "
-        "is flagged late, and `batchcube show` judges a point by all its replications.",
-        bounds=_FRACTION,
-    ),
-    Variable(
         "unmeasured_costs",
         (),
         "int64",

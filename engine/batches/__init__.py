@@ -2,14 +2,12 @@
 
 from ..backends import BACKENDS
 from .model import Bins, Job, Policy, Records, Reporting, Setup, Trace, check
-from .report import OVERLOAD_TEST
 from .run import CATALOGUE, NAME, STEPWISE, fill, jobs_at_once, new_records, summarise
 
 __all__ = [
     "BACKENDS",
     "CATALOGUE",
     "NAME",
-    "OVERLOAD_TEST",
     "STEPWISE",
     "Bins",
     "Job",

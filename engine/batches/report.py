@@ -14,11 +14,6 @@ from ..ticks import NEVER, TICKS_PER_S
 from .model import INFINITE, Setup
 from .promises import is_promised
 
-OVERLOAD_TEST = (
-    "overloaded: over the second half of the arrivals the number of requests in the system grew by more than "
-    "B (K + c) + 4 sqrt(arrivals in that half), with B the mean batch size, K bins and c servers"
-)
-
 
 def summarise_batches(tally: Tally, setups: Sequence[Setup], requests: Sequence[int]) -> dict[str, NDArray[Any]]:
     """Return the report of many replications, leading axis run; ArithmeticError when requests were lost or invented."""

@@ -24,7 +24,6 @@ from .model import (
     make_reporting,
     make_requests,
 )
-from .report import OVERLOAD_TEST
 from .run import BACKENDS, CATALOGUE, NAME, STEPWISE, fill, jobs_at_once, new_records, summarise
 from .steps import DecodeTable, Law, PrefillTable, make_law
 
@@ -33,7 +32,6 @@ __all__ = [
     "BACKENDS",
     "CATALOGUE",
     "NAME",
-    "OVERLOAD_TEST",
     "REJECTED",
     "ROUTINGS",
     "SCHEDULING_POLICIES",

@@ -14,11 +14,6 @@ from .model import Job
 from .promises import is_promised
 from .ticks import NEVER, TICKS_PER_S
 
-OVERLOAD_TEST = (
-    "overloaded: over the second half of the arrivals the number of requests in the system grew by more than "
-    "B (1 + c) + 4 sqrt(arrivals in that half), with B the mean number of requests running in a step and c replicas"
-)
-
 
 def summarise_steps(tally: Tally, jobs: Sequence[Job]) -> dict[str, NDArray[Any]]:
     """Return the report of many replications, leading axis run; ArithmeticError when values were lost on the way."""

@@ -142,7 +142,7 @@ def _keys(cube: xr.Dataset) -> list[tuple[str, float | None]]:
     plain = {
         name for name, variable in REGISTRY.items() if variable.replicated and variable.extra in ((), ("quantile",))
     }
-    plain -= {"overloaded", "capacity_unbracketed"}
+    plain -= {"capacity_unbracketed"}
     usual = default_variables(cube)
     rest = [name for name in REGISTRY if name not in usual and not name.endswith(("_variance_s2", "_min_s", "_max_s"))]
     keys: list[tuple[str, float | None]] = []

@@ -124,7 +124,6 @@ def with_provenance(
         seed=sweep.seed,
         replications=replications,
         made_by=made_by,
-        overload_test=prepared.simulation.OVERLOAD_TEST,
         input_sha256=prepared.input_sha256,
         trace_rows_dropped=prepared.rows_dropped,
         notes=notes,

@@ -119,7 +119,6 @@ def test_whole_batches(backend: str) -> None:
         "extrapolated_batch_fraction": 0.5,
         # 4 in the system at 3 s, 3 at 20 s.
         "backlog_growth_fraction": 0.0,
-        "overloaded": False,
         "bin_requests": [3, 2],
         "bin_batches": [1, 1],
         "bin_batch_size_mean": [2.0, 2.0],
@@ -260,7 +259,6 @@ def test_continuous_batching(backend: str) -> None:
         "kv_occupied_fraction": NAN,
         # 2 in the system when three had come, 1 when all had; one came meanwhile.
         "backlog_growth_fraction": -1.0,
-        "overloaded": False,
         "bin_requests": [2],
         "bin_wait_mean_s": [0.25 * ms],
         "bin_latency_mean_s": [1.75 * ms],

@@ -174,7 +174,7 @@ def _name(chance: random.Random, cube: xr.Dataset) -> xr.Dataset:
     name = _any(chance, cube.variables)
     if chance.random() < 0.5:
         return cube.drop_vars(name)
-    return cube.rename({name: chance.choice(("", "x", "../x", "$a$", "bin", "overloaded", f"{name}x", "bins\x1b"))})
+    return cube.rename({name: chance.choice(("", "x", "../x", "$a$", "bin", "utilisation", f"{name}x", "bins\x1b"))})
 
 
 def _coordinate(chance: random.Random, cube: xr.Dataset) -> xr.Dataset:
@@ -300,7 +300,7 @@ def _refused(error: InputError) -> str:
 @pytest.mark.slow
 def test_mutated_bytes_are_read_or_refused(tmp_path: Path) -> None:
     whole = run_sweep(Sweep.from_toml("multi-bin-fig3", [*TINY, *SWEEPS["multi-bin-fig3"]]))
-    some = ["throughput_requests_per_s", "latency_mean_s", "latency_quantile_s", "requests", "overloaded"]
+    some = ["throughput_requests_per_s", "latency_mean_s", "latency_quantile_s", "requests", "utilisation"]
     cube = whole[some].assign_attrs(whole.attrs)
     # One with the checksums of HDF5 over its data, and one without.
     cube.to_netcdf(tmp_path / "plain.nc")

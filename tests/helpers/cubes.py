@@ -104,7 +104,6 @@ def make_cube(
         seed=seed,
         replications=replications,
         made_by=[MadeBy("none", "cpu", "")],
-        overload_test="the queue at the end is longer than half of the requests",
     )
     return build_cube(
         chosen,
@@ -171,7 +170,6 @@ def _replication(rate, capacity, replication, seed, requests, bins, windows, buc
         "extrapolated_batch_fraction": np.zeros(shape),
         # Near load 1 a run is too short to be steady in.
         "backlog_growth_fraction": np.maximum(1.0 - 1.0 / load, np.where(load > 0.65, 0.04, 0.0)),
-        "overloaded": over,
         "bin_requests": np.full((*shape, bins), int(requests * share)),
         "bin_batches": np.ones((*shape, bins), np.int64) * (batches // bins)[..., None],
         "bin_batch_size_mean": size[..., None] * np.ones(bins),

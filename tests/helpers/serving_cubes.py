@@ -60,8 +60,7 @@ def make(axes, arrays, *, replications=REPLICATIONS, drawn=False, counts=True, *
     if counts:
         held |= {"requests": np.full((*shape, replications), 400)}
         held |= {"steps": np.full((*shape, replications), 9000)}
-        held.setdefault("overloaded", np.zeros((*shape, replications), bool))
-        held["backlog_growth_fraction"] = np.where(held["overloaded"], 0.5, 0.0)
+        held.setdefault("backlog_growth_fraction", np.zeros((*shape, replications)))
     points = {"policy": {"points": POINTS}} if "policy" in axes else {}
     specification = json.dumps(SPECIFICATION | {"axes": points})
     known = provenance(
@@ -71,7 +70,6 @@ def make(axes, arrays, *, replications=REPLICATIONS, drawn=False, counts=True, *
         seed=1,
         replications=replications,
         made_by=[MadeBy("none", "cpu", "")],
-        overload_test="none",
     )
     about = {"attrs": known | attrs, "coefficients_drawn": drawn, "quantiles": QUANTILES}
     return build_cube(chosen, held, replications=replications, **about)
@@ -86,7 +84,7 @@ def at_rates(*first, **options):
     arrays = {
         "tbt_mean_s": mean,
         "tbt_quantile_s": mean[..., None] * np.array([1.0, 1.5, 1.7, 2.0]),
-        "overloaded": over,
+        "backlog_growth_fraction": np.where(over, 0.5, 0.0),
     }
     return make(("policy", "rate"), arrays, **options)
 

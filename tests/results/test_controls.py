@@ -207,9 +207,9 @@ def test_a_cube_without_controls_has_plain_intervals(make_cube):
 
 
 def test_a_table_says_how_wide_intervals_are_of_plain_ones(cube):
-    table = summary_table(cube, ["latency_mean_s", "overloaded"], controls=True)
+    table = summary_table(cube, ["latency_mean_s", "unserved"], controls=True)
     latency = table[table["variable"] == "latency_mean_s"]
     np.testing.assert_array_equal(
         latency["narrowed"], interval(cube, "latency_mean_s", controls=True)["narrowed"].values.ravel()
     )
-    assert (table[table["variable"] == "overloaded"]["narrowed"] == 1.0).all()
+    assert (table[table["variable"] == "unserved"]["narrowed"] == 1.0).all()

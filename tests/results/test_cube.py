@@ -187,8 +187,7 @@ def test_plain_xarray_reads_it(make_cube, tmp_path):
     cube = make_cube(("mode", "rate"))
     write_cube(cube, tmp_path / "cube.nc")
     with xr.open_dataset(tmp_path / "cube.nc") as plain:
-        assert plain["overloaded"].dtype == bool
-        assert plain["overloaded"].equals(cube["overloaded"])
+        assert plain["requests"].equals(cube["requests"])
         assert plain["latency_histogram"].dtype == np.uint32
         assert plain.sel(mode="fifo_greedy")["latency_mean_s"].equals(cube.sel(mode="fifo_greedy")["latency_mean_s"])
         assert plain["token_sla_violation_fraction"].isnull().all()
@@ -201,9 +200,6 @@ def test_netcdf_library_reads_names_units_and_compression(make_cube, tmp_path):
         assert raw.Conventions == "CF-1.11"
         assert raw.variables["latency_mean_s"].units == "s"
         assert raw.variables["latency_mean_s"].dimensions == ("mode", "replication")
-        assert raw.variables["overloaded"].dtype == np.int8
-        assert raw.variables["overloaded"].flag_meanings == "not_flagged overloaded"
-        assert raw.variables["overloaded"].flag_values.tolist() == [0, 1]
         assert raw.variables["mode"][0] == "fifo_fixed"
         assert raw.variables["latency_histogram"].filters()["zlib"]
         assert "_FillValue" not in raw.variables["replication"].ncattrs()
@@ -317,7 +313,7 @@ def test_files_that_are_no_cube(example_cube, tmp_path):
 
 def test_flipped_bytes_never_end_in_anything_but_a_refusal_or_a_cube(example_cube, tmp_path):
     path = tmp_path / "x.nc"
-    good = write_cube(example_cube[["latency_mean_s", "latency_histogram", "overloaded"]], path).read_bytes()
+    good = write_cube(example_cube[["latency_mean_s", "latency_histogram", "utilisation"]], path).read_bytes()
     rng = np.random.default_rng(3)
     messages = []
     for at in rng.integers(0, len(good), 30):
@@ -431,8 +427,8 @@ def test_a_cube_of_a_search_holds_its_answers(example_cube, tmp_path):
 
 
 def test_an_axis_named_like_a_variable_is_refused(example_cube):
-    cube = example_cube.drop_vars("overloaded").rename(bins="overloaded")
-    with pytest.raises(ValueError, match="axis overloaded: has the name of a variable"):
+    cube = example_cube.drop_vars("utilisation").rename(bins="utilisation")
+    with pytest.raises(ValueError, match="axis utilisation: has the name of a variable"):
         check_cube(cube, "x.nc")
 
 

@@ -85,13 +85,6 @@ def test_pooled_quantile_of_a_cube(example_cube):
         labelled.pooled_quantile(example_cube.drop_vars("latency_histogram"), 0.5)
 
 
-def test_overloaded_share(example_cube):
-    share = labelled.overloaded_share(example_cube)
-    assert share.sel(arrival_rate_per_s=24.0).values.tolist() == [1.0, 1.0, 1.0]
-    assert share.sel(arrival_rate_per_s=4.0).values.tolist() == [0.0, 0.0, 0.0]
-    assert labelled.overloaded_share(example_cube.drop_vars("overloaded")).isnull().all()
-
-
 def test_intervals_are_of_a_single_replication_where_coefficients_were_drawn(make_cube):
     cube = make_cube(("mode", "rate"), replications=8, coefficients_drawn=True).copy(deep=True)
     plain = make_cube(("mode", "rate"), replications=8).copy(deep=True)

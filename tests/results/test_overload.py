@@ -25,7 +25,6 @@ def cube_of(growth, *, requests=100_000, axes=(), specification=None, **arrays):
         seed=1,
         replications=growth.shape[-1],
         made_by=[MadeBy("numba", "cpu", "")],
-        overload_test="",
         notes=["first"],
     )
     return build_cube(list(axes), held, replications=growth.shape[-1], attrs=known)

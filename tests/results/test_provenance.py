@@ -12,7 +12,6 @@ def made(*made_by):
         seed=1,
         replications=1,
         made_by=made_by,
-        overload_test="grows",
     )
 
 

@@ -43,8 +43,6 @@ def test_table_is_tidy_and_agrees_with_the_intervals(example_cube):
 def test_overloaded_points_are_marked_where_it_matters(example_cube):
     table = summary_table(example_cube)
     over = table["arrival_rate_per_s"] == 24.0
-    assert (table[over]["overloaded_share"] == 1.0).all()
-    assert (table[~over]["overloaded_share"] == 0.0).all()
     unclear = (table["arrival_rate_per_s"] == 12.0) & (table["bins"] < 4)
     assert (table[over]["queue"] == "overloaded").all()
     assert (table[unclear]["queue"] == "cannot tell").all()
@@ -117,7 +115,7 @@ def test_of_continuous_batching_tokens_are_shown(example_cube):
 
 
 def test_of_a_search_the_capacity_is_shown(example_cube):
-    cube = example_cube[["overloaded"]].assign(
+    cube = example_cube[["backlog_growth_fraction"]].assign(
         capacity_requests_per_s=example_cube["utilisation"], capacity_unbracketed=example_cube["requests"] * 0
     )
     assert default_variables(cube) == ["capacity_requests_per_s", "capacity_unbracketed"]

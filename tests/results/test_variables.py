@@ -87,7 +87,6 @@ AXES, SIZES = {"bins": 2}, {"replication": 3, "bin": 4}
         ("utilisation", np.full((2, 3), 1.5), r"utilisation: holds values outside \[0, 1\]"),
         ("requests", np.zeros((2, 3)), "requests: has dtype float64, must be int64"),
         ("requests", np.full((2, 3), -1), "requests: holds values outside"),
-        ("overloaded", np.zeros((2, 3)), "overloaded: has dtype float64, must be bool"),
         ("latency_histogram", np.zeros((2, 3, 5), np.uint32), "latency_histogram: needs the dimension latency_bucket"),
         ("bin_lower_edge", np.zeros((2, 3, 4)), r"bin_lower_edge: has shape \(2, 3, 4\), must be \(2, 4\)"),
     ],

@@ -303,15 +303,15 @@ def test_another_number_of_requests_is_noticed():
 
 
 @pytest.mark.parametrize(
-    ("rate", "servers", "expected"),
-    [(0.5, 1, False), (0.9, 1, False), (1.5, 1, True), (1.5, 2, False), (3.0, 2, True), (100.0, INFINITE, False)],
+    ("rate", "servers", "growth"),
+    [(0.5, 1, 0), (0.9, 1, 0), (1.5, 1, 1 - 1 / 1.5), (1.5, 2, 0), (3.0, 2, 1 - 2 / 3), (100.0, INFINITE, 0)],
 )
-def test_overloaded_is_said_of_queues_that_grow(rate, servers, expected):
+def test_the_backlog_grows_by_what_cannot_be_served(rate, servers, growth):
     rng = np.random.default_rng(10)
     arrival = np.cumsum(rng.exponential(1 / rate, 5000))
     for mode, batch_size in (("fifo_greedy", 1), ("fifo_fixed", 1)):
         job = make_job(arrival, np.ones(5000), mode=mode, batch_size=batch_size, servers=servers)
-        assert simulate(job).report["overloaded"] == expected
+        assert simulate(job).report["backlog_growth_fraction"] == pytest.approx(growth, abs=4 / np.sqrt(2500))
 
 
 @pytest.mark.parametrize("warmup", [0, 50, 90])
@@ -322,8 +322,8 @@ def test_a_server_that_never_rests_is_utilised_fully_whatever_the_warmup(warmup,
     assert simulate(job, backend=backend).report["utilisation"] == 1.0
 
 
-@pytest.mark.parametrize(("rate", "expected"), [(20.0, False), (40.0, False), (100.0, True), (200.0, True)])
-def test_overload_is_measured_in_batches_that_ran_not_in_those_allowed(rate, expected):
+@pytest.mark.parametrize(("rate", "grows"), [(20.0, False), (40.0, False), (100.0, True), (200.0, True)])
+def test_growth_is_measured_in_batches_that_ran_not_in_those_allowed(rate, grows):
     """The SLA allows 18 of up to 256 requests: 18 / (10 x 0.034 s) = 53 per second, whatever the controller may try."""
     rng = np.random.default_rng(11)
     count, bins = 3000, 4
@@ -338,18 +338,12 @@ def test_overload_is_measured_in_batches_that_ran_not_in_those_allowed(rate, exp
         law=law,
         control=make_control(1, 256, sla=sla_search("paper", "tbt", 0.034, 0.001), bins=bins),
     )
-    assert simulate(job).report["overloaded"] == expected
+    assert (simulate(job).report["backlog_growth_fraction"] > 0.3) == grows
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "bins", "servers", "expected"),
-    [(10, 1, 1, True), (12, 1, 1, False), (6, 2, 1, True), (8, 2, 1, False), (6, 1, 2, True), (8, 1, 2, False)],
-)
-def test_what_may_form_and_be_served_is_no_overload(batch_size, bins, servers, expected):
-    """100 at once: the last 49 are more than B (K + c) + 4 sqrt(49) where the mean batch B is below 21 / (K + c).
-
-    Batches of 10, 12 (eight of them and one of 4), 6 (of each 50, or of 100, the last is smaller) and 8.
-    """
+@pytest.mark.parametrize(("batch_size", "bins", "servers"), [(10, 1, 1), (20, 1, 1), (5, 2, 1), (5, 1, 2), (50, 1, 1)])
+def test_what_may_form_and_be_served_is_no_growth(batch_size, bins, servers):
+    """100 at once, in batches of which all are full: the last 49 but what K bins and c servers may hold."""
     job = make_job(
         np.zeros(100),
         np.ones(100),
@@ -359,12 +353,13 @@ def test_what_may_form_and_be_served_is_no_overload(batch_size, bins, servers, e
         bins=bins,
         servers=servers,
     )
-    assert simulate(job, backend="reference").report["overloaded"] == expected
+    growth = max(49 - batch_size * (bins + servers), 0) / 49
+    assert simulate(job, backend="reference").report["backlog_growth_fraction"] == pytest.approx(growth)
 
 
-def test_all_at_once_is_overload():
+def test_all_at_once_is_growth():
     """The second half of the arrivals finds the first half in the queue: no server keeps up with an infinite rate."""
     report = simulate(make_job(np.zeros(1000), np.ones(1000))).report
-    assert report["overloaded"]
+    assert report["backlog_growth_fraction"] == (499 - 2) / 499
     assert report["throughput_requests_per_s"] == 1.0
-    assert not simulate(make_job(np.zeros(1000), np.ones(1000), servers=INFINITE)).report["overloaded"]
+    assert simulate(make_job(np.zeros(1000), np.ones(1000), servers=INFINITE)).report["backlog_growth_fraction"] == 0.0

@@ -204,7 +204,6 @@ def test_littles_law(think_s: float) -> None:
     held = report["throughput_requests_per_s"] * (report["latency_mean_s"] + requests.delay.mean() * 1e-12)
     assert held == pytest.approx(users, rel=0.01)
     assert report["backlog_growth_fraction"] == 0.0
-    assert not report["overloaded"]
 
 
 def sessions(rate_per_s: float, count: int = 6000, turns: int = 4) -> Requests:
@@ -220,7 +219,6 @@ def test_sessions_are_overloaded_where_more_begin_than_end() -> None:
     # 20.5 ms a request on average, four turns: at most 48.8 requests/s or 12.2 sessions/s, one at a time.
     for rate, grows in ((9.0, False), (24.0, True)):
         report = simulate(job(sessions(rate))).report
-        assert bool(report["overloaded"]) == grows
         assert (report["backlog_growth_fraction"] > 0.2) == grows
 
 

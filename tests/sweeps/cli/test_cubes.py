@@ -57,7 +57,7 @@ def test_show_says_by_how_much_controls_narrow(
     )
     many = ("--set", "replications=20", "--set", "workload.requests=50", "-o", "many.nc", "--quiet")
     assert Answer(capsys, "run", spec, *many).status == 0
-    variables = ("-v", "latency_mean_s", "-v", "overloaded", "-v", "latency_quantile_s[0.5]")
+    variables = ("-v", "latency_mean_s", "-v", "unserved", "-v", "latency_quantile_s[0.5]")
     plain, out = (Answer(capsys, "show", "many.nc", *variables, *with_).out for with_ in ((), ("--controls",)))
     assert "controls" not in plain
     monkeypatch.setenv("COLUMNS", "200")
@@ -67,7 +67,7 @@ def test_show_says_by_how_much_controls_narrow(
     )
     low, high = map(float, mean.removeprefix("  latency_mean_s: ").split(" to "))
     assert 0.0 < low < 1.0 < high < 1.3, "what explains little costs degrees of freedom"
-    assert share == "  overloaded: plain"
+    assert share == "  unserved: plain"
     assert quantile.startswith("  latency_quantile_s [0.5]: ")
     assert out != plain
 

@@ -203,7 +203,6 @@ def capped() -> xr.Dataset:
         seed=1,
         replications=2,
         made_by=[MadeBy("numba", "cpu", "")],
-        overload_test="",
         input_sha256="",
         trace_rows_dropped=0,
         notes=[],

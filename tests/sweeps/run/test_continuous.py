@@ -70,11 +70,12 @@ HELD = {
     *(f"{kind}_{name}" for kind in KINDS for name in ("mean_s", "variance_s2", "min_s", "max_s", "quantile_s")),
     *("latency_histogram", "tbt_histogram", "batch_size_histogram"),
     *("requests", "completed", "rejected", "measured", "missed", "truncated", "steps", "preemptions"),
-    *("throughput_requests_per_s", "throughput_tokens_per_s", "makespan_s", "utilisation", "overloaded"),
+    *("throughput_requests_per_s", "throughput_tokens_per_s", "makespan_s", "utilisation"),
     *("batch_size_mean", "step_tokens_mean", "request_sla_violation_fraction", "token_sla_violation_fraction"),
     *("kv_peak_tokens", "recomputed_token_fraction", "backlog_growth_fraction"),
     *("goodput_fraction", "goodput_requests_per_s"),
     *("prefix_cache_hit_fraction", "kv_occupied_fraction"),
+    *("drawn_gap_ratio", "drawn_prompt_ratio", "drawn_output_ratio"),
     *(
         "unmeasured_costs",
         "effective_bins",
@@ -96,7 +97,6 @@ def test_a_cube_holds_what_steps_give_and_nothing_of_whole_batches(cube: xr.Data
     for name in HELD:
         assert cube[name].dtype == np.dtype(REGISTRY[name].dtype)
         assert cube[name].dims == REGISTRY[name].dims(["policy", "arrival_rate_per_s"])
-    assert cube.attrs["overload_test"] == continuous.OVERLOAD_TEST
     assert (cube["completed"] + cube["rejected"] == cube["requests"]).all()
     assert (cube["window_width_s"].sel(arrival_rate_per_s=6.0) == 120 / 6.0 / 10).all()
     assert cube["effective_bins"].isel(replication=0, arrival_rate_per_s=0).values.tolist() == [1] * 6 + [3, 1, 1, 3]
