@@ -8,7 +8,22 @@ import typer
 
 from batchcube.errors import InputError, printable
 
-from . import calibrate, capacity, cubes, data, figures, plan, report, reproduce, run, served, specs, validate, why
+from . import (
+    calibrate,
+    capacity,
+    cubes,
+    data,
+    figures,
+    merge,
+    plan,
+    report,
+    reproduce,
+    run,
+    served,
+    specs,
+    validate,
+    why,
+)
 
 # typer carries click under different names from version to version; its own exception leads to click's.
 _MISTAKE: Any = typer.BadParameter.__mro__[2]
@@ -30,6 +45,7 @@ _COMMANDS = (
     "check",
     "capacity",
     "plan",
+    "merge",
     "specs",
     "show",
     "figures",
@@ -44,7 +60,7 @@ _COMMANDS = (
     "policies",
     "schema",
 )
-_ROOMS = (run, capacity, plan, specs, cubes, figures, report, validate, why, served)
+_ROOMS = (run, capacity, plan, merge, specs, cubes, figures, report, validate, why, served)
 app.registered_commands = sorted(
     (command for room in _ROOMS for command in room.app.registered_commands),
     key=lambda command: _COMMANDS.index(command.name or ""),

@@ -1,5 +1,7 @@
 """Arguments and options that several commands share."""
 
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -13,6 +15,7 @@ from . import complete
 if TYPE_CHECKING:
     from batchcube.calibration.logs import LogFormat, Reading
 
+    from ..run.shards import Shard
     from ..spec.document import Sweep
 
 SpecArgument = Annotated[
@@ -53,6 +56,14 @@ BackendOption = Annotated[
         help="what simulates, with the same results: numba on CPUs; jax on GPUs; "
         "reference in plain Python, slow, the specification",
         show_default=True,
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="NUMBER/ALL",
+        help="do this part of it only, for batchcube merge: 3/64, or env or env/64 in an array of SLURM or Kubernetes",
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
@@ -137,6 +148,31 @@ def assignment(flag: str, text: str) -> tuple[str, Any]:
 def selection_of(select: list[str] | None) -> dict[str, Any]:
     """Return what --select keeps, {axis: value or values}."""
     return dict(assignment("--select", text) for text in select or [])
+
+
+def shard_of(shard: str | None, *, overwrite: bool) -> "Shard | None":
+    """Return the shard that --shard names; raises InputError for others, and with --overwrite."""
+    if shard is None:
+        return None
+    from ..run import shards
+
+    if overwrite:
+        raise InputError("does not go with --shard: remove what is there first", path="--overwrite")
+    return shards.shard_of(shard, os.environ)
+
+
+def again(context: typer.Context) -> str:
+    """Return the command line that a command was given, but for what differs from shard to shard."""
+    words = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is None or source.name != "COMMANDLINE" or option.name in ("shard", "workers", "quiet"):
+            continue
+        value = context.params[option.name or ""]
+        name = max(option.opts, key=len) if option.param_type_name == "option" else None
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [*([name] if name else []), *([] if one is True else [str(one)])]
+    return shlex.join(["batchcube", str(context.info_name), *words])
 
 
 def sweep_of(spec: str, settings: list[str] | None, replications: int | None, seed: int | None) -> "Sweep":

@@ -20,8 +20,11 @@ from .options import (
     ReplicationsOption,
     SeedOption,
     SetOption,
+    ShardOption,
     SpecArgument,
     WorkersOption,
+    again,
+    shard_of,
     sweep_of,
 )
 
@@ -43,9 +46,11 @@ MANY_POINTS = 5_000
         "batchcube run sweep.toml -o out/sweep.nc --replications 100",
         "batchcube run sweep.toml --precision 2% --precision latency_p99_s=5% --max-replications 500",
         "batchcube run sweep.toml --set policy.batch_size=32 --set axes.bins.values=[1,2,4]",
+        "sbatch --array=0-63 --wrap 'batchcube run sweep.toml -o out.nc --shard env' && batchcube merge out.nc",
     ),
 )
 def run(
+    context: typer.Context,
     spec: SpecArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="cube to write; NAME.nc when left out")] = None,
     settings: SetOption = None,
@@ -55,6 +60,7 @@ def run(
     seed: SeedOption = None,
     workers: WorkersOption = None,
     backend: BackendOption = "numba",
+    shard: ShardOption = None,
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -64,12 +70,27 @@ def run(
     is extended, and what it holds stays as it is. With --precision replications are added, to all points alike, until
     half the width of every 95 % interval is at most that part of its mean (points, of shares), or there are
     --max-replications; those of the specification are what the first look is at.
+
+    With --shard 3/64 a machine does its part of the run, and batchcube merge writes the cube of all: the same as that
+    of a single machine. Shards need no more in common than the folder of the output, in any order, once or more often.
     """
     from batchcube.results.precision import asked
 
     sweep = sweep_of(spec, settings, replications, seed)
     to = output or Path(f"{sweep.name}.nc")
     wanted = asked(precision or (), max_replications)
+    if part := shard_of(shard, overwrite=overwrite):
+        from ..progress import print_lines, shown
+        from ..run.execution import run_shard
+        from ..stopping import stoppable
+
+        command = again(context)
+        with stoppable(), shown(quiet=quiet) as progress:
+            done = run_shard(
+                sweep, to, part, workers=workers, progress=progress, backend=backend, precision=wanted, again=command
+            )
+        print_lines(quiet=quiet)(done)
+        return
     _run(sweep, to, workers, backend=backend, quiet=quiet, overwrite=overwrite, precision=wanted)
 
 

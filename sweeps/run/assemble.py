@@ -11,7 +11,8 @@ from batchcube.engine.histogram import bucket_edges, bucket_middles
 from batchcube.engine.statistics import QUANTILES
 from batchcube.results.cube import Buckets, Coordinate, build_cube
 from batchcube.results.provenance import MadeBy, provenance
-from batchcube.results.variables import BUCKETED, REGISTRY
+from batchcube.results.text import in_ranges
+from batchcube.results.variables import BUCKETED, REGISTRY, REPLICATION
 
 from ..spec import policies
 from ..spec import service as coefficients
@@ -24,6 +25,7 @@ from .preparing import Prepared, calibrated
 from .store import Report
 
 _MISSED = "shares over a limit count them as missed, times are of the others"
+_MISSING = "are missing: they were in shards that were not merged"
 # What the notes say of those who are not served, or not whole, by the variable that counts them.
 _NOT_WHOLE = {
     name: f"of the requests {what} (variable {name}): {so}"
@@ -161,6 +163,15 @@ def tell_not_whole(cube: xr.Dataset) -> None:
         kept = [note for note in notes if not note.endswith(tuple(_NOT_WHOLE.values()))]
         counts = {str(name): array.values for name, array in cube.data_vars.items()}
         cube.attrs["notes"] = "\n".join([*kept[: said[0]], *_not_whole(counts), *kept[said[0] :]])
+
+
+def tell_missing(cube: xr.Dataset) -> None:
+    """Have the notes of a cube say which replications are missing among those that it holds."""
+    numbers = cube[REPLICATION].values
+    missing = sorted(set(range(int(numbers.max()))) - set(numbers.tolist()))
+    notes = [note for note in str(cube.attrs["notes"]).splitlines() if not note.endswith(_MISSING)]
+    notes += [f"replications {in_ranges(missing)} {_MISSING}"] if missing else []
+    cube.attrs["notes"] = "\n".join(notes)
 
 
 def _bucketed(counts: NDArray[Any], low: int, units_per_s: int) -> tuple[NDArray[Any], Buckets]:

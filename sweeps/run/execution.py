@@ -5,9 +5,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from batchcube.errors import InputError
 from batchcube.results.precision import Precision, record
@@ -16,7 +19,7 @@ from batchcube.results.variables import REPLICATION
 
 from ..files import require_output
 from ..progress import Progress, Silent
-from ..spec.document import Sweep
+from ..spec.document import Sweep, remade
 from ..stopping import Stop, stopping
 from ..theory.expected import Expected
 from .narrowing import Narrowing
@@ -24,8 +27,9 @@ from .outputs import ADVICE, same_sweep
 from .preparing import Prepared, prepare, theory_of
 from .replicating import Replications
 from .scheduler import Executor
+from .shards import Asked, MissingShardsError, Shard, Shards
 from .simulate import require_backend
-from .store import Part, Report, Store
+from .store import Part, Report, Store, parts_beside
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -163,6 +167,78 @@ class _Aside:
         return theory_of(self._prepared)
 
 
+def run_shard(
+    sweep: Sweep,
+    output: str | os.PathLike[str],
+    shard: Shard,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    backend: str = "numba",
+    executor: Executor | None = None,
+    precision: Precision | None = None,
+    again: str = "",
+) -> str:
+    """Simulate what a shard is dealt of `run_sweep` of the same arguments, for `merge_run`; return a sentence on it.
+
+    It is kept beside the output, complete or not at all; a shard that was stopped continues where it was. With
+    ``precision`` it is dealt of one look, the first that is not merged. ``again`` is the command line of all shards,
+    which messages name. Raises what `run_sweep` raises, and InputError where shards of something else are there.
+    """
+    made_by = require_backend(backend, sweep.grid.points[0].simulation)
+    with stopping() as stop:
+        target = require_output(Path(output))
+        course = Course(sweep, target, precision, backend)
+        if course.is_complete:
+            return f"{target} is complete: there is nothing to do"
+        at_once, shown = workers or os.cpu_count() or 1, progress or Silent()
+        course.prepare(at_once, shard.of)
+        course.kept = parts_beside(target, course.identity)
+        work = next(course.rounds(shown), None)
+        if work is None:
+            return f"all looks are there: batchcube merge {output}"
+
+        simulate = partial(work.work, stop=stop, progress=shown, executor=executor, workers=at_once)
+        return Shards(target).do(shard, course.round, course.asked(precision, again), made_by, work, simulate)
+
+
+def merge_run(
+    output: str | os.PathLike[str], *, progress: Progress | None = None, allow_missing: bool = False
+) -> "xr.Dataset":
+    """Write the cube that `run_sweep` would have written, of the shards that are there, and return it.
+
+    With ``allow_missing`` it holds the replications that are complete at all points; what is there of others is kept
+    for the next run or merge. Nothing is simulated.
+    Raises MissingShardsError, or NextRoundError where a precision calls for more replications, with the command that
+    makes them; InputError for shards of something else and for what only the data can show.
+    """
+    target = require_output(Path(output))
+    shards = Shards(target)
+    with stopping() as stop, Store(target) as store:
+        about = shards.about()
+        settings = {name: value for name, value in about["asked"].items() if name not in ("command", "shards")}
+        specification, defaults = about["made_from"]
+        sweep, _ = remade(specification, defaults, str(shards.folder))
+        precision = None if settings["precision"] is None else Precision(tuple(settings["precision"]), settings["most"])
+        course = Course(sweep, target, precision, "numba")
+        if course.held is None or not course.is_complete:
+            course.prepare(1)
+            made_by = MadeBy(*about["made_by"][0])
+            course.kept = store.open(course.identity, made_by, course.wanted, held=course.numbers_held)
+            asked, count = course.asked(precision, about["again"]), about["asked"]["shards"]
+            for work in course.rounds(progress or Silent()):
+                if not work.is_complete:
+                    shards.merge(work, course.round, asked, count, store, allow_missing=allow_missing)
+            if not (course.reports or course.numbers_held):
+                raise MissingShardsError("no replication is complete at all points", file=target)
+            cube = course.cube(theory_of(course.prepared), store.makers)
+            course.put(cube, store, stop)
+        else:
+            cube = course.held
+        shards.clear()
+        return cube
+
+
 class Course:
     """The way of a run from what its output holds to what it is to hold, in as many rounds as it has looks.
 
@@ -188,6 +264,8 @@ class Course:
             self.numbers_held = frozenset(self.held[REPLICATION].values.tolist())
         self.narrowing = None if precision is None else Narrowing(sweep, precision, self.held)
         first = max(self.numbers_held, default=-1) + 1
+        if precision is not None and first > len(self.numbers_held):
+            raise InputError("lacks replications, which a run without a precision adds first", file=target)
         self._looks = [max(first, sweep.replications)] if self.narrowing is None else self.narrowing.counts
         self.kept: Sequence[Part] = ()
         """What was finished before."""
@@ -211,6 +289,16 @@ class Course:
         """What makes the replications: with all of it the same, they are the same."""
         held = "" if self.held is None else str(self.held.attrs.get("input_sha256", ""))
         return _identity(self.sweep, held if self.is_complete else self.prepared.input_sha256)
+
+    def asked(self, precision: Precision | None, again: str) -> Asked:
+        """Return what shards are parts of."""
+        settings = {
+            "replications": self.sweep.replications,
+            "held": len(self.numbers_held),
+            "precision": None if precision is None else list(precision.texts),
+            "most": None if precision is None else precision.most,
+        }
+        return Asked(self.identity, "run", settings, (self.sweep.document, self.sweep.defaults()), again)
 
     def prepare(self, workers: int, shards: int = 1) -> None:
         """Draw and read what all replications share; raises InputError as a run does for what only data can show."""
@@ -243,19 +331,22 @@ class Course:
         from batchcube.results import overload
         from batchcube.results.joining import extend_cube
 
-        from .assemble import assemble, tell_not_whole
+        from .assemble import assemble, tell_missing, tell_not_whole
 
         numbers = sorted(self.reports)
         cube = self.held
         if numbers:
-            prepared = self.prepared
-            if self.narrowing is not None:
-                prepared = prepared._replace(sweep=self.sweep.repeated(len(self.numbers_held) + len(numbers)))
-            cube = assemble(prepared, [self.reports.pop(r) for r in numbers], theory, numbers[0], makers)
+            prepared, first, count = self.prepared, numbers[0], max(*self.numbers_held, *numbers, -1) + 1
+            if self.narrowing is not None or count < self._looks[-1]:
+                prepared = prepared._replace(sweep=self.sweep.repeated(count))
+            cube = assemble(prepared, [self.reports.pop(r) for r in numbers], theory, first, makers)
+            # Where some are held or missing between those that were made.
+            cube = cube.assign_coords({REPLICATION: (REPLICATION, np.array(numbers), cube[REPLICATION].attrs)})
         assert cube is not None  # a run without an old cube has replications
         if self.held is not None and numbers:
             cube = extend_cube(self.held, cube)
             tell_not_whole(cube)
+        tell_missing(cube)
         overload.tell(cube)
         if self.narrowing is not None:
             record(cube, self.narrowing.texts, self.narrowing.looked, self.narrowing.missing)

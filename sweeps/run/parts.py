@@ -1,6 +1,6 @@
 """Put the parts of a replication together: reports of some points each."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,13 @@ def join(parts: Sequence[Part]) -> Report:
     back = np.argsort([k for part in parts for k in part.points])
     report = _stack([part.report for part in parts])
     return {name: array if name.endswith("/from") else array[back] for name, array in report.items()}
+
+
+def without(part: Part, points: Container[int]) -> Part:
+    """Return what a part holds of other points than these."""
+    rows = [row for row, k in enumerate(part.points) if k not in points]
+    report = {name: array if name.endswith("/from") else array[rows] for name, array in part.report.items()}
+    return Part(part.replication, tuple(part.points[row] for row in rows), report)
 
 
 def _stack(reports: Sequence[Report]) -> Report:

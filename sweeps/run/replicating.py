@@ -1,5 +1,6 @@
 """The work of a run: replications of all points, in tasks of some points of some replications."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,9 +16,10 @@ from batchcube.results.variables import REGISTRY, usual
 from ..progress import Progress, Silent
 from ..stopping import Stop
 from .draws import Draws
-from .parts import join
+from .parts import join, without
 from .preparing import Prepared
 from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
+from .shards import Shard
 from .simulate import Simulator, bytes_of, simulate_parts
 from .store import Part, Report, Store
 
@@ -37,6 +39,8 @@ class Replications:
         """Complete replications, points in the order of the grid."""
         self._parts: dict[int, list[Part]] = {}
         """What is finished of the others."""
+        self._dealt: Mapping[int, Sequence[int]] | None = None
+        """Points by replication, where not all are to be done."""
         # Points that share bins and arrivals follow each other, so that what was drawn is used while it is kept.
         keys = [(p.keys.trace, p.keys.bins, p.keys.arrivals) for p in prepared.points]
         self._order = sorted(range(len(prepared.points)), key=lambda k: keys[k])
@@ -56,11 +60,17 @@ class Replications:
         return len(self.finished) == len(self.wanted)
 
     def add(self, parts: Iterable[Part]) -> int:
-        """Add finished parts, and return how many replications are complete with them."""
+        """Add finished parts, and return how many replications are complete with them.
+
+        Of what is there already nothing is added.
+        """
         complete = 0
         for part in parts:
+            if part.replication in self.finished:
+                continue
             mine = self._parts.setdefault(part.replication, [])
-            mine.append(part)
+            known = {k for one in mine for k in one.points}
+            mine.append(without(part, known) if known.intersection(part.points) else part)
             if sum(len(one.points) for one in mine) == self.points:
                 report = self.finished[part.replication] = join(self._parts.pop(part.replication))
                 self._sums = {name: total + report[name] for name, total in self._sums.items()}
@@ -78,6 +88,40 @@ class Replications:
                 told.append(f"{REGISTRY[name].long_name} {low if low == high else f'{low} to {high}'} {unit}")
         return f"in {counted(len(self.finished), 'replication')}: {', '.join(told)}"
 
+    def deal(self, shard: Shard) -> bool:
+        """Do no more than a shard's cells, and say whether any is left: a range of all that has as many requests.
+
+        Cells are the points of one replication after the other, in the order in which they are simulated.
+        """
+        before = np.cumsum([0, *(self.prepared.points[k].requests for k in self._order)]).tolist()
+        each, dealt = before[-1], {}
+        low, high = (-(-place * each * self.replications // shard.of) for place in (shard.number - 1, shard.number))
+        for place in range(low // each, min(high // each + 1, self.replications)):
+            start, stop = (bisect_left(before, end - place * each, 0, self.points) for end in (low, high))
+            if start < stop:
+                dealt[self.wanted[place]] = self._order[start:stop]
+        self._dealt = dealt
+        return any(self._left().values())
+
+    def missing(self, shards: int) -> list[int]:
+        """Return the numbers of those, of so many shards, that were dealt what is not finished."""
+        before = np.cumsum([0, *(self.prepared.points[k].requests for k in self._order)]).tolist()
+        each, found = before[-1], set()
+        places = {number: place for place, number in enumerate(self.wanted)}
+        at = {k: place for place, k in enumerate(self._order)}
+        for number, points in self._left().items():
+            for k in points:
+                found.add(shards * (places[number] * each + before[at[k]]) // (each * self.replications) + 1)
+        return sorted(found)
+
+    def _left(self) -> dict[int, list[int]]:
+        """Return what is to be done and not finished: points by replication."""
+        dealt = dict.fromkeys(self.wanted, self._order) if self._dealt is None else self._dealt
+        done = {r: {k for part in parts for k in part.points} for r, parts in self._parts.items()}
+        return {
+            r: [k for k in points if k not in done.get(r, ())] for r, points in dealt.items() if r not in self.finished
+        }
+
     def work(
         self,
         store: Store | None,
@@ -94,9 +138,9 @@ class Replications:
         """
         self._progress, self._aside = progress, aside
         scheduler = Scheduler(self, store, stop, progress)
-        begun = {r: {k for part in parts for k in part.points} for r, parts in self._parts.items()}
-        left = {r: [k for k in self._order if k not in points] for r, points in begun.items()}
-        numbers = [*left, *(r for r in self.wanted if r not in left and r not in self.finished)]
+        every = {r: points for r, points in self._left().items() if points}
+        left = {r: points for r, points in every.items() if len(points) < self.points}
+        numbers = [*left, *(r for r in every if r not in left)]
         requests = self.prepared.requests * (len(numbers) - len(left))
         requests += sum(self.prepared.points[k].requests for points in left.values() for k in points)
         progress.start(self.points, len(numbers), requests)
@@ -113,7 +157,9 @@ class Replications:
         return True
 
     def tell(self, store: Store) -> str:
-        """Say how many replications are kept."""
+        """Say how much is kept."""
+        if self._dealt is not None:
+            return store.tell_simulations()
         return store.tell(self.points, self.replications)
 
     def next_task(self) -> Task | None:

@@ -78,6 +78,14 @@ def is_whole(content: bytes, name: str) -> bool:
     return name.endswith(hashlib.sha256(content).hexdigest())
 
 
+def require_of(about: About, identity: Mapping[str, Any], folder: Path) -> None:
+    """Raise InputError for parts in a folder that are of anything with another identity."""
+    if not is_of(about, identity):
+        raise InputError(
+            "holds a stopped run of another sweep, version or trace file; remove it, or --overwrite", file=folder
+        )
+
+
 def is_of(about: About, identity: Mapping[str, Any]) -> bool:
     """Say whether what made parts is what an identity says."""
     return all(about.get(name) == value for name, value in identity.items())
@@ -106,6 +114,21 @@ def keep(folder: Path, name: str, content: bytes) -> Path:
 def folder_of(output: Path) -> Path:
     """Return where what is finished of an output is kept."""
     return output.with_name(f"{output.name}.partial")
+
+
+def parts_beside(output: Path, identity: Mapping[str, Any]) -> list[Part]:
+    """Return the parts that are kept of an output, and leave them to whoever has locked them.
+
+    Raises InputError for parts of anything with another identity.
+    """
+    found: list[Part] = []
+    for file in sorted(folder_of(output).glob("*.npz")):
+        content = file.read_bytes()
+        if is_whole(content, file.stem):
+            about, parts = unpacked(content)
+            require_of(about, identity, file.parent)
+            found += parts
+    return found
 
 
 class Store(AbstractContextManager["Store"]):
@@ -146,15 +169,10 @@ class Store(AbstractContextManager["Store"]):
             file.unlink()
         if overwrite:
             self._before = None
-            for file in self.folder.glob("*.npz"):
-                file.unlink()
+            self.clear()
         found: list[Part] = []
         for file, about, parts in self._read():
-            if not is_of(about, identity):
-                raise InputError(
-                    "holds a stopped run of another sweep, version or trace file; remove it, or --overwrite",
-                    file=self.folder,
-                )
+            require_of(about, identity, self.folder)
             found += self._found(file, about, parts, wanted)
         self.forget(held)
         return found
@@ -185,6 +203,15 @@ class Store(AbstractContextManager["Store"]):
         for file in [file for file, replications in self._files.items() if all(r in held for r in replications)]:
             file.unlink()
             del self._files[file]
+
+    def clear(self) -> None:
+        """Remove all parts."""
+        for file in self.folder.glob("*.npz"):
+            file.unlink()
+
+    def parts(self) -> list[Part]:
+        """Return all parts that are kept."""
+        return [part for _, _, parts in self._read() for part in parts]
 
     def tell(self, points: int, wanted: int) -> str:
         """Return a sentence on how many of the replications wanted, of so many points each, are kept."""
@@ -230,7 +257,7 @@ class Store(AbstractContextManager["Store"]):
         return mine
 
     def _read(self) -> Iterator[tuple[Path, About, list[Part]]]:
-        """Yield the files that are whole, what made them, and their parts."""
+        """Yield the files that are whole, what made them, and their parts; others are removed with a warning."""
         for file in sorted(self.folder.glob("*.npz")):
             content = file.read_bytes()
             if not is_whole(content, file.stem):

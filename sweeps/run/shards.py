@@ -1,0 +1,313 @@
+"""Shards: work dealt to any number of machines that have no more in common than a folder, and what they made merged.
+
+A shard does what it is dealt of a round and keeps it in one file beside the output, complete or not at all. A run is
+one round; where the next simulations depend on results, as looks of a run to a precision do, each step is a round, and
+merging begins the next one. What is dealt depends on what is asked and on earlier rounds only: not on who does it,
+when, how often or on how many cores.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+from zipfile import BadZipFile
+
+import numpy as np
+
+from batchcube.errors import InputError
+from batchcube.results.provenance import MadeBy, batchcube_version
+from batchcube.results.text import counted, in_ranges
+
+from .parts import join
+from .store import About, Part, Store, folder_of, is_of, is_whole, keep, packed, unpacked
+
+MOST_SHARDS = 100_000
+_SLURM, _KUBERNETES = "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"
+_FILE = re.compile(r"(?:round-(\d+)\.)?(\d+)-of-\d+\.[0-9a-f]{64}\.npz")
+_LOG = logging.getLogger(__name__)
+
+
+class Shard(NamedTuple):
+    """One of the parts that work is dealt into."""
+
+    number: int
+    """From 1."""
+    of: int
+
+    def __str__(self) -> str:
+        return f"shard {self.number} of {self.of}"
+
+
+def shard_of(text: str, environment: Mapping[str, str]) -> Shard:
+    """Return the shard that ``3/64`` names, or ``env`` and ``env/64`` where an array of jobs numbers its tasks from 0.
+
+    SLURM says how many tasks its array has, but not of how many they are the rest; Kubernetes does not say it at all.
+    Raises InputError for anything else, and for a number that is not among so many.
+    """
+    named, slash, count = text.partition("/")
+    what, least = "the number", 1
+    if named == "env":
+        what, least = next((name for name in (_SLURM, _KUBERNETES) if environment.get(name, "").isdecimal()), ""), 0
+        if not what:
+            raise InputError(f"neither {_SLURM} nor {_KUBERNETES} is set", path="--shard", value=text)
+        named = environment[what]
+        count = count if slash else _tasks(environment, what)
+    if not (named.isdecimal() and count.isdecimal() and 1 <= int(count) <= MOST_SHARDS):
+        allowed = f"must be NUMBER/ALL, 1/64 to 64/64 of at most {MOST_SHARDS:,}, or env, or env/ALL"
+        raise InputError(allowed, path="--shard", value=text)
+    number = int(named) - least + 1
+    if not 1 <= number <= int(count):
+        allowed = f"must be from {least} to {least + int(count) - 1}"
+        raise InputError(f"{what} is {named}, {allowed}", path="--shard", value=text)
+    return Shard(number, int(count))
+
+
+def _tasks(environment: Mapping[str, str], what: str) -> str:
+    """Return how many tasks an array of jobs has; InputError where its variables leave that open."""
+    problem = f"beside {what} nothing says how many completions there are"
+    if what == _SLURM:
+        first, last, count = (environment.get(f"SLURM_ARRAY_TASK_{name}", "") for name in ("MIN", "MAX", "COUNT"))
+        if first == "0" and count.isdecimal() and last == str(int(count) - 1):
+            return count
+        problem = "the array must begin at 0 and have no gaps, sbatch --array=0-63"
+    raise InputError(f"{problem}; --shard env/64 says how many shards there are in all", path="--shard env")
+
+
+class MissingShardsError(InputError):
+    """Shards that are to be merged are not there."""
+
+
+class NextRoundError(InputError):
+    """All shards of a round are merged, and what they made calls for another one."""
+
+
+class Asked(NamedTuple):
+    """What shards are parts of."""
+
+    identity: Mapping[str, str]
+    """What makes simulations: with all of it the same, they are the same."""
+    command: str
+    """That which deals: "run"."""
+    settings: Mapping[str, Any]
+    """What else decides which simulations there are; plain JSON."""
+    made_from: Sequence[Mapping[str, Any]]
+    """Specification and defaults, enough to make the sweep again."""
+    again: str
+    """The command line but for its shard."""
+
+    def of(self, shards: int) -> dict[str, Any]:
+        """Return what all shards of so many must have in common."""
+        return {**self.identity, "asked": {"command": self.command, "shards": shards, **self.settings}}
+
+
+class Dealt(Protocol):
+    """Work that is dealt to shards: of cells, each a point in a replication."""
+
+    def add(self, parts: Iterable[Part]) -> Any:
+        """Add finished parts; cells that are there already count once."""
+
+    def deal(self, shard: Shard) -> bool:
+        """Do no more than is dealt to a shard, and say whether any of it is left to do."""
+
+    def missing(self, shards: int) -> list[int]:
+        """Return the numbers of those, of so many shards, that were dealt what is not finished."""
+
+
+class Shards:
+    """The folder of the shards of an output, beside it."""
+
+    def __init__(self, output: Path) -> None:
+        self.output, self.folder = output, output.with_name(f"{output.name}.shards")
+
+    # One of them ----------------------------------------------------------------------------------------------------
+
+    def do(
+        self,
+        shard: Shard,
+        round_: int,
+        asked: Asked,
+        made_by: MadeBy,
+        work: Dealt,
+        simulate: Callable[[Store], object],
+    ) -> str:
+        """Do a shard of a round, unless it is there; return a sentence on it.
+
+        `simulate` does what is dealt to it of the work, into a store. Raises InputError where shards of something else
+        are there, and where another process is at this one.
+        """
+        identity = asked.of(shard.of)
+        self._require_same(identity)
+        merge = f"when all are there: batchcube merge {self.output}"
+        name = _name(shard, round_)
+        if any(self._is_good(file) for file in self._files(round_, shard.number)):
+            return f"{shard} is there already; {merge}"
+        if not work.deal(shard):
+            return f"{shard} has nothing to do; {merge}"
+        with Store(self.folder / name) as store:
+            work.add(store.open(identity, made_by, _Every()))
+            simulate(store)
+            parts = _joined(store.parts())
+            makers = [list(maker) for maker in dict.fromkeys([*store.makers, made_by])]
+            about = {
+                **identity,
+                "shard": shard.number,
+                "made_by": makers,
+                "made_from": asked.made_from,
+                "again": asked.again,
+            }
+            keep(self.folder, f"{name}.", packed(about, parts))
+            store.forget(_Every())
+        done = sum(len(part.points) for part in parts)
+        return f"{shard} is whole, {counted(done, 'simulation')}; {merge}"
+
+    def _require_same(self, identity: Mapping[str, Any]) -> None:
+        """Refuse to add to shards of something else."""
+        about = next(filter(None, map(_about, self._files())), None)
+        if about is None or is_of(about, identity):
+            return
+        count = about.get("asked", {}).get("shards")
+        wanted = identity["asked"]["shards"]
+        if count != wanted:
+            raise InputError(f"holds shards of {count}, not of {wanted}; remove it to deal anew", file=self.folder)
+        raise InputError(
+            "holds shards of another sweep, version, trace file or number of replications; remove it, or choose "
+            "another output",
+            file=self.folder,
+        )
+
+    # All of them ----------------------------------------------------------------------------------------------------
+
+    def about(self) -> About:
+        """Return what a shard says of what they are parts of; raises InputError where there is none of this version."""
+        kept = sorted(folder_of(self.output).glob("*.npz"))
+        about = next((one for one in map(_about, [*self._files(), *kept]) if one and "asked" in one), None)
+        if about is None:
+            raise InputError("has no shards that could be merged", file=self.output)
+        made, here = about.get("version"), batchcube_version()
+        if made != here:
+            raise InputError(f"holds shards that version {made} made, this is {here}", file=self.folder)
+        return about
+
+    def merge(
+        self, work: Dealt, round_: int, asked: Asked, shards: int, store: Store, *, allow_missing: bool = False
+    ) -> None:
+        """Add the shards of a round to the work, and keep them in the store of the output.
+
+        Raises InputError for shards of something else and for two of one number that differ; MissingShardsError where
+        some are not there, unless `allow_missing`; NextRoundError where all are missing of a later round.
+        """
+        found = self._read(round_, asked.of(shards))
+        for _, _, parts in found:
+            work.add(parts)
+        missing = work.missing(shards)
+        if missing and not found and round_ > 1:
+            raise NextRoundError(f"round {round_} is next: {_again(asked.again, missing, shards)}", file=self.output)
+        if missing and not allow_missing:
+            which = f"{'shard' if len(missing) == 1 else 'shards'} {in_ranges(missing)} of {shards}"
+            of_round = f" of round {round_}" if round_ > 1 else ""
+            are = "is" if len(missing) == 1 else "are"
+            text = f"{which}{of_round} {are} missing: {_again(asked.again, missing, shards)}"
+            raise MissingShardsError(text, file=self.output)
+        for file, about, parts in found:
+            store.take(file, about, parts)
+
+    def clear(self) -> None:
+        """Remove what is left of shards, but for those that are at work."""
+        for file in self._files():
+            file.unlink(missing_ok=True)
+        for folder in self.folder.glob("*.partial"):
+            with suppress(InputError), Store(folder.with_suffix("")) as dead:
+                dead.clear()
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _files(self, round_: int | None = None, number: int | None = None) -> list[Path]:
+        """Return the files of whole shards, of a round and of a number or of all, by their numbers."""
+        found: list[tuple[int, Path]] = []
+        for file in self.folder.glob("*.npz"):
+            named = _FILE.fullmatch(file.name)
+            if named and round_ in (None, int(named[1] or 1)) and number in (None, int(named[2])):
+                found.append((int(named[2]), file))
+        return [file for _, file in sorted(found)]
+
+    def _is_good(self, file: Path) -> bool:
+        """Say whether a file is as it was written; a damaged one is removed with a warning."""
+        if is_whole(file.read_bytes(), file.stem):
+            return True
+        _LOG.warning("batchcube: %s: is damaged and was removed; it is done again", file)
+        file.unlink()
+        return False
+
+    def _read(self, round_: int, identity: Mapping[str, Any]) -> list[tuple[Path, About, list[Part]]]:
+        """Return the files of a round with what is in them, each shard once."""
+        found: dict[int, tuple[Path, About, list[Part]]] = {}
+        twins: list[Path] = []
+        for file in filter(self._is_good, self._files(round_)):
+            about, parts = unpacked(file.read_bytes())
+            if not is_of(about, identity):
+                raise InputError("is of another sweep, version, trace file or number of shards; remove it", file=file)
+            other, _, theirs = found.setdefault(about["shard"], (file, about, parts))
+            if not _same(theirs, parts):
+                raise InputError(
+                    f"differs from {other.name}, the same shard made again: a machine computes wrongly; remove both",
+                    file=file,
+                )
+            if other != file:
+                twins.append(file)
+        for file in twins:
+            file.unlink()
+        return list(found.values())
+
+
+class _Every:
+    """All numbers."""
+
+    def __contains__(self, number: object) -> bool:
+        return True
+
+
+def _name(shard: Shard, round_: int) -> str:
+    """Return what the files of a shard begin with; of the only round of a run nothing need be said."""
+    return f"round-{round_}." * (round_ > 1) + f"{shard.number}-of-{shard.of}"
+
+
+def _about(file: Path) -> About | None:
+    """Return what a file says of itself; None where it is too damaged to say anything."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            about: About = json.loads(str(arrays["about"]))
+    except (OSError, ValueError, KeyError, BadZipFile):
+        return None
+    return about
+
+
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    """Return one part for each replication, its points in order."""
+    in_order = sorted(parts, key=lambda part: part.replication)
+    joined = []
+    for number, group in groupby(in_order, key=lambda part: part.replication):
+        mine = list(group)
+        joined.append(Part(number, tuple(sorted(k for part in mine for k in part.points)), join(mine)))
+    return joined
+
+
+def _same(some: Sequence[Part], others: Sequence[Part]) -> bool:
+    """Say whether parts of the same cells hold the same, bit for bit; parts of other cells are not compared."""
+    known = {(part.replication, part.points): part.report for part in some}
+    return all(
+        all(array.tobytes() == theirs[name].tobytes() for name, array in part.report.items())
+        for part in others
+        if (theirs := known.get((part.replication, part.points))) is not None
+    )
+
+
+def _again(command: str, missing: Sequence[int], shards: int) -> str:
+    """Return the command that does what is missing."""
+    if len(missing) == 1:
+        return f"{command} --shard {missing[0]}/{shards}"
+    numbers = " ".join(map(str, missing)) if len(missing) < shards else f"$(seq {shards})"
+    return f"for k in {numbers}; do {command} --shard $k/{shards}; done"

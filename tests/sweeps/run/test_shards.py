@@ -1,0 +1,311 @@
+"""Shards: dealt to many machines and merged, a run gives the cube that one machine gives."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xarray as xr
+
+from batchcube.errors import InputError
+from batchcube.results.compare import EXACT, compare_cubes
+from batchcube.results.cube import read_cube, refuse_changed
+from batchcube.results.precision import Precision
+from batchcube.sweeps.progress import Silent
+from batchcube.sweeps.run import replicating
+from batchcube.sweeps.run.execution import merge_run, run_shard, run_sweep
+from batchcube.sweeps.run.preparing import prepare
+from batchcube.sweeps.run.replicating import Replications
+from batchcube.sweeps.run.shards import MissingShardsError, NextRoundError, Shard, shard_of
+from batchcube.sweeps.run.store import keep, packed, unpacked
+from batchcube.sweeps.spec.document import Sweep
+from helpers.command_line import Answer
+from helpers.specifications import RATES, SMALL
+
+EIGHT = [Shard(number, 8) for number in range(1, 9)]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(SMALL + RATES)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
+    file = tmp_path_factory.mktemp("whole") / "small.toml"
+    file.write_text(SMALL + RATES)
+    run_sweep(Sweep.from_toml(file), file.with_suffix(".nc"), workers=1, backend="reference")
+    return read_cube(file.with_suffix(".nc"))
+
+
+def small(*settings: str) -> Sweep:
+    return Sweep.from_toml("small.toml", settings)
+
+
+def make(*shards: Shard, sweep: Sweep | None = None, **options: Any) -> None:
+    for shard in shards:
+        run_shard(sweep or small(), "cube.nc", shard, backend="reference", again="batchcube run small.toml", **options)
+
+
+def same(cube: xr.Dataset, whole: xr.Dataset) -> None:
+    """Bit for bit, attributes too."""
+    table = compare_cubes(cube, whole)
+    assert (table["status"] == EXACT).all(), table[table["status"] != EXACT]
+
+
+def files() -> list[str]:
+    return sorted(str(file) for file in Path().rglob("*") if file.is_file() and file.name != "small.toml")
+
+
+def shard_file(number: int) -> Path:
+    (file,) = Path("cube.nc.shards").glob(f"{number}-of-*.npz")
+    return file
+
+
+class StopAfterOneTask(Silent):
+    def advance(self, requests: int) -> None:
+        raise KeyboardInterrupt
+
+
+def test_shards_in_any_order_some_stopped_and_some_twice_give_the_cube_of_one_machine(
+    whole: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = [EIGHT[k] for k in (5, 2, 7, 0, 3, 6, 1, 4)]
+    monkeypatch.setattr("batchcube.sweeps.run.simulate.SECONDS_OF_A_TASK", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        make(order[0], workers=1, progress=StopAfterOneTask())
+    assert [name for name in files() if name.startswith("cube.nc.shards/6-of-8.partial/")]
+    for workers, shard in enumerate(order, 1):
+        make(shard, workers=workers)
+    again = shard_file(3)
+    content = again.read_bytes()
+    again.unlink()
+    make(EIGHT[2], EIGHT[4])
+    assert shard_file(3).read_bytes() == content
+    merged = merge_run("cube.nc")
+    assert files() == ["cube.nc"]
+    same(read_cube("cube.nc", refuse_changed("cube.nc")), whole)
+    same(merged, whole)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 18, 40])
+def test_every_cell_is_dealt_to_one_shard_and_all_have_about_as_many(count: int) -> None:
+    Path("small.toml").write_text((SMALL + RATES).replace("requests = 40", ""))
+    prepared = prepare(small('axes.many={path = "workload.requests", values = [10, 20, 70]}'))
+    wanted = [0, 3, 4]
+    dealt: list[tuple[int, int]] = []
+    most = sum(point.requests for point in prepared.points) * len(wanted) / count
+    for number in range(1, count + 1):
+        work = Replications(prepared, "reference", wanted)
+        assert work.missing(count)[0] == 1
+        any_left = work.deal(Shard(number, count))
+        mine = [(r, k) for r, points in work._left().items() for k in points]
+        assert any_left == bool(mine)
+        assert sum(prepared.points[k].requests for _, k in mine) < most + 70
+        assert work.missing(count) == ([number] if mine else [])
+        dealt += mine
+    assert sorted(dealt) == [(r, k) for r in wanted for k in range(len(prepared.points))]
+    assert [r for r, _ in dealt] == sorted(r for r, _ in dealt)
+
+
+def test_missing_shards_are_told_with_the_command_that_makes_them(whole: xr.Dataset) -> None:
+    make(EIGHT[0], *EIGHT[2:5])
+    with pytest.raises(MissingShardsError) as missing:
+        merge_run("cube.nc")
+    assert str(missing.value).endswith(
+        "cube.nc: shards 2, 6-8 of 8 are missing: for k in 2 6 7 8; do batchcube run small.toml --shard $k/8; done"
+    )
+    make(EIGHT[1], *EIGHT[5:7])
+    with pytest.raises(MissingShardsError, match=r"shard 8 of 8 is missing: batchcube run small.toml --shard 8/8$"):
+        merge_run("cube.nc")
+    make(EIGHT[7])
+    same(merge_run("cube.nc"), whole)
+
+
+def test_a_cube_lacks_replications_that_are_not_complete_until_a_run_adds_them(whole: xr.Dataset) -> None:
+    with pytest.raises(InputError, match="has no shards that could be merged"):
+        merge_run("cube.nc", allow_missing=True)
+    make(EIGHT[0])
+    with pytest.raises(MissingShardsError, match="no replication is complete at all points"):
+        merge_run("cube.nc", allow_missing=True)
+    make(*EIGHT[1:3], *EIGHT[4:])
+    holed = merge_run("cube.nc", allow_missing=True)
+    assert holed["replication"].values.tolist() == [0, 2]
+    assert "replications 1 are missing" in holed.attrs["notes"]
+    xr.testing.assert_equal(holed["latency_mean_s"], whole["latency_mean_s"].isel(replication=[0, 2]))
+    with pytest.raises(InputError, match="lacks replications"):
+        run_sweep(small(), "cube.nc", precision=Precision(("50%",)), backend="reference")
+    same(run_sweep(small(), "cube.nc", backend="reference"), whole)
+    assert files() == ["cube.nc"]
+
+
+def test_what_is_kept_of_missing_replications_is_not_simulated_again(
+    whole: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(*EIGHT[:3], *EIGHT[4:7])
+    assert merge_run("cube.nc", allow_missing=True)["replication"].values.tolist() == [0]
+    done: list[int] = []
+    simulate = replicating.simulate_parts
+
+    def noted(*arguments: Any) -> Any:
+        parts = simulate(*arguments)
+        done.extend(k for part in parts for k in part.points)
+        return parts
+
+    monkeypatch.setattr(replicating, "simulate_parts", noted)
+    make(Shard(1, 2), Shard(2, 2))
+    assert len(done) == 4  # shards 4 and 8 of 8 had two each of 18
+    same(merge_run("cube.nc"), whole)
+
+
+def test_a_damaged_shard_is_told_and_made_again(whole: xr.Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    make(*EIGHT)
+    file = shard_file(4)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(MissingShardsError, match="shard 4 of 8 is missing"):
+        merge_run("cube.nc")
+    assert "4-of-8" in caplog.text
+    assert "is damaged and was removed" in caplog.text
+    make(EIGHT[3])
+    file = shard_file(1)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    make(EIGHT[0])
+    same(merge_run("cube.nc"), whole)
+
+
+def test_shards_of_something_else_are_refused() -> None:
+    make(EIGHT[0])
+    with pytest.raises(InputError, match=r"cube.nc.shards: holds shards of 8, not of 4; remove it to deal anew"):
+        make(Shard(1, 4))
+    with pytest.raises(InputError, match="holds shards of another sweep, version"):
+        make(EIGHT[1], sweep=small("seed=2"))
+    with pytest.raises(InputError, match="holds shards of another sweep, version"):
+        make(EIGHT[1], sweep=small("replications=4"))
+    Path("cube.nc.shards").rename("mine")
+    make(EIGHT[1], sweep=small("seed=2"))
+    shard_file(2).rename(Path("mine") / shard_file(2).name)
+    Path("cube.nc.shards").rmdir()
+    Path("mine").rename("cube.nc.shards")
+    with pytest.raises(InputError, match=r"2-of-8.*npz: is of another sweep, version, trace file or number of shards"):
+        merge_run("cube.nc")
+
+
+def test_shards_of_another_version_are_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    make(EIGHT[0])
+    monkeypatch.setattr("batchcube.sweeps.run.shards.batchcube_version", lambda: "9.0")
+    with pytest.raises(InputError, match=r"holds shards that version .* made, this is 9\.0"):
+        merge_run("cube.nc")
+
+
+def test_a_shard_made_twice_must_be_the_same(whole: xr.Dataset) -> None:
+    make(*EIGHT)
+    about, parts = unpacked(shard_file(5).read_bytes())
+    twin = keep(Path("cube.nc.shards"), "5-of-8.", packed({**about, "again": "batchcube run ./small.toml"}, parts))
+    different = parts[0]._replace(report={**parts[0].report, "latency_mean_s": parts[0].report["latency_mean_s"] + 1})
+    wrong = keep(Path("cube.nc.shards"), "5-of-8.", packed(about, [different, *parts[1:]]))
+    with pytest.raises(InputError, match="the same shard made again: a machine computes wrongly; remove both"):
+        merge_run("cube.nc")
+    wrong.unlink()
+    assert twin.exists()
+    same(merge_run("cube.nc"), whole)
+    assert files() == ["cube.nc"]
+
+
+def test_a_stopped_run_goes_on_in_shards_and_a_cube_is_extended_by_them(whole: xr.Dataset) -> None:
+    class StopAfterOne(Silent):
+        def finish_replications(self, count: int) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(small(), "cube.nc", workers=1, backend="reference", progress=StopAfterOne())
+    make(*EIGHT)
+    assert len(list(Path("cube.nc.shards").iterdir())) < 8
+    same(merge_run("cube.nc"), whole)
+    Path("cube.nc").unlink()
+    run_sweep(small("replications=1"), "cube.nc", backend="reference")
+    make(*EIGHT)
+    same(merge_run("cube.nc"), whole)
+    # All of it is there, also for a shard that comes late.
+    assert "is complete" in run_shard(small(), "cube.nc", EIGHT[0], backend="reference")
+    assert files() == ["cube.nc"]
+
+
+def test_each_look_of_a_run_to_a_precision_is_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = Precision(("latency_mean_s=10%", "utilisation=0.5"), 40)
+    whole = run_sweep(small(), "whole.nc", backend="reference", precision=wanted)
+    Path("whole.nc").unlink()
+    four = [Shard(number, 4) for number in range(1, 5)]
+    looks = len(whole.attrs["precision_looks"].split(","))
+    assert looks > 1
+    for look in range(2, looks + 1):
+        make(*four, precision=wanted)
+        for _ in range(2):
+            with pytest.raises(NextRoundError, match=rf"round {look} is next: for k in \$\(seq 4\); do batchcube run"):
+                merge_run("cube.nc")
+        make(four[1], precision=wanted)
+        with pytest.raises(MissingShardsError, match=rf"shards 1, 3-4 of 4 of round {look} are missing"):
+            merge_run("cube.nc")
+    make(*four, precision=wanted)
+    same(merge_run("cube.nc"), whole)
+    assert files() == ["cube.nc"]
+
+
+SLURM = {"SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "7"}
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "shard"),
+    [
+        ("3/64", {}, Shard(3, 64)),
+        ("env", {**SLURM, "SLURM_ARRAY_TASK_COUNT": "8"}, Shard(5, 8)),
+        ("env/64", {"SLURM_ARRAY_TASK_ID": "63", "SLURM_ARRAY_TASK_COUNT": "1"}, Shard(64, 64)),
+        ("env/5", {"JOB_COMPLETION_INDEX": "0"}, Shard(1, 5)),
+    ],
+)
+def test_a_shard_is_named_or_that_of_a_task_of_an_array(text: str, environment: dict[str, str], shard: Shard) -> None:
+    assert shard_of(text, environment) == shard
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "said"),
+    [
+        ("0/64", {}, "--shard = 0/64: the number is 0, must be from 1 to 64"),
+        ("65/64", {}, "the number is 65, must be from 1 to 64"),
+        ("1/0", {}, "must be NUMBER/ALL"),
+        ("3", {}, "must be NUMBER/ALL"),
+        ("env", {}, "neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set"),
+        ("env/4", {}, "neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set"),
+        ("env", {**SLURM, "SLURM_ARRAY_TASK_COUNT": "3"}, "must begin at 0 and have no gaps"),
+        ("env", {"JOB_COMPLETION_INDEX": "2"}, "nothing says how many completions there are; --shard env/64"),
+        ("env/2", {"JOB_COMPLETION_INDEX": "2"}, "JOB_COMPLETION_INDEX is 2, must be from 0 to 1"),
+        ("env/x", {"JOB_COMPLETION_INDEX": "2"}, "must be NUMBER/ALL"),
+    ],
+)
+def test_other_shards_are_refused(text: str, environment: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        shard_of(text, environment)
+
+
+def test_the_commands_deal_and_merge(
+    whole: xr.Dataset, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["-o", "a folder/cube.nc", "--backend", "reference", "--set", "report.windows=50"]
+    for task in ("0", "2"):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+        answer = Answer(capsys, "run", "small.toml", *options, "--shard", "env/3")
+        assert answer.status == 0
+        assert f"shard {int(task) + 1} of 3 is whole, 6 simulations; when all are there: batchcube merge" in answer.err
+    answer = Answer(capsys, "merge", "a folder/cube.nc")
+    assert answer.status == 1
+    command = "batchcube run small.toml --output 'a folder/cube.nc' --set report.windows=50 --backend reference"
+    assert answer.err.endswith(f"a folder/cube.nc: shard 2 of 3 is missing: {command} --shard 2/3\n")
+    assert Answer(capsys, "run", "small.toml", *options, "--shard", "2/3", "-q").err == ""
+    answer = Answer(capsys, "merge", "a folder/cube.nc")
+    assert answer.status == 0
+    assert "a folder/cube.nc: bins 3, arrival_rate_per_s 2, replication 3" in answer.err
+    same(read_cube("a folder/cube.nc").drop_attrs(deep=False), whole.drop_attrs(deep=False))
+    assert Answer(capsys, "merge", "a folder/cube.nc").mistake.endswith("has no shards that could be merged")
+    mistake = Answer(capsys, "run", "small.toml", "--shard", "1/2", "--overwrite").mistake
+    assert mistake == "--overwrite: does not go with --shard: remove what is there first"
