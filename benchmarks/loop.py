@@ -91,7 +91,7 @@ def vllm_loop(given: argparse.Namespace) -> None:
     limits = Limits(loop.MOST_RUNNING, loop.TOKEN_BUDGET, loop.KV_BLOCKS, loop.LONGEST)
     server = VllmEngine(given.model, loop.GRID.cells(), dummy_weights=True, limits=limits, wall_clock=True)
     from batchcube.figures import registry
-    from batchcube.results.netcdf import write_dataset
+    from batchcube.results.storage import write_dataset
     from batchcube.sweeps.calibrate.report import print_coefficients, print_errors
 
     known, errors, dataset = loop.close_loop(

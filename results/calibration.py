@@ -9,8 +9,8 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
-from .netcdf import read_dataset
 from .provenance import CONVENTIONS, batchcube_version
+from .storage import read_dataset
 
 if TYPE_CHECKING:
     import os

@@ -18,9 +18,9 @@ from batchcube.documents import DEEPEST, is_deep, parse_json
 from batchcube.errors import InputError, found_in, printable
 
 from .costs import FLAGS, flag_attributes
-from .netcdf import open_dataset, write_dataset
 from .pieces import read_later, values_of
 from .provenance import CONVENTIONS, batchcube_version
+from .storage import open_dataset, write_dataset
 from .text import suggestion
 from .variables import (
     BUCKETED,

@@ -6,6 +6,7 @@ import errno
 import os
 import uuid
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from batchcube.errors import InputError
@@ -19,11 +20,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def output_file(path: Path) -> Path:
-    """Return the file that an output is, behind symbolic links; it need not be there.
+ZARR, ZARR_GROUP = ".zarr", "zarr.json"
+"""How a folder of Zarr is named, and what every one has."""
 
-    Raises InputError, one line, for a folder or special file, for links that lead in circles or to nothing, and for a
-    name that is not UTF-8, which the NetCDF library cannot open.
+
+def require_zarr(path: Path) -> None:
+    """Raise InputError, naming the file that needs it, where Zarr is not installed."""
+    if find_spec("zarr") is None:
+        raise InputError("Zarr is not installed: pip install '.[zarr]' in the clone", file=path)
+
+
+def output_file(path: Path) -> Path:
+    """Return the file that an output is, behind symbolic links, or the folder of Zarr; it need not be there.
+
+    Raises InputError, one line, for another folder or a special file, for links that lead in circles or to nothing, and
+    for a name that is not UTF-8, which the NetCDF library cannot open.
     """
     target = path
     if path.is_symlink():
@@ -36,7 +47,11 @@ def output_file(path: Path) -> Path:
                 "it, or choose another output",
                 file=path,
             ) from None
-    if target.exists() and not target.is_file():
+    if target.suffix == ZARR:
+        require_zarr(path)
+        if target.exists() and not (target / ZARR_GROUP).is_file():
+            raise InputError(f"is a {'folder of other things' if target.is_dir() else 'file'}, not Zarr", file=path)
+    elif target.exists() and not target.is_file():
         raise InputError(f"is a {'folder' if target.is_dir() else 'special file'}, must be a file name", file=path)
     try:
         os.fspath(target).encode("utf-8")

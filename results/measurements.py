@@ -12,8 +12,8 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
-from .netcdf import read_dataset
 from .provenance import CONVENTIONS, batchcube_version, git_commit
+from .storage import read_dataset
 
 if TYPE_CHECKING:
     import os

@@ -12,8 +12,8 @@ import xarray as xr
 from batchcube.documents import parse_json
 from batchcube.errors import InputError, found_in
 
-from .netcdf import read_dataset
 from .provenance import CONVENTIONS, batchcube_version
+from .storage import read_dataset
 
 if TYPE_CHECKING:
     import os

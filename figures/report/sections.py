@@ -15,7 +15,7 @@ from batchcube.results import calibration, costs, measurements, statistics, vali
 from batchcube.results.calibration import read_calibration
 from batchcube.results.cube import read_cube
 from batchcube.results.measurements import read_measurement
-from batchcube.results.netcdf import open_dataset
+from batchcube.results.storage import open_dataset
 from batchcube.results.summary import notes_of, refusals
 from batchcube.results.text import counted
 from batchcube.results.validation import QUANTITIES, SIDES, read_validation

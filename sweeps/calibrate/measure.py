@@ -22,8 +22,8 @@ from batchcube.calibration.measuring.bench import (
 from batchcube.calibration.measuring.clock import machine
 from batchcube.errors import InputError
 from batchcube.results.measurements import build_measurement
-from batchcube.results.netcdf import write_dataset
 from batchcube.results.provenance import batchcube_version
+from batchcube.results.storage import write_dataset
 
 from ..files import require_new, write_text
 from ..progress import Counting

@@ -675,7 +675,7 @@ def _coefficient_files(output: Path) -> tuple[Path, Path]:
 
 def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | None, *, overwrite: bool) -> None:
     """Print coefficients, write them and what figures draw, and draw every figure there is something to draw of."""
-    from batchcube.results.netcdf import write_dataset
+    from batchcube.results.storage import write_dataset
 
     from ..files import make_folder, require_new
 

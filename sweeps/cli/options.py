@@ -24,7 +24,7 @@ SpecArgument = Annotated[
         metavar="SPEC", help="TOML file, or the name of a preset (batchcube specs)", autocompletion=complete.preset
     ),
 ]
-CubeArgument = Annotated[Path, typer.Argument(metavar="CUBE", help="cube written by batchcube (NetCDF)")]
+CubeArgument = Annotated[Path, typer.Argument(metavar="CUBE", help="cube written by batchcube (NetCDF, or .zarr)")]
 SelectOption = Annotated[
     list[str] | None,
     typer.Option("--select", metavar="AXIS=VALUE", help="keep a value of an axis, or [several]; may be repeated"),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from batchcube.errors import InputError, printable
+from batchcube.results.disk import ZARR
 
 from .help import examples
 
@@ -54,11 +55,11 @@ def report(
 
 
 def _files(source: Path) -> list[Path]:
-    """Return a file, or the cubes and the comparison of a folder."""
-    if not source.is_dir():
+    """Return a file, or the cubes and the comparison of a folder; Zarr is a file."""
+    if not source.is_dir() or source.suffix == ZARR:
         return [source]
     comparison = source / "comparison.csv"
-    found = [*sorted(source.glob("*.nc")), *([comparison] if comparison.exists() else [])]
+    found = [*sorted([*source.glob("*.nc"), *source.glob(f"*{ZARR}")]), *([comparison] if comparison.exists() else [])]
     if not found:
-        raise InputError("holds no cube (.nc) and no comparison.csv", file=source)
+        raise InputError("holds no cube (.nc, .zarr) and no comparison.csv", file=source)
     return found

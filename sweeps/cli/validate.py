@@ -138,7 +138,7 @@ def validate(
         print_summary(found, console)
     print_repeats([str(log) for log in logs], read, console)
     if output is not None:
-        from batchcube.results.netcdf import write_dataset
+        from batchcube.results.storage import write_dataset
 
         print(printable(write_dataset(dataset, output)))
     if overlay is not None:

@@ -9,7 +9,7 @@ from batchcube.calibration.cells import Cells
 from batchcube.calibration.measuring.bench import Grid
 from batchcube.figures.registry import calibration_names, draw, names, save
 from batchcube.results.cube import write_cube
-from batchcube.results.netcdf import write_dataset
+from batchcube.results.storage import write_dataset
 from batchcube.sweeps.calibrate.fit import fit_cells, fit_measurement
 from batchcube.sweeps.calibrate.measure import measure_engine
 from batchcube.sweeps.cli.main import main

@@ -11,7 +11,7 @@ from batchcube.results.calibration import (
 )
 from batchcube.results.cube import write_cube
 from batchcube.results.measurements import KIND as MEASUREMENT
-from batchcube.results.netcdf import write_dataset
+from batchcube.results.storage import write_dataset
 
 COORDINATES = {
     "prompt_tokens": np.array([16.0, 64.0]),

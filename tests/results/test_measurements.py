@@ -6,7 +6,7 @@ import xarray as xr
 from batchcube.results.calibration import KIND as CALIBRATION
 from batchcube.results.cube import write_cube
 from batchcube.results.measurements import KIND, build_measurement, read_measurement
-from batchcube.results.netcdf import write_dataset
+from batchcube.results.storage import write_dataset
 
 AXES = {"batch_size": (1, 4), "prompt_tokens": (16, 32, 64), "output_tokens": (8,)}
 REPETITIONS, STEPS = 2, 8

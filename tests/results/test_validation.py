@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from batchcube.results.netcdf import write_dataset
+from batchcube.results.storage import write_dataset
 from batchcube.results.validation import (
     COURSES,
     QUANTITIES,

@@ -14,7 +14,7 @@ from batchcube.calibration.measuring.bench import Cell, CellTooLargeError, Grid
 from batchcube.errors import InputError
 from batchcube.results.cube import Coordinate, build_cube, write_cube
 from batchcube.results.measurements import read_measurement
-from batchcube.results.netcdf import write_dataset
+from batchcube.results.storage import write_dataset
 from batchcube.sweeps.calibrate import measure as measuring
 from batchcube.sweeps.calibrate.fit import cells_of, fit_measurement
 from batchcube.sweeps.calibrate.measure import NOT_IN_TIME, measure_engine
