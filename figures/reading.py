@@ -20,7 +20,8 @@ from batchcube.results.overload import NOTES, judge
 from batchcube.results.pieces import any_of, read_later
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
 from batchcube.results.text import all_of, shortened, suggestion
-from batchcube.results.variables import REGISTRY
+from batchcube.results.unserved import left_out
+from batchcube.results.variables import REGISTRY, is_time
 
 from . import style
 
@@ -127,6 +128,8 @@ class View:
     lines: FigureAxis | None
     panels: FigureAxis | None
     chosen: tuple[str, ...]
+    drawn: tuple[str, ...]
+    """Variables."""
 
     def array(self, variable: str, **at: int) -> NDArray[Any]:
         """Return a variable's numbers at positions of some axes; dims in the order axes, others, replication."""
@@ -195,10 +198,12 @@ class View:
                 else "intervals are 95 % t intervals over replications."
             )
             said = f"Means of {self.replications} replications of {count} requests; {intervals}"
+        left = left_out(self.cube) if any(map(is_time, self.drawn)) else ""
         # Overload is marked in the figure itself and explained in its legend.
         lines = str(self.cube.attrs.get("notes", "")).splitlines()
         notes = [_sentence(note) for note in lines if note not in NOTES.values()]
-        return " ".join(part for part in (said, *sentences, style.OF_WHOLE if notes else "", *notes) if part)
+        parts = (said, _sentence(left), *sentences, style.OF_WHOLE if notes else "", *notes)
+        return " ".join(part for part in parts if part)
 
 
 def view(
@@ -265,7 +270,7 @@ def view(
     if not any_of(cut[needs[0]], np.isfinite):
         raise figured.refuses(f"{needs[0]} is NaN everywhere in this cube")
     cut = cut.assign({_QUEUE: judge(cut)})
-    return View(figured, cube, cut, drawn_x, drawn_lines, drawn_panels, tuple(chosen))
+    return View(figured, cube, cut, drawn_x, drawn_lines, drawn_panels, tuple(chosen), tuple(needs))
 
 
 def _to_choose(figured: Figured, cube: xr.Dataset, left: Sequence[FigureAxis]) -> str:

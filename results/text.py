@@ -52,6 +52,11 @@ def in_ranges(numbers: Iterable[int]) -> str:
     return ", ".join("-".join(map(str, ends)) for ends in ranges)
 
 
+def in_percent(share: float) -> str:
+    """Return a share as notes say it."""
+    return f"{100.0 * share:.{'2g' if share < 0.1 else '0f'}} %"
+
+
 def _joined(names: Iterable[str], word: str) -> str:
     *most, last = names
     return f"{', '.join(most)} {word} {last}" if most else last

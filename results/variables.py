@@ -750,6 +750,11 @@ def usual(*, stepwise: bool) -> tuple[tuple[str, float | None], ...]:
     return _CONTINUOUS_DEFAULTS if stepwise else _DEFAULTS
 
 
+def is_time(name: str) -> bool:
+    """Say whether a variable is a statistic of a time of requests, of all of them or of those of a bin or class."""
+    return name.removeprefix("bin_").removeprefix("class_").startswith(tuple(f"{time}_" for time in _REQUEST_TIMES))
+
+
 def lookup(name: str) -> Variable:
     """Return the registered variable of this name; InputError with the nearest names when there is none."""
     if name in REGISTRY:

@@ -12,6 +12,8 @@ import numpy as np
 
 from batchcube.errors import printable
 from batchcube.results.comparison import Row, Verdict, count_verdicts, named, write_rows
+from batchcube.results.unserved import COUNTS, left_out
+from batchcube.results.variables import is_time
 
 from ..files import write_text
 from ..run.preparing import prepare
@@ -149,6 +151,8 @@ class Reproduction:
         self._quick_requests = quick_requests
         self._workers, self._overwrite, self._backend, self._progress = workers, overwrite, backend, progress
         self._cube = ""
+        self._counts: dict[str, xr.Dataset] = {}
+        """By the file of a cube, how many requests its times are of."""
         self._files: list[str] = []
         self.command = command
         """What makes everything here again."""
@@ -174,6 +178,7 @@ class Reproduction:
             cube = run_sweep(
                 sweep, file, workers=self._workers, progress=progress, overwrite=self._overwrite, backend=self._backend
             )
+        self._counts[self._cube] = cube[[name for name in COUNTS if name in cube]]
         return sweep, cube
 
     def capacity(
@@ -241,9 +246,8 @@ class Reproduction:
         """
         from batchcube.results.tables import print_table
 
-        self.rows += [
-            replace(row.of(self._cube), source=", ".join(filter(None, (source, row.source)))) for row in found.rows
-        ]
+        mine = [row.of(self._cube) for row in found.rows]
+        self.rows += [replace(row, source=", ".join(filter(None, (source, row.source)))) for row in mine]
         for table in found.tables or (_table(title, found.rows),):
             self.console.print(table.title, style="bold", highlight=False, markup=False)
             self.console.print()
@@ -251,6 +255,8 @@ class Reproduction:
             if table.below:
                 self.console.print(table.below, style="italic", highlight=False, markup=False)
             self.console.print()
+        for cube in dict.fromkeys(row.origin.cube for row in mine if row.origin is not None and self._left_out(row)):
+            self.say(f"  note: {left_out(self._counts[cube])}")
         self._said.append((title, found.sentences))
         for sentence in found.sentences:
             self.console.print(f"  {sentence}", highlight=False, markup=False)
@@ -274,10 +280,19 @@ class Reproduction:
         if row.origin is None:
             return row
         variable, select, cube = row.origin
+        row = replace(row, note="; ".join(filter(None, (row.note, self._left_out(row)))))
         chosen = [f"{axis}={_spelled(value)}" for axis, value in select.items()]
         command = ["batchcube", "show", str(self.folder / cube)]
         command += [part for one in chosen for part in ("--select", one)]
         return replace(row, cube=cube, selection="; ".join(chosen), command=shlex.join([*command, "-v", variable]))
+
+    def _left_out(self, row: Row) -> str:
+        """Say how many requests the times of a row are not of; nothing where it is of no time, or of all requests."""
+        from batchcube.results.cube import select_points
+
+        if row.origin is None or row.origin.cube not in self._counts or not is_time(row.origin.variable):
+            return ""
+        return left_out(select_points(self._counts[row.origin.cube], row.origin.select))
 
     def finish(self) -> None:
         """Write `comparison.csv` and the report, and say where everything is."""

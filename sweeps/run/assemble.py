@@ -11,7 +11,7 @@ from batchcube.engine.histogram import bucket_edges, bucket_middles
 from batchcube.engine.statistics import QUANTILES
 from batchcube.results.cube import Buckets, Coordinate, build_cube
 from batchcube.results.provenance import MadeBy, provenance
-from batchcube.results.text import in_ranges
+from batchcube.results.text import in_percent, in_ranges
 from batchcube.results.variables import BUCKETED, REGISTRY, REPLICATION
 
 from ..spec import policies
@@ -24,7 +24,7 @@ from .parts import CUT, widen
 from .preparing import Prepared, calibrated
 from .store import Report
 
-_MISSED = "shares over a limit count them as missed, times are of the others"
+_MISSED = "shares over a limit count them as missed, times and their quantiles are of the others"
 _MISSING = "are missing: they were in shards that were not merged"
 # What the notes say of those who are not served, or not whole, by the variable that counts them.
 _NOT_WHOLE = {
@@ -35,7 +35,7 @@ _NOT_WHOLE = {
         (
             "truncated",
             "had their answers cut by max_model_len",
-            "shares over a limit count them as missed, times are of what was answered",
+            "shares over a limit count them as missed, times and their quantiles are of what was answered",
         ),
     )
 }
@@ -148,11 +148,6 @@ def _not_whole(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
     requests = float(arrays["requests"].sum())
     shares = {name: float(arrays[name].sum()) / requests for name in _NOT_WHOLE if name in arrays}
     return [f"{in_percent(share)} {_NOT_WHOLE[name]}" for name, share in shares.items() if share]
-
-
-def in_percent(share: float) -> str:
-    """Return a share as notes say it."""
-    return f"{100.0 * share:.{'2g' if share < 0.1 else '0f'}} %"
 
 
 def tell_not_whole(cube: xr.Dataset) -> None:

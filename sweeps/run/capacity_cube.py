@@ -7,11 +7,12 @@ import numpy as np
 import xarray as xr
 
 from batchcube.results.provenance import MadeBy
+from batchcube.results.text import in_percent
 from batchcube.results.variables import MANY_REFUSED, RELATIVE_ERROR
 
 from ..spec.document import Sweep
 from ..spec.grid import where
-from .assemble import in_percent, with_provenance
+from .assemble import with_provenance
 from .criteria import Criterion
 from .searching import Answer, Searches
 

@@ -38,12 +38,12 @@ from batchcube.engine.statistics import (
     wait,
 )
 from batchcube.engine.tally import Counter, Tally, new_tally, row_of
-from batchcube.results.variables import REGISTRY
+from batchcube.results.variables import CONTROLS, REGISTRY
 
 CATALOGUES = (BATCHES, CONTINUOUS)
 SEARCHED = {name for name in REGISTRY if name.startswith(("theory_", "capacity_", "plan_"))}
 OF_CLASSES = {name for name in REGISTRY if name.startswith("class_")}  # engine/continuous/test_classes.py
-FROM_THE_SPECIFICATION = {"effective_bins", "unmeasured_costs", "bin_lower_edge", "bin_upper_edge"}
+FROM_THE_SPECIFICATION = {"effective_bins", "unmeasured_costs", "bin_lower_edge", "bin_upper_edge", *CONTROLS}
 LIMITS = Limits(
     warmup=3,
     since=40,

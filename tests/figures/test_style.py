@@ -52,6 +52,29 @@ def test_a_caption_has_few_lines_and_the_papers_stay(make_cube):
     assert "Note 29" in figure.said
 
 
+@pytest.mark.parametrize(
+    ("figure", "options", "of_times"),
+    [
+        ("latency-vs-rate", {}, True),
+        ("serving-times", {"x": "arrival_rate_per_s"}, True),
+        ("lines", {"x": "arrival_rate_per_s", "y": "wait_quantile_s[0.99]"}, True),
+        ("modes-compared", {"select": {"arrival_rate_per_s": 8.0}}, True),
+        ("lines", {"x": "arrival_rate_per_s", "y": "goodput_fraction"}, False),
+        ("throughput-vs-rate", {}, False),
+    ],
+)
+def test_whom_times_leave_out_is_said_below_them(make_cube, figure, options, of_times):
+    cube = make_cube(axes=("mode", "rate"))
+    told = "of the requests were never served: times and their quantiles are of what was served."
+    assert told not in draw(figure, cube, **options).said
+    cube["missed"][{"arrival_rate_per_s": 1, "mode": 0}] = 100
+    caption = draw(figure, cube, **options).said
+    assert (f"p to 20 % {told}" in caption) is of_times
+    # Of the points that are drawn.
+    others = draw(figure, cube, **{**options, "select": {"arrival_rate_per_s": [4.0, 12.0]}}) if not options else None
+    assert others is None or told not in others.said
+
+
 @pytest.mark.parametrize(("columns", "width"), [(1, 85.0), (2, 178.0)])
 def test_a_figure_for_a_paper_has_its_caption_beside_it(make_cube, tmp_path, columns, width):
     cube = make_cube(axes=("bins", "rate"))

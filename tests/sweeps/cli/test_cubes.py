@@ -72,6 +72,15 @@ def test_show_says_by_how_much_controls_narrow(
     assert out != plain
 
 
+def test_show_says_whom_quantiles_leave_out(spec: str, cube: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = ("-v", "latency_quantile_s[0.95]")
+    told = "times and their quantiles are of the others"
+    assert told not in " ".join(Answer(capsys, "show", cube, *shown).out.split())
+    dropped = ("--set", 'policy.tail="drop"', "--set", "replications=1", "-o", "dropped.nc", "--quiet")
+    assert Answer(capsys, "run", spec, *dropped).status == 0
+    assert told in " ".join(Answer(capsys, "show", "dropped.nc", *shown).out.split())
+
+
 def test_show_selects_points(cube: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = Answer(capsys, "show", cube).out
     part = Answer(capsys, "show", cube, "--select", "arrival_rate_per_s=0.2", "--select", "bins=[1]").out

@@ -54,6 +54,24 @@ def reproduction(folder: Path, **options: object) -> tuple[Reproduction, io.Stri
     return Reproduction(folder, console, **options), text  # type: ignore[arg-type]
 
 
+def test_rows_of_times_say_whom_they_leave_out(tmp_path: Path) -> None:
+    to, text = reproduction(tmp_path, quick=True, replications=2, quick_requests=10_000, workers=1)
+    # Batches are of 128: of 400 requests many stay in bins that are never full.
+    to.run("multi-bin-fig3")
+    rows = [
+        Row("multi-bin-fig3", "all", name, simulated=1.0, note="first", origin=Origin(variable))
+        for name, variable in (("p99", "latency_quantile_s[0.99]"), ("throughput", "throughput_requests_per_s"))
+    ]
+    to.tell("Times", Found(rows, []))
+    told = "of the requests were never served: times and their quantiles are of what was served"
+    assert " ".join(text.getvalue().split()).count(f"% {told}") == 1
+    to.write()
+    of_time, of_rate = table(tmp_path)
+    assert of_time["note"].endswith(told)
+    assert of_time["note"].startswith("quick run, reduced size; first; ")
+    assert of_rate["note"] == "quick run, reduced size; first"
+
+
 # Verdicts -----------------------------------------------------------------------------------------------------------
 
 

@@ -88,6 +88,7 @@ HELD = {
     *("window_width_s", "window_arrivals", "window_completions", "window_request_sla_violation_fraction"),
     *("window_queue_length_mean", "window_running_mean", "window_batch_size_mean", "window_kv_tokens_mean"),
     *("window_preemptions", "window_batch_target_mean", "window_batch_memory_bound_mean"),
+    *("drawn_gap_ratio", "drawn_prompt_ratio", "drawn_output_ratio"),
     *("window_batch_sla_bound_mean", "window_signal_mean_s"),
 }
 

@@ -15,8 +15,8 @@ from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
 from batchcube.results.overload import OVERLOADED, judge
 from batchcube.results.summary import refusals
+from batchcube.results.text import in_percent
 from batchcube.sweeps.progress import tell_notes
-from batchcube.sweeps.run.assemble import in_percent
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.preparing import prepare
