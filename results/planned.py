@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,8 @@ def _parts(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             {"steady": "steady", "cannot tell": "cannot tell whether it grows"}.get(plan["queue"], plan["queue"]),
         )
         yield "replicas", _replicas(plan)
-        yield "runner-up", _runner_up(plan)
+        if _settings(plan) > 1:
+            yield "runner-up", _runner_up(plan)
     yield "binds", _binds(plan)
     if found:
         yield "cost", _cost(plan)
@@ -75,6 +77,10 @@ def _parts(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "simulated", _simulated(plan)
     if unsaid := [f"{_ENGINES[engine]}: {', '.join(names)}" for engine, names in plan["unsaid"].items() if names]:
         yield "no option", f"the lines to serve with cannot carry what was simulated of {'; '.join(unsaid)}"
+
+
+def _settings(plan: Mapping[str, Any]) -> int:
+    return math.prod(len(values) for values in plan["settings"].values())
 
 
 def _called(at: Mapping[str, Any]) -> str:
@@ -92,6 +98,8 @@ def _assurance(plan: Mapping[str, Any]) -> str:
         states = plan["races"][-1]["states"]
         fail, most = states.get(FAILED, 0), sum(states.values())
         text = f"{'all' if fail == most else fail} of {counted(most, 'setting')} fail"
+        if fail == most == 1:
+            text = "it fails"
         text += f" on {counted(plan['races'][-1]['gpus'], 'GPU')}"
         if at_limit := states.get(AT_LIMIT, 0):
             text += f"; {at_limit} so near {'its' if at_limit == 1 else 'their'} limit that one cannot tell"
@@ -101,7 +109,7 @@ def _assurance(plan: Mapping[str, Any]) -> str:
         return f"{sure if plan['assurance'] else 'not decided'}: {text}{more}{_early(plan) if others else ''}"
     of = asked["objective"] or "the largest share of a limit that is used up"
     zone = f"{100 * asked['indifference']:.3g} %"
-    if not plan["settings"]:
+    if _settings(plan) == 1:
         return f"{sure} or more that it holds all limits{_early(plan)}"
     if plan["is_decided"]:
         return f"{sure} or more that it holds, and that none on as few GPUs is better by over {zone} in {of}"
@@ -135,10 +143,12 @@ def _replicas(plan: Mapping[str, Any]) -> str:
     nearest = fewer["nearest"]
     worst = max(nearest["limits"], key=_used_up)
     if fewer["verdict"] == "fails":
-        sure = f"no setting holds on {counted(fewer['gpus'], 'GPU')} ({100 * fewer['assurance']:.3g} %)"
+        none = "no setting holds" if _settings(plan) > 1 else "it fails"
+        sure = f"{none} on {counted(fewer['gpus'], 'GPU')} ({100 * fewer['assurance']:.3g} %)"
     else:
         sure = f"whether {counted(fewer['gpus'], 'GPU')} would do one cannot tell"
-    return f"{needed}; {sure}, the nearest has {_limit(worst, nearest)}"
+    there = "the nearest has" if _settings(plan) > 1 else "with"
+    return f"{needed}; {sure}, {there} {_limit(worst, nearest)}"
 
 
 def _used_up(limit: Mapping[str, Any]) -> float:

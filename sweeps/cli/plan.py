@@ -29,7 +29,7 @@ def plan(
     spec: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SPEC]",
+            metavar="SPEC",
             help="TOML file or preset of mode continuous; --rate with --model and --gpu, or --coefficients, do without",
             autocompletion=complete.preset,
         ),
@@ -39,7 +39,8 @@ def plan(
         typer.Option(
             "--slo",
             metavar="NAME_STAT_UNIT=LIMIT",
-            help="what must hold, ttft_p99_s=2 or tpot_mean_ms=50; may be repeated, all must; as capacity --sla",
+            help="what must hold, ttft_p99_s=2 or tpot_mean_ms=50 (of ttft, tpot, tbt, wait, latency the mean, max, "
+            "p50, p90, p95, p99); may be repeated, all must; as capacity --sla",
         ),
     ] = None,
     goodput: Annotated[
@@ -99,7 +100,7 @@ def plan(
         typer.Option(
             "--budget",
             metavar="N|SECONDS",
-            help="requests, 2e7, or time, 60s, that no look may exceed but the first: the least that an answer takes",
+            help="requests, 2e7, or time, 60s, beyond which no look is begun, but for the first that any answer takes",
         ),
     ] = None,
     output: Annotated[
@@ -132,7 +133,8 @@ def plan(
 
     # The first words before all that takes long to load.
     say = print_lines(quiet=quiet)
-    say(f"planning {spec or ' on '.join(filter(None, (model, gpu or coefficients)))}")
+    if about := spec or " on ".join(filter(None, (model, gpu or coefficients))):
+        say(f"planning {about}")
     from ..planning.decide import decide
     from ..planning.question import ask, parse_vary
     from ..stopping import stoppable

@@ -216,6 +216,7 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
 
 
 def _criteria(slo: Iterable[str], goodput: float | None) -> tuple[Criterion, ...]:
+    slo = list(slo)
     texts = [*slo, *([] if goodput is None else [f"goodput={goodput:g}"])]
     if not texts:
         raise InputError("at least one limit is needed, for instance ttft_p99_s=2", path="--slo")
@@ -224,7 +225,8 @@ def _criteria(slo: Iterable[str], goodput: float | None) -> tuple[Criterion, ...
         try:
             found.append(parse_criterion(text))
         except InputError as error:
-            raise InputError(error.problem, path=f"--slo {text}") from None
+            given = f"--slo {text}" if text in slo else f"--goodput {goodput:g}"
+            raise InputError(error.problem, path=given) from None
     names = [criterion[:2] for criterion in found]
     for criterion in found:
         if names.count(criterion[:2]) > 1:

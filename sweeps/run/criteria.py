@@ -1,7 +1,8 @@
 """What must hold at a rate for it to count: limits on latency, and how they are spelled."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,6 +73,9 @@ def never_in_time(report: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     return missed if cut is None else missed + cut
 
 
+_WITH_UNIT = re.compile(r"([0-9.]+) ?(s|ms)")
+_OF_OTHERS = {"itl": "tbt", "e2e": "latency", "e2el": "latency"}
+"""Times as vLLM's and others' benchmarks call them."""
 _TIMES = ("latency", "wait", "ttft", "tpot", "tbt")
 _STATISTICS = {
     "mean": ("mean_s", None),
@@ -93,13 +97,17 @@ _OF_TOKENS = ("ttft_", "tpot_", "tbt_", "token_sla_")
 def parse_criterion(text: str) -> Criterion:
     """Read a criterion, ``tbt_mean_ms=50`` or ``request_sla_violation_fraction=0.01``; raises InputError."""
     name, _, spelled = (part.strip() for part in text.partition("="))
+    if name not in _SPELLED and (given := _WITH_UNIT.fullmatch(spelled)) is not None:
+        stated = f"{name.removesuffix('_ms').removesuffix('_s')}_{given[2]}={given[1]}"
+        raise InputError(f"the unit of a limit stands in its name: {stated}", path=f"--sla {text}")
     try:
         meant = None if name in _SPELLED else statistic_of(name)
     except InputError:
         meant = Statistic("")
     if meant is not None and meant[:2] not in _OF_TIMES:
         known = [f"{time}_{statistic}_{unit}" for time in _TIMES for statistic in _STATISTICS for unit in _UNITS]
-        near = did_you_mean(name, [*known, *_SPELLED])
+        meant_here = _as_here(name, known)
+        near = did_you_mean(meant_here, [meant_here] if meant_here in known else [*known, *_SPELLED])
         raise InputError(
             f"must be NAME_STAT_UNIT=LIMIT with NAME {one_of(_TIMES)}, STAT {one_of(_STATISTICS)}, "
             f"UNIT {one_of(_UNITS)}; or one of {', '.join(f'{name}=LIMIT' for name in _SPELLED)}"
@@ -119,6 +127,12 @@ def parse_criterion(text: str) -> Criterion:
     if not 0.0 < limit < math.inf:
         raise InputError("the limit must be a number > 0", path=f"--sla {text}")
     return Criterion(meant.variable, meant.quantile, limit / meant.scale)
+
+
+def _as_here(name: str, known: Collection[str]) -> str:
+    """Return a name that others use, `p99_ttft_ms` or `itl_mean_s`, as it is known here; others as they are."""
+    parts = [_OF_OTHERS.get(part, part) for part in name.lower().split("_")]
+    return next((one for one in known if sorted(one.split("_")) == sorted(parts)), "_".join(parts))
 
 
 def never_measured(criterion: Criterion, point: Point) -> str | None:

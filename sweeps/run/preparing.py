@@ -32,7 +32,7 @@ from .laws import beyond_tables, unmeasured_costs
 from .samples import Sampler, draws_classes, extent_of, sampling, trace_resampling
 from .setups import Simulated, batch_setup, step_setup
 
-_UNUSED = {HASHES: " (shared prefixes are computed anew)"}
+_UNUSED = {HASHES: " (shared prefixes are computed anew; server.replica.enable_prefix_caching = true finds them)"}
 """What it means that a column of a recorded trace is not used."""
 _OF_WINDOWS = (
     "all replications come from one recorded trace, in windows that overlap: intervals say how much the place in it "
@@ -192,7 +192,7 @@ def prepare(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Prepared:
             f"{path} = {show_value(value)}": None for prepared in mine for path, value in taken(prepared.point).items()
         }
         if limits:
-            notes[f"left out here, and as coefficients {law.coefficients} say: {', '.join(limits)}"] = None
+            notes[f"not stated, and so as coefficients {law.coefficients} say: {', '.join(limits)}"] = None
     for prepared in points:
         notes.update(dict.fromkeys(beyond_tables(prepared.point, prepared.setup.largest_batch)))
     policies = {known.sha256 for prepared in points for known in named_in(prepared.point.policy).values()}

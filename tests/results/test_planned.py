@@ -60,7 +60,7 @@ PLAN: dict[str, Any] = {
     "ended_early": False,
     "is_hopeless": False,
     "assumed": ["Poisson arrivals"],
-    "notes": ["left out here: " + ", ".join(f"server.replica.setting_{k} = {k}" for k in range(9)), "another"],
+    "notes": ["not stated: " + ", ".join(f"server.replica.setting_{k} = {k}" for k in range(9)), "another"],
 }
 
 
@@ -136,3 +136,13 @@ def test_parts_say_what_the_words_say() -> None:
     words = " ".join(in_words(PLAN).split())
     assert all(" ".join(text.split()) in words for _, text in parts)
     assert {"best", "how sure", "limits", "binds"} <= {label for label, _ in parts}
+
+
+def test_of_a_single_setting_no_other_is_spoken_of() -> None:
+    alone = {**PLAN, "settings": {"largest_batch": [64]}, "runner_up": None}
+    words = _flowing(alone)
+    assert "97.5 % or more that it holds all limits" in words
+    assert "it fails on 8 GPUs (98.8 %), with ttft_p99_s" in words
+    assert "runner-up" not in words
+    miss = {**alone, "found": False, "races": [{"gpus": 12, "states": {"fails": 1}}]}
+    assert "%: it fails on 12 GPUs" in _flowing(miss)

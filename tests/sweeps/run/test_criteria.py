@@ -30,6 +30,9 @@ def test_criteria_are_read(text: str, criterion: Criterion) -> None:
         ("tbt_mean_ms50", "tbt_mean_ms, tbt_mean_s or ttft_mean_ms"),
         ("tbt_mean=50", "tbt_mean_s, tbt_mean_ms or ttft_mean_s"),
         ("tbt_p75_ms=50", "tbt_p95_ms, tbt_p50_ms or tbt_p95_s"),
+        ("p99_ttft_ms=1", "ttft_p99_ms"),
+        ("itl_mean_ms=1", "tbt_mean_ms"),
+        ("e2e_p99_s=1", "latency_p99_s"),
         ("latncy_p95_s=1", "latency_p95_s, latency_p95_ms or latency_p99_s"),
         ("request_sla_violations=0.1", "request_sla_violation_fraction or token_sla_violation_fraction"),
     ],
@@ -44,10 +47,24 @@ def test_unknown_criteria_are_refused_with_what_is_allowed(text: str, near: str)
     )
 
 
-@pytest.mark.parametrize("limit", ["", "0", "-1", "inf", "nan", "5 ms"])
+@pytest.mark.parametrize("limit", ["", "0", "-1", "inf", "nan", "5 m"])
 def test_limits_are_positive_numbers(limit: str) -> None:
     with pytest.raises(InputError, match=r"^--sla tbt_mean_ms=.*: the limit must be a number > 0$"):
         parse_criterion(f"tbt_mean_ms={limit}")
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("ttft_p99=2s", "ttft_p99_s=2"),
+        ("ttft_p99=2000 ms", "ttft_p99_ms=2000"),
+        ("ttft_p99_s=2000ms", "ttft_p99_ms=2000"),
+        ("ttft_p99_ms=0.5s", "ttft_p99_s=0.5"),
+    ],
+)
+def test_units_stand_in_names(text: str, stated: str) -> None:
+    with pytest.raises(InputError, match=f"^--sla {text}: the unit of a limit stands in its name: {stated}$"):
+        parse_criterion(text)
 
 
 @pytest.mark.parametrize("limit", ["", "1", "-0.1", "nan", "1 %"])

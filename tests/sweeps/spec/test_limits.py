@@ -101,7 +101,7 @@ def test_every_point_takes_the_server_of_its_own_coefficients() -> None:
 def test_a_cube_says_what_came_from_coefficients(tmp_path: Path) -> None:
     sweep = Sweep.model_validate(spec({"replica": {"token_budget": 4096}}))
     cube = run_sweep(sweep, tmp_path / "cube.nc")
-    (note,) = [line for line in str(cube.attrs["notes"]).splitlines() if line.startswith("left out here")]
+    (note,) = [line for line in str(cube.attrs["notes"]).splitlines() if line.startswith("not stated")]
     assert TABLES in note
     assert "policy.largest_batch = 1024" in note
     assert "token_budget" not in note

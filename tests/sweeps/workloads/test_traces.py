@@ -283,7 +283,8 @@ def test_the_cube_says_what_was_dropped_sorted_and_not_used(tmp_path: Path) -> N
         "1 of 3 rows dropped: 1 without a prompt (0 tokens)",
         "rows sorted: 1 were earlier than the row before",
         "times taken to be in ms (workload.trace.unit states it): 0.2 requests/s on average",
-        "columns not used: 'hash_ids' (shared prefixes are computed anew), 'a\\nb'",
+        "columns not used: 'hash_ids' (shared prefixes are computed anew; server.replica.enable_prefix_caching = true "
+        "finds them), 'a\\nb'",
     ]
     trace["drop_empty_prompts"] = False
     with pytest.raises(InputError, match=r"1 of 3 prompts have no tokens: .* workload.trace.drop_empty_prompts = true"):
