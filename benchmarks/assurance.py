@@ -19,6 +19,7 @@ from batchcube.results import frontier, long_run, statistics
 from batchcube.results.precision import level, schedule
 from batchcube.results.selection import CANNOT_TELL, FAILS, HOLDS, looks, select
 from batchcube.sweeps.planning.defaults import INDIFFERENCE
+from batchcube.sweeps.workloads.traces import RecordedTrace, Resampling, resample
 
 Floats = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, int, int], Floats]
@@ -266,6 +267,47 @@ def waits(rng: np.random.Generator, count: int, load: float) -> Floats:
     return np.asarray(walk - np.minimum(np.minimum.accumulate(walk), 0.0))
 
 
+def resampling(runs: int) -> None:
+    """Coverage of intervals of one recorded trace (95 %), of what other hours of the same traffic have."""
+    size, part = 20_000, 2_000
+    ways: dict[str, tuple[Resampling, int, int]] = {
+        "parts, 10 of 2,000": ("parts", part, 10),
+        "circular, 20 of 5,000": ("circular", 5_000, 20),
+        "circular, 20 of 2,000": ("circular", part, 20),
+        "blocks of 141, 20 of 5,000": ("blocks", 5_000, 20),
+    }
+    for name, spread in (("steady Poisson arrivals", 0.0), ("a rate that wanders, for 500 requests", 0.3)):
+        # Means of replications, (run, replication), and of windows of as many requests that no two traces share.
+        found: dict[str, list[Floats]] = {way: [] for way in ways}
+        other: dict[int, list[float]] = {part: [], 5_000: []}
+        for run in range(runs):
+            rng = np.random.default_rng([run, 7])
+            kept = 500 / 501
+            logarithm = signal.lfilter([spread * (1 - kept**2) ** 0.5], [1.0, -kept], rng.normal(size=size + 5_000))
+            gaps = rng.exponential(1.0, size) * np.exp(-logarithm[5_000:] - spread**2 / 2)
+            # What a request brings goes into its prompt, in thousandths.
+            work = rng.exponential(700.0, size).astype(np.int64)
+            nothing = np.zeros(size, np.int64)
+            trace = RecordedTrace(np.cumsum(gaps), work, nothing, None, "", size, 0, {})
+            for count, means in other.items():
+                means.append(wait_of(resample(trace, rng, method="none", requests=count)))
+            for way, (method, count, replications) in ways.items():
+                cut = (resample(trace, rng, method=method, requests=count, replication=r) for r in range(replications))
+                found[way].append(np.array([wait_of(window) for window in cut]))
+        for way, (_, count, _) in ways.items():
+            interval = statistics.mean_interval(np.array(found[way]))
+            held = (interval.low <= np.mean(other[count])) & (np.mean(other[count]) <= interval.high)
+            narrow = 1.96 * interval.estimate.std() / ((interval.high - interval.low).mean() / 2)
+            print(f"{name:38s} {way:28s} {share(int(held.sum()), runs)}, {narrow:.1f} times too narrow")
+
+
+def wait_of(trace: RecordedTrace) -> float:
+    """Return the mean wait of requests for one server that begins empty."""
+    steps = trace.prompt_tokens[:-1] / 1000.0 - np.diff(trace.arrival_s)
+    walk = np.concatenate([[0.0], np.cumsum(steps)])
+    return float((walk - np.minimum.accumulate(walk)).mean())
+
+
 def queue(rng: np.random.Generator, load: float, cv: float, shape: tuple[int, int]) -> tuple[Floats, list[Floats]]:
     """Draw latencies (replication, request) of M/G/1 begun empty, and what each replication drew, less its mean.
 
@@ -327,6 +369,7 @@ PARTS: dict[str, Callable[[int], None]] = {
     "looks": stopping,
     "sweep": sweep,
     "series": series,
+    "resampling": resampling,
     "controls": controls,
 }
 

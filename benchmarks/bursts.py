@@ -1,10 +1,12 @@
-"""Overload and capacity under bursty traffic, measured where the truth is known: one server, one request at a time.
+"""Overload and capacity under bursty traffic, measured where the truth is known: one server that does 10 requests/s.
 
-Gaps between arrivals are gamma with coefficients of variation 1, 3 and 7, service times exponential with mean 0.1 s:
-the server can do 10 requests a second, whatever the gaps. Prints how often a load is called steady, overloaded, or
-cannot be told, and how often intervals of capacities hold the truth.
+Gaps between arrivals are gamma with coefficients of variation 1, 3 and 7, service times exponential with mean 0.1 s,
+one request at a time. With --steps N, of mode continuous, N requests run at once, N times as long: every step takes N
+ms, whoever runs in it, and 100 steps make an answer. Prints how often a load is called steady, overloaded, or cannot be
+told, and how often intervals of capacities hold the truth.
 
     python benchmarks/bursts.py overload --seeds 100 --requests 1000
+    python benchmarks/bursts.py overload --seeds 100 --requests 1000 --steps 32
     python benchmarks/bursts.py capacity --seeds 100 --requests 1000 --sla latency_mean_s=1000
     python benchmarks/bursts.py capacity --seeds 100 --requests 1000 --sla wait_mean_s=5 --pooled 400
 """
@@ -36,9 +38,10 @@ def sweep(cv: float, given: argparse.Namespace, seed: int, *, replications: int,
     }
     if given.steps:
         lengths["prompt"] = {"distribution": "constant", "value": 1}
-        tables["policy"] = {"mode": "continuous", "largest_batch": 1}
-        service = {"law": "steps", "c0_s": 0.001, "c1_s_per_request": 0.0}
-        tables["server"] = {"service": service, "replica": {"kv_capacity_tokens": 16000, "prefill": "separate"}}
+        tables["policy"] = {"mode": "continuous", "largest_batch": given.steps}
+        service = {"law": "steps", "c0_s": 0.001 * given.steps, "c1_s_per_request": 0.0}
+        replica = {"kv_capacity_tokens": 16_000 * given.steps, "prefill": "chunked"}
+        tables["server"] = {"service": service, "replica": replica}
     arrivals: dict[str, Any] = {"process": "gamma", "cv": cv}
     tables["workload"] = {"requests": given.requests, "arrivals": arrivals, "lengths": lengths}
     if loads:
@@ -89,6 +92,6 @@ if __name__ == "__main__":
     parser.add_argument("--replications", type=int, default=10)
     parser.add_argument("--sla", default="latency_mean_s=1000")
     parser.add_argument("--pooled", type=int, default=0, help="replications of the search that stands for the truth")
-    parser.add_argument("--steps", action="store_true", help="mode continuous")
+    parser.add_argument("--steps", type=int, default=0, metavar="N", help="mode continuous, N requests at once")
     given = parser.parse_args()
     {"overload": overload, "capacity": capacity}[given.what](given)

@@ -36,8 +36,8 @@ _UNUSED = {HASHES: " (shared prefixes are computed anew; server.replica.enable_p
 """What it means that a column of a recorded trace is not used."""
 _OF_WINDOWS = (
     "all replications come from one recorded trace, in windows that overlap: intervals say how much the place in it "
-    "and the predictor's luck matter, and are too narrow for any other trace; those of successive parts are not "
-    '(workload.trace.resample = "parts")'
+    "and the predictor's luck matter; as those of other hours of its traffic they are 2 to 5 times too narrow: "
+    'workload.trace.resample = "parts" gives those of batch means'
 )
 _OF_PARTS = (
     "replications are successive parts of one recorded trace: intervals are those of batch means, right where parts "
