@@ -16,8 +16,11 @@ from .options import (
     ReplicationsOption,
     SeedOption,
     SetOption,
+    ShardOption,
     SpecArgument,
     WorkersOption,
+    again,
+    shard_of,
     sweep_of,
 )
 
@@ -40,6 +43,7 @@ app = typer.Typer()
     ),
 )
 def capacity(
+    context: typer.Context,
     spec: SpecArgument,
     sla: Annotated[
         list[str],
@@ -74,6 +78,7 @@ def capacity(
     seed: SeedOption = None,
     workers: WorkersOption = None,
     backend: BackendOption = "numba",
+    shard: ShardOption = None,
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -88,11 +93,26 @@ def capacity(
     size the time between tokens can stay within its limit while the queue grows without end. --growth says which share
     of the arrivals may be left over.
 
+    With --shard a machine does its part of what is next: all rates that searches are at. batchcube merge takes what all
+    parts showed and says whether there is another round, or writes the cube.
+
     Exit status 1 when no point has an answer; the cube is written all the same.
     """
     sweep = sweep_of(spec, settings, replications, seed)
     asked = {"criteria": sla, "low": low, "high": high, "tolerance": tolerance, "growth": growth}
     to = output or Path(f"{sweep.name}-capacity.nc")
+    if part := shard_of(shard, overwrite=overwrite):
+        from ..progress import print_lines, shown
+        from ..run.capacity import shard_capacity
+        from ..stopping import stoppable
+
+        command = again(context)
+        with stoppable(), shown(quiet=quiet) as progress:
+            done = shard_capacity(
+                sweep, asked, to, part, workers=workers, progress=progress, backend=backend, again=command
+            )
+        print_lines(quiet=quiet)(done)
+        return
     search(sweep, asked, to, workers, backend=backend, quiet=quiet, overwrite=overwrite)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from batchcube.errors import printable
+from batchcube.errors import InputError, printable
 
 from .help import examples
 from .options import QuietOption
@@ -43,17 +43,31 @@ def merge(
     printed.
     """
     from ..progress import shown, tell_notes
+    from ..run.capacity import merge_capacity
     from ..run.execution import merge_run
-    from ..run.shards import MissingShardsError, NextRoundError
+    from ..run.shards import MissingShardsError, NextRoundError, Shards
     from ..stopping import stoppable
 
+    is_run = Shards(output).about()["asked"]["command"] == "run"
+    if allow_missing and not is_run:
+        raise InputError("goes with shards of a run only: answers rest on all of them", path="--allow-missing")
     try:
         with stoppable(), shown(quiet=quiet) as progress:
-            cube = merge_run(output, progress=progress, allow_missing=allow_missing)
+            if is_run:
+                cube = merge_run(output, progress=progress, allow_missing=allow_missing)
+            else:
+                cube = merge_capacity(output)
     except (MissingShardsError, NextRoundError) as error:
         print(f"batchcube: {error}", file=sys.stderr)
         raise typer.Exit(MISSING if isinstance(error, MissingShardsError) else NEXT_ROUND) from None
+    if not is_run:
+        from rich.console import Console
+
+        from .capacity import print_capacity
+
+        print_capacity(cube, Console())
     if not quiet:
         sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
         print(f"{printable(output)}: {sizes}", file=sys.stderr)
-        tell_notes(cube)
+        if is_run:
+            tell_notes(cube)

@@ -7,8 +7,9 @@ are compared in pairs by them, and the mean has an interval like any other varia
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,15 @@ import numpy as np
 
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
-from batchcube.results.provenance import batchcube_version
+from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.text import one_of
 from batchcube.results.variables import RATE_PATHS
 
 from ..files import require_output
 from ..progress import Progress, Silent
-from ..spec.document import Sweep
+from ..spec.document import Sweep, remade
 from ..spec.settings import Point
-from ..stopping import stopping
+from ..stopping import Stop, stopping
 from ..workloads.arrivals import AtRate
 from .bisection import FASTEST, SLOWEST
 from .criteria import Criterion, never_measured, parse_criterion
@@ -32,8 +33,9 @@ from .outputs import ADVICE, same_sweep
 from .preparing import only_totals, prepare, refusal
 from .scheduler import Executor
 from .searching import Searches, SearchSettings
+from .shards import Asked, Shard, Shards
 from .simulate import require_backend
-from .store import Store
+from .store import Store, parts_beside
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -74,13 +76,8 @@ def find_capacity(
     Raises InputError for a sweep with an axis over the rate or arrivals that do not scale with one, and for criteria
     that it does not measure.
     """
-    wanted = tuple(parse_criterion(text) if isinstance(text, str) else text for text in criteria)
-    if not wanted:
-        raise InputError("at least one criterion is needed, for instance tbt_mean_ms=50", path="--sla")
-    _require_range(low, high, tolerance, growth)
-    _require_searchable(sweep, wanted)
+    settings = _settings(sweep, criteria, low, high, tolerance, growth)
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
-    settings = SearchSettings(wanted, low, high, tolerance, growth)
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else require_output(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
@@ -95,6 +92,7 @@ def find_capacity(
         if store is not None:
             identity = _identity(sweep, settings, prepared.input_sha256)
             searches.add(store.open(identity, made_by, range(sweep.replications), overwrite=overwrite))
+        searches.go_on()
         searched = searches.work(store, stop, progress or Silent(), executor, workers or os.cpu_count() or 1)
         # Not before: importing xarray takes longer than the first rates.
         from .capacity_cube import capacity_cube
@@ -102,11 +100,109 @@ def find_capacity(
         makers = [*(store.makers if store is not None else ()), *([made_by] if searched else ())]
         cube = capacity_cube(sweep, searches, makers)
         if store is not None:
-            store.put(cube)
-            with stop.held():
-                stop.kept = f"{target} is complete."
-                store.forget(range(sweep.replications))
+            _put(cube, store, stop)
         return cube
+
+
+def shard_capacity(
+    sweep: Sweep,
+    asked: Mapping[str, Any],
+    output: str | os.PathLike[str],
+    shard: Shard,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    backend: str = "numba",
+    executor: Executor | None = None,
+    again: str = "",
+) -> str:
+    """Look at what a shard is dealt of the rates that are next, for `merge_capacity`; return a sentence on it.
+
+    Every rate of all searches is a round: which is next depends on all that earlier ones showed. The search is what
+    `find_capacity` is `asked`; the rest is as for `run_shard`.
+    """
+    settings = _settings(sweep, **asked)
+    made_by = require_backend(backend, sweep.grid.points[0].simulation)
+    with stopping() as stop:
+        target = require_output(Path(output))
+        if target.exists():
+            _same_search(target, sweep, settings)
+            return f"{target} is complete: there is nothing to do"
+        prepared = prepare(only_totals(sweep))
+        searches = Searches(prepared, settings, backend)
+        identity = _identity(sweep, settings, prepared.input_sha256)
+        searches.add(parts_beside(target, identity))
+        searches.go_on()
+        if not searches.left:
+            return f"all rounds are there: batchcube merge {output}"
+        simulate = partial(
+            searches.work,
+            stop=stop,
+            progress=progress or Silent(),
+            executor=executor,
+            workers=workers or os.cpu_count() or 1,
+        )
+        parts_of = Asked(identity, "capacity", {}, (sweep.document, sweep.defaults()), again)
+        return Shards(target).do(shard, searches.round, parts_of, made_by, searches, simulate)
+
+
+def merge_capacity(output: str | os.PathLike[str]) -> "xr.Dataset":
+    """Write the cube that `find_capacity` would have written, of the shards of all rounds, and return it.
+
+    Nothing is simulated. Raises MissingShardsError, or NextRoundError where there are rates to look at yet, with the
+    command that does it; InputError for shards of something else and for what only the data can show.
+    """
+    target = require_output(Path(output))
+    shards = Shards(target)
+    with stopping() as stop, Store(target) as store:
+        about = shards.about()
+        criteria, *rest = json.loads(about["search"])
+        settings = SearchSettings(tuple(Criterion(*one) for one in criteria), *rest)
+        specification, defaults = about["made_from"]
+        sweep, _ = remade(specification, defaults, str(shards.folder))
+        if target.exists():
+            cube = _same_search(target, sweep, settings)
+        else:
+            prepared = prepare(only_totals(sweep))
+            searches = Searches(prepared, settings, "numba")
+            identity = _identity(sweep, settings, prepared.input_sha256)
+            searches.add(store.open(identity, MadeBy(*about["made_by"][0]), range(sweep.replications)))
+            searches.go_on()
+            asked = Asked(identity, "capacity", {}, (specification, defaults), about["again"])
+            while searches.left:
+                shards.merge(searches, searches.round, asked, about["asked"]["shards"], store)
+                searches.go_on()
+            from .capacity_cube import capacity_cube
+
+            cube = capacity_cube(sweep, searches, store.makers)
+            _put(cube, store, stop)
+        shards.clear()
+        return cube
+
+
+def _put(cube: "xr.Dataset", store: Store, stop: Stop) -> None:
+    """Write the cube, and forget the parts that it is made of."""
+    store.put(cube)
+    with stop.held():
+        stop.kept = f"{store.output} is complete."
+        store.forget(range(cube.sizes["replication"]))
+
+
+def _settings(
+    sweep: Sweep,
+    criteria: Iterable[Criterion | str],
+    low: float | None,
+    high: float | None,
+    tolerance: float,
+    growth: float,
+) -> SearchSettings:
+    """Return how a sweep is searched; raises InputError for what cannot be."""
+    wanted = tuple(parse_criterion(text) if isinstance(text, str) else text for text in criteria)
+    if not wanted:
+        raise InputError("at least one criterion is needed, for instance tbt_mean_ms=50", path="--sla")
+    _require_range(low, high, tolerance, growth)
+    _require_searchable(sweep, wanted)
+    return SearchSettings(wanted, low, high, tolerance, growth)
 
 
 def _identity(sweep: Sweep, settings: SearchSettings, input_sha256: str) -> dict[str, str]:

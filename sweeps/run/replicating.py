@@ -1,6 +1,5 @@
 """The work of a run: replications of all points, in tasks of some points of some replications."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from .draws import Draws
 from .parts import join, without
 from .preparing import Prepared
 from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
-from .shards import Shard
+from .shards import Dealing, Shard
 from .simulate import Simulator, bytes_of, simulate_parts
 from .store import Part, Report, Store
 
@@ -89,30 +88,17 @@ class Replications:
         return f"in {counted(len(self.finished), 'replication')}: {', '.join(told)}"
 
     def deal(self, shard: Shard) -> bool:
-        """Do no more than a shard's cells, and say whether any is left: a range of all that has as many requests.
-
-        Cells are the points of one replication after the other, in the order in which they are simulated.
-        """
-        before = np.cumsum([0, *(self.prepared.points[k].requests for k in self._order)]).tolist()
-        each, dealt = before[-1], {}
-        low, high = (-(-place * each * self.replications // shard.of) for place in (shard.number - 1, shard.number))
-        for place in range(low // each, min(high // each + 1, self.replications)):
-            start, stop = (bisect_left(before, end - place * each, 0, self.points) for end in (low, high))
-            if start < stop:
-                dealt[self.wanted[place]] = self._order[start:stop]
-        self._dealt = dealt
+        """Do no more than a shard's cells, and say whether any is left."""
+        self._dealt = self._dealing().of(shard)
         return any(self._left().values())
 
     def missing(self, shards: int) -> list[int]:
         """Return the numbers of those, of so many shards, that were dealt what is not finished."""
-        before = np.cumsum([0, *(self.prepared.points[k].requests for k in self._order)]).tolist()
-        each, found = before[-1], set()
-        places = {number: place for place, number in enumerate(self.wanted)}
-        at = {k: place for place, k in enumerate(self._order)}
-        for number, points in self._left().items():
-            for k in points:
-                found.add(shards * (places[number] * each + before[at[k]]) // (each * self.replications) + 1)
-        return sorted(found)
+        cells = ((r, k) for r, points in self._left().items() for k in points)
+        return self._dealing().whose(cells, shards)
+
+    def _dealing(self) -> Dealing:
+        return Dealing(self.wanted, self._order, [self.prepared.points[k].requests for k in self._order])
 
     def _left(self) -> dict[int, list[int]]:
         """Return what is to be done and not finished: points by replication."""

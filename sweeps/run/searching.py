@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ from .criteria import Criterion, never_in_time
 from .draws import Draws
 from .preparing import Prepared, PreparedPoint
 from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
+from .shards import Dealing, Shard
 from .simulate import Simulator
 from .store import Part, Store
 
@@ -158,6 +159,12 @@ class Seen(NamedTuple):
     """Requests per second that the servers serve, if they always have work."""
 
 
+_SINGLE = len(Seen._fields) - 1
+"""Values of what was seen that are not of each criterion."""
+_Place = tuple[int, int, float, bool]
+"""Of a look: its point, replication and rate, and whether the requests come evenly."""
+
+
 class PointSearch:
     """A search under way, of one point over all its replications."""
 
@@ -174,6 +181,8 @@ class PointSearch:
         """(criterion, replication) by rate, where it was simulated."""
         self.statistics: dict[float, list[float]] = {}
         self.missed = 0.0
+        self.told = 0
+        """How many rates were looked at."""
         self.answers: list[Answer] | None = None
 
     @property
@@ -183,6 +192,7 @@ class PointSearch:
 
     def tell(self, seen: Sequence[Seen | None]) -> None:
         """Go on to the next rate, or to the answers, with what was seen in each replication."""
+        self.told += 1
         known = [one for one in seen if one is not None]
         whole = len(known) == len(seen)
         if self.filling is not None:
@@ -336,7 +346,10 @@ class _Group:
 
 
 class Searches:
-    """The work of a search for capacities: every point over all replications, in groups that go in step."""
+    """The work of a search for capacities: every point over all replications, in groups that go in step.
+
+    What is kept is what every look showed: it leads searches that were stopped, or dealt to shards, to where they were.
+    """
 
     def __init__(self, prepared: Prepared, settings: SearchSettings, backend: str) -> None:
         self.prepared, self.settings = prepared, settings
@@ -348,6 +361,12 @@ class Searches:
             job = Draws(prepared.sweep.seed, 0).job(max(prepared.points, key=lambda point: point.requests))
             simulator = simulator._replace(jobs_at_once=jobs_at_once(job, simulator.shape(prepared.points), backend))
         self._searching = Searching(simulator, tuple(map(scalable, prepared.points)), settings)
+        self.left = [PointSearch(point, number, settings) for number, point in enumerate(self._searching.points)]
+        """Searches that have no answers."""
+        self._known: dict[_Place, Seen | None] = {}
+        """What was seen before."""
+        self._dealt: frozenset[tuple[int, int]] | None = None
+        """Replications and points that are to be looked at, where not all are."""
         self._groups: Iterator[_Group] = iter(())
         self._waiting: deque[_Group] = deque()
         """Groups that have looks to give away."""
@@ -357,29 +376,67 @@ class Searches:
         """Points that are to have an answer, and those that have."""
 
     def add(self, parts: Iterable[Part]) -> None:
-        """Add the answers of searches that were finished before."""
+        """Add what was seen before."""
         for part in parts:
-            answers = answers_of(part.report)
-            self.answers.update({(k, part.replication): one for k, one in zip(part.points, answers, strict=True)})
+            self._known.update(seen_of(part))
+
+    def go_on(self) -> None:
+        """Lead searches as far as what was seen before leads."""
+        for one in self.left:
+            while one.answers is None and all(self._place(one, r) in self._known for r in range(self.replications)):
+                one.tell([self._known[self._place(one, r)] for r in range(self.replications)])
+            self._answer(one)
+        self.left = [one for one in self.left if one.answers is None]
+
+    @property
+    def round(self) -> int:
+        """Number of the looks that are next, from 1."""
+        return 1 + min(one.told for one in self.left)
+
+    def deal(self, shard: Shard) -> bool:
+        """Look at no more than a shard's cells of this round, and say whether any is left."""
+        dealt = self._dealing().of(shard)
+        self._dealt = frozenset((r, k) for r, points in dealt.items() for k in points)
+        return any((r, one.number) in self._dealt for one in self.left for r in self._unseen(one))
+
+    def missing(self, shards: int) -> list[int]:
+        """Return the numbers of those, of so many shards, that were dealt what was not seen."""
+        cells = [(r, one.number) for one in self.left for r in self._unseen(one)]
+        return self._dealing().whose(cells, shards)
+
+    def _dealing(self) -> Dealing:
+        numbers = [one.number for one in self.left]
+        return Dealing(range(self.replications), numbers, [self.prepared.points[k].requests for k in numbers])
+
+    def _unseen(self, one: PointSearch) -> list[int]:
+        """Return the replications whose next look was not seen before."""
+        return [r for r in range(self.replications) if self._place(one, r) not in self._known]
+
+    @staticmethod
+    def _place(one: PointSearch, replication: int) -> _Place:
+        return one.number, replication, one.rate, one.filling is not None
+
+    def _answer(self, one: PointSearch) -> None:
+        """Keep the answers of a search that has them."""
+        self.answers |= {(one.number, r): answer for r, answer in enumerate(one.answers or ())}
 
     def work(
         self, store: Store | None, stop: Stop, progress: Progress, executor: Executor | None, workers: int
     ) -> bool:
-        """Search every point that has no answer, and say whether there was any to search."""
+        """Search every point that has no answer, or what is dealt of this round; say whether there was any."""
         scheduler = Scheduler(self, store, stop, progress)
-        # What was kept of a point may lack some of its replications.
-        left = [k for k in range(self.points) if any((k, r) not in self.answers for r in range(self.replications))]
-        self._asked = len(left)
-        progress.start(self.points, self.replications if left else 0, sum(map(self._expected, left)))
-        self._groups = self._deal(left, workers)
+        self._asked = len(self.left)
+        groups = list(self._deal(workers))
+        progress.start(self._asked, self.replications if groups else 0, sum(group.requests for group in groups))
+        self._groups = iter(groups)
         at_once = min(2, workers) if self._searching.simulator.on_device else workers
         with ExitStack() as opened:
             scheduler.run(executor or opened.enter_context(threads(at_once, stop)), at_once)
-        return bool(left)
+        return bool(groups)
 
     def tell(self, store: Store) -> str:
-        """Say how many replications are kept."""
-        return store.tell(self.points, self.replications)
+        """Say how much is kept."""
+        return store.tell_simulations()
 
     def next_task(self) -> Task | None:
         """Return the next looks of a group that waits for it, or the first ones of another."""
@@ -399,66 +456,70 @@ class Searches:
         group, looks = task.note
         group.under_way -= 1
         group.seen |= {(one.number, one.draws.replication): seen for one, seen in zip(looks, result, strict=True)}
+        parts = parts_of(looks, result, len(self.settings.criteria))
         if group.looks or group.under_way:
-            return Gain([], 0, 0)
-        for one in group.searches:
-            one.tell([group.seen[one.number, r] for r in range(self.replications)])
+            return Gain(parts, 0, 0)
         simulated = sum(
             self.prepared.points[number].requests for (number, _), seen in group.seen.items() if seen is not None
         )
-        answered = {(one.number, r): answer for one in group.searches for r, answer in enumerate(one.answers or ())}
-        self.answers |= answered
-        before = len(group.searches)
-        group.searches = [one for one in group.searches if one.answers is None]
-        complete = self.replications * self._answered // self._asked
-        self._answered += before - len(group.searches)
-        # As points are finished over all replications, those are said to be complete by and by.
-        complete = self.replications * self._answered // self._asked - complete
-        if group.searches:
-            simulated = min(simulated, group.requests)
+        before = self._answered
+        while self._dealt is None and group.searches and not group.looks:
+            for one in group.searches:
+                one.tell([group.seen[one.number, r] for r in range(self.replications)])
+                self._answer(one)
+                self._answered += one.answers is not None
+            group.searches = [one for one in group.searches if one.answers is None]
             self._ask(group)
+        # As points are finished over all replications, those are said to be complete by and by.
+        complete = (self.replications * self._answered) // self._asked - (self.replications * before) // self._asked
+        if group.looks:
+            simulated = min(simulated, group.requests)
             self._waiting.append(group)
         else:
             simulated = group.requests
         group.requests -= simulated
-        return Gain(parts_of(answered), simulated, complete)
+        return Gain(parts, simulated, complete)
 
     def give_up(self) -> None:
         """Do nothing: no task takes long."""
 
-    def _expected(self, number: int) -> int:
-        """Return about how many requests the search of a point simulates."""
-        return self.settings.expected_rates * self.prepared.points[number].requests * self.replications
+    def _expected(self, one: PointSearch) -> int:
+        """Return about how many requests the search of a point has yet to simulate."""
+        requests = self.prepared.points[one.number].requests
+        if self._dealt is not None:
+            return requests * sum((r, one.number) in self._dealt for r in self._unseen(one))
+        return max(1, self.settings.expected_rates - one.told) * requests * self.replications
 
-    def _deal(self, left: Sequence[int], workers: int) -> Iterator[_Group]:
+    def _deal(self, workers: int) -> Iterator[_Group]:
         """Yield groups of what is left: as many points together as leave work for all workers."""
         simulator = self._searching.simulator
         most = max(1, simulator.jobs_at_once // (self.replications if simulator.on_device else 1))
         blocks = 1 if simulator.on_device else max(LEAST_GROUPS, -(-4 * workers // self.replications))
-        for block in deal(len(left), max(blocks, -(-len(left) // most))) if left else ():
-            points = left[block.start : block.stop]
-            searches = [PointSearch(self._searching.points[k], k, self.settings) for k in points]
-            together = min(simulator.jobs_at_once, len(points) * self.replications)
-            group = _Group(searches, together, sum(map(self._expected, points)), deque(), {})
+        for block in deal(len(self.left), max(blocks, -(-len(self.left) // most))) if self.left else ():
+            searches = self.left[block.start : block.stop]
+            together = min(simulator.jobs_at_once, len(searches) * self.replications)
+            group = _Group(searches, together, sum(map(self._expected, searches)), deque(), {})
             self._ask(group)
-            yield group
+            if group.looks:
+                yield group
 
     def _ask(self, group: _Group) -> None:
         """Write down which looks a group has to do next: a task each replication, or as many jobs as a device holds."""
         group.seen = {}
-        every = [
-            Look(
-                self._draws_of(r),
-                one.number,
-                one.rate,
-                one.filling is not None,
-                self.settings.low is None and one.is_lowest,
-            )
-            for r in range(self.replications)
-            for one in group.searches
-        ]
-        size = group.together if self._searching.simulator.on_device else len(group.searches)
-        group.looks = deque(every[start : start + size] for start in range(0, len(every), size))
+        tasks: list[list[Look]] = []
+        for r in range(self.replications):
+            mine = []
+            for one in group.searches:
+                if (place := self._place(one, r)) in self._known:
+                    group.seen[one.number, r] = self._known[place]
+                elif self._dealt is None or (r, one.number) in self._dealt:
+                    may_end = self.settings.low is None and one.is_lowest
+                    mine.append(Look(self._draws_of(r), one.number, one.rate, one.filling is not None, may_end))
+            tasks.append(mine)
+        if self._searching.simulator.on_device:
+            every, size = list(chain.from_iterable(tasks)), group.together
+            tasks = [every[start : start + size] for start in range(0, len(every), size)]
+        group.looks = deque(filter(None, tasks))
 
     def _draws_of(self, replication: int) -> Draws:
         """Return the draws of a replication, kept where not too many are."""
@@ -468,22 +529,18 @@ class Searches:
         return found
 
 
-def parts_of(answers: Mapping[tuple[int, int], Answer]) -> list[Part]:
-    """Return answers, by point and replication, as parts to be kept."""
-    parts = []
-    for number, group in groupby(sorted(answers, key=lambda at: at[::-1]), key=lambda at: at[1]):
-        places = list(group)
-        mine = [answers[at] for at in places]
-        report = {f"found_{name}": np.array([getattr(one.found, name) for one in mine]) for name in Found._fields}
-        report |= {name: np.array([getattr(one, name) for one in mine]) for name in Answer._fields if name != "found"}
-        parts.append(Part(number, tuple(k for k, _ in places), report))
-    return parts
+def parts_of(looks: Sequence[Look], seen: Sequence[Seen | None], criteria: int) -> list[Part]:
+    """Return what looks showed as parts to be kept, one for each replication: their report is (look, value)."""
+    found: dict[int, dict[int, list[float]]] = {}
+    for one, shown in zip(looks, seen, strict=True):
+        values = [math.nan] * (_SINGLE + criteria) if shown is None else [*shown[1:], *shown.ratios]
+        row = [one.rate, float(one.evenly), float(shown is not None), *values]
+        found.setdefault(one.draws.replication, {})[one.number] = row
+    return [Part(r, tuple(rows), {"looks": np.array(list(rows.values()))}) for r, rows in found.items()]
 
 
-def answers_of(report: Mapping[str, NDArray[Any]]) -> list[Answer]:
-    """Return what `parts_of` made of answers as they were."""
-    found = [
-        Found(*values) for values in zip(*(report[f"found_{name}"].tolist() for name in Found._fields), strict=True)
-    ]
-    rest = zip(*(report[name].tolist() for name in Answer._fields if name != "found"), strict=True)
-    return [Answer(one, *values) for one, values in zip(found, rest, strict=True)]
+def seen_of(part: Part) -> Iterator[tuple[_Place, Seen | None]]:
+    """Yield what `parts_of` made a part of."""
+    for number, (rate, evenly, is_known, *values) in zip(part.points, part.report["looks"].tolist(), strict=True):
+        seen = Seen(tuple(values[_SINGLE:]), *values[:_SINGLE]) if is_known else None
+        yield (number, part.replication, rate, bool(evenly)), seen

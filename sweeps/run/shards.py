@@ -9,9 +9,10 @@ when, how often or on how many cores.
 import json
 import logging
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from zipfile import BadZipFile
@@ -75,6 +76,35 @@ def _tasks(environment: Mapping[str, str], what: str) -> str:
             return count
         problem = "the array must begin at 0 and have no gaps, sbatch --array=0-63"
     raise InputError(f"{problem}; --shard env/64 says how many shards there are in all", path="--shard env")
+
+
+class Dealing:
+    """How cells are dealt: the points of one replication after the other, in ranges of as many requests each."""
+
+    def __init__(self, replications: Sequence[int], points: Sequence[int], requests: Sequence[int]) -> None:
+        """Deal points, with so many requests each, in all of some replications."""
+        self._replications, self._points = replications, points
+        self._before = [0, *accumulate(requests)]
+        """Requests of a replication before each of its points, and in all of it."""
+
+    def of(self, shard: Shard) -> dict[int, Sequence[int]]:
+        """Return the points of each replication that are a shard's."""
+        each, dealt = self._before[-1], {}
+        all_of_it = each * len(self._replications)
+        low, high = (-(-place * all_of_it // shard.of) for place in (shard.number - 1, shard.number))
+        for place in range(low // each, min(high // each + 1, len(self._replications))):
+            start, stop = (bisect_left(self._before, end - place * each, 0, len(self._points)) for end in (low, high))
+            if start < stop:
+                dealt[self._replications[place]] = self._points[start:stop]
+        return dealt
+
+    def whose(self, cells: Iterable[tuple[int, int]], shards: int) -> list[int]:
+        """Return the numbers of those, of so many shards, that have any of these cells (replication, point)."""
+        each = self._before[-1]
+        place_of = {number: place for place, number in enumerate(self._replications)}
+        before = dict(zip(self._points, self._before, strict=False))
+        all_of_it = each * len(self._replications)
+        return sorted({shards * (place_of[r] * each + before[k]) // all_of_it + 1 for r, k in cells})
 
 
 class MissingShardsError(InputError):

@@ -227,7 +227,8 @@ class Store(AbstractContextManager["Store"]):
         kept = sum(self._points.values())
         if not kept:
             return NOTHING_KEPT
-        return f"{counted(kept, 'simulation')} are kept in {self.folder}: the same command continues."
+        are = "is" if kept == 1 else "are"
+        return f"{counted(kept, 'simulation')} {are} kept in {self.folder}: the same command continues."
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

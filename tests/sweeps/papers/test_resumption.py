@@ -35,9 +35,9 @@ def a_search(to: Reproduction) -> xr.Dataset:
 
 
 @pytest.fixture
-def replications(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """Those in which anything is simulated; of a search its points, which are finished over all replications."""
-    seen: set[int] = set()
+def replications(monkeypatch: pytest.MonkeyPatch) -> set[float]:
+    """Those in which anything is simulated; of a search the rates that are looked at."""
+    seen: set[float] = set()
     simulate, look = replicating.simulate_parts, searching.look
 
     def simulated(simulator: Any, draws: Any, *arguments: Any) -> Any:
@@ -45,7 +45,7 @@ def replications(monkeypatch: pytest.MonkeyPatch) -> set[int]:
         return simulate(simulator, draws, *arguments)
 
     def looked(known: Any, looks: Any, together: int) -> Any:
-        seen.update(one.number for one in looks)
+        seen.update(one.rate for one in looks)
         return look(known, looks, together)
 
     monkeypatch.setattr(replicating, "simulate_parts", simulated)
@@ -54,7 +54,7 @@ def replications(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
 
 @pytest.mark.parametrize("what", [a_preset, a_search])
-def test_it_continues(what: Callable[[Reproduction], xr.Dataset], replications: set[int], tmp_path: Path) -> None:
+def test_it_continues(what: Callable[[Reproduction], xr.Dataset], replications: set[float], tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         what(reproduction(tmp_path, StopAfterOne))
     (kept,) = tmp_path.iterdir()

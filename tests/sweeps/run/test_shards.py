@@ -1,5 +1,6 @@
 """Shards: dealt to many machines and merged, a run gives the cube that one machine gives."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from batchcube.results.cube import read_cube, refuse_changed
 from batchcube.results.precision import Precision
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import replicating
+from batchcube.sweeps.run.capacity import find_capacity, merge_capacity, shard_capacity
 from batchcube.sweeps.run.execution import merge_run, run_shard, run_sweep
 from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.run.replicating import Replications
+from batchcube.sweeps.run.searching import Searches
 from batchcube.sweeps.run.shards import MissingShardsError, NextRoundError, Shard, shard_of
 from batchcube.sweeps.run.store import keep, packed, unpacked
 from batchcube.sweeps.spec.document import Sweep
@@ -250,6 +253,60 @@ def test_each_look_of_a_run_to_a_precision_is_a_round(monkeypatch: pytest.Monkey
     make(*four, precision=wanted)
     same(merge_run("cube.nc"), whole)
     assert files() == ["cube.nc"]
+
+
+def test_each_rate_of_a_search_is_a_round() -> None:
+    Path("small.toml").write_text(SMALL)
+    sweep = small("workload.arrivals.rate_per_s=0.1")
+    criteria = ["latency_p90_s=60", "wait_mean_s=30"]
+    asked = {"criteria": criteria, "tolerance": 0.2, "growth": 0.0, "low": None, "high": None}
+    whole = find_capacity(sweep, criteria, tolerance=0.2, backend="reference", workers=1)
+
+    def make_search(shard: Shard, **options: Any) -> str:
+        return shard_capacity(sweep, asked, "cube.nc", shard, backend="reference", again="batchcube x", **options)
+
+    rounds = 0
+    while not Path("cube.nc").exists():
+        for number in (3, 1, 4, 2, 1):
+            make_search(Shard(number, 4), workers=number)
+        rounds += 1
+        with suppress(NextRoundError):
+            merged = merge_capacity("cube.nc")
+        if rounds == 2:
+            make_search(Shard(2, 4))
+            with pytest.raises(MissingShardsError, match="shards 1, 3-4 of 4 of round 3 are missing: for k in 1 3 4"):
+                merge_capacity("cube.nc")
+    assert rounds > 5
+    same(merged, whole)
+    assert files() == ["cube.nc"]
+    assert "is complete" in make_search(Shard(1, 4))
+
+
+def test_a_search_that_was_stopped_goes_on_in_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("small.toml").write_text(SMALL)
+    sweep = small("workload.arrivals.rate_per_s=0.1")
+    whole = find_capacity(sweep, ["wait_mean_s=30"], tolerance=0.2, backend="reference")
+    take, taken = Searches.take, [0]
+
+    def stop_at(self: Searches, task: Any, result: Any) -> Any:
+        taken[0] += 1
+        if taken[0] == 40:
+            raise KeyboardInterrupt
+        return take(self, task, result)
+
+    monkeypatch.setattr(Searches, "take", stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        find_capacity(sweep, ["wait_mean_s=30"], tolerance=0.2, backend="reference", output="cube.nc", workers=1)
+    asked = {"criteria": ["wait_mean_s=30"], "tolerance": 0.2, "growth": 0.0, "low": None, "high": None}
+    said = shard_capacity(
+        sweep, asked, "cube.nc", Shard(1, 1), backend="reference", again="batchcube capacity small.toml"
+    )
+    assert said.startswith("shard 1 of 1 is whole, ")
+    with pytest.raises(NextRoundError, match=r"round \d+ is next: batchcube capacity small.toml --shard 1/1$"):
+        merge_capacity("cube.nc")
+    # And by itself again, whoever did the rates before.
+    alone = find_capacity(sweep, ["wait_mean_s=30"], tolerance=0.2, backend="reference", output="cube.nc")
+    same(alone, whole)
 
 
 SLURM = {"SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "7"}
