@@ -82,9 +82,9 @@ class Replications:
         for name, total in self._sums.items():
             means = total[np.isfinite(total)] / len(self.finished)
             if means.size:
-                low, high = (f"{end:.3g}" for end in (means.min(), means.max()))
-                unit = REGISTRY[name].units.replace("s-1", "requests/s")
-                told.append(f"{REGISTRY[name].long_name} {low if low == high else f'{low} to {high}'} {unit}")
+                low, high = (f"{end:,.0f}" if end >= 999.5 else f"{end:.3g}" for end in (means.min(), means.max()))
+                unit = {"s-1": "/s"}.get(REGISTRY[name].units, f" {REGISTRY[name].units}")
+                told.append(f"{REGISTRY[name].long_name} {low if low == high else f'{low} to {high}'}{unit}")
         return f"in {counted(len(self.finished), 'replication')}: {', '.join(told)}"
 
     def deal(self, shard: Shard) -> bool:
