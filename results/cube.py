@@ -56,7 +56,7 @@ _ABOUT: dict[str, type] = {
     **dict.fromkeys(("input_sha256", "git_commit", "created_utc"), str),
     **dict.fromkeys((_CONTENT, _VARIABLES), str),
     **dict.fromkeys(("backend", "backend_device", "versions", "service_coefficients", "policies"), str),
-    **dict.fromkeys(("plan", "plan_identity"), str),
+    **dict.fromkeys(("plan", "plan_identity", "parts"), str),
     **dict.fromkeys(("seed", "replications", "trace_rows_dropped"), int),
 }
 # What a run that stops when its intervals are narrow adds, and never in part.
@@ -346,6 +346,10 @@ def _check_about(attrs: Mapping[Any, Any]) -> None:
     coefficients = _json_of(attrs, "service_coefficients", dict)
     if not all(isinstance(kept, dict) and isinstance(kept.get("sha256"), str) for kept in coefficients.values()):
         raise InputError("each must have its sha256", path="attribute service_coefficients")
+    if not all(
+        isinstance(part, dict) and isinstance(part.get("holds"), dict) for part in _json_of(attrs, "parts", list)
+    ):
+        raise InputError("each must say what it holds", path="attribute parts")
     policies = _json_of(attrs, "policies", dict)
     if not all(isinstance(kept, dict) and set(kept) == {"origin", "sha256"} for kept in policies.values()):
         raise InputError("each must have its origin and its sha256", path="attribute policies")

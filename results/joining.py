@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 from batchcube.errors import InputError
 
-from .cube import CHECKSUMS, axis_names, parse_specification
+from .cube import CHECKSUMS, as_written, axis_names, parse_specification
 from .provenance import named_together, versions_together
 from .variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, REPLICATION, edge_names
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+# What a part says of itself in a cube that is joined of several.
+_SAID = ("created_utc", "batchcube_version", "git_commit", "backend", "backend_device", "versions", "content_sha256")
 # Attributes that must be equal for two cubes to be parts of one experiment.
-_SAME = ("batchcube_version", "seed", "input_sha256", "trace_rows_dropped")
+SAME = ("batchcube_version", "seed", "input_sha256", "trace_rows_dropped")
 
 
-def _first_difference(a: object, b: object, path: str = "") -> str | None:
+def first_difference(a: object, b: object, path: str = "") -> str | None:
+    """Return in words the first value in which two nested dictionaries differ; None where they do not."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted({*a, *b}):
             inner = f"{path}.{key}" if path else str(key)
             if key not in a or key not in b:
                 return f"{inner} is set in only one of them"
-            found = _first_difference(a[key], b[key], inner)
+            found = first_difference(a[key], b[key], inner)
             if found:
                 return found
         return None
@@ -49,10 +58,10 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
     """
     specifications = [parse_specification(str(cube.attrs["specification"])) for cube in (old, new)]
     stated = [_stated_replications(specification) for specification in specifications]
-    difference = _first_difference(specifications[0], specifications[1])
+    difference = first_difference(specifications[0], specifications[1])
     if difference:
         raise InputError(f"the cubes are of different sweeps: {difference}")
-    for name in _SAME:
+    for name in SAME:
         if old.attrs.get(name) != new.attrs.get(name):
             raise InputError(
                 f"the cubes are of different sweeps: {name} = {old.attrs.get(name)!r} against {new.attrs.get(name)!r}"
@@ -67,23 +76,9 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
     if len(common):
         raise InputError(f"both cubes have replication {common[0]}")
 
-    parts = _padded(old, new)
-    numbers = np.concatenate([part[REPLICATION].values for part in parts])
-    order = np.argsort(numbers)
-    coords = {name: part.variable for name, part in parts[0].coords.items()}
-    coords[REPLICATION] = xr.Variable(REPLICATION, numbers[order], old[REPLICATION].attrs)
-    variables: dict[str, xr.Variable] = {}
-    for name in map(str, old.data_vars):
-        first, second = (part[name].variable for part in parts)
-        if REPLICATION in first.dims:
-            at = first.dims.index(REPLICATION)
-            both = np.concatenate([first.values, second.transpose(*first.dims).values], axis=at)
-            variables[name] = xr.Variable(first.dims, both.take(order, axis=at), old[name].attrs)
-        elif not parts[0][name].equals(parts[1][name]):
-            raise InputError("differs between the cubes, and is no matter of replications", path=name)
-        else:
-            variables[name] = first
-    joined = xr.Dataset(variables, coords)
+    numbers = np.union1d(old[REPLICATION], new[REPLICATION])
+    coords = {name: old[name].variable for name in axes}
+    joined = placed([old, new], coords | {REPLICATION: xr.Variable(REPLICATION, numbers, old[REPLICATION].attrs)})
 
     total = joined.sizes[REPLICATION]
     longer = 0 if (stated[0] or 0) > (stated[1] or 0) else 1
@@ -96,39 +91,98 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
         **{name: kept.attrs[name] for name in kept.attrs if name.startswith("specification")},
         "replications": total,
         "notes": "\n".join(dict.fromkeys(notes)),
-        **_made_by_both(old, new),
+        **made_by_all([old, new]),
+        **({"parts": json.dumps([*parts_of(old), *parts_of(new)])} if "parts" in old.attrs else {}),
     }
     for name in CHECKSUMS:
         joined.attrs.pop(name, None)
     return joined
 
 
-def _made_by_both(old: xr.Dataset, new: xr.Dataset) -> dict[str, str]:
-    """Return the attributes that say what simulated the replications of two cubes."""
-    both = {
-        name: named_together(str(cube.attrs.get(name, "")) for cube in (old, new))
-        for name in ("backend", "backend_device")
+def parts_of(cube: xr.Dataset) -> list[dict[str, object]]:
+    """Return what a cube was joined of, or what it says of itself: when and by what it was made, and what it holds."""
+    if "parts" in cube.attrs:
+        parts: list[dict[str, object]] = json.loads(str(cube.attrs["parts"]))
+        return parts
+    numbers = cube[REPLICATION].values.tolist()
+    holds = {name: list(map(as_written, cube[name].values.tolist())) for name in axis_names(cube)}
+    said = {name: str(cube.attrs[name]) for name in _SAID if name in cube.attrs}
+    return [{**said, "holds": {**holds, REPLICATION: [numbers[0], numbers[-1]]}}]
+
+
+def made_by_all(cubes: Sequence[xr.Dataset]) -> dict[str, str]:
+    """Return the attributes that say what simulated the points of several cubes."""
+    together = {
+        name: named_together(str(cube.attrs.get(name, "")) for cube in cubes) for name in ("backend", "backend_device")
     }
-    versions = versions_together([json.loads(str(cube.attrs.get("versions", "{}"))) for cube in (old, new)])
-    return {**both, "versions": json.dumps(versions)}
+    versions = versions_together([json.loads(str(cube.attrs.get("versions", "{}"))) for cube in cubes])
+    return {**together, "versions": json.dumps(versions)}
 
 
-def _padded(old: xr.Dataset, new: xr.Dataset) -> list[xr.Dataset]:
-    """Return both cubes on the union of their bins, windows, batch sizes and buckets, counts padded with 0."""
-    parts = [old, new]
-    for dim in EXTRA_DIMENSIONS:
-        if dim not in old.dims or np.array_equal(old[dim], new[dim]):
+def placed(parts: Sequence[xr.Dataset], coords: Mapping[str, xr.Variable]) -> xr.Dataset:
+    """Return the points of all parts in one dataset over `coords`: every axis, and the replications.
+
+    Histograms and bins are padded to the largest range. It has no attributes.
+    Raises InputError for a variable that some parts lack, for one that differs where parts have the same points, and
+    for points that none has.
+    """
+    padded = _padded(parts)
+    places = [{dim: _places(part[dim].values, coords[dim].values) for dim in coords} for part in padded]
+    _require_whole(places, coords)
+    variables: dict[str, xr.Variable] = {}
+    for name in map(str, padded[0].data_vars):
+        first = padded[0][name]
+        dims = tuple(dim for dim in map(str, first.dims) if dim in coords)
+        others = tuple(dim for dim in map(str, first.dims) if dim not in coords)
+        shape = [coords[dim].size for dim in dims] + [padded[0].sizes[dim] for dim in others]
+        found = np.empty(shape, first.dtype)
+        known = np.zeros(shape[: len(dims)], bool)
+        for part, place in zip(padded, places, strict=True):
+            if name not in part or set(part[name].dims) != set(first.dims):
+                raise InputError("is not in all of the cubes", path=name)
+            values = part[name].transpose(*dims, *others).values
+            at = np.ix_(*(place[dim] for dim in dims)) if dims else ()
+            both = known[at]
+            if not np.array_equal(found[at][both], values[both], equal_nan=values.dtype.kind == "f"):
+                raise InputError("differs between the cubes at the points that they both have", path=name)
+            found[at], known[at] = values, True
+        variables[name] = xr.Variable((*dims, *others), found, first.attrs)
+    rest = {str(name): each.variable for name, each in padded[0].coords.items() if name not in coords}
+    return xr.Dataset(variables, {**coords, **rest})
+
+
+def _places(values: NDArray[np.generic], among: NDArray[np.generic]) -> NDArray[np.intp]:
+    known = {value: place for place, value in enumerate(among.tolist())}
+    return np.array([known[value] for value in values.tolist()], dtype=np.intp)
+
+
+def _require_whole(places: Sequence[Mapping[str, NDArray[np.intp]]], coords: Mapping[str, xr.Variable]) -> None:
+    """Raise InputError, naming one, where there are points that no part has."""
+    known = np.zeros([coord.size for coord in coords.values()], bool)
+    for place in places:
+        known[np.ix_(*(place[dim] for dim in coords))] = True
+    holes = np.argwhere(~known)
+    if len(holes):
+        at = zip(coords.items(), holes[0].tolist(), strict=True)
+        point = ", ".join(f"{dim} = {as_written(coord.values[k].item())}" for (dim, coord), k in at)
+        raise InputError(f"none of the cubes has {point}, and together they must have every point of a grid")
+
+
+def _padded(cubes: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """Return cubes on the union of their bins, windows, batch sizes and buckets, counts padded with 0."""
+    parts = list(cubes)
+    for dim in (dim for dim in EXTRA_DIMENSIONS if all(dim in part.dims for part in cubes)):
+        first = cubes[0][dim]
+        if all(np.array_equal(first, part[dim]) for part in cubes):
             continue
-        union = np.union1d(old[dim], new[dim])
+        union = np.unique(np.concatenate([part[dim].values for part in cubes]))
         edges = {}
-        if dim in BUCKETED:
-            for name in edge_names(dim):
-                known = dict(zip(old[dim].values, old[name].values, strict=True))
-                known |= dict(zip(new[dim].values, new[name].values, strict=True))
-                edges[name] = (dim, np.array([known[value] for value in union]), old[name].attrs)
-        fill = {name: variable.missing for name, variable in REGISTRY.items() if name in old}
+        for name in edge_names(dim) if dim in BUCKETED else ():
+            known = {v: e for part in cubes for v, e in zip(part[dim].values, part[name].values, strict=True)}
+            edges[name] = (dim, np.array([known[value] for value in union]), cubes[0][name].attrs)
+        fill = {name: variable.missing for name, variable in REGISTRY.items() if name in cubes[0]}
         parts = [part.drop_vars(list(edges)).reindex({dim: union}, fill_value=fill) for part in parts]
         for index, part in enumerate(parts):
-            part[dim].attrs = dict(old[dim].attrs)
+            part[dim].attrs = dict(first.attrs)
             parts[index] = part.assign_coords(edges)
     return parts

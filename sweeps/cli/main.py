@@ -14,6 +14,7 @@ from . import (
     cubes,
     data,
     figures,
+    growing,
     merge,
     plan,
     report,
@@ -55,12 +56,14 @@ _COMMANDS = (
     "validate",
     "served",
     "rerun",
+    "extend",
+    "join",
     "compare",
     "variables",
     "policies",
     "schema",
 )
-_ROOMS = (run, capacity, plan, merge, specs, cubes, figures, report, validate, why, served)
+_ROOMS = (run, growing, capacity, plan, merge, specs, cubes, figures, report, validate, why, served)
 app.registered_commands = sorted(
     (command for room in _ROOMS for command in room.app.registered_commands),
     key=lambda command: _COMMANDS.index(command.name or ""),

@@ -22,8 +22,10 @@ from .options import (
     SetOption,
     ShardOption,
     SpecArgument,
+    TrustPathsOption,
     WorkersOption,
     again,
+    require_own_files,
     shard_of,
     sweep_of,
 )
@@ -134,38 +136,30 @@ def rerun(
     backend: BackendOption = "numba",
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
-    trust_paths: Annotated[
-        bool, typer.Option("--trust-paths", help="read files that the cube names outside its folder, too")
-    ] = False,
+    trust_paths: TrustPathsOption = False,
 ) -> None:
     """Run again what made a cube: a sweep, or a search for capacities.
 
     A cube names the files it was made from. It may be anybody's: those outside its folder are read on request only.
     """
-    import json
-
     from batchcube.results.cube import parse_made_from, read_cube, refuse_changed
     from batchcube.results.precision import Precision, looked_at
     from batchcube.results.provenance import batchcube_version
 
-    from ..files import require_inside
-    from ..spec.document import files_of, remade
-    from ..spec.service import require_unchanged
+    from ..run.outputs import require_own_grid
+    from ..spec.document import remade
 
     loaded = read_cube(cube, refuse_changed(cube, "it is not run again"))
     if "plan" in loaded.attrs:
         raise InputError("holds the answer of a plan: ask again with batchcube plan", file=cube)
     specification, defaults = parse_made_from(loaded)
-    coefficients = str(loaded.attrs.get("service_coefficients", "{}"))
-    if not trust_paths:
-        recorded = (name for name in json.loads(coefficients) if name.endswith(".json"))
-        require_inside(cube, [*files_of(specification), *files_of(defaults), *recorded])
-    require_unchanged(coefficients)
+    require_own_files(cube, loaded, trust_paths=trust_paths)
     made, here = str(loaded.attrs.get("batchcube_version", "?")), batchcube_version()
     otherwise = [f"was made by version {made}, this is {here}"] if made != here else []
     try:
         sweep, differing = remade(specification, defaults, str(cube))
         otherwise += [differing] if differing else []
+        require_own_grid(loaded, sweep, cube)
     finally:
         # A setting that is no more is told as a mistake: the version says why.
         if otherwise:

@@ -38,7 +38,22 @@ def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> "xr.D
     if version != batchcube_version():
         raise InputError(f"was made by version {version}; {ADVICE}", file=target)
     kept, _ = remade(*parse_made_from(cube), str(target))
+    require_own_grid(cube, kept, target)
     theirs, ours = kept.parts(), sweep.parts()
     if differing := sorted(name for name in ours if ours[name] != theirs[name]):
         raise InputError(f"holds another sweep ({', '.join(differing)} differ); {ADVICE}", file=target)
     return cube
+
+
+def require_own_grid(cube: "xr.Dataset", sweep: Sweep, file: Path) -> None:
+    """Raise InputError for a cube with other points than its specification: somebody put it together by hand."""
+    from batchcube.results.cube import axis_names
+
+    own = {axis.name: list(axis.labels) for axis in sweep.grid.axes}
+    found = {name: cube[name].values.tolist() for name in axis_names(cube)}
+    differing = [name for name in {**own, **found} if own.get(name) != found.get(name)]
+    if differing:
+        raise InputError(
+            f"holds other points than its specification (axis {differing[0]}): batchcube join puts cubes together",
+            file=file,
+        )

@@ -1,0 +1,286 @@
+"""Cubes that grow: joined with others of the same sweep, or extended by the points and replications they lack."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from batchcube.errors import InputError, printable
+from batchcube.results import overload
+from batchcube.results.cube import parse_made_from, read_cube, refuse_changed, write_cube
+from batchcube.results.joining import SAME, first_difference, made_by_all, parts_of, placed
+from batchcube.results.provenance import batchcube_version, named_together
+from batchcube.results.variables import REPLICATION
+
+from ..files import require_output
+from ..progress import Progress
+from ..spec.document import Sweep, is_deterministic, laid_over, overriding, remade
+from ..spec.grid import Axis
+from ..spec.settings import Point
+from .assemble import tell_not_whole
+from .execution import run_sweep
+from .outputs import require_own_grid, same_sweep
+from .store import Store, folder_of
+
+_KINDS = {
+    "plan": "holds the answer of a plan, of which no part can be joined",
+    "capacity_criteria": "holds capacities, which a search made: search again with all the points",
+    "precision_looks": "was made with --precision, which decided on its replications: run it again with all the points",
+}
+
+
+class Held(NamedTuple):
+    """A finished cube, and the sweep that it is of."""
+
+    file: Path
+    cube: xr.Dataset
+    sweep: Sweep
+
+
+def read_held(file: Path) -> Held:
+    """Read a cube that a run made; raises InputError for others, and where it is not all its specification says."""
+    cube = read_cube(file, refuse_changed(file))
+    for name, why in _KINDS.items():
+        if name in cube.attrs:
+            raise InputError(why, file=file)
+    sweep, _ = remade(*parse_made_from(cube), str(file))
+    require_own_grid(cube, sweep, file)
+    return Held(file, cube, sweep)
+
+
+def join(files: Sequence[Path], output: Path, *, overwrite: bool = False) -> xr.Dataset:
+    """Write the cube of several cubes of one sweep, which differ in the values of axes or in replications.
+
+    Its specification has the values of all, so that it can be run on and made again; `parts` says of each when and by
+    what it was made. Raises InputError, naming the file and what differs, for cubes of different sweeps, versions or
+    seeds, for different numbers at the same point, and where together they are no whole grid.
+    """
+    target = require_output(output)
+    if target.exists() and not overwrite:
+        raise InputError("is there already; choose another output, or --overwrite", file=output)
+    parts = [read_held(file) for file in files]
+    cube = _joined(parts)
+    write_cube(cube, target)
+    return cube
+
+
+def extend(
+    file: Path,
+    settings: Iterable[str] | Mapping[str, Any] = (),
+    *,
+    replications: int | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    backend: str = "numba",
+) -> xr.Dataset | None:
+    """Simulate what a cube lacks of more values of its axes, or of more replications, and write it all; return it.
+
+    `settings` give values or points of axes, those that it has or more, as `Sweep.from_toml` takes them. What is new is
+    run as a sweep of its own, beside the cube as NAME.more.nc, and continues when it was stopped. None where the cube
+    holds all of it already. Raises InputError as a run does, and for settings of anything but axes.
+    """
+    held = read_held(file)
+    if (made := held.cube.attrs["batchcube_version"]) != batchcube_version():
+        raise InputError(f"was made by version {made}, this is {batchcube_version()}", file=file)
+    given = list(overriding(settings))
+    for override in given:
+        keys = override.path.split(".")
+        if keys[0] != "axes" or len(keys) < 3 or keys[1] not in {axis.name for axis in held.sweep.grid.axes}:
+            raise InputError(
+                "must be values or points of an axis that the cube has: --set axes.NAME.values=[...]",
+                path=override.said,
+            )
+    document = laid_over(held.sweep.document, str(file), Path.cwd(), given)
+    _, defaults = parse_made_from(held.cube)
+    asked, _ = remade(document, defaults, str(file))
+    whole = _union({str(file): held.sweep, "--set": asked})
+    if (replications or 1) > 1 and all(map(is_deterministic, whole.grid.points)):
+        raise InputError("has one replication, because nothing in it is random", file=file)
+    if whole.grid.axes != held.sweep.grid.axes and any(folder_of(file).glob("*.npz")):
+        raise InputError("is what a stopped run of this cube keeps: finish it with batchcube run", file=folder_of(file))
+    more = file.with_name(f"{file.stem}.more.nc")
+    options: dict[str, Any] = {"workers": workers, "progress": progress, "backend": backend}
+    grown = held
+    for axis in whole.grid.axes:
+        there = {label for each in grown.sweep.grid.axes if each.name == axis.name for label in each.labels}
+        new = [label for label in axis.labels if label not in there]
+        if new:
+            part = _only(grown.sweep, axis, new, defaults).repeated(grown.cube.sizes[REPLICATION])
+            cube = run_sweep(part, more, overwrite=_holds_another(more, part), **options)
+            joined = _joined([grown, Held(more, cube, part)])
+            with Store(file) as store:
+                store.put(joined)
+            grown = read_held(file)
+    more.unlink(missing_ok=True)
+    count = grown.cube.sizes[REPLICATION]
+    if replications is not None and replications > count:
+        return run_sweep(grown.sweep.repeated(replications), file, **options)
+    return None if grown is held else grown.cube
+
+
+def _holds_another(file: Path, sweep: Sweep) -> bool:
+    """Say whether a file that was left behind is of another sweep."""
+    try:
+        return file.exists() and same_sweep(file, sweep) is None
+    except InputError:
+        return True
+
+
+def _joined(parts: Sequence[Held]) -> xr.Dataset:
+    """Return the cube of all parts."""
+    first = parts[0]
+    whole = _union({str(part.file): part.sweep for part in parts})
+    of_files = any(_names_files(axis) for axis in whole.grid.axes if _grows(axis, parts))
+    for part in parts[1:]:
+        for name in SAME:
+            theirs, ours = part.cube.attrs.get(name), first.cube.attrs.get(name)
+            if theirs != ours and not (of_files and name == "input_sha256"):
+                raise InputError(f"{name} = {theirs!r}, of {first.file} {ours!r}", file=part.file)
+        if part.cube.attrs.get("overload_test") != first.cube.attrs.get("overload_test"):
+            raise InputError(f"judges queues by another test than {first.file}", file=part.file)
+    numbers = sorted({number for part in parts for number in part.cube[REPLICATION].values.tolist()})
+    if missing := sorted(set(range(numbers[-1] + 1)) - set(numbers)):
+        raise InputError(f"replication {missing[0]} is in none of the cubes, and together they must have all from 0 on")
+    coords = {axis.name: _coordinate(axis, first.cube) for axis in whole.grid.axes}
+    coords[REPLICATION] = xr.Variable(REPLICATION, np.array(numbers), first.cube[REPLICATION].attrs)
+    cube = placed([part.cube for part in parts], coords)
+    if len(numbers) > 1 or whole.replications > 1:
+        whole = whole.repeated(len(numbers))
+    cubes = [part.cube for part in parts]
+    text = whole.text()
+    notes = [line for each in cubes for line in str(each.attrs.get("notes", "")).splitlines()]
+    cube.attrs = {
+        **{name: value for name, value in first.cube.attrs.items() if not name.endswith("_sha256")},
+        "specification": text,
+        "specification_defaults": json.dumps(whole.defaults()),
+        "specification_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "replications": len(numbers),
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": named_together(str(each.attrs.get("git_commit", "")) for each in cubes),
+        "input_sha256": ",".join(
+            sorted({one for each in cubes for one in str(each.attrs.get("input_sha256", "")).split(",") if one})
+        ),
+        "notes": "\n".join(dict.fromkeys(notes)),
+        "parts": json.dumps([one for each in cubes for one in parts_of(each)]),
+        **made_by_all(cubes),
+        **{name: table for name in ("service_coefficients", "policies") if (table := _tables(cubes, name))},
+    }
+    tell_not_whole(cube)
+    overload.tell(cube)
+    return cube
+
+
+def _tables(cubes: Sequence[xr.Dataset], name: str) -> str:
+    """Return the tables that cubes have under a name as one, as text; "" where none has."""
+    tables = [json.loads(str(cube.attrs[name])) for cube in cubes if name in cube.attrs]
+    return json.dumps({key: value for table in tables for key, value in table.items()}) if tables else ""
+
+
+def _coordinate(axis: Axis, like: xr.Dataset) -> xr.Variable:
+    return xr.Variable(axis.name, np.array(axis.labels), like[axis.name].attrs)
+
+
+def _grows(axis: Axis, parts: Sequence[Held]) -> bool:
+    return any(part.cube.sizes[axis.name] < len(axis.labels) for part in parts)
+
+
+def _names_files(axis: Axis) -> bool:
+    return any(path.rpartition(".")[2] in ("path", "coefficients") for path in axis.paths)
+
+
+# Specifications -----------------------------------------------------------------------------------------------------
+
+
+def _union(sweeps: Mapping[str, Sweep]) -> Sweep:
+    """Return the sweep with the values of all, by the names of their files; it has the most replications stated.
+
+    Raises InputError where two are of other sweeps than that: it says which setting differs.
+    """
+    (name, first), *others = sweeps.items()
+    document = deepcopy(first.document)
+    for other, sweep in others:
+        for what in ("name", "title", "description", "seed"):
+            if getattr(sweep, what) != getattr(first, what):
+                raise InputError(
+                    f"{what} = {getattr(sweep, what)!r}, of {printable(name)} {getattr(first, what)!r}", file=other
+                )
+        axes, theirs = ([axis.name for axis in one.grid.axes] for one in (first, sweep))
+        if axes != theirs:
+            raise InputError(
+                f"has the axes {', '.join(theirs) or 'none'}, {printable(name)} {', '.join(axes) or 'none'}", file=other
+            )
+    for position, axis in enumerate(first.grid.axes):
+        alike = [sweep.grid.axes[position] for sweep in sweeps.values()]
+        for other, one in zip(sweeps, alike, strict=True):
+            if (one.labelled, one.labelled or one.paths) != (axis.labelled, axis.labelled or axis.paths):
+                raise InputError(f"{axis.name} is {', '.join(one.paths)}, not {', '.join(axis.paths)}", file=other)
+        if any(one.labels != axis.labels for one in alike):
+            document["axes"][axis.name] = _axis_of(axis.name, list(sweeps.values()), alike)
+    document["replications"] = max(sweep.document["replications"] for sweep in sweeps.values())
+    whole, _ = remade(document, first.defaults(), name)
+    for other, sweep in sweeps.items():
+        _require_same_points(whole, sweep, other)
+    return whole
+
+
+def _axis_of(name: str, sweeps: Sequence[Sweep], axes: Sequence[Axis]) -> dict[str, Any]:
+    """Return the table of an axis that has the values of all: in order, where the first has numbers in order."""
+    table = {key: value for key, value in sweeps[0].document["axes"][name].items() if key in ("path", "title")}
+    if axes[0].labelled:
+        points: dict[str, Any] = {}
+        for sweep in sweeps:
+            points |= {
+                label: made for label, made in sweep.document["axes"][name]["points"].items() if label not in points
+            }
+        return {**table, "points": points}
+    values = {
+        label: value
+        for axis in axes
+        for label, made in zip(axis.labels, axis.sets, strict=True)
+        for value in made.values()
+    }
+    numbers = [label for label in axes[0].labels if isinstance(label, int | float)]
+    if numbers == sorted(numbers) != []:
+        values = dict(sorted(values.items(), key=lambda item: float(item[0])))
+    return {**table, "values": list(values.values())}
+
+
+def _require_same_points(whole: Sweep, part: Sweep, name: str) -> None:
+    """Raise InputError where a part's points are not what the whole has with the same values."""
+    places = [
+        [axis.labels.index(label) for label in own.labels]
+        for axis, own in zip(whole.grid.axes, part.grid.axes, strict=True)
+    ]
+    shape = [len(axis.labels) for axis in whole.grid.axes]
+    for point, place in zip(part.grid.points, product(*places), strict=True):
+        like = whole.grid.points[int(np.ravel_multi_index(place, shape)) if shape else 0]
+        if point != like:
+            raise InputError(f"is of another sweep: {first_difference(_tables_of(like), _tables_of(point))}", file=name)
+
+
+def _tables_of(point: Point) -> dict[str, Any]:
+    return {section: settings.model_dump(mode="json") for section, settings in point._asdict().items()}
+
+
+def _only(sweep: Sweep, axis: Axis, labels: Sequence[object], defaults: Mapping[str, Any]) -> Sweep:
+    """Return a sweep with some values of an axis of a larger one only."""
+    document = deepcopy(sweep.document)
+    table = document["axes"][axis.name]
+    for key in ("start", "stop", "step", "num", "values"):
+        table.pop(key, None)
+    chosen = {label: made for label, made in zip(axis.labels, axis.sets, strict=True) if label in labels}
+    if axis.labelled:
+        table["points"] = {
+            str(label): {".".join(map(str, path)): value for path, value in made.items()}
+            for label, made in chosen.items()
+        }
+    else:
+        table["values"] = [value for made in chosen.values() for value in made.values()]
+    return remade(document, defaults, sweep.source)[0]
