@@ -18,6 +18,34 @@ settings.register_profile("fuzz", deadline=None, max_examples=2000)
 settings.load_profile("gate")
 
 
+# Files that take most of the time, the dearest first. With several workers, each given a file at a time, they go first:
+# one that came last would leave all other workers idle.
+DEAREST = (
+    "engine/batches/jax/test_driver.py",
+    "engine/batches/jax/test_parity_dynamic.py",
+    "test_readme.py",
+    "engine/test_laws.py",
+    "engine/continuous/numba/test_parity.py",
+    "engine/batches/jax/test_parity_static.py",
+    "engine/batches/test_reference.py",
+    "sweeps/papers/test_multi_bin.py",
+    "sweeps/test_presets.py",
+    "sweeps/run/test_capacity.py",
+    "sweeps/run/test_store.py",
+    "test_model_document.py",
+    "sweeps/cli/test_streams.py",
+    "figures/test_registry.py",
+    "sweeps/planning/test_decide.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        places = {Path(__file__).parent / name: place for place, name in enumerate(DEAREST)}
+        assert all(file.is_file() for file in places), places
+        items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real inputs beside the project."""

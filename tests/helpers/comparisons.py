@@ -5,8 +5,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import xarray as xr
-
 from batchcube.results.cube import read_cube, select_points
 from batchcube.results.summary import summary_table
 from batchcube.sweeps.cli.options import selection_of
@@ -14,17 +12,18 @@ from batchcube.sweeps.cli.options import selection_of
 
 def check_origins(rows: Sequence[dict[str, str]]) -> None:
     """Check that every row names a cube, points of it, and a command that shows them."""
-    cubes: dict[str, xr.Dataset] = {}
-    commands = dict.fromkeys(row["command"] for row in rows)
-    assert "" not in commands
-    for command in commands:
-        words = shlex.split(command)
-        assert words[:2] == ["batchcube", "show"]
-        if words[2] not in cubes:
-            cubes[words[2]] = read_cube(words[2])
-        select = selection_of([value for flag, value in itertools.pairwise(words) if flag == "--select"])
-        table = summary_table(select_points(cubes[words[2]], select), [words[-1]])
-        assert table["mean"].notna().any(), command
+    shown: dict[tuple[str, ...], list[str]] = {}
+    for command in dict.fromkeys(row["command"] for row in rows):
+        *points, variable = shlex.split(command)
+        assert points[:2] == ["batchcube", "show"]
+        shown.setdefault(tuple(points), []).append(variable)
+    # Each cube is read, and points of it are chosen, once for all that is shown of them.
+    cubes = {path: read_cube(path) for path in dict.fromkeys(points[2] for points in shown)}
+    for points, variables in shown.items():
+        select = selection_of([value for flag, value in itertools.pairwise(points) if flag == "--select"])
+        table = summary_table(select_points(cubes[points[2]], select), variables)
+        found = table["mean"].notna().groupby(table["variable"]).any()
+        assert all(found[variable] for variable in variables), (points, found)
     for row in rows:
         assert row["cube"] == Path(shlex.split(row["command"])[2]).name
 

@@ -2,20 +2,34 @@
 
 import pytest
 
-from batchcube.engine import BACKENDS, INFINITE
+from batchcube.engine import BACKENDS, INFINITE, Shape, simulate_records
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound
 from batchcube.engine.policies.service import formula
 from batchcube.engine.policies.sla import sla_search
-from batchcube.engine.run import simulate
+from batchcube.engine.run import simulation_of
 from helpers.batches import SECOND, make_control, make_job
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
+ROOM = Shape(bins=4, largest_batch=9, windows=1)
+"""Of every story: JAX compiles a program for each shape, for many seconds."""
+
+
+def simulated(job, backend):
+    """Return the records, and the report."""
+    tally, (records,) = simulate_records([job], ROOM, backend)
+    report = simulation_of(job).summarise(tally, [job])
+    return records, {name: value[0] for name, value in report.items()}
+
+
+def records_of(job, backend):
+    return simulated(job, backend)[0]
+
 
 def story(job, backend):
     """Return (start s, completion s, batch) of each request."""
-    records = simulate(job, backend=backend).records
+    records = records_of(job, backend)
     return [
         (start / SECOND, completion / SECOND, batch) if batch >= 0 else None
         for start, completion, batch in zip(*(column.tolist() for column in records[:3]), strict=True)
@@ -32,7 +46,7 @@ def test_full_bins_become_batches_and_the_remainder_is_flushed_at_the_last_arriv
 def test_what_is_left_can_be_dropped(backend):
     job = make_job([0, 1, 2, 3, 4], [5, 3, 1, 4, 2], batch_size=2, bins=2, bin_of=[0, 1, 0, 1, 0], tail="drop")
     assert story(job, backend) == [(2, 7, 0), (7, 11, 1), (2, 7, 0), (7, 11, 1), None]
-    report = simulate(job, backend=backend).report
+    _, report = simulated(job, backend)
     assert (report["completed"], report["unserved"], report["requests"]) == (4, 1, 5)
 
 
@@ -160,7 +174,7 @@ def test_a_free_server_chooses_a_bin(backend, choice, order):
         bin_of=[0, 2, 1, 1, 0, 1, 2],
         bin_choice=choice,
     )
-    records = simulate(job, backend=backend).records
+    records = records_of(job, backend)
     assert [records.batch.tolist().index(number) for number in range(4)] == order
     assert records.start[[records.batch.tolist().index(n) for n in range(4)]].tolist() == [0, 10e6, 11e6, 12e6]
 
@@ -179,7 +193,7 @@ def test_the_controller_learns_from_a_batch_before_the_next_is_taken(backend):
         estimates=smoothing("window", observations=1),
     )
     job = make_job([0] * 13, output=[1] * 13, mode="dynamic_only", batch_size=8, law=law, control=control)
-    records = simulate(job, backend=backend).records
+    records = records_of(job, backend)
     assert records.size.tolist() == [4] * 4 + [2] * 2 + [3] * 3 + [3] * 3 + [1]
     assert sorted(set(records.start.tolist())) == [0, 4e6, 6e6, 9e6, 12e6]
 
@@ -207,9 +221,9 @@ def test_controllers_of_their_own_or_one_for_all(backend):
         ),
         "bin_choice": "round_robin",
     }
-    own = simulate(make_job([0] * 18, **options), backend=backend).records
+    own = records_of(make_job([0] * 18, **options), backend)
     assert own.size.tolist() == [2, 2] + [8] * 8 + [2] * 8
-    shared = simulate(make_job([0] * 18, **options, controller_scope="global"), backend=backend).records
+    shared = records_of(make_job([0] * 18, **options, controller_scope="global"), backend)
     # Batches: 2 of bin 0 (m = 10, b = 8), then all 8 of bin 1 (m = 40, b = 2), then bin 0 in twos.
     assert shared.size.tolist()[:4] == [2, 2, 2, 2]
     assert shared.size.tolist()[10:] == [8] * 8
@@ -226,6 +240,6 @@ def test_memory_overflows_are_counted(backend):
     )
     memory = memory_bound("exact", 40)._replace(enabled=False)
     job = job._replace(setup=job.setup._replace(control=job.setup.control._replace(memory=memory)))
-    report = simulate(job, backend=backend).report
+    _, report = simulated(job, backend)
     assert report["memory_overflow_fraction"] == 1 / 3
     assert report["memory_peak_tokens"] == 50
