@@ -115,7 +115,8 @@ def reproduce_modes(to: Reproduction, trace: str | None) -> None:
         _, cube = to.run(workload.preset, overrides=settings)
         to.draw(cube, _drawings(workload))
         to.tell(f"Five modes: {workload.name}", _compare(workload, cube))
-    sweep, cube = to.run("controller-step")
+    # A tenth of the requests would all come before the step.
+    sweep, cube = to.run("controller-step", whole=True)
     to.draw(cube, [Drawing("controller-step", "controller-step")])
     arrivals = sweep.grid.points[0].workload.arrivals
     times: Sequence[float] = getattr(arrivals, "times_s", ())
