@@ -475,7 +475,8 @@ def _break_labels(figure: Figure, height: float) -> None:
         ratios = np.asarray(spec.get_gridspec().get_height_ratios(), np.float64)
         mine = float(ratios[spec.rowspan.start : spec.rowspan.stop].sum() / ratios.sum())
         room = mine * height - (_BELOW_A_PANEL if axes.get_xlabel() else 0.0)
-        lines = (_wrapped(figure, line, float(label.get_fontsize()), "normal", room) for line in label.get_text().split("\n"))
+        size = float(label.get_fontsize())
+        lines = (_wrapped(figure, line, size, "normal", room) for line in label.get_text().split("\n"))
         label.set_text("\n".join(chain.from_iterable(lines)))
 
 
