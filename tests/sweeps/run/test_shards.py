@@ -212,6 +212,10 @@ def test_a_shard_made_twice_must_be_the_same(whole: xr.Dataset) -> None:
         merge_run("cube.nc")
     wrong.unlink()
     assert twin.exists()
+    left_by_a_kill = Path("cube.nc.shards/1-of-8.partial")
+    left_by_a_kill.mkdir()
+    (left_by_a_kill / "lock").write_text("process 1 on another machine")
+    (left_by_a_kill / "0.npz").write_text("part")
     same(merge_run("cube.nc"), whole)
     assert files() == ["cube.nc"]
 
