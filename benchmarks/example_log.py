@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from inside.clock import ProcessTime
-from inside.live import stream
+from inside.live import start, stream
 
-MOST_RUNNING, TOKEN_BUDGET, LONGEST, KV_BLOCKS = 16, 512, 512, 129
+KV_BLOCKS = 129
 REQUESTS, LOAD, SEED = 150, 0.7, 11
 EPOCH_NS = 1_796_000_000 * 10**9
 """Where the clock of the day begins."""
@@ -48,32 +48,11 @@ def main() -> None:
             raise SystemExit(subprocess.run(again, check=False).returncode)
     time.monotonic = lambda: ProcessTime.clock() / 1e9
     time.time = lambda: (EPOCH_NS + ProcessTime.clock()) / 1e9
-    engine = start(given.model)
+    engine = start(given.model, disable_log_stats=False, num_gpu_blocks_override=KV_BLOCKS)
     spans = [serve(engine, SEED + k, None)[1] for k in (1, 2)]
     rows, _ = serve(engine, SEED, LOAD * REQUESTS / spans[-1])
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-
-
-def start(model: str) -> Any:
-    """Return vLLM's engine, in this process."""
-    import vllm
-
-    return vllm.LLM(
-        model=model,
-        load_format="dummy",
-        skip_tokenizer_init=True,
-        dtype="bfloat16",
-        enforce_eager=True,
-        seed=0,
-        disable_log_stats=False,
-        enable_prefix_caching=False,
-        async_scheduling=False,
-        max_num_seqs=MOST_RUNNING,
-        max_num_batched_tokens=TOKEN_BUDGET,
-        max_model_len=LONGEST,
-        num_gpu_blocks_override=KV_BLOCKS,
-    ).llm_engine
 
 
 def serve(engine: Any, seed: int, rate_per_s: float | None) -> tuple[list[dict[str, Any]], float]:

@@ -35,31 +35,39 @@ def stream(seed: int, requests: int) -> Stream:
     return Stream(rng.exponential(1.0, requests), prompt, output)
 
 
-def main() -> None:
-    """Serve two streams at once, then one as time goes by; write what was measured beside the log."""
-    asked: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+def start(model: str, **options: Any) -> Any:
+    """Return vLLM's engine, in this process, of a model with random weights; `options` stand beside those of all."""
     import vllm
 
-    llm = vllm.LLM(
-        model=asked["model"],
+    return vllm.LLM(
+        model=model,
         load_format="dummy",
         skip_tokenizer_init=True,
         dtype="bfloat16",
         enforce_eager=True,
         seed=0,
-        disable_log_stats=True,
         enable_prefix_caching=False,
         async_scheduling=False,
         max_num_seqs=MOST_RUNNING,
         max_num_batched_tokens=TOKEN_BUDGET,
         max_model_len=LONGEST,
+        **options,
+    ).llm_engine
+
+
+def main() -> None:
+    """Serve two streams at once, then one as time goes by; write what was measured beside the log."""
+    asked: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    engine = start(
+        asked["model"],
+        disable_log_stats=True,
         num_gpu_blocks_override=KV_BLOCKS,
         scheduler_cls="inside.timed.Timed",
         additional_config={"batchcube": {"spec": asked["spec"], "log": asked["log"]}},
     )
     from inside.timed import Timed
 
-    engine, seed, requests = llm.llm_engine, asked["seed"], asked["requests"]
+    seed, requests = asked["seed"], asked["requests"]
     spans = [serve(engine, stream(seed + k, requests), None) for k in (1, 2)]
     # As many as can be served at once are what the load is measured by.
     rate = asked["rate_per_s"] or asked["load"] * requests / spans[-1]

@@ -146,7 +146,8 @@ def _keys(cube: xr.Dataset) -> list[tuple[str, float | None]]:
     usual = default_variables(cube)
     rest = [name for name in REGISTRY if name not in usual and not name.endswith(("_variance_s2", "_min_s", "_max_s"))]
     keys: list[tuple[str, float | None]] = []
-    for name in dict.fromkeys([CAPACITY, *usual, *rest]):
+    # A plan is about its limits first.
+    for name in dict.fromkeys([CAPACITY, "plan_largest_ratio", *usual, *rest]):
         # That a search has no answer is one.
         if name in plain and name in cube and (name == CAPACITY or has_values(cube[name])):
             quantiles = cube["quantile"].values.tolist() if REGISTRY[name].extra else [None]

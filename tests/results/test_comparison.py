@@ -16,21 +16,8 @@ from batchcube.results.comparison import (
     read_comparison,
     write_rows,
 )
+from helpers.reports import DIFFERS
 
-DIFFERS = Row(
-    *("Fig. 4", "dynamic, 6.4 requests/s", "TBT (ms)"),
-    paper=45.1,
-    simulated=49.07,
-    ci_low=48.77,
-    ci_high=49.37,
-    agrees="no",
-    note="against the printed line; agrees: within 5 % of it; assumed: Poisson arrivals; a cap of 256",
-    source="[DB] Figure 4",
-    cube="dynamic-fig4.nc",
-    selection="server=dynamic",
-    command="batchcube show dynamic-fig4.nc --select server=dynamic -v tbt_mean_s",
-    again="batchcube reproduce dynamic",
-)
 HEAD = ",".join(COLUMNS).encode() + b"\n"
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from batchcube.errors import InputError
 from batchcube.figures.report import answers
+from batchcube.figures.report.grids import grid_of
 from batchcube.figures.report.page import page, write_report
 from batchcube.figures.report.sections import Subject, section_of
 from batchcube.results.cube import build_cube
@@ -297,3 +298,9 @@ def test_a_report_on_nothing_or_to_nowhere_is_refused(tmp_path):
         with pytest.raises(InputError, match=why):
             write_report(given, tmp_path / output)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_shows_first_how_much_of_its_limits_is_used_up():
+    cube = KINDS["sweep"]
+    shown = grid_of(cube.assign(plan_largest_ratio=cube["latency_mean_s"] / 100.0)).quantities
+    assert [quantity.key for quantity in shown][:2] == ["plan_largest_ratio", grid_of(cube).quantities[0].key]
