@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from batchcube.engine.policies import Controller, Order
     from batchcube.sweeps.planning.answer import Answer
+    from batchcube.sweeps.run.executors import Executor
     from batchcube.sweeps.run.single import Replication
     from batchcube.sweeps.spec.document import Sweep
 
@@ -116,6 +117,7 @@ def run(
     *,
     workers: int | None = None,
     backend: str = "numba",
+    executor: "Executor | str | None" = None,
     overwrite: bool = False,
     quiet: bool = False,
     precision: str | Iterable[str] | Mapping[str, float | str] | None = None,
@@ -125,10 +127,12 @@ def run(
 
     `sweep` may be what `load_spec` reads. With `output`, a run that was stopped goes on where it was, and a cube of the
     same sweep with fewer replications is extended, unless `overwrite` begins afresh. `workers` are threads, all cores
-    when left out; `backend` is "numba", "jax" (GPUs) or "reference" (plain Python), with the same numbers. Progress and
-    notes are shown unless `quiet`. With `precision`, ``"2%"`` or ``{"latency_mean_s": "1%"}``, replications are added
-    until half the width of every 95 % interval is at most that part of its mean (points, of shares), or there are
-    `max_replications`; those of the sweep are what the first look is at.
+    when left out; `backend` is "numba", "jax" (GPUs) or "reference" (plain Python), with the same numbers. `executor`
+    simulates instead of threads: one of `concurrent.futures` or what is like one (loky, mpi4py.futures), a client of
+    Dask, or a name as of the command, ``"dask://HOST:PORT"``. Progress and notes are shown unless `quiet`. With
+    `precision`, ``"2%"`` or ``{"latency_mean_s": "1%"}``, replications are added until half the width of every 95 %
+    interval is at most that part of its mean (points, of shares), or there are `max_replications`; those of the sweep
+    are what the first look is at.
 
     >>> cube = bc.run(bc.load_spec("multi-bin-fig8", {"workload.requests": 1000, "replications": 2}), quiet=True)
     >>> dict(cube["latency_mean_s"].sizes)
@@ -137,11 +141,12 @@ def run(
     from batchcube.results.precision import asked
     from batchcube.sweeps.progress import shown, tell_notes
     from batchcube.sweeps.run.execution import run_sweep
+    from batchcube.sweeps.run.executors import connected
 
     texts = [] if precision is None else [precision] if isinstance(precision, str) else precision
     if isinstance(texts, Mapping):
         texts = [f"{name}={width}" for name, width in texts.items()]
-    with shown(quiet=quiet) as progress:
+    with connected(executor, workers) as where, shown(quiet=quiet) as progress:
         cube = run_sweep(
             _sweep(sweep),
             output,
@@ -149,6 +154,7 @@ def run(
             progress=progress,
             overwrite=overwrite,
             backend=backend,
+            executor=where,
             precision=asked(texts, max_replications),
         )
     if not quiet:
@@ -165,6 +171,7 @@ def capacity(
     high: float | None = None,
     workers: int | None = None,
     backend: str = "numba",
+    executor: "Executor | str | None" = None,
     overwrite: bool = False,
     quiet: bool = False,
     **search: Any,
@@ -184,9 +191,10 @@ def capacity(
     """
     from batchcube.sweeps.progress import shown, tell_notes
     from batchcube.sweeps.run.capacity import find_capacity
+    from batchcube.sweeps.run.executors import connected
 
     criteria = [f"{name}={limit}" for name, limit in sla.items()] if isinstance(sla, Mapping) else list(sla)
-    with shown(quiet=quiet) as progress:
+    with connected(executor, workers) as where, shown(quiet=quiet) as progress:
         cube = find_capacity(
             _sweep(sweep),
             criteria,
@@ -197,6 +205,7 @@ def capacity(
             progress=progress,
             overwrite=overwrite,
             backend=backend,
+            executor=where,
             **search,
         )
     if not quiet:
@@ -214,6 +223,7 @@ def plan(
     settings: Mapping[str, Any] | None = None,
     workers: int | None = None,
     backend: str = "numba",
+    executor: "Executor | str | None" = None,
     overwrite: bool = False,
     quiet: bool = False,
     **question: Unpack[Asked],
@@ -236,10 +246,13 @@ def plan(
     from batchcube.sweeps.planning.decide import decide
     from batchcube.sweeps.planning.question import ask
     from batchcube.sweeps.progress import print_lines
+    from batchcube.sweeps.run.executors import connected
 
     limits = [f"{name}={limit}" for name, limit in slo.items()] if isinstance(slo, Mapping) else list(slo)
     asked = ask(spec, slo=limits, rate=rate, vary=_plain(vary or {}), settings=_plain(settings or {}), **question)
-    return decide(asked, output, workers=workers, overwrite=overwrite, backend=backend, say=print_lines(quiet=quiet))
+    say = print_lines(quiet=quiet)
+    with connected(executor, workers) as where:
+        return decide(asked, output, workers=workers, overwrite=overwrite, backend=backend, executor=where, say=say)
 
 
 def simulate(

@@ -37,6 +37,9 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """Report what was seen; more work may be announced after it."""
 
+    def tell_workers(self, workers: str) -> None:
+        """Report how many workers of an executor are there by now, in words."""
+
 
 class Silent:
     """Report nothing."""
@@ -54,6 +57,9 @@ class Silent:
         """Report nothing."""
 
     def say(self, text: str) -> None:
+        """Report nothing."""
+
+    def tell_workers(self, workers: str) -> None:
         """Report nothing."""
 
 
@@ -80,6 +86,7 @@ class PlainLines(AbstractContextManager["PlainLines"]):
         self._points = self._replications = self._requests = self._done = self._finished = 0
         self._so_far = ""
         self._begun = self._printed = time.monotonic()
+        self._workers = ""
 
     def start(self, points: int, replications: int, requests: int) -> None:
         """Print what there is to do."""
@@ -110,6 +117,10 @@ class PlainLines(AbstractContextManager["PlainLines"]):
         """Print what was seen."""
         self._print(text)
 
+    def tell_workers(self, workers: str) -> None:
+        """Have the lines to come say how many workers there are."""
+        self._workers = f"{workers}, "
+
     def _line(self) -> None:
         self._printed = time.monotonic()
         passed = max(self._printed - self._begun, 1e-9)
@@ -117,7 +128,8 @@ class PlainLines(AbstractContextManager["PlainLines"]):
         left = (self._requests - self._done) / rate if rate > 0 else 0.0
         self._print(
             f"{100 * self._done / max(self._requests, 1):.0f} %: {self._finished} of "
-            f"{counted(self._replications, 'replication')}, {_in_short(rate, 'request')}/s, {_duration(left)} left"
+            f"{counted(self._replications, 'replication')}, {self._workers}{_in_short(rate, 'request')}/s, "
+            f"{_duration(left)} left"
         )
 
     def _print(self, text: str) -> None:
@@ -151,12 +163,13 @@ class Bar(AbstractContextManager["Bar"]):
             TextColumn("{task.fields[points]}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[finished]}/{task.fields[replications]}"),
+            TextColumn("{task.fields[finished]}/{task.fields[replications]}{task.fields[workers]}"),
             TextColumn("{task.fields[rate]}/s"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
         self._task: Any = None
+        self._workers = ""
         self._begun = time.monotonic()
 
     def __enter__(self) -> "Bar":
@@ -174,6 +187,7 @@ class Bar(AbstractContextManager["Bar"]):
             points=counted(points, "point"),
             replications=counted(replications, "replication"),
             finished=0,
+            workers=self._workers,
             rate=_in_short(0, "request"),
         )
 
@@ -194,6 +208,11 @@ class Bar(AbstractContextManager["Bar"]):
     def say(self, text: str) -> None:
         """Print what was seen, above the bar."""
         self._bar.console.print(text, highlight=False, markup=False)
+
+    def tell_workers(self, workers: str) -> None:
+        """Show how many workers there are."""
+        self._workers = f", {workers}"
+        self._bar.update(self._task, workers=self._workers)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

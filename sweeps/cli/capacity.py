@@ -11,6 +11,7 @@ from batchcube.errors import printable
 from .help import examples
 from .options import (
     BackendOption,
+    ExecutorOption,
     OverwriteOption,
     QuietOption,
     ReplicationsOption,
@@ -77,6 +78,7 @@ def capacity(
     replications: ReplicationsOption = None,
     seed: SeedOption = None,
     workers: WorkersOption = None,
+    executor: ExecutorOption = None,
     backend: BackendOption = "numba",
     shard: ShardOption = None,
     quiet: QuietOption = False,
@@ -104,16 +106,25 @@ def capacity(
     if part := shard_of(shard, overwrite=overwrite):
         from ..progress import print_lines, shown
         from ..run.capacity import shard_capacity
+        from ..run.executors import connected
         from ..stopping import stoppable
 
         command = again(context)
-        with stoppable(), shown(quiet=quiet) as progress:
+        with stoppable(), connected(executor, workers) as where, shown(quiet=quiet) as progress:
             done = shard_capacity(
-                sweep, asked, to, part, workers=workers, progress=progress, backend=backend, again=command
+                sweep,
+                asked,
+                to,
+                part,
+                workers=workers,
+                progress=progress,
+                backend=backend,
+                executor=where,
+                again=command,
             )
         print_lines(quiet=quiet)(done)
         return
-    search(sweep, asked, to, workers, backend=backend, quiet=quiet, overwrite=overwrite)
+    search(sweep, asked, to, workers, executor, backend=backend, quiet=quiet, overwrite=overwrite)
 
 
 def search(
@@ -121,6 +132,7 @@ def search(
     asked: dict[str, Any],
     to: Path,
     workers: int | None,
+    executor: str | None,
     *,
     backend: str,
     quiet: bool,
@@ -131,11 +143,19 @@ def search(
 
     from ..progress import shown
     from ..run.capacity import find_capacity
+    from ..run.executors import connected
     from ..stopping import stoppable
 
-    with stoppable(), shown(quiet=quiet) as progress:
+    with stoppable(), connected(executor, workers) as where, shown(quiet=quiet) as progress:
         cube = find_capacity(
-            sweep, **asked, output=to, workers=workers, progress=progress, overwrite=overwrite, backend=backend
+            sweep,
+            **asked,
+            output=to,
+            workers=workers,
+            progress=progress,
+            overwrite=overwrite,
+            backend=backend,
+            executor=where,
         )
     print_capacity(cube, Console())
     if not quiet:

@@ -49,7 +49,19 @@ MaxReplicationsOption = Annotated[
     int | None, typer.Option("--max-replications", help="with --precision: where it gives up; 1000 when left out")
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="instead of the specification's")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="threads; all cores when left out")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="threads, or workers of --executor; all cores, or all of it, when left out"),
+]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        metavar="NAME",
+        help="who simulates instead of threads: dask://HOST:PORT, a cluster whose scheduler listens there; dask, "
+        "--workers processes here (needs the extra distributed)",
+    ),
+]
 BackendOption = Annotated[
     str,
     typer.Option(

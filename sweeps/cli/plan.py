@@ -10,7 +10,7 @@ import typer
 from ..planning.defaults import CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
 from . import complete
 from .help import examples
-from .options import BackendOption, OverwriteOption, QuietOption, SeedOption, SetOption, WorkersOption
+from .options import BackendOption, ExecutorOption, OverwriteOption, QuietOption, SeedOption, SetOption, WorkersOption
 
 app = typer.Typer()
 
@@ -113,6 +113,7 @@ def plan(
     settings: SetOption = None,
     seed: SeedOption = None,
     workers: WorkersOption = None,
+    executor: ExecutorOption = None,
     backend: BackendOption = "numba",
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
@@ -137,6 +138,7 @@ def plan(
         say(f"planning {about}")
     from ..planning.decide import decide
     from ..planning.question import ask, parse_vary
+    from ..run.executors import connected
     from ..stopping import stoppable
 
     question = ask(
@@ -166,8 +168,10 @@ def plan(
 
         require()
         require_output(report)
-    with stoppable():
-        answer = decide(question, output, workers=workers, overwrite=overwrite, backend=backend, say=say)
+    with stoppable(), connected(executor, workers) as where:
+        answer = decide(
+            question, output, workers=workers, overwrite=overwrite, backend=backend, executor=where, say=say
+        )
     print(answer.text() if as_json else answer, end="" if as_json else "\n")
     if report is not None and answer.cube is not None:
         from batchcube.figures.report.page import write_report

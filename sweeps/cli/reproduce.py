@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .help import examples
-from .options import BackendOption, OverwriteOption, QuietOption, ReplicationsOption, WorkersOption
+from .options import BackendOption, ExecutorOption, OverwriteOption, QuietOption, ReplicationsOption, WorkersOption
 
 if TYPE_CHECKING:
     from ..papers.comparison import Reproduction
@@ -27,6 +27,7 @@ def reproduce_multi_bin(
     replications: ReplicationsOption = None,
     quick: QuickOption = False,
     workers: WorkersOption = None,
+    executor: ExecutorOption = None,
     backend: BackendOption = "numba",
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
@@ -36,12 +37,13 @@ def reproduce_multi_bin(
     Cubes that are there already are used again.
     """
     from ..papers.multi_bin import reproduce_multi_bin as reproduced
+    from ..run.executors import connected
     from ..stopping import stoppable
 
     to = _reproduction(
         "multi-bin", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
     )
-    with stoppable():
+    with stoppable(), connected(executor, workers) as to.executor:
         reproduced(to)
 
 
@@ -57,6 +59,7 @@ def reproduce_modes(
     replications: ReplicationsOption = None,
     quick: QuickOption = False,
     workers: WorkersOption = None,
+    executor: ExecutorOption = None,
     backend: BackendOption = "numba",
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
@@ -67,6 +70,7 @@ def reproduce_modes(
     that are there already are used again.
     """
     from ..papers.modes import reproduce_modes as reproduced
+    from ..run.executors import connected
     from ..stopping import stoppable
 
     to = _reproduction(
@@ -74,7 +78,7 @@ def reproduce_modes(
     )
     if trace is not None:
         to.command += f" --trace {shlex.quote(trace)}"
-    with stoppable():
+    with stoppable(), connected(executor, workers) as to.executor:
         reproduced(to, trace)
 
 
@@ -87,6 +91,7 @@ def reproduce_dynamic(
     replications: ReplicationsOption = None,
     quick: QuickOption = False,
     workers: WorkersOption = None,
+    executor: ExecutorOption = None,
     backend: BackendOption = "numba",
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
@@ -98,12 +103,13 @@ def reproduce_dynamic(
     are there already are used again.
     """
     from ..papers.dynamic import reproduce_dynamic as reproduced
+    from ..run.executors import connected
     from ..stopping import stoppable
 
     to = _reproduction(
         "dynamic", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
     )
-    with stoppable():
+    with stoppable(), connected(executor, workers) as to.executor:
         reproduced(to)
 
 

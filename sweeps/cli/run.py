@@ -13,6 +13,7 @@ from .help import examples
 from .options import (
     BackendOption,
     CubeArgument,
+    ExecutorOption,
     MaxReplicationsOption,
     OverwriteOption,
     PrecisionOption,
@@ -49,6 +50,7 @@ MANY_POINTS = 5_000
         "batchcube run sweep.toml --precision 2% --precision latency_p99_s=5% --max-replications 500",
         "batchcube run sweep.toml --set policy.batch_size=32 --set axes.bins.values=[1,2,4]",
         "sbatch --array=0-63 --wrap 'batchcube run sweep.toml -o out.nc --shard env' && batchcube merge out.nc",
+        "batchcube run sweep.toml --executor dask://10.0.0.1:8786",
     ),
 )
 def run(
@@ -61,6 +63,7 @@ def run(
     max_replications: MaxReplicationsOption = None,
     seed: SeedOption = None,
     workers: WorkersOption = None,
+    executor: ExecutorOption = None,
     backend: BackendOption = "numba",
     shard: ShardOption = None,
     quiet: QuietOption = False,
@@ -84,16 +87,25 @@ def run(
     if part := shard_of(shard, overwrite=overwrite):
         from ..progress import print_lines, shown
         from ..run.execution import run_shard
+        from ..run.executors import connected
         from ..stopping import stoppable
 
         command = again(context)
-        with stoppable(), shown(quiet=quiet) as progress:
+        with stoppable(), connected(executor, workers) as where, shown(quiet=quiet) as progress:
             done = run_shard(
-                sweep, to, part, workers=workers, progress=progress, backend=backend, precision=wanted, again=command
+                sweep,
+                to,
+                part,
+                workers=workers,
+                progress=progress,
+                backend=backend,
+                executor=where,
+                precision=wanted,
+                again=command,
             )
         print_lines(quiet=quiet)(done)
         return
-    _run(sweep, to, workers, backend=backend, quiet=quiet, overwrite=overwrite, precision=wanted)
+    _run(sweep, to, workers, executor, backend=backend, quiet=quiet, overwrite=overwrite, precision=wanted)
 
 
 @app.command(
@@ -133,6 +145,7 @@ def rerun(
     cube: CubeArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="cube to write")],
     workers: WorkersOption = None,
+    executor: ExecutorOption = None,
     backend: BackendOption = "numba",
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
@@ -168,19 +181,20 @@ def rerun(
         from ..run.capacity import asked_of
 
         asked = asked_of(loaded)
-        search(sweep, asked, output, workers, backend=backend, quiet=quiet, overwrite=overwrite)
+        search(sweep, asked, output, workers, executor, backend=backend, quiet=quiet, overwrite=overwrite)
         return
     precision = None
     if looked := looked_at(loaded):
         precision = Precision(tuple(str(loaded.attrs["precision_wanted"]).split(", ")), looked[-1])
         sweep = sweep.repeated(looked[0])
-    _run(sweep, output, workers, backend=backend, quiet=quiet, overwrite=overwrite, precision=precision)
+    _run(sweep, output, workers, executor, backend=backend, quiet=quiet, overwrite=overwrite, precision=precision)
 
 
 def _run(
     sweep: "Sweep",
     output: Path,
     workers: int | None,
+    executor: str | None,
     *,
     backend: str,
     quiet: bool,
@@ -189,9 +203,10 @@ def _run(
 ) -> None:
     from ..progress import shown, tell_notes
     from ..run.execution import run_sweep
+    from ..run.executors import connected
     from ..stopping import stoppable
 
-    with stoppable(), shown(quiet=quiet) as progress:
+    with stoppable(), connected(executor, workers) as where, shown(quiet=quiet) as progress:
         cube = run_sweep(
             sweep,
             output,
@@ -199,6 +214,7 @@ def _run(
             progress=progress,
             overwrite=overwrite,
             backend=backend,
+            executor=where,
             precision=precision,
         )
     if not quiet:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from batchcube.results.tables import Column
 
     from ..progress import Progress
+    from ..run.executors import Executor
 
 CONFIDENCE = 0.95
 _QUICK = "quick run, reduced size"
@@ -150,6 +151,8 @@ class Reproduction:
         self._replications = replications if replications is not None or not quick else 4
         self._quick_requests = quick_requests
         self._workers, self._overwrite, self._backend, self._progress = workers, overwrite, backend, progress
+        self.executor: Executor | None = None
+        """Who simulates instead of threads."""
         self._cube = ""
         self._counts: dict[str, xr.Dataset] = {}
         """By the file of a cube, how many requests its times are of."""
@@ -176,7 +179,13 @@ class Reproduction:
         self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
         with self._progress() as progress:
             cube = run_sweep(
-                sweep, file, workers=self._workers, progress=progress, overwrite=self._overwrite, backend=self._backend
+                sweep,
+                file,
+                workers=self._workers,
+                progress=progress,
+                overwrite=self._overwrite,
+                backend=self._backend,
+                executor=self.executor,
             )
         self._counts[self._cube] = cube[[name for name in COUNTS if name in cube]]
         return sweep, cube
@@ -207,6 +216,7 @@ class Reproduction:
                 progress=progress,
                 overwrite=self._overwrite,
                 backend=self._backend,
+                executor=self.executor,
             )
 
     def check(self, preset: str, overrides: Iterable[str] = ()) -> None:

@@ -24,6 +24,7 @@ from batchcube.results.variables import REGISTRY
 
 from ..files import require_new, require_output, write_text
 from ..run.assemble import with_provenance
+from ..run.executors import Executor, crew_of_threads, engaged
 from ..run.outputs import ADVICE
 from ..run.preparing import Prepared, only_totals, prepare
 from ..run.simulate import require_backend
@@ -50,6 +51,7 @@ def decide(
     workers: int | None = None,
     overwrite: bool = False,
     backend: str = "numba",
+    executor: Executor | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Answer:
     """Decide a question and return the answer, with its cube; with `output` the cube is written there, JSON beside it.
@@ -57,7 +59,7 @@ def decide(
     With `output` a plan that was stopped, or that its budget ended, goes on where it was, and one that is there already
     is returned as it is, unless `overwrite` begins afresh. `say` is told how far it is, a line each time. The answer
     depends neither on the number of `workers`, threads, all cores when None, nor on the `backend`, "numba" or
-    "reference".
+    "reference", nor on the `executor`, which is that of `run_sweep`.
     Raises InputError for what only the data can show.
     """
     made_by = require_backend(backend, question.sweep.grid.points[0].simulation)
@@ -71,6 +73,7 @@ def decide(
             before = _same_plan(target, identity)
             if not before.ended_early:
                 return before
+        crew = opened.enter_context(engaged(executor, workers))
         simulating = Simulating(
             question, prepared, [gpus_each(point) for point in question.sweep.grid.points], backend, say
         )
@@ -80,7 +83,8 @@ def decide(
             if target is not None and not target.exists() and not store.makers:
                 require_new(_json_file(target), overwrite=overwrite)
         simulated = simulating.values.simulations
-        decision = simulating.work(store, stop, workers)
+        crew = crew or opened.enter_context(crew_of_threads(workers or os.cpu_count() or 1, stop))
+        decision = simulating.work(store, stop, crew)
         makers = list(store.makers if store is not None else ())
         if simulating.values.simulations > simulated or not makers:
             makers.append(made_by)

@@ -1,11 +1,9 @@
 """The work of a plan: simulations as its races ask for them, kept as they are finished."""
 
 import math
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,7 +14,7 @@ from batchcube.engine import Shape, simulate_many
 from ..progress import Silent
 from ..run.draws import Draws
 from ..run.preparing import Prepared, PreparedPoint, prepare
-from ..run.scheduler import Gain, Scheduler, Task, threads
+from ..run.scheduler import Crew, Gain, Scheduler, Task
 from ..run.searching import scalable
 from ..run.store import Part, Store
 from ..spec.grid import Axis, Grid
@@ -37,23 +35,36 @@ FEW = 4
 Say = Callable[[str], None]
 
 
-class Some(NamedTuple):
+class Together(NamedTuple):
     """Settings on some replicas, prepared together: plain data, so that a task may be done in another process."""
 
     backend: str
     seed: int
-    points: tuple[PreparedPoint, ...]
+    points: Mapping[int, PreparedPoint]
+    """By number of the setting."""
 
 
-def simulate_settings(some: Some, replication: int) -> FloatArray:
+def simulate_settings(together: Together, settings: Sequence[int], replication: int) -> FloatArray:
     """Simulate settings on a replication and return what is kept of each, (setting, value); raises InputError."""
-    draws = Draws(some.seed, replication)
+    draws = Draws(together.seed, replication)
+    points = [together.points[setting] for setting in settings]
     with np.errstate(all="ignore"):
-        jobs = [draws.job(point) for point in some.points]
-        caps = [point.setup.largest_batch for point in some.points]
-        bins = max(len(point.edges) - 1 for point in some.points)
-        shape = Shape(bins, max(caps), some.points[0].setup.windows, len(some.points[0].point.workload.class_names))
-        return vectors(simulate_many(jobs, shape, some.backend), caps)
+        jobs = [draws.job(point) for point in points]
+        caps = [point.setup.largest_batch for point in points]
+        bins = max(len(point.edges) - 1 for point in points)
+        shape = Shape(bins, max(caps), points[0].setup.windows, len(points[0].point.workload.class_names))
+        return vectors(simulate_many(jobs, shape, together.backend), caps)
+
+
+class _Said(Silent):
+    """Progress of a plan, which says in lines of its own how far it is."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+
+    def tell_workers(self, workers: str) -> None:
+        """Say how many workers there are."""
+        self._say(f"on {workers}")
 
 
 class Simulating:
@@ -70,11 +81,10 @@ class Simulating:
         self._requests = max(one.requests for one in prepared.points)
         self.decider = Decider(question, gpus_each, self.values, say, self._is_over_budget)
         self._steps = self.decider.decide()
-        self._prepared: dict[int, dict[int, tuple[int, PreparedPoint]]] = {}
-        """By replicas and setting, with the number of the preparation that it is part of."""
+        self._prepared: dict[int, dict[int, Together]] = {}
+        """By replicas and setting."""
         # All settings are prepared on two replicas: their mistakes are told with their places.
-        self._prepared[2] = {number: (0, one) for number, one in enumerate(prepared.points)}
-        self._made = 1
+        self._keep(2, range(len(prepared.points)), prepared)
         self._tasks: deque[Task] = deque()
         self._under_way = self._looked = self._of_look = 0
 
@@ -87,12 +97,10 @@ class Simulating:
                 self.values.add([setting], replicas, part.replication, row[None])
         self._before = self.values.simulations
 
-    def work(self, store: Store | None, stop: Stop, workers: int | None) -> Decision:
+    def work(self, store: Store | None, stop: Stop, crew: Crew) -> Decision:
         """Simulate until the question is decided."""
-        at_once = workers or os.cpu_count() or 1
-        self._at_once = at_once
-        with ExitStack() as opened:
-            Scheduler(self, store, stop, Silent()).run(opened.enter_context(threads(at_once, stop)), at_once)
+        self._at_once = crew.at_once
+        Scheduler(self, store, stop, _Said(self._say)).run(crew)
         assert self.decision is not None
         return self.decision
 
@@ -101,9 +109,10 @@ class Simulating:
         (point,) = _prepared_together(self.question, replicas, [setting]).points
         if point.recorded is None and not isinstance(point.point.workload.arrivals, AtRate):
             return math.nan
-        some = Some(self.backend, self.question.sweep.seed, (scalable(point).at(AT_ONCE * self.question.rate),))
+        loaded = {setting: scalable(point).at(AT_ONCE * self.question.rate)}
+        alone = Together(self.backend, self.question.sweep.seed, loaded)
         place = KEPT["throughput_requests_per_s"].start
-        return float(np.mean([simulate_settings(some, replication)[0, place] for replication in range(FEW)]))
+        return float(np.mean([simulate_settings(alone, [setting], number)[0, place] for number in range(FEW)]))
 
     def tell(self, store: Store) -> str:
         """Say how much is kept."""
@@ -144,24 +153,27 @@ class Simulating:
         for one in wanted:
             groups: dict[int, list[int]] = {}
             for setting in one.settings:
-                groups.setdefault(self._point(one, setting)[0], []).append(setting)
+                groups.setdefault(id(self._together(one, setting)), []).append(setting)
             for group in groups.values():
+                together = self._together(one, group[0])
                 for start in range(0, len(group), most):
-                    some = group[start : start + most]
-                    points = tuple(self._point(one, setting)[1] for setting in some)
-                    arguments = (Some(self.backend, self.question.sweep.seed, points), one.replication)
-                    self._tasks.append(Task(simulate_settings, arguments, (tuple(some), one.replicas, one.replication)))
+                    some = tuple(group[start : start + most])
+                    note = (some, one.replicas, one.replication)
+                    self._tasks.append(Task(simulate_settings, together, (some, one.replication), note))
 
-    def _point(self, wanted: Wanted, setting: int) -> tuple[int, PreparedPoint]:
-        """Return a setting prepared together with all that are wanted beside it, and the number of that preparation."""
+    def _together(self, wanted: Wanted, setting: int) -> Together:
+        """Return what a setting is prepared in, together with all that are wanted beside it."""
         there = self._prepared.setdefault(wanted.replicas, {})
         if setting not in there:
             numbers = [number for number in wanted.settings if number not in there]
-            # What is drawn is told apart by numbers that hold within one preparation.
-            together = _prepared_together(self.question, wanted.replicas, numbers).points
-            there |= {number: (self._made, point) for number, point in zip(numbers, together, strict=True)}
-            self._made += 1
+            self._keep(wanted.replicas, numbers, _prepared_together(self.question, wanted.replicas, numbers))
         return there[setting]
+
+    def _keep(self, replicas: int, numbers: Sequence[int], prepared: Prepared) -> None:
+        """Keep settings that are prepared together: what they draw is told apart by numbers that hold among them."""
+        points = dict(zip(numbers, prepared.points, strict=True))
+        together = Together(self.backend, self.question.sweep.seed, points)
+        self._prepared.setdefault(replicas, {}).update(dict.fromkeys(numbers, together))
 
     def _is_over_budget(self, more: int) -> bool:
         """Say whether so many more simulations exceed the budget, each as fast as those so far."""

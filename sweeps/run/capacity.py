@@ -29,9 +29,9 @@ from ..stopping import Stop, stopping
 from ..workloads.arrivals import AtRate
 from .bisection import FASTEST, SLOWEST
 from .criteria import Criterion, never_measured, parse_criterion
+from .executors import Executor, engaged
 from .outputs import ADVICE, same_sweep
 from .preparing import only_totals, prepare, refusal
-from .scheduler import Executor
 from .searching import Searches, SearchSettings
 from .shards import Asked, Shard, Shards
 from .simulate import require_backend
@@ -87,13 +87,15 @@ def find_capacity(
                 identity = _identity(sweep, settings, str(old.attrs.get("input_sha256", "")))
                 store.open(identity, made_by, (), held=range(sweep.replications))
             return old
+        crew = opened.enter_context(engaged(executor, workers))
         prepared = prepare(only_totals(sweep))
         searches = Searches(prepared, settings, backend)
         if store is not None:
             identity = _identity(sweep, settings, prepared.input_sha256)
             searches.add(store.open(identity, made_by, range(sweep.replications), overwrite=overwrite))
         searches.go_on()
-        searched = searches.work(store, stop, progress or Silent(), executor, workers or os.cpu_count() or 1)
+        at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
+        searched = searches.work(store, stop, progress or Silent(), crew, at_once)
         # Not before: importing xarray takes longer than the first rates.
         from .capacity_cube import capacity_cube
 
@@ -123,7 +125,7 @@ def shard_capacity(
     """
     settings = _settings(sweep, **asked)
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
-    with stopping() as stop:
+    with stopping() as stop, engaged(executor, workers) as crew:
         target = require_output(Path(output))
         if target.exists():
             _same_search(target, sweep, settings)
@@ -139,8 +141,8 @@ def shard_capacity(
             searches.work,
             stop=stop,
             progress=progress or Silent(),
-            executor=executor,
-            workers=workers or os.cpu_count() or 1,
+            crew=crew,
+            workers=crew.at_once if crew is not None else workers or os.cpu_count() or 1,
         )
         parts_of = Asked(identity, "capacity", {}, (sweep.document, sweep.defaults()), again)
         return Shards(target).do(shard, searches.round, parts_of, made_by, searches, simulate)

@@ -22,11 +22,11 @@ from ..progress import Progress, Silent
 from ..spec.document import Sweep, remade
 from ..stopping import Stop, stopping
 from ..theory.expected import Expected
+from .executors import Executor, engaged
 from .narrowing import Narrowing
 from .outputs import ADVICE, same_sweep
 from .preparing import Prepared, prepare, theory_of
 from .replicating import Replications
-from .scheduler import Executor
 from .shards import Asked, MissingShardsError, Shard, Shards
 from .simulate import require_backend
 from .store import Part, Report, Store, parts_beside
@@ -100,9 +100,10 @@ def run_sweep(
     was stopped continues where it was, and a cube of the same sweep with fewer replications is extended, unless
     ``overwrite`` begins afresh. ``backend`` is "numba" (on the cores of a CPU), "jax" (on GPUs) or "reference" (plain
     Python, slow: the specification); the numbers are the same with each, and one may continue or extend what another
-    began. Mode continuous has no "jax". With ``executor``, one of `concurrent.futures` or what is like one, the tasks
-    run there, so many ``workers`` at a time, instead of on threads. With ``precision``, replications are added in looks
-    until the intervals wanted are narrow enough at all points; those of the sweep are then what the first look is at.
+    began. Mode continuous has no "jax". With ``executor``, one of `concurrent.futures`, what is like one or a client of
+    Dask, the tasks run there instead of on threads, ``workers`` at a time, as many as it has when None. With
+    ``precision``, replications are added in looks until the intervals wanted are narrow enough at all points; those of
+    the sweep are then what the first look is at.
     Raises InputError for a backend that is not there, and for what only the data can show (a missing file, a request no
     batch can hold).
     """
@@ -115,8 +116,10 @@ def run_sweep(
             with suppress(InputError):  # parts of another run are none of this one's business
                 store.open(course.identity, made_by, course.wanted, held=course.numbers_held)
             return course.held
-        at_once = workers or os.cpu_count() or 1
-        course.prepare(at_once)
+        crew = opened.enter_context(engaged(executor, workers))
+        at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
+        # What workers elsewhere draw is no part of this machine's memory.
+        course.prepare(at_once if crew is None else 1)
         if store is not None:
             course.kept = store.open(
                 course.identity, made_by, course.wanted, held=course.numbers_held, overwrite=overwrite
@@ -126,7 +129,7 @@ def run_sweep(
         aside = _Aside(course.prepared)
         try:
             for work in course.rounds(shown):
-                simulated |= work.work(store, stop, shown, executor, at_once, aside.begin)
+                simulated |= work.work(store, stop, shown, crew, at_once, aside.begin)
             makers = [*(store.makers if store is not None else ()), *([made_by] if simulated else ())]
             cube = course.cube(aside.theory(), makers)
         finally:
@@ -186,19 +189,20 @@ def run_shard(
     which messages name. Raises what `run_sweep` raises, and InputError where shards of something else are there.
     """
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
-    with stopping() as stop:
+    with stopping() as stop, engaged(executor, workers) as crew:
         target = require_output(Path(output))
         course = Course(sweep, target, precision, backend)
         if course.is_complete:
             return f"{target} is complete: there is nothing to do"
-        at_once, shown = workers or os.cpu_count() or 1, progress or Silent()
-        course.prepare(at_once, shard.of)
+        at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
+        shown = progress or Silent()
+        course.prepare(at_once if crew is None else 1, shard.of)
         course.kept = parts_beside(target, course.identity)
         work = next(course.rounds(shown), None)
         if work is None:
             return f"all looks are there: batchcube merge {output}"
 
-        simulate = partial(work.work, stop=stop, progress=shown, executor=executor, workers=at_once)
+        simulate = partial(work.work, stop=stop, progress=shown, crew=crew, workers=at_once)
         return Shards(target).do(shard, course.round, course.asked(precision, again), made_by, work, simulate)
 
 

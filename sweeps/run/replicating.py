@@ -15,9 +15,10 @@ from batchcube.results.variables import REGISTRY, usual
 from ..progress import Progress, Silent
 from ..stopping import Stop
 from .draws import Draws
+from .executors import crew_of_threads, threads
 from .parts import join, without
 from .preparing import Prepared
-from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
+from .scheduler import Crew, Gain, Scheduler, Task, deal
 from .shards import Dealing, Shard
 from .simulate import Simulator, bytes_of, simulate_parts
 from .store import Part, Report, Store
@@ -113,11 +114,11 @@ class Replications:
         store: Store | None,
         stop: Stop,
         progress: Progress,
-        executor: Executor | None,
+        crew: Crew | None,
         workers: int,
         aside: Callable[[], None] = lambda: None,
     ) -> bool:
-        """Simulate what no part holds, and say whether that was anything.
+        """Simulate what no part holds, on a crew or so many threads, and say whether that was anything.
 
         `aside` begins what else there is to do: it is called, more than once perhaps, when there is a first result, or
         no task left.
@@ -135,11 +136,11 @@ class Replications:
         with ExitStack() as opened:
             # Two tasks keep a device busy: one draws the next traces, on all threads, while the device has the other.
             at_once = workers
-            if self.backend == "jax" and executor is None:
+            if self.backend == "jax" and crew is None:
                 at_once = min(2, workers)
                 self._drawing = opened.enter_context(threads(workers, stop, "batchcube-draws"))
             self._tasks = self._deal(numbers, left, workers)
-            scheduler.run(executor or opened.enter_context(threads(at_once, stop)), at_once)
+            scheduler.run(crew or opened.enter_context(crew_of_threads(at_once, stop)))
         return True
 
     def tell(self, store: Store) -> str:
@@ -157,10 +158,10 @@ class Replications:
 
     def take(self, task: Task, result: list[Part]) -> Gain:
         """Take parts, and see to what the task has left."""
-        simulator, draws, points, drawing = task.arguments
+        draws, points, _ = task.arguments
         done = sum(len(part.points) for part in result) // len(draws)
         if done < len(points):
-            self._continued.append(task._replace(arguments=(simulator, draws, points[done:], drawing)))
+            self._continued.append(self._task(task.shared, draws, points[done:]))
         requests = sum(self.prepared.points[k].requests for part in result for k in part.points)
         complete = self.add(result)
         if complete:
@@ -188,7 +189,7 @@ class Replications:
                 yield self._task(simulator, group, self._order[block.start : block.stop])
 
     def _task(self, simulator: Simulator, draws: Sequence[Draws], points: Sequence[int]) -> Task:
-        return Task(simulate_parts, (simulator, draws, points, self._drawing))
+        return Task(simulate_parts, simulator, (draws, points, self._drawing))
 
     def _sizes(self, first: Draws, replications: int, workers: int) -> tuple[Simulator, int, list[range]]:
         """Return how many jobs a call simulates, of how many replications a task is, and the blocks of points."""

@@ -1,32 +1,42 @@
-"""Run tasks on an executor: keep what is finished, say how far it is, and stop without losing anything.
+"""Run the tasks of some work: keep what is finished, say how far it is, and stop without losing anything.
 
-`run`, `capacity` and, through them, `reproduce` are its clients: each is `Work`, which gives tasks and takes results.
+`run`, `capacity`, `plan` and, through them, `reproduce` are its clients: each is `Work`, which gives tasks and takes
+results. Who does tasks is a `Crew`, see executors.py.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
+
+from batchcube.errors import InputError
 
 from ..progress import Progress
 from ..stopping import SECONDS_BETWEEN_LOOKS, Stop
 from .store import Part, Store
 
 SECONDS_BETWEEN_SAVES = 20.0
+MOST_ATTEMPTS = 5
+"""At a task, whose workers went away each time."""
 
 
 class Task(NamedTuple):
-    """What an executor does at once: a function of a module, and plain data for it.
+    """What a worker does at once: a function of a module, and plain data for it.
 
     A task should take about a second: what is finished of it is nobody's before its end.
     """
 
     function: Callable[..., Any]
+    shared: Any
+    """Its first argument, the same object for many tasks: a worker in another process is sent it once."""
     arguments: tuple[Any, ...]
+    """The others."""
     note: Any = None
     """What `Work.take` needs beside the result; it stays here."""
+    attempts: int = 0
+    """How often it came back undone."""
 
 
 class Gain(NamedTuple):
@@ -56,34 +66,54 @@ class Work(Protocol):
         """End early what tasks under way are at, where that would take long."""
 
 
-class Executor(Protocol):
-    """What does tasks: an executor of `concurrent.futures`, or what gives such futures."""
+class UndoneError(Exception):
+    """Says that a task was not done, and is to be submitted once more."""
 
-    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> "Future[Any]":
-        """Begin a task, or queue it."""
+
+class Crew(Protocol):
+    """Who does tasks: threads, or the workers of an executor."""
+
+    @property
+    def at_once(self) -> int:
+        """How many tasks it does at a time; workers may come and go."""
+
+    @property
+    def in_words(self) -> str:
+        """How many workers there are; "" for those nobody asks about."""
+
+    def submit(self, task: Task) -> "Future[Any]":
+        """Begin a task, or queue it; raises InputError where nobody is left to do it."""
+
+    def result(self, future: "Future[Any]") -> Any:
+        """Return the result of a task that is done.
+
+        Raises what it raised, `UndoneError` where it is to be done once more, InputError where that would not help.
+        """
 
 
 class Scheduler:
-    """Runs the tasks of some work, twice as many under way as the executor does at a time, so that it never waits."""
+    """Runs the tasks of some work, twice as many under way as a crew does at a time, so that it never waits."""
 
     def __init__(self, work: Work, store: Store | None, stop: Stop, progress: Progress) -> None:
         self.work, self.store, self.stop, self.progress = work, store, stop, progress
         self._under_way: dict[Future[Any], Task] = {}
+        self._undone: list[Task] = []
         self._done: SimpleQueue[Future[Any]] = SimpleQueue()
         self._unsaved: list[Part] = []
+        self._workers = ""
         self._tell_kept()
 
-    def run(self, executor: Executor, at_once: int) -> None:
-        """Run all tasks, `at_once` at a time; what is finished is saved, also where an error or a stop ends it.
+    def run(self, crew: Crew) -> None:
+        """Run all tasks; what is finished is saved, also where an error or a stop ends it.
 
-        Raises what a task raises, KeyboardInterrupt for a signal, InputError for a full disk.
+        Raises what a task raises, KeyboardInterrupt for a signal, InputError for a full disk or a crew that is gone.
         """
         saved = time.monotonic()
         with self.stop.held():
             try:
-                while self._submit(executor, 2 * at_once):
+                while self._submit(crew):
                     for future in self._finished(SECONDS_BETWEEN_LOOKS):
-                        gain = self._take(future)
+                        gain = self._take(crew, future)
                         if gain.replications:
                             self.progress.finish_replications(gain.replications)
                         if gain.requests:
@@ -94,23 +124,30 @@ class Scheduler:
                 # The cube is yet to be built and written, and may find no room.
                 self._save()
             except BaseException:
-                self._keep()
+                self._keep(crew)
                 self.work.give_up()
                 for future in self._under_way:
                     future.cancel()
                 # What cannot be cancelled comes to its end: on a device that is much.
                 self.stop.wait_for(list(self._under_way))
-                self._keep()
+                self._keep(crew)
                 raise
 
-    def _submit(self, executor: Executor, most: int) -> bool:
+    def _submit(self, crew: Crew) -> bool:
         """Submit tasks until as many are under way; say whether any is."""
         self.stop.check()
-        while len(self._under_way) < most and (task := self.work.next_task()) is not None:
-            future = executor.submit(task.function, *task.arguments)
+        if (workers := crew.in_words) != self._workers:
+            self._workers = workers
+            self.progress.tell_workers(workers)
+        most = 2 * crew.at_once
+        while len(self._under_way) < most and (task := self._next_task()) is not None:
+            future = crew.submit(task)
             self._under_way[future] = task
             future.add_done_callback(self._done.put)
         return bool(self._under_way)
+
+    def _next_task(self) -> Task | None:
+        return self._undone.pop() if self._undone else self.work.next_task()
 
     def _finished(self, seconds: float) -> Iterator["Future[Any]"]:
         """Yield the tasks that are done, waiting for the first."""
@@ -119,9 +156,16 @@ class Scheduler:
             while True:
                 yield self._done.get_nowait()
 
-    def _take(self, future: "Future[Any]") -> Gain:
+    def _take(self, crew: Crew, future: "Future[Any]") -> Gain:
         task = self._under_way.pop(future)
-        gain = self.work.take(task, future.result())
+        try:
+            result = crew.result(future)
+        except UndoneError:
+            if task.attempts >= MOST_ATTEMPTS:
+                raise InputError(f"a task was lost {MOST_ATTEMPTS + 1} times with the worker that had it") from None
+            self._undone.append(task._replace(attempts=task.attempts + 1))
+            return Gain((), 0, 0)
+        gain = self.work.take(task, result)
         if self.store is not None:
             self._unsaved += gain.parts
         return gain
@@ -136,26 +180,17 @@ class Scheduler:
         if self.store is not None:
             self.stop.kept = self.work.tell(self.store)
 
-    def _keep(self) -> None:
+    def _keep(self, crew: Crew) -> None:
         """Save on the way out: what cannot be saved is told, and does not hide what led here."""
         for future in self._finished(0.0):
             if future in self._under_way and not future.cancelled() and future.exception() is None:
-                self._take(future)
+                with suppress(InputError):
+                    self._take(crew, future)
         try:
             self._save()
-        except OSError as error:
+        except InputError as error:
             self._tell_kept()
-            self.stop.kept += f" The rest of what was finished could not be written: {error.strerror}."
-
-
-@contextmanager
-def threads(count: int, stop: Stop, name: str = "batchcube") -> Iterator[ThreadPoolExecutor]:
-    """Give an executor of so many threads; at the end those at work are waited for, unless a second signal came."""
-    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=not stop.abandoned, cancel_futures=True)
+            self.stop.kept += f" The rest of what was finished {error.problem}."
 
 
 def deal(count: int, parts: int) -> Iterator[range]:

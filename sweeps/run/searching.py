@@ -28,8 +28,9 @@ from ..workloads.settings import FloatArray
 from .bisection import PROBES, Found, Search, bisect, bracket_and_bisect, fill, is_monotone
 from .criteria import Criterion, never_in_time
 from .draws import Draws
+from .executors import crew_of_threads
 from .preparing import Prepared, PreparedPoint
-from .scheduler import Executor, Gain, Scheduler, Task, deal, threads
+from .scheduler import Crew, Gain, Scheduler, Task, deal
 from .shards import Dealing, Shard
 from .simulate import Simulator
 from .store import Part, Store
@@ -420,10 +421,11 @@ class Searches:
         """Keep the answers of a search that has them."""
         self.answers |= {(one.number, r): answer for r, answer in enumerate(one.answers or ())}
 
-    def work(
-        self, store: Store | None, stop: Stop, progress: Progress, executor: Executor | None, workers: int
-    ) -> bool:
-        """Search every point that has no answer, or what is dealt of this round; say whether there was any."""
+    def work(self, store: Store | None, stop: Stop, progress: Progress, crew: Crew | None, workers: int) -> bool:
+        """Search every point that has no answer, or what is dealt of this round; say whether there was any.
+
+        It is done by a crew, or on so many threads.
+        """
         scheduler = Scheduler(self, store, stop, progress)
         self._asked = len(self.left)
         groups = list(self._deal(workers))
@@ -431,7 +433,7 @@ class Searches:
         self._groups = iter(groups)
         at_once = min(2, workers) if self._searching.simulator.on_device else workers
         with ExitStack() as opened:
-            scheduler.run(executor or opened.enter_context(threads(at_once, stop)), at_once)
+            scheduler.run(crew or opened.enter_context(crew_of_threads(at_once, stop)))
         return bool(groups)
 
     def tell(self, store: Store) -> str:
@@ -449,7 +451,7 @@ class Searches:
         if not group.looks:
             self._waiting.popleft()
         group.under_way += 1
-        return Task(look, (self._searching, looks, group.together), (group, looks))
+        return Task(look, self._searching, (looks, group.together), (group, looks))
 
     def take(self, task: Task, result: list[Seen | None]) -> Gain:
         """Take what was seen; once it is all replications, searches go on to their next rates or have their answers."""

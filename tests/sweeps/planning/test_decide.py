@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -424,11 +424,11 @@ def test_a_plan_that_was_stopped_goes_on(
     whole = decide(question(spec(1)))
     done: list[int] = []
 
-    def until_stopped(some: simulating.Some, replication: int) -> Any:
+    def until_stopped(together: simulating.Together, settings: Sequence[int], replication: int) -> Any:
         if len(done) == 10:
             raise KeyboardInterrupt
-        done.append(len(some.points))
-        return simulate(some, replication)
+        done.append(len(settings))
+        return simulate(together, settings, replication)
 
     simulate = simulating.simulate_settings
     output = tmp_path / "plan.nc"
@@ -440,9 +440,9 @@ def test_a_plan_that_was_stopped_goes_on(
     assert not output.exists()
     again: list[int] = []
 
-    def counted(some: simulating.Some, replication: int) -> Any:
-        again.append(len(some.points))
-        return simulate(some, replication)
+    def counted(together: simulating.Together, settings: Sequence[int], replication: int) -> Any:
+        again.append(len(settings))
+        return simulate(together, settings, replication)
 
     monkeypatch.setattr(simulating, "simulate_settings", counted)
     assert decide(question(spec(1)), output) == whole

@@ -18,7 +18,8 @@ from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import scheduler, simulate
 from batchcube.sweeps.run.capacity import find_capacity
 from batchcube.sweeps.run.execution import run_sweep
-from batchcube.sweeps.run.scheduler import Gain, Scheduler, Task
+from batchcube.sweeps.run.executors import Threads, Workers
+from batchcube.sweeps.run.scheduler import Crew, Gain, Scheduler, Task
 from batchcube.sweeps.run.store import Part, Store
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.stopping import Stop, stopping
@@ -86,7 +87,7 @@ class Squares:
     def next_task(self) -> Task | None:
         if not self.left and not self.missing:
             self.left, self.later = self.later, []
-        return Task(square, (number := self.left.pop(0),), number) if self.left else None
+        return Task(square, number := self.left.pop(0), (), number) if self.left else None
 
     def take(self, task: Task, result: int) -> Gain:
         self.found[task.note] = result
@@ -127,7 +128,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_all_tasks_are_done_once_and_told(store: Store) -> None:
     work, progress, stop = Squares(range(20), later=range(20, 25)), Counting(), Stop()
-    Scheduler(work, store, stop, progress).run(AtOnce(), 2)
+    Scheduler(work, store, stop, progress).run(Workers(AtOnce(), 2))
     assert work.found == {number: number * number for number in range(25)} == saved(store, 25)
     assert (progress.requests, progress.replications) == (250, 25)
     assert stop.kept.startswith("25 of 25 replications are kept in ")
@@ -149,7 +150,7 @@ class DoOne(Stop):
 
 def test_twice_as_many_are_under_way_as_are_done_at_once() -> None:
     work, queue = Squares(range(9)), Queue()
-    Scheduler(work, None, DoOne(queue), Silent()).run(queue, 2)
+    Scheduler(work, None, DoOne(queue), Silent()).run(Workers(queue, 2))
     assert len(work.found) == 9
     assert queue.most == 4
 
@@ -162,16 +163,16 @@ def test_what_is_finished_is_saved_on_the_way(store: Store, monkeypatch: pytest.
         def advance(self, requests: int) -> None:
             seen.append(len(saved(store, 100)))
 
-    Scheduler(Squares(range(6)), store, Stop(), Look()).run(AtOnce(), 1)
+    Scheduler(Squares(range(6)), store, Stop(), Look()).run(Workers(AtOnce(), 1))
     assert seen == sorted(seen)
     assert 0 < seen[-1] < 6 == len(saved(store, 100))
 
 
-@pytest.mark.parametrize("executor", [AtOnce(), ThreadPoolExecutor(1)], ids=["at once", "threads"])
-def test_an_error_of_a_task_ends_it_and_keeps_the_rest(store: Store, executor: Any) -> None:
+@pytest.mark.parametrize("crew", [Workers(AtOnce(), 1), Threads(ThreadPoolExecutor(1), 1)], ids=["at once", "threads"])
+def test_an_error_of_a_task_ends_it_and_keeps_the_rest(store: Store, crew: Crew) -> None:
     work, stop = Squares([1, 2, 3, -4, 5, 6, 7, 8, 9, 10]), Stop()
     with pytest.raises(InputError, match="is negative"):
-        Scheduler(work, store, stop, Silent()).run(executor, 1)
+        Scheduler(work, store, stop, Silent()).run(crew)
     assert work.gave_up
     assert set(work.found) >= {1, 2, 3}
     assert -4 not in work.found
@@ -191,7 +192,7 @@ def test_what_waits_is_cancelled_and_what_runs_is_kept(store: Store) -> None:
 
     work = Squares(range(10))
     with pytest.raises(KeyboardInterrupt):
-        Scheduler(work, store, DoOne(queue), Interrupt()).run(queue, 2)
+        Scheduler(work, store, DoOne(queue), Interrupt()).run(Workers(queue, 2))
     assert set(work.found) == {0, 1}
     assert all(future.cancelled() for future, *_ in queue.waiting)
     assert saved(store, 100) == {0: 0, 1: 1}

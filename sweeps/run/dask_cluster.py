@@ -1,0 +1,145 @@
+"""A cluster of Dask as a crew: extra `distributed`. Its scheduler gives the task of a worker that died to another."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from types import TracebackType
+from typing import Any, TypeVar
+
+from distributed import Client, LocalCluster, WorkerPlugin
+from distributed.client import ClosedClientError
+from distributed.scheduler import KilledWorker
+
+from batchcube.errors import InputError
+from batchcube.results.text import counted
+
+from .executors import Package, Workers, differing, forget, keep, versions_here
+from .scheduler import Task
+
+SECONDS_BETWEEN_COUNTS = 2.0
+SECONDS_TO_CONNECT = 20.0
+Answer = TypeVar("Answer")
+
+
+class Carrier(WorkerPlugin):
+    """Brings a package to every worker, those included that come later."""
+
+    def __init__(self, package: Package) -> None:
+        self.package, self.name = package, package.key
+
+    def setup(self, worker: Any) -> None:
+        """Keep it; a worker of another version is found out by its first task."""
+        if versions_here() == self.package.versions:
+            keep(self.package)
+
+    def teardown(self, worker: Any) -> None:
+        """Drop it."""
+        forget(self.package.key)
+
+
+class DaskWorkers(Workers, AbstractContextManager["DaskWorkers"]):
+    """The workers of a cluster, as many as it has by now."""
+
+    def __init__(self, client: Client, most: int | None) -> None:
+        """Compare versions on all workers; `most` is how many tasks are done at a time, as many as can be when None.
+
+        Raises InputError where one has others, or there is no connection.
+        """
+        super().__init__(client.get_executor(pure=False), 1)
+        self._client, self._most = client, most
+        self._sent: set[str] = set()
+        """Keys of packages."""
+        self._workers, self._counted = 0, -SECONDS_BETWEEN_COUNTS
+        """How many there are, and when they were counted."""
+        self._require_versions()
+
+    @property
+    def at_once(self) -> int:
+        """How many threads there are in all workers; one at least, as the first may be on its way."""
+        if time.monotonic() - self._counted > SECONDS_BETWEEN_COUNTS:
+            threads = self._asked(self._client.nthreads)
+            self._workers, total = len(threads), sum(threads.values())
+            self._count = max(1, min(total, self._most or total))
+            self._counted = time.monotonic()
+        return self._count
+
+    @property
+    def in_words(self) -> str:
+        """How many workers there are."""
+        threads = self.at_once
+        return counted(self._workers, "worker") + (f", {threads} at once" if threads != self._workers else "")
+
+    def package(self, shared: Any) -> Package:
+        """Return the package of a shared argument, after all workers were sent it."""
+        package = super().package(shared)
+        if package.key not in self._sent:
+            self._sent.add(package.key)
+            self._asked(lambda: self._client.register_plugin(Carrier(package)))
+        return package
+
+    def submit(self, task: Task) -> "Future[Any]":
+        """Begin a task, or queue it."""
+        return self._asked(lambda: super(DaskWorkers, self).submit(task))
+
+    def result(self, future: "Future[Any]") -> Any:
+        """Return what a task came to; see `Crew`."""
+        try:
+            return super().result(future)
+        except KilledWorker as error:
+            raise InputError(
+                f"a task ended every worker that had it, one after the other, the last of them {error.last_worker}; "
+                "do they run out of memory?",
+                path="executor",
+            ) from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Have the workers drop what they were sent."""
+        for key in self._sent:
+            with suppress(Exception):  # a cluster that has gone keeps nothing
+                self._client.unregister_worker_plugin(key)
+
+    def _require_versions(self) -> None:
+        """Refuse a cluster in which a worker has other versions."""
+        found = self._asked(lambda: self._client.run(versions_here, on_error="return"))
+        for worker, there in found.items():
+            if isinstance(there, BaseException):
+                raise InputError(f"the worker {worker} cannot use batchcube: {there}", path="executor")
+            if there != self.versions:
+                raise InputError(differing(worker, there, self.versions), path="executor")
+
+    def _asked(self, ask: Callable[[], Answer]) -> Answer:
+        """Ask the cluster; InputError where the connection is lost."""
+        try:
+            return ask()
+        except (OSError, RuntimeError, ClosedClientError) as error:
+            raise InputError(f"lost the connection to the scheduler of Dask: {error}", path="executor") from None
+
+
+@contextmanager
+def client_of(address: str, workers: int | None) -> Iterator[Client]:
+    """Give a client of the scheduler at HOST:PORT; with "" of a cluster of processes here, which ends with it.
+
+    Raises InputError where no scheduler answers.
+    """
+    with ExitStack() as opened:
+        if address:
+            try:
+                client = Client(f"tcp://{address}", timeout=SECONDS_TO_CONNECT, set_as_default=False)
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"no scheduler of Dask answers: {error}", path="executor", value=f"dask://{address}"
+                ) from None
+        else:
+            cluster = LocalCluster(
+                n_workers=workers or os.cpu_count() or 1,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address=None,
+                worker_dashboard_address=None,
+            )
+            client = Client(opened.enter_context(cluster), set_as_default=False)
+        yield opened.enter_context(client)

@@ -1,0 +1,271 @@
+"""Who does the tasks of a scheduler: threads of this process, or the workers of any executor.
+
+What tasks share, a sweep with its traces as a rule, is pickled once and named by the SHA-256 of that; each worker keeps
+what it was sent. A task says which it needs, and comes back undone from a worker that has not got it, to go out again
+together with it.
+"""
+
+import os
+import pickle
+import platform
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from batchcube.errors import InputError
+from batchcube.results.text import counted
+
+from ..stopping import Stop
+from .scheduler import Crew, Task, UndoneError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+COMPARED = ("batchcube", "numpy", "numba")
+"""Packages whose versions workers must share: numbers might differ."""
+MOST_KEPT = 8
+"""Shared arguments that a worker keeps; those that were not needed for longest are sent again."""
+Versions = dict[str, str]
+
+
+class Executor(Protocol):
+    """What does tasks: an executor of `concurrent.futures`, or what gives such futures; a client of Dask is one."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
+        """Begin a task, or queue it."""
+
+
+# Here ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def threads(count: int, stop: Stop, name: str = "batchcube") -> Iterator[ThreadPoolExecutor]:
+    """Give an executor of so many threads; at the end those at work are waited for, unless a second signal came."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=not stop.abandoned, cancel_futures=True)
+
+
+class Threads:
+    """A crew of threads, which share all there is."""
+
+    in_words = ""
+
+    def __init__(self, pool: ThreadPoolExecutor, count: int) -> None:
+        self._pool, self.at_once = pool, count
+
+    def submit(self, task: Task) -> "Future[Any]":
+        """Begin a task, or queue it."""
+        return self._pool.submit(task.function, task.shared, *task.arguments)
+
+    def result(self, future: "Future[Any]") -> Any:
+        """Return what a task came to, or raise what it raised."""
+        return future.result()
+
+
+@contextmanager
+def crew_of_threads(count: int, stop: Stop) -> Iterator[Threads]:
+    """Give a crew of so many threads; see `threads`."""
+    with threads(count, stop) as pool:
+        yield Threads(pool, count)
+
+
+# What a worker does ---------------------------------------------------------------------------------------------------
+
+
+class Package(NamedTuple):
+    """A shared argument as it is sent."""
+
+    key: str
+    content: bytes
+    versions: Versions
+    """Of the packages that pickled it."""
+
+
+class Missing(NamedTuple):
+    """What a worker answers that was not sent a package."""
+
+    key: str
+
+
+class Differs(NamedTuple):
+    """What a worker answers that was sent a package by another version."""
+
+    worker: str
+    versions: Versions
+
+
+_kept: OrderedDict[str, Any] = OrderedDict()
+_lock = Lock()
+
+
+@cache
+def versions_here() -> Versions:
+    """Return the versions of the packages that matter; "none" for one that is not there."""
+    found = {}
+    for name in COMPARED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def keep(package: Package) -> None:
+    """Unpickle a package for the tasks to come; threads of a worker do that once."""
+    with _lock:
+        if package.key not in _kept:
+            _kept[package.key] = pickle.loads(package.content)
+        while len(_kept) > MOST_KEPT:
+            _kept.popitem(last=False)
+
+
+def forget(key: str) -> None:
+    """Drop a package that no task will need."""
+    with _lock:
+        _kept.pop(key, None)
+
+
+def do(key: str, package: Package | None, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Do a task in a worker, with the shared argument of a key; `Missing` or `Differs` where it cannot be done here."""
+    if package is not None:
+        if (here := versions_here()) != package.versions:
+            return Differs(f"process {os.getpid()} on {platform.node()}", here)
+        keep(package)
+    with _lock:
+        if key not in _kept:
+            return Missing(key)
+        _kept.move_to_end(key)
+        shared = _kept[key]
+    return function(shared, *arguments)
+
+
+# Elsewhere ------------------------------------------------------------------------------------------------------------
+
+
+class Workers:
+    """A crew that an executor has, anywhere: it shares no memory with this process."""
+
+    def __init__(self, executor: Executor, count: int) -> None:
+        self._executor, self._count = executor, count
+        self.versions = versions_here()
+        self._packages: dict[int, tuple[Any, Package]] = {}
+        """By `id` of what is in them, which is kept so that no other gets its number."""
+
+    @property
+    def at_once(self) -> int:
+        """How many workers there are: each does a task at a time."""
+        return self._count
+
+    @property
+    def in_words(self) -> str:
+        """How many workers there are."""
+        return counted(self._count, "worker")
+
+    def submit(self, task: Task) -> "Future[Any]":
+        """Begin a task, or queue it; what it shares goes along where a worker was found without it."""
+        package = self.package(task.shared)
+        sent = package if task.attempts else None
+        try:
+            future: Future[Any] = self._executor.submit(do, package.key, sent, task.function, task.arguments)
+        except (BrokenExecutor, RuntimeError) as error:  # RuntimeError: it was shut down
+            raise InputError(f"takes no more tasks: {error}", path="executor") from None
+        return future
+
+    def package(self, shared: Any) -> Package:
+        """Return the package of a shared argument."""
+        if id(shared) not in self._packages:
+            content = pickle.dumps(shared, pickle.HIGHEST_PROTOCOL)
+            self._packages[id(shared)] = shared, Package(sha256(content).hexdigest(), content, self.versions)
+        return self._packages[id(shared)][1]
+
+    def result(self, future: "Future[Any]") -> Any:
+        """Return what a task came to; see `Crew`."""
+        try:
+            result = future.result()
+        except CancelledError:
+            raise UndoneError from None
+        except BrokenExecutor as error:
+            raise InputError(f"lost a worker, and does no more: {error}", path="executor") from None
+        if isinstance(result, Missing):
+            raise UndoneError
+        if isinstance(result, Differs):
+            raise InputError(differing(result.worker, result.versions, self.versions), path="executor")
+        return result
+
+
+def differing(worker: str, there: Versions, here: Versions) -> str:
+    """Say what a worker has otherwise than this process."""
+    other = {name: found for name, found in there.items() if found != here[name]}
+    has = ", ".join(f"{name} {found}" for name, found in other.items())
+    mine = ", ".join(f"{name} {here[name]}" for name in other)
+    return f"the worker {worker} has {has}, and here is {mine}: install the same everywhere"
+
+
+@contextmanager
+def engaged(executor: Executor | None, workers: int | None) -> Iterator[Crew | None]:
+    """Give the crew of an executor, None where there is none: then it is threads, as many as a work likes.
+
+    `workers` are how many tasks it does at a time, where it is known better than by the executor. Raises InputError for
+    a cluster that has gone, or whose workers have other versions.
+    """
+    if executor is None:
+        yield None
+    elif (client := _client_of(executor)) is not None:
+        from .dask_cluster import DaskWorkers
+
+        with DaskWorkers(client, workers) as crew:
+            yield crew
+    else:
+        yield Workers(executor, workers or _count(executor))
+
+
+def _client_of(executor: Executor) -> "Client | None":
+    """Return the client of Dask that an executor is, or that is behind it."""
+    if (distributed := sys.modules.get("distributed")) is None:
+        return None
+    for one in (executor, getattr(executor, "_client", None)):
+        if isinstance(one, distributed.Client):
+            found: Client = one
+            return found
+    return None
+
+
+def _count(executor: Executor) -> int:
+    """Return how many workers an executor says it has; as many as there are cores here where it says nothing."""
+    # Of the standard library and loky, of mpi4py.
+    for name in ("_max_workers", "num_workers"):
+        if isinstance(count := getattr(executor, name, None), int) and count > 0:
+            return count
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def connected(named: Executor | str | None, workers: int | None) -> Iterator[Executor | None]:
+    """Give the executor of a name, for as long as this is open; one that is none already, and None, as they are.
+
+    "dask" is a cluster of so many `workers`, processes on this machine, for this alone; "dask://HOST:PORT" one whose
+    scheduler listens there. Raises InputError for another name, for a scheduler that is not there, and without Dask.
+    """
+    if not isinstance(named, str):
+        yield named
+        return
+    scheme, _, address = named.partition("://")
+    if scheme != "dask" or (address == "") != (named == "dask"):
+        raise InputError("must be dask or dask://HOST:PORT", path="executor", value=named)
+    if find_spec("distributed") is None:
+        raise InputError("Dask not installed: pip install '.[distributed]' in the clone", path="executor")
+    from .dask_cluster import client_of
+
+    with client_of(address, workers) as client:
+        yield client
