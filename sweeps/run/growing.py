@@ -117,6 +117,7 @@ def extend(
             joined = _joined([grown, Held(more, cube, part)])
             with Store(file) as store:
                 store.put(joined)
+            more.unlink()
             grown = read_held(file)
     more.unlink(missing_ok=True)
     count = grown.cube.sizes[REPLICATION]
