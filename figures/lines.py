@@ -16,8 +16,9 @@ from xarray import Dataset
 
 from batchcube.errors import InputError
 from batchcube.results.cube import axis_names
+from batchcube.results.labelled import pooled_quantile
 from batchcube.results.overload import OVERLOADED, STEADY
-from batchcube.results.statistics import Interval, pooled_quantile
+from batchcube.results.statistics import Interval
 from batchcube.results.text import did_you_mean, suggestion
 from batchcube.results.variables import REGISTRY, Statistic, statistic_of
 
@@ -61,13 +62,9 @@ class Quantity(NamedTuple):
         if not self.pooled:
             place = int(np.flatnonzero(np.isclose(seen.cube["quantile"].values, self.quantile))[0])
             return seen.interval(self.variable, **at, quantile=place).scaled(self.scale)
-        counts = np.swapaxes(seen.array(self.variable, **at), -1, -2)  # (..., replication, bucket)
-        bucket = self.variable.replace("_histogram", "_bucket")
-        middle, lower, upper = (seen.cube[f"{bucket}{end}"].values for end in ("", "_lower_s", "_upper_s"))
-        found = pooled_quantile(
-            counts, middle, lower, upper, self.quantile, confidence=seen.level, single=seen.of_single
-        )
-        return found.scaled(self.scale)
+        found = pooled_quantile(seen.cube[[self.variable]].isel(at), self.quantile, name=self.variable)
+        parts = (found[part] for part in ("quantile", "low", "high", "n"))
+        return Interval(*map(seen.laid_out, parts)).scaled(self.scale)
 
     def limits(self, seen: View) -> list[float]:
         """Return the limits that the specification sets to it, in the unit of the axis."""

@@ -133,7 +133,10 @@ class View:
 
     def array(self, variable: str, **at: int) -> NDArray[Any]:
         """Return a variable's numbers at positions of some axes; dims in the order axes, others, replication."""
-        found = self.cube[variable].isel(at)
+        return self.laid_out(self.cube[variable].isel(at))
+
+    def laid_out(self, found: xr.DataArray) -> NDArray[Any]:
+        """Return numbers with their dims in that order."""
         last = [dim for dim in ("replication",) if dim in found.dims]
         axes = [axis.name for axis in (self.panels, self.lines, self.x) if axis is not None and axis.name in found.dims]
         rest = [dim for dim in found.dims if dim not in last and dim not in axes]

@@ -14,7 +14,7 @@ from . import controls as controlled
 from . import statistics
 from .pieces import pieces
 from .precision import level
-from .variables import FIRST_LOOK, REGISTRY, RELATIVE_ERROR, REPLICATION, SINGLE
+from .variables import FIRST_LOOK, REGISTRY, RELATIVE_ERROR, REPLICATION, SINGLE, edge_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -92,17 +92,20 @@ def paired_ratio(
     return _reduced("ratio", apply, [others, reference], dim, attrs)
 
 
-def pooled_quantile(cube: xr.Dataset, q: float, dim: str = REPLICATION, confidence: float = 0.95) -> xr.Dataset:
+def pooled_quantile(
+    cube: xr.Dataset, q: float, dim: str = REPLICATION, confidence: float = 0.95, name: str = "latency_histogram"
+) -> xr.Dataset:
     """Return the latency quantile of all requests of all replications, low, high and n, from the histograms of a cube.
 
-    The attribute `relative_error` states what the buckets allow. InputError when the cube holds no histograms.
+    `name` is that of the histogram of another time. The attribute `relative_error` states what the buckets allow.
+    InputError when the cube holds no histograms.
     """
-    if "latency_histogram" not in cube:
-        raise InputError("the cube holds none (report.histograms was false)", path="latency_histogram")
-    counts = cube["latency_histogram"]
-    names = ("latency_bucket", "latency_bucket_lower_s", "latency_bucket_upper_s")
-    middle, lower, upper = (cube[name].values for name in names)
-    order = [name for name in counts.dims if name not in (dim, "latency_bucket")]
+    if name not in cube:
+        raise InputError("the cube holds none (report.histograms was false)", path=name)
+    counts = cube[name]
+    (bucket,) = REGISTRY[name].extra
+    middle, lower, upper = (cube[edge].values for edge in (bucket, *edge_names(bucket)))
+    order = [other for other in counts.dims if other not in (dim, bucket)]
     apply = partial(
         statistics.pooled_quantile,
         representative=middle,
@@ -112,7 +115,7 @@ def pooled_quantile(cube: xr.Dataset, q: float, dim: str = REPLICATION, confiden
         confidence=level_of(counts, confidence),
         single=of_single(counts),
     )
-    found = _by_pieces(apply, [counts.variable], [*order, dim, "latency_bucket"], within=2)
+    found = _by_pieces(apply, [counts.variable], [*order, dim, bucket], within=2)
     attrs = {
         "units": "s",
         "long_name": f"{100 * q:g} % quantile of the latency of all requests",
