@@ -294,7 +294,9 @@ def simulate(
 
 
 def open(path: str | os.PathLike[str]) -> "xr.Dataset":
-    """Read a cube into memory; a cube that was changed after it was written is read with a warning.
+    """Read a cube; one that was changed after it was written is read with a warning.
+
+    One of more than 256 MB is read piece by piece, where somebody asks for values; close it after use (`with`).
 
     >>> cube = bc.run(bc.load_spec("multi-bin-fig8", {"workload.requests": 1000}), "fig8.nc", quiet=True)
     >>> bc.open("fig8.nc").equals(cube)

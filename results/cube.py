@@ -509,6 +509,11 @@ def select_points(cube: xr.Dataset, select: Mapping[str, object]) -> xr.Dataset:
     return cube
 
 
+def fits(cube: xr.Dataset) -> bool:
+    """Say whether a cube is one that is read into memory."""
+    return cube.nbytes <= AT_ONCE
+
+
 def read_cube(path: str | os.PathLike[str], doubt: Callable[[str], None] | None = None) -> xr.Dataset:
     """Read a cube; InputError, one line naming the file, when it is missing, damaged or no cube.
 
@@ -518,7 +523,7 @@ def read_cube(path: str | os.PathLike[str], doubt: Callable[[str], None] | None 
     accidents and edits; whoever means to deceive can compute the checksums anew.
     """
     opened = cube = open_dataset(path, "a cube")
-    later = cube.nbytes > AT_ONCE
+    later = not fits(cube)
     with ExitStack() as failing:
         failing.callback(opened.close)
         _check_form(cube if later else cube.load(), str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,8 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
-from .cube import CHECKSUMS, as_written, axis_names, parse_specification
+from .cube import CHECKSUMS, as_written, axis_names, fits, parse_specification
+from .pieces import put_together, values_of
 from .provenance import named_together, versions_together
 from .variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, REPLICATION, edge_names
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    Part = tuple[xr.Variable, Mapping[str, NDArray[np.intp]]]
 
 # What a part says of itself in a cube that is joined of several.
 _SAID = ("created_utc", "batchcube_version", "git_commit", "backend", "backend_device", "versions", "content_sha256")
@@ -122,33 +126,54 @@ def made_by_all(cubes: Sequence[xr.Dataset]) -> dict[str, str]:
 def placed(parts: Sequence[xr.Dataset], coords: Mapping[str, xr.Variable]) -> xr.Dataset:
     """Return the points of all parts in one dataset over `coords`: every axis, and the replications.
 
-    Histograms and bins are padded to the largest range. It has no attributes.
+    Histograms and bins are padded to the largest range. It has no attributes. One that is too large for memory is read
+    from its parts where somebody asks for its values.
     Raises InputError for a variable that some parts lack, for one that differs where parts have the same points, and
     for points that none has.
     """
-    padded = _padded(parts)
-    places = [{dim: _places(part[dim].values, coords[dim].values) for dim in coords} for part in padded]
+    rest = _widest(parts, coords)
+    values = {dim: variable.values for dim, variable in {**coords, **rest}.items() if variable.dims == (dim,)}
+    shared = [dim for dim in values if all(dim in part.dims for part in parts)]
+    places = [{dim: _places(part[dim].values, values[dim]) for dim in shared} for part in parts]
     _require_whole(places, coords)
     variables: dict[str, xr.Variable] = {}
-    for name in map(str, padded[0].data_vars):
-        first = padded[0][name]
-        dims = tuple(dim for dim in map(str, first.dims) if dim in coords)
-        others = tuple(dim for dim in map(str, first.dims) if dim not in coords)
-        shape = [coords[dim].size for dim in dims] + [padded[0].sizes[dim] for dim in others]
-        found = np.empty(shape, first.dtype)
-        known = np.zeros(shape[: len(dims)], bool)
-        for part, place in zip(padded, places, strict=True):
-            if name not in part or set(part[name].dims) != set(first.dims):
-                raise InputError("is not in all of the cubes", path=name)
-            values = part[name].transpose(*dims, *others).values
-            at = np.ix_(*(place[dim] for dim in dims)) if dims else ()
-            both = known[at]
-            if not np.array_equal(found[at][both], values[both], equal_nan=values.dtype.kind == "f"):
-                raise InputError("differs between the cubes at the points that they both have", path=name)
-            found[at], known[at] = values, True
-        variables[name] = xr.Variable((*dims, *others), found, first.attrs)
-    rest = {str(name): each.variable for name, each in padded[0].coords.items() if name not in coords}
-    return xr.Dataset(variables, {**coords, **rest})
+    for name in map(str, parts[0].data_vars):
+        first = parts[0][name]
+        dims = sorted(map(str, first.dims), key=lambda dim: dim not in coords)  # stable
+        if any(name not in part or set(part[name].dims) != set(dims) for part in parts):
+            raise InputError("is not in all of the cubes", path=name)
+        mine = [
+            (part[name].variable, {dim: place[dim] for dim in dims}) for part, place in zip(parts, places, strict=True)
+        ]
+        for one, other in combinations(mine, 2):
+            _require_same(name, one, other, [dim for dim in dims if dim in coords])
+        missing = REGISTRY[name].missing if name in REGISTRY else np.nan if first.dtype.kind == "f" else 0
+        variables[name] = put_together(mine, {dim: values[dim].size for dim in dims}, missing)
+    found = xr.Dataset(variables, {**coords, **rest})
+    return found.load() if fits(found) else found
+
+
+def _require_same(name: str, one: Part, other: Part, axes: Sequence[str]) -> None:
+    """Raise InputError where two parts of a variable differ at points that both have."""
+    shared = {dim: np.intersect1d(one[1][dim], other[1][dim], return_indices=True)[1:] for dim in one[1]}
+    if not all(shared[dim][0].size for dim in axes):
+        return
+    first, second = (
+        part.isel({dim: shared[dim][number] for dim in axes}) for number, (part, _) in enumerate((one, other))
+    )
+    # Beyond the ranges that they share stands nothing.
+    sizes = {dim: first.sizes[dim] for dim in axes}
+    extra = [dim for dim in one[1] if dim not in axes]
+    sizes |= {dim: 1 + int(max(one[1][dim].max(), other[1][dim].max())) for dim in extra}
+    missing = REGISTRY[name].missing if name in REGISTRY else np.nan if first.dtype.kind == "f" else 0
+    both = [
+        put_together([(part, {dim: places[dim] for dim in extra})], sizes, missing)
+        for part, places in ((first, one[1]), (second, other[1]))
+    ]
+    for place, piece in values_of(both[0]):
+        beside = both[1].isel(place).transpose(*piece.dims).values
+        if not np.array_equal(piece.values, beside, equal_nan=piece.dtype.kind == "f"):
+            raise InputError("differs between the cubes at the points that they both have", path=name)
 
 
 def _places(values: NDArray[np.generic], among: NDArray[np.generic]) -> NDArray[np.intp]:
@@ -168,21 +193,16 @@ def _require_whole(places: Sequence[Mapping[str, NDArray[np.intp]]], coords: Map
         raise InputError(f"none of the cubes has {point}, and together they must have every point of a grid")
 
 
-def _padded(cubes: Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    """Return cubes on the union of their bins, windows, batch sizes and buckets, counts padded with 0."""
-    parts = list(cubes)
+def _widest(cubes: Sequence[xr.Dataset], given: Mapping[str, xr.Variable]) -> dict[str, xr.Variable]:
+    """Return the coordinates of bins, windows, batch sizes and buckets, over all that any cube has; not those given."""
+    rest = {str(name): each.variable for name, each in cubes[0].coords.items() if name not in given}
     for dim in (dim for dim in EXTRA_DIMENSIONS if all(dim in part.dims for part in cubes)):
         first = cubes[0][dim]
         if all(np.array_equal(first, part[dim]) for part in cubes):
             continue
         union = np.unique(np.concatenate([part[dim].values for part in cubes]))
-        edges = {}
         for name in edge_names(dim) if dim in BUCKETED else ():
             known = {v: e for part in cubes for v, e in zip(part[dim].values, part[name].values, strict=True)}
-            edges[name] = (dim, np.array([known[value] for value in union]), cubes[0][name].attrs)
-        fill = {name: variable.missing for name, variable in REGISTRY.items() if name in cubes[0]}
-        parts = [part.drop_vars(list(edges)).reindex({dim: union}, fill_value=fill) for part in parts]
-        for index, part in enumerate(parts):
-            part[dim].attrs = dict(first.attrs)
-            parts[index] = part.assign_coords(edges)
-    return parts
+            rest[name] = xr.Variable(dim, np.array([known[value] for value in union]), rest[name].attrs)
+        rest[dim] = xr.Variable(dim, union, first.attrs)
+    return rest

@@ -124,6 +124,50 @@ def read_later(like: xr.Variable, read: Callable[[Key], NDArray[Any]]) -> xr.Var
     )
 
 
+def put_together(
+    parts: Sequence[tuple[xr.Variable, Mapping[str, NDArray[np.intp]]]], sizes: Mapping[str, int], missing: object
+) -> xr.Variable:
+    """Return a variable that is made of parts when it is read, with what stands for nothing where there is none.
+
+    `sizes` are those of its dimensions, in order, which all parts have. With each part comes where its values belong on
+    those dimensions of which it has but some, or has them in another order. Of parts that overlap the last one counts.
+    """
+    first = parts[0][0]
+    dims = tuple(sizes)
+    among = [
+        {dim: _inverse(places[dim], sizes[dim]) if dim in places else np.arange(sizes[dim]) for dim in dims}
+        for _, places in parts
+    ]
+
+    def read(key: Key) -> NDArray[Any]:
+        wanted = {dim: np.atleast_1d(np.arange(sizes[dim])[at]) for dim, at in zip(dims, key, strict=True)}
+        found = np.full([len(places) for places in wanted.values()], missing, first.dtype)
+        for (variable, _), known in zip(parts, among, strict=True):
+            mine = {dim: known[dim][places] for dim, places in wanted.items()}
+            if all((places >= 0).any() for places in mine.values()):
+                at = np.ix_(*(np.flatnonzero(places >= 0) for places in mine.values()))
+                some = variable.isel({dim: _as_slice(places[places >= 0]) for dim, places in mine.items()})
+                found[at] = some.transpose(*dims).values
+        return found[tuple(0 if isinstance(at, int | np.integer) else slice(None) for at in key)]
+
+    whole = np.broadcast_to(np.zeros((), first.dtype), tuple(sizes.values()))
+    return read_later(xr.Variable(dims, whole, first.attrs), read)
+
+
+def _inverse(places: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+    """Return which value of a part lies at each of so many places, -1 where none does."""
+    found = np.full(size, -1)
+    found[places] = np.arange(len(places))
+    return found
+
+
+def _as_slice(places: NDArray[np.intp]) -> NDArray[np.intp] | slice:
+    """Return places as a slice where they follow each other: files are read faster so."""
+    if len(places) and (np.diff(places) == 1).all():
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places
+
+
 class _ReadLater(BackendArray):
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], read: Callable[[Key], NDArray[Any]]) -> None:
         self.shape, self.dtype, self._read = shape, dtype, read

@@ -156,7 +156,7 @@ def tell_not_whole(cube: xr.Dataset) -> None:
     said = [number for number, note in enumerate(notes) if note.endswith(tuple(_NOT_WHOLE.values()))]
     if said:
         kept = [note for note in notes if not note.endswith(tuple(_NOT_WHOLE.values()))]
-        counts = {str(name): array.values for name, array in cube.data_vars.items()}
+        counts = {name: cube[name].values for name in ("requests", *_NOT_WHOLE) if name in cube}
         cube.attrs["notes"] = "\n".join([*kept[: said[0]], *_not_whole(counts), *kept[said[0] :]])
 
 

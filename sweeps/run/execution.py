@@ -135,7 +135,7 @@ def run_sweep(
         finally:
             aside.end(stop)
         if store is not None:
-            course.put(cube, store, stop)
+            cube = course.put(cube, store, stop)
         return cube
 
 
@@ -236,7 +236,7 @@ def merge_run(
             if not (course.reports or course.numbers_held):
                 raise MissingShardsError("no replication is complete at all points", file=target)
             cube = course.cube(theory_of(course.prepared), store.makers)
-            course.put(cube, store, stop)
+            cube = course.put(cube, store, stop)
         else:
             cube = course.held
         shards.clear()
@@ -356,12 +356,16 @@ class Course:
             record(cube, self.narrowing.texts, self.narrowing.looked, self.narrowing.missing)
         return cube
 
-    def put(self, cube: "xr.Dataset", store: Store, stop: Stop) -> None:
-        """Write the cube, and forget the parts that are in it."""
+    def put(self, cube: "xr.Dataset", store: Store, stop: Stop) -> "xr.Dataset":
+        """Write the cube, and forget the parts that are in it; return it, from its file where it is large."""
+        from batchcube.results.cube import fits, read_cube
+
         store.put(cube)
         with stop.held():
             stop.kept = f"{self.target} is complete."
             store.forget(frozenset(cube[REPLICATION].values.tolist()))
+        # What a large one was made of may be the file that it took the place of.
+        return cube if fits(cube) else read_cube(store.output)
 
 
 def _identity(sweep: Sweep, input_sha256: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from batchcube.results import cube as cubes
 from batchcube.results import labelled, long_run, overload, pieces
 from batchcube.results.compare import compare_cubes
 from batchcube.results.cube import CHECKSUMS, read_cube, write_cube
+from batchcube.results.joining import extend_cube
 from batchcube.results.summary import summary_table
 from batchcube.results.variables import REPLICATION
 from batchcube.sweeps.cli.main import main
@@ -78,6 +79,26 @@ def test_what_is_read_later_is_selected_without_being_read():
     assert not keys
     np.testing.assert_array_equal(part["a"], array[2, [4, 1]])
     assert max(keys) <= 12
+
+
+def test_parts_are_placed_when_they_are_read():
+    rng, keys = np.random.default_rng(5), []
+    first, second = rng.random((3, 2, 4)), rng.random((3, 3, 3))
+    later = (counted(array, keys) for array in (first, second))
+    places = [{REPLICATION: np.array([3, 0])}, {REPLICATION: np.array([1, 2, 5]), "y": np.array([4, 2, 1])}]
+    whole = np.full((3, 6, 5), np.nan)
+    whole[:, [3, 0], :4] = first
+    whole[np.ix_(range(3), [1, 2, 5], [4, 2, 1])] = second
+    places[0]["y"] = np.arange(4)
+    found = xr.DataArray(
+        pieces.put_together(list(zip(later, places, strict=True)), {"x": 3, REPLICATION: 6, "y": 5}, np.nan)
+    )
+    assert not keys
+    np.testing.assert_array_equal(found, whole)
+    np.testing.assert_array_equal(found.isel(x=1, y=[0, 3]), whole[1][:, [0, 3]])
+    keys.clear()
+    np.testing.assert_array_equal(found.isel(replication=slice(1, 3)), whole[:, 1:3])
+    assert keys == [3 * 2 * 3]
 
 
 # ---- cubes
@@ -293,3 +314,29 @@ def test_a_table_reads_each_variable_a_piece_at_a_time(make_cube, monkeypatch):
     pd.testing.assert_frame_equal(table, whole)
     each = max(cube[name].nbytes for name in ("latency_quantile_s", "window_arrivals"))
     assert max(asked) <= 4_000 < each
+
+
+@pytest.mark.parametrize("name", ["a.nc", "a.zarr"])
+def test_a_cube_is_extended_without_being_read_into_memory(make_cube, tmp_path, small, name):
+    if name.endswith(".zarr"):
+        pytest.importorskip("zarr")
+    path = write_cube(make_cube(replications=4), tmp_path / name)
+    asked = []
+
+    def read_no_more_than_a_piece(array):
+        def read(key):
+            found = array.variable[key].values
+            asked.append(found.nbytes)
+            return found
+
+        return pieces.read_later(array.variable, read)
+
+    with read_cube(path) as old:
+        watched = old.assign({name: read_no_more_than_a_piece(array) for name, array in old.data_vars.items()})
+        joined = extend_cube(watched, make_cube(first_replication=4, replications=3))
+        small_ones = [old[name].nbytes for name in old.data_vars if REPLICATION not in old[name].dims]
+        assert max(asked, default=0) <= max([*small_ones, pieces.MOST_BYTES])
+        write_cube(joined, path)
+    assert max(asked) <= pieces.MOST_BYTES < max(old[name].nbytes for name in old.data_vars)
+    with read_cube(path) as found:
+        xr.testing.assert_equal(found.load(), make_cube(replications=7))

@@ -15,6 +15,7 @@ import pytest
 import xarray as xr
 
 from batchcube.errors import InputError
+from batchcube.results import cube as cubes
 from batchcube.results.cube import read_cube, write_cube
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import execution, replicating
@@ -493,3 +494,25 @@ def test_a_cube_that_was_changed_is_told_and_not_continued(
         run()
     same(run(2, overwrite=True), read_cube("cube.nc"))
     assert not doubts_of("cube.nc")
+
+
+# Cubes that are too large for memory, and in Zarr --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["large.nc", "large.zarr"])
+def test_a_cube_that_does_not_fit_into_memory_is_extended_run_again_and_returned(
+    output: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if output.endswith(".zarr"):
+        pytest.importorskip("zarr")
+    half, whole = (run(count, output=None) for count in (2, 4))
+    monkeypatch.setattr(cubes, "AT_ONCE", 0)
+    with run(2, output=output) as first:
+        same(first.load(), half)
+    with run(4, output=output) as extended, run(4, output=output) as again:
+        same(extended.load(), whole)
+        same(again.load(), whole)
+    assert files() == [output]
+    Answer(capsys, "rerun", output, "-o", f"again.{output}")
+    assert "exactly the same" in Answer(capsys, "compare", output, f"again.{output}").out
+    same(run(2, output=output, overwrite=True).load(), half)
