@@ -1,0 +1,156 @@
+"""Workers that share nothing with us: what they are sent, what becomes of those that die, and a cluster of Dask."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xarray as xr
+
+from batchcube.errors import InputError
+from batchcube.sweeps.cli.main import main
+from batchcube.sweeps.progress import Silent
+from batchcube.sweeps.run import executors
+from batchcube.sweeps.run.execution import run_sweep
+from batchcube.sweeps.run.executors import connected
+from batchcube.sweeps.run.scheduler import MOST_ATTEMPTS
+from batchcube.sweeps.spec.document import Sweep
+from helpers.specifications import RATES, SMALL
+
+
+class Elsewhere:
+    """Does a task when it is submitted, in a copy of what it was given; loses the first ones with their worker."""
+
+    def __init__(self, lost: int = 0) -> None:
+        self.lost = lost
+        self.sent: list[int] = []
+        """Bytes of each task."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> "Future[Any]":
+        done: Future[Any] = Future()
+        content = pickle.dumps((function, arguments))
+        self.sent.append(len(content))
+        if len(self.sent) <= self.lost:
+            done.cancel()
+            return done
+        copied, given = pickle.loads(content)
+        done.set_result(copied(*given))
+        return done
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(executors, "_kept", type(executors._kept)())
+    Path("small.toml").write_text(SMALL + RATES)
+    return Sweep.from_toml("small.toml", ["replications=20"])
+
+
+def data_of(cube: xr.Dataset) -> xr.Dataset:
+    return cube.drop_attrs(deep=False)
+
+
+def test_what_tasks_share_is_sent_once(sweep: Sweep) -> None:
+    elsewhere = Elsewhere()
+    run_sweep(sweep, backend="reference", executor=elsewhere, workers=1)
+    large = [size for size in elsewhere.sent if size > 2000]
+    assert len(elsewhere.sent) - len(large) >= 20
+    # The second task was under way already when the first came back without having found it.
+    assert 1 <= len(large) <= 2
+
+
+def test_tasks_that_are_lost_are_done_again(sweep: Sweep) -> None:
+    here = run_sweep(sweep, backend="reference")
+    there = run_sweep(sweep, backend="reference", executor=Elsewhere(lost=3), workers=1)
+    xr.testing.assert_identical(data_of(there), data_of(here))
+    with pytest.raises(InputError, match=f"lost {MOST_ATTEMPTS + 1} times with the worker that had it"):
+        run_sweep(sweep, backend="reference", executor=Elsewhere(lost=1000), workers=1)
+
+
+def test_workers_of_another_version_are_refused(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"batchcube": "1", "numpy": "2", "numba": "3"}
+    asked = iter([here])
+    monkeypatch.setattr(executors, "versions_here", lambda: next(asked, {**here, "numpy": "4"}))
+    with pytest.raises(InputError, match=r"^executor: the worker process \d+ on .* has numpy 4, and here is numpy 2"):
+        run_sweep(sweep, backend="reference", executor=Elsewhere(), workers=1)
+
+
+class Kill(Silent):
+    """Kills a process once something is finished."""
+
+    def __init__(self, number: Callable[[], int]) -> None:
+        self.number, self.killed = number, False
+
+    def advance(self, requests: int) -> None:
+        if not self.killed:
+            self.killed = True
+            os.kill(self.number(), signal.SIGKILL)
+
+
+def test_a_pool_that_breaks_keeps_what_was_finished(sweep: Sweep) -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        kill = Kill(lambda: next(iter(pool._processes)))
+        with pytest.raises(InputError, match=r"^executor: "):
+            run_sweep(sweep, "cube.nc", backend="reference", executor=pool, progress=kill)
+    assert list(Path("cube.nc.partial").glob("*.npz"))
+    again = run_sweep(sweep, "cube.nc", backend="reference")
+    xr.testing.assert_identical(data_of(again), data_of(run_sweep(sweep, backend="reference")))
+
+
+@pytest.mark.parametrize("name", ["loky", "dask://", "tcp://127.0.0.1:8786", "dask:8786"])
+def test_an_executor_of_another_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="must be dask or dask://HOST:PORT"), connected(name, None):
+        pass
+
+
+# A cluster -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[int]]]:
+    """Give the HOST:PORT of a scheduler of Dask, and the process numbers of its four workers."""
+    folder = tmp_path_factory.mktemp("dask")
+    dask, local = [sys.executable, "-m", "dask"], ["--host", "127.0.0.1", "--no-dashboard"]
+    running = [
+        subprocess.Popen([*dask, "scheduler", *local, "--port", "0"], cwd=folder, stderr=subprocess.PIPE, text=True)
+    ]
+    try:
+        stderr = running[0].stderr
+        assert stderr is not None
+        address = next(line.split("tcp://")[1].strip() for line in stderr if "Scheduler at:" in line)
+        worker = [*dask, "worker", f"tcp://{address}", *local, "--nthreads", "1", "--no-nanny"]
+        running += [
+            subprocess.Popen([*worker, "--local-directory", str(folder)], cwd=folder, stderr=subprocess.DEVNULL)
+            for _ in range(4)
+        ]
+        yield address, [process.pid for process in running[1:]]
+    finally:
+        for process in reversed(running):
+            process.kill()
+            process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
+
+
+def test_a_cluster_that_loses_a_worker_gives_the_same_cube(sweep: Sweep, cluster: tuple[str, list[int]]) -> None:
+    address, numbers = cluster
+    here = run_sweep(sweep, backend="reference")
+    with connected(f"dask://{address}", None) as client:
+        client.wait_for_workers(4)  # type: ignore[union-attr]
+        kill = Kill(numbers.pop)
+        there = run_sweep(sweep, "cube.nc", backend="reference", executor=client, progress=kill)
+    assert kill.killed
+    xr.testing.assert_identical(data_of(there), data_of(here))
+    command = ["run", "small.toml", "-n", "20", "-o", "b.nc", "--backend", "reference"]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--executor", f"dask://{address}"])
+    assert ended.value.code == 0
+    with xr.open_dataset("b.nc") as cube:
+        xr.testing.assert_identical(data_of(cube.load())["latency_mean_s"], data_of(here)["latency_mean_s"])
