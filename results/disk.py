@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import shutil
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+_HASH = "[0-9a-f]" * 8
 
 
 ZARR, ZARR_GROUP = ".zarr", "zarr.json"
@@ -62,14 +67,48 @@ def output_file(path: Path) -> Path:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file beside its target, then move it into place: complete or not at all; raises OSError naming it."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(path) as part:
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        except OSError as error:
+            raise OSError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """Give the name beside a target to write to; what is left of it at the end is removed, and so are dead parts.
+
+    A lock on the folder is shared while writing: with nobody else in it, parts of the target are those of processes
+    that were killed. The system drops the lock of a process that dies. Where it has no locks of folders (on NFS)
+    nothing of others is removed.
+    """
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")  # `_HASH`
+    with ExitStack() as stack:
+        with suppress(OSError):
+            folder = os.open(target.parent, os.O_RDONLY)
+            stack.callback(os.close, folder)
+            with suppress(OSError):
+                lock(folder)
+                name = f".{glob.escape(target.name)}.{_HASH}"
+                for old in target.parent.glob(f"{name}.old"):
+                    if not target.exists():  # killed before the new one was in its place
+                        old.rename(target)
+                for dead in (*target.parent.glob(f"{name}.part"), *target.parent.glob(f"{name}.old")):
+                    remove(dead)
+            lock(folder, shared=True)
+        try:
+            yield part
+        finally:
+            remove(part)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def lock(opened: int, *, shared: bool = False) -> None:

@@ -5,12 +5,10 @@ Written complete or not at all, read with a reason when they cannot be.
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shutil
-import uuid
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,7 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
-from .disk import ZARR, ZARR_GROUP, lock, output_file, require_zarr, sync_folder
+from .disk import ZARR, ZARR_GROUP, output_file, remove, require_zarr, sync_folder, writing
 from .pieces import LARGEST_CHUNK, chunks, read_later, together, values_of
 from .variables import REGISTRY, REPLICATION
 
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 
     Opened = tuple[Mapping[str, Any], Callable[[Mapping[str, str]], None]]
     """The variables of a file, whose places can be given values, and what gives it attributes."""
-
-_HASH = "[0-9a-f]" * 8
 
 
 def write_dataset(
@@ -59,8 +55,7 @@ def write_dataset(
     target = output_file(Path(path))
     if not target.parent.is_dir():
         raise InputError(f"the folder {target.parent} does not exist", file=path)
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")  # `_HASH`
-    with _writing(target):
+    with writing(target) as part:
         try:
             # Libraries report a refused file as anything; asking the system first gives the reason.
             part.mkdir() if target.suffix == ZARR else part.touch()
@@ -75,8 +70,6 @@ def write_dataset(
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise OSError(f"{path}: cannot be written: {reason}{_space(target.parent)}") from error
-        finally:
-            _remove(part)
     return target
 
 
@@ -184,36 +177,7 @@ def _put(part: Path, target: Path) -> None:
     except BaseException:
         old.rename(target)
         raise
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Share a lock on the folder of a target while writing; with nobody else in it, parts of the target are dead.
-
-    The system drops the lock of a process that dies. Where it has no locks of folders (on NFS) nothing is removed.
-    """
-    with ExitStack() as stack:
-        with suppress(OSError):
-            folder = os.open(target.parent, os.O_RDONLY)
-            stack.callback(os.close, folder)
-            with suppress(OSError):
-                lock(folder)
-                name = f".{glob.escape(target.name)}.{_HASH}"
-                for old in target.parent.glob(f"{name}.old"):
-                    if not target.exists():  # killed before the new one was in its place
-                        old.rename(target)
-                for dead in (*target.parent.glob(f"{name}.part"), *target.parent.glob(f"{name}.old")):
-                    _remove(dead)
-            lock(folder, shared=True)
-        yield
+    remove(old)
 
 
 def read_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from batchcube.errors import InputError
-from batchcube.results.disk import output_file
+from batchcube.results.disk import output_file, write_whole
 
 
 def require_new(*paths: Path, overwrite: bool = False) -> None:
@@ -48,11 +48,7 @@ def make_folder(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file beside its target, then move it into place; raises InputError when it cannot be written."""
     path = require_output(path)
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}", file=path) from None
-    finally:
-        part.unlink(missing_ok=True)
+        raise InputError(f"cannot be written: {getattr(error.__cause__, 'strerror', error)}", file=path) from None

@@ -191,3 +191,11 @@ def test_figures_and_texts_follow_links(tmp_path):
         write(link)
         assert link.is_symlink()
         assert target.read_bytes() != b"old"
+
+
+def test_what_a_killed_process_left_of_a_file_goes_with_the_next_writing_of_it(tmp_path: Path) -> None:
+    dead, other = tmp_path / ".a.json.0123abcd.part", tmp_path / ".b.json.0123abcd.part"
+    dead.touch()
+    other.touch()
+    write_text(tmp_path / "a.json", "{}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "a.json"]
