@@ -88,7 +88,8 @@ def show(self, text):
     raise KeyboardInterrupt
 
 PlainLines.show = show
-main(["run", "multi-bin-fig8", "--replications", "2", "--set", "workload.requests=500"])
+# So many that tasks are left when the first is done.
+main(["run", "multi-bin-fig8", "--replications", "40", "--set", "workload.requests=500"])
 """
 
 
