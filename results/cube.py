@@ -491,7 +491,7 @@ def select_points(cube: xr.Dataset, select: Mapping[str, object]) -> xr.Dataset:
 
     Raises InputError, which says what there is, for an axis or a value that the cube does not have.
     """
-    axes = axis_names(cube)
+    axes, chosen = axis_names(cube), {}
     for name, wanted in select.items():
         if name not in axes:
             raise InputError(f"no such axis; the cube has {', '.join(axes) or 'none'}", path=f"--select {name}")
@@ -505,8 +505,8 @@ def select_points(cube: xr.Dataset, select: Mapping[str, object]) -> xr.Dataset:
             places[place] = None
         if not places:
             raise InputError("needs a value", path=f"--select {name}")
-        cube = cube.isel({name: list(places)})
-    return cube
+        chosen[name] = list(places)
+    return cube.isel(chosen)
 
 
 def fits(cube: xr.Dataset) -> bool:
