@@ -141,7 +141,8 @@ def program(key: ProgramKey, devices: tuple[Any, ...]) -> Any:
             in_specs=part,
             out_specs=part,
             check_vma=False,
-        )
+        ),
+        compiler_options=compiler_options(devices[0].platform),
     )
 
 
@@ -194,6 +195,22 @@ def prepare() -> None:
     if not same:
         kind = jax.devices()[0].device_kind
         raise RuntimeError(f"{kind}: its 64-bit floats do not round as IEEE 754 says, so results would differ")
+
+
+@cache
+def compiler_options(platform: str) -> dict[str, bool]:
+    """Return what XLA is told when it compiles programs for a platform: nothing, but for the CPU.
+
+    There, where JAX is for checking rather than for speed, XLA's older way to write loops makes programs that compile
+    in a quarter to a third less time, and run some 15 % slower. A version of XLA that does not know the option does
+    without.
+    """
+    options = {"xla_cpu_use_fusion_emitters": False} if platform == "cpu" else {}
+    try:
+        jax.jit(jnp.zeros_like, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
 
 
 def device_name() -> str:

@@ -366,3 +366,18 @@ def test_a_device_with_other_floats_is_refused(word, monkeypatch):
 def test_this_device_is_not_refused():
     assert describe("jax").device == driver.device_name()
     assert describe("jax").versions.startswith("jax ")
+
+
+def test_options_that_a_version_of_xla_does_not_know_are_left_out(monkeypatch):
+    driver.compiler_options.cache_clear()
+    assert driver.compiler_options("cuda") == {}
+    compiled = jax.jit
+
+    def unknown(function, **given):
+        return compiled(
+            function, compiler_options={f"no_{name}": value for name, value in given["compiler_options"].items()}
+        )
+
+    monkeypatch.setattr(jax, "jit", unknown)
+    assert driver.compiler_options("cpu") == {}
+    driver.compiler_options.cache_clear()
