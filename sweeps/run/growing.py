@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from datetime import UTC, datetime
 from itertools import product
@@ -83,13 +84,45 @@ def extend(
     """Simulate what a cube lacks of more values of its axes, or of more replications, and write it all; return it.
 
     `settings` give values or points of axes, those that it has or more, as `Sweep.from_toml` takes them. What is new is
-    run as a sweep of its own, beside the cube as NAME.more.nc, and continues when it was stopped. None where the cube
-    holds all of it already. Raises InputError as a run does, and for settings of anything but axes.
+    run as a sweep of its own, in the folder NAME.extended beside the cube, and continues when it was stopped. None
+    where the cube holds all of it already. Raises InputError as a run does, and for settings of anything but axes.
     """
-    held = read_held(file)
+    if not file.exists():
+        read_held(file)  # which says what is wrong
+    # Nobody else writes there from the moment it is read.
+    with Store(file) as store:
+        held = read_held(file)
+        whole, defaults = _extended(held, settings)
+        if (replications or 1) > 1 and all(map(is_deterministic, whole.grid.points)):
+            raise InputError("has one replication, because nothing in it is random", file=file)
+        kept = folder_of(file)
+        if whole.grid.axes != held.sweep.grid.axes and any(kept.glob("*.npz")):
+            raise InputError("is what a stopped run of this cube keeps: finish it with batchcube run", file=kept)
+        more = file.with_name(f"{file.name}.extended") / "more.nc"
+        options: dict[str, Any] = {"workers": workers, "progress": progress, "backend": backend}
+        grown = held
+        for axis in whole.grid.axes:
+            there = {label for each in grown.sweep.grid.axes if each.name == axis.name for label in each.labels}
+            new = [label for label in axis.labels if label not in there]
+            if new:
+                part = _only(grown.sweep, axis, new, defaults).repeated(grown.cube.sizes[REPLICATION])
+                cube = run_sweep(part, more, overwrite=_holds_another(more, part), **options)
+                store.put(_joined([grown, Held(more, cube, part)]))
+                more.unlink()
+                grown = read_held(file)
+        more.unlink(missing_ok=True)
+        with suppress(OSError):
+            more.parent.rmdir()
+    if replications is not None and replications > grown.cube.sizes[REPLICATION]:
+        return run_sweep(grown.sweep.repeated(replications), file, **options)
+    return None if grown is held else grown.cube
+
+
+def _extended(held: Held, settings: Iterable[str] | Mapping[str, Any]) -> tuple[Sweep, dict[str, Any]]:
+    """Return the sweep of a cube with more values of its axes, and the defaults that it rests on."""
+    file, given = held.file, list(overriding(settings))
     if (made := held.cube.attrs["batchcube_version"]) != batchcube_version():
         raise InputError(f"was made by version {made}, this is {batchcube_version()}", file=file)
-    given = list(overriding(settings))
     for override in given:
         keys = override.path.split(".")
         if keys[0] != "axes" or len(keys) < 3 or keys[1] not in {axis.name for axis in held.sweep.grid.axes}:
@@ -100,30 +133,7 @@ def extend(
     document = laid_over(held.sweep.document, str(file), Path.cwd(), given)
     _, defaults = parse_made_from(held.cube)
     asked, _ = remade(document, defaults, str(file))
-    whole = _union({str(file): held.sweep, "--set": asked})
-    if (replications or 1) > 1 and all(map(is_deterministic, whole.grid.points)):
-        raise InputError("has one replication, because nothing in it is random", file=file)
-    if whole.grid.axes != held.sweep.grid.axes and any(folder_of(file).glob("*.npz")):
-        raise InputError("is what a stopped run of this cube keeps: finish it with batchcube run", file=folder_of(file))
-    more = file.with_name(f"{file.stem}.more.nc")
-    options: dict[str, Any] = {"workers": workers, "progress": progress, "backend": backend}
-    grown = held
-    for axis in whole.grid.axes:
-        there = {label for each in grown.sweep.grid.axes if each.name == axis.name for label in each.labels}
-        new = [label for label in axis.labels if label not in there]
-        if new:
-            part = _only(grown.sweep, axis, new, defaults).repeated(grown.cube.sizes[REPLICATION])
-            cube = run_sweep(part, more, overwrite=_holds_another(more, part), **options)
-            joined = _joined([grown, Held(more, cube, part)])
-            with Store(file) as store:
-                store.put(joined)
-            more.unlink()
-            grown = read_held(file)
-    more.unlink(missing_ok=True)
-    count = grown.cube.sizes[REPLICATION]
-    if replications is not None and replications > count:
-        return run_sweep(grown.sweep.repeated(replications), file, **options)
-    return None if grown is held else grown.cube
+    return _union({str(file): held.sweep, "--set": asked}), defaults
 
 
 def _holds_another(file: Path, sweep: Sweep) -> bool:

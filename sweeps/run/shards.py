@@ -6,7 +6,6 @@ merging begins the next one. What is dealt depends on what is asked and on earli
 when, how often or on how many cores.
 """
 
-import json
 import logging
 import re
 from bisect import bisect_left
@@ -15,9 +14,6 @@ from contextlib import suppress
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
-from zipfile import BadZipFile
-
-import numpy as np
 
 from batchcube.errors import InputError
 from batchcube.results.provenance import MadeBy, batchcube_version
@@ -252,6 +248,9 @@ class Shards:
         for folder in self.folder.glob("*.partial"):
             with suppress(InputError), Store(folder.with_suffix("")) as dead:
                 dead.clear()
+        if not any(self.folder.glob("*.partial")):
+            for part in self.folder.glob("*.part"):
+                part.unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
 
@@ -306,13 +305,12 @@ def _name(shard: Shard, round_: int) -> str:
 
 
 def _about(file: Path) -> About | None:
-    """Return what a file says of itself; None where it is too damaged to say anything."""
+    """Return what a file says of itself; None where it is damaged or gone."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            about: About = json.loads(str(arrays["about"]))
-    except (OSError, ValueError, KeyError, BadZipFile):
+        content = file.read_bytes()
+    except OSError:
         return None
-    return about
+    return unpacked(content)[0] if is_whole(content, file.stem) else None
 
 
 def _joined(parts: Sequence[Part]) -> list[Part]:

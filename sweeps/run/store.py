@@ -197,6 +197,7 @@ class Store(AbstractContextManager["Store"]):
         from batchcube.results.cube import write_cube
 
         write_cube(cube, self.output, ready=self._require_as_before)
+        self._before = _stamp(self.output)
 
     def forget(self, held: Container[int]) -> None:
         """Remove the parts that hold no other replications than these, which are in the cube."""

@@ -197,9 +197,33 @@ def test_an_extension_that_was_stopped_goes_on(tmp_path, monkeypatch):
     assert grown["rate"].values.tolist() == [0.5, 1.0, 2.0]
     monkeypatch.undo()
     # What another extension left behind is in nobody's way.
-    run(tmp_path / "cube.more.nc", rates=(9.0,))
+    run(tmp_path / "cube.nc.extended" / "more.nc", rates=(9.0,))
     assert growing.extend(file, ["axes.rate.values=[3.0]"], backend="reference")["rate"].values.tolist()[-1] == 3.0
     assert [path.name for path in tmp_path.iterdir()] == ["cube.nc"]
+
+
+def test_a_cube_of_somebody_else_beside_it_stays(tmp_path):
+    file, other = tmp_path / "cube.nc", tmp_path / "cube.more.nc"
+    run(file)
+    theirs = run(other, rates=(9.0,))
+    growing.extend(file, ["axes.rate.values=[2.0]"], replications=4, backend="reference")
+    assert same(read_cube(other), theirs)
+
+
+def test_nobody_else_writes_a_cube_while_it_is_extended(tmp_path, monkeypatch):
+    file = tmp_path / "cube.nc"
+    run(file)
+    real, refused = growing.run_sweep, []
+
+    def meanwhile(part, *given, **options):
+        with pytest.raises(InputError, match=r"is being written by process"):
+            growing.extend(file, replications=6, backend="reference")
+        refused.append(True)
+        return real(part, *given, **options)
+
+    monkeypatch.setattr(growing, "run_sweep", meanwhile)
+    growing.extend(file, ["axes.rate.values=[2.0, 3.0]", "axes.bins.values=[2]"], backend="reference")
+    assert len(refused) == 2
 
 
 def test_extensions_of_anything_but_axes_are_refused(tmp_path):

@@ -170,12 +170,16 @@ def test_a_damaged_shard_is_told_and_made_again(whole: xr.Dataset, caplog: pytes
     assert "4-of-8" in caplog.text
     assert "is damaged and was removed" in caplog.text
     make(EIGHT[3])
-    file = shard_file(1)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    make(EIGHT[0])
+    # In what it holds, the description of an array, and the directory of the file.
+    for at in (0.5, 67, -40):
+        file = shard_file(1)
+        content = bytearray(file.read_bytes())
+        content[int(at * len(content)) if at == 0.5 else at] ^= 1
+        file.write_bytes(content)
+        make(EIGHT[0])
+    Path("cube.nc.shards", "1-of-8.0000.part").write_bytes(b"of a killed process")
     same(merge_run("cube.nc"), whole)
+    assert not Path("cube.nc.shards").exists()
 
 
 def test_shards_of_something_else_are_refused() -> None:
