@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import shutil
 import uuid
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,6 +30,12 @@ ZARR, ZARR_GROUP = ".zarr", "zarr.json"
 """How a folder of Zarr is named, and what every one has."""
 
 
+def url_of(path: Path) -> str | None:
+    """Return what fsspec is to open, of which a path has but one slash: `s3:/bucket/cube.zarr`; None for a folder."""
+    found = re.fullmatch(r"([A-Za-z][\w+.-]+):/+(.*)", path.as_posix())
+    return None if found is None else f"{found[1]}://{found[2]}"
+
+
 def require_zarr(path: Path) -> None:
     """Raise InputError, naming the file that needs it, where Zarr is not installed."""
     if find_spec("zarr") is None:
@@ -38,10 +45,12 @@ def require_zarr(path: Path) -> None:
 def output_file(path: Path) -> Path:
     """Return the file that an output is, behind symbolic links, or the folder of Zarr; it need not be there.
 
-    Raises InputError, one line, for another folder or a special file, for links that lead in circles or to nothing, and
-    for a name that is not UTF-8, which the NetCDF library cannot open.
+    Raises InputError, one line, for a URL, for another folder or a special file, for links that lead in circles or to
+    nothing, and for a name that is not UTF-8, which the NetCDF library cannot open.
     """
     target = path
+    if url := url_of(path):
+        raise InputError("is a URL: outputs are written to disks only, and copied from there", file=url)
     if path.is_symlink():
         try:
             target = path.resolve(strict=True)

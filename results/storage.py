@@ -6,7 +6,6 @@ Written complete or not at all, read with a reason when they cannot be.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
-from .disk import ZARR, ZARR_GROUP, output_file, remove, require_zarr, sync_folder, writing
+from .disk import ZARR, ZARR_GROUP, output_file, remove, require_zarr, sync_folder, url_of, writing
 from .pieces import LARGEST_CHUNK, chunks, read_later, together, values_of
 from .variables import REGISTRY, REPLICATION
 
@@ -196,7 +195,7 @@ def open_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
     how: dict[str, Any]
     if source.suffix == ZARR:
         require_zarr(source)
-        url = _url(source)
+        url = url_of(source)
         if url is None and not (source / ZARR_GROUP).is_file():
             found = "is no Zarr (v3)" if source.is_dir() else "is a file" if source.exists() else "no such folder"
             raise InputError(f"{found}, must be {what}", file=path)
@@ -223,12 +222,6 @@ def open_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
     later = later.drop_vars(names).assign({name: _later(opened[name].variable, path) for name in names})
     later.set_close(opened.close)
     return later
-
-
-def _url(path: Path) -> str | None:
-    """Return what fsspec is to open, of which a path has but one slash: `s3:/bucket/cube.zarr`; None for a folder."""
-    found = re.fullmatch(r"([A-Za-z][\w+.-]+):/+(.*)", path.as_posix())
-    return None if found is None else f"{found[1]}://{found[2]}"
 
 
 def _require_netcdf(source: Path, what: str) -> None:

@@ -76,7 +76,7 @@ def _served_by(
             if value is not None:
                 raise InputError("says what --coefficients say: leave out the one or the other", path=option)
         name = os.fspath(coefficients)
-        return os.path.abspath(name) if name.endswith(".json") else name, Path(name).stem
+        return (os.path.abspath(name), Path(name).stem) if name.endswith(".json") else (name, name)
     for option, value in (("--model", model), ("--gpu", gpu)):
         if value is None:
             raise InputError(f"is missing: {_NEEDED}", path=option)

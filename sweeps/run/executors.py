@@ -8,6 +8,7 @@ together with it.
 import os
 import pickle
 import platform
+import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -260,12 +261,12 @@ def connected(named: Executor | str | None, workers: int | None) -> Iterator[Exe
     if not isinstance(named, str):
         yield named
         return
-    scheme, _, address = named.partition("://")
-    if scheme != "dask" or (address == "") != (named == "dask"):
+    found = re.fullmatch(r"dask(?:://((?:\[[^\s\]]+\]|[^\s:/\[\]]+):(\d{1,5})))?", named)
+    if found is None or not 0 < int(found[2] or 1) < 65536:
         raise InputError("must be dask or dask://HOST:PORT", path="executor", value=named)
     if find_spec("distributed") is None:
         raise InputError("Dask not installed: pip install '.[distributed]' in the clone", path="executor")
     from .dask_cluster import client_of
 
-    with client_of(address, workers) as client:
+    with client_of(found[1] or "", workers) as client:
         yield client

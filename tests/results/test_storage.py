@@ -13,6 +13,7 @@ from batchcube.results import cube as cubes
 from batchcube.results import pieces, storage
 from batchcube.results.compare import agree, compare_cubes
 from batchcube.results.cube import CHECKSUMS, read_cube, write_cube
+from batchcube.results.disk import output_file
 from batchcube.results.variables import REPLICATION
 from batchcube.sweeps.cli.main import main
 
@@ -46,6 +47,11 @@ def test_a_cube_is_the_same_in_both_formats(make_cube, tmp_path, axes):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nc", "a.zarr"]
     again = read_cube(write_cube(second, tmp_path / "b.nc"))
     xr.testing.assert_identical(again, first)
+
+
+def test_no_output_is_a_url():
+    with pytest.raises(InputError, match=r"^s3://bucket/x\.zarr: is a URL: outputs are written to disks only"):
+        output_file(Path("s3://bucket/x.zarr"))
 
 
 def test_plain_xarray_reads_it(make_cube, tmp_path):

@@ -147,8 +147,9 @@ def test_policies_are_refused(options, message):
 
 
 def test_reporting():
-    reporting = make_reporting(horizon_s=10, windows=4, warmup_requests=5, request_sla_s=0.25, token_sla_s=0.05)
-    assert reporting == (5, 250_000, 50_000.0, 2_500_000, 4)
+    limits = {"request_sla_s": 0.25, "ttft_sla_s": 0.2, "tpot_sla_s": 0.04, "token_sla_s": 0.05}
+    reporting = make_reporting(horizon_s=10, windows=4, warmup_requests=5, **limits)
+    assert reporting == (5, 250_000, 200_000, 40_000.0, 50_000.0, 2_500_000, 4)
     assert make_reporting(horizon_s=1e-5, windows=3).window == 4  # the last window is never cut short
     assert make_reporting(horizon_s=0.0).window == 1
     assert (make_reporting(horizon_s=1).request_sla, make_reporting(horizon_s=1).token_sla) == (NEVER, np.inf)

@@ -33,7 +33,9 @@ def test_a_folder_is_its_cubes_and_its_comparison(folder: Path, capsys: pytest.C
 def test_what_is_no_cube_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "empty").mkdir()
     (folder / "notes.nc").write_text("nothing")
-    assert Answer(capsys, "report", folder / "empty").mistake.endswith("holds no cube (.nc) and no comparison.csv")
+    assert Answer(capsys, "report", folder / "empty").mistake.endswith(
+        "holds no cube (.nc, .zarr) and no comparison.csv"
+    )
     assert "is no NetCDF file" in Answer(capsys, "report", folder / "notes.nc").mistake
     assert "must end in .html" in Answer(capsys, "report", folder / "sweep.nc", "-o", folder / "a.png").mistake
 

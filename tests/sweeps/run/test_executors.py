@@ -104,7 +104,13 @@ def test_a_pool_that_breaks_keeps_what_was_finished(sweep: Sweep) -> None:
     xr.testing.assert_identical(data_of(again), data_of(run_sweep(sweep, backend="reference")))
 
 
-@pytest.mark.parametrize("name", ["loky", "dask://", "tcp://127.0.0.1:8786", "dask:8786"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("loky", "dask://", "tcp://127.0.0.1:8786", "dask:8786", "dask://localhost", "dask://:8786"),
+        *("dask://tcp://127.0.0.1:8786", "dask://127.0.0.1:22:33", "dask://here:99999", "dask://a b:1"),
+    ],
+)
 def test_an_executor_of_another_name_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="must be dask or dask://HOST:PORT"), connected(name, None):
         pass
