@@ -75,7 +75,7 @@ def mean_interval(
 
     `controls` are arrays of the shape of `x`, each less its known mean. See `statistics.mean_interval` for the rest.
     """
-    values = _last(x, axis)
+    values = statistics.last_axis(x, axis)
     plain = statistics.mean_interval(values, -1, confidence, bounds, single=single, error=error)
     if error > 0.0:
         return Controlled(*plain, np.ones(plain.n.shape))
@@ -96,18 +96,12 @@ def paired_difference(
 
     `controls` are those of `x` and of `baseline`, as in `mean_interval`: what both drew counts once.
     """
-    first, second = np.broadcast_arrays(
-        *(np.moveaxis(np.asarray(of, dtype=np.float64), axis, -1) for of in (x, baseline))
-    )
+    first, second = statistics.pairs(x, baseline, axis)
     plain = statistics.paired_difference(first, second, -1, confidence, single=single, error=error)
     if error > 0.0:
         return Controlled(*plain, np.ones(plain.n.shape))
     fits = ~(_at_an_end(first, bounds) | _at_an_end(second, bounds))
     return _regressed(first - second, controls, axis, plain, fits, confidence, (-np.inf, np.inf), single)
-
-
-def _last(x: ArrayLike, axis: int) -> Floats:
-    return np.moveaxis(np.asarray(x, dtype=np.float64), axis, -1)
 
 
 def _at_an_end(values: Floats, bounds: tuple[float, float]) -> NDArray[np.bool_]:
@@ -140,7 +134,7 @@ def _regressed(
     own = weight
     with np.errstate(invalid="ignore", over="ignore"):
         for given in controls:
-            control = np.broadcast_to(_last(given, axis), values.shape)
+            control = np.broadcast_to(statistics.last_axis(given, axis), values.shape)
             whole = np.asarray(~(np.isnan(control) & known).any(axis=-1))
             control = np.where(known & whole[..., None], control, 0.0)
             away = control.sum(axis=-1) * share

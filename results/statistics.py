@@ -60,7 +60,7 @@ def mean_interval(
     The interval is clipped to `bounds`, the values that are possible at all ([0, 1] for a fraction), which costs no
     coverage. Source: Law, Simulation Modeling and Analysis, 5th ed., section 9.4 (means of independent replications).
     """
-    values = _last(x, axis)
+    values = last_axis(x, axis)
     t = _t(values, confidence)
     n, mean, deviation = moments(values)
     with np.errstate(invalid="ignore"):
@@ -81,7 +81,7 @@ def quantile_interval(
     if not 0.0 < q < 1.0:
         raise InputError("must lie between 0 and 1", path="q", value=q)
     _check_confidence(confidence)
-    values = np.sort(_last(x, axis), axis=-1)  # NaN goes to the end
+    values = np.sort(last_axis(x, axis), axis=-1)  # NaN goes to the end
     n = np.count_nonzero(~np.isnan(values), axis=-1)
     shape = values.shape[:-1]
     estimate, low, high = (np.full(shape, np.nan) for _ in range(3))
@@ -128,7 +128,7 @@ def paired_difference(
     Entry r of both must come from the same random numbers, so that what they share cancels. Pairs with a NaN are
     skipped. Source: Law, Simulation Modeling and Analysis, 5th ed., section 10.2.1.
     """
-    first, second = _pairs(x, baseline, axis)
+    first, second = pairs(x, baseline, axis)
     found = mean_interval(first - second, -1, confidence, single=single)
     beside = error * (np.abs(moments(first)[1]) + np.abs(moments(second)[1])) + _beyond(first, error)
     return found._replace(low=found.low - beside, high=found.high + beside)
@@ -150,7 +150,7 @@ def paired_ratio(
     is then unbounded. Pairs with a NaN are skipped.
     Source: Fieller, Some problems in interval estimation, J. R. Statist. Soc. B 16 (1954) 175-185.
     """
-    first, second = _pairs(x, baseline, axis)
+    first, second = pairs(x, baseline, axis)
     t = _t(first, confidence)
     n, mean_x, _ = moments(first)
     _, mean_y, deviation_y = moments(second)
@@ -276,12 +276,14 @@ def moments(values: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
     return n, mean, deviation
 
 
-def _last(x: ArrayLike, axis: int) -> Floats:
+def last_axis(x: ArrayLike, axis: int) -> Floats:
+    """Return values with one of their axes last."""
     return np.moveaxis(np.asarray(x, dtype=np.float64), axis, -1)
 
 
-def _pairs(x: ArrayLike, baseline: ArrayLike, axis: int) -> tuple[Floats, Floats]:
-    first, second = np.broadcast_arrays(_last(x, axis), _last(baseline, axis))
+def pairs(x: ArrayLike, baseline: ArrayLike, axis: int) -> tuple[Floats, Floats]:
+    """Return values and baselines with one of their axes last, NaN where either is missing."""
+    first, second = np.broadcast_arrays(last_axis(x, axis), last_axis(baseline, axis))
     missing = np.isnan(first) | np.isnan(second)
     return np.where(missing, np.nan, first), np.where(missing, np.nan, second)
 

@@ -219,7 +219,13 @@ def open_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
         later = later.assign_coords({name: values.astype(object) for name, values in texts.items()})
         order = {name: place for place, name in enumerate(REGISTRY)}
         names.sort(key=lambda name: (order.get(str(name), len(order)), str(name)))
-    later = later.drop_vars(names).assign({name: _later(opened[name].variable, path) for name in names})
+    stamp = _stamp(source)
+
+    def unchanged() -> None:
+        if _stamp(source) != stamp:
+            raise InputError("was written anew while it was open; open it again", file=path)
+
+    later = later.drop_vars(names).assign({name: _later(opened[name].variable, path, unchanged) for name in names})
     later.set_close(opened.close)
     return later
 
@@ -241,19 +247,37 @@ def _require_netcdf(source: Path, what: str) -> None:
         raise InputError(f"is no {'NetCDF-4' if start.startswith(b'CDF') else 'NetCDF'} file", file=source)
 
 
-def _later(variable: xr.Variable, path: str | os.PathLike[str]) -> xr.Variable:
+def _stamp(source: Path) -> tuple[int, int] | None:
+    """Return what tells a folder of Zarr, whose chunks are opened by name when they are read, from one in its place.
+
+    None of a file, which stays open, and of what is elsewhere.
+    """
+    if source.suffix != ZARR or url_of(source) is not None:
+        return None
+    try:
+        about = source.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
+
+
+def _later(variable: xr.Variable, path: str | os.PathLike[str], unchanged: Callable[[], None]) -> xr.Variable:
     def read(key: tuple[int | slice, ...]) -> NDArray[Any]:
-        with _reading(path):
+        with _reading(path, unchanged):
             return np.asarray(variable[key].values)
 
     return read_later(variable, read)
 
 
 @contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+def _reading(path: str | os.PathLike[str], unchanged: Callable[[], None] = lambda: None) -> Iterator[None]:
     try:
         yield
+        unchanged()
+    except InputError:
+        raise
     except Exception as error:  # xarray and the NetCDF library raise whatever a damaged byte leads them to
+        unchanged()
         raise InputError(f"is damaged or incomplete: {error}", file=path) from error
 
 

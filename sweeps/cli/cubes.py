@@ -50,7 +50,7 @@ def show(
         ),
     ] = False,
 ) -> None:
-    """Print a cube as a table with confidence intervals; of a plan its answer, unless variables or points are chosen.
+    """Print a cube as a table with confidence intervals; of a plan its answer, unless an option asks for the table.
 
     Lines are as wide as the terminal, or 80 characters in a file or pipe, or as COLUMNS says. Of the usual variables
     the last have to go where there is no room; those that -v names go into further tables.
@@ -64,7 +64,7 @@ def show(
     from batchcube.results.summary import print_summary
 
     loaded = _read_and_tell(cube)
-    if "plan" in loaded.attrs and not (variables or select):
+    if "plan" in loaded.attrs and not (variables or select or all_rows or wide or controls):
         print(in_words(json.loads(str(loaded.attrs["plan"]))))
         return
     chosen = select_points(loaded, selection_of(select))

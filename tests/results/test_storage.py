@@ -175,3 +175,15 @@ def test_commands_take_and_make_folders_of_zarr(make_cube, tmp_path, monkeypatch
     run("report", ".", "-o", "b.html")
     assert Path("a.html").read_text().count("a.zarr") > 1
     assert np.isfinite(Path("a.png").stat().st_size)
+
+
+def test_a_zarr_that_is_written_anew_while_it_is_open_is_told(make_cube, tmp_path, monkeypatch):
+    monkeypatch.setattr(cubes, "AT_ONCE", 0)
+    file, name = tmp_path / "cube.zarr", "latency_mean_s"
+    before = make_cube(axes=("bins",))
+    write_cube(before, file)
+    with read_cube(file) as opened:
+        np.testing.assert_array_equal(opened[name].values, before[name].values)
+        write_cube(before, file)
+        with pytest.raises(InputError, match=r"cube\.zarr: was written anew while it was open"):
+            opened[name].values  # noqa: B018 - reading is what fails
