@@ -1,6 +1,7 @@
 """The command `batchcube capacity`: the largest arrival rate that a service-level objective allows."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ from .options import (
     ShardOption,
     SpecArgument,
     WorkersOption,
-    again,
+    do_shard,
     shard_of,
     sweep_of,
 )
@@ -104,25 +105,10 @@ def capacity(
     asked = {"criteria": sla, "low": low, "high": high, "tolerance": tolerance, "growth": growth}
     to = output or Path(f"{sweep.name}-capacity.nc")
     if part := shard_of(shard, overwrite=overwrite):
-        from ..progress import print_lines, shown
         from ..run.capacity import shard_capacity
-        from ..run.executors import connected
-        from ..stopping import stoppable
 
-        command = again(context)
-        with stoppable(), connected(executor, workers) as where, shown(quiet=quiet) as progress:
-            done = shard_capacity(
-                sweep,
-                asked,
-                to,
-                part,
-                workers=workers,
-                progress=progress,
-                backend=backend,
-                executor=where,
-                again=command,
-            )
-        print_lines(quiet=quiet)(done)
+        do = partial(shard_capacity, sweep, asked, to, part, backend=backend)
+        do_shard(context, do, workers, executor, quiet=quiet)
         return
     search(sweep, asked, to, workers, executor, backend=backend, quiet=quiet, overwrite=overwrite)
 

@@ -13,6 +13,8 @@ from batchcube.errors import InputError
 from . import complete
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import xarray as xr
 
     from batchcube.calibration.logs import LogFormat, Reading
@@ -198,7 +200,20 @@ def shard_of(shard: str | None, *, overwrite: bool) -> "Shard | None":
     return shards.shard_of(shard, os.environ)
 
 
-def again(context: typer.Context) -> str:
+def do_shard(
+    context: typer.Context, do: "Callable[..., str]", workers: int | None, executor: str | None, *, quiet: bool
+) -> None:
+    """Do a shard of a command and say what it came to; `do` is told who simulates, the progress and the command."""
+    from ..progress import print_lines, shown
+    from ..run.executors import connected
+    from ..stopping import stoppable
+
+    with stoppable(), connected(executor, workers) as where, shown(quiet=quiet) as progress:
+        done = do(workers=workers, executor=where, progress=progress, again=_again(context))
+    print_lines(quiet=quiet)(done)
+
+
+def _again(context: typer.Context) -> str:
     """Return the command line that a command was given, but for what differs from shard to shard."""
     words = []
     for option in context.command.params:

@@ -1,6 +1,7 @@
 """The commands that simulate a sweep: `run`, `check` before it, and `rerun` of what made a cube."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ from .options import (
     SpecArgument,
     TrustPathsOption,
     WorkersOption,
-    again,
+    do_shard,
     require_own_files,
     shard_of,
     sweep_of,
@@ -85,25 +86,10 @@ def run(
     to = output or Path(f"{sweep.name}.nc")
     wanted = asked(precision or (), max_replications)
     if part := shard_of(shard, overwrite=overwrite):
-        from ..progress import print_lines, shown
         from ..run.execution import run_shard
-        from ..run.executors import connected
-        from ..stopping import stoppable
 
-        command = again(context)
-        with stoppable(), connected(executor, workers) as where, shown(quiet=quiet) as progress:
-            done = run_shard(
-                sweep,
-                to,
-                part,
-                workers=workers,
-                progress=progress,
-                backend=backend,
-                executor=where,
-                precision=wanted,
-                again=command,
-            )
-        print_lines(quiet=quiet)(done)
+        do = partial(run_shard, sweep, to, part, backend=backend, precision=wanted)
+        do_shard(context, do, workers, executor, quiet=quiet)
         return
     _run(sweep, to, workers, executor, backend=backend, quiet=quiet, overwrite=overwrite, precision=wanted)
 

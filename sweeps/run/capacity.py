@@ -7,9 +7,8 @@ are compared in pairs by them, and the mean has an interval like any other varia
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from batchcube.results.variables import RATE_PATHS
 
 from ..files import require_output
 from ..progress import Progress, Silent
-from ..spec.document import Sweep, remade
+from ..spec.document import Sweep
 from ..spec.settings import Point
 from ..stopping import Stop, stopping
 from ..workloads.arrivals import AtRate
@@ -32,10 +31,11 @@ from .criteria import Criterion, never_measured, parse_criterion
 from .executors import Executor, engaged
 from .outputs import ADVICE, same_sweep
 from .preparing import only_totals, prepare, refusal
+from .rounds import do_shard, merge_shards
 from .searching import Searches, SearchSettings
-from .shards import Asked, Shard, Shards
+from .shards import Asked, Shard
 from .simulate import require_backend
-from .store import Store, parts_beside
+from .store import About, Part, Store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -77,32 +77,26 @@ def find_capacity(
     that it does not measure.
     """
     settings = _settings(sweep, criteria, low, high, tolerance, growth)
-    made_by = require_backend(backend, sweep.grid.points[0].simulation)
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else require_output(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
-        if target is not None and store is not None and target.exists() and not overwrite:
-            old = _same_search(target, sweep, settings)
+        course = SearchCourse(sweep, settings, target, backend, overwrite=overwrite)
+        if store is not None and course.complete is not None:
             with suppress(InputError):  # parts of another search are none of this one's business
-                identity = _identity(sweep, settings, str(old.attrs.get("input_sha256", "")))
-                store.open(identity, made_by, (), held=range(sweep.replications))
-            return old
+                course.open(store)
+            return course.complete
         crew = opened.enter_context(engaged(executor, workers))
-        prepared = prepare(only_totals(sweep))
-        searches = Searches(prepared, settings, backend)
+        course.prepare()
         if store is not None:
-            identity = _identity(sweep, settings, prepared.input_sha256)
-            searches.add(store.open(identity, made_by, range(sweep.replications), overwrite=overwrite))
-        searches.go_on()
+            course.open(store)
         at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
-        searched = searches.work(store, stop, progress or Silent(), crew, at_once)
-        # Not before: importing xarray takes longer than the first rates.
-        from .capacity_cube import capacity_cube
-
-        makers = [*(store.makers if store is not None else ()), *([made_by] if searched else ())]
-        cube = capacity_cube(sweep, searches, makers)
+        shown, searched = progress or Silent(), False
+        for searches in course.rounds(shown):
+            searched = searches.work(store, stop, shown, crew, at_once)
+        # Importing what builds the cube takes longer than the first rates, and comes after them.
+        cube = course.cube([*(store.makers if store is not None else ()), *([course.made_by] if searched else ())])
         if store is not None:
-            _put(cube, store, stop)
+            course.put(cube, store, stop)
         return cube
 
 
@@ -118,76 +112,102 @@ def shard_capacity(
     executor: Executor | None = None,
     again: str = "",
 ) -> str:
-    """Look at what a shard is dealt of the rates that are next, for `merge_capacity`; return a sentence on it.
+    """Look at what a shard is dealt of the rates that are next, for `merge_capacity`; see `do_shard`.
 
-    Every rate of all searches is a round: which is next depends on all that earlier ones showed. The search is what
-    `find_capacity` is `asked`; the rest is as for `run_shard`.
+    The search is what `find_capacity` is `asked`.
     """
-    settings = _settings(sweep, **asked)
-    made_by = require_backend(backend, sweep.grid.points[0].simulation)
-    with stopping() as stop, engaged(executor, workers) as crew:
-        target = require_output(Path(output))
-        if target.exists():
-            _same_search(target, sweep, settings)
-            return f"{target} is complete: there is nothing to do"
-        prepared = prepare(only_totals(sweep))
-        searches = Searches(prepared, settings, backend)
-        identity = _identity(sweep, settings, prepared.input_sha256)
-        searches.add(parts_beside(target, identity))
-        searches.go_on()
-        if not searches.left:
-            return f"all rounds are there: batchcube merge {output}"
-        simulate = partial(
-            searches.work,
-            stop=stop,
-            progress=progress or Silent(),
-            crew=crew,
-            workers=crew.at_once if crew is not None else workers or os.cpu_count() or 1,
-        )
-        parts_of = Asked(identity, "capacity", {}, (sweep.document, sweep.defaults()), again)
-        return Shards(target).do(shard, searches.round, parts_of, made_by, searches, simulate)
+    settings, target = _settings(sweep, **asked), require_output(Path(output))
+    course = SearchCourse(sweep, settings, target, backend)
+    return do_shard(course, target, shard, workers=workers, progress=progress, executor=executor, again=again)
 
 
 def merge_capacity(output: str | os.PathLike[str]) -> "xr.Dataset":
-    """Write the cube that `find_capacity` would have written, of the shards of all rounds, and return it.
+    """Write the cube that `find_capacity` would have written, of the shards of all rounds; see `merge_shards`."""
 
-    Nothing is simulated. Raises MissingShardsError, or NextRoundError where there are rates to look at yet, with the
-    command that does it; InputError for shards of something else and for what only the data can show.
-    """
-    target = require_output(Path(output))
-    shards = Shards(target)
-    with stopping() as stop, Store(target) as store:
-        about = shards.about()
+    def course_of(about: About, sweep: Sweep, target: Path) -> SearchCourse:
         criteria, *rest = json.loads(about["search"])
         settings = SearchSettings(tuple(Criterion(*one) for one in criteria), *rest)
-        specification, defaults = about["made_from"]
-        sweep, _ = remade(specification, defaults, str(shards.folder))
-        if target.exists():
-            cube = _same_search(target, sweep, settings)
-        else:
-            prepared = prepare(only_totals(sweep))
-            searches = Searches(prepared, settings, "numba")
-            identity = _identity(sweep, settings, prepared.input_sha256)
-            searches.add(store.open(identity, MadeBy(*about["made_by"][0]), range(sweep.replications)))
-            searches.go_on()
-            asked = Asked(identity, "capacity", {}, (specification, defaults), about["again"])
-            while searches.left:
-                shards.merge(searches, searches.round, asked, about["asked"]["shards"], store)
-                searches.go_on()
-            from .capacity_cube import capacity_cube
+        return SearchCourse(sweep, settings, target, "numba")
 
-            cube = capacity_cube(sweep, searches, store.makers)
-            _put(cube, store, stop)
-        shards.clear()
+    return merge_shards(output, course_of)
+
+
+class SearchCourse:
+    """The way of a search to its cube: each rate of all points is a round, as it depends on all that is known before.
+
+    However a round is done, by the search itself or in shards, the cube is the same.
+    """
+
+    def __init__(
+        self, sweep: Sweep, settings: SearchSettings, target: Path | None, backend: str, *, overwrite: bool = False
+    ) -> None:
+        """Find out what is there; raises InputError where that is something else."""
+        self.made_by = require_backend(backend, sweep.grid.points[0].simulation)
+        self.sweep, self.settings, self.backend, self._overwrite = sweep, settings, backend, overwrite
+        self.complete: xr.Dataset | None = None
+        """The cube that is there already."""
+        if target is not None and target.exists() and not overwrite:
+            self.complete = _same_search(target, sweep, settings)
+        self.kept: Sequence[Part] = ()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What makes the answers of a search: with all of it the same, they are the same."""
+        cube = self.complete
+        return {
+            "search": json.dumps(self.settings),
+            "replications": str(self.sweep.replications),
+            "sweep": self.sweep.identity(),
+            "version": batchcube_version(),
+            "input_sha256": self._prepared.input_sha256 if cube is None else str(cube.attrs.get("input_sha256", "")),
+        }
+
+    @property
+    def round(self) -> int:
+        """Number of the rates that are next, from 1."""
+        return self._searches.round
+
+    def asked(self, again: str) -> Asked:
+        """Return what shards are parts of."""
+        return Asked(self.identity, "capacity", {}, (self.sweep.document, self.sweep.defaults()), again)
+
+    def prepare(self, workers: int = 1, shards: int = 1) -> None:
+        """Draw and read what all replications share; raises InputError for what only data can show."""
+        self._prepared = prepare(only_totals(self.sweep))
+
+    def open(self, store: Store) -> None:
+        """Go on from what a store keeps; raises InputError for parts of anything else."""
+        every = range(self.sweep.replications)
+        held = () if self.complete is None else every
+        self.kept = store.open(self.identity, self.made_by, every, held=held, overwrite=self._overwrite)
+
+    def rounds(self, progress: Progress) -> Iterator[Searches]:
+        """Yield the searches at one rate after the other; whoever asks for the next ones has looked at these."""
+        self._searches = Searches(self._prepared, self.settings, self.backend)
+        self._searches.add(self.kept)
+        self._searches.go_on()
+        while self._searches.left:
+            yield self._searches
+            self._searches.go_on()
+
+    def finish(self, store: Store, stop: Stop) -> "xr.Dataset":
+        """Write the cube of all answers, and return it."""
+        cube = self.cube(store.makers)
+        self.put(cube, store, stop)
         return cube
 
+    def cube(self, makers: Sequence[MadeBy]) -> "xr.Dataset":
+        """Build the cube of all answers."""
+        from .capacity_cube import capacity_cube
 
-def _put(cube: "xr.Dataset", store: Store, stop: Stop) -> None:
-    """Write the cube, and forget the parts that it is made of."""
-    store.put(cube)
-    with stop.held():
-        stop.kept = f"{store.output} is complete."
-        store.forget(range(cube.sizes["replication"]))
+        return capacity_cube(self.sweep, self._searches, makers)
+
+    def put(self, cube: "xr.Dataset", store: Store, stop: Stop) -> None:
+        """Write the cube, and forget the parts that it is made of."""
+        store.put(cube)
+        with stop.held():
+            stop.kept = f"{store.output} is complete."
+            store.forget(range(cube.sizes["replication"]))
 
 
 def _settings(
@@ -205,17 +225,6 @@ def _settings(
     _require_range(low, high, tolerance, growth)
     _require_searchable(sweep, wanted)
     return SearchSettings(wanted, low, high, tolerance, growth)
-
-
-def _identity(sweep: Sweep, settings: SearchSettings, input_sha256: str) -> dict[str, str]:
-    """Return what makes the answers of a search: with all of it the same, they are the same."""
-    return {
-        "search": json.dumps(settings),
-        "replications": str(sweep.replications),
-        "sweep": sweep.identity(),
-        "version": batchcube_version(),
-        "input_sha256": input_sha256,
-    }
 
 
 def _same_search(target: Path, sweep: Sweep, settings: SearchSettings) -> "xr.Dataset":

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +18,7 @@ from batchcube.results.variables import REPLICATION
 
 from ..files import require_output
 from ..progress import Progress, Silent
-from ..spec.document import Sweep, remade
+from ..spec.document import Sweep
 from ..stopping import Stop, stopping
 from ..theory.expected import Expected
 from .executors import Executor, engaged
@@ -27,9 +26,10 @@ from .narrowing import Narrowing
 from .outputs import ADVICE, same_sweep
 from .preparing import Prepared, prepare, theory_of
 from .replicating import Replications
-from .shards import Asked, MissingShardsError, Shard, Shards
+from .rounds import do_shard, merge_shards
+from .shards import Asked, MissingShardsError, Shard
 from .simulate import require_backend
-from .store import Part, Report, Store, parts_beside
+from .store import About, Part, Report, Store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -107,30 +107,27 @@ def run_sweep(
     Raises InputError for a backend that is not there, and for what only the data can show (a missing file, a request no
     batch can hold).
     """
-    made_by = require_backend(backend, sweep.grid.points[0].simulation)
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else require_output(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
-        course = Course(sweep, target, precision, backend, overwrite=overwrite)
-        if store is not None and course.held is not None and course.is_complete:
+        course = RunCourse(sweep, target, precision, backend, overwrite=overwrite)
+        if store is not None and (held := course.complete) is not None:
             with suppress(InputError):  # parts of another run are none of this one's business
-                store.open(course.identity, made_by, course.wanted, held=course.numbers_held)
-            return course.held
+                course.open(store)
+            return held
         crew = opened.enter_context(engaged(executor, workers))
         at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
         # What workers elsewhere draw is no part of this machine's memory.
         course.prepare(at_once if crew is None else 1)
         if store is not None:
-            course.kept = store.open(
-                course.identity, made_by, course.wanted, held=course.numbers_held, overwrite=overwrite
-            )
+            course.open(store)
         shown = progress or Silent()
         simulated = False
         aside = _Aside(course.prepared)
         try:
             for work in course.rounds(shown):
                 simulated |= work.work(store, stop, shown, crew, at_once, aside.begin)
-            makers = [*(store.makers if store is not None else ()), *([made_by] if simulated else ())]
+            makers = [*(store.makers if store is not None else ()), *([course.made_by] if simulated else ())]
             cube = course.cube(aside.theory(), makers)
         finally:
             aside.end(stop)
@@ -182,28 +179,13 @@ def run_shard(
     precision: Precision | None = None,
     again: str = "",
 ) -> str:
-    """Simulate what a shard is dealt of `run_sweep` of the same arguments, for `merge_run`; return a sentence on it.
+    """Simulate what a shard is dealt of `run_sweep` of the same arguments, for `merge_run`; see `do_shard`.
 
-    It is kept beside the output, complete or not at all; a shard that was stopped continues where it was. With
-    ``precision`` it is dealt of one look, the first that is not merged. ``again`` is the command line of all shards,
-    which messages name. Raises what `run_sweep` raises, and InputError where shards of something else are there.
+    With ``precision`` it is dealt of one look, the first that is not merged.
     """
-    made_by = require_backend(backend, sweep.grid.points[0].simulation)
-    with stopping() as stop, engaged(executor, workers) as crew:
-        target = require_output(Path(output))
-        course = Course(sweep, target, precision, backend)
-        if course.is_complete:
-            return f"{target} is complete: there is nothing to do"
-        at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
-        shown = progress or Silent()
-        course.prepare(at_once if crew is None else 1, shard.of)
-        course.kept = parts_beside(target, course.identity)
-        work = next(course.rounds(shown), None)
-        if work is None:
-            return f"all looks are there: batchcube merge {output}"
-
-        simulate = partial(work.work, stop=stop, progress=shown, crew=crew, workers=at_once)
-        return Shards(target).do(shard, course.round, course.asked(precision, again), made_by, work, simulate)
+    target = require_output(Path(output))
+    course = RunCourse(sweep, target, precision, backend)
+    return do_shard(course, target, shard, workers=workers, progress=progress, executor=executor, again=again)
 
 
 def merge_run(
@@ -212,38 +194,17 @@ def merge_run(
     """Write the cube that `run_sweep` would have written, of the shards that are there, and return it.
 
     With ``allow_missing`` it holds the replications that are complete at all points; what is there of others is kept
-    for the next run or merge. Nothing is simulated.
-    Raises MissingShardsError, or NextRoundError where a precision calls for more replications, with the command that
-    makes them; InputError for shards of something else and for what only the data can show.
+    for the next run or merge. See `merge_shards`.
     """
-    target = require_output(Path(output))
-    shards = Shards(target)
-    with stopping() as stop, Store(target) as store:
-        about = shards.about()
-        settings = {name: value for name, value in about["asked"].items() if name not in ("command", "shards")}
-        specification, defaults = about["made_from"]
-        sweep, _ = remade(specification, defaults, str(shards.folder))
-        precision = None if settings["precision"] is None else Precision(tuple(settings["precision"]), settings["most"])
-        course = Course(sweep, target, precision, "numba")
-        if course.held is None or not course.is_complete:
-            course.prepare(1)
-            made_by = MadeBy(*about["made_by"][0])
-            course.kept = store.open(course.identity, made_by, course.wanted, held=course.numbers_held)
-            asked, count = course.asked(precision, about["again"]), about["asked"]["shards"]
-            for work in course.rounds(progress or Silent()):
-                if not work.is_complete:
-                    shards.merge(work, course.round, asked, count, store, allow_missing=allow_missing)
-            if not (course.reports or course.numbers_held):
-                raise MissingShardsError("no replication is complete at all points", file=target)
-            cube = course.cube(theory_of(course.prepared), store.makers)
-            cube = course.put(cube, store, stop)
-        else:
-            cube = course.held
-        shards.clear()
-        return cube
+
+    def course_of(about: About, sweep: Sweep, target: Path) -> RunCourse:
+        texts, most = (about["asked"][name] for name in ("precision", "most"))
+        return RunCourse(sweep, target, None if texts is None else Precision(tuple(texts), most), "numba")
+
+    return merge_shards(output, course_of, progress=progress, allow_missing=allow_missing)
 
 
-class Course:
+class RunCourse:
     """The way of a run from what its output holds to what it is to hold, in as many rounds as it has looks.
 
     However a round is done, by the run itself or in shards, the cube is the same.
@@ -253,7 +214,8 @@ class Course:
         self, sweep: Sweep, target: Path | None, precision: Precision | None, backend: str, *, overwrite: bool = False
     ) -> None:
         """Find out what is there; raises InputError where that is something else, and for senseless precisions."""
-        self.target, self.backend = target, backend
+        self.made_by = require_backend(backend, sweep.grid.points[0].simulation)
+        self.target, self.backend, self.precision, self._overwrite = target, backend, precision, overwrite
         self.held: xr.Dataset | None = None
         """The cube that is there already."""
         if target is not None and target.exists() and not overwrite:
@@ -284,25 +246,31 @@ class Course:
         return [number for number in range(self._looks[-1]) if number not in self.numbers_held]
 
     @property
-    def is_complete(self) -> bool:
-        """Whether there is nothing to do."""
-        return self.narrowing is None and not self.wanted
+    def complete(self) -> "xr.Dataset | None":
+        """The cube that is there already, where there is nothing to do."""
+        return None if self.narrowing is not None or self.wanted else self.held
 
     @property
     def identity(self) -> dict[str, str]:
         """What makes the replications: with all of it the same, they are the same."""
-        held = "" if self.held is None else str(self.held.attrs.get("input_sha256", ""))
-        return _identity(self.sweep, held if self.is_complete else self.prepared.input_sha256)
+        cube = self.complete
+        input_sha256 = self.prepared.input_sha256 if cube is None else str(cube.attrs.get("input_sha256", ""))
+        return {"run": self.sweep.identity(), "version": batchcube_version(), "input_sha256": input_sha256}
 
-    def asked(self, precision: Precision | None, again: str) -> Asked:
+    def asked(self, again: str) -> Asked:
         """Return what shards are parts of."""
         settings = {
             "replications": self.sweep.replications,
             "held": len(self.numbers_held),
-            "precision": None if precision is None else list(precision.texts),
-            "most": None if precision is None else precision.most,
+            "precision": None if self.precision is None else list(self.precision.texts),
+            "most": None if self.precision is None else self.precision.most,
         }
         return Asked(self.identity, "run", settings, (self.sweep.document, self.sweep.defaults()), again)
+
+    def open(self, store: Store) -> None:
+        """Go on from what a store keeps; raises InputError for parts of anything else."""
+        held, overwrite = self.numbers_held, self._overwrite
+        self.kept = store.open(self.identity, self.made_by, self.wanted, held=held, overwrite=overwrite)
 
     def prepare(self, workers: int, shards: int = 1) -> None:
         """Draw and read what all replications share; raises InputError as a run does for what only data can show."""
@@ -356,6 +324,12 @@ class Course:
             record(cube, self.narrowing.texts, self.narrowing.looked, self.narrowing.missing)
         return cube
 
+    def finish(self, store: Store, stop: Stop) -> "xr.Dataset":
+        """Write the cube of what there is, and return it; MissingShardsError where not one replication is complete."""
+        if not (self.reports or self.numbers_held):
+            raise MissingShardsError("no replication is complete at all points", file=self.target)
+        return self.put(self.cube(theory_of(self.prepared), store.makers), store, stop)
+
     def put(self, cube: "xr.Dataset", store: Store, stop: Stop) -> "xr.Dataset":
         """Write the cube, and forget the parts that are in it; return it, from its file where it is large."""
         from batchcube.results.cube import fits, read_cube
@@ -366,8 +340,3 @@ class Course:
             store.forget(frozenset(cube[REPLICATION].values.tolist()))
         # What a large one was made of may be the file that it took the place of.
         return cube if fits(cube) else read_cube(store.output)
-
-
-def _identity(sweep: Sweep, input_sha256: str) -> dict[str, str]:
-    """Return what makes the replications of a run: with all of it the same, they are the same."""
-    return {"run": sweep.identity(), "version": batchcube_version(), "input_sha256": input_sha256}

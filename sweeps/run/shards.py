@@ -19,7 +19,10 @@ from batchcube.errors import InputError
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.text import counted, in_ranges
 
+from ..progress import Progress
+from ..stopping import Stop
 from .parts import join
+from .scheduler import Crew
 from .store import About, Part, Store, folder_of, is_of, is_whole, keep, packed, unpacked
 
 MOST_SHARDS = 100_000
@@ -141,6 +144,9 @@ class Dealt(Protocol):
 
     def missing(self, shards: int) -> list[int]:
         """Return the numbers of those, of so many shards, that were dealt what is not finished."""
+
+    def work(self, store: Store | None, stop: Stop, progress: Progress, crew: Crew | None, workers: int) -> object:
+        """Do what is dealt and not finished, by a crew or on so many threads, into a store."""
 
 
 class Shards:
