@@ -23,14 +23,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import xarray as xr
 
 from . import statistics
+from .pieces import has_values, read_later
 from .variables import CONTROLS, REPLICATION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import xarray as xr
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
@@ -57,9 +58,19 @@ class Controlled(NamedTuple):
 
 
 def held(cube: xr.Dataset) -> list[xr.DataArray]:
-    """Return the controls of a cube, each less its mean: of any points, in any replications."""
+    """Return the controls of a cube, each less its mean: of any points, in any replications.
+
+    They are read where somebody asks for their values.
+    """
     found = (cube[name] for name in CONTROLS if name in cube and REPLICATION in cube[name].dims)
-    return [control - 1.0 for control in found if bool(control.notnull().any())]
+    return [_centred(control) for control in found if has_values(control)]
+
+
+def _centred(control: xr.DataArray) -> xr.DataArray:
+    def read(key: tuple[int | slice, ...]) -> Floats:
+        return np.asarray(control.variable[key].values - 1.0)
+
+    return xr.DataArray(read_later(control.variable, read), control.coords, name=control.name)
 
 
 def mean_interval(

@@ -18,7 +18,7 @@ from batchcube.documents import DEEPEST, is_deep, parse_json
 from batchcube.errors import InputError, found_in, printable
 
 from .costs import FLAGS, flag_attributes
-from .pieces import read_later, values_of
+from .pieces import Kept, read_later, values_of
 from .provenance import CONVENTIONS, batchcube_version
 from .storage import open_dataset, write_dataset
 from .text import suggestion
@@ -243,7 +243,7 @@ def write_cube(cube: xr.Dataset, path: str | os.PathLike[str], *, ready: Callabl
 
     Its attribute `content_sha256` is of all it holds: by it `read_cube` tells what was changed after this.
     """
-    _check_form(cube, str(path))
+    check_form(cube, str(path))
     digests = {str(name): _begun(name, variable) for name, variable in cube.variables.items()}
 
     def seen(name: Hashable, values: NDArray[Any]) -> None:
@@ -290,7 +290,7 @@ def check_cube(cube: xr.Dataset, source: str) -> None:
     dimensions have coordinates without gaps, and every registered variable has its dimensions, its dtype, its unit and
     possible values.
     """
-    _check_form(cube, source)
+    check_form(cube, source)
     with found_in(file=source):
         for name, variable in cube.variables.items():
             if name in REGISTRY:
@@ -298,7 +298,7 @@ def check_cube(cube: xr.Dataset, source: str) -> None:
                     check_values(REGISTRY[str(name)], piece.values)
 
 
-def _check_form(cube: xr.Dataset, source: str) -> None:
+def check_form(cube: xr.Dataset, source: str) -> None:
     """Do what `check_cube` does, but look at the values of coordinates only."""
     if "batchcube_version" not in cube.attrs:
         raise InputError("is no batchcube cube: it has no attribute batchcube_version", file=source)
@@ -518,7 +518,8 @@ def read_cube(path: str | os.PathLike[str], doubt: Callable[[str], None] | None 
     """Read a cube; InputError, one line naming the file, when it is missing, damaged or no cube.
 
     One of more than `AT_ONCE` bytes is opened only: each of its variables is read, piece by piece, where somebody asks
-    for its values, and looked at as a whole before the first time. It is best closed after use (`with`).
+    for its values, and looked at as a whole before the first time; of those that are a piece as many are kept in memory
+    as `AT_ONCE` bytes are. It is best closed after use (`with`).
     `doubt` is called with a sentence about a cube that is not as `write_cube` left it, at once or then. This finds
     accidents and edits; whoever means to deceive can compute the checksums anew.
     """
@@ -526,7 +527,7 @@ def read_cube(path: str | os.PathLike[str], doubt: Callable[[str], None] | None 
     later = not fits(cube)
     with ExitStack() as failing:
         failing.callback(opened.close)
-        _check_form(cube if later else cube.load(), str(path))
+        check_form(cube if later else cube.load(), str(path))
         looking = _Looking(cube, path, doubt)
         for name, variable in cube.variables.items():
             if name in cube.coords or not later:
@@ -555,6 +556,7 @@ class _Looking:
 
     def __init__(self, cube: xr.Dataset, path: str | os.PathLike[str], doubt: Callable[[str], None] | None) -> None:
         self._path, self._doubt = path, doubt
+        self._kept = Kept(AT_ONCE)
         self._written: dict[str, str] = json.loads(cube.attrs.get(_VARIABLES, "{}"))
         if _CONTENT not in cube.attrs:
             self._tell("has no checksum of its content: it may have been changed after it was made")
@@ -579,10 +581,11 @@ class _Looking:
 
         def read(key: tuple[int | slice, ...]) -> NDArray[Any]:
             nonlocal looked
+            whole = self._kept.whole(name, variable)
             if not looked:
-                self.at(name, variable)
+                self.at(name, variable if whole is None else variable.copy(data=whole))
                 looked = True
-            return np.asarray(variable[key].values)
+            return np.asarray(variable[key].values) if whole is None else np.array(whole[key])
 
         return read_later(variable, read)
 

@@ -28,6 +28,7 @@ from batchcube.errors import InputError
 
 from .cube import axis_names
 from .labelled import of_single
+from .pieces import pieces
 from .precision import level
 from .selection import ALPHA
 from .statistics import mean_and_error, t_factor
@@ -79,7 +80,7 @@ def of_arrays(
     found = np.full(systems, POSSIBLY, dtype=object)
     beaten_by = np.full(systems, -1)
     for one in np.flatnonzero(~unknown):
-        mean, error = mean_and_error(given[:, [one]] - given)
+        mean, error = _differences(given, one)
         known = (error == 0.0) if count > 1 else (mean == 0.0)
         half = np.where(known, 0.0, factor * error)
         low, high = mean - half, mean + half
@@ -93,6 +94,16 @@ def of_arrays(
         elif (not_worse | ~others).all() and not unknown.any():
             found[one] = SURELY
     return Frontier(found.astype(str), beaten_by)
+
+
+def _differences(given: NDArray[np.float64], one: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return by how much `one` exceeds each system (objective, system) in the mean, and the standard error of that."""
+    objectives, systems, count = given.shape
+    mean, error = np.empty((2, objectives, systems))
+    for place in pieces({"system": systems}, 8 * objectives * count):
+        some = place["system"]
+        mean[:, some], error[:, some] = mean_and_error(given[:, [one]] - given[:, some])
+    return mean, error
 
 
 def more_is_better(name: str) -> bool:

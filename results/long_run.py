@@ -92,13 +92,15 @@ def warmup_suggested(cube: xr.Dataset) -> xr.DataArray:
     """
     axes = axis_names(cube)
     found = np.full([cube.sizes[name] for name in axes], np.nan)
-    for at, queue in _settling(cube):
+    for at, queue in _settling(cube, overload.judge(cube)):
         found[at] = mser5(queue.mean(axis=0), 1) / queue.shape[1]
     return xr.DataArray(found, {name: cube[name] for name in axes}, axes, "warmup_suggested")
 
 
-def warmup_note(cube: xr.Dataset) -> str:
+def warmup_note(cube: xr.Dataset, queue: xr.DataArray) -> str:
     """Return the note on points whose warm-up is shorter than the windows suggest; "" where none is.
+
+    `queue` is what `overload.judge` said.
 
     A point counts where the replications bear it out, and where it matters: the queue in the windows to be left out as
     well differs from that in those after them, by their paired 99 % interval, and without them the mean changes by
@@ -112,12 +114,13 @@ def warmup_note(cube: xr.Dataset) -> str:
         share = (points["measured"] + points["missed"]) / points["requests"]
         kept[places] = share.mean(REPLICATION).transpose(*axes).values
     late: list[float] = []
-    for at, queue in _settling(cube):
-        windows = queue.shape[1]
-        left_out, cut = int(np.ceil((1.0 - kept[at]) * windows)), mser5(queue.mean(axis=0), 1)
+    for at, waiting in _settling(cube, queue):
+        windows = waiting.shape[1]
+        left_out, cut = int(np.ceil((1.0 - kept[at]) * windows)), mser5(waiting.mean(axis=0), 1)
         if left_out < cut:
-            apart = mean_interval(queue[:, left_out:cut].mean(axis=1) - queue[:, cut:].mean(axis=1), confidence=0.99)
-            before, after = queue[:, left_out:].mean(), queue[:, cut:].mean()
+            beside = waiting[:, left_out:cut].mean(axis=1) - waiting[:, cut:].mean(axis=1)
+            apart = mean_interval(beside, confidence=0.99)
+            before, after = waiting[:, left_out:].mean(), waiting[:, cut:].mean()
             if (apart.low > 0.0 or apart.high < 0.0) and abs(after - before) >= BIAS * after:
                 late.append(cut / windows)
     if not late:
@@ -126,12 +129,14 @@ def warmup_note(cube: xr.Dataset) -> str:
     return f"{LATE}{at_points}: leave out the first {100 * max(late):.0f} % (report.warmup_fraction = {max(late):.2g})"
 
 
-def _settling(cube: xr.Dataset) -> Iterator[tuple[tuple[int, ...], NDArray[np.float64]]]:
+def _settling(cube: xr.Dataset, judged: xr.DataArray) -> Iterator[tuple[tuple[int, ...], NDArray[np.float64]]]:
     """Yield the steady points, each with its queue in the windows of arrivals, (replication, window)."""
     if not {_QUEUE, "window_arrivals"} <= set(cube):
         return
     axes = axis_names(cube)
-    steady = (overload.judge(cube) == overload.STEADY).transpose(*axes).values
+    steady = (judged == overload.STEADY).transpose(*axes).values
+    if not steady.any():
+        return
     for places, points in points_of(cube, (_QUEUE, "window_arrivals"), axes):
         queue, arrivals = (
             points[name].transpose(*axes, REPLICATION, "window").values.astype(np.float64)

@@ -71,7 +71,9 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95)
         point = xr.Dataset(coords={name: cube[name] for name in names})
         return xr.DataArray(CANNOT_TELL).broadcast_like(point).transpose(*names).rename("queue")
     found = np.full([cube.sizes[name] for name in names], CANNOT_TELL)
-    for places, points in points_of(cube, _READ, names):
+    # How arrivals scatter need not be counted where it is known.
+    known = np.isin(_setting(cube, f"{_ARRIVALS}.process", "", str), RENEWING).all()
+    for places, points in points_of(cube, _READ - {"window_arrivals"} if known else _READ, names):
         found[places] = _judge(points, by_theory=by_theory, confidence=confidence)
     return xr.DataArray(found, {name: cube[name] for name in names}, names, "queue")
 

@@ -7,6 +7,7 @@ selects, transposes or reduces all of a variable at once needs memory for it, wh
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -166,6 +167,29 @@ def _as_slice(places: NDArray[np.intp]) -> NDArray[np.intp] | slice:
     if len(places) and (np.diff(places) == 1).all():
         return slice(int(places[0]), int(places[-1]) + 1)
     return places
+
+
+class Kept:
+    """Keeps variables that were read in memory, the last ones that somebody asked for, of so many bytes at most."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes, self._held = most_bytes, 0
+        self._arrays: OrderedDict[Hashable, NDArray[Any]] = OrderedDict()
+
+    def whole(self, name: Hashable, variable: xr.Variable) -> NDArray[Any] | None:
+        """Return the values of a variable, read if they are not kept; None where it is more than a piece.
+
+        They are not to be changed.
+        """
+        if (found := self._arrays.get(name)) is not None:
+            self._arrays.move_to_end(name)
+        elif variable.nbytes <= min(MOST_BYTES, self._most_bytes):
+            found = self._arrays[name] = np.asarray(variable.values)
+            self._held += found.nbytes
+            while self._held > self._most_bytes:
+                _, gone = self._arrays.popitem(last=False)
+                self._held -= gone.nbytes
+        return found
 
 
 class _ReadLater(BackendArray):

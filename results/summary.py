@@ -13,7 +13,7 @@ from batchcube.errors import InputError, printable
 
 from . import costs, labelled, long_run, overload
 from .controls import FEWEST, held
-from .cube import axis_names, axis_of, check_cube
+from .cube import axis_names, axis_of, check_form
 from .pieces import has_values
 from .tables import Column, print_table
 from .text import counted, did_you_mean, papers_of
@@ -44,15 +44,20 @@ def _usual_of(cube: xr.Dataset) -> tuple[tuple[str, float | None], ...]:
 
 
 def summary_table(
-    cube: xr.Dataset, variables: Sequence[str] | None = None, confidence: float = 0.95, *, controls: bool = False
+    cube: xr.Dataset,
+    variables: Sequence[str] | None = None,
+    confidence: float = 0.95,
+    *,
+    controls: bool = False,
+    queue: xr.DataArray | None = None,
 ) -> pd.DataFrame:
     """Return a tidy table: one row per variable and point, with mean, interval, n, and what its queue does.
 
     Columns: the axes, the extra dimensions of the chosen variables (NaN for variables without them), `variable`,
-    `units`, `mean`, `ci_low`, `ci_high`, `n`, `queue` (of the point, by `overload.judge`) and `note`: for latencies and
-    the like "not a steady-state figure" where the point is overloaded and "perhaps no steady-state figure" where one
-    cannot tell, "rests on what nobody measured" where nothing is left of a value without a cost that is unknown, or
-    both.
+    `units`, `mean`, `ci_low`, `ci_high`, `n`, `queue` (of the point, by `overload.judge` unless it is given) and
+    `note`: for latencies and the like "not a steady-state figure" where the point is overloaded and "perhaps no
+    steady-state figure" where one cannot tell, "rests on what nobody measured" where nothing is left of a value without
+    a cost that is unknown, or both.
     `variables` defaults to the usual ones. With `controls` intervals are without what control variates explain, and a
     column `narrowed` says how wide they are of plain ones. Raises InputError for a variable that is unknown or not in
     the cube.
@@ -60,7 +65,7 @@ def summary_table(
     axes = axis_names(cube)
     chosen = _chosen(cube, variables)
     extra = list(dict.fromkeys(dim for name in chosen for dim in REGISTRY[name].extra))
-    queue = overload.judge(cube).transpose(*axes).values
+    queue_of = (overload.judge(cube) if queue is None else queue).transpose(*axes).values
     beside = held(cube) if controls else []
     measured = ("mean", "ci_low", "ci_high", "n", *(("narrowed",) if beside else ()))
     parts = []
@@ -74,7 +79,7 @@ def summary_table(
             columns[dim] = cube[dim].values[at.ravel()]
         rows = int(np.prod(shape, dtype=np.int64))
         more = (1,) * len(REGISTRY[name].extra)
-        queues = np.broadcast_to(queue.reshape(queue.shape + more), shape).ravel()
+        queues = np.broadcast_to(queue_of.reshape(queue_of.shape + more), shape).ravel()
         columns |= {dim: np.full(rows, np.nan) for dim in extra if dim not in index}
         columns["variable"] = np.full(rows, name, dtype=object)
         columns["units"] = np.full(rows, str(cube[name].attrs.get("units", REGISTRY[name].units)), dtype=object)
@@ -183,7 +188,7 @@ def print_summary(
     `max_rows` are left out with their number unless `all_rows`. With `controls` intervals are without what control
     variates explain, and it is said by how much they are narrower. Raises InputError as `summary_table` does.
     """
-    check_cube(cube, str(cube.attrs.get("title", "cube")))
+    check_form(cube, str(cube.attrs.get("title", "cube")))
     chosen: list[tuple[str, float | None]]
     if variables is None:
         names = set(default_variables(cube))
@@ -195,7 +200,8 @@ def print_summary(
         chosen = list(dict.fromkeys(_named(cube, text) for text in variables))
         _chosen(cube, [name for name, _ in chosen])
     _print_head(cube, console)
-    table = summary_table(cube, [name for name, _ in chosen] or None, confidence, controls=controls)
+    queue = overload.judge(cube)
+    table = summary_table(cube, [name for name, _ in chosen] or None, confidence, controls=controls, queue=queue)
 
     groups: dict[tuple[str, ...], list[tuple[str, float | None]]] = {}
     for name, quantile in chosen:
@@ -205,7 +211,7 @@ def print_summary(
     default = variables is None
     for extra, members in groups.items():
         _print_group(cube, console, table, extra, members, None if all_rows else max_rows, default=default, wide=wide)
-    _print_notes(cube, console, table, confidence, default=default)
+    _print_notes(cube, console, table, confidence, queue, default=default)
     if controls:
         for line in _controls_in_words(cube, table, chosen):
             console.print(line, highlight=False, markup=False)
@@ -361,7 +367,15 @@ def _plain(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float | np.floating) else printable(value)
 
 
-def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confidence: float, *, default: bool) -> None:
+def _print_notes(
+    cube: xr.Dataset,
+    console: Console,
+    table: pd.DataFrame,
+    confidence: float,
+    queue: xr.DataArray,
+    *,
+    default: bool,
+) -> None:
     from rich.markup import escape
 
     if cube.sizes[REPLICATION] > 1:
@@ -388,9 +402,9 @@ def _print_notes(cube: xr.Dataset, console: Console, table: pd.DataFrame, confid
     ):
         if table["note"].str.contains(note, regex=False).any():
             console.print(f"{_MARKS[note]} {note}: {why}", style="yellow", highlight=False)
-    for number, line in enumerate(queues_in_words(cube)):
+    for number, line in enumerate(queues_in_words(cube, queue)):
         console.print(f"  {line}" if number else line, highlight=False, markup=False)
-    late = long_run.warmup_note(cube)
+    late = long_run.warmup_note(cube, queue)
     for line in [*notes_of(cube), *([late] if late else [])]:
         console.print(f"note: {escape(printable(line))}", highlight=False)
     if default:
@@ -426,15 +440,15 @@ def _controls_in_words(cube: xr.Dataset, table: pd.DataFrame, chosen: Sequence[t
     return lines
 
 
-def queues_in_words(cube: xr.Dataset) -> list[str]:
+def queues_in_words(cube: xr.Dataset, queue: xr.DataArray) -> list[str]:
     """Say up to which rate each point is steady, and from which on it is overloaded; nothing without an axis of rates.
 
-    The first line is a heading.
+    `queue` is what `overload.judge` said. The first line is a heading.
     """
     axis = _rate_axis(cube)
     if axis is None or not overload.is_told(cube) or cube[axis].dtype.kind not in "iuf":
         return []
-    found = overload.judge(cube).sortby(axis)
+    found = queue.sortby(axis)
     rates = found[axis].values
     # Most points share their rates with their neighbours along an axis; a line for each keeps this short and complete.
     names: list[Hashable] = [name for name in found.dims if name != axis]

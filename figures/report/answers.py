@@ -106,8 +106,8 @@ def _ranked(aim: _Aim, grid: Grid) -> list[int]:
 
 def _sweep(cube: xr.Dataset, grid: Grid) -> list[Said]:
     said = [Said(_size(cube, grid))]
-    if grid.queue is not None:
-        lines = queues_in_words(cube)[1:]
+    if grid.judged is not None:
+        lines = queues_in_words(cube, grid.judged)[1:]
         listed = tuple(lines) if 1 < len(lines) <= _MOST_LINES else ()
         told = _queues(grid) + (f" {lines[0][0].upper()}{lines[0][1:]}." if len(lines) == 1 else "")
         said.append(Said(told, listed))

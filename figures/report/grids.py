@@ -76,11 +76,16 @@ class Grid(NamedTuple):
     """The points of a cube, with what was counted there; a cube without axes has one point."""
 
     axes: list[dict[str, Any]]
-    queue: NDArray[np.str_] | None
-    """What the queue of each point does (point,); None where a cube does not say."""
+    judged: xr.DataArray | None
+    """What the queue of each point does, over the axes; None where a cube does not say."""
     quantities: list[Quantity]
     left_out: int
     """Quantities that the cube has and that are not here, for want of room."""
+
+    @property
+    def queue(self) -> NDArray[np.str_] | None:
+        """What the queue of each point does (point,); None where a cube does not say."""
+        return None if self.judged is None else self.judged.values.ravel()
 
     @property
     def points(self) -> int:
@@ -112,9 +117,9 @@ def grid_of(cube: xr.Dataset, share: float = 1.0) -> Grid:
     points = int(np.prod([cube.sizes[name] for name in names], dtype=np.int64))
     keys = _keys(cube)
     kept = keys[: max(6, int(share * _NUMBERS / (4 * points)))]
-    quantities = _quantities(cube, kept)
-    queue = overload.judge(cube).transpose(*names).values.ravel() if overload.is_told(cube) else None
-    return Grid(axes, queue, quantities, len(keys) - len(kept))
+    judged = overload.judge(cube).transpose(*names)
+    quantities = _quantities(cube, kept, judged)
+    return Grid(axes, judged if overload.is_told(cube) else None, quantities, len(keys) - len(kept))
 
 
 def _axis(cube: xr.Dataset, name: str) -> dict[str, Any]:
@@ -155,8 +160,8 @@ def _keys(cube: xr.Dataset) -> list[tuple[str, float | None]]:
     return keys
 
 
-def _quantities(cube: xr.Dataset, keys: list[tuple[str, float | None]]) -> list[Quantity]:
-    table = summary_table(cube, list(dict.fromkeys(name for name, _ in keys)))
+def _quantities(cube: xr.Dataset, keys: list[tuple[str, float | None]], judged: xr.DataArray) -> list[Quantity]:
+    table = summary_table(cube, list(dict.fromkeys(name for name, _ in keys)), queue=judged)
     found = []
     for name, quantile in keys:
         rows = table[table["variable"] == name]
@@ -256,10 +261,8 @@ def frontiers_of(cube: xr.Dataset, grid: Grid) -> list[Frontier]:
     keys = {quantity.key for quantity in grid.quantities}
     objectives = {name: cube[name].astype(np.float64) for name in _OBJECTIVES if name in keys}
     over = None
-    if grid.queue is not None:
-        over = xr.DataArray(
-            (grid.queue == overload.OVERLOADED).reshape([cube.sizes[name] for name in names]), dims=names
-        )
+    if grid.judged is not None:
+        over = (grid.judged == overload.OVERLOADED).drop_vars(list(grid.judged.coords))
         for name, values in objectives.items():
             worst = -np.inf if more_is_better(name) else np.inf
             objectives[name] = values.where(~over, worst).assign_attrs(values.attrs)

@@ -4,6 +4,7 @@ from scipy import signal
 
 from batchcube.errors import InputError
 from batchcube.results.long_run import batch_means, mser5, warmup_note, warmup_suggested
+from batchcube.results.overload import judge
 
 RUNS = 1000
 
@@ -80,6 +81,10 @@ def with_queue(cube, series):
     return changed
 
 
+def note_of(cube):
+    return warmup_note(cube, judge(cube))
+
+
 def test_the_windows_of_a_cube_suggest_a_warm_up(make_cube):
     cube = make_cube(windows=40)
     settling = with_queue(cube, 1.0 - np.exp(-np.arange(40) / 3.0))
@@ -91,15 +96,15 @@ def test_the_windows_of_a_cube_suggest_a_warm_up(make_cube):
     left_out = 1 - float((cube["measured"] / cube["requests"]).max())
     assert left_out < 0.1
     count = int(steady.sum())
-    note = warmup_note(settling)
+    note = note_of(settling)
     assert note.startswith(
         f"the warm-up is shorter than the windows suggest (MSER-5) at {count} of 12 points: leave out"
     )
     assert "report.warmup_fraction = 0." in note
-    assert warmup_note(with_queue(cube, 1.0)) == ""
-    assert warmup_note(with_queue(cube, 1.0 - 0.8 * (np.arange(40) < left_out * 39))) == ""
-    assert warmup_note(make_cube()) == ""  # ten windows say nothing
-    assert warmup_note(cube.drop_vars("window_arrivals")) == ""
+    assert note_of(with_queue(cube, 1.0)) == ""
+    assert note_of(with_queue(cube, 1.0 - 0.8 * (np.arange(40) < left_out * 39))) == ""
+    assert note_of(make_cube()) == ""  # ten windows say nothing
+    assert note_of(cube.drop_vars("window_arrivals")) == ""
 
 
 def test_mistakes_are_named():

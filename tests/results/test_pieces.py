@@ -222,6 +222,56 @@ def test_files_are_closed(make_cube, tmp_path, small):
     assert path.resolve() not in opened
 
 
+def test_what_fits_is_read_once_and_what_was_asked_for_last_stays(monkeypatch):
+    arrays, keys = {name: np.full((2, 3, 4), float(k)) for k, name in enumerate("abc")}, {}
+    variables = {name: counted(array, keys.setdefault(name, [])) for name, array in arrays.items()}
+    kept = pieces.Kept(2 * 24 * 8)
+    for name in "abaca":
+        np.testing.assert_array_equal(kept.whole(name, variables[name]), arrays[name])
+    assert keys == {"a": [24], "b": [24], "c": [24]}
+    kept.whole("b", variables["b"])
+    assert keys["b"] == [24, 24]  # it went when the third one came
+    monkeypatch.setattr(pieces, "MOST_BYTES", 24 * 8 - 1)
+    assert pieces.Kept(10_000).whole("a", variables["a"]) is None
+
+
+def test_a_table_reads_each_variable_of_a_file_once_and_no_other(make_cube, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_cube(make_cube(("bins", "rate")), "a.nc")
+    monkeypatch.setattr(cubes, "fits", lambda cube: False)
+    read, judged = [], []
+    original, judge = cubes.open_dataset, overload.judge
+
+    def watched(path, what):
+        opened = original(path, what)
+
+        def later(name, array):
+            def at(key):
+                read.append(name)
+                return array.variable[key].values
+
+            return pieces.read_later(array.variable, at)
+
+        return opened.assign({name: later(name, array) for name, array in opened.data_vars.items()})
+
+    monkeypatch.setattr(cubes, "open_dataset", watched)
+    monkeypatch.setattr(overload, "judge", lambda *args, **options: judged.append(1) or judge(*args, **options))
+    run("show", "a.nc")
+    assert "latency_mean_s" in read
+    assert "latency_histogram" not in read
+    assert len(read) == len(set(read))
+    assert len(judged) == 1
+
+
+def test_values_in_memory_cannot_be_changed_through_a_cube(make_cube, tmp_path, monkeypatch):
+    path = write_cube(make_cube(), tmp_path / "a.nc")
+    monkeypatch.setattr(cubes, "fits", lambda cube: False)
+    with read_cube(path) as cube:
+        before = cube["latency_mean_s"].values.copy()
+        cube["latency_mean_s"].values[:] = 0.0
+        np.testing.assert_array_equal(cube["latency_mean_s"], before)
+
+
 # ---- statistics
 
 
