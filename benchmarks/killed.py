@@ -1,17 +1,19 @@
 """Commands killed at random moments and given again: is the answer the same, and does nothing stay behind?
 
     python benchmarks/killed.py run --kills 50
-    python benchmarks/killed.py capacity --kills 50
-    python benchmarks/killed.py plan --kills 50
+    python benchmarks/killed.py extend --kills 40 --signal INT
 
-Each trial gives the command again and again, and kills it (SIGKILL) after a random part of the time that it takes
-undisturbed, until one comes to its end; then what it wrote is compared with what was written undisturbed, and the
-folder is looked at. Trials are made until there were so many kills.
+Each trial gives the command again and again, and kills it after a random part of the time that it takes undisturbed,
+until one comes to its end; then what it wrote is compared with what was written undisturbed, and the folder is looked
+at. Trials are made until there were so many kills. Whoever is interrupted (`--signal INT`) must end by itself, soon.
 """
 
 import argparse
 import json
+import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,35 +23,82 @@ from pathlib import Path
 from batchcube.results.compare import EXACT, compare_cubes
 from batchcube.results.cube import read_cube
 
+SECONDS_TO_END = 120.0
+"""After Ctrl-C: a kernel that is being compiled comes to its end."""
+_SWEEP = ("multi-bin-fig8", "-o", "out.nc", "--set", "workload.requests=20000")
 COMMANDS = {
-    "run": ("run", "multi-bin-fig8", "-n", "30", "--set", "workload.requests=20000"),
+    "run": ("run", *_SWEEP, "-n", "30"),
+    "extend": ("extend", "out.nc", "--set", "axes.error_probability.values=[0.05,0.15]", "-n", "12"),
     "capacity": (
-        *("capacity", "multi-bin-fig8", "-n", "8", "--sla", "latency_mean_s=600"),
+        *("capacity", "multi-bin-fig8", "-o", "out.nc", "-n", "8", "--sla", "latency_mean_s=600"),
         *("--set", "workload.requests=8000", "--set", "axes.error_probability.values=[0.1,0.3]"),
     ),
     "plan": (
-        *("plan", "continuous-rate", "--rate", "6", "--slo", "ttft_p99_s=5", "--slo", "tpot_mean_s=0.1"),
-        *("--vary", "policy.largest_batch=16,32,64,128", "--set", "workload.requests=1500"),
+        *("plan", "continuous-rate", "-o", "out.nc", "--rate", "6", "--slo", "ttft_p99_s=5", "--slo"),
+        *("tpot_mean_s=0.1", "--vary", "policy.largest_batch=16,32,64,128", "--set", "workload.requests=1500"),
+    ),
+    "multi-bin": ("reproduce", "multi-bin", "-o", ".", "--quick", "-n", "3"),
+    "modes": ("reproduce", "modes", "-o", ".", "--quick", "-n", "3"),
+    "dynamic": ("reproduce", "dynamic", "-o", ".", "--quick", "-n", "3"),
+    "log": ("calibrate", "log", "log.jsonl", "-o", "out.json", "--max-num-seqs", "8"),
+    "table": ("calibrate", "table", "table.csv", "-o", "out.json", "--figures", "."),
+    "transformers": (
+        *("calibrate", "transformers", "--model", "qwen3-tiny", "--dummy-weights", "-o", "out.nc"),
+        *("--batch-sizes", "1,2,4", "--prompt-tokens", "16,64", "--output-tokens", "4,8"),
     ),
 }
+BEFORE = {"extend": ("run", *_SWEEP, "-n", "10", "--set", "axes.error_probability.values=[0.1,0.2]")}
+"""What makes the file that a command changes."""
+MEASURED = ("transformers",)
+"""Whose numbers are never the same."""
 
 
-def given(words: tuple[str, ...], output: Path) -> subprocess.Popen[bytes]:
-    """Start a command that writes a cube."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "batchcube", *words, "-o", str(output), "-q"], stdout=subprocess.DEVNULL
-    )
+def given(words: tuple[str, ...], folder: Path) -> subprocess.Popen[bytes]:
+    """Start a command in a folder."""
+    quiet = () if words[1] == "table" else ("-q",)
+    command = [sys.executable, "-m", "batchcube", *words, *quiet]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def differs(output: Path, undisturbed: Path) -> list[str]:
-    """Return what is not the same of two outputs."""
-    rows = compare_cubes(read_cube(undisturbed), read_cube(output))
-    wrong = [f"{name} differs" for name in rows[rows["status"] != EXACT]["name"]]
-    answers = [file.with_suffix(".json") for file in (undisturbed, output)]
-    if all(file.is_file() for file in answers):
-        before, after = (json.loads(file.read_text(encoding="utf-8")) for file in answers)
-        wrong += [f"{key} of the answer differs" for key in before if before[key] != after.get(key)]
+def names_in(folder: Path) -> list[str]:
+    """Return all that is in a folder."""
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*"))
+
+
+def differs(folder: Path, undisturbed: Path) -> list[str]:
+    """Return what is not the same in two folders."""
+    wrong = []
+    for before in sorted(undisturbed.iterdir()):
+        after = folder / before.name
+        if not after.exists():
+            continue  # which is said of the folder
+        if before.suffix == ".nc" and not before.name.endswith(".fit.nc"):
+            rows = compare_cubes(read_cube(before), read_cube(after))
+            wrong += [f"{before.name}: {name} differs" for name in rows[rows["status"] != EXACT]["name"]]
+        elif before.suffix == ".json":
+            one, other = (json.loads(file.read_text(encoding="utf-8")) for file in (before, after))
+            wrong += [f"{before.name}: {key} differs" for key in one if one[key] != other.get(key)]
+        elif before.suffix in (".csv", ".png", ".pdf") and before.read_bytes() != after.read_bytes():
+            wrong.append(f"{before.name} differs")
     return wrong
+
+
+def stopped(process: subprocess.Popen[bytes], number: signal.Signals) -> str:
+    """Stop a process, and return what is wrong with how it ended."""
+    process.send_signal(number)
+    begun = time.monotonic()
+    try:
+        _, told = process.communicate(timeout=SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return f"did not end within {SECONDS_TO_END:g} s of {number.name}"
+    expected = (-signal.SIGKILL,) if number == signal.SIGKILL else (0, 130, -signal.SIGINT)
+    if process.returncode not in expected:
+        return f"exit status {process.returncode} of {number.name}: {told.decode().splitlines()[-1:]}"
+    if (took := time.monotonic() - begun) > SECONDS_TO_END / 4:
+        return f"took {took:.0f} s to end"
+    return ""
 
 
 def main() -> int:
@@ -58,42 +107,65 @@ def main() -> int:
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--signal", choices=("KILL", "INT"), default="KILL")
+    parser.add_argument("--input", type=Path, help="of calibrate log, its log; of calibrate table, its table")
     asked = parser.parse_args()
     words, luck = COMMANDS[asked.command], random.Random(asked.seed)
+    number = signal.Signals[f"SIG{asked.signal}"]
     with tempfile.TemporaryDirectory() as name:
-        undisturbed = Path(name, "undisturbed", "out.nc")
-        undisturbed.parent.mkdir()
+        start = Path(name, "start")
+        start.mkdir()
+        if asked.input is not None:
+            shutil.copy(asked.input, start / words[2])
+        if asked.command in BEFORE and given(BEFORE[asked.command], start).wait():
+            return 1
+        undisturbed = Path(name, "undisturbed")
         for _ in range(2):  # the second time compiled kernels are there
-            for file in undisturbed.parent.iterdir():
-                file.unlink()
+            shutil.rmtree(undisturbed, ignore_errors=True)
+            shutil.copytree(start, undisturbed)
             begun = time.monotonic()
-            if given(words, undisturbed).wait():
+            process = given(words, undisturbed)
+            _, told = process.communicate()
+            if process.returncode:
+                print(told.decode(), file=sys.stderr)
                 return 1
             takes = time.monotonic() - begun
-        expected = sorted(file.name for file in undisturbed.parent.iterdir())
+        expected = names_in(undisturbed)
         kills = trials = wrong = 0
         while kills < asked.kills:
             trials += 1
-            output = Path(name, f"{trials}", "out.nc")
-            output.parent.mkdir()
-            process = given(words, output)
+            folder = Path(name, f"{trials}")
+            shutil.copytree(start, folder)
+            problems = []
+            process = given(words, folder)
             while kills < asked.kills:
                 try:
-                    process.wait(luck.uniform(0.1, 1.1) * takes)
+                    process.communicate(timeout=luck.uniform(0.1, 1.1) * takes)
                     break
                 except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                    problem = stopped(process, number)
+                    problems += [problem] if problem else []
                     kills += 1
-                    process = given(words, output)
-            status = process.wait()
-            problems = [f"exit status {status}"] if status else differs(output, undisturbed)
-            there = sorted(file.name for file in output.parent.iterdir())
-            problems += [f"left behind: {', '.join(sorted({*there} - {*expected}))}"] if there != expected else []
+                    if process.returncode == 0:
+                        break
+                    process = given(words, folder)
+            _, told = process.communicate()
+            if process.returncode:
+                problems.append(f"exit status {process.returncode}: {told.decode().splitlines()[-1:]}")
+            elif asked.command not in MEASURED:
+                problems += differs(folder, undisturbed)
+            there = names_in(folder)
+            if there != expected:
+                missing, more = sorted({*expected} - {*there}), sorted({*there} - {*expected})
+                problems.append(f"missing: {', '.join(missing)}; left behind: {', '.join(more)}")
             for problem in problems:
-                print(f"trial {trials}, {kills} kills so far: {problem}")
+                print(f"trial {trials}, {kills} kills so far: {problem}", flush=True)
             wrong += bool(problems)
-    print(f"{asked.command}: {takes:.1f} s undisturbed; {kills} kills in {trials} trials, {wrong} of them went wrong")
+            shutil.rmtree(folder)
+    print(
+        f"{asked.command}: {takes:.1f} s undisturbed, load {os.getloadavg()[0]:.1f}; {kills} times {number.name} in "
+        f"{trials} trials, {wrong} of them went wrong"
+    )
     return min(wrong, 1)
 
 

@@ -55,9 +55,10 @@ def simulate_many(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> 
     """Simulate a block of replications of one kind; return the variables of a cube by name, leading axis job.
 
     `shape` is common to the block, so that blocks can be stacked: bins beyond a job's own stay empty. Raises InputError
-    for input that does not fit together, ArithmeticError when conservation is broken.
+    for input that does not fit together, ValueError where the shape does not hold a job, ArithmeticError when
+    conservation is broken.
     """
-    simulation = _ready(jobs, backend)
+    simulation = _ready(jobs, shape, backend)
     tally = new_tally(simulation.CATALOGUE, len(jobs), shape)
     simulation.fill(jobs, shape, tally, (), backend)
     return simulation.summarise(tally, jobs)
@@ -66,9 +67,10 @@ def simulate_many(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> 
 def simulate_records(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> tuple[Any, list[Any]]:
     """Simulate a block of replications of one kind; return what backends leave behind.
 
-    That is tallies with a leading axis job, and the records of each job. Raises InputError like `simulate_many`.
+    That is tallies with a leading axis job, and the records of each job. Raises InputError and ValueError like
+    `simulate_many`.
     """
-    simulation = _ready(jobs, backend)
+    simulation = _ready(jobs, shape, backend)
     tally, records = new_tally(simulation.CATALOGUE, len(jobs), shape), [simulation.new_records(job) for job in jobs]
     simulation.fill(jobs, shape, tally, records, backend)
     return tally, records
@@ -93,12 +95,19 @@ def simulate_replica(
     return records, totals_of(row_of(tally, 0))
 
 
-def _ready(jobs: Sequence[Job], backend: str) -> Simulation[Any]:
-    """Return the kind of simulation of jobs that may be simulated; InputError or MissingBackendError for others."""
+def _ready(jobs: Sequence[Job], shape: Shape, backend: str) -> Simulation[Any]:
+    """Return the kind of simulation of jobs that may be simulated into tallies of a shape.
+
+    Raises InputError or MissingBackendError for others, ValueError where the shape does not hold one: compiled kernels
+    would write past its end.
+    """
     simulation = simulation_of(jobs[0])
     require_backend(backend, simulation)
     for job in jobs:
         simulation.check(job)
+        for name, needed, given in zip(Shape._fields, job.shape, shape, strict=True):
+            if given < needed:
+                raise ValueError(f"the shape has {name} = {given}, a job needs {needed}")
     return simulation
 
 

@@ -233,6 +233,10 @@ def view(
     a command that works.
     """
     missing = [name for name in (*needs, "requests") if name not in cube.data_vars]
+    if missing and "plan" in cube.attrs:
+        raise figured.refuses(
+            f"the answer of a plan has no variable {', '.join(missing)}; batchcube report draws what it has"
+        )
     if missing:
         raise figured.lacks(f"the cube has no variable {', '.join(missing)}")
     axes = {axis.name: axis for axis in _axes(cube)}

@@ -380,6 +380,8 @@ def _print_notes(
 
     if cube.sizes[REPLICATION] > 1:
         kind = "prediction" if any(labelled.of_single(cube[name]) for name in cube.data_vars) else "Student t"
+        if "narrowed" in table and (table["narrowed"] != 1.0).any():
+            kind = "control variates"
         console.print(
             f"mean \u00b1 half of the {100 * confidence:g} % {kind} interval over {_replications(cube)}, "
             "or mean [interval] where it meets a bound; \u00b1 0: all replications "

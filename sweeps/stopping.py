@@ -16,7 +16,11 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class Stop:
-    """What signals asked for: the first raises KeyboardInterrupt, those after it interrupt nothing."""
+    """What signals asked for: the first raises KeyboardInterrupt, those after it do not interrupt the way out.
+
+    Python drops what is raised in a finalizer or a callback of C, of which compiling and files have many: where nobody
+    is on the way out, the next signal raises again, and so does the next check.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -26,7 +30,6 @@ class Stop:
         self.abandoned = False
         """Whether threads are still at work that nobody waits for."""
         self._count = self._held = 0
-        self._raised = False
 
     @property
     def is_urgent(self) -> bool:
@@ -38,13 +41,12 @@ class Stop:
         self._count += 1
         if self.number is None:
             self.number = number
-        if not self._held:
+        if not self._held and not (self.is_urgent and sys.exc_info()[0]):
             self.check()
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal came and nothing was raised for it."""
-        if self.number is not None and not self._raised:
-            self._raised = True
+        """Raise KeyboardInterrupt if a signal came."""
+        if self.number is not None:
             raise KeyboardInterrupt(signal.Signals(self.number).name)
 
     @contextmanager

@@ -25,7 +25,8 @@ from batchcube.results.measurements import build_measurement
 from batchcube.results.provenance import batchcube_version
 from batchcube.results.storage import write_dataset
 
-from ..files import require_new, write_text
+from ..claim import Claim, folder_of
+from ..files import require_new, require_output, write_text
 from ..progress import Counting
 
 NOT_IN_TIME = "not measured within --time-limit-s"
@@ -48,9 +49,9 @@ SAME_MEASUREMENT = (
 )
 
 
-def partial_of(output: Path) -> Path:
+def journal_of(output: Path) -> Path:
     """Return the file that keeps what is measured until all of it is."""
-    return output.with_name(f"{output.name}.partial")
+    return folder_of(output) / "samples.jsonl"
 
 
 def measure_engine(
@@ -61,17 +62,35 @@ def measure_engine(
     overwrite: bool = False,
     time_limit_s: float | None = None,
     quiet: bool = False,
+    then: Callable[[xr.Dataset, bool], None] = lambda *_: None,
 ) -> xr.Dataset:
     """Measure an engine on every cell of a grid, write the measurement to `output`, and return it.
 
-    Samples are appended to ``OUTPUT.partial`` as they come; the same call continues such a file. Cells without room are
-    left out and say so. With a time limit, what is not measured by then is left out and says so, and the partial file
-    stays beside the output for the same call to go on. Raises InputError for a bad grid, an output that is there
-    already without a partial file, a partial file of another measurement, and a time limit within which nothing was
-    measured.
+    Samples are kept in a journal in the folder ``OUTPUT.partial`` as they come; the same call continues such a one.
+    Cells without room are left out and say so. With a time limit, what is not measured by then is left out and says so,
+    and the journal stays for the same call to go on. `then` is called with what was written, and whether it is all of
+    it; until it has returned, the journal stays as well, and nobody else writes this output.
+    Raises InputError for a bad grid, an output that is there already without a journal or that another process writes,
+    a journal of another measurement, and a time limit within which nothing was measured.
     """
     check_grid(grid)
-    journal = _Journal(output, overwrite=overwrite)
+    with Claim(require_output(output)) as claim:
+        journal = _Journal(claim.output, overwrite=overwrite)
+        measurement, finished = _measured(make_engine, grid, journal, time_limit_s, quiet=quiet)
+        write_dataset(measurement, output)
+        then(measurement, finished)
+        if finished:
+            journal.remove()
+        return measurement
+
+
+def _measured(
+    make_engine: Callable[[], Engine], grid: Grid, journal: "_Journal", time_limit_s: float | None, *, quiet: bool
+) -> tuple[xr.Dataset, bool]:
+    """Measure what is not in the journal; return all that is there then, and whether that is all there is to measure.
+
+    Raises InputError for a journal of something else, and where nothing was measured within the time limit.
+    """
     begun = time.monotonic()
 
     def over() -> bool:
@@ -108,13 +127,9 @@ def measure_engine(
         raise InputError(
             f"nothing was measured within --time-limit-s {time_limit_s:g}, loading and warming up "
             "took it; the same command, given more time, goes on",
-            file=output,
+            file=journal.output,
         )
-    measurement = _assemble(grid, journal, about)
-    write_dataset(measurement, output)
-    if finished:
-        journal.remove()
-    return measurement
+    return _assemble(grid, journal, about), finished
 
 
 def _assemble(grid: Grid, journal: "_Journal", about: dict[str, Any]) -> xr.Dataset:
@@ -147,31 +162,28 @@ def _assemble(grid: Grid, journal: "_Journal", about: dict[str, Any]) -> xr.Data
 
 
 class _Journal:
-    """What has been measured of a grid so far: one line of JSON for each sample, in a file beside the output."""
+    """What has been measured of a grid so far: one line of JSON for each sample, in a file of the output's folder."""
 
     def __init__(self, output: Path, *, overwrite: bool) -> None:
-        self.path = partial_of(output)
+        self.output, self.path = output, journal_of(output)
         self.samples: dict[tuple[int, int], Sample] = {}
         self.refused: dict[int, str] = {}
         if not self.path.exists() and not overwrite:
             require_new(output)
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            if overwrite:
-                self.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot be written: {error.strerror}", file=output) from None
+        if overwrite:
+            self.path.unlink(missing_ok=True)
 
     def begin(self, identity: dict[str, Any]) -> None:
         """Start the file, or read what it holds."""
         head = json.loads(json.dumps(identity))
-        if not self.path.exists():
-            self._append(head)
-            return
         try:
-            text = self.path.read_text(encoding="utf-8", errors="replace")
+            text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", file=self.path) from None
+        if "\n" not in text:  # not there, or begun when the run was killed
+            self.path.unlink(missing_ok=True)
+            self._append(head)
+            return
         rows = text.splitlines()
         entries = []
         for row in rows:

@@ -34,6 +34,8 @@ from .options import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from xarray import Dataset
+
     from batchcube.calibration.measuring.bench import Engine, Grid
 
 app = typer.Typer(help="Measure how long batches take on a real engine, fit service laws, and judge tables.")
@@ -142,7 +144,7 @@ def _measure(
     import sys
 
     from ..calibrate.fit import NAME, fit_measurement
-    from ..calibrate.measure import measure_engine, partial_of
+    from ..calibrate.measure import journal_of, measure_engine
     from ..files import require_new
 
     coefficients = output.with_suffix(".json")
@@ -150,37 +152,38 @@ def _measure(
         raise InputError("must end in .nc", file=output)
     if not NAME.fullmatch(output.stem):
         raise InputError("the name of coefficients must be letters, digits and . _ -", path=output.stem)
-    # What --time-limit-s ended is there already, and goes on.
-    overwrite_fit = overwrite or (output.exists() and partial_of(output).exists())
+    # What --time-limit-s ended, or a kill right after measuring, is there already, and goes on.
+    overwrite_fit = overwrite or (output.exists() and journal_of(output).exists())
     require_new(*_coefficient_files(coefficients), overwrite=overwrite_fit)
+
+    def fit(measured: "Dataset", finished: bool) -> None:
+        cells = measured[["order", "refusal"]].stack(cell=("batch_size", "prompt_tokens", "output_tokens"))
+        runs = (cells["order"] >= 0).sum("repetition").values
+        if not quiet:
+            for cell, why, count in zip(cells["cell"].values, cells["refusal"].values, runs, strict=True):
+                if why:
+                    left_out = f"left out after {count} of {grid.repetitions} runs" if count else "left out"
+                    print(
+                        f"{left_out}: batch {cell[0]}, prompt {cell[1]}, output {cell[2]}: {printable(why)}",
+                        file=sys.stderr,
+                    )
+            print(f"{printable(output)}: {(runs > 0).sum()} of {runs.size} cells measured", file=sys.stderr)
+            if not finished:
+                print(f"{printable(output)}: --time-limit-s ended it; the same command goes on", file=sys.stderr)
+        try:
+            known, calibration = fit_measurement(output)
+        except InputError as error:
+            if not runs.any():
+                raise
+            print(f"nothing was fitted: {error}", file=sys.stderr)
+            return
+        _keep(known, calibration, coefficients, None, overwrite=overwrite_fit)
+
     try:
-        measured = measure_engine(
-            make_engine, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet
-        )
+        measure_engine(make_engine, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet, then=fit)
     except KeyboardInterrupt:
         print("batchcube: stopped. What is measured is kept: the same command continues.", file=sys.stderr)
         raise typer.Exit(130) from None
-    cells = measured[["order", "refusal"]].stack(cell=("batch_size", "prompt_tokens", "output_tokens"))
-    runs = (cells["order"] >= 0).sum("repetition").values
-    if not quiet:
-        for cell, why, count in zip(cells["cell"].values, cells["refusal"].values, runs, strict=True):
-            if why:
-                left_out = f"left out after {count} of {grid.repetitions} runs" if count else "left out"
-                print(
-                    f"{left_out}: batch {cell[0]}, prompt {cell[1]}, output {cell[2]}: {printable(why)}",
-                    file=sys.stderr,
-                )
-        print(f"{printable(output)}: {(runs > 0).sum()} of {runs.size} cells measured", file=sys.stderr)
-        if partial_of(output).exists():
-            print(f"{printable(output)}: --time-limit-s ended it; the same command goes on", file=sys.stderr)
-    try:
-        known, calibration = fit_measurement(output)
-    except InputError as error:
-        if not runs.any():
-            raise
-        print(f"nothing was fitted: {error}", file=sys.stderr)
-        return
-    _keep(known, calibration, coefficients, None, overwrite=overwrite_fit)
 
 
 @app.command(
@@ -330,7 +333,7 @@ def calibrate_hardware(
     from batchcube.calibration.hardware import Deployment, gpus, is_installed, models
 
     from ..calibrate.hardware import derive
-    from ..files import require_new, require_output
+    from ..claim import claimed
 
     if not is_installed():
         raise InputError(_NO_TABLES, path="calibrate hardware")
@@ -344,11 +347,8 @@ def calibrate_hardware(
         return
     if model is None or gpu is None:
         raise InputError("must be given, or --list", path="--model" if model is None else "--gpu")
-    if output is not None:
-        if output.suffix != ".json":
-            raise InputError("must end in .json", file=output)
-        require_new(output, overwrite=overwrite)
-        require_output(output)
+    if output is not None and output.suffix != ".json":
+        raise InputError("must end in .json", file=output)
     deployment = Deployment(
         model,
         gpu,
@@ -360,17 +360,18 @@ def calibrate_hardware(
         quantization,
         kv_cache_dtype,
     )
-    known = derive(
-        deployment,
-        "hardware" if output is None else output.stem,
-        utilization=gpu_memory_utilization,
-        most_running=max_num_seqs,
-        token_budget=token_budget,
-    )
-    _print(known, output)
-    if output is not None:
-        _write(known, output)
-        print(printable(output))
+    with claimed(output, overwrite=overwrite):
+        known = derive(
+            deployment,
+            "hardware" if output is None else output.stem,
+            utilization=gpu_memory_utilization,
+            most_running=max_num_seqs,
+            token_budget=token_budget,
+        )
+        _print(known, output)
+        if output is not None:
+            _write(known, output)
+            print(printable(output))
 
 
 @app.command(
@@ -393,10 +394,12 @@ def calibrate_fit(
 ) -> None:
     """Fit the service laws to a measurement; write coefficients (NAME.json) and what figures draw (NAME.fit.nc)."""
     from ..calibrate.fit import fit_measurement
+    from ..claim import claimed
 
     to = output or measurement.with_suffix(".json")
-    known, calibration = fit_measurement(measurement, to.stem)
-    _keep(known, calibration, to, figures, overwrite=overwrite)
+    with claimed(to, overwrite=overwrite):
+        known, calibration = fit_measurement(measurement, to.stem)
+        _keep(known, calibration, to, figures, overwrite=overwrite)
 
 
 @app.command(
@@ -444,6 +447,7 @@ def calibrate_table(
 
     from ..calibrate.fit import fit_cells
     from ..calibrate.report import print_findings
+    from ..claim import claimed
 
     for option, text in (("--title", title), ("--source", source)):
         if text and output is None and figures is None:
@@ -478,16 +482,17 @@ def calibrate_table(
         )
     system, cells = next(iter(found.systems.items()))
     name = (output or figures or table).stem
-    known, calibration = fit_cells(
-        cells,
-        name=name,
-        label="literature" if source else "tables",
-        title=title or system or table.name,
-        source=source or f"{found.layout.about}, file {table.name}",
-        provenance={"file": table.name, "file_sha256": found.sha256},
-        where=str(table),
-    )
-    _keep(known, calibration, output, figures, overwrite=overwrite)
+    with claimed(output, overwrite=overwrite):
+        known, calibration = fit_cells(
+            cells,
+            name=name,
+            label="literature" if source else "tables",
+            title=title or system or table.name,
+            source=source or f"{found.layout.about}, file {table.name}",
+            provenance={"file": table.name, "file_sha256": found.sha256},
+            where=str(table),
+        )
+        _keep(known, calibration, output, figures, overwrite=overwrite)
 
 
 @app.command(
@@ -546,13 +551,13 @@ def calibrate_log(
 
     from ..calibrate.server import origins, server_settings, stated_by
     from ..calibrate.validate import fit
-    from ..files import require_new, require_output
+    from ..claim import claimed
+    from ..files import require_new
     from ..spec.service import load
 
     if output.suffix != ".json":
         raise InputError("must end in .json", file=output)
     require_new(output, overwrite=overwrite)
-    require_output(output)
     before = None if prior is None else load(prior)
     given = given_settings(
         server,
@@ -572,10 +577,11 @@ def calibrate_log(
     for line in origins(stated, given, settings):
         console.print(printable(line), highlight=False, markup=False)
     how = reading_of(format, column, concurrency)
-    known = fit(log, settings, fit_until, output.stem, quiet, how, kv_tokens == "fit", before)
-    _print(known, output)
-    _write(known, output)
-    print(printable(output))
+    with claimed(output, overwrite=overwrite):
+        known = fit(log, settings, fit_until, output.stem, quiet, how, kv_tokens == "fit", before)
+        _print(known, output)
+        _write(known, output)
+        print(printable(output))
 
 
 @app.command("list", epilog=examples("batchcube calibrate list"))

@@ -1,6 +1,7 @@
 """The commands below `batchcube reproduce`: what the papers claim, beside what is simulated."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,14 +38,11 @@ def reproduce_multi_bin(
     Cubes that are there already are used again.
     """
     from ..papers.multi_bin import reproduce_multi_bin as reproduced
-    from ..run.executors import connected
-    from ..stopping import stoppable
 
     to = _reproduction(
         "multi-bin", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
     )
-    with stoppable(), connected(executor, workers) as to.executor:
-        reproduced(to)
+    _reproduce(to, reproduced, executor, workers)
 
 
 @app.command(
@@ -70,16 +68,13 @@ def reproduce_modes(
     that are there already are used again.
     """
     from ..papers.modes import reproduce_modes as reproduced
-    from ..run.executors import connected
-    from ..stopping import stoppable
 
     to = _reproduction(
         "modes", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
     )
     if trace is not None:
         to.command += f" --trace {shlex.quote(trace)}"
-    with stoppable(), connected(executor, workers) as to.executor:
-        reproduced(to, trace)
+    _reproduce(to, lambda to: reproduced(to, trace), executor, workers)
 
 
 @app.command(
@@ -103,14 +98,11 @@ def reproduce_dynamic(
     are there already are used again.
     """
     from ..papers.dynamic import reproduce_dynamic as reproduced
-    from ..run.executors import connected
-    from ..stopping import stoppable
 
     to = _reproduction(
         "dynamic", output, replications, workers, backend=backend, quick=quick, quiet=quiet, overwrite=overwrite
     )
-    with stoppable(), connected(executor, workers) as to.executor:
-        reproduced(to)
+    _reproduce(to, reproduced, executor, workers)
 
 
 def _reproduction(
@@ -143,3 +135,16 @@ def _reproduction(
         command=shlex.join([*command, *(["--quick"] if quick else [])]),
         progress=lambda: shown(quiet=quiet),
     )
+
+
+def _reproduce(
+    to: "Reproduction", reproduced: "Callable[[Reproduction], None]", executor: str | None, workers: int | None
+) -> None:
+    """Run a comparison into its folder, which nobody else writes meanwhile."""
+    from ..claim import Claim
+    from ..files import require_output
+    from ..run.executors import connected
+    from ..stopping import stoppable
+
+    with stoppable(), Claim(require_output(to.comparison)), connected(executor, workers) as to.executor:
+        reproduced(to)

@@ -89,7 +89,7 @@ def validate(
     from ..calibrate.report import print_errors, print_remarks, print_repeats, print_summary
     from ..calibrate.server import origins, server_settings, stated_by
     from ..calibrate.validate import validate as validated
-    from ..files import require_new, require_output
+    from ..claim import claimed
     from ..spec.service import load
 
     known = load(coefficients)
@@ -115,42 +115,40 @@ def validate(
 
         require()
         outputs.append(report)
-    require_new(*outputs, overwrite=overwrite)
-    for file in outputs:
-        require_output(file)
-    console, how = Console(), reading_of(format, column, concurrency)
-    for line in origins(stated, given, settings):
-        console.print(printable(line), highlight=False, markup=False)
-    found, datasets, read = [], [], [read_log(log, how) for log in logs]
-    for log, one in zip(logs, read, strict=True):
-        # Beside other logs, one that was fitted whole shows how well.
-        whole = len(logs) > 1 and skip is None and fitted_part(known, one) >= len(one.came_s)
-        errors, dataset = validated(one, log, known, settings, 0 if whole else skip)
-        errors = [row._replace(fitted=True) for row in errors] if whole else errors
+    with claimed(*outputs, overwrite=overwrite):
+        console, how = Console(), reading_of(format, column, concurrency)
+        for line in origins(stated, given, settings):
+            console.print(printable(line), highlight=False, markup=False)
+        found, datasets, read = [], [], [read_log(log, how) for log in logs]
+        for log, one in zip(logs, read, strict=True):
+            # Beside other logs, one that was fitted whole shows how well.
+            whole = len(logs) > 1 and skip is None and fitted_part(known, one) >= len(one.came_s)
+            errors, dataset = validated(one, log, known, settings, 0 if whole else skip)
+            errors = [row._replace(fitted=True) for row in errors] if whole else errors
+            if len(logs) > 1:
+                console.print(printable(f"{log}:"), highlight=False, markup=False, style="bold")
+                print_remarks(dataset, console)
+            else:
+                print_errors(errors, dataset, console)
+            found.append((str(log), errors))
+            datasets.append(dataset)
         if len(logs) > 1:
-            console.print(printable(f"{log}:"), highlight=False, markup=False, style="bold")
-            print_remarks(dataset, console)
-        else:
-            print_errors(errors, dataset, console)
-        found.append((str(log), errors))
-        datasets.append(dataset)
-    if len(logs) > 1:
-        print_summary(found, console)
-    print_repeats([str(log) for log in logs], read, console)
-    if output is not None:
-        from batchcube.results.storage import write_dataset
+            print_summary(found, console)
+        print_repeats([str(log) for log in logs], read, console)
+        if output is not None:
+            from batchcube.results.storage import write_dataset
 
-        print(printable(write_dataset(dataset, output)))
-    if overlay is not None:
-        from batchcube.figures import registry
+            print(printable(write_dataset(dataset, output)))
+        if overlay is not None:
+            from batchcube.figures import registry
 
-        drawn = registry.draw("simulated-vs-measured", dataset)
-        print(printable(registry.save(drawn, dataset, overlay)))
-    if report is not None:
-        from batchcube.figures.report.page import write_report
-        from batchcube.figures.report.sections import Subject
+            drawn = registry.draw("simulated-vs-measured", dataset)
+            print(printable(registry.save(drawn, dataset, overlay)))
+        if report is not None:
+            from batchcube.figures.report.page import write_report
+            from batchcube.figures.report.sections import Subject
 
-        command = shlex.join(["batchcube", *sys.argv[1:]])
-        written = "" if output is None else str(output)
-        subjects = [Subject(dataset, written, command) for dataset in datasets]
-        print(printable(write_report(subjects, report, command=command)))
+            command = shlex.join(["batchcube", *sys.argv[1:]])
+            written = "" if output is None else str(output)
+            subjects = [Subject(dataset, written, command) for dataset in datasets]
+            print(printable(write_report(subjects, report, command=command)))

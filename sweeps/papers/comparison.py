@@ -219,6 +219,11 @@ class Reproduction:
                 executor=self.executor,
             )
 
+    @property
+    def comparison(self) -> Path:
+        """The file of all rows, which is written last."""
+        return self.folder / "comparison.csv"
+
     def check(self, preset: str, overrides: Iterable[str] = ()) -> None:
         """Read the files of a preset, so that a bad one is refused before anything runs."""
         prepare(self._sweep(preset, overrides))
@@ -274,9 +279,8 @@ class Reproduction:
 
     def write(self) -> Path:
         """Write `comparison.csv`, complete or not at all, and return its path."""
-        target = self.folder / "comparison.csv"
-        write_text(target, write_rows(self._whole_rows()))
-        return target
+        write_text(self.comparison, write_rows(self._whole_rows()))
+        return self.comparison
 
     def _whole_rows(self) -> list[Row]:
         """Return the rows with their names and all that says where they are from."""

@@ -13,7 +13,6 @@ from batchcube.results.variables import MANY_REFUSED, RELATIVE_ERROR
 from ..spec.document import Sweep
 from ..spec.grid import where
 from .assemble import with_provenance
-from .criteria import Criterion
 from .searching import Answer, Searches
 
 
@@ -60,17 +59,13 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
     cube["capacity_statistic"].attrs["units"] = settings.criteria[0].unit
     cube["capacity_ended_by"].attrs |= {
         "flag_values": np.arange(-1, len(settings.criteria) + 1),
-        "flag_meanings": " ".join(["none", *map(_spelled, settings.criteria), "overload"]),
+        "flag_meanings": " ".join(["none", *(criterion.name for criterion in settings.criteria), "overload"]),
     }
     cube["capacity_unbracketed"].attrs |= {
         "flag_values": np.array([-1, 0, 1], np.int64),
         "flag_meanings": "misses_at_the_lowest_rate found meets_at_the_highest_rate",
     }
     return cube
-
-
-def _spelled(criterion: Criterion) -> str:
-    return criterion.variable if criterion.quantile is None else f"{criterion.variable}_p{100 * criterion.quantile:g}"
 
 
 def _unanswered(sweep: Sweep, table: Sequence[Sequence[Answer]]) -> list[str]:

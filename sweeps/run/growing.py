@@ -15,12 +15,13 @@ import xarray as xr
 
 from batchcube.errors import InputError, printable
 from batchcube.results import overload
-from batchcube.results.cube import parse_made_from, read_cube, refuse_changed, write_cube
+from batchcube.results.cube import parse_made_from, read_cube, refuse_changed
 from batchcube.results.joining import SAME, first_difference, made_by_all, parts_of, placed
 from batchcube.results.provenance import batchcube_version, named_together
 from batchcube.results.variables import REPLICATION
 
-from ..files import require_output
+from ..claim import folder_of
+from ..files import require_new, require_output
 from ..progress import Progress
 from ..spec.document import Sweep, is_deterministic, laid_over, overriding, remade
 from ..spec.grid import Axis
@@ -28,7 +29,7 @@ from ..spec.settings import Point
 from .assemble import tell_not_whole
 from .execution import run_sweep
 from .outputs import require_own_grid, same_sweep
-from .store import Store, folder_of
+from .store import Store
 
 _KINDS = {
     "plan": "holds the answer of a plan, of which no part can be joined",
@@ -63,13 +64,11 @@ def join(files: Sequence[Path], output: Path, *, overwrite: bool = False) -> xr.
     what it was made. Raises InputError, naming the file and what differs, for cubes of different sweeps, versions or
     seeds, for different numbers at the same point, and where together they are no whole grid.
     """
-    target = require_output(output)
-    if target.exists() and not overwrite:
-        raise InputError("is there already; choose another output, or --overwrite", file=output)
-    parts = [read_held(file) for file in files]
-    cube = _joined(parts)
-    write_cube(cube, target)
-    return cube
+    with Store(require_output(output)) as store:
+        require_new(output, overwrite=overwrite)
+        cube = _joined([read_held(file) for file in files])
+        store.put(cube)
+        return cube
 
 
 def extend(

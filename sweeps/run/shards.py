@@ -19,11 +19,12 @@ from batchcube.errors import InputError
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.text import counted, in_ranges
 
+from ..claim import folder_of
 from ..progress import Progress
 from ..stopping import Stop
 from .parts import join
 from .scheduler import Crew
-from .store import About, Part, Store, folder_of, is_of, is_whole, keep, packed, unpacked
+from .store import About, Part, Store, is_of, is_whole, keep, packed, unpacked
 
 MOST_SHARDS = 100_000
 _SLURM, _KUBERNETES = "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"

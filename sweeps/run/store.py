@@ -4,24 +4,21 @@ import hashlib
 import json
 import logging
 import os
-import platform
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.errors import InputError
-from batchcube.results.disk import lock, sync_folder
+from batchcube.results.disk import sync_folder
 from batchcube.results.provenance import MadeBy
 from batchcube.results.text import counted
 
-from ..files import make_folder
+from ..claim import Claim, folder_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -111,11 +108,6 @@ def keep(folder: Path, name: str, content: bytes) -> Path:
     return file
 
 
-def folder_of(output: Path) -> Path:
-    """Return where what is finished of an output is kept."""
-    return output.with_name(f"{output.name}.partial")
-
-
 def parts_beside(output: Path, identity: Mapping[str, Any]) -> list[Part]:
     """Return the parts that are kept of an output, and leave them to whoever has locked them.
 
@@ -131,22 +123,20 @@ def parts_beside(output: Path, identity: Mapping[str, Any]) -> list[Part]:
     return found
 
 
-class Store(AbstractContextManager["Store"]):
-    """Keeps finished parts of a run, and puts the cube into its place; locked until it is closed.
+class Store(Claim):
+    """Keeps finished parts of a run, and puts the cube into its place; nobody else writes it until this is closed.
 
     Every file of parts says what made it, and is named by the SHA-256 of its content: what a kill or a bad disk leaves
     of one is found out and costs no other.
     """
 
     def __init__(self, output: Path) -> None:
-        """Lock the store of an output; raises InputError when another process has it or nothing can be written."""
-        self.output = output
-        self.folder = folder_of(output)
+        """Claim an output; raises InputError when another process has it or nothing can be written."""
+        super().__init__(output)
         self.makers: list[MadeBy] = []
         """What simulated the parts that were found: they may be continued with another backend."""
         self._files: dict[Path, set[int]] = {}
         self._points: Counter[int] = Counter()
-        self._lock = self._locked()
         self._before: tuple[int, ...] | None = _stamp(output)
 
     def open(
@@ -165,8 +155,6 @@ class Store(AbstractContextManager["Store"]):
         Raises InputError for parts of anything with another identity.
         """
         self._about = {**identity, "made_by": [list(made_by)]}
-        for file in self.folder.glob("*.part"):
-            file.unlink()
         if overwrite:
             self._before = None
             self.clear()
@@ -231,19 +219,6 @@ class Store(AbstractContextManager["Store"]):
         are = "is" if kept == 1 else "are"
         return f"{counted(kept, 'simulation')} {are} kept in {self.folder}: the same command continues."
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Unlock, and remove the folder if nothing is kept in it."""
-        self._close(self._lock)
-
-    def _close(self, opened: int) -> None:
-        if not any(self.folder.glob("*.npz")):
-            with suppress(OSError):  # somebody keeps something else there
-                (self.folder / "lock").unlink()
-                self.folder.rmdir()
-        os.close(opened)
-
     def _count(self, parts: Sequence[Part]) -> None:
         for part in parts:
             self._points[part.replication] += len(part.points)
@@ -275,44 +250,6 @@ class Store(AbstractContextManager["Store"]):
                 f"{self.folder}, choose another output, or run again",
                 file=self.output,
             )
-
-    def _locked(self) -> int:
-        """Return the open lock file; the system unlocks it when the process ends, however it ends."""
-        file = self.folder / "lock"
-        while True:
-            make_folder(self.folder)
-            try:
-                opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-            except FileNotFoundError:
-                continue  # whoever had it removed the folder just now
-            except OSError as error:
-                raise InputError(f"cannot be written: {error.strerror}", file=self.folder) from None
-            try:
-                lock(opened)
-            except BlockingIOError:
-                owner = os.read(opened, 200).decode(errors="replace") or "another process"
-                os.close(opened)
-                raise InputError(
-                    f"is being written by {owner}; wait for it, or choose another output", file=self.output
-                ) from None
-            except OSError as error:
-                _LOG.warning(
-                    "batchcube: %s: cannot be locked (%s): take care that no other process writes %s at the same time",
-                    self.folder,
-                    error.strerror,
-                    self.output,
-                )
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(opened), os.stat(file)):
-                    try:
-                        os.truncate(opened, 0)
-                        os.write(opened, f"process {os.getpid()} on {platform.node()}".encode())
-                    except OSError as error:
-                        self._close(opened)
-                        raise InputError(f"cannot be written: {error.strerror}", file=self.folder) from None
-                    sync_folder(self.output.parent)
-                    return opened
-            os.close(opened)
 
 
 def _stamp(file: Path) -> tuple[int, ...]:

@@ -146,6 +146,12 @@ def test_options_that_cannot_be_followed_are_refused(cube, name, options, said):
     assert said in refusal(name, cube, **options)
 
 
+def test_the_answer_of_a_plan_is_not_run_again_for_a_figure(cube):
+    lacking = cube.drop_vars("throughput_requests_per_s").assign_attrs(plan="{}")
+    said = "the answer of a plan has no variable throughput_requests_per_s; batchcube report draws what it has"
+    assert refusal("throughput-vs-rate", lacking).endswith(said)
+
+
 def test_an_unknown_figure_is_refused_with_all_names(cube):
     with pytest.raises(ValueError, match=r"^figure pie: no such figure; must be one of .*latency-vs-rate"):
         draw("pie", cube)

@@ -1,4 +1,5 @@
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ from batchcube.results.measurements import read_measurement
 from batchcube.results.storage import write_dataset
 from batchcube.sweeps.calibrate import measure as measuring
 from batchcube.sweeps.calibrate.fit import cells_of, fit_measurement
-from batchcube.sweeps.calibrate.measure import NOT_IN_TIME, measure_engine
+from batchcube.sweeps.calibrate.measure import NOT_IN_TIME, journal_of, measure_engine
+from batchcube.sweeps.claim import Claim
 from helpers.engines import A0_S, A1_S, COEFFICIENTS, GAMMA, STRAIGHT, FakeEngine
 
 GRID = Grid((1, 2, 4), (16, 32), (4, 8), 3, 5)
@@ -42,10 +44,6 @@ def at(cell: Cell) -> dict[str, int]:
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     return tmp_path / "m.nc"
-
-
-def journal_of(output: Path) -> Path:
-    return output.with_name("m.nc.partial")
 
 
 # From the engine to the file ----------------------------------------------------------------------------------------
@@ -259,28 +257,60 @@ def test_a_measurement_does_not_go_on_elsewhere(output: Path, monkeypatch: pytes
         measured(FakeEngine(), output)
 
 
-@pytest.mark.parametrize("content", [b"", b"7\n", b"\xff\xfe\n", b"[1, 2]\n"])
+@pytest.mark.parametrize("content", [b"7\n", b"\xff\xfe\n", b"[1, 2]\n"])
 def test_what_is_no_stopped_measurement_is_refused_and_kept(output: Path, content: bytes) -> None:
+    journal_of(output).parent.mkdir()
     journal_of(output).write_bytes(content)
     with pytest.raises(InputError, match=r"holds a stopped measurement of something else \(.*grid, .* differ\)"):
         measured(FakeEngine(), output)
     assert journal_of(output).read_bytes() == content
 
 
-def test_a_partial_file_that_cannot_be_written_is_one_line(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", [b"", b'{"grid": {"batch_sizes": [1, '])
+def test_a_measurement_that_was_killed_as_it_began_begins_again(output: Path, content: bytes) -> None:
+    journal_of(output).parent.mkdir()
+    journal_of(output).write_bytes(content)
+    engine = FakeEngine()
+    measured(engine, output)
+    assert len(engine.timed) == RUNS
+    assert [path.name for path in output.parent.iterdir()] == ["m.nc"]
+
+
+def test_what_follows_a_measurement_is_done_again_where_it_was_stopped(output: Path) -> None:
+    def stopped(found: xr.Dataset, finished: bool) -> None:
+        assert finished
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(FakeEngine(), output, then=stopped)
+    assert output.exists()
+    told = []
+    again = FakeEngine()
+    measured(again, output, then=lambda found, finished: told.append(finished))
+    assert (again.timed, told) == ([], [True])
+    with pytest.raises(InputError, match="is there already"):
+        measured(FakeEngine(), output)
+
+
+def test_the_second_measurement_of_an_output_is_refused_with_the_process_of_the_first(output: Path) -> None:
+    with Claim(output), pytest.raises(InputError, match=rf"is being written by process {os.getpid()} on "):
+        measured(FakeEngine(), output)
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Path.open
 
     def full(path: Path, *how: Any, **options: Any) -> Any:
-        if path.suffix == ".partial":
+        if path == journal_of(output):
             raise OSError(28, "No space left on device")
         return opened(path, *how, **options)
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(InputError, match=r"m\.nc\.partial: cannot be written: No space left on device$"):
+    with pytest.raises(InputError, match=r"samples\.jsonl: cannot be written: No space left on device$"):
         measured(FakeEngine(), output)
     monkeypatch.undo()
-    journal_of(output).mkdir()
-    with pytest.raises(InputError, match=r"m\.nc\.partial: cannot be read: Is a directory$"):
+    journal_of(output).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"samples\.jsonl: cannot be read: Is a directory$"):
         measured(FakeEngine(), output)
 
 
@@ -294,7 +324,7 @@ def test_an_output_that_is_there_is_refused_before_the_engine_is_made(output: Pa
         measure_engine(never, GRID, output, quiet=True)
     assert output.read_text() == "something"
     (output.parent / "file").touch()
-    with pytest.raises(InputError, match=r"file.m\.nc: cannot be written: "):
+    with pytest.raises(InputError, match=r"file: is a file, must be a folder$"):
         measure_engine(never, GRID, output.parent / "file" / "m.nc", quiet=True)
 
 

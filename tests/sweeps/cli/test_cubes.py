@@ -51,15 +51,16 @@ def test_show_says_what_had_no_room_and_shows_it_when_asked(
 def test_show_says_by_how_much_controls_narrow(
     spec: str, cube: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (
-        "controls: used with 20 replications or more, intervals are plain"
-        in Answer(capsys, "show", cube, "--controls").out
-    )
+    few = Answer(capsys, "show", cube, "--controls").out
+    assert "controls: used with 20 replications or more, intervals are plain" in few
+    assert "Student t interval" in " ".join(few.split())
     many = ("--set", "replications=20", "--set", "workload.requests=50", "-o", "many.nc", "--quiet")
     assert Answer(capsys, "run", spec, *many).status == 0
     variables = ("-v", "latency_mean_s", "-v", "unserved", "-v", "latency_quantile_s[0.5]")
     plain, out = (Answer(capsys, "show", "many.nc", *variables, *with_).out for with_ in ((), ("--controls",)))
     assert "controls" not in plain
+    assert "half of the 95 % Student t interval over 20 replications" in " ".join(plain.split())
+    assert "half of the 95 % control variates interval over 20 replications" in " ".join(out.split())
     monkeypatch.setenv("COLUMNS", "200")
     *_, head, mean, share, quantile = Answer(capsys, "show", "many.nc", *variables, "--controls").out.splitlines()
     assert head.startswith(

@@ -403,6 +403,10 @@ def test_a_cube_of_a_plan_knows_the_queues(
     assert [row[-1] == "*" for row in rows] == [queue == OVERLOADED for queue in found.values()]
     assert "4 points, 8 to 32 replications each" in shown
     assert "interval over 8 to 32 replications" in shown
+    # Any option asks for the table.
+    controls = Said(capsys, "show", tmp_path / "plan.nc", "--controls").out
+    assert "controls: the cube has none, intervals are plain" in controls
+    assert "4 points, 8 to 32 replications each" in controls
 
 
 def test_a_plan_that_is_there_is_not_made_again(

@@ -262,7 +262,7 @@ def cube() -> xr.Dataset:
 def test_a_cube_has_the_axes_and_says_what_was_searched(cube: xr.Dataset) -> None:
     names = ("requests_per_s", "held_requests_per_s", "unbracketed", "statistic", "served_requests_per_s")
     assert set(cube.data_vars) == {f"capacity_{name}" for name in names} | {"capacity_ended_by", "unmeasured_costs"}
-    assert cube["capacity_ended_by"].attrs["flag_meanings"] == "none wait_mean_s latency_quantile_s_p99 overload"
+    assert cube["capacity_ended_by"].attrs["flag_meanings"] == "none wait_mean_s latency_p99_s overload"
     assert (cube["unmeasured_costs"] == 0).all()
     for name in names:
         assert dict(cube[f"capacity_{name}"].sizes) == {"largest": 3, "replication": 3}

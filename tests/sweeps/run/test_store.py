@@ -161,12 +161,50 @@ def test_a_run_in_another_thread_takes_no_signal_from_the_main_one(signals: None
             with stopping() as theirs:
                 return theirs
 
-        with mine.held():
+        def signalled() -> None:
+            with mine.held():
+                signal.raise_signal(signal.SIGINT)
+                theirs = pool.submit(stop_of_the_thread).result()
+                assert (mine.number, theirs.number) == (signal.SIGINT, None)
+
+        with pytest.raises(KeyboardInterrupt):
+            signalled()
+
+
+class Finalized:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_whose_interrupt_is_dropped_stops_all_the_same(
+    signals: None, monkeypatch: pytest.MonkeyPatch, simulated: list[tuple[int, ...]]
+) -> None:
+    """Python drops what is raised in a finalizer."""
+    dropped: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: dropped.append(told.exc_type))
+    with stopping():
+        Finalized()
+        assert dropped == [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-            theirs = pool.submit(stop_of_the_thread).result()
-            assert (mine.number, theirs.number) == (signal.SIGINT, None)
-            with pytest.raises(KeyboardInterrupt):
-                mine.check()
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert simulated == []
+
+
+def test_signals_on_the_way_out_interrupt_nothing(signals: None) -> None:
+    left = []
+
+    def twice(stop: Stop) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            left.append(stop.is_urgent)
+
+    with stopping() as stop, pytest.raises(KeyboardInterrupt):
+        twice(stop)
+    assert left == [True]
 
 
 def test_a_signal_that_was_ignored_stays_ignored(signals: None) -> None:
@@ -228,7 +266,7 @@ def kill(*arguments, **options):
 run_sweep(Sweep.from_toml("small.toml", sys.argv[1:]), "cube.nc", workers=1, backend="reference")
 """
 BEFORE_THE_FIRST_PART = "from pathlib import Path; Path.replace = kill"
-BEFORE_THE_LOCK = "from batchcube.sweeps.run import store; store.lock = kill"
+BEFORE_THE_LOCK = "from batchcube.sweeps import claim; claim.lock = kill"
 WHILE_WRITING = """
 import xarray
 
@@ -364,7 +402,7 @@ def test_a_folder_that_cannot_be_locked_is_told(
     def no_locks(opened: int, **options: Any) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("batchcube.sweeps.run.store.lock", no_locks)
+    monkeypatch.setattr("batchcube.sweeps.claim.lock", no_locks)
     same(run(), whole)
     assert caplog.messages == [
         "batchcube: cube.nc.partial: cannot be locked (No locks available): take care that no other process writes "

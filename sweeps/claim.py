@@ -1,0 +1,104 @@
+"""The right to write an output: one process at a time has it, and keeps what it has not finished beside it."""
+
+import logging
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from batchcube.errors import InputError
+from batchcube.results.disk import lock, sync_folder
+
+from .files import make_folder, require_new, require_output
+
+_LOCK = "lock"
+_LOG = logging.getLogger(__name__)
+
+
+def folder_of(output: Path) -> Path:
+    """Return where what is not finished of an output is kept."""
+    return output.with_name(f"{output.name}.partial")
+
+
+class Claim:
+    """The right to write an output, until it is closed or the process ends, however it ends."""
+
+    def __init__(self, output: Path) -> None:
+        """Lock the folder beside an output; raises InputError when another process has it or nothing can be written."""
+        self.output = output
+        self.folder = folder_of(output)
+        self._lock = self._locked()
+        # Nobody else writes here: they were left by processes that were killed.
+        for file in self.folder.glob("*.part"):
+            file.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Unlock, and remove the folder if nothing is kept in it."""
+        self._close(self._lock)
+
+    def _close(self, opened: int) -> None:
+        if all(file.name == _LOCK for file in self.folder.iterdir()):
+            with suppress(OSError):  # somebody keeps something there by now
+                (self.folder / _LOCK).unlink()
+                self.folder.rmdir()
+        os.close(opened)
+
+    def _locked(self) -> int:
+        """Return the open lock file; the system unlocks it when the process ends, however it ends."""
+        file = self.folder / _LOCK
+        while True:
+            make_folder(self.folder)
+            try:
+                opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:
+                continue  # whoever had it removed the folder just now
+            except OSError as error:
+                raise InputError(f"cannot be written: {error.strerror}", file=self.folder) from None
+            try:
+                lock(opened)
+            except BlockingIOError:
+                owner = os.read(opened, 200).decode(errors="replace") or "another process"
+                os.close(opened)
+                raise InputError(
+                    f"is being written by {owner}; wait for it, or choose another output", file=self.output
+                ) from None
+            except OSError as error:
+                _LOG.warning(
+                    "batchcube: %s: cannot be locked (%s): take care that no other process writes %s at the same time",
+                    self.folder,
+                    error.strerror,
+                    self.output,
+                )
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(opened), os.stat(file)):
+                    try:
+                        os.truncate(opened, 0)
+                        os.write(opened, f"process {os.getpid()} on {platform.node()}".encode())
+                    except OSError as error:
+                        self._close(opened)
+                        raise InputError(f"cannot be written: {error.strerror}", file=self.folder) from None
+                    sync_folder(self.output.parent)
+                    return opened
+            os.close(opened)
+
+
+@contextmanager
+def claimed(*outputs: Path | None, overwrite: bool) -> Iterator[None]:
+    """Claim outputs that are to be written, for as long as this is open; None is no output.
+
+    Raises InputError like a `Claim`, and for what is there already, unless `overwrite`.
+    """
+    with ExitStack() as claims:
+        for output in outputs:
+            if output is not None:
+                claims.enter_context(Claim(require_output(output)))
+                require_new(output, overwrite=overwrite)
+        yield

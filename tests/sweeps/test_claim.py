@@ -1,0 +1,65 @@
+"""An output is one process's at a time: whoever comes second is told whose it is, before anything is computed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from batchcube.errors import InputError
+from batchcube.sweeps.claim import Claim, claimed, folder_of
+from helpers.command_line import Answer
+from helpers.specifications import RATES, SMALL
+
+DATA = Path(__file__).parents[1] / "data"
+LOG = (DATA / "vllm-requests.jsonl", "--max-num-seqs", "8")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(SMALL + RATES)
+
+
+@pytest.mark.parametrize(
+    ("output", "command"),
+    [
+        ("out.nc", ["run", "small.toml"]),
+        ("out.nc", ["capacity", "multi-bin-fig8", "--sla", "latency_mean_s=600"]),
+        ("out.nc", ["plan", "continuous-rate", "--rate", "3", "--slo", "ttft_p99_s=5"]),
+        ("out.nc", ["join", "monday.nc", "tuesday.nc"]),
+        ("out.json", ["calibrate", "table", DATA / "latency-grid.csv"]),
+        ("out.json", ["calibrate", "fit", "measured.nc"]),
+        ("out.json", ["calibrate", "log", *LOG]),
+        ("out.nc", ["validate", *LOG, "--coefficients", "qwen3-0.6b-h100-vllm-tables"]),
+        ("comparison.csv", ["reproduce", "modes", "--quick"]),
+    ],
+)
+def test_the_second_is_told_whose_an_output_is(
+    output: str, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = "." if command[0] == "reproduce" else output
+    with Claim(Path(output)):
+        said = Answer(capsys, *command, "-o", to)
+    assert said.status == 2
+    assert f"{output}: is being written by process {os.getpid()} on " in said.err
+    assert not Path(output).exists()
+    assert not folder_of(Path(output)).exists()
+
+
+def test_what_is_there_is_no_longer_to_be_had() -> None:
+    Path("out.json").touch()
+    with pytest.raises(InputError, match=r"^out\.json: is there already"), claimed(Path("out.json"), overwrite=False):
+        raise AssertionError
+    with claimed(None, Path("out.json"), overwrite=True):
+        assert folder_of(Path("out.json")).exists()
+    assert [file.name for file in Path().iterdir()] == ["small.toml", "out.json"]
+
+
+def test_what_killed_processes_left_half_written_is_removed_and_all_else_is_kept() -> None:
+    folder = folder_of(Path("out.nc"))
+    folder.mkdir()
+    for name in ("0123.part", "0123.npz"):
+        (folder / name).touch()
+    with Claim(Path("out.nc")) as claim:
+        assert claim.folder == folder
+    assert sorted(file.name for file in folder.iterdir()) == ["0123.npz", "lock"]
