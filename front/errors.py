@@ -44,6 +44,10 @@ class InputError(ValueError):
         line = ": ".join(filter(None, (self.file, place, self.problem, self.allowed)))
         return printable(f"{line} (at {self.point})" if self.point else line)
 
+    def _render_traceback_(self) -> list[str]:
+        """Show in IPython, and in notebooks, what the command line prints, without the frames that led here."""
+        return [f"{InputError.__name__}: {line}" for line in str(self).split("\n")]
+
     def __reduce__(self) -> tuple[type["InputError"], tuple[object, ...], dict[str, object]]:
         """Give copies fields of their own; tblib, which comes with Dask, has exceptions without this share theirs."""
         return type(self), self.args, self.__dict__.copy()

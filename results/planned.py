@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchcube.errors import printable
 
+from . import notebook
 from .selection import AT_LIMIT, CANNOT_TELL, FAILED
 from .text import all_of, counted, shortened
 
@@ -37,6 +38,15 @@ def in_words(plan: Mapping[str, Any]) -> str:
 def as_parts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the same as labels with texts, without notes and commands; the headline is first, a "" continues one."""
     return [(label, printable(text)) for label, text in (("", _headline(plan)), *_parts(plan))]
+
+
+def as_html(plan: Mapping[str, Any]) -> str:
+    """Return the same as a notebook shows it: the headline, a table, notes, and commands to paste."""
+    (_, headline), *rows = as_parts(plan)
+    rows += [("" if number else "notes", note) for number, note in enumerate(plan["notes"])]
+    commands = ["\n".join(map(notebook.safe, _on_lines(command))) for command in plan["commands"].values()]
+    pasted = "".join(f"<pre>{command}</pre>" for command in commands)
+    return f"{notebook.line(headline, bold=True)}{notebook.table((), rows, words=(0, 1))}{pasted}"
 
 
 def is_plan(table: Mapping[str, Any]) -> bool:
@@ -210,6 +220,12 @@ def _filled(label: str, text: str) -> list[str]:
 
 
 def _pasted(label: str, command: str) -> list[str]:
+    """Return a command on lines of a shell, beside its label."""
+    lines = _on_lines(command)
+    return [f"{label if not number else '':<{_LABEL}}{line}" for number, line in enumerate(lines)]
+
+
+def _on_lines(command: str) -> list[str]:
     """Return a command on lines of a shell."""
     words, lines = _PIECE.findall(command), []
     # An option stays with its value.
@@ -229,8 +245,7 @@ def _pasted(label: str, command: str) -> list[str]:
         # A line that ends between the members of a table, in quotation marks, is white space of JSON.
         *whole, line = _wrapped(line)
         lines += whole
-    lines.append(line)
-    return [f"{label if not number else '':<{_LABEL}}{line}" for number, line in enumerate(lines)]
+    return [*lines, line]
 
 
 def _wrapped(line: str) -> list[str]:

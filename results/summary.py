@@ -14,6 +14,7 @@ from batchcube.errors import InputError, printable
 from . import costs, labelled, long_run, overload
 from .controls import FEWEST, held
 from .cube import axis_names, axis_of, check_form
+from .intervals import CONFIDENCE, Intervals, digits
 from .pieces import has_values
 from .tables import Column, print_table
 from .text import counted, did_you_mean, papers_of
@@ -139,7 +140,7 @@ def interval(
     difference_to: Mapping[str, object] | None = None,
     confidence: float = 0.95,
     controls: bool = False,
-) -> xr.Dataset:
+) -> Intervals:
     """Return a variable's mean over replications at every point, with its interval: mean, low, high and n.
 
     `variable` is a name, or one of the quantiles of a variable as it is printed, ``latency_quantile_s[0.99]``.
@@ -152,15 +153,27 @@ def interval(
     _chosen(cube, [name])
     values = cube[name] if quantile is None else cube[name].sel(quantile=quantile, drop=True)
     beside = held(cube) if controls else []
+    found = _found(values, variable, ratio_to, difference_to, confidence, beside if controls else None)
+    return Intervals(found.data_vars, found.coords, {CONFIDENCE: confidence})
+
+
+def _found(
+    values: xr.DataArray,
+    variable: str,
+    ratio_to: Mapping[str, object] | None,
+    difference_to: Mapping[str, object] | None,
+    confidence: float,
+    controls: Sequence[xr.DataArray] | None,
+) -> xr.Dataset:
     if ratio_to is None and difference_to is None:
-        return labelled.mean_interval(values, confidence=confidence, controls=beside)
+        return labelled.mean_interval(values, confidence=confidence, controls=controls or ())
     against = {**(ratio_to or {}), **(difference_to or {})}
     if (ratio_to is not None and difference_to is not None) or len(against) != 1:
         raise InputError("compares along one axis: give ratio_to or difference_to, {axis: value}", path=variable)
     ((axis, baseline),) = against.items()
     if ratio_to is None:
-        return labelled.paired_difference(values, axis, baseline, confidence=confidence, controls=beside)
-    if controls:
+        return labelled.paired_difference(values, axis, baseline, confidence=confidence, controls=controls or ())
+    if controls is not None:
         raise InputError("is for means and differences, not for ratios", path="controls")
     return labelled.paired_ratio(values, axis, baseline, confidence=confidence)
 
@@ -356,11 +369,6 @@ def _cell(row: object) -> str:
     if abs((high - mean) - (mean - low)) > 1e-6 * (high - low):
         return f"{mean:.{places}f} [{low:.{places}f}, {high:.{places}f}]{mark}"
     return f"{mean:.{places}f} \u00b1 {high - mean:.{places}f}{mark}"
-
-
-def digits(width: float) -> int:
-    """Return the decimals that show two digits of an interval's width."""
-    return int(np.clip(1 - np.floor(np.log10(width)), 0, 9))
 
 
 def _plain(value: object) -> str:

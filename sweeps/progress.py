@@ -2,13 +2,13 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from batchcube.errors import printable
+from batchcube.results.notebook import safe
 from batchcube.results.text import counted
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_DISPLAYS = 0.2
+SECONDS_TO_WONDER = 2.0
+"""After which it is said why nothing is finished yet."""
+NOTHING_YET = "nothing is finished yet: kernels are compiled when they are first used, and kept"
 
 
 class Progress(Protocol):
@@ -26,7 +29,7 @@ class Progress(Protocol):
         """Announce the work: points of the grid, replications to run, and requests in all."""
 
     def advance(self, requests: int) -> None:
-        """Report requests that were simulated; called from the thread that started the run."""
+        """Report requests that were simulated, perhaps none; called from the thread that started the run."""
 
     def finish_replications(self, count: int) -> None:
         """Report replications that are complete."""
@@ -76,6 +79,10 @@ def _duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
+def _took(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60.0 else _duration(seconds)
+
+
 class PlainLines(AbstractContextManager["PlainLines"]):
     """Print a line every few seconds."""
 
@@ -87,6 +94,7 @@ class PlainLines(AbstractContextManager["PlainLines"]):
         self._so_far = ""
         self._begun = self._printed = time.monotonic()
         self._workers = ""
+        self._wonders = True
 
     def start(self, points: int, replications: int, requests: int) -> None:
         """Print what there is to do."""
@@ -100,8 +108,13 @@ class PlainLines(AbstractContextManager["PlainLines"]):
     def advance(self, requests: int) -> None:
         """Count requests, and print a line when the last one is some seconds old."""
         self._done += requests
-        if time.monotonic() - self._printed >= self.seconds_between:
-            self._line()
+        now = time.monotonic()
+        if not self._done:
+            if self._wonders and now - self._begun >= SECONDS_TO_WONDER:
+                self._wonders = False
+                self._print(NOTHING_YET)
+        elif now - self._printed >= self.seconds_between:
+            self._line(now)
 
     def finish_replications(self, count: int) -> None:
         """Count complete replications."""
@@ -121,15 +134,14 @@ class PlainLines(AbstractContextManager["PlainLines"]):
         """Have the lines to come say how many workers there are."""
         self._workers = f"{workers}, "
 
-    def _line(self) -> None:
-        self._printed = time.monotonic()
-        passed = max(self._printed - self._begun, 1e-9)
+    def _line(self, now: float, *, ends: bool = False) -> None:
+        self._printed = now
+        passed = max(now - self._begun, 1e-9)
         rate = self._done / passed
-        left = (self._requests - self._done) / rate if rate > 0 else 0.0
+        time_said = f"took {_took(passed)}" if ends else f"{_duration((self._requests - self._done) / rate)} left"
         self._print(
             f"{100 * self._done / max(self._requests, 1):.0f} %: {self._finished} of "
-            f"{counted(self._replications, 'replication')}, {self._workers}{_in_short(rate, 'request')}/s, "
-            f"{_duration(left)} left"
+            f"{counted(self._replications, 'replication')}, {self._workers}{_in_short(rate, 'request')}/s, {time_said}"
         )
 
     def _print(self, text: str) -> None:
@@ -139,7 +151,7 @@ class PlainLines(AbstractContextManager["PlainLines"]):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None and self._done:
-            self._line()
+            self._line(time.monotonic(), ends=True)
 
 
 class Bar(AbstractContextManager["Bar"]):
@@ -151,15 +163,15 @@ class Bar(AbstractContextManager["Bar"]):
         from rich.progress import Progress as RichProgress
         from rich.text import Text
 
-        class WithResults(RichProgress):
-            so_far = ""
+        class WithLine(RichProgress):
+            below = ""
 
             def get_renderables(self) -> "Iterator[RenderableType]":
                 yield from super().get_renderables()
-                if self.so_far:
-                    yield Text(self.so_far)
+                if self.below:
+                    yield Text(self.below)
 
-        self._bar = WithResults(
+        self._bar = WithLine(
             TextColumn("{task.fields[points]}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
@@ -169,7 +181,7 @@ class Bar(AbstractContextManager["Bar"]):
             console=Console(stderr=True),
         )
         self._task: Any = None
-        self._workers = ""
+        self._workers = self._so_far = ""
         self._begun = time.monotonic()
 
     def __enter__(self) -> "Bar":
@@ -194,8 +206,12 @@ class Bar(AbstractContextManager["Bar"]):
     def advance(self, requests: int) -> None:
         """Move the bar."""
         self._bar.advance(self._task, requests)
-        done = self._bar.tasks[-1].completed
-        self._bar.update(self._task, rate=_in_short(done / max(time.monotonic() - self._begun, 1e-9), "request"))
+        done, passed = self._bar.tasks[-1].completed, time.monotonic() - self._begun
+        self._bar.update(self._task, rate=_in_short(done / max(passed, 1e-9), "request"))
+        if done:
+            self._bar.below = self._so_far
+        elif passed >= SECONDS_TO_WONDER:
+            self._bar.below = NOTHING_YET
 
     def finish_replications(self, count: int) -> None:
         """Count complete replications."""
@@ -203,7 +219,7 @@ class Bar(AbstractContextManager["Bar"]):
 
     def show(self, text: str) -> None:
         """Show it below the bar."""
-        self._bar.so_far = text
+        self._so_far = self._bar.below = text
 
     def say(self, text: str) -> None:
         """Print what was seen, above the bar."""
@@ -220,40 +236,61 @@ class Bar(AbstractContextManager["Bar"]):
         self._bar.stop()
 
 
-class _Display:
-    """A bar and its line, as notebooks show them and as text."""
+class _Shown:
+    """A bar with its line, or lines alone, as notebooks show them and as text."""
 
-    def __init__(self, text: str, share: float) -> None:
-        self.text, self.share = text, share
+    def __init__(self, lines: Sequence[str], share: float | None = None, earlier: Sequence[str] = ()) -> None:
+        self.lines, self.share, self.earlier = lines, share, earlier
 
     def __repr__(self) -> str:
-        return self.text
+        return "\n".join(map(printable, self.lines))
 
     def _repr_html_(self) -> str:
-        return f'<progress value="{self.share:.4f}" max="1" style="width: 16em"></progress> {escape(self.text)}'
+        first, *more = map(safe, self.lines)
+        if self.share is not None:
+            first = f'<progress value="{self.share:.4f}" max="1" style="width: 16em"></progress> {first}'
+        if self.earlier:
+            first = f"<details><summary>{first}</summary>{'<br>'.join(map(safe, self.earlier))}</details>"
+        return f"<div>{'<br>'.join([first, *more])}</div>"
 
 
 class NotebookBar(PlainLines):
-    """Show a bar below the cell of a notebook."""
+    """Show a bar below the cell of a notebook, and what was seen below it."""
 
     seconds_between = SECONDS_BETWEEN_DISPLAYS
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown: Any = None
+        self._below = _Place()
+        self._seen: list[str] = []
 
     def show(self, text: str) -> None:
         """Show it beside the bar."""
         self._so_far = text
 
+    def say(self, text: str) -> None:
+        """Show what was seen below the bar, for good."""
+        self._seen.append(text)
+
     def _print(self, text: str) -> None:
+        first = f"{text}; {self._so_far}" if self._so_far else text
+        self._below.put(_Shown([first, *self._seen], self._done / max(self._requests, 1)))
+
+
+class _Place:
+    """A place below the cell of a notebook, whose content changes."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def put(self, what: object) -> None:
+        """Show something there in place of what was there before."""
         from IPython.display import display
 
-        bar = _Display(f"{text}; {self._so_far}" if self._so_far else text, self._done / max(self._requests, 1))
-        if self._shown is None:
-            self._shown = display(bar, display_id=True)
+        if self._handle is None:
+            self._handle = display(what, display_id=True)
         else:
-            self._shown.update(bar)
+            self._handle.update(what)
 
 
 def _in_notebook() -> bool:
@@ -272,11 +309,21 @@ def shown(*, quiet: bool = False) -> AbstractContextManager[Progress]:
 
 
 def print_lines(*, quiet: bool = False) -> Callable[[str], None]:
-    """Return what prints lines on standard error, or nothing if `quiet`."""
+    """Return what prints lines on standard error, or nothing if `quiet`; a notebook shows the last, the others folded.
+
+    Nothing but `printable` text is shown.
+    """
+    said: list[str] = []
+    below = _Place() if _in_notebook() else None
 
     def say(text: str) -> None:
-        if not quiet:
+        if quiet:
+            return
+        if below is None:
             print(printable(text), file=sys.stderr, flush=True)
+        else:
+            below.put(_Shown([text], earlier=tuple(said)))
+            said.append(text)
 
     return say
 
@@ -285,10 +332,14 @@ def tell_notes(cube: "xr.Dataset") -> None:
     """Print the notes of a cube: what its readers must know; first that many requests were turned away."""
     from batchcube.results.summary import refusals
 
-    if text := refusals(cube):
-        print(f"warning: {text}", file=sys.stderr)
-    for note in filter(None, str(cube.attrs["notes"]).split("\n")):
-        print(f"note: {printable(note)}", file=sys.stderr)
+    warnings = [f"warning: {text}" for text in filter(None, [refusals(cube)])]
+    notes = [f"note: {note}" for note in filter(None, str(cube.attrs["notes"]).split("\n"))]
+    lines = [*warnings, *notes]
+    if lines and _in_notebook():
+        _Place().put(_Shown(lines))
+        return
+    for line in lines:
+        print(printable(line), file=sys.stderr)
 
 
 class Counting(AbstractContextManager["Counting"]):

@@ -390,7 +390,7 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
 
 def _between(low: float, high: float) -> str:
     """Return the ends of an interval with the decimals that show two digits of its width; nothing without a low end."""
-    from batchcube.results.summary import digits
+    from batchcube.results.intervals import digits
 
     if np.isnan(low) or np.isnan(high) or low == high:
         return "" if np.isnan(low) else f"{_on_screen(low)}..{_on_screen(high)}"

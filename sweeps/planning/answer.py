@@ -85,7 +85,7 @@ class Fewer:
     assurance: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Answer:
     """What a plan came to."""
 
@@ -128,7 +128,7 @@ class Answer:
     """Whether no setting holds, and more GPUs seem to make no difference."""
     assumed: tuple[str, ...]
     notes: tuple[str, ...]
-    cube: "xr.Dataset | None" = field(default=None, repr=False, compare=False)
+    cube: "xr.Dataset | None" = field(default=None, compare=False)
     """Of the race that decided: what was simulated of each setting."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -146,6 +146,13 @@ class Answer:
         from batchcube.results.planned import in_words
 
         return in_words(self.as_dict())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from batchcube.results.planned import as_html
+
+        return as_html(self.as_dict())
 
 
 def restored(table: Any, cube: "xr.Dataset") -> Answer:

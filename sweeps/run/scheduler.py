@@ -112,12 +112,16 @@ class Scheduler:
         with self.stop.held():
             try:
                 while self._submit(crew):
+                    waited = True
                     for future in self._finished(SECONDS_BETWEEN_LOOKS):
+                        waited = False
                         gain = self._take(crew, future)
                         if gain.replications:
                             self.progress.finish_replications(gain.replications)
                         if gain.requests:
                             self.progress.advance(gain.requests)
+                    if waited:
+                        self.progress.advance(0)
                     if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                         self._save()
                         saved = time.monotonic()

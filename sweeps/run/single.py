@@ -16,7 +16,8 @@ from batchcube.engine.continuous.model import answered
 from batchcube.engine.continuous.ticks import TICKS_PER_S as STEP_TICKS_PER_S
 from batchcube.engine.ticks import TICKS_PER_S
 from batchcube.errors import InputError
-from batchcube.results.text import did_you_mean, one_of
+from batchcube.results.notebook import line
+from batchcube.results.text import counted, did_you_mean, one_of
 
 from ..spec.document import Sweep
 from ..spec.grid import Grid
@@ -33,6 +34,16 @@ class Replication(NamedTuple):
     """A row for each request in the order of arrival; NaN, or -1 for numbers of things, where it was never served."""
     report: dict[str, Any]
     """The variables of a cube for this replication, by name: scalars and small arrays."""
+
+    def __repr__(self) -> str:
+        return f"{_size(self)}\n{self.requests}"
+
+    def _repr_html_(self) -> str:
+        return f"{line(_size(self))}{self.requests.to_html(max_rows=10, notebook=True)}"
+
+
+def _size(one: Replication) -> str:
+    return f"One replication: .requests has {counted(len(one.requests), 'row')}, .report {len(one.report)} variables"
 
 
 def simulate_one(sweep: Sweep, at: Mapping[str, object], replication: int = 0, backend: str = "numba") -> Replication:

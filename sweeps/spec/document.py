@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from pydantic import Field, ValidationError
 
 from batchcube.documents import DEEPEST, is_deep, read_file, value_of
-from batchcube.errors import InputError, found_in
+from batchcube.errors import InputError, found_in, printable
+from batchcube.results.text import counted
 
 from ..workloads.arrivals import AtOnce, Closed, Deterministic
 from ..workloads.lengths import Constant
@@ -66,7 +67,7 @@ class Document(Header):
     axes: dict[str, AxisSettings] = Field(description="what varies: one table per axis")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep:
     """A validated sweep: every point of its grid makes sense."""
 
@@ -142,6 +143,11 @@ class Sweep:
             json.loads(json.dumps(document)),
             source,
         )
+
+    def __repr__(self) -> str:
+        points = f"{counted(len(self.grid.points), 'point')} x {counted(self.replications, 'replication')}"
+        varied = ", ".join(f"{len(axis.labels)} {axis.name}" for axis in self.grid.axes)
+        return printable(f"<Sweep {self.name}: {points}{f' ({varied})' if varied else ''}>")
 
     def worded(self, document: Mapping[str, Any]) -> "Sweep":
         """Return this sweep in the words of another specification that means the same, but for the replications."""

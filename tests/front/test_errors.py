@@ -61,6 +61,12 @@ def test_several_are_one_line_each() -> None:
     )
 
 
+def test_a_notebook_shows_a_line_and_no_frames() -> None:
+    both = InputErrors([InputError("is empty", file="a"), InputError("must be 1", file="b")])
+    assert InputError("is empty", file="a")._render_traceback_() == ["InputError: a: is empty"]
+    assert both._render_traceback_() == ["InputError: a: is empty", "InputError: b: must be 1"]
+
+
 @pytest.mark.parametrize(
     "error",
     [

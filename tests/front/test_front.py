@@ -154,6 +154,14 @@ def test_a_replication_of_single_steps_is_that_of_the_cube() -> None:
     assert (table["first_token_s"] <= table["completion_s"]).all()
 
 
+def test_what_notebooks_show_is_short() -> None:
+    assert repr(spec()) == "<Sweep multi-bin-fig8: 4 points x 2 replications (4 bins, 1 error_probability)>"
+    one = bc.simulate(spec(), {"bins": 4})
+    assert repr(one).startswith(f"One replication: .requests has 1,000 rows, .report {len(one.report)} variables\n")
+    assert len(repr(one).splitlines()) < 20
+    assert one._repr_html_().count("<tr") < 15
+
+
 @pytest.mark.parametrize(
     ("at", "message"),
     [

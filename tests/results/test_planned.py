@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchcube.results.planned import WIDTH, as_parts, in_words, is_plan
+from batchcube.results.planned import WIDTH, as_html, as_parts, in_words, is_plan
 
 SETTING: dict[str, Any] = {
     "at": {"largest_batch": 128, "mode": "a\x1b[2Jb"},
@@ -136,6 +136,16 @@ def test_parts_say_what_the_words_say() -> None:
     words = " ".join(in_words(PLAN).split())
     assert all(" ".join(text.split()) in words for _, text in parts)
     assert {"best", "how sure", "limits", "binds"} <= {label for label, _ in parts}
+
+
+def test_a_notebook_shows_what_the_words_say() -> None:
+    html = as_html({**PLAN, "notes": ["a <b>", "two"], "title": "A <server>"})
+    assert html.startswith("<div><strong>A &lt;server&gt;, 40 requests/s: 3 replicas on 12 GPUs</strong></div><table")
+    assert html.count("<tr>") == len(as_parts(PLAN)) - 1 + 2
+    assert "a &lt;b&gt;</td>" in html
+    assert "<pre>vllm serve MODEL " in html
+    assert "<b>" not in html
+    assert "\x1b" not in html
 
 
 def test_of_a_single_setting_no_other_is_spoken_of() -> None:

@@ -1,12 +1,24 @@
 """Which progress is shown where; a notebook is played by a stand-in for IPython."""
 
+import re
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import xarray as xr
 
-from batchcube.sweeps.progress import Bar, NotebookBar, PlainLines, Silent, shown
+from batchcube.sweeps import progress as progresses
+from batchcube.sweeps.progress import (
+    NOTHING_YET,
+    Bar,
+    NotebookBar,
+    PlainLines,
+    Silent,
+    print_lines,
+    shown,
+    tell_notes,
+)
 
 
 class Handle:
@@ -48,8 +60,57 @@ def test_a_notebook_shows_one_bar_that_moves(handles: list[Handle], monkeypatch:
     (handle,) = handles
     assert [bar.share for bar in handle.shown] == [0.0, 0.25, 1.0, 1.0]
     assert repr(handle.shown[0]) == "3 points x 2 replications, 1,000 requests"
-    assert repr(handle.shown[-1]).startswith("100 %: 2 of 2 replications")
-    assert handle.shown[1]._repr_html_().startswith('<progress value="0.2500" max="1"')
+    assert re.fullmatch(r"100 %: 2 of 2 replications, \S+ requests/s, took 0\.\d s", repr(handle.shown[-1]))
+    assert handle.shown[1]._repr_html_().startswith('<div><progress value="0.2500" max="1"')
+
+
+def test_a_notebook_keeps_what_was_seen_below_its_bar(handles: list[Handle]) -> None:
+    with shown() as progress:
+        for _ in range(2):
+            progress.start(3, 2, 1000)
+            progress.advance(1000)
+            progress.say("look at <2> replications")
+    (handle,) = handles
+    first, *seen = repr(handle.shown[-1]).splitlines()
+    assert first.startswith("100 %")
+    assert seen == ["look at <2> replications"] * 2
+    assert handle.shown[-1]._repr_html_().count("<br>look at &lt;2&gt; replications") == 2
+
+
+def test_a_notebook_shows_notes_once_and_not_as_errors(
+    handles: list[Handle], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cube = xr.Dataset(attrs={"notes": "one <b>\ntwo\x1b[2J"})
+    tell_notes(cube)
+    (handle,) = handles
+    assert repr(handle.shown[0]) == "note: one <b>\nnote: two\\x1b[2J"
+    assert handle.shown[0]._repr_html_() == "<div>note: one &lt;b&gt;<br>note: two\\x1b[2J</div>"
+    tell_notes(xr.Dataset(attrs={"notes": ""}))
+    assert len(handles) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_of_lines_a_notebook_shows_the_last_and_folds_the_others(handles: list[Handle]) -> None:
+    say = print_lines()
+    for line in ("one", "two", "three"):
+        say(line)
+    print_lines(quiet=True)("nothing")
+    (handle,) = handles
+    assert [repr(what) for what in handle.shown] == ["one", "two", "three"]
+    assert handle.shown[-1]._repr_html_() == "<div><details><summary>three</summary>one<br>two</details></div>"
+
+
+@pytest.mark.parametrize("kind", [PlainLines, Bar])
+def test_while_nothing_is_finished_it_is_said_why(
+    kind: type[PlainLines] | type[Bar], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with kind() as progress:
+        progress.start(2, 2, 2000)
+        progress.advance(0)
+        monkeypatch.setattr(progresses, "SECONDS_TO_WONDER", 0.0)
+        progress.advance(0)
+        progress.advance(0)
+    assert capsys.readouterr().err.count(NOTHING_YET) == 1
 
 
 def test_outside_of_a_kernel_ipython_is_a_terminal(handles: list[Handle], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,4 +175,4 @@ def test_a_bar_ends_with_the_last_result(capsys: pytest.CaptureFixture[str], han
                 progress.finish_replications(1)
                 progress.advance(1000)
     assert "in 2: 8 to 9 s" in capsys.readouterr().err
-    assert repr(handles[0].shown[-1]).endswith(" left; in 2: 8 to 9 s")
+    assert repr(handles[0].shown[-1]).endswith(" s; in 2: 8 to 9 s")
