@@ -87,7 +87,7 @@ def parse_example(body: str) -> Example:
 
 EXAMPLES = {
     number: parse_example(body)
-    for number, body in re.findall(r"^#### Example (\d+\.\d+):.*?\n(.*?)(?=^#|\Z)", TEXT, re.DOTALL | re.MULTILINE)
+    for number, body in re.findall(r"^#{3,4} Example (\d+\.\d+):.*?\n(.*?)(?=^#|\Z)", TEXT, re.DOTALL | re.MULTILINE)
 }
 
 

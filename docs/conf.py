@@ -1,0 +1,47 @@
+"""How the site is built: `sphinx-build -W docs out/site` (pip install -e '.[docs]'); open out/site/index.html."""
+
+import os
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+# Notebooks call the command of the environment that builds the site, activated or not.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+os.environ["NO_COLOR"] = "1"
+
+import generated  # noqa: E402
+
+project = "batchcube"
+author = "the batchcube developers"
+release = version_of("batchcube")
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+nitpicky = True
+# Types of other libraries have pages elsewhere, which a build without a network cannot ask.
+nitpick_ignore_regex = [("py:.*", r"(?!bc\.|batchcube\.api).*")]
+autodoc_typehints_format = "short"
+
+html_theme = "pydata_sphinx_theme"
+html_title = "batchcube"
+html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2}
+html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+
+# A notebook without outputs is run, once; a page says what it says without loading anything from elsewhere.
+nb_execution_mode = "auto"
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_execution_in_temp = True
+nb_merge_streams = True
+nb_ipywidgets_js: dict[str, Any] = {}
+
+
+def setup(app: Any) -> None:
+    """Bring what is made to where Sphinx reads it."""
+    generated.write(HERE)

@@ -1,0 +1,191 @@
+"""The pages of the reference that are made of the program itself: commands, settings, variables, policies and figures.
+
+`write` puts them into docs/reference/ when the site is built; none is kept in the repository, so none can be out of
+date.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.testing import CliRunner
+
+from batchcube.figures import registry as figures
+from batchcube.results.variables import EXTRA_DIMENSIONS, REGISTRY
+from batchcube.sweeps import presets as shipped
+from batchcube.sweeps.cli.main import app
+from batchcube.sweeps.cli.policies import BUILTIN, one_policy
+from batchcube.sweeps.spec.document import Document
+from gallery import COMMANDS
+
+PICTURES = {
+    name: f"../calibration/qwen3-0.6b-cpu-{engine}/{name}.png"
+    for name, engine in (
+        ("calibration-law", "transformers"),
+        ("calibration-residuals", "transformers"),
+        ("calibration-batch-factor", "transformers"),
+        ("calibration-throughput", "vllm"),
+    )
+}
+"""Pictures of what was measured on an engine, of which there are some already."""
+WIDEST = 88
+"""Characters of a line of code."""
+
+
+def write(docs: Path) -> None:
+    """Write all pages below a folder; one that is as it was stays, so that it is not built again."""
+    for name, page in PAGES.items():
+        text = "\n".join(page()) + "\n"
+        file = docs / "reference" / f"{name}.md"
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
+
+
+# Variables ------------------------------------------------------------------------------------------------------------
+
+
+def variables() -> Iterator[str]:
+    """Yield the page of the variables of cubes."""
+    yield "# Variables\n"
+    yield (
+        "What a cube may hold; which of them it does depends on mode and workload. A variable has the axes of its "
+        "sweep and `replication`, some have one more [dimension](#dimensions). `batchcube variables` prints this.\n"
+    )
+    yield "```{glossary}"
+    for variable in REGISTRY.values():
+        unit = f" ({variable.units})" if variable.units else ""
+        by = "".join(f", by {dim}" for dim in variable.extra)
+        once = "" if variable.replicated else ", one for all replications"
+        yield f"{variable.name}\n  **{variable.long_name}**{unit}{by}{once}. {variable.definition}\n"
+    yield "```\n\n## Dimensions\n"
+    for name, meaning in {"replication": "independent replication of the whole grid", **EXTRA_DIMENSIONS}.items():
+        yield f"`{name}`\n:   {meaning}\n"
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+def settings() -> Iterator[str]:
+    """Yield the page of the settings of a specification."""
+    whole = Document.model_json_schema()
+    yield "# Settings\n"
+    yield (
+        "All that a specification (TOML) may say. `batchcube schema` prints the same as a JSON schema, with which "
+        "editors complete; `batchcube check SPEC.toml` tells a mistake in one line.\n"
+    )
+    yield from _table("Top level", whole, "")
+    for name, part in whole["$defs"].items():
+        yield f"(setting-{name})="
+        yield from _table(name, part, part.get("description", ""))
+
+
+def _table(title: str, part: Mapping[str, Any], about: str) -> Iterator[str]:
+    yield f"## {title}\n"
+    if about:
+        yield f"{about}\n"
+    if "properties" not in part:
+        return
+    yield "| setting | is | default | meaning |\n|---|---|---|---|"
+    needed = set(part.get("required", ()))
+    for name, known in part["properties"].items():
+        default = "needed" if name in needed else f"`{json.dumps(known['default'])}`" if "default" in known else ""
+        if default == "`null`":
+            default = ""
+        yield f"| `{name}` | {_kind(known)} | {default} | {_cell(known.get('description', ''))} |"
+    yield ""
+
+
+def _kind(known: Mapping[str, Any]) -> str:
+    """Return what a setting may be, in words."""
+    if "$ref" in known:
+        name = known["$ref"].rsplit("/", 1)[1]
+        return f"[{name}](#setting-{name})"
+    if "const" in known:
+        return f"`{json.dumps(known['const'])}`"
+    if "enum" in known:
+        return ", ".join(f"`{json.dumps(value)}`" for value in known["enum"])
+    for key in ("anyOf", "oneOf"):
+        if key in known:
+            kinds = [_kind(one) for one in known[key] if one.get("type") != "null"]
+            return " or ".join(dict.fromkeys(kinds))
+    kind = known.get("type", "any value")
+    if kind == "array":
+        return f"list of {_kind(known.get('items', {}))}"
+    return " ".join([kind, *_bounds(known)])
+
+
+def _bounds(known: Mapping[str, Any]) -> Iterator[str]:
+    for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")):
+        if key in known:
+            yield f"{sign} {known[key]:g}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+# Presets, policies ----------------------------------------------------------------------------------------------------
+
+
+def presets() -> Iterator[str]:
+    """Yield the page of the presets."""
+    yield "# Presets\n"
+    yield "Complete, commented sweeps: `batchcube specs NAME -o my.toml` copies one to change it.\n"
+    for name in shipped.names():
+        yield f"## {name}\n\n```toml\n{shipped.read(name).decode().rstrip()}\n```\n"
+
+
+def policies() -> Iterator[str]:
+    """Yield the page of the policies."""
+    yield "# Policies\n"
+    yield "Those that a specification can name; [of your own](../policies.md), too. `batchcube policies` prints them.\n"
+    for name in BUILTIN:
+        yield f"## {name}\n\n```text\n{chr(10).join(one_policy(name))}\n```\n"
+
+
+# Figures --------------------------------------------------------------------------------------------------------------
+
+
+def gallery() -> Iterator[str]:
+    """Yield the page of the figures, each with its picture and the commands that make it."""
+    yield "# Figures\n"
+    yield (
+        "`batchcube figures` lists them. The commands work in an empty folder; `python docs/gallery.py` makes all "
+        "pictures again.\n"
+    )
+    for figure in figures.names():
+        yield f"## {figure.name}\n\n{figure.shows} It needs {figure.needs}.\n"
+        picture = PICTURES.get(figure.name, f"gallery/{figure.name}.png")
+        yield f"![{figure.shows}]({picture})\n"
+        lines = COMMANDS.get(figure.name, (f"batchcube figure {figure.name} measured.fit.nc -o {figure.name}.png",))
+        text = "\n".join(line.replace(" --", " \\\n    --") if len(line) > WIDEST else line for line in lines)
+        yield f"```sh\n{text}\n```\n\nOptions: {', '.join(f'`{option}`' for option in figure.options)}.\n"
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[str]:
+    """Yield the page of the commands: the help of each."""
+    yield "# Commands\n"
+    yield "As `--help` prints it.\n"
+    yield from _help(typer.main.get_command(app), ["batchcube"])
+
+
+def _help(command: Any, words: list[str]) -> Iterator[str]:
+    text = CliRunner(env={"COLUMNS": "88", "NO_COLOR": "1"}).invoke(app, [*words[1:], "--help"]).output
+    yield f"{'#' * len(words)} {' '.join(words)}\n\n```text\n{text.strip()}\n```\n" if len(words) > 1 else ""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _help(inner, [*words, name])
+
+
+PAGES: dict[str, Callable[[], Iterable[str]]] = {
+    "commands": commands,
+    "settings": settings,
+    "presets": presets,
+    "variables": variables,
+    "policies": policies,
+    "figures": gallery,
+}
