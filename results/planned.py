@@ -69,6 +69,8 @@ def _parts(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     best, found = plan["best"], plan["found"]
     yield "best" if found else "nearest", f"{_called(best['at'])}{'' if found else _on(best)}"
     yield "how sure", _assurance(plan)
+    if plan["overlaps"]:
+        yield "", "overstated: replications are windows of one trace, which overlap"
     for number, limit in enumerate(best["limits"]):
         yield "" if number else "limits", _limit(limit, best)
     if found:
@@ -104,6 +106,7 @@ def _on(setting: Mapping[str, Any]) -> str:
 def _assurance(plan: Mapping[str, Any]) -> str:
     asked = plan["asked"]
     sure = f"{100 * plan['assurance']:.3g} %"
+    at_least = sure if plan["overlaps"] else f"{sure} or more"
     if not plan["found"]:
         states = plan["races"][-1]["states"]
         fail, most = states.get(FAILED, 0), sum(states.values())
@@ -120,9 +123,9 @@ def _assurance(plan: Mapping[str, Any]) -> str:
     of = asked["objective"] or "the largest share of a limit that is used up"
     zone = f"{100 * asked['indifference']:.3g} %"
     if _settings(plan) == 1:
-        return f"{sure} or more that it holds all limits{_early(plan)}"
+        return f"{at_least} that it holds all limits{_early(plan)}"
     if plan["is_decided"]:
-        return f"{sure} or more that it holds, and that none on as few GPUs is better by over {zone} in {of}"
+        return f"{at_least} that it holds, and that none on as few GPUs is better by over {zone} in {of}"
     return f"{sure} only: {counted(plan['tied'], 'setting')} may be better by over {zone} in {of}{_early(plan)}"
 
 

@@ -126,6 +126,8 @@ class Answer:
     ended_early: bool
     is_hopeless: bool
     """Whether no setting holds, and more GPUs seem to make no difference."""
+    overlaps: bool
+    """Whether replications are windows of one recorded trace: they overlap, and all of it is less sure than it says."""
     assumed: tuple[str, ...]
     notes: tuple[str, ...]
     cube: "xr.Dataset | None" = field(default=None, compare=False)
@@ -221,6 +223,7 @@ def answer_of(
         full_grid_requests=_full_grid(question, decision, requests),
         ended_early=decision.ended_early,
         is_hopeless=decision.is_hopeless,
+        overlaps=question.overlaps,
         assumed=question.assumed,
         notes=(*notes, *_too_short(question, report, requests)),
     )

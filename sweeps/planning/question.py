@@ -11,6 +11,7 @@ import numpy as np
 
 from batchcube.documents import value_of
 from batchcube.errors import InputError
+from batchcube.results.selection import FIRST
 from batchcube.results.text import all_of
 from batchcube.results.variables import GOODPUT, REGISTRY
 
@@ -21,9 +22,9 @@ from ..spec.document import Sweep, laid_over, overriding, read_document, varied
 from ..spec.grid import Grid, cannot_vary
 from ..spec.settings import REQUEST_LIMITS, Point, draws_service
 from ..workloads.arrivals import Closed
-from .defaults import CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
+from .defaults import COMPARED, CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
 from .serving import leaves_caching
-from .unspecified import unspecified
+from .unspecified import require_limits, unspecified
 from .values import KEPT
 
 # Limits of single requests, which goodput is about, that a limit of a statistic of the same time stands for.
@@ -31,6 +32,7 @@ _OF_REQUESTS = {"ttft": "ttft_sla_s", "tpot": "tpot_sla_s", "latency": "request_
 _NO_PREFIXES = "no prompt begins like another: where prompts share prefixes, an engine that caches them does better"
 _RATES = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
 _SERVERS = "server.servers"
+_WINDOWS = ("circular", "blocks")
 _OF_ALL_REPLICAS = (_SERVERS, "server.routing", "server.lockstep")
 
 
@@ -63,6 +65,14 @@ class Question:
     """The specification, as it was named; None without one."""
     stated: dict[str, Any]
     """What stands over it at every setting, by path."""
+    parts: int | None
+    """Of a recorded trace, each a replication, and no more than these; None where replications have no end."""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether replications are windows of one recorded trace, which overlap: intervals are then too narrow."""
+        traces = [point.workload.trace for point in self.sweep.grid.points]
+        return any(trace is not None and trace.resample in _WINDOWS for trace in traces)
 
     @property
     def wants_more(self) -> bool:
@@ -162,7 +172,14 @@ def ask(
     stated = {override.path: override.value for override in laid if not override.path.startswith("axes.")}
     if document.get("axes"):
         stated = {"axes": {}} | stated
-    document = varied(laid_over(document, source, folder, laid), vary)
+    document = laid_over(document, source, folder, laid)
+    if spec is None:
+        require_limits(_table(document, "policy"), _table(document, "server"), vary)
+    document = varied(document, vary)
+    recorded = _table(_table(document, "workload"), "trace")
+    undecided = trace is not None and "resample" not in recorded
+    if undecided:
+        recorded["resample"] = "blocks"
     start = _take_replicas(document, source)
     if rate is not None:
         _take_rates(document)
@@ -177,6 +194,10 @@ def ask(
         sweep = Sweep.from_document(sweep.document, source, Path.cwd(), overriding(at_rate))
         stated |= at_rate
     _require_plannable(sweep, criteria, objective)
+    parts = None
+    if sweep.grid.points[0].workload.trace is not None:
+        sweep, parts, said = _of_one_trace(sweep, undecided=undecided, stretched=rate is not None)
+        assumed = (said, *assumed)
     if any(map(leaves_caching, sweep.grid.points)):
         assumed += (_NO_PREFIXES,)
     budget_requests, budget_s = _budget(budget)
@@ -196,6 +217,7 @@ def ask(
         assumed,
         None if spec is None else os.fspath(spec),
         stated,
+        parts,
     )
 
 
@@ -339,8 +361,43 @@ def _at_rate(sweep: Sweep, rate: float) -> dict[str, float]:
 
 def _recorded(sweep: Sweep) -> Scalable:
     """Return the first point with the rate of its trace; reads the trace."""
-    prepared = prepare(replace(sweep, grid=Grid((), sweep.grid.points[:1])))
+    prepared = prepare(replace(sweep, grid=Grid((), sweep.grid.points[:1]), replications=1))
     return scalable(prepared.points[0])
+
+
+def _of_one_trace(sweep: Sweep, *, undecided: bool, stretched: bool) -> tuple[Sweep, int | None, str]:
+    """Return a sweep whose replications are of a recorded trace, how many parts it has, and what they are, in words.
+
+    Replications are successive parts where the specification says so, or where it is `undecided` and there are enough
+    to compare settings by; there is no number of windows, which overlap. Raises InputError for too few parts.
+    """
+    prepared = prepare(replace(sweep, replications=1)).points
+    parts, requests = min(
+        (len(one.recorded.arrival_s) // one.requests, one.requests) for one in prepared if one.recorded is not None
+    )
+    path = str(getattr(sweep.grid.points[0].workload.trace, "path", ""))
+    name, rate = Path(path).name, ", its times stretched to the rate" if stretched else ""
+    if undecided and parts >= COMPARED:
+        in_parts = overriding({"workload.trace.resample": "parts"})
+        sweep = Sweep.from_document(sweep.document, sweep.source, Path.cwd(), in_parts)
+    if all(getattr(point.workload.trace, "resample", "") not in _WINDOWS for point in sweep.grid.points):
+        if parts < FIRST:
+            raise InputError(
+                f"a plan takes {FIRST} replications or more, and {name} has {parts} parts of {requests:,} requests; "
+                "set fewer workload.requests, or blocks",
+                file=sweep.source,
+                path="workload.trace.resample",
+                value="parts",
+            )
+        said = f"replications are successive parts of {name}{rate}: there are {parts} of {requests:,} requests"
+        return sweep.repeated(FIRST), parts, said
+    enough = (
+        'workload.trace.resample = "parts" is not'
+        if parts >= COMPARED
+        else f"parts would not be, but there are {parts} of {requests:,} requests, and it takes {COMPARED}"
+    )
+    said = f"replications are windows of {name}{rate}, which overlap: how sure this is, is overstated; {enough}"
+    return sweep, None, said
 
 
 def _rate_of(sweep: Sweep) -> float:
@@ -385,10 +442,8 @@ def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
         return 'workload.arrivals.process = "closed": who waits for answers brings no rate that replicas must carry'
     if workload.trace is None and not hasattr(workload.arrivals, "rate_per_s"):
         return f'workload.arrivals.process = "{getattr(workload.arrivals, "process", "")}": has no rate to plan for'
-    if workload.trace is not None and workload.trace.resample == "parts":
-        return 'workload.trace.resample = "parts": replications end with the parts; set "circular" or "blocks"'
     if workload.trace is not None and workload.trace.resample == "none":
-        return 'workload.trace.resample = "none": every replication would be the same; set "circular" or "blocks"'
+        return 'workload.trace.resample = "none": every replication would be the same; set "parts" or "blocks"'
     if point.server.routing == "by_bin":
         return 'server.routing = "by_bin": gives every replica a bin, so that there is no number of them to search'
     return next(filter(None, (never_measured(criterion, point) for criterion in criteria)), None)

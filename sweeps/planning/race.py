@@ -20,14 +20,12 @@ from batchcube.results.text import counted
 from batchcube.results.variables import REPLICATION
 
 from ..workloads.settings import FloatArray
+from .defaults import COMPARED
 from .question import Question
 from .values import ARRIVED, Values, Wanted
 
 MOST = 256
 """Replications of a setting at most."""
-COMPARED = 4 * FIRST
-"""Replications at which settings are compared first. A cap that is reached in every tenth replication, and harms there,
-may have done no harm in the first look, and is not to win by it: there settings leave that fail, and no others."""
 _OF_FIRST, _OF_QUEUE = 0.25, 0.1
 """Shares of the error of a race: of its first look, and of what is said of queues."""
 _MORE, _GAIN = 1.5, 0.1
@@ -108,7 +106,8 @@ class Decider:
         self.gpus_each = np.array(gpus_each, np.int64)
         """`(setting,)` GPUs of a replica."""
         self._over_budget = over_budget
-        self._planned = looks(COMPARED, MOST)
+        count = MOST if question.parts is None else min(MOST, question.parts)
+        self._planned = looks(min(COMPARED, count), count)
         self._overloaded: set[tuple[int, int]] = set()
         """Settings on replicas whose queue is known to grow."""
         self._stopped = self._is_hopeless = False

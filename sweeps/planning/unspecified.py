@@ -1,13 +1,14 @@
 """A specification for who has none: model and GPUs, or a law of one's own; a rate; and stated defaults for the rest."""
 
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from batchcube.calibration.coefficients import Coefficients, shipped_names
 from batchcube.calibration.hardware import Deployment, gpus, is_installed, short_name
 from batchcube.engine.cache import cache_directory
-from batchcube.errors import InputError
+from batchcube.errors import InputError, found_in
 
 from ..calibrate.hardware import derive
 from ..files import write_text
@@ -21,6 +22,7 @@ WARMUP = 0.25
 # Output and prompt of the Azure conversation trace of 2023: mean tokens and coefficients of variation.
 OUTPUT, PROMPT = (211.0, 0.77), (1155.0, 0.96)
 
+_CACHES = ("server.replica.kv_capacity_tokens", "server.replica.num_gpu_blocks")
 _NEEDED = "without a SPEC, --rate is needed, and --model and --gpu, or --coefficients"
 
 
@@ -45,8 +47,7 @@ def unspecified(
     requests = max(LEAST_REQUESTS, round(SPAN_S * rate))
     assumed = []
     if trace is not None:
-        workload: dict[str, Any] = {"trace": {"path": os.path.abspath(trace), "resample": "blocks"}}
-        assumed.append(f"requests of {Path(trace).name} in blocks drawn at random, its times stretched to the rate")
+        workload: dict[str, Any] = {"trace": {"path": os.path.abspath(trace)}}
     else:
         workload = {"arrivals": {"process": "poisson", "rate_per_s": rate}, "lengths": _lengths(lengths)}
         assumed.append("Poisson arrivals")
@@ -65,6 +66,31 @@ def unspecified(
         "report": {"warmup_fraction": WARMUP},
     }
     return document, tuple(assumed)
+
+
+def require_limits(policy: Mapping[str, Any], server: Mapping[str, Any], varied: Collection[str]) -> None:
+    """Raise InputError where coefficients bring no limits of a server along, and neither tables nor options say them.
+
+    What is `varied`, by path, is said.
+    """
+    service, replica = server.get("service"), server.get("replica")
+    name = service.get("coefficients") if isinstance(service, dict) else None
+    if not isinstance(name, str):
+        return
+    with found_in(file="plan"):
+        if load(name).replica is not None:
+            return
+    said = {f"policy.{key}" for key in policy} | set(varied)
+    said |= {f"server.replica.{key}" for key in replica} if isinstance(replica, dict) else set()
+    lacking = [] if "policy.largest_batch" in said else ["policy.largest_batch=N"]
+    if said.isdisjoint(_CACHES):
+        lacking.append(f"{_CACHES[0]}=N")
+    if lacking:
+        options = " ".join(f"--set {setting}" for setting in lacking)
+        raise InputError(
+            f"has step times, and nothing of the server's limits: say them with {options}",
+            path=f"--coefficients {name}",
+        )
 
 
 def _served_by(

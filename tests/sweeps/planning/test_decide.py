@@ -200,6 +200,64 @@ def test_queues_of_recorded_arrivals_are_judged_as_a_run_is(spec: Callable[[int]
     assert answer.best.replicas > 1
 
 
+def recorded(tmp_path: Path, requests: int) -> Path:
+    """Write a trace with Poisson arrivals at 6/s and geometric outputs."""
+    rng = np.random.default_rng(1)
+    came = np.cumsum(rng.exponential(1 / 6, requests))
+    rows = zip(came, rng.integers(50, 150, requests), rng.geometric(1 / 40, requests), strict=True)
+    file = tmp_path / "recorded.csv"
+    lines = [f"{at:.6f},{prompt},{output}" for at, prompt, output in rows]
+    file.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *lines, ""]))
+    return file
+
+
+@pytest.mark.parametrize(("parts", "looks"), [(8, [8, 8]), (20, [8, 20]), (70, [8, 32])])
+def test_parts_of_a_trace_are_replications_as_many_as_there_are(
+    spec: Callable[[int], str], tmp_path: Path, parts: int, looks: list[int]
+) -> None:
+    trace = {"path": str(recorded(tmp_path, 100 * parts + 99)), "resample": "parts"}
+    settings = {"workload": {"requests": 100, "trace": trace}}
+    asked = question(spec(1), settings=settings, rate=12.0)
+    assert (asked.parts, asked.overlaps) == (parts, False)
+    answer = decide(asked, tmp_path / "plan.nc")
+    assert [one["replications"] for one in answer.rounds][: len(looks)] == looks
+    assert max(one["replications"] for one in answer.rounds) <= parts
+    assert f"there are {parts} of 100 requests" in answer.assumed[0]
+    assert "overstated" not in str(answer)
+    # As a run of the same parts finds it.
+    cube = read_cube(tmp_path / "plan.nc")
+    best = answer.best.at["largest_batch"]
+    found = cube["ttft_mean_s"].sel(largest_batch=best).dropna("replication")
+    scaled = asked.sweep.grid.points[0].workload.trace
+    assert scaled is not None
+    of_run = {"replications": found.size, "policy.largest_batch": best, "server.servers": answer.best.replicas}
+    sweep = Sweep.from_toml(spec(1), settings | of_run | {"workload.trace.rate_scale": scaled.rate_scale})
+    np.testing.assert_array_equal(run_sweep(sweep)["ttft_mean_s"].values, found.values)
+
+
+def test_a_trace_with_too_few_parts_is_refused_and_its_windows_are_told(
+    spec: Callable[[int], str], tmp_path: Path
+) -> None:
+    trace = {"path": str(recorded(tmp_path, 799)), "resample": "parts"}
+    with pytest.raises(InputError, match=r"resample = parts: a plan takes 8 replications or more, .* has 7 parts of"):
+        question(spec(1), settings={"workload": {"requests": 100, "trace": trace}})
+    trace["resample"] = "circular"
+    asked = question(spec(1), settings={"workload": {"requests": 100, "trace": trace}}, vary={})
+    assert (asked.parts, asked.overlaps) == (None, True)
+    answer = decide(asked)
+    assert answer.overlaps
+    assert "overstated: replications are windows of one trace" in " ".join(str(answer).split())
+    assert " or more that it holds" not in str(answer)
+
+
+def test_a_trace_without_a_specification_is_cut_into_parts_where_it_is_long_enough(tmp_path: Path) -> None:
+    asked = {"slo": SLO, "coefficients": "qwen3-8b-h100-vllm-tables", "rate": 6.0, "trace": recorded(tmp_path, 6400)}
+    for requests, stated, parts in ((200, {}, 32), (201, {}, None), (200, {"workload.trace.resample": "blocks"}, None)):
+        made = ask(**asked, settings={"workload.requests": requests, **stated})
+        assert made.parts == parts
+        assert made.overlaps == (parts is None)
+
+
 def test_goodput_counts_the_limits_of_single_requests(spec: Callable[[int], str]) -> None:
     answer = decide(question(spec(1), goodput=0.9))
     assert [limit.name for limit in answer.best.limits] == ["ttft_p99_s", "tpot_mean_s", "goodput"]
@@ -582,8 +640,8 @@ def test_the_command_fails_when_no_setting_holds(
             "axes.which: sets server.servers, and how many is what a plan searches",
         ),
         (
-            (*ASKED, "--set", 'workload={requests=9,trace={path="t.csv",resample="parts"}}'),
-            'workload.trace.resample = "parts": replications end with the parts',
+            (*ASKED, "--set", 'workload={requests=9,trace={path="t.csv"}}'),
+            'workload.trace.resample = "none": every replication would be the same; set "parts" or "blocks"',
         ),
         ((*ASKED, "-o", "plan.json"), "plan.json: must end in .nc"),
         (
@@ -680,7 +738,8 @@ def test_a_model_a_gpu_and_a_rate_will_do(capsys: pytest.CaptureFixture[str], tm
     with_trace = Said(capsys, *arguments, *small, "--trace", trace)
     assert with_trace.status == 0
     assert ", 10 requests/s:" in with_trace.out
-    assert "trace.csv in blocks drawn at random" in with_trace.out
+    assert "windows of trace.csv, its times stretched to the rate, which overlap" in " ".join(with_trace.out.split())
+    assert "there are 1 of 300 requests, and it takes 32" in " ".join(with_trace.out.split())
 
 
 def test_a_law_of_ones_own_takes_the_place_of_model_and_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -726,6 +785,16 @@ class Derived:
         (("--model", "qwen3-8b", "--rate", "1"), "--gpu: is missing"),
         (("--model", "qwen3-8b", "--gpu", "h100"), "--rate: is missing"),
         (("--coefficients", "qwen3-8b-h100-vllm-tables"), "--rate: is missing"),
+        (
+            ("--coefficients", "qwen3-0.6b-cpu-vllm", "--rate", "1"),
+            "--coefficients qwen3-0.6b-cpu-vllm: has step times, and nothing of the server's limits: say them with "
+            "--set policy.largest_batch=N --set server.replica.kv_capacity_tokens=N",
+        ),
+        (
+            ("--coefficients", "qwen3-0.6b-cpu-vllm", "--rate", "1", "--vary", "policy.largest_batch=8,16"),
+            "--coefficients qwen3-0.6b-cpu-vllm: has step times, and nothing of the server's limits: say them with "
+            "--set server.replica.kv_capacity_tokens=N",
+        ),
         (("--coefficients", "mine.json", "--gpu", "h100", "--rate", "1"), "--gpu: says what --coefficients say"),
         (("--coefficients", "mine.json", "--rate", "1"), f"plan: {Path.cwd() / 'mine.json'}: cannot be read"),
         (("--model", "qwen3-8b", "--gpu", "h100", "--rate", "1", "--lengths", "a", "--trace", "b"), "--trace: has len"),

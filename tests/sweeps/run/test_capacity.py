@@ -224,13 +224,16 @@ def test_the_statistic_is_that_of_a_run_at_the_capacity() -> None:
         assert int(np.argmax(excess[1])) == int(cube["capacity_ended_by"][point])
 
 
-def test_a_recorded_trace_is_scaled_and_its_capacity_is_in_requests_per_second(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("resample", "requests"), [("circular", 300), ("parts", 133)])
+def test_a_recorded_trace_is_scaled_and_its_capacity_is_in_requests_per_second(
+    resample: str, requests: int, tmp_path: Path
+) -> None:
     file = tmp_path / "trace.csv"
     rows = "".join(f"{10 + 0.25 * i},{50 + i % 7},{1 + i * 37 % 40}\n" for i in range(401))
     file.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
     tables = {
         **MD1,
-        "workload": {"requests": 300, "trace": {"path": str(file), "resample": "circular", "rate_scale": 0.5}},
+        "workload": {"requests": requests, "trace": {"path": str(file), "resample": resample, "rate_scale": 0.5}},
     }
     cube = find_capacity(sweep(tables, replications=2), ["wait_mean_ms=900"])
     rate = float(cube["capacity_held_requests_per_s"][0])
@@ -245,7 +248,7 @@ def test_a_recorded_trace_is_scaled_and_its_capacity_is_in_requests_per_second(t
     axes = {"scale": {"path": "workload.trace.rate_scale", "values": [1.0, 2.0]}}
     with pytest.raises(InputError, match=r"axes\.scale: sets workload\.trace\.rate_scale, which the search"):
         find_capacity(sweep(tables, axes=axes), ["wait_mean_ms=900"])
-    file.write_text("arrival_s,prompt_tokens,output_tokens\n" + "1,5,5\n" * 300)
+    file.write_text("arrival_s,prompt_tokens,output_tokens\n" + "1,5,5\n" * 400)
     with pytest.raises(InputError, match="its requests all arrive at once: there is no rate to scale"):
         find_capacity(sweep(tables), ["wait_mean_ms=900"])
 
