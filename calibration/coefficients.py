@@ -19,9 +19,10 @@ from batchcube.documents import parse_json, read_file, require_regular
 from batchcube.engine.continuous.fleet import Routing
 from batchcube.engine.continuous.model import BLOCK_TOKENS, Prefill
 from batchcube.engine.continuous.steps import TABLED, table_problems
-from batchcube.errors import InputError, printable
+from batchcube.errors import InputError, found_in, printable
 
 from .laws import H
+from .units import require_seconds
 
 Floats = NDArray[np.float64]
 
@@ -396,6 +397,14 @@ class Coefficients(_Part):
             path=f"coefficients {self.name}: prompt_tokens {asked}",
         )
 
+    def require_seconds(self) -> None:
+        """Refuse times that must be in another unit than seconds; raises InputError."""
+        for at, laws in enumerate(self.batch_laws):
+            for h, law in laws.laws.items():
+                require_seconds(law, f"batch_laws[{at}].laws.{h}")
+        if self.step_law is not None:
+            require_seconds(self.step_law, "step_law")
+
     def text(self) -> str:
         """Return the file's text."""
         return self.model_dump_json(indent=1) + "\n"
@@ -438,7 +447,8 @@ def read(file: Path) -> bytes:
 def parse(data: bytes, source: str) -> Coefficients:
     """Parse a coefficients file.
 
-    Raises InputError for what is no JSON, or too deep, pydantic's ValidationError for what is no coefficients file.
+    Raises InputError for what is no JSON, or too deep, and for times in another unit than seconds, pydantic's
+    ValidationError for what is no coefficients file.
     """
     try:
         content = parse_json(data)
@@ -446,7 +456,10 @@ def parse(data: bytes, source: str) -> Coefficients:
         raise InputError(f"{error}, must be a file of coefficients", file=source) from None
     if not isinstance(content, dict):
         raise InputError("is no table, must be a file of coefficients", file=source)
-    return Coefficients.model_validate(content)
+    parsed = Coefficients.model_validate(content)
+    with found_in(file=source):
+        parsed.require_seconds()
+    return parsed
 
 
 def sha256_of(file: Path) -> str:

@@ -7,19 +7,18 @@ step of a model. It knows neither the host, which prepares every step, nor what 
 Nothing is downloaded: a model is one whose configuration comes with that package, or a folder with a config.json.
 """
 
-import difflib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.errors import InputError, printable
+from batchcube.errors import InputError, did_you_mean, near, one_of, printable
 
 from .bent import BentLaw, fit_bent
 
@@ -325,10 +324,10 @@ def _model(name: str) -> str:
         return found[0]
     if found:
         raise InputError(f"may be {' or '.join(found)}", path=f"--model {name}")
-    near = difflib.get_close_matches(short_name(name), short, n=4, cutoff=0.5)
+    close = [short[one][0] for one in near(short_name(name), short)]
     raise InputError(
         f"is none of the {len(known)} models that come with {DISTRIBUTION} (batchcube calibrate hardware --list), "
-        f"and no folder with a config.json{_like([short[one][0] for one in near])}",
+        f"and no folder with a config.json{f'; did you mean {one_of(close)}?' if close else ''}",
         path=f"--model {name}",
     )
 
@@ -339,13 +338,9 @@ def short_name(name: str) -> str:
     return said.removeprefix("meta-").removesuffix("-instruct").removesuffix("-hf")
 
 
-def _unknown(option: str, given: str, known: Sequence[str] | dict[str, Any]) -> InputError:
-    near = difflib.get_close_matches(given, list(known), n=4, cutoff=0.4)
-    return InputError(f"must be one of {', '.join(known)}{_like(near)}", path=f"{option} {given}")
-
-
-def _like(near: Sequence[str]) -> str:
-    return f"; is it {' or '.join(near)}?" if near else ""
+def _unknown(option: str, given: str, known: Iterable[str]) -> InputError:
+    hints = f"must be one of {', '.join(known)}", did_you_mean(given, known)
+    return InputError("; ".join(filter(None, hints)), path=f"{option} {given}")
 
 
 def _quantization(modes: str, option: str, given: str | None) -> str | None:

@@ -15,6 +15,7 @@ from batchcube.documents import read_file
 from batchcube.errors import InputError, found_in
 
 from .cells import Cells, join
+from .units import other_unit
 
 Floats = NDArray[np.float64]
 
@@ -164,7 +165,7 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Me
     ``columns`` maps any of these names to the file's own, e.g. {"seconds": "mean_latency_sec"}; other columns are left
     alone. Rows come in any order; repeated measurements of one cell are averaged. Raises InputError, one line naming
     the file and the row, unless the grid is complete, at least 2 x 2, of whole batch sizes and lengths >= 1, and the
-    times are finite, > 0 and never fall with the length.
+    times are finite, > 0, of seconds and never fall with the length.
     """
     data = read_file(path)
     with found_in(file=path):
@@ -201,6 +202,10 @@ def _read_table(data: bytes, columns: Mapping[str, str]) -> MeasuredTable:
             path="batch_size",
             value=batch_sizes[i],
         )
+    each = np.diff(table, axis=1) / np.diff(lengths)
+    slowest = np.unravel_index(each.argmax(), each.shape)
+    if text := other_unit("a1_s_per_token", float(each[slowest])):
+        raise InputError(text, path="batch_size", value=batch_sizes[slowest[0]])
     return MeasuredTable(batch_sizes, lengths, table, hashlib.sha256(data).hexdigest())
 
 

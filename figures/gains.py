@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from xarray import Dataset
 
+from batchcube.errors import suggestion
 from batchcube.results.labelled import error_of, level_of
 from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY, worse
 from batchcube.results.statistics import paired_ratio
-from batchcube.results.text import suggestion
 from batchcube.results.variables import REGISTRY
 
 from . import style

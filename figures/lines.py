@@ -14,12 +14,11 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from xarray import Dataset
 
-from batchcube.errors import InputError
+from batchcube.errors import InputError, did_you_mean, suggestion
 from batchcube.results.cube import axis_names
 from batchcube.results.labelled import pooled_quantile
 from batchcube.results.overload import OVERLOADED, STEADY
 from batchcube.results.statistics import Interval
-from batchcube.results.text import did_you_mean, suggestion
 from batchcube.results.variables import REGISTRY, Statistic, statistic_of
 
 from . import style

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from xarray import Dataset
 
+from batchcube.errors import suggestion
 from batchcube.results.overload import worse
 from batchcube.results.pieces import any_of
 from batchcube.results.statistics import Interval
-from batchcube.results.text import suggestion
 
 from . import style
 from .curves import mark_handles, x_axis

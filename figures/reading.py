@@ -12,14 +12,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from batchcube.errors import InputError, printable
+from batchcube.errors import InputError, printable, suggestion
 from batchcube.results import costs
 from batchcube.results.cube import as_written, axis_names, place_of
 from batchcube.results.labelled import error_of, level_of, of_single
 from batchcube.results.overload import NOTES, judge
 from batchcube.results.pieces import any_of, read_later
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
-from batchcube.results.text import all_of, shortened, suggestion
+from batchcube.results.text import all_of, shortened
 from batchcube.results.unserved import left_out
 from batchcube.results.variables import REGISTRY, is_time
 

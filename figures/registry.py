@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from xarray import Dataset
 
-from batchcube.errors import InputError, printable
+from batchcube.errors import InputError, one_of, printable, suggestion
 from batchcube.results.calibration import read_calibration
 from batchcube.results.cube import read_cube
 from batchcube.results.disk import output_file, write_whole
-from batchcube.results.text import one_of, shortened, suggestion
+from batchcube.results.text import shortened
 from batchcube.results.validation import read_validation
 
 from . import style

@@ -115,3 +115,32 @@ def printable(text: object) -> str:
     """
     seen = ((c, c.isprintable() or category(c) == "Zs") for c in str(text))
     return "".join(c if shown else c.encode("unicode_escape").decode() for c, shown in seen)
+
+
+def one_of(allowed: Iterable[str]) -> str:
+    """Return ``a, b or c``."""
+    *most, last = allowed
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def near(word: object, allowed: Iterable[str]) -> list[str]:
+    """Return the names that a word may have been meant for, the nearest first, whatever its case; at most 3."""
+    from difflib import get_close_matches
+
+    by_case: dict[str, str] = {}
+    for name in allowed:
+        by_case.setdefault(name.casefold(), name)
+    return [by_case[name] for name in get_close_matches(str(word).casefold(), by_case, n=3, cutoff=0.6)]
+
+
+def did_you_mean(word: object, allowed: Iterable[str]) -> str:
+    """Return ``did you mean x or y?`` for a near miss of allowed names, and nothing otherwise."""
+    close = near(word, allowed)
+    return f"did you mean {one_of(close)}?" if close else ""
+
+
+def suggestion(word: object, allowed: Iterable[str]) -> str:
+    """Return ``must be one of a, b``, or ``did you mean x?`` for a near miss where the list is long."""
+    names = list(allowed)
+    listed = f"must be one of {', '.join(names)}"
+    return (did_you_mean(word, names) if len(listed) > 120 else "") or listed

@@ -15,13 +15,12 @@ import numpy as np
 import xarray as xr
 
 from batchcube.documents import DEEPEST, is_deep, parse_json
-from batchcube.errors import InputError, found_in, printable
+from batchcube.errors import InputError, found_in, printable, suggestion
 
 from .costs import FLAGS, flag_attributes
 from .pieces import Kept, read_later, values_of
 from .provenance import CONVENTIONS, batchcube_version
 from .storage import open_dataset, write_dataset
-from .text import suggestion
 from .variables import (
     BUCKETED,
     EXTRA_DIMENSIONS,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from batchcube.errors import InputError, printable
+from batchcube.errors import InputError, did_you_mean, printable
 
 from . import costs, labelled, long_run, overload
 from .controls import FEWEST, held
@@ -17,7 +17,7 @@ from .cube import axis_names, axis_of, check_form
 from .intervals import CONFIDENCE, Intervals, digits
 from .pieces import has_values
 from .tables import Column, print_table
-from .text import counted, did_you_mean, papers_of
+from .text import counted, papers_of
 from .variables import LENGTH_UNITS, MANY_REFUSED, RATE_PATHS, REGISTRY, REPLICATION, lookup, usual
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
-"""Words for people: names in a row, suggested for those that do not exist, and cut short; things counted."""
+"""Words for people: names in a row, and cut short; things counted."""
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,14 +25,10 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def one_of(allowed: Iterable[str]) -> str:
-    """Return ``a, b or c``."""
-    return _joined(allowed, "or")
-
-
 def all_of(names: Iterable[str]) -> str:
     """Return ``a, b and c``."""
-    return _joined(names, "and")
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def counted(number: int, noun: str) -> str:
@@ -55,21 +50,3 @@ def in_ranges(numbers: Iterable[int]) -> str:
 def in_percent(share: float) -> str:
     """Return a share as notes say it."""
     return f"{100.0 * share:.{'2g' if share < 0.1 else '0f'}} %"
-
-
-def _joined(names: Iterable[str], word: str) -> str:
-    *most, last = names
-    return f"{', '.join(most)} {word} {last}" if most else last
-
-
-def did_you_mean(word: object, allowed: Iterable[str]) -> str:
-    """Return ``did you mean x or y?`` for a near miss of allowed names, and nothing otherwise."""
-    close = get_close_matches(str(word), list(allowed), n=3, cutoff=0.6)
-    return f"did you mean {one_of(close)}?" if close else ""
-
-
-def suggestion(word: object, allowed: Iterable[str]) -> str:
-    """Return ``must be one of a, b``, or ``did you mean x?`` for a near miss where the list is long."""
-    names = list(allowed)
-    listed = f"must be one of {', '.join(names)}"
-    return (did_you_mean(word, names) if len(listed) > 120 else "") or listed

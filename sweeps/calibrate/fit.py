@@ -77,7 +77,8 @@ def fit_cells(
 ) -> tuple[Coefficients, xr.Dataset]:
     """Fit every law that measured cells allow; return the coefficients, and the calibration that figures draw.
 
-    Raises InputError, one line that starts with ``where``, when no law can be fitted, or the name is none.
+    Raises InputError, one line that starts with ``where``, when no law can be fitted, the name is none, or times must
+    be in another unit.
     """
     if not NAME.fullmatch(name):
         raise InputError("the name of coefficients must be letters, digits and . _ -", file=name)
@@ -104,6 +105,8 @@ def fit_cells(
         step_law=None if steps is None else step_coefficients(*steps),
         plausibility=plausibility_of(judge(cells)),
     )
+    with found_in(file=where, path="fitted"):
+        coefficients.require_seconds()
     return coefficients, lay_out(batches, steps, coefficients)
 
 

@@ -297,13 +297,28 @@ def calibrate_hardware(
         Path | None, typer.Option("--output", "-o", help="coefficients to write (.json); none when left out")
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="vllm, sglang or trtllm", show_default=True)] = "vllm",
-    tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", min=1, help="GPUs that share each layer")] = 1,
-    pipeline_parallel: Annotated[int, typer.Option("--pipeline-parallel", min=1, help="stages of layers")] = 1,
+    tensor_parallel: Annotated[
+        int, typer.Option("--tensor-parallel", "--tensor-parallel-size", min=1, help="GPUs that share each layer")
+    ] = 1,
+    pipeline_parallel: Annotated[
+        int, typer.Option("--pipeline-parallel", "--pipeline-parallel-size", min=1, help="stages of layers")
+    ] = 1,
     data_parallel: Annotated[
-        int, typer.Option("--data-parallel", min=1, help="of attention, with experts over all: replicas in lockstep")
+        int,
+        typer.Option(
+            "--data-parallel",
+            "--data-parallel-size",
+            min=1,
+            help="of attention, with experts over all: replicas in lockstep",
+        ),
     ] = 1,
     expert_parallel: Annotated[
-        bool, typer.Option("--expert-parallel", help="experts spread over the GPUs, not each split over them")
+        bool,
+        typer.Option(
+            "--expert-parallel",
+            "--enable-expert-parallel",
+            help="experts spread over the GPUs, not each split over them",
+        ),
     ] = False,
     quantization: Annotated[
         str | None, typer.Option("--quantization", help="of the weights; the configuration's when left out")
@@ -320,7 +335,12 @@ def calibrate_hardware(
     ] = None,
     token_budget: Annotated[
         int | None,
-        typer.Option("--token-budget", min=32, help="max_num_batched_tokens; as in vLLM on this GPU when left out"),
+        typer.Option(
+            "--token-budget",
+            "--max-num-batched-tokens",
+            min=32,
+            help="tokens of a step; as in vLLM on this GPU when left out",
+        ),
     ] = None,
     listing: Annotated[bool, typer.Option("--list", help="print GPUs, engines and models, and nothing else")] = False,
     overwrite: OverwriteOption = False,

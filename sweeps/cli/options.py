@@ -2,13 +2,14 @@
 
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from batchcube.documents import value_of
-from batchcube.errors import InputError
+from batchcube.errors import InputError, printable
 
 from . import complete
 
@@ -106,19 +107,21 @@ MostRunningOption = Annotated[
     int | None, typer.Option("--max-num-seqs", min=1, help="requests that may run at once; 256 when nothing says")
 ]
 BudgetOption = Annotated[
-    int | None, typer.Option("--token-budget", min=1, help="max_num_batched_tokens; 2048 when nothing says")
+    int | None,
+    typer.Option("--token-budget", "--max-num-batched-tokens", min=1, help="tokens of a step; 2048 when nothing says"),
 ]
 KvTokensOption = Annotated[
     int | None, typer.Option("--kv-tokens", min=1, help="KV cache in tokens; never full when nothing says")
 ]
 BlockOption = Annotated[
-    int | None, typer.Option("--block-tokens", min=1, help="tokens of a KV block; 16 when nothing says")
+    int | None, typer.Option("--block-tokens", "--block-size", min=1, help="tokens of a KV block; 16 when nothing says")
 ]
 PrefillOption = Annotated[
     str | None, typer.Option("--prefill", help="chunked (vLLM V1) or separate (V0); chunked when nothing says")
 ]
 ReplicasOption = Annotated[
-    int | None, typer.Option("--replicas", min=1, help="engines behind one endpoint, data_parallel_size; 1 by default")
+    int | None,
+    typer.Option("--replicas", "--data-parallel-size", min=1, help="engines behind one endpoint; 1 when nothing says"),
 ]
 RoutingOption = Annotated[
     str | None, typer.Option("--routing", help="replica that a request goes to; least_loaded, as of vLLM, by default")
@@ -147,9 +150,12 @@ ServerLogOption = Annotated[
 
 def given_settings(server: list[str] | None, **options: object) -> dict[str, object]:
     """Return the settings of a server that options give, `server` those NAME=VALUE; raises InputError for bad ones."""
+    from batchcube.calibration.servers import NAMES
+
     given = {name: value for name, value in options.items() if value is not None}
     for text in server or []:
         name, equals, value = (part.strip() for part in text.partition("="))
+        name = NAMES.get(name, name)
         if not (name and equals and value) or name in given:
             raise InputError("must be NAME=VALUE, each setting given once", path="--server", value=text)
         given[name] = value
@@ -234,7 +240,10 @@ def sweep_of(spec: str, settings: list[str] | None, replications: int | None, se
     overrides = list(settings or [])
     overrides += [] if replications is None else [f"replications={replications}"]
     overrides += [] if seed is None else [f"seed={seed}"]
-    return Sweep.from_toml(spec, overrides)
+    sweep = Sweep.from_toml(spec, overrides)
+    for line in sweep.told:
+        print(f"{printable(sweep.source)}: {printable(line)}", file=sys.stderr)
+    return sweep
 
 
 def reading_of(format: str | None, columns: list[str] | None, concurrency: int | None) -> "Reading":

@@ -44,9 +44,10 @@ def plan(
         ),
     ] = None,
     goodput: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             "--goodput",
+            metavar="SHARE",
             help="least share of all requests within the limits of report; within those of --slo where it has none",
         ),
     ] = None,
@@ -60,7 +61,13 @@ def plan(
     model: Annotated[str | None, typer.Option("--model", help="without SPEC: name of a model, as of a hub")] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="without SPEC: h100, h200, a100, b200, l40s, ...")] = None,
     tensor_parallel: Annotated[
-        int | None, typer.Option("--tensor-parallel", min=1, help="without SPEC: GPUs of a replica; one when left out")
+        int | None,
+        typer.Option(
+            "--tensor-parallel",
+            "--tensor-parallel-size",
+            min=1,
+            help="without SPEC: GPUs of a replica; one when left out",
+        ),
     ] = None,
     coefficients: Annotated[
         str | None,
@@ -137,14 +144,14 @@ def plan(
     if about := spec or " on ".join(filter(None, (model, gpu or coefficients))):
         say(f"planning {about}")
     from ..planning.decide import decide
-    from ..planning.question import ask, parse_vary
+    from ..planning.question import ask, parse_goodput, parse_vary
     from ..run.executors import connected
     from ..stopping import stoppable
 
     question = ask(
         spec,
         slo=slo or [],
-        goodput=goodput,
+        goodput=None if goodput is None else parse_goodput(goodput),
         rate=rate,
         vary=parse_vary(vary or []),
         settings=[*(settings or []), *([] if seed is None else [f"seed={seed}"])],

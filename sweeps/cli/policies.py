@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from batchcube.engine.policies.controller import Controller
 from batchcube.engine.policies.registry import registered, settings_of, summary_of
-from batchcube.errors import InputError, printable
-from batchcube.results.text import all_of, did_you_mean
+from batchcube.errors import InputError, did_you_mean, printable
+from batchcube.results.text import all_of
 
 from ..spec.settings import MemorySettings, SlaSettings
 from ..workloads.settings import Settings

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batchcube.errors import InputError, printable
+from batchcube.errors import InputError, did_you_mean, printable
 
 from . import complete
 from .help import examples
@@ -64,7 +64,6 @@ def why(
 def _found(rows: Mapping[Path, "Sequence[Row]"], name: str) -> "Row":
     """Return the one row that is called so; InputError, with names that come near, without one."""
     from batchcube.results.comparison import find_rows
-    from batchcube.results.text import did_you_mean
 
     found = [(file, row) for file, listed in rows.items() for row in find_rows(listed, name)]
     names = list(dict.fromkeys(row.row for _, row in found))

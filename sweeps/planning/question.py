@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from batchcube.documents import value_of
-from batchcube.errors import InputError
+from batchcube.errors import InputError, did_you_mean
 from batchcube.results.selection import FIRST
 from batchcube.results.text import all_of
 from batchcube.results.variables import GOODPUT, REGISTRY
 
-from ..run.criteria import Criterion, never_measured, parse_criterion
+from ..run.criteria import Criterion, limits_of_requests, never_measured, parse_criterion
 from ..run.preparing import prepare, refusal
 from ..run.searching import Scalable, scalable
+from ..spec import vllm
 from ..spec.document import Sweep, laid_over, overriding, read_document, varied
 from ..spec.grid import Grid, cannot_vary
 from ..spec.settings import REQUEST_LIMITS, Point, draws_service
@@ -166,16 +167,18 @@ def ask(
             if value is not None:
                 raise InputError("says what a SPEC says: leave out the one or the other", path=option)
         document, source, folder = read_document(spec)
-    vary = vary or {}
+    told = [vllm.told(path) for path in vary or {}]
+    vary = _named_here(vary or {})
     laid = list(overriding(settings))
     _require_variable(vary, {override.path for override in laid})
     stated = {override.path: override.value for override in laid if not override.path.startswith("axes.")}
     if document.get("axes"):
         stated = {"axes": {}} | stated
-    document = laid_over(document, source, folder, laid)
+    document, said = laid_over(document, source, folder, laid)
     if spec is None:
         require_limits(_table(document, "policy"), _table(document, "server"), vary)
     document = varied(document, vary)
+    assumed += tuple(filter(None, dict.fromkeys((*said, *told))))
     recorded = _table(_table(document, "workload"), "trace")
     undecided = trace is not None and "resample" not in recorded
     if undecided:
@@ -219,6 +222,15 @@ def ask(
         stated,
         parts,
     )
+
+
+def parse_goodput(text: str) -> float:
+    """Return the least share that a text says; raises InputError for what is no number, limits of vLLM's benchmark."""
+    try:
+        return float(text)
+    except ValueError:
+        problem = limits_of_requests(text) or "must be a share, 0.95"
+        raise InputError(problem, path=f"--goodput {text}") from None
 
 
 def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
@@ -267,6 +279,17 @@ def _require_shares(
             raise InputError("must be a number > 0", path=f"{option} {number:g}")
     if replicas_max < 1:
         raise InputError("must be >= 1", path=f"--replicas-max {replicas_max}")
+
+
+def _named_here(vary: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """Return what varies by its paths here, whatever the names that it is given by."""
+    found: dict[str, Sequence[Any]] = {}
+    for path, values in vary.items():
+        own = vllm.path_here(path)
+        if own in found:
+            raise InputError("is given twice", path=f"--vary {own}")
+        found[own] = values
+    return found
 
 
 def _require_variable(vary: Mapping[str, Any], stated: Collection[str]) -> None:
@@ -411,10 +434,11 @@ def _require_plannable(sweep: Sweep, criteria: Sequence[Criterion], objective: s
     """Refuse what a plan cannot decide, with the point where it is."""
     one = {name for name in KEPT if name in REGISTRY and not REGISTRY[name].extra}
     if objective is not None and objective not in one:
-        raise InputError(
+        hints = (
             "must be a variable of one number, of mode continuous (batchcube variables)",
-            path=f"--objective {objective}",
+            did_you_mean(objective, one),
         )
+        raise InputError("; ".join(filter(None, hints)), path=f"--objective {objective}")
     for position, point in zip(np.ndindex(sweep.grid.shape), sweep.grid.points, strict=True):
         if problem := _problem(point, criteria):
             raise refusal(sweep, InputError(problem), position)

@@ -3,7 +3,7 @@
 from functools import cache
 from importlib.resources import files
 
-from batchcube.results.text import did_you_mean
+from batchcube.errors import did_you_mean
 
 
 @cache

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from batchcube.engine.statistics import QUANTILES
-from batchcube.errors import InputError
+from batchcube.errors import InputError, one_of
 from batchcube.results.provenance import MadeBy, batchcube_version
-from batchcube.results.text import one_of
 from batchcube.results.variables import RATE_PATHS
 
 from ..files import require_output

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.engine.statistics import QUANTILES
-from batchcube.errors import InputError
+from batchcube.errors import InputError, did_you_mean, one_of
 from batchcube.results.costs import NOT_MEASURED
-from batchcube.results.text import all_of, did_you_mean, one_of
+from batchcube.results.text import all_of
 from batchcube.results.variables import GOODPUT, MANY_REFUSED, REGISTRY, Statistic, statistic_of
 
 from ..spec.settings import REQUEST_LIMITS, CoefficientsLaw, Point
@@ -76,6 +76,10 @@ def never_in_time(report: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
 _WITH_UNIT = re.compile(r"([0-9.]+) ?(s|ms)")
 _OF_OTHERS = {"itl": "tbt", "e2e": "latency", "e2el": "latency"}
 """Times as vLLM's and others' benchmarks call them."""
+_BETWEEN = re.compile(r"[\s_-]+")
+_OF_A_REQUEST = re.compile(r"=?(ttft|tpot|e2el):([0-9]+\.?[0-9]*)")
+_LIMITED = {"ttft": "ttft_sla_s", "tpot": "tpot_sla_s", "e2el": "request_sla_s"}
+"""Limits of single requests, in milliseconds, as `vllm bench serve --goodput` takes them."""
 _TIMES = ("latency", "wait", "ttft", "tpot", "tbt")
 _STATISTICS = {
     "mean": ("mean_s", None),
@@ -96,6 +100,8 @@ _OF_TOKENS = ("ttft_", "tpot_", "tbt_", "token_sla_")
 
 def parse_criterion(text: str) -> Criterion:
     """Read a criterion, ``tbt_mean_ms=50`` or ``request_sla_violation_fraction=0.01``; raises InputError."""
+    if (problem := limits_of_requests(text.removeprefix("goodput"))) is not None:
+        raise InputError(problem, path=f"--sla {text}")
     name, _, spelled = (part.strip() for part in text.partition("="))
     if name not in _SPELLED and (given := _WITH_UNIT.fullmatch(spelled)) is not None:
         stated = f"{name.removesuffix('_ms').removesuffix('_s')}_{given[2]}={given[1]}"
@@ -129,9 +135,18 @@ def parse_criterion(text: str) -> Criterion:
     return Criterion(meant.variable, meant.quantile, limit / meant.scale)
 
 
+def limits_of_requests(text: str) -> str | None:
+    """Return what is said of limits of single requests as vLLM's benchmark takes them, ``ttft:2000 tpot:50``."""
+    found = [_OF_A_REQUEST.fullmatch(word) for word in text.split()]
+    if not found or not all(found):
+        return None
+    stated = " ".join(f"--set report.{_LIMITED[one[1]]}={float(one[2]) / 1e3:g}" for one in found if one)
+    return f"is what single requests must keep, in milliseconds: {stated}; the goodput is the share that keeps all"
+
+
 def _as_here(name: str, known: Collection[str]) -> str:
-    """Return a name that others use, `p99_ttft_ms` or `itl_mean_s`, as it is known here; others as they are."""
-    parts = [_OF_OTHERS.get(part, part) for part in name.lower().split("_")]
+    """Return a name that others use, `p99 ttft ms` or `itl_mean_s`, as it is known here; others as they are."""
+    parts = [_OF_OTHERS.get(part, part) for part in _BETWEEN.split(name.lower().strip("<>= "))]
     return next((one for one in known if sorted(one.split("_")) == sorted(parts)), "_".join(parts))
 
 

@@ -129,7 +129,7 @@ def _extended(held: Held, settings: Iterable[str] | Mapping[str, Any]) -> tuple[
                 "must be values or points of an axis that the cube has: --set axes.NAME.values=[...]",
                 path=override.said,
             )
-    document = laid_over(held.sweep.document, str(file), Path.cwd(), given)
+    document, _ = laid_over(held.sweep.document, str(file), Path.cwd(), given)
     _, defaults = parse_made_from(held.cube)
     asked, _ = remade(document, defaults, str(file))
     return _union({str(file): held.sweep, "--set": asked}), defaults

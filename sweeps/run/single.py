@@ -15,9 +15,9 @@ from batchcube.engine import batches, continuous, simulate
 from batchcube.engine.continuous.model import answered
 from batchcube.engine.continuous.ticks import TICKS_PER_S as STEP_TICKS_PER_S
 from batchcube.engine.ticks import TICKS_PER_S
-from batchcube.errors import InputError
+from batchcube.errors import InputError, did_you_mean, one_of
 from batchcube.results.notebook import line
-from batchcube.results.text import counted, did_you_mean, one_of
+from batchcube.results.text import counted
 
 from ..spec.document import Sweep
 from ..spec.grid import Grid

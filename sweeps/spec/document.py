@@ -21,6 +21,7 @@ from batchcube.results.text import counted
 from ..workloads.arrivals import AtOnce, Closed, Deterministic
 from ..workloads.lengths import Constant
 from ..workloads.settings import Settings
+from . import vllm
 from .defaults import NO_OTHERS, Defaults, differences, in_force
 from .grid import AxisSettings, Grid, build_grid, read_axes, reserved_names
 from .messages import Mistake, errors_of, mistakes, show_value
@@ -81,6 +82,8 @@ class Sweep:
     """The specification as given, file paths made absolute: enough to make this sweep again."""
     source: str
     """File or name that messages start with."""
+    told: tuple[str, ...] = ()
+    """What was said in the words of others, and is what here, a line each."""
 
     @classmethod
     def from_toml(cls, path: str | PathLike[str], overrides: Iterable[str] | Mapping[str, Any] = ()) -> "Sweep":
@@ -114,7 +117,7 @@ class Sweep:
 
         Raises InputError, whose lines begin with `source`, with one line for each kind of mistake.
         """
-        document = laid_over(document, source, folder, overrides)
+        document, told = laid_over(document, source, folder, overrides)
         if wrong := list(_unwritable(document)):
             raise errors_of(wrong, source)
         try:
@@ -142,6 +145,7 @@ class Sweep:
             grid,
             json.loads(json.dumps(document)),
             source,
+            told,
         )
 
     def __repr__(self) -> str:
@@ -369,40 +373,49 @@ class _Override(NamedTuple):
     """How it was given, for messages."""
     instead: str
     """How the values of an axis are given."""
+    told: str
+    """What is said of a path in the words of others."""
 
 
 def overriding(given: Iterable[str] | Mapping[str, Any]) -> Iterator[_Override]:
     """Yield what texts ``path=value`` say (the value is TOML, or text where it is no TOML), or values by path."""
     if isinstance(given, Mapping):
         for path, value in given.items():
-            yield _Override(path, value, f"{path} = {show_value(value)}", '"axes.{}.values"')
+            shown = f"{path} = {show_value(value)}"
+            yield _Override(vllm.path_here(path), value, shown, '"axes.{}.values"', vllm.told(path))
         return
     for text in given:
         path, equals, spelled = text.partition("=")
         if not equals:
             raise InputError("must be path=value, for instance policy.bins=4", path=f"--set {text}")
-        yield _Override(path.strip(), value_of(spelled), f"--set {text}", "--set axes.{}.values=[...]")
+        path, said = path.strip(), f"--set {text}"
+        yield _Override(vllm.path_here(path), value_of(spelled), said, "--set axes.{}.values=[...]", vllm.told(path))
 
 
-def laid_over(document: dict[str, Any], source: str, folder: Path, overrides: Iterable[_Override]) -> dict[str, Any]:
+def laid_over(
+    document: dict[str, Any], source: str, folder: Path, overrides: Iterable[_Override]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the tables of a file, whose paths start from a folder, with settings laid over them.
 
+    Beside them, what was said in the words of others, a line each.
     Raises InputError for tables that are nested too deeply, for a setting that cannot be laid there, and for what must
     be a table and is none.
     """
     _refuse_depth(document, source)
     document = _with_absolute_paths(deepcopy(document), folder)
+    told = vllm.rename(document, source)
     for override in overrides:
         document = _lay_over(document, override)
+        told += [override.told] if override.told else []
     tables = ((name, document[name]) for name in (*SECTIONS, "axes") if name in document)
     if wrong := [Mistake((name,), "must be a table", table) for name, table in tables if not isinstance(table, dict)]:
         raise errors_of(wrong, source)
-    return document
+    return document, tuple(dict.fromkeys(told))
 
 
 def _lay_over(document: dict[str, Any], override: _Override) -> dict[str, Any]:
     """Lay one setting over the document."""
-    path, value, said, instead = override
+    path, value, said, instead, _ = override
     keys = path.split(".")
     if not all(keys):
         raise InputError("must be path=value, for instance policy.bins=4", path=said)

@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from difflib import get_close_matches
 from functools import cache
 from itertools import product
 from typing import Annotated, Any, NamedTuple
@@ -12,10 +11,11 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, ValidationError
 
 from batchcube.engine.policies.registry import Policy, registered
-from batchcube.results.text import one_of
+from batchcube.errors import near, one_of
 from batchcube.results.variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, REPLICATION, edge_names
 
 from ..workloads.settings import Settings
+from . import vllm
 from .defaults import NO_OTHERS, Defaults, with_defaults
 from .limits import explained, with_limits
 from .messages import Mistake, Path, known_paths, mistakes, show_path, show_value
@@ -176,7 +176,9 @@ def cannot_vary(path: str) -> str | None:
     if path in known:
         is_fixed = path.count(".") == 0 or path in ("report.windows", "report.histograms")
         return "must be the same over the whole grid" if is_fixed else None
-    close = get_close_matches(path, known, n=3, cutoff=0.6)
+    if elsewhere := vllm.hint(path.rpartition(".")[2]):
+        return f"no such setting; {elsewhere}"
+    close = near(path, known)
     # A right name in the wrong place is a common slip: policy.servers.
     close += [p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2] and p not in close][:3]
     hint = f"; did you mean {one_of(close)}?" if close else f"; it starts with {one_of(SECTIONS)}"

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from batchcube.errors import InputError, InputErrors
-from batchcube.results.text import did_you_mean
+from batchcube.errors import InputError, InputErrors, did_you_mean
 
+from . import vllm
 from .policies import NamedPolicy
 
 Path = tuple[str | int, ...]
@@ -248,7 +248,8 @@ def mistakes(root: type[BaseModel], data: Any, error: ValidationError, prefix: P
         value = item["input"]
         if kind == "extra_forbidden":
             keys = allowed_keys(root, data, path[:-1])
-            hint = did_you_mean(str(path[-1]), keys) or (f"allowed here: {', '.join(keys)}" if keys else "")
+            key = str(path[-1])
+            hint = vllm.hint(key) or did_you_mean(key, keys) or (f"allowed here: {', '.join(keys)}" if keys else "")
             text, value = "; ".join(filter(None, ("no such setting", hint))), _ABSENT
         elif kind == "missing":
             text, value = "is missing", _ABSENT

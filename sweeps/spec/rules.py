@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from batchcube.calibration.laws import stated_seconds
+from batchcube.calibration.units import other_units
 from batchcube.engine.continuous.fleet import MOST_REPLICAS
 from batchcube.engine.continuous.steps import TABLED, table_problems
 from batchcube.engine.continuous.ticks import TICKS_PER_S
@@ -396,6 +397,7 @@ def _clock_problems(point: Point) -> Iterator[Problem]:
         text = lost_by_rounding(seconds or 0.0, BATCH_TICKS_PER_S)
         if text is not None:
             yield Problem(path, text)
+    yield from (Problem(("server", "service", *path), text) for path, text in other_units(point.server.service))
 
 
 def _continuous_problems(point: Point) -> Iterator[Problem]:
@@ -451,6 +453,7 @@ def _step_law_problems(server: Server) -> Iterator[Problem]:
         yield from (Problem((*at, *path), text) for path, text in wrong)
         if wrong:
             return
+        yield from (Problem((*at, *path), text) for path, text in other_units(law))
         for path, seconds in stated_seconds(law):
             text = lost_by_rounding(seconds, TICKS_PER_S)
             if text is not None:

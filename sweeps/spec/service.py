@@ -24,8 +24,7 @@ from batchcube.documents import parse_json
 from batchcube.engine.continuous import Law
 from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.engine.policies.service import Service, formula, measured
-from batchcube.errors import InputError, found_in
-from batchcube.results.text import did_you_mean
+from batchcube.errors import InputError, did_you_mean, found_in
 
 from .messages import mistakes, show_path
 from .rules import lost_by_rounding

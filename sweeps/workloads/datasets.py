@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchcube.errors import InputError
-from batchcube.results.text import suggestion
+from batchcube.errors import InputError, suggestion
 
 _BURSTGPT = "https://github.com/HPMLL/BurstGPT/releases/download/v1.1/"
 

@@ -222,6 +222,19 @@ def test_a_file_that_does_not_hold_together_is_refused(path: tuple[str | int, ..
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (("step_law", "c0_s"), 6.5, "step_law.c0_s: no engine takes 6.5 s for one step"),
+        (("batch_laws", 0, "laws", "linear", "a0_s"), 1e5, "batch_laws[0].laws.linear.a0_s: no engine takes 100000 s"),
+    ],
+)
+def test_times_in_another_unit_are_refused(path: tuple[str | int, ...], value: Any, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(changed(path, value), "tiny.json")
+    assert str(caught.value).startswith(f"tiny.json: {says}")
+
+
+@pytest.mark.parametrize(
     ("data", "says"),
     [
         (b"{,", "x.json: is not JSON, must be a file of coefficients"),

@@ -124,11 +124,14 @@ def test_experts_are_split_or_spread() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"model": "Llama-3.1-9B"}, r"^--model Llama-3.1-9B: is none of the \d+ models .* is it meta-llama/Meta-"),
-        ({"gpu": "h100"}, r"^--gpu h100: must be one of a100_sxm, .*; is it h100_sxm or "),
-        ({"engine": "vlm"}, r"^--engine vlm: must be one of vllm, sglang, trtllm; is it vllm"),
-        ({"quantization": "fp4"}, r"^--quantization fp4: must be one of bfloat16, .*; is it "),
-        ({"kv_cache_dtype": "fp4"}, r"^--kv-cache-dtype fp4: must be one of bfloat16, int8, fp8; is it fp8\?$"),
+        (
+            {"model": "Llama-3.1-9B"},
+            r"^--model Llama-3.1-9B: is none of the \d+ models .* did you mean meta-llama/",
+        ),
+        ({"gpu": "h100"}, r"^--gpu h100: must be one of a100_sxm, .*; did you mean h100_sxm\?$"),
+        ({"engine": "vlm"}, r"^--engine vlm: must be one of vllm, sglang, trtllm; did you mean vllm"),
+        ({"quantization": "fp4"}, r"^--quantization fp4: must be one of bfloat16, .*; did you mean "),
+        ({"kv_cache_dtype": "fp4"}, r"^--kv-cache-dtype fp4: must be one of bfloat16, int8, fp8; did you mean fp8\?$"),
         (
             {"tensor_parallel": 3},
             r"^meta-llama/Llama-3.1-8B on h100_sxm with vllm: the tables refuse it: num_heads 32 ",

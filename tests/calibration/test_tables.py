@@ -73,6 +73,10 @@ def test_repeated_measurements_are_averaged(tmp_path: Path) -> None:
             "0.5 s at length_tokens = 200 is below 1 s at 100: times must not fall",
         ),
         (
+            GOOD.replace("1,200,2.0", "1,200,2000"),
+            "batch_size = 1: no engine takes 19.99 s for one token",
+        ),
+        (
             "batch_size,length_tokens,seconds\n1,100,1\n1,200,2\n",
             "1 batch sizes x 2 lengths: the grid must be at least",
         ),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchcube.errors import InputError, InputErrors, found_in
+from batchcube.errors import InputError, InputErrors, did_you_mean, found_in, one_of, suggestion
 from batchcube.sweeps.cli import main as cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,3 +156,17 @@ def _validates(function: ast.FunctionDef, tree: ast.Module) -> bool:
         if isinstance(name, ast.Name)
     }
     return function.name in called or any("validator" in ast.unparse(mark) for mark in function.decorator_list)
+
+
+def test_names_are_listed_and_suggested() -> None:
+    names = ("latency_mean_s", "wait_mean_s", "utilisation")
+    assert one_of(names) == "latency_mean_s, wait_mean_s or utilisation"
+    assert one_of(names[:1]) == "latency_mean_s"
+    assert did_you_mean("latency_men_s", names[:1]) == "did you mean latency_mean_s?"
+    assert did_you_mean("Latency_Mean_S", names[1:]) == did_you_mean("latency_mean_s", names[1:]) != ""
+    assert did_you_mean("requests", names) == ""
+    assert did_you_mean(7, names) == ""
+    assert suggestion("utilization", names) == "must be one of latency_mean_s, wait_mean_s, utilisation"
+    many = [*names, *(f"window_{number}" for number in range(20))]
+    assert suggestion("utilization", many) == "did you mean utilisation?"
+    assert suggestion("", many) == f"must be one of {', '.join(many)}"

@@ -1,7 +1,7 @@
 import pytest
 
 from batchcube.errors import printable
-from batchcube.results.text import counted, did_you_mean, one_of, shortened, suggestion
+from batchcube.results.text import counted, shortened
 
 
 @pytest.mark.parametrize(
@@ -23,19 +23,6 @@ def test_spaces_stay_and_long_text_is_cut() -> None:
     assert printable("a\N{NO-BREAK SPACE}b\N{THIN SPACE}c") == "a\N{NO-BREAK SPACE}b\N{THIN SPACE}c"
     assert shortened("word " * 30) == ("word " * 30)[:59].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
     assert shortened("word") == "word"
-
-
-def test_names_are_listed_and_suggested() -> None:
-    names = ("latency_mean_s", "wait_mean_s", "utilisation")
-    assert one_of(names) == "latency_mean_s, wait_mean_s or utilisation"
-    assert one_of(names[:1]) == "latency_mean_s"
-    assert did_you_mean("latency_men_s", names[:1]) == "did you mean latency_mean_s?"
-    assert did_you_mean("requests", names) == ""
-    assert did_you_mean(7, names) == ""
-    assert suggestion("utilization", names) == "must be one of latency_mean_s, wait_mean_s, utilisation"
-    many = [*names, *(f"window_{number}" for number in range(20))]
-    assert suggestion("utilization", many) == "did you mean utilisation?"
-    assert suggestion("", many) == f"must be one of {', '.join(many)}"
 
 
 def test_one_of_a_thing_is_no_plural() -> None:

@@ -63,6 +63,13 @@ RULES = [
     ),
     Rule(
         STEPS,
+        {"server.service.c0_s": 6.5},
+        "server.service.c0_s",
+        "no engine takes 6.5 s for one step, must be <= 5: milliseconds meant (0.0065)?",
+        {"server.service.c0_s": 5.0},
+    ),
+    Rule(
+        STEPS,
         {"server.service.c1_s_per_request": 1.4e-12},
         "server.service.c1_s_per_request",
         "would be rounded to 1e-12, in whole picoseconds",

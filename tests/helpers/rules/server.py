@@ -85,6 +85,13 @@ RULES = [
         "would be rounded to 1e-06, in whole microseconds",
         {"server.service.a0_s": 2e-6},
     ),
+    Rule(
+        TOKENS,
+        {"server.service.a1_s_per_token": 3e4},
+        "server.service.a1_s_per_token",
+        "no engine takes 30000 s for one token, must be <= 5: microseconds meant (0.03)?",
+        {"server.service.a1_s_per_token": 5.0},
+    ),
     # Report
     Rule(
         TOKENS,

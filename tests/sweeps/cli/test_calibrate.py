@@ -517,7 +517,12 @@ def test_columns_are_mapped_by_name_and_unit(folder: Path, capsys: pytest.Captur
     unknown = Answer(capsys, "calibrate", "table", "t.csv").mistake
     assert unknown.startswith("t.csv: line 1: no known layout has these columns: b, n, t; map them by name")
     columns = [f"--column={pair}" for pair in ("batch_size=b", "length_tokens=n", "seconds=t")]
-    command = ["calibrate", "table", "t.csv", *columns, "--unit", "ms", "-o", "t.json"]
+    command = ["calibrate", "table", "t.csv", *columns, "-o", "t.json"]
+    assert Answer(capsys, *command).mistake.startswith(
+        "t.csv: fitted: batch_laws[0].laws.constant.a1_s_per_token: no engine"
+    )
+    assert files() == ["t.csv"]
+    command += ["--unit", "ms"]
     assert Answer(capsys, *command, "--source", "Somebody [and others], 2001").status == 0
     assert files() == ["t.csv", "t.fit.nc", "t.json"]
     known = parse(Path("t.json").read_bytes(), "")

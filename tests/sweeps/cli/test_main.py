@@ -106,6 +106,7 @@ def test_text_of_others_never_reaches_the_terminal_as_it_is(
     ("arguments", "message"),
     [
         (["nonsense"], "No such command 'nonsense'."),
+        (["shwo"], "No such command 'shwo'. Did you mean 'show'?"),
         (["run"], "Missing argument 'SPEC'."),
         (["run", "small.toml", "--nonsense"], "No such option: --nonsense"),
         (["run", "small.toml", "--workers", "0"], "Invalid value for '--workers'"),

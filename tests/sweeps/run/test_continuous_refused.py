@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from batchcube.calibration.units import LONGEST_S
 from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.errors import InputError
 from batchcube.sweeps.run import simulate
@@ -27,6 +28,12 @@ EQUAL = {
     },
     "workload.predictor": {"kind": "oracle"},
 }
+
+
+@pytest.fixture
+def slow_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have steps take as long as it takes for clocks to run out, though no engine is so slow."""
+    monkeypatch.setitem(LONGEST_S, "c0_s", (1e6, "one step"))
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e-12, 3e-12, 1.001e-12, 4.04e-11, 5e-11, 5.05e-11, 1.0])
@@ -84,6 +91,7 @@ def test_coefficients_that_whole_picoseconds_keep_are_allowed(seconds: float) ->
         ),
     ],
 )
+@pytest.mark.usefixtures("slow_engines")
 def test_what_only_the_data_show_is_refused_in_a_line(settings: dict[str, Any], line: str) -> None:
     with pytest.raises(InputError) as caught:
         run_sweep(Sweep.model_validate(laid(BASE, settings), "sweep.toml"))
@@ -183,6 +191,7 @@ LONGER = {
 }
 
 
+@pytest.mark.usefixtures("slow_engines")
 @pytest.mark.parametrize("backend", ["numba", "reference"])
 def test_what_shows_while_running_names_the_specification_and_the_point(backend: str) -> None:
     tables = laid(BASE, {**LONGER, "server.service.c0_s": None})
@@ -192,6 +201,7 @@ def test_what_shows_while_running_names_the_specification_and_the_point(backend:
         run_sweep(sweep(laid(BASE, {**LONGER, "axes": {}, "server.service.c0_s": 3500.0})), backend=backend)
 
 
+@pytest.mark.usefixtures("slow_engines")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_clock_that_runs_out_names_the_specification_and_the_point(workers: int) -> None:
     service = {"law": "steps", "c0_s": 2000.0}

@@ -67,6 +67,22 @@ def test_units_stand_in_names(text: str, stated: str) -> None:
         parse_criterion(text)
 
 
+@pytest.mark.parametrize("text", ["p99 ttft ms=2000", "ttft-p99-ms=2000", "P99_TTFT_MS=2000", "ttft_p99_ms<=2000"])
+def test_other_spellings_lead_to_the_one_here(text: str) -> None:
+    with pytest.raises(InputError, match=r"; did you mean ttft_p99_ms\?$"):
+        parse_criterion(text)
+
+
+@pytest.mark.parametrize("text", ["ttft:2000 tpot:50", "goodput ttft:2000 tpot:50", "goodput=ttft:2000 tpot:50"])
+def test_limits_of_single_requests_lead_to_the_report(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_criterion(text)
+    assert str(caught.value) == (
+        f"--sla {text}: is what single requests must keep, in milliseconds: --set report.ttft_sla_s=2 "
+        "--set report.tpot_sla_s=0.05; the goodput is the share that keeps all"
+    )
+
+
 @pytest.mark.parametrize("limit", ["", "1", "-0.1", "nan", "1 %"])
 def test_fractions_are_below_one(limit: str) -> None:
     with pytest.raises(InputError, match=r": the limit must be a number >= 0 and < 1$"):

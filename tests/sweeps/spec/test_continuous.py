@@ -126,7 +126,7 @@ def refusals(settings: dict[str, Any], tables: dict[str, Any] = BASE) -> list[st
         ({"server.service": {"law": "steps", "c0_s": -0.1}}, "server.service.c0_s = -0.1: must be >= 0"),
         ({"server.service.c3_s_per_prefill_token": -1}, "server.service.c3_s_per_prefill_token = -1: must be >= 0"),
         (
-            {"server.service": {"law": "steps", "c0_s": 0, "c2_s_per_kv_token": 1.0}},
+            {"server.service": {"law": "steps", "c0_s": 0, "c2_s_per_kv_token": 0.01}},
             "server.service.c0_s = 0.0: must be > 0, or c1_s_per_request must: a decode step takes some time",
         ),
         (
