@@ -43,5 +43,8 @@ nb_ipywidgets_js: dict[str, Any] = {}
 
 
 def setup(app: Any) -> None:
-    """Bring what is made to where Sphinx reads it."""
+    """Bring what is made, and the notebooks, to where Sphinx reads it; links of theirs to pages are the same there."""
     generated.write(HERE)
+    for notebook in sorted((HERE.parent / "examples").glob("*.ipynb")):
+        text = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")
+        (HERE / "tutorials" / notebook.name).write_text(text, encoding="utf-8")
