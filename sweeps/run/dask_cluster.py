@@ -1,10 +1,13 @@
 """A cluster of Dask as a crew: extra `distributed`. Its scheduler gives the task of a worker that died to another."""
 
+import logging
 import os
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from multiprocessing.resource_tracker import ensure_running
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -16,7 +19,7 @@ from batchcube.errors import InputError
 from batchcube.results.text import counted
 
 from .executors import Package, Workers, differing, forget, keep, versions_here
-from .scheduler import Task
+from .scheduler import GoneError, Task
 
 SECONDS_BETWEEN_COUNTS = 2.0
 SECONDS_TO_CONNECT = 20.0
@@ -79,19 +82,18 @@ class DaskWorkers(Workers, AbstractContextManager["DaskWorkers"]):
             self._asked(lambda: self._client.register_plugin(Carrier(package)))
         return package
 
-    def submit(self, task: Task) -> "Future[Any]":
-        """Begin a task, or queue it."""
-        return self._asked(lambda: super(DaskWorkers, self).submit(task))
+    def submit(self, tasks: Sequence[Task]) -> "Future[Any]":
+        """Begin tasks, or queue them."""
+        return self._asked(lambda: super(DaskWorkers, self).submit(tasks))
 
-    def result(self, future: "Future[Any]") -> Any:
-        """Return what a task came to; see `Crew`."""
+    def results(self, future: "Future[Any]") -> list[Any]:
+        """Return what tasks came to; see `Crew`."""
         try:
-            return super().result(future)
+            return super().results(future)
         except KilledWorker as error:
-            raise InputError(
+            raise GoneError(
                 f"a task ended every worker that had it, one after the other, the last of them {error.last_worker}; "
-                "do they run out of memory?",
-                path="executor",
+                "do they run out of memory?"
             ) from None
 
     def __exit__(
@@ -112,11 +114,11 @@ class DaskWorkers(Workers, AbstractContextManager["DaskWorkers"]):
                 raise InputError(differing(worker, there, self.versions), path="executor")
 
     def _asked(self, ask: Callable[[], Answer]) -> Answer:
-        """Ask the cluster; InputError where the connection is lost."""
+        """Ask the cluster; GoneError where the connection is lost."""
         try:
             return ask()
         except (OSError, RuntimeError, ClosedClientError) as error:
-            raise InputError(f"lost the connection to the scheduler of Dask: {error}", path="executor") from None
+            raise GoneError(f"lost the connection to the scheduler of Dask: {str(error).rstrip('.')}") from None
 
 
 @contextmanager
@@ -126,6 +128,7 @@ def client_of(address: str, workers: int | None) -> Iterator[Client]:
     Raises InputError where no scheduler answers.
     """
     with ExitStack() as opened:
+        opened.enter_context(_silent())
         if address:
             try:
                 client = Client(f"tcp://{address}", timeout=SECONDS_TO_CONNECT, set_as_default=False)
@@ -134,12 +137,43 @@ def client_of(address: str, workers: int | None) -> Iterator[Client]:
                     f"no scheduler of Dask answers: {error}", path="executor", value=f"dask://{address}"
                 ) from None
         else:
-            cluster = LocalCluster(
-                n_workers=workers or os.cpu_count() or 1,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address=None,
-                worker_dashboard_address=None,
-            )
+            with _signals_kept_here():
+                cluster = LocalCluster(
+                    n_workers=workers or os.cpu_count() or 1,
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address=None,
+                    worker_dashboard_address=None,
+                    silence_logs=logging.ERROR,  # a stop is no reason for warnings
+                )
             client = Client(opened.enter_context(cluster), set_as_default=False)
         yield opened.enter_context(client)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Have Dask not say in lines of its own that a scheduler is gone."""
+    log = logging.getLogger("distributed.client")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+@contextmanager
+def _signals_kept_here() -> Iterator[None]:
+    """Let no signal of the terminal reach the processes that threads start which are started here.
+
+    Ctrl-C goes to all of them, and this one alone knows what to do. What comes meanwhile is handled afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    ensure_running()  # else the first process to be started does it, and lets all signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -10,8 +10,9 @@ import pickle
 import platform
 import re
 import sys
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -25,13 +26,16 @@ from batchcube.errors import InputError
 from batchcube.results.text import counted
 
 from ..stopping import Stop
-from .scheduler import Crew, Task, UndoneError
+from .scheduler import Crew, GoneError, Task, UndoneError
 
 if TYPE_CHECKING:
     from distributed import Client
 
 COMPARED = ("batchcube", "numpy", "numba")
 """Packages whose versions workers must share: numbers might differ."""
+SECONDS_OF_A_BUNDLE = 0.25
+"""Short tasks go to a worker together, so many as take that long: a message costs milliseconds, whatever is in it."""
+LARGEST_BUNDLE = 100
 MOST_KEPT = 8
 """Shared arguments that a worker keeps; those that were not needed for longest are sent again."""
 Versions = dict[str, str]
@@ -61,17 +65,19 @@ class Threads:
     """A crew of threads, which share all there is."""
 
     in_words = ""
+    bundle = 1
 
     def __init__(self, pool: ThreadPoolExecutor, count: int) -> None:
         self._pool, self.at_once = pool, count
 
-    def submit(self, task: Task) -> "Future[Any]":
+    def submit(self, tasks: Sequence[Task]) -> "Future[Any]":
         """Begin a task, or queue it."""
+        (task,) = tasks
         return self._pool.submit(task.function, task.shared, *task.arguments)
 
-    def result(self, future: "Future[Any]") -> Any:
+    def results(self, future: "Future[Any]") -> list[Any]:
         """Return what a task came to, or raise what it raised."""
-        return future.result()
+        return [future.result()]
 
 
 @contextmanager
@@ -91,6 +97,24 @@ class Package(NamedTuple):
     content: bytes
     versions: Versions
     """Of the packages that pickled it."""
+
+
+class Sent(NamedTuple):
+    """A task as it is sent."""
+
+    key: str
+    """Of the package that has its shared argument."""
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+class Done(NamedTuple):
+    """What a worker answers."""
+
+    results: list[Any]
+    """Of all tasks that it was sent, or of the first of them, where others would have taken long."""
+    seconds: float
+    """That they took."""
 
 
 class Missing(NamedTuple):
@@ -122,13 +146,15 @@ def versions_here() -> Versions:
     return found
 
 
-def keep(package: Package) -> None:
-    """Unpickle a package for the tasks to come; threads of a worker do that once."""
+def keep(package: Package) -> Any:
+    """Return what is in a package, and keep it for the tasks to come; threads of a worker unpickle it once."""
     with _lock:
         if package.key not in _kept:
             _kept[package.key] = pickle.loads(package.content)
+        content = _kept[package.key]
         while len(_kept) > MOST_KEPT:
             _kept.popitem(last=False)
+    return content
 
 
 def forget(key: str) -> None:
@@ -137,18 +163,26 @@ def forget(key: str) -> None:
         _kept.pop(key, None)
 
 
-def do(key: str, package: Package | None, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Do a task in a worker, with the shared argument of a key; `Missing` or `Differs` where it cannot be done here."""
-    if package is not None:
+def do(packages: Iterable[Package], tasks: Sequence[Sent]) -> Done | Missing | Differs:
+    """Do tasks in a worker, until they are done or `SECONDS_OF_A_BUNDLE` have passed."""
+    shared: dict[str, Any] = {}
+    for package in packages:
         if (here := versions_here()) != package.versions:
             return Differs(f"process {os.getpid()} on {platform.node()}", here)
-        keep(package)
+        shared[package.key] = keep(package)
     with _lock:
-        if key not in _kept:
-            return Missing(key)
-        _kept.move_to_end(key)
-        shared = _kept[key]
-    return function(shared, *arguments)
+        for key in {task.key for task in tasks}.difference(shared):
+            if key not in _kept:
+                return Missing(key)
+            _kept.move_to_end(key)
+            shared[key] = _kept[key]
+    begun = time.monotonic()
+    results: list[Any] = []
+    for task in tasks:
+        results.append(task.function(shared[task.key], *task.arguments))
+        if time.monotonic() - begun > SECONDS_OF_A_BUNDLE:
+            break
+    return Done(results, time.monotonic() - begun)
 
 
 # Elsewhere ------------------------------------------------------------------------------------------------------------
@@ -162,6 +196,8 @@ class Workers:
         self.versions = versions_here()
         self._packages: dict[int, tuple[Any, Package]] = {}
         """By `id` of what is in them, which is kept so that no other gets its number."""
+        self._per_s = 0.0
+        """Tasks that a worker does in a second, by those that came back last."""
 
     @property
     def at_once(self) -> int:
@@ -173,14 +209,20 @@ class Workers:
         """How many workers there are."""
         return counted(self._count, "worker")
 
-    def submit(self, task: Task) -> "Future[Any]":
-        """Begin a task, or queue it; what it shares goes along where a worker was found without it."""
-        package = self.package(task.shared)
-        sent = package if task.attempts else None
+    @property
+    def bundle(self) -> int:
+        """As many as are done in `SECONDS_OF_A_BUNDLE`; one where that is not known yet."""
+        return max(1, min(round(SECONDS_OF_A_BUNDLE * self._per_s), LARGEST_BUNDLE))
+
+    def submit(self, tasks: Sequence[Task]) -> "Future[Any]":
+        """Begin tasks, or queue them; what they share goes along where a worker was found without it."""
+        packages = [self.package(task.shared) for task in tasks]
+        again = {package.key: package for task, package in zip(tasks, packages, strict=True) if task.attempts}
+        sent = [Sent(package.key, task.function, task.arguments) for task, package in zip(tasks, packages, strict=True)]
         try:
-            future: Future[Any] = self._executor.submit(do, package.key, sent, task.function, task.arguments)
+            future: Future[Any] = self._executor.submit(do, list(again.values()), sent)
         except (BrokenExecutor, RuntimeError) as error:  # RuntimeError: it was shut down
-            raise InputError(f"takes no more tasks: {error}", path="executor") from None
+            raise GoneError(f"takes no more tasks: {error}") from None
         return future
 
     def package(self, shared: Any) -> Package:
@@ -190,19 +232,21 @@ class Workers:
             self._packages[id(shared)] = shared, Package(sha256(content).hexdigest(), content, self.versions)
         return self._packages[id(shared)][1]
 
-    def result(self, future: "Future[Any]") -> Any:
-        """Return what a task came to; see `Crew`."""
+    def results(self, future: "Future[Any]") -> list[Any]:
+        """Return what tasks came to; see `Crew`."""
         try:
-            result = future.result()
+            answer = future.result()
         except CancelledError:
             raise UndoneError from None
         except BrokenExecutor as error:
-            raise InputError(f"lost a worker, and does no more: {error}", path="executor") from None
-        if isinstance(result, Missing):
+            raise GoneError(f"lost a worker, and does no more: {error}") from None
+        if isinstance(answer, Missing):
             raise UndoneError
-        if isinstance(result, Differs):
-            raise InputError(differing(result.worker, result.versions, self.versions), path="executor")
-        return result
+        if isinstance(answer, Differs):
+            raise InputError(differing(answer.worker, answer.versions, self.versions), path="executor")
+        done: Done = answer
+        self._per_s += (len(done.results) / max(done.seconds, 1e-6) - self._per_s) / 2.0
+        return done.results
 
 
 def differing(worker: str, there: Versions, here: Versions) -> str:

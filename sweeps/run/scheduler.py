@@ -5,9 +5,11 @@ results. Who does tasks is a `Crew`, see executors.py.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
@@ -70,6 +72,13 @@ class UndoneError(Exception):
     """Says that a task was not done, and is to be submitted once more."""
 
 
+class GoneError(InputError):
+    """Says that nobody is left who does tasks."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem, path="executor")
+
+
 class Crew(Protocol):
     """Who does tasks: threads, or the workers of an executor."""
 
@@ -81,22 +90,26 @@ class Crew(Protocol):
     def in_words(self) -> str:
         """How many workers there are; "" for those nobody asks about."""
 
-    def submit(self, task: Task) -> "Future[Any]":
-        """Begin a task, or queue it; raises InputError where nobody is left to do it."""
+    @property
+    def bundle(self) -> int:
+        """How many tasks it is best given at once."""
 
-    def result(self, future: "Future[Any]") -> Any:
-        """Return the result of a task that is done.
+    def submit(self, tasks: Sequence[Task]) -> "Future[Any]":
+        """Begin tasks, or queue them; raises GoneError where nobody is left to do them."""
 
-        Raises what it raised, `UndoneError` where it is to be done once more, InputError where that would not help.
+    def results(self, future: "Future[Any]") -> Sequence[Any]:
+        """Return the results of tasks that were submitted together: of all, or of as many of the first as were done.
+
+        Raises what one raised, `UndoneError` where all are to be done once more, InputError where that would not help.
         """
 
 
 class Scheduler:
-    """Runs the tasks of some work, twice as many under way as a crew does at a time, so that it never waits."""
+    """Runs the tasks of some work, twice as many bundles under way as a crew does at a time: it never waits."""
 
     def __init__(self, work: Work, store: Store | None, stop: Stop, progress: Progress) -> None:
         self.work, self.store, self.stop, self.progress = work, store, stop, progress
-        self._under_way: dict[Future[Any], Task] = {}
+        self._under_way: dict[Future[Any], list[Task]] = {}
         self._undone: list[Task] = []
         self._done: SimpleQueue[Future[Any]] = SimpleQueue()
         self._unsaved: list[Part] = []
@@ -106,7 +119,7 @@ class Scheduler:
     def run(self, crew: Crew) -> None:
         """Run all tasks; what is finished is saved, also where an error or a stop ends it.
 
-        Raises what a task raises, KeyboardInterrupt for a signal, InputError for a full disk or a crew that is gone.
+        Raises what a task raises, KeyboardInterrupt for a signal, InputError for a full disk, GoneError.
         """
         saved = time.monotonic()
         with self.stop.held():
@@ -115,11 +128,11 @@ class Scheduler:
                     waited = True
                     for future in self._finished(SECONDS_BETWEEN_LOOKS):
                         waited = False
-                        gain = self._take(crew, future)
-                        if gain.replications:
-                            self.progress.finish_replications(gain.replications)
-                        if gain.requests:
-                            self.progress.advance(gain.requests)
+                        for gain in self._take(crew, future):
+                            if gain.replications:
+                                self.progress.finish_replications(gain.replications)
+                            if gain.requests:
+                                self.progress.advance(gain.requests)
                     if waited:
                         self.progress.advance(0)
                     if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
@@ -127,7 +140,7 @@ class Scheduler:
                         saved = time.monotonic()
                 # The cube is yet to be built and written, and may find no room.
                 self._save()
-            except BaseException:
+            except BaseException as error:
                 self._keep(crew)
                 self.work.give_up()
                 for future in self._under_way:
@@ -135,6 +148,8 @@ class Scheduler:
                 # What cannot be cancelled comes to its end: on a device that is much.
                 self.stop.wait_for(list(self._under_way))
                 self._keep(crew)
+                if isinstance(error, GoneError) and self.stop.kept:
+                    raise error.advised(self.stop.kept.removesuffix(".")) from None
                 raise
 
     def _submit(self, crew: Crew) -> bool:
@@ -143,11 +158,14 @@ class Scheduler:
         if (workers := crew.in_words) != self._workers:
             self._workers = workers
             self.progress.tell_workers(workers)
-        most = 2 * crew.at_once
-        while len(self._under_way) < most and (task := self._next_task()) is not None:
-            future = crew.submit(task)
-            self._under_way[future] = task
-            future.add_done_callback(self._done.put)
+        if (free := 2 * crew.at_once - len(self._under_way)) > 0:
+            tasks = list(islice(iter(self._next_task, None), free * crew.bundle))
+            # Few are dealt to all rather than to some.
+            for some in deal(len(tasks), free):
+                bundle = tasks[some.start : some.stop]
+                future = crew.submit(bundle)
+                self._under_way[future] = bundle
+                future.add_done_callback(self._done.put)
         return bool(self._under_way)
 
     def _next_task(self) -> Task | None:
@@ -160,19 +178,21 @@ class Scheduler:
             while True:
                 yield self._done.get_nowait()
 
-    def _take(self, crew: Crew, future: "Future[Any]") -> Gain:
-        task = self._under_way.pop(future)
+    def _take(self, crew: Crew, future: "Future[Any]") -> Iterator[Gain]:
+        tasks = self._under_way.pop(future)
         try:
-            result = crew.result(future)
+            results = crew.results(future)
         except UndoneError:
-            if task.attempts >= MOST_ATTEMPTS:
+            if any(task.attempts >= MOST_ATTEMPTS for task in tasks):
                 raise InputError(f"a task was lost {MOST_ATTEMPTS + 1} times with the worker that had it") from None
-            self._undone.append(task._replace(attempts=task.attempts + 1))
-            return Gain((), 0, 0)
-        gain = self.work.take(task, result)
-        if self.store is not None:
-            self._unsaved += gain.parts
-        return gain
+            self._undone += [task._replace(attempts=task.attempts + 1) for task in tasks]
+            return
+        self._undone += tasks[len(results) :]
+        for task, result in zip(tasks, results, strict=False):
+            gain = self.work.take(task, result)
+            if self.store is not None:
+                self._unsaved += gain.parts
+            yield gain
 
     def _save(self) -> None:
         if self.store is not None:
@@ -189,7 +209,7 @@ class Scheduler:
         for future in self._finished(0.0):
             if future in self._under_way and not future.cancelled() and future.exception() is None:
                 with suppress(InputError):
-                    self._take(crew, future)
+                    deque(self._take(crew, future), maxlen=0)
         try:
             self._save()
         except InputError as error:
@@ -198,7 +218,7 @@ class Scheduler:
 
 
 def deal(count: int, parts: int) -> Iterator[range]:
-    """Deal 0..count-1 into at most ``parts`` ranges that differ by one at most."""
-    parts = max(1, min(parts, count))
+    """Deal 0..count-1 into at most ``parts`` ranges that differ by one at most, none of them empty."""
+    parts = max(1, min(parts, count)) if count else 0
     for part in range(parts):
         yield range(part * count // parts, (part + 1) * count // parts)

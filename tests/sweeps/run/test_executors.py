@@ -31,7 +31,9 @@ class Elsewhere:
     def __init__(self, lost: int = 0) -> None:
         self.lost = lost
         self.sent: list[int] = []
-        """Bytes of each task."""
+        """Bytes of each message."""
+        self.tasks: list[int] = []
+        """How many tasks are in each that was not lost."""
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> "Future[Any]":
         done: Future[Any] = Future()
@@ -41,6 +43,7 @@ class Elsewhere:
             done.cancel()
             return done
         copied, given = pickle.loads(content)
+        self.tasks.append(len(given[1]))
         done.set_result(copied(*given))
         return done
 
@@ -60,10 +63,27 @@ def data_of(cube: xr.Dataset) -> xr.Dataset:
 def test_what_tasks_share_is_sent_once(sweep: Sweep) -> None:
     elsewhere = Elsewhere()
     run_sweep(sweep, backend="reference", executor=elsewhere, workers=1)
-    large = [size for size in elsewhere.sent if size > 2000]
-    assert len(elsewhere.sent) - len(large) >= 20
+    large = [place for place, size in enumerate(elsewhere.sent) if size > 6000]
     # The second task was under way already when the first came back without having found it.
-    assert 1 <= len(large) <= 2
+    assert large == [2, 3]
+    assert sum(elsewhere.tasks) >= 22
+
+
+def test_short_tasks_go_together_and_what_takes_long_comes_back_undone(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = run_sweep(sweep, backend="reference")
+    monkeypatch.setattr(executors.Workers, "bundle", 5)
+    monkeypatch.setattr(executors, "SECONDS_OF_A_BUNDLE", 600.0)
+    elsewhere = Elsewhere()
+    there = run_sweep(sweep, backend="reference", executor=elsewhere, workers=1)
+    assert elsewhere.tasks == [5, 5, 5, 5, 5, 5]  # twice in vain
+    xr.testing.assert_identical(data_of(there), data_of(here))
+    monkeypatch.setattr(executors, "SECONDS_OF_A_BUNDLE", 0.0)
+    elsewhere = Elsewhere()
+    there = run_sweep(sweep, backend="reference", executor=elsewhere, workers=1)
+    assert len(elsewhere.tasks) == 20  # of each message the first came back
+    xr.testing.assert_identical(data_of(there), data_of(here))
 
 
 def test_tasks_that_are_lost_are_done_again(sweep: Sweep) -> None:
@@ -121,7 +141,7 @@ def test_an_executor_of_another_name_is_refused(name: str) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[int]]]:
-    """Give the HOST:PORT of a scheduler of Dask, and the process numbers of its four workers."""
+    """Give the HOST:PORT of a scheduler of Dask, and the process numbers of it and its four workers."""
     folder = tmp_path_factory.mktemp("dask")
     dask, local = [sys.executable, "-m", "dask"], ["--host", "127.0.0.1", "--no-dashboard"]
     running = [
@@ -136,7 +156,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, lis
             subprocess.Popen([*worker, "--local-directory", str(folder)], cwd=folder, stderr=subprocess.DEVNULL)
             for _ in range(4)
         ]
-        yield address, [process.pid for process in running[1:]]
+        yield address, [process.pid for process in running]
     finally:
         for process in reversed(running):
             process.kill()
@@ -160,3 +180,41 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_cube(sweep: Sweep, cluster
     assert ended.value.code == 0
     with xr.open_dataset("b.nc") as cube:
         xr.testing.assert_identical(data_of(cube.load())["latency_mean_s"], data_of(here)["latency_mean_s"])
+
+
+def test_a_scheduler_that_is_lost_leaves_what_was_finished(
+    sweep: Sweep, cluster: tuple[str, list[int]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address, numbers = cluster
+    monkeypatch.setattr("batchcube.sweeps.run.dask_cluster.SECONDS_TO_CONNECT", 1.0)
+    with connected(f"dask://{address}", None) as client:
+        monkeypatch.setattr(executors.Workers, "bundle", 1)
+        kill = Kill(lambda: numbers[0])
+        with pytest.raises(InputError, match=r"^executor: lost .*kept in cube.nc.partial: the same command continues$"):
+            run_sweep(sweep, "cube.nc", backend="reference", executor=client, progress=kill)
+    assert capfd.readouterr().err == ""
+    again = run_sweep(sweep, "cube.nc", backend="reference")
+    xr.testing.assert_identical(data_of(again), data_of(run_sweep(sweep, backend="reference")))
+
+
+def test_an_interrupt_is_heard_by_the_process_alone_that_was_asked(sweep: Sweep) -> None:
+    arguments = ["run", "small.toml", "-n", "100000", "--backend", "reference", "--executor", "dask", "--workers", "1"]
+    Path("asks.py").write_text(f"""
+import signal
+from batchcube.sweeps.cli.main import main
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main({arguments!r})
+""")
+    # In a group of their own, all of which a terminal sends the signal.
+    with subprocess.Popen(
+        [sys.executable, "asks.py"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        begun = [process.stderr.readline() for _ in range(2)]
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert "100,000 replications" in begun[0]
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("batchcube: stopped.")
