@@ -109,7 +109,7 @@ class Kill(Silent):
         self.number, self.killed = number, False
 
     def advance(self, requests: int) -> None:
-        if not self.killed:
+        if requests and not self.killed:
             self.killed = True
             os.kill(self.number(), signal.SIGKILL)
 
