@@ -7,8 +7,8 @@ told, and how often intervals of capacities hold the truth.
 
     python benchmarks/bursts.py overload --seeds 100 --requests 1000
     python benchmarks/bursts.py overload --seeds 100 --requests 1000 --steps 32
-    python benchmarks/bursts.py capacity --seeds 100 --requests 1000 --sla latency_mean_s=1000
-    python benchmarks/bursts.py capacity --seeds 100 --requests 1000 --sla wait_mean_s=5 --pooled 400
+    python benchmarks/bursts.py capacity --seeds 100 --requests 1000 --slo latency_mean_s=1000
+    python benchmarks/bursts.py capacity --seeds 100 --requests 1000 --slo wait_mean_s=5 --pooled 400
 """
 
 import argparse
@@ -69,11 +69,11 @@ def capacity(given: argparse.Namespace) -> None:
     for cv in CVS:
         truth = SERVED_PER_S
         if given.pooled:
-            many = find_capacity(sweep(cv, given, 10**6, replications=given.pooled, loads=False), [given.sla])
+            many = find_capacity(sweep(cv, given, 10**6, replications=given.pooled, loads=False), [given.slo])
             truth = float(many["capacity_requests_per_s"].mean())
         found = []
         for seed in range(given.seeds):
-            cube = find_capacity(sweep(cv, given, seed, replications=given.replications, loads=False), [given.sla])
+            cube = find_capacity(sweep(cv, given, seed, replications=given.replications, loads=False), [given.slo])
             interval = labelled.mean_interval(cube["capacity_requests_per_s"])
             found.append([float(interval[name]) for name in ("mean", "low", "high")])
         mean, low, high = np.array(found).T
@@ -90,7 +90,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--replications", type=int, default=10)
-    parser.add_argument("--sla", default="latency_mean_s=1000")
+    parser.add_argument("--slo", default="latency_mean_s=1000")
     parser.add_argument("--pooled", type=int, default=0, help="replications of the search that stands for the truth")
     parser.add_argument("--steps", type=int, default=0, metavar="N", help="mode continuous, N requests at once")
     given = parser.parse_args()

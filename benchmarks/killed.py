@@ -30,7 +30,7 @@ COMMANDS = {
     "run": ("run", *_SWEEP, "-n", "30"),
     "extend": ("extend", "out.nc", "--set", "axes.error_probability.values=[0.05,0.15]", "-n", "12"),
     "capacity": (
-        *("capacity", "multi-bin-fig8", "-o", "out.nc", "-n", "8", "--sla", "latency_mean_s=600"),
+        *("capacity", "multi-bin-fig8", "-o", "out.nc", "-n", "8", "--slo", "latency_mean_s=600"),
         *("--set", "workload.requests=8000", "--set", "axes.error_probability.values=[0.1,0.3]"),
     ),
     "plan": (

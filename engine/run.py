@@ -98,8 +98,8 @@ def simulate_replica(
 def _ready(jobs: Sequence[Job], shape: Shape, backend: str) -> Simulation[Any]:
     """Return the kind of simulation of jobs that may be simulated into tallies of a shape.
 
-    Raises InputError or MissingBackendError for others, ValueError where the shape does not hold one: compiled kernels
-    would write past its end.
+    Raises InputError or MissingBackendError for others, RuntimeError where the shape does not hold one: compiled
+    kernels would write past its end.
     """
     simulation = simulation_of(jobs[0])
     require_backend(backend, simulation)
@@ -107,7 +107,7 @@ def _ready(jobs: Sequence[Job], shape: Shape, backend: str) -> Simulation[Any]:
         simulation.check(job)
         for name, needed, given in zip(Shape._fields, job.shape, shape, strict=True):
             if given < needed:
-                raise ValueError(f"the shape has {name} = {given}, a job needs {needed}")
+                raise RuntimeError(f"the shape has {name} = {given}, a job needs {needed}")
     return simulation
 
 

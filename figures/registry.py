@@ -99,7 +99,7 @@ _SERVING: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
         ("dynamic-fig3",),
     ),
     "serving-over-time": (serving_over_time, "mode continuous", ("continuous-rate", "continuous-bins")),
-    "capacity": (capacity, "a search: batchcube capacity SPEC.toml --sla NAME=LIMIT", ()),
+    "capacity": (capacity, "a search: batchcube capacity SPEC.toml --slo NAME=LIMIT", ()),
     "gain-map": (gain_map, "an axis of policies or modes and two more axes", ()),
     "memory-erratum": (memory_erratum, "an axis over policy.memory.rule, mode dynamic_only", ("dynamic-erratum",)),
     "controller-bounds": (controller_bounds, "policy.sla set", ("controller-step", "dynamic-bounds")),

@@ -164,7 +164,7 @@ def run(
 
 def capacity(
     sweep: "Sweep | str | os.PathLike[str]",
-    sla: Mapping[str, float] | Iterable[str],
+    slo: Mapping[str, float] | Iterable[str],
     output: str | os.PathLike[str] | None = None,
     *,
     low: float | None = None,
@@ -178,7 +178,7 @@ def capacity(
 ) -> "xr.Dataset":
     """Search the largest arrival rate at which every limit holds, at each point and replication, and return the cube.
 
-    `sla` names the limits as the command does, ``{"latency_p95_s": 10.0}`` or ``["latency_p95_s=10"]``. The search
+    `slo` names the limits as the command does, ``{"latency_p95_s": 10.0}`` or ``["latency_p95_s=10"]``. The search
     stays between the rates `low` and `high`, or starts from that of the sweep; `search` may set `tolerance`, the
     relative width to narrow the answer down to, and `growth`, how much of the arrivals a backlog may keep. The rest is
     as for `run`.
@@ -193,7 +193,7 @@ def capacity(
     from batchcube.sweeps.run.capacity import find_capacity
     from batchcube.sweeps.run.executors import connected
 
-    criteria = [f"{name}={limit}" for name, limit in sla.items()] if isinstance(sla, Mapping) else list(sla)
+    criteria = [f"{name}={limit}" for name, limit in slo.items()] if isinstance(slo, Mapping) else list(slo)
     with connected(executor, workers) as where, shown(quiet=quiet) as progress:
         cube = find_capacity(
             _sweep(sweep),

@@ -1,6 +1,6 @@
 """The charts of a report as Altair specifications: how they look. What is drawn in them, the page's script puts in.
 
-Each takes its rows from a named data set, has the width of the page, and a parameter `picked`, the points that the
+Each takes its rows from a named dataset, has the width of the page, and a parameter `picked`, the points that the
 reader has chosen. Every row of points has `id`, `series`, `at` (the point in words), and for each number its text.
 """
 

@@ -38,19 +38,19 @@ app = typer.Typer()
 @app.command(
     "capacity",
     epilog=examples(
-        "batchcube capacity sweep.toml --sla tbt_mean_ms=50 -o out/capacity.nc",
-        "batchcube capacity sweep.toml --sla latency_p95_s=10 --sla ttft_p99_ms=800 --low 1 --high 200",
-        "batchcube capacity sweep.toml --sla request_sla_violation_fraction=0.01 --set report.request_sla_s=20",
-        "batchcube capacity sweep.toml --sla goodput=0.95 --set report.ttft_sla_s=1 --set report.tpot_sla_s=0.05",
+        "batchcube capacity sweep.toml --slo tbt_mean_ms=50 -o out/capacity.nc",
+        "batchcube capacity sweep.toml --slo latency_p95_s=10 --slo ttft_p99_ms=800 --low 1 --high 200",
+        "batchcube capacity sweep.toml --slo request_sla_violation_fraction=0.01 --set report.request_sla_s=20",
+        "batchcube capacity sweep.toml --slo goodput=0.95 --set report.ttft_sla_s=1 --set report.tpot_sla_s=0.05",
     ),
 )
 def capacity(
     context: typer.Context,
     spec: SpecArgument,
-    sla: Annotated[
+    slo: Annotated[
         list[str],
         typer.Option(
-            "--sla",
+            "--slo",
             metavar="NAME_STAT_UNIT=LIMIT",
             help="what must hold; may be repeated, all must. NAME: latency, wait, ttft, tpot, tbt; STAT: mean, max, "
             "p50, p90, p95, p99; UNIT: ms, s. Or request_sla_violation_fraction=LIMIT, "
@@ -85,14 +85,14 @@ def capacity(
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Search the largest arrival rate at which every --sla holds, and write it as a cube.
+    """Search the largest arrival rate at which every --slo holds, and write it as a cube.
 
-    Every point is searched by bisection with the same random numbers at every rate; an --sla holds where the mean over
+    Every point is searched by bisection with the same random numbers at every rate; an --slo holds where the mean over
     the replications keeps it. The answer has an interval, and policies are compared in pairs. The search starts from
     the arrival rate of SPEC and doubles or halves it, at most 20 times; with --low and --high it stays between them. No
     axis may set the rate.
 
-    A rate that the servers cannot keep up with does not count, even where every --sla holds: under a cap on the batch
+    A rate that the servers cannot keep up with does not count, even where every --slo holds: under a cap on the batch
     size the time between tokens can stay within its limit while the queue grows without end. --growth says which share
     of the arrivals may be left over.
 
@@ -102,7 +102,7 @@ def capacity(
     Exit status 1 when no point has an answer; the cube is written all the same.
     """
     sweep = sweep_of(spec, settings, replications, seed)
-    asked = {"criteria": sla, "low": low, "high": high, "tolerance": tolerance, "growth": growth}
+    asked = {"criteria": slo, "low": low, "high": high, "tolerance": tolerance, "growth": growth}
     to = output or Path(f"{sweep.name}-capacity.nc")
     if part := shard_of(shard, overwrite=overwrite):
         from ..run.capacity import shard_capacity

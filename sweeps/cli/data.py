@@ -1,4 +1,4 @@
-"""The commands below `batchcube data`: public data sets."""
+"""The commands below `batchcube data`: public datasets."""
 
 from typing import Annotated
 
@@ -6,12 +6,12 @@ import typer
 
 from .help import examples
 
-app = typer.Typer(help="List, fetch and locate data sets.")
+app = typer.Typer(help="List, fetch and locate datasets.")
 
 
 @app.command("list")
 def data_list() -> None:
-    """List the data sets: name, size, licence, and whether it is here."""
+    """List the datasets: name, size, licence, and whether it is here."""
     from ..workloads import datasets
 
     for name, dataset in datasets.DATASETS.items():
@@ -23,8 +23,8 @@ def data_list() -> None:
 
 
 @app.command("fetch", epilog=examples("batchcube data fetch azure-conv-2023"))
-def data_fetch(name: Annotated[str, typer.Argument(help="data set (batchcube data list)")]) -> None:
-    """Download a data set, check its checksum, and print where it is."""
+def data_fetch(name: Annotated[str, typer.Argument(help="dataset (batchcube data list)")]) -> None:
+    """Download a dataset, check its checksum, and print where it is."""
     from ..workloads import datasets
 
     print(datasets.fetch(name))
@@ -33,8 +33,8 @@ def data_fetch(name: Annotated[str, typer.Argument(help="data set (batchcube dat
 @app.command(
     "path", epilog=examples("batchcube run SPEC --set workload.trace.path=$(batchcube data path azure-conv-2023)")
 )
-def data_path(name: Annotated[str, typer.Argument(help="data set (batchcube data list)")]) -> None:
-    """Print where a data set is that was fetched, or comes with batchcube."""
+def data_path(name: Annotated[str, typer.Argument(help="dataset (batchcube data list)")]) -> None:
+    """Print where a dataset is that was fetched, or comes with batchcube."""
     from ..workloads import datasets
 
     print(datasets.locate(name))

@@ -40,7 +40,7 @@ def plan(
             "--slo",
             metavar="NAME_STAT_UNIT=LIMIT",
             help="what must hold, ttft_p99_s=2 or tpot_mean_ms=50 (of ttft, tpot, tbt, wait, latency the mean, max, "
-            "p50, p90, p95, p99); may be repeated, all must; as capacity --sla",
+            "p50, p90, p95, p99); may be repeated, all must",
         ),
     ] = None,
     goodput: Annotated[

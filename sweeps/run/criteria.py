@@ -101,11 +101,11 @@ _OF_TOKENS = ("ttft_", "tpot_", "tbt_", "token_sla_")
 def parse_criterion(text: str) -> Criterion:
     """Read a criterion, ``tbt_mean_ms=50`` or ``request_sla_violation_fraction=0.01``; raises InputError."""
     if (problem := limits_of_requests(text.removeprefix("goodput"))) is not None:
-        raise InputError(problem, path=f"--sla {text}")
+        raise InputError(problem, path=f"--slo {text}")
     name, _, spelled = (part.strip() for part in text.partition("="))
     if name not in _SPELLED and (given := _WITH_UNIT.fullmatch(spelled)) is not None:
         stated = f"{name.removesuffix('_ms').removesuffix('_s')}_{given[2]}={given[1]}"
-        raise InputError(f"the unit of a limit stands in its name: {stated}", path=f"--sla {text}")
+        raise InputError(f"the unit of a limit stands in its name: {stated}", path=f"--slo {text}")
     try:
         meant = None if name in _SPELLED else statistic_of(name)
     except InputError:
@@ -118,20 +118,20 @@ def parse_criterion(text: str) -> Criterion:
             f"must be NAME_STAT_UNIT=LIMIT with NAME {one_of(_TIMES)}, STAT {one_of(_STATISTICS)}, "
             f"UNIT {one_of(_UNITS)}; or one of {', '.join(f'{name}=LIMIT' for name in _SPELLED)}"
             f"{near and f'; {near}'}",
-            path=f"--sla {text}",
+            path=f"--slo {text}",
         )
     try:
         limit = float(spelled)
     except ValueError:
         limit = math.nan
     if name == "goodput" and not 0.0 < limit <= 1.0:
-        raise InputError("the least share must be a number > 0 and <= 1", path=f"--sla {text}")
+        raise InputError("the least share must be a number > 0 and <= 1", path=f"--slo {text}")
     if name in _FRACTIONS and not 0.0 <= limit < 1.0:
-        raise InputError("the limit must be a number >= 0 and < 1", path=f"--sla {text}")
+        raise InputError("the limit must be a number >= 0 and < 1", path=f"--slo {text}")
     if meant is None:
         return Criterion(_SPELLED[name], None, limit)
     if not 0.0 < limit < math.inf:
-        raise InputError("the limit must be a number > 0", path=f"--sla {text}")
+        raise InputError("the limit must be a number > 0", path=f"--slo {text}")
     return Criterion(meant.variable, meant.quantile, limit / meant.scale)
 
 

@@ -343,7 +343,7 @@ def _with_absolute_paths(document: dict[str, Any], folder: Path) -> dict[str, An
 
 
 def files_of(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the files that a specification names anywhere, but for shipped coefficients and data sets."""
+    """Yield the files that a specification names anywhere, but for shipped coefficients and datasets."""
     tables: list[Any] = [document]
     while tables:
         table = tables.pop()

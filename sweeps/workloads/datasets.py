@@ -80,7 +80,7 @@ def cache_folder() -> Path:
     except RuntimeError:
         folder = Path()
     if not folder.is_absolute():  # XDG_CACHE_HOME, or that of a user whom the system does not know
-        raise InputError("the user's cache is not known: set BATCHCUBE_DATA to a folder for data sets")
+        raise InputError("the user's cache is not known: set BATCHCUBE_DATA to a folder for datasets")
     return folder
 
 
@@ -122,7 +122,7 @@ def _present(name: str) -> Path | None:
 
 
 def locate(name: str) -> Path:
-    """Return the path of a data set that is here already; raise InputError saying how to get it otherwise."""
+    """Return the path of a dataset that is here already; raise InputError saying how to get it otherwise."""
     file = _present(name)
     if file is None:
         raise _by_hand(name, f"is not here yet: run `batchcube data fetch {name}`")
@@ -150,7 +150,7 @@ class _AtMost:
 
 
 def fetch(name: str) -> Path:
-    """Return the path of a data set, downloading it where it is not here; raise InputError where that fails."""
+    """Return the path of a dataset, downloading it where it is not here; raise InputError where that fails."""
     file = _present(name)
     if file is not None:
         return file
@@ -181,7 +181,7 @@ def fetch(name: str) -> Path:
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
-    """Return the file behind a path of a specification; "dataset:NAME" is a data set that was fetched."""
+    """Return the file behind a path of a specification; "dataset:NAME" is a dataset that was fetched."""
     text = os.fspath(path)
     if text.startswith("dataset:"):
         return locate(text.removeprefix("dataset:"))

@@ -19,5 +19,5 @@ def test_tallies_that_are_too_small_for_a_job_are_refused(kind: str, name: str) 
     needed = getattr(job.shape, name)
     if not needed:
         return
-    with pytest.raises(ValueError, match=re.escape(f"the shape has {name} = {needed - 1}, a job needs {needed}")):
+    with pytest.raises(RuntimeError, match=re.escape(f"the shape has {name} = {needed - 1}, a job needs {needed}")):
         simulate_many([job], job.shape._replace(**{name: needed - 1}))

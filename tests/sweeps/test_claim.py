@@ -24,7 +24,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("output", "command"),
     [
         ("out.nc", ["run", "small.toml"]),
-        ("out.nc", ["capacity", "multi-bin-fig8", "--sla", "latency_mean_s=600"]),
+        ("out.nc", ["capacity", "multi-bin-fig8", "--slo", "latency_mean_s=600"]),
         ("out.nc", ["plan", "continuous-rate", "--rate", "3", "--slo", "ttft_p99_s=5"]),
         ("out.nc", ["join", "monday.nc", "tuesday.nc"]),
         ("out.json", ["calibrate", "table", DATA / "latency-grid.csv"]),

@@ -90,7 +90,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_the_command_writes_a_cube_and_prints_a_row_for_each_point(
     spec: str, cube: xr.Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = Answer(capsys, "capacity", spec, "--sla", "wait_mean_ms=700", "--sla", "latency_p99_s=20")
+    answer = Answer(capsys, "capacity", spec, "--slo", "wait_mean_ms=700", "--slo", "latency_p99_s=20")
     assert answer.status == 0
     assert "3 points x 3 replications" in answer.err
     assert "md1-capacity.nc: largest 3, replication 3" in answer.err
@@ -116,19 +116,19 @@ def test_the_command_has_the_defaults_of_the_function() -> None:
 def test_the_help_has_an_example_and_says_what_overload_does(capsys: pytest.CaptureFixture[str]) -> None:
     said = Answer(capsys, "capacity", "--help")
     assert said.status == 0
-    assert "    batchcube capacity sweep.toml --sla " in said.out
+    assert "    batchcube capacity sweep.toml --slo " in said.out
     assert "A rate that the servers cannot keep up with does not count" in said.out
 
 
 def test_the_command_refuses_to_overwrite_another_search(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["capacity", spec, "--sla", "wait_mean_ms=700", "-o", "out/cube.nc", "-q"]
+    command = ["capacity", spec, "--slo", "wait_mean_ms=700", "-o", "out/cube.nc", "-q"]
     quiet = Answer(capsys, *command, "-n", "2")
     assert (quiet.status, quiet.err) == (0, "")
     stamp = Path("out/cube.nc").stat().st_mtime_ns
     same = Answer(capsys, *command, "-n", "2")
     assert (same.status, same.out, Path("out/cube.nc").stat().st_mtime_ns) == (0, quiet.out, stamp)
     for other, said in (
-        (("--sla", "latency_p99_s=20"), "another search"),
+        (("--slo", "latency_p99_s=20"), "another search"),
         (("--tolerance", "0.1"), "another search"),
         (("--seed", "7"), "another sweep (seed differ)"),
     ):
@@ -149,13 +149,13 @@ def test_the_command_refuses_to_overwrite_another_search(spec: str, capsys: pyte
     [
         [],
         ["--low", "0.8", "--high", "1.5", "--tolerance", "0.02"],
-        ["--sla", "latency_p99_s=20", "--growth", "1", "--seed", "7"],
+        ["--slo", "latency_p99_s=20", "--growth", "1", "--seed", "7"],
     ],
 )
 def test_rerun_searches_again_as_the_cube_says(
     spec: str, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = Answer(capsys, "capacity", spec, "--sla", "wait_mean_ms=700", "-o", "cube.nc", "-q", *options)
+    made = Answer(capsys, "capacity", spec, "--slo", "wait_mean_ms=700", "-o", "cube.nc", "-q", *options)
     assert made.status == 0
     Path(spec).unlink()
     again = Answer(capsys, "rerun", "cube.nc", "-o", "again.nc", "-q", "--workers", "1")
@@ -179,7 +179,7 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_run_does_not_write_over_capacities(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert Answer(capsys, "capacity", spec, "--sla", "wait_mean_ms=700", "-o", "cube.nc", "-q").status == 0
+    assert Answer(capsys, "capacity", spec, "--slo", "wait_mean_ms=700", "-o", "cube.nc", "-q").status == 0
     assert Answer(capsys, "run", spec, "-o", "cube.nc").mistake == (
         "cube.nc: holds capacities, which a search made and no run can continue; choose another output, or --overwrite"
     )
@@ -189,7 +189,7 @@ def test_a_run_does_not_write_over_capacities(spec: str, capsys: pytest.CaptureF
 
 
 def test_the_command_fails_where_nothing_has_an_answer(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["capacity", spec, "--sla", "wait_mean_ms=700", "-o", "cube.nc", "-q", "--set"]
+    command = ["capacity", spec, "--slo", "wait_mean_ms=700", "-o", "cube.nc", "-q", "--set"]
     some = Answer(capsys, *command, "axes.largest.values=[1, 2]", "--low", "0.8", "--high", "1.5")
     assert some.status == 0
     assert "the criteria are missed already at 0.8/s" in " ".join(some.out.split())
@@ -201,9 +201,9 @@ def test_the_command_fails_where_nothing_has_an_answer(spec: str, capsys: pytest
 
 
 def test_mistakes_of_the_command_are_one_line(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert Answer(capsys, "capacity", spec, "--sla", "tbt_ms=5").mistake.startswith("--sla tbt_ms=5: must be NAME_STAT")
-    assert "--sla" in Answer(capsys, "capacity", spec).mistake
-    sla = ["--sla", "wait_mean_s=1"]
+    assert Answer(capsys, "capacity", spec, "--slo", "tbt_ms=5").mistake.startswith("--slo tbt_ms=5: must be NAME_STAT")
+    assert "--slo" in Answer(capsys, "capacity", spec).mistake
+    sla = ["--slo", "wait_mean_s=1"]
     assert "give both" in Answer(capsys, "capacity", spec, *sla, "--high", "3").mistake
     assert "rate_per_s" in Answer(capsys, "capacity", "multi-bin-fig3", *sla).mistake
     assert not list(Path().glob("*.nc"))
@@ -239,7 +239,7 @@ main(sys.argv[2:])
 def test_ctrl_c_keeps_what_was_seen(
     spec: str, after: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["capacity", spec, "--sla", "wait_mean_s=1", "-n", "4", "--workers", "1", "-q", "-o", "cube.nc"]
+    command = ["capacity", spec, "--slo", "wait_mean_s=1", "-n", "4", "--workers", "1", "-q", "-o", "cube.nc"]
     arguments = [sys.executable, "-c", STOPPED, str(after), *command]
     stopped = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert stopped.returncode == 130

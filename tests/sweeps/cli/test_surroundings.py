@@ -89,7 +89,7 @@ def test_a_user_whom_the_system_does_not_know_and_who_has_no_home(tmp_path: Path
     ours = [line for line in said.lines if line.startswith("batchcube: ")]
     others = [line for line in said.lines if line not in ours]
     assert said.statuses == [0, 0, 0, 2, 2, 2], said.lines
-    assert "batchcube: the user's cache is not known: set BATCHCUBE_DATA to a folder for data sets" in ours
+    assert "batchcube: the user's cache is not known: set BATCHCUBE_DATA to a folder for datasets" in ours
     assert all("Matplotlib created a temporary cache" in line for line in others), others
     assert (tmp_path / "r.png").is_file()
 

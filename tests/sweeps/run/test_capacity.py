@@ -614,7 +614,7 @@ def test_criteria_that_are_not_measured_are_refused() -> None:
     assert "needs report.token_sla_s" in refusal(MD1, "token_sla_violation_fraction=0.1")
     assert "goodput: needs a limit, report.request_sla_s" in refusal(MD1, "goodput=0.9")
     assert "goodput: needs a limit, report.request_sla_s" in refusal(CONTINUOUS, "goodput=0.9")
-    assert "--sla goodput=0: the least share must be a number > 0 and <= 1" in refusal(CONTINUOUS, "goodput=0")
+    assert "--slo goodput=0: the least share must be a number > 0 and <= 1" in refusal(CONTINUOUS, "goodput=0")
     assert refusal(CAPPED, "tpot_mean_ms=1") == (
         'specification: tpot_mean_s: is measured with policy.mode = "continuous" only; use tbt '
         '(at mode = "fifo_greedy")'

@@ -41,7 +41,7 @@ def test_unknown_criteria_are_refused_with_what_is_allowed(text: str, near: str)
     with pytest.raises(InputError) as refusal:
         parse_criterion(text)
     assert str(refusal.value) == (
-        f"--sla {text}: must be NAME_STAT_UNIT=LIMIT with NAME latency, wait, ttft, tpot or tbt, STAT mean, max, p50, "
+        f"--slo {text}: must be NAME_STAT_UNIT=LIMIT with NAME latency, wait, ttft, tpot or tbt, STAT mean, max, p50, "
         "p90, p95 or p99, UNIT ms or s; or one of request_sla_violation_fraction=LIMIT, "
         f"token_sla_violation_fraction=LIMIT, goodput=LIMIT{near and f'; did you mean {near}?'}"
     )
@@ -49,7 +49,7 @@ def test_unknown_criteria_are_refused_with_what_is_allowed(text: str, near: str)
 
 @pytest.mark.parametrize("limit", ["", "0", "-1", "inf", "nan", "5 m"])
 def test_limits_are_positive_numbers(limit: str) -> None:
-    with pytest.raises(InputError, match=r"^--sla tbt_mean_ms=.*: the limit must be a number > 0$"):
+    with pytest.raises(InputError, match=r"^--slo tbt_mean_ms=.*: the limit must be a number > 0$"):
         parse_criterion(f"tbt_mean_ms={limit}")
 
 
@@ -63,7 +63,7 @@ def test_limits_are_positive_numbers(limit: str) -> None:
     ],
 )
 def test_units_stand_in_names(text: str, stated: str) -> None:
-    with pytest.raises(InputError, match=f"^--sla {text}: the unit of a limit stands in its name: {stated}$"):
+    with pytest.raises(InputError, match=f"^--slo {text}: the unit of a limit stands in its name: {stated}$"):
         parse_criterion(text)
 
 
@@ -78,7 +78,7 @@ def test_limits_of_single_requests_lead_to_the_report(text: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_criterion(text)
     assert str(caught.value) == (
-        f"--sla {text}: is what single requests must keep, in milliseconds: --set report.ttft_sla_s=2 "
+        f"--slo {text}: is what single requests must keep, in milliseconds: --set report.ttft_sla_s=2 "
         "--set report.tpot_sla_s=0.05; the goodput is the share that keeps all"
     )
 

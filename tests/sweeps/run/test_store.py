@@ -445,7 +445,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(at: str, monkeypatch: pytest.M
 # Outputs that cannot be ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["run"], ["capacity", "--sla", "wait_mean_s=1"]])
+@pytest.mark.parametrize("command", [["run"], ["capacity", "--slo", "wait_mean_s=1"]])
 def test_links_to_nowhere_are_refused_before_anything_is_simulated(
     command: list[str], simulated: list[tuple[int, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:

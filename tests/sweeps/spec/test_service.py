@@ -531,7 +531,7 @@ def test_where_on_an_axis_coefficients_cannot_be_used_is_said(tmp_path: Path, fi
         f"(at bins = 1, system = {show_value(blind)})"
     )
     axes["system"]["values"] = [file, "nothing"]
-    assert refusal({}, axes=axes, workload=ONE_RATE).startswith('axes.system.values[1] = "nothing": coefficients noth')
+    assert refusal({}, axes=axes, workload=ONE_RATE).startswith('axes.system.values[1] = "nothing": coefficients no')
     axes["system"] = {"path": "server.service.draw", "values": [True, False]}
     assert refusal({"coefficients": file}, axes=axes, workload=ONE_RATE) == (
         "server.service.draw: must be the same at every point: where coefficients are drawn, intervals mean something "

@@ -154,11 +154,11 @@ def test_every_command_begins_with_the_warning(
     subtitle = registry.draw("tbt-vs-rate", cube).texts[1].get_text()
     assert subtitle.startswith("Not measured, counted as 0: c2_s_per_kv_token")
     searched = Answer(
-        capsys, "capacity", "sweep.toml", "--sla", "latency_p95_s=5", "--tolerance", "0.2", "-o", "found.nc",
+        capsys, "capacity", "sweep.toml", "--slo", "latency_p95_s=5", "--tolerance", "0.2", "-o", "found.nc",
         "--set", "workload.arrivals.rate_per_s=5.0",
     )  # fmt: skip
     assert searched.out.startswith(f"warning: {costs.NOT_MEASURED}")
-    refused = Answer(capsys, "capacity", "sweep.toml", "--sla", "ttft_p99_ms=800", "-o", "not.nc",
+    refused = Answer(capsys, "capacity", "sweep.toml", "--slo", "ttft_p99_ms=800", "-o", "not.nc",
         "--set", "workload.arrivals.rate_per_s=5.0",
     )  # fmt: skip
     assert refused.mistake.startswith("sweep.toml: ttft_quantile_s: rests on c3_s_per_prefill_token, neither measured")
