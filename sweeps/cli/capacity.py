@@ -125,8 +125,6 @@ def search(
     overwrite: bool,
 ) -> None:
     """Search as `asked` of `find_capacity`, write the cube and print it; exit status 1 when nothing has an answer."""
-    from rich.console import Console
-
     from ..progress import shown
     from ..run.capacity import find_capacity
     from ..run.executors import connected
@@ -143,10 +141,17 @@ def search(
             backend=backend,
             executor=where,
         )
+    tell_capacity(cube, to, quiet=quiet)
+
+
+def tell_capacity(cube: "xr.Dataset", file: Path, *, quiet: bool) -> None:
+    """Print what was found and where it is written; exit status 1 when nothing has an answer."""
+    from rich.console import Console
+
     print_capacity(cube, Console())
     if not quiet:
         sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
-        print(f"{printable(to)}: {sizes}", file=sys.stderr)
+        print(f"{printable(file)}: {sizes}", file=sys.stderr)
     if (cube["capacity_unbracketed"] != 0).all():
         print("batchcube: no point has a capacity in the range that was searched", file=sys.stderr)
         raise typer.Exit(1)

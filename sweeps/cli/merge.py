@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from batchcube.errors import InputError, printable
+from batchcube.errors import printable
 
 from .help import examples
 from .options import QuietOption
@@ -21,8 +21,8 @@ MISSING, NEXT_ROUND = 1, 3
     "merge",
     epilog=examples(
         "batchcube merge out.nc",
-        "until batchcube merge out.nc; do sbatch --wait --array=0-63 --wrap "
-        "'batchcube run sweep.toml --precision 2% -o out.nc --shard env/64' || break; done",
+        "while sbatch --wait --array=0-63 --wrap 'batchcube run sweep.toml --precision 2% -o out.nc --shard env'; "
+        "batchcube merge out.nc; [ $? -eq 3 ]; do :; done",
     ),
 )
 def merge(
@@ -40,34 +40,27 @@ def merge(
     adds them.
 
     Exit status 1 when shards are missing, 3 when results call for another round of them; the command that makes them is
-    printed.
+    printed. What is written is printed as by the command, with the same status: 1 where nothing has an answer.
     """
+    from ..merging import merge as merged
+    from ..planning.answer import Answer
     from ..progress import shown, tell_notes
-    from ..run.capacity import merge_capacity
-    from ..run.execution import merge_run
-    from ..run.shards import MissingShardsError, NextRoundError, Shards
+    from ..run.shards import MissingShardsError, NextRoundError
     from ..stopping import stoppable
+    from .capacity import tell_capacity
+    from .plan import tell_answer
 
-    is_run = Shards(output).about()["asked"]["command"] == "run"
-    if allow_missing and not is_run:
-        raise InputError("goes with shards of a run only: answers rest on all of them", path="--allow-missing")
     try:
         with stoppable(), shown(quiet=quiet) as progress:
-            if is_run:
-                cube = merge_run(output, progress=progress, allow_missing=allow_missing)
-            else:
-                cube = merge_capacity(output)
+            found = merged(output, progress=progress, allow_missing=allow_missing)
     except (MissingShardsError, NextRoundError) as error:
         print(f"batchcube: {error}", file=sys.stderr)
         raise typer.Exit(MISSING if isinstance(error, MissingShardsError) else NEXT_ROUND) from None
-    if not is_run:
-        from rich.console import Console
-
-        from .capacity import print_capacity
-
-        print_capacity(cube, Console())
-    if not quiet:
-        sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
+    if isinstance(found, Answer):
+        tell_answer(found)
+    elif "capacity_criteria" in found.attrs:
+        tell_capacity(found, output, quiet=quiet)
+    elif not quiet:
+        sizes = ", ".join(f"{name} {size}" for name, size in found.sizes.items())
         print(f"{printable(output)}: {sizes}", file=sys.stderr)
-        if is_run:
-            tell_notes(cube)
+        tell_notes(found)

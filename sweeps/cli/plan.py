@@ -2,15 +2,32 @@
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from batchcube.errors import InputError
 
 from ..planning.defaults import CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
 from . import complete
 from .help import examples
-from .options import BackendOption, ExecutorOption, OverwriteOption, QuietOption, SeedOption, SetOption, WorkersOption
+from .options import (
+    BackendOption,
+    ExecutorOption,
+    OverwriteOption,
+    QuietOption,
+    SeedOption,
+    SetOption,
+    ShardOption,
+    WorkersOption,
+    do_shard,
+    shard_of,
+)
+
+if TYPE_CHECKING:
+    from ..planning.answer import Answer
 
 app = typer.Typer()
 
@@ -26,6 +43,7 @@ app = typer.Typer()
     ),
 )
 def plan(
+    context: typer.Context,
     spec: Annotated[
         str | None,
         typer.Argument(
@@ -122,6 +140,7 @@ def plan(
     workers: WorkersOption = None,
     executor: ExecutorOption = None,
     backend: BackendOption = "numba",
+    shard: ShardOption = None,
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -131,7 +150,10 @@ def plan(
     fail a limit, or are surely worse, leave the race early. The fewest GPUs count on which a setting holds all limits,
     simulated with as many replicas and their routing; among settings on as few, the one with most room.
 
-    With -o a plan that was stopped goes on when it is given again. Without SPEC the step times and limits are those of
+    With -o a plan that was stopped goes on when it is given again. With --shard a machine does its part of the next
+    look; batchcube merge takes what all parts showed and says whether there is another look, or writes the answer.
+
+    Without SPEC the step times and limits are those of
     --coefficients, shipped or of your own (batchcube calibrate), or of tables for the model and GPU (batchcube
     calibrate list; others need the extra `hardware`), and what else is assumed is printed.
 
@@ -139,6 +161,12 @@ def plan(
     """
     from ..progress import print_lines
 
+    part = shard_of(shard, overwrite=overwrite)
+    if part is not None and (report is not None or as_json):
+        given = "--json" if report is None else "--report"
+        raise InputError("does not go with --shard, which has no answer: batchcube merge writes it", path=given)
+    if part is not None and output is None:
+        raise InputError("is missing: with --shard it says where all parts are kept", path="--output")
     # The first words before all that takes long to load.
     say = print_lines(quiet=quiet)
     if about := spec or " on ".join(filter(None, (model, gpu or coefficients))):
@@ -168,6 +196,11 @@ def plan(
         indifference=indifference,
         budget=budget,
     )
+    if part is not None and output is not None:
+        from ..planning.decide import shard_plan
+
+        do_shard(context, partial(shard_plan, question, output, part, backend=backend), workers, executor, quiet=quiet)
+        return
     if report is not None:
         from batchcube.figures.report import require
 
@@ -187,6 +220,16 @@ def plan(
         command = shlex.join(["batchcube", *sys.argv[1:]])
         subject = Subject(answer.cube, "" if output is None else str(output), command)
         say(str(write_report([subject], report, command=command)))
+    _require_found(answer)
+
+
+def tell_answer(answer: "Answer") -> None:
+    """Print an answer in words; exit status 1 when no setting holds."""
+    print(answer)
+    _require_found(answer)
+
+
+def _require_found(answer: "Answer") -> None:
     if not answer.found:
         print("batchcube: no setting holds all limits", file=sys.stderr)
         raise typer.Exit(1)

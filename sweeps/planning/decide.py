@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,19 +24,22 @@ from batchcube.results.selection import AT_LIMIT, BEATEN, FAILED, IN_RACE
 from batchcube.results.variables import REGISTRY
 
 from ..files import require_new, require_output, write_text
+from ..progress import Progress
 from ..run.assemble import with_provenance
-from ..run.executors import Executor, crew_of_threads, engaged
+from ..run.executors import Executor, engaged
 from ..run.outputs import ADVICE
 from ..run.preparing import Prepared, only_totals, prepare
+from ..run.rounds import do_shard, merge_shards
+from ..run.shards import Asked, Shard
 from ..run.simulate import require_backend
-from ..run.store import Store
+from ..run.store import About, Part, Store
 from ..spec.document import Sweep
 from ..spec.settings import Point, Report
-from ..stopping import stopping
+from ..stopping import Stop, stopping
 from .answer import Answer, answer_of, gpus_each, restored
-from .question import Question
+from .question import Question, question_of
 from .race import MOST, Decider, Decision, Race
-from .simulating import Simulating
+from .simulating import Said, Simulating
 from .values import KEPT
 
 STATES = (IN_RACE, FAILED, BEATEN, AT_LIMIT, "best", "not looked at")
@@ -62,52 +66,162 @@ def decide(
     "reference", nor on the `executor`, which is that of `run_sweep`.
     Raises InputError for what only the data can show.
     """
-    made_by = require_backend(backend, question.sweep.grid.points[0].simulation)
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else _cube_file(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
-        prepared = prepare(only_totals(question.sweep, _windows))
-        question = replace(question, sweep=prepared.sweep)
-        identity = _identity(question, prepared)
-        if target is not None and target.exists() and not overwrite:
-            before = _same_plan(target, identity)
-            if not before.ended_early:
-                return before
+        course = PlanCourse(question, target, backend, say, overwrite=overwrite)
+        if course.complete is not None:
+            return course.complete
         crew = opened.enter_context(engaged(executor, workers))
-        simulating = Simulating(
-            question, prepared, [gpus_each(point) for point in question.sweep.grid.points], backend, say
-        )
+        course.prepare()
         if store is not None:
-            simulating.add(store.open(identity, made_by, range(MOST), overwrite=overwrite))
-            # A plan that was stopped may have been about to write its cube.
-            if target is not None and not target.exists() and not store.makers:
-                require_new(_json_file(target), overwrite=overwrite)
-        simulated = simulating.values.simulations
-        crew = crew or opened.enter_context(crew_of_threads(workers or os.cpu_count() or 1, stop))
-        decision = simulating.work(store, stop, crew)
-        makers = list(store.makers if store is not None else ())
-        if simulating.values.simulations > simulated or not makers:
-            makers.append(made_by)
+            course.open(store)
+        at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
+        said, simulated = Said(say), False
+        for simulating in course.rounds(said):
+            simulated = simulating.work(store, stop, said, crew, at_once)
+        kept = store.makers if store is not None else []
+        answer = course.answer([*kept, *([course.made_by] if simulated or not kept else ())])
+        if store is not None:
+            course.put(answer, store, stop)
+        return answer
+
+
+def shard_plan(
+    question: Question,
+    output: str | os.PathLike[str],
+    shard: Shard,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    backend: str = "numba",
+    executor: Executor | None = None,
+    again: str = "",
+) -> str:
+    """Simulate what a shard is dealt of the next look of `decide`, for `merge_plan`; see `do_shard`.
+
+    Raises InputError for a question with a budget.
+    """
+    if not (math.isinf(question.budget) and math.isinf(question.budget_s)):
+        raise InputError("does not go with --shard: no shard knows what the others spend", path="--budget")
+    target = _cube_file(Path(output))
+    course = PlanCourse(question, target, backend)
+    return do_shard(course, target, shard, workers=workers, progress=progress, executor=executor, again=again)
+
+
+def merge_plan(output: str | os.PathLike[str]) -> Answer:
+    """Write the answer that `decide` would have given, of the shards of all looks, and return it; see `merge_shards`.
+
+    What the best setting serves at most is simulated, in a moment.
+    """
+
+    def course_of(about: About, sweep: Sweep, target: Path) -> PlanCourse:
+        return PlanCourse(question_of(sweep, about["made_from"][-1]), target, "numba")
+
+    return merge_shards(output, course_of)
+
+
+class PlanCourse:
+    """The way of a plan to its answer: each look is a round, as it depends on all that earlier ones showed.
+
+    However a round is done, by the plan itself or in shards, the answer is the same.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        target: Path | None,
+        backend: str,
+        say: Callable[[str], None] = lambda _: None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Read what the question names and find out what is there; raises InputError where that is something else."""
+        self.made_by = require_backend(backend, question.sweep.grid.points[0].simulation)
+        self.target, self.backend, self._say, self._overwrite = target, backend, say, overwrite
+        self._asked = question
+        self._prepared = prepare(only_totals(question.sweep, _windows))
+        self.question = replace(question, sweep=self._prepared.sweep)
+        self.complete: Answer | None = None
+        """The answer that is there already."""
+        if target is not None and target.exists() and not overwrite:
+            before = _same_plan(target, self.identity)
+            self.complete = None if before.ended_early else before
+        self.kept: Sequence[Part] = ()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What makes the simulations: with all of it the same, they are the same, on any budget."""
+        asked = {name: value for name, value in self.question.asked().items() if not name.startswith("budget_")}
+        return {
+            "plan": json.dumps(asked),
+            "sweep": self.question.sweep.identity(),
+            "version": batchcube_version(),
+            "input_sha256": self._prepared.input_sha256,
+        }
+
+    @property
+    def round(self) -> int:
+        """Number of the look that is next, from 1."""
+        return self._simulating.round
+
+    def asked(self, again: str) -> Asked:
+        """Return what shards are parts of."""
+        sweep = self._asked.sweep
+        return Asked(self.identity, "plan", {}, (sweep.document, sweep.defaults(), self._asked.table()), again)
+
+    def prepare(self, workers: int = 1, shards: int = 1) -> None:
+        """Begin the decision."""
+        gpus = [gpus_each(point) for point in self.question.sweep.grid.points]
+        self._simulating = Simulating(self.question, self._prepared, gpus, self.backend, self._say)
+
+    def open(self, store: Store) -> None:
+        """Go on from what a store keeps; raises InputError for parts of anything else."""
+        self.kept = store.open(self.identity, self.made_by, range(MOST), overwrite=self._overwrite)
+
+    def rounds(self, progress: Progress) -> Iterator[Simulating]:
+        """Yield the work of one look after the other; whoever asks for the next one has done it."""
+        # A plan that was stopped may have been about to write its cube.
+        if self.target is not None and not self.target.exists() and not self.kept:
+            require_new(_json_file(self.target), overwrite=self._overwrite)
+        self._simulating.add(self.kept)
+        self._simulating.go_on()
+        while self._simulating.decision is None:
+            yield self._simulating
+            self._simulating.go_on()
+
+    def finish(self, store: Store, stop: Stop) -> Answer:
+        """Write the answer and its cube, and return it."""
+        answer = self.answer(store.makers)
+        self.put(answer, store, stop)
+        return answer
+
+    def answer(self, makers: Sequence[MadeBy]) -> Answer:
+        """Return what the decision comes to, with its cube."""
+        simulating, prepared = self._simulating, self._prepared
+        assert simulating.decision is not None
         answer = answer_of(
-            question,
-            decision,
+            self.question,
+            simulating.decision,
             simulating.values,
             simulating.decider.rounds,
             prepared.notes,
             prepared.points[0].mean_prompt,
             simulating.most_served,
         )
-        cube = _cube(question, prepared, simulating.decider, decision, answer, makers, identity)
-        answer = replace(answer, cube=cube)
-        if store is not None and target is not None:
-            write_text(_json_file(target), answer.text())
-            store.put(cube)
-            with stop.held():
-                stop.kept = f"{target} is complete."
-                # What a budget ended may go on.
-                if not decision.ended_early:
-                    store.forget(range(MOST))
-        return answer
+        cube = _cube(self.question, prepared, simulating.decider, simulating.decision, answer, makers, self.identity)
+        return replace(answer, cube=cube)
+
+    def put(self, answer: Answer, store: Store, stop: Stop) -> None:
+        """Write the answer and its cube, and forget the parts that they are made of."""
+        assert answer.cube is not None
+        write_text(_json_file(store.output), answer.text())
+        store.put(answer.cube)
+        with stop.held():
+            stop.kept = f"{store.output} is complete."
+            # What a budget ended may go on.
+            if not answer.ended_early:
+                store.forget(range(MOST))
 
 
 def _cube_file(output: Path) -> Path:
@@ -124,17 +238,6 @@ def _windows(point: Point) -> int:
     """Return in how many windows of time to count: in several where nothing else shows how arrivals scatter."""
     is_known = getattr(point.workload.arrivals, "process", None) in RENEWING
     return 1 if is_known else int(Report.model_fields["windows"].default)
-
-
-def _identity(question: Question, prepared: Prepared) -> dict[str, str]:
-    """Return what makes the simulations of a plan: with all of it the same, they are the same, on any budget."""
-    asked = {name: value for name, value in question.asked().items() if not name.startswith("budget_")}
-    return {
-        "plan": json.dumps(asked),
-        "sweep": question.sweep.identity(),
-        "version": batchcube_version(),
-        "input_sha256": prepared.input_sha256,
-    }
 
 
 def _sha256(identity: dict[str, str]) -> str:
@@ -166,7 +269,7 @@ def _cube(
     decider: Decider,
     decision: Decision,
     answer: Answer,
-    made_by: list[MadeBy],
+    made_by: Sequence[MadeBy],
     identity: dict[str, str],
 ) -> xr.Dataset:
     """Build the cube of the race that decided: what was simulated of each setting, NaN where it had left the race."""

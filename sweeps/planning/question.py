@@ -94,6 +94,10 @@ class Question:
             "budget_s": None if math.isinf(self.budget_s) else self.budget_s,
         }
 
+    def table(self) -> dict[str, Any]:
+        """Return all but the sweep and the budget as JSON has it; `question_of` makes it a question again."""
+        return {name: value for name, value in vars(self).items() if name not in ("sweep", "budget", "budget_s")}
+
     def at(self, number: int) -> dict[str, Any]:
         """Return a setting, by its number: value by axis."""
         grid = self.sweep.grid
@@ -124,6 +128,13 @@ class Question:
             point._replace(server=point.server.model_copy(update={"servers": replicas, **routed}))
             for point in (self.sweep.grid.points[number] for number in numbers)
         ]
+
+
+def question_of(sweep: Sweep, table: Mapping[str, Any]) -> Question:
+    """Return the question, without a budget, that was `Question.table`; its sweep is that of the specification."""
+    criteria = tuple(Criterion(*one) for one in table["criteria"])
+    unlimited = {"budget": math.inf, "budget_s": math.inf}
+    return Question(sweep, **{**table, **unlimited, "criteria": criteria, "assumed": tuple(table["assumed"])})
 
 
 def ask(

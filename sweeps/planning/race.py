@@ -100,7 +100,7 @@ class Decider:
         gpus_each: Sequence[int],
         values: Values,
         say: Callable[[str], None],
-        over_budget: Callable[[int], bool],
+        over_budget: Callable[[Sequence[Wanted]], bool],
     ) -> None:
         self.question, self.values, self.say = question, values, say
         self.gpus_each = np.array(gpus_each, np.int64)
@@ -310,7 +310,7 @@ class Decider:
             if found != overload.CANNOT_TELL or not more:
                 return found
             wanted = self.values.missing([setting], replicas, more[0])
-            if self._over_budget(len(wanted)):
+            if self._over_budget(wanted):
                 self._stopped = True
                 return found
             count = more[0]
@@ -344,11 +344,11 @@ class Decider:
     def _stops(self, going: NDArray[np.int64], gpus: int, count: int) -> bool:
         """Say whether the budget does not hold another look."""
         replicas = self.replicas_on(gpus)
-        more = sum(
-            len(wanted.settings)
+        more = [
+            wanted
             for number in set(replicas[going].tolist())
             for wanted in self.values.missing(going[replicas[going] == number].tolist(), number, count)
-        )
+        ]
         self._stopped = self._stopped or self._over_budget(more)
         return self._stopped
 

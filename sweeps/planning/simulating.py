@@ -3,7 +3,8 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,11 +12,13 @@ import numpy as np
 
 from batchcube.engine import Shape, simulate_many
 
-from ..progress import Silent
+from ..progress import Progress, Silent
 from ..run.draws import Draws
+from ..run.executors import crew_of_threads
 from ..run.preparing import Prepared, PreparedPoint, prepare
 from ..run.scheduler import Crew, Gain, Scheduler, Task
 from ..run.searching import scalable
+from ..run.shards import Dealing, Shard
 from ..run.store import Part, Store
 from ..spec.grid import Axis, Grid
 from ..stopping import Stop
@@ -33,6 +36,10 @@ AT_ONCE = 1000.0
 FEW = 4
 """Replications of what need not be exact."""
 Say = Callable[[str], None]
+
+
+_Cell = tuple[int, int]
+"""Replication and point: a setting on so many replicas."""
 
 
 class Together(NamedTuple):
@@ -56,7 +63,7 @@ def simulate_settings(together: Together, settings: Sequence[int], replication: 
         return vectors(simulate_many(jobs, shape, together.backend), caps)
 
 
-class _Said(Silent):
+class Said(Silent):
     """Progress of a plan, which says in lines of its own how far it is."""
 
     def __init__(self, say: Say) -> None:
@@ -68,19 +75,32 @@ class _Said(Silent):
 
 
 class Simulating:
-    """Simulates what a decision asks for, look after look."""
+    """Simulates what a decision asks for, look after look, or what a shard is dealt of one look.
+
+    A decision is told of a look when all of it is there, and so is the same whoever simulated what, and when.
+    """
 
     def __init__(
         self, question: Question, prepared: Prepared, gpus_each: Sequence[int], backend: str, say: Say
     ) -> None:
         self.question, self.backend, self._say = question, backend, say
         self.values = Values()
+        """What looks that are over asked for."""
         self.decision: Decision | None = None
+        self.round = 0
+        """Number of the look that is at work, from 1."""
+        self.simulated = 0
+        """How many simulations were done here."""
         self._begun = self._said = time.monotonic()
-        self._before = 0
-        self._requests = max(one.requests for one in prepared.points)
+        self._requests = [one.requests for one in prepared.points]
+        """By setting."""
         self.decider = Decider(question, gpus_each, self.values, say, self._is_over_budget)
         self._steps = self.decider.decide()
+        self._look: Sequence[Wanted] = ()
+        self._known: dict[_Cell, FloatArray] = {}
+        """What was simulated of the look at work, and perhaps of those to come."""
+        self._dealt: frozenset[_Cell] | None = None
+        """What is to be done of the look, where that is not all of it."""
         self._prepared: dict[int, dict[int, Together]] = {}
         """By replicas and setting."""
         # All settings are prepared on two replicas: their mistakes are told with their places.
@@ -88,21 +108,68 @@ class Simulating:
         self._tasks: deque[Task] = deque()
         self._under_way = self._looked = self._of_look = 0
 
-    def add(self, parts: Sequence[Part]) -> None:
+    def add(self, parts: Iterable[Part]) -> None:
         """Add what was finished before."""
-        settings = len(self.question.sweep.grid.points)
         for part in parts:
-            for point, row in zip(part.points, part.report["values"], strict=True):
-                replicas, setting = divmod(point, settings)
-                self.values.add([setting], replicas, part.replication, row[None])
-        self._before = self.values.simulations
+            cells = ((part.replication, point) for point in part.points)
+            self._known.update(zip(cells, part.report["values"], strict=True))
 
-    def work(self, store: Store | None, stop: Stop, crew: Crew) -> Decision:
-        """Simulate until the question is decided."""
-        self._at_once = crew.at_once
-        Scheduler(self, store, stop, _Said(self._say)).run(crew)
-        assert self.decision is not None
-        return self.decision
+    def go_on(self) -> None:
+        """Lead the decision as far as what was simulated leads: to a look that lacks something, or to its end."""
+        while self.decision is None and not self._left():
+            for one in self._look:
+                rows = [self._known.pop(cell) for cell in self._cells(one)]
+                self.values.add(one.settings, one.replicas, one.replication, np.array(rows))
+            try:
+                self._look = next(self._steps)
+                self.round += 1
+            except StopIteration as stop:
+                self._look, self.decision = (), stop.value
+
+    def deal(self, shard: Shard) -> bool:
+        """Do no more than a shard's cells of this look, and say whether any is left."""
+        self._dealt = frozenset((r, point) for r, points in self._dealing().of(shard).items() for point in points)
+        return bool(self._left())
+
+    def missing(self, shards: int) -> list[int]:
+        """Return the numbers of those, of so many shards, that were dealt what is not finished."""
+        return self._dealing().whose((cell for one in self._left() for cell in self._cells(one)), shards)
+
+    def _dealing(self) -> Dealing:
+        cells = [cell for one in self._look for cell in self._cells(one)]
+        points = sorted({point for _, point in cells})
+        requests = [self._requests[point % len(self._requests)] for point in points]
+        return Dealing(sorted({replication for replication, _ in cells}), points, requests)
+
+    def _cells(self, wanted: Wanted) -> list[_Cell]:
+        """Return what is wanted by replication and point, which is a setting on so many replicas."""
+        first = wanted.replicas * len(self._requests)
+        return [(wanted.replication, first + setting) for setting in wanted.settings]
+
+    def _left(self) -> list[Wanted]:
+        """Return what is to be done of the look and not finished."""
+        left = []
+        for one in self._look:
+            cells = zip(one.settings, self._cells(one), strict=True)
+            mine = [k for k, cell in cells if cell not in self._known and (self._dealt is None or cell in self._dealt)]
+            if mine:
+                left.append(one._replace(settings=tuple(mine)))
+        return left
+
+    def work(self, store: Store | None, stop: Stop, progress: Progress, crew: Crew | None, workers: int) -> bool:
+        """Simulate until the question is decided, or what is dealt of a look; say whether that was anything.
+
+        It is done by a crew, or on so many threads.
+        """
+        self._at_once = workers if crew is None else crew.at_once
+        left = self._left()
+        points = {point for one in left for _, point in self._cells(one)}
+        requests = sum(self._requests[setting] for one in left for setting in one.settings)
+        progress.start(len(points), len({one.replication for one in left}), requests)
+        self._deal(left)
+        with ExitStack() as opened:
+            Scheduler(self, store, stop, progress).run(crew or opened.enter_context(crew_of_threads(workers, stop)))
+        return self.simulated > 0
 
     def most_served(self, setting: int, replicas: int) -> float:
         """Return the requests per second that a setting serves when all are there at once; NaN where none scales."""
@@ -120,11 +187,9 @@ class Simulating:
 
     def next_task(self) -> Task | None:
         """Return the next simulations of a look; those of the next one when all of it are there."""
-        while not self._tasks and not self._under_way and self.decision is None:
-            try:
-                self._deal(next(self._steps))
-            except StopIteration as stop:
-                self.decision = stop.value
+        if not self._tasks and not self._under_way and self._dealt is None:
+            self.go_on()
+            self._deal(self._left())
         if not self._tasks:
             return None
         self._under_way += 1
@@ -132,15 +197,16 @@ class Simulating:
 
     def take(self, task: Task, result: FloatArray) -> Gain:
         """Take what simulations gave."""
-        settings, replicas, replication = task.note
+        wanted: Wanted = task.note
         self._under_way -= 1
-        self.values.add(settings, replicas, replication, result)
-        self._looked += len(settings)
+        self._looked += len(wanted.settings)
+        self.simulated += len(wanted.settings)
         if time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             self._say(f"{self._looked} of {self._of_look} simulations of this look")
-        points = tuple(replicas * len(self.question.sweep.grid.points) + setting for setting in settings)
-        return Gain([Part(replication, points, {"values": result})], 0, 0)
+        part = Part(wanted.replication, tuple(point for _, point in self._cells(wanted)), {"values": result})
+        self.add([part])
+        return Gain([part], sum(self._requests[setting] for setting in wanted.settings), 0)
 
     def give_up(self) -> None:
         """Do nothing: no task takes long."""
@@ -149,7 +215,7 @@ class Simulating:
         """Make tasks of what is wanted."""
         self._of_look, self._looked = sum(len(one.settings) for one in wanted), 0
         # So many that no thread waits for another.
-        most = max(1, min(REQUESTS_OF_A_TASK // self._requests, -(-self._of_look // (4 * self._at_once))))
+        most = max(1, min(REQUESTS_OF_A_TASK // max(self._requests), -(-self._of_look // (4 * self._at_once))))
         for one in wanted:
             groups: dict[int, list[int]] = {}
             for setting in one.settings:
@@ -157,9 +223,9 @@ class Simulating:
             for group in groups.values():
                 together = self._together(one, group[0])
                 for start in range(0, len(group), most):
-                    some = tuple(group[start : start + most])
-                    note = (some, one.replicas, one.replication)
-                    self._tasks.append(Task(simulate_settings, together, (some, one.replication), note))
+                    some = one._replace(settings=tuple(group[start : start + most]))
+                    task = Task(simulate_settings, together, (some.settings, some.replication), some)
+                    self._tasks.append(task)
 
     def _together(self, wanted: Wanted, setting: int) -> Together:
         """Return what a setting is prepared in, together with all that are wanted beside it."""
@@ -175,12 +241,13 @@ class Simulating:
         together = Together(self.backend, self.question.sweep.seed, points)
         self._prepared.setdefault(replicas, {}).update(dict.fromkeys(numbers, together))
 
-    def _is_over_budget(self, more: int) -> bool:
-        """Say whether so many more simulations exceed the budget, each as fast as those so far."""
-        requests = (self.values.simulations + more) * self._requests
+    def _is_over_budget(self, wanted: Sequence[Wanted]) -> bool:
+        """Say whether simulations exceed the budget, each that is yet to be done as fast as those so far."""
+        cells = [cell for one in wanted for cell in self._cells(one)]
+        requests = (self.values.simulations + len(cells)) * max(self._requests)
         passed = time.monotonic() - self._begun
-        each = passed / max(self.values.simulations - self._before, 1)
-        return requests > self.question.budget or passed + more * each > self.question.budget_s
+        seconds = passed * (1 + sum(cell not in self._known for cell in cells) / max(self.simulated, 1))
+        return requests > self.question.budget or seconds > self.question.budget_s
 
 
 def _prepared_together(question: Question, replicas: int, numbers: Sequence[int]) -> Prepared:

@@ -119,3 +119,36 @@ RATES = """\
 path = "workload.arrivals.rate_per_s"
 values = [0.1, 0.2]
 """
+
+TO_PLAN = """\
+name = "small"
+title = "Caps on a small server"
+seed = {seed}
+[workload]
+requests = 300
+[workload.arrivals]
+process = "poisson"
+rate_per_s = 12.0
+[workload.lengths]
+distribution = "lognormal"
+mean = 40.0
+cv = 0.8
+[workload.lengths.prompt]
+distribution = "lognormal"
+mean = 100.0
+cv = 0.8
+[policy]
+mode = "continuous"
+largest_batch = 16
+[server]
+service = {{ law = "steps", c0_s = 0.02, c1_s_per_request = 0.001, c2_s_per_kv_token = 0.0, \
+c3_s_per_prefill_token = 0.0001, c4_s_per_prefill_attention = 0.0 }}
+[server.replica]
+kv_capacity_tokens = 8000
+token_budget = 512
+[report]
+warmup_fraction = 0.2
+"""
+"""A small server, for plans; the seed is yet to be filled in."""
+SLO = ("ttft_p99_s=1", "tpot_mean_s=0.04")
+CAPS = {"policy.largest_batch": [4, 8, 16, 32]}

@@ -25,38 +25,8 @@ from batchcube.sweeps.serving.given import read_options
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.spec.service import load
 from helpers.command_line import Answer as Said
+from helpers.specifications import CAPS, SLO, TO_PLAN
 
-SPEC = """\
-name = "small"
-title = "Caps on a small server"
-seed = {seed}
-[workload]
-requests = 300
-[workload.arrivals]
-process = "poisson"
-rate_per_s = 12.0
-[workload.lengths]
-distribution = "lognormal"
-mean = 40.0
-cv = 0.8
-[workload.lengths.prompt]
-distribution = "lognormal"
-mean = 100.0
-cv = 0.8
-[policy]
-mode = "continuous"
-largest_batch = 16
-[server]
-service = {{ law = "steps", c0_s = 0.02, c1_s_per_request = 0.001, c2_s_per_kv_token = 0.0, \
-c3_s_per_prefill_token = 0.0001, c4_s_per_prefill_attention = 0.0 }}
-[server.replica]
-kv_capacity_tokens = 8000
-token_budget = 512
-[report]
-warmup_fraction = 0.2
-"""
-SLO = ("ttft_p99_s=1", "tpot_mean_s=0.04")
-CAPS = {"policy.largest_batch": [4, 8, 16, 32]}
 MOST = 3
 
 
@@ -66,7 +36,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], str
 
     def write(seed: int) -> str:
         file = tmp_path / f"small-{seed}.toml"
-        file.write_text(SPEC.format(seed=seed))
+        file.write_text(TO_PLAN.format(seed=seed))
         return str(file)
 
     return write
@@ -80,7 +50,7 @@ def question(spec: str, **asked: Any) -> Question:
 def truth(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The largest ratio (replicas, cap, replication) of all settings, many replications each."""
     file = tmp_path_factory.mktemp("truth") / "all.toml"
-    file.write_text(SPEC.format(seed=1000))
+    file.write_text(TO_PLAN.format(seed=1000))
     found = []
     for replicas in range(1, MOST + 1):
         # One replica of two would be a mistake, as nothing is routed.
