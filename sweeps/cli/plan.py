@@ -40,6 +40,7 @@ app = typer.Typer()
         "batchcube plan sweep.toml --rate 40 --slo ttft_p99_s=2 --goodput 0.95 "
         "--vary policy.largest_batch=64,128 --vary server.replica.token_budget=1024,2048,8192 -o out/plan.nc",
         "batchcube plan sweep.toml --slo tpot_p95_ms=50 --objective latency_mean_s --gpu-price 2.5 --json",
+        "batchcube plan sweep.toml --slo ttft_p99_s=2 -o plan.nc --shard 3/64; batchcube merge plan.nc",
     ),
 )
 def plan(
@@ -153,9 +154,9 @@ def plan(
     With -o a plan that was stopped goes on when it is given again. With --shard a machine does its part of the next
     look; batchcube merge takes what all parts showed and says whether there is another look, or writes the answer.
 
-    Without SPEC the step times and limits are those of
-    --coefficients, shipped or of your own (batchcube calibrate), or of tables for the model and GPU (batchcube
-    calibrate list; others need the extra `hardware`), and what else is assumed is printed.
+    Without SPEC the step times and limits are those of --coefficients, shipped or of your own (batchcube calibrate), or
+    of tables for the model and GPU (batchcube calibrate list; others need the extra `hardware`), and what else is
+    assumed is printed.
 
     Exit status 1 when no setting holds; the nearest miss is printed.
     """

@@ -50,7 +50,7 @@ MANY_POINTS = 5_000
         "batchcube run sweep.toml -o out/sweep.nc --replications 100",
         "batchcube run sweep.toml --precision 2% --precision latency_p99_s=5% --max-replications 500",
         "batchcube run sweep.toml --set policy.batch_size=32 --set axes.bins.values=[1,2,4]",
-        "sbatch --array=0-63 --wrap 'batchcube run sweep.toml -o out.nc --shard env' && batchcube merge out.nc",
+        "sbatch --wait --array=0-63 --wrap 'batchcube run sweep.toml -o out.nc --shard env' && batchcube merge out.nc",
         "batchcube run sweep.toml --executor dask://10.0.0.1:8786",
     ),
 )
