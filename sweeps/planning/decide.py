@@ -29,7 +29,7 @@ from ..run.assemble import with_provenance
 from ..run.executors import Executor, engaged
 from ..run.outputs import ADVICE
 from ..run.preparing import Prepared, only_totals, prepare
-from ..run.rounds import do_shard, merge_shards
+from ..run.rounds import NOBODY, do_shard, merge_shards
 from ..run.shards import Asked, Shard
 from ..run.simulate import require_backend
 from ..run.store import About, Part, Store
@@ -66,10 +66,11 @@ def decide(
     "reference", nor on the `executor`, which is that of `run_sweep`.
     Raises InputError for what only the data can show.
     """
+    made_by = require_backend(backend, question.sweep.grid.points[0].simulation)
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else _cube_file(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
-        course = PlanCourse(question, target, backend, say, overwrite=overwrite)
+        course = PlanCourse(question, target, made_by, say, overwrite=overwrite)
         if course.complete is not None:
             return course.complete
         crew = opened.enter_context(engaged(executor, workers))
@@ -81,7 +82,7 @@ def decide(
         for simulating in course.rounds(said):
             simulated = simulating.work(store, stop, said, crew, at_once)
         kept = store.makers if store is not None else []
-        answer = course.answer([*kept, *([course.made_by] if simulated or not kept else ())])
+        answer = course.answer([*kept, *([made_by] if simulated or not kept else ())])
         if store is not None:
             course.put(answer, store, stop)
         return answer
@@ -104,8 +105,9 @@ def shard_plan(
     """
     if not (math.isinf(question.budget) and math.isinf(question.budget_s)):
         raise InputError("does not go with --shard: no shard knows what the others spend", path="--budget")
+    made_by = require_backend(backend, question.sweep.grid.points[0].simulation)
     target = _cube_file(Path(output))
-    course = PlanCourse(question, target, backend)
+    course = PlanCourse(question, target, made_by)
     return do_shard(course, target, shard, workers=workers, progress=progress, executor=executor, again=again)
 
 
@@ -116,7 +118,7 @@ def merge_plan(output: str | os.PathLike[str]) -> Answer:
     """
 
     def course_of(about: About, sweep: Sweep, target: Path) -> PlanCourse:
-        return PlanCourse(question_of(sweep, about["made_from"][-1]), target, "numba")
+        return PlanCourse(question_of(sweep, about["made_from"][-1]), target, NOBODY)
 
     return merge_shards(output, course_of)
 
@@ -131,14 +133,13 @@ class PlanCourse:
         self,
         question: Question,
         target: Path | None,
-        backend: str,
+        made_by: MadeBy,
         say: Callable[[str], None] = lambda _: None,
         *,
         overwrite: bool = False,
     ) -> None:
         """Read what the question names and find out what is there; raises InputError where that is something else."""
-        self.made_by = require_backend(backend, question.sweep.grid.points[0].simulation)
-        self.target, self.backend, self._say, self._overwrite = target, backend, say, overwrite
+        self.target, self.made_by, self._say, self._overwrite = target, made_by, say, overwrite
         self._asked = question
         self._prepared = prepare(only_totals(question.sweep, _windows))
         self.question = replace(question, sweep=self._prepared.sweep)
@@ -173,7 +174,7 @@ class PlanCourse:
     def prepare(self, workers: int = 1, shards: int = 1) -> None:
         """Begin the decision."""
         gpus = [gpus_each(point) for point in self.question.sweep.grid.points]
-        self._simulating = Simulating(self.question, self._prepared, gpus, self.backend, self._say)
+        self._simulating = Simulating(self.question, self._prepared, gpus, self.made_by.backend, self._say)
 
     def open(self, store: Store) -> None:
         """Go on from what a store keeps; raises InputError for parts of anything else."""

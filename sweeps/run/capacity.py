@@ -30,7 +30,7 @@ from .criteria import Criterion, never_measured, parse_criterion
 from .executors import Executor, engaged
 from .outputs import ADVICE, same_sweep
 from .preparing import only_totals, prepare, refusal
-from .rounds import do_shard, merge_shards
+from .rounds import NOBODY, do_shard, merge_shards
 from .searching import Searches, SearchSettings
 from .shards import Asked, Shard
 from .simulate import require_backend
@@ -76,10 +76,11 @@ def find_capacity(
     that it does not measure.
     """
     settings = _settings(sweep, criteria, low, high, tolerance, growth)
+    made_by = require_backend(backend, sweep.grid.points[0].simulation)
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else require_output(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
-        course = SearchCourse(sweep, settings, target, backend, overwrite=overwrite)
+        course = SearchCourse(sweep, settings, target, made_by, overwrite=overwrite)
         if store is not None and course.complete is not None:
             with suppress(InputError):  # parts of another search are none of this one's business
                 course.open(store)
@@ -93,7 +94,7 @@ def find_capacity(
         for searches in course.rounds(shown):
             searched = searches.work(store, stop, shown, crew, at_once)
         # Importing what builds the cube takes longer than the first rates, and comes after them.
-        cube = course.cube([*(store.makers if store is not None else ()), *([course.made_by] if searched else ())])
+        cube = course.cube([*(store.makers if store is not None else ()), *([made_by] if searched else ())])
         if store is not None:
             course.put(cube, store, stop)
         return cube
@@ -115,8 +116,10 @@ def shard_capacity(
 
     The search is what `find_capacity` is `asked`.
     """
-    settings, target = _settings(sweep, **asked), require_output(Path(output))
-    course = SearchCourse(sweep, settings, target, backend)
+    settings = _settings(sweep, **asked)
+    made_by = require_backend(backend, sweep.grid.points[0].simulation)
+    target = require_output(Path(output))
+    course = SearchCourse(sweep, settings, target, made_by)
     return do_shard(course, target, shard, workers=workers, progress=progress, executor=executor, again=again)
 
 
@@ -126,7 +129,7 @@ def merge_capacity(output: str | os.PathLike[str]) -> "xr.Dataset":
     def course_of(about: About, sweep: Sweep, target: Path) -> SearchCourse:
         criteria, *rest = json.loads(about["search"])
         settings = SearchSettings(tuple(Criterion(*one) for one in criteria), *rest)
-        return SearchCourse(sweep, settings, target, "numba")
+        return SearchCourse(sweep, settings, target, NOBODY)
 
     return merge_shards(output, course_of)
 
@@ -138,11 +141,10 @@ class SearchCourse:
     """
 
     def __init__(
-        self, sweep: Sweep, settings: SearchSettings, target: Path | None, backend: str, *, overwrite: bool = False
+        self, sweep: Sweep, settings: SearchSettings, target: Path | None, made_by: MadeBy, *, overwrite: bool = False
     ) -> None:
         """Find out what is there; raises InputError where that is something else."""
-        self.made_by = require_backend(backend, sweep.grid.points[0].simulation)
-        self.sweep, self.settings, self.backend, self._overwrite = sweep, settings, backend, overwrite
+        self.sweep, self.settings, self.made_by, self._overwrite = sweep, settings, made_by, overwrite
         self.complete: xr.Dataset | None = None
         """The cube that is there already."""
         if target is not None and target.exists() and not overwrite:
@@ -182,7 +184,7 @@ class SearchCourse:
 
     def rounds(self, progress: Progress) -> Iterator[Searches]:
         """Yield the searches at one rate after the other; whoever asks for the next ones has looked at these."""
-        self._searches = Searches(self._prepared, self.settings, self.backend)
+        self._searches = Searches(self._prepared, self.settings, self.made_by.backend)
         self._searches.add(self.kept)
         self._searches.go_on()
         while self._searches.left:

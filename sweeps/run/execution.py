@@ -26,7 +26,7 @@ from .narrowing import Narrowing
 from .outputs import ADVICE, same_sweep
 from .preparing import Prepared, prepare, theory_of
 from .replicating import Replications
-from .rounds import do_shard, merge_shards
+from .rounds import NOBODY, do_shard, merge_shards
 from .shards import Asked, MissingShardsError, Shard
 from .simulate import require_backend
 from .store import About, Part, Report, Store
@@ -107,10 +107,11 @@ def run_sweep(
     Raises InputError for a backend that is not there, and for what only the data can show (a missing file, a request no
     batch can hold).
     """
+    made_by = require_backend(backend, sweep.grid.points[0].simulation)
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else require_output(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
-        course = RunCourse(sweep, target, precision, backend, overwrite=overwrite)
+        course = RunCourse(sweep, target, precision, made_by, overwrite=overwrite)
         if store is not None and (held := course.complete) is not None:
             with suppress(InputError):  # parts of another run are none of this one's business
                 course.open(store)
@@ -127,7 +128,7 @@ def run_sweep(
         try:
             for work in course.rounds(shown):
                 simulated |= work.work(store, stop, shown, crew, at_once, aside.begin)
-            makers = [*(store.makers if store is not None else ()), *([course.made_by] if simulated else ())]
+            makers = [*(store.makers if store is not None else ()), *([made_by] if simulated else ())]
             cube = course.cube(aside.theory(), makers)
         finally:
             aside.end(stop)
@@ -183,8 +184,9 @@ def run_shard(
 
     With ``precision`` it is dealt of one look, the first that is not merged.
     """
+    made_by = require_backend(backend, sweep.grid.points[0].simulation)
     target = require_output(Path(output))
-    course = RunCourse(sweep, target, precision, backend)
+    course = RunCourse(sweep, target, precision, made_by)
     return do_shard(course, target, shard, workers=workers, progress=progress, executor=executor, again=again)
 
 
@@ -199,7 +201,8 @@ def merge_run(
 
     def course_of(about: About, sweep: Sweep, target: Path) -> RunCourse:
         texts, most = (about["asked"][name] for name in ("precision", "most"))
-        return RunCourse(sweep, target, None if texts is None else Precision(tuple(texts), most), "numba")
+        precision = None if texts is None else Precision(tuple(texts), most)
+        return RunCourse(sweep, target, precision, NOBODY)
 
     return merge_shards(output, course_of, progress=progress, allow_missing=allow_missing)
 
@@ -211,11 +214,16 @@ class RunCourse:
     """
 
     def __init__(
-        self, sweep: Sweep, target: Path | None, precision: Precision | None, backend: str, *, overwrite: bool = False
+        self,
+        sweep: Sweep,
+        target: Path | None,
+        precision: Precision | None,
+        made_by: MadeBy,
+        *,
+        overwrite: bool = False,
     ) -> None:
         """Find out what is there; raises InputError where that is something else, and for senseless precisions."""
-        self.made_by = require_backend(backend, sweep.grid.points[0].simulation)
-        self.target, self.backend, self.precision, self._overwrite = target, backend, precision, overwrite
+        self.target, self.precision, self.made_by, self._overwrite = target, precision, made_by, overwrite
         self.held: xr.Dataset | None = None
         """The cube that is there already."""
         if target is not None and target.exists() and not overwrite:
@@ -289,7 +297,7 @@ class RunCourse:
             if self.reports and _size(self.prepared, look, self._workers).peak_bytes > memory_bytes():
                 break
             left = [r for r in range(look) if r not in self.numbers_held and r not in self.reports]
-            work, mine = Replications(self.prepared, self.backend, left), frozenset(left)
+            work, mine = Replications(self.prepared, self.made_by.backend, left), frozenset(left)
             work.add(part for part in self.kept if part.replication in mine)
             self.round = number
             if self.narrowing is None or not work.is_complete:

@@ -16,6 +16,8 @@ from .executors import Executor, engaged
 from .shards import Asked, Dealt, Shard, Shards
 from .store import About, Part, Store, parts_beside
 
+NOBODY = MadeBy("numba", "", "")
+"""What simulates while shards are merged: nothing that is kept."""
 Result = TypeVar("Result", covariant=True)
 
 
