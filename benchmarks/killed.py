@@ -57,7 +57,8 @@ def given(words: tuple[str, ...], folder: Path) -> subprocess.Popen[bytes]:
     """Start a command in a folder."""
     quiet = () if words[1] == "table" else ("-q",)
     command = [sys.executable, "-m", "batchcube", *words, *quiet]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    says_where = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    return subprocess.Popen(command, cwd=folder, env=says_where, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -90,9 +91,9 @@ def stopped(process: subprocess.Popen[bytes], number: signal.Signals) -> str:
     try:
         _, told = process.communicate(timeout=SECONDS_TO_END)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return f"did not end within {SECONDS_TO_END:g} s of {number.name}"
+        process.send_signal(signal.SIGABRT)
+        _, told = process.communicate()
+        return f"did not end within {SECONDS_TO_END:g} s of {number.name}, but was at\n{told.decode()}"
     expected = (-signal.SIGKILL,) if number == signal.SIGKILL else (0, 130, -signal.SIGINT)
     if process.returncode not in expected:
         return f"exit status {process.returncode} of {number.name}: {told.decode().splitlines()[-1:]}"
@@ -112,6 +113,8 @@ def main() -> int:
     asked = parser.parse_args()
     words, luck = COMMANDS[asked.command], random.Random(asked.seed)
     number = signal.Signals[f"SIG{asked.signal}"]
+    # In the background of a shell it is ignored, and what is begun here would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as name:
         start = Path(name, "start")
         start.mkdir()
