@@ -49,7 +49,8 @@ from batchcube.engine.policies.target import Control
 from batchcube.engine.statistics import QUANTILES
 from batchcube.engine.ticks import from_seconds
 from batchcube.sweeps.workloads.predictors import Adjacent
-from batchcube.sweeps.workloads.traces import RecordedTrace, resample
+from batchcube.sweeps.workloads.resampling import resample
+from batchcube.sweeps.workloads.traces import RecordedTrace
 from helpers.continuous import simulate_job
 
 ROOT = Path(__file__).resolve().parent.parent

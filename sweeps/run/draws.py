@@ -23,9 +23,10 @@ from ..spec.settings import REQUEST_LIMITS, draws_service
 from ..workloads.arrivals import AtRate, Closed
 from ..workloads.lengths import Lengths, Mixture
 from ..workloads.predictors import Prediction
+from ..workloads.resampling import resample
 from ..workloads.sessions import BoolArray, think_s, with_history
 from ..workloads.settings import FloatArray, IntArray
-from ..workloads.traces import RecordedTrace, resample
+from ..workloads.traces import RecordedTrace
 from .laws import drawn_law, drawn_service
 from .preparing import PreparedPoint
 from .samples import least_prompt

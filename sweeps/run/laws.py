@@ -11,7 +11,7 @@ from batchcube.engine.policies.service import Service, formula, given, measured
 
 from ..spec import service as coefficients
 from ..spec.settings import CoefficientsLaw, ConstantLaw, GrowingLaw, Point, Server, StepsLaw, TableLaw
-from ..workloads.traces import remembered
+from ..workloads.rows import remembered
 
 
 def build_service(server: Server, largest_batch: int) -> Service:

@@ -27,9 +27,10 @@ from batchcube.engine.ticks import LARGEST_BATCH
 from ..workloads.arrivals import ArrivalProcess, Closed
 from ..workloads.lengths import LengthDistribution, Mixture
 from ..workloads.predictors import Oracle, Predictor
+from ..workloads.resampling import Resampling
 from ..workloads.sessions import Sessions
 from ..workloads.settings import Settings
-from ..workloads.traces import Resampling, TimeUnit, TraceFormat
+from ..workloads.traces import TimeUnit, TraceFormat
 from .policies import BinChoice, ControllerSettings, ServiceOrder
 
 Mode = Literal["fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic", "continuous"]

@@ -13,9 +13,10 @@ from pydantic import Field, model_validator
 
 from batchcube.errors import InputError
 
+from .rows import read_columns, remembered
 from .sessions import ThinkTime
 from .settings import FloatArray, Rate, Settings
-from .traces import LATEST_S, read_columns, remembered
+from .traces import LATEST_S
 
 MOST_PHASES = 5_000_000
 

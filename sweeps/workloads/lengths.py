@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from batchcube.errors import InputError
 
+from .rows import MOST_TOKENS, LengthTable, read_columns, read_lengths, remembered
 from .settings import FloatArray, IntArray, Settings
-from .traces import MOST_TOKENS, LengthTable, read_columns, read_lengths, remembered
 
 if TYPE_CHECKING:
     from scipy.stats._distn_infrastructure import rv_frozen

@@ -10,8 +10,8 @@ from batchcube.engine.continuous.ticks import LATEST, TICKS_PER_S
 from batchcube.errors import InputError
 
 from .lengths import LengthDistribution, Lengths
+from .rows import MOST_TOKENS
 from .settings import FloatArray, Settings
-from .traces import MOST_TOKENS
 
 LONGEST_THINK_S = LATEST // TICKS_PER_S // 2
 BoolArray = npt.NDArray[np.bool_]

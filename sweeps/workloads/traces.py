@@ -1,41 +1,28 @@
-"""Recorded traces: read them, refuse what is wrong in them, cut and resample windows out of them.
+"""Recorded traces: read in the layouts that are published and in one's own, and refused for what is wrong in them."""
 
-Files are parsed by pyarrow; only once it has refused a file do we look for the row, to say it.
-"""
-
-import csv
-import hashlib
-import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.calibration.logs import Arrivals, RecordedFormat, read_arrivals
-from batchcube.documents import LARGEST_FILE, read_file, unpacked
 from batchcube.engine.continuous import Content
 from batchcube.engine.continuous.model import LOWEST_PRIORITY, parts_of
-from batchcube.engine.ticks import LARGEST_REQUEST, LATEST, TICKS_PER_S
+from batchcube.engine.ticks import LATEST, TICKS_PER_S
 from batchcube.errors import InputError, found_in
 
-from .datasets import resolve
+from .rows import File, known_columns, numbers_of, parse, read_unpacked, require_within_limit, rows_of, tokens_of
 from .settings import FloatArray, IntArray
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-F = TypeVar("F", bound=Callable[..., Any])
 TraceFormat = Literal["auto", "csv", "azure", "burstgpt", "bailian", "mooncake", RecordedFormat]
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "date"]
-Resampling = Literal["none", "parts", "circular", "blocks"]
 
-MOST_TOKENS = LARGEST_REQUEST
-"""Prompt and output tokens of one request: what the engine can hold."""
 LATEST_S = LATEST / TICKS_PER_S
 """Latest arrival, seconds: what the engine can hold."""
 PLAUSIBLE_PER_S = (0.01, 200.0)
@@ -44,7 +31,6 @@ PLAUSIBLE_PER_S = (0.01, 200.0)
 Public traces have 0.1 to 100 requests/s, a thousandth or a thousandfold of most of which is outside.
 """
 _PER_S = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
-_CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r")
 
 
 class RecordedTrace(NamedTuple):
@@ -72,15 +58,6 @@ class RecordedTrace(NamedTuple):
     """In the prompts of all requests."""
     with_images: int = 0
     """Requests with images."""
-
-
-class LengthTable(NamedTuple):
-    """Lengths of recorded requests, arrays (row,), without arrival times."""
-
-    length: FloatArray
-    prompt_tokens: IntArray | None
-    predicted: FloatArray | None
-    sha256: str
 
 
 class _Format(NamedTuple):
@@ -114,165 +91,9 @@ _LOGGED = get_args(RecordedFormat)
 _PARTS = ("arrival", "prompt_tokens", "output_tokens", _PREDICTED, _PRIORITY)
 
 
-class _File(NamedTuple):
-    """A text file in memory, with the names of its columns."""
-
-    name: str
-    content: bytes
-    columns: tuple[str, ...]
-    """Without the blanks around them that a CSV file may have."""
-    json_lines: bool
-    sha256: str
-    """Of the file as it is, packed or not."""
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[str, bytes, str]:
-    """Return the name of a file, what it holds once unpacked, and the SHA-256 of what it is."""
-    file = resolve(path)
-    name = str(path)
-    with suppress(OSError):  # whoever opens it says why that cannot be
-        if not file.is_file():
-            raise InputError("is not a file" if file.exists() else "no such file", file=name)
-    content = read_file(file, LARGEST_FILE)
-    sha256 = hashlib.sha256(content).hexdigest()
-    with found_in(file=name):
-        return name, unpacked(content).removeprefix(b"\xef\xbb\xbf"), sha256
-
-
-def _load(path: str | os.PathLike[str]) -> _File:
-    return _table(*_read(path))
-
-
-def _table(name: str, content: bytes, sha256: str) -> _File:
-    """Look at the first line of a file of rows."""
-    if not content or content.isspace():
-        raise InputError("is empty: needs a header and at least one row", file=name)
-    # Deleting and comparing lengths is ten times as fast as looking for the first.
-    if len(content.translate(None, _CONTROLS)) < len(content):
-        place = next(place for place, byte in enumerate(content) if byte in _CONTROLS)
-        raise InputError(f"byte {place} is {content[place]:#04x}: not a text file (CSV or JSON lines)", file=name)
-    try:
-        first = content.lstrip().split(b"\n", 1)[0].split(b"\r", 1)[0].decode()
-    except UnicodeDecodeError:
-        raise InputError("the first line is not UTF-8: not a text file (CSV or JSON lines)", file=name) from None
-    if first.startswith("{"):
-        try:
-            record = json.loads(first)
-        except (ValueError, RecursionError):
-            raise InputError("row 1 is not a JSON object", file=name, allowed="must be one object a line") from None
-        return _File(name, content, tuple(record), True, sha256)
-    try:
-        columns = [column.strip() for column in next(csv.reader([first]), [])]
-    except csv.Error as error:
-        raise InputError(f"the header cannot be read: {error}", file=name) from None
-    repeated = sorted({column for column in columns if columns.count(column) > 1})
-    if repeated:
-        raise InputError(f"column {repeated[0][:40]!r} occurs more than once", file=name)
-    separator = next((mark for mark in ";\t|" if len(columns) == 1 and mark in first), None)
-    if separator is not None:
-        raise InputError(
-            f"its columns are separated by {separator!r}", file=name, allowed="must be by commas, numbers with points"
-        )
-    return _File(name, content, tuple(columns), False, sha256)
-
-
-def _known(file: _File) -> str:
-    return ", ".join(repr(column[:40]) for column in file.columns[:20])
-
-
-def _need(file: _File, columns: Sequence[str]) -> None:
-    for column in columns:
-        if column not in file.columns:
-            raise InputError(f"no column {column!r}", file=file.name, allowed=f"has {_known(file)}")
-
-
-def _parse(file: _File, numbers: Sequence[str], texts: Sequence[str], lists: Sequence[str] = ()) -> "pa.Table":
-    """Read the named columns, `lists` of whole numbers; raise InputError naming the row that pyarrow stumbles over."""
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.json
-
-    _need(file, (*numbers, *texts))
-    types = {**dict.fromkeys(numbers, pa.float64()), **dict.fromkeys(texts, pa.string())}
-    types |= dict.fromkeys(lists, pa.list_(pa.int64()))
-    try:
-        if file.json_lines:
-            schema = pa.schema(list(types.items()))
-            json_options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-            # One block: pyarrow gives up where a line is longer than a block.
-            block = pa.json.ReadOptions(block_size=max(len(file.content) + 1, 1 << 20))
-            return pa.json.read_json(pa.BufferReader(file.content), read_options=block, parse_options=json_options)
-        options = pa.csv.ConvertOptions(include_columns=list(types), column_types=types, strings_can_be_null=False)
-        # The names come without blanks around them, the header's line is skipped.
-        names: dict[str, Any] = {"column_names": list(file.columns), "skip_rows": 1}
-        try:
-            # Small files need no threads, which were seen to abort a process that ends while they do.
-            many = pa.csv.ReadOptions(use_threads=len(file.content) > 1 << 20, **names)
-            return pa.csv.read_csv(pa.BufferReader(file.content), read_options=many, convert_options=options)
-        except pa.ArrowInvalid:
-            # Threads do not know the row; read again without, for the message.
-            block_size = min(max(len(file.content) + 1, 1 << 20), 1 << 30)
-            one = pa.csv.ReadOptions(use_threads=False, block_size=block_size, **names)
-            return pa.csv.read_csv(pa.BufferReader(file.content), read_options=one, convert_options=options)
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise InputError(_explain(file, str(error), list(types), numbers, lists), file=file.name) from None
-
-
-def _explain(file: _File, message: str, columns: Sequence[str], numbers: Sequence[str], lists: Sequence[str]) -> str:
-    if file.json_lines:
-        for row, line in enumerate(filter(None, map(bytes.strip, file.content.split(b"\n"))), start=1):
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
-            if not isinstance(record, dict):
-                return f"row {row} is not a JSON object: must be one object a line"
-            for column in numbers:
-                value = record.get(column)
-                if isinstance(value, bool) or not isinstance(value, int | float):
-                    quoted = " (numbers have no quotes)" if isinstance(value, str) else ""
-                    return f"row {row}, column {column!r}: {json.dumps(value)[:80]} is not a number{quoted}"
-            for column in lists:
-                value = record.get(column)
-                if not (isinstance(value, list) and all(type(part) is int and abs(part) < 2**63 for part in value)):
-                    shown = json.dumps(value)[:80]
-                    return f"row {row}, column {column!r}: {shown}: must be a list of whole numbers below 2**63"
-        return f"not JSON lines: {message[:200]}"
-    found = re.search(r"CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (\w+): (.*)", message, re.DOTALL)
-    if found:
-        column = file.columns[int(found[1])] if int(found[1]) < len(file.columns) else columns[0]
-        where = f"row {int(found[2]) - 1}, " if found[2] else ""
-        allowed = "must be a number" if found[3] == "double" else "must be UTF-8 text"
-        return f"{where}column {column!r}: {found[4][:80]}: {allowed}"
-    found = re.search(r"(?:Row #(\d+): )?Expected (\d+) columns, got (\d+)", message)
-    if found:
-        where = f"row {int(found[1]) - 1} has" if found[1] else "a row has"
-        return f"{where} {found[3]} columns: must have {found[2]}, as the header (truncated file?)"
-    return f"not a CSV file: {message[:200]}"
-
-
-def _numbers(file: _File, table: "pa.Table", column: str, allowed: str) -> FloatArray:
-    """Return a column (row,) with every value finite; raise InputError naming the row otherwise."""
-    values: FloatArray = table.column(column).to_numpy()
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        shown = "missing" if np.isnan(values[bad[0]]) else f"{values[bad[0]]:g}"
-        raise InputError(shown, file=file.name, path=f"row {bad[0] + 1}, column {column!r}", allowed=allowed)
-    return values
-
-
-def _tokens(file: _File, values: FloatArray, column: str, least: int) -> IntArray:
-    allowed = f"must be a whole number from {least} to {MOST_TOKENS}"
-    bad = np.flatnonzero(~((values >= least) & (values <= MOST_TOKENS) & (values == np.floor(values))))
-    if bad.size:
-        place = f"row {bad[0] + 1}, column {column!r}"
-        raise InputError(f"{values[bad[0]]:g}", file=file.name, path=place, allowed=allowed)
-    return values.astype(np.int64)
-
-
-def _priorities(file: _File, table: "pa.Table", column: str) -> IntArray:
+def _priorities(file: File, table: "pa.Table", column: str) -> IntArray:
     allowed = f"must be a whole number from {-LOWEST_PRIORITY} to {LOWEST_PRIORITY}"
-    values = _numbers(file, table, column, allowed)
+    values = numbers_of(file, table, column, allowed)
     bad = np.flatnonzero((abs(values) > LOWEST_PRIORITY) | (values != np.floor(values)))
     if bad.size:
         place = f"row {bad[0] + 1}, column {column!r}"
@@ -280,19 +101,7 @@ def _priorities(file: _File, table: "pa.Table", column: str) -> IntArray:
     return values.astype(np.int64)
 
 
-def _within_limit(file: _File, prompt: IntArray, output: IntArray) -> None:
-    bad = np.flatnonzero(prompt + output > MOST_TOKENS)
-    if bad.size:
-        total = prompt[bad[0]] + output[bad[0]]
-        raise InputError(
-            f"prompt and output are {total} tokens",
-            file=file.name,
-            path=f"row {bad[0] + 1}",
-            allowed=f"at most {MOST_TOKENS}",
-        )
-
-
-def _content(file: _File, table: "pa.Table", prompt: IntArray, each: int) -> Content:
+def _content(file: File, table: "pa.Table", prompt: IntArray, each: int) -> Content:
     """Return what the prompts of all rows contain, from ids of blocks of `each` tokens.
 
     The last block may be short, or left out. An id may stand for its block alone, or for all before it too: here it
@@ -354,7 +163,7 @@ def _chained(block: IntArray, at: IntArray, blocks: int) -> IntArray:
     return chained
 
 
-def _dates(file: _File, table: "pa.Table", column: str) -> FloatArray:
+def _dates(file: File, table: "pa.Table", column: str) -> FloatArray:
     """Turn written dates (up to 9 decimals, with or without a zone) into seconds since the first."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -389,14 +198,14 @@ def _dates(file: _File, table: "pa.Table", column: str) -> FloatArray:
 _STATE_UNIT = 'state workload.trace.unit: "s", "ms", "us", "ns", or "date"'
 
 
-def _arrivals(file: _File, table: "pa.Table", column: str, unit: str, *, stated: bool) -> FloatArray:
+def _arrivals(file: File, table: "pa.Table", column: str, unit: str, *, stated: bool) -> FloatArray:
     """Return arrival times (row,) in seconds, from the first where they are dates, checked to be >= 0.
 
     Raises InputError for times that are hardly in `unit` although nobody has stated it.
     """
     if unit == "date":
         return _dates(file, table, column)
-    written = _numbers(file, table, column, f"must be a number of {unit}")
+    written = numbers_of(file, table, column, f"must be a number of {unit}")
     bad = np.flatnonzero(written < 0)
     if bad.size:
         raise InputError(
@@ -439,7 +248,7 @@ def _arrivals(file: _File, table: "pa.Table", column: str, unit: str, *, stated:
     return seconds
 
 
-def _detect(file: _File, format: str, mapped: Mapping[str, str]) -> tuple[str, _Format]:
+def _detect(file: File, format: str, mapped: Mapping[str, str]) -> tuple[str, _Format]:
     """Return a layout's name, and its columns with the `mapped` ones in place of its own."""
     own: dict[str, Any] = {part: column for part, column in mapped.items() if part in _Format._fields}
     for kind, names in _FORMATS.items():
@@ -449,7 +258,7 @@ def _detect(file: _File, format: str, mapped: Mapping[str, str]) -> tuple[str, _
             return kind, wanted
     needed = "; ".join(f"{kind}: {', '.join(names[:3])}" for kind, names in _FORMATS.items())
     raise InputError(
-        f"format not recognised from its columns {_known(file)}: needs one of {needed}; or name "
+        f"format not recognised from its columns {known_columns(file)}: needs one of {needed}; or name "
         f"the columns in workload.trace.columns; or a log of {', '.join(_LOGGED)}",
         file=file.name,
     )
@@ -485,7 +294,7 @@ def read_trace(
     dropped is counted: rows_read = requests + rows_dropped. Arrivals start at 0. Raises InputError, naming the file and
     the row, for anything that is wrong in it, and where no row is left.
     """
-    name, content, sha256 = _read(path)
+    name, content, sha256 = read_unpacked(path)
     mapped = dict(columns or {})
     logged = None
     with found_in(file=name):
@@ -508,7 +317,7 @@ def read_trace(
     chosen = _Chosen(name, start_s, stop_s, limit)
     if logged is not None:
         return _of_log(logged, sha256, chosen)
-    file = _table(name, content, sha256)
+    file = rows_of(name, content, sha256)
     kind, names = _detect(file, format, mapped)
     if file.json_lines and kind in ("azure", "burstgpt"):
         raise InputError(f"holds JSON lines, but format = {kind!r} is a CSV file", file=file.name)
@@ -542,7 +351,7 @@ def read_trace(
         raise InputError("needs workload.trace.hash_tokens", file=file.name, path=f"column {HASHES!r}")
     lists = [HASHES] if hashed else []
     try:
-        table = _parse(file, numbers, texts, lists)
+        table = parse(file, numbers, texts, lists)
     except InputError as error:
         if stated or f"column {names.arrival!r}" not in str(error):
             raise
@@ -556,14 +365,14 @@ def read_trace(
         if file.json_lines and b'"delay"' in content:
             raise error.advised("rows with delay in its place are later turns of a session: leave them out") from None
         raise
-    prompt_values = _numbers(file, table, names.prompt_tokens, "must be a whole number >= 0")
-    prompt = _tokens(file, prompt_values, names.prompt_tokens, 0)
-    output_values = _numbers(file, table, names.output_tokens, "must be a whole number >= 1")
-    output = _tokens(file, output_values, names.output_tokens, 0 if kind == "burstgpt" else 1)
-    _within_limit(file, prompt, output)
+    prompt_values = numbers_of(file, table, names.prompt_tokens, "must be a whole number >= 0")
+    prompt = tokens_of(file, prompt_values, names.prompt_tokens, 0)
+    output_values = numbers_of(file, table, names.output_tokens, "must be a whole number >= 1")
+    output = tokens_of(file, output_values, names.output_tokens, 0 if kind == "burstgpt" else 1)
+    require_within_limit(file, prompt, output)
     predicted: FloatArray | None = None
     if predicting is not None:
-        predicted = _numbers(file, table, predicting, "must be a number >= 0")
+        predicted = numbers_of(file, table, predicting, "must be a number >= 0")
         bad = np.flatnonzero(predicted < 0)
         if bad.size:
             raise InputError("must be >= 0", file=file.name, path=f"row {bad[0] + 1}, column {predicting!r}")
@@ -591,7 +400,7 @@ def read_trace(
     rows = order[chosen.rows(since)]
     images = np.zeros(0, np.int64)
     if pictured:
-        images = _tokens(file, _numbers(file, table, _IMAGES, "must be a whole number >= 0"), _IMAGES, 0)[rows]
+        images = tokens_of(file, numbers_of(file, table, _IMAGES, "must be a whole number >= 0"), _IMAGES, 0)[rows]
     return RecordedTrace(
         arrival[rows] - arrival[rows[0]],
         prompt[rows],
@@ -659,183 +468,4 @@ def _of_log(log: Arrivals, sha256: str, chosen: _Chosen) -> RecordedTrace:
         rows.size + dropped,
         dropped,
         chosen.dropped,
-    )
-
-
-def read_columns(
-    path: str | os.PathLike[str], columns: Sequence[str], where: Mapping[str, str] | None = None
-) -> dict[str, FloatArray]:
-    """Read columns of numbers (row,) from a CSV or JSON lines file, of the rows whose text columns are as in `where`.
-
-    Raises InputError, naming the file and the row, for anything that is no finite number, and where no row is left.
-    """
-    file = _load(path)
-    table = _parse(file, list(dict.fromkeys(columns)), list(where or {}))
-    if table.num_rows == 0:
-        raise InputError("has a header but no rows", file=file.name)
-    for column, wanted in (where or {}).items():
-        import pyarrow.compute as pc
-
-        known = pc.unique(table.column(column)).to_pylist()
-        table = table.filter(pc.equal(table.column(column), wanted))
-        if table.num_rows == 0:
-            raise InputError(
-                f"no row with {column} = {wanted!r}", file=file.name, allowed=f"has {', '.join(map(repr, known[:20]))}"
-            )
-    return {column: _numbers(file, table, column, "must be a number") for column in columns}
-
-
-def read_lengths(
-    path: str | os.PathLike[str],
-    column: str,
-    prompt_column: str | None = None,
-    predicted_column: str | None = None,
-    *,
-    limit: int | None = None,
-    unit: Literal["tokens", "seconds"] = "tokens",
-) -> LengthTable:
-    """Read lengths, and jointly prompts and a real predictor's values or classes, from a CSV or JSON lines file.
-
-    Raises InputError, naming the file and the row, for lengths that are not whole numbers from 1 (tokens) or not
-    positive (seconds). The last few files are remembered until they change.
-    """
-    return _read_lengths(os.fspath(path), column, prompt_column, predicted_column, limit, unit)
-
-
-def remembered(most: int) -> Callable[[F], F]:
-    """Remember what a function read from the last files, each given by its first argument, until they change."""
-
-    def decorate(read: F) -> F:
-        @lru_cache(maxsize=most)
-        def kept(_: tuple[int, ...], path: str, *arguments: Any) -> Any:
-            return read(path, *arguments)
-
-        @wraps(read)
-        def read_again(path: str, *arguments: Any) -> Any:
-            return kept(_stamp(path), path, *arguments)
-
-        return cast("F", read_again)
-
-    return decorate
-
-
-def _stamp(path: str) -> tuple[int, ...]:
-    """Return what changes when a file does; () where there is none, as whoever reads it will say."""
-    try:
-        state = resolve(path).stat()
-    except (OSError, ValueError):
-        return ()
-    return state.st_mtime_ns, state.st_size, state.st_ino
-
-
-@remembered(8)
-def _read_lengths(
-    path: str,
-    column: str,
-    prompt_column: str | None,
-    predicted_column: str | None,
-    limit: int | None,
-    unit: str,
-) -> LengthTable:
-    file = _load(path)
-    names = [name for name in (column, prompt_column, predicted_column) if name is not None]
-    if len(set(names)) < len(names):
-        raise InputError(f"one column is named twice: {', '.join(map(repr, names))}", file=file.name)
-    table = _parse(file, names, [])
-    if table.num_rows == 0:
-        raise InputError("has a header but no rows", file=file.name)
-    table = table.slice(0, limit)
-    values = np.array(_numbers(file, table, column, "must be a number > 0"))
-    prompt = predicted = None
-    if unit == "seconds":
-        bad = np.flatnonzero(~((values > 0) & (values <= 1e9)))
-        if bad.size:
-            raise InputError(
-                f"{values[bad[0]]:g}",
-                file=file.name,
-                path=f"row {bad[0] + 1}, column {column!r}",
-                allowed="must be > 0, at most 1e9 s",
-            )
-    else:
-        output = _tokens(file, values, column, 1)
-        if prompt_column is not None:
-            prompt = _tokens(file, _numbers(file, table, prompt_column, "must be a whole number"), prompt_column, 0)
-            _within_limit(file, prompt, output)
-    if predicted_column is not None:
-        predicted = np.array(_numbers(file, table, predicted_column, "must be a number >= 0"))
-        bad = np.flatnonzero(predicted < 0)
-        if bad.size:
-            raise InputError("must be >= 0", file=file.name, path=f"row {bad[0] + 1}, column {predicted_column!r}")
-    for array in (values, prompt, predicted):
-        if array is not None:
-            array.flags.writeable = False
-    return LengthTable(values, prompt, predicted, file.sha256)
-
-
-def resample(
-    trace: RecordedTrace,
-    rng: np.random.Generator,
-    *,
-    method: Resampling,
-    requests: int | None = None,
-    block_requests: int | None = None,
-    rate_scale: float = 1.0,
-    replication: int = 0,
-) -> RecordedTrace:
-    """Cut one replication's window of `requests` (default: all) out of a trace; arrivals become (a - a_0) / rate_scale.
-
-    "none": the first requests. "parts": successive requests, those of a replication after those of the one before it;
-    no two share any: the batches of the method of batch means. "circular": from a random request on, around the end
-    (one mean gap joins end and beginning). "blocks": moving blocks of `block_requests` (default: the root of the
-    trace's length) from random places, each request with the gap before it; one that is drawn again has nothing in
-    common with what it was before.
-    The draws do not depend on `rate_scale`.
-    Raises InputError where the window, a block or the scale does not fit the trace.
-    """
-    size = trace.arrival_s.size
-    count = size if requests is None else requests
-    if not count >= 1 or (method != "blocks" and count > size):
-        allowed = "must be >= 1" if method == "blocks" else f"must be from 1 to {size}, the requests in the trace"
-        raise InputError(allowed, path="workload.requests", value=count)
-    if not (np.isfinite(rate_scale) and rate_scale > 0):
-        raise InputError("must be > 0 and finite", path="workload.trace.rate_scale", value=rate_scale)
-    if block_requests is not None and method != "blocks":
-        raise InputError(f"needs resample = 'blocks', not {method!r}", path="workload.trace.block_requests")
-    arrival = trace.arrival_s
-    mean_gap = (arrival[-1] - arrival[0]) / max(size - 1, 1)
-    if method in ("none", "parts"):
-        first = count * replication if method == "parts" else 0
-        if first + count > size:
-            raise InputError(
-                f"replication {replication} would end at request {first + count}, and the trace has {size}",
-                path="workload.trace.resample",
-                value=method,
-            )
-        rows = np.arange(first, first + count)
-        times = arrival[rows]
-    elif method == "circular":
-        rows = int(rng.integers(size)) + np.arange(count)
-        wrapped = rows >= size
-        rows = np.where(wrapped, rows - size, rows)
-        times = arrival[rows] + wrapped * (arrival[-1] - arrival[0] + mean_gap)
-    else:
-        block = max(1, round(size**0.5)) if block_requests is None else block_requests
-        if not 1 <= block <= size:
-            raise InputError(f"must be from 1 to {size}", path="workload.trace.block_requests", value=block)
-        starts = rng.integers(0, size - block + 1, -(-count // block))
-        rows = (starts[:, None] + np.arange(block)).ravel()[:count]
-        times = np.cumsum(np.append(mean_gap, np.diff(arrival))[rows])
-    with np.errstate(over="ignore"):
-        times = (times - times[0]) / rate_scale
-    if times[-1] > LATEST_S:
-        raise InputError(
-            f"the window would last more than {LATEST_S:g} s", path="workload.trace.rate_scale", value=f"{rate_scale:g}"
-        )
-    return trace._replace(
-        arrival_s=times,
-        prompt_tokens=trace.prompt_tokens[rows],
-        output_tokens=trace.output_tokens[rows],
-        predicted=None if trace.predicted is None else trace.predicted[rows],
-        content=None if trace.content is None else parts_of(trace.content, rows),
-        priority=None if trace.priority is None else trace.priority[rows],
     )

@@ -14,7 +14,8 @@ import pytest
 
 from batchcube.errors import InputError
 from batchcube.sweeps.cli.main import main
-from batchcube.sweeps.workloads.traces import LATEST_S, read_columns, read_lengths, read_trace
+from batchcube.sweeps.workloads.rows import read_columns, read_lengths
+from batchcube.sweeps.workloads.traces import LATEST_S, read_trace
 from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
 
 CSV: tuple[list[list[Any]], ...] = (

@@ -17,7 +17,7 @@ from batchcube.sweeps.workloads import (
     bin_of,
 )
 from batchcube.sweeps.workloads.predictors import Predictor
-from batchcube.sweeps.workloads.traces import read_lengths
+from batchcube.sweeps.workloads.rows import read_lengths
 from helpers.samples import SAMPLES
 
 ANY: TypeAdapter[Any] = TypeAdapter(Predictor)

@@ -15,14 +15,10 @@ from batchcube.errors import InputError
 from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.spec.document import Sweep
-from batchcube.sweeps.workloads import traces
-from batchcube.sweeps.workloads.traces import (
-    RecordedTrace,
-    read_columns,
-    read_lengths,
-    read_trace,
-    resample,
-)
+from batchcube.sweeps.workloads import rows
+from batchcube.sweeps.workloads.resampling import resample
+from batchcube.sweeps.workloads.rows import read_columns, read_lengths
+from batchcube.sweeps.workloads.traces import RecordedTrace, read_trace
 from helpers import logs
 from helpers.samples import SAMPLES
 
@@ -193,7 +189,7 @@ def test_packed_files_are_read_whatever_they_are_called(tmp_path: Path) -> None:
 def test_a_file_that_unpacks_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"0" * 40_000_000))
     monkeypatch.setattr(documents, "LARGEST_FILE", 1_000_000)
-    monkeypatch.setattr(traces, "LARGEST_FILE", 1_000_000)
+    monkeypatch.setattr(rows, "LARGEST_FILE", 1_000_000)
     with pytest.raises(InputError, match="holds more than 1000000 bytes once unpacked"):
         read_trace(tmp_path / "bomb.gz")
     (tmp_path / "large").write_bytes(b"0" * 1_000_001)
