@@ -90,12 +90,43 @@ def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, metadata.version("batchcube")), done.stderr
 
 
-def test_version_is_the_same_everywhere(setup_cfg: configparser.ConfigParser) -> None:
-    version = setup_cfg["metadata"]["version"]
+def test_the_last_release_is_the_same_everywhere(setup_cfg: configparser.ConfigParser) -> None:
+    """Its version and date; the version of the package is that, or a development version of the next."""
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [version]
-    assert re.search(rf"^## \[{re.escape(version)}\]", changelog, re.MULTILINE)
+    releases = re.findall(r"^## \[([0-9.]+)\] - (\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
+    assert re.findall(r"^## \[(.+?)\]", changelog, re.MULTILINE) == ["Unreleased", *(name for name, _ in releases)]
+    assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [releases[0][0]]
+    assert re.findall(r"^date-released: (\S+)$", citation, re.MULTILINE) == [releases[0][1]]
+    version = setup_cfg["metadata"]["version"]
+    numbers = [tuple(map(int, name.split("."))) for name, _ in releases]
+    assert numbers == sorted(set(numbers), reverse=True)
+    if version != releases[0][0]:
+        assert version.endswith(".dev0")
+        assert tuple(map(int, version.removesuffix(".dev0").split("."))) > numbers[0]
+
+
+def test_a_tag_is_the_version_of_its_commit(setup_cfg: configparser.ConfigParser) -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no clone")
+    listed_tags = subprocess.run(
+        ["git", "-C", str(ROOT), "tag", "--list", "v*"], capture_output=True, text=True, check=False
+    )
+    for tag in listed_tags.stdout.split():
+        shown = subprocess.run(
+            ["git", "-C", str(ROOT), "show", f"{tag}:setup.cfg"], capture_output=True, text=True, check=True
+        )
+        there = configparser.ConfigParser()
+        there.read_string(shown.stdout)
+        assert tag == f"v{there['metadata']['version']}"
+
+
+def test_every_kind_of_change_is_one_of_keep_a_changelog() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    known = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
+    for release in re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]:
+        kinds = re.findall(r"^### (.+)$", release, re.MULTILINE)
+        assert kinds == [kind for kind in known if kind in kinds], "each once, in this order"
 
 
 def test_licence_text_is_complete() -> None:
