@@ -31,13 +31,12 @@ def served(
     """
     from batchcube.results.cube import write_cube
 
-    from ..files import require_new, require_output
+    from ..claim import claimed
     from ..serving.cube import served_cube
 
     if output.suffix != ".nc":
         raise InputError("must end in .nc", file=output)
     trace = output.with_suffix(".jsonl")
-    require_new(output, trace, overwrite=overwrite)
-    require_output(output)
-    cube = served_cube(log, trace)
-    print(printable(write_cube(cube, output)))
+    with claimed(output, trace, overwrite=overwrite):
+        cube = served_cube(log, trace)
+        print(printable(write_cube(cube, output)))

@@ -31,6 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("out.json", ["calibrate", "fit", "measured.nc"]),
         ("out.json", ["calibrate", "log", *LOG]),
         ("out.nc", ["validate", *LOG, "--coefficients", "qwen3-0.6b-h100-vllm-tables"]),
+        ("out.nc", ["served", "log"]),
         ("comparison.csv", ["reproduce", "modes", "--quick"]),
     ],
 )
