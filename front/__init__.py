@@ -14,6 +14,9 @@ Run it:
     bc.capacity(...)      the largest arrival rate at which latency limits hold
     bc.plan(...)          the best setting and the replicas it needs, and how sure that is
     bc.simulate(...)      one replication of one point, and what became of each request
+    bc.extend(...)        more values of the axes of a cube, or more replications
+    bc.join(...)          one cube of several that have parts of a sweep
+    bc.merge(...)         the cube of shards that other machines made
 
 Look at it:
 
@@ -34,8 +37,11 @@ __all__ = [
     "InputError",
     "__version__",
     "capacity",
+    "extend",
     "interval",
+    "join",
     "load_spec",
+    "merge",
     "open",
     "plan",
     "plot",
@@ -46,7 +52,21 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .api import capacity, interval, load_spec, open, plan, plot, register, run, simulate, sweep
+    from .api import (
+        capacity,
+        extend,
+        interval,
+        join,
+        load_spec,
+        merge,
+        open,
+        plan,
+        plot,
+        register,
+        run,
+        simulate,
+        sweep,
+    )
 
     __version__: str
 else:

@@ -293,6 +293,110 @@ def simulate(
         return simulate_one(chosen, at or {}, replication, backend)
 
 
+def extend(
+    cube: str | os.PathLike[str],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    replications: int | None = None,
+    workers: int | None = None,
+    backend: str = "numba",
+    quiet: bool = False,
+    trust_paths: bool = False,
+) -> "xr.Dataset":
+    """Simulate what the cube of a file lacks, write all of it there, and return it.
+
+    `settings` are more values or points of its axes, ``{"axes.bins.values": [16]}``; `replications` are as many as it
+    is to have. What it holds stays as it is, what is new is what a run of the whole would have found, and a cube that
+    holds all of it already is returned as it is. What was stopped goes on when it is asked for again. A cube names the
+    files it was made from; those outside its folder are read with `trust_paths` only. `workers`, `backend` and `quiet`
+    are those of `run`. Raises InputError for settings of anything but its axes, and for cubes that no run made.
+
+    >>> few = {"workload.requests": 1000, "replications": 2, "axes.error_probability.values": [0.1]}
+    >>> cube = bc.run(bc.load_spec("multi-bin-fig8", few), "fig8.nc", quiet=True)
+    >>> more = bc.extend("fig8.nc", {"axes.bins.values": [16]}, replications=3, quiet=True)
+    >>> dict(more["latency_mean_s"].sizes)
+    {'bins': 5, 'error_probability': 1, 'replication': 3}
+    """
+    from pathlib import Path
+
+    from batchcube.sweeps.progress import shown, tell_notes
+    from batchcube.sweeps.run import growing
+
+    with shown(quiet=quiet) as progress:
+        grown = growing.extend(
+            Path(cube),
+            _plain(settings or {}),
+            replications=replications,
+            workers=workers,
+            progress=progress,
+            backend=backend,
+            trust_paths=trust_paths,
+        )
+    found = open(cube) if grown is None else grown
+    if not quiet:
+        tell_notes(found)
+    return found
+
+
+def join(
+    cubes: Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> "xr.Dataset":
+    """Write the cube of several files, which differ in the values of axes or in replications only, and return it.
+
+    Its specification has the values of all, so that `run` and `extend` go on from it. Where cubes have the same points
+    they must be equal, and together they must have every point and all replications from 0 on. Notes are shown unless
+    `quiet`. Raises InputError, which names the file and what differs, for cubes of other sweeps, versions or seeds, and
+    for an output that is there already, unless `overwrite`.
+
+    >>> few = {"workload.requests": 1000, "replications": 2, "axes.error_probability.values": [0.1]}
+    >>> for name, bins in (("few.nc", [1, 2]), ("many.nc", [4, 8])):
+    ...     part = bc.run(bc.load_spec("multi-bin-fig8", {**few, "axes.bins.values": bins}), name, quiet=True)
+    >>> bc.join(["few.nc", "many.nc"], "all.nc", quiet=True)["bins"].values.tolist()
+    [1, 2, 4, 8]
+    """
+    from pathlib import Path
+
+    from batchcube.sweeps.progress import tell_notes
+    from batchcube.sweeps.run import growing
+
+    cube = growing.join([Path(one) for one in cubes], Path(output), overwrite=overwrite)
+    if not quiet:
+        tell_notes(cube)
+    return cube
+
+
+def merge(output: str | os.PathLike[str], *, allow_missing: bool = False, quiet: bool = False) -> "xr.Dataset | Answer":
+    """Write what `run`, `capacity` or `plan` would have written, of the shards of an output, and return what these do.
+
+    Shards are made by the commands, ``batchcube run sweep.toml -o out.nc --shard 3/64``, on any machines that share the
+    folder; what is merged is the same as of one machine, bit for bit. With `allow_missing` the cube of a run lacks the
+    replications that are not there at all points. Nothing is simulated, but for the end of a plan. Progress and notes
+    are shown unless `quiet`. Raises InputError for shards of something else, and where there are none; with the command
+    that makes them MissingShardsError where some are missing and NextRoundError where results call for another round,
+    both InputErrors of `batchcube.sweeps.run.shards`.
+
+    >>> import subprocess, sys
+    >>> command = [sys.executable, "-m", "batchcube", "run", "multi-bin-fig8", "--set", "workload.requests=1000"]
+    >>> for shard in ("2/2", "1/2"):
+    ...     made = subprocess.run([*command, "-n", "2", "-o", "fig8.nc", "-q", "--shard", shard], check=True)
+    >>> dict(bc.merge("fig8.nc", quiet=True)["latency_mean_s"].sizes)
+    {'bins': 4, 'error_probability': 11, 'replication': 2}
+    """
+    from batchcube.sweeps import merging
+    from batchcube.sweeps.planning.answer import Answer
+    from batchcube.sweeps.progress import shown, tell_notes
+
+    with shown(quiet=quiet) as progress:
+        found = merging.merge(output, progress=progress, allow_missing=allow_missing)
+    if not quiet and not isinstance(found, Answer):
+        tell_notes(found)
+    return found
+
+
 def open(path: str | os.PathLike[str]) -> "xr.Dataset":
     """Read a cube; one that was changed after it was written is read with a warning.
 

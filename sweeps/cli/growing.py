@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batchcube.errors import InputError, printable
+from batchcube.errors import printable
 
 from .help import examples
 from .options import (
@@ -15,7 +15,6 @@ from .options import (
     QuietOption,
     TrustPathsOption,
     WorkersOption,
-    require_own_files,
 )
 
 if TYPE_CHECKING:
@@ -51,18 +50,19 @@ def extend(
     What it holds stays as it is; what is new is what a run of the whole would have found. An extension that was stopped
     continues when it is given again.
     """
-    from batchcube.results.cube import read_cube
-
     from ..progress import shown
     from ..run import growing
     from ..stopping import stoppable
 
-    if not settings and replications is None:
-        raise InputError("needs --set axes.NAME.values=[...] or --replications", path="extend")
-    require_own_files(cube, read_cube(cube), trust_paths=trust_paths)
     with stoppable(), shown(quiet=quiet) as progress:
         grown = growing.extend(
-            cube, settings or (), replications=replications, workers=workers, progress=progress, backend=backend
+            cube,
+            settings or (),
+            replications=replications,
+            workers=workers,
+            progress=progress,
+            backend=backend,
+            trust_paths=trust_paths,
         )
     if not quiet and grown is None:
         print(f"{printable(cube)}: holds all of it already: nothing was run", file=sys.stderr)
@@ -90,8 +90,6 @@ def join(
     """
     from ..run import growing
 
-    if len(cubes) < 2:
-        raise InputError("needs two cubes or more", path="join")
     joined = growing.join(cubes, output, overwrite=overwrite)
     if not quiet:
         _tell(output, joined)

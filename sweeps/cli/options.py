@@ -16,8 +16,6 @@ from . import complete
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import xarray as xr
-
     from batchcube.calibration.logs import LogFormat, Reading
 
     from ..run.shards import Shard
@@ -168,26 +166,6 @@ def assignment(flag: str, text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise InputError("must be name=value", path=f"{flag} {text}")
     return key.strip(), value_of(spelled)
-
-
-def require_own_files(file: Path, cube: "xr.Dataset", *, trust_paths: bool) -> None:
-    """Raise InputError where a cube was made from files outside its folder, unless trusted, or with other coefficients.
-
-    A cube may be anybody's.
-    """
-    import json
-
-    from batchcube.results.cube import parse_made_from
-
-    from ..files import require_inside
-    from ..spec.document import files_of
-    from ..spec.service import require_unchanged
-
-    coefficients = str(cube.attrs.get("service_coefficients", "{}"))
-    if not trust_paths:
-        recorded = (name for name in json.loads(coefficients) if name.endswith(".json"))
-        require_inside(file, [*(name for made in parse_made_from(cube) for name in files_of(made)), *recorded])
-    require_unchanged(coefficients)
 
 
 def selection_of(select: list[str] | None) -> dict[str, Any]:

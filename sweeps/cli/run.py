@@ -27,7 +27,6 @@ from .options import (
     TrustPathsOption,
     WorkersOption,
     do_shard,
-    require_own_files,
     shard_of,
     sweep_of,
 )
@@ -145,7 +144,7 @@ def rerun(
     from batchcube.results.precision import Precision, looked_at
     from batchcube.results.provenance import batchcube_version
 
-    from ..run.outputs import require_own_grid
+    from ..run.outputs import require_own_files, require_own_grid
     from ..spec.document import remade
 
     loaded = read_cube(cube, refuse_changed(cube, "it is not run again"))

@@ -28,7 +28,7 @@ from ..spec.grid import Axis
 from ..spec.settings import Point
 from .assemble import tell_not_whole
 from .execution import run_sweep
-from .outputs import require_own_grid, same_sweep
+from .outputs import require_own_files, require_own_grid, same_sweep
 from .store import Store
 
 _KINDS = {
@@ -64,6 +64,8 @@ def join(files: Sequence[Path], output: Path, *, overwrite: bool = False) -> xr.
     what it was made. Raises InputError, naming the file and what differs, for cubes of different sweeps, versions or
     seeds, for different numbers at the same point, and where together they are no whole grid.
     """
+    if len(files) < 2:
+        raise InputError("needs two cubes or more", path="join")
     with Store(require_output(output)) as store:
         require_new(output, overwrite=overwrite)
         cube = _joined([read_held(file) for file in files])
@@ -79,17 +81,22 @@ def extend(
     workers: int | None = None,
     progress: Progress | None = None,
     backend: str = "numba",
+    trust_paths: bool = False,
 ) -> xr.Dataset | None:
     """Simulate what a cube lacks of more values of its axes, or of more replications, and write it all; return it.
 
     `settings` give values or points of axes, those that it has or more, as `Sweep.from_toml` takes them. What is new is
     run as a sweep of its own, in the folder NAME.extended beside the cube, and continues when it was stopped. None
-    where the cube holds all of it already. Raises InputError as a run does, and for settings of anything but axes.
+    where the cube holds all of it already. Raises InputError as a run does, for settings of anything but axes, and for
+    a cube that names files outside its folder, unless `trust_paths`.
     """
+    if not settings and replications is None:
+        raise InputError("needs --set axes.NAME.values=[...] or --replications", path="extend")
     if not file.exists():
         read_held(file)  # which says what is wrong
     # Nobody else writes there from the moment it is read.
     with Store(file) as store:
+        require_own_files(file, read_cube(file), trust_paths=trust_paths)
         held = read_held(file)
         whole, defaults = _extended(held, settings)
         if (replications or 1) > 1 and all(map(is_deterministic, whole.grid.points)):

@@ -1,12 +1,15 @@
 """What is at an output already, and whether a run or a search may go on from it."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchcube.errors import InputError
 from batchcube.results.provenance import batchcube_version
 
-from ..spec.document import Sweep, remade
+from ..files import require_inside
+from ..spec.document import Sweep, files_of, remade
+from ..spec.service import require_unchanged
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -57,3 +60,17 @@ def require_own_grid(cube: "xr.Dataset", sweep: Sweep, file: Path) -> None:
             f"holds other points than its specification (axis {differing[0]}): batchcube join puts cubes together",
             file=file,
         )
+
+
+def require_own_files(file: Path, cube: "xr.Dataset", *, trust_paths: bool) -> None:
+    """Raise InputError where a cube was made from files outside its folder, unless trusted, or with other coefficients.
+
+    A cube may be anybody's.
+    """
+    from batchcube.results.cube import parse_made_from
+
+    coefficients = str(cube.attrs.get("service_coefficients", "{}"))
+    if not trust_paths:
+        recorded = (name for name in json.loads(coefficients) if name.endswith(".json"))
+        require_inside(file, [*(name for made in parse_made_from(cube) for name in files_of(made)), *recorded])
+    require_unchanged(coefficients)

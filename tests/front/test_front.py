@@ -7,6 +7,7 @@ import os
 import pydoc
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 import batchcube as bc
 from batchcube import api
+from helpers.command_line import Answer as Said
 
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = [name for name in bc.__all__ if inspect.isfunction(getattr(bc, name))]
@@ -112,6 +114,88 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
     assert four.isel(replication=slice(2)).equals(two)
     assert bc.open(file).equals(four)
+
+
+def test_a_cube_is_extended_in_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "cube.nc"
+    bc.run(spec(**{"axes.bins.values": [1, 4]}), file, quiet=True)
+    grown = bc.extend(os.fspath(file), {"axes.bins.values": np.array([1, 2, 4, 8])}, replications=3, quiet=True)
+    assert capsys.readouterr().err == ""
+    assert bc.open(file).equals(grown)
+    assert grown.equals(bc.run(spec(replications=3), quiet=True))
+    # All of it is there.
+    assert bc.extend(file, {"axes.bins.values": [2]}).equals(grown)
+    assert "simulat" not in capsys.readouterr().err
+    with pytest.raises(bc.InputError, match=r"needs --set axes\.NAME\.values"):
+        bc.extend(file)
+    with pytest.raises(bc.InputError, match="must be values or points of an axis that the cube has"):
+        bc.extend(file, {"policy.batch_size": 4})
+    with pytest.raises(bc.InputError, match="no such file"):
+        bc.extend(tmp_path / "none.nc", replications=3)
+
+
+def test_files_that_a_cube_names_are_read_where_they_are_trusted(tmp_path: Path) -> None:
+    (tmp_path / "apart").mkdir()
+    trace = tmp_path / "trace.csv"
+    rows = "".join(f"{at},8,4\n" for at in range(300))
+    trace.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
+    recorded = {"requests": 100, "trace": {"path": str(trace), "resample": "circular"}}
+    tables: Any = {"policy": {"mode": "fifo_greedy", "batch_size": 2}, "replications": 2, "workload": recorded}
+    tables["server"] = {"service": {"law": "constant", "a0_s": 1.0, "a1_s_per_token": 0.01}}
+    bc.run(bc.sweep(**tables), tmp_path / "apart" / "cube.nc", quiet=True)
+    with pytest.raises(bc.InputError, match="which is not in its folder; --trust-paths reads it all the same"):
+        bc.extend(tmp_path / "apart" / "cube.nc", replications=3, quiet=True)
+    assert bc.extend(tmp_path / "apart" / "cube.nc", replications=3, quiet=True, trust_paths=True).sizes == {
+        **bc.run(bc.sweep(**tables), quiet=True).sizes,
+        "replication": 3,
+    }
+
+
+def test_cubes_are_joined_in_a_file(tmp_path: Path) -> None:
+    parts = [tmp_path / "a.nc", tmp_path / "b.nc"]
+    for file, bins in zip(parts, ([1, 8], [2, 4]), strict=True):
+        bc.run(spec(**{"axes.bins.values": bins}), file, quiet=True)
+    joined = bc.join(map(os.fspath, parts), tmp_path / "all.nc", quiet=True)
+    assert bc.open(tmp_path / "all.nc").equals(joined)
+    assert joined.equals(bc.run(spec(), quiet=True))
+    with pytest.raises(bc.InputError, match=r"all\.nc: is there already"):
+        bc.join(parts, tmp_path / "all.nc")
+    assert bc.join(parts, tmp_path / "all.nc", overwrite=True, quiet=True).equals(joined)
+    with pytest.raises(bc.InputError, match="needs two cubes or more"):
+        bc.join(parts[:1], tmp_path / "one.nc")
+    bc.run(spec(seed=2), parts[1], quiet=True, overwrite=True)
+    with pytest.raises(bc.InputError, match=r"b.nc: seed = 2, of .*a.nc 1"):
+        bc.join(parts, tmp_path / "both.nc")
+
+
+def test_shards_are_merged_into_what_the_command_would_have_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from batchcube.sweeps.planning.answer import Answer
+    from batchcube.sweeps.run.shards import MissingShardsError, NextRoundError
+
+    monkeypatch.chdir(tmp_path)
+    settings = [part for path, value in SETTINGS.items() for part in ("--set", f"{path}={value}")]
+    run = ["run", "multi-bin-fig8", *settings, "-o", "cube.nc", "-q", "--shard"]
+    assert Said(capsys, *run, "2/2").status == 0
+    with pytest.raises(MissingShardsError, match="shard 1 of 2 is missing: batchcube run multi-bin-fig8 "):
+        bc.merge("cube.nc", quiet=True)
+    lacking = bc.merge("cube.nc", quiet=True, allow_missing=True)
+    assert lacking["replication"].values.tolist() == [1]
+    (tmp_path / "cube.nc").unlink()
+    for shard in ("1/2", "2/2"):
+        assert Said(capsys, *run, shard).status == 0
+    assert bc.merge(tmp_path / "cube.nc").equals(bc.run(spec(), quiet=True))  # type: ignore[union-attr]
+    capacity = ["capacity", "multi-bin-fig8", *settings, "--set", "axes.bins.values=[4]", "--tolerance", "0.2"]
+    while not Path("capacity.nc").exists():
+        assert Said(capsys, *capacity, "--slo=latency_mean_s=60", "-o", "capacity.nc", "-q", "--shard=1/1").status == 0
+        with suppress(NextRoundError):
+            found = bc.merge("capacity.nc", quiet=True)
+    assert not isinstance(found, Answer)
+    one = spec(**{"axes.bins.values": [4]})
+    assert found.equals(bc.capacity(one, {"latency_mean_s": 60.0}, tolerance=0.2, quiet=True))
+    with pytest.raises(bc.InputError, match="has no shards"):
+        bc.merge("cube.nc")
 
 
 def test_a_run_goes_on_until_it_is_precise() -> None:
