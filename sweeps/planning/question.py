@@ -210,8 +210,8 @@ def ask(
     _require_plannable(sweep, criteria, objective)
     parts = None
     if sweep.grid.points[0].workload.trace is not None:
-        sweep, parts, said = _of_one_trace(sweep, undecided=undecided, stretched=rate is not None)
-        assumed = (said, *assumed)
+        sweep, parts, replications = _of_one_trace(sweep, undecided=undecided, stretched=rate is not None)
+        assumed = (replications, *assumed)
     if any(map(leaves_caching, sweep.grid.points)):
         assumed += (_NO_PREFIXES,)
     budget_requests, budget_s = _budget(budget)
