@@ -88,6 +88,8 @@ _RC: dict[str, Any] = {
     "savefig.dpi": 300,
     # Titles, labels and notes are anybody's: a dollar in them is a dollar. No text here is mathematics.
     "text.parse_math": False,
+    # Hinted, letters are as wide as the resolution has it, and a line that fits on a screen does not on paper.
+    "text.hinting": "no_hinting",
     # Text stays text, and ids do not depend on the run, so that the same cube gives the same file.
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
