@@ -11,13 +11,15 @@ import xarray as xr
 from batchcube.errors import printable
 
 from . import notebook
-from .text import counted
+from .text import UNITS, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+VARIABLE = "variable"
+"""Attribute with the name of what they are of, with its quantile, if any, as it is printed."""
 CONFIDENCE = "confidence"
-"""Attribute with the confidence of the intervals."""
+"""Attribute with their confidence."""
 MOST_ROWS = 60
 _KINDS = ("mean", "ratio", "difference")
 _COLUMNS = {"low", "high", "n", "narrowed"}
@@ -59,17 +61,19 @@ def _kind(found: xr.Dataset) -> str:
     """Return what the intervals are of; nothing where somebody has made something else of them."""
     kinds = [kind for kind in _KINDS if kind in found.data_vars]
     is_whole = len(kinds) == 1 and {"low", "high", "n"} <= set(found.data_vars) <= {*kinds, *_COLUMNS}
-    return kinds[0] if is_whole and CONFIDENCE in found.attrs else ""
+    return kinds[0] if is_whole and {VARIABLE, CONFIDENCE} <= set(found.attrs) else ""
 
 
 def _title(found: xr.Dataset, kind: str) -> str:
     about = found[kind].attrs
-    units = str(about.get("units", "1"))
-    unit = f" ({units})" if kind != "ratio" and units != "1" else ""
+    name, bracket, quantile = str(found.attrs[VARIABLE]).partition("[")
+    units = "requests/s" if name.endswith("_requests_per_s") else str(about.get("units", "1"))
+    unit = "" if kind == "ratio" else UNITS.get(units, units)
+    of = f"{about.get('long_name', name)}{bracket and ' '}{bracket}{quantile}{f' ({unit})' if unit else ''}"
     to = {"ratio": f", ratio to {about.get('baseline')}", "difference": f", difference to {about.get('baseline')}"}
     fixed = [f"{name} = {_plain(value.item())}" for name, value in found.coords.items() if not value.dims]
     at = f", at {', '.join(fixed)}" if fixed else ""
-    return printable(f"{about.get('long_name', kind)}{unit}{to.get(kind, '')}{at}: {_replications(found)}")
+    return printable(f"{of}{to.get(kind, '')}{at}: {_replications(found)}")
 
 
 def _replications(found: xr.Dataset) -> str:

@@ -14,7 +14,7 @@ from batchcube.errors import InputError, did_you_mean, printable
 from . import costs, labelled, long_run, overload
 from .controls import FEWEST, held
 from .cube import axis_names, axis_of, check_form
-from .intervals import CONFIDENCE, Intervals, digits
+from .intervals import CONFIDENCE, VARIABLE, Intervals, digits
 from .pieces import has_values
 from .tables import Column, print_table
 from .text import counted, papers_of
@@ -154,7 +154,7 @@ def interval(
     values = cube[name] if quantile is None else cube[name].sel(quantile=quantile, drop=True)
     beside = held(cube) if controls else []
     found = _found(values, variable, ratio_to, difference_to, confidence, beside if controls else None)
-    return Intervals(found.data_vars, found.coords, {CONFIDENCE: confidence})
+    return Intervals(found.data_vars, found.coords, {VARIABLE: variable, CONFIDENCE: confidence})
 
 
 def _found(

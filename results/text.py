@@ -13,6 +13,8 @@ PAPERS = {
     "[DB]": "Memory-aware and SLA-constrained Dynamic Batching (arXiv 2503.05248)",
 }
 """What titles call papers by."""
+UNITS = {"1": "", "count": "", "s-1": "per second", "tokens s-1": "tokens/s"}
+"""Units in words, where files have them otherwise; nothing for numbers without one."""
 
 
 def papers_of(text: str) -> str:

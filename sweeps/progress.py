@@ -360,13 +360,14 @@ class Counting(AbstractContextManager["Counting"]):
     def advance(self, doing: str = "") -> None:
         """Count one step; `doing` says what it was."""
         self._done += 1
+        label = f"{self._label} {doing}".rstrip()
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, advance=1, description=f"{self._label} {doing}")
+            self._bar.update(self._task, advance=1, description=label)
         elif not self._quiet and (now - self._printed >= SECONDS_BETWEEN_LINES or self._done == self._total):
             self._printed = now
             left = (now - self._begun) / self._done * (self._total - self._done)
-            print(f"{self._label} {doing}: {self._done} of {self._total}, {_duration(left)} left", file=sys.stderr)
+            print(f"{label}: {self._done} of {self._total}, {_duration(left)} left", file=sys.stderr)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -17,6 +17,7 @@ from llvmlite.binding import address_of_symbol
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
+from numba.core.sigutils import normalize_signature
 
 from ..cache import cache_directory, note
 from ..parts import PART
@@ -69,7 +70,11 @@ class KernelCache(NullCache):  # type: ignore[misc]
         # would take longer than all else, and they need none of it.
         if any(address_of_symbol(name) is None for name in needed):
             context.refresh()
-        return CompileResult._rebuild(context, *compiled)
+        found = CompileResult._rebuild(context, *compiled)
+        # A class of the main module, a notebook's, was pickled whole and is another one now: under its own types the
+        # kernel would not be found, and read again for every call.
+        arguments, _ = normalize_signature(signature)
+        return found._replace(signature=found.signature.replace(args=arguments))
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keep a compiled kernel; where that is impossible, the next run compiles again."""

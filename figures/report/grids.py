@@ -15,7 +15,7 @@ from batchcube.results.frontier import NOT, more_is_better, of_cube
 from batchcube.results.labelled import mean_interval
 from batchcube.results.pieces import any_of, has_values
 from batchcube.results.summary import cells, default_variables, summary_table
-from batchcube.results.text import shortened
+from batchcube.results.text import UNITS, shortened
 from batchcube.results.variables import REGISTRY, REPLICATION
 
 from ..reading import RATE, title_of
@@ -55,7 +55,6 @@ _MOST_COMPARED = 500
 """Points of a frontier: each is compared with each other one."""
 LEFT_OUT = "overloaded"
 """What a point is that no frontier is asked about."""
-_UNITS = {"1": "", "count": "", "s-1": "per second", "tokens s-1": "tokens/s"}
 
 
 class Quantity(NamedTuple):
@@ -293,7 +292,7 @@ def requests_of(cube: xr.Dataset) -> str:
 
 def titled(name: str, units: str) -> str:
     """Return a name with its unit, as a title; a name that says it already is left alone."""
-    unit = "" if "per second" in name else _UNITS.get(units, units)
+    unit = "" if "per second" in name else UNITS.get(units, units)
     return shortened(printable(f"{name} ({unit})" if unit else name), 90)
 
 

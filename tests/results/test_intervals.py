@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from batchcube.results.intervals import CONFIDENCE, MOST_ROWS, Intervals
+from batchcube.results.intervals import CONFIDENCE, MOST_ROWS, VARIABLE, Intervals
 
 
 def intervals(bins: int = 2, n: tuple[int, ...] | None = None, **coords: object) -> Intervals:
@@ -15,7 +15,7 @@ def intervals(bins: int = 2, n: tuple[int, ...] | None = None, **coords: object)
         "high": ("bins", middle + 0.031, about),
         "n": ("bins", np.full(bins, 8) if n is None else np.array(n)),
     }
-    return Intervals(arrays, {"bins": np.arange(1, bins + 1), **coords}, {CONFIDENCE: 0.95})
+    return Intervals(arrays, {"bins": np.arange(1, bins + 1), **coords}, {VARIABLE: "latency_mean_s", CONFIDENCE: 0.95})
 
 
 def test_a_row_a_point_with_two_digits_of_the_width() -> None:
@@ -44,6 +44,20 @@ def test_what_is_fixed_stands_above_and_points_that_differ_in_replications_say_s
         " mean    low   high",
         "2.000  1.969  2.031",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "shown"),
+    [
+        ("latency_quantile_s[0.95]", "s", "mean <latency> [0.95] (s):"),
+        ("throughput_requests_per_s", "s-1", "mean <latency> (requests/s):"),
+        ("utilisation", "1", "mean <latency>:"),
+    ],
+)
+def test_the_quantile_and_the_unit_are_named(name: str, units: str, shown: str) -> None:
+    found = intervals()
+    found["mean"].attrs["units"], found.attrs[VARIABLE] = units, name
+    assert repr(found).startswith(shown)
 
 
 def test_labels_that_are_words_stand_on_the_left() -> None:

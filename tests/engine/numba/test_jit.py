@@ -118,6 +118,29 @@ def test_a_kernel_is_loaded_without_what_compiles(kept):
         assert done.stdout == told
 
 
+OF_THE_MAIN_MODULE = """
+from typing import NamedTuple
+from batchcube.engine.numba.jit import KernelCache, jit
+
+class Pair(NamedTuple):
+    first: float
+    second: float
+
+@jit
+def total(pair):
+    return pair.first + pair.second
+
+load, loads = KernelCache.load_overload, []
+KernelCache.load_overload = lambda *given: loads.append(load(*given)) or loads[-1]
+print(total(Pair(1.0, 2.0)), total(Pair(3.0, 4.0)), len(loads), sum(total.stats.cache_hits.values()))
+"""
+
+
+def test_a_kernel_for_a_class_of_the_main_module_is_read_once(kept):
+    told = [subprocess.check_output([sys.executable, "-c", OF_THE_MAIN_MODULE], text=True) for _ in range(2)]
+    assert told == ["3.0 7.0 1 0\n", "3.0 7.0 1 1\n"]
+
+
 def test_what_compiles_is_loaded_before_a_kernel_that_needs_something_of_it(kept, monkeypatch):
     refreshed = []
     refresh = CPUContext.refresh
