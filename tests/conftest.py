@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,6 +7,10 @@ import pytest
 from hypothesis import settings
 
 from batchcube.engine.policies import registry
+
+# Python looks for garbage each time that some 700 things more are there, and all through what is there already: while
+# thousands of tests are collected, or kernels compiled, that takes up to a third of the time.
+gc.set_threshold(50_000, 20, 20)
 
 pytest.register_assert_rewrite("helpers")
 
@@ -44,6 +49,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         places = {Path(__file__).parent / name: place for place, name in enumerate(DEAREST)}
         assert all(file.is_file() for file in places), places
         items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported and collected stays
 
 
 @pytest.fixture(scope="session")

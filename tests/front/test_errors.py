@@ -128,15 +128,17 @@ def test_only_validators_of_settings_raise_a_plain_value_error() -> None:
     found = []
     for file in (file for portion in PORTIONS for file in (ROOT / portion).rglob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
+        nodes = list(ast.walk(tree))
+        called = _called_by_validators(nodes)
         of_pydantic = {
             id(node)
-            for function in ast.walk(tree)
-            if isinstance(function, ast.FunctionDef) and _validates(function, tree)
+            for function in nodes
+            if isinstance(function, ast.FunctionDef) and _validates(function, called)
             for node in ast.walk(function)
         }
         found += [
             f"{file.relative_to(ROOT)}:{node.lineno}"
-            for node in ast.walk(tree)
+            for node in nodes
             if isinstance(node, ast.Raise)
             and isinstance(node.exc, ast.Call)
             and getattr(node.exc.func, "id", "") == "ValueError"
@@ -145,16 +147,20 @@ def test_only_validators_of_settings_raise_a_plain_value_error() -> None:
     assert found == []
 
 
-def _validates(function: ast.FunctionDef, tree: ast.Module) -> bool:
-    """Say whether pydantic calls a function: as a decorated method, or in an AfterValidator and the like."""
-    called = {
+def _called_by_validators(nodes: list[ast.AST]) -> set[str]:
+    """Return the names of functions that are given to an AfterValidator and the like."""
+    return {
         name.id
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Call) and getattr(node.func, "id", "").endswith("Validator")
         for argument in node.args
         for name in ast.walk(argument)
         if isinstance(name, ast.Name)
     }
+
+
+def _validates(function: ast.FunctionDef, called: set[str]) -> bool:
+    """Say whether pydantic calls a function: as a decorated method, or as one of those that validators call."""
     return function.name in called or any("validator" in ast.unparse(mark) for mark in function.decorator_list)
 
 
