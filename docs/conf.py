@@ -13,6 +13,8 @@ sys.path.insert(0, str(HERE))
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 os.environ["NO_COLOR"] = "1"
 
+from nbclient import NotebookClient  # noqa: E402
+
 import generated  # noqa: E402
 
 project = "batchcube"
@@ -25,11 +27,14 @@ nitpicky = True
 # Types of other libraries have pages elsewhere, which a build without a network cannot ask.
 nitpick_ignore_regex = [("py:.*", r"(?!bc\.|batchcube\.api).*")]
 autodoc_typehints_format = "short"
+add_module_names = False
+default_role = "code"
 
 html_theme = "pydata_sphinx_theme"
 html_title = "batchcube"
 html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2}
 html_show_sourcelink = False
+html_show_search_summary = False  # what is found is named; texts could only be fetched from a server
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 
@@ -38,7 +43,7 @@ nb_execution_mode = "auto"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
-nb_merge_streams = True
+NotebookClient.coalesce_streams = True  # commands print in pieces of 100 bytes, each of which would be a block
 nb_ipywidgets_js: dict[str, Any] = {}
 
 

@@ -70,18 +70,62 @@ def variables() -> Iterator[str]:
 def settings() -> Iterator[str]:
     """Yield the page of the settings of a specification."""
     whole = Document.model_json_schema()
+    words = _words(whole)
     yield "# Settings\n"
     yield (
-        "All that a specification (TOML) may say. `batchcube schema` prints the same as a JSON schema, with which "
-        "editors complete; `batchcube check SPEC.toml` tells a mistake in one line.\n"
+        "All that a specification (TOML) may say, table by table. `batchcube schema` prints the same as a JSON schema, "
+        "with which editors complete; `batchcube check SPEC.toml` tells a mistake in one line.\n"
     )
-    yield from _table("Top level", whole, "")
-    for name, part in whole["$defs"].items():
+    yield from _table("Top level", whole, "", words)
+    for name, place in _places(whole).items():
+        part = whole["$defs"][name]
         yield f"(setting-{name})="
-        yield from _table(name, part, part.get("description", ""))
+        yield from _table(
+            f"{place}: {words[name]}" if name in words else place, part, part.get("description", ""), words
+        )
 
 
-def _table(title: str, part: Mapping[str, Any], about: str) -> Iterator[str]:
+def _places(whole: Mapping[str, Any]) -> dict[str, str]:
+    """Return where each part of the schema stands in a specification: its first place, in the order of the file."""
+    found: dict[str, tuple[list[int], str]] = {}
+    waiting: list[tuple[list[int], str, Mapping[str, Any]]] = [([], "", whole)]
+    for order, path, part in waiting:
+        for place, (name, known) in enumerate(part.get("properties", {}).items()):
+            inner = f"{path}{name}.NAME" if "additionalProperties" in known else f"{path}{name}"
+            for choice, reference in enumerate(_references(known)):
+                if reference not in found:
+                    found[reference] = ([*order, place, choice], inner)
+                    waiting.append((*found[reference][:1], f"{inner}.", whole["$defs"][reference]))
+    assert set(found) == set(whole["$defs"])
+    return {name: place for name, (_, place) in sorted(found.items(), key=lambda item: item[1])}
+
+
+def _references(known: Any) -> Iterator[str]:
+    """Yield the names of the parts of the schema that a setting may be."""
+    if isinstance(known, Mapping):
+        if "$ref" in known:
+            yield known["$ref"].rsplit("/", 1)[1]
+        known = [inner for key, inner in known.items() if key in ("anyOf", "oneOf", "items", "additionalProperties")]
+    for inner in known if isinstance(known, list) else ():
+        yield from _references(inner)
+
+
+def _words(schema: Any) -> dict[str, str]:
+    """Return the words by which parts of the schema are chosen among others."""
+    found: dict[str, list[str]] = {}
+    waiting = [schema]
+    for known in waiting:
+        if isinstance(known, Mapping):
+            for word, reference in known.get("discriminator", {}).get("mapping", {}).items():
+                words = found.setdefault(reference.rsplit("/", 1)[1], [])
+                words.extend({word} - set(words))
+            waiting.extend(known.values())
+        elif isinstance(known, list):
+            waiting.extend(known)
+    return {name: ", ".join(words) for name, words in found.items()}
+
+
+def _table(title: str, part: Mapping[str, Any], about: str, words: Mapping[str, str]) -> Iterator[str]:
     yield f"## {title}\n"
     if about:
         yield f"{about}\n"
@@ -93,27 +137,29 @@ def _table(title: str, part: Mapping[str, Any], about: str) -> Iterator[str]:
         default = "needed" if name in needed else f"`{json.dumps(known['default'])}`" if "default" in known else ""
         if default == "`null`":
             default = ""
-        yield f"| `{name}` | {_kind(known)} | {default} | {_cell(known.get('description', ''))} |"
+        yield f"| `{name}` | {_kind(known, words)} | {default} | {_cell(known.get('description', ''))} |"
     yield ""
 
 
-def _kind(known: Mapping[str, Any]) -> str:
+def _kind(known: Mapping[str, Any], words: Mapping[str, str]) -> str:
     """Return what a setting may be, in words."""
     if "$ref" in known:
         name = known["$ref"].rsplit("/", 1)[1]
-        return f"[{name}](#setting-{name})"
+        return f"[{words.get(name, 'table')}](#setting-{name})"
     if "const" in known:
         return f"`{json.dumps(known['const'])}`"
     if "enum" in known:
         return ", ".join(f"`{json.dumps(value)}`" for value in known["enum"])
     for key in ("anyOf", "oneOf"):
         if key in known:
-            kinds = [_kind(one) for one in known[key] if one.get("type") != "null"]
+            kinds = [_kind(one, words) for one in known[key] if one.get("type") != "null"]
             return " or ".join(dict.fromkeys(kinds))
     kind = known.get("type", "any value")
     if kind == "array":
-        return f"list of {_kind(known.get('items', {}))}"
-    return " ".join([kind, *_bounds(known)])
+        return f"list of {_kind(known.get('items', {}), words)}"
+    if isinstance(known.get("additionalProperties"), Mapping):
+        return f"tables by name: {_kind(known['additionalProperties'], words)}"
+    return f"{'table' if kind == 'object' else kind} {', '.join(_bounds(known))}".strip()
 
 
 def _bounds(known: Mapping[str, Any]) -> Iterator[str]:
