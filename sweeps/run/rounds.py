@@ -71,6 +71,7 @@ def do_shard(
     It is kept beside the output, complete or not at all; a shard that was stopped continues where it was. `again` is
     the command line of all shards, which messages name. Raises InputError where shards of something else are there.
     """
+    shards = Shards(target)
     with stopping() as stop, engaged(executor, workers) as crew:
         if course.complete is not None:
             return f"{target} is complete: there is nothing to do"
@@ -82,7 +83,7 @@ def do_shard(
         if work is None:
             return f"all rounds are there: batchcube merge {target}"
         simulate = partial(work.work, stop=stop, progress=shown, crew=crew, workers=at_once)
-        return Shards(target).do(shard, course.round, asked, course.made_by, work, simulate)
+        return shards.do(shard, course.round, asked, course.made_by, work, simulate)
 
 
 def merge_shards(

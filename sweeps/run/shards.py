@@ -24,7 +24,7 @@ from ..progress import Progress
 from ..stopping import Stop
 from .parts import join
 from .scheduler import Crew
-from .store import About, Part, Store, is_of, is_whole, keep, packed, unpacked
+from .store import About, Part, Store, is_of, is_whole, keep, packed, stamp, unpacked
 
 MOST_SHARDS = 100_000
 _SLURM, _KUBERNETES = "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"
@@ -155,6 +155,9 @@ class Shards:
 
     def __init__(self, output: Path) -> None:
         self.output, self.folder = output, output.with_name(f"{output.name}.shards")
+        self._before = stamp(output)
+        self._first = self.folder
+        """The file that said what shards are parts of."""
 
     # One of them ----------------------------------------------------------------------------------------------------
 
@@ -180,26 +183,32 @@ class Shards:
             return f"{shard} is there already; {merge}"
         if not work.deal(shard):
             return f"{shard} has nothing to do; {merge}"
+        about = {**identity, "shard": shard.number, "made_from": asked.made_from, "again": asked.again}
         with Store(self.folder / name) as store:
             work.add(store.open(identity, made_by, _Every()))
-            simulate(store)
+            # From now on merging knows what is asked, whatever becomes of this process.
+            begun = keep(store.folder, "", packed({**about, "made_by": []}, []))
+            try:
+                simulate(store)
+            except Exception:
+                begun.unlink(missing_ok=True)
+                raise
             parts = _joined(store.parts())
             makers = [list(maker) for maker in dict.fromkeys([*store.makers, made_by])]
-            about = {
-                **identity,
-                "shard": shard.number,
-                "made_by": makers,
-                "made_from": asked.made_from,
-                "again": asked.again,
-            }
-            keep(self.folder, f"{name}.", packed(about, parts))
+            file = keep(self.folder, f"{name}.", packed({**about, "made_by": makers}, parts))
             store.forget(_Every())
+            begun.unlink(missing_ok=True)
+        if stamp(self.output) != self._before:
+            file.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.folder.rmdir()
+            return f"{shard} comes too late: {self.output} was written meanwhile"
         done = sum(len(part.points) for part in parts)
         return f"{shard} is whole, {counted(done, 'simulation')}; {merge}"
 
     def _require_same(self, identity: Mapping[str, Any]) -> None:
         """Refuse to add to shards of something else."""
-        about = next(filter(None, map(_about, self._files())), None)
+        about = next(filter(None, map(_about, [*self._files(), *self._at_work()])), None)
         if about is None or is_of(about, identity):
             return
         count = about.get("asked", {}).get("shards")
@@ -216,14 +225,15 @@ class Shards:
 
     def about(self) -> About:
         """Return what a shard says of what they are parts of; raises InputError where there is none of this version."""
-        kept = sorted(folder_of(self.output).glob("*.npz"))
-        about = next((one for one in map(_about, [*self._files(), *kept]) if one and "asked" in one), None)
-        if about is None:
-            raise InputError("has no shards that could be merged", file=self.output)
-        made, here = about.get("version"), batchcube_version()
-        if made != here:
-            raise InputError(f"holds shards that version {made} made, this is {here}", file=self.folder)
-        return about
+        for file in [*self._files(), *sorted(folder_of(self.output).glob("*.npz")), *self._at_work()]:
+            about = _about(file)
+            if about is not None and "made_from" in about:
+                made, here = about.get("version"), batchcube_version()
+                if made != here:
+                    raise InputError(f"holds shards that version {made} made, this is {here}", file=self.folder)
+                self._first = file
+                return about
+        raise InputError("has no shards that could be merged", file=self.output)
 
     def merge(
         self, work: Dealt, round_: int, asked: Asked, shards: int, store: Store, *, allow_missing: bool = False
@@ -270,6 +280,10 @@ class Shards:
                 found.append((int(named[2]), file))
         return [file for _, file in sorted(found)]
 
+    def _at_work(self) -> list[Path]:
+        """Return the files that shards keep which are at work, or were stopped."""
+        return sorted(self.folder.glob("*.partial/*.npz"))
+
     def _is_good(self, file: Path) -> bool:
         """Say whether a file is as it was written; a damaged one is removed with a warning."""
         if is_whole(file.read_bytes(), file.stem):
@@ -285,11 +299,12 @@ class Shards:
         for file in filter(self._is_good, self._files(round_)):
             about, parts = unpacked(file.read_bytes())
             if not is_of(about, identity):
-                raise InputError("is of another sweep, version, trace file or number of shards; remove it", file=file)
+                what = _difference(about, identity)
+                raise InputError(f"is of another {what} than {self._first}; remove one of them", file=file)
             other, _, theirs = found.setdefault(about["shard"], (file, about, parts))
             if not _same(theirs, parts):
                 raise InputError(
-                    f"differs from {other.name}, the same shard made again: a machine computes wrongly; remove both",
+                    f"differs from {other}, the same shard made again: a machine computes wrongly; remove both",
                     file=file,
                 )
             if other != file:
@@ -318,6 +333,14 @@ def _about(file: Path) -> About | None:
     except OSError:
         return None
     return unpacked(content)[0] if is_whole(content, file.stem) else None
+
+
+def _difference(about: About, identity: Mapping[str, Any]) -> str:
+    """Say in what a file of parts is not of an identity."""
+    named = {"version": "version", "input_sha256": "trace file", "asked": "number of replications, or precision,"}
+    if (about.get("asked") or {}).get("shards") != identity["asked"]["shards"]:
+        named["asked"] = "number of shards"
+    return " and ".join(dict.fromkeys(named.get(k, "sweep") for k in identity if about.get(k) != identity[k]))
 
 
 def _joined(parts: Sequence[Part]) -> list[Part]:

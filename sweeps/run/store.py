@@ -137,7 +137,7 @@ class Store(Claim):
         """What simulated the parts that were found: they may be continued with another backend."""
         self._files: dict[Path, set[int]] = {}
         self._points: Counter[int] = Counter()
-        self._before: tuple[int, ...] | None = _stamp(output)
+        self._before: tuple[int, ...] | None = stamp(output)
 
     def open(
         self,
@@ -185,7 +185,7 @@ class Store(Claim):
         from batchcube.results.cube import write_cube
 
         write_cube(cube, self.output, ready=self._require_as_before)
-        self._before = _stamp(self.output)
+        self._before = stamp(self.output)
 
     def forget(self, held: Container[int]) -> None:
         """Remove the parts that hold no other replications than these, which are in the cube."""
@@ -244,7 +244,7 @@ class Store(Claim):
             yield file, *unpacked(content)
 
     def _require_as_before(self) -> None:
-        if self._before is not None and _stamp(self.output) != self._before:
+        if self._before is not None and stamp(self.output) != self._before:
             raise InputError(
                 "was written by somebody else while this ran; what was simulated is kept in "
                 f"{self.folder}, choose another output, or run again",
@@ -252,7 +252,7 @@ class Store(Claim):
             )
 
 
-def _stamp(file: Path) -> tuple[int, ...]:
+def stamp(file: Path) -> tuple[int, ...]:
     """Return what tells a file from any that takes its place later; () where there is none."""
     try:
         about = file.stat()

@@ -196,6 +196,14 @@ def test_the_command_fails_where_nothing_has_an_answer(spec: str, capsys: pytest
     none = Answer(capsys, *command, "axes.largest.values=[1]", "--low", "0.8", "--high", "1.5", "--overwrite")
     assert none.status == 1
     assert none.err == "batchcube: no point has a capacity in the range that was searched\n"
+    Path("cube.nc").unlink()
+    merged = None
+    while not Path("cube.nc").exists():
+        one = Answer(capsys, *command, "axes.largest.values=[1]", "--low", "0.8", "--high", "1.5", "--shard", "1/1")
+        assert one.status == 0
+        merged = Answer(capsys, "merge", "cube.nc", "-q")
+    assert merged is not None
+    assert (merged.status, merged.out, merged.err) == (none.status, none.out, none.err)
     assert "the criteria are missed already at 0.8/s" in " ".join(none.out.split())
     assert np.isnan(read_cube("cube.nc")["capacity_requests_per_s"]).all()
 

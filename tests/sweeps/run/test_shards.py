@@ -1,5 +1,6 @@
 """Shards: dealt to many machines and merged, a run gives the cube that one machine gives."""
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -195,8 +196,79 @@ def test_shards_of_something_else_are_refused() -> None:
     shard_file(2).rename(Path("mine") / shard_file(2).name)
     Path("cube.nc.shards").rmdir()
     Path("mine").rename("cube.nc.shards")
-    with pytest.raises(InputError, match=r"2-of-8.*npz: is of another sweep, version, trace file or number of shards"):
+    # Nobody knows which of the two is meant.
+    said = r"shards/2-of-8\.\w+\.npz: is of another sweep than \S+shards/1-of-8\.\w+\.npz; remove one of them"
+    with pytest.raises(InputError, match=said):
         merge_run("cube.nc")
+    about, parts = unpacked(shard_file(2).read_bytes())
+    shard_file(2).unlink()
+    ours, _ = unpacked(shard_file(1).read_bytes())
+    for change, what in (
+        ({"asked": {**ours["asked"], "shards": 4}}, "number of shards"),
+        ({"asked": {**ours["asked"], "replications": 4}}, "number of replications, or precision,"),
+        ({"version": "9.0", "input_sha256": "0"}, "version and trace file"),
+    ):
+        file = keep(Path("cube.nc.shards"), "2-of-8.", packed({**about, **ours, **change, "shard": 2}, parts))
+        with pytest.raises(InputError, match=f"is of another {what} than"):
+            merge_run("cube.nc")
+        file.unlink()
+
+
+def test_a_shard_that_was_killed_before_anything_was_finished_is_known_to_be_missing(
+    whole: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replicating, "simulate_parts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(EIGHT[2])
+    with pytest.raises(
+        MissingShardsError, match=r"shards 1-8 of 8 are missing: for k in \$\(seq 8\); do batchcube run"
+    ):
+        merge_run("cube.nc")
+    # What it was a part of is known to the others, too.
+    with pytest.raises(InputError, match="holds shards of another sweep, version"):
+        make(EIGHT[1], sweep=small("seed=2"))
+    make(*EIGHT)
+    same(merge_run("cube.nc"), whole)
+    assert files() == ["cube.nc"]
+
+
+def test_a_mistake_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(*_: Any) -> None:
+        raise InputError("no batch can hold it")
+
+    monkeypatch.setattr(replicating, "simulate_parts", mistaken)
+    with pytest.raises(InputError, match="no batch can hold it"):
+        make(EIGHT[2])
+    assert files() == []
+
+
+@pytest.mark.parametrize("output", ["cube.nc", "cube.zarr"])
+def test_a_shard_that_comes_after_the_merge_leaves_nothing_behind(
+    output: str, whole: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if output.endswith(".zarr"):
+        pytest.importorskip("zarr")
+    for shard in EIGHT:
+        run_shard(small(), output, shard, backend="reference")
+    (made,) = Path(f"{output}.shards").glob("3-of-*.npz")
+    twin = made.rename("twin")
+    simulate = replicating.simulate_parts
+
+    def merged_meanwhile(*arguments: Any) -> Any:
+        if twin.exists():
+            twin.rename(made)
+            same(merge_run(output), whole)
+        return simulate(*arguments)
+
+    monkeypatch.setattr(replicating, "simulate_parts", merged_meanwhile)
+    late = run_shard(small(), output, EIGHT[2], backend="reference", workers=1)
+    assert late == f"shard 3 of 8 comes too late: {Path(output)} was written meanwhile"
+    assert [str(file) for file in Path().iterdir() if file.name != "small.toml"] == [output]
+    same(read_cube(output, refuse_changed(output)), whole)
 
 
 def test_shards_of_another_version_are_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,8 +284,13 @@ def test_a_shard_made_twice_must_be_the_same(whole: xr.Dataset) -> None:
     twin = keep(Path("cube.nc.shards"), "5-of-8.", packed({**about, "again": "batchcube run ./small.toml"}, parts))
     different = parts[0]._replace(report={**parts[0].report, "latency_mean_s": parts[0].report["latency_mean_s"] + 1})
     wrong = keep(Path("cube.nc.shards"), "5-of-8.", packed(about, [different, *parts[1:]]))
-    with pytest.raises(InputError, match="the same shard made again: a machine computes wrongly; remove both"):
+    said = r"(5-of-8\.\w+\.npz): differs from \S+shards/(5-of-8\.\w+\.npz), the same shard made again: a machine"
+    with pytest.raises(InputError, match=said) as differ:
         merge_run("cube.nc")
+    named = re.search(said, str(differ.value))
+    assert named is not None
+    assert wrong.name in named.groups()
+    assert named[1] != named[2]
     wrong.unlink()
     assert twin.exists()
     left_by_a_kill = Path("cube.nc.shards/1-of-8.partial")
