@@ -79,7 +79,7 @@ def of_arrays(
         factor = t_factor(count, chance) * np.sqrt(1 + count if single else 1)
     found = np.full(systems, POSSIBLY, dtype=object)
     beaten_by = np.full(systems, -1)
-    for one in np.flatnonzero(~unknown):
+    for one in np.flatnonzero(~unknown).tolist():
         mean, error = _differences(given, one)
         known = (error == 0.0) if count > 1 else (mean == 0.0)
         half = np.where(known, 0.0, factor * error)
