@@ -13,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from batchcube.figures import registry as figures
+from batchcube.results.text import PAPERS, papers_of
 from batchcube.results.variables import EXTRA_DIMENSIONS, REGISTRY
 from batchcube.sweeps import presets as shipped
 from batchcube.sweeps.cli.main import app
@@ -74,7 +75,8 @@ def settings() -> Iterator[str]:
     yield "# Settings\n"
     yield (
         "All that a specification (TOML) may say, table by table. `batchcube schema` prints the same as a JSON schema, "
-        "with which editors complete; `batchcube check SPEC.toml` tells a mistake in one line.\n"
+        "with which editors complete; `batchcube check SPEC.toml` tells a mistake in one line. "
+        f"{papers_of(' '.join(PAPERS))}\n"
     )
     yield from _table("Top level", whole, "", words)
     for name, place in _places(whole).items():

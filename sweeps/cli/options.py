@@ -220,7 +220,7 @@ def sweep_of(spec: str, settings: list[str] | None, replications: int | None, se
     overrides += [] if seed is None else [f"seed={seed}"]
     sweep = Sweep.from_toml(spec, overrides)
     for line in sweep.told:
-        print(f"{printable(sweep.source)}: {printable(line)}", file=sys.stderr)
+        print(f"{printable(sweep.source)}: {printable(line)}", file=sys.stderr, flush=True)
     return sweep
 
 

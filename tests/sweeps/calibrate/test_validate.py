@@ -352,6 +352,8 @@ def test_settings_come_from_options_then_files_then_coefficients(
     assert (settings.most_running, settings.replicas, settings.async_scheduling) == (8, 2, True)
     wrong = Answer(capsys, "validate", str(log_file), *law, "--server", "replica=2")
     assert wrong.mistake == "server: replica: no such setting; did you mean replicas?"
+    wrong = Answer(capsys, "validate", str(log_file), *law, "--server", "max_num_seqs=many")
+    assert wrong.mistake.startswith('server: most_running = "many": must be a')
     wrong = Answer(capsys, "validate", str(log_file), *law, "--server", "max_model_len=many")
     assert wrong.mistake.startswith('server: max_model_len = "many": ')
 

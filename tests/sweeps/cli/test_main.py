@@ -99,6 +99,15 @@ def test_text_of_others_never_reaches_the_terminal_as_it_is(
     assert "a\\x9b" in answers[3].out
 
 
+def test_names_of_vllm_are_taken_and_what_they_are_here_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = Answer(capsys, "check", "continuous-rate", "--set", "block_size=8", "--set", "max-num-batched-tokens=512")
+    assert answer.status == 0
+    assert answer.err.splitlines() == [
+        "continuous-rate: block_size is server.replica.block_tokens here",
+        "continuous-rate: max-num-batched-tokens is server.replica.token_budget here",
+    ]
+
+
 # Mistakes: one line, exit status 2, nothing written -----------------------------------------------------------------
 
 

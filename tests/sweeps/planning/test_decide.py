@@ -641,6 +641,17 @@ def test_mistakes_are_one_line(
     assert mistake in said.err
 
 
+def test_settings_vary_by_the_names_of_vllm(spec: Callable[[int], str]) -> None:
+    asked = ask(spec(1), slo=["ttft_p99_s=1"], vary={"max_num_seqs": [8, 16]}, settings={"block_size": 8})
+    assert [axis.paths for axis in asked.sweep.grid.axes] == [("policy.largest_batch",)]
+    assert asked.assumed[:2] == (
+        "block_size is server.replica.block_tokens here",
+        "max_num_seqs is policy.largest_batch here",
+    )
+    with pytest.raises(InputError, match=r"^--vary policy\.largest_batch: is given twice$"):
+        ask(spec(1), slo=["ttft_p99_s=1"], vary={"max_num_seqs": [8], "policy.largest_batch": [16]})
+
+
 def test_axes_that_are_no_table(spec: Callable[[int], str], capsys: pytest.CaptureFixture[str]) -> None:
     file = Path(spec(1))
     file.write_text(f"{file.read_text()}[[axes]]\n")
