@@ -3,6 +3,3 @@
 CONFIDENCE = 0.95
 INDIFFERENCE = 0.02
 REPLICAS_MAX = 256
-COMPARED = 32
-"""Replications at which settings are compared first. A cap that is reached in every tenth replication, and harms there,
-may have done no harm in the first look, and is not to win by it: there settings leave that fail, and no others."""

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..spec.document import Sweep, laid_over, overriding, read_document, varied
 from ..spec.grid import Grid, cannot_vary
 from ..spec.settings import REQUEST_LIMITS, Point, draws_service
 from ..workloads.arrivals import Closed
-from .defaults import COMPARED, CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
+from .defaults import CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
 from .serving import leaves_caching
 from .unspecified import require_limits, unspecified
 from .values import KEPT
@@ -212,6 +212,8 @@ def ask(
     if sweep.grid.points[0].workload.trace is not None:
         sweep, parts, replications = _of_one_trace(sweep, undecided=undecided, stretched=rate is not None)
         assumed = (replications, *assumed)
+    if spec is None:
+        assumed += tuple(_length_of(sweep.grid.points[0]))
     if any(map(leaves_caching, sweep.grid.points)):
         assumed += (_NO_PREFIXES,)
     budget_requests, budget_s = _budget(budget)
@@ -242,6 +244,15 @@ def parse_goodput(text: str) -> float:
     except ValueError:
         problem = limits_of_requests(text) or "must be a share, 0.95"
         raise InputError(problem, path=f"--goodput {text}") from None
+
+
+def _length_of(point: Point) -> Iterator[str]:
+    """Say how many requests a replication has, and how many of them are left out."""
+    requests, report = point.workload.requests, point.report
+    if requests is not None:
+        share = report.warmup_fraction
+        first = f"{report.warmup_requests or 0:,}" if share is None else f"{share:.0%}"
+        yield f"{requests:,} requests a replication, the first {first} left out"
 
 
 def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
@@ -403,7 +414,7 @@ def _of_one_trace(sweep: Sweep, *, undecided: bool, stretched: bool) -> tuple[Sw
     """Return a sweep whose replications are of a recorded trace, how many parts it has, and what they are, in words.
 
     Replications are successive parts where the specification says so, or where it is `undecided` and there are enough
-    to compare settings by; there is no number of windows, which overlap. Raises InputError for too few parts.
+    for a first look; there is no number of windows, which overlap. Raises InputError for too few parts.
     """
     prepared = prepare(replace(sweep, replications=1)).points
     parts, requests = min(
@@ -411,7 +422,7 @@ def _of_one_trace(sweep: Sweep, *, undecided: bool, stretched: bool) -> tuple[Sw
     )
     path = str(getattr(sweep.grid.points[0].workload.trace, "path", ""))
     name, rate = Path(path).name, ", its times stretched to the rate" if stretched else ""
-    if undecided and parts >= COMPARED:
+    if undecided and parts >= FIRST:
         in_parts = overriding({"workload.trace.resample": "parts"})
         sweep = Sweep.from_document(sweep.document, sweep.source, Path.cwd(), in_parts)
     if all(getattr(point.workload.trace, "resample", "") not in _WINDOWS for point in sweep.grid.points):
@@ -427,8 +438,8 @@ def _of_one_trace(sweep: Sweep, *, undecided: bool, stretched: bool) -> tuple[Sw
         return sweep.repeated(FIRST), parts, said
     enough = (
         'workload.trace.resample = "parts" is not'
-        if parts >= COMPARED
-        else f"parts would not be, but there are {parts} of {requests:,} requests, and it takes {COMPARED}"
+        if parts >= FIRST
+        else f"parts would not be, but there are {parts} of {requests:,} requests, and it takes {FIRST}"
     )
     said = f"replications are windows of {name}{rate}, which overlap: how sure this is, is overstated; {enough}"
     return sweep, None, said

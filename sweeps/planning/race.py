@@ -20,12 +20,14 @@ from batchcube.results.text import counted
 from batchcube.results.variables import REPLICATION
 
 from ..workloads.settings import FloatArray
-from .defaults import COMPARED
 from .question import Question
 from .values import ARRIVED, Values, Wanted
 
 MOST = 256
 """Replications of a setting at most."""
+COMPARED = 4 * FIRST
+"""Replications at which settings are compared first. A cap that is reached in every tenth replication, and harms there,
+may have done no harm in the first look, and is not to win by it: there settings leave that fail, and no others."""
 _OF_FIRST, _OF_QUEUE = 0.25, 0.1
 """Shares of the error of a race: of its first look, and of what is said of queues."""
 _MORE, _GAIN = 1.5, 0.1

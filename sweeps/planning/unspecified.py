@@ -56,7 +56,6 @@ def unspecified(
             f"lengths: lognormal, prompts of {PROMPT[0]:g} tokens on average, outputs of {OUTPUT[0]:g}, as in the "
             "Azure conversation trace of 2023 (--lengths FILE or --trace FILE has yours)"
         )
-    assumed.append(f"{requests:,} requests a replication, the first {WARMUP:.0%} left out")
     document = {
         "name": "plan",
         "title": title,

@@ -221,8 +221,8 @@ def test_a_trace_with_too_few_parts_is_refused_and_its_windows_are_told(
 
 
 def test_a_trace_without_a_specification_is_cut_into_parts_where_it_is_long_enough(tmp_path: Path) -> None:
-    asked = {"slo": SLO, "coefficients": "qwen3-8b-h100-vllm-tables", "rate": 6.0, "trace": recorded(tmp_path, 6400)}
-    for requests, stated, parts in ((200, {}, 32), (201, {}, None), (200, {"workload.trace.resample": "blocks"}, None)):
+    asked = {"slo": SLO, "coefficients": "qwen3-8b-h100-vllm-tables", "rate": 6.0, "trace": recorded(tmp_path, 1600)}
+    for requests, stated, parts in ((200, {}, 8), (201, {}, None), (200, {"workload.trace.resample": "blocks"}, None)):
         made = ask(**asked, settings={"workload.requests": requests, **stated})
         assert made.parts == parts
         assert made.overlaps == (parts is None)
@@ -728,7 +728,7 @@ def test_a_model_a_gpu_and_a_rate_will_do(capsys: pytest.CaptureFixture[str], tm
     assert with_trace.status == 0
     assert ", 10 requests/s:" in with_trace.out
     assert "windows of trace.csv, its times stretched to the rate, which overlap" in " ".join(with_trace.out.split())
-    assert "there are 1 of 300 requests, and it takes 32" in " ".join(with_trace.out.split())
+    assert "there are 1 of 300 requests, and it takes 8" in " ".join(with_trace.out.split())
 
 
 def test_a_law_of_ones_own_takes_the_place_of_model_and_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
