@@ -222,7 +222,7 @@ def _settings(
     """Return how a sweep is searched; raises InputError for what cannot be."""
     wanted = tuple(parse_criterion(text) if isinstance(text, str) else text for text in criteria)
     if not wanted:
-        raise InputError("at least one criterion is needed, for instance tbt_mean_ms=50", path="--slo")
+        raise InputError("at least one limit is needed, for instance tbt_mean_ms=50", path="--slo")
     _require_range(low, high, tolerance, growth)
     _require_searchable(sweep, wanted)
     return SearchSettings(wanted, low, high, tolerance, growth)

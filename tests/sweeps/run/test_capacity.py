@@ -632,7 +632,7 @@ def test_ranges_tolerances_and_backends_are_refused() -> None:
     for tolerance in (0.0, 1.0, -1.0, math.nan):
         assert refusal(MD1, tolerance=tolerance) == f"--tolerance {tolerance:g}: must be > 0 and < 1"
     assert "must be one of" in refusal(MD1, backend="abacus")
-    with pytest.raises(InputError, match="at least one criterion is needed"):
+    with pytest.raises(InputError, match="at least one limit is needed"):
         find_capacity(sweep(MD1), [])
 
 
