@@ -136,9 +136,9 @@ def _table(title: str, part: Mapping[str, Any], about: str, words: Mapping[str, 
     yield "| setting | is | default | meaning |\n|---|---|---|---|"
     needed = set(part.get("required", ()))
     for name, known in part["properties"].items():
-        default = "needed" if name in needed else f"`{json.dumps(known['default'])}`" if "default" in known else ""
-        if default == "`null`":
-            default = ""
+        stated = known.get("default")
+        nothing = stated is None or (isinstance(stated, dict) and not any(stated.values()))
+        default = "needed" if name in needed else "" if nothing else f"`{json.dumps(stated)}`"
         yield f"| `{name}` | {_kind(known, words)} | {default} | {_cell(known.get('description', ''))} |"
     yield ""
 
