@@ -30,6 +30,8 @@ class Claim:
         """Lock the folder beside an output; raises InputError when another process has it or nothing can be written."""
         self.output = output
         self.folder = folder_of(output)
+        self.is_unfinished = False
+        """Whether who had it before was killed, or keeps something for whoever goes on."""
         self._lock = self._locked()
         # Nobody else writes here: they were left by processes that were killed.
         for file in self.folder.glob("*.part"):
@@ -79,6 +81,7 @@ class Claim:
                 )
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(opened), os.stat(file)):
+                    self.is_unfinished = os.fstat(opened).st_size > 0
                     try:
                         os.truncate(opened, 0)
                         os.write(opened, f"process {os.getpid()} on {platform.node()}".encode())
@@ -91,14 +94,16 @@ class Claim:
 
 
 @contextmanager
-def claimed(*outputs: Path | None, overwrite: bool) -> Iterator[None]:
+def claimed(*outputs: Path | None, overwrite: bool) -> Iterator[bool]:
     """Claim outputs that are to be written, for as long as this is open; None is no output.
 
-    Raises InputError like a `Claim`, and for what is there already, unless `overwrite`.
+    Gives whether what is there may be replaced: where `overwrite` says so, and where a process was killed that was
+    writing it. Raises InputError like a `Claim`, and for what is there already otherwise.
     """
     with ExitStack() as claims:
         for output in outputs:
             if output is not None:
-                claims.enter_context(Claim(require_output(output)))
+                claim = claims.enter_context(Claim(require_output(output)))
+                overwrite |= claim.is_unfinished
                 require_new(output, overwrite=overwrite)
-        yield
+        yield overwrite

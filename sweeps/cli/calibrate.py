@@ -180,9 +180,9 @@ def calibrate_fit(
     from ..claim import claimed
 
     to = output or measurement.with_suffix(".json")
-    with claimed(to, overwrite=overwrite):
+    with claimed(to, overwrite=overwrite) as replacing:
         known, calibration = fit_measurement(measurement, to.stem)
-        keep(known, calibration, to, figures, overwrite=overwrite)
+        keep(known, calibration, to, figures, overwrite=replacing)
 
 
 @app.command(
@@ -265,7 +265,7 @@ def calibrate_table(
         )
     system, cells = next(iter(found.systems.items()))
     name = (output or figures or table).stem
-    with claimed(output, overwrite=overwrite):
+    with claimed(output, overwrite=overwrite) as replacing:
         known, calibration = fit_cells(
             cells,
             name=name,
@@ -275,7 +275,7 @@ def calibrate_table(
             provenance={"file": table.name, "file_sha256": found.sha256},
             where=str(table),
         )
-        keep(known, calibration, output, figures, overwrite=overwrite)
+        keep(known, calibration, output, figures, overwrite=replacing)
 
 
 @app.command(
@@ -335,12 +335,10 @@ def calibrate_log(
     from ..calibrate.server import origins, server_settings, stated_by
     from ..calibrate.validate import fit
     from ..claim import claimed
-    from ..files import require_new
     from ..spec.service import load
 
     if output.suffix != ".json":
         raise InputError("must end in .json", file=output)
-    require_new(output, overwrite=overwrite)
     before = None if prior is None else load(prior)
     given = given_settings(
         server,

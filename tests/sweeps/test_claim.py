@@ -64,3 +64,15 @@ def test_what_killed_processes_left_half_written_is_removed_and_all_else_is_kept
     with Claim(Path("out.nc")) as claim:
         assert claim.folder == folder
     assert sorted(file.name for file in folder.iterdir()) == ["0123.npz", "lock"]
+
+
+def test_what_a_killed_command_had_begun_to_write_is_written_again(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out.json").write_text("{")
+    folder = folder_of(Path("out.json"))
+    folder.mkdir()
+    # As a kill leaves it: nobody has it locked.
+    (folder / "lock").write_text("process 1 on another machine")
+    command = ("calibrate", "table", DATA / "latency-grid.csv", "-o", "out.json")
+    assert Answer(capsys, *command).status == 0
+    assert sorted(file.name for file in Path().iterdir()) == ["out.fit.nc", "out.json", "small.toml"]
+    assert Answer(capsys, *command).mistake.startswith("out.json: is there already")

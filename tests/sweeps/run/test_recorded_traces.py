@@ -8,7 +8,7 @@ import pytest
 
 from batchcube.errors import InputError
 from batchcube.results.precision import Precision, level, looked_at
-from batchcube.sweeps.run import execution
+from batchcube.results.provenance import batchcube_version
 from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.preparing import prepare
@@ -182,7 +182,8 @@ def test_a_changed_trace_file_is_neither_continued_nor_extended(tmp_path: Path) 
     made = run_sweep(Sweep.model_validate(tables), file)
     checksum = str(made.attrs["input_sha256"])
     with Store(tmp_path / "other.nc") as store:
-        store.open(execution._identity(Sweep.model_validate(tables), checksum), NUMBA, range(2))
+        run = Sweep.model_validate(tables).identity()
+        store.open({"run": run, "version": batchcube_version(), "input_sha256": checksum}, NUMBA, range(2))
         store.save([Part(0, (0,), {"requests": np.zeros(1, np.int64)})])
     trace.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows[:-1], "49,10,99"]))
     more = Sweep.model_validate({**tables, "replications": 3})

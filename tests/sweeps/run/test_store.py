@@ -17,8 +17,9 @@ import xarray as xr
 from batchcube.errors import InputError
 from batchcube.results import cube as cubes
 from batchcube.results.cube import read_cube, write_cube
+from batchcube.results.provenance import batchcube_version
 from batchcube.sweeps.progress import Silent
-from batchcube.sweeps.run import execution, replicating
+from batchcube.sweeps.run import replicating
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.simulate import require_backend
 from batchcube.sweeps.run.store import Part, Store
@@ -126,7 +127,8 @@ def test_the_command_says_what_is_kept_and_which_signal_ended_it(
 
 
 def identity(replications: int = 3) -> dict[str, str]:
-    return execution._identity(Sweep.from_toml("small.toml", [f"replications={replications}"]), "")
+    sweep = Sweep.from_toml("small.toml", [f"replications={replications}"])
+    return {"run": sweep.identity(), "version": batchcube_version(), "input_sha256": ""}
 
 
 def test_a_second_signal_does_not_interrupt_the_save(
