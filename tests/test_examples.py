@@ -66,5 +66,10 @@ def test_a_notebook_stops_where_a_command_fails_and_writes_below_out(notebook: P
     assert [name for name in written if not name.startswith("out/")] == []
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_code_fits_beside_the_text_of_the_site(notebook: Path) -> None:
+    assert [line for cell in code_of(notebook) for line in cell.splitlines() if len(line) > 88] == []
+
+
 def test_there_is_a_notebook_for_each_reader() -> None:
     assert [notebook.stem for notebook in NOTEBOOKS] == ["first_sweep", "from_log_to_plan", "is_the_claim_true"]
