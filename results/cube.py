@@ -133,7 +133,7 @@ def _label(value: object) -> str:
 
 def build_cube(
     axes: Sequence[Coordinate],
-    arrays: Mapping[str, NDArray[np.generic]],
+    arrays: Mapping[str, NDArray[np.generic] | xr.Variable],
     *,
     replications: int,
     attrs: Mapping[str, str | int | float],
@@ -150,8 +150,9 @@ def build_cube(
     registry says so. Extra dimensions `bin`, `window` and `batch_size` are numbered from 0 and take their size from the
     arrays; `buckets` are those of the dimensions `latency_bucket` and `tbt_bucket`. Batch sizes and buckets beyond the
     used range are dropped, the bucket of exact zeros always stays. `quantiles` are those of the arrays that have them.
-    `attrs` come from `provenance`. `length_units` is the unit of request lengths, "tokens" or "s", `classes`
-    are the names of the classes of requests. With
+    Arrays that are too large for memory are given as variables of xarray that are read later (`pieces.read_later`), cut
+    to the used range. `attrs` come from `provenance`. `length_units` is the unit of request lengths, "tokens" or "s",
+    `classes` are the names of the classes of requests. With
     `coefficients_drawn` every replication has service coefficients of its own: see `statistics` on their intervals.
     Raises InputError naming the axis or variable: unknown or taken names, wrong shapes or dtypes, impossible values.
     """
@@ -183,13 +184,16 @@ def build_cube(
 
     # Without requests there are no quantiles; 0 stays so that the first bucket and batch size always exist.
     for dim, given in bucketed.items():
-        for name in [name for name in data if REGISTRY[name].extra == (dim,)]:
-            keep = _used_range(data[name])
-            data[name] = data[name][..., keep]
+        for name, counts in data.items():
+            if REGISTRY[name].extra != (dim,) or isinstance(counts, xr.Variable):
+                continue
+            keep = _used_range(counts)
+            data[name] = counts[..., keep]
             bucketed[dim] = Buckets(*(np.asarray(edge, dtype=np.float64)[keep] for edge in given))
-    if "batch_size_histogram" in data:
-        keep = _used_range(data["batch_size_histogram"])
-        data["batch_size_histogram"] = data["batch_size_histogram"][..., : keep[-1] + 1]
+    batch_sizes = data.get("batch_size_histogram")
+    if isinstance(batch_sizes, np.ndarray):
+        keep = _used_range(batch_sizes)
+        data["batch_size_histogram"] = batch_sizes[..., : keep[-1] + 1]
         sizes["batch_size"] = int(keep[-1]) + 1
 
     coords: dict[str, xr.Variable] = {}
@@ -221,7 +225,12 @@ def build_cube(
         labels = {"units": units, "long_name": variable.long_name, "definition": variable.definition}
         if variable.replicated and coefficients_drawn:
             labels["interval_of"] = SINGLE
-        variables[name] = xr.Variable(variable.dims(coordinates), data[name], labels)
+        array = data[name]
+        if isinstance(array, xr.Variable):
+            variables[name] = array.copy(deep=False)
+        else:
+            variables[name] = xr.Variable(variable.dims(coordinates), array)
+        variables[name].attrs = labels
     if FLAGS in variables:
         variables[FLAGS].attrs |= flag_attributes()
     about_all = {"Conventions": CONVENTIONS, "batchcube_version": batchcube_version(), **attrs}
@@ -237,10 +246,17 @@ def _used_range(counts: NDArray[np.generic]) -> NDArray[np.intp]:
     return inside if inside[0] == 0 else np.concatenate([[0], inside])
 
 
-def write_cube(cube: xr.Dataset, path: str | os.PathLike[str], *, ready: Callable[[], None] = lambda: None) -> Path:
+def write_cube(
+    cube: xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    ready: Callable[[], None] = lambda: None,
+    tell: Callable[[xr.Dataset], None] | None = None,
+) -> Path:
     """Write a cube as compressed NetCDF-4, complete or not at all, and return its path; see `write_dataset`.
 
-    Its attribute `content_sha256` is of all it holds: by it `read_cube` tells what was changed after this.
+    `tell` is given the cube as it was written, its variables to be read, and may give it other attributes.
+    The attribute `content_sha256` is of all it holds: by it `read_cube` tells what was changed after this.
     """
     check_form(cube, str(path))
     digests = {str(name): _begun(name, variable) for name, variable in cube.variables.items()}
@@ -251,9 +267,18 @@ def write_cube(cube: xr.Dataset, path: str | os.PathLike[str], *, ready: Callabl
                 check_values(REGISTRY[str(name)], values)
         _add(digests[str(name)], values)
 
-    def last() -> dict[str, str]:
+    def last(opened: Callable[[], xr.Dataset]) -> dict[str, str]:
+        told = cube.assign_attrs()
+        if tell is not None:
+            with opened() as written:
+                told = told.assign({name: written[name].variable for name in cube.data_vars})
+                tell(told)
         found = json.dumps({name: digest.hexdigest() for name, digest in sorted(digests.items())})
-        return {_VARIABLES: found, _CONTENT: _content_sha256({**cube.attrs, _VARIABLES: found})}
+        return {
+            **{name: value for name, value in told.attrs.items() if cube.attrs.get(name) is not value},
+            _VARIABLES: found,
+            _CONTENT: _content_sha256({**told.attrs, _VARIABLES: found}),
+        }
 
     return write_dataset(cube, path, ready=ready, seen=seen, last=last)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**26
 """Of a piece. What is computed from one takes several times as much."""
+MOST_TOGETHER = 2**28
+"""Bytes of the pieces of all variables that are written together."""
 _SMALLEST_CHUNK, LARGEST_CHUNK = 2**16, 2**20
 _PART = 4
 """Pieces of several variables at once are of fewer points."""
@@ -58,11 +60,11 @@ def pieces(
 
 
 def together(dataset: xr.Dataset) -> int:
-    """Return how many replications of a dataset are a piece, of whichever of its variables."""
+    """Return how many replications of a dataset are written together: a piece of each variable, and not too many."""
     count = dataset.sizes.get(REPLICATION, 1)
-    bytes_of = (variable.nbytes for variable in dataset.variables.values() if REPLICATION in variable.dims)
-    largest = max(bytes_of, default=1)
-    return max(1, min(count, MOST_BYTES * count // max(largest, 1)))
+    bytes_of = [variable.nbytes for variable in dataset.variables.values() if REPLICATION in variable.dims]
+    largest, all_of_it = max(bytes_of, default=1), max(sum(bytes_of), 1)
+    return max(1, min(count, MOST_BYTES * count // max(largest, 1), MOST_TOGETHER * count // all_of_it))
 
 
 def chunks(variable: xr.Variable, at_once: int) -> tuple[int, ...]:

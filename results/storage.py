@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Opened = tuple[Mapping[str, Any], Callable[[Mapping[str, str]], None]]
-    """The variables of a file, whose places can be given values, and what gives it attributes."""
-
 
 def write_dataset(
     dataset: xr.Dataset,
@@ -36,7 +34,7 @@ def write_dataset(
     *,
     ready: Callable[[], None] = lambda: None,
     seen: Callable[[Hashable, NDArray[Any]], None] = lambda *_: None,
-    last: Callable[[], Mapping[str, str]] = dict,
+    last: Callable[[Callable[[], xr.Dataset]], Mapping[str, str]] = lambda _: {},
 ) -> Path:
     """Write a dataset, compressed and with checksums, complete or not at all, and return its path.
 
@@ -48,7 +46,7 @@ def write_dataset(
     What has replications is written some of them at a time, so that arrays that are read later need not fit into
     memory; each chunk is of replications that are written at once, and a NetCDF file can be continued along them.
     `seen` is called with the name of each variable and its values, piece by piece in the order of `values_of`; `last`
-    is asked for further attributes then.
+    is asked for further attributes then; what it is given opens the dataset as it was written.
     Raises InputError (target or folder is not writable as such) or OSError (disk full), one line each, naming the file.
     """
     target = output_file(Path(path))
@@ -58,7 +56,8 @@ def write_dataset(
         try:
             # Libraries report a refused file as anything; asking the system first gives the reason.
             part.mkdir() if target.suffix == ZARR else part.touch()
-            _write(dataset, part, seen, last)
+            _write(dataset, part, seen)
+            _tell(part, last(partial(_opened, part, zarr=part.is_dir())))
             for written in [part] if part.is_file() else part.rglob("*"):
                 _sync(written)
             ready()
@@ -72,12 +71,7 @@ def write_dataset(
     return target
 
 
-def _write(
-    dataset: xr.Dataset,
-    part: Path,
-    seen: Callable[[Hashable, NDArray[Any]], None],
-    last: Callable[[], Mapping[str, str]],
-) -> None:
+def _write(dataset: xr.Dataset, part: Path, seen: Callable[[Hashable, NDArray[Any]], None]) -> None:
     clean = dataset.copy()
     for variable in clean.variables.values():
         variable.encoding = {}
@@ -87,7 +81,7 @@ def _write(
             for _, piece in values_of(variable):
                 seen(name, piece.values)
     at_once = together(clean)
-    with (_zarr if part.is_dir() else _netcdf)(clean, growing, part, at_once) as (variables, tell):
+    with (_zarr if part.is_dir() else _netcdf)(clean, growing, part, at_once) as variables:
         for start in range(0, clean.sizes[REPLICATION] if growing else 0, at_once):
             for name in growing:
                 variable = clean.variables[name]
@@ -98,7 +92,17 @@ def _write(
                     place[REPLICATION] = slice(start + here.start, start + here.stop)
                     values = piece.transpose(*variable.dims).values
                     variables[name][tuple(place[dim] for dim in variable.dims)] = values
-        tell(last())
+
+
+def _tell(part: Path, attributes: Mapping[str, str]) -> None:
+    """Give attributes to what was written."""
+    if part.is_dir():
+        import zarr
+
+        zarr.open_group(part, mode="r+").attrs.update(attributes)
+        return
+    with netCDF4.Dataset(part, "a") as file:
+        file.setncatts(attributes)
 
 
 def _without(dataset: xr.Dataset, growing: list[str]) -> xr.Dataset:
@@ -107,7 +111,7 @@ def _without(dataset: xr.Dataset, growing: list[str]) -> xr.Dataset:
 
 
 @contextmanager
-def _netcdf(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -> Iterator[Opened]:
+def _netcdf(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -> Iterator[Mapping[str, Any]]:
     encoding: dict[Hashable, dict[str, object]] = {}
     for name, variable in dataset.variables.items():
         chosen: dict[str, object] = {}
@@ -126,11 +130,11 @@ def _netcdf(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -
     )
     with _small_caches(), netCDF4.Dataset(part, "a") as file:
         file.set_auto_maskandscale(False)
-        yield file.variables, file.setncatts
+        yield file.variables
 
 
 @contextmanager
-def _zarr(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -> Iterator[Opened]:
+def _zarr(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -> Iterator[Mapping[str, Any]]:
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
 
@@ -149,7 +153,7 @@ def _zarr(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -> 
     arrays: dict[str, Any] = {name: group[name] for name in growing}
     for name, array in arrays.items():
         array.resize(dataset.variables[name].shape)
-    yield arrays, group.attrs.update
+    yield arrays
 
 
 def _is_chunked(variable: xr.Variable) -> bool:
@@ -192,19 +196,15 @@ def open_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
     InputError, one line naming the file and `what` it must be, when it cannot be read, at once or then.
     """
     source = Path(path)
-    how: dict[str, Any]
     if source.suffix == ZARR:
         require_zarr(source)
-        url = url_of(source)
-        if url is None and not (source / ZARR_GROUP).is_file():
+        if url_of(source) is None and not (source / ZARR_GROUP).is_file():
             found = "is no Zarr (v3)" if source.is_dir() else "is a file" if source.exists() else "no such folder"
             raise InputError(f"{found}, must be {what}", file=path)
-        how = {"filename_or_obj": url or source, "engine": "zarr", "chunks": None, "consolidated": False}
     else:
         _require_netcdf(source, what)
-        how = {"filename_or_obj": source, "engine": "netcdf4"}
-    with _reading(path), _small_caches():
-        opened = xr.open_dataset(**how, decode_timedelta=False, cache=False)
+    with _reading(path):
+        opened = _opened(source, zarr=source.suffix == ZARR)
         try:
             for coordinate in opened.coords.values():
                 coordinate.load()
@@ -228,6 +228,15 @@ def open_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
     later = later.drop_vars(names).assign({name: _later(opened[name].variable, path, unchanged) for name in names})
     later.set_close(opened.close)
     return later
+
+
+def _opened(source: Path, *, zarr: bool) -> xr.Dataset:
+    """Open a file, or a folder of Zarr; nothing is read."""
+    how: dict[str, Any] = {"filename_or_obj": source, "engine": "netcdf4"}
+    if zarr:
+        how = {"filename_or_obj": url_of(source) or source, "engine": "zarr", "chunks": None, "consolidated": False}
+    with _small_caches():
+        return xr.open_dataset(**how, decode_timedelta=False, cache=False)
 
 
 def _require_netcdf(source: Path, what: str) -> None:

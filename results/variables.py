@@ -12,6 +12,7 @@ from batchcube.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    import xarray as xr
     from numpy.typing import NDArray
     from rich.table import Table
 
@@ -803,17 +804,20 @@ def statistic_of(name: str) -> Statistic:
 
 
 def check_arrays(
-    arrays: Mapping[str, NDArray[np.generic]], axes: Mapping[str, int], sizes: Mapping[str, int]
-) -> dict[str, NDArray[np.generic]]:
+    arrays: Mapping[str, NDArray[np.generic] | xr.Variable], axes: Mapping[str, int], sizes: Mapping[str, int]
+) -> dict[str, NDArray[np.generic] | xr.Variable]:
     """Return the arrays in their registered dtypes after checking names, shapes, dtypes and bounds.
+
+    Of those that are read later, given as variables of xarray, the values are not looked at.
 
     `axes` are the sizes of the axes in order, `sizes` those of `replication` and the extra dimensions. Raises
     InputError naming the variable: unknown, of another shape, of a lossy dtype, or outside its bounds.
     """
-    checked: dict[str, NDArray[np.generic]] = {}
+    checked: dict[str, NDArray[np.generic] | xr.Variable] = {}
     for name, given in arrays.items():
         variable = lookup(name)
-        array = np.asarray(given)
+        later = hasattr(given, "dims")
+        array: Any = given if later else np.asarray(given)
         dims = variable.dims(axes)
         known = {**axes, **sizes}
         absent = [dim for dim in dims if dim not in known]
@@ -825,6 +829,9 @@ def check_arrays(
             raise InputError(f"has shape {array.shape}, must be {shape} ({expected})", path=name)
         if not np.can_cast(array.dtype, variable.dtype, "safe"):
             raise InputError(f"has dtype {array.dtype}, must be {variable.dtype}", path=name)
+        if later:
+            checked[name] = array
+            continue
         check_values(variable, array)
         checked[name] = array.astype(variable.dtype, copy=False)
     return checked

@@ -32,7 +32,7 @@ from ..run.preparing import Prepared, only_totals, prepare
 from ..run.rounds import NOBODY, do_shard, merge_shards
 from ..run.shards import Asked, Shard
 from ..run.simulate import require_backend
-from ..run.store import About, Part, Store
+from ..run.store import About, AnyPart, Store
 from ..spec.document import Sweep
 from ..spec.settings import Point, Report
 from ..stopping import Stop, stopping
@@ -148,7 +148,7 @@ class PlanCourse:
         if target is not None and target.exists() and not overwrite:
             before = _same_plan(target, self.identity)
             self.complete = None if before.ended_early else before
-        self.kept: Sequence[Part] = ()
+        self.kept: Sequence[AnyPart] = ()
 
     @property
     def identity(self) -> dict[str, str]:

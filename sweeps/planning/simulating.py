@@ -19,7 +19,7 @@ from ..run.preparing import Prepared, PreparedPoint, prepare
 from ..run.scheduler import Crew, Gain, Scheduler, Task
 from ..run.searching import scalable
 from ..run.shards import Dealing, Shard
-from ..run.store import Part, Store
+from ..run.store import AnyPart, Part, Store
 from ..spec.grid import Axis, Grid
 from ..stopping import Stop
 from ..workloads.arrivals import AtRate
@@ -108,7 +108,7 @@ class Simulating:
         self._tasks: deque[Task] = deque()
         self._under_way = self._looked = self._of_look = 0
 
-    def add(self, parts: Iterable[Part]) -> None:
+    def add(self, parts: Iterable[AnyPart]) -> None:
         """Add what was finished before."""
         for part in parts:
             cells = ((part.replication, point) for point in part.points)

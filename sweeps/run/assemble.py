@@ -1,6 +1,8 @@
 """Put the replications of a grid together: the cube of it all."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ from numpy.typing import NDArray
 
 from batchcube.engine.histogram import bucket_edges, bucket_middles
 from batchcube.engine.statistics import QUANTILES
-from batchcube.results.cube import Buckets, Coordinate, build_cube
+from batchcube.results.cube import Buckets, Coordinate, build_cube, fits
+from batchcube.results.pieces import read_later, values_of
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.text import in_percent, in_ranges
 from batchcube.results.variables import BUCKETED, REGISTRY, REPLICATION
@@ -20,10 +23,11 @@ from ..spec.document import Sweep
 from ..spec.grid import Axis, setting_paths
 from ..spec.settings import draws_service
 from ..theory.expected import Expected
-from .parts import CUT, widen
+from .parts import CUT, used, widen
 from .preparing import Prepared, calibrated
-from .store import Report
+from .reports import SUMMED, Reports
 
+Arrays = dict[str, NDArray[Any] | xr.Variable]
 _MISSED = "shares over a limit count them as missed, times and their quantiles are of the others"
 _MISSING = "are missing: they were in shards that were not merged"
 # What the notes say of those who are not served, or not whole, by the variable that counts them.
@@ -41,20 +45,71 @@ _NOT_WHOLE = {
 }
 
 
-def assemble(
-    prepared: Prepared, reports: list[Report], theory: Sequence[Expected], first: int, made_by: Sequence[MadeBy]
-) -> xr.Dataset:
-    """Build the cube of consecutive replications, each a report (point, ...)."""
-    sweep = prepared.sweep
-    shape, points, count = sweep.grid.shape, len(prepared.points), len(reports)
-    arrays: dict[str, NDArray[Any]] = {}
+def assemble(prepared: Prepared, reports: Reports, theory: Sequence[Expected], made_by: Sequence[MadeBy]) -> xr.Dataset:
+    """Build the cube of replications; reports that are in memory go into it.
+
+    Where they are not, it is read from their files when somebody asks for values, unless it fits into memory.
+    """
+    sweep, numbers = prepared.sweep, sorted(reports)
+    shape, points, count = sweep.grid.shape, len(prepared.points), len(numbers)
+    reports.forget()
+    later = not reports.are_held
+    arrays, offsets = (_later if later else _stacked)(prepared, reports, numbers)
+    buckets: dict[str, Buckets] = {}
+    for dim in BUCKETED:
+        name = f"{dim.removesuffix('_bucket')}_histogram"
+        if name in arrays:
+            unit = prepared.simulation.CATALOGUE.clock.units_per_s
+            buckets[dim] = _buckets(offsets[name], arrays[name].shape[-1], unit)
+    edges_of = np.full((2, points, prepared.bins), np.nan)
+    for k, point in enumerate(prepared.points):
+        edges_of[0, k, : len(point.edges) - 1] = point.edges[:-1]
+        edges_of[1, k, : len(point.edges) - 1] = point.edges[1:]
+    arrays["bin_lower_edge"], arrays["bin_upper_edge"] = edges_of.reshape((2, *shape, prepared.bins))
+    effective = np.array([len(point.edges) - 1 for point in prepared.points], np.int64)
+    bins = np.broadcast_to(effective.reshape((*shape, 1)), (*shape, count))
+    arrays["effective_bins"] = bins if later else bins.copy()
+    arrays["unmeasured_costs"] = prepared.unmeasured_costs.reshape(shape)
+    notes = list(prepared.notes)
+    notes += _not_whole(reports.sums)
+    if not prepared.simulation.STEPWISE:
+        for k, name in enumerate(("throughput_requests_per_s", "throughput_limit_requests_per_s", "latency_s")):
+            values = np.array([said[k] for said in theory], np.float64)
+            arrays[f"theory_{name}"] = values.reshape(shape)
+        if reports.extrapolated > 0:
+            notes.append("some batches lie outside the measured table; their times follow the fitted law")
+    seconds = {prepared.length == "seconds" for prepared in prepared.points}
+    if len(seconds) > 1:
+        notes.append("lengths are tokens at some points and seconds at others")
+    cube = with_provenance(
+        sweep,
+        prepared,
+        arrays,
+        count,
+        made_by,
+        notes,
+        quantiles=QUANTILES,
+        buckets=buckets,
+        length_units="s" if seconds == {True} else "tokens",
+        classes=prepared.points[0].point.workload.class_names,
+    )
+    # Some may be missing between those that there are.
+    cube = cube.assign_coords({REPLICATION: (REPLICATION, np.array(numbers), cube[REPLICATION].attrs)})
+    return cube.load() if later and fits(cube) else cube
+
+
+def _stacked(prepared: Prepared, reports: Reports, numbers: Sequence[int]) -> tuple[Arrays, dict[str, int]]:
+    """Return the arrays (*axes, replication, ...) of reports in memory, and from where on histograms are used."""
+    shape, points, count = prepared.sweep.grid.shape, len(prepared.points), len(numbers)
+    taken = reports.taken(numbers)
+    arrays: Arrays = {}
     offsets: dict[str, int] = {}
-    for name in [name for name in reports[0] if not name.endswith("/from")]:
-        column = [report.pop(name) for report in reports]
+    for name in [name for name in taken[0] if not name.endswith("/from")]:
+        column = [report.pop(name) for report in taken]
         if name in CUT:
-            starts = [int(report[f"{name}/from"]) for report in reports]
-            wide, offsets[name] = widen(column, starts)
-            full = wide.reshape(count, points, -1)
+            wide, low = widen(column, [int(report[f"{name}/from"]) for report in taken])
+            before = np.zeros((len(wide), _places_before(low, name)), wide.dtype)
+            full, offsets[name] = np.concatenate([before, wide], axis=1).reshape(count, points, -1), low
         else:
             full = np.stack(column)
         del column
@@ -62,54 +117,70 @@ def assemble(
             arrays[name] = full[0].reshape((*shape, *full.shape[2:]))
         else:
             arrays[name] = np.ascontiguousarray(np.moveaxis(full, 0, 1)).reshape((*shape, count, *full.shape[2:]))
-    buckets: dict[str, Buckets] = {}
-    for dim in BUCKETED:
-        name = f"{dim.removesuffix('_bucket')}_histogram"
-        if name in arrays:
-            unit = prepared.simulation.CATALOGUE.clock.units_per_s
-            arrays[name], buckets[dim] = _bucketed(arrays[name], offsets[name], unit)
-    sizes = arrays["batch_size_histogram"]
-    arrays["batch_size_histogram"] = np.concatenate(
-        [np.zeros((*sizes.shape[:-1], offsets["batch_size_histogram"]), sizes.dtype), sizes], axis=-1
-    )
-    edges_of = np.full((2, points, prepared.bins), np.nan)
-    for k, point in enumerate(prepared.points):
-        edges_of[0, k, : len(point.edges) - 1] = point.edges[:-1]
-        edges_of[1, k, : len(point.edges) - 1] = point.edges[1:]
-    arrays["bin_lower_edge"], arrays["bin_upper_edge"] = edges_of.reshape((2, *shape, prepared.bins))
-    effective = np.array([len(point.edges) - 1 for point in prepared.points], np.int64)
-    arrays["effective_bins"] = np.repeat(effective[:, None], count, axis=1).reshape((*shape, count))
-    arrays["unmeasured_costs"] = prepared.unmeasured_costs.reshape(shape)
-    notes = list(prepared.notes)
-    notes += _not_whole(arrays)
-    if not prepared.simulation.STEPWISE:
-        for k, name in enumerate(("throughput_requests_per_s", "throughput_limit_requests_per_s", "latency_s")):
-            values = np.array([said[k] for said in theory], np.float64)
-            arrays[f"theory_{name}"] = values.reshape(shape)
-        if np.nanmax(arrays["extrapolated_batch_fraction"], initial=0.0) > 0:
-            notes.append("some batches lie outside the measured table; their times follow the fitted law")
-    seconds = {prepared.length == "seconds" for prepared in prepared.points}
-    if len(seconds) > 1:
-        notes.append("lengths are tokens at some points and seconds at others")
-    return with_provenance(
-        sweep,
-        prepared,
-        arrays,
-        count,
-        made_by,
-        notes,
-        first_replication=first,
-        quantiles=QUANTILES,
-        buckets=buckets,
-        length_units="s" if seconds == {True} else "tokens",
-        classes=prepared.points[0].point.workload.class_names,
-    )
+    return arrays, offsets
+
+
+def _later(prepared: Prepared, reports: Reports, numbers: Sequence[int]) -> tuple[Arrays, dict[str, int]]:
+    """Return the same of reports in files, as variables that are read when somebody asks for their values."""
+    axes, shape = [axis.name for axis in prepared.sweep.grid.axes], prepared.sweep.grid.shape
+    first = reports[numbers[0]]
+    arrays: Arrays = {}
+    offsets: dict[str, int] = {}
+    for name in [name for name in first if not name.endswith("/from")]:
+        registered, tail = REGISTRY[name], first[name].shape[1:]
+        if not registered.replicated:
+            arrays[name] = first[name].reshape((*shape, *tail))
+            continue
+        if name in CUT:
+            low, high = reports.spans.get(name, (0, 1))
+            offsets[name], tail = low, (_places_before(low, name) + high - low,)
+        full = (*shape, len(numbers), *tail)
+        like = xr.Variable(registered.dims(axes), np.broadcast_to(np.zeros((), registered.dtype), full))
+        arrays[name] = read_later(like, partial(_read, name, reports, numbers, shape, tail, offsets.get(name, 0)))
+    return arrays, offsets
+
+
+def _read(
+    name: str,
+    reports: Reports,
+    numbers: Sequence[int],
+    shape: tuple[int, ...],
+    tail: tuple[int, ...],
+    low: int,
+    key: tuple[int | slice, ...],
+) -> NDArray[Any]:
+    """Return what is asked for of a variable (*shape, replication, *tail), replication after replication."""
+    chosen = key[len(shape)]
+    places = np.arange(len(numbers))[chosen]
+    if not places.size:
+        return np.broadcast_to(np.zeros((), REGISTRY[name].dtype), (*shape, len(numbers), *tail))[key]
+    rest = (*key[: len(shape)], *key[len(shape) + 1 :])
+    found = []
+    for place in np.atleast_1d(places).tolist():
+        report = reports[numbers[place]]
+        values = report[name]
+        if name in CUT:
+            values, span = np.zeros((len(values), *tail), values.dtype), used(report, name)
+            if span is not None:
+                start, size = span[0] - low + _places_before(low, name), span[1] - span[0]
+                begun = span[0] - int(report[f"{name}/from"])
+                values[:, start : start + size] = report[name][:, begun : begun + size]
+        found.append(values.reshape((*shape, *tail))[rest])
+    if isinstance(chosen, int | np.integer):
+        return found[0]
+    axis = sum(isinstance(at, slice) for at in key[: len(shape)])
+    return np.stack(found, axis).astype(REGISTRY[name].dtype, copy=False)
+
+
+def _places_before(low: int, name: str) -> int:
+    """Return how many places stand before the first one used: sizes of batches begin at 0, buckets have that of 0."""
+    return low if name == "batch_size_histogram" else min(low, 1)
 
 
 def with_provenance(
     sweep: Sweep,
     prepared: Prepared,
-    arrays: Mapping[str, NDArray[Any]],
+    arrays: Mapping[str, NDArray[Any] | xr.Variable],
     replications: int,
     made_by: Sequence[MadeBy],
     notes: Sequence[str],
@@ -143,20 +214,25 @@ def with_provenance(
     )
 
 
-def _not_whole(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+def _not_whole(sums: Mapping[str, int]) -> list[str]:
     """Return the notes about requests that were not served, or not whole, if there are any."""
-    requests = float(arrays["requests"].sum())
-    shares = {name: float(arrays[name].sum()) / requests for name in _NOT_WHOLE if name in arrays}
+    shares = {name: sums[name] / sums["requests"] for name in _NOT_WHOLE if name in sums}
     return [f"{in_percent(share)} {_NOT_WHOLE[name]}" for name, share in shares.items() if share]
 
 
-def tell_not_whole(cube: xr.Dataset) -> None:
-    """Replace the notes of the parts of a cube about requests not served whole by those about them all."""
+def tell_not_whole(cube: xr.Dataset, parts: Sequence[xr.Dataset] = (), sums: Mapping[str, int] | None = None) -> None:
+    """Replace the notes of the parts of a cube about requests not served whole by those about them all.
+
+    These are the requests of some `parts` and those that `sums` counts, of the cube when there is neither.
+    """
     notes = str(cube.attrs["notes"]).splitlines()
     said = [number for number, note in enumerate(notes) if note.endswith(tuple(_NOT_WHOLE.values()))]
     if said:
         kept = [note for note in notes if not note.endswith(tuple(_NOT_WHOLE.values()))]
-        counts = {name: cube[name].values for name in ("requests", *_NOT_WHOLE) if name in cube}
+        counts = Counter(sums or {})
+        for part in parts or [cube]:
+            for name in (name for name in SUMMED if name in part):
+                counts[name] += sum(int(piece.values.sum()) for _, piece in values_of(part[name].variable))
         cube.attrs["notes"] = "\n".join([*kept[: said[0]], *_not_whole(counts), *kept[said[0] :]])
 
 
@@ -169,16 +245,14 @@ def tell_missing(cube: xr.Dataset) -> None:
     cube.attrs["notes"] = "\n".join(notes)
 
 
-def _bucketed(counts: NDArray[Any], low: int, units_per_s: int) -> tuple[NDArray[Any], Buckets]:
-    """Return a histogram that begins at bucket `low` with the bucket of exact zeros before it, and its buckets."""
-    here = np.arange(low, low + counts.shape[-1])
-    if low > 0:
-        counts = np.concatenate([np.zeros((*counts.shape[:-1], 1), counts.dtype), counts], axis=-1)
-        here = np.concatenate([[0], here])
+def _buckets(low: int, size: int, units_per_s: int) -> Buckets:
+    """Return the buckets of a histogram of so many places, used from bucket `low` on: that of 0 stands before."""
+    here = np.arange(size) + max(low - 1, 0)
+    here[0] = 0
     edges = bucket_edges() / units_per_s
     buckets = Buckets(bucket_middles()[here] / units_per_s, edges[:-1][here], edges[1:][here])
     buckets.upper_s[0] = 0.0
-    return counts, buckets
+    return buckets
 
 
 def coordinate_of(axis: Axis, sweep: Sweep) -> Coordinate:

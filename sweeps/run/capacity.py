@@ -34,7 +34,7 @@ from .rounds import NOBODY, do_shard, merge_shards
 from .searching import Searches, SearchSettings
 from .shards import Asked, Shard
 from .simulate import require_backend
-from .store import About, Part, Store
+from .store import About, AnyPart, Store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -149,7 +149,7 @@ class SearchCourse:
         """The cube that is there already."""
         if target is not None and target.exists() and not overwrite:
             self.complete = _same_search(target, sweep, settings)
-        self.kept: Sequence[Part] = ()
+        self.kept: Sequence[AnyPart] = ()
 
     @property
     def identity(self) -> dict[str, str]:

@@ -9,9 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from batchcube.errors import InputError
+from batchcube.results.pieces import MOST_TOGETHER
 from batchcube.results.precision import Precision, record
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.variables import REPLICATION
@@ -26,10 +25,11 @@ from .narrowing import Narrowing
 from .outputs import ADVICE, same_sweep
 from .preparing import Prepared, prepare, theory_of
 from .replicating import Replications
+from .reports import Reports
 from .rounds import NOBODY, do_shard, merge_shards
 from .shards import Asked, MissingShardsError, Shard
 from .simulate import require_backend
-from .store import About, Part, Report, Store
+from .store import About, AnyPart, Store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,28 +45,31 @@ class Size(NamedTuple):
 
 
 def estimate(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Size:
-    """Return how large a sweep is on all cores; reads its files and raises InputError like a run. See `prepare`."""
-    return _size(prepare(sweep, done), sweep.replications, os.cpu_count() or 1)
+    """Return how large a sweep on all cores is, with an output; raises InputError like a run. See `prepare`."""
+    return _size(prepare(sweep, done), sweep.replications, os.cpu_count() or 1, kept=True)
 
 
-def _size(prepared: Prepared, replications: int, workers: int) -> Size:
+def _size(prepared: Prepared, replications: int, workers: int, *, kept: bool) -> Size:
     points = len(prepared.points)
     windows = prepared.points[0].point.report.windows
     # A histogram spans some ten doublings of 64 buckets; that of the gaps between tokens has numbers of 8 bytes.
     histogram = 640 * (12 if prepared.simulation.STEPWISE else 4) if prepared.points[0].point.report.histograms else 0
     largest = max(p.setup.largest_batch for p in prepared.points)
     values = 60 + 6 * prepared.bins + 10 * windows + min(largest, 1000)
-    cube_bytes = points * replications * (8 * values + histogram)
-    # What follows was measured: reports are kept until the cube is built, and copied then; each is some hundred arrays.
-    kept = 3.3 * cube_bytes + 24_000 * replications
+    each_bytes = points * (8 * values + histogram)
+    # What follows was measured: reports are copied while the cube is built, each is some hundred arrays. Where an
+    # output keeps them, what is more than some of them is read from there, piece by piece.
+    held = 3.3 * each_bytes * replications + 24_000 * replications
+    if kept:
+        held = min(held, 4 * MOST_TOGETHER + 6 * each_bytes + 100 * points * replications)
     each = 350 if prepared.simulation.STEPWISE else 95
     drawn = each * max(point.requests for point in prepared.points) * min(workers, replications)
-    return Size(points, prepared.requests * replications, cube_bytes, round(kept + drawn) + 300_000_000)
+    return Size(points, prepared.requests * replications, each_bytes * replications, round(held + drawn) + 300_000_000)
 
 
-def _require_memory(prepared: Prepared, replications: int, workers: int) -> None:
+def _require_memory(prepared: Prepared, replications: int, workers: int, *, kept: bool) -> None:
     """Refuse what this machine cannot hold, instead of after hours."""
-    needed, there = _size(prepared, replications, workers).peak_bytes, memory_bytes()
+    needed, there = _size(prepared, replications, workers, kept=kept).peak_bytes, memory_bytes()
     if needed > there:
         raise InputError(
             f"needs about {needed / 1e9:.1f} GB of memory, and this machine has {there / 1e9:.1f}",
@@ -241,11 +244,11 @@ class RunCourse:
         if precision is not None and first > len(self.numbers_held):
             raise InputError("lacks replications, which a run without a precision adds first", file=target)
         self._looks = [max(first, sweep.replications)] if self.narrowing is None else self.narrowing.counts
-        self.kept: Sequence[Part] = ()
+        self.kept: Sequence[AnyPart] = ()
         """What was finished before."""
         self.round = 0
         """Number of the look that is at work, from 1."""
-        self.reports: dict[int, Report] = {}
+        self.reports = Reports()
         """Complete replications that no cube holds."""
 
     @property
@@ -287,28 +290,32 @@ class RunCourse:
             self.narrowing.limit(self.prepared.most_replications)
             self._looks = self.narrowing.counts
         self._workers = workers
-        _require_memory(self.prepared, -(-self._looks[0] // shards), workers)
+        _require_memory(self.prepared, -(-self._looks[0] // shards), workers, kept=self.target is not None)
         if self.held is not None and self.held.attrs.get("input_sha256", "") != self.prepared.input_sha256:
             raise InputError(f"was made from a file that has changed since; {ADVICE}", file=self.target)
 
     def rounds(self, progress: Progress) -> Iterator[Replications]:
         """Yield the work of one look after the other; whoever asks for the next one has done it."""
         for number, look in enumerate(self._looks, 1):
-            if self.reports and _size(self.prepared, look, self._workers).peak_bytes > memory_bytes():
+            kept = self.target is not None
+            if self.reports and _size(self.prepared, look, self._workers, kept=kept).peak_bytes > memory_bytes():
                 break
             left = [r for r in range(look) if r not in self.numbers_held and r not in self.reports]
-            work, mine = Replications(self.prepared, self.made_by.backend, left), frozenset(left)
+            work = Replications(self.prepared, self.made_by.backend, left, self.reports)
+            mine = frozenset(left)
             work.add(part for part in self.kept if part.replication in mine)
             self.round = number
             if self.narrowing is None or not work.is_complete:
                 yield work
-            self.reports |= work.finished
             if self.narrowing is not None and self.narrowing.look(look, self.reports, progress):
                 break
 
     def cube(self, theory: Sequence[Expected], makers: Sequence[MadeBy]) -> "xr.Dataset":
-        """Build the cube of all replications that are held or complete."""
-        from batchcube.results import overload
+        """Build the cube of all replications that are held or complete; `put` writes it.
+
+        One that is too large for memory is read from what the store keeps, and says nothing of its queues yet.
+        """
+        from batchcube.results.cube import fits
         from batchcube.results.joining import extend_cube
 
         from .assemble import assemble, tell_missing, tell_not_whole
@@ -316,21 +323,30 @@ class RunCourse:
         numbers = sorted(self.reports)
         cube = self.held
         if numbers:
-            prepared, first, count = self.prepared, numbers[0], max(*self.numbers_held, *numbers, -1) + 1
+            prepared, count = self.prepared, max(*self.numbers_held, *numbers, -1) + 1
             if self.narrowing is not None or count < self._looks[-1]:
                 prepared = prepared._replace(sweep=self.sweep.repeated(count))
-            cube = assemble(prepared, [self.reports.pop(r) for r in numbers], theory, first, makers)
-            # Where some are held or missing between those that were made.
-            cube = cube.assign_coords({REPLICATION: (REPLICATION, np.array(numbers), cube[REPLICATION].attrs)})
+            cube = assemble(prepared, self.reports, theory, makers)
         assert cube is not None  # a run without an old cube has replications
         if self.held is not None and numbers:
             cube = extend_cube(self.held, cube)
-            tell_not_whole(cube)
+            tell_not_whole(cube, [self.held], self.reports.sums)
         tell_missing(cube)
+        self._record(cube)
+        if self.target is None or fits(cube):
+            self._tell_queues(cube)
+        return cube
+
+    def _tell_queues(self, cube: "xr.Dataset") -> None:
+        from batchcube.results import overload
+
         overload.tell(cube)
+        self._record(cube)  # the last of the notes
+
+    def _record(self, cube: "xr.Dataset") -> None:
+        """Have a cube say how its replications were added."""
         if self.narrowing is not None:
             record(cube, self.narrowing.texts, self.narrowing.looked, self.narrowing.missing)
-        return cube
 
     def finish(self, store: Store, stop: Stop) -> "xr.Dataset":
         """Write the cube of what there is, and return it; MissingShardsError where not one replication is complete."""
@@ -342,7 +358,7 @@ class RunCourse:
         """Write the cube, and forget the parts that are in it; return it, from its file where it is large."""
         from batchcube.results.cube import fits, read_cube
 
-        store.put(cube)
+        store.put(cube, None if fits(cube) else self._tell_queues)
         with stop.held():
             stop.kept = f"{self.target} is complete."
             store.forget(frozenset(cube[REPLICATION].values.tolist()))

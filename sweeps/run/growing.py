@@ -29,7 +29,7 @@ from ..spec.settings import Point
 from .assemble import tell_not_whole
 from .execution import run_sweep
 from .outputs import require_own_files, require_own_grid, same_sweep
-from .store import Store
+from .store import SUFFIX, Store
 
 _KINDS = {
     "plan": "holds the answer of a plan, of which no part can be joined",
@@ -102,7 +102,7 @@ def extend(
         if (replications or 1) > 1 and all(map(is_deterministic, whole.grid.points)):
             raise InputError("has one replication, because nothing in it is random", file=file)
         kept = folder_of(file)
-        if whole.grid.axes != held.sweep.grid.axes and any(kept.glob("*.npz")):
+        if whole.grid.axes != held.sweep.grid.axes and any(kept.glob(f"*{SUFFIX}")):
             raise InputError("is what a stopped run of this cube keeps: finish it with batchcube run", file=kept)
         more = file.with_name(f"{file.name}.extended") / "more.nc"
         options: dict[str, Any] = {"workers": workers, "progress": progress, "backend": backend}

@@ -59,6 +59,8 @@ class Narrowing:
         self._source, self._there, self._most = sweep.source, there, max(precision.most, there)
         self.counts = self._counts()
         """At how many replications to look."""
+        self._seen: dict[int, Report] = {}
+        """What is looked at, of each replication that no cube holds."""
         self.missing = ""
         """Which interval is the widest still, in words; "" where all are narrow enough."""
 
@@ -80,9 +82,13 @@ class Narrowing:
 
     def look(self, count: int, reports: Mapping[int, Report], progress: Progress) -> bool:
         """Look at so many replications, and say whether they are enough; `reports` has those that no cube holds."""
+        names = {wanted.name for wanted in self.wanted}
+        for number in sorted(reports):
+            if number not in self._seen:
+                self._seen[number] = {name: array for name, array in reports[number].items() if name in names}
         widest: tuple[float, str] = (0.0, "")
         for wanted in self.wanted:
-            for ratio, text in self._widest(wanted, reports):
+            for ratio, text in self._widest(wanted):
                 widest = max(widest, (ratio, text))
         self.missing = widest[1] if widest[0] > 1.0 else ""
         if count not in self.looked:
@@ -94,9 +100,9 @@ class Narrowing:
         progress.say(f"look at {count} replications: {said}")
         return not self.missing
 
-    def _widest(self, wanted: Wanted, reports: Mapping[int, Report]) -> list[tuple[float, str]]:
+    def _widest(self, wanted: Wanted) -> list[tuple[float, str]]:
         """Return the widest interval of a variable: half its width over that wanted, and the same in words."""
-        values = self._values(wanted.name, reports)
+        values = self._values(wanted.name)
         if values is None or np.isnan(values).all():
             if wanted.named:
                 raise InputError("has no values in this sweep", path="precision", value=wanted.label)
@@ -116,13 +122,13 @@ class Narrowing:
         point = where(self.axes, tuple(map(int, np.unravel_index(at[0], self.shape)))) if self.axes else ""
         return [(float(ratio[at]), f"{wanted.label} ± {width}" + (f" ({point})" if point else ""))]
 
-    def _values(self, name: str, reports: Mapping[int, Report]) -> NDArray[np.float64] | None:
+    def _values(self, name: str) -> NDArray[np.float64] | None:
         """Return a variable of all replications, (point, replication, ...)."""
         parts = []
         if self.held is not None and name in self.held:
             kept = self.held[name].values
             parts.append(kept.reshape(-1, *kept.shape[len(self.shape) :]))
-        new = [reports[number].get(name) for number in sorted(reports)]
+        new = [self._seen[number].get(name) for number in sorted(self._seen)]
         if any(part is None for part in new) or not (parts or new):
             return None
         parts += [np.stack([part for part in new if part is not None], axis=1)] if new else []

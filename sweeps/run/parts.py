@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from batchcube.results.variables import REGISTRY
 
 from .preparing import Prepared
-from .store import Part, Report
+from .store import AnyPart, Part, Report
 
 CUT = ("latency_histogram", "tbt_histogram", "batch_size_histogram")
 """Arrays of varying length: cut to the part that is used, which begins at an index that is kept beside it."""
@@ -31,14 +31,22 @@ def cut(report: Report, prepared: Prepared) -> Report:
     return report
 
 
-def join(parts: Sequence[Part]) -> Report:
+def used(report: Report, name: str) -> tuple[int, int] | None:
+    """Return from which index to before which one an array of varying length has numbers; None where it has none."""
+    low = int(report[f"{name}/from"])
+    places = np.flatnonzero(report[name].any(axis=0))
+    return (low + int(places[0]), low + int(places[-1]) + 1) if len(places) else None
+
+
+def join(parts: Sequence[AnyPart]) -> Report:
     """Join the parts of a replication, points in the order of the grid."""
     back = np.argsort([k for part in parts for k in part.points])
     report = _stack([part.report for part in parts])
-    return {name: array if name.endswith("/from") else array[back] for name, array in report.items()}
+    # Copies: what they were read from goes.
+    return {name: array.copy() if name.endswith("/from") else array[back] for name, array in report.items()}
 
 
-def without(part: Part, points: Container[int]) -> Part:
+def without(part: AnyPart, points: Container[int]) -> Part:
     """Return what a part holds of other points than these."""
     rows = [row for row, k in enumerate(part.points) if k not in points]
     report = {name: array if name.endswith("/from") else array[rows] for name, array in part.report.items()}

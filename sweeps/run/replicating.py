@@ -16,12 +16,13 @@ from ..progress import Progress, Silent
 from ..stopping import Stop
 from .draws import Draws
 from .executors import crew_of_threads, threads
-from .parts import join, without
+from .parts import without
 from .preparing import Prepared
+from .reports import Reports
 from .scheduler import Crew, Gain, Scheduler, Task, deal
 from .shards import Dealing, Shard
 from .simulate import Simulator, bytes_of, simulate_parts
-from .store import Part, Report, Store
+from .store import AnyPart, Part, Store
 
 MOST_BYTES_OF_TRACES = 4_000_000_000
 """Traces that one task hands to a device at once."""
@@ -32,12 +33,14 @@ HEADLINES = 2
 class Replications:
     """The work of a run, or of a look of it."""
 
-    def __init__(self, prepared: Prepared, backend: str, wanted: Sequence[int]) -> None:
+    def __init__(self, prepared: Prepared, backend: str, wanted: Sequence[int], finished: Reports) -> None:
+        """Do the replications wanted; what they come to goes to those that are finished."""
         self.prepared, self.backend, self.wanted = prepared, backend, wanted
         self.points, self.replications = len(prepared.points), len(wanted)
-        self.finished: dict[int, Report] = {}
-        """Complete replications, points in the order of the grid."""
-        self._parts: dict[int, list[Part]] = {}
+        self.finished = finished
+        self._complete: set[int] = set()
+        """Those that are among them."""
+        self._parts: dict[int, list[AnyPart]] = {}
         """What is finished of the others."""
         self._dealt: Mapping[int, Sequence[int]] | None = None
         """Points by replication, where not all are to be done."""
@@ -57,22 +60,23 @@ class Replications:
     @property
     def is_complete(self) -> bool:
         """Whether all that is wanted is finished."""
-        return len(self.finished) == len(self.wanted)
+        return len(self._complete) == len(self.wanted)
 
-    def add(self, parts: Iterable[Part]) -> int:
+    def add(self, parts: Iterable[AnyPart]) -> int:
         """Add finished parts, and return how many replications are complete with them.
 
         Of what is there already nothing is added.
         """
         complete = 0
         for part in parts:
-            if part.replication in self.finished:
+            if part.replication in self._complete:
                 continue
             mine = self._parts.setdefault(part.replication, [])
             known = {k for one in mine for k in one.points}
             mine.append(without(part, known) if known.intersection(part.points) else part)
             if sum(len(one.points) for one in mine) == self.points:
-                report = self.finished[part.replication] = join(self._parts.pop(part.replication))
+                report = self.finished.add(part.replication, self._parts.pop(part.replication))
+                self._complete.add(part.replication)
                 self._sums = {name: total + report[name] for name, total in self._sums.items()}
                 complete += 1
         return complete
@@ -81,12 +85,12 @@ class Replications:
         """Say what the complete replications come to: from the least mean of a point to the largest."""
         told = []
         for name, total in self._sums.items():
-            means = total[np.isfinite(total)] / len(self.finished)
+            means = total[np.isfinite(total)] / len(self._complete)
             if means.size:
                 low, high = (f"{end:,.0f}" if end >= 999.5 else f"{end:.3g}" for end in (means.min(), means.max()))
                 unit = {"s-1": "/s"}.get(REGISTRY[name].units, f" {REGISTRY[name].units}")
                 told.append(f"{REGISTRY[name].long_name} {low if low == high else f'{low} to {high}'}{unit}")
-        return f"in {counted(len(self.finished), 'replication')}: {', '.join(told)}"
+        return f"in {counted(len(self._complete), 'replication')}: {', '.join(told)}"
 
     def deal(self, shard: Shard) -> bool:
         """Do no more than a shard's cells, and say whether any is left."""
@@ -106,7 +110,7 @@ class Replications:
         dealt = dict.fromkeys(self.wanted, self._order) if self._dealt is None else self._dealt
         done = {r: {k for part in parts for k in part.points} for r, parts in self._parts.items()}
         return {
-            r: [k for k in points if k not in done.get(r, ())] for r, points in dealt.items() if r not in self.finished
+            r: [k for k in points if k not in done.get(r, ())] for r, points in dealt.items() if r not in self._complete
         }
 
     def work(
@@ -123,7 +127,7 @@ class Replications:
         `aside` begins what else there is to do: it is called, more than once perhaps, when there is a first result, or
         no task left.
         """
-        self._progress, self._aside = progress, aside
+        self._progress, self._aside, self.finished.store = progress, aside, store
         scheduler = Scheduler(self, store, stop, progress)
         every = {r: points for r, points in self._left().items() if points}
         left = {r: points for r, points in every.items() if len(points) < self.points}

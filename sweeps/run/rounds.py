@@ -14,7 +14,7 @@ from ..spec.document import Sweep, remade
 from ..stopping import Stop, stopping
 from .executors import Executor, engaged
 from .shards import Asked, Dealt, Shard, Shards
-from .store import About, Part, Store, parts_beside
+from .store import About, AnyPart, Store, parts_beside
 
 NOBODY = MadeBy("numba", "", "")
 """What simulates while shards are merged: nothing that is kept."""
@@ -29,7 +29,7 @@ class Course(Protocol[Result]):
 
     made_by: MadeBy
     """What simulates here."""
-    kept: Sequence[Part]
+    kept: Sequence[AnyPart]
     """What was finished before."""
 
     @property

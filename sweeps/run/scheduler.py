@@ -20,6 +20,8 @@ from ..stopping import SECONDS_BETWEEN_LOOKS, Stop
 from .store import Part, Store
 
 SECONDS_BETWEEN_SAVES = 20.0
+MOST_UNSAVED = 2**26
+"""Bytes of parts that are saved sooner."""
 MOST_ATTEMPTS = 5
 """At a task, whose workers went away each time."""
 
@@ -113,6 +115,7 @@ class Scheduler:
         self._undone: list[Task] = []
         self._done: SimpleQueue[Future[Any]] = SimpleQueue()
         self._unsaved: list[Part] = []
+        self._unsaved_bytes = 0
         self._workers = ""
         self._tell_kept()
 
@@ -135,7 +138,7 @@ class Scheduler:
                                 self.progress.advance(gain.requests)
                     if waited:
                         self.progress.advance(0)
-                    if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                    if time.monotonic() - saved > SECONDS_BETWEEN_SAVES or self._unsaved_bytes > MOST_UNSAVED:
                         self._save()
                         saved = time.monotonic()
                 # The cube is yet to be built and written, and may find no room.
@@ -192,12 +195,13 @@ class Scheduler:
             gain = self.work.take(task, result)
             if self.store is not None:
                 self._unsaved += gain.parts
+                self._unsaved_bytes += sum(array.nbytes for part in gain.parts for array in part.report.values())
             yield gain
 
     def _save(self) -> None:
         if self.store is not None:
             self.store.save(self._unsaved)
-            self._unsaved = []
+            self._unsaved, self._unsaved_bytes = [], 0
             self._tell_kept()
 
     def _tell_kept(self) -> None:

@@ -33,7 +33,7 @@ from .preparing import Prepared, PreparedPoint
 from .scheduler import Crew, Gain, Scheduler, Task, deal
 from .shards import Dealing, Shard
 from .simulate import Simulator
-from .store import Part, Store
+from .store import AnyPart, Part, Store
 
 ROUNDING = 1e-12
 """By how much a mean of ratios may exceed 1 for want of digits."""
@@ -376,7 +376,7 @@ class Searches:
         self._asked = self._answered = 0
         """Points that are to have an answer, and those that have."""
 
-    def add(self, parts: Iterable[Part]) -> None:
+    def add(self, parts: Iterable[AnyPart]) -> None:
         """Add what was seen before."""
         for part in parts:
             self._known.update(seen_of(part))
@@ -541,7 +541,7 @@ def parts_of(looks: Sequence[Look], seen: Sequence[Seen | None], criteria: int) 
     return [Part(r, tuple(rows), {"looks": np.array(list(rows.values()))}) for r, rows in found.items()]
 
 
-def seen_of(part: Part) -> Iterator[tuple[_Place, Seen | None]]:
+def seen_of(part: AnyPart) -> Iterator[tuple[_Place, Seen | None]]:
     """Yield what `parts_of` made a part of."""
     for number, (rate, evenly, is_known, *values) in zip(part.points, part.report["looks"].tolist(), strict=True):
         seen = Seen(tuple(values[_SINGLE:]), *values[:_SINGLE]) if is_known else None

@@ -9,7 +9,7 @@ when, how often or on how many cores.
 import logging
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -24,11 +24,11 @@ from ..progress import Progress
 from ..stopping import Stop
 from .parts import join
 from .scheduler import Crew
-from .store import About, Part, Store, is_of, is_whole, keep, packed, stamp, unpacked
+from .store import SUFFIX, About, AnyPart, Part, PartsFile, Report, Store, StoredPart, is_of, keep, stamp
 
 MOST_SHARDS = 100_000
 _SLURM, _KUBERNETES = "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"
-_FILE = re.compile(r"(?:round-(\d+)\.)?(\d+)-of-\d+\.[0-9a-f]{64}\.npz")
+_FILE = re.compile(rf"(?:round-(\d+)\.)?(\d+)-of-\d+\.[0-9a-f]{{64}}{re.escape(SUFFIX)}")
 _LOG = logging.getLogger(__name__)
 
 
@@ -137,7 +137,7 @@ class Asked(NamedTuple):
 class Dealt(Protocol):
     """Work that is dealt to shards: of cells, each a point in a replication."""
 
-    def add(self, parts: Iterable[Part]) -> Any:
+    def add(self, parts: Iterable[AnyPart]) -> Any:
         """Add finished parts; cells that are there already count once."""
 
     def deal(self, shard: Shard) -> bool:
@@ -179,7 +179,7 @@ class Shards:
         self._require_same(identity)
         merge = f"when all are there: batchcube merge {self.output}"
         name = _name(shard, round_)
-        if any(self._is_good(file) for file in self._files(round_, shard.number)):
+        if any(self._opened(path) is not None for path in self._files(round_, shard.number)):
             return f"{shard} is there already; {merge}"
         if not work.deal(shard):
             return f"{shard} has nothing to do; {merge}"
@@ -187,15 +187,15 @@ class Shards:
         with Store(self.folder / name) as store:
             work.add(store.open(identity, made_by, _Every()))
             # From now on merging knows what is asked, whatever becomes of this process.
-            begun = keep(store.folder, "", packed({**about, "made_by": []}, []))
+            begun = keep(store.folder, "", {**about, "made_by": []}, []).path
             try:
                 simulate(store)
             except Exception:
                 begun.unlink(missing_ok=True)
                 raise
-            parts = _joined(store.parts())
+            parts = store.parts()
             makers = [list(maker) for maker in dict.fromkeys([*store.makers, made_by])]
-            file = keep(self.folder, f"{name}.", packed({**about, "made_by": makers}, parts))
+            file = keep(self.folder, f"{name}.", {**about, "made_by": makers}, _joined(parts)).path
             store.forget(_Every())
             begun.unlink(missing_ok=True)
         if stamp(self.output) != self._before:
@@ -225,7 +225,7 @@ class Shards:
 
     def about(self) -> About:
         """Return what a shard says of what they are parts of; raises InputError where there is none of this version."""
-        for file in [*self._files(), *sorted(folder_of(self.output).glob("*.npz")), *self._at_work()]:
+        for file in [*self._files(), *sorted(folder_of(self.output).glob(f"*{SUFFIX}")), *self._at_work()]:
             about = _about(file)
             if about is not None and "made_from" in about:
                 made, here = about.get("version"), batchcube_version()
@@ -244,8 +244,8 @@ class Shards:
         some are not there, unless `allow_missing`; NextRoundError where all are missing of a later round.
         """
         found = self._read(round_, asked.of(shards))
-        for _, _, parts in found:
-            work.add(parts)
+        for file in found:
+            work.add(file.parts)
         missing = work.missing(shards)
         if missing and not found and round_ > 1:
             raise NextRoundError(f"round {round_} is next: {_again(asked.again, missing, shards)}", file=self.output)
@@ -255,8 +255,8 @@ class Shards:
             are = "is" if len(missing) == 1 else "are"
             text = f"{which}{of_round} {are} missing: {_again(asked.again, missing, shards)}"
             raise MissingShardsError(text, file=self.output)
-        for file, about, parts in found:
-            store.take(file, about, parts)
+        for file in found:
+            store.take(file)
 
     def clear(self) -> None:
         """Remove what is left of shards, but for those that are at work."""
@@ -274,7 +274,7 @@ class Shards:
     def _files(self, round_: int | None = None, number: int | None = None) -> list[Path]:
         """Return the files of whole shards, of a round and of a number or of all, by their numbers."""
         found: list[tuple[int, Path]] = []
-        for file in self.folder.glob("*.npz"):
+        for file in self.folder.glob(f"*{SUFFIX}"):
             named = _FILE.fullmatch(file.name)
             if named and round_ in (None, int(named[1] or 1)) and number in (None, int(named[2])):
                 found.append((int(named[2]), file))
@@ -282,35 +282,35 @@ class Shards:
 
     def _at_work(self) -> list[Path]:
         """Return the files that shards keep which are at work, or were stopped."""
-        return sorted(self.folder.glob("*.partial/*.npz"))
+        return sorted(self.folder.glob(f"*.partial/*{SUFFIX}"))
 
-    def _is_good(self, file: Path) -> bool:
-        """Say whether a file is as it was written; a damaged one is removed with a warning."""
-        if is_whole(file.read_bytes(), file.stem):
-            return True
-        _LOG.warning("batchcube: %s: is damaged and was removed; it is done again", file)
-        file.unlink()
-        return False
+    def _opened(self, path: Path) -> PartsFile | None:
+        """Return a file that is as it was written; a damaged one is removed with a warning."""
+        file = PartsFile.opened(path)
+        if file is None:
+            _LOG.warning("batchcube: %s: is damaged and was removed; it is done again", path)
+            path.unlink()
+        return file
 
-    def _read(self, round_: int, identity: Mapping[str, Any]) -> list[tuple[Path, About, list[Part]]]:
-        """Return the files of a round with what is in them, each shard once."""
-        found: dict[int, tuple[Path, About, list[Part]]] = {}
-        twins: list[Path] = []
-        for file in filter(self._is_good, self._files(round_)):
-            about, parts = unpacked(file.read_bytes())
-            if not is_of(about, identity):
-                what = _difference(about, identity)
-                raise InputError(f"is of another {what} than {self._first}; remove one of them", file=file)
-            other, _, theirs = found.setdefault(about["shard"], (file, about, parts))
-            if not _same(theirs, parts):
+    def _read(self, round_: int, identity: Mapping[str, Any]) -> list[PartsFile]:
+        """Return the files of a round, each shard once."""
+        found: dict[int, PartsFile] = {}
+        twins: list[PartsFile] = []
+        for file in filter(None, map(self._opened, self._files(round_))):
+            if not is_of(file.about, identity):
+                what = _difference(file.about, identity)
+                raise InputError(f"is of another {what} than {self._first}; remove one of them", file=file.path)
+            other = found.setdefault(file.about["shard"], file)
+            if other is file:
+                continue
+            if not _same(other.parts, file.parts):
                 raise InputError(
-                    f"differs from {other}, the same shard made again: a machine computes wrongly; remove both",
-                    file=file,
+                    f"differs from {other.path}, the same shard made again: a machine computes wrongly; remove both",
+                    file=file.path,
                 )
-            if other != file:
-                twins.append(file)
+            twins.append(file)
         for file in twins:
-            file.unlink()
+            file.path.unlink()
         return list(found.values())
 
 
@@ -326,13 +326,13 @@ def _name(shard: Shard, round_: int) -> str:
     return f"round-{round_}." * (round_ > 1) + f"{shard.number}-of-{shard.of}"
 
 
-def _about(file: Path) -> About | None:
+def _about(path: Path) -> About | None:
     """Return what a file says of itself; None where it is damaged or gone."""
     try:
-        content = file.read_bytes()
+        file = PartsFile.opened(path)
     except OSError:
         return None
-    return unpacked(content)[0] if is_whole(content, file.stem) else None
+    return None if file is None else file.about
 
 
 def _difference(about: About, identity: Mapping[str, Any]) -> str:
@@ -343,24 +343,26 @@ def _difference(about: About, identity: Mapping[str, Any]) -> str:
     return " and ".join(dict.fromkeys(named.get(k, "sweep") for k in identity if about.get(k) != identity[k]))
 
 
-def _joined(parts: Sequence[Part]) -> list[Part]:
-    """Return one part for each replication, its points in order."""
+def _joined(parts: Sequence[StoredPart]) -> Iterator[Part]:
+    """Yield one part for each replication, its points in order."""
     in_order = sorted(parts, key=lambda part: part.replication)
-    joined = []
     for number, group in groupby(in_order, key=lambda part: part.replication):
         mine = list(group)
-        joined.append(Part(number, tuple(sorted(k for part in mine for k in part.points)), join(mine)))
-    return joined
+        yield Part(number, tuple(sorted(k for part in mine for k in part.points)), join(mine))
 
 
-def _same(some: Sequence[Part], others: Sequence[Part]) -> bool:
+def _same(some: Sequence[StoredPart], others: Sequence[StoredPart]) -> bool:
     """Say whether parts of the same cells hold the same, bit for bit; parts of other cells are not compared."""
-    known = {(part.replication, part.points): part.report for part in some}
+    known = {(part.replication, part.points): part for part in some}
     return all(
-        all(array.tobytes() == theirs[name].tobytes() for name, array in part.report.items())
+        _equal(theirs.report, part.report)
         for part in others
         if (theirs := known.get((part.replication, part.points))) is not None
     )
+
+
+def _equal(report: Report, other: Report) -> bool:
+    return all(array.tobytes() == report[name].tobytes() for name, array in other.items())
 
 
 def _again(command: str, missing: Sequence[int], shards: int) -> str:

@@ -26,6 +26,8 @@ from ..files import write_text
 from ..run.assemble import assemble
 from ..run.parts import cut
 from ..run.preparing import Prepared, prepare, theory_of
+from ..run.reports import Reports
+from ..run.store import Part
 from ..spec.document import Sweep
 from ..spec.settings import ReplicaSettings
 from .given import PREDICTED
@@ -74,7 +76,9 @@ def served_cube(folder: Path, trace: Path) -> xr.Dataset:
     report = _report(job, rows, written.steps, zero_ns)
     vllm = f"vllm {written.about['vllm_version']}"
     made_by = [MadeBy(f"{vllm}, not simulated", "its own", vllm)]
-    return assemble(_noted(prepared, written), [cut(report, prepared)], theory_of(prepared), 0, made_by)
+    reports = Reports()
+    reports.add(0, [Part(0, (0,), cut(report, prepared))])
+    return assemble(_noted(prepared, written), reports, theory_of(prepared), made_by)
 
 
 def _tables(written: Written, trace: Path, zero_ns: int) -> dict[str, Any]:

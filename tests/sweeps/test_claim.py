@@ -59,11 +59,11 @@ def test_what_is_there_is_no_longer_to_be_had() -> None:
 def test_what_killed_processes_left_half_written_is_removed_and_all_else_is_kept() -> None:
     folder = folder_of(Path("out.nc"))
     folder.mkdir()
-    for name in ("0123.part", "0123.npz"):
+    for name in ("0123.part", "0123.parts"):
         (folder / name).touch()
     with Claim(Path("out.nc")) as claim:
         assert claim.folder == folder
-    assert sorted(file.name for file in folder.iterdir()) == ["0123.npz", "lock"]
+    assert sorted(file.name for file in folder.iterdir()) == ["0123.parts", "lock"]
 
 
 def test_what_a_killed_command_had_begun_to_write_is_written_again(capsys: pytest.CaptureFixture[str]) -> None:

@@ -468,7 +468,7 @@ def test_a_plan_that_was_stopped_goes_on(
         stopped.setattr(simulating, "simulate_settings", until_stopped)
         with pytest.raises(KeyboardInterrupt):
             decide(question(spec(1)), output, workers=1)
-    assert list((tmp_path / "plan.nc.partial").glob("*.npz"))
+    assert list((tmp_path / "plan.nc.partial").glob("*.parts"))
     assert not output.exists()
     again: list[int] = []
 

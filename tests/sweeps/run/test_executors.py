@@ -119,7 +119,7 @@ def test_a_pool_that_breaks_keeps_what_was_finished(sweep: Sweep) -> None:
         kill = Kill(lambda: next(iter(pool._processes)))
         with pytest.raises(InputError, match=r"^executor: "):
             run_sweep(sweep, "cube.nc", backend="reference", executor=pool, progress=kill)
-    assert list(Path("cube.nc.partial").glob("*.npz"))
+    assert list(Path("cube.nc.partial").glob("*.parts"))
     again = run_sweep(sweep, "cube.nc", backend="reference")
     xr.testing.assert_identical(data_of(again), data_of(run_sweep(sweep, backend="reference")))
 

@@ -148,7 +148,9 @@ def test_memory_is_a_budget_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         execution,
         "_size",
-        lambda plan, replications, workers: real(plan, replications, workers)._replace(peak_bytes=replications),
+        lambda plan, replications, *rest, **kept: real(plan, replications, *rest, **kept)._replace(
+            peak_bytes=replications
+        ),
     )
     monkeypatch.setattr(execution, "memory_bytes", lambda: 12.0)
     cube = run_sweep(sweep(), precision=LATENCY)

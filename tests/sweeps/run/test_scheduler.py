@@ -111,12 +111,13 @@ class Counting(Silent):
 def saved(store: Store, replications: int) -> dict[int, int]:
     """What another process would find."""
     with Store(store.output.with_name("copy.nc")) as copy:
-        for file in store.folder.glob("*.npz"):
+        for file in store.folder.glob("*.parts"):
             (copy.folder / file.name).write_bytes(file.read_bytes())
         found = copy.open({"work": "squares"}, MADE_BY, range(replications))
-        for file in copy.folder.glob("*.npz"):
+        squares = {part.replication: int(part.report["square"][0]) for part in found}
+        for file in copy.folder.glob("*.parts"):
             file.unlink()
-    return {part.replication: int(part.report["square"][0]) for part in found}
+    return squares
 
 
 @pytest.fixture
@@ -263,7 +264,7 @@ def test_a_task_that_takes_long_comes_back_with_a_part(sweep: Sweep, monkeypatch
 
     class Told(Silent):
         def advance(self, requests: int) -> None:
-            done.append((requests, len(list(Path("cube.nc.partial").glob("*.npz")))))
+            done.append((requests, len(list(Path("cube.nc.partial").glob("*.parts")))))
 
     monkeypatch.setattr(scheduler, "SECONDS_BETWEEN_SAVES", -1.0)
     with stopping():

@@ -18,9 +18,10 @@ from batchcube.sweeps.run.capacity import find_capacity, merge_capacity, shard_c
 from batchcube.sweeps.run.execution import merge_run, run_shard, run_sweep
 from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.run.replicating import Replications
+from batchcube.sweeps.run.reports import Reports
 from batchcube.sweeps.run.searching import Searches
 from batchcube.sweeps.run.shards import MissingShardsError, NextRoundError, Shard, shard_of
-from batchcube.sweeps.run.store import keep, packed, unpacked
+from batchcube.sweeps.run.store import Part, PartsFile, keep
 from batchcube.sweeps.spec.document import Sweep
 from helpers.command_line import Answer
 from helpers.specifications import RATES, SMALL
@@ -62,7 +63,13 @@ def files() -> list[str]:
 
 
 def shard_file(number: int) -> Path:
-    (file,) = Path("cube.nc.shards").glob(f"{number}-of-*.npz")
+    (file,) = Path("cube.nc.shards").glob(f"{number}-of-*.parts")
+    return file
+
+
+def opened(number: int) -> PartsFile:
+    file = PartsFile.opened(shard_file(number))
+    assert file is not None
     return file
 
 
@@ -100,7 +107,7 @@ def test_every_cell_is_dealt_to_one_shard_and_all_have_about_as_many(count: int)
     dealt: list[tuple[int, int]] = []
     most = sum(point.requests for point in prepared.points) * len(wanted) / count
     for number in range(1, count + 1):
-        work = Replications(prepared, "reference", wanted)
+        work = Replications(prepared, "reference", wanted, Reports())
         assert work.missing(count)[0] == 1
         any_left = work.deal(Shard(number, count))
         mine = [(r, k) for r, points in work._left().items() for k in points]
@@ -197,18 +204,18 @@ def test_shards_of_something_else_are_refused() -> None:
     Path("cube.nc.shards").rmdir()
     Path("mine").rename("cube.nc.shards")
     # Nobody knows which of the two is meant.
-    said = r"shards/2-of-8\.\w+\.npz: is of another sweep than \S+shards/1-of-8\.\w+\.npz; remove one of them"
+    said = r"shards/2-of-8\.\w+\.parts: is of another sweep than \S+shards/1-of-8\.\w+\.parts; remove one of them"
     with pytest.raises(InputError, match=said):
         merge_run("cube.nc")
-    about, parts = unpacked(shard_file(2).read_bytes())
+    about = opened(2).about
     shard_file(2).unlink()
-    ours, _ = unpacked(shard_file(1).read_bytes())
+    ours, parts = opened(1).about, opened(1).parts
     for change, what in (
         ({"asked": {**ours["asked"], "shards": 4}}, "number of shards"),
         ({"asked": {**ours["asked"], "replications": 4}}, "number of replications, or precision,"),
         ({"version": "9.0", "input_sha256": "0"}, "version and trace file"),
     ):
-        file = keep(Path("cube.nc.shards"), "2-of-8.", packed({**about, **ours, **change, "shard": 2}, parts))
+        file = keep(Path("cube.nc.shards"), "2-of-8.", {**about, **ours, **change, "shard": 2}, parts).path
         with pytest.raises(InputError, match=f"is of another {what} than"):
             merge_run("cube.nc")
         file.unlink()
@@ -254,7 +261,7 @@ def test_a_shard_that_comes_after_the_merge_leaves_nothing_behind(
         pytest.importorskip("zarr")
     for shard in EIGHT:
         run_shard(small(), output, shard, backend="reference")
-    (made,) = Path(f"{output}.shards").glob("3-of-*.npz")
+    (made,) = Path(f"{output}.shards").glob("3-of-*.parts")
     twin = made.rename("twin")
     simulate = replicating.simulate_parts
 
@@ -280,11 +287,12 @@ def test_shards_of_another_version_are_not_merged(monkeypatch: pytest.MonkeyPatc
 
 def test_a_shard_made_twice_must_be_the_same(whole: xr.Dataset) -> None:
     make(*EIGHT)
-    about, parts = unpacked(shard_file(5).read_bytes())
-    twin = keep(Path("cube.nc.shards"), "5-of-8.", packed({**about, "again": "batchcube run ./small.toml"}, parts))
-    different = parts[0]._replace(report={**parts[0].report, "latency_mean_s": parts[0].report["latency_mean_s"] + 1})
-    wrong = keep(Path("cube.nc.shards"), "5-of-8.", packed(about, [different, *parts[1:]]))
-    said = r"(5-of-8\.\w+\.npz): differs from \S+shards/(5-of-8\.\w+\.npz), the same shard made again: a machine"
+    about, (first, *others) = opened(5).about, opened(5).parts
+    twin = keep(Path("cube.nc.shards"), "5-of-8.", {**about, "again": "batchcube run ./small.toml"}, [first, *others])
+    report = {**first.report, "latency_mean_s": first.report["latency_mean_s"] + 1}
+    different = Part(first.replication, first.points, report)
+    wrong = keep(Path("cube.nc.shards"), "5-of-8.", about, [different, *others]).path
+    said = r"(5-of-8\.\w+\.parts): differs from \S+shards/(5-of-8\.\w+\.parts), the same shard made again: a machine"
     with pytest.raises(InputError, match=said) as differ:
         merge_run("cube.nc")
     named = re.search(said, str(differ.value))
@@ -292,11 +300,11 @@ def test_a_shard_made_twice_must_be_the_same(whole: xr.Dataset) -> None:
     assert wrong.name in named.groups()
     assert named[1] != named[2]
     wrong.unlink()
-    assert twin.exists()
+    assert twin.path.exists()
     left_by_a_kill = Path("cube.nc.shards/1-of-8.partial")
     left_by_a_kill.mkdir()
     (left_by_a_kill / "lock").write_text("process 1 on another machine")
-    (left_by_a_kill / "0.npz").write_text("part")
+    (left_by_a_kill / "0.parts").write_text("part")
     same(merge_run("cube.nc"), whole)
     assert files() == ["cube.nc"]
 

@@ -22,7 +22,7 @@ from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import replicating
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.simulate import require_backend
-from batchcube.sweeps.run.store import Part, Store
+from batchcube.sweeps.run.store import Part, PartsFile, Store
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.stopping import Stop, stopping
 from helpers.command_line import Answer
@@ -339,10 +339,11 @@ def test_a_damaged_part_costs_only_itself(
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run(progress=StopAfterOne())
-    kept = sorted(Path("cube.nc.partial").glob("*.npz"))
+    kept = sorted(Path("cube.nc.partial").glob("*.parts"))
     assert len(kept) > 1
-    held = np.load(kept[0])
-    lost = {(int(held[name][0]), int(k)) for name in held.files if name.endswith("/") for k in held[name][1:]}
+    held = PartsFile.opened(kept[0])
+    assert held is not None
+    lost = {(part.replication, k) for part in held.parts for k in part.points}
     kept[0].write_bytes(harm(kept[0].read_bytes()))
     before = set(simulated)
     simulated.clear()
