@@ -1,6 +1,8 @@
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +70,32 @@ def shared_data() -> Path:
 def strict_numerics() -> Iterator[None]:
     with np.errstate(all="raise"):
         yield
+
+
+@pytest.fixture(scope="session")
+def unoptimised_program() -> Callable[..., Any]:
+    """`driver.program`, remembering programs of its own."""
+    from batchcube.engine.batches.jax import driver
+
+    return cache(driver.program.__wrapped__)
+
+
+@pytest.fixture
+def unoptimised_programs(unoptimised_program: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX's programs for the CPU as they are before LLVM optimises them: compiled in half the time.
+
+    For tests of what goes into a program and comes out of it. That optimised ones give the same numbers, whatever
+    their options, test_parity_static.py and test_parity_dynamic.py say.
+    """
+    from batchcube.engine.batches.jax import driver
+
+    optimised = driver.compiler_options
+
+    def options(platform: str) -> dict[str, Any]:
+        return optimised(platform) | ({"xla_backend_optimization_level": 0} if platform == "cpu" else {})
+
+    monkeypatch.setattr(driver, "compiler_options", options)
+    monkeypatch.setattr(driver, "program", unoptimised_program)
 
 
 @pytest.fixture

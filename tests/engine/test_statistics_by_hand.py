@@ -22,6 +22,8 @@ from batchcube.engine.policies.service import formula, measured
 from batchcube.engine.statistics import BATCHES, CONTINUOUS
 from helpers.batches import make_control, make_job
 
+pytestmark = pytest.mark.usefixtures("unoptimised_programs")
+
 NAN = float("nan")
 OUTSIDE = formula(1.0, 1.0, "linear", 1.0, largest_batch=2)
 """1 s, and 1 s for each token of the longest of one request, 2 s of two."""

@@ -10,7 +10,7 @@ from batchcube.engine.policies.sla import sla_search
 from batchcube.engine.run import simulation_of
 from helpers.batches import SECOND, make_control, make_job
 
-pytestmark = pytest.mark.parametrize("backend", BACKENDS)
+pytestmark = [pytest.mark.parametrize("backend", BACKENDS), pytest.mark.usefixtures("unoptimised_programs")]
 
 ROOM = Shape(bins=4, largest_batch=9, windows=1)
 """Of every story: JAX compiles a program for each shape, for many seconds."""

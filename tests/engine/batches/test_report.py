@@ -14,6 +14,8 @@ from batchcube.engine.report import rank_histograms
 from batchcube.engine.statistics import BATCHES, QUANTILES, TOTALS
 from helpers.batches import SECOND, make_control, make_job, random_job, run, shape_of
 
+pytestmark = pytest.mark.usefixtures("unoptimised_programs")
+
 SEEDS = range(7000, 7080)
 
 

@@ -61,6 +61,7 @@ def results(jobs, shape=SHAPE, backend="jax"):
 # Replications.
 
 
+@pytest.mark.usefixtures("unoptimised_programs")
 def test_a_replication_does_not_feel_its_neighbours():
     """17 jobs make 18 replications, one of them idle; each gives the same in every place, beside others, and alone."""
     jobs = long_and_short(DYNAMIC, 40)
@@ -76,6 +77,7 @@ def test_a_replication_does_not_feel_its_neighbours():
     assert len(set(found)) == 15
 
 
+@pytest.mark.usefixtures("unoptimised_programs")
 def test_a_replication_of_static_batches_does_not_feel_its_neighbours():
     jobs = long_and_short(STATIC, 19)
     first, others = jobs[0], jobs[2:]
@@ -84,6 +86,7 @@ def test_a_replication_of_static_batches_does_not_feel_its_neighbours():
     assert len(set(forward)) == 17
 
 
+@pytest.mark.usefixtures("unoptimised_programs")
 def test_callers_keep_their_32_bits_and_get_64():
     job = long_and_short(DYNAMIC, 4)[0]
     job = job._replace(setup=job.setup._replace(reporting=job.setup.reporting._replace(windows=7)))
@@ -101,6 +104,7 @@ def test_callers_keep_their_32_bits_and_get_64():
 # Programs.
 
 
+@pytest.mark.usefixtures("unoptimised_programs")
 def test_programs_are_compiled_once_for_each_structure_and_number_of_replications(traced):
     driver.program.cache_clear()
     jobs = [job for part in range(4) for job in long_and_short(SIMPLE, 40 + part)[part::4][:6]]
@@ -126,6 +130,7 @@ def chunked(jobs, traced):
     return found, {replications: times for (_, replications), times in traced.items()}
 
 
+@pytest.mark.usefixtures("unoptimised_programs")
 @pytest.mark.parametrize("limit", ["replications", "memory", "what was found too many"])
 def test_chunks_change_nothing_and_equal_chunks_share_a_program(limit, traced, monkeypatch):
     jobs = long_and_short(SIMPLE, 40)
@@ -180,6 +185,7 @@ def test_memory_decides_how_many_run_at_once(monkeypatch):
     assert jobs_at_once(job, SHAPE, "jax") % devices == 0
 
 
+@pytest.mark.usefixtures("unoptimised_programs")
 def test_more_batches_in_service_than_slots_are_simulated_again_with_more(traced):
     """With service of 2 s and arrivals every 20 ms, 100 servers are busy; programs provide for 64 at first."""
     crowd, few = (
