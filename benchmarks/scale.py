@@ -41,7 +41,7 @@ COUNTS = (1, 2, 4, 8)
 TASKS = 1000
 SHARED = b"x" * 100_000
 RESULT = slice(5_000)
-REPLICATIONS = 960
+REPLICATIONS = 400
 """Of a preset: a core simulates as many in about a minute."""
 SHARDS = (1, 8, 64, 256)
 
@@ -135,8 +135,8 @@ def tasks(repetitions: int) -> None:
             measure(f"{count} of Dask, dask://", crew, repetitions, client)
 
 
-def sweep(repetitions: int) -> None:
-    asked = Sweep.from_toml("multi-bin-fig8", [f"replications={REPLICATIONS}"])
+def sweep(repetitions: int, replications: int) -> None:
+    asked = Sweep.from_toml("multi-bin-fig8", [f"replications={replications}"])
     few = Sweep.from_toml("multi-bin-fig8", ["replications=16"])
     run_sweep(few, workers=2)
     for count in COUNTS:
@@ -191,8 +191,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("tasks", "sweep", "merge"))
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--replications", type=int, default=REPLICATIONS, help="of the sweep")
     given = parser.parse_args()
-    {"tasks": tasks, "sweep": sweep, "merge": merge}[given.what](given.repetitions)
+    if given.what == "sweep":
+        sweep(given.repetitions, given.replications)
+    else:
+        {"tasks": tasks, "merge": merge}[given.what](given.repetitions)
 
 
 if __name__ == "__main__":

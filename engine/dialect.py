@@ -7,7 +7,8 @@ everywhere and may be asked with `if`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from inspect import getclosurevars
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,12 +26,27 @@ except ImportError:  # Numba refuses a NumPy newer than itself; the other backen
     PART = {}
 
 F = TypeVar("F", bound=Callable[..., Any])
+IN_DIALECT = "__batchcube_policy__"
+"""Name of what marks the functions that `policy` was told of."""
 
 
 def policy(function: F) -> F:
     """Let compiled code call a plain function; the function itself stays plain Python."""
     registered: F = register_jitable(**PART)(function)
+    registered.__dict__[IN_DIALECT] = True
     return registered
+
+
+def policies_of(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Yield a function, and all that it calls, of those that `policy` was told of."""
+    seen: list[Callable[..., Any]] = []
+    left = [function]
+    while left:
+        one = left.pop()
+        if one not in seen and getattr(one, "__dict__", {}).get(IN_DIALECT):
+            seen.append(one)
+            yield one
+            left += getclosurevars(one).globals.values()
 
 
 _PLAIN = frozenset((bool, int, float))

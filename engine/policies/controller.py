@@ -128,6 +128,10 @@ def least_of(view: View) -> Any:
     return maximum(view.smallest, view.staying * 1.0)
 
 
+def _never(_settings: Any) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Controller:
     """A way to bound the batch; see the top of this file."""
@@ -137,7 +141,7 @@ class Controller:
     """NamedTuple of its settings; the type alone says whose settings a value is."""
     init: Callable[[Any, Any], Any]
     decide: Callable[[Any, Any, Any], Any]
-    steady: Callable[[Any], bool] = lambda settings: False
+    steady: Callable[[Any], bool] = _never
     """Whether, with some settings, its state and bound stay while nothing finishes and nobody comes, so that steps of
     continuous batching may be taken many at once: it is then not shown single steps."""
 

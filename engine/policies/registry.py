@@ -7,6 +7,8 @@ A package names its policies in the entry point group `batchcube.policies`; a sc
 
 import hashlib
 import inspect
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 
 from batchcube.errors import InputError
 
+from ..dialect import policies_of, policy
 from .controller import Controller
 from .order import NAMED, Order
 
@@ -67,6 +70,22 @@ def register(policy: Policy, origin: str | None = None) -> None:
     _registered[policy.name] = Registered(policy, origin or source, sha256)
 
 
+def arrive(known: Registered) -> Registered:
+    """Register a policy that comes from another process, and return it as it is here.
+
+    Raises InputError where it was found in a module of this process, and the module's text is another one than there.
+    """
+    functions = _functions_of(known.policy)
+    for part in {part: None for function in functions for part in policies_of(function)}:
+        policy(part)  # compiled code may call it here, too
+    register(replace(known.policy), known.origin)
+    here = _registered[known.policy.name]
+    # What a script or a notebook defines is sent along, and its file may not be here.
+    if here.sha256 != known.sha256 and not all(function.__module__.endswith("main__") for function in functions):
+        raise InputError(f"the policy {known.policy.name} is another text on a worker: install the same everywhere")
+    return here
+
+
 def registered() -> dict[str, Registered]:
     """Return all policies from outside by name: those of installed packages, and those that were registered."""
     _load_packages()
@@ -90,8 +109,13 @@ def settings_of(policy: Policy) -> list[Setting]:
 
 def summary_of(policy: Policy) -> str:
     """Return what a policy does in one line: the first of its function's docstring."""
-    function = policy.decide if isinstance(policy, Controller) else policy.key
+    function = _functions_of(policy)[0]
     return (inspect.getdoc(function) or "").partition("\n")[0]
+
+
+def _functions_of(policy: Policy) -> tuple[Callable[..., Any], ...]:
+    """Return what a policy is made of, what decides first."""
+    return (policy.decide, policy.init) if isinstance(policy, Controller) else (policy.key,)
 
 
 def _texts(hint: Any) -> Any:
@@ -100,7 +124,7 @@ def _texts(hint: Any) -> Any:
 
 def _source_of(policy: Policy) -> tuple[str, str]:
     """Return the file that a policy is written in and its hash; where there is none, the hash of its code."""
-    function = policy.decide if isinstance(policy, Controller) else policy.key
+    function = _functions_of(policy)[0]
     file = inspect.getsourcefile(function)
     if file is not None and Path(file).is_file():
         return str(Path(file).resolve()), hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -142,7 +142,7 @@ def client_of(address: str, workers: int | None) -> Iterator[Client]:
                     n_workers=workers or os.cpu_count() or 1,
                     threads_per_worker=1,
                     host="127.0.0.1",
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",  # another port may be taken
                     worker_dashboard_address=None,
                     silence_logs=logging.ERROR,  # a stop is no reason for warnings
                 )

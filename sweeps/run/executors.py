@@ -150,7 +150,10 @@ def keep(package: Package) -> Any:
     """Return what is in a package, and keep it for the tasks to come; threads of a worker unpickle it once."""
     with _lock:
         if package.key not in _kept:
-            _kept[package.key] = pickle.loads(package.content)
+            try:
+                _kept[package.key] = pickle.loads(package.content)
+            except (ImportError, AttributeError) as error:
+                raise InputError(f"a worker lacks what is installed here: {error}", path="executor") from None
         content = _kept[package.key]
         while len(_kept) > MOST_KEPT:
             _kept.popitem(last=False)
@@ -228,7 +231,7 @@ class Workers:
     def package(self, shared: Any) -> Package:
         """Return the package of a shared argument."""
         if id(shared) not in self._packages:
-            content = pickle.dumps(shared, pickle.HIGHEST_PROTOCOL)
+            content = _pickled(shared)
             self._packages[id(shared)] = shared, Package(sha256(content).hexdigest(), content, self.versions)
         return self._packages[id(shared)][1]
 
@@ -255,6 +258,19 @@ def differing(worker: str, there: Versions, here: Versions) -> str:
     has = ", ".join(f"{name} {found}" for name, found in other.items())
     mine = ", ".join(f"{name} {here[name]}" for name in other)
     return f"the worker {worker} has {has}, and here is {mine}: install the same everywhere"
+
+
+def _pickled(shared: Any) -> bytes:
+    """Pickle what tasks share; cloudpickle, where it is, includes what a script or a notebook defines."""
+    try:
+        from cloudpickle import dumps
+    except ImportError:
+        from pickle import dumps
+    try:
+        content: bytes = dumps(shared)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(f"cannot be sent what is simulated: {error}", path="executor") from None
+    return content
 
 
 @contextmanager

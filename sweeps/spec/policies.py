@@ -1,7 +1,7 @@
 """Policies from outside in a specification: `[policy.controller]`, and orders given as a table with their settings."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from batchcube.engine.policies import order
 from batchcube.engine.policies.controller import Controller
 from batchcube.engine.policies.order import CHOICES, SERVICE_ORDERS, Order
-from batchcube.engine.policies.registry import Policy, Registered, names, registered, settings_of
+from batchcube.engine.policies.registry import Policy, Registered, arrive, names, registered, settings_of
 from batchcube.engine.policies.sla import Signal
 
 from ..workloads.settings import Settings
@@ -33,6 +33,10 @@ class NamedPolicy(Settings):
         # A default may be an int where a float is meant.
         given = {setting.name: setting.kind(getattr(self, setting.name)) for setting in settings_of(policy)}
         return policy.settings(**given)
+
+    def __reduce__(self) -> tuple[Callable[..., "NamedPolicy"], tuple[Registered, dict[str, Any]]]:
+        """Go to another process together with the policy, which need not be registered there."""
+        return _arrived, (registered()[self.name], self.model_dump())
 
     @classmethod
     def variants(cls) -> tuple[type["NamedPolicy"], ...]:
@@ -73,6 +77,15 @@ def model_of(name: str, policy: Policy) -> type[NamedPolicy]:
         fields[setting.name] = (setting.type, Field(default=setting.default, description=setting.meaning))
     made: type[NamedPolicy] = create_model(f"Policy_{name}", __base__=base, **fields)
     return made
+
+
+def _arrived(known: Registered, table: dict[str, Any]) -> NamedPolicy:
+    """Return the settings of a policy that come from another process; InputError where its text is another one here."""
+    name = known.policy.name
+    here = registered().get(name)
+    if here is None or here.sha256 != known.sha256:
+        here = arrive(known)
+    return model_of(name, here.policy).model_validate(table)
 
 
 def _named(kind: type[Controller] | type[Order], given: Any, builtin: tuple[str, ...] = ()) -> Any:

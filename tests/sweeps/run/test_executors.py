@@ -5,15 +5,17 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import xarray as xr
 
+from batchcube.engine.policies import Order, registry
 from batchcube.errors import InputError
 from batchcube.sweeps.cli.main import main
 from batchcube.sweeps.progress import Silent
@@ -23,6 +25,15 @@ from batchcube.sweeps.run.executors import connected
 from batchcube.sweeps.run.scheduler import MOST_ATTEMPTS
 from batchcube.sweeps.spec.document import Sweep
 from helpers.specifications import RATES, SMALL
+
+
+class Light(NamedTuple):
+    weight: float = 1.0
+
+
+def light(candidate: Any, settings: Any) -> Any:
+    """Serve light batches first."""
+    return candidate.predicted * settings.weight
 
 
 class Elsewhere:
@@ -100,6 +111,28 @@ def test_workers_of_another_version_are_refused(sweep: Sweep, monkeypatch: pytes
     monkeypatch.setattr(executors, "versions_here", lambda: next(asked, {**here, "numpy": "4"}))
     with pytest.raises(InputError, match=r"^executor: the worker process \d+ on .* has numpy 4, and here is numpy 2"):
         run_sweep(sweep, backend="reference", executor=Elsewhere(), workers=1)
+
+
+def test_a_policy_that_a_script_registered_goes_along(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+    registry.register(Order("light_first", Light, light))
+    ordered = Sweep.from_toml("small.toml", ["replications=2", 'policy.service_order={name="light_first",weight=2}'])
+    content = executors._pickled(ordered.grid.points[0].policy)
+    monkeypatch.setattr(registry, "_registered", {})
+    arrived = pickle.loads(content)
+    assert arrived.service_order.numbers() == Light(2.0)
+    assert registry.registered()["light_first"].policy == Order("light_first", Light, light)
+    known = registry.registered()["light_first"]
+    with pytest.raises(InputError, match="the policy light_first is another text on a worker"):
+        registry.arrive(known._replace(sha256="other"))
+
+
+def test_what_a_worker_cannot_load_is_one_line() -> None:
+    package = executors.Package("key", pickle.dumps(light).replace(b"light", b"heavy"), executors.versions_here())
+    with pytest.raises(InputError, match=r"^executor: a worker lacks what is installed here: .*heavy"):
+        executors.keep(package)
+    with pytest.raises(InputError, match=r"^executor: cannot be sent what is simulated: "):
+        executors._pickled(threading.Lock())
 
 
 class Kill(Silent):
