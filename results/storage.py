@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -121,13 +122,17 @@ def _netcdf(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -
             chosen |= {"zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True}
             chosen["chunksizes"] = chunks(variable, at_once)
         encoding[name] = chosen
-    _without(dataset, growing).to_netcdf(
-        part,
-        engine="netcdf4",
-        format="NETCDF4",
-        encoding=encoding,
-        unlimited_dims=[REPLICATION] if growing else [],
-    )
+    # In a thread, which no signal interrupts: after an interrupt at the end of a write xarray keeps its lock, and waits
+    # for it for ever when it closes the file.
+    with ThreadPoolExecutor(1) as uninterrupted:
+        uninterrupted.submit(
+            _without(dataset, growing).to_netcdf,
+            part,
+            engine="netcdf4",
+            format="NETCDF4",
+            encoding=encoding,
+            unlimited_dims=[REPLICATION] if growing else [],
+        ).result()
     with _small_caches(), netCDF4.Dataset(part, "a") as file:
         file.set_auto_maskandscale(False)
         yield file.variables

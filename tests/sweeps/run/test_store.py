@@ -309,6 +309,34 @@ def test_a_kill_while_writing_costs_nothing_that_was_simulated(simulated: list[t
     assert simulated == []
 
 
+LEAVING_A_LOCK = """
+import signal
+from xarray.backends.locks import CombinedLock
+
+leave = CombinedLock.__exit__
+
+
+def interrupted(self, *raised):
+    if sys._getframe(1).f_code.co_name == "__setitem__":
+        CombinedLock.__exit__ = leave
+        signal.raise_signal(signal.SIGINT)
+    leave(self, *raised)
+
+
+CombinedLock.__exit__ = interrupted
+"""
+
+
+def test_an_interrupt_while_writing_leaves_nobody_waiting(whole: xr.Dataset) -> None:
+    """Raised where xarray leaves its lock, it would keep it, and the file could never be closed."""
+    program = KILLED.format(patch=LEAVING_A_LOCK)
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120, stderr=subprocess.PIPE)
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert files() == ["cube.nc.partial"]
+    same(run(), whole)
+    assert files() == ["cube.nc"]
+
+
 def test_parts_that_others_are_writing_are_left_alone(tmp_path: Path) -> None:
     """A part of a process that lives looks like one of a dead process."""
     run(1)
