@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from batchcube.errors import InputError
+from batchcube.errors import InputError, printable
 
 from .cube import CHECKSUMS, as_written, axis_names, fits, parse_specification
 from .pieces import put_together, values_of
 from .provenance import named_together, versions_together
+from .text import counted
 from .variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, REPLICATION, edge_names
 
 if TYPE_CHECKING:
@@ -112,6 +113,25 @@ def parts_of(cube: xr.Dataset) -> list[dict[str, object]]:
     holds = {name: list(map(as_written, cube[name].values.tolist())) for name in axis_names(cube)}
     said = {name: str(cube.attrs[name]) for name in _SAID if name in cube.attrs}
     return [{**said, "holds": {**holds, REPLICATION: [numbers[0], numbers[-1]]}}]
+
+
+def parts_in_words(cube: xr.Dataset) -> str:
+    """Say of how many cubes one was joined, and what each brought that others did not; "" where it was not joined."""
+    if "parts" not in cube.attrs:
+        return ""
+    held: list[dict[str, object]] = [dict(part["holds"]) for part in json.loads(str(cube.attrs["parts"]))]
+    alike = {name for name in held[0] if all(holds.get(name) == held[0][name] for holds in held)} if held else set()
+    said = [", ".join(f"{name} {_ends(at)}" for name, at in holds.items() if name not in alike) for holds in held]
+    brought = "; ".join(printable(one) for one in said if one)
+    return f"joined of {counted(len(held), 'cube')}{': ' * bool(brought)}{brought}"
+
+
+def _ends(values: object) -> str:
+    """Return values as they are said: all of a few, else the first and the last."""
+    listed = [str(value) for value in values] if isinstance(values, list) else [str(values)]
+    if len(listed) > 3:
+        return f"{listed[0]} to {listed[-1]}"
+    return ", ".join(listed)
 
 
 def made_by_all(cubes: Sequence[xr.Dataset]) -> dict[str, str]:

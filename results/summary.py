@@ -15,6 +15,7 @@ from . import costs, labelled, long_run, overload
 from .controls import FEWEST, held
 from .cube import axis_names, axis_of, check_form
 from .intervals import CONFIDENCE, VARIABLE, Intervals, digits
+from .joining import parts_in_words
 from .pieces import has_values
 from .tables import Column, print_table
 from .text import counted, papers_of
@@ -30,6 +31,13 @@ NOT_STEADY = "not a steady-state figure"
 UNMEASURED = "rests on what nobody measured"
 MAYBE_STEADY = "perhaps no steady-state figure"
 _OF_QUEUE = {overload.STEADY: "", overload.OVERLOADED: NOT_STEADY, overload.CANNOT_TELL: MAYBE_STEADY}
+_REFUSED = {
+    "rejected": "are turned away{at}, too long for a replica: shares over a limit count them as over it, all other "
+    "numbers leave them out",
+    "truncated": "have their answers cut by max_model_len{at}: shares over a limit count them as over it, times are "
+    "those of the shorter answers",
+}
+"""What a point does to many requests, by the variable that counts them."""
 _ANY = 1_000_000  # characters a line: more than anything takes
 _MARKS = {UNMEASURED: "?"} | {_OF_QUEUE[queue]: mark for queue, mark in overload.MARKS.items() if mark}
 
@@ -237,19 +245,21 @@ def print_warning(cube: xr.Dataset, console: Console) -> None:
 
 
 def refusals(cube: xr.Dataset) -> str:
-    """Return the warning about points that turn many requests away; nothing where none does."""
-    if not {"rejected", "requests"} <= set(cube):
+    """Return the warning about points that turn many requests away, or cut many answers; nothing where none does."""
+    return "; ".join(filter(None, (_many(cube, name, what) for name, what in _REFUSED.items())))
+
+
+def _many(cube: xr.Dataset, name: str, what: str) -> str:
+    """Say of how many requests this is true where it is of many; "" where it is not."""
+    if not {name, "requests"} <= set(cube):
         return ""
-    counted_over = [name for name in cube["rejected"].dims if name == REPLICATION]
-    shares = np.ravel(cube["rejected"].sum(counted_over).values / cube["requests"].sum(counted_over).values)
+    counted_over = [dim for dim in cube[name].dims if dim == REPLICATION]
+    shares = np.ravel(cube[name].sum(counted_over).values / cube["requests"].sum(counted_over).values)
     many = int(np.count_nonzero(shares > MANY_REFUSED))
     if not many:
         return ""
     at = "" if many == shares.size else f" at {many} of {shares.size} points"
-    return (
-        f"up to {100.0 * float(np.nanmax(shares)):.2g} % of the requests are turned away{at}, too long for a replica: "
-        "shares over a limit count them as over it, all other numbers leave them out"
-    )
+    return f"up to {100.0 * float(np.nanmax(shares)):.2g} % of the requests {what.format(at=at)}"
 
 
 def notes_of(cube: xr.Dataset) -> list[str]:
@@ -284,6 +294,8 @@ def _print_head(cube: xr.Dataset, console: Console) -> None:
         highlight=False,
         markup=False,
     )
+    if joined := parts_in_words(cube):
+        console.print(joined, highlight=False, markup=False)
     for name in axis_names(cube):
         attrs, values = cube[name].attrs, cube[name].values
         shown = (

@@ -14,6 +14,7 @@ from batchcube.errors import printable
 from batchcube.results import calibration, costs, measurements, statistics, validation
 from batchcube.results.calibration import read_calibration
 from batchcube.results.cube import read_cube
+from batchcube.results.joining import parts_in_words
 from batchcube.results.measurements import read_measurement
 from batchcube.results.storage import open_dataset
 from batchcube.results.summary import notes_of, refusals
@@ -463,6 +464,8 @@ def _provenance(dataset: xr.Dataset) -> list[tuple[str, str]]:
             text = _listed(text)
         if text:
             found.append((label, text))
+    if joined := parts_in_words(dataset):
+        found.append(("joined", joined.removeprefix("joined ")))
     return found
 
 

@@ -143,6 +143,7 @@ def rerun(
     from batchcube.results.cube import parse_made_from, read_cube, refuse_changed
     from batchcube.results.precision import Precision, looked_at
     from batchcube.results.provenance import batchcube_version
+    from batchcube.results.text import in_ranges
 
     from ..run.outputs import require_own_files, require_own_grid
     from ..spec.document import remade
@@ -158,6 +159,8 @@ def rerun(
         sweep, differing = remade(specification, defaults, str(cube))
         otherwise += [differing] if differing else []
         require_own_grid(loaded, sweep, cube)
+        if missing := sorted(set(range(sweep.replications)) - set(loaded["replication"].values.tolist())):
+            otherwise.append(f"lacks replications {in_ranges(missing)}, which are made as well")
     finally:
         # A setting that is no more is told as a mistake: the version says why.
         if otherwise:

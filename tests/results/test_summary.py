@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+import xarray as xr
 from rich.console import Console
 
 from batchcube.results import labelled
@@ -11,6 +12,7 @@ from batchcube.results.summary import (
     NOT_STEADY,
     default_variables,
     print_summary,
+    refusals,
     summary_table,
 )
 
@@ -198,3 +200,17 @@ def test_axes_are_told_by_their_labels_and_one_line_tells_what_is_never_overload
     assert f"  bins: {cube['bins'].values[0]}, " in text
     assert "policy.memory.rule" not in text
     assert text.count("steady up to") == 2
+
+
+def test_many_who_are_turned_away_or_cut_short_are_warned_of():
+    dims, requests = ("rate", "replication"), np.full((2, 3), 100)
+
+    def warned(rejected, truncated):
+        counts = {"requests": requests, "rejected": rejected, "truncated": truncated}
+        return refusals(xr.Dataset({name: (dims, np.broadcast_to(of, (2, 3))) for name, of in counts.items()}))
+
+    assert warned(0, 0) == ""
+    away, cut = warned([[30], [0]], 0), warned(0, 50)
+    assert away.startswith("up to 30 % of the requests are turned away at 1 of 2 points, too long for a replica: ")
+    assert cut.startswith("up to 50 % of the requests have their answers cut by max_model_len: ")
+    assert warned([[30], [0]], 50) == f"{away}; {cut}"

@@ -9,6 +9,7 @@ import pytest
 from batchcube.errors import InputError
 from batchcube.results.compare import agree, compare_cubes
 from batchcube.results.cube import read_cube, write_cube
+from batchcube.results.joining import parts_in_words
 from batchcube.sweeps.run import growing
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
@@ -97,6 +98,8 @@ def test_every_part_says_when_and_by_what_it_was_made(tmp_path):
     assert [part["content_sha256"] for part in parts] == sums
     assert {"created_utc", "batchcube_version", "backend", "versions"} <= set(parts[0])
     assert joined["rate"].values.tolist() == [0.5, 1.0, 2.0]
+    assert parts_in_words(joined) == "joined of 3 cubes: rate 0.5; rate 1; rate 2"
+    assert parts_in_words(read_cube(tmp_path / "a.nc")) == ""
 
 
 def test_replications_are_joined(tmp_path):

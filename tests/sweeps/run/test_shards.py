@@ -133,7 +133,9 @@ def test_missing_shards_are_told_with_the_command_that_makes_them(whole: xr.Data
     same(merge_run("cube.nc"), whole)
 
 
-def test_a_cube_lacks_replications_that_are_not_complete_until_a_run_adds_them(whole: xr.Dataset) -> None:
+def test_a_cube_lacks_replications_that_are_not_complete_until_a_run_adds_them(
+    whole: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(InputError, match="has no shards that could be merged"):
         merge_run("cube.nc", allow_missing=True)
     make(EIGHT[0])
@@ -146,6 +148,10 @@ def test_a_cube_lacks_replications_that_are_not_complete_until_a_run_adds_them(w
     xr.testing.assert_equal(holed["latency_mean_s"], whole["latency_mean_s"].isel(replication=[0, 2]))
     with pytest.raises(InputError, match="lacks replications"):
         run_sweep(small(), "cube.nc", precision=Precision(("50%",)), backend="reference")
+    again = Answer(capsys, "rerun", "cube.nc", "-o", "again.nc", "-q", "--backend", "reference")
+    assert again.err == "cube.nc: lacks replications 1, which are made as well\n"
+    same(read_cube("again.nc"), whole)
+    Path("again.nc").unlink()
     same(run_sweep(small(), "cube.nc", backend="reference"), whole)
     assert files() == ["cube.nc"]
 
