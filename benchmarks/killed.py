@@ -40,7 +40,7 @@ COMMANDS = {
     "multi-bin": ("reproduce", "multi-bin", "-o", ".", "--quick", "-n", "3"),
     "modes": ("reproduce", "modes", "-o", ".", "--quick", "-n", "3"),
     "dynamic": ("reproduce", "dynamic", "-o", ".", "--quick", "-n", "3"),
-    "log": ("calibrate", "log", "log.jsonl", "-o", "out.json", "--max-num-seqs", "8"),
+    "log": ("calibrate", "log", "log.jsonl", "-o", "out.json", "--max-num-seqs", "128"),
     "table": ("calibrate", "table", "table.csv", "-o", "out.json", "--figures", "."),
     "transformers": (
         *("calibrate", "transformers", "--model", "qwen3-tiny", "--dummy-weights", "-o", "out.nc"),
