@@ -15,6 +15,17 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal that came, by its name."""
+
+    kept = ""
+    """A sentence that says what of the work is kept; nothing where there is nothing to say."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Show in IPython, and in notebooks, what the command line prints, without the frames that led here."""
+        return [f"{KeyboardInterrupt.__name__}: stopped. {self.kept or 'Nothing is kept.'}"]
+
+
 class Stop:
     """What signals asked for: the first raises KeyboardInterrupt, those after it do not interrupt the way out.
 
@@ -45,9 +56,9 @@ class Stop:
             self.check()
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal came."""
+        """Raise Stopped, a KeyboardInterrupt, if a signal came."""
         if self.number is not None:
-            raise KeyboardInterrupt(signal.Signals(self.number).name)
+            raise Stopped(signal.Signals(self.number).name)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -96,6 +107,9 @@ def stopping() -> Iterator[Stop]:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 before[number] = signal.signal(number, stop.note)
         yield stop
+    except Stopped as stopped:
+        stopped.kept = stop.kept
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
