@@ -112,7 +112,7 @@ class Done(NamedTuple):
     """What a worker answers."""
 
     results: list[Any]
-    """Of all tasks that it was sent, or of the first of them, where others would have taken long."""
+    """Of all tasks that it was sent, or of the first of them, where another would have taken long, or failed."""
     seconds: float
     """That they took."""
 
@@ -167,7 +167,10 @@ def forget(key: str) -> None:
 
 
 def do(packages: Iterable[Package], tasks: Sequence[Sent]) -> Done | Missing | Differs:
-    """Do tasks in a worker, until they are done or `SECONDS_OF_A_BUNDLE` have passed."""
+    """Do tasks in a worker, until they are done, one cannot be, or `SECONDS_OF_A_BUNDLE` have passed.
+
+    Raises what the first raises. What another raises, it will once more when it is the first: those before it are done.
+    """
     shared: dict[str, Any] = {}
     for package in packages:
         if (here := versions_here()) != package.versions:
@@ -182,7 +185,12 @@ def do(packages: Iterable[Package], tasks: Sequence[Sent]) -> Done | Missing | D
     begun = time.monotonic()
     results: list[Any] = []
     for task in tasks:
-        results.append(task.function(shared[task.key], *task.arguments))
+        try:
+            results.append(task.function(shared[task.key], *task.arguments))
+        except Exception:
+            if not results:
+                raise
+            break
         if time.monotonic() - begun > SECONDS_OF_A_BUNDLE:
             break
     return Done(results, time.monotonic() - begun)

@@ -112,7 +112,7 @@ class Scheduler:
     def __init__(self, work: Work, store: Store | None, stop: Stop, progress: Progress) -> None:
         self.work, self.store, self.stop, self.progress = work, store, stop, progress
         self._under_way: dict[Future[Any], list[Task]] = {}
-        self._undone: list[Task] = []
+        self._undone: deque[Task] = deque()
         self._done: SimpleQueue[Future[Any]] = SimpleQueue()
         self._unsaved: list[Part] = []
         self._unsaved_bytes = 0
@@ -172,7 +172,7 @@ class Scheduler:
         return bool(self._under_way)
 
     def _next_task(self) -> Task | None:
-        return self._undone.pop() if self._undone else self.work.next_task()
+        return self._undone.popleft() if self._undone else self.work.next_task()
 
     def _finished(self, seconds: float) -> Iterator["Future[Any]"]:
         """Yield the tasks that are done, waiting for the first."""
@@ -181,7 +181,8 @@ class Scheduler:
             while True:
                 yield self._done.get_nowait()
 
-    def _take(self, crew: Crew, future: "Future[Any]") -> Iterator[Gain]:
+    def _take(self, crew: Crew, future: "Future[Any]") -> list[Gain]:
+        """Take what came back of a bundle: all of it, before anything is told of any."""
         tasks = self._under_way.pop(future)
         try:
             results = crew.results(future)
@@ -189,14 +190,14 @@ class Scheduler:
             if any(task.attempts >= MOST_ATTEMPTS for task in tasks):
                 raise InputError(f"a task was lost {MOST_ATTEMPTS + 1} times with the worker that had it") from None
             self._undone += [task._replace(attempts=task.attempts + 1) for task in tasks]
-            return
+            return []
         self._undone += tasks[len(results) :]
-        for task, result in zip(tasks, results, strict=False):
-            gain = self.work.take(task, result)
-            if self.store is not None:
+        gains = [self.work.take(task, result) for task, result in zip(tasks, results, strict=False)]
+        if self.store is not None:
+            for gain in gains:
                 self._unsaved += gain.parts
                 self._unsaved_bytes += sum(array.nbytes for part in gain.parts for array in part.report.values())
-            yield gain
+        return gains
 
     def _save(self) -> None:
         if self.store is not None:
@@ -213,7 +214,7 @@ class Scheduler:
         for future in self._finished(0.0):
             if future in self._under_way and not future.cancelled() and future.exception() is None:
                 with suppress(InputError):
-                    deque(self._take(crew, future), maxlen=0)
+                    self._take(crew, future)
         try:
             self._save()
         except InputError as error:

@@ -15,7 +15,7 @@ import xarray as xr
 from batchcube.errors import InputError
 from batchcube.results.provenance import MadeBy
 from batchcube.sweeps.progress import Silent
-from batchcube.sweeps.run import scheduler, simulate
+from batchcube.sweeps.run import executors, scheduler, simulate
 from batchcube.sweeps.run.capacity import find_capacity
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.executors import Threads, Workers
@@ -170,7 +170,10 @@ def test_what_is_finished_is_saved_on_the_way(store: Store, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("crew", [Workers(AtOnce(), 1), Threads(ThreadPoolExecutor(1), 1)], ids=["at once", "threads"])
-def test_an_error_of_a_task_ends_it_and_keeps_the_rest(store: Store, crew: Crew) -> None:
+def test_an_error_of_a_task_ends_it_and_keeps_the_rest(
+    store: Store, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "SECONDS_OF_A_BUNDLE", 0.0)  # a task by itself, however short
     work, stop = Squares([1, 2, 3, -4, 5, 6, 7, 8, 9, 10]), Stop()
     with pytest.raises(InputError, match="is negative"):
         Scheduler(work, store, stop, Silent()).run(crew)
@@ -182,7 +185,8 @@ def test_an_error_of_a_task_ends_it_and_keeps_the_rest(store: Store, crew: Crew)
     assert stop.kept.startswith(f"{len(work.found)} of 10 replications are kept in ")
 
 
-def test_what_waits_is_cancelled_and_what_runs_is_kept(store: Store) -> None:
+def test_what_waits_is_cancelled_and_what_runs_is_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "SECONDS_OF_A_BUNDLE", 0.0)  # a task by itself, however short
     queue = Queue()
 
     class Interrupt(Silent):
@@ -197,6 +201,30 @@ def test_what_waits_is_cancelled_and_what_runs_is_kept(store: Store) -> None:
     assert set(work.found) == {0, 1}
     assert all(future.cancelled() for future, *_ in queue.waiting)
     assert saved(store, 100) == {0: 0, 1: 1}
+
+
+def test_all_that_came_back_together_is_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors.Workers, "bundle", 5)
+
+    class Interrupt(Silent):
+        def finish_replications(self, count: int) -> None:
+            raise KeyboardInterrupt
+
+    work = Squares(range(10))
+    with pytest.raises(KeyboardInterrupt):
+        Scheduler(work, store, Stop(), Interrupt()).run(Workers(AtOnce(), 1))
+    assert set(work.found) >= set(range(5))
+    assert saved(store, 100) == work.found
+
+
+def test_what_was_done_before_an_error_comes_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors.Workers, "bundle", 4)
+    work = Squares([1, 2, 3, -4, 5, 6])
+    with pytest.raises(InputError, match="is negative"):
+        Scheduler(work, store, Stop(), Silent()).run(Workers(AtOnce(), 1))
+    assert set(work.found) >= {1, 2, 3}
+    assert -4 not in work.found
+    assert saved(store, 100) == work.found
 
 
 # Runs and searches ---------------------------------------------------------------------------------------------------
