@@ -126,6 +126,12 @@ def _named(cube: xr.Dataset, name: str) -> xr.DataArray:
     return column if meant.scale == 1.0 else (column * meant.scale).assign_attrs(column.attrs, units="ms")
 
 
+def first_look_of(cube: xr.Dataset) -> int | None:
+    """Return at how many replications the first look was that could have ended a run; None where there was none."""
+    looked = [int(each.attrs[FIRST_LOOK]) for each in cube.data_vars.values() if FIRST_LOOK in each.attrs]
+    return min(looked, default=None)
+
+
 def of_cube(cube: xr.Dataset, objectives: Sequence[str | xr.DataArray], alpha: float = ALPHA) -> xr.Dataset:
     """Return which points of a cube are on the frontier of some of its variables, or of named arrays over its axes.
 
@@ -148,8 +154,7 @@ def of_cube(cube: xr.Dataset, objectives: Sequence[str | xr.DataArray], alpha: f
         raise InputError("a frontier needs two or more", path="objectives")
     signs = np.array([-1.0 if more_is_better(name) else 1.0 for name in columns])
     values = np.stack([column.values.astype(np.float64).reshape(-1, like.shape[-1]) for column in columns.values()])
-    looked = [int(each.attrs[FIRST_LOOK]) for each in cube.data_vars.values() if FIRST_LOOK in each.attrs]
-    found = of_arrays(values * signs[:, None, None], alpha, single=single, first_look=min(looked, default=None))
+    found = of_arrays(values * signs[:, None, None], alpha, single=single, first_look=first_look_of(cube))
     states = found.states.reshape(like.shape[:-1])
     attrs = {"long_name": "on the frontier", "assurance": 1.0 - alpha}
     state = xr.DataArray(states, {name: cube[name] for name in axes}, axes, attrs=attrs)

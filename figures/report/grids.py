@@ -11,8 +11,8 @@ import xarray as xr
 from batchcube.errors import printable
 from batchcube.results import overload
 from batchcube.results.cube import axis_names
-from batchcube.results.frontier import NOT, more_is_better, of_cube
-from batchcube.results.labelled import mean_interval
+from batchcube.results.frontier import first_look_of, more_is_better, of_arrays
+from batchcube.results.labelled import mean_interval, of_single
 from batchcube.results.pieces import any_of, has_values
 from batchcube.results.summary import cells, default_variables, summary_table
 from batchcube.results.text import UNITS, shortened
@@ -258,28 +258,37 @@ def frontiers_of(cube: xr.Dataset, grid: Grid) -> list[Frontier]:
     if not 1 < compared <= _MOST_COMPARED or cube.sizes[REPLICATION] < 2:
         return []
     keys = {quantity.key for quantity in grid.quantities}
-    objectives = {name: cube[name].astype(np.float64) for name in _OBJECTIVES if name in keys}
-    over = None
-    if grid.judged is not None:
-        over = (grid.judged == overload.OVERLOADED).drop_vars(list(grid.judged.coords))
-        for name, values in objectives.items():
-            worst = -np.inf if more_is_better(name) else np.inf
-            objectives[name] = values.where(~over, worst).assign_attrs(values.attrs)
+    over = None if grid.judged is None else grid.judged.values == overload.OVERLOADED
+    values, single = {}, {}
+    for name in _OBJECTIVES:
+        if name in keys:
+            values[name], single[name] = _costs(cube, name, over), of_single(cube[name])
+    look = first_look_of(cube)
+    # Points that are compared with each other are those of one place on the axes of rates.
+    order = [*(names.index(name) for name in rates), *(k for k, name in enumerate(names) if name not in rates)]
+    groups = {name: each.transpose(*order, -1).reshape(-1, compared, each.shape[-1]) for name, each in values.items()}
+    shape = [cube.sizes[names[k]] for k in order]
     found = []
-    for pair in combinations(objectives, 2):
-        two = [objectives[name].rename(name) for name in pair]
-        states = np.full([cube.sizes[name] for name in names], NOT, dtype="<U10")
-        for place in np.ndindex(*(cube.sizes[name] for name in rates)):
-            here = {name: [k] for name, k in zip(rates, place, strict=True)}
-            at = tuple(here.get(name, slice(None)) for name in names)
-            part = of_cube(
-                cube.isel(here), [values.isel({k: v for k, v in here.items() if k in values.dims}) for values in two]
-            )
-            states[at] = part["state"].transpose(*names).values
+    for pair in combinations(groups, 2):
+        known = any(single[name] for name in pair)
+        both = np.stack([groups[name] for name in pair], axis=1)
+        states = np.array([of_arrays(group, single=known, first_look=look).states for group in both], dtype="<U10")
+        states = states.reshape(shape).transpose(np.argsort(order))
         if over is not None:
-            states[over.values] = LEFT_OUT
+            states[over] = LEFT_OUT
         found.append(Frontier(*pair, states.ravel()))
     return found
+
+
+def _costs(cube: xr.Dataset, name: str, over: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    """Return an objective at all points, (*axes, replication), less is better; of queues that grow it is infinite."""
+    dims = (*axis_names(cube), REPLICATION)
+    column = cube[name].transpose(*dims, missing_dims="ignore")
+    shape = [cube.sizes[dim] if dim in column.dims else 1 for dim in dims]
+    whole = np.broadcast_to(column.values.reshape(shape), [cube.sizes[dim] for dim in dims])
+    values: NDArray[np.float64] = whole.astype(np.float64)
+    values = -values if more_is_better(name) else values
+    return values if over is None else np.where(over[..., None], np.inf, values)
 
 
 def requests_of(cube: xr.Dataset) -> str:
