@@ -32,6 +32,7 @@ default_role = "code"
 
 html_theme = "pydata_sphinx_theme"
 html_title = "batchcube"
+html_context = {"default_mode": "auto"}
 html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2}
 html_show_sourcelink = False
 html_show_search_summary = False  # what is found is named; texts could only be fetched from a server

@@ -5,6 +5,7 @@ date.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def settings() -> Iterator[str]:
     yield (
         "All that a specification (TOML) may say, table by table. `batchcube schema` prints the same as a JSON schema, "
         "with which editors complete; `batchcube check SPEC.toml` tells a mistake in one line. "
+        "What is not needed can be left out. "
         f"{papers_of(' '.join(PAPERS))}\n"
     )
     yield from _table("Top level", whole, "", words)
@@ -133,14 +135,25 @@ def _table(title: str, part: Mapping[str, Any], about: str, words: Mapping[str, 
         yield f"{about}\n"
     if "properties" not in part:
         return
-    yield "| setting | is | default | meaning |\n|---|---|---|---|"
+    yield "::::{container} settings\n| setting | is | default | meaning |\n|---|---|---|---|"
     needed = set(part.get("required", ()))
     for name, known in part["properties"].items():
         stated = known.get("default")
         nothing = stated is None or (isinstance(stated, dict) and not any(stated.values()))
-        default = "needed" if name in needed else "" if nothing else f"`{json.dumps(stated)}`"
-        yield f"| `{name}` | {_kind(known, words)} | {default} | {_cell(known.get('description', ''))} |"
-    yield ""
+        meaning = known.get("description", "")
+        meaning, otherwise = _without(meaning) if nothing else (meaning, "")
+        default = "**needed**" if name in needed else _cell(otherwise) if nothing else f"`{json.dumps(stated)}`"
+        yield f"| `{name}` | {_kind(known, words)} | {default} | {_cell(meaning)} |"
+    yield "::::\n"
+
+
+def _without(description: str) -> tuple[str, str]:
+    """Return what a setting means, and apart from it what holds when it is left out, "" where that is not said."""
+    for said in description.split("; ")[1:]:
+        otherwise = re.sub(r"^left out: |,? (?:when|if) left out$", "", said)
+        if otherwise != said or " when drawn" in said:
+            return description.replace(f"; {said}", ""), otherwise
+    return description, ""
 
 
 def _kind(known: Mapping[str, Any], words: Mapping[str, str]) -> str:
@@ -167,7 +180,7 @@ def _kind(known: Mapping[str, Any], words: Mapping[str, str]) -> str:
 def _bounds(known: Mapping[str, Any]) -> Iterator[str]:
     for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")):
         if key in known:
-            yield f"{sign} {known[key]:g}"
+            yield f"{sign} {known[key]:{',' if isinstance(known[key], int) else 'g'}}"
 
 
 def _cell(text: str) -> str:

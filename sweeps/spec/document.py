@@ -64,8 +64,8 @@ class Document(Header):
     workload: Workload = Field(description="requests")  # type: ignore[assignment]
     policy: PolicySettings = Field(description="how batches are formed")  # type: ignore[assignment]
     server: Server = Field(description="what serves them, and how fast")  # type: ignore[assignment]
-    report: Report = Field(description="what is measured")  # type: ignore[assignment]
-    axes: dict[str, AxisSettings] = Field(description="what varies: one table per axis")
+    report: Report = Field(default_factory=Report, description="what is measured")  # type: ignore[assignment]
+    axes: dict[str, AxisSettings] = Field(default_factory=dict, description="what varies: one table per axis")
 
 
 @dataclass(frozen=True, repr=False)
