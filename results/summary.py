@@ -335,10 +335,10 @@ def _print_group(
         label = name if quantile is None else f"{name} [{quantile:g}]"
         units = printable(rows["units"].iloc[0]) if len(rows) else REGISTRY[name].units
         label = label if units in ("1", LENGTH_UNITS) or _says_unit(name) else f"{label} ({units})"
-        cells = [_cell(row) for row in shown.itertuples(index=False)]
-        styles = ["yellow" if cell.endswith(tuple(_MARKS.values())) else "" for cell in cells]
+        written = cells(shown)
+        styles = ["yellow" if cell.endswith(tuple(_MARKS.values())) else "" for cell in written]
         # The last ones go first.
-        columns.append(Column(label, cells, len(members) - len(columns), styles=styles))
+        columns.append(Column(label, written, len(members) - len(columns), styles=styles))
     assert first is not None  # a group has members
     shown = first if max_rows is None else first.head(max_rows)
     fixed = [Column(key, list(map(_plain, shown[key])), words=shown[key].dtype.kind not in "iuf") for key in keys]
@@ -362,11 +362,11 @@ def _says_unit(name: str) -> bool:
 
 def cells(table: pd.DataFrame) -> list[str]:
     """Return the rows of a `summary_table` as they are printed: mean and interval, to the digits that it has."""
-    return [_cell(row) for row in table.itertuples(index=False)]
+    columns = [table[name].tolist() for name in ("mean", "ci_low", "ci_high", "note")]
+    return [_cell(*row) for row in zip(*columns, strict=True)]
 
 
-def _cell(row: object) -> str:
-    mean, low, high, note = (getattr(row, name) for name in ("mean", "ci_low", "ci_high", "note"))
+def _cell(mean: float, low: float, high: float, note: str) -> str:
     if np.isnan(mean):
         return "-"
     if UNMEASURED in note:

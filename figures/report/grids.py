@@ -161,10 +161,14 @@ def _keys(cube: xr.Dataset) -> list[tuple[str, float | None]]:
 
 def _quantities(cube: xr.Dataset, keys: list[tuple[str, float | None]], judged: xr.DataArray) -> list[Quantity]:
     table = summary_table(cube, list(dict.fromkeys(name for name, _ in keys)), queue=judged)
+    mean, low, high = (table[column].to_numpy(np.float64) for column in ("mean", "ci_low", "ci_high"))
+    text = [_unmarked(cell) for cell in cells(table)]
+    variables = table["variable"].to_numpy()
     found = []
     for name, quantile in keys:
-        rows = table[table["variable"] == name]
-        rows = rows if quantile is None else rows[rows["quantile"] == quantile]
+        rows = np.flatnonzero(variables == name)
+        if quantile is not None:
+            rows = rows[table["quantile"].to_numpy()[rows] == quantile]
         long_name = REGISTRY[name].long_name
         title = long_name if quantile is None else long_name.replace("quantile", f"{100 * quantile:g} % quantile", 1)
         theory = _THEORY.get(name, "")
@@ -172,10 +176,10 @@ def _quantities(cube: xr.Dataset, keys: list[tuple[str, float | None]], judged: 
             Quantity(
                 key=name if quantile is None else f"{name}[{quantile:g}]",
                 title=titled(title, _unit(cube, name)),
-                mean=rows["mean"].to_numpy(np.float64),
-                low=rows["ci_low"].to_numpy(np.float64),
-                high=rows["ci_high"].to_numpy(np.float64),
-                text=[_unmarked(cell) for cell in cells(rows)],
+                mean=mean[rows],
+                low=low[rows],
+                high=high[rows],
+                text=[text[row] for row in rows],
                 theory=_at_points(cube, theory) if theory in cube and has_values(cube[theory]) else None,
             )
         )

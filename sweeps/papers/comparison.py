@@ -156,6 +156,8 @@ class Reproduction:
         self._cube = ""
         self._counts: dict[str, xr.Dataset] = {}
         """By the file of a cube, how many requests its times are of."""
+        self._missing: dict[tuple[str, str], str] = {}
+        """By the file of a cube and what is selected of it, what its times leave out."""
         self._files: list[str] = []
         self.command = command
         """What makes everything here again."""
@@ -306,7 +308,10 @@ class Reproduction:
 
         if row.origin is None or row.origin.cube not in self._counts or not is_time(row.origin.variable):
             return ""
-        return left_out(select_points(self._counts[row.origin.cube], row.origin.select))
+        of = (row.origin.cube, str(row.origin.select))
+        if of not in self._missing:
+            self._missing[of] = left_out(select_points(self._counts[row.origin.cube], row.origin.select))
+        return self._missing[of]
 
     def finish(self) -> None:
         """Write `comparison.csv` and the report, and say where everything is."""
