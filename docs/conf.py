@@ -1,6 +1,7 @@
 """How the site is built: `sphinx-build -W docs out/site` (pip install -e '.[docs]'); open out/site/index.html."""
 
 import os
+import re
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -48,8 +49,14 @@ NotebookClient.coalesce_streams = True  # commands print in pieces of 100 bytes,
 nb_ipywidgets_js: dict[str, Any] = {}
 
 
+def link_pages(_app: Any, _what: str, _name: str, _of: Any, _options: Any, lines: list[str]) -> None:
+    """Make links of the pages that docstrings name, as whoever reads them elsewhere finds them."""
+    lines[:] = [re.sub(r"`docs/([\w/-]+)\.md`", r":doc:`/\1`", line) for line in lines]
+
+
 def setup(app: Any) -> None:
     """Bring what is made, and the notebooks, to where Sphinx reads it; links of theirs to pages are the same there."""
+    app.connect("autodoc-process-docstring", link_pages)
     generated.write(HERE)
     for notebook in sorted((HERE.parent / "examples").glob("*.ipynb")):
         text = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")

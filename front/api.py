@@ -1,4 +1,4 @@
-"""What `import batchcube` offers; `batchcube` itself loads it when something of it is used."""
+"""What `import batchcube` offers."""
 
 import os
 import warnings
@@ -89,7 +89,7 @@ def load_spec(spec: str | os.PathLike[str], settings: Mapping[str, Any] | None =
 
 
 def register(policy: "Controller | Order") -> None:
-    """Make a policy of your own known by its name, in this process; docs/policies.md shows how to write one.
+    """Make a policy of your own known by its name, in this process; `docs/policies.md` shows how to write one.
 
     Installed packages may offer theirs without it. Raises InputError for a name that is taken by batchcube, and for
     settings that are not numbers.

@@ -65,7 +65,7 @@ def origins(stated: Sequence[Stated], given: Mapping[str, Any], settings: Logged
     yield from said
     assumed = [f"{name} = {getattr(settings, name)}" for name in _VARY if name not in settings.model_fields_set]
     if assumed:
-        yield f"not said by anything, and assumed: {', '.join(assumed)}; vLLM's own hang on its GPU and version"
+        yield f"not said by anything, and assumed: {', '.join(assumed)}; vLLM's defaults depend on its GPU and version"
 
 
 def remarks_on(settings: LoggedServer) -> list[str]:

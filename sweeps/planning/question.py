@@ -439,7 +439,7 @@ def _of_one_trace(sweep: Sweep, *, undecided: bool, stretched: bool) -> tuple[Sw
     enough = (
         'workload.trace.resample = "parts" is not'
         if parts >= FIRST
-        else f"parts would not be, but there are {parts} of {requests:,} requests, and it takes {FIRST}"
+        else f"successive parts do not, but it takes {FIRST} of {requests:,} requests each, and {name} has {parts}"
     )
     said = f"replications are windows of {name}{rate}, which overlap: how sure this is, is overstated; {enough}"
     return sweep, None, said

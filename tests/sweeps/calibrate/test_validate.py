@@ -342,8 +342,8 @@ def test_settings_come_from_options_then_files_then_coefficients(
     ]
     judged = Answer(capsys, "validate", str(log_file), *law, "--server-log", "vllm.log")
     assert judged.out.splitlines()[1] == (
-        "not said by anything, and assumed: token_budget = 2048, async_scheduling = False; vLLM's own hang on its GPU "
-        "and version"
+        "not said by anything, and assumed: token_budget = 2048, async_scheduling = False; vLLM's defaults depend on "
+        "its GPU and version"
     )
     stated = stated_by(Path("meta.json"), Path("vllm.log"))
     known = load("dynamic-batching-fig3").model_copy(update={"replica": server_settings(None, {"block_tokens": 32})})

@@ -728,7 +728,7 @@ def test_a_model_a_gpu_and_a_rate_will_do(capsys: pytest.CaptureFixture[str], tm
     assert with_trace.status == 0
     assert ", 10 requests/s:" in with_trace.out
     assert "windows of trace.csv, its times stretched to the rate, which overlap" in " ".join(with_trace.out.split())
-    assert "there are 1 of 300 requests, and it takes 8" in " ".join(with_trace.out.split())
+    assert "it takes 8 of 300 requests each, and trace.csv has 1" in " ".join(with_trace.out.split())
 
 
 def test_a_law_of_ones_own_takes_the_place_of_model_and_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
