@@ -19,9 +19,8 @@ _RATE = "batchcube run continuous-rate -o rate.nc -n 4 --set workload.requests=3
 _FIG3 = "batchcube run multi-bin-fig3 -o fig3.nc -n 4 --set workload.requests=25600"
 _MODES = "batchcube run modes-poisson -o modes.nc -n 8 --set workload.requests=8000"
 _CAPS = (
-    "batchcube specs continuous-rate | sed '/arrival_rate_per_s\\]/,$d' > caps.toml",
-    "batchcube capacity caps.toml -o capacity.nc -n 3 --slo tbt_mean_ms=100 --slo ttft_p99_s=2 "
-    "--set workload.requests=1000 --set workload.arrivals.rate_per_s=8",
+    "batchcube capacity continuous-rate -o capacity.nc -n 3 --slo tbt_mean_ms=100 --slo ttft_p99_s=2 "
+    "--set workload.requests=1000",
 )
 _LOG = (
     'log="$(batchcube data path qwen3-tiny-vllm)"',

@@ -179,9 +179,9 @@ def capacity(
     """Search the largest arrival rate at which every limit holds, at each point and replication, and return the cube.
 
     `slo` names the limits as the command does, ``{"latency_p95_s": 10.0}`` or ``["latency_p95_s=10"]``. The search
-    stays between the rates `low` and `high`, or starts from that of the sweep; `search` may set `tolerance`, the
-    relative width to narrow the answer down to, and `growth`, how much of the arrivals a backlog may keep. The rest is
-    as for `run`.
+    stays between the rates `low` and `high`, or starts from that of the sweep; an axis of rates is left out. `search`
+    may set `tolerance`, the relative width to narrow the answer down to, and `growth`, how much of the arrivals a
+    backlog may keep. The rest is as for `run`.
 
     >>> settings = {"workload.requests": 2000, "replications": 2, "policy.batch_size": 16}
     >>> settings |= {"axes.bins.values": [1, 4], "axes.error_probability.values": [0.1]}
@@ -189,14 +189,17 @@ def capacity(
     >>> bool((cube["capacity_requests_per_s"] > 0.5).all())
     True
     """
-    from batchcube.sweeps.progress import shown, tell_notes
-    from batchcube.sweeps.run.capacity import find_capacity
+    from batchcube.sweeps.progress import print_lines, shown, tell_notes
+    from batchcube.sweeps.run.capacity import find_capacity, without_rates
     from batchcube.sweeps.run.executors import connected
 
     criteria = [f"{name}={limit}" for name, limit in slo.items()] if isinstance(slo, Mapping) else list(slo)
+    one_rate, said = without_rates(_sweep(sweep))
+    if said:
+        print_lines(quiet=quiet)(said)
     with connected(executor, workers) as where, shown(quiet=quiet) as progress:
         cube = find_capacity(
-            _sweep(sweep),
+            one_rate,
             criteria,
             low,
             high,

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from batchcube.errors import InputError
+from batchcube.errors import InputError, one_of
 
 try:
     import fcntl
@@ -28,6 +28,9 @@ _HASH = "[0-9a-f]" * 8
 
 ZARR, ZARR_GROUP = ".zarr", "zarr.json"
 """How a folder of Zarr is named, and what every one has."""
+
+CUBES = (".nc", ZARR)
+"""How cubes are named."""
 
 
 def url_of(path: Path) -> str | None:
@@ -71,6 +74,14 @@ def output_file(path: Path) -> Path:
         os.fspath(target).encode("utf-8")
     except UnicodeEncodeError:
         raise InputError("is not UTF-8, must be a name that is", file=path) from None
+    return target
+
+
+def cube_file(path: Path) -> Path:
+    """Return the file or folder that a cube is written to; InputError as by `output_file`, and for other endings."""
+    target = output_file(path)
+    if target.suffix not in CUBES:
+        raise InputError(f"must end in {one_of(CUBES)}", file=path)
     return target
 
 

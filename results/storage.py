@@ -19,7 +19,7 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
-from .disk import ZARR, ZARR_GROUP, output_file, remove, require_zarr, sync_folder, url_of, writing
+from .disk import ZARR, ZARR_GROUP, cube_file, remove, require_zarr, sync_folder, url_of, writing
 from .pieces import LARGEST_CHUNK, chunks, read_later, together, values_of
 from .variables import REGISTRY, REPLICATION
 
@@ -50,7 +50,7 @@ def write_dataset(
     is asked for further attributes then; what it is given opens the dataset as it was written.
     Raises InputError (target or folder is not writable as such) or OSError (disk full), one line each, naming the file.
     """
-    target = output_file(Path(path))
+    target = cube_file(Path(path))
     if not target.parent.is_dir():
         raise InputError(f"the folder {target.parent} does not exist", file=path)
     with writing(target) as part:

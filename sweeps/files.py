@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from batchcube.errors import InputError
-from batchcube.results.disk import output_file, write_whole
+from batchcube.results.disk import cube_file, output_file, write_whole
 
 
 def require_new(*paths: Path, overwrite: bool = False) -> None:
@@ -20,7 +20,15 @@ def require_output(path: Path) -> Path:
 
     Raises InputError for what `output_file` refuses, and where the folder cannot be made.
     """
-    path = output_file(path)
+    return _in_folder(output_file(path))
+
+
+def require_cube(path: Path) -> Path:
+    """Return the file or folder that the cube of an output is, like `require_output`; it has the ending of one."""
+    return _in_folder(cube_file(path))
+
+
+def _in_folder(path: Path) -> Path:
     make_folder(path.parent)
     return path
 

@@ -89,8 +89,8 @@ def capacity(
 
     Every point is searched by bisection with the same random numbers at every rate; an --slo holds where the mean over
     the replications keeps it. The answer has an interval, and policies are compared in pairs. The search starts from
-    the arrival rate of SPEC and doubles or halves it, at most 20 times; with --low and --high it stays between them. No
-    axis may set the rate.
+    the arrival rate of SPEC and doubles or halves it, at most 20 times; with --low and --high it stays between them.
+    An axis of rates is left out.
 
     A rate that the servers cannot keep up with does not count, even where every --slo holds: under a cap on the batch
     size the time between tokens can stay within its limit while the queue grows without end. --growth says which share
@@ -101,9 +101,17 @@ def capacity(
 
     Exit status 1 when no point has an answer; the cube is written all the same.
     """
-    sweep = sweep_of(spec, settings, replications, seed)
+    from ..files import require_cube
+    from ..run.capacity import settings_of, without_rates
+
+    sweep, said = without_rates(sweep_of(spec, settings, replications, seed))
     asked = {"criteria": slo, "low": low, "high": high, "tolerance": tolerance, "growth": growth}
     to = output or Path(f"{sweep.name}-capacity.nc")
+    if said:
+        # A mistake is one line, and comes first.
+        settings_of(sweep, **asked)
+        require_cube(to)
+        print(printable(f"{sweep.source}: {said}"), file=sys.stderr, flush=True)
     if part := shard_of(shard, overwrite=overwrite):
         from ..run.capacity import shard_capacity
 

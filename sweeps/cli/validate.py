@@ -90,6 +90,7 @@ def validate(
     from ..calibrate.server import origins, server_settings, stated_by
     from ..calibrate.validate import validate as validated
     from ..claim import claimed
+    from ..files import require_cube
     from ..spec.service import load
 
     known = load(coefficients)
@@ -107,6 +108,8 @@ def validate(
     )
     stated = stated_by(server_config, server_log)
     settings = server_settings(known, given, stated)
+    if output is not None:
+        require_cube(output)
     outputs = [file for file in (output, overlay) if file is not None]
     if outputs and len(logs) > 1:
         raise InputError("is of one log", path="--output" if output is not None else "--figure")

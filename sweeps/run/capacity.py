@@ -19,9 +19,9 @@ from batchcube.errors import InputError, one_of
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.variables import RATE_PATHS
 
-from ..files import require_output
+from ..files import require_cube
 from ..progress import Progress, Silent
-from ..spec.document import Sweep
+from ..spec.document import Sweep, overriding
 from ..spec.settings import Point
 from ..stopping import Stop, stopping
 from ..workloads.arrivals import AtRate
@@ -42,6 +42,21 @@ if TYPE_CHECKING:
 GROWTH = 0.0
 """Share of the arrivals that the servers need not keep up with."""
 TOLERANCE = 0.005
+
+
+def without_rates(sweep: Sweep) -> tuple[Sweep, str]:
+    """Return a sweep without the axis of arrival rates that it may have, whose first is where the search starts.
+
+    Beside it, what is said of that; "" where there is no such axis.
+    """
+    for axis in sweep.grid.axes:
+        if not axis.labelled and set(axis.paths) & set(RATE_PATHS):
+            (path,), first = axis.paths, axis.labels[0]
+            axes = {name: table for name, table in sweep.document["axes"].items() if name != axis.name}
+            without = {**sweep.document, "axes": axes}
+            found = Sweep.from_document(without, sweep.source, Path.cwd(), overriding({path: first}))
+            return found, f"axes.{axis.name} is left out, as the rate is what is searched, from {path} = {first:g} on"
+    return sweep, ""
 
 
 def find_capacity(
@@ -75,10 +90,10 @@ def find_capacity(
     Raises InputError for a sweep with an axis over the rate or arrivals that do not scale with one, and for criteria
     that it does not measure.
     """
-    settings = _settings(sweep, criteria, low, high, tolerance, growth)
+    settings = settings_of(sweep, criteria, low, high, tolerance, growth)
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
     with stopping() as stop, ExitStack() as opened:
-        target = None if output is None else require_output(Path(output))
+        target = None if output is None else require_cube(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
         course = SearchCourse(sweep, settings, target, made_by, overwrite=overwrite)
         if store is not None and course.complete is not None:
@@ -116,9 +131,9 @@ def shard_capacity(
 
     The search is what `find_capacity` is `asked`.
     """
-    settings = _settings(sweep, **asked)
+    settings = settings_of(sweep, **asked)
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
-    target = require_output(Path(output))
+    target = require_cube(Path(output))
     course = SearchCourse(sweep, settings, target, made_by)
     return do_shard(course, target, shard, workers=workers, progress=progress, executor=executor, again=again)
 
@@ -211,7 +226,7 @@ class SearchCourse:
             store.forget(range(cube.sizes["replication"]))
 
 
-def _settings(
+def settings_of(
     sweep: Sweep,
     criteria: Iterable[Criterion | str],
     low: float | None,

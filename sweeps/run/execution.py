@@ -15,7 +15,7 @@ from batchcube.results.precision import Precision, record
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.variables import REPLICATION
 
-from ..files import require_output
+from ..files import require_cube
 from ..progress import Progress, Silent
 from ..spec.document import Sweep
 from ..stopping import Stop, stopping
@@ -112,7 +112,7 @@ def run_sweep(
     """
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
     with stopping() as stop, ExitStack() as opened:
-        target = None if output is None else require_output(Path(output))
+        target = None if output is None else require_cube(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
         course = RunCourse(sweep, target, precision, made_by, overwrite=overwrite)
         if store is not None and (held := course.complete) is not None:
@@ -188,7 +188,7 @@ def run_shard(
     With ``precision`` it is dealt of one look, the first that is not merged.
     """
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
-    target = require_output(Path(output))
+    target = require_cube(Path(output))
     course = RunCourse(sweep, target, precision, made_by)
     return do_shard(course, target, shard, workers=workers, progress=progress, executor=executor, again=again)
 

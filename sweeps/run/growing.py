@@ -21,7 +21,7 @@ from batchcube.results.provenance import batchcube_version, named_together
 from batchcube.results.variables import REPLICATION
 
 from ..claim import folder_of
-from ..files import require_new, require_output
+from ..files import require_cube, require_new
 from ..progress import Progress
 from ..spec.document import Sweep, is_deterministic, laid_over, overriding, remade
 from ..spec.grid import Axis
@@ -66,7 +66,7 @@ def join(files: Sequence[Path], output: Path, *, overwrite: bool = False) -> xr.
     """
     if len(files) < 2:
         raise InputError("needs two cubes or more", path="join")
-    with Store(require_output(output)) as store:
+    with Store(require_cube(output)) as store:
         require_new(output, overwrite=overwrite)
         cube = _joined([read_held(file) for file in files])
         store.put(cube)

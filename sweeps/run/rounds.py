@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from batchcube.results.provenance import MadeBy
 
-from ..files import require_output
+from ..files import require_cube
 from ..progress import Progress, Silent
 from ..spec.document import Sweep, remade
 from ..stopping import Stop, stopping
@@ -99,7 +99,7 @@ def merge_shards(
     Raises MissingShardsError, or NextRoundError where results call for another round, with the command that makes them;
     InputError for shards of something else and for what only the data can show.
     """
-    target = require_output(Path(output))
+    target = require_cube(Path(output))
     shards = Shards(target)
     with stopping() as stop, Store(target) as store:
         about = shards.about()

@@ -52,6 +52,21 @@ def cube() -> xr.Dataset:
     return find_capacity(Sweep.model_validate(tomllib.loads(TOML)), ["wait_mean_ms=700", "latency_p99_s=20"], workers=1)
 
 
+def test_an_axis_of_rates_is_left_out_and_said(
+    cube: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rates = '[axes.rate]\npath = "workload.arrivals.rate_per_s"\nvalues = [0.3, 0.6]\n'
+    Path("rates.toml").write_text(TOML.replace("rate_per_s = 0.3\n", "") + rates)
+    slo = ("--slo", "wait_mean_ms=700", "--slo", "latency_p99_s=20")
+    answer = Answer(capsys, "capacity", "rates.toml", *slo, "--workers", "1", "-o", "out.nc")
+    assert answer.status == 0
+    assert answer.err.splitlines()[0] == (
+        "rates.toml: axes.rate is left out, as the rate is what is searched, from workload.arrivals.rate_per_s = 0.3 on"
+    )
+    xr.testing.assert_equal(read_cube(Path("out.nc")), cube)
+
+
 def data_of(cube: xr.Dataset) -> xr.Dataset:
     return cube.drop_attrs(deep=False)
 
@@ -213,7 +228,7 @@ def test_mistakes_of_the_command_are_one_line(spec: str, capsys: pytest.CaptureF
     assert "--slo" in Answer(capsys, "capacity", spec).mistake
     sla = ["--slo", "wait_mean_s=1"]
     assert "give both" in Answer(capsys, "capacity", spec, *sla, "--high", "3").mistake
-    assert "rate_per_s" in Answer(capsys, "capacity", "multi-bin-fig3", *sla).mistake
+    assert "give both" in Answer(capsys, "capacity", "multi-bin-fig3", *sla, "--high", "3").mistake
     assert not list(Path().glob("*.nc"))
 
 
