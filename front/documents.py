@@ -69,15 +69,18 @@ def unpacked(content: bytes) -> bytes:
     return b"".join(parts)
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Return what JSON holds; InputError saying what is wrong: no JSON, or nested deeper than `DEEPEST`."""
+def parse_json(text: str | bytes, allowed: str = "") -> Any:
+    """Return what JSON holds; InputError saying what is wrong: no JSON, or nested deeper than `DEEPEST`.
+
+    `allowed` says what else the text may be.
+    """
     deeper = f"is nested deeper than {DEEPEST} levels"
     try:
         content = json.loads(text)
     except RecursionError:
         raise InputError(deeper) from None
     except ValueError as error:
-        raise InputError(f"is not JSON{' (cut off?)' if _ends_early(error) else ''}") from None
+        raise InputError(f"is not JSON{' (cut off?)' if _ends_early(error) else ''}", allowed=allowed) from None
     if isinstance(content, dict | list) and is_deep(content):
         raise InputError(deeper)
     return content

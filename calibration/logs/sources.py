@@ -96,7 +96,8 @@ class Source:
 
     @cached_property
     def _document(self) -> Any:
-        return parse_json(self._text)
+        begins = self._text.lstrip()[0]
+        return parse_json(self._text, allowed=f"must be JSON, as which it begins ({begins}), JSON lines or CSV")
 
     def _rows(self) -> Iterator[tuple[str, Any]]:
         rows = csv.reader(io.StringIO("".join(self._lines[1:]), newline=""))

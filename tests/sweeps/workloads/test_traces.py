@@ -347,6 +347,7 @@ def row(text: str) -> str:
         (MOONCAKE.replace("3000", "-3000"), "row 3, column 'timestamp': -3000"),
         ("[1]\n", "format not recognised"),
         ("{1}\n", "is not JSON"),
+        ("[workload]\n", "is not JSON: must be JSON, as which it begins ([), JSON lines or CSV"),
     ],
 )
 def test_bad_files_get_one_line_that_says_where(write: Write, content: str | bytes, message: str) -> None:
