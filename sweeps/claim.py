@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from batchcube.errors import InputError
-from batchcube.results.disk import lock, sync_folder
+from batchcube.results.disk import lock, output_file, sync_folder
 
-from .files import make_folder, require_new, require_output
+from .files import make_folder, require_new
 
 _LOCK = "lock"
 _LOG = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ class Claim:
         self.folder = folder_of(output)
         self.is_unfinished = False
         """Whether who had it before was killed, or keeps something for whoever goes on."""
+        self._made = [folder for folder in output.absolute().parents if not folder.exists()]
+        """Folders that are there for this alone, the innermost first."""
+        make_folder(output.parent)
         self._lock = self._locked()
         # Nobody else writes here: they were left by processes that were killed.
         for file in self.folder.glob("*.part"):
@@ -43,7 +46,7 @@ class Claim:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Unlock, and remove the folder if nothing is kept in it."""
+        """Unlock, and remove the folder if nothing is kept in it; those above it too that are there for it alone."""
         self._close(self._lock)
 
     def _close(self, opened: int) -> None:
@@ -51,6 +54,8 @@ class Claim:
             with suppress(OSError):  # somebody keeps something there by now
                 (self.folder / _LOCK).unlink()
                 self.folder.rmdir()
+                for folder in self._made:
+                    folder.rmdir()
         os.close(opened)
 
     def _locked(self) -> int:
@@ -103,7 +108,7 @@ def claimed(*outputs: Path | None, overwrite: bool) -> Iterator[bool]:
     with ExitStack() as claims:
         for output in outputs:
             if output is not None:
-                claim = claims.enter_context(Claim(require_output(output)))
+                claim = claims.enter_context(Claim(output_file(output)))
                 overwrite |= claim.is_unfinished
                 require_new(output, overwrite=overwrite)
         yield overwrite

@@ -141,10 +141,11 @@ def _reproduce(
     to: "Reproduction", reproduced: "Callable[[Reproduction], None]", executor: str | None, workers: int | None
 ) -> None:
     """Run a comparison into its folder, which nobody else writes meanwhile."""
+    from batchcube.results.disk import output_file
+
     from ..claim import Claim
-    from ..files import require_output
     from ..run.executors import connected
     from ..stopping import stoppable
 
-    with stoppable(), Claim(require_output(to.comparison)), connected(executor, workers) as to.executor:
+    with stoppable(), Claim(output_file(to.comparison)), connected(executor, workers) as to.executor:
         reproduced(to)

@@ -47,6 +47,16 @@ def test_the_second_is_told_whose_an_output_is(
     assert not folder_of(Path(output)).exists()
 
 
+def test_folders_that_were_made_for_nothing_go_again() -> None:
+    Path("out").mkdir()
+    with Claim(Path("out/a/b/cube.nc")):
+        assert Path("out/a/b").is_dir()
+    assert list(Path("out").iterdir()) == []
+    with Claim(Path("out/a/b/cube.nc")):
+        Path("out/a/other").touch()
+    assert list(Path("out/a").iterdir()) == [Path("out/a/other")]
+
+
 def test_what_is_there_is_no_longer_to_be_had() -> None:
     Path("out.json").touch()
     with pytest.raises(InputError, match=r"^out\.json: is there already"), claimed(Path("out.json"), overwrite=False):
