@@ -105,7 +105,7 @@ def capacity(
     from ..run.capacity import settings_of, without_rates
 
     sweep, said = without_rates(sweep_of(spec, settings, replications, seed))
-    asked = {"criteria": slo, "low": low, "high": high, "tolerance": tolerance, "growth": growth}
+    asked: dict[str, Any] = {"criteria": slo, "low": low, "high": high, "tolerance": tolerance, "growth": growth}
     to = output or Path(f"{sweep.name}-capacity.nc")
     if said:
         # A mistake is one line, and comes first.
