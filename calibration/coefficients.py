@@ -19,7 +19,7 @@ from batchcube.documents import parse_json, read_file, require_regular
 from batchcube.engine.continuous.fleet import Routing
 from batchcube.engine.continuous.model import BLOCK_TOKENS, Prefill
 from batchcube.engine.continuous.steps import TABLED, table_problems
-from batchcube.errors import InputError, found_in, printable
+from batchcube.errors import InputError, did_you_mean, found_in, printable
 
 from .laws import H
 from .units import require_seconds
@@ -434,7 +434,8 @@ def locate(name: str | os.PathLike[str]) -> Path:
     if text.endswith(".json"):
         return Path(os.path.expanduser(text))
     if text not in shipped_names():
-        allowed = f"must be a file that ends in .json, or one of {', '.join(shipped_names())}"
+        names = shipped_names()
+        allowed = did_you_mean(text, names) or f"must be a file that ends in .json, or one of {', '.join(names)}"
         raise InputError(f"none of that name; {allowed}", file=f"coefficients {text}")
     return SHIPPED / f"{text}.json"
 

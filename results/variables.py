@@ -754,11 +754,17 @@ def is_time(name: str) -> bool:
     return name.removeprefix("bin_").removeprefix("class_").startswith(tuple(f"{time}_" for time in _REQUEST_TIMES))
 
 
+_OF_A_QUANTILE = re.compile(r"_p\d+(\.\d+)?(_s|_ms)?$")
+
+
 def lookup(name: str) -> Variable:
     """Return the registered variable of this name; InputError with the nearest names when there is none."""
     if name in REGISTRY:
         return REGISTRY[name]
-    hint = did_you_mean(name, REGISTRY) or "`batchcube variables` lists all of them"
+    # Limits and figures name a single quantile.
+    quantiles = _OF_A_QUANTILE.sub("_quantile_s", name)
+    meant = quantiles if quantiles in REGISTRY else name
+    hint = did_you_mean(meant, [meant] if meant in REGISTRY else REGISTRY) or "`batchcube variables` lists all of them"
     raise InputError(f"no such variable; {hint}", path=name)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from batchcube.calibration.coefficients import Coefficients, shipped_names
 from batchcube.calibration.hardware import Deployment, gpus, is_installed, short_name
 from batchcube.engine.cache import cache_directory
-from batchcube.errors import InputError, found_in
+from batchcube.errors import InputError, did_you_mean, found_in
 
 from ..calibrate.hardware import derive
 from ..files import write_text
@@ -116,14 +116,22 @@ def coefficients_of(model: str, gpu: str, tensor_parallel: int) -> str:
 
     Raises InputError for a pair that nothing is known of.
     """
-    for name in shipped_names():
-        known = load(name)
+    shipped = {name: load(name) for name in shipped_names()}
+    for name, known in shipped.items():
         if known.label == "tables" and _is_of(known, model, gpu, tensor_parallel):
             return name
     if not is_installed():
+        of = [known.provenance for known in shipped.values() if known.label == "tables"]
+        ours = {short_name(str(one["model"])) for one in of}, {str(one["gpu"]).removesuffix("_sxm") for one in of}
+        hints = [
+            did_you_mean(given, sorted(names))
+            for given, names in zip((short_name(model), gpu), ours, strict=True)
+            if given not in names
+        ]
+        near = "".join(f" {hint}" for hint in hints if hint)
         raise InputError(
-            "no coefficients of this pair come with batchcube (batchcube calibrate list); others are derived with "
-            "aiconfigurator-core: pip install 'batchcube[hardware]', in the clone '.[hardware]'",
+            f"no coefficients of this pair come with batchcube (batchcube calibrate list);{near} others are derived "
+            "with aiconfigurator-core: pip install 'batchcube[hardware]', in the clone '.[hardware]'",
             path=f"--model {model} --gpu {gpu}",
         )
     called = f"{short_name(model)}-{tensor_parallel}x{gpu}"

@@ -389,7 +389,14 @@ def overriding(given: Iterable[str] | Mapping[str, Any]) -> Iterator[_Override]:
         if not equals:
             raise InputError("must be path=value, for instance policy.bins=4", path=f"--set {text}")
         path, said = path.strip(), f"--set {text}"
-        yield _Override(vllm.path_here(path), value_of(spelled), said, "--set axes.{}.values=[...]", vllm.told(path))
+        yield _Override(vllm.path_here(path), _counted(spelled), said, "--set axes.{}.values=[...]", vllm.told(path))
+
+
+def _counted(spelled: str) -> Any:
+    """Return what a text says, ``1e6`` as the whole number that it is."""
+    value = value_of(spelled)
+    is_whole = isinstance(value, float) and "e" in spelled.lower() and abs(value) < 2**53 and value.is_integer()
+    return int(value) if is_whole else value
 
 
 def laid_over(

@@ -200,9 +200,9 @@ def _text(error: Mapping[str, Any]) -> str:
     if kind in _KINDS:
         return _KINDS[kind]
     if kind == "literal_error":
-        return f"must be {str(context['expected']).replace(chr(39), chr(34))}"
+        return _of_these("must be", str(context["expected"]), error["input"])
     if kind == "union_tag_invalid":
-        return f"must be one of {str(context['expected_tags']).replace(chr(39), chr(34))}"
+        return _of_these("must be one of", str(context["expected_tags"]), context["tag"])
     if kind in {"too_short", "tuple_too_short"}:
         return (
             "must not be empty" if context["min_length"] == 1 else f"must hold at least {context['min_length']} values"
@@ -211,6 +211,12 @@ def _text(error: Mapping[str, Any]) -> str:
         return " ".join(str(context["error"]).split())
     message = " ".join(str(error["msg"]).split())
     return message[:1].lower() + message[1:]
+
+
+def _of_these(must: str, quoted: str, given: Any) -> str:
+    """Return what must be, of names as pydantic quotes them, with those that are near what was given."""
+    near = did_you_mean(given, re.findall(r"'([^']+)'", quoted)) if isinstance(given, str) else ""
+    return "; ".join(filter(None, (f"{must} {quoted.replace(chr(39), chr(34))}", near)))
 
 
 def _real_path(location: Path, data: Any, kind: str) -> Path:

@@ -24,7 +24,7 @@ from batchcube.documents import parse_json
 from batchcube.engine.continuous import Law
 from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.engine.policies.service import Service, formula, measured
-from batchcube.errors import InputError, did_you_mean, found_in
+from batchcube.errors import InputError, found_in
 
 from .messages import mistakes, show_path
 from .rules import lost_by_rounding
@@ -33,11 +33,7 @@ from .settings import CoefficientsLaw
 
 def load(name: str) -> Coefficients:
     """Read shipped coefficients by name, or a file by its path; raises InputError for what is none."""
-    try:
-        file = locate(name)
-    except InputError as error:
-        near = did_you_mean(name, files.shipped_names())
-        raise (InputError(f"none of that name; {near}", file=error.file) if near else error) from None
+    file = locate(name)
     return _parsed(str(file), files.read(file))
 
 

@@ -68,6 +68,13 @@ def test_table_of_some_and_of_an_unknown_variable():
     assert variables_table(["latency_mean_s"]).row_count == 1
     with pytest.raises(ValueError, match=r"^latency_mean: no such variable; did you mean latency_mean_s"):
         variables_table(["latency_mean"])
+    for name in ("latency_p99_s", "latency_p99", "latency_p99.9_ms"):
+        with pytest.raises(ValueError, match=rf"^{name}: no such variable; did you mean latency_quantile_s\?$"):
+            lookup(name)
+    with pytest.raises(ValueError, match=r"did you mean ttft_min_s, ttft_max_s or ttft_mean_s\?$"):
+        lookup("ttft")
+    with pytest.raises(ValueError, match=r"throughput_tokens_per_s (or|,) throughput_requests_per_s\?"):
+        lookup("throughput")
     with pytest.raises(ValueError, match="`batchcube variables` lists all"):
         lookup("zzzzzz")
 

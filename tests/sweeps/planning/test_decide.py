@@ -804,6 +804,18 @@ def test_a_pair_that_is_not_known_needs_the_tables(
 
 
 @pytest.mark.parametrize(
+    ("model", "gpu", "hint"),
+    [("llama", "h100", "did you mean llama-3.1-8b or llama-3.1-70b?"), ("qwen3-8b", "H10", "did you mean h100?")],
+)
+def test_a_pair_that_is_nearly_known_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: str, gpu: str, hint: str
+) -> None:
+    monkeypatch.setattr(unspecified, "is_installed", lambda: False)
+    arguments = ("--model", model, "--gpu", gpu, "--rate", "1", "--slo", "tpot_mean_s=1", "-q")
+    assert f"(batchcube calibrate list); {hint} others" in Said(capsys, "plan", *arguments).mistake
+
+
+@pytest.mark.parametrize(
     ("objective", "more"),
     [(None, False), ("ttft_mean_s", False), ("prefix_cache_hit_fraction", True), ("goodput_fraction", True)],
 )

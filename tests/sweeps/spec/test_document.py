@@ -482,3 +482,30 @@ def test_the_samples_of_a_sweep_are_bounded_together(monkeypatch: pytest.MonkeyP
         InputError, match=r"policy.edges.sample_size = 100: .* at most 250 requests: .* \(at mean = 3.0"
     ):
         prepare(Sweep.model_validate({**tables, "axes": {"mean": axis, "n": counts}}))
+
+
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ("workload.arrivals.process=poison", 'must be one of "poisson", .*; did you mean poisson\\?'),
+        ("policy.mode=continous", 'must be "fifo_fixed", .*; did you mean continuous\\?'),
+        (
+            'server.service={coefficients="qwen3-8b-h100-tables"}',
+            r"none of that name; did you mean qwen3-8b-h100-vllm-tables, .*\?",
+        ),
+    ],
+)
+def test_near_misses_of_names_are_told(setting: str, hint: str) -> None:
+    with pytest.raises(InputError, match=f"{hint}$"):
+        Sweep.from_toml("continuous-rate", [setting])
+
+
+@pytest.mark.parametrize("spelled", ["1e3", "1.0E3", "1000"])
+def test_whole_numbers_may_be_given_with_an_exponent(spelled: str) -> None:
+    sweep = Sweep.from_toml("modes-poisson", [f"workload.requests={spelled}"])
+    assert {point.workload.requests for point in sweep.grid.points} == {1000}
+
+
+def test_a_number_with_an_exponent_that_is_not_whole_stays_one() -> None:
+    with pytest.raises(ValueError, match=r"workload\.requests = 0\.001: must be a whole number"):
+        Sweep.from_toml("modes-poisson", ["workload.requests=1e-3"])

@@ -336,10 +336,10 @@ def test_shipped_coefficients_are_found_by_name(
     cube = run_sweep(sweep({"coefficients": "big-gpu"}))
     assert list(json.loads(cube.attrs["service_coefficients"])) == ["big-gpu"]
     same_numbers(cube, run_sweep(sweep({"coefficients": str(tmp_path / "big-gpu.json")})))
-    assert refusal({"coefficients": "big-cpu"}) == (
-        'server.service.coefficients = "big-cpu": coefficients big-cpu: none of that name; must be a file that ends in '
-        ".json, or one of big-gpu"
-    )
+    asked = 'server.service.coefficients = "{0}": coefficients {0}: none of that name; '
+    assert refusal({"coefficients": "big-cpu"}) == asked.format("big-cpu") + "did you mean big-gpu?"
+    allowed = "must be a file that ends in .json, or one of big-gpu"
+    assert refusal({"coefficients": "mine"}) == asked.format("mine") + allowed
 
 
 @pytest.mark.parametrize("name", [name for name in shipped_names() if (SHIPPED / f"{name}.nc").exists()])
