@@ -26,7 +26,7 @@ from ..progress import Progress
 from ..spec.document import Sweep, is_deterministic, laid_over, overriding, remade
 from ..spec.grid import Axis
 from ..spec.settings import Point
-from .assemble import tell_not_whole
+from .assemble import tell_missing, tell_not_whole
 from .execution import run_sweep
 from .outputs import require_own_files, require_own_grid, same_sweep
 from .store import SUFFIX, Store
@@ -190,6 +190,7 @@ def _joined(parts: Sequence[Held]) -> xr.Dataset:
         **{name: table for name in ("service_coefficients", "policies") if (table := _tables(cubes, name))},
     }
     tell_not_whole(cube)
+    tell_missing(cube)
     overload.tell(cube)
     return cube
 

@@ -11,6 +11,7 @@ from batchcube.results.compare import agree, compare_cubes
 from batchcube.results.cube import read_cube, write_cube
 from batchcube.results.joining import parts_in_words
 from batchcube.sweeps.run import growing
+from batchcube.sweeps.run.assemble import tell_missing
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
 from helpers.specifications import BINS, CONTINUOUS, TOKENS, laid
@@ -112,6 +113,17 @@ def test_replications_are_joined(tmp_path):
     with pytest.raises(InputError, match="replication 2 is in none of the cubes"):
         growing.join([tmp_path / "a.nc", tmp_path / "d.nc"], tmp_path / "k.nc")
     assert not (tmp_path / "k.nc").exists()
+
+
+def test_what_was_missing_and_is_joined_is_not_told(tmp_path):
+    whole = run(tmp_path / "whole.nc")
+    holed = whole.isel(replication=[0, 2]).copy()
+    tell_missing(holed)
+    assert "replications 1 are missing" in holed.attrs["notes"]
+    write_cube(holed, tmp_path / "holed.nc")
+    joined = growing.join([tmp_path / "holed.nc", tmp_path / "whole.nc"], tmp_path / "j.nc")
+    assert same(joined, whole)
+    assert joined.attrs["notes"] == whole.attrs["notes"]
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path):
