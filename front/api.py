@@ -363,10 +363,16 @@ def join(
     """
     from pathlib import Path
 
+    from batchcube.errors import InputError
     from batchcube.sweeps.progress import tell_notes
     from batchcube.sweeps.run import growing
 
-    cube = growing.join([Path(one) for one in cubes], Path(output), overwrite=overwrite)
+    # A name has letters, and a cube has variables: neither is a list of files.
+    is_list = isinstance(cubes, Iterable) and not isinstance(cubes, str | os.PathLike | Mapping)
+    named: list[Any] = list(cubes) if is_list else [None]
+    if not all(isinstance(one, str | os.PathLike) for one in named):
+        raise InputError("must be a list of the files of cubes", path="cubes")
+    cube = growing.join([Path(one) for one in named], Path(output), overwrite=overwrite)
     if not quiet:
         tell_notes(cube)
     return cube

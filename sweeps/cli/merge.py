@@ -35,9 +35,9 @@ def merge(
 ) -> None:
     """Write what a command would have written, of what its shards made (--shard).
 
-    Nothing is simulated. Shards must be whole, of one specification, version and seed, and all there. With
-    --allow-missing the cube lacks the replications that are not there at all points; a run of the same specification
-    adds them.
+    Nothing is simulated, but for the end of a plan. Shards must be whole, of one specification, version and seed, and
+    all there. With --allow-missing the cube lacks the replications that are not there at all points; a run of the same
+    specification adds them.
 
     Exit status 1 when shards are missing, 3 when results call for another round of them; the command that makes them is
     printed. What is written is printed as by the command, with the same status: 1 where nothing has an answer.

@@ -198,11 +198,11 @@ def do_shard(
 
 
 def _again(context: typer.Context) -> str:
-    """Return the command line that a command was given, but for what differs from shard to shard."""
+    """Return the command line that a command was given, but for its output and what differs from shard to shard."""
     words = []
     for option in context.command.params:
         source = context.get_parameter_source(option.name or "")
-        if source is None or source.name != "COMMANDLINE" or option.name in ("shard", "workers", "quiet"):
+        if source is None or source.name != "COMMANDLINE" or option.name in ("output", "shard", "workers", "quiet"):
             continue
         value = context.params[option.name or ""]
         name = max(option.opts, key=len) if option.param_type_name == "option" else None

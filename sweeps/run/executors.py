@@ -324,9 +324,13 @@ def connected(named: Executor | str | None, workers: int | None) -> Iterator[Exe
     """Give the executor of a name, for as long as this is open; one that is none already, and None, as they are.
 
     "dask" is a cluster of so many `workers`, processes on this machine, for this alone; "dask://HOST:PORT" one whose
-    scheduler listens there. Raises InputError for another name, for a scheduler that is not there, and without Dask.
+    scheduler listens there. Raises InputError for another name and what is no executor, for a scheduler that is not
+    there, and without Dask.
     """
     if not isinstance(named, str):
+        if named is not None and not callable(getattr(named, "submit", None)):
+            allowed = "must be an executor of concurrent.futures or the like, a client of Dask, or a name"
+            raise InputError(allowed, path="executor", value=named)
         yield named
         return
     found = re.fullmatch(r"dask(?:://((?:\[[^\s\]]+\]|[^\s:/\[\]]+):(\d{1,5})))?", named)

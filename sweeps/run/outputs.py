@@ -14,7 +14,7 @@ from ..spec.service import require_unchanged
 if TYPE_CHECKING:
     import xarray as xr
 
-ADVICE = "choose another output, or --overwrite"
+ADVICE = "choose another output, or remove it, as --overwrite does"
 
 
 def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> "xr.Dataset":
@@ -44,7 +44,8 @@ def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> "xr.D
     require_own_grid(cube, kept, target)
     theirs, ours = kept.parts(), sweep.parts()
     if differing := sorted(name for name in ours if ours[name] != theirs[name]):
-        raise InputError(f"holds another sweep ({', '.join(differing)} differ); {ADVICE}", file=target)
+        verb = "differs" if len(differing) == 1 else "differ"
+        raise InputError(f"holds another sweep ({', '.join(differing)} {verb}); {ADVICE}", file=target)
     return cube
 
 

@@ -44,7 +44,7 @@ class Course(Protocol[Result]):
         """Draw and read what all simulations share; raises InputError for what only data can show."""
 
     def asked(self, again: str) -> Asked:
-        """Return what shards are parts of; `again` is the command line of all."""
+        """Return what shards are parts of; `again` is the command line of all, but for the output."""
 
     def open(self, store: Store) -> None:
         """Go on from what a store keeps; raises InputError for parts of anything else."""
@@ -69,7 +69,8 @@ def do_shard(
     """Do what a shard is dealt of the first round that is not merged; return a sentence on it.
 
     It is kept beside the output, complete or not at all; a shard that was stopped continues where it was. `again` is
-    the command line of all shards, which messages name. Raises InputError where shards of something else are there.
+    the command line of all shards but for the output, which messages name. Raises InputError where shards of something
+    else are there.
     """
     shards = Shards(target)
     with stopping() as stop, engaged(executor, workers) as crew:
@@ -93,7 +94,9 @@ def merge_shards(
     progress: Progress | None = None,
     allow_missing: bool = False,
 ) -> Result:
-    """Write what the command would have written, of the shards that are there, and return it; nothing is simulated.
+    """Write what the command would have written, of the shards that are there, and return it.
+
+    Nothing is simulated, but for the end of a plan.
 
     `course_of` makes its way again of what a shard says of itself, the sweep and the output.
     Raises MissingShardsError, or NextRoundError where results call for another round, with the command that makes them;

@@ -8,9 +8,10 @@ when, how often or on how many cores.
 
 import logging
 import re
+import shlex
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -127,7 +128,7 @@ class Asked(NamedTuple):
     made_from: Sequence[Mapping[str, Any]]
     """Specification and defaults, enough to make the sweep again."""
     again: str
-    """The command line but for its shard."""
+    """The command line but for its shard and its output."""
 
     def of(self, shards: int) -> dict[str, Any]:
         """Return what all shards of so many must have in common."""
@@ -184,7 +185,7 @@ class Shards:
         if not work.deal(shard):
             return f"{shard} has nothing to do; {merge}"
         about = {**identity, "shard": shard.number, "made_from": asked.made_from, "again": asked.again}
-        with Store(self.folder / name) as store:
+        with self._unless_empty(), Store(self.folder / name) as store:
             work.add(store.open(identity, made_by, _Every()))
             # From now on merging knows what is asked, whatever becomes of this process.
             begun = keep(store.folder, "", {**about, "made_by": []}, []).path
@@ -199,9 +200,8 @@ class Shards:
             store.forget(_Every())
             begun.unlink(missing_ok=True)
         if stamp(self.output) != self._before:
-            file.unlink(missing_ok=True)
-            with suppress(OSError):
-                self.folder.rmdir()
+            with self._unless_empty():
+                file.unlink(missing_ok=True)
             return f"{shard} comes too late: {self.output} was written meanwhile"
         done = sum(len(part.points) for part in parts)
         return f"{shard} is whole, {counted(done, 'simulation')}; {merge}"
@@ -215,11 +215,19 @@ class Shards:
         wanted = identity["asked"]["shards"]
         if count != wanted:
             raise InputError(f"holds shards of {count}, not of {wanted}; remove it to deal anew", file=self.folder)
+        what = _difference(about, identity)
         raise InputError(
-            "holds shards of another sweep, version, trace file or number of replications; remove it, or choose "
-            "another output",
-            file=self.folder,
+            f"holds shards of another {what} than this one; remove it, or choose another output", file=self.folder
         )
+
+    @contextmanager
+    def _unless_empty(self) -> Iterator[None]:
+        """Remove the folder at the end, if nothing is in it."""
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                self.folder.rmdir()
 
     # All of them ----------------------------------------------------------------------------------------------------
 
@@ -233,6 +241,11 @@ class Shards:
                     raise InputError(f"holds shards that version {made} made, this is {here}", file=self.folder)
                 self._first = file
                 return about
+        shards = self._files()
+        others = [file for file in self.folder.glob("*.*") if file.is_file() and file.suffix != ".part"]
+        if count := len(set(others).difference(shards)):
+            are = "is" if count == 1 else "are"
+            raise InputError(f"{counted(count, 'file')} there {are} of another version", file=self.folder)
         raise InputError("has no shards that could be merged", file=self.output)
 
     def merge(
@@ -248,28 +261,35 @@ class Shards:
             work.add(file.parts)
         missing = work.missing(shards)
         if missing and not found and round_ > 1:
-            raise NextRoundError(f"round {round_} is next: {_again(asked.again, missing, shards)}", file=self.output)
+            raise NextRoundError(f"round {round_} is next: {self._again(asked, missing, shards)}", file=self.output)
         if missing and not allow_missing:
             which = f"{'shard' if len(missing) == 1 else 'shards'} {in_ranges(missing)} of {shards}"
             of_round = f" of round {round_}" if round_ > 1 else ""
             are = "is" if len(missing) == 1 else "are"
-            text = f"{which}{of_round} {are} missing: {_again(asked.again, missing, shards)}"
+            text = f"{which}{of_round} {are} missing: {self._again(asked, missing, shards)}"
             raise MissingShardsError(text, file=self.output)
         for file in found:
             store.take(file)
 
+    def _again(self, asked: Asked, missing: Sequence[int], shards: int) -> str:
+        """Return the command that does what is missing of the output, whatever it was called when shards were made."""
+        command = f"{asked.again} --output {shlex.quote(str(self.output))}"
+        if len(missing) == 1:
+            return f"{command} --shard {missing[0]}/{shards}"
+        numbers = " ".join(map(str, missing)) if len(missing) < shards else f"$(seq {shards})"
+        return f"for k in {numbers}; do {command} --shard $k/{shards}; done"
+
     def clear(self) -> None:
         """Remove what is left of shards, but for those that are at work."""
-        for file in self._files():
-            file.unlink(missing_ok=True)
-        for folder in self.folder.glob("*.partial"):
-            with suppress(InputError), Store(folder.with_suffix("")) as dead:
-                dead.clear()
-        if not any(self.folder.glob("*.partial")):
-            for part in self.folder.glob("*.part"):
-                part.unlink(missing_ok=True)
-        with suppress(OSError):
-            self.folder.rmdir()
+        with self._unless_empty():
+            for file in self._files():
+                file.unlink(missing_ok=True)
+            for folder in self.folder.glob("*.partial"):
+                with suppress(InputError), Store(folder.with_suffix("")) as dead:
+                    dead.clear()
+            if not any(self.folder.glob("*.partial")):
+                for part in self.folder.glob("*.part"):
+                    part.unlink(missing_ok=True)
 
     def _files(self, round_: int | None = None, number: int | None = None) -> list[Path]:
         """Return the files of whole shards, of a round and of a number or of all, by their numbers."""
@@ -363,11 +383,3 @@ def _same(some: Sequence[StoredPart], others: Sequence[StoredPart]) -> bool:
 
 def _equal(report: Report, other: Report) -> bool:
     return all(array.tobytes() == report[name].tobytes() for name, array in other.items())
-
-
-def _again(command: str, missing: Sequence[int], shards: int) -> str:
-    """Return the command that does what is missing."""
-    if len(missing) == 1:
-        return f"{command} --shard {missing[0]}/{shards}"
-    numbers = " ".join(map(str, missing)) if len(missing) < shards else f"$(seq {shards})"
-    return f"for k in {numbers}; do {command} --shard $k/{shards}; done"

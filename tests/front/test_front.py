@@ -151,6 +151,23 @@ def test_files_that_a_cube_names_are_read_where_they_are_trusted(tmp_path: Path)
     }
 
 
+def test_what_is_no_list_of_files_is_not_joined(tmp_path: Path) -> None:
+    import xarray as xr
+
+    cube = xr.Dataset({"of_letters": 1})
+    for cubes in ("one.nc", tmp_path / "one.nc", cube, [cube, cube], 3, ["one.nc", None]):
+        with pytest.raises(bc.InputError, match=r"^cubes: must be a list of the files of cubes$"):
+            bc.join(cubes, tmp_path / "all.nc")  # type: ignore[arg-type]
+
+
+def test_what_is_no_executor_is_refused_before_anything_is_read() -> None:
+    for executor in (3, False, object):
+        with pytest.raises(
+            bc.InputError, match=r"^executor = .*: must be an executor of concurrent\.futures or the like"
+        ):
+            bc.run("not there.toml", executor=executor)  # type: ignore[arg-type]
+
+
 def test_cubes_are_joined_in_a_file(tmp_path: Path) -> None:
     parts = [tmp_path / "a.nc", tmp_path / "b.nc"]
     for file, bins in zip(parts, ([1, 8], [2, 4]), strict=True):

@@ -18,6 +18,7 @@ from batchcube.results.cube import read_cube
 from batchcube.sweeps.cli import capacity as cli_capacity
 from batchcube.sweeps.run import searching
 from batchcube.sweeps.run.capacity import find_capacity
+from batchcube.sweeps.run.outputs import ADVICE
 from batchcube.sweeps.spec.document import Sweep
 from helpers.command_line import Answer
 from helpers.widths import check_width
@@ -145,14 +146,14 @@ def test_the_command_refuses_to_overwrite_another_search(spec: str, capsys: pyte
     for other, said in (
         (("--slo", "latency_p99_s=20"), "another search"),
         (("--tolerance", "0.1"), "another search"),
-        (("--seed", "7"), "another sweep (seed differ)"),
+        (("--seed", "7"), "another sweep (seed differs)"),
     ):
         refused = Answer(capsys, *command, *other).mistake
-        assert refused == f"out/cube.nc: holds {said}; choose another output, or --overwrite"
+        assert refused == f"out/cube.nc: holds {said}; {ADVICE}"
     assert read_cube("out/cube.nc").sizes["replication"] == 2
     assert Answer(capsys, "run", spec, "-o", "plain.nc", "-q").status == 0
     refused = Answer(capsys, *command, "-o", "plain.nc").mistake
-    assert refused == "plain.nc: holds no capacities, but what a run made; choose another output, or --overwrite"
+    assert refused == f"plain.nc: holds no capacities, but what a run made; {ADVICE}"
     assert Answer(capsys, *command, "--overwrite", "--seed", "7").status == 0
     assert read_cube("out/cube.nc").attrs["seed"] == 7
     assert [file.name for file in Path("out").iterdir()] == ["cube.nc"]
@@ -196,7 +197,7 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_run_does_not_write_over_capacities(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert Answer(capsys, "capacity", spec, "--slo", "wait_mean_ms=700", "-o", "cube.nc", "-q").status == 0
     assert Answer(capsys, "run", spec, "-o", "cube.nc").mistake == (
-        "cube.nc: holds capacities, which a search made and no run can continue; choose another output, or --overwrite"
+        f"cube.nc: holds capacities, which a search made and no run can continue; {ADVICE}"
     )
     assert "capacity_requests_per_s" in read_cube("cube.nc")
     assert Answer(capsys, "run", spec, "-o", "cube.nc", "-q", "--overwrite").status == 0

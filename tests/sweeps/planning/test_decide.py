@@ -445,7 +445,7 @@ def test_a_plan_that_is_there_is_not_made_again(
     with monkeypatch.context() as nothing:
         nothing.setattr(simulating, "simulate_settings", None)
         assert decide(question(spec(1)), output) == first
-    with pytest.raises(InputError, match="holds no answer to this question; choose another output, or --overwrite"):
+    with pytest.raises(InputError, match="holds no answer to this question; choose another output, or remove it, as"):
         decide(question(spec(2)), output)
     assert decide(question(spec(2)), output, overwrite=True).found
 

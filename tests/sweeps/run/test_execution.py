@@ -365,7 +365,7 @@ def test_a_cube_is_extended_and_a_complete_one_is_left_alone(tmp_path: Path, cub
 def test_another_sweep_in_the_file_is_refused_unless_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "cube.nc"
     run_sweep(sweep(SWEEP), file)
-    with pytest.raises(InputError, match=r"holds another sweep \(seed differ\)"):
+    with pytest.raises(InputError, match=r"holds another sweep \(seed differs\)"):
         run_sweep(sweep(SWEEP, seed=2), file)
     assert run_sweep(sweep(SWEEP, seed=2), file, overwrite=True).attrs["seed"] == 2
     file.write_text("no cube")

@@ -1,5 +1,6 @@
 """Shards: dealt to many machines and merged, a run gives the cube that one machine gives."""
 
+import errno
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -124,13 +125,20 @@ def test_missing_shards_are_told_with_the_command_that_makes_them(whole: xr.Data
     with pytest.raises(MissingShardsError) as missing:
         merge_run("cube.nc")
     assert str(missing.value).endswith(
-        "cube.nc: shards 2, 6-8 of 8 are missing: for k in 2 6 7 8; do batchcube run small.toml --shard $k/8; done"
+        "cube.nc: shards 2, 6-8 of 8 are missing: for k in 2 6 7 8; do batchcube run small.toml --output cube.nc "
+        "--shard $k/8; done"
     )
     make(EIGHT[1], *EIGHT[5:7])
-    with pytest.raises(MissingShardsError, match=r"shard 8 of 8 is missing: batchcube run small.toml --shard 8/8$"):
+    with pytest.raises(MissingShardsError, match=r"shard 8 of 8 is missing: .* --output cube.nc --shard 8/8$"):
         merge_run("cube.nc")
     make(EIGHT[7])
-    same(merge_run("cube.nc"), whole)
+    # What is merged may be called otherwise by now.
+    shard_file(2).unlink()
+    Path("cube.nc.shards").rename("my cube.nc.shards")
+    with pytest.raises(MissingShardsError, match=r"run small.toml --output 'my cube.nc' --shard 2/8$"):
+        merge_run("my cube.nc")
+    run_shard(small(), "my cube.nc", EIGHT[1], backend="reference")
+    same(merge_run("my cube.nc"), whole)
 
 
 def test_a_cube_lacks_replications_that_are_not_complete_until_a_run_adds_them(
@@ -200,9 +208,9 @@ def test_shards_of_something_else_are_refused() -> None:
     make(EIGHT[0])
     with pytest.raises(InputError, match=r"cube.nc.shards: holds shards of 8, not of 4; remove it to deal anew"):
         make(Shard(1, 4))
-    with pytest.raises(InputError, match="holds shards of another sweep, version"):
+    with pytest.raises(InputError, match="holds shards of another sweep than this one; remove it, or choose"):
         make(EIGHT[1], sweep=small("seed=2"))
-    with pytest.raises(InputError, match="holds shards of another sweep, version"):
+    with pytest.raises(InputError, match="another number of replications, or precision, than this one; remove"):
         make(EIGHT[1], sweep=small("replications=4"))
     Path("cube.nc.shards").rename("mine")
     make(EIGHT[1], sweep=small("seed=2"))
@@ -242,7 +250,7 @@ def test_a_shard_that_was_killed_before_anything_was_finished_is_known_to_be_mis
     ):
         merge_run("cube.nc")
     # What it was a part of is known to the others, too.
-    with pytest.raises(InputError, match="holds shards of another sweep, version"):
+    with pytest.raises(InputError, match="holds shards of another sweep than this one; remove it, or choose"):
         make(EIGHT[1], sweep=small("seed=2"))
     make(*EIGHT)
     same(merge_run("cube.nc"), whole)
@@ -257,6 +265,25 @@ def test_a_mistake_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(InputError, match="no batch can hold it"):
         make(EIGHT[2])
     assert files() == []
+    assert not Path("cube.nc.shards").exists()
+
+
+def test_a_full_disk_leaves_no_folder_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.truncate", full)
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        make(EIGHT[2])
+    assert not Path("cube.nc.shards").exists()
+
+
+def test_files_of_another_version_are_no_shards() -> None:
+    Path("cube.nc.shards").mkdir()
+    for number in (1, 2):
+        Path("cube.nc.shards", f"{number}-of-2.npz").write_bytes(b"older")
+    with pytest.raises(InputError, match=r"cube.nc.shards: 2 files there are of another version$"):
+        merge_run("cube.nc")
 
 
 @pytest.mark.parametrize("output", ["cube.nc", "cube.zarr"])
@@ -401,7 +428,7 @@ def test_a_search_that_was_stopped_goes_on_in_shards(monkeypatch: pytest.MonkeyP
         sweep, asked, "cube.nc", Shard(1, 1), backend="reference", again="batchcube capacity small.toml"
     )
     assert said.startswith("shard 1 of 1 is whole, ")
-    with pytest.raises(NextRoundError, match=r"round \d+ is next: batchcube capacity small.toml --shard 1/1$"):
+    with pytest.raises(NextRoundError, match=r"round \d+ is next: batchcube capacity .* --output cube.nc --shard 1/1$"):
         merge_capacity("cube.nc")
     # And by itself again, whoever did the rates before.
     alone = find_capacity(sweep, ["wait_mean_s=30"], tolerance=0.2, backend="reference", output="cube.nc")
@@ -455,7 +482,7 @@ def test_the_commands_deal_and_merge(
         assert f"shard {int(task) + 1} of 3 is whole, 6 simulations; when all are there: batchcube merge" in answer.err
     answer = Answer(capsys, "merge", "a folder/cube.nc")
     assert answer.status == 1
-    command = "batchcube run small.toml --output 'a folder/cube.nc' --set report.windows=50 --backend reference"
+    command = "batchcube run small.toml --set report.windows=50 --backend reference --output 'a folder/cube.nc'"
     assert answer.err.endswith(f"a folder/cube.nc: shard 2 of 3 is missing: {command} --shard 2/3\n")
     assert Answer(capsys, "run", "small.toml", *options, "--shard", "2/3", "-q").err == ""
     answer = Answer(capsys, "merge", "a folder/cube.nc")

@@ -559,7 +559,7 @@ def test_a_cube_that_was_changed_is_told_and_not_continued(
     drawn = Answer(capsys, "figure", "throughput-vs-bins", "cube.nc", "-o", "bins.png")
     assert drawn.err.splitlines()[0] == first
     assert Answer(capsys, "rerun", "cube.nc", "-o", "again.nc").mistake == f"{first}; it is not run again"
-    with pytest.raises(InputError, match=f"{said}; choose another output, or --overwrite$"):
+    with pytest.raises(InputError, match=f"{said}; choose another output, or remove it, as --overwrite does$"):
         run()
     same(run(2, overwrite=True), read_cube("cube.nc"))
     assert not doubts_of("cube.nc")
