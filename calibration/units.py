@@ -19,6 +19,16 @@ LONGEST_S = {
 
 The slowest that is known of, a model of 70e9 parameters in the memory of one processor, takes 3 s for a step.
 """
+LIMITS_S = {
+    "ttft": (5e-3, 300.0, "to the first token"),
+    "tpot": (1e-3, 10.0, "for a token"),
+    "tbt": (1e-3, 10.0, "between tokens"),
+    "latency": (1e-2, 1e5, "to the end of an answer"),
+}
+"""The shortest and the longest limits on times of requests that are worth stating, and of what they are.
+
+A step of the smallest models takes 2 ms on the fastest GPUs. Who limits a wait may mean any number.
+"""
 _SMALLER = (("milliseconds", 1e-3), ("microseconds", 1e-6))
 
 
@@ -51,6 +61,21 @@ def require_seconds(stated: Any, path: str) -> None:
     """Refuse a law, stated at a path, with a coefficient that must be in another unit; raises InputError."""
     for place, text in other_units(stated):
         raise InputError(text, path=".".join(map(str, (path, *place))))
+
+
+def limit_in_other_unit(name: str, limit: float) -> str | None:
+    """Say that a limit, on `ttft_p99_ms` or its like, seems to be meant in another unit, None where it may be meant."""
+    of, unit = name.partition("_")[0], name.rpartition("_")[2]
+    if of not in LIMITS_S or unit not in ("s", "ms"):
+        return None
+    least, most, what = LIMITS_S[of]
+    if unit == "ms" and limit / 1e3 < least:
+        other, meant = "seconds", "s"
+    elif unit == "s" and limit > most:
+        other, meant = "milliseconds", "ms"
+    else:
+        return None
+    return f"{limit:g} {unit} {what}: {other} meant ({name.removesuffix(f'_{unit}')}_{meant}={limit:g})?"
 
 
 def _nodes(

@@ -70,7 +70,7 @@ def _parts(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "best" if found else "nearest", f"{_called(best['at'])}{'' if found else _on(best)}"
     yield "how sure", _assurance(plan)
     if plan["overlaps"]:
-        yield "", "overstated: replications are windows of one trace, which overlap"
+        yield "", "how much less nobody knows: replications are windows of one trace, which overlap"
     for number, limit in enumerate(best["limits"]):
         yield "" if number else "limits", _limit(limit, best)
     if found:
@@ -105,7 +105,7 @@ def _on(setting: Mapping[str, Any]) -> str:
 
 def _assurance(plan: Mapping[str, Any]) -> str:
     asked = plan["asked"]
-    sure = f"{100 * plan['assurance']:.3g} %"
+    sure = f"{'less than ' if plan['overlaps'] else ''}{100 * plan['assurance']:.3g} %"
     at_least = sure if plan["overlaps"] else f"{sure} or more"
     if not plan["found"]:
         states = plan["races"][-1]["states"]

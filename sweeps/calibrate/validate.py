@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,17 +108,19 @@ def fit(
     how: Reading = BY_CONTENT,
     find_cache: bool = False,
     prior: Coefficients | None = None,
+    then: Callable[[], None] = lambda: None,
 ) -> Coefficients:
     """Fit the step law to the first ``until`` requests of a log, all when None, from what ``prior`` knows before.
 
-    With ``find_cache`` the size of the KV cache is fitted too. Raises InputError for a bad log, and for a prior
-    without a step law.
+    With ``find_cache`` the size of the KV cache is fitted too. ``then`` is called once the log is read. Raises
+    InputError for a bad log, and for a prior without a step law.
     """
     if not NAME.fullmatch(name):
         raise InputError("the name must be letters, digits and . _ -", path=f"--output {name}.json")
     log = read_log(log_path, how)
     if until is not None and not 1 <= until <= len(log.queued_s):
         raise InputError(f"must be from 1 to {len(log.queued_s)}, the requests of the log", path=f"--fit-until {until}")
+    then()
     before = None if prior is None else _step_coefficients(prior)
     said: list[str] = []
     with found_in(file=log_path):

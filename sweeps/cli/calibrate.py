@@ -354,12 +354,14 @@ def calibrate_log(
     )
     stated = stated_by(server_config, server_log)
     settings = server_settings(before, given, stated)
-    console = Console()
-    for line in origins(stated, given, settings):
-        console.print(printable(line), highlight=False, markup=False)
-    how = reading_of(format, column, concurrency)
+    console, how = Console(), reading_of(format, column, concurrency)
+
+    def tell_origins() -> None:
+        for line in origins(stated, given, settings):
+            console.print(printable(line), highlight=False, markup=False)
+
     with claimed(output, overwrite=overwrite):
-        known = fit(log, settings, fit_until, output.stem, quiet, how, kv_tokens == "fit", before)
+        known = fit(log, settings, fit_until, output.stem, quiet, how, kv_tokens == "fit", before, tell_origins)
         show_coefficients(known, output)
         write_coefficients(known, output)
         print(printable(output))

@@ -103,15 +103,16 @@ def capacity(
     """
     from ..files import require_cube
     from ..run.capacity import settings_of, without_rates
+    from ..run.criteria import in_other_units
 
     sweep, said = without_rates(sweep_of(spec, settings, replications, seed))
     asked: dict[str, Any] = {"criteria": slo, "low": low, "high": high, "tolerance": tolerance, "growth": growth}
     to = output or Path(f"{sweep.name}-capacity.nc")
-    if said:
-        # A mistake is one line, and comes first.
-        settings_of(sweep, **asked)
-        require_cube(to)
-        print(printable(f"{sweep.source}: {said}"), file=sys.stderr, flush=True)
+    # A mistake is one line, and comes first.
+    settings_of(sweep, **asked)
+    require_cube(to)
+    for line in (*([printable(f"{sweep.source}: {said}")] if said else []), *in_other_units(slo)):
+        print(line, file=sys.stderr, flush=True)
     if part := shard_of(shard, overwrite=overwrite):
         from ..run.capacity import shard_capacity
 

@@ -168,12 +168,12 @@ def plan(
         raise InputError("does not go with --shard, which has no answer: batchcube merge writes it", path=given)
     if part is not None and output is None:
         raise InputError("is missing: with --shard it says where all parts are kept", path="--output")
-    # The first words before all that takes long to load.
-    say = print_lines(quiet=quiet)
-    if about := spec or " on ".join(filter(None, (model, gpu or coefficients))):
-        say(f"planning {about}")
+    for text in slo or []:
+        if "=" not in text and spec is not None and spec.replace(".", "", 1).isdigit():
+            raise InputError(f"write {text}={spec}", path=f"--slo {text} {spec}")
     from ..planning.decide import decide
     from ..planning.question import ask, parse_goodput, parse_vary
+    from ..run.criteria import in_other_units
     from ..run.executors import connected
     from ..stopping import stoppable
 
@@ -197,6 +197,11 @@ def plan(
         indifference=indifference,
         budget=budget,
     )
+    # A mistake is one line, and comes first.
+    say = print_lines(quiet=quiet)
+    say(f"planning {spec or ' on '.join(filter(None, (model, gpu or coefficients)))}")
+    for line in in_other_units(slo or []):
+        print(line, file=sys.stderr, flush=True)
     if part is not None and output is not None:
         from ..planning.decide import shard_plan
 

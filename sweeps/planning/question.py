@@ -15,7 +15,7 @@ from batchcube.results.selection import FIRST
 from batchcube.results.text import all_of
 from batchcube.results.variables import GOODPUT, REGISTRY
 
-from ..run.criteria import Criterion, limits_of_requests, never_measured, parse_criterion
+from ..run.criteria import Criterion, in_other_units, limits_of_requests, never_measured, parse_criterion
 from ..run.preparing import prepare, refusal
 from ..run.searching import Scalable, scalable
 from ..spec import vllm
@@ -159,8 +159,11 @@ def ask(
     budget: str | float | None = None,
 ) -> Question:
     """Return the question that arguments make; raises InputError with one line for each mistake."""
+    slo = list(slo)
     criteria = _criteria(slo, goodput)
     _require_shares(confidence, indifference, gpu_price, replicas_max, rate)
+    for mistake in in_other_units(text for text in slo if spec is None and "_ms" in text):
+        raise mistake  # no engine is as fast; step times that somebody states may be
     assumed: tuple[str, ...] = ()
     if spec is None:
         document, assumed = unspecified(model, gpu, tensor_parallel, coefficients, lengths, trace, rate)
@@ -441,7 +444,7 @@ def _of_one_trace(sweep: Sweep, *, undecided: bool, stretched: bool) -> tuple[Sw
         if parts >= FIRST
         else f"successive parts do not, but it takes {FIRST} of {requests:,} requests each, and {name} has {parts}"
     )
-    said = f"replications are windows of {name}{rate}, which overlap: how sure this is, is overstated; {enough}"
+    said = f"replications are windows of {name}{rate}, which overlap: one is less sure than if they did not; {enough}"
     return sweep, None, said
 
 

@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from batchcube.calibration.units import limit_in_other_unit
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError, did_you_mean, one_of
 from batchcube.results.costs import NOT_MEASURED
@@ -102,7 +103,7 @@ def parse_criterion(text: str) -> Criterion:
     """Read a criterion, ``tbt_mean_ms=50`` or ``request_sla_violation_fraction=0.01``; raises InputError."""
     if (problem := limits_of_requests(text.removeprefix("goodput"))) is not None:
         raise InputError(problem, path=f"--slo {text}")
-    name, _, spelled = (part.strip() for part in text.partition("="))
+    name, is_given, spelled = (part.strip() for part in text.partition("="))
     if name not in _SPELLED and (given := _WITH_UNIT.fullmatch(spelled)) is not None:
         stated = f"{name.removesuffix('_ms').removesuffix('_s')}_{given[2]}={given[1]}"
         raise InputError(f"the unit of a limit stands in its name: {stated}", path=f"--slo {text}")
@@ -130,9 +131,19 @@ def parse_criterion(text: str) -> Criterion:
         raise InputError("the limit must be a number >= 0 and < 1", path=f"--slo {text}")
     if meant is None:
         return Criterion(_SPELLED[name], None, limit)
+    if not is_given:
+        raise InputError(f"write {name}=LIMIT", path=f"--slo {text}")
     if not 0.0 < limit < math.inf:
         raise InputError("the limit must be a number > 0", path=f"--slo {text}")
     return Criterion(meant.variable, meant.quantile, limit / meant.scale)
+
+
+def in_other_units(texts: Iterable[str]) -> Iterator[InputError]:
+    """Yield what is said of criteria, as they are spelled, whose limits seem to be meant in another unit."""
+    for text in texts:
+        name, _, spelled = (part.strip() for part in text.partition("="))
+        if (doubt := limit_in_other_unit(name, float(spelled))) is not None:
+            yield InputError(doubt, path=f"--slo {text}")
 
 
 def limits_of_requests(text: str) -> str | None:

@@ -29,6 +29,7 @@ PLAN: dict[str, Any] = {
     "best": SETTING,
     "is_decided": True,
     "assurance": 0.975,
+    "overlaps": False,
     "queue": "steady",
     "fewer": {"gpus": 8, "verdict": "fails", "nearest": SETTING, "assurance": 0.9875},
     "runner_up": {

@@ -355,6 +355,7 @@ def test_what_is_there_is_not_written_over(
         (["fit", "latency.csv"], "latency.csv: is no NetCDF file"),
         (["fit", "m.nc", "-o", "m.txt"], "m.txt: must end in .json"),
         (["fit", "m.nc", "-o", "a b.json"], "a b: the name of coefficients must be letters, digits and . _ -"),
+        (["log", "missing.jsonl", "-o", "x.json"], "missing.jsonl: cannot be read: No such file or directory"),
         (["table", "missing.csv"], "missing.csv: cannot be read: No such file or directory"),
         (["table", "m.nc"], "m.nc: is not a text file"),
         (["table", "latency.csv", "--layout", "mine"], "latency.csv: layout mine: must be one of ml-energy"),

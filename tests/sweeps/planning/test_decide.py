@@ -1,6 +1,7 @@
 """Plans end to end: decided as an exhaustive run decides, stopped and gone on with, said in words, JSON and cube."""
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -193,7 +194,7 @@ def test_parts_of_a_trace_are_replications_as_many_as_there_are(
     assert [one["replications"] for one in answer.rounds][: len(looks)] == looks
     assert max(one["replications"] for one in answer.rounds) <= parts
     assert f"there are {parts} of 100 requests" in answer.assumed[0]
-    assert "overstated" not in str(answer)
+    assert "less than" not in str(answer)
     # As a run of the same parts finds it.
     cube = read_cube(tmp_path / "plan.nc")
     best = answer.best.at["largest_batch"]
@@ -216,7 +217,9 @@ def test_a_trace_with_too_few_parts_is_refused_and_its_windows_are_told(
     assert (asked.parts, asked.overlaps) == (None, True)
     answer = decide(asked)
     assert answer.overlaps
-    assert "overstated: replications are windows of one trace" in " ".join(str(answer).split())
+    said = " ".join(str(answer).split())
+    assert re.search(r"how sure less than [0-9.]+ % ", said)
+    assert "how much less nobody knows: replications are windows of one trace" in said
     assert " or more that it holds" not in str(answer)
 
 
@@ -793,6 +796,19 @@ def test_what_is_missing_without_a_specification(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], mistake: str
 ) -> None:
     assert Said(capsys, "plan", "--slo", "tpot_mean_s=1", *arguments, "-q").mistake.startswith(mistake)
+
+
+def test_limits_in_another_unit_are_refused_where_no_engine_is_as_fast(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("plan", "--model", "qwen3-8b", "--gpu", "h100", "--rate", "1", "--slo", "ttft_p99_ms=2")
+    assert Said(capsys, *asked).mistake == (
+        "--slo ttft_p99_ms=2: 2 ms to the first token: seconds meant (ttft_p99_s=2)?"
+    )
+
+
+def test_mistakes_of_a_plan_are_one_line(spec: Callable[[int], str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert Said(capsys, "plan", "--slo", "ttft_p99_s", "2").mistake == "--slo ttft_p99_s 2: write ttft_p99_s=2"
+    assert Said(capsys, "plan", spec(1), "--slo", "ttft_p99_s").mistake == "--slo ttft_p99_s: write ttft_p99_s=LIMIT"
+    assert Said(capsys, "plan", spec(1), *ASKED, "--vary", "x").mistake.startswith("--vary x: must be PATH=")
 
 
 def test_a_pair_that_is_not_known_needs_the_tables(

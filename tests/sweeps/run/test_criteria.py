@@ -3,7 +3,7 @@
 import pytest
 
 from batchcube.errors import InputError
-from batchcube.sweeps.run.criteria import Criterion, parse_criterion
+from batchcube.sweeps.run.criteria import Criterion, in_other_units, parse_criterion
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,23 @@ def test_limits_of_single_requests_lead_to_the_report(text: str) -> None:
 def test_fractions_are_below_one(limit: str) -> None:
     with pytest.raises(InputError, match=r": the limit must be a number >= 0 and < 1$"):
         parse_criterion(f"request_sla_violation_fraction={limit}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ttft_p99_ms=2", "--slo ttft_p99_ms=2: 2 ms to the first token: seconds meant (ttft_p99_s=2)?"),
+        ("tpot_mean_ms=0.05", "--slo tpot_mean_ms=0.05: 0.05 ms for a token: seconds meant (tpot_mean_s=0.05)?"),
+        ("ttft_p99_s=2000", "--slo ttft_p99_s=2000: 2000 s to the first token: milliseconds meant (ttft_p99_ms=2000)?"),
+        ("tbt_max_s=50", "--slo tbt_max_s=50: 50 s between tokens: milliseconds meant (tbt_max_ms=50)?"),
+    ],
+)
+def test_limits_that_seem_to_be_in_another_unit_are_told(text: str, said: str) -> None:
+    assert list(map(str, in_other_units([text]))) == [said]
+
+
+@pytest.mark.parametrize(
+    "text", ["ttft_p99_s=2", "ttft_p99_s=0.002", "ttft_p99_ms=200", "tpot_mean_ms=1", "wait_max_ms=0.1", "goodput=0.9"]
+)
+def test_limits_that_may_be_meant_are_not(text: str) -> None:
+    assert not list(in_other_units([text]))
