@@ -30,6 +30,7 @@ from .reports import SUMMED, Reports
 Arrays = dict[str, NDArray[Any] | xr.Variable]
 _MISSED = "shares over a limit count them as missed, times and their quantiles are of the others"
 _MISSING = "are missing: they were in shards that were not merged"
+_ADDED = " adds them"
 # What the notes say of those who are not served, or not whole, by the variable that counts them.
 _NOT_WHOLE = {
     name: f"of the requests {what} (variable {name}): {so}"
@@ -236,12 +237,19 @@ def tell_not_whole(cube: xr.Dataset, parts: Sequence[xr.Dataset] = (), sums: Map
         cube.attrs["notes"] = "\n".join([*kept[: said[0]], *_not_whole(counts), *kept[said[0] :]])
 
 
-def tell_missing(cube: xr.Dataset) -> None:
-    """Have the notes of a cube say which replications are missing among those that it holds."""
+def tell_missing(cube: xr.Dataset, wanted: int = 0, without: str = "", command: str = "") -> None:
+    """Have the notes of a cube say which replications are missing among those that it holds, or of all `wanted`.
+
+    Of all that were wanted, they say `without` which shards it is, and the command that adds them.
+    """
     numbers = cube[REPLICATION].values
-    missing = sorted(set(range(int(numbers.max()))) - set(numbers.tolist()))
-    notes = [note for note in str(cube.attrs["notes"]).splitlines() if not note.endswith(_MISSING)]
-    notes += [f"replications {in_ranges(missing)} {_MISSING}"] if missing else []
+    missing = sorted(set(range(max(int(numbers.max()), wanted))) - set(numbers.tolist()))
+    notes = [note for note in str(cube.attrs["notes"]).splitlines() if not note.endswith((_MISSING, _ADDED))]
+    if missing and without:
+        are = f"{len(numbers)} of {wanted} replications, without {in_ranges(missing)}"
+        notes.append(f"{are}: {without} missing; {command}{_ADDED}")
+    elif missing:
+        notes.append(f"replications {in_ranges(missing)} {_MISSING}")
     cube.attrs["notes"] = "\n".join(notes)
 
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from batchcube.errors import InputError
+from batchcube.errors import InputError, printable
 from batchcube.results.pieces import MOST_TOGETHER
 from batchcube.results.precision import Precision, record
 from batchcube.results.provenance import MadeBy, batchcube_version
@@ -27,7 +27,7 @@ from .preparing import Prepared, prepare, theory_of
 from .replicating import Replications
 from .reports import Reports
 from .rounds import NOBODY, do_shard, merge_shards
-from .shards import Asked, MissingShardsError, Shard
+from .shards import Asked, MissingShardsError, Shard, Shards, command_of, which_are
 from .simulate import require_backend
 from .store import About, AnyPart, Store
 
@@ -113,11 +113,13 @@ def run_sweep(
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
     with stopping() as stop, ExitStack() as opened:
         target = None if output is None else require_cube(Path(output))
+        shown = progress or Silent()
         store = None if target is None else opened.enter_context(Store(target))
         course = RunCourse(sweep, target, precision, made_by, overwrite=overwrite)
         if store is not None and (held := course.complete) is not None:
             with suppress(InputError):  # parts of another run are none of this one's business
                 course.open(store)
+            course.settle(held, shown)
             return held
         crew = opened.enter_context(engaged(executor, workers))
         at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
@@ -125,7 +127,6 @@ def run_sweep(
         course.prepare(at_once if crew is None else 1)
         if store is not None:
             course.open(store)
-        shown = progress or Silent()
         simulated = False
         aside = _Aside(course.prepared)
         try:
@@ -137,6 +138,7 @@ def run_sweep(
             aside.end(stop)
         if store is not None:
             cube = course.put(cube, store, stop)
+            course.settle(cube, shown)
         return cube
 
 
@@ -205,7 +207,7 @@ def merge_run(
     def course_of(about: About, sweep: Sweep, target: Path) -> RunCourse:
         texts, most = (about["asked"][name] for name in ("precision", "most"))
         precision = None if texts is None else Precision(tuple(texts), most)
-        return RunCourse(sweep, target, precision, NOBODY)
+        return RunCourse(sweep, target, precision, NOBODY, merges=(about["again"], about["asked"]["shards"]))
 
     return merge_shards(output, course_of, progress=progress, allow_missing=allow_missing)
 
@@ -224,9 +226,14 @@ class RunCourse:
         made_by: MadeBy,
         *,
         overwrite: bool = False,
+        merges: tuple[str, int] | None = None,
     ) -> None:
-        """Find out what is there; raises InputError where that is something else, and for senseless precisions."""
+        """Find out what is there; raises InputError where that is something else, and for senseless precisions.
+
+        What `merges` shards knows their command line, and how many there are in all.
+        """
         self.target, self.precision, self.made_by, self._overwrite = target, precision, made_by, overwrite
+        self._merges = merges
         self.held: xr.Dataset | None = None
         """The cube that is there already."""
         if target is not None and target.exists() and not overwrite:
@@ -304,7 +311,7 @@ class RunCourse:
             work = Replications(self.prepared, self.made_by.backend, left, self.reports)
             mine = frozenset(left)
             work.add(part for part in self.kept if part.replication in mine)
-            self.round = number
+            self.round, self._work = number, work
             if self.narrowing is None or not work.is_complete:
                 yield work
             if self.narrowing is not None and self.narrowing.look(look, self.reports, progress):
@@ -331,11 +338,23 @@ class RunCourse:
         if self.held is not None and numbers:
             cube = extend_cube(self.held, cube)
             tell_not_whole(cube, [self.held], self.reports.sums)
-        tell_missing(cube)
+        tell_missing(cube, *self._not_merged())
         self._record(cube)
         if self.target is None or fits(cube):
             self._tell_queues(cube)
         return cube
+
+    def _not_merged(self) -> tuple[int, str, str] | tuple[()]:
+        """Return how many replications shards were asked for, which ones are not there, and what adds these."""
+        if self._merges is None or not (missing := self._work.missing(self._merges[1])):
+            return ()
+        again, shards = self._merges
+        wanted = self._looks[self.round - 1]
+        # To a precision a run only adds to what has no gaps.
+        command = f"batchcube run -n {wanted} of the same specification"
+        if self.precision is None and self.target is not None:
+            command = printable(command_of(again, self.target))
+        return wanted, which_are(missing, shards, self.round), command
 
     def _tell_queues(self, cube: "xr.Dataset") -> None:
         from batchcube.results import overload
@@ -353,6 +372,12 @@ class RunCourse:
         if not (self.reports or self.numbers_held):
             raise MissingShardsError("no replication is complete at all points", file=self.target)
         return self.put(self.cube(theory_of(self.prepared), store.makers), store, stop)
+
+    def settle(self, cube: "xr.Dataset", progress: Progress) -> None:
+        """Say, and see to it, that a cube which was written needs no shards any more."""
+        assert self.target is not None
+        if said := Shards(self.target).settle(self.asked(""), cube.sizes[REPLICATION]):
+            progress.say(said)
 
     def put(self, cube: "xr.Dataset", store: Store, stop: Stop) -> "xr.Dataset":
         """Write the cube, and forget the parts that are in it; return it, from its file where it is large."""

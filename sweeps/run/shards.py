@@ -263,21 +263,36 @@ class Shards:
         if missing and not found and round_ > 1:
             raise NextRoundError(f"round {round_} is next: {self._again(asked, missing, shards)}", file=self.output)
         if missing and not allow_missing:
-            which = f"{'shard' if len(missing) == 1 else 'shards'} {in_ranges(missing)} of {shards}"
-            of_round = f" of round {round_}" if round_ > 1 else ""
-            are = "is" if len(missing) == 1 else "are"
-            text = f"{which}{of_round} {are} missing: {self._again(asked, missing, shards)}"
+            text = f"{which_are(missing, shards, round_)} missing: {self._again(asked, missing, shards)}"
             raise MissingShardsError(text, file=self.output)
         for file in found:
             store.take(file)
 
     def _again(self, asked: Asked, missing: Sequence[int], shards: int) -> str:
         """Return the command that does what is missing of the output, whatever it was called when shards were made."""
-        command = f"{asked.again} --output {shlex.quote(str(self.output))}"
+        command = command_of(asked.again, self.output)
         if len(missing) == 1:
             return f"{command} --shard {missing[0]}/{shards}"
         numbers = " ".join(map(str, missing)) if len(missing) < shards else f"$(seq {shards})"
         return f"for k in {numbers}; do {command} --shard $k/{shards}; done"
+
+    def settle(self, asked: Asked, count: int) -> str:
+        """Remove shards of a run whose cube has so many replications of it without them; return a sentence on it.
+
+        Those that ask for more stay, and it is said where the cube took the place of what they began from; "" where
+        there are none, or they are of something else.
+        """
+        about = next(filter(None, map(_about, [*self._files(), *self._at_work()])), None)
+        if about is None or not is_of(about, asked.identity) or about["asked"]["command"] != asked.command:
+            return ""
+        theirs = about["asked"]
+        if theirs["precision"] == asked.settings["precision"] and theirs["replications"] <= count:
+            self.clear()
+            return f"{self.folder}: shards of this run were not used, and are removed"
+        if theirs["held"] != count:
+            began = f"shards that began before {self.output.name} was written were not used"
+            return f"{self.folder}: {began}; remove it to deal anew"
+        return ""
 
     def clear(self) -> None:
         """Remove what is left of shards, but for those that are at work."""
@@ -332,6 +347,18 @@ class Shards:
         for file in twins:
             file.path.unlink()
         return list(found.values())
+
+
+def command_of(again: str, output: Path) -> str:
+    """Return the command line of shards with an output."""
+    return f"{again} --output {shlex.quote(str(output))}"
+
+
+def which_are(numbers: Sequence[int], shards: int, round_: int = 1) -> str:
+    """Return ``shard 3 of 8 is`` or ``shards 2, 6-8 of 8 are``; of which round, where that is a later one."""
+    of_round = f" of round {round_}" if round_ > 1 else ""
+    which, are = ("shard", "is") if len(numbers) == 1 else ("shards", "are")
+    return f"{which} {in_ranges(numbers)} of {shards}{of_round} {are}"
 
 
 class _Every:

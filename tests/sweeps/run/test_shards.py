@@ -152,7 +152,10 @@ def test_a_cube_lacks_replications_that_are_not_complete_until_a_run_adds_them(
     make(*EIGHT[1:3], *EIGHT[4:])
     holed = merge_run("cube.nc", allow_missing=True)
     assert holed["replication"].values.tolist() == [0, 2]
-    assert "replications 1 are missing" in holed.attrs["notes"]
+    note = (
+        "2 of 3 replications, without 1: shard 4 of 8 is missing; batchcube run small.toml --output cube.nc adds them"
+    )
+    assert note in holed.attrs["notes"].splitlines()
     xr.testing.assert_equal(holed["latency_mean_s"], whole["latency_mean_s"].isel(replication=[0, 2]))
     with pytest.raises(InputError, match="lacks replications"):
         run_sweep(small(), "cube.nc", precision=Precision(("50%",)), backend="reference")
@@ -162,6 +165,41 @@ def test_a_cube_lacks_replications_that_are_not_complete_until_a_run_adds_them(
     Path("again.nc").unlink()
     same(run_sweep(small(), "cube.nc", backend="reference"), whole)
     assert files() == ["cube.nc"]
+
+
+def test_what_is_missing_at_the_end_is_told_until_a_run_adds_it(
+    whole: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(Shard(1, 3), Shard(2, 3))
+    told = "note: 2 of 3 replications, without 2: shard 3 of 3 is missing; "
+    told += "batchcube run small.toml --output cube.nc adds them"
+    assert told in Answer(capsys, "merge", "cube.nc", "--allow-missing").err.splitlines()
+    assert "without 2: shard 3 of 3 is missing" in Answer(capsys, "show", "cube.nc").out
+    same(run_sweep(small(), "cube.nc", backend="reference"), whole)
+
+
+def test_a_run_that_wrote_the_cube_removes_shards_of_it_and_says_so(
+    whole: xr.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ("run", "small.toml", "-o", "cube.nc", "--backend", "reference")
+    make(Shard(1, 2))
+    told = f"{Path('cube.nc.shards')}: shards of this run were not used, and are removed"
+    assert told in Answer(capsys, *run).err.splitlines()
+    assert files() == ["cube.nc"]
+    same(read_cube("cube.nc"), whole)
+    # What continues the cube is needed, and what another number of replications began is told.
+    more = Answer(capsys, *run, "-n", "5", "--shard", "1/8", "-q")
+    assert (more.status, more.err) == (0, "")
+    assert "cube.nc.shards" not in Answer(capsys, *run).err
+    kept = files()
+    assert len(kept) == 2
+    told = "shards that began before cube.nc was written were not used; remove it to deal anew"
+    assert told in Answer(capsys, *run, "-n", "4").err
+    assert files() == kept
+    # Those of another sweep are none of its business.
+    Path("cube.nc").unlink()
+    run_sweep(small("seed=2"), "cube.nc", backend="reference")
+    assert files() == kept
 
 
 def test_what_is_kept_of_missing_replications_is_not_simulated_again(
