@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from multiprocessing import current_process
 from multiprocessing.resource_tracker import ensure_running
 from types import TracebackType
 from typing import Any, TypeVar
@@ -125,7 +126,7 @@ class DaskWorkers(Workers, AbstractContextManager["DaskWorkers"]):
 def client_of(address: str, workers: int | None) -> Iterator[Client]:
     """Give a client of the scheduler at HOST:PORT; with "" of a cluster of processes here, which ends with it.
 
-    Raises InputError where no scheduler answers.
+    Raises InputError where no scheduler answers, and where no process can be begun here.
     """
     with ExitStack() as opened:
         opened.enter_context(_silent())
@@ -137,23 +138,36 @@ def client_of(address: str, workers: int | None) -> Iterator[Client]:
                     f"no scheduler of Dask answers: {error}", path="executor", value=f"dask://{address}"
                 ) from None
         else:
-            with _signals_kept_here():
-                cluster = LocalCluster(
-                    n_workers=workers or os.cpu_count() or 1,
-                    threads_per_worker=1,
-                    host="127.0.0.1",
-                    dashboard_address="127.0.0.1:0",  # another port may be taken
-                    worker_dashboard_address=None,
-                    silence_logs=logging.ERROR,  # a stop is no reason for warnings
-                )
+            cluster = _cluster_here(workers or os.cpu_count() or 1)
             client = Client(opened.enter_context(cluster), set_as_default=False)
         yield opened.enter_context(client)
 
 
+def _cluster_here(workers: int) -> LocalCluster:
+    """Return a cluster of so many processes here; raises InputError where none can be begun."""
+    if getattr(current_process(), "_inheriting", False):
+        # A worker to be, which runs the script that begins it: who asked for it says what is wrong.
+        raise SystemExit(1)
+    try:
+        with _signals_kept_here(), _silent("distributed.nanny"):
+            return LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",  # another port may be taken
+                worker_dashboard_address=None,
+                silence_logs=logging.ERROR,  # a stop is no reason for warnings
+            )
+    except RuntimeError as error:
+        reason = str(error).rstrip(".")
+        asked = 'does the script lack if __name__ == "__main__"?'
+        raise InputError(f"no worker of Dask could be begun ({reason}); {asked}", path="executor") from None
+
+
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Have Dask not say in lines of its own that a scheduler is gone."""
-    log = logging.getLogger("distributed.client")
+def _silent(name: str = "distributed.client") -> Iterator[None]:
+    """Have Dask not say in lines of its own that a scheduler is gone, or a worker did not begin."""
+    log = logging.getLogger(name)
     before = log.level
     log.setLevel(logging.CRITICAL)
     try:
