@@ -253,13 +253,14 @@ if __name__ == "__main__":
     assert err.splitlines()[-1].startswith("batchcube: stopped.")
 
 
-def test_a_script_that_its_workers_would_run_again_is_told_in_one_line() -> None:
-    Path("unguarded.py").write_text("""
+def test_a_script_that_its_workers_would_run_again_is_told_in_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text("""
 from batchcube.sweeps.run.executors import connected
 with connected("dask", 2):
     pass
 """)
-    done = subprocess.run([sys.executable, "unguarded.py"], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == 1
     assert done.stderr.count("InputError: ") == 1
