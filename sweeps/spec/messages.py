@@ -175,6 +175,7 @@ def known_paths(
 _KINDS = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
     "int_parsing_size": "must be a whole number of reasonable size",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
