@@ -29,6 +29,9 @@ _HASH = "[0-9a-f]" * 8
 ZARR, ZARR_GROUP = ".zarr", "zarr.json"
 """How a folder of Zarr is named, and what every one has."""
 
+MOST_TOGETHER = 2**28
+"""Bytes of the pieces of all variables that are written together."""
+
 CUBES = (".nc", ZARR)
 """How cubes are named."""
 

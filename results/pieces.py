@@ -15,6 +15,7 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from .disk import MOST_TOGETHER
 from .variables import REPLICATION
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**26
 """Of a piece. What is computed from one takes several times as much."""
-MOST_TOGETHER = 2**28
-"""Bytes of the pieces of all variables that are written together."""
 _SMALLEST_CHUNK, LARGEST_CHUNK = 2**16, 2**20
 _PART = 4
 """Pieces of several variables at once are of fewer points."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchcube.errors import InputError, printable
-from batchcube.results.pieces import MOST_TOGETHER
+from batchcube.results.disk import MOST_TOGETHER
 from batchcube.results.precision import Precision, record
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.variables import REPLICATION

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from batchcube.results.pieces import MOST_TOGETHER
+from batchcube.results.disk import MOST_TOGETHER
 
 from .parts import CUT, join, used
 from .store import AnyPart, Report, Store, StoredPart
