@@ -15,17 +15,6 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal that came, by its name."""
-
-    kept = ""
-    """A sentence that says what of the work is kept; nothing where there is nothing to say."""
-
-    def _render_traceback_(self) -> list[str]:
-        """Show in IPython, and in notebooks, what the command line prints, without the frames that led here."""
-        return [f"{KeyboardInterrupt.__name__}: stopped. {self.kept or 'Nothing is kept.'}"]
-
-
 class Stop:
     """What signals asked for: the first raises KeyboardInterrupt, those after it do not interrupt the way out.
 
@@ -56,9 +45,9 @@ class Stop:
             self.check()
 
     def check(self) -> None:
-        """Raise Stopped, a KeyboardInterrupt, if a signal came."""
+        """Raise KeyboardInterrupt if a signal came."""
         if self.number is not None:
-            raise Stopped(signal.Signals(self.number).name)
+            raise KeyboardInterrupt(signal.Signals(self.number).name)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -107,8 +96,11 @@ def stopping() -> Iterator[Stop]:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 before[number] = signal.signal(number, stop.note)
         yield stop
-    except Stopped as stopped:
-        stopped.kept = stop.kept
+    except KeyboardInterrupt as error:
+        # IPython, and so a notebook, shows it in place of the frames that led here. It stays a plain KeyboardInterrupt:
+        # of another kind Python would not end a script as the signal does.
+        line = f"KeyboardInterrupt: stopped. {stop.kept or 'Nothing is kept.'}"
+        error._render_traceback_ = lambda: [line]  # type: ignore[attr-defined]
         raise
     finally:
         for number, handler in before.items():

@@ -15,4 +15,4 @@ def test_a_killed_command_ends_in_the_same_answer(
     status = killed.main()
     out = capsys.readouterr().out
     assert status == 0, out
-    assert "2 kills" in out
+    assert "2 times SIGKILL" in out
