@@ -195,7 +195,7 @@ def test_intervals_of_a_cube_are_narrower_with_its_controls(cube):
     difference = interval(cube, "latency_mean_s", difference_to={"bins": 1}, controls=True)
     assert (difference["narrowed"] != 1.0).all()
     some = labelled.paired_difference(cube["latency_mean_s"], "bins", 1, controls=beside)
-    xr.testing.assert_equal(some, difference)
+    assert some.equals(difference)
     with pytest.raises(InputError, match="controls: is for means and differences, not for ratios"):
         interval(cube, "latency_mean_s", ratio_to={"bins": 1}, controls=True)
 

@@ -314,6 +314,8 @@ import signal
 from xarray.backends.locks import CombinedLock
 
 leave = CombinedLock.__exit__
+# In the background of a shell it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def interrupted(self, *raised):

@@ -125,7 +125,7 @@ def test_a_cube_is_extended_by_a_file_that_states_what_it_left_out(tmp_path: Pat
     longer = run_sweep(Sweep.model_validate(many), tmp_path / "cube.nc", backend="reference")
     assert longer.sizes["replication"] == 3
     assert longer.isel(replication=slice(2)).equals(first)
-    with pytest.raises(InputError, match=r"holds another sweep \(policy differ\)"):
+    with pytest.raises(InputError, match=r"holds another sweep \(policy differs\)"):
         run_sweep(Sweep.model_validate(laid(many, {"policy.tail": "drop"})), tmp_path / "cube.nc", backend="reference")
 
 
