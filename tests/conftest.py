@@ -53,10 +53,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
-def pytest_collection_finish() -> None:
-    gc.freeze()  # what was imported and collected stays
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real inputs beside the project."""
