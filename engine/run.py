@@ -55,7 +55,7 @@ def simulate_many(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> 
     """Simulate a block of replications of one kind; return the variables of a cube by name, leading axis job.
 
     `shape` is common to the block, so that blocks can be stacked: bins beyond a job's own stay empty. Raises InputError
-    for input that does not fit together, ValueError where the shape does not hold a job, ArithmeticError when
+    for input that does not fit together, RuntimeError where the shape does not hold a job, ArithmeticError when
     conservation is broken.
     """
     simulation = _ready(jobs, shape, backend)
@@ -67,7 +67,7 @@ def simulate_many(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> 
 def simulate_records(jobs: Sequence[Job], shape: Shape, backend: str = "numba") -> tuple[Any, list[Any]]:
     """Simulate a block of replications of one kind; return what backends leave behind.
 
-    That is tallies with a leading axis job, and the records of each job. Raises InputError and ValueError like
+    That is tallies with a leading axis job, and the records of each job. Raises InputError and RuntimeError like
     `simulate_many`.
     """
     simulation = _ready(jobs, shape, backend)

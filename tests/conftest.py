@@ -9,10 +9,9 @@ import pytest
 from hypothesis import settings
 
 from batchcube.engine.policies import registry
+from batchcube.sweeps.cli.main import GARBAGE_THRESHOLDS
 
-# Python looks for garbage each time that some 700 things more are there, and all through what is there already: while
-# thousands of tests are collected, or kernels compiled, that takes up to a third of the time.
-gc.set_threshold(50_000, 20, 20)
+gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 pytest.register_assert_rewrite("helpers")
 

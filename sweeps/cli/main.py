@@ -29,6 +29,12 @@ from . import (
 
 # typer carries click under different names from version to version; its own exception leads to click's.
 _MISTAKE: Any = typer.BadParameter.__mro__[2]
+GARBAGE_THRESHOLDS = 50_000, 20, 20
+"""When Python looks for garbage.
+
+What is imported and compiled stays: to look through it at the usual pace, some 700 things, takes a seventh of the time
+that a command needs to start, and up to a third where thousands of tests are collected.
+"""
 FAULT = (
     "batchcube: this is a fault of batchcube, not of what it was given: please report it with the command and this text"
 )
@@ -95,9 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     from .streams import open_streams
 
     if arguments is None:
-        # What is imported and compiled stays: to look through it for garbage at Python's usual pace takes a seventh of
-        # the time that a command needs to start.
-        gc.set_threshold(50_000, 20, 20)
+        gc.set_threshold(*GARBAGE_THRESHOLDS)
         open_streams()
     # All figures go to files. A notebook leaves its own backend to the processes that it starts, and where that is not
     # installed Matplotlib does not even load.

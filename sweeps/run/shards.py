@@ -208,7 +208,7 @@ class Shards:
 
     def _require_same(self, identity: Mapping[str, Any]) -> None:
         """Refuse to add to shards of something else."""
-        about = next(filter(None, map(_about, [*self._files(), *self._at_work()])), None)
+        about = self._told()
         if about is None or is_of(about, identity):
             return
         count = about.get("asked", {}).get("shards")
@@ -219,6 +219,10 @@ class Shards:
         raise InputError(
             f"holds shards of another {what} than this one; remove it, or choose another output", file=self.folder
         )
+
+    def _told(self) -> About | None:
+        """Return what the first of the shards says of what they are parts of; None where there are none."""
+        return next(filter(None, map(_about, [*self._files(), *self._at_work()])), None)
 
     @contextmanager
     def _unless_empty(self) -> Iterator[None]:
@@ -282,7 +286,7 @@ class Shards:
         Those that ask for more stay, and it is said where the cube took the place of what they began from; "" where
         there are none, or they are of something else.
         """
-        about = next(filter(None, map(_about, [*self._files(), *self._at_work()])), None)
+        about = self._told()
         if about is None or not is_of(about, asked.identity) or about["asked"]["command"] != asked.command:
             return ""
         theirs = about["asked"]
