@@ -30,7 +30,7 @@ ZARR, ZARR_GROUP = ".zarr", "zarr.json"
 """How a folder of Zarr is named, and what every one has."""
 
 MOST_TOGETHER = 2**28
-"""Bytes of the pieces of all variables that are written together."""
+"""Bytes of a large cube, or of what it will be made of, that are held at a time: in each place that holds any."""
 
 CUBES = (".nc", ZARR)
 """How cubes are named."""

@@ -11,7 +11,7 @@ import typer
 from batchcube.errors import InputError, printable
 
 from . import measuring
-from .coefficients import FiguresOption, keep, show_coefficients, write_coefficients
+from .coefficients import FiguresOption, keep, require_json, show_coefficients, write_coefficients
 from .help import examples
 from .options import (
     AsyncOption,
@@ -130,8 +130,7 @@ def calibrate_hardware(
         return
     if model is None or gpu is None:
         raise InputError("must be given, or --list", path="--model" if model is None else "--gpu")
-    if output is not None and output.suffix != ".json":
-        raise InputError("must end in .json", file=output)
+    require_json(output)
     deployment = Deployment(
         model,
         gpu,
@@ -337,8 +336,7 @@ def calibrate_log(
     from ..claim import claimed
     from ..spec.service import load
 
-    if output.suffix != ".json":
-        raise InputError("must end in .json", file=output)
+    require_json(output)
     before = None if prior is None else load(prior)
     given = given_settings(
         server,

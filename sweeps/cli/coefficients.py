@@ -28,6 +28,12 @@ def write_coefficients(known: Any, output: Path) -> None:
     write_text(output, known.text())
 
 
+def require_json(output: Path | None) -> None:
+    """Refuse another ending for coefficients; None is no output."""
+    if output is not None and output.suffix != ".json":
+        raise InputError("must end in .json", file=output)
+
+
 def coefficient_files(output: Path) -> tuple[Path, Path]:
     """Return the file of coefficients, and that of what figures draw of them."""
     return output, output.with_suffix(".fit.nc")
@@ -39,8 +45,7 @@ def keep(known: Any, calibration: Any, output: Path | None, figures: Path | None
 
     from ..files import make_folder, require_new
 
-    if output is not None and output.suffix != ".json":
-        raise InputError("must end in .json", file=output)
+    require_json(output)
     if output is not None:
         require_new(*coefficient_files(output), overwrite=overwrite)
     if figures is not None:
