@@ -25,6 +25,8 @@ from batchcube.results.cube import read_cube
 
 SECONDS_TO_END = 120.0
 """After Ctrl-C: a kernel that is being compiled comes to its end."""
+ENDS = {signal.SIGKILL: (0, -signal.SIGKILL), signal.SIGINT: (0, 130, -signal.SIGINT)}
+"""The exit status of what was stopped by a signal; it may have been at its end."""
 _SWEEP = ("multi-bin-fig8", "-o", "out.nc", "--set", "workload.requests=20000")
 COMMANDS = {
     "run": ("run", *_SWEEP, "-n", "30"),
@@ -96,8 +98,7 @@ def stopped(process: subprocess.Popen[bytes], number: signal.Signals) -> str:
         process.send_signal(signal.SIGABRT)
         _, told = process.communicate()
         return f"did not end within {SECONDS_TO_END:g} s of {number.name}, but was at\n{told.decode()}"
-    expected = (-signal.SIGKILL,) if number == signal.SIGKILL else (0, 130, -signal.SIGINT)
-    if process.returncode not in expected:
+    if process.returncode not in ENDS[number]:
         return f"exit status {process.returncode} of {number.name}: {told.decode().splitlines()[-1:]}"
     if (took := time.monotonic() - begun) > SECONDS_TO_END / 4:
         return f"took {took:.0f} s to end"
@@ -150,12 +151,12 @@ def main() -> int:
                 except subprocess.TimeoutExpired:
                     problem = stopped(process, number)
                     problems += [problem] if problem else []
-                    kills += 1
+                    kills += process.returncode != 0
                     if process.returncode == 0 or (asked.command in ONCE and names_in(folder) == expected):
                         break
                     process = given(words, folder)
             _, told = process.communicate()
-            if process.returncode not in (0, -number):
+            if process.returncode not in ENDS[number]:
                 problems.append(f"exit status {process.returncode}: {told.decode().splitlines()[-1:]}")
             elif asked.command not in MEASURED:
                 problems += differs(folder, undisturbed)

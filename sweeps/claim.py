@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from batchcube.errors import InputError
-from batchcube.results.disk import lock, output_file, sync_folder
+from batchcube.results.disk import lock, output_file, remove, sync_folder
 
 from .files import make_folder, require_new
 
@@ -36,9 +36,11 @@ class Claim:
         """Folders that are there for this alone, the innermost first."""
         make_folder(output.parent)
         self._lock = self._locked()
-        # Nobody else writes here: they were left by processes that were killed.
-        for file in self.folder.glob("*.part"):
-            file.unlink()
+        try:
+            self._begin()
+        except BaseException:
+            self._close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -47,16 +49,28 @@ class Claim:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Unlock, and remove the folder if nothing is kept in it; those above it too that are there for it alone."""
-        self._close(self._lock)
+        self._close()
 
-    def _close(self, opened: int) -> None:
+    def _begin(self) -> None:
+        """Say whose the output is, and remove what killed processes had begun to keep: nobody else writes here."""
+        self.is_unfinished = os.fstat(self._lock).st_size > 0
+        try:
+            os.truncate(self._lock, 0)
+            os.write(self._lock, f"process {os.getpid()} on {platform.node()}".encode())
+        except OSError as error:
+            raise InputError(f"cannot be written: {error.strerror}", file=self.folder) from None
+        sync_folder(self.output.parent)
+        for file in self.folder.glob("*.part"):
+            file.unlink()
+
+    def _close(self) -> None:
         if all(file.name == _LOCK for file in self.folder.iterdir()):
             with suppress(OSError):  # somebody keeps something there by now
                 (self.folder / _LOCK).unlink()
                 self.folder.rmdir()
                 for folder in self._made:
                     folder.rmdir()
-        os.close(opened)
+        os.close(self._lock)
 
     def _locked(self) -> int:
         """Return the open lock file; the system unlocks it when the process ends, however it ends."""
@@ -86,14 +100,6 @@ class Claim:
                 )
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(opened), os.stat(file)):
-                    self.is_unfinished = os.fstat(opened).st_size > 0
-                    try:
-                        os.truncate(opened, 0)
-                        os.write(opened, f"process {os.getpid()} on {platform.node()}".encode())
-                    except OSError as error:
-                        self._close(opened)
-                        raise InputError(f"cannot be written: {error.strerror}", file=self.folder) from None
-                    sync_folder(self.output.parent)
                     return opened
             os.close(opened)
 
@@ -103,12 +109,22 @@ def claimed(*outputs: Path | None, overwrite: bool) -> Iterator[bool]:
     """Claim outputs that are to be written, for as long as this is open; None is no output.
 
     Gives whether what is there may be replaced: where `overwrite` says so, and where a process was killed that was
-    writing it. Raises InputError like a `Claim`, and for what is there already otherwise.
+    writing it. Where it ends by an error or an interrupt, those that were written anew are removed: with some of them
+    there the command would be refused when it is given again.
+    Raises InputError like a `Claim`, and for what is there already otherwise.
     """
+    begun: list[Path] = []
     with ExitStack() as claims:
         for output in outputs:
             if output is not None:
                 claim = claims.enter_context(Claim(output_file(output)))
                 overwrite |= claim.is_unfinished
                 require_new(output, overwrite=overwrite)
-        yield overwrite
+                if claim.is_unfinished or not claim.output.exists():
+                    begun.append(claim.output)
+        try:
+            yield overwrite
+        except BaseException:
+            for file in begun:
+                remove(file)
+            raise

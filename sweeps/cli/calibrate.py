@@ -11,7 +11,7 @@ import typer
 from batchcube.errors import InputError, printable
 
 from . import measuring
-from .coefficients import FiguresOption, keep, require_json, show_coefficients, write_coefficients
+from .coefficients import FiguresOption, coefficient_files, keep, require_json, show_coefficients, write_coefficients
 from .help import examples
 from .options import (
     AsyncOption,
@@ -179,7 +179,7 @@ def calibrate_fit(
     from ..claim import claimed
 
     to = output or measurement.with_suffix(".json")
-    with claimed(to, overwrite=overwrite) as replacing:
+    with claimed(*coefficient_files(to), overwrite=overwrite) as replacing:
         known, calibration = fit_measurement(measurement, to.stem)
         keep(known, calibration, to, figures, overwrite=replacing)
 
@@ -264,7 +264,8 @@ def calibrate_table(
         )
     system, cells = next(iter(found.systems.items()))
     name = (output or figures or table).stem
-    with claimed(output, overwrite=overwrite) as replacing:
+    outputs = () if output is None else coefficient_files(output)
+    with claimed(*outputs, overwrite=overwrite) as replacing:
         known, calibration = fit_cells(
             cells,
             name=name,

@@ -29,7 +29,7 @@ from ..run.assemble import with_provenance
 from ..run.executors import Executor, engaged
 from ..run.outputs import ADVICE
 from ..run.preparing import Prepared, only_totals, prepare
-from ..run.rounds import NOBODY, do_shard, merge_shards
+from ..run.rounds import NOBODY, do_shard, merge_shards, tidy
 from ..run.shards import Asked, Shard
 from ..run.simulate import require_backend
 from ..run.store import About, AnyPart, Store
@@ -72,6 +72,8 @@ def decide(
         store = None if target is None else opened.enter_context(Store(target))
         course = PlanCourse(question, target, made_by, say, overwrite=overwrite)
         if course.complete is not None:
+            if store is not None:
+                tidy(course, store)
             return course.complete
         crew = opened.enter_context(engaged(executor, workers))
         course.prepare()
@@ -178,7 +180,8 @@ class PlanCourse:
 
     def open(self, store: Store) -> None:
         """Go on from what a store keeps; raises InputError for parts of anything else."""
-        self.kept = store.open(self.identity, self.made_by, range(MOST), overwrite=self._overwrite)
+        held = () if self.complete is None else range(MOST)
+        self.kept = store.open(self.identity, self.made_by, range(MOST), held=held, overwrite=self._overwrite)
 
     def rounds(self, progress: Progress) -> Iterator[Simulating]:
         """Yield the work of one look after the other; whoever asks for the next one has done it."""

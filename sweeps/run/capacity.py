@@ -8,7 +8,7 @@ are compared in pairs by them, and the mean has an interval like any other varia
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from .criteria import Criterion, never_measured, parse_criterion
 from .executors import Executor, engaged
 from .outputs import ADVICE, same_sweep
 from .preparing import only_totals, prepare, refusal
-from .rounds import NOBODY, do_shard, merge_shards
+from .rounds import NOBODY, do_shard, merge_shards, tidy
 from .searching import Searches, SearchSettings
 from .shards import Asked, Shard
 from .simulate import require_backend
@@ -97,8 +97,7 @@ def find_capacity(
         store = None if target is None else opened.enter_context(Store(target))
         course = SearchCourse(sweep, settings, target, made_by, overwrite=overwrite)
         if store is not None and course.complete is not None:
-            with suppress(InputError):  # parts of another search are none of this one's business
-                course.open(store)
+            tidy(course, store)
             return course.complete
         crew = opened.enter_context(engaged(executor, workers))
         course.prepare()

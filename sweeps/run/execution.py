@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,7 +26,7 @@ from .outputs import ADVICE, same_sweep
 from .preparing import Prepared, prepare, theory_of
 from .replicating import Replications
 from .reports import Reports
-from .rounds import NOBODY, do_shard, merge_shards
+from .rounds import NOBODY, do_shard, merge_shards, tidy
 from .shards import Asked, MissingShardsError, Shard, Shards, command_of, which_are
 from .simulate import require_backend
 from .store import About, AnyPart, Store
@@ -117,8 +117,7 @@ def run_sweep(
         store = None if target is None else opened.enter_context(Store(target))
         course = RunCourse(sweep, target, precision, made_by, overwrite=overwrite)
         if store is not None and (held := course.complete) is not None:
-            with suppress(InputError):  # parts of another run are none of this one's business
-                course.open(store)
+            tidy(course, store)
             course.settle(held, shown)
             return held
         crew = opened.enter_context(engaged(executor, workers))

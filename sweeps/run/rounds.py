@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from batchcube.errors import InputError
 from batchcube.results.provenance import MadeBy
 
 from ..files import require_cube
@@ -54,6 +56,12 @@ class Course(Protocol[Result]):
 
     def finish(self, store: Store, stop: Stop) -> Result:
         """Write what all rounds came to, and return it."""
+
+
+def tidy(course: Course[object], store: Store) -> None:
+    """Remove what a kill left beside an output that is complete; parts of something else are none of its business."""
+    with suppress(InputError):
+        course.open(store)
 
 
 def do_shard(
@@ -116,5 +124,7 @@ def merge_shards(
             for work in course.rounds(progress or Silent()):
                 shards.merge(work, course.round, asked, count, store, allow_missing=allow_missing)
             result = course.finish(store, stop)
+        else:
+            tidy(course, store)
         shards.clear()
         return result

@@ -250,7 +250,8 @@ class Shards:
         if count := len(set(others).difference(shards)):
             are = "is" if count == 1 else "are"
             raise InputError(f"{counted(count, 'file')} there {are} of another version", file=self.folder)
-        raise InputError("has no shards that could be merged", file=self.output)
+        with self._unless_empty():  # a merge may have been killed right before it was removed
+            raise InputError("has no shards that could be merged", file=self.output)
 
     def merge(
         self, work: Dealt, round_: int, asked: Asked, shards: int, store: Store, *, allow_missing: bool = False

@@ -1,5 +1,6 @@
 """An output is one process's at a time: whoever comes second is told whose it is, before anything is computed."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -64,6 +65,48 @@ def test_what_is_there_is_no_longer_to_be_had() -> None:
     with claimed(None, Path("out.json"), overwrite=True):
         assert folder_of(Path("out.json")).exists()
     assert [file.name for file in Path().iterdir()] == ["small.toml", "out.json"]
+
+
+def test_an_interrupt_while_an_output_is_claimed_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(folder: Path) -> None:
+        assert folder_of(Path("out/cube.nc")).exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("batchcube.sweeps.claim.sync_folder", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Claim(Path("out/cube.nc"))
+    assert [file.name for file in Path().iterdir()] == ["small.toml"]
+
+
+def test_of_several_outputs_all_are_written_or_none() -> None:
+    old, new = Path("old.json"), Path("new.json")
+    old.write_text("old")
+
+    def write_one() -> None:
+        with claimed(old, new, overwrite=True):
+            new.touch()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left"):
+        write_one()
+    assert old.read_text() == "old"
+    assert not new.exists()
+
+
+def test_an_interrupted_command_can_be_given_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        assert Path("out.fit.nc").exists()
+        raise KeyboardInterrupt
+
+    command = ("calibrate", "table", DATA / "latency-grid.csv", "-o", "out.json", "--figures", "drawn")
+    with monkeypatch.context() as patch:
+        patch.setattr("batchcube.figures.registry.draw", interrupted)
+        assert Answer(capsys, *command).status == 130
+    assert sorted(file.name for file in Path().iterdir()) == ["drawn", "small.toml"]
+    assert Answer(capsys, *command).status == 0
+    assert sorted(file.name for file in Path().iterdir()) == ["drawn", "out.fit.nc", "out.json", "small.toml"]
 
 
 def test_what_killed_processes_left_half_written_is_removed_and_all_else_is_kept() -> None:

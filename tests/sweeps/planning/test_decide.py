@@ -22,6 +22,7 @@ from batchcube.sweeps.planning.decide import STATES, _on_replicas, decide
 from batchcube.sweeps.planning.question import Question, ask
 from batchcube.sweeps.planning.race import Decision, Race
 from batchcube.sweeps.run.execution import run_sweep
+from batchcube.sweeps.run.store import Store
 from batchcube.sweeps.serving.given import read_options
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.spec.service import load
@@ -482,6 +483,24 @@ def test_a_plan_that_was_stopped_goes_on(
     monkeypatch.setattr(simulating, "simulate_settings", counted)
     assert decide(question(spec(1)), output) == whole
     assert sum(again) == whole.simulations - sum(done) + _few(whole)
+    assert not (tmp_path / "plan.nc.partial").exists()
+
+
+def test_a_plan_that_was_killed_at_its_end_leaves_nothing_when_it_is_given_again(
+    spec: Callable[[int], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: Store, held: object) -> None:
+        if held:
+            raise KeyboardInterrupt
+
+    output = tmp_path / "plan.nc"
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "forget", killed)
+        with pytest.raises(KeyboardInterrupt):
+            decide(question(spec(1)), output)
+    assert output.exists()
+    assert list((tmp_path / "plan.nc.partial").glob("*.parts"))
+    assert decide(question(spec(1)), output).found
     assert not (tmp_path / "plan.nc.partial").exists()
 
 

@@ -22,7 +22,7 @@ from batchcube.sweeps.run.replicating import Replications
 from batchcube.sweeps.run.reports import Reports
 from batchcube.sweeps.run.searching import Searches
 from batchcube.sweeps.run.shards import MissingShardsError, NextRoundError, Shard, shard_of
-from batchcube.sweeps.run.store import Part, PartsFile, keep
+from batchcube.sweeps.run.store import Part, PartsFile, Store, keep
 from batchcube.sweeps.spec.document import Sweep
 from helpers.command_line import Answer
 from helpers.specifications import RATES, SMALL
@@ -378,6 +378,29 @@ def test_a_shard_made_twice_must_be_the_same(whole: xr.Dataset) -> None:
     (left_by_a_kill / "0.parts").write_text("part")
     same(merge_run("cube.nc"), whole)
     assert files() == ["cube.nc"]
+
+
+def test_a_merge_that_was_killed_at_its_end_leaves_nothing_when_it_is_given_again(
+    whole: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: Store, held: object) -> None:
+        if held:
+            raise KeyboardInterrupt
+
+    make(*EIGHT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "forget", killed)
+        with pytest.raises(KeyboardInterrupt):
+            merge_run("cube.nc")
+    assert Path("cube.nc") in Path().iterdir()
+    assert list(Path("cube.nc.partial").glob("*.parts"))
+    same(merge_run("cube.nc"), whole)
+    assert sorted(file.name for file in Path().iterdir()) == ["cube.nc", "small.toml"]
+    # Or right before the folder was removed.
+    Path("cube.nc.shards").mkdir()
+    with pytest.raises(InputError, match=r"cube\.nc: has no shards that could be merged"):
+        merge_run("cube.nc")
+    assert sorted(file.name for file in Path().iterdir()) == ["cube.nc", "small.toml"]
 
 
 def test_a_stopped_run_goes_on_in_shards_and_a_cube_is_extended_by_them(whole: xr.Dataset) -> None:
