@@ -16,7 +16,7 @@ from xarray import Dataset
 from batchcube.errors import InputError, one_of, printable, suggestion
 from batchcube.results.calibration import read_calibration
 from batchcube.results.cube import read_cube
-from batchcube.results.disk import output_file, write_whole
+from batchcube.results.disk import make_folder, output_file, write_whole
 from batchcube.results.text import shortened
 from batchcube.results.validation import read_validation
 
@@ -175,22 +175,25 @@ def draw(name: str, cube: Dataset, *, paper: int | None = None, **options: Any) 
         return function(cube, figured, **options)
 
 
+def figure_file(path: str | os.PathLike[str]) -> Path:
+    """Return the file that a figure is saved in; raises InputError as `output_file`, and for another ending."""
+    target = output_file(Path(path))
+    if Path(path).suffix.lower() not in _FORMATS:
+        raise InputError(f"must end in {one_of(_FORMATS)}", file=path)
+    return target
+
+
 def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     """Save a figure as .png (300 dpi), .pdf or .svg, complete or not at all, and return its path.
 
     The file states the cube's title and the SHA-256 of what it was made from; the same cube gives the same bytes. Title
     and caption of a figure for a paper are written beside it, `NAME.caption.txt`, and replaced
     with it.
-    Raises InputError for another ending, a missing folder and what `output_file` refuses, OSError when the file cannot
-    be written.
+    Its folder is made. Raises InputError as `figure_file` and for a folder that cannot be made, OSError when the file
+    cannot be written.
     """
-    target = output_file(Path(path))
-    ending = Path(path).suffix.lower()
-    if ending not in _FORMATS:
-        raise InputError(f"must end in {', '.join(_FORMATS)}", file=path)
+    target, ending = figure_file(path), Path(path).suffix.lower()
     beside = output_file(target.with_suffix(".caption.txt"))
-    if not target.parent.is_dir():
-        raise InputError(f"the folder {target.parent} does not exist", file=path)
     title = shortened(printable(cube.attrs.get("title", "")), 1000)
     made_from = _made_from(cube)
     metadata: dict[str, dict[str, Any]] = {
@@ -201,6 +204,7 @@ def save(figure: Figure, cube: Dataset, path: str | os.PathLike[str]) -> Path:
     buffer = io.BytesIO()
     with style.styled():
         figure.savefig(buffer, format=ending[1:], metadata=metadata[ending])
+    make_folder(target.parent)
     write_whole(target, buffer.getvalue())
     if isinstance(figure, style.Drawn) and figure.for_paper:
         write_whole(beside, f"{figure.said}\n".encode())

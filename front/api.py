@@ -112,7 +112,7 @@ def register(policy: "Controller | Order") -> None:
 
 
 def run(
-    sweep: "Sweep | str | os.PathLike[str]",
+    sweep: "Sweep | str | os.PathLike[str] | Mapping[str, Any]",
     output: str | os.PathLike[str] | None = None,
     *,
     workers: int | None = None,
@@ -125,14 +125,14 @@ def run(
 ) -> "xr.Dataset":
     """Simulate every point and replication of a sweep and return the cube; with `output`, also write it there.
 
-    `sweep` may be what `load_spec` reads. With `output`, a run that was stopped goes on where it was, and a cube of the
-    same sweep with fewer replications is extended, unless `overwrite` begins afresh. `workers` are threads, all cores
-    when left out; `backend` is "numba", "jax" (GPUs) or "reference" (plain Python), with the same numbers. `executor`
-    simulates instead of threads: one of `concurrent.futures` or what is like one (loky, mpi4py.futures), a client of
-    Dask, or a name as of the command, ``"dask://HOST:PORT"``. Progress and notes are shown unless `quiet`. With
-    `precision`, ``"2%"`` or ``{"latency_mean_s": "1%"}``, replications are added until half the width of every 95 %
-    interval is at most that part of its mean (points, of shares), or there are `max_replications`; those of the sweep
-    are what the first look is at.
+    `sweep` may be what `load_spec` reads, or its tables. With `output`, a run that was stopped goes on where it was,
+    and a cube of the same sweep with fewer replications is extended, unless `overwrite` begins afresh. `workers` are
+    threads, all cores when left out; `backend` is "numba", "jax" (GPUs) or "reference" (plain Python), with the same
+    numbers. `executor` simulates instead of threads: one of `concurrent.futures` or what is like one (loky,
+    mpi4py.futures), a client of Dask, or a name as of the command, ``"dask://HOST:PORT"``. Progress and notes are shown
+    unless `quiet`. With `precision`, ``"2%"`` or ``{"latency_mean_s": "1%"}``, replications are added until half the
+    width of every 95 % interval is at most that part of its mean (points, of shares), or there are `max_replications`;
+    those of the sweep are what the first look is at.
 
     >>> cube = bc.run(bc.load_spec("multi-bin-fig8", {"workload.requests": 1000, "replications": 2}), quiet=True)
     >>> dict(cube["latency_mean_s"].sizes)
@@ -163,7 +163,7 @@ def run(
 
 
 def capacity(
-    sweep: "Sweep | str | os.PathLike[str]",
+    sweep: "Sweep | str | os.PathLike[str] | Mapping[str, Any]",
     slo: Mapping[str, float] | Iterable[str],
     output: str | os.PathLike[str] | None = None,
     *,
@@ -289,8 +289,7 @@ def simulate(
     from batchcube.sweeps.run.single import simulate_one, with_requests
 
     if requests is None:
-        chosen = _build(sweep) if isinstance(sweep, Mapping) else _sweep(sweep)
-        return simulate_one(chosen, at or {}, replication, backend)
+        return simulate_one(_sweep(sweep), at or {}, replication, backend)
     tables = _tables(sweep) if isinstance(sweep, Mapping) else _sweep(sweep).document
     with with_requests(tables, requests) as chosen:
         return simulate_one(chosen, at or {}, replication, backend)
@@ -489,7 +488,9 @@ def _tables(tables: Mapping[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _sweep(sweep: "Sweep | str | os.PathLike[str]") -> "Sweep":
+def _sweep(sweep: "Sweep | str | os.PathLike[str] | Mapping[str, Any]") -> "Sweep":
+    if isinstance(sweep, Mapping):
+        return _build(sweep)
     return load_spec(sweep) if isinstance(sweep, str | os.PathLike) else sweep
 
 

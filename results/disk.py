@@ -88,6 +88,16 @@ def cube_file(path: Path) -> Path:
     return target
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; raises InputError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError("is a file, must be a folder", file=folder) from None
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", file=folder) from None
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file beside its target, then move it into place: complete or not at all; raises OSError naming it."""
     with writing(path) as part:

@@ -132,7 +132,9 @@ def _assurance(plan: Mapping[str, Any]) -> str:
 def _early(plan: Mapping[str, Any]) -> str:
     if plan["is_decided"]:
         return ""
-    return "; the budget ended it" if plan["ended_early"] else "; more replications would not be simulated"
+    if plan["ended_early"]:
+        return "; the budget ended it"
+    return "; it does not show in the most replications that a plan takes, a larger indifference may"
 
 
 def _limit(limit: Mapping[str, Any], setting: Mapping[str, Any]) -> str:

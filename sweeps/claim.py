@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from batchcube.errors import InputError
-from batchcube.results.disk import lock, output_file, remove, sync_folder
+from batchcube.results.disk import lock, make_folder, output_file, remove, sync_folder
 
-from .files import make_folder, require_new
+from .files import require_new
 
 _LOCK = "lock"
 _LOG = logging.getLogger(__name__)

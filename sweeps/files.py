@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from batchcube.errors import InputError
-from batchcube.results.disk import cube_file, output_file, write_whole
+from batchcube.results.disk import cube_file, make_folder, output_file, write_whole
 
 
 def require_new(*paths: Path, overwrite: bool = False) -> None:
@@ -41,16 +41,6 @@ def require_inside(cube: Path, named: Iterable[str]) -> None:
             raise InputError(
                 f"names {name}, which is not in its folder; --trust-paths reads it all the same", file=cube
             )
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; raises InputError where that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise InputError("is a file, must be a folder", file=folder) from None
-    except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}", file=folder) from None
 
 
 def write_text(path: Path, text: str) -> None:

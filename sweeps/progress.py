@@ -1,4 +1,4 @@
-"""Tell how far a run is: a bar on a terminal and in a notebook, a plain line every few seconds elsewhere."""
+"""Tell how far a run is: a bar on a terminal and in a notebook, elsewhere a few plain lines, one of a short run."""
 
 import sys
 import time
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import xarray as xr
     from rich.console import RenderableType
 
-SECONDS_BETWEEN_LINES = 5.0
+SECONDS_TO_FIRST_LINE = 5.0
+SECONDS_BETWEEN_LINES = 600.0
+"""To the next line it is twice as long as to the one before, up to this: a log of hours is short."""
 SECONDS_BETWEEN_DISPLAYS = 0.2
 SECONDS_TO_WONDER = 2.0
 """After which it is said why nothing is finished yet."""
@@ -84,36 +86,42 @@ def _took(seconds: float) -> str:
 
 
 class PlainLines(AbstractContextManager["PlainLines"]):
-    """Print a line every few seconds."""
+    """Print what there is to do, the first result and now and then a line; of what is soon done, only the last line."""
 
-    seconds_between = SECONDS_BETWEEN_LINES
+    seconds_between, most_seconds_between = SECONDS_TO_FIRST_LINE, SECONDS_BETWEEN_LINES
+    is_patient = True
+    """Whether nothing is announced that may be done soon."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
         self._points = self._replications = self._requests = self._done = self._finished = 0
         self._so_far = ""
         self._begun = self._printed = time.monotonic()
+        self._wait = self.seconds_between
         self._workers = ""
         self._wonders = True
+        self._held: list[str] = []
 
     def start(self, points: int, replications: int, requests: int) -> None:
-        """Print what there is to do."""
+        """Print what there is to do, if it is not done soon."""
         self._points, self._replications, self._requests = points, replications, requests
         self._done = self._finished = 0
         self._begun = self._printed = time.monotonic()
-        self._print(
-            f"{counted(points, 'point')} x {counted(replications, 'replication')}, {_in_short(requests, 'request')}"
-        )
+        self._held = [self._work()]
+        if not self.is_patient:
+            self._announce()
 
     def advance(self, requests: int) -> None:
-        """Count requests, and print a line when the last one is some seconds old."""
+        """Count requests, and print a line when it is time."""
         self._done += requests
         now = time.monotonic()
-        if not self._done:
-            if self._wonders and now - self._begun >= SECONDS_TO_WONDER:
+        if now - self._begun >= SECONDS_TO_WONDER:
+            self._announce()
+            if not self._done and self._wonders:
                 self._wonders = False
                 self._print(NOTHING_YET)
-        elif now - self._printed >= self.seconds_between:
+        if self._done and now - self._printed >= self._wait:
+            self._wait = min(2.0 * self._wait, self.most_seconds_between)
             self._line(now)
 
     def finish_replications(self, count: int) -> None:
@@ -123,7 +131,7 @@ class PlainLines(AbstractContextManager["PlainLines"]):
     def show(self, text: str) -> None:
         """Print the first result; what it becomes is in the cube."""
         if not self._so_far:
-            self._print(text)
+            (self._held.append if self._held else self._print)(text)
         self._so_far = text
 
     def say(self, text: str) -> None:
@@ -134,15 +142,27 @@ class PlainLines(AbstractContextManager["PlainLines"]):
         """Have the lines to come say how many workers there are."""
         self._workers = f"{workers}, "
 
-    def _line(self, now: float, *, ends: bool = False) -> None:
+    def _work(self) -> str:
+        """Return what there is to do."""
+        replications = counted(self._replications, "replication")
+        return f"{counted(self._points, 'point')} x {replications}, {_in_short(self._requests, 'request')}"
+
+    def _announce(self) -> None:
+        """Print what was held back."""
+        held, self._held = self._held, []
+        for text in held:
+            self._print(text)
+
+    def _line(self, now: float) -> None:
         self._printed = now
-        passed = max(now - self._begun, 1e-9)
-        rate = self._done / passed
-        time_said = f"took {_took(passed)}" if ends else f"{_duration((self._requests - self._done) / rate)} left"
-        self._print(
-            f"{100 * self._done / max(self._requests, 1):.0f} %: {self._finished} of "
-            f"{counted(self._replications, 'replication')}, {self._workers}{_in_short(rate, 'request')}/s, {time_said}"
-        )
+        rate = self._done / max(now - self._begun, 1e-9)
+        left = f"{_duration((self._requests - self._done) / rate)} left"
+        self._print(f"{self._part()}, {self._workers}{_in_short(rate, 'request')}/s, {left}")
+
+    def _part(self) -> str:
+        """Return how much of the work is done."""
+        done = f"{100 * self._done / max(self._requests, 1):.0f} %"
+        return f"{done}: {self._finished} of {counted(self._replications, 'replication')}"
 
     def _print(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
@@ -151,7 +171,10 @@ class PlainLines(AbstractContextManager["PlainLines"]):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None and self._done:
-            self._line(time.monotonic(), ends=True)
+            passed = max(time.monotonic() - self._begun, 1e-9)
+            done = self._work() if self._held else self._part()
+            rate = _in_short(self._done / passed, "request")
+            self._print(f"{done}, {self._workers}{rate}/s, took {_took(passed)}")
 
 
 class Bar(AbstractContextManager["Bar"]):
@@ -257,7 +280,8 @@ class _Shown:
 class NotebookBar(PlainLines):
     """Show a bar below the cell of a notebook, and what was seen below it."""
 
-    seconds_between = SECONDS_BETWEEN_DISPLAYS
+    seconds_between = most_seconds_between = SECONDS_BETWEEN_DISPLAYS
+    is_patient = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -343,12 +367,13 @@ def tell_notes(cube: "xr.Dataset") -> None:
 
 
 class Counting(AbstractContextManager["Counting"]):
-    """Count steps of unequal length: a bar on a terminal, a plain line every few seconds elsewhere, or nothing."""
+    """Count steps of unequal length: a bar on a terminal, now and then a plain line elsewhere, or nothing."""
 
     def __init__(self, total: int, label: str, *, quiet: bool = False) -> None:
         self._total, self._label, self._done, self._weight_done = total, label, 0, 0.0
         self._quiet, self._bar = quiet, None
         self._begun = self._printed = time.monotonic()
+        self._wait = SECONDS_TO_FIRST_LINE
         if not quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import Progress as RichProgress
@@ -364,10 +389,12 @@ class Counting(AbstractContextManager["Counting"]):
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, advance=1, description=label)
-        elif not self._quiet and (now - self._printed >= SECONDS_BETWEEN_LINES or self._done == self._total):
-            self._printed = now
+        elif not self._quiet and self._done == self._total:
+            print(f"{self._label}: {self._total} of {self._total}, took {_took(now - self._begun)}", file=sys.stderr)
+        elif not self._quiet and now - self._printed >= self._wait:
+            self._printed, self._wait = now, min(2.0 * self._wait, SECONDS_BETWEEN_LINES)
             left = (now - self._begun) / self._done * (self._total - self._done)
-            print(f"{label}: {self._done} of {self._total}, {_duration(left)} left", file=sys.stderr)
+            print(f"{label}: {self._done} of {self._total}, {_duration(left)} left", file=sys.stderr, flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -17,10 +17,10 @@ import vl_convert
 
 from batchcube.errors import InputError
 from batchcube.results.comparison import VERDICTS, Row, Verdict, count_verdicts
-from batchcube.results.disk import output_file, write_whole
+from batchcube.results.disk import make_folder, write_whole
 from batchcube.results.provenance import batchcube_version
 
-from . import charts
+from . import charts, report_file
 from .sections import Subject, plain, section_of
 
 if TYPE_CHECKING:
@@ -59,16 +59,13 @@ def write_report(
 
     `comparison` are rows that say of each number why it agrees or not, `answer` what follows from them, headings with
     sentences, and `command` what makes the page again.
-    Raises InputError for an output that is no .html, and without anything to report on.
+    Its folder is made. Raises InputError as `report_file` does, and without anything to report on.
     """
-    target = output_file(Path(output))
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise InputError("must end in .html", file=output)
+    target = report_file(output)
     if not subjects and not comparison:
         raise InputError("is given nothing to report on", path="report")
-    if not target.parent.is_dir():
-        raise InputError(f"the folder {target.parent} does not exist", file=output)
     text = page(subjects, comparison=comparison, answer=answer, title=title, command=command)
+    make_folder(target.parent)
     write_whole(target, text.encode())
     return target
 

@@ -8,7 +8,7 @@ import typer
 from batchcube.errors import InputError, printable
 
 FiguresOption = Annotated[
-    Path | None, typer.Option("--figures", metavar="DIR", help="folder to draw the calibration's figures into")
+    Path | None, typer.Option("--figures", metavar="DIR", help="folder to draw the calibration's figures into, anew")
 ]
 
 
@@ -41,9 +41,10 @@ def coefficient_files(output: Path) -> tuple[Path, Path]:
 
 def keep(known: Any, calibration: Any, output: Path | None, figures: Path | None, *, overwrite: bool) -> None:
     """Print coefficients, write them and what figures draw, and draw every figure there is something to draw of."""
+    from batchcube.results.disk import make_folder
     from batchcube.results.storage import write_dataset
 
-    from ..files import make_folder, require_new
+    from ..files import require_new
 
     require_json(output)
     if output is not None:

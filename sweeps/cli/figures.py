@@ -45,7 +45,7 @@ def figures() -> None:
 def figure(
     name: Annotated[str, typer.Argument(help="figure to draw (batchcube figures)")],
     cube: CubeArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="file to write: .png, .pdf or .svg")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="file to write anew: .png, .pdf or .svg")],
     options: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="options of the figure (batchcube figures)")
     ] = None,
@@ -62,6 +62,7 @@ def figure(
     """Draw a figure from a cube."""
     from batchcube.figures import registry
 
+    registry.figure_file(output)
     given = dict(assignment("option", text) for text in options or [])
     if select:
         given["select"] = selection_of(select)

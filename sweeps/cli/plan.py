@@ -133,7 +133,8 @@ def plan(
         Path | None, typer.Option("--output", "-o", help="cube to write (.nc), with its JSON beside it")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", help="page to write, .html: the answer, and figures of all settings")
+        Path | None,
+        typer.Option("--report", help="page to write anew, .html: the answer, and figures of all settings"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of words")] = False,
     settings: SetOption = None,
@@ -208,12 +209,9 @@ def plan(
         do_shard(context, partial(shard_plan, question, output, part, backend=backend), workers, executor, quiet=quiet)
         return
     if report is not None:
-        from batchcube.figures.report import require
+        from batchcube.figures.report import report_file
 
-        from ..files import require_output
-
-        require()
-        require_output(report)
+        report_file(report)
     with stoppable(), connected(executor, workers) as where:
         answer = decide(
             question, output, workers=workers, overwrite=overwrite, backend=backend, executor=where, say=say

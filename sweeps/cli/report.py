@@ -30,18 +30,16 @@ def report(
             help="cubes, calibrations, measurements, validations, comparison.csv, or folders of them",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="page to write, .html")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="page to write anew, .html")] = Path("report.html"),
 ) -> None:
     """Write one page of HTML that opens offline: the answer in words, figures one can touch, numbers and their origin.
 
     Means and intervals go into it, not replications. It needs the extra `report`.
     """
-    from batchcube.figures.report import require
+    from batchcube.figures.report import report_file
     from batchcube.results.comparison import Row, read_comparison
 
-    from ..files import require_output
-
-    require()
+    report_file(output)
     from batchcube.figures.report.page import write_report
     from batchcube.figures.report.sections import read
 
@@ -50,7 +48,6 @@ def report(
     makers = {row.cube: row.again for row in rows}
     subjects = [read(file, makers.get(file.name, "")) for file in files if file.suffix != ".csv"]
     command = shlex.join(["batchcube", "report", *map(str, sources), "-o", str(output)])
-    require_output(output)
     print(printable(write_report(subjects, output, comparison=rows, command=command)))
 
 

@@ -110,8 +110,8 @@ def check(
 
     sweep = sweep_of(spec, settings, replications, seed)
     points = len(sweep.grid.points)
-    with Counting(points, "checking", quiet=points < MANY_POINTS) as counting:
-        size = estimate(sweep, lambda: counting.advance("points"))
+    with Counting(points, "checking points", quiet=points < MANY_POINTS) as counting:
+        size = estimate(sweep, counting.advance)
     print(f"{printable(sweep.source)}: {printable(sweep.title)}")
     for axis in sweep.grid.axes:
         shown = ", ".join(f"{label:.6g}" if isinstance(label, float) else printable(label) for label in axis.labels)

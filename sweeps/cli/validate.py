@@ -53,10 +53,12 @@ def validate(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="NetCDF file to write")] = None,
     overlay: Annotated[
-        Path | None, typer.Option("--figure", help="figure to write: simulated against measured (.png, .pdf, .svg)")
+        Path | None,
+        typer.Option("--figure", help="figure to write anew: simulated against measured (.png, .pdf, .svg)"),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", help="page to write, .html: answer, distributions, errors")
+        Path | None,
+        typer.Option("--report", help="page to write anew, .html: answer, distributions, errors"),
     ] = None,
     max_num_seqs: MostRunningOption = None,
     token_budget: BudgetOption = None,
@@ -110,15 +112,17 @@ def validate(
     settings = server_settings(known, given, stated)
     if output is not None:
         require_cube(output)
-    outputs = [file for file in (output, overlay) if file is not None]
-    if outputs and len(logs) > 1:
+    if len(logs) > 1 and (output or overlay) is not None:
         raise InputError("is of one log", path="--output" if output is not None else "--figure")
-    if report is not None:
-        from batchcube.figures.report import require
+    if overlay is not None:
+        from batchcube.figures.registry import figure_file
 
-        require()
-        outputs.append(report)
-    with claimed(*outputs, overwrite=overwrite):
+        figure_file(overlay)
+    if report is not None:
+        from batchcube.figures.report import report_file
+
+        report_file(report)
+    with claimed(output, overwrite=overwrite):
         console, how = Console(), reading_of(format, column, concurrency)
         for line in origins(stated, given, settings):
             console.print(printable(line), highlight=False, markup=False)

@@ -190,7 +190,7 @@ def test_throughput_that_is_nowhere_defined_is_refused(cube):
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_the_same_cube_gives_the_same_bytes_with_its_title_and_specification(cube, tmp_path, ending):
-    first, second = tmp_path / f"first.{ending}", tmp_path / f"second.{ending}"
+    first, second = tmp_path / f"first.{ending}", tmp_path / "a folder" / f"second.{ending}"
     for path in (first, second):
         save(draw("throughput-vs-rate", cube), cube, path)
     data = first.read_bytes()
@@ -202,8 +202,7 @@ def test_the_same_cube_gives_the_same_bytes_with_its_title_and_specification(cub
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("figure.gif", "must end in .png, .pdf, .svg"),
-        ("none/figure.png", "does not exist"),
+        ("figure.gif", "must end in .png, .pdf or .svg"),
         ("made.png", "is a folder"),
     ],
 )

@@ -94,6 +94,9 @@ def test_a_sweep_takes_what_python_has() -> None:
     assert bc.sweep(**tables, axes=plain).document == sweep.document
     spanned = bc.sweep(**tables, axes={"policy.bins": {"start": 1, "stop": 3, "step": 1}, "r": rates})
     assert [(axis.name, axis.labels) for axis in spanned.grid.axes] == [("bins", (1, 2, 3)), ("r", (8.0, 16.0))]
+    few = {**tables, "axes": {"policy.bins": [1], rates["path"]: [8.0]}, "replications": 1}
+    cube = bc.run(few, quiet=True)
+    assert cube["rate_per_s"].values.tolist() == [8.0]
 
 
 def test_settings_are_laid_over_a_specification_as_by_the_command() -> None:

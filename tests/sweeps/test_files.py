@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from batchcube.errors import InputError, printable
 from batchcube.figures import registry
 from batchcube.results.cube import read_cube, write_cube
-from batchcube.sweeps.files import make_folder, require_new, write_text
+from batchcube.results.disk import make_folder
+from batchcube.sweeps.files import require_new, write_text
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
 from helpers.command_line import Answer

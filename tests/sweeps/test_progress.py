@@ -123,21 +123,44 @@ def test_outside_of_a_kernel_ipython_is_a_terminal(handles: list[Handle], monkey
     assert handles == []
 
 
-def test_lines_count_as_people_do(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PlainLines, "seconds_between", 0.0)
+def test_of_what_is_soon_done_a_line_counts_as_people_do(capsys: pytest.CaptureFixture[str]) -> None:
     for points, replications, requests in ((1, 1, 1), (2, 3, 999_700), (4, 20, 2_500_000_000)):
         with PlainLines() as lines:
             lines.start(points, replications, requests)
-    assert capsys.readouterr().err.splitlines() == [
-        "1 point x 1 replication, 1 request",
-        "2 points x 3 replications, 1M requests",
-        "4 points x 20 replications, 2.5G requests",
+            lines.show("so far: 8 to 9 s")
+            lines.finish_replications(replications)
+            lines.advance(requests)
+    told = [line.split(", ") for line in capsys.readouterr().err.splitlines()]
+    assert [words[:2] for words in told] == [
+        ["1 point x 1 replication", "1 request"],
+        ["2 points x 3 replications", "1M requests"],
+        ["4 points x 20 replications", "2.5G requests"],
     ]
+    assert all(re.fullmatch(r"took 0\.\d s", words[-1]) for words in told)
+
+
+def finished_of(line: str) -> int:
+    return int(line.partition(": ")[2].partition(" of ")[0])
+
+
+def test_lines_become_rarer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(progresses.time, "monotonic", lambda: clock.now)
     with PlainLines() as lines:
-        lines.start(1, 1, 1000)
-        lines.finish_replications(1)
-        lines.advance(1000)
-    assert "100 %: 1 of 1 replication, " in capsys.readouterr().err
+        lines.start(1, 3600, 3600)
+        for clock.now in range(1, 3601):
+            lines.finish_replications(1)
+            lines.advance(1)
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "1 point x 3,600 replications, 3,600 requests"
+    # After 5 s, then after twice as long each time, 10 minutes at most.
+    due = [5, 15, 35, 75, 155, 315, 635, 1235, 1835, 2435, 3035, 3600]
+    assert [finished_of(line) for line in told[1:]] == due
+    with progresses.Counting(3600, "fitting") as counting:
+        for clock.now in range(3601, 7201):
+            counting.advance()
+    told = capsys.readouterr().err.splitlines()
+    assert [finished_of(line) for line in told] == due
 
 
 def test_work_may_be_announced_again_after_what_was_seen(capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +177,8 @@ def test_work_may_be_announced_again_after_what_was_seen(capsys: pytest.CaptureF
         assert "4/2" not in shown_lines
 
 
-def test_lines_tell_the_first_result_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_tell_the_first_result_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progresses, "SECONDS_TO_WONDER", 0.0)
     with PlainLines() as lines:
         lines.start(2, 3, 3000)
         for count in (1, 2, 3):

@@ -97,6 +97,10 @@ def test_from_a_log_to_coefficients_to_errors_to_a_figure(
     assert "requests judged: all;" in every.out
     refused = Answer(capsys, "validate", str(log_file), "--coefficients", "server.json", "-o", "v.nc")
     assert refused.mistake == "v.nc: is there already; choose another output, or --overwrite"
+    # What is drawn is drawn anew, and in a folder of its own too.
+    drawing = ("validate", str(log_file), "--coefficients", "server.json", "--figure")
+    assert Answer(capsys, *drawing, "v.png").status == Answer(capsys, *drawing, "new/v.png").status == 0
+    assert Answer(capsys, *drawing, "v.gif").mistake == "v.gif: must end in .png, .pdf or .svg"
 
 
 def test_a_prior_is_named_and_what_the_log_cannot_tell_is_its(
