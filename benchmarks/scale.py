@@ -5,14 +5,16 @@
     python benchmarks/scale.py merge
 
 `tasks`: milliseconds of a task that does nothing but come back with some kilobytes, on threads, processes and a cluster
-of Dask. `sweep`: the processor time of a sweep that takes a core a minute, on one to eight workers over that on
-threads; and what a worker takes before its first task. `merge`: its seconds, and those of all shards together, over
+of Dask. `sweep`: the processor time of a sweep that takes a core a minute, on one to eight workers over that on as many
+threads, two at most: all of it, and that of dealing out, which is whatever is not in the threads of workers that do
+tasks; and what a worker takes before its first task. `merge`: its seconds, and those of all shards together, over
 those of a run. Clusters have their scheduler and workers in processes of their own, all on this machine; `dask` has
 the scheduler in the process that asks. docs/scale.md has the numbers.
 """
 
 import argparse
 import operator
+import os
 import statistics
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from typing import Any
 from distributed import Client
 
 from batchcube.sweeps.progress import Silent
+from batchcube.sweeps.run.dask_cluster import SELDOM
 from batchcube.sweeps.run.execution import merge_run, run_shard, run_sweep
 from batchcube.sweeps.run.executors import Threads, connected, engaged
 from batchcube.sweeps.run.scheduler import Crew, Gain, Scheduler, Task
@@ -70,10 +73,13 @@ class Nothing:
 def cluster(count: int) -> Iterator[Client]:
     """Give a client of a scheduler with so many workers of a thread each, all of them processes."""
     dask, local = [sys.executable, "-m", "dask"], ["--host", "127.0.0.1", "--no-dashboard"]
+    seldom = os.environ | {
+        f"DASK_{name.replace('.', '__').replace('-', '_').upper()}": str(value) for name, value in SELDOM.items()
+    }
     with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
 
         def start(*words: str, stderr: int) -> "subprocess.Popen[str]":
-            process = subprocess.Popen([*dask, *words, *local], cwd=folder, stderr=stderr, text=True)
+            process = subprocess.Popen([*dask, *words, *local], cwd=folder, env=seldom, stderr=stderr, text=True)
             opened.callback(process.wait)
             opened.callback(process.kill)
             return process
@@ -96,6 +102,7 @@ def processor_s(client: Client | None = None) -> dict[str, float]:
     if client is not None:
         taken["scheduler"] = client.run_on_scheduler(time.process_time)
         taken["workers"] = sum(client.run(time.process_time).values())
+        taken["loops"] = sum(client.run(time.thread_time).values())  # the thread that answers does no tasks
     return taken
 
 
@@ -144,20 +151,21 @@ def sweep(repetitions: int, replications: int) -> None:
             ready = processor_s(client)
             run_sweep(few, executor=client)  # kernels are loaded
             began = processor_s(client)["workers"]
-            ratios, apart = [], []
+            whole, dealing, scheduler = [], [], []
             for _ in range(repetitions):
                 begun = time.process_time()
-                run_sweep(asked, workers=2)
+                run_sweep(asked, workers=min(count, 2))
                 threads = time.process_time() - begun
                 before = processor_s(client)
                 run_sweep(asked, executor=client)
-                taken = {place: now - before[place] for place, now in processor_s(client).items()}
-                ratios.append(sum(taken.values()) / threads)
-                apart.append(taken["scheduler"] / threads)
+                taken = {place: (now - before[place]) / threads for place, now in processor_s(client).items()}
+                whole.append(taken["here"] + taken["scheduler"] + taken["workers"])
+                dealing.append(taken["here"] + taken["scheduler"] + taken["loops"])
+                scheduler.append(taken["scheduler"])
         print(
-            f"{count} workers: {spread(ratios, 3)} of the processor time on threads, {threads:.1f} s; "
-            f"the scheduler alone {spread(apart, 3)}; a worker starts in {ready['workers'] / count:.1f} s, "
-            f"and its first tasks take {(began - ready['workers']) / count:.1f} s",
+            f"{count} workers: {spread(whole, 3)} of the processor time on threads, {threads:.1f} s; dealing out "
+            f"{spread(dealing, 3)}, the scheduler alone {spread(scheduler, 3)}; a worker starts in "
+            f"{ready['workers'] / count:.1f} s, and its first tasks take {(began - ready['workers']) / count:.1f} s",
             flush=True,
         )
 

@@ -12,6 +12,7 @@ from multiprocessing.resource_tracker import ensure_running
 from types import TracebackType
 from typing import Any, TypeVar
 
+import dask
 from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker
@@ -24,6 +25,12 @@ from .scheduler import GoneError, Task
 
 SECONDS_BETWEEN_COUNTS = 2.0
 SECONDS_TO_CONNECT = 20.0
+SELDOM = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "2s",
+}
+"""Processes of Dask look at themselves 50 to 100 times a second by default, which takes each of them 2 % of a core."""
 Answer = TypeVar("Answer")
 
 
@@ -149,7 +156,7 @@ def _cluster_here(workers: int) -> LocalCluster:
         # A worker to be, which runs the script that begins it: who asked for it says what is wrong.
         raise SystemExit(1)
     try:
-        with _signals_kept_here(), _silent("distributed.nanny"):
+        with _signals_kept_here(), _silent("distributed.nanny"), dask.config.set(SELDOM):
             return LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
