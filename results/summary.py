@@ -223,6 +223,9 @@ def print_summary(
     _print_head(cube, console)
     queue = overload.judge(cube)
     table = summary_table(cube, [name for name, _ in chosen] or None, confidence, controls=controls, queue=queue)
+    if cube.sizes[REPLICATION] == 1:
+        # What one replication cannot tell of a queue is said once, and not beside every number.
+        table["note"] = table["note"].str.replace(MAYBE_STEADY, "", regex=False).str.removesuffix("; ")
 
     groups: dict[tuple[str, ...], list[tuple[str, float | None]]] = {}
     for name, quantile in chosen:
@@ -342,7 +345,8 @@ def _print_group(
     assert first is not None  # a group has members
     shown = first if max_rows is None else first.head(max_rows)
     fixed = [Column(key, list(map(_plain, shown[key])), words=shown[key].dtype.kind not in "iuf") for key in keys]
-    if overload.is_told(cube):
+    told = cube.sizes[REPLICATION] > 1 or (table["queue"] != overload.CANNOT_TELL).any()
+    if overload.is_told(cube) and told:
         queue = list(shown["queue"])
         fixed.append(Column("queue", queue, words=True, short=[overload.MARKS[one] for one in queue]))
     columns[0] = columns[0]._replace(goes=0)
@@ -416,7 +420,7 @@ def _print_notes(
                 highlight=False,
             )
     else:
-        console.print("one replication: there is no interval", highlight=False)
+        console.print(_of_one_replication(cube, queue), highlight=False, markup=False)
     for note, why in (
         (UNMEASURED, "see the first line"),
         (NOT_STEADY, "overloaded, it grows with the length of the run"),
@@ -424,10 +428,13 @@ def _print_notes(
     ):
         if table["note"].str.contains(note, regex=False).any():
             console.print(f"{_MARKS[note]} {note}: {why}", style="yellow", highlight=False)
-    for number, line in enumerate(queues_in_words(cube, queue)):
-        console.print(f"  {line}" if number else line, highlight=False, markup=False)
+    if cube.sizes[REPLICATION] > 1:
+        for number, line in enumerate(queues_in_words(cube, queue)):
+            console.print(f"  {line}" if number else line, highlight=False, markup=False)
     late = long_run.warmup_note(cube, queue)
-    for line in [*notes_of(cube), *([late] if late else [])]:
+    # What they say of queues stands above.
+    said = overload.NOTES.values() if overload.is_told(cube) else ()
+    for line in [*(note for note in notes_of(cube) if note not in said), *([late] if late else [])]:
         console.print(f"note: {escape(printable(line))}", highlight=False)
     if default:
         more = len(cube.data_vars) - table["variable"].nunique()
@@ -435,6 +442,18 @@ def _print_notes(
             f"{more} more variables: choose with -v NAME; `batchcube variables` says what they are",
             highlight=False,
         )
+
+
+def _of_one_replication(cube: xr.Dataset, queue: xr.DataArray) -> str:
+    """Say that one replication has no intervals, and of how many points it tells what their queues do."""
+    nothing = "one replication: there is no interval"
+    if not overload.is_told(cube):
+        return nothing
+    if (queue == overload.CANNOT_TELL).all():
+        return f"{nothing}, nor can it tell where queues grow: more replications may"
+    counts = [(int((queue == state).sum()), state) for state in overload.QUEUES]
+    states = ", ".join(f"{count} {state} {overload.MARKS[state]}".rstrip() for count, state in counts if count)
+    return f"{nothing}; queues: {states}"
 
 
 def _controls_in_words(cube: xr.Dataset, table: pd.DataFrame, chosen: Sequence[tuple[str, float | None]]) -> list[str]:

@@ -4,7 +4,14 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchcube.calibration.coefficients import Coefficients, FittedLog, FoundWay, KvMemory, LoggedServer
+from batchcube.calibration.coefficients import (
+    Coefficients,
+    FittedLog,
+    FoundWay,
+    KvMemory,
+    LoggedServer,
+    StepCoefficients,
+)
 from batchcube.calibration.laws import unstated_terms
 from batchcube.calibration.reach import validity
 from batchcube.errors import printable
@@ -30,7 +37,7 @@ _STEP_UNITS = {
     "c1_s_per_request": (1e3, "ms per decoding request"),
     "c2_s_per_kv_token": (1e6, "us per KV token read"),
     "c3_s_per_prefill_token": (1e6, "us per prefill token"),
-    "c4_s_per_prefill_attention": (1e9, "ns per prefill token and token of its context"),
+    "c4_s_per_prefill_attention": (1e9, "ns per prefill token and context token"),
     "c5_s_per_prefill_step": (1e3, "ms of a step with any prefill"),
 }
 _WAYS = {
@@ -38,7 +45,7 @@ _WAYS = {
     "decode": (100.0, "% of decodes"),
     "prefill": (100.0, "% of prefills"),
     "bend": (1e3, "ms of a step with many decodes"),
-    "knee": (1e6, "us per prefill token beyond a few hundred"),
+    "knee": (1e6, "us per prefill token beyond hundreds"),
 }
 # Standard deviations of what was known before; beyond, it was wrong.
 _FAR = 2.5
@@ -48,10 +55,11 @@ _AT_LIMIT = 1e-6
 _TOLD = 0.33
 
 
-def print_coefficients(known: Coefficients, console: "Console", file: str | None) -> None:
+def print_coefficients(known: Coefficients, console: "Console", file: str | None, *, brief: bool = False) -> None:
     """Print what is known of coefficients: origin, laws with their errors, plausibility, lines for a specification.
 
-    `file` is what a sweep calls them by; None where they are not kept.
+    `file` is what a sweep calls them by; None where they are not kept. A `brief` text has of a step law what was found
+    in a log, or its terms, and not what steps of all sizes take.
     """
     from rich.markup import escape
 
@@ -88,34 +96,16 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
         )
     step = known.step_law
     if step is not None:
-        unknown = unstated_terms(step)
-        terms = []
-        for name, (scale, unit) in _STEP_UNITS.items():
-            value, error = getattr(step, name), step.standard_error(name)
-            scaled = None if error is None else scale * error
-            if value is not None or name in unknown:
-                shown = "not measured" if value is None else _with_error(scale * value, scaled)
-                terms.append((name.partition("_")[0], shown, unit))
-        _print(console, columns_of(_TERMS, terms, words=_TERMS))
-        if step.decode is not None:
-            decodes = [
-                (str(step.decode.requests[k]), f"{1e3 * step.decode.s[k]:.4g}", f"{1e6 * per_token:.4g}")
-                for k in _corners(step.decode.requests, step.decode.s, step.decode.s_per_kv_token)
-                for per_token in [step.decode.s_per_kv_token[k]]
-            ]
-            _print(console, columns_of(("decodes", "ms of a step", "us per KV token read"), decodes))
-        if step.prefill is not None:
-            prefills = [
-                (str(step.prefill.tokens[k]), f"{1e3 * step.prefill.s[k]:.4g}")
-                for k in _corners(step.prefill.tokens, step.prefill.s)
-            ]
-            _print(console, columns_of(("prefill tokens", "ms that they add"), prefills))
+        if not (brief and known.log is not None and known.log.found):
+            _print_terms(step, console)
+        if not brief:
+            _print_sizes(step, console)
         if step.rms_by_kind:
             rms = ", ".join(f"{kind} {_percent(value)}" for kind, value in step.rms_by_kind.items())
             console.print(f"rms: {rms}", highlight=False)
         quality = step.quality
     if known.log is not None:
-        _print_log(known.log, console)
+        _print_log(known.log, console, brief=brief)
     elif step is not None and step.quality.measurements:
         console.print(
             f"{quality.measurements} steps, R2 {_number(quality.r_squared, '.4f')}, left-out error "
@@ -134,6 +124,36 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
     if file is not None and (known.batch_laws or step is not None):
         where = "a sweep" if known.batch_laws else "a sweep of mode continuous"
         console.print(f'in {where}: server.service = {{ coefficients = "{file}" }}', highlight=False, markup=False)
+
+
+def _print_terms(step: StepCoefficients, console: "Console") -> None:
+    """Print the terms of a step law, with their errors."""
+    unknown = unstated_terms(step)
+    terms = []
+    for name, (scale, unit) in _STEP_UNITS.items():
+        value, error = getattr(step, name), step.standard_error(name)
+        scaled = None if error is None else scale * error
+        if value is not None or name in unknown:
+            shown = "not measured" if value is None else _with_error(scale * value, scaled)
+            terms.append((name.partition("_")[0], shown, unit))
+    _print(console, columns_of(_TERMS, terms, words=_TERMS))
+
+
+def _print_sizes(step: StepCoefficients, console: "Console") -> None:
+    """Print what a step takes by its decodes and prefill tokens, where that is no term."""
+    if step.decode is not None:
+        decodes = [
+            (str(step.decode.requests[k]), f"{1e3 * step.decode.s[k]:.4g}", f"{1e6 * per_token:.4g}")
+            for k in _corners(step.decode.requests, step.decode.s, step.decode.s_per_kv_token)
+            for per_token in [step.decode.s_per_kv_token[k]]
+        ]
+        _print(console, columns_of(("decodes", "ms of a step", "us per KV token read"), decodes))
+    if step.prefill is not None:
+        prefills = [
+            (str(step.prefill.tokens[k]), f"{1e3 * step.prefill.s[k]:.4g}")
+            for k in _corners(step.prefill.tokens, step.prefill.s)
+        ]
+        _print(console, columns_of(("prefill tokens", "ms that they add"), prefills))
 
 
 def print_findings(found: "Sequence[Finding]", console: "Console", where: str = "") -> None:
@@ -262,7 +282,7 @@ def _corners(nodes: "Sequence[int]", *columns: "Sequence[float]") -> "list[int]"
     return [0, *(k for k in inner if not all(on_line(k, values) for values in columns)), len(nodes) - 1]
 
 
-def _print_log(log: FittedLog, console: "Console") -> None:
+def _print_log(log: FittedLog, console: "Console", *, brief: bool) -> None:
     """Print what a log was fitted with and how well, what it tells and what it cannot."""
     if log.found:
         term = "off from the prior by" if log.prior else "term"
@@ -273,11 +293,11 @@ def _print_log(log: FittedLog, console: "Console") -> None:
                 way.of.partition("_")[0],
                 _with_error(scale * way.value, scale * way.standard_error),
                 unit,
-                f"± {scale * way.known_within:.2g}",
+                *(() if brief else (f"± {_two_digits(scale * way.known_within)}",)),
                 _told_by(way, log),
             )
             found.append(row)
-        names = (term, "found", "unit", "known before", "told by")
+        names = (term, "found", "unit", *(() if brief else ("known before",)), "told by")
         _print(console, columns_of(names, found, words=(term, "unit", "told by"), goes=("unit",)))
     if log.steps:
         steps = [(printable(step.what), _with_error(1e3 * step.s, 1e3 * step.standard_error_s)) for step in log.steps]
@@ -335,7 +355,15 @@ def memory_in_words(memory: KvMemory) -> str:
 
 
 def _with_error(value: float, error: float | None) -> str:
-    return f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}")
+    if error is None:
+        return f"{value:.4g}"
+    # What is lost in its error is none of it.
+    return f"{value if abs(value) >= 1e-3 * error else 0.0:.4g} ± {_two_digits(error)}"
+
+
+def _two_digits(value: float) -> str:
+    """Return two digits of a number, and whole hundreds as they are spoken: 140, not 1.4e+02."""
+    return f"{float(f'{value:.2g}'):.0f}" if 99.5 <= abs(value) < 1e6 else f"{value:.2g}"
 
 
 def _number(value: float | None, spec: str) -> str:
@@ -343,7 +371,7 @@ def _number(value: float | None, spec: str) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2g} %"
+    return "-" if value is None else f"{_two_digits(100 * value)} %"
 
 
 def _worst(residual: float | None, at: str) -> str:

@@ -3,8 +3,9 @@
 Those that measure an engine are in measuring.py.
 """
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -34,6 +35,9 @@ from .options import (
     given_settings,
     reading_of,
 )
+
+if TYPE_CHECKING:
+    from batchcube.calibration.coefficients import Coefficients
 
 app = typer.Typer(help="Measure how long batches take on a real engine, fit service laws, and judge tables.")
 app.registered_commands += measuring.app.registered_commands
@@ -150,7 +154,7 @@ def calibrate_hardware(
             most_running=max_num_seqs,
             token_budget=token_budget,
         )
-        show_coefficients(known, output)
+        show_coefficients(known, output, brief=output is not None)
         if output is not None:
             write_coefficients(known, output)
             print(printable(output))
@@ -361,9 +365,18 @@ def calibrate_log(
 
     with claimed(output, overwrite=overwrite):
         known = fit(log, settings, fit_until, output.stem, quiet, how, kv_tokens == "fit", before, tell_origins)
-        show_coefficients(known, output)
+        show_coefficients(known, output, brief=True)
+        print(printable(f"is it right: {_judging(known, log, output)}"))
         write_coefficients(known, output)
         print(printable(output))
+
+
+def _judging(known: "Coefficients", log: Path, output: Path) -> str:
+    """Return how coefficients are judged that were fitted to a log."""
+    judging = shlex.join(["batchcube", "validate", str(log), "--coefficients", str(output)])
+    if known.log is not None and known.log.fitted_to == known.log.requests:
+        return f"--fit-until {known.log.requests // 2} leaves requests to judge it, then {judging}"
+    return judging
 
 
 @app.command("list", epilog=examples("batchcube calibrate list"))

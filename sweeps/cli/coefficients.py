@@ -1,5 +1,6 @@
 """What commands that fit leave: coefficients, printed and written, what figures draw of them, and the figures."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +13,15 @@ FiguresOption = Annotated[
 ]
 
 
-def show_coefficients(known: Any, output: Path | None) -> None:
-    """Print coefficients, of which `output` will be the file."""
+def show_coefficients(known: Any, output: Path | None, *, brief: bool = False) -> None:
+    """Print coefficients, of which `output` will be the file; when `brief`, how to see all of it stands below."""
     from rich.console import Console
 
     from ..calibrate.report import print_coefficients
 
-    print_coefficients(known, Console(), None if output is None else str(output))
+    print_coefficients(known, Console(), None if output is None else str(output), brief=brief)
+    if brief and output is not None:
+        print(printable(f"all of it: {shlex.join(['batchcube', 'calibrate', 'show', str(output)])}"))
 
 
 def write_coefficients(known: Any, output: Path) -> None:

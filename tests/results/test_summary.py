@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from batchcube.results import labelled
+from batchcube.results import labelled, overload
 from batchcube.results.summary import (
     MAYBE_STEADY,
     NOT_STEADY,
@@ -161,7 +161,28 @@ def test_rows_left_out_are_counted_and_said(example_cube):
     assert "7 of 12" not in printed(example_cube, 300, max_rows=5, all_rows=True)
 
 
-def test_overload_notes_and_single_replications_are_said(example_cube, make_cube):
+def test_of_one_replication_one_line_says_what_it_cannot_tell(make_cube):
+    one = make_cube(replications=1, notes="\n".join([*overload.NOTES.values(), "another"]))
+    one["theory_throughput_requests_per_s"][{"bins": 1}] = np.nan
+    text = printed(one, 200)
+    said = "\none replication: there is no interval; queues: 6 steady, 2 overloaded *, 4 cannot tell (*)\n"
+    assert said in text
+    assert re.search(r"24 +overloaded +\S+ +\S+ \*", text)
+    assert re.search(r"12 +cannot tell ", text)
+    # Neither beside every number nor in further lines.
+    assert "(*)" not in text.replace(said, "")
+    assert not any(part in text for part in ("\u00b1", MAYBE_STEADY, "queues by"))
+    assert re.findall("note: .*", text) == ["note: another"]
+    unclear = printed(one.drop_vars("theory_throughput_requests_per_s"), 200)
+    assert (
+        "\none replication: there is no interval, nor can it tell where queues grow: more replications may\n" in unclear
+    )
+    assert "cannot tell" not in unclear
+    untold = printed(one.drop_vars("backlog_growth_fraction"), 200)
+    assert "\none replication: there is no interval\n" in untold
+
+
+def test_overload_notes_are_said(example_cube):
     text = printed(example_cube.assign_attrs(notes="one [odd] note\nanother"), 200)
     assert re.search(r"24 +overloaded ", text)
     assert re.search(r"12 +cannot tell ", text)
@@ -169,9 +190,6 @@ def test_overload_notes_and_single_replications_are_said(example_cube, make_cube
     assert f"* {NOT_STEADY}: overloaded, it grows with the length of the run" in text
     assert f"(*) {MAYBE_STEADY}: these replications cannot tell whether the queue keeps growing" in text
     assert "note: one [odd] note\nnote: another\n" in text
-    one = printed(make_cube(replications=1), 200)
-    assert "one replication: there is no interval" in one
-    assert "\u00b1" not in one
     calm = printed(example_cube.sel(arrival_rate_per_s=[4.0]), 200)
     assert NOT_STEADY not in calm
     assert "  steady up to 4, the highest: all points\n" in calm

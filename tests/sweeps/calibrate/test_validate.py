@@ -116,6 +116,12 @@ def test_a_prior_is_named_and_what_the_log_cannot_tell_is_its(
     assert fitted.status == 0
     assert "off from the prior by" in " ".join(line.split("  ")[0] for line in fitted.out.splitlines())
     assert "the log cannot tell" in fitted.out
+    # What a law is made of is left to another command, which is named beside what comes next.
+    shown = Answer(capsys, "calibrate", "show", "server.json").out
+    for table in ("before  told by", "decodes  ms of a step"):
+        assert table in shown
+        assert table not in fitted.out
+    assert "all of it: batchcube calibrate show server.json\nis it right: batchcube validate " in fitted.out
     law = load("server.json")
     assert law.log is not None
     assert (law.log.prior, law.log.fitted_to) == ("tables", 12)
