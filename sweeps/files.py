@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from batchcube.errors import InputError
-from batchcube.results.disk import cube_file, make_folder, output_file, write_whole
+from batchcube.results.disk import make_folder, output_file, write_whole
 
 
 def require_new(*paths: Path, overwrite: bool = False) -> None:
@@ -13,24 +13,6 @@ def require_new(*paths: Path, overwrite: bool = False) -> None:
     for path in paths:
         if output_file(path).exists() and not overwrite:
             raise InputError("is there already; choose another output, or --overwrite", file=path)
-
-
-def require_output(path: Path) -> Path:
-    """Return the file that an output is, behind symbolic links; its folder is made.
-
-    Raises InputError for what `output_file` refuses, and where the folder cannot be made.
-    """
-    return _in_folder(output_file(path))
-
-
-def require_cube(path: Path) -> Path:
-    """Return the file or folder that the cube of an output is, like `require_output`; it has the ending of one."""
-    return _in_folder(cube_file(path))
-
-
-def _in_folder(path: Path) -> Path:
-    make_folder(path.parent)
-    return path
 
 
 def require_inside(cube: Path, named: Iterable[str]) -> None:
@@ -44,8 +26,12 @@ def require_inside(cube: Path, named: Iterable[str]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its target, then move it into place; raises InputError when it cannot be written."""
-    path = require_output(path)
+    """Write a text file beside its target, then move it into place; its folder is made.
+
+    Raises InputError for what `output_file` refuses, and when it cannot be written.
+    """
+    path = output_file(path)
+    make_folder(path.parent)
     try:
         write_whole(path, text.encode())
     except OSError as error:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchcube.errors import InputError
+from batchcube.results.disk import output_file
 
-from .files import require_output
 from .progress import Progress
 from .run.shards import Shards
 
@@ -23,7 +23,7 @@ def merge(
 
     Raises InputError where none are there, and for answers with `allow_missing`; see `merge_shards`.
     """
-    command = Shards(require_output(Path(output))).about()["asked"]["command"]
+    command = Shards(output_file(Path(output))).about()["asked"]["command"]
     if command == "run":
         from .run.execution import merge_run
 

@@ -21,12 +21,13 @@ from batchcube.calibration.measuring.bench import (
 )
 from batchcube.calibration.measuring.clock import machine
 from batchcube.errors import InputError
+from batchcube.results.disk import cube_file
 from batchcube.results.measurements import build_measurement
 from batchcube.results.provenance import batchcube_version
 from batchcube.results.storage import write_dataset
 
 from ..claim import Claim, folder_of
-from ..files import require_cube, require_new, write_text
+from ..files import require_new, write_text
 from ..progress import Counting
 
 NOT_IN_TIME = "not measured within --time-limit-s"
@@ -74,7 +75,7 @@ def measure_engine(
     a journal of another measurement, and a time limit within which nothing was measured.
     """
     check_grid(grid)
-    with Claim(require_cube(output)) as claim:
+    with Claim(cube_file(output)) as claim:
         journal = _Journal(claim.output, overwrite=overwrite)
         measurement, finished = _measured(make_engine, grid, journal, time_limit_s, quiet=quiet)
         write_dataset(measurement, output)

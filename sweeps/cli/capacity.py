@@ -101,7 +101,8 @@ def capacity(
 
     Exit status 1 when no point has an answer; the cube is written all the same.
     """
-    from ..files import require_cube
+    from batchcube.results.disk import cube_file
+
     from ..run.capacity import settings_of, without_rates
     from ..run.criteria import in_other_units
 
@@ -110,7 +111,7 @@ def capacity(
     to = output or Path(f"{sweep.name}-capacity.nc")
     # A mistake is one line, and comes first.
     settings_of(sweep, **asked)
-    require_cube(to)
+    cube_file(to)
     for line in (*([printable(f"{sweep.source}: {said}")] if said else []), *in_other_units(slo)):
         print(line, file=sys.stderr, flush=True)
     if part := shard_of(shard, overwrite=overwrite):

@@ -87,12 +87,12 @@ def validate(
 
     from batchcube.calibration.logs import read_log
     from batchcube.calibration.prediction import fitted_part
+    from batchcube.results.disk import cube_file
 
     from ..calibrate.report import print_errors, print_remarks, print_repeats, print_summary
     from ..calibrate.server import origins, server_settings, stated_by
     from ..calibrate.validate import validate as validated
     from ..claim import claimed
-    from ..files import require_cube
     from ..spec.service import load
 
     known = load(coefficients)
@@ -111,7 +111,7 @@ def validate(
     stated = stated_by(server_config, server_log)
     settings = server_settings(known, given, stated)
     if output is not None:
-        require_cube(output)
+        cube_file(output)
     if len(logs) > 1 and (output or overlay) is not None:
         raise InputError("is of one log", path="--output" if output is not None else "--figure")
     if overlay is not None:

@@ -18,12 +18,13 @@ from batchcube.documents import parse_json, read_file
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
 from batchcube.results.cube import read_cube, refuse_changed
+from batchcube.results.disk import output_file
 from batchcube.results.overload import CANNOT_TELL, OVERLOADED, PLAN_QUEUE, QUEUES, RENEWING
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.selection import AT_LIMIT, BEATEN, FAILED, IN_RACE
 from batchcube.results.variables import REGISTRY
 
-from ..files import require_new, require_output, write_text
+from ..files import require_new, write_text
 from ..progress import Progress
 from ..run.assemble import with_provenance
 from ..run.executors import Executor, engaged
@@ -231,7 +232,7 @@ class PlanCourse:
 def _cube_file(output: Path) -> Path:
     if output.suffix != ".nc":
         raise InputError("must end in .nc: its JSON is written beside it", file=output)
-    return require_output(output)
+    return output_file(output)
 
 
 def _json_file(target: Path) -> Path:

@@ -16,10 +16,10 @@ import numpy as np
 
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError, one_of
+from batchcube.results.disk import cube_file
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.variables import RATE_PATHS
 
-from ..files import require_cube
 from ..progress import Progress, Silent
 from ..spec.document import Sweep, overriding
 from ..spec.settings import Point
@@ -93,7 +93,7 @@ def find_capacity(
     settings = settings_of(sweep, criteria, low, high, tolerance, growth)
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
     with stopping() as stop, ExitStack() as opened:
-        target = None if output is None else require_cube(Path(output))
+        target = None if output is None else cube_file(Path(output))
         store = None if target is None else opened.enter_context(Store(target))
         course = SearchCourse(sweep, settings, target, made_by, overwrite=overwrite)
         if store is not None and course.complete is not None:
@@ -132,7 +132,7 @@ def shard_capacity(
     """
     settings = settings_of(sweep, **asked)
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
-    target = require_cube(Path(output))
+    target = cube_file(Path(output))
     course = SearchCourse(sweep, settings, target, made_by)
     return do_shard(course, target, shard, workers=workers, progress=progress, executor=executor, again=again)
 

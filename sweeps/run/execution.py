@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchcube.errors import InputError, printable
-from batchcube.results.disk import MOST_TOGETHER
+from batchcube.results.disk import MOST_TOGETHER, cube_file
 from batchcube.results.precision import Precision, record
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.variables import REPLICATION
 
-from ..files import require_cube
 from ..progress import Progress, Silent
 from ..spec.document import Sweep
 from ..stopping import Stop, stopping
@@ -112,7 +111,7 @@ def run_sweep(
     """
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
     with stopping() as stop, ExitStack() as opened:
-        target = None if output is None else require_cube(Path(output))
+        target = None if output is None else cube_file(Path(output))
         shown = progress or Silent()
         store = None if target is None else opened.enter_context(Store(target))
         course = RunCourse(sweep, target, precision, made_by, overwrite=overwrite)
@@ -189,7 +188,7 @@ def run_shard(
     With ``precision`` it is dealt of one look, the first that is not merged.
     """
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
-    target = require_cube(Path(output))
+    target = cube_file(Path(output))
     course = RunCourse(sweep, target, precision, made_by)
     return do_shard(course, target, shard, workers=workers, progress=progress, executor=executor, again=again)
 

@@ -16,12 +16,13 @@ import xarray as xr
 from batchcube.errors import InputError, printable
 from batchcube.results import overload
 from batchcube.results.cube import parse_made_from, read_cube, refuse_changed
+from batchcube.results.disk import cube_file
 from batchcube.results.joining import SAME, first_difference, made_by_all, parts_of, placed
 from batchcube.results.provenance import batchcube_version, named_together
 from batchcube.results.variables import REPLICATION
 
 from ..claim import folder_of
-from ..files import require_cube, require_new
+from ..files import require_new
 from ..progress import Progress
 from ..spec.document import Sweep, is_deterministic, laid_over, overriding, remade
 from ..spec.grid import Axis
@@ -66,7 +67,7 @@ def join(files: Sequence[Path], output: Path, *, overwrite: bool = False) -> xr.
     """
     if len(files) < 2:
         raise InputError("needs two cubes or more", path="join")
-    with Store(require_cube(output)) as store:
+    with Store(cube_file(output)) as store:
         require_new(output, overwrite=overwrite)
         cube = _joined([read_held(file) for file in files])
         store.put(cube)

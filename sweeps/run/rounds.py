@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from batchcube.errors import InputError
+from batchcube.results.disk import cube_file
 from batchcube.results.provenance import MadeBy
 
-from ..files import require_cube
 from ..progress import Progress, Silent
 from ..spec.document import Sweep, remade
 from ..stopping import Stop, stopping
@@ -110,7 +110,7 @@ def merge_shards(
     Raises MissingShardsError, or NextRoundError where results call for another round, with the command that makes them;
     InputError for shards of something else and for what only the data can show.
     """
-    target = require_cube(Path(output))
+    target = cube_file(Path(output))
     shards = Shards(target)
     with stopping() as stop, Store(target) as store:
         about = shards.about()

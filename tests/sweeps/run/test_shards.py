@@ -550,7 +550,9 @@ def test_the_commands_deal_and_merge(
     assert answer.status == 0
     assert "a folder/cube.nc: bins 3, arrival_rate_per_s 2, replication 3" in answer.err
     same(read_cube("a folder/cube.nc").drop_attrs(deep=False), whole.drop_attrs(deep=False))
-    assert Answer(capsys, "merge", "a folder/cube.nc").mistake.endswith("has no shards that could be merged")
+    for output in ("a folder/cube.nc", "nowhere/cube.nc"):
+        assert Answer(capsys, "merge", output).mistake.endswith("has no shards that could be merged")
+    assert not Path("nowhere").exists()
     mistake = Answer(capsys, "run", "small.toml", *options, "--seed", "3", "--shard", "1/2").mistake
     assert mistake.endswith(
         ": holds another sweep (seed differs); choose another output, or remove it, as --overwrite does"
