@@ -6,19 +6,19 @@ date.
 
 import json
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
-from typer.testing import CliRunner
 
 from batchcube.figures import registry as figures
 from batchcube.results.text import PAPERS, papers_of
 from batchcube.results.variables import EXTRA_DIMENSIONS, REGISTRY
 from batchcube.sweeps import presets as shipped
 from batchcube.sweeps.cli.main import app
-from batchcube.sweeps.cli.policies import BUILTIN, one_policy
+from batchcube.sweeps.cli.policies import BUILTIN
 from batchcube.sweeps.spec.document import Document
 from gallery import COMMANDS
 
@@ -133,8 +133,11 @@ def _table(title: str, part: Mapping[str, Any], about: str, words: Mapping[str, 
     yield f"## {title}\n"
     if about:
         yield f"{about}\n"
-    if "properties" not in part:
-        return
+    if "properties" in part:
+        yield from _settings(part, words)
+
+
+def _settings(part: Mapping[str, Any], words: Mapping[str, str]) -> Iterator[str]:
     yield "::::{container} settings\n| setting | is | default | meaning |\n|---|---|---|---|"
     needed = set(part.get("required", ()))
     for name, known in part["properties"].items():
@@ -201,9 +204,17 @@ def presets() -> Iterator[str]:
 def policies() -> Iterator[str]:
     """Yield the page of the policies."""
     yield "# Policies\n"
-    yield "Those that a specification can name; [of your own](../policies.md), too. `batchcube policies` prints them.\n"
-    for name in BUILTIN:
-        yield f"## {name}\n\n```text\n{chr(10).join(one_policy(name))}\n```\n"
+    yield (
+        "Those that a specification can name; [of your own](../policies.md), too. `batchcube policies` prints them. "
+        f"{papers_of(' '.join(PAPERS))}\n"
+    )
+    whole = Document.model_json_schema()
+    words = _words(whole)
+    parts = {place: whole["$defs"][name] for name, place in _places(whole).items()}
+    for name, (kind, does, setting) in BUILTIN.items():
+        yield f"## {name}\n\n{kind.capitalize()}: {does}. In a specification it is `{setting}`.\n"
+        if kind == "controller":
+            yield from _settings(parts[setting], words)
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
@@ -229,17 +240,41 @@ def gallery() -> Iterator[str]:
 
 
 def commands() -> Iterator[str]:
-    """Yield the page of the commands: the help of each."""
+    """Yield the page of the commands: what the help of each says."""
     yield "# Commands\n"
-    yield "As `--help` prints it.\n"
+    yield "What `--help` says of each. To begin: `batchcube specs`, then `batchcube run` and `batchcube show`.\n"
     yield from _help(typer.main.get_command(app), ["batchcube"])
 
 
 def _help(command: Any, words: list[str]) -> Iterator[str]:
-    text = CliRunner(env={"COLUMNS": "88", "NO_COLOR": "1"}).invoke(app, [*words[1:], "--help"]).output
-    yield f"{'#' * len(words)} {' '.join(words)}\n\n```text\n{text.strip()}\n```\n" if len(words) > 1 else ""
-    for name, inner in getattr(command, "commands", {}).items():
+    """Yield the help of a command, of which click knows the parts, and of the commands below it."""
+    context = command.context_class(command, info_name=" ".join(words), **command.context_settings)
+    below = getattr(command, "commands", {})
+    if len(words) > 1:
+        about = "\n\n".join(_prose(" ".join(part.split())) for part in command.help.split("\n\n"))
+        yield f"{'#' * len(words)} {' '.join(words)}\n\n{about}\n"
+    for name, inner in below.items():
+        target = "-".join([*words, name])
+        yield f"[{name}](#{target})\n:   {_prose(inner.get_short_help_str(limit=1000))}\n"
+    if not below:
+        yield f"```sh\n{context.get_usage().removeprefix('Usage: ')}\n```\n"
+        for parameter in command.params:
+            name, about = parameter.get_help_record(context)
+            yield f"`{name}`\n:   {_prose(about)}\n"
+        _, _, lines = (command.epilog or "").partition("Examples:\n")
+        if lines:
+            yield f"For example:\n\n```sh\n{textwrap.dedent(lines)}\n```\n"
+    for name, inner in below.items():
         yield from _help(inner, [*words, name])
+
+
+def _prose(text: str) -> str:
+    """Return words of a help as Markdown: options and what is in backticks as code, all else as it stands."""
+    pieces = re.split(r"(`[^`]*`|(?<![\w-])--?[a-z][\w/-]*)", text)
+    return "".join(
+        f"`{piece.strip('`')}`" if place % 2 else re.sub(r"([\\*_<>\[\]{}#|$])", r"\\\1", piece)
+        for place, piece in enumerate(pieces)
+    )
 
 
 PAGES: dict[str, Callable[[], Iterable[str]]] = {

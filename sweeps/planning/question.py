@@ -442,7 +442,8 @@ def _of_one_trace(sweep: Sweep, *, undecided: bool, stretched: bool) -> tuple[Sw
     enough = (
         'workload.trace.resample = "parts" is not'
         if parts >= FIRST
-        else f"successive parts do not, but it takes {FIRST} of {requests:,} requests each, and {name} has {parts}"
+        else f"successive parts would not, but a plan takes {FIRST} of {requests:,} requests each, "
+        f"and {name} has {parts or 'none'}"
     )
     said = f"replications are windows of {name}{rate}, which overlap: one is less sure than if they did not; {enough}"
     return sweep, None, said
