@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from batchcube.errors import InputError
 
 from .disk import ZARR, ZARR_GROUP, cube_file, remove, require_zarr, sync_folder, url_of, writing
 from .pieces import LARGEST_CHUNK, chunks, read_later, together, values_of
+from .signals import uninterrupted
 from .variables import REGISTRY, REPLICATION
 
 if TYPE_CHECKING:
@@ -122,17 +122,14 @@ def _netcdf(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -
             chosen |= {"zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True}
             chosen["chunksizes"] = chunks(variable, at_once)
         encoding[name] = chosen
-    # In a thread, which no signal interrupts: after an interrupt at the end of a write xarray keeps its lock, and waits
-    # for it for ever when it closes the file.
-    with ThreadPoolExecutor(1) as uninterrupted:
-        uninterrupted.submit(
-            _without(dataset, growing).to_netcdf,
+    with uninterrupted():
+        _without(dataset, growing).to_netcdf(
             part,
             engine="netcdf4",
             format="NETCDF4",
             encoding=encoding,
             unlimited_dims=[REPLICATION] if growing else [],
-        ).result()
+        )
     with _small_caches(), netCDF4.Dataset(part, "a") as file:
         file.set_auto_maskandscale(False)
         yield file.variables
@@ -209,14 +206,7 @@ def open_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
     else:
         _require_netcdf(source, what)
     with _reading(path):
-        opened = _opened(source, zarr=source.suffix == ZARR)
-        try:
-            for coordinate in opened.coords.values():
-                coordinate.load()
-        except BaseException:
-            opened.close()
-            raise
-    later = opened
+        opened = later = _opened(source, zarr=source.suffix == ZARR)
     names = list(opened.data_vars)
     if source.suffix == ZARR:
         # Text has a dtype of its own, and in a folder variables have no order.
@@ -230,18 +220,39 @@ def open_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
         if _stamp(source) != stamp:
             raise InputError("was written anew while it was open; open it again", file=path)
 
-    later = later.drop_vars(names).assign({name: _later(opened[name].variable, path, unchanged) for name in names})
+    def reading() -> AbstractContextManager[None]:
+        return _reading(path, unchanged)
+
+    later = later.drop_vars(names).assign({name: _later(opened[name].variable, reading) for name in names})
     later.set_close(opened.close)
     return later
 
 
 def _opened(source: Path, *, zarr: bool) -> xr.Dataset:
-    """Open a file, or a folder of Zarr; nothing is read."""
+    """Open a file, or a folder of Zarr: its coordinates are read at once."""
     how: dict[str, Any] = {"filename_or_obj": source, "engine": "netcdf4"}
+    # What is elsewhere may keep one waiting for long.
+    whole: Callable[[], AbstractContextManager[None]] = uninterrupted
     if zarr:
         how = {"filename_or_obj": url_of(source) or source, "engine": "zarr", "chunks": None, "consolidated": False}
-    with _small_caches():
-        return xr.open_dataset(**how, decode_timedelta=False, cache=False)
+        whole = nullcontext
+    with whole():
+        with _small_caches():
+            opened = xr.open_dataset(**how, decode_timedelta=False, cache=False)
+        try:
+            for coordinate in opened.coords.values():
+                coordinate.load()
+        except BaseException:
+            opened.close()
+            raise
+
+    def close() -> None:
+        with whole():
+            opened.close()
+
+    later = opened.assign({name: _later(found.variable, whole) for name, found in opened.data_vars.items()})
+    later.set_close(close)
+    return later
 
 
 def _require_netcdf(source: Path, what: str) -> None:
@@ -275,9 +286,11 @@ def _stamp(source: Path) -> tuple[int, int] | None:
     return about.st_dev, about.st_ino
 
 
-def _later(variable: xr.Variable, path: str | os.PathLike[str], unchanged: Callable[[], None]) -> xr.Variable:
+def _later(variable: xr.Variable, reading: Callable[[], AbstractContextManager[None]]) -> xr.Variable:
+    """Return a variable whose values are read within this."""
+
     def read(key: tuple[int | slice, ...]) -> NDArray[Any]:
-        with _reading(path, unchanged):
+        with reading():
             return np.asarray(variable[key].values)
 
     return read_later(variable, read)

@@ -33,7 +33,7 @@ def merge(
     if command == "capacity":
         from .run.capacity import merge_capacity
 
-        return merge_capacity(output)
+        return merge_capacity(output, progress=progress)
     from .planning.decide import merge_plan
 
-    return merge_plan(output)
+    return merge_plan(output, progress=progress)

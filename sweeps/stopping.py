@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-# Windows has no SIGHUP.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+from batchcube.results.signals import SIGNALS
+
 SECONDS_BETWEEN_LOOKS = 0.2
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from batchcube.documents import parse_json, read_file
 from batchcube.engine.statistics import QUANTILES
-from batchcube.errors import InputError
+from batchcube.errors import InputError, printable
 from batchcube.results.cube import read_cube, refuse_changed
 from batchcube.results.disk import output_file
 from batchcube.results.overload import CANNOT_TELL, OVERLOADED, PLAN_QUEUE, QUEUES, RENEWING
@@ -114,16 +114,20 @@ def shard_plan(
     return do_shard(course, target, shard, workers=workers, progress=progress, executor=executor, again=again)
 
 
-def merge_plan(output: str | os.PathLike[str]) -> Answer:
+def merge_plan(output: str | os.PathLike[str], *, progress: Progress | None = None) -> Answer:
     """Write the answer that `decide` would have given, of the shards of all looks, and return it; see `merge_shards`.
 
     What the best setting serves at most is simulated, in a moment.
     """
 
     def course_of(about: About, sweep: Sweep, target: Path) -> PlanCourse:
-        return PlanCourse(question_of(sweep, about["made_from"][-1]), target, NOBODY)
+        return PlanCourse(question_of(sweep, about["made_from"][-1]), target, NOBODY, say)
 
-    return merge_shards(output, course_of)
+    def say(text: str) -> None:
+        if progress is not None:
+            progress.say(printable(text))
+
+    return merge_shards(output, course_of, progress=progress)
 
 
 class PlanCourse:

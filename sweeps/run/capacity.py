@@ -18,6 +18,7 @@ from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError, one_of
 from batchcube.results.disk import cube_file
 from batchcube.results.provenance import MadeBy, batchcube_version
+from batchcube.results.text import counted
 from batchcube.results.variables import RATE_PATHS
 
 from ..progress import Progress, Silent
@@ -137,7 +138,7 @@ def shard_capacity(
     return do_shard(course, target, shard, workers=workers, progress=progress, executor=executor, again=again)
 
 
-def merge_capacity(output: str | os.PathLike[str]) -> "xr.Dataset":
+def merge_capacity(output: str | os.PathLike[str], *, progress: Progress | None = None) -> "xr.Dataset":
     """Write the cube that `find_capacity` would have written, of the shards of all rounds; see `merge_shards`."""
 
     def course_of(about: About, sweep: Sweep, target: Path) -> SearchCourse:
@@ -145,7 +146,7 @@ def merge_capacity(output: str | os.PathLike[str]) -> "xr.Dataset":
         settings = SearchSettings(tuple(Criterion(*one) for one in criteria), *rest)
         return SearchCourse(sweep, settings, target, NOBODY)
 
-    return merge_shards(output, course_of)
+    return merge_shards(output, course_of, progress=progress)
 
 
 class SearchCourse:
@@ -204,6 +205,9 @@ class SearchCourse:
         while self._searches.left:
             yield self._searches
             self._searches.go_on()
+            if left := len(self._searches.left):
+                rates = counted(self.round - 1, "rate")
+                progress.say(f"after {rates} {self._searches.points - left} of {self._searches.points} points are done")
 
     def finish(self, store: Store, stop: Stop) -> "xr.Dataset":
         """Write the cube of all answers, and return it."""

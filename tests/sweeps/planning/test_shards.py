@@ -17,6 +17,7 @@ from batchcube.sweeps.planning.question import Question, ask, question_of
 from batchcube.sweeps.planning.simulating import Simulating
 from batchcube.sweeps.run.shards import MissingShardsError, NextRoundError, Shard
 from helpers.command_line import Answer as Said
+from helpers.progress import Heard
 from helpers.specifications import CAPS, SLO, TO_PLAN
 
 SHARDS = 3
@@ -53,15 +54,16 @@ def same(answer: Answer, whole: Answer) -> None:
     assert ours == theirs
 
 
-def merged(asked: Question, orders: Iterator[list[int]]) -> tuple[Answer, int]:
-    """Do round after round, shards in the orders given, and return the answer and how many rounds it took."""
+def merged(asked: Question, orders: Iterator[list[int]]) -> tuple[Answer, int, list[str]]:
+    """Do round after round, shards in the orders given; return the answer, how many rounds and what the last said."""
     rounds = 0
     while True:
         for number in next(orders):
             make(number, asked, workers=1 + number % 2)
         rounds += 1
         with suppress(NextRoundError):
-            return merge_plan("plan.nc"), rounds
+            answer = merge_plan("plan.nc", progress=(heard := Heard()))
+            return answer, rounds, heard.texts
 
 
 def shuffled(seed: int) -> Iterator[list[int]]:
@@ -86,9 +88,11 @@ def shuffled(seed: int) -> Iterator[list[int]]:
     ],
 )
 def test_rounds_of_shards_in_any_order_and_some_twice_give_the_answer_of_one_machine(asked: dict[str, Any]) -> None:
-    whole = decide(question(**asked), "whole.nc", workers=1)
-    answer, rounds = merged(question(**asked), shuffled(1))
+    said: list[str] = []
+    whole = decide(question(**asked), "whole.nc", workers=1, say=said.append)
+    answer, rounds, heard = merged(question(**asked), shuffled(1))
     assert rounds >= 3 - ("slo" in asked)
+    assert heard == said != []
     same(answer, whole)
     assert files() == ["plan.json", "plan.nc", "whole.json", "whole.nc"]
     assert Path("plan.json").read_text() == Path("whole.json").read_text()

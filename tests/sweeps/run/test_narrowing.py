@@ -14,6 +14,7 @@ from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import execution, replicating
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
+from helpers.progress import Heard
 
 SWEEP: dict[str, Any] = {
     "name": "narrow",
@@ -28,14 +29,6 @@ SWEEP: dict[str, Any] = {
     "axes": {"arrival_rate_per_s": {"path": "workload.arrivals.rate_per_s", "values": [0.05, 0.1]}},
 }
 LATENCY = Precision(("latency_mean_s=3%",), 200)
-
-
-class Said(Silent):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.texts.append(text)
 
 
 def sweep(**changes: Any) -> Sweep:
@@ -54,7 +47,7 @@ def same_data(first: xr.Dataset, second: xr.Dataset) -> None:
 
 
 def test_replications_are_added_until_all_points_are_narrow() -> None:
-    said = Said()
+    said = Heard()
     cube = run_sweep(sweep(), precision=LATENCY, progress=said)
     check_cube(cube, "cube")
     looked = looked_at(cube)

@@ -25,6 +25,7 @@ from batchcube.sweeps.run.shards import MissingShardsError, NextRoundError, Shar
 from batchcube.sweeps.run.store import Part, PartsFile, Store, keep
 from batchcube.sweeps.spec.document import Sweep
 from helpers.command_line import Answer
+from helpers.progress import Heard
 from helpers.specifications import RATES, SMALL
 
 EIGHT = [Shard(number, 8) for number in range(1, 9)]
@@ -452,18 +453,20 @@ def test_each_rate_of_a_search_is_a_round() -> None:
     def make_search(shard: Shard, **options: Any) -> str:
         return shard_capacity(sweep, asked, "cube.nc", shard, backend="reference", again="batchcube x", **options)
 
-    rounds = 0
+    rounds, heard = 0, Heard()
     while not Path("cube.nc").exists():
         for number in (3, 1, 4, 2, 1):
             make_search(Shard(number, 4), workers=number)
         rounds += 1
         with suppress(NextRoundError):
-            merged = merge_capacity("cube.nc")
+            merged = merge_capacity("cube.nc", progress=heard)
         if rounds == 2:
             make_search(Shard(2, 4))
             with pytest.raises(MissingShardsError, match="shards 1, 3-4 of 4 of round 3 are missing: for k in 1 3 4"):
                 merge_capacity("cube.nc")
     assert rounds > 5
+    assert heard.texts[0] == f"after 1 rate 0 of {len(sweep.grid.points)} points are done"
+    assert len(heard.texts) == rounds - 1
     same(merged, whole)
     assert files() == ["cube.nc"]
     assert "is complete" in make_search(Shard(1, 4))
