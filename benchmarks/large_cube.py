@@ -1,11 +1,13 @@
 """What commands need of a cube that is larger than memory: seconds, and the most memory that their process had.
 
-    python benchmarks/large_cube.py                     # 20 GB of values, about 2 GB on disk while it runs
-    python benchmarks/large_cube.py --gigabytes 1 --keep large.nc
+    python benchmarks/large_cube.py                     # 20 GB of values, about 4 GB on disk while it runs
+    python benchmarks/large_cube.py show report --gigabytes 1 --keep large.nc
+    python benchmarks/large_cube.py merge --gigabytes 1.5
 
-The preset continuous-rate is run with few requests, and what comes out is repeated over more rates and replications
-until it is as many bytes as wanted: values that a sweep has, written as any cube is. Every command is a process of its
-own, as users start it, and what it prints is thrown away.
+The preset continuous-rate is run at many rates with few requests, and what comes out is repeated over more replications
+until it is as many bytes as wanted: values that a sweep has, written as any cube is. For `merge` the preset itself is
+run in shards, with as many replications as make so many bytes. Every command is a process of its own, as users start
+it, and what it prints is thrown away. Seconds are those of processors, and those that passed.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,48 +29,71 @@ from batchcube.results.cube import write_cube
 from batchcube.results.pieces import read_later
 from batchcube.results.variables import REPLICATION
 
-RATE, RATES = "arrival_rate_per_s", 500
+PRESET, RATE, RATES, REQUESTS, SHARDS = "continuous-rate", "arrival_rate_per_s", 500, 1000, 4
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "show": ("large.nc",),
+    "figure": ("lines", "large.nc", f"x={RATE}", "y=latency_p99_s", "-o", "lines.png"),
+    "report": ("large.nc", "-o", "report.html"),
+    "compare": ("large.nc", "large.nc"),
+    "join": ("large.nc", "more.nc", "-o", "joined.nc"),
+    "extend": ("joined.nc",),
+}
+"""By name with their arguments, in the order in which they need each other."""
 _GIGABYTE = 1e9
-# Runs a command and prints the most memory, in KiB, that it had.
+# Runs a command and prints the most memory, in KiB, that it had, and the seconds of processors that it took.
 _WATCHED = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss, used.ru_utime + used.ru_stime)
 sys.exit(done.returncode)
 """
 
 
-def repeated(cube: xr.Dataset, sizes: dict[str, int]) -> xr.Dataset:
-    """Return a cube with so many values on some dimensions, which repeats those of a small one; it takes no memory."""
+def small(replications: int, rates: int | None = None) -> xr.Dataset:
+    """Run the preset with few requests, at so many rates or its own."""
+    settings: dict[str, Any] = {"workload.requests": REQUESTS, "replications": replications}
+    if rates is not None:
+        settings[f"axes.{RATE}.values"] = np.linspace(4.0, 18.0, rates).tolist()
+    return bc.run(bc.load_spec(PRESET, settings), quiet=True)
+
+
+def repeated(cube: xr.Dataset, first: int, count: int) -> xr.Dataset:
+    """Return a cube of so many replications from a number on, which repeats those of a small one as it is read."""
 
     def of(variable: xr.Variable) -> xr.Variable:
-        values = variable.values
-        shape = tuple(sizes.get(str(dim), size) for dim, size in variable.sizes.items())
+        if REPLICATION not in variable.dims:
+            return variable
+        axis, values = variable.dims.index(REPLICATION), variable.values
+        shape = (*values.shape[:axis], count, *values.shape[axis + 1 :])
 
         def read(key: tuple[int | slice, ...]) -> NDArray[Any]:
-            places = [np.arange(size)[at] % small for at, size, small in zip(key, shape, values.shape, strict=True)]
-            found: NDArray[Any] = values[np.ix_(*map(np.atleast_1d, places))]
-            return found.reshape([place.size for place in places if np.ndim(place)])
+            numbers = np.arange(count)[key[axis]] % values.shape[axis]
+            some = values[(*key[:axis], slice(None), *key[axis + 1 :])]
+            found: NDArray[Any] = np.take(some, numbers, sum(isinstance(at, slice) for at in key[:axis]))
+            return found
 
         return read_later(xr.Variable(variable.dims, np.broadcast_to(values.flat[0], shape), variable.attrs), read)
 
-    coords = {name: coordinate.variable for name, coordinate in cube.coords.items()}
-    for name, size in sizes.items():
-        coords[name] = xr.Variable(name, coords[name].values[0] + np.arange(size), coords[name].attrs)
+    number = xr.Variable(REPLICATION, np.arange(first, first + count), cube[REPLICATION].attrs)
+    coords = {name: coordinate.variable for name, coordinate in cube.coords.items()} | {REPLICATION: number}
     return xr.Dataset({name: of(array.variable) for name, array in cube.data_vars.items()}, coords, cube.attrs)
 
 
-def make(path: Path, gigabytes: float) -> None:
-    """Write a cube of so many bytes of values, and say what that took."""
-    small = bc.run(bc.load_spec("continuous-rate", {"workload.requests": 1000, "replications": 5}), quiet=True)
-    each = repeated(small, {RATE: RATES, REPLICATION: 1000}).nbytes / 1000
-    cube = repeated(small, {RATE: RATES, REPLICATION: max(1, round(gigabytes * _GIGABYTE / each))})
-    before, started = _most_memory(), time.perf_counter()
+def write(cube: xr.Dataset, path: Path) -> None:
+    """Write a cube, and say what that took."""
+    before, started = _most_memory(), (time.process_time(), time.perf_counter())
     write_cube(cube, path)
-    seconds, after = time.perf_counter() - started, _most_memory()
+    seconds = time.process_time() - started[0], time.perf_counter() - started[1]
     sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
     print(f"{cube.nbytes / _GIGABYTE:.1f} GB of values, {path.stat().st_size / _GIGABYTE:.2f} GB on disk: {sizes}")
-    print(f"{'write_cube':10} {seconds:7.1f} s {after:6.2f} GB ({before:.2f} before)")
+    tell("write_cube", seconds, _most_memory(), f" ({before:.2f} before)")
+
+
+def tell(name: str, seconds: tuple[float, float], gigabytes: float, more: str = "") -> None:
+    """Print what was measured."""
+    processors, passed = seconds
+    print(f"{name:10} {processors:7.1f} s of processors, {passed:7.1f} s {gigabytes:6.2f} GB{more}", flush=True)
 
 
 def _most_memory() -> float:
@@ -75,30 +101,55 @@ def _most_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _GIGABYTE
 
 
-def measure(name: str, *arguments: str) -> None:
-    """Run a command of batchcube, and say how long it took and how much memory."""
-    command = [sys.executable, "-m", "batchcube", name, *arguments]
+def measure(folder: Path, name: str, *arguments: str) -> None:
+    """Run a command of batchcube in a folder, and say how long it took and how much memory."""
+    command = [sys.executable, "-c", _WATCHED, sys.executable, "-m", "batchcube", name, *arguments]
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", _WATCHED, *command], capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - started
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    passed = time.perf_counter() - started
     if done.returncode:
         sys.exit(f"batchcube {name}: {done.stderr}")
-    print(f"{name:10} {seconds:7.1f} s {int(done.stdout) * 1024 / _GIGABYTE:6.2f} GB", flush=True)
+    most, processors = done.stdout.split()
+    tell(name, (float(processors), passed), int(most) * 1024 / _GIGABYTE)
+
+
+def commands(folder: Path, names: Sequence[str], gigabytes: float, keep: Path | None) -> None:
+    """Make a cube of so many bytes, and one of some more replications; print a line for each command."""
+    few, large = small(5, RATES), folder / "large.nc"
+    count = max(1, round(gigabytes * _GIGABYTE / (repeated(few, 0, 1000).nbytes / 1000)))
+    if keep is None or not keep.exists():
+        write(repeated(few, 0, count), keep or large)
+    if keep is not None:
+        large.symlink_to(keep.resolve())
+    write_cube(repeated(few, count, 5), folder / "more.nc")
+    for name in names:
+        more = ("--replications", str(count + 6)) if name == "extend" else ()
+        measure(folder, name, *COMMANDS[name], *more)
+
+
+def merge(folder: Path, gigabytes: float) -> None:
+    """Run shards, and print a line for each of them and for what merges them."""
+    replications = round(gigabytes * _GIGABYTE / (small(2).nbytes / 2))
+    asked = [PRESET, "--set", f"workload.requests={REQUESTS}", "--replications", str(replications), "-o", "cube.nc"]
+    for number in range(1, SHARDS + 1):
+        measure(folder, "run", *asked, "--shard", f"{number}/{SHARDS}")
+    measure(folder, "merge", "cube.nc")
+    with bc.open(folder / "cube.nc") as cube:
+        print(f"{cube.nbytes / _GIGABYTE:.2f} GB of values: {replications} replications")
 
 
 def main() -> None:
-    """Make the cube, and print a line for each command."""
+    """Do what is asked for, in a folder that is removed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("commands", nargs="*", help=f"of {', '.join(COMMANDS)}, all when none is given; or merge")
     parser.add_argument("--gigabytes", type=float, default=20.0, help="of values in the cube")
-    parser.add_argument("--keep", type=Path, help="where to leave the cube, and find it again; else it is removed")
+    parser.add_argument("--keep", type=Path, help="where to leave the large cube, and find it again")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = given.keep or Path(folder) / "large.nc"
-        if not path.exists():
-            make(path, given.gigabytes)
-        measure("show", str(path))
-        measure("figure", "lines", str(path), f"x={RATE}", "y=latency_p99_s", "-o", f"{folder}/lines.png")
-        measure("report", str(path), "-o", f"{folder}/report.html")
+    with tempfile.TemporaryDirectory() as name:
+        if given.commands == ["merge"]:
+            merge(Path(name), given.gigabytes)
+        else:
+            commands(Path(name), given.commands or [*COMMANDS], given.gigabytes, given.keep)
 
 
 if __name__ == "__main__":
