@@ -23,6 +23,7 @@ from pathlib import Path
 
 from batchcube.results.compare import EXACT, compare_cubes
 from batchcube.results.cube import read_cube
+from batchcube.results.disk import CUBES
 
 PATIENCE = 1.05
 """By how much a kill makes those after it later: else none would come to its end where other work has begun since."""
@@ -34,6 +35,7 @@ _SWEEP = ("multi-bin-fig8", "-o", "out.nc", "--set", "workload.requests=20000")
 COMMANDS = {
     "run": ("run", *_SWEEP, "-n", "30"),
     "extend": ("extend", "out.nc", "--set", "axes.error_probability.values=[0.05,0.15]", "-n", "12"),
+    "zarr": ("run", *_SWEEP, "-o", "out.zarr", "-n", "30"),
     "capacity": (
         *("capacity", "multi-bin-fig8", "-o", "out.nc", "-n", "8", "--slo", "latency_mean_s=600"),
         *("--set", "workload.requests=8000", "--set", "axes.error_probability.values=[0.1,0.3]"),
@@ -52,7 +54,10 @@ COMMANDS = {
         *("--batch-sizes", "1,2,4", "--prompt-tokens", "16,64", "--output-tokens", "4,8"),
     ),
 }
-BEFORE = {"extend": ("run", *_SWEEP, "-n", "10", "--set", "axes.error_probability.values=[0.1,0.2]")}
+BEFORE = {
+    "extend": ("run", *_SWEEP, "-n", "10", "--set", "axes.error_probability.values=[0.1,0.2]"),
+    "zarr": ("run", *_SWEEP, "-o", "out.zarr", "-n", "10"),
+}
 """What makes the file that a command changes."""
 MEASURED = ("transformers",)
 """Whose numbers are never the same."""
@@ -80,7 +85,7 @@ def differs(folder: Path, undisturbed: Path) -> list[str]:
         after = folder / before.name
         if not after.exists():
             continue  # which is said of the folder
-        if before.suffix == ".nc" and not before.name.endswith(".fit.nc"):
+        if before.suffix in CUBES and not before.name.endswith(".fit.nc"):
             rows = compare_cubes(read_cube(before), read_cube(after))
             wrong += [f"{before.name}: {name} differs" for name in rows[rows["status"] != EXACT]["name"]]
         elif before.suffix == ".json":

@@ -112,28 +112,36 @@ def write_whole(path: Path, content: bytes) -> None:
 def writing(target: Path) -> Iterator[Path]:
     """Give the name beside a target to write to; what is left of it at the end is removed, and so are dead parts.
 
-    A lock on the folder is shared while writing: with nobody else in it, parts of the target are those of processes
-    that were killed. The system drops the lock of a process that dies. Where it has no locks of folders (on NFS)
-    nothing of others is removed.
+    A lock on the folder is shared meanwhile: see `recover`.
     """
+    recover(target)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")  # `_HASH`
     with ExitStack() as stack:
         with suppress(OSError):
             folder = os.open(target.parent, os.O_RDONLY)
             stack.callback(os.close, folder)
-            with suppress(OSError):
-                lock(folder)
-                name = f".{glob.escape(target.name)}.{_HASH}"
-                for old in target.parent.glob(f"{name}.old"):
-                    if not target.exists():  # killed before the new one was in its place
-                        old.rename(target)
-                for dead in (*target.parent.glob(f"{name}.part"), *target.parent.glob(f"{name}.old")):
-                    remove(dead)
             lock(folder, shared=True)
         try:
             yield part
         finally:
             remove(part)
+
+
+def recover(target: Path) -> None:
+    """Remove what killed processes left of a target, and put back what one had moved aside for a new one.
+
+    With nobody else writing in its folder, parts of the target are theirs: the system drops the lock of a process that
+    dies. Where it has no locks of folders (on NFS) nothing is done.
+    """
+    with suppress(OSError), ExitStack() as stack:
+        folder = os.open(target.parent, os.O_RDONLY)
+        stack.callback(os.close, folder)
+        lock(folder)
+        left = list(target.parent.glob(f".{glob.escape(target.name)}.{_HASH}.*"))
+        for old in (file for file in left if file.suffix == ".old" and not target.exists()):
+            old.rename(target)
+        for dead in (file for file in left if file.suffix in (".old", ".part")):
+            remove(dead)
 
 
 def remove(path: Path) -> None:

@@ -176,11 +176,12 @@ def _put(part: Path, target: Path) -> None:
         part.replace(target)
         return
     old = part.with_suffix(".old")
-    target.rename(old)
     try:
+        target.rename(old)
         part.rename(target)
     except BaseException:
-        old.rename(target)
+        if not target.exists():
+            old.rename(target)
         raise
     remove(old)
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from batchcube.errors import InputError
-from batchcube.results.disk import lock, make_folder, output_file, remove, sync_folder
+from batchcube.results.disk import lock, make_folder, output_file, recover, remove, sync_folder
 
 from .files import require_new
 
@@ -52,7 +52,7 @@ class Claim:
         self._close()
 
     def _begin(self) -> None:
-        """Say whose the output is, and remove what killed processes had begun to keep: nobody else writes here."""
+        """Say whose the output is, and remove what killed processes had begun to write: nobody else writes here."""
         self.is_unfinished = os.fstat(self._lock).st_size > 0
         try:
             os.truncate(self._lock, 0)
@@ -62,6 +62,7 @@ class Claim:
         sync_folder(self.output.parent)
         for file in self.folder.glob("*.part"):
             file.unlink()
+        recover(self.output)
 
     def _close(self) -> None:
         if all(file.name == _LOCK for file in self.folder.iterdir()):

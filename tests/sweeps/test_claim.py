@@ -119,6 +119,17 @@ def test_what_killed_processes_left_half_written_is_removed_and_all_else_is_kept
     assert sorted(file.name for file in folder.iterdir()) == ["0123.parts", "lock"]
 
 
+def test_what_was_being_replaced_when_a_process_was_killed_is_put_back() -> None:
+    """Zarr is a folder, which takes no folder's place: the old one is moved aside first."""
+    old = Path("out", ".out.nc.0123abcd.old")
+    old.parent.mkdir()
+    old.write_text("old")
+    (old.parent / ".out.nc.4567abcd.part").touch()
+    with Claim(Path("out/out.nc")) as claim:
+        assert claim.output.read_text() == "old"
+    assert [file.name for file in old.parent.iterdir()] == ["out.nc"]
+
+
 def test_what_a_killed_command_had_begun_to_write_is_written_again(capsys: pytest.CaptureFixture[str]) -> None:
     Path("out.json").write_text("{")
     folder = folder_of(Path("out.json"))
