@@ -5,7 +5,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,16 @@ from batchcube.results.variables import REGISTRY
 from ..files import require_new, write_text
 from ..progress import Progress
 from ..run.assemble import with_provenance
-from ..run.executors import Executor, engaged
+from ..run.executors import Executor
 from ..run.outputs import ADVICE
 from ..run.preparing import Prepared, only_totals, prepare
-from ..run.rounds import NOBODY, do_shard, merge_shards, tidy
-from ..run.shards import Asked, Shard
+from ..run.rounds import NOBODY, do_all, do_shard, merge_shards
+from ..run.shards import Asked, Shard, Shards
 from ..run.simulate import require_backend
 from ..run.store import About, AnyPart, Store
 from ..spec.document import Sweep
 from ..spec.settings import Point, Report
-from ..stopping import Stop, stopping
+from ..stopping import Stop
 from .answer import Answer, answer_of, gpus_each, restored
 from .question import Question, question_of
 from .race import MOST, Decider, Decision, Race
@@ -68,27 +67,14 @@ def decide(
     Raises InputError for what only the data can show.
     """
     made_by = require_backend(backend, question.sweep.grid.points[0].simulation)
-    with stopping() as stop, ExitStack() as opened:
-        target = None if output is None else _cube_file(Path(output))
-        store = None if target is None else opened.enter_context(Store(target))
-        course = PlanCourse(question, target, made_by, say, overwrite=overwrite)
-        if course.complete is not None:
-            if store is not None:
-                tidy(course, store)
-            return course.complete
-        crew = opened.enter_context(engaged(executor, workers))
-        course.prepare()
-        if store is not None:
-            course.open(store)
-        at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
-        said, simulated = Said(say), False
-        for simulating in course.rounds(said):
-            simulated = simulating.work(store, stop, said, crew, at_once)
-        kept = store.makers if store is not None else []
-        answer = course.answer([*kept, *([made_by] if simulated or not kept else ())])
-        if store is not None:
-            course.put(answer, store, stop)
-        return answer
+    target = None if output is None else _cube_file(Path(output))
+    return do_all(
+        target,
+        lambda: PlanCourse(question, target, made_by, say, overwrite=overwrite),
+        workers=workers,
+        progress=Said(say),
+        executor=executor,
+    )
 
 
 def shard_plan(
@@ -178,15 +164,16 @@ class PlanCourse:
         sweep = self._asked.sweep
         return Asked(self.identity, "plan", {}, (sweep.document, sweep.defaults(), self._asked.table()), again)
 
-    def prepare(self, workers: int = 1, shards: int = 1) -> None:
+    def prepare(self, workers: int, shards: int = 1) -> None:
         """Begin the decision."""
         gpus = [gpus_each(point) for point in self.question.sweep.grid.points]
         self._simulating = Simulating(self.question, self._prepared, gpus, self.made_by.backend, self._say)
 
     def open(self, store: Store) -> None:
         """Go on from what a store keeps; raises InputError for parts of anything else."""
-        held = () if self.complete is None else range(MOST)
-        self.kept = store.open(self.identity, self.made_by, range(MOST), held=held, overwrite=self._overwrite)
+        every = range(MOST)
+        held = () if self.complete is None else every
+        self.kept = store.open(self.identity, self.made_by, every, held=held, overwrite=self._overwrite)
 
     def rounds(self, progress: Progress) -> Iterator[Simulating]:
         """Yield the work of one look after the other; whoever asks for the next one has done it."""
@@ -199,14 +186,21 @@ class PlanCourse:
             yield self._simulating
             self._simulating.go_on()
 
-    def finish(self, store: Store, stop: Stop) -> Answer:
-        """Write the answer and its cube, and return it."""
-        answer = self.answer(store.makers)
-        self.put(answer, store, stop)
+    def beside(self) -> None:
+        """Do nothing: what makes the answer is imported."""
+
+    def finish(self, makers: Sequence[MadeBy], store: Store | None, stop: Stop) -> Answer:
+        """Return what the decision comes to, with its cube; where there is a store, write both."""
+        answer = self._answer(makers or [self.made_by])
+        if store is not None:
+            self._put(answer, store, stop)
         return answer
 
-    def answer(self, makers: Sequence[MadeBy]) -> Answer:
-        """Return what the decision comes to, with its cube."""
+    def settle(self, shards: Shards, answer: Answer) -> str:
+        """Remove the shards of this plan, unless a budget ended it; see `Shards.settle`."""
+        return "" if answer.ended_early else shards.settle(self.asked(""))
+
+    def _answer(self, makers: Sequence[MadeBy]) -> Answer:
         simulating, prepared = self._simulating, self._prepared
         assert simulating.decision is not None
         answer = answer_of(
@@ -221,7 +215,7 @@ class PlanCourse:
         cube = _cube(self.question, prepared, simulating.decider, simulating.decision, answer, makers, self.identity)
         return replace(answer, cube=cube)
 
-    def put(self, answer: Answer, store: Store, stop: Stop) -> None:
+    def _put(self, answer: Answer, store: Store, stop: Stop) -> None:
         """Write the answer and its cube, and forget the parts that they are made of."""
         assert answer.cube is not None
         write_text(_json_file(store.output), answer.text())

@@ -4,7 +4,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,16 +11,15 @@ import numpy as np
 
 from batchcube.engine import Shape, simulate_many
 
-from ..progress import Progress, Silent
+from ..progress import Silent
 from ..run.draws import Draws
-from ..run.executors import crew_of_threads
+from ..run.executors import Hands
 from ..run.preparing import Prepared, PreparedPoint, prepare
-from ..run.scheduler import Crew, Gain, Scheduler, Task
+from ..run.scheduler import Gain, Task
 from ..run.searching import scalable
 from ..run.shards import Dealing, Shard
 from ..run.store import AnyPart, Part, Store
 from ..spec.grid import Axis, Grid
-from ..stopping import Stop
 from ..workloads.arrivals import AtRate
 from ..workloads.settings import FloatArray
 from .question import Question
@@ -68,6 +66,10 @@ class Said(Silent):
 
     def __init__(self, say: Say) -> None:
         self._say = say
+
+    def say(self, text: str) -> None:
+        """Say what was seen."""
+        self._say(text)
 
     def tell_workers(self, workers: str) -> None:
         """Say how many workers there are."""
@@ -156,19 +158,15 @@ class Simulating:
                 left.append(one._replace(settings=tuple(mine)))
         return left
 
-    def work(self, store: Store | None, stop: Stop, progress: Progress, crew: Crew | None, workers: int) -> bool:
-        """Simulate until the question is decided, or what is dealt of a look; say whether that was anything.
-
-        It is done by a crew, or on so many threads.
-        """
-        self._at_once = workers if crew is None else crew.at_once
+    def work(self, hands: Hands) -> bool:
+        """Simulate until the question is decided, or what is dealt of a look; say whether that was anything."""
+        self._at_once = hands.workers
         left = self._left()
         points = {point for one in left for _, point in self._cells(one)}
         requests = sum(self._requests[setting] for one in left for setting in one.settings)
-        progress.start(len(points), len({one.replication for one in left}), requests)
+        hands.progress.start(len(points), len({one.replication for one in left}), requests)
         self._deal(left)
-        with ExitStack() as opened:
-            Scheduler(self, store, stop, progress).run(crew or opened.enter_context(crew_of_threads(workers, stop)))
+        hands.run(self, hands.workers)
         return self.simulated > 0
 
     def most_served(self, setting: int, replicas: int) -> float:

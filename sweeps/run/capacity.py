@@ -8,7 +8,7 @@ are compared in pairs by them, and the mean has an interval like any other varia
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +21,19 @@ from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.text import counted
 from batchcube.results.variables import RATE_PATHS
 
-from ..progress import Progress, Silent
+from ..progress import Progress
 from ..spec.document import Sweep, overriding
 from ..spec.settings import Point
-from ..stopping import Stop, stopping
+from ..stopping import Stop
 from ..workloads.arrivals import AtRate
 from .bisection import FASTEST, SLOWEST
 from .criteria import Criterion, never_measured, parse_criterion
-from .executors import Executor, engaged
+from .executors import Executor
 from .outputs import ADVICE, same_sweep
 from .preparing import only_totals, prepare, refusal
-from .rounds import NOBODY, do_shard, merge_shards, tidy
+from .rounds import NOBODY, do_all, do_shard, merge_shards
 from .searching import Searches, SearchSettings
-from .shards import Asked, Shard
+from .shards import Asked, Shard, Shards
 from .simulate import require_backend
 from .store import About, AnyPart, Store
 
@@ -93,26 +93,14 @@ def find_capacity(
     """
     settings = settings_of(sweep, criteria, low, high, tolerance, growth)
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
-    with stopping() as stop, ExitStack() as opened:
-        target = None if output is None else cube_file(Path(output))
-        store = None if target is None else opened.enter_context(Store(target))
-        course = SearchCourse(sweep, settings, target, made_by, overwrite=overwrite)
-        if store is not None and course.complete is not None:
-            tidy(course, store)
-            return course.complete
-        crew = opened.enter_context(engaged(executor, workers))
-        course.prepare()
-        if store is not None:
-            course.open(store)
-        at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
-        shown, searched = progress or Silent(), False
-        for searches in course.rounds(shown):
-            searched = searches.work(store, stop, shown, crew, at_once)
-        # Importing what builds the cube takes longer than the first rates, and comes after them.
-        cube = course.cube([*(store.makers if store is not None else ()), *([made_by] if searched else ())])
-        if store is not None:
-            course.put(cube, store, stop)
-        return cube
+    target = None if output is None else cube_file(Path(output))
+    return do_all(
+        target,
+        lambda: SearchCourse(sweep, settings, target, made_by, overwrite=overwrite),
+        workers=workers,
+        progress=progress,
+        executor=executor,
+    )
 
 
 def shard_capacity(
@@ -187,7 +175,7 @@ class SearchCourse:
         """Return what shards are parts of."""
         return Asked(self.identity, "capacity", {}, (self.sweep.document, self.sweep.defaults()), again)
 
-    def prepare(self, workers: int = 1, shards: int = 1) -> None:
+    def prepare(self, workers: int, shards: int = 1) -> None:
         """Draw and read what all replications share; raises InputError for what only data can show."""
         self._prepared = prepare(only_totals(self.sweep))
 
@@ -209,24 +197,25 @@ class SearchCourse:
                 rates = counted(self.round - 1, "rate")
                 progress.say(f"after {rates} {self._searches.points - left} of {self._searches.points} points are done")
 
-    def finish(self, store: Store, stop: Stop) -> "xr.Dataset":
-        """Write the cube of all answers, and return it."""
-        cube = self.cube(store.makers)
-        self.put(cube, store, stop)
-        return cube
+    def beside(self) -> None:
+        """Import what builds the cube."""
+        import_module(".capacity_cube", __package__)
 
-    def cube(self, makers: Sequence[MadeBy]) -> "xr.Dataset":
-        """Build the cube of all answers."""
+    def finish(self, makers: Sequence[MadeBy], store: Store | None, stop: Stop) -> "xr.Dataset":
+        """Return the cube of all answers; where there is a store, write it, and forget the parts it is made of."""
         from .capacity_cube import capacity_cube
 
-        return capacity_cube(self.sweep, self._searches, makers)
+        cube = capacity_cube(self.sweep, self._searches, makers)
+        if store is not None:
+            store.put(cube)
+            with stop.held():
+                stop.kept = f"{store.output} is complete."
+                store.forget(range(cube.sizes["replication"]))
+        return cube
 
-    def put(self, cube: "xr.Dataset", store: Store, stop: Stop) -> None:
-        """Write the cube, and forget the parts that it is made of."""
-        store.put(cube)
-        with stop.held():
-            stop.kept = f"{store.output} is complete."
-            store.forget(range(cube.sizes["replication"]))
+    def settle(self, shards: Shards, cube: "xr.Dataset") -> str:
+        """Remove the shards of this search; see `Shards.settle`."""
+        return shards.settle(self.asked(""))
 
 
 def settings_of(

@@ -3,8 +3,6 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,17 +13,16 @@ from batchcube.results.precision import Precision, record
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.variables import REPLICATION
 
-from ..progress import Progress, Silent
+from ..progress import Progress
 from ..spec.document import Sweep
-from ..stopping import Stop, stopping
-from ..theory.expected import Expected
-from .executors import Executor, engaged
+from ..stopping import Stop
+from .executors import Executor
 from .narrowing import Narrowing
 from .outputs import ADVICE, same_sweep
 from .preparing import Prepared, prepare, theory_of
 from .replicating import Replications
 from .reports import Reports
-from .rounds import NOBODY, do_shard, merge_shards, tidy
+from .rounds import NOBODY, do_all, do_shard, merge_shards
 from .shards import Asked, MissingShardsError, Shard, Shards, command_of, which_are
 from .simulate import require_backend
 from .store import About, AnyPart, Store
@@ -110,65 +107,14 @@ def run_sweep(
     batch can hold).
     """
     made_by = require_backend(backend, sweep.grid.points[0].simulation)
-    with stopping() as stop, ExitStack() as opened:
-        target = None if output is None else cube_file(Path(output))
-        shown = progress or Silent()
-        store = None if target is None else opened.enter_context(Store(target))
-        course = RunCourse(sweep, target, precision, made_by, overwrite=overwrite)
-        if store is not None and (held := course.complete) is not None:
-            tidy(course, store)
-            course.settle(held, shown)
-            return held
-        crew = opened.enter_context(engaged(executor, workers))
-        at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
-        # What workers elsewhere draw is no part of this machine's memory.
-        course.prepare(at_once if crew is None else 1)
-        if store is not None:
-            course.open(store)
-        simulated = False
-        aside = _Aside(course.prepared)
-        try:
-            for work in course.rounds(shown):
-                simulated |= work.work(store, stop, shown, crew, at_once, aside.begin)
-            makers = [*(store.makers if store is not None else ()), *([made_by] if simulated else ())]
-            cube = course.cube(aside.theory(), makers)
-        finally:
-            aside.end(stop)
-        if store is not None:
-            cube = course.put(cube, store, stop)
-            course.settle(cube, shown)
-        return cube
-
-
-class _Aside:
-    """What the cube takes beside the simulation: theory, and importing what builds it (xarray, scipy).
-
-    Importing takes longer than many a run: it goes on in a thread, and not before there is a first result to be seen.
-    """
-
-    def __init__(self, prepared: Prepared) -> None:
-        self._prepared = prepared
-        self._pool = ThreadPoolExecutor(1)
-        self._begun: list[Future[list[Expected]]] = []
-
-    def begin(self) -> None:
-        """Begin, unless that was done."""
-        if not self._begun:
-            self._begun.append(self._pool.submit(self._do))
-
-    def theory(self) -> list[Expected]:
-        """Return what theory says about every point."""
-        self.begin()
-        return self._begun[0].result()
-
-    def end(self, stop: Stop) -> None:
-        """Wait for what is under way."""
-        stop.wait_for(self._begun)
-        self._pool.shutdown(wait=not stop.abandoned)
-
-    def _do(self) -> list[Expected]:
-        import_module(".assemble", __package__)
-        return theory_of(self._prepared)
+    target = None if output is None else cube_file(Path(output))
+    return do_all(
+        target,
+        lambda: RunCourse(sweep, target, precision, made_by, overwrite=overwrite),
+        workers=workers,
+        progress=progress,
+        executor=executor,
+    )
 
 
 def run_shard(
@@ -315,8 +261,24 @@ class RunCourse:
             if self.narrowing is not None and self.narrowing.look(look, self.reports, progress):
                 break
 
-    def cube(self, theory: Sequence[Expected], makers: Sequence[MadeBy]) -> "xr.Dataset":
-        """Build the cube of all replications that are held or complete; `put` writes it.
+    def beside(self) -> None:
+        """Import what builds the cube (xarray, scipy), and find what theory says about every point."""
+        import_module(".assemble", __package__)
+        self._theory = theory_of(self.prepared)
+
+    def finish(self, makers: Sequence[MadeBy], store: Store | None, stop: Stop) -> "xr.Dataset":
+        """Return the cube of what there is, see `_put`; MissingShardsError where not one replication is complete."""
+        if not (self.reports or self.numbers_held):
+            raise MissingShardsError("no replication is complete at all points", file=self.target)
+        cube = self._cube(makers)
+        return cube if store is None else self._put(cube, store, stop)
+
+    def settle(self, shards: Shards, cube: "xr.Dataset") -> str:
+        """Remove shards that ask for no more than the cube has; see `Shards.settle`."""
+        return shards.settle(self.asked(""), cube.sizes[REPLICATION])
+
+    def _cube(self, makers: Sequence[MadeBy]) -> "xr.Dataset":
+        """Build the cube of all replications that are held or complete.
 
         One that is too large for memory is read from what the store keeps, and says nothing of its queues yet.
         """
@@ -331,7 +293,7 @@ class RunCourse:
             prepared, count = self.prepared, max(*self.numbers_held, *numbers, -1) + 1
             if self.narrowing is not None or count < self._looks[-1]:
                 prepared = prepared._replace(sweep=self.sweep.repeated(count))
-            cube = assemble(prepared, self.reports, theory, makers)
+            cube = assemble(prepared, self.reports, self._theory, makers)
         assert cube is not None  # a run without an old cube has replications
         if self.held is not None and numbers:
             cube = extend_cube(self.held, cube)
@@ -365,19 +327,7 @@ class RunCourse:
         if self.narrowing is not None:
             record(cube, self.narrowing.texts, self.narrowing.looked, self.narrowing.missing)
 
-    def finish(self, store: Store, stop: Stop) -> "xr.Dataset":
-        """Write the cube of what there is, and return it; MissingShardsError where not one replication is complete."""
-        if not (self.reports or self.numbers_held):
-            raise MissingShardsError("no replication is complete at all points", file=self.target)
-        return self.put(self.cube(theory_of(self.prepared), store.makers), store, stop)
-
-    def settle(self, cube: "xr.Dataset", progress: Progress) -> None:
-        """Say, and see to it, that a cube which was written needs no shards any more."""
-        assert self.target is not None
-        if said := Shards(self.target).settle(self.asked(""), cube.sizes[REPLICATION]):
-            progress.say(said)
-
-    def put(self, cube: "xr.Dataset", store: Store, stop: Stop) -> "xr.Dataset":
+    def _put(self, cube: "xr.Dataset", store: Store, stop: Stop) -> "xr.Dataset":
         """Write the cube, and forget the parts that are in it; return it, from its file where it is large."""
         from batchcube.results.cube import fits, read_cube
 

@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from batchcube.errors import InputError
 from batchcube.results.text import counted
 
+from ..progress import Progress, Silent
 from ..stopping import Stop
-from .scheduler import Crew, GoneError, Task, UndoneError
+from .scheduler import Crew, GoneError, Scheduler, Task, UndoneError, Work
+from .store import Store
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -80,11 +82,33 @@ class Threads:
         return [future.result()]
 
 
-@contextmanager
-def crew_of_threads(count: int, stop: Stop) -> Iterator[Threads]:
-    """Give a crew of so many threads; see `threads`."""
-    with threads(count, stop) as pool:
-        yield Threads(pool, count)
+class Hands(NamedTuple):
+    """What work is done with."""
+
+    store: Store | None
+    """Where it is kept."""
+    stop: Stop
+    progress: Progress
+    crew: Crew | None
+    """None for threads, of which a work may want fewer."""
+    workers: int
+    """How many tasks can be done at a time."""
+    aside: Callable[[], None] = lambda: None
+    """See `Scheduler`."""
+
+    @property
+    def here(self) -> int:
+        """How many tasks this machine does at a time: what workers elsewhere draw is no part of its memory."""
+        return self.workers if self.crew is None else 1
+
+    def run(self, work: Work, most: int) -> None:
+        """Run all tasks of a work, by the crew or on so many threads."""
+        scheduler = Scheduler(work, self.store, self.stop, self.progress, self.aside)
+        if self.crew is not None:
+            scheduler.run(self.crew)
+            return
+        with threads(most, self.stop) as pool:
+            scheduler.run(Threads(pool, most))
 
 
 # What a worker does ---------------------------------------------------------------------------------------------------
@@ -279,6 +303,17 @@ def _pickled(shared: Any) -> bytes:
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(f"cannot be sent what is simulated: {error}", path="executor") from None
     return content
+
+
+@contextmanager
+def hands(executor: Executor | None, workers: int | None, progress: Progress | None, stop: Stop) -> Iterator[Hands]:
+    """Give what work is done with, but for a store: so many threads, all cores when None, where no executor is given.
+
+    See `engaged`.
+    """
+    with engaged(executor, workers) as crew:
+        at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
+        yield Hands(None, stop, progress or Silent(), crew, at_once)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The work of a run: replications of all points, in tasks of some points of some replications."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, islice
@@ -13,13 +13,12 @@ from batchcube.results.text import counted
 from batchcube.results.variables import REGISTRY, usual
 
 from ..progress import Progress, Silent
-from ..stopping import Stop
 from .draws import Draws
-from .executors import crew_of_threads, threads
+from .executors import Hands, threads
 from .parts import without
 from .preparing import Prepared
 from .reports import Reports
-from .scheduler import Crew, Gain, Scheduler, Task, deal
+from .scheduler import Gain, Task, deal
 from .shards import Dealing, Shard
 from .simulate import Simulator, bytes_of, simulate_parts
 from .store import AnyPart, Part, Store
@@ -52,7 +51,6 @@ class Replications:
         """What is left of tasks that came back before their end."""
         self._drawing: ThreadPoolExecutor | None = None
         self._progress: Progress = Silent()
-        self._aside: Callable[[], None] = lambda: None
         names = [name for name, _ in usual(stepwise=prepared.simulation.STEPWISE)][:HEADLINES]
         self._sums: dict[str, NDArray[np.float64]] = dict.fromkeys(names, np.zeros(self.points))
         """Of complete replications, (point,)."""
@@ -113,39 +111,25 @@ class Replications:
             r: [k for k in points if k not in done.get(r, ())] for r, points in dealt.items() if r not in self._complete
         }
 
-    def work(
-        self,
-        store: Store | None,
-        stop: Stop,
-        progress: Progress,
-        crew: Crew | None,
-        workers: int,
-        aside: Callable[[], None] = lambda: None,
-    ) -> bool:
-        """Simulate what no part holds, on a crew or so many threads, and say whether that was anything.
-
-        `aside` begins what else there is to do: it is called, more than once perhaps, when there is a first result, or
-        no task left.
-        """
-        self._progress, self._aside, self.finished.store = progress, aside, store
-        scheduler = Scheduler(self, store, stop, progress)
+    def work(self, hands: Hands) -> bool:
+        """Simulate what no part holds, and say whether that was anything."""
+        self._progress, self.finished.store = hands.progress, hands.store
         every = {r: points for r, points in self._left().items() if points}
         left = {r: points for r, points in every.items() if len(points) < self.points}
         numbers = [*left, *(r for r in every if r not in left)]
         requests = self.prepared.requests * (len(numbers) - len(left))
         requests += sum(self.prepared.points[k].requests for points in left.values() for k in points)
-        progress.start(self.points, len(numbers), requests)
-        if not numbers:
-            return False
+        hands.progress.start(self.points, len(numbers), requests)
         with ExitStack() as opened:
             # Two tasks keep a device busy: one draws the next traces, on all threads, while the device has the other.
-            at_once = workers
-            if self.backend == "jax" and crew is None:
-                at_once = min(2, workers)
-                self._drawing = opened.enter_context(threads(workers, stop, "batchcube-draws"))
-            self._tasks = self._deal(numbers, left, workers)
-            scheduler.run(crew or opened.enter_context(crew_of_threads(at_once, stop)))
-        return True
+            at_once = hands.workers
+            if self.backend == "jax" and hands.crew is None:
+                at_once = min(2, at_once)
+                self._drawing = opened.enter_context(threads(hands.workers, hands.stop, "batchcube-draws"))
+            if numbers:
+                self._tasks = self._deal(numbers, left, hands.workers)
+            hands.run(self, at_once)
+        return bool(numbers)
 
     def tell(self, store: Store) -> str:
         """Say how much is kept."""
@@ -155,10 +139,7 @@ class Replications:
 
     def next_task(self) -> Task | None:
         """Return what is left of a task, or the next one."""
-        task = self._continued.pop() if self._continued else next(self._tasks, None)
-        if task is None:
-            self._aside()
-        return task
+        return self._continued.pop() if self._continued else next(self._tasks, None)
 
     def take(self, task: Task, result: list[Part]) -> Gain:
         """Take parts, and see to what the task has left."""
@@ -170,7 +151,6 @@ class Replications:
         complete = self.add(result)
         if complete:
             self._progress.show(self.so_far())
-            self._aside()
         return Gain(result, requests, complete)
 
     def give_up(self) -> None:

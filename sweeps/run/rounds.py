@@ -1,11 +1,11 @@
-"""What is the same for every command that deals its work to shards: doing one of a round, and merging all rounds."""
+"""What is the same for every command that keeps its work and deals it: doing all of it, a shard of a round, merging."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from functools import partial
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from batchcube.errors import InputError
 from batchcube.results.disk import cube_file
@@ -14,13 +14,13 @@ from batchcube.results.provenance import MadeBy
 from ..progress import Progress, Silent
 from ..spec.document import Sweep, remade
 from ..stopping import Stop, stopping
-from .executors import Executor, engaged
+from .executors import Executor, hands, threads
 from .shards import Asked, Dealt, Shard, Shards
 from .store import About, AnyPart, Store, parts_beside
 
 NOBODY = MadeBy("numba", "", "")
 """What simulates while shards are merged: nothing that is kept."""
-Result = TypeVar("Result", covariant=True)
+Result = TypeVar("Result")
 
 
 class Course(Protocol[Result]):
@@ -54,18 +54,79 @@ class Course(Protocol[Result]):
     def rounds(self, progress: Progress) -> Iterator[Dealt]:
         """Yield the work of one round after the other; whoever asks for the next one has done it."""
 
-    def finish(self, store: Store, stop: Stop) -> Result:
-        """Write what all rounds came to, and return it."""
+    def beside(self) -> None:
+        """Do what the result takes beside the simulation, such as importing what builds it."""
+
+    def finish(self, makers: Sequence[MadeBy], store: Store | None, stop: Stop) -> Result:
+        """Return what all rounds came to, by these makers; where there is a store, write it and forget its parts."""
+
+    def settle(self, shards: Shards, result: Result) -> str:
+        """Remove shards that what was written makes useless; return a sentence on it, "" where nothing need be said."""
 
 
-def tidy(course: Course[object], store: Store) -> None:
+def do_all(
+    target: Path | None,
+    course_of: Callable[[], Course[Result]],
+    *,
+    workers: int | None,
+    progress: Progress | None,
+    executor: Executor | None,
+) -> Result:
+    """Do all rounds and return what they come to; with a target, also write it there, unless it is there already.
+
+    What is finished is kept beside the target until then. `course_of` looks at what is there: nobody else writes it.
+    """
+    shown = progress or Silent()
+    with stopping() as stop, ExitStack() as opened:
+        store = None if target is None else opened.enter_context(Store(target))
+        course = course_of()
+        if store is not None and (held := course.complete) is not None:
+            _tidy(course, store)
+            result = held
+        else:
+            mine = opened.enter_context(hands(executor, workers, shown, stop))
+            course.prepare(mine.here)
+            if store is not None:
+                course.open(store)
+            with _beside(course.beside, stop) as begin:
+                mine = mine._replace(store=store, aside=begin)
+                simulated = [work.work(mine) for work in course.rounds(shown)]
+            makers = [*(store.makers if store is not None else ()), *([course.made_by] if any(simulated) else ())]
+            result = course.finish(makers, store, stop)
+        if target is not None and (said := course.settle(Shards(target), result)):
+            shown.say(said)
+        return result
+
+
+def _tidy(course: Course[Any], store: Store) -> None:
     """Remove what a kill left beside an output that is complete; parts of something else are none of its business."""
     with suppress(InputError):
         course.open(store)
 
 
+@contextmanager
+def _beside(do: Callable[[], None], stop: Stop) -> Iterator[Callable[[], None]]:
+    """Give what begins, unless that was done, something in a thread; at the end it is done, whatever that takes.
+
+    Importing takes longer than many a run: it is to begin when there is a first result to be seen, and not before.
+    """
+    begun: list[Future[None]] = []
+    with threads(1, stop) as pool:
+
+        def begin() -> None:
+            if not begun:
+                begun.append(pool.submit(do))
+
+        try:
+            yield begin
+            begin()
+            begun[0].result()
+        finally:
+            stop.wait_for(begun)
+
+
 def do_shard(
-    course: Course[object],
+    course: Course[Any],
     target: Path,
     shard: Shard,
     *,
@@ -81,18 +142,16 @@ def do_shard(
     else are there.
     """
     shards = Shards(target)
-    with stopping() as stop, engaged(executor, workers) as crew:
+    with stopping() as stop, hands(executor, workers, progress, stop) as mine:
         if course.complete is not None:
             return f"{target} is complete: there is nothing to do"
-        at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
-        course.prepare(at_once if crew is None else 1, shard.of)
-        asked, shown = course.asked(again), progress or Silent()
+        course.prepare(mine.here, shard.of)
+        asked = course.asked(again)
         course.kept = parts_beside(target, asked.identity)
-        work = next(course.rounds(shown), None)
+        work = next(course.rounds(mine.progress), None)
         if work is None:
             return f"all rounds are there: batchcube merge {target}"
-        simulate = partial(work.work, stop=stop, progress=shown, crew=crew, workers=at_once)
-        return shards.do(shard, course.round, asked, course.made_by, work, simulate)
+        return shards.do(shard, course.round, asked, course.made_by, work, mine)
 
 
 def merge_shards(
@@ -123,8 +182,9 @@ def merge_shards(
             asked, count = course.asked(about["again"]), about["asked"]["shards"]
             for work in course.rounds(progress or Silent()):
                 shards.merge(work, course.round, asked, count, store, allow_missing=allow_missing)
-            result = course.finish(store, stop)
+            course.beside()
+            result = course.finish(store.makers, store, stop)
         else:
-            tidy(course, store)
+            _tidy(course, store)
         shards.clear()
         return result

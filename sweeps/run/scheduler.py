@@ -109,8 +109,19 @@ class Crew(Protocol):
 class Scheduler:
     """Runs the tasks of some work, twice as many bundles under way as a crew does at a time: it never waits."""
 
-    def __init__(self, work: Work, store: Store | None, stop: Stop, progress: Progress) -> None:
-        self.work, self.store, self.stop, self.progress = work, store, stop, progress
+    def __init__(
+        self,
+        work: Work,
+        store: Store | None,
+        stop: Stop,
+        progress: Progress,
+        aside: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run some work; `aside` begins what else there is to do.
+
+        It is called, more than once perhaps, when there is a first result, or no task left.
+        """
+        self.work, self.store, self.stop, self.progress, self.aside = work, store, stop, progress, aside
         self._under_way: dict[Future[Any], list[Task]] = {}
         self._undone: deque[Task] = deque()
         self._done: SimpleQueue[Future[Any]] = SimpleQueue()
@@ -134,6 +145,7 @@ class Scheduler:
                         for gain in self._take(crew, future):
                             if gain.replications:
                                 self.progress.finish_replications(gain.replications)
+                                self.aside()
                             if gain.requests:
                                 self.progress.advance(gain.requests)
                     if waited:
@@ -162,7 +174,10 @@ class Scheduler:
             self._workers = workers
             self.progress.tell_workers(workers)
         if (free := 2 * crew.at_once - len(self._under_way)) > 0:
-            tasks = list(islice(iter(self._next_task, None), free * crew.bundle))
+            wanted = free * crew.bundle
+            tasks = list(islice(iter(self._next_task, None), wanted))
+            if len(tasks) < wanted:
+                self.aside()
             # Few are dealt to all rather than to some.
             for some in deal(len(tasks), free):
                 bundle = tasks[some.start : some.stop]

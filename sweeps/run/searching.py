@@ -9,7 +9,6 @@ where they are few. Overload is asked first, with requests that come evenly.
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -21,16 +20,14 @@ from batchcube.engine import check, jobs_at_once
 from batchcube.engine.simulation import JOBS_AT_ONCE, Job
 from batchcube.errors import InputError
 
-from ..progress import Progress
-from ..stopping import Stop
 from ..workloads.arrivals import AtRate
 from ..workloads.settings import FloatArray
 from .bisection import PROBES, Found, Search, bisect, bracket_and_bisect, fill, is_monotone
 from .criteria import Criterion, never_in_time
 from .draws import Draws
-from .executors import crew_of_threads
+from .executors import Hands
 from .preparing import Prepared, PreparedPoint
-from .scheduler import Crew, Gain, Scheduler, Task, deal
+from .scheduler import Gain, Task, deal
 from .shards import Dealing, Shard
 from .simulate import Simulator
 from .store import AnyPart, Part, Store
@@ -421,19 +418,13 @@ class Searches:
         """Keep the answers of a search that has them."""
         self.answers |= {(one.number, r): answer for r, answer in enumerate(one.answers or ())}
 
-    def work(self, store: Store | None, stop: Stop, progress: Progress, crew: Crew | None, workers: int) -> bool:
-        """Search every point that has no answer, or what is dealt of this round; say whether there was any.
-
-        It is done by a crew, or on so many threads.
-        """
-        scheduler = Scheduler(self, store, stop, progress)
+    def work(self, hands: Hands) -> bool:
+        """Search every point that has no answer, or what is dealt of this round; say whether there was any."""
         self._asked = len(self.left)
-        groups = list(self._deal(workers))
-        progress.start(self._asked, self.replications if groups else 0, sum(group.requests for group in groups))
+        groups = list(self._deal(hands.workers))
+        hands.progress.start(self._asked, self.replications if groups else 0, sum(group.requests for group in groups))
         self._groups = iter(groups)
-        at_once = min(2, workers) if self._searching.simulator.on_device else workers
-        with ExitStack() as opened:
-            scheduler.run(crew or opened.enter_context(crew_of_threads(at_once, stop)))
+        hands.run(self, min(2, hands.workers) if self._searching.simulator.on_device else hands.workers)
         return bool(groups)
 
     def tell(self, store: Store) -> str:

@@ -10,7 +10,7 @@ import logging
 import re
 import shlex
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -21,10 +21,8 @@ from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.text import counted, in_ranges
 
 from ..claim import folder_of
-from ..progress import Progress
-from ..stopping import Stop
+from .executors import Hands
 from .parts import join
-from .scheduler import Crew
 from .store import SUFFIX, About, AnyPart, Part, PartsFile, Report, Store, StoredPart, is_of, keep, stamp
 
 MOST_SHARDS = 100_000
@@ -147,8 +145,8 @@ class Dealt(Protocol):
     def missing(self, shards: int) -> list[int]:
         """Return the numbers of those, of so many shards, that were dealt what is not finished."""
 
-    def work(self, store: Store | None, stop: Stop, progress: Progress, crew: Crew | None, workers: int) -> object:
-        """Do what is dealt and not finished, by a crew or on so many threads, into a store."""
+    def work(self, hands: Hands) -> bool:
+        """Do what is dealt and not finished, and say whether that was anything."""
 
 
 class Shards:
@@ -169,12 +167,11 @@ class Shards:
         asked: Asked,
         made_by: MadeBy,
         work: Dealt,
-        simulate: Callable[[Store], object],
+        hands: Hands,
     ) -> str:
-        """Do a shard of a round, unless it is there; return a sentence on it.
+        """Do a shard of a round of work, unless it is there; return a sentence on it.
 
-        `simulate` does what is dealt to it of the work, into a store. Raises InputError where shards of something else
-        are there, and where another process is at this one.
+        Raises InputError where shards of something else are there, and where another process is at this one.
         """
         identity = asked.of(shard.of)
         self._require_same(identity)
@@ -190,7 +187,7 @@ class Shards:
             # From now on merging knows what is asked, whatever becomes of this process.
             begun = keep(store.folder, "", {**about, "made_by": []}, []).path
             try:
-                simulate(store)
+                work.work(hands._replace(store=store))
             except Exception:
                 begun.unlink(missing_ok=True)
                 raise
@@ -281,8 +278,8 @@ class Shards:
         numbers = " ".join(map(str, missing)) if len(missing) < shards else f"$(seq {shards})"
         return f"for k in {numbers}; do {command} --shard $k/{shards}; done"
 
-    def settle(self, asked: Asked, count: int) -> str:
-        """Remove shards of a run whose cube has so many replications of it without them; return a sentence on it.
+    def settle(self, asked: Asked, count: int = 0) -> str:
+        """Remove shards of what was written without them, with so many replications; return a sentence on it.
 
         Those that ask for more stay, and it is said where the cube took the place of what they began from; "" where
         there are none, or they are of something else.
@@ -291,9 +288,10 @@ class Shards:
         if about is None or not is_of(about, asked.identity) or about["asked"]["command"] != asked.command:
             return ""
         theirs = about["asked"]
-        if theirs["precision"] == asked.settings["precision"] and theirs["replications"] <= count:
+        same = theirs.get("precision") == asked.settings.get("precision")
+        if same and theirs.get("replications", 0) <= count:
             self.clear()
-            return f"{self.folder}: shards of this run were not used, and are removed"
+            return f"{self.folder}: shards of this {asked.command} were not used, and are removed"
         if theirs["held"] != count:
             began = f"shards that began before {self.output.name} was written were not used"
             return f"{self.folder}: {began}; remove it to deal anew"

@@ -158,7 +158,17 @@ def test_a_plan_that_was_stopped_goes_on_in_shards_and_by_itself_again(monkeypat
         make(number, question())
     with pytest.raises(NextRoundError, match=r"round \d+ is next: for k in \$\(seq 3\); do batchcube plan small.toml"):
         merge_plan("plan.nc")
+    # By itself again it needs no shards, nor, once it is there, what a kill kept it from removing.
+    make(1, question())
+    kept = [(path, path.read_bytes()) for path in Path("plan.nc.partial").glob("*.parts")]
+    assert kept
     same(decide(question(), "plan.nc"), whole)
+    assert files() == ["plan.json", "plan.nc"]
+    Path("plan.nc.partial").mkdir()
+    for path, content in kept:
+        path.write_bytes(content)
+    assert decide(question(), "plan.nc").text() == whole.text()
+    assert files() == ["plan.json", "plan.nc"]
 
 
 def test_a_question_is_read_as_it_was_written() -> None:

@@ -494,9 +494,12 @@ def test_a_search_that_was_stopped_goes_on_in_shards(monkeypatch: pytest.MonkeyP
     assert said.startswith("shard 1 of 1 is whole, ")
     with pytest.raises(NextRoundError, match=r"round \d+ is next: batchcube capacity .* --output cube.nc --shard 1/1$"):
         merge_capacity("cube.nc")
-    # And by itself again, whoever did the rates before.
+    # And by itself again, whoever did the rates before; what shards have of it is useless then.
+    shard_capacity(sweep, asked, "cube.nc", Shard(1, 2), backend="reference", again="batchcube capacity small.toml")
+    assert list(Path("cube.nc.shards").iterdir())
     alone = find_capacity(sweep, ["wait_mean_s=30"], tolerance=0.2, backend="reference", output="cube.nc")
     same(alone, whole)
+    assert files() == ["cube.nc"]
 
 
 SLURM = {"SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "7"}
