@@ -275,7 +275,9 @@ def view(
         if unknown:
             raise figured.refuses(f"{name} rests on {all_of(unknown)}, {costs.NOT_MEASURED}")
     if not any_of(cut[needs[0]], np.isfinite):
-        raise figured.refuses(f"{needs[0]} is NaN everywhere in this cube")
+        nothing = f"{needs[0]} is NaN everywhere in this cube"
+        # What was asked for by its name no preset need have either.
+        raise figured.refuses(nothing) if needs[0] in figured.options.values() else figured.lacks(nothing)
     cut = cut.assign({_QUEUE: judge(cut)})
     return View(figured, cube, cut, drawn_x, drawn_lines, drawn_panels, tuple(chosen), tuple(needs))
 

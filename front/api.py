@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from .errors import InputError
+
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
@@ -193,7 +195,7 @@ def capacity(
     from batchcube.sweeps.run.capacity import find_capacity, without_rates
     from batchcube.sweeps.run.executors import connected
 
-    criteria = [f"{name}={limit}" for name, limit in slo.items()] if isinstance(slo, Mapping) else list(slo)
+    criteria = _limits(slo)
     one_rate, said = without_rates(_sweep(sweep))
     if said:
         print_lines(quiet=quiet)(said)
@@ -251,8 +253,9 @@ def plan(
     from batchcube.sweeps.progress import print_lines
     from batchcube.sweeps.run.executors import connected
 
-    limits = [f"{name}={limit}" for name, limit in slo.items()] if isinstance(slo, Mapping) else list(slo)
-    asked = ask(spec, slo=limits, rate=rate, vary=_plain(vary or {}), settings=_plain(settings or {}), **question)
+    if not isinstance(spec, str | os.PathLike | None):
+        raise InputError("must be a TOML file or the name of a preset; settings lays over it", path="spec")
+    asked = ask(spec, slo=_limits(slo), rate=rate, vary=_plain(vary or {}), settings=_plain(settings or {}), **question)
     say = print_lines(quiet=quiet)
     with connected(executor, workers) as where:
         return decide(asked, output, workers=workers, overwrite=overwrite, backend=backend, executor=where, say=say)
@@ -420,7 +423,7 @@ def open(path: str | os.PathLike[str]) -> "xr.Dataset":
 
 
 def interval(
-    cube: "xr.Dataset",
+    cube: "xr.Dataset | str | os.PathLike[str]",
     variable: str,
     *,
     ratio_to: Mapping[str, object] | None = None,
@@ -428,12 +431,13 @@ def interval(
     confidence: float = 0.95,
     controls: bool = False,
 ) -> "xr.Dataset":
-    """Return a variable's mean over replications at every point, with its interval: mean, low, high and n.
+    """Return a variable's mean over replications at every point of a cube, or of its file: mean, low, high and n.
 
-    `variable` is a name (`batchcube variables`), or one quantile of a variable, ``latency_quantile_s[0.95]``.
-    `ratio_to` or `difference_to`, {axis: value}, compares with the points at that value instead, paired by replication.
-    With `controls`, of 20 replications or more, a mean or a difference is without what the luck of arrivals and lengths
-    explains, and `narrowed` says how wide its interval is of the plain one.
+    `low` and `high` are the ends of its interval. `variable` is a name (`batchcube variables`), or one quantile of a
+    variable, ``latency_quantile_s[0.95]``. `ratio_to` or `difference_to`, {axis: value}, compares with the points at
+    that value instead, paired by replication. With `controls`, of 20 replications or more, a mean or a difference is
+    without what the luck of arrivals and lengths explains, and `narrowed` says how wide its interval is of the plain
+    one.
 
     >>> cube = bc.run(bc.load_spec("multi-bin-fig8", {"workload.requests": 1000, "replications": 4}), quiet=True)
     >>> found = bc.interval(cube, "latency_quantile_s[0.95]").sel(bins=4, error_probability=0.1)
@@ -444,8 +448,9 @@ def interval(
     """
     from batchcube.results.summary import interval as found
 
+    loaded = open(cube) if isinstance(cube, str | os.PathLike) else cube
     return found(
-        cube, variable, ratio_to=ratio_to, difference_to=difference_to, confidence=confidence, controls=controls
+        loaded, variable, ratio_to=ratio_to, difference_to=difference_to, confidence=confidence, controls=controls
     )
 
 
@@ -486,6 +491,13 @@ def _tables(tables: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(document.get("axes"), dict):
         document["axes"] = dict(_axis(name, table) for name, table in document["axes"].items())
     return document
+
+
+def _limits(slo: Mapping[str, float] | Iterable[str]) -> list[str]:
+    """Return limits as the command takes them."""
+    if isinstance(slo, Mapping):
+        return [f"{name}={limit}" for name, limit in slo.items()]
+    return [slo] if isinstance(slo, str) else list(slo)
 
 
 def _sweep(sweep: "Sweep | str | os.PathLike[str] | Mapping[str, Any]") -> "Sweep":

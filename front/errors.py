@@ -126,7 +126,8 @@ def one_of(allowed: Iterable[str]) -> str:
 def near(word: object, allowed: Iterable[str]) -> list[str]:
     """Return the names that a word may have been meant for, whatever its case; at most 3.
 
-    Those that begin with it, as `ttft_mean_s` with `ttft`, come first, then those that are nearest.
+    Those that begin with it, as `ttft_mean_s` with `ttft`, come first, then those that are nearest. Two letters and
+    fewer begin nothing but words.
     """
     from difflib import get_close_matches
 
@@ -134,7 +135,8 @@ def near(word: object, allowed: Iterable[str]) -> list[str]:
     for name in allowed:
         by_case.setdefault(name.casefold(), name)
     word = str(word).casefold()
-    begun = [name for name in by_case if word and name.startswith(word) and not name[len(word) :][:1].isalnum()]
+    begins = [name for name in by_case if word and name.startswith(word)]
+    begun = [name for name in begins if len(word) > 2 or not name[len(word) :][:1].isalnum()]
     found = [*get_close_matches(word, begun, n=3, cutoff=0.0), *get_close_matches(word, by_case, n=3, cutoff=0.6)]
     return [by_case[name] for name in dict.fromkeys(found)][:3]
 

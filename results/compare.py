@@ -53,6 +53,18 @@ def agree(table: pd.DataFrame) -> bool:
     return bool(numbers["status"].isin([EXACT, WITHIN]).all())
 
 
+def shapes_in_words(table: pd.DataFrame, a: xr.Dataset, b: xr.Dataset) -> str:
+    """Say how many arrays of two cubes have other shapes, and along what; "" where none has."""
+    count = int((table["status"] == SHAPE).sum())
+    sizes = [
+        f"{name} {a.sizes[name]} against {b.sizes[name]}"
+        for name in a.sizes
+        if name in b.sizes and a.sizes[name] != b.sizes[name]
+    ]
+    along = f" ({', '.join(sizes)})" if sizes else ""
+    return f"of other shapes: {count} of the coordinates and variables{along}" if count else ""
+
+
 def _difference(a: xr.DataArray, b: xr.DataArray, tolerance: float) -> tuple[str, float, float]:
     if a.dims != b.dims or a.shape != b.shape:
         return SHAPE, np.nan, np.nan

@@ -256,6 +256,13 @@ def _opened(source: Path, *, zarr: bool) -> xr.Dataset:
     return later
 
 
+_MAKES_ONE = {
+    ".toml": "; batchcube run makes a cube of a specification",
+    ".json": "; batchcube calibrate show prints coefficients",
+}
+"""What is said of files that are something else of ours."""
+
+
 def _require_netcdf(source: Path, what: str) -> None:
     """Raise InputError unless a file begins as NetCDF-4 does."""
     if not source.is_file():
@@ -270,7 +277,8 @@ def _require_netcdf(source: Path, what: str) -> None:
         raise InputError(f"is empty, must be {what} (NetCDF)", file=source)
     # The classic format (CDF) lacks our types, and the library takes seconds over a damaged count in it.
     if start != b"\x89HDF\r\n\x1a\n":
-        raise InputError(f"is no {'NetCDF-4' if start.startswith(b'CDF') else 'NetCDF'} file", file=source)
+        kind = "NetCDF-4" if start.startswith(b"CDF") else "NetCDF"
+        raise InputError(f"is no {kind} file{_MAKES_ONE.get(source.suffix, '')}", file=source)
 
 
 def _stamp(source: Path) -> tuple[int, int] | None:

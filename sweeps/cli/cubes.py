@@ -79,12 +79,15 @@ def compare(
     all_rows: Annotated[bool, typer.Option("--all", help="also what is the same")] = False,
 ) -> None:
     """Compare two cubes; exit status 1 when they differ."""
-    from batchcube.results.compare import EXACT, agree, compare_cubes
+    from batchcube.results.compare import EXACT, SHAPE, agree, compare_cubes, shapes_in_words
 
-    table = compare_cubes(_read_and_tell(a), _read_and_tell(b), tolerance)
-    different = table if all_rows else table[table["status"] != EXACT]
-    if len(different):
-        print(different.assign(name=different["name"].map(printable)).to_string(index=False, na_rep="-"))
+    first, second = _read_and_tell(a), _read_and_tell(b)
+    table = compare_cubes(first, second, tolerance)
+    shown = table if all_rows else table[~table["status"].isin([EXACT, SHAPE])]
+    if len(shown):
+        print(shown.assign(name=shown["name"].map(printable)).to_string(index=False, na_rep="-"))
+    if shapes := shapes_in_words(table, first, second):
+        print(printable(shapes))
     same = int((table["status"] == EXACT).sum())
     print(f"{same} of {len(table)} coordinates, variables and attributes are exactly the same")
     if not agree(table):

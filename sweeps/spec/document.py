@@ -269,6 +269,8 @@ def read_document(path: str | PathLike[str]) -> tuple[dict[str, Any], str, Path]
 
 def parse_toml(content: bytes, source: str) -> dict[str, Any]:
     """Parse TOML; raises InputError with the line and column of the first mistake."""
+    if content.startswith(b"\x89HDF"):
+        raise InputError("is NetCDF, no TOML; batchcube show prints a cube, rerun makes it again", file=source)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

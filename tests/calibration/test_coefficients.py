@@ -290,7 +290,9 @@ def test_coefficients_are_located_by_name_or_path(tmp_path: Path, monkeypatch: p
     assert locate("folder/mine.json") == Path("folder/mine.json")
     assert locate(Path("mine.json")) == Path("mine.json")
     assert locate("~/mine.json") == Path.home() / "mine.json"
-    with pytest.raises(ValueError, match=r"coefficients c: none of that name; must be a file .* or one of a, b$"):
+    with pytest.raises(
+        ValueError, match=r"coefficients c: none of that name; must be a file .* or one of batchcube calibrate list$"
+    ):
         locate("c")
 
 

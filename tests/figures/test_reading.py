@@ -185,7 +185,11 @@ def test_a_cube_without_sla_is_refused_over_time(make_cube, name, variable, said
 def test_throughput_that_is_nowhere_defined_is_refused(cube):
     nothing = cube.isel(arrival_rate_per_s=0)
     nothing = nothing.assign(busy_throughput_requests_per_s=nothing["busy_throughput_requests_per_s"] * np.nan)
-    assert "busy_throughput_requests_per_s is NaN everywhere" in refusal("throughput-vs-bins", nothing)
+    said = "busy_throughput_requests_per_s is NaN everywhere in this cube"
+    assert refusal("throughput-vs-bins", nothing).endswith(
+        f"{said}; `batchcube run multi-bin-fig3` makes a cube that has it"
+    )
+    assert refusal("lines", nothing, y="busy_throughput_requests_per_s").endswith(said)
 
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])

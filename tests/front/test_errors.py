@@ -172,6 +172,8 @@ def test_names_are_listed_and_suggested() -> None:
     assert did_you_mean("Latency_Mean_S", names[1:]) == did_you_mean("latency_mean_s", names[1:]) != ""
     assert did_you_mean("requests", names) == ""
     assert did_you_mean(7, names) == ""
+    assert did_you_mean("lat", names) == "did you mean latency_mean_s?"
+    assert did_you_mean("la", names) == ""
     assert suggestion("utilization", names) == "must be one of latency_mean_s, wait_mean_s, utilisation"
     many = [*names, *(f"window_{number}" for number in range(20))]
     assert suggestion("utilization", many) == "did you mean utilisation?"

@@ -113,6 +113,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixtur
     file = tmp_path / "cube.nc"
     two = bc.run(spec(), file)
     assert "4 points x 2 replications" in capsys.readouterr().err
+    assert bc.interval(file, "latency_mean_s").equals(bc.interval(two, "latency_mean_s"))
     four = bc.run(spec(replications=4), os.fspath(file), quiet=True)
     assert capsys.readouterr().err == ""
     assert four.isel(replication=slice(2)).equals(two)
@@ -169,6 +170,14 @@ def test_what_is_no_executor_is_refused_before_anything_is_read() -> None:
             bc.InputError, match=r"^executor = .*: must be an executor of concurrent\.futures or the like"
         ):
             bc.run("not there.toml", executor=executor)  # type: ignore[arg-type]
+
+
+def test_a_plan_is_of_no_sweep_and_limits_may_be_one() -> None:
+    with pytest.raises(bc.InputError, match=r"^spec: must be a TOML file or the name of a preset"):
+        bc.plan(spec(), "ttft_p99_s=1")
+    for asks in (bc.plan, bc.capacity):
+        with pytest.raises(bc.InputError, match=r"^--slo ttft_p99=1: must be NAME_STAT_UNIT=LIMIT"):
+            asks("continuous-rate", "ttft_p99=1")
 
 
 def test_cubes_are_joined_in_a_file(tmp_path: Path) -> None:

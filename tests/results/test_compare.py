@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from batchcube.results.compare import agree, compare_cubes
+from batchcube.results.compare import agree, compare_cubes, shapes_in_words
 
 
 def row(table, name):
@@ -43,6 +43,9 @@ def test_what_is_missing_or_of_another_shape_is_named(example_cube, make_cube):
     assert row(table, "batches")["status"] == "only in first"
     assert not agree(table)
     assert row(compare_cubes(example_cube, make_cube(replications=2)), "latency_mean_s")["status"] == "other shape"
+    few = example_cube.isel(replication=[0, 1])
+    assert shapes_in_words(compare_cubes(example_cube, few), example_cube, few).endswith(" (replication 6 against 2)")
+    assert shapes_in_words(table, example_cube, example_cube) == ""
     reordered = compare_cubes(make_cube(("bins", "rate")), make_cube(("rate", "bins")))
     assert row(reordered, "(order of the axes)")["status"] == "differs"
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from batchcube.results.cube import read_cube, write_cube
 from helpers.command_line import Answer
 from helpers.widths import check_width
 
@@ -80,6 +81,16 @@ def test_show_says_whom_quantiles_leave_out(spec: str, cube: Path, capsys: pytes
     dropped = ("--set", 'policy.tail="drop"', "--set", "replications=1", "-o", "dropped.nc", "--quiet")
     assert Answer(capsys, "run", spec, *dropped).status == 0
     assert told in " ".join(Answer(capsys, "show", "dropped.nc", *shown).out.split())
+
+
+def test_cubes_of_other_shapes_are_compared_in_a_few_lines(cube: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shorter = cube.with_name("shorter.nc")
+    write_cube(read_cube(cube).isel(replication=[0, 1]), shorter)
+    short = Answer(capsys, "compare", cube, shorter)
+    assert short.status == 1
+    assert "of the coordinates and variables (replication 3 against 2)\n" in short.out
+    assert "latency_mean_s" not in short.out
+    assert "latency_mean_s" in Answer(capsys, "compare", cube, shorter, "--all").out
 
 
 def test_show_selects_points(cube: Path, capsys: pytest.CaptureFixture[str]) -> None:

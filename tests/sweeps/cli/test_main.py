@@ -135,7 +135,9 @@ def test_names_of_vllm_are_taken_and_what_they_are_here_is_said(capsys: pytest.C
         (["capacity", "small.toml", "--slo", "wait_max_s=9", "-o", "x.csv"], "x.csv: must end in .nc or .zarr"),
         (["join", "a.nc", "b.nc", "-o", "x.csv"], "x.csv: must end in .nc or .zarr"),
         (["check", "binary.toml"], "binary.toml: is no TOML: byte 0x89 at offset 0 is not UTF-8 text"),
-        (["show", "small.toml"], "small.toml: is no NetCDF file"),
+        (["show", "small.toml"], "small.toml: is no NetCDF file; batchcube run makes a cube of a specification"),
+        (["check", "cube.toml"], "cube.toml: is NetCDF, no TOML; batchcube show prints a cube"),
+        (["calibrate", "show", "qwen"], "coefficients qwen: none of that name; did you mean qwen3-"),
         (["show", "missing.nc"], "missing.nc: no such file"),
         (["rerun", "small.toml", "-o", "x.nc"], "small.toml: is no NetCDF file"),
         (["compare", "small.toml", "small.toml"], "small.toml: is no NetCDF file"),
@@ -155,7 +157,8 @@ def test_names_of_vllm_are_taken_and_what_they_are_here_is_said(capsys: pytest.C
 def test_a_mistake_is_one_line_and_writes_nothing(
     spec: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    Path("binary.toml").write_bytes(b"\x89HDF\r\n\x1a\n")
+    Path("binary.toml").write_bytes(b"\x89PNG\r\n\x1a\n")
+    Path("cube.toml").write_bytes(b"\x89HDF\r\n\x1a\n")
     before = sorted(os.listdir())
     assert Answer(capsys, *arguments).mistake.startswith(message)
     assert sorted(os.listdir()) == before
