@@ -82,11 +82,14 @@ def _difference(a: xr.DataArray, b: xr.DataArray, tolerance: float) -> tuple[str
 
 
 def _of_values(a: NDArray[Any], b: NDArray[Any], tolerance: float, *, numeric: bool) -> tuple[str, float, float]:
+    same = a == b
     if not numeric:
-        return (EXACT if bool(np.all(a == b)) else DIFFERS), np.nan, np.nan
+        return (EXACT if bool(np.all(same)) else DIFFERS), np.nan, np.nan
+    if bool(np.all(same)):
+        return EXACT, 0.0, 0.0
     first, second = a.astype(np.float64), b.astype(np.float64)
     nan = np.isnan(first) & np.isnan(second)
-    if bool(np.all((a == b) | nan)):
+    if bool(np.all(same | nan)):
         return EXACT, 0.0, 0.0
     return _distance(first, second, nan, tolerance)
 
