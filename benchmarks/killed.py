@@ -6,7 +6,7 @@
 Each trial gives the command again and again, and kills it after a random part of the time that it takes undisturbed,
 beside what else the machine does, until one comes to its end; then what it wrote is compared with what was written
 undisturbed, and the folder is looked at. Trials are made until there were so many kills. Whoever is interrupted
-(`--signal INT`) must end by itself, soon.
+(`--signal INT`, `--twice` by who is impatient) must end by itself, soon.
 """
 
 import argparse
@@ -96,10 +96,13 @@ def differs(folder: Path, undisturbed: Path) -> list[str]:
     return wrong
 
 
-def stopped(process: subprocess.Popen[bytes], number: signal.Signals) -> str:
-    """Stop a process, and return what is wrong with how it ended."""
+def stopped(process: subprocess.Popen[bytes], number: signal.Signals, again_after: float | None) -> str:
+    """Stop a process, perhaps once more after some seconds, and return what is wrong with how it ended."""
     process.send_signal(number)
     begun = time.monotonic()
+    if again_after is not None:
+        time.sleep(again_after)
+        process.send_signal(number)
     try:
         _, told = process.communicate(timeout=SECONDS_TO_END)
     except subprocess.TimeoutExpired:
@@ -120,6 +123,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--signal", choices=("KILL", "INT"), default="KILL")
+    parser.add_argument("--twice", action="store_true", help="the signal comes again within half a second")
     parser.add_argument("--input", type=Path, help="of calibrate log, its log; of calibrate table, its table")
     asked = parser.parse_args()
     words, luck = COMMANDS[asked.command], random.Random(asked.seed)
@@ -160,7 +164,7 @@ def main() -> int:
                         takes = time.monotonic() - begun  # there may be less other work now
                     break
                 except subprocess.TimeoutExpired:
-                    problem = stopped(process, number)
+                    problem = stopped(process, number, luck.uniform(0.0, 0.5) if asked.twice else None)
                     problems += [problem] if problem else []
                     kills += process.returncode != 0
                     takes *= PATIENCE
