@@ -266,7 +266,7 @@ def _buckets(low: int, size: int, units_per_s: int) -> Buckets:
 def coordinate_of(axis: Axis, sweep: Sweep) -> Coordinate:
     """Return an axis as the cube labels it."""
     units = "1" if axis.labelled else setting_paths()[axis.paths[0]][0]
-    if axis.paths[0].startswith("workload.lengths.") and not axis.labelled and units == "1":
+    if not axis.labelled and units == "1" and axis.paths[0].startswith("workload.lengths."):
         name = axis.paths[0].rpartition(".")[2]
         in_seconds = all(point.workload.in_seconds for point in sweep.grid.points)
         if name in ("mean", "low", "high", "value"):

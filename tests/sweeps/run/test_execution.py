@@ -287,6 +287,12 @@ def test_all_modes_run_with_tokens_predictions_and_controllers() -> None:
     assert cube.sizes["window"] == 10
 
 
+def test_an_axis_may_have_one_point_that_sets_nothing() -> None:
+    fixed = {"mode": "fifo_fixed", "batch_size": 8}
+    cube = run_sweep(sweep(TOKENS, policy=fixed, axes={"cap": {"points": {"static": {}}}}))
+    assert cube["cap"].values.tolist() == ["static"]
+
+
 def test_overflows_are_counted_where_no_memory_bound_acts() -> None:
     tables = deepcopy(TOKENS)
     tables["report"]["memory_capacity_tokens"] = 4000
