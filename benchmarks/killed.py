@@ -25,7 +25,7 @@ from batchcube.results.compare import EXACT, compare_cubes
 from batchcube.results.cube import read_cube
 from batchcube.results.disk import CUBES
 
-PATIENCE = 1.05
+PATIENCE = 1.02
 """By how much a kill makes those after it later: else none would come to its end where other work has begun since."""
 SECONDS_TO_END = 120.0
 """After Ctrl-C: a kernel that is being compiled comes to its end."""
