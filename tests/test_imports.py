@@ -133,7 +133,10 @@ def imported_at_module_level(portion: str, wanted: re.Pattern[str]) -> list[str]
     """Give the places below a folder, outside functions, that import modules whose names match."""
     at_module_level = []
     for file in sorted((ROOT / portion).rglob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        if not wanted.search(text):
+            continue
+        tree = ast.parse(text)
         inside = {
             id(node)
             for function in ast.walk(tree)

@@ -302,6 +302,7 @@ def test_a_search_over_more_replications_is_another(tmp_path: Path) -> None:
         find_capacity(sweep(MD1, replications=5), ["wait_mean_ms=700"], output=target)
 
 
+@pytest.mark.usefixtures("unoptimised_programs")
 @pytest.mark.parametrize("backend", ["reference", "jax"])
 def test_every_backend_finds_the_same(backend: str) -> None:
     tables = with_workload(MD1, requests=60)

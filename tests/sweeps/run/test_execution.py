@@ -150,6 +150,7 @@ def test_reference_and_kernels_give_the_same_cube() -> None:
     xr.testing.assert_identical(data_of(compiled), data_of(reference))
 
 
+@pytest.mark.usefixtures("unoptimised_programs")
 def test_jax_extends_what_numba_began_with_the_same_numbers(tmp_path: Path) -> None:
     tables = deepcopy(TOKENS)
     points = tables["axes"]["mode"]["points"]

@@ -618,6 +618,7 @@ def test_more_replications_leave_the_earlier_draws_as_they_are(tmp_path: Path, f
     xr.testing.assert_identical(data_of(longer), data_of(run_sweep(sweep(service, replications=5), workers=2)))
 
 
+@pytest.mark.usefixtures("unoptimised_programs")
 def test_every_backend_draws_the_same(file: str) -> None:
     # One structure, so that JAX compiles once.
     axes = {"arrival_rate_per_s": SWEEP["axes"]["arrival_rate_per_s"]}
