@@ -58,7 +58,10 @@ def row_of(tally: Tally, run: int) -> Tally:
 
 
 class Counter:
-    """Counts what happens in plain Python, one after the other: the meaning of a catalogue."""
+    """Counts what happens in plain Python, one after the other: the meaning of a catalogue.
+
+    Counts are added to lists, as numbers in arrays take longer to get at; `close` puts them into the tally.
+    """
 
     def __init__(self, catalogue: Catalogue, limits: Limits, tally: Tally) -> None:
         self.catalogue, self.limits, self.tally = catalogue, limits, tally
@@ -66,23 +69,25 @@ class Counter:
         self.counts: dict[str, list[tuple[str, int, Count]]] = defaultdict(list)
         for count in catalogue.counts:
             self.counts[count.over].append((count.into, columns[count.into][count.name].start, count))
+        self.totals, self.bins, self.windows = (part.tolist() for part in (tally.totals, tally.bins, tally.windows))
         self.times: list[list[int]] = [[] for _ in catalogue.times]
+        self.buckets: list[list[int]] = [[] for _ in catalogue.times]
 
     def add(self, over: str, seen: Any, *, instant: int = 0, bin: int = 0) -> None:
         """Count one of what a catalogue counts over, in its window and bin."""
-        width, tally = self.limits.window, self.tally
+        width, limits = self.limits.window, self.limits
         window = instant // width
-        rows = {TOTALS: tally.totals, BINS: tally.bins[bin]}
-        if window < self.limits.windows:
-            rows[WINDOWS] = tally.windows[window]
+        rows = {TOTALS: self.totals, BINS: self.bins[bin]}
+        if window < limits.windows:
+            rows[WINDOWS] = self.windows[window]
         for into, at, count in self.counts[over]:
             if into not in rows:
                 continue
-            row, value = rows[into], int(count.of(seen, self.limits))
+            row, value = rows[into], int(count.of(seen, limits))
             if count.reducer == LARGEST:
-                row[at] = max(int(row[at]), value)
+                row[at] = max(row[at], value)
             elif count.reducer == WIDE:
-                total = int(row[at]) + (int(row[at + 1]) << 32) + value
+                total = row[at] + (row[at + 1] << 32) + value
                 row[at : at + 2] = total & LOW, total >> 32
             else:
                 row[at] += value
@@ -97,9 +102,16 @@ class Counter:
             ticks, each = time.of(seen, self.limits), self.catalogue.clock.ticks_per_unit
             fine = round(ticks * time.finer) if isinstance(ticks, float) else int(ticks) * time.finer // each
             self.times[q].append(fine)
-            self.tally.histograms[q, bucket_of(ticks if isinstance(ticks, float) else int(ticks) // each)] += 1
+            self.buckets[q].append(bucket_of(ticks if isinstance(ticks, float) else int(ticks) // each))
 
     def close(self) -> None:
-        """Add up the times."""
-        for row, values in zip(self.tally.moments, self.times, strict=True):
+        """Put what was counted into the tally, and add up the times."""
+        tally = self.tally
+        for part, counted in zip(
+            (tally.totals, tally.bins, tally.windows), (self.totals, self.bins, self.windows), strict=True
+        ):
+            part[:] = counted
+        for row, values in zip(tally.moments, self.times, strict=True):
             add_exactly(row, values)
+        for histogram, buckets in zip(tally.histograms, self.buckets, strict=True):
+            np.add.at(histogram, buckets, 1)
