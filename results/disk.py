@@ -88,6 +88,10 @@ def cube_file(path: Path) -> Path:
     return target
 
 
+class UnwritableError(InputError):
+    """Says that nothing can be written in a folder."""
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it; raises InputError where that cannot be."""
     try:
@@ -95,7 +99,7 @@ def make_folder(folder: Path) -> None:
     except FileExistsError:
         raise InputError("is a file, must be a folder", file=folder) from None
     except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}", file=folder) from None
+        raise UnwritableError(f"cannot be written: {error.strerror}", file=folder) from None
 
 
 def write_whole(path: Path, content: bytes) -> None:

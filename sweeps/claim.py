@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from batchcube.errors import InputError
-from batchcube.results.disk import lock, make_folder, output_file, recover, remove, sync_folder
+from batchcube.results.disk import UnwritableError, lock, make_folder, output_file, recover, remove, sync_folder
 
 from .files import require_new
 
@@ -58,7 +58,7 @@ class Claim:
             os.truncate(self._lock, 0)
             os.write(self._lock, f"process {os.getpid()} on {platform.node()}".encode())
         except OSError as error:
-            raise InputError(f"cannot be written: {error.strerror}", file=self.folder) from None
+            raise UnwritableError(f"cannot be written: {error.strerror}", file=self.folder) from None
         sync_folder(self.output.parent)
         for file in self.folder.glob("*.part"):
             file.unlink()
@@ -83,7 +83,7 @@ class Claim:
             except FileNotFoundError:
                 continue  # whoever had it removed the folder just now
             except OSError as error:
-                raise InputError(f"cannot be written: {error.strerror}", file=self.folder) from None
+                raise UnwritableError(f"cannot be written: {error.strerror}", file=self.folder) from None
             try:
                 lock(opened)
             except BlockingIOError:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -108,6 +108,8 @@ class Simulating:
         # All settings are prepared on two replicas: their mistakes are told with their places.
         self._keep(2, range(len(prepared.points)), prepared)
         self._tasks: deque[Task] = deque()
+        self._open: Counter[int] = Counter()
+        """How many settings of a look are left to simulate, by replication."""
         self._under_way = self._looked = self._of_look = 0
 
     def add(self, parts: Iterable[AnyPart]) -> None:
@@ -198,13 +200,15 @@ class Simulating:
         wanted: Wanted = task.note
         self._under_way -= 1
         self._looked += len(wanted.settings)
+        self._open[wanted.replication] -= len(wanted.settings)
         self.simulated += len(wanted.settings)
         if time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             self._say(f"{self._looked} of {self._of_look} simulations of this look")
         part = Part(wanted.replication, tuple(point for _, point in self._cells(wanted)), {"values": result})
         self.add([part])
-        return Gain([part], sum(self._requests[setting] for setting in wanted.settings), 0)
+        requests = sum(self._requests[setting] for setting in wanted.settings)
+        return Gain([part], requests, int(not self._open[wanted.replication]))
 
     def give_up(self) -> None:
         """Do nothing: no task takes long."""
@@ -214,7 +218,9 @@ class Simulating:
         self._of_look, self._looked = sum(len(one.settings) for one in wanted), 0
         # So many that no thread waits for another.
         most = max(1, min(REQUESTS_OF_A_TASK // max(self._requests), -(-self._of_look // (4 * self._at_once))))
+        self._open = Counter()
         for one in wanted:
+            self._open[one.replication] += len(one.settings)
             groups: dict[int, list[int]] = {}
             for setting in one.settings:
                 groups.setdefault(id(self._together(one, setting)), []).append(setting)

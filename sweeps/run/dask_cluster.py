@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from multiprocessing import current_process
 from multiprocessing.resource_tracker import ensure_running
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from distributed.scheduler import KilledWorker
 from batchcube.errors import InputError
 from batchcube.results.text import counted
 
+from ..stopping import stopping
 from .executors import Package, Workers, differing, forget, keep, versions_here
 from .scheduler import GoneError, Task
 
@@ -144,26 +146,31 @@ def client_of(address: str, workers: int | None) -> Iterator[Client]:
                 raise InputError(
                     f"no scheduler of Dask answers: {error}", path="executor", value=f"dask://{address}"
                 ) from None
+            opened.enter_context(client)
         else:
-            cluster = _cluster_here(workers or os.cpu_count() or 1)
-            client = Client(opened.enter_context(cluster), set_as_default=False)
-        yield opened.enter_context(client)
+            # An interrupt in the middle would leave tasks of Dask that complain, and files: it waits for the cluster.
+            scratch = opened.enter_context(TemporaryDirectory(prefix="batchcube-dask-", ignore_cleanup_errors=True))
+            with stopping() as stop, stop.held():
+                cluster = opened.enter_context(_cluster_here(workers or os.cpu_count() or 1, scratch))
+                client = opened.enter_context(Client(cluster, set_as_default=False))
+        yield client
 
 
-def _cluster_here(workers: int) -> LocalCluster:
-    """Return a cluster of so many processes here; raises InputError where none can be begun."""
+def _cluster_here(workers: int, scratch: str) -> LocalCluster:
+    """Return a cluster of so many processes here, for their files a folder; InputError where none can be begun."""
     if getattr(current_process(), "_inheriting", False):
         # A worker to be, which runs the script that begins it: who asked for it says what is wrong.
         raise SystemExit(1)
     try:
-        with _signals_kept_here(), _silent("distributed.nanny"), dask.config.set(SELDOM):
+        settings = SELDOM | {"temporary-directory": scratch}
+        with _signals_kept_here(), _silent("distributed.nanny"), dask.config.set(settings):
             return LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",  # another port may be taken
                 worker_dashboard_address=None,
-                silence_logs=logging.ERROR,  # a stop is no reason for warnings
+                silence_logs=logging.CRITICAL,  # a stop is no reason for complaints; what tasks raise comes back
             )
     except RuntimeError as error:
         reason = str(error).rstrip(".")
@@ -187,7 +194,7 @@ def _silent(name: str = "distributed.client") -> Iterator[None]:
 def _signals_kept_here() -> Iterator[None]:
     """Let no signal of the terminal reach the processes that threads start which are started here.
 
-    Ctrl-C goes to all of them, and this one alone knows what to do. What comes meanwhile is handled afterwards.
+    Ctrl-C goes to all of them, and this one alone knows what to do.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

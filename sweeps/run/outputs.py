@@ -14,7 +14,7 @@ from ..spec.service import require_unchanged
 if TYPE_CHECKING:
     import xarray as xr
 
-ADVICE = "choose another output, or remove it, as --overwrite does"
+ADVICE = "choose another output, or remove it"
 
 
 def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> "xr.Dataset":

@@ -47,6 +47,8 @@ class Replications:
         keys = [(p.keys.trace, p.keys.bins, p.keys.arrivals) for p in prepared.points]
         self._order = sorted(range(len(prepared.points)), key=lambda k: keys[k])
         self._tasks: Iterator[Task] = iter(())
+        self._open: dict[int, int] = {}
+        """How many points are left to do, by replication."""
         self._continued: list[Task] = []
         """What is left of tasks that came back before their end."""
         self._drawing: ThreadPoolExecutor | None = None
@@ -115,6 +117,7 @@ class Replications:
         """Simulate what no part holds, and say whether that was anything."""
         self._progress, self.finished.store = hands.progress, hands.store
         every = {r: points for r, points in self._left().items() if points}
+        self._open = {r: len(points) for r, points in every.items()}
         left = {r: points for r, points in every.items() if len(points) < self.points}
         numbers = [*left, *(r for r in every if r not in left)]
         requests = self.prepared.requests * (len(numbers) - len(left))
@@ -148,10 +151,12 @@ class Replications:
         if done < len(points):
             self._continued.append(self._task(task.shared, draws, points[done:]))
         requests = sum(self.prepared.points[k].requests for part in result for k in part.points)
-        complete = self.add(result)
-        if complete:
+        if self.add(result):
             self._progress.show(self.so_far())
-        return Gain(result, requests, complete)
+        for part in result:
+            self._open[part.replication] -= len(part.points)
+        # Of those that are dealt to several shards, what is this one's.
+        return Gain(result, requests, sum(not self._open[draw.replication] for draw in draws))
 
     def give_up(self) -> None:
         """Draw nothing more."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from batchcube.errors import InputError
-from batchcube.results.disk import cube_file
+from batchcube.results.disk import UnwritableError, cube_file
 from batchcube.results.provenance import MadeBy
 
 from ..progress import Progress, Silent
@@ -78,7 +78,13 @@ def do_all(
     """
     shown = progress or Silent()
     with stopping() as stop, ExitStack() as opened:
-        store = None if target is None else opened.enter_context(Store(target))
+        try:
+            store = None if target is None else opened.enter_context(Store(target))
+        except UnwritableError:
+            # Where all is done, nothing need be written.
+            if target is None or not target.exists() or (held := course_of().complete) is None:
+                raise
+            return held
         course = course_of()
         if store is not None and (held := course.complete) is not None:
             _tidy(course, store)

@@ -51,7 +51,7 @@ class Gain(NamedTuple):
     requests: int
     """Simulated, as announced to the progress."""
     replications: int
-    """Complete with it."""
+    """Complete with it, but for what is dealt to other shards."""
 
 
 class Work(Protocol):

@@ -371,7 +371,7 @@ class Searches:
         self._draws: dict[int, Draws] = {}
         """By replication."""
         self._asked = self._answered = 0
-        """Points that are to have an answer, and those that have."""
+        """Points that are to have an answer, or to be looked at by a shard, and those that have it."""
 
     def add(self, parts: Iterable[AnyPart]) -> None:
         """Add what was seen before."""
@@ -420,8 +420,8 @@ class Searches:
 
     def work(self, hands: Hands) -> bool:
         """Search every point that has no answer, or what is dealt of this round; say whether there was any."""
-        self._asked = len(self.left)
         groups = list(self._deal(hands.workers))
+        self._asked = sum(len(group.searches) for group in groups)
         hands.progress.start(self._asked, self.replications if groups else 0, sum(group.requests for group in groups))
         self._groups = iter(groups)
         hands.run(self, min(2, hands.workers) if self._searching.simulator.on_device else hands.workers)
@@ -456,6 +456,8 @@ class Searches:
             self.prepared.points[number].requests for (number, _), seen in group.seen.items() if seen is not None
         )
         before = self._answered
+        if self._dealt is not None:
+            self._answered += len(group.searches)
         while self._dealt is None and group.searches and not group.looks:
             for one in group.searches:
                 one.tell([group.seen[one.number, r] for r in range(self.replications)])

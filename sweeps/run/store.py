@@ -128,7 +128,8 @@ def require_of(about: About, identity: Mapping[str, Any], folder: Path) -> None:
     """Raise InputError for parts in a folder that are of anything with another identity."""
     if not is_of(about, identity):
         raise InputError(
-            "holds a stopped run of another sweep, version or trace file; remove it, or --overwrite", file=folder
+            "holds a stopped run of another sweep, version or trace file; remove it, or choose another output",
+            file=folder,
         )
 
 

@@ -17,6 +17,7 @@ from batchcube.sweeps.planning.question import Question, ask, question_of
 from batchcube.sweeps.planning.simulating import Simulating
 from batchcube.sweeps.run.shards import MissingShardsError, NextRoundError, Shard
 from helpers.command_line import Answer as Said
+from helpers.counting import Counting
 from helpers.progress import Heard
 from helpers.specifications import CAPS, SLO, TO_PLAN
 
@@ -59,7 +60,8 @@ def merged(asked: Question, orders: Iterator[list[int]]) -> tuple[Answer, int, l
     rounds = 0
     while True:
         for number in next(orders):
-            make(number, asked, workers=1 + number % 2)
+            make(number, asked, workers=1 + number % 2, progress=(count := Counting()))
+            assert (count.replications, count.requests) == (0, 0)
         rounds += 1
         with suppress(NextRoundError):
             answer = merge_plan("plan.nc", progress=(heard := Heard()))

@@ -1,5 +1,6 @@
 """Workers that share nothing with us: what they are sent, what becomes of those that die, and a cluster of Dask."""
 
+import _thread
 import os
 import pickle
 import signal
@@ -251,6 +252,28 @@ if __name__ == "__main__":
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.splitlines()[-1].startswith("batchcube: stopped.")
+
+
+def test_an_interrupt_while_a_cluster_starts_waits_until_it_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+
+    class Starting:
+        def __init__(self, *_: Any, **options: Any) -> None:
+            # Another thread may be given a signal that is blocked here; Python handles it here all the same.
+            _thread.interrupt_main()
+            self.name = "cluster" if "n_workers" in options else "client"
+
+        def __enter__(self) -> "Starting":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            ended.append(self.name)
+
+    monkeypatch.setattr("batchcube.sweeps.run.dask_cluster.LocalCluster", Starting)
+    monkeypatch.setattr("batchcube.sweeps.run.dask_cluster.Client", Starting)
+    with pytest.raises(KeyboardInterrupt), connected("dask", 1):
+        pytest.fail("was interrupted")
+    assert ended == ["client", "cluster"]
 
 
 def test_a_script_that_its_workers_would_run_again_is_told_in_one_line(tmp_path: Path) -> None:

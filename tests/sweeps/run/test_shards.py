@@ -1,6 +1,7 @@
 """Shards: dealt to many machines and merged, a run gives the cube that one machine gives."""
 
 import errno
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from batchcube.sweeps.run.shards import MissingShardsError, NextRoundError, Shar
 from batchcube.sweeps.run.store import Part, PartsFile, Store, keep
 from batchcube.sweeps.spec.document import Sweep
 from helpers.command_line import Answer
+from helpers.counting import Counting
 from helpers.progress import Heard
 from helpers.specifications import RATES, SMALL
 
@@ -89,7 +91,8 @@ def test_shards_in_any_order_some_stopped_and_some_twice_give_the_cube_of_one_ma
         make(order[0], workers=1, progress=StopAfterOneTask())
     assert [name for name in files() if name.startswith("cube.nc.shards/6-of-8.partial/")]
     for workers, shard in enumerate(order, 1):
-        make(shard, workers=workers)
+        make(shard, workers=workers, progress=(count := Counting()))
+        assert (count.replications, count.requests) == (0, 0)
     again = shard_file(3)
     content = again.read_bytes()
     again.unlink()
@@ -350,6 +353,29 @@ def test_a_shard_that_comes_after_the_merge_leaves_nothing_behind(
     same(read_cube(output, refuse_changed(output)), whole)
 
 
+def test_a_shard_is_done_by_one_at_a_time_and_what_a_late_one_left_is_removed(
+    whole: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shard in EIGHT:
+        make(shard)
+    made = shard_file(3)
+    twin = made.rename("twin")
+
+    def merged_meanwhile(*_: Any) -> Any:
+        with pytest.raises(InputError, match=rf"3-of-8: is being written by process {os.getpid()} on .*; wait for it"):
+            make(EIGHT[2])
+        twin.rename(made)
+        same(merge_run("cube.nc"), whole)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(replicating, "simulate_parts", merged_meanwhile)
+    with pytest.raises(KeyboardInterrupt):
+        make(EIGHT[2], workers=1)
+    assert any("3-of-8.partial" in name for name in files())
+    merge_run("cube.nc")
+    assert files() == ["cube.nc"]
+
+
 def test_shards_of_another_version_are_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
     make(EIGHT[0])
     monkeypatch.setattr("batchcube.sweeps.run.shards.batchcube_version", lambda: "9.0")
@@ -456,7 +482,8 @@ def test_each_rate_of_a_search_is_a_round() -> None:
     rounds, heard = 0, Heard()
     while not Path("cube.nc").exists():
         for number in (3, 1, 4, 2, 1):
-            make_search(Shard(number, 4), workers=number)
+            make_search(Shard(number, 4), workers=number, progress=(count := Counting()))
+            assert (count.replications, count.requests) == (0, 0)
         rounds += 1
         with suppress(NextRoundError):
             merged = merge_capacity("cube.nc", progress=heard)
@@ -560,8 +587,6 @@ def test_the_commands_deal_and_merge(
         assert Answer(capsys, "merge", output).mistake.endswith("has no shards that could be merged")
     assert not Path("nowhere").exists()
     mistake = Answer(capsys, "run", "small.toml", *options, "--seed", "3", "--shard", "1/2").mistake
-    assert mistake.endswith(
-        ": holds another sweep (seed differs); choose another output, or remove it, as --overwrite does"
-    )
+    assert mistake.endswith(": holds another sweep (seed differs); choose another output, or remove it")
     mistake = Answer(capsys, "run", "small.toml", "--shard", "1/2", "--overwrite").mistake
     assert mistake == "--overwrite: does not go with --shard: remove what is there first"

@@ -17,7 +17,9 @@ import xarray as xr
 from batchcube.errors import InputError
 from batchcube.results import cube as cubes
 from batchcube.results.cube import read_cube, write_cube
+from batchcube.results.disk import UnwritableError
 from batchcube.results.provenance import batchcube_version
+from batchcube.sweeps import claim
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import replicating
 from batchcube.sweeps.run.execution import run_sweep
@@ -94,6 +96,27 @@ class StopAfterOne(Silent):
 
     def finish_replications(self, count: int) -> None:
         signal.raise_signal(self.number)
+
+
+def test_where_nothing_can_be_written_a_cube_that_is_complete_is_returned(
+    whole: xr.Dataset, monkeypatch: pytest.MonkeyPatch, simulated: list[tuple[int, ...]]
+) -> None:
+    run()
+    simulated.clear()
+    make_folder = claim.make_folder
+
+    def refuse(folder: Path) -> None:  # permissions would stop everybody but root
+        if folder.name.endswith(".partial"):
+            raise UnwritableError("cannot be written: Read-only file system", file=folder)
+        make_folder(folder)
+
+    monkeypatch.setattr(claim, "make_folder", refuse)
+    same(run(), whole)
+    assert not simulated
+    for replications, overwrite in ((4, False), (3, True)):
+        with pytest.raises(InputError, match=r"^cube.nc.partial: cannot be written: Read-only file system$"):
+            run(replications, overwrite=overwrite)
+    assert files() == ["cube.nc"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -561,7 +584,7 @@ def test_a_cube_that_was_changed_is_told_and_not_continued(
     drawn = Answer(capsys, "figure", "throughput-vs-bins", "cube.nc", "-o", "bins.png")
     assert drawn.err.splitlines()[0] == first
     assert Answer(capsys, "rerun", "cube.nc", "-o", "again.nc").mistake == f"{first}; it is not run again"
-    with pytest.raises(InputError, match=f"{said}; choose another output, or remove it, as --overwrite does$"):
+    with pytest.raises(InputError, match=f"{said}; choose another output, or remove it$"):
         run()
     same(run(2, overwrite=True), read_cube("cube.nc"))
     assert not doubts_of("cube.nc")
