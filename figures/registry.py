@@ -119,12 +119,23 @@ _EVERY = _ANY | _FIGURES | _SERVING | _CALIBRATIONS | _VALIDATIONS
 _FORMATS = (".png", ".pdf", ".svg")
 
 
-def names() -> list[Description]:
-    """Return every figure with one line on what it shows, what its cube must hold, and its options."""
+def names(only: str | None = None) -> list[Description]:
+    """Return every figure, or one, with a line on what it shows, what its cube must hold, and its options.
+
+    Raises InputError for a name that there is not.
+    """
+    if only is not None:
+        _require(only)
     return [
         Description(name, (inspect.getdoc(function) or "").splitlines()[0], needs, presets, _options(function))
         for name, (function, needs, presets) in _EVERY.items()
+        if only in (None, name)
     ]
+
+
+def _require(name: str) -> None:
+    if name not in _EVERY:
+        raise InputError(f"no such figure; {suggestion(name, _EVERY)}", path=f"figure {name}")
 
 
 def calibration_names() -> list[str]:
@@ -154,8 +165,7 @@ def draw(name: str, cube: Dataset, *, paper: int | None = None, **options: Any) 
     naming the figure: unknown name or option, what the cube lacks and which preset makes it, or the values to select
     from with a command that works.
     """
-    if name not in _EVERY:
-        raise InputError(f"no such figure; {suggestion(name, _EVERY)}", path=f"figure {name}")
+    _require(name)
     function, _, presets = _EVERY[name]
     figured = (Figured if presets else _OwnSweep)(name, presets, options)
     for option in options:

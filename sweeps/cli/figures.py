@@ -14,8 +14,10 @@ from .options import CubeArgument, SelectOption, assignment, selection_of
 app = typer.Typer()
 
 
-@app.command("figures")
-def figures() -> None:
+@app.command("figures", epilog=examples("batchcube figures", "batchcube figures lines"))
+def figures(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="only this figure")] = None,
+) -> None:
     """List the figures and what each needs."""
     from rich.console import Console
     from rich.padding import Padding
@@ -25,7 +27,7 @@ def figures() -> None:
     from batchcube.results.text import PAPERS, papers_of
 
     console = Console()
-    for figure in registry.names():
+    for figure in registry.names(name):
         console.print(f"{figure.name}: {figure.shows}", highlight=False, markup=False)
         presets = f"; presets: {', '.join(figure.presets)}" if figure.presets else ""
         needs = f"needs {figure.needs}{presets}; options: {', '.join(figure.options)}"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pydantic import Field, ValidationError
 
 from batchcube.documents import DEEPEST, is_deep, read_file, value_of
-from batchcube.errors import InputError, found_in, printable
+from batchcube.errors import InputError, did_you_mean, found_in, printable
 from batchcube.results.text import counted
 
 from ..workloads.arrivals import AtOnce, Closed, Deterministic
@@ -264,7 +264,12 @@ def read_document(path: str | PathLike[str]) -> tuple[dict[str, Any], str, Path]
         if name not in presets.names():
             raise InputError(f"no such file, and no preset of that name; {presets.hint(name)}", file=name)
         return parse_toml(presets.read(name), name), name, Path.cwd()
-    return parse_toml(read_file(file, LARGEST_FILE), name), name, file.resolve().parent
+    try:
+        content = read_file(file, LARGEST_FILE)
+    except InputError as error:
+        near = did_you_mean(name, [*presets.names(), *map(str, file.parent.glob("*.toml"))])
+        raise error.advised(near) if near and not file.exists() else error from None
+    return parse_toml(content, name), name, file.resolve().parent
 
 
 def parse_toml(content: bytes, source: str) -> dict[str, Any]:

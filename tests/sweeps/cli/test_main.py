@@ -124,6 +124,11 @@ def test_names_of_vllm_are_taken_and_what_they_are_here_is_said(capsys: pytest.C
         (["reproduce", "modes", "--backend", "gpu"], "backend = 'gpu': must be one of numba, jax, reference"),
         (["run", "missing.toml"], "missing.toml: cannot be read: No such file or directory"),
         (["run", "missing"], "missing: no such file, and no preset of that name"),
+        (["run", "smal.toml"], "smal.toml: cannot be read: No such file or directory; did you mean small.toml"),
+        (
+            ["check", "multi-bin-fig3.toml"],
+            "multi-bin-fig3.toml: cannot be read: No such file or directory; did you mean multi",
+        ),
         (["run", "small.toml", "--set", "policy.batch_size=-1"], "small.toml: policy.batch_size = -1: must be >= 1"),
         (["run", "small.toml", "--set", "policy.batch_size"], "--set policy.batch_size: must be path=value"),
         (["run", "small.toml", "-n", "0"], "small.toml: replications = 0: must be >= 1"),
