@@ -58,8 +58,8 @@ _TOLD = 0.33
 def print_coefficients(known: Coefficients, console: "Console", file: str | None, *, brief: bool = False) -> None:
     """Print what is known of coefficients: origin, laws with their errors, plausibility, lines for a specification.
 
-    `file` is what a sweep calls them by; None where they are not kept. A `brief` text has of a step law what was found
-    in a log, or its terms, and not what steps of all sizes take.
+    `file` is what a sweep calls them by; None where they are not kept. A `brief` text has of a law that was fitted to a
+    log what was found, and neither what was known before nor what steps of all sizes take.
     """
     from rich.markup import escape
 
@@ -98,7 +98,6 @@ def print_coefficients(known: Coefficients, console: "Console", file: str | None
     if step is not None:
         if not (brief and known.log is not None and known.log.found):
             _print_terms(step, console)
-        if not brief:
             _print_sizes(step, console)
         if step.rms_by_kind:
             rms = ", ".join(f"{kind} {_percent(value)}" for kind, value in step.rms_by_kind.items())

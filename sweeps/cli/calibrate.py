@@ -154,7 +154,7 @@ def calibrate_hardware(
             most_running=max_num_seqs,
             token_budget=token_budget,
         )
-        show_coefficients(known, output, brief=output is not None)
+        show_coefficients(known, output)
         if output is not None:
             write_coefficients(known, output)
             print(printable(output))
