@@ -228,7 +228,7 @@ def gallery() -> Iterator[str]:
         "pictures again.\n"
     )
     for figure in figures.names():
-        yield f"## {figure.name}\n\n{figure.shows} It needs {figure.needs}.\n"
+        yield f"## {figure.name}\n\n{_prose(figure.shows)} It needs {_prose(figure.needs)}.\n"
         picture = PICTURES.get(figure.name, f"gallery/{figure.name}.png")
         yield f"![{figure.shows}]({picture})\n"
         lines = COMMANDS.get(figure.name, (f"batchcube figure {figure.name} measured.fit.nc -o {figure.name}.png",))

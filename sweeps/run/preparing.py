@@ -36,7 +36,7 @@ _UNUSED = {HASHES: " (shared prefixes are computed anew; server.replica.enable_p
 """What it means that a column of a recorded trace is not used."""
 _OF_WINDOWS = (
     "all replications come from one recorded trace, in windows that overlap: intervals say how much the place in it "
-    "and the predictor's luck matter; as those of other hours of its traffic they are 2 to 5 times too narrow: "
+    "matters; as those of other hours of its traffic they are 2 to 5 times too narrow: "
     'workload.trace.resample = "parts" gives those of batch means'
 )
 _OF_PARTS = (
