@@ -181,8 +181,11 @@ def ask(
             if value is not None:
                 raise InputError("says what a SPEC says: leave out the one or the other", path=option)
         document, source, folder = read_document(spec)
-    told = [vllm.told(path) for path in vary or {}]
-    vary = _named_here(vary or {})
+    vary = {} if vary is None else vary
+    if not isinstance(vary, Mapping):
+        raise InputError("must have lists of values by path, {'policy.bins': [1, 2]}", path="--vary")
+    told = [vllm.told(path) for path in vary]
+    vary = _named_here(vary)
     laid = list(overriding(settings))
     _require_variable(vary, {override.path for override in laid})
     stated = {override.path: override.value for override in laid if not override.path.startswith("axes.")}

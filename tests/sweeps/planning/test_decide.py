@@ -683,6 +683,8 @@ def test_axes_that_are_no_table(spec: Callable[[int], str], capsys: pytest.Captu
 def test_values_that_are_no_list(spec: Callable[[int], str]) -> None:
     with pytest.raises(InputError, match=r"--vary policy\.largest_batch: must be a list of values"):
         bc.plan(spec(1), {"ttft_p99_s": 1.0}, vary={"policy.largest_batch": 64}, quiet=True)  # type: ignore[dict-item]
+    with pytest.raises(InputError, match=r"--vary: must have lists of values by path"):
+        bc.plan(spec(1), {"ttft_p99_s": 1.0}, vary=["policy.largest_batch=64"], quiet=True)  # type: ignore[arg-type]
 
 
 def test_axes_are_called_by_their_paths_where_the_end_is_taken(spec: Callable[[int], str]) -> None:
