@@ -215,6 +215,7 @@ def realistic(options):
     return bursty_job(1, requests=5000, bins=4, batch_size=64, law=law, control=control, **options)
 
 
+@pytest.mark.usefixtures("unoptimised_programs")
 @pytest.mark.parametrize(
     "options",
     [
