@@ -141,13 +141,18 @@ def _settings(part: Mapping[str, Any], words: Mapping[str, str]) -> Iterator[str
     yield "::::{container} settings\n| setting | is | default | meaning |\n|---|---|---|---|"
     needed = set(part.get("required", ()))
     for name, known in part["properties"].items():
-        stated = known.get("default")
+        stated = _stated(known.get("default"))
         nothing = stated is None or (isinstance(stated, dict) and not any(stated.values()))
         meaning = known.get("description", "")
         meaning, otherwise = _without(meaning) if nothing else (meaning, "")
         default = "**needed**" if name in needed else _cell(otherwise) if nothing else f"`{json.dumps(stated)}`"
         yield f"| `{name}` | {_kind(known, words)} | {default} | {_cell(meaning)} |"
     yield "::::\n"
+
+
+def _stated(default: Any) -> Any:
+    """Return a default without the settings that it leaves out."""
+    return {name: one for name, one in default.items() if one is not None} if isinstance(default, dict) else default
 
 
 def _without(description: str) -> tuple[str, str]:
@@ -174,7 +179,7 @@ def _kind(known: Mapping[str, Any], words: Mapping[str, str]) -> str:
             return " or ".join(dict.fromkeys(kinds))
     kind = known.get("type", "any value")
     if kind == "array":
-        return f"list of {_kind(known.get('items', {}), words)}"
+        return "list of " + re.sub(r"^(list|number|integer|string)", r"\1s", _kind(known.get("items", {}), words))
     if isinstance(known.get("additionalProperties"), Mapping):
         return f"tables by name: {_kind(known['additionalProperties'], words)}"
     return f"{'table' if kind == 'object' else kind} {', '.join(_bounds(known))}".strip()
