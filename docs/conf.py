@@ -57,10 +57,10 @@ def link_pages(_app: Any, _what: str, _name: str, _of: Any, _options: Any, lines
 
 
 def narrow(app: Any, page: Any) -> None:
-    """Show figures of one of a paper's two columns at half of the width, in which their letters are as large."""
+    """Show tall figures, which are as wide as one of a paper's two columns, so that their letters are like others'."""
     for shown in page.findall(image):
         with Image.open(Path(app.srcdir, shown["uri"])) as picture:
-            if picture.width < 1.15 * picture.height:
+            if picture.width < min(0.8 * picture.height, 1100):
                 shown["width"] = "27rem"
 
 
