@@ -141,11 +141,13 @@ def merge(folder: Path, gigabytes: float) -> None:
 def main() -> None:
     """Do what is asked for, in a folder that is removed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("commands", nargs="*", help=f"of {', '.join(COMMANDS)}, all when none is given; or merge")
+    parser.add_argument("commands", nargs="*", help=f"of {', '.join(COMMANDS)}, all when none is given; or merge alone")
     parser.add_argument("--gigabytes", type=float, default=20.0, help="of values in the cube")
     parser.add_argument("--keep", type=Path, help="where to leave the large cube, and find it again")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
+        if wrong := set(given.commands).difference(COMMANDS, ["merge"] if given.commands == ["merge"] else []):
+            parser.error(f"no commands here: {', '.join(sorted(wrong))}")
         if given.commands == ["merge"]:
             merge(Path(name), given.gigabytes)
         else:

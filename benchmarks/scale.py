@@ -71,7 +71,7 @@ class Nothing:
 
 @contextmanager
 def cluster(count: int) -> Iterator[Client]:
-    """Give a client of a scheduler with so many workers of a thread each, all of them processes."""
+    """Give a client of a scheduler with so many workers of a thread each, all of them processes that look seldom."""
     dask, local = [sys.executable, "-m", "dask"], ["--host", "127.0.0.1", "--no-dashboard"]
     seldom = os.environ | {
         f"DASK_{name.replace('.', '__').replace('-', '_').upper()}": str(value) for name, value in SELDOM.items()

@@ -435,7 +435,7 @@ def locate(name: str | os.PathLike[str]) -> Path:
         return Path(os.path.expanduser(text))
     if text not in shipped_names():
         names = shipped_names()
-        allowed = did_you_mean(text, names) or "must be a file that ends in .json, or one of batchcube calibrate list"
+        allowed = did_you_mean(text, names) or "must be a file that ends in .json, or be in batchcube calibrate list"
         raise InputError(f"none of that name; {allowed}", file=f"coefficients {text}")
     return SHIPPED / f"{text}.json"
 

@@ -122,7 +122,7 @@ _FORMATS = (".png", ".pdf", ".svg")
 def names(only: str | None = None) -> list[Description]:
     """Return every figure, or one, with a line on what it shows, what its cube must hold, and its options.
 
-    Raises InputError for a name that there is not.
+    Raises InputError for an unknown name.
     """
     if only is not None:
         _require(only)

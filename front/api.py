@@ -254,7 +254,7 @@ def plan(
     from batchcube.sweeps.run.executors import connected
 
     if not isinstance(spec, str | os.PathLike | None):
-        raise InputError("must be a TOML file or the name of a preset; settings lays over it", path="spec")
+        raise InputError("must be a TOML file or the name of a preset; settings=... changes it", path="spec")
     asked = ask(spec, slo=_limits(slo), rate=rate, vary=_plain(vary or {}), settings=_plain(settings or {}), **question)
     say = print_lines(quiet=quiet)
     with connected(executor, workers) as where:
@@ -448,10 +448,12 @@ def interval(
     """
     from batchcube.results.summary import interval as found
 
-    loaded = open(cube) if isinstance(cube, str | os.PathLike) else cube
-    return found(
-        loaded, variable, ratio_to=ratio_to, difference_to=difference_to, confidence=confidence, controls=controls
-    )
+    how: dict[str, Any] = {"ratio_to": ratio_to, "difference_to": difference_to}
+    how |= {"confidence": confidence, "controls": controls}
+    if isinstance(cube, str | os.PathLike):
+        with open(cube) as opened:
+            return found(opened, variable, **how)
+    return found(cube, variable, **how)
 
 
 def plot(

@@ -126,8 +126,8 @@ def one_of(allowed: Iterable[str]) -> str:
 def near(word: object, allowed: Iterable[str]) -> list[str]:
     """Return the names that a word may have been meant for, whatever its case; at most 3.
 
-    Those that begin with it, as `ttft_mean_s` with `ttft`, come first, then those that are nearest. Two letters and
-    fewer begin nothing but words.
+    Those that begin with it, as `ttft_mean_s` with `ttft`, come first, then those that are nearest. One or two letters
+    count only where a word of the name ends there: `la` does not begin `latency`.
     """
     from difflib import get_close_matches
 

@@ -159,11 +159,12 @@ def remove(path: Path) -> None:
 def lock(opened: int, *, shared: bool = False) -> None:
     """Lock an open file or folder, until it is closed or the process ends, however it ends.
 
-    Raises BlockingIOError when another process has it locked, and OSError where there are no locks.
+    Raises BlockingIOError when another process has it locked, for a shared one waits for that; OSError where there are
+    no locks.
     """
     if fcntl is None:
         raise OSError(errno.ENOLCK, "the system has no such locks")
-    fcntl.flock(opened, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    fcntl.flock(opened, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def sync_folder(folder: Path) -> None:

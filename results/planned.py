@@ -134,7 +134,7 @@ def _early(plan: Mapping[str, Any]) -> str:
         return ""
     if plan["ended_early"]:
         return "; the budget ended it"
-    return "; it does not show in the most replications that a plan takes, a larger indifference may"
+    return "; the most replications that a plan takes do not tell, a larger --indifference may"
 
 
 def _limit(limit: Mapping[str, Any], setting: Mapping[str, Any]) -> str:

@@ -179,11 +179,10 @@ def _put(part: Path, target: Path) -> None:
     try:
         target.rename(old)
         part.rename(target)
-    except BaseException:
+    finally:
         if not target.exists():
             old.rename(target)
-        raise
-    remove(old)
+        remove(old)
 
 
 def read_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
@@ -256,9 +255,9 @@ def _opened(source: Path, *, zarr: bool) -> xr.Dataset:
     return later
 
 
-_MAKES_ONE = {
+_INSTEAD = {
     ".toml": "; batchcube run makes a cube of a specification",
-    ".json": "; batchcube calibrate show prints coefficients",
+    ".json": "; batchcube calibrate show prints coefficients, if it has any",
 }
 """What is said of files that are something else of ours."""
 
@@ -278,7 +277,7 @@ def _require_netcdf(source: Path, what: str) -> None:
     # The classic format (CDF) lacks our types, and the library takes seconds over a damaged count in it.
     if start != b"\x89HDF\r\n\x1a\n":
         kind = "NetCDF-4" if start.startswith(b"CDF") else "NetCDF"
-        raise InputError(f"is no {kind} file{_MAKES_ONE.get(source.suffix, '')}", file=source)
+        raise InputError(f"is no {kind} file{_INSTEAD.get(source.suffix, '')}", file=source)
 
 
 def _stamp(source: Path) -> tuple[int, int] | None:

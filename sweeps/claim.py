@@ -32,6 +32,8 @@ class Claim:
         self.folder = folder_of(output)
         self.is_unfinished = False
         """Whether who had it before was killed, or keeps something for whoever goes on."""
+        self.stays_unfinished = False
+        """Whether it is left as one that was killed leaves it."""
         self._made = [folder for folder in output.absolute().parents if not folder.exists()]
         """Folders that are there for this alone, the innermost first."""
         make_folder(output.parent)
@@ -65,7 +67,7 @@ class Claim:
         recover(self.output)
 
     def _close(self) -> None:
-        if all(file.name == _LOCK for file in self.folder.iterdir()):
+        if not self.stays_unfinished and all(file.name == _LOCK for file in self.folder.iterdir()):
             with suppress(OSError):  # somebody keeps something there by now
                 (self.folder / _LOCK).unlink()
                 self.folder.rmdir()
@@ -110,22 +112,28 @@ def claimed(*outputs: Path | None, overwrite: bool) -> Iterator[bool]:
     """Claim outputs that are to be written, for as long as this is open; None is no output.
 
     Gives whether what is there may be replaced: where `overwrite` says so, and where a process was killed that was
-    writing it. Where it ends by an error or an interrupt, those that were written anew are removed: with some of them
-    there the command would be refused when it is given again.
+    writing it. Where it ends by an error or an interrupt, those that were not there before are removed: with some of
+    them there the command would be refused when it is given again. What a killed process had left stays so.
     Raises InputError like a `Claim`, and for what is there already otherwise.
     """
     begun: list[Path] = []
+    killed: list[Claim] = []
     with ExitStack() as claims:
         for output in outputs:
             if output is not None:
                 claim = claims.enter_context(Claim(output_file(output)))
-                overwrite |= claim.is_unfinished
+                # With parts beside it, it is the cube of a run, which was stopped.
+                if claim.is_unfinished and not any(claim.folder.glob("*.parts")):
+                    overwrite = True
+                    killed.append(claim)
                 require_new(output, overwrite=overwrite)
-                if claim.is_unfinished or not claim.output.exists():
+                if not claim.output.exists():
                     begun.append(claim.output)
         try:
             yield overwrite
         except BaseException:
             for file in begun:
                 remove(file)
+            for claim in killed:
+                claim.stays_unfinished = claim.output.exists()
             raise

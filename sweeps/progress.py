@@ -107,6 +107,8 @@ class PlainLines(AbstractContextManager["PlainLines"]):
         self._points, self._replications, self._requests = points, replications, requests
         self._done = self._finished = 0
         self._begun = self._printed = time.monotonic()
+        if self._held:  # with the first result, maybe
+            self._so_far = ""
         self._held = [self._work()]
         if not self.is_patient:
             self._announce()
@@ -162,7 +164,7 @@ class PlainLines(AbstractContextManager["PlainLines"]):
     def _part(self) -> str:
         """Return how much of the work is done."""
         done = f"{100 * self._done / max(self._requests, 1):.0f} %"
-        return f"{done}: {self._finished} of {counted(self._replications, 'replication')}"
+        return f"{done}: {self._finished:,} of {counted(self._replications, 'replication')}"
 
     def _print(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
@@ -370,7 +372,7 @@ class Counting(AbstractContextManager["Counting"]):
     """Count steps of unequal length: a bar on a terminal, now and then a plain line elsewhere, or nothing."""
 
     def __init__(self, total: int, label: str, *, quiet: bool = False) -> None:
-        self._total, self._label, self._done, self._weight_done = total, label, 0, 0.0
+        self._total, self._label, self._done = total, label, 0
         self._quiet, self._bar = quiet, None
         self._begun = self._printed = time.monotonic()
         self._wait = SECONDS_TO_FIRST_LINE

@@ -45,7 +45,7 @@ _WAYS = {
     "decode": (100.0, "% of decodes"),
     "prefill": (100.0, "% of prefills"),
     "bend": (1e3, "ms of a step with many decodes"),
-    "knee": (1e6, "us per prefill token beyond hundreds"),
+    "knee": (1e6, "us per prefill token beyond some hundred"),
 }
 # Standard deviations of what was known before; beyond, it was wrong.
 _FAR = 2.5

@@ -38,12 +38,13 @@ from .options import (
 
 if TYPE_CHECKING:
     from batchcube.calibration.coefficients import Coefficients
+    from batchcube.calibration.logs import Reading
 
 app = typer.Typer(help="Measure how long batches take on a real engine, fit service laws, and judge tables.")
 app.registered_commands += measuring.app.registered_commands
 
 DtypeOption = Annotated[str, typer.Option("--dtype", help="numbers of weights and cache", show_default=True)]
-_NO_TABLES = "needs aiconfigurator-core: pip install 'batchcube[hardware]', in the clone '.[hardware]'"
+_NO_TABLES = "needs aiconfigurator-core: pip install '.[hardware]' in the clone"
 
 
 @app.command(
@@ -366,17 +367,23 @@ def calibrate_log(
     with claimed(output, overwrite=overwrite):
         known = fit(log, settings, fit_until, output.stem, quiet, how, kv_tokens == "fit", before, tell_origins)
         show_coefficients(known, output, brief=True)
-        print(printable(f"is it right: {_judging(known, log, output)}"))
         write_coefficients(known, output)
         print(printable(output))
+        print(printable(f"to judge it: {_judging(known, log, output, how)}"))
 
 
-def _judging(known: "Coefficients", log: Path, output: Path) -> str:
-    """Return how coefficients are judged that were fitted to a log."""
-    judging = shlex.join(["batchcube", "validate", str(log), "--coefficients", str(output)])
-    if known.log is not None and known.log.fitted_to == known.log.requests:
-        return f"--fit-until {known.log.requests // 2} leaves requests to judge it, then {judging}"
-    return judging
+def _judging(known: "Coefficients", log: Path, output: Path, how: "Reading") -> str:
+    """Return how coefficients are judged that were fitted to a log, which is read as it was."""
+    from batchcube.calibration.fitting import FEWEST
+
+    read = ["--format", how.format] if how.format else []
+    read += [word for part, name in (how.columns or {}).items() for word in ("--column", f"{part}={name}")]
+    read += ["--concurrency", str(how.concurrency)] if how.concurrency else []
+    judging = shlex.join(["batchcube", "validate", str(log), *read, "--coefficients", str(output)])
+    if known.log is None or known.log.fitted_to < known.log.requests:
+        return judging
+    half = known.log.requests // 2
+    return f"fit again with --fit-until {half} --overwrite, then {judging}" if half >= FEWEST else f"{judging} --skip 0"
 
 
 @app.command("list", epilog=examples("batchcube calibrate list"))

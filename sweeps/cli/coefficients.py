@@ -9,7 +9,8 @@ import typer
 from batchcube.errors import InputError, printable
 
 FiguresOption = Annotated[
-    Path | None, typer.Option("--figures", metavar="DIR", help="folder to draw the calibration's figures into, anew")
+    Path | None,
+    typer.Option("--figures", metavar="DIR", help="folder for the calibration's figures, written or replaced"),
 ]
 
 
@@ -38,7 +39,8 @@ def require_json(output: Path | None) -> None:
 
 
 def coefficient_files(output: Path) -> tuple[Path, Path]:
-    """Return the file of coefficients, and that of what figures draw of them."""
+    """Return the file of coefficients, and that of what figures draw of them; raises InputError for another ending."""
+    require_json(output)
     return output, output.with_suffix(".fit.nc")
 
 
@@ -49,7 +51,6 @@ def keep(known: Any, calibration: Any, output: Path | None, figures: Path | None
 
     from ..files import require_new
 
-    require_json(output)
     if output is not None:
         require_new(*coefficient_files(output), overwrite=overwrite)
     if figures is not None:

@@ -47,7 +47,7 @@ def figures(
 def figure(
     name: Annotated[str, typer.Argument(help="figure to draw (batchcube figures)")],
     cube: CubeArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="file to write anew: .png, .pdf or .svg")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="file to write or replace: .png, .pdf or .svg")],
     options: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="options of the figure (batchcube figures)")
     ] = None,

@@ -122,9 +122,9 @@ def _measure(
     from ..calibrate.measure import journal_of, measure_engine
     from ..files import require_new
 
-    coefficients = output.with_suffix(".json")
     if output.suffix != ".nc":
         raise InputError("must end in .nc", file=output)
+    coefficients = output.with_suffix(".json")
     if not NAME.fullmatch(output.stem):
         raise InputError("the name of coefficients must be letters, digits and . _ -", path=output.stem)
     # What --time-limit-s ended, or a kill right after measuring, is there already, and goes on.

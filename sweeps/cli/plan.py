@@ -134,7 +134,7 @@ def plan(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", help="page to write anew, .html: the answer, and figures of all settings"),
+        typer.Option("--report", help="page to write or replace, .html: the answer, and figures of all settings"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of words")] = False,
     settings: SetOption = None,

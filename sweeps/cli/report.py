@@ -30,7 +30,9 @@ def report(
             help="cubes, calibrations, measurements, validations, comparison.csv, or folders of them",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="page to write anew, .html")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="page to write or replace, .html")] = Path(
+        "report.html"
+    ),
 ) -> None:
     """Write one page of HTML that opens offline: the answer in words, figures one can touch, numbers and their origin.
 

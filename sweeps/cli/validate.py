@@ -54,11 +54,11 @@ def validate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="NetCDF file to write")] = None,
     overlay: Annotated[
         Path | None,
-        typer.Option("--figure", help="figure to write anew: simulated against measured (.png, .pdf, .svg)"),
+        typer.Option("--figure", help="figure to write or replace: simulated against measured (.png, .pdf, .svg)"),
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", help="page to write anew, .html: answer, distributions, errors"),
+        typer.Option("--report", help="page to write or replace, .html: answer, distributions, errors"),
     ] = None,
     max_num_seqs: MostRunningOption = None,
     token_budget: BudgetOption = None,

@@ -29,7 +29,7 @@ from ..run.assemble import with_provenance
 from ..run.executors import Executor
 from ..run.outputs import ADVICE
 from ..run.preparing import Prepared, only_totals, prepare
-from ..run.rounds import NOBODY, do_all, do_shard, merge_shards
+from ..run.rounds import NOBODY, do_all, do_shard, mark_complete, merge_shards
 from ..run.shards import Asked, Shard, Shards
 from ..run.simulate import require_backend
 from ..run.store import About, AnyPart, Store
@@ -220,11 +220,8 @@ class PlanCourse:
         assert answer.cube is not None
         write_text(_json_file(store.output), answer.text())
         store.put(answer.cube)
-        with stop.held():
-            stop.kept = f"{store.output} is complete."
-            # What a budget ended may go on.
-            if not answer.ended_early:
-                store.forget(range(MOST))
+        # What a budget ended may go on.
+        mark_complete(store, stop, () if answer.ended_early else range(MOST))
 
 
 def _cube_file(output: Path) -> Path:

@@ -131,7 +131,7 @@ def coefficients_of(model: str, gpu: str, tensor_parallel: int) -> str:
         near = "".join(f" {hint}" for hint in hints if hint)
         raise InputError(
             f"no coefficients of this pair come with batchcube (batchcube calibrate list);{near} others are derived "
-            "with aiconfigurator-core: pip install 'batchcube[hardware]', in the clone '.[hardware]'",
+            "with aiconfigurator-core: pip install '.[hardware]' in the clone",
             path=f"--model {model} --gpu {gpu}",
         )
     called = f"{short_name(model)}-{tensor_parallel}x{gpu}"

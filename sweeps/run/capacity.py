@@ -31,7 +31,7 @@ from .criteria import Criterion, never_measured, parse_criterion
 from .executors import Executor
 from .outputs import ADVICE, same_sweep
 from .preparing import only_totals, prepare, refusal
-from .rounds import NOBODY, do_all, do_shard, merge_shards
+from .rounds import NOBODY, do_all, do_shard, mark_complete, merge_shards
 from .searching import Searches, SearchSettings
 from .shards import Asked, Shard, Shards
 from .simulate import require_backend
@@ -208,9 +208,7 @@ class SearchCourse:
         cube = capacity_cube(self.sweep, self._searches, makers)
         if store is not None:
             store.put(cube)
-            with stop.held():
-                stop.kept = f"{store.output} is complete."
-                store.forget(range(cube.sizes["replication"]))
+            mark_complete(store, stop, range(cube.sizes["replication"]))
         return cube
 
     def settle(self, shards: Shards, cube: "xr.Dataset") -> str:

@@ -157,7 +157,7 @@ def client_of(address: str, workers: int | None) -> Iterator[Client]:
 
 
 def _cluster_here(workers: int, scratch: str) -> LocalCluster:
-    """Return a cluster of so many processes here, for their files a folder; InputError where none can be begun."""
+    """Return a cluster of so many processes here, whose files go to `scratch`; InputError where none can be begun."""
     if getattr(current_process(), "_inheriting", False):
         # A worker to be, which runs the script that begins it: who asked for it says what is wrong.
         raise SystemExit(1)

@@ -22,7 +22,7 @@ from .outputs import ADVICE, same_sweep
 from .preparing import Prepared, prepare, theory_of
 from .replicating import Replications
 from .reports import Reports
-from .rounds import NOBODY, do_all, do_shard, merge_shards
+from .rounds import NOBODY, do_all, do_shard, mark_complete, merge_shards
 from .shards import Asked, MissingShardsError, Shard, Shards, command_of, which_are
 from .simulate import require_backend
 from .store import About, AnyPart, Store
@@ -332,8 +332,6 @@ class RunCourse:
         from batchcube.results.cube import fits, read_cube
 
         store.put(cube, None if fits(cube) else self._tell_queues)
-        with stop.held():
-            stop.kept = f"{self.target} is complete."
-            store.forget(frozenset(cube[REPLICATION].values.tolist()))
+        mark_complete(store, stop, frozenset(cube[REPLICATION].values.tolist()))
         # What a large one was made of may be the file that it took the place of.
         return cube if fits(cube) else read_cube(store.output)

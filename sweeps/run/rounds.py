@@ -1,7 +1,7 @@
 """What is the same for every command that keeps its work and deals it: doing all of it, a shard of a round, merging."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -104,6 +104,13 @@ def do_all(
         return result
 
 
+def mark_complete(store: Store, stop: Stop, held: Container[int]) -> None:
+    """Say of an output that was written that it is, and remove the parts that have no other replications than these."""
+    with stop.held():
+        stop.kept = f"{store.output} is complete."
+        store.forget(held)
+
+
 def _tidy(course: Course[Any], store: Store) -> None:
     """Remove what a kill left beside an output that is complete; parts of something else are none of its business."""
     with suppress(InputError):
@@ -112,9 +119,10 @@ def _tidy(course: Course[Any], store: Store) -> None:
 
 @contextmanager
 def _beside(do: Callable[[], None], stop: Stop) -> Iterator[Callable[[], None]]:
-    """Give what begins, unless that was done, something in a thread; at the end it is done, whatever that takes.
+    """Give a function that begins `do` in a thread, once; on leaving it is begun at the latest, and waited for.
 
-    Importing takes longer than many a run: it is to begin when there is a first result to be seen, and not before.
+    Importing takes longer than many a run: it is to begin when there is a first result to be seen, or no task left to
+    give out.
     """
     begun: list[Future[None]] = []
     with threads(1, stop) as pool:
@@ -148,9 +156,10 @@ def do_shard(
     else are there.
     """
     shards = Shards(target)
-    with stopping() as stop, hands(executor, workers, progress, stop) as mine:
+    with stopping() as stop, ExitStack() as opened:
         if course.complete is not None:
             return f"{target} is complete: there is nothing to do"
+        mine = opened.enter_context(hands(executor, workers, progress, stop))
         course.prepare(mine.here, shard.of)
         asked = course.asked(again)
         course.kept = parts_beside(target, asked.identity)

@@ -291,7 +291,8 @@ def test_coefficients_are_located_by_name_or_path(tmp_path: Path, monkeypatch: p
     assert locate(Path("mine.json")) == Path("mine.json")
     assert locate("~/mine.json") == Path.home() / "mine.json"
     with pytest.raises(
-        ValueError, match=r"coefficients c: none of that name; must be a file .* or one of batchcube calibrate list$"
+        ValueError,
+        match=r"coefficients c: none of that name; must be a file .* or be in batchcube calibrate list$",
     ):
         locate("c")
 

@@ -70,6 +70,24 @@ def test_an_interrupt_while_reading_leaves_nobody_waiting(
     assert interrupted(monkeypatch, moment, opened.close) > 0
 
 
+def test_every_signal_is_handled_even_where_the_first_raises() -> None:
+    came = []
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt(len(came))
+
+    def work() -> None:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, note)
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert came == [signal.SIGINT, signal.SIGINT]
+
+
 def test_signals_are_handled_at_the_end_whatever_it_is() -> None:
     done = []
 

@@ -93,6 +93,30 @@ def test_of_several_outputs_all_are_written_or_none() -> None:
     assert not new.exists()
 
 
+def test_what_was_there_before_is_not_removed_and_stays_unfinished() -> None:
+    old, lock = Path("old.json"), folder_of(Path("old.json")) / "lock"
+    old.write_text("old")
+    lock.parent.mkdir()
+    lock.write_text("process 1 on another machine")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="wrong"), claimed(old, overwrite=False):
+            raise ValueError("wrong")
+        assert old.read_text() == "old"
+    with claimed(old, overwrite=False) as replacing:
+        assert replacing
+    assert not lock.parent.exists()
+
+
+def test_a_cube_of_a_run_that_was_stopped_is_not_replaced() -> None:
+    cube, folder = Path("out.nc"), folder_of(Path("out.nc"))
+    cube.touch()
+    folder.mkdir()
+    (folder / "0123.parts").touch()
+    (folder / "lock").write_text("process 1 on another machine")
+    with pytest.raises(InputError, match=r"^out\.nc: is there already"), claimed(cube, overwrite=False):
+        raise AssertionError
+
+
 def test_an_interrupted_command_can_be_given_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

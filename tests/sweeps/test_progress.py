@@ -60,7 +60,7 @@ def test_a_notebook_shows_one_bar_that_moves(handles: list[Handle], monkeypatch:
     (handle,) = handles
     assert [bar.share for bar in handle.shown] == [0.0, 0.25, 1.0, 1.0]
     assert repr(handle.shown[0]) == "3 points x 2 replications, 1,000 requests"
-    assert re.fullmatch(r"100 %: 2 of 2 replications, \S+ requests/s, took 0\.\d s", repr(handle.shown[-1]))
+    assert re.fullmatch(r"100 %: 2 of 2 replications, \S+ requests/s, took \S+ s", repr(handle.shown[-1]))
     assert handle.shown[1]._repr_html_().startswith('<div><progress value="0.2500" max="1"')
 
 
@@ -136,11 +136,11 @@ def test_of_what_is_soon_done_a_line_counts_as_people_do(capsys: pytest.CaptureF
         ["2 points x 3 replications", "1M requests"],
         ["4 points x 20 replications", "2.5G requests"],
     ]
-    assert all(re.fullmatch(r"took 0\.\d s", words[-1]) for words in told)
+    assert all(re.fullmatch(r"took \S+ s", words[-1]) for words in told)
 
 
 def finished_of(line: str) -> int:
-    return int(line.partition(": ")[2].partition(" of ")[0])
+    return int(line.partition(": ")[2].partition(" of ")[0].replace(",", ""))
 
 
 def test_lines_become_rarer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

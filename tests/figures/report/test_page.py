@@ -79,7 +79,9 @@ def test_a_report_is_half_a_megabyte_and_reads_on_a_phone(tmp_path):
     path = write_report([Subject(KINDS["sweep"], "a.nc")], tmp_path / "report.html")
     text = path.read_text()
     assert 400_000 < path.stat().st_size < 550_000
-    many = write_report([Subject(cube, f"{kind}.nc") for kind, cube in KINDS.items()], tmp_path / "many.html")
+    many = write_report(
+        [Subject(cube, f"{kind}.nc") for kind, cube in KINDS.items()], tmp_path / "a folder" / "many.html"
+    )
     assert many.stat().st_size < 750_000
     assert '<meta name="viewport" content="width=device-width' in text
     assert "@media print" in text

@@ -1,6 +1,7 @@
 """Held against a log: `calibrate log`, `validate`, and the figure of both."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,9 @@ def test_a_prior_is_named_and_what_the_log_cannot_tell_is_its(
     for table in ("before  told by", "decodes  ms of a step"):
         assert table in shown
         assert table not in fitted.out
-    assert "all of it: batchcube calibrate show server.json\nis it right: batchcube validate " in fitted.out
+    assert (
+        "all of it: batchcube calibrate show server.json\nserver.json\nto judge it: batchcube validate " in fitted.out
+    )
     law = load("server.json")
     assert law.log is not None
     assert (law.log.prior, law.log.fitted_to) == ("tables", 12)
@@ -487,13 +490,20 @@ def test_logs_of_clients_are_judged_and_say_whose_clock_it_is(tmp_path: Path, na
 
 def test_columns_of_ones_own_are_named_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.csv"
-    path.write_text("sent,prompt,out,wait_ms,total_ms\n" + "".join(f"{k * 900},50,9,40,700\n" for k in range(6)))
+    rows = [f"{k * (300 + k)},{50 + 7 * k},{9 + k % 4},{40 + k % 3},{700 + 30 * k}\n" for k in range(20)]
+    path.write_text("sent,prompt,out,wait_ms,total_ms\n" + "".join(rows))
     columns = ("arrival=sent:ms", "prompt_tokens=prompt", "output_tokens=out", "ttft=wait_ms", "e2e=total_ms")
     options = [word for column in columns for word in ("--column", column)]
     judged = ["validate", str(path), "--coefficients", "qwen3-0.6b-cpu-vllm"]
     answer = Answer(capsys, *judged, *options)
     assert answer.status == 0
     assert "note: times by the client's clock" in answer.out
+    # What is printed of the next step reads the log in the same way.
+    fit = ("calibrate", "log", str(path), *options, "--max-num-seqs", "8", "-o", str(tmp_path / "mine.json"))
+    again, _, then = Answer(capsys, *fit).out.splitlines()[-1].partition(", then batchcube ")
+    assert again == "to judge it: fit again with --fit-until 10 --overwrite"
+    assert Answer(capsys, *fit, "--fit-until", "10", "--overwrite").out.endswith(f"to judge it: batchcube {then}\n")
+    assert Answer(capsys, *shlex.split(then)).status == 0
     for wrong, says in (
         ([], "format not recognised, has 'sent', 'prompt'"),
         ([*options, "--column", "ttft=x"], "--column = ttft=x: must be PART=NAME, each PART once"),

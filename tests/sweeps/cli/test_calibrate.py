@@ -675,8 +675,7 @@ def test_without_the_extra_the_tables_say_what_to_install(
         answer = Answer(capsys, "calibrate", "hardware", *options)
         assert answer.status == 2
         assert answer.err.strip() == (
-            "batchcube: calibrate hardware: needs aiconfigurator-core: pip install 'batchcube[hardware]', in the clone "
-            "'.[hardware]'"
+            "batchcube: calibrate hardware: needs aiconfigurator-core: pip install '.[hardware]' in the clone"
         )
 
 

@@ -837,7 +837,7 @@ def test_a_pair_that_is_not_known_needs_the_tables(
 ) -> None:
     monkeypatch.setattr(unspecified, "is_installed", lambda: False)
     arguments = ("--model", "qwen3-8b", "--gpu", "l4", "--rate", "1", "--slo", "tpot_mean_s=1", "-q")
-    assert "pip install 'batchcube[hardware]'" in Said(capsys, "plan", *arguments).mistake
+    assert "pip install '.[hardware]'" in Said(capsys, "plan", *arguments).mistake
 
 
 @pytest.mark.parametrize(

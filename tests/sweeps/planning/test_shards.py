@@ -17,8 +17,7 @@ from batchcube.sweeps.planning.question import Question, ask, question_of
 from batchcube.sweeps.planning.simulating import Simulating
 from batchcube.sweeps.run.shards import MissingShardsError, NextRoundError, Shard
 from helpers.command_line import Answer as Said
-from helpers.counting import Counting
-from helpers.progress import Heard
+from helpers.progress import Counting, Heard
 from helpers.specifications import CAPS, SLO, TO_PLAN
 
 SHARDS = 3

@@ -26,8 +26,7 @@ from batchcube.sweeps.run.shards import MissingShardsError, NextRoundError, Shar
 from batchcube.sweeps.run.store import Part, PartsFile, Store, keep
 from batchcube.sweeps.spec.document import Sweep
 from helpers.command_line import Answer
-from helpers.counting import Counting
-from helpers.progress import Heard
+from helpers.progress import Counting, Heard
 from helpers.specifications import RATES, SMALL
 
 EIGHT = [Shard(number, 8) for number in range(1, 9)]

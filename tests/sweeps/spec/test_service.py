@@ -338,7 +338,7 @@ def test_shipped_coefficients_are_found_by_name(
     same_numbers(cube, run_sweep(sweep({"coefficients": str(tmp_path / "big-gpu.json")})))
     asked = 'server.service.coefficients = "{0}": coefficients {0}: none of that name; '
     assert refusal({"coefficients": "big-cpu"}) == asked.format("big-cpu") + "did you mean big-gpu?"
-    allowed = "must be a file that ends in .json, or one of batchcube calibrate list"
+    allowed = "must be a file that ends in .json, or be in batchcube calibrate list"
     assert refusal({"coefficients": "mine"}) == asked.format("mine") + allowed
 
 
