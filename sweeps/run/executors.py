@@ -135,8 +135,11 @@ class Sent(NamedTuple):
 class Done(NamedTuple):
     """What a worker answers."""
 
-    results: list[Any]
-    """Of all tasks that it was sent, or of the first of them, where another would have taken long, or failed."""
+    results: bytes
+    """A list, pickled: what Dask sends as one block costs it a third less than as arrays.
+
+    Of all tasks that it was sent, or of the first of them, where another would have taken long, or failed.
+    """
     seconds: float
     """That they took."""
 
@@ -217,7 +220,8 @@ def do(packages: Iterable[Package], tasks: Sequence[Sent]) -> Done | Missing | D
             break
         if time.monotonic() - begun > SECONDS_OF_A_BUNDLE:
             break
-    return Done(results, time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    return Done(pickle.dumps(results, pickle.HIGHEST_PROTOCOL), seconds)
 
 
 # Elsewhere ------------------------------------------------------------------------------------------------------------
@@ -280,8 +284,9 @@ class Workers:
         if isinstance(answer, Differs):
             raise InputError(differing(answer.worker, answer.versions, self.versions), path="executor")
         done: Done = answer
-        self._per_s += (len(done.results) / max(done.seconds, 1e-6) - self._per_s) / 2.0
-        return done.results
+        results: list[Any] = pickle.loads(done.results)
+        self._per_s += (len(results) / max(done.seconds, 1e-6) - self._per_s) / 2.0
+        return results
 
 
 def differing(worker: str, there: Versions, here: Versions) -> str:

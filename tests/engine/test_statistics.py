@@ -143,6 +143,7 @@ def test_wide_sums_have_one_form_whatever_came_first() -> None:
         counter = Counter(CONTINUOUS, LIMITS, tally)
         for value in values:
             counter.add(MEASURED, Request(9, 0, value, value, value, 1, 1, 0.0))
+        counter.close()
         return tally
 
     numbers = [2**40 - 1, 5, 2**33, 2**32 - 1]

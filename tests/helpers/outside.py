@@ -1,7 +1,7 @@
 """Policies as a stranger has them: in a file of her own, outside the package."""
 
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import cache_from_source, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +13,8 @@ NAMES = {"aimd": "AIMD", "who_waits": "WHO_WAITS", "weighted_shortest": "WEIGHTE
 def load(file: Path, text: str | None = None) -> ModuleType:
     """Import a file by its path, written with `text` before where it is given."""
     if text is not None:
+        # Python tells the bytecode of what was written before from that of this by size and whole seconds alone.
+        Path(cache_from_source(str(file))).unlink(missing_ok=True)
         file.write_text(text)
     spec = spec_from_file_location(f"outside_{file.stem}", file)
     module = module_from_spec(spec)

@@ -449,7 +449,7 @@ def test_a_plan_that_is_there_is_not_made_again(
     with monkeypatch.context() as nothing:
         nothing.setattr(simulating, "simulate_settings", None)
         assert decide(question(spec(1)), output) == first
-    with pytest.raises(InputError, match="holds no answer to this question; choose another output, or remove it, as"):
+    with pytest.raises(InputError, match="holds no answer to this question; choose another output, or remove it"):
         decide(question(spec(2)), output)
     assert decide(question(spec(2)), output, overwrite=True).found
 
@@ -752,7 +752,7 @@ def test_a_model_a_gpu_and_a_rate_will_do(capsys: pytest.CaptureFixture[str], tm
     assert with_trace.status == 0
     assert ", 10 requests/s:" in with_trace.out
     assert "windows of trace.csv, its times stretched to the rate, which overlap" in " ".join(with_trace.out.split())
-    assert "it takes 8 of 300 requests each, and trace.csv has 1" in " ".join(with_trace.out.split())
+    assert "a plan takes 8 of 300 requests each, and trace.csv has 1" in " ".join(with_trace.out.split())
 
 
 def test_a_law_of_ones_own_takes_the_place_of_model_and_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -339,7 +339,8 @@ def test_a_trace_with_nothing_random_has_one_replication() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x89HDF\r\n\x1a\n\0", "is no TOML: byte 0x89 at offset 0 is not UTF-8 text"),
+        (b"\x89HDF\r\n\x1a\n\0", "is NetCDF, no TOML; batchcube show prints a cube"),
+        (b"\x89PNG\r\n\x1a\n\0", "is no TOML: byte 0x89 at offset 0 is not UTF-8 text"),
         (b"name = \n", "is no TOML: line 1, column 8: Invalid value"),
         (TOML[:-10].encode() + b"[", "is no TOML: "),
         (b'[policy]\nmode = "fifo_greedy\nbins = 1\n', "is no TOML: line 2, column"),
