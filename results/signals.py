@@ -23,15 +23,17 @@ def uninterrupted() -> Iterator[None]:
         return
     handlers: dict[int, Any] = {}
     came: list[tuple[int, FrameType | None]] = []
-    try:
-        for number in SIGNALS:
-            if callable(handler := signal.getsignal(number)):
-                handlers[number] = handler
-                signal.signal(number, lambda *said: came.append(said))
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+
+    def handle() -> None:
         with ExitStack() as left:  # each is handled, whatever another raises
             for number, frame in reversed(came):
                 left.callback(handlers[number], number, frame)
+
+    with ExitStack() as after:  # all handlers are back before the first is called, whatever comes meanwhile
+        after.callback(handle)
+        for number in SIGNALS:
+            if callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+                after.callback(signal.signal, number, handler)
+                signal.signal(number, lambda *said: came.append(said))
+        yield

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from batchcube.errors import InputError
 from batchcube.results.text import counted
 
-from ..progress import Progress, Silent
+from ..progress import Progress
 from ..stopping import Stop
 from .scheduler import Crew, GoneError, Scheduler, Task, UndoneError, Work
 from .store import Store
@@ -311,14 +311,14 @@ def _pickled(shared: Any) -> bytes:
 
 
 @contextmanager
-def hands(executor: Executor | None, workers: int | None, progress: Progress | None, stop: Stop) -> Iterator[Hands]:
+def hands(executor: Executor | None, workers: int | None, progress: Progress, stop: Stop) -> Iterator[Hands]:
     """Give what work is done with, but for a store: so many threads, all cores when None, where no executor is given.
 
     See `engaged`.
     """
     with engaged(executor, workers) as crew:
         at_once = crew.at_once if crew is not None else workers or os.cpu_count() or 1
-        yield Hands(None, stop, progress or Silent(), crew, at_once)
+        yield Hands(None, stop, progress, crew, at_once)
 
 
 @contextmanager

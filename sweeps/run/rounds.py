@@ -159,7 +159,7 @@ def do_shard(
     with stopping() as stop, ExitStack() as opened:
         if course.complete is not None:
             return f"{target} is complete: there is nothing to do"
-        mine = opened.enter_context(hands(executor, workers, progress, stop))
+        mine = opened.enter_context(hands(executor, workers, progress or Silent(), stop))
         course.prepare(mine.here, shard.of)
         asked = course.asked(again)
         course.kept = parts_beside(target, asked.identity)
