@@ -28,6 +28,12 @@ def doubts_of(path):
     return doubts
 
 
+@pytest.fixture
+def make_small(make_cube):
+    """Return what makes cubes of few variables: Zarr takes its time over each, and most of what is asked here is of none."""
+    return lambda *args, **kwargs: make_cube(*args, **kwargs)[["latency_mean_s", "latency_histogram"]]
+
+
 def run(*command, status=0):
     with pytest.raises(SystemExit) as stopped:
         main([*command])
@@ -62,8 +68,8 @@ def test_plain_xarray_reads_it(make_cube, tmp_path):
         assert plain.sel(mode="fifo_greedy")["latency_mean_s"].equals(cube.sel(mode="fifo_greedy")["latency_mean_s"])
 
 
-def test_each_chunk_is_of_replications_that_are_written_at_once(make_cube, tmp_path, monkeypatch):
-    cube = make_cube(replications=7)
+def test_each_chunk_is_of_replications_that_are_written_at_once(make_small, tmp_path, monkeypatch):
+    cube = make_small(replications=7)
     most = 2 * max(array.nbytes for array in cube.data_vars.values()) // 7
     monkeypatch.setattr(pieces, "MOST_BYTES", most)
     monkeypatch.setattr(cubes, "AT_ONCE", 0)
@@ -74,34 +80,34 @@ def test_each_chunk_is_of_replications_that_are_written_at_once(make_cube, tmp_p
         xr.testing.assert_equal(later.load(), cube)
 
 
-def test_a_folder_takes_the_place_of_an_older_one(make_cube, tmp_path):
-    path = write_cube(make_cube(replications=3), tmp_path / "a.zarr")
-    write_cube(make_cube(replications=5), path)
+def test_a_folder_takes_the_place_of_an_older_one(make_small, tmp_path):
+    path = write_cube(make_small(replications=3), tmp_path / "a.zarr")
+    write_cube(make_small(replications=5), path)
     assert read_cube(path).sizes[REPLICATION] == 5
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
-def test_a_stopped_write_leaves_the_old_folder_and_nothing_else(make_cube, tmp_path, monkeypatch):
-    path = write_cube(make_cube(replications=3), tmp_path / "a.zarr")
+def test_a_stopped_write_leaves_the_old_folder_and_nothing_else(make_small, tmp_path, monkeypatch):
+    path = write_cube(make_small(replications=3), tmp_path / "a.zarr")
 
     def stop():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_cube(make_cube(replications=5), path, ready=stop)
+        write_cube(make_small(replications=5), path, ready=stop)
     monkeypatch.setattr(storage, "values_of", stop)
     with pytest.raises(TypeError):
-        write_cube(make_cube(replications=5), path)
+        write_cube(make_small(replications=5), path)
     assert read_cube(path).sizes[REPLICATION] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
-def test_what_a_kill_left_is_removed_or_put_back(make_cube, tmp_path):
-    path = write_cube(make_cube(replications=3), tmp_path / "a.zarr")
+def test_what_a_kill_left_is_removed_or_put_back(make_small, tmp_path):
+    path = write_cube(make_small(replications=3), tmp_path / "a.zarr")
     shutil.copytree(path, tmp_path / ".a.zarr.0123abcd.part")
     # Killed between the two moves: the old one is still aside.
     path.rename(tmp_path / ".a.zarr.0123abcd.old")
-    write_cube(make_cube(replications=4), tmp_path / "b.zarr")
+    write_cube(make_small(replications=4), tmp_path / "b.zarr")
     assert not path.exists()
 
     def look():
@@ -109,12 +115,12 @@ def test_what_a_kill_left_is_removed_or_put_back(make_cube, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_cube(make_cube(replications=5), path, ready=look)
+        write_cube(make_small(replications=5), path, ready=look)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr", "b.zarr"]
 
 
-def test_damage_is_told_in_one_line(make_cube, tmp_path):
-    path = write_cube(make_cube(), tmp_path / "a.zarr")
+def test_damage_is_told_in_one_line(make_small, tmp_path):
+    path = write_cube(make_small(), tmp_path / "a.zarr")
     chunk = next(file for file in (path / "latency_mean_s" / "c").rglob("*") if file.is_file())
     whole = chunk.read_bytes()
     chunk.write_bytes(whole[:10] + bytes([whole[10] ^ 0xFF]) + whole[11:])
@@ -150,9 +156,9 @@ def test_what_is_no_zarr_is_refused_by_name(make_cube, tmp_path, monkeypatch):
         write_cube(cube, path)
 
 
-def test_cubes_are_read_by_their_url(make_cube, tmp_path):
+def test_cubes_are_read_by_their_url(make_small, tmp_path):
     fsspec = pytest.importorskip("fsspec")
-    path = write_cube(make_cube(), tmp_path / "a.zarr")
+    path = write_cube(make_small(), tmp_path / "a.zarr")
     fsspec.filesystem("memory").put(str(path), "/bucket/a.zarr", recursive=True)
     for url in ("memory://bucket/a.zarr", Path("memory://bucket/a.zarr")):
         xr.testing.assert_identical(read_cube(url), read_cube(path))
@@ -177,10 +183,10 @@ def test_commands_take_and_make_folders_of_zarr(make_cube, tmp_path, monkeypatch
     assert np.isfinite(Path("a.png").stat().st_size)
 
 
-def test_a_zarr_that_is_written_anew_while_it_is_open_is_told(make_cube, tmp_path, monkeypatch):
+def test_a_zarr_that_is_written_anew_while_it_is_open_is_told(make_small, tmp_path, monkeypatch):
     monkeypatch.setattr(cubes, "AT_ONCE", 0)
     file, name = tmp_path / "cube.zarr", "latency_mean_s"
-    before = make_cube(axes=("bins",))
+    before = make_small(axes=("bins",))
     write_cube(before, file)
     with read_cube(file) as opened:
         np.testing.assert_array_equal(opened[name].values, before[name].values)
