@@ -477,9 +477,9 @@ def _require_all_different(what: str, values: NDArray[np.generic]) -> None:
 def axis_names(cube: xr.Dataset) -> list[str]:
     """Return the names of the axes of a cube, in order: the dimensions whose coordinate says which setting it gives."""
     # Dataset.dims has no order of its own that survives a file; the coordinates and variables have.
-    names = [str(name) for name in cube.coords if name in cube.dims and "path" in cube[name].attrs]
-    for variable in cube.data_vars.values():
-        order = [str(dim) for dim in variable.dims if dim in names]
+    names = [str(name) for name, found in cube.variables.items() if name in cube.sizes and "path" in found.attrs]
+    for name in cube.data_vars:
+        order = [str(dim) for dim in cube.variables[name].dims if dim in names]
         if len(order) == len(names):
             return order
     return names
@@ -487,7 +487,7 @@ def axis_names(cube: xr.Dataset) -> list[str]:
 
 def axis_of(cube: xr.Dataset, path: str) -> str | None:
     """Return the name of the axis that gives this setting (`policy.bins`), None when the cube has no such axis."""
-    return next((name for name in axis_names(cube) if path in str(cube[name].attrs["path"]).split(",")), None)
+    return next((name for name in axis_names(cube) if path in str(cube.variables[name].attrs["path"]).split(",")), None)
 
 
 def as_written(value: object) -> str:

@@ -72,30 +72,30 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95)
         return xr.DataArray(CANNOT_TELL).broadcast_like(point).transpose(*names).rename("queue")
     found = np.full([cube.sizes[name] for name in names], CANNOT_TELL)
     # How arrivals scatter need not be counted where it is known.
-    known = np.isin(_setting(cube, f"{_ARRIVALS}.process", "", str), RENEWING).all()
+    known = np.isin(_Settings(cube)(f"{_ARRIVALS}.process", "", str), RENEWING).all()
     for places, points in points_of(cube, _READ - {"window_arrivals"} if known else _READ, names):
         found[places] = _judge(points, by_theory=by_theory, confidence=confidence)
     return xr.DataArray(found, {name: cube[name] for name in names}, names, "queue")
 
 
 def _judge(cube: xr.Dataset, *, by_theory: bool, confidence: float) -> NDArray[np.str_]:
-    values = _replications(cube)
+    values, setting = _replications(cube), _Settings(cube)
     requests = values("requests").mean(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         later = requests - requests // 2 - 1
-        chance = _scatter(cube) / np.sqrt(later)
+        chance = _scatter(cube, setting) / np.sqrt(later)
         single = of_single(cube["backlog_growth_fraction"])
         growth = mean_interval(values("backlog_growth_fraction"), confidence=confidence, single=single)
         low, high = growth.low, growth.high
         if cube.sizes[REPLICATION] == 1:
             low, high = growth.estimate - 4.0 * chance, growth.estimate + 4.0 * chance
-        least, most = _load(cube, by_theory=by_theory, confidence=confidence)
+        least, most = _load(cube, setting, by_theory=by_theory, confidence=confidence)
         over = (least >= 1.0) | (low > np.maximum(GROWTH, chance / 3.0)) & ~(most < 1.0)
         calm = (most < 1.0) & ~(low > GROWTH)
         if "steps" in cube:
             calm |= high <= GROWTH
         elif {"batch_size_mean", "effective_bins"} <= set(cube.data_vars):
-            servers = _setting(cube, _SERVERS, 1.0)
+            servers = setting(_SERVERS, 1.0)
             held = values("batch_size_mean").mean(axis=-1) * (values("effective_bins").mean(axis=-1) + servers)
             calm |= (high + held / later <= GROWTH) | np.isinf(servers)
     return np.where(over, OVERLOADED, np.where(calm, STEADY, CANNOT_TELL))
@@ -114,7 +114,9 @@ def _number(value: object) -> float:
         return float("nan")
 
 
-def _load(cube: xr.Dataset, *, by_theory: bool, confidence: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _load(
+    cube: xr.Dataset, setting: _Settings, *, by_theory: bool, confidence: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the load of each point, offered work over what servers can do, as the ends of an interval; NaN: any.
 
     Theory may know it: the rate of the arrivals over the throughput. Otherwise a request takes so much time of a
@@ -122,7 +124,7 @@ def _load(cube: xr.Dataset, *, by_theory: bool, confidence: float) -> tuple[NDAr
     scatters with their bursts. Fuller batches take no more time of a request, so that the load cannot be higher than
     that; nor can it be lower by more than the share of the largest batch that the mean one fills.
     """
-    rate = _rate(cube)
+    rate = _rate(setting)
     if not set(cube.data_vars) >= _LOAD:
         least = most = np.full_like(rate, np.nan)
     else:
@@ -131,7 +133,7 @@ def _load(cube: xr.Dataset, *, by_theory: bool, confidence: float) -> tuple[NDAr
         come = 1.0 - values("rejected") / values("requests") if "rejected" in cube else 1.0
         served = values("throughput_requests_per_s")
         # Those that are served while the warm-up ends are counted whole, and their time is not.
-        beside = values("batch_size_mean") * _setting(cube, _SERVERS, 1.0)[..., None] / values("makespan_s")
+        beside = values("batch_size_mean") * setting(_SERVERS, 1.0)[..., None] / values("makespan_s")
         warm = values("measured") + values("missed") < values("requests")
 
         def load(served: NDArray[np.float64]) -> Interval:
@@ -139,30 +141,30 @@ def _load(cube: xr.Dataset, *, by_theory: bool, confidence: float) -> tuple[NDAr
             return mean_interval(every, confidence=confidence, single=of_single(cube["utilisation"]))
 
         least, most = load(served).low, load(served - np.where(warm, beside, 0.0)).high
-        largest = _setting(cube, "policy.largest_batch", np.nan)
-        largest = np.where(np.isnan(largest), _setting(cube, "policy.batch_size", np.nan), largest)
+        largest = setting("policy.largest_batch", np.nan)
+        largest = np.where(np.isnan(largest), setting("policy.batch_size", np.nan), largest)
         least = least * values("batch_size_mean").mean(axis=-1) / largest
         # One of several replicas may be overloaded where requests cannot choose.
         if "steps" in cube:
-            chosen = _setting(cube, "server.routing", "round_robin", str) != "by_bin"
-            most = np.where(chosen | (_setting(cube, _SERVERS, 1.0) == 1.0), most, np.nan)
+            chosen = setting("server.routing", "round_robin", str) != "by_bin"
+            most = np.where(chosen | (setting(_SERVERS, 1.0) == 1.0), most, np.nan)
     if by_theory and "theory_throughput_requests_per_s" in cube:
-        known = rate / cube["theory_throughput_requests_per_s"].transpose(*axis_names(cube)).values
+        known = rate / cube.variables["theory_throughput_requests_per_s"].transpose(*axis_names(cube)).values
         least, most = np.where(np.isnan(known), least, known), np.where(np.isnan(known), most, known)
     return least, most
 
 
-def _rate(cube: xr.Dataset) -> NDArray[np.float64]:
+def _rate(setting: _Settings) -> NDArray[np.float64]:
     """Return the stated rate of the arrivals; NaN where that is not what comes in the long run, or none is stated."""
-    process = _setting(cube, f"{_ARRIVALS}.process", "", str)
-    alone = _at(parse_specification(str(cube.attrs.get("specification", "{}"))), "workload.sessions") is None
-    return np.where(np.isin(process, RENEWING) & alone, _setting(cube, _RATE, np.nan), np.nan)
+    process = setting(f"{_ARRIVALS}.process", "", str)
+    alone = _at(setting.stated, "workload.sessions") is None
+    return np.where(np.isin(process, RENEWING) & alone, setting(_RATE, np.nan), np.nan)
 
 
 def _replications(cube: xr.Dataset) -> Callable[[str], NDArray[np.float64]]:
     """Return how to get the values of a variable, replications last."""
     names = axis_names(cube)
-    return lambda name: cube[name].transpose(*names, REPLICATION).values.astype(np.float64)
+    return lambda name: cube.variables[name].transpose(*names, REPLICATION).values.astype(np.float64)
 
 
 def worse(first: NDArray[np.str_], second: NDArray[np.str_]) -> NDArray[np.str_]:
@@ -178,7 +180,7 @@ def tell(cube: xr.Dataset) -> None:
     cube.attrs["notes"] = "\n".join([*kept, *(note for queue, note in NOTES.items() if (found == queue).any())])
 
 
-def _scatter(cube: xr.Dataset) -> NDArray[np.float64]:
+def _scatter(cube: xr.Dataset, setting: _Settings) -> NDArray[np.float64]:
     """Return by how much the work that comes in a long time scatters, Poisson arrivals of equal requests having 1.
 
     Its square is the sum of two. Of the number of arrivals: for gaps drawn independently the square of their
@@ -187,22 +189,20 @@ def _scatter(cube: xr.Dataset) -> NDArray[np.float64]:
     show, variance over mean, and unknown (NaN) of recorded ones without windows. All of these are taken to be at least
     1. And of the service times: the square of their coefficient of variation, times the requests of a batch.
     """
-    gaps = _setting(cube, f"{_ARRIVALS}.cv", 1.0)
-    ratio, on, off = (
-        _setting(cube, f"{_ARRIVALS}.{name}", 1.0) for name in ("on_off_ratio", "mean_on_s", "mean_off_s")
-    )
+    gaps = setting(f"{_ARRIVALS}.cv", 1.0)
+    ratio, on, off = (setting(f"{_ARRIVALS}.{name}", 1.0) for name in ("on_off_ratio", "mean_on_s", "mean_off_s"))
     # As shares of the mean rate.
     apart = (1.0 - 1.0 / ratio) * (on + off) / (on + off / ratio)
-    bursts = 2.0 * _setting(cube, _RATE, np.nan) * apart**2 * (on * off) ** 2 / (on + off) ** 3
+    bursts = 2.0 * setting(_RATE, np.nan) * apart**2 * (on * off) ** 2 / (on + off) ** 3
     of_arrivals = np.maximum(gaps**2, 1.0 + np.where(ratio == 1.0, 0.0, bursts))
     values = _replications(cube)
-    process = _setting(cube, f"{_ARRIVALS}.process", "", str)
+    process = setting(f"{_ARRIVALS}.process", "", str)
     if "window_arrivals" in cube and cube.sizes["window"] > 1:
-        seen = cube["window_arrivals"].astype(np.float64)
+        seen = cube.variables["window_arrivals"].astype(np.float64)
         variance, mean = seen.var(("window", REPLICATION)), seen.mean(("window", REPLICATION))
         shown = (variance / mean).transpose(*axis_names(cube)).values
         of_arrivals = np.where(np.isin(process, RENEWING), of_arrivals, np.fmax(of_arrivals, shown))
-    elif _at(parse_specification(str(cube.attrs.get("specification", "{}"))), "workload.trace") is not None:
+    elif _at(setting.stated, "workload.trace") is not None:
         of_arrivals = np.where(process == "", np.nan, of_arrivals)
     if {"service_mean_s", "service_variance_s2"} <= set(cube.data_vars):
         together = 1.0 if "steps" in cube else values("batch_size_mean").mean(axis=-1)
@@ -211,33 +211,41 @@ def _scatter(cube: xr.Dataset) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(of_arrivals), np.float64)
 
 
-def _setting(cube: xr.Dataset, path: str, default: Any, read: Callable[[object], Any] = _number) -> NDArray[Any]:
-    """Return a setting of the specification, broadcast to the axes of the cube; NaN where that cannot be known."""
-    specification = parse_specification(str(cube.attrs.get("specification", "{}")))
-    axes = specification.pop("axes", None)
-    axes = axes if isinstance(axes, dict) else {}
+class _Settings:
+    """The settings of a cube, by their paths in its specification."""
 
-    def value(given: object, otherwise: Any) -> Any:
-        return otherwise if given is None else read(given)
+    def __init__(self, cube: xr.Dataset) -> None:
+        self.stated = parse_specification(str(cube.attrs.get("specification", "{}")))
+        """Those of all points."""
+        axes = self.stated.pop("axes", None)
+        self._axes = axes if isinstance(axes, dict) else {}
+        self._sizes = {name: cube.sizes[name] for name in axis_names(cube)}
+        self._coords = {name: cube.variables[name] for name in cube.coords}
 
-    base = value(_at(specification, path), default)
-    names = axis_names(cube)
-    found = np.full([cube.sizes[name] for name in names], base, dtype=object)
-    for name, coordinate in cube.coords.items():
-        if path in str(coordinate.attrs.get("path", "")).split(","):
-            points = _at(axes.get(name), "points")
-            labels = np.ravel(coordinate.values).tolist()
-            given = [
-                value(_at(_at(points, str(label)), path), base) if points else value(label, np.nan) for label in labels
-            ]
-            shape = [len(given) if other == name else 1 for other in names]
-            found = np.broadcast_to(np.reshape(np.array(given, dtype=object), shape), found.shape)
-    for name, axis in axes.items():
-        points = _at(axis, "points")
-        sets = isinstance(points, dict) and any(_at(one, path) is not None for one in points.values())
-        if name not in cube.coords and (sets or _at(axis, "path") == path):
-            found = np.full_like(found, np.nan)  # one value of it was selected, and is not known any more
-    return found.astype(str if read is str else np.float64)
+    def __call__(self, path: str, default: Any, read: Callable[[object], Any] = _number) -> NDArray[Any]:
+        """Return a setting, broadcast to the axes of the cube; NaN where that cannot be known."""
+
+        def value(given: object, otherwise: Any) -> Any:
+            return otherwise if given is None else read(given)
+
+        base = value(_at(self.stated, path), default)
+        found = np.full(list(self._sizes.values()), base, dtype=object)
+        for name, coordinate in self._coords.items():
+            if path in str(coordinate.attrs.get("path", "")).split(","):
+                points = _at(self._axes.get(name), "points")
+                labels = np.ravel(coordinate.values).tolist()
+                given = [
+                    value(_at(_at(points, str(label)), path), base) if points else value(label, np.nan)
+                    for label in labels
+                ]
+                shape = [len(given) if other == name else 1 for other in self._sizes]
+                found = np.broadcast_to(np.reshape(np.array(given, dtype=object), shape), found.shape)
+        for name, axis in self._axes.items():
+            points = _at(axis, "points")
+            sets = isinstance(points, dict) and any(_at(one, path) is not None for one in points.values())
+            if name not in self._coords and (sets or _at(axis, "path") == path):
+                found = np.full_like(found, np.nan)  # one value of it was selected, and is not known any more
+        return found.astype(str if read is str else np.float64)
 
 
 def _at(settings: object, path: str) -> object:

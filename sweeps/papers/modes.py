@@ -179,7 +179,9 @@ def judge(gap: Interval, margin: float, *, larger_is_better: bool) -> Verdict:
     return "cannot tell"
 
 
-def _compare(workload: _Workload, cube: "xr.Dataset") -> Found:
+def _compare(workload: _Workload, whole: "xr.Dataset") -> Found:
+    # All that is asked of a point, points being many.
+    cube = whole[[quantity.variable for quantity in _QUANTITIES]].assign(queue=judge_queue(whole))
     modes = [str(mode) for mode in cube["mode"].values]
     rates = [float(rate) for rate in cube[workload.axis].values]
     rows = [_level(workload, cube, mode, rate, q) for rate in rates for mode in modes for q in _QUANTITIES]
@@ -283,7 +285,7 @@ def _at(workload: _Workload, cube: "xr.Dataset", mode: str, rate: float) -> "xr.
 
 def _queue(point: "xr.Dataset") -> str:
     """Return what the queue of a single point does."""
-    return str(judge_queue(point).item())
+    return str(point["queue"].item())
 
 
 def _marked(name: str, queue: str) -> str:
