@@ -6,24 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from batchcube.results.cube import read_cube, select_points
-from batchcube.results.summary import summary_table
+from batchcube.results.summary import interval
 from batchcube.sweeps.cli.options import selection_of
 
 
 def check_origins(rows: Sequence[dict[str, str]]) -> None:
     """Check that every row names a cube, points of it, and a command that shows them."""
-    shown: dict[tuple[str, ...], list[str]] = {}
+    shown: dict[str, dict[str, list[list[str]]]] = {}
     for command in dict.fromkeys(row["command"] for row in rows):
         *points, variable = shlex.split(command)
         assert points[:2] == ["batchcube", "show"]
-        shown.setdefault(tuple(points), []).append(variable)
-    # Each cube is read, and points of it are chosen, once for all that is shown of them.
-    cubes = {path: read_cube(path) for path in dict.fromkeys(points[2] for points in shown)}
-    for points, variables in shown.items():
-        select = selection_of([value for flag, value in itertools.pairwise(points) if flag == "--select"])
-        table = summary_table(select_points(cubes[points[2]], select), variables)
-        found = table["mean"].notna().groupby(table["variable"]).any()
-        assert all(found[variable] for variable in variables), (points, found)
+        shown.setdefault(points[2], {}).setdefault(variable, []).append(points[3:])
+    # Each cube is read, and the means of a variable are taken, once for all points that are shown of it.
+    for path, variables in shown.items():
+        cube = read_cube(path)
+        for variable, selections in variables.items():
+            means = interval(cube, variable)[["mean"]]
+            for flags in selections:
+                select = selection_of([value for flag, value in itertools.pairwise(flags) if flag == "--select"])
+                assert select_points(means, select)["mean"].notnull().any(), (path, flags, variable)
     for row in rows:
         assert row["cube"] == Path(shlex.split(row["command"])[2]).name
 
