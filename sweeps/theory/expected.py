@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # its parts are loaded when they are used
 
 from batchcube.calibration.coefficients import BatchCoefficients
 
@@ -13,7 +14,6 @@ from ..workloads.lengths import (
     Constant,
     Empirical,
     Exponential,
-    Histogram,
     LengthDistribution,
     Lognormal,
     Mixture,
@@ -23,6 +23,7 @@ from ..workloads.lengths import (
 from ..workloads.predictors import Adjacent, Confusion, Oracle
 from ..workloads.settings import FloatArray
 from . import bins as theory
+from . import continuous
 
 MOST_BINS = 256
 """Bins whose batches are integrated: each takes milliseconds, and a sweep may have many numbers of bins."""
@@ -111,27 +112,37 @@ def law_of(lengths: LengthDistribution) -> theory.Lengths | None:
         return theory.empirical(lengths.table().length)
     if isinstance(lengths, Constant):
         return theory.discrete([lengths.value], [1.0])
+    if isinstance(lengths, Uniform | Exponential | Lognormal):
+        return _in_seconds(lengths) if lengths.unit == "seconds" else _in_tokens(lengths)
     distribution = lengths.scipy_distribution()
     if isinstance(lengths, Zipf):
         values = np.arange(1.0, lengths.largest + 1.0)
         return theory.discrete(values, np.diff(distribution.cdf(values), prepend=0.0))
     if lengths.unit == "seconds":
         return distribution
-    if isinstance(lengths, Histogram):
-        # In tokens a bar holds the whole numbers from its lower edge up to below its upper one, and 0 counts as 1.
-        values = np.arange(np.floor(distribution.support()[0]), np.ceil(distribution.support()[1]))
-        return theory.discrete(np.maximum(values, 1.0), np.diff(distribution.cdf(np.append(values, values[-1] + 1.0))))
-    return _in_tokens(lengths)
+    # In tokens a bar holds the whole numbers from its lower edge up to below its upper one, and 0 counts as 1.
+    values = np.arange(np.floor(distribution.support()[0]), np.ceil(distribution.support()[1]))
+    return theory.discrete(np.maximum(values, 1.0), np.diff(distribution.cdf(np.append(values, values[-1] + 1.0))))
+
+
+def _in_seconds(lengths: Uniform | Exponential | Lognormal) -> theory.Distribution:
+    """Return the law of seconds."""
+    if isinstance(lengths, Uniform):
+        return continuous.Uniform(lengths.low, lengths.high)
+    if isinstance(lengths, Exponential):
+        return continuous.Exponential(lengths.mean)
+    variance = math.log1p(lengths.cv**2)
+    return continuous.Lognormal(math.sqrt(variance), lengths.mean * math.exp(-variance / 2))
 
 
 def _in_tokens(lengths: Uniform | Exponential | Lognormal) -> theory.DiscreteLengths:
     """Return the law of whole output tokens."""
-    from scipy import stats
-
     if isinstance(lengths, Uniform):
         values = np.arange(lengths.low, lengths.high + 1.0)
         return theory.discrete(values, np.ones_like(values))
     if isinstance(lengths, Exponential):
+        from scipy import stats
+
         return theory.on_atoms(stats.geom(1.0 / lengths.mean))
     scale = lengths.scale_in_tokens(1)
     shortened = lengths.model_copy(update={"mean": scale * lengths.mean})
@@ -139,6 +150,6 @@ def _in_tokens(lengths: Uniform | Exponential | Lognormal) -> theory.DiscreteLen
 
     def limited_mean(limit: FloatArray) -> FloatArray:
         z = np.log(limit / shortened.mean) / sigma + sigma / 2
-        return shortened.mean * stats.norm.cdf(z - sigma) + limit * stats.norm.sf(z)
+        return np.asarray(shortened.mean * scipy.special.ndtr(z - sigma) + limit * scipy.special.ndtr(-z))
 
-    return theory.rounded_at_random(shortened.scipy_distribution(), limited_mean)
+    return theory.rounded_at_random(_in_seconds(shortened), limited_mean)

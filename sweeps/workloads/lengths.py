@@ -90,10 +90,6 @@ class _Lengths(Settings):
         if self.prompt is not None:
             yield ("prompt",), self.prompt
 
-    def scipy_distribution(self) -> "rv_frozen[Any, Any] | None":
-        """Return the scipy.stats distribution of the lengths in seconds, or None where scipy has none."""
-        return None
-
     def draw(
         self, count: int, rng: np.random.Generator, least_prompt: int = 0, path: str = "workload.lengths"
     ) -> Lengths:
@@ -193,12 +189,6 @@ class Uniform(_Lengths):
             if value < least or not value.is_integer():
                 yield (name,), _whole_from(least)
 
-    def scipy_distribution(self) -> "rv_frozen[Any, Any]":
-        """Return the scipy.stats distribution of the lengths in seconds."""
-        from scipy import stats
-
-        return stats.uniform(self.low, self.high - self.low)
-
 
 class Exponential(_Lengths):
     """Exponential lengths; in tokens their whole-number counterpart without memory, geometric lengths."""
@@ -225,12 +215,6 @@ class Exponential(_Lengths):
         yield from super().problems_in_tokens(least)
         if self.mean < least:
             yield ("mean",), _mean_from(least)
-
-    def scipy_distribution(self) -> "rv_frozen[Any, Any]":
-        """Return the scipy.stats distribution of the lengths in seconds."""
-        from scipy import stats
-
-        return stats.expon(scale=self.mean)
 
 
 class Lognormal(_Lengths):
@@ -278,13 +262,6 @@ class Lognormal(_Lengths):
         yield from super().problems_in_tokens(least)
         if self.mean < least:
             yield ("mean",), _mean_from(least)
-
-    def scipy_distribution(self) -> "rv_frozen[Any, Any]":
-        """Return the scipy.stats distribution of the lengths in seconds."""
-        from scipy import stats
-
-        variance = math.log1p(self.cv**2)
-        return stats.lognorm(math.sqrt(variance), scale=self.mean * math.exp(-variance / 2))
 
 
 @lru_cache(maxsize=8)
