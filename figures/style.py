@@ -50,6 +50,7 @@ OF_WHOLE = "Of the whole cube:"
 """After this a caption has notes that are not about what is drawn alone."""
 _MORE = "`batchcube show` has more to say."
 _NOTEBOOK_DPI = 150
+_LETTER = 0.5  # of the size of a text: about how wide its letters are, spaces included
 _BELOW_A_PANEL = 0.45  # inches of its row that its ticks and the label of its x axis take
 _DASHED = (0, (5, 2.5))
 _DASH_DOT = (0, (6, 2, 1, 2))
@@ -485,13 +486,22 @@ def _break_labels(figure: Figure, height: float) -> None:
 def _wrapped(figure: Figure, text: str, size: float, weight: str, width: float) -> list[str]:
     """Break `text` into lines no wider than `width` inches; what would fill more than a page is left out."""
     ruler = figure.text(0, 0, "", size=size, weight=weight)
+
+    def fits(words: list[str]) -> bool:
+        ruler.set_text(" ".join(words))
+        return bool(ruler.get_window_extent().width <= width * figure.dpi)
+
+    words = shortened(text, _MOST_TEXT).split(" ") if text else []
     lines: list[str] = []
-    for word in shortened(text, _MOST_TEXT).split(" ") if text else ():
-        longer = f"{lines[-1]} {word}" if lines else word
-        ruler.set_text(longer)
-        if lines and ruler.get_window_extent().width <= width * figure.dpi:
-            lines[-1] = longer
-        else:
-            lines.append(word)
+    while words:
+        # Measuring takes time: from about as many words as have room.
+        ends = np.cumsum([len(word) + 1 for word in words])
+        count = max(1, int(np.searchsorted(ends, width * 72 / (_LETTER * size))))
+        while count < len(words) and fits(words[: count + 1]):
+            count += 1
+        while count > 1 and not fits(words[:count]):
+            count -= 1
+        lines.append(" ".join(words[:count]))
+        words = words[count:]
     ruler.remove()
     return lines
