@@ -94,9 +94,13 @@ def read(path: str | os.PathLike[str], command: str = "") -> Subject:
     }
     with open_dataset(path, "a cube") as opened:
         kind = str(opened.attrs.get("kind", ""))
+    return Subject(reading[kind](path), str(path), command) if kind in reading else subject_of(path, command)
+
+
+def subject_of(path: str | os.PathLike[str], command: str = "") -> Subject:
+    """Read a cube, and what made it; InputError naming the file for anything else."""
     doubts: list[str] = []
-    dataset = reading[kind](path) if kind in reading else read_cube(path, doubts.append)
-    return Subject(dataset, str(path), command, doubts)
+    return Subject(read_cube(path, doubts.append), str(path), command, doubts)
 
 
 def section_of(subject: Subject, share: float = 1.0) -> Section:

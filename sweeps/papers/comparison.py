@@ -329,12 +329,12 @@ class Reproduction:
     def _report(self) -> Path:
         """Write the page that shows all of it, and return its path."""
         from batchcube.figures.report.page import write_report
-        from batchcube.figures.report.sections import read
+        from batchcube.figures.report.sections import subject_of
 
         rows = self._whole_rows()
         # Cubes that were run, and those that were made of them.
         files = dict.fromkeys([*self._files, *(row.cube for row in rows if row.cube)])
-        subjects = [read(self.folder / file, self.command if file not in self._files else "") for file in files]
+        subjects = [subject_of(self.folder / file, self.command if file not in self._files else "") for file in files]
         target, title = self.folder / "report.html", self.command.removeprefix("batchcube ").partition(" -")[0]
         return write_report(subjects, target, comparison=rows, answer=self._said, title=title, command=self.command)
 

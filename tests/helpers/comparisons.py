@@ -13,20 +13,19 @@ from batchcube.sweeps.cli.options import selection_of
 def check_origins(rows: Sequence[dict[str, str]]) -> None:
     """Check that every row names a cube, points of it, and a command that shows them."""
     shown: dict[str, dict[str, list[list[str]]]] = {}
-    for command in dict.fromkeys(row["command"] for row in rows):
+    for command, cube in dict.fromkeys((row["command"], row["cube"]) for row in rows):
         *points, variable = shlex.split(command)
         assert points[:2] == ["batchcube", "show"]
+        assert Path(points[2]).name == cube
         shown.setdefault(points[2], {}).setdefault(variable, []).append(points[3:])
     # Each cube is read, and the means of a variable are taken, once for all points that are shown of it.
     for path, variables in shown.items():
-        cube = read_cube(path)
+        held = read_cube(path)
         for variable, selections in variables.items():
-            means = interval(cube, variable)[["mean"]]
+            means = interval(held, variable)[["mean"]]
             for flags in selections:
                 select = selection_of([value for flag, value in itertools.pairwise(flags) if flag == "--select"])
                 assert select_points(means, select)["mean"].notnull().any(), (path, flags, variable)
-    for row in rows:
-        assert row["cube"] == Path(shlex.split(row["command"])[2]).name
 
 
 def check_screen(text: str) -> None:
