@@ -337,7 +337,7 @@ def check_form(cube: xr.Dataset, source: str) -> None:
             _check_axis(cube[name])
         known = [str(name) for name in cube.data_vars if name in REGISTRY]  # others somebody added, or a newer version
         for name in known:
-            _check_variable(cube[name], axes)
+            _check_variable(name, cube.variables[name], axes)
         absent = [name for name in _ANSWERS if name not in known]
         if absent and "capacity_criteria" in cube.attrs:
             raise InputError(f"is of a search for capacities and holds no {absent[0]}")
@@ -428,20 +428,20 @@ def _check_axis(axis: xr.DataArray) -> None:
     _require_all_different(f"axis {name}", values)
 
 
-def _check_variable(found: xr.DataArray, axes: Sequence[str]) -> None:
-    variable = REGISTRY[str(found.name)]
+def _check_variable(name: str, found: xr.Variable, axes: Sequence[str]) -> None:
+    variable = REGISTRY[name]
     if found.dims != variable.dims(axes):
         dims = ", ".join(map(str, found.dims))
-        raise InputError(f"{found.name} has dimensions ({dims}), must be ({', '.join(variable.dims(axes))})")
+        raise InputError(f"{name} has dimensions ({dims}), must be ({', '.join(variable.dims(axes))})")
     if found.dtype != np.dtype(variable.dtype):
-        raise InputError(f"{found.name} has dtype {found.dtype}, must be {variable.dtype}")
+        raise InputError(f"{name} has dtype {found.dtype}, must be {variable.dtype}")
     for label, kind in (("units", str), ("interval_of", str), (RELATIVE_ERROR, float), (FIRST_LOOK, int)):
         if label == "units" or label in found.attrs:
-            _require(found.attrs, label, kind, f"{found.name}: its ")
+            _require(found.attrs, label, kind, f"{name}: its ")
     if found.attrs.get(FIRST_LOOK, 2) < 2:
-        raise InputError(f"its attribute {FIRST_LOOK}", path=found.name, allowed="must be 2 or more")
+        raise InputError(f"its attribute {FIRST_LOOK}", path=name, allowed="must be 2 or more")
     if not 0 <= found.attrs.get(RELATIVE_ERROR, 0) < 1:
-        raise InputError(f"its attribute {RELATIVE_ERROR}", path=found.name, allowed="must be from 0 to below 1")
+        raise InputError(f"its attribute {RELATIVE_ERROR}", path=name, allowed="must be from 0 to below 1")
 
 
 def _check_dimension(cube: xr.Dataset, dim: str) -> None:
@@ -557,7 +557,7 @@ def read_cube(path: str | os.PathLike[str], doubt: Callable[[str], None] | None 
             if name in cube.coords or not later:
                 looking.at(name, variable)
         if later:
-            cube = cube.assign({name: looking.later(name, array.variable) for name, array in cube.data_vars.items()})
+            cube = cube.assign({name: looking.later(name, cube.variables[name]) for name in cube.data_vars})
             cube.set_close(opened.close)
             failing.pop_all()
     for name in (*axis_names(cube), *(["class"] if "class" in cube.coords else [])):

@@ -223,7 +223,7 @@ def open_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
     def reading() -> AbstractContextManager[None]:
         return _reading(path, unchanged)
 
-    later = later.drop_vars(names).assign({name: _later(opened[name].variable, reading) for name in names})
+    later = later.drop_vars(names).assign({name: _later(opened.variables[name], reading) for name in names})
     later.set_close(opened.close)
     return later
 
@@ -250,7 +250,7 @@ def _opened(source: Path, *, zarr: bool) -> xr.Dataset:
         with whole():
             opened.close()
 
-    later = opened.assign({name: _later(found.variable, whole) for name, found in opened.data_vars.items()})
+    later = opened.assign({name: _later(opened.variables[name], whole) for name in opened.data_vars})
     later.set_close(close)
     return later
 
