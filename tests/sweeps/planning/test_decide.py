@@ -558,7 +558,7 @@ def test_a_plan_that_its_budget_ended_goes_on(spec: Callable[[int], str], tmp_pa
 
 
 def test_workers_and_backends_make_no_difference(spec: Callable[[int], str]) -> None:
-    settings = {"workload.requests": 24, "workload.arrivals.rate_per_s": 2.0}
+    settings = {"workload.requests": 24, "workload.arrivals.rate_per_s": 8.0, "workload.lengths.mean": 10.0}
     asked = question(spec(1), vary={"policy.largest_batch": [8, 16]}, settings=settings, slo=["tpot_mean_s=1"])
     one = decide(asked, workers=1)
     assert decide(asked, workers=3) == one
