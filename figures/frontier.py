@@ -68,7 +68,9 @@ def frontier(
     panel = grid[0, 0]
     across, up = (quantities[name] for name in (x, y))
     means = {q: labelled.mean_interval(_values(seen, q)) for q in (across, up)}
-    value = {q: means[q]["mean"].transpose(*axes).values * q.scale for q in means}
+    value, low, high = (
+        {q: means[q][part].transpose(*axes).values * q.scale for q in means} for part in ("mean", "low", "high")
+    )
     states = found["state"].transpose(*axes).values
     counts = dict.fromkeys(_MARKS, 0)
     named: list[tuple[float, float, str]] = []
@@ -83,10 +85,10 @@ def frontier(
         point = (float(value[across][at]), float(value[up][at]))
         if state != NOT:
             for q, draw in ((across, panel.hlines), (up, panel.vlines)):
-                low, high = (float(means[q][end].transpose(*axes).values[at]) * q.scale for end in ("low", "high"))
+                ends = float(low[q][at]), float(high[q][at])
                 other = point[1] if q is across else point[0]
-                if np.isfinite(low) and np.isfinite(high):
-                    draw(other, low, high, color=look.colour, linewidth=0.8, alpha=0.7, label=f"{name}, 95 % interval")
+                if np.isfinite(ends).all():
+                    draw(other, *ends, color=look.colour, linewidth=0.8, alpha=0.7, label=f"{name}, 95 % interval")
         looks: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": "none", "markersize": 5}
         label = f"{name}, {_SAID[state]}"
         panel.plot([point[0]], [point[1]], label=label, zorder=3, **looks | _MARKS[state])
