@@ -91,7 +91,7 @@ def floor(x: Any) -> Any:
 
 def sqrt(x: Any) -> Any:
     """Take the square root, correctly rounded on every backend."""
-    space = _namespace(x)
+    space = None if type(x) in _PLAIN else _namespace(x)
     return math.sqrt(x) if space is None else space.sqrt(x)
 
 
@@ -103,7 +103,7 @@ def nearest(x: Any) -> Any:
 
 def whole(x: Any) -> Any:
     """Cut a float that is not negative down to an int64."""
-    space = _namespace(x)
+    space = None if type(x) in _PLAIN else _namespace(x)
     return int(x) if space is None else space.astype(x, space.int64)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .histogram import BUCKETS, bucket_of
 from .moments import LOW, add_exactly, empty_moments
 from .simulation import Shape
-from .statistics import BINS, CONTINUOUS, LARGEST, LEVEL, TOTALS, WIDE, WINDOWS, Catalogue, Count, Limits
+from .statistics import BINS, CONTINUOUS, LARGEST, LEVEL, TOTALS, WIDE, WINDOWS, Catalogue, Expression, Limits
 from .windows import REST_BITS
 
 
@@ -66,9 +66,10 @@ class Counter:
     def __init__(self, catalogue: Catalogue, limits: Limits, tally: Tally) -> None:
         self.catalogue, self.limits, self.tally = catalogue, limits, tally
         columns = {into: catalogue.columns(into) for into in (TOTALS, BINS, WINDOWS)}
-        self.counts: dict[str, list[tuple[str, int, Count]]] = defaultdict(list)
+        self.counts: dict[str, list[tuple[str, int, str, Expression]]] = defaultdict(list)
         for count in catalogue.counts:
-            self.counts[count.over].append((count.into, columns[count.into][count.name].start, count))
+            at = columns[count.into][count.name].start
+            self.counts[count.over].append((count.into, at, count.reducer, count.of))
         self.totals, self.bins, self.windows = (part.tolist() for part in (tally.totals, tally.bins, tally.windows))
         self.times: list[list[int]] = [[] for _ in catalogue.times]
         self.buckets: list[list[int]] = [[] for _ in catalogue.times]
@@ -80,18 +81,18 @@ class Counter:
         rows = {TOTALS: self.totals, BINS: self.bins[bin]}
         if window < limits.windows:
             rows[WINDOWS] = self.windows[window]
-        for into, at, count in self.counts[over]:
+        for into, at, reducer, of in self.counts[over]:
             if into not in rows:
                 continue
-            row, value = rows[into], int(count.of(seen, limits))
-            if count.reducer == LARGEST:
+            row, value = rows[into], int(of(seen, limits))
+            if reducer == LARGEST:
                 row[at] = max(row[at], value)
-            elif count.reducer == WIDE:
+            elif reducer == WIDE:
                 total = row[at] + (row[at + 1] << 32) + value
                 row[at : at + 2] = total & LOW, total >> 32
             else:
                 row[at] += value
-            if count.reducer == LEVEL:
+            if reducer == LEVEL:
                 row[at + 1] += value * int(((window + 1) * width - instant) * (1.0 / width) * (1 << REST_BITS))
 
     def add_times(self, over: str, seen: Any, without: Sequence[str] = ()) -> None:

@@ -74,8 +74,9 @@ def count_reference(job: Job, records: Records, history: "History", kept: int, t
             counter.add(MEASURED, request, instant=request.completion, bin=j)
             counter.add_times(MEASURED, request)
             for sooner, later in pairwise(history.emitted[i]):
-                counter.add(GAP, Gap(1, later - sooner))
-                counter.add_times(GAP, Gap(1, later - sooner))
+                gap = Gap(1, later - sooner)
+                counter.add(GAP, gap)
+                counter.add_times(GAP, gap)
     for instant, *move in history.moves:
         counter.add(MOVE, Move(*move), instant=instant)
     for step in history.steps:

@@ -38,7 +38,7 @@ from .steps import decode_ticks, kv_token_ticks, prefill_ticks
 from .ticks import LATEST, NEVER, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND, too_late
 
 
-@dataclass
+@dataclass(eq=False)
 class RunningRequest:
     """A request that holds KV cache."""
 
@@ -63,7 +63,10 @@ class Given(NamedTuple):
 class Plan(NamedTuple):
     """A step that has been scheduled."""
 
-    given: list[Given]
+    decoding: list[RunningRequest]
+    emitting: list[RunningRequest]
+    """Requests that get a token: those that decode, and those whose prefill it ends."""
+    prefill_tokens: int
     duration: int
     running: int
     """Requests that run in it, with those that it has no tokens for."""
@@ -77,7 +80,7 @@ class Plan(NamedTuple):
     """What the controllers had decided."""
 
 
-NOTHING = Plan([], 0, 0, 0, 0, 0, None)
+NOTHING = Plan([], [], 0, 0, 0, 0, 0, 0, None)
 """A step that came out empty."""
 
 
@@ -145,6 +148,10 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.requests, (self.replica, self.fleet, _) = self.job.requests, self.job.setup
+        # As lists: numbers in arrays take longer to get at.
+        self.prompt: list[int] = self.requests.prompt.tolist()
+        self.output: list[int] = self.requests.output.tolist()
+        self.numbers = np.arange(len(self.prompt))
         self.queues = [[] for _ in range(self.fleet.bins if self.fleet.by_bin else 1)]
         caching = self.replica.enable_prefix_caching
         self.pool = Cache(self.requests, self.replica.blocks, self.replica.block_tokens, caching=caching)
@@ -183,7 +190,7 @@ class Engine:
 
     def waiting(self) -> int:
         """Return how many requests wait."""
-        return len(self.returned) + sum(map(len, self.queues))
+        return len(self.returned) + sum([len(queue) for queue in self.queues])
 
     def here(self, instant: int) -> int:
         """Return how many requests are here at an instant: those that the step under way completes still are."""
@@ -219,12 +226,11 @@ class Engine:
 
     def known(self, number: int) -> int:
         """Return how many tokens a request has: its prompt, and what it has emitted."""
-        return int(self.requests.prompt[number]) + len(self.history.emitted[number])
+        return self.prompt[number] + len(self.history.emitted[number])
 
     def ends(self, request: RunningRequest) -> bool:
         """Say whether the step under way ends a request."""
-        emitted = len(self.history.emitted[request.number]) + request.coming
-        return emitted == int(self.requests.output[request.number])
+        return len(self.history.emitted[request.number]) + request.coming == self.output[request.number]
 
     def serve_running(self, longest: int) -> tuple[int, bool]:
         """Give tokens to the running requests in their order, no more than `longest` each, while the budget lasts.
@@ -260,7 +266,7 @@ class Engine:
         Blocks have content up to the last token that is known.
         """
         known = self.known(request.number)
-        begun = known + request.coming > self.requests.prompt[request.number]
+        begun = known + request.coming > self.prompt[request.number]
         after = request.resident + tokens
         self.pool.take(request.number, after, found or (), computed=min(after, known))
         self.given[request.number] = Given(request, tokens, need == 1 and begun and found is None, tokens == need)
@@ -335,24 +341,28 @@ class Engine:
 
     def planned(self) -> Plan:
         """Return the step that has been scheduled; its tokens are on their way."""
-        law, given = self.replica.law, list(self.given.values())
-        decoding = [g for g in given if g.decodes]
+        law, given = self.replica.law, self.given.values()
+        decoding = [g.request for g in given if g.decodes]
         prefilling = [g for g in given if not g.decodes]
+        emitting = [g.request for g in given if g.emits]
+        prefill_tokens = sum([g.tokens for g in prefilling])
         duration = int(decode_ticks(len(decoding), law))
-        duration += int(kv_token_ticks(len(decoding), law)) * sum(g.request.resident for g in decoding)
+        duration += int(kv_token_ticks(len(decoding), law)) * sum([r.resident for r in decoding])
         if prefilling:
-            attention = sum(g.tokens * g.request.resident for g in prefilling)
-            duration += int(prefill_ticks(sum(g.tokens for g in prefilling), attention, len(decoding), law))
+            attention = sum([g.tokens * g.request.resident for g in prefilling])
+            duration += int(prefill_ticks(prefill_tokens, attention, len(decoding), law))
         running = [r for r in self.running if r.number in self.given or not self.ends(r)]
-        for g in given:
-            g.request.coming += g.emits
+        for request in emitting:
+            request.coming += 1
         return Plan(
-            given,
+            decoding,
+            emitting,
+            prefill_tokens,
             duration,
             len(running),
             self.pool.used,
             len(self.pool.kept),
-            sum(r.resident for r in running),
+            sum([r.resident for r in running]),
             self.target,
         )
 
@@ -362,24 +372,23 @@ class Engine:
             self.now += plan.duration
             self.in_step = len(self.running)
             return []
-        decoding = [g.request for g in plan.given if g.decodes]
-        prefilling = [g for g in plan.given if not g.decodes]
-        gaps = [self.now + plan.duration - self.history.emitted[r.number][-1] for r in decoding]
+        ends = self.now + plan.duration
+        gaps = [(ends - self.history.emitted[r.number][-1]) // TICKS_PER_NANOSECOND for r in plan.decoding]
         step = Step(
             start=self.now,
             duration=plan.duration,
-            decoding=len(decoding),
+            decoding=len(plan.decoding),
             running=plan.running,
-            prefill_tokens=sum(g.tokens for g in prefilling),
-            prefills=sum(g.emits for g in prefilling),
+            prefill_tokens=plan.prefill_tokens,
+            prefills=len(plan.emitting) - len(plan.decoding),
             blocks=plan.blocks,
             kept=plan.kept,
             tokens=plan.tokens,
-            mean_gap=sum(min(gap // TICKS_PER_NANOSECOND, LONGEST_GAP) for gap in gaps) // max(len(gaps), 1),
+            mean_gap=sum([min(gap, LONGEST_GAP) for gap in gaps]) // max(len(gaps), 1),
             target=plan.target,
         )
         self.history.steps.append(step)
-        self.now += plan.duration
+        self.now = ends
         if self.now > LATEST:
             raise too_late()
         finished = self.emit(plan)
@@ -390,13 +399,13 @@ class Engine:
     def emit(self, plan: Plan) -> list[int]:
         """Emit the tokens of a step; let finished requests leave, return them."""
         finished = []
-        for request in [g.request for g in plan.given if g.emits]:
+        for request in plan.emitting:
             i, tokens = request.number, self.history.emitted[request.number]
             tokens.append(self.now)
             request.coming -= 1
             if request in self.running:
                 self.pool.fill(i, request.resident - request.coming)
-            if len(tokens) == self.requests.output[i]:
+            if len(tokens) == self.output[i]:
                 self.records.first_token[i], self.records.last_token[i] = tokens[0], self.now
                 self.leave(request)
                 finished.append(i)
@@ -423,10 +432,9 @@ class Engine:
 
     def seen(self) -> tuple[NDArray[np.int64], Heads]:
         """Return what the controllers see of those who wait: how many in each bin, and who is first."""
-        requests, numbers = self.requests, np.arange(len(self.requests.arrival))
+        requests, predicted, per_microsecond = self.requests, self.requests.predicted, TICKS_PER_MICROSECOND
         first = np.array([queue[0] if queue else 0 for queue in self.queues])
-        predicted, per_microsecond = requests.predicted, TICKS_PER_MICROSECOND
-        heads = Heads(first, numbers, requests.arrival, requests.prompt, predicted, self.now, per_microsecond)
+        heads = Heads(first, self.numbers, requests.arrival, requests.prompt, predicted, self.now, per_microsecond)
         return np.array([len(queue) for queue in self.queues]), heads
 
     def learn(self, step: Step, finished: list[int]) -> None:
@@ -437,7 +445,7 @@ class Engine:
             signal = step.mean_gap / 1000 if by_gap else step.duration / TICKS_PER_MICROSECOND
             steering.learn_step(signal, step.decoding)
         if finished:
-            tokens = [int(self.requests.prompt[i] + self.requests.output[i]) for i in finished]
+            tokens = [self.prompt[i] + self.output[i] for i in finished]
             steering.learn_finished(len(tokens), sum(tokens), sum(t * t for t in tokens))
 
 

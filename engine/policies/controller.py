@@ -199,6 +199,8 @@ def both(a: Controller, b: Controller) -> Controller:
 
 def as_floats(state: Any) -> Any:
     """Return a state as it is kept: nested named tuples of floats."""
+    if type(state) is float:
+        return state
     if isinstance(state, tuple):
         return type(state)(*map(as_floats, state)) if hasattr(state, "_fields") else tuple(map(as_floats, state))
     return float(state)
