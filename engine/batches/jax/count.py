@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.ops import segment_sum
 
@@ -72,15 +74,23 @@ class Decided(NamedTuple):
     """(batch,) whether a smoothed signal was at hand."""
 
 
+class Place(NamedTuple):
+    """Where things happen that are counted side by side: every field an array of them."""
+
+    there: Array
+    """Whether any of them happened."""
+    instant: Array
+    bin: Array
+
+
 class Seen(NamedTuple):
-    """Many of what a catalogue counts over, and where: every field an array of them."""
+    """Many of what a catalogue counts over: every field an array of them."""
 
     what: Any
     """One of the tuples of `statistics.py`."""
     there: Array
     """Whether it happened."""
-    instant: Array
-    bin: Array
+    place: Place
     requests: "Seen | None" = None
     """The requests of `Together`, by position, for counts that have no closed form."""
 
@@ -127,17 +137,17 @@ def count(
     moments, histograms = count_times(batches, each, limits, served, key)
     clean = each[MEASURED_BATCH].there
 
-    def windows_of(seen: Seen) -> Array:
-        window = window_at(jnp.where(seen.there, seen.instant, 0), limits.window)
-        return jnp.where(seen.there & (window < limits.windows), window, -1)
+    def windows_of(place: Place) -> Array:
+        window = window_at(jnp.where(place.there, place.instant, 0), limits.window)
+        return jnp.where(place.there & (window < limits.windows), window, -1)
 
-    totals = fill(TOTALS, 1, each, lambda seen: jnp.where(seen.there, 0, -1), limits, served, key)[0]
+    totals = fill(TOTALS, 1, each, lambda place: jnp.where(place.there, 0, -1), limits, served, key)[0]
     filled: dict[str, Any] = {
         "totals": totals.at[BATCHES.at("first_arrival")].set(limits.since),
         "moments": moments,
         "histograms": histograms,
         "sizes": scatter(key.largest_batch + 1, jnp.where(clean, batches.size, -1), 1 * clean),
-        "bins": fill(BINS, key.bins, stored, lambda seen: jnp.where(seen.there, seen.bin, -1), limits, served, key),
+        "bins": fill(BINS, key.bins, stored, lambda place: jnp.where(place.there, place.bin, -1), limits, served, key),
         "windows": fill(WINDOWS, key.windows, stored, windows_of, limits, served, key),
         "classes": jnp.zeros((0, 0), jnp.int64),
     }
@@ -154,9 +164,12 @@ def see(
 ) -> dict[str, Seen]:
     """Return everything that happened, by what it is."""
     position, setup = jnp.arange(key.requests), replication.setup
-    arrived, bin_of = position < replication.requests, bin_at(position, replication.start)
+    arrived = position < replication.requests
     lost = Lost(replication.request, replication.prompt, replication.output)
     happened, completion = batches.size > 0, batches.start + batches.service
+    at_arrival = Place(arrived, replication.came, bin_at(position, replication.start))
+    at_completion = Place(served.there, served.completion, served.bin)
+    at_start = Place(happened, batches.start, batches.bin)
     pace = (batches.service - setup.service.prefill) / jnp.maximum(batches.longest, 1)
     request = Request(
         number=replication.request,
@@ -182,47 +195,47 @@ def see(
     clean = happened & (replication.request[batches.low] >= limits.warmup)
     measured = served.there & (replication.request >= limits.warmup)
     seen = {
-        ARRIVED: Seen(Arrival(jnp.ones_like(position)), arrived, replication.came, bin_of),
-        LOST: Seen(lost, ~served.there & arrived, replication.came, bin_of),
-        SERVED: Seen(request, served.there, served.completion, served.bin),
-        MEASURED: Seen(request, measured, served.completion, served.bin),
-        BATCH: Seen(batch, happened, batches.start, batches.bin),
-        MEASURED_BATCH: Seen(batch, clean, batches.start, batches.bin),
+        ARRIVED: Seen(Arrival(jnp.ones_like(position)), arrived, at_arrival),
+        LOST: Seen(lost, ~served.there & arrived, at_arrival),
+        SERVED: Seen(request, served.there, at_completion),
+        MEASURED: Seen(request, measured, at_completion),
+        BATCH: Seen(batch, happened, at_start),
+        MEASURED_BATCH: Seen(batch, clean, at_start),
     }
     if key.own_completion:
         work = Work(served.start, served.own, replication.output)
-        seen[WORK] = Seen(work, served.there, served.completion, served.bin)
+        seen[WORK] = Seen(work, served.there, at_completion)
     else:
         work = Work(batches.start, batches.service, sum_members(replication.output, served, key))
-        seen[WORK] = Seen(work, happened, completion, batches.bin)
+        seen[WORK] = Seen(work, happened, at_start)
     if decided is not None:
         decision, learned = decided
-        seen[DECISION] = Seen(decision, happened, batches.start, batches.bin)
-        seen[SIGNAL] = Seen(decision, happened & (learned > 0), batches.start, batches.bin)
+        seen[DECISION] = Seen(decision, happened, at_start)
+        seen[SIGNAL] = Seen(decision, happened & (learned > 0), at_start)
     return seen
 
 
 def add_up(batches: Batches, each: dict[str, Seen], limits: Limits, served: Served, key: ProgramKey) -> dict[str, Seen]:
     """Return the requests of each batch, all and the measured, as what they add up to."""
     happened, completion = batches.size > 0, batches.start + batches.service
+    place = Place(happened, completion, batches.bin)
     added: dict[str, Seen] = {}
     for over in (SERVED, MEASURED):
         request, there = each[over].what, each[over].there
-
-        def total(values: Array, there: Array = there) -> Array:
-            return sum_members(jnp.where(there, values, 0), served, key)
-
+        late = latency(request) > limits.request_sla
+        parts = jnp.stack([jnp.ones_like(late), request.output, late, wait(request), latency(request)], axis=1)
+        requests, outputs, late, waits, latencies = sum_members(jnp.where(there[:, None], parts, 0), served, key).T
         together = Together(
-            requests=batches.size if over == SERVED else total(jnp.ones_like(request.number)),
+            requests=requests,
             start=batches.start,
             completion=completion,
-            outputs=total(request.output),
-            late=total(latency(request) > limits.request_sla),
+            outputs=outputs,
+            late=late,
             pace=request.pace[batches.low],
-            waits=total(wait(request)),
-            latencies=total(latency(request)),
+            waits=waits,
+            latencies=latencies,
         )
-        added[over] = Seen(together, happened, completion, batches.bin, each[over])
+        added[over] = Seen(together, happened, place, each[over])
     return added
 
 
@@ -230,41 +243,45 @@ def fill(
     into: str,
     rows: int,
     everything: dict[str, Seen],
-    row_of: Callable[[Seen], Array],
+    row_of: Callable[[Place], Array],
     limits: Limits,
     served: Served,
     key: ProgramKey,
 ) -> Array:
     """Return the counts into totals, bins or windows: (row, column)."""
-    filled = jnp.zeros((rows, BATCHES.width(into)), jnp.int64)
-    for over, seen in everything.items():
-        row = row_of(seen)
-        at: list[int] = []
+    at: list[int] = []
+    columns: list[Array] = []
+    for place in {id(seen.place): seen.place for seen in everything.values()}.values():
+        row = row_of(place)
+        added_at: list[int] = []
         added: list[Array] = []
-        for count in BATCHES.over(over, into):
-            values = jnp.where(seen.there, value_of(count, seen, limits, served, key), 0)
-            first = BATCHES.at(count.name, into)
-            if count.reducer == LARGEST:
-                largest = jnp.zeros(rows, jnp.int64).at[jnp.where(row < 0, rows, row)].max(values, mode="drop")
-                filled = filled.at[:, first].max(largest)
-                continue
-            parts = [values]
-            if count.reducer == WIDE:
-                parts = [values & LOW, values >> 32]
-            elif count.reducer == LEVEL:
-                instant = jnp.where(row < 0, 0, seen.instant)
-                parts = [values, values * rest_of_window(instant, row, limits.window)]
-            at += range(first, first + len(parts))
-            added += [jnp.asarray(part, jnp.int64) for part in parts]
+        for over, seen in everything.items():
+            for count in BATCHES.over(over, into) if seen.place is place else ():
+                values = jnp.where(seen.there, value_of(count, seen, limits, served, key), 0)
+                first = BATCHES.at(count.name, into)
+                if count.reducer == LARGEST:
+                    largest = jnp.zeros(rows, jnp.int64).at[jnp.where(row < 0, rows, row)].max(values, mode="drop")
+                    at.append(first)
+                    columns.append(largest[:, None])
+                    continue
+                parts = [values]
+                if count.reducer == WIDE:
+                    parts = [values & LOW, values >> 32]
+                elif count.reducer == LEVEL:
+                    instant = jnp.where(row < 0, 0, place.instant)
+                    parts = [values, values * rest_of_window(instant, row, limits.window)]
+                added_at += range(first, first + len(parts))
+                added += [jnp.asarray(part, jnp.int64) for part in parts]
         if added:
             stacked = jnp.stack(added, axis=1)
             total = jnp.sum(stacked, axis=0)[None] if rows == 1 and into == TOTALS else scatter(rows, row, stacked)
-            filled = filled.at[:, jnp.array(at)].add(total)
-    for count in BATCHES.counts:
-        if (count.into, count.reducer) == (into, WIDE):
-            low = BATCHES.at(count.name, into)
-            filled = filled.at[:, low + 1].add(filled[:, low] >> 32).at[:, low].set(filled[:, low] & LOW)
-    return filled
+            at += added_at
+            columns.append(total)
+    filled = jnp.zeros((rows, BATCHES.width(into)), jnp.int64)
+    filled = filled.at[:, np.array(at)].add(jnp.concatenate(columns, axis=1))
+    wide = [BATCHES.at(count.name, into) for count in BATCHES.counts if (count.into, count.reducer) == (into, WIDE)]
+    carried = jnp.where(np.isin(np.arange(BATCHES.width(into)), wide), filled >> 32, 0)
+    return filled - (carried << 32) + jnp.roll(carried, 1, axis=1)
 
 
 def value_of(count: Count, seen: Seen, limits: Limits, served: Served, key: ProgramKey) -> Any:
@@ -285,16 +302,21 @@ def count_times(
     # One of each batch, as many times as it has measured requests, for what they share.
     some = Request(*(values[batches.low] for values in requests))
     counted = sum_members(1 * measured, served, key)
-    rows = []
-    for time in BATCHES.times:
-        shared = time.alike == ALWAYS or (time.alike == WHEN_TOGETHER and not key.own_completion)
-        seen, weight = (some, counted) if shared else (requests, 1 * measured)
-        if time.when is not None:
-            weight = jnp.where(time.when(seen, limits), weight, 0)
-        value = time.of(seen, limits)
-        fine = value if time.finer == 1 else nearest(value * time.finer)
-        rows.append((moments(fine, weight), histogram(value, weight)))
-    return jnp.stack([row for row, _ in rows]), jnp.stack([buckets for _, buckets in rows])
+    alike = (ALWAYS,) if key.own_completion else (ALWAYS, WHEN_TOGETHER)
+    filled: dict[str, tuple[Array, Array]] = {}
+    for shared, seen, weight in ((True, some, counted), (False, requests, 1 * measured)):
+        times = [time for time in BATCHES.times if (time.alike in alike) == shared]
+        values = [time.of(seen, limits) for time in times]
+        fine = jnp.stack(
+            [nearest(x * time.finer) if time.finer > 1 else x for time, x in zip(times, values, strict=True)]
+        )
+        buckets = jnp.stack([bucket_of(value) for value in values])
+        whens = [time.when(seen, limits) if time.when else True for time in times]
+        weights = jnp.stack([jnp.where(when, weight, 0) for when in whens])
+        rows = zip(jax.vmap(moments)(fine, weights), jax.vmap(histogram)(buckets, weights), strict=True)
+        filled |= zip((time.name for time in times), rows, strict=True)
+    in_order = [filled[time.name] for time in BATCHES.times]
+    return jnp.stack([row for row, _ in in_order]), jnp.stack([counts for _, counts in in_order])
 
 
 def scatter(size: int, at: Array, values: Array) -> Array:
@@ -317,13 +339,11 @@ def moments(value: Array, weight: Array) -> Array:
     carried = jnp.astype(bottom >> jnp.uint64(32), jnp.int64)
     sums = (1, low, high, least_limb, carried + (middle & LOW), (middle >> 32) + (top & LOW), top >> 32)
     counted = weight > 0
-    return jnp.stack(
-        [jnp.sum(jnp.where(counted, weight * part, 0)) for part in sums]
-        + [jnp.min(jnp.where(counted, value, NEVER)), jnp.max(jnp.where(counted, value, 0))]
-    )
+    added = jnp.sum(jnp.stack([weight * part for part in sums]), axis=1)
+    extremes = jnp.min(jnp.where(counted, value, NEVER)), jnp.max(jnp.where(counted, value, 0))
+    return jnp.append(added, jnp.stack(extremes))
 
 
-def histogram(in_ticks: Array, weight: Array) -> Array:
-    """Count values into the log-spaced buckets."""
-    at = jnp.where(weight > 0, bucket_of(in_ticks), -1)
-    return scatter(BUCKETS, at, jnp.astype(weight, jnp.int32))
+def histogram(bucket: Array, weight: Array) -> Array:
+    """Count values, given as the log-spaced buckets that they fall into."""
+    return scatter(BUCKETS, jnp.where(weight > 0, bucket, -1), jnp.astype(weight, jnp.int32))

@@ -66,8 +66,8 @@ def run_replications(jobs: Sequence[Job], shape: Shape, tally: Tally, records: S
                     break
                 _collect(counts, chunk, tally, ~crowded)
                 for replication, k in enumerate(chunk if records else ()):
-                    for column, values in zip(records[k], told, strict=True):
-                        column[:] = values[replication, : len(column)]
+                    for column, values in zip(records[k], told[replication], strict=True):
+                        column[:] = values[: len(column)]
                 for k, again in zip(chunk, crowded, strict=True):
                     if again:
                         form_again = key_of(jobs[k], shape, records=bool(records), slots=2 * slots)
@@ -105,7 +105,7 @@ def bytes_of_replication(key: ProgramKey) -> int:
     )
 
 
-def simulate_replications(stacked: Stack, key: ProgramKey) -> tuple[Tally, list[Array], Any]:
+def simulate_replications(stacked: Stack, key: ProgramKey) -> tuple[Tally, Array | None, Any]:
     """Simulate a stack: counts, records if the key asks for them, and which replications need more slots."""
     compilations[key, len(stacked.requests)] += 1
     replications = jax.vmap(lambda rows, requests: replication_of(stacked, rows, requests, key))(
@@ -119,14 +119,13 @@ def simulate_replications(stacked: Stack, key: ProgramKey) -> tuple[Tally, list[
         batches, decisions, crowded = dynamic_batches(replications, key)
     served = each_replication(serve_positions, key)(replications, batches)
     counts = each_replication(count, key)(replications, batches, served, decisions)
-    return counts, each_replication(tell, key)(replications, served) if key.records else [], crowded
+    return counts, each_replication(tell, key)(replications, served) if key.records else None, crowded
 
 
-def tell(replication: Replication, served: Served, key: ProgramKey) -> list[Array]:
-    """Return the fields of `Records`: (request,) each."""
-    told = (served.start, served.completion, served.number, served.bin, served.size)
-    none = jnp.full(key.requests, -1)
-    return [none.at[replication.request].set(jnp.where(served.there, values, -1)) for values in told]
+def tell(replication: Replication, served: Served, key: ProgramKey) -> Array:
+    """Return the fields of `Records`: (field, request)."""
+    told = jnp.stack([served.start, served.completion, served.number, served.bin, served.size])
+    return jnp.zeros_like(told).at[:, replication.request].set(jnp.where(served.there, told, -1))
 
 
 @cache

@@ -20,7 +20,7 @@ from ...statistics import Decision
 from ...ticks import NEVER, TICKS_PER_MICROSECOND
 from .count import Decided
 from .program import ProgramKey
-from .replication import Batches, Replication, each_replication, first_after
+from .replication import Batches, Replication, each_replication, first_after, replaced
 
 LOG = ("low", "size", "bin", "start", "service", "longest", "tokens")
 DECIDED = (*Decision._fields[1:], "learned")
@@ -48,8 +48,8 @@ class State(NamedTuple):
     """A `Target`: (controller,) each."""
     states: Any
     """State of the controllers: (controller,) each."""
-    history: Any
-    """An `Observation`: (controller, observation) what a window still holds."""
+    history: Array
+    """(field of `Observation`, controller, observation) what a window still holds."""
     observed: Array
     """(controller,) batches seen."""
     previous: Array
@@ -97,14 +97,13 @@ def begin(replication: Replication, key: ProgramKey) -> State:
         return decided(*decider(key.further).start(means, view, control))
 
     states, targets = jax.vmap(start)(controllers)
-    none = jnp.zeros((key.bins, key.observations), jnp.int64)
     return State(
         now=zero - 1,
         head=replication.start[:-1],
         running=InService(empty + NEVER, empty, empty, seen_as(empty)),
         targets=targets,
         states=states,
-        history=seen_as(none),
+        history=jnp.zeros((len(Observation._fields), key.bins, key.observations), jnp.int64),
         observed=jnp.zeros(key.bins, jnp.int64),
         previous=zero - 1,
         taken=zero,
@@ -196,7 +195,7 @@ def finish(state: State, replication: Replication, key: ProgramKey) -> State:
     k = jnp.where(per_bin, j, 0)
     position = state.observed[k] % control.smoothing.observations
     new = Observation(*(part[slot] for part in running.seen))
-    oldest = Observation(*(part[k, position] for part in state.history))
+    oldest = Observation(*state.history[:, k, position])
     serving = jnp.sum(jnp.where(running.completion < NEVER, running.seen.batch, 0)) // UNIT
     earlier, target = jax.tree.map(lambda x: x[k], (state.states, state.targets))
     means = update(target.running, new, oldest, control.smoothing)
@@ -205,13 +204,11 @@ def finish(state: State, replication: Replication, key: ProgramKey) -> State:
     k = jnp.where(any_due, k, len(state.head))  # an index out of range changes nothing
     slot = jnp.where(any_due, slot, len(due))
     return state._replace(
-        running=running._replace(completion=running.completion.at[slot].set(NEVER, mode="drop")),
-        targets=jax.tree.map(lambda old, x: old.at[k].set(x, mode="drop"), state.targets, target),
-        states=jax.tree.map(lambda old, x: old.at[k].set(x, mode="drop"), state.states, moved),
-        history=Observation(
-            *(old.at[k, position].set(x, mode="drop") for old, x in zip(state.history, new, strict=True))
-        ),
-        observed=state.observed.at[k].add(1, mode="drop"),
+        running=running._replace(completion=replaced(running.completion, slot, NEVER)),
+        targets=jax.tree.map(lambda old, x: replaced(old, k, x), state.targets, target),
+        states=jax.tree.map(lambda old, x: replaced(old, k, x), state.states, moved),
+        history=state.history.at[:, k, position].set(jnp.stack(new), mode="drop"),
+        observed=replaced(state.observed, k, state.observed + 1),
     )
 
 
@@ -262,8 +259,8 @@ def dispatch(state: State, replication: Replication, queue: Array, key: ProgramK
     slot = jnp.where(starting, slot, key.servers)
     begun = InService(now + service, state.number, j, seen)
     return state._replace(
-        head=state.head.at[jnp.where(starting, j, key.bins)].add(size, mode="drop"),
-        running=jax.tree.map(lambda old, x: old.at[slot].set(x, mode="drop"), running, begun),
+        head=replaced(state.head, jnp.where(starting, j, key.bins), low + size),
+        running=jax.tree.map(lambda old, x: replaced(old, slot, x), running, begun),
         previous=jnp.where(starting, j, state.previous),
         taken=state.taken + jnp.where(starting, size, 0),
         number=state.number + starting,

@@ -140,7 +140,7 @@ class Stack(NamedTuple):
     """(row, bin + 1) where each bin begins."""
     setups: Setup
     """Every number of every setup, leading axis row."""
-    rows: NDArray[np.int32]
+    rows: NDArray[np.uint32]
     """(replication, 5) rows of arrival, asked, predicted, order and start, setups."""
     requests: NDArray[np.int64]
     """(replication,) requests; 0 in a replication that only fills up the shape."""
@@ -168,7 +168,7 @@ class _Part:
     def __init__(self, jobs: Sequence[Job], replications: int, key: ProgramKey) -> None:
         self.kinds = tuple(_Rows() for _ in range(5))
         arrivals, asked, predicted, bins, setups = self.kinds
-        self.rows = np.zeros((replications, 5), np.int32)
+        self.rows = np.zeros((replications, 5), np.uint32)
         self.requests = np.zeros(replications, np.int64)
         for replication, (trace, sorting, setup) in enumerate(jobs):
             self.requests[replication] = len(trace.arrival)

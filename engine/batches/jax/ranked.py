@@ -7,7 +7,7 @@ from jax import Array, lax
 
 from ...ticks import NEVER
 from .program import ProgramKey
-from .replication import Batches
+from .replication import Batches, replaced
 
 WORD = 64
 
@@ -42,7 +42,7 @@ def serve_ranked(batches: Batches, ranks: Array, servers: Array, key: ProgramKey
             formed + forming,
             jnp.where(forming, now, formed_at),
             served + serving,
-            free.at[server].set(done),
+            replaced(free, server, done),
         )
         return state, taken
 

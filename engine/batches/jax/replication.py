@@ -94,6 +94,11 @@ def each_replication(function: Callable[..., Any], key: ProgramKey) -> Callable[
     return jax.vmap(one)
 
 
+def replaced(values: Array, at: Array, value: Any) -> Array:
+    """Put a value in one place, or in none where `at` lies beyond: cheaper than a scattered store if places are few."""
+    return jnp.where(jnp.arange(len(values)) == at, value, values)
+
+
 def bin_at(position: Array, start: Array) -> Array:
     """Return the bin in which a position lies, for (bin + 1,) starts."""
     return jnp.sum(position[..., None] >= start[1:-1], axis=-1)

@@ -17,7 +17,7 @@ from ...ticks import NEVER, TICKS_PER_MICROSECOND
 from ..model import deadline_of
 from .program import ProgramKey
 from .ranked import serve_ranked
-from .replication import Batches, Replication, bin_at, first_after, last_arrival
+from .replication import Batches, Replication, bin_at, first_after, last_arrival, replaced
 
 # Why a batch forms, in the order in which those of one instant do; ties go by a number below 2^32.
 FULL, WAITED, ENDED = (cause << 32 for cause in range(3))
@@ -139,10 +139,13 @@ def form_late(replication: Replication, key: ProgramKey) -> tuple[Formed, Array]
 
 def reached(following: Array, key: ProgramKey) -> Array:
     """Mark what is reached from position 0 by going from each position to the one that follows: by doubling."""
-    marked = jnp.arange(key.requests) == 0
-    for _ in range(key.requests.bit_length()):
+
+    def double(_: Any, reached: tuple[Array, Array]) -> tuple[Array, Array]:
+        marked, following = reached
         marked = marked.at[jnp.where(marked, following, key.requests)].set(True, mode="drop")
-        following = following[following]
+        return marked, following[following]
+
+    marked: Array = lax.fori_loop(0, key.requests.bit_length(), double, (jnp.arange(key.requests) == 0, following))[0]
     return marked
 
 
@@ -170,7 +173,7 @@ def serve_many(instant: Array, service: Array, servers: Array, slots: int) -> Ar
         formed, duration = batch
         server = jnp.argmin(free)
         start = jnp.maximum(formed, free[server])
-        return free.at[server].set(start + duration), start
+        return replaced(free, server, start + duration), start
 
     free = jnp.where(jnp.arange(slots) < servers, 0, NEVER)
     return lax.scan(serve, free, (instant, service))[1]
