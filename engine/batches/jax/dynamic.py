@@ -49,7 +49,7 @@ class State(NamedTuple):
     states: Any
     """State of the controllers: (controller,) each."""
     history: Array
-    """(field of `Observation`, controller, observation) what a window still holds."""
+    """(controller, observation, field of `Observation`) what a window still holds."""
     observed: Array
     """(controller,) batches seen."""
     previous: Array
@@ -103,7 +103,7 @@ def begin(replication: Replication, key: ProgramKey) -> State:
         running=InService(empty + NEVER, empty, empty, seen_as(empty)),
         targets=targets,
         states=states,
-        history=jnp.zeros((len(Observation._fields), key.bins, key.observations), jnp.int64),
+        history=jnp.zeros((key.bins, key.observations, len(Observation._fields)), jnp.int64),
         observed=jnp.zeros(key.bins, jnp.int64),
         previous=zero - 1,
         taken=zero,
@@ -195,7 +195,7 @@ def finish(state: State, replication: Replication, key: ProgramKey) -> State:
     k = jnp.where(per_bin, j, 0)
     position = state.observed[k] % control.smoothing.observations
     new = Observation(*(part[slot] for part in running.seen))
-    oldest = Observation(*state.history[:, k, position])
+    oldest = Observation(*state.history[k, position])
     serving = jnp.sum(jnp.where(running.completion < NEVER, running.seen.batch, 0)) // UNIT
     earlier, target = jax.tree.map(lambda x: x[k], (state.states, state.targets))
     means = update(target.running, new, oldest, control.smoothing)
@@ -207,7 +207,7 @@ def finish(state: State, replication: Replication, key: ProgramKey) -> State:
         running=running._replace(completion=replaced(running.completion, slot, NEVER)),
         targets=jax.tree.map(lambda old, x: replaced(old, k, x), state.targets, target),
         states=jax.tree.map(lambda old, x: replaced(old, k, x), state.states, moved),
-        history=state.history.at[:, k, position].set(jnp.stack(new), mode="drop"),
+        history=state.history.at[k, position].set(jnp.stack(new), mode="drop"),
         observed=replaced(state.observed, k, state.observed + 1),
     )
 

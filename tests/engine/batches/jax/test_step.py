@@ -67,7 +67,7 @@ def replication_state(states, at, replication, job):
     completion, number, j = (pick(part) for part in states.running[:3])
     running = sorted(zip(number.tolist(), completion.tolist(), j.tolist(), strict=True))
     targets = jax.tree.map(lambda part: pick(part).tolist(), states.targets)
-    held = jax.tree.map(lambda part: pick(part).tolist(), states.history)
+    held = pick(states.history).tolist()
     observed = pick(states.observed).tolist()[:controllers]
     return {
         "heads": pick(states.head).tolist()[:bins],
@@ -75,10 +75,7 @@ def replication_state(states, at, replication, job):
         "targets": [jax.tree.map(lambda part, k=k: part[k], targets, is_leaf=is_list) for k in range(controllers)],
         "observed": observed,
         "history": [
-            [
-                Observation(*(part[k][i % smoothing.observations] for part in held))
-                for i in last_of(observed[k], smoothing)
-            ]
+            [Observation(*held[k][i % smoothing.observations]) for i in last_of(observed[k], smoothing)]
             for k in range(controllers)
         ],
         "previous": int(pick(states.previous)),
