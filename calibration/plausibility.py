@@ -152,7 +152,7 @@ def _even_scatter(cells: Cells) -> Iterator[Finding]:
 
     That of n normal values scatters by 1 / sqrt(2 (n - 1)) of itself; with longer tails, or cells that differ, by more.
     """
-    from scipy.stats import chi2
+    from scipy.special import chdtr
 
     for kind in KINDS:  # the times of one kind may be parts of another's: together they are no independent cells
         mine = cells.only(kind)
@@ -165,7 +165,7 @@ def _even_scatter(cells: Cells) -> Iterator[Finding]:
         apart = np.abs(ratio / middle - 1) + hidden
         expected = 1 / np.sqrt(2 * (mine.repetitions - 1))
         # Half of the variance of normal noise: bounded noise and a drift that all cells share even deviations out too.
-        if chi2.cdf(float(np.sum(2 * (apart / expected) ** 2)), ratio.size - 1) < _CHANCE:
+        if chdtr(ratio.size - 1, float(np.sum(2 * (apart / expected) ** 2))) < _CHANCE:
             text = (
                 f"the standard deviations of {ratio.size} {_TIMES[kind]} are {100 * middle:.3g} % of the mean, give or "
                 f"take {100 * float(np.sqrt(np.mean(apart**2))):.2g} % of themselves: measured ones would scatter by "
@@ -254,7 +254,7 @@ def _unexplained(quality: Quality, free: int, name: str) -> Iterator[Finding]:
 
 def _close_fit(batches: list[BatchFit]) -> Iterator[Finding]:
     """Look for means that follow a law more closely than means of so few repetitions with their scatter can."""
-    from scipy.stats import chi2
+    from scipy.special import chdtr
 
     for fit in batches:
         law, mine = fit.laws[fit.chosen], fit.cells
@@ -268,7 +268,7 @@ def _close_fit(batches: list[BatchFit]) -> Iterator[Finding]:
         apart = (
             np.abs(law.seconds(mine.batch_size, mine.output_tokens) - mine.seconds) + mine.resolution_s / 2
         ) / error
-        if chi2.cdf(float(np.sum(apart**2)), spare) < _CHANCE:
+        if chdtr(spare, float(np.sum(apart**2))) < _CHANCE:
             text = (
                 f"{apart.size} means are within {float(np.sqrt(np.mean(apart**2))):.2g} standard errors of the law "
                 f"{fit.chosen} of whole batches: with the scatter that the table states they would be about 1 off"

@@ -166,7 +166,7 @@ def lay_out(fits: Sequence[BatchFit], steps: tuple[StepLaw, Cells] | None, coeff
 def _lay_out_batches(
     fits: Sequence[BatchFit], coordinates: dict[str, NDArray[Any]], arrays: dict[str, NDArray[Any]]
 ) -> None:
-    from scipy.stats import t as student
+    from scipy.special import stdtrit
 
     prompts = np.array([-1.0 if np.isnan(fit.prompt_tokens) else fit.prompt_tokens for fit in fits])
     sizes = np.unique(np.concatenate([fit.cells.batch_size for fit in fits]))
@@ -191,7 +191,7 @@ def _lay_out_batches(
         arrays["slope_ratio"][k] = _slope_ratios(arrays["batch_s"][k], lengths)
         for h, law in fit.laws.items():
             at = LAWS.index(h)
-            spread = float(student.ppf(0.5 + _CONFIDENCE / 2, max(law.degrees_of_freedom, 1)))
+            spread = float(stdtrit(max(law.degrees_of_freedom, 1), 0.5 + _CONFIDENCE / 2))
             arrays["fitted_batch_s"][at, k] = law.seconds(sizes[:, None], lengths)
             arrays["curve_batch_s"][at, k] = law.seconds(sizes[:, None], fine)
             arrays["curve_half_width_s"][at, k] = spread * law.standard_error(sizes[:, None], fine)
