@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,9 +29,13 @@ class MadeBy(NamedTuple):
     """Of the packages that it is made of: name and version, separated by ", "."""
 
 
+version_of = cache(metadata.version)
+"""Return the version of an installed package, for which its metadata are read once."""
+
+
 def batchcube_version() -> str:
     """Return the version of the installed package."""
-    return metadata.version("batchcube")
+    return version_of("batchcube")
 
 
 def git_commit() -> str:
@@ -77,7 +82,7 @@ def provenance(
     `made_by` are the backends that simulated it: several where a stopped run was continued with another one.
     `notes` are sentences that readers must be told (removed bins, extrapolated service times), joined by newlines.
     """
-    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
+    versions = {"python": platform.python_version()} | {name: version_of(name) for name in _PACKAGES}
     brought = [dict(_name_and_version(text) for text in maker.versions.split(", ") if text) for maker in made_by]
     return {
         "title": title,

@@ -23,7 +23,7 @@ from ..workloads.lengths import (
 from ..workloads.predictors import Adjacent, Confusion, Oracle
 from ..workloads.settings import FloatArray
 from . import bins as theory
-from . import continuous
+from . import distributions
 
 MOST_BINS = 256
 """Bins whose batches are integrated: each takes milliseconds, and a sweep may have many numbers of bins."""
@@ -128,11 +128,11 @@ def law_of(lengths: LengthDistribution) -> theory.Lengths | None:
 def _in_seconds(lengths: Uniform | Exponential | Lognormal) -> theory.Distribution:
     """Return the law of seconds."""
     if isinstance(lengths, Uniform):
-        return continuous.Uniform(lengths.low, lengths.high)
+        return distributions.Uniform(lengths.low, lengths.high)
     if isinstance(lengths, Exponential):
-        return continuous.Exponential(lengths.mean)
+        return distributions.Exponential(lengths.mean)
     variance = math.log1p(lengths.cv**2)
-    return continuous.Lognormal(math.sqrt(variance), lengths.mean * math.exp(-variance / 2))
+    return distributions.Lognormal(math.sqrt(variance), lengths.mean * math.exp(-variance / 2))
 
 
 def _in_tokens(lengths: Uniform | Exponential | Lognormal) -> theory.DiscreteLengths:

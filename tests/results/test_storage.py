@@ -30,7 +30,7 @@ def doubts_of(path):
 
 @pytest.fixture
 def make_small(make_cube):
-    """Return what makes cubes of few variables: Zarr takes its time over each, and most of what is asked here is of none."""
+    """Return what makes cubes of two variables: Zarr takes its time over each."""
     return lambda *args, **kwargs: make_cube(*args, **kwargs)[["latency_mean_s", "latency_histogram"]]
 
 

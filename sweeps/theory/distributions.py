@@ -1,4 +1,4 @@
-"""Continuous laws of lengths, by their formulas: scipy.stats has them too, but takes a second to load."""
+"""Continuous distributions of lengths, by their formulas: scipy.stats has them too, but takes a second to load."""
 
 from typing import NamedTuple
 
