@@ -1,4 +1,5 @@
 import gc
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -32,16 +33,16 @@ DEAREST = (
     "test_readme.py",
     "engine/test_laws.py",
     "engine/continuous/numba/test_parity.py",
-    "engine/batches/jax/test_parity_static.py",
-    "engine/batches/test_reference.py",
-    "sweeps/papers/test_multi_bin.py",
-    "sweeps/test_presets.py",
-    "sweeps/run/test_capacity.py",
     "sweeps/run/test_store.py",
-    "test_model_document.py",
-    "sweeps/cli/test_streams.py",
-    "figures/test_registry.py",
+    "sweeps/run/test_growing.py",
+    "sweeps/run/test_capacity.py",
+    "engine/continuous/test_following.py",
     "sweeps/planning/test_decide.py",
+    "engine/batches/jax/test_parity_static.py",
+    "benchmarks/test_killed.py",
+    "calibration/test_fitting.py",
+    "calibration/test_plausibility.py",
+    "sweeps/run/test_shards.py",
 )
 
 
@@ -65,6 +66,14 @@ def shared_data() -> Path:
 def strict_numerics() -> Iterator[None]:
     with np.errstate(all="raise"):
         yield
+
+
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Ctrl-C as a program in the foreground meets it; the tests may have been started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

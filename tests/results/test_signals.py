@@ -1,7 +1,7 @@
 """What signals leave behind that come while a file is at work."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,7 @@ from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 from batchcube.results.signals import uninterrupted
 from batchcube.results.storage import open_dataset
 
-
-@pytest.fixture(autouse=True)
-def heeded() -> Iterator[None]:
-    """Ctrl-C as a program in the foreground meets it; the tests may have been started with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("heeded")
 
 
 @pytest.fixture

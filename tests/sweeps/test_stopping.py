@@ -7,6 +7,7 @@ import pytest
 from batchcube.sweeps.stopping import stopping
 
 
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize(("kept", "told"), [("", "Nothing is kept."), ("3 of 8 are kept.", "3 of 8 are kept.")])
 def test_a_notebook_shows_a_line_that_says_what_is_kept(kept: str, told: str) -> None:
     def stopped() -> None:

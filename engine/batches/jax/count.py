@@ -170,6 +170,7 @@ def see(
     at_arrival = Place(arrived, replication.came, bin_at(position, replication.start))
     at_completion = Place(served.there, served.completion, served.bin)
     at_start = Place(happened, batches.start, batches.bin)
+    at_end = Place(happened, completion, batches.bin)
     pace = (batches.service - setup.service.prefill) / jnp.maximum(batches.longest, 1)
     request = Request(
         number=replication.request,
@@ -207,7 +208,7 @@ def see(
         seen[WORK] = Seen(work, served.there, at_completion)
     else:
         work = Work(batches.start, batches.service, sum_members(replication.output, served, key))
-        seen[WORK] = Seen(work, happened, at_start)
+        seen[WORK] = Seen(work, happened, at_end)
     if decided is not None:
         decision, learned = decided
         seen[DECISION] = Seen(decision, happened, at_start)
@@ -217,8 +218,7 @@ def see(
 
 def add_up(batches: Batches, each: dict[str, Seen], limits: Limits, served: Served, key: ProgramKey) -> dict[str, Seen]:
     """Return the requests of each batch, all and the measured, as what they add up to."""
-    happened, completion = batches.size > 0, batches.start + batches.service
-    place = Place(happened, completion, batches.bin)
+    place = each[WORK].place
     added: dict[str, Seen] = {}
     for over in (SERVED, MEASURED):
         request, there = each[over].what, each[over].there
@@ -228,14 +228,14 @@ def add_up(batches: Batches, each: dict[str, Seen], limits: Limits, served: Serv
         together = Together(
             requests=requests,
             start=batches.start,
-            completion=completion,
+            completion=place.instant,
             outputs=outputs,
             late=late,
             pace=request.pace[batches.low],
             waits=waits,
             latencies=latencies,
         )
-        added[over] = Seen(together, happened, place, each[over])
+        added[over] = Seen(together, place.there, place, each[over])
     return added
 
 

@@ -254,14 +254,6 @@ if __name__ == "__main__":
     assert err.splitlines()[-1].startswith("batchcube: stopped.")
 
 
-@pytest.fixture
-def heeded() -> Iterator[None]:
-    """Ctrl-C as a program in the foreground meets it; the tests may have been started with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("heeded")
 def test_an_interrupt_while_a_cluster_starts_waits_until_it_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
