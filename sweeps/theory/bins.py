@@ -21,7 +21,7 @@ _QUIET = np.errstate(under="ignore", over="ignore", divide="ignore", invalid="ig
 
 
 class Distribution(Protocol):
-    """A frozen scipy.stats distribution of non-negative lengths, continuous or discrete."""
+    """A law of non-negative lengths, continuous or discrete: of distributions.py, or a frozen one of scipy.stats."""
 
     def cdf(self, x: Floats, /) -> Floats:
         """Return P(X <= x)."""

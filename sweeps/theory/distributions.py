@@ -1,4 +1,7 @@
-"""Continuous distributions of lengths, by their formulas: scipy.stats has them too, but takes a second to load."""
+"""Continuous distributions of lengths, by their formulas: scipy.stats has them too, but takes a second to load.
+
+At the ends of their support they take the logarithm of 0: callers let NumPy be quiet about it.
+"""
 
 from typing import NamedTuple
 

@@ -113,7 +113,7 @@ def law_of(lengths: LengthDistribution) -> theory.Lengths | None:
     if isinstance(lengths, Constant):
         return theory.discrete([lengths.value], [1.0])
     if isinstance(lengths, Uniform | Exponential | Lognormal):
-        return _in_seconds(lengths) if lengths.unit == "seconds" else _in_tokens(lengths)
+        return _continuous(lengths) if lengths.unit == "seconds" else _in_tokens(lengths)
     distribution = lengths.scipy_distribution()
     if isinstance(lengths, Zipf):
         values = np.arange(1.0, lengths.largest + 1.0)
@@ -125,8 +125,8 @@ def law_of(lengths: LengthDistribution) -> theory.Lengths | None:
     return theory.discrete(np.maximum(values, 1.0), np.diff(distribution.cdf(np.append(values, values[-1] + 1.0))))
 
 
-def _in_seconds(lengths: Uniform | Exponential | Lognormal) -> theory.Distribution:
-    """Return the law of seconds."""
+def _continuous(lengths: Uniform | Exponential | Lognormal) -> theory.Distribution:
+    """Return the law of lengths before anything is rounded to whole tokens."""
     if isinstance(lengths, Uniform):
         return distributions.Uniform(lengths.low, lengths.high)
     if isinstance(lengths, Exponential):
@@ -152,4 +152,4 @@ def _in_tokens(lengths: Uniform | Exponential | Lognormal) -> theory.DiscreteLen
         z = np.log(limit / shortened.mean) / sigma + sigma / 2
         return np.asarray(shortened.mean * scipy.special.ndtr(z - sigma) + limit * scipy.special.ndtr(-z))
 
-    return theory.rounded_at_random(_in_seconds(shortened), limited_mean)
+    return theory.rounded_at_random(_continuous(shortened), limited_mean)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from batchcube.results.cube import read_cube, select_points
-from batchcube.results.summary import interval
+from batchcube.results.summary import interval, summary_table
 from batchcube.sweeps.cli.options import selection_of
 
 
@@ -26,6 +26,8 @@ def check_origins(rows: Sequence[dict[str, str]]) -> None:
             for flags in selections:
                 select = selection_of([value for flag, value in itertools.pairwise(flags) if flag == "--select"])
                 assert select_points(means, select)["mean"].notnull().any(), (path, flags, variable)
+        # The last of them as the command does it.
+        assert summary_table(select_points(held, select), [variable])["mean"].notna().any(), (path, flags, variable)
 
 
 def check_screen(text: str) -> None:

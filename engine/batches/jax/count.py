@@ -1,6 +1,6 @@
 """Count everything in the batches of a replication: each count by its definition, all requests at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -222,8 +222,8 @@ def add_up(batches: Batches, each: dict[str, Seen], limits: Limits, served: Serv
     added: dict[str, Seen] = {}
     for over in (SERVED, MEASURED):
         request, there = each[over].what, each[over].there
-        late = latency(request) > limits.request_sla
-        parts = jnp.stack([jnp.ones_like(late), request.output, late, wait(request), latency(request)], axis=1)
+        is_late = latency(request) > limits.request_sla
+        parts = jnp.stack([jnp.ones_like(is_late), request.output, is_late, wait(request), latency(request)], axis=1)
         requests, outputs, late, waits, latencies = sum_members(jnp.where(there[:, None], parts, 0), served, key).T
         together = Together(
             requests=requests,
@@ -239,6 +239,12 @@ def add_up(batches: Batches, each: dict[str, Seen], limits: Limits, served: Serv
     return added
 
 
+def side_by_side(everything: dict[str, Seen]) -> Iterator[tuple[Place, dict[str, Seen]]]:
+    """Return each place, which is one object, with what is seen there."""
+    for place in {id(seen.place): seen.place for seen in everything.values()}.values():
+        yield place, {over: seen for over, seen in everything.items() if seen.place is place}
+
+
 def fill(
     into: str,
     rows: int,
@@ -251,15 +257,15 @@ def fill(
     """Return the counts into totals, bins or windows: (row, column)."""
     at: list[int] = []
     columns: list[Array] = []
-    for place in {id(seen.place): seen.place for seen in everything.values()}.values():
+    for place, here in side_by_side(everything):
         row = row_of(place)
         added_at: list[int] = []
         added: list[Array] = []
-        for over, seen in everything.items():
-            for count in BATCHES.over(over, into) if seen.place is place else ():
+        for over, seen in here.items():
+            for count in BATCHES.over(over, into):
                 values = jnp.where(seen.there, value_of(count, seen, limits, served, key), 0)
                 first = BATCHES.at(count.name, into)
-                if count.reducer == LARGEST:
+                if count.reducer == LARGEST:  # a maximum is of one thing only, so that it can be added below
                     largest = jnp.zeros(rows, jnp.int64).at[jnp.where(row < 0, rows, row)].max(values, mode="drop")
                     at.append(first)
                     columns.append(largest[:, None])

@@ -141,7 +141,8 @@ class Stack(NamedTuple):
     setups: Setup
     """Every number of every setup, leading axis row."""
     rows: NDArray[np.uint32]
-    """(replication, 5) rows of arrival, asked, predicted, order and start, setups."""
+    """(replication, 5) rows of arrival, asked, predicted, order and start, setups; unsigned, so that JAX expects none
+    to be counted from the end."""
     requests: NDArray[np.int64]
     """(replication,) requests; 0 in a replication that only fills up the shape."""
 

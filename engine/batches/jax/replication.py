@@ -95,7 +95,7 @@ def each_replication(function: Callable[..., Any], key: ProgramKey) -> Callable[
 
 
 def replaced(values: Array, at: Array, value: Any) -> Array:
-    """Put a value in one place, or in none where `at` lies beyond: cheaper than a scattered store if places are few."""
+    """Put a value in one of (place,) values, or in none if `at` is no place: if few, cheaper than a scattered store."""
     return jnp.where(jnp.arange(len(values)) == at, value, values)
 
 

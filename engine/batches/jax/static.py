@@ -140,8 +140,8 @@ def form_late(replication: Replication, key: ProgramKey) -> tuple[Formed, Array]
 def reached(following: Array, key: ProgramKey) -> Array:
     """Mark what is reached from position 0 by going from each position to the one that follows: by doubling."""
 
-    def double(_: Any, reached: tuple[Array, Array]) -> tuple[Array, Array]:
-        marked, following = reached
+    def double(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        marked, following = state
         marked = marked.at[jnp.where(marked, following, key.requests)].set(True, mode="drop")
         return marked, following[following]
 
