@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,7 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
-from .provenance import CONVENTIONS, batchcube_version, git_commit
+from .provenance import CONVENTIONS, batchcube_version, git_commit, version_of
 from .storage import read_dataset
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def build_measurement(
         "batchcube_version": batchcube_version(),
         "git_commit": git_commit(),
         "python": platform.python_version(),
-        "numpy": metadata.version("numpy"),
+        "numpy": version_of("numpy"),
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return xr.Dataset(variables, coords, about | dict(attrs))

@@ -25,8 +25,8 @@ settings.register_profile("fuzz", deadline=None, max_examples=2000)
 settings.load_profile("gate")
 
 
-# Files that take most of the time, the dearest first. With several workers, each given a file at a time, they go first:
-# one that came last would leave all other workers idle.
+# Files that take most of the time. With several workers, each given a file at a time, they go first: one that came last
+# would leave all other workers idle.
 DEAREST = (
     "engine/batches/jax/test_driver.py",
     "engine/batches/jax/test_parity_dynamic.py",
