@@ -267,12 +267,10 @@ def write_cube(
                 check_values(REGISTRY[str(name)], values)
         _add(digests[str(name)], values)
 
-    def last(opened: Callable[[], xr.Dataset]) -> dict[str, str]:
-        told = cube.assign_attrs()
+    def last(written: Callable[[], xr.Dataset]) -> dict[str, str]:
+        told = cube
         if tell is not None:
-            with opened() as written:
-                told = told.assign({name: written[name].variable for name in cube.data_vars})
-                tell(told)
+            tell(told := written())
         found = json.dumps({name: digest.hexdigest() for name, digest in sorted(digests.items())})
         return {
             **{name: value for name, value in told.attrs.items() if cube.attrs.get(name) is not value},

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import netCDF4
 import numpy as np
 import xarray as xr
+from xarray.backends import NetCDF4DataStore
 
 from batchcube.errors import InputError
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
 
     from numpy.typing import NDArray
+
+    _Written = tuple[Mapping[str, Any], Callable[[Mapping[str, str]], None]]
+    """The variables of a file that grow, to be filled, and what gives the file further attributes."""
 
 
 def write_dataset(
@@ -47,7 +51,7 @@ def write_dataset(
     What has replications is written some of them at a time, so that arrays that are read later need not fit into
     memory; each chunk is of replications that are written at once, and a NetCDF file can be continued along them.
     `seen` is called with the name of each variable and its values, piece by piece in the order of `values_of`; `last`
-    is asked for further attributes then; what it is given opens the dataset as it was written.
+    is asked for further attributes then; what it is given returns the dataset, to be read from what was written.
     Raises InputError (target or folder is not writable as such) or OSError (disk full), one line each, naming the file.
     """
     target = cube_file(Path(path))
@@ -57,8 +61,7 @@ def write_dataset(
         try:
             # Libraries report a refused file as anything; asking the system first gives the reason.
             part.mkdir() if target.suffix == ZARR else part.touch()
-            _write(dataset, part, seen)
-            _tell(part, last(partial(_opened, part, zarr=part.is_dir())))
+            _write(dataset, part, seen, last)
             for written in [part] if part.is_file() else part.rglob("*"):
                 _sync(written)
             ready()
@@ -72,7 +75,12 @@ def write_dataset(
     return target
 
 
-def _write(dataset: xr.Dataset, part: Path, seen: Callable[[Hashable, NDArray[Any]], None]) -> None:
+def _write(
+    dataset: xr.Dataset,
+    part: Path,
+    seen: Callable[[Hashable, NDArray[Any]], None],
+    last: Callable[[Callable[[], xr.Dataset]], Mapping[str, str]],
+) -> None:
     clean = dataset.copy()
     for variable in clean.variables.values():
         variable.encoding = {}
@@ -82,7 +90,7 @@ def _write(dataset: xr.Dataset, part: Path, seen: Callable[[Hashable, NDArray[An
             for _, piece in values_of(variable):
                 seen(name, piece.values)
     at_once = together(clean)
-    with (_zarr if part.is_dir() else _netcdf)(clean, growing, part, at_once) as variables:
+    with (_zarr if part.is_dir() else _netcdf)(clean, growing, part, at_once) as (variables, tell):
         for start in range(0, clean.sizes[REPLICATION] if growing else 0, at_once):
             for name in growing:
                 variable = clean.variables[name]
@@ -94,16 +102,13 @@ def _write(dataset: xr.Dataset, part: Path, seen: Callable[[Hashable, NDArray[An
                     values = piece.transpose(*variable.dims).values
                     variables[name][tuple(place[dim] for dim in variable.dims)] = values
 
+        def written() -> xr.Dataset:
+            kept = {name: read_later(clean.variables[name], variables[name].__getitem__) for name in growing}
+            for like in kept.values():
+                like.encoding = {"preferred_chunks": dict(zip(like.dims, chunks(like, at_once), strict=True))}
+            return clean.assign(kept)
 
-def _tell(part: Path, attributes: Mapping[str, str]) -> None:
-    """Give attributes to what was written."""
-    if part.is_dir():
-        import zarr
-
-        zarr.open_group(part, mode="r+").attrs.update(attributes)
-        return
-    with netCDF4.Dataset(part, "a") as file:
-        file.setncatts(attributes)
+        tell(last(written))
 
 
 def _without(dataset: xr.Dataset, growing: list[str]) -> xr.Dataset:
@@ -112,7 +117,7 @@ def _without(dataset: xr.Dataset, growing: list[str]) -> xr.Dataset:
 
 
 @contextmanager
-def _netcdf(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -> Iterator[Mapping[str, Any]]:
+def _netcdf(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -> Iterator[_Written]:
     encoding: dict[Hashable, dict[str, object]] = {}
     for name, variable in dataset.variables.items():
         chosen: dict[str, object] = {}
@@ -122,21 +127,25 @@ def _netcdf(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -
             chosen |= {"zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True}
             chosen["chunksizes"] = chunks(variable, at_once)
         encoding[name] = chosen
-    with uninterrupted():
-        _without(dataset, growing).to_netcdf(
-            part,
-            engine="netcdf4",
-            format="NETCDF4",
-            encoding=encoding,
-            unlimited_dims=[REPLICATION] if growing else [],
-        )
-    with _small_caches(), netCDF4.Dataset(part, "a") as file:
+    with _small_caches(), netCDF4.Dataset(part, "w") as file:
+        # The library goes through all variables where one is defined after values of another were written.
+        later: list[tuple[Any, Any]] = []
+        with uninterrupted():
+            _without(dataset, growing).dump_to_store(
+                NetCDF4DataStore(file),
+                writer=SimpleNamespace(add=lambda values, variable: later.append((values, variable))),
+                encoding=encoding,
+                unlimited_dims=[REPLICATION] if growing else [],
+            )
+            for values, variable in later:
+                if variable.variable_name not in growing:
+                    variable[...] = values
         file.set_auto_maskandscale(False)
-        yield file.variables
+        yield file.variables, file.setncatts
 
 
 @contextmanager
-def _zarr(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -> Iterator[Mapping[str, Any]]:
+def _zarr(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -> Iterator[_Written]:
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
 
@@ -155,7 +164,7 @@ def _zarr(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -> 
     arrays: dict[str, Any] = {name: group[name] for name in growing}
     for name, array in arrays.items():
         array.resize(dataset.variables[name].shape)
-    yield arrays
+    yield arrays, group.attrs.update
 
 
 def _is_chunked(variable: xr.Variable) -> bool:
@@ -205,52 +214,43 @@ def open_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
             raise InputError(f"{found}, must be {what}", file=path)
     else:
         _require_netcdf(source, what)
-    with _reading(path):
-        opened = later = _opened(source, zarr=source.suffix == ZARR)
-    names = list(opened.data_vars)
-    if source.suffix == ZARR:
-        # Text has a dtype of its own, and in a folder variables have no order.
-        texts = {name: values for name, values in opened.coords.items() if values.dtype.kind == "T"}
-        later = later.assign_coords({name: values.astype(object) for name, values in texts.items()})
-        order = {name: place for place, name in enumerate(REGISTRY)}
-        names.sort(key=lambda name: (order.get(str(name), len(order)), str(name)))
     stamp = _stamp(source)
 
     def unchanged() -> None:
         if _stamp(source) != stamp:
             raise InputError("was written anew while it was open; open it again", file=path)
 
-    def reading() -> AbstractContextManager[None]:
-        return _reading(path, unchanged)
-
-    later = later.drop_vars(names).assign({name: _later(opened.variables[name], reading) for name in names})
-    later.set_close(opened.close)
-    return later
-
-
-def _opened(source: Path, *, zarr: bool) -> xr.Dataset:
-    """Open a file, or a folder of Zarr: its coordinates are read at once."""
     how: dict[str, Any] = {"filename_or_obj": source, "engine": "netcdf4"}
     # What is elsewhere may keep one waiting for long.
     whole: Callable[[], AbstractContextManager[None]] = uninterrupted
-    if zarr:
+    if source.suffix == ZARR:
         how = {"filename_or_obj": url_of(source) or source, "engine": "zarr", "chunks": None, "consolidated": False}
         whole = nullcontext
-    with whole():
-        with _small_caches():
-            opened = xr.open_dataset(**how, decode_timedelta=False, cache=False)
-        try:
-            for coordinate in opened.coords.values():
-                coordinate.load()
-        except BaseException:
-            opened.close()
-            raise
+
+    @contextmanager
+    def reading() -> Iterator[None]:
+        with _reading(path, unchanged), whole():
+            yield
 
     def close() -> None:
         with whole():
             opened.close()
 
-    later = opened.assign({name: _later(opened.variables[name], whole) for name in opened.data_vars})
+    with reading(), ExitStack() as failing:
+        with _small_caches():
+            opened = xr.open_dataset(**how, decode_timedelta=False, cache=False)
+        failing.callback(opened.close)
+        for coordinate in opened.coords.values():
+            coordinate.load()
+        failing.pop_all()
+    names, later = list(opened.data_vars), opened
+    if source.suffix == ZARR:
+        # Text has a dtype of its own, and in a folder variables have no order.
+        texts = {name: values for name, values in opened.coords.items() if values.dtype.kind == "T"}
+        later = later.assign_coords({name: values.astype(object) for name, values in texts.items()})
+        order = {name: place for place, name in enumerate(REGISTRY)}
+        names.sort(key=lambda name: (order.get(str(name), len(order)), str(name)))
+    later = later.drop_vars(names).assign({name: _later(opened.variables[name], reading) for name in names})
     later.set_close(close)
     return later
 

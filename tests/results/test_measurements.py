@@ -128,11 +128,11 @@ def test_a_stopped_write_leaves_the_old_measurement(tmp_path, monkeypatch):
     path = write_dataset(build(), tmp_path / "m.nc")
     before = path.read_bytes()
 
-    def half(self, target, **_):
-        target.write_bytes(b"half a file")
+    def half(self, store, **_):
+        store.set_dimension("half", 2)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", half)
+    monkeypatch.setattr(xr.Dataset, "dump_to_store", half)
     with pytest.raises(KeyboardInterrupt):
         write_dataset(build({"engine": "other"}), path)
     assert path.read_bytes() == before

@@ -262,7 +262,7 @@ def test_a_cube_that_cannot_be_written_loses_nothing(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(xr.Dataset, "to_netcdf", full)
+        patch.setattr(xr.Dataset, "dump_to_store", full)
         with pytest.raises(OSError, match=r"cube\.nc: cannot be written: No space left on device"):
             run()
     assert files() == ["cube.nc.partial"]
@@ -295,16 +295,17 @@ BEFORE_THE_LOCK = "from batchcube.sweeps import claim; claim.lock = kill"
 WHILE_WRITING = """
 import xarray
 
-write = xarray.Dataset.to_netcdf
+write = xarray.Dataset.dump_to_store
 
 
-def half(self, path, **options):
-    write(self, path, **options)
-    os.truncate(path, 1000)
+def half(self, store, **options):
+    write(self, store, **options)
+    store.sync()
+    os.truncate(store.ds.filepath(), 1000)
     kill()
 
 
-xarray.Dataset.to_netcdf = half
+xarray.Dataset.dump_to_store = half
 """
 AFTER_THE_CUBE = "from batchcube.sweeps.run.store import Store; Store.forget = lambda self, held: held and kill()"
 
