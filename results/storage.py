@@ -132,7 +132,7 @@ def _netcdf(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -
         later: list[tuple[Any, Any]] = []
         with uninterrupted():
             _without(dataset, growing).dump_to_store(
-                NetCDF4DataStore(file),
+                NetCDF4DataStore(file),  # type: ignore[no-untyped-call]
                 writer=SimpleNamespace(add=lambda values, variable: later.append((values, variable))),
                 encoding=encoding,
                 unlimited_dims=[REPLICATION] if growing else [],
