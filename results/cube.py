@@ -545,7 +545,7 @@ def read_cube(path: str | os.PathLike[str], doubt: Callable[[str], None] | None 
     `doubt` is called with a sentence about a cube that is not as `write_cube` left it, at once or then. This finds
     accidents and edits; whoever means to deceive can compute the checksums anew.
     """
-    opened = cube = open_dataset(path, "a cube")
+    opened = cube = open_dataset(path, "a cube", at_once=AT_ONCE)
     later = not fits(cube)
     with ExitStack() as failing:
         failing.callback(opened.close)

@@ -90,7 +90,8 @@ def values_of(variable: xr.Variable) -> Iterator[tuple[dict[Hashable, slice], xr
     if REPLICATION in sizes:
         sizes = {REPLICATION: sizes.pop(REPLICATION), **sizes}
     for place in pieces(sizes, variable.dtype.itemsize, chunks=variable.encoding.get("preferred_chunks", {})):
-        yield place, xr.Variable(variable.dims, variable.isel(place).values).transpose(*sizes)
+        piece = variable if variable.nbytes <= MOST_BYTES else variable.isel(place)
+        yield place, xr.Variable(variable.dims, piece.values).transpose(*sizes)
 
 
 def points_of(

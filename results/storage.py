@@ -5,6 +5,7 @@ Written complete or not at all, read with a reason when they cannot be.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -196,14 +197,15 @@ def _put(part: Path, target: Path) -> None:
 
 def read_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
     """Read a file into memory; InputError, one line naming the file and `what` it must be, when it cannot be."""
-    with open_dataset(path, what) as opened:
+    with open_dataset(path, what, at_once=math.inf) as opened:
         return opened.load()
 
 
-def open_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
+def open_dataset(path: str | os.PathLike[str], what: str, *, at_once: float = 0) -> xr.Dataset:
     """Open a file: its coordinates are read at once, its variables when somebody asks for their values.
 
-    A name that ends in .zarr is that of a folder, or of what fsspec knows (`s3://bucket/sweep.zarr`).
+    If they are of no more than `at_once` bytes together, variables are read at once as well. A name that ends in .zarr
+    is that of a folder, or of what fsspec knows (`s3://bucket/sweep.zarr`).
     InputError, one line naming the file and `what` it must be, when it cannot be read, at once or then.
     """
     source = Path(path)
@@ -240,17 +242,20 @@ def open_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
         with _small_caches():
             opened = xr.open_dataset(**how, decode_timedelta=False, cache=False)
         failing.callback(opened.close)
-        for coordinate in opened.coords.values():
-            coordinate.load()
+        read = opened.variables if opened.nbytes <= at_once else opened.coords
+        for variable in read.values():
+            variable.load()
         failing.pop_all()
-    names, later = list(opened.data_vars), opened
+    names, later = list(opened.data_vars), opened.copy()
     if source.suffix == ZARR:
         # Text has a dtype of its own, and in a folder variables have no order.
         texts = {name: values for name, values in opened.coords.items() if values.dtype.kind == "T"}
         later = later.assign_coords({name: values.astype(object) for name, values in texts.items()})
         order = {name: place for place, name in enumerate(REGISTRY)}
         names.sort(key=lambda name: (order.get(str(name), len(order)), str(name)))
-    later = later.drop_vars(names).assign({name: _later(opened.variables[name], reading) for name in names})
+        later = later.drop_vars(names).assign({name: opened.variables[name] for name in names})
+    if unread := {name: _later(opened.variables[name], reading) for name in names if name not in read}:
+        later = later.assign(unread)
     later.set_close(close)
     return later
 

@@ -49,10 +49,20 @@ class Held(NamedTuple):
 
 def read_held(file: Path) -> Held:
     """Read a cube that a run made; raises InputError for others, and where it is not all its specification says."""
+    return _held(file, _read(file))
+
+
+def _read(file: Path) -> xr.Dataset:
+    """Read a cube that a run made; raises InputError for others."""
     cube = read_cube(file, refuse_changed(file))
     for name, why in _KINDS.items():
         if name in cube.attrs:
             raise InputError(why, file=file)
+    return cube
+
+
+def _held(file: Path, cube: xr.Dataset) -> Held:
+    """Find the sweep of a cube; raises InputError where the cube is not all its specification says."""
     sweep, _ = remade(*parse_made_from(cube), str(file))
     require_own_grid(cube, sweep, file)
     return Held(file, cube, sweep)
@@ -97,8 +107,9 @@ def extend(
         read_held(file)  # which says what is wrong
     # Nobody else writes there from the moment it is read.
     with Store(file) as store:
-        require_own_files(file, read_cube(file), trust_paths=trust_paths)
-        held = read_held(file)
+        cube = _read(file)
+        require_own_files(file, cube, trust_paths=trust_paths)
+        held = _held(file, cube)
         whole, defaults = _extended(held, settings)
         if (replications or 1) > 1 and all(map(is_deterministic, whole.grid.points)):
             raise InputError("has one replication, because nothing in it is random", file=file)
@@ -113,8 +124,8 @@ def extend(
             new = [label for label in axis.labels if label not in there]
             if new:
                 part = _only(grown.sweep, axis, new, defaults).repeated(grown.cube.sizes[REPLICATION])
-                cube = run_sweep(part, more, overwrite=_holds_another(more, part), **options)
-                store.put(_joined([grown, Held(more, cube, part)]))
+                made = run_sweep(part, more, overwrite=_holds_another(more, part), **options)
+                store.put(_joined([grown, Held(more, made, part)]))
                 more.unlink()
                 grown = read_held(file)
         more.unlink(missing_ok=True)

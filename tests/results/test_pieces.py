@@ -252,7 +252,7 @@ def test_a_table_reads_each_variable_of_a_file_once_and_no_other(make_cube, tmp_
     read, judged = [], []
     original, judge = cubes.open_dataset, overload.judge
 
-    def watched(path, what):
+    def watched(path, what, **_):
         opened = original(path, what)
 
         def later(name, array):
