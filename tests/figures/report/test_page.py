@@ -70,7 +70,7 @@ def test_every_kind_of_file_has_a_report(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_chart_is_valid_by_the_schema_of_vega_lite(kind):
     for spec in Loads(page([Subject(KINDS[kind])], comparison=ROWS)).data["specs"].values():
-        alt.LayerChart.from_dict(spec, validate=True)
+        alt.LayerChart.validate(spec)
         assert spec["width"] == "container"
         assert spec["data"] == {"name": "rows"}
 
