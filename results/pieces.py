@@ -7,6 +7,7 @@ selects, transposes or reduces all of a variable at once needs memory for it, wh
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ def cut(shape: Sequence[int], bytes_each: int, most_bytes: int) -> tuple[int, ..
     """Return how large the pieces of an array are, of so many bytes at most: its last dimensions as whole as can be."""
     sizes = list(shape)
     for dim in range(len(sizes)):
-        rest = int(np.prod(sizes[dim + 1 :], dtype=np.int64)) * bytes_each
+        rest = math.prod(sizes[dim + 1 :]) * bytes_each
         sizes[dim] = max(1, min(sizes[dim], most_bytes // max(rest, 1)))
     return tuple(sizes)
 
@@ -100,7 +101,7 @@ def points_of(
     """Yield some variables of a cube, points by points in memory, each time with the places on these axes."""
     chosen = cube[[name for name in names if name in cube]]
     sizes: dict[Hashable, int] = {name: cube.sizes[name] for name in axes}
-    points = int(np.prod(list(sizes.values()), dtype=np.int64))
+    points = math.prod(sizes.values())
     each = sum(8 * variable.size for variable in chosen.data_vars.values()) // max(points, 1)
     largest = max(chosen.data_vars.values(), key=lambda variable: variable.size)
     for place in pieces(sizes, each, chunks=largest.encoding.get("preferred_chunks")):
