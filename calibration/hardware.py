@@ -9,8 +9,9 @@ Nothing is downloaded: a model is one whose configuration comes with that packag
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -95,7 +96,8 @@ class Steps(NamedTuple):
         return fit_bent(*self, *nodes)
 
 
-def gpus() -> dict[str, dict[str, str]]:
+@cache
+def gpus() -> Mapping[str, Mapping[str, str]]:
     """Return for every GPU with measurements the engines, each with the version that was measured."""
     from aiconfigurator_core.sdk.common import SupportedSystems
     from aiconfigurator_core.sdk.perf_database import get_version_slots
