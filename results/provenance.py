@@ -38,8 +38,12 @@ def batchcube_version() -> str:
     return version_of("batchcube")
 
 
+@cache
 def git_commit() -> str:
-    """Return the commit of the source tree that runs, with "-dirty" after local changes, "" outside a git checkout."""
+    """Return the commit of the source tree that runs, with "-dirty" after local changes, "" outside a git checkout.
+
+    Git is asked once in a process: what runs was read when it began.
+    """
     root = Path(__file__).resolve().parents[1]
     # Without this test a package installed below somebody's repository would report that repository's commit.
     if not (root / ".git").exists():
