@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from functools import cache
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -92,6 +93,12 @@ def _root(
         print(context.get_help())
 
 
+@cache
+def _command() -> Any:
+    """Return all commands as one, put together where one is called first."""
+    return typer.main.get_command(app)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
@@ -107,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     # installed Matplotlib does not even load.
     os.environ["MPLBACKEND"] = "agg"
     try:
-        status = app(arguments, standalone_mode=False)
+        status = _command()(arguments, standalone_mode=False)
         sys.stdout.flush()
     except InputError as error:
         _fail(str(error))
