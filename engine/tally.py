@@ -66,10 +66,10 @@ class Counter:
     def __init__(self, catalogue: Catalogue, limits: Limits, tally: Tally) -> None:
         self.catalogue, self.limits, self.tally = catalogue, limits, tally
         columns = {into: catalogue.columns(into) for into in (TOTALS, BINS, WINDOWS)}
-        self.counts: dict[str, list[tuple[str, int, str, Expression]]] = defaultdict(list)
+        self.counts: dict[tuple[str, str], list[tuple[int, str, Expression]]] = defaultdict(list)
         for count in catalogue.counts:
             at = columns[count.into][count.name].start
-            self.counts[count.over].append((count.into, at, count.reducer, count.of))
+            self.counts[count.over, count.into].append((at, count.reducer, count.of))
         self.totals, self.bins, self.windows = (part.tolist() for part in (tally.totals, tally.bins, tally.windows))
         self.times: list[list[int]] = [[] for _ in catalogue.times]
         self.buckets: list[list[int]] = [[] for _ in catalogue.times]
@@ -81,19 +81,18 @@ class Counter:
         rows = {TOTALS: self.totals, BINS: self.bins[bin]}
         if window < limits.windows:
             rows[WINDOWS] = self.windows[window]
-        for into, at, reducer, of in self.counts[over]:
-            if into not in rows:
-                continue
-            row, value = rows[into], int(of(seen, limits))
-            if reducer == LARGEST:
-                row[at] = max(row[at], value)
-            elif reducer == WIDE:
-                total = row[at] + (row[at + 1] << 32) + value
-                row[at : at + 2] = total & LOW, total >> 32
-            else:
-                row[at] += value
-            if reducer == LEVEL:
-                row[at + 1] += value * int(((window + 1) * width - instant) * (1.0 / width) * (1 << REST_BITS))
+        for into, row in rows.items():
+            for at, reducer, of in self.counts[over, into]:
+                value = int(of(seen, limits))
+                if reducer == LARGEST:
+                    row[at] = max(row[at], value)
+                elif reducer == WIDE:
+                    total = row[at] + (row[at + 1] << 32) + value
+                    row[at : at + 2] = total & LOW, total >> 32
+                else:
+                    row[at] += value
+                if reducer == LEVEL:
+                    row[at + 1] += value * int(((window + 1) * width - instant) * (1.0 / width) * (1 << REST_BITS))
 
     def add_times(self, over: str, seen: Any, without: Sequence[str] = ()) -> None:
         """Count the times that a request, or a gap between tokens, shows."""

@@ -97,8 +97,6 @@ class Step(NamedTuple):
     kept: int
     """Not in use then, but found again by what is in them."""
     tokens: int
-    mean_gap: int
-    """Nanoseconds since the tokens before those of its decodes."""
     target: Target
     """What the controllers had decided."""
 
@@ -190,7 +188,7 @@ class Engine:
 
     def waiting(self) -> int:
         """Return how many requests wait."""
-        return len(self.returned) + sum([len(queue) for queue in self.queues])
+        return len(self.returned) + sum(map(len, self.queues))
 
     def here(self, instant: int) -> int:
         """Return how many requests are here at an instant: those that the step under way completes still are."""
@@ -373,7 +371,6 @@ class Engine:
             self.in_step = len(self.running)
             return []
         ends = self.now + plan.duration
-        gaps = [(ends - self.history.emitted[r.number][-1]) // TICKS_PER_NANOSECOND for r in plan.decoding]
         step = Step(
             start=self.now,
             duration=plan.duration,
@@ -384,7 +381,6 @@ class Engine:
             blocks=plan.blocks,
             kept=plan.kept,
             tokens=plan.tokens,
-            mean_gap=sum([min(gap, LONGEST_GAP) for gap in gaps]) // max(len(gaps), 1),
             target=plan.target,
         )
         self.history.steps.append(step)
@@ -393,7 +389,7 @@ class Engine:
             raise too_late()
         finished = self.emit(plan)
         self.in_step = len(self.running) + len(finished)
-        self.learn(step, finished)
+        self.learn(plan, finished)
         return finished
 
     def emit(self, plan: Plan) -> list[int]:
@@ -423,7 +419,8 @@ class Engine:
 
     def decide(self) -> None:
         """Let the controllers decide how many may run."""
-        self.steering.decide(self.steering.view(self.waiting(), len(self.running), *self.seen()))
+        if self.steering.moves:
+            self.steering.decide(self.steering.view(self.waiting(), len(self.running), *self.seen()))
 
     @property
     def target(self) -> Target:
@@ -437,16 +434,22 @@ class Engine:
         heads = Heads(first, self.numbers, requests.arrival, requests.prompt, predicted, self.now, per_microsecond)
         return np.array([len(queue) for queue in self.queues]), heads
 
-    def learn(self, step: Step, finished: list[int]) -> None:
-        """Smooth what the step has shown: its length and batch, and the requests that it finished."""
+    def learn(self, plan: Plan, finished: list[int]) -> None:
+        """Smooth what a step has shown: its length and batch, and the requests that it finished."""
         steering = self.steering
-        if step.decoding and steering.watches:
+        if plan.decoding and steering.watches:
             by_gap = steering.control.sla.signal == TOKEN_GAP
-            signal = step.mean_gap / 1000 if by_gap else step.duration / TICKS_PER_MICROSECOND
-            steering.learn_step(signal, step.decoding)
+            signal = self.mean_gap(plan) / 1000 if by_gap else plan.duration / TICKS_PER_MICROSECOND
+            steering.learn_step(signal, len(plan.decoding))
         if finished:
             tokens = [self.prompt[i] + self.output[i] for i in finished]
             steering.learn_finished(len(tokens), sum(tokens), sum(t * t for t in tokens))
+
+    def mean_gap(self, plan: Plan) -> int:
+        """Return the nanoseconds between the tokens that the decodes of a step emitted and those before."""
+        latest = [self.history.emitted[r.number][-2:] for r in plan.decoding]
+        gaps = [(later - sooner) // TICKS_PER_NANOSECOND for sooner, later in latest]
+        return sum([min(gap, LONGEST_GAP) for gap in gaps]) // len(gaps)
 
 
 @dataclass

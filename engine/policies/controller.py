@@ -202,5 +202,6 @@ def as_floats(state: Any) -> Any:
     if type(state) is float:
         return state
     if isinstance(state, tuple):
-        return type(state)(*map(as_floats, state)) if hasattr(state, "_fields") else tuple(map(as_floats, state))
+        parts: Any = [part if type(part) is float else as_floats(part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     return float(state)

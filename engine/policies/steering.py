@@ -11,7 +11,7 @@ from typing import Any
 from .controller import Heads, View, as_floats, controller_of
 from .estimates import Observation, RunningMeans, Smoothing, observe, start_means, update
 from .order import NO_RANK, Candidate, order_of, rank_of
-from .target import Control, Target, decider, finished_of, last_of, steps_of, watches_steps
+from .target import Control, Target, decider, finished_of, has_further, last_of, steps_of, watches_steps
 
 _NOTHING = Observation(0, 0, 0, 0)
 
@@ -39,6 +39,11 @@ class Steering:
     def __init__(self, control: Control, queues: Any, heads: Heads) -> None:
         self.control = control
         self.watches = watches_steps(control)
+        """Whether a controller looks at single steps."""
+        self.looks_at_queues = has_further(control)
+        """Whether a controller of one's own may look at them."""
+        self.moves = control.memory.enabled or control.sla.enabled or self.looks_at_queues
+        """Whether there is a controller at all: without one, the target stays as it is."""
         self.steps, self.finished = Means(control.smoothing), Means(control.smoothing)
         self.last_step = self.last_finished = _NOTHING
         self._decider = decider(controller_of(control.further))

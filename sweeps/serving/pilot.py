@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from batchcube.engine.policies.steering import Steering
-from batchcube.engine.policies.target import Control, Target, has_further
+from batchcube.engine.policies.target import Control, Target
 
 from .log import NANOSECONDS_PER_S, Decided, Head, Outcome, ServedLog, heads_of
 
@@ -32,13 +32,9 @@ class Pilot:
 
     def __init__(self, control: Control, bins: int, log: ServedLog | None = None) -> None:
         self.log = log
-        self.looks_at_queues = has_further(control)
-        """Whether a controller of one's own may look at them."""
         self._nobody = np.zeros(bins, np.int64)
         self._steering = Steering(control, self._nobody, _NOBODY)
-        self.watches = self._steering.watches
-        """Whether a controller looks at single steps."""
-        self._moves = control.memory.enabled or control.sla.enabled or self.looks_at_queues
+        self.watches, self.looks_at_queues = self._steering.watches, self._steering.looks_at_queues
         self.static = int(control.largest)
         self.failed = False
         self._steps = self._flushed = 0
@@ -48,7 +44,7 @@ class Pilot:
     def decide(self, now_ns: int, seen: Queues) -> Target:
         """Decide how many may run."""
         steering = self._steering
-        if not self._moves:
+        if not steering.moves:
             return steering.target
         queues, heads = self._nobody, _NOBODY
         if self.looks_at_queues:
