@@ -391,7 +391,7 @@ def _least_squares(b: Floats, length: Floats, y: Floats, h: str) -> tuple[float,
 
         # The misfit can have more than one valley: bracket the deepest, then refine.
         grid = np.concatenate(([0.0], np.geomspace(1e-3, _LARGEST_GAMMA[h], 40)))
-        deepest = int(np.argmin([misfit(g) for g in grid]))
+        deepest = int(np.argmin(_misfits(length * b ** grid[:, None], y)))
         low, high = grid[max(deepest - 1, 0)], grid[min(deepest + 1, grid.size - 1)]
         gamma = float(minimize_scalar(misfit, bounds=(low, high), method="bounded", options={"xatol": 1e-11}).x)
         # A bounded search only comes near its ends.
@@ -416,6 +416,21 @@ def _non_negative(terms: Sequence[Floats], y: Floats) -> tuple[list[float], floa
     scale[scale == 0] = 1.0
     solution, norm = nnls(matrix / scale, np.ones_like(y))
     return (solution / scale).tolist(), float(norm)
+
+
+def _misfits(terms: Floats, y: Floats) -> Floats:
+    """Return the norms of `_non_negative` for a constant and each of many terms (term, n), all > 0, at once."""
+    flat, rising = 1.0 / y, terms / y
+    flat, rising = flat / np.linalg.norm(flat), rising / np.linalg.norm(rising, axis=1, keepdims=True)
+    alone, each = flat.sum(), rising.sum(axis=1)
+    alike = rising @ flat
+    free, first, second = 1.0 - alike**2, alone - alike * each, each - alike * alone
+    # Both, or the one that is left when the other would be below 0; of two that are the same, either.
+    both = (first > 0) & (second > 0) & (free > 1e-12)
+    share = np.where(both, free, 1.0)
+    constant = np.where(both, first / share, np.where(second > 0, 0.0, alone))
+    grown = np.where(both, second / share, np.where(second > 0, each, 0.0))
+    return np.asarray(np.linalg.norm(1.0 - constant[:, None] * flat - grown[:, None] * rising, axis=1))
 
 
 def _covariance(
