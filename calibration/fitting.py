@@ -374,16 +374,14 @@ class _Fit:
         residual = (self.residuals / sizes)[later] @ modes
         step_parts, drift_parts = (np.cov((kind[:, later] @ modes).T) for kind in kinds)
         factors = np.geomspace(0.02, 20.0, 25)
-        best = (-np.inf, 1.0, 1.0)
-        for a in factors:
-            for b in factors:
-                covariance = a * a * step_parts + b * b * drift_parts
-                likely = -np.linalg.slogdet(covariance)[1] - residual @ np.linalg.solve(covariance, residual)
-                likely -= (np.log(a * _STEP_SCATTER / _LIKELY[0]) / _LIKELY_WITHIN[0]) ** 2
-                likely -= (np.log(b * _DRIFT / _LIKELY[1]) / _LIKELY_WITHIN[1]) ** 2
-                best = max(best, (float(likely), float(a), float(b)))
+        a, b = (grid.ravel() for grid in np.meshgrid(factors, factors))
+        covariance = (a * a)[:, None, None] * step_parts + (b * b)[:, None, None] * drift_parts
+        likely = -np.linalg.slogdet(covariance)[1] - np.linalg.solve(covariance, residual[:, None])[..., 0] @ residual
+        likely -= (np.log(a * _STEP_SCATTER / _LIKELY[0]) / _LIKELY_WITHIN[0]) ** 2
+        likely -= (np.log(b * _DRIFT / _LIKELY[1]) / _LIKELY_WITHIN[1]) ** 2
+        best = np.argmax(likely)
         scatter = self.scatter._replace(
-            step=min(best[1] * _STEP_SCATTER, 1.0), drift=float(np.clip(best[2] * _DRIFT, LEAST_DRIFT, 0.3))
+            step=min(float(a[best]) * _STEP_SCATTER, 1.0), drift=float(np.clip(b[best] * _DRIFT, LEAST_DRIFT, 0.3))
         )
         first = self.quantity == 0
         explained = np.mean(unfitted(self._scattered(scatter))[:, first] ** 2)
