@@ -149,7 +149,10 @@ def view_of(
     setup = replication.setup
     control, per_bin = setup.control, setup.policy.per_bin != 0
     before: Any = waits(now - 1, head, replication)
-    queues: Any = first_after(replication.came, head, replication.start[1:], now - 1, key) - head
+    # How many wait in a bin, the papers' controllers do not ask.
+    queues: Any = 1 * before
+    if key.further is not None:
+        queues = first_after(replication.came, head, replication.start[1:], now - 1, key) - head
     order = jnp.arange(key.requests)
     return View(
         where(per_bin, before[k], jnp.any(before)),
