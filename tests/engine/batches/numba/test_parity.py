@@ -35,10 +35,10 @@ def test_unseen_cases_agree_request_by_request(seed):
 
 
 def features(job: Job) -> set[str]:
-    """Name the options a case uses and the branches it takes, seen in what the reference leaves behind."""
+    """Name the options a case uses and the branches it takes, seen in what it leaves behind."""
     trace, bins, setup = job
     policy, service, control, reporting = setup
-    tally, records = run(job, "reference")
+    tally, records = run(job)
     _, batches = simulate_reference(*job)
     totals = named(BATCHES, TOTALS, tally.totals[0])
     servers = "infinite" if policy.servers == INFINITE else policy.servers
