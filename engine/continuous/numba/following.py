@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,7 +206,8 @@ def run_following(job: Job, records: Any, tally: Any) -> None:
     count, follow_others = len(whom), len(job.requests.follows) > 0
     structure, order = structure_for(control), order_of(fleet.bin_choice)
     kernel = following_kernel(controller_of(control.further), structure, order, fleet.lockstep)
-    requests = job.requests
+    # As for `fleet.run_fleet`: parts that were compiled for one kernel are then found by the other.
+    requests: Any = cast("Any", job.requests)._replace(content=())
     if not follow_others:
         # The kernel writes arrivals as they come about: as they were given.
         requests = requests._replace(follows=whom, delay=np.zeros_like(whom), arrival=requests.arrival.copy())
