@@ -28,45 +28,44 @@ def test_import_contract_is_kept() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+VIOLATIONS = [
+    ("engine", "import batchcube.api"),
+    ("results", "import batchcube"),
+    ("engine", "import batchcube.results"),
+    ("engine", "import scipy.stats"),
+    ("calibration", "import batchcube.sweeps"),
+    ("results", "import batchcube.engine"),
+    ("figures", "import batchcube.engine"),
+    ("sweeps/workloads", "import batchcube.figures"),
+    ("engine", "import jax.numpy"),
+    ("sweeps/workloads", "import jax"),
+    ("sweeps/spec", "import batchcube.sweeps.run"),
+    ("sweeps/run", "import batchcube.sweeps.cli"),
+    ("engine/policies", "import batchcube.engine.numba"),
+    ("engine/batches", "import batchcube.engine.continuous"),
+]
+
+
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def said(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the contract says of a copy with all violations; nobody imports them, so none is noticed for another."""
     folder = tmp_path_factory.mktemp("copy")
     shutil.copytree(ROOT / "front", folder / ".import" / "batchcube")
     for portion in PORTIONS:
         shutil.copytree(ROOT / portion, folder / ".import" / "batchcube" / portion)
     shutil.copy(ROOT / "pyproject.toml", folder)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("importer", "statement"),
-    [
-        ("engine", "import batchcube.api"),
-        ("results", "import batchcube"),
-        ("engine", "import batchcube.results"),
-        ("engine", "import scipy.stats"),
-        ("calibration", "import batchcube.sweeps"),
-        ("results", "import batchcube.engine"),
-        ("figures", "import batchcube.engine"),
-        ("sweeps/workloads", "import batchcube.figures"),
-        ("engine", "import jax.numpy"),
-        ("sweeps/workloads", "import jax"),
-        ("sweeps/spec", "import batchcube.sweeps.run"),
-        ("sweeps/run", "import batchcube.sweeps.cli"),
-        ("engine/policies", "import batchcube.engine.numba"),
-        ("engine/batches", "import batchcube.engine.continuous"),
-    ],
-)
-def test_import_contract_notices_a_violation(copy: Path, importer: str, statement: str) -> None:
-    file = copy / ".import" / "batchcube" / importer / "violation.py"
-    file.write_text(f"def late():\n    {statement}\n", encoding="utf-8")
-    try:
-        done = lint(copy)
-    finally:
-        file.unlink()
-    module = f"batchcube.{importer.replace('/', '.')}.violation"
+    for number, (importer, statement) in enumerate(VIOLATIONS):
+        file = folder / ".import" / "batchcube" / importer / f"violation_{number}.py"
+        file.write_text(f"def late():\n    {statement}\n", encoding="utf-8")
+    done = lint(folder)
     assert done.returncode == 1
-    assert re.search(rf"{re.escape(module)} -> {statement.split()[1].split('.')[0]}", done.stdout), done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(("number", "importer", "statement"), [(n, *one) for n, one in enumerate(VIOLATIONS)])
+def test_import_contract_notices_a_violation(said: str, number: int, importer: str, statement: str) -> None:
+    module = f"batchcube.{importer.replace('/', '.')}.violation_{number}"
+    assert re.search(rf"{re.escape(module)} -> {statement.split()[1].split('.')[0]}", said), said
 
 
 def test_starting_the_command_line_loads_nothing_heavy() -> None:
