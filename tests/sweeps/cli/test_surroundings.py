@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 SMALL = [
-    "run", "multi-bin-fig3", "-q", "-n", "1", "--set", "workload.requests=1000", "--set", "axes.bins.values=[1]",
+    "run", "multi-bin-fig3", "-q", "-n", "1", "--set", "workload.requests=200", "--set", "axes.bins.values=[1]",
     "--set", "axes.arrival_rate_per_s.values=[4.0,5.0]",
 ]  # fmt: skip
 FIGURE = ["figure", "throughput-vs-rate", "r.nc", "-o", "r.png"]
@@ -45,11 +45,15 @@ class Said(NamedTuple):
 
 
 def in_a_process(folder: Path, commands: list[list[str]], before: str = "", **environment: str) -> Said:
-    """Give commands to one process, after some statements; nothing of the tests' environment but the path is there."""
+    """Give commands to one process, after some statements.
+
+    Of the tests' environment nothing is there but the path, and where bytecode is kept: else all is compiled anew.
+    """
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPYCACHEPREFIX") if name in os.environ}
     done = subprocess.run(
         [sys.executable, "-c", before + COMMANDS, json.dumps(commands)],
         cwd=folder,
-        env={"PATH": os.environ["PATH"], "TMPDIR": str(folder), **environment},
+        env={**kept, "TMPDIR": str(folder), **environment},
         capture_output=True,
         text=True,
     )
