@@ -391,7 +391,9 @@ def _least_squares(b: Floats, length: Floats, y: Floats, h: str) -> tuple[float,
 
         # The misfit can have more than one valley: bracket the deepest, then refine.
         grid = np.concatenate(([0.0], np.geomspace(1e-3, _LARGEST_GAMMA[h], 40)))
-        deepest = int(np.argmin(_misfits(length * b ** grid[:, None], y)))
+        misfits = _misfits(length * b ** grid[:, None], y)
+        # Where times do not tell γ, it is the least, and not what rounding makes of it.
+        deepest = int(np.argmax(misfits <= misfits.min() + 1e-12))
         low, high = grid[max(deepest - 1, 0)], grid[min(deepest + 1, grid.size - 1)]
         gamma = float(minimize_scalar(misfit, bounds=(low, high), method="bounded", options={"xatol": 1e-11}).x)
         # A bounded search only comes near its ends.

@@ -226,9 +226,13 @@ def _straight_lines(cells: Cells) -> Iterator[Finding]:
 def _fits_a_line(x: Floats, y: Floats, tolerance: Floats) -> bool:
     """Say whether some straight line passes all points within their tolerances."""
     # Any two points limit its slope; one that is within the limits of all pairs has a line within all tolerances.
-    left, right = np.triu_indices(x.size, 1)
-    width, rise, play = x[right] - x[left], y[right] - y[left], tolerance[right] + tolerance[left]
-    return bool(((rise - play) / width).max() <= ((rise + play) / width).min())
+    least, most = -math.inf, math.inf
+    for i in range(x.size - 1):
+        width, rise, play = x[i + 1 :] - x[i], y[i + 1 :] - y[i], tolerance[i + 1 :] + tolerance[i]
+        least, most = max(least, ((rise - play) / width).max()), min(most, ((rise + play) / width).min())
+        if least > most:
+            return False
+    return True
 
 
 def _perfect_fit(cells: Cells, batches: list[BatchFit]) -> Iterator[Finding]:

@@ -221,6 +221,15 @@ def test_as_many_measurements_as_coefficients_leave_every_error_unknown() -> Non
     assert np.isnan([*law.standard_errors, law.standard_error(2, 150), law.quality.leave_one_out_rms]).all()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_power_that_the_times_do_not_tell_is_the_least(seed: int) -> None:
+    # Two kinds of measurements: any γ explains them as well as any other.
+    b, length = np.tile([1.0, 8.0], 3), np.tile([100.0, 250.0], 3)
+    y = np.tile([1.2, 2.5], 3) * (1 + 0.02 * np.random.default_rng(seed).standard_normal(6))
+    *_, gamma = laws._least_squares(b, length, y, "power")
+    assert 0.0 <= gamma <= 1e-3
+
+
 def test_only_laws_that_the_batch_sizes_can_tell_are_fitted() -> None:
     chosen, fits = fit_batch_laws([4, 4, 4, 4], [10, 20, 30, 40], [1, 2.1, 2.9, 4])
     assert (chosen, list(fits)) == ("constant", ["constant"])

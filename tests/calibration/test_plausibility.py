@@ -164,6 +164,15 @@ def test_points_exactly_on_a_line_are_computed() -> None:
     assert signs(batches(noisy(odd, 0.01))) == []
 
 
+@pytest.mark.parametrize("points", [3, 40, 3000])
+def test_a_line_passes_points_up_to_their_last_digit_and_not_beyond(points: int) -> None:
+    # Every other point is too high; a line between passes all when that is no more than twice the tolerance.
+    x, tolerance = np.arange(points, dtype=float) ** 1.5, np.full(points, 1e-3)
+    for steps, passes in ((1.999, True), (2.001, False)):
+        y = 0.25 * x + steps * tolerance * (np.arange(points) % 2)
+        assert plausibility._fits_a_line(x - 1.0, y, tolerance) is passes
+
+
 def test_five_lines_out_of_six_are_enough() -> None:
     odd = 0.3 + 0.02 * LENGTHS * noisy(np.ones(5), 0.3, seed=3).repeat(5)
     odd[:5] = noisy(odd[:5], 0.05)
