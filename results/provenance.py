@@ -42,7 +42,7 @@ def batchcube_version() -> str:
 def git_commit() -> str:
     """Return the commit of the source tree that runs, with "-dirty" after local changes, "" outside a git checkout.
 
-    Git is asked once in a process: what runs was read when it began.
+    Git is asked once in a process, at the first call.
     """
     root = Path(__file__).resolve().parents[1]
     # Without this test a package installed below somebody's repository would report that repository's commit.

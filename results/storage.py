@@ -104,12 +104,17 @@ def _write(
                     variables[name][tuple(place[dim] for dim in variable.dims)] = values
 
         def written() -> xr.Dataset:
-            kept = {name: read_later(clean.variables[name], variables[name].__getitem__) for name in growing}
+            kept = {name: _again(clean.variables[name], variables[name]) for name in growing}
             for like in kept.values():
                 like.encoding = {"preferred_chunks": dict(zip(like.dims, chunks(like, at_once), strict=True))}
             return clean.assign(kept)
 
         tell(last(written))
+
+
+def _again(variable: xr.Variable, written: Any) -> xr.Variable:
+    """Return a variable whose values are read from where they were written; a file has no type for truth values."""
+    return read_later(variable, lambda key: np.asarray(written[key], variable.dtype))
 
 
 def _without(dataset: xr.Dataset, growing: list[str]) -> xr.Dataset:
@@ -141,6 +146,7 @@ def _netcdf(dataset: xr.Dataset, growing: list[str], part: Path, at_once: int) -
             for values, variable in later:
                 if variable.variable_name not in growing:
                     variable[...] = values
+            later.clear()
         file.set_auto_maskandscale(False)
         yield file.variables, file.setncatts
 
@@ -198,7 +204,7 @@ def _put(part: Path, target: Path) -> None:
 def read_dataset(path: str | os.PathLike[str], what: str) -> xr.Dataset:
     """Read a file into memory; InputError, one line naming the file and `what` it must be, when it cannot be."""
     with open_dataset(path, what, at_once=math.inf) as opened:
-        return opened.load()
+        return opened
 
 
 def open_dataset(path: str | os.PathLike[str], what: str, *, at_once: float = 0) -> xr.Dataset:
@@ -238,13 +244,15 @@ def open_dataset(path: str | os.PathLike[str], what: str, *, at_once: float = 0)
         with whole():
             opened.close()
 
-    with reading(), ExitStack() as failing:
-        with _small_caches():
-            opened = xr.open_dataset(**how, decode_timedelta=False, cache=False)
-        failing.callback(opened.close)
-        read = opened.variables if opened.nbytes <= at_once else opened.coords
-        for variable in read.values():
-            variable.load()
+    with ExitStack() as failing:
+        with _reading(path, unchanged):
+            with whole(), _small_caches():
+                opened = xr.open_dataset(**how, decode_timedelta=False, cache=False)
+                failing.callback(opened.close)
+            read = opened.variables if opened.nbytes <= at_once else opened.coords
+            for variable in read.values():
+                with whole():
+                    variable.load()
         failing.pop_all()
     names, later = list(opened.data_vars), opened.copy()
     if source.suffix == ZARR:
@@ -310,7 +318,7 @@ def _later(variable: xr.Variable, reading: Callable[[], AbstractContextManager[N
 
 
 @contextmanager
-def _reading(path: str | os.PathLike[str], unchanged: Callable[[], None] = lambda: None) -> Iterator[None]:
+def _reading(path: str | os.PathLike[str], unchanged: Callable[[], None]) -> Iterator[None]:
     try:
         yield
         unchanged()
@@ -323,7 +331,7 @@ def _reading(path: str | os.PathLike[str], unchanged: Callable[[], None] = lambd
 
 @contextmanager
 def _small_caches() -> Iterator[None]:
-    """Let the NetCDF library keep one chunk of each variable of a file that is opened now, not 64 MiB of it."""
+    """Let the NetCDF library keep one chunk of each variable of a file opened or made within, not 64 MiB of it."""
     before = netCDF4.get_chunk_cache()
     netCDF4.set_chunk_cache(LARGEST_CHUNK, *before[1:])
     try:

@@ -265,6 +265,29 @@ def test_a_stopped_write_leaves_the_old_file_and_nothing_else(example_cube, tmp_
     assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
 
 
+@pytest.mark.parametrize("among", [True, False])
+@pytest.mark.parametrize("file", ["a.nc", "a.zarr"])
+def test_a_write_that_is_stopped_among_the_values_or_after_them_leaves_the_old_one(
+    example_cube, tmp_path, monkeypatch, file, among
+):
+    if file.endswith(".zarr"):
+        pytest.importorskip("zarr")
+    path = write_cube(example_cube, tmp_path / file)
+    other, calls = example_cube.assign_attrs(title="other"), iter(range(10))
+
+    def stop(*_):
+        if not among or next(calls) == 3:
+            raise KeyboardInterrupt
+
+    if among:
+        monkeypatch.setattr("batchcube.results.cube._add", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_cube(other, path, tell=stop)
+    monkeypatch.undo()
+    xr.testing.assert_identical(read_cube(path), read_cube(write_cube(example_cube, tmp_path / f"again-{file}")))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [file, f"again-{file}"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="file size limits are a POSIX matter")
 def test_full_disk_is_one_line_and_leaves_nothing(example_cube, tmp_path):
     """A limit on the file size stops the library in the middle of writing, as a full disk does."""
