@@ -446,7 +446,10 @@ class Engine:
             steering.learn_finished(len(tokens), sum(tokens), sum(t * t for t in tokens))
 
     def mean_gap(self, plan: Plan) -> int:
-        """Return the nanoseconds between the tokens that the decodes of a step emitted and those before."""
+        """Return the mean time between the tokens that the decodes of a step have emitted and those before, in ns.
+
+        Each counts as `LONGEST_GAP` at most.
+        """
         latest = [self.history.emitted[r.number][-2:] for r in plan.decoding]
         gaps = [(later - sooner) // TICKS_PER_NANOSECOND for sooner, later in latest]
         return sum([min(gap, LONGEST_GAP) for gap in gaps]) // len(gaps)

@@ -149,7 +149,7 @@ def view_of(
     setup = replication.setup
     control, per_bin = setup.control, setup.policy.per_bin != 0
     before: Any = waits(now - 1, head, replication)
-    # How many wait in a bin, the papers' controllers do not ask.
+    # The papers' controllers look at no queue: what they see of one is 1 where somebody waits.
     queues: Any = 1 * before
     if key.further is not None:
         queues = first_after(replication.came, head, replication.start[1:], now - 1, key) - head

@@ -194,7 +194,7 @@ def test_a_cube_is_extended_and_shown_and_compared(
     tmp_path: Path, cube: xr.Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, other = tmp_path / "cube.nc", tmp_path / "other.nc"
-    run_sweep(sweep(replications=2), file)
+    run_sweep(sweep(replications=1), file)
     longer = run_sweep(sweep(), file, backend="reference")
     xr.testing.assert_identical(data_of(longer), data_of(cube))
     assert longer.attrs["backend"] == "numba, reference"
