@@ -358,8 +358,8 @@ def files_of(document: Mapping[str, Any]) -> Iterator[str]:
             tables += table
         if not isinstance(table, dict):
             continue
-        # An axis names a setting by its path, and has values for it.
-        of_axis = table.get("path") if "values" in table else None
+        # An axis names a setting by its path, and has values for it or says where they start.
+        of_axis = table.get("path") if "values" in table or "start" in table else None
         named = [(of_axis, value) for value in table["values"]] if isinstance(table.get("values"), list) else []
         for key, value in [*table.items(), *named]:
             name = str(key).rpartition(".")[2]

@@ -12,9 +12,10 @@ from batchcube.errors import InputError, printable
 from batchcube.figures import registry
 from batchcube.results.cube import read_cube, write_cube
 from batchcube.results.disk import make_folder
+from batchcube.sweeps import presets
 from batchcube.sweeps.files import require_new, write_text
 from batchcube.sweeps.run.execution import run_sweep
-from batchcube.sweeps.spec.document import Sweep
+from batchcube.sweeps.spec.document import Sweep, files_of, read_document
 from helpers.command_line import Answer
 
 TRACED = """
@@ -152,6 +153,18 @@ def no_files(tmp_path, monkeypatch):
         return path
 
     return make
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_no_preset_names_a_file_however_its_axes_are_written(preset):
+    document, *_ = read_document(preset)
+    assert list(files_of(document)) == []
+
+
+def test_an_axis_of_files_names_them():
+    path = "workload.trace.path"
+    assert list(files_of({"axes": {"trace": {"path": path, "values": ["/a.csv", "/b.csv"]}}})) == ["/a.csv", "/b.csv"]
+    assert list(files_of({"workload": {"trace": {"path": "/a.csv", "start_s": 0.0}}})) == ["/a.csv"]
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
