@@ -63,7 +63,7 @@ def _fit(chart: alt.LayerChart | alt.FacetChart, height: int = _HEIGHT) -> dict[
         .configure_legend(labelFontSize=12, labelColor="#222222", columnPadding=14)
         .configure_view(stroke=None)
     )
-    found: dict[str, Any] = dressed.to_dict(validate=False)  # it is always the same, and tests validate it
+    found: dict[str, Any] = dressed.to_dict()
     for layer in found["layer"]:
         layer.pop("data", None)
     return found | {"data": {"name": "rows"}}
