@@ -221,6 +221,16 @@ def test_as_many_measurements_as_coefficients_leave_every_error_unknown() -> Non
     assert np.isnan([*law.standard_errors, law.standard_error(2, 150), law.quality.leave_one_out_rms]).all()
 
 
+def test_misfits_at_once_are_those_one_by_one() -> None:
+    rng = np.random.default_rng(5)
+    # Times that fall leave nothing to the term, steep ones nothing to the constant; the first term is a constant too.
+    for slope in (-1.0, 0.0, 1.0):
+        y = np.exp(slope * np.linspace(0.0, 3.0, 12)) * rng.uniform(0.8, 1.2, 12)
+        terms = np.exp(np.outer([0.0, 0.1, 0.5, 2.0], np.linspace(0.0, 3.0, 12)))
+        each = [laws._non_negative([np.ones(12), term], y)[1] for term in terms]
+        np.testing.assert_allclose(laws._misfits(terms, y), each, rtol=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_power_that_the_times_do_not_tell_is_the_least(seed: int) -> None:
     # Two kinds of measurements: any γ explains them as well as any other.
