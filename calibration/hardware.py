@@ -141,13 +141,13 @@ class Tables:
         self.deployment = deployment
         known = gpus()
         if deployment.engine not in ENGINES:
-            raise _unknown("--engine", deployment.engine, ENGINES)
+            raise _unknown("`engine`", deployment.engine, ENGINES)
         if deployment.gpu not in known:
-            raise _unknown("--gpu", deployment.gpu, known)
+            raise _unknown("`gpu`", deployment.gpu, known)
         if deployment.engine not in known[deployment.gpu]:
             raise InputError(
                 f"no measurements on {deployment.gpu}, only of {', '.join(known[deployment.gpu])}",
-                path=f"--engine {deployment.engine}",
+                path=f"`engine` {deployment.engine}",
             )
         self.engine_version = known[deployment.gpu][deployment.engine]
         self.model = _model(deployment.model)
@@ -159,8 +159,8 @@ class Tables:
         """Tokens of the longest context that the model is made for."""
         experts = bool(found["num_experts"])
         for option, given in (
-            ("--data-parallel", deployment.data_parallel > 1),
-            ("--expert-parallel", deployment.expert_parallel),
+            ("`data_parallel`", deployment.data_parallel > 1),
+            ("`expert_parallel`", deployment.expert_parallel),
         ):
             if given and not experts:
                 raise InputError(f"{self.name} has no experts: its replicas are servers of their own", path=option)
@@ -171,11 +171,11 @@ class Tables:
             "attention_dp_size": deployment.data_parallel,
             "moe_tp_size": 1 if deployment.expert_parallel or not experts else width,
             "moe_ep_size": width if deployment.expert_parallel else 1,
-            "gemm_quant_mode": _quantization("GEMMQuantMode", "--quantization", deployment.quantization),
-            "moe_quant_mode": _quantization("MoEQuantMode", "--quantization", deployment.quantization)
+            "gemm_quant_mode": _quantization("GEMMQuantMode", "`quantization`", deployment.quantization),
+            "moe_quant_mode": _quantization("MoEQuantMode", "`quantization`", deployment.quantization)
             if experts
             else None,
-            "kvcache_quant_mode": _quantization("KVCacheQuantMode", "--kv-cache-dtype", deployment.kv_cache_dtype),
+            "kvcache_quant_mode": _quantization("KVCacheQuantMode", "`kv_cache_dtype`", deployment.kv_cache_dtype),
         }
         with self._in_one_line():
             from aiconfigurator_core.sdk.engine import EngineHandle
@@ -252,7 +252,7 @@ class Tables:
                     **self._parallel,
                 )
         except InputError as error:
-            raise error.advised("--tensor-parallel spreads a model over more GPUs") from None
+            raise error.advised("`tensor_parallel` spreads a model over more GPUs") from None
         tokens = int(found["total_kv_size_tokens"]) // block_tokens * block_tokens
         weights = int(found["memory_breakdown"]["weights_bytes"])
         return Memory(weights, int(found["kv_size_per_token_bytes"]), tokens)
@@ -325,12 +325,12 @@ def _model(name: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise InputError(f"may be {' or '.join(found)}", path=f"--model {name}")
+        raise InputError(f"may be {' or '.join(found)}", path=f"`model` {name}")
     close = [short[one][0] for one in near(short_name(name), short)]
     raise InputError(
         f"is none of the {len(known)} models that come with {DISTRIBUTION} (batchcube calibrate hardware --list), "
         f"and no folder with a config.json{f'; did you mean {one_of(close)}?' if close else ''}",
-        path=f"--model {name}",
+        path=f"`model` {name}",
     )
 
 

@@ -232,9 +232,9 @@ def _read_cells(
     data: bytes, layout: str | None, columns: Mapping[str, str], unit: str | None, select: Mapping[str, str]
 ) -> Table:
     if columns and layout is not None:
-        raise InputError("must be left out where columns are mapped by name (--column)", path=f"layout {layout}")
+        raise InputError("must be left out where columns are mapped by name (`column`)", path=f"layout {layout}")
     if unit is not None and not columns:
-        raise InputError("goes with columns mapped by name (--column); layouts have their own", path=f"unit {unit}")
+        raise InputError("goes with columns mapped by name (`column`); layouts have their own", path=f"unit {unit}")
     if not columns and data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
         raise InputError("is a log of requests (JSON), must be a CSV of times of batches or steps")
     header, lines = _opened(data)
@@ -275,7 +275,7 @@ def _layout(layout: str | None, header: Sequence[str]) -> Layout:
     if not fitting:
         raise InputError(
             f"no known layout has these columns: {', '.join(header)[:160]}; map them by name, for "
-            "instance --column seconds=mean_latency --column batch_size=b --column length_tokens=tokens",
+            "instance `column` seconds=mean_latency `column` batch_size=b `column` length_tokens=tokens",
             path="line 1",
         )
     return max(fitting, key=lambda known: len(known.columns()))

@@ -73,7 +73,7 @@ def _of_bursts(cube: Dataset, select: Select) -> tuple[Select, str]:
     if "replication" in (select or {}) or cube.sizes["replication"] == 1 or not bursty:
         return select, ""
     first = cube["replication"].values[0].item()
-    said = f"Replication {first} alone, as bursts lie elsewhere in each; --select replication=[...] draws a mean."
+    said = f"Replication {first} alone, as bursts lie elsewhere in each; a selection of several draws their mean."
     return {**(select or {}), "replication": first}, said
 
 

@@ -254,7 +254,7 @@ def plan(
     from batchcube.sweeps.run.executors import connected
 
     if not isinstance(spec, str | os.PathLike | None):
-        raise InputError("must be a TOML file or the name of a preset; settings=... changes it", path="spec")
+        raise InputError("must be a TOML file or the name of a preset; `settings` change it", path="`spec`")
     asked = ask(spec, slo=_limits(slo), rate=rate, vary=_plain(vary or {}), settings=_plain(settings or {}), **question)
     say = print_lines(quiet=quiet)
     with connected(executor, workers) as where:

@@ -14,7 +14,8 @@ class InputError(ValueError):
     """Refuse input, in one printable line: ``file: path = value: problem: allowed (at point)``, without what is empty.
 
     The command line prints it and exits with status 2. Text may be anybody's: control characters and line breaks in
-    it are shown escaped.
+    it are shown escaped. An argument is named as Python has it, in backticks, `replicas_max`; the command line prints
+    its option in place of that, --replicas-max.
     """
 
     def __init__(

@@ -134,7 +134,7 @@ def _early(plan: Mapping[str, Any]) -> str:
         return ""
     if plan["ended_early"]:
         return "; the budget ended it"
-    return "; the most replications that a plan takes do not tell, a larger --indifference may"
+    return "; the most replications that a plan takes do not tell, a larger indifference may"
 
 
 def _limit(limit: Mapping[str, Any], setting: Mapping[str, Any]) -> str:
@@ -209,7 +209,7 @@ def _cost(plan: Mapping[str, Any]) -> str:
     text = f"{plan['output_tokens_per_gpu_second']:,.0f} output tokens per GPU second"
     per_output, per_token = plan["cost_per_million_output_tokens"], plan["cost_per_million_tokens"]
     if per_output is None:
-        return f"{text} (--gpu-price says what they cost)"
+        return f"{text} (the price of a GPU says what they cost)"
     return f"{per_output:.3g} per million output tokens, {per_token:.3g} with those of prompts; {text}"
 
 

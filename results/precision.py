@@ -76,7 +76,7 @@ def asked(texts: Iterable[str], most: int | None) -> Precision | None:
     """Return the precision that texts ask for, None without any; raises InputError for a limit without them."""
     kept = tuple(texts)
     if most is not None and not kept:
-        raise InputError("goes with a precision only", path="max-replications", value=most)
+        raise InputError("goes with a precision only", path="`max_replications`", value=most)
     return Precision(kept, MOST if most is None else most) if kept else None
 
 

@@ -199,7 +199,7 @@ def pooled_quantile(
         raise InputError("must lie between 0 and 1", path="q", value=q)
     values = np.asarray(counts)
     if values.ndim < 2 or axis % values.ndim == values.ndim - 1:
-        raise InputError("must have replications along `axis` and buckets along its last dimension", path="counts")
+        raise InputError("must have replications along its axis and buckets along its last dimension", path="counts")
     values = np.moveaxis(values, axis, -2)
     middle, below, above = (np.asarray(edge, dtype=np.float64) for edge in (representative, lower, upper))
     shape = values.shape[:-2]

@@ -12,7 +12,7 @@ def require_new(*paths: Path, overwrite: bool = False) -> None:
     """Refuse to write over what is there, unless `overwrite`, and over what is no file at all."""
     for path in paths:
         if output_file(path).exists() and not overwrite:
-            raise InputError("is there already; choose another output, or --overwrite", file=path)
+            raise InputError("is there already; choose another output, or `overwrite`", file=path)
 
 
 def require_inside(cube: Path, named: Iterable[str]) -> None:
@@ -21,7 +21,7 @@ def require_inside(cube: Path, named: Iterable[str]) -> None:
     for name in named:
         if not Path(os.path.realpath(os.path.expanduser(name))).is_relative_to(folder):
             raise InputError(
-                f"names {name}, which is not in its folder; --trust-paths reads it all the same", file=cube
+                f"names {name}, which is not in its folder; `trust_paths` reads it all the same", file=cube
             )
 
 

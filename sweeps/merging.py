@@ -29,7 +29,7 @@ def merge(
 
         return merge_run(output, progress=progress, allow_missing=allow_missing)
     if allow_missing:
-        raise InputError("goes with shards of a run only: answers rest on all of them", path="--allow-missing")
+        raise InputError("goes with shards of a run only: answers rest on all of them", path="`allow_missing`")
     if command == "capacity":
         from .run.capacity import merge_capacity
 

@@ -164,18 +164,18 @@ def _with_arrivals(found: _Found, concurrency: int | None) -> tuple[list[Entry],
     unknown = [np.isnan(entry.queued_s) for entry in entries]
     if not any(unknown):
         if concurrency is not None:
-            raise InputError("the file has arrival times: none are to be reckoned", path="--concurrency")
+            raise InputError("the file has arrival times: none are to be reckoned", path="`concurrency`")
         return entries, notes
     if not all(unknown):
         raise InputError(f"{sum(unknown)} of {len(entries)} requests have no arrival time")
     if not (concurrency or all(entry.at_once for entry in entries)):
         raise InputError(
-            "has durations, but no arrival times, and a replay needs these: --concurrency N says how many requests a "
+            "has durations, but no arrival times, and a replay needs these: `concurrency` N says how many requests a "
             "closed loop kept under way, 1 for one at a time"
         )
     if not FORMATS[found.name].in_order and concurrency != 1:
         problem = "its requests are not in the order in which they were sent: only one at a time can be laid out"
-        raise InputError(problem, path="--concurrency", value=str(concurrency))
+        raise InputError(problem, path="`concurrency`", value=str(concurrency))
     loops = sorted({concurrency or entry.at_once for entry in entries})
     notes.append(
         f"no arrival times: reckoned for a closed loop of {', '.join(map(str, loops))}, each request sent the moment "

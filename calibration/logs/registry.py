@@ -62,10 +62,10 @@ def format_of(source: Source, name: LogFormat | None, columns: Mapping[str, str]
     """Return the format of a file, by its content where none is named; raises InputError where that tells none."""
     if columns:
         if name not in (None, PLAIN):
-            raise InputError(f"names columns, and {name} has its own: needs --format {PLAIN}", path="--column")
+            raise InputError(f"names columns, and {name} has its own: needs `format` {PLAIN}", path="`column`")
         return PLAIN, plain(columns)
     if name is not None and name not in FORMATS:
-        raise InputError(f"must be one of {', '.join(FORMATS)}", path="--format", value=name)
+        raise InputError(f"must be one of {', '.join(FORMATS)}", path="`format`", value=name)
     name = name or recognised(source)
     if name is None:
         source.require_first()
@@ -75,7 +75,7 @@ def format_of(source: Source, name: LogFormat | None, columns: Mapping[str, str]
 
 def _unknown(source: Source) -> InputError:
     """Say that a file is of no format, and which is nearest."""
-    known = f"must be one of {', '.join(FORMATS)} (--format), or --column arrival=NAME names the columns"
+    known = f"must be one of {', '.join(FORMATS)} (`format`), or `column` arrival=NAME names the columns"
     values = [Fields(value) for value in source.first()]
     shares = {
         name: (1 - len(missing) / len(format.marks), missing)

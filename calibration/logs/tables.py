@@ -89,7 +89,7 @@ def plain(columns: Mapping[str, str]) -> Format:
     """
     for part in columns:
         if part not in PARTS:
-            raise InputError(f"must be one of {', '.join(PARTS)}", path="--column", value=part)
+            raise InputError(f"must be one of {', '.join(PARTS)}", path="`column`", value=part)
     names = {part: (columns[part],) if part in columns else own for part, own in PARTS.items()}
 
     def has(request: Fields, part: str) -> bool:
@@ -144,7 +144,7 @@ def plain(columns: Mapping[str, str]) -> Format:
             marks("e2e", "last_token", "tpot"),
         ),
         entry,
-        hint="--column arrival=NAME names the columns",
+        hint="`column` arrival=NAME names the columns",
     )
 
 
@@ -153,7 +153,7 @@ def _unit_of(column: str) -> tuple[str, str]:
     name, colon, unit = column.rpartition(":")
     if colon:
         if unit not in PER_S:
-            raise InputError(f"unit {unit!r} must be one of {', '.join(PER_S)}", path="--column", value=column)
+            raise InputError(f"unit {unit!r} must be one of {', '.join(PER_S)}", path="`column`", value=column)
         return name, unit
     ending = re.search(r"_(ms|us|ns)$", column)
     return column, ending[1] if ending else "s"

@@ -87,7 +87,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def check_dtype(dtype: str) -> None:
     """Refuse what no engine computes with; raises InputError naming the option."""
     if dtype not in DTYPES:
-        raise InputError(f"must be one of {', '.join(DTYPES)}", path=f"--dtype {dtype}")
+        raise InputError(f"must be one of {', '.join(DTYPES)}", path=f"`dtype` {dtype}")
 
 
 def check_grid(grid: Grid) -> None:
@@ -96,10 +96,10 @@ def check_grid(grid: Grid) -> None:
     Whether any law can be fitted to it is not asked: that is for the fit to say.
     """
     for option, values, least in (
-        ("--batch-sizes", grid.batch_sizes, 1),
-        ("--prompt-tokens", grid.prompt_tokens, 1),
+        ("`batch_sizes`", grid.batch_sizes, 1),
+        ("`prompt_tokens`", grid.prompt_tokens, 1),
         # One token is the prefill alone.
-        ("--output-tokens", grid.output_tokens, 2),
+        ("`output_tokens`", grid.output_tokens, 2),
     ):
         shown = ",".join(map(str, values))
         if not values or min(values) < least:
@@ -107,7 +107,7 @@ def check_grid(grid: Grid) -> None:
         if list(values) != sorted(set(values)):
             raise InputError("must increase", path=f"{option} {shown}")
     if grid.repetitions < 1:
-        raise InputError("must be >= 1", path=f"--repetitions {grid.repetitions}")
+        raise InputError("must be >= 1", path=f"`repetitions` {grid.repetitions}")
 
 
 def refusals(engine: Engine, cells: Sequence[Cell]) -> dict[int, str]:

@@ -40,16 +40,16 @@ class TransformersEngine:
         seed: int = 0,
     ) -> None:
         if model in SHAPES and not dummy_weights:
-            raise InputError("is a shape without weights: add --dummy-weights", path=f"--model {model}")
+            raise InputError("is a shape without weights: add `dummy_weights`", path=f"`model` {model}")
         check_dtype(dtype)
         import torch
         import transformers
 
         self._torch = torch
         if device not in ("cpu", "cuda"):
-            raise InputError("must be cpu or cuda", path=f"--device {device}")
+            raise InputError("must be cpu or cuda", path=f"`device` {device}")
         if device == "cuda" and not torch.cuda.is_available():
-            raise InputError("torch sees no CUDA device here", path="--device cuda")
+            raise InputError("torch sees no CUDA device here", path="`device` cuda")
         self.device = device
         self.threads = threads
         torch.set_num_threads(threads)
@@ -70,7 +70,7 @@ class TransformersEngine:
             else:
                 built = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=kind).to(device)
         except (OSError, ValueError) as error:
-            raise InputError(" ".join(str(error).split())[:200], path=f"--model {model}") from None
+            raise InputError(" ".join(str(error).split())[:200], path=f"`model` {model}") from None
         self._model = built.eval()
         self.vocabulary = int(config.vocab_size)
         self._positions = int(config.max_position_embeddings)

@@ -65,7 +65,7 @@ def derive(
     Raises InputError for what the tables do not have.
     """
     if not NAME.fullmatch(name):
-        raise InputError("the name of coefficients must be letters, digits and . _ -", path=f"--output {name}.json")
+        raise InputError("the name of coefficients must be letters, digits and . _ -", path=f"`output` {name}.json")
     tables = Tables(deployment)
     usual = usual_limits(deployment.gpu, tables.gpu_bytes)
     limits = Limits(
@@ -200,7 +200,7 @@ def slower(tables: Tables) -> Iterator[str]:
         said = ", ".join(f"{1e3 * took:.3g} ms in {other}" for other, took in ({_WIDE: wide} | faster).items())
         yield (
             f"slower: {_COMPARED[0]} decodes take {1e3 * mine:.3g} ms in {asked}, {said}: the kernels that were "
-            "measured are slow ones, and another --quantization may be nearer to a server"
+            "measured are slow ones, and another quantization may be nearer to a server"
         )
 
 

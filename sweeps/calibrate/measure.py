@@ -30,7 +30,7 @@ from ..claim import Claim, folder_of
 from ..files import require_new, write_text
 from ..progress import Counting
 
-NOT_IN_TIME = "not measured within --time-limit-s"
+NOT_IN_TIME = "not measured within the time limit"
 # Times measured where these differ are not of one measurement; free memory, for one, may differ between two runs.
 SAME_MEASUREMENT = (
     "engine",
@@ -126,7 +126,7 @@ def _measured(
     finished = all(key in journal.samples or key[0] in said for key in missing)
     if not finished and not journal.samples:
         raise InputError(
-            f"nothing was measured within --time-limit-s {time_limit_s:g}, loading and warming up "
+            f"nothing was measured within `time_limit_s` {time_limit_s:g}, loading and warming up "
             "took it; the same command, given more time, goes on",
             file=journal.output,
         )
@@ -196,7 +196,7 @@ class _Journal:
             kept = entries[0] if entries and isinstance(entries[0], dict) else {}
             differing = ", ".join(sorted(key for key in {*kept, *head} if kept.get(key) != head.get(key)))
             raise InputError(
-                f"holds a stopped measurement of something else ({differing} differ); remove it, or --overwrite",
+                f"holds a stopped measurement of something else ({differing} differ); remove it, or `overwrite`",
                 file=self.path,
             )
         for entry in entries[1:]:

@@ -116,10 +116,10 @@ def fit(
     InputError for a bad log, and for a prior without a step law.
     """
     if not NAME.fullmatch(name):
-        raise InputError("the name must be letters, digits and . _ -", path=f"--output {name}.json")
+        raise InputError("the name must be letters, digits and . _ -", path=f"`output` {name}.json")
     log = read_log(log_path, how)
     if until is not None and not 1 <= until <= len(log.queued_s):
-        raise InputError(f"must be from 1 to {len(log.queued_s)}, the requests of the log", path=f"--fit-until {until}")
+        raise InputError(f"must be from 1 to {len(log.queued_s)}, the requests of the log", path=f"`fit_until` {until}")
     then()
     before = None if prior is None else _step_coefficients(prior)
     said: list[str] = []
@@ -198,11 +198,11 @@ def validate(
     if skip is None and fitted >= count:
         raise InputError(
             f"coefficients {known.name} were fitted to all {count} requests, none is left to judge "
-            "them: fit to some (calibrate log --fit-until), or give --skip 0",
+            "them: fit to some (calibrate log `fit_until`), or give `skip` 0",
             file=source,
         )
     if skip is not None and skip >= count:
-        raise InputError(f"must be below {count}, the requests of the log", path=f"--skip {skip}")
+        raise InputError(f"must be below {count}, the requests of the log", path=f"`skip` {skip}")
     skipped = fitted if skip is None else skip
     warnings = [*contradictions(log, settings, source), *remarks_on(settings)]
     law = step_law_of(known)
@@ -282,7 +282,7 @@ def contradictions(log: Log, settings: LoggedServer, source: Path) -> Iterator[s
         said = f"{most:.0f} requests ran at once, {at:.6g} s after the first came"
         if capacity is None:
             raise InputError(
-                f"--max-num-seqs {settings.most_running}{each} must be at least as many", file=source, path=said
+                f"`max_num_seqs` {settings.most_running}{each} must be at least as many", file=source, path=said
             )
         yield f"{said}: more than max_num_seqs = {settings.most_running}{each}, unless some were preempted"
     held, at = _most_at_once(log.first_token_s, log.last_token_s, log.prompt_tokens.astype(np.float64))
@@ -301,8 +301,8 @@ def contradictions(log: Log, settings: LoggedServer, source: Path) -> Iterator[s
     if capacity is None and waited:
         yield (
             f"{waited} requests waited while fewer than max_num_seqs = {settings.most_running}{each} ran and nobody "
-            "was admitted: the KV cache was full, and its size is not known (--kv-tokens N; calibrate log finds it "
-            f"with --kv-tokens fit), or no more than the {most:.0f} that ran at once may run (--max-num-seqs)"
+            "was admitted: the KV cache was full, and its size is not known (kv_tokens, which calibrate log "
+            f"can fit), or no more than the {most:.0f} that ran at once may run (max_num_seqs)"
         )
 
 

@@ -27,6 +27,7 @@ from . import (
     validate,
     why,
 )
+from .options import in_options
 
 # typer carries click under different names from version to version; its own exception leads to click's.
 _MISTAKE: Any = typer.BadParameter.__mro__[2]
@@ -117,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = _command()(arguments, standalone_mode=False)
         sys.stdout.flush()
     except InputError as error:
-        _fail(str(error))
+        _fail(in_options(str(error)))
     except _MISTAKE as error:
         _fail(" ".join(error.format_message().split()) or "no command; see batchcube --help")
     except OSError as error:

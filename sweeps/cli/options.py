@@ -1,6 +1,7 @@
 """Arguments and options that several commands share."""
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -144,6 +145,14 @@ ServerLogOption = Annotated[
     Path | None,
     typer.Option("--server-log", metavar="FILE", help="vLLM's start-up log, or its metrics as text: KV cache and more"),
 ]
+
+_NAMED = {"settings": "--set", "spec": "SPEC"}
+"""What the command line calls arguments whose options have other names."""
+
+
+def in_options(text: str) -> str:
+    """Return a message with the arguments that it names, in backticks, as the command line has them: `rate`, --rate."""
+    return re.sub("`([a-z_]+)`", lambda found: _NAMED.get(found[1]) or f"--{found[1].replace('_', '-')}", text)
 
 
 def given_settings(server: list[str] | None, **options: object) -> dict[str, object]:

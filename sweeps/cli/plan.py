@@ -23,6 +23,7 @@ from .options import (
     ShardOption,
     WorkersOption,
     do_shard,
+    in_options,
     shard_of,
 )
 
@@ -202,7 +203,7 @@ def plan(
     say = print_lines(quiet=quiet)
     say(f"planning {spec or ' on '.join(filter(None, (model, gpu or coefficients)))}")
     for line in in_other_units(slo or []):
-        print(line, file=sys.stderr, flush=True)
+        print(in_options(str(line)), file=sys.stderr, flush=True)
     if part is not None and output is not None:
         from ..planning.decide import shard_plan
 

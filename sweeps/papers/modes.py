@@ -140,14 +140,14 @@ def trace_setting(to: Reproduction, trace: str | None) -> str | None:
         if trace.startswith("dataset:"):
             datasets.locate(trace.removeprefix("dataset:"))
         elif not Path(trace).is_file():
-            raise InputError("no such file", path=f"--trace {trace}")
+            raise InputError("no such file", path=f"`trace` {trace}")
         return f"workload.trace.path={json.dumps(trace)}"
     try:
         datasets.locate(TRACE)
     except InputError:
         to.say(
-            f"modes-trace: left out, as {TRACE} is not here: `batchcube data fetch {TRACE}` fetches it, "
-            "--trace FILE takes another trace"
+            f"modes-trace: left out, as {TRACE} is not here: batchcube data fetch {TRACE} fetches it, "
+            "or give another trace"
         )
         return None
     return f'workload.trace.path="dataset:{TRACE}"'

@@ -93,7 +93,7 @@ def shard_plan(
     Raises InputError for a question with a budget.
     """
     if not (math.isinf(question.budget) and math.isinf(question.budget_s)):
-        raise InputError("does not go with --shard: no shard knows what the others spend", path="--budget")
+        raise InputError("does not go with `shard`: no shard knows what the others spend", path="`budget`")
     made_by = require_backend(backend, question.sweep.grid.points[0].simulation)
     target = _cube_file(Path(output))
     course = PlanCourse(question, target, made_by)

@@ -170,20 +170,20 @@ def ask(
         source, folder = "plan", Path.cwd()
     else:
         without = {
-            "--model": model,
-            "--gpu": gpu,
-            "--tensor-parallel": tensor_parallel,
-            "--coefficients": coefficients,
-            "--lengths": lengths,
-            "--trace": trace,
+            "`model`": model,
+            "`gpu`": gpu,
+            "`tensor_parallel`": tensor_parallel,
+            "`coefficients`": coefficients,
+            "`lengths`": lengths,
+            "`trace`": trace,
         }
         for option, value in without.items():
             if value is not None:
-                raise InputError("says what a SPEC says: leave out the one or the other", path=option)
+                raise InputError("says what a `spec` says: leave out the one or the other", path=option)
         document, source, folder = read_document(spec)
     vary = {} if vary is None else vary
     if not isinstance(vary, Mapping):
-        raise InputError("must have lists of values by path, {'policy.bins': [1, 2]}", path="--vary")
+        raise InputError("must have lists of values by path, {'policy.bins': [1, 2]}", path="`vary`")
     told = [vllm.told(path) for path in vary]
     vary = _named_here(vary)
     laid = list(overriding(settings))
@@ -206,7 +206,7 @@ def ask(
     limits = _limits_of_requests(document, criteria)
     if limits:
         kept = all_of([f"{path} = {limit:g}" for path, limit in limits.items()])
-        assumed += (f"goodput counts requests that keep {kept}, the limits of --slo",)
+        assumed += (f"goodput counts requests that keep {kept}, the limits asked for",)
     sweep = Sweep.from_document(document, source, Path.cwd(), overriding(limits))
     if rate is not None:
         _require_no_axis(sweep)
@@ -249,7 +249,7 @@ def parse_goodput(text: str) -> float:
         return float(text)
     except ValueError:
         problem = limits_of_requests(text) or "must be a share, 0.95"
-        raise InputError(problem, path=f"--goodput {text}") from None
+        raise InputError(problem, path=f"`goodput` {text}") from None
 
 
 def _length_of(point: Point) -> Iterator[str]:
@@ -268,10 +268,10 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
         path, equals, spelled = (part.strip() for part in text.partition("="))
         if not (path and equals and spelled):
             raise InputError(
-                "must be PATH=VALUE,VALUE,..., for instance policy.largest_batch=64,128", path=f"--vary {text}"
+                "must be PATH=VALUE,VALUE,..., for instance policy.largest_batch=64,128", path=f"`vary` {text}"
             )
         if path in found:
-            raise InputError("is given twice", path=f"--vary {path}")
+            raise InputError("is given twice", path=f"`vary` {path}")
         listed = value_of(spelled)
         found[path] = listed if isinstance(listed, list) else [value_of(part) for part in spelled.split(",")]
     return found
@@ -281,32 +281,32 @@ def _criteria(slo: Iterable[str], goodput: float | None) -> tuple[Criterion, ...
     slo = list(slo)
     texts = [*slo, *([] if goodput is None else [f"goodput={goodput:g}"])]
     if not texts:
-        raise InputError("at least one limit is needed, for instance ttft_p99_s=2", path="--slo")
+        raise InputError("at least one limit is needed, for instance ttft_p99_s=2", path="`slo`")
     found = []
     for text in texts:
         try:
             found.append(parse_criterion(text))
         except InputError as error:
-            given = f"--slo {text}" if text in slo else f"--goodput {goodput:g}"
+            given = f"`slo` {text}" if text in slo else f"`goodput` {goodput:g}"
             raise InputError(error.problem, path=given) from None
     names = [criterion[:2] for criterion in found]
     for criterion in found:
         if names.count(criterion[:2]) > 1:
-            raise InputError("is given twice", path=f"--slo {criterion.name}")
+            raise InputError("is given twice", path=f"`slo` {criterion.name}")
     return tuple(found)
 
 
 def _require_shares(
     confidence: float, indifference: float, gpu_price: float | None, replicas_max: int, rate: float | None
 ) -> None:
-    for option, share in (("--confidence", confidence), ("--indifference", indifference)):
+    for option, share in (("`confidence`", confidence), ("`indifference`", indifference)):
         if not 0.0 < share < 1.0:
             raise InputError("must be > 0 and < 1", path=f"{option} {share:g}")
-    for option, number in (("--gpu-price", gpu_price), ("--rate", rate)):
+    for option, number in (("`gpu_price`", gpu_price), ("`rate`", rate)):
         if number is not None and not 0.0 < number < math.inf:
             raise InputError("must be a number > 0", path=f"{option} {number:g}")
     if replicas_max < 1:
-        raise InputError("must be >= 1", path=f"--replicas-max {replicas_max}")
+        raise InputError("must be >= 1", path=f"`replicas_max` {replicas_max}")
 
 
 def _named_here(vary: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
@@ -315,7 +315,7 @@ def _named_here(vary: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
     for path, values in vary.items():
         own = vllm.path_here(path)
         if own in found:
-            raise InputError("is given twice", path=f"--vary {own}")
+            raise InputError("is given twice", path=f"`vary` {own}")
         found[own] = values
     return found
 
@@ -323,17 +323,17 @@ def _named_here(vary: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
 def _require_variable(vary: Mapping[str, Any], stated: Collection[str]) -> None:
     for path, values in vary.items():
         if not isinstance(values, list | tuple):
-            raise InputError("must be a list of values", path=f"--vary {path}")
+            raise InputError("must be a list of values", path=f"`vary` {path}")
         if path in stated:
-            raise InputError("is what --set says", path=f"--vary {path}")
+            raise InputError("is what `settings` says", path=f"`vary` {path}")
         if path == _SERVERS:
-            raise InputError("is what a plan searches; --replicas-max limits it", path=f"--vary {path}")
+            raise InputError("is what a plan searches; `replicas_max` limits it", path=f"`vary` {path}")
         if path in _RATES:
-            raise InputError("is what --rate says", path=f"--vary {path}")
+            raise InputError("is what `rate` says", path=f"`vary` {path}")
         if (problem := cannot_vary(path)) is not None:
-            raise InputError(problem, path=f"--vary {path}")
+            raise InputError(problem, path=f"`vary` {path}")
         if not values:
-            raise InputError("needs at least one value", path=f"--vary {path}")
+            raise InputError("needs at least one value", path=f"`vary` {path}")
 
 
 def _take_replicas(document: dict[str, Any], source: str) -> int:
@@ -388,8 +388,8 @@ def _limits_of_requests(document: Mapping[str, Any], criteria: Sequence[Criterio
             continue
         path = f"report.{name}"
         if path in found:
-            problem = f"is the second limit of one time: say which single requests must keep, --set {path}=SECONDS"
-            raise InputError(problem, path=f"--slo {criterion.name}")
+            problem = f"is the second limit of one time: say which single requests must keep, `settings` {path}=SECONDS"
+            raise InputError(problem, path=f"`slo` {criterion.name}")
         found[path] = criterion.limit
     return found
 
@@ -399,7 +399,7 @@ def _require_no_axis(sweep: Sweep) -> None:
         for path in _RATES:
             if path in axis.paths:
                 raise InputError(
-                    f"sets {path}, which --rate sets; remove the axis", file=sweep.source, path=f"axes.{axis.name}"
+                    f"sets {path}, which `rate` sets; remove the axis", file=sweep.source, path=f"axes.{axis.name}"
                 )
 
 
@@ -467,7 +467,7 @@ def _require_plannable(sweep: Sweep, criteria: Sequence[Criterion], objective: s
             "must be a variable of one number, of mode continuous (batchcube variables)",
             did_you_mean(objective, one),
         )
-        raise InputError("; ".join(filter(None, hints)), path=f"--objective {objective}")
+        raise InputError("; ".join(filter(None, hints)), path=f"`objective` {objective}")
     for position, point in zip(np.ndindex(sweep.grid.shape), sweep.grid.points, strict=True):
         if problem := _problem(point, criteria):
             raise refusal(sweep, InputError(problem), position)
@@ -480,7 +480,7 @@ def _require_plannable(sweep: Sweep, criteria: Sequence[Criterion], objective: s
             )
     rates = {getattr(point.workload.arrivals, "rate_per_s", None) for point in sweep.grid.points}
     if len(rates) > 1:
-        raise InputError("settings are compared at one arrival rate; give --rate", file=sweep.source)
+        raise InputError("settings are compared at one arrival rate; give `rate`", file=sweep.source)
 
 
 def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
@@ -513,5 +513,5 @@ def _budget(budget: str | float | None) -> tuple[float, float]:
     except ValueError:
         value = math.nan
     if not value > 0:
-        raise InputError("must be a number of requests, 2e6, or of seconds, 60s", path=f"--budget {text}")
+        raise InputError("must be a number of requests, 2e6, or of seconds, 60s", path=f"`budget` {text}")
     return (math.inf, value) if in_seconds else (value, math.inf)

@@ -86,7 +86,7 @@ def unsaid_of(point: Point, *, has_specification: bool) -> dict[str, list[str]]:
     routing = [] if server.servers == 1 else [f"server.routing = {server.routing}"]
     return {
         "vllm": [
-            *(() if has_specification else (f"{name} (takes a SPEC)" for name in _of_scheduler(point))),
+            *(() if has_specification else (f"{name} (takes a specification)" for name in _of_scheduler(point))),
             *both,
             *(routing if server.routing != "least_loaded" else []),
         ],

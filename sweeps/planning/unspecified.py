@@ -23,7 +23,7 @@ WARMUP = 0.25
 OUTPUT, PROMPT = (211.0, 0.77), (1155.0, 0.96)
 
 _CACHES = ("server.replica.kv_capacity_tokens", "server.replica.num_gpu_blocks")
-_NEEDED = "without a SPEC, --rate is needed, and --model and --gpu, or --coefficients"
+_NEEDED = "without a `spec`, `rate` is needed, and `model` and `gpu`, or `coefficients`"
 
 
 def unspecified(
@@ -40,10 +40,10 @@ def unspecified(
     Raises InputError where model and GPU (or coefficients) or the rate are missing, or nothing is known of the pair.
     """
     if rate is None:
-        raise InputError(f"is missing: {_NEEDED}", path="--rate")
+        raise InputError(f"is missing: {_NEEDED}", path="`rate`")
     name, title = _served_by(model, gpu, tensor_parallel, coefficients)
     if lengths is not None and trace is not None:
-        raise InputError("has lengths of its own; leave --lengths out", path="--trace")
+        raise InputError("has lengths of its own; leave `lengths` out", path="`trace`")
     requests = max(LEAST_REQUESTS, round(SPAN_S * rate))
     assumed = []
     if trace is not None:
@@ -54,7 +54,7 @@ def unspecified(
     if lengths is None and trace is None:
         assumed.append(
             f"lengths: lognormal, prompts of {PROMPT[0]:g} tokens on average, outputs of {OUTPUT[0]:g}, as in the "
-            "Azure conversation trace of 2023 (--lengths FILE or --trace FILE has yours)"
+            "Azure conversation trace of 2023 (a file of lengths or a trace takes their place)"
         )
     document = {
         "name": "plan",
@@ -85,10 +85,10 @@ def require_limits(policy: Mapping[str, Any], server: Mapping[str, Any], varied:
     if said.isdisjoint(_CACHES):
         lacking.append(f"{_CACHES[0]}=N")
     if lacking:
-        options = " ".join(f"--set {setting}" for setting in lacking)
+        options = " ".join(f"`settings` {setting}" for setting in lacking)
         raise InputError(
             f"has step times, and nothing of the server's limits: say them with {options}",
-            path=f"--coefficients {name}",
+            path=f"`coefficients` {name}",
         )
 
 
@@ -97,12 +97,12 @@ def _served_by(
 ) -> tuple[str, str]:
     """Return the coefficients that are meant, by their name or file, and what a plan with them is called."""
     if coefficients is not None:
-        for option, value in (("--gpu", gpu), ("--tensor-parallel", tensor_parallel)):
+        for option, value in (("`gpu`", gpu), ("`tensor_parallel`", tensor_parallel)):
             if value is not None:
-                raise InputError("says what --coefficients say: leave out the one or the other", path=option)
+                raise InputError("says what `coefficients` say: leave out the one or the other", path=option)
         name = os.fspath(coefficients)
         return (os.path.abspath(name), Path(name).stem) if name.endswith(".json") else (name, name)
-    for option, value in (("--model", model), ("--gpu", gpu)):
+    for option, value in (("`model`", model), ("`gpu`", gpu)):
         if value is None:
             raise InputError(f"is missing: {_NEEDED}", path=option)
     assert model is not None
@@ -132,7 +132,7 @@ def coefficients_of(model: str, gpu: str, tensor_parallel: int) -> str:
         raise InputError(
             f"no coefficients of this pair come with batchcube (batchcube calibrate list);{near} others are derived "
             "with aiconfigurator-core: pip install '.[hardware]' in the clone",
-            path=f"--model {model} --gpu {gpu}",
+            path=f"`model` {model} `gpu` {gpu}",
         )
     called = f"{short_name(model)}-{tensor_parallel}x{gpu}"
     measured = gpu if gpu in gpus() or f"{gpu}_sxm" not in gpus() else f"{gpu}_sxm"
@@ -140,8 +140,8 @@ def coefficients_of(model: str, gpu: str, tensor_parallel: int) -> str:
     folder = cache_directory()
     if folder is None:
         raise InputError(
-            "nothing can be kept here; derive them with `batchcube calibrate hardware`, and name them in a SPEC",
-            path=f"--model {model} --gpu {gpu}",
+            "nothing can be kept here; derive them with `batchcube calibrate hardware`, and name them in a `spec`",
+            path=f"`model` {model} `gpu` {gpu}",
         )
     file = folder.parent / "tables" / f"{called}.json"
     if not file.exists() or file.read_text(encoding="utf-8") != known.text():

@@ -227,7 +227,7 @@ def settings_of(
     """Return how a sweep is searched; raises InputError for what cannot be."""
     wanted = tuple(parse_criterion(text) if isinstance(text, str) else text for text in criteria)
     if not wanted:
-        raise InputError("at least one limit is needed, for instance tbt_mean_ms=50", path="--slo")
+        raise InputError("at least one limit is needed, for instance tbt_mean_ms=50", path="`slo`")
     _require_range(low, high, tolerance, growth)
     _require_searchable(sweep, wanted)
     return SearchSettings(wanted, low, high, tolerance, growth)
@@ -292,11 +292,11 @@ def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:
 
 def _require_range(low: float | None, high: float | None, tolerance: float, growth: float) -> None:
     if (low is None) != (high is None):
-        raise InputError("give both, or neither to start from the rate of the specification", path="--low and --high")
+        raise InputError("give both, or neither to start from the rate of the specification", path="`low` and `high`")
     if low is not None and high is not None and not SLOWEST <= low < high <= FASTEST:
         allowed = f"must be rates from {SLOWEST:g} to {FASTEST:g}, low < high"
-        raise InputError(allowed, path=f"--low {low:g} --high {high:g}")
+        raise InputError(allowed, path=f"`low` {low:g} `high` {high:g}")
     if not 0.0 <= growth <= 1.0:
-        raise InputError("must be from 0 to 1, a share of the arrivals", path=f"--growth {growth:g}")
+        raise InputError("must be from 0 to 1, a share of the arrivals", path=f"`growth` {growth:g}")
     if not 0.0 < tolerance < 1.0:
-        raise InputError("must be > 0 and < 1", path=f"--tolerance {tolerance:g}")
+        raise InputError("must be > 0 and < 1", path=f"`tolerance` {tolerance:g}")

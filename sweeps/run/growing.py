@@ -35,7 +35,7 @@ from .store import SUFFIX, Store
 _KINDS = {
     "plan": "holds the answer of a plan, of which no part can be joined",
     "capacity_criteria": "holds capacities, which a search made: search again with all the points",
-    "precision_looks": "was made with --precision, which decided on its replications: run it again with all the points",
+    "precision_looks": "was made with `precision`, which decided on its replications: run it again with all the points",
 }
 
 
@@ -102,7 +102,7 @@ def extend(
     a cube that names files outside its folder, unless `trust_paths`.
     """
     if not settings and replications is None:
-        raise InputError("needs --set axes.NAME.values=[...] or --replications", path="extend")
+        raise InputError("needs `settings` axes.NAME.values=[...] or `replications`", path="extend")
     if not file.exists():
         read_held(file)  # which says what is wrong
     # Nobody else writes there from the moment it is read.
@@ -145,13 +145,13 @@ def _extended(held: Held, settings: Iterable[str] | Mapping[str, Any]) -> tuple[
         keys = override.path.split(".")
         if keys[0] != "axes" or len(keys) < 3 or keys[1] not in {axis.name for axis in held.sweep.grid.axes}:
             raise InputError(
-                "must be values or points of an axis that the cube has: --set axes.NAME.values=[...]",
+                "must be values or points of an axis that the cube has: " + override.instead.format("NAME"),
                 path=override.said,
             )
     document, _ = laid_over(held.sweep.document, str(file), Path.cwd(), given)
     _, defaults = parse_made_from(held.cube)
     asked, _ = remade(document, defaults, str(file))
-    return _union({str(file): held.sweep, "--set": asked}), defaults
+    return _union({str(file): held.sweep, "`settings`": asked}), defaults
 
 
 def _holds_another(file: Path, sweep: Sweep) -> bool:

@@ -38,7 +38,7 @@ class Narrowing:
         if not self.wanted:
             raise InputError("asks for nothing", path="precision", allowed="such as 2% or NAME=1%")
         if precision.most < FEWEST:
-            raise InputError(f"must be >= {FEWEST}", path="max-replications", value=precision.most)
+            raise InputError(f"must be >= {FEWEST}", path="`max_replications`", value=precision.most)
         if any(map(draws_service, sweep.grid.points)):
             text = "every replication has coefficients of its own: no number of them narrows what these leave open"
             raise InputError(text, path="precision", file=sweep.source)

@@ -53,16 +53,16 @@ def shard_of(text: str, environment: Mapping[str, str]) -> Shard:
     if named == "env":
         what, least = next((name for name in (_SLURM, _KUBERNETES) if environment.get(name, "").isdecimal()), ""), 0
         if not what:
-            raise InputError(f"neither {_SLURM} nor {_KUBERNETES} is set", path="--shard", value=text)
+            raise InputError(f"neither {_SLURM} nor {_KUBERNETES} is set", path="`shard`", value=text)
         named = environment[what]
         count = count if slash else _tasks(environment, what)
     if not (named.isdecimal() and count.isdecimal() and 1 <= int(count) <= MOST_SHARDS):
         allowed = f"must be NUMBER/ALL, 1/64 to 64/64 of at most {MOST_SHARDS:,}, or env, or env/ALL"
-        raise InputError(allowed, path="--shard", value=text)
+        raise InputError(allowed, path="`shard`", value=text)
     number = int(named) - least + 1
     if not 1 <= number <= int(count):
         allowed = f"must be from {least} to {least + int(count) - 1}"
-        raise InputError(f"{what} is {named}, {allowed}", path="--shard", value=text)
+        raise InputError(f"{what} is {named}, {allowed}", path="`shard`", value=text)
     return Shard(number, int(count))
 
 
@@ -74,7 +74,7 @@ def _tasks(environment: Mapping[str, str], what: str) -> str:
         if first == "0" and count.isdecimal() and last == str(int(count) - 1):
             return count
         problem = "the array must begin at 0 and have no gaps, sbatch --array=0-63"
-    raise InputError(f"{problem}; --shard env/64 says how many shards there are in all", path="--shard env")
+    raise InputError(f"{problem}; `shard` env/64 says how many shards there are in all", path="`shard` env")
 
 
 class Dealing:

@@ -394,9 +394,11 @@ def overriding(given: Iterable[str] | Mapping[str, Any]) -> Iterator[_Override]:
     for text in given:
         path, equals, spelled = text.partition("=")
         if not equals:
-            raise InputError("must be path=value, for instance policy.bins=4", path=f"--set {text}")
-        path, said = path.strip(), f"--set {text}"
-        yield _Override(vllm.path_here(path), _counted(spelled), said, "--set axes.{}.values=[...]", vllm.told(path))
+            raise InputError("must be path=value, for instance policy.bins=4", path=f"`settings` {text}")
+        path, said = path.strip(), f"`settings` {text}"
+        yield _Override(
+            vllm.path_here(path), _counted(spelled), said, "`settings` axes.{}.values=[...]", vllm.told(path)
+        )
 
 
 def _counted(spelled: str) -> Any:
@@ -433,7 +435,7 @@ def _lay_over(document: dict[str, Any], override: _Override) -> dict[str, Any]:
     keys = path.split(".")
     if not all(keys):
         raise InputError("must be path=value, for instance policy.bins=4", path=said)
-    _refuse_depth({"": value}, f"--set {path}")
+    _refuse_depth({"": value}, f"`settings` {path}")
     axes = document.get("axes")
     for name, axis in axes.items() if isinstance(axes, dict) else ():
         if isinstance(axis, dict) and axis.get("path") == path:

@@ -126,18 +126,18 @@ def test_experts_are_split_or_spread() -> None:
     [
         (
             {"model": "Llama-3.1-9B"},
-            r"^--model Llama-3.1-9B: is none of the \d+ models .* did you mean meta-llama/",
+            r"^`model` Llama-3.1-9B: is none of the \d+ models .* did you mean meta-llama/",
         ),
-        ({"gpu": "h100"}, r"^--gpu h100: must be one of a100_sxm, .*; did you mean h100_sxm\?$"),
-        ({"engine": "vlm"}, r"^--engine vlm: must be one of vllm, sglang, trtllm; did you mean vllm"),
-        ({"quantization": "fp4"}, r"^--quantization fp4: must be one of bfloat16, .*; did you mean "),
-        ({"kv_cache_dtype": "fp4"}, r"^--kv-cache-dtype fp4: must be one of bfloat16, int8, fp8; did you mean fp8\?$"),
+        ({"gpu": "h100"}, r"^`gpu` h100: must be one of a100_sxm, .*; did you mean h100_sxm\?$"),
+        ({"engine": "vlm"}, r"^`engine` vlm: must be one of vllm, sglang, trtllm; did you mean vllm"),
+        ({"quantization": "fp4"}, r"^`quantization` fp4: must be one of bfloat16, .*; did you mean "),
+        ({"kv_cache_dtype": "fp4"}, r"^`kv_cache_dtype` fp4: must be one of bfloat16, int8, fp8; did you mean fp8\?$"),
         (
             {"tensor_parallel": 3},
             r"^meta-llama/Llama-3.1-8B on h100_sxm with vllm: the tables refuse it: num_heads 32 ",
         ),
-        ({"expert_parallel": True}, r"^--expert-parallel: Meta-Llama-3.1-8B has no experts"),
-        ({"data_parallel": 2}, r"^--data-parallel: Meta-Llama-3.1-8B has no experts"),
+        ({"expert_parallel": True}, r"^`expert_parallel`: Meta-Llama-3.1-8B has no experts"),
+        ({"data_parallel": 2}, r"^`data_parallel`: Meta-Llama-3.1-8B has no experts"),
     ],
 )
 def test_what_is_not_known_is_one_line(given: dict[str, object], says: str) -> None:
@@ -149,5 +149,5 @@ def test_what_is_not_known_is_one_line(given: dict[str, object], says: str) -> N
 def test_what_nobody_measured_and_what_does_not_fit_is_one_line() -> None:
     with pytest.raises(InputError, match=r"^gpt-oss-20b on a100_sxm with vllm: the tables refuse it: .* data missing"):
         Tables(Deployment("gpt-oss-20b", "a100_sxm")).decode_s(1, 128)
-    with pytest.raises(InputError, match=r"no KV budget.*; --tensor-parallel spreads a model over more GPUs"):
+    with pytest.raises(InputError, match=r"no KV budget.*; `tensor_parallel` spreads a model over more GPUs"):
         Tables(Deployment("Llama-3.1-70B", "h100_sxm")).memory(0.92, 1024, 8192, 16)

@@ -356,7 +356,7 @@ LATENCY = EXAMPLES["latency-grid"][0]
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a,b\n1,2\n", "line 1: no known layout has these columns: a, b; map them by name, for instance --column"),
+        ("a,b\n1,2\n", "line 1: no known layout has these columns: a, b; map them by name, for instance `column`"),
         ("", "line 1: is empty: must be the names of the columns"),
         (" , \n1,2\n", "line 1: is empty: must be the names of the columns"),
         (GOOD.splitlines()[0] + "\n", "has no rows"),
@@ -403,10 +403,10 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str | bytes, says: s
             {"columns": {"batch_size": "batch_size", "seconds": "seconds"}, "unit": "min"},
             "unit min: must be one of s, ms, us",
         ),
-        ({"unit": "ms"}, "unit ms: goes with columns mapped by name (--column); layouts have their own"),
+        ({"unit": "ms"}, "unit ms: goes with columns mapped by name (`column`); layouts have their own"),
         (
             {"columns": {"batch_size": "batch_size", "seconds": "seconds"}, "layout": "batchcube"},
-            "layout batchcube: must be left out where columns are mapped by name (--column)",
+            "layout batchcube: must be left out where columns are mapped by name (`column`)",
         ),
         (
             {"columns": {"batch_size": "b", "seconds": "t", "length_tokens": "n", "output_tokens": "m"}},

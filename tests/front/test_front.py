@@ -130,7 +130,7 @@ def test_a_cube_is_extended_in_its_file(tmp_path: Path, capsys: pytest.CaptureFi
     # All of it is there.
     assert bc.extend(file, {"axes.bins.values": [2]}).equals(grown)
     assert "simulat" not in capsys.readouterr().err
-    with pytest.raises(bc.InputError, match=r"needs --set axes\.NAME\.values"):
+    with pytest.raises(bc.InputError, match=r"needs `settings` axes\.NAME\.values"):
         bc.extend(file)
     with pytest.raises(bc.InputError, match="must be values or points of an axis that the cube has"):
         bc.extend(file, {"policy.batch_size": 4})
@@ -147,7 +147,7 @@ def test_files_that_a_cube_names_are_read_where_they_are_trusted(tmp_path: Path)
     tables: Any = {"policy": {"mode": "fifo_greedy", "batch_size": 2}, "replications": 2, "workload": recorded}
     tables["server"] = {"service": {"law": "constant", "a0_s": 1.0, "a1_s_per_token": 0.01}}
     bc.run(bc.sweep(**tables), tmp_path / "apart" / "cube.nc", quiet=True)
-    with pytest.raises(bc.InputError, match="which is not in its folder; --trust-paths reads it all the same"):
+    with pytest.raises(bc.InputError, match="which is not in its folder; `trust_paths` reads it all the same"):
         bc.extend(tmp_path / "apart" / "cube.nc", replications=3, quiet=True)
     assert bc.extend(tmp_path / "apart" / "cube.nc", replications=3, quiet=True, trust_paths=True).sizes == {
         **bc.run(bc.sweep(**tables), quiet=True).sizes,
@@ -173,10 +173,10 @@ def test_what_is_no_executor_is_refused_before_anything_is_read() -> None:
 
 
 def test_a_plan_is_of_no_sweep_and_limits_may_be_one() -> None:
-    with pytest.raises(bc.InputError, match=r"^spec: must be a TOML file or the name of a preset"):
+    with pytest.raises(bc.InputError, match=r"^`spec`: must be a TOML file or the name of a preset"):
         bc.plan(spec(), "ttft_p99_s=1")
     for asks in (bc.plan, bc.capacity):
-        with pytest.raises(bc.InputError, match=r"^--slo ttft_p99=1: must be NAME_STAT_UNIT=LIMIT"):
+        with pytest.raises(bc.InputError, match=r"^`slo` ttft_p99=1: must be NAME_STAT_UNIT=LIMIT"):
             asks("continuous-rate", "ttft_p99=1")
 
 
@@ -231,7 +231,7 @@ def test_a_run_goes_on_until_it_is_precise() -> None:
     cube = bc.run(spec(), quiet=True, precision={"latency_mean_s": "0.01%"}, max_replications=9)
     assert (cube.attrs["precision_wanted"], cube.attrs["precision_looks"]) == ("latency_mean_s=0.01%", "8, 9")
     assert bc.run(spec(), quiet=True, precision="90%").attrs["precision_looks"] == "8"
-    with pytest.raises(ValueError, match="max-replications = 9: goes with a precision only"):
+    with pytest.raises(ValueError, match="`max_replications` = 9: goes with a precision only"):
         bc.run(spec(), quiet=True, max_replications=9)
 
 

@@ -57,7 +57,7 @@ def test_what_is_there_is_not_written_over(tmp_path):
     there = tmp_path / "b.json"
     require_new(tmp_path / "a.json", there)
     there.touch()
-    with pytest.raises(InputError, match=r"b\.json: is there already; choose another output, or --overwrite$"):
+    with pytest.raises(InputError, match=r"b\.json: is there already; choose another output, or `overwrite`$"):
         require_new(tmp_path / "a.json", there)
 
 

@@ -95,15 +95,15 @@ def test_first_places_are_shared_evenly() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"batch_sizes": (0, 2)}, "--batch-sizes 0,2: must be whole numbers >= 1"),
-        ({"batch_sizes": ()}, "--batch-sizes : must be whole numbers >= 1"),
-        ({"batch_sizes": (4, 2)}, "--batch-sizes 4,2: must increase"),
-        ({"batch_sizes": (2, 2)}, "--batch-sizes 2,2: must increase"),
-        ({"prompt_tokens": (0,)}, "--prompt-tokens 0: must be whole numbers >= 1"),
-        ({"prompt_tokens": (64, 16)}, "--prompt-tokens 64,16: must increase"),
-        ({"output_tokens": (1, 8)}, "--output-tokens 1,8: must be whole numbers >= 2"),
-        ({"output_tokens": (8, 4)}, "--output-tokens 8,4: must increase"),
-        ({"repetitions": 0}, "--repetitions 0: must be >= 1"),
+        ({"batch_sizes": (0, 2)}, "`batch_sizes` 0,2: must be whole numbers >= 1"),
+        ({"batch_sizes": ()}, "`batch_sizes` : must be whole numbers >= 1"),
+        ({"batch_sizes": (4, 2)}, "`batch_sizes` 4,2: must increase"),
+        ({"batch_sizes": (2, 2)}, "`batch_sizes` 2,2: must increase"),
+        ({"prompt_tokens": (0,)}, "`prompt_tokens` 0: must be whole numbers >= 1"),
+        ({"prompt_tokens": (64, 16)}, "`prompt_tokens` 64,16: must increase"),
+        ({"output_tokens": (1, 8)}, "`output_tokens` 1,8: must be whole numbers >= 2"),
+        ({"output_tokens": (8, 4)}, "`output_tokens` 8,4: must increase"),
+        ({"repetitions": 0}, "`repetitions` 0: must be >= 1"),
     ],
 )
 def test_a_bad_grid_is_refused_by_its_option(changes: dict[str, Any], says: str) -> None:
@@ -115,7 +115,7 @@ def test_a_bad_grid_is_refused_by_its_option(changes: dict[str, Any], says: str)
 @pytest.mark.parametrize("grid", [GRID, CPU_GRID, GPU_GRID])
 def test_good_grids_are_let_through(grid: Grid) -> None:
     check_grid(grid)
-    with pytest.raises(ValueError, match="--output-tokens"):
+    with pytest.raises(ValueError, match="`output_tokens`"):
         check_grid(grid._replace(output_tokens=(1, *grid.output_tokens)))
 
 
@@ -127,7 +127,7 @@ def test_engines_compute_with_three_kinds_of_numbers() -> None:
     for dtype in ("float32", "bfloat16", "float16"):
         check_dtype(dtype)
     for dtype in ("fp8", "int8", "float64", "auto", ""):
-        with pytest.raises(ValueError, match=f"^--dtype {dtype}: must be one of float32, bfloat16, float16$"):
+        with pytest.raises(ValueError, match=f"^`dtype` {dtype}: must be one of float32, bfloat16, float16$"):
             check_dtype(dtype)
 
 

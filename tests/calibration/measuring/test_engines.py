@@ -30,7 +30,7 @@ pytestmark = [
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_shape_has_no_weights_of_its_own(shape: str) -> None:
     for build in (lambda: TransformersEngine(shape), lambda: VllmEngine(shape, GRID.cells())):
-        with pytest.raises(ValueError, match=f"--model {shape}: is a shape without weights: add --dummy-weights"):
+        with pytest.raises(ValueError, match=f"`model` {shape}: is a shape without weights: add `dummy_weights`"):
             build()
 
 
@@ -39,7 +39,7 @@ def test_engines_refuse_numbers_that_they_do_not_compute_with() -> None:
         lambda: TransformersEngine(TINY, dummy_weights=True, dtype="fp8"),
         lambda: VllmEngine(TINY, GRID.cells(), dummy_weights=True, dtype="fp8"),
     ):
-        with pytest.raises(ValueError, match=r"^--dtype fp8: must be one of float32, bfloat16, float16$"):
+        with pytest.raises(ValueError, match=r"^`dtype` fp8: must be one of float32, bfloat16, float16$"):
             build()
 
 
@@ -143,10 +143,10 @@ def test_transformers_reads_a_folder_and_refuses_what_is_none(
     assert engine.clock == WALL
     assert engine.run(Cell(2, 4, 3)).step_s.shape == (3,)
     assert TransformersEngine(TINY, dummy_weights=True, wall_clock=True).clock == WALL
-    with pytest.raises(ValueError, match=f"--model {tmp_path / 'gone'}: ") as caught:
+    with pytest.raises(ValueError, match=f"`model` {tmp_path / 'gone'}: ") as caught:
         TransformersEngine(str(tmp_path / "gone"))
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="--device tpu: must be cpu or cuda"):
+    with pytest.raises(ValueError, match="`device` tpu: must be cpu or cuda"):
         TransformersEngine(TINY, dummy_weights=True, device="tpu")
 
 
@@ -245,7 +245,7 @@ def test_on_a_gpu_a_step_holds_so_many_tokens_at_most(stand: Any) -> None:
 
 def test_the_size_of_the_cache_is_asked_for_on_a_cpu_only(stand: Any) -> None:
     stand(gpu=True)
-    with pytest.raises(ValueError, match=r"^--kv-cache-gib 4: is for a CPU; on a GPU the cache takes what is free$"):
+    with pytest.raises(ValueError, match=r"^`kv_cache_gib` 4: is for a CPU; on a GPU the cache takes what is free$"):
         VllmEngine(TINY, GRID.cells(), dummy_weights=True, kv_cache_gib=4)
     stand()
     VllmEngine(TINY, GRID.cells(), dummy_weights=True, kv_cache_gib=4)

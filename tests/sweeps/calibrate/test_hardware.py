@@ -89,7 +89,7 @@ def test_what_is_given_takes_the_place_of_defaults() -> None:
     tight = derive(Deployment("Qwen3-0.6B", "h100_sxm"), "mine", utilization=0.08, most_running=1, token_budget=32)
     assert tight.step_law is not None
     assert set(tight.step_law.rms_by_kind) <= {"decode", "prefill", "mixed"}
-    with pytest.raises(InputError, match=r"--output a b\.json: the name of coefficients must be letters"):
+    with pytest.raises(InputError, match=r"`output` a b\.json: the name of coefficients must be letters"):
         derive(Deployment("Qwen3-0.6B", "h100_sxm"), "a b")
 
 

@@ -233,7 +233,7 @@ def test_a_stopped_measurement_of_something_else_is_refused(output: Path) -> Non
             measured(engine, output, grid)
         assert str(caught.value) == (
             f"{journal_of(output)}: holds a stopped measurement of something else ({differing} differ); remove it, or "
-            "--overwrite"
+            "`overwrite`"
         )
         assert engine.served == []
         assert journal_of(output).read_bytes() == before
@@ -320,7 +320,7 @@ def test_an_output_that_is_there_is_refused_before_the_engine_is_made(output: Pa
     def never() -> FakeEngine:
         raise AssertionError
 
-    with pytest.raises(InputError, match=r"m\.nc: is there already; choose another output, or --overwrite$"):
+    with pytest.raises(InputError, match=r"m\.nc: is there already; choose another output, or `overwrite`$"):
         measure_engine(never, GRID, output, quiet=True)
     assert output.read_text() == "something"
     (output.parent / "file").touch()
@@ -331,12 +331,12 @@ def test_an_output_that_is_there_is_refused_before_the_engine_is_made(output: Pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_sizes": (1, 0)}, "--batch-sizes 1,0: must be whole numbers >= 1"),
-        ({"batch_sizes": (2, 1)}, "--batch-sizes 2,1: must increase"),
-        ({"prompt_tokens": ()}, "--prompt-tokens : must be whole numbers >= 1"),
-        ({"output_tokens": (1, 4)}, "--output-tokens 1,4: must be whole numbers >= 2"),
-        ({"output_tokens": (4, 4)}, "--output-tokens 4,4: must increase"),
-        ({"repetitions": 0}, "--repetitions 0: must be >= 1"),
+        ({"batch_sizes": (1, 0)}, "`batch_sizes` 1,0: must be whole numbers >= 1"),
+        ({"batch_sizes": (2, 1)}, "`batch_sizes` 2,1: must increase"),
+        ({"prompt_tokens": ()}, "`prompt_tokens` : must be whole numbers >= 1"),
+        ({"output_tokens": (1, 4)}, "`output_tokens` 1,4: must be whole numbers >= 2"),
+        ({"output_tokens": (4, 4)}, "`output_tokens` 4,4: must increase"),
+        ({"repetitions": 0}, "`repetitions` 0: must be >= 1"),
     ],
 )
 def test_a_grid_that_nothing_follows_from_is_refused(output: Path, changes: dict[str, Any], message: str) -> None:
@@ -486,7 +486,7 @@ def test_the_time_limit_ends_warming_up_too(output: Path) -> None:
     with pytest.raises(InputError) as caught:
         slowly(engine, output, 5.0)
     assert str(caught.value) == (
-        f"{output}: nothing was measured within --time-limit-s 5, loading and warming up took it; the same command, "
+        f"{output}: nothing was measured within `time_limit_s` 5, loading and warming up took it; the same command, "
         "given more time, goes on"
     )
     assert len(engine.served) == 5

@@ -201,10 +201,10 @@ def test_requests_that_were_fitted_judge_nothing_unless_asked(log_file: Path) ->
 def test_limits_that_the_log_contradicts_are_refused(tmp_path: Path, log_file: Path) -> None:
     known, _ = exact()
     with pytest.raises(
-        InputError, match=r"8 requests ran at once, .* s after the first .*: --max-num-seqs 7 must be at"
+        InputError, match=r"8 requests ran at once, .* s after the first .*: `max_num_seqs` 7 must be at"
     ):
         judge(log_file, known, server_settings(None, {"most_running": 7, "token_budget": 512}))
-    with pytest.raises(InputError, match=r"--max-num-seqs 4 must be at least as many"):
+    with pytest.raises(InputError, match=r"`max_num_seqs` 4 must be at least as many"):
         fit(log_file, server_settings(None, {"most_running": 4, "token_budget": 512}), None, "mine", quiet=True)
     # Where the cache may be full, the requests over the limit may have been preempted.
     settings = server_settings(None, {"most_running": 7, "token_budget": 512, "capacity_tokens": 10**6})
@@ -257,9 +257,9 @@ def test_the_log_of_two_replicas_is_one_of_two(tmp_path: Path) -> None:
     assert dataset.attrs["warnings"].startswith("least_loaded is vLLM's balancer with one API server")
     _, dataset = judge(path, *exact({"replicas": 2, "routing": "round_robin"}))
     assert "API server" not in dataset.attrs["warnings"]
-    with pytest.raises(InputError, match=r"16 requests ran at once, .*: --max-num-seqs 8 must be at least as many"):
+    with pytest.raises(InputError, match=r"16 requests ran at once, .*: `max_num_seqs` 8 must be at least as many"):
         judge(path, *exact())
-    with pytest.raises(InputError, match="--max-num-seqs 7 on each of 2 replicas must be at least as many"):
+    with pytest.raises(InputError, match="`max_num_seqs` 7 on each of 2 replicas must be at least as many"):
         judge(path, *exact({"replicas": 2, "most_running": 7}))
 
 
@@ -290,8 +290,8 @@ def test_what_no_server_with_these_settings_does_is_refused_or_said(tmp_path: Pa
     short = write_log(tmp_path / "short.jsonl", LIMITS | {"capacity_tokens": 2000})
     _, dataset = judge(short, *exact())
     assert "requests waited while fewer than max_num_seqs = 8 ran" in dataset.attrs["warnings"]
-    assert "(--kv-tokens N; calibrate log finds it with --kv-tokens fit), or no more than" in dataset.attrs["warnings"]
-    assert dataset.attrs["warnings"].endswith("that ran at once may run (--max-num-seqs)")
+    assert "(kv_tokens, which calibrate log can fit), or no more than" in dataset.attrs["warnings"]
+    assert dataset.attrs["warnings"].endswith("that ran at once may run (max_num_seqs)")
     errors, dataset = judge(short, *exact({"capacity_tokens": 2000}))
     assert "waited while" not in dataset.attrs["warnings"]
     assert max(abs(row.error) for row in errors) < 1e-6

@@ -240,10 +240,12 @@ def test_goodput_counts_the_limits_of_single_requests(spec: Callable[[int], str]
     assert goodput.low is not None
     assert 0.9 <= goodput.low <= goodput.mean <= 1.0
     assert goodput.verdict == "holds"
-    taken = "goodput counts requests that keep report.ttft_sla_s = 1 and report.tpot_sla_s = 0.04, the limits of --slo"
+    taken = "goodput counts requests that keep report.ttft_sla_s = 1 and report.tpot_sla_s = 0.04, the limits asked for"
     assert answer.assumed[0] == taken
     twice = [*SLO, "ttft_mean_s=0.5"]
-    with pytest.raises(InputError, match=r"--slo ttft_mean_s: is the second limit of one time: say which .* --set rep"):
+    with pytest.raises(
+        InputError, match=r"`slo` ttft_mean_s: is the second limit of one time: say which .* `settings` rep"
+    ):
         question(spec(1), slo=twice, goodput=0.9)
     for asked in (
         question(spec(1), slo=twice),
@@ -670,7 +672,7 @@ def test_settings_vary_by_the_names_of_vllm(spec: Callable[[int], str]) -> None:
         "block_size is server.replica.block_tokens here",
         "max_num_seqs is policy.largest_batch here",
     )
-    with pytest.raises(InputError, match=r"^--vary policy\.largest_batch: is given twice$"):
+    with pytest.raises(InputError, match=r"^`vary` policy\.largest_batch: is given twice$"):
         ask(spec(1), slo=["ttft_p99_s=1"], vary={"max_num_seqs": [8], "policy.largest_batch": [16]})
 
 
@@ -681,9 +683,9 @@ def test_axes_that_are_no_table(spec: Callable[[int], str], capsys: pytest.Captu
 
 
 def test_values_that_are_no_list(spec: Callable[[int], str]) -> None:
-    with pytest.raises(InputError, match=r"--vary policy\.largest_batch: must be a list of values"):
+    with pytest.raises(InputError, match=r"`vary` policy\.largest_batch: must be a list of values"):
         bc.plan(spec(1), {"ttft_p99_s": 1.0}, vary={"policy.largest_batch": 64}, quiet=True)  # type: ignore[dict-item]
-    with pytest.raises(InputError, match=r"--vary: must have lists of values by path"):
+    with pytest.raises(InputError, match=r"`vary`: must have lists of values by path"):
         bc.plan(spec(1), {"ttft_p99_s": 1.0}, vary=["policy.largest_batch=64"], quiet=True)  # type: ignore[arg-type]
 
 
@@ -696,7 +698,7 @@ def test_axes_are_called_by_their_paths_where_the_end_is_taken(spec: Callable[[i
 def test_a_file_that_is_there_is_not_written_over(spec: Callable[[int], str], tmp_path: Path) -> None:
     beside = tmp_path / "mine.json"
     beside.write_text("{}")
-    with pytest.raises(InputError, match=r"mine\.json: is there already; choose another output, or --overwrite"):
+    with pytest.raises(InputError, match=r"mine\.json: is there already; choose another output, or `overwrite`"):
         decide(question(spec(1)), tmp_path / "mine.nc")
     assert beside.read_text() == "{}"
     assert not list(tmp_path.glob("mine.nc*"))

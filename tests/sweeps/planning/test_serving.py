@@ -118,5 +118,5 @@ def test_routing_and_policies_of_our_own_are_named() -> None:
     lines = lines_to_serve("m", point, None)
     assert "--scheduler-cls batchcube.vllm.Scheduler" in lines["vllm"]
     assert "sglang" not in lines
-    assert unsaid_of(point, has_specification=False) == {"vllm": ["policy.sla (takes a SPEC)"], "sglang": []}
+    assert unsaid_of(point, has_specification=False) == {"vllm": ["policy.sla (takes a specification)"], "sglang": []}
     assert unsaid_of(point, has_specification=True) == {"vllm": [], "sglang": []}

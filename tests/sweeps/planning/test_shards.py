@@ -179,7 +179,7 @@ def test_a_question_is_read_as_it_was_written() -> None:
 
 
 def test_what_does_not_go_with_shards_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match="--budget: does not go with --shard: no shard knows what the others spend"):
+    with pytest.raises(InputError, match="`budget`: does not go with `shard`: no shard knows what the others spend"):
         make(1, question(budget="60s"))
     command = ["plan", "small.toml", *LIMITS, *VARIED, "--shard", "1/2", "-q"]
     for more, said in (

@@ -615,7 +615,7 @@ def test_criteria_that_are_not_measured_are_refused() -> None:
     assert "needs report.token_sla_s" in refusal(MD1, "token_sla_violation_fraction=0.1")
     assert "goodput: needs a limit, report.request_sla_s" in refusal(MD1, "goodput=0.9")
     assert "goodput: needs a limit, report.request_sla_s" in refusal(CONTINUOUS, "goodput=0.9")
-    assert "--slo goodput=0: the least share must be a number > 0 and <= 1" in refusal(CONTINUOUS, "goodput=0")
+    assert "`slo` goodput=0: the least share must be a number > 0 and <= 1" in refusal(CONTINUOUS, "goodput=0")
     assert refusal(CAPPED, "tpot_mean_ms=1") == (
         'specification: tpot_mean_s: is measured with policy.mode = "continuous" only; use tbt '
         '(at mode = "fifo_greedy")'
@@ -627,11 +627,11 @@ def test_criteria_that_are_not_measured_are_refused() -> None:
 
 
 def test_ranges_tolerances_and_backends_are_refused() -> None:
-    assert refusal(MD1, low=1.0).startswith("--low and --high: give both, or neither")
+    assert refusal(MD1, low=1.0).startswith("`low` and `high`: give both, or neither")
     for low, high in ((2.0, 1.0), (0.0, 1.0), (1.0, 1e10), (math.nan, 1.0)):
         assert "must be rates from 1e-09 to 1e+09, low < high" in refusal(MD1, low=low, high=high)
     for tolerance in (0.0, 1.0, -1.0, math.nan):
-        assert refusal(MD1, tolerance=tolerance) == f"--tolerance {tolerance:g}: must be > 0 and < 1"
+        assert refusal(MD1, tolerance=tolerance) == f"`tolerance` {tolerance:g}: must be > 0 and < 1"
     assert "must be one of" in refusal(MD1, backend="abacus")
     with pytest.raises(InputError, match="at least one limit is needed"):
         find_capacity(sweep(MD1), [])

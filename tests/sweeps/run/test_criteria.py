@@ -41,7 +41,7 @@ def test_unknown_criteria_are_refused_with_what_is_allowed(text: str, near: str)
     with pytest.raises(InputError) as refusal:
         parse_criterion(text)
     assert str(refusal.value) == (
-        f"--slo {text}: must be NAME_STAT_UNIT=LIMIT with NAME latency, wait, ttft, tpot or tbt, STAT mean, max, p50, "
+        f"`slo` {text}: must be NAME_STAT_UNIT=LIMIT with NAME latency, wait, ttft, tpot or tbt, STAT mean, max, p50, "
         "p90, p95 or p99, UNIT ms or s; or one of request_sla_violation_fraction=LIMIT, "
         f"token_sla_violation_fraction=LIMIT, goodput=LIMIT{near and f'; did you mean {near}?'}"
     )
@@ -49,7 +49,7 @@ def test_unknown_criteria_are_refused_with_what_is_allowed(text: str, near: str)
 
 @pytest.mark.parametrize("limit", ["", "0", "-1", "inf", "nan", "5 m"])
 def test_limits_are_positive_numbers(limit: str) -> None:
-    with pytest.raises(InputError, match=r"^--slo tbt_mean_ms=.*: the limit must be a number > 0$"):
+    with pytest.raises(InputError, match=r"^`slo` tbt_mean_ms=.*: the limit must be a number > 0$"):
         parse_criterion(f"tbt_mean_ms={limit}")
 
 
@@ -63,7 +63,7 @@ def test_limits_are_positive_numbers(limit: str) -> None:
     ],
 )
 def test_units_stand_in_names(text: str, stated: str) -> None:
-    with pytest.raises(InputError, match=f"^--slo {text}: the unit of a limit stands in its name: {stated}$"):
+    with pytest.raises(InputError, match=f"^`slo` {text}: the unit of a limit stands in its name: {stated}$"):
         parse_criterion(text)
 
 
@@ -78,8 +78,8 @@ def test_limits_of_single_requests_lead_to_the_report(text: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_criterion(text)
     assert str(caught.value) == (
-        f"--slo {text}: is what single requests must keep, in milliseconds: --set report.ttft_sla_s=2 "
-        "--set report.tpot_sla_s=0.05; the goodput is the share that keeps all"
+        f"`slo` {text}: is what single requests must keep, in milliseconds: `settings` report.ttft_sla_s=2 "
+        "`settings` report.tpot_sla_s=0.05; the goodput is the share that keeps all"
     )
 
 
@@ -92,10 +92,10 @@ def test_fractions_are_below_one(limit: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("ttft_p99_ms=2", "--slo ttft_p99_ms=2: 2 ms to the first token: seconds meant (ttft_p99_s=2)?"),
-        ("tpot_mean_ms=0.05", "--slo tpot_mean_ms=0.05: 0.05 ms for a token: seconds meant (tpot_mean_s=0.05)?"),
-        ("ttft_p99_s=2000", "--slo ttft_p99_s=2000: 2000 s to the first token: milliseconds meant (ttft_p99_ms=2000)?"),
-        ("tbt_max_s=50", "--slo tbt_max_s=50: 50 s between tokens: milliseconds meant (tbt_max_ms=50)?"),
+        ("ttft_p99_ms=2", "`slo` ttft_p99_ms=2: 2 ms to the first token: seconds meant (ttft_p99_s=2)?"),
+        ("tpot_mean_ms=0.05", "`slo` tpot_mean_ms=0.05: 0.05 ms for a token: seconds meant (tpot_mean_s=0.05)?"),
+        ("ttft_p99_s=2000", "`slo` ttft_p99_s=2000: 2000 s to the first token: milliseconds meant (ttft_p99_ms=2000)?"),
+        ("tbt_max_s=50", "`slo` tbt_max_s=50: 50 s between tokens: milliseconds meant (tbt_max_ms=50)?"),
     ],
 )
 def test_limits_that_seem_to_be_in_another_unit_are_told(text: str, said: str) -> None:

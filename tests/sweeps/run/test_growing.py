@@ -247,7 +247,7 @@ def test_extensions_of_anything_but_axes_are_refused(tmp_path):
     for setting in ("policy.batch_size=8", "axes.other.values=[1]", "seed=2", "axes.rate=1"):
         with pytest.raises(InputError, match=r"must be values or points of an axis that the cube has") as error:
             growing.extend(file, [setting], backend="reference")
-        assert f"--set {setting}" in str(error.value)
+        assert f"`settings` {setting}" in str(error.value)
     run(tmp_path / "modes.nc", bins=(), modes=("static",))
     with pytest.raises(InputError, match=r"is of another sweep: policy\.batch_size"):
         growing.extend(tmp_path / "modes.nc", {"axes.mode.points.static": MODES["small"]}, backend="reference")

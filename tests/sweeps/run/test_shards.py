@@ -547,14 +547,14 @@ def test_a_shard_is_named_or_that_of_a_task_of_an_array(text: str, environment: 
 @pytest.mark.parametrize(
     ("text", "environment", "said"),
     [
-        ("0/64", {}, "--shard = 0/64: the number is 0, must be from 1 to 64"),
+        ("0/64", {}, "`shard` = 0/64: the number is 0, must be from 1 to 64"),
         ("65/64", {}, "the number is 65, must be from 1 to 64"),
         ("1/0", {}, "must be NUMBER/ALL"),
         ("3", {}, "must be NUMBER/ALL"),
         ("env", {}, "neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set"),
         ("env/4", {}, "neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set"),
         ("env", {**SLURM, "SLURM_ARRAY_TASK_COUNT": "3"}, "must begin at 0 and have no gaps"),
-        ("env", {"JOB_COMPLETION_INDEX": "2"}, "nothing says how many completions there are; --shard env/64"),
+        ("env", {"JOB_COMPLETION_INDEX": "2"}, "nothing says how many completions there are; `shard` env/64"),
         ("env/2", {"JOB_COMPLETION_INDEX": "2"}, "JOB_COMPLETION_INDEX is 2, must be from 0 to 1"),
         ("env/x", {"JOB_COMPLETION_INDEX": "2"}, "must be NUMBER/ALL"),
     ],

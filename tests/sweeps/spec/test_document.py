@@ -297,10 +297,13 @@ def test_files_are_read_with_settings_laid_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("policy.bins=4", "--set policy.bins=4: axes.bins sets it at every point; use --set axes.bins.values=[...]"),
-        ("policy.bins", "--set policy.bins: must be path=value"),
-        (".bins=4", "--set .bins=4: must be path=value"),
-        ("name.x=4", '--set name.x=4: name = "small" is no table'),
+        (
+            "policy.bins=4",
+            "`settings` policy.bins=4: axes.bins sets it at every point; use `settings` axes.bins.values=[...]",
+        ),
+        ("policy.bins", "`settings` policy.bins: must be path=value"),
+        (".bins=4", "`settings` .bins=4: must be path=value"),
+        ("name.x=4", '`settings` name.x=4: name = "small" is no table'),
         ("policy.batchsize=4", "policy.batchsize: no such setting; did you mean batch_size?"),
     ],
 )
