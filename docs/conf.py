@@ -14,9 +14,13 @@ sys.path.insert(0, str(HERE))
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 os.environ["NO_COLOR"] = "1"
 
-from docutils.nodes import image  # noqa: E402
+from docutils.nodes import image, literal  # noqa: E402
+from ipython_pygments_lexers import IPython3Lexer  # noqa: E402
 from nbclient import NotebookClient  # noqa: E402
 from PIL import Image  # noqa: E402
+from pygments.lexer import bygroups, using  # noqa: E402
+from pygments.lexers.shell import BashLexer  # noqa: E402
+from pygments.token import Keyword, Name  # noqa: E402
 
 import generated  # noqa: E402
 
@@ -50,6 +54,10 @@ nb_execution_in_temp = True
 NotebookClient.coalesce_streams = True  # commands print in pieces of 100 bytes, each of which would be a block
 nb_ipywidgets_js: dict[str, Any] = {}
 
+# Options of commands, which no line ends inside of, in blocks of shell and in cells of notebooks for it.
+BashLexer.tokens["basic"].insert(0, (r"(?<!\S)--?[a-zA-Z][\w-]*", Name.Attribute))
+IPython3Lexer.tokens["root"].insert(0, (r"(%%bash\n)((?s:.*))", bygroups(Keyword, using(BashLexer))))
+
 
 def link_pages(_app: Any, _what: str, _name: str, _of: Any, _options: Any, lines: list[str]) -> None:
     """Make links of the pages that docstrings name, as whoever reads them elsewhere finds them."""
@@ -64,10 +72,20 @@ def narrow(app: Any, page: Any) -> None:
                 shown["width"] = "27rem"
 
 
+def keep(_app: Any, page: Any) -> None:
+    """Tell apart what names options of commands, which no line ends inside of."""
+    for name in page.findall(literal):
+        if "--" in name.astext():
+            name["classes"].append("options")
+
+
 def setup(app: Any) -> None:
     """Bring what is made, and the notebooks, to where Sphinx reads it; links of theirs to pages are the same there."""
     app.connect("autodoc-process-docstring", link_pages)
     app.connect("doctree-read", narrow)
+    app.connect("doctree-read", keep)
+    for kind in ("setting", "variable"):  # each has a place of its own, which the search leads to
+        app.add_object_type(kind, kind)
     generated.write(HERE)
     for notebook in sorted((HERE.parent / "examples").glob("*.ipynb")):
         text = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")

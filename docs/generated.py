@@ -55,13 +55,13 @@ def variables() -> Iterator[str]:
         "What a cube may hold; which of them it does depends on mode and workload. A variable has the axes of its "
         "sweep and `replication`, some have one more [dimension](#dimensions). `batchcube variables` prints this.\n"
     )
-    yield "```{glossary}"
     for variable in REGISTRY.values():
         unit = f" ({variable.units})" if variable.units else ""
         by = "".join(f", by {dim}" for dim in variable.extra)
         once = "" if variable.replicated else ", one for all replications"
-        yield f"{variable.name}\n  **{variable.long_name}**{unit}{by}{once}. {variable.definition}\n"
-    yield "```\n\n## Dimensions\n"
+        about = f"**{variable.long_name}**{unit}{by}{once}. {variable.definition}"
+        yield f"```{{variable}} {variable.name}\n{about}\n```\n"
+    yield "## Dimensions\n"
     for name, meaning in {"replication": "independent replication of the whole grid", **EXTRA_DIMENSIONS}.items():
         yield f"`{name}`\n:   {meaning}\n"
 
@@ -80,13 +80,13 @@ def settings() -> Iterator[str]:
         "What is not needed can be left out. "
         f"{papers_of(' '.join(PAPERS))}\n"
     )
-    yield from _table("Top level", whole, "", words)
+    yield "## Top level\n"
+    yield from _settings("", whole, words)
     for name, place in _places(whole).items():
         part = whole["$defs"][name]
-        yield f"(setting-{name})="
-        yield from _table(
-            f"{place}: {words[name]}" if name in words else place, part, part.get("description", ""), words
-        )
+        chosen = f": {words[name]}" if name in words else ""
+        yield f"(setting-{name})=\n## {place}{chosen}\n\n{part.get('description', '')}\n"
+        yield from _settings(f"{place}.", part, words, f" ({words[name]})" if name in words else "")
 
 
 def _places(whole: Mapping[str, Any]) -> dict[str, str]:
@@ -129,25 +129,17 @@ def _words(schema: Any) -> dict[str, str]:
     return {name: ", ".join(words) for name, words in found.items()}
 
 
-def _table(title: str, part: Mapping[str, Any], about: str, words: Mapping[str, str]) -> Iterator[str]:
-    yield f"## {title}\n"
-    if about:
-        yield f"{about}\n"
-    if "properties" in part:
-        yield from _settings(part, words)
-
-
-def _settings(part: Mapping[str, Any], words: Mapping[str, str]) -> Iterator[str]:
-    yield "::::{container} settings\n| setting | is | default | meaning |\n|---|---|---|---|"
+def _settings(place: str, part: Mapping[str, Any], words: Mapping[str, str], chosen: str = "") -> Iterator[str]:
     needed = set(part.get("required", ()))
-    for name, known in part["properties"].items():
+    for name, known in part.get("properties", {}).items():
         stated = _stated(known.get("default"))
         nothing = stated is None or (isinstance(stated, dict) and not any(stated.values()))
         meaning = known.get("description", "")
         meaning, otherwise = _without(meaning) if nothing else (meaning, "")
-        default = "**needed**" if name in needed else _cell(otherwise) if nothing else f"`{json.dumps(stated)}`"
-        yield f"| `{name}` | {_kind(known, words)} | {default} | {_cell(meaning)} |"
-    yield "::::\n"
+        default = "needed" if name in needed else otherwise if nothing else f"`{json.dumps(stated)}`"
+        default = f"default: {default}" if default and name not in needed else default
+        about = "; ".join(filter(None, (_kind(known, words), default)))
+        yield f"```{{setting}} {place}{name}{chosen}\n*{about}*\n\n{meaning}\n```\n"
 
 
 def _stated(default: Any) -> Any:
@@ -191,10 +183,6 @@ def _bounds(known: Mapping[str, Any]) -> Iterator[str]:
             yield f"{sign} {known[key]:{',' if isinstance(known[key], int) else 'g'}}"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
 # Presets, policies ----------------------------------------------------------------------------------------------------
 
 
@@ -213,13 +201,8 @@ def policies() -> Iterator[str]:
         "Those that a specification can name; [of your own](../policies.md), too. `batchcube policies` prints them. "
         f"{papers_of(' '.join(PAPERS))}\n"
     )
-    whole = Document.model_json_schema()
-    words = _words(whole)
-    parts = {place: whole["$defs"][name] for name, place in _places(whole).items()}
     for name, (kind, does, setting) in BUILTIN.items():
-        yield f"## {name}\n\n{kind.capitalize()}: {does}. In a specification it is `{setting}`.\n"
-        if kind == "controller":
-            yield from _settings(parts[setting], words)
+        yield f"## {name}\n\n{kind.capitalize()}: {does}. In a specification it is {{setting}}`{setting}`.\n"
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
@@ -262,10 +245,10 @@ def _help(command: Any, words: list[str]) -> Iterator[str]:
         target = "-".join([*words, name])
         yield f"[{name}](#{target})\n:   {_prose(inner.get_short_help_str(limit=1000))}\n"
     if not below:
-        yield f"```sh\n{context.get_usage().removeprefix('Usage: ')}\n```\n"
+        yield f"```sh\n{context.get_usage().removeprefix('Usage: ')}\n```\n\n```{{program}} {' '.join(words)}\n```\n"
         for parameter in command.params:
             name, about = parameter.get_help_record(context)
-            yield f"`{name}`\n:   {_prose(about)}\n"
+            yield f"```{{option}} {name}\n{_prose(about)}\n```\n"
         _, _, lines = (command.epilog or "").partition("Examples:\n")
         if lines:
             yield f"For example:\n\n```sh\n{textwrap.dedent(lines)}\n```\n"
