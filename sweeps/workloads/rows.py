@@ -17,7 +17,7 @@ import numpy as np
 
 from batchcube.documents import LARGEST_FILE, read_file, unpacked
 from batchcube.engine.ticks import LARGEST_REQUEST
-from batchcube.errors import InputError, found_in
+from batchcube.errors import InputError, did_you_mean, found_in
 
 from .datasets import resolve
 from .settings import FloatArray, IntArray
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 MOST_TOKENS = LARGEST_REQUEST
 """Prompt and output tokens of one request: what the engine can hold."""
+_FEW = 8
+"""Columns of a file that a message lists."""
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r")
 
 
@@ -94,15 +96,19 @@ def rows_of(name: str, content: bytes, sha256: str) -> File:
     return File(name, content, tuple(columns), False, sha256)
 
 
-def known_columns(file: File) -> str:
-    """Return the names of a file's columns, as messages list them."""
-    return ", ".join(repr(column[:40]) for column in file.columns[:20])
+def lacks(file: File, columns: Sequence[str]) -> InputError:
+    """Return the error of a file without some of these columns: which, what they may be called, and what it has."""
+    there = [column[:40] for column in file.columns]
+    others = [column for column in there if column not in columns]
+    missing = ((column, did_you_mean(column, others)) for column in columns if column not in file.columns)
+    named = ", ".join(f"{column!r} ({hint})" if hint else repr(column) for column, hint in missing)
+    has = ", ".join([*map(repr, there[:_FEW]), *(["..."] if len(there) > _FEW else [])])
+    return InputError(f"no column {named}", file=file.name, allowed=f"has {has}")
 
 
 def _need(file: File, columns: Sequence[str]) -> None:
-    for column in columns:
-        if column not in file.columns:
-            raise InputError(f"no column {column!r}", file=file.name, allowed=f"has {known_columns(file)}")
+    if not set(columns) <= set(file.columns):
+        raise lacks(file, columns)
 
 
 def parse(file: File, numbers: Sequence[str], texts: Sequence[str], lists: Sequence[str] = ()) -> "pa.Table":

@@ -14,7 +14,7 @@ from batchcube.engine.continuous.model import LOWEST_PRIORITY, parts_of
 from batchcube.engine.ticks import LATEST, TICKS_PER_S
 from batchcube.errors import InputError, found_in
 
-from .rows import File, known_columns, numbers_of, parse, read_unpacked, require_within_limit, rows_of, tokens_of
+from .rows import File, lacks, numbers_of, parse, read_unpacked, require_within_limit, rows_of, tokens_of
 from .settings import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -256,12 +256,9 @@ def _detect(file: File, format: str, mapped: Mapping[str, str]) -> tuple[str, _F
         marked = not wanted.marks or not set(wanted.marks).isdisjoint(file.columns)
         if kind == format or (format == "auto" and marked and set(wanted[:3]) <= set(file.columns)):
             return kind, wanted
-    needed = "; ".join(f"{kind}: {', '.join(names[:3])}" for kind, names in _FORMATS.items())
-    raise InputError(
-        f"format not recognised from its columns {known_columns(file)}: needs one of {needed}; or name "
-        f"the columns in workload.trace.columns; or a log of {', '.join(_LOGGED)}",
-        file=file.name,
-    )
+    known = (names._replace(**own)[:3] for names in _FORMATS.values())
+    nearest = max(known, key=lambda names: len(set(names) & set(file.columns)))
+    raise lacks(file, nearest).advised(f"workload.trace.columns names others ({', '.join(_PARTS[:3])})")
 
 
 def read_trace(

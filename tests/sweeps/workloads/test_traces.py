@@ -214,12 +214,39 @@ def test_columns_can_be_named(write: Write) -> None:
     renamed = MOONCAKE.replace('"timestamp"', '"at"')
     assert read_trace(write(renamed), columns={"arrival": "at"}).arrival_s.tolist() == [0.0, 0.0, 3.0]
     for bad, message in (
-        ({**columns, "arrival": "x"}, "format not recognised from its columns 'input_toks'"),
+        ({**columns, "arrival": "x"}, "no column 'x': has 'input_toks', 'output_toks', 'arrival_time_ns'; workload"),
         ({**columns, "arrival": "input_toks"}, "one column is named twice"),
         ({"tokens": "x"}, "columns.tokens: must be one of arrival"),
     ):
         with pytest.raises(InputError, match=message):
             read_trace(write(nanoseconds), columns=bad)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("a,b,c", "no column 'arrival_s', 'prompt_tokens', 'output_tokens': has 'a', 'b', 'c'"),
+        (
+            "arrival,prompt_tokens,outputs",
+            "no column 'arrival_s' (did you mean arrival?), 'output_tokens' (did you mean outputs?): has 'arrival', "
+            "'prompt_tokens', 'outputs'",
+        ),
+        (
+            "TIMESTAMP,ContextTokens,Generated",
+            "no column 'GeneratedTokens' (did you mean Generated?): has 'TIMESTAMP', 'ContextTokens', 'Generated'",
+        ),
+        (
+            "a,b,c,d,e,f,g,h,i,j,arrival_s",
+            "no column 'prompt_tokens', 'output_tokens': has 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', ...",
+        ),
+    ],
+)
+def test_unknown_columns_are_told_from_the_nearest_layout(write: Write, header: str, said: str) -> None:
+    file = write(f"{header}\n{','.join('1' * len(header.split(',')))}\n")
+    with pytest.raises(InputError) as caught:
+        read_trace(file)
+    advice = "workload.trace.columns names others (arrival, prompt_tokens, output_tokens)"
+    assert str(caught.value) == f"{file}: {said}; {advice}"
 
 
 def test_blanks_around_columns_do_not_count_and_other_separators_are_refused(write: Write) -> None:
@@ -309,7 +336,7 @@ def row(text: str) -> str:
         ("\ufeff", "is empty"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "not a text file"),
         (b"\xff\xfe\xfa,b\n1,2\n", "not UTF-8"),
-        ("a,b,c\n1,2,3\n", "format not recognised"),
+        ("a,b,c\n1,2,3\n", "no column 'arrival_s', "),
         ("arrival_s,prompt_tokens,output_tokens\n", "has a header but no rows"),
         ("arrival_s,arrival_s,prompt_tokens,output_tokens\n1,1,1,1\n", "'arrival_s' occurs more than once"),
         (row("3,1"), "row 4 has 2 columns: must have 3"),
