@@ -70,7 +70,11 @@ def _parts(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "best" if found else "nearest", f"{_called(best['at'])}{'' if found else _on(best)}"
     yield "how sure", _assurance(plan)
     if plan["overlaps"]:
-        yield "", "how much less nobody knows: replications are windows of one trace, which overlap"
+        yield (
+            "",
+            "how much less nobody knows: replications are windows of one trace, which overlap, and intervals 2 to 5 "
+            "times too narrow for other hours of its traffic",
+        )
     for number, limit in enumerate(best["limits"]):
         yield "" if number else "limits", _limit(limit, best)
     if found:

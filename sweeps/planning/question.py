@@ -442,14 +442,12 @@ def _of_one_trace(sweep: Sweep, *, undecided: bool, stretched: bool) -> tuple[Sw
             )
         said = f"replications are successive parts of {name}{rate}: there are {parts} of {requests:,} requests"
         return sweep.repeated(FIRST), parts, said
-    enough = (
-        'workload.trace.resample = "parts" is not'
+    instead = (
+        'workload.trace.resample = "parts" takes successive parts'
         if parts >= FIRST
-        else f"successive parts would not, but a plan takes {FIRST} of {requests:,} requests each, "
-        f"and {name} has {parts or 'none'}"
+        else f"for successive parts a plan takes {FIRST} of {requests:,} requests, and {name} has {parts or 'none'}"
     )
-    said = f"replications are windows of {name}{rate}, which overlap: one is less sure than if they did not; {enough}"
-    return sweep, None, said
+    return sweep, None, f"replications are windows of {name}{rate}; {instead}"
 
 
 def _rate_of(sweep: Sweep) -> float:

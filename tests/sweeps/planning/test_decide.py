@@ -222,6 +222,9 @@ def test_a_trace_with_too_few_parts_is_refused_and_its_windows_are_told(
     assert re.search(r"how sure less than [0-9.]+ % ", said)
     assert "how much less nobody knows: replications are windows of one trace" in said
     assert " or more that it holds" not in str(answer)
+    assert said.count(" overlap") == 1
+    assert answer.cube is not None
+    assert "in windows that overlap" in answer.cube.attrs["notes"]
 
 
 def test_a_trace_without_a_specification_is_cut_into_parts_where_it_is_long_enough(tmp_path: Path) -> None:
@@ -753,8 +756,9 @@ def test_a_model_a_gpu_and_a_rate_will_do(capsys: pytest.CaptureFixture[str], tm
     with_trace = Said(capsys, *arguments, *small, "--trace", trace)
     assert with_trace.status == 0
     assert ", 10 requests/s:" in with_trace.out
-    assert "windows of trace.csv, its times stretched to the rate, which overlap" in " ".join(with_trace.out.split())
-    assert "a plan takes 8 of 300 requests each, and trace.csv has 1" in " ".join(with_trace.out.split())
+    said = " ".join(with_trace.out.split())
+    assert "windows of trace.csv, its times stretched to the rate; for successive parts a plan takes 8 of 300" in said
+    assert said.count(" overlap") == 1
 
 
 def test_a_law_of_ones_own_takes_the_place_of_model_and_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
