@@ -30,11 +30,16 @@ IN_DIALECT = "__batchcube_policy__"
 """Name of what marks the functions that `policy` was told of."""
 
 
+_told: set[Callable[..., Any]] = set()
+
+
 def policy(function: F) -> F:
     """Let compiled code call a plain function; the function itself stays plain Python."""
-    registered: F = register_jitable(**PART)(function)
-    registered.__dict__[IN_DIALECT] = True
-    return registered
+    # Numba keeps what it is told twice, and what calls the function would then have another hash: compiled again.
+    if function not in _told:
+        _told.add(register_jitable(**PART)(function))
+        function.__dict__[IN_DIALECT] = True
+    return function
 
 
 def policies_of(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:

@@ -16,6 +16,8 @@ from batchcube.engine.numba.source import Fingerprint, UnhashableError, source_d
 from batchcube.engine.numba.state import structure_of
 from batchcube.engine.policies import estimates, sla
 from batchcube.engine.policies import target as target_policies
+from batchcube.engine.policies.controller import Both, Controller
+from batchcube.engine.policies.memory import MEMORY
 from batchcube.engine.policies.order import BUILTIN
 from batchcube.engine.policies.target import start_state
 from helpers.batches import fixed_control
@@ -37,6 +39,12 @@ def digests():
 def test_a_digest_is_the_same_as_long_as_nothing_changes(digests):
     assert digests() == digests()
     assert len(set(digests())) == len(KERNELS)
+
+
+def test_a_controller_made_again_of_the_same_functions_changes_no_kernel(digests):
+    before = digests()
+    Controller("again", Both, MEMORY.init, MEMORY.decide)
+    assert digests() == before
 
 
 def test_a_policy_replaced_in_python_changes_the_kernels_that_use_it(digests, monkeypatch):
