@@ -23,7 +23,7 @@ def data_list() -> None:
 
 
 @app.command("fetch", epilog=examples("batchcube data fetch azure-conv-2023"))
-def data_fetch(name: Annotated[str, typer.Argument(help="dataset (batchcube data list)")]) -> None:
+def data_fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="dataset (batchcube data list)")]) -> None:
     """Download a dataset, check its checksum, and print where it is."""
     from ..workloads import datasets
 
@@ -33,7 +33,7 @@ def data_fetch(name: Annotated[str, typer.Argument(help="dataset (batchcube data
 @app.command(
     "path", epilog=examples("batchcube run SPEC --set workload.trace.path=$(batchcube data path azure-conv-2023)")
 )
-def data_path(name: Annotated[str, typer.Argument(help="dataset (batchcube data list)")]) -> None:
+def data_path(name: Annotated[str, typer.Argument(metavar="NAME", help="dataset (batchcube data list)")]) -> None:
     """Print where a dataset is that was fetched, or comes with batchcube."""
     from ..workloads import datasets
 

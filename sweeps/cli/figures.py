@@ -45,7 +45,7 @@ def figures(
     ),
 )
 def figure(
-    name: Annotated[str, typer.Argument(help="figure to draw (batchcube figures)")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="figure to draw (batchcube figures)")],
     cube: CubeArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write or replace: .png, .pdf or .svg")],
     options: Annotated[

@@ -2,13 +2,14 @@
 
 import gc
 import os
+import re
 import sys
 from functools import cache
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from batchcube.errors import InputError, printable
+from batchcube.errors import InputError, one_of, printable
 
 from . import (
     calibrate,
@@ -31,6 +32,18 @@ from .options import in_options
 
 # typer carries click under different names from version to version; its own exception leads to click's.
 _MISTAKE: Any = typer.BadParameter.__mro__[2]
+_OURS = (
+    (r"^Missing command\.$", ""),
+    (r"^Missing \w+ '(.*?)'[^.]*\.", r"\1: is missing"),
+    (r"^Invalid value for '(.*?)'[^:]*: (.*?)\.?$", r"\1: \2"),
+    (r"^(\S+): Input should be ([^,]*).*", r"\1: must be \2"),
+    (r"^No such option: (\S+)", r"\1: no such option"),
+    (r"^No such command '(.*?)'\.", r"\1: no such command"),
+    (r"^Option '(.*?)' (.*)\.$", r"\1: \2"),
+    (r"^Got unexpected extra argument\S* \((.*)\)$", r"\1: is too much"),
+    (r"\W*(?:Possible options: |Did you mean )(.*?)\W*$", r"; did you mean \1?"),
+)
+"""What typer says of a command line, in words that change with its version, and what we say in its place."""
 GARBAGE_THRESHOLDS = 50_000, 20, 20
 """When Python looks for garbage.
 
@@ -120,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         _fail(in_options(str(error)))
     except _MISTAKE as error:
-        _fail(" ".join(error.format_message().split()) or "no command; see batchcube --help")
+        _fail(_in_our_words(error.format_message()) or "no command; see batchcube --help")
     except OSError as error:
         if error.strerror is None:
             _fail(" ".join(str(error).split()))
@@ -133,6 +146,15 @@ def main(arguments: list[str] | None = None) -> None:
         error.add_note(FAULT)
         raise
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _in_our_words(text: str) -> str:
+    """Return what typer says, on one line, as other mistakes are said: of what, what is wrong, what may be meant."""
+    text = " ".join(text.split())
+    for theirs, ours in _OURS:
+        text = re.sub(theirs, ours, text)
+    said, mark, meant = text.rpartition("; did you mean ")
+    return f"{said}{mark}{one_of(meant.replace(chr(39), '').split(', '))}" if mark else text
 
 
 def _fail(message: str) -> NoReturn:

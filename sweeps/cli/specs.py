@@ -15,7 +15,9 @@ app = typer.Typer()
 
 @app.command("specs", epilog=examples("batchcube specs", "batchcube specs multi-bin-fig3 -o my-sweep.toml"))
 def specs(
-    name: Annotated[str | None, typer.Argument(help="preset to print", autocompletion=complete.preset)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="preset to print", autocompletion=complete.preset)
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="file to copy the preset to (.toml)")] = None,
 ) -> None:
     """List the presets, or print one to copy and change."""

@@ -15,7 +15,7 @@ from batchcube.engine.continuous.model import BLOCK_TOKENS
 from batchcube.engine.statistics import QUANTILES
 from batchcube.results.precision import MOST
 from batchcube.sweeps.cli import capacity as cli_capacity
-from batchcube.sweeps.cli.main import app, main
+from batchcube.sweeps.cli.main import _in_our_words, app, main
 from batchcube.sweeps.run.capacity import GROWTH, TOLERANCE
 from helpers.command_line import Answer
 from helpers.specifications import RATES, SMALL
@@ -114,12 +114,17 @@ def test_names_of_vllm_are_taken_and_what_they_are_here_is_said(capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "No such command 'nonsense'."),
-        (["shwo"], "No such command 'shwo'. Did you mean 'show'?"),
-        (["run"], "Missing argument 'SPEC'."),
-        (["run", "small.toml", "--nonsense"], "No such option: --nonsense"),
-        (["run", "small.toml", "--workers", "0"], "Invalid value for '--workers'"),
-        (["run", "small.toml", "--workers", "x"], "Invalid value for '--workers'"),
+        (["nonsense"], "nonsense: no such command"),
+        (["nonsense..."], "nonsense...: no such command"),
+        (["calibrate"], "no command; see batchcube --help"),
+        (["shwo"], "shwo: no such command; did you mean show?"),
+        (["run"], "SPEC: is missing"),
+        (["run", "small.toml", "--nonsense"], "--nonsense: no such option"),
+        (["plan", "--js"], "--js: no such option; did you mean --json, --set or --slo?"),
+        (["run", "small.toml", "--workers"], "--workers: requires an argument"),
+        (["run", "small.toml", "more"], "more: is too much"),
+        (["run", "small.toml", "--workers", "0"], "--workers: "),
+        (["run", "small.toml", "--workers", "x"], "--workers: "),
         (["run", "small.toml", "--backend", "gpu"], "backend = 'gpu': must be one of numba, jax, reference"),
         (["reproduce", "modes", "--backend", "gpu"], "backend = 'gpu': must be one of numba, jax, reference"),
         (["run", "missing.toml"], "missing.toml: cannot be read: No such file or directory"),
@@ -167,6 +172,28 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     before = sorted(os.listdir())
     assert Answer(capsys, *arguments).mistake.startswith(message)
     assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("Missing option '--output' / '-o'.", "--output: is missing"),
+        ("Invalid value for '--seed' / '-s': 0 is not in the range x>=1.", "--seed: 0 is not in the range x>=1"),
+        (
+            "Invalid value for '--seed': Input should be a valid integer, unable to parse",
+            "--seed: must be a valid integer",
+        ),
+        (
+            "No such option: --js ('(Possible options: --json, --slo)',)",
+            "--js: no such option; did you mean --json or --slo?",
+        ),
+        ("No such command 'shwo'. Did you mean 'show', 'why'?", "shwo: no such command; did you mean show or why?"),
+        ("Option '-n' does not take a value.", "-n: does not take a value"),
+        ("Got unexpected extra arguments (b c)", "b c: is too much"),
+    ],
+)
+def test_what_typer_says_is_said_like_all_else(theirs: str, ours: str) -> None:
+    assert _in_our_words(theirs) == ours
 
 
 def test_what_help_says_of_defaults_is_so(capsys: pytest.CaptureFixture[str]) -> None:
