@@ -36,6 +36,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!bc\.|batchcube\.api).*")]
 autodoc_typehints_format = "short"
 add_module_names = False
 default_role = "code"
+highlight_language = "none"  # what commands print is shown as it is
 
 html_theme = "pydata_sphinx_theme"
 html_title = "batchcube"
@@ -43,6 +44,7 @@ html_context = {"default_mode": "auto"}
 html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2}
 html_show_sourcelink = False
 html_show_search_summary = False  # what is found is named; texts could only be fetched from a server
+html_use_index = html_domain_indices = False  # the search has what they would list
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 

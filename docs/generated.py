@@ -77,7 +77,7 @@ def settings() -> Iterator[str]:
     yield (
         "All that a specification (TOML) may say, table by table. `batchcube schema` prints the same as a JSON schema, "
         "with which editors complete; `batchcube check SPEC.toml` tells a mistake in one line. "
-        "What is not needed can be left out. "
+        "Each has its path as a name, which `--set` and axes take; what is not needed can be left out. "
         f"{papers_of(' '.join(PAPERS))}\n"
     )
     yield "## Top level\n"
