@@ -113,6 +113,15 @@ def test_the_other_functions_name_their_own(cube: Path) -> None:
         assert set(MARKED.findall(said)) == names <= arguments_of(function), said
 
 
+def test_what_a_plan_keeps_is_said_without_names() -> None:
+    few = {"workload.requests": 300}
+    answer = bc.plan(None, LIMITS, goodput=0.9, settings=few, confidence=0.999, quiet=True, **SERVED)
+    said, _ = str(answer).split("\nserve ")
+    assert OPTION.findall(said) == MARKED.findall(said) == []
+    for text in ("goodput counts requests", "lognormal", "the price of a GPU"):
+        assert text in said
+
+
 # From the command line -----------------------------------------------------------------------------------------------
 
 
