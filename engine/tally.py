@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .histogram import BUCKETS, bucket_of
 from .moments import LOW, add_exactly, empty_moments
 from .simulation import Shape
-from .statistics import BINS, CONTINUOUS, LARGEST, LEVEL, TOTALS, WIDE, WINDOWS, Catalogue, Expression, Limits
+from .statistics import BINS, CONTINUOUS, LARGEST, LEVEL, TOTALS, WIDE, WINDOWS, Catalogue, Expression, Limits, Time
 from .windows import REST_BITS
 
 
@@ -66,40 +66,49 @@ class Counter:
     def __init__(self, catalogue: Catalogue, limits: Limits, tally: Tally) -> None:
         self.catalogue, self.limits, self.tally = catalogue, limits, tally
         columns = {into: catalogue.columns(into) for into in (TOTALS, BINS, WINDOWS)}
-        self.counts: dict[tuple[str, str], list[tuple[int, str, Expression]]] = defaultdict(list)
+        self.counts: dict[str, list[tuple[str, int, str, Expression]]] = defaultdict(list)
         for count in catalogue.counts:
             at = columns[count.into][count.name].start
-            self.counts[count.over, count.into].append((at, count.reducer, count.of))
+            self.counts[count.over].append((count.into, at, count.reducer, count.of))
+        self.times_over: dict[str, list[tuple[int, Time]]] = defaultdict(list)
+        for q, time in enumerate(catalogue.times):
+            self.times_over[time.over].append((q, time))
         self.totals, self.bins, self.windows = (part.tolist() for part in (tally.totals, tally.bins, tally.windows))
         self.times: list[list[int]] = [[] for _ in catalogue.times]
         self.buckets: list[list[int]] = [[] for _ in catalogue.times]
 
     def add(self, over: str, seen: Any, *, instant: int = 0, bin: int = 0) -> None:
         """Count one of what a catalogue counts over, in its window and bin."""
-        width, limits = self.limits.window, self.limits
-        window = instant // width
-        rows = {TOTALS: self.totals, BINS: self.bins[bin]}
-        if window < limits.windows:
-            rows[WINDOWS] = self.windows[window]
-        for into, row in rows.items():
-            for at, reducer, of in self.counts[over, into]:
-                value = int(of(seen, limits))
-                if reducer == LARGEST:
-                    row[at] = max(row[at], value)
-                elif reducer == WIDE:
-                    total = row[at] + (row[at + 1] << 32) + value
-                    row[at : at + 2] = total & LOW, total >> 32
-                else:
-                    row[at] += value
-                if reducer == LEVEL:
-                    row[at + 1] += value * int(((window + 1) * width - instant) * (1.0 / width) * (1 << REST_BITS))
+        limits = self.limits
+        window = instant // limits.window
+        for into, at, reducer, of in self.counts[over]:
+            if into == TOTALS:
+                row = self.totals
+            elif into == BINS:
+                row = self.bins[bin]
+            elif window < limits.windows:
+                row = self.windows[window]
+            else:
+                continue
+            value = int(of(seen, limits))
+            if reducer == LARGEST:
+                row[at] = max(row[at], value)
+            elif reducer == WIDE:
+                total = row[at] + (row[at + 1] << 32) + value
+                row[at : at + 2] = total & LOW, total >> 32
+            else:
+                row[at] += value
+            if reducer == LEVEL:
+                rest = (window + 1) * limits.window - instant
+                row[at + 1] += value * int(rest * (1.0 / limits.window) * (1 << REST_BITS))
 
     def add_times(self, over: str, seen: Any, without: Sequence[str] = ()) -> None:
         """Count the times that a request, or a gap between tokens, shows."""
-        for q, time in enumerate(self.catalogue.times):
-            if time.over != over or time.name in without or not (time.when is None or time.when(seen, self.limits)):
+        each = self.catalogue.clock.ticks_per_unit
+        for q, time in self.times_over[over]:
+            if time.name in without or not (time.when is None or time.when(seen, self.limits)):
                 continue
-            ticks, each = time.of(seen, self.limits), self.catalogue.clock.ticks_per_unit
+            ticks = time.of(seen, self.limits)
             fine = round(ticks * time.finer) if isinstance(ticks, float) else int(ticks) * time.finer // each
             self.times[q].append(fine)
             self.buckets[q].append(bucket_of(ticks if isinstance(ticks, float) else int(ticks) // each))
