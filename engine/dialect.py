@@ -28,14 +28,13 @@ except ImportError:  # Numba refuses a NumPy newer than itself; the other backen
 F = TypeVar("F", bound=Callable[..., Any])
 IN_DIALECT = "__batchcube_policy__"
 """Name of what marks the functions that `policy` was told of."""
-
-
 _told: set[Callable[..., Any]] = set()
+"""Those that Numba of this process knows: the mark goes with a function to wrappers and other processes, this does not.
+Numba keeps what it is told twice, and what calls the function would then have another hash and be compiled again."""
 
 
 def policy(function: F) -> F:
     """Let compiled code call a plain function; the function itself stays plain Python."""
-    # Numba keeps what it is told twice, and what calls the function would then have another hash: compiled again.
     if function not in _told:
         _told.add(register_jitable(**PART)(function))
         function.__dict__[IN_DIALECT] = True
