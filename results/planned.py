@@ -61,7 +61,7 @@ def is_plan(table: Mapping[str, Any]) -> bool:
 def _headline(plan: Mapping[str, Any]) -> str:
     best, rate = plan["best"], plan["asked"]["rate_per_s"]
     needed = f"{counted(best['replicas'], 'replica')} on {counted(best['gpus'], 'GPU')}"
-    answer = f", {rate:.6g} requests/s: {needed if plan['found'] else 'no setting holds'}"
+    answer = f", {rate:.6g} request{'' if rate == 1 else 's'}/s: {needed if plan['found'] else 'no setting holds'}"
     return shortened(plan["title"], WIDTH - len(answer)) + answer
 
 
@@ -70,11 +70,7 @@ def _parts(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "best" if found else "nearest", f"{_called(best['at'])}{'' if found else _on(best)}"
     yield "how sure", _assurance(plan)
     if plan["overlaps"]:
-        yield (
-            "",
-            "how much less nobody knows: replications are windows of one trace, which overlap, and intervals 2 to 5 "
-            "times too narrow for other hours of its traffic",
-        )
+        yield "", "less, as replications are windows of one trace: see the notes"
     for number, limit in enumerate(best["limits"]):
         yield "" if number else "limits", _limit(limit, best)
     if found:
@@ -130,7 +126,8 @@ def _assurance(plan: Mapping[str, Any]) -> str:
         return f"{at_least} that it holds all limits{_early(plan)}"
     if plan["is_decided"]:
         return f"{at_least} that it holds, and that none on as few GPUs is better by over {zone} in {of}"
-    return f"{sure} only: {counted(plan['tied'], 'setting')} may be better by over {zone} in {of}{_early(plan)}"
+    wider = "" if plan["ended_early"] else f", with an indifference zone above {zone} they may"
+    return f"{sure} only: {counted(plan['tied'], 'setting')} may be better by over {zone} in {of}{_early(plan)}{wider}"
 
 
 def _early(plan: Mapping[str, Any]) -> str:
@@ -138,7 +135,7 @@ def _early(plan: Mapping[str, Any]) -> str:
         return ""
     if plan["ended_early"]:
         return "; the budget ended it"
-    return "; the most replications that a plan takes do not tell, a larger indifference may"
+    return "; the most replications that a plan takes do not tell"
 
 
 def _limit(limit: Mapping[str, Any], setting: Mapping[str, Any]) -> str:
@@ -213,7 +210,7 @@ def _cost(plan: Mapping[str, Any]) -> str:
     text = f"{plan['output_tokens_per_gpu_second']:,.0f} output tokens per GPU second"
     per_output, per_token = plan["cost_per_million_output_tokens"], plan["cost_per_million_tokens"]
     if per_output is None:
-        return f"{text} (the price of a GPU says what they cost)"
+        return f"{text} (what they cost needs the price of a GPU for an hour)"
     return f"{per_output:.3g} per million output tokens, {per_token:.3g} with those of prompts; {text}"
 
 

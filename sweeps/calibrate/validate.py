@@ -301,8 +301,8 @@ def contradictions(log: Log, settings: LoggedServer, source: Path) -> Iterator[s
     if capacity is None and waited:
         yield (
             f"{waited} requests waited while fewer than max_num_seqs = {settings.most_running}{each} ran and nobody "
-            "was admitted: the KV cache was full, and its size is not known (kv_tokens, which calibrate log "
-            f"can fit), or no more than the {most:.0f} that ran at once may run (max_num_seqs)"
+            "was admitted: the KV cache was full, and its size is not known (a fit to the log can find it), or no "
+            f"more than the {most:.0f} that ran at once may run (max_num_seqs)"
         )
 
 

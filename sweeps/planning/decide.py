@@ -28,7 +28,7 @@ from ..progress import Progress
 from ..run.assemble import with_provenance
 from ..run.executors import Executor
 from ..run.outputs import ADVICE
-from ..run.preparing import OF_WINDOWS, Prepared, only_totals, prepare
+from ..run.preparing import Prepared, only_totals, prepare
 from ..run.rounds import NOBODY, do_all, do_shard, mark_complete, merge_shards
 from ..run.shards import Asked, Shard, Shards
 from ..run.simulate import require_backend
@@ -208,7 +208,7 @@ class PlanCourse:
             simulating.decision,
             simulating.values,
             simulating.decider.rounds,
-            [note for note in prepared.notes if note != OF_WINDOWS],  # how sure it is says so
+            prepared.notes,
             prepared.points[0].mean_prompt,
             simulating.most_served,
         )
@@ -309,9 +309,8 @@ def _cube(
         "plan_replicas": replicas.reshape(shape),
         "unmeasured_costs": prepared.unmeasured_costs.reshape(shape),
     }
-    notes = [OF_WINDOWS, *answer.notes] if answer.overlaps else answer.notes
     sweep = _on_replicas(question.sweep, replicas)
-    cube = with_provenance(sweep, prepared, arrays, most, made_by, notes, quantiles=QUANTILES)
+    cube = with_provenance(sweep, prepared, arrays, most, made_by, answer.notes, quantiles=QUANTILES)
     for name, meanings in (("plan_state", STATES), (PLAN_QUEUE, QUEUES)):
         cube[name].attrs |= {
             "flag_values": np.arange(len(meanings), dtype=np.int64),

@@ -427,6 +427,7 @@ def _of_one_trace(sweep: Sweep, *, undecided: bool, stretched: bool) -> tuple[Sw
         (len(one.recorded.arrival_s) // one.requests, one.requests) for one in prepared if one.recorded is not None
     )
     path = str(getattr(sweep.grid.points[0].workload.trace, "path", ""))
+    sweep = sweep.repeated(FIRST)
     name, rate = Path(path).name, ", its times stretched to the rate" if stretched else ""
     if undecided and parts >= FIRST:
         in_parts = overriding({"workload.trace.resample": "parts"})
@@ -441,7 +442,7 @@ def _of_one_trace(sweep: Sweep, *, undecided: bool, stretched: bool) -> tuple[Sw
                 value="parts",
             )
         said = f"replications are successive parts of {name}{rate}: there are {parts} of {requests:,} requests"
-        return sweep.repeated(FIRST), parts, said
+        return sweep, parts, said
     instead = (
         'workload.trace.resample = "parts" takes successive parts'
         if parts >= FIRST

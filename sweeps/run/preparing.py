@@ -34,9 +34,9 @@ from .setups import Simulated, batch_setup, step_setup
 
 _UNUSED = {HASHES: " (shared prefixes are computed anew; server.replica.enable_prefix_caching = true finds them)"}
 """What it means that a column of a recorded trace is not used."""
-OF_WINDOWS = (
+_OF_WINDOWS = (
     "all replications come from one recorded trace, in windows that overlap: intervals say how much the place in it "
-    "matters; as those of other hours of its traffic they are 2 to 5 times too narrow: "
+    "matters; for other hours of its traffic they are too narrow (2 to 5 times in the traces that were measured): "
     'workload.trace.resample = "parts" gives those of batch means'
 )
 _OF_PARTS = (
@@ -168,7 +168,7 @@ def prepare(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Prepared:
         kinds = {
             prepared.point.workload.trace.resample for prepared in points if prepared.point.workload.trace is not None
         }
-        notes[_OF_PARTS if kinds == {"parts"} else OF_WINDOWS] = None
+        notes[_OF_PARTS if kinds == {"parts"} else _OF_WINDOWS] = None
     if any(isinstance(prepared.point.workload.arrivals, Closed) for prepared in points):
         notes[
             "closed loop: requests arrive when answers end, so that points of the same replication have the same "

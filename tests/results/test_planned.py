@@ -71,6 +71,7 @@ def test_words_keep_to_80_columns_and_to_what_terminals_may_get() -> None:
     assert "\x1b" not in words
     assert words.split("\n")[0].endswith("\N{HORIZONTAL ELLIPSIS}, 40 requests/s: 3 replicas on 12 GPUs")
     flowing = _flowing(PLAN)
+    assert ", 1 request/s: 3 replicas" in _flowing({**PLAN, "asked": {**PLAN["asked"], "rate_per_s": 1.0}})
     assert "0.25 preemptions a request" in flowing
     assert "goodput >= 0.95: holds, 0.99 (0.98 to 1)" in flowing
     assert "0.56 per million output tokens, 0.1 with those of prompts; 1,234 output tokens per GPU second" in flowing
@@ -89,6 +90,8 @@ def test_what_is_not_known_is_said() -> None:
     undecided = _flowing({**PLAN, "is_decided": False, "assurance": 0.5, "tied": 2, "ended_early": True})
     assert "50 % only: 2 settings may be better by over 2 % in" in undecided
     assert "the budget ended it" in undecided
+    longest = _flowing({**PLAN, "is_decided": False, "assurance": 0.5, "tied": 2})
+    assert "a plan takes do not tell, with an indifference zone above 2 % they may" in longest
     fewer = {**PLAN["fewer"], "verdict": "cannot tell"}
     assert "whether 8 GPUs would do one cannot tell" in _flowing({**PLAN, "fewer": fewer})
 

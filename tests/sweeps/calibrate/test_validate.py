@@ -290,7 +290,7 @@ def test_what_no_server_with_these_settings_does_is_refused_or_said(tmp_path: Pa
     short = write_log(tmp_path / "short.jsonl", LIMITS | {"capacity_tokens": 2000})
     _, dataset = judge(short, *exact())
     assert "requests waited while fewer than max_num_seqs = 8 ran" in dataset.attrs["warnings"]
-    assert "(kv_tokens, which calibrate log can fit), or no more than" in dataset.attrs["warnings"]
+    assert "(a fit to the log can find it), or no more than" in dataset.attrs["warnings"]
     assert dataset.attrs["warnings"].endswith("that ran at once may run (max_num_seqs)")
     errors, dataset = judge(short, *exact({"capacity_tokens": 2000}))
     assert "waited while" not in dataset.attrs["warnings"]

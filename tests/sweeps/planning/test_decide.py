@@ -220,7 +220,8 @@ def test_a_trace_with_too_few_parts_is_refused_and_its_windows_are_told(
     assert answer.overlaps
     said = " ".join(str(answer).split())
     assert re.search(r"how sure less than [0-9.]+ % ", said)
-    assert "how much less nobody knows: replications are windows of one trace" in said
+    assert " less, as replications are windows of one trace: see the notes limits " in said
+    assert "notes all replications come from one recorded trace, in windows that overlap" in said
     assert " or more that it holds" not in str(answer)
     assert said.count(" overlap") == 1
     assert answer.cube is not None

@@ -165,7 +165,7 @@ def test_intervals_from_one_trace_are_told(tmp_path: Path) -> None:
         }
         return str(run_sweep(Sweep.model_validate(document)).attrs["notes"])
 
-    assert "they are 2 to 5 times too narrow" in notes(resample="circular")
+    assert "they are too narrow (2 to 5 times in the traces that were measured)" in notes(resample="circular")
     assert "too narrow" not in notes(resample="none")
 
 
