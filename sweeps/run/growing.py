@@ -35,7 +35,7 @@ from .store import SUFFIX, Store
 _KINDS = {
     "plan": "holds the answer of a plan, of which no part can be joined",
     "capacity_criteria": "holds capacities, which a search made: search again with all the points",
-    "precision_looks": "was made with `precision`, which decided on its replications: run it again with all the points",
+    "precision_looks": "was made with a wanted precision, which decided on its replications: run all the points again",
 }
 
 

@@ -388,8 +388,8 @@ def overriding(given: Iterable[str] | Mapping[str, Any]) -> Iterator[_Override]:
     """Yield what texts ``path=value`` say (the value is TOML, or text where it is no TOML), or values by path."""
     if isinstance(given, Mapping):
         for path, value in given.items():
-            shown = f"{path} = {show_value(value)}"
-            yield _Override(vllm.path_here(path), value, shown, '"axes.{}.values"', vllm.told(path))
+            said = f"`settings` {path} = {show_value(value)}"
+            yield _Override(vllm.path_here(path), value, said, '"axes.{}.values"', vllm.told(path))
         return
     for text in given:
         path, equals, spelled = text.partition("=")
@@ -434,7 +434,7 @@ def _lay_over(document: dict[str, Any], override: _Override) -> dict[str, Any]:
     path, value, said, instead, _ = override
     keys = path.split(".")
     if not all(keys):
-        raise InputError("must be path=value, for instance policy.bins=4", path=said)
+        raise InputError("must have a dotted path, for instance policy.bins", path=said)
     _refuse_depth({"": value}, f"`settings` {path}")
     axes = document.get("axes")
     for name, axis in axes.items() if isinstance(axes, dict) else ():

@@ -151,7 +151,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     moved = there.assign(latency_mean_s=there["latency_mean_s"] * 1.001)
     refused("latency_mean_s: differs between the cubes at the points that they both have", moved)
     refused(
-        "which decided on its replications",
+        "was made with a wanted precision, which decided on its replications",
         there.assign_attrs(precision_looks="3", precision_wanted="2%", precision_reached=1, precision_level=0.9),
     )
     by_hand = there.assign_coords(rate=there["rate"].copy(data=[0.5, 4.0]))

@@ -302,16 +302,18 @@ def test_files_are_read_with_settings_laid_over(tmp_path: Path) -> None:
             "`settings` policy.bins=4: axes.bins sets it at every point; use `settings` axes.bins.values=[...]",
         ),
         ("policy.bins", "`settings` policy.bins: must be path=value"),
-        (".bins=4", "`settings` .bins=4: must be path=value"),
+        (".bins=4", "`settings` .bins=4: must have a dotted path, for instance policy.bins"),
+        ({"..": 4}, "`settings` .. = 4: must have a dotted path, for instance policy.bins"),
+        ({"policy.bins": 4}, '`settings` policy.bins = 4: axes.bins sets it at every point; use "axes.bins.values"'),
         ("name.x=4", '`settings` name.x=4: name = "small" is no table'),
         ("policy.batchsize=4", "policy.batchsize: no such setting; did you mean batch_size?"),
     ],
 )
-def test_a_bad_override_is_refused(tmp_path: Path, override: str, message: str) -> None:
+def test_a_bad_override_is_refused(tmp_path: Path, override: str | dict[str, Any], message: str) -> None:
     file = tmp_path / "sweep.toml"
     file.write_text(TOML)
     with pytest.raises(InputError) as caught:
-        Sweep.from_toml(file, [override])
+        Sweep.from_toml(file, [override] if isinstance(override, str) else override)
     assert message in str(caught.value)
 
 
