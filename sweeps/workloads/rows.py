@@ -96,14 +96,22 @@ def rows_of(name: str, content: bytes, sha256: str) -> File:
     return File(name, content, tuple(columns), False, sha256)
 
 
-def lacks(file: File, columns: Sequence[str]) -> InputError:
-    """Return the error of a file without some of these columns: which, what they may be called, and what it has."""
+def lacks(file: File, columns: Sequence[str], layout: str = "") -> InputError:
+    """Return the error of a file without some of these columns: which, what they may be called, and what it has.
+
+    Where they are those of a published `layout`, it is named, as the nearest.
+    """
     there = [column[:40] for column in file.columns]
     others = [column for column in there if column not in columns]
-    missing = ((column, did_you_mean(column, others)) for column in columns if column not in file.columns)
+    missing = [(column, did_you_mean(column, others)) for column in columns if column not in file.columns]
     named = ", ".join(f"{column!r} ({hint})" if hint else repr(column) for column, hint in missing)
+    without = (
+        f"format not recognised; nearest is {layout}, without"
+        if layout
+        else f"no column{'' if len(missing) == 1 else 's'}"
+    )
     has = ", ".join([*map(repr, there[:_FEW]), *(["..."] if len(there) > _FEW else [])])
-    return InputError(f"no column {named}", file=file.name, allowed=f"has {has}")
+    return InputError(f"{without} {named}", file=file.name, allowed=f"has {has}")
 
 
 def _need(file: File, columns: Sequence[str]) -> None:
@@ -300,6 +308,8 @@ def _read_lengths(
     names = [name for name in (column, prompt_column, predicted_column) if name is not None]
     if len(set(names)) < len(names):
         raise InputError(f"one column is named twice: {', '.join(map(repr, names))}", file=file.name)
+    if not set(names) <= set(file.columns):
+        raise lacks(file, names).advised("workload.lengths names others (column, prompt_column, predicted_column)")
     table = parse(file, names, [])
     if table.num_rows == 0:
         raise InputError("has a header but no rows", file=file.name)

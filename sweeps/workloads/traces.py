@@ -249,16 +249,29 @@ def _arrivals(file: File, table: "pa.Table", column: str, unit: str, *, stated: 
 
 
 def _detect(file: File, format: str, mapped: Mapping[str, str]) -> tuple[str, _Format]:
-    """Return a layout's name, and its columns with the `mapped` ones in place of its own."""
+    """Return a layout's name, and its columns with the `mapped` ones in place of its own.
+
+    Raises InputError for columns of none: it names the nearest, plain ones unless two of three are there.
+    """
     own: dict[str, Any] = {part: column for part, column in mapped.items() if part in _Format._fields}
-    for kind, names in _FORMATS.items():
-        wanted = names._replace(**own)
-        marked = not wanted.marks or not set(wanted.marks).isdisjoint(file.columns)
-        if kind == format or (format == "auto" and marked and set(wanted[:3]) <= set(file.columns)):
-            return kind, wanted
-    known = (names._replace(**own)[:3] for names in _FORMATS.values())
-    nearest = max(known, key=lambda names: len(set(names) & set(file.columns)))
-    raise lacks(file, nearest).advised(f"workload.trace.columns names others ({', '.join(_PARTS[:3])})")
+    known = {kind: names._replace(**own) for kind, names in _FORMATS.items()}
+    if format != "auto":
+        return format, known[format]
+    missing = {
+        kind: [column for column in names[:3] if column not in file.columns]
+        for kind, names in known.items()
+        if not names.marks or not set(names.marks).isdisjoint(file.columns)
+    }
+    nearest = min(missing, key=lambda kind: len(missing[kind]))
+    if not missing[nearest]:
+        return nearest, known[nearest]
+    if len(missing[nearest]) > 1:
+        nearest = "csv"
+    error = lacks(file, known[nearest][:3], "" if nearest == "csv" else nearest)
+    error = error.advised(f"workload.trace.columns names others ({', '.join(_PARTS[:3])})")
+    if file.json_lines and not mapped:
+        error = error.advised("it may be a log, of no format that is known (docs/logs.md)")
+    raise error
 
 
 def read_trace(

@@ -225,19 +225,31 @@ def test_columns_can_be_named(write: Write) -> None:
 @pytest.mark.parametrize(
     ("header", "said"),
     [
-        ("a,b,c", "no column 'arrival_s', 'prompt_tokens', 'output_tokens': has 'a', 'b', 'c'"),
+        ("a,b,c", "no columns 'arrival_s', 'prompt_tokens', 'output_tokens': has 'a', 'b', 'c'"),
         (
             "arrival,prompt_tokens,outputs",
-            "no column 'arrival_s' (did you mean arrival?), 'output_tokens' (did you mean outputs?): has 'arrival', "
+            "no columns 'arrival_s' (did you mean arrival?), 'output_tokens' (did you mean outputs?): has 'arrival', "
             "'prompt_tokens', 'outputs'",
         ),
         (
             "TIMESTAMP,ContextTokens,Generated",
-            "no column 'GeneratedTokens' (did you mean Generated?): has 'TIMESTAMP', 'ContextTokens', 'Generated'",
+            "format not recognised; nearest is azure, without 'GeneratedTokens' (did you mean Generated?): has "
+            "'TIMESTAMP', 'ContextTokens', 'Generated'",
         ),
         (
+            "timestamp,input_length,out",
+            "format not recognised; nearest is mooncake, without 'output_length': has 'timestamp', 'input_length', "
+            "'out'",
+        ),
+        (
+            "timestamp,input_length,turn",
+            "format not recognised; nearest is bailian, without 'output_length': has 'timestamp', 'input_length', "
+            "'turn'",
+        ),
+        ("timestamp,x,y", "no columns 'arrival_s', 'prompt_tokens', 'output_tokens': has 'timestamp', 'x', 'y'"),
+        (
             "a,b,c,d,e,f,g,h,i,j,arrival_s",
-            "no column 'prompt_tokens', 'output_tokens': has 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', ...",
+            "no columns 'prompt_tokens', 'output_tokens': has 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', ...",
         ),
     ],
 )
@@ -336,7 +348,8 @@ def row(text: str) -> str:
         ("\ufeff", "is empty"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "not a text file"),
         (b"\xff\xfe\xfa,b\n1,2\n", "not UTF-8"),
-        ("a,b,c\n1,2,3\n", "no column 'arrival_s', "),
+        ("a,b,c\n1,2,3\n", "no columns 'arrival_s', "),
+        ('{"a": [1]}\n', "output_tokens); it may be a log, of no format that is known (docs/logs.md)"),
         ("arrival_s,prompt_tokens,output_tokens\n", "has a header but no rows"),
         ("arrival_s,arrival_s,prompt_tokens,output_tokens\n1,1,1,1\n", "'arrival_s' occurs more than once"),
         (row("3,1"), "row 4 has 2 columns: must have 3"),
@@ -424,6 +437,10 @@ def test_columns_and_lengths(write: Write) -> None:
         read_lengths(path, "n", "n")
     with pytest.raises(InputError, match="no column 'q'"):
         read_lengths(path, "q")
+    with pytest.raises(
+        InputError, match=r"no columns 'p', 'q': has .*; workload\.lengths names others \(column, prompt"
+    ):
+        read_lengths(path, "p", "q")
 
 
 # Real files -----------------------------------------------------------------------------------------------------
