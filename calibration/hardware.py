@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.errors import InputError, did_you_mean, near, one_of, printable
+from batchcube.errors import InputError, did_you_mean, near, one_of, quoted
 
 from .bent import BentLaw, fit_bent
 
@@ -147,7 +147,8 @@ class Tables:
         if deployment.engine not in known[deployment.gpu]:
             raise InputError(
                 f"no measurements on {deployment.gpu}, only of {', '.join(known[deployment.gpu])}",
-                path=f"`engine` {deployment.engine}",
+                path="`engine`",
+                value=deployment.engine,
             )
         self.engine_version = known[deployment.gpu][deployment.engine]
         self.model = _model(deployment.model)
@@ -158,12 +159,12 @@ class Tables:
         self.longest = int(found["context"])
         """Tokens of the longest context that the model is made for."""
         experts = bool(found["num_experts"])
-        for option, given in (
+        for argument, given in (
             ("`data_parallel`", deployment.data_parallel > 1),
             ("`expert_parallel`", deployment.expert_parallel),
         ):
             if given and not experts:
-                raise InputError(f"{self.name} has no experts: its replicas are servers of their own", path=option)
+                raise InputError(f"{self.name} has no experts: its replicas are servers of their own", path=argument)
         width = deployment.tensor_parallel * deployment.data_parallel
         self._parallel = {
             "tp_size": deployment.tensor_parallel,
@@ -306,7 +307,7 @@ class Tables:
 
 def _cause(error: Exception) -> str:
     """Return what an exception of the package says, up to the first path of a file or end of a sentence."""
-    said = printable(str(error)).strip().removeprefix("perf database error: ").partition(": tried ")[0]
+    said = quoted(error).removeprefix("perf database error: ").partition(": tried ")[0]
     said = said.partition(" at /")[0].partition(". ")[0].removesuffix(".")
     return said if len(said) <= _LONGEST_CAUSE else said[:_LONGEST_CAUSE].rpartition(" ")[0] + " ..."
 
@@ -325,12 +326,13 @@ def _model(name: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise InputError(f"may be {' or '.join(found)}", path=f"`model` {name}")
+        raise InputError(f"may be {' or '.join(found)}", path="`model`", value=name)
     close = [short[one][0] for one in near(short_name(name), short)]
     raise InputError(
         f"is none of the {len(known)} models that come with {DISTRIBUTION} (batchcube calibrate hardware --list), "
         f"and no folder with a config.json{f'; did you mean {one_of(close)}?' if close else ''}",
-        path=f"`model` {name}",
+        path="`model`",
+        value=name,
     )
 
 
@@ -340,15 +342,15 @@ def short_name(name: str) -> str:
     return said.removeprefix("meta-").removesuffix("-instruct").removesuffix("-hf")
 
 
-def _unknown(option: str, given: str, known: Iterable[str]) -> InputError:
+def _unknown(argument: str, given: str, known: Iterable[str]) -> InputError:
     hints = f"must be one of {', '.join(known)}", did_you_mean(given, known)
-    return InputError("; ".join(filter(None, hints)), path=f"{option} {given}")
+    return InputError("; ".join(filter(None, hints)), path=argument, value=given)
 
 
-def _quantization(modes: str, option: str, given: str | None) -> str | None:
+def _quantization(modes: str, argument: str, given: str | None) -> str | None:
     from aiconfigurator_core.sdk import common
 
     known = list(getattr(common, modes).__members__)
     if given is not None and given not in known:
-        raise _unknown(option, given, known)
+        raise _unknown(argument, given, known)
     return given

@@ -277,7 +277,7 @@ def read_model(name: str, dtype: str = "bfloat16") -> Model:
     dtype whose size is not known, and for what `model_of` does not know.
     """
     if dtype not in BYTES_OF:
-        raise InputError(f"must be one of {', '.join(BYTES_OF)}", path="dtype", value=repr(dtype))
+        raise InputError(f"must be one of {', '.join(BYTES_OF)}", path="`dtype`", value=dtype)
     known = SHAPES | COUNTED
     if name in known:
         return model_of(name, known[name], dtype)

@@ -232,9 +232,11 @@ def _read_cells(
     data: bytes, layout: str | None, columns: Mapping[str, str], unit: str | None, select: Mapping[str, str]
 ) -> Table:
     if columns and layout is not None:
-        raise InputError("must be left out where columns are mapped by name (`column`)", path=f"layout {layout}")
+        raise InputError("must be left out where columns are mapped by name (`column`)", path="`layout`", value=layout)
     if unit is not None and not columns:
-        raise InputError("goes with columns mapped by name (`column`); layouts have their own", path=f"unit {unit}")
+        raise InputError(
+            "goes with columns mapped by name (`column`); layouts have their own", path="`unit`", value=unit
+        )
     if not columns and data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
         raise InputError("is a log of requests (JSON), must be a CSV of times of batches or steps")
     header, lines = _opened(data)
@@ -244,7 +246,7 @@ def _read_cells(
         if key not in chosen.systems:
             allowed = f"must be one of {', '.join(chosen.systems)}"
             nothing = f"the layout {chosen.name} has no columns that name systems, so there is nothing to select by"
-            raise InputError(allowed if chosen.systems else nothing, path=f"select {key}")
+            raise InputError(allowed if chosen.systems else nothing, path="`select`", value=key)
     rows = ((where, dict(zip(wanted, row, strict=True))) for where, row in _rows(header, lines, wanted))
     kept = [(where, row) for where, row in rows if all(row[key].strip() == value for key, value in select.items())]
     if not kept:
@@ -267,7 +269,7 @@ def _read_cells(
 def _layout(layout: str | None, header: Sequence[str]) -> Layout:
     if layout is not None:
         if layout not in LAYOUTS:
-            raise InputError(f"must be one of {', '.join(LAYOUTS)}", path=f"layout {layout}")
+            raise InputError(f"must be one of {', '.join(LAYOUTS)}", path="`layout`", value=layout)
         return LAYOUTS[layout]
     if {"running", "waiting"} <= set(header):
         raise InputError(f"is a log over time ({', '.join(header)}), must be a CSV of times of batches or steps")
@@ -285,13 +287,13 @@ def _by_hand(columns: Mapping[str, str], unit: str) -> Layout:
     allowed = ("batch_size", "length_tokens", "output_tokens", "prompt_tokens", "seconds", "std", "repetitions")
     for key in columns:
         if key not in allowed:
-            raise InputError(f"must be one of {', '.join(allowed)}", path=f"column {key}")
+            raise InputError(f"must be one of {', '.join(allowed)}", path="`column`", value=key)
     if "seconds" not in columns or "batch_size" not in columns:
-        raise InputError("seconds and batch_size must be mapped", path="columns")
+        raise InputError("seconds and batch_size must be mapped", path="`column`")
     if {"length_tokens", "output_tokens"} <= set(columns):
-        raise InputError("length_tokens and output_tokens are two names of one thing: map one of them", path="columns")
+        raise InputError("length_tokens and output_tokens are two names of one thing: map one of them", path="`column`")
     if unit not in UNITS:
-        raise InputError(f"must be one of {', '.join(UNITS)}", path=f"unit {unit}")
+        raise InputError(f"must be one of {', '.join(UNITS)}", path="`unit`", value=unit)
     fields = {
         "output_tokens" if key == "length_tokens" else key: column
         for key, column in columns.items()

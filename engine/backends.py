@@ -20,7 +20,7 @@ def require_numba() -> None:
     try:
         import_module("numba")
     except ImportError as error:
-        raise MissingBackendError(f"backend = 'numba': {error} (backend 'reference' runs without numba)") from None
+        raise MissingBackendError(f"`backend` numba: {error} (`backend` reference runs without numba)") from None
 
 
 def require_backend(backend: str, simulation: Simulation[Any]) -> None:
@@ -30,10 +30,10 @@ def require_backend(backend: str, simulation: Simulation[Any]) -> None:
     one that is not installed.
     """
     if backend not in BACKENDS:
-        raise InputError(f"must be one of {', '.join(BACKENDS)}", path="backend", value=repr(backend))
+        raise InputError(f"must be one of {', '.join(BACKENDS)}", path="`backend`", value=backend)
     if backend not in simulation.BACKENDS:
         raise InputError(
-            f"{simulation.NAME} runs with {' or '.join(simulation.BACKENDS)}", path="backend", value=repr(backend)
+            f"{simulation.NAME} runs with {' or '.join(simulation.BACKENDS)}", path="`backend`", value=backend
         )
     if backend == "numba":
         require_numba()

@@ -338,13 +338,13 @@ def _cut(
     }
     for name, wanted in (select or {}).items():
         if name not in known:
-            raise figured.refuses(f"select {name}: {_allowed(sorted(known), 'axes of this cube')}")
+            raise figured.refuses(f"`select` {name}: {_allowed(sorted(known), 'axes of this cube')}")
         axis = known[name]
         several = isinstance(wanted, list | tuple | np.ndarray)
         places = list(dict.fromkeys(_place(figured, axis, value) for value in (wanted if several else [wanted])))
         if not places:
             raise figured.refuses(
-                f"select {name}: needs a value, one of {', '.join(as_written(v) for v in axis.values)}"
+                f"`select` {name}: needs a value, one of {', '.join(as_written(v) for v in axis.values)}"
             )
         cube = cube.isel({name: places if several or name == "replication" else places[0]})
         if not several:
@@ -361,7 +361,7 @@ def _place(figured: Figured, axis: FigureAxis, wanted: Any) -> int:
     place = place_of(axis.values, wanted)
     if place is not None:
         return place
-    raise figured.refuses(f"select {axis.name} = {wanted}: {suggestion(wanted, map(as_written, axis.values))}")
+    raise figured.refuses(f"`select` {axis.name}={wanted}: {suggestion(wanted, map(as_written, axis.values))}")
 
 
 def _first(axes: Mapping[str, FigureAxis], wanted: Sequence[Sequence[str]], used: set[str]) -> FigureAxis | None:

@@ -373,7 +373,7 @@ def join(
     is_list = isinstance(cubes, Iterable) and not isinstance(cubes, str | os.PathLike | Mapping)
     named: list[Any] = list(cubes) if is_list else [None]
     if not all(isinstance(one, str | os.PathLike) for one in named):
-        raise InputError("must be a list of the files of cubes", path="cubes")
+        raise InputError("must be a list of the files of cubes", path="`cubes`")
     cube = growing.join([Path(one) for one in named], Path(output), overwrite=overwrite)
     if not quiet:
         tell_notes(cube)

@@ -14,8 +14,9 @@ class InputError(ValueError):
     """Refuse input, in one printable line: ``file: path = value: problem: allowed (at point)``, without what is empty.
 
     The command line prints it and exits with status 2. Text may be anybody's: control characters and line breaks in
-    it are shown escaped. An argument is named as Python has it, in backticks, `replicas_max`; the command line prints
-    its option in place of that, --replicas-max.
+    it are shown escaped. An argument is named in backticks, as its option is, with underscores, which is what the
+    public functions call it: `replicas_max`. The command line prints the option, --replicas-max. In the text of
+    others, a value here or what `quoted` returns, backticks are apostrophes.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class InputError(ValueError):
         """Point of the grid of a sweep, in words; no point changes what is wrong with a file."""
 
     def __str__(self) -> str:
-        place = f"{self.path} = {self.value}" if self.value else self.path
+        value = self.value.replace("`", "'")
+        place = f"{self.path}{' ' if self.path.endswith('`') else ' = '}{value}" if value else self.path
         line = ": ".join(filter(None, (self.file, place, self.problem, self.allowed)))
         return printable(f"{line} (at {self.point})" if self.point else line)
 
@@ -116,6 +118,11 @@ def printable(text: object) -> str:
     """
     seen = ((c, c.isprintable() or category(c) == "Zs") for c in str(text))
     return "".join(c if shown else c.encode("unicode_escape").decode() for c, shown in seen)
+
+
+def quoted(text: object) -> str:
+    """Return what others wrote on one line, without the backticks that mark arguments in messages of ours."""
+    return " ".join(str(text).split()).replace("`", "'")
 
 
 def one_of(allowed: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ def compare_cubes(a: xr.Dataset, b: xr.Dataset, tolerance: float = 0.0) -> pd.Da
     of each pair; 0 asks for equal values. Raises InputError for a negative tolerance.
     """
     if not tolerance >= 0.0:
-        raise InputError("must be >= 0", path="tolerance", value=tolerance)
+        raise InputError("must be >= 0", path="`tolerance`", value=tolerance)
     rows: list[tuple[str, str, str, float, float]] = []
     if axis_names(a) != axis_names(b):
         rows.append(("(order of the axes)", "coordinate", DIFFERS, np.nan, np.nan))

@@ -516,17 +516,17 @@ def select_points(cube: xr.Dataset, select: Mapping[str, object]) -> xr.Dataset:
     axes, chosen = axis_names(cube), {}
     for name, wanted in select.items():
         if name not in axes:
-            raise InputError(f"no such axis; the cube has {', '.join(axes) or 'none'}", path=f"`select` {name}")
+            raise InputError(f"no such axis; the cube has {', '.join(axes) or 'none'}", path="`select`", value=name)
         values = cube[name].values.tolist()
         places: dict[int, None] = {}
         for one in wanted if isinstance(wanted, list | tuple) else [wanted]:
             place = place_of(values, one)
             if place is None:
                 hint = suggestion(one, map(as_written, values))
-                raise InputError(hint, path=f"`select` {name}", value=one)
+                raise InputError(hint, path="`select`", value=f"{name}={one}")
             places[place] = None
         if not places:
-            raise InputError("needs a value", path=f"`select` {name}")
+            raise InputError("needs a value", path="`select`", value=name)
         chosen[name] = list(places)
     return cube.isel(chosen)
 

@@ -95,14 +95,16 @@ def parse(texts: Iterable[str], usual: Sequence[tuple[str, float | None]]) -> tu
         width = _number(percent[1] if percent else number, text) / (100.0 if percent else 1.0)
         if not equals:
             if percent is None or overall is not None:
-                raise InputError("must be a percentage, given once", path="precision", value=text, allowed="such as 2%")
+                raise InputError(
+                    "must be a percentage, given once", path="`precision`", value=text, allowed="such as 2%"
+                )
             overall = width
             continue
         variable, quantile, scale = statistic_of(name)
         if not REGISTRY[variable].replicated:
-            raise InputError("is the same in every replication", path="precision", value=text)
+            raise InputError("is the same in every replication", path="`precision`", value=text)
         if (variable, quantile) in named:
-            raise InputError("is asked for twice", path="precision", value=text)
+            raise InputError("is asked for twice", path="`precision`", value=text)
         relative = percent is not None
         named[variable, quantile] = Wanted(variable, quantile, width if relative else width / scale, relative)
     if overall is not None:
@@ -120,7 +122,7 @@ def _number(text: str, whole: str) -> float:
         width = np.nan
     if not 0.0 < width < np.inf:
         raise InputError(
-            "must be a width above 0", path="precision", value=whole, allowed="such as 2%, NAME=1% or NAME=0.005"
+            "must be a width above 0", path="`precision`", value=whole, allowed="such as 2%, NAME=1% or NAME=0.005"
         )
     return width
 

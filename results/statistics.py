@@ -290,7 +290,7 @@ def pairs(x: ArrayLike, baseline: ArrayLike, axis: int) -> tuple[Floats, Floats]
 
 def _check_confidence(confidence: float) -> None:
     if not 0.0 < confidence < 1.0:
-        raise InputError("must lie between 0 and 1", path="confidence", value=confidence)
+        raise InputError("must lie between 0 and 1", path="`confidence`", value=confidence)
 
 
 def _beyond(values: Floats, error: float) -> Floats:

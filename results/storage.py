@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from xarray.backends import NetCDF4DataStore
 
-from batchcube.errors import InputError
+from batchcube.errors import InputError, quoted
 
 from .disk import ZARR, ZARR_GROUP, cube_file, remove, require_zarr, sync_folder, url_of, writing
 from .pieces import LARGEST_CHUNK, chunks, read_later, together, values_of
@@ -326,7 +326,7 @@ def _reading(path: str | os.PathLike[str], unchanged: Callable[[], None]) -> Ite
         raise
     except Exception as error:  # xarray and the NetCDF library raise whatever a damaged byte leads them to
         unchanged()
-        raise InputError(f"is damaged or incomplete: {error}", file=path) from error
+        raise InputError(f"is damaged or incomplete: {quoted(error)}", file=path) from error
 
 
 @contextmanager

@@ -85,17 +85,17 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def check_dtype(dtype: str) -> None:
-    """Refuse what no engine computes with; raises InputError naming the option."""
+    """Refuse what no engine computes with; raises InputError naming the argument."""
     if dtype not in DTYPES:
-        raise InputError(f"must be one of {', '.join(DTYPES)}", path=f"`dtype` {dtype}")
+        raise InputError(f"must be one of {', '.join(DTYPES)}", path="`dtype`", value=dtype)
 
 
 def check_grid(grid: Grid) -> None:
-    """Refuse a grid that cannot be measured; raises InputError naming the option.
+    """Refuse a grid that cannot be measured; raises InputError naming the argument.
 
     Whether any law can be fitted to it is not asked: that is for the fit to say.
     """
-    for option, values, least in (
+    for argument, values, least in (
         ("`batch_sizes`", grid.batch_sizes, 1),
         ("`prompt_tokens`", grid.prompt_tokens, 1),
         # One token is the prefill alone.
@@ -103,11 +103,11 @@ def check_grid(grid: Grid) -> None:
     ):
         shown = ",".join(map(str, values))
         if not values or min(values) < least:
-            raise InputError(f"must be whole numbers >= {least}", path=f"{option} {shown}")
+            raise InputError(f"must be whole numbers >= {least}", path=argument, value=shown)
         if list(values) != sorted(set(values)):
-            raise InputError("must increase", path=f"{option} {shown}")
+            raise InputError("must increase", path=argument, value=shown)
     if grid.repetitions < 1:
-        raise InputError("must be >= 1", path=f"`repetitions` {grid.repetitions}")
+        raise InputError("must be >= 1", path="`repetitions`", value=grid.repetitions)
 
 
 def refusals(engine: Engine, cells: Sequence[Cell]) -> dict[int, str]:

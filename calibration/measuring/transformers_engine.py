@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.errors import InputError
+from batchcube.errors import InputError, quoted
 
 from ..models import SHAPES, configuration, sizes_of
 from .bench import Cell, CellTooLargeError, Sample, check_dtype
@@ -40,16 +40,16 @@ class TransformersEngine:
         seed: int = 0,
     ) -> None:
         if model in SHAPES and not dummy_weights:
-            raise InputError("is a shape without weights: add `dummy_weights`", path=f"`model` {model}")
+            raise InputError("is a shape without weights: add `dummy_weights`", path="`model`", value=model)
         check_dtype(dtype)
         import torch
         import transformers
 
         self._torch = torch
         if device not in ("cpu", "cuda"):
-            raise InputError("must be cpu or cuda", path=f"`device` {device}")
+            raise InputError("must be cpu or cuda", path="`device`", value=device)
         if device == "cuda" and not torch.cuda.is_available():
-            raise InputError("torch sees no CUDA device here", path="`device` cuda")
+            raise InputError("torch sees no CUDA device here", path="`device`", value=device)
         self.device = device
         self.threads = threads
         torch.set_num_threads(threads)
@@ -70,7 +70,7 @@ class TransformersEngine:
             else:
                 built = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=kind).to(device)
         except (OSError, ValueError) as error:
-            raise InputError(" ".join(str(error).split())[:200], path=f"`model` {model}") from None
+            raise InputError(quoted(error)[:200], path="`model`", value=model) from None
         self._model = built.eval()
         self.vocabulary = int(config.vocab_size)
         self._positions = int(config.max_position_embeddings)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.errors import InputError
+from batchcube.errors import InputError, quoted
 
 from ..coefficients import TOKEN_BUDGET
 from ..models import SHAPES, configuration, sizes_of
@@ -101,7 +101,7 @@ class VllmEngine:
         seed: int = 0,
     ) -> None:
         if model in SHAPES and not dummy_weights:
-            raise InputError("is a shape without weights: add `dummy_weights`", path=f"`model` {model}")
+            raise InputError("is a shape without weights: add `dummy_weights`", path="`model`", value=model)
         check_dtype(dtype)
         if dummy_weights and (model in SHAPES or Path(model).is_dir()):
             # Nothing is left to ask the hub for.
@@ -111,7 +111,7 @@ class VllmEngine:
         on_cpu = not prepare(threads)
         if kv_cache_gib is not None and not on_cpu:
             raise InputError(
-                "is for a CPU; on a GPU the cache takes what is free", path=f"`kv_cache_gib` {kv_cache_gib}"
+                "is for a CPU; on a GPU the cache takes what is free", path="`kv_cache_gib`", value=kv_cache_gib
             )
         import torch
         import vllm
@@ -153,9 +153,7 @@ class VllmEngine:
                     **options,
                 )
         except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"vLLM cannot load it: {' '.join(str(error).split())[:200]}", path=f"`model` {model}"
-            ) from None
+            raise InputError(f"vLLM cannot load it: {quoted(error)[:200]}", path="`model`", value=model) from None
         self._sampling = vllm.SamplingParams
         self._options = options
         self._torch = torch

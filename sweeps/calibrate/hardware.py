@@ -65,7 +65,9 @@ def derive(
     Raises InputError for what the tables do not have.
     """
     if not NAME.fullmatch(name):
-        raise InputError("the name of coefficients must be letters, digits and . _ -", path=f"`output` {name}.json")
+        raise InputError(
+            "the name of coefficients must be letters, digits and . _ -", path="`output`", value=f"{name}.json"
+        )
     tables = Tables(deployment)
     usual = usual_limits(deployment.gpu, tables.gpu_bytes)
     limits = Limits(

@@ -116,10 +116,12 @@ def fit(
     InputError for a bad log, and for a prior without a step law.
     """
     if not NAME.fullmatch(name):
-        raise InputError("the name must be letters, digits and . _ -", path=f"`output` {name}.json")
+        raise InputError("the name must be letters, digits and . _ -", path="`output`", value=f"{name}.json")
     log = read_log(log_path, how)
     if until is not None and not 1 <= until <= len(log.queued_s):
-        raise InputError(f"must be from 1 to {len(log.queued_s)}, the requests of the log", path=f"`fit_until` {until}")
+        raise InputError(
+            f"must be from 1 to {len(log.queued_s)}, the requests of the log", path="`fit_until`", value=until
+        )
     then()
     before = None if prior is None else _step_coefficients(prior)
     said: list[str] = []
@@ -202,7 +204,7 @@ def validate(
             file=source,
         )
     if skip is not None and skip >= count:
-        raise InputError(f"must be below {count}, the requests of the log", path=f"`skip` {skip}")
+        raise InputError(f"must be below {count}, the requests of the log", path="`skip`", value=skip)
     skipped = fitted if skip is None else skip
     warnings = [*contradictions(log, settings, source), *remarks_on(settings)]
     law = step_law_of(known)

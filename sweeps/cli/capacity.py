@@ -22,9 +22,9 @@ from .options import (
     SpecArgument,
     WorkersOption,
     do_shard,
-    in_options,
     shard_of,
     sweep_of,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def capacity(
     # A mistake is one line, and comes first.
     settings_of(sweep, **asked)
     cube_file(to)
-    for line in (*([printable(f"{sweep.source}: {said}")] if said else []), *map(str, in_other_units(slo))):
-        print(in_options(line), file=sys.stderr, flush=True)
+    for doubt in (*([f"{sweep.source}: {said}"] if said else []), *in_other_units(slo)):
+        tell(doubt)
     if part := shard_of(shard, overwrite=overwrite):
         from ..run.capacity import shard_capacity
 

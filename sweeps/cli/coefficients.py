@@ -8,6 +8,8 @@ import typer
 
 from batchcube.errors import InputError, printable
 
+from .options import tell
+
 FiguresOption = Annotated[
     Path | None,
     typer.Option("--figures", metavar="DIR", help="folder for the calibration's figures, written or replaced"),
@@ -68,6 +70,6 @@ def keep(known: Any, calibration: Any, output: Path | None, figures: Path | None
             try:
                 drawn = registry.draw(name, calibration)
             except InputError as error:
-                print(f"no {name}: {error}")
+                tell(f"no {name}: {error}")
                 continue
             print(printable(registry.save(drawn, calibration, figures / f"{name}.png")))

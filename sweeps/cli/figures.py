@@ -1,15 +1,12 @@
 """The commands about figures: what there is, and drawing one."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from batchcube.errors import printable
-
 from .help import examples
-from .options import CubeArgument, SelectOption, assignment, selection_of
+from .options import CubeArgument, SelectOption, assignment, selection_of, tell
 
 app = typer.Typer()
 
@@ -68,5 +65,5 @@ def figure(
     given = dict(assignment("option", text) for text in options or [])
     if select:
         given["select"] = selection_of(select)
-    loaded = registry.read(name, cube, lambda doubt: print(f"{printable(cube)}: {doubt}", file=sys.stderr))
+    loaded = registry.read(name, cube, lambda doubt: tell(f"{cube}: {doubt}"))
     registry.save(registry.draw(name, loaded, paper=paper, **given), loaded, output)

@@ -2,14 +2,14 @@
 
 import gc
 import os
-import re
 import sys
 from functools import cache
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from batchcube.errors import InputError, one_of, printable
+from batchcube.errors import InputError, did_you_mean, one_of, quoted
 
 from . import (
     calibrate,
@@ -28,22 +28,10 @@ from . import (
     validate,
     why,
 )
-from .options import in_options
+from .options import shown, tell
 
 # typer carries click under different names from version to version; its own exception leads to click's.
-_MISTAKE: Any = typer.BadParameter.__mro__[2]
-_OURS = (
-    (r"^Missing command\.$", ""),
-    (r"^Missing \w+ '(.*?)'[^.]*\.", r"\1: is missing"),
-    (r"^Invalid value for '(.*?)'[^:]*: (.*?)\.?$", r"\1: \2"),
-    (r"^(\S+): Input should be ([^,]*).*", r"\1: must be \2"),
-    (r"^No such option: (\S+)", r"\1: no such option"),
-    (r"^No such command '(.*?)'\.", r"\1: no such command"),
-    (r"^Option '(.*?)' (.*)\.$", r"\1: \2"),
-    (r"^Got unexpected extra argument\S* \((.*)\)$", r"\1: is too much"),
-    (r"\W*(?:Possible options: |Did you mean )(.*?)\W*$", r"; did you mean \1?"),
-)
-"""What typer says of a command line, in words that change with its version, and what we say in its place."""
+_MISTAKE: Any = typer.BadParameter.__mro__[1]
 GARBAGE_THRESHOLDS = 50_000, 20, 20
 """When Python looks for garbage.
 
@@ -54,8 +42,21 @@ FAULT = (
     "batchcube: this is a fault of batchcube, not of what it was given: please report it with the command and this text"
 )
 
+
+class _Commands(TyperGroup):
+    """Commands; a name of none is refused as other mistakes are, in one line."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the first word names."""
+        if args[0] not in self.commands and not ctx.resilient_parsing:
+            near = did_you_mean(args[0], self.commands)
+            raise InputError("; ".join(filter(None, ("no such command", near))), path=quoted(args[0]))
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="batchcube",
+    cls=_Commands,
     help="Simulate LLM batching policies over whole parameter grids, into labelled cubes and figures.",
     epilog="Start with: batchcube specs, then batchcube run NAME -o OUT.nc, batchcube show OUT.nc",
     pretty_exceptions_enable=False,
@@ -90,9 +91,9 @@ app.registered_commands = sorted(
     (command for room in _ROOMS for command in room.app.registered_commands),
     key=lambda command: _COMMANDS.index(command.name or ""),
 )
-app.add_typer(data.app, name="data")
-app.add_typer(reproduce.app, name="reproduce")
-app.add_typer(calibrate.app, name="calibrate")
+app.add_typer(data.app, name="data", cls=_Commands)
+app.add_typer(reproduce.app, name="reproduce", cls=_Commands)
+app.add_typer(calibrate.app, name="calibrate", cls=_Commands)
 
 
 @app.callback(invoke_without_command=True)
@@ -108,7 +109,7 @@ def _root(
 
 
 @cache
-def _command() -> Any:
+def command() -> Any:
     """Return all commands as one, put together where one is called first."""
     return typer.main.get_command(app)
 
@@ -128,12 +129,12 @@ def main(arguments: list[str] | None = None) -> None:
     # installed Matplotlib does not even load.
     os.environ["MPLBACKEND"] = "agg"
     try:
-        status = _command()(arguments, standalone_mode=False)
+        status = command()(arguments, prog_name="batchcube", standalone_mode=False)
         sys.stdout.flush()
     except InputError as error:
-        _fail(in_options(str(error)))
+        _fail(error)
     except _MISTAKE as error:
-        _fail(_in_our_words(error.format_message()) or "no command; see batchcube --help")
+        _fail(_refused(error))
     except OSError as error:
         if error.strerror is None:
             _fail(" ".join(str(error).split()))
@@ -148,18 +149,33 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _in_our_words(text: str) -> str:
-    """Return what typer says, on one line, as other mistakes are said: of what, what is wrong, what may be meant."""
-    text = " ".join(text.split())
-    for theirs, ours in _OURS:
-        text = re.sub(theirs, ours, text)
-    said, mark, meant = text.rpartition("; did you mean ")
-    return f"{said}{mark}{one_of(meant.replace(chr(39), '').split(', '))}" if mark else text
+def _refused(error: Any) -> InputError:
+    """Return what typer refuses as all other mistakes are said; in its own words where it has no field for them."""
+    said = quoted(error.message).removesuffix(".")
+    match type(error).__name__:
+        case "NoSuchOption":
+            meant = f"; did you mean {one_of(sorted(error.possibilities))}?" if error.possibilities else ""
+            return InputError(f"no such option{meant}", path=quoted(error.option_name))
+        case "BadOptionUsage":
+            return InputError(said.removeprefix(f"Option '{error.option_name}' "), path=error.option_name)
+        case "MissingParameter":
+            return InputError("is missing", path=shown(error.param))
+        case "BadParameter" if hasattr(error.__cause__, "errors"):
+            from ..spec.messages import text_of
+
+            (wrong, *_) = error.__cause__.errors()
+            return InputError(text_of(wrong), path=f"{shown(error.param)} {quoted(wrong['input'])}")
+        case "BadParameter":
+            return InputError(said, path=shown(error.param))
+    if hasattr(error.ctx.command, "commands"):
+        return InputError(f"no command; see {error.ctx.command_path} --help")
+    _, _, more = said.removesuffix(")").partition(" (")
+    return InputError("too many arguments", path=more) if more else InputError(said)
 
 
-def _fail(message: str) -> NoReturn:
-    for line in message.split("\n"):
-        print(f"batchcube: {printable(line)}", file=sys.stderr)
+def _fail(mistake: object) -> NoReturn:
+    for line in str(mistake).split("\n"):
+        tell(f"batchcube: {line}")
     sys.exit(2)
 
 

@@ -11,7 +11,7 @@ from batchcube.errors import InputError, printable
 
 from .coefficients import coefficient_files, keep
 from .help import examples
-from .options import OverwriteOption, QuietOption
+from .options import OverwriteOption, QuietOption, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -150,7 +150,7 @@ def _measure(
         except InputError as error:
             if not runs.any():
                 raise
-            print(f"nothing was fitted: {error}", file=sys.stderr)
+            tell(f"nothing was fitted: {error}")
             return
         keep(known, calibration, coefficients, None, overwrite=overwrite_fit)
 

@@ -9,7 +9,7 @@ import typer
 from batchcube.errors import printable
 
 from .help import examples
-from .options import QuietOption
+from .options import QuietOption, tell
 
 app = typer.Typer()
 
@@ -54,7 +54,7 @@ def merge(
         with stoppable(), shown(quiet=quiet) as progress:
             found = merged(output, progress=progress, allow_missing=allow_missing)
     except (MissingShardsError, NextRoundError) as error:
-        print(f"batchcube: {error}", file=sys.stderr)
+        tell(f"batchcube: {error}")
         raise typer.Exit(MISSING if isinstance(error, MissingShardsError) else NEXT_ROUND) from None
     if isinstance(found, Answer):
         tell_answer(found)

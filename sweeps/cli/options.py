@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -146,13 +147,35 @@ ServerLogOption = Annotated[
     typer.Option("--server-log", metavar="FILE", help="vLLM's start-up log, or its metrics as text: KV cache and more"),
 ]
 
-_NAMED = {"settings": "--set", "spec": "SPEC"}
-"""What the command line calls arguments whose options have other names."""
+_NAMED = {"settings": "--set", "spec": "SPEC", "cubes": "CUBE"}
+"""What the command line calls arguments whose options have other names, or that are none."""
+
+
+@cache
+def _options() -> dict[str, str]:
+    """Return what the command line calls arguments: the options of all commands, {"rate": "--rate"}, and `_NAMED`."""
+    from .main import command
+
+    commands = [command()]
+    for one in commands:
+        commands += getattr(one, "commands", {}).values()
+    options = {option for one in commands for param in one.params for option in param.opts if option.startswith("--")}
+    return {option[2:].replace("-", "_"): option for option in options} | _NAMED
+
+
+def shown(param: Any) -> str:
+    """Return what help calls an option, without its short name, or an argument."""
+    return str(param.opts[0] if param.param_type_name == "option" else param.metavar or param.name.upper())
 
 
 def in_options(text: str) -> str:
-    """Return a message with the arguments that it names, in backticks, as the command line has them: `rate`, --rate."""
-    return re.sub("`([a-z_]+)`", lambda found: _NAMED.get(found[1]) or f"--{found[1].replace('_', '-')}", text)
+    """Return a message with the arguments that it names, in backticks, as its options: `rate`, --rate."""
+    return re.sub("`([a-z_]+)`", lambda found: _options().get(found[1], found[0]), text)
+
+
+def tell(mistake: object) -> None:
+    """Print what is wrong, or may be, in what a user gave: a line on standard error."""
+    print(printable(in_options(str(mistake))), file=sys.stderr, flush=True)
 
 
 def given_settings(server: list[str] | None, **options: object) -> dict[str, object]:
@@ -164,7 +187,7 @@ def given_settings(server: list[str] | None, **options: object) -> dict[str, obj
         name, equals, value = (part.strip() for part in text.partition("="))
         name = NAMES.get(name, name)
         if not (name and equals and value) or name in given:
-            raise InputError("must be NAME=VALUE, each setting given once", path="--server", value=text)
+            raise InputError("must be NAME=VALUE, each setting given once", path="`server`", value=text)
         given[name] = value
     return given
 
@@ -229,7 +252,7 @@ def sweep_of(spec: str, settings: list[str] | None, replications: int | None, se
     overrides += [] if seed is None else [f"seed={seed}"]
     sweep = Sweep.from_toml(spec, overrides)
     for line in sweep.told:
-        print(f"{printable(sweep.source)}: {printable(line)}", file=sys.stderr, flush=True)
+        tell(f"{sweep.source}: {line}")
     return sweep
 
 
@@ -241,6 +264,6 @@ def reading_of(format: str | None, columns: list[str] | None, concurrency: int |
     for column in columns or []:
         part, equals, name = column.partition("=")
         if not (equals and name) or part in named:
-            raise InputError("must be PART=NAME, each PART once", path="--column", value=column)
+            raise InputError("must be PART=NAME, each PART once", path="`column`", value=column)
         named[part] = name
     return Reading(cast("LogFormat | None", format), named or None, concurrency)

@@ -23,8 +23,8 @@ from .options import (
     ShardOption,
     WorkersOption,
     do_shard,
-    in_options,
     shard_of,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -202,8 +202,8 @@ def plan(
     # A mistake is one line, and comes first.
     say = print_lines(quiet=quiet)
     say(f"planning {spec or ' on '.join(filter(None, (model, gpu or coefficients)))}")
-    for line in in_other_units(slo or []):
-        print(in_options(str(line)), file=sys.stderr, flush=True)
+    for doubt in in_other_units(slo or []):
+        tell(doubt)
     if part is not None and output is not None:
         from ..planning.decide import shard_plan
 

@@ -140,7 +140,7 @@ def trace_setting(to: Reproduction, trace: str | None) -> str | None:
         if trace.startswith("dataset:"):
             datasets.locate(trace.removeprefix("dataset:"))
         elif not Path(trace).is_file():
-            raise InputError("no such file", path=f"`trace` {trace}")
+            raise InputError("no such file", path="`trace`", value=trace)
         return f"workload.trace.path={json.dumps(trace)}"
     try:
         datasets.locate(TRACE)

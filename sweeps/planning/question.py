@@ -177,9 +177,9 @@ def ask(
             "`lengths`": lengths,
             "`trace`": trace,
         }
-        for option, value in without.items():
+        for argument, value in without.items():
             if value is not None:
-                raise InputError("says what a `spec` says: leave out the one or the other", path=option)
+                raise InputError("says what a `spec` says: leave out the one or the other", path=argument)
         document, source, folder = read_document(spec)
     vary = {} if vary is None else vary
     if not isinstance(vary, Mapping):
@@ -249,7 +249,7 @@ def parse_goodput(text: str) -> float:
         return float(text)
     except ValueError:
         problem = limits_of_requests(text) or "must be a share, 0.95"
-        raise InputError(problem, path=f"`goodput` {text}") from None
+        raise InputError(problem, path="`goodput`", value=text) from None
 
 
 def _length_of(point: Point) -> Iterator[str]:
@@ -268,10 +268,10 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
         path, equals, spelled = (part.strip() for part in text.partition("="))
         if not (path and equals and spelled):
             raise InputError(
-                "must be PATH=VALUE,VALUE,..., for instance policy.largest_batch=64,128", path=f"`vary` {text}"
+                "must be PATH=VALUE,VALUE,..., for instance policy.largest_batch=64,128", path="`vary`", value=text
             )
         if path in found:
-            raise InputError("is given twice", path=f"`vary` {path}")
+            raise InputError("is given twice", path="`vary`", value=path)
         listed = value_of(spelled)
         found[path] = listed if isinstance(listed, list) else [value_of(part) for part in spelled.split(",")]
     return found
@@ -287,26 +287,26 @@ def _criteria(slo: Iterable[str], goodput: float | None) -> tuple[Criterion, ...
         try:
             found.append(parse_criterion(text))
         except InputError as error:
-            given = f"`slo` {text}" if text in slo else f"`goodput` {goodput:g}"
-            raise InputError(error.problem, path=given) from None
+            name, given = ("`slo`", text) if text in slo else ("`goodput`", f"{goodput:g}")
+            raise InputError(error.problem, path=name, value=given) from None
     names = [criterion[:2] for criterion in found]
     for criterion in found:
         if names.count(criterion[:2]) > 1:
-            raise InputError("is given twice", path=f"`slo` {criterion.name}")
+            raise InputError("is given twice", path="`slo`", value=criterion.name)
     return tuple(found)
 
 
 def _require_shares(
     confidence: float, indifference: float, gpu_price: float | None, replicas_max: int, rate: float | None
 ) -> None:
-    for option, share in (("`confidence`", confidence), ("`indifference`", indifference)):
+    for argument, share in (("`confidence`", confidence), ("`indifference`", indifference)):
         if not 0.0 < share < 1.0:
-            raise InputError("must be > 0 and < 1", path=f"{option} {share:g}")
-    for option, number in (("`gpu_price`", gpu_price), ("`rate`", rate)):
+            raise InputError("must be > 0 and < 1", path=argument, value=f"{share:g}")
+    for argument, number in (("`gpu_price`", gpu_price), ("`rate`", rate)):
         if number is not None and not 0.0 < number < math.inf:
-            raise InputError("must be a number > 0", path=f"{option} {number:g}")
+            raise InputError("must be a number > 0", path=argument, value=f"{number:g}")
     if replicas_max < 1:
-        raise InputError("must be >= 1", path=f"`replicas_max` {replicas_max}")
+        raise InputError("must be >= 1", path="`replicas_max`", value=replicas_max)
 
 
 def _named_here(vary: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
@@ -315,7 +315,7 @@ def _named_here(vary: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
     for path, values in vary.items():
         own = vllm.path_here(path)
         if own in found:
-            raise InputError("is given twice", path=f"`vary` {own}")
+            raise InputError("is given twice", path="`vary`", value=own)
         found[own] = values
     return found
 
@@ -323,17 +323,17 @@ def _named_here(vary: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
 def _require_variable(vary: Mapping[str, Any], stated: Collection[str]) -> None:
     for path, values in vary.items():
         if not isinstance(values, list | tuple):
-            raise InputError("must be a list of values", path=f"`vary` {path}")
+            raise InputError("must be a list of values", path="`vary`", value=path)
         if path in stated:
-            raise InputError("is what `settings` says", path=f"`vary` {path}")
+            raise InputError("is what `settings` says", path="`vary`", value=path)
         if path == _SERVERS:
-            raise InputError("is what a plan searches; `replicas_max` limits it", path=f"`vary` {path}")
+            raise InputError("is what a plan searches; `replicas_max` limits it", path="`vary`", value=path)
         if path in _RATES:
-            raise InputError("is what `rate` says", path=f"`vary` {path}")
+            raise InputError("is what `rate` says", path="`vary`", value=path)
         if (problem := cannot_vary(path)) is not None:
-            raise InputError(problem, path=f"`vary` {path}")
+            raise InputError(problem, path="`vary`", value=path)
         if not values:
-            raise InputError("needs at least one value", path=f"`vary` {path}")
+            raise InputError("needs at least one value", path="`vary`", value=path)
 
 
 def _take_replicas(document: dict[str, Any], source: str) -> int:
@@ -389,7 +389,7 @@ def _limits_of_requests(document: Mapping[str, Any], criteria: Sequence[Criterio
         path = f"report.{name}"
         if path in found:
             problem = f"is the second limit of one time: say which single requests must keep, `settings` {path}=SECONDS"
-            raise InputError(problem, path=f"`slo` {criterion.name}")
+            raise InputError(problem, path="`slo`", value=criterion.name)
         found[path] = criterion.limit
     return found
 
@@ -466,7 +466,7 @@ def _require_plannable(sweep: Sweep, criteria: Sequence[Criterion], objective: s
             "must be a variable of one number, of mode continuous (batchcube variables)",
             did_you_mean(objective, one),
         )
-        raise InputError("; ".join(filter(None, hints)), path=f"`objective` {objective}")
+        raise InputError("; ".join(filter(None, hints)), path="`objective`", value=objective)
     for position, point in zip(np.ndindex(sweep.grid.shape), sweep.grid.points, strict=True):
         if problem := _problem(point, criteria):
             raise refusal(sweep, InputError(problem), position)
@@ -512,5 +512,5 @@ def _budget(budget: str | float | None) -> tuple[float, float]:
     except ValueError:
         value = math.nan
     if not value > 0:
-        raise InputError("must be a number of requests, 2e6, or of seconds, 60s", path=f"`budget` {text}")
+        raise InputError("must be a number of requests, 2e6, or of seconds, 60s", path="`budget`", value=text)
     return (math.inf, value) if in_seconds else (value, math.inf)

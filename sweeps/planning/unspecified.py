@@ -68,7 +68,7 @@ def unspecified(
 
 
 def require_limits(policy: Mapping[str, Any], server: Mapping[str, Any], varied: Collection[str]) -> None:
-    """Raise InputError where coefficients bring no limits of a server along, and neither tables nor options say them.
+    """Raise InputError where coefficients bring no limits of a server along, and neither tables nor settings say them.
 
     What is `varied`, by path, is said.
     """
@@ -85,10 +85,11 @@ def require_limits(policy: Mapping[str, Any], server: Mapping[str, Any], varied:
     if said.isdisjoint(_CACHES):
         lacking.append(f"{_CACHES[0]}=N")
     if lacking:
-        options = " ".join(f"`settings` {setting}" for setting in lacking)
+        these = " ".join(f"`settings` {setting}" for setting in lacking)
         raise InputError(
-            f"has step times, and nothing of the server's limits: say them with {options}",
-            path=f"`coefficients` {name}",
+            f"has step times, and nothing of the server's limits: say them with {these}",
+            path="`coefficients`",
+            value=name,
         )
 
 
@@ -97,14 +98,14 @@ def _served_by(
 ) -> tuple[str, str]:
     """Return the coefficients that are meant, by their name or file, and what a plan with them is called."""
     if coefficients is not None:
-        for option, value in (("`gpu`", gpu), ("`tensor_parallel`", tensor_parallel)):
+        for argument, value in (("`gpu`", gpu), ("`tensor_parallel`", tensor_parallel)):
             if value is not None:
-                raise InputError("says what `coefficients` say: leave out the one or the other", path=option)
+                raise InputError("says what `coefficients` say: leave out the one or the other", path=argument)
         name = os.fspath(coefficients)
         return (os.path.abspath(name), Path(name).stem) if name.endswith(".json") else (name, name)
-    for option, value in (("`model`", model), ("`gpu`", gpu)):
+    for argument, value in (("`model`", model), ("`gpu`", gpu)):
         if value is None:
-            raise InputError(f"is missing: {_NEEDED}", path=option)
+            raise InputError(f"is missing: {_NEEDED}", path=argument)
     assert model is not None
     assert gpu is not None
     gpu, each = gpu.lower(), tensor_parallel or 1

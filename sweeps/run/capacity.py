@@ -297,6 +297,6 @@ def _require_range(low: float | None, high: float | None, tolerance: float, grow
         allowed = f"must be rates from {SLOWEST:g} to {FASTEST:g}, low < high"
         raise InputError(allowed, path=f"`low` {low:g} `high` {high:g}")
     if not 0.0 <= growth <= 1.0:
-        raise InputError("must be from 0 to 1, a share of the arrivals", path=f"`growth` {growth:g}")
+        raise InputError("must be from 0 to 1, a share of the arrivals", path="`growth`", value=f"{growth:g}")
     if not 0.0 < tolerance < 1.0:
-        raise InputError("must be > 0 and < 1", path=f"`tolerance` {tolerance:g}")
+        raise InputError("must be > 0 and < 1", path="`tolerance`", value=f"{tolerance:g}")

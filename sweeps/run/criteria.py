@@ -102,11 +102,11 @@ _OF_TOKENS = ("ttft_", "tpot_", "tbt_", "token_sla_")
 def parse_criterion(text: str) -> Criterion:
     """Read a criterion, ``tbt_mean_ms=50`` or ``request_sla_violation_fraction=0.01``; raises InputError."""
     if (problem := limits_of_requests(text.removeprefix("goodput"))) is not None:
-        raise InputError(problem, path=f"`slo` {text}")
+        raise InputError(problem, path="`slo`", value=text)
     name, is_given, spelled = (part.strip() for part in text.partition("="))
     if name not in _SPELLED and (given := _WITH_UNIT.fullmatch(spelled)) is not None:
         stated = f"{name.removesuffix('_ms').removesuffix('_s')}_{given[2]}={given[1]}"
-        raise InputError(f"the unit of a limit stands in its name: {stated}", path=f"`slo` {text}")
+        raise InputError(f"the unit of a limit stands in its name: {stated}", path="`slo`", value=text)
     try:
         meant = None if name in _SPELLED else statistic_of(name)
     except InputError:
@@ -119,22 +119,23 @@ def parse_criterion(text: str) -> Criterion:
             f"must be NAME_STAT_UNIT=LIMIT with NAME {one_of(_TIMES)}, STAT {one_of(_STATISTICS)}, "
             f"UNIT {one_of(_UNITS)}; or one of {', '.join(f'{name}=LIMIT' for name in _SPELLED)}"
             f"{near and f'; {near}'}",
-            path=f"`slo` {text}",
+            path="`slo`",
+            value=text,
         )
     try:
         limit = float(spelled)
     except ValueError:
         limit = math.nan
     if name == "goodput" and not 0.0 < limit <= 1.0:
-        raise InputError("the least share must be a number > 0 and <= 1", path=f"`slo` {text}")
+        raise InputError("the least share must be a number > 0 and <= 1", path="`slo`", value=text)
     if name in _FRACTIONS and not 0.0 <= limit < 1.0:
-        raise InputError("the limit must be a number >= 0 and < 1", path=f"`slo` {text}")
+        raise InputError("the limit must be a number >= 0 and < 1", path="`slo`", value=text)
     if meant is None:
         return Criterion(_SPELLED[name], None, limit)
     if not is_given:
-        raise InputError(f"write {name}=LIMIT", path=f"`slo` {text}")
+        raise InputError(f"write {name}=LIMIT", path="`slo`", value=text)
     if not 0.0 < limit < math.inf:
-        raise InputError("the limit must be a number > 0", path=f"`slo` {text}")
+        raise InputError("the limit must be a number > 0", path="`slo`", value=text)
     return Criterion(meant.variable, meant.quantile, limit / meant.scale)
 
 
@@ -143,7 +144,7 @@ def in_other_units(texts: Iterable[str]) -> Iterator[InputError]:
     for text in texts:
         name, _, spelled = (part.strip() for part in text.partition("="))
         if (doubt := limit_in_other_unit(name, float(spelled))) is not None:
-            yield InputError(doubt, path=f"`slo` {text}")
+            yield InputError(doubt, path="`slo`", value=text)
 
 
 def limits_of_requests(text: str) -> str | None:

@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker
 
-from batchcube.errors import InputError
+from batchcube.errors import InputError, quoted
 from batchcube.results.text import counted
 
 from ..stopping import stopping
@@ -119,16 +119,16 @@ class DaskWorkers(Workers, AbstractContextManager["DaskWorkers"]):
         found = self._asked(lambda: self._client.run(versions_here, on_error="return"))
         for worker, there in found.items():
             if isinstance(there, BaseException):
-                raise InputError(f"the worker {worker} cannot use batchcube: {there}", path="executor")
+                raise InputError(f"the worker {worker} cannot use batchcube: {quoted(there)}", path="`executor`")
             if there != self.versions:
-                raise InputError(differing(worker, there, self.versions), path="executor")
+                raise InputError(differing(worker, there, self.versions), path="`executor`")
 
     def _asked(self, ask: Callable[[], Answer]) -> Answer:
         """Ask the cluster; GoneError where the connection is lost."""
         try:
             return ask()
         except (OSError, RuntimeError, ClosedClientError) as error:
-            raise GoneError(f"lost the connection to the scheduler of Dask: {str(error).rstrip('.')}") from None
+            raise GoneError(f"lost the connection to the scheduler of Dask: {quoted(error).rstrip('.')}") from None
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def client_of(address: str, workers: int | None) -> Iterator[Client]:
                 client = Client(f"tcp://{address}", timeout=SECONDS_TO_CONNECT, set_as_default=False)
             except (OSError, ValueError) as error:
                 raise InputError(
-                    f"no scheduler of Dask answers: {error}", path="executor", value=f"dask://{address}"
+                    f"no scheduler of Dask answers: {quoted(error)}", path="`executor`", value=f"dask://{address}"
                 ) from None
             opened.enter_context(client)
         else:
@@ -173,9 +173,9 @@ def _cluster_here(workers: int, scratch: str) -> LocalCluster:
                 silence_logs=logging.CRITICAL,  # a stop is no reason for complaints; what tasks raise comes back
             )
     except RuntimeError as error:
-        reason = str(error).rstrip(".")
+        reason = quoted(error).rstrip(".")
         asked = 'does the script lack if __name__ == "__main__"?'
-        raise InputError(f"no worker of Dask could be begun ({reason}); {asked}", path="executor") from None
+        raise InputError(f"no worker of Dask could be begun ({reason}); {asked}", path="`executor`") from None
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from batchcube.errors import InputError
+from batchcube.errors import InputError, quoted
 from batchcube.results.text import counted
 
 from ..progress import Progress
@@ -180,7 +180,7 @@ def keep(package: Package) -> Any:
             try:
                 _kept[package.key] = pickle.loads(package.content)
             except (ImportError, AttributeError) as error:
-                raise InputError(f"a worker lacks what is installed here: {error}", path="executor") from None
+                raise InputError(f"a worker lacks what is installed here: {quoted(error)}", path="`executor`") from None
         content = _kept[package.key]
         while len(_kept) > MOST_KEPT:
             _kept.popitem(last=False)
@@ -261,7 +261,7 @@ class Workers:
         try:
             future: Future[Any] = self._executor.submit(do, list(again.values()), sent)
         except (BrokenExecutor, RuntimeError) as error:  # RuntimeError: it was shut down
-            raise GoneError(f"takes no more tasks: {error}") from None
+            raise GoneError(f"takes no more tasks: {quoted(error)}") from None
         return future
 
     def package(self, shared: Any) -> Package:
@@ -278,11 +278,11 @@ class Workers:
         except CancelledError:
             raise UndoneError from None
         except BrokenExecutor as error:
-            raise GoneError(f"lost a worker, and does no more: {error}") from None
+            raise GoneError(f"lost a worker, and does no more: {quoted(error)}") from None
         if isinstance(answer, Missing):
             raise UndoneError
         if isinstance(answer, Differs):
-            raise InputError(differing(answer.worker, answer.versions, self.versions), path="executor")
+            raise InputError(differing(answer.worker, answer.versions, self.versions), path="`executor`")
         done: Done = answer
         results: list[Any] = pickle.loads(done.results)
         self._per_s += (len(results) / max(done.seconds, 1e-6) - self._per_s) / 2.0
@@ -306,7 +306,7 @@ def _pickled(shared: Any) -> bytes:
     try:
         content: bytes = dumps(shared)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise InputError(f"cannot be sent what is simulated: {error}", path="executor") from None
+        raise InputError(f"cannot be sent what is simulated: {quoted(error)}", path="`executor`") from None
     return content
 
 
@@ -370,14 +370,14 @@ def connected(named: Executor | str | None, workers: int | None) -> Iterator[Exe
     if not isinstance(named, str):
         if named is not None and not callable(getattr(named, "submit", None)):
             allowed = "must be an executor of concurrent.futures or the like, a client of Dask, or a name"
-            raise InputError(allowed, path="executor", value=named)
+            raise InputError(allowed, path="`executor`", value=named)
         yield named
         return
     found = re.fullmatch(r"dask(?:://((?:\[[^\s\]]+\]|[^\s:/\[\]]+):(\d{1,5})))?", named)
     if found is None or not 0 < int(found[2] or 1) < 65536:
-        raise InputError("must be dask or dask://HOST:PORT", path="executor", value=named)
+        raise InputError("must be dask or dask://HOST:PORT", path="`executor`", value=named)
     if find_spec("distributed") is None:
-        raise InputError("Dask not installed: pip install '.[distributed]' in the clone", path="executor")
+        raise InputError("Dask not installed: pip install '.[distributed]' in the clone", path="`executor`")
     from .dask_cluster import client_of
 
     with client_of(found[1] or "", workers) as client:

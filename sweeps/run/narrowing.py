@@ -36,18 +36,18 @@ class Narrowing:
         self.texts = precision.texts
         self.wanted = parse(precision.texts, usual(stepwise=sweep.grid.points[0].simulation.STEPWISE))
         if not self.wanted:
-            raise InputError("asks for nothing", path="precision", allowed="such as 2% or NAME=1%")
+            raise InputError("asks for nothing", path="`precision`", allowed="such as 2% or NAME=1%")
         if precision.most < FEWEST:
             raise InputError(f"must be >= {FEWEST}", path="`max_replications`", value=precision.most)
         if any(map(draws_service, sweep.grid.points)):
             text = "every replication has coefficients of its own: no number of them narrows what these leave open"
-            raise InputError(text, path="precision", file=sweep.source)
+            raise InputError(text, path="`precision`", file=sweep.source)
         if sweep.replications == 1 and sweep.document["replications"] > 1:
-            raise InputError("nothing is random: one replication says it all", path="precision", file=sweep.source)
+            raise InputError("nothing is random: one replication says it all", path="`precision`", file=sweep.source)
         for wanted in self.wanted:
             if wanted.quantile is not None and wanted.quantile not in QUANTILES:
                 known = ", ".join(f"{quantile:g}" for quantile in QUANTILES)
-                raise InputError(f"no such quantile; cubes have {known}", path="precision", value=wanted.label)
+                raise InputError(f"no such quantile; cubes have {known}", path="`precision`", value=wanted.label)
         self.axes, self.shape = sweep.grid.axes, sweep.grid.shape
         self.held = held
         self.looked = [] if held is None else list(looked_at(held))
@@ -75,7 +75,7 @@ class Narrowing:
         """
         if most < FEWEST:
             text = f"looks begin at {FEWEST} replications, and the trace has {most} parts of workload.requests"
-            raise InputError(text, path="precision", file=self._source)
+            raise InputError(text, path="`precision`", file=self._source)
         if most < self._most:
             self._most = int(most)
             self.counts = self._counts()
@@ -105,7 +105,7 @@ class Narrowing:
         values = self._values(wanted.name)
         if values is None or np.isnan(values).all():
             if wanted.named:
-                raise InputError("has no values in this sweep", path="precision", value=wanted.label)
+                raise InputError("has no values in this sweep", path="`precision`", value=wanted.label)
             return []
         if wanted.quantile is not None:
             values = values[..., QUANTILES.index(wanted.quantile)]

@@ -78,7 +78,7 @@ class GoneError(InputError):
     """Says that nobody is left who does tasks."""
 
     def __init__(self, problem: str) -> None:
-        super().__init__(problem, path="executor")
+        super().__init__(problem, path="`executor`")
 
 
 class Crew(Protocol):

@@ -15,7 +15,7 @@ from batchcube.engine import batches, continuous, simulate
 from batchcube.engine.continuous.model import answered
 from batchcube.engine.continuous.ticks import TICKS_PER_S as STEP_TICKS_PER_S
 from batchcube.engine.ticks import TICKS_PER_S
-from batchcube.errors import InputError, did_you_mean, one_of
+from batchcube.errors import InputError, did_you_mean, one_of, quoted
 from batchcube.results.notebook import line
 from batchcube.results.text import counted
 
@@ -53,7 +53,7 @@ def simulate_one(sweep: Sweep, at: Mapping[str, object], replication: int = 0, b
     as a run does.
     """
     if replication < 0:
-        raise InputError("must be >= 0", path="replication", value=replication)
+        raise InputError("must be >= 0", path="`replication`", value=replication)
     prepared = prepare(replace(sweep, grid=Grid((), (point_at(sweep, at),))))
     try:
         draws = Draws(sweep.seed, replication)
@@ -75,7 +75,7 @@ def with_requests(tables: Mapping[str, Any], requests: Mapping[str, Any]) -> Ite
     try:
         table = pd.DataFrame(dict(requests))
     except ValueError as error:
-        raise InputError(str(error), path="requests") from None
+        raise InputError(quoted(error), path="`requests`") from None
     workload = {"predictor": {"kind": "column"}} if "predicted_tokens" in table else {}
     with TemporaryDirectory(prefix="batchcube-requests-") as folder:
         file = Path(folder) / "requests.csv"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pydantic import Field, ValidationError
 
 from batchcube.documents import DEEPEST, is_deep, read_file, value_of
-from batchcube.errors import InputError, did_you_mean, found_in, printable
+from batchcube.errors import InputError, did_you_mean, found_in, printable, quoted
 from batchcube.results.text import counted
 
 from ..workloads.arrivals import AtOnce, Closed, Deterministic
@@ -290,7 +290,7 @@ def parse_toml(content: bytes, source: str) -> dict[str, Any]:
     except RecursionError:
         raise InputError("is nested too deeply for a specification", file=source) from None
     except ValueError as error:
-        message = " ".join(str(error).split())
+        message = quoted(error)
         place = re.search(r" \(at (line \d+, column \d+|end of document)\)$", message)
         if place:
             message = f"{place[1]}: {message[: place.start()]}"
@@ -394,7 +394,7 @@ def overriding(given: Iterable[str] | Mapping[str, Any]) -> Iterator[_Override]:
     for text in given:
         path, equals, spelled = text.partition("=")
         if not equals:
-            raise InputError("must be path=value, for instance policy.bins=4", path=f"`settings` {text}")
+            raise InputError("must be path=value, for instance policy.bins=4", path="`settings`", value=text)
         path, said = path.strip(), f"`settings` {text}"
         yield _Override(
             vllm.path_here(path), _counted(spelled), said, "`settings` axes.{}.values=[...]", vllm.told(path)

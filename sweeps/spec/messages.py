@@ -178,6 +178,7 @@ _KINDS = {
     "int_parsing": "must be a whole number",
     "int_parsing_size": "must be a whole number of reasonable size",
     "float_type": "must be a number",
+    "float_parsing": "must be a number",
     "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "string_type": "must be text",
@@ -193,7 +194,8 @@ _LIMITS = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "les
 _LIMITS["less_than_equal"] = ("le", "<=")
 
 
-def _text(error: Mapping[str, Any]) -> str:
+def text_of(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, as pydantic found it, and what is allowed."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in _LIMITS:
         name, sign = _LIMITS[kind]
@@ -271,7 +273,7 @@ def mistakes(root: type[BaseModel], data: Any, error: ValidationError, prefix: P
         elif kind in {"model_type", "model_attributes_type", "union_tag_invalid"} and not isinstance(value, Mapping):
             text = "must be a table"
         else:
-            text = _text(item)
+            text = text_of(item)
             if kind == "union_tag_invalid":
                 tag = str(item["ctx"]["discriminator"]).strip("'")
                 path, value = (*path, tag), value[tag]

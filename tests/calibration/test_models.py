@@ -162,5 +162,5 @@ def test_what_is_no_model_and_no_dtype_is_named(tmp_path: Path) -> None:
         ValueError, match=r"config\.json: cannot be read: No such file .*or one of qwen3-0\.6b, qwen3-8b, "
     ):
         read_model(str(tmp_path / "gone"))
-    with pytest.raises(ValueError, match="dtype = 'int3': must be one of float64, float32, bfloat16"):
+    with pytest.raises(ValueError, match="`dtype` int3: must be one of float64, float32, bfloat16"):
         read_model("qwen3-0.6b", "int3")

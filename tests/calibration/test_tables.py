@@ -336,9 +336,9 @@ def test_systems_are_kept_apart_and_selected(tmp_path: Path) -> None:
     assert one["model b, hardware x, tensor_parallel 8"].only("batch").batch_size.tolist() == [1, 2]
     with pytest.raises(ValueError, match=r"table\.csv: no row has model = c, hardware = x$"):
         read_cells(path, select={"model": "c", "hardware": "x"})
-    with pytest.raises(ValueError, match=r"select batch_size: must be one of model, hardware, tensor_parallel$"):
+    with pytest.raises(ValueError, match=r"`select` batch_size: must be one of model, hardware, tensor_parallel$"):
         read_cells(path, select={"batch_size": "1"})
-    nothing = r"table\.csv: select model: the layout batchcube has no columns that name systems, so there is nothing"
+    nothing = r"table\.csv: `select` model: the layout batchcube has no columns that name systems, so there is nothing"
     with pytest.raises(ValueError, match=nothing):
         read_cells(write(tmp_path, GOOD), select={"model": "c"})
 
@@ -394,23 +394,23 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str | bytes, says: s
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"layout": "other"}, "layout other: must be one of ml-energy, ml-energy-fits, splitwise, sarathi-steps"),
+        ({"layout": "other"}, "`layout` other: must be one of ml-energy, ml-energy-fits, splitwise, sarathi-steps"),
         ({"layout": "latency-grid"}, "line 1: column 'mean_latency_sec' is missing: needs mean_latency_sec, batch"),
-        ({"columns": {"batch": "b"}}, "column batch: must be one of batch_size, length_tokens, output_tokens"),
-        ({"columns": {"seconds": "seconds"}}, "columns: seconds and batch_size must be mapped"),
+        ({"columns": {"batch": "b"}}, "`column` batch: must be one of batch_size, length_tokens, output_tokens"),
+        ({"columns": {"seconds": "seconds"}}, "`column`: seconds and batch_size must be mapped"),
         ({"columns": {"batch_size": "batch_size", "seconds": "t"}}, "line 1: column 't' is missing"),
         (
             {"columns": {"batch_size": "batch_size", "seconds": "seconds"}, "unit": "min"},
-            "unit min: must be one of s, ms, us",
+            "`unit` min: must be one of s, ms, us",
         ),
-        ({"unit": "ms"}, "unit ms: goes with columns mapped by name (`column`); layouts have their own"),
+        ({"unit": "ms"}, "`unit` ms: goes with columns mapped by name (`column`); layouts have their own"),
         (
             {"columns": {"batch_size": "batch_size", "seconds": "seconds"}, "layout": "batchcube"},
-            "layout batchcube: must be left out where columns are mapped by name (`column`)",
+            "`layout` batchcube: must be left out where columns are mapped by name (`column`)",
         ),
         (
             {"columns": {"batch_size": "b", "seconds": "t", "length_tokens": "n", "output_tokens": "m"}},
-            "columns: length_tokens and output_tokens are two names of one thing: map one of them",
+            "`column`: length_tokens and output_tokens are two names of one thing: map one of them",
         ),
     ],
 )

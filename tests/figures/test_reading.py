@@ -59,11 +59,11 @@ def test_all_further_axes_are_named_with_a_command_that_works(make_cube, tmp_pat
 @pytest.mark.parametrize(
     ("select", "said"),
     [
-        ({"arrival_rate_per_s": "5"}, "select arrival_rate_per_s = 5: must be one of 4, 8, 12, 24"),
-        ({"arrival_rate_per_s": "fast"}, "select arrival_rate_per_s = fast: must be one of 4, 8, 12, 24"),
-        ({"speed": 4}, "select speed: axes of this cube: arrival_rate_per_s, bins, replication"),
-        ({"arrival_rate_per_s": []}, "select arrival_rate_per_s: needs a value, one of 4, 8, 12, 24"),
-        ({"replication": 9}, "select replication = 9: must be one of 0, 1, 2, 3, 4, 5"),
+        ({"arrival_rate_per_s": "5"}, "`select` arrival_rate_per_s=5: must be one of 4, 8, 12, 24"),
+        ({"arrival_rate_per_s": "fast"}, "`select` arrival_rate_per_s=fast: must be one of 4, 8, 12, 24"),
+        ({"speed": 4}, "`select` speed: axes of this cube: arrival_rate_per_s, bins, replication"),
+        ({"arrival_rate_per_s": []}, "`select` arrival_rate_per_s: needs a value, one of 4, 8, 12, 24"),
+        ({"replication": 9}, "`select` replication=9: must be one of 0, 1, 2, 3, 4, 5"),
     ],
 )
 def test_a_selection_that_is_not_there_is_refused(cube, select, said):

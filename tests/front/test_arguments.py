@@ -9,25 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
 import batchcube as bc
 from batchcube import api
-from batchcube.sweeps.cli.main import app
+from batchcube.errors import InputError, quoted
+from batchcube.sweeps.cli.main import command
 from batchcube.sweeps.cli.options import in_options
 from helpers.command_line import Answer
 
-COMMANDS: Any = get_command(app)
+COMMANDS: Any = command()
+GROUPS = {name for name, one in COMMANDS.commands.items() if hasattr(one, "commands")}
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("engine", "calibration", "results", "sweeps", "figures", "front")
 OPTION, MARKED = re.compile(r"(?<![\w-])--[a-z][a-z-]*"), re.compile("`([a-z_]+)`")
 COMMAND = re.compile(r"batchcube( [a-z]\S*)+( --[a-z-]+)*")
-"""A command line in a message, which is one in either language."""
+"""A whole command line in a message: its options stay what they are, in Python too."""
 OPEN: dict[Any, set[str]] = {
     api.plan: set(api.Asked.__annotations__),
     api.capacity: {"tolerance", "growth"},
 }
 """What is taken as keywords beside what a signature names."""
+PLACES = {"column", "coefficients", "figure", "format", "replications", "report", "row"}
+"""What an error may be in, and an option is called, too: places of files, settings, things."""
+OWN = ("engine/continuous/", "sweeps/theory/", "results/selection.py", "results/summary.py")
+"""Where arguments are refused that no command hands on."""
 LIMITS = {"ttft_p99_s": 2.0}
 SERVED = {"model": "llama-3.1-8b", "gpu": "h100", "rate": 1.0}
 LAW = "qwen3-0.6b-cpu-vllm"
@@ -142,6 +147,11 @@ def options_of(*command: str) -> set[str]:
         ("plan", "continuous-rate", "--slo=ttft:2000"),
         ("run", "multi-bin-fig8", "--set=policy.bins=4"),
         ("run", "multi-bin-fig8", "--max-replications=9"),
+        ("run", "multi-bin-fig8", "--precision=two"),
+        ("run", "multi-bin-fig8", "--backend=gpu"),
+        ("run", "multi-bin-fig8", "--executor=x"),
+        ("run", "multi-bin-fig8", "--shard=x"),
+        ("calibrate", "table", "cube.nc", "--layout=x", "--column=a=b"),
         ("capacity", "multi-bin-fig8", "--slo=latency_mean_s=9", "--low=1"),
         ("extend", "cube.nc"),
         ("join", "cube.nc", "cube.nc", "-o", "cube.nc"),
@@ -151,42 +161,66 @@ def options_of(*command: str) -> set[str]:
 def test_a_command_names_its_own(cube: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     said = Answer(capsys, *arguments).mistake
     assert MARKED.findall(said) == []
-    assert set(OPTION.findall(said)) <= options_of(arguments[0])
+    assert set(OPTION.findall(said)) <= options_of(*arguments[: 1 + (arguments[0] in GROUPS)])
     assert OPTION.search(said)
 
 
 def test_what_is_in_backticks_and_no_argument_stays() -> None:
-    assert in_options("`rate` -1: `settings` a=2, `gpu_price`; without `spec`, `batchcube run x`; `") == (
-        "--rate -1: --set a=2, --gpu-price; without SPEC, `batchcube run x`; `"
+    assert in_options("`rate` -1: `settings` a=2, `gpu_price`; without `spec`, `batchcube run x`; `model_type`; `") == (
+        "--rate -1: --set a=2, --gpu-price; without SPEC, `batchcube run x`; `model_type`; `"
     )
+
+
+def test_what_others_wrote_names_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = OSError("Should have a `model_type` key;\n set `rate`")
+    refused = InputError(quoted(theirs), path="`model`", value="`rate`")
+    assert in_options(str(refused)) == "--model 'rate': Should have a 'model_type' key; set 'rate'"
+    assert Answer(capsys, "plan", "--slo=`rate`=3", "--rate=1").mistake.startswith("--slo 'rate'=3: ")
 
 
 # Everywhere ----------------------------------------------------------------------------------------------------------
 
 
-def mistakes() -> Iterator[tuple[str, str]]:
-    """Yield the literal texts of all errors outside the command line, with their files."""
+def mistakes() -> Iterator[tuple[str, ast.Call]]:
+    """Yield all errors that are raised outside the command line, with their files."""
     for file in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
         place = file.relative_to(ROOT).as_posix()
         if place.startswith("sweeps/cli/"):
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("Error"):
-                yield from (
-                    (place, one.value)
-                    for one in ast.walk(node)
-                    if isinstance(one, ast.Constant) and isinstance(one.value, str)
-                )
+                yield place, node
+
+
+def texts_of(node: ast.AST) -> Iterator[str]:
+    return (one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str))
+
+
+def is_option(name: str) -> bool:
+    return in_options(f"`{name}`") != f"`{name}`"
 
 
 def test_every_argument_in_an_error_is_an_option() -> None:
-    waiting, options = [COMMANDS], {"SPEC"}
-    for command in waiting:
-        waiting += getattr(command, "commands", {}).values()
-        options |= {option for one in command.params for option in one.opts}
-    texts = list(mistakes())
+    texts = [(place, text) for place, node in mistakes() for text in texts_of(node)]
     named = {name for _, text in texts for name in MARKED.findall(text)}
     assert len(named) > 30
-    assert {name for name in named if in_options(f"`{name}`") not in options} == set()
+    assert {name for name in named if not is_option(name)} == {"replication", "requests"}
+    assert {"replication", "requests"} <= arguments_of(api.simulate)
     vllms = ("sweeps/serving/scheduling.py", "--scheduling-policy ")
     assert [one for one in texts if one != vllms and OPTION.search(COMMAND.sub("", one[1]))] == []
+
+
+def test_every_argument_at_fault_is_marked() -> None:
+    bare = set()
+    for place, node in mistakes():
+        paths = (one.value for one in node.keywords if one.arg == "path")
+        first = next((text for path in paths for text in texts_of(path)), "").split()
+        if (
+            first
+            and first[0].isidentifier()
+            and is_option(first[0])
+            and first[0] not in PLACES
+            and not place.startswith(OWN)
+        ):
+            bare.add((place, first[0]))
+    assert bare == set()

@@ -99,7 +99,7 @@ def test_the_command_line_tells_a_mistake_and_shows_a_fault(
         def app(*_: object, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr(cli, "_command", lambda: app)
+        monkeypatch.setattr(cli, "command", lambda: app)
         cli.main([])
 
     with pytest.raises(SystemExit) as left:

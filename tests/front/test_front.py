@@ -160,14 +160,14 @@ def test_what_is_no_list_of_files_is_not_joined(tmp_path: Path) -> None:
 
     cube = xr.Dataset({"of_letters": 1})
     for cubes in ("one.nc", tmp_path / "one.nc", cube, [cube, cube], 3, ["one.nc", None]):
-        with pytest.raises(bc.InputError, match=r"^cubes: must be a list of the files of cubes$"):
+        with pytest.raises(bc.InputError, match=r"^`cubes`: must be a list of the files of cubes$"):
             bc.join(cubes, tmp_path / "all.nc")  # type: ignore[arg-type]
 
 
 def test_what_is_no_executor_is_refused_before_anything_is_read() -> None:
     for executor in (3, False, object):
         with pytest.raises(
-            bc.InputError, match=r"^executor = .*: must be an executor of concurrent\.futures or the like"
+            bc.InputError, match=r"^`executor` .*: must be an executor of concurrent\.futures or the like"
         ):
             bc.run("not there.toml", executor=executor)  # type: ignore[arg-type]
 
@@ -231,7 +231,7 @@ def test_a_run_goes_on_until_it_is_precise() -> None:
     cube = bc.run(spec(), quiet=True, precision={"latency_mean_s": "0.01%"}, max_replications=9)
     assert (cube.attrs["precision_wanted"], cube.attrs["precision_looks"]) == ("latency_mean_s=0.01%", "8, 9")
     assert bc.run(spec(), quiet=True, precision="90%").attrs["precision_looks"] == "8"
-    with pytest.raises(ValueError, match="`max_replications` = 9: goes with a precision only"):
+    with pytest.raises(ValueError, match="`max_replications` 9: goes with a precision only"):
         bc.run(spec(), quiet=True, max_replications=9)
 
 
@@ -339,7 +339,7 @@ def test_requests_of_ones_own_take_the_place_of_a_workload() -> None:
     lengths = {"distribution": "constant", "value": 1.0}
     drawn = bc.sweep(workload={"arrivals": {"process": "at_once"}, "lengths": lengths}, **tables)  # type: ignore[arg-type]
     assert bc.simulate(drawn, requests=requests).requests["output_tokens"].tolist() == [2, 4, 6]
-    with pytest.raises(ValueError, match="requests: All arrays must be of the same length"):
+    with pytest.raises(ValueError, match="`requests`: All arrays must be of the same length"):
         bc.simulate(tables, requests={**requests, "arrival_s": [0.0]})
     with pytest.raises(ValueError, match="output_tokens"):
         bc.simulate(tables, requests={"arrival_s": [0.0], "prompt_tokens": [1]})

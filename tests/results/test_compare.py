@@ -61,5 +61,5 @@ def test_labels_types_and_attributes_are_compared(make_cube, example_cube):
     assert agree(table)
     elsewhere = example_cube.assign_attrs(backend="jax", backend_device="Big GPU", versions="{}")
     assert set(compare_cubes(example_cube, elsewhere)["status"]) == {"exact"}
-    with pytest.raises(ValueError, match="tolerance = -1: must be >= 0"):
+    with pytest.raises(ValueError, match="`tolerance` -1: must be >= 0"):
         compare_cubes(example_cube, example_cube, -1)

@@ -97,7 +97,7 @@ def test_what_a_precision_asks_for():
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["2"], "precision = 2: must be a percentage, given once: such as 2%"),
+        (["2"], "`precision` 2: must be a percentage, given once: such as 2%"),
         (["2%", "3%"], "must be a percentage, given once"),
         (["0%"], "must be a width above 0"),
         (["latency_mean_s=much"], "must be a width above 0"),

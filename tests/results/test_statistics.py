@@ -155,7 +155,7 @@ def test_confidence_must_be_one(confidence):
         lambda: quantile_interval([1.0, 2.0], 0.5, confidence=confidence),
         lambda: paired_ratio([1.0, 2.0], [1.0, 2.0], confidence=confidence),
     ):
-        with pytest.raises(ValueError, match="confidence = "):
+        with pytest.raises(ValueError, match="`confidence` "):
             call()
 
 

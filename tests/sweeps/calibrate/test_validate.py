@@ -506,7 +506,7 @@ def test_columns_of_ones_own_are_named_on_the_command_line(tmp_path: Path, capsy
     assert Answer(capsys, *shlex.split(then)).status == 0
     for wrong, says in (
         ([], "format not recognised, has 'sent', 'prompt'"),
-        ([*options, "--column", "ttft=x"], "--column = ttft=x: must be PART=NAME, each PART once"),
+        ([*options, "--column", "ttft=x"], "--column ttft=x: must be PART=NAME, each PART once"),
         ([*options, "--format", "blis"], "--column: names columns, and blis has its own"),
         ([*options, "--concurrency", "2"], "--concurrency: the file has arrival times"),
     ):

@@ -342,9 +342,9 @@ def test_what_is_there_is_not_written_over(
         (["transformers", "-o", "m.nc", "--batch-sizes", "2,1"], "--batch-sizes 2,1: must increase"),
         (["transformers", "-o", "m.nc", "--output-tokens", "1"], "--output-tokens 1: must be whole numbers >= 2"),
         (["transformers", "-o", "m.nc", "--repetitions", "0"], "--repetitions 0: must be >= 1"),
-        (["transformers", "-o", "m.nc", "--threads", "0"], "--threads: must be"),
-        (["transformers", "-o", "m.nc", "--time-limit-s", "0"], "--time-limit-s: must be"),
-        (["transformers", "-o", "m.nc", "--seed", "-1"], "--seed: must be"),
+        (["transformers", "-o", "m.nc", "--threads", "0"], "--threads 0: must be >= 1"),
+        (["transformers", "-o", "m.nc", "--time-limit-s", "0"], "--time-limit-s 0: must be >= 1"),
+        (["transformers", "-o", "m.nc", "--seed", "-1"], "--seed -1: must be >= 0"),
         (["transformers", "-o", "m.nc", "--dtype", "fp8"], "--dtype fp8: must be one of float32, bfloat16, float16"),
         (["transformers", "-o", "my run.nc"], "my run: the name of coefficients must be letters, digits and . _ -"),
         (["transformers", "-o", "text.json/m.nc"], "text.json: is a file, must be a folder"),
@@ -358,24 +358,27 @@ def test_what_is_there_is_not_written_over(
         (["log", "missing.jsonl", "-o", "x.json"], "missing.jsonl: cannot be read: No such file or directory"),
         (["table", "missing.csv"], "missing.csv: cannot be read: No such file or directory"),
         (["table", "m.nc"], "m.nc: is not a text file"),
-        (["table", "latency.csv", "--layout", "mine"], "latency.csv: layout mine: must be one of ml-energy"),
+        (["table", "latency.csv", "--layout", "mine"], "latency.csv: --layout mine: must be one of ml-energy"),
         (["table", "latency.csv", "--column", "seconds"], "--column seconds: must be name=value"),
-        (["table", "latency.csv", "--column", "time=seconds"], "latency.csv: column time: must be one of batch_size"),
+        (["table", "latency.csv", "--column", "time=seconds"], "latency.csv: --column time: must be one of batch_size"),
         (
             ["table", "latency.csv", "--column", "seconds=seconds"],
-            "latency.csv: columns: seconds and batch_size must be",
+            "latency.csv: --column: seconds and batch_size must be",
         ),
-        (["table", "latency.csv", "--select", "model=x"], "latency.csv: select model: the layout batchcube has no"),
-        (["table", "latency.csv", "--unit", "ms"], "latency.csv: unit ms: goes with columns mapped by name (--column)"),
+        (["table", "latency.csv", "--select", "model=x"], "latency.csv: --select model: the layout batchcube has no"),
+        (
+            ["table", "latency.csv", "--unit", "ms"],
+            "latency.csv: --unit ms: goes with columns mapped by name (--column)",
+        ),
         (
             ["table", "latency.csv", "--layout", "batchcube", *MAPPED],
-            "latency.csv: layout batchcube: must be left out where columns are mapped by name (--column)",
+            "latency.csv: --layout batchcube: must be left out where columns are mapped by name (--column)",
         ),
         (["table", "latency.csv", "--title", "x"], "--title: is what coefficients carry: goes with -o or --figures"),
         (["table", "latency.csv", "--source", "x"], "--source: is what coefficients carry: goes with -o or --figures"),
         (
             ["table", "latency.csv", *MAPPED, "--column=length_tokens=a", "--column=output_tokens=b"],
-            "latency.csv: columns: length_tokens and output_tokens are two names of one thing",
+            "latency.csv: --column: length_tokens and output_tokens are two names of one thing",
         ),
         (
             ["table", "latency.csv", *MAPPED, "--column=seconds=batch_size"],
@@ -392,8 +395,8 @@ def test_what_is_there_is_not_written_over(
         (["memory", "nothing", "--gib", "80"], "nothing/config.json: cannot be read: No such file or directory"),
         (["memory", "qwen3-0.6b"], "--gib: is missing"),
         (["memory", "qwen3-0.6b", "--gib", "1"], "--gib 1: 1.07 GB are used, the weights alone take 1.19 GB"),
-        (["memory", "qwen3-0.6b", "--gib", "80", "--used", "1.5"], "--used: must be"),
-        (["memory", "qwen3-0.6b", "--gib", "80", "--dtype", "x"], "dtype = 'x': must be one of float64, float32"),
+        (["memory", "qwen3-0.6b", "--gib", "80", "--used", "1.5"], "--used 1.5: must be <= 1"),
+        (["memory", "qwen3-0.6b", "--gib", "80", "--dtype", "x"], "--dtype x: must be one of float64, float32"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(
@@ -479,7 +482,7 @@ def test_figures_of_a_fit_are_drawn_into_a_folder(
     assert all(f"drawn/{name}" in answer.out for name in every)
     answer = Answer(capsys, "calibrate", "table", latency, "--figures", "batches")
     assert sorted(os.listdir("batches")) == sorted(name for name in every if "throughput" not in name)
-    assert "no calibration-throughput: figure calibration-throughput: the calibration has no decode steps" in answer.out
+    assert "no calibration-throughput: figure calibration-throughput: the calibration has no decode steps" in answer.err
     assert files() == ["batches", "drawn", "latency.csv", "m.fit.nc", "m.json", "m.nc"]
 
 
@@ -711,7 +714,7 @@ def test_hardware_lists_derives_and_writes(folder: Path, capsys: pytest.CaptureF
         ([], "--model: must be given, or --list"),
         (["--model", "Qwen3-0.6B"], "--gpu: must be given, or --list"),
         (["--model", "Qwen3-0.6B", "--gpu", "h100_sxm", "-o", "mine.nc"], "mine.nc: must end in .json"),
-        (["--model", "Qwen3-0.6B", "--gpu", "h100_sxm", "--tensor-parallel", "0"], "--tensor-parallel: must be"),
+        (["--model", "Qwen3-0.6B", "--gpu", "h100_sxm", "--tensor-parallel", "0"], "--tensor-parallel 0: must be >= 1"),
     ],
 )
 def test_hardware_refuses_what_is_missing(

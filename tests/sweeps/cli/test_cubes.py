@@ -103,7 +103,7 @@ def test_show_selects_points(cube: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "1 point, " in part
     for wrong, said in (
         ("speed=1", "--select speed: no such axis; the cube has bins, arrival_rate_per_s"),
-        ("bins=7", "--select bins = 7: must be one of 1, "),
+        ("bins=7", "--select bins=7: must be one of 1, "),
         ("bins=[]", "--select bins: needs a value"),
         ("bins", "--select bins: must be name=value"),
     ):

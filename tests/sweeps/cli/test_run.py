@@ -51,9 +51,9 @@ def test_run_to_a_precision_and_again(spec: str, tmp_path: Path, capsys: pytest.
 
 
 def test_run_refuses_a_precision_that_makes_no_sense(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert Answer(capsys, "run", spec, "--precision", "two").mistake.startswith("precision = two: must be a width")
+    assert Answer(capsys, "run", spec, "--precision", "two").mistake.startswith("--precision two: must be a width")
     only = Answer(capsys, "run", spec, "--max-replications", "20").mistake
-    assert only == "--max-replications = 20: goes with a precision only"
+    assert only == "--max-replications 20: goes with a precision only"
     assert not Path("small.nc").exists()
 
 

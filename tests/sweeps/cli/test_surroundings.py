@@ -113,5 +113,5 @@ def test_a_numpy_that_numba_refuses(tmp_path: Path) -> None:
     ]
     said = in_a_process(tmp_path, commands, HOME=str(tmp_path), PYTHONPATH=str(stub.parent))
     assert said.statuses == [0, 0, 0, 0, 0, 2], said.lines
-    assert said.lines == [f"batchcube: backend = 'numba': {refusal} (backend 'reference' runs without numba)"]
+    assert said.lines == [f"batchcube: --backend numba: {refusal} (--backend reference runs without numba)"]
     assert not (tmp_path / "n.nc").exists()

@@ -462,7 +462,7 @@ def test_workers_and_backends_find_the_same_capacity_of_continuous_batching() ->
     reference = find_capacity(sweep(tables), ["tbt_mean_ms=27"], backend="reference")
     xr.testing.assert_identical(data_of(many), data_of(one))
     xr.testing.assert_identical(data_of(reference), data_of(one))
-    with pytest.raises(InputError, match=r"^backend = 'jax': continuous batching runs with numba or reference$"):
+    with pytest.raises(InputError, match=r"^`backend` jax: continuous batching runs with numba or reference$"):
         find_capacity(sweep(tables), ["tbt_mean_ms=27"], backend="jax")
 
 

@@ -229,6 +229,6 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_jax_is_refused_in_a_line_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^backend = 'jax': continuous batching runs with numba or reference$"):
+    with pytest.raises(InputError, match=r"^`backend` jax: continuous batching runs with numba or reference$"):
         run_sweep(sweep(BASE), tmp_path / "new" / "cube.nc", backend="jax")
     assert list(tmp_path.iterdir()) == []

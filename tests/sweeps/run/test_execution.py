@@ -246,7 +246,7 @@ def test_a_cube_of_one_backend_is_extended_with_another(tmp_path: Path, cube: xr
 
 
 def test_an_unknown_backend_is_told_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^backend = 'gpu': must be one of numba, jax, reference$"):
+    with pytest.raises(InputError, match=r"^`backend` gpu: must be one of numba, jax, reference$"):
         run_sweep(sweep(SWEEP), tmp_path / "new" / "cube.nc", backend="gpu")
     assert list(tmp_path.iterdir()) == []
 

@@ -110,7 +110,7 @@ def test_workers_of_another_version_are_refused(sweep: Sweep, monkeypatch: pytes
     here = {"batchcube": "1", "numpy": "2", "numba": "3"}
     asked = iter([here])
     monkeypatch.setattr(executors, "versions_here", lambda: next(asked, {**here, "numpy": "4"}))
-    with pytest.raises(InputError, match=r"^executor: the worker process \d+ on .* has numpy 4, and here is numpy 2"):
+    with pytest.raises(InputError, match=r"^`executor`: the worker process \d+ on .* has numpy 4, and here is numpy 2"):
         run_sweep(sweep, backend="reference", executor=Elsewhere(), workers=1)
 
 
@@ -130,9 +130,9 @@ def test_a_policy_that_a_script_registered_goes_along(sweep: Sweep, monkeypatch:
 
 def test_what_a_worker_cannot_load_is_one_line() -> None:
     package = executors.Package("key", pickle.dumps(light).replace(b"light", b"heavy"), executors.versions_here())
-    with pytest.raises(InputError, match=r"^executor: a worker lacks what is installed here: .*heavy"):
+    with pytest.raises(InputError, match=r"^`executor`: a worker lacks what is installed here: .*heavy"):
         executors.keep(package)
-    with pytest.raises(InputError, match=r"^executor: cannot be sent what is simulated: "):
+    with pytest.raises(InputError, match=r"^`executor`: cannot be sent what is simulated: "):
         executors._pickled(threading.Lock())
 
 
@@ -151,7 +151,7 @@ class Kill(Silent):
 def test_a_pool_that_breaks_keeps_what_was_finished(sweep: Sweep) -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         kill = Kill(lambda: next(iter(pool._processes)))
-        with pytest.raises(InputError, match=r"^executor: "):
+        with pytest.raises(InputError, match=r"^`executor`: "):
             run_sweep(sweep, "cube.nc", backend="reference", executor=pool, progress=kill)
     assert list(Path("cube.nc.partial").glob("*.parts"))
     again = run_sweep(sweep, "cube.nc", backend="reference")
@@ -224,7 +224,9 @@ def test_a_scheduler_that_is_lost_leaves_what_was_finished(
     with connected(f"dask://{address}", None) as client:
         monkeypatch.setattr(executors.Workers, "bundle", 1)
         kill = Kill(lambda: numbers[0])
-        with pytest.raises(InputError, match=r"^executor: lost .*kept in cube.nc.partial: the same command continues$"):
+        with pytest.raises(
+            InputError, match=r"^`executor`: lost .*kept in cube.nc.partial: the same command continues$"
+        ):
             run_sweep(sweep, "cube.nc", backend="reference", executor=client, progress=kill)
     assert capfd.readouterr().err == ""
     again = run_sweep(sweep, "cube.nc", backend="reference")

@@ -160,10 +160,10 @@ def test_fewer_than_eight_replications_are_not_looked_at() -> None:
 @pytest.mark.parametrize(
     ("precision", "changes", "message"),
     [
-        (Precision(("preemptions=1",)), {}, "precision = preemptions: has no values in this sweep"),
+        (Precision(("preemptions=1",)), {}, "`precision` preemptions: has no values in this sweep"),
         (Precision(("request_sla_violation_fraction=0.1",)), {}, "has no values in this sweep"),
         (Precision(("latency_quantile_s[0.7]=1%",)), {}, "no such quantile; cubes have 0.5, 0.9, 0.95, 0.99"),
-        (Precision(("2%",), 5), {}, "`max_replications` = 5: must be >= 8"),
+        (Precision(("2%",), 5), {}, "`max_replications` 5: must be >= 8"),
         (
             Precision(("2%",)),
             {

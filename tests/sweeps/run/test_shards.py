@@ -547,7 +547,7 @@ def test_a_shard_is_named_or_that_of_a_task_of_an_array(text: str, environment: 
 @pytest.mark.parametrize(
     ("text", "environment", "said"),
     [
-        ("0/64", {}, "`shard` = 0/64: the number is 0, must be from 1 to 64"),
+        ("0/64", {}, "`shard` 0/64: the number is 0, must be from 1 to 64"),
         ("65/64", {}, "the number is 65, must be from 1 to 64"),
         ("1/0", {}, "must be NUMBER/ALL"),
         ("3", {}, "must be NUMBER/ALL"),

@@ -207,5 +207,5 @@ def test_a_block_of_replications_equals_each_alone():
 
 
 def test_an_unknown_backend_is_refused():
-    with pytest.raises(ValueError, match=r"backend = 'gpu': must be one of numba, jax, reference"):
+    with pytest.raises(ValueError, match=r"`backend` gpu: must be one of numba, jax, reference"):
         simulate(make_job([0.0], [1.0]), backend="gpu")
