@@ -5,7 +5,7 @@ import re
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -18,7 +18,7 @@ from docutils.nodes import image, literal  # noqa: E402
 from ipython_pygments_lexers import IPython3Lexer  # noqa: E402
 from nbclient import NotebookClient  # noqa: E402
 from PIL import Image  # noqa: E402
-from pygments.lexer import bygroups, using  # noqa: E402
+from pygments.lexer import bygroups, inherit, using  # noqa: E402
 from pygments.lexers.shell import BashLexer  # noqa: E402
 from pygments.token import Keyword, Name  # noqa: E402
 
@@ -56,9 +56,17 @@ nb_execution_in_temp = True
 NotebookClient.coalesce_streams = True  # commands print in pieces of 100 bytes, each of which would be a block
 nb_ipywidgets_js: dict[str, Any] = {}
 
-# Options of commands, which no line ends inside of, in blocks of shell and in cells of notebooks for it.
-BashLexer.tokens["basic"].insert(0, (r"(?<!\S)--?[a-zA-Z][\w-]*", Name.Attribute))
-IPython3Lexer.tokens["root"].insert(0, (r"(%%bash\n)((?s:.*))", bygroups(Keyword, using(BashLexer))))
+
+class Shell(BashLexer):
+    """Blocks of shell, with options of commands, which no line ends inside of."""
+
+    tokens: ClassVar = {"basic": [(r"(?<!\S)--?[a-zA-Z][\w-]*", Name.Attribute), inherit]}
+
+
+class Cells(IPython3Lexer):
+    """Cells of notebooks, some of which are shell."""
+
+    tokens: ClassVar = {"root": [(r"(%%bash\n)((?s:.*))", bygroups(Keyword, using(Shell))), inherit]}
 
 
 def link_pages(_app: Any, _what: str, _name: str, _of: Any, _options: Any, lines: list[str]) -> None:
@@ -83,6 +91,8 @@ def keep(_app: Any, page: Any) -> None:
 
 def setup(app: Any) -> None:
     """Bring what is made, and the notebooks, to where Sphinx reads it; links of theirs to pages are the same there."""
+    app.add_lexer("sh", Shell)
+    app.add_lexer("ipython3", Cells)
     app.connect("autodoc-process-docstring", link_pages)
     app.connect("doctree-read", narrow)
     app.connect("doctree-read", keep)
