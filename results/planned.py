@@ -103,9 +103,14 @@ def _on(setting: Mapping[str, Any]) -> str:
     return f", on {counted(setting['replicas'], 'replica')}"
 
 
+def _sure(share: float) -> str:
+    """In percent, rounded down: no more than one is sure of."""
+    return f"{math.floor(1000 * share + 1e-6) / 10:g} %"
+
+
 def _assurance(plan: Mapping[str, Any]) -> str:
     asked = plan["asked"]
-    sure = f"{'less than ' if plan['overlaps'] else ''}{100 * plan['assurance']:.3g} %"
+    sure = f"{'less than ' if plan['overlaps'] else ''}{_sure(plan['assurance'])}"
     at_least = sure if plan["overlaps"] else f"{sure} or more"
     if not plan["found"]:
         states = plan["races"][-1]["states"]
@@ -160,7 +165,7 @@ def _replicas(plan: Mapping[str, Any]) -> str:
     worst = max(nearest["limits"], key=_used_up)
     if fewer["verdict"] == "fails":
         none = "no setting holds" if _settings(plan) > 1 else "it fails"
-        sure = f"{none} on {counted(fewer['gpus'], 'GPU')} ({100 * fewer['assurance']:.3g} %)"
+        sure = f"{none} on {counted(fewer['gpus'], 'GPU')} ({_sure(fewer['assurance'])})"
     else:
         sure = f"whether {counted(fewer['gpus'], 'GPU')} would do one cannot tell"
     there = "the nearest has" if _settings(plan) > 1 else "with"

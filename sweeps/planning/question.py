@@ -12,7 +12,7 @@ import numpy as np
 from batchcube.documents import value_of
 from batchcube.errors import InputError, did_you_mean
 from batchcube.results.selection import FIRST
-from batchcube.results.text import all_of
+from batchcube.results.text import all_of, in_percent
 from batchcube.results.variables import GOODPUT, REGISTRY
 
 from ..run.criteria import Criterion, in_other_units, limits_of_requests, never_measured, parse_criterion
@@ -257,7 +257,7 @@ def _length_of(point: Point) -> Iterator[str]:
     requests, report = point.workload.requests, point.report
     if requests is not None:
         share = report.warmup_fraction
-        first = f"{report.warmup_requests or 0:,}" if share is None else f"{share:.0%}"
+        first = f"{report.warmup_requests or 0:,}" if share is None else in_percent(share)
         yield f"{requests:,} requests a replication, the first {first} left out"
 
 

@@ -152,11 +152,17 @@ def test_a_notebook_shows_what_the_words_say() -> None:
     assert "\x1b" not in html
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.975, "97.5"), (0.9875, "98.7"), (0.99975, "99.9"), (0.9, "90")])
+def test_no_more_is_said_to_be_sure_than_is(share: float, said: str) -> None:
+    assert f"{said} % or more that it holds" in _flowing({**PLAN, "assurance": share})
+    assert f"({said} %)" in _flowing({**PLAN, "fewer": {**PLAN["fewer"], "assurance": share}})
+
+
 def test_of_a_single_setting_no_other_is_spoken_of() -> None:
     alone = {**PLAN, "settings": {"largest_batch": [64]}, "runner_up": None}
     words = _flowing(alone)
     assert "97.5 % or more that it holds all limits" in words
-    assert "it fails on 8 GPUs (98.8 %), with ttft_p99_s" in words
+    assert "it fails on 8 GPUs (98.7 %), with ttft_p99_s" in words
     assert "runner-up" not in words
     miss = {**alone, "found": False, "races": [{"gpus": 12, "states": {"fails": 1}}]}
     assert "%: it fails on 12 GPUs" in _flowing(miss)
