@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from .errors import InputError
+from .errors import InputError, suggestion
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -195,6 +195,7 @@ def capacity(
     from batchcube.sweeps.run.capacity import find_capacity, without_rates
     from batchcube.sweeps.run.executors import connected
 
+    _require_known(search, ("tolerance", "growth"))
     criteria = _limits(slo)
     one_rate, said = without_rates(_sweep(sweep))
     if said:
@@ -255,7 +256,9 @@ def plan(
 
     if not isinstance(spec, str | os.PathLike | None):
         raise InputError("must be a TOML file or the name of a preset; `settings` change it", path="`spec`")
-    asked = ask(spec, slo=_limits(slo), rate=rate, vary=_plain(vary or {}), settings=_plain(settings or {}), **question)
+    _require_known(question, Asked.__annotations__)
+    given: dict[str, Any] = _plain({"rate": rate, "vary": vary or {}, "settings": settings or {}, **question})
+    asked = ask(spec, slo=_limits(slo), **given)
     say = print_lines(quiet=quiet)
     with connected(executor, workers) as where:
         return decide(asked, output, workers=workers, overwrite=overwrite, backend=backend, executor=where, say=say)
@@ -493,6 +496,13 @@ def _tables(tables: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(document.get("axes"), dict):
         document["axes"] = dict(_axis(name, table) for name, table in document["axes"].items())
     return document
+
+
+def _require_known(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keywords that there are none of."""
+    for name in given:
+        if name not in known:
+            raise InputError(f"no such argument; {suggestion(name, known)}", path=f"`{name}`")
 
 
 def _limits(slo: Mapping[str, float] | Iterable[str]) -> list[str]:

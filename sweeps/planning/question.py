@@ -160,8 +160,16 @@ def ask(
 ) -> Question:
     """Return the question that arguments make; raises InputError with one line for each mistake."""
     slo = list(slo)
+    _require_numbers(
+        goodput=goodput,
+        rate=rate,
+        gpu_price=gpu_price,
+        replicas_max=replicas_max,
+        tensor_parallel=tensor_parallel,
+        confidence=confidence,
+        indifference=indifference,
+    )
     criteria = _criteria(slo, goodput)
-    _require_shares(confidence, indifference, gpu_price, replicas_max, rate)
     for mistake in in_other_units(text for text in slo if spec is None and "_ms" in text):
         raise mistake  # no engine is as fast; step times that somebody states may be
     assumed: tuple[str, ...] = ()
@@ -296,17 +304,19 @@ def _criteria(slo: Iterable[str], goodput: float | None) -> tuple[Criterion, ...
     return tuple(found)
 
 
-def _require_shares(
-    confidence: float, indifference: float, gpu_price: float | None, replicas_max: int, rate: float | None
-) -> None:
-    for argument, share in (("`confidence`", confidence), ("`indifference`", indifference)):
-        if not 0.0 < share < 1.0:
-            raise InputError("must be > 0 and < 1", path=argument, value=f"{share:g}")
-    for argument, number in (("`gpu_price`", gpu_price), ("`rate`", rate)):
-        if number is not None and not 0.0 < number < math.inf:
-            raise InputError("must be a number > 0", path=argument, value=f"{number:g}")
-    if replicas_max < 1:
-        raise InputError("must be >= 1", path="`replicas_max`", value=replicas_max)
+def _require_numbers(**given: object) -> None:
+    """Refuse an argument that is no number, or out of its range; None is left out."""
+    for name, number in given.items():
+        if number is None:
+            continue
+        if not isinstance(number, int | float):
+            raise InputError("must be a number", path=f"`{name}`", value=repr(number))
+        if name in ("confidence", "indifference") and not 0.0 < number < 1.0:
+            raise InputError("must be > 0 and < 1", path=f"`{name}`", value=f"{number:g}")
+        if name in ("gpu_price", "rate") and not 0.0 < number < math.inf:
+            raise InputError("must be a number > 0", path=f"`{name}`", value=f"{number:g}")
+        if name in ("replicas_max", "tensor_parallel") and number < 1:
+            raise InputError("must be >= 1", path=f"`{name}`", value=f"{number:g}")
 
 
 def _named_here(vary: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:

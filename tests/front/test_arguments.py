@@ -78,6 +78,9 @@ def arguments_of(function: Any) -> set[str]:
         ((None, ["ttft_p99_s=2", "ttft_mean_s=1"]), SERVED | {"goodput": 0.9}, {"slo", "settings"}),
         ((), SERVED | {"goodput": 2.0}, {"goodput"}),
         ((None, LIMITS), SERVED | {"replicas_max": 0}, {"replicas_max"}),
+        ((None, LIMITS), SERVED | {"tensor_parallel": 0}, {"tensor_parallel"}),
+        ((None, LIMITS), SERVED | {"rate": "1"}, {"rate"}),
+        ((None, LIMITS), SERVED | {"goodput": "0.9"}, {"goodput"}),
         ((None, LIMITS), SERVED | {"confidence": 1.0}, {"confidence"}),
         ((None, LIMITS), SERVED | {"indifference": 0.0}, {"indifference"}),
         ((None, LIMITS), SERVED | {"gpu_price": 0.0}, {"gpu_price"}),
@@ -116,6 +119,13 @@ def test_the_other_functions_name_their_own(cube: Path) -> None:
         said = refused(function, *given, **named)
         assert OPTION.findall(COMMAND.sub("", said)) == []
         assert set(MARKED.findall(said)) == names <= arguments_of(function), said
+
+
+def test_a_keyword_that_there_is_none_of_is_refused() -> None:
+    assert refused(bc.plan, None, LIMITS, gpu_prise=2.0) == "`gpu_prise`: no such argument; did you mean gpu_price?"
+    asked = {"tolerence": 0.1}
+    said = refused(bc.capacity, "multi-bin-fig8", {"latency_mean_s": 9.0}, **asked)
+    assert said == "`tolerence`: no such argument; must be one of tolerance, growth"
 
 
 def test_what_a_plan_keeps_is_said_without_names() -> None:
