@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batchcube.errors import InputError, printable
+from batchcube.errors import InputError, printable, quoted
 
 from . import measuring
 from .coefficients import FiguresOption, coefficient_files, keep, require_json, show_coefficients, write_coefficients
@@ -242,7 +242,7 @@ def calibrate_table(
     columns, selected = _pairs("--column", column), _pairs("--select", select)
     for option, texts, pairs in (("--column", column, columns), ("--select", select, selected)):
         if len(pairs) < len(texts or []):
-            raise InputError("each name must be given once", path=f"{option} {' '.join(texts or [])}")
+            raise InputError("each name must be given once", path=f"{option} {quoted(' '.join(texts or []))}")
     console = Console()
     found = read_cells(table, layout, columns, unit, selected)
     console.print(f"{printable(table)}: {found.layout.about}", highlight=False, markup=False)
@@ -456,6 +456,6 @@ def _pairs(flag: str, texts: list[str] | None) -> dict[str, str]:
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not name.strip() or not value.strip():
-            raise InputError("must be name=value", path=f"{flag} {text}")
+            raise InputError("must be name=value", path=f"{flag} {quoted(text)}")
         pairs[name.strip()] = value.strip()
     return pairs

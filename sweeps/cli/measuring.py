@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batchcube.errors import InputError, printable
+from batchcube.errors import InputError, printable, quoted
 
 from .coefficients import coefficient_files, keep
 from .help import examples
@@ -105,7 +105,7 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...]:
         return () if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(
-            "must be whole numbers separated by commas, for instance 1,2,4", path=f"{option} {text}"
+            "must be whole numbers separated by commas, for instance 1,2,4", path=f"{option} {quoted(text)}"
         ) from None
 
 

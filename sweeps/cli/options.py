@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from batchcube.documents import value_of
-from batchcube.errors import InputError, printable
+from batchcube.errors import InputError, printable, quoted
 
 from . import complete
 
@@ -196,7 +196,7 @@ def assignment(flag: str, text: str) -> tuple[str, Any]:
     """Return name and value of an option NAME=VALUE, the value as TOML has it, or plain text."""
     key, equals, spelled = text.partition("=")
     if not equals or not key.strip():
-        raise InputError("must be name=value", path=f"{flag} {text}")
+        raise InputError("must be name=value", path=f"{flag} {quoted(text)}")
     return key.strip(), value_of(spelled)
 
 

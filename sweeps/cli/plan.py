@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batchcube.errors import InputError
+from batchcube.errors import InputError, quoted
 
 from ..planning.defaults import CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
 from . import complete
@@ -172,7 +172,7 @@ def plan(
         raise InputError("is missing: with --shard it says where all parts are kept", path="--output")
     for text in slo or []:
         if "=" not in text and spec is not None and spec.replace(".", "", 1).isdigit():
-            raise InputError(f"write {text}={spec}", path=f"--slo {text} {spec}")
+            raise InputError(f"write {text}={spec}", path=f"--slo {quoted(text)} {spec}")
     from ..planning.decide import decide
     from ..planning.question import ask, parse_goodput, parse_vary
     from ..run.criteria import in_other_units

@@ -186,6 +186,10 @@ def test_what_others_wrote_names_no_arguments(capsys: pytest.CaptureFixture[str]
     refused = InputError(quoted(theirs), path="`model`", value="`rate`")
     assert in_options(str(refused)) == "--model 'rate': Should have a 'model_type' key; set 'rate'"
     assert Answer(capsys, "plan", "--slo=`rate`=3", "--rate=1").mistake.startswith("--slo 'rate'=3: ")
+    assert (
+        Answer(capsys, "calibrate", "table", "x.csv", "--select=`rate`").mistake
+        == "--select 'rate': must be name=value"
+    )
 
 
 # Everywhere ----------------------------------------------------------------------------------------------------------
