@@ -147,7 +147,7 @@ def trace_setting(to: Reproduction, trace: str | None) -> str | None:
     except InputError:
         to.say(
             f"modes-trace: left out, as {TRACE} is not here: batchcube data fetch {TRACE} fetches it, "
-            "or give another trace"
+            "and batchcube reproduce modes --trace FILE takes another"
         )
         return None
     return f'workload.trace.path="dataset:{TRACE}"'

@@ -96,7 +96,7 @@ def test_first_places_are_shared_evenly() -> None:
     ("changes", "says"),
     [
         ({"batch_sizes": (0, 2)}, "`batch_sizes` 0,2: must be whole numbers >= 1"),
-        ({"batch_sizes": ()}, "`batch_sizes` : must be whole numbers >= 1"),
+        ({"batch_sizes": ()}, "`batch_sizes`: must be whole numbers >= 1"),
         ({"batch_sizes": (4, 2)}, "`batch_sizes` 4,2: must increase"),
         ({"batch_sizes": (2, 2)}, "`batch_sizes` 2,2: must increase"),
         ({"prompt_tokens": (0,)}, "`prompt_tokens` 0: must be whole numbers >= 1"),
@@ -127,7 +127,8 @@ def test_engines_compute_with_three_kinds_of_numbers() -> None:
     for dtype in ("float32", "bfloat16", "float16"):
         check_dtype(dtype)
     for dtype in ("fp8", "int8", "float64", "auto", ""):
-        with pytest.raises(ValueError, match=f"^`dtype` {dtype}: must be one of float32, bfloat16, float16$"):
+        said = f"`dtype` {dtype}".strip()
+        with pytest.raises(ValueError, match=f"^{said}: must be one of float32, bfloat16, float16$"):
             check_dtype(dtype)
 
 

@@ -333,7 +333,7 @@ def test_an_output_that_is_there_is_refused_before_the_engine_is_made(output: Pa
     [
         ({"batch_sizes": (1, 0)}, "`batch_sizes` 1,0: must be whole numbers >= 1"),
         ({"batch_sizes": (2, 1)}, "`batch_sizes` 2,1: must increase"),
-        ({"prompt_tokens": ()}, "`prompt_tokens` : must be whole numbers >= 1"),
+        ({"prompt_tokens": ()}, "`prompt_tokens`: must be whole numbers >= 1"),
         ({"output_tokens": (1, 4)}, "`output_tokens` 1,4: must be whole numbers >= 2"),
         ({"output_tokens": (4, 4)}, "`output_tokens` 4,4: must increase"),
         ({"repetitions": 0}, "`repetitions` 0: must be >= 1"),

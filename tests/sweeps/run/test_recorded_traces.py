@@ -96,7 +96,7 @@ def test_few_parts_are_no_precision(trace: Path) -> None:
     with pytest.raises(InputError) as caught:
         run_sweep(Sweep.model_validate(tables, "sweep.toml"), precision=PRECISE)
     assert str(caught.value) == (
-        "sweep.toml: precision: looks begin at 8 replications, and the trace has 6 parts of workload.requests"
+        "sweep.toml: `precision`: looks begin at 8 replications, and the trace has 6 parts of workload.requests"
     )
 
 
