@@ -41,8 +41,8 @@ def test_unknown_criteria_are_refused_with_what_is_allowed(text: str, near: str)
     with pytest.raises(InputError) as refusal:
         parse_criterion(text)
     assert str(refusal.value) == (
-        f"{f'`slo` {text}'.strip()}: must be NAME_STAT_UNIT=LIMIT with NAME latency, wait, ttft, tpot or tbt, STAT mean, "
-        "max, p50, p90, p95 or p99, UNIT ms or s; or one of request_sla_violation_fraction=LIMIT, "
+        f"{f'`slo` {text}'.strip()}: must be NAME_STAT_UNIT=LIMIT with NAME latency, wait, ttft, tpot or tbt, "
+        "STAT mean, max, p50, p90, p95 or p99, UNIT ms or s; or one of request_sla_violation_fraction=LIMIT, "
         f"token_sla_violation_fraction=LIMIT, goodput=LIMIT{near and f'; did you mean {near}?'}"
     )
 
