@@ -14,7 +14,7 @@ from .selection import AT_LIMIT, CANNOT_TELL, FAILED
 from .text import all_of, counted, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 WIDTH = 80
 _LABEL = 12
@@ -103,14 +103,14 @@ def _on(setting: Mapping[str, Any]) -> str:
     return f", on {counted(setting['replicas'], 'replica')}"
 
 
-def _sure(share: float) -> str:
+def _sure(share: float, rounded: Callable[[float], int] = math.floor) -> str:
     """In percent, rounded down: no more than one is sure of."""
-    return f"{math.floor(1000 * share + 1e-6) / 10:g} %"
+    return f"{rounded(round(1000 * share, 6)) / 10:g} %"
 
 
 def _assurance(plan: Mapping[str, Any]) -> str:
     asked = plan["asked"]
-    sure = f"{'less than ' if plan['overlaps'] else ''}{_sure(plan['assurance'])}"
+    sure = f"less than {_sure(plan['assurance'], math.ceil)}" if plan["overlaps"] else _sure(plan["assurance"])
     at_least = sure if plan["overlaps"] else f"{sure} or more"
     if not plan["found"]:
         states = plan["races"][-1]["states"]

@@ -152,9 +152,13 @@ def test_a_notebook_shows_what_the_words_say() -> None:
     assert "\x1b" not in html
 
 
-@pytest.mark.parametrize(("share", "said"), [(0.975, "97.5"), (0.9875, "98.7"), (0.99975, "99.9"), (0.9, "90")])
-def test_no_more_is_said_to_be_sure_than_is(share: float, said: str) -> None:
+@pytest.mark.parametrize(
+    ("share", "said", "most"),
+    [(0.975, "97.5", "97.5"), (0.9875, "98.7", "98.8"), (0.99975, "99.9", "100"), (0.9, "90", "90")],
+)
+def test_no_more_is_said_to_be_sure_than_is(share: float, said: str, most: str) -> None:
     assert f"{said} % or more that it holds" in _flowing({**PLAN, "assurance": share})
+    assert f"less than {most} % that it holds" in _flowing({**PLAN, "assurance": share, "overlaps": True})
     assert f"({said} %)" in _flowing({**PLAN, "fewer": {**PLAN["fewer"], "assurance": share}})
 
 
