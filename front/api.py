@@ -51,6 +51,13 @@ class Asked(TypedDict, total=False):
     trace: str | os.PathLike[str]
 
 
+class Searched(TypedDict, total=False):
+    """What else a search for capacities may be asked."""
+
+    tolerance: float
+    growth: float
+
+
 def sweep(**tables: Unpack[Tables]) -> "Sweep":
     """Build a sweep: the tables of a specification as keyword arguments, its settings as nested dictionaries.
 
@@ -176,7 +183,7 @@ def capacity(
     executor: "Executor | str | None" = None,
     overwrite: bool = False,
     quiet: bool = False,
-    **search: Any,
+    **search: Unpack[Searched],
 ) -> "xr.Dataset":
     """Search the largest arrival rate at which every limit holds, at each point and replication, and return the cube.
 
@@ -195,7 +202,7 @@ def capacity(
     from batchcube.sweeps.run.capacity import find_capacity, without_rates
     from batchcube.sweeps.run.executors import connected
 
-    _require_known(search, ("tolerance", "growth"))
+    _require_known(search, Searched.__annotations__)
     criteria = _limits(slo)
     one_rate, said = without_rates(_sweep(sweep))
     if said:
