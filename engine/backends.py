@@ -4,7 +4,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from batchcube.errors import InputError
+from batchcube.errors import InputError, quoted
 
 from .simulation import Simulation
 
@@ -20,7 +20,9 @@ def require_numba() -> None:
     try:
         import_module("numba")
     except ImportError as error:
-        raise MissingBackendError(f"`backend` numba: {error} (`backend` reference runs without numba)") from None
+        raise MissingBackendError(
+            f"`backend` numba: {quoted(error)} (`backend` reference runs without numba)"
+        ) from None
 
 
 def require_backend(backend: str, simulation: Simulation[Any]) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import sys
 from functools import cache
 from typing import Annotated, Any, NoReturn
@@ -31,7 +32,7 @@ from . import (
 from .options import shown, tell
 
 # typer carries click under different names from version to version; its own exception leads to click's.
-_MISTAKE: Any = typer.BadParameter.__mro__[1]
+_MISTAKE: Any = typer.BadParameter.__mro__[2]
 GARBAGE_THRESHOLDS = 50_000, 20, 20
 """When Python looks for garbage.
 
@@ -167,10 +168,11 @@ def _refused(error: Any) -> InputError:
             return InputError(text_of(wrong), path=f"{shown(error.param)} {quoted(wrong['input'])}")
         case "BadParameter":
             return InputError(said, path=shown(error.param))
-    if hasattr(error.ctx.command, "commands"):
-        return InputError(f"no command; see {error.ctx.command_path} --help")
-    _, _, more = said.removesuffix(")").partition(" (")
-    return InputError("too many arguments", path=more) if more else InputError(said)
+    context = getattr(error, "ctx", None)
+    if context is not None and hasattr(context.command, "commands"):
+        return InputError(f"no command; see {context.command_path} --help")
+    more = re.fullmatch(r"Got unexpected extra argument\S* \((.*)\)", said)
+    return InputError("too many arguments", path=more[1]) if more else InputError(said)
 
 
 def _fail(mistake: object) -> NoReturn:

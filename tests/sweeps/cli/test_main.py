@@ -216,6 +216,8 @@ def test_what_typer_has_no_field_for_is_said_in_its_words() -> None:
     assert (
         str(_refused(typer.BadParameter("'x' is not a valid float.", param=rate))) == "--rate: 'x' is not a valid float"
     )
+    for kind in typer.BadParameter.__mro__[1:3]:  # of usage, and all of typer's
+        assert str(_refused(kind("Nothing (at all) fits."))) == "Nothing (at all) fits"
 
 
 def test_what_help_says_of_defaults_is_so(capsys: pytest.CaptureFixture[str]) -> None:
