@@ -16,7 +16,7 @@ import numpy as np
 try:
     from numba.extending import overload, register_jitable
 
-    from .parts import PART
+    from .compiling.parts import PART
 except ImportError:  # Numba refuses a NumPy newer than itself; the other backends do without it
 
     def _nothing(*_: Any, **__: Any) -> Any:

@@ -1,1 +1,1 @@
-"""What all kernels share: how they are compiled and kept, a heap, the ranks of histograms."""
+"""What all kernels share: a heap, sums and moments, the ranks of histograms, the state of policies."""

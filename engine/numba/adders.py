@@ -7,6 +7,7 @@ chain of them.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..compiling.jit import inline
 from ..dialect import nearest
 from ..moments import LOW
 from ..statistics import (
@@ -26,7 +27,6 @@ from ..statistics import (
     decision_of,
 )
 from ..windows import rest_of_window
-from .jit import inline
 from .moments import add_value
 
 _LINES = {

@@ -3,7 +3,7 @@
 The caller keeps the count.
 """
 
-from .jit import inline
+from ..compiling.jit import inline
 
 
 @inline

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..compiling.jit import inline
 from ..histogram import bucket_of
 from ..moments import (
     COUNT,
@@ -15,7 +16,6 @@ from ..moments import (
     SUM_0,
     SUM_1,
 )
-from .jit import inline
 
 
 @inline

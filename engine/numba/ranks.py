@@ -3,7 +3,7 @@
 import math
 
 try:
-    from .jit import jit
+    from ..compiling.jit import jit
 except ImportError:  # no Numba: the other backends do without it, and take their time
 
     def jit(function):  # type: ignore[misc]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-from .jit import inline
+from ..compiling.jit import inline
 
 Structure = tuple[type, tuple["Structure", ...]] | None
 """The types of nested named tuples; None for a number."""

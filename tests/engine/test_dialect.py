@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchcube.engine.compiling.jit import jit
 from batchcube.engine.dialect import floor, maximum, minimum, nearest, settle, sqrt, where, whole
-from batchcube.engine.numba.jit import jit
 
 NUMBERS = np.concatenate(
     [

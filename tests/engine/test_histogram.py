@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchcube.engine.compiling.jit import jit
 from batchcube.engine.histogram import BUCKETS, RELATIVE_ERROR, bucket_edges, bucket_middles, bucket_of
-from batchcube.engine.numba.jit import jit
 from batchcube.engine.ticks import LATEST
 
 EDGES, MIDDLES = bucket_edges(), bucket_middles()

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchcube.engine.compiling.jit import jit
 from batchcube.engine.histogram import BUCKETS
 from batchcube.engine.moments import LEAST, exact_moments, exact_sums
-from batchcube.engine.numba.jit import jit
 from batchcube.engine.numba.moments import add_shifted, add_value
 from batchcube.engine.simulation import Shape
 from batchcube.engine.statistics import BATCHES

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...compiling.jit import inline
 from ...histogram import bucket_of
 from ...moments import LOW
 from ...numba.adders import adder, adder_of_times, adder_together
-from ...numba.jit import inline
 from ...numba.moments import add_shifted, add_value
 from ...policies.service import own_ticks, piece_of
 from ...statistics import (

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...compiling.jit import inline, jit
 from ...numba.adders import adder_of_decisions
 from ...numba.heap import pop, push
-from ...numba.jit import inline, jit
 from ...numba.state import Structure, floats_of, packing, structure_of
 from ...policies.controller import Controller, Heads, View, controller_of
 from ...policies.estimates import UNIT, Observation, RunningMeans, observe, start_means, update

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...compiling.jit import inline, jit
 from ...numba.heap import pop, push
-from ...numba.jit import inline, jit
 from ...policies.order import Candidate, Order, order_of, rank_of
 from ...policies.service import service_ticks
 from ...ticks import NEVER, TICKS_PER_MICROSECOND

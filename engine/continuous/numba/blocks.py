@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...numba.jit import inline, jit
+from ...compiling.jit import inline, jit
 from ..model import LARGEST_REQUEST, Job
 
 NONE = -1

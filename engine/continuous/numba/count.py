@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from ...compiling.jit import inline
 from ...histogram import bucket_of
 from ...moments import COUNT, LEAST, LOW, MOST, SUM_0, SUM_1
 from ...numba.adders import adder, adder_of_decisions, adder_of_times, adder_together
-from ...numba.jit import inline
 from ...numba.moments import add_product, carry
 from ...statistics import (
     ARRIVED,

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ...numba.jit import inline, jit
+from ...compiling.jit import inline, jit
 from ...numba.state import Structure, floats_of, packing, structure_of
 from ...policies.controller import Controller, controller_of
 from ...policies.order import Order, order_of

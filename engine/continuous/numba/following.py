@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ...numba.jit import inline, jit
+from ...compiling.jit import inline, jit
 from ...numba.state import Structure, floats_of, packing
 from ...policies.controller import Controller, controller_of
 from ...policies.order import Order, order_of

@@ -7,7 +7,7 @@ what each has is kept as an offset against one counter (`GROWN`), and a leap tou
 
 import math
 
-from ...numba.jit import inline
+from ...compiling.jit import inline
 from .workspace import DECODING, FULL, GROWN
 
 

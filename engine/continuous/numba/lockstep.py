@@ -1,6 +1,6 @@
 """Replicas that step together: all schedule, then the longest of their steps is how long each lasts."""
 
-from ...numba.jit import inline
+from ...compiling.jit import inline
 from ...policies.estimates import Observation
 from ...statistics import CONTINUOUS
 from ..model import most_active

@@ -1,6 +1,6 @@
 """The KV cache in blocks: room for prefills, taken as they are scheduled; decodes grow all at once (`leaps`)."""
 
-from ...numba.jit import inline
+from ...compiling.jit import inline
 from .blocks import KEPT, LATE, NOTHING, SIZE, WANTED, content_of, steps_until_found
 from .blocks import admit as admit_with
 from .blocks import find as find_blocks

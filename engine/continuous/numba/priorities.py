@@ -4,7 +4,7 @@ The heap is named by its first request; `BEFORE` leads to the first child of a w
 sibling.
 """
 
-from ...numba.jit import inline
+from ...compiling.jit import inline
 from .workspace import AFTER, BEFORE, NOBODY
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from ...numba.jit import inline
+from ...compiling.jit import inline
 from ...policies.order import Candidate, is_sooner
 from ..ticks import TICKS_PER_MICROSECOND
 from .blocks import line_up, step_out

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from ...numba.jit import inline
+from ...compiling.jit import inline
 from ...policies.controller import Heads, View
 from ...policies.estimates import Observation, observe
 from ...policies.sla import TOKEN_GAP

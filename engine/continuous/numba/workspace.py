@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...compiling.jit import inline
 from ...histogram import bucket_edges
-from ...numba.jit import inline
 from ...policies.estimates import Observation, RunningMeans, update
 from ...policies.target import has_further, is_steady, watches_steps
 from ..fleet import LEAST_LOADED

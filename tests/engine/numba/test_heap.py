@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchcube.engine.compiling.jit import jit
 from batchcube.engine.numba.heap import pop, push
-from batchcube.engine.numba.jit import jit
 
 
 @jit

@@ -3,8 +3,8 @@ from typing import NamedTuple
 import numpy as np
 
 from batchcube.engine.batches.numba.dynamic import dynamic_kernel
-from batchcube.engine.numba.jit import jit
-from batchcube.engine.numba.source import source_digest
+from batchcube.engine.compiling.jit import jit
+from batchcube.engine.compiling.source import source_digest
 from batchcube.engine.numba.state import floats_of, packing, structure_of
 from batchcube.engine.policies.order import BUILTIN
 from batchcube.engine.policies.target import start_state

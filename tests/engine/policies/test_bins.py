@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchcube.engine.numba.jit import jit
+from batchcube.engine.compiling.jit import jit
 from batchcube.engine.policies.bins import (
     assign_bins,
     bin_of,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchcube.engine.numba.jit import jit
+from batchcube.engine.compiling.jit import jit
 from batchcube.engine.policies.order import CHOICES, NAMED, NO_RANK, Candidate, Named, is_sooner, named_key, rank_of
 
 

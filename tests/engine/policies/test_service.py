@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 
-from batchcube.engine.numba.jit import jit
+from batchcube.engine.compiling.jit import jit
 from batchcube.engine.policies.service import (
     BATCH_FACTORS,
     batch_factor,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchcube.engine.numba.jit import jit
+from batchcube.engine.compiling.jit import jit
 from batchcube.engine.policies.sla import SIGNALS, VARIANTS, Range, narrow, no_sla, sla_batch, sla_search
 
 SMALLEST, LARGEST = 1.0, 256.0

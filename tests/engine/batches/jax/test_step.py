@@ -15,7 +15,7 @@ from batchcube.engine.batches.jax.replication import each_replication, first_aft
 from batchcube.engine.batches.jax.static import form_full, form_late, reached, serve_many, serve_one
 from batchcube.engine.batches.numba.static import next_formed
 from batchcube.engine.batches.reference import System
-from batchcube.engine.numba.jit import jit
+from batchcube.engine.compiling.jit import jit
 from batchcube.engine.policies.estimates import Observation
 from batchcube.engine.ticks import NEVER
 from helpers.programs import SHAPE, Dynamic, Static, draw

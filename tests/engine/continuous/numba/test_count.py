@@ -5,12 +5,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from batchcube.engine.compiling.jit import jit
 from batchcube.engine.continuous.numba.count import count_gaps
 from batchcube.engine.continuous.numba.leaps import countable
 from batchcube.engine.continuous.numba.workspace import BUCKET_ENDS
 from batchcube.engine.histogram import BUCKETS, bucket_of
 from batchcube.engine.moments import exact_sums
-from batchcube.engine.numba.jit import jit
 from batchcube.engine.simulation import Shape
 from batchcube.engine.statistics import CONTINUOUS
 from batchcube.engine.tally import new_tally, row_of

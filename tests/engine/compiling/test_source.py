@@ -2,17 +2,23 @@ import inspect
 import math
 import pkgutil
 import types
+from enum import Enum
 from importlib import import_module
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from numba import float64, int64, njit, typeof
+from numba.core.typing.templates import builtin_registry
+from numba.extending import register_jitable
+from numba.types import Optional, Tuple
 
 from batchcube.engine import dialect, policies
 from batchcube.engine.batches.numba.dynamic import dynamic_kernel
 from batchcube.engine.batches.numba.static import static_kernel
+from batchcube.engine.compiling.source import Fingerprint, UnhashableError, source_digest
 from batchcube.engine.continuous.numba.fleet import fleet_kernel
 from batchcube.engine.numba import heap
-from batchcube.engine.numba.source import Fingerprint, UnhashableError, source_digest
 from batchcube.engine.numba.state import structure_of
 from batchcube.engine.policies import estimates, sla
 from batchcube.engine.policies import target as target_policies
@@ -78,13 +84,37 @@ def test_every_policy_and_every_word_that_compiles_is_covered():
         function
         for module in (dialect, *POLICIES)
         for function in vars(module).values()
-        if inspect.isfunction(function) and fingerprint.implementations(function)
+        if inspect.isfunction(function) and fingerprint.templates(function)
     }
     missing = {function.__qualname__ for function in compiled if id(function) not in fingerprint.seen}
     assert missing == {
         "bin_of",
         "head_of",
     }  # no kernel bins requests; only further controllers look at heads
+
+
+class Point(NamedTuple):
+    x: float
+    y: float
+
+
+class Flipped(NamedTuple):
+    y: float
+    x: float
+
+
+Flipped.__name__ = Point.__name__
+
+
+def double(x):
+    return x + x
+
+
+def of_module(**values):
+    """Return a function that looks into a module of somebody's own, which holds these values."""
+    module = types.ModuleType("somebodys")
+    vars(module).update(values)
+    return types.FunctionType((lambda x: x + somebodys.A).__code__, {"__name__": __name__, "somebodys": module})  # noqa: F821
 
 
 def told(value):
@@ -104,7 +134,10 @@ def test_values_are_told_apart():
         None, 1, 1.0, True, "1", b"1", (1, 2), (1, (2,)), (), frozenset({1}), float, Row, math, np,
         np.float64(1.0), np.float32(1.0), np.ones(2), np.ones((2, 1)), np.zeros(2), np.dtype("i8"),
         np.dtype([("a", "i8")]), math.floor, math.ceil, closure(1), closure(2), lambda x: x, lambda x, y=1: x,
-        lambda x, y=2: x, lambda x: (lambda: x),
+        lambda x, y=2: x, lambda x: (lambda: x), Point(1.0, 2.0), Flipped(1.0, 2.0), Enum("Kind", {"A": 1}),
+        Enum("Kind", {"A": 2}), Enum("Kind", {"B": 1}), njit(double), njit("float64(float64)")(double),
+        njit("float64(float32)")(double), njit(locals={"x": float64})(double), njit(nogil=True)(double),
+        of_module(A=1), of_module(A=2), of_module(A=1.0), of_module(A=double),
     ]  # fmt: skip
     assert len({told(value) for value in values}) == len(values)
 
@@ -113,3 +146,37 @@ def test_values_are_told_apart():
 def test_what_cannot_be_told_is_refused(value):
     with pytest.raises(UnhashableError):
         told(value)
+
+
+def test_fields_of_arguments_are_told_apart_within_tuples_too():
+    point, flipped = (typeof((1, kind(1.0, 2.0))) for kind in (Point, Flipped))
+    assert str(point) == str(flipped)
+    assert source_digest(heap.push, (point,)) != source_digest(heap.push, (flipped,))
+
+
+def test_fields_of_arguments_are_told_apart_where_there_may_be_none():
+    given = [Optional(typeof(kind(1.0, 2.0))) for kind in (Point, Flipped)]
+    assert source_digest(heap.push, given[:1]) != source_digest(heap.push, given[1:])
+
+
+def test_what_is_not_looked_at_in_a_module_changes_nothing():
+    assert told(of_module(A=1, B=1)) == told(of_module(A=1, B=2))
+
+
+def test_options_of_what_is_compiled_in_place_are_told(monkeypatch):
+    before = told(double)
+
+    def again(**options):
+        patched = [(value, kind) for value, kind in builtin_registry.globals if value is not double]
+        monkeypatch.setattr(builtin_registry, "globals", patched)
+        register_jitable(**options)(double)
+        return told(double)
+
+    assert len({before, again(nogil=True), again(nogil=False)}) == 3
+
+
+def test_a_function_as_an_argument_is_refused():
+    function = typeof(njit(lambda x: x))
+    for given in (function, Tuple((int64, Tuple((int64, function))))):
+        with pytest.raises(UnhashableError, match="a function as an argument"):
+            source_digest(heap.push, (given,))

@@ -1,14 +1,21 @@
-"""What a kernel is compiled from: its own source and that of everything it calls, with the constants in it."""
+"""What a kernel, or a part of one, is compiled from: its own source, that of all it calls, and the constants in it."""
 
 import hashlib
+import sys
 import types
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import numpy as np
 from numba.core.dispatcher import Dispatcher
-from numba.core.types.containers import BaseNamedTuple
+from numba.core.types import Callable as CallableType
+from numba.core.types.containers import BaseNamedTuple, BaseTuple
+from numba.core.types.misc import Optional
 from numba.core.typing.templates import builtin_registry
+
+LIBRARIES = sys.stdlib_module_names | {"numpy", "numba"}
+"""Packages whose functions are known by name, as they come with their version."""
 
 
 class UnhashableError(TypeError):
@@ -20,7 +27,7 @@ def source_digest(function: Callable[..., Any], arguments: Any) -> str:
 
     It covers the code and the constants of the kernel and of every function that can be reached from it, ours or a
     user's, as they are in this process, through what Numba compiles in place of them; and the fields of its arguments.
-    Of other libraries it knows the names only. Raises UnhashableError where something that may be compiled in cannot be
+    Of LIBRARIES it knows the names only. Raises UnhashableError where something that may be compiled in cannot be
     distinguished from another of its kind.
     """
     fingerprint = Fingerprint()
@@ -34,6 +41,8 @@ class Fingerprint:
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
+        self.packages: set[str] = set()
+        """Where all of it comes from: the first names of modules."""
         self.seen: dict[int, int] = {}
 
     def write(self, *words: Any) -> None:
@@ -41,18 +50,34 @@ class Fingerprint:
         self.digest.update(repr(words).encode())
 
     def arguments(self, arguments: Any) -> None:
-        """Write argument types; Numba's name of a named tuple leaves out what its fields are called."""
+        """Write argument types; Numba's name of a named tuple leaves out what its fields are called.
+
+        Raises UnhashableError for the type of a function, whose name is where it lies in this process.
+        """
         for given in arguments:
+            if isinstance(given, CallableType):
+                raise UnhashableError("a function as an argument")
             self.write(str(given))
             if isinstance(given, BaseNamedTuple):
                 self.write(given.fields)
+                self.comes_from(given.instance_class.__module__)
+            if isinstance(given, BaseTuple):
                 self.arguments(given)
+            elif isinstance(given, Optional):
+                self.arguments((given.type,))
+
+    def comes_from(self, module: str | None) -> None:
+        """Remember a package; what is made by `exec` may be of none."""
+        self.packages.add(str(module).partition(".")[0])
 
     def value(self, value: Any) -> None:
         """Write whatever a function's code may refer to."""
         if isinstance(value, Dispatcher):
-            self.write(sorted(value.targetoptions.items()))
-            value = value.py_func
+            compiled: Any = value
+            self.write(sorted(compiled.targetoptions.items()), sorted(compiled.locals.items()))
+            if not compiled._can_compile:
+                self.write([str(signature) for signature in compiled.nopython_signatures])
+            value = compiled.py_func
         if value is None or value is ... or isinstance(value, bool | int | float | complex | str | bytes):
             self.write(type(value).__name__, value)
         elif isinstance(value, types.FunctionType):
@@ -60,7 +85,7 @@ class Fingerprint:
         elif isinstance(value, types.CodeType):
             self.code(value)
         elif isinstance(value, tuple | list):
-            self.write(type(value).__name__, len(value))
+            self.write(type(value).__name__, getattr(value, "_fields", ()), len(value))
             for part in value:
                 self.value(part)
         elif isinstance(value, frozenset):
@@ -70,10 +95,13 @@ class Fingerprint:
         elif isinstance(value, np.dtype):
             self.write("dtype", value.descr)
         elif isinstance(value, type):
+            self.comes_from(value.__module__)
             self.write("type", value.__module__, value.__qualname__, getattr(value, "_fields", ()))
+            if issubclass(value, Enum):
+                self.value([(member.name, member.value) for member in value])
         elif isinstance(value, types.BuiltinFunctionType | np.ufunc):
             self.write("builtin", getattr(value, "__module__", ""), value.__name__)
-        elif isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] != "batchcube":
+        elif isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] in LIBRARIES:
             self.write("module", value.__name__)
         else:
             raise UnhashableError(f"a {type(value).__name__}")
@@ -84,33 +112,44 @@ class Fingerprint:
             self.write("again", self.seen[id(function)])
             return
         self.seen[id(function)] = len(self.seen)
+        self.comes_from(function.__module__)
         self.write("function", function.__module__, function.__qualname__)
         for part in (function.__defaults__, sorted((function.__kwdefaults__ or {}).items()), function.__code__):
             self.value(part)
-        for name in sorted(_names(function.__code__) & function.__globals__.keys()):
-            self.write("global", name)
-            self.value(function.__globals__[name])
+        self.attributes(function.__globals__, _names(function.__code__))
         for cell in function.__closure__ or ():
             self.value(cell.cell_contents)
-        for implementation in self.implementations(function):
-            self.value(implementation)
+        for template in self.templates(function):
+            self.write(sorted(template._jit_options.items()))
+            self.value(template._overload_func)
+
+    def attributes(self, scope: dict[str, Any], names: set[str], within: tuple[types.ModuleType, ...] = ()) -> None:
+        """Write what some names stand for in a module; of a module of somebody's own, what they stand for in it."""
+        for name in sorted(names & scope.keys()):
+            value = scope[name]
+            self.write("name", name)
+            if not isinstance(value, types.ModuleType) or value.__name__.partition(".")[0] in LIBRARIES:
+                self.value(value)
+            elif value not in within:
+                self.comes_from(value.__name__)
+                self.attributes(vars(value), names, (*within, value))
 
     def code(self, code: types.CodeType) -> None:
         """Write code, but not the lines it came from."""
         self.write("code", code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_flags)
         self.value(code.co_consts)
 
-    def implementations(self, function: types.FunctionType) -> list[types.FunctionType]:
-        """Return what Numba compiles in place of a function.
+    def templates(self, function: types.FunctionType) -> list[Any]:
+        """Return what Numba takes functions from to compile in place of one.
 
-        It is looked up where `overload` puts it: Numba's typing context has it too, but takes as long to be filled as
-        all else that a kernel is loaded with. What Numba has for functions of NumPy comes with its version.
+        They are looked up where `overload` puts them: Numba's typing context has them too, but takes as long to be
+        filled as all else that a kernel is loaded with. What Numba has for functions of NumPy comes with its version.
         """
-        if function.__module__.partition(".")[0] == "numpy":
+        if str(function.__module__).partition(".")[0] == "numpy":
             return []
         known = (kind for value, kind in builtin_registry.globals if value is function)
         templates = (template for kind in known for template in kind.templates)
-        return [template._overload_func for template in templates if hasattr(template, "_overload_func")]
+        return [template for template in templates if hasattr(template, "_overload_func")]
 
 
 def _names(code: types.CodeType) -> set[str]:

@@ -1,18 +1,12 @@
 """One decorator that owns how kernels are compiled and how the machine code is kept."""
 
-import hashlib
-import os
 import pickle
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import llvmlite
 import numba
-import numpy as np
 from llvmlite.binding import address_of_symbol
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
@@ -20,22 +14,17 @@ from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
 from ..cache import cache_directory, note
-from ..parts import PART
+from .kept import KeptFile, kept_file
+from .parts import PART
 from .source import UnhashableError, source_digest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
-_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class KernelCache(NullCache):  # type: ignore[misc]
-    """The compiled forms of a kernel on disk: a file for each signature, under a hash of all that it was compiled from.
-
-    Numba's own cache asks only whether the file that defines a kernel has changed: after a change in a policy it was
-    seen to return the old result. It also believes what it finds: a truncated file was seen to end in SIGSEGV. Here
-    each file begins with a hash of the rest, which is compared before anything is unpickled.
-    """
+    """The compiled forms of a kernel on disk, a file for each signature."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -48,17 +37,8 @@ class KernelCache(NullCache):  # type: ignore[misc]
     def load_overload(self, signature: Any, context: Any) -> Any:
         """Return the kernel compiled for a signature, None where there is none; a damaged file is deleted."""
         file = self._file(signature, context)
-        if file is None or not file.is_file():
-            return None
-        try:
-            content = file.read_bytes()
-        except OSError:
-            return None
-        digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() != digest:
-            note(f"{file}: damaged, compiled again")
-            with suppress(OSError):
-                file.unlink()
+        payload = None if file is None else file.read()
+        if payload is None:
             return None
         stream = BytesIO(payload)
         try:
@@ -85,33 +65,16 @@ class KernelCache(NullCache):  # type: ignore[misc]
             return
         module = compiled.library._final_module
         needed = [part.name for part in (*module.functions, *module.global_variables) if part.is_declaration]
-        payload = dumps(compiled._reduce()) + dumps([name for name in needed if not name.startswith("llvm.")])
-        # Always under the same name, so that what a killed process leaves is overwritten. Two processes that write at
-        # the same time may damage the file, which its hash shows; the slower one finds nothing left to move.
-        part = file.with_suffix(".part")
-        try:
-            part.write_bytes(hashlib.sha256(payload).digest() + payload)
-            with suppress(FileNotFoundError):
-                part.replace(file)
-        except OSError as error:
-            note(f"{file.parent}: compiled kernels cannot be kept: {error.strerror}")
-            with suppress(OSError):
-                part.unlink()
+        file.write(dumps(compiled._reduce()) + dumps([name for name in needed if not name.startswith("llvm.")]))
 
-    def _file(self, signature: Any, context: Any) -> Path | None:
-        folder = cache_directory()
-        if folder is None:
-            return None
+    def _file(self, signature: Any, context: Any) -> KeptFile | None:
         name = self._function.__name__
         try:
             source = source_digest(self._function, signature)
         except UnhashableError as error:
             note(f"{name}: compiled on every run, as it uses {error}")
             return None
-        versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
-        settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
-        made_by = repr((versions, settings, _OPTIONS, context.codegen().magic_tuple()))
-        return folder / f"{name}-{hashlib.sha256((made_by + source).encode()).hexdigest()}.kernel"
+        return kept_file(name, "kernel", source, _OPTIONS, context.codegen().magic_tuple())
 
 
 def jit(function: F) -> F:

@@ -1,0 +1,1 @@
+"""How functions become machine code, whole kernels and parts of them, and how that is kept on disk."""
