@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from .errors import InputError, suggestion
@@ -94,14 +95,14 @@ def load_spec(spec: str | os.PathLike[str], settings: Mapping[str, Any] | None =
     """
     from batchcube.sweeps.spec.document import Sweep
 
-    return Sweep.from_toml(spec, _plain(settings or {}))
+    return Sweep.from_toml(spec, _settings(settings))
 
 
 def register(policy: "Controller | Order") -> None:
     """Make a policy of your own known by its name, in this process; `docs/policies.md` shows how to write one.
 
-    Installed packages may offer theirs without it. Raises InputError for a name that is taken by batchcube, and for
-    settings that are not numbers.
+    Installed packages may offer theirs without it. Raises InputError for what is no policy, for a name that is taken
+    by batchcube, and for settings that are not numbers.
 
     >>> from typing import NamedTuple
     >>> from batchcube.engine.policies import Order
@@ -152,9 +153,8 @@ def run(
     from batchcube.sweeps.run.execution import run_sweep
     from batchcube.sweeps.run.executors import connected
 
-    texts = [] if precision is None else [precision] if isinstance(precision, str) else precision
-    if isinstance(texts, Mapping):
-        texts = [f"{name}={width}" for name, width in texts.items()]
+    _require_counts(workers=workers, max_replications=max_replications)
+    texts = [] if precision is None else _texts("precision", precision, "'2%'", {"ttft_p99_s": "1%"})
     with connected(executor, workers) as where, shown(quiet=quiet) as progress:
         cube = run_sweep(
             _sweep(sweep),
@@ -203,6 +203,8 @@ def capacity(
     from batchcube.sweeps.run.executors import connected
 
     _require_known(search, Searched.__annotations__)
+    _require_numbers(**search, **{name: end for name, end in (("low", low), ("high", high)) if end is not None})
+    _require_counts(workers=workers)
     criteria = _limits(slo)
     one_rate, said = without_rates(_sweep(sweep))
     if said:
@@ -264,7 +266,8 @@ def plan(
     if not isinstance(spec, str | os.PathLike | None):
         raise InputError("must be a TOML file or the name of a preset; `settings` change it", path="`spec`")
     _require_known(question, Asked.__annotations__)
-    given: dict[str, Any] = _plain({"rate": rate, "vary": vary or {}, "settings": settings or {}, **question})
+    _require_counts(workers=workers)
+    given: dict[str, Any] = _plain({"rate": rate, "vary": vary or {}, "settings": _settings(settings), **question})
     asked = ask(spec, slo=_limits(slo), **given)
     say = print_lines(quiet=quiet)
     with connected(executor, workers) as where:
@@ -301,6 +304,9 @@ def simulate(
     """
     from batchcube.sweeps.run.single import simulate_one, with_requests
 
+    _require_numbers(replication=replication)
+    if at is not None and not isinstance(at, Mapping):
+        raise InputError("must have values by the names of axes, {'bins': 4}", path="`at`", value=at)
     if requests is None:
         return simulate_one(_sweep(sweep), at or {}, replication, backend)
     tables = _tables(sweep) if isinstance(sweep, Mapping) else _sweep(sweep).document
@@ -337,10 +343,11 @@ def extend(
     from batchcube.sweeps.progress import shown, tell_notes
     from batchcube.sweeps.run import growing
 
+    _require_counts(workers=workers, replications=replications)
     with shown(quiet=quiet) as progress:
         grown = growing.extend(
             Path(cube),
-            _plain(settings or {}),
+            _settings(settings),
             replications=replications,
             workers=workers,
             progress=progress,
@@ -512,17 +519,54 @@ def _require_known(given: Iterable[str], known: Iterable[str]) -> None:
             raise InputError(f"no such argument; {suggestion(name, known)}", path=f"`{name}`")
 
 
+def _require_numbers(**given: Any) -> None:
+    """Refuse arguments that are no numbers."""
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise InputError("must be a number", path=f"`{name}`", value=repr(value))
+
+
+def _require_counts(**given: Any) -> None:
+    """Refuse arguments that count something and are no counts; None is one that was left out."""
+    for name, value in given.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+            raise InputError("must be a whole number >= 1", path=f"`{name}`", value=repr(value))
+
+
 def _limits(slo: Mapping[str, float] | Iterable[str]) -> list[str]:
     """Return limits as the command takes them."""
-    if isinstance(slo, Mapping):
-        return [f"{name}={limit}" for name, limit in slo.items()]
-    return [slo] if isinstance(slo, str) else list(slo)
+    return _texts("slo", slo, "'ttft_p99_s=2'", {"ttft_p99_s": 2.0})
+
+
+def _texts(name: str, given: Any, text: str, table: dict[str, Any]) -> list[str]:
+    """Return what is said in texts, or by name, as the command takes it; a text and a table are examples."""
+    if isinstance(given, Mapping):
+        return [f"{key}={value}" for key, value in given.items()]
+    texts: list[Any] = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [None]
+    if not all(isinstance(one, str) for one in texts):
+        raise InputError(f"must be text, {text}, a list of texts, or {table}", path=f"`{name}`", value=repr(given))
+    return texts
+
+
+def _settings(settings: Mapping[str, Any] | None) -> Any:
+    """Return settings as a TOML file would give them."""
+    if settings is not None and not isinstance(settings, Mapping):
+        problem = "must have values by the paths of settings, {'policy.bins': 4}"
+        raise InputError(problem, path="`settings`", value=repr(settings))
+    return _plain(settings or {})
 
 
 def _sweep(sweep: "Sweep | str | os.PathLike[str] | Mapping[str, Any]") -> "Sweep":
+    from batchcube.sweeps.spec.document import Sweep
+
     if isinstance(sweep, Mapping):
         return _build(sweep)
-    return load_spec(sweep) if isinstance(sweep, str | os.PathLike) else sweep
+    if isinstance(sweep, str | os.PathLike):
+        return load_spec(sweep)
+    if isinstance(sweep, Sweep):
+        return sweep
+    problem = "must be a sweep, its tables, a file or the name of a preset"
+    raise InputError(problem, path="`sweep`", value=type(sweep).__name__)
 
 
 def _plain(value: Any) -> Any:

@@ -58,8 +58,10 @@ _registered: dict[str, Registered] = {}
 def register(policy: Policy, origin: str | None = None) -> None:
     """Make a policy known by its name; one registered before under this name is replaced.
 
-    Raises InputError for a name that is taken by the package, and for settings that are not numbers.
+    Raises InputError for what is no policy, a name that is taken by the package, and settings that are not numbers.
     """
+    if not isinstance(policy, Policy):
+        raise InputError("must be a Controller or an Order", path="`policy`", value=repr(policy))
     if not policy.name.isidentifier() or policy.name in RESERVED:
         raise InputError("must be letters, digits and _, and no policy of batchcube", value=repr(policy.name))
     for setting in settings_of(policy):

@@ -74,7 +74,7 @@ def with_requests(tables: Mapping[str, Any], requests: Mapping[str, Any]) -> Ite
     """
     try:
         table = pd.DataFrame(dict(requests))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(quoted(error), path="`requests`") from None
     workload = {"predictor": {"kind": "column"}} if "predicted_tokens" in table else {}
     with TemporaryDirectory(prefix="batchcube-requests-") as folder:

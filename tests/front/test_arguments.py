@@ -113,6 +113,21 @@ def test_the_other_functions_name_their_own(cube: Path) -> None:
         (api.capacity, ("multi-bin-fig8", {"latency_mean_s": 9.0}), {"low": 2.0, "high": 1.0}, {"low", "high"}),
         (api.capacity, ("multi-bin-fig8", {"latency_mean_s": 9.0}), {"growth": 2.0}, {"growth"}),
         (api.capacity, ("multi-bin-fig8", {"latency_mean_s": 9.0}), {"tolerance": 0.0}, {"tolerance"}),
+        (api.capacity, ("multi-bin-fig8", {"latency_mean_s": 9.0}), {"growth": None}, {"growth"}),
+        (api.capacity, ("multi-bin-fig8", {"latency_mean_s": 9.0}), {"tolerance": "5%"}, {"tolerance"}),
+        (api.capacity, ("multi-bin-fig8", {"latency_mean_s": 9.0}), {"low": "1", "high": "2"}, {"low"}),
+        (api.capacity, ("multi-bin-fig8", None), {}, {"slo"}),
+        (api.run, ("multi-bin-fig8",), {"precision": 0.02}, {"precision"}),
+        (api.run, ("multi-bin-fig8",), {"precision": [0.02]}, {"precision"}),
+        (api.run, ("multi-bin-fig8",), {"workers": "all"}, {"workers"}),
+        (api.run, ("multi-bin-fig8",), {"workers": True}, {"workers"}),
+        (api.run, ("multi-bin-fig8",), {"precision": "2%", "max_replications": 2.5}, {"max_replications"}),
+        (api.run, (None,), {}, {"sweep"}),
+        (api.simulate, ("multi-bin-fig8", ["bins"]), {}, {"at"}),
+        (api.simulate, ("multi-bin-fig8",), {"replication": "1"}, {"replication"}),
+        (api.simulate, ({}, None), {"requests": 3}, {"requests"}),
+        (api.register, (len,), {}, {"policy"}),
+        (api.extend, (cube,), {"replications": 0}, {"replications"}),
         (api.extend, (cube,), {}, {"settings", "replications"}),
         (api.join, ([cube, cube], cube), {}, {"overwrite"}),
     ):
@@ -218,8 +233,9 @@ def test_every_argument_in_an_error_is_an_option() -> None:
     texts = [(place, text) for place, node in mistakes() for text in texts_of(node)]
     named = {name for _, text in texts for name in MARKED.findall(text)}
     assert len(named) > 30
-    assert {name for name in named if not is_option(name)} == {"replication", "requests"}
-    assert {"replication", "requests"} <= arguments_of(api.simulate)
+    assert {name for name in named if not is_option(name)} == {"at", "policy", "replication", "requests", "sweep"}
+    assert {"at", "replication", "requests", "sweep"} <= arguments_of(api.simulate)
+    assert "policy" in arguments_of(api.register)
     vllms = ("sweeps/serving/scheduling.py", "--scheduling-policy ")
     assert [one for one in texts if one != vllms and OPTION.search(COMMAND.sub("", one[1]))] == []
 
