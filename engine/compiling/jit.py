@@ -3,24 +3,43 @@
 import pickle
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 from llvmlite.binding import address_of_symbol
 from numba.core.caching import NullCache
-from numba.core.compiler import CompileResult
+from numba.core.codegen import RuntimeLinker
+from numba.core.compiler import Compiler, CompileResult
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
-from ..cache import cache_directory, note
+from ..cache import note
 from .kept import KeptFile, kept_file
+from .libraries import KernelLibrary, is_known
 from .parts import PART
 from .source import UnhashableError, source_digest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
+
+class KernelCompiler(Compiler):  # type: ignore[misc]
+    """Numba's own, but for the library that the code goes into, where Numba's insides are known."""
+
+    def _compile_core(self) -> Any:
+        generator = self.state.targetctx.codegen()
+        if is_known(generator):
+            self.state.library = KernelLibrary(generator, self.state.func_id.func_qualname)
+            self.state.library.enable_object_caching()
+        return super()._compile_core()
+
+
+_OPTIONS = {
+    "nogil": True,
+    "error_model": "numpy",
+    "_nrt": False,
+    "no_cfunc_wrapper": True,
+    "pipeline_class": KernelCompiler,
+}
 
 
 class KernelCache(NullCache):  # type: ignore[misc]
@@ -28,11 +47,6 @@ class KernelCache(NullCache):  # type: ignore[misc]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-
-    @property
-    def cache_path(self) -> Path | None:
-        """Return the folder of the files."""
-        return cache_directory()
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """Return the kernel compiled for a signature, None where there is none; a damaged file is deleted."""
@@ -65,16 +79,23 @@ class KernelCache(NullCache):  # type: ignore[misc]
             return
         module = compiled.library._final_module
         needed = [part.name for part in (*module.functions, *module.global_variables) if part.is_declaration]
+        # What calls itself with other types than it was called with: a process that loads it would call nothing.
+        if any(name.startswith(RuntimeLinker.PREFIX) for name in needed):
+            note(f"{self._function.__name__}: compiled on every run, as it uses a function that calls itself")
+            return
         file.write(dumps(compiled._reduce()) + dumps([name for name in needed if not name.startswith("llvm.")]))
 
     def _file(self, signature: Any, context: Any) -> KeptFile | None:
-        name = self._function.__name__
+        name, generator = self._function.__name__, context.codegen()
+        if not is_known(generator):
+            note(f"kernels are compiled on every run, as Numba {numba.__version__} is too new")
+            return None
         try:
             source = source_digest(self._function, signature)
         except UnhashableError as error:
             note(f"{name}: compiled on every run, as it uses {error}")
             return None
-        return kept_file(name, "kernel", source, _OPTIONS, context.codegen().magic_tuple())
+        return kept_file(name, "kernel", source, _OPTIONS, generator.magic_tuple())
 
 
 def jit(function: F) -> F:

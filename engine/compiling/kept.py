@@ -13,6 +13,8 @@ import numpy as np
 
 from ..cache import cache_directory, note
 
+_FORMAT = 2
+"""Raised where files have come to hold something else."""
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -67,7 +69,7 @@ def kept_file(name: str, kind: str, source: str, *made_by: Any) -> KeptFile | No
     folder = cache_directory()
     if folder is None:
         return None
-    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+    versions = (_FORMAT, sys.version, numba.__version__, llvmlite.__version__, np.__version__)
     settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
     compiled_from = repr((versions, settings, made_by)) + source
     return KeptFile(folder, name, hashlib.sha256(compiled_from.encode()).hexdigest(), kind)

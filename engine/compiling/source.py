@@ -5,6 +5,9 @@ import sys
 import types
 from collections.abc import Callable
 from enum import Enum
+from functools import cache
+from pathlib import Path
+from sysconfig import get_path
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,14 @@ from numba.core.types.containers import BaseNamedTuple, BaseTuple
 from numba.core.types.misc import Optional
 from numba.core.typing.templates import builtin_registry
 
-LIBRARIES = sys.stdlib_module_names | {"numpy", "numba"}
-"""Packages whose functions are known by name, as they come with their version."""
+
+@cache
+def is_library(package: str) -> bool:
+    """Say whether a package is Python's own, NumPy or Numba, whose functions are known by name: versions tell them."""
+    if package not in sys.stdlib_module_names:
+        return package in ("numpy", "numba")
+    file = getattr(sys.modules.get(package), "__file__", None)
+    return file is None or any(Path(file).is_relative_to(get_path(name)) for name in ("stdlib", "platstdlib"))
 
 
 class UnhashableError(TypeError):
@@ -27,8 +36,8 @@ def source_digest(function: Callable[..., Any], arguments: Any) -> str:
 
     It covers the code and the constants of the kernel and of every function that can be reached from it, ours or a
     user's, as they are in this process, through what Numba compiles in place of them; and the fields of its arguments.
-    Of LIBRARIES it knows the names only. Raises UnhashableError where something that may be compiled in cannot be
-    distinguished from another of its kind.
+    Of Python's own functions, NumPy's and Numba's it knows the names only. Raises UnhashableError where something that
+    may be compiled in cannot be distinguished from another of its kind.
     """
     fingerprint = Fingerprint()
     fingerprint.arguments(arguments)
@@ -68,10 +77,11 @@ class Fingerprint:
 
     def comes_from(self, module: str | None) -> None:
         """Remember a package; what is made by `exec` may be of none."""
-        self.packages.add(str(module).partition(".")[0])
+        self.packages.add(_package(module))
 
     def value(self, value: Any) -> None:
         """Write whatever a function's code may refer to."""
+        self.comes_from(type(value).__module__)
         if isinstance(value, Dispatcher):
             compiled: Any = value
             self.write(sorted(compiled.targetoptions.items()), sorted(compiled.locals.items()))
@@ -98,10 +108,10 @@ class Fingerprint:
             self.comes_from(value.__module__)
             self.write("type", value.__module__, value.__qualname__, getattr(value, "_fields", ()))
             if issubclass(value, Enum):
-                self.value([(member.name, member.value) for member in value])
+                self.value([(name, member.value) for name, member in value.__members__.items()])
         elif isinstance(value, types.BuiltinFunctionType | np.ufunc):
             self.write("builtin", getattr(value, "__module__", ""), value.__name__)
-        elif isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] in LIBRARIES:
+        elif isinstance(value, types.ModuleType) and is_library(_package(value.__name__)):
             self.write("module", value.__name__)
         else:
             raise UnhashableError(f"a {type(value).__name__}")
@@ -118,7 +128,10 @@ class Fingerprint:
             self.value(part)
         self.attributes(function.__globals__, _names(function.__code__))
         for cell in function.__closure__ or ():
-            self.value(cell.cell_contents)
+            try:
+                self.value(cell.cell_contents)
+            except ValueError:
+                raise UnhashableError("a name that has no value yet") from None
         for template in self.templates(function):
             self.write(sorted(template._jit_options.items()))
             self.value(template._overload_func)
@@ -128,14 +141,17 @@ class Fingerprint:
         for name in sorted(names & scope.keys()):
             value = scope[name]
             self.write("name", name)
-            if not isinstance(value, types.ModuleType) or value.__name__.partition(".")[0] in LIBRARIES:
+            if not isinstance(value, types.ModuleType) or is_library(_package(value.__name__)):
                 self.value(value)
+            elif hasattr(value, "__getattr__"):
+                raise UnhashableError("a module that makes its values when they are asked for")
             elif value not in within:
                 self.comes_from(value.__name__)
                 self.attributes(vars(value), names, (*within, value))
 
     def code(self, code: types.CodeType) -> None:
         """Write code, but not the lines it came from."""
+        self.write(code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_exceptiontable)
         self.write("code", code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_flags)
         self.value(code.co_consts)
 
@@ -145,11 +161,15 @@ class Fingerprint:
         They are looked up where `overload` puts them: Numba's typing context has them too, but takes as long to be
         filled as all else that a kernel is loaded with. What Numba has for functions of NumPy comes with its version.
         """
-        if str(function.__module__).partition(".")[0] == "numpy":
+        if _package(function.__module__) == "numpy":
             return []
         known = (kind for value, kind in builtin_registry.globals if value is function)
         templates = (template for kind in known for template in kind.templates)
         return [template for template in templates if hasattr(template, "_overload_func")]
+
+
+def _package(module: str | None) -> str:
+    return str(module).partition(".")[0]
 
 
 def _names(code: types.CodeType) -> set[str]:

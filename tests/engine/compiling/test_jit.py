@@ -5,12 +5,15 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from numba.core import config
 from numba.core.cpu import CPUContext
 
+from batchcube.engine.compiling import libraries
 from batchcube.engine.compiling.jit import inline, jit
+from helpers.compiling import in_another_process
 
 
 @inline
@@ -72,6 +75,53 @@ def test_a_kernel_is_loaded_without_what_compiles(kept):
             [sys.executable, "-c", IN_ANOTHER_PROCESS], env=environment, capture_output=True, text=True, check=True
         )
         assert done.stdout == told
+
+
+OF_A_HELPER = """
+import sys
+import numpy as np
+from numba import njit
+from batchcube.engine.compiling.jit import jit
+
+def kernel(k):
+    @njit
+    def grown(n, x):
+        return x if n <= 0 else grown(n - 1, k * x)
+
+    @jit
+    def kernel(out):
+        out[0] = grown(3.0, 1.0)
+
+    return kernel
+
+out = np.empty(1)
+for k in sys.argv[1:]:
+    made = kernel(float(k))
+    made(out)
+    print(out[0], sum(made.stats.cache_hits.values()))
+"""
+
+
+def test_helpers_of_one_name_in_kernels_of_different_processes_are_told_apart(kept):
+    assert in_another_process(kept, OF_A_HELPER, 2) == "8.0 0\n"
+    assert in_another_process(kept, OF_A_HELPER, 3) == "27.0 0\n"
+    assert in_another_process(kept, OF_A_HELPER, 2, 3) == "8.0 1\n27.0 1\n"
+
+
+def test_a_kernel_whose_code_lies_elsewhere_is_not_kept(kept):
+    program = OF_A_HELPER.replace("3.0, 1.0", "3, 1.0")  # Numba compiles for `Literal[int](3)`, then for what calls it
+    assert in_another_process(kept, program, 2) == "8.0 0\n"
+    assert in_another_process(kept, program, 2) == "8.0 0\n"
+
+
+@pytest.mark.parametrize("what", ["_OF_LIBRARY", "_OF_ENGINE"])
+def test_kernels_are_not_kept_where_numbas_insides_are_others(kept, monkeypatch, caplog, what):
+    monkeypatch.setattr(libraries, what, (*getattr(libraries, what), "_renamed_since"))
+    assert run() == ([6.0, 12.0], False)
+    assert run() == ([6.0, 12.0], False)
+    assert not list(kept.glob("*"))
+    (message,) = caplog.messages
+    assert message == f"batchcube: kernels are compiled on every run, as Numba {numba.__version__} is too new"
 
 
 OF_THE_MAIN_MODULE = """
@@ -228,8 +278,7 @@ def test_another_process_may_keep_the_same_kernel_at_the_same_time(kept, monkeyp
 
 
 def test_without_a_folder_kernels_compile_and_run(kept, monkeypatch):
-    for module in ("jit", "kept"):
-        monkeypatch.setattr(f"batchcube.engine.compiling.{module}.cache_directory", lambda: None)
+    monkeypatch.setattr("batchcube.engine.compiling.kept.cache_directory", lambda: None)
     assert run() == ([6.0, 12.0], False)
     assert not kept.exists()
 

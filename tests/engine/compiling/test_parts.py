@@ -1,16 +1,13 @@
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from numba.core.codegen import JITCodeLibrary
 
 import batchcube as bc
-from batchcube.engine.compiling import parts
+from batchcube.engine.compiling import libraries, parts
 from batchcube.engine.compiling.jit import inline, jit
-from batchcube.engine.compiling.parts import LARGEST_ALONE, PartLibrary
+from batchcube.engine.compiling.libraries import LARGEST_ALONE, PartLibrary
 from batchcube.engine.policies import registry
+from helpers.compiling import in_another_process
 from helpers.outside import EXAMPLES, load
 
 
@@ -44,6 +41,7 @@ def test_a_part_becomes_machine_code_with_its_kernels_only(kept, monkeypatch, ch
     (made,) = compiled.overloads.values()
     (part,) = (library for library in made.library._linking_libraries if "branches" in library.name)
     assert isinstance(part, PartLibrary)
+    assert list(part.get_defined_functions())
     assert not [made for made in part.get_defined_functions() if part.codegen._engine.is_symbol_defined(made.name)]
     code = made.library.get_asm_str()
     assert not [line for line in code.splitlines() if "call" in line and "branches" in line]
@@ -51,7 +49,7 @@ def test_a_part_becomes_machine_code_with_its_kernels_only(kept, monkeypatch, ch
 
 @pytest.mark.parametrize("what", ["_OF_LIBRARY", "_OF_ENGINE"])
 def test_parts_have_numbas_own_library_where_its_insides_are_others(kept, monkeypatch, what):
-    monkeypatch.setattr(parts, what, (*getattr(parts, what), "_renamed_since"))
+    monkeypatch.setattr(libraries, what, (*getattr(libraries, what), "_renamed_since"))
     monkeypatch.setitem(globals(), "rule", branching(1))
     compiled, out = jit(kernel), np.empty(2)
     compiled(np.array([0.0, 1.5]), out)
@@ -133,10 +131,10 @@ import sys
 from typing import NamedTuple
 import numpy as np
 from numba import njit
-from batchcube.engine.compiling import parts
+from batchcube.engine.compiling import libraries, parts
 from batchcube.engine.compiling.jit import inline, jit
 
-parts.LARGEST_ALONE = 0  # what is called lies in the file by itself
+libraries.LARGEST_ALONE = 0  # what is called lies in the file by itself
 parts.KEPT_PACKAGES.add("__main__")
 finalize, compiled = parts.PartLibrary.finalize, []
 parts.PartLibrary.finalize = lambda library: [compiled.append(library), finalize(library)]
@@ -162,17 +160,10 @@ print(out, len(compiled))
 """
 
 
-def in_another_process(kept, program, *arguments):
-    """Return what a program prints."""
-    environment = {**os.environ, "BATCHCUBE_CACHE": str(kept.parents[1])}
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-
-
-@pytest.mark.parametrize("first", ["a", "b"])
-def test_policies_whose_states_have_one_name_are_told_apart(tmp_path, monkeypatch, first):
+@pytest.mark.usefixtures("kept")
+def test_policies_whose_states_have_one_name_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_registered", {})
-    for name in sorted("ab", reverse=first == "b"):
+    for name in "ab":
         text = (EXAMPLES / "aimd.py").read_text().replace('"aimd"', f'"aimd_{name}"')
         registry.register(load(tmp_path / f"aimd_{name}.py", text).AIMD)
         tables = {

@@ -1,9 +1,11 @@
 import inspect
 import math
 import pkgutil
+import sys
 import types
 from enum import Enum
 from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from numba.types import Optional, Tuple
 from batchcube.engine import dialect, policies
 from batchcube.engine.batches.numba.dynamic import dynamic_kernel
 from batchcube.engine.batches.numba.static import static_kernel
-from batchcube.engine.compiling.source import Fingerprint, UnhashableError, source_digest
+from batchcube.engine.compiling.source import Fingerprint, UnhashableError, is_library, source_digest
 from batchcube.engine.continuous.numba.fleet import fleet_kernel
 from batchcube.engine.numba import heap
 from batchcube.engine.numba.state import structure_of
@@ -135,9 +137,10 @@ def test_values_are_told_apart():
         np.float64(1.0), np.float32(1.0), np.ones(2), np.ones((2, 1)), np.zeros(2), np.dtype("i8"),
         np.dtype([("a", "i8")]), math.floor, math.ceil, closure(1), closure(2), lambda x: x, lambda x, y=1: x,
         lambda x, y=2: x, lambda x: (lambda: x), Point(1.0, 2.0), Flipped(1.0, 2.0), Enum("Kind", {"A": 1}),
-        Enum("Kind", {"A": 2}), Enum("Kind", {"B": 1}), njit(double), njit("float64(float64)")(double),
+        Enum("Kind", {"A": 2}), Enum("Kind", {"B": 1}), Enum("Kind", {"A": 1, "B": 1}), njit(double),
+        njit("float64(float64)")(double),
         njit("float64(float32)")(double), njit(locals={"x": float64})(double), njit(nogil=True)(double),
-        of_module(A=1), of_module(A=2), of_module(A=1.0), of_module(A=double),
+        of_module(A=1), of_module(A=2), of_module(A=1.0), of_module(A=double), lambda x, y: x, lambda x, *, y: x,
     ]  # fmt: skip
     assert len({told(value) for value in values}) == len(values)
 
@@ -157,6 +160,34 @@ def test_fields_of_arguments_are_told_apart_within_tuples_too():
 def test_fields_of_arguments_are_told_apart_where_there_may_be_none():
     given = [Optional(typeof(kind(1.0, 2.0))) for kind in (Point, Flipped)]
     assert source_digest(heap.push, given[:1]) != source_digest(heap.push, given[1:])
+
+
+def test_what_a_module_makes_when_it_is_asked_is_refused():
+    with pytest.raises(UnhashableError, match="a module that makes its values"):
+        told(of_module(__getattr__=lambda name: 1))
+
+
+def test_a_name_without_a_value_is_refused():
+    def early():
+        return late
+
+    with pytest.raises(UnhashableError, match="a name that has no value yet"):
+        told(early)
+    late = 1
+    assert told(early)
+
+
+def test_a_users_file_that_is_called_as_one_of_pythons_is_no_library(monkeypatch):
+    is_library.cache_clear()
+    assert is_library("profile")
+    assert is_library("math")
+    assert not is_library("batchcube")
+    is_library.cache_clear()
+    monkeypatch.setitem(sys.modules, "profile", types.ModuleType("profile"))
+    sys.modules["profile"].__file__ = str(Path("profile.py").resolve())
+    assert not is_library("profile")
+    monkeypatch.undo()
+    is_library.cache_clear()
 
 
 def test_what_is_not_looked_at_in_a_module_changes_nothing():
