@@ -57,8 +57,7 @@ class KernelCache(NullCache):  # type: ignore[misc]
         stream = BytesIO(payload)
         try:
             compiled, needed = pickle.load(stream), pickle.load(stream)
-        # It names a user's module, which is not to be found from here; or is of a version that kept less.
-        except (ImportError, AttributeError, EOFError):
+        except (ImportError, AttributeError):  # it names a user's module, which is not to be found from here
             return None
         # Numba begins by loading all that can be compiled, its linear algebra included: for most of our kernels that
         # would take longer than all else, and they need none of it.
