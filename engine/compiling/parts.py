@@ -47,13 +47,12 @@ KEPT_PACKAGES = {"batchcube"}
 
 def _file(state: Any) -> KeptFile | None:
     """Return the file of a part; None for one that is not kept."""
-    function, source = state.func_id.func, Fingerprint()
+    function = state.func_id.func
     try:
-        source.arguments(state.args)
-        source.value(function)
+        source = Fingerprint.of(function, state.args)
     except UnhashableError:
         return None
-    if not {package for package in source.packages if not is_library(package)} <= KEPT_PACKAGES:
+    if not all(package in KEPT_PACKAGES or is_library(package) for package in source.packages):
         return None
     how = LARGEST_ALONE, str(state.flags), state.targetctx.codegen().magic_tuple()
     return kept_file(function.__name__, "part", source.digest.hexdigest(), *how)

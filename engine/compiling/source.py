@@ -39,10 +39,7 @@ def source_digest(function: Callable[..., Any], arguments: Any) -> str:
     Of Python's own functions, NumPy's and Numba's it knows the names only. Raises UnhashableError where something that
     may be compiled in cannot be distinguished from another of its kind.
     """
-    fingerprint = Fingerprint()
-    fingerprint.arguments(arguments)
-    fingerprint.value(function)
-    return fingerprint.digest.hexdigest()
+    return Fingerprint.of(function, arguments).digest.hexdigest()
 
 
 class Fingerprint:
@@ -53,6 +50,14 @@ class Fingerprint:
         self.packages: set[str] = set()
         """Where all of it comes from: the first names of modules."""
         self.seen: dict[int, int] = {}
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], arguments: Any) -> "Fingerprint":
+        """Return what a function is compiled from, for arguments of some Numba types."""
+        fingerprint = cls()
+        fingerprint.arguments(arguments)
+        fingerprint.value(function)
+        return fingerprint
 
     def write(self, *words: Any) -> None:
         """Write values that Python prints in one way only."""
@@ -129,9 +134,10 @@ class Fingerprint:
         self.attributes(function.__globals__, _names(function.__code__))
         for cell in function.__closure__ or ():
             try:
-                self.value(cell.cell_contents)
+                content = cell.cell_contents
             except ValueError:
                 raise UnhashableError("a name that has no value yet") from None
+            self.value(content)
         for template in self.templates(function):
             self.write(sorted(template._jit_options.items()))
             self.value(template._overload_func)

@@ -124,6 +124,22 @@ def test_without_a_folder_parts_are_compiled(kept, monkeypatch):
     assert not kept.exists()
 
 
+@pytest.mark.usefixtures("kept")
+def test_policies_whose_states_have_one_name_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+    for name in "ab":
+        text = (EXAMPLES / "aimd.py").read_text().replace('"aimd"', f'"aimd_{name}"')
+        registry.register(load(tmp_path / f"aimd_{name}.py", text).AIMD)
+        tables = {
+            "policy": {"mode": "dynamic_only", "largest_batch": 4, "controller": {"name": f"aimd_{name}"}},
+            "server": {"service": {"law": "linear", "a0_s": 0.05, "a1_s_per_token": 0.01, "gamma": 0.02}},
+            "report": {"horizon_s": 10.0},
+        }
+        requests = {"arrival_s": [0.0, 0.1, 0.2], "prompt_tokens": [64] * 3, "output_tokens": [12, 250, 30]}
+        found = [bc.simulate(tables, requests=requests, backend=backend).report for backend in ("numba", "reference")]
+        assert found[0]["latency_mean_s"] == found[1]["latency_mean_s"]
+
+
 # All that `times` makes has one name; Numba tells functions apart by how many it compiled before. `multiply` is no
 # part, and is kept within the one that calls it.
 IN_ANOTHER_PROCESS = """
@@ -158,22 +174,6 @@ out = np.empty(2)
 kernel(*(times(float(k)) for k in sys.argv[1:]))(out)
 print(out, len(compiled))
 """
-
-
-@pytest.mark.usefixtures("kept")
-def test_policies_whose_states_have_one_name_are_told_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_registered", {})
-    for name in "ab":
-        text = (EXAMPLES / "aimd.py").read_text().replace('"aimd"', f'"aimd_{name}"')
-        registry.register(load(tmp_path / f"aimd_{name}.py", text).AIMD)
-        tables = {
-            "policy": {"mode": "dynamic_only", "largest_batch": 4, "controller": {"name": f"aimd_{name}"}},
-            "server": {"service": {"law": "linear", "a0_s": 0.05, "a1_s_per_token": 0.01, "gamma": 0.02}},
-            "report": {"horizon_s": 10.0},
-        }
-        requests = {"arrival_s": [0.0, 0.1, 0.2], "prompt_tokens": [64] * 3, "output_tokens": [12, 250, 30]}
-        found = [bc.simulate(tables, requests=requests, backend=backend).report for backend in ("numba", "reference")]
-        assert found[0]["latency_mean_s"] == found[1]["latency_mean_s"]
 
 
 def test_parts_of_one_name_from_different_processes_are_told_apart(kept):
