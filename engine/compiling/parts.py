@@ -5,6 +5,7 @@ from typing import Any
 
 from llvmlite.binding import parse_bitcode
 from numba.core.compiler import Compiler, compile_result
+from numba.core.typing import signature
 
 from .kept import KeptFile, kept_file
 from .libraries import LARGEST_ALONE, KeptLibrary, PartLibrary, is_known
@@ -62,13 +63,18 @@ def _payload(compiled: Any) -> bytes:
     """Return a part as it is kept."""
     library, descriptor = compiled.library, compiled.fndesc
     descriptor.typemap = descriptor.calltypes = None  # as Numba does when it keeps something: nobody needs them again
-    bitcode = library._final_module.as_bitcode()
-    return pickle.dumps((library.name, bitcode, descriptor, compiled.environment, compiled.signature))
+    arguments, descriptor.argtypes = descriptor.argtypes, None  # types of functions are those of one process
+    bitcode, result = library._final_module.as_bitcode(), compiled.signature.return_type
+    try:
+        return pickle.dumps((library.name, bitcode, descriptor, compiled.environment, result))
+    finally:
+        descriptor.argtypes = arguments
 
 
 def _restored(payload: bytes, state: Any) -> Any:
     """Return what was compiled for a part that was kept."""
-    name, bitcode, descriptor, environment, signature = pickle.loads(payload)
+    name, bitcode, descriptor, environment, result = pickle.loads(payload)
+    descriptor.argtypes = state.args
     context = state.targetctx
     library = KeptLibrary(context.codegen(), name)
     library._final_module = parse_bitcode(bitcode)
@@ -79,7 +85,7 @@ def _restored(payload: bytes, state: Any) -> Any:
         typing_context=state.typingctx,
         target_context=context,
         entry_point=entry,
-        signature=signature,
+        signature=signature(result, *state.args),
         objectmode=False,
         lifted=(),
         fndesc=descriptor,

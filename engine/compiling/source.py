@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 from numba.core.types import Callable as CallableType
+from numba.core.types import Function
 from numba.core.types.containers import BaseNamedTuple, BaseTuple
 from numba.core.types.misc import Optional
 from numba.core.typing.templates import builtin_registry
@@ -64,21 +65,26 @@ class Fingerprint:
         self.digest.update(repr(words).encode())
 
     def arguments(self, arguments: Any) -> None:
-        """Write argument types; Numba's name of a named tuple leaves out what its fields are called.
+        """Write argument types: of functions what they do, as Numba's name of one is where it lies in this process.
 
-        Raises UnhashableError for the type of a function, whose name is where it lies in this process.
+        Raises UnhashableError for what else can be called.
         """
         for given in arguments:
-            if isinstance(given, CallableType):
-                raise UnhashableError("a function as an argument")
-            self.write(str(given))
-            if isinstance(given, BaseNamedTuple):
-                self.write(given.fields)
-                self.comes_from(given.instance_class.__module__)
+            self.write(type(given).__name__)
             if isinstance(given, BaseTuple):
+                self.write(len(given))
+                if isinstance(given, BaseNamedTuple):
+                    self.write(given.instance_class.__qualname__, given.fields)
+                    self.comes_from(given.instance_class.__module__)
                 self.arguments(given)
             elif isinstance(given, Optional):
                 self.arguments((given.type,))
+            elif isinstance(given, Function):
+                self.value(given.typing_key)
+            elif isinstance(given, CallableType):
+                raise UnhashableError("a function as an argument")
+            else:
+                self.write(str(given))
 
     def comes_from(self, module: str | None) -> None:
         """Remember a package; what is made by `exec` may be of none."""

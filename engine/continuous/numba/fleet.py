@@ -39,9 +39,11 @@ def count_all(now, workspace):
 
 
 @inline
-def way_to(now, turn, setup, workspace):
-    """Return the replica that a request goes to, and count it there; it is the `turn`-th that is not turned away."""
-    fleet = setup.fleet
+def way_to(now, turn, blocks, fleet, workspace):
+    """Return the replica that a request goes to, and count it there; it is the `turn`-th that is not turned away.
+
+    Each replica has so many `blocks`.
+    """
     best = first = first_asked(turn, fleet)
     least = np.inf
     for k in range(fleet.replicas):
@@ -49,7 +51,7 @@ def way_to(now, turn, setup, workspace):
         state, known = workspace.state[r], workspace.counts[r]
         load = (state[WAITING] + running_at(now, state)) * 1.0
         if fleet.routing != SHORTEST_QUEUE:
-            load = load_of(known[0], known[1], known[2], setup.replica.blocks, fleet)
+            load = load_of(known[0], known[1], known[2], blocks, fleet)
         if load < least:
             best, least = r, load
     workspace.counts[best, 0] += 1
@@ -73,12 +75,12 @@ def fleet_kernel(
     @jit
     def run_fleet(requests, bin_of, setup, records, tally, workspace, order, begin, judged):
         given, fleet, reporting = setup
-        law, replica = given.law, with_rules(given, rules)
+        law, control, replica = given.law, given.control, with_rules(given, rules)
         arrival, replicas = requests.arrival, fleet.replicas
         for r in range(replicas):
             part = part_of(workspace, r, rules and workspace.caching, False)
-            view = view_of(0, requests, replica.control, part)
-            store(part.kept, start_all(means_of(STEPS, part), view, replica.control)[0])
+            view = view_of(0, requests, control, part)
+            store(part.kept, start_all(means_of(STEPS, part), view, control)[0])
         limits = start_counting(first_arrival(requests, records, reporting), judged, requests, reporting, tally)
         rounds = len(arrival) if looks_at_queues(fleet) else 0
         counted = turn = 0
@@ -93,7 +95,7 @@ def fleet_kernel(
                     mine = order[begin[r] : begin[r + 1]]
                     part = part_of(workspace, r, rules and workspace.caching, False)
                     advance(
-                        requests, bin_of, law, replica, fleet, records, limits, tally, part, mine,
+                        requests, bin_of, law, control, replica, fleet, records, limits, tally, part, mine,
                         until if last else due, decide_all, load, store, key,
                     )  # fmt: skip
                     if tally.totals[OVERRUN]:
@@ -102,7 +104,7 @@ def fleet_kernel(
                     count_all(due, workspace)
                     counted = due
             if i < rounds:
-                r = way_to(until, turn, setup, workspace)
+                r = way_to(until, turn, replica.blocks, fleet, workspace)
                 turn += 1
                 part = part_of(workspace, r, rules and workspace.caching, False)
                 part.state[NOW] = max(part.state[NOW], until)

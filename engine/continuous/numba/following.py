@@ -107,12 +107,12 @@ def following_kernel(
     @jit
     def run_following(requests, bin_of, setup, records, tally, workspace, agenda, after, judged, rehearsal, plans):
         given, fleet, reporting = setup
-        law, replica = given.law, with_rules(given, True)
+        law, control, replica = given.law, given.control, with_rules(given, True)
         arrival, replicas = requests.arrival, fleet.replicas
         for r in range(replicas):
             part = part_of(workspace, r, workspace.caching, True)
-            view = view_of(0, requests, replica.control, part)
-            store(part.kept, start_all(means_of(STEPS, part), view, replica.control)[0])
+            view = view_of(0, requests, control, part)
+            store(part.kept, start_all(means_of(STEPS, part), view, control)[0])
         since = first_measured(requests, records, reporting.warmup)
         limits = start_counting(since, judged, requests, reporting, tally)
         sent = workspace.numbers[:0]
@@ -156,7 +156,7 @@ def following_kernel(
                     return
                 r = turn % replicas
                 if looks_at_queues(fleet):
-                    r = way_to(coming, turn, setup, workspace)
+                    r = way_to(coming, turn, replica.blocks, fleet, workspace)
                 elif fleet.routing == BY_BIN:
                     r = bin_of[i] * replicas // fleet.bins
                 turn += 1
@@ -170,7 +170,7 @@ def following_kernel(
             first, last = 0, replicas
             if lockstep:
                 step_together(
-                    start, plans, requests, law, replica, fleet, records, limits, tally, workspace, decide_all,
+                    start, plans, requests, law, control, replica, fleet, records, limits, tally, workspace, decide_all,
                     load, store, key,
                 )  # fmt: skip
             else:
@@ -180,8 +180,8 @@ def following_kernel(
                     until = min(until, (start // COUNTED_EVERY + 1) * COUNTED_EVERY)
                 part = part_of(workspace, r, workspace.caching, True)
                 advance(
-                    requests, bin_of, law, replica, fleet, records, limits, tally, part, sent, until, decide_all,
-                    load, store, key,
+                    requests, bin_of, law, control, replica, fleet, records, limits, tally, part, sent, until,
+                    decide_all, load, store, key,
                 )  # fmt: skip
             if tally.totals[OVERRUN]:
                 return

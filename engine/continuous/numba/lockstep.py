@@ -31,7 +31,7 @@ WORKS, PREFILLS, GROWS, PLANNED = range(4)
 
 @inline
 def step_together(
-    now, plans, requests, law, replica, fleet, records, limits, tally, workspace, decide, load, store, key
+    now, plans, requests, law, control, replica, fleet, records, limits, tally, workspace, decide, load, store, key
 ):
     """Schedule a step at `now` on all replicas and take it; `plans` (replica, PLANNED) is room to work in."""
     begins, longest = now, 0
@@ -45,7 +45,7 @@ def step_together(
             continue
         while state[WINDOW] < limits.windows and (state[WINDOW] + 1) * limits.window <= begins:
             state[WINDOW] += 1
-        target = decision(now, requests, replica.control, part, decide, load, store)
+        target = decision(now, requests, control, part, decide, load, store)
         cap = most_active(target.batch, replica)
         work = schedule(begins, cap, replica, fleet, requests, limits, records, part, tally, key)
         state[IN_STEP] = state[RUNNING] + state[STAYED]

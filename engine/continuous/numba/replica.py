@@ -6,7 +6,7 @@ from ...compiling.jit import inline
 from ...policies.controller import Heads, View
 from ...policies.estimates import Observation, observe
 from ...policies.sla import TOKEN_GAP
-from ...policies.target import finished_of, last_of, steps_of
+from ...policies.target import Control, finished_of, last_of, steps_of
 from ...statistics import CONTINUOUS
 from ..model import LONGEST_GAP, Replica, is_crowded, longest_chunk, most_active, must_fit
 from ..steps import decode_ticks, kv_token_ticks, prefill_ticks
@@ -74,8 +74,8 @@ from .workspace import (
 )
 
 OVERRUN = CONTINUOUS.at("overrun")
-# In place of a law, where the settings of a replica are handed on without it.
-NO_LAW: Any = ()
+# In place of settings that are not handed on.
+LEFT_OUT: Any = ()
 ALL_DECODES = -2
 """Whoever decodes, in place of one request."""
 
@@ -383,12 +383,23 @@ def mean_gap(now, duration, decoding, chunked, workspace):
 def with_rules(replica, rules):
     """Return the settings of a replica, without the `rules` that `has_rules` asks for where there are none.
 
-    Where there are none as the kernel is compiled, it has no code for them. Nor is there the law: what is handed from
-    function to function shall be small, and one asks for it.
+    Where there are none as the kernel is compiled, it has no code for them. Nor are there the law and the settings of
+    a further controller: what is handed from function to function shall be small, and only one asks for each. Those
+    that a controller's settings do not reach are compiled once for all controllers.
     """
+    control = replica.control
     return Replica(
-        NO_LAW,
-        replica.control,
+        LEFT_OUT,
+        Control(
+            control.smallest,
+            control.largest,
+            control.sla,
+            control.memory,
+            control.smoothing,
+            control.prior_tokens,
+            control.prior_squares,
+            LEFT_OUT,
+        ),
         replica.token_budget,
         replica.chunked,
         replica.block_tokens,
@@ -577,14 +588,15 @@ def take_steps(
 
 @inline
 def advance(
-    requests, bin_of, law, replica, fleet, records, limits, tally, workspace, mine, until, decide, load, store, key
-):
+    requests, bin_of, law, control, replica, fleet, records, limits, tally, workspace, mine, until,
+    decide, load, store, key,
+):  # fmt: skip
     """Take the steps of one replica that are scheduled before `until`.
 
-    `mine` are the requests that are sent here, in order. `decide` belongs to the controllers, whose state is read and
-    kept with `load` and `store`, and `key` to the order of bins.
+    `mine` are the requests that are sent here, in order. `decide` belongs to the controllers of `control`, whose state
+    is read and kept with `load` and `store`, and `key` to the order of bins.
     """
-    state, size, control = workspace.state, replica.block_tokens, replica.control
+    state, size = workspace.state, replica.block_tokens
     arrival = requests.arrival
     now, begins, ahead = state[NOW], state[BEGINS], 1 if replica.async_scheduling else 0
     # Where nothing moves the cap, the first decision holds.
@@ -651,7 +663,7 @@ def advance(
             # The next is scheduled when the last of these steps begins.
             now = ends - (first + growing * (steps - 1))
         else:
-            learn(control, workspace)
+            learn(replica.control, workspace)
             now = ends
         begins = ends
         if workspace.followed and state[ENDED] > 0:

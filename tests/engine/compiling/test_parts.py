@@ -181,6 +181,46 @@ def test_parts_of_one_name_from_different_processes_are_told_apart(kept):
         assert in_another_process(kept, IN_ANOTHER_PROCESS, *factors) == f"{told}\n"
 
 
+GIVEN_A_RULE = """
+import sys
+import numpy as np
+from batchcube.engine.compiling import parts
+from batchcube.engine.compiling.jit import inline, jit
+
+parts.KEPT_PACKAGES.add("__main__")
+finalize, compiled = parts.PartLibrary.finalize, []
+parts.PartLibrary.finalize = lambda library: [compiled.append(library), finalize(library)]
+
+@inline
+def apply(rule, x):
+    return rule(x) + 1.0
+
+def times(k):
+    return inline(lambda x: k * x)
+
+def kernel(one, other, factor):
+    @jit
+    def kernel(out):
+        out[0], out[1] = apply(one, 1.0) * factor, apply(other, 10.0) * factor
+    return kernel
+
+one, other, factor = map(float, sys.argv[1:])
+out = np.empty(2)
+kernel(times(one), times(other), factor)(out)
+print(out, len(compiled))
+"""
+
+
+def test_a_part_given_a_function_is_kept_for_that_function(kept):
+    for numbers, told in (
+        ((2, 2, 1), "[ 3. 21.] 2"),
+        ((3, 2, 1), "[ 4. 21.] 2"),
+        ((2, 3, 5), "[ 15. 155.] 0"),
+        ((3, 3, 7), "[ 28. 217.] 0"),
+    ):
+        assert in_another_process(kept, GIVEN_A_RULE, *numbers) == f"{told}\n"
+
+
 OF_A_KERNEL = """
 import sys
 import numpy as np

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from numba import float64, int64, njit, typeof
+from numba.core.registry import cpu_target
 from numba.core.typing.templates import builtin_registry
 from numba.extending import register_jitable
 from numba.types import Optional, Tuple
@@ -206,7 +207,22 @@ def test_options_of_what_is_compiled_in_place_are_told(monkeypatch):
     assert len({before, again(nogil=True), again(nogil=False)}) == 3
 
 
-def test_a_function_as_an_argument_is_refused():
+def test_functions_as_arguments_are_told_by_what_they_do():
+    def told(function):
+        context = cpu_target.typing_context
+        register_jitable(function)
+        context.refresh()
+        given = context.resolve_value_type(function)
+        return {source_digest(heap.push, arguments) for arguments in ((given,), (Tuple((int64, given)),))}
+
+    def times(k):
+        return lambda x: k * x
+
+    assert told(times(2)) == told(times(2))
+    assert len(told(times(2)) | told(times(3))) == 4
+
+
+def test_what_else_can_be_called_is_refused_as_an_argument():
     function = typeof(njit(lambda x: x))
     for given in (function, Tuple((int64, Tuple((int64, function))))):
         with pytest.raises(UnhashableError, match="a function as an argument"):
