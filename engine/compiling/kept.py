@@ -13,7 +13,7 @@ import numpy as np
 
 from ..cache import cache_directory, note
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised where files have come to hold something else."""
 _DIGEST_BYTES = hashlib.sha256().digest_size
 

@@ -384,8 +384,8 @@ def with_rules(replica, rules):
     """Return the settings of a replica, without the `rules` that `has_rules` asks for where there are none.
 
     Where there are none as the kernel is compiled, it has no code for them. Nor are there the law and the settings of
-    a further controller: what is handed from function to function shall be small, and only one asks for each. Those
-    that a controller's settings do not reach are compiled once for all controllers.
+    a further controller: what is handed from function to function shall be small, and only one asks for each. A part
+    of the kernel that such settings do not go through is compiled once for all controllers.
     """
     control = replica.control
     return Replica(
