@@ -63,7 +63,7 @@ class Deployment(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What one GPU holds."""
+    """What one GPU holds, of a pipeline one of the stage with the most layers: its room is that of all."""
 
     weight_bytes: int
     kv_bytes_per_token: int
@@ -158,6 +158,9 @@ class Tables:
             found = get_model_config_from_model_path(self.model)
         self.longest = int(found["context"])
         """Tokens of the longest context that the model is made for."""
+        layers, stages = int(found["layers"]), deployment.pipeline_parallel
+        self._fullest = -(-layers // stages) / layers
+        """Share of the layers in the stage of a pipeline that has the most: vLLM deals them out evenly."""
         experts = bool(found["num_experts"])
         for argument, given in (
             ("`data_parallel`", deployment.data_parallel > 1),
@@ -254,9 +257,14 @@ class Tables:
                 )
         except InputError as error:
             raise error.advised("`tensor_parallel` spreads a model over more GPUs") from None
-        tokens = int(found["total_kv_size_tokens"]) // block_tokens * block_tokens
-        weights = int(found["memory_breakdown"]["weights_bytes"])
-        return Memory(weights, int(found["kv_size_per_token_bytes"]), tokens)
+        # The package's weights are those of the mean stage, and its KV cache is that of all layers.
+        room, mean = found["total_kv_size_bytes"], found["memory_breakdown"]["weights_bytes"]
+        weights = mean * self.deployment.pipeline_parallel * self._fullest
+        left = (room + mean - weights) / room
+        if left <= 0:
+            raise InputError("no room for a KV cache beside the weights of the largest stage", path="`pipeline_parallel`")
+        tokens = int(found["total_kv_size_tokens"] * left / self._fullest) // block_tokens * block_tokens
+        return Memory(int(weights), int(found["kv_size_per_token_bytes"] * self._fullest), tokens)
 
     def steps(self, most_running: int, token_budget: int, capacity_tokens: int) -> Steps:
         """Ask for steps of decodes, of prefills and of both that can occur, over contexts and prefixes."""

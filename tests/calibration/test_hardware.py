@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from batchcube.calibration import hardware
-from batchcube.calibration.hardware import Deployment, Tables, gpus, models
+from batchcube.calibration.hardware import Deployment, Memory, Tables, gpus, models
+from batchcube.calibration.models import read_model
 from batchcube.errors import InputError
 
 LLAMA = "meta-llama/Llama-3.1-8B"
@@ -88,6 +89,27 @@ def test_what_is_kept_fits_into_the_part_of_memory(llama: Tables) -> None:
         assert memory.capacity_tokens % 16 == 0
         held = memory.weight_bytes + memory.capacity_tokens * memory.kv_bytes_per_token
         assert 0.9 * part * llama.gpu_bytes < held + 4e9 < part * llama.gpu_bytes
+
+
+def test_each_stage_of_a_pipeline_keeps_the_cache_of_its_layers_alone() -> None:
+    model = read_model("llama-3.1-70b")
+
+    def memory(stages: int) -> Memory:
+        return Tables(Deployment("Llama-3.1-70B", "h200_sxm", tensor_parallel=2, pipeline_parallel=stages)).memory(
+            0.92, 1024, 8192, 16
+        )
+
+    one, two, three = (memory(stages) for stages in (1, 2, 3))
+    assert one.kv_bytes_per_token == model.kv_bytes_per_token // 2
+    # 80 layers: 40 in each of two stages, 27 in the fullest of three.
+    assert two.kv_bytes_per_token == model.kv_bytes_per_token // 2 * 40 // 80
+    assert three.kv_bytes_per_token == model.kv_bytes_per_token // 2 * 27 // 80
+    assert three.weight_bytes == pytest.approx(model.weight_bytes / 2 * 27 / 80, rel=1e-3)
+    # What weights leave free is for the cache, that of a stage as large for each of its layers' tokens.
+    for stages in (two, three):
+        freed = one.weight_bytes - stages.weight_bytes
+        room = one.capacity_tokens * one.kv_bytes_per_token + freed
+        assert stages.capacity_tokens * stages.kv_bytes_per_token == pytest.approx(room, rel=0.02)
 
 
 def test_steps_that_cannot_occur_are_not_asked_for(llama: Tables) -> None:
