@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EXACT, WITHIN, DIFFERS = "exact", "within tolerance", "differs"
-ONLY_FIRST, ONLY_SECOND, SHAPE = "only in first", "only in second", "other shape"
+ONLY_FIRST, ONLY_SECOND = "only in first", "only in second"
+SHAPE, UNITS = "other shape", "other units"
 # What decides the numbers; when and where a cube was made does not.
-_ATTRIBUTES = ("specification", "seed", "replications", "input_sha256", "trace_rows_dropped", "batchcube_version")
+_ATTRIBUTES = ("specification", "seed", "replications", "input_sha256", "batchcube_version")
 
 
 def compare_cubes(a: xr.Dataset, b: xr.Dataset, tolerance: float = 0.0) -> pd.DataFrame:
@@ -75,6 +76,8 @@ def _difference(a: xr.DataArray, b: xr.DataArray, tolerance: float) -> tuple[str
     ]
     states, *largest = zip(*found, strict=True)
     worst = next(state for state in (DIFFERS, WITHIN, EXACT) if state in states)
+    if worst != DIFFERS and a.attrs.get("units") != b.attrs.get("units"):
+        return UNITS, np.nan, np.nan
     if not numeric:
         return worst, np.nan, np.nan
     absolute, relative = (max(each) for each in largest)

@@ -56,7 +56,7 @@ _ABOUT: dict[str, type] = {
     **dict.fromkeys((_CONTENT, _VARIABLES), str),
     **dict.fromkeys(("backend", "backend_device", "versions", "service_coefficients", "policies"), str),
     **dict.fromkeys(("plan", "plan_identity", "parts"), str),
-    **dict.fromkeys(("seed", "replications", "trace_rows_dropped"), int),
+    **dict.fromkeys(("seed", "replications"), int),
 }
 # What a run that stops when its intervals are narrow adds, and never in part.
 _NARROWED: dict[str, type] = {
@@ -152,8 +152,8 @@ def build_cube(
     used range are dropped, the bucket of exact zeros always stays. `quantiles` are those of the arrays that have them.
     Arrays that are too large for memory are given as variables of xarray that are read later (`pieces.read_later`), cut
     to the used range. `attrs` come from `provenance`. `length_units` is the unit of request lengths, "tokens" or "s",
-    `classes` are the names of the classes of requests. With
-    `coefficients_drawn` every replication has service coefficients of its own: see `statistics` on their intervals.
+    "tokens or s" where points differ; `classes` are the names of the classes of requests. With `coefficients_drawn`
+    every replication has service coefficients of its own: see `statistics` on their intervals.
     Raises InputError naming the axis or variable: unknown or taken names, wrong shapes or dtypes, impossible values.
     """
     coordinates = {axis.name: _coordinate_values(axis) for axis in axes}
@@ -161,8 +161,9 @@ def build_cube(
         raise InputError("a name occurs twice", path=f"axes {', '.join(axis.name for axis in axes)}")
     if replications < 1:
         raise InputError("must be >= 1", path="replications", value=replications)
-    if length_units not in ("tokens", "s"):
-        raise InputError("must be 'tokens' or 's'", path="length_units", value=repr(length_units))
+    if length_units not in ("tokens", "s", LENGTH_UNITS):
+        allowed = f"must be 'tokens', 's' or {LENGTH_UNITS!r}"
+        raise InputError(allowed, path="length_units", value=repr(length_units))
     sizes = {REPLICATION: replications, "quantile": len(quantiles), "class": len(classes)}
     bucketed = dict(buckets or {})
     for dim, given in bucketed.items():

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # What a part says of itself in a cube that is joined of several.
 _SAID = ("created_utc", "batchcube_version", "git_commit", "backend", "backend_device", "versions", "content_sha256")
 # Attributes that must be equal for two cubes to be parts of one experiment.
-SAME = ("batchcube_version", "seed", "input_sha256", "trace_rows_dropped")
+SAME = ("batchcube_version", "seed", "input_sha256")
 
 
 def first_difference(a: object, b: object, path: str = "") -> str | None:

@@ -17,7 +17,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from .disk import MOST_TOGETHER
-from .variables import REPLICATION
+from .variables import LENGTH_UNITS, REPLICATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -155,7 +155,14 @@ def put_together(
         return found[tuple(0 if isinstance(at, int | np.integer) else slice(None) for at in key)]
 
     whole = np.broadcast_to(np.zeros((), first.dtype), tuple(sizes.values()))
-    return read_later(xr.Variable(dims, whole, first.attrs), read)
+    return read_later(xr.Variable(dims, whole, _of_all([variable.attrs for variable, _ in parts])), read)
+
+
+def _of_all(attrs: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
+    """Return what the parts of a variable say of it, the first of them first; units are those of all."""
+    said = {name: value for one in reversed(attrs) for name, value in one.items()}
+    units = {one.get("units") for one in attrs}
+    return said if len(units) == 1 else {**said, "units": LENGTH_UNITS}
 
 
 def _inverse(places: NDArray[np.intp], size: int) -> NDArray[np.intp]:

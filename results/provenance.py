@@ -76,7 +76,6 @@ def provenance(
     replications: int,
     made_by: Sequence[MadeBy],
     input_sha256: str = "",
-    trace_rows_dropped: int = 0,
     notes: Sequence[str] = (),
 ) -> dict[str, str | int]:
     """Return the attributes of a cube: `specification` is the full text (TOML or JSON) that makes it again.
@@ -103,7 +102,6 @@ def provenance(
         "backend": named_together(maker.backend for maker in made_by),
         "backend_device": named_together(maker.device for maker in made_by),
         "input_sha256": input_sha256,
-        "trace_rows_dropped": trace_rows_dropped,
         "notes": "\n".join(notes),
     }
 

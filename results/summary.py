@@ -19,7 +19,7 @@ from .joining import parts_in_words
 from .pieces import has_values
 from .tables import Column, print_table
 from .text import counted, papers_of
-from .variables import LENGTH_UNITS, MANY_REFUSED, RATE_PATHS, REGISTRY, REPLICATION, lookup, usual
+from .variables import MANY_REFUSED, RATE_PATHS, REGISTRY, REPLICATION, lookup, usual
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -337,7 +337,7 @@ def _print_group(
         shown = rows if max_rows is None else rows.head(max_rows)
         label = name if quantile is None else f"{name} [{quantile:g}]"
         units = printable(rows["units"].iloc[0]) if len(rows) else REGISTRY[name].units
-        label = label if units in ("1", LENGTH_UNITS) or _says_unit(name) else f"{label} ({units})"
+        label = label if units == "1" or _says_unit(name) else f"{label} ({units})"
         written = cells(shown)
         styles = ["yellow" if cell.endswith(tuple(_MARKS.values())) else "" for cell in written]
         # The last ones go first.

@@ -15,7 +15,7 @@ from batchcube.results.cube import Buckets, Coordinate, build_cube, fits
 from batchcube.results.pieces import read_later, values_of
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.text import in_percent, in_ranges
-from batchcube.results.variables import BUCKETED, REGISTRY, REPLICATION
+from batchcube.results.variables import BUCKETED, LENGTH_UNITS, REGISTRY, REPLICATION
 
 from ..spec import policies
 from ..spec import service as coefficients
@@ -79,9 +79,6 @@ def assemble(prepared: Prepared, reports: Reports, theory: Sequence[Expected], m
             arrays[f"theory_{name}"] = values.reshape(shape)
         if reports.extrapolated > 0:
             notes.append("some batches lie outside the measured table; their times follow the fitted law")
-    seconds = {prepared.length == "seconds" for prepared in prepared.points}
-    if len(seconds) > 1:
-        notes.append("lengths are tokens at some points and seconds at others")
     cube = with_provenance(
         sweep,
         prepared,
@@ -91,7 +88,7 @@ def assemble(prepared: Prepared, reports: Reports, theory: Sequence[Expected], m
         notes,
         quantiles=QUANTILES,
         buckets=buckets,
-        length_units="s" if seconds == {True} else "tokens",
+        length_units=_length_units(sweep),
         classes=prepared.points[0].point.workload.class_names,
     )
     # Some may be missing between those that there are.
@@ -199,7 +196,6 @@ def with_provenance(
         replications=replications,
         made_by=made_by,
         input_sha256=prepared.input_sha256,
-        trace_rows_dropped=prepared.rows_dropped,
         notes=notes,
     )
     laws = calibrated(prepared.points)
@@ -268,7 +264,12 @@ def coordinate_of(axis: Axis, sweep: Sweep) -> Coordinate:
     units = "1" if axis.labelled else setting_paths()[axis.paths[0]][0]
     if not axis.labelled and units == "1" and axis.paths[0].startswith("workload.lengths."):
         name = axis.paths[0].rpartition(".")[2]
-        in_seconds = all(point.workload.in_seconds for point in sweep.grid.points)
         if name in ("mean", "low", "high", "value"):
-            units = "s" if in_seconds else "token"
+            units = _length_units(sweep)
     return Coordinate(axis.name, list(axis.labels), ",".join(axis.paths), units, axis.long_name, axis.meaning)
+
+
+def _length_units(sweep: Sweep) -> str:
+    """Return the unit of the lengths of requests, both where points differ."""
+    units = {"s" if point.workload.in_seconds else "tokens" for point in sweep.grid.points}
+    return units.pop() if len(units) == 1 else LENGTH_UNITS

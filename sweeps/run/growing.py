@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from batchcube.errors import InputError, printable
-from batchcube.results import overload
+from batchcube.results import costs, overload
 from batchcube.results.cube import parse_made_from, read_cube, refuse_changed
 from batchcube.results.disk import cube_file
 from batchcube.results.joining import SAME, first_difference, made_by_all, parts_of, placed
@@ -27,9 +27,10 @@ from ..progress import Progress
 from ..spec.document import Sweep, is_deterministic, laid_over, overriding, remade
 from ..spec.grid import Axis
 from ..spec.settings import Point
-from .assemble import tell_missing, tell_not_whole
+from .assemble import coordinate_of, tell_missing, tell_not_whole
 from .execution import run_sweep
 from .outputs import require_own_files, require_own_grid, same_sweep
+from .preparing import notes_on_all
 from .store import SUFFIX, Store
 
 _KINDS = {
@@ -177,14 +178,17 @@ def _joined(parts: Sequence[Held]) -> xr.Dataset:
     numbers = sorted({number for part in parts for number in part.cube[REPLICATION].values.tolist()})
     if missing := sorted(set(range(numbers[-1] + 1)) - set(numbers)):
         raise InputError(f"replication {missing[0]} is in none of the cubes, and together they must have all from 0 on")
-    coords = {axis.name: _coordinate(axis, first.cube) for axis in whole.grid.axes}
+    coords = {axis.name: _coordinate(axis, whole, first.cube) for axis in whole.grid.axes}
     coords[REPLICATION] = xr.Variable(REPLICATION, np.array(numbers), first.cube[REPLICATION].attrs)
     cube = placed([part.cube for part in parts], coords)
     if len(numbers) > 1 or whole.replications > 1:
         whole = whole.repeated(len(numbers))
     cubes = [part.cube for part in parts]
     text = whole.text()
-    notes = [line for each in cubes for line in str(each.attrs.get("notes", "")).splitlines()]
+    # What is true of a part need not be of the whole.
+    own = [{costs.warning(part.cube), *notes_on_all(part.sweep)} for part in parts]
+    notes = [line for part, said in zip(parts, own, strict=True) for line in _notes(part.cube) if line not in said]
+    notes = [*filter(None, [costs.warning(cube)]), *notes, *notes_on_all(whole)]
     cube.attrs = {
         **{name: value for name, value in first.cube.attrs.items() if not name.endswith("_sha256")},
         "specification": text,
@@ -207,14 +211,19 @@ def _joined(parts: Sequence[Held]) -> xr.Dataset:
     return cube
 
 
+def _notes(cube: xr.Dataset) -> list[str]:
+    return str(cube.attrs.get("notes", "")).splitlines()
+
+
 def _tables(cubes: Sequence[xr.Dataset], name: str) -> str:
     """Return the tables that cubes have under a name as one, as text; "" where none has."""
     tables = [json.loads(str(cube.attrs[name])) for cube in cubes if name in cube.attrs]
     return json.dumps({key: value for table in tables for key, value in table.items()}) if tables else ""
 
 
-def _coordinate(axis: Axis, like: xr.Dataset) -> xr.Variable:
-    return xr.Variable(axis.name, np.array(axis.labels), like[axis.name].attrs)
+def _coordinate(axis: Axis, whole: Sweep, like: xr.Dataset) -> xr.Variable:
+    attrs = {**like[axis.name].attrs, "units": coordinate_of(axis, whole).units}
+    return xr.Variable(axis.name, np.array(axis.labels), attrs)
 
 
 def _grows(axis: Axis, parts: Sequence[Held]) -> bool:

@@ -43,6 +43,14 @@ _OF_PARTS = (
     "replications are successive parts of one recorded trace: intervals are those of batch means, right where parts "
     "are long against what lasts in the trace"
 )
+_CLOSED = (
+    "closed loop: requests arrive when answers end, so that points of the same replication have the same requests and "
+    "think times, but not the same arrivals; the rate is an outcome, and no queue can grow"
+)
+_SESSIONS = (
+    "sessions: turns arrive when answers end, so that points of the same replication have the same sessions, requests "
+    "and think times, but later turns arrive at other times; rates are of sessions"
+)
 _NO_CONTENT = "says nothing of what prompts contain: only preempted requests find what they left in the cache"
 
 
@@ -84,7 +92,6 @@ class Prepared(NamedTuple):
     points: tuple[PreparedPoint, ...]
     notes: tuple[str, ...]
     input_sha256: str
-    rows_dropped: int
     unmeasured_costs: NDArray[np.int64]
     """(point,) flags of costs that nobody measured or gave, see `results.costs`."""
 
@@ -160,25 +167,7 @@ def prepare(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Prepared:
         if trace.unused_columns:
             unused = ", ".join(f"{name[:40]!r}{_UNUSED.get(name, '')}" for name in trace.unused_columns[:20])
             notes[f"{settings.path}: columns not used: {unused}"] = None
-    if any(_has_no_prefixes(point) for point in sweep.grid.points):
-        notes[f"workload: {_NO_CONTENT} (workload.sessions would)"] = None
-    if sweep.replications == 1 and sweep.document.get("replications", 2) != 1 and recorded:
-        notes["a recorded trace without resampling and with nothing random has one replication and no interval"] = None
-    if recorded and sweep.replications > 1:
-        kinds = {
-            prepared.point.workload.trace.resample for prepared in points if prepared.point.workload.trace is not None
-        }
-        notes[_OF_PARTS if kinds == {"parts"} else _OF_WINDOWS] = None
-    if any(isinstance(prepared.point.workload.arrivals, Closed) for prepared in points):
-        notes[
-            "closed loop: requests arrive when answers end, so that points of the same replication have the same "
-            "requests and think times, but not the same arrivals; the rate is an outcome, and no queue can grow"
-        ] = None
-    elif any(prepared.point.workload.sessions is not None for prepared in points):
-        notes[
-            "sessions: turns arrive when answers end, so that points of the same replication have the same sessions, "
-            "requests and think times, but later turns arrive at other times; rates are of sessions"
-        ] = None
+    notes.update(dict.fromkeys(notes_on_all(sweep)))
     for law in calibrated(points):
         mine = [prepared for prepared in points if prepared.point.server.service == law]
         largest = max(prepared.setup.largest_batch for prepared in mine)
@@ -197,11 +186,10 @@ def prepare(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Prepared:
         notes.update(dict.fromkeys(beyond_tables(prepared.point, prepared.setup.largest_batch)))
     policies = {known.sha256 for prepared in points for known in named_in(prepared.point.policy).values()}
     checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points) | policies)
-    dropped = sum(trace.rows_dropped for trace in recorded)
     flags = flags_of([unmeasured_costs(prepared.point) for prepared in points])
     # The first of them: what is printed or drawn begins with it.
     said = tuple(filter(None, (warning_of(flags), *notes)))
-    whole = Prepared(sweep, tuple(points), said, ",".join(checksums), dropped, flags)
+    whole = Prepared(sweep, tuple(points), said, ",".join(checksums), flags)
     if sweep.replications > (most := whole.most_replications):
         raise InputError(
             f"the trace has {most:.0f} parts of workload.requests, one for each replication",
@@ -210,6 +198,26 @@ def prepare(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Prepared:
             value=sweep.replications,
         )
     return whole
+
+
+def notes_on_all(sweep: Sweep) -> list[str]:
+    """Return the notes that settings call for, those of all points together: a cube that grows has them anew."""
+    workloads = [point.workload for point in sweep.grid.points]
+    resampled = {workload.trace.resample for workload in workloads if workload.trace is not None}
+    notes = []
+    if any(map(_has_no_prefixes, sweep.grid.points)):
+        notes.append(f"workload: {_NO_CONTENT} (workload.sessions would)")
+    if resampled and sweep.replications == 1 and sweep.document.get("replications", 2) != 1:
+        notes.append("a recorded trace without resampling and with nothing random has one replication and no interval")
+    if resampled and sweep.replications > 1:
+        notes.append(_OF_PARTS if resampled == {"parts"} else _OF_WINDOWS)
+    if any(isinstance(workload.arrivals, Closed) for workload in workloads):
+        notes.append(_CLOSED)
+    elif any(workload.sessions is not None for workload in workloads):
+        notes.append(_SESSIONS)
+    if len({workload.in_seconds for workload in workloads}) > 1:
+        notes.append("lengths are tokens at some points and seconds at others")
+    return notes
 
 
 def only_totals(sweep: Sweep, windows: Callable[[Point], int] = lambda _: 1) -> Sweep:

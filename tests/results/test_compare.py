@@ -63,3 +63,11 @@ def test_labels_types_and_attributes_are_compared(make_cube, example_cube):
     assert set(compare_cubes(example_cube, elsewhere)["status"]) == {"exact"}
     with pytest.raises(ValueError, match="`tolerance` -1: must be >= 0"):
         compare_cubes(example_cube, example_cube, -1)
+
+
+def test_other_units_are_another_thing(example_cube):
+    other = example_cube.copy(deep=True)
+    other["latency_mean_s"].attrs["units"] = "ms"
+    table = compare_cubes(example_cube, other, 1e9)
+    assert row(table, "latency_mean_s")["status"] == "other units"
+    assert not agree(table)

@@ -204,7 +204,6 @@ def capped() -> xr.Dataset:
         replications=2,
         made_by=[MadeBy("numba", "cpu", "")],
         input_sha256="",
-        trace_rows_dropped=0,
         notes=[],
     )
     axes = [

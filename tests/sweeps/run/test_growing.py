@@ -14,7 +14,7 @@ from batchcube.sweeps.run import growing
 from batchcube.sweeps.run.assemble import tell_missing
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
-from helpers.specifications import BINS, CONTINUOUS, TOKENS, laid
+from helpers.specifications import BINS, CONTINUOUS, STEPS, TOKENS, laid
 
 RATE = "workload.arrivals.rate_per_s"
 LENGTHS = {
@@ -272,3 +272,79 @@ def test_numbers_of_a_point_are_those_of_the_larger_grid_with_drawn_bins(tmp_pat
             for name in ("latency_mean_s", "throughput_requests_per_s", "busy_fraction", "batches"):
                 if name in whole:
                     np.testing.assert_array_equal(alone[name], here[name])
+
+
+def recorded(folder, points, **changes):
+    """A sweep over two recorded traces, of which rows without a prompt are left out: 6 and 10 of 40."""
+    for name, empty in (("a", 3), ("b", 5)):
+        rows = [f"{k},{0 if k % 20 < empty else 5},{k % 7 + 1}" for k in range(40)]
+        (folder / f"{name}.csv").write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows]))
+    made = laid(TOKENS, {"workload.requests": 8, "workload.arrivals": None, "workload.lengths": None})
+    made["axes"] = {"trace": {"points": {name: trace(folder, *of) for name, of in points.items()}}}
+    return Sweep.model_validate({**made, "name": "grown", "seed": 5, "replications": 2, **changes}, "sweep.toml")
+
+
+def trace(folder, name, resample):
+    return {"workload.trace": {"path": str(folder / name), "drop_empty_prompts": True, "resample": resample}}
+
+
+def test_a_trace_more_with_rows_left_out_goes_on(tmp_path):
+    file, new = tmp_path / "cube.nc", {"axes.trace.points.b": trace(tmp_path, "b.csv", "circular")}
+    run_sweep(recorded(tmp_path, {"a": ("a.csv", "circular")}), file, backend="reference")
+    growing.extend(file, new, backend="reference", trust_paths=True)
+    grown = growing.extend(file, replications=3, backend="reference", trust_paths=True)
+    whole = recorded(tmp_path, {"a": ("a.csv", "circular"), "b": ("b.csv", "circular")}, replications=3)
+    expected = run_sweep(whole, backend="reference")
+    assert same(grown, expected)
+    assert grown.attrs["notes"] == expected.attrs["notes"]
+    for said in ("a.csv: 6 of 40 rows dropped", "b.csv: 10 of 40 rows dropped"):
+        assert said in grown.attrs["notes"]
+
+
+def test_units_and_notes_are_those_of_the_whole(tmp_path):
+    kinds = {
+        "s": {
+            "workload.lengths": {"distribution": "exponential", "unit": "seconds", "mean": 2.0},
+            "server.service": {"law": "given"},
+        },
+        "tokens": {
+            "workload.lengths": {"distribution": "exponential", "mean": 200.0},
+            "server.service": {"law": "constant", "a1_s_per_token": 0.01},
+        },
+    }
+
+    def of(*names):
+        made = laid(TOKENS, {"workload.lengths": None, "server.service": None})
+        made["axes"] = {"kind": {"points": {name: kinds[name] for name in names}}}
+        return Sweep.model_validate({**made, "name": "grown", "seed": 5, "replications": 3}, "sweep.toml")
+
+    file = tmp_path / "cube.nc"
+    run_sweep(of("s"), file, backend="reference")
+    grown = growing.extend(file, {"axes.kind.points.tokens": kinds["tokens"]}, backend="reference")
+    expected = run_sweep(of("s", "tokens"), backend="reference")
+    assert same(grown, expected)
+    assert grown["bin_lower_edge"].attrs["units"] == "tokens or s"
+    assert grown.attrs["notes"] == expected.attrs["notes"]
+    assert "lengths are tokens at some points and seconds at others" in grown.attrs["notes"]
+
+
+def test_what_is_true_of_a_part_only_is_not_told_of_the_whole(tmp_path):
+    file, new = tmp_path / "cube.nc", {"axes.trace.points.windows": trace(tmp_path, "a.csv", "circular")}
+    parts = run_sweep(recorded(tmp_path, {"parts": ("a.csv", "parts")}), file, backend="reference")
+    assert "replications are successive parts" in parts.attrs["notes"]
+    grown = growing.extend(file, new, backend="reference", trust_paths=True)
+    assert "replications are successive parts" not in grown.attrs["notes"]
+    assert "in windows that overlap" in grown.attrs["notes"]
+
+    law = {"law": "steps", "c0_s": 0.02}
+    laws = {"two": law, "one": {**law, "c3_s_per_prefill_token": 5e-5}}
+
+    def of(*names):
+        made = laid(STEPS, {"server.service": None})
+        made["axes"] = {"law": {"points": {name: {"server.service": laws[name]} for name in names}}}
+        return Sweep.model_validate({**made, "name": "grown", "seed": 5, "replications": 3}, "sweep.toml")
+
+    for name in laws:
+        run_sweep(of(name), tmp_path / f"{name}.nc", backend="reference")
+    joined = growing.join([tmp_path / f"{name}.nc" for name in laws], tmp_path / "both.nc")
+    assert joined.attrs["notes"] == run_sweep(of(*laws), backend="reference").attrs["notes"]
