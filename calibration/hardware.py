@@ -262,7 +262,7 @@ class Tables:
         weights = mean * self.deployment.pipeline_parallel * self._fullest
         left = (room + mean - weights) / room
         if left <= 0:
-            raise InputError("no room for a KV cache beside the weights of the largest stage", path="`pipeline_parallel`")
+            raise InputError("its fullest stage leaves no room for a KV cache", path="`pipeline_parallel`")
         tokens = int(found["total_kv_size_tokens"] * left / self._fullest) // block_tokens * block_tokens
         return Memory(int(weights), int(found["kv_size_per_token_bytes"] * self._fullest), tokens)
 

@@ -158,8 +158,11 @@ def _replicas(plan: Mapping[str, Any]) -> str:
     best, fewer = plan["best"], plan["fewer"]
     needed = counted(best["replicas"], "replica")
     if fewer is None:
-        early = ": the budget ended it" if plan["ended_early"] else ""
-        reason = "there is no fewer" if best["replicas"] == 1 else f"fewer were not looked at{early}"
+        reason = "no setting that fits on fewer GPUs holds on these"
+        if best["gpus"] == plan["least_gpus"]:
+            reason = "there is no fewer"
+        elif plan["ended_early"]:
+            reason = "fewer were not looked at: the budget ended it"
         return f"{needed}; {reason}"
     nearest = fewer["nearest"]
     worst = max(nearest["limits"], key=_used_up)

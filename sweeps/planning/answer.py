@@ -16,7 +16,7 @@ from ..run.criteria import Criterion
 from ..spec.settings import Point
 from .question import Question
 from .race import Decision, Race
-from .serving import known_of, lines_to_serve, unsaid_of
+from .serving import gpus_each, lines_to_serve, of_a_server, unsaid_of
 from .values import AT_CAP, Values
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ class Answer:
     """That the best holds all limits, and that none is better by more than the indifference zone."""
     queue: str
     fewer: Fewer | None
+    least_gpus: int
+    """On which a replica of a setting fits."""
     runner_up: RunnerUp | None
     tied: int
     """Settings that are neither known to fail nor to be worse, beside the best."""
@@ -207,6 +209,7 @@ def answer_of(
         assurance=_assurance(decision, race.gpus),
         queue=race.queue,
         fewer=None if lower is None or not found else _fewer(question, decision, lower),
+        least_gpus=min(gpus_each(one) * of_a_server(one) for one in question.sweep.grid.points),
         runner_up=_runner_up(question, race),
         tied=_tied(race) if found else 0,
         binds=tuple(_binds(measures)),
@@ -225,7 +228,7 @@ def answer_of(
         is_hopeless=decision.is_hopeless,
         overlaps=question.overlaps,
         assumed=question.assumed,
-        notes=(*notes, *_too_short(question, report, requests)),
+        notes=(*notes, *([] if found else _one_server(point)), *_too_short(question, report, requests)),
     )
 
 
@@ -355,13 +358,6 @@ def _binds(measures: Mapping[str, Any]) -> Iterator[str]:
         yield "compute"
 
 
-def gpus_each(point: Point) -> int:
-    """Return the GPUs of a replica, as its coefficients say; 1 where they do not."""
-    known = known_of(point)
-    of: Mapping[str, Any] = {} if known is None else known.provenance
-    return math.prod(int(of.get(name, 1)) for name in ("tensor_parallel", "pipeline_parallel"))
-
-
 def _tokens_per_gpu(question: Question, measures: Mapping[str, Any], gpus: int) -> float:
     """Return output tokens of a GPU in a second at the rate asked for, that of a run being less as it ends.
 
@@ -374,6 +370,14 @@ def _cost(question: Question, per_gpu: float | None, share: float) -> float | No
     if question.gpu_price is None or per_gpu is None:
         return None
     return question.gpu_price / _HOUR_S / per_gpu * 1e6 * share
+
+
+def _one_server(point: Point) -> Iterator[str]:
+    if (together := of_a_server(point)) > 1:
+        yield (
+            f"coefficients are of {together} replicas that step together: no more were looked at, as another "
+            f"{together} are a server of their own; ask with the share of the rate that one is to serve"
+        )
 
 
 def _too_short(question: Question, report: Mapping[str, Any], requests: int) -> Iterator[str]:

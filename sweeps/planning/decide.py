@@ -36,7 +36,7 @@ from ..run.store import About, AnyPart, Store
 from ..spec.document import Sweep
 from ..spec.settings import Point, Report
 from ..stopping import Stop
-from .answer import Answer, answer_of, gpus_each, restored
+from .answer import Answer, answer_of, restored
 from .question import Question, question_of
 from .race import MOST, Decider, Decision, Race
 from .simulating import Said, Simulating
@@ -166,8 +166,7 @@ class PlanCourse:
 
     def prepare(self, workers: int, shards: int = 1) -> None:
         """Begin the decision."""
-        gpus = [gpus_each(point) for point in self.question.sweep.grid.points]
-        self._simulating = Simulating(self.question, self._prepared, gpus, self.made_by.backend, self._say)
+        self._simulating = Simulating(self.question, self._prepared, self.made_by.backend, self._say)
 
     def open(self, store: Store) -> None:
         """Go on from what a store keeps; raises InputError for parts of anything else."""

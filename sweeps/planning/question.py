@@ -24,7 +24,7 @@ from ..spec.grid import Grid, cannot_vary
 from ..spec.settings import REQUEST_LIMITS, Point, draws_service
 from ..workloads.arrivals import Closed
 from .defaults import CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
-from .serving import leaves_caching
+from .serving import leaves_caching, of_a_server
 from .unspecified import require_limits, unspecified
 from .values import KEPT
 
@@ -221,7 +221,7 @@ def ask(
         at_rate = _at_rate(sweep, rate)
         sweep = Sweep.from_document(sweep.document, source, Path.cwd(), overriding(at_rate))
         stated |= at_rate
-    _require_plannable(sweep, criteria, objective)
+    _require_plannable(sweep, criteria, objective, replicas_max)
     parts = None
     if sweep.grid.points[0].workload.trace is not None:
         sweep, parts, replications = _of_one_trace(sweep, undecided=undecided, stretched=rate is not None)
@@ -468,7 +468,7 @@ def _rate_of(sweep: Sweep) -> float:
     return float(getattr(workload.arrivals, "rate_per_s", math.nan))
 
 
-def _require_plannable(sweep: Sweep, criteria: Sequence[Criterion], objective: str | None) -> None:
+def _require_plannable(sweep: Sweep, criteria: Sequence[Criterion], objective: str | None, replicas_max: int) -> None:
     """Refuse what a plan cannot decide, with the point where it is."""
     one = {name for name in KEPT if name in REGISTRY and not REGISTRY[name].extra}
     if objective is not None and objective not in one:
@@ -480,6 +480,9 @@ def _require_plannable(sweep: Sweep, criteria: Sequence[Criterion], objective: s
     for position, point in zip(np.ndindex(sweep.grid.shape), sweep.grid.points, strict=True):
         if problem := _problem(point, criteria):
             raise refusal(sweep, InputError(problem), position)
+        if replicas_max < (together := of_a_server(point)):
+            problem = f"must be >= {together}, as coefficients are of so many that step together"
+            raise InputError(problem, path="`replicas_max`", value=str(replicas_max))
     for axis in sweep.grid.axes:
         if _SERVERS in axis.paths:
             raise InputError(

@@ -21,6 +21,7 @@ from batchcube.results.variables import REPLICATION
 
 from ..workloads.settings import FloatArray
 from .question import Question
+from .serving import gpus_each, of_a_server
 from .values import ARRIVED, Values, Wanted
 
 MOST = 256
@@ -99,27 +100,31 @@ class Decider:
     def __init__(
         self,
         question: Question,
-        gpus_each: Sequence[int],
         values: Values,
         say: Callable[[str], None],
         over_budget: Callable[[Sequence[Wanted]], bool],
     ) -> None:
         self.question, self.values, self.say = question, values, say
-        self.gpus_each = np.array(gpus_each, np.int64)
+        points = question.sweep.grid.points
+        self.gpus_each = np.array([gpus_each(point) for point in points], np.int64)
         """`(setting,)` GPUs of a replica."""
+        self._least = np.array([of_a_server(point) for point in points], np.int64)
+        """`(setting,)` replicas at least: so many as step together, and then no more."""
+        self._most = np.where(self._least > 1, self._least, question.replicas_max)
         self._over_budget = over_budget
         count = MOST if question.parts is None else min(MOST, question.parts)
         self._planned = looks(min(COMPARED, count), count)
         self._overloaded: set[tuple[int, int]] = set()
         """Settings on replicas whose queue is known to grow."""
         self._stopped = self._is_hopeless = False
-        most = question.replicas_max
-        self.levels = sorted({count * each for each in set(gpus_each) for count in range(1, most + 1)})
+        shapes = np.unique([self.gpus_each, self._least, self._most], axis=1).T.tolist()
+        self.levels = sorted({count * each for each, least, most in shapes for count in range(least, most + 1)})
         self.rounds: list[dict[str, Any]] = []
 
     def replicas_on(self, gpus: int) -> NDArray[np.int64]:
         """Return the replicas (setting,) that so many GPUs hold, 0 where not one."""
-        return np.minimum(gpus // self.gpus_each, self.question.replicas_max)
+        replicas = np.minimum(gpus // self.gpus_each, self._most)
+        return np.where(replicas < self._least, 0, replicas)
 
     def decide(self) -> Steps:
         """Race at the number of GPUs that seems to be the least, then below or above it until it is."""
@@ -136,7 +141,9 @@ class Decider:
                 break
             if race.best is None and self._is_hopeless:
                 break
-            if self._stops(self._left(self.levels[level], races), self.levels[level], FIRST):
+            left = self._left(self.levels[level], races)
+            # Who fits there may have failed on more.
+            if not len(left) or self._stops(left, self.levels[level], FIRST):
                 break
         holding = [gpus for gpus, race in races.items() if race.best is not None]
         is_hopeless = not holding and self._is_hopeless
@@ -147,19 +154,17 @@ class Decider:
     def _guess(self) -> Generator[list[Wanted], None, int]:
         """Return the level at which a setting seems to hold, and at none below; by a single replication."""
         every = np.arange(len(self.gpus_each))
-        first = min(self.question.start, self.question.replicas_max)
+        on = np.clip(self.question.start, self._least, self._most)
         self.say(f"looking at {counted(len(every), 'setting')} for the GPUs that they need")
-        if wanted := self.values.missing(every.tolist(), first, 1):
-            yield wanted
-        on = np.full(len(every), first)
+        yield from self._need(every, on, 1)
         ratio = self.ratios(every, on, 1).max(axis=0)[:, 0]
         # What replicas serve that have more than enough to do is what they can serve.
-        served = self.values.of("throughput_requests_per_s", every, on, 1)[:, 0] / first
+        served = self.values.of("throughput_requests_per_s", every, on, 1)[:, 0] / on
         needed = self.gpus_each * np.ceil(self.question.rate / np.maximum(served, 1e-9))
         chosen = np.sort(np.lexsort((ratio, needed))[:PROMISING])
         last = len(self.levels) - 1
         if (ratio <= 1.0).any():
-            low, high = -1, int(np.searchsorted(self.levels, (self.gpus_each * first)[ratio <= 1.0].min()))
+            low, high = -1, int(np.searchsorted(self.levels, (self.gpus_each * on)[ratio <= 1.0].min()))
             chosen = np.union1d(chosen, every[ratio <= 1.0][:PROMISING])
         else:
             high, step = min(int(np.searchsorted(self.levels, needed.min())), last), 1
@@ -189,7 +194,7 @@ class Decider:
         there = settings[replicas[settings] > 0]
         if not len(there):
             return math.inf
-        yield from self._need(there, self.levels[level], 1)
+        yield from self._need(there, replicas, 1)
         return float(self.ratios(there, replicas[there], 1).max(axis=0).min())
 
     # A race ---------------------------------------------------------------------------------------------------------
@@ -239,7 +244,7 @@ class Decider:
         one that was the same in every replication so far. Only that one is simulated further, and stands for both.
         """
         same = np.arange(len(systems))
-        yield from self._need(systems, gpus, FIRST)
+        yield from self._need(systems, self.replicas_on(gpus), FIRST)
         objective, ratios = self._table(systems, gpus, np.full(len(systems), FIRST))
         first = self._select(objective, ratios, (FIRST,), _OF_FIRST * alpha)
         left = np.flatnonzero(first.states != FAILED)
@@ -252,7 +257,7 @@ class Decider:
             going = left if found is None else left[found.in_race]
             if self._stops(systems[np.unique(same[going])], gpus, count):
                 break
-            yield from self._need(systems[np.unique(same[going])], gpus, count)
+            yield from self._need(systems[np.unique(same[going])], self.replicas_on(gpus), count)
             seen = np.full(len(left), count) if found is None else np.where(found.in_race, count, found.replications)
             objective, ratios = self._table(systems[same[left]], gpus, seen)
             found = self._select(objective, ratios, self._planned, (1.0 - _OF_FIRST - _OF_QUEUE) * alpha)
@@ -332,9 +337,10 @@ class Decider:
 
     # Simulations ----------------------------------------------------------------------------------------------------
 
-    def _need(self, settings: Iterable[int], gpus: int, count: int) -> Generator[list[Wanted], None, None]:
-        """Ask for what is not there of the first replications of settings."""
-        replicas = self.replicas_on(gpus)
+    def _need(
+        self, settings: Iterable[int], replicas: NDArray[np.int64], count: int
+    ) -> Generator[list[Wanted], None, None]:
+        """Ask for what is not there of the first replications of settings, on `replicas` (setting,) each."""
         wanted: list[Wanted] = []
         chosen = [int(setting) for setting in settings]
         for number in sorted({int(replicas[setting]) for setting in chosen}):

@@ -1,6 +1,7 @@
 """How to serve with a setting: a line to paste for each engine, and what such a line cannot say."""
 
 import json
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,17 +19,34 @@ def known_of(point: Point) -> Coefficients | None:
     return load(law.coefficients) if isinstance(law, CoefficientsLaw) else None
 
 
+def gpus_each(point: Point) -> int:
+    """Return the GPUs of a replica, as its coefficients say; 1 where they do not."""
+    of = _provenance(point)
+    return math.prod(int(of.get(name, 1)) for name in ("tensor_parallel", "pipeline_parallel"))
+
+
+def of_a_server(point: Point) -> int:
+    """Return how many replicas step together by the coefficients, whose law is that of one of so many; 1 elsewhere."""
+    known = known_of(point)
+    replica = None if known is None else known.replica
+    return replica.replicas if replica is not None and replica.lockstep else 1
+
+
+def _provenance(point: Point) -> Mapping[str, Any]:
+    known = known_of(point)
+    return {} if known is None else known.provenance
+
+
 def lines_to_serve(model: str, point: Point, given: Mapping[str, Any] | None) -> dict[str, str]:
     """Return a line to paste for each engine; `unsaid_of` has what it cannot say; no `model`: the coefficients'.
 
     Batchcube's scheduler takes what is `given` to it, where the point needs one; None without a specification.
     """
-    replica, policy, known = point.server.replica, point.policy, known_of(point)
+    replica, policy, of = point.server.replica, point.policy, _provenance(point)
     assert replica is not None
-    of: Mapping[str, Any] = {} if known is None else known.provenance
     model = model or str(of.get("model", "MODEL"))
     tensor, pipeline = int(of.get("tensor_parallel", 1)), int(of.get("pipeline_parallel", 1))
-    count = point.server.servers
+    together, count = of_a_server(point), point.server.servers
     ours = any(_of_scheduler(point))
     vllm = {
         "--max-num-seqs": policy.largest_batch,
@@ -57,9 +75,12 @@ def lines_to_serve(model: str, point: Point, given: Mapping[str, Any] | None) ->
         "--model-path": model,
         "--max-running-requests": policy.largest_batch,
         "--chunked-prefill-size": replica.token_budget,
-        "--tp-size": tensor if tensor > 1 else None,
+        # Of all replicas that share experts.
+        "--tp-size": tensor * together if tensor * together > 1 else None,
         "--pp-size": pipeline if pipeline > 1 else None,
         "--dp-size": count if count != 1 else None,
+        "--enable-dp-attention": True if together > 1 else None,
+        "--ep-size": tensor * together if of.get("expert_parallel") else None,
         "--context-length": replica.max_model_len,
         "--max-total-tokens": None if _fills(point) else replica.held_tokens,
         "--page-size": replica.block_tokens if replica.block_tokens != BLOCK_TOKENS else None,
@@ -77,9 +98,8 @@ def unsaid_of(point: Point, *, has_specification: bool) -> dict[str, list[str]]:
 
     Batchcube's scheduler, which a line may name, reads its policy from a specification.
     """
-    server, replica, known = point.server, point.server.replica, known_of(point)
+    server, replica, of = point.server, point.server.replica, _provenance(point)
     assert replica is not None
-    of: Mapping[str, Any] = {} if known is None else known.provenance
     both = [f"{name} = {of[name]}" for name in ("quantization", "kv_cache_dtype") if of.get(name)]
     if replica.prefill != "chunked":
         both.append(f"server.replica.prefill = {replica.prefill}")

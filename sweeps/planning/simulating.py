@@ -82,9 +82,7 @@ class Simulating:
     A decision is told of a look when all of it is there, and so is the same whoever simulated what, and when.
     """
 
-    def __init__(
-        self, question: Question, prepared: Prepared, gpus_each: Sequence[int], backend: str, say: Say
-    ) -> None:
+    def __init__(self, question: Question, prepared: Prepared, backend: str, say: Say) -> None:
         self.question, self.backend, self._say = question, backend, say
         self.values = Values()
         """What looks that are over asked for."""
@@ -96,7 +94,7 @@ class Simulating:
         self._begun = self._said = time.monotonic()
         self._requests = [one.requests for one in prepared.points]
         """By setting."""
-        self.decider = Decider(question, gpus_each, self.values, say, self._is_over_budget)
+        self.decider = Decider(question, self.values, say, self._is_over_budget)
         self._steps = self.decider.decide()
         self._look: Sequence[Wanted] = ()
         self._known: dict[_Cell, FloatArray] = {}

@@ -32,6 +32,7 @@ PLAN: dict[str, Any] = {
     "overlaps": False,
     "queue": "steady",
     "fewer": {"gpus": 8, "verdict": "fails", "nearest": SETTING, "assurance": 0.9875},
+    "least_gpus": 4,
     "runner_up": {
         "at": {"largest_batch": 64},
         "replicas": 3,
@@ -96,6 +97,13 @@ def test_what_is_not_known_is_said() -> None:
     assert "whether 8 GPUs would do one cannot tell" in _flowing({**PLAN, "fewer": fewer})
 
 
+def test_why_nothing_is_known_of_fewer_gpus_is_said() -> None:
+    one = {**PLAN, "fewer": None}
+    assert "3 replicas; no setting that fits on fewer GPUs holds on these" in _flowing(one)
+    assert "3 replicas; fewer were not looked at: the budget ended it" in _flowing({**one, "ended_early": True})
+    assert "3 replicas; there is no fewer" in _flowing({**one, "least_gpus": 12})
+
+
 def test_a_queue_that_grows_is_not_called_never_served() -> None:
     nearest = deepcopy(SETTING) | {"grows": True}
     nearest["limits"][0] |= {"verdict": "fails", "mean": None, "low": None, "high": None}
@@ -130,7 +138,7 @@ def _flowing(plan: dict[str, Any]) -> str:
 @pytest.mark.parametrize("name", sorted(PLAN))
 def test_what_is_no_plan_is_told(name: str) -> None:
     assert is_plan(json.loads(json.dumps(PLAN)))
-    if name not in ("cost_per_million_tokens", "ended_early", "is_hopeless", "tied", "races"):
+    if name not in ("cost_per_million_tokens", "ended_early", "is_hopeless", "least_gpus", "tied", "races"):
         assert not is_plan({key: value for key, value in PLAN.items() if key != name})
 
 

@@ -370,6 +370,44 @@ def test_gpus_are_those_of_the_coefficients(spec: Callable[[int], str]) -> None:
     assert "--tensor-parallel-size 2" in answer.commands["vllm"]
 
 
+def test_replicas_that_step_together_are_a_server_and_all_its_gpus_are_counted(
+    spec: Callable[[int], str], tmp_path: Path
+) -> None:
+    # The law of such coefficients is that of one of four, whose experts are spread over all.
+    known = load("qwen3-0.6b-h100-vllm-tables")
+    assert known.replica is not None
+    together = {"replica": known.replica.model_copy(update={"replicas": 4, "lockstep": True})}
+    (tmp_path / "four.json").write_text(known.model_copy(update=together).text())
+    asked: dict[str, Any] = {"coefficients": "four.json", "slo": ["ttft_p99_s=2"], "gpu_price": 3.6}
+    few: dict[str, Any] = {"workload.requests": 200}
+    answer = decide(ask(**asked, rate=8.0, settings=few))
+    assert (answer.best.replicas, answer.best.gpus, answer.least_gpus) == (4, 4, 4)
+    assert "4 replicas on 4 GPUs" in str(answer)
+    output = 8.0 * answer.measures["output_tokens"] / 4
+    assert answer.output_tokens_per_gpu_second == pytest.approx(output)
+    assert answer.cost_per_million_output_tokens == pytest.approx(1e3 / output)
+    assert answer.cube is not None
+    assert json.loads(answer.cube.attrs["specification"])["server"]["servers"] == 4
+    assert "--data-parallel-size 4" in answer.commands["vllm"]
+    assert "--tp-size 4 --dp-size 4 --enable-dp-attention" in answer.commands["sglang"]
+    # Another four would be a server of their own.
+    hopeless = decide(ask(**asked, rate=8000.0, settings=few))
+    assert (hopeless.found, hopeless.best.replicas, hopeless.best.gpus) == (False, 4, 4)
+    assert any("coefficients are of 4 replicas that step together" in note for note in hopeless.notes)
+    with pytest.raises(InputError, match=r"^`replicas_max` 3: must be >= 4, as coefficients are of so many"):
+        ask(**asked, rate=8.0, replicas_max=3)
+
+
+def test_where_those_that_fit_on_fewer_gpus_fail_on_more_none_of_them_is_raced(spec: Callable[[int], str]) -> None:
+    names = ["qwen3-32b-2xh100-vllm-tables", "qwen3-32b-h200-vllm-tables"]
+    few = {"workload.requests": 100}
+    vary = {"server.service.coefficients": names}
+    answer = decide(ask(coefficients=names[0], rate=0.5, slo=["tpot_mean_s=0.018"], vary=vary, settings=few))
+    assert (answer.best.at, answer.best.gpus, answer.least_gpus) == ({"coefficients": names[0]}, 2, 1)
+    assert answer.fewer is None
+    assert "1 replica; no setting that fits on fewer GPUs holds on these" in re.sub(r"\s+", " ", str(answer))
+
+
 def test_settings_that_are_the_same_are_simulated_once(spec: Callable[[int], str]) -> None:
     caps = [12, 13, *range(60, 80)]
     answer = decide(question(spec(1), vary={"policy.largest_batch": caps}, indifference=1e-4))
