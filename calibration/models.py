@@ -201,6 +201,14 @@ class Model(NamedTuple):
     quantization: str | None = None
 
     @property
+    def numbers(self) -> str:
+        """What weights and cache are kept in."""
+        if self.quantization is None:
+            return self.dtype
+        part = "matrices" if self.quantization in _QUANTIZED else "experts"
+        return f"{self.dtype}, {part} in {self.quantization}"
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Bytes that one token keeps in the KV cache for good: in every layer that has no window.
 

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure how long batches take on a real engine, fit service laws, and judge tables.")
 app.registered_commands += measuring.app.registered_commands
 
-DtypeOption = Annotated[str, typer.Option("--dtype", help="numbers of weights and cache", show_default=True)]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="numbers of the cache, and of weights that are not quantized", show_default=True)
+]
 _NO_TABLES = "needs aiconfigurator-core: pip install '.[hardware]' in the clone"
 
 
@@ -441,7 +443,7 @@ def calibrate_memory(
             path=f"--gib {gib:g}",
         )
     token = known.kv_bytes_per_token
-    print(f"{known.name}, {known.dtype}: {known.parameters / 1e6:,.1f} million parameters")
+    print(f"{known.name}, {known.numbers}: {known.parameters / 1e6:,.1f} million parameters")
     print(f"  {token:,} bytes of KV cache per token, room for {known.capacity_tokens(most):,.0f} tokens")
     if known.windowed_layers:
         print(

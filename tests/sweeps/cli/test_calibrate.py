@@ -670,6 +670,19 @@ def test_memory_says_what_layers_with_a_window_keep(capsys: pytest.CaptureFixtur
     assert "18 of 36 layers keep the last 128 tokens only: up to 4,718,592 bytes of a request" in out
 
 
+@pytest.mark.parametrize(
+    ("model", "numbers"),
+    [
+        ("qwen3-0.6b", "bfloat16"),
+        ("gpt-oss-20b", "bfloat16, experts in mxfp4"),
+        ("deepseek-v3", "bfloat16, matrices in fp8"),
+    ],
+)
+def test_memory_says_which_weights_are_smaller(model: str, numbers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = Answer(capsys, "calibrate", "memory", model, "--gib", "800").out
+    assert out.startswith(f"{model}, {numbers}: ")
+
+
 def test_without_the_extra_the_tables_say_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
