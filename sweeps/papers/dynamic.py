@@ -585,10 +585,11 @@ def _bounds(sweep: "Sweep", cube: xr.Dataset) -> Found:
     assert sla is not None
     assert high is not None
     least, most = low + sla.alpha / 2, high - sla.alpha / 2
-    rows, asked = [], []
+    rows, asked, running = [], [], []
     for target in cube["target_s"].values.tolist():
         found = mean_of(_settled(cube["window_batch_sla_bound_mean"].sel(target_s=target), 20))
         asked.append((target - _C0) / _C1)
+        running.append(_settled(cube["window_batch_size_mean"].sel(target_s=target), 20).mean())
         inside: Verdict = "yes" if least - 0.5 <= found.mean <= most + 0.5 else "no"
         nearer = least if found.mean < (least + most) / 2 else most
         note = f"a step of {asked[-1]:.1f} requests takes the target; agrees: within alpha / 2 of neither bound"
@@ -599,6 +600,6 @@ def _bounds(sweep: "Sweep", cube: xr.Dataset) -> Found:
         f"In [{low}, {high}] with alpha = {sla.alpha} the cap stays within [{least:g}, {most:g}]: "
         f"{rows[-1].simulated:.0f} under a target that never binds, and {rows[0].simulated:.0f} under one that asks "
         f"for {asked[0]:.1f}, which is missed for good; under one that asks for {asked[1]:.1f} it settles at "
-        f"{rows[1].simulated:.1f}."
+        f"{rows[1].simulated:.1f}, while {running[1]:.1f} run, as nobody is sent away."
     )
     return Found(rows, [said])
