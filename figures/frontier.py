@@ -20,7 +20,7 @@ from batchcube.results.variables import REGISTRY
 from . import style
 from .curves import latency_scale
 from .lines import Quantity, quantity_of
-from .reading import RATE, Figured, Select, View, view
+from .reading import RATE, Figured, Select, View, selected, view
 from .settings import axes_left, compared_axis
 
 _MARKS: dict[str, dict[str, Any]] = {
@@ -54,7 +54,7 @@ def frontier(
     objectives = list(dict.fromkeys(name for name in (x, y, third) if name is not None))
     quantities = {name: quantity_of(figured, cube, name, pools=False) for name in objectives}
     names = [quantity.variable for quantity in quantities.values()]
-    select, chosen_rate = _at_one_rate(cube, select)
+    select, chosen_rate = _at_one_rate(figured, cube, select)
     left = axes_left(cube, select)
     if not left:
         raise figured.refuses("there is only one point: nothing to compare")
@@ -127,18 +127,21 @@ def _called(quantity: Quantity) -> str:
     return REGISTRY[quantity.variable].long_name if quantity.quantile is None else quantity.label.rpartition(" (")[0]
 
 
-def _at_one_rate(cube: Dataset, select: Select) -> tuple[Select, str]:
-    """Return the selection, with the largest rate at which the fewest points are overloaded where none is chosen.
+def _at_one_rate(figured: Figured, cube: Dataset, select: Select) -> tuple[Select, str]:
+    """Return the selection with one rate of it, the largest at which the fewest of its points are overloaded.
 
     A rate is no setting that one may choose to do better.
     """
     rates = [name for name, paths in axes_left(cube, select).items() if set(paths) & set(RATE)]
     if not rates or not is_told(cube):
         return select, ""
-    queue = judge(cube)
+    there, _ = selected(figured, cube, select)
+    queue = judge(there)
     over = (queue == OVERLOADED).sum([dim for dim in queue.dims if dim != rates[0]]).values
-    rate = cube[rates[0]].values[np.flatnonzero(over == over.min())[-1]].item()
-    return {**(select or {}), rates[0]: rate}, "The rate is the largest at which the fewest points are overloaded."
+    rate = there[rates[0]]
+    which = "largest" if rate.dtype.kind in "iuf" else "last"
+    said = f"The rate is the {which} at which the fewest points are overloaded."
+    return {**(select or {}), rates[0]: rate.values[np.flatnonzero(over == over.min())[-1]].item()}, said
 
 
 def _values(seen: View, quantity: Quantity) -> xr.DataArray:

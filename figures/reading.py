@@ -239,8 +239,7 @@ def view(
         )
     if missing:
         raise figured.lacks(f"the cube has no variable {', '.join(missing)}")
-    axes = {axis.name: axis for axis in _axes(cube)}
-    cut, chosen = _cut(figured, cube, axes, select)
+    cut, chosen = selected(figured, cube, select)
     cut = _drawable(cut)
     axes = {axis.name: axis for axis in _axes(cut)}
     drawn_x = _first(axes, [x], set())
@@ -323,17 +322,16 @@ def title_of(coordinate: xr.DataArray) -> str:
     return _TITLES.get(str(attrs["path"])) or titled(str(attrs["long_name"]), str(attrs["units"]))
 
 
-def _cut(
-    figured: Figured, cube: xr.Dataset, axes: Mapping[str, FigureAxis], select: Select
-) -> tuple[xr.Dataset, list[str]]:
+def selected(figured: Figured, cube: xr.Dataset, select: Select) -> tuple[xr.Dataset, list[str]]:
     """Apply the selection (one value drops the axis, several restrict it) and drop axes of one value.
 
-    Replications can be selected too; a single one stays, as one replication.
+    Axes of numbers are in ascending order then. Replications can be selected too; a single one stays, as one
+    replication. What was chosen is returned in words.
     """
     chosen: list[str] = []
     numbers = cube["replication"].values
     known = {
-        **axes,
+        **{axis.name: axis for axis in _axes(cube)},
         "replication": FigureAxis("replication", (), tuple(numbers.tolist()), numbers.astype(float), "", True),
     }
     for name, wanted in (select or {}).items():
@@ -353,6 +351,8 @@ def _cut(
         if len(axis.values) == 1:
             chosen.append(axis.in_words(axis.values[0]))
             cube = cube.isel({axis.name: 0})
+        elif cube[axis.name].dtype.kind in "iuf" and axis.values != tuple(sorted(axis.values)):
+            cube = cube.isel({axis.name: np.argsort(axis.values)})
     return cube, chosen
 
 

@@ -54,6 +54,15 @@ def test_without_a_rate_the_largest_is_taken_at_which_the_fewest_are_overloaded(
     assert "more throughput and less mean latency" in said(figure)
 
 
+def test_of_several_rates_that_are_selected_one_is_taken(cube):
+    chosen = said(draw("frontier", cube, select={"arrival_rate_per_s": [8, 4]}))
+    assert "arrival rate 8/s" in chosen
+    assert "The rate is the largest at which the fewest points are overloaded." in chosen
+    # Wherever on its axis it stands.
+    mixed = cube.isel(arrival_rate_per_s=[2, 0, 3, 1])
+    assert "arrival rate 12/s" in said(draw("frontier", mixed))
+
+
 def test_overloaded_points_are_left_out(cube):
     figure = draw("frontier", cube, select={"arrival_rate_per_s": [8, 24], "mode": ["fifo_fixed", "dynamic_only"]})
     assert "overloaded points are left out" not in said(figure), "one rate is chosen"

@@ -192,6 +192,14 @@ def test_throughput_that_is_nowhere_defined_is_refused(cube):
     assert refusal("lines", nothing, y="busy_throughput_requests_per_s").endswith(said)
 
 
+@pytest.mark.parametrize("name", ["lines", "throughput-vs-rate", "latency-vs-rate", "throughput-vs-bins"])
+def test_the_order_of_numbers_on_an_axis_changes_nothing(cube, name, tmp_path):
+    mixed = cube.isel(arrival_rate_per_s=[1, 3, 0, 2], bins=[2, 0, 1])
+    for part, of in (("in order", cube), ("mixed", mixed)):
+        save(draw(name, of), cube, tmp_path / f"{part}.png")
+    assert (tmp_path / "in order.png").read_bytes() == (tmp_path / "mixed.png").read_bytes()
+
+
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_the_same_cube_gives_the_same_bytes_with_its_title_and_specification(cube, tmp_path, ending):
     first, second = tmp_path / f"first.{ending}", tmp_path / "a folder" / f"second.{ending}"
