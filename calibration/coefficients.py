@@ -420,6 +420,11 @@ def correlation_of(covariance: Floats) -> Floats:
     return correlation
 
 
+def is_of_gpus(known: Coefficients) -> bool:
+    """Say whether coefficients tell how many GPUs a replica has; tables leave out what is one."""
+    return bool({"gpu", "tensor_parallel", "pipeline_parallel"} & set(known.provenance))
+
+
 # Files --------------------------------------------------------------------------------------------------------------
 
 

@@ -29,6 +29,8 @@ NAMES = {
     "data_parallel_size": "replicas",
 }
 """Settings of vLLM, and what they are called here."""
+PARALLEL = {"tensor_parallel_size": "tensor_parallel", "pipeline_parallel_size": "pipeline_parallel"}
+"""Those that say how many GPUs a replica has, and what the origin of coefficients calls them."""
 ASYNC_SINCE = (0, 14)
 """The version of vLLM from which on steps are scheduled ahead unless it is told otherwise."""
 LEAST_LOADED_SINCE = (0, 32)
@@ -48,7 +50,9 @@ _OFF = (None, False, "", "fcfs")
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
 # In a log settings are listed as 'name': value, name=value or name="value".
 _LISTED = re.compile(r"non-default args|with config:|cache_config_info")
-_SETTING = re.compile(rf"\b({'|'.join([*NAMES, *_REMARKS, *_EXPERTS])})['\"]?\s*[:=]\s*['\"]?(\d+\b|[A-Za-z]+|{{)")
+_SETTING = re.compile(
+    rf"\b({'|'.join([*NAMES, *PARALLEL, *_REMARKS, *_EXPERTS])})['\"]?\s*[:=]\s*['\"]?(\d+\b|[A-Za-z]+|{{)"
+)
 _LINES = {
     "vllm_version": re.compile(r"LLM engine \(v([\d.]+)|vLLM API server version ([\d.]+)"),
     "cached_tokens": re.compile(r"KV cache size: ([\d,]+) tokens"),
@@ -68,6 +72,8 @@ class Stated(NamedTuple):
     """By the names of `LoggedServer`."""
     remarks: tuple[str, ...]
     """What else it says that matters, a line each."""
+    parallel: dict[str, int]
+    """By the values of `PARALLEL`."""
 
 
 def read_server_config(path: str | Path) -> Stated:
@@ -128,7 +134,7 @@ def read_server_log(path: str | Path) -> Stated:
 def _leaves(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield what is stated anywhere in a document and may be a setting."""
     for name, value in document.items():
-        if name in NAMES or name in _REMARKS or name in _EXPERTS or name == "vllm_version":
+        if name in NAMES or name in PARALLEL or name in _REMARKS or name in _EXPERTS or name == "vllm_version":
             if value is not None:
                 yield name, value
         elif isinstance(value, dict):
@@ -138,8 +144,9 @@ def _leaves(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _stated(path: str | Path, found: dict[str, Any]) -> Stated:
     """Return what is found by vLLM's names, with its default where a version has one; InputError where nothing is."""
     values = {NAMES[name]: value for name, value in found.items() if name in NAMES}
-    if not values:
-        raise InputError("states no setting of a vLLM server", allowed=f"looked for {', '.join(NAMES)}")
+    parallel = {PARALLEL[name]: _count(name, value) for name, value in found.items() if name in PARALLEL}
+    if not values and not parallel:
+        raise InputError("states no setting of a vLLM server", allowed=f"looked for {', '.join([*NAMES, *PARALLEL])}")
     several, experts = values.get("replicas", 1) > 1, any(found.get(name) not in _OFF for name in _EXPERTS)
     if several and experts:
         values["lockstep"] = True
@@ -156,4 +163,10 @@ def _stated(path: str | Path, found: dict[str, Any]) -> Stated:
     if several and not experts and found.get("is_moe_model") is not False:
         routed = ", and its routing is least_waiting" if values.get("routing") == "round_robin" else ""
         remarks.append(f"if its model has experts its engines step together, lockstep{routed}")
-    return Stated(Path(path).name, values, tuple(remarks))
+    return Stated(Path(path).name, values, tuple(remarks), parallel)
+
+
+def _count(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError("must be a whole number >= 1", path=name, value=json.dumps(value))
+    return value

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from batchcube.calibration.coefficients import Coefficients, LoggedServer
+from batchcube.calibration.coefficients import Coefficients, LoggedServer, is_of_gpus
 from batchcube.calibration.prediction import Server
-from batchcube.calibration.servers import Stated
+from batchcube.calibration.servers import PARALLEL, Stated
 from batchcube.engine.continuous import make_fleet, make_law, make_replica
-from batchcube.errors import found_in
+from batchcube.errors import InputError, found_in
 
 from ..spec.messages import mistakes
 
@@ -51,6 +51,29 @@ def server_settings(
         raise mistakes(LoggedServer, kept, error)[0].error().at(path="server") from None
 
 
+def parallel_of(
+    prior: Coefficients | None, stated: Sequence[Stated], given: Mapping[str, int | None]
+) -> dict[str, int]:
+    """Return how many GPUs a replica has, in the words of `PARALLEL`, as a prior, files and options say; {} if none do.
+
+    Raises InputError where two of them say something else: a law is of a model on so many GPUs.
+    """
+    options = {name: count for name, count in given.items() if count is not None}
+    who: list[tuple[str, dict[str, int]]] = []
+    if prior is not None and is_of_gpus(prior):
+        of = {name: int(prior.provenance.get(name, 1)) for name in PARALLEL.values()}
+        who.append((f"coefficients {prior.name}", of))
+    who += [(one.source, one.parallel) for one in stated]
+    who += [(f"`{name}`", {name: count}) for name, count in options.items()]
+    found: dict[str, tuple[str, int]] = {}
+    for source, says in who:
+        for name, count in says.items():
+            first, before = found.setdefault(name, (source, count))
+            if count != before:
+                raise InputError(f"{before} by {first}, and {count} by {source}", path=name)
+    return {name: count for name, (_, count) in found.items()}
+
+
 def origins(stated: Sequence[Stated], given: Mapping[str, Any], settings: LoggedServer) -> Iterator[str]:
     """Say, a line each, which settings were taken from which file, what else the files say, and what is assumed."""
     later = {name for name, value in given.items() if value is not None}
@@ -60,7 +83,7 @@ def origins(stated: Sequence[Stated], given: Mapping[str, Any], settings: Logged
     for one in reversed(stated):
         taken = {name: value for name, value in one.values.items() if name not in later}
         later |= set(taken)
-        lines = [", ".join(f"{name} = {value}" for name, value in taken.items()), *one.remarks]
+        lines = [", ".join(f"{name} = {value}" for name, value in (taken | one.parallel).items()), *one.remarks]
         said = [*(f"{one.source}: {line}" for line in lines if line), *said]
     yield from said
     assumed = [f"{name} = {getattr(settings, name)}" for name in _VARY if name not in settings.model_fields_set]

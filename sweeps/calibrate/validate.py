@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,12 +108,13 @@ def fit(
     how: Reading = BY_CONTENT,
     find_cache: bool = False,
     prior: Coefficients | None = None,
+    parallel: Mapping[str, int] | None = None,
     then: Callable[[], None] = lambda: None,
 ) -> Coefficients:
     """Fit the step law to the first ``until`` requests of a log, all when None, from what ``prior`` knows before.
 
-    With ``find_cache`` the size of the KV cache is fitted too. ``then`` is called once the log is read. Raises
-    InputError for a bad log, and for a prior without a step law.
+    With ``find_cache`` the size of the KV cache is fitted too; ``parallel`` is of `parallel_of`. ``then`` is called
+    once the log is read. Raises InputError for a bad log, a prior without a step law, and times of no engine.
     """
     if not NAME.fullmatch(name):
         raise InputError("the name must be letters, digits and . _ -", path="`output`", value=f"{name}.json")
@@ -133,19 +134,22 @@ def fit(
             found = fit_log(log, server_of(settings), until, before, done=progress.advance)
     law, fitted = stated(found, log, None if prior is None else prior.name)
     doubts, remarks = [*contradictions(log, settings, log_path)], [*said, *log.remarks(), *remarks_on(settings)]
-    return Coefficients(
+    known = Coefficients(
         name=name,
         label="measured",
         title=f"step law fitted to {found.requests} of {len(log.queued_s)} requests of {log_path.name}",
         source="fitted by batchcube to a request log, by simulating it"
         + ("" if prior is None else f", from {prior.name} ({prior.label}): {prior.title}"),
-        provenance={"batchcube_version": batchcube_version(), "log": log_path.name},
+        provenance={"batchcube_version": batchcube_version(), "log": log_path.name, **(parallel or {})},
         raw=Raw(file=log_path.name, sha256=log.sha256),
         step_law=law,
         plausibility=Plausibility(flags=doubts, notes=remarks) if doubts or remarks else None,
         replica=settings,
         log=fitted,
     )
+    with found_in(file=log_path):
+        known.require_seconds()
+    return known
 
 
 def _with_cache(

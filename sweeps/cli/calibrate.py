@@ -316,6 +316,13 @@ def calibrate_log(
     replicas: ReplicasOption = None,
     routing: RoutingOption = None,
     lockstep: LockstepOption = None,
+    tensor_parallel: Annotated[
+        int | None,
+        typer.Option("--tensor-parallel", "--tensor-parallel-size", min=1, help="GPUs that share each layer"),
+    ] = None,
+    pipeline_parallel: Annotated[
+        int | None, typer.Option("--pipeline-parallel", "--pipeline-parallel-size", min=1, help="stages of layers")
+    ] = None,
     async_scheduling: AsyncOption = None,
     server: ServerOption = None,
     server_config: ServerConfigOption = None,
@@ -339,7 +346,7 @@ def calibrate_log(
     """
     from rich.console import Console
 
-    from ..calibrate.server import origins, server_settings, stated_by
+    from ..calibrate.server import origins, parallel_of, server_settings, stated_by
     from ..calibrate.validate import fit
     from ..claim import claimed
     from ..spec.service import load
@@ -360,6 +367,8 @@ def calibrate_log(
     )
     stated = stated_by(server_config, server_log)
     settings = server_settings(before, given, stated)
+    gpus = {"tensor_parallel": tensor_parallel, "pipeline_parallel": pipeline_parallel}
+    parallel = parallel_of(before, stated, gpus)
     console, how = Console(), reading_of(format, column, concurrency)
 
     def tell_origins() -> None:
@@ -367,7 +376,8 @@ def calibrate_log(
             console.print(printable(line), highlight=False, markup=False)
 
     with claimed(output, overwrite=overwrite):
-        known = fit(log, settings, fit_until, output.stem, quiet, how, kv_tokens == "fit", before, tell_origins)
+        fits = kv_tokens == "fit"
+        known = fit(log, settings, fit_until, output.stem, quiet, how, fits, before, parallel, tell_origins)
         show_coefficients(known, output, brief=True)
         write_coefficients(known, output)
         print(printable(output))

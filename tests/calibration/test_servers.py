@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from batchcube.calibration.servers import read_server_config, read_server_log
+from batchcube.errors import InputError
 
 META = {
     "vllm_version": "0.19.0",
@@ -48,6 +49,17 @@ def test_a_dump_of_settings_is_read_however_deep_they_lie(tmp_path: Path) -> Non
     stated = read_server_config(write(tmp_path / "deep.json", deep))
     assert stated.values == {"async_scheduling": False, "block_tokens": 32}
     assert stated.remarks == ()
+
+
+def test_how_many_gpus_a_replica_has_is_read(tmp_path: Path) -> None:
+    meta = {"parallel_config": {"tensor_parallel_size": 4, "pipeline_parallel_size": 1}}
+    stated = read_server_config(write(tmp_path / "meta.json", meta))
+    assert (stated.values, stated.parallel) == ({}, {"tensor_parallel": 4, "pipeline_parallel": 1})
+    line = "INFO LLM engine (v0.32.1) with config: model='m', tensor_parallel_size=8, pipeline_parallel_size=2\n"
+    stated = read_server_log(write(tmp_path / "vllm.log", line))
+    assert stated.parallel == {"tensor_parallel": 8, "pipeline_parallel": 2}
+    with pytest.raises(InputError, match=r"meta\.json: tensor_parallel_size = 0: must be a whole number >= 1"):
+        read_server_config(write(tmp_path / "meta.json", {"tensor_parallel_size": 0}))
 
 
 def test_the_balancer_of_several_engines_is_that_of_the_version(tmp_path: Path) -> None:

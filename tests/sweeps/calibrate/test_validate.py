@@ -21,7 +21,7 @@ from batchcube.errors import InputError
 from batchcube.figures import registry
 from batchcube.results.validation import read_validation
 from batchcube.sweeps.calibrate import validate as judging
-from batchcube.sweeps.calibrate.server import server_of, server_settings, stated_by
+from batchcube.sweeps.calibrate.server import parallel_of, server_of, server_settings, stated_by
 from batchcube.sweeps.calibrate.validate import Error, contradictions, fit, validate
 from batchcube.sweeps.spec.service import load
 from helpers import logs
@@ -371,6 +371,24 @@ def test_settings_come_from_options_then_files_then_coefficients(
     assert wrong.mistake.startswith('server: max_model_len = "many": ')
 
 
+def test_a_fit_has_the_gpus_of_its_prior_its_server_and_its_options(tmp_path: Path, log_file: Path) -> None:
+    of_four = load("llama-3.1-70b-4xh100-vllm-tables")
+    meta = tmp_path / "meta.json"
+    meta.write_text(json.dumps({"max_num_seqs": 8, "tensor_parallel_size": 4}))
+    stated, nothing = stated_by(meta, None), {"tensor_parallel": None, "pipeline_parallel": None}
+    four = {"tensor_parallel": 4, "pipeline_parallel": 1}
+    assert parallel_of(of_four, [], nothing) == parallel_of(of_four, stated, four) == four
+    assert parallel_of(None, stated, nothing) == {"tensor_parallel": 4}
+    # A law in which nothing says how many leaves it open.
+    assert parallel_of(load("dynamic-batching-fig3"), [], nothing) == {}
+    with pytest.raises(InputError, match=r"^tensor_parallel: 4 by coefficients .*, and 2 by `tensor_parallel`$"):
+        parallel_of(of_four, [], {"tensor_parallel": 2})
+    with pytest.raises(InputError, match=r"^tensor_parallel: 1 by coefficients .*, and 4 by meta.json$"):
+        parallel_of(load("llama-3.1-8b-h100-vllm-tables"), stated, nothing)
+    known = fit(log_file, server_settings(None, LIMITS), 20, "mine", quiet=True, parallel=four)
+    assert {name: known.provenance[name] for name in four} == four
+
+
 def test_a_time_that_rests_on_what_nobody_measured_is_not_compared(log_file: Path) -> None:
     known, settings = exact()
     assert known.step_law is not None
@@ -396,6 +414,17 @@ def test_a_log_without_some_times_has_no_errors_of_them(tmp_path: Path, output: 
     assert np.isnan(means["ttft_s"]) == np.isnan(means["makespan_s"]) == (lasts == 0.0)
     with pytest.raises(InputError, match="no time between queued, first and last token to fit to"):
         fit(path, settings, None, "mine", quiet=True)
+
+
+def test_a_law_of_times_that_no_engine_takes_is_not_fitted(tmp_path: Path, log_file: Path) -> None:
+    # Milliseconds, read as seconds.
+    slow = tmp_path / "slow.jsonl"
+    with slow.open("w") as file:
+        for text in log_file.read_text().splitlines():
+            entry = json.loads(text)
+            file.write(json.dumps({k: v if k.endswith("toks") else 1e3 * v for k, v in entry.items()}) + "\n")
+    with pytest.raises(InputError, match=r"slow\.jsonl: step_law\..*: no engine takes .*: milliseconds meant"):
+        fit(slow, server_settings(None, LIMITS), 20, "mine", quiet=True)
 
 
 def test_who_is_preempted_stays_admitted_on_both_sides(log_file: Path) -> None:
