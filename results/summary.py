@@ -18,7 +18,8 @@ from .intervals import CONFIDENCE, VARIABLE, Intervals, digits
 from .joining import parts_in_words
 from .pieces import has_values
 from .tables import Column, print_table
-from .text import counted, papers_of
+from .text import counted, in_percent, papers_of
+from .unserved import AMONG, shares_of
 from .variables import MANY_REFUSED, RATE_PATHS, REGISTRY, REPLICATION, lookup, usual
 
 if TYPE_CHECKING:
@@ -254,15 +255,14 @@ def refusals(cube: xr.Dataset) -> str:
 
 def _many(cube: xr.Dataset, name: str, what: str) -> str:
     """Say of how many requests this is true where it is of many; "" where it is not."""
-    if not {name, "requests"} <= set(cube):
+    if not {name, *AMONG[name]} <= set(cube):
         return ""
-    counted_over = [dim for dim in cube[name].dims if dim == REPLICATION]
-    shares = np.ravel(cube[name].sum(counted_over).values / cube["requests"].sum(counted_over).values)
+    shares = shares_of(cube, name)
     many = int(np.count_nonzero(shares > MANY_REFUSED))
     if not many:
         return ""
     at = "" if many == shares.size else f" at {many} of {shares.size} points"
-    return f"up to {100.0 * float(np.nanmax(shares)):.2g} % of the requests {what.format(at=at)}"
+    return f"up to {in_percent(float(np.max(shares)))} of the requests {what.format(at=at)}"
 
 
 def notes_of(cube: xr.Dataset) -> list[str]:
@@ -416,7 +416,7 @@ def _print_notes(
         errors = [labelled.error_of(cube[name]) for name in table["variable"].unique()]
         if max(errors) > 0.0:
             console.print(
-                f"a search narrowed capacities down to \u00b1 {100 * max(errors):.2g} %: intervals are wider by that",
+                f"a search narrowed capacities down to \u00b1 {in_percent(max(errors))}: intervals are wider by that",
                 highlight=False,
             )
     else:

@@ -51,4 +51,4 @@ def in_ranges(numbers: Iterable[int]) -> str:
 
 def in_percent(share: float) -> str:
     """Return a share as notes say it."""
-    return f"{100.0 * share:.{'2g' if share < 0.1 else '0f'}} %"
+    return f"{100.0 * share:.{'2g' if abs(share) < 0.1 else '0f'}} %"

@@ -11,9 +11,26 @@ from .variables import REPLICATION
 
 if TYPE_CHECKING:
     import xarray as xr
+    from numpy.typing import NDArray
 
+AMONG = {
+    "rejected": ("requests",),
+    "unserved": ("requests",),
+    "missed": ("measured", "missed"),
+    "truncated": ("measured", "missed"),
+}
+"""Of how many requests those are a share that a variable counts: the warm-up is part of some."""
 COUNTS = ("measured", "missed", "truncated")
 """The variables that say how many there are."""
+
+
+def shares_of(cube: xr.Dataset, name: str) -> NDArray[np.float64]:
+    """Return which share of the requests of each point a variable of `AMONG` counts, over its replications."""
+    counts = {
+        of: cube[of].sum([dim for dim in cube[of].dims if dim == REPLICATION]).values for of in {name, *AMONG[name]}
+    }
+    shares: NDArray[np.float64] = counts[name] / np.maximum(sum(counts[of] for of in AMONG[name]), 1)
+    return shares
 
 
 def left_out(cube: xr.Dataset) -> str:
@@ -23,13 +40,8 @@ def left_out(cube: xr.Dataset) -> str:
     """
     if not {"measured", "missed"} <= set(cube.data_vars):
         return ""
-    counts = {
-        name: cube[name].sum([dim for dim in cube[name].dims if dim == REPLICATION]).values
-        for name in COUNTS
-        if name in cube
-    }
-    every = np.maximum(counts["measured"] + counts["missed"], 1)
-    most = {name: float(np.max(counts[name] / every)) for name in COUNTS[1:] if name in counts}
+    shares = {name: shares_of(cube, name) for name in COUNTS[1:] if name in cube}
+    most = {name: float(np.max(share)) for name, share in shares.items()}
     said = [
         f"{in_percent(most[name])} of the requests {what}"
         for name, what in (("missed", "were never served"), ("truncated", "had their answers cut off"))
@@ -37,5 +49,5 @@ def left_out(cube: xr.Dataset) -> str:
     ]
     if not said:
         return ""
-    several = "up to " if every.size > 1 else ""
+    several = "up to " if shares["missed"].size > 1 else ""
     return f"{' and '.join(several + one for one in said)}: times and their quantiles are of what was served"

@@ -18,7 +18,7 @@ from batchcube.results.joining import parts_in_words
 from batchcube.results.measurements import read_measurement
 from batchcube.results.storage import open_dataset
 from batchcube.results.summary import notes_of, refusals
-from batchcube.results.text import counted
+from batchcube.results.text import counted, in_percent
 from batchcube.results.validation import QUANTITIES, SIDES, read_validation
 
 from . import answers
@@ -350,8 +350,8 @@ def _calibration(found: xr.Dataset) -> Section:
     for kind, off in errors.items():
         rms, worst = np.sqrt(np.mean(np.square(off))), max(off, key=abs)
         text = (
-            f"{counted(len(off), 'cell')} of {kind}: the fitted law is off by {100 * rms:.2g} % (root mean square), by "
-            f"{100 * worst:+.2g} % at worst."
+            f"{counted(len(off), 'cell')} of {kind}: the fitted law is off by {in_percent(rms)} (root mean square), by "
+            f"{'+' if worst > 0 else ''}{in_percent(worst)} at worst."
         )
         answer.append(Said(text, main=not answer))
     chart = plain(

@@ -15,6 +15,7 @@ from batchcube.results.cube import Buckets, Coordinate, build_cube, fits
 from batchcube.results.pieces import read_later, values_of
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.text import in_percent, in_ranges
+from batchcube.results.unserved import AMONG
 from batchcube.results.variables import BUCKETED, LENGTH_UNITS, REGISTRY, REPLICATION
 
 from ..spec import policies
@@ -213,7 +214,7 @@ def with_provenance(
 
 def _not_whole(sums: Mapping[str, int]) -> list[str]:
     """Return the notes about requests that were not served, or not whole, if there are any."""
-    shares = {name: sums[name] / sums["requests"] for name in _NOT_WHOLE if name in sums}
+    shares = {name: sums[name] / max(sum(sums[of] for of in AMONG[name]), 1) for name in _NOT_WHOLE if name in sums}
     return [f"{in_percent(share)} {_NOT_WHOLE[name]}" for name, share in shares.items() if share]
 
 

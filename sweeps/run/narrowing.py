@@ -13,6 +13,7 @@ from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
 from batchcube.results.precision import FEWEST, Precision, Wanted, level, looked_at, parse, schedule
 from batchcube.results.statistics import mean_interval
+from batchcube.results.text import in_percent
 from batchcube.results.variables import FIRST_LOOK, REGISTRY, usual
 
 from ..progress import Progress
@@ -118,7 +119,7 @@ class Narrowing:
             ratio = np.where(half == 0.0, 0.0, half / limit)
         ratio = np.where(there, np.where(np.isnan(ratio), np.inf, ratio), 0.0)
         at = np.unravel_index(int(ratio.argmax()), ratio.shape)
-        width = f"{100 * half[at] / abs(found.estimate[at]):.2g} %" if wanted.relative else f"{half[at]:.2g}"
+        width = in_percent(half[at] / abs(found.estimate[at])) if wanted.relative else f"{half[at]:.2g}"
         point = where(self.axes, tuple(map(int, np.unravel_index(at[0], self.shape)))) if self.axes else ""
         return [(float(ratio[at]), f"{wanted.label} ± {width}" + (f" ({point})" if point else ""))]
 

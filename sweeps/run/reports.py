@@ -10,7 +10,7 @@ from batchcube.results.disk import MOST_TOGETHER
 from .parts import CUT, join, used
 from .store import AnyPart, Report, Store, StoredPart
 
-SUMMED = ("requests", "rejected", "unserved", "truncated")
+SUMMED = ("requests", "measured", "missed", "rejected", "unserved", "truncated")
 """Counts of which the sum over all replications and points is told."""
 
 

@@ -25,6 +25,7 @@ from batchcube.engine.continuous import Law
 from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.engine.policies.service import Service, formula, measured
 from batchcube.errors import InputError, found_in
+from batchcube.results.text import in_percent
 
 from .messages import mistakes, show_path
 from .rules import lost_by_rounding
@@ -146,7 +147,7 @@ def notes_on(settings: CoefficientsLaw, asked: Asked) -> list[str]:
     quality = law.quality if laws.table is None or settings.h != "table" else laws.table
     what = "the measured table" if settings.h == "table" else f"law {law.h}"
     if quality.leave_one_size_out_rms is not None:
-        parts.append(f"{what} predicts left-out batch sizes within {100 * quality.leave_one_size_out_rms:.2g} % (rms)")
+        parts.append(f"{what} predicts left-out batch sizes within {in_percent(quality.leave_one_size_out_rms)} (rms)")
     return ["; ".join(parts), *_beyond(name, laws, asked), *_doubts(settings, known)]
 
 
@@ -156,7 +157,7 @@ def notes_on_steps(settings: CoefficientsLaw, asked: Asked) -> list[str]:
     name = settings.coefficients
     parts = [f"step times of {name} ({known.label}): {known.title}"]
     if law.quality.leave_one_out_rms is not None:
-        parts.append(f"the law predicts left-out measurements within {100 * law.quality.leave_one_out_rms:.2g} % (rms)")
+        parts.append(f"the law predicts left-out measurements within {in_percent(law.quality.leave_one_out_rms)} (rms)")
     said = ["; ".join(parts)]
     context = asked.mean_prompt_tokens + asked.longest_output_tokens
     said += beyond(known, Reach(asked.largest_batch, context, asked.token_budget, None))

@@ -223,12 +223,15 @@ def test_axes_are_told_by_their_labels_and_one_line_tells_what_is_never_overload
 def test_many_who_are_turned_away_or_cut_short_are_warned_of():
     dims, requests = ("rate", "replication"), np.full((2, 3), 100)
 
-    def warned(rejected, truncated):
+    def warned(rejected, truncated, measured=100):
         counts = {"requests": requests, "rejected": rejected, "truncated": truncated}
+        counts |= {"measured": measured, "missed": rejected}
         return refusals(xr.Dataset({name: (dims, np.broadcast_to(of, (2, 3))) for name, of in counts.items()}))
 
     assert warned(0, 0) == ""
-    away, cut = warned([[30], [0]], 0), warned(0, 50)
+    away, cut = warned([[30], [0]], 0, [[70], [100]]), warned(0, 50)
     assert away.startswith("up to 30 % of the requests are turned away at 1 of 2 points, too long for a replica: ")
     assert cut.startswith("up to 50 % of the requests have their answers cut by max_model_len: ")
-    assert warned([[30], [0]], 50) == f"{away}; {cut}"
+    assert warned([[30], [0]], 50, [[70], [100]]) == f"{away}; {cut}"
+    # After a warm-up of 90 requests, all of the others.
+    assert warned(0, 10, 10).startswith("up to 100 % of the requests have their answers cut by max_model_len: ")

@@ -1,7 +1,7 @@
 import pytest
 
 from batchcube.errors import printable
-from batchcube.results.text import counted, shortened
+from batchcube.results.text import counted, in_percent, shortened
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,8 @@ def test_spaces_stay_and_long_text_is_cut() -> None:
 
 def test_one_of_a_thing_is_no_plural() -> None:
     assert [counted(n, "point") for n in (0, 1, 2, 1000)] == ["0 points", "1 point", "2 points", "1,000 points"]
+
+
+def test_shares_are_told_in_plain_digits() -> None:
+    shares = (0.00123, 0.0996, 0.5, 0.998, 1.0, 14.2, -0.02, -1.5)
+    assert [*map(in_percent, shares)] == ["0.12 %", "10 %", "50 %", "100 %", "100 %", "1420 %", "-2 %", "-150 %"]

@@ -41,7 +41,7 @@ def test_many_prompts_that_leave_no_room_for_an_answer_are_said_loudly(capsys: p
     assert float(made["request_sla_violation_fraction"][0]) == pytest.approx((refused + cut) / 120)
     tell_notes(made)
     (loud, *notes) = capsys.readouterr().err.splitlines()
-    assert loud.startswith(f"warning: up to {100 * refused / 120:.2g} % of the requests are turned away")
+    assert loud.startswith(f"warning: up to {in_percent(refused / 120)} of the requests are turned away")
     assert any("turned away" in note for note in notes)
     assert refusals(run_sweep(sweep(BASE))) == ""
 
@@ -59,6 +59,11 @@ def test_answers_that_are_cut_are_counted_and_told() -> None:
     assert 0 < cut < 360
     assert f"{in_percent(cut / 360)} of the requests had their answers cut by max_model_len" in made.attrs["notes"]
     assert "cut by" not in run_sweep(sweep(BASE)).attrs["notes"]
+    # Those of a warm-up are in no count of them.
+    late = run_sweep(sweep(laid(tables, {"report.warmup_requests": 100})))
+    share = int(late["truncated"].sum()) / 60
+    assert int(late["measured"].sum() + late["missed"].sum()) == 60
+    assert f"{in_percent(share)} of the requests had their answers cut by max_model_len" in late.attrs["notes"]
 
 
 def test_priorities_of_a_recorded_trace(tmp_path: Path) -> None:
