@@ -318,7 +318,7 @@ class LogRanges(_Part):
     running: Range = Field(description="requests at once between first and last token")
     context_tokens: Range = Field(description="of a request")
     prompt_tokens: Range
-    requests_per_s: NonNegative = Field(description="that came on average")
+    requests_per_s: NonNegative | None = Field(description="that came on average; null where all came at once")
 
 
 class StepScatter(_Part):
@@ -421,8 +421,8 @@ def correlation_of(covariance: Floats) -> Floats:
 
 
 def is_of_gpus(known: Coefficients) -> bool:
-    """Say whether coefficients tell how many GPUs a replica has; tables leave out what is one."""
-    return bool({"gpu", "tensor_parallel", "pipeline_parallel"} & set(known.provenance))
+    """Say whether coefficients tell how many GPUs a replica has; of one device, and in tables, a 1 is left out."""
+    return bool({"device", "gpu", "tensor_parallel", "pipeline_parallel"} & set(known.provenance))
 
 
 # Files --------------------------------------------------------------------------------------------------------------

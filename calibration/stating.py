@@ -241,12 +241,12 @@ def _seen(log: Log, kept: NDArray[np.bool_]) -> LogRanges:
     begun, ended = (np.sort(times) for times in (log.first_token_s, log.last_token_s))
     at_once = np.searchsorted(begun, begin, side="right") - np.searchsorted(ended, begin, side="left")
     prompt, whole = log.prompt_tokens[kept], (log.prompt_tokens + log.output_tokens)[kept]
-    lasts = max(float(log.queued_s[kept].max()), 1e-9)
+    lasts = float(log.queued_s[kept].max())
     return LogRanges(
         running=[1.0, float(at_once.max())],
         context_tokens=[float(prompt.min()), float(whole.max())],
         prompt_tokens=[float(prompt.min()), float(prompt.max())],
-        requests_per_s=float(kept.sum()) / lasts,
+        requests_per_s=float(kept.sum()) / lasts if lasts > 0 else None,
     )
 
 

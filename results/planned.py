@@ -104,13 +104,19 @@ def _on(setting: Mapping[str, Any]) -> str:
 
 
 def _sure(share: float, rounded: Callable[[float], int] = math.floor) -> str:
-    """In percent, rounded down: no more than one is sure of."""
-    return f"{rounded(round(1000 * share, 6)) / 10:g} %"
+    """In percent, rounded down: no more than one is sure of, and never all."""
+    tenths = rounded(round(1000 * share, 6))
+    return f"{(tenths if rounded is math.ceil else min(tenths, 999)) / 10:g} %"
+
+
+def _so_sure(plan: Mapping[str, Any], share: float) -> str:
+    """In percent, at most so many where replications overlap."""
+    return f"less than {_sure(share, math.ceil)}" if plan["overlaps"] else _sure(share)
 
 
 def _assurance(plan: Mapping[str, Any]) -> str:
     asked = plan["asked"]
-    sure = f"less than {_sure(plan['assurance'], math.ceil)}" if plan["overlaps"] else _sure(plan["assurance"])
+    sure = _so_sure(plan, plan["assurance"])
     at_least = sure if plan["overlaps"] else f"{sure} or more"
     if not plan["found"]:
         states = plan["races"][-1]["states"]
@@ -128,11 +134,13 @@ def _assurance(plan: Mapping[str, Any]) -> str:
     of = asked["objective"] or "the largest share of a limit that is used up"
     zone = f"{100 * asked['indifference']:.3g} %"
     if _settings(plan) == 1:
-        return f"{at_least} that it holds all limits{_early(plan)}"
+        holds = f"{at_least} that it holds" if plan["assurance"] else "not decided: whether it holds"
+        return f"{holds} all limits{_early(plan)}"
     if plan["is_decided"]:
         return f"{at_least} that it holds, and that none on as few GPUs is better by over {zone} in {of}"
     wider = "" if plan["ended_early"] else f", with an indifference zone above {zone} they may"
-    return f"{sure} only: {counted(plan['tied'], 'setting')} may be better by over {zone} in {of}{_early(plan)}{wider}"
+    only = f"{sure} only" if plan["assurance"] else "not decided"
+    return f"{only}: {counted(plan['tied'], 'setting')} may be better by over {zone} in {of}{_early(plan)}{wider}"
 
 
 def _early(plan: Mapping[str, Any]) -> str:
@@ -146,7 +154,8 @@ def _early(plan: Mapping[str, Any]) -> str:
 def _limit(limit: Mapping[str, Any], setting: Mapping[str, Any]) -> str:
     within = ">=" if limit["name"] == "goodput" else "<="
     unit = " s" if limit["unit"] == "s" else ""
-    unknown = "its queue grows" if setting["grows"] else "never served"
+    unknown = "not all requests keep their limits" if limit["name"] == "goodput" else "never served"
+    unknown = "its queue grows" if setting["grows"] else unknown
     mean = unknown if limit["mean"] is None else f"{_plain(limit['mean'])}{unit}"
     bounds = (
         "" if limit["low"] is None or limit["high"] is None else f" ({_plain(limit['low'])} to {_plain(limit['high'])})"
@@ -168,7 +177,7 @@ def _replicas(plan: Mapping[str, Any]) -> str:
     worst = max(nearest["limits"], key=_used_up)
     if fewer["verdict"] == "fails":
         none = "no setting holds" if _settings(plan) > 1 else "it fails"
-        sure = f"{none} on {counted(fewer['gpus'], 'GPU')} ({_sure(fewer['assurance'])})"
+        sure = f"{none} on {counted(fewer['gpus'], 'GPU')} ({_so_sure(plan, fewer['assurance'])})"
     else:
         sure = f"whether {counted(fewer['gpus'], 'GPU')} would do one cannot tell"
     there = "the nearest has" if _settings(plan) > 1 else "with"

@@ -75,7 +75,7 @@ class Fingerprint:
                 self.write(len(given))
                 if isinstance(given, BaseNamedTuple):
                     self.write(given.instance_class.__qualname__, given.fields)
-                    self.comes_from(given.instance_class.__module__)
+                    self.class_comes_from(given.instance_class)
                 self.arguments(given)
             elif isinstance(given, Optional):
                 self.arguments((given.type,))
@@ -89,6 +89,13 @@ class Fingerprint:
     def comes_from(self, module: str | None) -> None:
         """Remember a package; what is made by `exec` may be of none."""
         self.packages.add(_package(module))
+
+    def class_comes_from(self, of: type) -> None:
+        """Remember the package of a class; one that `exec` made may say a module that does not have it."""
+        found: Any = sys.modules.get(of.__module__)
+        for name in of.__qualname__.split("."):
+            found = getattr(found, name, None)
+        self.comes_from(of.__module__ if found is of else None)
 
     def value(self, value: Any) -> None:
         """Write whatever a function's code may refer to."""
@@ -116,7 +123,7 @@ class Fingerprint:
         elif isinstance(value, np.dtype):
             self.write("dtype", value.descr)
         elif isinstance(value, type):
-            self.comes_from(value.__module__)
+            self.class_comes_from(value)
             self.write("type", value.__module__, value.__qualname__, getattr(value, "_fields", ()))
             if issubclass(value, Enum):
                 self.value([(name, member.value) for name, member in value.__members__.items()])

@@ -15,7 +15,7 @@ from ..policies.target import Control, fixed_target, has_further
 from ..simulation import Shape
 from .fleet import Fleet
 from .steps import LARGEST_BUDGET, Law, decode_ticks, kv_token_ticks, prefill_ticks
-from .ticks import LATEST, NEVER, TICKS_PER_S, ticks
+from .ticks import LATEST, LATEST_ARRIVAL_S, NEVER, TICKS_PER_S, ticks
 
 LONGEST_GAP = 2**42
 """Nanoseconds, 73 minutes: a longer gap between tokens is held there before controllers see it."""
@@ -271,7 +271,7 @@ def make_requests(
         _refuse(name, values != np.floor(values), values, "must be whole")
     _refuse("arrival_s", ~(np.isfinite(arrival) & (arrival >= 0)), arrival, "must be finite and >= 0")
     _refuse("arrival_s", np.diff(arrival, prepend=0.0) < 0, arrival, "must not decrease")
-    _refuse("arrival_s", arrival > LATEST / TICKS_PER_S / 2, arrival, "is later than can be simulated")
+    _refuse("arrival_s", arrival > LATEST_ARRIVAL_S, arrival, "is later than can be simulated")
     _refuse("prompt_tokens", prompt + output > LARGEST_REQUEST, prompt, f"and output: must be <= {LARGEST_REQUEST}")
     if not arrival.size:
         raise InputError("at least one request is needed")

@@ -13,6 +13,8 @@ TICKS_PER_NANOSECOND = 1000
 """Reports count in whole nanoseconds: their squares then fit the sums, and their logarithms the histograms."""
 LATEST = 2**61
 """Last instant, 26 days: twice that still fits int64."""
+LATEST_ARRIVAL_S = LATEST / TICKS_PER_S / 2
+"""Seconds: whoever comes then has as long to be served."""
 NEVER = 2**62
 
 

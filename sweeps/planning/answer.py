@@ -40,7 +40,7 @@ class Limit:
     unit: str
     verdict: str
     mean: float | None
-    """None where requests were never served, or the queue grows."""
+    """None where requests were never served or the queue grows, and of a goodput of 1 where some are late."""
     low: float | None
     high: float | None
 
@@ -180,10 +180,10 @@ def answer_of(
     values: Values,
     rounds: Sequence[dict[str, Any]],
     notes: Sequence[str],
-    mean_prompt: float,
+    mean_prompts: Sequence[float],
     most_served: Callable[[int, int], float],
 ) -> Answer:
-    """Return what a decision comes to; the mean prompt is in tokens, `most_served` the requests/s of a setting."""
+    """Return what a decision comes to; mean prompts are tokens by setting, `most_served` the requests/s of one."""
     race = decision.race
     found = race.found.best is not None
     place = race.found.best if race.found.best is not None else _nearest(race)
@@ -195,7 +195,9 @@ def answer_of(
         for name, column in values.report(race.same[[place]], race.replicas[[place]], count).items()
     }
     served = most_served(int(race.settings[place]), best.replicas)
-    measures = _measures(point, report, mean_prompt) | {"load_fraction": _finite(question.rate / served)}
+    found_measures = _measures(point, report, mean_prompts[int(race.settings[place])])
+    measures = {name: value if value is None else _finite(value) for name, value in found_measures.items()}
+    measures["load_fraction"] = _finite(question.rate / served)
     per_gpu = _tokens_per_gpu(question, measures, best.gpus) if found else None
     requests = point.workload.requests or int(report["requests"])
     lower = max((gpus for gpus in decision.races if gpus < race.gpus), default=None)

@@ -33,7 +33,7 @@ from ..run.rounds import NOBODY, do_all, do_shard, mark_complete, merge_shards
 from ..run.shards import Asked, Shard, Shards
 from ..run.simulate import require_backend
 from ..run.store import About, AnyPart, Store
-from ..spec.document import Sweep
+from ..spec.document import Sweep, files_of
 from ..spec.settings import Point, Report
 from ..stopping import Stop
 from .answer import Answer, answer_of, restored
@@ -133,6 +133,8 @@ class PlanCourse:
     ) -> None:
         """Read what the question names and find out what is there; raises InputError where that is something else."""
         self.target, self.made_by, self._say, self._overwrite = target, made_by, say, overwrite
+        if target is not None:
+            _require_no_input(_json_file(target), question)
         self._asked = question
         self._prepared = prepare(only_totals(question.sweep, _windows))
         self.question = replace(question, sweep=self._prepared.sweep)
@@ -208,7 +210,7 @@ class PlanCourse:
             simulating.values,
             simulating.decider.rounds,
             prepared.notes,
-            prepared.points[0].mean_prompt,
+            [point.mean_prompt for point in prepared.points],
             simulating.most_served,
         )
         cube = _cube(self.question, prepared, simulating.decider, simulating.decision, answer, makers, self.identity)
@@ -233,6 +235,13 @@ def _json_file(target: Path) -> Path:
     return target.with_suffix(".json")
 
 
+def _require_no_input(beside: Path, question: Question) -> None:
+    """Refuse to write the answer over a file that the question names."""
+    named = {*files_of(question.sweep.document), question.spec or ""}
+    if beside.resolve() in {Path(name).resolve() for name in named}:
+        raise InputError("is what the plan reads, and where its answer goes: choose another output", file=beside)
+
+
 def _windows(point: Point) -> int:
     """Return in how many windows of time to count: in several where nothing else shows how arrivals scatter."""
     is_known = getattr(point.workload.arrivals, "process", None) in RENEWING
@@ -252,7 +261,10 @@ def _same_plan(target: Path, identity: dict[str, str]) -> Answer:
     if cube.attrs.get(IDENTITY) != _sha256(identity):
         raise InputError(f"holds no answer to this question; {ADVICE}", file=target)
     beside = _json_file(target)
-    return restored(parse_json(read_file(beside, LARGEST_JSON)), cube)
+    try:
+        return restored(parse_json(read_file(beside, LARGEST_JSON)), cube)
+    except (AttributeError, LookupError, TypeError):
+        raise InputError(f"is not the answer that was written beside {target.name}; {ADVICE}", file=beside) from None
 
 
 def _on_replicas(sweep: Sweep, replicas: NDArray[np.int64]) -> Sweep:

@@ -25,7 +25,7 @@ from ..spec.settings import REQUEST_LIMITS, Point, draws_service
 from ..workloads.arrivals import Closed
 from .defaults import CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
 from .serving import leaves_caching, of_a_server
-from .unspecified import require_limits, unspecified
+from .unspecified import assumed_of, require_limits, unspecified
 from .values import KEPT
 
 # Limits of single requests, which goodput is about, that a limit of a statistic of the same time stands for.
@@ -89,6 +89,7 @@ class Question:
             "confidence": self.confidence,
             "indifference": self.indifference,
             "replicas_max": self.replicas_max,
+            "model": self.model or None,
             "gpu_price_per_hour": self.gpu_price,
             "budget_requests": None if math.isinf(self.budget) else self.budget,
             "budget_s": None if math.isinf(self.budget_s) else self.budget_s,
@@ -169,12 +170,12 @@ def ask(
         confidence=confidence,
         indifference=indifference,
     )
+    _require_texts(model=model, gpu=gpu, objective=objective, coefficients=coefficients, lengths=lengths, trace=trace)
     criteria = _criteria(slo, goodput)
     for mistake in in_other_units(text for text in slo if spec is None and "_ms" in text):
         raise mistake  # no engine is as fast; step times that somebody states may be
-    assumed: tuple[str, ...] = ()
     if spec is None:
-        document, assumed = unspecified(model, gpu, tensor_parallel, coefficients, lengths, trace, rate)
+        document = unspecified(model, gpu, tensor_parallel, coefficients, lengths, trace, rate)
         source, folder = "plan", Path.cwd()
     else:
         without = {
@@ -192,6 +193,9 @@ def ask(
     vary = {} if vary is None else vary
     if not isinstance(vary, Mapping):
         raise InputError("must have lists of values by path, {'policy.bins': [1, 2]}", path="`vary`")
+    for path in vary:
+        if not isinstance(path, str):
+            raise InputError("must be the path of a setting", path="`vary`", value=repr(path))
     told = [vllm.told(path) for path in vary]
     vary = _named_here(vary)
     laid = list(overriding(settings))
@@ -203,7 +207,7 @@ def ask(
     if spec is None:
         require_limits(_table(document, "policy"), _table(document, "server"), vary)
     document = varied(document, vary)
-    assumed += tuple(filter(None, dict.fromkeys((*said, *told))))
+    assumed = tuple(filter(None, dict.fromkeys((*said, *told))))
     recorded = _table(_table(document, "workload"), "trace")
     undecided = trace is not None and "resample" not in recorded
     if undecided:
@@ -222,6 +226,8 @@ def ask(
         sweep = Sweep.from_document(sweep.document, source, Path.cwd(), overriding(at_rate))
         stated |= at_rate
     _require_plannable(sweep, criteria, objective, replicas_max)
+    if spec is None:
+        assumed = (*assumed_of(sweep.grid.points), *assumed)
     parts = None
     if sweep.grid.points[0].workload.trace is not None:
         sweep, parts, replications = _of_one_trace(sweep, undecided=undecided, stretched=rate is not None)
@@ -315,8 +321,15 @@ def _require_numbers(**given: object) -> None:
             raise InputError("must be > 0 and < 1", path=f"`{name}`", value=f"{number:g}")
         if name in ("gpu_price", "rate") and not 0.0 < number < math.inf:
             raise InputError("must be a number > 0", path=f"`{name}`", value=f"{number:g}")
-        if name in ("replicas_max", "tensor_parallel") and number < 1:
-            raise InputError("must be >= 1", path=f"`{name}`", value=f"{number:g}")
+        if name in ("replicas_max", "tensor_parallel") and not (number >= 1 and number == int(number)):
+            raise InputError("must be a whole number >= 1", path=f"`{name}`", value=f"{number:g}")
+
+
+def _require_texts(**given: object) -> None:
+    """Refuse an argument that is no text; None is left out, and a name of a file may be a path."""
+    for name, text in given.items():
+        if not isinstance(text, str | None if name in ("model", "gpu", "objective") else str | os.PathLike | None):
+            raise InputError("must be a text", path=f"`{name}`", value=repr(text))
 
 
 def _named_here(vary: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:

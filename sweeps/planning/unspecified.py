@@ -1,11 +1,11 @@
 """A specification for who has none: model and GPUs, or a law of one's own; a rate; and stated defaults for the rest."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchcube.calibration.coefficients import Coefficients, shipped_names
+from batchcube.calibration.coefficients import Coefficients, is_of_gpus, shipped_names
 from batchcube.calibration.hardware import Deployment, gpus, is_installed, short_name
 from batchcube.engine.cache import cache_directory
 from batchcube.errors import InputError, did_you_mean, found_in
@@ -13,6 +13,8 @@ from batchcube.errors import InputError, did_you_mean, found_in
 from ..calibrate.hardware import derive
 from ..files import write_text
 from ..spec.service import load
+from ..spec.settings import Point
+from .serving import known_of
 
 SPAN_S = 120.0
 """Time that the requests of a replication arrive in."""
@@ -34,8 +36,8 @@ def unspecified(
     lengths: str | os.PathLike[str] | None,
     trace: str | os.PathLike[str] | None,
     rate: float | None,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the tables of a specification, and what they assume, a line each.
+) -> dict[str, Any]:
+    """Return the tables of a specification; `assumed_of` says what they assume.
 
     Raises InputError where model and GPU (or coefficients) or the rate are missing, or nothing is known of the pair.
     """
@@ -45,18 +47,11 @@ def unspecified(
     if lengths is not None and trace is not None:
         raise InputError("has lengths of its own; leave `lengths` out", path="`trace`")
     requests = max(LEAST_REQUESTS, round(SPAN_S * rate))
-    assumed = []
     if trace is not None:
         workload: dict[str, Any] = {"trace": {"path": os.path.abspath(trace)}}
     else:
         workload = {"arrivals": {"process": "poisson", "rate_per_s": rate}, "lengths": _lengths(lengths)}
-        assumed.append("Poisson arrivals")
-    if lengths is None and trace is None:
-        assumed.append(
-            f"lengths: lognormal, prompts of {PROMPT[0]:g} tokens on average, outputs of {OUTPUT[0]:g}, as in the "
-            "Azure conversation trace of 2023 (a file of lengths or a trace takes their place)"
-        )
-    document = {
+    return {
         "name": "plan",
         "title": title,
         "workload": {**workload, "requests": requests},
@@ -64,7 +59,29 @@ def unspecified(
         "server": {"routing": "least_loaded", "service": {"coefficients": name}},
         "report": {"warmup_fraction": WARMUP},
     }
-    return document, tuple(assumed)
+
+
+def assumed_of(points: Sequence[Point]) -> Iterator[str]:
+    """Say, a line each, what was assumed at all points, as nothing took its place."""
+    workloads = [point.workload for point in points]
+    if all(getattr(workload.arrivals, "process", None) == "poisson" for workload in workloads):
+        yield "Poisson arrivals"
+    output = _lengths(None)
+    prompt = output.pop("prompt")
+    drawn = [{} if workload.lengths is None else workload.lengths.model_dump() for workload in workloads]
+    said = []
+    if all(prompt.items() <= (lengths.get("prompt") or {}).items() for lengths in drawn):
+        said.append(f"prompts of {PROMPT[0]:g} tokens on average")
+    if all(output.items() <= lengths.items() for lengths in drawn):
+        said.append(f"outputs of {OUTPUT[0]:g}" + ("" if said else " tokens on average"))
+    if said:
+        yield (
+            f"lengths: lognormal, {', '.join(said)}, as in the Azure conversation trace of 2023 (a file of lengths or "
+            "a trace takes their place)"
+        )
+    known = {one.name: one for point in points if (one := known_of(point)) is not None}
+    if silent := [name for name, one in known.items() if not is_of_gpus(one)]:
+        yield f"a replica has one GPU: coefficients {', '.join(silent)} do not say how many"
 
 
 def require_limits(policy: Mapping[str, Any], server: Mapping[str, Any], varied: Collection[str]) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from batchcube.engine import Bins, Trace, batches, continuous, make_trace, sort_into_bins
 from batchcube.engine.continuous import Classes, Content, Requests, follow, make_classes, make_requests
 from batchcube.engine.continuous.model import ANYBODY, LARGEST_REQUEST, NOBODY
+from batchcube.engine.continuous.ticks import LATEST_ARRIVAL_S
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.ticks import TICKS_PER_S, from_seconds
 from batchcube.errors import InputError
@@ -159,8 +160,15 @@ class Draws:
 
     def _step_arrivals(self, prepared: PreparedPoint) -> NDArray[np.int64]:
         """Return the arrivals in the ticks of continuous batching."""
-        token = np.ones(prepared.requests, np.int64)
-        return make_requests(self._arrival_s(prepared), token, token).arrival
+        token, arrival_s = np.ones(prepared.requests, np.int64), self._arrival_s(prepared)
+        if (last := float(arrival_s[-1])) > LATEST_ARRIVAL_S:
+            raise InputError(
+                f"take {last:.3g} s to come, and {LATEST_ARRIVAL_S:.3g} s can be simulated: take fewer, or a higher "
+                "rate",
+                path="workload.requests",
+                value=str(prepared.requests),
+            )
+        return make_requests(arrival_s, token, token).arrival
 
     def _arrival_s(self, prepared: PreparedPoint) -> FloatArray:
         workload = prepared.point.workload

@@ -104,6 +104,19 @@ def test_why_nothing_is_known_of_fewer_gpus_is_said() -> None:
     assert "3 replicas; there is no fewer" in _flowing({**one, "least_gpus": 12})
 
 
+def test_of_what_nothing_is_sure_no_percent_are_said() -> None:
+    one = {**PLAN, "is_decided": False, "assurance": 0.0, "tied": 2, "ended_early": True}
+    assert "how sure not decided: 2 settings may be better by over 2 %" in _flowing(one)
+    alone = {**one, "settings": {"largest_batch": [128]}}
+    assert "how sure not decided: whether it holds all limits; the budget ended it" in _flowing(alone)
+
+
+def test_a_goodput_of_all_is_not_called_never_served() -> None:
+    one = deepcopy(PLAN)
+    one["best"]["limits"][1] |= {"limit": 1.0, "verdict": "fails", "mean": None, "low": None, "high": None}
+    assert "goodput >= 1: fails, not all requests keep their limits" in _flowing(one)
+
+
 def test_a_queue_that_grows_is_not_called_never_served() -> None:
     nearest = deepcopy(SETTING) | {"grows": True}
     nearest["limits"][0] |= {"verdict": "fails", "mean": None, "low": None, "high": None}
@@ -162,12 +175,20 @@ def test_a_notebook_shows_what_the_words_say() -> None:
 
 @pytest.mark.parametrize(
     ("share", "said", "most"),
-    [(0.975, "97.5", "97.5"), (0.9875, "98.7", "98.8"), (0.99975, "99.9", "100"), (0.9, "90", "90")],
+    [
+        (1.0 - 1e-12, "99.9", "100"),
+        (0.975, "97.5", "97.5"),
+        (0.9875, "98.7", "98.8"),
+        (0.99975, "99.9", "100"),
+        (0.9, "90", "90"),
+    ],
 )
 def test_no_more_is_said_to_be_sure_than_is(share: float, said: str, most: str) -> None:
     assert f"{said} % or more that it holds" in _flowing({**PLAN, "assurance": share})
     assert f"less than {most} % that it holds" in _flowing({**PLAN, "assurance": share, "overlaps": True})
-    assert f"({said} %)" in _flowing({**PLAN, "fewer": {**PLAN["fewer"], "assurance": share}})
+    fewer = {**PLAN, "fewer": {**PLAN["fewer"], "assurance": share}}
+    assert f"({said} %)" in _flowing(fewer)
+    assert f"(less than {most} %)" in _flowing({**fewer, "overlaps": True})
 
 
 def test_of_a_single_setting_no_other_is_spoken_of() -> None:

@@ -191,6 +191,15 @@ def test_a_users_file_that_is_called_as_one_of_pythons_is_no_library(monkeypatch
     is_library.cache_clear()
 
 
+def test_a_class_that_exec_made_is_of_no_package():
+    scope = {"NamedTuple": NamedTuple}
+    exec("class State(NamedTuple):\n    bound: float\ndef grown(state):\n    return State(state.bound + 1.0)\n", scope)
+    state = typeof(scope["State"](1.0))
+    assert scope["State"].__module__ == "builtins"
+    assert "None" not in Fingerprint.of(heap.push, ()).packages
+    assert "None" in Fingerprint.of(scope["grown"], (state,)).packages
+
+
 def test_what_is_not_looked_at_in_a_module_changes_nothing():
     assert told(of_module(A=1, B=1)) == told(of_module(A=1, B=2))
 

@@ -398,6 +398,79 @@ def test_replicas_that_step_together_are_a_server_and_all_its_gpus_are_counted(
         ask(**asked, rate=8.0, replicas_max=3)
 
 
+def test_answers_to_one_token_have_no_time_of_a_token(spec: Callable[[int], str], tmp_path: Path) -> None:
+    # NaN, which JSON does not have.
+    settings = {"workload.lengths": {"distribution": "empirical", "path": "one.csv", "prompt_column": "prompt_tokens"}}
+    (tmp_path / "one.csv").write_text("prompt_tokens,output_tokens\n" + "20,1\n40,1\n" * 20)
+    answer = decide(question(spec(1), slo=["ttft_p99_s=2"], vary={}, settings=settings), "one.nc")
+    assert answer.measures["tpot_mean_s"] is None
+    assert json.loads(Path("one.json").read_text())["measures"]["tpot_mean_s"] is None
+
+
+def test_costs_with_prompts_are_of_the_prompts_of_the_best(spec: Callable[[int], str]) -> None:
+    path, slo = "workload.lengths.prompt.mean", ["tpot_mean_s=0.1"]
+    found = [decide(question(spec(1), slo=slo, vary={path: means}, gpu_price=3.6)) for means in ([50, 200], [200, 50])]
+    assert found[0].best.at == found[1].best.at
+    assert found[0].measures["tokens"] == found[1].measures["tokens"]
+    assert found[0].cost_per_million_tokens == found[1].cost_per_million_tokens
+
+
+def test_what_is_assumed_is_what_nobody_said(spec: Callable[[int], str]) -> None:
+    spec(1)
+    name = "llama-3.1-8b-h100-vllm-tables"
+
+    def assumed(**asked: Any) -> str:
+        return " | ".join(ask(coefficients=name, rate=4.0, slo=["ttft_p99_s=2"], **asked).assumed)
+
+    assert "Poisson arrivals | lengths: lognormal, prompts of 1155 tokens on average, outputs of 211, as" in assumed()
+    for said in ({"settings": {"workload.lengths.mean": 500}}, {"vary": {"workload.lengths.mean": [100, 200]}}):
+        assert "lengths: lognormal, prompts of 1155 tokens on average, as in" in assumed(**said)
+    prompts = assumed(settings={"workload.lengths.prompt.mean": 20})
+    assert "lengths: lognormal, outputs of 211 tokens on average, as in" in prompts
+    assert "Poisson" not in assumed(settings={"workload.arrivals": {"process": "gamma", "cv": 2.0, "rate_per_s": 1.0}})
+    assert "has one GPU" not in assumed()
+    literature = {"coefficients": "dynamic-batching-fig3", "rate": 4.0, "slo": ["tpot_mean_s=2"]}
+    limits = {"policy.largest_batch": 4, "server.replica.kv_capacity_tokens": 100_000}
+    said = ask(**literature, settings=limits).assumed
+    assert "a replica has one GPU: coefficients dynamic-batching-fig3 do not say how many" in said
+
+
+def test_an_answer_is_kept_for_its_model_and_written_over_no_input(spec: Callable[[int], str], tmp_path: Path) -> None:
+    spec(1)
+    (tmp_path / "srv.json").write_text(load("qwen3-0.6b-h100-vllm-tables").text())
+    few: dict[str, Any] = {"rate": 4.0, "slo": ["ttft_p99_s=2"], "settings": {"workload.requests": 100}}
+    one = {"model": "somebody/Qwen3-0.6B", "gpu": "h100", **few}
+    assert "vllm serve somebody/Qwen3-0.6B" in decide(ask(**one), "plan.nc").commands["vllm"]
+    assert "vllm serve somebody/Qwen3-0.6B" in decide(ask(**one), "plan.nc").commands["vllm"]
+    with pytest.raises(InputError, match=r"^plan\.nc: holds no answer to this question"):
+        decide(ask(**one | {"model": "else/Qwen3-0.6B"}), "plan.nc")
+    Path("plan.json").write_text("{}")
+    with pytest.raises(InputError, match=r"^plan\.json: is not the answer that was written beside plan\.nc; choose"):
+        decide(ask(**one), "plan.nc")
+    with pytest.raises(InputError, match=r"^srv\.json: is what the plan reads"):
+        decide(ask(coefficients="srv.json", **few), "srv.nc", overwrite=True)
+
+
+def test_more_time_than_can_be_simulated_is_told_by_what_was_asked(spec: Callable[[int], str]) -> None:
+    with pytest.raises(InputError, match=r"workload\.requests = 300: take .* s to come, and 1\.15e\+06 s can be"):
+        decide(question(spec(1), rate=2e-4))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"replicas_max": 2.5}, r"^`replicas_max` 2\.5: must be a whole number >= 1$"),
+        ({"lengths": 5}, r"^`lengths` 5: must be a text$"),
+        ({"model": 5}, r"^`model` 5: must be a text$"),
+        ({"vary": {5: [1]}}, r"^`vary` 5: must be the path of a setting$"),
+    ],
+)
+def test_arguments_of_another_type_are_one_line(given: dict[str, Any], says: str) -> None:
+    asked = {"slo": ["ttft_p99_s=2"], "rate": 1.0, "model": "llama-3.1-8b", "gpu": "h100"}
+    with pytest.raises(InputError, match=says):
+        ask(**asked | given)
+
+
 def test_where_those_that_fit_on_fewer_gpus_fail_on_more_none_of_them_is_raced(spec: Callable[[int], str]) -> None:
     names = ["qwen3-32b-2xh100-vllm-tables", "qwen3-32b-h200-vllm-tables"]
     few = {"workload.requests": 100}
