@@ -19,7 +19,7 @@ from batchcube.results.labelled import error_of, level_of, of_single
 from batchcube.results.overload import NOTES, judge
 from batchcube.results.pieces import any_of, read_later
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
-from batchcube.results.text import all_of, shortened
+from batchcube.results.text import all_of, shortened, told_apart
 from batchcube.results.unserved import left_out
 from batchcube.results.variables import REGISTRY, is_time
 
@@ -68,7 +68,7 @@ class FigureAxis(NamedTuple):
         """Return what to call each value in a legend."""
         if self.numeric or SERVERS[0] in self.paths:
             return [self.in_words(value) for value in self.values]
-        return [shortened(as_written(value)) for value in self.values]
+        return told_apart([as_written(value) for value in self.values])
 
     def in_words(self, value: Any) -> str:
         """Say which value of the axis is meant: 4 bins, arrival rate 3/s, target 0.05 s, policy: both."""

@@ -27,7 +27,7 @@ import xarray as xr
 from batchcube.errors import InputError
 
 from .cube import axis_names
-from .labelled import of_single
+from .labelled import error_of, of_single
 from .pieces import pieces
 from .precision import level
 from .selection import ALPHA
@@ -52,14 +52,20 @@ class Frontier(NamedTuple):
 
 
 def of_arrays(
-    values: ArrayLike, alpha: float = ALPHA, *, single: bool = False, first_look: int | None = None
+    values: ArrayLike,
+    alpha: float = ALPHA,
+    *,
+    single: bool = False,
+    first_look: int | None = None,
+    errors: ArrayLike = 0.0,
 ) -> Frontier:
     """Return which systems are on the frontier, from `(objective, system, replication)`, less is better.
 
     `inf` is worse than any number, and as good as itself. Of a system with a NaN nothing is said: it is possibly on the
     frontier. A single replication tells nothing but what is equal. With `single` the bounds are those of a single
     replication's differences (see `statistics`). Where looks said when to stop adding replications, `first_look` is how
-    many the first was at: bounds are wider by as much as intervals are (see `precision`).
+    many the first was at: bounds are wider by as much as intervals are (see `precision`). Values of an objective are each off
+    by its part of the relative `errors` at most, half of the tolerance of a search.
     Raises InputError for other shapes and an alpha outside (0, 1).
     """
     given = np.asarray(values, dtype=np.float64)
@@ -71,6 +77,7 @@ def of_arrays(
     unknown = np.asarray(np.isnan(given).any(axis=(0, 2)))
     never = np.asarray(np.isinf(given).any(axis=-1))
     given = np.where(never[..., None] | unknown[:, None], 0.0, given)
+    off = np.reshape(errors, (-1, 1)) * np.abs(given.mean(axis=-1))
     factor = np.inf
     if count > 1:
         chance = alpha / max(objectives * systems * (systems - 1), 1)
@@ -82,7 +89,7 @@ def of_arrays(
     for one in np.flatnonzero(~unknown).tolist():
         mean, error = _differences(given, one)
         known = (error == 0.0) if count > 1 else (mean == 0.0)
-        half = np.where(known, 0.0, factor * error)
+        half = np.where(known, 0.0, factor * error) + off + off[:, [one]]
         low, high = mean - half, mean + half
         low, high = (np.where(never[:, [one]] & ~never, np.inf, end) for end in (low, high))
         low, high = (np.where(~never[:, [one]] & never, -np.inf, end) for end in (low, high))
@@ -142,19 +149,21 @@ def of_cube(cube: xr.Dataset, objectives: Sequence[str | xr.DataArray], alpha: f
     axes = axis_names(cube)
     like = xr.DataArray(np.zeros([cube.sizes[name] for name in (*axes, REPLICATION)]), dims=(*axes, REPLICATION))
     columns: dict[str, xr.DataArray] = {}
-    single = False
+    single, errors = False, []
     for objective in objectives:
         name = objective if isinstance(objective, str) else str(objective.name)
         column = _named(cube, objective) if isinstance(objective, str) else objective
         if not set(column.dims) <= set(like.dims):
             raise InputError("must have no dimensions but the axes and the replications", path=name)
         single |= of_single(column)
+        errors.append(error_of(column))
         columns[name] = column.broadcast_like(like).transpose(*like.dims)
     if len(columns) < 2:
         raise InputError("a frontier needs two or more", path="objectives")
     signs = np.array([-1.0 if more_is_better(name) else 1.0 for name in columns])
     values = np.stack([column.values.astype(np.float64).reshape(-1, like.shape[-1]) for column in columns.values()])
-    found = of_arrays(values * signs[:, None, None], alpha, single=single, first_look=first_look_of(cube))
+    costs = values * signs[:, None, None]
+    found = of_arrays(costs, alpha, single=single, first_look=first_look_of(cube), errors=errors)
     states = found.states.reshape(like.shape[:-1])
     attrs = {"long_name": "on the frontier", "assurance": 1.0 - alpha}
     state = xr.DataArray(states, {name: cube[name] for name in axes}, axes, attrs=attrs)

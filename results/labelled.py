@@ -79,6 +79,11 @@ def paired_difference(
     return _reduced("difference", apply, parts, dim, attrs)
 
 
+def difference_of(one: xr.DataArray, other: xr.DataArray, confidence: float = 0.95) -> statistics.Interval:
+    """Return the difference of a variable at two points, each (replication,), paired by replication."""
+    return statistics.paired_difference(one.values, other.values, **_kind_of(one, confidence))
+
+
 def paired_ratio(
     da: xr.DataArray, along: str, baseline: object, dim: str = REPLICATION, confidence: float = 0.95
 ) -> xr.Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 PAPERS = {
@@ -25,6 +25,16 @@ def papers_of(text: str) -> str:
 def shortened(text: str, most: int = 60) -> str:
     """Return text that is no longer than `most` characters, the end left out."""
     return text if len(text) <= most else text[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def told_apart(texts: Sequence[str], most: int = 40) -> list[str]:
+    """Return texts cut short, in the middle or by less where two of them would read the same."""
+    short = [shortened(text, most) for text in texts]
+    while len(set(short)) < len(set(texts)):
+        kept = most // 2
+        short = [text if len(text) <= most else f"{text[:kept]}\N{HORIZONTAL ELLIPSIS}{text[-kept:]}" for text in texts]
+        most += kept
+    return short
 
 
 def all_of(names: Iterable[str]) -> str:

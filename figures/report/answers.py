@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from batchcube.errors import printable
-from batchcube.results import overload, statistics
+from batchcube.results import overload
 from batchcube.results.cube import axis_names
 from batchcube.results.frontier import POSSIBLY, SURELY
-from batchcube.results.labelled import of_single
+from batchcube.results.labelled import difference_of
 from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY
 from batchcube.results.planned import as_parts
 from batchcube.results.summary import queues_in_words
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import xarray as xr
+
+    from batchcube.results.statistics import Interval
 
     from .grids import Frontier, Grid, Quantity
 
@@ -173,12 +175,12 @@ def frontier_in_words(frontiers: Sequence[Frontier], grid: Grid, trade: Sequence
     return []
 
 
-def _difference(cube: xr.Dataset, name: str, first: int, second: int) -> statistics.Interval:
+def _difference(cube: xr.Dataset, name: str, first: int, second: int) -> Interval:
     names = axis_names(cube)
     shape = [cube.sizes[axis] for axis in names]
     places = (dict(zip(names, np.unravel_index(point, shape), strict=True)) for point in (first, second))
-    one, other = (cube[name].isel(place).values for place in places)
-    return statistics.paired_difference(one, other, single=of_single(cube[name]))
+    one, other = (cube[name].isel(place) for place in places)
+    return difference_of(one, other)
 
 
 def _capacities(cube: xr.Dataset, grid: Grid) -> list[Said]:

@@ -10,12 +10,12 @@ import xarray as xr
 
 from batchcube.errors import printable
 from batchcube.results import overload
-from batchcube.results.cube import axis_names
+from batchcube.results.cube import as_written, axis_names, place_of
 from batchcube.results.frontier import first_look_of, more_is_better, of_arrays
 from batchcube.results.labelled import mean_interval, of_single
 from batchcube.results.pieces import any_of, has_values
 from batchcube.results.summary import cells, default_variables, summary_table
-from batchcube.results.text import UNITS, shortened
+from batchcube.results.text import UNITS, shortened, told_apart
 from batchcube.results.variables import REGISTRY, REPLICATION
 
 from ..reading import RATE, title_of
@@ -91,14 +91,6 @@ class Grid(NamedTuple):
         """The number of points."""
         return int(np.prod([len(axis["labels"]) for axis in self.axes], dtype=np.int64))
 
-    def point(self, at: Mapping[str, object]) -> int:
-        """Return the number of the point with these values, 0 on axes that are not named or do not have theirs."""
-        places = [
-            axis["labels"].index(_plain(at[axis["name"]])) if _plain(at.get(axis["name"])) in axis["labels"] else 0
-            for axis in self.axes
-        ]
-        return int(np.ravel_multi_index(places, [len(axis["labels"]) for axis in self.axes])) if places else 0
-
     def label(self, point: int) -> str:
         """Return a point in words: its value on each axis of several values."""
         places = np.unravel_index(point, [len(axis["labels"]) for axis in self.axes]) if self.axes else ()
@@ -121,10 +113,17 @@ def grid_of(cube: xr.Dataset, share: float = 1.0) -> Grid:
     return Grid(axes, judged if overload.is_told(cube) else None, quantities, len(keys) - len(kept))
 
 
+def point_of(cube: xr.Dataset, at: Mapping[str, object]) -> int:
+    """Return the number of the point with these values, the first of axes that are not named or do not have theirs."""
+    names = axis_names(cube)
+    places = [place_of(cube[name].values.tolist(), at.get(name)) or 0 for name in names]
+    return int(np.ravel_multi_index(places, [cube.sizes[name] for name in names])) if names else 0
+
+
 def _axis(cube: xr.Dataset, name: str) -> dict[str, Any]:
     coordinate = cube[name]
     numeric = coordinate.dtype.kind in "iuf" and bool(np.isfinite(coordinate.values).all())
-    labels = [shortened(_plain(value), 40) for value in coordinate.values.tolist()]
+    labels = told_apart([as_written(value) for value in coordinate.values.tolist()])
     return {
         "name": name,
         "title": title_of(coordinate),
@@ -307,12 +306,6 @@ def titled(name: str, units: str) -> str:
     """Return a name with its unit, as a title; a name that says it already is left alone."""
     unit = "" if "per second" in name else UNITS.get(units, units)
     return shortened(printable(f"{name} ({unit})" if unit else name), 90)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, float):
-        return "infinite" if value == np.inf else f"{value:g}"
-    return printable(value)
 
 
 def rounded(values: NDArray[np.float64], digits: int = 6) -> list[Any]:

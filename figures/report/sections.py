@@ -23,7 +23,7 @@ from batchcube.results.validation import QUANTITIES, SIDES, read_validation
 
 from . import answers
 from .answers import Said
-from .grids import Grid, Quantity, courses_of, frontiers_of, grid_of, rounded
+from .grids import Grid, Quantity, courses_of, frontiers_of, grid_of, point_of, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -133,7 +133,7 @@ def _cube(cube: xr.Dataset, share: float) -> Section:
     search = answers.is_search(cube)
     served = str(cube.attrs.get("backend", "")).endswith("not simulated")
     plan = json.loads(str(cube.attrs["plan"])) if "plan" in cube.attrs else None
-    best = answers.best_point(cube, grid) if plan is None else grid.point(plan["best"]["at"])
+    best = answers.best_point(cube, grid) if plan is None else point_of(cube, plan["best"]["at"])
     data: dict[str, Any] = {
         "axes": grid.axes,
         "queue": None if grid.queue is None else grid.queue.tolist(),

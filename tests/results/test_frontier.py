@@ -148,3 +148,20 @@ def test_mistakes_are_named(example_cube):
         of_arrays([[1.0]])
     with pytest.raises(InputError, match="alpha = 2"):
         of_arrays([[[1.0]]], alpha=2)
+
+
+def test_a_tolerance_of_a_search_is_no_difference(make_cube):
+    """Capacities of 1.92 and 2.09 requests/s, each off by 4.3 % at most, are not told apart; 1.76 and 2.09 are."""
+    values = np.array([[1.76, 1.92, 2.09]])[..., None] * np.ones(8)
+    prices = np.ones((1, 3, 8))
+    both = np.concatenate([-values, prices])
+    assert of_arrays(both).states.tolist() == [NOT, NOT, SURELY]
+    assert of_arrays(both, errors=[0.043, 0.0]).states.tolist() == [NOT, POSSIBLY, POSSIBLY]
+
+    cube = make_cube(axes=("bins",))
+    cube["throughput_requests_per_s"].values[:] = values[0, :, :6]
+    price = xr.DataArray(np.ones(3), dims="bins", coords={"bins": cube["bins"]}, name="price")
+    assert of_cube(cube, ["throughput_requests_per_s", price])["state"].values.tolist() == [NOT, NOT, SURELY]
+    cube["throughput_requests_per_s"].attrs["relative_error"] = 0.043
+    states = of_cube(cube, ["throughput_requests_per_s", price])["state"].values.tolist()
+    assert states == [NOT, POSSIBLY, POSSIBLY]

@@ -1,7 +1,7 @@
 import pytest
 
 from batchcube.errors import printable
-from batchcube.results.text import counted, in_percent, shortened
+from batchcube.results.text import counted, in_percent, shortened, told_apart
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,11 @@ def test_one_of_a_thing_is_no_plural() -> None:
 def test_shares_are_told_in_plain_digits() -> None:
     shares = (0.00123, 0.0996, 0.5, 0.998, 1.0, 14.2, -0.02, -1.5)
     assert [*map(in_percent, shares)] == ["0.12 %", "10 %", "50 %", "100 %", "100 %", "1420 %", "-2 %", "-150 %"]
+
+
+def test_texts_that_are_cut_short_stay_different() -> None:
+    path = "/data/of/somebody/with/long/names/of/folders/"
+    assert told_apart(["a", "b" * 30], 10) == ["a", "bbbbbbbbb\N{HORIZONTAL ELLIPSIS}"]
+    assert told_apart([f"{path}one.csv", f"{path}two.csv"], 20) == ["/data/of/s…rs/one.csv", "/data/of/s…rs/two.csv"]
+    middle = [f"{'a' * 30}{k}{'b' * 30}" for k in range(3)]
+    assert len(set(told_apart([*middle, middle[0]], 10))) == 3

@@ -13,10 +13,13 @@ import pytest
 
 from batchcube.errors import InputError
 from batchcube.figures.report import answers
-from batchcube.figures.report.grids import grid_of
+from batchcube.figures.report.grids import grid_of, point_of
 from batchcube.figures.report.page import page, write_report
 from batchcube.figures.report.sections import Subject, section_of
 from batchcube.results.cube import build_cube
+from batchcube.results.precision import level, record
+from batchcube.results.statistics import mean_interval
+from batchcube.results.summary import interval
 from helpers.cubes import AXES
 from helpers.reports import ROWS, subjects
 
@@ -147,6 +150,32 @@ def test_equal_points_are_no_winner_and_runner_up():
     text = section_of(Subject(cube)).main
     assert "5.00000" not in text
     assert re.search(r"as at \d+ other points\.$|as at mode = [^;]*\.$", text)
+
+
+def test_after_looks_differences_are_those_that_an_interval_tells():
+    """At 95 % the two are apart; at the level of intervals that carry looks they are not."""
+    cube = KINDS["labels"].isel(mode=[0, 1], arrival_rate_per_s=[0]).copy(deep=True)
+    scatter = np.where(np.arange(6) % 2, 0.5, -0.5)
+    narrow, wide = (float(mean_interval(scatter, confidence=at).high) for at in (0.95, level(8)))
+    cube["goodput_requests_per_s"].values[0] = 5.0
+    cube["goodput_requests_per_s"].values[1] = 5.0 - 0.5 * (narrow + wide) + scatter
+    assert "apart from it for certain" in section_of(Subject(cube)).main
+    record(cube, ["2%"], [8], "")
+    found = interval(cube, "goodput_requests_per_s", difference_to={"mode": cube["mode"].values[1]}).squeeze()
+    text = section_of(Subject(cube)).main
+    assert "which cannot be told from it" in text
+    assert f"[{float(found['low'].item()):+.3g}, {float(found['high'].item()):+.3g}]" in text
+
+
+def test_labels_that_begin_alike_are_told_apart():
+    folder = "/data/traces/azure/2024/AzureLLMInferenceTrace_"
+    labels = [f"{folder}conv", f"{folder}code", "short"]
+    cube = KINDS["labels"].isel(mode=[0, 1, 2]).assign_coords(mode=KINDS["labels"]["mode"][:3].copy(data=labels))
+    grid = grid_of(cube)
+    (axis,) = (axis for axis in grid.axes if axis["name"] == "mode")
+    assert [label[-5:] for label in axis["labels"]] == ["_conv", "_code", "short"]
+    assert max(map(len, axis["labels"])) <= 41
+    assert [point_of(cube, {"mode": label}) for label in labels] == [k * grid.points // 3 for k in range(3)]
 
 
 def test_a_search_says_its_capacities_and_what_they_are():
