@@ -59,7 +59,7 @@ _ABOUT: dict[str, type] = {
     **dict.fromkeys(("seed", "replications"), int),
 }
 # What a run that stops when its intervals are narrow adds, and never in part.
-_NARROWED: dict[str, type] = {
+NARROWED: dict[str, type] = {
     **dict.fromkeys(("precision_wanted", "precision_looks"), str),
     "precision_reached": int,
     "precision_level": float,
@@ -350,7 +350,7 @@ def check_form(cube: xr.Dataset, source: str) -> None:
 def _check_about(attrs: Mapping[Any, Any]) -> None:
     added = {
         **(_SEARCHED if "capacity_criteria" in attrs else {}),
-        **(_NARROWED if "precision_looks" in attrs else {}),
+        **(NARROWED if "precision_looks" in attrs else {}),
     }
     needed = {"specification", *added}
     for name, kind in (_ABOUT | added).items():

@@ -64,8 +64,8 @@ def of_arrays(
     `inf` is worse than any number, and as good as itself. Of a system with a NaN nothing is said: it is possibly on the
     frontier. A single replication tells nothing but what is equal. With `single` the bounds are those of a single
     replication's differences (see `statistics`). Where looks said when to stop adding replications, `first_look` is how
-    many the first was at: bounds are wider by as much as intervals are (see `precision`). Values of an objective are each off
-    by its part of the relative `errors` at most, half of the tolerance of a search.
+    many the first was at: bounds are wider by as much as intervals are (see `precision`). Values of an objective are
+    each off by its part of the relative `errors` at most, half of the tolerance of a search.
     Raises InputError for other shapes and an alpha outside (0, 1).
     """
     given = np.asarray(values, dtype=np.float64)

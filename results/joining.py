@@ -11,7 +11,7 @@ import xarray as xr
 
 from batchcube.errors import InputError, printable
 
-from .cube import CHECKSUMS, as_written, axis_names, fits, parse_specification
+from .cube import CHECKSUMS, NARROWED, as_written, axis_names, fits, parse_specification
 from .pieces import put_together, values_of
 from .provenance import named_together, versions_together
 from .text import counted
@@ -94,6 +94,8 @@ def extend_cube(old: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
     joined.attrs = {
         **new.attrs,
         **{name: kept.attrs[name] for name in kept.attrs if name.startswith("specification")},
+        # Who looked to decide when to stop has looked, whatever was added since.
+        **{name: old.attrs[name] for name in NARROWED if name in old.attrs},
         "replications": total,
         "notes": "\n".join(dict.fromkeys(notes)),
         **made_by_all([old, new]),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.calibration.units import limit_in_other_unit
-from batchcube.engine.statistics import QUANTILES
+from batchcube.engine.statistics import BATCHES, CONTINUOUS, QUANTILES
 from batchcube.errors import InputError, did_you_mean, one_of
 from batchcube.results.costs import NOT_MEASURED
 from batchcube.results.text import all_of
@@ -97,6 +97,8 @@ _SHARES = (*_FRACTIONS, GOODPUT)
 _SPELLED = {name: name for name in _FRACTIONS} | {"goodput": GOODPUT}
 """Shares as a user writes them."""
 _OF_TOKENS = ("ttft_", "tpot_", "tbt_", "token_sla_")
+_OF_ONE_KIND = BATCHES.variables ^ CONTINUOUS.variables
+"""Variables that are measured of whole batches only, or of steps only."""
 
 
 def parse_criterion(text: str) -> Criterion:
@@ -162,19 +164,30 @@ def _as_here(name: str, known: Collection[str]) -> str:
     return next((one for one in known if sorted(one.split("_")) == sorted(parts)), "_".join(parts))
 
 
-def never_measured(criterion: Criterion, point: Point) -> str | None:
-    """Say why a point has no statistic to hold against a criterion, None where it has."""
-    variable, in_seconds = criterion.variable, point.workload.in_seconds
+def without_values(variable: str, point: Point) -> str | None:
+    """Say why no replication of a point has a value of a variable, None where nothing speaks against it."""
+    in_seconds, simulation = point.workload.in_seconds, point.simulation
     if variable in _FRACTIONS and getattr(point.report, _FRACTIONS[variable]) is None:
-        return f"{variable}: needs report.{_FRACTIONS[variable]}, beyond which it counts as a violation"
+        return f"needs report.{_FRACTIONS[variable]}, beyond which it counts as a violation"
     promises = (point.report, *(point.workload.classes or ()))
     if variable == GOODPUT and not any(getattr(one, name) for one in promises for name in REQUEST_LIMITS):
         limits = one_of([f"report.{name}" for name in REQUEST_LIMITS if name == "request_sla_s" or not in_seconds])
-        return f"goodput: needs a limit, {limits}{', or one of a class' if point.simulation.STEPWISE else ''}"
+        return f"needs a limit, {limits}{', or one of a class' if simulation.STEPWISE else ''}"
     if variable.startswith(_OF_TOKENS) and in_seconds:
-        return f'{variable}: needs tokens, and workload.lengths.unit is "seconds"'
-    if variable.startswith("tpot_") and not point.simulation.STEPWISE:
-        return f'{variable}: is measured with policy.mode = "continuous" only; use tbt'
+        return 'needs tokens, and workload.lengths.unit is "seconds"'
+    if "class" in REGISTRY[variable].extra and not point.workload.class_names:
+        return "needs workload.classes"
+    if variable in _OF_ONE_KIND and variable not in simulation.CATALOGUE.variables:
+        return f'is measured {"without" if simulation.STEPWISE else "with"} policy.mode = "continuous" only'
+    return None
+
+
+def never_measured(criterion: Criterion, point: Point) -> str | None:
+    """Say why a point has no statistic to hold against a criterion, None where it has."""
+    variable = criterion.variable
+    if (why := without_values(variable, point)) is not None:
+        named = "goodput" if variable == GOODPUT else variable
+        return f"{named}: {why}{'; use tbt' if variable.startswith('tpot_') and not point.simulation.STEPWISE else ''}"
     unknown = [name for name in unmeasured_costs(point) if name in REGISTRY[variable].rests_on]
     if unknown:
         law = point.server.service

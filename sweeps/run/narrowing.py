@@ -20,6 +20,7 @@ from ..progress import Progress
 from ..spec.document import Sweep
 from ..spec.grid import where
 from ..spec.settings import draws_service
+from .criteria import without_values
 from .store import Report
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class Narrowing:
             if wanted.quantile is not None and wanted.quantile not in QUANTILES:
                 known = ", ".join(f"{quantile:g}" for quantile in QUANTILES)
                 raise InputError(f"no such quantile; cubes have {known}", path="`precision`", value=wanted.label)
+            reasons = [without_values(wanted.name, point) for point in sweep.grid.points]
+            if wanted.named and all(reasons):
+                text = f"has no values in this sweep: {reasons[0]}"
+                raise InputError(text, path="`precision`", value=wanted.label)
         self.axes, self.shape = sweep.grid.axes, sweep.grid.shape
         self.held = held
         self.looked = [] if held is None else list(looked_at(held))

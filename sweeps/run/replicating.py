@@ -138,7 +138,8 @@ class Replications:
         """Say how much is kept."""
         if self._dealt is not None:
             return store.tell_simulations()
-        return store.tell(self.points, self.replications)
+        # Those of the looks before are kept too.
+        return store.tell(self.points, {*self.finished, *self.wanted})
 
     def next_task(self) -> Task | None:
         """Return what is left of a task, or the next one."""

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -273,15 +273,15 @@ class Store(Claim):
         """Return all parts that are kept."""
         return [part for file in self._read() for part in file.parts]
 
-    def tell(self, points: int, wanted: int) -> str:
+    def tell(self, points: int, wanted: Collection[int]) -> str:
         """Return a sentence on how many of the replications wanted, of so many points each, are kept."""
-        counts = [sum(len(part.points) for part in parts) for parts in self._parts.values()]
+        counts = [sum(len(part.points) for part in parts) for number, parts in self._parts.items() if number in wanted]
         complete = sum(count == points for count in counts)
         others = sum(count for count in counts if count < points)
         if not complete and not others:
             return NOTHING_KEPT
         also = f" and {others} points of others" if others else ""
-        return f"{complete} of {wanted} replications{also} are kept in {self.folder}: the same command continues."
+        return f"{complete} of {len(wanted)} replications{also} are kept in {self.folder}: the same command continues."
 
     def tell_simulations(self) -> str:
         """Return a sentence on how many points of replications are kept, of a work that nobody knows the size of."""

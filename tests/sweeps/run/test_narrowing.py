@@ -1,5 +1,6 @@
 """Runs that add replications until intervals are narrow enough."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,14 @@ def test_a_cube_of_a_plain_run_is_continued(tmp_path: Path) -> None:
     assert wide.attrs["precision_wanted"] == "50%"
     longer = run_sweep(sweep(replications=cube.sizes["replication"] + 2), target)
     assert longer["latency_mean_s"].attrs["first_look"] == 15
-    assert "precision_looks" not in longer.attrs
+    assert looked_at(longer) == looked_at(cube)
+    assert longer.attrs["precision_level"] == level(15)
     assert "replications were added in looks" in longer.attrs["notes"]
+    check_cube(longer, "cube")
+    # Whoever looks again goes on from the looks there were.
+    again = run_sweep(sweep(), target, precision=LATENCY)
+    assert looked_at(again) == (*looked_at(cube), cube.sizes["replication"] + 2)
+    assert again["latency_mean_s"].attrs["first_look"] == 15
 
 
 def test_what_was_stopped_continues_with_the_same_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +168,10 @@ def test_fewer_than_eight_replications_are_not_looked_at() -> None:
     ("precision", "changes", "message"),
     [
         (Precision(("preemptions=1",)), {}, "`precision` preemptions: has no values in this sweep"),
-        (Precision(("request_sla_violation_fraction=0.1",)), {}, "has no values in this sweep"),
+        (Precision(("request_sla_violation_fraction=0.1",)), {}, "has no values in this sweep: needs report.request"),
+        (Precision(("goodput_fraction=0.1",)), {}, "goodput_fraction: has no values in this sweep: needs a limit"),
+        (Precision(("tpot_mean_s=1%",)), {}, "has no values in this sweep: needs tokens"),
+        (Precision(("class_latency_mean_s=1%",)), {}, "has no values in this sweep: needs workload.classes"),
         (Precision(("latency_quantile_s[0.7]=1%",)), {}, "no such quantile; cubes have 0.5, 0.9, 0.95, 0.99"),
         (Precision(("2%",), 5), {}, "`max_replications` 5: must be >= 8"),
         (
@@ -177,6 +187,23 @@ def test_fewer_than_eight_replications_are_not_looked_at() -> None:
         ),
     ],
 )
-def test_mistakes_are_named(precision: Precision, changes: dict[str, Any], message: str) -> None:
+def test_mistakes_are_named_before_anything_is_run(
+    precision: Precision, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=message):
-        run_sweep(sweep(**changes), precision=precision)
+        run_sweep(sweep(**changes), tmp_path / "cube.nc", precision=precision)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_is_kept_is_counted_among_all_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    real = replicating.Replications.tell
+
+    def tell(self: Any, store: Any) -> str:
+        told.append(real(self, store))
+        return told[-1]
+
+    monkeypatch.setattr(replicating.Replications, "tell", tell)
+    run_sweep(sweep(), tmp_path / "cube.nc", precision=Precision(("latency_mean_s=0.01%",), 18))
+    said = [re.match(r"(\d+ of \d+) replications", one) for one in told]
+    assert [*dict.fromkeys(one[1] for one in said if one)] == ["8 of 8", "8 of 12", "12 of 12", "12 of 18", "18 of 18"]

@@ -82,7 +82,7 @@ class Squares:
         self.gave_up = False
 
     def tell(self, store: Store) -> str:
-        return store.tell(self.points, self.replications)
+        return store.tell(self.points, range(self.replications))
 
     def next_task(self) -> Task | None:
         if not self.left and not self.missing:

@@ -146,7 +146,7 @@ def test_the_command_says_what_is_kept_and_which_signal_ended_it(
     assert stopped.out == ""
     with Store(Path("cube.nc")) as store:
         kept = store.open(identity(), require_backend("reference"), range(3))
-        assert stopped.err == f"batchcube: stopped. {store.tell(POINTS, 3)}\n"
+        assert stopped.err == f"batchcube: stopped. {store.tell(POINTS, range(3))}\n"
     assert sum(len(part.points) for part in kept) >= POINTS
 
 
@@ -172,7 +172,7 @@ def test_a_second_signal_does_not_interrupt_the_save(
     before = set(simulated)
     with Store(Path("cube.nc")) as store:
         kept = store.open(identity(), require_backend("reference"), range(3))
-        assert stop.kept == store.tell(POINTS, 3)
+        assert stop.kept == store.tell(POINTS, range(3))
     assert {(part.replication, k) for part in kept for k in part.points} >= {(0, k) for k in range(POINTS)}
     simulated.clear()
     same(run(), whole)
