@@ -35,7 +35,8 @@ MARKS = {STEADY: "", OVERLOADED: "*", CANNOT_TELL: "(*)"}
 _LOAD = {"utilisation", "throughput_requests_per_s", "makespan_s", "batch_size_mean", "measured", "missed"}
 """Variables that show the load."""
 _READ = _LOAD | {
-    *("requests", "backlog_growth_fraction", "steps", "effective_bins", "rejected", "window_arrivals"),
+    *("requests", "backlog_growth_fraction", "queue_growth_fraction", "steps", "effective_bins", "rejected"),
+    "window_arrivals",
     *("service_mean_s", "service_variance_s2", "theory_throughput_requests_per_s"),
 }
 """All variables that `judge` looks at."""
@@ -49,14 +50,17 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95)
     """Say of each point, over all its replications, that it is "steady", "overloaded", or that one "cannot tell".
 
     Overloaded: the load (`_load`) is at least 1 for certain; or it may be, and the 95 % interval of the mean growth of
-    the backlog lies above both `GROWTH` and s / (3 sqrt(m)), by which a queue at load 1 that starts empty grows by
+    the queue lies above both `GROWTH` and s / (3 sqrt(m)), by which a queue at load 1 that starts empty grows by
     chance. Here m are the arrivals of the second half, over which growth is counted, and s is the scatter of what they
     bring, that of Poisson arrivals of equal requests being 1.
 
-    Steady: not overloaded, and either the load is below 1 for certain, and the interval of the growth does not lie
-    above `GROWTH` (the run is long enough to be steady in); or that interval lies below `GROWTH`. Growth of whole
-    batches is counted beyond the B (K + c) requests that K bins and c servers may hold, so that they are added first.
-    With infinitely many servers nothing queues.
+    Steady: not overloaded, and either the load is below 1 for certain, and the interval of the growth of the backlog
+    does not lie above `GROWTH` (the run is long enough to be steady in); or that interval lies below `GROWTH`.
+
+    The backlog is who has come and is not done, the queue who does not run. Where more and more run and nobody waits,
+    the run is too short: whether they will wait one cannot tell. Of whole batches growth is counted beyond the
+    B (K + c) requests that K bins and c servers may hold, which are added for the backlog. With infinitely many servers
+    nothing queues.
 
     A single replication has no interval: 4 s / sqrt(m) stands for half of that of its growth. A cube without the
     variables that this needs cannot tell. Unless `by_theory`, what theory knows of the throughput is left out.
@@ -67,7 +71,8 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95)
     if PLAN_QUEUE in cube:
         said = cube[PLAN_QUEUE].transpose(*names)
         return said.copy(data=np.array(QUEUES)[said.values]).rename("queue").reset_coords(drop=True)
-    if not {"requests", "backlog_growth_fraction"} <= set(cube.data_vars):
+    needed = {"requests", "backlog_growth_fraction"} | ({"queue_growth_fraction"} if "steps" in cube else set())
+    if not needed <= set(cube.data_vars):
         point = xr.Dataset(coords={name: cube[name] for name in names})
         return xr.DataArray(CANNOT_TELL).broadcast_like(point).transpose(*names).rename("queue")
     found = np.full([cube.sizes[name] for name in names], CANNOT_TELL)
@@ -84,13 +89,17 @@ def _judge(cube: xr.Dataset, *, by_theory: bool, confidence: float) -> NDArray[n
     with np.errstate(invalid="ignore", divide="ignore"):
         later = requests - requests // 2 - 1
         chance = _scatter(cube, setting) / np.sqrt(later)
-        single = of_single(cube["backlog_growth_fraction"])
-        growth = mean_interval(values("backlog_growth_fraction"), confidence=confidence, single=single)
-        low, high = growth.low, growth.high
-        if cube.sizes[REPLICATION] == 1:
-            low, high = growth.estimate - 4.0 * chance, growth.estimate + 4.0 * chance
+
+        def growth(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            found = mean_interval(values(name), confidence=confidence, single=of_single(cube[name]))
+            if cube.sizes[REPLICATION] == 1:
+                return found.estimate - 4.0 * chance, found.estimate + 4.0 * chance
+            return found.low, found.high
+
+        low, high = growth("backlog_growth_fraction")
+        queue_low = growth("queue_growth_fraction")[0] if "steps" in cube else low
         least, most = _load(cube, setting, by_theory=by_theory, confidence=confidence)
-        over = (least >= 1.0) | (low > np.maximum(GROWTH, chance / 3.0)) & ~(most < 1.0)
+        over = (least >= 1.0) | (queue_low > np.maximum(GROWTH, chance / 3.0)) & ~(most < 1.0)
         calm = (most < 1.0) & ~(low > GROWTH)
         if "steps" in cube:
             calm |= high <= GROWTH

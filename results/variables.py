@@ -423,6 +423,14 @@ _ALL: list[Variable] = [
         "B (K + c), what batches of mean size B may hold in K bins and on c servers. NaN without arrivals.",
         bounds=(-np.inf, 1.0),
     ),
+    _float(
+        "queue_growth_fraction",
+        "1",
+        "growth of the queue",
+        "Growth of the number of requests that were not admitted yet over the second half of the arrivals, over these "
+        "arrivals: of backlog_growth_fraction the part that does not run. NaN without arrivals (mode continuous).",
+        bounds=(-np.inf, 1.0),
+    ),
     Variable(
         "unmeasured_costs",
         (),

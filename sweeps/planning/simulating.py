@@ -1,6 +1,5 @@
 """The work of a plan: simulations as its races ask for them, kept as they are finished."""
 
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,21 +15,18 @@ from ..run.draws import Draws
 from ..run.executors import Hands
 from ..run.preparing import Prepared, PreparedPoint, prepare
 from ..run.scheduler import Gain, Task
-from ..run.searching import scalable
+from ..run.searching import served_at_most
 from ..run.shards import Dealing, Shard
 from ..run.store import AnyPart, Part, Store
 from ..spec.grid import Axis, Grid
-from ..workloads.arrivals import AtRate
 from ..workloads.settings import FloatArray
 from .question import Question
 from .race import Decider, Decision
-from .values import KEPT, Values, Wanted, vectors
+from .values import Values, Wanted, vectors
 
 REQUESTS_OF_A_TASK = 200_000
 """Simulated in some tenths of a second."""
 SECONDS_BETWEEN_LINES = 20.0
-AT_ONCE = 1000.0
-"""Times the rate that is more than anything serves."""
 FEW = 4
 """Replications of what need not be exact."""
 Say = Callable[[str], None]
@@ -170,14 +166,9 @@ class Simulating:
         return self.simulated > 0
 
     def most_served(self, setting: int, replicas: int) -> float:
-        """Return the requests per second that a setting serves when all are there at once; NaN where none scales."""
-        (point,) = _prepared_together(self.question, replicas, [setting]).points
-        if point.recorded is None and not isinstance(point.point.workload.arrivals, AtRate):
-            return math.nan
-        loaded = {setting: scalable(point).at(AT_ONCE * self.question.rate)}
-        alone = Together(self.backend, self.question.sweep.seed, loaded)
-        place = KEPT["throughput_requests_per_s"].start
-        return float(np.mean([simulate_settings(alone, [setting], number)[0, place] for number in range(FEW)]))
+        """Return the requests per second that a setting serves at most; NaN where that cannot be told."""
+        prepared = _prepared_together(self.question, replicas, [setting])
+        return served_at_most(prepared, self.question.criteria, self.backend, FEW)
 
     def tell(self, store: Store) -> str:
         """Say how much is kept."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from batchcube.engine import check, jobs_at_once
 from batchcube.engine.simulation import JOBS_AT_ONCE, Job
 from batchcube.errors import InputError
+from batchcube.results.overload import GROWTH
 
 from ..workloads.arrivals import AtRate
 from ..workloads.settings import FloatArray
@@ -152,9 +153,11 @@ class Seen(NamedTuple):
     missed: float
     """Share of the requests past the warm-up that was never served, or cut off."""
     growth: float
-    """Of the backlog, as a share of the arrivals meanwhile."""
+    """Of the queue, as a share of the arrivals meanwhile."""
+    filling: float
+    """Of the batches that run, as a share of the arrivals meanwhile."""
     served: float
-    """Requests per second that the servers serve, if they always have work."""
+    """Requests per second that the servers serve, if they always have work, and their batches are filled."""
 
 
 _SINGLE = len(Seen._fields) - 1
@@ -195,11 +198,10 @@ class PointSearch:
         whole = len(known) == len(seen)
         if self.filling is not None:
             try:
-                self.rate = self.filling.send(float(np.mean([one.growth for one in known])))
+                self.rate = self.filling.send(_mean_growth(known))
             except StopIteration as stop:
                 self.filling = None
-                served = np.array([one.served for one in known])
-                if stop.value and (served > 0.0).all():
+                if (served := served_when_full(known)) is not None and stop.value:
                     self.load = (1.0 - self.settings.growth) / served
                 self.load = self.load + np.zeros(len(seen))
                 self._go(next(self.search))
@@ -293,12 +295,43 @@ def look(searching: Searching, looks: Sequence[Look], together: int) -> list[See
     ratios = np.array([one.ratios(mine) for one, mine in zip(searching.settings.criteria, values, strict=True)]).T
     missed = never_in_time(report) / (report["measured"] + report["missed"])
     # Nothing grows where there are too few requests to tell.
-    growth = np.nan_to_num(report["backlog_growth_fraction"])
+    backlog = np.nan_to_num(report["backlog_growth_fraction"])
+    growth = np.nan_to_num(report.get("queue_growth_fraction", backlog))
     served = _served(report, np.array([looks[k].rate for k in jobs]))
-    every_seen = zip(ratios.tolist(), *(one.tolist() for one in (values[0], missed, growth, served)), strict=True)
+    numbers = (values[0], missed, growth, backlog - growth, served)
+    every_seen = zip(ratios.tolist(), *(one.tolist() for one in numbers), strict=True)
     for k, (mine, *others) in zip(jobs, every_seen, strict=True):
         seen[k] = Seen(tuple(mine), *others)
     return seen
+
+
+def served_at_most(prepared: Prepared, criteria: tuple[Criterion, ...], backend: str, replications: int) -> float:
+    """Return the requests a second that the first point serves at most, as a search finds them; NaN where it cannot.
+
+    That is so for runs that are too short to fill the servers, and arrivals that do not scale.
+    """
+    point = prepared.points[0]
+    if point.recorded is None and not isinstance(point.point.workload.arrivals, AtRate):
+        return math.nan
+    settings = SearchSettings(criteria, None, None, math.nan, 0.0)
+    searching = Searching(Simulator(prepared, backend, JOBS_AT_ONCE), (scalable(point),), settings)
+    draws = [Draws(prepared.sweep.seed, r) for r in range(replications)]
+    filling = fill(searching.points[0].start)
+    rate = next(filling)
+    while True:
+        seen = look(searching, [Look(one, 0, rate, evenly=True, may_end=True) for one in draws], replications)
+        known = [one for one in seen if one is not None]
+        if len(known) < replications:
+            return math.nan
+        try:
+            rate = filling.send(_mean_growth(known))
+        except StopIteration as stop:
+            served = served_when_full(known)
+            return float(1.0 / np.mean(1.0 / served)) if served is not None and stop.value else math.nan
+
+
+def _mean_growth(seen: Sequence[Seen]) -> float:
+    return float(np.mean([one.growth for one in seen]))
 
 
 def _served(report: Mapping[str, NDArray[Any]], rate: FloatArray) -> FloatArray:
@@ -311,6 +344,16 @@ def _served(report: Mapping[str, NDArray[Any]], rate: FloatArray) -> FloatArray:
         return rate * (1.0 - report["backlog_growth_fraction"])
     found: FloatArray = report["throughput_requests_per_s"] / report["utilisation"]
     return found
+
+
+def served_when_full(seen: Sequence[Seen]) -> FloatArray | None:
+    """Return the requests a second (replication,) that servers serve which always have work.
+
+    None where some had none, or where batches are still being filled: what they will serve nobody has seen.
+    """
+    served = np.array([one.served for one in seen])
+    filling = float(np.mean([one.filling for one in seen]))
+    return served if filling <= GROWTH and (served > 0.0).all() else None
 
 
 def _job(one: Look, prepared: PreparedPoint) -> Job | None:

@@ -261,6 +261,8 @@ def test_continuous_batching(backend: str) -> None:
         "kv_occupied_fraction": NAN,
         # 2 in the system when three had come, 1 when all had; one came meanwhile.
         "backlog_growth_fraction": -1.0,
+        # Who is there at these instants runs.
+        "queue_growth_fraction": 0.0,
         "bin_requests": [2],
         "bin_wait_mean_s": [0.25 * ms],
         "bin_latency_mean_s": [1.75 * ms],

@@ -29,6 +29,7 @@ CONTINUOUS = {
     "rejected",
     "truncated",
     "steps",
+    "queue_growth_fraction",
     "preemptions",
     "kv_peak_tokens",
     "step_tokens_mean",

@@ -61,6 +61,7 @@ def make(axes, arrays, *, replications=REPLICATIONS, drawn=False, counts=True, *
         held |= {"requests": np.full((*shape, replications), 400)}
         held |= {"steps": np.full((*shape, replications), 9000)}
         held.setdefault("backlog_growth_fraction", np.zeros((*shape, replications)))
+        held.setdefault("queue_growth_fraction", held["backlog_growth_fraction"])
     points = {"policy": {"points": POINTS}} if "policy" in axes else {}
     specification = json.dumps(SPECIFICATION | {"axes": points})
     known = provenance(

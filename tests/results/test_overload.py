@@ -31,8 +31,8 @@ def cube_of(growth, *, requests=100_000, axes=(), specification=None, **arrays):
 
 
 def steps(growth, **options):
-    """Return a cube of continuous batching."""
-    return cube_of(growth, steps=1000, **options)
+    """Return a cube of continuous batching: what grows is the queue, unless the options say otherwise."""
+    return cube_of(growth, **{"steps": 1000, "queue_growth_fraction": np.asarray(growth), **options})
 
 
 def batches(growth, **options):
@@ -53,7 +53,7 @@ def busy(load, *, make=steps, growth=0.0, size=8.0, largest=8, arrivals=POISSON,
     more = {"utilisation": used, "throughput_requests_per_s": 2.0 * used / load, "makespan_s": 1000.0}
     more |= {"measured": options.get("requests", 100_000), "missed": 0}
     options = {"specification": specification, "batch_size_mean": size, **more, **options}
-    return cube_of(growth + np.zeros(load.size), **{"steps": 1000, **options})
+    return steps(growth + np.zeros(load.size), **options)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +183,12 @@ def test_those_served_while_the_warm_up_ends_count_whole():
     assert judge(busy(0.996 + SPREAD, **{**warm, "measured": 100_000})).item() == STEADY
 
 
+def test_where_more_and_more_run_and_nobody_waits_the_run_is_too_short():
+    assert judge(steps(0.3 + SPREAD)).item() == OVERLOADED
+    assert judge(steps(0.3 + SPREAD, queue_growth_fraction=0.0)).item() == CANNOT_TELL
+    assert judge(busy(1.5 + SPREAD, growth=0.3, size=4.0, queue_growth_fraction=0.0)).item() == CANNOT_TELL
+
+
 def test_what_batches_hold_may_hide_growth():
     # 16 of 499 requests are 3.2 %.
     assert judge(batches(np.zeros(5), requests=1000)).item() == CANNOT_TELL
@@ -231,6 +237,7 @@ def test_servers_are_known_from_axes_labelled_points_and_the_specification():
 def test_without_what_it_needs_it_cannot_tell():
     cube = steps(np.zeros((3, 5)), axes=[RATES])
     assert (judge(cube.drop_vars("backlog_growth_fraction")) == CANNOT_TELL).all()
+    assert (judge(cube.drop_vars("queue_growth_fraction")) == CANNOT_TELL).all()
     assert (judge(cube.drop_vars("steps")) == CANNOT_TELL).all()
     assert judge(steps([np.nan, np.nan])).item() == CANNOT_TELL
 

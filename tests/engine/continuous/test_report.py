@@ -309,4 +309,16 @@ def test_a_backlog_that_grows_is_the_share_that_cannot_be_served(backend) -> Non
     # One a millisecond comes, one in two milliseconds is served.
     count = 400
     one = job(np.arange(count) * 1e-3, [1] * count, [2] * count, most_running=1)
-    assert report_of(one, backend)["backlog_growth_fraction"] == pytest.approx(0.5, abs=0.01)
+    report = report_of(one, backend)
+    assert report["backlog_growth_fraction"] == pytest.approx(0.5, abs=0.01)
+    assert report["queue_growth_fraction"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batches_that_fill_are_backlog_and_no_queue(backend) -> None:
+    # One a millisecond comes and runs at once, for 400 steps of a millisecond: none is done before the last has come.
+    count = 400
+    room = {"most_running": count, "token_budget": 2 * count, "capacity_tokens": count**2}
+    report = report_of(job(np.arange(count) * 1e-3, [1] * count, [count] * count, **room), backend)
+    assert report["backlog_growth_fraction"] == 1.0
+    assert report["queue_growth_fraction"] == 0.0

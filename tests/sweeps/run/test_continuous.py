@@ -72,7 +72,7 @@ HELD = {
     *("requests", "completed", "rejected", "measured", "missed", "truncated", "steps", "preemptions"),
     *("throughput_requests_per_s", "throughput_tokens_per_s", "makespan_s", "utilisation"),
     *("batch_size_mean", "step_tokens_mean", "request_sla_violation_fraction", "token_sla_violation_fraction"),
-    *("kv_peak_tokens", "recomputed_token_fraction", "backlog_growth_fraction"),
+    *("kv_peak_tokens", "recomputed_token_fraction", "backlog_growth_fraction", "queue_growth_fraction"),
     *("goodput_fraction", "goodput_requests_per_s"),
     *("prefix_cache_hit_fraction", "kv_occupied_fraction"),
     *("drawn_gap_ratio", "drawn_prompt_ratio", "drawn_output_ratio"),
