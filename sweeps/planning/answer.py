@@ -14,10 +14,11 @@ from batchcube.results.variables import GOODPUT
 
 from ..run.criteria import Criterion
 from ..spec.settings import Point
+from .defaults import LATENCIES
 from .question import Question
 from .race import Decision, Race
 from .serving import gpus_each, lines_to_serve, of_a_server, unsaid_of
-from .values import AT_CAP, Values
+from .values import AT_CAP, OUTPUT, Values
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 _HOUR_S = 3600.0
 # From here on they bind: shares of steps at the cap, of the cache at its peak, of what can be served, of the budget.
 _OFTEN, _FULL, _LOADED, _FILLED = 0.05, 0.95, 0.8, 0.5
-_SPAN = 10.0
-"""Mean latencies that a run should last, or more, for its end not to matter."""
 At = dict[str, Any]
 """A setting: value by axis."""
 
@@ -329,8 +328,7 @@ def _full_grid(question: Question, decision: Decision, requests: int) -> int:
 def _measures(point: Point, report: Mapping[str, Any], mean_prompt: float) -> dict[str, Any]:
     replica = point.server.replica
     assert replica is not None
-    served = float(report["throughput_requests_per_s"])
-    output = float(report["throughput_tokens_per_s"]) / served
+    output = float(report[OUTPUT])
     past_warm_up = float(report["measured"]) + float(report["missed"])
     return {
         "busy_fraction": float(report["utilisation"]),
@@ -384,10 +382,10 @@ def _one_server(point: Point) -> Iterator[str]:
 
 def _too_short(question: Question, report: Mapping[str, Any], requests: int) -> Iterator[str]:
     span, latency = requests / question.rate, float(report["latency_mean_s"])
-    if span < _SPAN * latency:
+    if span < LATENCIES * latency:
         yield (
             f"a replication lasts about {span:.3g} s, and a request {latency:.3g} s: how it begins and ends weighs in; "
-            f"take workload.requests = {math.ceil(_SPAN * latency * question.rate)} or more"
+            f"take workload.requests = {math.ceil(LATENCIES * latency * question.rate)} or more"
         )
 
 

@@ -25,7 +25,7 @@ from ..spec.settings import REQUEST_LIMITS, Point, draws_service
 from ..workloads.arrivals import Closed
 from .defaults import CONFIDENCE, INDIFFERENCE, REPLICAS_MAX
 from .serving import leaves_caching, of_a_server
-from .unspecified import assumed_of, require_limits, unspecified
+from .unspecified import REQUESTS, assumed_of, enough_requests, require_limits, unspecified
 from .values import KEPT
 
 # Limits of single requests, which goodput is about, that a limit of a statistic of the same time stands for.
@@ -226,6 +226,9 @@ def ask(
         sweep = Sweep.from_document(sweep.document, source, Path.cwd(), overriding(at_rate))
         stated |= at_rate
     _require_plannable(sweep, criteria, objective, replicas_max)
+    if spec is None and trace is None and REQUESTS not in {*stated, *vary}:
+        enough = overriding({REQUESTS: enough_requests(sweep, _rate_of(sweep))})
+        sweep = Sweep.from_document(sweep.document, source, Path.cwd(), enough)
     if spec is None:
         assumed = (*assumed_of(sweep.grid.points), *assumed)
     parts = None

@@ -1,29 +1,40 @@
 """A specification for who has none: model and GPUs, or a law of one's own; a rate; and stated defaults for the rest."""
 
+import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from batchcube.calibration.coefficients import Coefficients, is_of_gpus, shipped_names
 from batchcube.calibration.hardware import Deployment, gpus, is_installed, short_name
 from batchcube.engine.cache import cache_directory
+from batchcube.engine.simulation import JOBS_AT_ONCE
 from batchcube.errors import InputError, did_you_mean, found_in
 
 from ..calibrate.hardware import derive
 from ..files import write_text
+from ..run.draws import Draws
+from ..run.preparing import prepare
+from ..run.simulate import Simulator
+from ..spec.document import Sweep, overriding
 from ..spec.service import load
 from ..spec.settings import Point
+from .defaults import LATENCIES
 from .serving import known_of
 
 SPAN_S = 120.0
-"""Time that the requests of a replication arrive in."""
+"""Time that the requests of a replication arrive in, at least."""
 LEAST_REQUESTS = 2000
+AT_ONCE = 1000.0
+"""Times the rate that is more than anything serves."""
 WARMUP = 0.25
 """Part of it that is left out, as it begins with nobody there."""
 # Output and prompt of the Azure conversation trace of 2023: mean tokens and coefficients of variation.
 OUTPUT, PROMPT = (211.0, 0.77), (1155.0, 0.96)
 
+REQUESTS = "workload.requests"
 _CACHES = ("server.replica.kv_capacity_tokens", "server.replica.num_gpu_blocks")
 _NEEDED = "without a `spec`, `rate` is needed, and `model` and `gpu`, or `coefficients`"
 
@@ -46,7 +57,6 @@ def unspecified(
     name, title = _served_by(model, gpu, tensor_parallel, coefficients)
     if lengths is not None and trace is not None:
         raise InputError("has lengths of its own; leave `lengths` out", path="`trace`")
-    requests = max(LEAST_REQUESTS, round(SPAN_S * rate))
     if trace is not None:
         workload: dict[str, Any] = {"trace": {"path": os.path.abspath(trace)}}
     else:
@@ -54,7 +64,7 @@ def unspecified(
     return {
         "name": "plan",
         "title": title,
-        "workload": {**workload, "requests": requests},
+        "workload": {**workload, "requests": max(LEAST_REQUESTS, round(SPAN_S * rate))},
         "policy": {"mode": "continuous"},
         "server": {"routing": "least_loaded", "service": {"coefficients": name}},
         "report": {"warmup_fraction": WARMUP},
@@ -82,6 +92,22 @@ def assumed_of(points: Sequence[Point]) -> Iterator[str]:
     known = {one.name: one for point in points if (one := known_of(point)) is not None}
     if silent := [name for name, one in known.items() if not is_of_gpus(one)]:
         yield f"a replica has one GPU: coefficients {', '.join(silent)} do not say how many"
+
+
+def enough_requests(sweep: Sweep, rate: float) -> int:
+    """Return the requests of a replication that are enough where nobody states them; raises InputError.
+
+    They arrive in `LATENCIES` times the time that one takes in batches as full as they get, in the setting where that
+    is longest. That is seen where as many as come in a moment are there at once.
+    """
+    few = Sweep.from_document(sweep.document, sweep.source, Path.cwd(), overriding({REQUESTS: LEAST_REQUESTS}))
+    prepared = prepare(replace(few, replications=1))
+    draws = Draws(sweep.seed, 0)
+    jobs = [draws.job(point, evenly_at=AT_ONCE * rate) for point in prepared.points]
+    report = Simulator(prepared, "numba", JOBS_AT_ONCE).simulate(jobs, prepared.points)
+    longest = float(report["service_mean_s"].max())
+    enough = max(LEAST_REQUESTS, rate * max(SPAN_S, LATENCIES * longest))
+    return math.ceil(float(f"{enough:.2g}"))
 
 
 def require_limits(policy: Mapping[str, Any], server: Mapping[str, Any], varied: Collection[str]) -> None:

@@ -14,6 +14,8 @@ from ..workloads.settings import FloatArray
 
 AT_CAP = "at_cap"
 """Share of the steps that ran as many requests as may run."""
+OUTPUT = "output_tokens_mean"
+"""Output tokens of a measured request."""
 ARRIVED = "arrived_in_two_windows"
 """Numbers of arrivals in two windows that have the mean and the variance of those in all of them; NaN with one."""
 
@@ -35,7 +37,7 @@ def _kept() -> dict[str, slice]:
             width = len(QUANTILES) if variable.extra else 1
             found[name] = slice(end, end + width)
             end += width
-    return {**found, AT_CAP: slice(end, end + 1), ARRIVED: slice(end + 1, end + 3)}
+    return {**found, AT_CAP: slice(end, end + 1), OUTPUT: slice(end + 1, end + 2), ARRIVED: slice(end + 2, end + 4)}
 
 
 KEPT = _kept()
@@ -56,6 +58,8 @@ def vectors(report: Mapping[str, NDArray[Any]], caps: Sequence[int]) -> FloatArr
     steps = report["batch_size_histogram"]
     full = np.array([steps[job, cap] if cap < steps.shape[1] else 0 for job, cap in enumerate(caps)])
     found[:, KEPT[AT_CAP].start] = full / np.maximum(steps.sum(axis=1), 1)
+    # All but the first token end a time between tokens.
+    found[:, KEPT[OUTPUT].start] = 1.0 + report["tbt_histogram"].sum(axis=1) / np.maximum(report["measured"], 1)
     return found
 
 

@@ -295,10 +295,10 @@ def test_another_objective(spec: Callable[[int], str]) -> None:
 def test_cost_and_lines_to_paste(spec: Callable[[int], str]) -> None:
     answer = decide(question(spec(1), gpu_price=3.6))
     assert answer.output_tokens_per_gpu_second is not None
-    assert answer.output_tokens_per_gpu_second == pytest.approx(12.0 * 40.0 / 2, rel=0.05)
+    assert answer.output_tokens_per_gpu_second == pytest.approx(12.0 * 40.0 / 2, rel=0.01)
     # A thousandth of a unit of money for each GPU second.
     assert answer.cost_per_million_output_tokens == pytest.approx(1e3 / answer.output_tokens_per_gpu_second)
-    assert answer.cost_per_million_tokens == pytest.approx(answer.cost_per_million_output_tokens * 40 / 140, rel=0.05)
+    assert answer.cost_per_million_tokens == pytest.approx(answer.cost_per_million_output_tokens * 40 / 140, rel=0.01)
     cap = answer.best.at["largest_batch"]
     assert answer.commands["vllm"] == (
         f"vllm serve MODEL --max-num-seqs {cap} --max-num-batched-tokens 512 --data-parallel-size 2 "
@@ -599,7 +599,7 @@ def test_a_plan_that_was_stopped_goes_on(
 
     monkeypatch.setattr(simulating, "simulate_settings", counted)
     assert decide(question(spec(1)), output) == whole
-    assert sum(again) == whole.simulations - sum(done) + _few(whole)
+    assert sum(again) == whole.simulations - sum(done)
     assert not (tmp_path / "plan.nc.partial").exists()
 
 
@@ -619,12 +619,6 @@ def test_a_plan_that_was_killed_at_its_end_leaves_nothing_when_it_is_given_again
     assert list((tmp_path / "plan.nc.partial").glob("*.parts"))
     assert decide(question(spec(1)), output).found
     assert not (tmp_path / "plan.nc.partial").exists()
-
-
-def _few(answer: Answer) -> int:
-    """Return how many simulations are beside the races: of what can be served."""
-    assert answer.found
-    return simulating.FEW
 
 
 def test_the_budget_ends_a_plan_at_a_look(spec: Callable[[int], str]) -> None:
