@@ -32,7 +32,8 @@ may have done no harm in the first look, and is not to win by it: there settings
 _OF_FIRST, _OF_QUEUE = 0.25, 0.1
 """Shares of the error of a race: of its first look, and of what is said of queues."""
 _MORE, _GAIN = 1.5, 0.1
-"""With so many times the GPUs the least of the largest ratios comes nearer to 1 by this share, or no number does."""
+"""With so many times the GPUs the least of the largest ratios comes nearer to 1 by this share, or one looks whether any
+number does."""
 PROMISING = 32
 """Settings that are looked at to find the number of GPUs to begin with."""
 
@@ -170,13 +171,16 @@ class Decider:
             high, step = min(int(np.searchsorted(self.levels, needed.min())), last), 1
             low = high - 1
             before = math.inf
+            helps = False
             while (least := (yield from self._least_ratio(chosen, high))) > 1.0:
                 if high == last:
                     return last
-                # Where it is not the load that is too high, more replicas do not help.
-                self._is_hopeless = self.levels[high] >= _MORE * self.levels[low] and (
-                    before - least < _GAIN * (least - 1.0)
-                )
+                # Where it is not the load that is too high, more replicas may not help; shares of late requests are
+                # all of them until they do, and so the most replicas are asked.
+                gains = before - least >= _GAIN * (least - 1.0)
+                if self.levels[high] >= _MORE * self.levels[low] and not gains and not helps:
+                    helps = (yield from self._least_ratio(chosen, last)) <= 1.0
+                    self._is_hopeless = not helps
                 if self._is_hopeless:
                     return high
                 low, high, step, before = high, min(high + step, last), 2 * step, least

@@ -297,7 +297,8 @@ def look(searching: Searching, looks: Sequence[Look], together: int) -> list[See
     # Nothing grows where there are too few requests to tell.
     backlog = np.nan_to_num(report["backlog_growth_fraction"])
     growth = np.nan_to_num(report.get("queue_growth_fraction", backlog))
-    served = _served(report, np.array([looks[k].rate for k in jobs]))
+    servers = [prepared_points[k].point.server.servers for k in jobs]
+    served = _served(report, np.array([looks[k].rate for k in jobs]), servers)
     numbers = (values[0], missed, growth, backlog - growth, served)
     every_seen = zip(ratios.tolist(), *(one.tolist() for one in numbers), strict=True)
     for k, (mine, *others) in zip(jobs, every_seen, strict=True):
@@ -334,16 +335,18 @@ def _mean_growth(seen: Sequence[Seen]) -> float:
     return float(np.mean([one.growth for one in seen]))
 
 
-def _served(report: Mapping[str, NDArray[Any]], rate: FloatArray) -> FloatArray:
-    """Return how many requests a second (job,) are served by servers that always have work.
+def _served(report: Mapping[str, NDArray[Any]], rate: FloatArray, servers: Sequence[Any]) -> FloatArray:
+    """Return how many requests a second (job,) are served by servers (job,) that always have work; 0 where unseen.
 
-    Of those that come evenly, at a rate that is too high, what is not left over; whole batches, which may be few, are
-    counted over the time in which servers are busy.
+    Of those that come evenly, at a rate that is too high, what is not left over, where that is as many as run at once:
+    of those that were first in a batch the short ones are done first. Whole batches, which may be few, are counted over
+    the time in which servers are busy.
     """
-    if "steps" in report:
-        return rate * (1.0 - report["backlog_growth_fraction"])
-    found: FloatArray = report["throughput_requests_per_s"] / report["utilisation"]
-    return found
+    if "steps" not in report:
+        return np.asarray(report["throughput_requests_per_s"] / report["utilisation"], np.float64)
+    share = 1.0 - report["backlog_growth_fraction"]
+    run = report["batch_size_mean"] * np.array(servers, np.float64)
+    return np.where(share * report["requests"] / 2 >= run, rate * share, 0.0)
 
 
 def served_when_full(seen: Sequence[Seen]) -> FloatArray | None:

@@ -17,14 +17,13 @@ from batchcube.results.overload import OVERLOADED, STEADY, judge
 from batchcube.results.planned import WIDTH, in_words
 from batchcube.results.selection import select
 from batchcube.sweeps.planning import simulating, unspecified
-from batchcube.sweeps.planning.answer import Answer
 from batchcube.sweeps.planning.decide import STATES, _on_replicas, decide
 from batchcube.sweeps.planning.question import Question, ask
 from batchcube.sweeps.planning.race import Decision, Race
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.store import Store
 from batchcube.sweeps.serving.given import read_options
-from batchcube.sweeps.spec.document import Sweep
+from batchcube.sweeps.spec.document import Sweep, overriding
 from batchcube.sweeps.spec.service import load
 from helpers.command_line import Answer as Said
 from helpers.specifications import CAPS, SLO, TO_PLAN
@@ -139,6 +138,39 @@ def test_no_setting_holds(spec: Callable[[int], str]) -> None:
     assert hopeless.is_hopeless
     assert not hopeless.found
     assert hopeless.best.replicas < 20
+
+
+def test_more_replicas_are_tried_where_all_requests_are_late_until_there_are_enough(
+    spec: Callable[[int], str],
+) -> None:
+    # Steps of 20 ms and 1 ms for each that runs: nearly all requests are late until fewer than three run on a replica.
+    settings = {"report.tpot_sla_s": 0.024, "server.routing": "least_loaded"}
+    answer = decide(question(spec(1), slo=[], goodput=0.9, vary={}, rate=60.0, settings=settings))
+    assert answer.found
+    assert not answer.is_hopeless
+    goodput = answer.best.limits[0].mean
+    assert goodput is not None
+    assert 0.9 <= goodput < 0.99
+    assert answer.fewer is not None
+
+
+def test_the_load_is_the_rate_over_what_servers_do_that_always_have_work(spec: Callable[[int], str]) -> None:
+    settings = {"workload.requests": 2000, "server.routing": "least_loaded"}
+    answer = decide(question(spec(1), vary={}, settings=settings))
+    # Ten times the rate, so long that the beginning and the end weigh little.
+    many = {"workload.requests": 100_000, "workload.arrivals.rate_per_s": 120.0, "replications": 4}
+    replicas = {"server.servers": answer.best.replicas}
+    served = run_sweep(Sweep.from_toml(spec(2), settings | many | replicas))["throughput_requests_per_s"].mean()
+    assert answer.measures["load_fraction"] == pytest.approx(12.0 / float(served), rel=0.03)
+
+
+def test_who_runs_longer_than_a_run_lasts_is_not_overload(spec: Callable[[int], str]) -> None:
+    room = {"server.replica.kv_capacity_tokens": 1_000_000, "policy.largest_batch": 256, "workload.lengths.mean": 4000}
+    asked = {"slo": ["ttft_p99_s=2"], "vary": {}, "rate": 0.25}
+    short = decide(question(spec(1), **asked, settings=room | {"workload.requests": 40}))
+    assert short.found
+    assert short.queue == "cannot tell"
+    assert any("how it begins and ends weighs in" in note for note in short.notes)
 
 
 def test_overload_does_not_hold_however_loose_the_limits(spec: Callable[[int], str]) -> None:
@@ -865,6 +897,23 @@ def test_a_model_a_gpu_and_a_rate_will_do(capsys: pytest.CaptureFixture[str], tm
     said = " ".join(with_trace.out.split())
     assert "windows of trace.csv, its times stretched to the rate; for successive parts a plan takes 8 of 300" in said
     assert said.count(" overlap") == 1
+
+
+def test_a_run_that_nobody_states_the_length_of_lasts_many_times_as_long_as_a_request() -> None:
+    asked: dict[str, Any] = {"model": "Llama-3.1-8B", "gpu": "h100", "rate": 20.0, "slo": SLO}
+    settings = {"workload.lengths.mean": 2000, "server.servers": 8, "server.routing": "least_loaded"}
+    chosen = ask(**asked, settings=settings).sweep
+    requests = chosen.grid.points[0].workload.requests
+    assert requests is not None
+    # On 8 GPUs, which serve 20 requests a second.
+    there = {"workload.requests": requests, "replications": 1, **settings}
+    cube = run_sweep(Sweep.from_document(chosen.document, "plan", Path.cwd(), overriding(there)))
+    assert requests / 20.0 > unspecified.LATENCIES * float(cube["latency_mean_s"].mean())
+    assert float(abs(cube["backlog_growth_fraction"]).mean()) < 0.02
+    shorter = ask(**asked).sweep.grid.points[0].workload.requests
+    assert shorter is not None
+    assert shorter < requests / 4
+    assert ask(**asked, settings={"workload.requests": 500}).sweep.grid.points[0].workload.requests == 500
 
 
 def test_a_law_of_ones_own_takes_the_place_of_model_and_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

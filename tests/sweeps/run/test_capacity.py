@@ -455,6 +455,21 @@ def test_continuous_batching_has_a_capacity() -> None:
     assert (ratio > 1.2).all()
 
 
+@pytest.mark.parametrize(("requests", "is_told"), [(60, False), (300, False), (6000, True)])
+def test_what_servers_can_do_is_not_told_while_their_batches_fill(requests: int, is_told: bool) -> None:
+    # Four servers hold 128 requests, for 500 steps of 52 ms: a run of 300 ends while they fill.
+    lengths = {"distribution": "lognormal", "mean": 500, "cv": 0.5, "prompt": {"distribution": "constant", "value": 1}}
+    tables = with_workload({**CONTINUOUS, "axes": {}}, requests=requests, lengths=lengths)
+    tables["policy"] = {"mode": "continuous", "largest_batch": 32}
+    tables["server"] = {**tables["server"], "servers": 4, "replica": {"kv_capacity_tokens": 1_000_000}}
+    found = find_capacity(sweep(tables), ["ttft_p99_ms=5000"])
+    served = found["capacity_served_requests_per_s"]
+    assert np.isfinite(served).all() == is_told
+    assert ("too few requests to see what the servers can do" in found.attrs["notes"]) == (not is_told)
+    if is_told:
+        np.testing.assert_allclose(served, 128 / (500 * 0.052), rtol=0.03)
+
+
 def test_workers_and_backends_find_the_same_capacity_of_continuous_batching() -> None:
     tables = with_workload(CONTINUOUS, requests=60)
     one = find_capacity(sweep(tables), ["tbt_mean_ms=27"], workers=1)
