@@ -84,7 +84,8 @@ def test_gain_map_marks_overload():
     assert {"either is overloaded: not a steady state", "cannot tell whether either is overloaded"} <= set(
         legend_labels(draw("gain-map", cube, **options))
     )
-    everywhere = cube.assign(backlog_growth_fraction=0.0 * growth + 0.5)
+    grows = 0.0 * growth + 0.5
+    everywhere = cube.assign(backlog_growth_fraction=grows, queue_growth_fraction=grows)
     assert "Either is overloaded at every point." in said(draw("gain-map", everywhere, **options))
     # Throughput means the same under overload.
     assert "overloaded" not in lines(draw("gain-map", cube, against="both").axes[0])
