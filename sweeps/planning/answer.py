@@ -194,9 +194,9 @@ def answer_of(
         for name, column in values.report(race.same[[place]], race.replicas[[place]], count).items()
     }
     served = most_served(int(race.settings[place]), best.replicas)
-    found_measures = _measures(point, report, mean_prompts[int(race.settings[place])])
-    measures = {name: value if value is None else _finite(value) for name, value in found_measures.items()}
-    measures["load_fraction"] = _finite(question.rate / served)
+    measures = _measures(point, report, mean_prompts[int(race.settings[place])])
+    measures["load_fraction"] = question.rate / served
+    measures = {name: _finite(value) for name, value in measures.items()}
     per_gpu = _tokens_per_gpu(question, measures, best.gpus) if found else None
     requests = point.workload.requests or int(report["requests"])
     lower = max((gpus for gpus in decision.races if gpus < race.gpus), default=None)
@@ -326,6 +326,7 @@ def _full_grid(question: Question, decision: Decision, requests: int) -> int:
 
 
 def _measures(point: Point, report: Mapping[str, Any], mean_prompt: float) -> dict[str, Any]:
+    """Return what was measured of the best; NaN where nothing was."""
     replica = point.server.replica
     assert replica is not None
     output = float(report[OUTPUT])
@@ -343,7 +344,7 @@ def _measures(point: Point, report: Mapping[str, Any], mean_prompt: float) -> di
         "ttft_mean_s": float(report["ttft_mean_s"]),
         "tpot_mean_s": float(report["tpot_mean_s"]),
         "latency_mean_s": float(report["latency_mean_s"]),
-        "goodput_fraction": _finite(float(report["goodput_fraction"])),
+        "goodput_fraction": float(report["goodput_fraction"]),
     }
 
 
