@@ -33,6 +33,7 @@ from .variables import (
     check_arrays,
     check_values,
     edge_names,
+    reserved_names,
 )
 
 if TYPE_CHECKING:
@@ -102,10 +103,8 @@ class Buckets(NamedTuple):
 def _coordinate_values(axis: Coordinate) -> NDArray[np.generic]:
     if not _NAME.fullmatch(axis.name):
         raise InputError("a name is letters, digits and _, and starts with a letter", path=f"axis {axis.name!r}")
-    edges = (name for dim in BUCKETED for name in edge_names(dim))
-    reserved = {REPLICATION, *EXTRA_DIMENSIONS, *edges, *REGISTRY}
-    if axis.name in reserved:
-        raise InputError("this name is taken by a variable or dimension of every cube", path=f"axis {axis.name}")
+    if axis.name in reserved_names():
+        raise InputError("this name is taken by cubes, intervals or tables", path=f"axis {axis.name}")
     values = list(axis.values)
     if not values:
         raise InputError("has no values", path=f"axis {axis.name}")

@@ -721,6 +721,16 @@ _ALL: list[Variable] = [
     ),
 ]
 REGISTRY: dict[str, Variable] = {variable.name: variable for variable in _ALL}
+_OF_INTERVALS = ("mean", "quantile", "difference", "ratio", "low", "high", "n", "narrowed")
+_OF_TABLES = ("variable", "units", "ci_low", "ci_high", "queue", "note")
+
+
+def reserved_names() -> frozenset[str]:
+    """Return the names that cubes, intervals and tables use themselves, so that no axis can have them."""
+    edges = (name for dim in BUCKETED for name in edge_names(dim))
+    return frozenset({REPLICATION, *EXTRA_DIMENSIONS, *REGISTRY, *edges, *_OF_INTERVALS, *_OF_TABLES})
+
+
 # What `show` prints unless told otherwise: (variable, quantile or None).
 _DEFAULTS: tuple[tuple[str, float | None], ...] = (
     ("throughput_requests_per_s", None),

@@ -17,13 +17,14 @@ from pydantic import Field, ValidationError
 from batchcube.documents import DEEPEST, is_deep, read_file, value_of
 from batchcube.errors import InputError, did_you_mean, found_in, printable, quoted
 from batchcube.results.text import counted
+from batchcube.results.variables import reserved_names
 
 from ..workloads.arrivals import AtOnce, Closed, Deterministic
 from ..workloads.lengths import Constant
 from ..workloads.settings import Settings
 from . import vllm
 from .defaults import NO_OTHERS, Defaults, differences, in_force
-from .grid import AxisSettings, Grid, build_grid, read_axes, reserved_names
+from .grid import AxisSettings, Grid, build_grid, read_axes
 from .messages import Mistake, errors_of, mistakes, show_value
 from .messages import Path as Place
 from .settings import SECTIONS, Point, PolicySettings, Report, Server, Workload, draws_service

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from batchcube.engine.policies.registry import Policy, registered
 from batchcube.errors import near, one_of
-from batchcube.results.variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, REPLICATION, edge_names
+from batchcube.results.variables import reserved_names
 
 from ..workloads.settings import Settings
 from . import vllm
@@ -269,12 +269,6 @@ def _labelled_axis(name: str, settings: AxisSettings) -> Axis:
     return Axis(name, long_name, "", tuple(paths), tuple(settings.points), tuple(sets), labelled=True)
 
 
-def reserved_names() -> frozenset[str]:
-    """Return the names that a cube uses itself, so that no axis can have them."""
-    edges = (name for dim in BUCKETED for name in edge_names(dim))
-    return frozenset({REPLICATION, *EXTRA_DIMENSIONS, *REGISTRY, *edges})
-
-
 def read_axes(tables: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[list[Axis], list[Mistake]]:
     """Return the axes of a specification, and what is wrong with them."""
     axes: list[Axis] = []
@@ -283,7 +277,7 @@ def read_axes(tables: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[list[
         at: Path = ("axes", name)
         try:
             if not (name.isascii() and name.isidentifier()) or name in reserved_names():
-                allowed = "letters, digits and _, and no name the cube uses itself"
+                allowed = "letters, digits and _, and no name that cubes, intervals or tables use"
                 raise _Wrong(Mistake(at, f"cannot be the name of an axis: {allowed}"))
             settings = AxisSettings.model_validate(table)
             axis = _labelled_axis(name, settings) if settings.points is not None else _value_axis(name, settings, base)

@@ -3,6 +3,8 @@ import pytest
 import xarray as xr
 
 from batchcube.results import labelled, statistics
+from batchcube.results.summary import summary_table
+from batchcube.results.variables import reserved_names
 
 
 def test_mean_is_that_of_the_plain_array_wherever_the_dimension_is(example_cube):
@@ -130,3 +132,18 @@ def test_intervals_are_of_a_single_replication_where_coefficients_were_drawn(mak
     assert (found["low"].isel(at), found["high"].isel(at)) == (expected.low, expected.high)
     usual = labelled.pooled_quantile(plain, 0.5)
     assert (found["high"] - found["low"] > usual["high"] - usual["low"]).all()
+
+
+def test_no_axis_has_a_name_that_intervals_and_tables_use(example_cube):
+    times = example_cube["latency_mean_s"]
+    one = int(example_cube["bins"].values[0])
+    found = [
+        labelled.mean_interval(times),
+        labelled.quantile_interval(times, 0.5),
+        labelled.paired_difference(times, "bins", one),
+        labelled.paired_ratio(times, "bins", one),
+        labelled.pooled_quantile(example_cube, 0.5),
+    ]
+    assert {name for one in found for name in one} <= reserved_names()
+    table = summary_table(example_cube, ["latency_quantile_s"])
+    assert set(table) - {"bins", "arrival_rate_per_s"} <= reserved_names()

@@ -482,12 +482,12 @@ def test_the_samples_of_a_sweep_are_bounded_together(monkeypatch: pytest.MonkeyP
     axis = {"path": "workload.lengths.mean", "values": [1.0, 2.0]}
     # Numbers of requests share the samples of their lengths.
     counts = {"path": "workload.requests", "start": 100, "stop": 500, "step": 100}
-    prepare(Sweep.model_validate({**tables, "axes": {"mean": axis, "n": counts}}))
+    prepare(Sweep.model_validate({**tables, "axes": {"length": axis, "count": counts}}))
     axis["values"] = [1.0, 2.0, 3.0]
     with pytest.raises(
-        InputError, match=r"policy.edges.sample_size = 100: .* at most 250 requests: .* \(at mean = 3.0"
+        InputError, match=r"policy.edges.sample_size = 100: .* at most 250 requests: .* \(at length = 3.0"
     ):
-        prepare(Sweep.model_validate({**tables, "axes": {"mean": axis, "n": counts}}))
+        prepare(Sweep.model_validate({**tables, "axes": {"length": axis, "count": counts}}))
 
 
 @pytest.mark.parametrize(
