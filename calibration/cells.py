@@ -34,6 +34,8 @@ class Cells(NamedTuple):
     std_s: Floats
     """Standard deviation over the repetitions."""
     repetitions: Floats
+    steps: Floats
+    """Steps of about the same size that a time is of, one after the other: a prompt in chunks; NaN for one."""
     resolution_s: float = 0.0
     """Half of it is the most that rounding has changed a time by; 0 for times as measured."""
     std_resolution_s: float = 0.0
@@ -136,25 +138,30 @@ def fit_batches(cells: Cells) -> list[BatchFit]:
 
 
 def terms_of(steps: Cells) -> Floats:
-    """Return the terms (cell, 6) of cells that are steps; what is not known of a step counts as 0.
+    """Return the terms (cell, 6) of cells that are steps, of several the mean; what is not known of one counts as 0.
 
-    The attention of a prefill of b prompts of p tokens is b * p * p: chunk and context are the whole prompt.
+    The attention of a prefill of b prompts of p tokens is b * p * p: chunk and context are the whole prompt. In n
+    chunks the mean context of a token is p (1 + 1/n) / 2.
     """
+    count = np.nan_to_num(steps.steps, nan=1.0)
     decoding = np.where(steps.kind == "prefill", 0.0, steps.batch_size)
     kv = np.where(steps.kind == "prefill", 0.0, np.nan_to_num(steps.kv_tokens))
-    prefill = np.nan_to_num(steps.prefill_tokens)
-    attention = np.where(steps.kind == "prefill", prefill * np.nan_to_num(steps.prompt_tokens), 0.0)
+    prefill = np.nan_to_num(steps.prefill_tokens) / count
+    context = np.nan_to_num(steps.prompt_tokens) * (1.0 + 1.0 / count) / 2.0
+    attention = np.where(steps.kind == "prefill", prefill * context, 0.0)
     return step_terms(decoding, kv, prefill, attention)
 
 
 def fit_steps(cells: Cells) -> tuple[StepLaw, Cells] | None:
     """Fit the step law to all cells that are steps, in the form that predicts left-out ones best, see `fit_step_laws`.
 
-    None where there are none, or too few to tell its terms apart.
+    None where there are none, or too few to tell its terms apart. The cells that come with it have the mean of steps
+    that were timed together.
     """
     steps = cells.where(cells.kind != "batch")
     if not steps.seconds.size:
         return None
+    steps = steps._replace(seconds=steps.seconds / np.nan_to_num(steps.steps, nan=1.0))
     try:
         chosen, laws = fit_step_laws(terms_of(steps), steps.seconds, steps.batch_size)
     except InputError:

@@ -45,7 +45,7 @@ class Times(NamedTuple):
     seconds: str
     unit: str
     fields: Mapping[str, str]
-    """Field of `Cells` -> column."""
+    """Field of `Cells` -> column; `chunk_tokens`: those that a prompt is prefilled by, a step each."""
     std: str = ""
     repetitions: str = ""
 
@@ -115,7 +115,14 @@ LAYOUTS: dict[str, Layout] = {
         Layout(
             "sarathi-chunks",
             "sarathi-serve: prefills in chunks",
-            (Times("prefill", "prefill_execution_time", "ms", {"prompt_tokens": "prefill_length"}),),
+            (
+                Times(
+                    "prefill",
+                    "prefill_execution_time",
+                    "ms",
+                    {"prompt_tokens": "prefill_length", "chunk_tokens": "chunk_size"},
+                ),
+            ),
             ("chunk_size",),
         ),
         Layout(
@@ -352,6 +359,8 @@ def _completed(kind: str, known: dict[str, float]) -> dict[str, float]:
     """Add what follows from what is known: tokens prefilled, KV tokens read."""
     b, p, o = (known.get(name, np.nan) for name in ("batch_size", "prompt_tokens", "output_tokens"))
     if kind == "prefill":
+        if (chunk := known.pop("chunk_tokens", None)) is not None:
+            known["steps"] = float(np.ceil(p / chunk))
         if "prefill_tokens" in known:  # one prompt of so many tokens
             return known | {"batch_size": 1.0, "prompt_tokens": known["prefill_tokens"]}
         return known | {"batch_size": 1.0 if np.isnan(b) else b, "prefill_tokens": p if np.isnan(b) else b * p}

@@ -45,6 +45,8 @@ class Entry(NamedTuple):
     """Whether its answer was ended from outside: what there is of it was served."""
     note: str = ""
     """What must be known of such requests."""
+    zoned: frozenset[bool] = frozenset()
+    """Whether dates that it is told by have a time zone."""
 
 
 class Fields:

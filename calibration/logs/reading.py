@@ -19,6 +19,9 @@ from .log import Floats, Log, in_turn, left_out_of
 from .registry import FORMATS, PLAIN, LogFormat, format_of, format_of_value, recognised
 from .sources import Source, head_of
 
+# Who served a request, and which it was, where a format or somebody's own table says so.
+_MODEL = ("model", "model_id", "model_name")
+_ID = ("request_id", "req_id", "id", "metadata.x_request_id")
 # More tokens in a chunk than clients and servers join by themselves.
 _JOINED = 1.1
 # Of the distances between two clocks, that below which one is a fault.
@@ -52,6 +55,8 @@ class _Found(NamedTuple):
     name: LogFormat
     entries: list[Entry]
     left_out: Counter[LeftOut]
+    models: list[str]
+    """That served them, where they say so."""
 
 
 def read_log(path: str | Path, how: Reading = BY_CONTENT) -> Log:
@@ -64,6 +69,8 @@ def read_log(path: str | Path, how: Reading = BY_CONTENT) -> Log:
     data = read_file(path)
     with found_in(file=path):
         found = _found(Source(unpacked(data)), how)
+        if len(found.models) > 1:
+            raise InputError(f"is of several models, {', '.join(found.models[:5])}: a law is of one, take them apart")
         entries, notes = _with_arrivals(found, how.concurrency)
         if any(np.isnan(entry.first_token_s) or np.isnan(entry.last_token_s) for entry in entries):
             raise InputError("has arrivals, but no times of tokens: a workload, no log of a server")
@@ -135,15 +142,26 @@ def _found(source: Source, how: Reading) -> _Found:
     """Return the requests of a file."""
     name, format = format_of(source, how.format, how.columns)
     entries, left_out = [], Counter[LeftOut]()
+    models: dict[str, None] = {}
+    seen: dict[tuple[str, Entry], str] = {}
+    zoned: frozenset[bool] = frozenset()
     for number, (place, value) in enumerate(source):
         fields = Fields(value, place, number)
         try:
             for request in format.requests(fields):
                 entry = format.entry(request)
-                if isinstance(entry, Entry):
-                    entries.append(check(entry, request.place))
-                else:
+                if not isinstance(entry, Entry):
                     left_out[entry] += 1
+                    continue
+                entries.append(check(entry, request.place))
+                models |= dict.fromkeys(str(one.get(*_MODEL)) for one in (request, fields) if one.has(*_MODEL))
+                if request.has(*_ID):
+                    before = seen.setdefault((str(request.get(*_ID)), entry), request.place)
+                    if before != request.place:
+                        raise InputError(f"is the request of {before} once more", path=request.place)
+                zoned |= entry.zoned
+                if len(zoned) > 1:
+                    raise InputError("times with a time zone and times without one are in one file", path=request.place)
         except InputError:
             other = format_of_value(fields) if format.missing(fields) else None
             if other not in (None, name):
@@ -151,7 +169,7 @@ def _found(source: Source, how: Reading) -> _Found:
             raise
     if not entries and left_out:
         raise InputError(f"has no request but {left_out_of(*_counts(left_out))}")
-    return _Found(name, entries, left_out)
+    return _Found(name, entries, left_out, list(models))
 
 
 def _with_arrivals(found: _Found, concurrency: int | None) -> tuple[list[Entry], list[str]]:

@@ -95,7 +95,7 @@ def plain(columns: Mapping[str, str]) -> Format:
     def has(request: Fields, part: str) -> bool:
         return request.has(*(_unit_of(name)[0] for name in names[part]))
 
-    def seconds(request: Fields, part: str, read: Callable[..., float]) -> float:
+    def seconds(request: Fields, part: str, read: Callable[..., float], zoned: set[bool]) -> float:
         name, unit = next(
             (pair for pair in map(_unit_of, names[part]) if request.has(pair[0])), _unit_of(names[part][0])
         )
@@ -105,6 +105,7 @@ def plain(columns: Mapping[str, str]) -> Format:
                 moment = datetime.fromisoformat(value)
             except ValueError:
                 raise request.wrong(name, value, f"must be a number of {unit}, or a date and time") from None
+            zoned.add(moment.tzinfo is not None)
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         return read(name, unit=unit)
 
@@ -114,22 +115,22 @@ def plain(columns: Mapping[str, str]) -> Format:
             return "failed"
         if request.number(output, least=0) == 0:
             return "failed"
-        tokens = request.tokens(prompt), request.tokens(output)
-        arrival = seconds(request, "arrival", request.time) if has(request, "arrival") else np.nan
+        tokens, zoned = (request.tokens(prompt), request.tokens(output)), set[bool]()
+        arrival = seconds(request, "arrival", request.time, zoned) if has(request, "arrival") else np.nan
         sent = 0.0 if np.isnan(arrival) else arrival
         first = last = np.nan
         if has(request, "ttft"):
-            first = sent + seconds(request, "ttft", request.duration)
+            first = sent + seconds(request, "ttft", request.duration, zoned)
         elif has(request, "first_token"):
-            first = seconds(request, "first_token", request.time)
+            first = seconds(request, "first_token", request.time, zoned)
         if has(request, "e2e"):
-            last = sent + seconds(request, "e2e", request.duration)
+            last = sent + seconds(request, "e2e", request.duration, zoned)
         elif has(request, "last_token"):
-            last = seconds(request, "last_token", request.time)
+            last = seconds(request, "last_token", request.time, zoned)
         elif has(request, "tpot"):
-            last = first + seconds(request, "tpot", request.duration) * (tokens[1] - 1)
-        scheduled = seconds(request, "scheduled", request.time) if has(request, "scheduled") else np.nan
-        return Entry(*tokens, arrival, first, last, scheduled)
+            last = first + seconds(request, "tpot", request.duration, zoned) * (tokens[1] - 1)
+        scheduled = seconds(request, "scheduled", request.time, zoned) if has(request, "scheduled") else np.nan
+        return Entry(*tokens, arrival, first, last, scheduled, zoned=frozenset(zoned))
 
     def marks(*parts: str) -> str:
         return "|".join(_unit_of(name)[0] for part in parts for name in names[part])

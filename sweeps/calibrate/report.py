@@ -260,7 +260,9 @@ def print_repeats(names: "Sequence[str]", logs: "Sequence[Log]", console: "Conso
     found = repeats(logs)
     for group, spread in found.items():
         said = ", ".join(
-            f"{name.removesuffix('_s').upper()} {100 * value:.1f} %" for name, value in spread._asdict().items()
+            f"{name.removesuffix('_s').upper()} {100 * value:.1f} %"
+            for name, value in spread._asdict().items()
+            if not math.isnan(value)
         )
         line = f"{', '.join(names[k] for k in group)} are runs of the same requests, whose means differ by {said}"
         console.print(printable(line), highlight=False, markup=False)

@@ -37,7 +37,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def repeats(logs: Sequence[Log]) -> dict[tuple[int, ...], Times]:
     """Return, for logs of the same requests, which they are and how far the means of their times differ, as fractions.
 
-    Requests are the same where their tokens are, whatever the order in which they came, and came about as fast.
+    Requests are the same where their tokens are, whatever the order in which they came, and came about as fast. A log
+    with the times of another is a copy, and no other run.
     """
     groups: list[list[int]] = []
     for number, log in enumerate(logs):
@@ -45,7 +46,7 @@ def repeats(logs: Sequence[Log]) -> dict[tuple[int, ...], Times]:
         group = next(alike, None)
         if group is None:
             groups.append([number])
-        else:
+        elif not any(_is_copy(logs[other], log) for other in group):
             group.append(number)
     return {tuple(group): _spread([logs[k] for k in group]) for group in groups if len(group) > 1}
 
@@ -58,6 +59,17 @@ def _are_same(one: Log, other: Log) -> bool:
     return np.array_equal(a, b) and max(spans) <= _AS_FAST * min(spans)
 
 
+def _is_copy(one: Log, other: Log) -> bool:
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("first_token_s", "last_token_s"))
+
+
 def _spread(logs: Sequence[Log]) -> Times:
-    means = np.array([[np.nanmean(values) for values in times_of_log(log)] for log in logs])
-    return Times(*(np.ptp(means, axis=0) / means.mean(axis=0)))
+    means = np.array([[_mean(values) for values in times_of_log(log)] for log in logs])
+    with np.errstate(invalid="ignore"):
+        return Times(*(np.ptp(means, axis=0) / means.mean(axis=0)))
+
+
+def _mean(values: Floats) -> float:
+    """Return the mean of what is known, NaN where nothing is: answers of one token have no time of a further one."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else np.nan

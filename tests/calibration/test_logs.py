@@ -8,6 +8,7 @@ import pytest
 
 from batchcube.calibration.logs import read_log
 from batchcube.calibration.prediction import times_of_log
+from batchcube.errors import InputError
 
 GOOD = {"input_toks": 10, "output_toks": 5, "queued_ts": 1.0, "first_token_ts": 2.0, "last_token_ts": 3.0}
 
@@ -29,6 +30,21 @@ def test_a_log_is_sorted_by_arrival_and_starts_at_zero(tmp_path: Path) -> None:
     assert times.ttft_s.tolist() == [1.0, 0.5]
     assert times.tpot_s.tolist() == [0.25, pytest.approx(1 / 6)]
     assert times.e2e_s.tolist() == [2.0, 1.5]
+
+
+def test_what_is_there_twice_or_of_several_servers_or_clocks_is_refused(tmp_path: Path) -> None:
+    one, other = GOOD | {"request_id": "a"}, GOOD | {"request_id": "b"}
+    assert len(read_log(write(tmp_path / "log.jsonl", one, other)).queued_s) == 2
+    with pytest.raises(InputError, match=r"log\.jsonl: line 3: is the request of line 1 once more$"):
+        read_log(write(tmp_path / "log.jsonl", one, other, one))
+    # A name that comes again, at another time, is of another request.
+    read_log(write(tmp_path / "log.jsonl", one, one | {"queued_ts": 1.5}))
+    with pytest.raises(InputError, match=r"log\.jsonl: is of several models, m, n: a law is of one, take them apart$"):
+        read_log(write(tmp_path / "log.jsonl", one | {"model": "m"}, other | {"model": "n"}))
+    rows = ["arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s", "2026-01-01T00:00:00,9,5,.1,1"]
+    read_log(write(tmp_path / "log.csv", *rows, "2026-01-01T02:00:00,9,5,.1,1"))
+    with pytest.raises(InputError, match=r"log\.csv: row 2: times with a time zone and times without one are in one"):
+        read_log(write(tmp_path / "log.csv", *rows, "2026-01-01T02:00:00+01:00,9,5,.1,1"))
 
 
 def test_an_arrival_time_in_the_same_clock_will_do(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchcube.calibration import fit_batch_laws, read_cells, read_table
+from batchcube.calibration.cells import terms_of
 from batchcube.calibration.tables import LAYOUTS
 from helpers.samples import SAMPLES
 
@@ -196,6 +197,25 @@ def test_a_layout_is_found_by_its_columns_whatever_their_order(tmp_path: Path, n
     (turned,) = read_cells(write(tmp_path, backwards)).systems.values()
     for one, other in zip(cells, turned, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_prompt_in_chunks_is_as_many_steps(tmp_path: Path) -> None:
+    # Each step 10 ms, a token 0.1 ms, a token of a prompt with one of its context 20 ns.
+    def ms(prompt: int, chunk: int) -> float:
+        parts = [min(chunk, prompt - done) for done in range(0, prompt, chunk)]
+        ends = np.cumsum(parts)
+        return sum(10.0 + 0.1 * part + 2e-5 * part * end for part, end in zip(parts, ends.tolist(), strict=True))
+
+    lengths = [512, 1024, 2048, 4096, 8192, 16384]
+    rows = "".join(f"{length},512,{ms(length, 512)!r}\n" for length in lengths)
+    table = read_cells(write(tmp_path, f"prefill_length,chunk_size,prefill_execution_time\n{rows}"))
+    (cells,) = table.systems.values()
+    assert cells.steps.tolist() == [1, 2, 4, 8, 16, 32]
+    terms = terms_of(cells)
+    assert terms[:, 3].tolist() == [512] * 6
+    seconds = cells.seconds / cells.steps
+    # Every term of the mean step, and no other: 0.01 + 1e-4 * 512 + 2e-8 * 512 * mean context.
+    assert terms[:, 4] * 2e-8 + 1e-4 * terms[:, 3] + 0.01 == pytest.approx(seconds, rel=1e-9)
 
 
 def test_every_layout_has_an_example() -> None:

@@ -1,5 +1,6 @@
 """How far coefficients reach, how far a prediction may be off, and how far real runs differ."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,15 @@ def test_the_intervals_of_tables_are_said_to_be_the_prior_s(tmp_path: Path) -> N
     )
 
 
+def test_of_runs_without_times_of_a_token_nothing_is_said_of_these() -> None:
+    came, one = np.arange(3.0), np.ones(3, np.int64)
+    first, later = (Log(came, came, came + ttft, came + ttft, one, one, "") for ttft in (0.1, 0.2))
+    (spread,) = repeats([first, later]).values()
+    assert spread.ttft_s == pytest.approx(2 / 3)
+    assert np.isnan(spread.tpot_s)
+    assert repeats([first, first]) == {}
+
+
 def test_a_fit_on_its_limit_says_so() -> None:
     def said(prior: str | None, least: float) -> bool:
         way = FoundWay(of="speed", value=-0.7, standard_error=0.01, known_within=0.2, least=least)
@@ -159,8 +169,15 @@ def test_several_logs_make_one_table_of_what_was_fitted_and_what_judges(
     assert answer.status == 0
     wrong = Answer(capsys, "validate", str(light), str(heavy), "--coefficients", "mine.json", "-o", "v.nc")
     assert wrong.mistake == "--output: is of one log"
-    again = Answer(capsys, "validate", str(light), str(light), "--coefficients", "mine.json", *limits)
-    assert "light.jsonl, light.jsonl are runs of the same requests, whose means differ by TTFT 0.0 %" in again.out
+    entries = [json.loads(line) for line in light.read_text().splitlines()]
+    rerun = Path("rerun.jsonl")
+    rerun.write_text(
+        "".join(f"{json.dumps(one | {'last_token_ts': one['last_token_ts'] + 0.01})}\n" for one in entries)
+    )
+    again = Answer(capsys, "validate", str(light), str(rerun), "--coefficients", "mine.json", *limits)
+    assert "light.jsonl, rerun.jsonl are runs of the same requests, whose means differ by TTFT 0.0 %" in again.out
     assert "is not known" not in again.out
+    copy = Answer(capsys, "validate", str(light), str(light), "--coefficients", "mine.json", *limits)
+    assert "how far repeated runs of this server differ is not known" in copy.out
     alone = Answer(capsys, "validate", str(light), "--coefficients", "mine.json", *limits)
     assert "requests that were fitted" in alone.out
