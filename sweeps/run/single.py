@@ -80,7 +80,8 @@ def with_requests(tables: Mapping[str, Any], requests: Mapping[str, Any]) -> Ite
     with TemporaryDirectory(prefix="batchcube-requests-") as folder:
         file = Path(folder) / "requests.csv"
         table.to_csv(file, index=False)
-        trace = {"path": str(file), "format": "csv"}
+        # The name of its column says it, however fast or slowly they come.
+        trace = {"path": str(file), "format": "csv", "unit": "s"}
         yield Sweep.model_validate({**tables, "workload": {**workload, "trace": trace}})
 
 

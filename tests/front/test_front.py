@@ -339,6 +339,10 @@ def test_requests_of_ones_own_take_the_place_of_a_workload() -> None:
     lengths = {"distribution": "constant", "value": 1.0}
     drawn = bc.sweep(workload={"arrivals": {"process": "at_once"}, "lengths": lengths}, **tables)  # type: ignore[arg-type]
     assert bc.simulate(drawn, requests=requests).requests["output_tokens"].tolist() == [2, 4, 6]
+    # The name says seconds, at rates too that no recorded trace is believed to have.
+    for apart in (0.001, 200.0):
+        came = [0.0, apart, 2 * apart]
+        assert bc.simulate(tables, requests={**requests, "arrival_s": came}).requests["arrival_s"].tolist() == came
     with pytest.raises(ValueError, match="`requests`: All arrays must be of the same length"):
         bc.simulate(tables, requests={**requests, "arrival_s": [0.0]})
     with pytest.raises(ValueError, match="output_tokens"):
