@@ -17,7 +17,7 @@ from batchcube.results.variables import GOODPUT, REGISTRY
 
 from . import style
 from .curves import line_names, line_places
-from .reading import Figured, Select, View, view
+from .reading import Figured, Select, View, number_of, view
 from .settings import axes_left, compared_axis
 
 CAPACITY = "capacity_requests_per_s"
@@ -103,7 +103,7 @@ def _printed_values(figured: Figured, printed: Any, names: Sequence[str], panels
     for group in str(printed).split(";") if printed is not None else ():
         name, _, spelled = group.partition("=")
         try:
-            found[name.strip()] = [float(part) for part in spelled.split(",")]
+            found[name.strip()] = [number_of(part) for part in spelled.split(",")]
         except ValueError:
             found[name.strip()] = []
         if name.strip() not in names or len(found[name.strip()]) != panels:

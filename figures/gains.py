@@ -23,7 +23,7 @@ from batchcube.results.variables import REGISTRY
 
 from . import style
 from .capacity import CAPACITY, search_caption, searched
-from .reading import RATE, FigureAxis, Figured, Select, view
+from .reading import RATE, FigureAxis, Figured, Select, number_of, view
 from .settings import axes_left, compared_axis, listed
 
 # Of the lines of printed gains, which differ in nothing else.
@@ -174,12 +174,9 @@ def _levels(figured: Figured, printed: Any) -> list[float]:
     """Return the printed gains, one or several, given as numbers or text."""
     parts = printed.split(",") if isinstance(printed, str) else np.ravel([] if printed is None else printed).tolist()
     try:
-        levels = sorted({float(part) for part in parts})
+        return sorted({number_of(part) for part in parts})
     except (TypeError, ValueError):
-        levels = [np.nan]
-    if not np.isfinite(levels).all():
-        raise figured.refuses(f"printed = {printed}: must be a gain in %, or several")
-    return levels
+        raise figured.refuses(f"printed = {printed}: must be a gain in %, or several") from None
 
 
 def _pair(figured: Figured, axis: FigureAxis, baseline: Any, against: Any) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from batchcube.results.variables import REGISTRY, Statistic, statistic_of
 from . import style
 from .capacity import CAPACITY, search_caption, searched
 from .curves import latency_scale, line_handles, line_names, line_places, mark_handles, quantity_label, x_axis
-from .reading import RATE, Figured, Select, View, view
+from .reading import RATE, Figured, Select, View, number_of, view
 from .settings import SLA_TARGET, axes_left, listed, numbers_of_lines, policy_axes
 from .windows import band_marks
 
@@ -309,11 +309,14 @@ def _limit_marks(limits: Sequence[float], quantity: Quantity) -> list[Artist]:
 
 
 def _numbers(figured: Figured, option: str, given: Any) -> list[float]:
-    """Return numbers given as such or as text, several with commas."""
+    """Return numbers from 0 on, given as such or as text, several with commas."""
     try:
-        return sorted({float(part) for part in (given.split(",") if isinstance(given, str) else np.ravel(given))})
+        found = sorted({number_of(part) for part in (given.split(",") if isinstance(given, str) else np.ravel(given))})
     except (TypeError, ValueError):
-        raise figured.refuses(f"{option} = {given}: must be a number, or several with commas") from None
+        found = [-1.0]
+    if min(found, default=-1.0) < 0.0:
+        raise figured.refuses(f"{option} = {given}: must be a number >= 0, or several with commas")
+    return found
 
 
 def _said_of(quantities: Sequence[Quantity]) -> str:

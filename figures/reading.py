@@ -27,7 +27,8 @@ from . import style
 
 Select = Mapping[str, Any] | None
 _QUEUE = "queue"
-_LARGEST = 1e100  # beyond it, limits and ticks overflow
+LARGEST = 1e100
+"""Beyond it, limits and ticks overflow."""
 
 BINS = ("policy.bins",)
 MODE = ("policy.mode",)
@@ -294,7 +295,7 @@ def _drawable(cube: xr.Dataset) -> xr.Dataset:
     def bounded(found: xr.Variable) -> xr.Variable:
         def read(key: tuple[int | slice, ...]) -> NDArray[Any]:
             values = found[key].values
-            return np.where(np.abs(values) > _LARGEST, np.inf, values)
+            return np.where(np.abs(values) > LARGEST, np.inf, values)
 
         return read_later(found, read)
 
@@ -308,7 +309,7 @@ def _axes(cube: xr.Dataset) -> list[FigureAxis]:
     found = []
     for name in axis_names(cube):
         coordinate = cube[name]
-        numeric = coordinate.dtype.kind in "iuf" and bool((np.abs(coordinate.values) <= _LARGEST).all())
+        numeric = coordinate.dtype.kind in "iuf" and bool((np.abs(coordinate.values) <= LARGEST).all())
         values = tuple(coordinate.values.tolist())
         positions = np.asarray(coordinate.values if numeric else np.arange(coordinate.size), dtype=float)
         paths = tuple(str(coordinate.attrs["path"]).split(","))
@@ -390,6 +391,14 @@ def _allowed(names: Sequence[str], what: str) -> str:
 def titled(name: str, unit: str) -> str:
     """Return the title of an axis, with its unit where it has one."""
     return shortened(printable(name if unit in ("", "1") else f"{name} ({unit})"))
+
+
+def number_of(given: Any) -> float:
+    """Return the number that an option gives; ValueError or TypeError for none, and for one that no axis can reach."""
+    number = float(given)
+    if not abs(number) <= LARGEST:
+        raise ValueError(given)
+    return number
 
 
 def _sentence(note: str) -> str:

@@ -11,7 +11,7 @@ from xarray import Dataset
 
 from . import style
 from .curves import line_handles, line_names, line_places, mark_handles, quantity_label, x_axis
-from .reading import LARGEST_BATCH, RATE, Figured, Select, View, view
+from .reading import LARGEST_BATCH, RATE, Figured, Select, View, number_of, view
 from .settings import SLA_TARGET, PointSettings, listed, numbers_of_lines, policy_axes, settings_at
 from .windows import band_marks
 
@@ -94,7 +94,7 @@ def _printed_points(figured: Figured, printed: Any) -> dict[str, list[tuple[floa
     for group in str(printed).split(";") if printed is not None else ():
         name, _, spelled = group.partition("=")
         try:
-            pairs = [tuple(float(part) for part in pair.split(":")) for pair in spelled.split(",")]
+            pairs = [tuple(number_of(part) for part in pair.split(":")) for pair in spelled.split(",")]
             points[name.strip()] = [(rate, ms) for rate, ms in pairs]
         except ValueError:
             raise figured.refuses(

@@ -119,14 +119,13 @@ def _count(
     return Variable(name, extra, dtype, "count", long_name, definition, bounds=_POSITIVE, rests_on=rests_on)
 
 
-def _drawn(name: str, label: str, what: str) -> Variable:
+def _drawn(name: str, label: str, what: str, without: str) -> Variable:
     return _float(
         name,
         "1",
         f"mean {label} drawn, over its expectation",
         f"Mean {what} that the replication drew, those of the warm-up included, over the mean of its law: its "
-        "expectation is exactly 1, so that it is a control variate. NaN of recorded traces, and where nothing is drawn "
-        "or no exact mean is known (arrivals on_off, gamma_windows, step).",
+        f"expectation is exactly 1, so that it is a control variate. NaN of recorded traces{without}.",
     )
 
 
@@ -227,7 +226,7 @@ _ALL: list[Variable] = [
         rests_on=_DECODING,
     ),
     _count("requests", "requests", "Requests that arrived."),
-    _count("completed", "completed requests", "Requests that were served whole."),
+    _count("completed", "completed requests", "Requests that were served, those of answers that were cut among them."),
     _count(
         "rejected",
         "rejected requests",
@@ -262,6 +261,11 @@ _ALL: list[Variable] = [
             "gap between the arrivals (of sessions: of their first turns)",
             "prompt of the requests (of sessions: without what turns before it left)",
             "output of the requests, or time where service times are given",
+        ),
+        (
+            ", where no exact mean is known (arrivals on_off, gamma_windows, step), and where no gaps are drawn",
+            " and without prompts",
+            "",
         ),
     ),
     _count("effective_bins", "effective bins", "Bins left after those that no request can fall into were removed."),

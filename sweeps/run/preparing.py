@@ -310,7 +310,7 @@ class _Planner:
                 path="workload.requests",
                 value=count,
             )
-        warmup = report.warmup_requests or int((report.warmup_fraction or 0.0) * count)
+        warmup = report.warmup_of(count)
         if warmup >= count:
             raise InputError(
                 f"must be < {count}, the requests of a replication", path="report.warmup_requests", value=warmup

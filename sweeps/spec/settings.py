@@ -1,5 +1,7 @@
 """The settings of one grid point: workload, policy, server and report, and what each value may be."""
 
+import math
+from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
@@ -567,6 +569,10 @@ class Report(Settings):
     histograms: bool = Field(
         default=True, description="keep the histograms of every replication: of latency; continuous: and of token gaps"
     )
+
+    def warmup_of(self, count: int) -> int:
+        """Return how many of so many requests are the warm-up: a fraction is the decimal number that is written."""
+        return self.warmup_requests or math.floor(Decimal(str(self.warmup_fraction or 0.0)) * count)
 
 
 class Point(NamedTuple):

@@ -99,7 +99,7 @@ class Gamma(AtRate):
 
 
 class OnOff(Settings):
-    """Poisson arrivals whose rate switches between two levels after exponential times (bursts, BurstGPT style).
+    """Poisson arrivals whose rate switches between two levels after exponential times: bursts.
 
     The path of the phases is in seconds and the same at every `rate_per_s`; the first phase is drawn from the
     stationary probabilities.

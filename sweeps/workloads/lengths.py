@@ -467,8 +467,9 @@ class Histogram(_Lengths):
             return self
         if self.edges is None or self.counts is None:
             raise ValueError("give either path, or both edges and counts")
-        if self.source is not None:
-            raise ValueError("source chooses rows of a file: needs path")
+        of_files = ("low_column", "high_column", "count_column", "source")
+        if ignored := [name for name in of_files if name in self.model_fields_set]:
+            raise ValueError(f"{ignored[0]} says what to read of a file: needs path")
         if len(self.edges) != len(self.counts) + 1:
             raise ValueError(f"{len(self.edges)} edges for {len(self.counts)} counts: must be one more")
         problem = _bars_problem(self._inline())

@@ -89,7 +89,7 @@ def test_printed_capacities_stand_beside_their_rows():
         np.testing.assert_array_equal(drawn["both, as printed"].get_xydata(), [[7 + place, 2]])
         assert "memory, as printed" not in drawn
     assert "as printed" in legend_labels(figure)
-    for wrong in ("nobody=1,2,3", "static=1,2", "static=a,b,c", "static"):
+    for wrong in ("nobody=1,2,3", "static=1,2", "static=a,b,c", "static=1,nan,3", "static"):
         assert "must be names of rows (static, memory, both) with 3 numbers each" in refusal(
             "capacity", capacities(), printed=wrong
         )

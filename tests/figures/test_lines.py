@@ -90,7 +90,9 @@ def test_the_limit_is_the_specifications_or_ones_own(cube):
     drawn = [line.get_ydata()[0] for line in own.axes[0].get_lines() if line.get_label() == "limit"]
     assert drawn == [1.5, 4.0]
     assert "limit" not in lines(draw("lines", cube, y="ttft_p90_s").axes[0])
-    assert "slo = much: must be a number, or several with commas" in refusal("lines", cube, slo="much")
+    for wrong in ("much", "nan", "1,inf", "-1", "1e300"):
+        said = f"slo = {wrong}: must be a number >= 0, or several with commas"
+        assert said in refusal("lines", cube, slo=wrong)
 
 
 def test_the_controllers_target_limits_the_time_between_tokens():

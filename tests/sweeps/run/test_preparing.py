@@ -266,6 +266,10 @@ def test_a_plan_knows_the_requests_of_its_sample(recorded: dict[str, Any]) -> No
     plan = planned(recorded, {"report.warmup_fraction": 0.6})
     assert (plan.requests, plan.setup.largest_batch, plan.mean_prompt, plan.longest) == (4, 2, 42.5, 300)
     assert plan.setup.reporting.warmup == 2
+    # 0.29 of 100 is 29, though 0.29 * 100 in binary floating point is 28.999999999999996.
+    for fraction, requests, left_out in ((0.29, 100, 29), (0.57, 1000, 570), (0.999, 100, 99), (1e-5, 100, 0)):
+        settings = {"report.warmup_fraction": fraction, "workload.requests": requests}
+        assert planned(TOKENS, settings).setup.reporting.warmup == left_out
     assert planned(recorded, {"report.warmup_requests": 3}).setup.reporting.warmup == 3
     assert planned(recorded, {"policy": CONTROLLED}).setup.largest_batch == 64
     assert planned({**TOKENS, **STEPS}).setup.largest_batch == 4

@@ -311,6 +311,13 @@ def test_empirical_seconds_and_a_file_that_changes(tmp_path: Path) -> None:
         lengths.draw(3, stream(1, 0, "lengths"))
 
 
+@pytest.mark.parametrize("name", ["low_column", "high_column", "count_column", "source"])
+def test_what_to_read_of_a_file_is_refused_without_one(name: str) -> None:
+    given = {"distribution": "histogram", "edges": [0, 1], "counts": [1], name: "alpha"}
+    with pytest.raises(ValidationError, match=f"{name} says what to read of a file: needs path"):
+        ANY.validate_python(given)
+
+
 def test_a_histogram_of_a_file_that_changes(tmp_path: Path) -> None:
     path = tmp_path / "bars.csv"
     lengths = Histogram(
