@@ -13,6 +13,11 @@ Floats = NDArray[np.float64]
 
 INTERVAL = 0.9
 """Share of what may come that an interval of a prediction holds."""
+TESTED_SCATTER = 0.15
+"""Of single steps, as a fraction, up to which intervals were seen to hold as often as they say.
+
+`benchmarks/intervals.py` draws it from 3 to 15 %.
+"""
 _AS_FAST = 1.05
 
 
@@ -24,6 +29,18 @@ def draws_of(log: Log, server: Server, known: Coefficients) -> list[Times]:
     if known.step_law is None or (known.step_law.errors is None and not is_open_prior(known)):
         return []
     return predicted(log, server, known)
+
+
+def doubts_of(known: Coefficients) -> list[str]:
+    """Say where steps scattered by more around a law than intervals were tested with."""
+    scatter = None if known.log is None or known.log.scatter is None else known.log.scatter.step
+    if scatter is None or scatter <= TESTED_SCATTER:
+        return []
+    return [
+        f"steps scattered by {100 * scatter:.0f} % around the law in the log that it was fitted to, and intervals were "
+        f"tested up to {100 * TESTED_SCATTER:.0f} %: they are rather too narrow, and a prediction, made without "
+        "scatter, may lie outside its own"
+    ]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -44,7 +44,7 @@ from batchcube.results.variables import REGISTRY
 from ..progress import Counting
 from .fit import NAME
 from .server import remarks_on, server_of
-from .trust import draws_of, interval
+from .trust import doubts_of, draws_of, interval
 
 Floats = NDArray[np.float64]
 
@@ -210,7 +210,7 @@ def validate(
     if skip is not None and skip >= count:
         raise InputError(f"must be below {count}, the requests of the log", path="`skip`", value=skip)
     skipped = fitted if skip is None else skip
-    warnings = [*contradictions(log, settings, source), *remarks_on(settings)]
+    warnings = [*contradictions(log, settings, source), *remarks_on(settings), *doubts_of(known)]
     law = step_law_of(known)
     unknown = unmeasured_of(known)
     server = server_of(settings)

@@ -16,6 +16,7 @@ from batchcube.calibration.coefficients import (
     LogRanges,
     StepErrors,
     StepRanges,
+    StepScatter,
 )
 from batchcube.calibration.logs import Log
 from batchcube.calibration.reach import Reach, beyond, reach_of, validity
@@ -118,6 +119,20 @@ def test_of_runs_without_times_of_a_token_nothing_is_said_of_these() -> None:
     assert spread.ttft_s == pytest.approx(2 / 3)
     assert np.isnan(spread.tpot_s)
     assert repeats([first, first]) == {}
+
+
+def test_more_scatter_than_intervals_were_tested_with_is_said(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "server.jsonl", LIMITS)
+    one, settings = exact()
+
+    def warned(step: float) -> str:
+        scatter = StepScatter(step=step, drift=0.01, step_s=0.01, drift_lasts_s=[1.0, 2.0], ttft_s=0.0)
+        log = FittedLog(requests=9, fitted_to=9, rms={}, unsure=[], scatter=scatter)
+        _, validation = judge(path, one.model_copy(update={"log": log}), settings)
+        return str(validation.attrs["warnings"])
+
+    assert "steps scattered by 40 % around the law in the log" in warned(0.4)
+    assert "scattered" not in warned(0.15)
 
 
 def test_a_fit_on_its_limit_says_so() -> None:
