@@ -156,12 +156,13 @@ def fit_steps(cells: Cells) -> tuple[StepLaw, Cells] | None:
     """Fit the step law to all cells that are steps, in the form that predicts left-out ones best, see `fit_step_laws`.
 
     None where there are none, or too few to tell its terms apart. The cells that come with it have the mean of steps
-    that were timed together.
+    that were timed together, and its standard deviation.
     """
     steps = cells.where(cells.kind != "batch")
     if not steps.seconds.size:
         return None
-    steps = steps._replace(seconds=steps.seconds / np.nan_to_num(steps.steps, nan=1.0))
+    count = np.nan_to_num(steps.steps, nan=1.0)
+    steps = steps._replace(seconds=steps.seconds / count, std_s=steps.std_s / count)
     try:
         chosen, laws = fit_step_laws(terms_of(steps), steps.seconds, steps.batch_size)
     except InputError:

@@ -25,6 +25,7 @@ CAPACITY = "capacity_requests_per_s"
 _UNANSWERED = {
     -1: "miss the criteria already at the lowest rate",
     1: "still meet the criteria at the highest rate",
+    2: "meet the criteria in runs too short to tell whether their backlog grows",
 }
 
 

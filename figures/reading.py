@@ -394,10 +394,10 @@ def titled(name: str, unit: str) -> str:
 
 
 def number_of(given: Any) -> float:
-    """Return the number that an option gives; ValueError or TypeError for none, and for one that no axis can reach."""
+    """Return the number that an option gives; ValueError or TypeError for none, InputError for one beyond any axis."""
     number = float(given)
     if not abs(number) <= LARGEST:
-        raise ValueError(given)
+        raise InputError("is no number that an axis reaches", value=str(given))
     return number
 
 

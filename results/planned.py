@@ -131,16 +131,20 @@ def _assurance(plan: Mapping[str, Any]) -> str:
             text += f"; of {others} one cannot tell yet"
         more = "; more seem to make no difference" if plan["is_hopeless"] else ""
         return f"{sure if plan['assurance'] else 'not decided'}: {text}{more}{_early(plan) if others else ''}"
+    # A run shows no more than what happens in so long.
+    so_long = "; whether its queue grows one cannot tell in runs so long" if plan["queue"] == CANNOT_TELL else ""
     of = asked["objective"] or "the largest share of a limit that is used up"
     zone = f"{100 * asked['indifference']:.3g} %"
     if _settings(plan) == 1:
         holds = f"{at_least} that it holds" if plan["assurance"] else "not decided: whether it holds"
-        return f"{holds} all limits{_early(plan)}"
+        return f"{holds} all limits{_early(plan)}{so_long}"
     if plan["is_decided"]:
-        return f"{at_least} that it holds, and that none on as few GPUs is better by over {zone} in {of}"
+        return f"{at_least} that it holds, and that none on as few GPUs is better by over {zone} in {of}{so_long}"
     wider = "" if plan["ended_early"] else f", with an indifference zone above {zone} they may"
     only = f"{sure} only" if plan["assurance"] else "not decided"
-    return f"{only}: {counted(plan['tied'], 'setting')} may be better by over {zone} in {of}{_early(plan)}{wider}"
+    return (
+        f"{only}: {counted(plan['tied'], 'setting')} may be better by over {zone} in {of}{_early(plan)}{wider}{so_long}"
+    )
 
 
 def _early(plan: Mapping[str, Any]) -> str:
@@ -214,7 +218,9 @@ def _binds(plan: Mapping[str, Any]) -> str:
     of = plan["measures"]
     preempted = of["preemptions_per_request"]
     said = [
-        *([] if of["load_fraction"] is None else [f"load {100 * of['load_fraction']:.0f} % of what it can serve"]),
+        "what it can serve is not seen in runs so short"
+        if of["load_fraction"] is None
+        else f"load {100 * of['load_fraction']:.0f} % of what it can serve",
         f"KV cache {100 * of['kv_peak_fraction']:.0f} % at its peak, "
         + ("no preemptions" if not preempted else f"{preempted:.3g} preemptions a request"),
         f"{100 * of['steps_at_cap_fraction']:.0f} % of the steps at the cap",

@@ -664,10 +664,10 @@ _ALL: list[Variable] = [
         (),
         "int64",
         "1",
-        "capacity outside the search range",
+        "why there is no capacity",
         "0: the capacity was found; -1: a criterion is missed already at the lowest rate; 1: all still hold at the "
-        "highest.",
-        bounds=(-1.0, 1.0),
+        "highest; 2: runs are too short to tell, the backlog still grows at the rate that holds.",
+        bounds=(-1.0, 2.0),
     ),
     _float(
         "capacity_statistic",

@@ -164,7 +164,7 @@ def tell_capacity(cube: "xr.Dataset", file: Path, *, quiet: bool) -> None:
         sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
         print(f"{printable(file)}: {sizes}", file=sys.stderr)
     if (cube["capacity_unbracketed"] != 0).all():
-        print("batchcube: no point has a capacity in the range that was searched", file=sys.stderr)
+        print("batchcube: no point has a capacity in what was searched; the notes say why", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from batchcube.results import overload
 from batchcube.results.selection import AT_LIMIT, BEATEN, CANNOT_TELL, FAILED, HOLDS
 from batchcube.results.variables import GOODPUT
 
@@ -229,7 +230,7 @@ def answer_of(
         is_hopeless=decision.is_hopeless,
         overlaps=question.overlaps,
         assumed=question.assumed,
-        notes=(*notes, *([] if found else _one_server(point)), *_too_short(question, report, requests)),
+        notes=(*notes, *([] if found else _one_server(point)), *_too_short(question, report, requests, race.queue)),
     )
 
 
@@ -381,12 +382,14 @@ def _one_server(point: Point) -> Iterator[str]:
         )
 
 
-def _too_short(question: Question, report: Mapping[str, Any], requests: int) -> Iterator[str]:
+def _too_short(question: Question, report: Mapping[str, Any], requests: int, queue: str) -> Iterator[str]:
     span, latency = requests / question.rate, float(report["latency_mean_s"])
-    if span < LATENCIES * latency:
+    still_grows = queue == overload.CANNOT_TELL and float(report["backlog_growth_fraction"]) > overload.GROWTH
+    if span < LATENCIES * latency or still_grows:
+        enough = math.ceil(max(LATENCIES * latency, 2 * span if still_grows else 0.0) * question.rate)
         yield (
             f"a replication lasts about {span:.3g} s, and a request {latency:.3g} s: how it begins and ends weighs in; "
-            f"take workload.requests = {math.ceil(LATENCIES * latency * question.rate)} or more"
+            f"take workload.requests = {enough} or more"
         )
 
 

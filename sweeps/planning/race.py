@@ -32,8 +32,8 @@ may have done no harm in the first look, and is not to win by it: there settings
 _OF_FIRST, _OF_QUEUE = 0.25, 0.1
 """Shares of the error of a race: of its first look, and of what is said of queues."""
 _MORE, _GAIN = 1.5, 0.1
-"""With so many times the GPUs the least of the largest ratios comes nearer to 1 by this share, or one looks whether any
-number does."""
+"""With so many times the GPUs the least of the largest ratios comes nearer to 1 by this share, or it is asked whether
+the most GPUs hold."""
 PROMISING = 32
 """Settings that are looked at to find the number of GPUs to begin with."""
 
@@ -104,6 +104,7 @@ class Decider:
         values: Values,
         say: Callable[[str], None],
         over_budget: Callable[[Sequence[Wanted]], bool],
+        most_served: Callable[[int, int], float],
     ) -> None:
         self.question, self.values, self.say = question, values, say
         points = question.sweep.grid.points
@@ -113,6 +114,7 @@ class Decider:
         """`(setting,)` replicas at least: so many as step together, and then no more."""
         self._most = np.where(self._least > 1, self._least, question.replicas_max)
         self._over_budget = over_budget
+        self._most_served = most_served
         count = MOST if question.parts is None else min(MOST, question.parts)
         self._planned = looks(min(COMPARED, count), count)
         self._overloaded: set[tuple[int, int]] = set()
@@ -171,16 +173,16 @@ class Decider:
             high, step = min(int(np.searchsorted(self.levels, needed.min())), last), 1
             low = high - 1
             before = math.inf
-            helps = False
+            the_most_hold = False
             while (least := (yield from self._least_ratio(chosen, high))) > 1.0:
                 if high == last:
                     return last
                 # Where it is not the load that is too high, more replicas may not help; shares of late requests are
                 # all of them until they do, and so the most replicas are asked.
                 gains = before - least >= _GAIN * (least - 1.0)
-                if self.levels[high] >= _MORE * self.levels[low] and not gains and not helps:
-                    helps = (yield from self._least_ratio(chosen, last)) <= 1.0
-                    self._is_hopeless = not helps
+                if self.levels[high] >= _MORE * self.levels[low] and not gains and not the_most_hold:
+                    the_most_hold = (yield from self._least_ratio(chosen, last)) <= 1.0
+                    self._is_hopeless = not the_most_hold
                 if self._is_hopeless:
                     return high
                 low, high, step, before = high, min(high + step, last), 2 * step, least
@@ -313,13 +315,17 @@ class Decider:
     def _queue(self, setting: int, replicas: int, count: int, chance: float) -> Generator[list[Wanted], None, str]:
         """Say whether the queue of a setting stays within bounds, by more replications where it cannot be told.
 
-        `chance` is that of an error, of each interval at each look.
+        Where none are left, by what it serves that always has work. `chance` is that of an error, of each interval at
+        each look.
         """
         while True:
             found = self.judged(setting, replicas, count, confidence=1.0 - chance)
             more = [look for look in self._planned if look > count]
-            if found != overload.CANNOT_TELL or not more:
+            if found != overload.CANNOT_TELL:
                 return found
+            if not more:
+                over = self._most_served(setting, replicas) <= self.question.rate
+                return overload.OVERLOADED if over else overload.CANNOT_TELL
             wanted = self.values.missing([setting], replicas, more[0])
             if self._over_budget(wanted):
                 self._stopped = True

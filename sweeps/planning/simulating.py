@@ -90,7 +90,7 @@ class Simulating:
         self._begun = self._said = time.monotonic()
         self._requests = [one.requests for one in prepared.points]
         """By setting."""
-        self.decider = Decider(question, self.values, say, self._is_over_budget)
+        self.decider = Decider(question, self.values, say, self._is_over_budget, self.most_served)
         self._steps = self.decider.decide()
         self._look: Sequence[Wanted] = ()
         self._known: dict[_Cell, FloatArray] = {}

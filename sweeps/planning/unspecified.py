@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from batchcube.calibration.coefficients import Coefficients, is_of_gpus, shipped_names
 from batchcube.calibration.hardware import Deployment, gpus, is_installed, short_name
 from batchcube.engine.cache import cache_directory
@@ -18,7 +20,7 @@ from ..files import write_text
 from ..run.draws import Draws
 from ..run.preparing import prepare
 from ..run.simulate import Simulator
-from ..spec.document import Sweep, overriding
+from ..spec.document import Sweep
 from ..spec.service import load
 from ..spec.settings import Point
 from .defaults import LATENCIES
@@ -100,14 +102,23 @@ def enough_requests(sweep: Sweep, rate: float) -> int:
     They arrive in `LATENCIES` times the time that one takes in batches as full as they get, in the setting where that
     is longest. That is seen where as many as come in a moment are there at once.
     """
-    few = Sweep.from_document(sweep.document, sweep.source, Path.cwd(), overriding({REQUESTS: LEAST_REQUESTS}))
-    prepared = prepare(replace(few, replications=1))
+    few = [
+        point._replace(
+            workload=point.workload.model_copy(update={"requests": LEAST_REQUESTS}),
+            report=point.report.model_copy(update={"warmup_fraction": WARMUP, "warmup_requests": None}),
+        )
+        for point in sweep.grid.points
+    ]
+    prepared = prepare(replace(sweep, grid=sweep.grid._replace(points=tuple(few)), replications=1))
     draws = Draws(sweep.seed, 0)
     jobs = [draws.job(point, evenly_at=AT_ONCE * rate) for point in prepared.points]
     report = Simulator(prepared, "numba", JOBS_AT_ONCE).simulate(jobs, prepared.points)
-    longest = float(report["service_mean_s"].max())
+    # None is served where all are turned away, which a plan finds out.
+    longest = float(np.nanmax(report["service_mean_s"], initial=0.0))
     enough = max(LEAST_REQUESTS, rate * max(SPAN_S, LATENCIES * longest))
-    return math.ceil(float(f"{enough:.2g}"))
+    # To two digits.
+    unit = 10.0 ** (math.floor(math.log10(enough)) - 1)
+    return round(math.ceil(enough / unit) * unit)
 
 
 def require_limits(policy: Mapping[str, Any], server: Mapping[str, Any], varied: Collection[str]) -> None:

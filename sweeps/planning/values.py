@@ -59,7 +59,8 @@ def vectors(report: Mapping[str, NDArray[Any]], caps: Sequence[int]) -> FloatArr
     full = np.array([steps[job, cap] if cap < steps.shape[1] else 0 for job, cap in enumerate(caps)])
     found[:, KEPT[AT_CAP].start] = full / np.maximum(steps.sum(axis=1), 1)
     # All but the first token end a time between tokens.
-    found[:, KEPT[OUTPUT].start] = 1.0 + report["tbt_histogram"].sum(axis=1) / np.maximum(report["measured"], 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found[:, KEPT[OUTPUT].start] = 1.0 + report["tbt_histogram"].sum(axis=1) / report["measured"]
     return found
 
 

@@ -19,9 +19,9 @@ class Found(NamedTuple):
     failed: float
     """Smallest rate above that one that was seen to fail; NaN without any."""
     unbracketed: int
-    """0; -1 where the lowest rate already fails, 1 where the highest still holds."""
+    """0; -1 where the lowest rate already fails, 1 where the highest still holds, 2 where runs are too short."""
     edge: float
-    """Lowest or highest rate looked at, where it was the answer's undoing; NaN otherwise."""
+    """Rate that was the answer's undoing: the lowest or highest looked at, or one that held; NaN otherwise."""
 
     @property
     def rate(self) -> float:

@@ -62,8 +62,8 @@ def capacity_cube(sweep: Sweep, searches: Searches, made_by: Sequence[MadeBy]) -
         "flag_meanings": " ".join(["none", *(criterion.name for criterion in settings.criteria), "overload"]),
     }
     cube["capacity_unbracketed"].attrs |= {
-        "flag_values": np.array([-1, 0, 1], np.int64),
-        "flag_meanings": "misses_at_the_lowest_rate found meets_at_the_highest_rate",
+        "flag_values": np.array([-1, 0, 1, 2], np.int64),
+        "flag_meanings": "misses_at_the_lowest_rate found meets_at_the_highest_rate runs_too_short_to_tell",
     }
     return cube
 
@@ -75,6 +75,7 @@ def _unanswered(sweep: Sweep, table: Sequence[Sequence[Answer]]) -> list[str]:
         for flag, what in (
             (-1, "the criteria are missed already at {}/s, the lowest rate looked at"),
             (1, "the criteria still hold at {}/s, the highest rate looked at"),
+            (2, "at {}/s the criteria hold, and the backlog grows all the same: take more workload.requests"),
         ):
             if row[0].found.unbracketed == flag:
                 places.setdefault(what.format(f"{row[0].found.edge:.6g}"), []).append(k)

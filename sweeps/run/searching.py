@@ -181,6 +181,10 @@ class PointSearch:
         self.ratios: dict[float, FloatArray] = {}
         """(criterion, replication) by rate, where it was simulated."""
         self.statistics: dict[float, list[float]] = {}
+        self.growth: dict[float, float] = {}
+        """Mean growth of the backlog by rate, where it was simulated."""
+        self.is_unseen = False
+        """Whether it was asked what the servers can do, and the runs are too short to show it."""
         self.missed = 0.0
         self.told = 0
         """How many rates were looked at."""
@@ -201,7 +205,9 @@ class PointSearch:
                 self.rate = self.filling.send(_mean_growth(known))
             except StopIteration as stop:
                 self.filling = None
-                if (served := served_when_full(known)) is not None and stop.value:
+                served = served_when_full(known) if stop.value else None
+                self.is_unseen = served is None
+                if served is not None:
                     self.load = (1.0 - self.settings.growth) / served
                 self.load = self.load + np.zeros(len(seen))
                 self._go(next(self.search))
@@ -213,6 +219,7 @@ class PointSearch:
             self.missed = max(self.missed, *(one.missed for one in known))
             self.visited[self.rate], self.ratios[self.rate] = holds, ratios
             self.statistics[self.rate] = [one.statistic for one in known]
+            self.growth[self.rate] = float(np.mean([one.growth + one.filling for one in known]))
         try:
             self._go(self.search.send(holds))
         except StopIteration as stop:
@@ -230,6 +237,9 @@ class PointSearch:
 
     def _end(self, found: Found, replications: int) -> None:
         self.load = self.load + np.zeros(replications)
+        # Limits may hold for so long while more and more run, or wait: what will become of them is not seen.
+        if self.is_unseen and found.unbracketed == 0 and self.growth[found.held] > GROWTH + self.settings.growth:
+            found = Found(math.nan, math.nan, 2, found.held)
         rates, ended_by = np.full(replications, math.nan), -1
         statistics = [math.nan] * replications
         if found.unbracketed == 0:

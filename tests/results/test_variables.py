@@ -50,8 +50,8 @@ def test_dimensions_of_buckets_have_a_histogram_each_and_edges_of_free_names():
 def test_capacities_outside_the_search_are_flagged():
     arrays = {"capacity_requests_per_s": np.array([4.0, np.nan]), "capacity_unbracketed": np.array([0, -1])}
     assert check_arrays(arrays, {}, {"replication": 2}).keys() == arrays.keys()
-    with pytest.raises(ValueError, match=r"capacity_unbracketed: holds values outside \[-1, 1\]"):
-        check_arrays({"capacity_unbracketed": np.array([0, 2])}, {}, {"replication": 2})
+    with pytest.raises(ValueError, match=r"capacity_unbracketed: holds values outside \[-1, 2\]"):
+        check_arrays({"capacity_unbracketed": np.array([0, 3])}, {}, {"replication": 2})
 
 
 def test_table_lists_every_variable_whole_in_a_narrow_terminal():

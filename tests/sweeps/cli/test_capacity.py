@@ -186,7 +186,7 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "cap-and-memory.toml").write_text(example)
     (command,) = re.findall(r"batchcube (capacity cap-and-memory\.toml .*)", text)
     arguments = [str(tmp_path / part) if part.endswith((".toml", ".nc")) else part for part in command.split()]
-    smaller = ["-n", "2", "--set", "workload.requests=200", "--tolerance", "0.05"]
+    smaller = ["-n", "2", "--set", "workload.requests=2000", "--tolerance", "0.05"]
     answer = Answer(capsys, *arguments, *smaller, "-q")
     assert answer.status == 0
     found = read_cube(tmp_path / "out" / "capacity.nc")["capacity_requests_per_s"]
@@ -211,7 +211,7 @@ def test_the_command_fails_where_nothing_has_an_answer(spec: str, capsys: pytest
     assert "the criteria are missed already at 0.8/s" in " ".join(some.out.split())
     none = Answer(capsys, *command, "axes.largest.values=[1]", "--low", "0.8", "--high", "1.5", "--overwrite")
     assert none.status == 1
-    assert none.err == "batchcube: no point has a capacity in the range that was searched\n"
+    assert none.err == "batchcube: no point has a capacity in what was searched; the notes say why\n"
     Path("cube.nc").unlink()
     merged = None
     while not Path("cube.nc").exists():

@@ -173,6 +173,27 @@ def test_who_runs_longer_than_a_run_lasts_is_not_overload(spec: Callable[[int], 
     assert any("how it begins and ends weighs in" in note for note in short.notes)
 
 
+@pytest.mark.parametrize(("requests", "queue", "replicas"), [(4000, "cannot tell", 1), (12_000, "steady", 2)])
+def test_where_batches_may_grow_for_long_a_short_run_is_said_to_be_short(
+    spec: Callable[[int], str], requests: int, queue: str, replicas: int
+) -> None:
+    # Steps of 10 ms and 1 ms for each that runs, 100 of them: no batch serves 10 requests a second, and 10.2 come.
+    step = {"c0_s": 0.01, "c1_s_per_request": 0.001, "c3_s_per_prefill_token": 0.0}
+    lengths = {"distribution": "exponential", "mean": 100, "prompt": {"distribution": "constant", "value": 50}}
+    settings = {f"server.service.{name}": value for name, value in step.items()} | {
+        "workload.lengths": lengths,
+        "workload.requests": requests,
+        "policy.largest_batch": 1000,
+        "server.replica": {"kv_capacity_tokens": 10_000_000, "token_budget": 16_384},
+    }
+    answer = decide(question(spec(1), slo=["ttft_p99_s=2"], vary={}, rate=10.2, settings=settings, replicas_max=3))
+    assert (answer.queue, answer.best.replicas) == (queue, replicas)
+    said = " ".join(str(answer).split())
+    is_short = queue == "cannot tell"
+    assert ("whether its queue grows one cannot tell in runs so long" in said) == is_short
+    assert ("take workload.requests = " in said) == is_short
+
+
 def test_overload_does_not_hold_however_loose_the_limits(spec: Callable[[int], str]) -> None:
     answer = decide(question(spec(1), slo=["ttft_p99_s=1000"], vary={}, settings={"workload.requests": 2000}))
     assert answer.found
@@ -914,6 +935,9 @@ def test_a_run_that_nobody_states_the_length_of_lasts_many_times_as_long_as_a_re
     assert shorter is not None
     assert shorter < requests / 4
     assert ask(**asked, settings={"workload.requests": 500}).sweep.grid.points[0].workload.requests == 500
+    # Two digits, rounded up: at least two minutes, whatever is left out.
+    few = {"workload.lengths.mean": 20, "report": {"warmup_requests": 2500}}
+    assert ask(**asked | {"rate": 25.4}, settings=few).sweep.grid.points[0].workload.requests == 3100
 
 
 def test_a_law_of_ones_own_takes_the_place_of_model_and_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -365,7 +365,7 @@ def test_no_answer_is_nan_and_said() -> None:
     assert found["capacity_unbracketed"].values.tolist() == [[-1] * 3, [0] * 3, [1] * 3]
     assert np.isnan(found["capacity_requests_per_s"].isel(largest=[0, 2])).all()
     assert np.isnan(found["capacity_statistic"].isel(largest=[0, 2])).all()
-    assert found["capacity_unbracketed"].attrs["flag_values"].tolist() == [-1, 0, 1]
+    assert found["capacity_unbracketed"].attrs["flag_values"].tolist() == [-1, 0, 1, 2]
     assert found.attrs["notes"].splitlines() == [
         "the criteria are missed already at 0.8/s, the lowest rate looked at (at largest = 1)",
         "the criteria still hold at 1.5/s, the highest rate looked at (at largest = 8)",
@@ -466,6 +466,10 @@ def test_what_servers_can_do_is_not_told_while_their_batches_fill(requests: int,
     served = found["capacity_served_requests_per_s"]
     assert np.isfinite(served).all() == is_told
     assert ("too few requests to see what the servers can do" in found.attrs["notes"]) == (not is_told)
+    # What holds for so long while the backlog grows is no capacity.
+    assert (found["capacity_unbracketed"] == 0).all() == is_told
+    assert np.isfinite(found["capacity_requests_per_s"]).all() == is_told
+    assert ("the backlog grows all the same: take more" in found.attrs["notes"]) == (requests == 300)
     if is_told:
         np.testing.assert_allclose(served, 128 / (500 * 0.052), rtol=0.03)
 
