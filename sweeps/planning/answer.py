@@ -197,7 +197,6 @@ def answer_of(
     served = most_served(int(race.settings[place]), best.replicas)
     measures = _measures(point, report, mean_prompts[int(race.settings[place])])
     measures["load_fraction"] = question.rate / served
-    measures = {name: _finite(value) for name, value in measures.items()}
     per_gpu = _tokens_per_gpu(question, measures, best.gpus) if found else None
     requests = point.workload.requests or int(report["requests"])
     lower = max((gpus for gpus in decision.races if gpus < race.gpus), default=None)
@@ -215,7 +214,7 @@ def answer_of(
         runner_up=_runner_up(question, race),
         tied=_tied(race) if found else 0,
         binds=tuple(_binds(measures)),
-        measures=measures,
+        measures={name: _finite(value) for name, value in measures.items()},
         output_tokens_per_gpu_second=per_gpu,
         cost_per_million_output_tokens=_cost(question, per_gpu, 1.0),
         cost_per_million_tokens=_cost(question, per_gpu, measures["output_tokens"] / measures["tokens"]),
@@ -356,7 +355,7 @@ def _binds(measures: Mapping[str, Any]) -> Iterator[str]:
         yield "cap on running requests"
     if measures["budget_fraction"] >= _FILLED:
         yield "token budget"
-    if (measures["load_fraction"] or 0.0) >= _LOADED:
+    if measures["load_fraction"] >= _LOADED:
         yield "compute"
 
 

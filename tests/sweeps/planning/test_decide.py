@@ -398,6 +398,14 @@ def test_requests_that_are_not_served_bring_no_tokens(spec: Callable[[int], str]
     assert answer.output_tokens_per_gpu_second == pytest.approx(output / answer.best.gpus)
 
 
+def test_where_nobody_is_served_nothing_holds_and_nothing_has_a_cost(spec: Callable[[int], str]) -> None:
+    settings = {"server.replica.max_model_len": 90, "workload.requests": 1}  # in some replications
+    answer = decide(question(spec(1), vary={}, settings=settings, replicas_max=1, gpu_price=1.0))
+    assert not answer.found
+    assert answer.measures["output_tokens"] is None
+    assert answer.cost_per_million_tokens is None
+
+
 def test_gpus_are_those_of_the_coefficients(spec: Callable[[int], str]) -> None:
     names = ["llama-3.1-70b-4xh100-vllm-tables", "llama-3.1-70b-2xh200-vllm-tables"]
     answer = decide(
