@@ -31,7 +31,7 @@ def told_apart(texts: Sequence[str], most: int = 40) -> list[str]:
     """Return texts cut short, in the middle or by less where two of them would read the same."""
     short = [shortened(text, most) for text in texts]
     while len(set(short)) < len(set(texts)):
-        kept = most // 2
+        kept = max(1, most // 2)
         short = [text if len(text) <= most else f"{text[:kept]}\N{HORIZONTAL ELLIPSIS}{text[-kept:]}" for text in texts]
         most += kept
     return short

@@ -37,7 +37,7 @@ DEAREST = (
     "sweeps/run/test_growing.py",
     "sweeps/run/test_capacity.py",
     "engine/continuous/test_following.py",
-    "sweeps/planning/test_decide.py",
+    "sweeps/planning/test_race.py",
     "engine/batches/jax/test_parity_static.py",
     "benchmarks/test_killed.py",
     "calibration/test_fitting.py",

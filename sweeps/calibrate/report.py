@@ -376,4 +376,7 @@ def _percent(value: float | None) -> str:
 
 
 def _worst(residual: float | None, at: str) -> str:
-    return "-" if residual is None else f"{100 * residual:+.2g} %" + (f" at {at}" if at else "")
+    if residual is None:
+        return "-"
+    sign = "+" if residual >= 0 else ""
+    return f"{sign}{_percent(residual)}" + (f" at {at}" if at else "")

@@ -99,6 +99,8 @@ class Simulating:
         """What is to be done of the look, where that is not all of it."""
         self._prepared: dict[int, dict[int, Together]] = {}
         """By replicas and setting."""
+        self._served: dict[tuple[int, int], float] = {}
+        """What a setting serves at most, in requests per second, by setting and replicas."""
         # All settings are prepared on two replicas: their mistakes are told with their places.
         self._keep(2, range(len(prepared.points)), prepared)
         self._tasks: deque[Task] = deque()
@@ -167,8 +169,11 @@ class Simulating:
 
     def most_served(self, setting: int, replicas: int) -> float:
         """Return the requests per second that a setting serves at most; NaN where that cannot be told."""
-        prepared = _prepared_together(self.question, replicas, [setting])
-        return served_at_most(prepared, self.question.criteria, self.backend, FEW)
+        place = setting, replicas
+        if place not in self._served:
+            prepared = _prepared_together(self.question, replicas, [setting])
+            self._served[place] = served_at_most(prepared, self.backend, FEW)
+        return self._served[place]
 
     def tell(self, store: Store) -> str:
         """Say how much is kept."""

@@ -127,7 +127,7 @@ class Searching(NamedTuple):
 
     simulator: Simulator
     points: tuple[Scalable, ...]
-    settings: SearchSettings
+    criteria: tuple[Criterion, ...]
 
 
 class Look(NamedTuple):
@@ -149,7 +149,7 @@ class Seen(NamedTuple):
     ratios: tuple[float, ...]
     """Of each criterion, in units of what is allowed."""
     statistic: float
-    """Of the first criterion."""
+    """Of the first criterion; NaN without one."""
     missed: float
     """Share of the requests past the warm-up that was never served, or cut off."""
     growth: float
@@ -301,22 +301,23 @@ def look(searching: Searching, looks: Sequence[Look], together: int) -> list[See
         every += [every[-1]] * (together - len(every))
     report = searching.simulator.simulate(every, [prepared_points[k] for k in jobs])
     report = {name: values[: len(jobs)] for name, values in report.items()}
-    values = [criterion.values(report) for criterion in searching.settings.criteria]
-    ratios = np.array([one.ratios(mine) for one, mine in zip(searching.settings.criteria, values, strict=True)]).T
+    criteria = searching.criteria
+    values = [criterion.values(report) for criterion in criteria]
+    ratios = [one.ratios(mine) for one, mine in zip(criteria, values, strict=True)]
+    statistic = values[0] if values else np.full(len(jobs), math.nan)
     missed = never_in_time(report) / (report["measured"] + report["missed"])
     # Nothing grows where there are too few requests to tell.
     backlog = np.nan_to_num(report["backlog_growth_fraction"])
     growth = np.nan_to_num(report.get("queue_growth_fraction", backlog))
     servers = [prepared_points[k].point.server.servers for k in jobs]
     served = _served(report, np.array([looks[k].rate for k in jobs]), servers)
-    numbers = (values[0], missed, growth, backlog - growth, served)
-    every_seen = zip(ratios.tolist(), *(one.tolist() for one in numbers), strict=True)
-    for k, (mine, *others) in zip(jobs, every_seen, strict=True):
-        seen[k] = Seen(tuple(mine), *others)
+    singles = np.array([statistic, missed, growth, backlog - growth, served])
+    for place, k in enumerate(jobs):
+        seen[k] = Seen(tuple(float(one[place]) for one in ratios), *singles[:, place].tolist())
     return seen
 
 
-def served_at_most(prepared: Prepared, criteria: tuple[Criterion, ...], backend: str, replications: int) -> float:
+def served_at_most(prepared: Prepared, backend: str, replications: int) -> float:
     """Return the requests a second that the first point serves at most, as a search finds them; NaN where it cannot.
 
     That is so for runs that are too short to fill the servers, and arrivals that do not scale.
@@ -324,8 +325,7 @@ def served_at_most(prepared: Prepared, criteria: tuple[Criterion, ...], backend:
     point = prepared.points[0]
     if point.recorded is None and not isinstance(point.point.workload.arrivals, AtRate):
         return math.nan
-    settings = SearchSettings(criteria, None, None, math.nan, 0.0)
-    searching = Searching(Simulator(prepared, backend, JOBS_AT_ONCE), (scalable(point),), settings)
+    searching = Searching(Simulator(prepared, backend, JOBS_AT_ONCE), (scalable(point),), ())
     draws = [Draws(prepared.sweep.seed, r) for r in range(replications)]
     filling = fill(searching.points[0].start)
     rate = next(filling)
@@ -414,7 +414,7 @@ class Searches:
         if simulator.on_device:
             job = Draws(prepared.sweep.seed, 0).job(max(prepared.points, key=lambda point: point.requests))
             simulator = simulator._replace(jobs_at_once=jobs_at_once(job, simulator.shape(prepared.points), backend))
-        self._searching = Searching(simulator, tuple(map(scalable, prepared.points)), settings)
+        self._searching = Searching(simulator, tuple(map(scalable, prepared.points)), settings.criteria)
         self.left = [PointSearch(point, number, settings) for number, point in enumerate(self._searching.points)]
         """Searches that have no answers."""
         self._known: dict[_Place, Seen | None] = {}

@@ -111,13 +111,13 @@ _UNITS = (
     ("_s_per_prefill_attention", "s/token2"),
     ("_s_per_prefill_step", "s"),
     ("_s_per_request", "s/request"),
-    ("token_budget", "token"),
-    ("token_threshold", "token"),
-    ("max_model_len", "token"),
+    ("token_budget", "tokens"),
+    ("token_threshold", "tokens"),
+    ("max_model_len", "tokens"),
     ("_bytes_per_token", "byte/token"),
     ("_per_s", "1/s"),
     ("_s", "s"),
-    ("_tokens", "token"),
+    ("_tokens", "tokens"),
     ("_bytes", "byte"),
 )
 

@@ -239,5 +239,5 @@ def test_axes_of_step_settings_have_their_units() -> None:
     }
     made = run_sweep(sweep(tables, replications=1))
     units = [made[name].attrs["units"] for name in ("capacity", "budget", "c1", "c4")]
-    assert units == ["token", "token", "s/request", "s/token2"]
+    assert units == ["tokens", "tokens", "s/request", "s/token2"]
     assert (made["latency_mean_s"].isel(c4=1) >= made["latency_mean_s"].isel(c4=0)).all()

@@ -247,5 +247,11 @@ def test_thousands_of_points_are_all_there() -> None:
 def test_settings_name_their_units() -> None:
     assert setting_paths()["workload.arrivals.rate_per_s"][0] == "1/s"
     assert "workload.lengths.prompt.mean" in setting_paths()
-    units = {"target_s": "s", "capacity_tokens": "token", "a1_s_per_token": "s/token", "bins": "1", "max_bytes": "byte"}
+    units = {
+        "target_s": "s",
+        "capacity_tokens": "tokens",
+        "a1_s_per_token": "s/token",
+        "bins": "1",
+        "max_bytes": "byte",
+    }
     assert {name: unit_of(name) for name in units} == units
