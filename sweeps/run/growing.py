@@ -173,8 +173,6 @@ def _joined(parts: Sequence[Held]) -> xr.Dataset:
             theirs, ours = part.cube.attrs.get(name), first.cube.attrs.get(name)
             if theirs != ours and not (of_files and name == "input_sha256"):
                 raise InputError(f"{name} = {theirs!r}, of {first.file} {ours!r}", file=part.file)
-        if part.cube.attrs.get("overload_test") != first.cube.attrs.get("overload_test"):
-            raise InputError(f"judges queues by another test than {first.file}", file=part.file)
     numbers = sorted({number for part in parts for number in part.cube[REPLICATION].values.tolist()})
     if missing := sorted(set(range(numbers[-1] + 1)) - set(numbers)):
         raise InputError(f"replication {missing[0]} is in none of the cubes, and together they must have all from 0 on")
