@@ -116,11 +116,6 @@ def throughput_limit(batch_size: int, mean_s: float) -> float:
     return batch_size / mean_s
 
 
-def uniform_edges(bins: int, shortest: float, longest: float) -> Floats:
-    """Return the (bins + 1,) optimal edges for lengths U(shortest, longest): equal widths ([MB] Lemma 4.1)."""
-    return np.linspace(shortest, longest, _at_least_one("bins", bins) + 1)
-
-
 def uniform_service_time(bins: int, batch_size: int, shortest: float, longest: float) -> float:
     """Return E[t_service,k] of full batches from equal-mass bins of U(shortest, longest) ([MB] Theorem 4.2)."""
     _at_least_one("bins", bins)
@@ -130,22 +125,6 @@ def uniform_service_time(bins: int, batch_size: int, shortest: float, longest: f
 def uniform_throughput(bins: int, batch_size: int, shortest: float, longest: float) -> float:
     """Return the throughput of one busy server with equal-mass bins of U(shortest, longest) ([MB] Theorem 4.2)."""
     return batch_size / uniform_service_time(bins, batch_size, shortest, longest)
-
-
-def uniform_bins_needed(shortfall: float, batch_size: int, shortest: float, longest: float) -> int:
-    """Return the smallest number of bins whose throughput is at least c_max - ``shortfall`` ([MB] Theorem 4.3).
-
-    Raises InputError unless ``shortfall`` > 0.
-    """
-    if not shortfall > 0:
-        raise InputError("must be > 0", path="shortfall", value=shortfall)
-    mean = (longest + shortest) / 2
-    wanted = throughput_limit(batch_size, mean) - shortfall
-    bins = max(1, ceil(wanted * _uniform_excess(batch_size, shortest, longest) / (shortfall * mean)))
-    # The ceiling of a quotient that is a whole number can be one too high in floating point.
-    if bins > 1 and uniform_throughput(bins - 1, batch_size, shortest, longest) >= wanted:
-        bins -= 1
-    return bins
 
 
 def latency_infinite_servers(service_s: float, bins: int, batch_size: int, arrival_rate_per_s: float) -> float:
@@ -173,31 +152,6 @@ def exponential_levels(bins: int, batch_size: int) -> Floats:
     for _ in range(_at_least_one("bins", bins) - 1):
         levels.append(1.0 + log(levels[-1]))
     return np.array(levels)
-
-
-def exponential_edges(bins: int, batch_size: int, rate: float) -> Floats:
-    """Return the (bins + 1,) edges 0, l_1, ..., l_{k-1}, inf that minimise the bound of [MB] Lemma A.1.
-
-    Lengths are Exp(rate); l_i = (1/µ) Σ_{j=1..i} log L_{k-j}. The bins are not of equal mass. Raises InputError for a
-    rate that is not > 0.
-    """
-    if not rate > 0:
-        raise InputError("must be > 0", path="rate", value=rate)
-    gaps = np.log(exponential_levels(bins, batch_size)[:-1][::-1]) / rate
-    return np.concatenate(([0.0], np.cumsum(gaps), [np.inf]))
-
-
-@_QUIET
-def exponential_service_bound(edges: ArrayLike, batch_size: int, rate: float) -> float:
-    """Return the upper bound on E[t_service,k] for lengths Exp(rate) and any ``edges`` (k + 1,) ([MB] Lemma A.1).
-
-    A batch of bin i < k takes at most the bin's upper edge; the last bin takes exactly l_{k-1} + H_B/µ on average.
-    """
-    inner = _inner_edges(edges)
-    lower = np.concatenate(([0.0], inner))
-    ceilings = np.concatenate((inner, [lower[-1] + harmonic_number(batch_size) / rate]))
-    survival = np.concatenate((np.exp(-rate * lower), [0.0]))
-    return float(-np.diff(survival) @ ceilings)
 
 
 def exponential_throughput_bound(bins: int, batch_size: int, rate: float) -> float:
@@ -283,36 +237,6 @@ def binned_batches(
     mean = float(predicted[hit] @ service[hit] / predicted[hit].sum())
     shortest = intercept_s + slope_s * mean_length
     return BinnedBatches(int(batch_size), predicted, longest, service, mean, shortest)
-
-
-def expected_maximum(lengths: Lengths, draws: int, lower: float = -np.inf, upper: float = np.inf) -> float:
-    """Return E[max] of ``draws`` independent lengths, each conditioned on lower <= length < upper.
-
-    Raises InputError when the interval has no probability or the mean is not finite.
-    """
-    _at_least_one("draws", draws)
-    if not lower < upper:
-        raise InputError("the lower end must be below the upper one", path=f"interval [{lower}, {upper})")
-    bins = _bins(lengths, np.array([lower, upper]))
-    if not bins.probability[1] > 0:
-        raise InputError("no length falls into it", path=f"interval [{lower}, {upper})")
-    return _expected_maximum(lengths, bins, np.array([0.0, 1.0, 0.0]), draws)
-
-
-@_QUIET
-def equal_mass_edges(lengths: Lengths, bins: int) -> Floats:
-    """Return (bins + 1,) quantiles of the length law at 0, 1/k, ..., 1 ([MB] Lemma 4.1 for any law).
-
-    Edges of a discrete law can coincide; the bins between equal edges are never hit.
-    """
-    levels = np.linspace(0.0, 1.0, _at_least_one("bins", bins) + 1)
-    points = _as_discrete(lengths)
-    if points is None:
-        return np.asarray(cast(Distribution, lengths).isf(1.0 - levels))
-    # A level that is reached exactly must not slip to the next value by the rounding of the sum.
-    cumulative = np.cumsum(points.probabilities) + 1e-12
-    at = np.searchsorted(cumulative, levels)
-    return points.values[np.minimum(at, points.values.size - 1)]
 
 
 def adjacent_confusion(bins: int, error_probability: float) -> Floats:

@@ -8,6 +8,7 @@ from batchcube.sweeps.spec.settings import Point
 from batchcube.sweeps.theory import bins as theory
 from batchcube.sweeps.theory.expected import law_of
 from batchcube.sweeps.workloads.lengths import Exponential, Histogram, Lognormal, Uniform
+from helpers.bins import equal_mass_edges
 
 FIG6_PRINTED = np.array([22.71, 27.48, 31.91, 35.27, 37.87, 39.65])
 
@@ -67,9 +68,7 @@ def test_figure_6_lengths_fit_the_printed_rates() -> None:
     law = law_of(point.workload.lengths)
     assert law is not None
     slope = getattr(point.server.service, "a1_s_per_token", 0.0)
-    batches = [
-        theory.binned_batches(law, 8, theory.equal_mass_edges(law, k), slope_s=slope) for k in (1, 2, 4, 8, 16, 32)
-    ]
+    batches = [theory.binned_batches(law, 8, equal_mass_edges(law, k), slope_s=slope) for k in (1, 2, 4, 8, 16, 32)]
     rates = np.array([b.throughput_requests_per_s(8) for b in batches])
     assert [b.effective_bins for b in batches] == axes["bins"]
     assert rates == pytest.approx([22.67, 27.57, 31.97, 35.36, 37.72, 39.23], abs=0.006)
@@ -105,7 +104,7 @@ def test_figure_11_gains_are_those_stated() -> None:
     law = theory.discrete(tokens, np.array(lengths.counts)[bar] / np.diff(lengths.edges)[bar])
     predictor = sweep.grid.points[-1].workload.predictor
     confusion = predictor.probabilities(4)  # type: ignore[union-attr]
-    edges = theory.equal_mass_edges(law, 4)
+    edges = equal_mass_edges(law, 4)
     one = theory.binned_batches(law, 8, [2, 512]).service_mean_s
     assert one / theory.binned_batches(law, 8, edges).service_mean_s == pytest.approx(1.79, abs=0.005)
     predicted = theory.binned_batches(law, 8, edges, confusion=confusion).service_mean_s

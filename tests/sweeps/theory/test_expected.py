@@ -15,7 +15,7 @@ from batchcube.sweeps.theory.expected import expected as expected_of
 from batchcube.sweeps.workloads.lengths import LengthDistribution
 
 UNIFORM = {"distribution": "uniform", "unit": "seconds", "low": 1.0, "high": 20.0}
-EDGES = theory.uniform_edges(4, 1, 20)
+EDGES = np.linspace(1, 20, 5)
 
 
 def point(**changes: Any) -> Point:
@@ -140,15 +140,16 @@ def test_the_law_is_that_of_the_draws(settings: dict[str, Any]) -> None:
     assert law is not None
     longest = sample.reshape(-1, 8).max(axis=1)
     error = longest.std() / np.sqrt(longest.size)
-    assert abs(longest.mean() - theory.expected_maximum(law, 8)) <= 5 * error
+    assert abs(longest.mean() - theory.binned_batches(law, 8, [0, np.inf]).service_mean_s) <= 5 * error
     assert abs(sample.mean() - law.mean()) <= 5 * sample.std() / np.sqrt(sample.size)
 
 
 @pytest.mark.parametrize("bins", [1, 2, 4])
 def test_the_engine_cuts_bins_where_the_lemmas_say(bins: int) -> None:
+    widths = np.log(theory.exponential_levels(bins, 200)[:-1][::-1]) / 0.1
     inner = engine_bins.exponential_edges(0.1, 200, bins)[1:-1]
-    assert inner == pytest.approx(theory.exponential_edges(bins, 200, 0.1)[1:-1], rel=1e-12)
-    assert engine_bins.uniform_edges(1.0, 20.0, bins) == pytest.approx(theory.uniform_edges(bins, 1, 20))
+    assert inner == pytest.approx(np.cumsum(widths), rel=1e-12)
+    assert engine_bins.uniform_edges(1.0, 20.0, bins) == pytest.approx(np.linspace(1, 20, bins + 1))
 
 
 def test_hopelessly_rare_lengths_have_no_probability() -> None:
