@@ -24,7 +24,6 @@ H = Literal["constant", "linear", "saturating", "power"]
 LAWS: tuple[H, ...] = get_args(H)
 """Names of h(b): 1, 1 + γ(b-1), 1 + γ(b-1)/b, b^γ; a simpler law stands before one with more freedom."""
 Form = Literal["straight", "constant", "bent"]
-FORMS: tuple[Form, ...] = get_args(Form)
 """Forms of the step law: five terms, these and a constant of prefills, tables; the simpler ones first."""
 _CELLS_PER_NODE = 4
 """Prefills for each node of their table."""

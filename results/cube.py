@@ -305,23 +305,13 @@ def _plain(attrs: Mapping[Any, Any]) -> bytes:
     return json.dumps({str(name): np.atleast_1d(value).tolist() for name, value in sorted(attrs.items())}).encode()
 
 
-def check_cube(cube: xr.Dataset, source: str) -> None:
+def check_form(cube: xr.Dataset, source: str) -> None:
     """Raise InputError, one line that starts with `source`, when a dataset is not a cube of this package.
 
     What passes can be trusted: attributes are what `provenance` and `build_cube` make of them, axes and other
-    dimensions have coordinates without gaps, and every registered variable has its dimensions, its dtype, its unit and
-    possible values.
+    dimensions have coordinates without gaps, and every registered variable has its dimensions, its dtype and its unit.
+    That its values are possible is looked at where they are read.
     """
-    check_form(cube, source)
-    with found_in(file=source):
-        for name, variable in cube.variables.items():
-            if name in REGISTRY:
-                for _, piece in values_of(variable):
-                    check_values(REGISTRY[str(name)], piece.values)
-
-
-def check_form(cube: xr.Dataset, source: str) -> None:
-    """Do what `check_cube` does, but look at the values of coordinates only."""
     if "batchcube_version" not in cube.attrs:
         raise InputError("is no batchcube cube: it has no attribute batchcube_version", file=source)
     if REPLICATION not in cube.dims or REPLICATION not in cube.coords:

@@ -19,8 +19,6 @@ from .variables import FIRST_LOOK, REGISTRY, RELATIVE_ERROR, REPLICATION, SINGLE
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
 
 class _Kind(TypedDict):
     """What kind of interval a variable has."""
@@ -49,12 +47,6 @@ def mean_interval(
     interval = controlled.mean_interval if controls else statistics.mean_interval
     apply = partial(interval, bounds=_bounds_of(da), **_kind_of(da, confidence))
     return _reduced("mean", apply, [da, *controls], dim, _attrs(da))
-
-
-def quantile_interval(da: xr.DataArray, q: float, dim: str = REPLICATION, confidence: float = 0.95) -> xr.Dataset:
-    """Return the quantile of the replications (not of the requests: see `pooled_quantile`), low, high and n."""
-    apply = partial(_swapped_quantile, q=q, confidence=level_of(da, confidence), error=error_of(da))
-    return _reduced("quantile", apply, [da], dim, _attrs(da))
 
 
 def paired_difference(
@@ -151,10 +143,6 @@ def _kind_of(da: xr.DataArray, confidence: float) -> _Kind:
 def _bounds_of(da: xr.DataArray) -> tuple[float, float]:
     variable = REGISTRY.get(str(da.name))
     return variable.bounds if variable else (-np.inf, np.inf)
-
-
-def _swapped_quantile(values: NDArray[np.float64], q: float, confidence: float, error: float) -> statistics.Interval:
-    return statistics.quantile_interval(values, q, -1, confidence, error=error)
 
 
 def _against(da: xr.DataArray, along: str, baseline: object) -> tuple[xr.DataArray, xr.DataArray]:

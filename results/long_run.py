@@ -84,19 +84,6 @@ def mser5(values: ArrayLike, batch: int = 5) -> int:
     return int(spread[: count // 2 + 1].argmin()) * batch
 
 
-def warmup_suggested(cube: xr.Dataset) -> xr.DataArray:
-    """Return the share of a run that MSER suggests to leave out, at each point; NaN where one cannot tell.
-
-    From the mean over the replications of the queue in each window; the last window with arrivals as usual, and those
-    after it, in which what is left is served, do not count. Only of steady points: no queue that grows settles.
-    """
-    axes = axis_names(cube)
-    found = np.full([cube.sizes[name] for name in axes], np.nan)
-    for at, queue in _settling(cube, overload.judge(cube)):
-        found[at] = mser5(queue.mean(axis=0), 1) / queue.shape[1]
-    return xr.DataArray(found, {name: cube[name] for name in axes}, axes, "warmup_suggested")
-
-
 def warmup_note(cube: xr.Dataset, queue: xr.DataArray) -> str:
     """Return the note on points whose warm-up is shorter than the windows suggest; "" where none is.
 

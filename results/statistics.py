@@ -69,51 +69,6 @@ def mean_interval(
     return Interval(mean, low, high, n)
 
 
-def quantile_interval(
-    x: ArrayLike, q: float, axis: int = -1, confidence: float = 0.95, *, error: float = 0.0
-) -> Interval:
-    """Return the `q` quantile of the replications along `axis` with its order-statistic interval.
-
-    Distribution-free: the interval runs between two order statistics chosen from n and q alone, the nearest pair that
-    holds the quantile with at least `confidence`; NaN when n is too small for any (the median needs n >= 6 at 95 %).
-    Source: Hahn and Meeker, Statistical Intervals, section 5.2. Raises InputError unless 0 < q < 1.
-    """
-    if not 0.0 < q < 1.0:
-        raise InputError("must lie between 0 and 1", path="q", value=q)
-    _check_confidence(confidence)
-    values = np.sort(last_axis(x, axis), axis=-1)  # NaN goes to the end
-    n = np.count_nonzero(~np.isnan(values), axis=-1)
-    shape = values.shape[:-1]
-    estimate, low, high = (np.full(shape, np.nan) for _ in range(3))
-    for count in np.unique(n[n > 0]):
-        here = n == count
-        known = values[here][..., :count]
-        estimate[here] = np.quantile(known, q, axis=-1)
-        pair = order_statistics(int(count), q, confidence)
-        if pair is not None:
-            low[here], high[here] = known[..., pair[0] - 1], known[..., pair[1] - 1]
-    beyond = _beyond(values, error)
-    low, high = low - error * np.abs(low) - beyond, high + error * np.abs(high) + beyond
-    return Interval(estimate, low, high, n.astype(np.int64))
-
-
-def order_statistics(n: int, q: float, confidence: float = 0.95) -> tuple[int, int] | None:
-    """Return the ranks (from 1) of the nearest two of n order statistics that hold the q quantile, None without any.
-
-    Of the pairs equally near the one with the highest coverage is taken. Coverage of (l, u) is P(l <= X < u) with
-    X binomial(n, q).
-    """
-    below = np.concatenate([[0.0], scipy.special.bdtr(np.arange(n), n, q)])  # below[k] = P(X < k)
-    best: tuple[int, float, int, int] | None = None
-    for lower in range(1, n):
-        upper = max(int(np.searchsorted(below, below[lower] + confidence)), lower + 1)
-        if upper > n:
-            break
-        found = (upper - lower, -(below[upper] - below[lower]), lower, upper)
-        best = found if best is None else min(best, found)
-    return None if best is None else (best[2], best[3])
-
-
 def paired_difference(
     x: ArrayLike,
     baseline: ArrayLike,

@@ -40,8 +40,6 @@ VLLM_REQUESTS = Format(
     _request,
 )
 
-_ID = "gen_ai.request.id"
-
 
 def _spans(value: Fields) -> Iterator[Fields]:
     """Return the spans of requests in what an OTLP file, a console or Jaeger holds of spans."""

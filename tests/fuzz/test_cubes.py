@@ -31,7 +31,6 @@ from batchcube.figures import registry
 from batchcube.results.compare import compare_cubes
 from batchcube.results.cube import (
     axis_names,
-    check_cube,
     parse_made_from,
     read_cube,
     write_cube,
@@ -43,6 +42,7 @@ from batchcube.sweeps.run.capacity import asked_of, find_capacity
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep, remade
 from batchcube.sweeps.spec.service import require_unchanged
+from helpers.cubes import check_cube
 from helpers.mutation import NASTY, SECONDS, count, limited, mutants, mutate_bytes, mutate_tree
 
 TINY = ["replications=2", "workload.requests=40", "report.windows=4"]

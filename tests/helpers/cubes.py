@@ -5,10 +5,12 @@ import json
 import numpy as np
 
 from batchcube.engine.statistics import QUANTILES
+from batchcube.errors import found_in
 from batchcube.results.costs import flags_of
-from batchcube.results.cube import Buckets, Coordinate, build_cube
+from batchcube.results.cube import Buckets, Coordinate, build_cube, check_form
+from batchcube.results.pieces import values_of
 from batchcube.results.provenance import MadeBy, provenance
-from batchcube.results.variables import REGISTRY
+from batchcube.results.variables import REGISTRY, check_values
 
 MODES = ("fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic")
 AXES = {
@@ -204,3 +206,13 @@ def _replication(rate, capacity, replication, seed, requests, bins, windows, buc
         name for name in REGISTRY if name.startswith("theory_")
     } == {*REGISTRY} - CONTINUOUS - CLASSES - SEARCHED - PLANNED
     return out
+
+
+def check_cube(cube, source):
+    """Do what `check_form` does, and look at all values, as those do who read a cube."""
+    check_form(cube, source)
+    with found_in(file=source):
+        for name, variable in cube.variables.items():
+            if name in REGISTRY:
+                for _, piece in values_of(variable):
+                    check_values(REGISTRY[name], piece.values)

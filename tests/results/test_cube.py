@@ -18,13 +18,13 @@ from batchcube.results.cube import (
     axis_names,
     axis_of,
     build_cube,
-    check_cube,
     parse_specification,
     read_cube,
     write_cube,
 )
 from batchcube.results.joining import extend_cube
 from batchcube.results.variables import REGISTRY
+from helpers.cubes import check_cube
 
 
 def build(axes=(), arrays=None, replications=2, **options):

@@ -34,13 +34,6 @@ def test_no_replication_dimension_means_no_interval(example_cube, make_cube):
     assert labelled.mean_interval(make_cube(replications=1)["latency_mean_s"])["low"].isnull().all()
 
 
-def test_quantile_over_replications(make_cube):
-    da = make_cube(replications=12)["latency_mean_s"]
-    found = labelled.quantile_interval(da, 0.5)
-    plain = statistics.quantile_interval(da.values, 0.5)
-    np.testing.assert_array_equal(found["high"], plain.high)
-
-
 def test_pairs_along_a_labelled_axis(make_cube):
     da = make_cube(("mode", "rate"))["throughput_requests_per_s"]
     difference = labelled.paired_difference(da, "mode", "fifo_fixed")
@@ -139,7 +132,6 @@ def test_no_axis_has_a_name_that_intervals_and_tables_use(example_cube):
     one = int(example_cube["bins"].values[0])
     found = [
         labelled.mean_interval(times),
-        labelled.quantile_interval(times, 0.5),
         labelled.paired_difference(times, "bins", one),
         labelled.paired_ratio(times, "bins", one),
         labelled.pooled_quantile(example_cube, 0.5),

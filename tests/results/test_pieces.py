@@ -11,7 +11,7 @@ import xarray as xr
 from batchcube.errors import InputError
 from batchcube.figures.report.sections import Subject, section_of
 from batchcube.results import cube as cubes
-from batchcube.results import labelled, long_run, overload, pieces
+from batchcube.results import labelled, overload, pieces
 from batchcube.results.compare import compare_cubes
 from batchcube.results.cube import CHECKSUMS, read_cube, write_cube
 from batchcube.results.joining import extend_cube
@@ -300,12 +300,10 @@ def test_intervals_do_not_depend_on_where_variables_are_cut(make_cube, monkeypat
             [
                 labelled.mean_interval(cube["latency_quantile_s"]),
                 labelled.mean_interval(cube["window_queue_length_mean"]),
-                labelled.quantile_interval(cube["latency_mean_s"], 0.5),
                 labelled.paired_ratio(cube["latency_mean_s"], "mode", "fifo_greedy"),
                 labelled.paired_difference(cube["latency_quantile_s"], "arrival_rate_per_s", 4.0),
                 labelled.pooled_quantile(cube, 0.9),
                 overload.judge(cube).to_dataset(),
-                long_run.warmup_suggested(cube).to_dataset(),
             ]
         )
     for others in found[1:]:

@@ -7,11 +7,9 @@ from scipy import optimize, stats
 from batchcube.results.statistics import (
     bucket_error,
     mean_interval,
-    order_statistics,
     paired_difference,
     paired_ratio,
     pooled_quantile,
-    quantile_interval,
 )
 
 TRIALS = 8000
@@ -46,16 +44,12 @@ def test_an_error_that_all_values_share_widens_every_interval():
         assert found.estimate == exact.estimate
     equal = mean_interval(np.full(3, 0.499103), error=0.002)
     assert equal.low < 0.5 < equal.high
-    many = np.arange(1.0, 11.0)
-    wide, exact = quantile_interval(many, 0.5, error=0.1), quantile_interval(many, 0.5)
-    np.testing.assert_allclose([wide.low, wide.high], [0.9 * exact.low, 1.1 * exact.high])
 
 
 def test_values_beyond_what_was_searched_leave_no_interval():
     x, y, lost = np.arange(1.0, 13.0), np.linspace(2.0, 3.0, 12), np.append(np.arange(1.0, 12.0), np.nan)
     for of, whole in (
         (lambda a, error: mean_interval(a, error=error), x.mean()),
-        (lambda a, error: quantile_interval(a, 0.5, error=error), np.median(x)),
         (lambda a, error: paired_difference(a, y, error=error), (x - y).mean()),
         (lambda a, error: paired_ratio(a, y, error=error), x.mean() / y.mean()),
     ):
@@ -112,7 +106,6 @@ def test_no_interval_is_invented():
     np.testing.assert_array_equal(np.isnan(found.low), [True, True, False])
     np.testing.assert_array_equal(np.isnan(found.high), [True, True, False])
     for interval in (
-        quantile_interval([1.0], 0.5),
         paired_difference([1.0], [2.0]),
         paired_ratio([1.0], [2.0]),
         pooled_quantile([[0, 5]], [0.0, 1.0], [0.0, 0.9], [0.0, 1.1], 0.5),
@@ -152,60 +145,10 @@ def test_axis_and_missing_values_are_as_without():
 def test_confidence_must_be_one(confidence):
     for call in (
         lambda: mean_interval([1.0, 2.0], confidence=confidence),
-        lambda: quantile_interval([1.0, 2.0], 0.5, confidence=confidence),
         lambda: paired_ratio([1.0, 2.0], [1.0, 2.0], confidence=confidence),
     ):
         with pytest.raises(ValueError, match="`confidence` "):
             call()
-
-
-# ---- quantiles of replications
-
-
-@pytest.mark.parametrize(("kind", "q"), [("normal", 0.5), ("exponential", 0.5), ("exponential", 0.9)])
-@pytest.mark.parametrize("n", [6, 10, 30])
-def test_quantile_is_covered_at_least_as_promised(kind, q, n):
-    x, _ = draw(kind, n)
-    found = quantile_interval(x, q)
-    if q == 0.9 and n < 30:
-        assert np.isnan(found.low).all()  # too few to say
-        return
-    truth = stats.norm.ppf(q, 3.0) if kind == "normal" else stats.expon.ppf(q)
-    lower, upper = order_statistics(n, q)
-    exact = stats.binom.cdf(upper - 1, n, q) - stats.binom.cdf(lower - 1, n, q)
-    assert exact >= 0.95
-    assert abs(coverage(found, truth) - exact) < 4 * STANDARD_ERROR + 1e-9
-
-
-@pytest.mark.parametrize(
-    ("n", "q", "ranks"),
-    [(5, 0.5, None), (6, 0.5, (1, 6)), (10, 0.5, (2, 9)), (30, 0.5, (10, 21)), (28, 0.9, None), (29, 0.9, (21, 29))],
-)
-def test_order_statistics(n, q, ranks):
-    assert order_statistics(n, q) == ranks
-
-
-@given(st.integers(1, 200), st.floats(0.01, 0.99), st.floats(0.5, 0.99))
-def test_order_statistics_hold_the_confidence_and_are_the_nearest(n, q, confidence):
-    def held(lower, upper):
-        return stats.binom.cdf(upper - 1, n, q) - stats.binom.cdf(lower - 1, n, q)
-
-    found = order_statistics(n, q, confidence)
-    width = n if found is None else found[1] - found[0]
-    if found is not None:
-        assert held(*found) >= confidence - 1e-12
-    lower = np.arange(1, n - width + 2)
-    lower = lower[lower + width - 1 <= n]
-    assert not np.any(held(lower, lower + width - 1) >= confidence + 1e-12)
-
-
-def test_quantile_skips_missing_values_and_refuses_impossible_ones():
-    x = np.arange(10.0)
-    found = quantile_interval(np.concatenate([x, [np.nan]]), 0.5)
-    assert (found.estimate, found.low, found.high, found.n) == (4.5, 1.0, 8.0, 10)
-    assert np.isnan(quantile_interval([np.nan], 0.5).estimate)
-    with pytest.raises(ValueError, match=r"q = 1.0: must lie between 0 and 1"):
-        quantile_interval(x, 1.0)
 
 
 # ---- pairs
@@ -481,7 +424,6 @@ def test_strict_floating_point():
         x = np.array([[1.0, 2.0, 3.0], [np.nan, np.nan, np.nan], [1.0, np.nan, np.nan], [0.0, 0.0, 0.0]])
         for found in (
             mean_interval(x),
-            quantile_interval(x, 0.5),
             paired_difference(x, x[::-1]),
             paired_ratio(x, x[::-1]),
         ):

@@ -16,7 +16,7 @@ from rich.console import Console
 from batchcube.errors import InputError
 from batchcube.figures import registry
 from batchcube.results.comparison import Row, Verdict
-from batchcube.results.cube import Coordinate, build_cube, check_cube, read_cube
+from batchcube.results.cube import Coordinate, build_cube, read_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.sweeps.cli.main import main
 from batchcube.sweeps.papers import dynamic as reproduce_dynamic
@@ -32,6 +32,7 @@ from batchcube.sweeps.papers.dynamic import (
 )
 from batchcube.sweeps.progress import Silent
 from helpers.comparisons import check_origins, check_screen
+from helpers.cubes import check_cube
 
 # Eight settings of Algorithm 2, not 120, of which the same is told.
 FEW = ["axes.delta.values=[1, 4]", "axes.tolerance_s.values=[0.0005, 0.002]", "axes.weight.values=[0.02, 0.2]"]

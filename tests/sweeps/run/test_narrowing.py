@@ -9,12 +9,13 @@ import xarray as xr
 
 from batchcube.errors import InputError
 from batchcube.results import labelled
-from batchcube.results.cube import check_cube, read_cube
+from batchcube.results.cube import read_cube
 from batchcube.results.precision import Precision, level, looked_at
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import execution, replicating
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
+from helpers.cubes import check_cube
 from helpers.progress import Heard
 
 SWEEP: dict[str, Any] = {
