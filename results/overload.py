@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STEADY, OVERLOADED, CANNOT_TELL = QUEUES = "steady", "overloaded", "cannot tell"
 PLAN_QUEUE = "plan_queue"
 """Variable of a plan's cube that holds what was judged there, as places in `QUEUES`."""
-GROWTH = 0.02
+STEADY_GROWTH = 0.02
 """Growth of the backlog, as a share of the arrivals meanwhile, up to which a queue is taken not to grow."""
 NOTES = {
     OVERLOADED: "some points are overloaded: their latencies are no steady-state figures",
@@ -50,12 +50,12 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95)
     """Say of each point, over all its replications, that it is "steady", "overloaded", or that one "cannot tell".
 
     Overloaded: the load (`_load`) is at least 1 for certain; or it may be, and the 95 % interval of the mean growth of
-    the queue lies above both `GROWTH` and s / (3 sqrt(m)), by which a queue at load 1 that starts empty grows by
+    the queue lies above both `STEADY_GROWTH` and s / (3 sqrt(m)), by which a queue at load 1 that starts empty grows by
     chance. Here m are the arrivals of the second half, over which growth is counted, and s is the scatter of what they
     bring, that of Poisson arrivals of equal requests being 1.
 
     Steady: not overloaded, and either the load is below 1 for certain, and the interval of the growth of the backlog
-    does not lie above `GROWTH` (the run is long enough to be steady in); or that interval lies below `GROWTH`.
+    does not lie above `STEADY_GROWTH` (the run is long enough to be steady in); or that interval lies below it.
 
     The backlog is who has come and is not done, the queue who does not run. Where more and more run and nobody waits,
     the run is too short: whether they will wait one cannot tell. Of whole batches growth is counted beyond the
@@ -99,14 +99,14 @@ def _judge(cube: xr.Dataset, *, by_theory: bool, confidence: float) -> NDArray[n
         low, high = growth("backlog_growth_fraction")
         queue_low = growth("queue_growth_fraction")[0] if "steps" in cube else low
         least, most = _load(cube, setting, by_theory=by_theory, confidence=confidence)
-        over = (least >= 1.0) | (queue_low > np.maximum(GROWTH, chance / 3.0)) & ~(most < 1.0)
-        calm = (most < 1.0) & ~(low > GROWTH)
+        over = (least >= 1.0) | (queue_low > np.maximum(STEADY_GROWTH, chance / 3.0)) & ~(most < 1.0)
+        calm = (most < 1.0) & ~(low > STEADY_GROWTH)
         if "steps" in cube:
-            calm |= high <= GROWTH
+            calm |= high <= STEADY_GROWTH
         elif {"batch_size_mean", "effective_bins"} <= set(cube.data_vars):
             servers = setting(_SERVERS, 1.0)
             held = values("batch_size_mean").mean(axis=-1) * (values("effective_bins").mean(axis=-1) + servers)
-            calm |= (high + held / later <= GROWTH) | np.isinf(servers)
+            calm |= (high + held / later <= STEADY_GROWTH) | np.isinf(servers)
     return np.where(over, OVERLOADED, np.where(calm, STEADY, CANNOT_TELL))
 
 

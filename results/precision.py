@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 FEWEST = 8
 """Replications at the first look, at least: after fewer the spread is too little known."""
-GROWTH = 1.5
-"""Of the replications from look to look."""
+LOOK_FACTOR = 1.5
+"""By which replications grow from look to look."""
 MOST = 1000
 """Replications at which to give up, unless told otherwise."""
 NOTE = "replications were added in looks"
@@ -139,7 +139,7 @@ def _growing(first: int) -> Iterator[int]:
     count = first
     for _ in count_from():
         yield count
-        count = int(np.ceil(GROWTH * count))
+        count = int(np.ceil(LOOK_FACTOR * count))
 
 
 @lru_cache

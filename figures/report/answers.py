@@ -211,5 +211,5 @@ def criteria_of(cube: xr.Dataset) -> str:
         quantile = "" if criterion["quantile"] is None else f"[{criterion['quantile']:g}]"
         sign = "≥" if criterion["variable"] == GOODPUT else "≤"
         told.append(f"{printable(criterion['variable'])}{quantile} {sign} {criterion['limit']:g}")
-    growth = float(cube.attrs.get("capacity_growth", overload.GROWTH))
+    growth = float(cube.attrs.get("capacity_growth", overload.STEADY_GROWTH))
     return " and ".join([*told, f"the backlog grows by at most {100 * growth:g} % of the arrivals"])

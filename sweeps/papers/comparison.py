@@ -192,15 +192,11 @@ class Reproduction:
         self._counts[self._cube] = cube[[name for name in COUNTS if name in cube]]
         return sweep, cube
 
-    def capacity(
-        self, preset: str, criteria: Sequence[str], *, growth: float | None = None, name: str | None = None
-    ) -> "xr.Dataset":
+    def capacity(self, preset: str, criteria: Sequence[str], *, growth: float, name: str | None = None) -> "xr.Dataset":
         """Search the capacity of a preset's points, or take the cube of the same search that is there already.
 
         ``growth`` is that of `find_capacity`. Raises InputError for a cube of another search.
         """
-        from batchcube.results.overload import GROWTH
-
         from ..run.capacity import find_capacity
 
         sweep = self._sweep(preset, ())
@@ -212,7 +208,7 @@ class Reproduction:
             return find_capacity(
                 sweep,
                 criteria,
-                growth=GROWTH if growth is None else growth,
+                growth=growth,
                 output=file,
                 workers=self._workers,
                 progress=progress,

@@ -15,7 +15,7 @@ import xarray as xr
 
 from batchcube.results.comparison import Origin, Row, Verdict
 from batchcube.results.cube import axis_names, write_cube
-from batchcube.results.overload import GROWTH
+from batchcube.results.overload import STEADY_GROWTH
 from batchcube.results.text import papers_of
 
 from ..workloads.settings import FloatArray
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _TOKENS = "throughput_tokens_per_s"
 _CAPACITY = "capacity_requests_per_s"
 _SLA = "tbt_mean_ms=50"
-_GROWTHS = (GROWTH, 0.2)
+_GROWTHS = (STEADY_GROWTH, 0.2)
 """How much the backlog may grow, as a share of the arrivals: the first is a steady state."""
 _SHOWN_DELTA = 4
 """Of the settings of Algorithm 2, in figures."""
@@ -143,7 +143,7 @@ def reproduce_dynamic(to: Reproduction) -> None:
     title = "[DB] Table I: all requests at once, tokens per second"
     to.tell(title, _table_1(random, fixed), "[DB] Table I")
 
-    capacity = to.capacity("dynamic-table2", [_SLA])
+    capacity = to.capacity("dynamic-table2", [_SLA], growth=_GROWTHS[0])
     to.draw(capacity, [Drawing("capacity", "dynamic-table2", {"lines": "cap", "printed": _as_printed()})])
     static = capacity.sel(cap="static", drop=True)
     gains: dict[float, xr.Dataset] = {}

@@ -204,7 +204,7 @@ def _infinite_servers(experiment: str, sweep: Sweep, cube: "xr.Dataset") -> tupl
 
 def _overloads(experiment: str, cube: "xr.Dataset") -> tuple[list[Row], str]:
     """Compare the rates at which one server is steady and overloaded with the saturation throughput."""
-    from batchcube.results.overload import GROWTH, OVERLOADED, STEADY, judge
+    from batchcube.results.overload import OVERLOADED, STEADY, STEADY_GROWTH, judge
 
     one = cube.sel(servers=1)
     # Theory is what it is held against here, and may not be asked.
@@ -216,7 +216,7 @@ def _overloads(experiment: str, cube: "xr.Dataset") -> tuple[list[Row], str]:
         steady, over = rates[queue == STEADY], rates[queue == OVERLOADED]
         last, first = steady.max(initial=-np.inf), over.min(initial=np.inf)
         # Where the load cannot tell, a backlog that grows by at most that share of the arrivals counts as steady.
-        holds = last * (1 - GROWTH) <= saturation <= first
+        holds = last * (1 - STEADY_GROWTH) <= saturation <= first
         verdict: Verdict = "no" if not holds else "yes" if steady.size and over.size else "cannot tell"
         rows.append(
             Row(
@@ -230,8 +230,8 @@ def _overloads(experiment: str, cube: "xr.Dataset") -> tuple[list[Row], str]:
                 agrees=verdict,
                 source="Proposition 4.1",
                 note="interval: from the highest rate that is steady for certain to the lowest that is overloaded for "
-                f"certain; agrees: theory inside, to the {100 * GROWTH:g} % by which a backlog may grow and count as "
-                "steady; latencies from there on are no steady-state figures",
+                f"certain; agrees: theory inside, to the {100 * STEADY_GROWTH:g} % by which a backlog may grow and "
+                "count as steady; latencies from there on are no steady-state figures",
                 origin=Origin("backlog_growth_fraction", {"servers": 1, "bins": int(k)}),
             )
         )

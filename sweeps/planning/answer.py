@@ -383,7 +383,7 @@ def _one_server(point: Point) -> Iterator[str]:
 
 def _too_short(question: Question, report: Mapping[str, Any], requests: int, queue: str) -> Iterator[str]:
     span, latency = requests / question.rate, float(report["latency_mean_s"])
-    still_grows = queue == overload.CANNOT_TELL and float(report["backlog_growth_fraction"]) > overload.GROWTH
+    still_grows = queue == overload.CANNOT_TELL and float(report["backlog_growth_fraction"]) > overload.STEADY_GROWTH
     if span < LATENCIES * latency or still_grows:
         enough = math.ceil(max(LATENCIES * latency, 2 * span if still_grows else 0.0) * question.rate)
         yield (

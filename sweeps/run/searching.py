@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from batchcube.engine import check, jobs_at_once
 from batchcube.engine.simulation import JOBS_AT_ONCE, Job
 from batchcube.errors import InputError
-from batchcube.results.overload import GROWTH
+from batchcube.results.overload import STEADY_GROWTH
 
 from ..workloads.arrivals import AtRate
 from ..workloads.settings import FloatArray
@@ -238,7 +238,7 @@ class PointSearch:
     def _end(self, found: Found, replications: int) -> None:
         self.load = self.load + np.zeros(replications)
         # Limits may hold for so long while more and more run, or wait: what will become of them is not seen.
-        if self.is_unseen and found.unbracketed == 0 and self.growth[found.held] > GROWTH + self.settings.growth:
+        if self.is_unseen and found.unbracketed == 0 and self.growth[found.held] > STEADY_GROWTH + self.settings.growth:
             found = Found(math.nan, math.nan, 2, found.held)
         rates, ended_by = np.full(replications, math.nan), -1
         statistics = [math.nan] * replications
@@ -366,7 +366,7 @@ def served_when_full(seen: Sequence[Seen]) -> FloatArray | None:
     """
     served = np.array([one.served for one in seen])
     filling = float(np.mean([one.filling for one in seen]))
-    return served if filling <= GROWTH and (served > 0.0).all() else None
+    return served if filling <= STEADY_GROWTH and (served > 0.0).all() else None
 
 
 def _job(one: Look, prepared: PreparedPoint) -> Job | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from batchcube.results.cube import Coordinate, build_cube
-from batchcube.results.overload import CANNOT_TELL, GROWTH, NOTES, OVERLOADED, STEADY, judge, tell, worse
+from batchcube.results.overload import CANNOT_TELL, NOTES, OVERLOADED, STEADY, STEADY_GROWTH, judge, tell, worse
 from batchcube.results.provenance import MadeBy, provenance
 
 
@@ -258,4 +258,4 @@ def test_notes_say_what_the_points_are_and_replace_what_was_said():
     calm = cube.isel(rate=[0])
     tell(calm)
     assert calm.attrs["notes"] == "first"
-    assert GROWTH == 0.02
+    assert STEADY_GROWTH == 0.02

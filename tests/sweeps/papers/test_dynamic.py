@@ -174,11 +174,11 @@ def test_searches_that_are_there_are_used_again(folder: Path) -> None:
     text = io.StringIO()
     options = {"quick": True, "progress": lambda: nullcontext(Silent())}
     to = Reproduction(folder, Console(file=text), **options)  # type: ignore[arg-type]
-    to.capacity("dynamic-table2", ["tbt_mean_ms=50"])
+    to.capacity("dynamic-table2", ["tbt_mean_ms=50"], growth=0.02)
     to.capacity("dynamic-table2-settings", ["tbt_mean_ms=50"], growth=0.2, name="dynamic-table2-growth-20")
     assert [file.stat().st_mtime_ns for file in searched] == before
     with pytest.raises(InputError, match=r"dynamic-table2.nc: holds another search; choose another output, or"):
-        to.capacity("dynamic-table2", ["tbt_mean_ms=60"])
+        to.capacity("dynamic-table2", ["tbt_mean_ms=60"], growth=0.02)
     with pytest.raises(InputError, match=r"dynamic-table2.nc: holds another search; choose another output, or"):
         to.capacity("dynamic-table2", ["tbt_mean_ms=50"], growth=0.1)
 

@@ -31,7 +31,7 @@ def a_preset(to: Reproduction) -> xr.Dataset:
 
 
 def a_search(to: Reproduction) -> xr.Dataset:
-    return to.capacity("dynamic-table2", ["tbt_mean_ms=50"])
+    return to.capacity("dynamic-table2", ["tbt_mean_ms=50"], growth=0.02)
 
 
 @pytest.fixture
