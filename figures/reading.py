@@ -21,7 +21,7 @@ from batchcube.results.pieces import any_of, read_later
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
 from batchcube.results.text import all_of, shortened, told_apart
 from batchcube.results.unserved import left_out
-from batchcube.results.variables import REGISTRY, is_time
+from batchcube.results.variables import RATE_PATHS, REGISTRY, is_time
 
 from . import style
 
@@ -32,7 +32,7 @@ LARGEST = 1e100
 
 BINS = ("policy.bins",)
 MODE = ("policy.mode",)
-RATE = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
+RATE = RATE_PATHS
 ERROR = ("workload.predictor.error_probability",)
 PREDICTOR = ("workload.predictor.kind", "workload.predictor.matrix")
 SERVERS = ("server.servers",)

@@ -37,7 +37,7 @@ from .lines import lines, serving_times, time_split
 from .modes import modes_compared, static_vs_dynamic
 from .over_time import controller_step, serving_over_time, sla_violation_over_time
 from .rates import latency_vs_rate, throughput_vs_rate
-from .reading import Figured
+from .reading import RATE, Figured
 from .tbt import step_throughput, tbt_vs_rate
 from .validation import simulated_vs_measured
 
@@ -62,7 +62,7 @@ class _OwnSweep(Figured):
         return InputError(f"{what}; it is drawn from: {_EVERY[self.name][1]}", path=f"figure {self.name}")
 
 
-_ANY_RATE = "an axis over workload.arrivals.rate_per_s or workload.trace.rate_scale"
+_ANY_RATE = f"an axis over {' or '.join(RATE)}"
 # name -> (function, what a cube must hold, presets that make one)
 _FIGURES: dict[str, tuple[Callable[..., Figure], str, tuple[str, ...]]] = {
     "throughput-vs-bins": (throughput_vs_bins, "an axis over policy.bins", ("multi-bin-fig3",)),

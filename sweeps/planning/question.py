@@ -13,7 +13,7 @@ from batchcube.documents import value_of
 from batchcube.errors import InputError, did_you_mean
 from batchcube.results.selection import FIRST
 from batchcube.results.text import all_of, in_percent
-from batchcube.results.variables import GOODPUT, REGISTRY
+from batchcube.results.variables import GOODPUT, RATE_PATHS, REGISTRY
 
 from ..run.criteria import Criterion, in_other_units, limits_of_requests, never_measured, parse_criterion
 from ..run.preparing import prepare, refusal
@@ -31,7 +31,6 @@ from .values import KEPT
 # Limits of single requests, which goodput is about, that a limit of a statistic of the same time stands for.
 _OF_REQUESTS = {"ttft": "ttft_sla_s", "tpot": "tpot_sla_s", "latency": "request_sla_s"}
 _NO_PREFIXES = "no prompt begins like another: where prompts share prefixes, an engine that caches them does better"
-_RATES = ("workload.arrivals.rate_per_s", "workload.trace.rate_scale")
 _SERVERS = "server.servers"
 _WINDOWS = ("circular", "blocks")
 _OF_ALL_REPLICAS = (_SERVERS, "server.routing", "server.lockstep")
@@ -354,7 +353,7 @@ def _require_variable(vary: Mapping[str, Any], stated: Collection[str]) -> None:
             raise InputError("is what `settings` says", path="`vary`", value=path)
         if path == _SERVERS:
             raise InputError("is what a plan searches; `replicas_max` limits it", path="`vary`", value=path)
-        if path in _RATES:
+        if path in RATE_PATHS:
             raise InputError("is what `rate` says", path="`vary`", value=path)
         if (problem := cannot_vary(path)) is not None:
             raise InputError(problem, path="`vary`", value=path)
@@ -378,7 +377,7 @@ def _take_replicas(document: dict[str, Any], source: str) -> int:
 def _take_rates(document: dict[str, Any]) -> None:
     """Remove the axes whose values are arrival rates: another one is asked for."""
     axes = _table(document, "axes")
-    for name in [name for name, axis in axes.items() if _is_of(axis, _RATES)]:
+    for name in [name for name, axis in axes.items() if _is_of(axis, RATE_PATHS)]:
         del axes[name]
     arrivals = _table(document, "workload").get("arrivals")
     if isinstance(arrivals, dict):
@@ -422,7 +421,7 @@ def _limits_of_requests(document: Mapping[str, Any], criteria: Sequence[Criterio
 
 def _require_no_axis(sweep: Sweep) -> None:
     for axis in sweep.grid.axes:
-        for path in _RATES:
+        for path in RATE_PATHS:
             if path in axis.paths:
                 raise InputError(
                     f"sets {path}, which `rate` sets; remove the axis", file=sweep.source, path=f"axes.{axis.name}"
@@ -432,8 +431,8 @@ def _require_no_axis(sweep: Sweep) -> None:
 def _at_rate(sweep: Sweep, rate: float) -> dict[str, float]:
     """Return the setting that makes the rate, by its path."""
     if sweep.grid.points[0].workload.trace is None:
-        return {_RATES[0]: rate}
-    return {_RATES[1]: rate / _recorded(sweep).natural}
+        return {RATE_PATHS[0]: rate}
+    return {RATE_PATHS[1]: rate / _recorded(sweep).natural}
 
 
 def _recorded(sweep: Sweep) -> Scalable:
