@@ -42,8 +42,8 @@ _READ = _LOAD | {
 """All variables that `judge` looks at."""
 _ARRIVALS = "workload.arrivals"
 _RATE, _SERVERS = f"{_ARRIVALS}.rate_per_s", "server.servers"
-RENEWING = ("poisson", "deterministic", "gamma", "on_off")
-"""Processes whose stated rate is that of the requests in the long run, and whose scatter is known."""
+KNOWN_DISPERSION = ("poisson", "deterministic", "gamma", "on_off")
+"""Processes whose stated rate is that of the requests in the long run, and whose index of dispersion is known."""
 
 
 def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95) -> xr.DataArray:
@@ -77,7 +77,7 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95)
         return xr.DataArray(CANNOT_TELL).broadcast_like(point).transpose(*names).rename("queue")
     found = np.full([cube.sizes[name] for name in names], CANNOT_TELL)
     # How arrivals scatter need not be counted where it is known.
-    known = np.isin(_Settings(cube)(f"{_ARRIVALS}.process", "", str), RENEWING).all()
+    known = np.isin(_Settings(cube)(f"{_ARRIVALS}.process", "", str), KNOWN_DISPERSION).all()
     for places, points in points_of(cube, _READ - {"window_arrivals"} if known else _READ, names):
         found[places] = _judge(points, by_theory=by_theory, confidence=confidence)
     return xr.DataArray(found, {name: cube[name] for name in names}, names, "queue")
@@ -167,7 +167,7 @@ def _rate(setting: _Settings) -> NDArray[np.float64]:
     """Return the stated rate of the arrivals; NaN where that is not what comes in the long run, or none is stated."""
     process = setting(f"{_ARRIVALS}.process", "", str)
     alone = _at(setting.stated, "workload.sessions") is None
-    return np.where(np.isin(process, RENEWING) & alone, setting(_RATE, np.nan), np.nan)
+    return np.where(np.isin(process, KNOWN_DISPERSION) & alone, setting(_RATE, np.nan), np.nan)
 
 
 def _replications(cube: xr.Dataset) -> Callable[[str], NDArray[np.float64]]:
@@ -192,11 +192,12 @@ def tell(cube: xr.Dataset) -> None:
 def _scatter(cube: xr.Dataset, setting: _Settings) -> NDArray[np.float64]:
     """Return by how much the work that comes in a long time scatters, Poisson arrivals of equal requests having 1.
 
-    Its square is the sum of two. Of the number of arrivals: for gaps drawn independently the square of their
-    coefficient of variation; for a rate that switches after exponential times, with mean r, difference d, and mean
-    phases a and b, 1 + 2 (d²/r) (a b)² / (a + b)³; of recorded and other arrivals what their numbers in windows of time
-    show, variance over mean, and unknown (NaN) of recorded ones without windows. All of these are taken to be at least
-    1. And of the service times: the square of their coefficient of variation, times the requests of a batch.
+    Its square is the sum of two. The index of dispersion of the number of arrivals: for gaps drawn independently the
+    square of their coefficient of variation; for a rate that switches after exponential times, with mean r, difference
+    d, and mean phases a and b, 1 + 2 (d²/r) (a b)² / (a + b)³; of recorded and other arrivals what their numbers in
+    windows of time show, variance over mean, and unknown (NaN) of recorded ones without windows. All of these are taken
+    to be at least 1. And of the service times: the square of their coefficient of variation, times the requests of a
+    batch.
     """
     gaps = setting(f"{_ARRIVALS}.cv", 1.0)
     ratio, on, off = (setting(f"{_ARRIVALS}.{name}", 1.0) for name in ("on_off_ratio", "mean_on_s", "mean_off_s"))
@@ -210,7 +211,7 @@ def _scatter(cube: xr.Dataset, setting: _Settings) -> NDArray[np.float64]:
         seen = cube.variables["window_arrivals"].astype(np.float64)
         variance, mean = seen.var(("window", REPLICATION)), seen.mean(("window", REPLICATION))
         shown = (variance / mean).transpose(*axis_names(cube)).values
-        of_arrivals = np.where(np.isin(process, RENEWING), of_arrivals, np.fmax(of_arrivals, shown))
+        of_arrivals = np.where(np.isin(process, KNOWN_DISPERSION), of_arrivals, np.fmax(of_arrivals, shown))
     elif _at(setting.stated, "workload.trace") is not None:
         of_arrivals = np.where(process == "", np.nan, of_arrivals)
     if {"service_mean_s", "service_variance_s2"} <= set(cube.data_vars):

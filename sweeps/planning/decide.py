@@ -18,7 +18,7 @@ from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError, printable
 from batchcube.results.cube import read_cube, refuse_changed
 from batchcube.results.disk import output_file
-from batchcube.results.overload import CANNOT_TELL, OVERLOADED, PLAN_QUEUE, QUEUES, RENEWING
+from batchcube.results.overload import CANNOT_TELL, KNOWN_DISPERSION, OVERLOADED, PLAN_QUEUE, QUEUES
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.selection import AT_LIMIT, BEATEN, FAILED, IN_RACE
 from batchcube.results.variables import REGISTRY
@@ -244,7 +244,7 @@ def _require_no_input(beside: Path, question: Question) -> None:
 
 def _windows(point: Point) -> int:
     """Return in how many windows of time to count: in several where nothing else shows how arrivals scatter."""
-    is_known = getattr(point.workload.arrivals, "process", None) in RENEWING
+    is_known = getattr(point.workload.arrivals, "process", None) in KNOWN_DISPERSION
     return 1 if is_known else int(Report.model_fields["windows"].default)
 
 
