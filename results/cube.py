@@ -1,4 +1,4 @@
-"""Cubes: the one constructor, and writing and reading as NetCDF-4."""
+"""Cubes: the one constructor, and writing and reading, as NetCDF-4 or Zarr."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def write_cube(
     ready: Callable[[], None] = lambda: None,
     tell: Callable[[xr.Dataset], None] | None = None,
 ) -> Path:
-    """Write a cube as compressed NetCDF-4, complete or not at all, and return its path; see `write_dataset`.
+    """Write a cube, compressed, complete or not at all, and return its path; see `write_dataset`.
 
     `tell` is given the cube as it was written, its variables to be read, and may give it other attributes.
     The attribute `content_sha256` is of all it holds: by it `read_cube` tells what was changed after this.

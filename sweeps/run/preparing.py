@@ -18,7 +18,7 @@ from batchcube.results.costs import flags_of, warning_of
 from ..spec import service as coefficients
 from ..spec.document import Sweep
 from ..spec.grid import where
-from ..spec.limits import taken
+from ..spec.known_server import taken
 from ..spec.messages import show_value
 from ..spec.policies import named_in
 from ..spec.settings import CONTROLLED, CoefficientsLaw, Point, TraceSettings, caches_prefixes, goes_by_priority

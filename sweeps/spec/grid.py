@@ -17,7 +17,7 @@ from batchcube.results.variables import reserved_names
 from ..workloads.settings import Settings
 from . import vllm
 from .defaults import NO_OTHERS, Defaults, with_defaults
-from .limits import explained, with_limits
+from .known_server import explained, with_limits
 from .messages import Mistake, Path, known_paths, mistakes, show_path, show_value
 from .rules import Problem, problems
 from .settings import SECTIONS, Point

@@ -98,7 +98,7 @@ def following_kernel(
     """Return the kernel like `fleet.fleet_kernel`, for requests that come when others end, or replicas in `lockstep`.
 
     Steps are taken on the replica whose next one begins first, as long as nothing that others bring about can come
-    before. With `rehearsal` it stops at the first arrival past the warm-up.
+    before. Called with `rehearsal`, it stops at the first arrival past the warm-up.
     """
     start_all, decide_all = decider(further)
     load, store = packing(structure)
