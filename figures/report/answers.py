@@ -188,7 +188,7 @@ def _capacities(cube: xr.Dataset, grid: Grid) -> list[Said]:
     said = [Said(_size(cube, grid)), Said(f"Capacity is the largest rate at which {criteria_of(cube)}.")]
     said += [Said(f"{line[0].upper()}{line[1:]}.") for line in _unanswered(cube)]
     if not np.isfinite(found.mean).any():
-        return [*said, Said("No replication has a capacity within the rates that were looked at.", main=True)]
+        return [*said, Said("No replication has a capacity within the rates that were tried.", main=True)]
     if grid.points == 1:
         return [*said, Said(f"Capacity: {found.text[0]} requests/s.", main=True)]
     order = np.argsort(-np.nan_to_num(found.mean, nan=-np.inf), kind="stable")

@@ -62,8 +62,8 @@ def capacity(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="cube to write; NAME-capacity.nc when left out")
     ] = None,
-    low: Annotated[float | None, typer.Option("--low", help="lowest rate to look at, requests/s")] = None,
-    high: Annotated[float | None, typer.Option("--high", help="highest rate to look at, requests/s")] = None,
+    low: Annotated[float | None, typer.Option("--low", help="lowest rate to try, requests/s")] = None,
+    high: Annotated[float | None, typer.Option("--high", help="highest rate to try, requests/s")] = None,
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="relative width to narrow the answer down to", show_default=True)
     ] = 0.005,

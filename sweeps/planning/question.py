@@ -17,7 +17,7 @@ from batchcube.results.variables import GOODPUT, RATE_PATHS, REGISTRY
 
 from ..run.criteria import Criterion, in_other_units, limits_of_requests, never_measured, parse_criterion
 from ..run.preparing import prepare, refusal
-from ..run.searching import Scalable, scalable
+from ..run.scalable import Scalable, scalable
 from ..spec import vllm
 from ..spec.document import Sweep, laid_over, overriding, read_document, varied
 from ..spec.grid import Grid, cannot_vary

@@ -15,9 +15,9 @@ from ..run.draws import Draws
 from ..run.executors import Hands
 from ..run.preparing import Prepared, PreparedPoint, prepare
 from ..run.scheduler import Gain, Task
-from ..run.searching import served_at_most
 from ..run.shards import Dealing, Shard
 from ..run.store import AnyPart, Part, Store
+from ..run.trial import served_at_most
 from ..spec.grid import Axis, Grid
 from ..workloads.settings import FloatArray
 from .question import Question

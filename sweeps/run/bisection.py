@@ -21,7 +21,7 @@ class Found(NamedTuple):
     unbracketed: int
     """0; -1 where the lowest rate already fails, 1 where the highest still holds, 2 where runs are too short."""
     edge: float
-    """Rate that was the answer's undoing: the lowest or highest looked at, or one that held; NaN otherwise."""
+    """Rate that was the answer's undoing: the lowest or highest tried, or one that held; NaN otherwise."""
 
     @property
     def rate(self) -> float:
@@ -67,7 +67,7 @@ def bracket_and_bisect(start: float, tolerance: float) -> Search:
 
 
 def _narrow(low: float, high: float, tolerance: float, allowed: tuple[float, float]) -> Search:
-    """Halve the logarithm of high / low, and look around the answer for another crossing."""
+    """Halve the logarithm of high / low, and try around the answer for another crossing."""
     while high > low * (1.0 + tolerance):
         middle = math.sqrt(low * high)
         if not low < middle < high:
@@ -106,6 +106,6 @@ def fill(start: float) -> Filling:
 
 
 def is_monotone(visited: Mapping[float, bool]) -> bool:
-    """Say whether the criteria hold up to some rate and fail above it, at the rates that were looked at."""
+    """Say whether the criteria hold up to some rate and fail above it, at the rates that were tried."""
     holds = [visited[rate] for rate in sorted(visited)]
     return holds == sorted(holds, reverse=True)

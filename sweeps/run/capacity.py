@@ -115,7 +115,7 @@ def shard_capacity(
     executor: Executor | None = None,
     again: str = "",
 ) -> str:
-    """Look at what a shard is dealt of the rates that are next, for `merge_capacity`; see `do_shard`.
+    """Try what a shard is dealt of the rates that are next, for `merge_capacity`; see `do_shard`.
 
     The search is what `find_capacity` is `asked`.
     """
@@ -186,7 +186,7 @@ class SearchCourse:
         self.kept = store.open(self.identity, self.made_by, every, held=held, overwrite=self._overwrite)
 
     def rounds(self, progress: Progress) -> Iterator[Searches]:
-        """Yield the searches at one rate after the other; whoever asks for the next ones has looked at these."""
+        """Yield the searches at one rate after the other; whoever asks for the next ones has tried these."""
         self._searches = Searches(self._prepared, self.settings, self.made_by.backend)
         self._searches.add(self.kept)
         self._searches.go_on()

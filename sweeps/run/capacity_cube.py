@@ -73,8 +73,8 @@ def _unanswered(sweep: Sweep, table: Sequence[Sequence[Answer]]) -> list[str]:
     places: dict[str, list[int]] = {}
     for k, row in enumerate(table):
         for flag, what in (
-            (-1, "the criteria are missed already at {}/s, the lowest rate looked at"),
-            (1, "the criteria still hold at {}/s, the highest rate looked at"),
+            (-1, "the criteria are missed already at {}/s, the lowest rate tried"),
+            (1, "the criteria still hold at {}/s, the highest rate tried"),
             (2, "at {}/s the criteria hold, and the backlog grows all the same: take more workload.requests"),
         ):
             if row[0].found.unbracketed == flag:

@@ -1,6 +1,6 @@
 """The work of a search for capacities: a search for every point over all its replications, some at a time in step.
 
-A task looks at one rate of some points in one replication, or in several on a device; once all replications have
+A task tries one rate of some points in one replication, or in several on a device; once all replications have
 answered, each search goes on to its next rate. Whether a criterion holds at a rate is asked of the mean over the
 replications, as each alone has met its own bursts: the mean of capacities that each found for itself is far too large
 where they are few. Overload is asked first, with requests that come evenly.
@@ -8,30 +8,29 @@ where they are few. Overload is asked first, with requests that come evenly.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from batchcube.engine import check, jobs_at_once
-from batchcube.engine.simulation import JOBS_AT_ONCE, Job
-from batchcube.errors import InputError
+from batchcube.engine import jobs_at_once
+from batchcube.engine.simulation import JOBS_AT_ONCE
 from batchcube.results.overload import STEADY_GROWTH
 
-from ..workloads.arrivals import AtRate
 from ..workloads.settings import FloatArray
 from .bisection import PROBES, Found, Search, bisect, bracket_and_bisect, fill, is_monotone
-from .criteria import Criterion, never_in_time
+from .criteria import Criterion
 from .draws import Draws
 from .executors import Hands
-from .preparing import Prepared, PreparedPoint
+from .preparing import Prepared
+from .scalable import Scalable, scalable
 from .scheduler import Gain, Task, deal
 from .shards import Dealing, Shard
 from .simulate import Simulator
 from .store import AnyPart, Part, Store
+from .trial import Seen, Shared, Trial, mean_growth, served_when_full, try_out
 
 ROUNDING = 1e-12
 """By how much a mean of ratios may exceed 1 for want of digits."""
@@ -39,43 +38,6 @@ LEAST_GROUPS = 8
 """Groups that points are dealt to: what is finished is kept."""
 MOST_DRAWS = 32
 """Replications whose arrays are kept for the next rate; the others are drawn again."""
-
-
-class Scalable(NamedTuple):
-    """A point of the grid at any arrival rate."""
-
-    prepared: PreparedPoint
-    natural: float
-    """Mean rate of a recorded trace at rate_scale = 1, requests per second; 1 where arrivals are drawn."""
-    start: float
-    """Rate that the specification sets, requests per second."""
-
-    def at(self, rate: float) -> PreparedPoint:
-        """Return the point at a rate; points that share arrivals share them at a common rate."""
-        workload = self.prepared.point.workload
-        if workload.trace is not None:
-            changed: dict[str, Any] = {"trace": workload.trace.model_copy(update={"rate_scale": rate / self.natural})}
-        else:
-            assert workload.arrivals is not None
-            changed = {"arrivals": workload.arrivals.model_copy(update={"rate_per_s": rate})}
-        point = self.prepared.point._replace(workload=workload.model_copy(update=changed))
-        keys = self.prepared.keys._replace(arrivals=(self.prepared.keys.unit_arrivals, rate))
-        return self.prepared._replace(point=point, keys=keys)
-
-
-def scalable(prepared: PreparedPoint) -> Scalable:
-    """Return a point at any rate; raises InputError for a trace whose requests all arrive at once."""
-    workload = prepared.point.workload
-    if prepared.recorded is None:
-        assert isinstance(workload.arrivals, AtRate)  # `_problem` refuses the others
-        return Scalable(prepared, 1.0, workload.arrivals.rate_per_s)
-    arrival = prepared.recorded.arrival_s
-    span = float(arrival[-1] - arrival[0])
-    assert workload.trace is not None
-    if not span > 0:
-        raise InputError("its requests all arrive at once: there is no rate to scale", file=workload.trace.path)
-    natural = (len(arrival) - 1) / span
-    return Scalable(prepared, natural, natural * workload.trace.rate_scale)
 
 
 class SearchSettings(NamedTuple):
@@ -95,7 +57,7 @@ class SearchSettings(NamedTuple):
 
     @property
     def expected_rates(self) -> int:
-        """About how many rates a search looks at."""
+        """About how many rates a search tries."""
         explicit = self.low is not None and self.high is not None
         ratio = self.high / self.low if self.low is not None and self.high is not None else 2.0
         halvings = math.ceil(math.log2(max(1.0, math.log(ratio) / math.log1p(self.tolerance))))
@@ -117,53 +79,15 @@ class Answer(NamedTuple):
     monotone: bool
     lowest: float
     highest: float
-    """Of the rates that were looked at."""
+    """Of the rates that were tried."""
     missed: float
     """Largest share of the requests past the warm-up that was never served, or cut off, at one of them."""
-
-
-class Searching(NamedTuple):
-    """What all tasks share: plain data."""
-
-    simulator: Simulator
-    points: tuple[Scalable, ...]
-    criteria: tuple[Criterion, ...]
-
-
-class Look(NamedTuple):
-    """What a task is asked: a point at a rate, in a replication."""
-
-    draws: Draws
-    number: int
-    """Of the point."""
-    rate: float
-    evenly: bool
-    """Whether the requests are to come at even distances: how bursty they are has no part in what servers can do."""
-    may_end: bool
-    """Whether a rate too low for the engine's clock is an answer: only a search's own halving leads there."""
-
-
-class Seen(NamedTuple):
-    """What a task answers."""
-
-    ratios: tuple[float, ...]
-    """Of each criterion, in units of what is allowed."""
-    statistic: float
-    """Of the first criterion; NaN without one."""
-    missed: float
-    """Share of the requests past the warm-up that was never served, or cut off."""
-    growth: float
-    """Of the queue, as a share of the arrivals meanwhile."""
-    filling: float
-    """Of the batches that run, as a share of the arrivals meanwhile."""
-    served: float
-    """Requests per second that the servers serve, if they always have work, and their batches are filled."""
 
 
 _SINGLE = len(Seen._fields) - 1
 """Values of what was seen that are not of each criterion."""
 _Place = tuple[int, int, float, bool]
-"""Of a look: its point, replication and rate, and whether the requests come evenly."""
+"""Of a trial: its point, replication and rate, and whether the requests come evenly."""
 
 
 class PointSearch:
@@ -187,12 +111,12 @@ class PointSearch:
         """Whether it was asked what the servers can do, and the runs are too short to show it."""
         self.missed = 0.0
         self.told = 0
-        """How many rates were looked at."""
+        """How many rates were tried."""
         self.answers: list[Answer] | None = None
 
     @property
     def is_lowest(self) -> bool:
-        """Whether the next rate is below all that were looked at."""
+        """Whether the next rate is below all that were tried."""
         return bool(self.visited) and self.rate < min(self.visited)
 
     def tell(self, seen: Sequence[Seen | None]) -> None:
@@ -202,7 +126,7 @@ class PointSearch:
         whole = len(known) == len(seen)
         if self.filling is not None:
             try:
-                self.rate = self.filling.send(_mean_growth(known))
+                self.rate = self.filling.send(mean_growth(known))
             except StopIteration as stop:
                 self.filling = None
                 served = served_when_full(known) if stop.value else None
@@ -262,7 +186,7 @@ class PointSearch:
         return apart
 
     def _crossing(self, held: float, left_out: int) -> float:
-        """Return the rate up to which all criteria hold in the other replications, between those looked at."""
+        """Return the rate up to which all criteria hold in the other replications, between those tried."""
         others = np.arange(self.load.size) != left_out
         if not others.any():
             return 0.0
@@ -285,113 +209,16 @@ class PointSearch:
         return min(float(rates[start] * (rates[start + 1] / rates[start]) ** part), most)
 
 
-def look(searching: Searching, looks: Sequence[Look], together: int) -> list[Seen | None]:
-    """Simulate, and say what each look shows; None where the clock ends before the last arrival.
-
-    A device simulates `together` jobs, the last of them several times: its programs are compiled for a number of jobs,
-    and searches end one after the other. Raises InputError where a job cannot be simulated or a criterion has no value.
-    """
-    prepared_points = [searching.points[one.number].at(one.rate) for one in looks]
-    jobs = {k: job for k, one in enumerate(looks) if (job := _job(one, prepared_points[k])) is not None}
-    seen: list[Seen | None] = [None] * len(looks)
-    if not jobs:
-        return seen
-    every = list(jobs.values())
-    if searching.simulator.on_device:
-        every += [every[-1]] * (together - len(every))
-    report = searching.simulator.simulate(every, [prepared_points[k] for k in jobs])
-    report = {name: values[: len(jobs)] for name, values in report.items()}
-    criteria = searching.criteria
-    values = [criterion.values(report) for criterion in criteria]
-    ratios = [one.ratios(mine) for one, mine in zip(criteria, values, strict=True)]
-    statistic = values[0] if values else np.full(len(jobs), math.nan)
-    missed = never_in_time(report) / (report["measured"] + report["missed"])
-    # Nothing grows where there are too few requests to tell.
-    backlog = np.nan_to_num(report["backlog_growth_fraction"])
-    growth = np.nan_to_num(report.get("queue_growth_fraction", backlog))
-    servers = [prepared_points[k].point.server.servers for k in jobs]
-    served = _served(report, np.array([looks[k].rate for k in jobs]), servers)
-    singles = np.array([statistic, missed, growth, backlog - growth, served])
-    for place, k in enumerate(jobs):
-        seen[k] = Seen(tuple(float(one[place]) for one in ratios), *singles[:, place].tolist())
-    return seen
-
-
-def served_at_most(prepared: Prepared, backend: str, replications: int) -> float:
-    """Return the requests a second that the first point serves at most, as a search finds them; NaN where it cannot.
-
-    That is so for runs that are too short to fill the servers, and arrivals that do not scale.
-    """
-    point = prepared.points[0]
-    if point.recorded is None and not isinstance(point.point.workload.arrivals, AtRate):
-        return math.nan
-    searching = Searching(Simulator(prepared, backend, JOBS_AT_ONCE), (scalable(point),), ())
-    draws = [Draws(prepared.sweep.seed, r) for r in range(replications)]
-    filling = fill(searching.points[0].start)
-    rate = next(filling)
-    while True:
-        seen = look(searching, [Look(one, 0, rate, evenly=True, may_end=True) for one in draws], replications)
-        known = [one for one in seen if one is not None]
-        if len(known) < replications:
-            return math.nan
-        try:
-            rate = filling.send(_mean_growth(known))
-        except StopIteration as stop:
-            served = served_when_full(known)
-            return float(1.0 / np.mean(1.0 / served)) if served is not None and stop.value else math.nan
-
-
-def _mean_growth(seen: Sequence[Seen]) -> float:
-    return float(np.mean([one.growth for one in seen]))
-
-
-def _served(report: Mapping[str, NDArray[Any]], rate: FloatArray, servers: Sequence[Any]) -> FloatArray:
-    """Return how many requests a second (job,) are served by servers (job,) that always have work; 0 where unseen.
-
-    Of those that come evenly, at a rate that is too high, what is not left over, where that is as many as run at once:
-    of those that were first in a batch the short ones are done first. Whole batches, which may be few, are counted over
-    the time in which servers are busy.
-    """
-    if "steps" not in report:
-        return np.asarray(report["throughput_requests_per_s"] / report["utilisation"], np.float64)
-    share = 1.0 - report["backlog_growth_fraction"]
-    run = report["batch_size_mean"] * np.array(servers, np.float64)
-    return np.where(share * report["requests"] / 2 >= run, rate * share, 0.0)
-
-
-def served_when_full(seen: Sequence[Seen]) -> FloatArray | None:
-    """Return the requests a second (replication,) that servers serve which always have work.
-
-    None where some had none, or where batches are still being filled: what they will serve nobody has seen.
-    """
-    served = np.array([one.served for one in seen])
-    filling = float(np.mean([one.filling for one in seen]))
-    return served if filling <= STEADY_GROWTH and (served > 0.0).all() else None
-
-
-def _job(one: Look, prepared: PreparedPoint) -> Job | None:
-    """Return the job of a point; None where the engine's clock would end before the last of its arrivals."""
-    try:
-        with np.errstate(all="ignore"):
-            job = one.draws.job(prepared, evenly_at=one.rate if one.evenly else None)
-            check(job)
-    except InputError:
-        if one.may_end:
-            return None
-        raise
-    return job
-
-
 @dataclass
 class _Group:
-    """Searches that look at their rates together."""
+    """Searches that try their rates together."""
 
     searches: list[PointSearch]
     together: int
     """Jobs of a task on a device."""
     requests: int
     """How many of those announced to the progress they have left."""
-    looks: deque[list[Look]]
+    trials: deque[list[Trial]]
     """Of tasks that are yet to be done before they go on."""
     seen: dict[tuple[int, int], Seen | None]
     """By point and replication, since they went on."""
@@ -402,7 +229,7 @@ class _Group:
 class Searches:
     """The work of a search for capacities: every point over all replications, in groups that go in step.
 
-    What is kept is what every look showed: it leads searches that were stopped, or dealt to shards, to where they were.
+    What is kept is what every trial showed: searches that were stopped, or dealt to shards, go on from it.
     """
 
     def __init__(self, prepared: Prepared, settings: SearchSettings, backend: str) -> None:
@@ -414,20 +241,20 @@ class Searches:
         if simulator.on_device:
             job = Draws(prepared.sweep.seed, 0).job(max(prepared.points, key=lambda point: point.requests))
             simulator = simulator._replace(jobs_at_once=jobs_at_once(job, simulator.shape(prepared.points), backend))
-        self._searching = Searching(simulator, tuple(map(scalable, prepared.points)), settings.criteria)
-        self.left = [PointSearch(point, number, settings) for number, point in enumerate(self._searching.points)]
+        self._shared = Shared(simulator, tuple(map(scalable, prepared.points)), settings.criteria)
+        self.left = [PointSearch(point, number, settings) for number, point in enumerate(self._shared.points)]
         """Searches that have no answers."""
         self._known: dict[_Place, Seen | None] = {}
         """What was seen before."""
         self._dealt: frozenset[tuple[int, int]] | None = None
-        """Replications and points that are to be looked at, where not all are."""
+        """Replications and points that are to be tried, where not all are."""
         self._groups: Iterator[_Group] = iter(())
         self._waiting: deque[_Group] = deque()
-        """Groups that have looks to give away."""
+        """Groups that have trials to give away."""
         self._draws: dict[int, Draws] = {}
         """By replication."""
         self._asked = self._answered = 0
-        """Points that are to have an answer, or to be looked at by a shard, and those that have it."""
+        """Points that are to have an answer, or to be tried by a shard, and those that have it."""
 
     def add(self, parts: Iterable[AnyPart]) -> None:
         """Add what was seen before."""
@@ -444,11 +271,11 @@ class Searches:
 
     @property
     def round(self) -> int:
-        """Number of the looks that are next, from 1."""
+        """Number of the trials that are next, from 1."""
         return 1 + min(one.told for one in self.left)
 
     def deal(self, shard: Shard) -> bool:
-        """Look at no more than a shard's cells of this round, and say whether any is left."""
+        """Try no more than a shard's cells of this round, and say whether any is left."""
         dealt = self._dealing().of(shard)
         self._dealt = frozenset((r, k) for r, points in dealt.items() for k in points)
         return any((r, one.number) in self._dealt for one in self.left for r in self._unseen(one))
@@ -463,7 +290,7 @@ class Searches:
         return Dealing(range(self.replications), numbers, [self.prepared.points[k].requests for k in numbers])
 
     def _unseen(self, one: PointSearch) -> list[int]:
-        """Return the replications whose next look was not seen before."""
+        """Return the replications whose next trial was not seen before."""
         return [r for r in range(self.replications) if self._place(one, r) not in self._known]
 
     @staticmethod
@@ -480,7 +307,7 @@ class Searches:
         self._asked = sum(len(group.searches) for group in groups)
         hands.progress.start(self._asked, self.replications if groups else 0, sum(group.requests for group in groups))
         self._groups = iter(groups)
-        hands.run(self, min(2, hands.workers) if self._searching.simulator.on_device else hands.workers)
+        hands.run(self, min(2, hands.workers) if self._shared.simulator.on_device else hands.workers)
         return bool(groups)
 
     def tell(self, store: Store) -> str:
@@ -488,25 +315,25 @@ class Searches:
         return store.tell_simulations()
 
     def next_task(self) -> Task | None:
-        """Return the next looks of a group that waits for it, or the first ones of another."""
+        """Return the next trials of a group that waits for it, or the first ones of another."""
         group = self._waiting[0] if self._waiting else next(self._groups, None)
         if group is None:
             return None
         if not self._waiting:
             self._waiting.append(group)
-        looks = group.looks.popleft()
-        if not group.looks:
+        trials = group.trials.popleft()
+        if not group.trials:
             self._waiting.popleft()
         group.under_way += 1
-        return Task(look, self._searching, (looks, group.together), (group, looks))
+        return Task(try_out, self._shared, (trials, group.together), (group, trials))
 
     def take(self, task: Task, result: list[Seen | None]) -> Gain:
         """Take what was seen; once it is all replications, searches go on to their next rates or have their answers."""
-        group, looks = task.note
+        group, trials = task.note
         group.under_way -= 1
-        group.seen |= {(one.number, one.draws.replication): seen for one, seen in zip(looks, result, strict=True)}
-        parts = parts_of(looks, result, len(self.settings.criteria))
-        if group.looks or group.under_way:
+        group.seen |= {(one.number, one.draws.replication): seen for one, seen in zip(trials, result, strict=True)}
+        parts = parts_of(trials, result, len(self.settings.criteria))
+        if group.trials or group.under_way:
             return Gain(parts, 0, 0)
         simulated = sum(
             self.prepared.points[number].requests for (number, _), seen in group.seen.items() if seen is not None
@@ -514,7 +341,7 @@ class Searches:
         before = self._answered
         if self._dealt is not None:
             self._answered += len(group.searches)
-        while self._dealt is None and group.searches and not group.looks:
+        while self._dealt is None and group.searches and not group.trials:
             for one in group.searches:
                 one.tell([group.seen[one.number, r] for r in range(self.replications)])
                 self._answer(one)
@@ -523,7 +350,7 @@ class Searches:
             self._ask(group)
         # As points are finished over all replications, those are said to be complete by and by.
         complete = (self.replications * self._answered) // self._asked - (self.replications * before) // self._asked
-        if group.looks:
+        if group.trials:
             simulated = min(simulated, group.requests)
             self._waiting.append(group)
         else:
@@ -543,7 +370,7 @@ class Searches:
 
     def _deal(self, workers: int) -> Iterator[_Group]:
         """Yield groups of what is left: as many points together as leave work for all workers."""
-        simulator = self._searching.simulator
+        simulator = self._shared.simulator
         most = max(1, simulator.jobs_at_once // (self.replications if simulator.on_device else 1))
         blocks = 1 if simulator.on_device else max(LEAST_GROUPS, -(-4 * workers // self.replications))
         for block in deal(len(self.left), max(blocks, -(-len(self.left) // most))) if self.left else ():
@@ -551,13 +378,13 @@ class Searches:
             together = min(simulator.jobs_at_once, len(searches) * self.replications)
             group = _Group(searches, together, sum(map(self._expected, searches)), deque(), {})
             self._ask(group)
-            if group.looks:
+            if group.trials:
                 yield group
 
     def _ask(self, group: _Group) -> None:
-        """Write down which looks a group has to do next: a task each replication, or as many jobs as a device holds."""
+        """Write down which trials a group does next: a task each replication, or as many jobs as a device holds."""
         group.seen = {}
-        tasks: list[list[Look]] = []
+        tasks: list[list[Trial]] = []
         for r in range(self.replications):
             mine = []
             for one in group.searches:
@@ -565,12 +392,12 @@ class Searches:
                     group.seen[one.number, r] = self._known[place]
                 elif self._dealt is None or (r, one.number) in self._dealt:
                     may_end = self.settings.low is None and one.is_lowest
-                    mine.append(Look(self._draws_of(r), one.number, one.rate, one.filling is not None, may_end))
+                    mine.append(Trial(self._draws_of(r), one.number, one.rate, one.filling is not None, may_end))
             tasks.append(mine)
-        if self._searching.simulator.on_device:
+        if self._shared.simulator.on_device:
             every, size = list(chain.from_iterable(tasks)), group.together
             tasks = [every[start : start + size] for start in range(0, len(every), size)]
-        group.looks = deque(filter(None, tasks))
+        group.trials = deque(filter(None, tasks))
 
     def _draws_of(self, replication: int) -> Draws:
         """Return the draws of a replication, kept where not too many are."""
@@ -580,18 +407,18 @@ class Searches:
         return found
 
 
-def parts_of(looks: Sequence[Look], seen: Sequence[Seen | None], criteria: int) -> list[Part]:
-    """Return what looks showed as parts to be kept, one for each replication: their report is (look, value)."""
+def parts_of(trials: Sequence[Trial], seen: Sequence[Seen | None], criteria: int) -> list[Part]:
+    """Return what trials showed as parts to be kept, one for each replication: their report is (trial, value)."""
     found: dict[int, dict[int, list[float]]] = {}
-    for one, shown in zip(looks, seen, strict=True):
+    for one, shown in zip(trials, seen, strict=True):
         values = [math.nan] * (_SINGLE + criteria) if shown is None else [*shown[1:], *shown.ratios]
         row = [one.rate, float(one.evenly), float(shown is not None), *values]
         found.setdefault(one.draws.replication, {})[one.number] = row
-    return [Part(r, tuple(rows), {"looks": np.array(list(rows.values()))}) for r, rows in found.items()]
+    return [Part(r, tuple(rows), {"trials": np.array(list(rows.values()))}) for r, rows in found.items()]
 
 
 def seen_of(part: AnyPart) -> Iterator[tuple[_Place, Seen | None]]:
     """Yield what `parts_of` made a part of."""
-    for number, (rate, evenly, is_known, *values) in zip(part.points, part.report["looks"].tolist(), strict=True):
+    for number, (rate, evenly, is_known, *values) in zip(part.points, part.report["trials"].tolist(), strict=True):
         seen = Seen(tuple(values[_SINGLE:]), *values[:_SINGLE]) if is_known else None
         yield (number, part.replication, rate, bool(evenly)), seen

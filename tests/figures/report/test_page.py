@@ -184,7 +184,7 @@ def test_a_search_says_its_capacities_and_what_they_are():
     assert section.main.startswith("Capacity is largest at")
     assert section.kind == "capacities"
     nowhere, section = said("capacity of one point")
-    assert section.main == "No replication has a capacity within the rates that were looked at."
+    assert section.main == "No replication has a capacity within the rates that were tried."
     assert "Still above." in nowhere
 
 

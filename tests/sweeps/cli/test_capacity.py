@@ -273,17 +273,17 @@ def test_ctrl_c_keeps_what_was_seen(
     assert after <= int(kept[1].split()[0]) <= after + 2
     assert [file.name for file in Path().iterdir()] == ["md1.toml", "cube.nc.partial"]
     searched: list[tuple[Any, ...]] = []
-    look = searching.look
+    try_out = searching.try_out
 
-    def count(known: Any, looks: Any, together: int) -> Any:
-        searched.extend((one.number, one.draws.replication, one.rate, one.evenly) for one in looks)
-        return look(known, looks, together)
+    def count(shared: Any, trials: Any, together: int) -> Any:
+        searched.extend((one.number, one.draws.replication, one.rate, one.evenly) for one in trials)
+        return try_out(shared, trials, together)
 
-    monkeypatch.setattr(searching, "look", count)
+    monkeypatch.setattr(searching, "try_out", count)
     assert Answer(capsys, *command).status == 0
     continued = len(searched)
     searched.clear()
     whole = find_capacity(Sweep.from_toml(spec, ["replications=4"]), ["wait_mean_s=1"])
-    assert len(searched) == continued + int(kept[1].split()[0]), "nothing is looked at twice"
+    assert len(searched) == continued + int(kept[1].split()[0]), "nothing is tried twice"
     xr.testing.assert_equal(data_of(read_cube("cube.nc")), data_of(whole))
     assert sorted(file.name for file in Path().iterdir()) == ["cube.nc", "md1.toml"]

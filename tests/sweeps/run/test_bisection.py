@@ -84,7 +84,7 @@ def test_a_second_crossing_near_the_answer_is_noticed() -> None:
 @pytest.mark.parametrize("spread", [1e-4, 0.01])
 def test_intervals_hold_the_mean_whatever_the_tolerance(tolerance: float, spread: float) -> None:
     # Every replication has a crossing of its own around 0.5, known without simulating anything, and a better policy one
-    # that is 2 % higher. Each trial starts elsewhere, so that 0.5 lies anywhere between the rates that are looked at.
+    # that is 2 % higher. Each search starts elsewhere, so that 0.5 lies anywhere between the rates that are tried.
     rng = np.random.default_rng(11)
     trials, factors = 1500, np.array([[1.0], [1.02]])
     starts = rng.uniform(0.2, 0.4, trials)

@@ -367,8 +367,8 @@ def test_no_answer_is_nan_and_said() -> None:
     assert np.isnan(found["capacity_statistic"].isel(largest=[0, 2])).all()
     assert found["capacity_unbracketed"].attrs["flag_values"].tolist() == [-1, 0, 1, 2]
     assert found.attrs["notes"].splitlines() == [
-        "the criteria are missed already at 0.8/s, the lowest rate looked at (at largest = 1)",
-        "the criteria still hold at 1.5/s, the highest rate looked at (at largest = 8)",
+        "the criteria are missed already at 0.8/s, the lowest rate tried (at largest = 1)",
+        "the criteria still hold at 1.5/s, the highest rate tried (at largest = 8)",
     ]
     assert found.attrs["capacity_notes_unanswered"] == found.attrs["notes"]
     assert (found.attrs["capacity_low_per_s"], found.attrs["capacity_high_per_s"]) == (0.8, 1.5)
@@ -392,11 +392,11 @@ def test_an_objective_that_an_empty_server_misses_has_no_answer() -> None:
     found = find_capacity(sweep(MD1), ["latency_mean_ms=900"])
     assert (found["capacity_unbracketed"] == -1).all()
     lowest = 0.3 / 2**20
-    assert found.attrs["notes"] == f"the criteria are missed already at {lowest:.6g}/s, the lowest rate looked at"
+    assert found.attrs["notes"] == f"the criteria are missed already at {lowest:.6g}/s, the lowest rate tried"
     # A clock of 142 years ends before 20 halvings.
     seldom = with_workload(MD1, arrivals={"process": "poisson", "rate_per_s": 4e-7}, requests=400)
     found = find_capacity(sweep(seldom), ["latency_mean_ms=900"])
-    assert found.attrs["notes"] == "the criteria are missed already at 1e-07/s, the lowest rate looked at"
+    assert found.attrs["notes"] == "the criteria are missed already at 1e-07/s, the lowest rate tried"
     with pytest.raises(InputError, match="would arrive after more than"):
         find_capacity(sweep(MD1), ["latency_mean_ms=900"], 1e-9, 1.0)
 
