@@ -21,13 +21,13 @@ from ..spec.grid import where
 from ..spec.known_server import taken
 from ..spec.messages import show_value
 from ..spec.policies import named_in
-from ..spec.settings import CONTROLLED, CoefficientsLaw, Point, TraceSettings, caches_prefixes, goes_by_priority
+from ..spec.settings import CONTROLLED, CoefficientsLaw, Point, caches_prefixes, goes_by_priority
 from ..theory.bins import BinnedBatches
 from ..theory.expected import Expected, batches_of, expected
 from ..workloads.arrivals import AtRate, Closed
 from ..workloads.datasets import resolve
 from ..workloads.settings import FloatArray
-from ..workloads.traces import HASHES, RecordedTrace, read_trace
+from ..workloads.traces import HASHES, RecordedTrace, TraceSettings, read_trace
 from .laws import beyond_tables, unmeasured_costs
 from .samples import Sampler, draws_classes, extent_of, sampling, trace_resampling
 from .setups import Simulated, batch_setup, step_setup
@@ -364,20 +364,5 @@ class _Planner:
     def _read(self, settings: TraceSettings) -> RecordedTrace:
         rows = settings.model_copy(update={"rate_scale": 1.0, "resample": "none", "block_requests": None})
         if rows not in self.recorded:
-            self.recorded[rows] = read_trace(
-                settings.path,
-                settings.format,
-                unit=settings.unit,
-                columns=settings.columns.named(),
-                sort=settings.sort,
-                drop_empty_prompts=settings.drop_empty_prompts,
-                model=settings.model,
-                log_type=settings.log_type,
-                start_s=settings.start_s,
-                stop_s=settings.stop_s,
-                limit=settings.limit,
-                hashes=self.hashes,
-                hash_tokens=settings.hash_tokens,
-                priorities=self.priorities,
-            )
+            self.recorded[rows] = read_trace(settings, hashes=self.hashes, priorities=self.priorities)
         return self.recorded[rows]

@@ -29,10 +29,9 @@ from batchcube.engine.ticks import LARGEST_BATCH
 from ..workloads.arrivals import ArrivalProcess, Closed
 from ..workloads.lengths import LengthDistribution, Mixture
 from ..workloads.predictors import Oracle, Predictor
-from ..workloads.resampling import Resampling
 from ..workloads.sessions import Sessions
-from ..workloads.settings import Settings
-from ..workloads.traces import TimeUnit, TraceFormat
+from ..workloads.settings import Count, Seconds, SecondsOrZero, Settings
+from ..workloads.traces import TraceSettings
 from .policies import BinChoice, ControllerSettings, ServiceOrder
 
 Mode = Literal["fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic", "continuous"]
@@ -40,11 +39,7 @@ BINNED = ("multi_bin_only", "multi_bin_dynamic", "continuous")
 FIXED = ("fifo_fixed", "multi_bin_only")
 CONTROLLED = ("dynamic_only", "multi_bin_dynamic", "continuous")
 
-Count = Annotated[int, Field(ge=1, le=2**40)]
 BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
-# An hour is 3.6e3 s; 1e8 s is three years: beyond it the engine's clock of microseconds is of no use to anybody.
-Seconds = Annotated[float, Field(gt=0, le=1e8)]
-SecondsOrZero = Annotated[float, Field(ge=0, le=1e8)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 # Below a picosecond per token even the longest request, of 2^21 tokens, would take no microsecond.
 SecondsPerToken = Annotated[float, Field(ge=1e-12, le=1e6)]
@@ -55,63 +50,6 @@ DRAWN_REQUESTS = 10_000
 
 
 # Workload -----------------------------------------------------------------------------------------------------------
-
-
-class TraceColumns(Settings):
-    """Columns of a recorded trace, where they are not those of its format."""
-
-    arrival: str | None = Field(default=None, min_length=1, description="column of the arrival times")
-    prompt_tokens: str | None = Field(default=None, min_length=1, description="column of the prompts' tokens")
-    output_tokens: str | None = Field(default=None, min_length=1, description="column of the outputs' tokens")
-    predicted_tokens: str | None = Field(
-        default=None,
-        min_length=1,
-        description="column of a real predictor's lengths or classes",
-    )
-    priority: str | None = Field(
-        default=None,
-        min_length=1,
-        description='column of priorities, smaller first (server.replica.scheduling_policy = "priority")',
-    )
-
-    def named(self) -> dict[str, str]:
-        """Return the columns that are given."""
-        return {part: column for part, column in self if column is not None}
-
-
-class TraceSettings(Settings):
-    """A recorded trace: where it is, which rows count, how it is scaled and resampled between replications."""
-
-    path: str = Field(min_length=1, description='trace file, relative to the specification, or "dataset:NAME"')
-    format: TraceFormat = Field(
-        default="auto", description="layout of the file, or the tool that wrote a log; auto: by its content"
-    )
-    unit: TimeUnit = Field(
-        default="auto",
-        description="unit of the arrival times, or date: written dates; auto: that of the format, if it is plausible",
-    )
-    hash_tokens: Annotated[int, Field(ge=1, le=LARGEST_REQUEST)] | None = Field(
-        default=None, description="tokens of a block of hash_ids, for prefix caching; mooncake: 512, bailian: 16"
-    )
-    columns: TraceColumns = Field(default=TraceColumns(), description="columns that are not those of the format")
-    sort: bool = Field(default=False, description="put the rows in order of arrival; they must be otherwise")
-    drop_empty_prompts: bool = Field(default=False, description="leave out requests with 0 prompt tokens")
-    model: str | None = Field(default=None, min_length=1, description="keep the rows of this model (burstgpt)")
-    log_type: str | None = Field(default=None, min_length=1, description="keep the rows of this log type (burstgpt)")
-    start_s: SecondsOrZero = Field(
-        default=0.0, description="leave out what arrives earlier, seconds from the first row"
-    )
-    stop_s: Seconds | None = Field(default=None, description="leave out what arrives from here on")
-    limit: Count | None = Field(default=None, description="keep the first rows of what is left")
-    rate_scale: float = Field(default=1.0, gt=0, le=1e6, description="arrival times are divided by this")
-    resample: Resampling = Field(
-        default="none",
-        description="how replications differ: not at all, as successive parts, by a circular start, by blocks drawn at "
-        "random",
-    )
-    block_requests: Count | None = Field(
-        default=None, description="length of a block (resample = blocks); root of the trace's length when left out"
-    )
 
 
 REQUEST_LIMITS = ("request_sla_s", "ttft_sla_s", "tpot_sla_s")

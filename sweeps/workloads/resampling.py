@@ -1,15 +1,11 @@
 """Replications of one recorded trace: windows that are cut out of it, or drawn from it."""
 
-from typing import Literal
-
 import numpy as np
 
 from batchcube.engine.continuous.model import parts_of
 from batchcube.errors import InputError
 
-from .traces import LATEST_S, RecordedTrace
-
-Resampling = Literal["none", "parts", "circular", "blocks"]
+from .traces import LATEST_S, RecordedTrace, Resampling
 
 
 def resample(

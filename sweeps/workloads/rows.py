@@ -120,7 +120,15 @@ def _need(file: File, columns: Sequence[str]) -> None:
 
 
 def parse(file: File, numbers: Sequence[str], texts: Sequence[str], lists: Sequence[str] = ()) -> "pa.Table":
-    """Read the named columns, `lists` of whole numbers; raise InputError naming the row that pyarrow stumbles over."""
+    """Read the named columns, `lists` of whole numbers; raise InputError naming a bad row, and where there is none."""
+    table = _parsed(file, numbers, texts, lists)
+    if table.num_rows == 0:
+        raise InputError("has a header but no rows", file=file.name)
+    return table
+
+
+def _parsed(file: File, numbers: Sequence[str], texts: Sequence[str], lists: Sequence[str]) -> "pa.Table":
+    """Read the named columns; raise InputError naming the row that pyarrow stumbles over."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.json
@@ -194,14 +202,24 @@ def numbers_of(file: File, table: "pa.Table", column: str, allowed: str) -> Floa
     return values
 
 
-def tokens_of(file: File, values: FloatArray, column: str, least: int) -> IntArray:
-    """Return numbers (row,) of a column as tokens; raises InputError, naming the row, where they are none."""
+def tokens_of(file: File, table: "pa.Table", column: str, least: int) -> IntArray:
+    """Return a column (row,) of tokens; raises InputError, naming the row, where they are none."""
     allowed = f"must be a whole number from {least} to {MOST_TOKENS}"
+    values = numbers_of(file, table, column, allowed)
     bad = np.flatnonzero(~((values >= least) & (values <= MOST_TOKENS) & (values == np.floor(values))))
     if bad.size:
         place = f"row {bad[0] + 1}, column {column!r}"
         raise InputError(f"{values[bad[0]]:g}", file=file.name, path=place, allowed=allowed)
     return values.astype(np.int64)
+
+
+def predictions_of(file: File, table: "pa.Table", column: str) -> FloatArray:
+    """Return a column (row,) of a predictor's lengths or classes; raises InputError, naming the row, below 0."""
+    values = numbers_of(file, table, column, "must be a number >= 0")
+    bad = np.flatnonzero(values < 0)
+    if bad.size:
+        raise InputError("must be >= 0", file=file.name, path=f"row {bad[0] + 1}, column {column!r}")
+    return values
 
 
 def require_within_limit(file: File, prompt: IntArray, output: IntArray) -> None:
@@ -226,8 +244,6 @@ def read_columns(
     """
     file = load(path)
     table = parse(file, list(dict.fromkeys(columns)), list(where or {}))
-    if table.num_rows == 0:
-        raise InputError("has a header but no rows", file=file.name)
     for column, wanted in (where or {}).items():
         import pyarrow.compute as pc
 
@@ -310,10 +326,7 @@ def _read_lengths(
         raise InputError(f"one column is named twice: {', '.join(map(repr, names))}", file=file.name)
     if not set(names) <= set(file.columns):
         raise lacks(file, names).advised("workload.lengths names others (column, prompt_column, predicted_column)")
-    table = parse(file, names, [])
-    if table.num_rows == 0:
-        raise InputError("has a header but no rows", file=file.name)
-    table = table.slice(0, limit)
+    table = parse(file, names, []).slice(0, limit)
     values = np.array(numbers_of(file, table, column, "must be a number > 0"))
     prompt = predicted = None
     if unit == "seconds":
@@ -326,15 +339,12 @@ def _read_lengths(
                 allowed="must be > 0, at most 1e9 s",
             )
     else:
-        output = tokens_of(file, values, column, 1)
+        output = tokens_of(file, table, column, 1)
         if prompt_column is not None:
-            prompt = tokens_of(file, numbers_of(file, table, prompt_column, "must be a whole number"), prompt_column, 0)
+            prompt = tokens_of(file, table, prompt_column, 0)
             require_within_limit(file, prompt, output)
     if predicted_column is not None:
-        predicted = np.array(numbers_of(file, table, predicted_column, "must be a number >= 0"))
-        bad = np.flatnonzero(predicted < 0)
-        if bad.size:
-            raise InputError("must be >= 0", file=file.name, path=f"row {bad[0] + 1}, column {predicted_column!r}")
+        predicted = np.array(predictions_of(file, table, predicted_column))
     for array in (values, prompt, predicted):
         if array is not None:
             array.flags.writeable = False

@@ -10,6 +10,10 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 Rate = Annotated[float, Field(ge=1e-9, le=1e9)]
+Count = Annotated[int, Field(ge=1, le=2**40)]
+# An hour is 3.6e3 s; 1e8 s is three years: beyond it the engine's clock of microseconds is of no use to anybody.
+Seconds = Annotated[float, Field(gt=0, le=1e8)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=1e8)]
 
 
 class Settings(BaseModel):

@@ -1,12 +1,12 @@
 """Recorded traces: read in the layouts that are published and in one's own, and refused for what is wrong in them."""
 
-import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from batchcube.calibration.logs import Arrivals, RecordedFormat, read_arrivals
 from batchcube.engine.continuous import Content
@@ -14,14 +14,26 @@ from batchcube.engine.continuous.model import LOWEST_PRIORITY, parts_of
 from batchcube.engine.ticks import LATEST, TICKS_PER_S
 from batchcube.errors import InputError, found_in
 
-from .rows import File, lacks, numbers_of, parse, read_unpacked, require_within_limit, rows_of, tokens_of
-from .settings import FloatArray, IntArray
+from .rows import (
+    MOST_TOKENS,
+    File,
+    lacks,
+    numbers_of,
+    parse,
+    predictions_of,
+    read_unpacked,
+    require_within_limit,
+    rows_of,
+    tokens_of,
+)
+from .settings import Count, FloatArray, IntArray, Seconds, SecondsOrZero, Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TraceFormat = Literal["auto", "csv", "azure", "burstgpt", "bailian", "mooncake", RecordedFormat]
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "date"]
+Resampling = Literal["none", "parts", "circular", "blocks"]
 
 LATEST_S = LATEST / TICKS_PER_S
 """Latest arrival, seconds: what the engine can hold."""
@@ -31,6 +43,63 @@ PLAUSIBLE_PER_S = (0.01, 200.0)
 Public traces have 0.1 to 100 requests/s, a thousandth or a thousandfold of most of which is outside.
 """
 _PER_S = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+
+
+class TraceColumns(Settings):
+    """Columns of a recorded trace, where they are not those of its format."""
+
+    arrival: str | None = Field(default=None, min_length=1, description="column of the arrival times")
+    prompt_tokens: str | None = Field(default=None, min_length=1, description="column of the prompts' tokens")
+    output_tokens: str | None = Field(default=None, min_length=1, description="column of the outputs' tokens")
+    predicted_tokens: str | None = Field(
+        default=None,
+        min_length=1,
+        description="column of a real predictor's lengths or classes",
+    )
+    priority: str | None = Field(
+        default=None,
+        min_length=1,
+        description='column of priorities, smaller first (server.replica.scheduling_policy = "priority")',
+    )
+
+    def named(self) -> dict[str, str]:
+        """Return the columns that are given."""
+        return {part: column for part, column in self if column is not None}
+
+
+class TraceSettings(Settings):
+    """A recorded trace: where it is, which rows count, how it is scaled and resampled between replications."""
+
+    path: str = Field(min_length=1, description='trace file, relative to the specification, or "dataset:NAME"')
+    format: TraceFormat = Field(
+        default="auto", description="layout of the file, or the tool that wrote a log; auto: by its content"
+    )
+    unit: TimeUnit = Field(
+        default="auto",
+        description="unit of the arrival times, or date: written dates; auto: that of the format, if it is plausible",
+    )
+    hash_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = Field(
+        default=None, description="tokens of a block of hash_ids, for prefix caching; mooncake: 512, bailian: 16"
+    )
+    columns: TraceColumns = Field(default=TraceColumns(), description="columns that are not those of the format")
+    sort: bool = Field(default=False, description="put the rows in order of arrival; they must be otherwise")
+    drop_empty_prompts: bool = Field(default=False, description="leave out requests with 0 prompt tokens")
+    model: str | None = Field(default=None, min_length=1, description="keep the rows of this model (burstgpt)")
+    log_type: str | None = Field(default=None, min_length=1, description="keep the rows of this log type (burstgpt)")
+    start_s: SecondsOrZero = Field(
+        default=0.0, description="leave out what arrives earlier, seconds from the first row"
+    )
+    stop_s: Seconds | None = Field(default=None, description="leave out what arrives from here on")
+    limit: Count | None = Field(default=None, description="keep the first rows of what is left")
+    rate_scale: float = Field(default=1.0, gt=0, le=1e6, description="arrival times are divided by this")
+    resample: Resampling = Field(
+        default="none",
+        description="how replications differ: not at all, as successive parts, by a circular start, by blocks drawn at "
+        "random",
+    )
+    block_requests: Count | None = Field(
+        default=None, description="length of a block (resample = blocks); root of the trace's length when left out"
+    )
 
 
 class RecordedTrace(NamedTuple):
@@ -89,6 +158,44 @@ _PRIORITY = "priority"
 _IMAGES = "NumImages"
 _LOGGED = get_args(RecordedFormat)
 _PARTS = ("arrival", "prompt_tokens", "output_tokens", _PREDICTED, _PRIORITY)
+
+
+class _Columns(NamedTuple):
+    """Which columns of a file are read, and as what."""
+
+    kind: str
+    """Name of the layout."""
+    arrival: str
+    unit: str
+    is_stated: bool
+    """Whether the unit is the user's word."""
+    prompt_tokens: str
+    output_tokens: str
+    predicted: str | None
+    priority: str | None
+    images: str | None
+    filters: dict[str, str]
+    """What columns of text must say, for a row to be kept."""
+    hash_tokens: int | None
+    """Tokens of a block of `HASHES`; None where they are not read."""
+
+    @property
+    def texts(self) -> list[str]:
+        return [*self.filters, *([self.arrival] if self.unit == "date" else [])]
+
+    @property
+    def numbers(self) -> list[str]:
+        others = (None if self.unit == "date" else self.arrival, self.predicted, self.priority, self.images)
+        return [self.prompt_tokens, self.output_tokens, *(column for column in others if column is not None)]
+
+    @property
+    def lists(self) -> list[str]:
+        return [] if self.hash_tokens is None else [HASHES]
+
+    @property
+    def assumed_unit(self) -> str:
+        plain = self.unit == "date" or self.arrival == _FORMATS["csv"].arrival
+        return "" if self.is_stated or plain else self.unit
 
 
 def _priorities(file: File, table: "pa.Table", column: str) -> IntArray:
@@ -198,14 +305,20 @@ def _dates(file: File, table: "pa.Table", column: str) -> FloatArray:
 _STATE_UNIT = 'state workload.trace.unit: "s", "ms", "us", "ns", or "date"'
 
 
-def _arrivals(file: File, table: "pa.Table", column: str, unit: str, *, stated: bool) -> FloatArray:
+def _arrivals(file: File, table: "pa.Table", columns: _Columns) -> FloatArray:
     """Return arrival times (row,) in seconds, from the first where they are dates, checked to be >= 0.
 
-    Raises InputError for times that are hardly in `unit` although nobody has stated it.
+    Raises InputError for times that are hardly in their unit although nobody has stated it.
     """
+    column, unit, stated = columns.arrival, columns.unit, columns.is_stated
     if unit == "date":
         return _dates(file, table, column)
-    written = numbers_of(file, table, column, f"must be a number of {unit}")
+    try:
+        written = numbers_of(file, table, column, f"must be a number of {unit}")
+    except InputError as error:
+        if file.json_lines and b'"delay"' in file.content:
+            raise error.advised("rows with delay in its place are later turns of a session: leave them out") from None
+        raise
     bad = np.flatnonzero(written < 0)
     if bad.size:
         raise InputError(
@@ -274,175 +387,139 @@ def _detect(file: File, format: str, mapped: Mapping[str, str]) -> tuple[str, _F
     raise error
 
 
-def read_trace(
-    path: str | os.PathLike[str],
-    format: TraceFormat = "auto",
-    *,
-    unit: TimeUnit = "auto",
-    columns: Mapping[str, str] | None = None,
-    sort: bool = False,
-    drop_empty_prompts: bool = False,
-    model: str | None = None,
-    log_type: str | None = None,
-    start_s: float = 0.0,
-    stop_s: float | None = None,
-    limit: int | None = None,
-    hashes: bool = False,
-    hash_tokens: int | None = None,
-    priorities: bool = False,
-) -> RecordedTrace:
-    """Read a recorded trace (BurstGPT, Azure or plain CSV, Mooncake or Bailian JSON lines), or the log of a server.
-
-    Either may be packed with gzip or zstd. What a log leaves out is dropped, and its requests are put in order. `path`
-    may be "dataset:NAME". `unit` is that of the arrival times, "auto" the format's, refused where it is hardly so.
-    `columns` names the file's columns for arrival, prompt_tokens, output_tokens, predicted_tokens or priority where
-    they are not the format's. `sort` puts rows in order of arrival, which they must be in otherwise. `model` and
-    `log_type` keep such rows of a BurstGPT file; `start_s <= t < stop_s` keeps a window, in seconds from the first row;
-    `limit` keeps the first rows of what is left. With `hashes` the column `HASHES` is read too, where there is one: ids
-    of blocks of `hash_tokens`, by default the format's; with `priorities` that of priorities, likewise. Failures of
-    BurstGPT (0 response tokens) are dropped, with `drop_empty_prompts` also requests of 0 prompt tokens. Everything
-    dropped is counted: rows_read = requests + rows_dropped. Arrivals start at 0. Raises InputError, naming the file and
-    the row, for anything that is wrong in it, and where no row is left.
-    """
-    name, content, sha256 = read_unpacked(path)
-    mapped = dict(columns or {})
-    logged = None
-    with found_in(file=name):
-        if format not in get_args(TraceFormat):
-            raise InputError(f"must be one of {', '.join(get_args(TraceFormat))}", path="format", value=repr(format))
-        if unknown := sorted(set(mapped) - set(_PARTS)):
-            raise InputError(f"must be one of {', '.join(_PARTS)}", path=f"columns.{unknown[0]}")
-        if not 0 <= start_s < (np.inf if stop_s is None else stop_s):
-            problem = f"window from start_s = {start_s} to stop_s = {stop_s}"
-            raise InputError(problem, allowed="must be 0 <= start < stop")
-        if limit is not None and limit < 1:
-            raise InputError("must be >= 1", path="limit", value=limit)
-        if format not in ("burstgpt", "auto") and (model is not None or log_type is not None):
-            raise InputError(f"filters on model and log_type need format = 'burstgpt', not {format!r}")
-        if format in _LOGGED and (mapped or unit != "auto"):
-            option = "columns" if mapped else "unit"
-            raise InputError(f"workload.trace.{option} is for other formats: logs of {format} have their own")
-        if format in _LOGGED or (format == "auto" and not mapped and unit == "auto"):
-            logged = read_arrivals(content, None if format == "auto" else cast("RecordedFormat", format))
-    chosen = _Chosen(name, start_s, stop_s, limit)
-    if logged is not None:
-        return _of_log(logged, sha256, chosen)
-    file = rows_of(name, content, sha256)
-    kind, names = _detect(file, format, mapped)
+def _columns_wanted(file: File, settings: TraceSettings, *, hashes: bool, priorities: bool) -> _Columns:
+    """Return which columns are read; raises InputError where they are not those of a layout, or one is named twice."""
+    mapped = settings.columns.named()
+    kind, names = _detect(file, settings.format, mapped)
     if file.json_lines and kind in ("azure", "burstgpt"):
         raise InputError(f"holds JSON lines, but format = {kind!r} is a CSV file", file=file.name)
-    if kind != "burstgpt" and (model is not None or log_type is not None):
+    filters = {"Model": settings.model, "Log Type": settings.log_type}
+    columns = _Columns(
+        kind,
+        names.arrival,
+        names.unit if settings.unit == "auto" else settings.unit,
+        settings.unit != "auto",
+        names.prompt_tokens,
+        names.output_tokens,
+        mapped.get(_PREDICTED, _PREDICTED if kind == "csv" and _PREDICTED in file.columns else None),
+        mapped.get(_PRIORITY, _PRIORITY if _PRIORITY in file.columns else None) if priorities else None,
+        _IMAGES if kind == "azure" and _IMAGES in file.columns else None,
+        {column: wanted for column, wanted in filters.items() if wanted is not None},
+        _hash_tokens(file, settings.hash_tokens, names.hash_tokens) if hashes else None,
+    )
+    if columns.filters and kind != "burstgpt":
         raise InputError(f"filters on model and log_type need format = 'burstgpt', not {kind!r}", file=file.name)
-
-    stated = unit != "auto"
-    of_arrivals = unit if stated else names.unit
-    filters = {"Model": model, "Log Type": log_type} if kind == "burstgpt" else {}
-    texts = [column for column, wanted in filters.items() if wanted is not None]
-    numbers = [names.prompt_tokens, names.output_tokens]
-    (texts if of_arrivals == "date" else numbers).append(names.arrival)
-    predicting = mapped.get(_PREDICTED, _PREDICTED if kind == "csv" and _PREDICTED in file.columns else None)
-    if predicting is not None:
-        numbers.append(predicting)
-    ranking = mapped.get(_PRIORITY, _PRIORITY if _PRIORITY in file.columns else None) if priorities else None
-    if ranking is not None:
-        numbers.append(ranking)
-    pictured = kind == "azure" and _IMAGES in file.columns
-    if pictured:
-        numbers.append(_IMAGES)
-    used = [*numbers, *texts]
+    used = [*columns.numbers, *columns.texts]
     if len(set(used)) < len(used):
         raise InputError(f"one column is named twice: {', '.join(map(repr, used))}", file=file.name)
-    each = hash_tokens or names.hash_tokens
-    hashed = hashes and HASHES in file.columns and file.json_lines
-    if hashes and not hashed and hash_tokens is not None:
-        text = f"there is no column {HASHES!r} of JSON lines"
-        raise InputError(text, file=file.name, path="workload.trace.hash_tokens", value=hash_tokens)
-    if hashed and each is None:
+    return columns
+
+
+def _hash_tokens(file: File, stated: int | None, own: int | None) -> int | None:
+    """Return the tokens of a block of hashes, `own` ones of the layout; None where a file has no hashes."""
+    if HASHES not in file.columns or not file.json_lines:
+        if stated is not None:
+            text = f"there is no column {HASHES!r} of JSON lines"
+            raise InputError(text, file=file.name, path="workload.trace.hash_tokens", value=stated)
+        return None
+    if stated is None and own is None:
         raise InputError("needs workload.trace.hash_tokens", file=file.name, path=f"column {HASHES!r}")
-    lists = [HASHES] if hashed else []
+    return stated or own
+
+
+def _parsed(file: File, columns: _Columns) -> "pa.Table":
     try:
-        table = parse(file, numbers, texts, lists)
+        return parse(file, columns.numbers, columns.texts, columns.lists)
     except InputError as error:
-        if stated or f"column {names.arrival!r}" not in str(error):
+        if columns.is_stated or f"column {columns.arrival!r}" not in str(error):
             raise
         raise error.advised(f"or {_STATE_UNIT}") from None
-    if table.num_rows == 0:
-        raise InputError("has a header but no rows", file=file.name)
 
-    try:
-        arrival = _arrivals(file, table, names.arrival, of_arrivals, stated=stated)
-    except InputError as error:
-        if file.json_lines and b'"delay"' in content:
-            raise error.advised("rows with delay in its place are later turns of a session: leave them out") from None
-        raise
-    prompt_values = numbers_of(file, table, names.prompt_tokens, "must be a whole number >= 0")
-    prompt = tokens_of(file, prompt_values, names.prompt_tokens, 0)
-    output_values = numbers_of(file, table, names.output_tokens, "must be a whole number >= 1")
-    output = tokens_of(file, output_values, names.output_tokens, 0 if kind == "burstgpt" else 1)
+
+def read_trace(settings: TraceSettings, *, hashes: bool = False, priorities: bool = False) -> RecordedTrace:
+    """Read a recorded trace (BurstGPT, Azure or plain CSV, Mooncake or Bailian JSON lines), or the log of a server.
+
+    Either may be packed with gzip or zstd. What a log leaves out is dropped, and its requests are put in order. With
+    `hashes` the column `HASHES` is read too, where there is one; with `priorities` that of priorities, likewise.
+    Failures of BurstGPT (0 response tokens) are dropped. Everything dropped is counted: rows_read = requests +
+    rows_dropped. Arrivals start at 0, and are neither scaled nor resampled. Raises InputError, naming the file and the
+    row, for anything that is wrong in it, and where no row is left.
+    """
+    name, content, sha256 = read_unpacked(settings.path)
+    with found_in(file=name):
+        logged = _logged(content, settings)
+    if logged is not None:
+        return _of_log(logged, sha256, name, settings)
+    file = rows_of(name, content, sha256)
+    columns = _columns_wanted(file, settings, hashes=hashes, priorities=priorities)
+    table = _parsed(file, columns)
+    arrival = _arrivals(file, table, columns)
+    prompt = tokens_of(file, table, columns.prompt_tokens, 0)
+    output = tokens_of(file, table, columns.output_tokens, 0 if columns.kind == "burstgpt" else 1)
     require_within_limit(file, prompt, output)
-    predicted: FloatArray | None = None
-    if predicting is not None:
-        predicted = numbers_of(file, table, predicting, "must be a number >= 0")
-        bad = np.flatnonzero(predicted < 0)
-        if bad.size:
-            raise InputError("must be >= 0", file=file.name, path=f"row {bad[0] + 1}, column {predicting!r}")
-
-    priority = None if ranking is None else _priorities(file, table, ranking)
-    hashed_content = _content(file, table, prompt, each) if hashed and each is not None else None
-    disorder = np.flatnonzero(np.diff(arrival) < 0)
-    if disorder.size and not sort:
+    predicted = None if columns.predicted is None else predictions_of(file, table, columns.predicted)
+    priority = None if columns.priority is None else _priorities(file, table, columns.priority)
+    each = columns.hash_tokens
+    blocks = None if each is None else _content(file, table, prompt, each)
+    images = None if columns.images is None else tokens_of(file, table, columns.images, 0)
+    out_of_order = np.flatnonzero(np.diff(arrival) < 0)
+    if out_of_order.size and not settings.sort:
         raise InputError(
             "earlier than the row before it: rows must be in order of arrival; workload.trace.sort = true sorts them",
             file=file.name,
-            path=f"row {disorder[0] + 2}, column {names.arrival!r}",
+            path=f"row {out_of_order[0] + 2}, column {columns.arrival!r}",
         )
-    order = np.argsort(arrival, kind="stable") if disorder.size else np.arange(arrival.size)
-    since = arrival[order] - arrival[order[0]]
-    chosen.begin(arrival.size)
-    for column, value in filters.items():
-        if value is not None:
-            import pyarrow.compute as pc
+    chosen = _Chosen(name, settings, arrival.size)
+    for column, wanted in columns.filters.items():
+        import pyarrow.compute as pc
 
-            chosen.keep(f"other {column.lower()}", pc.equal(table.column(column), value).to_numpy()[order])
-    chosen.keep("failed (0 response tokens)", output[order] > 0)
-    if drop_empty_prompts:
-        chosen.keep("without a prompt (0 tokens)", prompt[order] > 0)
-    rows = order[chosen.rows(since)]
-    images = np.zeros(0, np.int64)
-    if pictured:
-        images = tokens_of(file, numbers_of(file, table, _IMAGES, "must be a whole number >= 0"), _IMAGES, 0)[rows]
+        chosen.keep(f"other {column.lower()}", pc.equal(table.column(column), wanted).to_numpy())
+    chosen.keep("failed (0 response tokens)", output > 0)
+    if settings.drop_empty_prompts:
+        chosen.keep("without a prompt (0 tokens)", prompt > 0)
+    rows = chosen.rows(arrival)
+    shown = np.zeros(0, np.int64) if images is None else images[rows]
     return RecordedTrace(
         arrival[rows] - arrival[rows[0]],
         prompt[rows],
         output[rows],
         None if predicted is None else predicted[rows],
-        file.sha256,
+        sha256,
         arrival.size,
         arrival.size - rows.size,
         chosen.dropped,
-        int(disorder.size),
-        tuple(column for column in file.columns if column not in (*used, *lists)),
-        "" if stated or of_arrivals == "date" or names.arrival == _FORMATS["csv"].arrival else of_arrivals,
-        None if hashed_content is None else parts_of(hashed_content, rows),
+        int(out_of_order.size),
+        tuple(column for column in file.columns if column not in (*columns.numbers, *columns.texts, *columns.lists)),
+        columns.assumed_unit,
+        None if blocks is None else parts_of(blocks, rows),
         None if priority is None else priority[rows],
-        int(images.sum()),
-        int(np.count_nonzero(images)),
+        int(shown.sum()),
+        int(np.count_nonzero(shown)),
     )
+
+
+def _logged(content: bytes, settings: TraceSettings) -> Arrivals | None:
+    """Return the requests of a log; None for a file of rows."""
+    own = "columns" if settings.columns.named() else "unit" if settings.unit != "auto" else ""
+    if settings.format in _LOGGED and own:
+        raise InputError(f"workload.trace.{own} is for other formats: logs of {settings.format} have their own")
+    logged = None
+    if settings.format in _LOGGED:
+        logged = read_arrivals(content, cast("RecordedFormat", settings.format))
+    elif settings.format == "auto" and not own:
+        logged = read_arrivals(content)
+    if logged is not None and (settings.model is not None or settings.log_type is not None):
+        raise InputError("filters on model and log_type need format = 'burstgpt', and it is a log")
+    return logged
 
 
 class _Chosen:
     """Which rows of a file are kept, and why the others are not."""
 
-    def __init__(self, name: str, start_s: float, stop_s: float | None, limit: int | None) -> None:
-        """`start_s <= t < stop_s` keeps a window, `limit` the first rows of what is left."""
-        self.name, self.limit = name, limit
-        self.start_s, self.stop_s = start_s, np.inf if stop_s is None else stop_s
-        self.dropped: dict[str, int] = {}
-
-    def begin(self, rows: int, dropped: Mapping[str, int] | None = None) -> None:
-        """Keep all rows, beside those that were `dropped` before."""
+    def __init__(self, name: str, settings: TraceSettings, rows: int) -> None:
+        self.name, self.settings = name, settings
         self.kept = np.ones(rows, np.bool_)
-        self.dropped.update(dropped or {})
+        self.dropped: dict[str, int] = {}
 
     def keep(self, reason: str, wanted: NDArray[np.bool_]) -> None:
         """Keep the rows that are wanted, and count the others."""
@@ -451,22 +528,27 @@ class _Chosen:
             self.dropped[reason] = lost
         np.logical_and(self.kept, wanted, out=self.kept)
 
-    def rows(self, since_s: FloatArray) -> IntArray:
-        """Return the rows in the window, of all that were kept; raises InputError where none is left."""
-        self.keep("outside the window", (since_s >= self.start_s) & (since_s < self.stop_s))
-        if self.limit is not None:
-            self.keep("past the row limit", np.cumsum(self.kept) <= self.limit)
-        rows = np.flatnonzero(self.kept)
+    def rows(self, arrival_s: FloatArray) -> IntArray:
+        """Return the rows in the window, of all that were kept, in order of arrival; InputError where none is left."""
+        start_s, stop_s, limit = self.settings.start_s, self.settings.stop_s, self.settings.limit
+        since_s = arrival_s - arrival_s.min()
+        self.keep("outside the window", (since_s >= start_s) & (since_s < (np.inf if stop_s is None else stop_s)))
+        order = np.argsort(arrival_s, kind="stable")
+        if limit is not None:
+            first = np.zeros_like(self.kept)
+            first[order[self.kept[order]][:limit]] = True
+            self.keep("past the row limit", first)
+        rows = order[self.kept[order]]
         if rows.size == 0:
             why = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
             raise InputError(f"no rows left of {self.kept.size}: {why}", file=self.name)
         return rows
 
 
-def _of_log(log: Arrivals, sha256: str, chosen: _Chosen) -> RecordedTrace:
+def _of_log(log: Arrivals, sha256: str, name: str, settings: TraceSettings) -> RecordedTrace:
     """Return the requests of a log as a trace; they have prompts of 1 token at least."""
-    left_out = {reason.replace("_", "-"): count for reason, count in log.left_out.items()}
-    chosen.begin(log.arrival_s.size, left_out)
+    chosen = _Chosen(name, settings, log.arrival_s.size)
+    chosen.dropped.update({reason.replace("_", "-"): count for reason, count in log.left_out.items()})
     rows = chosen.rows(log.arrival_s)
     dropped = sum(chosen.dropped.values())
     return RecordedTrace(

@@ -17,7 +17,7 @@ from batchcube.calibration.logs import LogFormat, Reading, read_log
 from batchcube.errors import InputError
 from batchcube.sweeps.calibrate.validate import validate
 from batchcube.sweeps.spec.service import load
-from batchcube.sweeps.workloads.traces import read_trace
+from batchcube.sweeps.workloads.traces import TraceSettings, read_trace
 from helpers.logs import FORMATS, some
 from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
 
@@ -93,7 +93,7 @@ def read(path: Path, data: bytes, number: int) -> bool:
             assert min(log.prompt_tokens.min(), log.output_tokens.min()) >= 1
             assert all(line.isprintable() for line in log.remarks())
         try:
-            trace = read_trace(path)
+            trace = read_trace(TraceSettings(path=str(path)))
         except InputError as error:
             _refused(error)
         else:

@@ -15,7 +15,7 @@ import pytest
 from batchcube.errors import InputError
 from batchcube.sweeps.cli.main import main
 from batchcube.sweeps.workloads.rows import read_columns, read_lengths
-from batchcube.sweeps.workloads.traces import LATEST_S, read_trace
+from batchcube.sweeps.workloads.traces import LATEST_S, TraceSettings, read_trace
 from helpers.mutation import limited, mutants, mutate_bytes, mutate_tree
 
 CSV: tuple[list[list[Any]], ...] = (
@@ -71,7 +71,7 @@ def read(folder: Path, content: bytes, number: int, capsys: pytest.CaptureFixtur
     with limited():
         for options in (OPTIONS[0], OPTIONS[number % len(OPTIONS)]):
             try:
-                trace = read_trace(file, **options)
+                trace = read_trace(TraceSettings.model_validate({"path": str(file), **options}))
             except InputError as error:
                 _refused(error)
                 continue

@@ -18,7 +18,7 @@ from batchcube.engine.continuous import (
 )
 from batchcube.engine.continuous.blocks import Cache
 from batchcube.engine.continuous.numba import blocks as arrays
-from batchcube.sweeps.workloads.traces import read_trace
+from batchcube.sweeps.workloads.traces import TraceSettings, read_trace
 from helpers.content import content_of, draw_tokens
 
 
@@ -159,7 +159,8 @@ def test_one_that_waits_is_admitted_as_soon_as_a_decode_computes_its_prompt(back
 
 def test_with_room_for_all_a_prompt_finds_whatever_began_a_prompt_before_it(shared_data: Path) -> None:
     """Of the Mooncake trace, slowly replayed: blocks of 512 tokens by their ids, the engine's of 16 within them."""
-    trace = read_trace(shared_data / "mooncake" / "conversation_trace.jsonl", hashes=True, limit=2000)
+    path = shared_data / "mooncake" / "conversation_trace.jsonl"
+    trace = read_trace(TraceSettings(path=str(path), limit=2000), hashes=True)
     content = trace.content
     assert content is not None
     seen: set[int] = set()

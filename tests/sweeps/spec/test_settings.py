@@ -23,7 +23,9 @@ def point(tables: Tables, settings: Tables | None = None) -> Point:
     ("tables", "path", "allowed", "refused"),
     [
         (TOKENS, "workload.requests", [1, 100_000_000], [0, 100_000_001, 2.0, True, "9"]),
-        (TRACE, "workload.trace.start_s", [0.0, 1e8], [-1e-9, 1.001e8]),
+        (TRACE, "workload.trace.format", ["auto", "azure", "aiperf"], ["nonsense", "plain"]),
+        (TRACE, "workload.trace.columns.arrival", ["t"], ["", 3]),
+        (TRACE, "workload.trace.start_s", [0.0, 1e8], [-1e-9, 1.001e8, float("nan")]),
         (TRACE, "workload.trace.stop_s", [1e-9, 1e8], [0.0, 1.001e8]),
         (TRACE, "workload.trace.rate_scale", [1e-9, 1e6], [0.0, 1.001e6]),
         (TRACE, "workload.trace.limit", [1, 2**40], [0, 2**40 + 1]),
@@ -72,6 +74,11 @@ def test_a_setting_reaches_to_its_ends_and_not_beyond(
 def test_a_setting_that_there_is_not_is_refused(section: str) -> None:
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         point(TOKENS, {f"{section}.nonsense": 1})
+
+
+def test_a_column_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        point(TRACE, {"workload.trace.columns": {"tokens": "x"}})
 
 
 def test_a_service_of_coefficients_is_a_law_without_saying_so() -> None:

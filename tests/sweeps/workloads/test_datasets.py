@@ -6,7 +6,7 @@ import pytest
 
 from batchcube.errors import InputError
 from batchcube.sweeps.workloads import datasets
-from batchcube.sweeps.workloads.traces import read_trace
+from batchcube.sweeps.workloads.traces import TraceSettings, read_trace
 
 CONTENT = b"arrival_s,prompt_tokens,output_tokens\n0,5,6\n1.5,7,8\n"
 
@@ -40,7 +40,7 @@ def test_fetched_once_then_found(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert datasets.fetch("small") == folder / "small.csv"
     assert datasets.fetch("small") == datasets.locate("small") == folder / "small.csv"
     assert asked == ["https://example.org/files/small.csv"]
-    assert read_trace("dataset:small").arrival_s.tolist() == [0.0, 1.5]
+    assert read_trace(TraceSettings(path="dataset:small")).arrival_s.tolist() == [0.0, 1.5]
 
 
 def test_another_content_is_refused_and_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_unknown_names_and_unusable_folders(folder: Path, monkeypatch: pytest.Mo
     with pytest.raises(InputError, match="did you mean burstgpt-2 or burstgpt-1"):
         datasets.fetch("burstgpt-3")
     with pytest.raises(InputError, match="did you mean burstgpt-"):
-        read_trace("dataset:burstgpt")
+        read_trace(TraceSettings(path="dataset:burstgpt"))
     blocked = folder.parent / "file"
     blocked.write_text("")
     monkeypatch.setenv("BATCHCUBE_DATA", str(blocked / "below"))
