@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -159,7 +159,7 @@ def ask(
     budget: str | float | None = None,
 ) -> Question:
     """Return the question that arguments make; raises InputError with one line for each mistake."""
-    slo = list(slo)
+    slo, vary = list(slo), {} if vary is None else vary
     _require_numbers(
         goodput=goodput,
         rate=rate,
@@ -173,23 +173,74 @@ def ask(
     criteria = _criteria(slo, goodput)
     for mistake in in_other_units(text for text in slo if spec is None and "_ms" in text):
         raise mistake  # no engine is as fast; step times that somebody states may be
+    budget_requests, budget_s = _budget(budget)
+    instead = {
+        "model": model,
+        "gpu": gpu,
+        "tensor_parallel": tensor_parallel,
+        "coefficients": coefficients,
+        "lengths": lengths,
+        "trace": trace,
+    }
+    laid = _laid(spec, instead, rate, settings, vary)
+    undecided = trace is not None and _take_resampling(laid.document)
+    start = _take_replicas(laid.document, laid.source)
+    limits = _limits_of_requests(laid.document, criteria)
+    sweep, at_rate = _at_rate(laid, limits, rate)
+    _require_plannable(sweep, criteria, objective, replicas_max)
+    if spec is None and trace is None and REQUESTS not in {*laid.stated, *laid.varied}:
+        sweep = _changed(sweep, {REQUESTS: enough_requests(sweep, _rate_of(sweep))})
+    parts, replications = None, ""
+    if sweep.grid.points[0].workload.trace is not None:
+        sweep, parts, replications = _of_one_trace(sweep, undecided=undecided, stretched=rate is not None)
+    return Question(
+        sweep=sweep,
+        criteria=criteria,
+        rate=_rate_of(sweep),
+        objective=objective,
+        confidence=confidence,
+        indifference=indifference,
+        replicas_max=replicas_max,
+        start=start,
+        gpu_price=gpu_price,
+        model=model or "",
+        budget=budget_requests,
+        budget_s=budget_s,
+        assumed=_assumed(sweep.grid.points, replications, laid.said, limits, specified=spec is not None),
+        spec=None if spec is None else os.fspath(spec),
+        stated=laid.stated | at_rate,
+        parts=parts,
+    )
+
+
+class _Laid(NamedTuple):
+    """A specification with all that is stated and varied laid over it."""
+
+    document: dict[str, Any]
+    source: str
+    stated: dict[str, Any]
+    """By path."""
+    varied: Collection[str]
+    """Paths."""
+    said: tuple[str, ...]
+    """What was said in the words of others, a line each."""
+
+
+def _laid(
+    spec: str | os.PathLike[str] | None,
+    instead: Mapping[str, Any],
+    rate: float | None,
+    settings: Iterable[str] | Mapping[str, Any],
+    vary: Mapping[str, Sequence[Any]],
+) -> _Laid:
+    """Lay settings, and axes of what varies, over a specification, or over what stands `instead` of one."""
     if spec is None:
-        document = unspecified(model, gpu, tensor_parallel, coefficients, lengths, trace, rate)
-        source, folder = "plan", Path.cwd()
+        document, source, folder = unspecified(**instead, rate=rate), "plan", Path.cwd()
     else:
-        without = {
-            "`model`": model,
-            "`gpu`": gpu,
-            "`tensor_parallel`": tensor_parallel,
-            "`coefficients`": coefficients,
-            "`lengths`": lengths,
-            "`trace`": trace,
-        }
-        for argument, value in without.items():
+        for name, value in instead.items():
             if value is not None:
-                raise InputError("says what a `spec` says: leave out the one or the other", path=argument)
+                raise InputError("says what a `spec` says: leave out the one or the other", path=f"`{name}`")
         document, source, folder = read_document(spec)
-    vary = {} if vary is None else vary
     if not isinstance(vary, Mapping):
         raise InputError("must have lists of values by path, {'policy.bins': [1, 2]}", path="`vary`")
     for path in vary:
@@ -197,66 +248,49 @@ def ask(
             raise InputError("must be the path of a setting", path="`vary`", value=repr(path))
     told = [vllm.told(path) for path in vary]
     vary = _named_here(vary)
-    laid = list(overriding(settings))
-    _require_variable(vary, {override.path for override in laid})
-    stated = {override.path: override.value for override in laid if not override.path.startswith("axes.")}
+    overrides = list(overriding(settings))
+    _require_variable(vary, {override.path for override in overrides})
+    stated = {override.path: override.value for override in overrides if not override.path.startswith("axes.")}
     if document.get("axes"):
         stated = {"axes": {}} | stated
-    document, said = laid_over(document, source, folder, laid)
+    document, said = laid_over(document, source, folder, overrides)
     if spec is None:
         require_limits(_table(document, "policy"), _table(document, "server"), vary)
-    document = varied(document, vary)
-    assumed = tuple(filter(None, dict.fromkeys((*said, *told))))
-    recorded = _table(_table(document, "workload"), "trace")
-    undecided = trace is not None and "resample" not in recorded
-    if undecided:
-        recorded["resample"] = "blocks"
-    start = _take_replicas(document, source)
+    return _Laid(varied(document, vary), source, stated, vary, tuple(filter(None, dict.fromkeys((*said, *told)))))
+
+
+def _at_rate(laid: _Laid, limits: Mapping[str, float], rate: float | None) -> tuple[Sweep, dict[str, float]]:
+    """Return the sweep of a document with limits of requests, at a rate if one is asked for, and what sets that one."""
     if rate is not None:
-        _take_rates(document)
-    limits = _limits_of_requests(document, criteria)
-    if limits:
-        kept = all_of([f"{path} = {limit:g}" for path, limit in limits.items()])
-        assumed += (f"goodput counts requests that keep {kept}, the limits asked for",)
-    sweep = Sweep.from_document(document, source, Path.cwd(), overriding(limits))
-    if rate is not None:
-        _require_no_axis(sweep)
-        at_rate = _at_rate(sweep, rate)
-        sweep = Sweep.from_document(sweep.document, source, Path.cwd(), overriding(at_rate))
-        stated |= at_rate
-    _require_plannable(sweep, criteria, objective, replicas_max)
-    if spec is None and trace is None and REQUESTS not in {*stated, *vary}:
-        enough = overriding({REQUESTS: enough_requests(sweep, _rate_of(sweep))})
-        sweep = Sweep.from_document(sweep.document, source, Path.cwd(), enough)
-    if spec is None:
-        assumed = (*assumed_of(sweep.grid.points), *assumed)
-    parts = None
-    if sweep.grid.points[0].workload.trace is not None:
-        sweep, parts, replications = _of_one_trace(sweep, undecided=undecided, stretched=rate is not None)
-        assumed = (replications, *assumed)
-    if spec is None:
-        assumed += tuple(_length_of(sweep.grid.points[0]))
-    if any(map(leaves_caching, sweep.grid.points)):
-        assumed += (_NO_PREFIXES,)
-    budget_requests, budget_s = _budget(budget)
-    return Question(
-        sweep,
-        criteria,
-        _rate_of(sweep),
-        objective,
-        confidence,
-        indifference,
-        replicas_max,
-        start,
-        gpu_price,
-        model or "",
-        budget_requests,
-        budget_s,
-        assumed,
-        None if spec is None else os.fspath(spec),
-        stated,
-        parts,
+        _take_rates(laid.document)
+    sweep = Sweep.from_document(laid.document, laid.source, Path.cwd(), overriding(limits))
+    if rate is None:
+        return sweep, {}
+    _require_no_axis(sweep)
+    drawn, scale = RATE_PATHS
+    is_drawn = sweep.grid.points[0].workload.trace is None
+    at_rate = {drawn: rate} if is_drawn else {scale: rate / _recorded(sweep).natural}
+    return _changed(sweep, at_rate), at_rate
+
+
+def _changed(sweep: Sweep, settings: Mapping[str, Any]) -> Sweep:
+    return Sweep.from_document(sweep.document, sweep.source, Path.cwd(), overriding(settings))
+
+
+def _assumed(
+    points: Sequence[Point], replications: str, said: Iterable[str], limits: Mapping[str, float], *, specified: bool
+) -> tuple[str, ...]:
+    """Return what stands for what nobody said, a line each."""
+    kept = [f"{path} = {limit:g}" for path, limit in limits.items()]
+    lines = (
+        replications,
+        *(() if specified else assumed_of(points)),
+        *said,
+        f"goodput counts requests that keep {all_of(kept)}, the limits asked for" if kept else "",
+        *(() if specified else _length_of(points[0])),
+        _NO_PREFIXES if any(map(leaves_caching, points)) else "",
     )
+    return tuple(filter(None, lines))
 
 
 def parse_goodput(text: str) -> float:
@@ -374,6 +408,15 @@ def _take_replicas(document: dict[str, Any], source: str) -> int:
     return stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else 1
 
 
+def _take_resampling(document: dict[str, Any]) -> bool:
+    """Let replications be windows of a trace if a document does not say what they are; say whether that is so."""
+    recorded = _table(_table(document, "workload"), "trace")
+    if "resample" in recorded:
+        return False
+    recorded["resample"] = "blocks"
+    return True
+
+
 def _take_rates(document: dict[str, Any]) -> None:
     """Remove the axes whose values are arrival rates: another one is asked for."""
     axes = _table(document, "axes")
@@ -428,13 +471,6 @@ def _require_no_axis(sweep: Sweep) -> None:
                 )
 
 
-def _at_rate(sweep: Sweep, rate: float) -> dict[str, float]:
-    """Return the setting that makes the rate, by its path."""
-    if sweep.grid.points[0].workload.trace is None:
-        return {RATE_PATHS[0]: rate}
-    return {RATE_PATHS[1]: rate / _recorded(sweep).natural}
-
-
 def _recorded(sweep: Sweep) -> Scalable:
     """Return the first point with the rate of its trace; reads the trace."""
     prepared = prepare(replace(sweep, grid=Grid((), sweep.grid.points[:1]), replications=1))
@@ -455,8 +491,7 @@ def _of_one_trace(sweep: Sweep, *, undecided: bool, stretched: bool) -> tuple[Sw
     sweep = sweep.repeated(FIRST)
     name, rate = Path(path).name, ", its times stretched to the rate" if stretched else ""
     if undecided and parts >= FIRST:
-        in_parts = overriding({"workload.trace.resample": "parts"})
-        sweep = Sweep.from_document(sweep.document, sweep.source, Path.cwd(), in_parts)
+        sweep = _changed(sweep, {"workload.trace.resample": "parts"})
     if all(getattr(point.workload.trace, "resample", "") not in _WINDOWS for point in sweep.grid.points):
         if parts < FIRST:
             raise InputError(
