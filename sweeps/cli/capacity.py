@@ -25,6 +25,7 @@ from .options import (
     shard_of,
     sweep_of,
     tell,
+    tell_cube,
 )
 
 if TYPE_CHECKING:
@@ -161,8 +162,7 @@ def tell_capacity(cube: "xr.Dataset", file: Path, *, quiet: bool) -> None:
 
     print_capacity(cube, Console())
     if not quiet:
-        sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
-        print(f"{printable(file)}: {sizes}", file=sys.stderr)
+        tell_cube(file, cube, notes=False)
     if (cube["capacity_unbracketed"] != 0).all():
         print("batchcube: no point has a capacity in what was searched; the notes say why", file=sys.stderr)
         raise typer.Exit(1)

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,10 +15,8 @@ from .options import (
     QuietOption,
     TrustPathsOption,
     WorkersOption,
+    tell_cube,
 )
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 app = typer.Typer()
 
@@ -67,7 +65,7 @@ def extend(
     if not quiet and grown is None:
         print(f"{printable(cube)}: holds all of it already: nothing was run", file=sys.stderr)
     elif not quiet and grown is not None:
-        _tell(cube, grown)
+        tell_cube(cube, grown)
 
 
 @app.command(
@@ -92,12 +90,4 @@ def join(
 
     joined = growing.join(cubes, output, overwrite=overwrite)
     if not quiet:
-        _tell(output, joined)
-
-
-def _tell(file: Path, cube: "xr.Dataset") -> None:
-    from ..progress import tell_notes
-
-    sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
-    print(f"{printable(file)}: {sizes}", file=sys.stderr)
-    tell_notes(cube)
+        tell_cube(output, joined)

@@ -1,15 +1,12 @@
 """The command `batchcube merge`: what shards made, as one cube."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from batchcube.errors import printable
-
 from .help import examples
-from .options import QuietOption, tell
+from .options import QuietOption, tell, tell_cube
 
 app = typer.Typer()
 
@@ -44,7 +41,7 @@ def merge(
     """
     from ..merging import merge as merged
     from ..planning.answer import Answer
-    from ..progress import shown, tell_notes
+    from ..progress import shown
     from ..run.shards import MissingShardsError, NextRoundError
     from ..stopping import stoppable
     from .capacity import tell_capacity
@@ -61,6 +58,4 @@ def merge(
     elif "capacity_criteria" in found.attrs:
         tell_capacity(found, output, quiet=quiet)
     elif not quiet:
-        sizes = ", ".join(f"{name} {size}" for name, size in found.sizes.items())
-        print(f"{printable(output)}: {sizes}", file=sys.stderr)
-        tell_notes(found)
+        tell_cube(output, found)

@@ -18,6 +18,8 @@ from . import complete
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import xarray as xr
+
     from batchcube.calibration.logs import LogFormat, Reading
 
     from ..run.shards import Shard
@@ -176,6 +178,16 @@ def in_options(text: str) -> str:
 def tell(mistake: object) -> None:
     """Print what is wrong, or may be, in what a user gave: a line on standard error."""
     print(printable(in_options(str(mistake))), file=sys.stderr, flush=True)
+
+
+def tell_cube(file: Path, cube: "xr.Dataset", *, notes: bool = True) -> None:
+    """Print where a cube is and how large, and its notes."""
+    from ..progress import tell_notes
+
+    sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
+    print(f"{printable(file)}: {sizes}", file=sys.stderr)
+    if notes:
+        tell_notes(cube)
 
 
 def given_settings(server: list[str] | None, **options: object) -> dict[str, object]:

@@ -29,6 +29,7 @@ from .options import (
     do_shard,
     shard_of,
     sweep_of,
+    tell_cube,
 )
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _run(
     overwrite: bool,
     precision: "Precision | None",
 ) -> None:
-    from ..progress import shown, tell_notes
+    from ..progress import shown
     from ..run.execution import run_sweep
     from ..run.executors import connected
     from ..stopping import stoppable
@@ -211,6 +212,4 @@ def _run(
                 f"{printable(output)}: has more replications than {sweep.replications} already: nothing was run",
                 file=sys.stderr,
             )
-        sizes = ", ".join(f"{name} {size}" for name, size in cube.sizes.items())
-        print(f"{printable(output)}: {sizes}", file=sys.stderr)
-        tell_notes(cube)
+        tell_cube(output, cube)

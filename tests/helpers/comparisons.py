@@ -1,5 +1,6 @@
 """What `batchcube reproduce` writes and prints, checked for all papers alike."""
 
+import csv
 import itertools
 import shlex
 from collections.abc import Sequence
@@ -8,6 +9,14 @@ from pathlib import Path
 from batchcube.results.cube import read_cube, select_points
 from batchcube.results.summary import interval, summary_table
 from batchcube.sweeps.cli.options import selection_of
+
+Table = list[dict[str, str]]
+
+
+def table(folder: Path) -> Table:
+    """Return the rows that were written."""
+    with (folder / "comparison.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def check_origins(rows: Sequence[dict[str, str]]) -> None:

@@ -1,6 +1,5 @@
 """`batchcube reproduce dynamic`: what was printed is compared with what was simulated, and said plainly."""
 
-import csv
 import io
 import re
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from batchcube.sweeps.papers.dynamic import (
     _static_and_dynamic,
 )
 from batchcube.sweeps.progress import Silent
-from helpers.comparisons import check_origins, check_screen
+from helpers.comparisons import check_origins, check_screen, table
 from helpers.cubes import check_cube
 
 # Eight settings of Algorithm 2, not 120, of which the same is told.
@@ -67,11 +66,6 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[Path
 @pytest.fixture(scope="module")
 def folder(told: tuple[Path, str, list[Path]]) -> Path:
     return told[0]
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "comparison.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_everything_is_written(told: tuple[Path, str, list[Path]]) -> None:

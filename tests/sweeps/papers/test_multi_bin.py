@@ -1,6 +1,5 @@
 """`batchcube reproduce`: verdicts follow from numbers, files are complete, and what is missing is said in one line."""
 
-import csv
 import io
 import re
 from collections.abc import Iterable, Iterator
@@ -29,14 +28,7 @@ from batchcube.sweeps.papers.comparison import (
     simultaneous,
 )
 from batchcube.sweeps.progress import Silent
-from helpers.comparisons import check_origins, check_screen
-
-Table = list[dict[str, str]]
-
-
-def table(folder: Path) -> Table:
-    with (folder / "comparison.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+from helpers.comparisons import Table, check_origins, check_screen, table
 
 
 def said_by(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -18,8 +18,8 @@ from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.run.single import simulate_one
-from batchcube.sweeps.spec.document import Sweep
 from helpers.specifications import CONTINUOUS, TOKENS, laid
+from helpers.step_sweeps import sweep
 
 LONG = {"distribution": "constant", "value": 60, "prompt": {"distribution": "constant", "value": 200}}
 SHORT = {
@@ -43,13 +43,9 @@ BASE = laid(
 )
 
 
-def sweep(tables: dict[str, Any] = BASE, **changes: Any) -> Sweep:
-    return Sweep.model_validate({**deepcopy(tables), **changes}, "sweep.toml")
-
-
 @pytest.fixture(scope="module")
 def cube() -> xr.Dataset:
-    return run_sweep(sweep(), backend="reference")
+    return run_sweep(sweep(BASE), backend="reference")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +131,7 @@ def test_the_classes_of_requests_do_not_depend_on_lengths_or_rates() -> None:
 
 
 def test_a_replication_says_the_class_of_every_request() -> None:
-    found = simulate_one(sweep(), {}, backend="reference")
+    found = simulate_one(sweep(BASE), {}, backend="reference")
     counts = found.requests["class"].value_counts()
     assert found.report["class_requests"].tolist() == [counts[0], counts[1]]
 

@@ -1,6 +1,5 @@
 """Closed loops and sessions from the specification to the cube."""
 
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from batchcube.sweeps.run.draws import Draws
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.run.single import simulate_one
-from batchcube.sweeps.spec.document import Sweep
 from helpers.specifications import CONTINUOUS, TOKENS, laid
+from helpers.step_sweeps import sweep
 
 THINK = {"distribution": "exponential", "mean": 2.0}
 TURNS = {"distribution": "exponential", "mean": 4.0}
@@ -26,10 +25,6 @@ SESSIONS = laid(
     CONTINUOUS, {"workload.sessions": {"turns": TURNS, "think_s": THINK}, "workload.arrivals.rate_per_s": 1.0}
 )
 BOTH = laid(CLOSED, {"workload.sessions": SESSIONS["workload"]["sessions"]})
-
-
-def sweep(tables: dict[str, Any], **changes: Any) -> Sweep:
-    return Sweep.model_validate({**deepcopy(tables), **changes}, "sweep.toml")
 
 
 def job_of(tables: dict[str, Any], replication: int = 0) -> continuous.Job:
