@@ -89,6 +89,14 @@ class Row:
         if self.agrees and not (found or (known["paper"] and known["theory"])):
             object.__setattr__(self, "agrees", "cannot tell")
 
+    @classmethod
+    def measured(
+        cls, experiment: str, setting: str, quantity: str, found: tuple[float, float, float], **more: Any
+    ) -> Row:
+        """Return the row of a mean that was simulated, with the ends of its interval."""
+        simulated, low, high = found
+        return cls(experiment, setting, quantity, simulated=simulated, ci_low=low, ci_high=high, **more)
+
     def of(self, cube: str) -> Row:
         """Return the row, of this cube where its origin names none."""
         if self.origin is None or self.origin.cube:

@@ -150,7 +150,8 @@ class Reproduction:
         self.folder, self.console, self.quick = folder, console, quick
         self._replications = replications if replications is not None or not quick else 4
         self._quick_requests = quick_requests
-        self._workers, self._overwrite, self._backend, self._progress = workers, overwrite, backend, progress
+        self._how: dict[str, Any] = {"workers": workers, "overwrite": overwrite, "backend": backend}
+        self._progress = progress
         self.executor: Executor | None = None
         """Who simulates instead of threads."""
         self._cube = ""
@@ -175,20 +176,9 @@ class Reproduction:
         from ..run.execution import run_sweep
 
         sweep = self._sweep(preset, overrides, whole=whole)
-        self._cube = f"{name or preset}.nc"
-        self._files.append(self._cube)
-        file = self.folder / self._cube
-        self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
+        file = self._begin(sweep, name or preset)
         with self._progress() as progress:
-            cube = run_sweep(
-                sweep,
-                file,
-                workers=self._workers,
-                progress=progress,
-                overwrite=self._overwrite,
-                backend=self._backend,
-                executor=self.executor,
-            )
+            cube = run_sweep(sweep, file, progress=progress, executor=self.executor, **self._how)
         self._counts[self._cube] = cube[[name for name in COUNTS if name in cube]]
         return sweep, cube
 
@@ -200,22 +190,18 @@ class Reproduction:
         from ..run.capacity import find_capacity
 
         sweep = self._sweep(preset, ())
-        self._cube = f"{name or preset}.nc"
-        self._files.append(self._cube)
-        file = self.folder / self._cube
-        self.console.print(f"[bold]{name or preset}[/bold]: {sweep.title}", highlight=False)
+        file = self._begin(sweep, name or preset)
         with self._progress() as progress:
             return find_capacity(
-                sweep,
-                criteria,
-                growth=growth,
-                output=file,
-                workers=self._workers,
-                progress=progress,
-                overwrite=self._overwrite,
-                backend=self._backend,
-                executor=self.executor,
+                sweep, criteria, growth=growth, output=file, progress=progress, executor=self.executor, **self._how
             )
+
+    def _begin(self, sweep: Sweep, name: str) -> Path:
+        """Say what is simulated, and return the file of its cube, of which rows are from now on."""
+        self._cube = f"{name}.nc"
+        self._files.append(self._cube)
+        self.console.print(f"[bold]{name}[/bold]: {sweep.title}", highlight=False)
+        return self.folder / self._cube
 
     @property
     def comparison(self) -> Path:

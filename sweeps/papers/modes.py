@@ -306,13 +306,11 @@ def _level(workload: _Workload, cube: "xr.Dataset", mode: str, rate: float, quan
         notes.append(f"{WORDS[queue]}: latency and violations are {perhaps} steady-state figures")
     if workload.note:
         notes.append(workload.note)
-    return Row(
+    return Row.measured(
         workload.preset,
         _marked(_setting(workload, rate, mode), queue),
         quantity.name,
-        simulated=found.mean,
-        ci_low=found.low,
-        ci_high=found.high,
+        found,
         note="; ".join(notes),
         origin=Origin(quantity.variable, {"mode": mode, workload.axis: rate}),
         row=f"{rate:g} {mode} {quantity.short}",
@@ -342,13 +340,11 @@ def _row(workload: _Workload, one: _Compared, rows: int) -> Row:
         notes.append(f"one of the two is {WORDS[one.queue]}")
     if workload.note:
         notes.append(workload.note)
-    return Row(
+    return Row.measured(
         workload.preset,
         _marked(_setting(workload, one.rate, f"{one.mode} minus {one.baseline}"), one.queue),
         one.quantity.name,
-        simulated=one.gap.mean,
-        ci_low=one.gap.low,
-        ci_high=one.gap.high,
+        one.gap,
         agrees=one.verdict,
         note="; ".join(notes),
         limit=0.0,
@@ -439,13 +435,11 @@ def _after_step(cube: "xr.Dataset", times: Sequence[float], ceiling: float) -> F
         )
         for quantity, variable, interval, agrees, limit in judged:
             rows.append(
-                Row(
+                Row.measured(
                     "controller-step",
                     str(variant),
                     quantity,
-                    simulated=interval.mean,
-                    ci_low=interval.low,
-                    ci_high=interval.high,
+                    interval,
                     agrees=agrees,
                     note="second half of the loaded time; "
                     + ("agrees: at most the limit, target + tolerance; " if agrees else "")

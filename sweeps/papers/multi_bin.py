@@ -84,14 +84,12 @@ def _figure_3(sweep: Sweep, cube: "xr.Dataset") -> Found:
         expected = theory.uniform_throughput(k, batch, low, high)
         found = mean_of(fastest[_BUSY].sel(bins=k), len(bins))
         rows.append(
-            Row(
+            Row.measured(
                 "fig3",
                 f"k = {k}",
                 "saturation throughput (req/s)",
+                found,
                 theory=expected,
-                simulated=found.mean,
-                ci_low=found.low,
-                ci_high=found.high,
                 agrees=found.holds(expected),
                 note=criterion,
                 source="Theorem 4.2",
@@ -103,13 +101,11 @@ def _figure_3(sweep: Sweep, cube: "xr.Dataset") -> Found:
     for k in bins:
         found = mean_of(fastest["throughput_requests_per_s"].sel(bins=k), len(bins))
         rows.append(
-            Row(
+            Row.measured(
                 "fig3",
                 f"k = {k}, {rate:g}/s arriving",
                 "requests / time to process all (req/s)",
-                simulated=found.mean,
-                ci_low=found.low,
-                ci_high=found.high,
+                found,
                 note="what the paper plots; below saturation, as the first batch fills and the last one drains in this "
                 "time too; no closed form",
                 on_screen=False,
@@ -178,14 +174,12 @@ def _infinite_servers(experiment: str, sweep: Sweep, cube: "xr.Dataset") -> tupl
             found = mean_of(by_bin[i] @ share, count)
             expected = float(theory[i])
             rows.append(
-                Row(
+                Row.measured(
                     experiment,
                     f"k = {k}, infinite servers, {rate:g}/s",
                     "mean latency (s)",
+                    found,
                     theory=expected,
-                    simulated=found.mean,
-                    ci_low=found.low,
-                    ci_high=found.high,
                     agrees=found.holds(expected),
                     source="Lemma 5.1",
                     row=f"k {k} infinite servers {rate:g}",
@@ -260,17 +254,15 @@ def _figure_6(sweep: Sweep, cube: "xr.Dataset") -> Found:
         found = ratio_of(fastest[_BUSY].sel(bins=k), one, len(bins) - 1)
         off = paper / found.mean - 1
         rows.append(
-            Row(
+            Row.measured(
                 "fig6",
                 f"k = {k} against 1",
                 "ratio of saturation throughputs",
-                paper,
-                expected,
-                found.mean,
-                found.low,
-                found.high,
-                "no" if abs(off) > _FIG6_TOLERANCE else found.holds(expected),
-                f"the paper's ratio is {100 * off:+.1f} % from the simulated one; agrees: theory of the assumed "
+                found,
+                paper=paper,
+                theory=expected,
+                agrees="no" if abs(off) > _FIG6_TOLERANCE else found.holds(expected),
+                note=f"the paper's ratio is {100 * off:+.1f} % from the simulated one; agrees: theory of the assumed "
                 f"lengths inside, paper within {100 * _FIG6_TOLERANCE:g} %; lengths assumed (lognormal, coefficient of "
                 f"variation fitted to the printed rates); {said_simultaneous(len(bins) - 1)}",
                 origin=Origin(_BUSY, {"bins": [1, k], _RATE: float(fastest[_RATE])}),
@@ -281,18 +273,16 @@ def _figure_6(sweep: Sweep, cube: "xr.Dataset") -> Found:
         expected = float(fastest["theory_throughput_requests_per_s"].sel(bins=k))
         found = mean_of(fastest[_BUSY].sel(bins=k), len(bins))
         rows.append(
-            Row(
+            Row.measured(
                 "fig6",
                 f"k = {k}",
                 "saturation throughput (req/s)",
-                printed,
-                expected,
-                found.mean,
-                found.low,
-                found.high,
-                found.holds(expected),
-                "agrees: theory inside. The printed rate is no check: the mean length was fitted to it, and 64 / 22.71 "
-                "s per batch at 0.0366 s per token is 77 tokens for the longest of 8, short for GSM8K answers; "
+                found,
+                paper=printed,
+                theory=expected,
+                agrees=found.holds(expected),
+                note="agrees: theory inside. The printed rate is no check: the mean length was fitted to it, and 64 / "
+                "22.71 s per batch at 0.0366 s per token is 77 tokens for the longest of 8, short for GSM8K answers; "
                 f"{said_simultaneous(len(bins))}",
                 on_screen=False,
                 origin=Origin(_BUSY, {"bins": k, _RATE: float(fastest[_RATE])}),
@@ -312,35 +302,61 @@ def _figure_6(sweep: Sweep, cube: "xr.Dataset") -> Found:
 # Figure 8 -----------------------------------------------------------------------------------------------------------
 
 
+# There the bin says nothing of the length: exactly the throughput of one bin.
+_BLIND = "k = 2, p_e = 0.5"
+
+
 def _figure_8(sweep: Sweep, cube: "xr.Dataset") -> Found:
-    errors = cube["error_probability"].values
+    errors = [float(error) for error in cube["error_probability"].values]
     bins = [int(k) for k in cube["bins"].values if k > 1]
-    one = cube[_BUSY].sel(bins=1).isel(error_probability=0)
-    rows = []
-    count = len(bins) * len(errors) + 1
+    exact, falls, gains = (compare(cube, bins, errors) for compare in (_saturations_8, _changes_8, _gains_8))
+    touching = [row.agrees for row in gains if row.setting == _BLIND]
+    rest = [row for row in gains if row.setting != _BLIND]
+    above = _verdicts(rest)
+    unclear = max([0.0, *(row.theory for row in rest if row.agrees == "cannot tell")])
+    return Found(
+        exact + falls + gains,
+        [
+            f"Exact theory lies within the interval of {in_words(_verdicts(exact), 'points')}.",
+            f"Throughput falls with p_e for {in_words(_verdicts(falls), 'numbers of bins')}; it is above that of one "
+            f"bin for certain at {in_words(above, 'points')}"
+            + (f" and below it at {above.count('no')}" if "no" in above else ", and below it at none")
+            + (f" (where that cannot be told, theory's gain is {unclear:.2g} req/s at most)" if unclear else "")
+            + ". At k = 2 and p_e = 0.5, where theory says that it equals one bin's, it "
+            + ("does." if touching == ["yes"] else "does not." if touching == ["no"] else "cannot be told to."),
+        ],
+    )
+
+
+def _saturations_8(cube: "xr.Dataset", bins: list[int], errors: list[float]) -> list[Row]:
+    """Compare throughputs with theory."""
     points = [(1, 0)] + [(k, i) for k in bins for i in range(len(errors))]
+    rows = []
     for k, i in points:
         point = cube.sel(bins=k).isel(error_probability=i)
-        expected, found = float(point["theory_throughput_requests_per_s"]), mean_of(point[_BUSY], count)
+        expected = float(point["theory_throughput_requests_per_s"])
+        found = mean_of(point[_BUSY], len(points))
         rows.append(
-            Row(
+            Row.measured(
                 "fig8",
                 "k = 1" if k == 1 else f"k = {k}, p_e = {errors[i]:g}",
                 "saturation throughput (req/s)",
+                found,
                 theory=expected,
-                simulated=found.mean,
-                ci_low=found.low,
-                ci_high=found.high,
                 agrees=found.holds(expected),
                 source="Proposition 4.1",
-                note=f"exact quadrature of E[max] for mixed bins (Prop. 4.1); {said_simultaneous(count)}",
+                note=f"exact quadrature of E[max] for mixed bins (Prop. 4.1); {said_simultaneous(len(points))}",
                 on_screen=k == 1 or i in (0, len(errors) // 2, len(errors) - 1),
-                origin=Origin(_BUSY, {"bins": k, "error_probability": float(errors[i])}),
+                origin=Origin(_BUSY, {"bins": k, "error_probability": errors[i]}),
             )
         )
-    exact = _verdicts(rows)
+    return rows
+
+
+def _changes_8(cube: "xr.Dataset", bins: list[int], errors: list[float]) -> list[Row]:
+    """Say whether throughputs fall with the error, over all of it and in no step the other way."""
     steps = len(bins) * (len(errors) - 1)
-    falls: list[Verdict] = []
+    rows = []
     for k in bins:
         line, said = cube[_BUSY].sel(bins=k), cube["theory_throughput_requests_per_s"].sel(bins=k)
         each = [
@@ -349,70 +365,47 @@ def _figure_8(sweep: Sweep, cube: "xr.Dataset") -> Found:
         ]
         whole = mean_of(line.isel(error_probability=-1) - line.isel(error_probability=0), len(bins))
         rises = any(step.low > 0 for step in each)
-        falls.append("no" if rises or whole.low > 0 else "yes" if whole.high < 0 else "cannot tell")
         rows.append(
-            Row(
+            Row.measured(
                 "fig8",
                 f"k = {k}, p_e from {errors[0]:g} to {errors[-1]:g}",
                 "change of throughput (req/s)",
+                whole,
                 theory=float(said.isel(error_probability=-1) - said.isel(error_probability=0)),
-                simulated=whole.mean,
-                ci_low=whole.low,
-                ci_high=whole.high,
-                agrees=falls[-1],
+                agrees="no" if rises or whole.low > 0 else "yes" if whole.high < 0 else "cannot tell",
                 note=f"agrees: falls over the whole range, and rises in no step; {sum(s.high < 0 for s in each)} of "
                 f"{len(each)} steps fall for certain, the others are too flat to tell; paired differences; "
                 f"{said_simultaneous(len(bins))}, for the steps over {steps}",
-                origin=Origin(_BUSY, {"bins": k, "error_probability": [float(errors[0]), float(errors[-1])]}),
+                origin=Origin(_BUSY, {"bins": k, "error_probability": [errors[0], errors[-1]]}),
             )
         )
-    above: list[Verdict] = []
-    touching: Verdict = ""
-    one_bin = float(cube["theory_throughput_requests_per_s"].sel(bins=1).isel(error_probability=0))
-    unclear = 0.0
+    return rows
+
+
+def _gains_8(cube: "xr.Dataset", bins: list[int], errors: list[float]) -> list[Row]:
+    """Compare throughputs with that of one bin."""
+    first = cube.sel(bins=1).isel(error_probability=0)
+    count = len(bins) * len(errors)
+    rows = []
     for k in bins:
-        said = cube["theory_throughput_requests_per_s"].sel(bins=k)
-        gains = [
-            mean_of(cube[_BUSY].sel(bins=k).isel(error_probability=i) - one, count - 1) for i in range(len(errors))
-        ]
-        for i, gain in enumerate(gains):
-            # At k = 2 and p_e = 0.5 the bin says nothing of the length: exactly the throughput of one bin.
-            equal = k == 2 and errors[i] == 0.5
-            verdict = gain.holds(0.0) if equal else gain.above(0.0)
-            if equal:
-                touching = verdict
-            else:
-                above.append(verdict)
-                if verdict == "cannot tell":
-                    unclear = max(unclear, float(said.isel(error_probability=i)) - one_bin)
+        for i, error in enumerate(errors):
+            point, setting = cube.sel(bins=k).isel(error_probability=i), f"k = {k}, p_e = {error:g}"
+            gain, blind = mean_of(point[_BUSY] - first[_BUSY], count), setting == _BLIND
+            said, one = (float(at["theory_throughput_requests_per_s"]) for at in (point, first))
             rows.append(
-                Row(
+                Row.measured(
                     "fig8",
-                    f"k = {k}, p_e = {errors[i]:g}",
+                    setting,
                     "gain over no binning (req/s)",
-                    theory=0.0 if equal else float(said.isel(error_probability=i)) - one_bin,
-                    simulated=gain.mean,
-                    ci_low=gain.low,
-                    ci_high=gain.high,
-                    agrees=verdict,
-                    note=f"paired difference; agrees: {'0 inside' if equal else 'above 0'}; "
-                    f"{said_simultaneous(count - 1)}",
+                    gain,
+                    theory=0.0 if blind else said - one,
+                    agrees=gain.holds(0.0) if blind else gain.above(0.0),
+                    note=f"paired difference; agrees: {'0 inside' if blind else 'above 0'}; {said_simultaneous(count)}",
                     on_screen=i == len(errors) - 1,
-                    origin=Origin(_BUSY, {"bins": [1, k], "error_probability": float(errors[i])}),
+                    origin=Origin(_BUSY, {"bins": [1, k], "error_probability": error}),
                 )
             )
-    return Found(
-        rows,
-        [
-            f"Exact theory lies within the interval of {in_words(exact, 'points')}.",
-            f"Throughput falls with p_e for {in_words(falls, 'numbers of bins')}; it is above that of one bin for "
-            f"certain at {in_words(above, 'points')}"
-            + (f" and below it at {above.count('no')}" if "no" in above else ", and below it at none")
-            + (f" (where that cannot be told, theory's gain is {unclear:.2g} req/s at most)" if unclear else "")
-            + ". At k = 2 and p_e = 0.5, where theory says that it equals one bin's, it "
-            + {"yes": "does.", "no": "does not."}.get(touching, "cannot be told to."),
-        ],
-    )
+    return rows
 
 
 def _at_least(found: Interval, bound: float) -> Verdict:
@@ -439,14 +432,12 @@ def _figure_9(sweep: Sweep, cube: "xr.Dataset") -> Found:
         exact = float(fastest["theory_throughput_requests_per_s"].sel(bins=k))
         same = np.isclose(bound, exact, rtol=1e-9)
         bounds.append(
-            Row(
+            Row.measured(
                 "fig9",
                 f"k = {k}",
                 "saturation throughput, lower bound (req/s)",
+                found,
                 theory=bound,
-                simulated=found.mean,
-                ci_low=found.low,
-                ci_high=found.high,
                 agrees=found.holds(bound) if same else _at_least(found, bound),
                 source="Corollary A.1.1",
                 note="Corollary A.1.1; "
@@ -456,14 +447,12 @@ def _figure_9(sweep: Sweep, cube: "xr.Dataset") -> Found:
             )
         )
         rows.append(
-            Row(
+            Row.measured(
                 "fig9",
                 f"k = {k}",
                 "saturation throughput, exact (req/s)",
+                found,
                 theory=exact,
-                simulated=found.mean,
-                ci_low=found.low,
-                ci_high=found.high,
                 agrees=found.holds(exact),
                 source="Proposition 4.1",
                 note=f"quadrature; {_WEIGHTED}; {said_simultaneous(len(weights))}",
@@ -502,14 +491,12 @@ def _figure_11(sweep: Sweep, cube: "xr.Dataset") -> Found:
         line = throughput.sel(predictor=predictor)
         found = ratio_of(line.sel(bins=4), line.sel(bins=1), 2)
         rows.append(
-            Row(
+            Row.measured(
                 "fig11",
                 f"{predictor}, k = 4 against 1",
                 "ratio of throughputs",
+                found,
                 paper=paper,
-                simulated=found.mean,
-                ci_low=found.low,
-                ci_high=found.high,
                 agrees=found.holds(paper),
                 source="measured gains",
                 note=f"800 requests as in the paper, lengths assumed; agrees: paper inside; {_FIG11_WHY}; "
@@ -522,14 +509,12 @@ def _figure_11(sweep: Sweep, cube: "xr.Dataset") -> Found:
         / (throughput.sel(bins=4, predictor="oracle") - throughput.sel(bins=1, predictor="oracle"))
     )
     rows.append(
-        Row(
+        Row.measured(
             "fig11",
             "k = 4",
             "part of the oracle's gain that the predictor keeps",
+            kept,
             paper=0.08 / 0.45,
-            simulated=kept.mean,
-            ci_low=kept.low,
-            ci_high=kept.high,
             agrees=kept.holds(0.08 / 0.45),
             source="measured gains",
             note="mean of the replications' own parts; paper: 8 % of 45 %; 95 % interval; agrees: paper inside",
@@ -577,14 +562,12 @@ def _figure_11_endless(to: Reproduction) -> Found:
         expected = float(said.sel(bins=4) / said.sel(bins=1))
         count = sweep.grid.points[0].workload.requests
         rows.append(
-            Row(
+            Row.measured(
                 "fig11",
                 f"{predictor}, k = 4 against 1, endless",
                 "ratio of saturation throughputs",
+                found,
                 theory=expected,
-                simulated=found.mean,
-                ci_low=found.low,
-                ci_high=found.high,
                 agrees=found.holds(expected),
                 source="Proposition 4.1",
                 note=f"{count} requests, unfilled last batches dropped: theory of full batches, not the paper's run; "
