@@ -21,8 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from batchcube.results.compare import EXACT, compare_cubes
 from batchcube.results.cube import read_cube
+from batchcube.results.differences import EXACT, compare_cubes
 from batchcube.results.disk import CUBES
 
 PATIENCE = 1.02

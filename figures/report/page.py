@@ -16,7 +16,7 @@ import numpy as np
 import vl_convert
 
 from batchcube.errors import InputError
-from batchcube.results.comparison import VERDICTS, Row, Verdict, count_verdicts
+from batchcube.results.claims import VERDICTS, Row, Verdict, count_verdicts
 from batchcube.results.disk import make_folder, write_whole
 from batchcube.results.provenance import batchcube_version
 

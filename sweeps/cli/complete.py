@@ -23,7 +23,7 @@ def variable(incomplete: str) -> list[str]:
 
 def row(incomplete: str) -> list[str]:
     """Return the names of rows of the comparisons in out/ that begin with what is typed."""
-    from batchcube.results.comparison import read_comparison
+    from batchcube.results.claims import read_comparison
 
     names: list[str] = []
     for file in comparisons():

@@ -79,7 +79,7 @@ def compare(
     all_rows: Annotated[bool, typer.Option("--all", help="also what is the same")] = False,
 ) -> None:
     """Compare two cubes; exit status 1 when they differ."""
-    from batchcube.results.compare import EXACT, SHAPE, agree, compare_cubes, shapes_in_words
+    from batchcube.results.differences import EXACT, SHAPE, agree, compare_cubes, shapes_in_words
 
     first, second = _read_and_tell(a), _read_and_tell(b)
     table = compare_cubes(first, second, tolerance)

@@ -39,7 +39,7 @@ def report(
     Means and intervals go into it, not replications. It needs the extra `report`.
     """
     from batchcube.figures.report import report_file
-    from batchcube.results.comparison import Row, read_comparison
+    from batchcube.results.claims import Row, read_comparison
 
     report_file(output)
     from batchcube.figures.report.page import write_report

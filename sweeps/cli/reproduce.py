@@ -11,7 +11,7 @@ from .help import examples
 from .options import BackendOption, ExecutorOption, OverwriteOption, QuietOption, ReplicationsOption, WorkersOption
 
 if TYPE_CHECKING:
-    from ..papers.comparison import Reproduction
+    from ..papers.reproduction import Reproduction
 
 app = typer.Typer(help="Run what the papers claim, and compare: cubes, figures and comparison.csv in a folder.")
 
@@ -118,7 +118,7 @@ def _reproduction(
 ) -> "Reproduction":
     from rich.console import Console
 
-    from ..papers.comparison import Reproduction
+    from ..papers.reproduction import Reproduction
     from ..progress import shown
 
     folder = output or Path("out") / (f"{name}-quick" if quick else name)

@@ -13,7 +13,7 @@ from . import complete
 from .help import examples
 
 if TYPE_CHECKING:
-    from batchcube.results.comparison import Row
+    from batchcube.results.claims import Row
 
 app = typer.Typer()
 _SOME = 6  # names in a message
@@ -47,7 +47,7 @@ def why(
     """
     from rich.console import Console
 
-    from batchcube.results.comparison import read_comparison
+    from batchcube.results.claims import read_comparison
 
     rows = {file: read_comparison(file) for file in _files(source)}
     console = Console()
@@ -63,7 +63,7 @@ def why(
 
 def _found(rows: Mapping[Path, "Sequence[Row]"], name: str) -> "Row":
     """Return the one row that is called so; InputError, with names that come near, without one."""
-    from batchcube.results.comparison import find_rows
+    from batchcube.results.claims import find_rows
 
     found = [(file, row) for file, listed in rows.items() for row in find_rows(listed, name)]
     names = list(dict.fromkeys(row.row for _, row in found))

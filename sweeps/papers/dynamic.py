@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xarray as xr
 
-from batchcube.results.comparison import Origin, Row, Verdict
+from batchcube.results.claims import Origin, Row, Verdict
 from batchcube.results.cube import axis_names, write_cube
 from batchcube.results.overload import STEADY_GROWTH
 from batchcube.results.text import papers_of
 
 from ..workloads.settings import FloatArray
-from .comparison import (
+from .reproduction import (
     Drawing,
     Found,
     Interval,

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from batchcube.errors import InputError
-from batchcube.results.comparison import Origin, Row, Verdict
+from batchcube.results.claims import Origin, Row, Verdict
 from batchcube.results.overload import MARKS, OVERLOADED, STEADY, WORDS, worse
 from batchcube.results.overload import judge as judge_queue
 
-from .comparison import (
+from .reproduction import (
     Drawing,
     Found,
     Interval,

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batchcube.results.comparison import Origin, Row, Verdict
+from batchcube.results.claims import Origin, Row, Verdict
 from batchcube.results.text import papers_of
 
 from ..spec.document import Sweep
 from ..theory import bins as theory
 from ..theory.expected import law_of
-from .comparison import (
+from .reproduction import (
     Drawing,
     Found,
     Interval,

@@ -28,13 +28,13 @@ from rich.console import Console
 
 from batchcube.errors import InputError
 from batchcube.figures import registry
-from batchcube.results.compare import compare_cubes
 from batchcube.results.cube import (
     axis_names,
     parse_made_from,
     read_cube,
     write_cube,
 )
+from batchcube.results.differences import compare_cubes
 from batchcube.results.joining import extend_cube
 from batchcube.results.summary import print_summary
 from batchcube.sweeps.cli.capacity import print_capacity

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from batchcube.results.calibration import build_calibration
-from batchcube.results.comparison import Row, named
+from batchcube.results.claims import Row, named
 from batchcube.results.measurements import build_measurement
 from batchcube.results.validation import COURSES, QUANTITIES, SIDES, build_validation
 from helpers import cubes, serving_cubes

@@ -11,8 +11,8 @@ import xarray as xr
 from batchcube.errors import InputError
 from batchcube.results import cube as cubes
 from batchcube.results import pieces, storage
-from batchcube.results.compare import agree, compare_cubes
 from batchcube.results.cube import CHECKSUMS, read_cube, write_cube
+from batchcube.results.differences import agree, compare_cubes
 from batchcube.results.disk import output_file
 from batchcube.results.variables import REPLICATION
 from batchcube.sweeps.cli.main import main

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from batchcube.results.compare import agree, compare_cubes
 from batchcube.results.cube import read_cube
+from batchcube.results.differences import agree, compare_cubes
 from helpers.command_line import Answer
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from batchcube.figures import report
-from batchcube.results.comparison import write_rows
+from batchcube.results.claims import write_rows
 from batchcube.results.cube import write_cube
 from helpers.command_line import Answer
 from helpers.cubes import make_cube

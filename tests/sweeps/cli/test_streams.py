@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from batchcube.results.compare import EXACT, compare_cubes
 from batchcube.results.cube import read_cube
+from batchcube.results.differences import EXACT, compare_cubes
 from helpers.specifications import RATES, SMALL
 
 COMMANDS = (

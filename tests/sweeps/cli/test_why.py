@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batchcube.results.comparison import Row, named, write_rows
+from batchcube.results.claims import Row, named, write_rows
 from helpers.command_line import Answer
 
 ROWS = [

@@ -14,12 +14,11 @@ from rich.console import Console
 
 from batchcube.errors import InputError
 from batchcube.figures import registry
-from batchcube.results.comparison import Row, Verdict
+from batchcube.results.claims import Row, Verdict
 from batchcube.results.cube import Coordinate, build_cube, read_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.sweeps.cli.main import main
 from batchcube.sweeps.papers import dynamic as reproduce_dynamic
-from batchcube.sweeps.papers.comparison import Interval, Reproduction
 from batchcube.sweeps.papers.dynamic import (
     _beside,
     _Gain,
@@ -29,6 +28,7 @@ from batchcube.sweeps.papers.dynamic import (
     _said_of_table_2,
     _static_and_dynamic,
 )
+from batchcube.sweeps.papers.reproduction import Interval, Reproduction
 from batchcube.sweeps.progress import Silent
 from helpers.comparisons import check_origins, check_screen, table
 from helpers.cubes import check_cube

@@ -13,11 +13,11 @@ from rich.console import Console
 
 from batchcube.errors import InputError
 from batchcube.figures import registry
-from batchcube.results.comparison import COLUMNS, Origin, Row
+from batchcube.results.claims import COLUMNS, Origin, Row
 from batchcube.results.cube import read_cube
 from batchcube.sweeps.cli.main import main
 from batchcube.sweeps.papers import modes as reproduce_modes
-from batchcube.sweeps.papers.comparison import (
+from batchcube.sweeps.papers.reproduction import (
     Drawing,
     Found,
     Interval,

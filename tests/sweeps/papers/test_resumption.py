@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from batchcube.sweeps.papers.comparison import Reproduction
+from batchcube.sweeps.papers.reproduction import Reproduction
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import replicating, searching
 

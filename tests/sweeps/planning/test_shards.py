@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchcube.errors import InputError
-from batchcube.results.compare import EXACT, compare_cubes
+from batchcube.results.differences import EXACT, compare_cubes
 from batchcube.sweeps.planning.answer import Answer
 from batchcube.sweeps.planning.decide import decide, merge_plan, shard_plan
 from batchcube.sweeps.planning.question import Question, ask, question_of

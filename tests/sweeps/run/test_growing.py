@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from batchcube.errors import InputError
-from batchcube.results.compare import agree, compare_cubes
 from batchcube.results.cube import read_cube, write_cube
+from batchcube.results.differences import agree, compare_cubes
 from batchcube.results.joining import parts_in_words
 from batchcube.sweeps.run import growing
 from batchcube.sweeps.run.assemble import tell_missing

@@ -10,8 +10,8 @@ import xarray as xr
 from batchcube.errors import InputError
 from batchcube.results import cube as cubes
 from batchcube.results import pieces
-from batchcube.results.compare import EXACT, compare_cubes
 from batchcube.results.cube import read_cube, refuse_changed
+from batchcube.results.differences import EXACT, compare_cubes
 from batchcube.results.precision import Precision
 from batchcube.results.provenance import MadeBy
 from batchcube.sweeps.run import assemble, reports, scheduler

@@ -11,8 +11,8 @@ import pytest
 import xarray as xr
 
 from batchcube.errors import InputError
-from batchcube.results.compare import EXACT, compare_cubes
 from batchcube.results.cube import read_cube, refuse_changed
+from batchcube.results.differences import EXACT, compare_cubes
 from batchcube.results.precision import Precision
 from batchcube.sweeps.progress import Silent
 from batchcube.sweeps.run import replicating

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from batchcube.results.compare import agree, compare_cubes, shapes_in_words
+from batchcube.results.differences import agree, compare_cubes, shapes_in_words
 
 
 def row(table, name):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from batchcube.errors import printable
-from batchcube.results.comparison import Row, Verdict, count_verdicts, named, write_rows
+from batchcube.results.claims import Row, Verdict, count_verdicts, named, write_rows
 from batchcube.results.unserved import COUNTS, left_out
 from batchcube.results.variables import is_time
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from batchcube.errors import InputError
-from batchcube.results.comparison import (
+from batchcube.results.claims import (
     COLUMNS,
     Origin,
     Row,

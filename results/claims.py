@@ -1,4 +1,4 @@
-"""Comparisons: what somebody claims beside what was simulated, a row each, and where every row is from."""
+"""Claims beside what was simulated, a row of `comparison.csv` each, and where every row is from."""
 
 from __future__ import annotations
 
