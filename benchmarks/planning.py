@@ -3,7 +3,7 @@
     python benchmarks/planning.py [--seeds 200] [--first 0]
 
 Every seed is another plan of the same question. Right is who needs as many replicas as the exhaustive run does, and
-chooses a setting that is at most the indifference zone worse than the best there.
+chooses a configuration that is at most the indifference zone worse than the best there.
 """
 
 import argparse

@@ -243,7 +243,7 @@ def plan(
     quiet: bool = False,
     **question: Unpack[Asked],
 ) -> "Answer":
-    """Decide which setting holds all limits on the fewest GPUs, and say how sure that is.
+    """Decide which configuration holds all limits on the fewest GPUs, and say how sure that is.
 
     `spec` is what `load_spec` reads; without one, `rate` is needed, and `model` and `gpu` or `coefficients`. `slo`
     names the limits as the command does, `vary` has the values of settings by their dotted paths, `settings` are laid

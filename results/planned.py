@@ -61,7 +61,8 @@ def is_plan(table: Mapping[str, Any]) -> bool:
 def _headline(plan: Mapping[str, Any]) -> str:
     best, rate = plan["best"], plan["asked"]["rate_per_s"]
     needed = f"{counted(best['replicas'], 'replica')} on {counted(best['gpus'], 'GPU')}"
-    answer = f", {rate:.6g} request{'' if rate == 1 else 's'}/s: {needed if plan['found'] else 'no setting holds'}"
+    answer = needed if plan["found"] else "no configuration holds"
+    answer = f", {rate:.6g} request{'' if rate == 1 else 's'}/s: {answer}"
     return shortened(plan["title"], WIDTH - len(answer)) + answer
 
 
@@ -79,7 +80,7 @@ def _parts(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             {"steady": "steady", "cannot tell": "cannot tell whether it grows"}.get(plan["queue"], plan["queue"]),
         )
         yield "replicas", _replicas(plan)
-        if _settings(plan) > 1:
+        if _configurations(plan) > 1:
             yield "runner-up", _runner_up(plan)
     yield "binds", _binds(plan)
     if found:
@@ -91,16 +92,16 @@ def _parts(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "no option", f"the lines to serve with cannot carry what was simulated of {'; '.join(unsaid)}"
 
 
-def _settings(plan: Mapping[str, Any]) -> int:
-    return math.prod(len(values) for values in plan["settings"].values())
+def _configurations(plan: Mapping[str, Any]) -> int:
+    return math.prod(len(values) for values in plan["axes"].values())
 
 
 def _called(at: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} = {_plain(value)}" for name, value in at.items()) or "the only setting"
+    return ", ".join(f"{name} = {_plain(value)}" for name, value in at.items()) or "the only configuration"
 
 
-def _on(setting: Mapping[str, Any]) -> str:
-    return f", on {counted(setting['replicas'], 'replica')}"
+def _on(configuration: Mapping[str, Any]) -> str:
+    return f", on {counted(configuration['replicas'], 'replica')}"
 
 
 def _sure(share: float, rounded: Callable[[float], int] = math.floor) -> str:
@@ -121,7 +122,7 @@ def _assurance(plan: Mapping[str, Any]) -> str:
     if not plan["found"]:
         states = plan["races"][-1]["states"]
         fail, most = states.get(FAILED, 0), sum(states.values())
-        text = f"{'all' if fail == most else fail} of {counted(most, 'setting')} fail"
+        text = f"{'all' if fail == most else fail} of {counted(most, 'configuration')} fail"
         if fail == most == 1:
             text = "it fails"
         text += f" on {counted(plan['races'][-1]['gpus'], 'GPU')}"
@@ -135,16 +136,15 @@ def _assurance(plan: Mapping[str, Any]) -> str:
     so_long = "; whether its queue grows one cannot tell in runs so long" if plan["queue"] == CANNOT_TELL else ""
     of = asked["objective"] or "the largest share of a limit that is used up"
     zone = f"{100 * asked['indifference']:.3g} %"
-    if _settings(plan) == 1:
+    if _configurations(plan) == 1:
         holds = f"{at_least} that it holds" if plan["assurance"] else "not decided: whether it holds"
         return f"{holds} all limits{_early(plan)}{so_long}"
     if plan["is_decided"]:
         return f"{at_least} that it holds, and that none on as few GPUs is better by over {zone} in {of}{so_long}"
     wider = "" if plan["ended_early"] else f", with an indifference zone above {zone} they may"
     only = f"{sure} only" if plan["assurance"] else "not decided"
-    return (
-        f"{only}: {counted(plan['tied'], 'setting')} may be better by over {zone} in {of}{_early(plan)}{wider}{so_long}"
-    )
+    tied = counted(plan["tied"], "configuration")
+    return f"{only}: {tied} may be better by over {zone} in {of}{_early(plan)}{wider}{so_long}"
 
 
 def _early(plan: Mapping[str, Any]) -> str:
@@ -155,11 +155,11 @@ def _early(plan: Mapping[str, Any]) -> str:
     return "; the most replications that a plan takes do not tell"
 
 
-def _limit(limit: Mapping[str, Any], setting: Mapping[str, Any]) -> str:
+def _limit(limit: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:
     within = ">=" if limit["name"] == "goodput" else "<="
     unit = " s" if limit["unit"] == "s" else ""
     unknown = "not all requests keep their limits" if limit["name"] == "goodput" else "never served"
-    unknown = "its queue grows" if setting["grows"] else unknown
+    unknown = "its queue grows" if configuration["grows"] else unknown
     mean = unknown if limit["mean"] is None else f"{_plain(limit['mean'])}{unit}"
     bounds = (
         "" if limit["low"] is None or limit["high"] is None else f" ({_plain(limit['low'])} to {_plain(limit['high'])})"
@@ -171,7 +171,7 @@ def _replicas(plan: Mapping[str, Any]) -> str:
     best, fewer = plan["best"], plan["fewer"]
     needed = counted(best["replicas"], "replica")
     if fewer is None:
-        reason = "no setting that fits on fewer GPUs holds on these"
+        reason = "no configuration that fits on fewer GPUs holds on these"
         if best["gpus"] == plan["least_gpus"]:
             reason = "there is no fewer"
         elif plan["ended_early"]:
@@ -180,11 +180,11 @@ def _replicas(plan: Mapping[str, Any]) -> str:
     nearest = fewer["nearest"]
     worst = max(nearest["limits"], key=_used_up)
     if fewer["verdict"] == "fails":
-        none = "no setting holds" if _settings(plan) > 1 else "it fails"
+        none = "no configuration holds" if _configurations(plan) > 1 else "it fails"
         sure = f"{none} on {counted(fewer['gpus'], 'GPU')} ({_so_sure(plan, fewer['assurance'])})"
     else:
         sure = f"whether {counted(fewer['gpus'], 'GPU')} would do one cannot tell"
-    there = "the nearest has" if _settings(plan) > 1 else "with"
+    there = "the nearest has" if _configurations(plan) > 1 else "with"
     return f"{needed}; {sure}, {there} {_limit(worst, nearest)}"
 
 
@@ -199,10 +199,10 @@ def _used_up(limit: Mapping[str, Any]) -> float:
 def _runner_up(plan: Mapping[str, Any]) -> str:
     second = plan["runner_up"]
     if second is None:
-        return "none: no other setting holds"
+        return "none: no other configuration holds"
     of = plan["asked"]["objective"] or "largest share of a limit"
     # Those that the race did not have to tell apart.
-    others = f"; {counted(plan['tied'] - 1, 'more setting')} may be as good" if plan["tied"] > 1 else ""
+    others = f"; {counted(plan['tied'] - 1, 'more configuration')} may be as good" if plan["tied"] > 1 else ""
     others = {AT_LIMIT: "; it is at a limit", CANNOT_TELL: "; whether it holds one cannot tell"}.get(
         second["verdict"], ""
     ) + others
@@ -239,7 +239,7 @@ def _cost(plan: Mapping[str, Any]) -> str:
 
 def _simulated(plan: Mapping[str, Any]) -> str:
     fewer = plan["full_grid_requests"] / plan["requests"]
-    saved = f", {fewer:.1f} times fewer than all settings to the end" if fewer > 1.05 else ""
+    saved = f", {fewer:.1f} times fewer than all configurations to the end" if fewer > 1.05 else ""
     return f"{plan['requests']:,} requests in {counted(plan['simulations'], 'simulation')}{saved}"
 
 

@@ -1,4 +1,4 @@
-"""The command `batchcube plan`: which setting, on how many replicas, and how sure."""
+"""The command `batchcube plan`: which configuration, on how many replicas, and how sure."""
 
 import shlex
 import sys
@@ -112,7 +112,7 @@ def plan(
         typer.Option(
             "--objective",
             metavar="VARIABLE",
-            help="what decides among settings on as few GPUs; the largest used-up share of a limit when left out",
+            help="what decides among configurations on as few GPUs; the largest used-up share of a limit when left out",
         ),
     ] = None,
     confidence: Annotated[
@@ -135,7 +135,7 @@ def plan(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", help="page to write or replace, .html: the answer, and figures of all settings"),
+        typer.Option("--report", help="page to write or replace, .html: the answer, and figures of all configurations"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of words")] = False,
     settings: SetOption = None,
@@ -147,11 +147,11 @@ def plan(
     quiet: QuietOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Decide which setting to serve with, on how many replicas, and say how sure that is.
+    """Decide which configuration to serve with, on how many replicas, and say how sure that is.
 
-    Settings are the combinations of all --vary, and of the axes of SPEC. All see the same requests; those that surely
-    fail a limit, or are surely worse, leave the race early. The fewest GPUs count on which a setting holds all limits,
-    simulated with as many replicas and their routing; among settings on as few, the one with most room.
+    Configurations are the combinations of all --vary, and of the axes of SPEC. All see the same requests; those that
+    surely fail a limit, or are surely worse, leave the race early. The fewest GPUs count on which one holds all limits,
+    simulated with as many replicas and their routing; among those on as few, the one with most room.
 
     With -o a plan that was stopped goes on when it is given again. With --shard a machine does its part of the next
     look; batchcube merge takes what all parts showed and says whether there is another look, or writes the answer.
@@ -160,7 +160,7 @@ def plan(
     of tables for the model and GPU (batchcube calibrate list; others need the extra `hardware`), and what else is
     assumed is printed.
 
-    Exit status 1 when no setting holds; the nearest miss is printed.
+    Exit status 1 when no configuration holds; the nearest miss is printed.
     """
     from ..progress import print_lines
 
@@ -229,12 +229,12 @@ def plan(
 
 
 def tell_answer(answer: "Answer") -> None:
-    """Print an answer in words; exit status 1 when no setting holds."""
+    """Print an answer in words; exit status 1 when no configuration holds."""
     print(answer)
     _require_found(answer)
 
 
 def _require_found(answer: "Answer") -> None:
     if not answer.found:
-        print("batchcube: no setting holds all limits", file=sys.stderr)
+        print("batchcube: no configuration holds all limits", file=sys.stderr)
         raise typer.Exit(1)

@@ -1,1 +1,1 @@
-"""From a question to a decision: which of many settings, on how many replicas, and how sure."""
+"""From a question to a decision: which of many configurations, on how many replicas, and how sure."""

@@ -28,7 +28,7 @@ _HOUR_S = 3600.0
 # From here on they bind: shares of steps at the cap, of the cache at its peak, of what can be served, of the budget.
 _OFTEN, _FULL, _LOADED, _FILLED = 0.05, 0.95, 0.8, 0.5
 At = dict[str, Any]
-"""A setting: value by axis."""
+"""A configuration: value by axis."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A setting on some replicas, and what became of it."""
+class Configuration:
+    """A configuration on some replicas, and what became of it."""
 
     at: At
     replicas: int
@@ -81,7 +81,7 @@ class Fewer:
     gpus: int
     verdict: str
     """"fails", or "cannot tell"."""
-    nearest: Setting
+    nearest: Configuration
     assurance: float
 
 
@@ -91,11 +91,11 @@ class Answer:
 
     title: str
     asked: dict[str, Any]
-    settings: dict[str, list[Any]]
-    """Axes and their values."""
+    axes: dict[str, list[Any]]
+    """What may vary, and its values."""
     found: bool
-    """Whether a setting holds all limits."""
-    best: Setting
+    """Whether a configuration holds all limits."""
+    best: Configuration
     """The best, or the nearest miss."""
     is_decided: bool
     assurance: float
@@ -103,10 +103,10 @@ class Answer:
     queue: str
     fewer: Fewer | None
     least_gpus: int
-    """On which a replica of a setting fits."""
+    """On which a replica of a configuration fits."""
     runner_up: RunnerUp | None
     tied: int
-    """Settings that are neither known to fail nor to be worse, beside the best."""
+    """Configurations that are neither known to fail nor to be worse, beside the best."""
     binds: tuple[str, ...]
     measures: dict[str, float | None]
     """Of the best; fractions, tokens and seconds."""
@@ -118,22 +118,22 @@ class Answer:
     unsaid: dict[str, list[str]]
     """Settings that were simulated, and that the line of an engine cannot carry."""
     races: tuple[dict[str, Any], ...]
-    """For each number of GPUs, the fewest first: chance of error, and every setting with its state."""
+    """For each number of GPUs, the fewest first: chance of error, and every configuration with its state."""
     rounds: tuple[dict[str, Any], ...]
     simulations: int
     requests: int
     """That were simulated."""
     full_grid_requests: int
-    """That all settings on as many GPUs with as many replications as the best needed would have taken."""
+    """That all configurations would have taken on each number of GPUs, each as often as the one that raced longest."""
     ended_early: bool
     is_hopeless: bool
-    """Whether no setting holds, and more GPUs seem to make no difference."""
+    """Whether no configuration holds, and more GPUs seem to make no difference."""
     overlaps: bool
     """Whether replications are windows of one recorded trace: they overlap, and all of it is less sure than it says."""
     assumed: tuple[str, ...]
     notes: tuple[str, ...]
     cube: "xr.Dataset | None" = field(default=None, compare=False)
-    """Of the race that decided: what was simulated of each setting."""
+    """Of the race that decided: what was simulated of each configuration."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return all but the cube as JSON has it."""
@@ -162,16 +162,16 @@ class Answer:
 def restored(table: Any, cube: "xr.Dataset") -> Answer:
     """Return the answer that its JSON and its cube hold."""
     again: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
-    again["best"] = _restored_setting(table["best"])
+    again["best"] = _restored_one(table["best"])
     if (fewer := table["fewer"]) is not None:
-        again["fewer"] = Fewer(**{**fewer, "nearest": _restored_setting(fewer["nearest"])})
+        again["fewer"] = Fewer(**{**fewer, "nearest": _restored_one(fewer["nearest"])})
     if table["runner_up"] is not None:
         again["runner_up"] = RunnerUp(**table["runner_up"])
     return Answer(**again, cube=cube)
 
 
-def _restored_setting(table: Mapping[str, Any]) -> Setting:
-    return Setting(**{**table, "limits": tuple(Limit(**limit) for limit in table["limits"])})
+def _restored_one(table: Mapping[str, Any]) -> Configuration:
+    return Configuration(**{**table, "limits": tuple(Limit(**limit) for limit in table["limits"])})
 
 
 def answer_of(
@@ -183,19 +183,19 @@ def answer_of(
     mean_prompts: Sequence[float],
     most_served: Callable[[int, int], float],
 ) -> Answer:
-    """Return what a decision comes to; mean prompts are tokens by setting, `most_served` the requests/s of one."""
+    """Return what a decision comes to; mean prompts are tokens by configuration, `most_served` requests/s of one."""
     race = decision.race
     found = race.found.best is not None
     place = race.found.best if race.found.best is not None else _nearest(race)
-    best = _setting(question, race, place)
-    point = question.on(best.replicas, [int(race.settings[place])])[0]
+    best = _configuration(question, race, place)
+    point = question.on(best.replicas, [int(race.numbers[place])])[0]
     count = int(race.found.replications[place])
     report = {
         name: column.mean(axis=0)
         for name, column in values.report(race.same[[place]], race.replicas[[place]], count).items()
     }
-    served = most_served(int(race.settings[place]), best.replicas)
-    measures = _measures(point, report, mean_prompts[int(race.settings[place])])
+    served = most_served(int(race.numbers[place]), best.replicas)
+    measures = _measures(point, report, mean_prompts[int(race.numbers[place])])
     measures["load_fraction"] = question.rate / served
     per_gpu = _tokens_per_gpu(question, measures, best.gpus) if found else None
     requests = point.workload.requests or int(report["requests"])
@@ -203,7 +203,7 @@ def answer_of(
     return Answer(
         title=question.sweep.title,
         asked=question.asked(),
-        settings={axis.name: list(axis.labels) for axis in question.sweep.grid.axes},
+        axes={axis.name: list(axis.labels) for axis in question.sweep.grid.axes},
         found=found,
         best=best,
         is_decided=race.found.is_decided,
@@ -218,7 +218,7 @@ def answer_of(
         output_tokens_per_gpu_second=per_gpu,
         cost_per_million_output_tokens=_cost(question, per_gpu, 1.0),
         cost_per_million_tokens=_cost(question, per_gpu, measures["output_tokens"] / measures["tokens"]),
-        commands=lines_to_serve(question.model, point, question.given(int(race.settings[place]))) if found else {},
+        commands=lines_to_serve(question.model, point, question.given(int(race.numbers[place]))) if found else {},
         unsaid=unsaid_of(point, has_specification=question.spec is not None) if found else {},
         races=tuple(_race(question, decision.races[gpus]) for gpus in sorted(decision.races)),
         rounds=tuple(rounds),
@@ -239,8 +239,8 @@ def _nearest(race: Race) -> int:
     return int(ratios.max(axis=0).argmin())
 
 
-def _setting(question: Question, race: Race, place: int) -> Setting:
-    number, replicas, found = int(race.settings[place]), int(race.replicas[place]), race.found
+def _configuration(question: Question, race: Race, place: int) -> Configuration:
+    number, replicas, found = int(race.numbers[place]), int(race.replicas[place]), race.found
     (point,) = question.on(replicas, [number])
     limits = tuple(
         _limit(criterion, found.verdicts[row, place], *(float(bound[row, place]) for bound in found.ratios[:3]))
@@ -249,7 +249,7 @@ def _setting(question: Question, race: Race, place: int) -> Setting:
     objective = float(found.objective[place])
     if question.wants_more:
         objective = -objective
-    return Setting(
+    return Configuration(
         at=question.at(number),
         replicas=replicas,
         gpus=replicas * gpus_each(point),
@@ -270,7 +270,7 @@ def _limit(criterion: Criterion, verdict: str, mean: float, low: float, high: fl
 
 
 def _assurance(decision: Decision, gpus: int) -> float:
-    """Return 1 - the error of the race on so many GPUs, and of all that kept settings from it."""
+    """Return 1 - the error of the race on so many GPUs, and of all that kept configurations from it."""
     race = decision.races[gpus]
     if not race.found.is_decided and race.best is None:
         return 0.0
@@ -281,7 +281,7 @@ def _assurance(decision: Decision, gpus: int) -> float:
 def _fewer(question: Question, decision: Decision, gpus: int) -> Fewer:
     race = decision.races[gpus]
     surely = race.found.is_decided and bool((race.found.states == FAILED).all())
-    nearest = _setting(question, race, _nearest(race))
+    nearest = _configuration(question, race, _nearest(race))
     assurance = _assurance(decision, gpus) if surely else 0.0
     return Fewer(gpus, "fails" if surely else "cannot tell", nearest, assurance)
 
@@ -298,26 +298,26 @@ def _runner_up(question: Question, race: Race) -> RunnerUp | None:
     verdict = HOLDS if (found.verdicts[:, place] == HOLDS).all() else CANNOT_TELL
     if found.states[place] == AT_LIMIT:
         verdict = AT_LIMIT
-    number = int(race.settings[place])
+    number = int(race.numbers[place])
     return RunnerUp(question.at(number), int(race.replicas[place]), verdict, -sign * mean, low, high)
 
 
 def _tied(race: Race) -> int:
-    """Return how many settings are neither known to fail nor to be worse, beside the best."""
+    """Return how many configurations are neither known to fail nor to be worse, beside the best."""
     states = np.delete(race.found.states, race.found.best or 0)
     return int((~np.isin(states, (FAILED, BEATEN, AT_LIMIT))).sum())
 
 
 def _race(question: Question, race: Race) -> dict[str, Any]:
-    every = [asdict(_setting(question, race, place)) for place in range(len(race.settings))]
-    settings = [{**one, "limits": list(one["limits"])} for one in every]
+    every = [asdict(_configuration(question, race, place)) for place in range(len(race.numbers))]
+    configurations = [{**one, "limits": list(one["limits"])} for one in every]
     states = Counter(race.found.states.tolist())
     about = {"gpus": race.gpus, "alpha": race.alpha, "is_decided": race.found.is_decided, "states": dict(states)}
-    return about | {"settings": settings}
+    return about | {"configurations": configurations}
 
 
 def _full_grid(question: Question, decision: Decision, requests: int) -> int:
-    """Return the requests of all settings with as many replications as the longest look of each race."""
+    """Return the requests of all configurations in as many replications as the longest look of each race."""
     looked = sum(int(race.found.replications.max()) for race in decision.races.values())
     return looked * len(question.sweep.grid.points) * requests
 

@@ -103,7 +103,7 @@ def shard_plan(
 def merge_plan(output: str | os.PathLike[str], *, progress: Progress | None = None) -> Answer:
     """Write the answer that `decide` would have given, of the shards of all looks, and return it; see `merge_shards`.
 
-    What the best setting serves at most is simulated, in a moment.
+    What the best configuration serves at most is simulated, in a moment.
     """
 
     def course_of(about: About, sweep: Sweep, target: Path) -> PlanCourse:
@@ -268,7 +268,7 @@ def _same_plan(target: Path, identity: dict[str, str]) -> Answer:
 
 
 def _on_replicas(sweep: Sweep, replicas: NDArray[np.int64]) -> Sweep:
-    """Return a sweep whose specification says the replicas (setting,) that were simulated, or which variable does."""
+    """Return a sweep whose specification says the replicas (configuration,) simulated, or which variable does."""
     numbers = set(replicas[replicas > 0].tolist())
     server = {**sweep.document["server"], "servers": min(numbers) if len(numbers) == 1 else "plan_replicas"}
     return sweep.worded({**sweep.document, "server": server})
@@ -283,18 +283,18 @@ def _cube(
     made_by: Sequence[MadeBy],
     identity: dict[str, str],
 ) -> xr.Dataset:
-    """Build the cube of the race that decided: what was simulated of each setting, NaN where it had left the race."""
+    """Build the cube of the race that decided: what was simulated of each configuration, NaN where it had left."""
     race = decision.race
     replicas = decider.replicas_on(race.gpus)
     found, shape = race.found, question.sweep.grid.shape
     points, most = len(question.sweep.grid.points), int(race.found.replications.max())
     states = np.full(points, STATES.index("not looked at"), np.int64)
     seen = np.zeros(points, np.int64)
-    # Settings that are not in this race failed in one on more GPUs.
+    # Configurations that are not in this race failed in one on more GPUs.
     for other in decision.races.values():
-        states[other.settings[other.found.states == FAILED]] = STATES.index(FAILED)
-    states[race.settings] = [STATES.index(state) for state in found.states]
-    seen[race.settings] = found.replications
+        states[other.numbers[other.found.states == FAILED]] = STATES.index(FAILED)
+    states[race.numbers] = [STATES.index(state) for state in found.states]
+    seen[race.numbers] = found.replications
     if race.best is not None:
         states[race.best] = STATES.index("best")
     arrays: dict[str, NDArray[Any]] = {}
@@ -303,12 +303,12 @@ def _cube(
             arrays[name] = np.full((points, most, place.stop - place.start), np.nan)
     ratio = np.full((points, most), np.nan)
     queues = np.full(points, QUEUES.index(CANNOT_TELL), np.int64)
-    for row, (setting, count) in enumerate(zip(race.settings.tolist(), found.replications.tolist(), strict=True)):
+    for row, (number, count) in enumerate(zip(race.numbers.tolist(), found.replications.tolist(), strict=True)):
         report = decider.values.report(race.same[[row]], race.replicas[[row]], count)
         for name, array in arrays.items():
-            array[setting, :count] = report[name].reshape(count, -1)
-        ratio[setting, :count] = decider.ratios(race.same[[row]], race.replicas[[row]], count).max(axis=0)[0]
-        queues[setting] = QUEUES.index(_queue(decider, race, row))
+            array[number, :count] = report[name].reshape(count, -1)
+        ratio[number, :count] = decider.ratios(race.same[[row]], race.replicas[[row]], count).max(axis=0)[0]
+        queues[number] = QUEUES.index(_queue(decider, race, row))
     for name, array in arrays.items():
         extra = array.shape[2:] if REGISTRY[name].extra else ()
         arrays[name] = array.reshape((*shape, most, *extra))
@@ -327,8 +327,8 @@ def _cube(
             "flag_values": np.arange(len(meanings), dtype=np.int64),
             "flag_meanings": " ".join(meaning.replace(" ", "_") for meaning in meanings),
         }
-    # What became of each setting is in the variables.
-    short = {**answer.as_dict(), "races": [{**one, "settings": []} for one in answer.races]}
+    # What became of each configuration is in the variables.
+    short = {**answer.as_dict(), "races": [{**one, "configurations": []} for one in answer.races]}
     return cube.assign_attrs({"plan": json.dumps(short), IDENTITY: _sha256(identity)})
 
 

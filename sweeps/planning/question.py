@@ -41,7 +41,7 @@ class Question:
     """What is to be decided."""
 
     sweep: Sweep
-    """All settings, each a point, on two replicas: as many as it takes for all rules to apply."""
+    """All configurations, each a point, on two replicas: as many as it takes for all rules to apply."""
     criteria: tuple[Criterion, ...]
     rate: float
     """Requests per second."""
@@ -64,7 +64,7 @@ class Question:
     spec: str | None
     """The specification, as it was named; None without one."""
     stated: dict[str, Any]
-    """What stands over it at every setting, by path."""
+    """What stands over it in every configuration, by path."""
     parts: int | None
     """Of a recorded trace, each a replication, and no more than these; None where replications have no end."""
 
@@ -99,13 +99,13 @@ class Question:
         return {name: value for name, value in vars(self).items() if name not in ("sweep", "budget", "budget_s")}
 
     def at(self, number: int) -> dict[str, Any]:
-        """Return a setting, by its number: value by axis."""
+        """Return a configuration, by its number: value by axis."""
         grid = self.sweep.grid
         position = np.unravel_index(number, grid.shape) if grid.shape else ()
         return {axis.name: axis.labels[int(k)] for axis, k in zip(grid.axes, position, strict=True)}
 
     def given(self, number: int) -> dict[str, Any] | None:
-        """Return what the scheduler of a replica is given to follow a setting; None without a specification.
+        """Return what the scheduler of a replica is given to follow a configuration; None without a specification.
 
         See `sweeps.serving.given.Options`.
         """
@@ -117,11 +117,11 @@ class Question:
         return {"spec": self.spec, "set": {path: v for path, v in chosen.items() if path not in _OF_ALL_REPLICAS}}
 
     def called(self, number: int) -> str:
-        """Return a setting in words."""
-        return ", ".join(f"{name} = {value}" for name, value in self.at(number).items()) or "the only setting"
+        """Return a configuration in words."""
+        return ", ".join(f"{name} = {value}" for name, value in self.at(number).items()) or "the only configuration"
 
     def on(self, replicas: int, numbers: Sequence[int]) -> list[Point]:
-        """Return some settings, by their numbers, on so many replicas each."""
+        """Return some configurations, by their numbers, on so many replicas each."""
         # With one replica nothing is routed, and nothing waits for another's step.
         routed: dict[str, Any] = {"routing": "round_robin", "lockstep": False} if replicas == 1 else {}
         return [
@@ -542,7 +542,7 @@ def _require_plannable(sweep: Sweep, criteria: Sequence[Criterion], objective: s
             )
     rates = {getattr(point.workload.arrivals, "rate_per_s", None) for point in sweep.grid.points}
     if len(rates) > 1:
-        raise InputError("settings are compared at one arrival rate; give `rate`", file=sweep.source)
+        raise InputError("configurations are compared at one arrival rate; give `rate`", file=sweep.source)
 
 
 def _problem(point: Point, criteria: Sequence[Criterion]) -> str | None:

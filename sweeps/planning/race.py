@@ -1,6 +1,7 @@
-"""How a plan is decided: settings race on a number of GPUs, at fewer and fewer of them until none holds its limits.
+"""How a plan is decided: configurations race on a number of GPUs, at fewer and fewer until none holds its limits.
 
-All of it is one generator, which asks for simulations and is told when they are there; see docs/planning.md.
+The systems of a race, in the word of `results.selection`, are the configurations in it. All of it is one generator,
+which asks for simulations and is told when they are there; see docs/planning.md.
 """
 
 import json
@@ -25,57 +26,57 @@ from .serving import gpus_each, of_a_server
 from .values import ARRIVED, Values, Wanted
 
 MOST = 256
-"""Replications of a setting at most."""
+"""Replications of a configuration at most."""
 COMPARED = 4 * FIRST
-"""Replications at which settings are compared first. A cap that is reached in every tenth replication, and harms there,
-may have done no harm in the first look, and is not to win by it: there settings leave that fail, and no others."""
+"""Replications at which configurations are compared first. A cap that is reached in every tenth replication, and harms
+there, may have done no harm in the first look, and is not to win by it: there those leave that fail, and no others."""
 _OF_FIRST, _OF_QUEUE = 0.25, 0.1
 """Shares of the error of a race: of its first look, and of what is said of queues."""
 _MORE, _GAIN = 1.5, 0.1
 """With so many times the GPUs the least of the largest ratios comes nearer to 1 by this share, or it is asked whether
 the most GPUs hold."""
 PROMISING = 32
-"""Settings that are looked at to find the number of GPUs to begin with."""
+"""Configurations that are looked at to find the number of GPUs to begin with."""
 
 
 class Race(NamedTuple):
-    """What is known of settings on a number of GPUs."""
+    """What is known of configurations on a number of GPUs."""
 
     gpus: int
-    settings: NDArray[np.int64]
-    """`(system,)` their numbers: those that are not known to fail on more GPUs."""
+    numbers: NDArray[np.int64]
+    """`(system,)`, of the configurations: those that are not known to fail on more GPUs."""
     replicas: NDArray[np.int64]
     """`(system,)`."""
     found: Selection
     same: NDArray[np.int64]
-    """`(system,)` number of the setting that was simulated in its place, as both were the same before; or its own."""
+    """`(system,)` number of the configuration simulated in its place, as both were the same before; or its own."""
     alpha: float
     """Chance of error that it was allowed."""
     queue: str
     """Of the best: whether it stays within bounds; "" without a best."""
     grows: NDArray[np.bool_]
-    """`(system,)`, whether a setting fails as its queue is known to grow."""
+    """`(system,)`, whether it fails as its queue is known to grow."""
 
     @property
     def best(self) -> int | None:
-        """Number of the setting that is best."""
-        return None if self.found.best is None else int(self.settings[self.found.best])
+        """Number of the configuration that is best."""
+        return None if self.found.best is None else int(self.numbers[self.found.best])
 
 
 @dataclass
 class Decision:
     """What the races came to."""
 
-    settings: int
+    configurations: int
     """How many there are."""
     races: dict[int, Race]
     """By GPUs."""
     gpus: int
-    """On which a setting holds; the most that were tried where none does."""
+    """On which a configuration holds; the most that were tried where none does."""
     ended_early: bool
     """Whether the budget ended a race."""
     is_hopeless: bool
-    """Whether no setting holds, and more GPUs seem to make no difference."""
+    """Whether no configuration holds, and more GPUs seem to make no difference."""
 
     @property
     def race(self) -> Race:
@@ -83,11 +84,11 @@ class Decision:
         return self.races[self.gpus]
 
     def alpha(self, gpus: int) -> float:
-        """Return the chance of error of the race on so many GPUs, and of all on more that kept settings from it."""
-        absent = set(range(self.settings)) - set(self.races[gpus].settings.tolist())
+        """Return the chance of error of the race on so many GPUs, and of all on more that kept others from it."""
+        absent = set(range(self.configurations)) - set(self.races[gpus].numbers.tolist())
         used = [self.races[gpus]]
         for other, race in self.races.items():
-            if other > gpus and absent & set(race.settings[race.found.states == FAILED].tolist()):
+            if other > gpus and absent & set(race.numbers[race.found.states == FAILED].tolist()):
                 used.append(race)
         return sum(race.alpha for race in used)
 
@@ -109,23 +110,23 @@ class Decider:
         self.question, self.values, self.say = question, values, say
         points = question.sweep.grid.points
         self.gpus_each = np.array([gpus_each(point) for point in points], np.int64)
-        """`(setting,)` GPUs of a replica."""
+        """`(configuration,)` GPUs of a replica."""
         self._least = np.array([of_a_server(point) for point in points], np.int64)
-        """`(setting,)` replicas at least: so many as step together, and then no more."""
+        """`(configuration,)` replicas at least: so many as step together, and then no more."""
         self._most = np.where(self._least > 1, self._least, question.replicas_max)
         self._over_budget = over_budget
         self._most_served = most_served
         count = MOST if question.parts is None else min(MOST, question.parts)
         self._planned = looks(min(COMPARED, count), count)
         self._overloaded: set[tuple[int, int]] = set()
-        """Settings on replicas whose queue is known to grow."""
+        """Configurations on replicas whose queue is known to grow."""
         self._stopped = self._is_hopeless = False
         shapes = np.unique([self.gpus_each, self._least, self._most], axis=1).T.tolist()
         self.levels = sorted({count * each for each, least, most in shapes for count in range(least, most + 1)})
         self.rounds: list[dict[str, Any]] = []
 
     def replicas_on(self, gpus: int) -> NDArray[np.int64]:
-        """Return the replicas (setting,) that so many GPUs hold, 0 where not one."""
+        """Return the replicas (configuration,) that so many GPUs hold, 0 where not one."""
         replicas = np.minimum(gpus // self.gpus_each, self._most)
         return np.where(replicas < self._least, 0, replicas)
 
@@ -155,10 +156,10 @@ class Decider:
     # Where to begin -------------------------------------------------------------------------------------------------
 
     def _guess(self) -> Generator[list[Wanted], None, int]:
-        """Return the level at which a setting seems to hold, and at none below; by a single replication."""
+        """Return the level at which a configuration seems to hold, and at none below; by a single replication."""
         every = np.arange(len(self.gpus_each))
         on = np.clip(self.question.start, self._least, self._most)
-        self.say(f"looking at {counted(len(every), 'setting')} for the GPUs that they need")
+        self.say(f"looking at {counted(len(every), 'configuration')} for the GPUs that they need")
         yield from self._need(every, on, 1)
         ratio = self.ratios(every, on, 1).max(axis=0)[:, 0]
         # What replicas serve that have more than enough to do is what they can serve.
@@ -194,10 +195,10 @@ class Decider:
                 low = middle
         return high
 
-    def _least_ratio(self, settings: NDArray[np.int64], level: int) -> Generator[list[Wanted], None, float]:
-        """Return the least of settings' largest ratios, in a single replication; infinity where no replica is there."""
+    def _least_ratio(self, numbers: NDArray[np.int64], level: int) -> Generator[list[Wanted], None, float]:
+        """Return the least of largest ratios, in a single replication; infinity where no replica is there."""
         replicas = self.replicas_on(self.levels[level])
-        there = settings[replicas[settings] > 0]
+        there = numbers[replicas[numbers] > 0]
         if not len(there):
             return math.inf
         yield from self._need(there, replicas, 1)
@@ -221,7 +222,7 @@ class Decider:
                 return self._raced(gpus, systems, found, same, alpha, queue)
             self.say(f"{self.question.called(best)} keeps its limits for so long, but its queue grows: it fails")
             alike = systems[same == same[found.best]]
-            self._overloaded |= {(setting, int(replicas[found.best])) for setting in alike.tolist()}
+            self._overloaded |= {(number, int(replicas[found.best])) for number in alike.tolist()}
 
     def _raced(
         self, gpus: int, systems: NDArray[np.int64], found: Selection, same: NDArray[np.int64], alpha: float, queue: str
@@ -231,11 +232,11 @@ class Decider:
         return Race(gpus, systems, replicas, found, systems[same], alpha, queue, grows)
 
     def _left(self, gpus: int, races: dict[int, Race]) -> NDArray[np.int64]:
-        """Return the settings that are not known to fail on more GPUs, and of which a replica is there."""
+        """Return the configurations that are not known to fail on more GPUs, and of which a replica is there."""
         failed = {
-            int(setting)
+            int(number)
             for other, race in races.items()
-            for setting, state in zip(race.settings, race.found.states, strict=True)
+            for number, state in zip(race.numbers, race.found.states, strict=True)
             if other > gpus and state == FAILED
         }
         there = self.replicas_on(gpus) > 0
@@ -279,54 +280,54 @@ class Decider:
     def _select(self, objective: FloatArray, ratios: FloatArray, planned: Sequence[int], alpha: float) -> Selection:
         return select(objective, ratios, planned, alpha=alpha, indifference=self.question.indifference)
 
-    def _table(self, settings: NDArray[np.int64], gpus: int, seen: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+    def _table(self, numbers: NDArray[np.int64], gpus: int, seen: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """Return objective (system, replication) and ratios (criterion, system, replication) of those seen (system,).
 
         NaN stands for replications of those who had left the race.
         """
         most = int(seen.max())
-        ratios = np.full((len(self.question.criteria), len(settings), most), np.nan)
-        objective = np.full((len(settings), most), np.nan)
-        for number in np.unique(seen):
-            rows = np.flatnonzero(seen == number)
-            ratios[:, rows, :number] = self.ratios(settings[rows], self.replicas_on(gpus)[settings[rows]], number)
-            objective[rows, :number] = self._objective(settings[rows], gpus, number, ratios[:, rows, :number])
+        ratios = np.full((len(self.question.criteria), len(numbers), most), np.nan)
+        objective = np.full((len(numbers), most), np.nan)
+        for count in np.unique(seen):
+            rows = np.flatnonzero(seen == count)
+            ratios[:, rows, :count] = self.ratios(numbers[rows], self.replicas_on(gpus)[numbers[rows]], count)
+            objective[rows, :count] = self._objective(numbers[rows], gpus, count, ratios[:, rows, :count])
         return objective, ratios
 
-    def ratios(self, settings: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> FloatArray:
+    def ratios(self, numbers: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> FloatArray:
         """Return each statistic over its limit, (criterion, system, replication); inf where a queue grows."""
-        report = self.values.report(settings, replicas, count)
+        report = self.values.report(numbers, replicas, count)
         every = [criterion.ratios(criterion.values(report)) for criterion in self.question.criteria]
-        found: FloatArray = np.reshape(every, (len(every), len(settings), count))
-        for row, at in enumerate(zip(settings.tolist(), replicas.tolist(), strict=True)):
+        found: FloatArray = np.reshape(every, (len(every), len(numbers), count))
+        for row, at in enumerate(zip(numbers.tolist(), replicas.tolist(), strict=True)):
             if at in self._overloaded:
                 found[:, row] = np.inf
         return found
 
-    def _objective(self, settings: NDArray[np.int64], gpus: int, count: int, ratios: FloatArray) -> FloatArray:
+    def _objective(self, numbers: NDArray[np.int64], gpus: int, count: int, ratios: FloatArray) -> FloatArray:
         """Return what is to be least, (system, replication)."""
         name = self.question.objective
         if name is None:
             largest: FloatArray = ratios.max(axis=0)
             return largest
-        values = self.values.of(name, settings, self.replicas_on(gpus)[settings], count)
+        values = self.values.of(name, numbers, self.replicas_on(gpus)[numbers], count)
         return -values if self.question.wants_more else values
 
-    def _queue(self, setting: int, replicas: int, count: int, chance: float) -> Generator[list[Wanted], None, str]:
-        """Say whether the queue of a setting stays within bounds, by more replications where it cannot be told.
+    def _queue(self, number: int, replicas: int, count: int, chance: float) -> Generator[list[Wanted], None, str]:
+        """Say whether the queue of a configuration stays within bounds, by more replications where it cannot be told.
 
         Where none are left, by what it serves that always has work. `chance` is that of an error, of each interval at
         each look.
         """
         while True:
-            found = self.judged(setting, replicas, count, confidence=1.0 - chance)
+            found = self.judged(number, replicas, count, confidence=1.0 - chance)
             more = [look for look in self._planned if look > count]
             if found != overload.CANNOT_TELL:
                 return found
             if not more:
-                over = self._most_served(setting, replicas) <= self.question.rate
+                over = self._most_served(number, replicas) <= self.question.rate
                 return overload.OVERLOADED if over else overload.CANNOT_TELL
-            wanted = self.values.missing([setting], replicas, more[0])
+            wanted = self.values.missing([number], replicas, more[0])
             if self._over_budget(wanted):
                 self._stopped = True
                 return found
@@ -334,10 +335,10 @@ class Decider:
             if wanted:
                 yield wanted
 
-    def judged(self, setting: int, replicas: int, count: int, confidence: float = 0.95) -> str:
-        """Say what the queue of a setting does in its first replications; see `overload.judge`."""
-        report = self.values.report(np.array([setting]), np.array([replicas]), count)
-        (point,) = self.question.on(replicas, [setting])
+    def judged(self, number: int, replicas: int, count: int, confidence: float = 0.95) -> str:
+        """Say what the queue of a configuration does in its first replications; see `overload.judge`."""
+        report = self.values.report(np.array([number]), np.array([replicas]), count)
+        (point,) = self.question.on(replicas, [number])
         tables = {name: getattr(point, name).model_dump(mode="json") for name in ("workload", "policy", "server")}
         variables: dict[str, Any] = {name: (REPLICATION, values) for name, values in report.items() if values.ndim == 1}
         if not np.isnan(report[ARRIVED]).any():
@@ -348,14 +349,14 @@ class Decider:
     # Simulations ----------------------------------------------------------------------------------------------------
 
     def _need(
-        self, settings: Iterable[int], replicas: NDArray[np.int64], count: int
+        self, numbers: Iterable[int], replicas: NDArray[np.int64], count: int
     ) -> Generator[list[Wanted], None, None]:
-        """Ask for what is not there of the first replications of settings, on `replicas` (setting,) each."""
+        """Ask for what is not there of first replications of configurations, on `replicas` (configuration,) each."""
         wanted: list[Wanted] = []
-        chosen = [int(setting) for setting in settings]
-        for number in sorted({int(replicas[setting]) for setting in chosen}):
-            mine = [setting for setting in chosen if replicas[setting] == number]
-            wanted += self.values.missing(mine, number, count)
+        chosen = [int(number) for number in numbers]
+        for each in sorted({int(replicas[number]) for number in chosen}):
+            mine = [number for number in chosen if replicas[number] == each]
+            wanted += self.values.missing(mine, each, count)
         if wanted:
             yield wanted
 
@@ -371,8 +372,8 @@ class Decider:
         return self._stopped
 
     def _tell(self, found: Selection, gpus: int, count: int, left: int) -> None:
-        self.rounds.append({"gpus": gpus, "replications": count, "settings": len(found.states), "left": left})
-        of = f"{int((found.states == FAILED).sum())} of {counted(len(found.states), 'setting')}"
+        self.rounds.append({"gpus": gpus, "replications": count, "configurations": len(found.states), "left": left})
+        of = f"{int((found.states == FAILED).sum())} of {counted(len(found.states), 'configuration')}"
         self.say(f"{counted(gpus, 'GPU')}, {count} replications: {of} failed, {left} {IN_RACE}")
 
 

@@ -1,4 +1,4 @@
-"""How to serve with a setting: a line to paste for each engine, and what such a line cannot say."""
+"""How to serve with a configuration: a line to paste for each engine, and what such a line cannot say."""
 
 import json
 import math

@@ -33,22 +33,22 @@ Say = Callable[[str], None]
 
 
 _Cell = tuple[int, int]
-"""Replication and point: a setting on so many replicas."""
+"""Replication and point: a configuration on so many replicas."""
 
 
 class Together(NamedTuple):
-    """Settings on some replicas, prepared together: plain data, so that a task may be done in another process."""
+    """Configurations on some replicas, prepared together: plain data, so that a task may be done in another process."""
 
     backend: str
     seed: int
     points: Mapping[int, PreparedPoint]
-    """By number of the setting."""
+    """By number of the configuration."""
 
 
-def simulate_settings(together: Together, settings: Sequence[int], replication: int) -> FloatArray:
-    """Simulate settings on a replication and return what is kept of each, (setting, value); raises InputError."""
+def simulate_configurations(together: Together, numbers: Sequence[int], replication: int) -> FloatArray:
+    """Simulate a replication of some and return what is kept of each, (configuration, value); raises InputError."""
     draws = Draws(together.seed, replication)
-    points = [together.points[setting] for setting in settings]
+    points = [together.points[number] for number in numbers]
     with np.errstate(all="ignore"):
         jobs = [draws.job(point) for point in points]
         caps = [point.setup.largest_batch for point in points]
@@ -89,7 +89,7 @@ class Simulating:
         """How many simulations were done here."""
         self._begun = self._said = time.monotonic()
         self._requests = [one.requests for one in prepared.points]
-        """By setting."""
+        """By configuration."""
         self.decider = Decider(question, self.values, say, self._is_over_budget, self.most_served)
         self._steps = self.decider.decide()
         self._look: Sequence[Wanted] = ()
@@ -98,14 +98,14 @@ class Simulating:
         self._dealt: frozenset[_Cell] | None = None
         """What is to be done of the look, where that is not all of it."""
         self._prepared: dict[int, dict[int, Together]] = {}
-        """By replicas and setting."""
+        """By replicas and configuration."""
         self._served: dict[tuple[int, int], float] = {}
-        """What a setting serves at most, in requests per second, by setting and replicas."""
-        # All settings are prepared on two replicas: their mistakes are told with their places.
+        """What a configuration serves at most, in requests per second, by its number and replicas."""
+        # All configurations are prepared on two replicas: their mistakes are told with their places.
         self._keep(2, range(len(prepared.points)), prepared)
         self._tasks: deque[Task] = deque()
         self._open: Counter[int] = Counter()
-        """How many settings of a look are left to simulate, by replication."""
+        """How many configurations of a look are left to simulate, by replication."""
         self._under_way = self._looked = self._of_look = 0
 
     def add(self, parts: Iterable[AnyPart]) -> None:
@@ -119,7 +119,7 @@ class Simulating:
         while self.decision is None and not self._left():
             for one in self._look:
                 rows = [self._known.pop(cell) for cell in self._cells(one)]
-                self.values.add(one.settings, one.replicas, one.replication, np.array(rows))
+                self.values.add(one.numbers, one.replicas, one.replication, np.array(rows))
             try:
                 self._look = next(self._steps)
                 self.round += 1
@@ -142,18 +142,18 @@ class Simulating:
         return Dealing(sorted({replication for replication, _ in cells}), points, requests)
 
     def _cells(self, wanted: Wanted) -> list[_Cell]:
-        """Return what is wanted by replication and point, which is a setting on so many replicas."""
+        """Return what is wanted by replication and point, which is a configuration on so many replicas."""
         first = wanted.replicas * len(self._requests)
-        return [(wanted.replication, first + setting) for setting in wanted.settings]
+        return [(wanted.replication, first + number) for number in wanted.numbers]
 
     def _left(self) -> list[Wanted]:
         """Return what is to be done of the look and not finished."""
         left = []
         for one in self._look:
-            cells = zip(one.settings, self._cells(one), strict=True)
+            cells = zip(one.numbers, self._cells(one), strict=True)
             mine = [k for k, cell in cells if cell not in self._known and (self._dealt is None or cell in self._dealt)]
             if mine:
-                left.append(one._replace(settings=tuple(mine)))
+                left.append(one._replace(numbers=tuple(mine)))
         return left
 
     def work(self, hands: Hands) -> bool:
@@ -161,17 +161,17 @@ class Simulating:
         self._at_once = hands.workers
         left = self._left()
         points = {point for one in left for _, point in self._cells(one)}
-        requests = sum(self._requests[setting] for one in left for setting in one.settings)
+        requests = sum(self._requests[number] for one in left for number in one.numbers)
         hands.progress.start(len(points), len({one.replication for one in left}), requests)
         self._deal(left)
         hands.run(self, hands.workers)
         return self.simulated > 0
 
-    def most_served(self, setting: int, replicas: int) -> float:
-        """Return the requests per second that a setting serves at most; NaN where that cannot be told."""
-        place = setting, replicas
+    def most_served(self, number: int, replicas: int) -> float:
+        """Return the requests per second that a configuration serves at most; NaN where that cannot be told."""
+        place = number, replicas
         if place not in self._served:
-            prepared = _prepared_together(self.question, replicas, [setting])
+            prepared = _prepared_together(self.question, replicas, [number])
             self._served[place] = served_at_most(prepared, self.backend, FEW)
         return self._served[place]
 
@@ -193,15 +193,15 @@ class Simulating:
         """Take what simulations gave."""
         wanted: Wanted = task.note
         self._under_way -= 1
-        self._looked += len(wanted.settings)
-        self._open[wanted.replication] -= len(wanted.settings)
-        self.simulated += len(wanted.settings)
+        self._looked += len(wanted.numbers)
+        self._open[wanted.replication] -= len(wanted.numbers)
+        self.simulated += len(wanted.numbers)
         if time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             self._say(f"{self._looked} of {self._of_look} simulations of this look")
         part = Part(wanted.replication, tuple(point for _, point in self._cells(wanted)), {"values": result})
         self.add([part])
-        requests = sum(self._requests[setting] for setting in wanted.settings)
+        requests = sum(self._requests[number] for number in wanted.numbers)
         return Gain([part], requests, int(not self._open[wanted.replication]))
 
     def give_up(self) -> None:
@@ -209,32 +209,32 @@ class Simulating:
 
     def _deal(self, wanted: Sequence[Wanted]) -> None:
         """Make tasks of what is wanted."""
-        self._of_look, self._looked = sum(len(one.settings) for one in wanted), 0
+        self._of_look, self._looked = sum(len(one.numbers) for one in wanted), 0
         # So many that no thread waits for another.
         most = max(1, min(REQUESTS_OF_A_TASK // max(self._requests), -(-self._of_look // (4 * self._at_once))))
         self._open = Counter()
         for one in wanted:
-            self._open[one.replication] += len(one.settings)
+            self._open[one.replication] += len(one.numbers)
             groups: dict[int, list[int]] = {}
-            for setting in one.settings:
-                groups.setdefault(id(self._together(one, setting)), []).append(setting)
+            for number in one.numbers:
+                groups.setdefault(id(self._together(one, number)), []).append(number)
             for group in groups.values():
                 together = self._together(one, group[0])
                 for start in range(0, len(group), most):
-                    some = one._replace(settings=tuple(group[start : start + most]))
-                    task = Task(simulate_settings, together, (some.settings, some.replication), some)
+                    some = one._replace(numbers=tuple(group[start : start + most]))
+                    task = Task(simulate_configurations, together, (some.numbers, some.replication), some)
                     self._tasks.append(task)
 
-    def _together(self, wanted: Wanted, setting: int) -> Together:
-        """Return what a setting is prepared in, together with all that are wanted beside it."""
+    def _together(self, wanted: Wanted, number: int) -> Together:
+        """Return what a configuration is prepared in, together with all that are wanted beside it."""
         there = self._prepared.setdefault(wanted.replicas, {})
-        if setting not in there:
-            numbers = [number for number in wanted.settings if number not in there]
-            self._keep(wanted.replicas, numbers, _prepared_together(self.question, wanted.replicas, numbers))
-        return there[setting]
+        if number not in there:
+            new = [one for one in wanted.numbers if one not in there]
+            self._keep(wanted.replicas, new, _prepared_together(self.question, wanted.replicas, new))
+        return there[number]
 
     def _keep(self, replicas: int, numbers: Sequence[int], prepared: Prepared) -> None:
-        """Keep settings that are prepared together: what they draw is told apart by numbers that hold among them."""
+        """Keep what is prepared together: what it draws is told apart by numbers that hold among these."""
         points = dict(zip(numbers, prepared.points, strict=True))
         together = Together(self.backend, self.question.sweep.seed, points)
         self._prepared.setdefault(replicas, {}).update(dict.fromkeys(numbers, together))
@@ -249,8 +249,8 @@ class Simulating:
 
 
 def _prepared_together(question: Question, replicas: int, numbers: Sequence[int]) -> Prepared:
-    """Return some settings on so many replicas, prepared; raises InputError for what only the data show."""
+    """Return some configurations on so many replicas, prepared; raises InputError for what only the data show."""
     labels = tuple(question.called(number) for number in numbers)
-    # What an error says of a point: the setting in words.
-    axis = Axis("setting", "setting", "", (), labels, ({},) * len(numbers), labelled=True)
+    # What an error says of a point: the configuration in words.
+    axis = Axis("configuration", "configuration", "", (), labels, ({},) * len(numbers), labelled=True)
     return prepare(replace(question.sweep, grid=Grid((axis,), tuple(question.on(replicas, numbers)))))

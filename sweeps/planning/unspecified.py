@@ -99,8 +99,8 @@ def assumed_of(points: Sequence[Point]) -> Iterator[str]:
 def enough_requests(sweep: Sweep, rate: float) -> int:
     """Return the requests of a replication that are enough where nobody states them; raises InputError.
 
-    They arrive in `LATENCIES` times the time that one takes in batches as full as they get, in the setting where that
-    is longest. That is seen where as many as come in a moment are there at once.
+    They arrive in `LATENCIES` times the time that one takes in batches as full as they get, in the configuration where
+    that is longest. That is seen where as many as come in a moment are there at once.
     """
     few = [
         point._replace(

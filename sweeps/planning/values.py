@@ -1,4 +1,4 @@
-"""What simulations of a plan gave: a vector of numbers for each setting, number of replicas and replication."""
+"""What simulations of a plan gave: a vector of values for each configuration, number of replicas and replication."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,9 +21,10 @@ ARRIVED = "arrived_in_two_windows"
 
 
 class Wanted(NamedTuple):
-    """Simulations that a decision needs next: settings, on so many replicas each, in a replication."""
+    """Simulations that a decision needs next: of configurations, on so many replicas each, in a replication."""
 
-    settings: tuple[int, ...]
+    numbers: tuple[int, ...]
+    """Of the configurations."""
     replicas: int
     replication: int
 
@@ -69,36 +70,36 @@ class Values:
 
     def __init__(self) -> None:
         self._found: dict[tuple[int, int], dict[int, FloatArray]] = {}
-        """By setting and replicas, then replication."""
+        """By configuration and replicas, then replication."""
         self.simulations = 0
 
-    def add(self, settings: Iterable[int], replicas: int, replication: int, rows: FloatArray) -> None:
-        """Add vectors (setting, value)."""
-        for setting, row in zip(settings, rows, strict=True):
-            self._found.setdefault((setting, replicas), {})[replication] = row
+    def add(self, numbers: Iterable[int], replicas: int, replication: int, rows: FloatArray) -> None:
+        """Add vectors (configuration, value)."""
+        for number, row in zip(numbers, rows, strict=True):
+            self._found.setdefault((number, replicas), {})[replication] = row
             self.simulations += 1
 
-    def missing(self, settings: Sequence[int], replicas: int, count: int) -> list[Wanted]:
-        """Return what is not there of the first replications of settings."""
+    def missing(self, numbers: Sequence[int], replicas: int, count: int) -> list[Wanted]:
+        """Return what is not there of the first replications of configurations."""
         wanted = []
         for replication in range(count):
-            left = tuple(k for k in settings if replication not in self._found.get((k, replicas), {}))
+            left = tuple(k for k in numbers if replication not in self._found.get((k, replicas), {}))
             if left:
                 wanted.append(Wanted(left, replicas, replication))
         return wanted
 
-    def report(self, settings: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> dict[str, NDArray[Any]]:
-        """Return the first replications of settings as a report with leading axis (setting x replication)."""
-        every = self._rows(settings, replicas, count)
+    def report(self, numbers: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> dict[str, NDArray[Any]]:
+        """Return first replications of configurations as a report with leading axis (configuration x replication)."""
+        every = self._rows(numbers, replicas, count)
         return {
             name: every[:, place] if place.stop - place.start > 1 else every[:, place.start]
             for name, place in KEPT.items()
         }
 
-    def of(self, name: str, settings: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> FloatArray:
-        """Return a variable, (setting, replication)."""
-        return self._rows(settings, replicas, count)[:, KEPT[name].start].reshape(len(settings), count)
+    def of(self, name: str, numbers: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> FloatArray:
+        """Return a variable, (configuration, replication)."""
+        return self._rows(numbers, replicas, count)[:, KEPT[name].start].reshape(len(numbers), count)
 
-    def _rows(self, settings: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> FloatArray:
-        pairs = zip(settings.tolist(), replicas.tolist(), strict=True)
+    def _rows(self, numbers: NDArray[np.int64], replicas: NDArray[np.int64], count: int) -> FloatArray:
+        pairs = zip(numbers.tolist(), replicas.tolist(), strict=True)
         return np.array([self._found[pair][r] for pair in pairs for r in range(count)])

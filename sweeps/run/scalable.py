@@ -34,7 +34,7 @@ def scalable(prepared: PreparedPoint) -> Scalable:
     """Return a point at any rate; raises InputError for a trace whose requests all arrive at once."""
     workload = prepared.point.workload
     if prepared.recorded is None:
-        assert isinstance(workload.arrivals, AtRate)  # `_problem` refuses the others
+        assert isinstance(workload.arrivals, AtRate)  # others are refused before
         return Scalable(prepared, 1.0, workload.arrivals.rate_per_s)
     arrival = prepared.recorded.arrival_s
     span = float(arrival[-1] - arrival[0])

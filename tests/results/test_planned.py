@@ -8,7 +8,7 @@ import pytest
 
 from batchcube.results.planned import WIDTH, as_html, as_parts, in_words, is_plan
 
-SETTING: dict[str, Any] = {
+CONFIGURATION: dict[str, Any] = {
     "at": {"largest_batch": 128, "mode": "a\x1b[2Jb"},
     "replicas": 3,
     "gpus": 12,
@@ -24,14 +24,14 @@ SETTING: dict[str, Any] = {
 PLAN: dict[str, Any] = {
     "title": "A server " * 20,
     "asked": {"rate_per_s": 40.0, "objective": None, "indifference": 0.02},
-    "settings": {"largest_batch": [64, 128]},
+    "axes": {"largest_batch": [64, 128]},
     "found": True,
-    "best": SETTING,
+    "best": CONFIGURATION,
     "is_decided": True,
     "assurance": 0.975,
     "overlaps": False,
     "queue": "steady",
-    "fewer": {"gpus": 8, "verdict": "fails", "nearest": SETTING, "assurance": 0.9875},
+    "fewer": {"gpus": 8, "verdict": "fails", "nearest": CONFIGURATION, "assurance": 0.9875},
     "least_gpus": 4,
     "runner_up": {
         "at": {"largest_batch": 64},
@@ -86,10 +86,10 @@ def test_what_is_not_known_is_said() -> None:
     one = {**deepcopy(PLAN), "found": False, "is_decided": False, "assurance": 0.0}
     one["best"]["limits"][0] |= {"verdict": "fails", "mean": None, "low": None, "high": None}
     words = in_words(one)
-    assert ": no setting holds\n" in words
+    assert ": no configuration holds\n" in words
     assert "ttft_p99_s <= 2 s: fails, never served\n" in words
     undecided = _flowing({**PLAN, "is_decided": False, "assurance": 0.5, "tied": 2, "ended_early": True})
-    assert "50 % only: 2 settings may be better by over 2 % in" in undecided
+    assert "50 % only: 2 configurations may be better by over 2 % in" in undecided
     assert "the budget ended it" in undecided
     longest = _flowing({**PLAN, "is_decided": False, "assurance": 0.5, "tied": 2})
     assert "a plan takes do not tell, with an indifference zone above 2 % they may" in longest
@@ -99,15 +99,15 @@ def test_what_is_not_known_is_said() -> None:
 
 def test_why_nothing_is_known_of_fewer_gpus_is_said() -> None:
     one = {**PLAN, "fewer": None}
-    assert "3 replicas; no setting that fits on fewer GPUs holds on these" in _flowing(one)
+    assert "3 replicas; no configuration that fits on fewer GPUs holds on these" in _flowing(one)
     assert "3 replicas; fewer were not looked at: the budget ended it" in _flowing({**one, "ended_early": True})
     assert "3 replicas; there is no fewer" in _flowing({**one, "least_gpus": 12})
 
 
 def test_of_what_nothing_is_sure_no_percent_are_said() -> None:
     one = {**PLAN, "is_decided": False, "assurance": 0.0, "tied": 2, "ended_early": True}
-    assert "how sure not decided: 2 settings may be better by over 2 %" in _flowing(one)
-    alone = {**one, "settings": {"largest_batch": [128]}}
+    assert "how sure not decided: 2 configurations may be better by over 2 %" in _flowing(one)
+    alone = {**one, "axes": {"largest_batch": [128]}}
     assert "how sure not decided: whether it holds all limits; the budget ended it" in _flowing(alone)
 
 
@@ -118,7 +118,7 @@ def test_a_goodput_of_all_is_not_called_never_served() -> None:
 
 
 def test_a_queue_that_grows_is_not_called_never_served() -> None:
-    nearest = deepcopy(SETTING) | {"grows": True}
+    nearest = deepcopy(CONFIGURATION) | {"grows": True}
     nearest["limits"][0] |= {"verdict": "fails", "mean": None, "low": None, "high": None}
     words = _flowing({**PLAN, "fewer": {**PLAN["fewer"], "nearest": nearest}})
     assert "the nearest has ttft_p99_s <= 2 s: fails, its queue grows" in words
@@ -128,11 +128,11 @@ def test_a_queue_that_grows_is_not_called_never_served() -> None:
 def test_settings_at_their_limit_are_not_said_to_fail() -> None:
     one = {**PLAN, "found": False, "races": [{"gpus": 12, "states": {"fails": 9, "at its limit": 2}}]}
     words = _flowing(one)
-    assert "97.5 %: 9 of 11 settings fail on 12 GPUs; 2 so near their limit that one cannot tell" in words
+    assert "97.5 %: 9 of 11 configurations fail on 12 GPUs; 2 so near their limit that one cannot tell" in words
     one["races"] = [{"gpus": 12, "states": {"fails": 11}}]
-    assert "97.5 %: all of 11 settings fail on 12 GPUs" in _flowing(one)
+    assert "97.5 %: all of 11 configurations fail on 12 GPUs" in _flowing(one)
     one |= {"assurance": 0.0, "races": [{"gpus": 12, "states": {"fails": 9, "in the race": 2}}]}
-    assert "not decided: 9 of 11 settings fail on 12 GPUs; of 2 one cannot tell yet" in _flowing(one)
+    assert "not decided: 9 of 11 configurations fail on 12 GPUs; of 2 one cannot tell yet" in _flowing(one)
 
 
 def test_the_runner_up_may_not_be_known_to_hold() -> None:
@@ -192,7 +192,7 @@ def test_no_more_is_said_to_be_sure_than_is(share: float, said: str, most: str) 
 
 
 def test_of_a_single_setting_no_other_is_spoken_of() -> None:
-    alone = {**PLAN, "settings": {"largest_batch": [64]}, "runner_up": None}
+    alone = {**PLAN, "axes": {"largest_batch": [64]}, "runner_up": None}
     words = _flowing(alone)
     assert "97.5 % or more that it holds all limits" in words
     assert "it fails on 8 GPUs (98.7 %), with ttft_p99_s" in words

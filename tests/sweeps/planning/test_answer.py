@@ -110,14 +110,14 @@ def test_words_json_and_cube_say_the_same(spec: Callable[[int], str], tmp_path: 
     assert cube.sizes["largest_batch"] == 4
     assert (cube["plan_replicas"].values == answer.best.replicas).all()
     assert json.loads(cube.attrs["specification"])["server"]["servers"] == answer.best.replicas
-    # Settings on as many GPUs may have replicas of their own.
+    # Configurations on as many GPUs may have replicas of their own.
     various = _on_replicas(question(spec(1)).sweep, np.array([2, 4, 4, 0]))
     assert various.document["server"]["servers"] == "plan_replicas"
     states = [STATES[int(state)] for state in cube["plan_state"].values]
     assert states.index("best") == CAPS["policy.largest_batch"].index(answer.best.at["largest_batch"])
     (race,) = [one for one in answer.races if one["gpus"] == answer.best.gpus]
-    for setting, seen in zip(race["settings"], cube["plan_replications"].values, strict=True):
-        assert setting["replications"] == seen
+    for one, seen in zip(race["configurations"], cube["plan_replications"].values, strict=True):
+        assert one["replications"] == seen
     mean = cube["plan_largest_ratio"].sel(largest_batch=answer.best.at["largest_batch"]).mean()
     assert float(mean) == pytest.approx(answer.best.objective)
     ttft = cube["ttft_quantile_s"].sel(largest_batch=answer.best.at["largest_batch"], quantile=0.99).mean()

@@ -51,7 +51,7 @@ def test_a_plan_that_is_there_is_not_made_again(
     output = tmp_path / "plan.nc"
     first = decide(question(spec(1)), output)
     with monkeypatch.context() as nothing:
-        nothing.setattr(simulating, "simulate_settings", None)
+        nothing.setattr(simulating, "simulate_configurations", None)
         assert decide(question(spec(1)), output) == first
     with pytest.raises(InputError, match="holds no answer to this question; choose another output, or remove it"):
         decide(question(spec(2)), output)
@@ -64,27 +64,27 @@ def test_a_plan_that_was_stopped_goes_on(
     whole = decide(question(spec(1)))
     done: list[int] = []
 
-    def until_stopped(together: simulating.Together, settings: Sequence[int], replication: int) -> Any:
+    def until_stopped(together: simulating.Together, numbers: Sequence[int], replication: int) -> Any:
         if len(done) == 10:
             raise KeyboardInterrupt
-        done.append(len(settings))
-        return simulate(together, settings, replication)
+        done.append(len(numbers))
+        return simulate(together, numbers, replication)
 
-    simulate = simulating.simulate_settings
+    simulate = simulating.simulate_configurations
     output = tmp_path / "plan.nc"
     with monkeypatch.context() as stopped:
-        stopped.setattr(simulating, "simulate_settings", until_stopped)
+        stopped.setattr(simulating, "simulate_configurations", until_stopped)
         with pytest.raises(KeyboardInterrupt):
             decide(question(spec(1)), output, workers=1)
     assert list((tmp_path / "plan.nc.partial").glob("*.parts"))
     assert not output.exists()
     again: list[int] = []
 
-    def counted(together: simulating.Together, settings: Sequence[int], replication: int) -> Any:
-        again.append(len(settings))
-        return simulate(together, settings, replication)
+    def counted(together: simulating.Together, numbers: Sequence[int], replication: int) -> Any:
+        again.append(len(numbers))
+        return simulate(together, numbers, replication)
 
-    monkeypatch.setattr(simulating, "simulate_settings", counted)
+    monkeypatch.setattr(simulating, "simulate_configurations", counted)
     assert decide(question(spec(1)), output) == whole
     assert sum(again) == whole.simulations - sum(done)
     assert not (tmp_path / "plan.nc.partial").exists()
@@ -155,14 +155,14 @@ def test_the_command_fails_when_no_setting_holds(
 ) -> None:
     said = Said(capsys, "plan", spec(1), *ASKED, "--replicas-max", "1")
     assert said.status == 1
-    assert ": no setting holds\n" in said.out
+    assert ": no configuration holds\n" in said.out
     assert "nearest     largest_batch = " in said.out
-    assert said.err.endswith("batchcube: no setting holds all limits\n")
+    assert said.err.endswith("batchcube: no configuration holds all limits\n")
 
 
 def test_axes_and_rates_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("plan", "continuous-rate", "--slo", "ttft_p99_s=5", "--set", "workload.requests=200", "-q")
-    assert "settings are compared at one arrival rate; give --rate" in Said(capsys, *arguments).err
+    assert "configurations are compared at one arrival rate; give --rate" in Said(capsys, *arguments).err
     said = Said(capsys, *arguments, "--rate", "3")
     assert said.status == 0
     assert "best        cap = " in said.out

@@ -1,4 +1,4 @@
-"""Which setting wins on how few GPUs: what an exhaustive run finds, queues, traces, goodput, budgets."""
+"""Which configuration wins on how few GPUs: what an exhaustive run finds, queues, traces, goodput, budgets."""
 
 import json
 import re
@@ -27,7 +27,7 @@ MOST = 3
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    """The largest ratio (replicas, cap, replication) of all settings, many replications each."""
+    """The largest ratio (replicas, cap, replication) of all configurations, many replications each."""
     file = tmp_path_factory.mktemp("truth") / "all.toml"
     file.write_text(TO_PLAN.format(seed=1000))
     found = []
@@ -46,7 +46,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
 def test_the_answer_is_that_of_an_exhaustive_run(spec: Callable[[int], str], truth: np.ndarray) -> None:
     mean = truth.mean(axis=-1)
     error = truth.std(axis=-1) / np.sqrt(truth.shape[-1])
-    # The case is clear: no setting is within five standard errors of its limit.
+    # The case is clear: none is within five standard errors of its limit.
     assert (np.abs(mean - 1.0) > 5 * error).all()
     needed = int(np.flatnonzero((mean <= 1.0).any(axis=1))[0])
     least = mean[needed][mean[needed] <= 1.0].min()
@@ -101,7 +101,7 @@ def test_how_sure_one_is_counts_every_race_that_had_a_say(spec: Callable[[int], 
     assert sum(errors.values()) < 0.05
     assert answer.assurance == pytest.approx(1.0 - errors[2])
     assert answer.fewer is not None
-    left_out = {one["gpus"]: len(one["settings"]) for one in answer.races}[1] < 4
+    left_out = {one["gpus"]: len(one["configurations"]) for one in answer.races}[1] < 4
     assert answer.fewer.assurance == pytest.approx(1.0 - errors[1] - (errors[2] if left_out else 0.0))
 
 
@@ -273,8 +273,8 @@ def test_another_objective(spec: Callable[[int], str]) -> None:
         assert answer.is_decided
         assert answer.best.objective == pytest.approx(answer.measures.get(name, answer.best.objective))
         (race,) = answer.races
-        assert [one["state"] for one in race["settings"]].count("fails") == 0
-        every = [one["objective"] for one in race["settings"]]
+        assert [one["state"] for one in race["configurations"]].count("fails") == 0
+        every = [one["objective"] for one in race["configurations"]]
         # Of batches the fewest requests are best, of throughput the most.
         best, worst = (min(every), max(every)) if name == "batch_size_mean" else (max(every), min(every))
         assert answer.best.objective == best
@@ -301,7 +301,7 @@ def test_gpus_are_those_of_the_coefficients(spec: Callable[[int], str]) -> None:
     assert (answer.best.replicas, answer.best.gpus) == (1, 2)
     # Nothing of four GPUs is there.
     (race,) = answer.races
-    assert (race["gpus"], len(race["settings"])) == (2, 1)
+    assert (race["gpus"], len(race["configurations"])) == (2, 1)
     assert answer.cube is not None
     assert answer.cube["plan_replicas"].values.tolist() == [0, 1]
     assert json.loads(answer.cube.attrs["specification"])["server"]["servers"] == 1
@@ -343,15 +343,15 @@ def test_where_those_that_fit_on_fewer_gpus_fail_on_more_none_of_them_is_raced(s
     answer = decide(ask(coefficients=names[0], rate=0.5, slo=["tpot_mean_s=0.018"], vary=vary, settings=few))
     assert (answer.best.at, answer.best.gpus, answer.least_gpus) == ({"coefficients": names[0]}, 2, 1)
     assert answer.fewer is None
-    assert "1 replica; no setting that fits on fewer GPUs holds on these" in re.sub(r"\s+", " ", str(answer))
+    assert "1 replica; no configuration that fits on fewer GPUs holds on these" in re.sub(r"\s+", " ", str(answer))
 
 
-def test_settings_that_are_the_same_are_simulated_once(spec: Callable[[int], str]) -> None:
+def test_configurations_that_are_the_same_are_simulated_once(spec: Callable[[int], str]) -> None:
     caps = [12, 13, *range(60, 80)]
     answer = decide(question(spec(1), vary={"policy.largest_batch": caps}, indifference=1e-4))
     assert answer.found
     (race,) = [one for one in answer.races if one["gpus"] == answer.best.gpus]
-    looked = [setting["replications"] for setting in race["settings"] if setting["at"]["largest_batch"] >= 60]
+    looked = [one["replications"] for one in race["configurations"] if one["at"]["largest_batch"] >= 60]
     assert len(set(looked)) == 1
     assert looked[0] >= 32
     # 20 caps that nobody reaches: eight replications of each, then of one.
@@ -375,14 +375,14 @@ def test_the_least_that_an_answer_takes_is_simulated_on_any_budget(spec: Callabl
     for budget in (1, "1e-9s"):
         short = decide(question(spec(1), budget=budget))
         assert [(one["gpus"], one["replications"]) for one in short.rounds] == [(2, 8)]
-        # A replication of four settings on one replica, and eight on two.
+        # A replication of four configurations on one replica, and eight on two.
         assert short.simulations == 4 + 4 * 8
         assert short.ended_early
         assert not short.is_decided
     # Enough for all that is looked at on two GPUs, and not for all of a look at one.
     (race,) = [one for one in whole.races if one["gpus"] == 2]
     # Those that are the same are simulated once.
-    looked = {one["objective"] for one in race["settings"] if one["replications"] == 32}
+    looked = {one["objective"] for one in race["configurations"] if one["replications"] == 32}
     spent = 300 * (short.simulations + 24 * len(looked))
     enough = decide(question(spec(1), budget=spent))
     assert [(one["gpus"], one["replications"]) for one in enough.rounds] == looks[:2]
