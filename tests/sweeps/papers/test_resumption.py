@@ -36,20 +36,20 @@ def a_search(to: Reproduction) -> xr.Dataset:
 
 @pytest.fixture
 def replications(monkeypatch: pytest.MonkeyPatch) -> set[float]:
-    """Those in which anything is simulated; of a search the rates that are looked at."""
+    """Those in which anything is simulated; of a search the rates that are tried."""
     seen: set[float] = set()
-    simulate, look = replicating.simulate_parts, searching.look
+    simulate, try_out = replicating.simulate_parts, searching.try_out
 
     def simulated(simulator: Any, draws: Any, *arguments: Any) -> Any:
         seen.update(one.replication for one in draws)
         return simulate(simulator, draws, *arguments)
 
-    def looked(known: Any, looks: Any, together: int) -> Any:
-        seen.update(one.rate for one in looks)
-        return look(known, looks, together)
+    def tried(shared: Any, trials: Any, together: int) -> Any:
+        seen.update(one.rate for one in trials)
+        return try_out(shared, trials, together)
 
     monkeypatch.setattr(replicating, "simulate_parts", simulated)
-    monkeypatch.setattr(searching, "look", looked)
+    monkeypatch.setattr(searching, "try_out", tried)
     return seen
 
 
