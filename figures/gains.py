@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -23,8 +23,13 @@ from batchcube.results.variables import REGISTRY
 
 from . import style
 from .capacity import CAPACITY, search_caption, searched
-from .reading import RATE, FigureAxis, Figured, Select, number_of, view
+from .reading import RATE, FigureAxis, Figured, Select, View, number_of, view
 from .settings import axes_left, compared_axis, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 # Of the lines of printed gains, which differ in nothing else.
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 1.5, 1, 1.5)))
@@ -33,6 +38,29 @@ _EITHER = {
     OVERLOADED: "either is overloaded: not a steady state",
     CANNOT_TELL: "cannot tell whether either is overloaded",
 }
+
+
+class _Gain(NamedTuple):
+    """What one policy gains over another in cells (row, column)."""
+
+    word: str
+    """"gain", or "change": more latency is no gain."""
+    base: str
+    other: str
+    percent: NDArray[np.float64]
+    known: NDArray[np.bool_]
+    unsure: NDArray[np.bool_]
+    """Where the interval holds 0."""
+    left_out: bool
+    """Whether some replications have no value of both."""
+    either: NDArray[np.str_]
+    """What the queues of both are together, where that matters."""
+
+    @property
+    def marked(self) -> list[str]:
+        """The states that some cells have, and not all."""
+        states = ((state, self.either == state) for state in _EITHER)
+        return [state for state, here in states if here.any() and not here.all()]
 
 
 def gain_map(
@@ -71,94 +99,143 @@ def gain_map(
     assert seen.x is not None
     assert seen.panels is not None
     assert seen.lines is not None
-    base, other = _pair(figured, seen.lines, baseline, against)
+    gain = _gain(figured, seen, quantity, *_pair(figured, seen.lines, baseline, against))
+    rows, columns = gain.percent.shape
+    width_mm = width_mm or (style.SINGLE_COLUMN_MM if columns <= 6 else style.DOUBLE_COLUMN_MM)
+    figure, axes = style.panels(width_mm=width_mm, height_mm=max(48.0, 18.0 + 8.0 * rows))
+    panel = axes[0, 0]
+    _paint(figure, panel, gain, numbers=width_mm / columns >= 10.0)
+    crossed = _cross(panel, gain, levels)
+    _name_places(panel, seen.x, seen.panels)
+    title = f"{gain.word.capitalize()} in {REGISTRY[quantity].long_name}: {gain.other} over {gain.base}"
+    sentences = _sentences(gain, [level for level in levels if level not in crossed], paired=seen.replications > 1)
+    caption = search_caption(seen, *sentences) if CAPACITY in cube else seen.caption(*sentences)
+    return style.finish(figure, title, seen.subtitle(), [], _marks(gain, crossed), caption)
+
+
+# Numbers ------------------------------------------------------------------------------------------------------------
+
+
+def _gain(figured: Figured, seen: View, quantity: str, base: int, other: int) -> _Gain:
+    """Return the gain of one of the compared policies over another."""
     values = seen.array(quantity).astype(float)
     of = seen.cube[quantity]
     ratio = paired_ratio(
         values[:, other], values[:, base], confidence=level_of(of), single=seen.of_single, error=error_of(of)
     )
-    gain, low, high = (100.0 * (part - 1.0) for part in ratio[:3])
-    known = np.isfinite(gain)
+    percent, low, high = (100.0 * (part - 1.0) for part in ratio[:3])
+    known = np.isfinite(percent)
     if not known.any():
         raise figured.refuses(f"{quantity} of the baseline is 0 everywhere: there is no relative change")
-    # More latency is no gain.
-    word = "gain" if quantity.startswith(("throughput", "capacity")) else "change"
-    rows, columns = gain.shape
-    width_mm = width_mm or (style.SINGLE_COLUMN_MM if columns <= 6 else style.DOUBLE_COLUMN_MM)
-    figure, axes = style.panels(width_mm=width_mm, height_mm=max(48.0, 18.0 + 8.0 * rows))
-    panel = axes[0, 0]
-    # Where nothing is known the grey of the panel shows.
-    panel.set_facecolor("#BBBBBB")
-    panel.grid(visible=False)
-    largest = float(np.abs(gain[known]).max()) or 1.0
-    colours, norm = colormaps["PuOr_r"], Normalize(-largest, largest)
-    edges = (np.arange(size + 1) - 0.5 for size in (columns, rows))
-    mesh = panel.pcolormesh(*edges, np.ma.masked_invalid(gain), cmap=colours, norm=norm, zorder=1)
-    bar = figure.colorbar(mesh, ax=panel, label=f"relative {word} (%)")
-    # The colours are those of the whole range on both sides of 0, the bar shows the part that occurs.
-    bar.ax.set_ylim(min(0.0, float(gain[known].min())), max(0.0, float(gain[known].max())) or 0.05 * largest)
-    unsure = known & ~((low > 0) | (high < 0)) if seen.replications > 1 else np.zeros_like(known)
-    for row, column in np.argwhere(unsure):
-        panel.add_patch(_hatched((column - 0.5, row - 0.5)))
     queue = seen.queue()
     either = worse(queue[:, base], queue[:, other])
     if not REGISTRY[quantity].steady_state:
         # Throughput under overload is what it is.
         either[:] = STEADY
-    marked = [state for state in _EITHER if (either == state).any() and not (either == state).all()]
-    for state in marked:
-        at_row, at_column = np.nonzero(either == state)
+    assert seen.lines is not None
+    names = seen.lines.names()
+    return _Gain(
+        word="gain" if quantity.startswith(("throughput", "capacity")) else "change",
+        base=names[base],
+        other=names[other],
+        percent=percent,
+        known=known,
+        unsure=known & ~((low > 0) | (high < 0)) if seen.replications > 1 else np.zeros_like(known),
+        left_out=bool((known & (ratio.n < seen.replications)).any()),
+        either=either,
+    )
+
+
+# Map ----------------------------------------------------------------------------------------------------------------
+
+
+def _paint(figure: Figure, panel: Axes, gain: _Gain, *, numbers: bool) -> None:
+    """Colour the cells, hatch those that are unsure, mark queues, and write the numbers where there is room."""
+    percent, known = gain.percent, gain.known
+    # Where nothing is known the grey of the panel shows.
+    panel.set_facecolor("#BBBBBB")
+    panel.grid(visible=False)
+    largest = float(np.abs(percent[known]).max()) or 1.0
+    colours, norm = colormaps["PuOr_r"], Normalize(-largest, largest)
+    rows, columns = percent.shape
+    edges = (np.arange(size + 1) - 0.5 for size in (columns, rows))
+    mesh = panel.pcolormesh(*edges, np.ma.masked_invalid(percent), cmap=colours, norm=norm, zorder=1)
+    bar = figure.colorbar(mesh, ax=panel, label=f"relative {gain.word} (%)")
+    # The colours are those of the whole range on both sides of 0, the bar shows the part that occurs.
+    bar.ax.set_ylim(min(0.0, float(percent[known].min())), max(0.0, float(percent[known].max())) or 0.05 * largest)
+    for row, column in np.argwhere(gain.unsure):
+        panel.add_patch(_hatched((column - 0.5, row - 0.5)))
+    for state in gain.marked:
+        at_row, at_column = np.nonzero(gain.either == state)
         corner: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 3, **style.filling(state)}
         panel.plot(at_column + 0.36, at_row + 0.34, color=style.GREY, label=state, zorder=4, **corner)
-    if width_mm / columns >= 10.0:
-        for row, column in np.argwhere(known):
-            light = np.dot(colours(norm(gain[row, column]))[:3], (0.299, 0.587, 0.114)) > 0.5
-            box = {"facecolor": colours(norm(gain[row, column])), "edgecolor": "none", "pad": 0.8}
-            colour = "black" if light else "white"
-            panel.text(
-                column,
-                row,
-                _signed(gain[row, column]),
-                ha="center",
-                va="center",
-                size=7,
-                color=colour,
-                bbox=box,
-                zorder=3,
-            )
-    crossed = [level for level in levels if gain[known].min() < level < gain[known].max()]
-    if crossed:
-        grid = (np.arange(columns), np.arange(rows), np.ma.masked_invalid(gain))
-        dashes = [_DASHES[levels.index(level) % len(_DASHES)] for level in crossed]
-        looks: dict[str, Any] = {"colors": "black", "linewidths": 1.4, "linestyles": dashes, "zorder": 2}
-        drawn = panel.contour(*grid, levels=crossed, corner_mask=False, **looks)
-        crossed = [level for level, parts in zip(crossed, drawn.allsegs, strict=True) if any(map(len, parts))]
-    _name_places(panel, seen.x, seen.panels)
-    marks: list[Artist] = []
-    for level in crossed:
-        looks = {"color": "black", "linewidth": 1.4, "linestyle": _DASHES[levels.index(level) % len(_DASHES)]}
-        marks.append(Line2D([], [], label=f"printed {word} of {level:g} %", **looks))
-    if unsure.any():
+    for row, column in np.argwhere(known & numbers):
+        colour = colours(norm(percent[row, column]))
+        light = np.dot(colour[:3], (0.299, 0.587, 0.114)) > 0.5
+        panel.text(
+            column,
+            row,
+            _signed(percent[row, column]),
+            ha="center",
+            va="center",
+            size=7,
+            color="black" if light else "white",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8},
+            zorder=3,
+        )
+
+
+def _cross(panel: Axes, gain: _Gain, levels: Sequence[float]) -> dict[float, Any]:
+    """Draw the lines of printed gains that occur; return them, each with its dashes."""
+    occurs = gain.percent[gain.known]
+    crossed = {
+        level: _DASHES[place % len(_DASHES)]
+        for place, level in enumerate(levels)
+        if occurs.min() < level < occurs.max()
+    }
+    if not crossed:
+        return {}
+    rows, columns = gain.percent.shape
+    grid = (np.arange(columns), np.arange(rows), np.ma.masked_invalid(gain.percent))
+    looks: dict[str, Any] = {"colors": "black", "linewidths": 1.4, "linestyles": [*crossed.values()], "zorder": 2}
+    drawn = panel.contour(*grid, levels=[*crossed], corner_mask=False, **looks)
+    return {level: crossed[level] for level, parts in zip(crossed, drawn.allsegs, strict=True) if any(map(len, parts))}
+
+
+def _marks(gain: _Gain, crossed: Mapping[float, Any]) -> list[Artist]:
+    """Return what the legend explains."""
+    marks: list[Artist] = [
+        Line2D([], [], label=f"printed {gain.word} of {level:g} %", color="black", linewidth=1.4, linestyle=dashes)
+        for level, dashes in crossed.items()
+    ]
+    if gain.unsure.any():
         marks.append(
             Patch(facecolor="none", edgecolor=style.GREY, hatch="////", linewidth=0, label="95 % interval holds 0")
         )
-    marks += [style.mark_handle(_EITHER[state], state) for state in marked]
-    first, second = (seen.lines.names()[place] for place in (base, other))
+    return marks + [style.mark_handle(_EITHER[state], state) for state in gain.marked]
+
+
+# Sentences ----------------------------------------------------------------------------------------------------------
+
+
+def _sentences(gain: _Gain, missed: Sequence[float], *, paired: bool) -> list[str]:
+    """Return what the caption says of the map, and of the printed gains that it has no line of."""
+    known, occurs = gain.known, gain.percent[gain.known]
     sentences = [
-        f"{word.capitalize()}: mean of {second} over mean of {first}, minus 1, paired by replication (common random "
-        f"numbers){'; intervals are those of Fieller' if seen.replications > 1 else ''}.",
-        "Either is overloaded at every point." if (either == OVERLOADED).all() else "",
-        "Whether either is overloaded cannot be told at any point." if (either == CANNOT_TELL).all() else "",
+        f"{gain.word.capitalize()}: mean of {gain.other} over mean of {gain.base}, minus 1, paired by replication "
+        f"(common random numbers){'; intervals are those of Fieller' if paired else ''}.",
+        "Either is overloaded at every point." if (gain.either == OVERLOADED).all() else "",
+        "Whether either is overloaded cannot be told at any point." if (gain.either == CANNOT_TELL).all() else "",
         "" if known.all() else "Grey: no ratio, as one of both is unknown, or the baseline 0.",
-        "Replications without a value in both are left out." if (known & (ratio.n < seen.replications)).any() else "",
+        "Replications without a value in both are left out." if gain.left_out else "",
     ]
-    missed = [level for level in levels if level not in crossed]
     if missed:
-        span = f"{_signed(gain[known].min())} to {_signed(gain[known].max())} %"
-        sentences.append(f"No line for the printed {word} of {listed(missed)} %: what occurs here is {span}.")
-    title = f"{word.capitalize()} in {REGISTRY[quantity].long_name}: {second} over {first}"
-    caption = search_caption(seen, *sentences) if CAPACITY in cube else seen.caption(*sentences)
-    return style.finish(figure, title, seen.subtitle(), [], marks, caption)
+        span = f"{_signed(occurs.min())} to {_signed(occurs.max())} %"
+        sentences.append(f"No line for the printed {gain.word} of {listed(missed)} %: what occurs here is {span}.")
+    return sentences
+
+
+# Options ------------------------------------------------------------------------------------------------------------
 
 
 def _single_numbers(cube: Dataset) -> list[str]:
