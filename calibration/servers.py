@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batchcube.documents import parse_json, read_file
-from batchcube.engine.continuous.model import BLOCK_TOKENS
 from batchcube.errors import InputError, found_in
 
 NAMES = {
@@ -29,6 +28,8 @@ NAMES = {
     "data_parallel_size": "replicas",
 }
 """Settings of vLLM, and what they are called here."""
+CACHED_TOKENS = "cached_tokens"
+"""The KV cache as a start-up log says it: in tokens of all its blocks, of which one is never used."""
 PARALLEL = {"tensor_parallel_size": "tensor_parallel", "pipeline_parallel_size": "pipeline_parallel"}
 """Those that say how many GPUs a replica has, and what the origin of coefficients calls them."""
 ASYNC_SINCE = (0, 14)
@@ -38,6 +39,7 @@ LEAST_LOADED_SINCE = (0, 32)
 
 Earlier ones balance engines of models with experts, `least_waiting`, and send requests to all others in turn.
 """
+_OF_BLOCKS = ("block_size", "num_gpu_blocks", "num_gpu_blocks_override")
 _EXPERTS = ("enable_expert_parallel", "is_moe_model")
 """Settings one of which is on where a model has experts: several engines of one step together."""
 _REMARKS = {
@@ -55,12 +57,12 @@ _SETTING = re.compile(
 )
 _LINES = {
     "vllm_version": re.compile(r"LLM engine \(v([\d.]+)|vLLM API server version ([\d.]+)"),
-    "cached_tokens": re.compile(r"KV cache size: ([\d,]+) tokens"),
+    CACHED_TOKENS: re.compile(r"KV cache size: ([\d,]+) tokens"),
     "num_gpu_blocks": re.compile(r"# \w+ blocks: (\d+)|num_gpu_blocks is: (\d+)"),
     "max_num_batched_tokens": re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d+)"),
     "max_model_len": re.compile(r"Maximum concurrency for ([\d,]+) tokens per request"),
 }
-"""Lines of a start-up log that give one setting; `cached_tokens` those of all blocks."""
+"""Lines of a start-up log that give one setting."""
 
 
 class Stated(NamedTuple):
@@ -69,7 +71,7 @@ class Stated(NamedTuple):
     source: str
     """Name of the file."""
     values: dict[str, Any]
-    """By the names of `LoggedServer`."""
+    """By the names of `LoggedServer`, or `CACHED_TOKENS`."""
     remarks: tuple[str, ...]
     """What else it says that matters, a line each."""
     parallel: dict[str, int]
@@ -101,7 +103,7 @@ def read_server_log(path: str | Path) -> Stated:
     found.
     """
     found: dict[str, Any] = {}
-    caches: dict[str, set[int]] = {"cached_tokens": set(), "num_gpu_blocks": set()}
+    caches: dict[str, set[int]] = {CACHED_TOKENS: set(), "num_gpu_blocks": set()}
     for line in read_file(path).decode("utf-8", errors="replace").splitlines():
         said = [
             (name, next(group for group in match.groups() if group).replace(",", ""))
@@ -122,10 +124,8 @@ def read_server_log(path: str | Path) -> Stated:
             found[name] = min(sizes)
         if len(sizes) > 1:
             remarks.append(f"caches differ ({name} from {min(sizes)} to {max(sizes)}): the smallest counts for all")
-    tokens = found.pop("cached_tokens", None)
-    if tokens is not None and "num_gpu_blocks" not in found:
-        # As num_gpu_blocks does, the line counts the block that is never used.
-        found["num_gpu_blocks"] = tokens // found.get("block_size", BLOCK_TOKENS)
+    if "num_gpu_blocks" in found:
+        found.pop(CACHED_TOKENS, None)
     with found_in(file=path):
         stated = _stated(path, found)
     return stated._replace(remarks=(*stated.remarks, *remarks))
@@ -143,7 +143,12 @@ def _leaves(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _stated(path: str | Path, found: dict[str, Any]) -> Stated:
     """Return what is found by vLLM's names, with its default where a version has one; InputError where nothing is."""
-    values = {NAMES[name]: value for name, value in found.items() if name in NAMES}
+    names = NAMES | {CACHED_TOKENS: CACHED_TOKENS}
+    values = {
+        names[name]: _count(name, value) if name in _OF_BLOCKS else value
+        for name, value in found.items()
+        if name in names
+    }
     parallel = {PARALLEL[name]: _count(name, value) for name, value in found.items() if name in PARALLEL}
     if not values and not parallel:
         raise InputError("states no setting of a vLLM server", allowed=f"looked for {', '.join([*NAMES, *PARALLEL])}")

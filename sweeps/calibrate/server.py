@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from batchcube.calibration.coefficients import Coefficients, LoggedServer, is_of_gpus
 from batchcube.calibration.prediction import Server
-from batchcube.calibration.servers import PARALLEL, Stated
+from batchcube.calibration.servers import CACHED_TOKENS, PARALLEL, Stated
 from batchcube.engine.continuous import make_fleet, make_law, make_replica
 from batchcube.errors import InputError, found_in
 
@@ -16,7 +16,7 @@ from ..spec.messages import mistakes
 
 # More tokens than any KV cache: it then binds nobody.
 UNBOUND_TOKENS = 2**40
-_CACHE = ("capacity_tokens", "num_gpu_blocks")
+_CACHE = ("capacity_tokens", "num_gpu_blocks", CACHED_TOKENS)
 _OF_FLEET = ("replicas", "routing", "lockstep")
 # vLLM's defaults of these are not the same everywhere.
 _VARY = ("most_running", "token_budget", "async_scheduling")
@@ -41,14 +41,21 @@ def server_settings(
     """
     kept: dict[str, Any] = {} if known is None or known.replica is None else known.replica.model_dump()
     for layer in (*(one.values for one in stated), {name: v for name, v in given.items() if v is not None}):
-        # Who says how large the cache is says it for both ways of saying it.
+        # Who says how large the cache is says it for all ways of saying it.
         if any(name in layer for name in _CACHE):
             kept = {name: value for name, value in kept.items() if name not in _CACHE}
+        # Blocks of another size are fewer or more: the cache stays what it was.
+        elif "block_tokens" in layer and kept.get("num_gpu_blocks") and "block_tokens" in kept:
+            kept[CACHED_TOKENS] = kept.pop("num_gpu_blocks") * kept["block_tokens"]
         kept |= layer
+    cached = kept.pop(CACHED_TOKENS, None)
     try:
-        return LoggedServer.model_validate(kept)
+        settings = LoggedServer.model_validate(kept)
     except ValidationError as error:
         raise mistakes(LoggedServer, kept, error)[0].error().at(path="server") from None
+    if cached is None:
+        return settings
+    return settings.model_copy(update={"num_gpu_blocks": cached // settings.block_tokens})
 
 
 def parallel_of(
@@ -77,10 +84,10 @@ def parallel_of(
 def origins(stated: Sequence[Stated], given: Mapping[str, Any], settings: LoggedServer) -> Iterator[str]:
     """Say, a line each, which settings were taken from which file, what else the files say, and what is assumed."""
     later = {name for name, value in given.items() if value is not None}
-    if later & set(_CACHE):
-        later |= set(_CACHE)
     said: list[str] = []
     for one in reversed(stated):
+        if later & set(_CACHE):
+            later |= set(_CACHE)
         taken = {name: value for name, value in one.values.items() if name not in later}
         later |= set(taken)
         lines = [", ".join(f"{name} = {value}" for name, value in (taken | one.parallel).items()), *one.remarks]

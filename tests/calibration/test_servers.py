@@ -80,8 +80,7 @@ def test_the_balancer_of_several_engines_is_that_of_the_version(tmp_path: Path) 
 def test_a_start_up_log_gives_the_cache_and_more(tmp_path: Path) -> None:
     stated = read_server_log(write(tmp_path / "vllm.log", START))
     expected = {"most_running": 64, "replicas": 2, "token_budget": 8192, "max_model_len": 32768}
-    # Blocks as vLLM counts them: one is never used.
-    assert stated.values == expected | {"num_gpu_blocks": 12_500, "async_scheduling": True}
+    assert stated.values == expected | {"cached_tokens": 200_000, "async_scheduling": True}
     assert stated.remarks[-1].startswith("caches differ (cached_tokens from 200000 to 200016): the smallest")
 
 

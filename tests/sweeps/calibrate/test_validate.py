@@ -351,7 +351,7 @@ def test_settings_come_from_options_then_files_then_coefficients(
         "meta.json: async_scheduling is not stated: True, as of vLLM 0.19",
         "meta.json: routing is not stated: round_robin, as of vLLM 0.19",
         "meta.json: if its model has experts its engines step together, lockstep, and its routing is least_waiting",
-        "vllm.log: most_running = 8, num_gpu_blocks = 10000",
+        "vllm.log: most_running = 8, cached_tokens = 160000",
     ]
     judged = Answer(capsys, "validate", str(log_file), *law, "--server-log", "vllm.log")
     assert judged.out.splitlines()[1] == (
@@ -435,6 +435,25 @@ def test_who_is_preempted_stays_admitted_on_both_sides(log_file: Path) -> None:
     assert dataset.attrs["preemptions_simulated"] > 0
     assert "preempted" in dataset["simulated_admitted"].attrs["long_name"]
     assert "simulated_running" not in dataset
+
+
+def test_a_cache_holds_as_many_tokens_whoever_says_the_size_of_its_blocks(tmp_path: Path) -> None:
+    config, start = tmp_path / "config.json", tmp_path / "vllm.log"
+    config.write_text(json.dumps({"block_size": 128, "num_gpu_blocks": 513}))
+    start.write_text("INFO GPU KV cache size: 65,536 tokens\n")
+    held = {
+        tokens: server_settings(None, given, stated_by(*files)).held_tokens
+        for tokens, given, files in (
+            # 512 blocks of 128 tokens, or 4096 of 16; one is never used.
+            (511 * 128, {}, (config, start)),
+            (4095 * 16, {}, (None, start)),
+            (2047 * 32, {"block_tokens": 32}, (config, start)),
+            # 513 blocks of 128 tokens are 1026 of 64.
+            (512 * 128, {}, (config, None)),
+            (1025 * 64, {"block_tokens": 64}, (config, None)),
+        )
+    }
+    assert list(held) == list(held.values())
 
 
 def test_tables_schedule_ahead_unless_the_server_or_an_option_says_otherwise(tmp_path: Path) -> None:
