@@ -86,7 +86,8 @@ def derive(
         replicas=deployment.data_parallel,
         lockstep=deployment.data_parallel > 1,
     )
-    given = {field: value for field, value in deployment._asdict().items() if value not in (None, 1, False)}
+    usually = Deployment._field_defaults | {"engine": None}
+    given = {field: value for field, value in deployment._asdict().items() if value != usually.get(field)}
     return Coefficients(
         name=name,
         label="tables",

@@ -93,6 +93,15 @@ def test_what_is_given_takes_the_place_of_defaults() -> None:
         derive(Deployment("Qwen3-0.6B", "h100_sxm"), "a b")
 
 
+@needs_tables
+def test_what_is_not_a_default_is_in_the_origin() -> None:
+    given = {"tensor_parallel": 2, "expert_parallel": True}
+    spread = derive(Deployment("Qwen3-30B-A3B", "h100_sxm", **given), "mine", most_running=8, token_budget=64)
+    silent = {"pipeline_parallel", "data_parallel", "quantization", "kv_cache_dtype"}
+    assert (given | {"gpu": "h100_sxm", "engine": "vllm"}).items() <= spread.provenance.items()
+    assert silent.isdisjoint(spread.provenance)
+
+
 @pytest.mark.parametrize(
     ("gpu", "gib", "limits"),
     [
