@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ..dialect import floor, maximum, minimum, policy, where
+from .owners import claim
 
 
 class Observed(NamedTuple):
@@ -138,7 +139,7 @@ class Controller:
 
     name: str
     settings: type
-    """NamedTuple of its settings; the type alone says whose settings a value is."""
+    """NamedTuple of its settings; the type alone says whose settings a value is: each controller has its own type."""
     init: Callable[[Any, Any], Any]
     decide: Callable[[Any, Any, Any], Any]
     steady: Callable[[Any], bool] = _never
@@ -148,8 +149,12 @@ class Controller:
     def __post_init__(self) -> None:
         policy(self.init)
         policy(self.decide)
+        self.claim()
+
+    def claim(self) -> None:
+        """Make the settings those of this one; InputError where they are of one of another name."""
         if self.settings is not Both:
-            _of_settings[self.settings] = self
+            claim(_of_settings, self)
 
 
 _of_settings: dict[type, Controller] = {}

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from batchcube.errors import InputError
 
 from ..dialect import bits, policy, where
+from .owners import claim
 
 ServiceOrder = Literal["first_formed", "shortest_first"]
 SERVICE_ORDERS: tuple[ServiceOrder, ...] = get_args(ServiceOrder)
@@ -50,12 +51,16 @@ class Order:
 
     name: str
     settings: type
-    """NamedTuple of its settings; the type alone says whose settings a value is."""
+    """NamedTuple of its settings; the type alone says whose settings a value is: each order has a type of its own."""
     key: Callable[[Any, Any], Any]
 
     def __post_init__(self) -> None:
         policy(self.key)
-        _of_settings[self.settings] = self
+        self.claim()
+
+    def claim(self) -> None:
+        """Make the settings those of this one; InputError where they are of one of another name."""
+        claim(_of_settings, self)
 
 
 _of_settings: dict[type, Order] = {}

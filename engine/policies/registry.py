@@ -5,7 +5,6 @@ A package names its policies in the entry point group `batchcube.policies`; a sc
 `Annotated[float, "requests added after a batch in time"]`.
 """
 
-import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +18,7 @@ from batchcube.errors import InputError
 from ..dialect import policies_of, policy
 from .controller import Controller
 from .order import NAMED, Order
+from .text import text_digest
 
 GROUP = "batchcube.policies"
 RESERVED = ("memory", "sla", *NAMED)
@@ -33,7 +33,7 @@ class Registered(NamedTuple):
     origin: str
     """The package and its version, or the file."""
     sha256: str
-    """Of the file that it is written in."""
+    """Of what it does; see `text`."""
 
 
 class Setting(NamedTuple):
@@ -68,8 +68,27 @@ def register(policy: Policy, origin: str | None = None) -> None:
         if setting.kind not in NUMBERS or setting.name in ("name", "signal"):
             allowed = "must be a number, true or false, and not called name or signal"
             raise InputError(allowed, path=f"{policy.name}.{setting.name}", value=setting.kind)
-    source, sha256 = _source_of(policy)
-    _registered[policy.name] = Registered(policy, origin or source, sha256)
+    sha256 = _digest(policy)
+    before = _registered.get(policy.name)
+    if before is not None and _functions_of(before.policy) == _functions_of(policy):
+        _require_same(before, sha256)
+    policy.claim()
+    _registered[policy.name] = Registered(policy, origin or _file_of(policy) or "Python", sha256)
+
+
+def require_current(known: Registered) -> None:
+    """Make the settings those of a registered policy; raises InputError where it does not do what it did then."""
+    _require_same(known, _digest(known.policy))
+    known.policy.claim()
+
+
+def _require_same(known: Registered, sha256: str) -> None:
+    """Raise InputError for functions whose values have changed: what is compiled of them has the old ones."""
+    if known.sha256 != sha256:
+        raise InputError(
+            f"a value that {known.policy.name} refers to has changed since it was registered: define its functions "
+            "again (the cell, or the module), and register it"
+        )
 
 
 def arrive(known: Registered) -> Registered:
@@ -82,9 +101,11 @@ def arrive(known: Registered) -> Registered:
         policy(part)  # compiled code may call it here, too
     register(replace(known.policy), known.origin)
     here = _registered[known.policy.name]
-    # What a script or a notebook defines is sent along, and its file may not be here.
-    if here.sha256 != known.sha256 and not all(function.__module__.endswith("main__") for function in functions):
-        raise InputError(f"the policy {known.policy.name} is another text on a worker: install the same everywhere")
+    if here.sha256 != known.sha256:
+        if not all(function.__module__.endswith("main__") for function in functions):
+            raise InputError(f"the policy {known.policy.name} is another text on a worker: install the same everywhere")
+        # What a script or a notebook defines is sent along, and its text may not be here.
+        here = _registered[known.policy.name] = here._replace(sha256=known.sha256)
     return here
 
 
@@ -124,14 +145,15 @@ def _texts(hint: Any) -> Any:
     return (part for part in get_args(hint)[1:] if isinstance(part, str))
 
 
-def _source_of(policy: Policy) -> tuple[str, str]:
-    """Return the file that a policy is written in and its hash; where there is none, the hash of its code."""
-    function = _functions_of(policy)[0]
-    file = inspect.getsourcefile(function)
-    if file is not None and Path(file).is_file():
-        return str(Path(file).resolve()), hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    code = (function.__code__.co_code, function.__code__.co_names, function.__code__.co_consts)
-    return "Python", hashlib.sha256(repr(code).encode()).hexdigest()
+def _digest(policy: Policy) -> str:
+    also = (policy.steady,) if isinstance(policy, Controller) else ()
+    return text_digest((*_functions_of(policy), *also), policy.settings)
+
+
+def _file_of(policy: Policy) -> str | None:
+    """Return the file that a policy is written in; None where there is none."""
+    file = inspect.getsourcefile(_functions_of(policy)[0])
+    return str(Path(file).resolve()) if file is not None and Path(file).is_file() else None
 
 
 @cache

@@ -243,7 +243,8 @@ class RunCourse:
         self._workers = workers
         _require_memory(self.prepared, -(-self._looks[0] // shards), workers, kept=self.target is not None)
         if self.held is not None and self.held.attrs.get("input_sha256", "") != self.prepared.input_sha256:
-            raise InputError(f"was made from a file that has changed since; {ADVICE}", file=self.target)
+            changed = "was made from a file, or with a policy, that has changed since"
+            raise InputError(f"{changed}; {ADVICE}", file=self.target)
 
     def rounds(self, progress: Progress) -> Iterator[Replications]:
         """Yield the work of one look after the other; whoever asks for the next one has done it."""

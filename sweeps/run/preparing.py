@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from batchcube.calibration.coefficients import locate as locate_coefficients
 from batchcube.engine import Simulation, batches, continuous
+from batchcube.engine.policies.registry import require_current
 from batchcube.errors import InputError
 from batchcube.results.costs import flags_of, warning_of
 
@@ -129,6 +130,9 @@ def prepare(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Prepared:
 
     Raises InputError for bad files, and for settings that only the data show to be impossible.
     """
+    policies = {name: known for point in sweep.grid.points for name, known in named_in(point.policy).items()}
+    for known in policies.values():
+        require_current(known)
     caching = any(caches_prefixes(point) for point in sweep.grid.points)
     planner = _Planner(sweep.seed, hashes=caching, priorities=any(map(goes_by_priority, sweep.grid.points)))
     points: list[PreparedPoint] = []
@@ -184,12 +188,12 @@ def prepare(sweep: Sweep, done: Callable[[], None] = lambda: None) -> Prepared:
             notes[f"not stated, and so as coefficients {law.coefficients} say: {', '.join(limits)}"] = None
     for prepared in points:
         notes.update(dict.fromkeys(beyond_tables(prepared.point, prepared.setup.largest_batch)))
-    policies = {known.sha256 for prepared in points for known in named_in(prepared.point.policy).values()}
-    checksums = sorted({trace.sha256 for trace in recorded} | _checksums(points) | policies)
+    checksums = {trace.sha256 for trace in recorded} | _checksums(points)
+    checksums |= {known.sha256 for known in policies.values()}
     flags = flags_of([unmeasured_costs(prepared.point) for prepared in points])
     # The first of them: what is printed or drawn begins with it.
     said = tuple(filter(None, (warning_of(flags), *notes)))
-    whole = Prepared(sweep, tuple(points), said, ",".join(checksums), flags)
+    whole = Prepared(sweep, tuple(points), said, ",".join(sorted(checksums)), flags)
     if sweep.replications > (most := whole.most_replications):
         raise InputError(
             f"the trace has {most:.0f} parts of workload.requests, one for each replication",

@@ -5,7 +5,8 @@ from typing import Annotated, NamedTuple
 import pytest
 
 from batchcube.engine.policies import Controller, Order, registry
-from batchcube.engine.policies.registry import names, register, registered, settings_of, summary_of
+from batchcube.engine.policies.order import order_of
+from batchcube.engine.policies.registry import names, register, registered, require_current, settings_of, summary_of
 from batchcube.errors import InputError
 from helpers.outside import EXAMPLES, NAMES, example
 
@@ -47,6 +48,14 @@ def test_a_policy_registered_again_replaces_the_one_before(tmp_path):
     assert registered()["aimd"].origin == "2.0"
 
 
+class Taken(NamedTuple):
+    weight: float = 1.0
+
+
+class Words(NamedTuple):
+    weight: float = 1.0
+
+
 class Word(NamedTuple):
     word: str = "x"
 
@@ -56,18 +65,56 @@ class Name(NamedTuple):
 
 
 @pytest.mark.parametrize(
-    ("order", "message"),
+    ("name", "settings", "message"),
     [
-        (Order("round_robin", Number, key), "'round_robin': must be letters, digits and _, and no policy of batchcube"),
-        (Order("two words", Number, key), "'two words': must be letters, digits and _"),
-        (Order("wordy", Word, key), "wordy.word = <class 'str'>: must be a number, true or false"),
-        (Order("named", Name, key), "must be a number, true or false, and not called name or signal"),
+        ("round_robin", Taken, "'round_robin': must be letters, digits and _, and no policy of batchcube"),
+        ("two words", Words, "'two words': must be letters, digits and _"),
+        ("wordy", Word, "wordy.word = <class 'str'>: must be a number, true or false"),
+        ("named", Name, "must be a number, true or false, and not called name or signal"),
     ],
 )
-def test_what_cannot_be_registered_is_refused(order, message):
+def test_what_cannot_be_registered_is_refused(name, settings, message):
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
-        register(order)
+        register(Order(name, settings, key))
     assert registered() == {}
+
+
+class Shared(NamedTuple):
+    weight: float = 1.0
+
+
+def test_two_policies_have_two_classes_of_settings():
+    """The type of settings says whose they are: the policy made last would be simulated under both names."""
+    short = Order("mine_short", Shared, lambda candidate, settings: candidate.predicted)
+    with pytest.raises(
+        InputError, match=r"^mine_long: Shared holds the settings of mine_short, .*: give each policy a"
+    ):
+        Order("mine_long", Shared, lambda candidate, settings: -candidate.predicted)
+    assert order_of(Shared()) is short
+    # A cell of a notebook that is run again.
+    again = Order("mine_short", Shared, lambda candidate, settings: -candidate.predicted)
+    assert order_of(Shared()) is again
+    register(short)
+    assert order_of(Shared()) is short
+
+
+class Capped(NamedTuple):
+    weight: float = 1.0
+
+
+def test_a_value_that_has_changed_is_refused_as_kernels_have_the_old_one():
+    scope = {"CAP": 64.0}
+    exec("def capped(candidate, settings):\n    return candidate.size - CAP\n", scope)
+    order = Order("capped", Capped, scope["capped"])
+    register(order)
+    require_current(registered()["capped"])
+    scope["CAP"] = 3.0
+    for asked in (lambda: require_current(registered()["capped"]), lambda: register(order)):
+        with pytest.raises(InputError, match=r"^a value that capped refers to has changed since it was registered: "):
+            asked()
+    exec("def capped(candidate, settings):\n    return candidate.size - CAP\n", scope)
+    register(Order("capped", Capped, scope["capped"]))
+    require_current(registered()["capped"])
 
 
 def test_an_installed_package_brings_its_policies(tmp_path):

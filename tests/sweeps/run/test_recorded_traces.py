@@ -187,7 +187,7 @@ def test_a_changed_trace_file_is_neither_continued_nor_extended(tmp_path: Path) 
         store.save([Part(0, (0,), {"requests": np.zeros(1, np.int64)})])
     trace.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows[:-1], "49,10,99"]))
     more = Sweep.model_validate({**tables, "replications": 3})
-    with pytest.raises(InputError, match=r"cube\.nc: was made from a file that has changed since"):
+    with pytest.raises(InputError, match=r"cube\.nc: was made from a file, or with a policy, that has changed since"):
         run_sweep(more, file)
     with pytest.raises(InputError, match="holds a stopped run of another sweep, version or trace file"):
         run_sweep(more, tmp_path / "other.nc")

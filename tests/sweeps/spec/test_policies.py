@@ -10,7 +10,7 @@ from batchcube.engine.policies import Order, registry
 from batchcube.errors import InputError
 from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.spec.document import Sweep, json_schema
-from helpers.outside import EXAMPLES, example
+from helpers.outside import EXAMPLES, load
 from helpers.specifications import BINS, DYNAMIC, laid
 
 pytestmark = pytest.mark.usefixtures("outside_policies")
@@ -120,7 +120,9 @@ def test_another_text_of_a_policy_is_another_input(tmp_path):
     before = prepare(sweep_of(CONTROLLED, settings)).input_sha256
     assert prepare(sweep_of(CONTROLLED, settings)).input_sha256 == before != ""
     text = (EXAMPLES / "aimd.py").read_text()
-    policy = example("aimd", tmp_path)
-    (tmp_path / "aimd.py").write_text(text + "# changed\n")
-    registry.register(policy)
-    assert prepare(sweep_of(CONTROLLED, settings)).input_sha256 != before
+    for changed, same in (
+        (text + "# what it does is the same\n", True),
+        (text.replace("return State(view.smallest), view.smallest", "return State(view.largest), view.largest"), False),
+    ):
+        registry.register(load(tmp_path / "aimd.py", changed).AIMD)
+        assert (prepare(sweep_of(CONTROLLED, settings)).input_sha256 == before) == same

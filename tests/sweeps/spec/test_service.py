@@ -402,7 +402,7 @@ def test_every_shipped_system_can_be_swept(name: str) -> None:
 def test_a_file_that_was_fitted_anew_is_read_anew(tmp_path: Path, file: str) -> None:
     cube = run_sweep(sweep({"coefficients": file}), tmp_path / "cube.nc")
     write(Path(file), fitted(batch_cells(3, factor=2.0)))
-    with pytest.raises(InputError, match="was made from a file that has changed since"):
+    with pytest.raises(InputError, match="was made from a file, or with a policy, that has changed since"):
         run_sweep(sweep({"coefficients": file}, replications=5), tmp_path / "cube.nc")
     again = run_sweep(sweep({"coefficients": file}), tmp_path / "cube.nc", overwrite=True)
     ratio = again["service_mean_s"] / cube["service_mean_s"]
