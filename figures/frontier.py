@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from xarray import Dataset
 
 from batchcube.results import labelled
-from batchcube.results.cube import as_written, axis_names
+from batchcube.results.axes import as_written, axis_names
 from batchcube.results.frontier import NOT, POSSIBLY, SURELY, more_is_better, of_cube
 from batchcube.results.overload import OVERLOADED, is_told, judge
 from batchcube.results.variables import REGISTRY

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xarray import Dataset
 
 from batchcube.errors import InputError, did_you_mean, suggestion
-from batchcube.results.cube import axis_names
+from batchcube.results.axes import axis_names
 from batchcube.results.labelled import pooled_quantile
 from batchcube.results.overload import OVERLOADED, STEADY
 from batchcube.results.statistics import Interval

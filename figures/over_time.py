@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from xarray import Dataset
 
-from batchcube.results.cube import parse_made_from
 from batchcube.results.pieces import any_of, has_values
+from batchcube.results.provenance import parse_made_from
 
 from . import style
 from .curves import line_names, line_places

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from batchcube.errors import InputError, printable, suggestion
 from batchcube.results import costs
-from batchcube.results.cube import as_written, axis_names, place_of
+from batchcube.results.axes import as_written, axis_names, place_of
 from batchcube.results.labelled import error_of, level_of, of_single
 from batchcube.results.overload import NOTES, judge
 from batchcube.results.pieces import any_of, read_later

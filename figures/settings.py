@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from xarray import Dataset
 
-from batchcube.results.cube import axis_names, parse_made_from
+from batchcube.results.axes import axis_names
+from batchcube.results.provenance import parse_made_from
 
 from .curves import line_places
 from .reading import MODE, Figured, Select, View

@@ -9,7 +9,7 @@ import pandas as pd
 
 from batchcube.errors import InputError
 
-from .cube import axis_names
+from .axes import axis_names
 from .pieces import values_of
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ import xarray as xr
 
 from batchcube.errors import InputError
 
-from .cube import axis_names
+from .axes import axis_names
 from .labelled import error_of, of_single
 from .pieces import pieces
 from .precision import level

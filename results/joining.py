@@ -11,9 +11,11 @@ import xarray as xr
 
 from batchcube.errors import InputError, printable
 
-from .cube import CHECKSUMS, NARROWED, as_written, axis_names, fits, parse_specification
+from .axes import as_written, axis_names
+from .cube import fits
+from .form import CHECKSUMS, NARROWED
 from .pieces import put_together, values_of
-from .provenance import named_together, versions_together
+from .provenance import named_together, parse_specification, versions_together
 from .text import counted
 from .variables import BUCKETED, EXTRA_DIMENSIONS, REGISTRY, REPLICATION, edge_names
 

@@ -20,7 +20,7 @@ import xarray as xr
 from batchcube.errors import InputError
 
 from . import overload
-from .cube import axis_names
+from .axes import axis_names
 from .pieces import points_of
 from .statistics import Interval, mean_interval
 from .variables import REPLICATION

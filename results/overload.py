@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from .cube import axis_names, parse_specification
+from .axes import axis_names
 from .labelled import of_single
 from .pieces import points_of
+from .provenance import parse_specification
 from .statistics import Interval, mean_interval
 from .variables import REPLICATION
 

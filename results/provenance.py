@@ -6,14 +6,20 @@ import hashlib
 import json
 import platform
 import subprocess
+import tomllib
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from batchcube.documents import DEEPEST, is_deep, parse_json
+from batchcube.errors import InputError, found_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    import xarray as xr
 
 CONVENTIONS = "CF-1.11"
 _PACKAGES = ("numpy", "numba", "scipy", "xarray", "netCDF4")
@@ -109,3 +115,37 @@ def provenance(
 def _name_and_version(text: str) -> tuple[str, str]:
     name, _, version = text.rpartition(" ")
     return name, version
+
+
+def parse_specification(text: str) -> dict[str, object]:
+    """Return the specification kept in a cube, TOML or JSON, as nested dictionaries; InputError when it is neither."""
+    deeper = f"is nested deeper than {DEEPEST} levels"
+    try:
+        try:
+            parsed = json.loads(text)
+        except ValueError:
+            parsed = tomllib.loads(text)
+    except ValueError as error:
+        raise InputError(f"is neither TOML nor JSON: {error}", path="specification") from error
+    except RecursionError:
+        raise InputError(deeper, path="specification") from None
+    if not isinstance(parsed, dict):
+        raise InputError("must be a table of settings", path="specification")
+    if is_deep(parsed):
+        raise InputError(deeper, path="specification")
+    return parsed
+
+
+def parse_made_from(cube: xr.Dataset) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the specification kept in a cube, and the defaults of what it leaves out, by dotted path."""
+    specification = parse_specification(str(cube.attrs["specification"]))
+    return specification, json_of(cube.attrs, "specification_defaults", dict)
+
+
+def json_of(attrs: Mapping[Any, Any], name: str, kind: type) -> Any:
+    """Return what an attribute of JSON holds, nothing where it is not there."""
+    with found_in(path=f"attribute {name}"):
+        found = parse_json(attrs[name]) if name in attrs else kind()
+        if not isinstance(found, kind):
+            raise InputError(f"must be a {'table' if kind is dict else 'list'} in JSON")
+        return found

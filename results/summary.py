@@ -12,8 +12,9 @@ import xarray as xr
 from batchcube.errors import InputError, did_you_mean, printable
 
 from . import costs, labelled, long_run, overload
+from .axes import axis_names, axis_of
 from .controls import FEWEST, held
-from .cube import axis_names, axis_of, check_form
+from .form import check_form
 from .intervals import CONFIDENCE, VARIABLE, Intervals, digits
 from .joining import parts_in_words
 from .pieces import has_values

@@ -9,7 +9,7 @@ import numpy as np
 
 from batchcube.errors import printable
 from batchcube.results import overload
-from batchcube.results.cube import axis_names
+from batchcube.results.axes import axis_names
 from batchcube.results.frontier import POSSIBLY, SURELY
 from batchcube.results.labelled import difference_of
 from batchcube.results.overload import CANNOT_TELL, OVERLOADED, STEADY

@@ -10,7 +10,7 @@ import xarray as xr
 
 from batchcube.errors import printable
 from batchcube.results import overload
-from batchcube.results.cube import as_written, axis_names, place_of
+from batchcube.results.axes import as_written, axis_names, place_of
 from batchcube.results.frontier import first_look_of, more_is_better, of_arrays
 from batchcube.results.labelled import mean_interval, of_single
 from batchcube.results.pieces import any_of, has_values

@@ -176,7 +176,7 @@ def print_capacity(cube: "xr.Dataset", console: "Console", confidence: float = 0
     from rich.markup import escape
 
     from batchcube.results import labelled
-    from batchcube.results.cube import axis_names
+    from batchcube.results.axes import axis_names
     from batchcube.results.summary import notes_of, print_warning
     from batchcube.results.tables import columns_of, print_table
 

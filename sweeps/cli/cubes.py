@@ -59,7 +59,7 @@ def show(
 
     from rich.console import Console
 
-    from batchcube.results.cube import select_points
+    from batchcube.results.axes import select_points
     from batchcube.results.planned import in_words
     from batchcube.results.summary import print_summary
 

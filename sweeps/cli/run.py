@@ -141,9 +141,9 @@ def rerun(
 
     A cube names the files it was made from. It may be anybody's: those outside its folder are read on request only.
     """
-    from batchcube.results.cube import parse_made_from, read_cube, refuse_changed
+    from batchcube.results.cube import read_cube, refuse_changed
     from batchcube.results.precision import Precision, looked_at
-    from batchcube.results.provenance import batchcube_version
+    from batchcube.results.provenance import batchcube_version, parse_made_from
     from batchcube.results.text import in_ranges
 
     from ..run.outputs import require_own_files, require_own_grid

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xarray as xr
 
+from batchcube.results.axes import axis_names
 from batchcube.results.claims import Origin, Row, Verdict
-from batchcube.results.cube import axis_names, write_cube
+from batchcube.results.cube import write_cube
 from batchcube.results.overload import STEADY_GROWTH
 from batchcube.results.text import papers_of
 

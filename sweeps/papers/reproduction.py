@@ -286,7 +286,7 @@ class Reproduction:
 
     def _left_out(self, row: Row) -> str:
         """Say how many requests the times of a row are not of; nothing where it is of no time, or of all requests."""
-        from batchcube.results.cube import select_points
+        from batchcube.results.axes import select_points
 
         if row.origin is None or row.origin.cube not in self._counts or not is_time(row.origin.variable):
             return ""
@@ -334,7 +334,7 @@ class Reproduction:
 
 def _spelled(value: Any) -> str:
     """Spell a value, or several, as --select takes them."""
-    from batchcube.results.cube import as_written
+    from batchcube.results.axes import as_written
 
     if isinstance(value, list | tuple):
         return f"[{', '.join(json.dumps(one) if isinstance(one, str) else as_written(one) for one in value)}]"

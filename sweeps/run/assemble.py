@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from batchcube.engine.histogram import bucket_edges, bucket_middles
 from batchcube.engine.statistics import QUANTILES
-from batchcube.results.cube import Buckets, Coordinate, build_cube, fits
+from batchcube.results.build import Buckets, Coordinate, build_cube
+from batchcube.results.cube import fits
 from batchcube.results.pieces import read_later, values_of
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.text import in_percent, in_ranges

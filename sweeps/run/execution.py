@@ -181,7 +181,7 @@ class RunCourse:
         self.held: xr.Dataset | None = None
         """The cube that is there already."""
         if target is not None and target.exists() and not overwrite:
-            from batchcube.results.cube import parse_made_from
+            from batchcube.results.provenance import parse_made_from
 
             self.held = same_sweep(target, sweep)
             # Worded as it is there, where a file states defaults or leaves them out.

@@ -15,10 +15,10 @@ import xarray as xr
 
 from batchcube.errors import InputError, printable
 from batchcube.results import costs, overload
-from batchcube.results.cube import parse_made_from, read_cube, refuse_changed
+from batchcube.results.cube import read_cube, refuse_changed
 from batchcube.results.disk import cube_file
 from batchcube.results.joining import SAME, first_difference, made_by_all, parts_of, placed
-from batchcube.results.provenance import batchcube_version, named_together
+from batchcube.results.provenance import batchcube_version, named_together, parse_made_from
 from batchcube.results.variables import REPLICATION
 
 from ..claim import folder_of

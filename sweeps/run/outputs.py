@@ -22,7 +22,8 @@ def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> "xr.D
 
     With `capacities` it must hold those, which a search made and no run can continue.
     """
-    from batchcube.results.cube import parse_made_from, read_cube, refuse_changed
+    from batchcube.results.cube import read_cube, refuse_changed
+    from batchcube.results.provenance import parse_made_from
 
     try:
         cube = read_cube(target, refuse_changed(target))
@@ -51,7 +52,7 @@ def same_sweep(target: Path, sweep: Sweep, *, capacities: bool = False) -> "xr.D
 
 def require_own_grid(cube: "xr.Dataset", sweep: Sweep, file: Path) -> None:
     """Raise InputError for a cube with other points than its specification: somebody put it together by hand."""
-    from batchcube.results.cube import axis_names
+    from batchcube.results.axes import axis_names
 
     own = {axis.name: list(axis.labels) for axis in sweep.grid.axes}
     found = {name: cube[name].values.tolist() for name in axis_names(cube)}
@@ -68,7 +69,7 @@ def require_own_files(file: Path, cube: "xr.Dataset", *, trust_paths: bool) -> N
 
     A cube may be anybody's.
     """
-    from batchcube.results.cube import parse_made_from
+    from batchcube.results.provenance import parse_made_from
 
     coefficients = str(cube.attrs.get("service_coefficients", "{}"))
     if not trust_paths:

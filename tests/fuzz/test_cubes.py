@@ -28,14 +28,11 @@ from rich.console import Console
 
 from batchcube.errors import InputError
 from batchcube.figures import registry
-from batchcube.results.cube import (
-    axis_names,
-    parse_made_from,
-    read_cube,
-    write_cube,
-)
+from batchcube.results.axes import axis_names
+from batchcube.results.cube import read_cube, write_cube
 from batchcube.results.differences import compare_cubes
 from batchcube.results.joining import extend_cube
+from batchcube.results.provenance import parse_made_from
 from batchcube.results.summary import print_summary
 from batchcube.sweeps.cli.capacity import print_capacity
 from batchcube.sweeps.run.capacity import asked_of, find_capacity

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchcube.results.cube import read_cube, select_points
+from batchcube.results.axes import select_points
+from batchcube.results.cube import read_cube
 from batchcube.results.summary import interval, summary_table
 from batchcube.sweeps.cli.options import selection_of
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import found_in
+from batchcube.results.build import Buckets, Coordinate, build_cube
 from batchcube.results.costs import flags_of
-from batchcube.results.cube import Buckets, Coordinate, build_cube, check_form
+from batchcube.results.form import check_form
 from batchcube.results.pieces import values_of
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.results.variables import REGISTRY, check_values

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from batchcube.engine.statistics import QUANTILES
-from batchcube.results.cube import Coordinate, build_cube
+from batchcube.results.build import Coordinate, build_cube
 from batchcube.results.provenance import MadeBy, provenance
 
 REPLICATIONS, WINDOWS = 4, 12

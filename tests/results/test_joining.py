@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from batchcube.results.cube import build_cube
+from batchcube.results.build import build_cube
 from batchcube.results.joining import extend_cube
 
 

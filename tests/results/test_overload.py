@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from batchcube.results.cube import Coordinate, build_cube
+from batchcube.results.build import Coordinate, build_cube
 from batchcube.results.overload import CANNOT_TELL, NOTES, OVERLOADED, STEADY, STEADY_GROWTH, judge, tell, worse
 from batchcube.results.provenance import MadeBy, provenance
 

@@ -12,8 +12,9 @@ from batchcube.errors import InputError
 from batchcube.figures.report.sections import Subject, section_of
 from batchcube.results import cube as cubes
 from batchcube.results import labelled, overload, pieces
-from batchcube.results.cube import CHECKSUMS, read_cube, write_cube
+from batchcube.results.cube import read_cube, write_cube
 from batchcube.results.differences import compare_cubes
+from batchcube.results.form import CHECKSUMS
 from batchcube.results.joining import extend_cube
 from batchcube.results.summary import summary_table
 from batchcube.results.variables import REPLICATION

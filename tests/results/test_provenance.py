@@ -1,7 +1,9 @@
 import json
 from importlib.metadata import version
 
-from batchcube.results.provenance import MadeBy, named_together, provenance, versions_together
+import pytest
+
+from batchcube.results.provenance import MadeBy, named_together, parse_specification, provenance, versions_together
 
 
 def made(*made_by):
@@ -33,3 +35,9 @@ def test_names_and_versions_are_joined_in_order_each_once():
     assert named_together(["b, a", "", "c", "a"]) == "b, a, c"
     assert named_together([]) == ""
     assert versions_together([{"x": "1"}, {"y": "2", "x": "3"}, {"x": "1"}]) == {"x": "1, 3", "y": "2"}
+
+
+def test_specification_is_toml_or_json():
+    assert parse_specification("[a]\nb = 1") == parse_specification('{"a": {"b": 1}}') == {"a": {"b": 1}}
+    with pytest.raises(ValueError, match="must be a table"):
+        parse_specification("[1, 2]")

@@ -11,9 +11,10 @@ import xarray as xr
 from batchcube.errors import InputError
 from batchcube.results import cube as cubes
 from batchcube.results import pieces, storage
-from batchcube.results.cube import CHECKSUMS, read_cube, write_cube
+from batchcube.results.cube import read_cube, write_cube
 from batchcube.results.differences import agree, compare_cubes
 from batchcube.results.disk import output_file
+from batchcube.results.form import CHECKSUMS
 from batchcube.results.variables import REPLICATION
 from batchcube.sweeps.cli.main import main
 

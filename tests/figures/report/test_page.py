@@ -16,7 +16,7 @@ from batchcube.figures.report import answers
 from batchcube.figures.report.grids import grid_of, point_of
 from batchcube.figures.report.page import page, write_report
 from batchcube.figures.report.sections import Subject, section_of
-from batchcube.results.cube import build_cube
+from batchcube.results.build import build_cube
 from batchcube.results.precision import level, record
 from batchcube.results.statistics import mean_interval
 from batchcube.results.summary import interval

@@ -13,7 +13,8 @@ from scipy.stats import t as student
 from batchcube.calibration.laws import STEP_TERMS
 from batchcube.calibration.measuring.bench import Cell, CellTooLargeError, Grid
 from batchcube.errors import InputError
-from batchcube.results.cube import Coordinate, build_cube, write_cube
+from batchcube.results.build import Coordinate, build_cube
+from batchcube.results.cube import write_cube
 from batchcube.results.measurements import read_measurement
 from batchcube.results.storage import write_dataset
 from batchcube.sweeps.calibrate import measure as measuring

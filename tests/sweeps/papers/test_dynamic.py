@@ -14,8 +14,9 @@ from rich.console import Console
 
 from batchcube.errors import InputError
 from batchcube.figures import registry
+from batchcube.results.build import Coordinate, build_cube
 from batchcube.results.claims import Row, Verdict
-from batchcube.results.cube import Coordinate, build_cube, read_cube
+from batchcube.results.cube import read_cube
 from batchcube.results.provenance import MadeBy, provenance
 from batchcube.sweeps.cli.main import main
 from batchcube.sweeps.papers import dynamic as reproduce_dynamic
