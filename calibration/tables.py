@@ -58,6 +58,8 @@ class Layout(NamedTuple):
     times: tuple[Times, ...]
     systems: tuple[str, ...] = ()
     """Columns that name what was measured: rows that differ there are different systems."""
+    origin: Mapping[str, str] = {}
+    """Those of them that the origin of coefficients has, and what it calls them."""
     fitted: tuple[str, str, str] | None = None
     """Of a table that holds fits and no measurements: columns of R2, intercept and slope."""
     marks: tuple[str, ...] = ()
@@ -73,6 +75,7 @@ class Layout(NamedTuple):
 
 _WHOLE = {"batch_size": "batch_size", "prompt_tokens": "prompt_size", "output_tokens": "token_size"}
 _STEP = {"batch_size": "batch_num_decode_tokens", "prefill_tokens": "batch_num_prefill_tokens"}
+_COUNTS = ("tensor_parallel", "expert_parallel")
 _ML_ENERGY = ("num_gpus", "model_id", "tensor_parallel", "expert_parallel", "data_parallel", "weight_precision")
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
@@ -82,13 +85,20 @@ LAYOUTS: dict[str, Layout] = {
             "ML.ENERGY leaderboard: inter-token latency against the mean batch size",
             (Times("decode", "median_itl_ms", "ms", {"batch_size": "avg_batch_size"}),),
             ("task", "gpu_model", *_ML_ENERGY),
+            # As vLLM has it: all GPUs share each layer, experts or not.
+            {
+                "model_id": "model",
+                "gpu_model": "gpu",
+                "num_gpus": "tensor_parallel",
+                "expert_parallel": "expert_parallel",
+            },
         ),
         Layout(
             "ml-energy-fits",
             "straight lines fitted to the ML.ENERGY leaderboard",
             (),
             ("task", "model_id", "precision", "gpu", "num_gpus", "tp", "ep", "dp"),
-            ("r2", "c0_ms", "c1_ms_per_seq"),
+            fitted=("r2", "c0_ms", "c1_ms_per_seq"),
         ),
         Layout(
             "splitwise",
@@ -99,6 +109,7 @@ LAYOUTS: dict[str, Layout] = {
                 Times("decode", "token_time", "ms", _WHOLE),
             ),
             ("model", "hardware", "tensor_parallel"),
+            {"model": "model", "hardware": "gpu", "tensor_parallel": "tensor_parallel"},
         ),
         Layout(
             "sarathi-steps",
@@ -162,6 +173,8 @@ class Table(NamedTuple):
 
     layout: Layout
     systems: Mapping[str, Cells]
+    origins: Mapping[str, dict[str, str | int]]
+    """Of each system what the origin of coefficients says: model, GPU, how many of them; a 1 is left out."""
     fits: Fits | None
     sha256: str
 
@@ -261,13 +274,14 @@ def _read_cells(
         raise InputError(f"no row has {asked}")
     if chosen.fitted is not None:
         values = [[_number(where, column, row[column], "") for column in chosen.fitted] for where, row in kept]
-        return Table(chosen, {}, Fits(*np.array(values).T), hashlib.sha256(data).hexdigest())
+        return Table(chosen, {}, {}, Fits(*np.array(values).T), hashlib.sha256(data).hexdigest())
     systems: dict[str, list[tuple[str, dict[str, str]]]] = {}
     for where, row in kept:
         label = ", ".join(f"{column} {row[column].strip()}" for column in chosen.systems)
         systems.setdefault(label, []).append((where, row))
     cells = {label: join([_read_times(times, mine) for times in chosen.times]) for label, mine in systems.items()}
-    return Table(chosen, cells, None, hashlib.sha256(data).hexdigest())
+    origins = {label: _origin(chosen, *mine[0]) for label, mine in systems.items()}
+    return Table(chosen, cells, origins, None, hashlib.sha256(data).hexdigest())
 
 
 # Layouts ------------------------------------------------------------------------------------------------------------
@@ -288,6 +302,15 @@ def _layout(layout: str | None, header: Sequence[str]) -> Layout:
             path="line 1",
         )
     return max(fitting, key=lambda known: len(known.columns()))
+
+
+def _origin(layout: Layout, where: str, row: Mapping[str, str]) -> dict[str, str | int]:
+    """Return what the columns of a system say in the words of an origin; counts of 1 are left out."""
+    said: dict[str, str | int] = {
+        name: _whole(where, column, row[column]) if name in _COUNTS else row[column].strip()
+        for column, name in layout.origin.items()
+    }
+    return {name: value for name, value in said.items() if value != 1}
 
 
 def _by_hand(columns: Mapping[str, str], unit: str) -> Layout:

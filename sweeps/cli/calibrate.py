@@ -279,7 +279,7 @@ def calibrate_table(
             label="literature" if source else "tables",
             title=title or system or table.name,
             source=source or f"{found.layout.about}, file {table.name}",
-            provenance={"file": table.name, "file_sha256": found.sha256},
+            provenance={"file": table.name, "file_sha256": found.sha256, **found.origins[system]},
             where=str(table),
         )
         keep(known, calibration, output, figures, overwrite=replacing)

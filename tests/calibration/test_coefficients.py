@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from batchcube.calibration.coefficients import (
     Raw,
     StepErrors,
     StepScatter,
+    is_of_gpus,
     locate,
     parse,
     sha256_of,
@@ -317,6 +319,14 @@ def test_shipped_coefficients_hold_together(name: str) -> None:
     if found.label == "measured":
         assert found.raw is not None
         assert sha256_of(file.parent / found.raw.file) == found.raw.sha256
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_what_is_shipped_says_as_many_gpus_as_its_name(name: str) -> None:
+    many = re.search(r"-(\d+)x[a-z]+\d+", name)
+    known = parse(locate(name).read_bytes(), name)
+    assert known.provenance.get("tensor_parallel", 1) == (int(many[1]) if many else 1)
+    assert is_of_gpus(known) or name == "dynamic-batching-fig3"
 
 
 def test_the_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:

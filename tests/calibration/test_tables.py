@@ -345,6 +345,19 @@ def test_columns_are_mapped_by_hand(tmp_path: Path) -> None:
     assert steps.kind.tolist() == ["decode", "decode"]
 
 
+def test_all_gpus_of_a_server_with_experts_share_its_layers(tmp_path: Path) -> None:
+    head, row = EXAMPLES["ml-energy"][0].splitlines()[:2]
+    columns = head.split(",")
+    spread = dict(zip(columns, row.split(","), strict=True)) | {"num_gpus": "8", "expert_parallel": "8"}
+    (origin,) = read_cells(write(tmp_path, "\n".join([head, ",".join(spread.values())]))).origins.values()
+    assert origin == {
+        "model": spread["model_id"],
+        "gpu": spread["gpu_model"],
+        "tensor_parallel": 8,
+        "expert_parallel": 8,
+    }
+
+
 def test_systems_are_kept_apart_and_selected(tmp_path: Path) -> None:
     rows = [f"{m},{h},8,512,{b},128,60,21,2800\n" for m in ("a", "b") for h in ("x", "y") for b in (1, 2)]
     path = write(tmp_path, SPLITWISE + "".join(rows))

@@ -567,6 +567,7 @@ def test_one_of_several_systems_is_selected(systems: str, capsys: pytest.Capture
         assert Answer(capsys, *command).status == 0
         known = parse(Path(f"{system}.json").read_bytes(), "")
         assert known.title == f"model llama, hardware {system}, tensor_parallel 8"
+        assert {"model": "llama", "gpu": system, "tensor_parallel": 8}.items() <= known.provenance.items()
         assert known.default_prompt_tokens == 512.0
         slopes.append(known.batch_laws[0].laws["linear"].a1_s_per_token)
     assert slopes[1] / slopes[0] == pytest.approx(3.0)
