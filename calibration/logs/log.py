@@ -23,7 +23,7 @@ class Log(NamedTuple):
     prompt_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
     sha256: str
-    """Of the file as it is, packed or not."""
+    """Of what the file holds, packed or not."""
     arrival_s: Floats | None = None
     """When a request arrived, before it was queued; None where the log has no such stamp beside `queued_s`."""
     format: str = "vllm-requests"

@@ -68,7 +68,8 @@ def read_log(path: str | Path, how: Reading = BY_CONTENT) -> Log:
     """
     data = read_file(path)
     with found_in(file=path):
-        found = _found(Source(unpacked(data)), how)
+        data = unpacked(data)
+        found = _found(Source(data), how)
         if len(found.models) > 1:
             raise InputError(f"is of several models, {', '.join(found.models[:5])}: a law is of one, take them apart")
         entries, notes = _with_arrivals(found, how.concurrency)
