@@ -387,7 +387,8 @@ def _completed(kind: str, known: dict[str, float]) -> dict[str, float]:
         if "prefill_tokens" in known:  # one prompt of so many tokens
             return known | {"batch_size": 1.0, "prompt_tokens": known["prefill_tokens"]}
         return known | {"batch_size": 1.0 if np.isnan(b) else b, "prefill_tokens": p if np.isnan(b) else b * p}
-    return known | {"kv_tokens": b * (p + o / 2)} if kind == "decode" else known
+    # Over a whole answer half of its tokens, on average; a step of its own reads what came before it.
+    return known | {"kv_tokens": b * (p + (0.0 if np.isnan(o) else o / 2))} if kind == "decode" else known
 
 
 def _kind_of(where: str, known: Mapping[str, float]) -> str:

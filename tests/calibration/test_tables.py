@@ -343,6 +343,8 @@ def test_columns_are_mapped_by_hand(tmp_path: Path) -> None:
     # Without a length it is the time of a step.
     steps = read_cells(write(tmp_path, text), columns=columns, unit="ms").systems[""]
     assert steps.kind.tolist() == ["decode", "decode"]
+    # Each of its requests reads its prompt.
+    assert steps.kv_tokens.tolist() == (steps.batch_size * 10).tolist()
 
 
 def test_all_gpus_of_a_server_with_experts_share_its_layers(tmp_path: Path) -> None:
