@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 try:
+    from numba.core.typing.templates import builtin_registry
     from numba.extending import overload, register_jitable
 
     from .compiling.parts import PART
@@ -23,7 +24,7 @@ except ImportError:  # Numba refuses a NumPy newer than itself; the other backen
         return lambda function: function
 
     overload = register_jitable = _nothing
-    PART = {}
+    builtin_registry, PART = None, {}
 
 F = TypeVar("F", bound=Callable[..., Any])
 IN_DIALECT = "__batchcube_policy__"
@@ -41,6 +42,13 @@ def policy(function: F) -> F:
     return function
 
 
+def compiles(function: Callable[..., Any]) -> bool:
+    """Say whether compiled code may call a plain function: `policy`, or Numba itself, was told of it."""
+    if getattr(function, "__dict__", {}).get(IN_DIALECT) or builtin_registry is None:
+        return True
+    return any(known is function for known, _ in builtin_registry.globals)
+
+
 def policies_of(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     """Yield a function, and all that it calls, of those that `policy` was told of."""
     seen: list[Callable[..., Any]] = []
@@ -50,7 +58,13 @@ def policies_of(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
         if one not in seen and getattr(one, "__dict__", {}).get(IN_DIALECT):
             seen.append(one)
             yield one
-            left += getclosurevars(one).globals.values()
+            left += called_by(one).values()
+
+
+def called_by(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return what a function refers to that is no local of its own, by name."""
+    found = getclosurevars(function)
+    return {**found.globals, **found.nonlocals}
 
 
 _PLAIN = frozenset((bool, int, float))

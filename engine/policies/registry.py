@@ -11,14 +11,15 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import FunctionType
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from batchcube.errors import InputError
 
-from ..dialect import policies_of, policy
+from ..dialect import called_by, compiles, policies_of, policy
 from .controller import Controller
 from .order import NAMED, Order
-from .text import text_digest
+from .text import is_library, text_digest
 
 GROUP = "batchcube.policies"
 RESERVED = ("memory", "sla", *NAMED)
@@ -58,7 +59,8 @@ _registered: dict[str, Registered] = {}
 def register(policy: Policy, origin: str | None = None) -> None:
     """Make a policy known by its name; one registered before under this name is replaced.
 
-    Raises InputError for what is no policy, a name that is taken by the package, and settings that are not numbers.
+    Raises InputError for what is no policy, a name that is taken by the package, settings that are not numbers,
+    functions that call what compiled code cannot, and values that have changed since it was registered.
     """
     if not isinstance(policy, Policy):
         raise InputError("must be a Controller or an Order", path="`policy`", value=repr(policy))
@@ -68,6 +70,12 @@ def register(policy: Policy, origin: str | None = None) -> None:
         if setting.kind not in NUMBERS or setting.name in ("name", "signal"):
             allowed = "must be a number, true or false, and not called name or signal"
             raise InputError(allowed, path=f"{policy.name}.{setting.name}", value=setting.kind)
+    for function in _functions_of(policy):
+        for part in policies_of(function):
+            for name, called in called_by(part).items():
+                if isinstance(called, FunctionType) and not is_library(called.__module__) and not compiles(called):
+                    lacking = f"{part.__name__} calls {name}, which must be decorated with @policy"
+                    raise InputError(lacking, path=policy.name)
     sha256 = _digest(policy)
     before = _registered.get(policy.name)
     if before is not None and _functions_of(before.policy) == _functions_of(policy):

@@ -41,7 +41,7 @@ def _words(value: Any, seen: list[Any]) -> Iterator[Any]:
         yield type(value).__name__, value
     elif isinstance(value, types.ModuleType):
         yield "module", value.__name__
-    elif isinstance(value, types.FunctionType | types.BuiltinFunctionType | type) and _is_library(value.__module__):
+    elif isinstance(value, types.FunctionType | types.BuiltinFunctionType | type) and is_library(value.__module__):
         yield value.__module__, value.__qualname__
     elif isinstance(value, types.FunctionType):
         yield from _function(value, seen)
@@ -60,7 +60,8 @@ def _words(value: Any, seen: list[Any]) -> Iterator[Any]:
         yield (type(value).__qualname__,)
 
 
-def _is_library(module: str | None) -> bool:
+def is_library(module: str | None) -> bool:
+    """Say whether functions of a module are known by their names."""
     return str(module).partition(".")[0] in _LIBRARIES
 
 
@@ -92,7 +93,7 @@ def _function(function: types.FunctionType, seen: list[Any]) -> Iterator[Any]:
 def _global(value: Any, names: set[str], seen: list[Any]) -> Iterator[Any]:
     """Yield a global; of a module of somebody's own what the names stand for in it."""
     yield from _words(value, seen)
-    if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
+    if isinstance(value, types.ModuleType) and not is_library(value.__name__):
         for name in sorted(names & vars(value).keys()):
             yield name
             yield from _words(vars(value)[name], seen)

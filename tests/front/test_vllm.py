@@ -13,6 +13,7 @@ import pytest
 from batchcube.calibration.coefficients import Coefficients, LoggedServer, StepCoefficients
 from batchcube.calibration.laws import STEP_TERMS
 from batchcube.calibration.logs import read_log
+from batchcube.engine.dialect import policy
 from batchcube.engine.policies import Controller, Order, register
 from batchcube.errors import InputError
 from batchcube.results.cube import read_cube
@@ -307,6 +308,7 @@ def once_late(view: Any, settings: Any) -> Any:
 def test_a_fault_in_a_controller_leaves_the_static_cap(
     tmp_path: Path, make: Any, caplog: pytest.LogCaptureFixture, bound: Any, told: str
 ) -> None:
+    policy(bound)
     register(Controller("faulty", Nothing, once_late, lambda state, view, settings: (state, bound(view))))
     log = tmp_path / "log"
     options = {"spec": str(specification(tmp_path, 'controller = { name = "faulty" }')), "log": str(log)}

@@ -4,6 +4,7 @@ from typing import Annotated, NamedTuple
 
 import pytest
 
+from batchcube.engine.dialect import policies_of, policy
 from batchcube.engine.policies import Controller, Order, registry
 from batchcube.engine.policies.order import order_of
 from batchcube.engine.policies.registry import names, register, registered, require_current, settings_of, summary_of
@@ -96,6 +97,27 @@ def test_two_policies_have_two_classes_of_settings():
     assert order_of(Shared()) is again
     register(short)
     assert order_of(Shared()) is short
+
+
+class Helped(NamedTuple):
+    weight: float = 1.0
+
+
+def plain(candidate):
+    return candidate.size
+
+
+def test_what_compiled_code_cannot_call_is_refused():
+    def by_closure(candidate, settings):
+        return helper(candidate)
+
+    helper = plain
+    for function in (by_closure, lambda candidate, settings: plain(candidate)):
+        with pytest.raises(InputError, match=r"^helped: .* calls (helper|plain), which must be decorated"):
+            register(Order("helped", Helped, function))
+    helper = policy(lambda candidate: candidate.size)
+    register(Order("helped", Helped, by_closure))
+    assert helper in policies_of(by_closure)
 
 
 class Capped(NamedTuple):
