@@ -324,6 +324,24 @@ def queue(rng: np.random.Generator, load: float, cv: float, shape: tuple[int, in
     return latency, [gaps[:, 1:].mean(axis=1) * load - 1.0, services.mean(axis=1) - 1.0]
 
 
+def quantiles(runs: int) -> None:
+    """Coverage of Woodruff's interval of a pooled quantile (95 %), and how many of these are closed above."""
+    edges = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 800)])
+    lower, upper = edges[:-1], edges[1:]
+    for load in (0.5, 0.8):
+        latency, _ = queue(np.random.default_rng(5), load, 1, (10 * runs, 1000))
+        places = np.searchsorted(upper, latency)
+        counts = np.stack([np.bincount(row, minlength=len(upper)) for row in places])
+        for q in (0.5, 0.9, 0.95, 0.99):
+            truth, said = float(np.quantile(latency, q)), []
+            for n in (2, 3, 5, 10, 30):
+                groups = counts[: len(counts) // n * n].reshape(-1, n, len(upper))[:runs]
+                found = statistics.pooled_quantile(groups, (lower + upper) / 2, lower, upper, q)
+                held, closed = (found.low <= truth) & (truth <= found.high), np.isfinite(found.high)
+                said.append(f"{n}: {share(int(held.sum()), len(groups))} ({100 * closed.mean():.0f} % closed)")
+            print(f"M/M/1 at {load}, 1000 requests, p{100 * q:g}  {';  '.join(said)}")
+
+
 def controls(runs: int) -> None:
     """Coverage of intervals with control variates (95 %), and how wide they are of plain ones."""
     import batchcube as bc
@@ -372,6 +390,7 @@ PARTS: dict[str, Callable[[int], None]] = {
     "sweep": sweep,
     "series": series,
     "resampling": resampling,
+    "quantiles": quantiles,
     "controls": controls,
 }
 

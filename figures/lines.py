@@ -278,21 +278,29 @@ def _seen(
 def _draw(seen: View, panel: Axes, quantity: Quantity, slo: Any) -> list[float]:
     """Draw a quantity over the x axis with its limits, and return these."""
     assert seen.x is not None
-    estimates = []
-    for i, (name, at) in enumerate(zip(line_names(seen), line_places(seen), strict=True)):
-        interval = quantity.interval(seen, **at)
-        queue = _marked(seen, quantity, **at)
-        style.line(panel, seen.x.positions, interval, queue, name, style.look(i, name))
-        estimates.append(interval.estimate)
+    places = line_places(seen)
+    limits = quantity.limits(seen) if slo is None else _numbers(seen.figured, "slo", slo)
+    intervals = [quantity.interval(seen, **at) for at in places]
+    values = np.concatenate([*(interval.estimate for interval in intervals), np.asarray(limits)])
+    # To where intervals that are open above are drawn, out of the panel.
+    top = 2.0 * max(_largest(values), *(_largest(interval.high) for interval in intervals))
+    for i, (name, at, interval) in enumerate(zip(line_names(seen), places, intervals, strict=True)):
+        drawn = interval._replace(high=np.where(interval.high == np.inf, top, interval.high))
+        style.line(panel, seen.x.positions, drawn, _marked(seen, quantity, **at), name, style.look(i, name))
     x_axis(panel, seen.x)
     panel.set_ylabel(quantity.label)
-    limits = quantity.limits(seen) if slo is None else _numbers(seen.figured, "slo", slo)
     for limit in limits:
         style.limit(panel, limit, "limit")
     if quantity.time:
-        latency_scale([panel], np.concatenate([*estimates, np.asarray(limits)]))
-    style.from_zero(panel, np.concatenate([*estimates, np.asarray(limits)]))
+        latency_scale([panel], values)
+    style.from_zero(panel, values)
+    if any((interval.high == np.inf).any() for interval in intervals):
+        panel.set_ylim(top=min(panel.get_ylim()[1], top))
     return limits
+
+
+def _largest(values: NDArray[np.float64]) -> float:
+    return float(values.max(initial=0.0, where=np.isfinite(values)))
 
 
 def _marked(seen: View, quantity: Quantity, **at: int) -> NDArray[np.str_]:
@@ -329,7 +337,7 @@ def _said_of(quantities: Sequence[Quantity]) -> str:
     if pooled:
         said.append(
             f"Quantiles of the {' and '.join(pooled)} are over all requests of all replications, with intervals by "
-            "Woodruff."
+            "Woodruff; where the replications give no upper end they reach out of the panel."
         )
     if single:
         said.append(f"Those of the {' and '.join(single)} are means of the replications' own quantiles.")

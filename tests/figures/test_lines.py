@@ -63,6 +63,23 @@ def test_any_quantile_of_the_latency_is_that_of_all_requests(cube, spelled):
     assert "over all requests of all replications" in said(draw("lines", cube, y=spelled))
 
 
+@pytest.mark.parametrize(("slo", "scale"), [(None, "linear"), (500.0, "log")])
+def test_an_interval_without_an_upper_end_leaves_the_panel(cube, slo, scale):
+    apart = cube.copy(deep=True)
+    # One replication far above the others, at one point: the share below the p99 of all is hardly known.
+    counts = apart["latency_histogram"].values
+    counts[1, 2, 0] = np.roll(counts[1, 2, 0], round(np.log(8.0) / np.log(1.0 + 2.0 / 128)))
+    found = pooled_quantile(apart, 0.99).sel(bins=2)
+    assert np.flatnonzero(found["high"] == np.inf).tolist() == [2]
+    figure = draw("lines", apart, y="latency_p99_s", slo=slo)
+    panel = figure.axes[0]
+    assert panel.get_yscale() == scale
+    _, low, high = bands(panel)["2 bins"]
+    np.testing.assert_allclose(low, found["low"].values)
+    assert high[2] >= panel.get_ylim()[1] > np.nanmax(found["quantile"].values)
+    assert "give no upper end they reach out of the panel" in said(figure)
+
+
 def test_quantiles_of_all_requests_are_at_the_level_of_the_looks(cube):
     looked = cube.copy(deep=True)
     record(looked, ["2%"], [3], "")

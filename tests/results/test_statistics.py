@@ -260,12 +260,31 @@ def test_pooled_quantile_is_covered(n):
     assert width < 2.2 * stats.t.ppf(0.975, n - 1) * np.std(found.estimate) + 2 * (RATIO - 1) * truth
 
 
-def test_pooled_interval_of_an_extreme_quantile_may_not_exist():
+def test_pooled_interval_of_an_extreme_quantile_is_open():
     values = np.array([0.1, 0.2, 0.4, 0.8])[:, None] * np.random.default_rng(0).exponential(1.0, (4, 100))
     found = pooled_quantile(histograms(values), MIDDLE, LOWER, UPPER, 0.99)
-    assert np.isfinite(found.estimate)
-    assert np.isnan(found.low)
-    assert np.isnan(found.high)
+    assert 0.0 < found.low < found.estimate
+    assert found.high == np.inf
+    found = pooled_quantile(histograms(values), MIDDLE, LOWER, UPPER, 0.01)
+    assert found.low == LOWER[0]
+    assert found.estimate < found.high < np.inf
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_pooled_intervals_that_are_shown_hold(n):
+    # One server at load 0.8: few long queues decide, and where they are absent the share below seems well known.
+    trials, requests = 600, 1000
+    rng = np.random.default_rng([17, n])
+    waits, values = np.zeros((trials, n)), np.empty((trials, n, requests))
+    for k in range(requests):
+        served = rng.exponential(1.0, waits.shape)
+        values[..., k] = waits + served
+        waits = np.maximum(waits + served - rng.exponential(1.25, waits.shape), 0.0)
+    found = pooled_quantile(histograms(values), MIDDLE, LOWER, UPPER, 0.95)
+    truth = 14.66  # of 60,000 such replications
+    assert coverage(found, truth) > 0.925 - 4 * np.sqrt(0.925 * 0.075 / trials)
+    # Of those that are closed at both ends 42, 68, 87 and 92 % hold: these alone are not to be seen.
+    assert 0.02 < np.isfinite(found.high).mean() < 0.95
 
 
 def test_pooled_interval_holds_its_bucket_when_replications_agree():
