@@ -58,6 +58,7 @@ _SETTING = re.compile(
 _LINES = {
     "vllm_version": re.compile(r"LLM engine \(v([\d.]+)|vLLM API server version ([\d.]+)"),
     CACHED_TOKENS: re.compile(r"KV cache size: ([\d,]+) tokens"),
+    # Those of the device come first, then those that it swaps to.
     "num_gpu_blocks": re.compile(r"# \w+ blocks: (\d+)|num_gpu_blocks is: (\d+)"),
     "max_num_batched_tokens": re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d+)"),
     "max_model_len": re.compile(r"Maximum concurrency for ([\d,]+) tokens per request"),
@@ -108,7 +109,7 @@ def read_server_log(path: str | Path) -> Stated:
         said = [
             (name, next(group for group in match.groups() if group).replace(",", ""))
             for name, pattern in _LINES.items()
-            for match in pattern.finditer(line)
+            if (match := pattern.search(line))
         ]
         if _LISTED.search(line):
             said += _SETTING.findall(line)

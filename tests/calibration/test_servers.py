@@ -84,6 +84,20 @@ def test_a_start_up_log_gives_the_cache_and_more(tmp_path: Path) -> None:
     assert stated.remarks[-1].startswith("caches differ (cached_tokens from 200000 to 200016): the smallest")
 
 
+@pytest.mark.parametrize(
+    ("line", "blocks"),
+    [
+        ("# cuda blocks: 27913, # CPU blocks: 2048", 27913),
+        ("# GPU blocks: 27913, # CPU blocks: 2048", 27913),
+        ("# CPU blocks: 2048", 2048),
+    ],
+)
+def test_blocks_are_those_of_the_device(tmp_path: Path, line: str, blocks: int) -> None:
+    stated = read_server_log(write(tmp_path / "vllm.log", f"INFO 06-01 10:00:20 executor_base.py:112] {line}\n"))
+    assert stated.values == {"num_gpu_blocks": blocks}
+    assert stated.remarks == ()
+
+
 def test_metrics_give_the_cache(tmp_path: Path) -> None:
     stated = read_server_log(write(tmp_path / "metrics.txt", METRICS))
     assert stated.values == {"block_tokens": 32, "num_gpu_blocks": 4096}
