@@ -1,5 +1,6 @@
 """What a model's configuration says: parameters, bytes of weights, of KV cache per token (docs/model.md, section 6)."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,6 +156,11 @@ BYTES_OF = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1, "
 # eight for each 32 of them.
 _QUANTIZED = {"fp8": 1.0}
 _QUANTIZED_EXPERTS = {"fp8": 1.0, "mxfp4": 4.25 / 8}
+# What configurations call layers without attention or experts, or with others than these; a 1 of them is every layer.
+_OTHER_LAYERS = re.compile(
+    r"full_attention_interval|attention_chunk_size|interleave_moe_layer_step|intermediate_size_mlp|moe_num_experts"
+    r"|layers_block_type|attn_type_list|(attn_layer|expert_layer|hybrid|linear|mamba|ssm)_\w+"
+)
 
 
 class Latent(NamedTuple):
@@ -313,8 +319,12 @@ def model_of(name: str, found: Mapping[str, Any], dtype: str) -> Model:
     """Return the numbers in a configuration.
 
     Raises InputError for a number that is missing, for weights in other numbers than `dtype`, fp8 or, of experts,
-    mxfp4, and for experts in some layers only, unless these are all but the first.
+    mxfp4, for experts in some layers only, unless these are all but the first, and for layers with neither attention
+    to all tokens nor to a window.
     """
+    for key, value in found.items():
+        if _OTHER_LAYERS.fullmatch(key) and value not in (None, 0, 1, [], {}):
+            raise InputError("layers of such a kind are not known", path=key, value=repr(value))
 
     def number(key: str, default: int | None = None) -> int:
         value = found.get(key)
@@ -355,8 +365,7 @@ def model_of(name: str, found: Mapping[str, Any], dtype: str) -> Model:
         experts = Experts(count, width, optional("n_shared_experts"), optional("first_k_dense_replace"))
         if found.get("shared_expert_intermediate_size"):
             experts = experts._replace(shared=number("shared_expert_intermediate_size") // width)
-    kinds = found.get("layer_types")
-    windowed = kinds.count("sliding_attention") if isinstance(kinds, list) else 0
+    windowed = _windowed(found, layers, optional("sliding_window"), optional("max_position_embeddings"))
     return Model(
         name,
         layers,
@@ -374,3 +383,24 @@ def model_of(name: str, found: Mapping[str, Any], dtype: str) -> Model:
         latent,
         method,
     )
+
+
+def _windowed(found: Mapping[str, Any], layers: int, window: int, longest: int) -> int:
+    """Return how many layers have a window, which must be fewer than all.
+
+    Raises InputError where a model has layers of other kinds, or does not say which have the window.
+    """
+    kinds, period = found.get("layer_types"), found.get("sliding_window_pattern")
+    if isinstance(kinds, list):
+        for kind in kinds:
+            if kind not in ("full_attention", "sliding_attention"):
+                raise InputError("layers of such a kind are not known", path="layer_types", value=repr(kind))
+        windowed = kinds.count("sliding_attention")
+    elif isinstance(period, int) and period > 0:
+        windowed = layers - layers // period
+    else:
+        is_off = found.get("use_sliding_window") is False or 0 < longest <= window
+        windowed = layers if window and not is_off else 0
+    if windowed >= layers:
+        raise InputError("must be of some layers, as layer_types says", path="sliding_window", value=str(window))
+    return windowed

@@ -150,6 +150,59 @@ def test_what_follows_other_formulas_is_refused_by_its_key(tmp_path: Path, key: 
     assert sizes_of("other", other, "bfloat16") is None
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "usual"),
+    [
+        ("full_attention_interval", 4, 1),
+        ("linear_num_value_heads", 32, None),
+        ("attn_layer_period", 8, 1),
+        ("expert_layer_offset", 2, 1),
+        ("mamba_d_state", 16, 0),
+        ("hybrid_override_pattern", "M-M*", None),
+        ("interleave_moe_layer_step", 2, 1),
+        ("attention_chunk_size", 8192, None),
+        ("moe_num_experts", 64, 0),
+        ("layer_types", ["full_attention", "conv"] * 16, ["full_attention"] * 32),
+        ("layer_types", ["sliding_attention"] * 32, None),
+        ("sliding_window", 4096, None),
+    ],
+)
+def test_layers_that_are_not_understood_are_refused(tmp_path: Path, key: str, value: Any, usual: Any) -> None:
+    assert read_model(folder(tmp_path, LLAMA | {key: usual})).kv_bytes_per_token == 131_072
+    known = "layers of such a kind are not known|must be of some layers, as layer_types says"
+    with pytest.raises(ValueError, match=rf"config\.json: ({key}|sliding_window) = .*: ({known})$"):
+        read_model(folder(tmp_path, LLAMA | {key: value}))
+
+
+def test_layers_with_a_window_may_be_told_by_a_pattern(tmp_path: Path) -> None:
+    # Gemma 3 1B: every sixth of 26 layers keeps all tokens.
+    gemma = {
+        "num_hidden_layers": 26,
+        "hidden_size": 1152,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "intermediate_size": 6912,
+        "vocab_size": 262144,
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+    }
+    model = read_model(folder(tmp_path, gemma))
+    assert (model.windowed_layers, model.kv_bytes_per_token) == (22, 4 * 2 * 256 * 2)
+    assert model.window_bytes == 22 * 512 * 2 * 256 * 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"sliding_window": 4096, "use_sliding_window": False},
+        {"sliding_window": 262144, "max_position_embeddings": 131072},
+    ],
+)
+def test_a_window_that_is_off_or_longer_than_any_request_is_none(tmp_path: Path, said: dict[str, Any]) -> None:
+    assert read_model(folder(tmp_path, LLAMA | said)) == read_model(folder(tmp_path, LLAMA))
+
+
 @pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank"])
 def test_configurations_of_dense_models_may_have_it_as_nothing(tmp_path: Path, key: str) -> None:
     for nothing in (None, 0):
